@@ -1,0 +1,1 @@
+"""The language model from scratch: tokenizer, data, attention, GPT, training, generation."""

@@ -1,0 +1,1 @@
+"""Everything outside the model: sources, tables, quality, tracking, registry, stages."""
