@@ -14,13 +14,14 @@ from llm.files import atomic_folder
 from tasks.params import Dataset, Source
 from tasks.sources import check_names, fetch_source
 from tasks.stages import stage_command
+from tasks.tracking import stage_run
 
 
-@flow
+@flow(flow_run_name="fetch-{dataset}")
 def fetch(dataset: Dataset, sources: list[Source]) -> None:
     """Fetch the raw files of a dataset from its pinned sources."""
     check_names(sources)
-    with atomic_folder(Path("data/raw") / dataset) as folder:
+    with stage_run(sources), atomic_folder(Path("data/raw") / dataset) as folder:
         fetched = [fetch_source(source, folder) for source in sources]
     create_table_artifact(fetched, key=f"fetch-{dataset}", description=f"The sources of {dataset}")
 

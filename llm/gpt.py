@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm.attention import CausalSelfAttention, KeyValueCache
+from llm.attention import CausalSelfAttention, KeyValueCache, causal
 from llm.config import GPTConfig, GPTShape
 
 
@@ -29,27 +29,31 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then the MLP, each on a normalised copy and added to the stream that runs past them."""
 
-    def __init__(self, shape: GPTShape) -> None:
+    def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(shape.n_embd)
-        self.attention = CausalSelfAttention(shape)
+        self.attention = CausalSelfAttention(shape, layer)
         self.mlp_norm = nn.LayerNorm(shape.n_embd)
         self.mlp = MLP(shape)
         self.dropout = nn.Dropout(shape.dropout)
 
     def forward(
-        self, x_BTC: Tensor, layer: int = 0, positions_BT: Tensor | None = None, cache: KeyValueCache | None = None
+        self,
+        x_BTC: Tensor,
+        visible_BTS: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """Map BTC to BTC."""
-        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), layer, positions_BT, cache))
+        """Map BTC to BTC; the rest is for `CausalSelfAttention`."""
+        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), visible_BTS, positions_BT, cache))
         return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
 
 
 class GPT(nn.Module):
     """Predicts the next token at every position.
 
-    A token's embedding says what it is, a position's embedding where it stands; the sum runs through the blocks. The output
-    layer is the token embedding once more: a token is likely where the stream points towards it.
+    A token's embedding says what it is, a position's embedding where it stands; the sum runs through the blocks. The
+    output layer is the token embedding once more: a token is likely where the stream points towards it.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -58,7 +62,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(config.vocabulary_size, config.n_embd)
         self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd)
         self.apply(self._initialise)
 
@@ -72,19 +76,33 @@ class GPT(nn.Module):
             nn.init.normal_(module.projection.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def features(
-        self, tokens_BT: Tensor, positions_BT: Tensor | None = None, cache: KeyValueCache | None = None
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        *,
+        segments_BT: Tensor | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """The normalised stream after the last block, BTC.
 
-        Without a cache the tokens stand at positions 0 … T-1. Raises ValueError past the context length.
+        Tokens stand at 0 … T-1 unless `positions_BT` says otherwise. With `segments_BT` (integers) a token sees only
+        its own segment: so several texts share a row. With a cache it also sees what that holds before its position.
+        Raises ValueError for a token past the context length.
         """
-        if positions_BT is None:
-            positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]
         if tokens_BT.shape[1] > self.config.context_length:
-            raise ValueError(f"{tokens_BT.shape[1]} tokens are more than the context of {self.config.context_length}")
+            raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit the context of {self.config.context_length}")
+        visible_BTS = None
+        if positions_BT is None:
+            positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+        if cache is not None:
+            end = int(positions_BT.max()) + 1
+            visible_BTS = torch.arange(end, device=tokens_BT.device) <= positions_BT[:, :, None]
+        elif segments_BT is not None:
+            same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
+            visible_BTS = same_BTS & causal(tokens_BT.shape[1]).to(tokens_BT.device)
         x_BTC = self.dropout(self.token_embedding(tokens_BT) + self.position_embedding(positions_BT))
-        for layer, block in enumerate(self.blocks):
-            x_BTC = block(x_BTC, layer, positions_BT, cache)
+        for block in self.blocks:
+            x_BTC = block(x_BTC, visible_BTS, positions_BT, cache)
         return self.norm(x_BTC)
 
     def logits(self, x_BTC: Tensor) -> Tensor:

@@ -146,10 +146,20 @@ def _flow_run_id() -> str:
     return str(flow_run.id or "none")
 
 
+def _compute() -> dict[str, str]:
+    import torch
+
+    from llm.device import choose_compute
+
+    compute = choose_compute()
+    dtype = str(compute.dtype).removeprefix("torch.")
+    return {"device": str(compute.device), "dtype": dtype, "threads": str(torch.get_num_threads())}
+
+
 def lineage(stage: str | None) -> dict[str, str]:
     """Flat tags: git commit and dirtiness, DVC stage and the hashes of its deps, machine, Prefect flow run.
 
-    Torch's threads are among them once torch is loaded. Works without git and without a commit.
+    Device, dtype and threads are among them when the stage has loaded torch. Works without git and without a commit.
     """
     facts = {
         "git.commit": _git("rev-parse", "HEAD") or "none",
@@ -164,9 +174,9 @@ def lineage(stage: str | None) -> dict[str, str]:
         "machine.torch": importlib.metadata.version("torch"),
         "prefect.flow_run": _flow_run_id(),
     }
-    if torch := sys.modules.get("torch"):
-        facts["threads"] = str(torch.get_num_threads())
-    tags = {f"{PREFIX}.{name}": value for name, value in facts.items()}
     if stage is None:
-        return tags
-    return tags | {f"{PREFIX}.dvc.stage": stage} | inputs(stage).tags()
+        return {f"{PREFIX}.{name}": value for name, value in facts.items()}
+    facts["dvc.stage"] = stage
+    if "torch" in sys.modules:
+        facts |= _compute()
+    return {f"{PREFIX}.{name}": value for name, value in facts.items()} | inputs(stage).tags()

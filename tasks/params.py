@@ -90,7 +90,7 @@ class Pretrain(GPTShape, TrainConfig):
 
     evaluation_batches: int = Field(gt=0)
     """Validation batches a look; the same ones each time."""
-    sample_prompts: list[str] = []
+    sample_prompts: tuple[str, ...] = ()
     """Continued at every look, for people to read."""
 
     def gpt(self, vocabulary_size: int) -> GPTConfig:
@@ -127,7 +127,7 @@ class EvaluateFoundation(Config):
 
     batch_size: int = Field(gt=0)
     """Sequences a forward pass."""
-    sample_prompts: list[str] = []
+    sample_prompts: tuple[str, ...] = ()
     """Continued for people to read."""
     sample_tokens: int = Field(default=60, gt=0)
     """Tokens a sample."""
@@ -195,7 +195,11 @@ def _reason(error: dict) -> str:
         case _:
             message = error["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
-            return f"{place}: {message}" if isinstance(error["input"], dict) else f"{place}: {message}, not {error['input']!r}"
+            return (
+                f"{place}: {message}"
+                if isinstance(error["input"], dict)
+                else f"{place}: {message}, not {error['input']!r}"
+            )
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

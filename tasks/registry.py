@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from packaging.version import Version
 
 from tasks.lineage import PREFIX, digest, lineage, locked, stale
@@ -75,7 +77,7 @@ def _description(model: Model, metrics: dict[str, float], tags: dict[str, str]) 
         if name.startswith(BASELINE):
             continue
         baseline = metrics.get(BASELINE + name)
-        compared = "| |" if baseline is None else f"| {baseline:.4f} | {value - baseline:+.4f} |"
+        compared = "| | |" if baseline is None else f"| {baseline:.4f} | {value - baseline:+.4f} |"
         rows.append(f"| {name} | {value:.4f} {compared}")
     commit, dirty = (tags[f"{PREFIX}.git.{fact}"] for fact in ("commit", "dirty.code"))
     return "\n".join(
@@ -102,19 +104,20 @@ def _register(model: Model) -> ModelVersion:
     from tasks.served import EXAMPLES, SIGNATURES
 
     training, evaluation = locked(STAGES[model]), locked(f"evaluate@{model}")
-    tags = lineage(None) | training.tags() | evaluation.tags()
+    facts = lineage(None)
+    tags = training.tags() | evaluation.tags() | {name: fact for name, fact in facts.items() if ".git." in name}
     tags |= {KEY: version_key(model), TRAINING_RUN: _training_run(model, training.outs[f"models/{model}"])}
     evidence = Path("reports/evaluation", model)
     metrics = json.loads((evidence / "metrics.json").read_text())
     requirements = [f"{name}=={Version(importlib.metadata.version(name)).public}" for name in REQUIREMENTS]
-    with mlflow.start_run(run_name=f"register {model}", tags=tags) as run:
+    with mlflow.start_run(run_name=f"register {model}", tags=facts | tags) as run:
         logged = mlflow.pyfunc.log_model(
             name=model,
             python_model="tasks/served.py",
             code_paths=["llm"],
             artifacts={"model": f"models/{model}"},
             signature=SIGNATURES[model],
-            input_example=EXAMPLES[model],
+            input_example=pd.DataFrame(EXAMPLES[model]),
             pip_requirements=requirements,
         )
         mlflow.log_metrics(metrics, model_id=logged.model_id)
@@ -123,14 +126,12 @@ def _register(model: Model) -> ModelVersion:
     client, name = MlflowClient(), registered_name(model)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    return client.create_model_version(
-        name,
-        logged.model_uri,
-        run.info.run_id,
-        tags=tags,
-        description=_description(model, metrics, tags),
-        model_id=logged.model_id,
+    version = client.create_model_version(
+        name, logged.model_uri, run.info.run_id, tags=tags, description=_description(model, metrics, tags)
     )
+    link = json.dumps([{"name": name, "version": version.version}])
+    client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: link})
+    return version
 
 
 def register_model(model: Model) -> str:
@@ -140,7 +141,6 @@ def register_model(model: Model) -> str:
     ran or is stale, FileNotFoundError when something that they are made from is missing.
     """
     configure_tracking()
-    version_key(model)
     for stage, names in stale(f"evaluate@{model}").items():
         raise ValueError(f"stage {stage} is stale, {', '.join(names)} changed since it ran: run `dvc repro`")
     with exclusive("register"):

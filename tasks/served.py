@@ -14,27 +14,27 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from llm.assistant import answer
+from llm.assistant import answer_all
 from llm.checkpoint import load_model
-from llm.classifier import spam_probability
+from llm.classifier import LABELS, spam_probability
 from llm.generate import generate_text
 
-SAMPLING = ParamSchema(
-    [
-        ParamSpec("max_new_tokens", DataType.long, 64),
-        ParamSpec("temperature", DataType.double, 0.8),
-        ParamSpec("top_k", DataType.long, 50),
-        ParamSpec("top_p", DataType.double, 1.0),
-        ParamSpec("seed", DataType.long, 1),
-    ]
-)
-GREEDY = ParamSchema(
-    [ParamSpec(each.name, each.dtype, {"temperature": 0.0}.get(each.name, each.default)) for each in SAMPLING]
-)
+
+def _sampling(temperature: float, top_p: float | None) -> ParamSchema:
+    return ParamSchema(
+        [
+            ParamSpec("max_new_tokens", DataType.long, 64),
+            ParamSpec("temperature", DataType.double, temperature),
+            ParamSpec("top_k", DataType.long, None),
+            ParamSpec("top_p", DataType.double, top_p),
+            ParamSpec("seed", DataType.long, 1),
+        ]
+    )
+
 
 SIGNATURES = {
     "foundation": ModelSignature(
-        Schema([ColSpec(DataType.string, "prompt")]), Schema([ColSpec(DataType.string, "text")]), SAMPLING
+        Schema([ColSpec(DataType.string, "prompt")]), Schema([ColSpec(DataType.string, "text")]), _sampling(0.8, 0.95)
     ),
     "classifier": ModelSignature(
         Schema([ColSpec(DataType.string, "subject"), ColSpec(DataType.string, "body")]),
@@ -43,7 +43,7 @@ SIGNATURES = {
     "assistant": ModelSignature(
         Schema([ColSpec(DataType.string, "instruction"), ColSpec(DataType.string, "input", required=False)]),
         Schema([ColSpec(DataType.string, "output")]),
-        GREEDY,
+        _sampling(0.0, None),
     ),
 }
 
@@ -75,12 +75,13 @@ class ServedModel(PythonModel):
             case "classifier":
                 subjects, bodies = model_input["subject"].tolist(), model_input["body"].tolist()
                 probabilities = spam_probability(self.model, self.encoding, subjects, bodies)
-                labels = ["spam" if probability >= 0.5 else "ham" for probability in probabilities]
-                return pd.DataFrame({"label": labels, "spam_probability": probabilities.astype(float)})
+                labels = [LABELS[int(probability >= 0.5)] for probability in probabilities]
+                return pd.DataFrame({"label": labels, "spam_probability": probabilities})
             case "assistant":
-                rows = model_input.reindex(columns=["instruction", "input"]).fillna({"input": ""})
-                texts = [answer(self.model, self.encoding, *row, **params) for row in rows.itertuples(index=False)]
-                return pd.DataFrame({"output": texts})
+                rows = (
+                    model_input.reindex(columns=["instruction", "input"]).fillna("").itertuples(index=False, name=None)
+                )
+                return pd.DataFrame({"output": answer_all(self.model, self.encoding, list(rows), **params)})
             case kind:
                 raise ValueError(f"config.json: kind {kind!r} is not one of foundation, classifier, assistant")
 

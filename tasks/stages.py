@@ -189,11 +189,15 @@ def stage_command(flow: Flow, section: str, choices: tuple[str, ...] = ()) -> in
     Reads params.yaml, takes the stage's lock, and runs the flow with the choice and its section of the parameters.
     """
     parser = argparse.ArgumentParser(prog=f"python -m flows.{section}", description=inspect.getdoc(flow.fn))
-    positional = list(inspect.signature(flow.fn).parameters)
+    names = list(inspect.signature(flow.fn).parameters)
     if choices:
-        parser.add_argument(positional[0], choices=choices)
-    arguments = parser.parse_args()
-    choice = getattr(arguments, positional[0]) if choices else None
+        parser.add_argument(names[0], choices=choices)
+    if "resume" in names:
+        parser.add_argument(
+            "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from the last checkpoint"
+        )
+    parameters = vars(parser.parse_args())
+    choice = parameters[names[0]] if choices else None
 
     if "DVC_STAGE" in os.environ:
         die_with_parent()
@@ -201,9 +205,7 @@ def stage_command(flow: Flow, section: str, choices: tuple[str, ...] = ()) -> in
 
     def work() -> None:
         values: Config = getattr(load_params(), section)
-        parameters = {positional[-1]: getattr(values, choice) if choice else values}
-        if choice:
-            parameters[positional[0]] = choice
+        parameters[names[1 if choices else 0]] = getattr(values, choice) if choice else values
         with ExitStack() as stack:
             stack.enter_context(_only_writer(current_stage()))
             stack.enter_context(prefect_server())

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from llm.device import choose_compute
 from tasks.lineage import current, fingerprint, lineage, locked, stale
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,7 @@ import pathlib, sys
 """
 TRAIN = """
 import json, os, pathlib
+from llm.device import choose_compute
 from tasks.lineage import fingerprint, lineage
 stage = os.environ["DVC_STAGE"]
 pathlib.Path("seen.json").write_text(json.dumps([fingerprint(stage), lineage(stage)]))
@@ -151,6 +154,13 @@ def test_dirty_tags_tell_code_parameters_and_pipeline_apart(project):
     assert len(clean["threestage.git.commit"]) == 40
     assert [clean[f"threestage.git.dirty.{kind}"] for kind in kinds] == ["false"] * 3
     assert [edited[f"threestage.git.dirty.{kind}"] for kind in kinds] == ["false", "true", "false"]
+
+
+def test_a_stage_that_computes_says_where_and_how(reproduced):
+    compute, tags = choose_compute(), lineage("train")
+    assert tags["threestage.device"] == compute.device.type
+    assert tags["threestage.dtype"] == str(compute.dtype).removeprefix("torch.")
+    assert tags["threestage.threads"] == str(torch.get_num_threads())
 
 
 def test_lineage_works_outside_git(tmp_path, monkeypatch):

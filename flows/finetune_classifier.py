@@ -1,0 +1,46 @@
+"""Fine-tune the foundation into the email classifier: `python -m flows.finetune_classifier`."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import tiktoken
+import torch
+from prefect import flow
+
+from llm.checkpoint import load_model
+from llm.classifier import LABELS, Classifier, Emails, encode_emails, objective
+from llm.device import choose_compute
+from tasks.params import FinetuneClassifier
+from tasks.stages import stage_command
+from tasks.training import fit, publish, training_run
+
+DATA = Path("data/processed/emails")
+REPORT = Path("reports/training/finetune_classifier")
+
+
+def _emails(path: Path, encoding: tiktoken.Encoding, max_tokens: int) -> Emails:
+    table = pd.read_parquet(path)
+    labels = torch.tensor([LABELS.index(label) for label in table["label"]])
+    return Emails(encode_emails(encoding, table["subject"], table["body"], max_tokens), labels)
+
+
+@flow
+def finetune_classifier(params: FinetuneClassifier, resume: bool = True) -> None:
+    """Teach the foundation to tell spam from ham, and keep the weights with the highest F1 on validation."""
+    inputs = {split: DATA / f"{split}.parquet" for split in ("train", "validation")}
+    with training_run(params, inputs, resume) as checkpoints:
+        compute = choose_compute()
+        torch.manual_seed(params.seed)
+        foundation, encoding = load_model(Path("models/foundation"), dropout=params.dropout)
+        model = Classifier(foundation, params.max_tokens).to(compute.device)
+        model.freeze(params.frozen_layers)
+        train, validation = (_emails(path, encoding, params.max_tokens) for path in inputs.values())
+        goal = objective(model, params, train, validation, compute, balanced=params.class_weights == "balanced")
+        emails = params.batch_size * params.gradient_accumulation
+        history = fit(model, params, goal, compute, checkpoints, units="emails", units_a_step=emails)
+        publish("classifier", model, encoding, history, goal.best, REPORT)
+
+
+if __name__ == "__main__":
+    sys.exit(stage_command(finetune_classifier, "finetune_classifier"))

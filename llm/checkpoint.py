@@ -1,0 +1,55 @@
+"""A model on disk: its shape as JSON, its weights as safetensors, its tokenizer. No pickle."""
+
+import json
+from pathlib import Path
+
+import tiktoken
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from llm.classifier import Classifier
+from llm.config import GPTConfig
+from llm.gpt import GPT
+from llm.tokenizer import load_tokenizer, save_tokenizer
+
+
+def save_model(folder: Path, model: GPT | Classifier, encoding: tiktoken.Encoding, kind: str) -> None:
+    """Write config.json, model.safetensors and tokenizer.json into an existing folder."""
+    if isinstance(model, Classifier):
+        config = {"kind": kind, "gpt": model.gpt.config.model_dump(), "max_tokens": model.max_tokens}
+    else:
+        config = {"kind": kind, "gpt": model.config.model_dump()}
+    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_tokenizer(encoding, folder / "tokenizer.json")
+
+
+def load_model(
+    folder: Path, device: torch.device | str = "cpu", *, dropout: float | None = None
+) -> tuple[GPT | Classifier, tiktoken.Encoding]:
+    """Read what `save_model` wrote, for further training with another `dropout`; the model is in evaluation mode.
+
+    Raises FileNotFoundError for a missing file, ValueError naming a wrong config, tensor or shape.
+    """
+    config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+    config = json.loads(config_file.read_text())
+    try:
+        shape = config["gpt"] if dropout is None else config["gpt"] | {"dropout": dropout}
+        gpt = GPT(GPTConfig.model_validate(shape))
+    except (KeyError, ValidationError) as error:
+        raise ValueError(f"{config_file}: {' '.join(str(error).split())}") from None
+    model = Classifier(gpt, config["max_tokens"]) if config["kind"] == "classifier" else gpt
+    try:
+        weights = load_file(weights_file)
+    except SafetensorError as error:
+        raise ValueError(f"{weights_file}: {error}") from None
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        want, have = (list(tensors[name].shape) if name in tensors else None for tensors in (expected, weights))
+        if want != have:
+            raise ValueError(f"{weights_file}: tensor {name} has shape {have}, the model wants {want}")
+    model.load_state_dict(weights)
+    return model.to(device).eval(), load_tokenizer(folder / "tokenizer.json")

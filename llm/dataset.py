@@ -1,0 +1,72 @@
+"""From token files to batches for next-token prediction.
+
+The training example is the text itself: a window of T tokens is the input, the same window moved on by one is the
+target, so that every position has a next token to predict. Which rows a batch holds is a function of the seed and the
+batch's number alone: a run that goes on after a crash sees the order it would have seen.
+"""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Shuffled:
+    """Row numbers for batch after batch, epoch after epoch, each epoch in an order of its own."""
+
+    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+        if rows < 1:
+            raise ValueError("there is nothing to learn from: 0 rows")
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.rows)
+
+    def __getitem__(self, batch: int) -> np.ndarray:
+        """The rows of batch number `batch`, int64, `batch_size` of them; it may span two epochs."""
+        first = batch * self.batch_size
+        return np.array([self._order(i // self.rows)[i % self.rows] for i in range(first, first + self.batch_size)])
+
+
+class TokenWindows:
+    """A memory-mapped token file as windows of `context_length` tokens that do not overlap."""
+
+    def __init__(self, folder: Path, split: str, context_length: int) -> None:
+        meta = json.loads((folder / "meta.json").read_text())
+        self.tokens = np.memmap(folder / f"{split}.bin", dtype=meta["dtype"], mode="r")
+        self.context_length = context_length
+        self.bytes_per_token = meta["splits"][split]["bytes"] / meta["splits"][split]["tokens"]
+        if len(self) == 0:
+            raise ValueError(
+                f"{folder}/{split}.bin: {len(self.tokens)} tokens are fewer than one window of {context_length + 1}"
+            )
+
+    def __len__(self) -> int:
+        return max(0, (len(self.tokens) - 1) // self.context_length)
+
+    def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of these windows, both int64 BT."""
+        offsets = rows[:, None] * self.context_length + np.arange(self.context_length + 1)
+        tokens = torch.from_numpy(self.tokens[offsets].astype(np.int64))
+        return tokens[:, :-1], tokens[:, 1:]
+
+    def spread(self, batches: int, batch_size: int) -> list[np.ndarray]:
+        """Rows for at most `batches` batches, spread evenly over the file, the same ones at each call."""
+        rows = np.unique(np.linspace(0, len(self) - 1, batches * batch_size).astype(np.int64))
+        return np.array_split(rows, max(1, round(len(rows) / batch_size)))
+
+
+def pad(sequences: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
+    """Sequences filled up on the right to the longest, int64 BT, and their lengths, B.
+
+    Attention is causal, so no real token can see the padding behind it.
+    """
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    padded = torch.full((len(sequences), int(lengths.max())), value)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence)
+    return padded, lengths

@@ -1,0 +1,170 @@
+"""Unlabelled text: files as documents, documents as token files."""
+
+import json
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ftfy
+import numpy as np
+import pandas as pd
+import tiktoken
+from tqdm import tqdm
+
+from llm.files import write_atomic
+
+if TYPE_CHECKING:
+    from great_expectations.expectations import Expectation
+
+COLUMNS = ["id", "source", "text"]
+PIECE = 50_000  # characters
+BATCH = 1024  # documents tokenized at a time, which bounds the memory
+
+logger = logging.getLogger(__name__)
+
+
+def read_corpus(folder: Path) -> pd.DataFrame:
+    """Read every file below `folder/<source>/` into a table of documents: id, source, text.
+
+    - `.txt` is one document; a text of more than 50,000 characters is cut at blank lines into even pieces of at most
+      about that, so that one book is not all in one split. Without blank lines it stays whole.
+    - `.jsonl` is a document a line, under "text".
+    - `.json` holds chats of two as chitchat-dataset keeps them, `{id: {"messages": [[{"sender", "text"}]]}}`: a chat is
+      one document, a message one line, `A: …` or `B: …`. Chats that nobody answered are left out.
+
+    Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no two blank lines in a row. Rows come in the
+    order of paths. Raises ValueError naming file, row and reason for anything that can't be read.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if not files:
+        raise ValueError(f"{folder}: holds no files; fetch the corpus first")
+    rows = []
+    for path in tqdm(files, desc="reading", unit="file", disable=None, leave=False):
+        name = path.relative_to(folder)
+        rows += [(f"{name.as_posix()}{row}", name.parts[0], text) for row, text in _documents(path)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    logger.info(
+        "%d documents, %.1f M characters, in %d files", len(table), table["text"].str.len().sum() / 1e6, len(files)
+    )
+    return table
+
+
+def _documents(path: Path) -> Iterator[tuple[str, str]]:
+    """The documents of a file, each with what tells its row from the file's others."""
+    match path.suffix:
+        case ".txt":
+            pieces = _pieces(_mend(read_text(path)))
+            yield from ((f"#{n}" if len(pieces) > 1 else "", piece) for n, piece in enumerate(pieces, 1))
+        case ".jsonl":
+            for number, row in read_json_lines(path):
+                if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                    raise ValueError(f'{path}, row {number}: no string under "text"')
+                yield f"#{number}", _mend(row["text"])
+        case ".json":
+            yield from ((f"#{chat}", _mend(text)) for chat, text in _chats(path))
+        case suffix:
+            raise ValueError(f"{path}: unknown suffix {suffix!r}; a corpus is .txt, .jsonl or chitchat-dataset's .json")
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file. Raises ValueError naming file, row and byte where it is none."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, row {row}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def parse_json(text: str, path: Path, row: int | None = None) -> Any:
+    """Parse the JSON of a file, or of its row. Raises ValueError naming file, row and reason."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, row {row or error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a .jsonl file, each with its number from 1; blank lines are passed over."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            yield number, parse_json(line, path, number)
+
+
+def _chats(path: Path) -> Iterator[tuple[str, str]]:
+    chats = parse_json(read_text(path), path)
+    if not isinstance(chats, dict):
+        raise ValueError(f"{path}: not chitchat-dataset's layout, a mapping of chats")
+    for chat, content in chats.items():
+        try:
+            messages = [
+                (message["sender"], " ".join(message["text"].split()))
+                for turn in content["messages"]
+                for message in turn
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}, chat {chat}: no messages with sender and text ({error})") from None
+        senders = list(dict.fromkeys(sender for sender, text in messages if text))
+        if len(senders) > 1:
+            name = {sender: chr(ord("A") + n) for n, sender in enumerate(senders)}
+            yield chat, "\n".join(f"{name[sender]}: {text}" for sender, text in messages if text)
+
+
+def _mend(text: str) -> str:
+    return re.sub(r"\n([ \t]*\n)+", "\n\n", ftfy.fix_text(text)).strip()
+
+
+def _pieces(text: str) -> list[str]:
+    count = -(-len(text) // PIECE) or 1
+    pieces, position = defaultdict(list), 0
+    for paragraph in text.split("\n\n"):
+        pieces[position * count // max(len(text), 1)].append(paragraph)
+        position += len(paragraph) + 2
+    return ["\n\n".join(paragraphs) for paragraphs in pieces.values()]
+
+
+def corpus_expectations() -> "list[Expectation]":
+    """What a corpus must be before a model learns from it."""
+    import great_expectations.expectations as gxe
+
+    return [
+        gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS, exact_match=False),
+        gxe.ExpectTableRowCountToBeBetween(min_value=3),
+        *[gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS],
+        gxe.ExpectColumnValuesToBeUnique(column="id"),
+        # A million characters with no blank line are no prose.
+        gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1, max_value=1_000_000),
+        gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex="\N{REPLACEMENT CHARACTER}", mostly=0.99),
+    ]
+
+
+def write_tokens(encoding: tiktoken.Encoding, splits: dict[str, pd.DataFrame], folder: Path) -> dict[str, Any]:
+    """Write `<split>.bin` for each table of texts and `meta.json` into `folder`, and return what the latter holds.
+
+    A .bin is little-endian uint16, or uint32 for over 65,536 tokens: the documents in the table's order, each followed
+    by the end-of-text token. The meta file keeps dtype, vocabulary size and, for each split, documents, tokens and
+    UTF-8 bytes of the texts (for bits per byte).
+    """
+    dtype = np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
+    total, counts = sum(map(len, splits.values())), {}
+    with tqdm(desc="tokenizing", total=total, unit="document", disable=None, leave=False) as bar:
+        for split, table in splits.items():
+            tokens = size = 0
+            with (folder / f"{split}.bin").open("wb") as file:
+                for start in range(0, len(table), BATCH):
+                    texts = table["text"].iloc[start : start + BATCH].tolist()
+                    for ids in encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1):
+                        file.write(np.array([*ids, encoding.eot_token], dtype).tobytes())
+                        tokens += len(ids) + 1
+                    size += sum(len(text.encode()) for text in texts)
+                    bar.update(len(texts))
+            counts[split] = {"documents": len(table), "tokens": tokens, "bytes": size}
+    meta = {"dtype": dtype.name, "vocabulary_size": encoding.n_vocab, "splits": counts}
+    write_atomic(folder / "meta.json", json.dumps(meta, indent=2) + "\n")
+    return meta

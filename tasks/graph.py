@@ -1,0 +1,42 @@
+"""The DVC graph: its stages in order, which of them are stale, and how one is run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import networkx as nx
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+
+def stages() -> list[str]:
+    """The names of all stages, each behind what it depends on."""
+    with Repo() as repo:
+        graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
+        return list(nx.lexicographical_topological_sort(graph.reverse()))
+
+
+def is_stale(stage: str | None = None) -> bool:
+    """Whether a stage's params, deps, outs or command differ from dvc.lock; without a name, whether any stage's do.
+
+    Only what a stage names itself is looked at, not what stands behind it: ask in the order of `stages`.
+    Raises ValueError for a dvc.yaml that DVC cannot read.
+    """
+    try:
+        with Repo() as repo:
+            return bool(repo.status(targets=[stage] if stage else None))
+    except DvcException as error:
+        raise ValueError(str(error)) from None
+
+
+def reproduce(stage: str, environment: dict[str, str]) -> None:
+    """Run one stage through `dvc repro`, which dies with this process. Raises RuntimeError when it fails.
+
+    `environment` is added to this process's; its `python` is this interpreter.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    command = [sys.executable, "-m", "tasks.lifeline", sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+    done = subprocess.run(command, env={**os.environ, "PATH": path, **environment}, check=False)
+    if done.returncode:
+        raise RuntimeError(f"stage {stage} failed; the reason stands above")

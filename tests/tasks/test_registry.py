@@ -1,0 +1,217 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from llm.checkpoint import save_model
+from llm.classifier import Classifier
+from llm.config import GPTConfig
+from llm.gpt import GPT
+from llm.tokenizer import train_bpe
+from tasks.lineage import locked
+from tasks.registry import STAGES, register_model, registered
+from tasks.tracking import configure_tracking
+
+ROOT = Path(__file__).parents[2]
+NAME = "threestage-classifier"
+DVC_YAML = """
+stages:
+  pretrain:
+    cmd: python train.py foundation pretrain
+    deps: [made/foundation]
+    outs: [models/foundation/, reports/training/pretrain/]
+  finetune_classifier:
+    cmd: python train.py classifier finetune_classifier
+    deps: [made/classifier, models/foundation/]
+    outs: [models/classifier/, reports/training/finetune_classifier/]
+  finetune_assistant:
+    cmd: python train.py assistant finetune_assistant
+    deps: [made/assistant, models/foundation/]
+    outs: [models/assistant/, reports/training/finetune_assistant/]
+  evaluate:
+    matrix: {model: [foundation, classifier, assistant]}
+    cmd: python evaluate.py ${item.model}
+    deps: ["models/${item.model}/"]
+    params: [f1]
+    outs: ["reports/evaluation/${item.model}/curve.csv"]
+    metrics: [{"reports/evaluation/${item.model}/metrics.json": {cache: false}}]
+"""
+TRAIN = """
+import pathlib, shutil, sys
+model, stage = sys.argv[1:]
+shutil.copytree(f"made/{model}", f"models/{model}")
+(report := pathlib.Path("reports/training", stage)).mkdir(parents=True)
+(report / "loss.csv").write_text("step,loss")
+"""
+EVALUATE = """
+import json, pathlib, sys, yaml
+(report := pathlib.Path("reports/evaluation", sys.argv[1])).mkdir(parents=True, exist_ok=True)
+(report / "curve.csv").write_text("x,y")
+f1 = yaml.safe_load(open("params.yaml"))["f1"]
+(report / "metrics.json").write_text(json.dumps({"f1": f1, "accuracy": 0.75, "baseline_f1": 0.9}))
+"""
+
+
+def run(*command: str, folder: Path = Path()) -> None:
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | path)
+
+
+def evaluated_with(f1: float) -> None:
+    Path("params.yaml").write_text(f"f1: {f1}\n")
+    run("dvc", "repro", "-q")
+
+
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory):
+    """A project of small models whose graph never ran, and a store without runs."""
+    folder = tmp_path_factory.mktemp("blank")
+    encoding = train_bpe(["the cat sat on the mat and the dog ate the hat"] * 9, 300)
+    config = GPTConfig(context_length=256, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.max_token_value + 1)
+    for model in STAGES:
+        (folder / "made" / model).mkdir(parents=True)
+        gpt = GPT(config)
+        save_model(folder / "made" / model, Classifier(gpt, 32) if model == "classifier" else gpt, encoding, model)
+    shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tasks").mkdir()
+    shutil.copy(ROOT / "tasks/served.py", folder / "tasks")
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "params.yaml").write_text("f1: 0.5\n")
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "evaluate.py").write_text(EVALUATE)
+    run("git", "init", "-q", folder=folder)
+    run("dvc", "init", "-q", folder=folder)
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(blank, tmp_path_factory):
+    folder = shutil.copytree(blank, tmp_path_factory.mktemp("ran"), dirs_exist_ok=True)
+    run("dvc", "repro", "-q", folder=folder)
+    return folder
+
+
+def enter(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path, dirs_exist_ok=True))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def unrun(blank, tmp_path, monkeypatch):
+    enter(blank, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def project(ran, tmp_path, monkeypatch):
+    enter(ran, tmp_path, monkeypatch)
+
+
+def challenger(model: str = "classifier") -> mlflow.entities.model_registry.ModelVersion:
+    return MlflowClient().get_model_version_by_alias(f"threestage-{model}", "challenger")
+
+
+def test_three_models_become_challengers_that_load_and_predict(project):
+    assert registered(STAGES) == dict.fromkeys(STAGES)
+    assert {model: register_model(model) for model in STAGES} == dict.fromkeys(STAGES, "1")
+    assert registered(STAGES) == dict.fromkeys(STAGES, "1")
+    rows = {
+        "foundation": pd.DataFrame({"prompt": ["the cat"]}),
+        "classifier": pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}),
+        "assistant": pd.DataFrame({"instruction": ["sit"]}),
+    }
+    columns = {"foundation": "text", "classifier": "label", "assistant": "output"}
+    for model, table in rows.items():
+        served = mlflow.pyfunc.load_model(f"models:/threestage-{model}@challenger")
+        assert isinstance(served.predict(table)[columns[model]][0], str)
+
+
+def test_a_version_holds_its_metrics_plots_lineage_and_a_table_to_review(project):
+    configure_tracking()
+    weights = locked("finetune_classifier").outs["models/classifier"]
+    made = {"threestage.dvc.stage": "finetune_classifier", "threestage.dvc.out.models/classifier": weights}
+    with mlflow.start_run(tags=made) as training:
+        pass
+    register_model("classifier")
+    version = challenger()
+    assert version.tags["threestage.training_run"] == training.info.run_id
+    assert version.tags["threestage.dvc.out.models/classifier"] == weights
+    foundation = locked("pretrain").outs["models/foundation"]
+    assert version.tags["threestage.dvc.dep.models/foundation"] == foundation
+    assert version.tags["threestage.git.commit"] == "none"
+    assert "| f1 | 0.5000 | 0.9000 | -0.4000 |\n| accuracy | 0.7500 | | |" in version.description
+    assert MlflowClient().get_run(version.run_id).data.metrics == {"f1": 0.5, "accuracy": 0.75, "baseline_f1": 0.9}
+    folders = [MlflowClient().list_artifacts(version.run_id, path) for path in ("evaluation", "training")]
+    names = {file.path for folder in folders for file in folder}
+    assert names >= {"evaluation/curve.csv", "evaluation/metrics.json", "training/loss.csv"}
+    model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
+
+
+def test_equal_bytes_and_evidence_make_no_new_version_and_no_new_run(project):
+    register_model("classifier")
+    runs = len(mlflow.search_runs(output_format="list"))
+    MlflowClient().delete_registered_model_alias(NAME, "challenger")
+    assert registered(["classifier"]) == {"classifier": None}
+    assert register_model("classifier") == "1"
+    assert registered(["classifier"]) == {"classifier": "1"}
+    assert len(mlflow.search_runs(output_format="list")) == runs
+
+
+def test_new_evidence_makes_a_version_old_evidence_finds_its_own_and_the_champion_stays(project):
+    register_model("classifier")
+    MlflowClient().set_registered_model_alias(NAME, "champion", "1")
+    evaluated_with(0.6)
+    assert registered(["classifier"]) == {"classifier": None}
+    assert register_model("classifier") == "2"
+    evaluated_with(0.5)
+    assert register_model("classifier") == "1"
+    aliases = MlflowClient().get_registered_model(NAME).aliases
+    assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 1, "challenger": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "reason"),
+    [
+        ("models/classifier/config.json", "{}", r"stage evaluate@classifier is stale, models/classifier changed"),
+        ("params.yaml", "f1: 0.7\n", r"stage evaluate@classifier is stale, f1 changed since it ran: run `dvc repro`"),
+        ("made/foundation/config.json", "{}", r"stage pretrain is stale, made/foundation changed"),
+    ],
+)
+def test_what_differs_from_dvc_lock_is_not_registered(project, path, content, reason):
+    Path(path).unlink()
+    Path(path).write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        register_model("classifier")
+    assert MlflowClient().search_registered_models() == []
+
+
+def test_a_missing_model_is_not_registered(unrun):
+    assert registered(STAGES) == dict.fromkeys(STAGES)
+    with pytest.raises(FileNotFoundError, match="models/classifier: missing, stage evaluate@classifier needs it; run"):
+        register_model("classifier")
+
+
+def test_a_model_without_evaluation_is_not_registered(project):
+    lock = yaml.safe_load(Path("dvc.lock").read_text())
+    del lock["stages"]["evaluate@classifier"]
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    assert registered(["classifier"]) == {"classifier": None}
+    with pytest.raises(ValueError, match=r"dvc.lock: stage evaluate@classifier never ran; run `dvc repro`"):
+        register_model("classifier")
+
+
+def test_requirements_are_pinned_without_a_local_build(project, capfd):
+    register_model("assistant")
+    assert capfd.readouterr().err == ""
+    lines = Path(mlflow.pyfunc.get_model_dependencies(challenger("assistant").source)).read_text().split()
+    assert f"torch=={torch.__version__.split('+')[0]}" in lines
+    assert f"mlflow=={mlflow.__version__}" in lines
