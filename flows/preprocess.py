@@ -96,14 +96,14 @@ def drop_duplicates(table: Table, recipe: Recipe, threshold: float) -> Table:
 @step
 def split_rows(table: Table, recipe: Recipe, params: Corpus | Emails | Instructions) -> Table:
     """Give every row its split."""
-    groups = table.pop(recipe.groups) if recipe.groups else None
+    groups = table[recipe.groups] if recipe.groups else None
     return split(table, params, groups=groups, stratify=recipe.stratify)
 
 
 @step
 def check(dataset: Dataset, rows_read: int, table: Table, recipe: Recipe, threshold: float, report: Path) -> Table:
     """Hold rows and splits against what is expected of them, and give the summary."""
-    summary = summarise(rows_read, table, recipe.text(table), threshold, recipe.labels)
+    summary = summarise(rows_read, table, recipe.text(table), threshold, groups=recipe.groups, labels=recipe.labels)
     checks = {
         "rows": (table.drop(columns="split"), recipe.expectations()),
         "summary": (summary, summary_expectations(recipe.labels)),
@@ -115,7 +115,8 @@ def check(dataset: Dataset, rows_read: int, table: Table, recipe: Recipe, thresh
 @step
 def write(table: Table, recipe: Recipe, folder: Path) -> None:
     """Write the splits as what trains and evaluates reads them."""
-    recipe.write({name: table[table["split"] == name].drop(columns="split") for name in SPLITS}, folder)
+    kept = table.drop(columns=["split", recipe.groups] if recipe.groups else "split")
+    recipe.write({name: kept[table["split"] == name] for name in SPLITS}, folder)
 
 
 @flow(flow_run_name="preprocess-{dataset}")

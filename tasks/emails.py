@@ -3,7 +3,6 @@
 import csv
 import email
 import io
-import json
 import logging
 import re
 import warnings
@@ -16,6 +15,8 @@ import ftfy
 import pandas as pd
 from bs4 import BeautifulSoup
 from tqdm import tqdm
+
+from tasks.reading import parse_json, read_json_lines, read_text
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
@@ -95,26 +96,12 @@ def parse_message(raw: str) -> tuple[str, str]:
     return _clean(str(message["subject"] or ""), next(filter(None, bodies), ""))
 
 
-def _file_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: broken JSON: {error}") from None
-
-
 def _csv(path: Path) -> Iterator[tuple[int, dict]]:
     """Yield the rows below the header, numbered as a spreadsheet does."""
     row = 1
     csv.field_size_limit(2**31 - 1)  # the default refuses bodies over 128 KB
     try:
-        for row, cells in enumerate(csv.DictReader(io.StringIO(_file_text(path), newline=""), strict=True), 2):
+        for row, cells in enumerate(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True), 2):
             if None in cells:
                 raise ValueError(f"{path}, row {row}: more cells than columns; quote cells that hold commas")
             yield row, cells
@@ -123,15 +110,14 @@ def _csv(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield what a file holds, row by row, each with its place."""
+    """Yield what a file holds, row by row, each with its place in it."""
     match path.suffix:
         case ".json":
-            yield str(path), _json(_file_text(path), str(path))
+            yield "", parse_json(read_text(path), path)
         case ".jsonl":
-            lines = ((f"{path}, row {row}", line) for row, line in enumerate(_file_text(path).split("\n"), 1))
-            yield from ((place, _json(line, place)) for place, line in lines if line.strip())
+            yield from ((f", row {row}", cells) for row, cells in read_json_lines(path))
         case ".csv":
-            yield from ((f"{path}, row {row}", cells) for row, cells in _csv(path))
+            yield from ((f", row {row}", cells) for row, cells in _csv(path))
         case _:
             raise ValueError(f"{path}: emails are read from .csv, .jsonl and SpamAssassin's .json files")
 
@@ -170,8 +156,10 @@ def read_emails(folder: Path) -> pd.DataFrame:
     for path in tqdm(paths, desc="emails", unit="file", disable=None):
         name, raw = path.relative_to(folder), path.suffix == ".json"
         for place, cells in _rows(path):
-            identity = name.as_posix() + place.removeprefix(str(path)).replace(", row ", ":")
-            emails.append((identity, str(name.parent if raw else name), *_email(cells, place, raw=raw)))
+            identity = f"{name.as_posix()}{place.replace(', row ', '#')}"
+            emails.append(
+                (identity, (name.parent if raw else name).as_posix(), *_email(cells, f"{path}{place}", raw=raw))
+            )
     table = pd.DataFrame(emails, columns=COLUMNS)
     blank = email_text(table).str.isspace()
     logger.info("%d emails in %d files, %d of them without any text left out", len(table), len(paths), blank.sum())

@@ -27,20 +27,29 @@ logger = logging.getLogger(__name__)
 
 
 def summarise(
-    rows_read: int, table: pd.DataFrame, text: pd.Series, threshold: float, labels: Sequence[str] = ()
+    rows_read: int,
+    table: pd.DataFrame,
+    text: pd.Series,
+    threshold: float,
+    *,
+    groups: str | None = None,
+    labels: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row on a whole de-duplicated and split table: what no single row of it can tell.
 
     Rows before and after, the share of duplicates, the rows of each split, the rows that have a near duplicate of
-    `threshold` in an earlier split and, of each of the `labels`, the share and in how many splits it is.
+    `threshold` in an earlier split, the values of the column `groups` that are in several splits and, of each of the
+    `labels`, the share and in how many splits it is.
     """
     splits_of = table.groupby("label")["split"].nunique() if labels else {}
+    straddling = int((table.groupby(groups)["split"].nunique() > 1).sum()) if groups else 0
     summary = {
         "id": "summary",
         "rows_read": rows_read,
         "rows": len(table),
         "duplicate_share": round(1 - len(table) / max(rows_read, 1), 4),
         "split_overlap": overlap(table, text, threshold),
+        "straddling_groups": straddling,
         **{f"{split}_rows": int((table["split"] == split).sum()) for split in SPLITS},
         **{f"{label}_share": round(float((table["label"] == label).mean()), 4) for label in labels},
         **{f"{label}_splits": int(splits_of.get(label, 0)) for label in labels},
@@ -59,6 +68,7 @@ def summary_expectations(labels: Sequence[str] = ()) -> list["Expectation"]:
         *(between(f"{split}_rows", 1) for split in SPLITS),
         between("duplicate_share", 0, 0.5),
         between("split_overlap", 0, 0),
+        between("straddling_groups", 0, 0),
         *(between(f"{label}_share", 0.05) for label in labels),
         *(between(f"{label}_splits", len(SPLITS)) for label in labels),
     ]
@@ -111,6 +121,8 @@ def validate(dataset: str, checks: dict[str, tuple[pd.DataFrame, list["Expectati
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
+
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it sets INFO for itself
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}

@@ -106,16 +106,16 @@ def split(
     Rows of one group stay together. Each value of the column `stratify` is shared out by itself; a group belongs to
     that of its first row, and one larger than a split's share of it goes to train.
     """
-    group = pd.factorize(groups if groups is not None else table.index)[0]
+    group = pd.factorize(groups if groups is not None else np.arange(len(table)))[0]
     first = ~pd.Series(group).duplicated().to_numpy()
     units = pd.DataFrame({"size": np.bincount(group)})
     units["stratum"] = table[stratify].to_numpy()[first] if stratify else ""
     units = units.sample(frac=1, random_state=params.seed)
-    rows = units.groupby("stratum")["size"].transform("sum")
+    units["rows"] = units.groupby("stratum")["size"].transform("sum")
     smallest = min(share for share in (params.validation, params.test, 1.0) if share)
-    units["large"] = units["size"] > np.maximum(smallest * rows, 1)
+    units["large"] = units["size"] > np.maximum(smallest * units["rows"], 1)
     units = units.sort_values("large", kind="stable")
-    middle = (units.groupby("stratum")["size"].cumsum() - units["size"] / 2) / rows
+    middle = (units.groupby("stratum")["size"].cumsum() - units["size"] / 2) / units["rows"]
     units["split"] = np.select(
         [middle < params.validation, middle < params.validation + params.test], ["validation", "test"], "train"
     )

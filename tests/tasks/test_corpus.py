@@ -69,7 +69,7 @@ def test_what_cannot_be_read_is_named_by_file_row_and_reason(tmp_path, name, con
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="holds no files; fetch the corpus first"):
+    with pytest.raises(ValueError, match=r"holds no files; run `python -m flows\.fetch"):
         read_corpus(tmp_path)
 
 
