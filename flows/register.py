@@ -1,6 +1,7 @@
 """Models and their evidence into the MLflow registry, as challengers: `python -m flows.register`, after `dvc repro`."""
 
 import sys
+from argparse import ArgumentParser
 from typing import get_args
 
 from prefect import flow, task
@@ -25,6 +26,7 @@ def register() -> dict[str, str]:
 
 def main() -> None:
     """Run the flow on the configured Prefect server or on a temporary one."""
+    ArgumentParser(prog="python -m flows.register", description=register.fn.__doc__).parse_args()
     with prefect_server():
         run_as_child(register, {})
 

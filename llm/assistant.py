@@ -124,9 +124,10 @@ def objective(
 ) -> Objective:
     """Learn from packed windows; keep the weights with the lowest response loss on `validation`.
 
-    `questions`, pairs of instruction and input, are answered at every look.
+    `questions`, pairs of instruction and input, are answered at every look, but for those that fill the context.
     """
     order = Shuffled(len(windows), config.batch_size, config.seed)
+    questions = [row for row in questions if leaves_room(model, encoding, row)]
 
     def loss(index: int) -> Tensor:
         return response_loss(model, [windows[row] for row in order[index]], compute, "mean")
@@ -139,6 +140,11 @@ def objective(
         }
 
     return Objective(loss, evaluate, best="validation_loss")
+
+
+def leaves_room(model: GPT, encoding: tiktoken.Encoding, row: tuple[str, str], max_new_tokens: int = 64) -> bool:
+    """Whether an instruction and its input leave room in the context for an answer of `max_new_tokens`."""
+    return len(encoding.encode_ordinary(prompt_text(*row))) + max_new_tokens <= model.config.context_length
 
 
 @torch.inference_mode()

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import tiktoken
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -13,6 +12,8 @@ from llm.classifier import Classifier
 from llm.config import GPTConfig
 from llm.gpt import GPT
 from llm.tokenizer import load_tokenizer, save_tokenizer
+
+KINDS = ("foundation", "classifier", "assistant")
 
 
 def save_model(folder: Path, model: GPT | Classifier, encoding: tiktoken.Encoding, kind: str) -> None:
@@ -35,13 +36,15 @@ def load_model(
     Raises FileNotFoundError for a missing file, ValueError naming a wrong config, tensor or shape.
     """
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
-    config = json.loads(config_file.read_text())
     try:
-        shape = config["gpt"] if dropout is None else config["gpt"] | {"dropout": dropout}
-        gpt = GPT(GPTConfig.model_validate(shape))
-    except (KeyError, ValidationError) as error:
-        raise ValueError(f"{config_file}: {' '.join(str(error).split())}") from None
-    model = Classifier(gpt, config["max_tokens"]) if config["kind"] == "classifier" else gpt
+        config = json.loads(config_file.read_text())
+        if config["kind"] not in KINDS:
+            raise ValueError(f"kind {config['kind']!r} is not one of {', '.join(KINDS)}")
+        gpt = GPT(GPTConfig.model_validate(config["gpt"] | ({} if dropout is None else {"dropout": dropout})))
+        model = Classifier(gpt, config["max_tokens"]) if config["kind"] == "classifier" else gpt
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ValueError(f"{config_file}: {reason}") from None
     try:
         weights = load_file(weights_file)
     except SafetensorError as error:

@@ -38,8 +38,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        for file in partial.rglob("*"):
-            _sync(file)
+        os.sync()  # one for all: fsync of each of 6,000 small files took 15 s
         shutil.rmtree(path, ignore_errors=True)
         partial.replace(path)
         _sync(path.parent)

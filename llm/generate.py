@@ -88,7 +88,7 @@ def _check(
         raise ValueError(
             f"{longest} prompt tokens and {max_new_tokens} new ones do not fit the context of {config.context_length}"
         )
-    if max_new_tokens < 1 or temperature < 0 or (top_k is not None and top_k < 1):
+    if max_new_tokens < 1 or not temperature >= 0 or (top_k is not None and top_k < 1):
         raise ValueError(f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_k {top_k}: out of range")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p {top_p} is not above 0 and at most 1")

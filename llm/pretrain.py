@@ -29,8 +29,12 @@ def text_loss(model: GPT, windows: TokenWindows, batches: list[np.ndarray], comp
 def continuations(
     model: GPT, encoding: tiktoken.Encoding, prompts: tuple[str, ...], *, tokens: int, seed: int
 ) -> list[str]:
-    """Each prompt with its continuation, at temperature 0.8 from the nucleus of 0.95."""
-    return [prompt + generate_text(model, encoding, prompt, max_new_tokens=tokens, seed=seed) for prompt in prompts]
+    """Each prompt with its continuation of at most `tokens`, at temperature 0.8 from the nucleus of 0.95."""
+    texts = []
+    for prompt in prompts:
+        room = model.config.context_length - len(encoding.encode_ordinary(prompt))
+        texts.append(prompt + generate_text(model, encoding, prompt, max_new_tokens=min(tokens, room), seed=seed))
+    return texts
 
 
 def objective(

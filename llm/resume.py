@@ -15,6 +15,10 @@ from llm.files import write_atomic
 logger = logging.getLogger(__name__)
 
 
+def _step(file: Path) -> int:
+    return int(file.stem.removeprefix("step-"))
+
+
 class Checkpoints:
     """The states of one training run, from which it can go on: `step-000150.safetensors`, the newest `keep` of them.
 
@@ -26,7 +30,7 @@ class Checkpoints:
         self.folder, self.keep = folder, keep
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.safetensors"))
+        return sorted(self.folder.glob("step-*.safetensors"), key=_step)
 
     def save(self, step: int, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Write a checkpoint atomically, then drop the oldest. `state` must be JSON."""
@@ -39,7 +43,7 @@ class Checkpoints:
     def newest(self) -> int:
         """The step of the newest checkpoint, 0 without one."""
         files = self._files()
-        return int(files[-1].stem.removeprefix("step-")) if files else 0
+        return _step(files[-1]) if files else 0
 
     def load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None. One that cannot is passed over with a warning."""

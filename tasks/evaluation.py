@@ -24,7 +24,7 @@ from sklearn.metrics import (
 from sklearn.pipeline import Pipeline, make_pipeline
 from tqdm import tqdm
 
-from llm.assistant import answer_all, encode_examples, mean_response_loss
+from llm.assistant import answer_all, encode_examples, leaves_room, mean_response_loss
 from llm.classifier import Classifier, spam_probability
 from llm.dataset import TokenWindows
 from llm.device import Compute
@@ -113,11 +113,14 @@ def _same(answer: str, expected: str) -> bool:
 def _answers(
     model: GPT, encoding: tiktoken.Encoding, rows: Sequence[tuple[str, str]], params: EvaluateAssistant
 ) -> list[str]:
-    """Greedy answers to pairs of instruction and input, batch by batch."""
-    answers: list[str] = []
-    for first in tqdm(range(0, len(rows), params.batch_size), desc="assistant", unit="batch"):
-        part = rows[first : first + params.batch_size]
-        answers += answer_all(model, encoding, part, max_new_tokens=params.max_new_tokens)
+    """Greedy answers to pairs of instruction and input, batch by batch; none where the context has no room for one."""
+    answers = [""] * len(rows)
+    fit = [n for n, row in enumerate(rows) if leaves_room(model, encoding, row, params.max_new_tokens)]
+    for first in tqdm(range(0, len(fit), params.batch_size), desc="assistant", unit="batch"):
+        part = fit[first : first + params.batch_size]
+        found = answer_all(model, encoding, [rows[n] for n in part], max_new_tokens=params.max_new_tokens)
+        for n, text in zip(part, found, strict=True):
+            answers[n] = text
     return answers
 
 

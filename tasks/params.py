@@ -23,7 +23,7 @@ class Source(Config):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """Of the archive, or of the file where it is none."""
     files: str = "*"
-    """Which members of an archive to keep, as a glob on their whole path in it."""
+    """Which members of an archive to keep, as a glob on their whole path in it; `*` also stands for `/`."""
 
 
 class Fetch(Config):

@@ -1,0 +1,113 @@
+"""What several tests share: small real parts, made once a session."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.config import GPTConfig, TrainConfig
+from llm.gpt import GPT
+from llm.tokenizer import train_bpe
+
+ROOT = Path(__file__).parents[1]
+WORDS = "the cat sat on the mat . the dog ate the hat . a bird sang to the moon . "
+
+
+@pytest.fixture(autouse=True)
+def _own_tracking(tmp_path, monkeypatch):
+    """No test meets another's MLflow store: set_tracking_uri() exports its address, and keeps it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def _ready_store(tmp_path_factory) -> Path:
+    """A SQLite store with its schema: making one takes seconds, copying it none."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def mlflow_store(_ready_store, tmp_path) -> Path:
+    """The empty store that MLFLOW_TRACKING_URI names in this test."""
+    return shutil.copy(_ready_store, tmp_path / "mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def prefect_server_for_tests() -> Iterator[str]:
+    """The address of one Prefect server for the session."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=60):
+        yield PREFECT_API_URL.value()
+
+
+@pytest.fixture(scope="session")
+def encoding():
+    """A tokenizer of 300 tokens at most."""
+    return train_bpe([WORDS] * 9, 300)
+
+
+@pytest.fixture(scope="session")
+def make_gpt(encoding) -> Callable[..., GPT]:
+    """Make a small GPT over `encoding`, in evaluation mode: the same weights for the same arguments."""
+    torch.set_num_threads(1)
+
+    def make(seed: int = 0, **shape: float) -> GPT:
+        small = {"context_length": 32, "n_layer": 2, "n_head": 2, "n_embd": 16, "vocabulary_size": encoding.n_vocab}
+        torch.manual_seed(seed)
+        gpt = GPT(GPTConfig(**(small | shape)))
+        for name, weight in gpt.named_parameters():  # larger than at the start of training, so that errors show
+            if weight.ndim == 2 or name.endswith("bias"):
+                torch.nn.init.normal_(weight, std=0.3)
+        return gpt.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., TrainConfig]:
+    """Make a short training run's settings."""
+
+    def make(**values: float) -> TrainConfig:
+        short = {"seed": 1, "steps": 6, "batch_size": 4, "learning_rate": 1e-2, "evaluate_every": 2}
+        return TrainConfig(**(short | {"checkpoint_every": 2} | values))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def token_files(tmp_path_factory, encoding) -> Path:
+    """`data/processed/corpus/` of a tiny text."""
+    import pandas as pd
+
+    from llm.tokenizer import save_tokenizer
+    from tasks.corpus import write_tokens
+
+    folder = tmp_path_factory.mktemp("corpus")
+    save_tokenizer(encoding, folder / "tokenizer.json")
+    texts = {"train": [WORDS * 9] * 5, "validation": [WORDS * 9], "test": [WORDS * 9, "the moon sang . " * 9]}
+    write_tokens(encoding, {split: pd.DataFrame({"text": rows}) for split, rows in texts.items()}, folder)
+    return folder
+
+
+@pytest.fixture
+def project_copy(tmp_path) -> Path:
+    """A folder with this project's code, parameters and graph, and nothing that it made."""
+    from dvc.repo import Repo
+
+    folder = tmp_path / "project"
+    for package in ("flows", "llm", "tasks"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "dvc.yaml", "pyproject.toml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    Repo.init(str(folder), no_scm=True).close()
+    return folder

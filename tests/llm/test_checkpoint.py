@@ -1,0 +1,116 @@
+import json
+import pickle
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm.checkpoint import load_model, save_model
+from llm.classifier import Classifier
+
+TOKENS = torch.tensor([[5, 7, 11, 13]])
+
+
+@pytest.fixture
+def saved(tmp_path, make_gpt, encoding):
+    save_model(tmp_path, make_gpt(), encoding, "foundation")
+    return tmp_path
+
+
+def edit(folder, change) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def test_a_model_comes_back_bit_for_bit_without_pickle(saved, make_gpt, encoding, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("pickle was used")
+
+    for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    model, tokenizer = load_model(saved)
+    assert torch.equal(model(TOKENS), make_gpt()(TOKENS))
+    assert not model.training
+    assert model.config == make_gpt().config
+    assert tokenizer.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
+    save_model(saved, model, tokenizer, "foundation")
+
+
+def test_a_classifier_keeps_its_head_and_its_limit(tmp_path, make_gpt, encoding):
+    made = Classifier(make_gpt(), 20).eval()
+    save_model(tmp_path, made, encoding, "classifier")
+    model, _ = load_model(tmp_path)
+    assert model.max_tokens == 20
+    assert torch.equal(model(TOKENS, torch.tensor([3])), made(TOKENS, torch.tensor([3])))
+
+
+def test_equal_models_are_equal_bytes(tmp_path, make_gpt, encoding):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, make_gpt(), encoding, "foundation")
+    for file in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_dropout_can_be_set_for_further_training(saved):
+    model, _ = load_model(saved, dropout=0.25)
+    assert model.config.dropout == model.dropout.p == model.blocks[0].attention.dropout == 0.25
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda w: w.pop("norm.weight"), r"tensor norm\.weight has shape None, the model wants \[16\]"),
+        (lambda w: w.update(extra=torch.zeros(2)), r"tensor extra has shape \[2\], the model wants None"),
+        (
+            lambda w: w.update({"position_embedding.weight": torch.zeros(31, 16)}),
+            r"tensor position_embedding\.weight has shape \[31, 16\], the model wants \[32, 16\]",
+        ),
+    ],
+)
+def test_a_missing_unknown_or_misshapen_tensor_is_named(saved, change, reason):
+    edit(saved, change)
+    with pytest.raises(ValueError, match=rf"^{saved}/model\.safetensors: {reason}$"):
+        load_model(saved)
+
+
+def test_a_truncated_weights_file_is_named(saved):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"model\.safetensors: "):
+        load_model(saved)
+    path.write_bytes(struct.pack("<Q", 10) + b"not a json")
+    with pytest.raises(ValueError, match=r"model\.safetensors: "):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"kind": "foundation"}, "'gpt' is missing"),
+        ({"kind": "foundation", "gpt": {"n_layer": 2}}, "n_head"),
+        ({"gpt": None}, "'kind' is missing"),
+        ({"kind": "oracle", "gpt": None}, "kind 'oracle' is not one of foundation, classifier, assistant"),
+        ({"kind": "classifier", "gpt": None, "max_tokens": 33}, "max_tokens 33 is more than"),
+        ("{", "Expecting property name"),
+        ([], "list indices"),
+    ],
+)
+def test_a_wrong_config_is_named(saved, content, reason):
+    path = saved / "config.json"
+    good = json.loads(path.read_text())
+    if isinstance(content, dict) and content.get("gpt", 1) is None:
+        content["gpt"] = good["gpt"]
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=rf"config\.json: .*{reason}") as caught:
+        load_model(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load_model(saved)

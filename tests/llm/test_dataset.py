@@ -1,0 +1,87 @@
+import json
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.dataset import Shuffled, TokenWindows, pad
+
+quick = settings(max_examples=50, deadline=None)
+rows, sizes, seeds = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31)
+
+
+@quick
+@given(rows, sizes, seeds)
+def test_each_epoch_is_a_permutation(count, size, seed):
+    order = Shuffled(count, size, seed)
+    stream = np.concatenate([order[batch] for batch in range(-(-3 * count // size))])
+    for epoch in range(3):
+        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+@quick
+@given(rows, sizes, seeds)
+def test_a_batch_is_the_same_whatever_was_asked_before(count, size, seed):
+    in_order = [Shuffled(count, size, seed)[batch].tolist() for batch in range(12)]
+    other, asked = Shuffled(count, size, seed), list(range(12))
+    Random(seed).shuffle(asked)
+    assert {batch: other[batch].tolist() for batch in asked} == dict(enumerate(in_order))
+    assert all(len(batch) == size for batch in in_order)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    assert len({tuple(Shuffled(50, 50, seed)[epoch]) for seed in (1, 2) for epoch in (0, 1)}) == 4
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(ValueError, match="there is nothing to learn from: 0 rows"):
+        Shuffled(0, 4, 1)
+
+
+def windows(folder, tokens: int, context: int, dtype: str = "uint16") -> TokenWindows:
+    np.arange(tokens, dtype=dtype).tofile(folder / "train.bin")
+    meta = {"dtype": dtype, "splits": {"train": {"tokens": tokens, "bytes": 3 * tokens}}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return TokenWindows(folder, "train", context)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_windows_cover_the_file_once_and_targets_are_one_ahead(tmp_path, dtype):
+    text = windows(tmp_path, tokens=23, context=5, dtype=dtype)
+    assert (len(text), text.bytes_per_token) == (4, 3.0)
+    inputs, targets = text.batch(np.arange(4))
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert inputs.flatten().tolist() == list(range(20))
+    assert targets.flatten().tolist() == list(range(1, 21))
+    assert text.batch(np.array([3, 1]))[0].tolist() == [[15, 16, 17, 18, 19], [5, 6, 7, 8, 9]]
+
+
+def test_the_last_window_needs_a_target_for_its_last_token(tmp_path):
+    assert len(windows(tmp_path, tokens=10, context=5)) == 1
+    assert len(windows(tmp_path, tokens=11, context=5)) == 2
+
+
+def test_a_file_shorter_than_a_window_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"train\.bin: 5 tokens are fewer than one window of 6"):
+        windows(tmp_path, tokens=5, context=5)
+
+
+@pytest.mark.parametrize(("batches", "size", "expected"), [(3, 2, 6), (100, 4, 20), (1, 1, 1)])
+def test_spread_looks_at_distinct_windows_from_end_to_end(tmp_path, batches, size, expected):
+    text = windows(tmp_path, tokens=101, context=5)
+    looks = text.spread(batches, size)
+    chosen = np.concatenate(looks).tolist()
+    assert chosen == sorted(set(chosen)) == np.concatenate(text.spread(batches, size)).tolist()
+    assert len(chosen) == expected
+    assert chosen[0] == 0
+    assert chosen[-1] == (19 if expected > 1 else 0)
+    assert len(looks) <= batches
+
+
+def test_pad_fills_up_on_the_right():
+    padded, lengths = pad([[1, 2, 3], [4], [5, 6]], 9)
+    assert padded.tolist() == [[1, 2, 3], [4, 9, 9], [5, 6, 9]]
+    assert lengths.tolist() == [3, 1, 2]

@@ -1,0 +1,198 @@
+"""The real graph, from sources to the registry, on a slice of the real data, through `dvc repro`."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).parents[1]
+CODE = ("flows", "tasks", "llm", "dvc.yaml", "pyproject.toml", "params.yaml", "prefect.yaml")
+METRICS = {
+    "foundation": {"test_loss", "perplexity", "bits_per_byte"},
+    "classifier": {"accuracy", "precision", "recall", "f1", "roc_auc", "baseline_f1"},
+    "assistant": {"response_loss", "exact_match", "rouge_l"},
+}
+SMALL = {
+    "preprocess": {
+        "corpus": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024},
+        "instructions": {"validation": 0.1, "test": 0.1, "definitions": 150, "synonyms": 60, "antonyms": 60},
+    },
+    "pretrain": {"n_layer": 2, "n_embd": 64, "n_head": 2, "context_length": 128, "steps": 60, "batch_size": 8}
+    | {"evaluate_every": 20, "checkpoint_every": 10, "evaluation_batches": 4},
+    "finetune_classifier": {
+        "steps": 30,
+        "batch_size": 8,
+        "max_tokens": 128,
+        "evaluate_every": 15,
+        "checkpoint_every": 15,
+    },
+    "finetune_assistant": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10},
+}
+
+
+def _merge(values: dict, changes: dict) -> dict:
+    return values | {k: _merge(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}
+
+
+def _project(folder: Path) -> Path:
+    """A project with this code, sources that are slices, and small sizes."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in CODE:
+        source = ROOT / name
+        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder)
+    params = _merge(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
+    for dataset in params["fetch"]:
+        archive = ROOT / f"tests/data/{dataset}.tgz"
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        params["fetch"][dataset] = [{"source": f"file:{archive}", "sha256": digest, "files": "*"}]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True)
+    return folder
+
+
+def _environment(**more: str) -> dict[str, str]:
+    dropped = ("MLFLOW_TRACKING_URI", "DVC_STAGE", "PYTHONPATH")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"} | more
+
+
+def _run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env=_environment(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def prefect_api(prefect_server_for_tests: str) -> str:
+    """A standing server, to which every stage attaches."""
+    return prefect_server_for_tests
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Path:
+    """A project after `dvc repro` and `python -m flows.register`."""
+    folder = _project(tmp_path_factory.mktemp("pipeline"))
+    for command in (("dvc", "repro"), ("flows.register",)):
+        done = _run(folder, *command, PREFECT_API_URL=prefect_api)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture
+def client(project: Path) -> MlflowClient:
+    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
+    return MlflowClient()
+
+
+def _model_hash(folder: Path, model: str) -> str:
+    return hashlib.sha256((folder / f"models/{model}/model.safetensors").read_bytes()).hexdigest()
+
+
+def test_every_model_has_its_metrics_on_the_test_split(project: Path) -> None:
+    for model, names in METRICS.items():
+        metrics = json.loads((project / f"reports/evaluation/{model}/metrics.json").read_text())
+        assert metrics.keys() == names
+    classifier = json.loads((project / "reports/evaluation/classifier/metrics.json").read_text())
+    assert 0.6 < classifier["baseline_f1"] <= 1
+    assert 0.5 < classifier["roc_auc"] <= 1
+
+
+def test_pretraining_lowers_the_validation_loss(project: Path) -> None:
+    curve = pd.read_csv(project / "reports/training/pretrain/curves.csv")
+    assert list(curve["step"]) == [20, 40, 60]
+    assert curve["validation_loss"].is_monotonic_decreasing
+    assert curve["validation_loss"].iloc[-1] < 6.3  # a uniform guess over 1,024 tokens costs 6.93
+
+
+def test_after_a_run_nothing_is_stale(project: Path) -> None:
+    assert _run(project, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+
+
+def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client: MlflowClient) -> None:
+    for model, names in METRICS.items():
+        version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
+        run = client.get_run(version.run_id)
+        assert int(version.version) == 1
+        assert names <= run.data.metrics.keys()
+        assert f"threestage.dvc.out.models/{model}" in version.tags
+        assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
+
+
+def test_every_stage_left_a_finished_mlflow_run(client: MlflowClient) -> None:
+    runs = mlflow.search_runs(experiment_names=["threestage"], output_format="list")
+    by_stage = {run.data.tags.get("threestage.dvc.stage"): run for run in runs}
+    assert {"fetch@corpus", "preprocess@emails", "pretrain", "evaluate@assistant"} <= by_stage.keys()
+    assert all(run.info.status == "FINISHED" for run in runs)
+    losses = client.get_metric_history(by_stage["pretrain"].info.run_id, "train_loss")
+    assert [metric.step for metric in losses] == list(range(1, 61))
+
+
+def test_the_registered_classifier_answers(client: MlflowClient) -> None:
+    served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
+    answer = served.predict(pd.DataFrame({"subject": ["FREE money"], "body": ["Click here to win"]}))
+    assert answer["label"].isin(["ham", "spam"]).all()
+    assert 0 <= answer["spam_probability"].iloc[0] <= 1
+
+
+def test_the_main_command_finds_nothing_to_do(project: Path, prefect_api: str) -> None:
+    done = _run(project, "flows", PREFECT_API_URL=prefect_api)
+    assert done.returncode == 0, done.stderr
+    assert "Everything is up to date" in done.stdout
+    assert "version 1" in done.stdout
+
+
+def test_a_changed_section_makes_only_its_stage_and_evaluation_stale(
+    project: Path, tmp_path: Path, prefect_api: str
+) -> None:
+    folder = shutil.copytree(project, tmp_path / "changed", symlinks=True)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["finetune_assistant"]["steps"] = 12
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    done = _run(folder, "flows", PREFECT_API_URL=prefect_api)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    ran = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+    assert ran == ["finetune_assistant", "evaluate@assistant"]
+    assert "version 2" in done.stdout
+
+
+@pytest.mark.parametrize("victim", ["dvc", "stage"])
+def test_a_killed_training_goes_on_and_gives_the_same_weights(
+    project: Path, tmp_path: Path, prefect_api: str, victim: str
+) -> None:
+    folder = shutil.copytree(project, tmp_path / victim, symlinks=True)
+    undisturbed = _model_hash(folder, "foundation")
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "pretrain"]
+    running = subprocess.Popen(
+        command, cwd=folder, env=_environment(PREFECT_API_URL=prefect_api), stderr=subprocess.PIPE
+    )
+    checkpoints = folder / ".threestage/stages/pretrain"
+    deadline = time.monotonic() + 60
+    while not (found := sorted(checkpoints.glob("*/step-*.safetensors"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert found, "no checkpoint within 60 s"
+    stage = int((checkpoints / "lock").read_text())
+    os.kill(running.pid if victim == "dvc" else stage, signal.SIGKILL)
+    assert running.wait() != 0
+
+    done = _run(folder, "dvc", "repro", "--force", "--single-item", "pretrain", PREFECT_API_URL=prefect_api)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on after step" in done.stderr
+    assert not Path(f"/proc/{stage}").exists()
+    assert _model_hash(folder, "foundation") == undisturbed
+    assert not list(checkpoints.glob("*/step-*"))
