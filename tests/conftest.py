@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from projects import make_project, run
 
 from llm.config import GPTConfig, TrainConfig
 from llm.gpt import GPT
@@ -14,6 +15,12 @@ from llm.tokenizer import train_bpe
 
 ROOT = Path(__file__).parents[1]
 WORDS = "the cat sat on the mat . the dog ate the hat . a bird sang to the moon . "
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """For models this small a second thread costs more than it gives."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +66,6 @@ def encoding():
 @pytest.fixture(scope="session")
 def make_gpt(encoding) -> Callable[..., GPT]:
     """Make a small GPT over `encoding`, in evaluation mode: the same weights for the same arguments."""
-    torch.set_num_threads(1)
 
     def make(seed: int = 0, **shape: float) -> GPT:
         small = {"context_length": 32, "n_layer": 2, "n_head": 2, "n_embd": 16, "vocabulary_size": encoding.n_vocab}
@@ -110,4 +116,20 @@ def project_copy(tmp_path) -> Path:
     for name in ("params.yaml", "dvc.yaml", "pyproject.toml", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     Repo.init(str(folder), no_scm=True).close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_api(prefect_server_for_tests) -> str:
+    """A standing Prefect server, to which stages attach."""
+    return prefect_server_for_tests
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, prefect_api) -> Path:
+    """A small project after `dvc repro` and `python -m flows.register`, for looking at; copy it to change it."""
+    folder = make_project(tmp_path_factory.mktemp("pipeline"))
+    for command in (("dvc", "repro"), ("flows.register",)):
+        done = run(folder, *command, PREFECT_API_URL=prefect_api)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder

@@ -15,83 +15,13 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow import MlflowClient
+from projects import environment, run
 
-ROOT = Path(__file__).parents[1]
-CODE = ("flows", "tasks", "llm", "dvc.yaml", "pyproject.toml", "params.yaml", "prefect.yaml")
 METRICS = {
     "foundation": {"test_loss", "perplexity", "bits_per_byte"},
     "classifier": {"accuracy", "precision", "recall", "f1", "roc_auc", "baseline_f1"},
     "assistant": {"response_loss", "exact_match", "rouge_l"},
 }
-SMALL = {
-    "preprocess": {
-        "corpus": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024},
-        "instructions": {"validation": 0.1, "test": 0.1, "definitions": 150, "synonyms": 60, "antonyms": 60},
-    },
-    "pretrain": {"n_layer": 2, "n_embd": 64, "n_head": 2, "context_length": 128, "steps": 60, "batch_size": 8}
-    | {"evaluate_every": 20, "checkpoint_every": 10, "evaluation_batches": 4},
-    "finetune_classifier": {
-        "steps": 30,
-        "batch_size": 8,
-        "max_tokens": 128,
-        "evaluate_every": 15,
-        "checkpoint_every": 15,
-    },
-    "finetune_assistant": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10},
-}
-
-
-def _merge(values: dict, changes: dict) -> dict:
-    return values | {k: _merge(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}
-
-
-def _project(folder: Path) -> Path:
-    """A project with this code, sources that are slices, and small sizes."""
-    ignore = shutil.ignore_patterns("__pycache__")
-    for name in CODE:
-        source = ROOT / name
-        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder)
-    params = _merge(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
-    for dataset in params["fetch"]:
-        archive = ROOT / f"tests/data/{dataset}.tgz"
-        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-        params["fetch"][dataset] = [{"source": f"file:{archive}", "sha256": digest, "files": "*"}]
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"], cwd=folder, check=True)
-    return folder
-
-
-def _environment(**more: str) -> dict[str, str]:
-    dropped = ("MLFLOW_TRACKING_URI", "DVC_STAGE", "PYTHONPATH")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"} | more
-
-
-def _run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=folder,
-        env=_environment(**environment),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def prefect_api(prefect_server_for_tests: str) -> str:
-    """A standing server, to which every stage attaches."""
-    return prefect_server_for_tests
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Path:
-    """A project after `dvc repro` and `python -m flows.register`."""
-    folder = _project(tmp_path_factory.mktemp("pipeline"))
-    for command in (("dvc", "repro"), ("flows.register",)):
-        done = _run(folder, *command, PREFECT_API_URL=prefect_api)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder
 
 
 @pytest.fixture
@@ -121,20 +51,20 @@ def test_pretraining_lowers_the_validation_loss(project: Path) -> None:
 
 
 def test_after_a_run_nothing_is_stale(project: Path) -> None:
-    assert _run(project, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    assert run(project, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
 
 
 def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client: MlflowClient) -> None:
     for model, names in METRICS.items():
         version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
-        run = client.get_run(version.run_id)
+        run = client.getrun(version.run_id)
         assert int(version.version) == 1
         assert names <= run.data.metrics.keys()
         assert f"threestage.dvc.out.models/{model}" in version.tags
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
 
 
-def test_every_stage_left_a_finished_mlflow_run(client: MlflowClient) -> None:
+def test_every_stage_left_a_finished_mlflowrun(client: MlflowClient) -> None:
     runs = mlflow.search_runs(experiment_names=["threestage"], output_format="list")
     by_stage = {run.data.tags.get("threestage.dvc.stage"): run for run in runs}
     assert {"fetch@corpus", "preprocess@emails", "pretrain", "evaluate@assistant"} <= by_stage.keys()
@@ -151,7 +81,7 @@ def test_the_registered_classifier_answers(client: MlflowClient) -> None:
 
 
 def test_the_main_command_finds_nothing_to_do(project: Path, prefect_api: str) -> None:
-    done = _run(project, "flows", PREFECT_API_URL=prefect_api)
+    done = run(project, "flows", PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stderr
     assert "Everything is up to date" in done.stdout
     assert "version 1" in done.stdout
@@ -164,7 +94,7 @@ def test_a_changed_section_makes_only_its_stage_and_evaluation_stale(
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["finetune_assistant"]["steps"] = 12
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    done = _run(folder, "flows", PREFECT_API_URL=prefect_api)
+    done = run(folder, "flows", PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     ran = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
     assert ran == ["finetune_assistant", "evaluate@assistant"]
@@ -179,7 +109,7 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights(
     undisturbed = _model_hash(folder, "foundation")
     command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "pretrain"]
     running = subprocess.Popen(
-        command, cwd=folder, env=_environment(PREFECT_API_URL=prefect_api), stderr=subprocess.PIPE
+        command, cwd=folder, env=environment(PREFECT_API_URL=prefect_api), stderr=subprocess.PIPE
     )
     checkpoints = folder / ".threestage/stages/pretrain"
     deadline = time.monotonic() + 60
@@ -190,7 +120,7 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights(
     os.kill(running.pid if victim == "dvc" else stage, signal.SIGKILL)
     assert running.wait() != 0
 
-    done = _run(folder, "dvc", "repro", "--force", "--single-item", "pretrain", PREFECT_API_URL=prefect_api)
+    done = run(folder, "dvc", "repro", "--force", "--single-item", "pretrain", PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "going on after step" in done.stderr
     assert not Path(f"/proc/{stage}").exists()

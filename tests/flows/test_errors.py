@@ -1,0 +1,108 @@
+"""A user's mistake is one clear error that names the place, a non-zero exit, and no output of the stage."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from projects import environment, make_project
+
+
+@pytest.fixture
+def small_project(tmp_path: Path) -> Path:
+    return make_project(tmp_path)
+
+
+def _repro(folder: Path, stage: str, **variables: str) -> str:
+    """Run a stage that must fail, through dvc, and return the one line in which it says why."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", stage],
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode != 0
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return errors[0]
+
+
+def _change(folder: Path, change: Callable[[dict], None]) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    change(params)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def _raw(folder: Path, dataset: str, name: str, text: str) -> None:
+    """Put a file where `fetch` would."""
+    path = folder / "data/raw" / dataset / name
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+
+
+def test_a_value_that_is_no_number_is_named(small_project: Path) -> None:
+    _change(small_project, lambda params: params["pretrain"].update(learning_rate="fast"))
+    (small_project / "data/processed/corpus").mkdir(parents=True)
+    error = _repro(small_project, "pretrain")
+    assert error.startswith("error: params.yaml: pretrain.learning_rate: ")
+    assert error.endswith("not 'fast'")
+    assert not (small_project / "models").exists()
+
+
+def test_an_unknown_key_is_named_with_the_near_one(small_project: Path) -> None:
+    _change(small_project, lambda params: params["pretrain"].update(leraning_rate=1))
+    (small_project / "data/processed/corpus").mkdir(parents=True)
+    error = _repro(small_project, "pretrain")
+    assert error == "error: params.yaml: pretrain.leraning_rate: unknown key; did you mean learning_rate?"
+    assert not (small_project / "models").exists()
+
+
+def test_a_broken_row_of_a_corpus_is_named(small_project: Path, prefect_api: str) -> None:
+    _raw(small_project, "corpus", "mine.jsonl", '{"text": "good"}\n{"text": "bro\n')
+    error = _repro(small_project, "preprocess@corpus", PREFECT_API_URL=prefect_api)
+    assert error.startswith("error: data/raw/corpus/mine.jsonl, row 2: not JSON")
+    assert not (small_project / "data/processed").exists() or not list((small_project / "data/processed").iterdir())
+
+
+def test_a_label_that_does_not_exist_is_named(small_project: Path, prefect_api: str) -> None:
+    path = small_project / "mine.csv"
+    with path.open("w", newline="") as file:
+        rows = [["label", "subject", "body"], ["ham", "Hi", "Lunch?"], ["smap", "Win", "Click"]]
+        csv.writer(file).writerows(rows)
+    _raw(small_project, "emails", "mine.csv", path.read_text())
+    error = _repro(small_project, "preprocess@emails", PREFECT_API_URL=prefect_api)
+    assert error == "error: data/raw/emails/mine.csv, row 3: label 'smap' is not one of ham, spam"
+    assert not (small_project / "data/processed/emails").exists()
+    assert not (small_project / "reports/quality/emails").exists()
+
+
+def test_failed_expectations_are_listed(small_project: Path, prefect_api: str) -> None:
+    rows = [{"label": "ham", "subject": f"Number {i}", "body": f"Words {i} of a message {i * 7}"} for i in range(40)]
+    _raw(small_project, "emails", "mine.jsonl", "\n".join(map(json.dumps, rows)))
+    error = _repro(small_project, "preprocess@emails", PREFECT_API_URL=prefect_api)
+    assert error == "error: emails: 2 checks failed"
+    assert not (small_project / "data/processed/emails").exists()
+
+
+def test_an_archive_with_a_wrong_hash_is_refused(small_project: Path, prefect_api: str) -> None:
+    _change(small_project, lambda params: params["fetch"]["corpus"][0].update(sha256="0" * 64))
+    error = _repro(small_project, "fetch@corpus", PREFECT_API_URL=prefect_api)
+    assert "corpus.tgz" in error
+    assert "0" * 64 in error
+    assert not (small_project / "data/raw/corpus").exists()
+
+
+def test_no_npm_on_path_says_what_to_install(small_project: Path, prefect_api: str) -> None:
+    source = {"source": "npm:some-words@1.0.0", "sha256": "0" * 64}
+    _change(small_project, lambda params: params["fetch"].update(corpus=[source]))
+    without_npm = {"PATH": str(Path(sys.executable).parent), "SHELL": "/bin/sh"}
+    error = _repro(small_project, "fetch@corpus", PREFECT_API_URL=prefect_api, **without_npm)
+    assert error.startswith("error: npm is not on PATH")
+    assert not (small_project / "data/raw/corpus").exists()

@@ -1,0 +1,167 @@
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from prefect import flow
+
+from llm.checkpoint import load_model
+from llm.device import Compute
+from llm.train import Objective
+from tasks.params import Pretrain
+from tasks.stages import state_folder
+from tasks.training import _looks, fit, publish, training_run
+
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "steps": 60, "batch_size": 2, "dropout": 0.1}
+SMALL |= {"evaluate_every": 20, "checkpoint_every": 10, "evaluation_batches": 2, "sample_prompts": ("the cat",)}
+PARAMS = Pretrain(seed=1, learning_rate=3e-2, **SMALL)
+REPORT = Path("reports/training/pretrain")
+
+
+@pytest.fixture
+def stage(project_copy, token_files, mlflow_store, prefect_server_for_tests, monkeypatch):
+    """A project in which this process runs the stage `pretrain` on the tiny text."""
+    monkeypatch.chdir(project_copy)
+    monkeypatch.setenv("DVC_STAGE", "pretrain")
+    shutil.copytree(token_files, "data/processed/corpus")
+
+
+@flow
+def learn(params: Pretrain = PARAMS, resume: bool = True, stop: int = 0) -> list[dict]:
+    """The stage's flow, on a model and an objective of a line each; `stop` interrupts it at that step."""
+    inputs = {"train": Path("data/processed/corpus/train.bin")}
+    with training_run(params, inputs, resume) as checkpoints:
+        torch.manual_seed(params.seed)
+        model = torch.nn.Linear(4, 1)
+        seen = []
+
+        def loss(index: int) -> torch.Tensor:
+            seen.append(index + 1)
+            if index + 1 == stop:
+                raise KeyboardInterrupt
+            return (model(torch.ones(2, 4)) - index % 3).square().mean()
+
+        goal = Objective(loss, lambda: {"validation_loss": model(torch.ones(1, 4)).square().item()}, "validation_loss")
+        fit(model, params, goal, CPU, checkpoints, units="tokens", units_a_step=8)
+        return seen
+
+
+def folders() -> list[str]:
+    return sorted(path.name for path in state_folder("pretrain").glob("*/"))
+
+
+def test_an_interrupted_run_goes_on_in_the_same_mlflow_run_with_each_step_once(stage):
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=38)
+    assert len(folders()) == 1
+    assert learn() == list(range(31, 61))
+    assert folders() == []  # a finished run needs no checkpoints
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["weights"] == run.data.params["trained_weights"] == "5"
+    history = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in history] == sorted({point.step for point in history}) == list(range(1, 61))
+    looks = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")
+    assert [point.step for point in looks] == [20, 40, 60]
+
+
+def test_without_resume_a_run_starts_anew_in_a_run_of_its_own(stage):
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=38)
+    assert learn(resume=False) == list(range(1, 61))
+    statuses = [run.info.status for run in mlflow.search_runs(output_format="list")]
+    assert sorted(statuses) == ["FINISHED", "KILLED"]
+
+
+def test_checkpoints_of_other_parameters_data_or_code_are_dropped(stage, caplog):
+    caplog.set_level(logging.INFO)
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=38)
+    before = folders()
+    Path("llm/gpt.py").write_text(Path("llm/gpt.py").read_text() + "\n")
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=5)
+    assert len(folders()) <= 1
+    assert folders() != before
+    assert "parameters, data or code have changed: an earlier run's checkpoints are dropped" in caplog.text
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pretraining_twice_writes_the_same_bytes_and_what_it_says_is_true(stage, encoding):
+    from flows.pretrain import pretrain
+
+    made = []
+    for _ in range(2):
+        pretrain(PARAMS)
+        made.append({**files(Path("models/foundation")), **files(REPORT)})
+        shutil.rmtree("models")
+        shutil.rmtree("reports")
+    assert made[0] == made[1]
+    assert set(made[0]) == {
+        *("config.json", "model.safetensors", "tokenizer.json"),
+        *("curves.csv", "loss.svg", "metrics.json", "samples.md"),
+    }
+    metrics = json.loads(made[0]["metrics.json"])
+    curves = made[0]["curves.csv"].decode().splitlines()
+    assert [line.split(",")[0] for line in curves] == ["step", "20", "40", "60"]
+    assert metrics["steps"] == 60
+    assert metrics["validation_loss"] == min(float(line.split(",")[2]) for line in curves[1:])
+    assert made[0]["samples.md"].decode().count("- the cat") == 3
+    runs = mlflow.search_runs(output_format="list")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    assert runs[0].data.metrics["final.validation_loss"] == metrics["validation_loss"]
+    artifacts = {
+        file.path
+        for folder in ("model", "report")
+        for file in MlflowClient().list_artifacts(runs[0].info.run_id, folder)
+    }
+    assert artifacts >= {"model/model.safetensors", "report/loss.svg"}
+
+
+def test_what_is_published_loads_and_the_report_names_the_best_step(stage, make_gpt, encoding):
+    history = [
+        {"step": step, "train_loss": 10.0 - step} | ({"validation_f1": f1, "samples": ["a  b"]} if f1 else {})
+        for step, f1 in enumerate((None, 0.25, None, 0.75, None, 0.5), 1)
+    ]
+    gpt = make_gpt()
+
+    @flow
+    def run() -> dict:
+        from tasks.tracking import stage_run
+
+        with stage_run():
+            return publish(
+                "foundation",
+                gpt,
+                encoding,
+                [row | {"validation_loss": 1.0} if "validation_f1" in row else row for row in history],
+                "validation_f1",
+                REPORT,
+            )
+
+    metrics = run()
+    assert metrics == {"train_loss": 6.5, "validation_f1": 0.75, "validation_loss": 1.0, "steps": 6, "best_step": 4}
+    assert json.loads((REPORT / "metrics.json").read_text()) == metrics
+    model, _ = load_model(Path("models/foundation"))
+    assert torch.equal(model(torch.tensor([[1, 2]])), gpt(torch.tensor([[1, 2]])))
+    assert (REPORT / "samples.md").read_text().endswith("## Step 6\n\n- a b\n")
+    assert pd.read_csv(REPORT / "curves.csv")["train_loss"].tolist() == [8.5, 6.5, 4.5]
+
+
+def test_a_look_has_the_mean_training_loss_since_the_look_before():
+    losses = (4.0, 2.0, 3.0, 1.0)
+    history = [{"step": n, "train_loss": loss} for n, loss in enumerate(losses, 1)]
+    history[1]["validation_loss"], history[3]["validation_loss"] = 5.0, 6.0
+    assert _looks(history) == [
+        {"step": 2, "train_loss": 3.0, "validation_loss": 5.0},
+        {"step": 4, "train_loss": 2.0, "validation_loss": 6.0},
+    ]
