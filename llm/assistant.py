@@ -149,30 +149,19 @@ def leaves_room(model: GPT, encoding: tiktoken.Encoding, row: tuple[str, str], m
 
 @torch.inference_mode()
 def answer_all(
-    model: GPT,
-    encoding: tiktoken.Encoding,
-    rows: Sequence[tuple[str, str]],
-    *,
-    max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
+    model: GPT, encoding: tiktoken.Encoding, rows: Sequence[tuple[str, str]], max_new_tokens: int = 64, **sampling: Any
 ) -> list[str]:
-    """Answer pairs of instruction and input in one batch."""
+    """Answer pairs of instruction and input in one batch; `sampling` is for `generate`, the likeliest token without."""
     tokens = generate(
         model,
         [encoding.encode_ordinary(prompt_text(instruction, input)) for instruction, input in rows],
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
         stop=encoding.encode_single_token(END_OF_TEXT),
+        **sampling,
     )
     return [text.strip() for text in encoding.decode_batch(tokens)]
 
 
-def answer(model: GPT, encoding: tiktoken.Encoding, instruction: str, input: str = "", **sampling: float | None) -> str:
+def answer(model: GPT, encoding: tiktoken.Encoding, instruction: str, input: str = "", **sampling: Any) -> str:
     """Answer one instruction; the keyword arguments are those of `answer_all`."""
     return answer_all(model, encoding, [(instruction, input)], **sampling)[0]

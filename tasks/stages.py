@@ -128,12 +128,15 @@ def _wait_until_healthy(server: subprocess.Popen, url: str) -> None:
 class _Console(logging.Filter):
     """Keeps off the console what the command line says better.
 
-    That is Prefect's own report of an exception, over 100 lines, and links to a temporary server, which has no pages.
+    That is Prefect's own report of an exception, over 100 lines, links to a temporary server, which has no pages, and
+    what Prefect's own threads still do at the end.
     """
+
+    noise = ("View at http", "Still processing items")
 
     def filter(self, record: logging.LogRecord) -> bool:
         prefect_error = record.levelno >= logging.ERROR and record.name.startswith("prefect.")
-        return not (prefect_error or str(record.msg).startswith("View at http"))
+        return not (prefect_error or str(record.msg).startswith(self.noise))
 
 
 def _configure_console() -> None:

@@ -14,6 +14,7 @@ import mlflow
 import pandas as pd
 import tiktoken
 from matplotlib.figure import Figure
+from mlflow import MlflowClient
 from prefect import task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -59,10 +60,10 @@ def training_run(params: TrainConfig, datasets: dict[str, Path], resume: bool) -
 
 
 class Watch:
-    """Tells the terminal, MLflow and Prefect about each step."""
+    """Tells the terminal about each step, MLflow and Prefect about each after number `logged`, which they have."""
 
-    def __init__(self, name: str, steps: int, done: int, units: str, units_a_step: int) -> None:
-        self.steps, self.done, self.units, self.units_a_step = steps, done, units, units_a_step
+    def __init__(self, name: str, steps: int, logged: int, units: str, units_a_step: int) -> None:
+        self.steps, self.logged, self.units, self.units_a_step = steps, logged, units, units_a_step
         self.waiting: list[Row] = []
         self.smooth = 0.0
         self.bar = tqdm(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
@@ -77,7 +78,7 @@ class Watch:
             status += f", {self.units_a_step / seconds:,.0f} {self.units}/s"
         self.bar.set_postfix_str(status, refresh=False)
         self.bar.update()
-        if step <= self.done:
+        if step <= self.logged:
             return
         self.waiting.append(row)
         found = {name: value for name, value in row.items() if name.startswith("validation")}
@@ -112,7 +113,9 @@ def fit(
     done = checkpoints.newest()
     if done:
         logger.info("going on after step %d of %d", done, params.steps)
-    watch = Watch(current_stage(), params.steps, done, units, units_a_step)
+    sent = MlflowClient().get_metric_history(mlflow.active_run().info.run_id, "train_loss")
+    logged = max((metric.step for metric in sent), default=0)
+    watch = Watch(current_stage(), params.steps, logged, units, units_a_step)
     with watch.bar:
         return train(model, params, objective, checkpoints=checkpoints, report=watch)
 

@@ -63,7 +63,8 @@ def environment(**more: str) -> dict[str, str]:
     """This process's variables as a user's shell would have them in an activated environment."""
     dropped = ("MLFLOW_TRACKING_URI", "DVC_STAGE", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"} | more
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return kept | {"PATH": path, "OMP_NUM_THREADS": "1"} | more  # a second thread only costs at these sizes
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

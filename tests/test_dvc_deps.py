@@ -4,7 +4,6 @@ import ast
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,27 @@ PACKAGES = ("flows", "tasks", "llm")
 BY_CALL = {("flows/preprocess.py", "_recipe"), ("tasks/lineage.py", "_compute")}
 """Functions whose imports depend on the stage: the stage's process calls them, instead of this test reading them."""
 STARTED = """
-import importlib, json, sys
+import importlib, json, os, sys
 from pathlib import Path
-module, choice = sys.argv[1:]
-entry = importlib.import_module(module)
-if choice:
-    from tasks.params import load_params
-    values = getattr(load_params(), module.removeprefix("flows."))
-    if module == "flows.preprocess":
-        entry._recipe(choice, getattr(values, choice))
-if "torch" in sys.modules:
-    from tasks import lineage
-    lineage._compute()
-files = {getattr(module, "__file__", None) for module in list(sys.modules.values())} - {None}
-print(json.dumps([file for file in files if Path(file).is_relative_to(Path.cwd())]))
+import mlflow, pandas, prefect  # what all share, once: imports take seconds
+
+def files(module: str, choice: str) -> list[str]:
+    entry = importlib.import_module(module)
+    if choice:
+        from tasks.params import load_params
+        entry._recipe(choice, getattr(load_params().preprocess, choice))
+    if "torch" in sys.modules:
+        from tasks import lineage
+        lineage._compute()
+    paths = [Path(each.__file__) for each in list(sys.modules.values()) if getattr(each, "__file__", None)]
+    return [str(path.relative_to(Path.cwd())) for path in paths if path.is_relative_to(Path.cwd())]
+
+for module, choice in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        print(json.dumps(files(module, choice)), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"{module} {choice}")
 """
 
 
@@ -46,30 +52,31 @@ class Imports(ast.NodeVisitor):
         self.path, self.modules = path, set()
         self.visit(ast.parse((ROOT / path).read_text()))
 
-    def visit_Import(self, node: ast.Import) -> None:  # noqa: N802
+    def visit_Import(self, node: ast.Import) -> None:
         self.modules |= {alias.name for alias in node.names}
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:  # noqa: N802
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         assert not node.level, f"{self.path} line {node.lineno}: a relative import"
         self.modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
 
-    def visit_If(self, node: ast.If) -> None:  # noqa: N802
+    def visit_If(self, node: ast.If) -> None:
         if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
             self.generic_visit(node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         if (self.path, node.name) not in BY_CALL:
             self.generic_visit(node)
 
 
-def imported(stage: Stage) -> set[str]:
-    """The files of ours that a stage's command imports, now or while it runs."""
+def entry(stage: Stage) -> tuple[str, str]:
+    """The module that a stage's command runs and, where the imports depend on it, its choice."""
     module, *choice = stage.cmd.removeprefix("exec python -m ").split()
-    command = [sys.executable, "-c", STARTED, module, *(choice or [""])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = {str(Path(file).relative_to(ROOT)) for file in json.loads(done.stdout)}
-    todo = {path for path in found if path.split("/")[0] in PACKAGES}
+    return module, choice[0] if module == "flows.preprocess" else ""
+
+
+def closure(files: list[str]) -> set[str]:
+    """These files of ours and all that they import, now or while they run."""
+    todo = {path for path in files if path.split("/")[0] in PACKAGES}
     closed: set[str] = set()
     while todo:
         closed |= todo
@@ -82,10 +89,13 @@ def code() -> dict[str, tuple[set[str], set[str]]]:
     """For each stage the code that its deps name, and the code that it imports."""
     with Repo(str(ROOT)) as repo:
         stages = list(repo.index.stages)
-        names = [stage.addressing for stage in stages]
         deps = [{dep.def_path for dep in stage.deps if dep.def_path.endswith(".py")} for stage in stages]
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(names, zip(deps, pool.map(imported, stages), strict=True), strict=True))
+    entries = sorted({entry(stage) for stage in stages})
+    command = [sys.executable, "-c", STARTED, json.dumps(entries)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    runs = {each: closure(json.loads(line)) for each, line in zip(entries, done.stdout.splitlines(), strict=True)}
+    return {stage.addressing: (names, runs[entry(stage)]) for stage, names in zip(stages, deps, strict=True)}
 
 
 def test_every_stage_names_all_the_code_that_it_runs_and_no_other(code):

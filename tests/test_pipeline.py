@@ -57,7 +57,7 @@ def test_after_a_run_nothing_is_stale(project: Path) -> None:
 def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client: MlflowClient) -> None:
     for model, names in METRICS.items():
         version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
-        run = client.getrun(version.run_id)
+        run = client.get_run(version.run_id)
         assert int(version.version) == 1
         assert names <= run.data.metrics.keys()
         assert f"threestage.dvc.out.models/{model}" in version.tags

@@ -104,7 +104,7 @@ def test_two_sources_of_one_name_are_refused():
         check_names([pin("npm:@a/x@1", b""), pin("pypi:x==2", b""), pin("npm:y@1", b"")])
 
 
-def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch):
+def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch, prefect_server_for_tests):
     monkeypatch.chdir(tmp_path)
     archive = make_tar(Path("books.tgz"), {"package/data/a.txt": b"one", "package/data/b.json": b"{}", "x.txt": b""})
     Path("rows.jsonl").write_text('{"text": "two"}\n')
@@ -113,7 +113,7 @@ def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch):
     assert Path("data/raw/corpus/books/package/data/a.txt").read_bytes() == b"one"
 
 
-def test_nothing_is_written_unless_every_source_is_right(tmp_path, monkeypatch):
+def test_nothing_is_written_unless_every_source_is_right(tmp_path, monkeypatch, prefect_server_for_tests):
     monkeypatch.chdir(tmp_path)
     good = make_zip(Path("good.zip"), {"a.txt": b"one"})
     Path("bad.txt").write_text("two")

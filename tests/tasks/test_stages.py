@@ -207,6 +207,7 @@ def test_the_console_leaves_out_what_the_command_line_says_better():
 
     assert not passes("prefect.flow_runs", logging.ERROR, "Encountered an exception")
     assert not passes("prefect.flow_runs", logging.INFO, "View at http://127.0.0.1:4200/runs")
+    assert not passes("prefect.EventsWorker", logging.WARNING, "Still processing items: 1 items remaining...")
     assert passes("prefect.flow_runs", logging.INFO, "Beginning flow run")
     assert passes("tasks.training", logging.ERROR, "ours")
 

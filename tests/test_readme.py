@@ -1,0 +1,86 @@
+"""The commands of the README do what it says, in a project of small size."""
+
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from projects import ROOT, environment, git
+
+COMMAND_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+TESTED_AS_A_WHOLE = {"make run": "by a fresh clone", "make test": "by the command that runs this test"}
+SERVERS = {  # a command that runs until it is stopped, and what it prints or answers when it is ready
+    "prefect worker start --pool local": None,
+    "mlflow models serve --model-uri models:/threestage-classifier@challenger --env-manager local --port 5001": (
+        "http://127.0.0.1:5001/invocations",
+        {"dataframe_records": [{"subject": "Win money", "body": "Click here"}]},
+    ),
+}
+
+
+def _commands() -> list[str]:
+    """Every command of the README's shell blocks, without its comment, in order."""
+    lines = "\n".join(COMMAND_BLOCK.findall((ROOT / "README.md").read_text())).splitlines()
+    return [line.split("  #")[0].strip() for line in lines]
+
+
+@pytest.fixture(scope="module")
+def readme_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A committed copy of the finished project."""
+    folder = shutil.copytree(project, tmp_path_factory.mktemp("readme") / "project", symlinks=True)
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "First results")
+    return folder
+
+
+def test_the_readme_has_these_commands() -> None:
+    commands = _commands()
+    assert len(commands) > 10
+    assert {*TESTED_AS_A_WHOLE, *SERVERS} <= set(commands)
+
+
+@pytest.mark.parametrize("command", [c for c in _commands() if c not in TESTED_AS_A_WHOLE and c not in SERVERS])
+def test_a_command_of_the_readme_ends_well(command: str, readme_project: Path, prefect_api: str) -> None:
+    variables = environment(PREFECT_API_URL=prefect_api)
+    done = subprocess.run(
+        command.replace("pretrain.steps=200", "pretrain.steps=8"),
+        shell=True,
+        cwd=readme_project,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def _post(url: str, body: dict) -> httpx.Response | None:
+    try:
+        return httpx.post(url, json=body, timeout=30)
+    except httpx.TransportError:
+        return None
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_a_server_of_the_readme_answers(command: str, readme_project: Path, prefect_api: str) -> None:
+    variables = environment(PREFECT_API_URL=prefect_api)
+    server = subprocess.Popen(command.split(), cwd=readme_project, env=variables, process_group=0)
+    try:
+        deadline = time.monotonic() + 60
+        if SERVERS[command] is None:
+            workers = f"{prefect_api}/work_pools/local/workers/filter"
+            while not (found := httpx.post(workers, json={}).json()) and time.monotonic() < deadline:
+                time.sleep(0.5)
+            assert found[0]["status"] == "ONLINE"
+            return
+        url, body = SERVERS[command]
+        while not (answer := _post(url, body)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert answer.json()["predictions"][0]["label"] in ("ham", "spam")
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(timeout=30)
