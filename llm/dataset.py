@@ -15,16 +15,27 @@ from torch import Tensor
 
 
 class Shuffled:
-    """Row numbers for batch after batch, epoch after epoch, each epoch in an order of its own."""
+    """Row numbers for batch after batch, epoch after epoch, each epoch in an order of its own.
 
-    def __init__(self, rows: int, batch_size: int, seed: int) -> None:
+    With `lengths`, of the rows, every `NEIGHBOURS` batches are put in order of length, so that a batch needs little
+    padding.
+    """
+
+    NEIGHBOURS = 8
+
+    def __init__(self, rows: int, batch_size: int, seed: int, lengths: np.ndarray | None = None) -> None:
         if rows < 1:
             raise ValueError("there is nothing to learn from: 0 rows")
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.rows, self.batch_size, self.seed, self.lengths = rows, batch_size, seed, lengths
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(self.rows)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
+        if self.lengths is None:
+            return order
+        size = self.NEIGHBOURS * self.batch_size
+        parts = (order[first : first + size] for first in range(0, self.rows, size))
+        return np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in parts])
 
     def __getitem__(self, batch: int) -> np.ndarray:
         """The rows of batch number `batch`, int64, `batch_size` of them; it may span two epochs."""
