@@ -22,9 +22,8 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	echo "MLflow: http://127.0.0.1:5000; runs show live in Prefect with PREFECT_API_URL=http://127.0.0.1:4200/api"; \
 	$(BIN)/prefect server start --host 127.0.0.1 --port 4200
 
-clean: ## remove what set-up and runs made, but not the DVC cache
+clean: ## remove the environment and the engines' state, with the registry; data, models and reports stay
 	rm -rf .venv .threestage .prefect mlflow.db mlartifacts *.egg-info .pytest_cache .ruff_cache .hypothesis
-	rm -rf data/raw data/processed models reports
 
 # The lock pins everything but torch: pyproject.toml gives torch a range, which the machine's own build fits into.
 $(READY): pyproject.toml requirements.lock

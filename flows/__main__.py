@@ -3,13 +3,12 @@
 import argparse
 import sys
 import time
+from typing import get_args
 
 from tasks.graph import is_stale
-from tasks.params import load_params
+from tasks.params import Model, load_params
 from tasks.registry import registered
 from tasks.summary import print_summary
-
-MODELS = ("foundation", "classifier", "assistant")
 
 
 def main() -> int:
@@ -23,8 +22,8 @@ def main() -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    if not stale and all(versions := registered(MODELS).values()):
-        print_summary(dict(zip(MODELS, versions, strict=True)), "Everything is up to date")
+    if not stale and all((versions := registered(get_args(Model))).values()):
+        print_summary(versions, "Everything is up to date")
         return 0
 
     from flows.retrain import retrain
@@ -34,7 +33,7 @@ def main() -> int:
         with prefect_server():
             run_as_child(retrain, {})
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
-        print_summary(registered(MODELS), f"Done in {minutes} min {seconds} s")
+        print_summary(registered(get_args(Model)), f"Done in {minutes} min {seconds} s")
 
     return run_command(work)
 

@@ -36,7 +36,8 @@ def reproduce(stage: str, environment: dict[str, str]) -> None:
     `environment` is added to this process's; its `python` is this interpreter.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    command = [sys.executable, "-m", "tasks.lifeline", sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+    command = [sys.executable, "-m", "tasks.lifeline", sys.executable, "-m", "dvc", "repro", "--quiet"]
+    command += ["--single-item", stage]
     done = subprocess.run(command, env={**os.environ, "PATH": path, **environment}, check=False)
     if done.returncode:
         raise RuntimeError(f"stage {stage} failed; the reason stands above")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -96,8 +97,8 @@ def test_a_changed_section_makes_only_its_stage_and_evaluation_stale(
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     done = run(folder, "flows", PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    ran = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
-    assert ran == ["finetune_assistant", "evaluate@assistant"]
+    ran = re.findall(r"Beginning subflow run '.+' for flow '(.+)'", done.stderr)
+    assert ran == ["finetune-assistant", "evaluate", "register"]
     assert "version 2" in done.stdout
 
 

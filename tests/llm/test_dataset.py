@@ -85,3 +85,15 @@ def test_pad_fills_up_on_the_right():
     padded, lengths = pad([[1, 2, 3], [4], [5, 6]], 9)
     assert padded.tolist() == [[1, 2, 3], [4, 9, 9], [5, 6, 9]]
     assert lengths.tolist() == [3, 1, 2]
+
+
+def test_with_lengths_an_epoch_is_still_a_permutation_and_a_batch_needs_little_padding():
+    lengths = np.random.default_rng(0).integers(1, 400, 640)
+    plain, sorted_by_length = Shuffled(640, 8, 3), Shuffled(640, 8, 3, lengths)
+    batches = [sorted_by_length[i] for i in range(80)]
+    assert sorted(np.concatenate(batches)) == list(range(640))
+
+    def padded(order: Shuffled) -> int:
+        return sum(int(lengths[order[i]].max()) * 8 for i in range(80))
+
+    assert padded(sorted_by_length) < 1.15 * lengths.sum() < padded(plain)
