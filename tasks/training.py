@@ -168,7 +168,8 @@ def publish(
         for row in history
         if row.get("samples")
     ]
-    write_atomic(report / "samples.md", "\n\n".join(["# Samples during training", *samples]) + "\n")
+    if samples:
+        write_atomic(report / "samples.md", "\n\n".join(["# Samples during training", *samples]) + "\n")
     write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     with atomic_folder(Path("models") / kind) as folder:
         save_model(folder, model, encoding, kind)
