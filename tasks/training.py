@@ -168,7 +168,7 @@ def publish(
         for row in history
         if row.get("samples")
     ]
-    if samples:
+    if any("samples" in row for row in history):
         write_atomic(report / "samples.md", "\n\n".join(["# Samples during training", *samples]) + "\n")
     write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     with atomic_folder(Path("models") / kind) as folder:
