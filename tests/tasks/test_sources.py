@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import sys
 import tarfile
 import threading
@@ -18,7 +17,6 @@ from tasks.params import Source
 from tasks.sources import UnreachableError, check_names, fetch_source, source_name, unpack
 
 WRONG = "0" * 64
-needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 
 
 def pin(source: str, content: bytes | Path, files: str = "*") -> Source:
@@ -216,7 +214,6 @@ def test_a_missing_page_and_an_unreachable_host_are_told_apart(tmp_path, server)
         fetch_source.fn(pin("http://127.0.0.1:9/a.txt", b""), tmp_path)
 
 
-@needs_npm
 def test_npm_fetches_from_the_registry_that_it_is_told_of(tmp_path, server, monkeypatch):
     url, replies = server
     manifest = json.dumps({"name": "@me/books", "version": "1.0.0"}).encode()
