@@ -78,10 +78,9 @@ class ServedModel(PythonModel):
                 labels = [LABELS[int(probability >= 0.5)] for probability in probabilities]
                 return pd.DataFrame({"label": labels, "spam_probability": probabilities})
             case "assistant":
-                rows = (
-                    model_input.reindex(columns=["instruction", "input"]).fillna("").itertuples(index=False, name=None)
-                )
-                return pd.DataFrame({"output": answer_all(self.model, self.encoding, list(rows), **params)})
+                columns = model_input.reindex(columns=["instruction", "input"]).astype(object).fillna("")
+                rows = list(columns.itertuples(index=False, name=None))
+                return pd.DataFrame({"output": answer_all(self.model, self.encoding, rows, **params)})
             case kind:
                 raise ValueError(f"config.json: kind {kind!r} is not one of foundation, classifier, assistant")
 

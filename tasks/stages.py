@@ -5,9 +5,11 @@ import fcntl
 import inspect
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -164,6 +166,14 @@ def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
     return run_flow(flow, flow_run=flow_run, parameters=parameters)
 
 
+def _insist_on_interrupt(dropped: "sys.UnraisableHookArgs") -> None:
+    """Send a Ctrl-C again that came in a finaliser, where Python drops exceptions; say the others as Python does."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(dropped)
+
+
 def run_command(work: Callable[[], Any]) -> int:
     """Do a command line's work and give its exit code; an expected error is one line on stderr.
 
@@ -171,6 +181,7 @@ def run_command(work: Callable[[], Any]) -> int:
     anything else is a bug and keeps its traceback.
     """
     _configure_console()
+    sys.unraisablehook = _insist_on_interrupt
     try:
         work()
     except KeyboardInterrupt:

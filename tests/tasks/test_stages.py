@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +113,29 @@ def test_a_command_line_says_its_error_once_and_gives_its_exit_code(capsys, erro
 
     assert stages.run_command(work) == code
     assert capsys.readouterr().err == line
+
+
+def test_ctrl_c_inside_a_finaliser_still_ends_the_command(tmp_path):
+    code = """
+        import signal, sys, time
+        from tasks.stages import run_command
+
+        class Slow:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+
+        def work():
+            thing = Slow()
+            del thing
+            time.sleep(30)
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.exit(run_command(work))
+    """
+    started = time.monotonic()
+    done = run(tmp_path, "-c", textwrap.dedent(code), PYTHONPATH=str(ROOT))
+    assert time.monotonic() - started < 20
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_every_flow_explains_itself():
