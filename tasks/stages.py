@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 from uuid import UUID
 
@@ -166,12 +167,22 @@ def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
     return run_flow(flow, flow_run=flow_run, parameters=parameters)
 
 
-def _insist_on_interrupt(dropped: "sys.UnraisableHookArgs") -> None:
-    """Send a Ctrl-C again that came in a finaliser, where Python drops exceptions; say the others as Python does."""
+def _interrupt_again() -> None:
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+def _on_interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but a moment later where the import system would never give its lock back."""
+    if frame is not None and frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+        return _interrupt_again()
+    raise KeyboardInterrupt
+
+
+def _on_dropped(dropped: "sys.UnraisableHookArgs") -> None:
+    """Interrupt again after a Ctrl-C in a finaliser, where Python drops exceptions; report others as Python does."""
     if issubclass(dropped.exc_type, KeyboardInterrupt):
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    else:
-        sys.__unraisablehook__(dropped)
+        return _interrupt_again()
+    sys.__unraisablehook__(dropped)
 
 
 def run_command(work: Callable[[], Any]) -> int:
@@ -181,7 +192,9 @@ def run_command(work: Callable[[], Any]) -> int:
     anything else is a bug and keeps its traceback.
     """
     _configure_console()
-    sys.unraisablehook = _insist_on_interrupt
+    sys.unraisablehook = _on_dropped
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
+        signal.signal(signal.SIGINT, _on_interrupt)
     try:
         work()
     except KeyboardInterrupt:

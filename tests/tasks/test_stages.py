@@ -1,4 +1,5 @@
 import contextlib
+import importlib
 import logging
 import os
 import shutil
@@ -125,8 +126,7 @@ def test_ctrl_c_inside_a_finaliser_still_ends_the_command(tmp_path):
                 signal.raise_signal(signal.SIGINT)
 
         def work():
-            thing = Slow()
-            del thing
+            Slow()
             time.sleep(30)
 
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -136,6 +136,23 @@ def test_ctrl_c_inside_a_finaliser_still_ends_the_command(tmp_path):
     done = run(tmp_path, "-c", textwrap.dedent(code), PYTHONPATH=str(ROOT))
     assert time.monotonic() - started < 20
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_ctrl_c_inside_the_import_system_waits_until_it_has_given_its_lock_back():
+    frames = []
+    sys.setprofile(lambda frame, *_: frames.append(frame))
+    importlib.reload(textwrap)
+    sys.setprofile(None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        inside = next(frame for frame in frames if frame.f_code.co_name == "_get_module_lock")
+        stages._on_interrupt(signal.SIGINT, inside)  # does not raise
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(5)
+        with pytest.raises(KeyboardInterrupt):
+            stages._on_interrupt(signal.SIGINT, sys._getframe())
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_every_flow_explains_itself():
