@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import tiktoken
-import torch
 from torch import Tensor
 
 from llm.config import TrainConfig
@@ -14,9 +13,11 @@ from llm.dataset import Shuffled, pad
 from llm.device import Compute
 from llm.generate import generate
 from llm.gpt import GPT
-from llm.loss import IGNORE, next_token_loss
-from llm.tokenizer import END_OF_TEXT
+from llm.loss import IGNORE, linear_cross_entropy
+from llm.sampling import GREEDY, Sampling
+from llm.tokenizer import decode, end_of_text, stop_tokens
 from llm.train import Objective
+from llm.workers import ALONE, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def encode_examples(
 
     A response ends with the end token: that is how the model learns to stop.
     """
-    end = encoding.encode_single_token(END_OF_TEXT)
+    end = end_of_text(encoding)
     prompts = encoding.encode_ordinary_batch([prompt_text(*row) for row in zip(instructions, inputs, strict=True)])
     responses = encoding.encode_ordinary_batch(list(outputs))
     examples = [Example(prompt, [*text, end]) for prompt, text in zip(prompts, responses, strict=True)]
@@ -96,19 +97,20 @@ def batch(windows: Sequence[Sequence[Example]]) -> tuple[Tensor, Tensor, Tensor,
     return pad(inputs, 0)[0], pad(targets, IGNORE)[0], pad(positions, 0)[0], pad(segments, -1)[0]
 
 
-def response_loss(model: GPT, windows: Sequence[Sequence[Example]], compute: Compute, reduction: str) -> Tensor:
-    """Cross-entropy in nats over the response tokens of a batch; `reduction` is `mean` or `sum`."""
+def response_loss(model: GPT, windows: Sequence[Sequence[Example]], compute: Compute) -> Tensor:
+    """The sum of the cross-entropy, in nats, over a batch's response tokens."""
     inputs_BT, targets_BT, positions_BT, segments_BT = (tensor.to(compute.device) for tensor in batch(windows))
     with compute.autocast():
-        logits_BTV = model.logits(model.features(inputs_BT, positions_BT, segments_BT=segments_BT))
-    return next_token_loss(logits_BTV, targets_BT, reduction)
+        x_BTC = model.features(inputs_BT, positions_BT, segments_BT=segments_BT)
+        counted_BT = targets_BT != IGNORE
+        return linear_cross_entropy(x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT])
 
 
 def mean_response_loss(model: GPT, examples: Sequence[Example], batch_size: int, compute: Compute) -> float:
     """Mean cross-entropy, in nats a response token, over all examples."""
     windows = pack(examples, model.config.context_length)
     batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
-    total = sum(response_loss(model, part, compute, "sum").item() for part in batches)
+    total = sum(response_loss(model, part, compute).item() for part in batches)
     return total / sum(len(example.response) for example in examples)
 
 
@@ -121,6 +123,7 @@ def objective(
     compute: Compute,
     *,
     questions: Sequence[tuple[str, str]],
+    workers: Workers = ALONE,
 ) -> Objective:
     """Learn from packed windows; keep the weights with the lowest response loss on `validation`.
 
@@ -128,9 +131,12 @@ def objective(
     """
     order = Shuffled(len(windows), config.batch_size, config.seed)
     questions = [row for row in questions if leaves_room(model, encoding, row)]
+    sum_loss = workers.wrap(model, response_loss)
 
     def loss(index: int) -> Tensor:
-        return response_loss(model, [windows[row] for row in order[index]], compute, "mean")
+        tokens = sum(len(example.response) for row in order[index] for example in windows[row])
+        total = sum_loss([windows[row] for row in workers.part(order[index])], compute)
+        return total * workers.count / tokens
 
     def evaluate() -> dict[str, Any]:
         answers = answer_all(model, encoding, questions) if questions else []
@@ -147,21 +153,25 @@ def leaves_room(model: GPT, encoding: tiktoken.Encoding, row: tuple[str, str], m
     return len(encoding.encode_ordinary(prompt_text(*row))) + max_new_tokens <= model.config.context_length
 
 
-@torch.inference_mode()
 def answer_all(
-    model: GPT, encoding: tiktoken.Encoding, rows: Sequence[tuple[str, str]], max_new_tokens: int = 64, **sampling: Any
+    model: GPT,
+    encoding: tiktoken.Encoding,
+    rows: Sequence[tuple[str, str]],
+    *,
+    max_new_tokens: int = 64,
+    sampling: Sampling = GREEDY,
 ) -> list[str]:
-    """Answer pairs of instruction and input in one batch; `sampling` is for `generate`, the likeliest token without."""
+    """Answer pairs of instruction and input, many at once."""
     tokens = generate(
         model,
         [encoding.encode_ordinary(prompt_text(instruction, input)) for instruction, input in rows],
         max_new_tokens=max_new_tokens,
-        stop=encoding.encode_single_token(END_OF_TEXT),
-        **sampling,
+        sampling=sampling,
+        stop_tokens=stop_tokens(encoding),
     )
-    return [text.strip() for text in encoding.decode_batch(tokens)]
+    return [decode(encoding, text).strip() for text in tokens]
 
 
-def answer(model: GPT, encoding: tiktoken.Encoding, instruction: str, input: str = "", **sampling: Any) -> str:
+def answer(model: GPT, encoding: tiktoken.Encoding, instruction: str, input: str = "", **options: Any) -> str:
     """Answer one instruction; the keyword arguments are those of `answer_all`."""
-    return answer_all(model, encoding, [(instruction, input)], **sampling)[0]
+    return answer_all(model, encoding, [(instruction, input)], **options)[0]

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import tiktoken
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from llm.classifier import Classifier
 from llm.config import GPTConfig
 from llm.gpt import GPT
 from llm.tokenizer import load_tokenizer, save_tokenizer
+from llm.weights import check_tensors, materialise, read_safetensors, weightless
 
 KINDS = ("foundation", "classifier", "assistant")
 
@@ -33,26 +33,20 @@ def load_model(
 ) -> tuple[GPT | Classifier, tiktoken.Encoding]:
     """Read what `save_model` wrote, for further training with another `dropout`; the model is in evaluation mode.
 
-    Raises FileNotFoundError for a missing file, ValueError naming a wrong config, tensor or shape.
+    Weights are float32. Raises FileNotFoundError for a missing file, ValueError naming a wrong config, tensor or shape.
     """
     config_file, weights_file = folder / "config.json", folder / "model.safetensors"
     try:
         config = json.loads(config_file.read_text())
         if config["kind"] not in KINDS:
             raise ValueError(f"kind {config['kind']!r} is not one of {', '.join(KINDS)}")
-        gpt = GPT(GPTConfig.model_validate(config["gpt"] | ({} if dropout is None else {"dropout": dropout})))
-        model = Classifier(gpt, config["max_tokens"]) if config["kind"] == "classifier" else gpt
+        shape = GPTConfig.model_validate(config["gpt"] | ({} if dropout is None else {"dropout": dropout}))
+        with weightless():
+            model = Classifier(GPT(shape), config["max_tokens"]) if config["kind"] == "classifier" else GPT(shape)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"{config_file}: {reason}") from None
-    try:
-        weights = load_file(weights_file)
-    except SafetensorError as error:
-        raise ValueError(f"{weights_file}: {error}") from None
-    expected = model.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        want, have = (list(tensors[name].shape) if name in tensors else None for tensors in (expected, weights))
-        if want != have:
-            raise ValueError(f"{weights_file}: tensor {name} has shape {have}, the model wants {want}")
-    model.load_state_dict(weights)
-    return model.to(device).eval(), load_tokenizer(folder / "tokenizer.json")
+    tensors = read_safetensors(weights_file)
+    check_tensors(weights_file, tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    materialise(model, lambda name, tensor: tensor.copy_(tensors[name].read()), torch.float32, device)
+    return model.eval(), load_tokenizer(folder / "tokenizer.json")

@@ -19,6 +19,7 @@ from llm.dataset import Shuffled, pad
 from llm.device import Compute
 from llm.gpt import GPT
 from llm.train import Objective
+from llm.workers import ALONE, Workers
 
 LABELS = ("ham", "spam")
 
@@ -44,8 +45,7 @@ class Classifier(nn.Module):
         if layers > len(self.gpt.blocks):
             raise ValueError(f"frozen_layers {layers} is more than the model's {len(self.gpt.blocks)} blocks")
         if layers:
-            self.gpt.token_embedding.requires_grad_(False)
-            self.gpt.position_embedding.requires_grad_(False)
+            self.gpt.embedding.requires_grad_(False)
         for block in self.gpt.blocks[:layers]:
             block.requires_grad_(False)
 
@@ -105,7 +105,14 @@ class Emails:
 
 
 def objective(
-    model: Classifier, config: TrainConfig, train: Emails, validation: Emails, compute: Compute, *, balanced: bool
+    model: Classifier,
+    config: TrainConfig,
+    train: Emails,
+    validation: Emails,
+    compute: Compute,
+    *,
+    balanced: bool,
+    workers: Workers = ALONE,
 ) -> Objective:
     """Learn from shuffled emails; keep the weights with the highest F1 on `validation`.
 
@@ -114,14 +121,17 @@ def objective(
     lengths = np.array(list(map(len, train.tokens)))
     order = Shuffled(len(train.tokens), config.batch_size, config.seed, lengths)
     counts = train.labels.bincount(minlength=len(LABELS))
-    weights = (len(train.labels) / (len(LABELS) * counts)).to(compute.device) if balanced else None
+    weights = len(train.labels) / (len(LABELS) * counts) if balanced else torch.ones(len(LABELS))
+    logits = workers.wrap(model, lambda classifier, *inputs: classifier(*inputs))
 
     def loss(index: int) -> Tensor:
-        rows = order[index]
+        rows = workers.part(order[index])
         tokens_BT, lengths_B = (t.to(compute.device) for t in pad([train.tokens[row] for row in rows], 0))
         with compute.autocast():
-            logits_B2 = model(tokens_BT, lengths_B)
-        return F.cross_entropy(logits_B2.float(), train.labels[rows].to(compute.device), weight=weights)
+            logits_B2 = logits(tokens_BT, lengths_B)
+        labels_B = train.labels[rows].to(compute.device)
+        mean = F.cross_entropy(logits_B2.float(), labels_B, weight=weights.to(compute.device) if balanced else None)
+        return mean * (weights[train.labels[rows]].sum() * workers.count / weights[train.labels[order[index]]].sum())
 
     def evaluate() -> dict[str, float]:
         with compute.autocast():

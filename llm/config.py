@@ -1,6 +1,6 @@
 """What a model and its training can be told: frozen, validated, a sentence under each field."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,7 +15,7 @@ class Config(BaseModel):
 
 
 class GPTShape(Config):
-    """The shape of a decoder-only transformer, but for its vocabulary."""
+    """The shape of a decoder-only transformer, but for its vocabulary. The defaults make a GPT-2."""
 
     context_length: int = Field(gt=0)
     """Longest sequence, in tokens."""
@@ -25,13 +25,52 @@ class GPTShape(Config):
     """Attention heads a block."""
     n_embd: int = Field(gt=0)
     """Width of the residual stream; a multiple of `n_head`."""
+    n_kv_head: int | None = Field(default=None, gt=0)
+    """Heads of keys and values, each shared by as many queries; a divisor of `n_head`, which it is without a value."""
+    n_hidden: int | None = Field(default=None, gt=0)
+    """Width inside the MLP; four times `n_embd` without a value."""
+    positions: Literal["learned", "rotary"] = "learned"
+    """A learned vector for each position, or queries and keys that turn with it."""
+    rotary_base: float = Field(default=10_000.0, gt=1)
+    """How far apart the speeds of rotary positions are."""
+    norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm, or RMSNorm: without mean and bias."""
+    norm_epsilon: float = Field(default=1e-5, gt=0)
+    """Added to a variance before its root is taken."""
+    qk_norm: bool = False
+    """Whether queries and keys are scaled to one size before they meet."""
+    mlp: Literal["gelu", "relu2", "swiglu"] = "gelu"
+    """How the MLP bends: GELU, the square of ReLU, or a gate from a second matrix."""
+    bias: bool = True
+    """Whether linear layers and LayerNorms add a bias."""
+    tied: bool = True
+    """Whether the output layer is the token embedding."""
     dropout: Rate = 0.0
     """Share of activations dropped in training."""
+
+    @property
+    def head_width(self) -> int:
+        """Width of an attention head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.n_kv_head or self.n_head
+
+    @property
+    def hidden_width(self) -> int:
+        """Width inside the MLP."""
+        return self.n_hidden or 4 * self.n_embd
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.n_head % self.kv_heads:
+            raise ValueError(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
+        if self.positions == "rotary" and self.head_width % 2:
+            raise ValueError(f"rotary positions turn pairs, and a head's width of {self.head_width} is odd")
         return self
 
 
@@ -40,6 +79,19 @@ class GPTConfig(GPTShape):
 
     vocabulary_size: int = Field(gt=0)
     """Tokens that the embedding knows."""
+
+
+class LoRAConfig(Config):
+    """Low-rank updates of frozen matrices: llm/lora.py."""
+
+    rank: int = Field(gt=0)
+    """Width of the two thin matrices whose product is added."""
+    alpha: float = Field(gt=0)
+    """The product counts `alpha / rank` times."""
+    targets: tuple[Literal["query_key_value", "projection", "gate", "expand"], ...] = Field(
+        default=("query_key_value", "projection"), min_length=1
+    )
+    """Names of the linear layers that get an update; `projection` is both attention's and the MLP's."""
 
 
 class TrainConfig(Config):
@@ -53,8 +105,12 @@ class TrainConfig(Config):
     """Sequences a forward pass."""
     gradient_accumulation: int = Field(default=1, gt=0)
     """Forward passes an update; the effective batch is `batch_size` times this."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the rest."""
     learning_rate: float = Field(gt=0)
-    """Peak of the schedule, reached after the warm-up."""
+    """AdamW's peak of the schedule, reached after the warm-up."""
+    muon_learning_rate: float = Field(default=0.02, gt=0)
+    """Muon's peak."""
     warmup: Rate = 0.05
     """Share of the steps in which the rate rises linearly from zero."""
     final_learning_rate: Share = 0.1
@@ -67,5 +123,7 @@ class TrainConfig(Config):
     """Largest norm of the gradient."""
     evaluate_every: int = Field(gt=0)
     """Steps between looks at the validation split."""
+    patience: int | None = Field(default=None, gt=0)
+    """Looks without a better one after which training ends early; null trains all steps."""
     checkpoint_every: int = Field(gt=0)
     """Steps between checkpoints."""

@@ -65,10 +65,16 @@ class TokenWindows:
         tokens = torch.from_numpy(self.tokens[offsets].astype(np.int64))
         return tokens[:, :-1], tokens[:, 1:]
 
-    def spread(self, batches: int, batch_size: int) -> list[np.ndarray]:
-        """Rows for at most `batches` batches, spread evenly over the file, the same ones at each call."""
+    def spread(self, batches: int, batch_size: int, workers: int = 1) -> list[np.ndarray]:
+        """Rows for about `batches` batches, spread evenly over the file, the same ones at each call.
+
+        For each of some `workers` as many. Raises ValueError where there are fewer rows than workers.
+        """
         rows = np.unique(np.linspace(0, len(self) - 1, batches * batch_size).astype(np.int64))
-        return np.array_split(rows, max(1, round(len(rows) / batch_size)))
+        if len(rows) < workers:
+            raise ValueError(f"{len(rows)} windows to look at are too few for {workers} workers")
+        rounds = max(1, round(len(rows) / batch_size / workers))
+        return np.array_split(rows, min(rounds, len(rows) // workers) * workers)
 
 
 def pad(sequences: list[list[int]], value: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Where and in which precision to compute, chosen once and said with its reason."""
 
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -36,3 +37,15 @@ def choose_compute() -> Compute:
     if torch.cpu._is_avx512_bf16_supported():
         return Compute(cpu, torch.bfloat16, "no GPU; the processor has AVX-512 bfloat16")
     return Compute(cpu, torch.float32, "no GPU; the processor has no native bfloat16")
+
+
+def matmul_peak(compute: Compute, size: int = 1024) -> float:
+    """FLOP/s of the product of two square matrices, the best of five: what the machine could do at most."""
+    one, other = torch.rand(2, size, size, device=compute.device, dtype=compute.dtype)
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        (one @ other)[0, 0].item()  # waits for a GPU
+        return time.perf_counter() - started
+
+    return 2 * size**3 / min(seconds() for _ in range(5))

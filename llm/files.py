@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -16,13 +16,21 @@ def _sync(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` through a temporary name, fsync and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `content` to `path` through a temporary name, fsync and rename.
+
+    Raises OSError, naming file and reason, where that is not possible: a full disk, a folder that is read-only.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content.encode() if isinstance(content, str) else content)
-    _sync(partial)
-    partial.replace(path)
-    _sync(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(error.errno, f"{path} can't be written: {error.strerror}") from None
 
 
 @contextmanager

@@ -1,97 +1,117 @@
-"""Text from a model, a token at a time, with a cache of keys and values."""
+"""Text from a model: whole, many at once, or piece by piece as it is made."""
+
+import codecs
+from collections.abc import Iterable, Iterator, Sequence
 
 import tiktoken
-import torch
-from torch import Tensor
 
-from llm.attention import KeyValueCache
-from llm.dataset import pad
+from llm.engine import Engine, Request
 from llm.gpt import GPT
-from llm.tokenizer import END_OF_TEXT
+from llm.sampling import GREEDY, LIVELY, Sampling
+from llm.tokenizer import stop_tokens, token_bytes
+
+MOST_AT_ONCE = 32
+"""Rows of the batch; more prompts wait until others have ended."""
 
 
-def sample(
-    logits_BV: Tensor, *, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
-) -> Tensor:
-    """Choose a token a row, int64 B.
-
-    Temperature 0 takes the likeliest. Otherwise logits are divided by it; only the `top_k` likeliest and the fewest
-    that together reach probability `top_p` (nucleus sampling, Holtzman et al. 2020) stay in the draw.
-    """
-    if temperature == 0:
-        return logits_BV.argmax(dim=-1)
-    sorted_BV, tokens_BV = (logits_BV.float() / temperature).sort(dim=-1, descending=True)
-    if top_k is not None:
-        sorted_BV[:, top_k:] = -torch.inf
-    probabilities_BV = sorted_BV.softmax(dim=-1)
-    if top_p is not None:
-        before_BV = probabilities_BV.cumsum(dim=-1) - probabilities_BV
-        probabilities_BV[before_BV >= top_p] = 0.0
-    choice_B1 = torch.multinomial(probabilities_BV, 1, generator=generator)
-    return tokens_BV.gather(-1, choice_B1)[:, 0]
-
-
-@torch.inference_mode()
 def generate(
     model: GPT,
-    prompts: list[list[int]],
+    prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
-    stop: int | None = None,
+    sampling: Sampling = GREEDY,
+    stop_tokens: Iterable[int] = (),
 ) -> list[list[int]]:
-    """Continue several prompts at once; a row ends before the token `stop`, or after `max_new_tokens`.
+    """Continue prompts of tokens; a text ends before any of `stop_tokens`, or after `max_new_tokens`.
 
-    Raises ValueError for an empty prompt, an unknown token, values out of range, or a text longer than the context.
+    A seed counts for each prompt by itself: equal prompts give equal texts. Raises ValueError as `Engine.submit` does.
     """
-    _check(model, prompts, max_new_tokens, temperature, top_k, top_p)
-    device = model.token_embedding.weight.device
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    cache = KeyValueCache(model.config, len(prompts), device, model.token_embedding.weight.dtype)
-
-    tokens_BT, lengths_B = (tensor.to(device) for tensor in pad(prompts, 0))
-    x_BTC = model.features(tokens_BT, cache=cache)
-    x_BC = x_BTC[torch.arange(len(prompts), device=device), lengths_B - 1]
-    texts: list[list[int]] = [[] for _ in prompts]
-    open_rows = set(range(len(prompts)))
-    for count in range(max_new_tokens):
-        tokens_B = sample(model.logits(x_BC), temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-        for row, token in enumerate(tokens_B.tolist()):
-            if row in open_rows and token == stop:
-                open_rows.remove(row)
-            elif row in open_rows:
-                texts[row].append(token)
-        if not open_rows or count == max_new_tokens - 1:
-            break
-        x_BC = model.features(tokens_B[:, None], (lengths_B + count)[:, None], cache=cache)[:, 0]
-    return texts
+    if not prompts:
+        return []
+    longest = max(map(len, prompts)) + max_new_tokens
+    engine = Engine(model, min(len(prompts), MOST_AT_ONCE), max(1, longest))
+    stop_tokens = frozenset(stop_tokens)
+    handles = [engine.submit(Request(prompt, max_new_tokens, sampling, stop_tokens)) for prompt in prompts]
+    texts: dict[int, list[int]] = {handle: [] for handle in handles}
+    while engine.busy:
+        for event in engine.step():
+            if event.token is not None:
+                texts[event.handle].append(event.token)
+    return [texts[handle] for handle in handles]
 
 
-def _check(
+class TextStream:
+    """Tokens in, text out: never half a character, and nothing from a stop string on.
+
+    Bytes that are no UTF-8 come out as U+FFFD, as in `Encoding.decode`. A text ends at the stop string that is complete
+    first. Raises ValueError for an empty stop string.
+    """
+
+    def __init__(self, encoding: tiktoken.Encoding, stop: Sequence[str] = ()) -> None:
+        if "" in stop:
+            raise ValueError("a stop string is empty")
+        self.stopped = False
+        """Whether a stop string came; the text is then complete."""
+        self._encoding, self._stop = encoding, tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def feed(self, token: int) -> str:
+        """The text that this token makes certain; empty where a character or a possible stop string is unfinished."""
+        return self._advance(self._decoder.decode(token_bytes(self._encoding, token)))
+
+    def finish(self) -> str:
+        """The text that was held back, when no further token comes."""
+        text = self._advance(self._decoder.decode(b"", final=True)) + self._held
+        self._held = ""
+        return text
+
+    def _advance(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        self._held += text
+        found = [(self._held.find(stop) + len(stop), -len(stop)) for stop in self._stop if stop in self._held]
+        if found:
+            end, length = min(found)
+            self.stopped, cut = True, end + length
+        else:
+            cut = len(self._held) - self._begun()
+        text, self._held = self._held[:cut], "" if self.stopped else self._held[cut:]
+        return text
+
+    def _begun(self) -> int:
+        """Length of the longest end of the held text with which a stop string begins."""
+        longest = min(len(self._held), max(map(len, self._stop), default=1) - 1)
+        sizes = range(longest, 0, -1)
+        return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stop)), 0)
+
+
+def stream_text(
     model: GPT,
-    prompts: list[list[int]],
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-) -> None:
-    config = model.config
-    if not prompts or not all(prompts):
-        raise ValueError("the prompt is empty")
-    if worst := [token for prompt in prompts for token in prompt if not 0 <= token < config.vocabulary_size]:
-        raise ValueError(f"token {worst[0]} is not one of the model's {config.vocabulary_size}")
-    longest = max(map(len, prompts))
-    if longest + max_new_tokens > config.context_length:
-        raise ValueError(
-            f"{longest} prompt tokens and {max_new_tokens} new ones do not fit the context of {config.context_length}"
-        )
-    if max_new_tokens < 1 or not temperature >= 0 or (top_k is not None and top_k < 1):
-        raise ValueError(f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_k {top_k}: out of range")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p {top_p} is not above 0 and at most 1")
+    encoding: tiktoken.Encoding,
+    prompt: str,
+    *,
+    max_new_tokens: int = 60,
+    sampling: Sampling = LIVELY,
+    stop: Sequence[str] = (),
+) -> Iterator[str]:
+    """Continue a text until the model ends it, or before one of the strings in `stop`: pieces, as they are made.
+
+    Raises ValueError as `Engine.submit` does, at once and not with the first piece.
+    """
+    stream, tokens = TextStream(encoding, stop), encoding.encode_ordinary(prompt)
+    engine = Engine(model, 1, max(1, len(tokens) + max_new_tokens))
+    engine.submit(Request(tokens, max_new_tokens, sampling, stop_tokens(encoding)))
+    return _pieces(engine, stream)
+
+
+def _pieces(engine: Engine, stream: TextStream) -> Iterator[str]:
+    while engine.busy and not stream.stopped:
+        for event in engine.step():
+            if event.token is not None and (piece := stream.feed(event.token)):
+                yield piece
+    if piece := stream.finish():
+        yield piece
 
 
 def generate_text(
@@ -100,20 +120,8 @@ def generate_text(
     prompt: str,
     *,
     max_new_tokens: int = 60,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = 0.95,
-    seed: int | None = None,
+    sampling: Sampling = LIVELY,
+    stop: Sequence[str] = (),
 ) -> str:
-    """Continue a text until the model ends it. Returns the continuation alone."""
-    (tokens,) = generate(
-        model,
-        [encoding.encode_ordinary(prompt)],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        stop=encoding.encode_single_token(END_OF_TEXT),
-    )
-    return encoding.decode(tokens)
+    """The pieces of `stream_text` in one: the continuation alone."""
+    return "".join(stream_text(model, encoding, prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop))

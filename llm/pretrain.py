@@ -1,5 +1,6 @@
 """Pre-training: predict the next token of unlabelled text."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,18 +12,29 @@ from llm.dataset import Shuffled, TokenWindows
 from llm.device import Compute
 from llm.generate import generate_text
 from llm.gpt import GPT
-from llm.loss import bits_per_byte, next_token_loss
+from llm.loss import bits_per_byte, linear_cross_entropy
+from llm.sampling import LIVELY
 from llm.train import Objective
+from llm.workers import ALONE, Workers
 
 
-def text_loss(model: GPT, windows: TokenWindows, batches: list[np.ndarray], compute: Compute) -> float:
-    """Mean cross-entropy, in nats a token, over batches of window numbers."""
+def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """Mean cross-entropy, in nats a token, of a batch of windows; call it under autocast."""
+    x_NC = model.features(inputs_BT).flatten(0, 1)
+    return linear_cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
+
+
+def text_loss(
+    model: GPT, windows: TokenWindows, batches: Iterable[np.ndarray], compute: Compute, workers: Workers = ALONE
+) -> float:
+    """Mean cross-entropy, in nats a token, over batches of window numbers; those of all workers count."""
     total = count = 0
     for rows in batches:
         inputs_BT, targets_BT = (tensor.to(compute.device) for tensor in windows.batch(rows))
         with compute.autocast():
-            total += next_token_loss(model(inputs_BT), targets_BT, reduction="sum").item()
+            total += window_loss(model, inputs_BT, targets_BT).item() * targets_BT.numel()
         count += targets_BT.numel()
+    total, count = workers.sums(total, count)
     return total / count
 
 
@@ -30,10 +42,12 @@ def continuations(
     model: GPT, encoding: tiktoken.Encoding, prompts: tuple[str, ...], *, tokens: int, seed: int
 ) -> list[str]:
     """Each prompt with its continuation of at most `tokens`, at temperature 0.8 from the nucleus of 0.95."""
+    sampling = LIVELY.model_copy(update={"seed": seed})
     texts = []
     for prompt in prompts:
         room = model.config.context_length - len(encoding.encode_ordinary(prompt))
-        texts.append(prompt + generate_text(model, encoding, prompt, max_new_tokens=min(tokens, room), seed=seed))
+        text = generate_text(model, encoding, prompt, max_new_tokens=min(tokens, room), sampling=sampling)
+        texts.append(prompt + text)
     return texts
 
 
@@ -47,22 +61,32 @@ def objective(
     *,
     evaluation_batches: int,
     prompts: tuple[str, ...],
+    start_counts: bool = False,
+    workers: Workers = ALONE,
 ) -> Objective:
-    """Learn from shuffled windows of `train`; keep the weights with the lowest loss on `validation`."""
+    """Learn from shuffled windows of `train`; keep the weights with the lowest loss on `validation`.
+
+    With `start_counts` those may be the ones before the first step.
+    """
+    for prompt in prompts:
+        length, context = len(encoding.encode_ordinary(prompt)), model.config.context_length
+        if not 0 < length < context:
+            raise ValueError(f"sample prompt {prompt!r}: {length} tokens, of 1 to {context - 1}")
+    mean_loss = workers.wrap(model, window_loss)
     order = Shuffled(len(train), config.batch_size, config.seed)
-    looks = validation.spread(evaluation_batches, config.batch_size)
+    looks = validation.spread(evaluation_batches, config.batch_size, workers.count)[workers.rank :: workers.count]
 
     def loss(index: int) -> Tensor:
-        inputs_BT, targets_BT = (tensor.to(compute.device) for tensor in train.batch(order[index]))
+        inputs_BT, targets_BT = (tensor.to(compute.device) for tensor in train.batch(workers.part(order[index])))
         with compute.autocast():
-            return next_token_loss(model(inputs_BT), targets_BT)
+            return mean_loss(inputs_BT, targets_BT)
 
     def evaluate() -> dict[str, Any]:
-        found = text_loss(model, validation, looks, compute)
+        found = text_loss(model, validation, looks, compute, workers)
         return {
             "validation_loss": found,
             "validation_bits_per_byte": bits_per_byte(found, 1, validation.bytes_per_token),
             "samples": continuations(model, encoding, prompts, tokens=40, seed=config.seed),
         }
 
-    return Objective(loss, evaluate, best="validation_loss")
+    return Objective(loss, evaluate, best="validation_loss", start_counts=start_counts)

@@ -1,7 +1,9 @@
 """Training states on disk, so that a run that was killed goes on as if it had not been."""
 
+import hashlib
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,71 +13,109 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from llm.files import write_atomic
+from llm.workers import ALONE, Workers, local, spread
 
 logger = logging.getLogger(__name__)
 
 
-def _step(file: Path) -> int:
-    return int(file.stem.removeprefix("step-"))
+def _digest(tensors: dict[str, Tensor], state: str) -> str:
+    """SHA-256 over all that a file holds."""
+    whole = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        whole.update(name.encode())
+        whole.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
+    return whole.hexdigest()
 
 
 class Checkpoints:
     """The states of one training run, from which it can go on: `step-000150.safetensors`, the newest `keep` of them.
 
-    A file holds the weights, the best weights so far, the optimiser's moments, and in its header the step and the
-    history. Nothing else is needed: data order and dropout are functions of seed and step.
+    A file holds the trained weights, the best of them so far, the optimiser's moments, and in its header the step and
+    the history. Nothing else is needed: data order and dropout are functions of seed and step. Workers that each hold a
+    part of the weights write a file each, `step-000150.1-of-2.safetensors`, into one folder that all of them see; any
+    other number of workers can go on from these.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
+    NAME = re.compile(r"step-(\d+)(?:\.(\d+)-of-(\d+))?\.safetensors")
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.safetensors"), key=_step)
+    def __init__(self, folder: Path, keep: int = 2, workers: Workers = ALONE) -> None:
+        self.folder, self.keep, self.workers = folder, keep, workers
+
+    def _complete(self) -> list[tuple[int, list[Path]]]:
+        """The steps of which all files are there, and these in order; the newest step last."""
+        found: dict[tuple[int, int], dict[int, Path]] = {}
+        for file in self.folder.glob("step-*.safetensors"):
+            if name := self.NAME.fullmatch(file.name):
+                step, part, parts = (int(number or 1) for number in name.groups())
+                found.setdefault((step, parts), {})[part] = file
+        complete = [(step, files) for (step, parts), files in sorted(found.items()) if len(files) == parts]
+        return [(step, [files[part] for part in sorted(files)]) for step, files in complete]
 
     def save(self, step: int, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         """Write a checkpoint atomically, then drop the oldest. `state` must be JSON."""
+        name, workers = f"step-{step:06}", self.workers
+        if workers.sharded:
+            name += f".{workers.rank + 1}-of-{workers.count}"
+        elif workers.rank > 0:
+            return  # which has nothing that the first has not
         tensors = {f"{group}/{name}": tensor.cpu() for group, part in groups.items() for name, tensor in part.items()}
-        content = save(tensors, metadata={"state": json.dumps({**state, "step": step})})
-        write_atomic(self.folder / f"step-{step:06}.safetensors", content)
-        for old in self._files()[: -self.keep]:
-            old.unlink()
+        written = json.dumps({**state, "step": step})
+        content = save(tensors, metadata={"state": written, "sha256": _digest(tensors, written)})
+        write_atomic(self.folder / f"{name}.safetensors", content)
+        if workers.rank == 0:
+            for _, files in self._complete()[: -self.keep]:
+                for file in files:
+                    file.unlink()
 
     def newest(self) -> int:
         """The step of the newest checkpoint, 0 without one."""
-        files = self._files()
-        return _step(files[-1]) if files else 0
+        complete = self._complete()
+        return complete[-1][0] if complete else 0
 
     def load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        """The newest checkpoint that can be read, or None. One that cannot is passed over with a warning."""
-        for file in reversed(self._files()):
+        """The newest checkpoint that can be read, whole, or None. One that cannot is passed over with a warning."""
+        for _, files in reversed(self._complete()):
             try:
-                with safe_open(file, framework="pt") as content:
-                    state = json.loads(content.metadata()["state"])
-                    groups: dict[str, dict[str, Tensor]] = {}
-                    for key in content.keys():  # noqa: SIM118 - a safetensors file is no dict
-                        group, name = key.split("/", 1)
-                        groups.setdefault(group, {})[name] = content.get_tensor(key)
-                return groups, state
-            except (SafetensorError, KeyError, TypeError, ValueError) as error:
-                logger.warning("%s cannot be read (%s): taking the one before", file, error)
+                parts = [_read(file) for file in files]
+            except ValueError as error:
+                logger.warning("%s: taking the one before", error)
+                continue
+            groups: dict[str, dict[str, Tensor]] = {}
+            for key, first in parts[0][0].items():
+                group, name = key.split("/", 1)
+                pieces = [tensors[key] for tensors, _ in parts]
+                groups.setdefault(group, {})[name] = torch.cat(pieces) if len(pieces) > 1 and first.ndim else first
+            return groups, parts[0][1]
         return None
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as named tensors."""
-    return {f"{index}.{key}": t for index, s in optimizer.state_dict()["state"].items() for key, t in s.items()}
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and state of one file. Raises ValueError for one that is torn or was changed."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            metadata = content.metadata()
+            tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 - it is no dict
+        if _digest(tensors, metadata["state"]) != metadata["sha256"]:
+            raise ValueError("its sha256 is another")
+        return tensors, json.loads(metadata["state"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read ({error})") from None
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took out."""
-    whole = optimizer.state_dict()
-    whole["state"] = {}
-    for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        whole["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(whole)
+def weights_here(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training moves; of each the part that this worker holds."""
+    return {name: local(weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def copy_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The model's weights now, as copies that later updates leave alone."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of `weights_here`, which later updates leave alone."""
+    return {name: weight.clone() for name, weight in weights_here(model).items()}
+
+
+@torch.no_grad()
+def restore_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put back what `trained_weights` took out, or what all workers' parts of it come to."""
+    for name, weight in model.named_parameters():
+        if name in weights:
+            saved = weights[name]
+            local(weight).copy_(saved if saved.shape == local(weight).shape else local(spread(saved, weight)))

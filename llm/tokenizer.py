@@ -8,13 +8,16 @@ learned: a token's id is also its rank. A split pattern first cuts text into wor
 the space in front of it, and no token spans two of them.
 
 Text from people goes through `encode_ordinary`: whoever types `<|endoftext|>` gets the bytes of those characters, and
-never the token that ends a document. Only `encoding.eot_token` is that one.
+never the token that ends a document. Only `end_of_text(encoding)` is that one.
+
+Tokenizers of published models are read by llm/published_tokenizers.py, and kept as our own are.
 """
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,61 @@ import tiktoken
 from llm.files import write_atomic
 
 END_OF_TEXT = "<|endoftext|>"
+DOCUMENT_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>")
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>")
+FIRST_LACKING = 2**32 - 1 - 256  # ids of bytes that a vocabulary lacks: below tiktoken's largest, above any model's
+
+
+class PartialEncoding(tiktoken.Encoding):
+    """An encoding whose vocabulary lacks some of the 256 bytes; those of a text that it lacks are left out.
+
+    So does Hugging Face's `tokenizers`, and SmolLM2's vocabulary, for one, lacks bytes that its training text lacked.
+    tiktoken needs all 256, so the others get ids that no model has. Where one turns up, its neighbours in the word may
+    belong together without it, so that text is encoded once more, word by word.
+    """
+
+    def __init__(
+        self, name: str, *, pat_str: str, mergeable_ranks: dict[bytes, int], special_tokens: dict[str, int]
+    ) -> None:
+        lacking = [byte for byte in range(256) if bytes([byte]) not in mergeable_ranks]
+        ranks = mergeable_ranks | {bytes([byte]): FIRST_LACKING + byte for byte in lacking}
+        super().__init__(name, pat_str=pat_str, mergeable_ranks=ranks, special_tokens=special_tokens)
+        self._mergeable_ranks = mergeable_ranks
+        self.max_token_value = max([*mergeable_ranks.values(), *special_tokens.values()])
+        self._lacking = bytes(lacking)
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Ids of a text, of which special tokens are no part."""
+        return self._known(super().encode_ordinary(text))
+
+    def encode(self, text: str, **special: Any) -> list[int]:
+        """Ids of a text, of which special tokens may be part: as tiktoken's."""
+        return self._known(super().encode(text, **special))
+
+    def _known(self, tokens: list[int]) -> list[int]:
+        return tokens if max(tokens, default=0) < FIRST_LACKING else list(self._without_lacking(tokens))
+
+    def _without_lacking(self, tokens: list[int]) -> Iterator[int]:
+        from tokenizers import Regex, pre_tokenizers
+
+        split = pre_tokenizers.Split(Regex(_to_onig(self._pat_str)), "isolated")
+        for special, run in groupby(tokens, self._special_token_values.__contains__):
+            if special:
+                yield from run
+                continue
+            for word, _ in split.pre_tokenize_str(self._core_bpe.decode_bytes(list(run)).decode()):
+                if known := word.encode().translate(None, self._lacking):
+                    yield from self._core_bpe.encode_single_piece(known)
+
+
+def make_encoding(pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
+    """An encoding that splits text by `pattern` and merges the neighbours whose token has the lowest rank, its id.
+
+    Raises ValueError for a pattern that tiktoken doesn't understand.
+    """
+    complete = all(bytes([byte]) in ranks for byte in range(256))
+    kind = tiktoken.Encoding if complete else PartialEncoding
+    return kind("bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int) -> tiktoken.Encoding:
@@ -40,10 +98,8 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> tiktoken.Encoding:
     alphabet = sorted(_characters().values())
     trainer = trainers.BpeTrainer(vocab_size=vocabulary_size - 1, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    ranks = {_to_bytes(token): rank for token, rank in tokenizer.get_vocab().items()}
-    return tiktoken.Encoding(
-        "bpe", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)}
-    )
+    ranks = {to_bytes(token): rank for token, rank in tokenizer.get_vocab().items()}
+    return make_encoding(r50k_pat_str, ranks, {END_OF_TEXT: len(ranks)})
 
 
 def named_encoding(name: str) -> tiktoken.Encoding:
@@ -74,13 +130,60 @@ def load_tokenizer(path: Path) -> tiktoken.Encoding:
     try:
         layout = json.loads(path.read_text(encoding="utf-8"))
         special = {token["content"]: token["id"] for token in layout["added_tokens"]}
-        split = layout["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-        ranks = {_to_bytes(token): rank for token, rank in layout["model"]["vocab"].items() if token not in special}
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        pattern = from_onig(layout["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
+        ranks = {to_bytes(token): rank for token, rank in layout["model"]["vocab"].items() if token not in special}
+        written = _layout(pattern, {}, special)
+        written["model"] |= {part: layout["model"][part] for part in ("vocab", "merges")}
+        encoding = make_encoding(pattern, ranks, special)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{path}: not the tokenizer.json of a byte-level BPE ({type(error).__name__}: {error})"
         ) from None
-    return tiktoken.Encoding("bpe", pat_str=_from_onig(split), mergeable_ranks=ranks, special_tokens=special)
+    if others := [part for part in written | layout if part not in layout or layout[part] != written.get(part)]:
+        way_out = "llm.published_tokenizers.read_tokenizer reads those of others"
+        raise ValueError(f"{path}: not as save_tokenizer writes it, in {', '.join(others)}; {way_out}")
+    return encoding
+
+
+def same_tokens(one: tiktoken.Encoding, other: tiktoken.Encoding) -> bool:
+    """Whether both cut every text into the same numbers."""
+    parts = ("_pat_str", "_mergeable_ranks", "_special_tokens")
+    return all(getattr(one, part) == getattr(other, part) for part in parts)
+
+
+def stop_tokens(encoding: tiktoken.Encoding) -> frozenset[int]:
+    """Ids of the special tokens that end a document or a turn of a conversation."""
+    return frozenset(
+        encoding._special_tokens[name] for name in DOCUMENT_ENDS + TURN_ENDS if name in encoding._special_tokens
+    )
+
+
+def end_of_text(encoding: tiktoken.Encoding) -> int:
+    """Id of the token that ends a document, or a turn in a vocabulary that ends nothing else.
+
+    Raises ValueError for an encoding with neither.
+    """
+    for name in DOCUMENT_ENDS + TURN_ENDS:
+        if name in encoding._special_tokens:
+            return encoding._special_tokens[name]
+    known = ", ".join(encoding._special_tokens) or "none"
+    raise ValueError(f"no special token ends a text: {known}, where one of {', '.join(DOCUMENT_ENDS)} was expected")
+
+
+def token_bytes(encoding: tiktoken.Encoding, token: int) -> bytes:
+    """A token's bytes, a special one's text as UTF-8; none for an id that the vocabulary leaves empty."""
+    try:
+        return encoding.decode_single_token_bytes(token)
+    except KeyError:
+        return b""
+
+
+def decode(encoding: tiktoken.Encoding, tokens: Iterable[int]) -> str:
+    """The text of tokens, as `Encoding.decode` gives it, but ids that the vocabulary leaves empty add nothing to it.
+
+    A model may make such ids: its embedding is often padded to a round number of rows.
+    """
+    return b"".join(token_bytes(encoding, token) for token in tokens).decode("utf-8", errors="replace")
 
 
 def _layout(pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> dict[str, Any]:
@@ -132,7 +235,8 @@ def _to_onig(pattern: str) -> str:
     return re.sub(r"(\\p\{\w+\}\{\d+,\d+\})\+", r"(?>\1)", pattern)
 
 
-def _from_onig(pattern: str) -> str:
+def from_onig(pattern: str) -> str:
+    """A split pattern of Hugging Face's as tiktoken reads it."""
     return re.sub(r"\(\?>(\\p\{\w+\}\{\d+,\d+\})\)", r"\1+", pattern)
 
 
@@ -144,6 +248,11 @@ def _characters() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
 
 
+def byte_characters() -> frozenset[str]:
+    """The 256 characters in which byte-level BPE spells tokens."""
+    return frozenset(_characters().values())
+
+
 @cache
 def _bytes() -> dict[int, int]:
     return {ord(character): byte for byte, character in _characters().items()}
@@ -153,5 +262,6 @@ def _to_text(token: bytes) -> str:
     return token.decode("latin-1").translate(_characters())
 
 
-def _to_bytes(token: str) -> bytes:
+def to_bytes(token: str) -> bytes:
+    """The bytes of a token that is spelled in byte-level BPE's characters."""
     return token.translate(_bytes()).encode("latin-1")

@@ -40,7 +40,7 @@ def alone(gpt, example: Example) -> torch.Tensor:
 @given(examples_of_any_length)
 def test_packed_rows_have_the_loss_and_the_gradient_of_unpacked_ones(make_gpt, examples):
     packed, unpacked = make_gpt(), make_gpt()
-    loss = response_loss(packed, pack(examples, 32), CPU, "sum")
+    loss = response_loss(packed, pack(examples, 32), CPU)
     expected = sum(alone(unpacked, example) for example in examples)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward(), expected.backward()
@@ -101,7 +101,7 @@ def test_an_input_stands_between_instruction_and_response():
 def taught(make_gpt, make_config, encoding):
     """A model that has learned two answers by heart."""
     gpt = make_gpt(context_length=128, n_embd=32)
-    torch.nn.init.normal_(gpt.token_embedding.weight, std=0.1)
+    torch.nn.init.normal_(gpt.embedding.token.weight, std=0.1)
     examples = encode_examples(encoding, ["the cat", "the dog"], ["", "ate"], ["sat on the mat", "the hat"], 128)
     goal = objective(gpt, encoding, make_config(), [examples], examples, CPU, questions=[("the cat", "")])
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
@@ -116,6 +116,13 @@ def test_an_assistant_learns_to_answer_and_to_stop(taught, encoding):
     gpt, _ = taught
     assert answer_all(gpt, encoding, [("the cat", ""), ("the dog", "ate")]) == ["sat on the mat", "the hat"]
     assert answer(gpt, encoding, "the cat", max_new_tokens=2) == encoding.decode(encoding.encode("sat on the mat")[:2])
+
+
+def test_an_answer_passes_over_rows_of_a_padded_embedding_that_are_no_token(make_gpt, encoding):
+    gpt = make_gpt(context_length=64, vocabulary_size=encoding.n_vocab + 20, tied=False)
+    with torch.no_grad():
+        gpt.output.weight[: encoding.n_vocab] = 0
+    assert answer_all(gpt, encoding, [("the cat", ""), ("sat", "on")], max_new_tokens=4) == ["", ""]
 
 
 def test_a_look_answers_its_questions_and_says_the_loss(taught):

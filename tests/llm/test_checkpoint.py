@@ -59,14 +59,42 @@ def test_dropout_can_be_set_for_further_training(saved):
     assert model.config.dropout == model.dropout.p == model.blocks[0].attention.dropout == 0.25
 
 
+def test_a_loaded_model_trains_and_leaves_the_random_numbers_alone(saved):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    model, _ = load_model(saved)
+    assert torch.equal(torch.rand(4), expected)
+    model(TOKENS).sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_a_model_does_not_depend_on_its_file_any_more(saved):
+    model, _ = load_model(saved)
+    before = model(TOKENS)
+    weights = saved / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.write(bytes(weights.stat().st_size))
+    assert torch.equal(model(TOKENS), before)
+
+
+def test_weights_of_16_bits_become_32(saved, make_gpt):
+    edit(saved, lambda weights: weights.update({name: tensor.bfloat16() for name, tensor in weights.items()}))
+    model, _ = load_model(saved)
+    assert torch.equal(model.norm.weight, make_gpt().norm.weight.bfloat16().float())
+    edit(saved, lambda weights: weights.update({"norm.weight": torch.zeros(16, dtype=torch.int8)}))
+    with pytest.raises(ValueError, match=r"model\.safetensors: tensor norm\.weight is I8, not one of F32, F16, BF16"):
+        load_model(saved)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda w: w.pop("norm.weight"), r"tensor norm\.weight has shape None, the model wants \[16\]"),
         (lambda w: w.update(extra=torch.zeros(2)), r"tensor extra has shape \[2\], the model wants None"),
         (
-            lambda w: w.update({"position_embedding.weight": torch.zeros(31, 16)}),
-            r"tensor position_embedding\.weight has shape \[31, 16\], the model wants \[32, 16\]",
+            lambda w: w.update({"embedding.position.weight": torch.zeros(31, 16)}),
+            r"tensor embedding\.position\.weight has shape \[31, 16\], the model wants \[32, 16\]",
         ),
     ],
 )

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.config import GPTConfig
+from llm.config import GPTConfig, GPTShape
+from llm.embedding import rotate, rotation
 from llm.gpt import GPT
 
 quick = settings(max_examples=25, deadline=None)
@@ -77,3 +78,46 @@ def test_dropout_acts_in_training_alone(make_gpt):
     assert torch.equal(gpt(tokens), make_gpt(dropout=0.0)(tokens))
     gpt.train()
     assert not torch.equal(gpt(tokens), gpt(tokens))
+
+
+LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "n_hidden": 24}
+
+
+def test_a_llama_has_no_position_table_no_bias_and_thinner_keys():
+    gpt = GPT(GPTConfig(context_length=8, n_layer=3, n_head=2, n_embd=8, vocabulary_size=50, tied=False, **LLAMA))
+    block = 8 + (8 * 16) + (8 * 8) + 8 + (8 * 24) * 3
+    assert sum(weight.numel() for weight in gpt.parameters()) == 2 * 50 * 8 + 3 * block + 8
+    assert not [name for name, _ in gpt.named_parameters() if "bias" in name or "position" in name]
+
+
+@quick
+@given(st.integers(0, 20), st.integers(1, 6))
+def test_rotary_positions_count_distances_alone(make_gpt, shift, length):
+    gpt = make_gpt(**LLAMA)
+    tokens = torch.arange(length)[None]
+    moved = gpt.features(tokens, tokens + shift)
+    torch.testing.assert_close(moved, gpt.features(tokens), atol=1e-5, rtol=1e-4)
+
+
+def test_a_turn_keeps_lengths_and_pairs_turn_ever_slower():
+    x_BHTD = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
+    at = [rotate(x_BHTD, rotation(torch.tensor([[position]]), 8, 100.0)) for position in (0, 1, 1000)]
+    torch.testing.assert_close(at[0], x_BHTD)
+    assert at[2].norm().item() == pytest.approx(x_BHTD.norm().item())
+    first, second = x_BHTD.flatten().view(2, 4)
+    angles = 100.0 ** -(torch.arange(4) / 4)
+    expected = torch.cat([first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()])
+    torch.testing.assert_close(at[1].flatten(), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"n_embd": 10}, "n_embd 10 is not a multiple of n_head 4"),
+        ({"n_kv_head": 3}, "n_head 4 is not a multiple of n_kv_head 3"),
+        ({"n_embd": 12, "positions": "rotary"}, "a head's width of 3 is odd"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(values, reason):
+    with pytest.raises(ValueError, match=reason):
+        GPTShape(**({"context_length": 8, "n_layer": 1, "n_head": 4, "n_embd": 8} | values))

@@ -2,21 +2,56 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from llm.loss import IGNORE, bits_per_byte, next_token_loss
-
-
-def test_cross_entropy_by_hand_over_the_targets_that_count():
-    logits = torch.tensor([[[0.0, 0.0, 0.0, 0.0], [math.log(3), 0.0, -math.inf, -math.inf], [9.0, 0.0, 0.0, 0.0]]])
-    targets = torch.tensor([[2, 1, IGNORE]])
-    by_hand = -math.log(1 / 4) - math.log(1 / 4)
-    assert next_token_loss(logits, targets, "sum").item() == pytest.approx(by_hand)
-    assert next_token_loss(logits, targets).item() == pytest.approx(by_hand / 2)
+from llm.loss import IGNORE, ROWS, bits_per_byte, linear_cross_entropy
 
 
-def test_the_loss_is_float32_whatever_the_logits_are():
-    logits = torch.randn(2, 3, 5, dtype=torch.bfloat16)
-    assert next_token_loss(logits, torch.zeros(2, 3, dtype=torch.int64)).dtype == torch.float32
+def made(tokens: int, width: int, vocabulary: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    x, weight = torch.randn(tokens, width, generator=draw), torch.randn(vocabulary, width, generator=draw)
+    targets = torch.randint(vocabulary, (tokens,), generator=draw)
+    targets[torch.rand(tokens, generator=draw) < 0.2] = IGNORE
+    return x.requires_grad_(), weight.requires_grad_(), targets
+
+
+def whole(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """All logits at once, by torch's own function."""
+    return F.cross_entropy(F.linear(x, weight).float(), targets, ignore_index=IGNORE, reduction="sum")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 2 * ROWS + 3), st.integers(1, 8), st.integers(2, 30), st.integers(0, 2**16))
+def test_loss_and_gradients_equal_those_of_all_logits_at_once(tokens, width, vocabulary, seed):
+    ours, theirs = made(tokens, width, vocabulary, seed), made(tokens, width, vocabulary, seed)
+    (linear_cross_entropy(*ours) / 3).backward()
+    (whole(*theirs) / 3).backward()
+    for mine, other in zip(ours[:2], theirs[:2], strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, atol=1e-4, rtol=1e-4)
+    expected = whole(*theirs).item()
+    assert linear_cross_entropy(*ours).item() == pytest.approx(expected, rel=1e-5, abs=1e-4)
+    with torch.inference_mode():
+        assert linear_cross_entropy(*ours).item() == pytest.approx(expected, rel=1e-5, abs=1e-4)
+
+
+def test_the_loss_by_hand_over_the_targets_that_count():
+    x, weight = torch.tensor([[0.0], [math.log(3)], [9.0]]), torch.tensor([[1.0], [0.0]])
+    assert linear_cross_entropy(x, weight, torch.tensor([0, 1, IGNORE])).item() == pytest.approx(3 * math.log(2))
+
+
+def test_under_autocast_the_products_are_in_its_dtype_and_the_loss_in_float32():
+    ours, theirs = made(ROWS + 9, 64, 100, 1), made(ROWS + 9, 64, 100, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, expected = linear_cross_entropy(*ours), whole(*theirs)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert loss.item() != pytest.approx(whole(*theirs).item(), rel=1e-7)
+    loss.backward()
+    expected.backward()
+    for mine, other in zip(ours[:2], theirs[:2], strict=True):
+        assert (mine.grad - other.grad).norm() < 0.01 * other.grad.norm()
 
 
 def test_bits_per_byte_by_hand():

@@ -14,7 +14,7 @@ from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.pretrain import objective
 from llm.resume import Checkpoints
-from llm.train import train
+from llm.train import Objective, train
 
 ROOT = Path(__file__).parents[2]
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -125,32 +125,82 @@ def learn(checkpoints, out):
     save_file(model.state_dict(), out + ".safetensors")
     Path(out + ".json").write_text(json.dumps(history))
 
+def writing(folder):
+    return any(path.name.startswith(".") for path in folder.glob(".*"))
+
 random.seed(int(sys.argv[1]))
-checkpoints, reached = Checkpoints(Path("checkpoints")), []
-for kill_after in sorted(random.sample(range(1, 50), 3)):
+folder = Path("checkpoints")
+checkpoints, reached, torn = Checkpoints(folder), [], 0
+for number, kill_after in enumerate(sorted(random.choices(range(1, 55), k=20))):
     child = os.fork()
     if not child:
         learn(checkpoints, "never")
         os._exit(0)
     while checkpoints.newest() < kill_after:
         time.sleep(0.001)
-    time.sleep(random.random() / 100)
+    if number % 2:  # every other time while it writes a checkpoint, else at any moment
+        while not writing(folder):
+            pass
+    else:
+        time.sleep(random.random() / 100)
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    torn += writing(folder)
     reached.append(checkpoints.newest())
 learn(checkpoints, "killed")
 learn(None, "undisturbed")
-print(json.dumps(reached))
+print(json.dumps([reached, torn]))
 """
 
 
-def test_a_run_killed_at_random_moments_gives_the_weights_of_an_undisturbed_one(tmp_path):
+def test_a_run_killed_twenty_times_gives_the_weights_of_an_undisturbed_one(tmp_path):
     command = [sys.executable, "-c", KILLED, str(int.from_bytes(os.urandom(4)))]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, (command[-1], done.stderr)
-    reached = json.loads(done.stdout)
-    assert 0 < reached[0] <= reached[1] <= reached[2] < 60
+    reached, torn = json.loads(done.stdout)
+    assert len(reached) == 20
+    assert reached == sorted(reached)
+    assert 0 < reached[0] <= reached[-1] < 60
+    assert torn >= 5  # half-written files that were found
     assert json.loads((tmp_path / "killed.json").read_text()) == json.loads((tmp_path / "undisturbed.json").read_text())
     killed, undisturbed = (load_file(tmp_path / f"{name}.safetensors") for name in ("killed", "undisturbed"))
     assert all(torch.equal(killed[name], undisturbed[name]) for name in killed | undisturbed)
+
+
+def look_or_stop(gpt, config, looks):
+    """What to learn, but the looks find these numbers; None interrupts one."""
+    found = iter(looks)
+
+    def evaluate():
+        if (value := next(found)) is None:
+            raise InterruptedError
+        return {"score": value}
+
+    return Objective(lambda index: gpt(torch.ones(1, 4)).square().mean(), evaluate, "score", start_counts=True)
+
+
+def test_a_run_that_is_stopped_before_its_first_step_goes_on(make_config, tmp_path):
+    config, model = make_config(steps=4, evaluate_every=2, optimizer="muon"), torch.nn.Linear(4, 1)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(InterruptedError, match="stopped after step 0 of 4, with a checkpoint"):
+        train(model, config, look_or_stop(model, config, [None]), checkpoints=checkpoints)
+    with pytest.raises(InterruptedError, match="stopped after step 2 of 4, with a checkpoint"):
+        train(model, config, look_or_stop(model, config, [3.0, None]), checkpoints=checkpoints)
+    history = train(model, config, look_or_stop(model, config, [2.0, 1.0]), checkpoints=checkpoints)
+    assert [row["step"] for row in history] == [0, 1, 2, 3, 4]
+    assert [row.get("score") for row in history] == [3.0, None, 2.0, None, 1.0]
+
+
+def test_a_stop_is_asked_for_before_each_step(make_config, tmp_path):
+    config, model = make_config(steps=4, evaluate_every=2), torch.nn.Linear(4, 1)
+    asked = iter([False, False, False, True])
+    with pytest.raises(InterruptedError, match="stopped after step 3 of 4, with a checkpoint"):
+        train(
+            model,
+            config,
+            look_or_stop(model, config, [3.0, 2.0]),
+            checkpoints=Checkpoints(tmp_path),
+            stop=lambda: next(asked),
+        )
+    assert Checkpoints(tmp_path).newest() == 3

@@ -1,4 +1,5 @@
 import json
+import pickle
 import random
 from pydoc_data.topics import topics
 
@@ -6,7 +7,19 @@ import pytest
 import tiktoken
 from tokenizers import Tokenizer
 
-from llm.tokenizer import END_OF_TEXT, load_tokenizer, named_encoding, save_tokenizer, train_bpe
+from llm.tokenizer import (
+    END_OF_TEXT,
+    PartialEncoding,
+    decode,
+    end_of_text,
+    load_tokenizer,
+    make_encoding,
+    named_encoding,
+    save_tokenizer,
+    stop_tokens,
+    token_bytes,
+    train_bpe,
+)
 
 TEXT = list(topics.values())
 CL100K = (
@@ -113,3 +126,98 @@ def test_an_encoding_that_cannot_be_downloaded_says_the_way_out(tmp_path, monkey
     monkeypatch.delitem(tiktoken.registry.ENCODINGS, "p50k_base", raising=False)
     with pytest.raises(RuntimeError, match=r"^tiktoken can't download p50k_base here .*TIKTOKEN_CACHE_DIR"):
         named_encoding("p50k_base")
+
+
+def test_a_file_of_save_tokenizer_that_was_changed_is_refused(encoding, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    save_tokenizer(encoding, path)
+    layout = json.loads(path.read_text())
+    path.write_text(json.dumps(layout | {"normalizer": {"type": "NFC"}}))
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json: not as save_tokenizer writes it, in normalizer; .*read_tok"
+    ):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize("index", [-1, 2**32])
+@pytest.mark.parametrize("path", [["added_tokens", 0, "id"], ["model", "vocab", "a"]])
+def test_an_id_that_no_token_can_have_is_refused_with_the_file(encoding, path, index, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    save_tokenizer(encoding, file)
+    changed = part = json.loads(file.read_text())
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = index
+    file.write_text(json.dumps(changed))
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json: not the tokenizer\.json of a byte-level BPE \(OverflowError"
+    ):
+        load_tokenizer(file)
+
+
+@pytest.fixture
+def partial():
+    """A vocabulary of four bytes, two merges and a special token in front."""
+    ranks = {b"a": 1, b"b": 2, b" ": 3, b"!": 4, b"ab": 5, b"!!": 6}
+    return PartialEncoding("x", pat_str=r" ?\w+| ?\W+", mergeable_ranks=ranks, special_tokens={"<|im_end|>": 0})
+
+
+def test_bytes_that_a_vocabulary_lacks_are_left_out(partial):
+    assert partial.n_vocab == 7
+    assert partial.encode_ordinary("ab ab!") == [5, 3, 5, 4]
+    assert partial.encode_ordinary("axb!?! é") == [5, 6, 3]  # what is left of a word is merged
+    assert partial.encode_ordinary("é\ud800") == []
+    assert partial.encode("xa<|im_end|>b", allowed_special="all") == [1, 0, 2]  # but never beyond a special token
+    with pytest.raises(ValueError, match="disallowed special token"):
+        partial.encode("<|im_end|>")
+
+
+def test_a_partial_vocabulary_survives_saving_and_pickling(partial, tmp_path):
+    save_tokenizer(partial, tmp_path / "tokenizer.json")
+    for again in (load_tokenizer(tmp_path / "tokenizer.json"), pickle.loads(pickle.dumps(partial))):
+        assert isinstance(again, PartialEncoding)
+        assert (again.n_vocab, again._special_tokens) == (7, {"<|im_end|>": 0})
+        assert again.encode_ordinary_batch(["axb!?! é", ""]) == [[5, 6, 3], []]
+
+
+@pytest.mark.parametrize(
+    ("names", "stop", "end"),
+    [
+        (["<|endoftext|>", "<|im_start|>", "<|im_end|>"], {256, 258}, 256),
+        (["<s>", "</s>"], {257}, 257),
+        (["<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>"], {257, 258}, 258),
+        (["<|im_start|>", "<|im_end|>"], {257}, 257),
+    ],
+)
+def test_special_tokens_say_where_a_text_ends(names, stop, end):
+    encoding = with_special(names)
+    assert stop_tokens(encoding) == stop
+    assert end_of_text(encoding) == end
+
+
+def test_an_encoding_without_an_end_says_what_it_has():
+    assert stop_tokens(with_special(["<s>"])) == frozenset()
+    with pytest.raises(ValueError, match=r"^no special token ends a text: <s>, where one of <\|endoftext\|>, </s>"):
+        end_of_text(with_special(["<s>"]))
+
+
+def with_special(names):
+    special = {name: 256 + n for n, name in enumerate(names)}
+    return make_encoding(r"\w+|\W+", {bytes([byte]): byte for byte in range(256)}, special)
+
+
+def test_every_id_has_its_bytes(encoding, partial):
+    assert token_bytes(encoding, encoding.encode_single_token("the")) == b"the"
+    assert token_bytes(encoding, encoding.eot_token) == b"<|endoftext|>"
+    assert [token_bytes(partial, token) for token in range(8)] == [
+        b"<|im_end|>", b"a", b"b", b" ", b"!", b"ab", b"!!", b""
+    ]  # fmt: skip
+
+
+def test_decoding_gives_the_text_of_tiktoken_and_passes_over_ids_without_a_token(encoding, partial):
+    draw = random.Random(0)
+    for _ in range(200):  # any tokens: half characters, and special ones, too
+        tokens = draw.choices(range(encoding.n_vocab), k=draw.randint(0, 30))
+        assert decode(encoding, tokens) == encoding.decode(tokens)
+    assert decode(encoding, [*encoding.encode_ordinary("the"), 1000, 2**31, *encoding.encode_ordinary(" é")]) == "the é"
+    assert decode(partial, [5, 7, 4]) == "ab!"

@@ -6,7 +6,7 @@ import torch
 from llm.dataset import Shuffled, TokenWindows
 from llm.device import Compute
 from llm.pretrain import objective, text_loss
-from llm.train import Objective, train
+from llm.train import DivergedError, Objective, train
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
@@ -151,3 +151,37 @@ def test_the_loss_of_a_text_is_the_mean_over_its_tokens(make_gpt, token_files):
         alone += [-chances[position, target].item() for position, target in enumerate(tokens[1:])]
     batches = [windows.spread(99, 1)[0], torch.arange(1, len(windows)).numpy()]  # of unequal sizes
     assert text_loss(gpt, windows, batches, CPU) == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+
+
+def scores(model, found):
+    values = iter(found)
+    return Objective(lambda _: model(torch.ones(1, 1)).square().sum(), lambda: {"score": next(values)}, "score")
+
+
+@pytest.mark.parametrize(("patience", "steps"), [(1, 3), (2, 6), (None, 7)])
+def test_training_ends_after_so_many_looks_without_a_better_one(make_config, patience, steps):
+    model = torch.nn.Linear(1, 1)
+    goal = scores(model, [3.0, 2.0, 2.5, 1.5, 1.5, 1.6, 1.4])
+    history = train(model, make_config(steps=7, evaluate_every=1, patience=patience), goal)
+    assert len(history) == steps
+
+
+def test_a_loss_that_explodes_stops_and_every_step_is_reported(make_config):
+    model, steps = torch.nn.Linear(1, 1), []
+
+    def loss(index):
+        return model(torch.ones(1, 1)).sum() * 0 + (1.0 if index < 15 else 100.0)
+
+    goal = Objective(loss, lambda: {"score": 0.0}, "score")
+    with pytest.raises(
+        DivergedError, match=r"^step 20: the loss has grown from 1 to 50\.5: try a lower learning_rate$"
+    ):
+        train(model, make_config(steps=99, evaluate_every=99), goal, report=lambda row, _: steps.append(row["step"]))
+    assert steps == list(range(1, 21))
+
+
+def test_a_prompt_that_can_not_be_continued_is_said_before_the_first_step(make_gpt, make_config, goal):
+    gpt = make_gpt()
+    for prompt, tokens in (("", 0), ("the cat " * 40, "[0-9]+")):
+        with pytest.raises(ValueError, match=f"^sample prompt '{prompt}': {tokens} tokens, of 1 to 31$"):
+            goal(gpt, make_config(), (prompt,))

@@ -1,0 +1,49 @@
+"""Small models of transformers with random weights, as others publish them: the oracle of what we load and export."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
+
+from llm.tokenizer import save_tokenizer
+
+TOKENS = torch.tensor([[5, 7, 11, 13, 17, 19, 23], [3, 1, 4, 1, 5, 9, 2]])
+GPT2_SHAPE = {"n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
+LLAMA_SHAPE = {
+    "max_position_embeddings": 24,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+FAMILIES = {
+    "gpt2": (GPT2Config, GPT2LMHeadModel, GPT2_SHAPE),
+    "llama": (LlamaConfig, LlamaForCausalLM, LLAMA_SHAPE),
+    "mistral": (MistralConfig, MistralForCausalLM, LLAMA_SHAPE),
+}
+
+
+def publish(folder: Path, encoding, kind: str, changes: dict, **saving) -> PreTrainedModel:
+    """Make a model, the same for the same arguments, and write it into a folder as `save_pretrained` does."""
+    make_config, make_model, shape = FAMILIES[kind]
+    base = {"vocab_size": encoding.n_vocab + 3, "bos_token_id": encoding.eot_token, "eos_token_id": encoding.eot_token}
+    torch.manual_seed(0)
+    model = make_model(make_config(**(base | shape | changes))).eval()
+    for weight in model.parameters():  # norms and biases too, so that errors show
+        torch.nn.init.normal_(weight, mean=float(weight.ndim == 1), std=0.2)
+    model.save_pretrained(folder, **saving)
+    save_tokenizer(encoding, folder / "tokenizer.json")
+    return model
+
+
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest one."""
+    return (ours - theirs).abs().max().item()
