@@ -1,6 +1,7 @@
 """Fine-tune the foundation into the email classifier: `python -m flows.finetune_classifier`."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +12,14 @@ from prefect import flow
 from llm.checkpoint import load_model
 from llm.classifier import LABELS, Classifier, Emails, encode_emails, objective
 from llm.device import choose_compute
+from llm.lora import add_lora
+from llm.workers import Workers
+from tasks.parallel import Learner, Work
 from tasks.params import FinetuneClassifier
 from tasks.stages import stage_command
 from tasks.training import fit, publish, training_run
 
-DATA = Path("data/processed/emails")
+INPUTS = {split: Path(f"data/processed/emails/{split}.parquet") for split in ("train", "validation")}
 REPORT = Path("reports/training/finetune_classifier")
 
 
@@ -25,21 +29,26 @@ def _emails(path: Path, encoding: tiktoken.Encoding, max_tokens: int) -> Emails:
     return Emails(encode_emails(encoding, table["subject"], table["body"], max_tokens), labels)
 
 
+def prepare(params: FinetuneClassifier, workers: Workers) -> Learner:
+    """The foundation with a head, and the emails that it is to tell apart."""
+    compute = choose_compute()
+    torch.manual_seed(params.seed)
+    foundation, encoding = load_model(Path("models/foundation"), dropout=params.dropout)
+    model = Classifier(foundation, params.max_tokens).to(compute.device)
+    model.freeze(params.frozen_layers)
+    if params.lora:
+        add_lora(model, params.lora)
+    train, validation = (_emails(path, encoding, params.max_tokens) for path in INPUTS.values())
+    balanced = params.class_weights == "balanced"
+    goal = objective(model, params, train, validation, compute, balanced=balanced, workers=workers)
+    return Learner(model, encoding, goal, compute, Work("emails", params.batch_size * params.gradient_accumulation))
+
+
 @flow
 def finetune_classifier(params: FinetuneClassifier, resume: bool = True) -> None:
     """Teach the foundation to tell spam from ham, and keep the weights with the highest F1 on validation."""
-    inputs = {split: DATA / f"{split}.parquet" for split in ("train", "validation")}
-    with training_run(params, inputs, resume) as checkpoints:
-        compute = choose_compute()
-        torch.manual_seed(params.seed)
-        foundation, encoding = load_model(Path("models/foundation"), dropout=params.dropout)
-        model = Classifier(foundation, params.max_tokens).to(compute.device)
-        model.freeze(params.frozen_layers)
-        train, validation = (_emails(path, encoding, params.max_tokens) for path in inputs.values())
-        goal = objective(model, params, train, validation, compute, balanced=params.class_weights == "balanced")
-        emails = params.batch_size * params.gradient_accumulation
-        history = fit(model, params, goal, compute, checkpoints, units="emails", units_a_step=emails)
-        publish("classifier", model, encoding, history, goal.best, REPORT)
+    with training_run(params, INPUTS, resume) as checkpoints:
+        publish("classifier", *fit(partial(prepare, params), params, checkpoints), REPORT)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from llm.files import atomic_folder
-from llm.tokenizer import named_encoding, save_tokenizer, train_bpe
-from tasks.params import Corpus, Dataset, Emails, Instructions
+from llm.tokenizer import save_tokenizer, train_bpe
+from tasks.cluster import map_in_order
+from tasks.foundation import encoding_by_name, published_tokenizer
+from tasks.params import SCRATCH, Corpus, Dataset, Emails, Instructions
 from tasks.quality import summarise, summary_expectations, validate
 from tasks.splits import SPLITS, deduplicate, split
 from tasks.stages import stage_command
@@ -56,12 +58,14 @@ def _recipe(dataset: Dataset, params: Corpus | Emails | Instructions) -> Recipe:
             from tasks.corpus import corpus_expectations, read_corpus, write_tokens
 
             def write(splits: dict[str, Table], folder: Path) -> None:
-                if params.tokenizer == "bpe":
+                if params.foundation != SCRATCH:
+                    encoding = published_tokenizer(params.foundation)
+                elif params.tokenizer == "bpe":
                     encoding = train_bpe(splits["train"]["text"], params.vocabulary_size)
                 else:
-                    encoding = named_encoding(params.tokenizer)
+                    encoding = encoding_by_name(params.tokenizer)
                 save_tokenizer(encoding, folder / "tokenizer.json")
-                write_tokens(encoding, splits, folder)
+                write_tokens(encoding, splits, folder, map_in_order)
 
             return Recipe(read_corpus, lambda table: table["text"], "source", corpus_expectations, write)
         case "emails":

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import tiktoken
 from tqdm import tqdm
 
 from llm.files import write_atomic
+from llm.tokenizer import end_of_text
 from tasks.textfiles import parse_json, raw_files, read_json_lines, read_text
 
 if TYPE_CHECKING:
@@ -115,27 +116,33 @@ def corpus_expectations() -> list["Expectation"]:
     ]
 
 
-def write_tokens(encoding: tiktoken.Encoding, splits: dict[str, pd.DataFrame], folder: Path) -> dict[str, Any]:
+def write_tokens(
+    encoding: tiktoken.Encoding, splits: dict[str, pd.DataFrame], folder: Path, mapped: Callable[..., Iterable] = map
+) -> dict[str, Any]:
     """Write `<split>.bin` for each table of texts and `meta.json` into `folder`, and return what the latter holds.
 
     A .bin is little-endian uint16, or uint32 for over 65,536 tokens: the documents in the table's order, each followed
     by the end-of-text token. The meta file keeps dtype, vocabulary size and, for each split, documents, tokens and
-    UTF-8 bytes of the texts (for bits per byte).
+    UTF-8 bytes of the texts (for bits per byte). `mapped` works as `map` does, perhaps on many machines.
     """
     dtype = np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
+    end = end_of_text(encoding)
     total, counts = sum(map(len, splits.values())), {}
+
+    def encode(texts: list[str]) -> bytes:
+        tokens = encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
+        return b"".join(np.array([*ids, end], dtype).tobytes() for ids in tokens)
+
     with tqdm(desc="tokenizing", total=total, unit="document", disable=None, leave=False) as bar:
         for split, table in splits.items():
-            tokens = size = 0
+            written = 0
             with (folder / f"{split}.bin").open("wb") as file:
-                for start in range(0, len(table), BATCH):
-                    texts = table["text"].iloc[start : start + BATCH].tolist()
-                    for ids in encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1):
-                        file.write(np.array([*ids, encoding.eot_token], dtype).tobytes())
-                        tokens += len(ids) + 1
-                    size += sum(len(text.encode()) for text in texts)
+                pieces = [table["text"].iloc[start : start + BATCH].tolist() for start in range(0, len(table), BATCH)]
+                for texts, tokens in zip(pieces, mapped(encode, pieces), strict=True):
+                    written += file.write(tokens)
                     bar.update(len(texts))
-            counts[split] = {"documents": len(table), "tokens": tokens, "bytes": size}
+            size = sum(len(text.encode()) for text in table["text"])
+            counts[split] = {"documents": len(table), "tokens": written // dtype.itemsize, "bytes": size}
     meta = {"dtype": dtype.name, "vocabulary_size": encoding.n_vocab, "splits": counts}
     write_atomic(folder / "meta.json", json.dumps(meta, indent=2) + "\n")
     return meta

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import networkx as nx
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+
+PATIENCE = 20  # seconds that an interrupted stage has for its last step and its checkpoint
 
 
 def stages() -> list[str]:
@@ -38,6 +41,13 @@ def reproduce(stage: str, environment: dict[str, str]) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     command = [sys.executable, "-m", "tasks.lifeline", sys.executable, "-m", "dvc", "repro", "--quiet"]
     command += ["--single-item", stage]
-    done = subprocess.run(command, env={**os.environ, "PATH": path, **environment}, check=False)
-    if done.returncode:
+    dvc = subprocess.Popen(command, env={**os.environ, "PATH": path, **environment})
+    try:
+        failed = dvc.wait()
+    except BaseException:  # Ctrl-C reached the stage, too, which may be writing a checkpoint
+        with suppress(subprocess.TimeoutExpired):
+            dvc.wait(PATIENCE)
+        dvc.terminate()
+        raise
+    if failed:
         raise RuntimeError(f"stage {stage} failed; the reason stands above")

@@ -113,10 +113,9 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint(stage: str) -> str:
+def fingerprint(inputs: Hashes) -> str:
     """SHA-256 over a stage's parameters and the hashes of its deps: equal inputs, equal fingerprint."""
-    now = inputs(stage)
-    return digest([now.params, now.deps])
+    return digest([inputs.params, inputs.deps])
 
 
 def _git(*arguments: str) -> str | None:

@@ -2,17 +2,18 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
-from llm.config import Config, GPTConfig, GPTShape, Rate, TrainConfig
+from llm.config import Config, GPTConfig, GPTShape, LoRAConfig, Rate, TrainConfig
 
 Dataset = Literal["corpus", "emails", "instructions"]
 Model = Literal["foundation", "classifier", "assistant"]
 
 PARAMS_FILE = Path("params.yaml")
+SCRATCH = "scratch"
 
 
 class Source(Config):
@@ -60,6 +61,8 @@ class Corpus(Split):
     """`bpe` trains one on the corpus; anything else is the name of a tiktoken encoding, such as `gpt2`."""
     vocabulary_size: int = Field(default=8192, gt=256)
     """Tokens of a `bpe` tokenizer; a tiktoken encoding brings its own."""
+    foundation: str = SCRATCH
+    """From the top level; a published model brings its own tokenizer, and the two keys above do not count."""
 
 
 class Emails(Split):
@@ -86,8 +89,15 @@ class Preprocess(Config):
 
 
 class Pretrain(GPTShape, TrainConfig):
-    """The foundation model and its training on unlabelled text."""
+    """The foundation model and its training on unlabelled text.
 
+    A published foundation brings its own shape: of the keys that give it only `context_length` and `dropout` count.
+    """
+
+    foundation: str = SCRATCH
+    """From the top level: `scratch`, or the published weights that training goes on from."""
+    steps: int = Field(ge=0)
+    """Updates of the weights; 0 takes published ones as they are."""
     evaluation_batches: int = Field(gt=0)
     """Validation batches a look; the same ones each time."""
     sample_prompts: tuple[str, ...] = ()
@@ -99,10 +109,18 @@ class Pretrain(GPTShape, TrainConfig):
             vocabulary_size=vocabulary_size, **{name: getattr(self, name) for name in GPTShape.model_fields}
         )
 
+    @model_validator(mode="after")
+    def _scratch_must_learn(self) -> Self:
+        if self.foundation == SCRATCH and self.steps == 0:
+            raise ValueError("steps 0 leave a model from scratch untrained; name published weights in foundation")
+        return self
+
 
 class FinetuneClassifier(TrainConfig):
     """The email classifier."""
 
+    lora: LoRAConfig | None = None
+    """Train thin matrices beside the frozen ones, and merge them at the end; without it all weights move."""
     frozen_layers: int = Field(default=0, ge=0)
     """Blocks, from the input on, that stay as the foundation has them; with one, the embeddings do too."""
     max_tokens: int = Field(gt=0)
@@ -112,10 +130,18 @@ class FinetuneClassifier(TrainConfig):
     dropout: Rate = 0.0
     """Share of activations dropped in training."""
 
+    @model_validator(mode="after")
+    def _one_way_to_freeze(self) -> Self:
+        if self.lora and self.frozen_layers:
+            raise ValueError(f"frozen_layers {self.frozen_layers} and lora: LoRA freezes all layers; keep one of them")
+        return self
+
 
 class FinetuneAssistant(TrainConfig):
     """The assistant that follows instructions."""
 
+    lora: LoRAConfig | None = None
+    """Train thin matrices beside the frozen ones, and merge them at the end; without it all weights move."""
     dropout: Rate = 0.0
     """Share of activations dropped in training."""
     sample_rows: int = Field(default=5, ge=0)
@@ -164,12 +190,28 @@ class Evaluate(Config):
 class Params(Config):
     """The whole of params.yaml."""
 
+    foundation: str = Field(min_length=1)
+    """`scratch`, a published model of tasks/foundation.py, a folder in Hugging Face layout, or a `.gguf` file."""
     fetch: Fetch
     preprocess: Preprocess
     pretrain: Pretrain
     finetune_classifier: FinetuneClassifier
     finetune_assistant: FinetuneAssistant
     evaluate: Evaluate
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hand_the_foundation_down(cls, values: Any) -> Any:
+        """To the sections of the two stages that need it: its tokenizer cuts the corpus, its weights are trained on."""
+        match values:
+            case {"foundation": name, "preprocess": {"corpus": dict(corpus)} as preprocess, "pretrain": dict(pretrain)}:
+                if "foundation" in corpus | pretrain:
+                    raise ValueError("foundation stands at the top level, and not in a stage's section")
+                return values | {
+                    "preprocess": preprocess | {"corpus": corpus | {"foundation": name}},
+                    "pretrain": pretrain | {"foundation": name},
+                }
+        return values
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

@@ -106,6 +106,7 @@ def _register(model: Model) -> ModelVersion:
     training, evaluation = locked(STAGES[model]), locked(f"evaluate@{model}")
     facts = lineage(None)
     tags = training.tags() | evaluation.tags() | {name: fact for name, fact in facts.items() if ".git." in name}
+    tags = {name: value for name, value in tags.items() if not name.endswith(".py")}  # the commit says which code
     tags |= {KEY: version_key(model), TRAINING_RUN: _training_run(model, training.outs[f"models/{model}"])}
     evidence = Path("reports/evaluation", model)
     metrics = json.loads((evidence / "metrics.json").read_text())
@@ -127,7 +128,12 @@ def _register(model: Model) -> ModelVersion:
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     version = client.create_model_version(
-        name, logged.model_uri, run.info.run_id, tags=tags, description=_description(model, metrics, tags)
+        name,
+        logged.model_uri,
+        run.info.run_id,
+        tags=tags,
+        description=_description(model, metrics, tags),
+        model_id=logged.model_id,  # a tracking server refuses a source that it can't tie to a model
     )
     link = json.dumps([{"name": name, "version": version.version}])
     client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: link})

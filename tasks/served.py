@@ -17,16 +17,20 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from llm.assistant import answer_all
 from llm.checkpoint import load_model
 from llm.classifier import LABELS, spam_probability
-from llm.generate import generate_text
+from llm.generate import generate
+from llm.sampling import GREEDY, LIVELY, Sampling
+from llm.tokenizer import decode, stop_tokens
 
 
-def _sampling(temperature: float, top_p: float | None) -> ParamSchema:
+def _sampling(default: Sampling) -> ParamSchema:
     return ParamSchema(
         [
             ParamSpec("max_new_tokens", DataType.long, 64),
-            ParamSpec("temperature", DataType.double, temperature),
-            ParamSpec("top_k", DataType.long, None),
-            ParamSpec("top_p", DataType.double, top_p),
+            ParamSpec("temperature", DataType.double, default.temperature),
+            ParamSpec("top_k", DataType.long, default.top_k),
+            ParamSpec("top_p", DataType.double, default.top_p),
+            ParamSpec("min_p", DataType.double, default.min_p),
+            ParamSpec("repetition_penalty", DataType.double, default.repetition_penalty),
             ParamSpec("seed", DataType.long, 1),
         ]
     )
@@ -34,7 +38,7 @@ def _sampling(temperature: float, top_p: float | None) -> ParamSchema:
 
 SIGNATURES = {
     "foundation": ModelSignature(
-        Schema([ColSpec(DataType.string, "prompt")]), Schema([ColSpec(DataType.string, "text")]), _sampling(0.8, 0.95)
+        Schema([ColSpec(DataType.string, "prompt")]), Schema([ColSpec(DataType.string, "text")]), _sampling(LIVELY)
     ),
     "classifier": ModelSignature(
         Schema([ColSpec(DataType.string, "subject"), ColSpec(DataType.string, "body")]),
@@ -43,7 +47,7 @@ SIGNATURES = {
     "assistant": ModelSignature(
         Schema([ColSpec(DataType.string, "instruction"), ColSpec(DataType.string, "input", required=False)]),
         Schema([ColSpec(DataType.string, "output")]),
-        _sampling(0.0, None),
+        _sampling(GREEDY),
     ),
 }
 
@@ -67,11 +71,19 @@ class ServedModel(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Answer each row; SIGNATURES say which columns come in and go out, and which parameters there are."""
-        params = params or {}
+        params = dict(params or {})
+        max_new_tokens = params.pop("max_new_tokens", 64)
         match self.kind:
             case "foundation":
-                texts = [generate_text(self.model, self.encoding, prompt, **params) for prompt in model_input["prompt"]]
-                return pd.DataFrame({"text": texts})
+                prompts = self.encoding.encode_ordinary_batch(model_input["prompt"].tolist())
+                tokens = generate(
+                    self.model,
+                    prompts,
+                    max_new_tokens=max_new_tokens,
+                    sampling=Sampling(**(LIVELY.model_dump() | params)),
+                    stop_tokens=stop_tokens(self.encoding),
+                )
+                return pd.DataFrame({"text": [decode(self.encoding, text) for text in tokens]})
             case "classifier":
                 subjects, bodies = model_input["subject"].tolist(), model_input["body"].tolist()
                 probabilities = spam_probability(self.model, self.encoding, subjects, bodies)
@@ -80,7 +92,9 @@ class ServedModel(PythonModel):
             case "assistant":
                 columns = model_input.reindex(columns=["instruction", "input"]).astype(object).fillna("")
                 rows = list(columns.itertuples(index=False, name=None))
-                return pd.DataFrame({"output": answer_all(self.model, self.encoding, rows, **params)})
+                sampling = Sampling(**params)
+                texts = answer_all(self.model, self.encoding, rows, max_new_tokens=max_new_tokens, sampling=sampling)
+                return pd.DataFrame({"output": texts})
             case kind:
                 raise ValueError(f"config.json: kind {kind!r} is not one of foundation, classifier, assistant")
 

@@ -32,7 +32,8 @@ from tasks.params import load_params
 
 STATE = Path(".threestage")
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
-LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed is gone in less
+LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed ends after its step
+STOPPED = 75  # exit code of a training that was asked to stop, and did so with a checkpoint (EX_TEMPFAIL: try again)
 SERVER_PATIENCE = 60  # seconds; the first start also makes the database: 7 to 11 s on two cores
 
 logger = logging.getLogger(__name__)
@@ -189,7 +190,8 @@ def run_command(work: Callable[[], Any]) -> int:
     """Do a command line's work and give its exit code; an expected error is one line on stderr.
 
     A mistake of the user's or of the machine's (ValueError, OSError, RuntimeError of our own) is said in a line;
-    anything else is a bug and keeps its traceback.
+    anything else is a bug and keeps its traceback. Ctrl-C gives 130 and SIGTERM 143, but STOPPED where a training had
+    time for a checkpoint.
     """
     _configure_console()
     sys.unraisablehook = _on_dropped
@@ -200,6 +202,9 @@ def run_command(work: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except InterruptedError as error:
+        sys.stderr.write(f"{error}; the same command goes on from it\n")
+        return STOPPED
     except (ValueError, OSError, RuntimeError) as error:
         logger.debug("traceback", exc_info=True)
         sys.stderr.write(f"error: {error}\n")

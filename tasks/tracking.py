@@ -124,6 +124,8 @@ def stage_run(
         if stage:
             mlflow.set_tags(current(stage).tags())
         status = "FINISHED"
+    except InterruptedError:
+        raise
     except Exception:
         status = "FAILED"
         raise

@@ -3,36 +3,41 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 import matplotlib as mpl
 import mlflow
 import pandas as pd
-import tiktoken
+import psutil
+import torch
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from prefect import task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from torch import nn
 from tqdm import tqdm
 
 from llm.checkpoint import save_model
-from llm.classifier import Classifier
 from llm.config import TrainConfig
-from llm.device import Compute
+from llm.device import Compute, matmul_peak
 from llm.files import atomic_folder, write_atomic
-from llm.gpt import GPT
-from llm.resume import Checkpoints
-from llm.train import Objective, Row, train
-from tasks.lineage import fingerprint
+from llm.lora import merge_lora
+from llm.resume import Checkpoints, restore_weights
+from llm.train import Row, memory_needed, train
+from llm.workers import ALONE
+from tasks.cluster import Cluster
+from tasks.lineage import Hashes, fingerprint, inputs
+from tasks.parallel import Learner, Prepare, Work, train_on_ray
 from tasks.stages import current_stage, state_folder
 from tasks.tracking import log_steps, stage_run
 
+INPUTS = "inputs.json"  # beside the checkpoints: what they were made from
 REPORT_EVERY = 25  # steps between messages to MLflow and Prefect: each takes about 50 ms
 
 logger = logging.getLogger(__name__)
@@ -43,17 +48,21 @@ def training_run(params: TrainConfig, datasets: dict[str, Path], resume: bool) -
     """The MLflow run of a training stage and its checkpoints, which are removed when the block ends well.
 
     Both are keyed by params, deps and code: with `resume` an unfinished run of the same key goes on. Checkpoints of
-    another key are dropped.
+    another key are dropped, and the log says what has changed.
     """
     stage = current_stage()
-    key = fingerprint(stage)
+    now = inputs(stage)
+    key = fingerprint(now)
     checkpoints = Checkpoints(state_folder(stage) / key)
     for other in checkpoints.folder.parent.glob("*/"):
         if other != checkpoints.folder:
-            logger.info("parameters, data or code have changed: an earlier run's checkpoints are dropped")
+            before = other / INPUTS
+            changed = now.differences(Hashes(**json.loads(before.read_text()))) if before.exists() else []
+            logger.info("an earlier run's checkpoints are dropped, as %s changed", ", ".join(changed) or "its inputs")
             shutil.rmtree(other)
         elif not resume:
             shutil.rmtree(other)
+    write_atomic(checkpoints.folder / INPUTS, json.dumps(asdict(now)))
     with stage_run(params, datasets, resume_key=key if resume else None):
         yield checkpoints
     shutil.rmtree(checkpoints.folder, ignore_errors=True)
@@ -62,8 +71,8 @@ def training_run(params: TrainConfig, datasets: dict[str, Path], resume: bool) -
 class Watch:
     """Tells the terminal about each step, MLflow and Prefect about each after number `logged`, which they have."""
 
-    def __init__(self, name: str, steps: int, logged: int, units: str, units_a_step: int) -> None:
-        self.steps, self.logged, self.units, self.units_a_step = steps, logged, units, units_a_step
+    def __init__(self, name: str, steps: int, logged: int, work: Work, compute: Compute) -> None:
+        self.steps, self.logged, self.work, self.peak = steps, logged, work, matmul_peak(compute)
         self.waiting: list[Row] = []
         self.smooth = 0.0
         self.bar = tqdm(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
@@ -72,12 +81,17 @@ class Watch:
     def __call__(self, row: Row, seconds: float) -> None:
         """Take in one row of metrics."""
         step = row["step"]
-        self.smooth = row["train_loss"] if step == 1 else 0.95 * self.smooth + 0.05 * row["train_loss"]
-        status = f"loss {self.smooth:.3f}"
-        if seconds:
-            status += f", {self.units_a_step / seconds:,.0f} {self.units}/s"
-        self.bar.set_postfix_str(status, refresh=False)
-        self.bar.update()
+        if step > 0:
+            self.smooth = row["train_loss"] if step == 1 else 0.95 * self.smooth + 0.05 * row["train_loss"]
+            status = f"loss {row['train_loss']:.3f}, smoothed {self.smooth:.3f}"
+            if seconds:
+                rate = self.work.units_a_step / seconds
+                row = row | {f"{self.work.units}_per_second": rate}
+                status += f", {rate:,.0f} {self.work.units}/s"
+                if self.work.flops_a_unit:
+                    status += f", {rate * self.work.flops_a_unit / self.peak:.0%} of the matmul peak"
+            self.bar.set_postfix_str(status, refresh=False)
+            self.bar.update()
         if step <= self.logged:
             return
         self.waiting.append(row)
@@ -88,23 +102,73 @@ class Watch:
             for sample in row.get("samples", []):
                 logger.info("  %s", " ".join(sample.split()))
         if found or step % REPORT_EVERY == 0 or step == self.steps:
-            log_steps([{name: value for name, value in each.items() if name != "samples"} for each in self.waiting])
-            self.waiting = []
-            update_progress_artifact(self.artifact, progress=100.0 * step / self.steps)
+            self.flush()
+            update_progress_artifact(self.artifact, progress=100.0 * step / max(1, self.steps))
+
+    def flush(self) -> None:
+        """Send MLflow what waits."""
+        log_steps([{name: value for name, value in each.items() if name != "samples"} for each in self.waiting])
+        self.waiting = []
+
+
+class _Asked:
+    """Turns Ctrl-C and SIGTERM into a polite end of training: at once inside a look, else after the step.
+
+    A second Ctrl-C is what it was before; a second SIGTERM, as when the parent dies of the first, changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.looking = False
+
+    def __call__(self) -> bool:
+        """Whether it was asked for."""
+        return self.asked
+
+    def __enter__(self) -> Self:
+        self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in self.before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before[signal.SIGINT])
+        first, self.asked = not self.asked, True
+        if first and self.looking:
+            raise InterruptedError
+
+    def within(self, look: Callable[[], Row]) -> Callable[[], Row]:
+        """The look, but interruptible."""
+
+        def interruptible() -> Row:
+            self.looking = True
+            try:
+                return look()
+            finally:
+                self.looking = False
+
+        return interruptible
+
+
+def _free_memory(compute: Compute) -> int:
+    """Bytes of memory that are free where it computes."""
+    if compute.device.type == "cuda":
+        return torch.cuda.mem_get_info(compute.device)[0]
+    return psutil.virtual_memory().available
 
 
 @task(cache_policy=NO_CACHE)
-def fit(
-    model: nn.Module,
-    params: TrainConfig,
-    objective: Objective,
-    compute: Compute,
-    checkpoints: Checkpoints,
-    *,
-    units: str,
-    units_a_step: int,
-) -> list[Row]:
-    """Train `model` in place, going on from the newest of `checkpoints`; a row of metrics a step."""
+def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tuple[Learner, list[Row]]:
+    """Train what `prepare` builds, going on from the newest of `checkpoints`; the learner and a row of metrics a step.
+
+    Here, or in the workers that THREESTAGE_RAY asks for. With LoRA its updates are merged into the weights at the end.
+    """
+    learner = prepare(ALONE)
+    model, objective, compute = learner.model, learner.objective, learner.compute
     count = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     logger.info("%s; %.1f M weights, %.1f M of them trained", compute, count / 1e6, trained / 1e6)
@@ -113,21 +177,44 @@ def fit(
     done = checkpoints.newest()
     if done:
         logger.info("going on after step %d of %d", done, params.steps)
-    sent = MlflowClient().get_metric_history(mlflow.active_run().info.run_id, "train_loss")
-    logged = max((metric.step for metric in sent), default=0)
-    watch = Watch(current_stage(), params.steps, logged, units, units_a_step)
-    with watch.bar:
-        return train(model, params, objective, checkpoints=checkpoints, report=watch)
+    cluster = Cluster.asked_for()
+    if cluster is None:
+        needed, free = memory_needed(model, objective), _free_memory(compute)
+        level = logging.WARNING if needed > free else logging.INFO
+        logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
+    work = learner.work if cluster is None else learner.work._replace(flops_a_unit=0)  # the peak is this machine's
+    watch = Watch(current_stage(), params.steps, _last_logged("train_loss", objective.best), work, compute)
+    try:
+        with watch.bar, _Asked() as asked:
+            if cluster is None:
+                objective = replace(objective, evaluate=asked.within(objective.evaluate))
+                history = train(model, params, objective, checkpoints=checkpoints, report=watch, stop=asked)
+            else:
+                train_on_ray(cluster, prepare, params, checkpoints, watch, stop=asked)
+                groups, state = checkpoints.load()
+                restore_weights(model, groups["best"])
+                history = state["history"]
+    finally:
+        watch.flush()
+    merge_lora(model)
+    return learner, history
+
+
+def _last_logged(*names: str) -> int:
+    """The last step of which this MLflow run has one of these metrics; -1 without one."""
+    run = mlflow.active_run().info.run_id
+    sent = (metric.step for name in names for metric in MlflowClient().get_metric_history(run, name))
+    return max(sent, default=-1)
 
 
 def _looks(history: list[Row]) -> list[Row]:
     """One row a look at the validation split, with the mean training loss since the look before."""
     rows, since = [], []
     for row in history:
-        since.append(row["train_loss"])
+        since += [row["train_loss"]] if "train_loss" in row else []
         found = {name: value for name, value in row.items() if name.startswith("validation")}
         if found:
-            rows.append({"step": row["step"], "train_loss": fmean(since), **found})
+            rows.append({"step": row["step"], "train_loss": fmean(since) if since else None, **found})
             since = []
     return rows
 
@@ -145,18 +232,13 @@ def _loss_picture(looks: pd.DataFrame, path: Path) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def publish(
-    kind: str,
-    model: GPT | Classifier,
-    encoding: tiktoken.Encoding,
-    history: list[Row],
-    best: str,
-    report: Path,
-) -> dict[str, Any]:
+def publish(kind: str, learner: Learner, history: list[Row], report: Path) -> dict[str, Any]:
     """Write models/<kind>/ and the training report, log both to MLflow, and return the report's metrics."""
+    best = learner.objective.best
     looks = _looks(history)
-    chosen = (max if best.endswith("f1") else min)(looks, key=lambda row: row[best])
-    metrics = {name: round(value, 6) for name, value in chosen.items()} | {"steps": history[-1]["step"]}
+    chosen = (min if learner.objective.lower_is_better else max)(looks, key=lambda row: row[best])
+    metrics = {name: round(value, 6) for name, value in chosen.items() if value is not None}
+    metrics["steps"] = history[-1]["step"]
     metrics["best_step"] = metrics.pop("step")
 
     report.mkdir(parents=True, exist_ok=True)
@@ -172,7 +254,7 @@ def publish(
         write_atomic(report / "samples.md", "\n\n".join(["# Samples during training", *samples]) + "\n")
     write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     with atomic_folder(Path("models") / kind) as folder:
-        save_model(folder, model, encoding, kind)
+        save_model(folder, learner.model, learner.encoding, kind)
 
     mlflow.log_metrics({f"final.{name}": value for name, value in metrics.items()})
     mlflow.log_artifacts(str(report), "report")

@@ -105,6 +105,22 @@ def token_files(tmp_path_factory, encoding) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct, 98 MB: downloaded once, kept where the pipeline would keep it."""
+    from llm.files import atomic_folder
+    from tasks.foundation import PUBLISHED, STATE
+    from tasks.sources import fetch_source
+
+    source = PUBLISHED["smollm2-135m"]
+    folder = ROOT / STATE / source.sha256[:16]
+    if not folder.exists():
+        with atomic_folder(folder) as fresh:
+            fetch_source.fn(source, fresh)
+    (file,) = folder.rglob("*.gguf")
+    return file
+
+
 @pytest.fixture
 def project_copy(tmp_path) -> Path:
     """A folder with this project's code, parameters and graph, and nothing that it made."""

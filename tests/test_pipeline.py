@@ -14,9 +14,16 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import tiktoken
+import torch
 import yaml
 from mlflow import MlflowClient
 from projects import environment, run
+
+from llm.checkpoint import load_model
+from llm.config import GPTConfig
+from llm.gpt import GPT
+from llm.pretrained import export_huggingface
 
 METRICS = {
     "foundation": {"test_loss", "perplexity", "bits_per_byte"},
@@ -100,6 +107,38 @@ def test_a_changed_section_makes_only_its_stage_and_evaluation_stale(
     ran = re.findall(r"Beginning subflow run '.+' for flow '(.+)'", done.stderr)
     assert ran == ["finetune-assistant", "evaluate", "register"]
     assert "version 2" in done.stdout
+
+
+def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
+    project: Path, tmp_path: Path, prefect_api: str, encoding: tiktoken.Encoding
+) -> None:
+    llama = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1}
+    config = GPTConfig(context_length=256, n_layer=2, n_head=2, n_embd=32, vocabulary_size=encoding.n_vocab, **llama)
+    published = GPT(config)
+    export_huggingface(tmp_path / "published", published, encoding)
+    folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["foundation"] = str(tmp_path / "published")
+    params["pretrain"]["steps"] = 0
+    params["finetune_assistant"]["lora"] = {"rank": 2, "alpha": 4.0}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    done = run(folder, "dvc", "repro", "finetune_assistant", PREFECT_API_URL=prefect_api)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    foundation, tokenizer = load_model(folder / "models/foundation")
+    assert foundation.config == config.model_copy(update={"context_length": 128, "n_hidden": config.hidden_width})
+    for name, weight in published.state_dict().items():
+        assert torch.equal(foundation.state_dict()[name], weight), name
+    assert tokenizer.encode("the cat sat") == encoding.encode("the cat sat")
+    metrics = json.loads((folder / "reports/training/pretrain/metrics.json").read_text())
+    assert (metrics["steps"], metrics["best_step"]) == (0, 0)
+
+    assistant, _ = load_model(folder / "models/assistant")
+    moved = {
+        name for name, weight in assistant.state_dict().items() if not torch.equal(weight, published.state_dict()[name])
+    }
+    layers = ("attention.query_key_value", "attention.projection", "mlp.projection")
+    assert moved == {f"blocks.{number}.{layer}.weight" for number in range(2) for layer in layers}
 
 
 @pytest.mark.parametrize("victim", ["dvc", "stage", "group"])

@@ -100,9 +100,9 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
 def test_the_assistant_is_measured_on_checkable_rows_and_on_all(make_gpt, encoding, tmp_path):
     gpt, (cat,) = make_gpt(context_length=64), encoding.encode(" cat")
     with torch.no_grad():  # whatever it reads, it says "cat"
-        gpt.token_embedding.weight[cat] *= 5
+        gpt.embedding.token.weight[cat] *= 5
         gpt.norm.weight.zero_()
-        gpt.norm.bias.copy_(gpt.token_embedding.weight[cat])
+        gpt.norm.bias.copy_(gpt.embedding.token.weight[cat])
     rows = {"id": list("abc"), "kind": ["k"] * 3, "instruction": ["sat", "cat", "hat"], "input": ["", "mat", ""]}
     outputs = ["Cat  cat cat cat.", "the dog", "cat and cat or"]
     table = pd.DataFrame(rows | {"output": outputs, "checkable": [True, True, False]})

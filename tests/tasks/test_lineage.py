@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm.device import choose_compute
-from tasks.lineage import current, fingerprint, lineage, locked, stale
+from tasks.lineage import current, fingerprint, inputs, lineage, locked, stale
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,9 +37,9 @@ import pathlib, sys
 TRAIN = """
 import json, os, pathlib
 from llm.device import choose_compute
-from tasks.lineage import fingerprint, lineage
+from tasks.lineage import fingerprint, inputs, lineage
 stage = os.environ["DVC_STAGE"]
-pathlib.Path("seen.json").write_text(json.dumps([fingerprint(stage), lineage(stage)]))
+pathlib.Path("seen.json").write_text(json.dumps([fingerprint(inputs(stage)), lineage(stage)]))
 pathlib.Path("model").mkdir()
 pathlib.Path("model/weights").write_text(pathlib.Path("processed/emails/train.txt").read_text() * 2)
 pathlib.Path("report.json").write_text('{"f1": 0.5}')
@@ -91,7 +91,7 @@ def reproduced(ran, tmp_path, monkeypatch):
 
 def test_a_stage_reads_its_own_lineage_while_dvc_runs_it(reproduced):
     key, tags = json.loads(Path("seen.json").read_text())
-    assert key == fingerprint("train")
+    assert key == fingerprint(inputs("train"))
     assert tags["threestage.dvc.stage"] == "train"
     assert tags["threestage.dvc.dep.processed/emails"] == locked("train").deps["processed/emails"]
     assert not any(name.startswith("threestage.dvc.out.") for name in tags)
@@ -116,7 +116,7 @@ def test_a_fingerprint_follows_parameters_code_and_data_but_not_outs(reproduced)
     def rewritten(path: str, content: str) -> str:
         old = Path(path).read_text()
         Path(path).write_text(content)
-        key = fingerprint("train")
+        key = fingerprint(inputs("train"))
         Path(path).write_text(old)
         return key
 
@@ -129,13 +129,13 @@ def test_a_fingerprint_follows_parameters_code_and_data_but_not_outs(reproduced)
         rewritten("model/weights", "x"),
         rewritten("params.yaml", PARAMS + "other: 1\n"),
     }
-    assert unchanged == {fingerprint("train")}
+    assert unchanged == {fingerprint(inputs("train"))}
     assert len(changed | unchanged) == 4
 
 
 def test_a_missing_dep_and_a_stage_that_never_ran_are_named_with_the_way_out(project):
     with pytest.raises(FileNotFoundError, match=r"^processed/emails: missing, stage train needs it; run `dvc repro`"):
-        fingerprint("train")
+        fingerprint(inputs("train"))
     with pytest.raises(ValueError, match=r"^dvc.lock: stage train never ran; run `dvc repro`"):
         locked("train")
 

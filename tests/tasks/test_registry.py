@@ -1,9 +1,13 @@
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import mlflow
 import pandas as pd
 import pytest
@@ -132,6 +136,44 @@ def test_three_models_become_challengers_that_load_and_predict(project):
     for model, table in rows.items():
         served = mlflow.pyfunc.load_model(f"models:/threestage-{model}@challenger")
         assert isinstance(served.predict(table)[columns[model]][0], str)
+
+
+@pytest.fixture
+def tracking_server(project, tmp_path, monkeypatch):
+    """A real tracking server with a store of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--serve-artifacts"]
+    command += ["--artifacts-destination", str(tmp_path / "server")]
+    server = subprocess.Popen(command, process_group=0, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"{url}/health").is_success:
+                    break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                assert server.poll() is None
+            time.sleep(0.1)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_server):
+    assert register_model("classifier") == "1"
+    assert registered(["classifier"]) == {"classifier": "1"}
+    served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
+    table = served.predict(pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
+    assert table["label"][0] in ("ham", "spam")
+    model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
 
 
 def test_a_version_holds_its_metrics_plots_lineage_and_a_table_to_review(project):

@@ -13,6 +13,7 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from mlflow.pyfunc import PythonModelContext
 
 from llm.assistant import answer
 from llm.checkpoint import load_model, save_model
@@ -20,6 +21,7 @@ from llm.classifier import Classifier, spam_probability
 from llm.config import GPTConfig
 from llm.generate import generate_text
 from llm.gpt import GPT
+from llm.sampling import Sampling
 from llm.tokenizer import train_bpe
 from tasks.served import EXAMPLES, SIGNATURES, ServedModel
 
@@ -77,9 +79,10 @@ def test_a_foundation_continues_prompts_as_llm_does_and_parameters_count(folders
     served = mlflow.pyfunc.load_model(str(saved / "foundation"))
     rows = pd.DataFrame({"prompt": ["the cat", "a dog"]})
     model, encoding = load_model(folders / "foundation")
-    sampling = {"max_new_tokens": 12, "temperature": 1.5, "top_k": 40, "top_p": 0.9, "seed": 7}
-    expected = [generate_text(model, encoding, prompt, **sampling) for prompt in rows["prompt"]]
-    assert served.predict(rows, params=sampling)["text"].tolist() == expected
+    params = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 7}
+    options = {"max_new_tokens": 12, "sampling": Sampling(**params)}
+    expected = [generate_text(model, encoding, prompt, **options) for prompt in rows["prompt"]]
+    assert served.predict(rows, params=params | {"max_new_tokens": 12})["text"].tolist() == expected
     assert served.predict(rows).equals(served.predict(rows))
     assert not served.predict(rows).equals(served.predict(rows, params={"seed": 2}))
 
@@ -103,6 +106,20 @@ def test_an_assistant_answers_with_and_without_an_input(folders, saved):
 def test_a_missing_column_is_refused_by_the_signature(saved):
     with pytest.raises(mlflow.MlflowException, match="body"):
         mlflow.pyfunc.load_model(str(saved / "classifier")).predict(pd.DataFrame({"subject": ["the cat"]}))
+
+
+def test_a_continuation_passes_over_rows_of_a_padded_embedding_that_are_no_token(folders, tmp_path):
+    _, encoding = load_model(folders / "foundation")
+    served, size = ServedModel(), encoding.n_vocab
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(context_length=64, n_layer=1, n_head=2, n_embd=16, vocabulary_size=size + 20, tied=False))
+    with torch.no_grad():
+        gpt.output.weight[:size] = 0
+    save_model(tmp_path, gpt, encoding, "foundation")
+    served.load_context(PythonModelContext({"model": str(tmp_path)}, {}))
+    params = {"temperature": 0.0, "max_new_tokens": 4}
+    table = served.predict(None, pd.DataFrame({"prompt": ["the cat", "a dog"]}), params)
+    assert table["text"].tolist() == ["", ""]
 
 
 def test_an_unknown_kind_is_named(folders, tmp_path):

@@ -2,6 +2,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -104,6 +105,11 @@ def test_a_bug_in_a_flow_keeps_its_traceback(project_copy, prefect_server_for_te
         (FileNotFoundError("b.csv"), 1, "error: b.csv\n"),
         (RuntimeError("no room"), 1, "error: no room\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            InterruptedError("stopped after step 3 of 9"),
+            75,
+            "stopped after step 3 of 9; the same command goes on from it\n",
+        ),
         (TerminationSignal(signal.SIGTERM), 143, "terminated\n"),
     ],
 )
@@ -253,7 +259,10 @@ def test_the_console_leaves_out_what_the_command_line_says_better():
     assert passes("tasks.training", logging.ERROR, "ours")
 
 
-def test_ctrl_c_ends_a_stage_and_its_own_server_within_5_seconds(project_copy, token_files, mlflow_store):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_asked_to_stop_leaves_a_checkpoint_and_ends_with_its_server_within_5_seconds(
+    project_copy, token_files, mlflow_store, number
+):
     edit_params(project_copy, n_layer=1, n_embd=16, n_head=2, context_length=64, batch_size=2, steps=10**6)
     edit_params(project_copy, evaluate_every=10**6, checkpoint_every=20, sample_prompts=[])
     shutil.copytree(token_files, project_copy / "data/processed/corpus")
@@ -273,13 +282,14 @@ def test_ctrl_c_ends_a_stage_and_its_own_server_within_5_seconds(project_copy, t
             time.sleep(0.1)
         children = psutil.Process(stage.pid).children(recursive=True)
         assert any("uvicorn" in child.cmdline() for child in children)
-        os.killpg(stage.pid, signal.SIGINT)
+        os.killpg(stage.pid, number)
         started = time.monotonic()
         said, _ = stage.communicate(timeout=30)
         took = time.monotonic() - started
     assert took < 5
-    assert stage.returncode == 130
-    assert said.splitlines()[-1] == "interrupted"
+    assert stage.returncode == stages.STOPPED == 75
+    found = re.fullmatch(r"stopped after step (\d+) of 1000000, with a checkpoint; .*", said.splitlines()[-1])
+    assert list(project_copy.glob(f".threestage/stages/pretrain/*/step-{int(found[1]):06}.safetensors"))
     assert "Traceback" not in said
     assert not psutil.wait_procs(children, timeout=1)[1]
     assert not (project_copy / "models").exists()

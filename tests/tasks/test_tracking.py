@@ -12,7 +12,7 @@ from dvc.repo import Repo
 from mlflow import MlflowClient
 
 from llm.config import Config
-from tasks.lineage import fingerprint
+from tasks.lineage import fingerprint, inputs
 from tasks.tracking import configure_tracking, flatten, log_steps, stage_run
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_artifacts_lie_in_mlartifacts_beside_the_database(stage, store):
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_block_that_does_not_end_leaves_its_status_and_the_same_key_goes_on_in_its_run(stage, error, status):
-    key = fingerprint("train")
+    key = fingerprint(inputs("train"))
     with pytest.raises(error), stage_run(Settings(), resume_key=key) as first:
         raise error
     assert read(first).info.status == status

@@ -12,7 +12,9 @@ from prefect import flow
 
 from llm.checkpoint import load_model
 from llm.device import Compute
-from llm.train import Objective
+from llm.train import Objective, memory_needed
+from llm.workers import Workers
+from tasks.parallel import Learner, Work
 from tasks.params import Pretrain
 from tasks.stages import state_folder
 from tasks.training import _looks, fit, publish, training_run
@@ -36,10 +38,11 @@ def stage(project_copy, token_files, mlflow_store, prefect_server_for_tests, mon
 def learn(params: Pretrain = PARAMS, resume: bool = True, stop: int = 0) -> list[dict]:
     """The stage's flow, on a model and an objective of a line each; `stop` interrupts it at that step."""
     inputs = {"train": Path("data/processed/corpus/train.bin")}
-    with training_run(params, inputs, resume) as checkpoints:
+    seen = []
+
+    def prepare(workers: Workers) -> Learner:
         torch.manual_seed(params.seed)
         model = torch.nn.Linear(4, 1)
-        seen = []
 
         def loss(index: int) -> torch.Tensor:
             seen.append(index + 1)
@@ -48,8 +51,11 @@ def learn(params: Pretrain = PARAMS, resume: bool = True, stop: int = 0) -> list
             return (model(torch.ones(2, 4)) - index % 3).square().mean()
 
         goal = Objective(loss, lambda: {"validation_loss": model(torch.ones(1, 4)).square().item()}, "validation_loss")
-        fit(model, params, goal, CPU, checkpoints, units="tokens", units_a_step=8)
-        return seen
+        return Learner(model, None, goal, CPU, Work("tokens", 8, 30))
+
+    with training_run(params, inputs, resume) as checkpoints:
+        fit(prepare, params, checkpoints)
+    return seen[1:]  # the first was to see how much memory it takes
 
 
 def folders() -> list[str]:
@@ -89,7 +95,7 @@ def test_checkpoints_of_other_parameters_data_or_code_are_dropped(stage, caplog)
         learn(stop=5)
     assert len(folders()) <= 1
     assert folders() != before
-    assert "parameters, data or code have changed: an earlier run's checkpoints are dropped" in caplog.text
+    assert "an earlier run's checkpoints are dropped, as llm/gpt.py changed" in caplog.text
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -139,14 +145,9 @@ def test_what_is_published_loads_and_the_report_names_the_best_step(stage, make_
         from tasks.tracking import stage_run
 
         with stage_run():
-            return publish(
-                "foundation",
-                gpt,
-                encoding,
-                [row | {"validation_loss": 1.0} if "validation_f1" in row else row for row in history],
-                "validation_f1",
-                REPORT,
-            )
+            rows = [row | {"validation_loss": 1.0} if "validation_f1" in row else row for row in history]
+            goal = Objective(None, None, "validation_f1", lower_is_better=False)
+            return publish("foundation", Learner(gpt, encoding, goal, CPU, Work("tokens", 1)), rows, REPORT)
 
     metrics = run()
     assert metrics == {"train_loss": 6.5, "validation_f1": 0.75, "validation_loss": 1.0, "steps": 6, "best_step": 4}
@@ -165,3 +166,14 @@ def test_a_look_has_the_mean_training_loss_since_the_look_before():
         {"step": 2, "train_loss": 3.0, "validation_loss": 5.0},
         {"step": 4, "train_loss": 2.0, "validation_loss": 6.0},
     ]
+
+
+def test_the_memory_that_training_needs_counts_weights_and_what_a_batch_keeps():
+    model = torch.nn.Sequential(torch.nn.Linear(100, 50), torch.nn.ReLU(), torch.nn.Linear(50, 1))
+    goal = Objective(lambda _: model(torch.ones(1000, 100)).mean(), lambda: {}, "loss")
+    weights = 4 * (100 * 50 + 50 + 50 + 1)
+    batch = 4 * (1000 * 100 + 1000 * 50)  # the input, and what the second layer reads
+    assert memory_needed(model, goal) == 5 * weights + batch
+
+    few = Objective(lambda _: model(torch.ones(1, 100)).mean(), lambda: {}, "loss")
+    assert memory_needed(model, few) == 8 * weights  # a checkpoint on its way is more

@@ -1,0 +1,181 @@
+"""Real Ray workers on this machine."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from llm.config import GPTConfig, TrainConfig
+from llm.dataset import TokenWindows
+from llm.device import Compute
+from llm.gpt import GPT
+from llm.pretrain import objective
+from llm.resume import Checkpoints
+from llm.tokenizer import load_tokenizer
+from llm.train import DivergedError, train
+from llm.workers import ALONE, Workers
+from tasks.cluster import Cluster, map_in_order
+from tasks.corpus import write_tokens
+from tasks.parallel import Learner, Work, train_on_ray
+
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+CONFIG = TrainConfig(
+    seed=1,
+    steps=50,
+    batch_size=8,
+    optimizer="muon",
+    learning_rate=2e-3,
+    muon_learning_rate=2e-3,
+    evaluate_every=25,
+    checkpoint_every=10,
+)
+SIZES = {"vocabulary_size": 300, "context_length": 32, "n_layer": 2, "n_head": 2, "n_embd": 32}
+
+
+def prepare(config: TrainConfig, data: Path, marker: Path | None, workers: Workers) -> Learner:
+    """A small GPT on the tiny text; with a `marker`, the second worker is killed once, in the middle of step 25."""
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(1)
+    encoding = load_tokenizer(data / "tokenizer.json")
+    gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab}))
+    splits = (TokenWindows(data, split, 32) for split in ("train", "validation"))
+    goal = objective(gpt, encoding, config, *splits, CPU, evaluation_batches=3, prompts=("the cat",), workers=workers)
+
+    def loss(index: int) -> torch.Tensor:
+        if marker and index == 25 * config.gradient_accumulation and workers.rank == 1 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return goal.loss(index)
+
+    return Learner(gpt, encoding, replace(goal, loss=loss), CPU, Work("tokens", 256))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray():
+    """One cluster for all, as starting one takes seconds.
+
+    Workers can't import tests: this module goes to them by value, as a stage's own, `__main__`, does.
+    """
+    with Cluster("local", 2, "ddp").connected() as ray:
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        yield
+
+
+@pytest.fixture
+def learn(token_files, tmp_path):
+    """Train on two workers; gives the history, the weights and the rows that were reported."""
+
+    def go(sharding, config=CONFIG, marker=None, stop_after=None, workers=2):
+        checkpoints, rows = Checkpoints(tmp_path / sharding), []
+        train_on_ray(
+            Cluster("local", workers, sharding),
+            partial(prepare, config, token_files, marker),
+            config,
+            checkpoints,
+            lambda row, seconds: rows.append(row),
+            lambda: stop_after is not None and len(rows) >= stop_after,
+        )
+        groups, state = checkpoints.load()
+        return state["history"], groups["best"], rows
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def alone(token_files):
+    """The same training in this process alone."""
+
+    def go(config=CONFIG):
+        learner = prepare(config, token_files, None, ALONE)
+        return train(learner.model, config, learner.objective), dict(learner.model.named_parameters())
+
+    return go
+
+
+def numbers(history, name):
+    return [row[name] for row in history if name in row]
+
+
+def check_same(learned, expected):
+    """50 steps of two workers, and of one."""
+    (history, best, rows), (alone, weights) = learned, expected
+    assert [row["step"] for row in rows] == list(range(1, 51))
+    assert rows == history
+    for name in ("train_loss", "validation_loss", "gradient_norm"):
+        assert numbers(history, name) == pytest.approx(numbers(alone, name), abs=1e-4)
+    assert numbers(history, "samples") == numbers(alone, "samples")
+    assert best.keys() == weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(best[name], weight.detach(), atol=1e-3, rtol=1e-3)
+
+
+def test_two_workers_that_are_stopped_and_lose_one_learn_what_one_learns(learn, alone, tmp_path):
+    with pytest.raises(InterruptedError, match=r"stopped after step \d+ of 50, with a checkpoint"):
+        learn("ddp", stop_after=3)
+    assert 3 <= Checkpoints(tmp_path / "ddp").newest() < 50
+    check_same(learn("ddp", marker=tmp_path / "killed"), alone())
+    assert (tmp_path / "killed").exists()
+
+
+def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(learn, alone, tmp_path, token_files):
+    config = CONFIG.model_copy(update={"gradient_accumulation": 2})
+    learned, expected = learn("fsdp", config, marker=tmp_path / "killed"), alone(config)
+    check_same(learned, expected)
+    assert (tmp_path / "killed").exists()
+
+    checkpoints = Checkpoints(tmp_path / "fsdp")
+    for part in (1, 2):
+        (checkpoints.folder / f"step-000050.{part}-of-2.safetensors").unlink()
+    assert checkpoints.newest() == 40
+    learner = prepare(config, token_files, None, ALONE)  # one goes on from what two wrote
+    history = train(learner.model, config, learner.objective, checkpoints=checkpoints)
+    assert history[:40] == learned[0][:40]
+    assert numbers(history, "train_loss") == pytest.approx(numbers(expected[0], "train_loss"), abs=1e-4)
+
+
+def test_a_loss_that_explodes_is_not_tried_again(learn):
+    config = CONFIG.model_copy(update={"learning_rate": 1e30, "muon_learning_rate": 1e30})
+    with pytest.raises(DivergedError, match=r"^step 2: loss .* try a lower learning_rate"):
+        learn("ddp", config, workers=1)
+
+
+def test_a_batch_that_the_workers_can_not_share_is_an_error(learn):
+    with pytest.raises(ValueError, match="batch_size 7 is no multiple of 2 workers"):
+        learn("ddp", CONFIG.model_copy(update={"batch_size": 7}))
+
+
+def test_ray_data_cuts_the_same_tokens_in_the_same_order(tmp_path, encoding, monkeypatch):
+    texts = pd.DataFrame({"text": [f"the cat sat on mat {number} ." for number in range(2500)]})
+    for name in ("here", "ray"):
+        (tmp_path / name).mkdir()
+    here = write_tokens(encoding, {"train": texts}, tmp_path / "here")
+    monkeypatch.setenv("THREESTAGE_RAY", "local")
+    assert write_tokens(encoding, {"train": texts}, tmp_path / "ray", map_in_order) == here
+    assert (tmp_path / "ray/train.bin").read_bytes() == (tmp_path / "here/train.bin").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("THREESTAGE_RAY", "yes", "it is local, auto or ray://HOST:PORT"),
+        ("THREESTAGE_WORKERS", "0", "it is a number from 1"),
+        ("THREESTAGE_SHARDING", "zero", "it is ddp or fsdp"),
+    ],
+)
+def test_a_wrong_variable_is_named(monkeypatch, variable, value, reason):
+    monkeypatch.setenv("THREESTAGE_RAY", "local")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"{variable}={value}: {reason}"):
+        Cluster.asked_for()
+
+
+def test_without_the_variable_there_is_no_ray(monkeypatch):
+    monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+    assert Cluster.asked_for() is None
+    assert list(map_in_order(lambda texts: "".join(texts).encode(), [["a", "b"], ["c"]])) == [b"ab", b"c"]
