@@ -1,0 +1,242 @@
+"""Who competes in training, and how: each contender in a process of its own, so that memory and threads are its own.
+
+A process starts in one of two environments, this project's or that of the peers (benchmarks/requirements.txt), so only
+torch and the modules of llm/ that need nothing else are imported at the top.
+"""
+
+import importlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).parents[1]
+PEERS = ("llms-from-scratch", "litgpt")  # packages of the other environment
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Batches = Callable[[int], tuple[Tensor, Tensor]]
+"""Inputs and targets, int64 BT, of batch number i."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A GPT-2, as each library can build one; the words are those of llm/config.py."""
+
+    vocabulary_size: int
+    context_length: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float = 0.0
+
+
+def same_size(config: Any) -> Shape:
+    """The GPT-2 of the layers, heads, width, vocabulary and context of a GPTConfig."""
+    sizes = ("vocabulary_size", "context_length", "n_layer", "n_head", "n_embd")
+    return Shape(**{name: getattr(config, name) for name in sizes})
+
+
+class Peer(NamedTuple):
+    """Another library's model; `logits` takes what it returns to BTV."""
+
+    model: nn.Module
+    logits: Callable[[Any], Tensor] = lambda output: output
+
+
+def llms_from_scratch(shape: Shape, fast: bool = False) -> Peer:
+    """The book's GPTModel, or its variant that is built from torch's own layers."""
+    from llms_from_scratch.ch04 import GPTModel, GPTModelFast
+
+    config = {"vocab_size": shape.vocabulary_size, "context_length": shape.context_length, "emb_dim": shape.n_embd}
+    config |= {"n_heads": shape.n_head, "n_layers": shape.n_layer, "drop_rate": shape.dropout, "qkv_bias": False}
+    return Peer((GPTModelFast if fast else GPTModel)(config))
+
+
+def transformers_gpt2(shape: Shape) -> Peer:
+    """GPT2LMHeadModel with the attention that `transformers` chooses."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=shape.vocabulary_size,
+        n_positions=shape.context_length,
+        **{name: getattr(shape, name) for name in ("n_layer", "n_head", "n_embd")},
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), shape.dropout),
+        **dict.fromkeys(("bos_token_id", "eos_token_id"), 0),
+        use_cache=False,
+    )
+    return Peer(GPT2LMHeadModel(config), lambda output: output.logits)
+
+
+def litgpt(shape: Shape) -> Peer:
+    """The GPT of `litgpt`, as near to a GPT-2 as it comes: rotary positions, untied output."""
+    from litgpt import GPT, Config
+
+    sizes = {name: getattr(shape, name) for name in ("n_layer", "n_head", "n_embd")}
+    sizes |= {"vocab_size": shape.vocabulary_size, "padded_vocab_size": shape.vocabulary_size}
+    return Peer(GPT(Config(block_size=shape.context_length, parallel_residual=False, attn_bias=True, **sizes)))
+
+
+MODELS: dict[str, Callable[[Shape], Peer]] = {
+    "llms-from-scratch": llms_from_scratch,
+    "llms-from-scratch fast": lambda shape: llms_from_scratch(shape, fast=True),
+    "transformers": transformers_gpt2,
+    "litgpt": litgpt,
+}
+
+
+def needs_peers(model: str) -> bool:
+    """Whether it runs in the peers' environment; `transformers` is among this project's own test tools."""
+    return model.startswith(PEERS)
+
+
+def peer_loss(peer: Peer, precision: str, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """The ordinary loss: mean cross-entropy over all logits at once."""
+    run = torch.compile(peer.model) if compiled else peer.model
+
+    def loss(inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits_BTV = peer.logits(run(inputs_BT))
+            return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
+
+    return loss
+
+
+def peer_steps(
+    peer: Peer,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    batches: Batches,
+    *,
+    clip: float | None,
+    share: Callable[[], float] = lambda: 1.0,
+) -> Iterator[float]:
+    """Train without end, yielding the seconds of each step; `share` of the peak rate is asked before each."""
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    for number in itertools.count():
+        started = time.perf_counter()
+        peer.model.train()
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * share()
+        optimizer.zero_grad()
+        loss(*batches(number)).backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(peer.model.parameters(), clip)
+        optimizer.step()
+        yield time.perf_counter() - started
+
+
+def book_loss(peer: Peer) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss function of the book's package."""
+    from llms_from_scratch.ch05 import calc_loss_batch
+
+    return lambda inputs_BT, targets_BT: calc_loss_batch(inputs_BT, targets_BT, peer.model, torch.device("cpu"))
+
+
+def our_model(config: dict[str, Any], precision: str, batches: Batches) -> tuple[nn.Module, Callable[[int], Tensor]]:
+    """This project's GPT and its loss of batch number i, as pre-training takes it."""
+    from llm.config import GPTConfig
+    from llm.device import Compute
+    from llm.gpt import GPT
+    from llm.pretrain import window_loss
+
+    model = GPT(GPTConfig(**config))
+    compute = Compute(torch.device("cpu"), DTYPES[precision], "as the benchmark asks")
+
+    def loss(index: int) -> Tensor:
+        with compute.autocast():
+            return window_loss(model, *batches(index))
+
+    return model, loss
+
+
+def our_steps(
+    model: nn.Module, config: Any, loss: Callable[[int], Tensor], report: Callable[[float], None], stop: Callable
+) -> None:
+    """Train with the pipeline's own loop until `stop` or the end; `report` gets the seconds of each step."""
+    from llm.train import Objective, train
+
+    goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
+    try:
+        train(model, config, goal, report=lambda row, seconds: report(seconds), stop=stop)
+    except InterruptedError:
+        return
+
+
+def matmul_weights(model: nn.Module) -> int:
+    """Weights that every token is multiplied with: all matrices but lookup tables; a tied output counts."""
+    matrices = {
+        id(weight): weight.numel()
+        for module in model.modules()
+        if not isinstance(module, nn.Embedding)
+        for weight in module.parameters(recurse=False)
+        if weight.ndim == 2
+    }
+    if getattr(model, "output", model) is None:  # our tied output layer has no module of its own
+        matrices[0] = model.output_weight.numel()
+    return sum(matrices.values())
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held; 0 where Linux does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def versions(*, packages: list[str]) -> dict[str, str]:
+    """The versions of installed packages."""
+    return {name: version(name) for name in packages}
+
+
+def alone(task: str, job: dict[str, Any], threads: int, python: str = sys.executable) -> dict[str, Any]:
+    """What `task(**job)` returns in a fresh process of `python`; `{"failed": reason}` where it raises or dies."""
+    job = {name: asdict(value) if isinstance(value, Shape) else value for name, value in job.items()}
+    done = subprocess.run(
+        [python, "-m", "benchmarks.contenders", task, json.dumps(job), str(threads)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+    )
+    lines = done.stdout.splitlines()
+    if done.returncode == 0:
+        return json.loads(lines[-1])
+    return {"failed": f"exit code {done.returncode}: {(done.stderr.splitlines() or ['no message'])[-1]}"}
+
+
+def peers_python(path: str) -> str:
+    """The absolute path of the peers' Python; raises ValueError unless its packages and torch are as pinned."""
+    python = str(Path(path).absolute())  # unresolved: a link into a virtual environment leads out of it
+    makes = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
+    if not Path(python).exists():
+        raise ValueError(f"--peers {path}: no such file; make it with: {makes}")
+    found = alone("benchmarks.contenders:versions", {"packages": ["torch", *PEERS]}, 1, python)
+    if "failed" in found:
+        raise ValueError(f"--peers {path}: {found['failed']}; make it with: {makes}")
+    if found["torch"].split("+")[0] != torch.__version__.split("+")[0]:
+        raise ValueError(
+            f"--peers {path}: its torch is {found['torch']}, this one {torch.__version__}; install the same"
+        )
+    return python
+
+
+def main(task: str, job: str, threads: str) -> None:
+    """Do one task, print its result as the last line."""
+    torch.set_num_threads(int(threads))
+    module, function = task.split(":")
+    result = getattr(importlib.import_module(module), function)(**json.loads(job))
+    sys.stdout.write("\n" + json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

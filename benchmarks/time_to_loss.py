@@ -1,0 +1,293 @@
+"""What a minute buys: `python -m benchmarks.time_to_loss --peers .peers/bin/python`, after `make run`.
+
+Bits per byte on the whole validation split of the default corpus after 60, 120 and 240 seconds of training, looks not
+counted, with the same tokenizer, tokens, batch and context:
+
+- ours: the model and the recipe of params.yaml, a run a budget. `steps`, and with it the schedule, is chosen from a
+  step time measured just before, 2 % short of the budget; a run that turns out slower is cut at the budget.
+- book: llms-from-scratch's loop, float32, dropout 0.1, AdamW at a constant rate, decay 0.1, its own loss function; one
+  run with a look at each budget.
+- gpt2: `transformers` GPT-2 in bfloat16 autocast, AdamW (0.9, 0.95), decay 0.1 of matrices, clipping, 5 % warm-up, then
+  a cosine to a tenth that ends with the budget, by the clock; a run a budget.
+
+The last two run with half, the same and twice the heads of ours, of the same width, and at three rates each; their best
+of the nine counts. Each run is kept in .threestage/benchmarks until code, parameters or data change: stop at will.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks import report
+from benchmarks.contenders import (
+    ROOT,
+    Batches,
+    Peer,
+    Shape,
+    alone,
+    book_loss,
+    llms_from_scratch,
+    our_model,
+    our_steps,
+    peer_loss,
+    peer_steps,
+    peers_python,
+    same_size,
+    transformers_gpt2,
+)
+from llm.config import TrainConfig
+from llm.dataset import Shuffled, TokenWindows
+from llm.device import choose_compute
+from llm.files import write_atomic
+from llm.loss import bits_per_byte
+from llm.tokenizer import load_tokenizer
+from tasks.params import PARAMS_FILE, SCRATCH, Pretrain, load_params
+
+STATE = Path(".threestage/benchmarks/time_to_loss")
+DATA = Path("data/processed/corpus")
+RATES = {"book": (4e-4, 1e-3, 3e-3), "gpt2": (1e-3, 2e-3, 4e-3)}
+SIZES = {"half": 0.5, "same": 1.0, "twice": 2.0}
+PROBE = 12  # steps that are timed before a run of ours, the first quarter left out
+MARGIN = 0.98
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run; `budgets` are the seconds after which it is looked at, the last one ends it."""
+
+    contender: str
+    shape: Shape
+    budgets: tuple[float, ...]
+    size: str = "same"
+    learning_rate: float | None = None
+
+    def __str__(self) -> str:
+        what = f"{self.size} size, rate {self.learning_rate:g}, " if self.learning_rate else ""
+        return f"{self.contender}, {what}{' and '.join(f'{seconds:g}' for seconds in self.budgets)} s"
+
+
+@torch.no_grad()
+def validation(logits: Callable[[Tensor], Tensor], windows: TokenWindows) -> float:
+    """Bits per byte in float32 over all windows."""
+    total = count = 0
+    for rows in windows.spread(len(windows), 8):
+        inputs_BT, targets_BT = windows.batch(rows)
+        total += F.cross_entropy(logits(inputs_BT).flatten(0, 1), targets_BT.flatten(), reduction="sum").item()
+        count += targets_BT.numel()
+    return bits_per_byte(total / count, 1, windows.bytes_per_token)
+
+
+def batches(data: str, context_length: int, batch_size: int, seed: int) -> Batches:
+    """Shuffled windows of the train split, in the order that pre-training takes them."""
+    windows = TokenWindows(Path(data), "train", context_length)
+    order = Shuffled(len(windows), batch_size, seed)
+    return lambda number: windows.batch(order[number])
+
+
+def train_ours(*, gpt: dict, train: dict, precision: str, data: str, budget: float) -> dict[str, Any]:
+    """Train as the pipeline does for `budget` seconds."""
+    draw = batches(data, gpt["context_length"], train["batch_size"], train["seed"])
+
+    def run(steps: int, stop: Callable[[], bool]) -> torch.nn.Module:
+        torch.manual_seed(train["seed"])
+        model, loss = our_model(gpt, precision, draw)
+        config = TrainConfig(**train | {"steps": steps, "evaluate_every": steps, "patience": None})
+        our_steps(model, config, loss, taken.append, stop)
+        return model.eval()
+
+    taken: list[float] = []
+    run(PROBE, lambda: False)
+    steps = max(1, math.floor(MARGIN * budget / median(taken[PROBE // 4 :])))
+    taken.clear()
+    model = run(steps, lambda: sum(taken) >= budget)
+    found = validation(model, TokenWindows(Path(data), "validation", gpt["context_length"]))
+    look = {"budget": budget, "seconds": sum(taken), "steps": len(taken), "bits_per_byte": found}
+    return {"planned_steps": steps, "looks": [look]}
+
+
+def _book(shape: Shape, learning_rate: float) -> tuple[Peer, Callable, torch.optim.Optimizer]:
+    peer = llms_from_scratch(replace(shape, dropout=0.1))
+    return peer, book_loss(peer), torch.optim.AdamW(peer.model.parameters(), lr=learning_rate, weight_decay=0.1)
+
+
+def _gpt2(shape: Shape, learning_rate: float, precision: str) -> tuple[Peer, Callable, torch.optim.Optimizer]:
+    peer = transformers_gpt2(shape)
+    groups = [
+        {"params": [weight for weight in peer.model.parameters() if weight.ndim >= 2], "weight_decay": 0.1},
+        {"params": [weight for weight in peer.model.parameters() if weight.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+    return peer, peer_loss(peer, precision, compiled=False), optimizer
+
+
+def cosine(progress: float, warmup: float = 0.05, final: float = 0.1) -> float:
+    """The share of the peak rate when a share of the budget is spent."""
+    if progress < warmup:
+        return max(progress, 1e-3) / warmup
+    rest = min(1.0, (progress - warmup) / (1 - warmup))
+    return final + (1 - final) * (1 + math.cos(math.pi * rest)) / 2
+
+
+def train_peer(
+    *,
+    contender: str,
+    shape: dict,
+    learning_rate: float,
+    precision: str,
+    data: str,
+    batch_size: int,
+    seed: int,
+    budgets: list[float],
+) -> dict[str, Any]:
+    """Train the book's model or GPT-2 until the last budget is spent."""
+    torch.manual_seed(seed)
+    if contender == "book":
+        peer, loss, optimizer = _book(Shape(**shape), learning_rate)
+    else:
+        peer, loss, optimizer = _gpt2(Shape(**shape), learning_rate, precision)
+    draw = batches(data, shape["context_length"], batch_size, seed)
+    windows = TokenWindows(Path(data), "validation", shape["context_length"])
+    spent, left, looks = 0.0, list(budgets), []
+    how = {"clip": None} if contender == "book" else {"clip": 1.0, "share": lambda: cosine(spent / budgets[-1])}
+    for number, seconds in enumerate(peer_steps(peer, loss, optimizer, draw, **how), 1):
+        spent += seconds
+        while left and spent >= left[0]:
+            peer.model.eval()
+            found = validation(lambda tokens_BT: peer.logits(peer.model(tokens_BT)), windows)
+            known = found if math.isfinite(found) else None
+            looks.append({"budget": left.pop(0), "seconds": spent, "steps": number, "bits_per_byte": known})
+        if not left:
+            return {"looks": looks}
+
+
+def plan(shape: Shape, budgets: list[float], only: list[str]) -> Iterator[Run]:
+    """All runs, the ones of ours first."""
+    if "ours" in only:
+        yield from (Run("ours", shape, (budget,)) for budget in budgets)
+    for contender in ("book", "gpt2"):
+        if contender not in only:
+            continue
+        ends = [tuple(budgets)] if contender == "book" else [(budget,) for budget in budgets]
+        for name, factor in SIZES.items():
+            heads = max(1, round(shape.n_head * factor))
+            sized = replace(shape, n_head=heads, n_embd=heads * (shape.n_embd // shape.n_head))
+            yield from (Run(contender, sized, end, name, rate) for rate in RATES[contender] for end in ends)
+
+
+def fingerprint(task: str, job: dict[str, Any], data: Path, threads: int) -> str:
+    """What a run depends on: its job, the code that it runs, the data, torch, the machine and its threads."""
+    code = ["benchmarks/contenders.py", "benchmarks/time_to_loss.py", "benchmarks/requirements.txt"]
+    ours = sorted((ROOT / "llm").glob("*.py")) if task.endswith("ours") else []
+    whole = hashlib.sha256(json.dumps([task, job, threads, report.machine([])], sort_keys=True).encode())
+    for file in [*(ROOT / name for name in code), *ours, *(data / f"{split}.bin" for split in ("train", "validation"))]:
+        whole.update(file.read_bytes())
+    return whole.hexdigest()
+
+
+def task_of(run: Run, params: Pretrain, precision: str, data: Path) -> tuple[str, dict[str, Any]]:
+    """The function that makes a run, and its arguments."""
+    where = str(data.absolute())
+    if run.contender == "ours":
+        train = {name: getattr(params, name) for name in TrainConfig.model_fields}
+        gpt = params.gpt(run.shape.vocabulary_size).model_dump()
+        job = {"gpt": gpt, "train": train, "precision": precision, "data": where, "budget": run.budgets[0]}
+        return "benchmarks.time_to_loss:train_ours", job
+    job = {"contender": run.contender, "shape": asdict(run.shape), "learning_rate": run.learning_rate}
+    job |= {"batch_size": params.batch_size * params.gradient_accumulation, "seed": params.seed}
+    job |= {"precision": precision, "data": where, "budgets": list(run.budgets)}
+    return "benchmarks.time_to_loss:train_peer", job
+
+
+def best(looks: list[dict[str, Any]], contender: str, budget: float) -> dict[str, Any] | None:
+    """A contender's look with the lowest bits per byte at a budget; None where none has a number."""
+    known = [look for look in looks if (look["contender"], look["budget"]) == (contender, budget)]
+    return min((look for look in known if look["bits_per_byte"]), key=lambda look: look["bits_per_byte"], default=None)
+
+
+def described(look: dict[str, Any] | None) -> str:
+    """A look as a cell of the table."""
+    if look is None:
+        return "failed"
+    how = "" if look["learning_rate"] is None else f" ({look['size']}, {look['learning_rate']:g})"
+    return f"{look['bits_per_byte']:.3f}{how}"
+
+
+def finished(
+    run: Run, task: str, job: dict[str, Any], kept: Path, threads: int, python: str = sys.executable
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The looks of a run, from the file in which it is kept or made now, and why it failed."""
+    found = json.loads(kept.read_text()) if kept.exists() else alone(task, job, threads, python)
+    if "failed" in found:
+        return [], found["failed"]
+    write_atomic(kept, json.dumps(found))
+    named = {"contender": run.contender, "size": run.size, "learning_rate": run.learning_rate}
+    named |= {"n_head": run.shape.n_head, "n_embd": run.shape.n_embd}
+    return [named | look for look in found["looks"]], None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what has not run yet, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", help="Python of the environment of benchmarks/requirements.txt; `book` needs it")
+    parser.add_argument("--only", nargs="+", choices=("ours", "book", "gpt2"), default=["ours", "book", "gpt2"])
+    parser.add_argument("--budgets", nargs="+", type=float, default=[60.0, 120.0, 240.0], help="seconds of training")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each run")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="whose pretrain section is ours")
+    parser.add_argument("--data", type=Path, default=DATA, help="a corpus as `flows.preprocess corpus` leaves it")
+    parser.add_argument("--state", type=Path, default=STATE, help="where finished runs are kept")
+    parser.add_argument("--out", type=Path, default=report.RESULTS / "time_to_loss.json", help="where the numbers go")
+    options = parser.parse_args(arguments)
+    budgets = sorted(options.budgets)
+    if budgets[0] <= 0:
+        parser.error(f"--budgets {budgets[0]:g}: seconds are more than none")
+    if not (options.data / "meta.json").exists():
+        parser.error(f"--data {options.data}: no corpus there; `make run` makes one")
+    if "book" in options.only and not options.peers:
+        parser.error("`book` needs --peers PYTHON, see benchmarks/requirements.txt; or leave it out: --only ours gpt2")
+    params = load_params(options.params)
+    if params.foundation != SCRATCH:
+        parser.error(f"{options.params}: foundation {params.foundation} is trained already; compare {SCRATCH}")
+    peers = {"book": peers_python(options.peers)} if "book" in options.only else {}
+
+    precision = "bf16" if choose_compute().dtype == torch.bfloat16 else "fp32"
+    gpt = params.pretrain.gpt(load_tokenizer(options.data / "tokenizer.json").n_vocab)
+    runs = list(plan(same_size(gpt), budgets, options.only))
+    looks, failures = [], {}
+    for number, run in enumerate(runs, 1):
+        task, job = task_of(run, params.pretrain, precision, options.data)
+        kept = options.state / f"{fingerprint(task, job, options.data, options.threads)}.json"
+        new, failed = finished(run, task, job, kept, options.threads, peers.get(run.contender, sys.executable))
+        looks += new
+        failures |= {str(run): failed} if failed else {}
+        status = failed or ", ".join(f"{look['bits_per_byte'] or math.nan:.3f}" for look in new)
+        sys.stdout.write(f"run {number} of {len(runs)}, {run}: {status}\n")
+        sys.stdout.flush()
+
+    won = {name: {f"{budget:g}": best(looks, name, budget) for budget in budgets} for name in options.only}
+    columns = ("", *(f"{budget:g} s" for budget in budgets))
+    rows = [(name, *(described(look) for look in each.values())) for name, each in won.items()]
+    report.show("Validation bits per byte; in brackets size and rate of the best of nine", columns, rows)
+    results = {
+        "machine": report.machine(["transformers"]) | {"threads": options.threads},
+        "settings": {"budgets": budgets, "precision": precision, "batch_size": params.pretrain.batch_size},
+        "model": gpt.model_dump(),
+        "best": won,
+        "looks": looks,
+        "failed": failures,
+    }
+    report.write(options.out, results)
+
+
+if __name__ == "__main__":
+    main()
