@@ -33,6 +33,7 @@ from tasks.params import load_params
 STATE = Path(".threestage")
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
 LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed ends after its step
+GOODBYE = 10  # seconds that a stopped training has to tell its server; a standing one is told in less than one
 STOPPED = 75  # exit code of a training that was asked to stop, and did so with a checkpoint (EX_TEMPFAIL: try again)
 SERVER_PATIENCE = 60  # seconds; the first start also makes the database: 7 to 11 s on two cores
 
@@ -184,6 +185,13 @@ def _on_dropped(dropped: "sys.UnraisableHookArgs") -> None:
     if issubclass(dropped.exc_type, KeyboardInterrupt):
         return _interrupt_again()
     sys.__unraisablehook__(dropped)
+
+
+def leave_soon() -> None:
+    """End this process in GOODBYE seconds at the latest: Prefect tries for minutes to reach a server that is gone."""
+    timer = threading.Timer(GOODBYE, os._exit, (STOPPED,))
+    timer.daemon = True
+    timer.start()
 
 
 def run_command(work: Callable[[], Any]) -> int:

@@ -34,7 +34,7 @@ from llm.workers import ALONE
 from tasks.cluster import Cluster
 from tasks.lineage import Hashes, fingerprint, inputs
 from tasks.parallel import Learner, Prepare, Work, train_on_ray
-from tasks.stages import current_stage, state_folder
+from tasks.stages import current_stage, leave_soon, state_folder
 from tasks.tracking import log_steps, stage_run
 
 INPUTS = "inputs.json"  # beside the checkpoints: what they were made from
@@ -63,8 +63,12 @@ def training_run(params: TrainConfig, datasets: dict[str, Path], resume: bool) -
         elif not resume:
             shutil.rmtree(other)
     write_atomic(checkpoints.folder / INPUTS, json.dumps(asdict(now)))
-    with stage_run(params, datasets, resume_key=key if resume else None):
-        yield checkpoints
+    try:
+        with stage_run(params, datasets, resume_key=key if resume else None):
+            yield checkpoints
+    except InterruptedError:
+        leave_soon()
+        raise
     shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 
+from llm.resume import Checkpoints
 from tasks import stages
 
 ROOT = Path(__file__).parents[2]
@@ -259,27 +261,34 @@ def test_the_console_leaves_out_what_the_command_line_says_better():
     assert passes("tasks.training", logging.ERROR, "ours")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_training_asked_to_stop_leaves_a_checkpoint_and_ends_with_its_server_within_5_seconds(
-    project_copy, token_files, mlflow_store, number
-):
-    edit_params(project_copy, n_layer=1, n_embd=16, n_head=2, context_length=64, batch_size=2, steps=10**6)
-    edit_params(project_copy, evaluate_every=10**6, checkpoint_every=20, sample_prompts=[])
-    shutil.copytree(token_files, project_copy / "data/processed/corpus")
+@contextlib.contextmanager
+def long_training(project: Path, token_files: Path, **variables: str) -> Iterator[subprocess.Popen]:
+    """A training that would take hours, when its first checkpoint is written."""
+    edit_params(project, n_layer=1, n_embd=16, n_head=2, context_length=64, batch_size=2, steps=10**6)
+    edit_params(project, evaluate_every=10**6, checkpoint_every=20, sample_prompts=[])
+    shutil.copytree(token_files, project / "data/processed/corpus")
     with subprocess.Popen(
         [sys.executable, "-m", "flows.pretrain"],
-        cwd=project_copy,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=project,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     ) as stage:
         deadline = time.monotonic() + 90
-        while not list(project_copy.glob(".threestage/stages/pretrain/*/step-*.safetensors")):
+        while not list(project.glob(".threestage/stages/pretrain/*/step-*.safetensors")):
             assert stage.poll() is None, stage.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        yield stage
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_asked_to_stop_leaves_a_checkpoint_and_ends_with_its_server_within_5_seconds(
+    project_copy, token_files, mlflow_store, number
+):
+    with long_training(project_copy, token_files) as stage:
         children = psutil.Process(stage.pid).children(recursive=True)
         assert any("uvicorn" in child.cmdline() for child in children)
         os.killpg(stage.pid, number)
@@ -294,3 +303,23 @@ def test_a_training_asked_to_stop_leaves_a_checkpoint_and_ends_with_its_server_w
     assert not psutil.wait_procs(children, timeout=1)[1]
     assert not (project_copy / "models").exists()
     assert not (project_copy / "reports").exists()
+
+
+def test_a_training_asked_to_stop_does_not_wait_for_a_server_that_is_gone(project_copy, token_files, mlflow_store):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", port]
+    url = f"http://127.0.0.1:{port}/api"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        stages._wait_until_healthy(server, url)
+        with long_training(project_copy, token_files, PREFECT_API_URL=url) as stage:
+            server.kill()
+            stage.send_signal(signal.SIGTERM)
+            stage.send_signal(signal.SIGTERM)  # as when the parent dies of the first
+            started = time.monotonic()
+            said, _ = stage.communicate(timeout=60)
+    assert time.monotonic() - started < stages.GOODBYE + 5
+    assert stage.returncode == stages.STOPPED, said
+    (folder,) = project_copy.glob(".threestage/stages/pretrain/*/")
+    assert Checkpoints(folder).load() is not None
