@@ -58,3 +58,15 @@ def test_bits_per_byte_by_hand():
     # 10 tokens at ln 16 nats are 40 bits; they stand for 20 bytes
     assert bits_per_byte(math.log(16), 10, 20) == pytest.approx(2.0)
     assert bits_per_byte(math.log(256), 1, 1) == pytest.approx(8.0)
+
+
+def test_a_frozen_output_layer_gets_no_gradient_and_the_text_the_same():
+    generator = torch.Generator().manual_seed(0)
+    x_NC, weight_VC = torch.randn(5, 8, generator=generator), torch.randn(11, 8, generator=generator)
+    targets_N, gradients = torch.arange(5), []
+    for trained in (True, False):
+        x, weight = x_NC.clone().requires_grad_(), weight_VC.clone().requires_grad_(trained)
+        linear_cross_entropy(x, weight, targets_N).backward()
+        assert (weight.grad is not None) == trained
+        gradients.append(x.grad)
+    assert torch.equal(*gradients)

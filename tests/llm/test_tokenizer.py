@@ -15,6 +15,7 @@ from llm.tokenizer import (
     load_tokenizer,
     make_encoding,
     named_encoding,
+    same_tokens,
     save_tokenizer,
     stop_tokens,
     token_bytes,
@@ -221,3 +222,11 @@ def test_decoding_gives_the_text_of_tiktoken_and_passes_over_ids_without_a_token
         assert decode(encoding, tokens) == encoding.decode(tokens)
     assert decode(encoding, [*encoding.encode_ordinary("the"), 1000, 2**31, *encoding.encode_ordinary(" é")]) == "the é"
     assert decode(partial, [5, 7, 4]) == "ab!"
+
+
+def test_encodings_are_the_same_by_what_they_cut_and_not_by_their_size(encoding, tmp_path):
+    save_tokenizer(encoding, tmp_path / "tokenizer.json")
+    assert same_tokens(encoding, load_tokenizer(tmp_path / "tokenizer.json"))
+    one, other = train_bpe(["abab " * 9], 260), train_bpe(["cdcd " * 9], 260)
+    assert one.n_vocab == other.n_vocab
+    assert not same_tokens(one, other)

@@ -12,7 +12,7 @@ from prefect import flow
 
 from llm.checkpoint import load_model
 from llm.device import Compute
-from llm.train import Objective, memory_needed
+from llm.train import DivergedError, Objective, memory_needed
 from llm.workers import Workers
 from tasks.parallel import Learner, Work
 from tasks.params import Pretrain
@@ -177,3 +177,30 @@ def test_the_memory_that_training_needs_counts_weights_and_what_a_batch_keeps():
 
     few = Objective(lambda _: model(torch.ones(1, 100)).mean(), lambda: {}, "loss")
     assert memory_needed(model, few) == 8 * weights  # a checkpoint on its way is more
+
+
+@pytest.mark.parametrize("steps", [0, 12, 40])  # after the look at the start alone, before and after a message to MLflow
+def test_a_training_that_explodes_leaves_its_whole_curve_with_each_step_once(stage, steps):
+    @flow
+    def learn_and_explode(params: Pretrain) -> None:
+        def prepare(workers: Workers) -> Learner:
+            torch.manual_seed(params.seed)
+            model = torch.nn.Linear(4, 1)
+
+            def loss(index: int) -> torch.Tensor:
+                return model(torch.ones(2, 4)).square().mean() * (float("nan") if index == steps else 1.0)
+
+            goal = Objective(loss, lambda: {"validation_loss": 1.0}, "validation_loss", start_counts=True)
+            return Learner(model, None, goal, CPU, Work("tokens", 8, 30))
+
+        with training_run(params, {"train": Path("data/processed/corpus/train.bin")}, True) as checkpoints:
+            fit(prepare, params, checkpoints)
+
+    for _ in range(2):  # the second goes on in the same run, and comes as far
+        with pytest.raises(DivergedError, match=f"^step {steps + 1}: loss nan"):
+            learn_and_explode(PARAMS)
+    (run,) = mlflow.search_runs(output_format="list")
+    points = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in points] == list(range(1, steps + 1))
+    looks = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")
+    assert [point.step for point in looks] == [step for step in (0, 20, 40) if step <= steps]
