@@ -179,7 +179,7 @@ def test_the_memory_that_training_needs_counts_weights_and_what_a_batch_keeps():
     assert memory_needed(model, few) == 8 * weights  # a checkpoint on its way is more
 
 
-@pytest.mark.parametrize("steps", [0, 12, 40])  # after the look at the start alone, before and after a message to MLflow
+@pytest.mark.parametrize("steps", [0, 12, 40])  # with the first look alone, and around a message to MLflow
 def test_a_training_that_explodes_leaves_its_whole_curve_with_each_step_once(stage, steps):
     @flow
     def learn_and_explode(params: Pretrain) -> None:
