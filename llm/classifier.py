@@ -32,6 +32,8 @@ class Classifier(nn.Module):
         if max_tokens > gpt.config.context_length:
             raise ValueError(f"max_tokens {max_tokens} is more than the model's context of {gpt.config.context_length}")
         self.gpt = gpt
+        if gpt.output is not None:
+            gpt.output.requires_grad_(False)  # the head takes its place
         self.max_tokens = max_tokens
         self.head = nn.Linear(2 * gpt.config.n_embd, len(LABELS))
         nn.init.normal_(self.head.weight, std=0.02)

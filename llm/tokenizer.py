@@ -76,8 +76,10 @@ class PartialEncoding(tiktoken.Encoding):
 def make_encoding(pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
     """An encoding that splits text by `pattern` and merges the neighbours whose token has the lowest rank, its id.
 
-    Raises ValueError for a pattern that tiktoken doesn't understand.
+    Raises ValueError for a pattern that tiktoken doesn't understand, and for two tokens of one rank.
     """
+    if len(set(ranks.values())) < len(ranks):
+        raise ValueError("two of its tokens have one id")
     complete = all(bytes([byte]) in ranks for byte in range(256))
     kind = tiktoken.Encoding if complete else PartialEncoding
     return kind("bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)

@@ -120,14 +120,21 @@ def train_on_ray(
     """Train in the workers of a cluster, and leave the result as the newest checkpoint.
 
     A worker that is lost stops all; they start again from the newest checkpoint, at most RESTARTS times. Raises what
-    `llm.train.train` raises, RuntimeError when workers are lost too often, ValueError for a batch that can't be shared.
+    `llm.train.train` raises, RuntimeError when workers are lost too often or Ray itself fails, and ValueError for a
+    batch that can't be shared, or more workers than this machine has room for.
     """
     with cluster.connected() as ray:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
         from ray.train.torch import TorchTrainer
 
-        gpus = int(ray.cluster_resources().get("GPU", 0))
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
         count = cluster.workers or gpus or 2
+        if count > (room := gpus or int(resources.get("CPU", 0))):
+            lack = f"{count} workers need a {'GPU' if gpus else 'core'} each; the cluster has {room}"
+            if cluster.address == "local":
+                raise ValueError(lack)
+            logger.warning("%s: training waits until it has grown", lack)
         if config.batch_size % count:
             raise ValueError(f"batch_size {config.batch_size} is no multiple of {count} workers")
         logger.info("%d workers, %s, on Ray at %s", count, cluster.sharding, cluster.address)
@@ -161,7 +168,8 @@ def train_on_ray(
         if reason := ray.get(relay.reason.remote()):
             raise reason
         if failed:
-            raise RuntimeError(f"the workers failed {RESTARTS + 1} times: {failed[0]}")
+            lost = isinstance(failed[0], WorkerGroupError)
+            raise RuntimeError(f"{f'the workers failed {RESTARTS + 1} times' if lost else 'Ray failed'}: {failed[0]}")
 
 
 def _fit(trainer: Any, failed: list[Exception]) -> None:

@@ -6,11 +6,15 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict, replace
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import fmean
+from threading import Thread
 from typing import Any, Self
 
+import httpx
 import matplotlib as mpl
 import mlflow
 import pandas as pd
@@ -39,6 +43,7 @@ from tasks.tracking import log_steps, stage_run
 
 INPUTS = "inputs.json"  # beside the checkpoints: what they were made from
 REPORT_EVERY = 25  # steps between messages to MLflow and Prefect: each takes about 50 ms
+PATIENCE = 5  # seconds that a finished training waits for its progress to reach Prefect
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +77,31 @@ def training_run(params: TrainConfig, datasets: dict[str, Path], resume: bool) -
     shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 
+class _Progress:
+    """Tells Prefect how far a training is, from a thread of its own: a server that is slow or gone holds up no step."""
+
+    def __init__(self, name: str) -> None:
+        self.artifact = create_progress_artifact(progress=0.0, key=name.replace("_", "-"), description=f"{name}: steps")
+        self.waiting: SimpleQueue[float | None] = SimpleQueue()
+        self.thread = Thread(target=copy_context().run, args=(self._send,), daemon=True)
+        self.thread.start()
+
+    def __call__(self, percent: float) -> None:
+        self.waiting.put(percent)
+
+    def end(self) -> None:
+        """Let what waits arrive, in PATIENCE seconds at most."""
+        self.waiting.put(None)
+        self.thread.join(PATIENCE)
+
+    def _send(self) -> None:
+        while (percent := self.waiting.get()) is not None:
+            try:
+                update_progress_artifact(self.artifact, progress=percent)
+            except httpx.HTTPError as error:
+                logger.warning("Prefect did not take the progress: %s", error)
+
+
 class Watch:
     """Tells the terminal about each step, MLflow and Prefect about each after number `logged`, which they have."""
 
@@ -80,7 +110,7 @@ class Watch:
         self.waiting: list[Row] = []
         self.smooth = 0.0
         self.bar = tqdm(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
-        self.artifact = create_progress_artifact(progress=0.0, key=name.replace("_", "-"), description=f"{name}: steps")
+        self.progress = _Progress(name)
 
     def __call__(self, row: Row, seconds: float) -> None:
         """Take in one row of metrics."""
@@ -107,7 +137,7 @@ class Watch:
                 logger.info("  %s", " ".join(sample.split()))
         if found or step % REPORT_EVERY == 0 or step == self.steps:
             self.flush()
-            update_progress_artifact(self.artifact, progress=100.0 * step / max(1, self.steps))
+            self.progress(100.0 * step / max(1, self.steps))
 
     def flush(self) -> None:
         """Send MLflow what waits."""
@@ -200,6 +230,7 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
                 history = state["history"]
     finally:
         watch.flush()
+    watch.progress.end()
     merge_lora(model)
     return learner, history
 

@@ -80,6 +80,15 @@ def test_frozen_layers_stay_and_the_rest_learns(make_gpt, make_config, layers):
     assert moved == {name for name in before if not name.startswith(frozen)}
 
 
+def test_an_output_layer_of_its_own_is_not_trained_for_no_text_is_predicted(make_gpt, make_config):
+    model = Classifier(make_gpt(tied=False), 32)
+    emails = Emails([[1, 2, 3], [4, 5]], torch.tensor([0, 1]))
+    objective(model, make_config(batch_size=2), emails, emails, CPU, balanced=False).loss(0).backward()
+    idle = {name for name, weight in model.named_parameters() if weight.grad is None}
+    assert idle == {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert idle == {"gpt.output.weight"}
+
+
 def test_more_frozen_layers_than_blocks_and_more_tokens_than_the_context_are_refused(make_gpt):
     with pytest.raises(ValueError, match="frozen_layers 3 is more than the model's 2 blocks"):
         Classifier(make_gpt(), 32).freeze(3)

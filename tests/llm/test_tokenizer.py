@@ -156,6 +156,16 @@ def test_an_id_that_no_token_can_have_is_refused_with_the_file(encoding, path, i
         load_tokenizer(file)
 
 
+def test_two_tokens_of_one_id_are_refused_with_the_file(encoding, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    save_tokenizer(encoding, file)
+    layout = json.loads(file.read_text())
+    layout["model"]["vocab"]["b"] = layout["model"]["vocab"]["a"]
+    file.write_text(json.dumps(layout))
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not .* \(ValueError: two of its tokens have one id\)"):
+        load_tokenizer(file)
+
+
 @pytest.fixture
 def partial():
     """A vocabulary of four bytes, two merges and a special token in front."""

@@ -11,10 +11,15 @@ import pandas as pd
 import pytest
 import torch
 
-from llm.config import GPTConfig, TrainConfig
+from llm.assistant import encode_examples, pack
+from llm.assistant import objective as assistant_objective
+from llm.classifier import Classifier, Emails, encode_emails
+from llm.classifier import objective as classifier_objective
+from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.gpt import GPT
+from llm.lora import add_lora
 from llm.pretrain import objective
 from llm.resume import Checkpoints
 from llm.tokenizer import load_tokenizer
@@ -35,10 +40,12 @@ CONFIG = TrainConfig(
     evaluate_every=25,
     checkpoint_every=10,
 )
+TEXT = "the cat sat on the mat the dog ate the hat a bird sang to the moon"
+WORDS = TEXT.split()
 SIZES = {"vocabulary_size": 300, "context_length": 32, "n_layer": 2, "n_head": 2, "n_embd": 32}
 
 
-def prepare(config: TrainConfig, data: Path, marker: Path | None, workers: Workers) -> Learner:
+def prepare_gpt(config: TrainConfig, data: Path, marker: Path | None, workers: Workers) -> Learner:
     """A small GPT on the tiny text; with a `marker`, the second worker is killed once, in the middle of step 25."""
     torch.manual_seed(config.seed)
     torch.set_num_threads(1)
@@ -56,6 +63,31 @@ def prepare(config: TrainConfig, data: Path, marker: Path | None, workers: Worke
     return Learner(gpt, encoding, replace(goal, loss=loss), CPU, Work("tokens", 256))
 
 
+def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> Learner:
+    """A classifier of words, on a foundation whose output layer is of its own and without use here."""
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(1)
+    encoding = load_tokenizer(data / "tokenizer.json")
+    model = Classifier(GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "tied": False})), 32)
+    tokens = encode_emails(encoding, WORDS, [" ".join(WORDS[: 1 + n]) for n in range(len(WORDS))], 32)
+    emails = Emails(tokens, torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long())
+    goal = classifier_objective(model, config, emails, emails, CPU, balanced=True, workers=workers)
+    return Learner(model, encoding, goal, CPU, Work("emails", 8))
+
+
+def prepare_assistant(config: TrainConfig, data: Path, workers: Workers) -> Learner:
+    """An assistant that learns which word comes next, by LoRA."""
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(1)
+    encoding = load_tokenizer(data / "tokenizer.json")
+    gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "context_length": 96}))
+    add_lora(gpt, LoRAConfig(rank=2, alpha=4))
+    rows = encode_examples(encoding, WORDS, [""] * len(WORDS), WORDS[1:] + WORDS[:1], 96)
+    questions = [(WORDS[0], "")]
+    goal = assistant_objective(gpt, encoding, config, pack(rows, 96), rows, CPU, questions=questions, workers=workers)
+    return Learner(gpt, encoding, goal, CPU, Work("tokens", 1))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
     """One cluster for all, as starting one takes seconds.
@@ -71,11 +103,11 @@ def _ray():
 def learn(token_files, tmp_path):
     """Train on two workers; gives the history, the weights and the rows that were reported."""
 
-    def go(sharding, config=CONFIG, marker=None, stop_after=None, workers=2):
+    def go(sharding, config=CONFIG, marker=None, stop_after=None, workers=2, prepare=None):
         checkpoints, rows = Checkpoints(tmp_path / sharding), []
         train_on_ray(
             Cluster("local", workers, sharding),
-            partial(prepare, config, token_files, marker),
+            prepare or partial(prepare_gpt, config, token_files, marker),
             config,
             checkpoints,
             lambda row, seconds: rows.append(row),
@@ -92,7 +124,7 @@ def alone(token_files):
     """The same training in this process alone."""
 
     def go(config=CONFIG):
-        learner = prepare(config, token_files, None, ALONE)
+        learner = prepare_gpt(config, token_files, None, ALONE)
         return train(learner.model, config, learner.objective), dict(learner.model.named_parameters())
 
     return go
@@ -133,10 +165,24 @@ def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(l
     for part in (1, 2):
         (checkpoints.folder / f"step-000050.{part}-of-2.safetensors").unlink()
     assert checkpoints.newest() == 40
-    learner = prepare(config, token_files, None, ALONE)  # one goes on from what two wrote
+    learner = prepare_gpt(config, token_files, None, ALONE)  # one goes on from what two wrote
     history = train(learner.model, config, learner.objective, checkpoints=checkpoints)
     assert history[:40] == learned[0][:40]
     assert numbers(history, "train_loss") == pytest.approx(numbers(expected[0], "train_loss"), abs=1e-4)
+
+
+@pytest.mark.parametrize(("prepare", "sharding"), [(prepare_classifier, "ddp"), (prepare_assistant, "fsdp")])
+def test_two_workers_fine_tune_as_one_does(learn, token_files, prepare, sharding):
+    config = CONFIG.model_copy(update={"optimizer": "adamw", "steps": 20, "batch_size": 4, "evaluate_every": 10})
+    prepared = partial(prepare, config, token_files)
+    history, best, _ = learn(sharding, config, prepare=prepared)
+    learner = prepared(ALONE)
+    alone = train(learner.model, config, learner.objective)
+    for name in ("train_loss", "validation_loss", "validation_f1", "gradient_norm"):
+        assert numbers(history, name) == pytest.approx(numbers(alone, name), abs=1e-4)
+    assert numbers(history, "samples") == numbers(alone, "samples")
+    for name, weight in best.items():
+        torch.testing.assert_close(weight, learner.model.get_parameter(name).detach(), atol=1e-3, rtol=1e-3)
 
 
 def test_a_loss_that_explodes_is_not_tried_again(learn):
@@ -148,6 +194,11 @@ def test_a_loss_that_explodes_is_not_tried_again(learn):
 def test_a_batch_that_the_workers_can_not_share_is_an_error(learn):
     with pytest.raises(ValueError, match="batch_size 7 is no multiple of 2 workers"):
         learn("ddp", CONFIG.model_copy(update={"batch_size": 7}))
+
+
+def test_more_workers_than_cores_are_an_error_and_not_an_endless_wait(learn):
+    with pytest.raises(ValueError, match=r"^\d+ workers need a core each; the cluster has \d+$"):
+        learn("ddp", CONFIG.model_copy(update={"batch_size": 4096}), workers=4096)
 
 
 def test_ray_data_cuts_the_same_tokens_in_the_same_order(tmp_path, encoding, monkeypatch):

@@ -22,6 +22,7 @@ from prefect.exceptions import TerminationSignal
 
 from llm.resume import Checkpoints
 from tasks import stages
+from tasks.training import REPORT_EVERY
 
 ROOT = Path(__file__).parents[2]
 FLOWS = ("fetch", "preprocess", "pretrain", "finetune_classifier", "finetune_assistant", "evaluate")
@@ -261,6 +262,12 @@ def test_the_console_leaves_out_what_the_command_line_says_better():
     assert passes("tasks.training", logging.ERROR, "ours")
 
 
+def last_checkpoint(project: Path) -> int:
+    """The step of the newest checkpoint; 0 without one."""
+    paths = project.glob(".threestage/stages/pretrain/*/step-*.safetensors")
+    return max((int(path.stem.removeprefix("step-")) for path in paths), default=0)
+
+
 @contextlib.contextmanager
 def long_training(project: Path, token_files: Path, **variables: str) -> Iterator[subprocess.Popen]:
     """A training that would take hours, when its first checkpoint is written."""
@@ -277,7 +284,7 @@ def long_training(project: Path, token_files: Path, **variables: str) -> Iterato
         start_new_session=True,
     ) as stage:
         deadline = time.monotonic() + 90
-        while not list(project.glob(".threestage/stages/pretrain/*/step-*.safetensors")):
+        while not last_checkpoint(project):
             assert stage.poll() is None, stage.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -315,6 +322,10 @@ def test_a_training_asked_to_stop_does_not_wait_for_a_server_that_is_gone(projec
         stages._wait_until_healthy(server, url)
         with long_training(project_copy, token_files, PREFECT_API_URL=url) as stage:
             server.kill()
+            before = last_checkpoint(project_copy)
+            while last_checkpoint(project_copy) < before + 2 * REPORT_EVERY:  # it trains on without a server
+                assert stage.poll() is None, stage.stdout.read()
+                time.sleep(0.1)
             stage.send_signal(signal.SIGTERM)
             stage.send_signal(signal.SIGTERM)  # as when the parent dies of the first
             started = time.monotonic()

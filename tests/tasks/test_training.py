@@ -9,6 +9,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from prefect import flow
+from prefect.artifacts import Artifact
 
 from llm.checkpoint import load_model
 from llm.device import Compute
@@ -75,6 +76,11 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run_with_each_step_once(s
     assert [point.step for point in history] == sorted({point.step for point in history}) == list(range(1, 61))
     looks = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")
     assert [point.step for point in looks] == [20, 40, 60]
+
+
+def test_prefect_shows_that_a_run_has_come_to_its_end(stage):
+    learn()
+    assert Artifact.get("pretrain").data == 100
 
 
 def test_without_resume_a_run_starts_anew_in_a_run_of_its_own(stage):
