@@ -4,6 +4,7 @@ A process starts in one of two environments, this project's or that of the peers
 torch and the modules of llm/ that need nothing else are imported at the top.
 """
 
+import argparse
 import importlib
 import itertools
 import json
@@ -215,18 +216,16 @@ def alone(task: str, job: dict[str, Any], threads: int, python: str = sys.execut
 
 
 def peers_python(path: str) -> str:
-    """The absolute path of the peers' Python; raises ValueError unless its packages and torch are as pinned."""
+    """The absolute path of the peers' Python, for argparse; an error unless it has the packages and this torch."""
     python = str(Path(path).absolute())  # unresolved: a link into a virtual environment leads out of it
     makes = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
     if not Path(python).exists():
-        raise ValueError(f"--peers {path}: no such file; make it with: {makes}")
+        raise argparse.ArgumentTypeError(f"{path}: no such file; make it with: {makes}")
     found = alone("benchmarks.contenders:versions", {"packages": ["torch", *PEERS]}, 1, python)
     if "failed" in found:
-        raise ValueError(f"--peers {path}: {found['failed']}; make it with: {makes}")
+        raise argparse.ArgumentTypeError(f"{path}: {found['failed']}; make it with: {makes}")
     if found["torch"].split("+")[0] != torch.__version__.split("+")[0]:
-        raise ValueError(
-            f"--peers {path}: its torch is {found['torch']}, this one {torch.__version__}; install the same"
-        )
+        raise argparse.ArgumentTypeError(f"{path}: its torch is {found['torch']}, this one {torch.__version__}")
     return python
 
 

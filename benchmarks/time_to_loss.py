@@ -11,7 +11,8 @@ counted, with the same tokenizer, tokens, batch and context:
   a cosine to a tenth that ends with the budget, by the clock; a run a budget.
 
 The last two run with half, the same and twice the heads of ours, of the same width, and at three rates each; their best
-of the nine counts. Each run is kept in .threestage/benchmarks until code, parameters or data change: stop at will.
+of the nine counts. (For gpt2 the longest budget chooses it, and it alone is run at the shorter ones.) Each run is kept
+in .threestage/benchmarks until code, parameters or data change: stop at will.
 """
 
 import argparse
@@ -172,17 +173,25 @@ def train_peer(
 
 
 def plan(shape: Shape, budgets: list[float], only: list[str]) -> Iterator[Run]:
-    """All runs, the ones of ours first."""
+    """The runs of ours, then the others' of every size and rate."""
     if "ours" in only:
         yield from (Run("ours", shape, (budget,)) for budget in budgets)
     for contender in ("book", "gpt2"):
         if contender not in only:
             continue
-        ends = [tuple(budgets)] if contender == "book" else [(budget,) for budget in budgets]
+        looks = tuple(budgets) if contender == "book" else (budgets[-1],)
         for name, factor in SIZES.items():
             heads = max(1, round(shape.n_head * factor))
             sized = replace(shape, n_head=heads, n_embd=heads * (shape.n_embd // shape.n_head))
-            yield from (Run(contender, sized, end, name, rate) for rate in RATES[contender] for end in ends)
+            yield from (Run(contender, sized, looks, name, rate) for rate in RATES[contender])
+
+
+def shorter(shape: Shape, budgets: list[float], looks: list[dict[str, Any]]) -> Iterator[Run]:
+    """The runs of gpt2's best at the shorter budgets; none where it has no best."""
+    if chosen := best(looks, "gpt2", budgets[-1]):
+        sized = replace(shape, n_head=chosen["n_head"], n_embd=chosen["n_embd"])
+        for budget in budgets[:-1]:
+            yield Run("gpt2", sized, (budget,), chosen["size"], chosen["learning_rate"])
 
 
 def fingerprint(task: str, job: dict[str, Any], data: Path, threads: int) -> str:
@@ -227,10 +236,13 @@ def finished(
     run: Run, task: str, job: dict[str, Any], kept: Path, threads: int, python: str = sys.executable
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The looks of a run, from the file in which it is kept or made now, and why it failed."""
-    found = json.loads(kept.read_text()) if kept.exists() else alone(task, job, threads, python)
-    if "failed" in found:
-        return [], found["failed"]
-    write_atomic(kept, json.dumps(found))
+    if kept.exists():
+        found = json.loads(kept.read_text())
+    else:
+        found = alone(task, job, threads, python)
+        if "failed" in found:
+            return [], found["failed"]
+        write_atomic(kept, json.dumps(found))
     named = {"contender": run.contender, "size": run.size, "learning_rate": run.learning_rate}
     named |= {"n_head": run.shape.n_head, "n_embd": run.shape.n_embd}
     return [named | look for look in found["looks"]], None
@@ -239,7 +251,9 @@ def finished(
 def main(arguments: list[str] | None = None) -> None:
     """Run what has not run yet, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", help="Python of the environment of benchmarks/requirements.txt; `book` needs it")
+    parser.add_argument(
+        "--peers", type=peers_python, help="Python of the environment of benchmarks/requirements.txt; `book` needs it"
+    )
     parser.add_argument("--only", nargs="+", choices=("ours", "book", "gpt2"), default=["ours", "book", "gpt2"])
     parser.add_argument("--budgets", nargs="+", type=float, default=[60.0, 120.0, 240.0], help="seconds of training")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each run")
@@ -258,22 +272,25 @@ def main(arguments: list[str] | None = None) -> None:
     params = load_params(options.params)
     if params.foundation != SCRATCH:
         parser.error(f"{options.params}: foundation {params.foundation} is trained already; compare {SCRATCH}")
-    peers = {"book": peers_python(options.peers)} if "book" in options.only else {}
 
     precision = "bf16" if choose_compute().dtype == torch.bfloat16 else "fp32"
     gpt = params.pretrain.gpt(load_tokenizer(options.data / "tokenizer.json").n_vocab)
-    runs = list(plan(same_size(gpt), budgets, options.only))
     looks, failures = [], {}
-    for number, run in enumerate(runs, 1):
-        task, job = task_of(run, params.pretrain, precision, options.data)
-        kept = options.state / f"{fingerprint(task, job, options.data, options.threads)}.json"
-        new, failed = finished(run, task, job, kept, options.threads, peers.get(run.contender, sys.executable))
-        looks += new
-        failures |= {str(run): failed} if failed else {}
-        status = failed or ", ".join(f"{look['bits_per_byte'] or math.nan:.3f}" for look in new)
-        sys.stdout.write(f"run {number} of {len(runs)}, {run}: {status}\n")
-        sys.stdout.flush()
 
+    def make(runs: list[Run]) -> None:
+        for number, run in enumerate(runs, 1):
+            task, job = task_of(run, params.pretrain, precision, options.data)
+            kept = options.state / f"{fingerprint(task, job, options.data, options.threads)}.json"
+            python = options.peers if run.contender == "book" else sys.executable
+            new, failed = finished(run, task, job, kept, options.threads, python)
+            looks.extend(new)
+            failures.update({str(run): failed} if failed else {})
+            status = failed or ", ".join(f"{look['bits_per_byte'] or math.nan:.3f}" for look in new)
+            sys.stdout.write(f"run {number} of {len(runs)}, {run}: {status}\n")
+            sys.stdout.flush()
+
+    make(list(plan(same_size(gpt), budgets, options.only)))
+    make(list(shorter(same_size(gpt), budgets, looks)))
     won = {name: {f"{budget:g}": best(looks, name, budget) for budget in budgets} for name in options.only}
     columns = ("", *(f"{budget:g} s" for budget in budgets))
     rows = [(name, *(described(look) for look in each.values())) for name, each in won.items()]

@@ -162,7 +162,7 @@ def summary(rounds: list[dict[str, Any]], setup: SetUp, peaks: dict[str, float])
     }
 
 
-def compare(setup: SetUp, contenders: list[Contender], peers: str, options: argparse.Namespace) -> dict[str, Any]:
+def compare(setup: SetUp, contenders: list[Contender], options: argparse.Namespace) -> dict[str, Any]:
     """Let the contenders take turns; one that failed does not start again."""
     job = {"ours": setup.ours.model_dump(), "shape": setup.shape, "train": setup.train.model_dump()}
     job |= {"warmup": options.warmup, "seconds": options.seconds}
@@ -173,7 +173,7 @@ def compare(setup: SetUp, contenders: list[Contender], peers: str, options: argp
         for contender, rounds in found.items():
             if any("failed" in each for each in rounds):
                 continue
-            python = peers if needs_peers(contender.model) else sys.executable
+            python = options.peers if needs_peers(contender.model) else sys.executable
             rounds.append(
                 alone("benchmarks.train_speed:measure", {"contender": contender, **job}, options.threads, python)
             )
@@ -216,7 +216,9 @@ def table(name: str, found: dict[str, Any]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", help="Python of the environment of benchmarks/requirements.txt; without: ours alone")
+    parser.add_argument(
+        "--peers", type=peers_python, help="Python of benchmarks/requirements.txt; without it ours alone"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
     parser.add_argument("--seconds", type=float, default=10, help="a process trains so long after its warm-up")
     parser.add_argument("--warmup", type=int, default=2, help="steps of a process that do not count")
@@ -229,10 +231,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--rounds {options.rounds}: at least one measures something")
 
     params = load_params(options.params)
-    peers = peers_python(options.peers) if options.peers else ""
-    contenders = OURS + (OTHERS if peers else [])
+    contenders = OURS + (OTHERS if options.peers else [])
     chosen = set_ups(params.pretrain, params.preprocess.corpus.vocabulary_size)
-    found = {name: compare(chosen[name], contenders, peers, options) for name in options.set_ups}
+    found = {name: compare(chosen[name], contenders, options) for name in options.set_ups}
     for name, each in found.items():
         table(name, each)
     settings = {name: getattr(options, name) for name in ("rounds", "seconds", "warmup")}

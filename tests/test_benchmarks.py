@@ -1,11 +1,18 @@
+import argparse
 import json
 import os
+import re
+import sys
 
 import pytest
 import torch
+import yaml
 
-from benchmarks import generate, report
+from benchmarks import generate, report, time_to_loss, train_speed
+from benchmarks.contenders import matmul_weights, peers_python, same_size, transformers_gpt2
 from llm.config import GPTConfig
+from llm.gpt import GPT
+from tasks.params import PARAMS_FILE, load_params
 
 TINY = "--rounds 1 --prompt 4 --new 6 --texts 3 --context-length 32 --n-layer 1 --n-head 2 --n-embd 32"
 
@@ -71,3 +78,116 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
 def test_a_table_lines_up(capsys):
     report.show("Speed", ("", "tokens"), [("one", 12345.6), ("three", 1.23456)])
     assert capsys.readouterr().out == "Speed\n\n       tokens\none    12,346\nthree    1.23\n\n"
+
+
+@pytest.fixture(scope="module")
+def small_params(tmp_path_factory):
+    """params.yaml with a small default model."""
+    values = yaml.safe_load(PARAMS_FILE.read_text())
+    values["pretrain"] |= {"n_layer": 1, "n_embd": 16, "n_head": 2, "context_length": 32}
+    values["preprocess"]["corpus"]["vocabulary_size"] = 300
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def setup(small_params):
+    return train_speed.set_ups(load_params(small_params).pretrain, 300)["default"]
+
+
+def test_training_is_compared_side_by_side_and_written(small_params, tmp_path, capsys):
+    out = tmp_path / "train_speed.json"
+    options = ["--set-ups", "default", "--rounds", "1", "--seconds", "0.1", "--warmup", "1", "--threads", "1"]
+    train_speed.main([*options, "--params", str(small_params), "--out", str(out)])
+    (found,) = json.loads(out.read_text())["set_ups"].values()
+    assert list(found["contenders"]) == ["ours bf16", "ours fp32"]
+    assert found["tokens_a_step"] == 4 * 32
+    for each in found["contenders"].values():
+        assert each["steps"] >= train_speed.LEAST_STEPS
+        assert each["tokens_per_second"] == pytest.approx(4 * 32 / each["seconds_a_step"], rel=1e-2)
+        assert each["peak_memory_bytes"] > 1e8
+    assert found["contenders"]["ours bf16"]["ours_is_faster_by"] == 1
+    assert "ours fp32" in capsys.readouterr().out
+
+
+def test_a_contender_that_fails_is_named_with_its_reason(setup, capsys):
+    options = argparse.Namespace(rounds=2, seconds=0.0, warmup=0, threads=1, peers=sys.executable)
+    found = train_speed.compare(setup, [train_speed.OURS[0], train_speed.Contender("litgpt", "fp32")], options)
+    assert found["contenders"]["ours bf16"]["steps"] == 2 * train_speed.LEAST_STEPS
+    reason = "exit code 1: ModuleNotFoundError: No module named 'litgpt'"
+    assert found["contenders"]["litgpt fp32"] == {"failed": reason}
+    train_speed.table("small", found)
+    assert re.search(rf"^litgpt fp32 +failed +{reason}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_peer_trains_the_same_matrices_and_its_warm_up_does_not_count(setup):
+    job = {"ours": setup.ours.model_dump(), "shape": vars(setup.shape), "train": setup.train.model_dump()}
+    took = train_speed.measure(contender=["transformers", "fp32", "eager"], **job, warmup=4, seconds=0.0)
+    assert len(took["step_seconds"]) == train_speed.LEAST_STEPS
+    block, output = 12 * 16 * 16, 300 * 16
+    assert took["matmul_weights"] == matmul_weights(GPT(setup.ours)) == block + output
+
+
+def test_operations_of_a_step_are_those_of_the_model():
+    config = GPTConfig(context_length=8, n_layer=3, n_head=2, n_embd=4, vocabulary_size=50)
+    weights = matmul_weights(transformers_gpt2(same_size(config)).model)
+    assert train_speed.operations(weights, same_size(config), 16) == 16 * GPT(config).training_flops()
+
+
+def test_what_a_minute_buys_is_compared_and_a_run_is_made_once(small_params, token_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(time_to_loss, "SIZES", {"twice": 2.0})
+    monkeypatch.setattr(time_to_loss, "RATES", {"gpt2": (1e-3,)})
+    out, state = tmp_path / "made.json", tmp_path / "state"
+    options = ["--only", "ours", "gpt2", "--budgets", "0.6", "0.3", "--threads", "1"]
+    options += ["--params", str(small_params), "--data", str(token_files), "--state", str(state), "--out", str(out)]
+    time_to_loss.main(options)
+    results, kept = json.loads(out.read_text()), {path: path.stat().st_mtime_ns for path in state.iterdir()}
+    assert [(look["contender"], look["budget"]) for look in results["looks"]] == [
+        *(("ours", 0.3), ("ours", 0.6)),
+        *(("gpt2", 0.6), ("gpt2", 0.3)),
+    ]
+    for look in results["looks"]:
+        assert 0 < look["bits_per_byte"] < 8
+        assert look["steps"] > 1
+    assert results["looks"][3]["seconds"] >= 0.3
+    assert (results["looks"][3]["n_head"], results["looks"][3]["n_embd"]) == (4, 32)
+    assert results["best"]["gpt2"]["0.6"] == results["looks"][2]
+    assert results["failed"] == {}
+
+    time_to_loss.main(options)
+    assert {path: path.stat().st_mtime_ns for path in state.iterdir()} == kept
+    assert json.loads(out.read_text()) == results
+
+
+def test_the_peers_rate_rises_falls_to_a_tenth_and_stays():
+    assert [time_to_loss.cosine(share) for share in (0.025, 0.05, 0.525, 1.0, 1.1)] == pytest.approx(
+        [0.5, 1.0, 0.55, 0.1, 0.1]
+    )
+
+
+def test_the_best_look_is_the_lowest_and_one_without_a_number_never():
+    looks = [{"contender": "gpt2", "budget": 9.0, "bits_per_byte": bits} for bits in (None, 2.0, 1.5)]
+    assert time_to_loss.best(looks, "gpt2", 9.0) == looks[2]
+    assert time_to_loss.best(looks[:1], "gpt2", 9.0) is None
+    assert list(time_to_loss.shorter(None, [1.0, 9.0], looks[:1])) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--only", "ours", "--budgets", "0"], "--budgets 0: seconds are more than none"),
+        (["--only", "ours", "--data", "nowhere"], "--data nowhere: no corpus there; `make run` makes one"),
+        (["--data", "{data}"], "`book` needs --peers PYTHON"),
+        (["--peers", "nowhere/python"], "nowhere/python: no such file; make it with: python3 -m venv"),
+    ],
+)
+def test_what_can_not_be_compared_is_one_line(options, reason, token_files, capsys):
+    with pytest.raises(SystemExit):
+        time_to_loss.main([option.format(data=token_files) for option in options])
+    assert reason in capsys.readouterr().err
+
+
+def test_peers_need_their_packages():
+    with pytest.raises(argparse.ArgumentTypeError, match="No package metadata was found for llms-from-scratch"):
+        peers_python(sys.executable)
