@@ -173,3 +173,30 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights(
     assert not Path(f"/proc/{stage}").exists()
     assert _model_hash(folder, "foundation") == undisturbed
     assert not list(checkpoints.glob("*/step-*"))
+
+
+def test_ctrl_c_during_the_main_command_leaves_a_checkpoint(project: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(project, tmp_path / "interrupted", symlinks=True)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    never = 10**6  # so that the checkpoint can only be that of the interrupt
+    params["pretrain"] |= {"steps": never, "evaluate_every": never, "checkpoint_every": never}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "flows"],
+            cwd=folder,
+            env=environment(),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + 120
+    while not re.search(rf" [1-9]\d*/{never} ", said.read_text()):
+        assert running.poll() is None, said.read_text()[-3000:]
+        assert time.monotonic() < deadline, said.read_text()[-3000:]
+        time.sleep(0.1)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(timeout=30) != 0
+    assert list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors")), said.read_text()[-3000:]
+    assert re.search(rf"stopped after step [1-9]\d* of {never}, with a checkpoint", said.read_text())
