@@ -12,33 +12,43 @@ from torch.nn import functional as F
 
 IGNORE = -100  # a target that does not count
 ROWS = 256  # tokens whose logits exist at a time: 8 MB for a vocabulary of 8,192, which stays in the caches
+GROUP = 1024  # tokens whose gradients are multiplied at once: each sum into that of the weights passes over all of it
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Output layer and cross-entropy in one, a piece of the tokens at a time.
 
     The logits are the largest tensor of a small model by far: V wide where the stream is C. Here a piece of them lives
-    only until its loss and its gradients are taken, so the backward pass has nothing left to do but scale.
+    only until its loss and its gradients are taken, so the backward pass has nothing left to do but scale. The pieces
+    share their memory: new memory costs a CPU about as much as what is done in it.
     """
 
     @staticmethod
     def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, dtype: torch.dtype) -> Tensor:
-        counted_N = targets_N != IGNORE
         total = x_NC.new_zeros((), dtype=torch.float32)
-        dx_NC = torch.empty_like(x_NC)
-        dweight_VC = torch.zeros_like(weight_VC) if ctx.needs_input_grad[1] else None  # None: it is frozen
-        low_VC = weight_VC.to(dtype)
-        for first in range(0, len(x_NC), ROWS):
-            part = slice(first, first + ROWS)
-            x_RC, weights_R1 = x_NC[part].to(dtype), counted_N[part, None].float()
-            targets_R1 = targets_N[part, None].clamp(min=0)
-            log_p_RV = (x_RC @ low_VC.T).float().log_softmax(dim=-1)
-            total -= (log_p_RV.gather(1, targets_R1) * weights_R1).sum()
-            gradient_RV = log_p_RV.exp_().scatter_add_(1, targets_R1, torch.full_like(weights_R1, -1.0))
-            gradient_RV = gradient_RV.mul_(weights_R1).to(dtype)
-            dx_NC[part] = gradient_RV @ low_VC
-            if dweight_VC is not None:
-                dweight_VC += gradient_RV.T @ x_RC
+        low_NC, low_VC = x_NC.to(dtype), weight_VC.to(dtype)
+        dx_NC, dweight_VC = torch.empty_like(x_NC), None
+        tokens, vocabulary = len(x_NC), len(weight_VC)
+        dlogits_GV = low_NC.new_empty(min(GROUP, tokens), vocabulary)
+        logits_RV = low_NC.new_empty(min(ROWS, tokens), vocabulary)
+        exact_RV, log_p_RV = (torch.empty_like(logits_RV, dtype=torch.float32) for _ in range(2))
+        for start in range(0, max(1, tokens), GROUP):
+            x_GC, targets_G = low_NC[start : start + GROUP], targets_N[start : start + GROUP]
+            dlogits_GV = dlogits_GV[: len(x_GC)]
+            for first in range(0, len(x_GC), ROWS):
+                part = slice(first, first + ROWS)
+                targets_R1 = targets_G[part, None].clamp(min=0)
+                counted_R1 = (targets_G[part, None] != IGNORE).float()
+                logits_RV, exact_RV, log_p_RV = (t[: len(targets_R1)] for t in (logits_RV, exact_RV, log_p_RV))
+                exact_RV.copy_(torch.mm(x_GC[part], low_VC.T, out=logits_RV))
+                torch.log_softmax(exact_RV, dim=-1, out=log_p_RV)
+                total -= (log_p_RV.gather(1, targets_R1) * counted_R1).sum()
+                p_RV = log_p_RV.exp_()
+                dlogits_GV[part] = p_RV.scatter_add_(1, targets_R1, torch.full_like(counted_R1, -1.0)).mul_(counted_R1)
+            dx_NC[start : start + GROUP] = dlogits_GV @ low_VC
+            if ctx.needs_input_grad[1]:  # it is not frozen
+                product_VC = dlogits_GV.T @ x_GC
+                dweight_VC = product_VC.float() if dweight_VC is None else dweight_VC.add_(product_VC)
         ctx.save_for_backward(dx_NC, dweight_VC)
         return total
 
