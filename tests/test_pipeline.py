@@ -181,8 +181,12 @@ def test_ctrl_c_during_the_main_command_leaves_a_checkpoint(project: Path, tmp_p
     never = 10**6  # so that the checkpoint can only be that of the interrupt
     params["pretrain"] |= {"steps": never, "evaluate_every": never, "checkpoint_every": never}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    said = tmp_path / "said"
-    with said.open("w") as file:
+    path = tmp_path / "said"
+
+    def said() -> str:
+        return path.read_text(errors="replace")  # a progress bar's last character may be half written
+
+    with path.open("w") as file:
         running = subprocess.Popen(
             [sys.executable, "-m", "flows"],
             cwd=folder,
@@ -191,12 +195,17 @@ def test_ctrl_c_during_the_main_command_leaves_a_checkpoint(project: Path, tmp_p
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 120
-    while not re.search(rf" [1-9]\d*/{never} ", said.read_text()):
-        assert running.poll() is None, said.read_text()[-3000:]
-        assert time.monotonic() < deadline, said.read_text()[-3000:]
-        time.sleep(0.1)
-    os.killpg(running.pid, signal.SIGINT)
-    assert running.wait(timeout=30) != 0
-    assert list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors")), said.read_text()[-3000:]
-    assert re.search(rf"stopped after step [1-9]\d* of {never}, with a checkpoint", said.read_text())
+    try:
+        deadline = time.monotonic() + 120
+        while not re.search(rf" [1-9]\d*/{never} ", said()):
+            assert running.poll() is None, said()[-3000:]
+            assert time.monotonic() < deadline, said()[-3000:]
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(timeout=30) != 0
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+    assert list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors")), said()[-3000:]
+    assert re.search(rf"stopped after step [1-9]\d* of {never}, with a checkpoint", said())

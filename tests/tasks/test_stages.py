@@ -283,12 +283,15 @@ def long_training(project: Path, token_files: Path, **variables: str) -> Iterato
         text=True,
         start_new_session=True,
     ) as stage:
-        deadline = time.monotonic() + 90
-        while not last_checkpoint(project):
-            assert stage.poll() is None, stage.stdout.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield stage
+        try:
+            deadline = time.monotonic() + 90
+            while not last_checkpoint(project):
+                assert stage.poll() is None, stage.stdout.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield stage
+        finally:
+            stage.kill()  # where the test has failed; else it has ended
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -322,9 +325,10 @@ def test_a_training_asked_to_stop_does_not_wait_for_a_server_that_is_gone(projec
         stages._wait_until_healthy(server, url)
         with long_training(project_copy, token_files, PREFECT_API_URL=url) as stage:
             server.kill()
-            before = last_checkpoint(project_copy)
+            before, deadline = last_checkpoint(project_copy), time.monotonic() + 30
             while last_checkpoint(project_copy) < before + 2 * REPORT_EVERY:  # it trains on without a server
                 assert stage.poll() is None, stage.stdout.read()
+                assert time.monotonic() < deadline
                 time.sleep(0.1)
             stage.send_signal(signal.SIGTERM)
             stage.send_signal(signal.SIGTERM)  # as when the parent dies of the first
