@@ -3,8 +3,8 @@
 Bits per byte on the whole validation split of the default corpus after 60, 120 and 240 seconds of training, looks not
 counted, with the same tokenizer, tokens, batch and context:
 
-- ours: the model and the recipe of params.yaml, a run a budget. `steps`, and with it the schedule, is chosen from a
-  step time measured just before, 2 % short of the budget; a run that turns out slower is cut at the budget.
+- ours: the model and the recipe of params.yaml, a run a budget. `steps`, and with it the schedule, is chosen from the
+  time of 12 steps just before, 2 % short of the budget; a run that turns out slower is cut at the budget.
 - book: llms-from-scratch's loop, float32, dropout 0.1, AdamW at a constant rate, decay 0.1, its own loss function; one
   run with a look at each budget.
 - gpt2: `transformers` GPT-2 in bfloat16 autocast, AdamW (0.9, 0.95), decay 0.1 of matrices, clipping, 5 % warm-up, then
@@ -195,11 +195,13 @@ def shorter(shape: Shape, budgets: list[float], looks: list[dict[str, Any]]) -> 
 
 
 def fingerprint(task: str, job: dict[str, Any], data: Path, threads: int) -> str:
-    """What a run depends on: its job, the code that it runs, the data, torch, the machine and its threads."""
-    code = ["benchmarks/contenders.py", "benchmarks/time_to_loss.py", "benchmarks/requirements.txt"]
-    ours = sorted((ROOT / "llm").glob("*.py")) if task.endswith("ours") else []
-    whole = hashlib.sha256(json.dumps([task, job, threads, report.machine([])], sort_keys=True).encode())
-    for file in [*(ROOT / name for name in code), *ours, *(data / f"{split}.bin" for split in ("train", "validation"))]:
+    """What a run depends on: its job, the code that it runs, the data, the libraries, the machine and its threads."""
+    code = [ROOT / "benchmarks" / name for name in ("contenders.py", "time_to_loss.py", "requirements.txt")]
+    ours = ["*.py"] if task.endswith("ours") else ["dataset.py", "loss.py"]
+    code += [file for pattern in ours for file in sorted((ROOT / "llm").glob(pattern))]
+    known = [task, job, threads, report.machine(["transformers"])]
+    whole = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    for file in [*code, *(data / name for name in ("meta.json", "train.bin", "validation.bin"))]:
         whole.update(file.read_bytes())
     return whole.hexdigest()
 
@@ -294,7 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
     won = {name: {f"{budget:g}": best(looks, name, budget) for budget in budgets} for name in options.only}
     columns = ("", *(f"{budget:g} s" for budget in budgets))
     rows = [(name, *(described(look) for look in each.values())) for name, each in won.items()]
-    report.show("Validation bits per byte; in brackets size and rate of the best of nine", columns, rows)
+    report.show("Validation bits per byte; in brackets the best size and rate", columns, rows)
     results = {
         "machine": report.machine(["transformers"]) | {"threads": options.threads},
         "settings": {"budgets": budgets, "precision": precision, "batch_size": params.pretrain.batch_size},

@@ -18,9 +18,12 @@ from llm.workers import ALONE, Workers, local, spread
 logger = logging.getLogger(__name__)
 
 
-def _digest(tensors: dict[str, Tensor], state: str) -> str:
+STATE = "state"  # among the tensors, as bytes: safetensors reads no header of more than 100 MB
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over all that a file holds."""
-    whole = hashlib.sha256(state.encode())
+    whole = hashlib.sha256()
     for name in sorted(tensors):
         whole.update(name.encode())
         whole.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
@@ -30,10 +33,10 @@ def _digest(tensors: dict[str, Tensor], state: str) -> str:
 class Checkpoints:
     """The states of one training run, from which it can go on: `step-000150.safetensors`, the newest `keep` of them.
 
-    A file holds the trained weights, the best of them so far, the optimiser's moments, and in its header the step and
-    the history. Nothing else is needed: data order and dropout are functions of seed and step. Workers that each hold a
-    part of the weights write a file each, `step-000150.1-of-2.safetensors`, into one folder that all of them see; any
-    other number of workers can go on from these.
+    A file holds the trained weights, the best of them so far, the optimiser's moments, the step and the history.
+    Nothing else is needed: data order and dropout are functions of seed and step. Workers that each hold a part of the
+    weights write a file each, `step-000150.1-of-2.safetensors`, into one folder that all of them see; any other number
+    of workers can go on from these.
     """
 
     NAME = re.compile(r"step-(\d+)(?:\.(\d+)-of-(\d+))?\.safetensors")
@@ -59,8 +62,9 @@ class Checkpoints:
         elif workers.rank > 0:
             return  # which has nothing that the first has not
         tensors = {f"{group}/{name}": tensor.cpu() for group, part in groups.items() for name, tensor in part.items()}
-        written = json.dumps({**state, "step": step})
-        content = save(tensors, metadata={"state": written, "sha256": _digest(tensors, written)})
+        written = json.dumps({**state, "step": step}).encode()
+        tensors[STATE] = torch.frombuffer(bytearray(written), dtype=torch.uint8)
+        content = save(tensors, metadata={"sha256": _digest(tensors)})
         write_atomic(self.folder / f"{name}.safetensors", content)
         if workers.rank == 0:
             for _, files in self._complete()[: -self.keep]:
@@ -95,9 +99,9 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata()
             tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 - it is no dict
-        if _digest(tensors, metadata["state"]) != metadata["sha256"]:
+        if _digest(tensors) != metadata["sha256"]:
             raise ValueError("its sha256 is another")
-        return tensors, json.loads(metadata["state"])
+        return tensors, json.loads(tensors.pop(STATE).numpy().tobytes())
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} cannot be read ({error})") from None
 

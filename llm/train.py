@@ -16,7 +16,8 @@ from llm.resume import Checkpoints, restore_weights, trained_weights, weights_he
 from llm.workers import ALONE, Workers, whole
 
 Row = dict[str, Any]
-WINDOW, EXPLODED = 10, 3.0  # steps whose mean loss may not grow to so many times that of the first ones
+WINDOW, EXPLODED = 10, 3.0  # steps whose mean loss may not be above the first ones' and so many times the lowest
+LOWER = "try a lower learning_rate"
 
 
 class DivergedError(RuntimeError):
@@ -62,13 +63,8 @@ def train(
     optimizer = build_optimizer(model, config)
     history: list[Row] = [{"step": 0}] if objective.start_counts else []
     best = trained_weights(model)
-    if checkpoints and (found := checkpoints.load()):
-        groups, state = found
-        restore_weights(model, groups["best"])
-        best = trained_weights(model)
-        restore_weights(model, groups["model"])
-        optimizer.restore(groups.get("optimizer", {}))  # which has none before the first step
-        history = state["history"]
+    if checkpoints and (resumed := _resume(checkpoints, model, optimizer)):
+        best, history = resumed
 
     def step() -> int:
         return history[-1]["step"] if history else 0
@@ -84,6 +80,8 @@ def train(
         if objective.best not in row and (row["step"] % config.evaluate_every == 0 or row["step"] == config.steps):
             row |= _look(model, objective)
             workers.release()
+            if not math.isfinite(row[objective.best]):
+                raise FloatingPointError(f"step {row['step']}: {objective.best} {row[objective.best]}: {LOWER}")
             if _looks_since_best(history, objective) == 0:
                 best = trained_weights(model)
         report(row, seconds)
@@ -140,6 +138,20 @@ def memory_needed(model: nn.Module, objective: Objective) -> int:
     return weights + 3 * trained + max(trained + sum(saved.values()), checkpoint)
 
 
+def _resume(
+    checkpoints: Checkpoints, model: nn.Module, optimizer: Optimizers
+) -> tuple[dict[str, Tensor], list[Row]] | None:
+    """Put back the newest checkpoint's weights and optimiser; its best weights and history, None without one."""
+    if (found := checkpoints.load()) is None:
+        return None
+    groups, state = found
+    restore_weights(model, groups["best"])
+    best = trained_weights(model)
+    restore_weights(model, groups["model"])
+    optimizer.restore(groups.get("optimizer", {}))  # which has none before the first step
+    return best, state["history"]
+
+
 def _update(
     model: nn.Module, config: TrainConfig, objective: Objective, optimizer: Optimizers, step: int, workers: Workers
 ) -> Row:
@@ -157,9 +169,7 @@ def _update(
     (total,) = workers.sums(total / workers.count)
     norm = whole(nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)).item()
     if not math.isfinite(total) or not math.isfinite(norm):
-        raise FloatingPointError(
-            f"step {step}: loss {total}, gradient norm {norm}: try a lower learning_rate than {rate:.2g}"
-        )
+        raise FloatingPointError(f"step {step}: loss {total}, gradient norm {norm}: {LOWER} than {rate:.2g}")
     optimizer.step(share)
     return {"train_loss": total, "learning_rate": rate, "gradient_norm": norm}
 
@@ -171,14 +181,13 @@ def _look(model: nn.Module, objective: Objective) -> Row:
 
 
 def _check_explosion(history: list[Row]) -> None:
-    losses = [row["train_loss"] for row in history if "train_loss" in row]
-    if len(losses) < 2 * WINDOW:
+    if history[-1]["step"] % WINDOW:
         return
-    now, first = fmean(losses[-WINDOW:]), fmean(losses[:WINDOW])
-    if now > EXPLODED * first:
-        raise FloatingPointError(
-            f"step {history[-1]['step']}: the loss has grown from {first:.3g} to {now:.3g}: try a lower learning_rate"
-        )
+    losses = [row["train_loss"] for row in history if "train_loss" in row]
+    means = [fmean(losses[start : start + WINDOW]) for start in range(0, len(losses), WINDOW)]
+    if means[-1] > max(means[0], EXPLODED * min(means)):
+        grown = f"the loss has grown from {min(means):.3g} to {means[-1]:.3g}"
+        raise FloatingPointError(f"step {history[-1]['step']}: {grown}: {LOWER}")
 
 
 def _looks_since_best(history: list[Row], objective: Objective) -> int:

@@ -10,6 +10,7 @@ project's folder under the same path.
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class Cluster:
         if ray.is_initialized():
             yield ray
             return
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address=self.address,
@@ -64,6 +66,7 @@ class Cluster:
             )
         except ConnectionError as error:
             raise RuntimeError(f"THREESTAGE_RAY={self.address}: {error}") from None
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends this process without a word to the training
         try:
             yield ray
         finally:

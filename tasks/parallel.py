@@ -87,6 +87,8 @@ def _train_here(job: dict[str, Any]) -> None:
 
     os.chdir(job["project"])
     context, relay = ray.train.get_context(), job["relay"]
+    if ray.get(relay.reason.remote()):
+        return
     workers = Workers(context.get_world_rank(), context.get_world_size(), job["sharded"], get_device())
     if workers.device.type == "cuda":
         torch.cuda.set_device(workers.device)
@@ -102,11 +104,13 @@ def _train_here(job: dict[str, Any]) -> None:
             stop=(lambda: ray.get(relay.asked_to_stop.remote())) if first else lambda: False,
             workers=workers,
         )
-    except Exception as error:
-        # Another worker's death is a RuntimeError to torch: it is the one thing that helps to try again.
-        if isinstance(error, RuntimeError) and not isinstance(error, DivergedError):
-            raise
+    except (InterruptedError, DivergedError) as error:  # which all raise, after the same step
         ray.get(relay.end.remote(error))
+    except RuntimeError:  # to torch, another worker's death is one: the only thing that helps is to try again
+        raise
+    except Exception as error:
+        ray.get(relay.end.remote(error))
+        raise  # the others may be waiting for this one: now Ray ends them, and those that follow find the reason
 
 
 def train_on_ray(

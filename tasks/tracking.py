@@ -133,8 +133,8 @@ def stage_run(
         mlflow.end_run(status)
 
 
-def log_steps(rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:
-    """Log one row of metrics a step to the open run, many rows in a call; None means not measured at that step."""
+def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:
+    """Log one row of metrics a step to a run, many rows in a call; None means not measured at that step."""
     now = int(time.time() * 1000)
     metrics = [
         Metric(name, value, now, int(row[step_key]))
@@ -142,6 +142,5 @@ def log_steps(rows: Sequence[Mapping[str, float | None]], step_key: str = "step"
         for name, value in row.items()
         if name != step_key and value is not None
     ]
-    run_id = mlflow.active_run().info.run_id
     for start in range(0, len(metrics), METRICS_A_CALL):
         MlflowClient().log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])

@@ -14,7 +14,6 @@ from statistics import fmean
 from threading import Thread
 from typing import Any, Self
 
-import httpx
 import matplotlib as mpl
 import mlflow
 import pandas as pd
@@ -29,7 +28,7 @@ from tqdm import tqdm
 
 from llm.checkpoint import save_model
 from llm.config import TrainConfig
-from llm.device import Compute, matmul_peak
+from llm.device import Compute, choose_compute, matmul_peak
 from llm.files import atomic_folder, write_atomic
 from llm.lora import merge_lora
 from llm.resume import Checkpoints, restore_weights
@@ -68,38 +67,47 @@ def training_run(params: TrainConfig, datasets: dict[str, Path], resume: bool) -
         elif not resume:
             shutil.rmtree(other)
     write_atomic(checkpoints.folder / INPUTS, json.dumps(asdict(now)))
-    try:
-        with stage_run(params, datasets, resume_key=key if resume else None):
-            yield checkpoints
-    except InterruptedError:
-        leave_soon()
-        raise
+    with stage_run(params, datasets, resume_key=key if resume else None):
+        yield checkpoints
     shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 
-class _Progress:
-    """Tells Prefect how far a training is, from a thread of its own: a server that is slow or gone holds up no step."""
+class _Sender:
+    """Tells a server what is new, from a thread of its own: one that is slow or gone holds up no step.
 
-    def __init__(self, name: str) -> None:
-        self.artifact = create_progress_artifact(progress=0.0, key=name.replace("_", "-"), description=f"{name}: steps")
-        self.waiting: SimpleQueue[float | None] = SimpleQueue()
-        self.thread = Thread(target=copy_context().run, args=(self._send,), daemon=True)
+    What it did not take is sent again with the next.
+    """
+
+    def __init__(self, server: str, send: Callable[[list[Any]], None]) -> None:
+        self.server, self.send = server, send
+        self.unsent: list[Any] = []
+        self.queue: SimpleQueue[list[Any] | None] = SimpleQueue()
+        self.thread = Thread(target=copy_context().run, args=(self._run,), daemon=True)
         self.thread.start()
 
-    def __call__(self, percent: float) -> None:
-        self.waiting.put(percent)
+    def __call__(self, new: list[Any]) -> None:
+        self.queue.put(new)
 
-    def end(self) -> None:
-        """Let what waits arrive, in PATIENCE seconds at most."""
-        self.waiting.put(None)
-        self.thread.join(PATIENCE)
+    def end(self, patience: float | None = None) -> None:
+        """Let what waits arrive, within so many seconds."""
+        self.queue.put(None)
+        self.thread.join(patience)
 
-    def _send(self) -> None:
-        while (percent := self.waiting.get()) is not None:
+    def _run(self) -> None:
+        going = True
+        while going:
+            new = [self.queue.get()]
+            while not self.queue.empty():
+                new.append(self.queue.get())
+            going = None not in new
+            self.unsent += [each for part in new for each in part or ()]
+            if not self.unsent:
+                continue
             try:
-                update_progress_artifact(self.artifact, progress=percent)
-            except httpx.HTTPError as error:
-                logger.warning("Prefect did not take the progress: %s", error)
+                self.send(self.unsent)
+                self.unsent = []
+            except Exception as error:  # whatever a server's client may raise
+                logger.warning("%s did not take what is new: %s", self.server, error)
 
 
 class Watch:
@@ -107,10 +115,13 @@ class Watch:
 
     def __init__(self, name: str, steps: int, logged: int, work: Work, compute: Compute) -> None:
         self.steps, self.logged, self.work, self.peak = steps, logged, work, matmul_peak(compute)
-        self.waiting: list[Row] = []
+        self.waiting: list[dict[str, float]] = []
         self.smooth = 0.0
         self.bar = tqdm(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
-        self.progress = _Progress(name)
+        key, run = name.replace("_", "-"), mlflow.active_run().info.run_id
+        artifact = create_progress_artifact(progress=0.0, key=key, description=f"{name}: steps")
+        self.curves = _Sender("MLflow", lambda rows: log_steps(run, rows))
+        self.progress = _Sender("Prefect", lambda shares: update_progress_artifact(artifact, progress=shares[-1]))
 
     def __call__(self, row: Row, seconds: float) -> None:
         """Take in one row of metrics."""
@@ -128,7 +139,7 @@ class Watch:
             self.bar.update()
         if step <= self.logged:
             return
-        self.waiting.append(row)
+        self.waiting.append({name: value for name, value in row.items() if name != "samples"})
         found = {name: value for name, value in row.items() if name.startswith("validation")}
         if found:
             self.bar.clear()
@@ -136,13 +147,15 @@ class Watch:
             for sample in row.get("samples", []):
                 logger.info("  %s", " ".join(sample.split()))
         if found or step % REPORT_EVERY == 0 or step == self.steps:
-            self.flush()
-            self.progress(100.0 * step / max(1, self.steps))
+            self.curves(self.waiting)
+            self.waiting = []
+            self.progress([100.0 * step / max(1, self.steps)])
 
-    def flush(self) -> None:
-        """Send MLflow what waits."""
-        log_steps([{name: value for name, value in each.items() if name != "samples"} for each in self.waiting])
-        self.waiting = []
+    def end(self) -> None:
+        """Let the servers hear all: MLflow for as long as its client tries, Prefect for PATIENCE seconds."""
+        self.curves(self.waiting)
+        self.curves.end()
+        self.progress.end(PATIENCE)
 
 
 class _Asked:
@@ -188,10 +201,11 @@ class _Asked:
         return interruptible
 
 
-def _free_memory(compute: Compute) -> int:
-    """Bytes of memory that are free where it computes."""
-    if compute.device.type == "cuda":
-        return torch.cuda.mem_get_info(compute.device)[0]
+def _free_memory() -> int:
+    """Bytes of memory that are free where training computes."""
+    device = choose_compute().device
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 
@@ -201,6 +215,7 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
 
     Here, or in the workers that THREESTAGE_RAY asks for. With LoRA its updates are merged into the weights at the end.
     """
+    free = _free_memory()
     learner = prepare(ALONE)
     model, objective, compute = learner.model, learner.objective, learner.compute
     count = sum(weight.numel() for weight in model.parameters())
@@ -211,9 +226,9 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
     done = checkpoints.newest()
     if done:
         logger.info("going on after step %d of %d", done, params.steps)
-    cluster = Cluster.asked_for()
-    if cluster is None:
-        needed, free = memory_needed(model, objective), _free_memory(compute)
+    cluster = Cluster.asked_for() if params.steps else None  # nothing to share out
+    if params.steps and cluster is None:
+        needed = memory_needed(model, objective)
         level = logging.WARNING if needed > free else logging.INFO
         logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
     work = learner.work if cluster is None else learner.work._replace(flops_a_unit=0)  # the peak is this machine's
@@ -228,9 +243,13 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
                 groups, state = checkpoints.load()
                 restore_weights(model, groups["best"])
                 history = state["history"]
+    except InterruptedError:
+        leave_soon()
+        raise
     finally:
-        watch.flush()
-    watch.progress.end()
+        watch.end()
+    if watch.curves.unsent:
+        raise RuntimeError("MLflow did not take all of the curves; the same command goes on from the last step")
     merge_lora(model)
     return learner, history
 

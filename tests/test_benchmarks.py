@@ -149,7 +149,7 @@ def test_what_a_minute_buys_is_compared_and_a_run_is_made_once(small_params, tok
     ]
     for look in results["looks"]:
         assert 0 < look["bits_per_byte"] < 8
-        assert look["steps"] > 1
+        assert look["steps"] >= 1
     assert results["looks"][3]["seconds"] >= 0.3
     assert (results["looks"][3]["n_head"], results["looks"][3]["n_embd"]) == (4, 32)
     assert results["best"]["gpt2"]["0.6"] == results["looks"][2]

@@ -174,6 +174,13 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights(
     assert _model_hash(folder, "foundation") == undisturbed
     assert not list(checkpoints.glob("*/step-*"))
 
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("threestage").experiment_id
+    runs = client.search_runs(experiment, "tags.`threestage.dvc.stage` = 'pretrain'")
+    assert len(runs) == 2  # the undisturbed one, and one for both halves of this
+    losses = client.get_metric_history(runs[0].info.run_id, "train_loss")  # the latest comes first
+    assert [metric.step for metric in losses] == list(range(1, 61))
+
 
 def test_ctrl_c_during_the_main_command_leaves_a_checkpoint(project: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(project, tmp_path / "interrupted", symlinks=True)

@@ -102,6 +102,12 @@ def test_the_newest_two_are_kept_also_past_a_million_steps(tmp_path):
     assert state == {"history": [{"step": 1_000_001}], "step": 1_000_001}
 
 
+def test_a_history_may_be_larger_than_the_header_that_safetensors_reads(tmp_path):
+    checkpoints, history = Checkpoints(tmp_path), ["a" * 101_000_000]
+    checkpoints.save(1, {"model": {"w": torch.ones(1)}}, {"history": history})
+    assert checkpoints.load()[1]["history"] == history
+
+
 KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
@@ -131,7 +137,9 @@ def writing(folder):
 random.seed(int(sys.argv[1]))
 folder = Path("checkpoints")
 checkpoints, reached, torn = Checkpoints(folder), [], 0
-for number, kill_after in enumerate(sorted(random.choices(range(1, 55), k=20))):
+for number, kill_after in enumerate(sorted(random.choices(range(1, 45), k=20))):
+    for half in folder.glob(".*"):  # of an earlier kill: what is found below is of this one
+        half.unlink()
     child = os.fork()
     if not child:
         learn(checkpoints, "never")

@@ -6,6 +6,7 @@ import torch
 from llm.dataset import Shuffled, TokenWindows
 from llm.device import Compute
 from llm.pretrain import objective, text_loss
+from llm.resume import Checkpoints
 from llm.train import DivergedError, Objective, train
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -178,6 +179,30 @@ def test_a_loss_that_explodes_stops_and_every_step_is_reported(make_config):
     ):
         train(model, make_config(steps=99, evaluate_every=99), goal, report=lambda row, _: steps.append(row["step"]))
     assert steps == list(range(1, 21))
+
+
+@pytest.mark.parametrize(("losses", "explodes"), [((9, 2, 10), True), ((9, 4, 10), False), ((9, 2, 8), False)])
+def test_a_loss_explodes_when_it_loses_all_it_had_learnt_and_that_was_much(make_config, losses, explodes):
+    model = torch.nn.Linear(1, 1)
+
+    def loss(index):
+        return model(torch.ones(1, 1)).sum() * 0 + float(losses[index // 10])
+
+    goal = Objective(loss, lambda: {"score": 0.0}, "score")
+    config = make_config(steps=30, evaluate_every=99)
+    if explodes:
+        with pytest.raises(DivergedError, match=r"^step 30: the loss has grown from 2 to 10"):
+            train(model, config, goal)
+    else:
+        assert len(train(model, config, goal)) == 30
+
+
+def test_weights_whose_look_is_no_number_are_not_kept(make_config, tmp_path):
+    model, found = torch.nn.Linear(1, 1), iter([2.0, math.nan])
+    goal = Objective(lambda _: model(torch.ones(1, 1)).square().sum(), lambda: {"score": next(found)}, "score")
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(DivergedError, match=r"^step 4: score nan: try a lower learning_rate; .* is of step 2$"):
+        train(model, make_config(steps=4), goal, checkpoints=checkpoints)
 
 
 def test_a_prompt_that_can_not_be_continued_is_said_before_the_first_step(make_gpt, make_config, goal):

@@ -1,5 +1,6 @@
 """Real Ray workers on this machine."""
 
+import errno
 import os
 import signal
 import sys
@@ -45,8 +46,11 @@ WORDS = TEXT.split()
 SIZES = {"vocabulary_size": 300, "context_length": 32, "n_layer": 2, "n_head": 2, "n_embd": 32}
 
 
-def prepare_gpt(config: TrainConfig, data: Path, marker: Path | None, workers: Workers) -> Learner:
-    """A small GPT on the tiny text; with a `marker`, the second worker is killed once, in the middle of step 25."""
+def prepare_gpt(config: TrainConfig, data: Path, marker: Path | None, workers: Workers, full: bool = False) -> Learner:
+    """A small GPT on the tiny text; with a `marker`, the second worker is killed once, in the middle of step 25.
+
+    With a `full` disk the first one fails there.
+    """
     torch.manual_seed(config.seed)
     torch.set_num_threads(1)
     encoding = load_tokenizer(data / "tokenizer.json")
@@ -58,6 +62,8 @@ def prepare_gpt(config: TrainConfig, data: Path, marker: Path | None, workers: W
         if marker and index == 25 * config.gradient_accumulation and workers.rank == 1 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if full and index == 25 and workers.rank == 0:
+            raise OSError(errno.ENOSPC, "step-000025.safetensors can't be written: No space left on device")
         return goal.loss(index)
 
     return Learner(gpt, encoding, replace(goal, loss=loss), CPU, Work("tokens", 256))
@@ -94,7 +100,9 @@ def _ray():
 
     Workers can't import tests: this module goes to them by value, as a stage's own, `__main__`, does.
     """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with Cluster("local", 2, "ddp").connected() as ray:
+        assert signal.getsignal(signal.SIGTERM) == on_sigterm  # which Ray replaces by one that ends this process
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         yield
 
@@ -189,6 +197,11 @@ def test_a_loss_that_explodes_is_not_tried_again(learn):
     config = CONFIG.model_copy(update={"learning_rate": 1e30, "muon_learning_rate": 1e30})
     with pytest.raises(DivergedError, match=r"^step 2: loss .* try a lower learning_rate"):
         learn("ddp", config, workers=1)
+
+
+def test_a_full_disk_that_one_worker_meets_ends_all(learn, token_files):
+    with pytest.raises(OSError, match="No space left on device"):
+        learn("ddp", prepare=partial(prepare_gpt, CONFIG, token_files, None, full=True))
 
 
 def test_a_batch_that_the_workers_can_not_share_is_an_error(learn):

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -315,16 +314,24 @@ def test_a_training_asked_to_stop_leaves_a_checkpoint_and_ends_with_its_server_w
     assert not (project_copy / "reports").exists()
 
 
-def test_a_training_asked_to_stop_does_not_wait_for_a_server_that_is_gone(project_copy, token_files, mlflow_store):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--port", port]
-    url = f"http://127.0.0.1:{port}/api"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+SERVERS = {
+    "PREFECT_API_URL": ("/api", "-m uvicorn --factory prefect.server.api.server:create_app --host 127.0.0.1"),
+    "MLFLOW_TRACKING_URI": ("", "-m mlflow server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///{store}"),
+}
+
+
+@pytest.mark.parametrize("variable", SERVERS)
+def test_a_training_goes_on_without_its_server_and_does_not_wait_for_it_at_the_end(
+    project_copy, token_files, mlflow_store, variable
+):
+    path, command = SERVERS[variable]
+    port = stages._free_port()
+    command = [sys.executable, *command.format(store=mlflow_store).split(), "--port", str(port)]
+    url, quiet = f"http://127.0.0.1:{port}{path}", subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=project_copy, stdout=quiet, stderr=quiet, process_group=0) as server:
         stages._wait_until_healthy(server, url)
-        with long_training(project_copy, token_files, PREFECT_API_URL=url) as stage:
-            server.kill()
+        with long_training(project_copy, token_files, **{variable: url}) as stage:
+            os.killpg(server.pid, signal.SIGKILL)
             before, deadline = last_checkpoint(project_copy), time.monotonic() + 30
             while last_checkpoint(project_copy) < before + 2 * REPORT_EVERY:  # it trains on without a server
                 assert stage.poll() is None, stage.stdout.read()

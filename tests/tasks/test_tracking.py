@@ -119,7 +119,7 @@ def test_log_steps_keeps_every_step_and_leaves_out_what_was_not_measured(stage):
     rows = [{"step": step, "loss": 1 / (step + 1), "validation_loss": None if step % 2 else 0.5} for step in range(900)]
     with stage_run() as run:
         start = time.perf_counter()
-        log_steps(rows)
+        log_steps(run.info.run_id, rows)
         assert time.perf_counter() - start < 2
     history = MlflowClient().get_metric_history(run.info.run_id, "loss")
     assert [(each.step, each.value) for each in history] == [(row["step"], row["loss"]) for row in rows]

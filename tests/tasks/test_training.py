@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from prefect import flow
 from prefect.artifacts import Artifact
 
@@ -18,6 +19,7 @@ from llm.workers import Workers
 from tasks.parallel import Learner, Work
 from tasks.params import Pretrain
 from tasks.stages import state_folder
+from tasks.tracking import log_steps
 from tasks.training import _looks, fit, publish, training_run
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -76,6 +78,29 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run_with_each_step_once(s
     assert [point.step for point in history] == sorted({point.step for point in history}) == list(range(1, 61))
     looks = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")
     assert [point.step for point in looks] == [20, 40, 60]
+
+
+def test_what_mlflow_did_not_take_waits_and_holds_up_no_step(stage, monkeypatch, caplog):
+    gone, sent = True, []
+
+    def send(run_id, rows):
+        if gone:
+            raise MlflowException("nobody answers")
+        sent.append(len(rows))
+        log_steps(run_id, rows)
+
+    monkeypatch.setattr("tasks.training.log_steps", send)
+    with pytest.raises(RuntimeError, match=r"^MLflow did not take all of the curves; the same command goes on"):
+        learn()
+    assert "MLflow did not take what is new: nobody answers" in caplog.text
+    assert len(folders()) == 1
+    gone = False
+    assert learn() == []  # it was trained already
+    assert sum(sent) == 60
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    history = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in history] == list(range(1, 61))
 
 
 def test_prefect_shows_that_a_run_has_come_to_its_end(stage):
