@@ -45,7 +45,8 @@ def test_generation_is_compared_side_by_side_and_written(results):
 
 def test_results_name_the_machine_and_not_the_host(results):
     machine = results["machine"]
-    assert machine["versions"]["torch"] == torch.__version__
+    version, build = machine["versions"]["torch"], torch.__version__  # a package may or may not name its build, `+cpu`
+    assert version.split("+")[0] == build.split("+")[0]
     assert machine["versions"].keys() == {"python", "torch", "transformers"}
     assert machine["processor"]
     assert os.uname().nodename not in json.dumps(results)
