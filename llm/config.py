@@ -4,7 +4,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -112,9 +111,7 @@ class TrainConfig(Config):
     muon_learning_rate: float = Field(default=0.02, gt=0)
     """Muon's peak."""
     warmup: Rate = 0.05
-    """Share of the steps in which the rate rises linearly from zero."""
-    final_learning_rate: Share = 0.1
-    """Where the cosine ends, as a share of the peak."""
+    """Share of the steps in which the rates rise from zero; in the rest they fall back to it, both in a line."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled decay of matrices; vectors and embeddings are left alone."""
     beta2: Rate = 0.95

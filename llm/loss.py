@@ -31,7 +31,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         tokens, vocabulary = len(x_NC), len(weight_VC)
         dlogits_GV = low_NC.new_empty(min(GROUP, tokens), vocabulary)
         logits_RV = low_NC.new_empty(min(ROWS, tokens), vocabulary)
-        exact_RV, log_p_RV = (torch.empty_like(logits_RV, dtype=torch.float32) for _ in range(2))
+        exact_RV, p_RV = (torch.empty_like(logits_RV, dtype=torch.float32) for _ in range(2))
         for start in range(0, max(1, tokens), GROUP):
             x_GC, targets_G = low_NC[start : start + GROUP], targets_N[start : start + GROUP]
             dlogits_GV = dlogits_GV[: len(x_GC)]
@@ -39,11 +39,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = slice(first, first + ROWS)
                 targets_R1 = targets_G[part, None].clamp(min=0)
                 counted_R1 = (targets_G[part, None] != IGNORE).float()
-                logits_RV, exact_RV, log_p_RV = (t[: len(targets_R1)] for t in (logits_RV, exact_RV, log_p_RV))
+                logits_RV, exact_RV, p_RV = (t[: len(targets_R1)] for t in (logits_RV, exact_RV, p_RV))
                 exact_RV.copy_(torch.mm(x_GC[part], low_VC.T, out=logits_RV))
-                torch.log_softmax(exact_RV, dim=-1, out=log_p_RV)
-                total -= (log_p_RV.gather(1, targets_R1) * counted_R1).sum()
-                p_RV = log_p_RV.exp_()
+                torch.softmax(exact_RV, dim=-1, out=p_RV)
+                # By way of the likeliest token, whose probability is never rounded to zero: a second exp is slower.
+                log_sum_R1 = exact_RV.amax(-1, keepdim=True) - p_RV.amax(-1, keepdim=True).log()
+                total += ((log_sum_R1 - exact_RV.gather(1, targets_R1)) * counted_R1).sum()
                 dlogits_GV[part] = p_RV.scatter_add_(1, targets_R1, torch.full_like(counted_R1, -1.0)).mul_(counted_R1)
             dx_NC[start : start + GROUP] = dlogits_GV @ low_VC
             if ctx.needs_input_grad[1]:  # it is not frozen

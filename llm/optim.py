@@ -5,7 +5,7 @@ treats a matrix as a whole: it replaces the averaged gradient by the nearest mat
 so that rare directions move as far as frequent ones. It takes the matrices inside the blocks, AdamW all the rest.
 """
 
-import math
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,24 +19,24 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest at zero, an
 
 
 def schedule(step: int, config: TrainConfig) -> float:
-    """The share of the peak rate at update number `step` (from 0): a linear warm-up, then half a cosine."""
+    """The share of the peak rate at update number `step` (from 0): up in a line, then down to zero.
+
+    Bergsma et al. 2025 compare ways down: a line to zero learns most.
+    """
     warmup = max(1, round(config.warmup * config.steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, config.steps - warmup)
-    final = config.final_learning_rate
-    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+    return (step + 1) / warmup if step < warmup else (config.steps - step) / max(1, config.steps - warmup)
 
 
-def orthogonal(matrix_RC: Tensor, steps: int = 5) -> Tensor:
-    """Bring all singular values of a matrix near one, by the Newton-Schulz iteration in bfloat16."""
+def orthogonal(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
+    """Bring all singular values of each matrix near one, by the Newton-Schulz iteration in bfloat16."""
     a, b, c = NEWTON_SCHULZ
-    wide = matrix_RC.T if matrix_RC.shape[0] > matrix_RC.shape[1] else matrix_RC
-    x = (wide / (wide.norm() + 1e-7)).bfloat16()
+    tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
+    wide = matrices_NRC.mT if tall else matrices_NRC
+    x = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     for _ in range(steps):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return (x.T if wide is not matrix_RC else x).to(matrix_RC.dtype)
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices_NRC.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -45,25 +45,32 @@ class Muon(torch.optim.Optimizer):
     A step is scaled by sqrt(rows / columns) where there are more rows, so that it changes outputs alike for all shapes.
     """
 
-    def __init__(self, matrices: list[Tensor], lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+    def __init__(self, matrices: list[Tensor], lr: float, weight_decay: float, momentum: float = 0.9) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every matrix that has a gradient."""
+        """Update every matrix that has a gradient, those of one shape at a time: many small products are slow."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight_RC in group["params"]:
-                if weight_RC.grad is None:
-                    continue
-                state = self.state[weight_RC]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight_RC)
-                average_RC = state["momentum"].lerp_(weight_RC.grad, 1 - group["momentum"])
-                update_RC = orthogonal(whole(weight_RC.grad.lerp(average_RC, group["momentum"])))
-                scale = max(1.0, weight_RC.shape[0] / weight_RC.shape[1]) ** 0.5
-                weight_RC.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
-                    spread(update_RC, weight_RC), alpha=group["lr"] * scale
-                )
+                if weight_RC.grad is not None:
+                    alike[weight_RC.shape].append(weight_RC)
+            for (rows, columns), weights in alike.items():
+                updates_NRC = orthogonal(torch.stack([self._averaged(weight, group) for weight in weights]))
+                scale = max(1.0, rows / columns) ** 0.5
+                for weight_RC, update_RC in zip(weights, updates_NRC, strict=True):
+                    weight_RC.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
+                        spread(update_RC, weight_RC), alpha=group["lr"] * scale
+                    )
+
+    def _averaged(self, weight_RC: Tensor, group: dict[str, Any]) -> Tensor:
+        """Nesterov's average of a matrix's gradients so far, whole."""
+        state = self.state[weight_RC]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight_RC)
+        average_RC = state["momentum"].lerp_(weight_RC.grad, 1 - group["momentum"])
+        return whole(weight_RC.grad.lerp(average_RC, group["momentum"]))
 
 
 class Optimizers:

@@ -46,6 +46,15 @@ def test_the_loss_by_hand_over_the_targets_that_count():
     assert linear_cross_entropy(x, weight, torch.tensor([0, 1, IGNORE])).item() == pytest.approx(3 * math.log(2))
 
 
+def test_a_target_whose_probability_is_rounded_to_zero_has_a_loss_and_gradients():
+    x, weight = torch.tensor([[400.0]], requires_grad=True), torch.tensor([[1.0], [0.0]], requires_grad=True)
+    loss = linear_cross_entropy(x, weight, torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == pytest.approx(400)
+    assert x.grad.item() == pytest.approx(1)
+    assert weight.grad.flatten().tolist() == pytest.approx([400, -400])
+
+
 def test_under_autocast_the_products_are_in_its_dtype_and_the_loss_in_float32():
     ours, theirs = made(ROWS + 9, 64, 100, 1), made(ROWS + 9, 64, 100, 1)
     with torch.autocast("cpu", torch.bfloat16):
