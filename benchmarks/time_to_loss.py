@@ -10,8 +10,8 @@ counted, with the same tokenizer, tokens, batch and context:
 - gpt2: `transformers` GPT-2 in bfloat16 autocast, AdamW (0.9, 0.95), decay 0.1 of matrices, clipping, 5 % warm-up, then
   a cosine to a tenth that ends with the budget, by the clock; a run a budget.
 
-The last two run with 2, 3 and 4 layers of the width of ours and at three rates each; their best of the nine counts.
-(For gpt2 the longest budget chooses it, and it alone is run at the shorter ones.) Each run is kept in
+The last two run at three sizes, of which the default model's is the smallest, and at three rates each; their best of
+the nine counts. (For gpt2 the longest budget chooses it, and it alone is run at the shorter ones.) Each run is kept in
 .threestage/benchmarks until code, parameters or data change: stop at will.
 """
 
@@ -57,8 +57,8 @@ from tasks.params import PARAMS_FILE, SCRATCH, Pretrain, load_params
 
 STATE = Path(".threestage/benchmarks/time_to_loss")
 DATA = Path("data/processed/corpus")
-RATES = {"book": (1e-3, 3e-3, 6e-3), "gpt2": (1e-3, 2e-3, 4e-3)}
-LAYERS = (2, 3, 4)
+RATES = {"book": (4e-4, 1e-3, 3e-3), "gpt2": (1e-3, 2e-3, 4e-3)}
+SIZES = ((3, 2), (4, 2), (4, 4))  # layers and heads; heads are as wide as ours
 PROBE = 12  # steps that are timed before a run of ours, the first quarter left out
 MARGIN = 0.98
 
@@ -73,7 +73,8 @@ class Run:
     learning_rate: float | None = None
 
     def __str__(self) -> str:
-        what = f"{self.shape.n_layer} layers, rate {self.learning_rate:g}, " if self.learning_rate else ""
+        size = f"{self.shape.n_layer} layers of {self.shape.n_embd}"
+        what = f"{size}, rate {self.learning_rate:g}, " if self.learning_rate else ""
         return f"{self.contender}, {what}{' and '.join(f'{seconds:g}' for seconds in self.budgets)} s"
 
 
@@ -179,14 +180,16 @@ def plan(shape: Shape, budgets: list[float], only: list[str]) -> Iterator[Run]:
         if contender not in only:
             continue
         looks = tuple(budgets) if contender == "book" else (budgets[-1],)
-        for sized in (replace(shape, n_layer=layers) for layers in LAYERS):
+        for layers, heads in SIZES:
+            width = heads * (shape.n_embd // shape.n_head)
+            sized = replace(shape, n_layer=layers, n_head=heads, n_embd=width)
             yield from (Run(contender, sized, looks, rate) for rate in RATES[contender])
 
 
 def shorter(shape: Shape, budgets: list[float], looks: list[dict[str, Any]]) -> Iterator[Run]:
     """The runs of gpt2's best at the shorter budgets; none where it has no best."""
     if chosen := best(looks, "gpt2", budgets[-1]):
-        sized = replace(shape, n_layer=chosen["n_layer"])
+        sized = replace(shape, **{name: chosen[name] for name in ("n_layer", "n_head", "n_embd")})
         yield from (Run("gpt2", sized, (budget,), chosen["learning_rate"]) for budget in budgets[:-1])
 
 
@@ -226,7 +229,7 @@ def described(look: dict[str, Any] | None) -> str:
     """A look as a cell of the table."""
     if look is None:
         return "failed"
-    how = "" if look["learning_rate"] is None else f" ({look['n_layer']} layers, {look['learning_rate']:g})"
+    how = "" if look["learning_rate"] is None else f" ({look['n_layer']} x {look['n_embd']}, {look['learning_rate']:g})"
     return f"{look['bits_per_byte']:.3f}{how}"
 
 
@@ -241,7 +244,8 @@ def finished(
         if "failed" in found:
             return [], found["failed"]
         write_atomic(kept, json.dumps(found))
-    named = {"contender": run.contender, "n_layer": run.shape.n_layer, "learning_rate": run.learning_rate}
+    named = {"contender": run.contender, "learning_rate": run.learning_rate}
+    named |= {name: getattr(run.shape, name) for name in ("n_layer", "n_head", "n_embd")}
     return [named | look for look in found["looks"]], None
 
 
@@ -291,7 +295,7 @@ def main(arguments: list[str] | None = None) -> None:
     won = {name: {f"{budget:g}": best(looks, name, budget) for budget in budgets} for name in options.only}
     columns = ("", *(f"{budget:g} s" for budget in budgets))
     rows = [(name, *(described(look) for look in each.values())) for name, each in won.items()]
-    report.show("Validation bits per byte; in brackets the best layers and rate", columns, rows)
+    report.show("Validation bits per byte; in brackets the best layers x width and rate", columns, rows)
     results = {
         "machine": report.machine(["transformers"]) | {"threads": options.threads},
         "settings": {"budgets": budgets, "precision": precision, "batch_size": params.pretrain.batch_size},

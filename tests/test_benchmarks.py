@@ -137,7 +137,7 @@ def test_operations_of_a_step_are_those_of_the_model():
 
 
 def test_what_a_minute_buys_is_compared_and_a_run_is_made_once(small_params, token_files, tmp_path, monkeypatch):
-    monkeypatch.setattr(time_to_loss, "LAYERS", (3,))
+    monkeypatch.setattr(time_to_loss, "SIZES", ((3, 4),))
     monkeypatch.setattr(time_to_loss, "RATES", {"gpt2": (1e-3,)})
     out, state = tmp_path / "made.json", tmp_path / "state"
     options = ["--only", "ours", "gpt2", "--budgets", "2.0", "1.0", "--threads", "1"]
@@ -152,7 +152,7 @@ def test_what_a_minute_buys_is_compared_and_a_run_is_made_once(small_params, tok
         assert 0 < look["bits_per_byte"] < 8
         assert look["steps"] > 1
     assert results["looks"][3]["seconds"] >= 1.0
-    assert results["looks"][3]["n_layer"] == 3
+    assert [results["looks"][3][name] for name in ("n_layer", "n_head", "n_embd")] == [3, 4, 32]
     assert results["best"]["gpt2"]["2"] == results["looks"][2]
     assert results["failed"] == {}
 
