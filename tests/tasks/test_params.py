@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_that_names_file_key_and_reason(written, key, valu
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("pretrain.n_head", 3, "pretrain: n_embd 256 is not a multiple of n_head 3"),
+        ("pretrain.n_head", 3, "pretrain: n_embd 128 is not a multiple of n_head 3"),
         ("preprocess.emails.validation", 0.8, "preprocess.emails: validation 0.8 + test 0.2 leave nothing for train"),
     ],
 )
