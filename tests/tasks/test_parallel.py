@@ -142,33 +142,37 @@ def numbers(history, name):
     return [row[name] for row in history if name in row]
 
 
-def check_same(learned, expected):
-    """50 steps of two workers, and of one."""
+def check_same(learned, expected, data):
+    """50 steps of two workers, and of one.
+
+    A drawn text may differ from that of one process by rounding: it is the one that the best weights give.
+    """
     (history, best, rows), (alone, weights) = learned, expected
     assert [row["step"] for row in rows] == list(range(1, 51))
     assert rows == history
     for name in ("train_loss", "validation_loss", "gradient_norm"):
         assert numbers(history, name) == pytest.approx(numbers(alone, name), abs=1e-4)
-    samples = [text for texts in numbers(history, "samples") for text in texts]
-    assert len(samples) == 2  # drawn, so that rounding may choose another token than one process does
-    assert all(text.startswith("the cat") for text in samples)
     assert best.keys() == weights.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(best[name], weight.detach(), atol=1e-3, rtol=1e-3)
+    learner = prepare_gpt(CONFIG, data, None, ALONE)
+    learner.model.eval().load_state_dict(best)
+    chosen = min((row for row in history if "samples" in row), key=lambda row: row["validation_loss"])
+    assert learner.objective.evaluate()["samples"] == chosen["samples"]
 
 
-def test_two_workers_that_are_stopped_and_lose_one_learn_what_one_learns(learn, alone, tmp_path):
+def test_two_workers_that_are_stopped_and_lose_one_learn_what_one_learns(learn, alone, tmp_path, token_files):
     with pytest.raises(InterruptedError, match=r"stopped after step \d+ of 50, with a checkpoint"):
         learn("ddp", stop_after=3)
     assert 3 <= Checkpoints(tmp_path / "ddp").newest() < 50
-    check_same(learn("ddp", marker=tmp_path / "killed"), alone())
+    check_same(learn("ddp", marker=tmp_path / "killed"), alone(), token_files)
     assert (tmp_path / "killed").exists()
 
 
 def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(learn, alone, tmp_path, token_files):
     config = CONFIG.model_copy(update={"gradient_accumulation": 2})
     learned, expected = learn("fsdp", config, marker=tmp_path / "killed"), alone(config)
-    check_same(learned, expected)
+    check_same(learned, expected, token_files)
     assert (tmp_path / "killed").exists()
 
     checkpoints = Checkpoints(tmp_path / "fsdp")
