@@ -200,10 +200,14 @@ def versions(*, packages: list[str]) -> dict[str, str]:
 
 
 def alone(task: str, job: dict[str, Any], threads: int, python: str = sys.executable) -> dict[str, Any]:
-    """What `task(**job)` returns in a fresh process of `python`; `{"failed": reason}` where it raises or dies."""
+    """What `task(**job)` returns in a fresh process of `python`; `{"failed": reason}` where it raises or dies.
+
+    The process ends with this one: left behind, it would slow what is timed next.
+    """
     job = {name: asdict(value) if isinstance(value, Shape) else value for name, value in job.items()}
+    command = [python, "-m", "benchmarks.contenders", task, json.dumps(job), str(threads)]
     done = subprocess.run(
-        [python, "-m", "benchmarks.contenders", task, json.dumps(job), str(threads)],
+        [sys.executable, "-m", "tasks.lifeline", *command],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         capture_output=True,
