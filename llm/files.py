@@ -1,10 +1,13 @@
 """Atomic writes: a reader sees the old file or the new one, never half of one."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _sync(path: Path) -> None:
@@ -38,7 +41,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends well.
 
     When the block raises, the new folder is removed and `path` stays as it was. What a killed
-    process left behind is removed by the next call.
+    process left behind is removed by the next call. An OSError of a full disk, which names no file, gets `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -50,5 +53,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
         partial.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            raise OSError(error.errno, f"{path} can't be written: {os.strerror(error.errno)}") from None
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

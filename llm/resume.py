@@ -77,12 +77,15 @@ class Checkpoints:
         return complete[-1][0] if complete else 0
 
     def load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
-        """The newest checkpoint that can be read, whole, or None. One that cannot is passed over with a warning."""
+        """The newest checkpoint that can be read, whole, or None. One that cannot is dropped with a warning."""
         for _, files in reversed(self._complete()):
             try:
                 parts = [_read(file) for file in files]
             except ValueError as error:
                 logger.warning("%s: taking the one before", error)
+                if self.workers.rank == 0:
+                    for file in files:
+                        file.unlink(missing_ok=True)
                 continue
             groups: dict[str, dict[str, Tensor]] = {}
             for key, first in parts[0][0].items():
@@ -94,7 +97,7 @@ class Checkpoints:
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of one file. Raises ValueError for one that is torn or was changed."""
+    """Tensors and state of one file. Raises ValueError for one that is torn, was changed or is gone."""
     try:
         with safe_open(file, framework="pt") as content:
             metadata = content.metadata()
@@ -102,7 +105,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if _digest(tensors) != metadata["sha256"]:
             raise ValueError("its sha256 is another")
         return tensors, json.loads(tensors.pop(STATE).numpy().tobytes())
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} cannot be read ({error})") from None
 
 

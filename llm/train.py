@@ -119,7 +119,7 @@ def memory_needed(model: nn.Module, objective: Objective) -> int:
     """About how many bytes training takes where it computes; short-lived tensors come on top.
 
     Weights, two moments and the best weights so far; then either gradients and what a forward pass keeps, which is
-    counted in one, or, on a CPU, a checkpoint on its way to disk.
+    counted in one, or, on a CPU, a checkpoint on its way to disk, of which safetensors makes two copies.
     """
     saved: dict[int, int] = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
 
@@ -134,7 +134,7 @@ def memory_needed(model: nn.Module, objective: Objective) -> int:
     del loss
     weights = sum(weight.nbytes for weight in model.parameters())
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
-    checkpoint = 4 * trained if next(model.parameters()).device.type == "cpu" else 0
+    checkpoint = 2 * 4 * trained if next(model.parameters()).device.type == "cpu" else 0
     return weights + 3 * trained + max(trained + sum(saved.values()), checkpoint)
 
 

@@ -1,12 +1,12 @@
 """The DVC graph: its stages in order, which of them are stale, and how one is run."""
 
 import os
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import networkx as nx
+import psutil
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
@@ -41,13 +41,16 @@ def reproduce(stage: str, environment: dict[str, str]) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     command = [sys.executable, "-m", "tasks.lifeline", sys.executable, "-m", "dvc", "repro", "--quiet"]
     command += ["--single-item", stage]
-    dvc = subprocess.Popen(command, env={**os.environ, "PATH": path, **environment})
+    dvc = psutil.Popen(command, env={**os.environ, "PATH": path, **environment})
     try:
         failed = dvc.wait()
-    except BaseException:  # Ctrl-C reached the stage, too, which may be writing a checkpoint
-        with suppress(subprocess.TimeoutExpired):
-            dvc.wait(PATIENCE)
-        dvc.terminate()
+    except BaseException as error:
+        with suppress(psutil.NoSuchProcess):
+            running = [dvc, *dvc.children(recursive=True)]
+            if not isinstance(error, KeyboardInterrupt):  # Ctrl-C has reached the stage, too; else it ends with dvc
+                dvc.terminate()
+            psutil.wait_procs(running, PATIENCE)  # the stage may be writing a checkpoint
+            dvc.terminate()
         raise
     if failed:
         raise RuntimeError(f"stage {stage} failed; the reason stands above")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 CODE = ("flows", "tasks", "llm", "app", "pyproject.toml")
 PREFIX = "threestage"
 LOCK = "dvc.lock"
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one level: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    match values:
+        case dict():
+            pairs = values.items()
+        case list():
+            pairs = enumerate(values)
+        case _:
+            return {prefix.removesuffix("."): values}
+    return {name: value for key, inner in pairs for name, value in flatten(inner, f"{prefix}{key}.").items()}
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,8 @@ class Hashes:
         return {f"{PREFIX}.dvc.{kind}.{path}": md5 for kind, paths in kinds.items() for path, md5 in paths.items()}
 
     def differences(self, other: "Hashes") -> list[str]:
-        """Names of what differs between the two, sorted."""
-        pairs = zip(asdict(self).values(), asdict(other).values(), strict=True)
+        """Names of what differs between the two, sorted; of a parameter with its section, `pretrain.learning_rate`."""
+        pairs = ((flatten(self.params), flatten(other.params)), (self.deps, other.deps), (self.outs, other.outs))
         return sorted({name for ours, theirs in pairs for name in ours | theirs if ours.get(name) != theirs.get(name)})
 
 

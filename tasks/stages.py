@@ -194,7 +194,7 @@ def leave_soon() -> None:
     timer.start()
 
 
-def run_command(work: Callable[[], Any]) -> int:
+def run_command(work: Callable[[], Any], again: str = "the same command") -> int:
     """Do a command line's work and give its exit code; an expected error is one line on stderr.
 
     A mistake of the user's or of the machine's (ValueError, OSError, RuntimeError of our own) is said in a line;
@@ -211,7 +211,7 @@ def run_command(work: Callable[[], Any]) -> int:
         sys.stderr.write("interrupted\n")
         return 130
     except InterruptedError as error:
-        sys.stderr.write(f"{error}; the same command goes on from it\n")
+        sys.stderr.write(f"{error}; {again} goes on from it\n")
         return STOPPED
     except (ValueError, OSError, RuntimeError) as error:
         logger.debug("traceback", exc_info=True)
@@ -251,4 +251,4 @@ def stage_command(flow: Flow, section: str, choices: tuple[str, ...] = ()) -> in
             stack.enter_context(prefect_server())
             run_as_child(flow, parameters)
 
-    return run_command(work)
+    return run_command(work, "the same command" + ("" if parameters.get("resume", True) else " without --no-resume"))

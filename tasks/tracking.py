@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pandas as pd
@@ -20,7 +19,7 @@ from mlflow.entities import Metric, Run
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from tasks.lineage import PREFIX, current, lineage
+from tasks.lineage import PREFIX, current, flatten, lineage
 
 EXPERIMENT = "threestage"
 FINGERPRINT = f"{PREFIX}.fingerprint"
@@ -59,18 +58,6 @@ def configure_tracking() -> None:
     mlflow.set_experiment(EXPERIMENT)
 
 
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one level: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
-    match values:
-        case dict():
-            pairs = values.items()
-        case list():
-            pairs = enumerate(values)
-        case _:
-            return {prefix.removesuffix("."): values}
-    return {name: value for key, inner in pairs for name, value in flatten(inner, f"{prefix}{key}.").items()}
-
-
 def _log_dataset(path: Path, context: str) -> None:
     """Name a dataset's file as an input of the run, under the MD5 that DVC knows it by."""
     with path.open("rb") as file:
@@ -85,32 +72,35 @@ def _log_dataset(path: Path, context: str) -> None:
         mlflow.log_input(dataset, context=context)
 
 
-def _unfinished(resume_key: str) -> Run | None:
+def _unfinished(fingerprint: str) -> Run | None:
     """The latest run of this workspace that started from the same fingerprint and did not finish."""
-    runs = mlflow.search_runs(
-        filter_string=f"tags.`{FINGERPRINT}` = '{resume_key}' AND attributes.status != 'FINISHED'", output_format="list"
-    )
+    unfinished = f"tags.`{FINGERPRINT}` = '{fingerprint}' AND attributes.status != 'FINISHED'"
+    runs = mlflow.search_runs(filter_string=unfinished, output_format="list")
     workspace = lineage(None)[f"{PREFIX}.workspace"]
     return next((run for run in runs if run.data.tags.get(f"{PREFIX}.workspace") == workspace), None)
 
 
 @contextmanager
 def stage_run(
-    params: Parameters | None = None, datasets: Mapping[str, Path] | None = None, resume_key: str | None = None
+    params: Parameters | None = None,
+    datasets: Mapping[str, Path] | None = None,
+    fingerprint: str | None = None,
+    *,
+    resume: bool = True,
 ) -> Iterator[ActiveRun]:
     """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
 
     It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`),
-    the dataset file used; at its end, the hashes of the stage's outs, which must then be written. With a
-    `resume_key`, the stage's fingerprint, an unfinished run of the same key goes on. A block that raises leaves
+    the dataset file used; at its end, the hashes of the stage's outs, which must then be written. With the stage's
+    `fingerprint`, an unfinished run of the same goes on, unless `resume` is False. A block that raises leaves
     a FAILED run, one that is interrupted or terminated a KILLED one.
     """
     configure_tracking()
     stage = os.environ.get("DVC_STAGE")
     tags = lineage(stage)
-    before = _unfinished(resume_key) if resume_key else None
-    if resume_key:
-        tags[FINGERPRINT] = resume_key
+    before = _unfinished(fingerprint) if fingerprint and resume else None
+    if fingerprint:
+        tags[FINGERPRINT] = fingerprint
     if (seed := getattr(params, "seed", None)) is not None:
         tags[f"{PREFIX}.seed"] = str(seed)
     run = mlflow.start_run(before and before.info.run_id, run_name=stage, log_system_metrics=True)
@@ -134,13 +124,16 @@ def stage_run(
 
 
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:
-    """Log one row of metrics a step to a run, many rows in a call; None means not measured at that step."""
+    """Log one row of metrics a step to a run, many rows in a call; None means not measured at that step.
+
+    A row's `timestamp` (ms; without it, now) is when it was measured: one that is sent again then stays one point.
+    """
     now = int(time.time() * 1000)
     metrics = [
-        Metric(name, value, now, int(row[step_key]))
+        Metric(name, value, int(row.get("timestamp", now)), int(row[step_key]))
         for row in rows
         for name, value in row.items()
-        if name != step_key and value is not None
+        if name not in (step_key, "timestamp") and value is not None
     ]
     for start in range(0, len(metrics), METRICS_A_CALL):
         MlflowClient().log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -67,7 +68,7 @@ def training_run(params: TrainConfig, datasets: dict[str, Path], resume: bool) -
         elif not resume:
             shutil.rmtree(other)
     write_atomic(checkpoints.folder / INPUTS, json.dumps(asdict(now)))
-    with stage_run(params, datasets, resume_key=key if resume else None):
+    with stage_run(params, datasets, key, resume=resume):
         yield checkpoints
     shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
@@ -139,7 +140,8 @@ class Watch:
             self.bar.update()
         if step <= self.logged:
             return
-        self.waiting.append({name: value for name, value in row.items() if name != "samples"})
+        values = {name: value for name, value in row.items() if name != "samples"}
+        self.waiting.append({"timestamp": int(time.time() * 1000), **values})
         found = {name: value for name, value in row.items() if name.startswith("validation")}
         if found:
             self.bar.clear()
@@ -223,9 +225,9 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
     logger.info("%s; %.1f M weights, %.1f M of them trained", compute, count / 1e6, trained / 1e6)
     mlflow.set_tags({"threestage.device": str(compute.device), "threestage.dtype": str(compute.dtype)})
     mlflow.log_params({"weights": count, "trained_weights": trained})
-    done = checkpoints.newest()
-    if done:
-        logger.info("going on after step %d of %d", done, params.steps)
+    if found := checkpoints.load():
+        logger.info("going on after step %d of %d", found[1]["step"], params.steps)
+    del found  # which may be large
     cluster = Cluster.asked_for() if params.steps else None  # nothing to share out
     if params.steps and cluster is None:
         needed = memory_needed(model, objective)
@@ -243,6 +245,8 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
                 groups, state = checkpoints.load()
                 restore_weights(model, groups["best"])
                 history = state["history"]
+            if asked():  # in the last step, whose checkpoint is written
+                raise InterruptedError(f"stopped after step {history[-1]['step']} of {params.steps}, with a checkpoint")
     except InterruptedError:
         leave_soon()
         raise

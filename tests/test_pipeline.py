@@ -182,7 +182,8 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights(
     assert [metric.step for metric in losses] == list(range(1, 61))
 
 
-def test_ctrl_c_during_the_main_command_leaves_a_checkpoint(project: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_main_command_asked_to_stop_leaves_a_checkpoint(project: Path, tmp_path: Path, number: int) -> None:
     folder = shutil.copytree(project, tmp_path / "interrupted", symlinks=True)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     never = 10**6  # so that the checkpoint can only be that of the interrupt
@@ -208,8 +209,11 @@ def test_ctrl_c_during_the_main_command_leaves_a_checkpoint(project: Path, tmp_p
             assert running.poll() is None, said()[-3000:]
             assert time.monotonic() < deadline, said()[-3000:]
             time.sleep(0.1)
-        os.killpg(running.pid, signal.SIGINT)
-        assert running.wait(timeout=30) != 0
+        if number == signal.SIGINT:  # a terminal tells all
+            os.killpg(running.pid, number)
+        else:
+            running.terminate()
+        assert running.wait(timeout=15) != 0
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from llm.files import atomic_folder, write_atomic
@@ -53,6 +55,12 @@ def test_a_block_that_raises_leaves_the_old_folder_and_nothing_of_the_new(tmp_pa
         write_half()
     assert names(tmp_path) == ({"out"} if before else set())
     assert not before or names(path) == {"old"}
+
+
+def test_a_full_disk_is_said_with_the_folder(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="out can't be written: No space left on device"), atomic_folder(tmp_path / "out"):
+        raise full
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path):

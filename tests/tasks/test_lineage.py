@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm.device import choose_compute
-from tasks.lineage import current, fingerprint, inputs, lineage, locked, stale
+from tasks.lineage import current, fingerprint, flatten, inputs, lineage, locked, stale
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,7 +109,7 @@ def test_stale_names_the_stage_and_what_changed_also_upstream(reproduced):
     Path("model/weights").write_text("edited")
     Path("clean.py").write_text(CLEAN + "\n")
     Path("params.yaml").write_text(PARAMS.replace("seed: 1", "seed: 2"))
-    assert stale("train") == {"clean@emails": ["clean.emails", "clean.py"], "train": ["model"]}
+    assert stale("train") == {"clean@emails": ["clean.emails.seed", "clean.py"], "train": ["model"]}
 
 
 def test_a_fingerprint_follows_parameters_code_and_data_but_not_outs(reproduced):
@@ -170,3 +170,7 @@ def test_lineage_works_outside_git(tmp_path, monkeypatch):
     assert tags["threestage.git.dirty.code"] == "unknown"
     assert int(tags["threestage.machine.cores"]) >= 1
     assert tags["threestage.machine.cpu"]
+
+
+def test_flatten_names_nested_values_by_their_path():
+    assert flatten({"a": {"b": 1}, "c": [{"d": 2}, 3]}) == {"a.b": 1, "c.0.d": 2, "c.1": 3}

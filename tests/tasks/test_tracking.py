@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from llm.config import Config
 from tasks.lineage import fingerprint, inputs
-from tasks.tracking import configure_tracking, flatten, log_steps, stage_run
+from tasks.tracking import configure_tracking, log_steps, stage_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,12 +73,12 @@ def test_artifacts_lie_in_mlartifacts_beside_the_database(stage, store):
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_block_that_does_not_end_leaves_its_status_and_the_same_key_goes_on_in_its_run(stage, error, status):
     key = fingerprint(inputs("train"))
-    with pytest.raises(error), stage_run(Settings(), resume_key=key) as first:
+    with pytest.raises(error), stage_run(Settings(), fingerprint=key) as first:
         raise error
     assert read(first).info.status == status
-    with stage_run(Settings(), resume_key=key) as second:
+    with stage_run(Settings(), fingerprint=key) as second:
         pass
-    with stage_run(Settings(), resume_key=key) as third:
+    with stage_run(Settings(), fingerprint=key) as third:
         pass
     assert second.info.run_id == first.info.run_id
     assert read(second).info.status == "FINISHED"
@@ -86,17 +86,17 @@ def test_a_block_that_does_not_end_leaves_its_status_and_the_same_key_goes_on_in
 
 
 def test_a_killed_process_leaves_a_run_that_its_own_workspace_alone_goes_on_with(stage, tmp_path_factory, monkeypatch):
-    code = "import os\nfrom tasks.tracking import stage_run\nwith stage_run(resume_key='k') as run:\n"
+    code = "import os\nfrom tasks.tracking import stage_run\nwith stage_run(fingerprint='k') as run:\n"
     code += "  print(run.info.run_id, flush=True)\n  os._exit(9)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (killed.returncode, killed.stderr) == (9, "")
-    with stage_run(resume_key="k") as again:
+    with stage_run(fingerprint="k") as again:
         assert again.info.run_id == killed.stdout.strip()
     MlflowClient().update_run(again.info.run_id, status="RUNNING")
     monkeypatch.delenv("DVC_STAGE")
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    with stage_run(resume_key="k") as other:
+    with stage_run(fingerprint="k") as other:
         assert other.info.run_id != again.info.run_id
 
 
@@ -126,8 +126,14 @@ def test_log_steps_keeps_every_step_and_leaves_out_what_was_not_measured(stage):
     assert len(MlflowClient().get_metric_history(run.info.run_id, "validation_loss")) == 450
 
 
-def test_flatten_names_nested_values_by_their_path():
-    assert flatten({"a": {"b": 1}, "c": [{"d": 2}, 3]}) == {"a.b": 1, "c.0.d": 2, "c.1": 3}
+def test_rows_with_their_time_can_be_sent_again(stage):
+    rows = [{"step": step, "timestamp": 1000 + step, "loss": 0.5} for step in range(1200)]
+    with stage_run() as run:
+        log_steps(run.info.run_id, rows[:700])
+        log_steps(run.info.run_id, rows)
+    history = MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert [(each.step, each.timestamp) for each in history] == [(row["step"], row["timestamp"]) for row in rows]
+    assert read(run).data.metrics == {"loss": 0.5}
 
 
 def test_the_console_stays_quiet(stage, capfd):

@@ -1,12 +1,15 @@
 import json
 import logging
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from prefect import flow
@@ -38,8 +41,11 @@ def stage(project_copy, token_files, mlflow_store, prefect_server_for_tests, mon
 
 
 @flow
-def learn(params: Pretrain = PARAMS, resume: bool = True, stop: int = 0) -> list[dict]:
-    """The stage's flow, on a model and an objective of a line each; `stop` interrupts it at that step."""
+def learn(params: Pretrain = PARAMS, resume: bool = True, stop: int = 0, ask: int = 0) -> list[int]:
+    """The stage's flow, on a model and an objective of a line each; gives the steps that it trained.
+
+    It is interrupted in step `stop`, and asked to stop in step `ask`.
+    """
     inputs = {"train": Path("data/processed/corpus/train.bin")}
     seen = []
 
@@ -51,6 +57,8 @@ def learn(params: Pretrain = PARAMS, resume: bool = True, stop: int = 0) -> list
             seen.append(index + 1)
             if index + 1 == stop:
                 raise KeyboardInterrupt
+            if index + 1 == ask:
+                os.kill(os.getpid(), signal.SIGTERM)
             return (model(torch.ones(2, 4)) - index % 3).square().mean()
 
         goal = Objective(loss, lambda: {"validation_loss": model(torch.ones(1, 4)).square().item()}, "validation_loss")
@@ -78,6 +86,18 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run_with_each_step_once(s
     assert [point.step for point in history] == sorted({point.step for point in history}) == list(range(1, 61))
     looks = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")
     assert [point.step for point in looks] == [20, 40, 60]
+
+
+@pytest.mark.parametrize(("ask", "resume"), [(38, True), (38, False), (60, True)])
+def test_a_run_that_is_asked_to_stop_goes_on_also_after_its_last_step(stage, monkeypatch, ask, resume):
+    monkeypatch.setattr("tasks.training.leave_soon", lambda: None)  # it would end these tests
+    with pytest.raises(InterruptedError, match=f"^stopped after step {ask} of 60, with a checkpoint$"):
+        learn(ask=ask, resume=resume)
+    assert learn() == list(range(ask + 1, 61))
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    history = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in history] == list(range(1, 61))
 
 
 def test_what_mlflow_did_not_take_waits_and_holds_up_no_step(stage, monkeypatch, caplog):
@@ -127,6 +147,11 @@ def test_checkpoints_of_other_parameters_data_or_code_are_dropped(stage, caplog)
     assert len(folders()) <= 1
     assert folders() != before
     assert "an earlier run's checkpoints are dropped, as llm/gpt.py changed" in caplog.text
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["pretrain"]["learning_rate"] = 0.5
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    learn()
+    assert "an earlier run's checkpoints are dropped, as pretrain.learning_rate changed" in caplog.text
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -207,7 +232,7 @@ def test_the_memory_that_training_needs_counts_weights_and_what_a_batch_keeps():
     assert memory_needed(model, goal) == 5 * weights + batch
 
     few = Objective(lambda _: model(torch.ones(1, 100)).mean(), lambda: {}, "loss")
-    assert memory_needed(model, few) == 8 * weights  # a checkpoint on its way is more
+    assert memory_needed(model, few) == 12 * weights  # a checkpoint on its way is more
 
 
 @pytest.mark.parametrize("steps", [0, 12, 40])  # with the first look alone, and around a message to MLflow
