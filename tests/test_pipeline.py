@@ -18,7 +18,7 @@ import tiktoken
 import torch
 import yaml
 from mlflow import MlflowClient
-from projects import environment, run
+from projects import environment, make_project, run
 
 from llm.checkpoint import load_model
 from llm.config import GPTConfig
@@ -139,6 +139,13 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
     }
     layers = ("attention.query_key_value", "attention.projection", "mlp.projection")
     assert moved == {f"blocks.{number}.{layer}.weight" for number in range(2) for layer in layers}
+
+
+def test_another_clean_folder_gives_the_same_weights(project: Path, tmp_path: Path, prefect_api: str) -> None:
+    other = make_project(tmp_path / "other")
+    done = run(other, "dvc", "repro", "pretrain", PREFECT_API_URL=prefect_api)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert _model_hash(other, "foundation") == _model_hash(project, "foundation")
 
 
 @pytest.mark.parametrize("victim", ["dvc", "stage", "group"])
