@@ -1,34 +1,67 @@
 BIN := .venv/bin
 READY := .venv/ready
+PYTHON ?= python3
+MLFLOW_PORT ?= 5000
+PREFECT_PORT ?= 4200
+# One process a core, and no thread beside it; what takes long begins first (tests/conftest.py).
+SIDE_BY_SIDE := --numprocesses logical --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help run test lint ui clean
+# Scripts hold the path of the folder that they were installed in, so READY names it.
+USABLE = $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
+	{ ! test -s $(READY) || test "$$(cat $(READY))" = "$$(pwd -P)"; }
+ifeq ($(origin PYTHON),command line)
+USABLE += && test "$$($(BIN)/python -V)" = "$$("$(PYTHON)" -V 2>/dev/null)"
+endif
+ifneq ($(shell $(USABLE) && echo usable),usable)
+.PHONY: $(READY)
+endif
+
+.PHONY: help run test test-quick lint ui clean
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 run: $(READY) ## set up, then bring models, evaluations and registry up to date
-	@$(BIN)/python -m tasks.lifeline $(BIN)/python -m flows
+	@$(BIN)/python -m tasks.stages.lifeline $(BIN)/python -m flows
 
 test: $(READY) ## set up, then run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+test-quick: $(READY) ## unit tests alone, in about a minute
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 lint: $(READY) ## style, format and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 
+# The ports are asked first: MLflow says what failed only among much else, and macOS itself may listen on 5000 (AirPlay).
+# Prefect's page must be told where its server is: by itself it asks on 4200, whatever --port says.
+# `$!` is the server that started last, also in the moment before a variable could hold it.
 ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
-	@$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 & mlflow=$$!; \
-	trap "kill $$mlflow" EXIT; trap exit INT TERM; \
-	echo "MLflow: http://127.0.0.1:5000; runs show live in Prefect with PREFECT_API_URL=http://127.0.0.1:4200/api"; \
-	$(BIN)/prefect server start --host 127.0.0.1 --port 4200
+	@for each in MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT); do \
+		$(BIN)/python -c 'import socket, sys; sys.exit(not socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))))' \
+			"$${each#*=}" 2>/dev/null || { echo "$$each is no free port: name another, as in make ui $${each%=*}=5050"; exit 1; }; \
+	done
+	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT); runs show live in Prefect with PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api"
+	@trap 'kill $$mlflow $$! 2>/dev/null; wait' EXIT; trap exit HUP INT TERM; \
+	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT) & mlflow=$$!; \
+	PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api \
+		$(BIN)/prefect server start --host 127.0.0.1 --port $(PREFECT_PORT) & \
+	while kill -0 $$mlflow && kill -0 $$!; do sleep 1; done 2>/dev/null; \
+	kill -0 $$mlflow 2>/dev/null && echo "Prefect has ended, and MLflow with it" || echo "MLflow has ended, and Prefect with it"; \
+	exit 1
 
-clean: ## remove the environment and the engines' state, with the registry; data, models and reports stay
-	rm -rf .venv .threestage .prefect mlflow.db mlartifacts *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv, caches, interrupted trainings, all runs and the registry; data, models and reports stay
+	rm -rf .venv .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The lock pins everything but torch: pyproject.toml gives torch a range, which the machine's own build fits into.
 $(READY): pyproject.toml requirements.lock
-	@command -v python3 >/dev/null || { echo "python3 is not on PATH: install Python 3.11 or newer"; exit 1; }
-	@test -x $(BIN)/python || python3 -m venv .venv
+	@$(USABLE) || { \
+		found="$$("$(PYTHON)" -c 'import sys; print("Python %d.%d.%d" % sys.version_info[:3]); sys.exit(sys.version_info < (3, 11))' 2>/dev/null)" || \
+			{ echo "$(PYTHON) is $${found:-missing}; 3.11 or newer is needed: name another, as in make run PYTHON=python3.12"; exit 1; }; \
+		test ! -e .venv || echo ".venv is broken, of another Python or of another folder: it is made anew"; \
+		"$(PYTHON)" -m venv --clear .venv; }
 	@echo "Installing into .venv (a minute or two)"
 	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
-	@touch $(READY)
+	@$(BIN)/python -m tasks.stages.libraries
+	@pwd -P > $(READY)

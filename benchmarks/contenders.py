@@ -145,10 +145,10 @@ def book_loss(peer: Peer) -> Callable[[Tensor, Tensor], Tensor]:
 
 def our_model(config: dict[str, Any], precision: str, batches: Batches) -> tuple[nn.Module, Callable[[int], Tensor]]:
     """This project's GPT and its loss of batch number i, as pre-training takes it."""
+    from llm.applications.language_model import window_loss
     from llm.config import GPTConfig
     from llm.device import Compute
-    from llm.gpt import GPT
-    from llm.pretrain import window_loss
+    from llm.model.gpt import GPT
 
     model = GPT(GPTConfig(**config))
     compute = Compute(torch.device("cpu"), DTYPES[precision], "as the benchmark asks")
@@ -164,7 +164,7 @@ def our_steps(
     model: nn.Module, config: Any, loss: Callable[[int], Tensor], report: Callable[[float], None], stop: Callable
 ) -> None:
     """Train with the pipeline's own loop until `stop` or the end; `report` gets the seconds of each step."""
-    from llm.train import Objective, train
+    from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
     try:
@@ -207,7 +207,7 @@ def alone(task: str, job: dict[str, Any], threads: int, python: str = sys.execut
     job = {name: asdict(value) if isinstance(value, Shape) else value for name, value in job.items()}
     command = [python, "-m", "benchmarks.contenders", task, json.dumps(job), str(threads)]
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.lifeline", *command],
+        [sys.executable, "-m", "tasks.stages.lifeline", *command],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         capture_output=True,

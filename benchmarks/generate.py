@@ -17,14 +17,14 @@ import torch
 
 from benchmarks import report
 from llm.config import GPTConfig
-from llm.generate import generate
-from llm.gpt import GPT
-from llm.inference import pack, quantize_int8
+from llm.generation.packed import prepack, quantize_int8
+from llm.generation.text import generate
+from llm.model.gpt import GPT
 
 VARIANTS: dict[str, tuple[int, Callable[[GPT], GPT]]] = {
     "float32": (4, lambda model: model),
     "bfloat16": (2, lambda model: model.bfloat16()),
-    "packed": (2, pack),
+    "packed": (2, prepack),
     "int8": (1, quantize_int8),
 }
 """Bytes a weight, and how a model is changed."""
@@ -32,8 +32,8 @@ VARIANTS: dict[str, tuple[int, Callable[[GPT], GPT]]] = {
 FIRST_TOKEN = """
 import sys, time
 from pathlib import Path
-from llm.generate import stream_text
-from llm.pretrained import load_pretrained
+from llm.generation.text import stream_text
+from llm.formats.huggingface import load_pretrained
 start = time.perf_counter()
 model, encoding = load_pretrained(Path(sys.argv[1]), context_length=256)
 next(stream_text(model, encoding, sys.argv[2], max_new_tokens=9))

@@ -1,12 +1,12 @@
 """What a minute buys: `python -m benchmarks.time_to_loss --peers .peers/bin/python`, after `make run`.
 
-Bits per byte on the whole validation split of the default corpus after 60, 120 and 240 seconds of training, looks not
-counted, with the same tokenizer, tokens, batch and context:
+Bits per byte on the whole validation split of the default corpus after 60, 120 and 240 seconds of training, without the
+evaluations, with the same tokenizer, tokens, batch and context:
 
 - ours: the model and the recipe of params.yaml, a run a budget. `steps`, and with it the schedule, is chosen from the
   time of 12 steps just before, 2 % short of the budget; a run that turns out slower is cut at the budget.
 - book: llms-from-scratch's loop, float32, dropout 0.1, AdamW at a constant rate, decay 0.1, its own loss function; one
-  run with a look at each budget.
+  run evaluated at each budget.
 - gpt2: `transformers` GPT-2 in bfloat16 autocast, AdamW (0.9, 0.95), decay 0.1 of matrices, clipping, 5 % warm-up, then
   a cosine to a tenth that ends with the budget, by the clock; a run a budget.
 
@@ -48,12 +48,13 @@ from benchmarks.contenders import (
     transformers_gpt2,
 )
 from llm.config import TrainConfig
-from llm.dataset import Shuffled, TokenWindows
+from llm.dataset import BatchSampler, TokenWindows
 from llm.device import choose_compute
 from llm.files import write_atomic
-from llm.loss import bits_per_byte
 from llm.tokenizer import load_tokenizer
-from tasks.params import PARAMS_FILE, SCRATCH, Pretrain, load_params
+from llm.training.loss import bits_per_byte
+from tasks.applications.foundation import SCRATCH, Train
+from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application
 
 STATE = Path(".threestage/benchmarks/time_to_loss")
 DATA = Path("data/processed/corpus")
@@ -65,7 +66,7 @@ MARGIN = 0.98
 
 @dataclass(frozen=True)
 class Run:
-    """One training run; `budgets` are the seconds after which it is looked at, the last one ends it."""
+    """One training run; `budgets` are the seconds after which it is evaluated, the last one ends it."""
 
     contender: str
     shape: Shape
@@ -82,7 +83,7 @@ class Run:
 def validation(logits: Callable[[Tensor], Tensor], windows: TokenWindows) -> float:
     """Bits per byte in float32 over all windows."""
     total = count = 0
-    for rows in windows.spread(len(windows), 8):
+    for rows in windows.evaluation_batches(len(windows), 8):
         inputs_BT, targets_BT = windows.batch(rows)
         total += F.cross_entropy(logits(inputs_BT).flatten(0, 1), targets_BT.flatten(), reduction="sum").item()
         count += targets_BT.numel()
@@ -92,7 +93,7 @@ def validation(logits: Callable[[Tensor], Tensor], windows: TokenWindows) -> flo
 def batches(data: str, context_length: int, batch_size: int, seed: int) -> Batches:
     """Shuffled windows of the train split, in the order that pre-training takes them."""
     windows = TokenWindows(Path(data), "train", context_length)
-    order = Shuffled(len(windows), batch_size, seed)
+    order = BatchSampler(len(windows), batch_size, seed)
     return lambda number: windows.batch(order[number])
 
 
@@ -113,8 +114,8 @@ def train_ours(*, gpt: dict, train: dict, precision: str, data: str, budget: flo
     taken.clear()
     model = run(steps, lambda: sum(taken) >= budget)
     found = validation(model, TokenWindows(Path(data), "validation", gpt["context_length"]))
-    look = {"budget": budget, "seconds": sum(taken), "steps": len(taken), "bits_per_byte": found}
-    return {"planned_steps": steps, "looks": [look]}
+    evaluation = {"budget": budget, "seconds": sum(taken), "steps": len(taken), "bits_per_byte": found}
+    return {"planned_steps": steps, "evaluations": [evaluation]}
 
 
 def _book(shape: Shape, learning_rate: float) -> tuple[Peer, Callable, torch.optim.Optimizer]:
@@ -159,7 +160,7 @@ def train_peer(
         peer, loss, optimizer = _gpt2(Shape(**shape), learning_rate, precision)
     draw = batches(data, shape["context_length"], batch_size, seed)
     windows = TokenWindows(Path(data), "validation", shape["context_length"])
-    spent, left, looks = 0.0, list(budgets), []
+    spent, left, evaluations = 0.0, list(budgets), []
     how = {"clip": None} if contender == "book" else {"clip": 1.0, "share": lambda: cosine(spent / budgets[-1])}
     for number, seconds in enumerate(peer_steps(peer, loss, optimizer, draw, **how), 1):
         spent += seconds
@@ -167,9 +168,9 @@ def train_peer(
             peer.model.eval()
             found = validation(lambda tokens_BT: peer.logits(peer.model(tokens_BT)), windows)
             known = found if math.isfinite(found) else None
-            looks.append({"budget": left.pop(0), "seconds": spent, "steps": number, "bits_per_byte": known})
+            evaluations.append({"budget": left.pop(0), "seconds": spent, "steps": number, "bits_per_byte": known})
         if not left:
-            return {"looks": looks}
+            return {"evaluations": evaluations}
 
 
 def plan(shape: Shape, budgets: list[float], only: list[str]) -> Iterator[Run]:
@@ -179,16 +180,16 @@ def plan(shape: Shape, budgets: list[float], only: list[str]) -> Iterator[Run]:
     for contender in ("book", "gpt2"):
         if contender not in only:
             continue
-        looks = tuple(budgets) if contender == "book" else (budgets[-1],)
+        evaluations = tuple(budgets) if contender == "book" else (budgets[-1],)
         for layers, heads in SIZES:
             width = heads * (shape.n_embd // shape.n_head)
             sized = replace(shape, n_layer=layers, n_head=heads, n_embd=width)
-            yield from (Run(contender, sized, looks, rate) for rate in RATES[contender])
+            yield from (Run(contender, sized, evaluations, rate) for rate in RATES[contender])
 
 
-def shorter(shape: Shape, budgets: list[float], looks: list[dict[str, Any]]) -> Iterator[Run]:
+def shorter(shape: Shape, budgets: list[float], evaluations: list[dict[str, Any]]) -> Iterator[Run]:
     """The runs of gpt2's best at the shorter budgets; none where it has no best."""
-    if chosen := best(looks, "gpt2", budgets[-1]):
+    if chosen := best(evaluations, "gpt2", budgets[-1]):
         sized = replace(shape, **{name: chosen[name] for name in ("n_layer", "n_head", "n_embd")})
         yield from (Run("gpt2", sized, (budget,), chosen["learning_rate"]) for budget in budgets[:-1])
 
@@ -196,7 +197,7 @@ def shorter(shape: Shape, budgets: list[float], looks: list[dict[str, Any]]) -> 
 def fingerprint(task: str, job: dict[str, Any], data: Path, threads: int) -> str:
     """What a run depends on: its job, the code that it runs, the data, the libraries, the machine and its threads."""
     code = [ROOT / "benchmarks" / name for name in ("contenders.py", "time_to_loss.py", "requirements.txt")]
-    ours = ["*.py"] if task.endswith("ours") else ["dataset.py", "loss.py"]
+    ours = ["**/*.py"] if task.endswith("ours") else ["dataset.py", "training/loss.py"]
     code += [file for pattern in ours for file in sorted((ROOT / "llm").glob(pattern))]
     known = [task, job, threads, report.machine(["transformers"])]
     whole = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
@@ -205,7 +206,7 @@ def fingerprint(task: str, job: dict[str, Any], data: Path, threads: int) -> str
     return whole.hexdigest()
 
 
-def task_of(run: Run, params: Pretrain, precision: str, data: Path) -> tuple[str, dict[str, Any]]:
+def task_of(run: Run, params: Train, precision: str, data: Path) -> tuple[str, dict[str, Any]]:
     """The function that makes a run, and its arguments."""
     where = str(data.absolute())
     if run.contender == "ours":
@@ -219,24 +220,36 @@ def task_of(run: Run, params: Pretrain, precision: str, data: Path) -> tuple[str
     return "benchmarks.time_to_loss:train_peer", job
 
 
-def best(looks: list[dict[str, Any]], contender: str, budget: float) -> dict[str, Any] | None:
-    """A contender's look with the lowest bits per byte at a budget; None where none has a number."""
-    known = [look for look in looks if (look["contender"], look["budget"]) == (contender, budget)]
-    return min((look for look in known if look["bits_per_byte"]), key=lambda look: look["bits_per_byte"], default=None)
+def best(evaluations: list[dict[str, Any]], contender: str, budget: float) -> dict[str, Any] | None:
+    """A contender's evaluation with the lowest bits per byte at a budget; None where none has a number."""
+    known = [
+        evaluation
+        for evaluation in evaluations
+        if (evaluation["contender"], evaluation["budget"]) == (contender, budget)
+    ]
+    return min(
+        (evaluation for evaluation in known if evaluation["bits_per_byte"]),
+        key=lambda evaluation: evaluation["bits_per_byte"],
+        default=None,
+    )
 
 
-def described(look: dict[str, Any] | None) -> str:
-    """A look as a cell of the table."""
-    if look is None:
+def described(evaluation: dict[str, Any] | None) -> str:
+    """A evaluation as a cell of the table."""
+    if evaluation is None:
         return "failed"
-    how = "" if look["learning_rate"] is None else f" ({look['n_layer']} x {look['n_embd']}, {look['learning_rate']:g})"
-    return f"{look['bits_per_byte']:.3f}{how}"
+    how = (
+        ""
+        if evaluation["learning_rate"] is None
+        else f" ({evaluation['n_layer']} x {evaluation['n_embd']}, {evaluation['learning_rate']:g})"
+    )
+    return f"{evaluation['bits_per_byte']:.3f}{how}"
 
 
 def finished(
     run: Run, task: str, job: dict[str, Any], kept: Path, threads: int, python: str = sys.executable
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The looks of a run, from the file in which it is kept or made now, and why it failed."""
+    """The evaluations of a run, from the file in which it is kept or made now, and why it failed."""
     if kept.exists():
         found = json.loads(kept.read_text())
     else:
@@ -246,7 +259,7 @@ def finished(
         write_atomic(kept, json.dumps(found))
     named = {"contender": run.contender, "learning_rate": run.learning_rate}
     named |= {name: getattr(run.shape, name) for name in ("n_layer", "n_head", "n_embd")}
-    return [named | look for look in found["looks"]], None
+    return [named | evaluation for evaluation in found["evaluations"]], None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -258,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=("ours", "book", "gpt2"), default=["ours", "book", "gpt2"])
     parser.add_argument("--budgets", nargs="+", type=float, default=[60.0, 120.0, 240.0], help="seconds of training")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each run")
-    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="whose pretrain section is ours")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="whose foundation is ours")
     parser.add_argument("--data", type=Path, default=DATA, help="a corpus as `flows.preprocess corpus` leaves it")
     parser.add_argument("--state", type=Path, default=STATE, help="where finished runs are kept")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "time_to_loss.json", help="where the numbers go")
@@ -270,38 +283,38 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--data {options.data}: no corpus there; `make run` makes one")
     if "book" in options.only and not options.peers:
         parser.error("`book` needs --peers PYTHON, see benchmarks/requirements.txt; or leave it out: --only ours gpt2")
-    params = load_params(options.params)
-    if params.foundation != SCRATCH:
-        parser.error(f"{options.params}: foundation {params.foundation} is trained already; compare {SCRATCH}")
+    params = load_application(FOUNDATION, options.params).train
+    if params.init_from != SCRATCH:
+        parser.error(f"{options.params}: init_from {params.init_from} is trained already; compare {SCRATCH}")
 
     precision = "bf16" if choose_compute().dtype == torch.bfloat16 else "fp32"
-    gpt = params.pretrain.gpt(load_tokenizer(options.data / "tokenizer.json").n_vocab)
-    looks, failures = [], {}
+    gpt = params.gpt(load_tokenizer(options.data / "tokenizer.json").n_vocab)
+    evaluations, failures = [], {}
 
     def make(runs: list[Run]) -> None:
         for number, run in enumerate(runs, 1):
-            task, job = task_of(run, params.pretrain, precision, options.data)
+            task, job = task_of(run, params, precision, options.data)
             kept = options.state / f"{fingerprint(task, job, options.data, options.threads)}.json"
             python = options.peers if run.contender == "book" else sys.executable
             new, failed = finished(run, task, job, kept, options.threads, python)
-            looks.extend(new)
+            evaluations.extend(new)
             failures.update({str(run): failed} if failed else {})
-            status = failed or ", ".join(f"{look['bits_per_byte'] or math.nan:.3f}" for look in new)
+            status = failed or ", ".join(f"{evaluation['bits_per_byte'] or math.nan:.3f}" for evaluation in new)
             sys.stdout.write(f"run {number} of {len(runs)}, {run}: {status}\n")
             sys.stdout.flush()
 
     make(list(plan(same_size(gpt), budgets, options.only)))
-    make(list(shorter(same_size(gpt), budgets, looks)))
-    won = {name: {f"{budget:g}": best(looks, name, budget) for budget in budgets} for name in options.only}
+    make(list(shorter(same_size(gpt), budgets, evaluations)))
+    won = {name: {f"{budget:g}": best(evaluations, name, budget) for budget in budgets} for name in options.only}
     columns = ("", *(f"{budget:g} s" for budget in budgets))
-    rows = [(name, *(described(look) for look in each.values())) for name, each in won.items()]
+    rows = [(name, *(described(evaluation) for evaluation in each.values())) for name, each in won.items()]
     report.show("Validation bits per byte; in brackets the best layers x width and rate", columns, rows)
     results = {
         "machine": report.machine(["transformers"]) | {"threads": options.threads},
-        "settings": {"budgets": budgets, "precision": precision, "batch_size": params.pretrain.batch_size},
+        "settings": {"budgets": budgets, "precision": precision, "batch_size": params.batch_size},
         "model": gpt.model_dump(),
         "best": won,
-        "looks": looks,
+        "evaluations": evaluations,
         "failed": failures,
     }
     report.write(options.out, results)

@@ -38,7 +38,8 @@ from benchmarks.contenders import (
     same_size,
 )
 from llm.config import GPTConfig, TrainConfig
-from tasks.params import PARAMS_FILE, Pretrain, load_params
+from tasks.applications.foundation import Train
+from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application, load_dataset
 
 LEAST_STEPS = 3  # a round
 
@@ -76,7 +77,7 @@ class SetUp(NamedTuple):
         return self.train.batch_size * self.train.gradient_accumulation * self.shape.context_length
 
 
-def set_ups(params: Pretrain, vocabulary_size: int) -> dict[str, SetUp]:
+def set_ups(params: Train, vocabulary_size: int) -> dict[str, SetUp]:
     """GPT-2 124M on 8 x 256 tokens, and the project's default."""
     ever = {"steps": 10**6, "evaluate_every": 10**6, "checkpoint_every": 10**6}  # the clock ends a run
     gpt2 = GPTConfig(context_length=256, n_layer=12, n_head=12, n_embd=768, vocabulary_size=50257)
@@ -224,15 +225,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warmup", type=int, default=2, help="steps of a process that do not count")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process")
     parser.add_argument("--set-ups", nargs="+", choices=("GPT-2 124M", "default"), default=("GPT-2 124M", "default"))
-    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="whose pretrain section is the default model")
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="whose foundation is the default model")
     parser.add_argument("--out", type=Path, default=report.RESULTS / "train_speed.json", help="where the numbers go")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: at least one measures something")
 
-    params = load_params(options.params)
+    foundation = load_application(FOUNDATION, options.params)
+    corpus = load_dataset(foundation.dataset, options.params).preprocess
     contenders = OURS + (OTHERS if options.peers else [])
-    chosen = set_ups(params.pretrain, params.preprocess.corpus.vocabulary_size)
+    chosen = set_ups(foundation.train, corpus.vocabulary_size)
     found = {name: compare(chosen[name], contenders, options) for name in options.set_ups}
     for name, each in found.items():
         table(name, each)

@@ -4,42 +4,53 @@ import argparse
 import gc
 import sys
 import time
-from typing import get_args
 
 
 def main() -> int:
     """Retrain where anything is stale or not registered, then say what there is; the exit code."""
     description = "Bring the models, their evaluations and the registry up to date."
-    argparse.ArgumentParser(prog="python -m flows", description=description).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m flows", description=description)
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
+    options = parser.parse_args()
     started = time.monotonic()
     gc.disable()  # looking for garbage among what DVC and MLflow import took half of the 5 s of an answer
-    from tasks.graph import is_stale
-    from tasks.params import Model, load_params
-    from tasks.registry import registered
-    from tasks.summary import print_summary
+    from llm.errors import UserError
+    from tasks.registry.register import check_bytes, registered
+    from tasks.registry.summary import print_summary
+    from tasks.stages.graph import is_stale
+    from tasks.stages.libraries import write_libraries
+    from tasks.stages.params import check_params, model_names
 
     try:
-        load_params()
+        check_params()
+        write_libraries()
         stale = is_stale()
-    except (ValueError, OSError) as error:
+        versions = {} if stale else registered(model_names())
+        if not stale and all(versions.values()):
+            for model in versions:
+                check_bytes(model)
+            print_summary(versions, "Everything is up to date")
+            gc.freeze()
+            return 0
+    except UserError as error:
+        if options.verbose:
+            raise
         sys.stderr.write(f"error: {error}\n")
         return 1
-    if not stale and all((versions := registered(get_args(Model))).values()):
-        print_summary(versions, "Everything is up to date")
-        gc.freeze()
-        return 0
 
     gc.enable()
     from flows.retrain import retrain
-    from tasks.stages import prefect_server, run_as_child, run_command
+    from tasks.stages.command import run_command
+    from tasks.stages.lock import STATE
+    from tasks.stages.server import prefect_server, run_as_child
 
     def work() -> None:
         with prefect_server():
             run_as_child(retrain, {})
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
-        print_summary(registered(get_args(Model)), f"Done in {minutes} min {seconds} s")
+        print_summary(registered(model_names()), f"Done in {minutes} min {seconds} s")
 
-    return run_command(work)
+    return run_command(work, STATE / "flows" / "log", verbose=options.verbose)
 
 
 if __name__ == "__main__":

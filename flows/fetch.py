@@ -5,26 +5,26 @@ python -m flows.fetch corpus
 
 import sys
 from pathlib import Path
-from typing import get_args
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from llm.files import atomic_folder
-from tasks.params import Dataset, Source
-from tasks.sources import check_names, fetch_source
-from tasks.stages import stage_command
-from tasks.tracking import stage_run
+from tasks.data.sources import Source, check_names, fetch_source
+from tasks.registry.tracking import stage_run
+from tasks.stages.command import stage_command
+from tasks.stages.params import dataset_names, load_dataset
+from tasks.stages.server import artifact_key
 
 
-@flow(flow_run_name="fetch-{dataset}")
-def fetch(dataset: Dataset, sources: list[Source]) -> None:
+@flow(flow_run_name="fetch-{name}")
+def fetch(name: str, params: list[Source]) -> None:
     """Fetch the raw files of a dataset from its pinned sources."""
-    check_names(sources)
-    with stage_run(sources), atomic_folder(Path("data/raw") / dataset) as folder:
-        fetched = [fetch_source(source, folder) for source in sources]
-    create_table_artifact(fetched, key=f"fetch-{dataset}", description=f"The sources of {dataset}")
+    check_names(params)
+    with stage_run(params), atomic_folder(Path("data/raw") / name) as folder:
+        fetched = [fetch_source(source, folder) for source in params]
+    create_table_artifact(fetched, key=artifact_key(f"fetch-{name}"), description=f"The sources of {name}")
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(fetch, "fetch", get_args(Dataset)))
+    sys.exit(stage_command(fetch, lambda name: load_dataset(name).sources, dataset_names, "dataset"))

@@ -2,34 +2,41 @@
 
 import sys
 from argparse import ArgumentParser
-from typing import get_args
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 
-from tasks.params import Model
-from tasks.registry import register_model, registered_name
-from tasks.stages import prefect_server, run_as_child, run_command
+from tasks.registry.register import register_model, registered_name
+from tasks.stages.command import run_command
+from tasks.stages.lock import STATE
+from tasks.stages.params import model_names
+from tasks.stages.server import prefect_server, run_as_child
 
 
 @flow(name="register")
 def register() -> dict[str, str]:
-    """Make each model and its evaluation a challenger; what is registered already is not registered again."""
+    """Make each model and its evaluation a version, a new one the challenger; what is there already stays as it is."""
     versions = {
         registered_name(model): task(register_model, task_run_name=f"register {model}")(model)
-        for model in get_args(Model)
+        for model in model_names()
     }
-    table = [{"model": name, "challenger": version} for name, version in versions.items()]
-    create_table_artifact(table, key="registry", description="The challengers in the MLflow registry")
+    table = [{"model": name, "version": version} for name, version in versions.items()]
+    create_table_artifact(table, key="registry", description="The models in the MLflow registry")
     return versions
 
 
-def main() -> None:
+def main() -> int:
     """Run the flow on the configured Prefect server or on a temporary one."""
-    ArgumentParser(prog="python -m flows.register", description=register.fn.__doc__).parse_args()
-    with prefect_server():
-        run_as_child(register, {})
+    parser = ArgumentParser(prog="python -m flows.register", description=register.fn.__doc__)
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
+    options = parser.parse_args()
+
+    def work() -> None:
+        with prefect_server():
+            run_as_child(register, {})
+
+    return run_command(work, STATE / "register" / "log", verbose=options.verbose)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -9,8 +9,8 @@ from prefect.context import FlowRunContext
 from prefect.runtime import task_run
 
 from flows.register import register
-from tasks import graph
-from tasks.stages import PARENT_TASK_RUN
+from tasks.stages import graph
+from tasks.stages.server import PARENT_TASK_RUN
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)

@@ -1,1 +1,1 @@
-"""The language model from scratch: tokenizer, data, attention, GPT, training, generation."""
+"""The language model from scratch: tokenizer, transformer, training, generation, and what is learned with them."""

@@ -1,16 +1,30 @@
 """What a model and its training can be told: frozen, validated, a sentence under each field."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Config(BaseModel):
-    """A frozen set of values; an unknown name is an error."""
+    """A frozen set of values; an unknown name is an error, and so is a number that is none: true, infinity, NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_a_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """To Python `true` is 1."""
+        kinds = _kinds(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
+            raise ValueError(f"Input should be a valid {'number' if float in kinds else 'integer'}")
+        return value
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types of a union, or the one that it is."""
+    return [kind for part in get_args(annotation) for kind in _kinds(part)] or [annotation]
 
 
 class GPTShape(Config):
@@ -81,7 +95,7 @@ class GPTConfig(GPTShape):
 
 
 class LoRAConfig(Config):
-    """Low-rank updates of frozen matrices: llm/lora.py."""
+    """Low-rank updates of frozen matrices: llm/model/lora.py."""
 
     rank: int = Field(gt=0)
     """Width of the two thin matrices whose product is added."""
@@ -94,7 +108,7 @@ class LoRAConfig(Config):
 
 
 class TrainConfig(Config):
-    """One training run: how long, how fast, how often it is looked at."""
+    """One training run: how long, how fast, how often it is evaluated."""
 
     seed: int = Field(ge=0)
     """Seeds initialisation, data order and dropout."""
@@ -119,8 +133,8 @@ class TrainConfig(Config):
     gradient_clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient."""
     evaluate_every: int = Field(gt=0)
-    """Steps between looks at the validation split."""
+    """Steps between evaluations on the validation split."""
     patience: int | None = Field(default=None, gt=0)
-    """Looks without a better one after which training ends early; null trains all steps."""
+    """Evaluations without a better one after which training ends early; null trains all steps."""
     checkpoint_every: int = Field(gt=0)
     """Steps between checkpoints."""

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm.errors import UserError
 
-class Shuffled:
+
+class BatchSampler:
     """Row numbers for batch after batch, epoch after epoch, each epoch in an order of its own.
 
     With `lengths`, of the rows, every `NEIGHBOURS` batches are put in order of length, so that a batch needs little
@@ -25,7 +27,7 @@ class Shuffled:
 
     def __init__(self, rows: int, batch_size: int, seed: int, lengths: np.ndarray | None = None) -> None:
         if rows < 1:
-            raise ValueError("there is nothing to learn from: 0 rows")
+            raise UserError("there is nothing to learn from: 0 rows")
         self.rows, self.batch_size, self.seed, self.lengths = rows, batch_size, seed, lengths
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
@@ -52,7 +54,7 @@ class TokenWindows:
         self.context_length = context_length
         self.bytes_per_token = meta["splits"][split]["bytes"] / meta["splits"][split]["tokens"]
         if len(self) == 0:
-            raise ValueError(
+            raise UserError(
                 f"{folder}/{split}.bin: {len(self.tokens)} tokens are fewer than one window of {context_length + 1}"
             )
 
@@ -65,14 +67,14 @@ class TokenWindows:
         tokens = torch.from_numpy(self.tokens[offsets].astype(np.int64))
         return tokens[:, :-1], tokens[:, 1:]
 
-    def spread(self, batches: int, batch_size: int, workers: int = 1) -> list[np.ndarray]:
+    def evaluation_batches(self, batches: int, batch_size: int, workers: int = 1) -> list[np.ndarray]:
         """Rows for about `batches` batches, spread evenly over the file, the same ones at each call.
 
-        For each of some `workers` as many. Raises ValueError where there are fewer rows than workers.
+        For each of some `workers` as many. Raises UserError where there are fewer rows than workers.
         """
         rows = np.unique(np.linspace(0, len(self) - 1, batches * batch_size).astype(np.int64))
         if len(rows) < workers:
-            raise ValueError(f"{len(rows)} windows to look at are too few for {workers} workers")
+            raise UserError(f"{len(rows)} windows to evaluate on are too few for {workers} workers")
         rounds = max(1, round(len(rows) / batch_size / workers))
         return np.array_split(rows, min(rounds, len(rows) // workers) * workers)
 

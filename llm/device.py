@@ -1,10 +1,15 @@
 """Where and in which precision to compute, chosen once and said with its reason."""
 
+import os
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+
+# Rows of the matrices whose product shows what a device could do at most: on a GPU smaller ones are over before it has
+# all its cores at work.
+PEAK_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,19 @@ class Compute:
 
 
 def choose_compute() -> Compute:
-    """The fastest device here, and bfloat16 where its processor multiplies it natively."""
+    """The fastest device here, and bfloat16 where its processor multiplies it natively.
+
+    With CUDA it has this process compute the same bits each time, as a CPU does by itself.
+    """
     if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
+        repeatable = _make_cuda_repeatable()
+        cuda, name = torch.device("cuda"), torch.cuda.get_device_name()
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Compute(torch.device("cuda"), torch.bfloat16, f"{name} has native bfloat16")
-        return Compute(torch.device("cuda"), torch.float32, f"{name} has no native bfloat16")
+            return Compute(cuda, torch.bfloat16, f"{name} has native bfloat16; {repeatable}")
+        lacking = "no native bfloat16, and float16 would need its loss scaled"
+        return Compute(cuda, torch.float32, f"{name} has {lacking}; {repeatable}")
+    if torch.backends.mps.is_available():
+        return Compute(torch.device("mps"), torch.float32, "Apple's GPU; not every macOS has bfloat16 for it")
     cpu = torch.device("cpu")
     if torch.cpu._is_amx_tile_supported():
         return Compute(cpu, torch.bfloat16, "no GPU; the processor has AMX tiles for bfloat16")
@@ -39,8 +51,17 @@ def choose_compute() -> Compute:
     return Compute(cpu, torch.float32, "no GPU; the processor has no native bfloat16")
 
 
-def matmul_peak(compute: Compute, size: int = 1024) -> float:
+def _make_cuda_repeatable() -> str:
+    """Ask for deterministic kernels, and for float32 without TF32; what there is to say of it."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads with its first product
+    torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("highest")
+    return "deterministic, and float32 without TF32, which would keep 10 of its 23 bits"
+
+
+def matmul_peak(compute: Compute) -> float:
     """FLOP/s of the product of two square matrices, the best of five: what the machine could do at most."""
+    size = PEAK_SIZE.get(compute.device.type, PEAK_SIZE["cpu"])
     one, other = torch.rand(2, size, size, device=compute.device, dtype=compute.dtype)
 
     def seconds() -> float:

@@ -1,4 +1,4 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of one."""
+"""Files that are there whole or not at all: a reader sees the old one or the new one, never half of one."""
 
 import errno
 import os
@@ -7,21 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from llm.errors import UserFileError
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises UserFileError for one that is missing, can't be read or holds no text."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise _failed(path, "read", error) from None
+    except UnicodeDecodeError as error:
+        raise UserFileError(f"{path}: byte {error.object[error.start]:#04x} is not UTF-8") from None
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write `content` to `path` through a temporary name, fsync and rename.
 
-    Raises OSError, naming file and reason, where that is not possible: a full disk, a folder that is read-only.
+    Raises UserFileError, naming file and reason, where that is not possible: a full disk, a folder that is read-only.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -33,29 +37,65 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise OSError(error.errno, f"{path} can't be written: {error.strerror}") from None
+        raise _failed(path, "written", error) from None
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path` when the block ends well.
 
-    When the block raises, the new folder is removed and `path` stays as it was. What a killed
-    process left behind is removed by the next call. An OSError of a full disk, which names no file, gets `path`.
+    When the block raises, the new folder is removed and `path` stays as it was. A process that is killed leaves the old
+    folder or the new one, whole: where it died between them the next call puts back the old one, and it removes what is
+    left over. Raises UserFileError, naming `path`, for a full disk and where no folder can be made here.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial, aside = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "old"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _settle(path, partial, aside)
+        partial.mkdir()
+    except OSError as error:
+        raise _failed(path, "written", error) from None
     try:
         yield partial
-        os.sync()  # one for all: fsync of each of 6,000 small files took 15 s
-        shutil.rmtree(path, ignore_errors=True)
+        _swap(path, partial, aside)
+    except OSError as error:
+        if error.errno in FULL and not isinstance(error, UserFileError):
+            raise _failed(path, "written", error) from None
+        raise
+    finally:
+        _settle(path, partial, aside)
+
+
+def _swap(path: Path, partial: Path, aside: Path) -> None:
+    os.sync()  # one for all: fsync of each of 6,000 small files took 15 s
+    try:
+        if path.is_dir() and not path.is_symlink():
+            path.replace(aside)
         partial.replace(path)
         _sync(path.parent)
     except OSError as error:
-        if error.errno in FULL and error.filename is None:
-            raise OSError(error.errno, f"{path} can't be written: {os.strerror(error.errno)}") from None
-        raise
-    finally:
+        raise _failed(path, "written", error) from None
+
+
+def _settle(path: Path, partial: Path, aside: Path) -> None:
+    """Put back an old folder whose place is empty, and remove all else that a replacement left over."""
+    if aside.exists() and not path.exists():
+        aside.replace(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    if aside.exists():
+        aside.replace(partial)  # half removed it must not be put back
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _failed(path: Path, what: str, error: OSError) -> UserFileError:
+    failed = UserFileError(f"{path} can't be {what}: {os.strerror(error.errno) if error.errno else error}")
+    failed.errno = error.errno
+    return failed
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,7 +10,7 @@ the space in front of it, and no token spans two of them.
 Text from people goes through `encode_ordinary`: whoever types `<|endoftext|>` gets the bytes of those characters, and
 never the token that ends a document. Only `end_of_text(encoding)` is that one.
 
-Tokenizers of published models are read by llm/published_tokenizers.py, and kept as our own are.
+Tokenizers of published models are read by llm/formats/tokenizer_files.py, and kept as our own are.
 """
 
 import json
@@ -23,7 +23,8 @@ from typing import Any
 
 import tiktoken
 
-from llm.files import write_atomic
+from llm.errors import UserError
+from llm.files import read_text, write_atomic
 
 END_OF_TEXT = "<|endoftext|>"
 DOCUMENT_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>")
@@ -89,13 +90,13 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> tiktoken.Encoding:
     """Learn a byte-level BPE with GPT-2's split pattern.
 
     `vocabulary_size` counts the 256 bytes, the merges and, with the last id, END_OF_TEXT; texts that hold fewer merges
-    give a smaller vocabulary. Raises ValueError for a size without room for the bytes.
+    give a smaller vocabulary. Raises UserError for a size without room for the bytes.
     """
     from tiktoken_ext.openai_public import r50k_pat_str
     from tokenizers import Tokenizer, trainers
 
     if vocabulary_size < 257:
-        raise ValueError(f"vocabulary_size {vocabulary_size} has no room for 256 bytes and {END_OF_TEXT}")
+        raise UserError(f"vocabulary_size {vocabulary_size} has no room for 256 bytes and {END_OF_TEXT}")
     tokenizer = Tokenizer.from_str(json.dumps(_layout(r50k_pat_str, {}, {})))
     alphabet = sorted(_characters().values())
     trainer = trainers.BpeTrainer(vocab_size=vocabulary_size - 1, initial_alphabet=alphabet, show_progress=False)
@@ -107,15 +108,15 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> tiktoken.Encoding:
 def named_encoding(name: str) -> tiktoken.Encoding:
     """The tiktoken encoding of that name.
 
-    Raises ValueError for a name that tiktoken doesn't know, RuntimeError where it can't download the vocabulary.
+    Raises UserError for a name that tiktoken doesn't know, and where it can't download the vocabulary.
     """
     if name not in (known := tiktoken.list_encoding_names()):
-        raise ValueError(f"{name!r} is no tiktoken encoding; known are {', '.join(sorted(known))}")
+        raise UserError(f"{name!r} is no tiktoken encoding; known are {', '.join(sorted(known))}")
     try:
         return tiktoken.get_encoding(name)
     except OSError as error:
         way_out = "set TIKTOKEN_CACHE_DIR to a folder that another machine's tiktoken has filled"
-        raise RuntimeError(f"tiktoken can't download {name} here ({type(error).__name__}): {way_out}") from None
+        raise UserError(f"tiktoken can't download {name} here ({type(error).__name__}): {way_out}") from None
 
 
 def save_tokenizer(encoding: tiktoken.Encoding, path: Path) -> None:
@@ -127,10 +128,11 @@ def save_tokenizer(encoding: tiktoken.Encoding, path: Path) -> None:
 def load_tokenizer(path: Path) -> tiktoken.Encoding:
     """Read what `save_tokenizer` wrote: the same ids, split pattern and special tokens.
 
-    Raises ValueError, naming the file, for another kind of tokenizer.
+    Raises UserError, naming the file, for another kind of tokenizer and for no file.
     """
+    text = read_text(path)
     try:
-        layout = json.loads(path.read_text(encoding="utf-8"))
+        layout = json.loads(text)
         special = {token["content"]: token["id"] for token in layout["added_tokens"]}
         pattern = from_onig(layout["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
         ranks = {to_bytes(token): rank for token, rank in layout["model"]["vocab"].items() if token not in special}
@@ -138,12 +140,12 @@ def load_tokenizer(path: Path) -> tiktoken.Encoding:
         written["model"] |= {part: layout["model"][part] for part in ("vocab", "merges")}
         encoding = make_encoding(pattern, ranks, special)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not the tokenizer.json of a byte-level BPE ({type(error).__name__}: {error})"
         ) from None
     if others := [part for part in written | layout if part not in layout or layout[part] != written.get(part)]:
-        way_out = "llm.published_tokenizers.read_tokenizer reads those of others"
-        raise ValueError(f"{path}: not as save_tokenizer writes it, in {', '.join(others)}; {way_out}")
+        way_out = "llm.formats.tokenizer_files.read_tokenizer reads those of others"
+        raise UserError(f"{path}: not as save_tokenizer writes it, in {', '.join(others)}; {way_out}")
     return encoding
 
 
@@ -163,13 +165,13 @@ def stop_tokens(encoding: tiktoken.Encoding) -> frozenset[int]:
 def end_of_text(encoding: tiktoken.Encoding) -> int:
     """Id of the token that ends a document, or a turn in a vocabulary that ends nothing else.
 
-    Raises ValueError for an encoding with neither.
+    Raises UserError for an encoding with neither.
     """
     for name in DOCUMENT_ENDS + TURN_ENDS:
         if name in encoding._special_tokens:
             return encoding._special_tokens[name]
     known = ", ".join(encoding._special_tokens) or "none"
-    raise ValueError(f"no special token ends a text: {known}, where one of {', '.join(DOCUMENT_ENDS)} was expected")
+    raise UserError(f"no special token ends a text: {known}, where one of {', '.join(DOCUMENT_ENDS)} was expected")
 
 
 def token_bytes(encoding: tiktoken.Encoding, token: int) -> bytes:

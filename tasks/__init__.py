@@ -1,1 +1,1 @@
-"""Everything outside the model: sources, tables, quality, tracking, registry, stages."""
+"""Everything around the model, by what it is about."""

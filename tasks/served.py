@@ -1,12 +1,13 @@
 """The models as the registry keeps and serves them: an MLflow pyfunc from code over a model folder.
 
-MLflow copies this file and `llm` beside the weights, so that a version runs without this project: nothing else of ours
-may be imported here.
+MLflow copies this file beside the weights, with `llm` and the text cleaning that the model's config.json names, so that
+a version runs without this project: nothing else of ours may be imported here.
 """
 
-import json
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import mlflow
 import pandas as pd
@@ -14,89 +15,67 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from llm.assistant import answer_all
-from llm.checkpoint import load_model
-from llm.classifier import LABELS, spam_probability
-from llm.generate import generate
-from llm.sampling import GREEDY, LIVELY, Sampling
-from llm.tokenizer import decode, stop_tokens
+from llm.applications import load, objective_module
+from llm.formats.model_folder import read_config
+
+TYPES = {str: DataType.string, int: DataType.long, float: DataType.double}
+ERROR = "error"
 
 
-def _sampling(default: Sampling) -> ParamSchema:
-    return ParamSchema(
-        [
-            ParamSpec("max_new_tokens", DataType.long, 64),
-            ParamSpec("temperature", DataType.double, default.temperature),
-            ParamSpec("top_k", DataType.long, default.top_k),
-            ParamSpec("top_p", DataType.double, default.top_p),
-            ParamSpec("min_p", DataType.double, default.min_p),
-            ParamSpec("repetition_penalty", DataType.double, default.repetition_penalty),
-            ParamSpec("seed", DataType.long, 1),
-        ]
+def cleaning_module(folder: Path) -> Any:
+    """The module that turns what people send into what the model reads; None where it reads what it gets."""
+    name = read_config(folder).get("cleaning")
+    return import_module(name) if name else None
+
+
+def _columns(types: dict[str, type | UnionType]) -> Schema:
+    """Columns with their types; a type or None is a column that may be left out."""
+    kinds = {name: get_args(kind) or (kind,) for name, kind in types.items()}
+    return Schema([ColSpec(TYPES[kind[0]], name, required=len(kind) == 1) for name, kind in kinds.items()])
+
+
+def signature(folder: Path) -> ModelSignature:
+    """What a model folder takes and gives. A row that can't be answered has its reason in the column `error`."""
+    module, cleaning = objective_module(folder), cleaning_module(folder)
+    options = [ParamSpec(name, TYPES[kind], default) for name, (kind, default) in module.OPTIONS.items()]
+    outputs = {name: kind | None for name, kind in module.OUTPUTS.items()}
+    return ModelSignature(
+        _columns(cleaning.INPUTS if cleaning else module.INPUTS),
+        _columns(outputs | {ERROR: str | None}),
+        ParamSchema(options) if options else None,
     )
 
 
-SIGNATURES = {
-    "foundation": ModelSignature(
-        Schema([ColSpec(DataType.string, "prompt")]), Schema([ColSpec(DataType.string, "text")]), _sampling(LIVELY)
-    ),
-    "classifier": ModelSignature(
-        Schema([ColSpec(DataType.string, "subject"), ColSpec(DataType.string, "body")]),
-        Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "spam_probability")]),
-    ),
-    "assistant": ModelSignature(
-        Schema([ColSpec(DataType.string, "instruction"), ColSpec(DataType.string, "input", required=False)]),
-        Schema([ColSpec(DataType.string, "output")]),
-        _sampling(GREEDY),
-    ),
-}
-
-EXAMPLES = {
-    "foundation": {"prompt": ["My fellow citizens,"]},
-    "classifier": {"subject": ["Meeting on Friday"], "body": ["Shall we say ten o'clock?"]},
-    "assistant": {"instruction": ["What is the opposite of this word?"], "input": ["early"]},
-}
+def example(folder: Path) -> pd.DataFrame:
+    """A row to try."""
+    return pd.DataFrame([objective_module(folder).EXAMPLE])
 
 
 class ServedModel(PythonModel):
-    """A foundation model, a classifier or an assistant: the folder's config.json says which."""
+    """Any model folder: its config.json says which objective answers, and what cleans a row before."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the weights."""
         folder = Path(context.artifacts["model"])
-        self.kind = json.loads((folder / "config.json").read_text())["kind"]
-        self.model, self.encoding = load_model(folder)
+        self.module, self.cleaning = objective_module(folder), cleaning_module(folder)
+        self.model, self.encoding = load(folder)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Answer each row; SIGNATURES say which columns come in and go out, and which parameters there are."""
-        params = dict(params or {})
-        max_new_tokens = params.pop("max_new_tokens", 64)
-        match self.kind:
-            case "foundation":
-                prompts = self.encoding.encode_ordinary_batch(model_input["prompt"].tolist())
-                tokens = generate(
-                    self.model,
-                    prompts,
-                    max_new_tokens=max_new_tokens,
-                    sampling=Sampling(**(LIVELY.model_dump() | params)),
-                    stop_tokens=stop_tokens(self.encoding),
-                )
-                return pd.DataFrame({"text": [decode(self.encoding, text) for text in tokens]})
-            case "classifier":
-                subjects, bodies = model_input["subject"].tolist(), model_input["body"].tolist()
-                probabilities = spam_probability(self.model, self.encoding, subjects, bodies)
-                labels = [LABELS[int(probability >= 0.5)] for probability in probabilities]
-                return pd.DataFrame({"label": labels, "spam_probability": probabilities})
-            case "assistant":
-                columns = model_input.reindex(columns=["instruction", "input"]).astype(object).fillna("")
-                rows = list(columns.itertuples(index=False, name=None))
-                sampling = Sampling(**params)
-                texts = answer_all(self.model, self.encoding, rows, max_new_tokens=max_new_tokens, sampling=sampling)
-                return pd.DataFrame({"output": texts})
-            case kind:
-                raise ValueError(f"config.json: kind {kind!r} is not one of foundation, classifier, assistant")
+        """Answer each row by itself: one that can't be answered says why, and leaves the others alone."""
+        rows = model_input.astype(object).where(model_input.notna(), None).to_dict("records")
+        answers: list[dict[str, Any]] = [{} for _ in rows]
+        clean: dict[int, dict[str, Any]] = {}
+        for number, row in enumerate(rows):
+            try:
+                clean[number] = self.cleaning.clean_row(row) if self.cleaning else row
+            except ValueError as error:
+                answers[number] = {ERROR: str(error)}
+        found = self.module.serve(self.model, self.encoding, list(clean.values()), **(params or {}))
+        for number, answer in zip(clean, found, strict=True):
+            answers[number] = answer
+        return pd.DataFrame(answers, columns=[*self.module.OUTPUTS, ERROR])
 
 
 mlflow.models.set_model(ServedModel())

@@ -1,5 +1,6 @@
 """What several tests share: small real parts, made once a session."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -7,14 +8,47 @@ from pathlib import Path
 
 import pytest
 import torch
-from projects import make_project, run
+from filelock import FileLock
+from projects import copy_code, make_project, run
 
 from llm.config import GPTConfig, TrainConfig
-from llm.gpt import GPT
+from llm.model.gpt import GPT
 from llm.tokenizer import train_bpe
 
 ROOT = Path(__file__).parents[1]
 WORDS = "the cat sat on the mat . the dog ate the hat . a bird sang to the moon . "
+
+
+FIRST = "tests/test_pipeline.py"  # its first test makes the project that others wait for, so it starts before all
+PROJECT = "project"
+PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
+    *(PROJECT, "project_copy", "prefect_server_for_tests", "prefect_api", "small_project", "readme_project"),
+    *("mlflow_store", "smollm2", "reproduced", "extended", "stage", "saved", "tracking_server", "hub"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, keep a file's tests in one process, and begin with what takes long."""
+
+    def rank(item: pytest.Item) -> int:
+        if PROJECT in item.fixturenames:
+            return 0 if item is first else 2
+        return 1 if item.get_closest_marker("slow") else 3
+
+    for item in items:
+        if PROCESSES & set(item.fixturenames):
+            item.add_marker("slow")
+        if PROJECT not in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    first = next((item for item in items if PROJECT in item.fixturenames and item.nodeid.startswith(FIRST)), None)
+    items.sort(key=rank)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory) -> Path:
+    """A folder for what all processes of this test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,7 +66,7 @@ def _own_tracking(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def _ready_store(tmp_path_factory) -> Path:
+def ready_store(tmp_path_factory) -> Path:
     """A SQLite store with its schema: making one takes seconds, copying it none."""
     from mlflow import MlflowClient
 
@@ -42,9 +76,9 @@ def _ready_store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def mlflow_store(_ready_store, tmp_path) -> Path:
+def mlflow_store(ready_store, tmp_path) -> Path:
     """The empty store that MLFLOW_TRACKING_URI names in this test."""
-    return shutil.copy(_ready_store, tmp_path / "mlflow.db")
+    return shutil.copy(ready_store, tmp_path / "mlflow.db")
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +130,7 @@ def token_files(tmp_path_factory, encoding) -> Path:
     import pandas as pd
 
     from llm.tokenizer import save_tokenizer
-    from tasks.corpus import write_tokens
+    from tasks.datasets.corpus import write_tokens
 
     folder = tmp_path_factory.mktemp("corpus")
     save_tokenizer(encoding, folder / "tokenizer.json")
@@ -106,17 +140,18 @@ def token_files(tmp_path_factory, encoding) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> Path:
+def smollm2(shared) -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, 98 MB: downloaded once, kept where the pipeline would keep it."""
     from llm.files import atomic_folder
-    from tasks.foundation import PUBLISHED, STATE
-    from tasks.sources import fetch_source
+    from tasks.data.published import PUBLISHED, STATE
+    from tasks.data.sources import fetch_source
 
     source = PUBLISHED["smollm2-135m"]
     folder = ROOT / STATE / source.sha256[:16]
-    if not folder.exists():
-        with atomic_folder(folder) as fresh:
-            fetch_source.fn(source, fresh)
+    with FileLock(shared / "smollm2.lock"):
+        if not folder.exists():
+            with atomic_folder(folder) as fresh:
+                fetch_source.fn(source, fresh)
     (file,) = folder.rglob("*.gguf")
     return file
 
@@ -127,10 +162,8 @@ def project_copy(tmp_path) -> Path:
     from dvc.repo import Repo
 
     folder = tmp_path / "project"
-    for package in ("flows", "llm", "tasks"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "dvc.yaml", "pyproject.toml", ".dvcignore"):
-        shutil.copy(ROOT / name, folder)
+    folder.mkdir()
+    copy_code(folder)
     Repo.init(str(folder), no_scm=True).close()
     return folder
 
@@ -142,10 +175,18 @@ def prefect_api(prefect_server_for_tests) -> str:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory, prefect_api) -> Path:
-    """A small project after `dvc repro` and `python -m flows.register`, for looking at; copy it to change it."""
-    folder = make_project(tmp_path_factory.mktemp("pipeline"))
-    for command in (("dvc", "repro"), ("flows.register",)):
-        done = run(folder, *command, PREFECT_API_URL=prefect_api)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+def project(shared, prefect_api) -> Path:
+    """A small project after `dvc repro` and `python -m flows.register`, for looking at; copy it to change it.
+
+    Whichever process needs it first makes it; the others wait.
+    """
+    folder, done = shared / "pipeline", shared / "pipeline.done"
+    with FileLock(shared / "pipeline.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make_project(folder)
+            for command in (("dvc", "repro"), ("flows.register",)):
+                made = run(folder, *command, PREFECT_API_URL=prefect_api)
+                assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
+            done.touch()
     return folder

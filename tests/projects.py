@@ -5,47 +5,87 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("flows", "tasks", "llm")
-FILES = ("dvc.yaml", "pyproject.toml", "params.yaml", "prefect.yaml", "README.md", ".dvcignore", ".gitignore")
+_SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PACKAGES = tuple(name.removesuffix("*") for name in _SETUPTOOLS["packages"]["find"]["include"])
+FILES = (
+    *("dvc.yaml", "pyproject.toml", "params.yaml", "prefect.yaml", "README.md"),
+    *("libraries.json", ".dvcignore", ".gitignore"),
+)
 SMALL = {
-    "preprocess": {
-        "corpus": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024},
-        "instructions": {"validation": 0.1, "test": 0.1, "definitions": 150, "synonyms": 60, "antonyms": 60},
+    "datasets": {
+        "corpus": {"preprocess": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024}},
+        "instructions": {
+            "preprocess": {"validation": 0.1, "test": 0.1, "definitions": 150, "synonyms": 60, "antonyms": 60}
+        },
     },
-    "pretrain": {"n_layer": 2, "n_embd": 64, "n_head": 2, "context_length": 128, "steps": 60, "batch_size": 8}
-    | {"evaluate_every": 20, "checkpoint_every": 10, "evaluation_batches": 4},
-    "finetune_classifier": {
-        "steps": 30,
-        "batch_size": 8,
-        "max_tokens": 128,
-        "evaluate_every": 15,
-        "checkpoint_every": 15,
+    "foundation": {
+        "train": {"n_layer": 2, "n_embd": 64, "n_head": 2, "context_length": 128, "steps": 60, "batch_size": 8}
+        | {"evaluate_every": 20, "checkpoint_every": 10, "evaluation_batches": 4},
     },
-    "finetune_assistant": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10},
+    "applications": {
+        "classifier": {
+            "train": {"steps": 30, "batch_size": 8, "max_tokens": 128, "evaluate_every": 15, "checkpoint_every": 15}
+        },
+        "assistant": {"train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}},
+    },
 }
 
 
-def _merge(values: dict, changes: dict) -> dict:
-    return values | {k: _merge(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}
+def merge(values: dict, changes: dict) -> dict:
+    """Nested values with changes."""
+    return values | {k: merge(values.get(k) or {}, v) if isinstance(v, dict) else v for k, v in changes.items()}
 
 
-def make_project(folder: Path) -> Path:
-    """A project with this code, sources that are slices, and small sizes."""
+def read_params(folder: Path) -> dict[str, Any]:
+    """A project's parameters."""
+    return yaml.safe_load((folder / "params.yaml").read_text())
+
+
+def write_params(folder: Path, values: dict[str, Any]) -> None:
+    """Write a project's parameters, with `models` as what it stands for."""
+    values["models"] = {"foundation": values["foundation"], **values["applications"]}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+
+
+def change_params(folder: Path, changes: dict | Callable[[dict], Any]) -> None:
+    """Change a project's parameters, by nested values or by a function that changes them in place."""
+    values = read_params(folder)
+    if callable(changes):
+        changes(values)
+    else:
+        values = merge(values, changes)
+    write_params(folder, values)
+
+
+def copy_code(folder: Path) -> None:
+    """This project's packages and files, in an existing folder."""
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copy(ROOT / name, folder)
-    params = _merge(yaml.safe_load((ROOT / "params.yaml").read_text()), SMALL)
-    for dataset in params["fetch"]:
+
+
+def make_project(folder: Path) -> Path:
+    """A project with this code, sources that are slices, and small sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copy_code(folder)
+    change_params(folder, SMALL)
+    sources = {}
+    for dataset in read_params(folder)["datasets"]:
         archive = ROOT / f"tests/data/{dataset}.tgz"
+        if not archive.exists():
+            continue
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-        params["fetch"][dataset] = [{"source": f"file:{archive}", "sha256": digest, "files": "*"}]
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        sources[dataset] = {"sources": [{"source": f"file:{archive}", "sha256": digest, "files": "*"}]}
+    change_params(folder, {"datasets": sources})
     git(folder, "init", "--quiet")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=folder, check=True)
     git(folder, "add", "--all")
@@ -64,7 +104,8 @@ def environment(**more: str) -> dict[str, str]:
     dropped = ("MLFLOW_TRACKING_URI", "DVC_STAGE", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return kept | {"PATH": path, "OMP_NUM_THREADS": "1"} | more  # a second thread only costs at these sizes
+    quiet = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}  # a second thread only costs at these sizes
+    return kept | {"PATH": path} | quiet | more
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,8 @@ import yaml
 from benchmarks import generate, report, time_to_loss, train_speed
 from benchmarks.contenders import matmul_weights, peers_python, same_size, transformers_gpt2
 from llm.config import GPTConfig
-from llm.gpt import GPT
-from tasks.params import PARAMS_FILE, load_params
+from llm.model.gpt import GPT
+from tasks.stages.params import PARAMS_FILE, load_application
 
 TINY = "--rounds 1 --prompt 4 --new 6 --texts 3 --context-length 32 --n-layer 1 --n-head 2 --n-embd 32"
 
@@ -85,8 +85,8 @@ def test_a_table_lines_up(capsys):
 def small_params(tmp_path_factory):
     """params.yaml with a small default model."""
     values = yaml.safe_load(PARAMS_FILE.read_text())
-    values["pretrain"] |= {"n_layer": 1, "n_embd": 16, "n_head": 2, "context_length": 32}
-    values["preprocess"]["corpus"]["vocabulary_size"] = 300
+    values["foundation"]["train"] |= {"n_layer": 1, "n_embd": 16, "n_head": 2, "context_length": 32}
+    values["datasets"]["corpus"]["preprocess"]["vocabulary_size"] = 300
     path = tmp_path_factory.mktemp("params") / "params.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
@@ -94,7 +94,7 @@ def small_params(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def setup(small_params):
-    return train_speed.set_ups(load_params(small_params).pretrain, 300)["default"]
+    return train_speed.set_ups(load_application("foundation", small_params).train, 300)["default"]
 
 
 def test_training_is_compared_side_by_side_and_written(small_params, tmp_path, capsys):
@@ -144,16 +144,16 @@ def test_what_a_minute_buys_is_compared_and_a_run_is_made_once(small_params, tok
     options += ["--params", str(small_params), "--data", str(token_files), "--state", str(state), "--out", str(out)]
     time_to_loss.main(options)
     results, kept = json.loads(out.read_text()), {path: path.stat().st_mtime_ns for path in state.iterdir()}
-    assert [(look["contender"], look["budget"]) for look in results["looks"]] == [
+    assert [(look["contender"], look["budget"]) for look in results["evaluations"]] == [
         *(("ours", 1.0), ("ours", 2.0)),
         *(("gpt2", 2.0), ("gpt2", 1.0)),
     ]
-    for look in results["looks"]:
+    for look in results["evaluations"]:
         assert 0 < look["bits_per_byte"] < 8
         assert look["steps"] > 1
-    assert results["looks"][3]["seconds"] >= 1.0
-    assert [results["looks"][3][name] for name in ("n_layer", "n_head", "n_embd")] == [3, 4, 32]
-    assert results["best"]["gpt2"]["2"] == results["looks"][2]
+    assert results["evaluations"][3]["seconds"] >= 1.0
+    assert [results["evaluations"][3][name] for name in ("n_layer", "n_head", "n_embd")] == [3, 4, 32]
+    assert results["best"]["gpt2"]["2"] == results["evaluations"][2]
     assert results["failed"] == {}
 
     time_to_loss.main(options)
@@ -167,7 +167,7 @@ def test_the_peers_rate_rises_falls_to_a_tenth_and_stays():
     )
 
 
-def test_the_best_look_is_the_lowest_and_one_without_a_number_never():
+def test_the_best_evaluation_is_the_lowest_and_one_without_a_number_never():
     looks = [{"contender": "gpt2", "budget": 9.0, "bits_per_byte": bits} for bits in (None, 2.0, 1.5)]
     assert time_to_loss.best(looks, "gpt2", 9.0) == looks[2]
     assert time_to_loss.best(looks[:1], "gpt2", 9.0) is None

@@ -16,14 +16,13 @@ import pandas as pd
 import pytest
 import tiktoken
 import torch
-import yaml
 from mlflow import MlflowClient
-from projects import environment, make_project, run
+from projects import change_params, environment, make_project, run
 
-from llm.checkpoint import load_model
 from llm.config import GPTConfig
-from llm.gpt import GPT
-from llm.pretrained import export_huggingface
+from llm.formats.huggingface import export_huggingface
+from llm.formats.model_folder import load_model
+from llm.model.gpt import GPT
 
 METRICS = {
     "foundation": {"test_loss", "perplexity", "bits_per_byte"},
@@ -88,6 +87,40 @@ def test_the_registered_classifier_answers(client: MlflowClient) -> None:
     assert 0 <= answer["spam_probability"].iloc[0] <= 1
 
 
+CLEAN = """
+import json, sys
+import mlflow, pandas as pd
+model = mlflow.pyfunc.load_model(sys.argv[1])
+import llm, tasks
+print(json.dumps([llm.__file__, model.predict(pd.read_json(sys.stdin))["spam_probability"].tolist()]))
+"""
+
+
+def test_evaluation_and_a_version_elsewhere_give_the_same_probability_for_parts_and_for_raw_mails(
+    project: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    said = pd.read_csv(project / "reports/evaluation/classifier/evidence/predictions.csv").set_index("id")
+    test = pd.read_parquet(project / "data/processed/emails/test.parquet").set_index("id")
+    raw = [json.loads((project / "data/raw/emails" / name).read_text())["text"] for name in test.index]
+    rows = [*test[["subject", "body"]].to_dict("records"), *({"message": text} for text in raw)]
+    model = mlflow.artifacts.download_artifacts("models:/threestage-classifier@challenger", dst_path=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", CLEAN, model],
+        cwd=tmp_path,
+        env=environment(),
+        input=json.dumps(rows),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    code, probabilities = json.loads(done.stdout)
+    assert Path(code).is_relative_to(tmp_path)
+    expected = [*said.loc[test.index, "spam_probability"]] * 2
+    assert len(expected) > 20
+    assert probabilities == pytest.approx(expected, abs=1e-4)
+
+
 def test_the_main_command_finds_nothing_to_do(project: Path, prefect_api: str) -> None:
     done = run(project, "flows", PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stderr
@@ -99,13 +132,11 @@ def test_a_changed_section_makes_only_its_stage_and_evaluation_stale(
     project: Path, tmp_path: Path, prefect_api: str
 ) -> None:
     folder = shutil.copytree(project, tmp_path / "changed", symlinks=True)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["finetune_assistant"]["steps"] = 12
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    change_params(folder, {"applications": {"assistant": {"train": {"steps": 12}}}})
     done = run(folder, "flows", PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     ran = re.findall(r"Beginning subflow run '.+' for flow '(.+)'", done.stderr)
-    assert ran == ["finetune-assistant", "evaluate", "register"]
+    assert ran == ["finetune", "evaluate", "register"]
     assert "version 2" in done.stdout
 
 
@@ -117,12 +148,16 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
     published = GPT(config)
     export_huggingface(tmp_path / "published", published, encoding)
     folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["foundation"] = str(tmp_path / "published")
-    params["pretrain"]["steps"] = 0
-    params["finetune_assistant"]["lora"] = {"rank": 2, "alpha": 4.0}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    done = run(folder, "dvc", "repro", "finetune_assistant", PREFECT_API_URL=prefect_api)
+    weights = str(tmp_path / "published")
+    change_params(
+        folder,
+        {
+            "datasets": {"corpus": {"preprocess": {"tokenizer": weights}}},
+            "foundation": {"train": {"init_from": weights, "steps": 0}},
+            "applications": {"assistant": {"train": {"lora": {"rank": 2, "alpha": 4.0}}}},
+        },
+    )
+    done = run(folder, "dvc", "repro", "finetune@assistant", PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
     foundation, tokenizer = load_model(folder / "models/foundation")
@@ -192,10 +227,10 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_main_command_asked_to_stop_leaves_a_checkpoint(project: Path, tmp_path: Path, number: int) -> None:
     folder = shutil.copytree(project, tmp_path / "interrupted", symlinks=True)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
     never = 10**6  # so that the checkpoint can only be that of the interrupt
-    params["pretrain"] |= {"steps": never, "evaluate_every": never, "checkpoint_every": never}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    change_params(
+        folder, {"foundation": {"train": {"steps": never, "evaluate_every": never, "checkpoint_every": never}}}
+    )
     path = tmp_path / "said"
 
     def said() -> str:

@@ -4,12 +4,10 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
-from projects import environment, make_project
+from projects import change_params, environment, make_project
 
 
 @pytest.fixture
@@ -34,12 +32,6 @@ def _repro(folder: Path, stage: str, **variables: str) -> str:
     return errors[0]
 
 
-def _change(folder: Path, change: Callable[[dict], None]) -> None:
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    change(params)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-
-
 def _raw(folder: Path, dataset: str, name: str, text: str) -> None:
     """Put a file where `fetch` would."""
     path = folder / "data/raw" / dataset / name
@@ -48,19 +40,19 @@ def _raw(folder: Path, dataset: str, name: str, text: str) -> None:
 
 
 def test_a_value_that_is_no_number_is_named(small_project: Path) -> None:
-    _change(small_project, lambda params: params["pretrain"].update(learning_rate="fast"))
+    change_params(small_project, {"foundation": {"train": {"learning_rate": "fast"}}})
     (small_project / "data/processed/corpus").mkdir(parents=True)
     error = _repro(small_project, "pretrain")
-    assert error.startswith("error: params.yaml: pretrain.learning_rate: ")
+    assert error.startswith("error: params.yaml: foundation.train.learning_rate: ")
     assert error.endswith("not 'fast'")
     assert not (small_project / "models").exists()
 
 
 def test_an_unknown_key_is_named_with_the_near_one(small_project: Path) -> None:
-    _change(small_project, lambda params: params["pretrain"].update(leraning_rate=1))
+    change_params(small_project, {"foundation": {"train": {"leraning_rate": 1}}})
     (small_project / "data/processed/corpus").mkdir(parents=True)
     error = _repro(small_project, "pretrain")
-    assert error == "error: params.yaml: pretrain.leraning_rate: unknown key; did you mean learning_rate?"
+    assert error == "error: params.yaml: foundation.train.leraning_rate: unknown key; did you mean learning_rate?"
     assert not (small_project / "models").exists()
 
 
@@ -92,7 +84,7 @@ def test_failed_expectations_are_listed(small_project: Path, prefect_api: str) -
 
 
 def test_an_archive_with_a_wrong_hash_is_refused(small_project: Path, prefect_api: str) -> None:
-    _change(small_project, lambda params: params["fetch"]["corpus"][0].update(sha256="0" * 64))
+    change_params(small_project, lambda params: params["datasets"]["corpus"]["sources"][0].update(sha256="0" * 64))
     error = _repro(small_project, "fetch@corpus", PREFECT_API_URL=prefect_api)
     assert "corpus.tgz" in error
     assert "0" * 64 in error
@@ -101,7 +93,7 @@ def test_an_archive_with_a_wrong_hash_is_refused(small_project: Path, prefect_ap
 
 def test_no_npm_on_path_says_what_to_install(small_project: Path, prefect_api: str) -> None:
     source = {"source": "npm:some-words@1.0.0", "sha256": "0" * 64}
-    _change(small_project, lambda params: params["fetch"].update(corpus=[source]))
+    change_params(small_project, {"datasets": {"corpus": {"sources": [source]}}})
     without_npm = {"PATH": str(Path(sys.executable).parent), "SHELL": "/bin/sh"}
     error = _repro(small_project, "fetch@corpus", PREFECT_API_URL=prefect_api, **without_npm)
     assert error.startswith("error: npm is not on PATH")

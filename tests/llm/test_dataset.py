@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.dataset import Shuffled, TokenWindows, pad
+from llm.dataset import BatchSampler, TokenWindows, pad
 
 quick = settings(max_examples=50, deadline=None)
 rows, sizes, seeds = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31)
@@ -16,7 +16,7 @@ rows, sizes, seeds = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**3
 @quick
 @given(rows, sizes, seeds)
 def test_each_epoch_is_a_permutation(count, size, seed):
-    order = Shuffled(count, size, seed)
+    order = BatchSampler(count, size, seed)
     stream = np.concatenate([order[batch] for batch in range(-(-3 * count // size))])
     for epoch in range(3):
         assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
@@ -25,20 +25,20 @@ def test_each_epoch_is_a_permutation(count, size, seed):
 @quick
 @given(rows, sizes, seeds)
 def test_a_batch_is_the_same_whatever_was_asked_before(count, size, seed):
-    in_order = [Shuffled(count, size, seed)[batch].tolist() for batch in range(12)]
-    other, asked = Shuffled(count, size, seed), list(range(12))
+    in_order = [BatchSampler(count, size, seed)[batch].tolist() for batch in range(12)]
+    other, asked = BatchSampler(count, size, seed), list(range(12))
     Random(seed).shuffle(asked)
     assert {batch: other[batch].tolist() for batch in asked} == dict(enumerate(in_order))
     assert all(len(batch) == size for batch in in_order)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    assert len({tuple(Shuffled(50, 50, seed)[epoch]) for seed in (1, 2) for epoch in (0, 1)}) == 4
+    assert len({tuple(BatchSampler(50, 50, seed)[epoch]) for seed in (1, 2) for epoch in (0, 1)}) == 4
 
 
 def test_no_rows_are_refused():
     with pytest.raises(ValueError, match="there is nothing to learn from: 0 rows"):
-        Shuffled(0, 4, 1)
+        BatchSampler(0, 4, 1)
 
 
 def windows(folder, tokens: int, context: int, dtype: str = "uint16") -> TokenWindows:
@@ -70,15 +70,15 @@ def test_a_file_shorter_than_a_window_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(("batches", "size", "expected"), [(3, 2, 6), (100, 4, 20), (1, 1, 1)])
-def test_spread_looks_at_distinct_windows_from_end_to_end(tmp_path, batches, size, expected):
+def test_evaluation_is_on_distinct_windows_from_end_to_end(tmp_path, batches, size, expected):
     text = windows(tmp_path, tokens=101, context=5)
-    looks = text.spread(batches, size)
-    chosen = np.concatenate(looks).tolist()
-    assert chosen == sorted(set(chosen)) == np.concatenate(text.spread(batches, size)).tolist()
+    parts = text.evaluation_batches(batches, size)
+    chosen = np.concatenate(parts).tolist()
+    assert chosen == sorted(set(chosen)) == np.concatenate(text.evaluation_batches(batches, size)).tolist()
     assert len(chosen) == expected
     assert chosen[0] == 0
     assert chosen[-1] == (19 if expected > 1 else 0)
-    assert len(looks) <= batches
+    assert len(parts) <= batches
 
 
 def test_pad_fills_up_on_the_right():
@@ -89,11 +89,11 @@ def test_pad_fills_up_on_the_right():
 
 def test_with_lengths_an_epoch_is_still_a_permutation_and_a_batch_needs_little_padding():
     lengths = np.random.default_rng(0).integers(1, 400, 640)
-    plain, sorted_by_length = Shuffled(640, 8, 3), Shuffled(640, 8, 3, lengths)
+    plain, sorted_by_length = BatchSampler(640, 8, 3), BatchSampler(640, 8, 3, lengths)
     batches = [sorted_by_length[i] for i in range(80)]
     assert sorted(np.concatenate(batches)) == list(range(640))
 
-    def padded(order: Shuffled) -> int:
+    def padded(order: BatchSampler) -> int:
         return sum(int(lengths[order[i]].max()) * 8 for i in range(80))
 
     assert padded(sorted_by_length) < 1.15 * lengths.sum() < padded(plain)

@@ -1,8 +1,16 @@
 import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from llm.files import atomic_folder, write_atomic
+from llm.errors import UserError, UserFileError
+from llm.files import atomic_folder, read_text, write_atomic
+
+ROOT = Path(__file__).parents[2]
 
 
 def names(folder) -> set[str]:
@@ -23,7 +31,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(UnicodeEncodeError):
         write_atomic(path, "half\udc80")
     (tmp_path / ".a.txt.partial").mkdir()  # the temporary name is taken by what no file can replace
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(UserFileError, match=r"a\.txt can't be written: Is a directory$"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
 
@@ -58,9 +66,100 @@ def test_a_block_that_raises_leaves_the_old_folder_and_nothing_of_the_new(tmp_pa
 
 
 def test_a_full_disk_is_said_with_the_folder(tmp_path):
-    full = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(OSError, match="out can't be written: No space left on device"), atomic_folder(tmp_path / "out"):
+    def said(error: OSError) -> str:
+        return f"{tmp_path}/out can't be written: {os.strerror(error.errno)}"
+
+    for full in (OSError(errno.ENOSPC, ""), OSError(errno.ENOSPC, "", "out/a"), OSError(errno.EDQUOT, "")):
+        with pytest.raises(UserFileError) as caught, atomic_folder(tmp_path / "out"):
+            raise full
+        assert (caught.value.errno, str(caught.value)) == (full.errno, said(full))
+
+
+def test_any_other_error_of_the_block_stays_what_it_was(tmp_path):
+    with pytest.raises(InterruptedError, match=r"^stopped$"), atomic_folder(tmp_path / "out"):
+        raise InterruptedError("stopped")
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "out") as folder:
+        (folder / "missing").read_text()
+    full = UserFileError("a.txt can't be written: No space left on device")
+    with pytest.raises(UserFileError, match=r"^a\.txt can't"), atomic_folder(tmp_path / "out"):
         raise full
+
+
+def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
+    with pytest.raises(UserFileError, match=rf"^{tmp_path}/a can't be read: No such file or directory$") as caught:
+        read_text(tmp_path / "a")
+    assert isinstance(caught.value, UserError)
+    assert caught.value.errno == errno.ENOENT
+    (tmp_path / "a").write_bytes(b"ab\xff")
+    with pytest.raises(UserFileError, match=r"/a: byte 0xff is not UTF-8$"):
+        read_text(tmp_path / "a")
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from llm.files import atomic_folder
+
+calls = 0
+
+def dying(function):
+    def call(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == int(sys.argv[1]):
+            os._exit(9)
+        return function(*arguments, **options)
+    return call
+
+Path.replace, shutil.rmtree, os.unlink = dying(Path.replace), dying(shutil.rmtree), dying(os.unlink)
+with atomic_folder(Path("out")) as folder:
+    for name in ("a", "b"):
+        (folder / name).write_text("new")
+"""
+
+
+def killed(folder: Path, moment: int) -> bool:
+    """Replace `out`, whose two files say old, by one in which they say new; end before the call of that number."""
+    (folder / "out").mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / "out" / name).write_text("old")
+    command, environment = [sys.executable, "-c", KILLED, str(moment)], os.environ | {"PYTHONPATH": str(ROOT)}
+    code = subprocess.run(command, cwd=folder, env=environment).returncode
+    assert code in (0, 9)
+    return code == 9
+
+
+def whole(path: Path) -> str:
+    """What the files of a folder say, which is the same."""
+    assert names(path) == {"a", "b"}
+    (said,) = {file.read_text() for file in path.iterdir()}
+    return said
+
+
+def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path):
+    moment, found = 1, []
+    while killed(folder := tmp_path / str(moment), moment):
+        out = folder / "out"
+        if out.exists():
+            whole(out)
+        for spoilt in (shutil.copytree(folder, tmp_path / f"{moment}-spoilt"), folder):
+            if spoilt is not folder:  # as where DVC removes the outs of a stage before it runs
+                shutil.rmtree(spoilt / "out", ignore_errors=True)
+            with pytest.raises(ValueError, match="fails"), atomic_folder(spoilt / "out"):
+                raise ValueError("fails")
+            assert names(spoilt) <= {"out"}
+            if names(spoilt):
+                whole(spoilt / "out")
+        found.append(whole(out))
+        with atomic_folder(out) as fresh:
+            for name in ("a", "b"):
+                (fresh / name).write_text("newest")
+        assert (whole(out), names(folder)) == ("newest", {"out"})
+        moment += 1
+    assert whole(folder / "out") == "new"
+    assert names(folder) == {"out"}
+    assert found == sorted(found, key=["old", "new"].index)
+    assert len(found) >= 7
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path):
@@ -76,7 +175,7 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
 
 def test_a_file_in_the_way_of_a_folder_is_replaced_or_named(tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(OSError, match="out"), atomic_folder(tmp_path / "out"):
+    with pytest.raises(UserFileError, match=r"out can't be written: Not a directory$"), atomic_folder(tmp_path / "out"):
         pass
     assert (tmp_path / "out").read_text() == "a file"
     assert names(tmp_path) == {"out"}

@@ -1,12 +1,16 @@
 import json
 import pickle
 import random
+import subprocess
+import sys
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
 import tiktoken
 from tokenizers import Tokenizer
 
+from llm.errors import UserError
 from llm.tokenizer import (
     END_OF_TEXT,
     PartialEncoding,
@@ -22,6 +26,7 @@ from llm.tokenizer import (
     train_bpe,
 )
 
+ROOT = Path(__file__).parents[2]
 TEXT = list(topics.values())
 CL100K = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
@@ -125,7 +130,7 @@ def test_an_encoding_that_cannot_be_downloaded_says_the_way_out(tmp_path, monkey
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.delitem(tiktoken.registry.ENCODINGS, "p50k_base", raising=False)
-    with pytest.raises(RuntimeError, match=r"^tiktoken can't download p50k_base here .*TIKTOKEN_CACHE_DIR"):
+    with pytest.raises(UserError, match=r"^tiktoken can't download p50k_base here .*TIKTOKEN_CACHE_DIR"):
         named_encoding("p50k_base")
 
 
@@ -181,6 +186,21 @@ def test_bytes_that_a_vocabulary_lacks_are_left_out(partial):
     assert partial.encode("xa<|im_end|>b", allowed_special="all") == [1, 0, 2]  # but never beyond a special token
     with pytest.raises(ValueError, match="disallowed special token"):
         partial.encode("<|im_end|>")
+
+
+def test_a_rare_byte_imports_nothing_but_the_library_that_splits_words():
+    code = """
+import sys
+from llm.tokenizer import PartialEncoding
+encoding = PartialEncoding("x", pat_str=r"\\w+|\\W+", mergeable_ranks={b"a": 0, b"b": 1}, special_tokens={})
+before = set(sys.modules)
+assert encoding.encode_ordinary("ab") == [0, 1]
+assert set(sys.modules) == before
+assert encoding.encode_ordinary("a!b") == [0, 1]
+print(*{name.partition(".")[0] for name in set(sys.modules) - before})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["tokenizers"]
 
 
 def test_a_partial_vocabulary_survives_saving_and_pickling(partial, tmp_path):

@@ -1,5 +1,7 @@
+import ast
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,15 +17,17 @@ import pytest
 import torch
 from mlflow.pyfunc import PythonModelContext
 
-from llm.assistant import answer
-from llm.checkpoint import load_model, save_model
-from llm.classifier import Classifier, spam_probability
+from llm.applications import assistant, classifier, load
+from llm.applications.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.config import GPTConfig
-from llm.generate import generate_text
-from llm.gpt import GPT
-from llm.sampling import Sampling
+from llm.formats.model_folder import save_model
+from llm.generation.sampling import Sampling
+from llm.generation.text import generate_text
+from llm.model.gpt import GPT
 from llm.tokenizer import train_bpe
-from tasks.served import EXAMPLES, SIGNATURES, ServedModel
+from tasks.data.mail import clean_mail
+from tasks.registry.register import REQUIREMENTS
+from tasks.served import ServedModel, example, signature
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = """
@@ -42,6 +46,15 @@ def without_the_project() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": "", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
+MAIL = """Subject: =?utf-8?q?Caf=C3=A9_offer?=
+From: someone@example.org
+MIME-Version: 1.0
+Content-Type: text/html; charset=utf-8
+
+<html><head><style>p {color: red}</style></head><body><p>the cat&nbsp;sat</p><p>on the <b>mat</b></p></body></html>
+"""
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Three small models as the stages leave them."""
@@ -49,89 +62,151 @@ def folders(tmp_path_factory):
     encoding = train_bpe(["the cat sat on the mat and the dog ate the hat"] * 9, 300)
     config = GPTConfig(context_length=128, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.max_token_value + 1)
     root = tmp_path_factory.mktemp("models")
-    for kind in SIGNATURES:
-        (root / kind).mkdir()
-        gpt = GPT(config)
-        save_model(root / kind, Classifier(gpt, 32) if kind == "classifier" else gpt, encoding, kind)
+    spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32, threshold=0.4)
+    for name, objective, model, more in (
+        ("foundation", "language_model", GPT(config), {}),
+        ("classifier", "classifier", Classifier(GPT(config), spam), {"cleaning": "tasks.data.mail"}),
+        ("assistant", "assistant", GPT(config), {}),
+    ):
+        (root / name).mkdir()
+        save_model(root / name, model, encoding, objective, **more)
     return root
 
 
 @pytest.fixture(scope="module")
 def saved(folders, tmp_path_factory):
     """The same as MLflow models."""
-    root = tmp_path_factory.mktemp("saved")
+    root, code = tmp_path_factory.mktemp("saved"), tmp_path_factory.mktemp("code")
+    shutil.copytree(ROOT / "llm", code / "llm")
+    (code / "tasks/data").mkdir(parents=True)
+    for path in ("tasks/__init__.py", "tasks/data/__init__.py"):
+        (code / path).touch()
+    shutil.copy(ROOT / "tasks/data/mail.py", code / "tasks/data")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        for kind, signature in SIGNATURES.items():
+        for name in ("foundation", "classifier", "assistant"):
             mlflow.pyfunc.save_model(
-                str(root / kind),
+                str(root / name),
                 python_model="tasks/served.py",
-                code_paths=["llm"],
-                artifacts={"model": str(folders / kind)},
-                signature=signature,
-                input_example=pd.DataFrame(EXAMPLES[kind]),
+                code_paths=[str(code / "llm"), str(code / "tasks")],
+                artifacts={"model": str(folders / name)},
+                signature=signature(folders / name),
+                input_example=example(folders / name),
                 pip_requirements=["mlflow"],
             )
     return root
 
 
+def served(saved: Path, name: str) -> mlflow.pyfunc.PyFuncModel:
+    return mlflow.pyfunc.load_model(str(saved / name))
+
+
 def test_a_foundation_continues_prompts_as_llm_does_and_parameters_count(folders, saved):
-    served = mlflow.pyfunc.load_model(str(saved / "foundation"))
+    foundation = served(saved, "foundation")
     rows = pd.DataFrame({"prompt": ["the cat", "a dog"]})
-    model, encoding = load_model(folders / "foundation")
+    model, encoding = load(folders / "foundation")
     params = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 7}
     options = {"max_new_tokens": 12, "sampling": Sampling(**params)}
     expected = [generate_text(model, encoding, prompt, **options) for prompt in rows["prompt"]]
-    assert served.predict(rows, params=params | {"max_new_tokens": 12})["text"].tolist() == expected
-    assert served.predict(rows).equals(served.predict(rows))
-    assert not served.predict(rows).equals(served.predict(rows, params={"seed": 2}))
+    assert foundation.predict(rows, params=params | {"max_new_tokens": 12})["text"].tolist() == expected
+    assert foundation.predict(rows).equals(foundation.predict(rows))
+    assert not foundation.predict(rows).equals(foundation.predict(rows, params={"seed": 2}))
 
 
-def test_a_classifier_gives_a_label_and_its_probability(folders, saved):
+def test_a_classifier_gives_a_label_by_its_threshold_and_a_probability(folders, saved):
     rows = pd.DataFrame({"subject": ["the cat", "hat"], "body": ["sat on the mat", "ate"]})
-    expected = spam_probability(*load_model(folders / "classifier"), rows["subject"], rows["body"])
-    table = mlflow.pyfunc.load_model(str(saved / "classifier")).predict(rows)
+    expected = probabilities(*load(folders / "classifier"), [email_text(*row) for row in rows.to_numpy()])
+    table = served(saved, "classifier").predict(rows)
     assert table["spam_probability"].tolist() == pytest.approx(expected.tolist())
-    assert table["label"].tolist() == ["spam" if probability >= 0.5 else "ham" for probability in expected]
+    assert table["label"].tolist() == ["spam" if probability >= 0.4 else "ham" for probability in expected]
+
+
+def test_a_classifier_reads_raw_mails_and_html_as_they_were_read_for_its_training(folders, saved):
+    classifier = served(saved, "classifier")
+    body = MAIL.partition("\n\n")[2]
+    (expected,) = probabilities(*load(folders / "classifier"), [email_text("Café offer", "the cat sat\non the mat")])
+    raw = classifier.predict(pd.DataFrame({"message": [MAIL]}))
+    parts = classifier.predict(pd.DataFrame({"subject": ["Café offer"], "body": [body]}))
+    tidy = classifier.predict(
+        pd.DataFrame([dict(zip(("subject", "body"), clean_mail("Café offer", body), strict=True))])
+    )
+    for table in (raw, parts, tidy):
+        assert table["spam_probability"][0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_assistant_answers_with_and_without_an_input(folders, saved):
-    served = mlflow.pyfunc.load_model(str(saved / "assistant"))
-    model, encoding = load_model(folders / "assistant")
-    with_input = served.predict(pd.DataFrame({"instruction": ["sit"], "input": ["on the mat"]}))
-    assert with_input["output"].tolist() == [answer(model, encoding, "sit", "on the mat")]
-    assert served.predict(pd.DataFrame({"instruction": ["sit"]}))["output"].tolist() == [answer(model, encoding, "sit")]
+    model, encoding = load(folders / "assistant")
+    rows = [("sit", "on the mat"), ("sit", "")]
+    expected = assistant.answer_all(model, encoding, rows)
+    with_input = served(saved, "assistant").predict(pd.DataFrame({"instruction": ["sit"], "input": ["on the mat"]}))
+    without = served(saved, "assistant").predict(pd.DataFrame({"instruction": ["sit"]}))
+    assert [*with_input["output"], *without["output"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "reasons"),
+    [
+        ("classifier", [{"subject": "the cat"}, {"body": " "}, {"body": "sat", "message": MAIL}], (1, 2)),
+        ("foundation", [{"prompt": "the cat"}, {"prompt": ""}, {"prompt": "the cat " * 99}], (1, 2)),
+        ("assistant", [{"instruction": "sit"}, {"instruction": "sat " * 200}, {"instruction": "sat"}], (1,)),
+    ],
+)
+def test_a_row_that_can_not_be_answered_says_why_and_leaves_the_others_alone(saved, name, rows, reasons):
+    model = served(saved, name)
+    table = model.predict(pd.DataFrame(rows))
+    wrong = [number for number, reason in enumerate(table["error"]) if isinstance(reason, str) and reason]
+    assert wrong == list(reasons)
+    (alone,) = model.predict(pd.DataFrame([rows[0]])).to_dict("records")
+    for column in ("label", "text", "output"):
+        if column in table:
+            assert table[column][0] == alone[column]
+            assert all(pd.isna(table[column][number]) for number in wrong)
 
 
 def test_a_missing_column_is_refused_by_the_signature(saved):
-    with pytest.raises(mlflow.MlflowException, match="body"):
-        mlflow.pyfunc.load_model(str(saved / "classifier")).predict(pd.DataFrame({"subject": ["the cat"]}))
+    with pytest.raises(mlflow.MlflowException, match="prompt"):
+        served(saved, "foundation").predict(pd.DataFrame({"text": ["the cat"]}))
+
+
+def test_a_version_requires_all_that_its_code_imports_also_late():
+    """A byte that a published tokenizer's vocabulary lacks needs `tokenizers`, which no import at the top shows."""
+    named = {name.replace("scikit-learn", "sklearn").replace("beautifulsoup4", "bs4") for name in REQUIREMENTS}
+    optional = {"gguf", "tiktoken_ext", "torch"}  # reading published files, and parts of what is required
+    found = set()
+    for path in (ROOT / "llm").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                found.add(node.module.partition(".")[0])
+            elif isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+    assert found - set(sys.stdlib_module_names) - {"llm"} - optional <= named
 
 
 def test_a_continuation_passes_over_rows_of_a_padded_embedding_that_are_no_token(folders, tmp_path):
-    _, encoding = load_model(folders / "foundation")
-    served, size = ServedModel(), encoding.n_vocab
+    _, encoding = load(folders / "foundation")
+    model, size = ServedModel(), encoding.n_vocab
     torch.manual_seed(0)
     gpt = GPT(GPTConfig(context_length=64, n_layer=1, n_head=2, n_embd=16, vocabulary_size=size + 20, tied=False))
     with torch.no_grad():
         gpt.output.weight[:size] = 0
-    save_model(tmp_path, gpt, encoding, "foundation")
-    served.load_context(PythonModelContext({"model": str(tmp_path)}, {}))
+    save_model(tmp_path, gpt, encoding, "language_model")
+    model.load_context(PythonModelContext({"model": str(tmp_path)}, {}))
     params = {"temperature": 0.0, "max_new_tokens": 4}
-    table = served.predict(None, pd.DataFrame({"prompt": ["the cat", "a dog"]}), params)
+    table = model.predict(None, pd.DataFrame({"prompt": ["the cat", "a dog"]}), params)
     assert table["text"].tolist() == ["", ""]
 
 
-def test_an_unknown_kind_is_named(folders, tmp_path):
-    served = ServedModel()
-    served.kind = "oracle"
-    with pytest.raises(ValueError, match="kind 'oracle' is not one of"):
-        served.predict(None, pd.DataFrame())
+def test_an_unknown_objective_is_named(folders, tmp_path):
+    folder = shutil.copytree(folders / "foundation", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | {"objective": "oracle"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="objective 'oracle' is not one of assistant, classifier, language_model"):
+        ServedModel().load_context(PythonModelContext({"model": str(folder)}, {}))
 
 
 def test_a_model_loads_and_predicts_away_from_the_project_with_pickle_refused(saved, tmp_path):
     model = saved / "classifier"
-    command = [sys.executable, "-c", ELSEWHERE, str(model), json.dumps(EXAMPLES["classifier"])]
+    command = [sys.executable, "-c", ELSEWHERE, str(model), json.dumps([classifier.EXAMPLE])]
     done = subprocess.run(command, cwd=tmp_path, env=without_the_project(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     code, table = json.loads(done.stdout)
@@ -144,7 +219,7 @@ def test_mlflow_serves_a_model_away_from_the_project(saved, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = ["mlflow", "models", "serve", "-m", str(saved / "foundation"), "-h", "127.0.0.1", "-p", str(port)]
+    command = ["mlflow", "models", "serve", "-m", str(saved / "classifier"), "-h", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(
         [sys.executable, "-m", *command, "--env-manager", "local"],
         cwd=tmp_path,
@@ -153,22 +228,20 @@ def test_mlflow_serves_a_model_away_from_the_project(saved, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    rows = [{"message": MAIL}, {"subject": "the cat", "body": "sat"}, {"subject": ""}]
     try:
-        body = {"dataframe_records": [{"prompt": "the cat"}], "params": {"max_new_tokens": 5, "temperature": 0.0}}
+        body = {"dataframe_records": rows}
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        (row,) = json.loads(post_when_up(request))["predictions"]
+        found = json.loads(post_when_up(request))["predictions"]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=20)
-    params = body["params"]
-    assert (
-        row
-        == mlflow.pyfunc.load_model(str(saved / "foundation"))
-        .predict(pd.DataFrame({"prompt": ["the cat"]}), params=params)
-        .to_dict("records")[0]
-    )
+    expected = served(saved, "classifier").predict(pd.DataFrame(rows))
+    for row, probability in zip(found[:2], expected["spam_probability"], strict=False):
+        assert row["spam_probability"] == pytest.approx(probability, abs=1e-6)
+    assert found[2]["error"] == "there is no text to classify"
 
 
 def post_when_up(request: urllib.request.Request) -> bytes:

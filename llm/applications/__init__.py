@@ -1,0 +1,65 @@
+"""What is learned: one file an objective, from the rows that it learns from to the answers that it gives.
+
+A model folder's config.json names its `objective`, which is a module of this package and has
+
+- `build(gpt, config)`: the module around the GPT, from the rest of config.json;
+- `INPUTS`, `OUTPUTS`, `OPTIONS` and `EXAMPLE`: the columns of a row that it answers and of its answer, with their
+  types, the options with their defaults, and a row to try;
+- `serve(model, encoding, rows, **options)`: an answer a row, or `{"error": reason}` for a row that has none.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import tiktoken
+import torch
+from torch import nn
+
+from llm.errors import UserError
+from llm.formats.model_folder import load_model, read_config
+
+T = TypeVar("T")
+Row = Mapping[str, Any]
+
+
+def objective_module(folder: Path) -> ModuleType:
+    """The module of this package that a model folder's config.json names. Raises UserError for an unknown one."""
+    name = read_config(folder)["objective"]
+    known = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    if name not in known:
+        raise UserError(f"{folder / 'config.json'}: objective {name!r} is not one of {', '.join(known)}")
+    return import_module(f"{__name__}.{name}")
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, tiktoken.Encoding]:
+    """Read any model folder, in evaluation mode; raises as `load_model`."""
+    return load_model(folder, device, build=objective_module(folder).build)
+
+
+def text_of(row: Row, name: str, default: str | None = None) -> str:
+    """The text in a row's column; `default` where there is none. Raises UserError for anything else."""
+    value = row.get(name)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        raise UserError(f"{name}: {'missing' if value is None else f'{value!r} is not text'}")
+    return value
+
+
+def answer_each(
+    rows: Sequence[Row], prepare: Callable[[Row], T], answer: Callable[[list[T]], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Answer together all rows that `prepare` accepts; of another its ValueError is the answer, under `error`."""
+    prepared: dict[int, T] = {}
+    answers: list[dict[str, Any]] = [{} for _ in rows]
+    for number, row in enumerate(rows):
+        try:
+            prepared[number] = prepare(row)
+        except UserError as error:
+            answers[number] = {"error": str(error)}
+    for number, found in zip(prepared, answer(list(prepared.values())) if prepared else [], strict=True):
+        answers[number] = found
+    return answers

@@ -1,0 +1,209 @@
+"""The classifier: a GPT whose last real token, beside the mean of all of them, decides between two labels.
+
+The last token alone has seen the whole email, but pre-training taught it to look near by: what comes next. The mean
+gives every token a say. Measured on the default data, 256 tokens, after one epoch: F1 on validation 0.78 with the last
+token alone, 0.92 with both. One new layer makes an output a class of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tiktoken
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm.applications import Row, answer_each, text_of
+from llm.config import Config, TrainConfig
+from llm.dataset import BatchSampler, pad
+from llm.device import Compute
+from llm.errors import UserError
+from llm.model.gpt import GPT
+from llm.training.loop import Objective
+from llm.training.workers import ALONE, Workers
+
+INPUTS = {"subject": str | None, "body": str | None}
+OUTPUTS = {"label": str, "spam_probability": float}
+OPTIONS: dict[str, tuple[type, Any]] = {}
+EXAMPLE = {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
+
+
+class ClassifierConfig(Config):
+    """What a classifier reads and how it decides: the same in training, evaluation and serving."""
+
+    labels: tuple[str, str]
+    """The second is the one that is looked for, such as spam."""
+    max_tokens: int = Field(gt=0)
+    """A text is cut after this many tokens."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """From this probability of the second label on, a text is given it."""
+
+
+class Classifier(nn.Module):
+    """A GPT body with a classification head."""
+
+    def __init__(self, gpt: GPT, config: ClassifierConfig) -> None:
+        super().__init__()
+        context = gpt.config.context_length
+        if config.max_tokens > context:
+            raise UserError(f"max_tokens {config.max_tokens} is more than the model's context of {context}")
+        self.gpt = gpt
+        if gpt.output is not None:
+            gpt.output.requires_grad_(False)  # the head takes its place
+        self.config = config
+        self.head = nn.Linear(2 * gpt.config.n_embd, len(config.labels))
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def describe(self) -> dict[str, Any]:
+        """What a model folder's config.json says of it."""
+        return self.gpt.describe() | {"classifier": self.config.model_dump()}
+
+    def decide(self, probability: np.ndarray) -> np.ndarray:
+        """Which texts are given the second label, boolean, from its probabilities."""
+        return probability >= self.config.threshold
+
+    def freeze(self, layers: int) -> None:
+        """Keep the first `layers` blocks, and with one the embeddings, as they are.
+
+        Raises UserError when there are fewer blocks.
+        """
+        if layers > len(self.gpt.blocks):
+            raise UserError(f"frozen_layers {layers} is more than the model's {len(self.gpt.blocks)} blocks")
+        if layers:
+            self.gpt.embedding.requires_grad_(False)
+        for block in self.gpt.blocks[:layers]:
+            block.requires_grad_(False)
+
+    def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Logits, B x 2, of texts that are padded on the right; the padding counts nowhere."""
+        x_BTC = self.gpt.features(tokens_BT)
+        last_BC = x_BTC[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1]
+        real_BT1 = (torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]).unsqueeze(-1)
+        mean_BC = (x_BTC * real_BT1).sum(dim=1) / lengths_B[:, None]
+        return self.head(torch.cat([last_BC, mean_BC], dim=-1))
+
+
+def build(gpt: GPT, config: Mapping[str, Any]) -> Classifier:
+    """The classifier around a GPT that config.json describes."""
+    return Classifier(gpt, ClassifierConfig.model_validate(config["classifier"]))
+
+
+def email_text(subject: str, body: str) -> str:
+    """An email as the model reads it, subject first."""
+    return f"{subject}\n\n{body}"
+
+
+def encode_texts(encoding: tiktoken.Encoding, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+    """The first `max_tokens` tokens of each text."""
+    return [tokens[:max_tokens] for tokens in encoding.encode_ordinary_batch(texts)]
+
+
+@torch.inference_mode()
+def predict(model: Classifier, texts: Sequence[list[int]], batch_size: int = 32) -> Tensor:
+    """Logits, float32 N x 2 on the CPU, of texts as tokens.
+
+    In float32 also under autocast: bfloat16 rounds otherwise in other batches, and a probability would be another in
+    training, evaluation and serving, or beside other mails.
+    """
+    logits = torch.zeros(len(texts), len(model.config.labels))
+    by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))  # little padding in a batch
+    for first in range(0, len(texts), batch_size):
+        rows = by_length[first : first + batch_size]
+        tokens_BT, lengths_B = (t.to(model.head.weight.device) for t in pad([texts[row] for row in rows], 0))
+        with torch.autocast(tokens_BT.device.type, enabled=False):
+            logits[rows] = model(tokens_BT, lengths_B).float().cpu()
+    return logits
+
+
+def probabilities(
+    model: Classifier, encoding: tiktoken.Encoding, texts: Sequence[str], batch_size: int = 32
+) -> np.ndarray:
+    """The probability of the second label of each text, float32 between 0 and 1."""
+    tokens = encode_texts(encoding, texts, model.config.max_tokens)
+    return predict(model, tokens, batch_size).softmax(dim=-1)[:, 1].numpy()
+
+
+def serve(model: Classifier, encoding: tiktoken.Encoding, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The label of each row's email and the probability of the second label, such as spam."""
+
+    def read(row: Row) -> str:
+        text = email_text(text_of(row, "subject", ""), text_of(row, "body", ""))
+        if not text.strip():
+            raise UserError("there is no text to classify")
+        return text
+
+    def classify(texts: list[str]) -> list[dict[str, Any]]:
+        found = probabilities(model, encoding, texts)
+        labels = (model.config.labels[int(second)] for second in model.decide(found))
+        return [{"label": label, "spam_probability": float(p)} for label, p in zip(labels, found, strict=True)]
+
+    return answer_each(rows, read, classify)
+
+
+def f1_score(actual: np.ndarray, predicted: np.ndarray) -> float:
+    """The harmonic mean of precision and recall of the second label; both arrays are boolean."""
+    hits = (actual & predicted).sum()
+    return float(2 * hits / max(1, actual.sum() + predicted.sum()))
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """A split of the texts as tokens, with labels as numbers."""
+
+    tokens: list[list[int]]
+    labels: Tensor
+
+
+def objective(
+    model: Classifier,
+    config: TrainConfig,
+    train: LabelledTexts,
+    validation: LabelledTexts,
+    compute: Compute,
+    *,
+    balanced: bool,
+    workers: Workers = ALONE,
+) -> Objective:
+    """Learn from shuffled texts; keep the weights with the highest F1 on `validation`.
+
+    `balanced` weighs each class by the inverse of its share of `train`, so that the rarer one counts as much.
+    """
+    lengths = np.array(list(map(len, train.tokens)))
+    order = BatchSampler(len(train.tokens), config.batch_size, config.seed, lengths)
+    counts = train.labels.bincount(minlength=len(model.config.labels))
+    weights = len(train.labels) / (len(counts) * counts) if balanced else torch.ones(len(counts))
+    logits = workers.wrap(model, lambda classifier, *inputs: classifier(*inputs))
+
+    def weight(rows: Sequence[int]) -> Tensor:
+        return weights[train.labels[rows]].sum()
+
+    def loss(index: int) -> Tensor:
+        rows = workers.part(order[index])
+        tokens_BT, lengths_B = (t.to(compute.device) for t in pad([train.tokens[row] for row in rows], 0))
+        with compute.autocast():
+            logits_B2 = logits(tokens_BT, lengths_B)
+        labels_B = train.labels[rows].to(compute.device)
+        mean = F.cross_entropy(logits_B2.float(), labels_B, weight=weights.to(compute.device) if balanced else None)
+        return mean * (weight(rows) * workers.count / weight(order[index]))
+
+    def evaluate() -> dict[str, float]:
+        with compute.autocast():
+            logits = predict(model, validation.tokens)
+        return {
+            "validation_loss": F.cross_entropy(logits, validation.labels).item(),
+            "validation_f1": f1_score(
+                validation.labels.numpy() == 1, model.decide(logits.softmax(dim=-1)[:, 1].numpy())
+            ),
+        }
+
+    return Objective(
+        loss,
+        evaluate,
+        best="validation_f1",
+        lower_is_better=False,
+        weight=lambda index: weight(order[index]).item(),
+    )

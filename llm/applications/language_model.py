@@ -1,0 +1,113 @@
+"""The language model: predict the next token of unlabelled text, and so continue a prompt."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tiktoken
+import torch
+from torch import Tensor
+
+from llm.applications import Row, answer_each, text_of
+from llm.config import TrainConfig
+from llm.dataset import BatchSampler, TokenWindows
+from llm.device import Compute
+from llm.errors import UserError
+from llm.formats.model_folder import build_gpt
+from llm.generation.sampling import LIVELY
+from llm.generation.text import generate_text, options, request_maker, write_all
+from llm.model.gpt import GPT
+from llm.training.loop import Objective
+from llm.training.loss import bits_per_byte, linear_cross_entropy
+from llm.training.workers import ALONE, Workers
+
+build = build_gpt
+INPUTS = {"prompt": str}
+OUTPUTS = {"text": str}
+OPTIONS = options(LIVELY)
+EXAMPLE = {"prompt": "My fellow citizens,"}
+
+
+def serve(model: GPT, encoding: tiktoken.Encoding, rows: Sequence[Row], **options: Any) -> list[dict[str, Any]]:
+    """Continue the prompt of each row; OPTIONS names the keyword arguments."""
+    ask = request_maker(model, encoding, LIVELY, **options)
+    return answer_each(
+        rows,
+        lambda row: ask(text_of(row, "prompt")),
+        lambda requests: [{"text": text} for text in write_all(model, encoding, requests)],
+    )
+
+
+def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """Mean cross-entropy, in nats a token, of a batch of windows; call it under autocast."""
+    x_NC = model.features(inputs_BT).flatten(0, 1)
+    return linear_cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
+
+
+@torch.inference_mode()
+def text_loss(
+    model: GPT, windows: TokenWindows, batches: Iterable[np.ndarray], compute: Compute, workers: Workers = ALONE
+) -> float:
+    """Mean cross-entropy, in nats a token, over batches of window numbers; those of all workers count."""
+    total = count = 0
+    for rows in batches:
+        inputs_BT, targets_BT = (tensor.to(compute.device) for tensor in windows.batch(rows))
+        with compute.autocast():
+            total += window_loss(model, inputs_BT, targets_BT).item() * targets_BT.numel()
+        count += targets_BT.numel()
+    total, count = workers.sums(total, count)
+    return total / count
+
+
+def continuations(
+    model: GPT, encoding: tiktoken.Encoding, prompts: tuple[str, ...], *, tokens: int, seed: int
+) -> list[str]:
+    """Each prompt with its continuation of at most `tokens`, at temperature 0.8 from the nucleus of 0.95."""
+    sampling = LIVELY.model_copy(update={"seed": seed})
+    texts = []
+    for prompt in prompts:
+        room = model.config.context_length - len(encoding.encode_ordinary(prompt))
+        text = generate_text(model, encoding, prompt, max_new_tokens=min(tokens, room), sampling=sampling)
+        texts.append(prompt + text)
+    return texts
+
+
+def objective(
+    model: GPT,
+    encoding: tiktoken.Encoding,
+    config: TrainConfig,
+    train: TokenWindows,
+    validation: TokenWindows,
+    compute: Compute,
+    *,
+    evaluation_batches: int,
+    prompts: tuple[str, ...],
+    start_counts: bool = False,
+    workers: Workers = ALONE,
+) -> Objective:
+    """Learn from shuffled windows of `train`; keep the weights with the lowest loss on `validation`.
+
+    With `start_counts` those may be the ones before the first step.
+    """
+    for prompt in prompts:
+        length, context = len(encoding.encode_ordinary(prompt)), model.config.context_length
+        if not 0 < length < context:
+            raise UserError(f"sample prompt {prompt!r}: {length} tokens, of 1 to {context - 1}")
+    mean_loss = workers.wrap(model, window_loss)
+    order = BatchSampler(len(train), config.batch_size, config.seed)
+    batches = validation.evaluation_batches(evaluation_batches, config.batch_size, workers.count)
+
+    def loss(index: int) -> Tensor:
+        inputs_BT, targets_BT = (tensor.to(compute.device) for tensor in train.batch(workers.part(order[index])))
+        with compute.autocast():
+            return mean_loss(inputs_BT, targets_BT)
+
+    def evaluate() -> dict[str, Any]:
+        found = text_loss(model, validation, batches[workers.rank :: workers.count], compute, workers)
+        return {
+            "validation_loss": found,
+            "validation_bits_per_byte": bits_per_byte(found, 1, validation.bytes_per_token),
+            "samples": continuations(model, encoding, prompts, tokens=40, seed=config.seed),
+        }
+
+    return Objective(loss, evaluate, best="validation_loss", start_counts=start_counts)

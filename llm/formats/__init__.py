@@ -1,0 +1,1 @@
+"""Models on disk: our own folder, published weights and tokenizers in, our weights out."""

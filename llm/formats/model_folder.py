@@ -1,0 +1,76 @@
+"""A model on disk: its shape as JSON, its weights as safetensors, its tokenizer. No pickle."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from llm.config import GPTConfig
+from llm.errors import UserError
+from llm.files import read_text
+from llm.formats.weights import check_tensors, materialise, read_safetensors, weightless
+from llm.model.gpt import GPT
+from llm.tokenizer import load_tokenizer, save_tokenizer
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+
+Build = Callable[[GPT, Mapping[str, Any]], nn.Module]
+"""Makes a model around a GPT, as config.json describes it."""
+
+
+def build_gpt(gpt: GPT, config: Mapping[str, Any]) -> GPT:
+    """The GPT itself."""
+    return gpt
+
+
+def save_model(folder: Path, model: nn.Module, encoding: tiktoken.Encoding, objective: str, **more: Any) -> None:
+    """Write config.json, model.safetensors and tokenizer.json into an existing folder.
+
+    config.json holds the objective, which names a module of llm/applications, `more`, and what `model.describe()` says.
+    """
+    config = {"objective": objective, **more, **model.describe()}
+    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    save_tokenizer(encoding, folder / TOKENIZER)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json holds. Raises UserError without one and where it is no config of ours."""
+    file = folder / CONFIG
+    text = read_text(file)
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON: {error}") from None
+    for key, kind in (("objective", str), ("gpt", dict)):
+        if not isinstance(config, dict) or not isinstance(config.get(key), kind):
+            raise UserError(f"{file}: {key} is missing")
+    return config
+
+
+def load_model(
+    folder: Path, device: torch.device | str = "cpu", *, build: Build = build_gpt, dropout: float | None = None
+) -> tuple[nn.Module, tiktoken.Encoding]:
+    """Read what `save_model` wrote, for further training with another `dropout`; the model is in evaluation mode.
+
+    Weights are float32. Raises UserError naming a missing file, a wrong config, tensor or shape.
+    """
+    config = read_config(folder)
+    try:
+        shape = GPTConfig.model_validate(config["gpt"] | ({} if dropout is None else {"dropout": dropout}))
+        with weightless():
+            model = build(GPT(shape), config)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UserError(f"{folder / CONFIG}: {reason}") from None
+    file = folder / WEIGHTS
+    tensors = read_safetensors(file)
+    check_tensors(file, tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    materialise(model, lambda name, tensor: tensor.copy_(tensors[name].read()), torch.float32, device)
+    return model.eval(), load_tokenizer(folder / TOKENIZER)

@@ -1,0 +1,1 @@
+"""How a model writes: which token comes next, many texts at once, as text, and fast."""

@@ -1,0 +1,189 @@
+"""Many texts at once from one model, each of which comes and goes when it likes.
+
+A decoding step reads all weights, for one text or for many: so texts share steps. A static batch would wait for its
+longest text; continuous batching (Orca, Yu et al. 2022) lets a text join or leave between any two steps. Each text owns
+a row of one cache of keys and values. Running texts lie in the first rows without gaps: when one leaves, the last one
+moves into its place, and a step is one forward pass over rows 0 … n - 1.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llm.dataset import pad
+from llm.errors import UserError
+from llm.generation.sampling import GREEDY, Sampler, Sampling, choose
+from llm.model.attention import KeyValueCache
+from llm.model.gpt import GPT
+
+PREFILL_TOKENS = 2048
+"""Most prompt tokens, padding included, that a step reads; a longer prompt is read alone. Running texts wait for it."""
+
+Reason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and how it goes on: at most `max_new_tokens`, or until one of `stop_tokens`, which is left out."""
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    sampling: Sampling = GREEDY
+    stop_tokens: frozenset[int] = frozenset()
+
+
+def check_request(request: Request, vocabulary_size: int, context_length: int) -> None:
+    """Raise UserError for an empty prompt, an unknown token, no new tokens, or a text longer than the context."""
+    prompt, new = request.prompt, request.max_new_tokens
+    if not prompt:
+        raise UserError("the prompt is empty")
+    if worst := [token for token in (min(prompt), max(prompt)) if not 0 <= token < vocabulary_size]:
+        raise UserError(f"token {worst[0]} is not one of the model's {vocabulary_size}")
+    if new < 1:
+        raise UserError(f"max_new_tokens {new} is less than 1")
+    if len(prompt) + new > context_length:
+        raise UserError(f"{len(prompt)} prompt tokens and {new} new ones do not fit the context of {context_length}")
+
+
+class Event(NamedTuple):
+    """What a step did to a request: made a token, ended it, or both."""
+
+    handle: int
+    token: int | None
+    ended: Reason | None = None
+
+
+@dataclass
+class _Row:
+    """A running text."""
+
+    handle: int
+    request: Request
+    sampler: Sampler
+    length: int
+    """Tokens whose keys and values are in the cache."""
+    token: int = -1
+    """The newest, not yet in the cache."""
+
+    def take(self, token: int) -> Event:
+        self.token = token
+        if token in self.request.stop_tokens:
+            return Event(self.handle, None, "stop")
+        # the cache holds the prompt and all new tokens but this one
+        made = self.length - len(self.request.prompt) + 1
+        return Event(self.handle, token, "length" if made == self.request.max_new_tokens else None)
+
+
+class Engine:
+    """Generates for up to `rows` requests at once; others wait, first come, first served.
+
+    `submit` and `cancel` only take note: all work happens in `step`. Use an engine from one thread at a time. The model
+    must be in evaluation mode. `context_length` bounds a text to less than the model's, and so the memory of the cache:
+    2 * n_layer * kv_heads * head_width numbers a token.
+    """
+
+    def __init__(self, model: GPT, rows: int, context_length: int | None = None) -> None:
+        if rows < 1:
+            raise ValueError(f"an engine of {rows} rows can run nothing")
+        self.model, self.size = model, rows
+        self.context_length = min(context_length or model.config.context_length, model.config.context_length)
+        shape = model.config.model_copy(update={"context_length": self.context_length})
+        dtype = torch.float32 if model.device.type == "cpu" else model.embedding.token.weight.dtype
+        self._cache = KeyValueCache(shape, rows, model.device, dtype)
+        self._rows: list[_Row] = []
+        self._queue: deque[tuple[int, Request]] = deque()
+        self._cancelled: set[int] = set()
+        self._untold: list[Event] = []
+        self._handles = count()
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has something to do."""
+        return bool(self._rows or self._queue)
+
+    def submit(self, request: Request) -> int:
+        """Put a request in the queue; the handle names it in events. Raises UserError as `check_request` does."""
+        check_request(request, self.model.config.vocabulary_size, self.context_length)
+        handle = next(self._handles)
+        self._queue.append((handle, request))
+        return handle
+
+    def cancel(self, handle: int) -> None:
+        """End a request at the next step; one that has ended already is left alone."""
+        self._cancelled.add(handle)
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Let requests join and make one token for each running one; says what happened, in no promised order.
+
+        Where it raises no text has moved: requests that would have joined wait, and running ones may step again. Those
+        that were cancelled have left, and the next step says so.
+        """
+        self._drop_cancelled()
+        running, joining = self._rows, self._admit()
+        parts_BC = []
+        if running:
+            parts_BC.append(self._decode(running))
+        if joining:
+            parts_BC.append(self._prefill(len(running), joining))
+        if parts_BC:
+            rows = running + joining
+            tokens = choose(self.model.logits(torch.cat(parts_BC)), [row.sampler for row in rows])
+            for row in running:
+                row.length += 1
+            for _ in joining:
+                self._queue.popleft()
+            self._rows = rows
+            made = [row.take(token) for row, token in zip(rows, tokens, strict=True)]
+            self._leave([place for place, event in enumerate(made) if event.ended])
+            self._untold += made
+        events, self._untold = self._untold, []
+        return events
+
+    def _drop_cancelled(self) -> None:
+        if not self._cancelled:
+            return
+        places = [place for place, row in enumerate(self._rows) if row.handle in self._cancelled]
+        waiting = [handle for handle, _ in self._queue if handle in self._cancelled]
+        gone = [*(self._rows[place].handle for place in places), *waiting]
+        self._untold += [Event(handle, None, "cancelled") for handle in gone]
+        self._leave(places)
+        self._queue = deque(item for item in self._queue if item[0] not in self._cancelled)
+        self._cancelled.clear()
+
+    def _admit(self) -> list[_Row]:
+        """The first requests of the queue, as many as there are free rows and as one padded batch may hold."""
+        joining: list[_Row] = []
+        longest = 0
+        for handle, request in islice(self._queue, self.size - len(self._rows)):
+            longest = max(longest, len(request.prompt))
+            if joining and longest * (len(joining) + 1) > PREFILL_TOKENS:
+                break
+            sampler = Sampler(request.sampling, request.prompt, self.model.device)
+            joining.append(_Row(handle, request, sampler, len(request.prompt)))
+        return joining
+
+    def _prefill(self, first: int, joining: list[_Row]) -> Tensor:
+        """Read prompts into the rows from `first` on; features of each one's last token, BC."""
+        tokens_BT, lengths_B = (t.to(self.model.device) for t in pad([list(row.request.prompt) for row in joining], 0))
+        x_BTC = self.model.features(tokens_BT, cache=self._cache.rows(first, first + len(joining)))
+        return x_BTC[torch.arange(len(joining), device=x_BTC.device), lengths_B - 1]
+
+    def _decode(self, rows: list[_Row]) -> Tensor:
+        """Read each row's newest token; its features, BC."""
+        device = self.model.device
+        tokens_B1 = torch.tensor([[row.token] for row in rows], device=device)
+        positions_B1 = torch.tensor([[row.length] for row in rows], device=device)
+        return self.model.features(tokens_B1, positions_B1, cache=self._cache.rows(0, len(rows)))[:, 0]
+
+    def _leave(self, places: list[int]) -> None:
+        for place in reversed(places):
+            last = self._rows.pop()
+            if place < len(self._rows):
+                self._cache.move(len(self._rows), place, last.length)
+                self._rows[place] = last

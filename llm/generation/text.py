@@ -1,0 +1,164 @@
+"""Text from a model: whole, many at once, or piece by piece as it is made."""
+
+import codecs
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import tiktoken
+
+from llm.errors import UserError
+from llm.generation.engine import Engine, Request, check_request
+from llm.generation.sampling import GREEDY, LIVELY, Sampling
+from llm.model.gpt import GPT
+from llm.tokenizer import decode, stop_tokens, token_bytes
+
+MOST_AT_ONCE = 32
+"""Rows of the batch; more prompts wait until others have ended."""
+
+
+def generate(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    stop_tokens: Iterable[int] = (),
+) -> list[list[int]]:
+    """Continue prompts of tokens; a text ends before any of `stop_tokens`, or after `max_new_tokens`.
+
+    A seed counts for each prompt by itself: equal prompts give equal texts. Raises UserError as `Engine.submit` does.
+    """
+    stop_tokens = frozenset(stop_tokens)
+    return run(model, [Request(prompt, max_new_tokens, sampling, stop_tokens) for prompt in prompts])
+
+
+def options(default: Sampling) -> dict[str, tuple[type, Any]]:
+    """What may be asked of a served text, with type and default."""
+    types = {"top_k": int, "seed": int}
+    fields = {name: (types.get(name, float), value) for name, value in default.model_dump().items()}
+    return {"max_new_tokens": (int, 64)} | fields | {"seed": (int, 1)}
+
+
+def request_maker(
+    model: GPT, encoding: tiktoken.Encoding, default: Sampling, **chosen: Any
+) -> Callable[[str], Request]:
+    """What makes a request of a prompt, which goes on until the model ends the text: with the options that are chosen.
+
+    Raises ValueError for an unknown option or value; what it makes raises UserError for a prompt that doesn't fit.
+    """
+    values = {name: value for name, (_, value) in options(default).items()} | chosen
+    new, stop = values.pop("max_new_tokens"), stop_tokens(encoding)
+    sampling = Sampling(**values)
+
+    def make(prompt: str) -> Request:
+        made = Request(encoding.encode_ordinary(prompt), new, sampling, stop)
+        check_request(made, model.config.vocabulary_size, model.config.context_length)
+        return made
+
+    return make
+
+
+def write_all(model: GPT, encoding: tiktoken.Encoding, requests: Sequence[Request]) -> list[str]:
+    """The text of each request, many at once."""
+    return [decode(encoding, tokens) for tokens in run(model, requests)]
+
+
+def run(model: GPT, requests: Sequence[Request]) -> list[list[int]]:
+    """The tokens of each request, at most MOST_AT_ONCE at a time. Raises UserError as `Engine.submit` does."""
+    if not requests:
+        return []
+    longest = max(len(each.prompt) + each.max_new_tokens for each in requests)
+    engine = Engine(model, min(len(requests), MOST_AT_ONCE), max(1, longest))
+    texts: dict[int, list[int]] = {engine.submit(each): [] for each in requests}
+    while engine.busy:
+        for event in engine.step():
+            if event.token is not None:
+                texts[event.handle].append(event.token)
+    return list(texts.values())
+
+
+class TextStream:
+    """Tokens in, text out: never half a character, and nothing from a stop string on.
+
+    Bytes that are no UTF-8 come out as U+FFFD, as in `Encoding.decode`. A text ends at the stop string that is complete
+    first. Raises UserError for an empty stop string.
+    """
+
+    def __init__(self, encoding: tiktoken.Encoding, stop: Sequence[str] = ()) -> None:
+        if "" in stop:
+            raise UserError("a stop string is empty")
+        self.stopped = False
+        """Whether a stop string came; the text is then complete."""
+        self._encoding, self._stop = encoding, tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+
+    def feed(self, token: int) -> str:
+        """The text that this token makes certain; empty where a character or a possible stop string is unfinished."""
+        return self._advance(self._decoder.decode(token_bytes(self._encoding, token)))
+
+    def finish(self) -> str:
+        """The text that was held back, when no further token comes."""
+        text = self._advance(self._decoder.decode(b"", final=True)) + self._held
+        self._held = ""
+        return text
+
+    def _advance(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        self._held += text
+        found = [(self._held.find(stop) + len(stop), -len(stop)) for stop in self._stop if stop in self._held]
+        if found:
+            end, length = min(found)
+            self.stopped, cut = True, end + length
+        else:
+            cut = len(self._held) - self._begun()
+        text, self._held = self._held[:cut], "" if self.stopped else self._held[cut:]
+        return text
+
+    def _begun(self) -> int:
+        """Length of the longest end of the held text with which a stop string begins."""
+        longest = min(len(self._held), max(map(len, self._stop), default=1) - 1)
+        sizes = range(longest, 0, -1)
+        return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stop)), 0)
+
+
+def stream_text(
+    model: GPT,
+    encoding: tiktoken.Encoding,
+    prompt: str,
+    *,
+    max_new_tokens: int = 60,
+    sampling: Sampling = LIVELY,
+    stop: Sequence[str] = (),
+) -> Iterator[str]:
+    """Continue a text until the model ends it, or before one of the strings in `stop`: pieces, as they are made.
+
+    Raises UserError as `Engine.submit` does, at once and not with the first piece.
+    """
+    stream, tokens = TextStream(encoding, stop), encoding.encode_ordinary(prompt)
+    engine = Engine(model, 1, max(1, len(tokens) + max_new_tokens))
+    engine.submit(Request(tokens, max_new_tokens, sampling, stop_tokens(encoding)))
+    return _pieces(engine, stream)
+
+
+def _pieces(engine: Engine, stream: TextStream) -> Iterator[str]:
+    while engine.busy and not stream.stopped:
+        for event in engine.step():
+            if event.token is not None and (piece := stream.feed(event.token)):
+                yield piece
+    if piece := stream.finish():
+        yield piece
+
+
+def generate_text(
+    model: GPT,
+    encoding: tiktoken.Encoding,
+    prompt: str,
+    *,
+    max_new_tokens: int = 60,
+    sampling: Sampling = LIVELY,
+    stop: Sequence[str] = (),
+) -> str:
+    """The pieces of `stream_text` in one: the continuation alone."""
+    return "".join(stream_text(model, encoding, prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop))

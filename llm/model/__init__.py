@@ -1,0 +1,1 @@
+"""The decoder-only transformer: embeddings, attention, blocks, and the thin matrices of LoRA."""

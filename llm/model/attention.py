@@ -1,0 +1,173 @@
+"""Attention, from a dot product to the layer that the model uses.
+
+Every token asks a question (its query), carries a label (its key) and has something to say (its value). A query's dot
+product with each key is a score; softmax turns the scores into weights that sum to one; the weighted sum of the values
+is the answer. "Attention Is All You Need", Vaswani et al. 2017, section 3.2.
+
+Read in order: `attention` is the formula. `SelfAttention` makes queries, keys and values from one text with trained
+weights. `CausalAttention` hides the future. `MultiHeadAttention` looks in several ways at once. They are written to be
+read, and tests hold `GroupedQueryAttention`, which the model uses, against them.
+
+Tensor names end in their shape: B batch, T positions that ask, S positions that are asked, H heads, K heads of keys and
+values, D width of a head, C = H * D width of the model, L layers.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm.config import GPTShape
+from llm.model.embedding import Rotation, rotate
+
+
+def attention(
+    q_BTD: Tensor, k_BSD: Tensor, v_BSD: Tensor, visible_TS: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The formula, softmax(q kᵀ / sqrt(D)) v, BTD; any dimensions may stand in for B.
+
+    Without the root the scores grow with D and softmax would pick a single value. `visible_TS` is boolean; where it is
+    False a position stays unseen. `dropout` is the share of weights that are left out.
+    """
+    scores_BTS = q_BTD @ k_BSD.transpose(-2, -1) / math.sqrt(q_BTD.shape[-1])
+    if visible_TS is not None:
+        scores_BTS = scores_BTS.masked_fill(~visible_TS, -math.inf)
+    weights_BTS = F.dropout(scores_BTS.softmax(dim=-1), dropout)
+    return weights_BTS @ v_BSD
+
+
+def causal(length: int) -> Tensor:
+    """The mask of a decoder, boolean TS: position t sees 0 … t, and so can never copy the answer from the future."""
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+class SelfAttention(nn.Module):
+    """A text asks itself: three trained matrices make the queries, keys and values of its tokens."""
+
+    def __init__(self, width: int, head_width: int, bias: bool = True) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, head_width, bias=bias)
+        self.key = nn.Linear(width, head_width, bias=bias)
+        self.value = nn.Linear(width, head_width, bias=bias)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Map BTC to BTD; every token sees every other."""
+        return attention(self.query(x_BTC), self.key(x_BTC), self.value(x_BTC))
+
+
+class CausalAttention(SelfAttention):
+    """Self-attention in which no token sees a later one; in training a share of the weights is dropped."""
+
+    def __init__(self, width: int, head_width: int, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__(width, head_width, bias)
+        self.dropout = dropout
+
+    def forward(self, x_BTC: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
+        """Map BTC to BTD. `visible_BTS` replaces the causal mask, to hide padding too."""
+        visible_BTS = causal(x_BTC.shape[1]).to(x_BTC.device) if visible_BTS is None else visible_BTS
+        dropout = self.dropout if self.training else 0.0
+        return attention(self.query(x_BTC), self.key(x_BTC), self.value(x_BTC), visible_BTS, dropout)
+
+
+class MultiHeadAttention(nn.Module):
+    """Several causal heads side by side, each in a subspace of its own; a last matrix mixes what they found."""
+
+    def __init__(self, width: int, n_head: int, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        heads = (CausalAttention(width, width // n_head, bias, dropout) for _ in range(n_head))
+        self.heads = nn.ModuleList(heads)
+        self.projection = nn.Linear(width, width, bias=bias)
+
+    def forward(self, x_BTC: Tensor, visible_BTS: Tensor | None = None) -> Tensor:
+        """Map BTC to BTC. `visible_BTS` replaces the causal mask."""
+        return self.projection(torch.cat([head(x_BTC, visible_BTS) for head in self.heads], dim=-1))
+
+
+class KeyValueCache:
+    """Keys and values of the tokens read so far, so that a new token costs one position and not all of them.
+
+    Allocated once, for `batch_size` texts of the full context. Each row fills up at its own pace: a row's tokens may
+    stand at other positions than its neighbours'. On a CPU float32 is the fastest, whatever the weights are.
+    """
+
+    def __init__(self, shape: GPTShape, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        size = (shape.n_layer, batch_size, shape.kv_heads, shape.context_length, shape.head_width)
+        self.keys_LBKSD = torch.zeros(size, device=device, dtype=dtype)
+        self.values_LBKSD = torch.zeros(size, device=device, dtype=dtype)
+
+    def rows(self, first: int, last: int) -> "KeyValueCache":
+        """Rows `first` … `last` - 1 as a cache that shares their memory."""
+        part = object.__new__(KeyValueCache)
+        part.keys_LBKSD, part.values_LBKSD = self.keys_LBKSD[:, first:last], self.values_LBKSD[:, first:last]
+        return part
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of row `source` to row `target`."""
+        for tensor_LBKSD in (self.keys_LBKSD, self.values_LBKSD):
+            tensor_LBKSD[:, target, :, :length] = tensor_LBKSD[:, source, :, :length]
+
+    def write(
+        self, layer: int, positions_BT: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, end: int
+    ) -> tuple[Tensor, Tensor]:
+        """Store one layer's keys and values at their positions; return all of them before position `end`, BKSD."""
+        rows_B1 = torch.arange(len(positions_BT), device=positions_BT.device)[:, None]
+        keys_BKSD, values_BKSD = self.keys_LBKSD[layer], self.values_LBKSD[layer]
+        keys_BKSD[rows_B1, :, positions_BT] = k_BKTD.transpose(1, 2).to(keys_BKSD.dtype)
+        values_BKSD[rows_B1, :, positions_BT] = v_BKTD.transpose(1, 2).to(values_BKSD.dtype)
+        return keys_BKSD[:, :, :end], values_BKSD[:, :, :end]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What attention needs to know of a batch besides its vectors; the same for all layers."""
+
+    visible_BTS: Tensor | None = None
+    """Boolean; without it the mask is causal."""
+    angles: Rotation | None = None
+    """Rotary positions of queries and keys."""
+    positions_BT: Tensor | None = None
+    """Where the new tokens stand in the cache."""
+    cache: KeyValueCache | None = None
+    """With one, S counts the positions that it holds."""
+
+
+class GroupedQueryAttention(nn.Module):
+    """Multi-head attention as the model uses it: causal, all heads in one product, in torch's fused kernel.
+
+    Several heads of queries may share one of keys and values, which shrinks the cache (Ainslie et al. 2023); with as
+    many of both it is `MultiHeadAttention`.
+    """
+
+    def __init__(self, shape: GPTShape, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads = (shape.n_head, shape.kv_heads, shape.kv_heads)
+        self.dropout = shape.dropout
+        self.qk_norm = shape.qk_norm
+        self.query_key_value = nn.Linear(shape.n_embd, sum(self.heads) * shape.head_width, bias=shape.bias)
+        self.projection = nn.Linear(shape.n_embd, shape.n_embd, bias=shape.bias)
+
+    def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
+        """Map BTC to BTC."""
+        parts_BTHD = self.query_key_value(x_BTC).unflatten(-1, (sum(self.heads), -1))
+        q_BHTD, k_BKSD, v_BKSD = parts_BTHD.transpose(1, 2).split(self.heads, dim=1)
+        if self.qk_norm:  # no score can then grow past sqrt(D), so no softmax saturates (Henry et al. 2020)
+            q_BHTD, k_BKSD = (F.rms_norm(part, part.shape[-1:]) for part in (q_BHTD, k_BKSD))
+        if context.angles is not None:
+            q_BHTD, k_BKSD = rotate(q_BHTD, context.angles), rotate(k_BKSD, context.angles)
+        if context.cache is not None:
+            end = context.visible_BTS.shape[-1]
+            k_BKSD, v_BKSD = context.cache.write(self.layer, context.positions_BT, k_BKSD, v_BKSD, end)
+        dtype = k_BKSD.dtype if context.cache is not None else q_BHTD.dtype
+        y_BHTD = F.scaled_dot_product_attention(
+            q_BHTD.to(dtype),
+            k_BKSD,
+            v_BKSD,
+            attn_mask=None if context.visible_BTS is None else context.visible_BTS[:, None],
+            is_causal=context.visible_BTS is None,
+            dropout_p=self.dropout if self.training else 0.0,
+            enable_gqa=self.heads[0] != self.heads[1],
+        )
+        return self.projection(y_BHTD.transpose(1, 2).flatten(2).to(x_BTC.dtype))

@@ -1,0 +1,159 @@
+"""The decoder-only transformer: embeddings, pre-norm blocks, output layer. One class for two families, by its config:
+
+- GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, output tied to the embedding;
+- Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, grouped queries, no biases, output tied or not.
+
+Tensor names end in their shape: B batch, T positions, C width of the model, V vocabulary.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm.config import GPTConfig, GPTShape
+from llm.model.attention import Context, GroupedQueryAttention, KeyValueCache, causal
+from llm.model.embedding import Embedding, rotation
+
+
+def build_norm(shape: GPTShape) -> nn.LayerNorm | nn.RMSNorm:
+    """Scale every vector to the same size, so that no layer's input explodes or fades with depth."""
+    if shape.norm == "rms":
+        return nn.RMSNorm(shape.n_embd, eps=shape.norm_epsilon)
+    return nn.LayerNorm(shape.n_embd, eps=shape.norm_epsilon, bias=shape.bias)
+
+
+class MLP(nn.Module):
+    """What a position does alone with what it has heard: widen, bend, narrow again.
+
+    GELU, or the square of ReLU (So et al. 2021), bends each value for itself; SwiGLU (Shazeer 2020) multiplies it by a
+    gate that a second matrix opens.
+    """
+
+    def __init__(self, shape: GPTShape) -> None:
+        super().__init__()
+        self.squared = shape.mlp == "relu2"
+        self.gate = nn.Linear(shape.n_embd, shape.hidden_width, bias=shape.bias) if shape.mlp == "swiglu" else None
+        self.expand = nn.Linear(shape.n_embd, shape.hidden_width, bias=shape.bias)
+        self.projection = nn.Linear(shape.hidden_width, shape.n_embd, bias=shape.bias)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Map BTC to BTC."""
+        if self.gate is not None:
+            return self.projection(F.silu(self.gate(x_BTC)) * self.expand(x_BTC))
+        if self.squared:
+            return self.projection(F.relu(self.expand(x_BTC)).square())
+        return self.projection(F.gelu(self.expand(x_BTC), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each on a normalised copy and added to the stream that runs past them."""
+
+    def __init__(self, shape: GPTShape, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = build_norm(shape)
+        self.attention = GroupedQueryAttention(shape, layer)
+        self.mlp_norm = build_norm(shape)
+        self.mlp = MLP(shape)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
+        """Map BTC to BTC."""
+        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), context))
+        return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
+
+
+class GPT(nn.Module):
+    """Predicts the next token at every position.
+
+    Where the output is tied it is the token embedding once more: a token is likely where the stream points towards it.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.norm = build_norm(config)
+        self.output = None if config.tied else nn.Linear(config.n_embd, config.vocabulary_size, bias=False)
+        self.apply(self._initialise)
+
+    def _initialise(self, module: nn.Module) -> None:
+        """N(0, 0.02); layers that add to the stream start smaller, so that its variance does not grow with depth."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, GroupedQueryAttention | MLP):
+            nn.init.normal_(module.projection.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.norm.weight.device
+
+    def describe(self) -> dict[str, Any]:
+        """What a model folder's config.json says of it."""
+        return {"gpt": self.config.model_dump()}
+
+    def training_flops(self) -> int:
+        """FLOPs that training spends on a token of a full context: six a weight that multiplies, and the attention.
+
+        Chowdhery et al. 2022, appendix B; a causal token sees half of the context.
+        """
+        blocks = sum(weight.numel() for weight in self.blocks.parameters() if weight.ndim == 2)
+        return 6 * (
+            blocks + self.output_weight.numel() + self.config.n_layer * self.config.n_embd * self.config.context_length
+        )
+
+    def features(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        *,
+        segments_BT: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """The normalised stream after the last block, BTC.
+
+        Tokens stand at 0 … T-1 unless `positions_BT` says otherwise. With `segments_BT` (integers) a token sees only
+        its own segment: so several texts share a row. With a cache it also sees what that holds before its position.
+        Raises ValueError for more tokens than the context.
+        """
+        if tokens_BT.shape[1] > self.config.context_length:
+            raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit the context of {self.config.context_length}")
+        if positions_BT is None:
+            positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+        context = self._context(positions_BT, segments_BT, cache)
+        x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT))
+        for block in self.blocks:
+            x_BTC = block(x_BTC, context)
+        return self.norm(x_BTC)
+
+    def _context(self, positions_BT: Tensor, segments_BT: Tensor | None, cache: KeyValueCache | None) -> Context:
+        visible_BTS = angles = None
+        if cache is not None:
+            end = int(positions_BT.max()) + 1
+            visible_BTS = torch.arange(end, device=positions_BT.device) <= positions_BT[:, :, None]
+        elif segments_BT is not None:
+            same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
+            visible_BTS = same_BTS & causal(positions_BT.shape[1]).to(positions_BT.device)
+        if self.config.positions == "rotary":
+            angles = rotation(positions_BT, self.config.head_width, self.config.rotary_base)
+        return Context(visible_BTS, angles, positions_BT, cache)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The output layer's matrix, VC: the loss needs it."""
+        return self.embedding.token.weight if self.output is None else self.output.weight
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the next token, BTV, from `features`."""
+        return F.linear(x_BTC, self.output_weight) if self.output is None else self.output(x_BTC)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits BTV: row t predicts token t + 1."""
+        return self.logits(self.features(tokens_BT))

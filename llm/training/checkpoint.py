@@ -1,0 +1,129 @@
+"""Training states on disk, so that a run that was killed goes on as if it had not been."""
+
+import hashlib
+import json
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from llm.errors import UserError
+from llm.files import write_atomic
+from llm.training.workers import ALONE, Workers, redistribute, to_local
+
+logger = logging.getLogger(__name__)
+
+
+STATE = "state"  # among the tensors, as bytes: safetensors reads no header of more than 100 MB
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over all that a file holds."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        whole.update(name.encode())
+        whole.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy())
+    return whole.hexdigest()
+
+
+class Checkpoints:
+    """The states of one training run, from which it can go on: `step-000150.safetensors`, the newest `keep` of them.
+
+    A file holds the trained weights, the best of them so far, the optimiser's moments, the step and the history.
+    Nothing else is needed: data order and dropout are functions of seed and step. Workers that each hold a part of the
+    weights write a file each, `step-000150.1-of-2.safetensors`, into one folder that all of them see; any other number
+    of workers can go on from these.
+    """
+
+    NAME = re.compile(r"step-(\d+)(?:\.(\d+)-of-(\d+))?\.safetensors")
+
+    def __init__(self, folder: Path, keep: int = 2, workers: Workers = ALONE) -> None:
+        self.folder, self.keep, self.workers = folder, keep, workers
+
+    def _complete(self) -> list[tuple[int, list[Path]]]:
+        """The steps of which all files are there, and these in order; the newest step last."""
+        found: dict[tuple[int, int], dict[int, Path]] = {}
+        for file in self.folder.glob("step-*.safetensors"):
+            if name := self.NAME.fullmatch(file.name):
+                step, part, parts = (int(number or 1) for number in name.groups())
+                found.setdefault((step, parts), {})[part] = file
+        complete = [(step, files) for (step, parts), files in sorted(found.items()) if len(files) == parts]
+        return [(step, [files[part] for part in sorted(files)]) for step, files in complete]
+
+    def save(self, step: int, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Write a checkpoint atomically, then drop the oldest. `state` must be JSON."""
+        name, workers = f"step-{step:06}", self.workers
+        if workers.sharded:
+            name += f".{workers.rank + 1}-of-{workers.count}"
+        elif workers.rank > 0:
+            return  # which has nothing that the first has not
+        tensors = {f"{group}/{name}": tensor.cpu() for group, part in groups.items() for name, tensor in part.items()}
+        written = json.dumps({**state, "step": step}).encode()
+        tensors[STATE] = torch.frombuffer(bytearray(written), dtype=torch.uint8)
+        content = save(tensors, metadata={"sha256": _digest(tensors)})
+        write_atomic(self.folder / f"{name}.safetensors", content)
+        if workers.rank == 0:
+            for _, files in self._complete()[: -self.keep]:
+                for file in files:
+                    file.unlink()
+
+    def newest(self, until: float = math.inf) -> int:
+        """The step of the newest checkpoint of those up to step `until`, 0 without one."""
+        return max((step for step, _ in self._complete() if step <= until), default=0)
+
+    def load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+        """The newest checkpoint that can be read, whole, or None. One that cannot is dropped with a warning."""
+        for _, files in reversed(self._complete()):
+            try:
+                parts = [_read(file) for file in files]
+            except UserError as error:
+                logger.warning("%s: taking the one before", error)
+                if self.workers.rank == 0:
+                    for file in files:
+                        file.unlink(missing_ok=True)
+                continue
+            groups: dict[str, dict[str, Tensor]] = {}
+            for key, first in parts[0][0].items():
+                group, name = key.split("/", 1)
+                pieces = [tensors[key] for tensors, _ in parts]
+                groups.setdefault(group, {})[name] = torch.cat(pieces) if len(pieces) > 1 and first.ndim else first
+            return groups, parts[0][1]
+        return None
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and state of one file. Raises UserError for one that is torn, was changed or is gone."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            metadata = content.metadata()
+            tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118 - it is no dict
+        if _digest(tensors) != metadata["sha256"]:
+            raise ValueError("its sha256 is another")
+        return tensors, json.loads(tensors.pop(STATE).numpy().tobytes())
+    except (SafetensorError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error})") from None
+
+
+def weights_here(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training moves; of each the part that this worker holds."""
+    return {name: to_local(weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of `weights_here`, which later updates leave alone."""
+    return {name: weight.clone() for name, weight in weights_here(model).items()}
+
+
+@torch.no_grad()
+def restore_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put back what `trained_weights` took out, or what all workers' parts of it come to."""
+    for name, weight in model.named_parameters():
+        if name in weights:
+            saved, here = weights[name], to_local(weight)
+            here.copy_(saved if saved.shape == here.shape else to_local(redistribute(saved, weight)))

@@ -1,0 +1,130 @@
+"""The optimisers and their learning-rate schedule.
+
+AdamW (Loshchilov and Hutter 2019) scales each weight's step by the size of its own gradients. Muon (Jordan et al. 2024)
+treats a matrix as a whole: it replaces the averaged gradient by the nearest matrix whose singular values are all one,
+so that rare directions move as far as frequent ones. It takes the matrices inside the blocks, AdamW all the rest.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm.config import TrainConfig
+from llm.training.workers import full_tensor, redistribute, to_local
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest at zero, and between 0.7 and 1.2 after five steps
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """The share of the peak rate at update number `step` (from 0): up in a line, then down to zero.
+
+    Bergsma et al. 2025 compare ways down: a line to zero learns most.
+    """
+    warmup = max(1, round(config.warmup * config.steps))
+    return (step + 1) / warmup if step < warmup else (config.steps - step) / max(1, config.steps - warmup)
+
+
+def orthogonal(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
+    """Bring all singular values of each matrix near one, by the Newton-Schulz iteration in bfloat16."""
+    a, b, c = NEWTON_SCHULZ
+    tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
+    wide = matrices_NRC.mT if tall else matrices_NRC
+    x = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    for _ in range(steps):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices_NRC.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum (Nesterov's), made orthogonal, with decoupled weight decay; for matrices alone.
+
+    A step is scaled by sqrt(rows / columns) where there are more rows, so that it changes outputs alike for all shapes.
+    """
+
+    def __init__(self, matrices: list[Tensor], lr: float, weight_decay: float, momentum: float = 0.9) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every matrix that has a gradient, those of one shape at a time: many small products are slow."""
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for weight_RC in group["params"]:
+                if weight_RC.grad is not None:
+                    alike[weight_RC.shape].append(weight_RC)
+            for (rows, columns), weights in alike.items():
+                updates_NRC = orthogonal(torch.stack([self._averaged(weight, group) for weight in weights]))
+                scale = max(1.0, rows / columns) ** 0.5
+                for weight_RC, update_RC in zip(weights, updates_NRC, strict=True):
+                    weight_RC.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
+                        redistribute(update_RC, weight_RC), alpha=group["lr"] * scale
+                    )
+
+    def _averaged(self, weight_RC: Tensor, group: dict[str, Any]) -> Tensor:
+        """Nesterov's average of a matrix's gradients so far, whole."""
+        state = self.state[weight_RC]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight_RC)
+        average_RC = state["momentum"].lerp_(weight_RC.grad, 1 - group["momentum"])
+        return full_tensor(weight_RC.grad.lerp(average_RC, group["momentum"]))
+
+
+class Optimizers:
+    """Several optimisers as one, each over weights of its own; a group's `peak` is its highest rate."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self.parts = parts
+        for group in self._groups():
+            group["peak"] = group["lr"]
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        return (group for part in self.parts for group in part.param_groups)
+
+    def step(self, share: float) -> None:
+        """Update all weights with this share of the peak rates, and drop the gradients."""
+        for group in self._groups():
+            group["lr"] = share * group["peak"]
+        for part in self.parts:
+            part.step()
+            part.zero_grad()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as named tensors, to be saved: this worker's part of it."""
+        return {
+            f"{number}.{index}.{key}": to_local(tensor)
+            for number, part in enumerate(self.parts)
+            for index, state in part.state_dict()["state"].items()
+            for key, tensor in state.items()
+        }
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `tensors` gave, the parts of all workers together."""
+        states = [part.state_dict() | {"state": {}} for part in self.parts]
+        weights = [[weight for group in part.param_groups for weight in group["params"]] for part in self.parts]
+        for name, tensor in tensors.items():
+            number, index, key = name.split(".", 2)
+            state = states[int(number)]["state"].setdefault(int(index), {})
+            state[key] = redistribute(tensor, weights[int(number)][int(index)])
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizers:
+    """The configured optimisers over what is not frozen; only matrices that mix features decay."""
+    trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    mixes = [weight for name, weight in trained if weight.ndim >= 2 and "embedding" not in name]
+    stays = [weight for name, weight in trained if weight.ndim < 2 or "embedding" in name]
+    parts: list[torch.optim.Optimizer] = []
+    if config.optimizer == "muon":
+        matrices = [weight for name, weight in trained if weight.ndim == 2 and ".blocks." in f".{name}"]
+        mixes = [weight for weight in mixes if not any(weight is matrix for matrix in matrices)]
+        if matrices:  # none where all blocks are frozen
+            parts.append(Muon(matrices, config.muon_learning_rate, config.weight_decay))
+    groups = [{"params": mixes, "weight_decay": config.weight_decay}, {"params": stays, "weight_decay": 0.0}]
+    if groups := [group for group in groups if group["params"]]:
+        parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True))
+    return Optimizers(parts)

@@ -1,0 +1,43 @@
+"""The models that people use: one file each, which says how one is prepared for training and how it is measured.
+
+An application is a module here with an `APPLICATION`, a block under `applications` in params.yaml, and a test; one in
+llm/applications, too, where it learns something new.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from llm.config import Config, TrainConfig
+from tasks.training.setup import TrainingSetup
+
+
+def no_identity(params: TrainConfig) -> dict[str, str]:
+    """Parameters and deps say it all."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Application:
+    """What is an application's own."""
+
+    train: type[TrainConfig]
+    """Its `train` section in params.yaml."""
+    evaluate: type[Config]
+    """Its `evaluate` section in params.yaml."""
+    prepare: Callable[..., TrainingSetup]
+    """`prepare(params, data, base, workers)`: what is trained, from the `train` section, the dataset's folder, the
+    folder of the model that it starts from (None for the foundation) and the workers that share it out."""
+    measure: Callable[..., Mapping[str, float]]
+    """`measure(model, encoding, data, params, compute, evidence)`: metrics on the test split, from the `evaluate`
+    section; what a reviewer reads goes to the folder `evidence`. A `baseline_<metric>` is of what a user would pick."""
+    cleaning: str | None = None
+    """The module whose `clean_row` turns what people send into what the model reads; it ships with every version."""
+    identity: Callable[[Any], dict[str, str]] = no_identity
+    """What else the trained weights depend on, from the `train` section: names and hashes."""
+
+
+def find(name: str) -> Application:
+    """The application in `tasks/applications/<name>.py`. Raises ModuleNotFoundError without that file."""
+    return import_module(f"{__name__}.{name}").APPLICATION

@@ -1,0 +1,135 @@
+"""The foundation: a GPT that predicts the next token, from scratch or from published weights."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import tiktoken
+import torch
+from pydantic import Field, model_validator
+from tqdm import tqdm
+
+from llm.applications.language_model import continuations, objective, text_loss
+from llm.config import Config, GPTConfig, GPTShape, TrainConfig
+from llm.dataset import TokenWindows
+from llm.device import Compute, choose_compute
+from llm.errors import UserError
+from llm.model.gpt import GPT
+from llm.tokenizer import load_tokenizer, same_tokens
+from llm.training.loss import bits_per_byte
+from llm.training.workers import Workers
+from tasks.applications import Application
+from tasks.training.setup import Throughput, TrainingSetup
+
+SCRATCH = "scratch"
+
+
+class Train(GPTShape, TrainConfig):
+    """The model and its training on unlabelled text.
+
+    Published weights bring their own shape: of the keys that give it only `context_length` and `dropout` count.
+    """
+
+    init_from: str = SCRATCH
+    """`scratch`, or the published weights that training goes on from: a name of tasks/data/published.py, a folder in
+    Hugging Face layout, or a `.gguf` file."""
+    steps: int = Field(ge=0)
+    """Updates of the weights; 0 takes published ones as they are."""
+    evaluation_batches: int = Field(gt=0)
+    """Validation batches an evaluation; the same ones each time."""
+    sample_prompts: tuple[str, ...] = ()
+    """Continued at every evaluation, for people to read."""
+
+    def gpt(self, vocabulary_size: int) -> GPTConfig:
+        """The model's shape over a tokenizer of `vocabulary_size` tokens."""
+        return GPTConfig(
+            vocabulary_size=vocabulary_size, **{name: getattr(self, name) for name in GPTShape.model_fields}
+        )
+
+    @model_validator(mode="after")
+    def _scratch_must_learn(self) -> Self:
+        if self.init_from == SCRATCH and self.steps == 0:
+            raise ValueError("steps 0 leave a model from scratch untrained; name published weights in init_from")
+        return self
+
+
+class Evaluate(Config):
+    """How the foundation is measured on the test split."""
+
+    batch_size: int = Field(gt=0)
+    """Sequences a forward pass."""
+    sample_prompts: tuple[str, ...] = ()
+    """Continued for people to read."""
+    sample_tokens: int = Field(default=60, gt=0)
+    """Tokens a sample."""
+    seed: int = Field(default=1, ge=0)
+    """Seeds the sampling."""
+
+
+def start(params: Train, corpus: tiktoken.Encoding) -> GPT:
+    """The model before its first step; raises UserError where the corpus was cut by another model's tokenizer."""
+    torch.manual_seed(params.seed)
+    if params.init_from == SCRATCH:
+        return GPT(params.gpt(corpus.n_vocab))
+    from llm.formats.huggingface import load_pretrained
+    from tasks.data.published import published_weights
+
+    path = published_weights(params.init_from)
+    model, encoding = load_pretrained(path, context_length=params.context_length, dropout=params.dropout)
+    if not same_tokens(encoding, corpus):
+        raise UserError(
+            f"the corpus was cut by another tokenizer than that of {params.init_from}: set tokenizer in the corpus's "
+            f"block of params.yaml to {params.init_from}"
+        )
+    return model
+
+
+def identity(params: Train) -> dict[str, str]:
+    """The hash of published weights, which their name or path alone does not tell."""
+    if params.init_from == SCRATCH:
+        return {}
+    from tasks.data.published import published_weights, weights_digest
+
+    return {"init_from.sha256": weights_digest(published_weights(params.init_from))}
+
+
+def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> TrainingSetup:
+    """The model and the windows of the corpus that it is to predict."""
+    compute = choose_compute()
+    encoding = load_tokenizer(data / "tokenizer.json")
+    model = start(params, encoding).to(compute.device)
+    train, validation = (TokenWindows(data, split, model.config.context_length) for split in ("train", "validation"))
+    goal = objective(
+        model,
+        encoding,
+        params,
+        train,
+        validation,
+        compute,
+        evaluation_batches=params.evaluation_batches,
+        prompts=params.sample_prompts,
+        start_counts=params.init_from != SCRATCH,
+        workers=workers,
+    )
+    tokens = params.batch_size * params.gradient_accumulation * model.config.context_length
+    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
+
+
+def measure(
+    model: GPT, encoding: tiktoken.Encoding, data: Path, params: Evaluate, compute: Compute, evidence: Path
+) -> dict[str, float]:
+    """Loss in nats a token, perplexity and bits per byte on the whole test file; sample texts as evidence."""
+    windows = TokenWindows(data, "test", model.config.context_length)
+    rows = np.array_split(np.arange(len(windows)), max(1, len(windows) // params.batch_size))
+    loss = text_loss(model, windows, tqdm(rows, desc="foundation", unit="batch"), compute)
+    texts = continuations(model, encoding, params.sample_prompts, tokens=params.sample_tokens, seed=params.seed)
+    lines = ["# Samples of the foundation", *(f"> {' '.join(text.split())}" for text in texts)]
+    (evidence / "samples.md").write_text("\n\n".join(lines) + "\n")
+    return {
+        "test_loss": loss,
+        "perplexity": float(np.exp(loss)),
+        "bits_per_byte": bits_per_byte(loss, 1, windows.bytes_per_token),
+    }
+
+
+APPLICATION = Application(train=Train, evaluate=Evaluate, prepare=prepare, measure=measure, identity=identity)

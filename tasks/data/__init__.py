@@ -1,0 +1,1 @@
+"""What datasets share: sources, text files, mail as text, splits, quality, published models."""

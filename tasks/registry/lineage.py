@@ -1,0 +1,75 @@
+"""What a run was made from: code, data, parameters and machine. DVC's hashes say which bytes, git says which commit."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks.stages.hashes import PREFIX, inputs
+
+DATA = ("params.yaml", "dvc.yaml")
+CODE = ("*.py", "pyproject.toml", ":(exclude)tests", ":(exclude)benchmarks")
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command; None without git, without a repository, or without a commit to answer for."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _dirty(*paths: str) -> str:
+    """`true` when git sees changes below `paths` that no commit holds, `unknown` where there is no git."""
+    changes = _git("status", "--porcelain", "--", *paths)
+    return "unknown" if changes is None else str(bool(changes)).lower()
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _flow_run_id() -> str:
+    from prefect.runtime import flow_run
+
+    return str(flow_run.id or "none")
+
+
+def _compute() -> dict[str, str]:
+    import torch
+
+    from llm.device import choose_compute
+
+    compute = choose_compute()
+    dtype = str(compute.dtype).removeprefix("torch.")
+    return {"device": str(compute.device), "dtype": dtype, "threads": str(torch.get_num_threads())}
+
+
+def lineage(stage: str | None) -> dict[str, str]:
+    """Flat tags: git commit and dirtiness, DVC stage and the hashes of its deps, machine, Prefect flow run.
+
+    Device, dtype and threads are among them when the stage has loaded torch. Works without git and without a commit.
+    """
+    facts = {
+        "git.commit": _git("rev-parse", "HEAD") or "none",
+        "git.dirty.code": _dirty(*CODE),
+        **{f"git.dirty.{path}": _dirty(path) for path in DATA},
+        "workspace": f"{platform.node()}:{Path.cwd()}",
+        "machine.cpu": _cpu_model(),
+        "machine.cores": str(os.cpu_count()),
+        "machine.os": platform.platform(),
+        "machine.python": platform.python_version(),
+        "machine.torch": importlib.metadata.version("torch"),
+        "prefect.flow_run": _flow_run_id(),
+    }
+    if stage is None:
+        return {f"{PREFIX}.{name}": value for name, value in facts.items()}
+    facts["dvc.stage"] = stage
+    if "torch" in sys.modules:
+        facts |= _compute()
+    return {f"{PREFIX}.{name}": value for name, value in facts.items()} | inputs(stage).tags()

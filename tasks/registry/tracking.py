@@ -1,0 +1,210 @@
+"""MLflow: where runs are kept, and the run that a stage logs to."""
+
+import hashlib
+import logging
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from getpass import getuser
+from pathlib import Path
+from platform import node
+
+import httpx
+import mlflow
+import pandas as pd
+from mlflow import ActiveRun, MlflowClient
+from mlflow.data.dataset_source_registry import resolve_dataset_source
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from llm.errors import UserError
+from tasks.registry.lineage import lineage
+from tasks.stages.hashes import PREFIX, current, flatten
+from tasks.stages.lock import exclusive
+
+FINGERPRINT = f"{PREFIX}.fingerprint"
+METRICS_A_CALL = 1000  # MLflow takes no more
+ANSWERS_WITHIN = 5  # seconds that a tracking server has for its first answer; MLflow itself tries for minutes
+PLACES = {  # where a SQLite store keeps the paths of its artifacts
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "logged_models": ("artifact_location",),
+    "model_versions": ("source", "storage_location"),
+}
+
+Parameters = BaseModel | Sequence[BaseModel]
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or mlflow.db here."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def namespace() -> str:
+    """What the experiment is called, and what every registered model's name begins with.
+
+    THREESTAGE_NAMESPACE, or `threestage` in a store of one's own. On a server, which others use too, it is this user's
+    and machine's own, so that nobody's run moves the aliases of the team's models without a word.
+    """
+    if name := os.environ.get("THREESTAGE_NAMESPACE"):
+        return name
+    return PREFIX if tracking_uri().startswith("sqlite:") else f"{PREFIX}-{getuser()}-{node().partition('.')[0]}"
+
+
+def configure_tracking() -> None:
+    """Point MLflow at its store and choose the project's experiment.
+
+    A SQLite store keeps its artifacts in mlartifacts/ beside it, also when the folder has moved; a server decides for
+    itself. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    mlflow.telemetry.set_telemetry_client()
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    if uri.startswith(("http:", "https:")):
+        _check_server(uri)
+    artifacts = None
+    with exclusive("mlflow"):  # two processes that both make the schema get in each other's way
+        if uri.startswith("sqlite:///"):
+            database = Path(uri.removeprefix("sqlite:///")).absolute()
+            artifacts = database.with_name("mlartifacts")
+            _move_artifacts(database, artifacts)
+        try:
+            client, name = MlflowClient(), namespace()
+            if client.get_experiment_by_name(name) is None:
+                client.create_experiment(name, artifact_location=artifacts and str(artifacts))
+        except MlflowException as error:
+            raise UserError(f"MLFLOW_TRACKING_URI={uri}: {str(error).partition(chr(10))[0]}") from error
+    mlflow.set_experiment(name)
+
+
+def _check_server(uri: str) -> None:
+    """Ask once, briefly, with the credentials that MLflow would send."""
+    token, user = os.environ.get("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    credentials = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user and not token else None
+    ask = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
+    verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS") != "true"
+    try:
+        answer = httpx.get(
+            ask, headers=headers, auth=credentials, timeout=ANSWERS_WITHIN, verify=verify, follow_redirects=True
+        )
+    except httpx.TransportError as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"MLFLOW_TRACKING_URI={uri}: nobody answers ({reason}); start it, or unset it") from None
+    if answer.status_code in (401, 403):
+        way_out = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        raise UserError(f"MLFLOW_TRACKING_URI={uri}: it refuses ({answer.status_code}); {way_out}")
+    if not answer.is_success:
+        raise UserError(f"MLFLOW_TRACKING_URI={uri}: it answers {answer.status_code} {answer.reason_phrase}")
+
+
+def _move_artifacts(database: Path, artifacts: Path) -> None:
+    """Where a store and its artifacts were moved or copied together, tell the store, which keeps absolute paths."""
+    if not database.exists():
+        return
+    try:
+        with closing(sqlite3.connect(database, timeout=30)) as store, store:
+            known = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if "experiments" not in known:
+                return
+            found = {place for (place,) in store.execute("SELECT artifact_location FROM experiments") if place}
+            for before in {place for place in found if place.endswith("/mlartifacts")} - {str(artifacts)}:
+                for table, columns in PLACES.items():
+                    for column in columns if table in known else ():
+                        store.execute(
+                            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                            f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                            (str(artifacts), len(before) + 1, before, len(before) + 1, f"{before}/"),
+                        )
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{database}: not a store of MLflow's ({error}); move it away to begin a new one") from None
+
+
+def _log_dataset(path: Path, context: str) -> None:
+    """Name a dataset's file as an input of the run, under the MD5 that DVC knows it by."""
+    with path.open("rb") as file:
+        md5 = hashlib.file_digest(file, "md5").hexdigest()
+    with warnings.catch_warnings():  # of integers that could be missing, and of a source registered twice
+        warnings.simplefilter("ignore")
+        source, name = resolve_dataset_source(str(path)), path.parent.name
+        if path.suffix == ".parquet":
+            dataset = mlflow.data.from_pandas(pd.read_parquet(path), source=source, name=name, digest=md5)
+        else:
+            dataset = MetaDataset(source, name=name, digest=md5)
+        mlflow.log_input(dataset, context=context)
+
+
+def _unfinished(fingerprint: str) -> Run | None:
+    """The latest run of this workspace that started from the same fingerprint and did not finish."""
+    unfinished = f"tags.`{FINGERPRINT}` = '{fingerprint}' AND attributes.status != 'FINISHED'"
+    runs = mlflow.search_runs(filter_string=unfinished, output_format="list")
+    workspace = lineage(None)[f"{PREFIX}.workspace"]
+    return next((run for run in runs if run.data.tags.get(f"{PREFIX}.workspace") == workspace), None)
+
+
+@contextmanager
+def stage_run(
+    params: Parameters | None = None,
+    datasets: Mapping[str, Path] | None = None,
+    fingerprint: str | None = None,
+    *,
+    resume: bool = True,
+) -> Iterator[ActiveRun]:
+    """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
+
+    It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`),
+    the dataset file used; at its end, the hashes of the stage's outs, which must then be written. With the stage's
+    `fingerprint`, an unfinished run of the same goes on, unless `resume` is False. A block that raises leaves
+    a FAILED run, one that is interrupted or terminated a KILLED one.
+    """
+    configure_tracking()
+    stage = os.environ.get("DVC_STAGE")
+    tags = lineage(stage)
+    before = _unfinished(fingerprint) if fingerprint and resume else None
+    if fingerprint:
+        tags[FINGERPRINT] = fingerprint
+    if (seed := getattr(params, "seed", None)) is not None:
+        tags[f"{PREFIX}.seed"] = str(seed)
+    run = mlflow.start_run(before and before.info.run_id, run_name=stage, log_system_metrics=True)
+    status = "KILLED"
+    try:
+        mlflow.set_tags(tags)
+        mlflow.log_params(flatten(to_jsonable_python(params or {})))
+        for context, path in (datasets or {}).items():
+            _log_dataset(path, context)
+        yield run
+        if stage:
+            mlflow.set_tags(current(stage).tags())
+        status = "FINISHED"
+    except InterruptedError:
+        raise
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        mlflow.end_run(status)
+
+
+def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:
+    """Log one row of metrics a step to a run, many rows in a call; None means not measured at that step.
+
+    A row's `timestamp` (ms; without it, now) is when it was measured: one that is sent again then stays one point.
+    """
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(name, value, int(row.get("timestamp", now)), int(row[step_key]))
+        for row in rows
+        for name, value in row.items()
+        if name not in (step_key, "timestamp") and value is not None
+    ]
+    for start in range(0, len(metrics), METRICS_A_CALL):
+        MlflowClient().log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])

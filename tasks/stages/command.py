@@ -1,0 +1,198 @@
+"""The command line of a stage: its options, its lock, its run in Prefect, its errors, its exit code."""
+
+import argparse
+import errno
+import inspect
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from prefect import Flow
+from prefect.exceptions import TerminationSignal
+from prefect.settings import get_current_settings
+
+from llm.errors import UserError
+from tasks.stages.libraries import check_libraries
+from tasks.stages.lifeline import die_with_parent
+from tasks.stages.lock import STATE, exclusive
+from tasks.stages.server import prefect_server, run_as_child
+
+LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed ends after its step
+GOODBYE = 10  # seconds that a stopped training has to tell its server; a standing one is told in less than one
+STOPPED = 75  # exit code of a training that was asked to stop, and did so with a checkpoint (EX_TEMPFAIL: try again)
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE)
+"""Errors of the system that are no bug: no space, no permission, too many open files."""
+LOG_BYTES = 5_000_000  # of a command's log file, of which the one before is kept, too
+
+logger = logging.getLogger(__name__)
+
+
+def current_stage() -> str:
+    """The DVC stage that this process runs, such as `evaluate@classifier`."""
+    return os.environ["DVC_STAGE"]
+
+
+def state_folder(stage: str) -> Path:
+    """Where a stage keeps its lock, its log and its checkpoints: never a dep, never an out."""
+    return STATE / "stages" / stage
+
+
+class _Console(logging.Filter):
+    """Keeps off the console what the command line says better.
+
+    That is Prefect's own report of an exception, over 100 lines, links to a temporary server, which has no pages, and
+    what Prefect's own threads still do at the end.
+    """
+
+    noise = ("View at http", "Still processing items")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        prefect_error = record.levelno >= logging.ERROR and record.name.startswith("prefect.")
+        return not (prefect_error or str(record.msg).startswith(self.noise))
+
+
+def _configure_logging(log: Path) -> None:
+    """Ours and Prefect's words on the console; all of them, tracebacks too, in the file `log`."""
+    settings = get_current_settings().logging
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_Console())
+    logging.getLogger().addHandler(file)
+    for name in settings.extra_loggers or []:
+        logging.getLogger(name).setLevel(settings.level)
+        if not logging.getLogger(name).propagate:
+            logging.getLogger(name).addHandler(file)
+
+
+def _interrupt_again() -> None:
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+def _on_interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but a moment later where the import system would never give its lock back."""
+    if frame is not None and frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+        return _interrupt_again()
+    raise KeyboardInterrupt
+
+
+def _on_terminate(number: int, _: FrameType | None) -> None:
+    raise TerminationSignal(number)
+
+
+def _on_dropped(dropped: "sys.UnraisableHookArgs") -> None:
+    """Interrupt again after a Ctrl-C in a finaliser, where Python drops exceptions; report others as Python does."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        return _interrupt_again()
+    sys.__unraisablehook__(dropped)
+
+
+def leave_soon() -> None:
+    """End this process in GOODBYE seconds at the latest: Prefect tries for minutes to reach a server that is gone."""
+    timer = threading.Timer(GOODBYE, os._exit, (STOPPED,))
+    timer.daemon = True
+    timer.start()
+
+
+def run_command(work: Callable[[], Any], log: Path, *, again: str = "the same command", verbose: bool = False) -> int:
+    """Do a command line's work and give its exit code.
+
+    What the user can mend (UserError, and a system without space or permission) is one line on stderr, with its
+    traceback in the file `log` and, if `verbose`, before the line; anything else is a bug and keeps its traceback on
+    the console, too. Ctrl-C gives 130 and SIGTERM 143, but STOPPED where a training had time for a checkpoint.
+    """
+    _configure_logging(log)
+    sys.unraisablehook = _on_dropped
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
+        signal.signal(signal.SIGINT, _on_interrupt)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # which Prefect, after its own, hands the signal on to
+        signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        work()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except InterruptedError as error:
+        sys.stderr.write(f"{error}; {again} goes on from it\n")
+        return STOPPED
+    except TerminationSignal:
+        sys.stderr.write("terminated\n")
+        return 143
+    except Exception as error:
+        _write_traceback(log)
+        reason = _mendable(error)
+        if verbose or reason is None:
+            traceback.print_exc()
+        sys.stderr.write(f"this is a bug; {log} holds all that was said\n" if reason is None else f"error: {reason}\n")
+        return 1
+    return 0
+
+
+def _mendable(error: Exception) -> str | None:
+    """What the user can mend about an error, in a line; None for a bug of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        return f"{error.filename or Path.cwd()}: {error.strerror}"
+    return None
+
+
+def _write_traceback(log: Path) -> None:
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            traceback.print_exc(file=file)
+    except OSError as error:  # the disk may be what is full
+        sys.stderr.write(f"{log} can't be written: {error.strerror}\n")
+
+
+def stage_command(
+    flow: Flow, load: Callable[..., Any], names: Callable[[], list[str]] | None = None, noun: str = "name"
+) -> int:
+    """The command line of a stage: `python -m flows.<flow> [<name>]`.
+
+    Reads the parameters with `load`, takes the stage's lock, and runs the flow with them. Where there are several of
+    the kind, `names` lists them, the first argument is one, and `load` and the flow get it.
+    """
+    section, expected = flow.fn.__name__, inspect.signature(flow.fn).parameters
+    parser = argparse.ArgumentParser(prog=f"python -m flows.{section}", description=inspect.getdoc(flow.fn))
+    try:
+        if names:
+            parser.add_argument("name", choices=names(), metavar=noun, help=f"one of {', '.join(names())}")
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    if "resume" in expected:
+        parser.add_argument(
+            "--resume", action=argparse.BooleanOptionalAction, default=True, help="go on from the last checkpoint"
+        )
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
+    options = parser.parse_args()
+
+    if "DVC_STAGE" in os.environ:
+        die_with_parent()
+    os.environ.setdefault("DVC_STAGE", f"{section}@{options.name}" if names else section)
+    stage = current_stage()
+
+    def work() -> None:
+        parameters: dict[str, Any] = {"name": options.name} if names else {}
+        parameters["params"] = load(*parameters.values())
+        if "resume" in expected:
+            parameters["resume"] = options.resume
+        check_libraries()
+        with ExitStack() as stack:
+            stack.enter_context(exclusive(f"stages/{stage}", LOCK_PATIENCE))
+            stack.enter_context(prefect_server())
+            run_as_child(flow, parameters)
+
+    again = "the same command" + ("" if getattr(options, "resume", True) else " without --no-resume")
+    return run_command(work, state_folder(stage) / "log", again=again, verbose=options.verbose)

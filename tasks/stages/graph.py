@@ -1,0 +1,81 @@
+"""The DVC graph: its stages in order, which of them are stale, and how one is run."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import networkx as nx
+import psutil
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from llm.errors import UserError
+from llm.files import write_atomic
+
+PATIENCE = 20  # seconds that an interrupted stage has for its last step and its checkpoint
+
+
+def stages() -> list[str]:
+    """The names of all stages, each behind what it depends on."""
+    with Repo() as repo:
+        graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
+        return list(nx.lexicographical_topological_sort(graph.reverse()))
+
+
+def is_stale(stage: str | None = None) -> bool:
+    """Whether a stage's params, deps, outs or command differ from dvc.lock; without a name, whether any stage's do.
+
+    Only what a stage names itself is looked at, not what stands behind it: ask in the order of `stages`.
+    Raises UserError for a dvc.yaml or dvc.lock that DVC cannot read.
+    """
+    try:
+        with Repo() as repo:
+            return bool(repo.status(targets=[stage] if stage else None))
+    except DvcException as error:
+        raise UserError(str(error)) from None
+
+
+@contextmanager
+def _outs_kept(stage: str) -> Iterator[None]:
+    """Where the block raises, put back the stage's outs, which DVC removes before a run, as they last were."""
+    with Repo() as repo:
+        outs = [out for each in repo.stage.collect(stage) for out in each.outs]
+        cached = [out.def_path for out in outs if out.use_cache and out.exists and not out.changed_cache()]
+        others = [Path(out.def_path) for out in outs if not out.use_cache and out.exists]
+        contents = {path: path.read_bytes() for path in others}
+    try:
+        yield
+    except BaseException:
+        for path, content in contents.items():
+            write_atomic(path, content)
+        if cached:
+            with Repo() as repo, suppress(DvcException):  # dvc.lock may never have known them
+                repo.checkout(cached, force=True)
+        raise
+
+
+def reproduce(stage: str, environment: dict[str, str]) -> None:
+    """Run one stage through `dvc repro`, which dies with this process; if it doesn't end well, its outs stay.
+
+    `environment` is added to this process's; its `python` is this interpreter. Raises UserError when it fails.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    command = [sys.executable, "-m", "tasks.stages.lifeline", sys.executable, "-m", "dvc", "repro", "--quiet"]
+    command += ["--single-item", stage]
+    with _outs_kept(stage):
+        dvc = psutil.Popen(command, env={**os.environ, "PATH": path, **environment})
+        try:
+            failed = dvc.wait()
+        except BaseException as error:
+            with suppress(psutil.NoSuchProcess):
+                running = [dvc, *dvc.children(recursive=True)]
+                if not isinstance(error, KeyboardInterrupt):  # Ctrl-C has reached the stage, too; else it ends with dvc
+                    dvc.terminate()
+                psutil.wait_procs(running, PATIENCE)  # the stage may be writing a checkpoint
+                dvc.terminate()
+            raise
+        if failed:
+            reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
+            raise UserError(f"stage {stage} failed; {reason}")

@@ -1,0 +1,173 @@
+"""params.yaml as frozen, validated models, which are also the flows' parameter types.
+
+A block is read with the models that its dataset or application brings: `tasks/datasets/<name>.py`,
+`tasks/applications/<name>.py`. A stage reads its own block alone.
+"""
+
+import difflib
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, create_model
+
+from llm.config import Config
+from llm.errors import UserError, UserFileError
+
+PARAMS_FILE = Path("params.yaml")
+FOUNDATION = "foundation"
+
+
+class _UniqueKeys(yaml.CSafeLoader):
+    """Refuses a mapping that says the same key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if key in seen:
+                raise UserError(f"row {line}: {key} stands here and in row {seen[key]}; keep one of them")
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises UserError, naming file, row and reason, for anything else and for no file."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise UserFileError(f"{path}: there is no such file in {Path.cwd()}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        row = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}, row {row}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    except UserError as error:
+        raise UserError(f"{path}, {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: it is nested too deep") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds {'nothing' if values is None else repr(values)}, not sections")
+    return values
+
+
+@cache
+def _block_type(kind: str, name: str) -> type[Config]:
+    """The model of one block: `kind` is datasets or applications."""
+    package = f"tasks.{kind}"
+    try:
+        found = import_module(package).find(name)
+    except ModuleNotFoundError as error:
+        if error.name != f"{package}.{name}":
+            raise
+        raise UserError(f"{kind}.{name}: there is no {package.replace('.', '/')}/{name}.py") from None
+    if kind == "datasets":
+        source = import_module("tasks.data.sources").Source
+        fields = {"sources": (list[source], Field(min_length=1)), "preprocess": (found.params, ...)}
+    else:
+        fields = {"dataset": (str, ...), "objective": (str, ...)}
+        fields |= {"train": (found.train, ...), "evaluate": (found.evaluate, ...)}
+        if name != FOUNDATION:
+            fields["base"] = (str, ...)
+    return create_model(name, __base__=Config, **fields)
+
+
+def _reason(error: dict[str, Any], place: str, model: type[Config]) -> str:
+    *parents, key = error["loc"] or ("",)
+    where = ".".join([place, *map(str, error["loc"])])
+    match error["type"]:
+        case "extra_forbidden":
+            close = difflib.get_close_matches(str(key), _known_keys(model, parents), n=1)
+            return f"{where}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+        case "missing":
+            return f"{where}: missing"
+        case _:
+            message = error["msg"].removeprefix("Value error, ")
+            said = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
+            return f"{where}: {message[0].lower()}{message[1:]}{said}"
+
+
+def _known_keys(model: Any, location: list[int | str]) -> list[str]:
+    """The keys that the mapping at `location` takes."""
+    for part in location:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            parts = getattr(annotation, "__args__", (annotation,))
+            model = next(each for each in parts if hasattr(each, "model_fields"))
+    return list(model.model_fields)
+
+
+def _parse(kind: str, name: str, values: Any, path: Path) -> Config:
+    place = name if name == FOUNDATION else f"{kind}.{name}"
+    try:
+        model = _block_type(kind, name)
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError("; ".join(f"{path}: {_reason(each, place, model)}" for each in error.errors())) from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _section(values: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    found = values.get(name)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: {name}: {'missing' if found is None else f'{found!r} is no mapping of names'}")
+    return found
+
+
+def load_dataset(name: str, path: Path = PARAMS_FILE) -> Config:
+    """The block of one dataset: `sources` and `preprocess`. Raises UserError naming file, key and reason."""
+    return _parse("datasets", name, _section(read_yaml(path), "datasets", path).get(name, {}), path)
+
+
+def load_application(name: str, path: Path = PARAMS_FILE) -> Config:
+    """The block of the foundation or an application: `dataset`, `train`, `evaluate` and, but for the first, `base`.
+
+    Raises UserError naming file, key and reason.
+    """
+    values = read_yaml(path)
+    found = values if name == FOUNDATION else _section(values, "applications", path)
+    return _parse("applications", name, found.get(name, {}), path)
+
+
+def dataset_names(path: Path = PARAMS_FILE) -> list[str]:
+    """The datasets, in the order of params.yaml."""
+    return list(_section(read_yaml(path), "datasets", path))
+
+
+def application_names(path: Path = PARAMS_FILE) -> list[str]:
+    """The applications that are fine-tuned, in the order of params.yaml."""
+    return list(_section(read_yaml(path), "applications", path))
+
+
+def model_names(path: Path = PARAMS_FILE) -> list[str]:
+    """Every model that is evaluated and registered: the foundation, then the applications."""
+    return [FOUNDATION, *application_names(path)]
+
+
+def check_params(path: Path = PARAMS_FILE) -> None:
+    """Read all of params.yaml. Raises UserError naming file, key and reason for the first block that is wrong."""
+    values = read_yaml(path)
+    sections = ("datasets", FOUNDATION, "applications", "models")
+    if unknown := [key for key in values if key not in sections]:
+        close = difflib.get_close_matches(str(unknown[0]), sections, n=1)
+        raise UserError(f"{path}: {unknown[0]}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
+    datasets, applications = _section(values, "datasets", path), _section(values, "applications", path)
+    blocks = {FOUNDATION: _section(values, FOUNDATION, path), **applications}
+    if values.get("models") != blocks:
+        raise UserError(f"{path}: models: it has to be the foundation and all applications, as the YAML aliases say")
+    for name, block in datasets.items():
+        _parse("datasets", name, block, path)
+    for name, block in blocks.items():
+        parsed = _parse("applications", name, block, path)
+        place = name if name == FOUNDATION else f"applications.{name}"
+        if parsed.dataset not in datasets:
+            raise UserError(f"{path}: {place}.dataset: {parsed.dataset!r} is not one of {', '.join(datasets)}")
+        if name != FOUNDATION and parsed.base not in blocks:
+            raise UserError(f"{path}: {place}.base: {parsed.base!r} is not one of {', '.join(blocks)}")

@@ -1,0 +1,124 @@
+"""One training as a stage: its MLflow run, its checkpoints, and the loop, here or in Ray's workers."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import mlflow
+import psutil
+import torch
+from mlflow import MlflowClient
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from llm.config import TrainConfig
+from llm.device import choose_compute
+from llm.errors import UserError
+from llm.files import write_atomic
+from llm.model.lora import merge_lora
+from llm.training.checkpoint import Checkpoints, restore_weights
+from llm.training.loop import Row, memory_needed, train
+from llm.training.workers import ALONE
+from tasks.registry.tracking import stage_run
+from tasks.stages.cluster import Cluster
+from tasks.stages.command import current_stage, leave_soon, state_folder
+from tasks.stages.hashes import fingerprint, inputs
+from tasks.training.interrupted import INPUTS, say_what_is_kept
+from tasks.training.progress import ProgressReporter, StopRequest
+from tasks.training.setup import Prepare, TrainingSetup
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def training_run(
+    params: TrainConfig, datasets: dict[str, Path], resume: bool, identity: Mapping[str, str] | None = None
+) -> Iterator[Checkpoints]:
+    """The MLflow run of a training stage and its checkpoints, which are removed when the block ends well.
+
+    Both are keyed by params, deps, code and what `identity` adds: with `resume` an unfinished run of the same key goes
+    on, without it its checkpoints are removed. Those of other keys stay, and the log names them.
+    """
+    stage = current_stage()
+    now = inputs(stage)
+    now = replace(now, params=now.params | dict(identity or {}))
+    key = fingerprint(now)
+    checkpoints = Checkpoints(state_folder(stage) / key)
+    if not resume:
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+    say_what_is_kept(checkpoints.folder, now)
+    write_atomic(checkpoints.folder / INPUTS, json.dumps(asdict(now)))
+    with stage_run(params, datasets, key, resume=resume):
+        yield checkpoints
+    shutil.rmtree(checkpoints.folder, ignore_errors=True)
+
+
+def _free_memory() -> int:
+    """Bytes of memory that are free where training computes."""
+    device = choose_compute().device
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+@task(cache_policy=NO_CACHE)
+def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tuple[TrainingSetup, list[Row]]:
+    """Train what `prepare` builds, going on from the newest of `checkpoints`; the setup and a row of metrics a step.
+
+    Here, or in the workers that THREESTAGE_RAY asks for. With LoRA its updates are merged into the weights at the end.
+    """
+    free = _free_memory()
+    setup = prepare(ALONE)
+    model, objective, compute = setup.model, setup.objective, setup.compute
+    count = sum(weight.numel() for weight in model.parameters())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    logger.info("%s; %.1f M weights, %.1f M of them trained", compute, count / 1e6, trained / 1e6)
+    mlflow.set_tags({"threestage.device": str(compute.device), "threestage.dtype": str(compute.dtype)})
+    mlflow.log_params({"weights": count, "trained_weights": trained})
+    if found := checkpoints.load():
+        logger.info("going on after step %d of %d", found[1]["step"], params.steps)
+    del found  # which may be large
+    cluster = Cluster.asked_for() if params.steps else None  # nothing to share out
+    if params.steps and cluster is None:
+        needed = memory_needed(model, objective)
+        level = logging.WARNING if needed > free else logging.INFO
+        logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
+    throughput = setup.throughput
+    if cluster is not None:
+        throughput = throughput._replace(flops_a_unit=0)  # the peak is this machine's
+    logged = _last_logged("train_loss", objective.best)
+    progress = ProgressReporter(current_stage(), params.steps, logged, throughput, compute)
+    try:
+        with progress.bar, StopRequest() as stop:
+            if cluster is None:
+                objective = replace(objective, evaluate=stop.within(objective.evaluate))
+                history = train(model, params, objective, checkpoints=checkpoints, report=progress, stop=stop)
+            else:
+                from tasks.training.ray import train_on_ray
+
+                train_on_ray(cluster, prepare, params, checkpoints, progress, stop=stop)
+                groups, state = checkpoints.load()
+                restore_weights(model, groups["best"])
+                history = state["history"]
+            if stop():  # in the last step, whose checkpoint is written
+                raise InterruptedError(f"stopped after step {history[-1]['step']} of {params.steps}, with a checkpoint")
+    except InterruptedError:
+        leave_soon()
+        raise
+    finally:
+        progress.end()
+    if progress.curves.unsent:
+        raise UserError("MLflow did not take all of the curves; the same command goes on from the last step")
+    merge_lora(model)
+    return setup, history
+
+
+def _last_logged(*names: str) -> int:
+    """The last step of which this MLflow run has one of these metrics; -1 without one."""
+    run = mlflow.active_run().info.run_id
+    sent = (metric.step for name in names for metric in MlflowClient().get_metric_history(run, name))
+    return max(sent, default=-1)

@@ -1,0 +1,105 @@
+"""Interrupted trainings: their checkpoints outlive a change of code or parameters, until somebody removes them.
+
+    python -m tasks.training.interrupted                                   lists them
+    python -m tasks.training.interrupted --remove --older-than 7 --keep 3  removes those older than a week, but for 3
+
+A training goes on from its own by itself: put its parameters and code back, and run the stage again.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm.training.checkpoint import Checkpoints
+from tasks.stages.hashes import Hashes
+from tasks.stages.lock import STATE
+
+INPUTS = "inputs.json"  # beside the checkpoints: what they were made from
+DAY = 86_400
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A training that did not come to its end."""
+
+    folder: Path
+    stage: str
+    step: int
+    """Of its newest checkpoint."""
+    age: float
+    """Seconds since that was written."""
+    bytes: int
+    made_from: Hashes | None
+    """None where that is not known."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.stage} at step {self.step}, {self.age / DAY:.1f} days old, {self.bytes / 1e6:.1f} MB, {self.folder}"
+        )
+
+
+def interrupted(stages: Path = STATE / "stages") -> list[Interrupted]:
+    """Every interrupted training below the folder of all stages' states, the newest first."""
+    found = []
+    for folder in sorted(stages.glob("*/*/")):
+        if step := Checkpoints(folder).newest():
+            files = list(folder.glob("step-*"))
+            inputs = folder / INPUTS
+            found.append(
+                Interrupted(
+                    folder,
+                    folder.parent.name,
+                    step,
+                    time.time() - max(file.stat().st_mtime for file in files),
+                    sum(file.stat().st_size for file in files),
+                    Hashes(**json.loads(inputs.read_text())) if inputs.exists() else None,
+                )
+            )
+    return sorted(found, key=lambda each: each.age)
+
+
+def say_what_is_kept(own: Path, now: Hashes) -> None:
+    """Name in the log the other interrupted trainings of a stage, and what has changed since."""
+    for each in interrupted(own.parent.parent):
+        if each.folder.parent == own.parent and each.folder != own:
+            changed = now.differences(each.made_from) if each.made_from else []
+            logger.info(
+                "starting afresh, as %s changed; an interrupted training is kept: %s",
+                ", ".join(changed) or "its inputs",
+                each,
+            )
+
+
+def remove(found: list[Interrupted], older_than: float, keep: int) -> list[Interrupted]:
+    """Remove those older than so many days, but for the `keep` newest; gives what was removed."""
+    gone = [each for each in found[keep:] if each.age > older_than * DAY]
+    for each in gone:
+        shutil.rmtree(each.folder)
+    return gone
+
+
+def main() -> int:
+    """List or remove the checkpoints of interrupted trainings."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.training.interrupted", description=main.__doc__)
+    parser.add_argument("--remove", action="store_true", help="remove those that --older-than and --keep do not spare")
+    parser.add_argument("--older-than", type=float, default=0, metavar="DAYS", help="spare younger ones (default 0)")
+    parser.add_argument("--keep", type=int, default=0, metavar="N", help="spare the N newest (default 0)")
+    options = parser.parse_args()
+    found = interrupted()
+    gone = remove(found, options.older_than, max(0, options.keep)) if options.remove else []
+    for each in found:
+        sys.stdout.write(f"{'removed: ' if each in gone else ''}{each}\n")
+    if not found:
+        sys.stdout.write("no training is interrupted\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""A training as people see it: a progress bar, live curves in MLflow, progress in Prefect, a polite stop."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Self
+
+import mlflow
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from tqdm import tqdm
+
+from llm.device import Compute, matmul_peak
+from llm.training.loop import Row
+from tasks.registry.tracking import log_steps
+from tasks.stages.server import artifact_key
+from tasks.training.setup import Throughput
+
+REPORT_EVERY = 25  # steps between messages to MLflow and Prefect: each takes about 50 ms
+PATIENCE = 5  # seconds that a finished training waits for its progress to reach Prefect
+
+logger = logging.getLogger(__name__)
+
+
+class _Sender:
+    """Tells a server what is new, from a thread of its own: one that is slow or gone holds up no step.
+
+    What it did not take is sent again with the next.
+    """
+
+    def __init__(self, server: str, send: Callable[[list[Any]], None]) -> None:
+        self.server, self.send = server, send
+        self.unsent: list[Any] = []
+        self.queue: SimpleQueue[list[Any] | None] = SimpleQueue()
+        self.thread = Thread(target=copy_context().run, args=(self._run,), daemon=True)
+        self.thread.start()
+
+    def __call__(self, new: list[Any]) -> None:
+        self.queue.put(new)
+
+    def end(self, patience: float | None = None) -> None:
+        """Let what waits arrive, within so many seconds."""
+        self.queue.put(None)
+        self.thread.join(patience)
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            new = [self.queue.get()]
+            while not self.queue.empty():
+                new.append(self.queue.get())
+            going = None not in new
+            self.unsent += [each for part in new for each in part or ()]
+            if not self.unsent:
+                continue
+            try:
+                self.send(self.unsent)
+                self.unsent = []
+            except Exception as error:  # whatever a server's client may raise
+                logger.warning("%s did not take what is new: %s", self.server, error)
+
+
+class ProgressReporter:
+    """Tells the terminal about each step, MLflow and Prefect about each after number `logged`, which they have."""
+
+    def __init__(self, name: str, steps: int, logged: int, throughput: Throughput, compute: Compute) -> None:
+        self.steps, self.logged, self.throughput, self.peak = steps, logged, throughput, matmul_peak(compute)
+        self.waiting: list[dict[str, float]] = []
+        self.smooth = 0.0
+        self.bar = tqdm(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
+        key, run = artifact_key(name), mlflow.active_run().info.run_id
+        artifact = create_progress_artifact(progress=0.0, key=key, description=f"{name}: steps")
+        self.curves = _Sender("MLflow", lambda rows: log_steps(run, rows))
+        self.progress = _Sender("Prefect", lambda shares: update_progress_artifact(artifact, progress=shares[-1]))
+
+    def __call__(self, row: Row, seconds: float) -> None:
+        """Take in one row of metrics."""
+        step = row["step"]
+        if step > 0:
+            self.smooth = row["train_loss"] if step == 1 else 0.95 * self.smooth + 0.05 * row["train_loss"]
+            status = f"loss {row['train_loss']:.3f}, smoothed {self.smooth:.3f}"
+            if seconds:
+                rate = self.throughput.units_a_step / seconds
+                row = row | {f"{self.throughput.units}_per_second": rate}
+                status += f", {rate:,.0f} {self.throughput.units}/s"
+                if self.throughput.flops_a_unit:
+                    status += f", {rate * self.throughput.flops_a_unit / self.peak:.0%} of the matmul peak"
+            self.bar.set_postfix_str(status, refresh=False)
+            self.bar.update()
+        if step <= self.logged:
+            return
+        values = {name: value for name, value in row.items() if name != "samples"}
+        self.waiting.append({"timestamp": int(time.time() * 1000), **values})
+        found = {name: value for name, value in row.items() if name.startswith("validation")}
+        if found:
+            self.bar.clear()
+            logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
+            for sample in row.get("samples", []):
+                logger.info("  %s", " ".join(sample.split()))
+        if found or step % REPORT_EVERY == 0 or step == self.steps:
+            self.curves(self.waiting)
+            self.waiting = []
+            self.progress([100.0 * step / max(1, self.steps)])
+
+    def end(self) -> None:
+        """Let the servers hear all: MLflow for as long as its client tries, Prefect for PATIENCE seconds."""
+        self.curves(self.waiting)
+        self.curves.end()
+        self.progress.end(PATIENCE)
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a polite end of training: at once inside an evaluation, else after the step.
+
+    A second Ctrl-C is what it was before; a second SIGTERM, as when the parent dies of the first, changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = self.evaluating = False
+
+    def __call__(self) -> bool:
+        """Whether it was asked for."""
+        return self.asked
+
+    def __enter__(self) -> Self:
+        self.before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in self.before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before[signal.SIGINT])
+        first, self.asked = not self.asked, True
+        if first and self.evaluating:
+            raise InterruptedError
+
+    def within(self, evaluate: Callable[[], Row]) -> Callable[[], Row]:
+        """The evaluation, but interruptible."""
+
+        def interruptible() -> Row:
+            self.evaluating = True
+            try:
+                return evaluate()
+            finally:
+                self.evaluating = False
+
+        return interruptible

@@ -1,0 +1,87 @@
+"""What a training leaves: the model's folder, its curve as table and picture, samples to read, its metrics."""
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib as mpl
+import mlflow
+import pandas as pd
+from matplotlib.figure import Figure
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from llm.files import atomic_folder, write_atomic
+from llm.formats.model_folder import save_model
+from llm.training.loop import Row
+from tasks.stages.server import artifact_key
+from tasks.training.setup import TrainingSetup
+
+
+def _evaluations(history: list[Row]) -> list[Row]:
+    """One row an evaluation on the validation split, with the mean training loss since the one before."""
+    rows, since = [], []
+    for row in history:
+        since += [row["train_loss"]] if "train_loss" in row else []
+        found = {name: value for name, value in row.items() if name.startswith("validation")}
+        if found:
+            rows.append({"step": row["step"], "train_loss": fmean(since) if since else None, **found})
+            since = []
+    return rows
+
+
+def _loss_picture(evaluations: pd.DataFrame, path: Path) -> None:
+    """Training and validation loss by step as an SVG, the same bytes for the same numbers."""
+    with mpl.rc_context({"svg.hashsalt": "threestage", "font.size": 9}):
+        figure = Figure(figsize=(6, 3), layout="constrained")
+        axes = figure.add_subplot(xlabel="step", ylabel="loss (nats)")
+        for name in ("train_loss", "validation_loss"):
+            axes.plot(evaluations["step"], evaluations[name], marker=".", label=name.replace("_", " "))
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def report_folder(model: str) -> Path:
+    """Where the training of a model reports: `reports/training/pretrain` for the foundation, else by its name."""
+    return Path("reports/training") / ("pretrain" if model == "foundation" else model)
+
+
+@task(cache_policy=NO_CACHE)
+def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row], **more: Any) -> dict[str, Any]:
+    """Write models/<model>/ and the training's report, log both to MLflow, and return the report's metrics.
+
+    `more` goes to the model folder's config.json.
+    """
+    best, report, folder = setup.objective.best, report_folder(model), Path("models") / model
+    evaluations = _evaluations(history)
+    chosen = (min if setup.objective.lower_is_better else max)(evaluations, key=lambda row: row[best])
+    metrics = {name: round(value, 6) for name, value in chosen.items() if value is not None}
+    metrics["steps"] = history[-1]["step"]
+    metrics["best_step"] = metrics.pop("step")
+
+    report.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(evaluations)
+    table.to_csv(report / "curves.csv", index=False, float_format="%.6f")
+    _loss_picture(table, report / "loss.svg")
+    samples = [
+        f"## Step {row['step']}\n\n" + "\n".join(f"- {' '.join(sample.split())}" for sample in row["samples"])
+        for row in history
+        if row.get("samples")
+    ]
+    if not samples:
+        samples = ["This training writes none."]
+    write_atomic(report / "samples.md", "\n\n".join(["# Samples during training", *samples]) + "\n")
+    write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    with atomic_folder(folder) as fresh:
+        save_model(fresh, setup.model, setup.encoding, objective, **more)
+
+    mlflow.log_metrics({f"final.{name}": value for name, value in metrics.items()})
+    mlflow.log_artifacts(str(report), "report")
+    mlflow.log_artifacts(str(folder), "model")
+    create_table_artifact(
+        key=artifact_key(f"{model}-training"), table=[metrics], description=f"The training of the {model}"
+    )
+    return metrics

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from llm.applications.language_model import OPTIONS, serve, text_loss, window_loss
+from llm.dataset import TokenWindows
+from llm.device import Compute
+from llm.generation.sampling import Sampling
+from llm.generation.text import generate_text
+
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+
+
+def test_the_loss_of_a_text_keeps_no_graph_and_is_that_of_inference(make_gpt, token_files):
+    gpt, windows, kept = make_gpt(), TokenWindows(token_files, "test", 32), []
+    (rows,) = windows.evaluation_batches(1, 4)
+    with torch.inference_mode():
+        expected = window_loss(gpt, *windows.batch(rows)).item()
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
+        assert text_loss(gpt, windows, [rows], CPU) == expected
+    assert kept == []
+
+
+def test_served_prompts_go_on_and_one_that_can_not_says_why_and_leaves_the_others_alone(make_gpt, encoding):
+    gpt = make_gpt(context_length=128)
+    rows = [{"prompt": "the cat"}, {"prompt": ""}, {}, {"prompt": "the moon " * 60}, {"prompt": "a bird"}]
+    good, empty, missing, long, other = serve(gpt, encoding, rows)
+    sampling = Sampling(**{name: value for name, (_, value) in OPTIONS.items() if name != "max_new_tokens"})
+    for answer, prompt in ((good, "the cat"), (other, "a bird")):
+        assert answer == {"text": generate_text(gpt, encoding, prompt, max_new_tokens=64, sampling=sampling)}
+    assert empty == {"error": "the prompt is empty"}
+    assert missing == {"error": "prompt: missing"}
+    assert long["error"].endswith("new ones do not fit the context of 128")
+    assert serve(gpt, encoding, []) == []
+
+
+def test_served_texts_follow_the_options(make_gpt, encoding):
+    gpt, rows = make_gpt(), [{"prompt": "the cat"}]
+    options = {"max_new_tokens": 9, "temperature": 1.5, "top_k": 40, "seed": 7}
+    expected = generate_text(
+        gpt, encoding, "the cat", max_new_tokens=9, sampling=Sampling(temperature=1.5, top_k=40, top_p=0.95, seed=7)
+    )
+    assert serve(gpt, encoding, rows, **options) == [{"text": expected}]
+    assert serve(gpt, encoding, rows, **options | {"seed": 8}) != [{"text": expected}]
+    for wrong in ({"top_q": 1}, {"temperature": -1.0}, {"top_k": True}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            serve(gpt, encoding, rows, max_new_tokens=9, **wrong)

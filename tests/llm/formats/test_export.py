@@ -1,0 +1,65 @@
+import sys
+
+import pytest
+import torch
+from published import TOKENS, difference
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llm.applications.classifier import Classifier, ClassifierConfig
+from llm.config import GPTConfig
+from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA
+from llm.formats.huggingface import export_huggingface, load_pretrained, main
+from llm.formats.model_folder import load_model, save_model
+
+OURS = [
+    {},
+    {"n_hidden": 40, "norm_epsilon": 1e-3, "tied": False},
+    {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_head": 4, "n_kv_head": 2, "tied": False},
+    {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "n_kv_head": 1, "rotary_base": 300.0, "n_hidden": 22},
+]
+
+
+def test_every_field_of_the_config_is_mapped_or_fixed():
+    no_matter = (GPT2, {"dropout", "n_kv_head", "rotary_base"}), (LLAMA, {"dropout"}), (GGUF_LLAMA, {"dropout"})
+    for layout, fields in no_matter:
+        assert layout.keys.keys() | layout.fixed.keys() | fields == GPTConfig.model_fields.keys(), layout.name
+
+
+@pytest.mark.parametrize("shape", OURS)
+@torch.inference_mode()
+def test_an_exported_model_is_the_same_to_transformers_and_comes_back_bit_for_bit(tmp_path, make_gpt, encoding, shape):
+    model, folder = make_gpt(**shape), tmp_path / "exported"
+    export_huggingface(folder, model, encoding)
+    theirs, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert difference(model(TOKENS), theirs.eval()(TOKENS).logits) <= 1e-4
+    for text in ("the cat sat on the mat.", "  a bird,\n\n\tsang 12345 'tis ünïcödé 🐈 ", "thethethe hathat"):
+        assert tokenizer.encode(text, add_special_tokens=False) == encoding.encode_ordinary(text)
+    assert tokenizer.eos_token_id == encoding.eot_token == theirs.config.eos_token_id
+    again, encoding_again = load_pretrained(folder)
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
+    assert again.config == model.config.model_copy(
+        update={"n_kv_head": again.config.n_kv_head, "n_hidden": model.config.hidden_width}
+    )
+    assert encoding_again.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
+
+
+def test_what_neither_family_has_is_not_exported(tmp_path, make_gpt, encoding):
+    for shape in ({"bias": False}, {"norm": "rms"}, {"n_kv_head": 1}, {"positions": "rotary"}, {"qk_norm": True}):
+        with pytest.raises(ValueError, match=r"is neither GPT-2's .* nor Llama's"):
+            export_huggingface(tmp_path / "out", make_gpt(**shape), encoding)
+    with pytest.raises(ValueError, match="a Classifier has no place in this format"):
+        export_huggingface(
+            tmp_path / "out", Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=8)), encoding
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_exports_a_model_of_the_pipeline_and_overwrites_nothing(tmp_path, make_gpt, encoding, monkeypatch):
+    made, out = tmp_path / "foundation", tmp_path / "out"
+    made.mkdir()
+    save_model(made, make_gpt(), encoding, "language_model")
+    monkeypatch.setattr(sys, "argv", ["llm.formats.huggingface", "export", str(made), str(out)])
+    main()
+    assert torch.equal(load_pretrained(out)[0](TOKENS), load_model(made)[0](TOKENS))
+    with pytest.raises(SystemExit, match="out is not empty: name a new folder"):
+        main()

@@ -1,0 +1,112 @@
+import gguf
+import numpy as np
+import pytest
+import torch
+from published import TOKENS, difference, publish
+from transformers import AutoModelForCausalLM
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from llm.formats.huggingface import load_pretrained
+
+
+def merges_of(encoding) -> list[tuple[bytes, bytes]]:
+    """The pair that each merge of a trained BPE joined, in order."""
+    ranks, merges = encoding._mergeable_ranks, []
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        parts = [bytes([byte]) for byte in token]
+        while len(parts) > 2:
+            best = min(range(len(parts) - 1), key=lambda i: ranks.get(parts[i] + parts[i + 1], rank))
+            parts[best : best + 2] = [parts[best] + parts[best + 1]]
+        if len(parts) == 2:
+            merges.append(tuple(parts))
+    return merges
+
+
+@pytest.fixture
+def write_gguf(tmp_path, encoding):
+    """Write a small Llama-type model as GGUF, rotary pairs as neighbours; keywords change its metadata."""
+
+    def write(kind=gguf.GGMLQuantizationType.F32, *, tied=True, extra=None, **changes):
+        shape = {"hidden_size": 64, "intermediate_size": 96, "num_key_value_heads": 2, "tie_word_embeddings": tied}
+        theirs = publish(tmp_path / "published", encoding, "llama", shape)
+        path = tmp_path / "model.gguf"
+        writer = gguf.GGUFWriter(path, changes.get("arch", "llama"))
+        numbers = {
+            "context_length": 24,
+            "embedding_length": 64,
+            "block_count": 2,
+            "feed_forward_length": 96,
+            "attention.head_count": 4,
+            "attention.head_count_kv": 2,
+            "rope.dimension_count": 16,
+        }
+        for key, value in (numbers | {key: value for key, value in changes.items() if key != "arch"}).items():
+            add = writer.add_string if isinstance(value, str) else writer.add_uint32
+            add(f"llama.{key}", value)
+        writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-6)
+        writer.add_float32("llama.rope.freq_base", 10_000.0)
+        add_tokenizer(writer, encoding, rows=theirs.config.vocab_size)
+        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+        for name, tensor in (theirs.state_dict() | (extra or {})).items():
+            if tied and name == "lm_head.weight":
+                continue
+            count = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2] if "." in name else "")
+            if count:
+                tensor = tensor.unflatten(0, (count, 2, -1)).transpose(1, 2).flatten(0, 2)
+            stored = kind if tensor.ndim == 2 else gguf.GGMLQuantizationType.F32
+            data = gguf.quants.quantize(tensor.numpy().astype(np.float32), stored)
+            writer.add_tensor(names.get_name(name, (".weight", ".bias")) or name, data, raw_dtype=stored)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return write
+
+
+def add_tokenizer(writer, encoding, rows) -> None:
+    def text(token: bytes) -> str:
+        return "".join(bytes_to_unicode()[byte] for byte in token)
+
+    texts = [text(token) for token in sorted(encoding._mergeable_ranks, key=encoding._mergeable_ranks.get)]
+    special = list(encoding._special_tokens)
+    padding = [f"<pad{n}>" for n in range(rows - len(texts) - len(special))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(texts + special + padding)
+    writer.add_token_types([1] * len(texts) + [3] * len(special) + [5] * len(padding))
+    writer.add_token_merges([f"{text(left)} {text(right)}" for left, right in merges_of(encoding)])
+    writer.add_eos_token_id(encoding.eot_token)
+    writer.add_bos_token_id(encoding.eot_token)
+
+
+@pytest.mark.parametrize(("kind", "tied"), [("F32", True), ("F16", False), ("Q8_0", False), ("Q4_1", True)])
+@torch.inference_mode()
+def test_a_gguf_file_gives_the_logits_of_transformers(write_gguf, encoding, kind, tied):
+    path = write_gguf(gguf.GGMLQuantizationType[kind], tied=tied)
+    ours, found = load_pretrained(path)
+    theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name).eval()
+    assert (ours.output is None) == tied
+    assert difference(ours(TOKENS), theirs(TOKENS).logits) <= 1e-4
+    assert found.encode_ordinary("the cat sat on the mat.") == encoding.encode_ordinary("the cat sat on the mat.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"arch": "falcon"}, "general.architecture is 'falcon'; only 'llama' is supported"),
+        ({"rope.scaling.type": "yarn"}, "rope.scaling.type is 'yarn'; GPT computes 'none'"),
+        ({"expert_count": 8}, "expert_count is 8"),
+        ({"attention.key_length": 8}, "attention.key_length is 8; GPT computes width / heads, 16"),
+        ({"rope.scaling.factor": 2}, "rope.scaling.factor is 2"),
+        ({"attention.sliding_window": 12}, "attention.sliding_window is 12"),
+        ({"attention.sliding_window": "x"}, "attention.sliding_window is 'x', not a number of tokens"),
+        ({"block_count": 1}, r"tensor blk\.1\.attn_k\.weight has shape \[32, 64\], the model wants None"),
+        ({"extra": {"model.embed_tokens.weight": torch.tensor(1.0)}}, "vocab_size None"),
+        ({"extra": {"rope_freqs.weight": torch.ones(8)}}, r"tensor rope_freqs\.weight has shape \[8\]"),
+    ],
+)
+def test_a_gguf_file_that_gpt_does_not_compute_is_refused(write_gguf, changes, reason):
+    with pytest.raises(ValueError, match=rf"model\.gguf: {reason}"):
+        load_pretrained(write_gguf(**changes))

@@ -1,0 +1,166 @@
+import json
+import pickle
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm.applications import load, objective_module
+from llm.applications.classifier import Classifier, ClassifierConfig, build
+from llm.errors import UserError, UserFileError
+from llm.formats.model_folder import load_model, read_config, save_model
+
+TOKENS = torch.tensor([[5, 7, 11, 13]])
+
+
+@pytest.fixture
+def saved(tmp_path, make_gpt, encoding):
+    save_model(tmp_path, make_gpt(), encoding, "language_model")
+    return tmp_path
+
+
+def edit(folder, change) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def test_a_model_comes_back_bit_for_bit_without_pickle(saved, make_gpt, encoding, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("pickle was used")
+
+    for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    model, tokenizer = load_model(saved)
+    assert torch.equal(model(TOKENS), make_gpt()(TOKENS))
+    assert not model.training
+    assert model.config == make_gpt().config
+    assert tokenizer.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
+    save_model(saved, model, tokenizer, "language_model")
+
+
+def test_a_classifier_keeps_its_head_and_what_it_was_told(tmp_path, make_gpt, encoding):
+    made = Classifier(make_gpt(), ClassifierConfig(labels=("no", "yes"), max_tokens=20, threshold=0.3)).eval()
+    save_model(tmp_path, made, encoding, "classifier")
+    model, _ = load_model(tmp_path, build=build, dropout=0.25)
+    assert model.config == made.config
+    assert model.gpt.config.dropout == 0.25
+    assert torch.equal(model(TOKENS, torch.tensor([3])), made(TOKENS, torch.tensor([3])))
+
+
+def test_the_config_holds_the_objective_and_what_else_it_was_given(tmp_path, make_gpt, encoding):
+    save_model(tmp_path, make_gpt(), encoding, "assistant", cleaning="tasks.data.mail")
+    config = read_config(tmp_path)
+    assert (config["objective"], config["cleaning"]) == ("assistant", "tasks.data.mail")
+    assert config["gpt"] == make_gpt().config.model_dump()
+    assert objective_module(tmp_path).__name__ == "llm.applications.assistant"
+    assert load(tmp_path)[0].config == make_gpt().config
+
+
+def test_equal_models_are_equal_bytes(tmp_path, make_gpt, encoding):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, make_gpt(), encoding, "language_model")
+    for file in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_dropout_can_be_set_for_further_training(saved):
+    model, _ = load_model(saved, dropout=0.25)
+    assert model.config.dropout == model.dropout.p == model.blocks[0].attention.dropout == 0.25
+
+
+def test_a_loaded_model_trains_and_leaves_the_random_numbers_alone(saved):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    model, _ = load_model(saved)
+    assert torch.equal(torch.rand(4), expected)
+    model(TOKENS).sum().backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+def test_a_model_does_not_depend_on_its_file_any_more(saved):
+    model, _ = load_model(saved)
+    before = model(TOKENS)
+    weights = saved / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.write(bytes(weights.stat().st_size))
+    assert torch.equal(model(TOKENS), before)
+
+
+def test_weights_of_16_bits_become_32(saved, make_gpt):
+    edit(saved, lambda weights: weights.update({name: tensor.bfloat16() for name, tensor in weights.items()}))
+    model, _ = load_model(saved)
+    assert torch.equal(model.norm.weight, make_gpt().norm.weight.bfloat16().float())
+    edit(saved, lambda weights: weights.update({"norm.weight": torch.zeros(16, dtype=torch.int8)}))
+    with pytest.raises(ValueError, match=r"model\.safetensors: tensor norm\.weight is I8, not one of F32, F16, BF16"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda w: w.pop("norm.weight"), r"tensor norm\.weight has shape None, the model wants \[16\]"),
+        (lambda w: w.update(extra=torch.zeros(2)), r"tensor extra has shape \[2\], the model wants None"),
+        (
+            lambda w: w.update({"embedding.position.weight": torch.zeros(31, 16)}),
+            r"tensor embedding\.position\.weight has shape \[31, 16\], the model wants \[32, 16\]",
+        ),
+    ],
+)
+def test_a_missing_unknown_or_misshapen_tensor_is_named(saved, change, reason):
+    edit(saved, change)
+    with pytest.raises(ValueError, match=rf"^{saved}/model\.safetensors: {reason}$"):
+        load_model(saved)
+
+
+def test_a_truncated_weights_file_is_named(saved):
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"model\.safetensors: "):
+        load_model(saved)
+    path.write_bytes(struct.pack("<Q", 10) + b"not a json")
+    with pytest.raises(ValueError, match=r"model\.safetensors: "):
+        load_model(saved)
+
+
+SPAM = {"labels": ["ham", "spam"], "max_tokens": 32}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"objective": "language_model"}, "gpt is missing"),
+        ({"objective": "language_model", "gpt": {"n_layer": 2}}, "n_head"),
+        ({"gpt": None}, "objective is missing"),
+        (
+            {"objective": "oracle", "gpt": None},
+            "objective 'oracle' is not one of assistant, classifier, language_model",
+        ),
+        ({"objective": "../oracle", "gpt": None}, r"objective '\.\./oracle' is not one of assistant"),
+        ({"objective": "classifier", "gpt": None}, "'classifier' is missing"),
+        ({"objective": "classifier", "gpt": None, "classifier": SPAM | {"max_tokens": 33}}, "max_tokens 33 is more"),
+        ({"objective": "classifier", "gpt": None, "classifier": SPAM | {"threshold": 1.5}}, "threshold .* less than 1"),
+        ({"objective": "classifier", "gpt": None, "classifier": SPAM | {"labels": ["ham"]}}, "labels.1 Field required"),
+        ("{", "not JSON: Expecting property name"),
+        ([], "objective is missing"),
+    ],
+)
+def test_a_wrong_config_is_named(saved, content, reason):
+    path = saved / "config.json"
+    good = json.loads(path.read_text())
+    if isinstance(content, dict) and content.get("gpt", 1) is None:
+        content["gpt"] = good["gpt"]
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError, match=rf"config\.json: .*{reason}") as caught:
+        load(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(UserFileError, match=name):
+        load_model(saved)

@@ -1,0 +1,233 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.generation import engine as engine_module
+from llm.generation.engine import Engine, Event, Request
+from llm.generation.sampling import Sampling
+from llm.model.gpt import GPT
+
+LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "tied": False}
+FAMILIES = {"gpt2": {}, "llama": LLAMA | {"n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_hidden": 40}}
+quick = settings(max_examples=25, deadline=None)
+families = st.sampled_from(sorted(FAMILIES))
+prompts = st.lists(st.integers(0, 250), min_size=1, max_size=20)
+requests = st.lists(st.tuples(prompts, st.integers(1, 12)), min_size=1, max_size=7)
+
+
+def alone(gpt: GPT, prompt: list[int], count: int) -> list[int]:
+    """Greedy, with no cache and no batch."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(gpt(torch.tensor([tokens]))[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
+def run(engine: Engine, between: Callable[[int], None] = lambda step: None) -> tuple[dict, dict]:
+    """Step to the end; the tokens and the endings by handle. `between` is called before each step."""
+    tokens, endings, step = {}, {}, 0
+    between(0)
+    while engine.busy:
+        for event in engine.step():
+            assert event.handle not in endings
+            tokens.setdefault(event.handle, [])
+            if event.token is not None:
+                tokens[event.handle].append(event.token)
+            if event.ended:
+                endings[event.handle] = event.ended
+        step += 1
+        between(step)
+    assert tokens.keys() == endings.keys()
+    return tokens, endings
+
+
+@quick
+@given(families, requests, st.integers(1, 4), st.lists(st.integers(0, 6), min_size=7, max_size=7), st.integers(0, 3))
+def test_any_order_of_arrivals_gives_what_each_gives_alone_without_a_cache(make_gpt, family, work, rows, steps, seed):
+    gpt = make_gpt(seed, **FAMILIES[family])
+    engine, handles = Engine(gpt, rows), {}
+
+    def arrive(step: int) -> None:
+        for number, request in enumerate(work):
+            if number not in handles and (steps[number] <= step or not engine.busy):
+                handles[number] = engine.submit(Request(*request))
+
+    tokens, endings = run(engine, arrive)
+    assert {number: tokens[handle] for number, handle in handles.items()} == {
+        number: alone(gpt, *request) for number, request in enumerate(work)
+    }
+    assert set(endings.values()) == {"length"}
+
+
+@quick
+@given(families, requests, st.integers(1, 4), st.data())
+def test_a_text_ends_before_a_stop_token(make_gpt, family, work, rows, data):
+    gpt = make_gpt(**FAMILIES[family])
+    texts = [alone(gpt, *request) for request in work]
+    stops = data.draw(st.frozensets(st.sampled_from(sorted(set().union(*texts))), max_size=4))
+    engine = Engine(gpt, rows)
+    tokens, endings = run(engine, lambda step: step or [engine.submit(Request(*r, stop_tokens=stops)) for r in work])
+    for handle, text in enumerate(texts):
+        end = next((place for place, token in enumerate(text) if token in stops), len(text))
+        assert tokens[handle] == text[:end]
+        assert endings[handle] == ("length" if end == len(text) else "stop")
+
+
+@quick
+@given(families, requests, st.integers(1, 4), st.data())
+def test_a_cancelled_request_leaves_and_the_others_go_on(make_gpt, family, work, rows, data):
+    gpt = make_gpt(**FAMILIES[family])
+    leaving = data.draw(st.dictionaries(st.integers(0, len(work) - 1), st.integers(0, 5)))
+    engine = Engine(gpt, rows)
+    for request in work:
+        engine.submit(Request(*request))
+    tokens, endings = run(
+        engine, lambda step: [engine.cancel(handle) for handle, when in leaving.items() if when == step]
+    )
+    for handle, request in enumerate(work):
+        text = alone(gpt, *request)
+        if endings[handle] == "cancelled":
+            assert handle in leaving
+            assert tokens[handle] == text[: len(tokens[handle])]
+        else:
+            assert tokens[handle] == text
+
+
+def test_steps_say_what_they_made_and_what_ended(make_gpt):
+    gpt = make_gpt()
+    (first, second), (other, stop) = alone(gpt, [1, 2], 2), alone(gpt, [7], 2)
+    engine = Engine(gpt, 2)
+    assert [
+        engine.submit(Request([1, 2], 2)),
+        engine.submit(Request([7], 9, stop_tokens=frozenset({stop}))),
+        engine.submit(Request([1, 2], 1)),
+    ] == [0, 1, 2]
+    assert engine.step() == [Event(0, first), Event(1, other)]
+    assert engine.step() == [Event(0, second, "length"), Event(1, None, "stop")]
+    assert engine.step() == [Event(2, first, "length")]
+    assert not engine.busy
+    assert engine.step() == []
+
+
+def test_cancelling_says_so_at_the_next_step_whether_it_ran_or_waited(make_gpt):
+    engine = Engine(make_gpt(), 1)
+    running, waiting = engine.submit(Request([1], 9)), engine.submit(Request([2], 9))
+    engine.step()
+    engine.cancel(running)
+    engine.cancel(waiting)
+    assert engine.step() == [Event(running, None, "cancelled"), Event(waiting, None, "cancelled")]
+    engine.cancel(running)
+    assert engine.step() == []
+
+
+@quick
+@given(families, st.integers(0, 99), requests, st.integers(1, 4), st.floats(0.1, 2.0))
+def test_a_seed_gives_the_same_text_whatever_else_runs(make_gpt, family, seed, work, rows, temperature):
+    gpt = make_gpt(**FAMILIES[family])
+    request = Request([5, 6, 7], 12, Sampling(temperature=temperature, top_p=0.9, repetition_penalty=1.1, seed=seed))
+    quiet = Engine(gpt, 1)
+    quiet.submit(request)
+    expected = run(quiet)[0][0]
+    engine = Engine(gpt, rows)
+    for other in work:
+        engine.submit(Request(*other, Sampling(temperature=1.0)))
+    handle = engine.submit(request)
+    assert run(engine)[0][handle] == expected
+
+
+def test_a_step_that_fails_moves_nobody_and_may_be_taken_again(make_gpt):
+    drawn = Request([5, 6, 7], 12, Sampling(temperature=1.0, seed=3))
+    quiet = Engine(make_gpt(tied=False), 1)
+    quiet.submit(drawn)
+    expected = run(quiet)[0][0]
+
+    gpt = make_gpt(tied=False)
+    engine = Engine(gpt, 3)
+
+    def fail(step: int) -> None:
+        if step == 0:
+            engine.submit(Request([1, 2], 9))
+            engine.submit(drawn)
+        if step == 4:
+            engine.submit(Request([8], 6))
+            weight = gpt.output.weight.detach().clone()
+            gpt.output.weight.data.fill_(torch.nan)  # nothing can be drawn from what it gives
+            with pytest.raises(RuntimeError, match="probabilit"):
+                engine.step()
+            gpt.output.weight.data.copy_(weight)
+
+    tokens, endings = run(engine, fail)
+    assert tokens == {0: alone(gpt, [1, 2], 9), 1: expected, 2: alone(gpt, [8], 6)}
+    assert set(endings.values()) == {"length"}
+
+
+def test_a_row_whose_sampler_raises_leaves_those_before_it_and_the_next_step_tells_who_was_cancelled(make_gpt):
+    drawn = Request([5, 6, 7], 12, Sampling(temperature=1.0, repetition_penalty=1.3, seed=3))
+    quiet = Engine(make_gpt(), 1)
+    quiet.submit(drawn)
+    expected = run(quiet)[0][0]
+
+    engine = Engine(make_gpt(), 3)
+
+    def fail(step: int) -> None:
+        if step == 0:
+            engine.submit(drawn)
+            engine.submit(Request([1, 2], 9, Sampling(repetition_penalty=2.0)))
+            engine.submit(Request([8], 9))
+        if step == 4:
+            engine.cancel(2)
+            sampler = engine._rows[1].sampler
+            seen, sampler.seen = sampler.seen, {10**6}  # a token that there is no logit of
+            with pytest.raises(IndexError):
+                engine.step()
+            sampler.seen = seen
+
+    tokens, endings = run(engine, fail)
+    assert tokens[0] == expected
+    assert endings == {0: "length", 1: "length", 2: "cancelled"}
+    assert [len(tokens[handle]) for handle in (1, 2)] == [9, 4]
+
+
+def test_a_text_may_fill_the_context_to_its_last_token(make_gpt):
+    engine = Engine(make_gpt(), 1)
+    engine.submit(Request([1] * 20, 12))
+    assert run(engine)[0][0] == alone(make_gpt(), [1] * 20, 12)
+
+
+def test_a_step_reads_prompts_up_to_a_bound_and_a_longer_one_alone(make_gpt, monkeypatch):
+    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 12)
+    engine = Engine(make_gpt(), 9)
+    for length in (4, 3, 3, 4, 5, 20, 1):
+        engine.submit(Request([1] * length, 9))
+    joined = [sorted(event.handle for event in engine.step()) for _ in range(5)]
+    assert joined == [[0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], list(range(7)), list(range(7))]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "new", "reason"),
+    [
+        ([], 4, "^the prompt is empty$"),
+        ([1, 9999], 4, "^token 9999 is not one of the model's"),
+        ([-1], 4, "^token -1 is not one of the model's"),
+        ([1] * 30, 4, "^30 prompt tokens and 4 new ones do not fit the context of 32$"),
+        ([1], 0, "^max_new_tokens 0 is less than 1$"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once_and_nothing_waits(make_gpt, prompt, new, reason):
+    engine = Engine(make_gpt(), 1)
+    with pytest.raises(ValueError, match=reason):
+        engine.submit(Request(prompt, new))
+    assert not engine.busy
+
+
+def test_a_shorter_context_bounds_texts_and_memory(make_gpt):
+    engine = Engine(make_gpt(), 3, context_length=8)
+    with pytest.raises(ValueError, match="6 prompt tokens and 3 new ones do not fit the context of 8"):
+        engine.submit(Request([1] * 6, 3))
+    assert engine.context_length == 8
+    assert Engine(make_gpt(), 1, context_length=999).context_length == 32
+    with pytest.raises(ValueError, match="an engine of 0 rows"):
+        Engine(make_gpt(), 0)

@@ -1,0 +1,161 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.generation.sampling import GREEDY, LIVELY, Sampler, Sampling, candidates, choose, penalise
+
+LOGITS = torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2]).log()
+
+
+def draw(logits: torch.Tensor, count: int = 5000, **options: float) -> torch.Tensor:
+    """The share of each token among many draws."""
+    sampler = Sampler(Sampling(**({"temperature": 1.0, "seed": 0} | options)), [])
+    tokens = torch.tensor([sampler.choose(logits) for _ in range(count)])
+    return tokens.bincount(minlength=len(logits)) / count
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_many_draws_come_close_to_the_softmax(temperature):
+    expected = (LOGITS / temperature).softmax(dim=0)
+    assert (draw(LOGITS, temperature=temperature) - expected).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "stay"),
+    [
+        ({"top_k": 1}, [1]),
+        ({"top_k": 3}, [1, 3, 4]),
+        ({"top_k": 99}, [0, 1, 2, 3, 4]),
+        ({"top_p": 0.01}, [1]),
+        ({"top_p": 0.6}, [1, 3]),  # 0.4 alone is too little
+        ({"top_p": 0.84}, [1, 3, 4]),
+        ({"top_p": 1.0}, [0, 1, 2, 3, 4]),
+        ({"top_k": 3, "top_p": 0.9}, [1, 3, 4]),
+        ({"top_k": 2, "top_p": 0.7}, [1, 3]),  # of the two, 0.4 is 0.615
+        ({"top_k": 2, "top_p": 0.6}, [1]),
+        ({"min_p": 0.0}, [0, 1, 2, 3, 4]),
+        ({"min_p": 0.24}, [0, 1, 3, 4]),  # of 0.4 that is 0.096
+        ({"min_p": 0.6}, [1, 3]),
+        ({"min_p": 1.0}, [1]),
+        ({"min_p": 0.3, "top_p": 0.84}, [1, 3, 4]),
+        ({"min_p": 0.6, "top_k": 4}, [1, 3]),
+    ],
+)
+def test_top_k_top_p_and_min_p_choose_who_may_be_drawn(options, stay):
+    expected = torch.zeros(5)
+    expected[stay] = LOGITS.exp()[stay] / LOGITS.exp()[stay].sum()
+    weights, tokens = candidates(LOGITS, Sampling(temperature=1.0, **options))
+    found = torch.zeros(5).index_add(0, tokens, weights / weights.sum())
+    torch.testing.assert_close(found, expected)
+    shares = draw(LOGITS, 1000, **options)
+    assert shares.nonzero().flatten().tolist() == stay
+    assert (shares - expected).abs().max() < 0.04
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**16),
+    st.sampled_from([5, 300, 9000]),
+    st.floats(0.1, 3.0),
+    st.none() | st.integers(1, 400),
+    st.none() | st.floats(0.01, 1.0),
+)
+def test_a_seed_draws_what_sorting_the_whole_vocabulary_draws(seed, size, temperature, top_k, top_p):
+    logits = 4 * torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    sorted_V, tokens_V = (logits / temperature).sort(descending=True)
+    if top_k is not None:
+        sorted_V[top_k:] = -torch.inf
+    probabilities_V = sorted_V.softmax(dim=-1)
+    if top_p is not None:
+        probabilities_V[probabilities_V.cumsum(dim=-1) - probabilities_V >= top_p] = 0.0
+    generator = torch.Generator().manual_seed(seed)
+    expected = [int(tokens_V[torch.multinomial(probabilities_V, 1, generator=generator)]) for _ in range(4)]
+    sampler = Sampler(Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed), [])
+    assert [sampler.choose(logits) for _ in range(4)] == expected
+
+
+def test_temperature_0_takes_the_likeliest_and_a_small_one_nearly_always():
+    logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(1))
+    for sampling in (GREEDY, Sampling(temperature=1e-4)):
+        assert choose(logits, [Sampler(sampling, [1])] * 50) == logits.argmax(dim=-1).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=9, unique=True),
+    st.floats(0, 1e308, exclude_min=True),
+    st.sampled_from([0.01, 1.0, 100.0]),
+    st.none() | st.floats(0.01, 1.0),
+)
+def test_any_temperature_and_penalty_that_are_taken_can_be_drawn_with(logits, temperature, penalty, top_p):
+    sampling = Sampling(temperature=temperature, repetition_penalty=penalty, top_p=top_p, seed=0)
+    assert Sampler(sampling, [0]).choose(torch.tensor(logits)) in range(len(logits))
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-39, 1e-50, 5e-324])
+def test_however_small_a_temperature_is_the_likeliest_is_drawn(temperature):
+    logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(1))
+    samplers = [Sampler(Sampling(temperature=temperature, top_p=0.95), [])] * 50
+    assert choose(logits, samplers) == logits.argmax(dim=-1).tolist()
+
+
+def test_the_penalty_divides_what_is_likely_and_multiplies_what_is_not():
+    logits = torch.tensor([3.0, -2.0, 1.5, 0.0])
+    assert penalise(logits, {0, 1, 3}, 2.0).tolist() == [1.5, -4.0, 1.5, 0.0]
+    assert logits.tolist() == [3.0, -2.0, 1.5, 0.0]
+
+
+def test_the_penalty_counts_the_prompt_and_what_was_chosen_since():
+    sampler = Sampler(Sampling(repetition_penalty=4.0), [0])
+    assert [sampler.choose(torch.tensor([3.0, 2.0, 1.0, 0.1])) for _ in range(4)] == [1, 2, 0, 0]
+
+
+def test_rows_of_one_batch_follow_their_own_rules():
+    logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(1)).expand(4, -1)
+    likeliest = int(logits[0].argmax())
+    lively = Sampling(temperature=5.0, seed=3)
+    samplings = [GREEDY, lively, Sampling(repetition_penalty=100.0), lively]
+    first, *others = choose(logits, [Sampler(sampling, [likeliest]) for sampling in samplings])
+    assert first == likeliest
+    assert others[1] == int(logits[0].topk(2).indices[1])
+    assert others[0] == others[2] == Sampler(lively, []).choose(logits[0])
+
+
+def test_draws_without_a_seed_follow_the_global_one_and_with_one_leave_it_alone():
+    def three() -> list[int]:
+        torch.manual_seed(5)
+        sampler = Sampler(LIVELY, [])
+        return [sampler.choose(torch.zeros(999)) for _ in range(3)]
+
+    assert three() == three()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    Sampler(Sampling(temperature=1.0, seed=3), []).choose(LOGITS)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("top_k", 0),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("repetition_penalty", 1e-39),
+        ("repetition_penalty", 1e39),
+        ("repetition_penalty", float("nan")),
+        ("repetition_penalty", float("inf")),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("top_q", 1),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        Sampling(**{name: value})

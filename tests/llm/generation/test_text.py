@@ -1,0 +1,137 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.applications.language_model import continuations
+from llm.generation.sampling import Sampling
+from llm.generation.text import MOST_AT_ONCE, TextStream, generate, generate_text, stream_text
+from llm.tokenizer import END_OF_TEXT, stop_tokens
+
+quick = settings(max_examples=60, deadline=None)
+WILD = Sampling(temperature=1.5, seed=1)
+
+
+def test_more_prompts_than_rows_give_what_each_gives_alone_in_their_order(make_gpt):
+    gpt = make_gpt()
+    prompts = [[number + 1] * (1 + number % 7) for number in range(MOST_AT_ONCE + 5)]
+    expected = [generate(gpt, [prompt], max_new_tokens=4)[0] for prompt in prompts]
+    assert generate(gpt, prompts, max_new_tokens=4) == expected
+    assert {len(text) for text in expected} == {4}
+    stop = expected[0][1]
+    assert generate(gpt, prompts, max_new_tokens=4, stop_tokens=[stop]) == [
+        text[: text.index(stop)] if stop in text else text for text in expected
+    ]
+
+
+def test_no_prompts_give_no_texts(make_gpt):
+    assert generate(make_gpt(), [], max_new_tokens=4) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "new", "reason"),
+    [
+        ([[1], []], 4, "the prompt is empty"),
+        ([[1, 9999]], 4, "token 9999 is not one of the model's"),
+        ([[1], [1] * 30], 4, "30 prompt tokens and 4 new ones do not fit the context of 32"),
+        ([[1]], 0, "max_new_tokens 0 is less than 1"),
+        ([[1]], -9, "max_new_tokens -9 is less than 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_and_named(make_gpt, prompts, new, reason):
+    with pytest.raises(ValueError, match=reason):
+        generate(make_gpt(), prompts, max_new_tokens=new)
+
+
+def test_equal_prompts_and_seeds_give_equal_texts_and_another_seed_differs(make_gpt, encoding):
+    gpt = make_gpt()
+    one, two = generate(gpt, [[1, 2], [1, 2]], max_new_tokens=20, sampling=WILD)
+    assert one == two
+    texts = [
+        generate_text(gpt, encoding, "the cat", max_new_tokens=20, sampling=WILD.model_copy(update={"seed": seed}))
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@quick
+@given(st.integers(0, 999), st.lists(st.sampled_from(["a", "t", "th", " ", "\ufffd", "sat on", "ee"]), max_size=3))
+def test_pieces_join_to_the_whole_up_to_the_first_stop_string(make_gpt, encoding, seed, stop):
+    gpt, sampling = make_gpt(), Sampling(temperature=2.0, seed=seed)
+    options = {"max_new_tokens": 20, "sampling": sampling}
+    (tokens,) = generate(gpt, [encoding.encode_ordinary("the cat")], stop_tokens=stop_tokens(encoding), **options)
+    whole = encoding.decode(tokens)
+    pieces = list(stream_text(gpt, encoding, "the cat", stop=stop, **options))
+    assert "" not in pieces
+    assert "".join(pieces) == generate_text(gpt, encoding, "the cat", stop=stop, **options) == cut(whole, stop)
+
+
+def cut(text: str, stop: list[str]) -> str:
+    """What someone who reads letter by letter has kept when the first stop string is complete."""
+    for end in range(len(text) + 1):
+        if found := [s for s in stop if text[:end].endswith(s)]:
+            return text[: end - max(map(len, found))]
+    return text
+
+
+@quick
+@given(
+    st.text(alphabet="abé€😀\n", max_size=12), st.lists(st.text(alphabet="abé€", min_size=1, max_size=4), max_size=3)
+)
+def test_letters_and_stop_strings_may_lie_across_tokens(encoding, text, stop):
+    stream, expected = TextStream(encoding, stop), cut(text, stop)
+    before = ""
+    for byte in text.encode():
+        before += stream.feed(encoding.encode_single_token(bytes([byte])))
+        assert expected.startswith(before)
+    assert stream.stopped == any(s in text for s in stop)
+    assert before + stream.finish() == expected
+    assert stream.finish() == ""
+
+
+@quick
+@given(st.binary(max_size=20))
+def test_bytes_that_are_no_text_come_out_as_decode_gives_them(encoding, raw):
+    tokens = [encoding.encode_single_token(bytes([byte])) for byte in raw]
+    stream = TextStream(encoding)
+    assert "".join([*map(stream.feed, tokens), stream.finish()]) == encoding.decode(tokens)
+
+
+def test_a_stream_holds_back_half_a_letter_and_what_may_become_a_stop_string(encoding):
+    stream = TextStream(encoding, ["\nUser:"])
+    letters = [encoding.encode_single_token(bytes([byte])) for byte in "é\nUs\nUser: x".encode()]
+    pieces = [stream.feed(token) for token in letters]
+    assert pieces == ["", "é", "", "", "", "\nUs", "", "", "", "", "", "", ""]
+    assert stream.stopped
+    assert stream.finish() == ""
+
+
+def test_an_empty_stop_string_is_refused(encoding):
+    with pytest.raises(ValueError, match="a stop string is empty"):
+        TextStream(encoding, ["end", ""])
+
+
+def test_the_end_of_a_text_ends_it_and_is_not_shown(make_gpt, encoding):
+    gpt = make_gpt(tied=False)
+    (tokens,) = generate(gpt, [encoding.encode_ordinary("the cat")], max_new_tokens=9, sampling=WILD)
+    end = encoding.encode_single_token(END_OF_TEXT)
+    assert stop_tokens(encoding) == {end}
+    assert end not in tokens
+    place = next(n for n in range(2, 9) if tokens[n] not in tokens[:n])
+    with torch.no_grad():  # from there on the model wants to end
+        gpt.output.weight[end] = gpt.output.weight[tokens[place]]
+        gpt.output.weight[tokens[place]] = 0
+    (ended,) = generate(gpt, [encoding.encode_ordinary("the cat")], max_new_tokens=9, sampling=WILD)
+    options = {"max_new_tokens": 9, "sampling": WILD}
+    assert end in ended
+    assert generate_text(gpt, encoding, "the cat", **options) == encoding.decode(ended[: ended.index(end)])
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_the_first_piece(make_gpt, encoding):
+    with pytest.raises(ValueError, match="tokens and 30 new ones do not fit the context of 32"):
+        stream_text(make_gpt(), encoding, "the cat sat", max_new_tokens=30)
+
+
+def test_samples_end_where_the_context_does(make_gpt, encoding):
+    (text,) = continuations(make_gpt(), encoding, ("the cat",), tokens=999, seed=1)
+    assert text.startswith("the cat")

@@ -1,0 +1,91 @@
+import os
+
+import pytest
+import torch
+
+from llm.device import PEAK_SIZE, Compute, choose_compute, matmul_peak
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend to be a machine; what is asked of torch is undone afterwards."""
+    deterministic, precision = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+
+    def pretend(cuda=False, cuda_bfloat16=False, mps=False, amx=False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda_bfloat16)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "unset")
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+        torch.set_float32_matmul_precision("high")
+        torch.use_deterministic_algorithms(False)
+
+    yield pretend
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.parametrize(
+    ("features", "device", "dtype", "reason"),
+    [
+        (
+            {"cuda": True, "cuda_bfloat16": True, "mps": True},
+            "cuda",
+            torch.bfloat16,
+            "A GPU has native bfloat16; determ",
+        ),
+        ({"cuda": True}, "cuda", torch.float32, "A GPU has no native bfloat16, and float16 would need its loss scaled"),
+        ({"mps": True, "amx": True}, "mps", torch.float32, "Apple's GPU; not every macOS has bfloat16 for it"),
+        ({"amx": True}, "cpu", torch.bfloat16, "no GPU; the processor has AMX tiles for bfloat16"),
+        ({}, "cpu", torch.float32, "no GPU; the processor has no native bfloat16"),
+    ],
+)
+def test_the_fastest_device_is_chosen_with_its_dtype_and_a_reason(machine, features, device, dtype, reason):
+    machine(**features)
+    compute = choose_compute()
+    assert (compute.device, compute.dtype) == (torch.device(device), dtype)
+    assert compute.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_on_cuda_results_are_the_same_bits_each_time_and_float32_is_float32(machine, bfloat16):
+    machine(cuda=True, cuda_bfloat16=bfloat16)
+    reason = choose_compute().reason
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert "deterministic, and float32 without TF32" in reason
+
+
+def test_what_the_user_set_for_cublas_stays(machine, monkeypatch):
+    machine(cuda=True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    choose_compute()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+@pytest.mark.parametrize("features", [{}, {"mps": True}])
+def test_elsewhere_nothing_is_asked_of_torch(machine, features):
+    machine(**features)
+    choose_compute()
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.parametrize(("device", "size"), [("cpu", 1024), ("mps", 2048), ("cuda", 8192)])
+def test_a_gpu_is_measured_with_larger_matrices(monkeypatch, device, size):
+    asked = []
+
+    def rand(*shape, device, dtype):
+        asked.append((shape, device.type))
+        return torch.ones(2, 8, 8, dtype=dtype)
+
+    monkeypatch.setattr(torch, "rand", rand)
+    assert matmul_peak(Compute(torch.device(device), torch.float32, "a test")) > 0
+    assert asked == [((2, size, size), device)]
+    assert PEAK_SIZE[device] == size

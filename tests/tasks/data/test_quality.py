@@ -1,0 +1,123 @@
+import json
+
+import great_expectations.expectations as gxe
+import mlflow
+import pandas as pd
+import pytest
+
+from llm.errors import UserError
+from tasks.data.quality import summarise, summary_expectations, validate
+
+LABELS = ["ham", "spam"]
+
+
+@pytest.fixture
+def table():
+    return pd.DataFrame(
+        {
+            "id": [f"mail.csv#{n}" for n in range(12)],
+            "label": ["ham", "ham", "spam"] * 4,
+            "split": ["train"] * 6 + ["validation"] * 3 + ["test"] * 3,
+            "text": [f"a{n} b{n} c{n} d{n}" for n in range(12)],
+        }
+    )
+
+
+def expectations():
+    return [
+        gxe.ExpectColumnValuesToBeInSet(column="label", value_set=LABELS),
+        gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1, max_value=100),
+        gxe.ExpectColumnValuesToNotBeNull(column="text"),
+    ]
+
+
+def summary_of(table, rows_read=12):
+    return summarise(rows_read, table, table["text"], 0.8, labels=LABELS)
+
+
+def test_a_summary_counts_what_no_row_can_tell(table):
+    summary = summarise(16, table, table["text"], 0.8, groups="label", labels=LABELS).iloc[0].to_dict()
+    assert summary == {
+        "id": "summary",
+        "rows_read": 16,
+        "rows": 12,
+        "duplicate_share": 0.25,
+        "split_overlap": 0,
+        "straddling_groups": 2,
+        "train_rows": 6,
+        "validation_rows": 3,
+        "test_rows": 3,
+        "ham_share": 0.6667,
+        "spam_share": 0.3333,
+        "ham_splits": 3,
+        "spam_splits": 3,
+    }
+
+
+def test_a_good_table_passes_and_gives_the_same_report_twice(table, tmp_path):
+    for name in ("first", "second"):
+        checks = {
+            "rows": (table, expectations()),
+            "summary": (summary_of(table), summary_expectations(LABELS)),
+        }
+        validate("emails", checks, tmp_path / name)
+    first, second = ((tmp_path / name / "validation.json").read_bytes() for name in ("first", "second"))
+    assert first == second
+    report = json.loads(first)
+    assert report["success"] is True
+    assert len(report["expectations"]) == 13
+    found = {(finding["column"], finding.get("observed")) for finding in report["expectations"]}
+    assert {("spam_share", 0.3333), ("split_overlap", 0), ("train_rows", 6)} <= found
+
+
+def test_every_failed_expectation_is_a_line_with_place_wish_and_examples(table, tmp_path):
+    table.loc[4, "label"] = "smap"
+    table.loc[5, "text"] = None
+    table.loc[[7, 8], "text"] = "x" * 101
+    columns = gxe.ExpectTableColumnsToMatchOrderedList(column_list=["id"])
+    missing = gxe.ExpectColumnValuesToNotBeNull(column="subject")
+    with pytest.raises(UserError) as raised:
+        validate("emails", {"rows": (table, [*expectations(), columns, missing])}, tmp_path)
+    assert str(raised.value).splitlines() == [
+        "emails: 5 checks failed",
+        "  rows: expect table columns to match ordered list (column_list ['id']); "
+        "observed ['id', 'label', 'split', 'text']",
+        "  rows, label: expect column values to be in set (value_set ['ham', 'spam']); "
+        "1 of 12 rows fail, such as mail.csv#4: 'smap'",
+        '  rows, subject: expect column values to not be null; observed Error: The column "subject" in BatchData '
+        "does not exist.",
+        "  rows, text: expect column value lengths to be between (min_value 1, max_value 100); "
+        f"2 of 12 rows fail, such as mail.csv#7: '{'x' * 100}', mail.csv#8: '{'x' * 100}'",
+        "  rows, text: expect column values to not be null; 1 of 12 rows fail, such as mail.csv#5: 'None'",
+    ]
+    report = json.loads((tmp_path / "validation.json").read_text())
+    assert report["success"] is False
+    assert sum(not finding["success"] for finding in report["expectations"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("column", "spoil"),
+    [
+        ("split_overlap", lambda table: table.assign(text="one two three four")),
+        ("duplicate_share", lambda table: table.iloc[[0, 2, 6, 8, 9]]),
+        ("test_rows", lambda table: table[table["split"] != "test"]),
+        ("spam_splits", lambda table: table[(table["label"] == "ham") | (table["split"] == "train")]),
+        ("ham_share", lambda table: table[table["label"] == "spam"]),
+    ],
+)
+def test_a_bad_split_or_balance_fails(table, tmp_path, column, spoil):
+    summary = summary_of(spoil(table))
+    with pytest.raises(UserError, match=f"summary, {column}: expect column max to be between"):
+        validate("emails", {"summary": (summary, summary_expectations(LABELS))}, tmp_path)
+
+
+def test_an_open_mlflow_run_gets_report_and_pages_even_of_bad_data(table, tmp_path):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = mlflow.create_experiment("quality", artifact_location=str(tmp_path / "artifacts"))
+    bad = table.assign(label="smap")
+    with pytest.raises(UserError, match="emails: 1 checks failed"), mlflow.start_run(experiment_id=experiment) as run:
+        validate("emails", {"rows": (bad, expectations())}, tmp_path / "report")
+    artifacts = tmp_path / "artifacts" / run.info.run_id / "artifacts"
+    assert (artifacts / "validation.json").read_bytes() == (tmp_path / "report" / "validation.json").read_bytes()
+    assert "smap" in next((artifacts / "data_docs" / "validations").rglob("*.html")).read_text()
+    assert (artifacts / "data_docs" / "index.html").is_file()

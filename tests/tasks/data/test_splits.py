@@ -1,0 +1,145 @@
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.data.splits import Split, deduplicate, near_duplicates, overlap, split
+
+PARAMS = Split(seed=1, validation=0.15, test=0.2, near_duplicate=0.8)
+
+
+def random_text(generator, words=100):
+    return " ".join(f"word{n}" for n in generator.integers(5_000, size=words))
+
+
+def shingles(text):
+    words = text.lower().split()
+    return {tuple(words[i : i + 3]) for i in range(len(words) - 2)}
+
+
+def jaccard(left, right):
+    return len(shingles(left) & shingles(right)) / len(shingles(left) | shingles(right))
+
+
+@pytest.fixture(scope="module")
+def varied():
+    """300 texts in 100 families, whose members differ from the first by zero to seven changed words."""
+    generator, texts = np.random.default_rng(3), []
+    for _ in range(100):
+        words = random_text(generator).split()
+        for _ in range(3):
+            changed = words.copy()
+            for place in generator.integers(100, size=generator.integers(8)):
+                changed[place] = "changed"
+            texts.append(" ".join(changed))
+    return texts
+
+
+def test_groups_are_those_of_the_exact_jaccard_similarity_of_all_pairs(varied):
+    groups = near_duplicates(varied, 0.8)
+    expected = np.arange(len(varied))
+    for right in range(len(varied)):
+        for left in range(right):
+            if jaccard(varied[left], varied[right]) >= 0.8:
+                expected[expected == expected[right]] = expected[left]
+    assert groups.tolist() == pd.factorize(expected)[0].tolist()
+    assert 100 < groups.max() + 1 < 300
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
+def test_a_pair_belongs_together_just_from_the_threshold_on(threshold):
+    words = [f"w{n}" for n in range(102)]  # 100 shingles
+    common = round(200 * threshold / (1 + threshold))
+    close = words[: common + 3] + [f"x{n}" for n in range(99 - common)]
+    far = words[: common + 1] + [f"x{n}" for n in range(101 - common)]
+    reference, close, far = " ".join(words), " ".join(close), " ".join(far)
+    assert jaccard(reference, close) >= threshold > jaccard(reference, far)
+    assert near_duplicates([reference, close], threshold).tolist() == [0, 0]
+    assert near_duplicates([reference, far], threshold).tolist() == [0, 1]
+
+
+def test_a_chain_of_near_duplicates_is_one_group():
+    words = [f"w{n}" for n in range(100)]
+    chain = [" ".join(words[start : start + 60]) for start in range(0, 40, 5)]
+    assert jaccard(chain[0], chain[-1]) < 0.5 < jaccard(chain[0], chain[1])
+    assert set(near_duplicates(chain, 0.8)) == {0}
+
+
+def test_case_and_punctuation_make_no_difference_and_short_texts_count_as_a_whole():
+    texts = [
+        "Hello, world",
+        "hello world!",
+        "hello there",
+        "!!!",
+        "???",
+        "",
+        "One two. THREE four",
+        "one two three four",
+    ]
+    assert near_duplicates(texts, 0.8).tolist() == [0, 0, 1, 2, 3, 4, 5, 5]
+    assert near_duplicates([], 0.8).tolist() == []
+
+
+def test_the_first_row_of_a_group_stays_and_the_log_counts_exact_and_near_duplicates(varied, caplog):
+    near = varied[0] + " and one word more"
+    table = pd.DataFrame({"id": ["a", "b", "c", "d"], "text": [varied[0], varied[0], near, "something else entirely"]})
+    with caplog.at_level("INFO"):
+        assert deduplicate(table, table["text"], 0.8)["id"].tolist() == ["a", "d"]
+    assert "4 rows: 1 exact and 1 near duplicates dropped, 2 left" in caplog.text
+
+
+def test_shares_hold_in_every_stratum_and_the_seed_decides():
+    table = pd.DataFrame({"label": ["ham"] * 800 + ["spam"] * 200})
+    shared = split(table, PARAMS, stratify="label")
+    counts = pd.crosstab(shared["label"], shared["split"])
+    assert counts.loc["ham"].to_dict() == {"test": 160, "train": 520, "validation": 120}
+    assert counts.loc["spam"].to_dict() == {"test": 40, "train": 130, "validation": 30}
+    assert shared.equals(split(table, PARAMS, stratify="label"))
+    other = split(table, PARAMS.model_copy(update={"seed": 2}), stratify="label")
+    assert (other["split"] != shared["split"]).mean() > 0.3
+
+
+def test_groups_stay_whole_and_shares_hold_nearly():
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame({"word": generator.integers(400, size=2_000), "kind": "x"})
+    shared = split(table, PARAMS, groups=table["word"], stratify="kind")
+    assert shared.groupby("word")["split"].nunique().max() == 1
+    shares = shared["split"].value_counts(normalize=True)
+    assert shares["validation"] == pytest.approx(0.15, abs=0.01)
+    assert shares["test"] == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_group_larger_than_a_splits_share_goes_to_train():
+    groups = pd.Series([0] * 60 + list(range(1, 41)))
+    for seed in range(10):
+        shared = split(pd.DataFrame(index=range(100)), PARAMS.model_copy(update={"seed": seed}), groups=groups)
+        assert set(shared["split"][:60]) == {"train"}
+        assert shared["split"].value_counts().to_dict() == {"train": 65, "test": 20, "validation": 15}
+
+
+def test_overlap_counts_rows_with_a_near_duplicate_in_an_earlier_split(varied):
+    base, near = varied[0], varied[0] + " and one word more"
+    table = pd.DataFrame(
+        [(base, "train"), (near, "test"), (varied[30], "validation"), (varied[30], "test"), (varied[60], "test")],
+        columns=["text", "split"],
+    )
+    assert overlap(table, table["text"], 0.8) == 2
+    assert overlap(table, table["text"], 1.0) == 1
+    assert overlap(table[table["split"] == "train"], table["text"][:1], 0.8) == 0
+
+
+def test_no_near_duplicate_straddles_the_splits_of_a_deduplicated_table(varied):
+    table = pd.DataFrame({"text": varied})
+    assert overlap(split(table, PARAMS), table["text"], 0.8) > 0
+    table = deduplicate(table, table["text"], 0.8)
+    assert overlap(split(table, PARAMS), table["text"], 0.8) == 0
+
+
+def test_two_thousand_texts_take_few_seconds():
+    generator = np.random.default_rng(1)
+    table = pd.DataFrame({"text": [random_text(generator, 300) for _ in range(2_000)]})
+    start = time.perf_counter()
+    shared = split(deduplicate(table, table["text"], 0.8), PARAMS)
+    assert overlap(shared, shared["text"], 0.8) == 0
+    assert time.perf_counter() - start < 10

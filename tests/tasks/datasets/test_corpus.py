@@ -1,0 +1,128 @@
+import json
+
+import great_expectations as gx
+import numpy as np
+import pandas as pd
+import pytest
+
+from llm.errors import UserError
+from llm.tokenizer import train_bpe
+from tasks.datasets.corpus import Params, choose_encoding, corpus_expectations, read_corpus, write_tokens
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def chat(*messages):
+    return {"messages": [[{"sender": sender, "text": text} for sender, text in messages]]}
+
+
+def test_every_kind_of_file_becomes_documents_in_the_order_of_paths(tmp_path):
+    chats = {"one": chat(("x", "Hi\nthere"), ("y", "Hello"), ("y", ""), ("x", "Bye")), "two": chat(("x", "Anyone?"))}
+    write(tmp_path, "talk/dataset.json", json.dumps(chats))
+    write(tmp_path, "notes/rows.jsonl", '{"text": "first"}\n\n{"text": "third", "more": 1}\n')
+    write(tmp_path, "books/part/a.txt", "\ufeffOne.\r\n\r\n \r\n  Two.\n")
+    write(tmp_path, "books/.hidden", b"\xff")
+    assert read_corpus(tmp_path).to_dict("split")["data"] == [
+        ["books/part/a.txt", "books", "One.\n\n  Two."],
+        ["notes/rows.jsonl#1", "notes", "first"],
+        ["notes/rows.jsonl#3", "notes", "third"],
+        ["talk/dataset.json#one", "talk", "A: Hi there\nB: Hello\nA: Bye"],
+    ]
+
+
+def test_broken_characters_are_mended_and_composed(tmp_path):
+    write(tmp_path, "a/a.txt", "schÃ¶n, cafe\u0301")
+    assert read_corpus(tmp_path)["text"].item() == "schön, café"
+
+
+def test_a_long_text_is_cut_at_blank_lines_into_even_pieces(tmp_path):
+    paragraphs = [f"Paragraph {n}. " + "word " * 40 for n in range(600)]
+    write(tmp_path, "a/book.txt", "\n\n".join(paragraphs))
+    table = read_corpus(tmp_path)
+    assert table["id"].tolist() == ["a/book.txt#1", "a/book.txt#2", "a/book.txt#3"]
+    assert table["text"].str.len().between(40_000, 50_300).all()
+    assert "\n\n".join(table["text"]) == "\n\n".join(paragraphs).strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"fine\nbad \xe9t\xe9\n", r"a\.txt, row 2: byte 0xe9 is not UTF-8"),
+        ("a.jsonl", '{"text": "x"}\n{"text": \n', r"a\.jsonl, row 2: not JSON: Expecting value at column 10"),
+        ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', r'a\.jsonl, row 2: no string under "text"'),
+        ("a.jsonl", "3\n", r'a\.jsonl, row 1: no string under "text"'),
+        ("a.json", '{\n"a": }', r"a\.json, row 2: not JSON: Expecting value at column 6"),
+        ("a.json", "[]", r"a\.json: not chitchat-dataset's layout"),
+        ("a.json", '{"c1": {"messages": [[{"text": "x"}]]}}', r"a\.json, chat c1: no messages with sender and text"),
+        ("a.csv", "text\nx\n", r"a\.csv: unknown suffix '\.csv'; a corpus is \.txt, \.jsonl or"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_file_row_and_reason(tmp_path, name, content, message):
+    write(tmp_path, f"mine/{name}", content)
+    with pytest.raises(UserError, match=message) as error:
+        read_corpus(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"holds no files; run `python -m flows\.fetch"):
+        read_corpus(tmp_path)
+
+
+def test_a_bpe_tokenizer_is_trained_on_the_texts_and_an_unknown_name_is_refused():
+    params = Params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8, vocabulary_size=270)
+    texts = ["the cat sat on the mat and the dog ate the hat"] * 9
+    assert choose_encoding(params, texts)._mergeable_ranks == train_bpe(texts, 270)._mergeable_ranks
+    with pytest.raises(UserError, match=r"^'gpt3' is no tiktoken encoding; known are .*gpt2"):
+        choose_encoding(params.model_copy(update={"tokenizer": "gpt3"}), texts)
+
+
+@pytest.mark.parametrize(("more_tokens", "dtype", "code"), [(0, "uint16", "<u2"), (65_536, "uint32", "<u4")])
+def test_tokens_are_written_in_order_with_an_end_after_each_document(tmp_path, more_tokens, dtype, code):
+    texts = ["the cat sat on the mat", "émigré <|endoftext|>", "the end"]
+    encoding = train_bpe(texts, 270)
+    end = encoding.eot_token + more_tokens
+    encoding._special_tokens["<|endoftext|>"] = end
+    encoding = type(encoding)(
+        "x",
+        pat_str=encoding._pat_str,
+        mergeable_ranks=encoding._mergeable_ranks,
+        special_tokens=encoding._special_tokens,
+    )
+    tables = {"train": pd.DataFrame({"text": texts[:2]}), "test": pd.DataFrame({"text": texts[2:]})}
+    meta = write_tokens(encoding, tables, tmp_path)
+    assert json.loads((tmp_path / "meta.json").read_text()) == meta
+    train, test = (np.fromfile(tmp_path / f"{split}.bin", code).tolist() for split in ("train", "test"))
+    assert [encoding.decode(ids) for ids in (train[: train.index(end)], test[:-1])] == [texts[0], texts[2]]
+    assert train.count(end) == 2
+    assert train[-1] == test[-1] == end
+    assert meta == {
+        "dtype": dtype,
+        "vocabulary_size": end + 1,
+        "splits": {
+            "train": {"documents": 2, "tokens": len(train), "bytes": sum(len(text.encode()) for text in texts[:2])},
+            "test": {"documents": 1, "tokens": len(test), "bytes": 7},
+        },
+    }
+
+
+def test_the_expectations_hold_for_a_corpus_and_tell_a_bad_one():
+    good = pd.DataFrame({"id": list("abc"), "source": "s", "text": ["one", "two", "three"]})
+    bad = good.assign(id="a", text=["one", "", "\ufffd"])
+    batch = gx.get_context(mode="ephemeral").data_sources.add_pandas("p").add_dataframe_asset("a")
+    failed = []
+    for table in (good, bad):
+        rows = batch.add_batch_definition_whole_dataframe(str(len(failed))).get_batch({"dataframe": table})
+        results = [rows.validate(expectation) for expectation in corpus_expectations()]
+        failed.append([r.expectation_config.type for r in results if not r.success])
+    assert failed[0] == []
+    assert failed[1] == [
+        "expect_column_values_to_be_unique",
+        "expect_column_value_lengths_to_be_between",
+        "expect_column_values_to_not_match_regex",
+    ]

@@ -1,0 +1,339 @@
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import mlflow
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from llm.applications.classifier import Classifier, ClassifierConfig
+from llm.config import GPTConfig
+from llm.formats.model_folder import save_model
+from llm.model.gpt import GPT
+from llm.tokenizer import train_bpe
+from tasks.registry.register import register_model, registered
+from tasks.registry.tracking import configure_tracking
+from tasks.stages.hashes import locked, stale
+
+ROOT = Path(__file__).parents[3]
+NAME = "threestage-classifier"
+MODELS = {"foundation": "language_model", "classifier": "classifier", "assistant": "assistant"}
+DVC_YAML = """
+stages:
+  pretrain:
+    cmd: python train.py foundation pretrain
+    deps: [made/foundation]
+    outs: [models/foundation/, reports/training/pretrain/]
+  finetune:
+    foreach: [classifier, assistant]
+    do:
+      cmd: python train.py ${item} ${item}
+      deps: ["made/${item}", models/foundation/]
+      outs: ["models/${item}/", "reports/training/${item}/"]
+  evaluate:
+    matrix: {model: [foundation, classifier, assistant]}
+    cmd: python evaluate.py ${item.model}
+    deps: ["models/${item.model}/"]
+    params: [f1]
+    outs: ["reports/evaluation/${item.model}/curve.csv"]
+    metrics: [{"reports/evaluation/${item.model}/metrics.json": {cache: false}}]
+"""
+TRAIN = """
+import pathlib, shutil, sys
+model, stage = sys.argv[1:]
+shutil.copytree(f"made/{model}", f"models/{model}")
+(report := pathlib.Path("reports/training", stage)).mkdir(parents=True)
+(report / "loss.csv").write_text("step,loss")
+"""
+EVALUATE = """
+import json, pathlib, sys, yaml
+(report := pathlib.Path("reports/evaluation", sys.argv[1])).mkdir(parents=True, exist_ok=True)
+(report / "curve.csv").write_text("x,y")
+f1 = yaml.safe_load(open("params.yaml"))["f1"]
+(report / "metrics.json").write_text(json.dumps({"f1": f1, "accuracy": 0.75, "baseline_f1": 0.9}))
+"""
+
+
+def run(*command: str, folder: Path = Path()) -> None:
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | path)
+
+
+def evaluated_with(f1: float) -> None:
+    Path("params.yaml").write_text(f"f1: {f1}\n")
+    run("dvc", "repro", "-q")
+
+
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory):
+    """A project of small models whose graph never ran, and a store without runs."""
+    folder = tmp_path_factory.mktemp("blank")
+    encoding = train_bpe(["the cat sat on the mat and the dog ate the hat"] * 9, 300)
+    config = GPTConfig(context_length=256, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.max_token_value + 1)
+    spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
+    for name, objective in MODELS.items():
+        (folder / "made" / name).mkdir(parents=True)
+        model, more = GPT(config), {}
+        if objective == "classifier":
+            model, more = Classifier(model, spam), {"cleaning": "tasks.data.mail"}
+        save_model(folder / "made" / name, model, encoding, objective, **more)
+    shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tasks/data").mkdir(parents=True)
+    for path in ("tasks/served.py", "tasks/data/mail.py"):
+        shutil.copy(ROOT / path, folder / path)
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "params.yaml").write_text("f1: 0.5\n")
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "evaluate.py").write_text(EVALUATE)
+    run("git", "init", "-q", folder=folder)
+    run("dvc", "init", "-q", folder=folder)
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(blank, tmp_path_factory):
+    folder = shutil.copytree(blank, tmp_path_factory.mktemp("ran"), dirs_exist_ok=True)
+    run("dvc", "repro", "-q", folder=folder)
+    return folder
+
+
+def enter(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path, dirs_exist_ok=True))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def unrun(blank, tmp_path, monkeypatch):
+    enter(blank, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def project(ran, tmp_path, monkeypatch):
+    enter(ran, tmp_path, monkeypatch)
+
+
+def challenger(model: str = "classifier") -> mlflow.entities.model_registry.ModelVersion:
+    return MlflowClient().get_model_version_by_alias(f"threestage-{model}", "challenger")
+
+
+def test_three_models_become_challengers_that_load_and_predict(project):
+    assert registered(MODELS) == dict.fromkeys(MODELS)
+    assert {model: register_model(model) for model in MODELS} == dict.fromkeys(MODELS, "1")
+    assert registered(MODELS) == dict.fromkeys(MODELS, "version 1, challenger")
+    rows = {
+        "foundation": pd.DataFrame({"prompt": ["the cat"]}),
+        "classifier": pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}),
+        "assistant": pd.DataFrame({"instruction": ["sit"]}),
+    }
+    columns = {"foundation": "text", "classifier": "label", "assistant": "output"}
+    for model, table in rows.items():
+        served = mlflow.pyfunc.load_model(f"models:/threestage-{model}@challenger")
+        assert isinstance(served.predict(table)[columns[model]][0], str)
+
+
+@pytest.fixture
+def tracking_server(project, tmp_path, monkeypatch):
+    """A real tracking server with a store of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--serve-artifacts"]
+    command += ["--artifacts-destination", str(tmp_path / "server")]
+    server = subprocess.Popen(command, process_group=0, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"{url}/health").is_success:
+                    break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                assert server.poll() is None
+            time.sleep(0.1)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_server, monkeypatch):
+    assert register_model("classifier") == "1"
+    (own,) = MlflowClient().search_registered_models()
+    assert own.name != NAME  # a laptop moves no alias of the team's without a word
+    monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage")
+    assert register_model("classifier") == "1"
+    assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
+    served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
+    table = served.predict(pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
+    assert table["label"][0] in ("ham", "spam")
+    model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
+
+
+def test_a_version_holds_its_metrics_plots_lineage_and_a_table_to_review(project):
+    configure_tracking()
+    weights = locked("finetune@classifier").outs["models/classifier"]
+    made = {"threestage.dvc.stage": "finetune@classifier", "threestage.dvc.out.models/classifier": weights}
+    with mlflow.start_run(tags=made) as training:
+        pass
+    register_model("classifier")
+    version = challenger()
+    assert version.tags["threestage.training_run"] == training.info.run_id
+    assert version.tags["threestage.dvc.out.models/classifier"] == weights
+    foundation = locked("pretrain").outs["models/foundation"]
+    assert version.tags["threestage.dvc.dep.models/foundation"] == foundation
+    assert version.tags["threestage.git.commit"] == "none"
+    assert "| f1 | 0.5000 | 0.9000 | -0.4000 |\n| accuracy | 0.7500 | | |" in version.description
+    assert MlflowClient().get_run(version.run_id).data.metrics == {"f1": 0.5, "accuracy": 0.75, "baseline_f1": 0.9}
+    folders = [MlflowClient().list_artifacts(version.run_id, path) for path in ("evaluation", "training")]
+    names = {file.path for folder in folders for file in folder}
+    assert names >= {"evaluation/curve.csv", "evaluation/metrics.json", "training/loss.csv"}
+    model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
+
+
+def test_equal_bytes_and_evidence_make_no_new_version_and_what_people_did_stays(project):
+    register_model("classifier")
+    runs = len(mlflow.search_runs(output_format="list"))
+    MlflowClient().delete_registered_model_alias(NAME, "challenger")
+    assert register_model("classifier") == "1"
+    assert registered(["classifier"]) == {"classifier": "version 1"}
+    assert len(mlflow.search_runs(output_format="list")) == runs
+
+
+def test_new_evidence_makes_a_version_old_evidence_finds_its_own_and_aliases_stay(project):
+    register_model("classifier")
+    MlflowClient().set_registered_model_alias(NAME, "champion", "1")
+    evaluated_with(0.6)
+    assert registered(["classifier"]) == {"classifier": None}
+    assert register_model("classifier") == "2"
+    evaluated_with(0.5)
+    assert register_model("classifier") == "1"
+    aliases = MlflowClient().get_registered_model(NAME).aliases
+    assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 1, "challenger": 2}
+
+
+@pytest.mark.parametrize("path", ["tasks/served.py", "llm/model/gpt.py", "tasks/data/mail.py"])
+def test_other_shipped_code_makes_a_version(project, path):
+    register_model("classifier")
+    Path(path).write_text(Path(path).read_text() + "\n# mended\n")
+    assert registered(["classifier"]) == {"classifier": None}
+    assert register_model("classifier") == "2"
+
+
+def test_code_of_another_model_makes_no_version(project):
+    register_model("foundation")
+    Path("tasks/data/mail.py").write_text(Path("tasks/data/mail.py").read_text() + "\n# mended\n")
+    assert register_model("foundation") == "1"
+
+
+def test_a_version_whose_artifacts_are_gone_is_not_up_to_date(project):
+    register_model("classifier")
+    shutil.rmtree("mlartifacts")
+    assert registered(["classifier"]) == {"classifier": None}
+    assert register_model("classifier") == "2"
+    assert registered(["classifier"]) == {"classifier": "version 2, challenger"}
+
+
+def test_a_copy_of_the_project_has_versions_that_load_from_itself(project, tmp_path_factory, monkeypatch):
+    register_model("classifier")
+    copy = shutil.copytree(Path.cwd(), tmp_path_factory.mktemp("copy") / "project", symlinks=True)
+    shutil.rmtree("mlartifacts")
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}/mlflow.db")
+    assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
+    served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
+    assert served.predict(pd.DataFrame({"subject": ["the cat"]}))["label"][0] in ("ham", "spam")
+
+
+def test_a_damaged_byte_that_dvc_does_not_see_is_not_registered(project):
+    assert stale("evaluate@classifier") == {}  # now DVC knows the file by its time and size
+    path = Path("models/classifier/model.safetensors")
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ValueError, match=r"^models/classifier: its bytes are not those of dvc.lock"):
+        register_model("classifier")
+    assert MlflowClient().search_registered_models() == []
+
+
+def test_a_registration_that_was_killed_leaves_nothing_behind_the_next_one(project):
+    code = "import os, mlflow\nfrom tasks.registry import register\n"
+    code += "register.MlflowClient.create_model_version = lambda *a, **k: os._exit(9)\n"
+    code += "register.register_model('classifier')"
+    killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert killed.returncode == 9
+    assert register_model("classifier") == "1"
+    runs = mlflow.search_runs(output_format="list")
+    assert [run.info.run_name for run in runs] == ["register classifier"]
+    assert len(mlflow.search_logged_models(output_format="list")) == 1
+
+
+def test_what_is_not_in_git_stands_in_the_description(project):
+    run("git", "add", ".")
+    run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "all")
+    Path("params.yaml").write_text("f1: 0.5 # as it was\n")
+    register_model("classifier")
+    assert "; **not in git: params.yaml**" in challenger().description
+
+
+def test_more_models_than_a_page_of_the_registry_hide_none(project):
+    register_model("classifier")
+    for number in range(101):
+        MlflowClient().create_registered_model(f"a-{number}")
+    assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "reason"),
+    [
+        ("models/classifier/config.json", "{}", r"stage evaluate@classifier is stale, models/classifier changed"),
+        ("params.yaml", "f1: 0.7\n", r"stage evaluate@classifier is stale, f1 changed since it ran: run `dvc repro`"),
+        ("made/foundation/config.json", "{}", r"stage pretrain is stale, made/foundation changed"),
+    ],
+)
+def test_what_differs_from_dvc_lock_is_not_registered(project, path, content, reason):
+    Path(path).unlink()
+    Path(path).write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        register_model("classifier")
+    assert MlflowClient().search_registered_models() == []
+
+
+def test_a_missing_model_is_not_registered(unrun):
+    assert registered(MODELS) == dict.fromkeys(MODELS)
+    with pytest.raises(OSError, match="models/classifier: missing, stage evaluate@classifier needs it; run"):
+        register_model("classifier")
+
+
+def test_a_model_without_evaluation_is_not_registered(project):
+    lock = yaml.safe_load(Path("dvc.lock").read_text())
+    del lock["stages"]["evaluate@classifier"]
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    assert registered(["classifier"]) == {"classifier": None}
+    with pytest.raises(ValueError, match=r"dvc.lock: stage evaluate@classifier never ran; run `dvc repro`"):
+        register_model("classifier")
+
+
+def test_requirements_are_pinned_without_a_local_build(project, capfd):
+    register_model("assistant")
+    assert capfd.readouterr().err == ""
+    lines = Path(mlflow.pyfunc.get_model_dependencies(challenger("assistant").source)).read_text().split()
+    assert f"torch=={torch.__version__.split('+')[0]}" in lines
+    assert f"mlflow=={mlflow.__version__}" in lines

@@ -1,0 +1,30 @@
+import json
+from pathlib import Path
+
+from tasks.registry.summary import print_summary
+
+
+def test_the_closing_table_has_metrics_beside_their_baseline_and_the_version_of_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for model, metrics in {
+        "foundation": {"test_loss": 3.25, "bits_per_byte": 1.5},
+        "classifier": {"f1": 0.97126, "recall": 0.9, "baseline_f1": 0.98},
+    }.items():
+        Path("reports/evaluation", model).mkdir(parents=True)
+        Path("reports/evaluation", model, "metrics.json").write_text(json.dumps(metrics))
+    print_summary(
+        {"foundation": "version 3, challenger", "classifier": None, "assistant": "version 1"}, "Done in 9 min 5 s"
+    )
+    lines = [" ".join(line.strip("│ ").replace("│", "").split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "Done in 9 min 5 s"
+    for line in (
+        "foundation test_loss 3.2500 version 3, challenger",
+        "bits_per_byte 1.5000",
+        "classifier f1 0.9713 (baseline 0.9800) not registered",
+        "recall 0.9000",
+        "assistant not evaluated version 1",
+    ):
+        assert line in lines
+    assert not any("baseline_f1" in line for line in lines)
+    assert lines[-1].startswith("Next: make ui")

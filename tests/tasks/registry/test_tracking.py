@@ -1,0 +1,217 @@
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from dvc.repo import Repo
+from mlflow import MlflowClient
+
+from llm.config import Config
+from llm.errors import UserError
+from tasks.registry.tracking import configure_tracking, log_steps, namespace, stage_run
+from tasks.stages.hashes import fingerprint, inputs
+
+ROOT = Path(__file__).parents[3]
+
+
+class Inner(Config):
+    rate: float = 0.5
+
+
+class Settings(Config):
+    seed: int = 3
+    inner: Inner = Inner()
+    prompts: tuple[str, ...] = ("a", "b")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One database for all: making its schema takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch, store):
+    """A project in which this process runs the stage `train`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("DVC_STAGE", "train")
+    Path("data").write_text(tmp_path.name)
+    Path("dvc.yaml").write_text("stages: {train: {cmd: 'true', deps: [data], outs: [model]}}")
+    Repo.init(no_scm=True)
+
+
+def read(run) -> mlflow.entities.Run:
+    return MlflowClient().get_run(run.info.run_id)
+
+
+def test_a_run_holds_parameters_lineage_and_the_outs_that_it_made(stage):
+    with stage_run(Settings()) as run:
+        Path("model").write_text("weights")
+        mlflow.log_metric("loss", 2.5)
+    run = read(run)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "train"
+    assert run.data.params == {"seed": "3", "inner.rate": "0.5", "prompts.0": "a", "prompts.1": "b"}
+    assert run.data.metrics["loss"] == 2.5
+    tags = run.data.tags
+    assert tags["threestage.seed"] == "3"
+    assert tags["threestage.dvc.dep.data"] == hashlib.md5(Path("data").read_bytes()).hexdigest()
+    assert tags["threestage.dvc.out.model"] == hashlib.md5(b"weights").hexdigest()
+
+
+def test_artifacts_lie_in_mlartifacts_beside_the_database(stage, store):
+    configure_tracking()
+    location = mlflow.get_experiment_by_name("threestage").artifact_location
+    assert location == str(Path(store.removeprefix("sqlite:///")).with_name("mlartifacts"))
+
+
+def test_a_store_moves_with_its_folder(stage, ready_store, tmp_path, monkeypatch):
+    before, after = tmp_path / "before", tmp_path / "after, moved"
+    before.mkdir()
+    shutil.copy(ready_store, before / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{before}/mlflow.db")
+    with stage_run(Settings()) as run:
+        mlflow.log_text("hello", "said.txt")
+    shutil.copytree(before, after)
+    Path(run.info.artifact_uri, "said.txt").unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{after}/mlflow.db")
+    configure_tracking()
+    assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/said.txt") == "hello"
+    with stage_run(Settings()) as another:
+        mlflow.log_text("here", "said.txt")
+    assert Path(another.info.artifact_uri).is_relative_to(after)
+    assert len(list(before.rglob("said.txt"))) == 0
+
+
+def test_names_are_ones_own_on_a_server_that_others_use(monkeypatch):
+    assert namespace() == "threestage"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert namespace().startswith("threestage-")
+    monkeypatch.setenv("THREESTAGE_NAMESPACE", "team")
+    assert namespace() == "team"
+
+
+@contextmanager
+def answering(status: int) -> Iterator[str]:
+    """A server on loopback that answers everything with this status."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(401, "it refuses (401); set MLFLOW_TRACKING_USERNAME"), (503, "it answers 503")]
+)
+def test_a_server_that_refuses_is_said_in_a_line(stage, monkeypatch, status, reason):
+    with answering(status) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        with pytest.raises(UserError, match=re.escape(f"MLFLOW_TRACKING_URI={url}: {reason}")):
+            configure_tracking()
+
+
+def test_a_server_that_is_down_is_said_within_ten_seconds(stage, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://127.0.0.1:9: nobody answers"):
+        configure_tracking()
+    assert time.monotonic() - started < 10
+
+
+def test_a_file_that_is_no_store_is_named(stage, monkeypatch, tmp_path):
+    (tmp_path / "broken.db").write_text("this is no database, but it is long enough to look at" * 9)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/broken.db")
+    with pytest.raises(UserError, match=r"broken\.db: not a store of MLflow's"):
+        configure_tracking()
+
+
+@pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_block_that_does_not_end_leaves_its_status_and_the_same_key_goes_on_in_its_run(stage, error, status):
+    key = fingerprint(inputs("train"))
+    with pytest.raises(error), stage_run(Settings(), fingerprint=key) as first:
+        raise error
+    assert read(first).info.status == status
+    with stage_run(Settings(), fingerprint=key) as second:
+        pass
+    with stage_run(Settings(), fingerprint=key) as third:
+        pass
+    assert second.info.run_id == first.info.run_id
+    assert read(second).info.status == "FINISHED"
+    assert third.info.run_id != first.info.run_id
+
+
+def test_a_killed_process_leaves_a_run_that_its_own_workspace_alone_goes_on_with(stage, tmp_path_factory, monkeypatch):
+    code = "import os\nfrom tasks.registry.tracking import stage_run\nwith stage_run(fingerprint='k') as run:\n"
+    code += "  print(run.info.run_id, flush=True)\n  os._exit(9)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (killed.returncode, killed.stderr) == (9, "")
+    with stage_run(fingerprint="k") as again:
+        assert again.info.run_id == killed.stdout.strip()
+    MlflowClient().update_run(again.info.run_id, status="RUNNING")
+    monkeypatch.delenv("DVC_STAGE")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with stage_run(fingerprint="k") as other:
+        assert other.info.run_id != again.info.run_id
+
+
+def test_datasets_are_inputs_with_the_md5_that_dvc_gives_them(stage):
+    Path("emails").mkdir()
+    pd.DataFrame({"body": ["hi", "ho"], "words": [1, 1]}).to_parquet("emails/train.parquet")
+    Path("emails/validation.bin").write_bytes(bytes(10))
+    with stage_run(
+        datasets={"train": Path("emails/train.parquet"), "validation": Path("emails/validation.bin")}
+    ) as run:
+        pass
+    inputs = {each.tags[0].value: each.dataset for each in read(run).inputs.dataset_inputs}
+    assert inputs["train"].digest == hashlib.md5(Path("emails/train.parquet").read_bytes()).hexdigest()
+    assert inputs["train"].profile == '{"num_rows": 2, "num_elements": 4}'
+    assert inputs["validation"].digest == hashlib.md5(bytes(10)).hexdigest()
+    assert {each.name for each in inputs.values()} == {"emails"}
+
+
+def test_log_steps_keeps_every_step_and_leaves_out_what_was_not_measured(stage):
+    rows = [{"step": step, "loss": 1 / (step + 1), "validation_loss": None if step % 2 else 0.5} for step in range(900)]
+    with stage_run() as run:
+        start = time.perf_counter()
+        log_steps(run.info.run_id, rows)
+        assert time.perf_counter() - start < 2
+    history = MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert [(each.step, each.value) for each in history] == [(row["step"], row["loss"]) for row in rows]
+    assert len(MlflowClient().get_metric_history(run.info.run_id, "validation_loss")) == 450
+
+
+def test_rows_with_their_time_can_be_sent_again(stage):
+    rows = [{"step": step, "timestamp": 1000 + step, "loss": 0.5} for step in range(1200)]
+    with stage_run() as run:
+        log_steps(run.info.run_id, rows[:700])
+        log_steps(run.info.run_id, rows)
+    history = MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert [(each.step, each.timestamp) for each in history] == [(row["step"], row["timestamp"]) for row in rows]
+    assert read(run).data.metrics == {"loss": 0.5}
+
+
+def test_the_console_stays_quiet(stage, capfd):
+    with stage_run(Settings(), datasets={}):
+        pass
+    assert capfd.readouterr().err == ""

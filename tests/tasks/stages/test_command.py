@@ -1,0 +1,357 @@
+import contextlib
+import errno
+import importlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from prefect import flow, runtime, task
+from prefect.client.orchestration import get_client
+from prefect.exceptions import TerminationSignal
+from projects import change_params
+
+from llm.errors import UserError, UserFileError
+from llm.training.checkpoint import Checkpoints
+from tasks.stages import command, server
+from tasks.training.progress import REPORT_EVERY
+
+ROOT = Path(__file__).parents[3]
+FLOWS = ("fetch", "preprocess", "pretrain", "finetune", "evaluate")
+HELP = """
+import contextlib, io, json, runpy, sys
+said = {}
+for name in sys.argv[1:]:
+    sys.argv, out = [name, "--help"], io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out):
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        said[name] = [end.code, out.getvalue()]
+print(json.dumps(said))
+"""
+BROKEN = """
+import sys
+from prefect import flow
+from llm.config import Config
+from llm.errors import UserError
+from tasks.stages.command import stage_command
+from tasks.stages.params import load_application
+
+@flow
+def pretrain(params: Config) -> None:
+    "Break."
+    {breaks}
+
+if __name__ == "__main__":
+    sys.exit(stage_command(pretrain, lambda: load_application("foundation")))
+"""
+
+
+def edit_params(project: Path, **changes: object) -> None:
+    change_params(project, {"foundation": {"train": changes}})
+
+
+def run(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    environment = os.environ | environment
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_wrong_parameter_is_one_line_before_anything_is_made_or_started(project_copy):
+    edit_params(project_copy, learning_rate="fast")
+    before = {path.name for path in project_copy.iterdir()}
+    done = run(project_copy, "-B", "-m", "flows.pretrain")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: params.yaml: foundation.train.learning_rate: input should be a valid number")
+    assert {path.name for path in project_copy.iterdir()} - {".prefect", ".threestage"} == before
+    assert not list(project_copy.glob(".prefect/*.db*"))  # no server was started
+
+
+def test_what_the_user_can_mend_is_one_line_and_its_traceback_is_in_the_log(project_copy, prefect_server_for_tests):
+    (project_copy / "broken.py").write_text(BROKEN.format(breaks="raise UserError('emails.csv, row 17: no label')"))
+    done = run(project_copy, "broken.py", PREFECT_API_URL=prefect_server_for_tests, PYTHONPATH=".")
+    assert done.returncode == 1
+    said = [each for each in done.stderr.splitlines() if "| INFO " not in each]
+    assert said == ["error: emails.csv, row 17: no label"]
+    log = (project_copy / ".threestage/stages/pretrain/log").read_text()
+    assert "Traceback" in log
+    assert "UserError: emails.csv, row 17: no label" in log
+    done = run(project_copy, "broken.py", "--verbose", PREFECT_API_URL=prefect_server_for_tests, PYTHONPATH=".")
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "error: emails.csv, row 17: no label"
+
+
+def test_a_bug_in_a_flow_keeps_its_traceback_and_says_where_the_log_is(project_copy, prefect_server_for_tests):
+    (project_copy / "broken.py").write_text(BROKEN.format(breaks="None.missing"))
+    done = run(project_copy, "broken.py", PREFECT_API_URL=prefect_server_for_tests, PYTHONPATH=".")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    *_, error, last = done.stderr.splitlines()
+    assert error == "AttributeError: 'NoneType' object has no attribute 'missing'"
+    assert last == "this is a bug; .threestage/stages/pretrain/log holds all that was said"
+    assert error in (project_copy / ".threestage/stages/pretrain/log").read_text()
+
+
+def test_another_version_of_a_library_than_dvc_knows_of_is_said_before_anything_runs(project_copy):
+    versions = json.loads((project_copy / "libraries.json").read_text()) | {"torch": "1.0"}
+    (project_copy / "libraries.json").write_text(json.dumps(versions))
+    done = run(project_copy, "-m", "flows.pretrain")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: libraries.json: torch is 1.0, installed is ")
+    assert done.stderr.endswith("run `python -m tasks.stages.libraries`, then the same command\n")
+    assert run(project_copy, "-m", "tasks.stages.libraries").returncode == 0
+    assert json.loads((project_copy / "libraries.json").read_text())["torch"] != "1.0"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "http://127.0.0.1:9"])
+def test_a_prefect_server_that_is_down_is_said_within_ten_seconds(project_copy, url):
+    started = time.monotonic()
+    done = run(project_copy, "-m", "flows.pretrain", PREFECT_API_URL=url)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: PREFECT_API_URL={url}: nobody answers (")
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 60  # of which most is spent on imports
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (None, 0, ""),
+        (UserError("a.csv, row 2"), 1, "error: a.csv, row 2\n"),
+        (UserFileError("b.csv: no such file"), 1, "error: b.csv: no such file\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "c.db"), 1, "error: c.db: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            InterruptedError("stopped after step 3 of 9"),
+            75,
+            "stopped after step 3 of 9; the same command goes on from it\n",
+        ),
+        (TerminationSignal(signal.SIGTERM), 143, "terminated\n"),
+    ],
+)
+def test_a_command_line_says_its_error_once_and_gives_its_exit_code(capsys, tmp_path, error, code, line):
+    def work() -> None:
+        if error is not None:
+            raise error
+
+    assert command.run_command(work, tmp_path / "log") == code
+    assert capsys.readouterr().err == line
+
+
+def test_sigterm_in_a_flow_is_said_in_a_word(tmp_path, prefect_server_for_tests):
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from prefect import flow
+        from tasks.stages.command import run_command
+
+        @flow
+        def register():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        sys.exit(run_command(register, Path("log")))
+    """
+    done = run(tmp_path, "-c", textwrap.dedent(code), PYTHONPATH=str(ROOT), PREFECT_API_URL=prefect_server_for_tests)
+    assert done.returncode == 143
+    assert done.stderr.splitlines()[-1] == "terminated"
+
+
+def test_ctrl_c_inside_a_finaliser_still_ends_the_command(tmp_path):
+    code = """
+        import signal, sys, time
+        from pathlib import Path
+        from tasks.stages.command import run_command
+
+        class Slow:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+
+        def work():
+            Slow()
+            time.sleep(30)
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.exit(run_command(work, Path('log')))
+    """
+    started = time.monotonic()
+    done = run(tmp_path, "-c", textwrap.dedent(code), PYTHONPATH=str(ROOT))
+    assert time.monotonic() - started < 20
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_ctrl_c_inside_the_import_system_waits_until_it_has_given_its_lock_back():
+    frames = []
+    sys.setprofile(lambda frame, *_: frames.append(frame))
+    importlib.reload(textwrap)
+    sys.setprofile(None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        inside = next(frame for frame in frames if frame.f_code.co_name == "_get_module_lock")
+        command._on_interrupt(signal.SIGINT, inside)  # does not raise
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(5)
+        with pytest.raises(KeyboardInterrupt):
+            command._on_interrupt(signal.SIGINT, sys._getframe())
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_every_flow_explains_itself():
+    modules = [f"flows.{name}" for name in (*FLOWS, "register")] + ["flows"]
+    done = run(ROOT, "-c", HELP, *modules)
+    assert done.returncode == 0, done.stderr
+    said = yaml.safe_load(done.stdout)
+    assert {name: code for name, (code, _) in said.items()} == dict.fromkeys(modules, 0)
+    for name, (_, text) in said.items():
+        assert text.startswith(f"usage: python -m {name} [-h]")
+        assert len(text.split("\n\n")[1]) > 40
+    assert "one of corpus, emails, instructions" in " ".join(said["flows.fetch"][1].split())
+    assert "one of foundation, classifier, assistant" in " ".join(said["flows.evaluate"][1].split())
+    assert "--no-resume" in said["flows.pretrain"][1]
+
+
+def test_an_unknown_choice_is_refused_with_what_there_is(project_copy):
+    done = run(project_copy, "-m", "flows.fetch", "pictures")
+    assert done.returncode == 2
+    assert "invalid choice: 'pictures' (choose from" in done.stderr
+
+
+def test_a_flow_run_hangs_under_the_task_run_that_started_its_process(prefect_server_for_tests, monkeypatch):
+    @task
+    def starter() -> str:
+        return str(runtime.task_run.id)
+
+    @flow
+    def child(number: int) -> tuple[str, int]:
+        return runtime.flow_run.id, number
+
+    parent = flow(starter)()
+    alone, _ = server.run_as_child(child, {"number": 1})
+    monkeypatch.setenv(server.PARENT_TASK_RUN, parent)
+    hanging, number = server.run_as_child(child, {"number": 2})
+    assert number == 2
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(alone).parent_task_run_id is None
+        assert str(client.read_flow_run(hanging).parent_task_run_id) == parent
+        assert client.read_flow_run(hanging).state.is_completed()
+
+
+def test_a_configured_server_is_used_as_it_is(prefect_server_for_tests):
+    before = psutil.Process().children(recursive=True)
+    with server.prefect_server() as url:
+        assert url == prefect_server_for_tests
+        assert psutil.Process().children(recursive=True) == before
+
+
+def test_the_console_leaves_out_what_the_command_line_says_better():
+    quiet = command._Console()
+
+    def passes(name: str, level: int, message: str) -> bool:
+        return quiet.filter(logging.LogRecord(name, level, "", 0, message, (), None))
+
+    assert not passes("prefect.flow_runs", logging.ERROR, "Encountered an exception")
+    assert not passes("prefect.flow_runs", logging.INFO, "View at http://127.0.0.1:4200/runs")
+    assert not passes("prefect.EventsWorker", logging.WARNING, "Still processing items: 1 items remaining...")
+    assert passes("prefect.flow_runs", logging.INFO, "Beginning flow run")
+    assert passes("tasks.training.fit", logging.ERROR, "ours")
+
+
+def last_checkpoint(project: Path) -> int:
+    """The step of the newest checkpoint; 0 without one."""
+    paths = project.glob(".threestage/stages/pretrain/*/step-*.safetensors")
+    return max((int(path.stem.removeprefix("step-")) for path in paths), default=0)
+
+
+@contextlib.contextmanager
+def long_training(project: Path, token_files: Path, **variables: str) -> Iterator[subprocess.Popen]:
+    """A training that would take hours, when its first checkpoint is written."""
+    edit_params(project, n_layer=1, n_embd=16, n_head=2, context_length=64, batch_size=2, steps=10**6)
+    edit_params(project, evaluate_every=10**6, checkpoint_every=20, sample_prompts=[])
+    shutil.copytree(token_files, project / "data/processed/corpus")
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.pretrain"],
+        cwd=project,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as stage:
+        try:
+            deadline = time.monotonic() + 90
+            while not last_checkpoint(project):
+                assert stage.poll() is None, stage.stdout.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield stage
+        finally:
+            stage.kill()  # where the test has failed; else it has ended
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_asked_to_stop_leaves_a_checkpoint_and_ends_with_its_server_within_5_seconds(
+    project_copy, token_files, mlflow_store, number
+):
+    with long_training(project_copy, token_files) as stage:
+        children = psutil.Process(stage.pid).children(recursive=True)
+        assert any("uvicorn" in child.cmdline() for child in children)
+        os.killpg(stage.pid, number)
+        started = time.monotonic()
+        said, _ = stage.communicate(timeout=30)
+        took = time.monotonic() - started
+    assert took < 5
+    assert stage.returncode == command.STOPPED == 75
+    found = re.fullmatch(r"stopped after step (\d+) of 1000000, with a checkpoint; .*", said.splitlines()[-1])
+    assert list(project_copy.glob(f".threestage/stages/pretrain/*/step-{int(found[1]):06}.safetensors"))
+    assert "Traceback" not in said
+    assert not psutil.wait_procs(children, timeout=1)[1]
+    assert not (project_copy / "models").exists()
+    assert not (project_copy / "reports").exists()
+
+
+SERVERS = {
+    "PREFECT_API_URL": ("/api", "-m uvicorn --factory prefect.server.api.server:create_app --host 127.0.0.1"),
+    "MLFLOW_TRACKING_URI": ("", "-m mlflow server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///{store}"),
+}
+
+
+@pytest.mark.parametrize("variable", SERVERS)
+def test_a_training_goes_on_without_its_server_and_does_not_wait_for_it_at_the_end(
+    project_copy, token_files, mlflow_store, variable
+):
+    path, starting = SERVERS[variable]
+    port = server._free_port()
+    starting = [sys.executable, *starting.format(store=mlflow_store).split(), "--port", str(port)]
+    url, quiet = f"http://127.0.0.1:{port}{path}", subprocess.DEVNULL
+    with subprocess.Popen(starting, cwd=project_copy, stdout=quiet, stderr=quiet, process_group=0) as process:
+        server._wait_until_healthy(process, url)
+        with long_training(project_copy, token_files, **{variable: url}) as stage:
+            os.killpg(process.pid, signal.SIGKILL)
+            before, deadline = last_checkpoint(project_copy), time.monotonic() + 30
+            while last_checkpoint(project_copy) < before + 2 * REPORT_EVERY:  # it trains on without a server
+                assert stage.poll() is None, stage.stdout.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            stage.send_signal(signal.SIGTERM)
+            stage.send_signal(signal.SIGTERM)  # as when the parent dies of the first
+            started = time.monotonic()
+            said, _ = stage.communicate(timeout=60)
+    assert time.monotonic() - started < command.GOODBYE + 5
+    assert stage.returncode == command.STOPPED, said
+    (folder,) = project_copy.glob(".threestage/stages/pretrain/*/")
+    assert Checkpoints(folder).load() is not None

@@ -1,0 +1,124 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from llm.errors import UserError
+from tasks.stages.graph import is_stale, reproduce, stages
+from tasks.stages.params import application_names, dataset_names, model_names
+
+ROOT = Path(__file__).parents[3]
+DVC_YAML = """
+stages:
+  train: {cmd: "cat clean > model; echo $SAID > said; which python > which", deps: [clean], outs: [model, said, which]}
+  clean: {cmd: "cat raw > clean", deps: [raw], params: [rate], outs: [clean]}
+  broken: {cmd: "exit 3", deps: [model]}
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text(DVC_YAML)
+    Path("params.yaml").write_text("rate: 1\n")
+    Path("raw").write_text("text")
+    Repo.init(no_scm=True).close()
+    for package in ("tasks", "llm"):
+        shutil.copytree(ROOT / package, package)  # `python -m tasks.stages.lifeline` starts here
+
+
+def test_stages_come_behind_what_they_depend_on(project):
+    assert stages() == ["clean", "train", "broken"]
+
+
+def test_our_own_graph_is_whole_and_in_order(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    datasets, models, found = dataset_names(), model_names(), stages()
+    assert sorted(found) == sorted(
+        [f"{stage}@{dataset}" for stage in ("fetch", "preprocess") for dataset in datasets]
+        + ["pretrain", *(f"finetune@{name}" for name in application_names())]
+        + [f"evaluate@{model}" for model in models]
+    )
+    for before, after in [
+        *((f"fetch@{dataset}", f"preprocess@{dataset}") for dataset in datasets),
+        ("preprocess@corpus", "pretrain"),
+        ("preprocess@emails", "finetune@classifier"),
+        ("preprocess@instructions", "finetune@assistant"),
+        ("pretrain", "finetune@classifier"),
+        ("pretrain", "finetune@assistant"),
+        ("pretrain", "evaluate@foundation"),
+        ("finetune@classifier", "evaluate@classifier"),
+        ("finetune@assistant", "evaluate@assistant"),
+    ]:
+        assert found.index(before) < found.index(after)
+
+
+def test_a_stage_is_stale_until_it_ran_and_again_when_what_it_reads_changes(project):
+    assert is_stale()
+    reproduce("clean", {})
+    assert not is_stale("clean")
+    assert is_stale("train")
+    reproduce("train", {})
+    assert not is_stale("train")
+    for path, content in (("params.yaml", "rate: 2\n"), ("raw", "other")):
+        before = Path(path).read_text()
+        Path(path).write_text(content)
+        assert is_stale("clean")
+        assert not is_stale("train")  # names its own deps alone
+        Path(path).write_text(before)
+    assert not is_stale("clean")
+    Path("model").unlink()
+    assert is_stale("train")
+
+
+def test_one_stage_runs_with_the_environment_and_this_interpreter(project):
+    Path("clean").write_text("as it is")
+    reproduce("train", {"SAID": "hello"})
+    assert Path("model").read_text() == "as it is"  # clean@ did not run before
+    assert Path("said").read_text() == "hello\n"
+    assert Path(Path("which").read_text().strip()).parent == Path(sys.executable).parent
+
+
+def test_a_failing_stage_is_named(project):
+    Path("model").write_text("x")
+    with pytest.raises(UserError, match="stage broken failed; the reason stands above"):
+        reproduce("broken", {})
+
+
+def test_a_dvc_yaml_that_cannot_be_read_is_said_in_a_line(project):
+    Path("dvc.yaml").write_text("stages: {train: {cmd: [}}")
+    with pytest.raises(UserError, match=r"dvc\.yaml"):
+        is_stale()
+
+
+def test_a_stage_that_is_killed_is_told_from_one_that_fails(project):
+    Path("dvc.yaml").write_text(DVC_YAML.replace("exit 3", "kill -9 $PPID"))
+    Path("model").write_text("x")
+    with pytest.raises(UserError, match="stage broken failed; dvc was killed by signal 9"):
+        reproduce("broken", {})
+
+
+def test_a_stage_that_fails_or_is_stopped_leaves_what_it_made_before(project):
+    kept = "stages: {train: {cmd: 'sh train.sh', deps: [raw], outs: [model], metrics: [{m.json: {cache: false}}]}}"
+    Path("dvc.yaml").write_text(kept)
+    Path("train.sh").write_text("mkdir model; cp raw model/weights; echo {} > m.json")
+    reproduce("train", {})
+    Path("train.sh").write_text("exit 1")
+    Path("raw").write_text("other")
+    with pytest.raises(UserError, match="stage train failed"):
+        reproduce("train", {})
+    assert Path("model/weights").read_text() == "text"
+    assert Path("m.json").read_text() == "{}\n"
+    assert is_stale("train")
+
+
+def test_asking_what_is_stale_does_not_load_prefect_or_torch():
+    code = (
+        "import sys, tasks.stages.graph, tasks.stages.params, tasks.stages.libraries; "
+        "print([m for m in ('prefect', 'torch', 'mlflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

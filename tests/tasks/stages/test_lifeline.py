@@ -1,0 +1,41 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PARENT = """
+import subprocess, sys, time
+sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+child = subprocess.Popen([sys.executable, "-m", "tasks.stages.lifeline", *sleeping])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_command_on_the_lifeline_dies_when_its_parent_is_killed():
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        while "tasks.stages.lifeline" in child.cmdline():  # not yet become the command
+            time.sleep(0.01)
+        assert child.status() != psutil.STATUS_ZOMBIE
+        parent.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_command_takes_the_place_of_the_lifeline_with_arguments_and_exit_code():
+    code = "import os, sys; print(os.getpid(), sys.argv[1:]); sys.exit(7)"
+    command = [sys.executable, "-m", "tasks.stages.lifeline", sys.executable, "-c", code, "-a", "b c"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.read().strip() == f"{process.pid} ['-a', 'b c']"
+    assert process.returncode == 7

@@ -1,0 +1,206 @@
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from tasks.applications import find as find_application
+from tasks.datasets import find as find_dataset
+from tasks.stages.params import (
+    application_names,
+    check_params,
+    dataset_names,
+    load_application,
+    load_dataset,
+    model_names,
+)
+
+OURS = Path(__file__).parents[3] / "params.yaml"
+GONE = object()
+TRAIN = "foundation.train"
+
+
+@pytest.fixture(scope="module")
+def values() -> dict[str, Any]:
+    return yaml.safe_load(OURS.read_text())
+
+
+@pytest.fixture
+def written(values, tmp_path):
+    """params.yaml with one key set to another value, or gone."""
+
+    def write(key: str, value: Any) -> Path:
+        changed = copy.deepcopy(values)
+        *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+        place = changed
+        for part in parents:
+            place = place[part]
+        if value is GONE:
+            del place[last]
+        else:
+            place[last] = value
+        if isinstance(changed.get("applications"), dict):
+            changed["models"] = {"foundation": changed.get("foundation"), **changed["applications"]}
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(changed))
+        return path
+
+    return write
+
+
+def test_our_own_file_loads_and_means_what_it_says(values):
+    check_params(OURS)
+    foundation = load_application("foundation", OURS)
+    assert foundation.train.learning_rate == values["foundation"]["train"]["learning_rate"]
+    assert foundation.evaluate.sample_prompts == tuple(values["foundation"]["evaluate"]["sample_prompts"])
+    assert foundation.train.gpt(300).vocabulary_size == 300
+    assert load_dataset("emails", OURS).sources[0].sha256 == values["datasets"]["emails"]["sources"][0]["sha256"]
+    assert dataset_names(OURS) == list(values["datasets"])
+    assert application_names(OURS) == list(values["applications"])
+    assert set(model_names(OURS)) == set(values["models"])
+
+
+def test_our_own_file_leaves_no_value_to_a_default(values):
+    """A change of a default would otherwise change results that DVC takes for fresh."""
+
+    def missing(model: BaseModel, given: Any, place: str) -> list[str]:
+        found = []
+        for name in type(model).model_fields:
+            inner = getattr(model, name)
+            if name not in given:
+                found.append(f"{place}{name}")
+            elif isinstance(inner, BaseModel):
+                found += missing(inner, given[name], f"{place}{name}.")
+        return found
+
+    for name, block in values["datasets"].items():
+        assert missing(load_dataset(name, OURS), block, "") == []
+    for name, block in values["models"].items():
+        assert missing(load_application(name, OURS), block, "") == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        (f"{TRAIN}.learning_rate", "fast", "input should be a valid number.*, not 'fast'"),
+        (f"{TRAIN}.learning_rate", 0, "input should be greater than 0, not 0"),
+        (f"{TRAIN}.learning_rate", float("inf"), "input should be a finite number, not inf"),
+        (f"{TRAIN}.steps", 1.5, "input should be a valid integer.*, not 1.5"),
+        (f"{TRAIN}.steps", True, "input should be a valid integer.*, not True"),
+        (f"{TRAIN}.lerning_rate", 1e-3, "unknown key; did you mean learning_rate?"),
+        (f"{TRAIN}.xyzzy", 1, "unknown key$"),
+        ("fundation", {}, "unknown key; did you mean foundation?"),
+        ("datasets.emails.sources.0.sha", "x", "unknown key; did you mean sha256?"),
+        ("datasets.corpus.preprocess.vocab_size", 1, "unknown key; did you mean vocabulary_size?"),
+        ("applications.assistant.evaluate.max_tokens", 1, "unknown key; did you mean max_new_tokens?"),
+        (f"{TRAIN}.steps", GONE, "missing"),
+        ("applications", GONE, "missing"),
+        ("datasets.corpus.sources.1.source", GONE, "missing"),
+        ("datasets.corpus.sources.0.sha256", "ABC", "string should match pattern.*, not 'ABC'"),
+        ("datasets.corpus.sources.0.source", "ftp://a/b", "string should match pattern.*, not 'ftp://a/b'"),
+        ("datasets.emails.sources", [], r"list should have at least 1 item.*, not \[\]"),
+        ("datasets.emails.preprocess.test", 1.5, "input should be less than 1, not 1.5"),
+        ("datasets.corpus.preprocess.tokenizer", None, "input should be a valid string, not None"),
+        ("applications.classifier.train.class_weights", "equal", "input should be 'balanced' or 'none', not 'equal'"),
+        ("foundation.evaluate", None, "input should be a valid dictionary.*, not None"),
+        ("datasets.pictures", {}, "there is no tasks/datasets/pictures.py"),
+        ("applications.classifier.base", "nothing", "'nothing' is not one of foundation, "),
+        ("applications.classifier.dataset", "mails", "'mails' is not one of corpus, emails, instructions"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_file_key_and_reason(written, key, value, reason):
+    path = written(key, value)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {key}')}: {reason}") as caught:
+        check_params(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        (f"{TRAIN}.n_head", 3, "foundation.train: n_embd 128 is not a multiple of n_head 3"),
+        (
+            "datasets.emails.preprocess.validation",
+            0.8,
+            "datasets.emails.preprocess: validation 0.8 + test 0.2 leave nothing for train",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_named_with_their_section(written, key, value, reason):
+    path = written(key, value)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {reason}')}$"):
+        check_params(path)
+
+
+def test_several_mistakes_of_a_block_are_all_named(written):
+    path = written(f"{TRAIN}.steps", "many")
+    path.write_text(path.read_text().replace("learning_rate", "lerning_rate"))
+    with pytest.raises(ValueError, match=r"foundation.train\.steps.*foundation.train\.lerning_rate") as caught:
+        load_application("foundation", path)
+    assert str(caught.value).count("foundation.train.learning_rate: missing") == 1
+
+
+def test_a_stage_reads_its_own_block_alone(written):
+    path = written(f"{TRAIN}.steps", "many")
+    assert load_application("classifier", path).train.steps == 640
+    assert load_dataset("emails", path).preprocess.seed == 1
+
+
+def test_models_has_to_be_the_foundation_and_all_applications(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(OURS.read_text().replace("  <<: *applications\n", ""))
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: models: it has to be the foundation and all"):
+        check_params(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"foundation: [1, 2", "params.yaml, row 2: not YAML"),
+        (b"a: 1\n\tb: 2", "params.yaml, row 2: not YAML"),
+        (b"", "params.yaml: holds nothing, not sections"),
+        (b"- 1", r"params.yaml: holds \[1\], not sections"),
+        (b"1: 2", "params.yaml: 1: unknown key"),
+        (b"datasets: {}\nfoundation: {}\ndatasets: {}", "params.yaml, row 3: datasets stands here and in row 1"),
+        ("datasets: Zoë".encode("latin-1"), "params.yaml: byte 0xeb is not UTF-8; save the file as UTF-8"),
+        (b"a: " + b"[" * 5000, "params.yaml"),
+        (b"<<<<<<< ours\na: 1\n=======\na: 2\n>>>>>>> theirs\n", "params.yaml, row "),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_named(tmp_path, content, reason):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as caught:
+        check_params(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"params\.yaml: there is no such file"):
+        check_params(tmp_path / "params.yaml")
+
+
+def test_values_cannot_be_changed_after_loading():
+    with pytest.raises(ValueError, match="frozen"):
+        load_application("foundation", OURS).train.steps = 5
+
+
+def test_every_field_says_what_it_means():
+    def fields(model: type[BaseModel], place: str):
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            inner = getattr(inner, "__args__", (inner,))[0]
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from fields(inner, f"{place}{name}.")
+            else:
+                yield f"{place}{name}", field.description
+
+    sections = {name: find_dataset(name).params for name in dataset_names(OURS)}
+    for name in model_names(OURS):
+        sections |= {f"{name}.train": find_application(name).train, f"{name}.evaluate": find_application(name).evaluate}
+    for place, model in sections.items():
+        assert [name for name, meaning in fields(model, f"{place}.") if not meaning] == []

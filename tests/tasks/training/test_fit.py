@@ -1,0 +1,310 @@
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from prefect import flow
+from prefect.artifacts import Artifact
+from projects import change_params
+
+from llm.device import Compute
+from llm.errors import UserError
+from llm.formats.model_folder import load_model
+from llm.training.loop import DivergedError, Objective, memory_needed
+from llm.training.workers import Workers
+from tasks.applications.foundation import Train
+from tasks.registry.tracking import log_steps, stage_run
+from tasks.stages.command import state_folder
+from tasks.stages.params import load_application
+from tasks.training.fit import fit, training_run
+from tasks.training.interrupted import interrupted, main, remove
+from tasks.training.report import _evaluations, publish
+from tasks.training.setup import Throughput, TrainingSetup
+
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "steps": 60, "batch_size": 2, "dropout": 0.1}
+SMALL |= {"evaluate_every": 20, "checkpoint_every": 10, "evaluation_batches": 2, "sample_prompts": ("the cat",)}
+PARAMS = Train(seed=1, learning_rate=3e-2, **SMALL)
+REPORT = Path("reports/training/pretrain")
+
+
+@pytest.fixture
+def stage(project_copy, token_files, mlflow_store, prefect_server_for_tests, monkeypatch):
+    """A project in which this process runs the stage `pretrain` on the tiny text."""
+    monkeypatch.chdir(project_copy)
+    monkeypatch.setenv("DVC_STAGE", "pretrain")
+    shutil.copytree(token_files, "data/processed/corpus")
+
+
+@flow
+def learn(params: Train = PARAMS, resume: bool = True, stop: int = 0, ask: int = 0) -> list[int]:
+    """The stage's flow, on a model and an objective of a line each; gives the steps that it trained.
+
+    It is interrupted in step `stop`, and asked to stop in step `ask`.
+    """
+    inputs = {"train": Path("data/processed/corpus/train.bin")}
+    seen = []
+
+    def prepare(workers: Workers) -> TrainingSetup:
+        torch.manual_seed(params.seed)
+        model = torch.nn.Linear(4, 1)
+
+        def loss(index: int) -> torch.Tensor:
+            seen.append(index + 1)
+            if index + 1 == stop:
+                raise KeyboardInterrupt
+            if index + 1 == ask:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return (model(torch.ones(2, 4)) - index % 3).square().mean()
+
+        goal = Objective(loss, lambda: {"validation_loss": model(torch.ones(1, 4)).square().item()}, "validation_loss")
+        return TrainingSetup(model, None, goal, CPU, Throughput("tokens", 8, 30))
+
+    with training_run(params, inputs, resume) as checkpoints:
+        fit(prepare, params, checkpoints)
+    return seen[1:]  # the first was to see how much memory it takes
+
+
+def folders() -> list[str]:
+    return sorted(path.name for path in state_folder("pretrain").glob("*/"))
+
+
+def test_an_interrupted_run_goes_on_in_the_same_mlflow_run_with_each_step_once(stage):
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=38)
+    assert len(folders()) == 1
+    assert learn() == list(range(31, 61))
+    assert folders() == []  # a finished run needs no checkpoints
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["weights"] == run.data.params["trained_weights"] == "5"
+    history = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in history] == sorted({point.step for point in history}) == list(range(1, 61))
+    evaluations = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")
+    assert [point.step for point in evaluations] == [20, 40, 60]
+
+
+@pytest.mark.parametrize(("ask", "resume"), [(38, True), (38, False), (60, True)])
+def test_a_run_that_is_asked_to_stop_goes_on_also_after_its_last_step(stage, monkeypatch, ask, resume):
+    monkeypatch.setattr("tasks.training.fit.leave_soon", lambda: None)  # it would end these tests
+    with pytest.raises(InterruptedError, match=f"^stopped after step {ask} of 60, with a checkpoint$"):
+        learn(ask=ask, resume=resume)
+    assert learn() == list(range(ask + 1, 61))
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    history = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in history] == list(range(1, 61))
+
+
+def test_what_mlflow_did_not_take_waits_and_holds_up_no_step(stage, monkeypatch, caplog):
+    gone, sent = True, []
+
+    def send(run_id, rows):
+        if gone:
+            raise MlflowException("nobody answers")
+        sent.append(len(rows))
+        log_steps(run_id, rows)
+
+    monkeypatch.setattr("tasks.training.progress.log_steps", send)
+    with pytest.raises(UserError, match=r"^MLflow did not take all of the curves; the same command goes on"):
+        learn()
+    assert "MLflow did not take what is new: nobody answers" in caplog.text
+    assert len(folders()) == 1
+    gone = False
+    assert learn() == []  # it was trained already
+    assert sum(sent) == 60
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    history = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in history] == list(range(1, 61))
+
+
+def test_prefect_shows_that_a_run_has_come_to_its_end(stage):
+    learn()
+    assert Artifact.get("pretrain").data == 100
+
+
+def test_without_resume_a_run_starts_anew_in_a_run_of_its_own(stage):
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=38)
+    assert learn(resume=False) == list(range(1, 61))
+    statuses = [run.info.status for run in mlflow.search_runs(output_format="list")]
+    assert sorted(statuses) == ["FINISHED", "KILLED"]
+
+
+def test_checkpoints_outlive_a_change_of_parameters_or_code_and_are_listed_until_somebody_removes_them(stage, caplog):
+    caplog.set_level(logging.INFO)
+    code, params = Path("llm/model/gpt.py"), Path("params.yaml")
+    original = code.read_text(), params.read_text()
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=38)
+    code.write_text(original[0] + "\n")
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=25)
+    assert "starting afresh, as llm/model changed; an interrupted training is kept: pretrain at step 30" in caplog.text
+    change_params(Path(), {"foundation": {"train": {"learning_rate": 0.5}}})
+    learn()
+    assert "starting afresh, as foundation.train.learning_rate changed" in caplog.text
+    found = interrupted()
+    assert [(each.stage, each.step) for each in found] == [("pretrain", 20), ("pretrain", 30)]  # the newest first
+    assert found[0].made_from.params["foundation.train"]["learning_rate"] == 0.03
+
+    code.write_text(original[0])
+    params.write_text(original[1])
+    assert learn() == list(range(31, 61))  # the first goes on where it was
+    assert [each.step for each in interrupted()] == [20]
+
+
+def test_interrupted_trainings_are_removed_by_age_and_number_on_request(stage, capsys, monkeypatch):
+    code = Path("llm/model/gpt.py")
+    for number in range(3):
+        code.write_text(code.read_text() + "\n")
+        with pytest.raises(KeyboardInterrupt):
+            learn(stop=15)
+        for file in state_folder("pretrain").glob("*/step-*"):
+            os.utime(file, (time.time() - 86_400 * (2 - number), file.stat().st_mtime - 86_400))
+    found = interrupted()
+    assert len(found) == 3
+    assert remove(found, older_than=30, keep=0) == []
+    monkeypatch.setattr(sys, "argv", ["interrupted"])
+    assert main() == 0
+    assert capsys.readouterr().out.count("pretrain at step 10") == 3
+    monkeypatch.setattr(sys, "argv", ["interrupted", "--remove", "--keep", "1"])
+    assert main() == 0
+    assert capsys.readouterr().out.count("removed: pretrain at step 10") == 2
+    assert [each.folder for each in interrupted()] == [found[0].folder]
+
+
+def test_other_weights_under_the_same_name_are_another_run(stage):
+    inputs = {"train": Path("data/processed/corpus/train.bin")}
+
+    @flow
+    def keys() -> list[str]:
+        found = []
+        for identity in ({"init_from.sha256": "a"}, {"init_from.sha256": "b"}, {"init_from.sha256": "a"}):
+            with training_run(PARAMS, inputs, True, identity) as checkpoints:
+                found.append(checkpoints.folder.name)
+        return found
+
+    first, second, third = keys()
+    assert first == third != second
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pretraining_twice_writes_the_same_bytes_and_what_it_says_is_true(stage, encoding):
+    from flows.pretrain import pretrain
+
+    change_params(
+        Path(), {"foundation": {"train": SMALL | {"seed": 1, "learning_rate": 3e-2, "sample_prompts": ["the cat"]}}}
+    )
+    params, made = load_application("foundation"), []
+    for _ in range(2):
+        pretrain(params)
+        made.append({**files(Path("models/foundation")), **files(REPORT)})
+        shutil.rmtree("models")
+        shutil.rmtree("reports")
+    assert made[0] == made[1]
+    assert set(made[0]) == {
+        *("config.json", "model.safetensors", "tokenizer.json"),
+        *("curves.csv", "loss.svg", "metrics.json", "samples.md"),
+    }
+    metrics = json.loads(made[0]["metrics.json"])
+    curves = made[0]["curves.csv"].decode().splitlines()
+    assert [line.split(",")[0] for line in curves] == ["step", "20", "40", "60"]
+    assert metrics["steps"] == 60
+    assert metrics["validation_loss"] == min(float(line.split(",")[2]) for line in curves[1:])
+    assert made[0]["samples.md"].decode().count("- the cat") == 3
+    runs = mlflow.search_runs(output_format="list")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    assert runs[0].data.metrics["final.validation_loss"] == metrics["validation_loss"]
+    artifacts = {
+        file.path
+        for folder in ("model", "report")
+        for file in MlflowClient().list_artifacts(runs[0].info.run_id, folder)
+    }
+    assert artifacts >= {"model/model.safetensors", "report/loss.svg"}
+
+
+def test_what_is_published_loads_and_the_report_names_the_best_step(stage, make_gpt, encoding):
+    history = [
+        {"step": step, "train_loss": 10.0 - step} | ({"validation_f1": f1, "samples": ["a  b"]} if f1 else {})
+        for step, f1 in enumerate((None, 0.25, None, 0.75, None, 0.5), 1)
+    ]
+    gpt = make_gpt()
+
+    @flow
+    def run() -> dict:
+        with stage_run():
+            rows = [row | {"validation_loss": 1.0} if "validation_f1" in row else row for row in history]
+            goal = Objective(None, None, "validation_f1", lower_is_better=False)
+            setup = TrainingSetup(gpt, encoding, goal, CPU, Throughput("tokens", 1))
+            return publish("foundation", "language_model", setup, rows)
+
+    metrics = run()
+    assert metrics == {"train_loss": 6.5, "validation_f1": 0.75, "validation_loss": 1.0, "steps": 6, "best_step": 4}
+    assert json.loads((REPORT / "metrics.json").read_text()) == metrics
+    model, _ = load_model(Path("models/foundation"))
+    assert torch.equal(model(torch.tensor([[1, 2]])), gpt(torch.tensor([[1, 2]])))
+    assert (REPORT / "samples.md").read_text().endswith("## Step 6\n\n- a b\n")
+    assert pd.read_csv(REPORT / "curves.csv")["train_loss"].tolist() == [8.5, 6.5, 4.5]
+
+
+def test_an_evaluation_has_the_mean_training_loss_since_the_one_before():
+    losses = (4.0, 2.0, 3.0, 1.0)
+    history = [{"step": n, "train_loss": loss} for n, loss in enumerate(losses, 1)]
+    history[1]["validation_loss"], history[3]["validation_loss"] = 5.0, 6.0
+    assert _evaluations(history) == [
+        {"step": 2, "train_loss": 3.0, "validation_loss": 5.0},
+        {"step": 4, "train_loss": 2.0, "validation_loss": 6.0},
+    ]
+
+
+def test_the_memory_that_training_needs_counts_weights_and_what_a_batch_keeps():
+    model = torch.nn.Sequential(torch.nn.Linear(100, 50), torch.nn.ReLU(), torch.nn.Linear(50, 1))
+    goal = Objective(lambda _: model(torch.ones(1000, 100)).mean(), lambda: {}, "loss")
+    weights = 4 * (100 * 50 + 50 + 50 + 1)
+    batch = 4 * (1000 * 100 + 1000 * 50)  # the input, and what the second layer reads
+    assert memory_needed(model, goal) == 5 * weights + batch
+
+    few = Objective(lambda _: model(torch.ones(1, 100)).mean(), lambda: {}, "loss")
+    assert memory_needed(model, few) == 12 * weights  # a checkpoint on its way is more
+
+
+@pytest.mark.parametrize("steps", [0, 12, 40])  # with the first evaluation alone, and around a message to MLflow
+def test_a_training_that_explodes_leaves_its_whole_curve_with_each_step_once(stage, steps):
+    @flow
+    def learn_and_explode(params: Train) -> None:
+        def prepare(workers: Workers) -> TrainingSetup:
+            torch.manual_seed(params.seed)
+            model = torch.nn.Linear(4, 1)
+
+            def loss(index: int) -> torch.Tensor:
+                return model(torch.ones(2, 4)).square().mean() * (float("nan") if index == steps else 1.0)
+
+            goal = Objective(loss, lambda: {"validation_loss": 1.0}, "validation_loss", start_counts=True)
+            return TrainingSetup(model, None, goal, CPU, Throughput("tokens", 8, 30))
+
+        with training_run(params, {"train": Path("data/processed/corpus/train.bin")}, True) as checkpoints:
+            fit(prepare, params, checkpoints)
+
+    for _ in range(2):  # the second goes on in the same run, and comes as far
+        with pytest.raises(DivergedError, match=f"^step {steps + 1}: loss nan"):
+            learn_and_explode(PARAMS)
+    (run,) = mlflow.search_runs(output_format="list")
+    points = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in points] == list(range(1, steps + 1))
+    evaluations = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")
+    assert [point.step for point in evaluations] == [step for step in (0, 20, 40) if step <= steps]

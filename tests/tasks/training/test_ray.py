@@ -1,0 +1,259 @@
+"""Real Ray workers on this machine."""
+
+import errno
+import os
+import signal
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from llm.applications.assistant import encode_examples, pack_sequences
+from llm.applications.assistant import objective as assistant_objective
+from llm.applications.classifier import Classifier, ClassifierConfig, LabelledTexts, email_text, encode_texts
+from llm.applications.classifier import objective as classifier_objective
+from llm.applications.language_model import objective
+from llm.config import GPTConfig, LoRAConfig, TrainConfig
+from llm.dataset import TokenWindows
+from llm.device import Compute
+from llm.model.gpt import GPT
+from llm.model.lora import add_lora
+from llm.tokenizer import load_tokenizer
+from llm.training.checkpoint import Checkpoints
+from llm.training.loop import DivergedError, train
+from llm.training.workers import ALONE, Workers
+from tasks.datasets.corpus import write_tokens
+from tasks.stages.cluster import Cluster, map_in_order
+from tasks.training.ray import train_on_ray
+from tasks.training.setup import Throughput, TrainingSetup
+
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+CONFIG = TrainConfig(
+    seed=1,
+    steps=50,
+    batch_size=8,
+    optimizer="muon",
+    learning_rate=2e-3,
+    muon_learning_rate=2e-3,
+    evaluate_every=25,
+    checkpoint_every=10,
+)
+TEXT = "the cat sat on the mat the dog ate the hat a bird sang to the moon"
+WORDS = TEXT.split()
+SIZES = {"vocabulary_size": 300, "context_length": 32, "n_layer": 2, "n_head": 2, "n_embd": 32}
+
+SPAM = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
+
+
+def prepare_gpt(
+    config: TrainConfig, data: Path, marker: Path | None, workers: Workers, full: bool = False
+) -> TrainingSetup:
+    """A small GPT on the tiny text; with a `marker`, the second worker is killed once, in the middle of step 25.
+
+    With a `full` disk the first one fails there.
+    """
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(1)
+    encoding = load_tokenizer(data / "tokenizer.json")
+    gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab}))
+    splits = (TokenWindows(data, split, 32) for split in ("train", "validation"))
+    goal = objective(gpt, encoding, config, *splits, CPU, evaluation_batches=3, prompts=("the cat",), workers=workers)
+
+    def loss(index: int) -> torch.Tensor:
+        if marker and index == 25 * config.gradient_accumulation and workers.rank == 1 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if full and index == 25 and workers.rank == 0:
+            raise OSError(errno.ENOSPC, "step-000025.safetensors can't be written: No space left on device")
+        return goal.loss(index)
+
+    return TrainingSetup(gpt, encoding, replace(goal, loss=loss), CPU, Throughput("tokens", 256))
+
+
+def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> TrainingSetup:
+    """A classifier of words, on a foundation whose output layer is of its own and without use here."""
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(1)
+    encoding = load_tokenizer(data / "tokenizer.json")
+    model = Classifier(GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "tied": False})), SPAM)
+    texts = [email_text(word, " ".join(WORDS[: 1 + n])) for n, word in enumerate(WORDS)]
+    tokens = encode_texts(encoding, texts, 32)
+    emails = LabelledTexts(tokens, torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long())
+    goal = classifier_objective(model, config, emails, emails, CPU, balanced=True, workers=workers)
+    return TrainingSetup(model, encoding, goal, CPU, Throughput("emails", 8))
+
+
+def prepare_assistant(config: TrainConfig, data: Path, workers: Workers) -> TrainingSetup:
+    """An assistant that learns which word comes next, by LoRA."""
+    torch.manual_seed(config.seed)
+    torch.set_num_threads(1)
+    encoding = load_tokenizer(data / "tokenizer.json")
+    gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "context_length": 96}))
+    add_lora(gpt, LoRAConfig(rank=2, alpha=4))
+    rows = encode_examples(encoding, WORDS, [""] * len(WORDS), WORDS[1:] + WORDS[:1], 96)
+    questions = [(WORDS[0], "")]
+    goal = assistant_objective(
+        gpt, encoding, config, pack_sequences(rows, 96), rows, CPU, questions=questions, workers=workers
+    )
+    return TrainingSetup(gpt, encoding, goal, CPU, Throughput("tokens", 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray():
+    """One cluster for all, as starting one takes seconds.
+
+    Workers can't import tests: this module goes to them by value, as a stage's own, `__main__`, does.
+    """
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    with Cluster("local", 2, "ddp").connected() as ray:
+        assert signal.getsignal(signal.SIGTERM) == on_sigterm  # which Ray replaces by one that ends this process
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        yield
+
+
+@pytest.fixture
+def learn(token_files, tmp_path):
+    """Train on two workers; gives the history, the weights and the rows that were reported."""
+
+    def go(sharding, config=CONFIG, marker=None, stop_after=None, workers=2, prepare=None):
+        checkpoints, rows = Checkpoints(tmp_path / sharding), []
+        train_on_ray(
+            Cluster("local", workers, sharding),
+            prepare or partial(prepare_gpt, config, token_files, marker),
+            config,
+            checkpoints,
+            lambda row, seconds: rows.append(row),
+            lambda: stop_after is not None and len(rows) >= stop_after,
+        )
+        groups, state = checkpoints.load()
+        return state["history"], groups["best"], rows
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def alone(token_files):
+    """The same training in this process alone."""
+
+    def go(config=CONFIG):
+        setup = prepare_gpt(config, token_files, None, ALONE)
+        return train(setup.model, config, setup.objective), dict(setup.model.named_parameters())
+
+    return go
+
+
+def numbers(history, name):
+    return [row[name] for row in history if name in row]
+
+
+def check_same(learned, expected, data):
+    """50 steps of two workers, and of one.
+
+    A drawn text may differ from that of one process by rounding: it is the one that the best weights give.
+    """
+    (history, best, rows), (alone, weights) = learned, expected
+    assert [row["step"] for row in rows] == list(range(1, 51))
+    assert rows == history
+    for name in ("train_loss", "validation_loss", "gradient_norm"):
+        assert numbers(history, name) == pytest.approx(numbers(alone, name), abs=1e-4)
+    assert best.keys() == weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(best[name], weight.detach(), atol=1e-3, rtol=1e-3)
+    setup = prepare_gpt(CONFIG, data, None, ALONE)
+    setup.model.eval().load_state_dict(best)
+    chosen = min((row for row in history if "samples" in row), key=lambda row: row["validation_loss"])
+    assert setup.objective.evaluate()["samples"] == chosen["samples"]
+
+
+def test_two_workers_that_are_stopped_and_lose_one_learn_what_one_learns(learn, alone, tmp_path, token_files):
+    with pytest.raises(InterruptedError, match=r"stopped after step \d+ of 50, with a checkpoint"):
+        learn("ddp", stop_after=3)
+    assert 3 <= Checkpoints(tmp_path / "ddp").newest() < 50
+    check_same(learn("ddp", marker=tmp_path / "killed"), alone(), token_files)
+    assert (tmp_path / "killed").exists()
+
+
+def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(learn, alone, tmp_path, token_files):
+    config = CONFIG.model_copy(update={"gradient_accumulation": 2})
+    learned, expected = learn("fsdp", config, marker=tmp_path / "killed"), alone(config)
+    check_same(learned, expected, token_files)
+    assert (tmp_path / "killed").exists()
+
+    checkpoints = Checkpoints(tmp_path / "fsdp")
+    for part in (1, 2):
+        (checkpoints.folder / f"step-000050.{part}-of-2.safetensors").unlink()
+    assert checkpoints.newest() == 40
+    setup = prepare_gpt(config, token_files, None, ALONE)  # one goes on from what two wrote
+    history = train(setup.model, config, setup.objective, checkpoints=checkpoints)
+    assert history[:40] == learned[0][:40]
+    assert numbers(history, "train_loss") == pytest.approx(numbers(expected[0], "train_loss"), abs=1e-4)
+
+
+@pytest.mark.parametrize(("prepare", "sharding"), [(prepare_classifier, "ddp"), (prepare_assistant, "fsdp")])
+def test_two_workers_fine_tune_as_one_does(learn, token_files, prepare, sharding):
+    config = CONFIG.model_copy(update={"optimizer": "adamw", "steps": 20, "batch_size": 4, "evaluate_every": 10})
+    prepared = partial(prepare, config, token_files)
+    history, best, _ = learn(sharding, config, prepare=prepared)
+    setup = prepared(ALONE)
+    alone = train(setup.model, config, setup.objective)
+    for name in ("train_loss", "validation_loss", "validation_f1", "gradient_norm"):
+        assert numbers(history, name) == pytest.approx(numbers(alone, name), abs=1e-4)
+    assert numbers(history, "samples") == numbers(alone, "samples")
+    for name, weight in best.items():
+        torch.testing.assert_close(weight, setup.model.get_parameter(name).detach(), atol=1e-3, rtol=1e-3)
+
+
+def test_a_loss_that_explodes_is_not_tried_again(learn):
+    config = CONFIG.model_copy(update={"learning_rate": 1e30, "muon_learning_rate": 1e30})
+    with pytest.raises(DivergedError, match=r"^step 2: loss .* try a lower learning_rate"):
+        learn("ddp", config, workers=1)
+
+
+def test_a_full_disk_that_one_worker_meets_ends_all(learn, token_files):
+    with pytest.raises(OSError, match="No space left on device"):
+        learn("ddp", prepare=partial(prepare_gpt, CONFIG, token_files, None, full=True))
+
+
+def test_a_batch_that_the_workers_can_not_share_is_an_error(learn):
+    with pytest.raises(ValueError, match="batch_size 7 is no multiple of 2 workers"):
+        learn("ddp", CONFIG.model_copy(update={"batch_size": 7}))
+
+
+def test_more_workers_than_cores_are_an_error_and_not_an_endless_wait(learn):
+    with pytest.raises(ValueError, match=r"^\d+ workers need a core each; the cluster has \d+$"):
+        learn("ddp", CONFIG.model_copy(update={"batch_size": 4096}), workers=4096)
+
+
+def test_ray_data_cuts_the_same_tokens_in_the_same_order(tmp_path, encoding, monkeypatch):
+    texts = pd.DataFrame({"text": [f"the cat sat on mat {number} ." for number in range(2500)]})
+    for name in ("here", "ray"):
+        (tmp_path / name).mkdir()
+    here = write_tokens(encoding, {"train": texts}, tmp_path / "here")
+    monkeypatch.setenv("THREESTAGE_RAY", "local")
+    assert write_tokens(encoding, {"train": texts}, tmp_path / "ray", map_in_order) == here
+    assert (tmp_path / "ray/train.bin").read_bytes() == (tmp_path / "here/train.bin").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("THREESTAGE_RAY", "yes", "it is local, auto or ray://HOST:PORT"),
+        ("THREESTAGE_WORKERS", "0", "it is a number from 1"),
+        ("THREESTAGE_SHARDING", "zero", "it is ddp or fsdp"),
+    ],
+)
+def test_a_wrong_variable_is_named(monkeypatch, variable, value, reason):
+    monkeypatch.setenv("THREESTAGE_RAY", "local")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"{variable}={value}: {reason}"):
+        Cluster.asked_for()
+
+
+def test_without_the_variable_there_is_no_ray(monkeypatch):
+    monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+    assert Cluster.asked_for() is None
+    assert list(map_in_order(lambda texts: "".join(texts).encode(), [["a", "b"], ["c"]])) == [b"ab", b"c"]

@@ -1,0 +1,116 @@
+"""docs/extending.md, done to the letter in a copy: from a table of questions to a version that answers."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+from projects import ROOT, environment, git, run
+
+pytestmark = pytest.mark.xdist_group("extending")  # one test goes on where another ended
+BLOCK = re.compile(r"^```\w+\n# (\S+?)(?:, (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def write_questions(folder: Path) -> None:
+    rows = [
+        {"question": f"Which number comes after {number} in the row {name}?", "answer": after}
+        for name in ("of apples", "of pears", "of plums", "of cars")
+        for number, after in pairwise(NUMBERS)
+    ]
+    pd.DataFrame(rows).to_csv(folder / "questions.csv", index=False)
+
+
+def changed(folder: Path) -> set[str]:
+    """The files of a git checkout that differ from its commit, or are new."""
+    done = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=all"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {line[3:] for line in done.stdout.splitlines()}
+
+
+@pytest.fixture(scope="module")
+def extended(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished project in which somebody did what the page says, but ran nothing."""
+    folder = shutil.copytree(project, tmp_path_factory.mktemp("extended") / "project", symlinks=True)
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "data"))
+    write_questions(folder)
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "Before")
+    parameters = yaml.safe_load((folder / "params.yaml").read_text())
+    for name, section, text in BLOCK.findall((ROOT / "docs/extending.md").read_text()):
+        if section:
+            digest = hashlib.sha256((folder / "questions.csv").read_bytes()).hexdigest()
+            block = yaml.safe_load(text.replace("SHA256", digest))
+            parameters[section] |= block
+            if section == "applications":
+                parameters["models"] |= block  # as the alias in our own file does
+        else:
+            (folder / name).write_text(text)
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
+    return folder
+
+
+def test_a_dataset_and_an_application_are_a_slice_a_block_and_a_test_each(extended: Path) -> None:
+    assert changed(extended) == {
+        "params.yaml",
+        *("tasks/datasets/questions.py", "tests/tasks/datasets/test_questions.py"),
+        *("tasks/applications/quiz.py", "tests/tasks/applications/test_quiz.py"),
+    }
+
+
+def test_the_page_adds_blocks_to_the_sections_that_our_own_file_has(extended: Path) -> None:
+    ours = (ROOT / "params.yaml").read_text()
+    sections = [section for _, section, _ in BLOCK.findall((ROOT / "docs/extending.md").read_text()) if section]
+    assert sections == ["datasets", "applications"]
+    assert all(re.search(rf"^{section}:", ours, re.MULTILINE) for section in sections)
+
+
+def test_its_own_tests_pass(extended: Path) -> None:
+    tests = ["tests/tasks/datasets/test_questions.py", "tests/tasks/applications/test_quiz.py"]
+    done = run(extended, "pytest", "-p", "no:cacheprovider", "-n0", *tests)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "3 passed" in done.stdout
+
+
+def test_the_graph_evaluation_the_registry_and_serving_find_it_by_its_name(extended: Path, prefect_api: str) -> None:
+    code = changed(extended)
+    done = run(extended, "flows", PREFECT_API_URL=prefect_api)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    ran = re.findall(r"Beginning subflow run '(.+)' for flow", done.stderr)
+    stages = ["fetch-questions", "preprocess-questions", "finetune-quiz", "evaluate-quiz"]
+    assert ran[:-1] == stages, "nothing else was stale"
+    metrics = json.loads((extended / "reports/evaluation/quiz/metrics.json").read_text())
+    assert metrics.keys() == {"accuracy", "baseline_accuracy"}
+    assert "accuracy" in done.stdout
+    mlflow.set_tracking_uri(f"sqlite:///{extended}/mlflow.db")
+    version = MlflowClient().get_model_version_by_alias("threestage-quiz", "challenger")
+    assert "| accuracy |" in version.description
+    served = mlflow.pyfunc.load_model("models:/threestage-quiz@challenger")
+    answer = served.predict(pd.DataFrame({"instruction": ["Which number comes after two in the row of apples?"]}))
+    assert isinstance(answer["output"][0], str)
+    touched = changed(extended) - code
+    assert {path for path in touched if not path.startswith("reports/") and Path(path).name != ".gitignore"} == {
+        "dvc.lock"
+    }
+
+
+def test_what_the_page_writes_is_as_tidy_as_the_rest(extended: Path) -> None:
+    ruff = [str(Path(sys.executable).parent / "ruff")]
+    shutil.copy(ROOT / "pyproject.toml", extended)
+    for command in (["check", "tasks"], ["format", "--check", "tasks"]):
+        done = subprocess.run(ruff + command, cwd=extended, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout

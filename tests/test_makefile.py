@@ -1,0 +1,258 @@
+"""Set-up and servers fail in a line that helps. The real Makefile runs; what it would install or start is a stub."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+from projects import ROOT, environment
+
+OLD_PYTHON = """#!/bin/sh
+exec "{python}" -c 'import sys; sys.version_info = (3, 9, 2); exec(sys.argv[2])' "$@"
+"""
+PYTHON = """#!/bin/sh
+# Answers `-c` and `-V` as a real Python does, makes a .venv of itself, and writes down all else.
+case "$1 $2" in
+  "-c "* | "-V "*) exec "{python}" "$@";;
+  "-m venv") rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python;;
+esac
+echo "$@" >> calls
+"""
+SET_UP = [
+    "-m venv --clear .venv",
+    "-m pip install --quiet --constraint requirements.lock --editable .[dev]",
+    "-m tasks.stages.libraries",
+]
+QUICK = "-m pytest --numprocesses logical --dist loadgroup --no-loadscope-reorder -m not slow"
+MADE_ANEW = ".venv is broken, of another Python or of another folder: it is made anew"
+
+
+def _script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.format(python=sys.executable))
+    path.chmod(0o755)
+    return path
+
+
+def _command(folder: Path, *arguments: str) -> dict:
+    """How `make` is started: with the folder's python3 before all others, not as a child of another make."""
+    variables = environment()
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PYTHON", "MLFLOW_PORT", "PREFECT_PORT"):
+        variables.pop(name, None)
+    variables["PATH"] = f"{folder / 'path'}:{variables['PATH']}"
+    return {"args": ["make", *arguments], "cwd": folder, "env": variables, "text": True}
+
+
+def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**_command(folder, *arguments), capture_output=True, timeout=60)
+
+
+def _calls(folder: Path) -> list[str]:
+    calls = folder / "calls"
+    found = calls.read_text().splitlines() if calls.exists() else []
+    calls.unlink(missing_ok=True)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with a space in its name, the Makefile and what it reads, and a python3 that installs nothing."""
+    folder = tmp_path / "a project"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    _script(folder / "path/python3", PYTHON)
+    return folder
+
+
+@pytest.fixture
+def ready(folder) -> Path:
+    """The same after set-up."""
+    assert _make(folder, "test-quick").returncode == 0
+    assert _calls(folder) == [*SET_UP, QUICK]
+    return folder
+
+
+@pytest.mark.parametrize(("name", "found"), [("python3", "Python 3.9.2"), ("python3.99", "missing")])
+def test_a_python_that_is_too_old_or_missing_is_said_in_one_line(folder, name, found):
+    _script(folder / "path/python3", OLD_PYTHON)
+    done = _make(folder, "test-quick", *([] if name == "python3" else [f"PYTHON={name}"]))
+    way_out = "3.11 or newer is needed: name another, as in make run PYTHON=python3.12"
+    assert (done.returncode, done.stdout) == (2, f"{name} is {found}; {way_out}\n")
+    assert not (folder / ".venv").exists()
+
+
+def test_another_python_is_taken_where_it_is_named(folder):
+    other = (folder / "path/python3").rename(folder / "path/python3.12")
+    _script(folder / "path/python3", OLD_PYTHON)
+    assert _make(folder, "test-quick", f"PYTHON={other}").returncode == 0
+    assert _calls(folder) == [*SET_UP, QUICK]
+    assert _make(folder, "test-quick").returncode == 0, "a .venv that works needs no other Python"
+    assert _calls(folder) == [QUICK]
+
+
+def test_a_ready_environment_is_used_as_it_is(ready):
+    done = _make(ready, "test-quick")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert _calls(ready) == [QUICK]
+
+
+def test_changed_pins_are_installed_into_the_same_environment(ready):
+    later = time.time() + 9
+    os.utime(ready / "requirements.lock", (later, later))
+    done = _make(ready, "test-quick")
+    assert MADE_ANEW not in done.stdout
+    assert _calls(ready) == [*SET_UP[1:], QUICK]
+
+
+def _interpreter_is_gone(folder: Path) -> None:
+    python = folder / ".venv/bin/python"
+    python.unlink()
+    python.symlink_to(folder / "removed")
+
+
+def _python_is_old(folder: Path) -> None:
+    _script(folder / ".venv/bin/python", OLD_PYTHON)
+
+
+def _pip_is_missing(folder: Path) -> None:
+    _script(folder / ".venv/bin/python", '#!/bin/sh\nexec "{python}" -S "$@"\n')
+
+
+def _folder_has_moved(folder: Path) -> None:
+    (folder / ".venv/ready").write_text("/where/it/was\n")
+
+
+@pytest.mark.parametrize("harm", [_interpreter_is_gone, _python_is_old, _pip_is_missing, _folder_has_moved])
+def test_a_broken_environment_is_made_anew_and_said(ready, harm):
+    harm(ready)
+    done = _make(ready, "test-quick")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == MADE_ANEW
+    assert _calls(ready) == [*SET_UP, QUICK]
+    assert _make(ready, "test-quick").stdout == ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _servers(folder: Path, **ends: str) -> None:
+    """Stubs of both: they write down their process, and then `ends` or go on for a minute."""
+    for name in ("mlflow", "prefect"):
+        _script(folder / f".venv/bin/{name}", f"#!/bin/sh\necho $$ > {name}.pid\n{ends.get(name, 'exec sleep 60')}\n")
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_PORT", "PREFECT_PORT"])
+def test_a_port_that_is_taken_is_named_before_a_server_starts(ready, name):
+    _servers(ready)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = _make(ready, "ui", f"MLFLOW_PORT={_free_port()}", f"PREFECT_PORT={_free_port()}", f"{name}={port}")
+    assert done.returncode == 2
+    assert done.stdout == f"{name}={port} is no free port: name another, as in make ui {name}=5050\n"
+    assert not list(ready.glob("*.pid"))
+
+
+def _alive(folder: Path, name: str) -> bool:
+    pid = int((folder / f"{name}.pid").read_text())
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@contextmanager
+def _ui(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """`make ui` in a process group of its own, as a terminal starts it."""
+    ports = (f"MLFLOW_PORT={_free_port()}", f"PREFECT_PORT={_free_port()}")
+    started = subprocess.Popen(
+        **_command(folder, "ui", *ports),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            started.kill()
+        started.communicate()
+
+
+@pytest.mark.parametrize(("first", "other"), [("mlflow", "prefect"), ("prefect", "mlflow")])
+def test_a_server_that_ends_early_is_said_and_ends_the_other(ready, first, other):
+    _servers(ready, **{first: "sleep 0.2; exit 1"})
+    with _ui(ready) as ui:
+        said, _ = ui.communicate(timeout=30)
+    names = {"mlflow": "MLflow", "prefect": "Prefect"}
+    assert ui.returncode == 2
+    assert said.splitlines()[-1] == f"{names[first]} has ended, and {names[other]} with it"
+    assert not _alive(ready, other)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopping_ends_both_servers(ready, sent):
+    _servers(ready)
+    with _ui(ready) as ui:
+        deadline = time.monotonic() + 30
+        while len(list(ready.glob("*.pid"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert _alive(ready, "mlflow")
+        assert _alive(ready, "prefect")
+        os.killpg(ui.pid, sent)
+        ui.communicate(timeout=30)
+    assert not _alive(ready, "mlflow")
+    assert not _alive(ready, "prefect")
+
+
+def test_help_names_every_target(folder):
+    phony = re.search(r"^\.PHONY: (help .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    lines = _make(folder, "help").stdout.splitlines()
+    assert sorted(line.split()[1] for line in lines) == sorted(phony)
+
+
+def _oldest_python() -> tuple[int, int]:
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    return tuple(map(int, re.fullmatch(r">=(\d+)\.(\d+)", required).groups()))
+
+
+def test_the_makefile_asks_for_the_python_that_the_package_requires():
+    asked = re.findall(r"sys\.version_info < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text())
+    assert {tuple(map(int, each)) for each in asked} == {_oldest_python()}
+
+
+def test_the_workflow_runs_every_python_from_the_oldest_on():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    versions = [tuple(map(int, each.split("."))) for each in workflow["jobs"]["test"]["strategy"]["matrix"]["python"]]
+    major, minor = _oldest_python()
+    assert len(versions) >= 4
+    assert versions == [(major, minor + later) for later in range(len(versions))]
+
+
+def test_every_pinned_package_runs_on_the_oldest_python():
+    oldest = "{}.{}.0".format(*_oldest_python())
+    pins = re.findall(r"^([\w.-]+)==(.+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    required = {}
+    for name, version in pins:
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:  # what another Python or system needs
+            continue
+        if found.version == version:
+            required[name] = found.metadata.get("Requires-Python", "")
+    assert len(required) > 200
+    assert {name: each for name, each in required.items() if oldest not in SpecifierSet(each)} == {}

@@ -1,0 +1,196 @@
+"""What makes a stage stale: the code that can change its bytes, and no other.
+
+A short table says for each module of ours which stages it may make stale. Everything that a stage's command imports is
+either among its deps or known here to change no byte, with the reason.
+"""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import pytest
+import yaml
+from dvc.repo import Repo
+from projects import PACKAGES, ROOT
+
+from tasks.registry.register import training_stage
+
+VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
+MODELS, DATASETS = VALUES["models"], VALUES["datasets"]
+FINETUNE = tuple(f"finetune@{name}" for name in VALUES["applications"])
+TRAINING = ("pretrain", *FINETUNE)
+EVALUATION = tuple(f"evaluate@{name}" for name in MODELS)
+FETCH, PREPROCESS = (tuple(f"{stage}@{name}" for name in DATASETS) for stage in ("fetch", "preprocess"))
+
+
+def stages_of(chosen: Iterable[bool]) -> tuple[str, ...]:
+    """The stages that train and evaluate some of the models."""
+    names = [name for name, one in zip(MODELS, chosen, strict=True) if one]
+    return (*(training_stage(name) for name in names), *(f"evaluate@{name}" for name in names))
+
+
+STALE = {  # the first pattern that fits a module counts
+    "flows/fetch.py": FETCH,
+    "flows/preprocess.py": PREPROCESS,
+    "flows/pretrain.py": ("pretrain",),
+    "flows/finetune.py": FINETUNE,
+    "flows/evaluate.py": EVALUATION,
+    "flows/*": (),  # what runs or registers the others
+    "llm/tokenizer.py": (*PREPROCESS, *TRAINING, *EVALUATION),
+    "llm/config.py": (*TRAINING, *EVALUATION),
+    "llm/dataset.py": (*TRAINING, *EVALUATION),
+    "llm/device.py": (*TRAINING, *EVALUATION),
+    "llm/model/*": (*TRAINING, *EVALUATION),
+    "llm/generation/*": (*TRAINING, *EVALUATION),  # samples and answers are among the outs
+    "llm/formats/model_folder.py": (*TRAINING, *EVALUATION),
+    "llm/formats/weights.py": (*TRAINING, *EVALUATION),
+    "llm/formats/*": (),  # published weights: none of a training from scratch
+    "llm/training/loss.py": (*TRAINING, *EVALUATION),
+    "llm/training/*": TRAINING,
+    "llm/applications/__init__.py": (),
+    **{
+        f"llm/applications/{objective}.py": stages_of(block["objective"] == objective for block in MODELS.values())
+        for objective in {block["objective"]: None for block in MODELS.values()}
+    },
+    "tasks/applications/__init__.py": (),
+    **{f"tasks/applications/{name}.py": stages_of(each == name for each in MODELS) for name in MODELS},
+    "tasks/data/sources.py": FETCH,
+    "tasks/data/published.py": (),  # checked against a hash, like a source
+    "tasks/data/__init__.py": (),
+    "tasks/data/*": PREPROCESS,
+    "tasks/datasets/__init__.py": PREPROCESS,
+    **{f"tasks/datasets/{name}.py": (f"preprocess@{name}",) for name in DATASETS},
+    "tasks/training/fit.py": TRAINING,
+    "tasks/training/report.py": TRAINING,
+    "tasks/training/setup.py": FINETUNE,
+    "*": (),  # how a stage is run, shown, tracked, registered or served
+}
+NO_BYTE = {  # what commands import without its being a dep, and why it changes none
+    "*/__init__.py": "doors, and the forms that slices fill in",
+    "llm/errors.py": "how a mistake is said",
+    "llm/files.py": "writes the bytes that it is given",
+    "llm/config.py": "for fetch and preprocess: the base of parameters, which are in dvc.lock themselves",
+    "llm/formats/*": "published tokenizers, where a corpus names one",
+    "llm/training/*": "for evaluate: how a model learns",
+    "llm/model/lora.py": "for evaluate: merged long ago",
+    "tasks/data/*": "for trainings and evaluations: sources of published weights",
+    "tasks/training/*": "for evaluate: forms; for trainings: progress, interrupted ones, Ray",
+    "tasks/registry/*": "tracking and lineage",
+    "tasks/stages/*": "how a stage is run",
+}
+IMPORTED = """
+import importlib, json, os, sys
+from pathlib import Path
+import mlflow, pandas, prefect  # what all share, once: imports take seconds
+
+for modules in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        for module in modules:
+            importlib.import_module(module)
+        paths = [Path(each.__file__) for each in list(sys.modules.values()) if getattr(each, "__file__", None)]
+        print(json.dumps([str(p.relative_to(Path.cwd())) for p in paths if p.is_relative_to(Path.cwd())]), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"{modules}")
+"""
+
+
+def modules() -> list[str]:
+    """Every module of ours, as a path from the root."""
+    return sorted(str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def expected(module: str) -> tuple[str, ...]:
+    return next(stages for pattern, stages in STALE.items() if fnmatchcase(module, pattern))
+
+
+@pytest.fixture(scope="module")
+def deps() -> dict[str, list[str]]:
+    """The deps of every stage."""
+    with Repo(str(ROOT)) as repo:
+        return {stage.addressing: [dep.def_path for dep in stage.deps] for stage in repo.index.stages}
+
+
+@pytest.fixture(scope="module")
+def commands() -> dict[str, list[str]]:
+    """The modules that each stage's command starts with: the flow, and the slices that it finds by their names."""
+    found = {}
+    with Repo(str(ROOT)) as repo:
+        for stage in repo.index.stages:
+            module, *name = stage.cmd.removeprefix("exec python -m ").split()
+            slices = {"fetch": [], "preprocess": [f"tasks.datasets.{name[0]}"] if name else []}
+            model = name[0] if name else "foundation"
+            found[stage.addressing] = [
+                module,
+                *slices.get(module.partition(".")[2], [f"tasks.applications.{model}"]),
+            ]
+    return found
+
+
+def is_named(module: str, deps: list[str]) -> bool:
+    return any(module == dep or module.startswith(f"{dep}/") for dep in deps)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_makes_these_stages_stale(deps, module):
+    stale = {stage for stage, names in deps.items() if is_named(module, names)}
+    assert stale == set(expected(module)), module
+
+
+def test_no_pattern_of_the_table_is_idle():
+    first = {next(pattern for pattern in STALE if fnmatchcase(module, pattern)) for module in modules()}
+    assert first == set(STALE)
+
+
+def test_what_a_command_imports_is_a_dep_or_changes_no_byte(deps, commands):
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, json.dumps(list(commands.values()))], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for stage, line in zip(commands, done.stdout.splitlines(), strict=True):
+        ours = {path for path in json.loads(line) if path.split("/")[0] in PACKAGES}
+        assert commands[stage][0].replace(".", "/") + ".py" in ours
+        unknown = [
+            path
+            for path in sorted(ours)
+            if not is_named(path, deps[stage]) and not any(fnmatchcase(path, pattern) for pattern in NO_BYTE)
+        ]
+        assert unknown == [], f"{stage}: add to its deps in dvc.yaml, or say here why it changes no byte"
+
+
+def test_every_dep_that_is_code_exists(deps):
+    for stage, names in deps.items():
+        code = [name for name in names if name.split("/")[0] in PACKAGES]
+        assert code, stage
+        assert [name for name in code if not (ROOT / name).exists()] == []
+
+
+def test_a_stage_that_computes_names_the_libraries_that_compute():
+    with Repo(str(ROOT)) as repo:
+        named = {
+            stage.addressing: {name for dep in stage.params if dep.def_path == "libraries.json" for name in dep.params}
+            for stage in repo.index.stages
+        }
+    for stage, names in named.items():
+        if stage in TRAINING:
+            assert {"torch", "tiktoken"} <= names
+        elif stage in EVALUATION:
+            assert {"torch", "tiktoken", "scikit-learn"} <= names
+        elif stage in PREPROCESS:
+            assert {"ftfy", "tokenizers", "tiktoken"} <= names
+        else:
+            assert not names
+
+
+def test_a_stage_command_leaves_no_shell_between_dvc_and_itself(commands):
+    with Repo(str(ROOT)) as repo:
+        assert all(stage.cmd.startswith("exec python -m flows.") for stage in repo.index.stages)
+
+
+def test_no_import_is_relative_so_that_a_line_says_where_a_thing_is():
+    for module in modules():
+        for node in ast.walk(ast.parse((ROOT / module).read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), module
