@@ -16,7 +16,7 @@ from llm.files import atomic_folder, write_atomic
 from tasks.applications import find
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
-from tasks.stages.params import load_application, model_names
+from tasks.stages.params import evaluation_stage, load_application, model_names
 from tasks.stages.server import artifact_key
 from tasks.training.setup import split_file
 
@@ -41,4 +41,4 @@ def evaluate(name: str, params: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(evaluate, load_application, model_names, "model"))
+    sys.exit(stage_command(evaluate, load_application, model_names, "model", evaluation_stage))

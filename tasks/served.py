@@ -68,14 +68,18 @@ class ServedModel(PythonModel):
         answers: list[dict[str, Any]] = [{} for _ in rows]
         clean: dict[int, dict[str, Any]] = {}
         for number, row in enumerate(rows):
+            if self.cleaning is None:
+                clean[number] = row
+                continue
             try:
-                clean[number] = self.cleaning.clean_row(row) if self.cleaning else row
-            except ValueError as error:
+                clean[number] = self.cleaning.clean_row(row)
+            except self.cleaning.RowError as error:
                 answers[number] = {ERROR: str(error)}
         found = self.module.serve(self.model, self.encoding, list(clean.values()), **(params or {}))
         for number, answer in zip(clean, found, strict=True):
             answers[number] = answer
-        return pd.DataFrame(answers, columns=[*self.module.OUTPUTS, ERROR])
+        table = pd.DataFrame(answers, columns=[*self.module.OUTPUTS, ERROR]).astype(object)
+        return table.where(table.notna(), None)  # JSON knows no NaN
 
 
 mlflow.models.set_model(ServedModel())

@@ -49,12 +49,6 @@ def read_params(folder: Path) -> dict[str, Any]:
     return yaml.safe_load((folder / "params.yaml").read_text())
 
 
-def write_params(folder: Path, values: dict[str, Any]) -> None:
-    """Write a project's parameters, with `models` as what it stands for."""
-    values["models"] = {"foundation": values["foundation"], **values["applications"]}
-    (folder / "params.yaml").write_text(yaml.safe_dump(values))
-
-
 def change_params(folder: Path, changes: dict | Callable[[dict], Any]) -> None:
     """Change a project's parameters, by nested values or by a function that changes them in place."""
     values = read_params(folder)
@@ -62,7 +56,7 @@ def change_params(folder: Path, changes: dict | Callable[[dict], Any]) -> None:
         changes(values)
     else:
         values = merge(values, changes)
-    write_params(folder, values)
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
 
 
 def copy_code(folder: Path) -> None:

@@ -54,10 +54,7 @@ def extended(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, section, text in BLOCK.findall((ROOT / "docs/extending.md").read_text()):
         if section:
             digest = hashlib.sha256((folder / "questions.csv").read_bytes()).hexdigest()
-            block = yaml.safe_load(text.replace("SHA256", digest))
-            parameters[section] |= block
-            if section == "applications":
-                parameters["models"] |= block  # as the alias in our own file does
+            parameters[section] |= yaml.safe_load(text.replace("SHA256", digest))
         else:
             (folder / name).write_text(text)
     (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
@@ -103,9 +100,8 @@ def test_the_graph_evaluation_the_registry_and_serving_find_it_by_its_name(exten
     answer = served.predict(pd.DataFrame({"instruction": ["Which number comes after two in the row of apples?"]}))
     assert isinstance(answer["output"][0], str)
     touched = changed(extended) - code
-    assert {path for path in touched if not path.startswith("reports/") and Path(path).name != ".gitignore"} == {
-        "dvc.lock"
-    }
+    made = {path for path in touched if not path.startswith("reports/") and Path(path).name != ".gitignore"}
+    assert made == {"dvc.lock"}
 
 
 def test_what_the_page_writes_is_as_tidy_as_the_rest(extended: Path) -> None:

@@ -197,7 +197,7 @@ def _ui(folder: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_server_that_ends_early_is_said_and_ends_the_other(ready, first, other):
     _servers(ready, **{first: "sleep 0.2; exit 1"})
     with _ui(ready) as ui:
-        said, _ = ui.communicate(timeout=30)
+        said, _ = ui.communicate(timeout=120)
     names = {"mlflow": "MLflow", "prefect": "Prefect"}
     assert ui.returncode == 2
     assert said.splitlines()[-1] == f"{names[first]} has ended, and {names[other]} with it"
@@ -214,7 +214,7 @@ def test_stopping_ends_both_servers(ready, sent):
         assert _alive(ready, "mlflow")
         assert _alive(ready, "prefect")
         os.killpg(ui.pid, sent)
-        ui.communicate(timeout=30)
+        ui.communicate(timeout=120)
     assert not _alive(ready, "mlflow")
     assert not _alive(ready, "prefect")
 

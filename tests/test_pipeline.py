@@ -196,7 +196,7 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights(
         process_group=0,
     )
     checkpoints = folder / ".threestage/stages/pretrain"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(checkpoints.glob("*/step-*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
     stage = int((checkpoints / "lock").read_text())
@@ -246,7 +246,7 @@ def test_the_main_command_asked_to_stop_leaves_a_checkpoint(project: Path, tmp_p
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not re.search(rf" [1-9]\d*/{never} ", said()):
             assert running.poll() is None, said()[-3000:]
             assert time.monotonic() < deadline, said()[-3000:]
@@ -255,7 +255,7 @@ def test_the_main_command_asked_to_stop_leaves_a_checkpoint(project: Path, tmp_p
             os.killpg(running.pid, number)
         else:
             running.terminate()
-        assert running.wait(timeout=15) != 0
+        assert running.wait(timeout=120) != 0
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pandas as pd
 import pytest
+import yaml
 from projects import ROOT, environment, git
 
 pytestmark = pytest.mark.xdist_group("readme")  # one test goes on where another ended
@@ -78,11 +79,16 @@ def test_a_command_of_the_readme_ends_well(command: str, readme_project: Path, p
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    for key, value in re.findall(r"-S (\S+)=(\d+)", command):
+        found = yaml.safe_load((readme_project / "params.yaml").read_text())
+        for part in key.split("."):
+            found = found[part]
+        assert found == int(value), key
 
 
 def _post(url: str, body: dict) -> httpx.Response | None:
     try:
-        return httpx.post(url, json=body, timeout=30)
+        return httpx.post(url, json=body, timeout=120)
     except httpx.TransportError:
         return None
 
@@ -110,4 +116,4 @@ def test_a_server_of_the_readme_answers(command: str, readme_project: Path, pref
         assert answered["spam_probability"].tolist() == pytest.approx(said["spam_probability"].tolist(), abs=1e-4)
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
+        server.wait(timeout=120)

@@ -2,7 +2,9 @@
 
 A model folder's config.json names its `objective`, which is a module of this package and has
 
-- `build(gpt, config)`: the module around the GPT, from the rest of config.json;
+- `objective(model, …)`: the `Objective` that llm/training/loop.py minimises. What its `evaluate` gives is named
+  `validation_…`, and `validation_loss` is among it;
+- `build(gpt, config)`: the module around the GPT, from the rest of config.json, where its `describe()` wrote it;
 - `INPUTS`, `OUTPUTS`, `OPTIONS` and `EXAMPLE`: the columns of a row that it answers and of its answer, with their
   types, the options with their defaults, and a row to try;
 - `serve(model, encoding, rows, **options)`: an answer a row, or `{"error": reason}` for a row that has none.
@@ -52,7 +54,7 @@ def text_of(row: Row, name: str, default: str | None = None) -> str:
 def answer_each(
     rows: Sequence[Row], prepare: Callable[[Row], T], answer: Callable[[list[T]], list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Answer together all rows that `prepare` accepts; of another its ValueError is the answer, under `error`."""
+    """Answer together all rows that `prepare` accepts; of another its UserError is the answer, under `error`."""
     prepared: dict[int, T] = {}
     answers: list[dict[str, Any]] = [{} for _ in rows]
     for number, row in enumerate(rows):

@@ -22,6 +22,8 @@ def no_identity(params: TrainConfig) -> dict[str, str]:
 class Application:
     """What is an application's own."""
 
+    objective: str
+    """The file of llm/applications that it learns and answers by; its block in params.yaml names it for DVC."""
     train: type[TrainConfig]
     """Its `train` section in params.yaml."""
     evaluate: type[Config]
@@ -33,7 +35,8 @@ class Application:
     """`measure(model, encoding, data, params, compute, evidence)`: metrics on the test split, from the `evaluate`
     section; what a reviewer reads goes to the folder `evidence`. A `baseline_<metric>` is of what a user would pick."""
     cleaning: str | None = None
-    """The module whose `clean_row` turns what people send into what the model reads; it ships with every version."""
+    """The module whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
+    `INPUTS` and `REQUIREMENTS`, and ships with every version."""
     identity: Callable[[Any], dict[str, str]] = no_identity
     """What else the trained weights depend on, from the `train` section: names and hashes."""
 

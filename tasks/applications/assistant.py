@@ -117,4 +117,4 @@ def measure(
     }
 
 
-APPLICATION = Application(train=Train, evaluate=Evaluate, prepare=prepare, measure=measure)
+APPLICATION = Application(objective="assistant", train=Train, evaluate=Evaluate, prepare=prepare, measure=measure)

@@ -140,4 +140,6 @@ def measure(
     }
 
 
-APPLICATION = Application(train=Train, evaluate=Evaluate, prepare=prepare, measure=measure, cleaning="tasks.data.mail")
+APPLICATION = Application(
+    objective="classifier", train=Train, evaluate=Evaluate, prepare=prepare, measure=measure, cleaning="tasks.data.mail"
+)

@@ -132,4 +132,6 @@ def measure(
     }
 
 
-APPLICATION = Application(train=Train, evaluate=Evaluate, prepare=prepare, measure=measure, identity=identity)
+APPLICATION = Application(
+    objective="language_model", train=Train, evaluate=Evaluate, prepare=prepare, measure=measure, identity=identity
+)

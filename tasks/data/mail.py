@@ -93,19 +93,26 @@ def clean_mail(subject: str, body: str) -> tuple[str, str]:
     return _settle(*_clean(_without_lost(subject), _body_text(_without_lost(body))))
 
 
+class RowError(ValueError):
+    """A row that is no mail; served, it is the row's answer."""
+
+
 def clean_row(row: Mapping[str, Any]) -> dict[str, str]:
     """Subject and body as tidy text of a row with these two, or with a whole raw mail under `message`.
 
-    Raises ValueError for a row with both, or with something else than text.
+    Raises RowError for a row with both, with something else than text, or with a mail that can't be read.
     """
     values = {name: row.get(name) for name in INPUTS if row.get(name) is not None}
     for name, value in values.items():
         if not isinstance(value, str):
-            raise ValueError(f"{name}: {value!r} is not text")
+            raise RowError(f"{name}: {value!r} is not text")
     if "message" in values:
         if len(values) > 1:
-            raise ValueError("a row has either message or subject and body")
-        subject, body = parse_message(values["message"])
+            raise RowError("a row has either message or subject and body")
+        try:
+            subject, body = parse_message(values["message"])
+        except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:  # of Python's parser
+            raise RowError(f"not readable as a mail ({type(error).__name__}: {error})") from error
     else:
         subject, body = clean_mail(values.get("subject", ""), values.get("body", ""))
     return {"subject": subject, "body": body}

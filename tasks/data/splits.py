@@ -152,6 +152,8 @@ def overlap(table: pd.DataFrame, text: pd.Series, threshold: float) -> int:
 
     Every row is compared with every other, with no index and no groups, so that this can judge what they made.
     """
+    if table.empty:
+        return 0
     shingles = _shingles(map(_normalise, text))
     order = table["split"].map(SPLITS.index).to_numpy()
     found = 0

@@ -87,13 +87,13 @@ def read_emails(folder: Path, params: Split | None = None) -> pd.DataFrame:
                 (identity, (name.parent if raw else name).as_posix(), *_email(cells, f"{path}{place}", raw=raw))
             )
     table = pd.DataFrame(emails, columns=COLUMNS)
-    blank = email_text(table).str.isspace()
+    blank = row_text(table).str.isspace()
     logger.info("%d emails in %d files, %d of them without any text left out", len(table), len(paths), blank.sum())
     return table[~blank].reset_index(drop=True)
 
 
-def email_text(table: pd.DataFrame) -> pd.Series:
-    """What a classifier reads of each email: subject, new line, body."""
+def row_text(table: pd.DataFrame) -> pd.Series:
+    """What makes two emails the same: subject and body."""
     return table["subject"] + "\n" + table["body"]
 
 
@@ -114,7 +114,7 @@ def email_expectations() -> list["Expectation"]:
 DATASET = Dataset(
     params=Split,
     read=read_emails,
-    text=email_text,
+    text=row_text,
     stratify="label",
     expectations=email_expectations,
     labels=tuple(LABELS),

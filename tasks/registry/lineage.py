@@ -50,6 +50,11 @@ def _compute() -> dict[str, str]:
     return {"device": str(compute.device), "dtype": dtype, "threads": str(torch.get_num_threads())}
 
 
+def workspace() -> str:
+    """This machine and folder."""
+    return f"{platform.node()}:{Path.cwd()}"
+
+
 def lineage(stage: str | None) -> dict[str, str]:
     """Flat tags: git commit and dirtiness, DVC stage and the hashes of its deps, machine, Prefect flow run.
 
@@ -59,7 +64,7 @@ def lineage(stage: str | None) -> dict[str, str]:
         "git.commit": _git("rev-parse", "HEAD") or "none",
         "git.dirty.code": _dirty(*CODE),
         **{f"git.dirty.{path}": _dirty(path) for path in DATA},
-        "workspace": f"{platform.node()}:{Path.cwd()}",
+        "workspace": workspace(),
         "machine.cpu": _cpu_model(),
         "machine.cores": str(os.cpu_count()),
         "machine.os": platform.platform(),

@@ -19,31 +19,29 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from packaging.version import Version
 
 from llm.errors import UserError
 from llm.formats.model_folder import read_config
-from tasks.registry.lineage import lineage
+from tasks.registry.lineage import lineage, workspace
 from tasks.registry.tracking import configure_tracking, namespace
 from tasks.stages.hashes import PREFIX, digest, locked, md5_of, stale
 from tasks.stages.lock import exclusive
-from tasks.stages.params import FOUNDATION
+from tasks.stages.params import evaluation_stage, training_report, training_stage
 
 CHALLENGER = "challenger"
 KEY = f"{PREFIX}.key"
 TRAINING_RUN = f"{PREFIX}.training_run"
 UNFINISHED = f"{PREFIX}.unfinished"
 SERVED = Path("tasks/served.py")
+CODE = tuple(f"{PREFIX}.dvc.dep.{package}/" for package in ("flows", "llm", "tasks"))
+DELETED = "deleted in the registry"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "tiktoken", "tokenizers", "torch")
 BASELINE = "baseline_"
 
 logger = logging.getLogger(__name__)
-
-
-def training_stage(model: str) -> str:
-    """The DVC stage that trains a model."""
-    return "pretrain" if model == FOUNDATION else f"finetune@{model}"
 
 
 def registered_name(model: str) -> str:
@@ -63,7 +61,7 @@ def version_key(model: str) -> str:
 
     Raises UserError when one of them never ran.
     """
-    outs = locked(training_stage(model)).outs | locked(f"evaluate@{model}").outs
+    outs = locked(training_stage(model)).outs | locked(evaluation_stage(model)).outs
     folders = (f"models/{model}", f"reports/evaluation/{model}")
     made = {path: md5 for path, md5 in outs.items() if any(Path(path).is_relative_to(each) for each in folders)}
     code = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped_code(model)}
@@ -71,11 +69,15 @@ def version_key(model: str) -> str:
 
 
 def _is_there(version: ModelVersion) -> bool:
-    """Whether the store still holds what the version serves."""
+    """Whether the store still holds what the version serves; a store that doesn't answer raises as it does."""
     try:
         files = mlflow.artifacts.list_artifacts(f"models:/{version.name}/{version.version}")
-    except (MlflowException, OSError):
+    except FileNotFoundError:
         return False
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return False
+        raise
     return any(Path(file.path).name == "MLmodel" for file in files)
 
 
@@ -88,10 +90,20 @@ def _version(model: str) -> ModelVersion | None:
     return next((version for version in ready if _is_there(version)), None)
 
 
+def _was_deleted(model: str) -> bool:
+    """Whether a person deleted every version of what is here now: its registration ended well and left its run."""
+    if MlflowClient().search_model_versions(
+        f"name = '{registered_name(model)}' AND tags.`{KEY}` = '{version_key(model)}'"
+    ):
+        return False
+    done = f"tags.`{KEY}` = '{version_key(model)}' AND tags.`{UNFINISHED}` = 'false'"
+    return bool(mlflow.search_runs(filter_string=done, max_results=1, output_format="list"))
+
+
 def registered(models: Iterable[str]) -> dict[str, str | None]:
     """The version of each model that has its bytes and evidence, and its aliases; None where there is none.
 
-    Which aliases a version has is for people to say: what they moved or removed is not undone.
+    What people did in the registry is not undone: an alias that they moved or removed, a version that they deleted.
     """
     configure_tracking()
 
@@ -101,7 +113,7 @@ def registered(models: Iterable[str]) -> dict[str, str | None]:
         except (UserError, OSError):  # never ran, or is not here
             return None
         if version is None:
-            return None
+            return DELETED if _was_deleted(model) else None
         aliases = MlflowClient().get_model_version(version.name, version.version).aliases
         return f"version {version.version}" + "".join(f", {alias}" for alias in aliases)
 
@@ -119,10 +131,10 @@ def _description(model: str, metrics: dict[str, float], tags: dict[str, str]) ->
         rows.append(f"| {name} | {value:.4f} {compared}")
     dirty = [part for part in ("code", "params.yaml", "dvc.yaml") if tags[f"{PREFIX}.git.dirty.{part}"] == "true"]
     commit = f"git commit `{tags[f'{PREFIX}.git.commit']}`" + (f"; **not in git: {', '.join(dirty)}**" if dirty else "")
-    trained = training_stage(model)
     return "\n".join(
         [
-            f"{model.capitalize()}, trained by `{trained}` and measured on the test split by `evaluate@{model}`.",
+            f"{model.capitalize()}, trained by `{training_stage(model)}` and measured on the test split by "
+            f"`{evaluation_stage(model)}`.",
             "",
             *rows,
             "",
@@ -142,7 +154,7 @@ def _training_run(model: str, md5: str) -> str:
 def _remove_unfinished(key: str) -> None:
     """Remove the runs of registrations of the same that were killed before they made a version."""
     client = MlflowClient()
-    left = f"tags.`{KEY}` = '{key}' AND tags.`{UNFINISHED}` = 'true'"
+    left = f"tags.`{KEY}` = '{key}' AND tags.`{UNFINISHED}` = 'true' AND tags.`{PREFIX}.workspace` = '{workspace()}'"
     for run in mlflow.search_runs(filter_string=left, run_view_type=ViewType.ACTIVE_ONLY, output_format="list"):
         for output in run.outputs.model_outputs if run.outputs else ():
             client.delete_logged_model(output.model_id)
@@ -171,10 +183,11 @@ def _register(model: str) -> ModelVersion:
     from tasks.served import cleaning_module, example, signature
 
     weights, stage = Path("models", model), training_stage(model)
-    training, evaluation = locked(stage), locked(f"evaluate@{model}")
+    training, evaluation = locked(stage), locked(evaluation_stage(model))
     facts = lineage(None)
     tags = training.tags() | evaluation.tags() | {name: fact for name, fact in facts.items() if ".git." in name}
-    tags = {name: value for name, value in tags.items() if not name.endswith(".py")}  # the commit says which code
+    # Which code it was says the commit.
+    tags = {name: value for name, value in tags.items() if not name.startswith(CODE)}
     tags |= {KEY: version_key(model), TRAINING_RUN: _training_run(model, training.outs[f"models/{model}"])}
     evidence = Path("reports/evaluation", model)
     metrics = json.loads((evidence / "metrics.json").read_text())
@@ -197,7 +210,7 @@ def _register(model: str) -> ModelVersion:
         )
         mlflow.log_metrics(metrics, model_id=logged.model_id)
         mlflow.log_artifacts(str(evidence), "evaluation")
-        mlflow.log_artifacts(f"reports/training/{'pretrain' if model == FOUNDATION else model}", "training")
+        mlflow.log_artifacts(str(training_report(model)), "training")
     client, name = MlflowClient(), registered_name(model)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
@@ -209,11 +222,19 @@ def _register(model: str) -> ModelVersion:
         description=_description(model, metrics, tags),
         model_id=logged.model_id,  # a tracking server refuses a source that it can't tie to a model
     )
-    client.set_registered_model_alias(name, CHALLENGER, version.version)
     link = json.dumps([{"name": name, "version": version.version}])
     client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: link})
-    client.delete_tag(run.info.run_id, UNFINISHED)
+    _finish(version)
     return version
+
+
+def _finish(version: ModelVersion) -> None:
+    """Make a new version the challenger, once: a registration that was killed before comes to its end, too."""
+    client = MlflowClient()
+    if client.get_run(version.run_id).data.tags.get(UNFINISHED) == "true":
+        client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+        client.set_tag(version.run_id, UNFINISHED, "false")
+        logger.info("%s version %s is the challenger", version.name, version.version)
 
 
 def check_bytes(model: str) -> None:
@@ -221,7 +242,7 @@ def check_bytes(model: str) -> None:
 
     DVC itself trusts a file whose time and size have not changed, and the copy in its cache.
     """
-    for stage in (training_stage(model), f"evaluate@{model}"):
+    for stage in (training_stage(model), evaluation_stage(model)):
         for path, expected in locked(stage).outs.items():
             if Path(path).exists() and md5_of(Path(path)) != expected:
                 way_out = f"remove {path} and its copy in DVC's cache, then run `dvc repro --force {stage}`"
@@ -231,17 +252,20 @@ def check_bytes(model: str) -> None:
 def register_model(model: str) -> str:
     """Make the model and its evidence, as dvc.lock has them, a version, and return it.
 
-    A new version becomes the challenger; one that is there already is left as people have it. Raises UserError for a
-    model or an evaluation that never ran, is stale or damaged, or when something that they are made from is missing.
+    A new version becomes the challenger; one that is there already is left as people have it, and one that they
+    deleted stays deleted. Raises UserError for a model or an evaluation that never ran, is stale or damaged, or when
+    something that they are made from is missing.
     """
     configure_tracking()
-    for stage, names in stale(f"evaluate@{model}").items():
+    for stage, names in stale(evaluation_stage(model)).items():
         raise UserError(f"stage {stage} is stale, {', '.join(names)} changed since it ran: run `dvc repro`")
     check_bytes(model)
     with exclusive("register"):
         if version := _version(model):
-            logger.info("%s version %s is registered already", version.name, version.version)
+            _finish(version)
+        elif _was_deleted(model):
+            logger.info("%s: its version was deleted in the registry, and stays so", registered_name(model))
+            return DELETED
         else:
             version = _register(model)
-            logger.info("%s version %s is the challenger", version.name, version.version)
     return str(version.version)

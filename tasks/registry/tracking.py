@@ -12,7 +12,6 @@ from getpass import getuser
 from pathlib import Path
 from platform import node
 
-import httpx
 import mlflow
 import pandas as pd
 from mlflow import ActiveRun, MlflowClient
@@ -20,17 +19,20 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
+from mlflow.tracking._tracking_service.utils import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from llm.errors import UserError
-from tasks.registry.lineage import lineage
+from tasks.registry.lineage import lineage, workspace
 from tasks.stages.hashes import PREFIX, current, flatten
 from tasks.stages.lock import exclusive
 
 FINGERPRINT = f"{PREFIX}.fingerprint"
 METRICS_A_CALL = 1000  # MLflow takes no more
 ANSWERS_WITHIN = 5  # seconds that a tracking server has for its first answer; MLflow itself tries for minutes
+LOCKED_FOR = 30  # seconds that another writer of a SQLite store may take
 PLACES = {  # where a SQLite store keeps the paths of its artifacts
     "experiments": ("artifact_location",),
     "runs": ("artifact_uri",),
@@ -81,43 +83,46 @@ def configure_tracking() -> None:
             client, name = MlflowClient(), namespace()
             if client.get_experiment_by_name(name) is None:
                 client.create_experiment(name, artifact_location=artifacts and str(artifacts))
-        except MlflowException as error:
-            raise UserError(f"MLFLOW_TRACKING_URI={uri}: {str(error).partition(chr(10))[0]}") from error
-    mlflow.set_experiment(name)
+            mlflow.set_experiment(name)
+        except MlflowException as error:  # such as an experiment that somebody deleted
+            raise UserError(f"MLFLOW_TRACKING_URI={uri}: {' '.join(str(error).split())}") from error
 
 
 def _check_server(uri: str) -> None:
-    """Ask once, briefly, with the credentials that MLflow would send."""
-    token, user = os.environ.get("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    credentials = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user and not token else None
-    ask = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
-    verify = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS") != "true"
+    """Ask once, briefly, as MLflow's client does, with its credentials and certificates."""
     try:
-        answer = httpx.get(
-            ask, headers=headers, auth=credentials, timeout=ANSWERS_WITHIN, verify=verify, follow_redirects=True
+        answer = http_request(
+            get_default_host_creds(uri),
+            "/api/2.0/mlflow/experiments/search",
+            "GET",
+            max_retries=0,
+            timeout=ANSWERS_WITHIN,
+            raise_on_status=False,
+            params={"max_results": 1},
         )
-    except httpx.TransportError as error:
-        reason = str(error) or type(error).__name__
+    except MlflowException as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(f"MLFLOW_TRACKING_URI={uri}: nobody answers ({reason}); start it, or unset it") from None
     if answer.status_code in (401, 403):
         way_out = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         raise UserError(f"MLFLOW_TRACKING_URI={uri}: it refuses ({answer.status_code}); {way_out}")
-    if not answer.is_success:
-        raise UserError(f"MLFLOW_TRACKING_URI={uri}: it answers {answer.status_code} {answer.reason_phrase}")
+    if not answer.ok:
+        raise UserError(f"MLFLOW_TRACKING_URI={uri}: it answers {answer.status_code} {answer.reason}")
 
 
 def _move_artifacts(database: Path, artifacts: Path) -> None:
     """Where a store and its artifacts were moved or copied together, tell the store, which keeps absolute paths."""
-    if not database.exists():
+    if not database.exists() or not artifacts.is_dir():
         return
     try:
-        with closing(sqlite3.connect(database, timeout=30)) as store, store:
+        with closing(sqlite3.connect(database, timeout=LOCKED_FOR)) as store, store:
             known = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "experiments" not in known:
                 return
             found = {place for (place,) in store.execute("SELECT artifact_location FROM experiments") if place}
-            for before in {place for place in found if place.endswith("/mlartifacts")} - {str(artifacts)}:
+            for before in {place for place in found if place.startswith("/") and place.endswith("/mlartifacts")} - {
+                str(artifacts)
+            }:
                 for table, columns in PLACES.items():
                     for column in columns if table in known else ():
                         store.execute(
@@ -125,6 +130,8 @@ def _move_artifacts(database: Path, artifacts: Path) -> None:
                             f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
                             (str(artifacts), len(before) + 1, before, len(before) + 1, f"{before}/"),
                         )
+    except sqlite3.OperationalError as error:  # locked, or not to be written
+        raise UserError(f"{database}: {error}; try again when nobody else writes to it") from None
     except sqlite3.DatabaseError as error:
         raise UserError(f"{database}: not a store of MLflow's ({error}); move it away to begin a new one") from None
 
@@ -147,8 +154,7 @@ def _unfinished(fingerprint: str) -> Run | None:
     """The latest run of this workspace that started from the same fingerprint and did not finish."""
     unfinished = f"tags.`{FINGERPRINT}` = '{fingerprint}' AND attributes.status != 'FINISHED'"
     runs = mlflow.search_runs(filter_string=unfinished, output_format="list")
-    workspace = lineage(None)[f"{PREFIX}.workspace"]
-    return next((run for run in runs if run.data.tags.get(f"{PREFIX}.workspace") == workspace), None)
+    return next((run for run in runs if run.data.tags.get(f"{PREFIX}.workspace") == workspace()), None)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from llm.errors import UserError
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -28,30 +30,30 @@ class Cluster:
 
     @classmethod
     def asked_for(cls) -> Self | None:
-        """The cluster that THREESTAGE_RAY names, or None. Raises ValueError naming the variable that is wrong."""
+        """The cluster that THREESTAGE_RAY names, or None. Raises UserError naming the variable that is wrong."""
         address = os.environ.get("THREESTAGE_RAY")
         if not address:
             return None
         if address not in ("local", "auto") and not address.startswith("ray://"):
-            raise ValueError(f"THREESTAGE_RAY={address}: it is local, auto or ray://HOST:PORT")
+            raise UserError(f"THREESTAGE_RAY={address}: it is local, auto or ray://HOST:PORT")
         workers = os.environ.get("THREESTAGE_WORKERS")
         if workers is not None and not (workers.isdecimal() and int(workers)):
-            raise ValueError(f"THREESTAGE_WORKERS={workers}: it is a number from 1")
+            raise UserError(f"THREESTAGE_WORKERS={workers}: it is a number from 1")
         sharding = os.environ.get("THREESTAGE_SHARDING", "ddp")
         if sharding not in ("ddp", "fsdp"):
-            raise ValueError(f"THREESTAGE_SHARDING={sharding}: it is ddp or fsdp")
+            raise UserError(f"THREESTAGE_SHARDING={sharding}: it is ddp or fsdp")
         return cls(address, int(workers) if workers else None, sharding)
 
     @contextmanager
     def connected(self) -> Iterator[Any]:
         """Yield the module `ray`, connected, as it may be already.
 
-        Raises RuntimeError where it is not installed or nobody answers.
+        Raises UserError where it is not installed or nobody answers.
         """
         try:
             import ray
         except ImportError:
-            raise RuntimeError("THREESTAGE_RAY asks for Ray, which is not installed: pip install '.[ray]'") from None
+            raise UserError("THREESTAGE_RAY asks for Ray, which is not installed: pip install '.[ray]'") from None
         if ray.is_initialized():
             yield ray
             return
@@ -65,7 +67,7 @@ class Cluster:
                 **({"include_dashboard": False} if self.address == "local" else {}),
             )
         except ConnectionError as error:
-            raise RuntimeError(f"THREESTAGE_RAY={self.address}: {error}") from None
+            raise UserError(f"THREESTAGE_RAY={self.address}: {error}") from None
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends this process without a word to the training
         try:
             yield ray

@@ -156,12 +156,17 @@ def _write_traceback(log: Path) -> None:
 
 
 def stage_command(
-    flow: Flow, load: Callable[..., Any], names: Callable[[], list[str]] | None = None, noun: str = "name"
+    flow: Flow,
+    load: Callable[..., Any],
+    names: Callable[[], list[str]] | None = None,
+    noun: str = "name",
+    stage_of: Callable[[str], str] | None = None,
 ) -> int:
     """The command line of a stage: `python -m flows.<flow> [<name>]`.
 
     Reads the parameters with `load`, takes the stage's lock, and runs the flow with them. Where there are several of
-    the kind, `names` lists them, the first argument is one, and `load` and the flow get it.
+    the kind, `names` lists them, the first argument is one, and `load` and the flow get it; its DVC stage is
+    `<flow>@<name>`, or what `stage_of` says.
     """
     section, expected = flow.fn.__name__, inspect.signature(flow.fn).parameters
     parser = argparse.ArgumentParser(prog=f"python -m flows.{section}", description=inspect.getdoc(flow.fn))
@@ -180,7 +185,8 @@ def stage_command(
 
     if "DVC_STAGE" in os.environ:
         die_with_parent()
-    os.environ.setdefault("DVC_STAGE", f"{section}@{options.name}" if names else section)
+    named = stage_of or f"{section}@{{}}".format
+    os.environ.setdefault("DVC_STAGE", named(options.name) if names else section)
     stage = current_stage()
 
     def work() -> None:

@@ -1,5 +1,6 @@
 """The DVC graph: its stages in order, which of them are stale, and how one is run."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from llm.errors import UserError
 from llm.files import write_atomic
 
 PATIENCE = 20  # seconds that an interrupted stage has for its last step and its checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 def stages() -> list[str]:
@@ -39,7 +42,10 @@ def is_stale(stage: str | None = None) -> bool:
 
 @contextmanager
 def _outs_kept(stage: str) -> Iterator[None]:
-    """Where the block raises, put back the stage's outs, which DVC removes before a run, as they last were."""
+    """Where the block raises, put back the stage's outs, which DVC removes before a run.
+
+    Those that its cache holds come back as dvc.lock has them, the others, which are small, as they were.
+    """
     with Repo() as repo:
         outs = [out for each in repo.stage.collect(stage) for out in each.outs]
         cached = [out.def_path for out in outs if out.use_cache and out.exists and not out.changed_cache()]
@@ -51,8 +57,11 @@ def _outs_kept(stage: str) -> Iterator[None]:
         for path, content in contents.items():
             write_atomic(path, content)
         if cached:
-            with Repo() as repo, suppress(DvcException):  # dvc.lock may never have known them
-                repo.checkout(cached, force=True)
+            try:
+                with Repo() as repo:
+                    repo.checkout(cached, force=True)
+            except DvcException as error:  # dvc.lock may know other ones, which no cache holds
+                logger.warning("%s: what it made before can't be put back: %s", stage, error)
         raise
 
 
@@ -75,6 +84,7 @@ def reproduce(stage: str, environment: dict[str, str]) -> None:
                     dvc.terminate()
                 psutil.wait_procs(running, PATIENCE)  # the stage may be writing a checkpoint
                 dvc.terminate()
+                psutil.wait_procs([dvc], PATIENCE)  # it holds DVC's lock
             raise
         if failed:
             reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"

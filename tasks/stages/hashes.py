@@ -45,7 +45,7 @@ class Hashes:
         return {f"{PREFIX}.dvc.{kind}.{path}": md5 for kind, paths in kinds.items() for path, md5 in paths.items()}
 
     def differences(self, other: "Hashes") -> list[str]:
-        """Names of what differs between the two, sorted; of a parameter with its section, `pretrain.learning_rate`."""
+        """Names of what differs between the two, sorted; of a parameter with its section, `foundation.train.steps`."""
         pairs = ((flatten(self.params), flatten(other.params)), (self.deps, other.deps), (self.outs, other.outs))
         return sorted({name for ours, theirs in pairs for name in ours | theirs if ours.get(name) != theirs.get(name)})
 

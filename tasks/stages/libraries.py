@@ -17,11 +17,17 @@ LIBRARIES = (
     "beautifulsoup4",
     "datasketch",
     "ftfy",
+    "great-expectations",
     "lxml",
+    "matplotlib",
     "numpy",
     "pandas",
+    "pyarrow",
+    "pyyaml",
     "rouge-score",
+    "safetensors",
     "scikit-learn",
+    "scipy",
     "tiktoken",
     "tokenizers",
     "torch",
@@ -43,7 +49,10 @@ def write_libraries() -> None:
 
 def check_libraries() -> None:
     """Raise UserError where libraries.json is not of this environment: DVC would take one version for another."""
-    recorded = json.loads(FILE.read_text()) if FILE.exists() else {}
+    try:
+        recorded = json.loads(FILE.read_text())
+    except (OSError, ValueError):  # missing, or with marks of a merge
+        recorded = {}
     for name, version in installed().items():
         if recorded.get(name) != version:
             way_out = "run `python -m tasks.stages.libraries`, then the same command"

@@ -1,10 +1,11 @@
-"""params.yaml as frozen, validated models, which are also the flows' parameter types.
+"""params.yaml as frozen, validated models, and the stages and folders that belong to a model.
 
 A block is read with the models that its dataset or application brings: `tasks/datasets/<name>.py`,
 `tasks/applications/<name>.py`. A stage reads its own block alone.
 """
 
 import difflib
+from collections.abc import Hashable
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +30,8 @@ class _UniqueKeys(yaml.CSafeLoader):
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise UserError(f"row {line}: {key!r} is no key")
             if key in seen:
                 raise UserError(f"row {line}: {key} stands here and in row {seen[key]}; keep one of them")
             seen[key] = line
@@ -57,16 +60,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-@cache
-def _block_type(kind: str, name: str) -> type[Config]:
-    """The model of one block: `kind` is datasets or applications."""
+def _find(kind: str, name: str) -> Any:
+    """The dataset or the application of that name: `kind` is datasets or applications."""
     package = f"tasks.{kind}"
     try:
-        found = import_module(package).find(name)
+        return import_module(package).find(name)
     except ModuleNotFoundError as error:
         if error.name != f"{package}.{name}":
             raise
         raise UserError(f"{kind}.{name}: there is no {package.replace('.', '/')}/{name}.py") from None
+
+
+@cache
+def _block_type(kind: str, name: str) -> type[Config]:
+    """The model of one block."""
+    found = _find(kind, name)
     if kind == "datasets":
         source = import_module("tasks.data.sources").Source
         fields = {"sources": (list[source], Field(min_length=1)), "preprocess": (found.params, ...)}
@@ -107,11 +115,16 @@ def _parse(kind: str, name: str, values: Any, path: Path) -> Config:
     place = name if name == FOUNDATION else f"{kind}.{name}"
     try:
         model = _block_type(kind, name)
-        return model.model_validate(values)
+        parsed = model.model_validate(values)
     except ValidationError as error:
         raise UserError("; ".join(f"{path}: {_reason(each, place, model)}" for each in error.errors())) from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    if kind == "applications" and parsed.objective != (wanted := _find(kind, name).objective):
+        raise UserError(
+            f"{path}: {place}.objective: tasks/applications/{name}.py has {wanted}, not {parsed.objective!r}"
+        )
+    return parsed
 
 
 def _section(values: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
@@ -151,17 +164,30 @@ def model_names(path: Path = PARAMS_FILE) -> list[str]:
     return [FOUNDATION, *application_names(path)]
 
 
+def training_stage(model: str) -> str:
+    """The DVC stage that trains a model."""
+    return "pretrain" if model == FOUNDATION else f"finetune@{model}"
+
+
+def evaluation_stage(model: str) -> str:
+    """The DVC stage that measures a model."""
+    return "evaluate_foundation" if model == FOUNDATION else f"evaluate@{model}"
+
+
+def training_report(model: str) -> Path:
+    """Where a model's training reports."""
+    return Path("reports/training") / ("pretrain" if model == FOUNDATION else model)
+
+
 def check_params(path: Path = PARAMS_FILE) -> None:
     """Read all of params.yaml. Raises UserError naming file, key and reason for the first block that is wrong."""
     values = read_yaml(path)
-    sections = ("datasets", FOUNDATION, "applications", "models")
+    sections = ("datasets", FOUNDATION, "applications")
     if unknown := [key for key in values if key not in sections]:
         close = difflib.get_close_matches(str(unknown[0]), sections, n=1)
         raise UserError(f"{path}: {unknown[0]}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
     datasets, applications = _section(values, "datasets", path), _section(values, "applications", path)
     blocks = {FOUNDATION: _section(values, FOUNDATION, path), **applications}
-    if values.get("models") != blocks:
-        raise UserError(f"{path}: models: it has to be the foundation and all applications, as the YAML aliases say")
     for name, block in datasets.items():
         _parse("datasets", name, block, path)
     for name, block in blocks.items():

@@ -1,7 +1,8 @@
 """Interrupted trainings: their checkpoints outlive a change of code or parameters, until somebody removes them.
 
     python -m tasks.training.interrupted                                   lists them
-    python -m tasks.training.interrupted --remove --older-than 7 --keep 3  removes those older than a week, but for 3
+    python -m tasks.training.interrupted --remove --older-than 7 --keep 3  removes those older than a week, but not the
+                                                                           3 newest of all
 
 A training goes on from its own by itself: put its parameters and code back, and run the stage again.
 """
@@ -12,12 +13,14 @@ import logging
 import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from llm.errors import UserError
 from llm.training.checkpoint import Checkpoints
 from tasks.stages.hashes import Hashes
-from tasks.stages.lock import STATE
+from tasks.stages.lock import STATE, exclusive
 
 INPUTS = "inputs.json"  # beside the checkpoints: what they were made from
 DAY = 86_400
@@ -45,11 +48,13 @@ class Interrupted:
         )
 
 
-def interrupted(stages: Path = STATE / "stages") -> list[Interrupted]:
-    """Every interrupted training below the folder of all stages' states, the newest first."""
+def interrupted(stage: str = "*") -> list[Interrupted]:
+    """Every training, or those of one stage, that did not come to its end, the newest first."""
     found = []
-    for folder in sorted(stages.glob("*/*/")):
-        if step := Checkpoints(folder).newest():
+    for folder in sorted((STATE / "stages").glob(f"{stage}/*/")):
+        with suppress(FileNotFoundError):  # a training that runs drops its oldest
+            if not (step := Checkpoints(folder).newest()):
+                continue
             files = list(folder.glob("step-*"))
             inputs = folder / INPUTS
             found.append(
@@ -66,22 +71,27 @@ def interrupted(stages: Path = STATE / "stages") -> list[Interrupted]:
 
 
 def say_what_is_kept(own: Path, now: Hashes) -> None:
-    """Name in the log the other interrupted trainings of a stage, and what has changed since."""
-    for each in interrupted(own.parent.parent):
-        if each.folder.parent == own.parent and each.folder != own:
-            changed = now.differences(each.made_from) if each.made_from else []
-            logger.info(
-                "starting afresh, as %s changed; an interrupted training is kept: %s",
-                ", ".join(changed) or "its inputs",
-                each,
-            )
+    """Where a training starts afresh, name in the log its stage's interrupted ones, and what has changed since."""
+    for each in [] if Checkpoints(own).newest() else interrupted(own.parent.name):
+        changed = now.differences(each.made_from) if each.made_from else []
+        logger.info(
+            "starting afresh, as %s changed; an interrupted training is kept: %s",
+            ", ".join(changed) or "its inputs",
+            each,
+        )
 
 
 def remove(found: list[Interrupted], older_than: float, keep: int) -> list[Interrupted]:
-    """Remove those older than so many days, but for the `keep` newest; gives what was removed."""
-    gone = [each for each in found[keep:] if each.age > older_than * DAY]
-    for each in gone:
-        shutil.rmtree(each.folder)
+    """Remove those older than so many days, but for the `keep` newest of all; gives what was removed.
+
+    A stage that runs now keeps its own.
+    """
+    gone = []
+    for each in found[keep:]:
+        if each.age > older_than * DAY:
+            with suppress(UserError), exclusive(f"stages/{each.stage}", patience=0):
+                shutil.rmtree(each.folder)
+                gone.append(each)
     return gone
 
 

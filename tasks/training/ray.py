@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from llm.config import TrainConfig
+from llm.errors import UserError
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import DivergedError, Row, train
 from llm.training.workers import Workers
@@ -109,10 +110,10 @@ def train_on_ray(
         if count > (room := gpus or int(resources.get("CPU", 0))):
             lack = f"{count} workers need a {'GPU' if gpus else 'core'} each; the cluster has {room}"
             if cluster.address == "local":
-                raise ValueError(lack)
+                raise UserError(lack)
             logger.warning("%s: training waits until it has grown", lack)
         if config.batch_size % count:
-            raise ValueError(f"batch_size {config.batch_size} is no multiple of {count} workers")
+            raise UserError(f"batch_size {config.batch_size} is no multiple of {count} workers")
         logger.info("%d workers, %s, on Ray at %s", count, cluster.sharding, cluster.address)
         relay = ray.remote(num_cpus=0)(_Relay).remote()
         job = {"prepare": prepare, "config": config, "checkpoints": checkpoints.folder.absolute(), "relay": relay}
@@ -145,7 +146,7 @@ def train_on_ray(
             raise reason
         if failed:
             lost = isinstance(failed[0], WorkerGroupError)
-            raise RuntimeError(f"{f'the workers failed {RESTARTS + 1} times' if lost else 'Ray failed'}: {failed[0]}")
+            raise UserError(f"{f'the workers failed {RESTARTS + 1} times' if lost else 'Ray failed'}: {failed[0]}")
 
 
 def _fit(trainer: Any, failed: list[Exception]) -> None:

@@ -16,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from llm.files import atomic_folder, write_atomic
 from llm.formats.model_folder import save_model
 from llm.training.loop import Row
+from tasks.stages.params import training_report
 from tasks.stages.server import artifact_key
 from tasks.training.setup import TrainingSetup
 
@@ -44,18 +45,13 @@ def _loss_picture(evaluations: pd.DataFrame, path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def report_folder(model: str) -> Path:
-    """Where the training of a model reports: `reports/training/pretrain` for the foundation, else by its name."""
-    return Path("reports/training") / ("pretrain" if model == "foundation" else model)
-
-
 @task(cache_policy=NO_CACHE)
 def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row], **more: Any) -> dict[str, Any]:
     """Write models/<model>/ and the training's report, log both to MLflow, and return the report's metrics.
 
     `more` goes to the model folder's config.json.
     """
-    best, report, folder = setup.objective.best, report_folder(model), Path("models") / model
+    best, report, folder = setup.objective.best, training_report(model), Path("models") / model
     evaluations = _evaluations(history)
     chosen = (min if setup.objective.lower_is_better else max)(evaluations, key=lambda row: row[best])
     metrics = {name: round(value, 6) for name, value in chosen.items() if value is not None}

@@ -234,10 +234,10 @@ def test_mlflow_serves_a_model_away_from_the_project(saved, tmp_path):
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        found = json.loads(post_when_up(request))["predictions"]
+        found = json.loads(post_when_up(request), parse_constant=pytest.fail)["predictions"]  # JSON knows no NaN
     finally:
         os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=20)
+        server.wait(timeout=120)
     expected = served(saved, "classifier").predict(pd.DataFrame(rows))
     for row, probability in zip(found[:2], expected["spam_probability"], strict=False):
         assert row["spam_probability"] == pytest.approx(probability, abs=1e-6)
@@ -245,10 +245,10 @@ def test_mlflow_serves_a_model_away_from_the_project(saved, tmp_path):
 
 
 def post_when_up(request: urllib.request.Request) -> bytes:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=120) as response:
                 return response.read()
         except urllib.error.URLError as error:
             if isinstance(error, urllib.error.HTTPError) or time.monotonic() > deadline:

@@ -1,6 +1,8 @@
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from dvc.repo import Repo
 
 from llm.errors import UserError
 from tasks.stages.graph import is_stale, reproduce, stages
-from tasks.stages.params import application_names, dataset_names, model_names
+from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
 
 ROOT = Path(__file__).parents[3]
 DVC_YAML = """
@@ -40,7 +42,7 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
     assert sorted(found) == sorted(
         [f"{stage}@{dataset}" for stage in ("fetch", "preprocess") for dataset in datasets]
         + ["pretrain", *(f"finetune@{name}" for name in application_names())]
-        + [f"evaluate@{model}" for model in models]
+        + [evaluation_stage(model) for model in models]
     )
     for before, after in [
         *((f"fetch@{dataset}", f"preprocess@{dataset}") for dataset in datasets),
@@ -49,7 +51,7 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
         ("preprocess@instructions", "finetune@assistant"),
         ("pretrain", "finetune@classifier"),
         ("pretrain", "finetune@assistant"),
-        ("pretrain", "evaluate@foundation"),
+        ("pretrain", "evaluate_foundation"),
         ("finetune@classifier", "evaluate@classifier"),
         ("finetune@assistant", "evaluate@assistant"),
     ]:
@@ -113,6 +115,23 @@ def test_a_stage_that_fails_or_is_stopped_leaves_what_it_made_before(project):
     assert Path("model/weights").read_text() == "text"
     assert Path("m.json").read_text() == "{}\n"
     assert is_stale("train")
+
+
+def test_a_stage_that_is_stopped_leaves_what_it_made_before(project):
+    Path("dvc.yaml").write_text("stages: {train: {cmd: 'sh train.sh', deps: [raw], outs: [model]}}")
+    Path("train.sh").write_text("cp raw model")
+    reproduce("train", {})
+    Path("raw").write_text("other")
+    Path("train.sh").write_text("touch begun; exec sleep 300")
+    code = "from tasks.stages.graph import reproduce; reproduce('train', {})"
+    with subprocess.Popen([sys.executable, "-c", code]) as running:
+        while not Path("begun").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        assert not Path("model").exists()  # DVC removes it first
+        running.send_signal(signal.SIGINT)
+    assert running.returncode != 0
+    assert Path("model").read_text() == "text"
 
 
 def test_asking_what_is_stale_does_not_load_prefect_or_torch():

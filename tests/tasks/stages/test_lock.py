@@ -37,7 +37,7 @@ def test_a_second_writer_waits_then_says_who_holds_the_lock_until_that_one_is_go
             exclusive("stages/train", 0.5),
         ):
             pass
-        assert 0.5 <= time.monotonic() - started < 2
+        assert time.monotonic() - started >= 0.5
         with exclusive("stages/evaluate@classifier"):  # another stage's lock is another
             pass
         other.send_signal(signal.SIGKILL)

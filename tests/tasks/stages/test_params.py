@@ -42,8 +42,6 @@ def written(values, tmp_path):
             del place[last]
         else:
             place[last] = value
-        if isinstance(changed.get("applications"), dict):
-            changed["models"] = {"foundation": changed.get("foundation"), **changed["applications"]}
         path = tmp_path / "params.yaml"
         path.write_text(yaml.safe_dump(changed))
         return path
@@ -60,7 +58,7 @@ def test_our_own_file_loads_and_means_what_it_says(values):
     assert load_dataset("emails", OURS).sources[0].sha256 == values["datasets"]["emails"]["sources"][0]["sha256"]
     assert dataset_names(OURS) == list(values["datasets"])
     assert application_names(OURS) == list(values["applications"])
-    assert set(model_names(OURS)) == set(values["models"])
+    assert model_names(OURS) == ["foundation", *values["applications"]]
 
 
 def test_our_own_file_leaves_no_value_to_a_default(values):
@@ -78,7 +76,7 @@ def test_our_own_file_leaves_no_value_to_a_default(values):
 
     for name, block in values["datasets"].items():
         assert missing(load_dataset(name, OURS), block, "") == []
-    for name, block in values["models"].items():
+    for name, block in {"foundation": values["foundation"], **values["applications"]}.items():
         assert missing(load_application(name, OURS), block, "") == []
 
 
@@ -108,6 +106,7 @@ def test_our_own_file_leaves_no_value_to_a_default(values):
         ("foundation.evaluate", None, "input should be a valid dictionary.*, not None"),
         ("datasets.pictures", {}, "there is no tasks/datasets/pictures.py"),
         ("applications.classifier.base", "nothing", "'nothing' is not one of foundation, "),
+        ("applications.classifier.objective", "assistant", "tasks/applications/classifier.py has classifier, not 'ass"),
         ("applications.classifier.dataset", "mails", "'mails' is not one of corpus, emails, instructions"),
     ],
 )
@@ -149,13 +148,6 @@ def test_a_stage_reads_its_own_block_alone(written):
     assert load_dataset("emails", path).preprocess.seed == 1
 
 
-def test_models_has_to_be_the_foundation_and_all_applications(tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text(OURS.read_text().replace("  <<: *applications\n", ""))
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: models: it has to be the foundation and all"):
-        check_params(path)
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -164,6 +156,7 @@ def test_models_has_to_be_the_foundation_and_all_applications(tmp_path):
         (b"", "params.yaml: holds nothing, not sections"),
         (b"- 1", r"params.yaml: holds \[1\], not sections"),
         (b"1: 2", "params.yaml: 1: unknown key"),
+        (b"a: {{ x }}", "params.yaml, row 1: {'x': None} is no key"),
         (b"datasets: {}\nfoundation: {}\ndatasets: {}", "params.yaml, row 3: datasets stands here and in row 1"),
         ("datasets: Zoë".encode("latin-1"), "params.yaml: byte 0xeb is not UTF-8; save the file as UTF-8"),
         (b"a: " + b"[" * 5000, "params.yaml"),

@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 
@@ -23,6 +24,15 @@ def test_a_server_that_never_answers_is_said_with_the_way_out(monkeypatch):
         with pytest.raises(UserError, match=reason):
             server._wait_until_healthy(process, "http://127.0.0.1:9/api")
         process.kill()
+
+
+def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_time_that_it_has(monkeypatch):
+    assert server.ANSWERS_WITHIN < 10
+    monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/api/"
+        with pytest.raises(UserError, match=f"^PREFECT_API_URL={url}: nobody answers"):
+            server._check_answers(url)
 
 
 def test_the_patience_is_enough_for_a_busy_machine():

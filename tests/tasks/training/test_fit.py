@@ -165,6 +165,17 @@ def test_checkpoints_outlive_a_change_of_parameters_or_code_and_are_listed_until
     assert [each.step for each in interrupted()] == [20]
 
 
+def test_another_version_of_a_library_that_computes_starts_afresh_and_is_named(stage, caplog):
+    caplog.set_level(logging.INFO)
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=38)
+    versions = json.loads(Path("libraries.json").read_text())
+    Path("libraries.json").write_text(json.dumps(versions | {"torch": "1.0"}))
+    with pytest.raises(KeyboardInterrupt):
+        learn(stop=5)
+    assert "starting afresh, as torch changed; an interrupted training is kept" in caplog.text
+
+
 def test_interrupted_trainings_are_removed_by_age_and_number_on_request(stage, capsys, monkeypatch):
     code = Path("llm/model/gpt.py")
     for number in range(3):

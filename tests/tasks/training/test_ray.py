@@ -20,6 +20,7 @@ from llm.applications.language_model import objective
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import Compute
+from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.tokenizer import load_tokenizer
@@ -219,12 +220,12 @@ def test_a_full_disk_that_one_worker_meets_ends_all(learn, token_files):
 
 
 def test_a_batch_that_the_workers_can_not_share_is_an_error(learn):
-    with pytest.raises(ValueError, match="batch_size 7 is no multiple of 2 workers"):
+    with pytest.raises(UserError, match="batch_size 7 is no multiple of 2 workers"):
         learn("ddp", CONFIG.model_copy(update={"batch_size": 7}))
 
 
 def test_more_workers_than_cores_are_an_error_and_not_an_endless_wait(learn):
-    with pytest.raises(ValueError, match=r"^\d+ workers need a core each; the cluster has \d+$"):
+    with pytest.raises(UserError, match=r"^\d+ workers need a core each; the cluster has \d+$"):
         learn("ddp", CONFIG.model_copy(update={"batch_size": 4096}), workers=4096)
 
 
@@ -249,7 +250,7 @@ def test_ray_data_cuts_the_same_tokens_in_the_same_order(tmp_path, encoding, mon
 def test_a_wrong_variable_is_named(monkeypatch, variable, value, reason):
     monkeypatch.setenv("THREESTAGE_RAY", "local")
     monkeypatch.setenv(variable, value)
-    with pytest.raises(ValueError, match=f"{variable}={value}: {reason}"):
+    with pytest.raises(UserError, match=f"{variable}={value}: {reason}"):
         Cluster.asked_for()
 
 
