@@ -224,8 +224,10 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights(
     assert [metric.step for metric in losses] == list(range(1, 61))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_main_command_asked_to_stop_leaves_a_checkpoint(project: Path, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(("number", "standing"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_the_main_command_asked_to_stop_leaves_a_checkpoint(
+    project: Path, tmp_path: Path, prefect_api: str, number: int, standing: bool
+) -> None:
     folder = shutil.copytree(project, tmp_path / "interrupted", symlinks=True)
     never = 10**6  # so that the checkpoint can only be that of the interrupt
     change_params(
@@ -240,7 +242,7 @@ def test_the_main_command_asked_to_stop_leaves_a_checkpoint(project: Path, tmp_p
         running = subprocess.Popen(
             [sys.executable, "-m", "flows"],
             cwd=folder,
-            env=environment(),
+            env=environment(**{"PREFECT_API_URL": prefect_api} if standing else {}),
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -112,12 +112,12 @@ def _check_server(uri: str) -> None:
 
 def _move_artifacts(database: Path, artifacts: Path) -> None:
     """Where a store and its artifacts were moved or copied together, tell the store, which keeps absolute paths."""
-    if not database.exists() or not artifacts.is_dir():
+    if not database.exists():
         return
     try:
         with closing(sqlite3.connect(database, timeout=LOCKED_FOR)) as store, store:
             known = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if "experiments" not in known:
+            if "experiments" not in known or not artifacts.is_dir():
                 return
             found = {place for (place,) in store.execute("SELECT artifact_location FROM experiments") if place}
             for before in {place for place in found if place.startswith("/") and place.endswith("/mlartifacts")} - {

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,14 @@ import pytest
 from projects import change_params, environment, make_project
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("errors") / "project")
+
+
 @pytest.fixture
-def small_project(tmp_path: Path) -> Path:
-    return make_project(tmp_path)
+def small_project(untouched: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(untouched, tmp_path / "project", symlinks=True)
 
 
 def _repro(folder: Path, stage: str, **variables: str) -> str:

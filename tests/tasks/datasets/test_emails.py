@@ -4,7 +4,7 @@ import pytest
 
 from llm.errors import UserError
 from tasks.data.quality import validate
-from tasks.datasets.emails import COLUMNS, email_expectations, email_text, read_emails
+from tasks.datasets.emails import COLUMNS, email_expectations, read_emails, row_text
 
 
 def raw(body, subject="Hello"):
@@ -33,7 +33,7 @@ def test_messages_and_tables_become_one_table_in_the_order_of_their_paths(tmp_pa
         ["source/data/spam-1/2.json", "source/data/spam-1", "Hello", "Buy this now", "spam"],
     ]
     assert list(table) == COLUMNS
-    assert email_text(table)[0] == "A, b\ntwo\nlines"
+    assert row_text(table)[0] == "A, b\ntwo\nlines"
     validate("emails", {"rows": (table, email_expectations())}, tmp_path / "report")
 
 

@@ -1,3 +1,4 @@
+import os
 import shutil
 import signal
 import subprocess
@@ -124,12 +125,12 @@ def test_a_stage_that_is_stopped_leaves_what_it_made_before(project):
     Path("raw").write_text("other")
     Path("train.sh").write_text("touch begun; exec sleep 300")
     code = "from tasks.stages.graph import reproduce; reproduce('train', {})"
-    with subprocess.Popen([sys.executable, "-c", code]) as running:
+    with subprocess.Popen([sys.executable, "-c", code], process_group=0) as running:
         while not Path("begun").exists():
             assert running.poll() is None
             time.sleep(0.05)
         assert not Path("model").exists()  # DVC removes it first
-        running.send_signal(signal.SIGINT)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal's Ctrl-C
     assert running.returncode != 0
     assert Path("model").read_text() == "text"
 

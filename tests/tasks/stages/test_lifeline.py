@@ -23,7 +23,7 @@ def test_a_command_on_the_lifeline_dies_when_its_parent_is_killed():
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         child = psutil.Process(int(parent.stdout.readline()))
-        while "tasks.stages.lifeline" in child.cmdline():  # not yet become the command
+        while not (line := child.cmdline()) or "tasks.stages.lifeline" in line:  # not yet become the command
             time.sleep(0.01)
         assert child.status() != psutil.STATUS_ZOMBIE
         parent.send_signal(signal.SIGKILL)
