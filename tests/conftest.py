@@ -1,7 +1,10 @@
 """What several tests share: small real parts, made once a session."""
 
+import logging
 import os
+import runpy
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -190,3 +193,32 @@ def project(shared, prefect_api) -> Path:
                 assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
             done.touch()
     return folder
+
+
+@pytest.fixture
+def stage_line(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Run a stage's command line in this process, in a project: its exit code and what it said on stderr."""
+    loggers = [logging.getLogger(name) for name in (None, "flows", "tasks", "llm")]
+    before = [(logger, logger.handlers[:], logger.level) for logger in loggers]
+    filters = [(handler, handler.filters[:]) for handler in logging.getLogger().handlers]
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def run_stage(folder: Path, stage: str, *options: str) -> tuple[int, str]:
+        module, _, name = stage.partition("@")
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("DVC_STAGE", "")
+        monkeypatch.delenv("DVC_STAGE")  # which the command sets, and this test takes back
+        monkeypatch.setattr(sys, "argv", [module, *([name] if name else []), *options])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module(f"flows.{module}", run_name="__main__")
+        return end.value.code, capsys.readouterr().err
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    yield run_stage
+    for logger, handlers, level in before:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+    for handler, kept in filters:
+        handler.filters[:] = kept
+    for number, handler in signals.items():
+        signal.signal(number, handler)

@@ -36,10 +36,10 @@ def _commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def readme_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished project, as after a clone and `make run`: what is committed are another machine's results.
+    """A copy of the finished project, as after a clone and `make run`: committed are another machine's results.
 
-    Of these no cache here holds the models. (Their hashes are a digit short: git may take a file for unchanged that gets
-    other content of the same size within a second.)
+    Of these no cache here holds the models. (Their hashes are a digit short: git may take a file for unchanged that
+    gets other content of the same size within a second.)
     """
     folder = shutil.copytree(project, tmp_path_factory.mktemp("readme") / "project", symlinks=True)
     lock = folder / "dvc.lock"

@@ -3,12 +3,12 @@
 import csv
 import json
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from projects import change_params, environment, make_project
+from projects import change_params, make_project
 
 
 @pytest.fixture(scope="module")
@@ -21,21 +21,19 @@ def small_project(untouched: Path, tmp_path: Path) -> Path:
     return shutil.copytree(untouched, tmp_path / "project", symlinks=True)
 
 
-def _repro(folder: Path, stage: str, **variables: str) -> str:
-    """Run a stage that must fail, through dvc, and return the one line in which it says why."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--single-item", stage],
-        cwd=folder,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode != 0
-    assert len(errors) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return errors[0]
+@pytest.fixture
+def fail(stage_line, mlflow_store: Path) -> Callable[[Path, str], str]:
+    """Run a stage that must fail; the one line in which it says why."""
+
+    def run(folder: Path, stage: str) -> str:
+        code, said = stage_line(folder, stage)
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert code == 1
+        assert len(errors) == 1, said
+        assert "Traceback" not in said
+        return errors[0]
+
+    return run
 
 
 def _raw(folder: Path, dataset: str, name: str, text: str) -> None:
@@ -45,62 +43,62 @@ def _raw(folder: Path, dataset: str, name: str, text: str) -> None:
     path.write_text(text)
 
 
-def test_a_value_that_is_no_number_is_named(small_project: Path) -> None:
+def test_a_value_that_is_no_number_is_named(small_project: Path, fail) -> None:
     change_params(small_project, {"foundation": {"train": {"learning_rate": "fast"}}})
     (small_project / "data/processed/corpus").mkdir(parents=True)
-    error = _repro(small_project, "pretrain")
+    error = fail(small_project, "pretrain")
     assert error.startswith("error: params.yaml: foundation.train.learning_rate: ")
     assert error.endswith("not 'fast'")
     assert not (small_project / "models").exists()
 
 
-def test_an_unknown_key_is_named_with_the_near_one(small_project: Path) -> None:
+def test_an_unknown_key_is_named_with_the_near_one(small_project: Path, fail) -> None:
     change_params(small_project, {"foundation": {"train": {"leraning_rate": 1}}})
     (small_project / "data/processed/corpus").mkdir(parents=True)
-    error = _repro(small_project, "pretrain")
+    error = fail(small_project, "pretrain")
     assert error == "error: params.yaml: foundation.train.leraning_rate: unknown key; did you mean learning_rate?"
     assert not (small_project / "models").exists()
 
 
-def test_a_broken_row_of_a_corpus_is_named(small_project: Path, prefect_api: str) -> None:
+def test_a_broken_row_of_a_corpus_is_named(small_project: Path, prefect_api: str, fail) -> None:
     _raw(small_project, "corpus", "mine.jsonl", '{"text": "good"}\n{"text": "bro\n')
-    error = _repro(small_project, "preprocess@corpus", PREFECT_API_URL=prefect_api)
+    error = fail(small_project, "preprocess@corpus")
     assert error.startswith("error: data/raw/corpus/mine.jsonl, row 2: not JSON")
     assert not (small_project / "data/processed").exists() or not list((small_project / "data/processed").iterdir())
 
 
-def test_a_label_that_does_not_exist_is_named(small_project: Path, prefect_api: str) -> None:
+def test_a_label_that_does_not_exist_is_named(small_project: Path, prefect_api: str, fail) -> None:
     path = small_project / "mine.csv"
     with path.open("w", newline="") as file:
         rows = [["label", "subject", "body"], ["ham", "Hi", "Lunch?"], ["smap", "Win", "Click"]]
         csv.writer(file).writerows(rows)
     _raw(small_project, "emails", "mine.csv", path.read_text())
-    error = _repro(small_project, "preprocess@emails", PREFECT_API_URL=prefect_api)
+    error = fail(small_project, "preprocess@emails")
     assert error == "error: data/raw/emails/mine.csv, row 3: label 'smap' is not one of ham, spam"
     assert not (small_project / "data/processed/emails").exists()
     assert not (small_project / "reports/quality/emails").exists()
 
 
-def test_failed_expectations_are_listed(small_project: Path, prefect_api: str) -> None:
+def test_failed_expectations_are_listed(small_project: Path, prefect_api: str, fail) -> None:
     rows = [{"label": "ham", "subject": f"Number {i}", "body": f"Words {i} of a message {i * 7}"} for i in range(40)]
     _raw(small_project, "emails", "mine.jsonl", "\n".join(map(json.dumps, rows)))
-    error = _repro(small_project, "preprocess@emails", PREFECT_API_URL=prefect_api)
+    error = fail(small_project, "preprocess@emails")
     assert error == "error: emails: 2 checks failed"
     assert not (small_project / "data/processed/emails").exists()
 
 
-def test_an_archive_with_a_wrong_hash_is_refused(small_project: Path, prefect_api: str) -> None:
+def test_an_archive_with_a_wrong_hash_is_refused(small_project: Path, prefect_api: str, fail) -> None:
     change_params(small_project, lambda params: params["datasets"]["corpus"]["sources"][0].update(sha256="0" * 64))
-    error = _repro(small_project, "fetch@corpus", PREFECT_API_URL=prefect_api)
+    error = fail(small_project, "fetch@corpus")
     assert "corpus.tgz" in error
     assert "0" * 64 in error
     assert not (small_project / "data/raw/corpus").exists()
 
 
-def test_no_npm_on_path_says_what_to_install(small_project: Path, prefect_api: str) -> None:
+def test_no_npm_on_path_says_what_to_install(small_project: Path, prefect_api: str, fail, monkeypatch) -> None:
     source = {"source": "npm:some-words@1.0.0", "sha256": "0" * 64}
     change_params(small_project, {"datasets": {"corpus": {"sources": [source]}}})
-    without_npm = {"PATH": str(Path(sys.executable).parent), "SHELL": "/bin/sh"}
-    error = _repro(small_project, "fetch@corpus", PREFECT_API_URL=prefect_api, **without_npm)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    error = fail(small_project, "fetch@corpus")
     assert error.startswith("error: npm is not on PATH")
     assert not (small_project / "data/raw/corpus").exists()
