@@ -22,9 +22,14 @@ def main() -> int:
     from tasks.stages.params import check_params, model_names
 
     try:
-        check_params()
         write_libraries()
-        stale = is_stale()
+        try:
+            stale = is_stale()
+        except UserError:
+            check_params()  # which says it better, where it is the reason
+            raise
+        if stale:  # else the parameters are those that ran; to check them takes the models' libraries
+            check_params()
         versions = {} if stale else registered(model_names())
         if not stale and all(versions.values()):
             for model in versions:

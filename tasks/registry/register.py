@@ -24,7 +24,6 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from packaging.version import Version
 
 from llm.errors import UserError
-from llm.formats.model_folder import read_config
 from tasks.registry.lineage import lineage, workspace
 from tasks.registry.tracking import configure_tracking, namespace
 from tasks.stages.hashes import PREFIX, digest, locked, md5_of, stale
@@ -51,7 +50,7 @@ def registered_name(model: str) -> str:
 
 def shipped_code(model: str) -> list[Path]:
     """The files of ours that a version of a model runs: the served wrapper, `llm`, and its text cleaning."""
-    cleaning = read_config(Path("models", model)).get("cleaning")
+    cleaning = json.loads(Path("models", model, "config.json").read_text()).get("cleaning")
     module = [Path(*cleaning.split(".")).with_suffix(".py")] if cleaning else []
     return [SERVED, *sorted(Path("llm").rglob("*.py")), *module]
 
