@@ -25,7 +25,7 @@ from packaging.version import Version
 
 from llm.errors import UserError
 from tasks.registry.lineage import lineage, workspace
-from tasks.registry.tracking import configure_tracking, namespace
+from tasks.registry.tracking import configure_tracking, namespace, server_errors
 from tasks.stages.hashes import PREFIX, digest, locked, md5_of, stale
 from tasks.stages.lock import exclusive
 from tasks.stages.params import evaluation_stage, training_report, training_stage
@@ -116,7 +116,8 @@ def registered(models: Iterable[str]) -> dict[str, str | None]:
         aliases = MlflowClient().get_model_version(version.name, version.version).aliases
         return f"version {version.version}" + "".join(f", {alias}" for alias in aliases)
 
-    return {model: described(model) for model in models}
+    with server_errors():
+        return {model: described(model) for model in models}
 
 
 def _description(model: str, metrics: dict[str, float], tags: dict[str, str]) -> str:
@@ -259,7 +260,7 @@ def register_model(model: str) -> str:
     for stage, names in stale(evaluation_stage(model)).items():
         raise UserError(f"stage {stage} is stale, {', '.join(names)} changed since it ran: run `dvc repro`")
     check_bytes(model)
-    with exclusive("register"):
+    with server_errors(), exclusive("register"):
         if version := _version(model):
             _finish(version)
         elif _was_deleted(model):

@@ -68,6 +68,7 @@ def configure_tracking() -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # half a minute; by itself it tries for minutes
     mlflow.telemetry.set_telemetry_client()
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
@@ -86,6 +87,18 @@ def configure_tracking() -> None:
             mlflow.set_experiment(name)
         except MlflowException as error:  # such as an experiment that somebody deleted
             raise UserError(f"MLFLOW_TRACKING_URI={uri}: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def server_errors() -> Iterator[None]:
+    """Say in a line what a tracking server's client raises where the server goes away or refuses."""
+    try:
+        yield
+    except MlflowException as error:
+        if not tracking_uri().startswith(("http:", "https:")):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"MLFLOW_TRACKING_URI={tracking_uri()}: {reason}") from error
 
 
 def _check_server(uri: str) -> None:
@@ -172,6 +185,13 @@ def stage_run(
     `fingerprint`, an unfinished run of the same goes on, unless `resume` is False. A block that raises leaves
     a FAILED run, one that is interrupted or terminated a KILLED one.
     """
+    with server_errors():
+        yield from _stage_run(params, datasets, fingerprint, resume)
+
+
+def _stage_run(
+    params: Parameters | None, datasets: Mapping[str, Path] | None, fingerprint: str | None, resume: bool
+) -> Iterator[ActiveRun]:
     configure_tracking()
     stage = os.environ.get("DVC_STAGE")
     tags = lineage(stage)

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.config import GPTConfig
+from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.model.gpt import GPT
 from llm.tokenizer import train_bpe
@@ -188,6 +189,22 @@ def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_ser
     assert table["label"][0] in ("ham", "spam")
     model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
+
+
+def test_a_tracking_server_that_goes_away_while_a_model_is_registered_is_said_in_a_line(tracking_server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    log_model = mlflow.pyfunc.log_model
+
+    def last(**arguments: object) -> object:
+        logged = log_model(**arguments)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        mlflow.set_tracking_uri("http://127.0.0.1:9")
+        return logged
+
+    monkeypatch.setattr(mlflow.pyfunc, "log_model", last)
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://127.0.0.1:9: API request") as caught:
+        register_model("classifier")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_version_holds_its_metrics_plots_lineage_and_a_table_to_review(project):
