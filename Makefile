@@ -4,7 +4,7 @@ PYTHON ?= python3
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 # One process a core, and no thread beside it; what takes long begins first (tests/conftest.py).
-SIDE_BY_SIDE := --numprocesses logical --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 # Scripts hold the path of the folder that they were installed in, so READY names it.
 USABLE = $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \

@@ -22,8 +22,9 @@ ROOT = Path(__file__).parents[1]
 WORDS = "the cat sat on the mat . the dog ate the hat . a bird sang to the moon . "
 
 
-FIRST = "tests/test_pipeline.py"  # its first test makes the project that others wait for, so it starts before all
+FIRST = "test_pipeline.py"  # it makes the project that others wait for
 PROJECT = "project"
+FIRST_OF_ALL, SLOW, WITH_PROJECT, QUICK = range(4)
 PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
     *(PROJECT, "project_copy", "prefect_server_for_tests", "prefect_api", "small_project", "readme_project"),
     *("mlflow_store", "smollm2", "reproduced", "extended", "stage", "saved", "tracking_server", "hub"),
@@ -31,20 +32,17 @@ PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow, keep a file's tests in one process, and begin with what takes long."""
-
-    def rank(item: pytest.Item) -> int:
-        if PROJECT in item.fixturenames:
-            return 0 if item is first else 2
-        return 1 if item.get_closest_marker("slow") else 3
-
+    """Mark what is slow, and begin with the files that take long; a file's tests stay together and in their order."""
+    ranks: dict[Path, int] = {}
     for item in items:
         if PROCESSES & set(item.fixturenames):
             item.add_marker("slow")
-        if PROJECT not in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    first = next((item for item in items if PROJECT in item.fixturenames and item.nodeid.startswith(FIRST)), None)
-    items.sort(key=rank)
+        rank = SLOW if item.get_closest_marker("slow") else QUICK
+        if PROJECT in item.fixturenames:
+            rank = FIRST_OF_ALL if item.path.name == FIRST else WITH_PROJECT
+        if ranks.get(item.path, QUICK) not in (FIRST_OF_ALL, WITH_PROJECT):
+            ranks[item.path] = rank if rank != QUICK else ranks.get(item.path, QUICK)
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import yaml
 from mlflow import MlflowClient
 from projects import ROOT, environment, git, run
 
-pytestmark = pytest.mark.xdist_group("extending")  # one test goes on where another ended
 BLOCK = re.compile(r"^```\w+\n# (\S+?)(?:, (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 

@@ -36,7 +36,7 @@ SET_UP = [
     "-m pip install --quiet --constraint requirements.lock --editable .[dev]",
     "-m tasks.stages.libraries",
 ]
-QUICK = "-m pytest --numprocesses logical --dist loadgroup --no-loadscope-reorder -m not slow"
+QUICK = "-m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder -m not slow"
 MADE_ANEW = ".venv is broken, of another Python or of another folder: it is made anew"
 
 

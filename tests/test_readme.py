@@ -15,7 +15,6 @@ import pytest
 import yaml
 from projects import ROOT, environment, git
 
-pytestmark = pytest.mark.xdist_group("readme")  # one test goes on where another ended
 COMMAND_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TESTED_AS_A_WHOLE = {"make run": "by a fresh clone", "make test": "by the command that runs this test"}
 SHORTENED = {"train.steps=200": "train.steps=8", "dvc repro pretrain": "dvc repro --force --single-item pretrain"}
