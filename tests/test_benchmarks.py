@@ -14,6 +14,8 @@ from llm.config import GPTConfig
 from llm.model.gpt import GPT
 from tasks.stages.params import PARAMS_FILE, load_application
 
+pytestmark = pytest.mark.slow
+
 TINY = "--rounds 1 --prompt 4 --new 6 --texts 3 --context-length 32 --n-layer 1 --n-head 2 --n-embd 32"
 
 

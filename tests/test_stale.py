@@ -18,6 +18,8 @@ from projects import PACKAGES, ROOT
 
 from tasks.stages.params import evaluation_stage, training_stage
 
+pytestmark = pytest.mark.slow
+
 VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
 DATASETS, MODELS = VALUES["datasets"], {"foundation": VALUES["foundation"], **VALUES["applications"]}
 FINETUNE = tuple(f"finetune@{name}" for name in VALUES["applications"])

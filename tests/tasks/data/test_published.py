@@ -15,6 +15,8 @@ from llm.errors import UserError
 from llm.formats.huggingface import export_huggingface, load_pretrained
 from tasks.data.published import published_tokenizer, published_weights, weights_digest
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY, REVISION = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
 ASK = """
 import json, sys, time

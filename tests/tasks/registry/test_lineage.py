@@ -13,6 +13,8 @@ from llm.errors import UserError
 from tasks.registry.lineage import lineage
 from tasks.stages.hashes import current, fingerprint, flatten, inputs, locked, md5_of, stale
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 DVC_YAML = """

@@ -25,6 +25,8 @@ from tasks.registry.register import register_model, registered
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import locked, stale
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 NAME = "threestage-classifier"
 MODELS = {"foundation": "language_model", "classifier": "classifier", "assistant": "assistant"}

@@ -24,6 +24,8 @@ from tasks.registry import tracking
 from tasks.registry.tracking import configure_tracking, log_steps, namespace, stage_run
 from tasks.stages.hashes import fingerprint, inputs
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -13,6 +13,8 @@ from llm.errors import UserError
 from tasks.stages.graph import is_stale, reproduce, stages
 from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 DVC_YAML = """
 stages:

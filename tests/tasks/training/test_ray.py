@@ -32,6 +32,8 @@ from tasks.stages.cluster import Cluster, map_in_order
 from tasks.training.ray import train_on_ray
 from tasks.training.setup import Throughput, TrainingSetup
 
+pytestmark = pytest.mark.slow
+
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 CONFIG = TrainConfig(
     seed=1,
