@@ -13,7 +13,6 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()
     started = time.monotonic()
-    gc.disable()  # looking for garbage among what DVC and MLflow import took half of the 5 s of an answer
     from llm.errors import UserError
     from tasks.registry.register import check_bytes, registered
     from tasks.registry.summary import print_summary
@@ -43,7 +42,6 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
 
-    gc.enable()
     from flows.retrain import retrain
     from tasks.stages.command import run_command
     from tasks.stages.lock import STATE

@@ -1,5 +1,6 @@
 """What several tests share: small real parts, made once a session."""
 
+import gc
 import logging
 import os
 import runpy
@@ -31,6 +32,9 @@ PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
 }
 
 
+gc.disable()  # while the tests and what they test are imported
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, and begin with the files that take long; a file's tests stay together and in their order."""
     ranks: dict[Path, int] = {}
@@ -43,6 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if ranks.get(item.path, QUICK) not in (FIRST_OF_ALL, WITH_PROJECT):
             ranks[item.path] = rank if rank != QUICK else ranks.get(item.path, QUICK)
     items.sort(key=lambda item: ranks[item.path])
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -177,7 +183,7 @@ def prefect_api(prefect_server_for_tests) -> str:
 
 @pytest.fixture(scope="session")
 def project(shared, prefect_api) -> Path:
-    """A small project after `dvc repro` and `python -m flows.register`, for looking at; copy it to change it.
+    """A small project as `dvc repro` and `python -m flows.register` leave it, for looking at; copy it to change it.
 
     Whichever process needs it first makes it; the others wait.
     """
@@ -186,9 +192,8 @@ def project(shared, prefect_api) -> Path:
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             make_project(folder)
-            for command in (("dvc", "repro"), ("flows.register",)):
-                made = run(folder, *command, PREFECT_API_URL=prefect_api)
-                assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
+            made = run(folder, "all_stages", PREFECT_API_URL=prefect_api, PYTHONPATH=str(Path(__file__).parent))
+            assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
             done.touch()
     return folder
 

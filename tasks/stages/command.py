@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import gc
 import inspect
 import logging
 import os
@@ -111,6 +112,8 @@ def run_command(work: Callable[[], Any], log: Path, *, again: str = "the same co
     traceback in the file `log` and, if `verbose`, before the line; anything else is a bug and keeps its traceback on
     the console, too. Ctrl-C gives 130 and SIGTERM 143, but STOPPED where a training had time for a checkpoint.
     """
+    gc.freeze()  # what was imported stays
+    gc.enable()
     _configure_logging(log)
     sys.unraisablehook = _on_dropped
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored

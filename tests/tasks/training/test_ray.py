@@ -111,6 +111,7 @@ def _ray():
 
     Workers can't import tests: this module goes to them by value, as a stage's own, `__main__`, does.
     """
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"  # which is what the end of a training waits for
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with Cluster("local", 2, "ddp").connected() as ray:
         assert signal.getsignal(signal.SIGTERM) == on_sigterm  # which Ray replaces by one that ends this process
