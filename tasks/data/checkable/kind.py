@@ -1,0 +1,135 @@
+"""What a kind of task is: tasks with answers that can be checked, and how people would put them."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from llm.errors import UserError
+
+PHRASINGS = 6
+IN_VAIN = 2_000  # tasks in a row that were there before, after which a kind is taken to have no more
+SPLITS = ("train", "validation", "test")  # in the order of a field's wordings
+
+T = TypeVar("T")
+Wording = str | tuple[str, str, str]
+"""One text for all splits, or one each for train, validation and test."""
+
+
+class Item(NamedTuple):
+    """One task of a kind."""
+
+    asked: str
+    """What it is about: a kind asks it once."""
+    output: str
+    """The answer to learn."""
+    fields: Mapping[str, Wording]
+    """What its phrasings are filled in with."""
+    also: Sequence[str] = ()
+    """Other right answers; one that ends in … is how a right answer begins."""
+    group: str = ""
+    """Tasks of one group, in whatever kind, would give each other away; its kind and what it asks, if none is said."""
+    history: Sequence[str] = ()
+    """Earlier turns, of user and assistant by turns."""
+    system: str = ""
+    """A system prompt of its own."""
+
+
+class Sources:
+    """The files that facts are read from, by the name of their source."""
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self.paths = dict(paths)
+        self._read: dict[Callable[..., Any], Any] = {}
+
+    def read(self, reader: Callable[[Path], T], source: str) -> T:
+        """What `reader` makes of the source's file; it is read once."""
+        if reader not in self._read:
+            self._read[reader] = reader(self.paths[source])
+        return self._read[reader]
+
+
+Make = Callable[[np.random.Generator, Sources], Iterator[Item]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of task: what makes its items, the best known first, and how people would put them."""
+
+    name: str
+    make: Make
+    phrasings: tuple[str, ...]
+    """An instruction, on a second line its input, with {fields}; the last is test's, the last but one validation's."""
+    needs: tuple[str, ...]
+    """Sources without which the kind is left out."""
+    checkable: bool
+
+    def items(self, sources: Sources, seed: int, rows: int) -> list[Item]:
+        """The first `rows` different tasks, drawn from a stream of random numbers that is the kind's alone."""
+        found: dict[str, Item] = {}
+        in_vain = 0
+        for item in self.make(self.stream(seed), sources):
+            if len(found) == rows or in_vain == IN_VAIN:
+                break
+            in_vain = in_vain + 1 if item.asked in found else 0
+            found.setdefault(item.asked, item)
+        return list(found.values())
+
+    def stream(self, seed: int, purpose: str = "") -> np.random.Generator:
+        """Random numbers that no other kind's change."""
+        return np.random.default_rng([seed, zlib.crc32(f"{self.name} {purpose}".encode())])
+
+    def put(self, item: Item, split: str, phrasing: int = 0) -> tuple[str, str]:
+        """Instruction and input of a task as `split` words it; `phrasing` chooses among train's."""
+        number = SPLITS.index(split)
+        texts = (*self.phrasings[:-2][phrasing : phrasing + 1], *self.phrasings[-2:])
+        fields = {name: text if isinstance(text, str) else text[number] for name, text in item.fields.items()}
+        instruction, _, given = texts[number].format(**fields).partition("\n")
+        return instruction, given
+
+    def answers(self, item: Item) -> list[str]:
+        """All right answers, the one to learn first; none where any answer may do."""
+        return list(dict.fromkeys([item.output, *item.also])) if self.checkable else []
+
+
+def kind(*phrasings: str, needs: Sequence[str] = (), checkable: bool = True) -> Callable[[Make], Kind]:
+    """Make the kind that a function's name says of the function that makes its items."""
+    if len(phrasings) < PHRASINGS:
+        raise ValueError(f"{len(phrasings)} phrasings; a kind has at least {PHRASINGS}")
+
+    def named(make: Make) -> Kind:
+        return Kind(make.__name__, make, phrasings, tuple(needs), checkable)
+
+    return named
+
+
+def pick(generator: np.random.Generator, choices: Sequence[T]) -> T:
+    """One of them."""
+    return choices[int(generator.integers(len(choices)))]
+
+
+def shuffled(generator: np.random.Generator, choices: Sequence[T], weights: Sequence[float] = ()) -> list[T]:
+    """All of them in a random order, the weighty ones earlier."""
+    p = np.array(weights, dtype=float) / np.sum(weights) if len(weights) else None
+    return [choices[number] for number in generator.choice(len(choices), len(choices), replace=False, p=p)]
+
+
+def framed(generator: np.random.Generator, frames: Sequence[str], **fields: str) -> tuple[str, str, str]:
+    """A text for each split, from frames of its own: the last two are test's, the two before validation's."""
+    train, validation, test = (
+        pick(generator, part).format(**fields) for part in (frames[:-4], frames[-4:-2], frames[-2:])
+    )
+    return train, validation, test
+
+
+def bad_row(path: Path, row: int, reason: str) -> UserError:
+    """The error for content that is not what a source should hold."""
+    return UserError(f"{path}, row {row}: {reason}")
+
+
+def word_list(text: str) -> list[str]:
+    """The words of a text: a list of them would take a line each."""
+    return text.split()
