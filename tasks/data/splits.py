@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Self
 
 import numpy as np
@@ -33,6 +34,9 @@ class Split(Config):
     """Share of the rows that only `evaluate` opens."""
     near_duplicate: float = Field(gt=0, le=1)
     """Jaccard similarity of word 3-shingles from which on two texts count as near duplicates."""
+
+    train_only: tuple[str, ...] = ()
+    """Sources, as globs, whose rows are learned from and never measured on, as written or made-up ones."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
@@ -125,8 +129,14 @@ def split(
     """Add the column `split`: train, validation or test, in the shares of `params` and drawn with its seed.
 
     Rows of one group stay together. Each value of the column `stratify` is shared out by itself; a group belongs to
-    that of its first row, and one larger than a split's share of it goes to train.
+    that of its first row, and one larger than a split's share of it goes to train. Rows whose column `source` is one
+    of `params.train_only` go to train, too, and count in no share.
     """
+    if params.train_only:
+        learned = table["source"].map(lambda name: any(fnmatchcase(name, each) for each in params.train_only))
+        rest = None if groups is None else groups[~learned]
+        parted = split(table[~learned], params.model_copy(update={"train_only": ()}), groups=rest, stratify=stratify)
+        return table.assign(split=parted["split"].reindex(table.index, fill_value="train"))
     group = pd.factorize(groups if groups is not None else np.arange(len(table)))[0]
     first = ~pd.Series(group).duplicated().to_numpy()
     units = pd.DataFrame({"size": np.bincount(group)})

@@ -139,3 +139,14 @@ def test_two_thousand_long_texts_are_split_without_an_overlap():
     table = pd.DataFrame({"text": [random_text(generator, 300) for _ in range(2_000)]})
     shared = split(deduplicate(table, table["text"], 0.8), PARAMS)
     assert overlap(shared, shared["text"], 0.8) == 0
+
+
+def test_rows_of_a_source_that_is_for_learning_alone_go_to_train_and_change_no_other_split():
+    table = pd.DataFrame({"text": [f"row {n}" for n in range(100)], "source": ["real"] * 100, "label": list("ab") * 50})
+    written = pd.DataFrame({"text": [f"made {n}" for n in range(40)], "source": "written/ham", "label": "a"})
+    both = pd.concat([table, written], ignore_index=True)
+    params = Split(seed=1, validation=0.1, test=0.2, near_duplicate=0.8, train_only=("written/*",))
+    found = split(both, params, stratify="label")["split"]
+    assert set(found[100:]) == {"train"}
+    alone = split(table, params.model_copy(update={"train_only": ()}), stratify="label")["split"]
+    assert found[:100].tolist() == alone.tolist()
