@@ -29,8 +29,9 @@ def evaluate(name: str, params: Config) -> None:
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):
         compute = choose_compute()
         model, encoding = load(Path("models") / name, compute.device)
+        base = Path("models") / params.base if hasattr(params, "base") else None
         with atomic_folder(report / "evidence") as evidence:
-            found = measure(model, encoding, data, params.evaluate, compute, evidence)
+            found = measure(model, encoding, data, base, params.evaluate, compute, evidence)
         metrics = {metric: round(value, 5) for metric, value in found.items()}
         write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         mlflow.log_metrics(metrics)

@@ -15,7 +15,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from llm.applications import load, objective_module
+from llm.applications import load_for_inference, objective_module
 from llm.formats.model_folder import read_config
 
 TYPES = {str: DataType.string, int: DataType.long, float: DataType.double}
@@ -58,7 +58,7 @@ class ServedModel(PythonModel):
         """Read the weights."""
         folder = Path(context.artifacts["model"])
         self.module, self.cleaning = objective_module(folder), cleaning_module(folder)
-        self.model, self.encoding = load(folder)
+        self.model, self.encoding = load_for_inference(folder)
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

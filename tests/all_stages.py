@@ -29,7 +29,7 @@ def run_in_fork(module: str, *arguments: str) -> None:
 
 def main() -> None:
     """All stages in order, and the registry."""
-    for name in ("fetch", "preprocess", "pretrain", "finetune", "evaluate", "register"):
+    for name in ("fetch", "preprocess", "pretrain", "load_published", "finetune", "evaluate", "register"):
         import_module(f"flows.{name}")
     import_module("mlflow.store.tracking.sqlalchemy_store")
     for model in model_names():

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,16 @@ FILES = (
     *("dvc.yaml", "pyproject.toml", "params.yaml", "prefect.yaml", "README.md"),
     *("libraries.json", ".dvcignore", ".gitignore"),
 )
+CHATML = """\
+{% for message in messages %}
+{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
+"""
 SMALL = {
+    "published": "published",
     "datasets": {
         "corpus": {"preprocess": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024}},
-        "instructions": {
-            "preprocess": {"validation": 0.1, "test": 0.1, "definitions": 150, "synonyms": 60, "antonyms": 60}
-        },
+        "instructions": {"preprocess": {"validation": 0.1, "test": 0.1, "rows_a_kind": 10}},
     },
     "foundation": {
         "train": {"n_layer": 2, "n_embd": 64, "n_head": 2, "context_length": 128, "steps": 60, "batch_size": 8}
@@ -34,7 +39,11 @@ SMALL = {
         "classifier": {
             "train": {"steps": 30, "batch_size": 8, "max_tokens": 128, "evaluate_every": 15, "checkpoint_every": 15}
         },
-        "assistant": {"train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}},
+        "assistant": {
+            "train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}
+            | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}},
+            "evaluate": {"max_new_tokens": 8},
+        },
     },
 }
 
@@ -65,12 +74,38 @@ def copy_code(folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in FILES:
         shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "data/behavioural", folder / "data/behavioural")
+
+
+def publish_small(folder: Path) -> None:
+    """A small chat model of Llama's type as others publish theirs: with random weights, the same ones each time."""
+    import torch
+
+    from llm.chat import Chat
+    from llm.config import GPTConfig
+    from llm.formats.huggingface import export_huggingface
+    from llm.model.gpt import GPT
+    from llm.tokenizer import END_OF_TEXT, make_encoding, train_bpe
+
+    with tarfile.open(ROOT / "tests/data/corpus.tgz") as archive:
+        speech = archive.extractfile("speeches/1790_george_washington_n.txt").read().decode()
+    trained = train_bpe([speech], 512)
+    ranks = trained._mergeable_ranks
+    special = {name: len(ranks) + n for n, name in enumerate((END_OF_TEXT, "<|im_start|>", "<|im_end|>"))}
+    encoding = make_encoding(trained._pat_str, ranks, special)
+    shape = {"context_length": 256, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "n_hidden": 128}
+    llama = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = GPT(GPTConfig(**shape, **llama, vocabulary_size=encoding.n_vocab))
+    export_huggingface(folder, model, encoding, Chat(template=CHATML))
 
 
 def make_project(folder: Path) -> Path:
-    """A project with this code, sources that are slices, and small sizes."""
+    """A project with this code, sources that are slices, a published model that is a folder, and small sizes."""
     folder.mkdir(parents=True, exist_ok=True)
     copy_code(folder)
+    publish_small(folder / "published")
     change_params(folder, SMALL)
     sources = {}
     for dataset in read_params(folder)["datasets"]:

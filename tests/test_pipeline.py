@@ -17,17 +17,31 @@ import pytest
 import tiktoken
 import torch
 from mlflow import MlflowClient
-from projects import change_params, environment, make_project, run
+from projects import CHATML, change_params, environment, make_project, run
 
+from llm.applications import load
+from llm.applications.classifier import email_text, probabilities
 from llm.config import GPTConfig
 from llm.formats.huggingface import export_huggingface
-from llm.formats.model_folder import load_model
+from llm.formats.model_folder import load_model, read_config
 from llm.model.gpt import GPT
 
+LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
+CLASSIFIED = ("f1", "roc_auc", "recall_at_fpr_0.005", "everyday_ham", "everyday_spam")
 METRICS = {
     "foundation": {"test_loss", "perplexity", "bits_per_byte"},
-    "classifier": {"accuracy", "precision", "recall", "f1", "roc_auc", "baseline_f1"},
-    "assistant": {"response_loss", "exact_match", "rouge_l"},
+    "classifier": {
+        *("accuracy", "precision", "recall", "f1_low", "f1_high", "calibration_error"),
+        *("f1_gain", "f1_gain_low", "f1_gain_high"),
+        *(f"{who}{metric}" for who in ("", "baseline_") for metric in CLASSIFIED),
+    },
+    "assistant": {"exact_match_low", "exact_match_high"}
+    | {
+        f"{who}{metric}"
+        for who in ("", "baseline_", "nearest_")
+        for metric in ("response_loss", "exact_match", "rouge_l")
+        if (who, metric) != ("nearest_", "response_loss")
+    },
 }
 
 
@@ -48,6 +62,15 @@ def test_every_model_has_its_metrics_on_the_test_split(project: Path) -> None:
     classifier = json.loads((project / "reports/evaluation/classifier/metrics.json").read_text())
     assert 0.6 < classifier["baseline_f1"] <= 1
     assert 0.5 < classifier["roc_auc"] <= 1
+
+
+def test_the_classifier_is_calibrated_on_validation_and_keeps_its_budget_of_false_positives(project: Path) -> None:
+    model, encoding = load(project / "models/classifier")
+    assert model.config.temperature != 1
+    validation = pd.read_parquet(project / "data/processed/emails/validation.parquet")
+    texts = [email_text(*row) for row in zip(validation["subject"], validation["body"], strict=True)]
+    wrong = model.decide(probabilities(model, encoding, texts)) & (validation["label"] == "ham").to_numpy()
+    assert wrong.sum() <= 0.005 * (validation["label"] == "ham").sum()
 
 
 def test_pretraining_lowers_the_validation_loss(project: Path) -> None:
@@ -71,10 +94,22 @@ def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
 
 
+def test_the_assistant_is_the_published_model_with_its_template_and_what_lora_learned(project: Path) -> None:
+    base, assistant = (read_config(project / "models" / name) for name in ("published", "assistant"))
+    assert assistant["objective"] == "assistant"
+    assert assistant["gpt"] == base["gpt"]
+    assert (base["chat"]["template"], base["chat"]["system"]) == (CHATML, "")
+    assert assistant["chat"] == base["chat"] | {"system": "You are a helpful assistant."}
+    (before, _), (after, _) = (load_model(project / "models" / name) for name in ("published", "assistant"))
+    same = {name for name, weight in after.state_dict().items() if torch.equal(weight, before.state_dict()[name])}
+    matrices = {name for name in before.state_dict() if name.startswith("blocks.") and "norm" not in name}
+    assert same | matrices == before.state_dict().keys()
+
+
 def test_every_stage_left_a_finished_mlflowrun(client: MlflowClient) -> None:
     runs = mlflow.search_runs(experiment_names=["threestage"], output_format="list")
     by_stage = {run.data.tags.get("threestage.dvc.stage"): run for run in runs}
-    assert {"fetch@corpus", "preprocess@emails", "pretrain", "evaluate@assistant"} <= by_stage.keys()
+    assert {"fetch@corpus", "preprocess@emails", "pretrain", "load_published", "evaluate@assistant"} <= by_stage.keys()
     assert all(run.info.status == "FINISHED" for run in runs)
     losses = client.get_metric_history(by_stage["pretrain"].info.run_id, "train_loss")
     assert [metric.step for metric in losses] == list(range(1, 61))
@@ -154,7 +189,7 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
         {
             "datasets": {"corpus": {"preprocess": {"tokenizer": weights}}},
             "foundation": {"train": {"init_from": weights, "steps": 0}},
-            "applications": {"assistant": {"train": {"lora": {"rank": 2, "alpha": 4.0}}}},
+            "applications": {"assistant": {"base": "foundation", "train": {"lora": LORA}}},
         },
     )
     done = run(folder, "dvc", "repro", "finetune@assistant", PREFECT_API_URL=prefect_api)

@@ -25,6 +25,8 @@ DATASETS, MODELS = VALUES["datasets"], {"foundation": VALUES["foundation"], **VA
 FINETUNE = tuple(f"finetune@{name}" for name in VALUES["applications"])
 TRAINING = ("pretrain", *FINETUNE)
 EVALUATION = tuple(evaluation_stage(name) for name in MODELS)
+EVALUATED = tuple(evaluation_stage(name) for name in VALUES["applications"])
+LOAD = "load_published"
 FETCH, PREPROCESS = (tuple(f"{stage}@{name}" for name in DATASETS) for stage in ("fetch", "preprocess"))
 
 
@@ -38,20 +40,22 @@ STALE = {  # the first pattern that fits a module counts
     "flows/fetch.py": FETCH,
     "flows/preprocess.py": PREPROCESS,
     "flows/pretrain.py": ("pretrain",),
+    "flows/load_published.py": (LOAD,),
     "flows/finetune.py": FINETUNE,
     "flows/evaluate.py": EVALUATION,
     "flows/*": (),  # what runs or registers the others
-    "llm/tokenizer.py": (*PREPROCESS, *TRAINING, *EVALUATION),
-    "llm/config.py": (*TRAINING, *EVALUATION),
+    "llm/tokenizer.py": (LOAD, *PREPROCESS, *TRAINING, *EVALUATION),
+    "llm/chat.py": (LOAD, *FINETUNE, *EVALUATED),
+    "llm/config.py": (LOAD, *TRAINING, *EVALUATION),
     "llm/dataset.py": (*TRAINING, *EVALUATION),
     "llm/device.py": (*TRAINING, *EVALUATION),
-    "llm/model/*": (*TRAINING, *EVALUATION),
+    "llm/model/*": (LOAD, *TRAINING, *EVALUATION),
     "llm/generation/__init__.py": (),
-    "llm/generation/packed.py": (),  # for serving
+    "llm/generation/packed.py": EVALUATED,  # what a served model computes with
     "llm/generation/*": (*TRAINING, *EVALUATION),  # samples and answers are among the outs
-    "llm/formats/model_folder.py": (*TRAINING, *EVALUATION),
-    "llm/formats/weights.py": (*TRAINING, *EVALUATION),
-    "llm/formats/*": (),  # published weights: none of a training from scratch
+    "llm/formats/model_folder.py": (LOAD, *TRAINING, *EVALUATION),
+    "llm/formats/weights.py": (LOAD, *TRAINING, *EVALUATION),
+    "llm/formats/*": (LOAD,),  # published weights: a training from them sees what was loaded
     "llm/training/loss.py": (*TRAINING, *EVALUATION),
     "llm/training/*": TRAINING,
     "llm/applications/__init__.py": (),
@@ -62,10 +66,12 @@ STALE = {  # the first pattern that fits a module counts
     "tasks/applications/__init__.py": (),
     **{f"tasks/applications/{name}.py": stages_of(each == name for each in MODELS) for name in MODELS},
     "tasks/data/sources.py": FETCH,
-    "tasks/data/published.py": (),  # checked against a hash, like a source
+    "tasks/data/published.py": (LOAD,),
     "tasks/data/__init__.py": (),
+    "tasks/data/mail.py": (*PREPROCESS, *EVALUATED),  # behavioural mails are cleaned as served ones are
     "tasks/data/*": PREPROCESS,
     "tasks/datasets/__init__.py": PREPROCESS,
+    "tasks/evaluation.py": EVALUATED,
     **{f"tasks/datasets/{name}.py": (f"preprocess@{name}",) for name in DATASETS},
     "tasks/training/fit.py": TRAINING,
     "tasks/training/report.py": TRAINING,
@@ -77,6 +83,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "*/__init__.py": "doors, finders, and the forms that slices fill in",
         "llm/errors.py": "how a mistake is said",
         "llm/files.py": "writes the bytes that it is given",
+        "llm/generation/packed.py": "for serving; an evaluation that computes with it names it",
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
     },
@@ -91,7 +98,12 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/data/splits.py": "the base of a dataset's parameters",
         "tasks/training/*": "forms, progress, interrupted ones",
     },
-    "flows.finetune": {"tasks/training/*": "progress, interrupted ones"},
+    "flows.load_published": {"tasks/data/sources.py": "how they are fetched, checked against a hash"},
+    "flows.finetune": {
+        "tasks/data/mail.py": "for the evaluation",
+        "tasks/evaluation.py": "the same",
+        "tasks/training/*": "progress, interrupted ones",
+    },
     "flows.evaluate": {
         "llm/training/*": "how a model learns",
         "tasks/training/setup.py": "forms, and which file is a split",
@@ -140,7 +152,7 @@ def commands() -> dict[str, list[str]]:
     with Repo(str(ROOT)) as repo:
         for stage in repo.index.stages:
             module, *name = stage.cmd.removeprefix("exec python -m ").split()
-            slices = {"fetch": [], "preprocess": [f"tasks.datasets.{name[0]}"] if name else []}
+            slices = {"fetch": [], LOAD: [], "preprocess": [f"tasks.datasets.{name[0]}"] if name else []}
             model = name[0] if name else "foundation"
             found[stage.addressing] = [
                 module,
@@ -199,6 +211,8 @@ def test_a_stage_that_computes_names_the_libraries_that_compute():
             assert {"torch", "tiktoken"} <= names
         elif stage in EVALUATION:
             assert {"torch", "tiktoken", "scikit-learn"} <= names
+        elif stage == LOAD:
+            assert {"torch", "tiktoken", "safetensors"} <= names
         elif stage in PREPROCESS:
             assert {"ftfy", "tokenizers", "tiktoken"} <= names
         else:

@@ -22,6 +22,8 @@ from torch import nn
 
 from llm.errors import UserError
 from llm.formats.model_folder import load_model, read_config
+from llm.generation.packed import pack_for_inference
+from llm.model.gpt import GPT
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -39,6 +41,12 @@ def objective_module(folder: Path) -> ModuleType:
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, tiktoken.Encoding]:
     """Read any model folder, in evaluation mode; raises as `load_model`."""
     return load_model(folder, device, build=objective_module(folder).build)
+
+
+def load_for_inference(folder: Path) -> tuple[nn.Module, tiktoken.Encoding]:
+    """Read any model folder for answers alone: what makes texts is packed where that is faster; raises as above."""
+    model, encoding = load(folder)
+    return (pack_for_inference(model) if isinstance(model, GPT) else model), encoding
 
 
 def text_of(row: Row, name: str, default: str | None = None) -> str:

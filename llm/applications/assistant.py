@@ -1,30 +1,30 @@
-"""The assistant: one prompt template, training rows whose loss counts the response only, and answers."""
+"""The assistant: a GPT that is spoken to by a chat template, and learns from its own turns alone."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import cycle
+from typing import Any, NamedTuple
 
 import tiktoken
 import torch
 from torch import Tensor
 
 from llm.applications import Row, answer_each, text_of
-from llm.config import TrainConfig
+from llm.chat import Chat, Message, encode_chat, prompt_tokens
+from llm.config import GPTConfig, TrainConfig
 from llm.dataset import BatchSampler, pad
 from llm.device import Compute
 from llm.errors import UserError
-from llm.formats.model_folder import build_gpt
 from llm.generation.sampling import GREEDY, Sampling
 from llm.generation.text import generate, options, request_maker, write_all
 from llm.model.gpt import GPT
-from llm.tokenizer import decode, end_of_text, stop_tokens
+from llm.tokenizer import decode, stop_tokens
 from llm.training.loop import Objective
 from llm.training.loss import IGNORE, linear_cross_entropy
 from llm.training.workers import ALONE, Workers
 
-build = build_gpt
-INPUTS = {"instruction": str, "input": str | None}
+INPUTS = {"instruction": str, "input": str | None, "system": str | None}
 OUTPUTS = {"output": str}
 OPTIONS = options(GREEDY)
 EXAMPLE = {"instruction": "What is the opposite of this word?", "input": "early"}
@@ -32,44 +32,79 @@ EXAMPLE = {"instruction": "What is the opposite of this word?", "input": "early"
 logger = logging.getLogger(__name__)
 
 
-def prompt_text(instruction: str, input: str = "") -> str:
-    """What the model reads before it answers."""
-    parts = [f"### Instruction:\n{instruction}"]
-    if input:
-        parts.append(f"### Input:\n{input}")
-    return "\n\n".join([*parts, "### Response:\n"])
+class Assistant(GPT):
+    """A GPT and the form in which it is spoken to."""
+
+    def __init__(self, config: GPTConfig, chat: Chat) -> None:
+        super().__init__(config)
+        self.chat = chat
+
+    def describe(self) -> dict[str, Any]:
+        """What a model folder's config.json says of it."""
+        return super().describe() | {"chat": self.chat.model_dump()}
+
+
+def build(gpt: GPT, config: Mapping[str, Any]) -> Assistant:
+    """The assistant on a GPT, with the chat of config.json, or our own template where a base has none."""
+    return Assistant(gpt.config, Chat.model_validate(config.get("chat", {})))
+
+
+class Question(NamedTuple):
+    """What the assistant is asked: an instruction, what it is about, and what came before."""
+
+    instruction: str
+    input: str = ""
+    system: str = ""
+    """A system prompt instead of the model's own."""
+    history: Sequence[str] = ()
+    """Earlier turns, the user's and the assistant's by turns."""
+
+    def messages(self) -> list[Message]:
+        """The turns; an input stands below its instruction."""
+        system = [Message("system", self.system)] if self.system else []
+        earlier = [Message(role, text) for role, text in zip(cycle(("user", "assistant")), self.history)]
+        asked = f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+        return [*system, *earlier, Message("user", asked)]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row as tokens: the prompt, then the response and the end token."""
+    """A conversation as tokens, and which of them the assistant says."""
 
-    prompt: list[int]
-    response: list[int]
+    tokens: list[int]
+    learned: list[bool]
 
     def __len__(self) -> int:
-        return len(self.prompt) + len(self.response)
+        return len(self.tokens)
+
+    @property
+    def targets(self) -> list[int]:
+        """What comes after each token but the last: IGNORE where the assistant does not say it."""
+        return [token if learned else IGNORE for token, learned in zip(self.tokens[1:], self.learned[1:], strict=True)]
+
+    @property
+    def counted(self) -> int:
+        """Tokens that the loss counts."""
+        return sum(self.learned[1:])
 
 
 def encode_examples(
-    encoding: tiktoken.Encoding,
-    instructions: Sequence[str],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    context_length: int,
+    encoding: tiktoken.Encoding, chat: Chat, questions: Sequence[Question], outputs: Sequence[str], longest: int
 ) -> list[Example]:
-    """Rows as tokens; one that is longer than the context is left out, and counted in the log.
-
-    A response ends with the end token: that is how the model learns to stop.
-    """
-    end = end_of_text(encoding)
-    prompts = encoding.encode_ordinary_batch([prompt_text(*row) for row in zip(instructions, inputs, strict=True)])
-    responses = encoding.encode_ordinary_batch(list(outputs))
-    examples = [Example(prompt, [*text, end]) for prompt, text in zip(prompts, responses, strict=True)]
-    kept = [example for example in examples if len(example) <= context_length]
+    """Conversations with their answers; one of more than `longest` tokens is left out, and counted in the log."""
+    examples = [_example(encoding, chat, *row) for row in zip(questions, outputs, strict=True)]
+    kept = [example for example in examples if len(example) <= longest]
     if len(kept) < len(examples):
-        logger.info("%d rows are longer than %d tokens and left out", len(examples) - len(kept), context_length)
+        logger.info("%d rows are longer than %d tokens and left out", len(examples) - len(kept), longest)
     return kept
+
+
+def _example(encoding: tiktoken.Encoding, chat: Chat, question: Question, output: str) -> Example:
+    parts = encode_chat(encoding, chat, [*question.messages(), Message("assistant", output)])
+    while parts and not parts[-1].learned:  # what a template writes behind the last turn
+        parts.pop()
+    tokens = [token for part in parts for token in part.tokens]
+    return Example(tokens, [part.learned for part in parts for _ in part.tokens])
 
 
 def pack_sequences(examples: Sequence[Example], length: int) -> list[list[Example]]:
@@ -96,12 +131,12 @@ def batch(windows: Sequence[Sequence[Example]]) -> tuple[Tensor, Tensor, Tensor,
     """Inputs, targets, positions and segments of packed windows, all int64 BT.
 
     Each example keeps positions and a segment of its own, so that it learns as if it were alone. Targets are IGNORE but
-    where a response token comes next.
+    where a token of the assistant's comes next.
     """
     inputs, targets, positions, segments = [], [], [], []
     for window in windows:
-        inputs.append([token for example in window for token in [*example.prompt, *example.response][:-1]])
-        targets.append([t for example in window for t in [*[IGNORE] * (len(example.prompt) - 1), *example.response]])
+        inputs.append([token for example in window for token in example.tokens[:-1]])
+        targets.append([target for example in window for target in example.targets])
         positions.append([position for example in window for position in range(len(example) - 1)])
         segments.append([number for number, example in enumerate(window) for _ in range(len(example) - 1)])
     return pad(inputs, 0)[0], pad(targets, IGNORE)[0], pad(positions, 0)[0], pad(segments, -1)[0]
@@ -117,77 +152,90 @@ def response_loss(model: GPT, windows: Sequence[Sequence[Example]], compute: Com
 
 
 @torch.inference_mode()
-def mean_response_loss(model: GPT, examples: Sequence[Example], batch_size: int, compute: Compute) -> float:
-    """Mean cross-entropy, in nats a response token, over all examples."""
-    windows = pack_sequences(examples, model.config.context_length)
+def mean_response_loss(
+    model: GPT, examples: Sequence[Example], batch_size: int, compute: Compute, window: int | None = None
+) -> float:
+    """Mean cross-entropy, in nats a token of the assistant's, over all examples, packed into windows of that length."""
+    windows = pack_sequences(examples, window or model.config.context_length)
     batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
     total = sum(response_loss(model, part, compute).item() for part in batches)
-    return total / sum(len(example.response) for example in examples)
+    return total / sum(example.counted for example in examples)
 
 
 def objective(
-    model: GPT,
+    model: Assistant,
     encoding: tiktoken.Encoding,
     config: TrainConfig,
     windows: Sequence[Sequence[Example]],
     validation: Sequence[Example],
     compute: Compute,
     *,
-    questions: Sequence[tuple[str, str]],
+    questions: Sequence[Question],
     workers: Workers = ALONE,
 ) -> Objective:
     """Learn from packed windows; keep the weights with the lowest response loss on `validation`.
 
-    `questions`, pairs of instruction and input, are answered at every evaluation, but for those that fill the context.
+    `questions` are answered at every evaluation, but for those that fill the context.
     """
     order = BatchSampler(len(windows), config.batch_size, config.seed)
-    questions = [row for row in questions if leaves_room(model, encoding, row)]
+    questions = [question for question in questions if leaves_room(model, encoding, question)]
+    longest = max(*(sum(map(len, window)) for window in windows), *map(len, validation))
     sum_loss = workers.wrap(model, response_loss)
 
     def tokens(index: int) -> int:
-        return sum(len(example.response) for row in order[index] for example in windows[row])
+        return sum(example.counted for row in order[index] for example in windows[row])
 
     def loss(index: int) -> Tensor:
         total = sum_loss([windows[row] for row in workers.part(order[index])], compute)
         return total * workers.count / tokens(index)
 
     def evaluate() -> dict[str, Any]:
-        answers = answer_all(model, encoding, questions) if questions else []
+        with compute.autocast():
+            answers = answer_all(model, encoding, questions) if questions else []
         return {
-            "validation_loss": mean_response_loss(model, validation, config.batch_size, compute),
-            "samples": [f"{' '.join(pair).strip()} -> {text}" for pair, text in zip(questions, answers, strict=True)],
+            "validation_loss": mean_response_loss(model, validation, config.batch_size, compute, longest),
+            "samples": [
+                f"{' '.join([*asked.history, asked.instruction, asked.input]).strip()} -> {text}"
+                for asked, text in zip(questions, answers, strict=True)
+            ],
         }
 
     return Objective(loss, evaluate, best="validation_loss", weight=tokens)
 
 
-def serve(model: GPT, encoding: tiktoken.Encoding, rows: Sequence[Row], **options: Any) -> list[dict[str, Any]]:
+def serve(model: Assistant, encoding: tiktoken.Encoding, rows: Sequence[Row], **options: Any) -> list[dict[str, Any]]:
     """Answer the instruction of each row; OPTIONS names the keyword arguments."""
     ask = request_maker(model, encoding, GREEDY, **options)
+
+    def read(row: Row) -> list[int]:
+        question = Question(text_of(row, "instruction"), text_of(row, "input", ""), text_of(row, "system", ""))
+        return prompt_tokens(encoding, model.chat, question.messages())
+
     return answer_each(
         rows,
-        lambda row: ask(prompt_text(text_of(row, "instruction"), text_of(row, "input", ""))),
+        lambda row: ask(read(row)),
         lambda requests: [{"output": text.strip()} for text in write_all(model, encoding, requests)],
     )
 
 
-def leaves_room(model: GPT, encoding: tiktoken.Encoding, row: tuple[str, str], max_new_tokens: int = 64) -> bool:
-    """Whether an instruction and its input leave room in the context for an answer of `max_new_tokens`."""
-    return len(encoding.encode_ordinary(prompt_text(*row))) + max_new_tokens <= model.config.context_length
+def leaves_room(model: Assistant, encoding: tiktoken.Encoding, question: Question, max_new_tokens: int = 64) -> bool:
+    """Whether a question leaves room in the context for an answer of `max_new_tokens`."""
+    tokens = prompt_tokens(encoding, model.chat, question.messages())
+    return len(tokens) + max_new_tokens <= model.config.context_length
 
 
 def answer_all(
-    model: GPT,
+    model: Assistant,
     encoding: tiktoken.Encoding,
-    rows: Sequence[tuple[str, str]],
+    questions: Sequence[Question],
     *,
     max_new_tokens: int = 64,
     sampling: Sampling = GREEDY,
 ) -> list[str]:
-    """Answer pairs of instruction and input, many at once."""
+    """Answer questions, many at once."""
     tokens = generate(
         model,
-        [encoding.encode_ordinary(prompt_text(instruction, input)) for instruction, input in rows],
+        [prompt_tokens(encoding, model.chat, question.messages()) for question in questions],
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         stop_tokens=stop_tokens(encoding),

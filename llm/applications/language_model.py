@@ -33,7 +33,7 @@ def serve(model: GPT, encoding: tiktoken.Encoding, rows: Sequence[Row], **option
     ask = request_maker(model, encoding, LIVELY, **options)
     return answer_each(
         rows,
-        lambda row: ask(text_of(row, "prompt")),
+        lambda row: ask(encoding.encode_ordinary(text_of(row, "prompt"))),
         lambda requests: [{"text": text} for text in write_all(model, encoding, requests)],
     )
 

@@ -19,12 +19,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llm.chat import Chat, start_of_text
 from llm.config import GPTConfig
 from llm.errors import UserError, UserFileError
 from llm.files import atomic_folder, read_text
 from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA, Layout, Part
 from llm.formats.gguf import read_gguf
-from llm.formats.model_folder import load_model
+from llm.formats.model_folder import load_model, read_config
 from llm.formats.tokenizer_files import read_tokenizer
 from llm.formats.weights import StoredTensor, check_tensors, materialise, read_safetensors, weightless
 from llm.model.gpt import GPT
@@ -74,7 +75,7 @@ def load_pretrained(
             target = tensor[part.rows]
             target.copy_(part.turn(tensors[part.name].read())[: len(target)])
 
-    materialise(model, fill, dtype)
+    materialise(model, fill, lambda name: dtype)
     return model.eval(), encoding
 
 
@@ -185,10 +186,12 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
     return index, {name: stored[shard][name] for name, shard in shards.items()}
 
 
-def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding) -> None:
+def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, chat: Chat | None = None) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json as transformers loads them.
 
-    The folder must be new or empty. Raises UserError for a shape that is neither GPT-2's nor Llama's.
+    The template of a `chat`, such as an assistant's, becomes chat_template.jinja. Its system prompt stays behind, as
+    the layout has no place for one: whoever talks to the model gives it as the first message. The folder must be new or
+    empty. Raises UserError for a shape that is neither GPT-2's nor Llama's.
     """
     if not isinstance(model, GPT):
         raise UserError(f"{folder}: a {type(model).__name__} has no place in this format, only a GPT has")
@@ -200,11 +203,13 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding) ->
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: name a new folder")
     layout, end = LAYOUTS[kind], end_of_text(encoding)
+    token = encoding.decode([end])
+    start = start_of_text(encoding) or token
     described = layout.describe(config) | {
         "model_type": kind,
         "architectures": [{"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}[kind]],
         "dtype": str(model.norm.weight.dtype).removeprefix("torch."),
-        "bos_token_id": end,
+        "bos_token_id": encoding.encode_single_token(start),
         "eos_token_id": end,
     }
     if kind == "llama":
@@ -214,10 +219,9 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding) ->
         for ours, tensor in model.state_dict().items()
         for part in layout.parts(ours, tuple(tensor.shape), config)
     }
-    token = encoding.decode([end])
     tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": token,
+        "bos_token": start,
         "eos_token": token,
         "model_max_length": config.context_length,
         "clean_up_tokenization_spaces": False,
@@ -227,6 +231,8 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding) ->
         (partial / "model.safetensors").chmod(0o644)  # safetensors lets nobody but the owner read it
         (partial / "config.json").write_text(json.dumps(described, indent=2) + "\n")
         (partial / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
+        if chat is not None:
+            (partial / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
         save_tokenizer(encoding, partial / "tokenizer.json")
 
 
@@ -239,7 +245,9 @@ def main() -> None:
     export.add_argument("folder", type=Path, help="where to write, new or empty")
     arguments = parser.parse_args()
     try:
-        export_huggingface(arguments.folder, *load_model(arguments.model))
+        model, encoding = load_model(arguments.model)
+        chat = read_config(arguments.model).get("chat")
+        export_huggingface(arguments.folder, model, encoding, chat and Chat.model_validate(chat))
     except UserError as error:
         sys.exit(str(error))
 

@@ -1,6 +1,7 @@
 """A model on disk: its shape as JSON, its weights as safetensors, its tokenizer. No pickle."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,15 +56,29 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_model(
-    folder: Path, device: torch.device | str = "cpu", *, build: Build = build_gpt, dropout: float | None = None
+    folder: Path,
+    device: torch.device | str = "cpu",
+    *,
+    build: Build = build_gpt,
+    dropout: float | None = None,
+    context_length: int | None = None,
+    n_layer: int | None = None,
+    as_stored: bool = False,
 ) -> tuple[nn.Module, tiktoken.Encoding]:
-    """Read what `save_model` wrote, for further training with another `dropout`; the model is in evaluation mode.
+    """Read what `save_model` wrote, in evaluation mode.
 
-    Weights are float32. Raises UserError naming a missing file, a wrong config, tensor or shape.
+    Where asked, with another `dropout`, a shorter context, or the first `n_layer` blocks alone.
+    Weights are float32, or with `as_stored` in the precision that the file has them in. Raises UserError naming a
+    missing file, a wrong config, tensor or shape, and a context that the model does not have.
     """
     config = read_config(folder)
+    changed = {"dropout": dropout, "context_length": context_length, "n_layer": n_layer}
     try:
-        shape = GPTConfig.model_validate(config["gpt"] | ({} if dropout is None else {"dropout": dropout}))
+        shape = GPTConfig.model_validate(config["gpt"])
+        _check_context(shape, context_length)
+        if n_layer is not None and n_layer > shape.n_layer:
+            raise ValueError(f"{n_layer} layers are more than the model's {shape.n_layer}")
+        shape = shape.model_copy(update={name: value for name, value in changed.items() if value is not None})
         with weightless():
             model = build(GPT(shape), config)
     except (KeyError, TypeError, ValueError) as error:
@@ -71,6 +86,28 @@ def load_model(
         raise UserError(f"{folder / CONFIG}: {reason}") from None
     file = folder / WEIGHTS
     tensors = read_safetensors(file)
+    if n_layer is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if not _is_above(name, n_layer)}
     check_tensors(file, tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    materialise(model, lambda name, tensor: tensor.copy_(tensors[name].read()), torch.float32, device)
+    materialise(
+        model,
+        lambda name, tensor: tensor.copy_(tensors[name].read()),
+        lambda name: tensors[name].dtype if as_stored else torch.float32,
+        device,
+    )
     return model.eval(), load_tokenizer(folder / TOKENIZER)
+
+
+def _is_above(name: str, n_layer: int) -> bool:
+    """Whether a tensor belongs to a block that is left out."""
+    block = re.match(r"blocks\.(\d+)\.", name)
+    return block is not None and int(block[1]) >= n_layer
+
+
+def _check_context(shape: GPTConfig, context_length: int | None) -> None:
+    if context_length is None or context_length == shape.context_length:
+        return
+    if context_length > shape.context_length:
+        raise ValueError(f"context_length {context_length} is more than the model's {shape.context_length}")
+    if shape.positions != "rotary":
+        raise ValueError(f"context_length {context_length}: learned positions keep the model's {shape.context_length}")

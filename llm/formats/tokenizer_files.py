@@ -164,6 +164,25 @@ def read_tokenizer(path: Path) -> tiktoken.Encoding:
         raise UserError(f"{path}: {kind}{error}") from None
 
 
+def read_chat_template(path: Path) -> str | None:
+    """The chat template of a published model, a folder or a GGUF file; None where it has none.
+
+    Of several the one named `default`. Raises UserError for files that are none.
+    """
+    if path.suffix == ".gguf":
+        from llm.formats.gguf import read_gguf
+
+        return read_gguf(path)[0].get("tokenizer.chat_template")
+    if (path / "chat_template.jinja").exists():
+        return read_text(path / "chat_template.jinja")
+    file = path / "tokenizer_config.json"
+    try:
+        found = json.loads(read_text(file)).get("chat_template") if file.exists() else None
+        return {each["name"]: each["template"] for each in found}["default"] if isinstance(found, list) else found
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: no chat template ({type(error).__name__}: {error})") from None
+
+
 def _check_class(path: Path) -> None:
     """Hold that two files without a tokenizer.json are GPT-2's by what tokenizer_config.json says, if there is one."""
     config = json.loads(read_text(path)) if path.exists() else {}

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from llm.errors import UserError, UserFileError
 
-DTYPES = ("F32", "F16", "BF16")
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class StoredTensor:
     """In torch's order: the last dimension is contiguous."""
     read: Callable[[], Tensor]
     """Read it, anew with every call."""
+    dtype: torch.dtype = torch.float32
+    """Of what `read` gives."""
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -38,12 +40,16 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
     except SafetensorError as error:
         raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserFileError(f"{path}: there is no such file") from None
-    return {name: StoredTensor(shape, partial(_read, path, name)) for name, shape in shapes.items()}
+    return {
+        name: StoredTensor(shape, partial(_read, path, name), DTYPES.get(dtype, torch.float32))
+        for name, (shape, dtype) in found.items()
+    }
 
 
 def _read(path: Path, name: str) -> Tensor:
@@ -82,14 +88,19 @@ def weightless() -> Iterator[None]:
 
 
 def materialise(
-    model: nn.Module, fill: Callable[[str, Tensor], object], dtype: torch.dtype, device: torch.device | str = "cpu"
+    model: nn.Module,
+    fill: Callable[[str, Tensor], object],
+    dtype: Callable[[str], torch.dtype],
+    device: torch.device | str = "cpu",
 ) -> None:
     """Give a `weightless` model its weights: `fill` gets each one's name, and an empty tensor to write to.
+
+    `dtype` says of each name how it is to be kept.
 
     The largest come first, so that what reading needs for a moment stands beside as little as possible.
     """
     weights = {}
     for name, empty in sorted(model.state_dict().items(), key=lambda item: -item[1].numel()):
-        weights[name] = torch.empty(empty.shape, dtype=dtype, device=device)
+        weights[name] = torch.empty(empty.shape, dtype=dtype(name), device=device)
         fill(name, weights[name])
     model.load_state_dict(weights, assign=True)

@@ -70,6 +70,13 @@ class Int8Linear(_Packed):
         return y.unflatten(0, x.shape[:-1])
 
 
+def pack_for_inference(model: GPT) -> GPT:
+    """Turn a model that is on a CPU with fast bfloat16 into packed weights, in place, if it is not; returns it."""
+    fast = model.device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    packed = any(isinstance(module, _Packed) for module in model.modules())
+    return prepack(model) if fast and not packed else model
+
+
 def prepack(model: GPT) -> GPT:
     """Turn a model into bfloat16 with packed weights, in place; returns it. Raises UserError off the CPU."""
     return _convert(model, PackedLinear)

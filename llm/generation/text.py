@@ -41,8 +41,8 @@ def options(default: Sampling) -> dict[str, tuple[type, Any]]:
 
 def request_maker(
     model: GPT, encoding: tiktoken.Encoding, default: Sampling, **chosen: Any
-) -> Callable[[str], Request]:
-    """What makes a request of a prompt, which goes on until the model ends the text: with the options that are chosen.
+) -> Callable[[list[int]], Request]:
+    """What makes a request of a prompt's tokens, with the options chosen; a text goes on until the model ends it.
 
     Raises ValueError for an unknown option or value; what it makes raises UserError for a prompt that doesn't fit.
     """
@@ -50,8 +50,8 @@ def request_maker(
     new, stop = values.pop("max_new_tokens"), stop_tokens(encoding)
     sampling = Sampling(**values)
 
-    def make(prompt: str) -> Request:
-        made = Request(encoding.encode_ordinary(prompt), new, sampling, stop)
+    def make(prompt: list[int]) -> Request:
+        made = Request(prompt, new, sampling, stop)
         check_request(made, model.config.vocabulary_size, model.config.context_length)
         return made
 

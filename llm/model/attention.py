@@ -119,12 +119,82 @@ class KeyValueCache:
         return keys_BKSD[:, :, :end], values_BKSD[:, :, :end]
 
 
+SHORT = 128
+"""Texts up to which plain products beat torch's fused kernel on a CPU: 32 of 64 tokens, 9 heads, forward and backward,
+take 4.5 ms instead of 17."""
+
+
+def _fused_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, dropout: float) -> Tensor:
+    return F.scaled_dot_product_attention(
+        q_BHTD, k_BKTD, v_BKTD, is_causal=True, dropout_p=dropout, enable_gqa=q_BHTD.shape[1] != k_BKTD.shape[1]
+    )
+
+
+def _short_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, dropout: float) -> Tensor:
+    """`attention`, with the heads that share keys and values as rows of one product."""
+    n_head, kv_heads = q_BHTD.shape[1], k_BKTD.shape[1]
+    length = q_BHTD.shape[2]
+    q_BKQD = (q_BHTD / math.sqrt(q_BHTD.shape[-1])).unflatten(1, (kv_heads, n_head // kv_heads)).flatten(2, 3)
+    scores_BKQT = q_BKQD @ k_BKTD.transpose(-2, -1)
+    hidden_TT = scores_BKQT.new_zeros(length, length).masked_fill(~causal(length), -math.inf)
+    weights_BKQT = (scores_BKQT.unflatten(2, (-1, length)) + hidden_TT).softmax(dim=-1).flatten(2, 3)
+    return (F.dropout(weights_BKQT, dropout) @ v_BKTD).unflatten(2, (-1, length)).flatten(1, 2)
+
+
+class Segments:
+    """Several texts in each row, taken out of the rows for attention: texts of like length side by side, each causal.
+
+    Over whole rows almost all scores would be between texts that must not see each other: with 32 texts in four rows of
+    512 tokens, attention took 42 % of a step of SmolLM2-135M. So the tokens are gathered into a few batches, texts of
+    at most 32 tokens, of 64, of 128 …, padded on the right, where a causal mask hides the padding by itself.
+    """
+
+    def __init__(self, segments_BT: Tensor) -> None:
+        starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
+        starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+        starts_N = starts_BT.flatten().nonzero().flatten()
+        ends_N = torch.cat([starts_N[1:], starts_N.new_tensor([segments_BT.numel()])])
+        real_N = segments_BT.flatten()[starts_N] >= 0  # below zero it is padding, which nobody looks at
+        starts_N, lengths_N = starts_N[real_N], (ends_N - starts_N)[real_N]
+        widths_N = (2 ** torch.log2(lengths_N.clamp(min=32).double()).ceil()).long()
+        self.taken: list[Tensor] = []
+        """Where the tokens of each batch stand in the flattened rows, int64 ES."""
+        self.back = torch.zeros_like(segments_BT).flatten()
+        """Where each token of the flattened rows then stands in the flattened batches, one behind the other."""
+        place = 0
+        for width in widths_N.unique():
+            chosen_N = widths_N == width
+            steps_S = torch.arange(int(lengths_N[chosen_N].max()), device=segments_BT.device)
+            inside_ES = steps_S < lengths_N[chosen_N, None]
+            taken_ES = torch.where(inside_ES, starts_N[chosen_N, None] + steps_S, 0)
+            numbers_ES = place + torch.arange(taken_ES.numel(), device=segments_BT.device).view_as(taken_ES)
+            self.back[taken_ES[inside_ES]] = numbers_ES[inside_ES]
+            self.taken.append(taken_ES)
+            place += taken_ES.numel()
+
+    def attention(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, dropout: float) -> Tensor:
+        """Causal attention within each text, BHTD."""
+        flat = [part.transpose(1, 2).flatten(0, 1) for part in (q_BHTD, k_BKTD, v_BKTD)]
+        found = []
+        for taken_ES in self.taken:
+            q_EHSD, k_EKSD, v_EKSD = (
+                part.index_select(0, taken_ES.flatten()).unflatten(0, taken_ES.shape).transpose(1, 2) for part in flat
+            )
+            short = taken_ES.shape[1] <= SHORT and q_EHSD.device.type == "cpu"
+            attend = _short_attention if short else _fused_attention
+            found.append(attend(q_EHSD, k_EKSD, v_EKSD, dropout).transpose(1, 2).flatten(0, 1))
+        y_BTHD = torch.cat(found).index_select(0, self.back).unflatten(0, (len(q_BHTD), -1))
+        return y_BTHD.transpose(1, 2)
+
+
 @dataclass(frozen=True)
 class Context:
     """What attention needs to know of a batch besides its vectors; the same for all layers."""
 
     visible_BTS: Tensor | None = None
     """Boolean; without it the mask is causal."""
+    segments: Segments | None = None
+    """With them, a token sees its own text alone."""
     angles: Rotation | None = None
     """Rotary positions of queries and keys."""
     positions_BT: Tensor | None = None
@@ -160,6 +230,10 @@ class GroupedQueryAttention(nn.Module):
         if context.cache is not None:
             end = context.visible_BTS.shape[-1]
             k_BKSD, v_BKSD = context.cache.write(self.layer, context.positions_BT, k_BKSD, v_BKSD, end)
+        dropout = self.dropout if self.training else 0.0
+        if context.segments is not None:
+            y_BHTD = context.segments.attention(q_BHTD, k_BKSD, v_BKSD, dropout)
+            return self.projection(y_BHTD.transpose(1, 2).flatten(2).to(x_BTC.dtype))
         dtype = k_BKSD.dtype if context.cache is not None else q_BHTD.dtype
         y_BHTD = F.scaled_dot_product_attention(
             q_BHTD.to(dtype),
@@ -167,7 +241,7 @@ class GroupedQueryAttention(nn.Module):
             v_BKSD,
             attn_mask=None if context.visible_BTS is None else context.visible_BTS[:, None],
             is_causal=context.visible_BTS is None,
-            dropout_p=self.dropout if self.training else 0.0,
+            dropout_p=dropout,
             enable_gqa=self.heads[0] != self.heads[1],
         )
         return self.projection(y_BHTD.transpose(1, 2).flatten(2).to(x_BTC.dtype))

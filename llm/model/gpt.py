@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm.config import GPTConfig, GPTShape
-from llm.model.attention import Context, GroupedQueryAttention, KeyValueCache, causal
+from llm.model.attention import Context, GroupedQueryAttention, KeyValueCache, Segments
 from llm.model.embedding import Embedding, rotation
 
 
@@ -120,30 +120,30 @@ class GPT(nn.Module):
         """The normalised stream after the last block, BTC.
 
         Tokens stand at 0 … T-1 unless `positions_BT` says otherwise. With `segments_BT` (integers) a token sees only
-        its own segment: so several texts share a row. With a cache it also sees what that holds before its position.
-        Raises ValueError for more tokens than the context.
+        its own segment, so that several texts share a row; below zero is padding, of which nothing is to be read. With
+        a cache it also sees what that holds before its position. Raises ValueError for more tokens than the context.
         """
         if tokens_BT.shape[1] > self.config.context_length:
             raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit the context of {self.config.context_length}")
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
         context = self._context(positions_BT, segments_BT, cache)
-        x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT))
+        # A model that is frozen in bfloat16 keeps its norms, and the stream, in float32.
+        x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT).to(self.norm.weight.dtype))
         for block in self.blocks:
             x_BTC = block(x_BTC, context)
         return self.norm(x_BTC)
 
     def _context(self, positions_BT: Tensor, segments_BT: Tensor | None, cache: KeyValueCache | None) -> Context:
-        visible_BTS = angles = None
+        visible_BTS = angles = segments = None
         if cache is not None:
             end = int(positions_BT.max()) + 1
             visible_BTS = torch.arange(end, device=positions_BT.device) <= positions_BT[:, :, None]
         elif segments_BT is not None:
-            same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
-            visible_BTS = same_BTS & causal(positions_BT.shape[1]).to(positions_BT.device)
+            segments = Segments(segments_BT)
         if self.config.positions == "rotary":
             angles = rotation(positions_BT, self.config.head_width, self.config.rotary_base)
-        return Context(visible_BTS, angles, positions_BT, cache)
+        return Context(visible_BTS, segments, angles, positions_BT, cache)
 
     @property
     def output_weight(self) -> Tensor:

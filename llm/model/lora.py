@@ -28,7 +28,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Map BTC as the frozen layer does, and add the update."""
-        return self.frozen(x_BTC) + self.scale * self.up(self.down(x_BTC))
+        return self.frozen(x_BTC) + self.up(self.scale * self.down(x_BTC))
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:

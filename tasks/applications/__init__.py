@@ -32,8 +32,9 @@ class Application:
     """`prepare(params, data, base, workers)`: what is trained, from the `train` section, the dataset's folder, the
     folder of the model that it starts from (None for the foundation) and the workers that share it out."""
     measure: Callable[..., Mapping[str, float]]
-    """`measure(model, encoding, data, params, compute, evidence)`: metrics on the test split, from the `evaluate`
-    section; what a reviewer reads goes to the folder `evidence`. A `baseline_<metric>` is of what a user would pick."""
+    """`measure(model, encoding, data, base, params, compute, evidence)`: metrics on the test split, from the `evaluate`
+    section; `base` is the folder of the model that it started from (None for the foundation), and what a reviewer reads
+    goes to the folder `evidence`. A `baseline_<metric>` is of what a user would pick."""
     cleaning: str | None = None
     """The module whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
     `INPUTS` and `REQUIREMENTS`, and ships with every version."""

@@ -116,7 +116,13 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
 
 
 def measure(
-    model: GPT, encoding: tiktoken.Encoding, data: Path, params: Evaluate, compute: Compute, evidence: Path
+    model: GPT,
+    encoding: tiktoken.Encoding,
+    data: Path,
+    base: None,
+    params: Evaluate,
+    compute: Compute,
+    evidence: Path,
 ) -> dict[str, float]:
     """Loss in nats a token, perplexity and bits per byte on the whole test file; sample texts as evidence."""
     windows = TokenWindows(data, "test", model.config.context_length)

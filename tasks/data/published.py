@@ -80,7 +80,7 @@ def published_weights(name: str) -> Path:
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return path
     known = ", ".join(["scratch", *PUBLISHED])
-    raise UserError(f"init_from {name!r} is not one of {known}, and no folder or .gguf file here")
+    raise UserError(f"{name!r} is not one of {known}, and no folder or .gguf file here")
 
 
 def published_tokenizer(name: str) -> "tiktoken.Encoding":
@@ -99,6 +99,31 @@ def encoding_by_name(name: str) -> "tiktoken.Encoding":
         logger.info("%s; taking %s", error, GPT2_VOCABULARY.source)
         (vocabulary,) = _from_package(GPT2_VOCABULARY).rglob("vocab.bpe")
         return gpt2_encoding(vocabulary.parent)
+
+
+def save_published(name: str, folder: Path) -> None:
+    """Write a published model as a model folder: matrices in bfloat16, its tokenizer and its chat template.
+
+    Raises as `published_weights`, and UserError for what our architecture does not compute exactly.
+    """
+    import torch
+
+    from llm.chat import Chat
+    from llm.formats.huggingface import load_pretrained
+    from llm.formats.model_folder import save_model
+    from llm.formats.tokenizer_files import read_chat_template
+
+    path = published_weights(name)
+    model, encoding = load_pretrained(path)
+    for weight in model.parameters():
+        if weight.ndim > 1:  # norms are small, and what they scale is not
+            weight.data = weight.data.to(torch.bfloat16)
+    template = read_chat_template(path)
+    try:
+        chat = {} if template is None else {"chat": Chat(template=template).model_dump()}
+    except ValueError as error:
+        raise UserError(f"{path}: its chat template: {' '.join(str(error).split())}") from None
+    save_model(folder, model, encoding, "language_model", **chat)
 
 
 def weights_digest(path: Path) -> str:

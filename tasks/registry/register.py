@@ -10,9 +10,10 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 from mlflow import MlflowClient
@@ -37,7 +38,7 @@ UNFINISHED = f"{PREFIX}.unfinished"
 SERVED = Path("tasks/served.py")
 CODE = tuple(f"{PREFIX}.dvc.dep.{package}/" for package in ("flows", "llm", "tasks"))
 DELETED = "deleted in the registry"
-REQUIREMENTS = ("mlflow", "numpy", "pandas", "pydantic", "safetensors", "tiktoken", "tokenizers", "torch")
+REQUIREMENTS = ("jinja2", "mlflow", "numpy", "pandas", "pydantic", "safetensors", "tiktoken", "tokenizers", "torch")
 BASELINE = "baseline_"
 
 logger = logging.getLogger(__name__)
@@ -120,15 +121,33 @@ def registered(models: Iterable[str]) -> dict[str, str | None]:
         return {model: described(model) for model in models}
 
 
+class Compared(NamedTuple):
+    """A metric with what stands beside it."""
+
+    name: str
+    value: float
+    interval: str
+    """The ends of its 95 % interval as text; empty without one."""
+    baseline: float | None
+
+
+def compared(metrics: Mapping[str, float]) -> Iterator[Compared]:
+    """The metrics of a model, each with the interval and the baseline that other names of `metrics` hold."""
+    for name, value in metrics.items():
+        metric, _, end = name.rpartition("_")
+        if name.startswith(BASELINE) or (end in ("low", "high") and metric in metrics):
+            continue
+        ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
+        interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if len(ends) > 1 else ""
+        yield Compared(name, value, interval, metrics.get(BASELINE + name))
+
+
 def _description(model: str, metrics: dict[str, float], tags: dict[str, str]) -> str:
     """What a reviewer reads first: the metrics, the baseline beside them, and where they come from."""
-    rows = ["| metric | test | baseline | difference |", "|---|---|---|---|"]
-    for name, value in metrics.items():
-        if name.startswith(BASELINE):
-            continue
-        baseline = metrics.get(BASELINE + name)
-        compared = "| | |" if baseline is None else f"| {baseline:.4f} | {value - baseline:+.4f} |"
-        rows.append(f"| {name} | {value:.4f} {compared}")
+    rows = ["| metric | test | 95 % interval | baseline | difference |", "|---|---|---|---|---|"]
+    for name, value, interval, baseline in compared(metrics):
+        beside = "| | |" if baseline is None else f"| {baseline:.4f} | {value - baseline:+.4f} |"
+        rows.append(f"| {name} | {value:.4f} | {interval} {beside}")
     dirty = [part for part in ("code", "params.yaml", "dvc.yaml") if tags[f"{PREFIX}.git.dirty.{part}"] == "true"]
     commit = f"git commit `{tags[f'{PREFIX}.git.commit']}`" + (f"; **not in git: {', '.join(dirty)}**" if dirty else "")
     return "\n".join(

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tasks.registry.register import BASELINE
+from tasks.registry.register import compared
 
 
 def _metrics(model: str) -> str:
@@ -15,9 +15,10 @@ def _metrics(model: str) -> str:
     path = Path("reports/evaluation", model, "metrics.json")
     values: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     lines = [
-        f"{name} {value:.4f}" + (f" (baseline {values[BASELINE + name]:.4f})" if BASELINE + name in values else "")
-        for name, value in values.items()
-        if not name.startswith(BASELINE)
+        f"{name} {value:.4f}"
+        + (f", {interval}" if interval else "")
+        + ("" if baseline is None else f" (baseline {baseline:.4f})")
+        for name, value, interval, baseline in compared(values)
     ]
     return "\n".join(lines) or "not evaluated"
 

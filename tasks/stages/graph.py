@@ -15,27 +15,38 @@ from dvc.repo import Repo
 from llm.errors import UserError
 from llm.files import write_atomic
 
+LOAD_PUBLISHED = "load_published"  # a stage that runs only where something starts from what it loads
 PATIENCE = 20  # seconds that an interrupted stage has for its last step and its checkpoint
 
 logger = logging.getLogger(__name__)
 
 
+def _graph(repo: Repo) -> nx.DiGraph:
+    """The names of the stages that are needed, from each to those that depend on it."""
+    graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing).reverse()
+    if LOAD_PUBLISHED in graph and not graph.out_degree(LOAD_PUBLISHED):
+        graph.remove_node(LOAD_PUBLISHED)
+    return graph
+
+
 def stages() -> list[str]:
-    """The names of all stages, each behind what it depends on."""
+    """The names of all stages, each behind what it depends on; without `load_published` where no base is published."""
     with Repo() as repo:
-        graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
-        return list(nx.lexicographical_topological_sort(graph.reverse()))
+        return list(nx.lexicographical_topological_sort(_graph(repo)))
 
 
 def is_stale(stage: str | None = None) -> bool:
-    """Whether a stage's params, deps, outs or command differ from dvc.lock; without a name, whether any stage's do.
+    """Whether a stage's params, deps, outs or command differ from dvc.lock; without a name, whether that of any does.
 
     Only what a stage names itself is looked at, not what stands behind it: ask in the order of `stages`.
     Raises UserError for a dvc.yaml or dvc.lock that DVC cannot read.
     """
     try:
         with Repo() as repo:
-            return bool(repo.status(targets=[stage] if stage else None))
+            if stage:
+                return bool(repo.status(targets=[stage]))
+            found = repo.status().keys()
+            return bool(found - {LOAD_PUBLISHED} or (found and LOAD_PUBLISHED in _graph(repo)))
     except DvcException as error:
         raise UserError(str(error)) from None
 

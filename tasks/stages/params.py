@@ -19,6 +19,7 @@ from llm.errors import UserError, UserFileError
 
 PARAMS_FILE = Path("params.yaml")
 FOUNDATION = "foundation"
+PUBLISHED = "published"
 
 
 class _UniqueKeys(yaml.CSafeLoader):
@@ -149,6 +150,14 @@ def load_application(name: str, path: Path = PARAMS_FILE) -> Config:
     return _parse("applications", name, found.get(name, {}), path)
 
 
+def load_published_name(path: Path = PARAMS_FILE) -> str:
+    """The published weights that fine-tunes may start from. Raises UserError where params.yaml names none."""
+    name = read_yaml(path).get(PUBLISHED)
+    if not isinstance(name, str):
+        raise UserError(f"{path}: {PUBLISHED}: {'missing' if name is None else f'{name!r} is no name of weights'}")
+    return name
+
+
 def dataset_names(path: Path = PARAMS_FILE) -> list[str]:
     """The datasets, in the order of params.yaml."""
     return list(_section(read_yaml(path), "datasets", path))
@@ -182,12 +191,13 @@ def training_report(model: str) -> Path:
 def check_params(path: Path = PARAMS_FILE) -> None:
     """Read all of params.yaml. Raises UserError naming file, key and reason for the first block that is wrong."""
     values = read_yaml(path)
-    sections = ("datasets", FOUNDATION, "applications")
+    sections = ("datasets", PUBLISHED, FOUNDATION, "applications")
     if unknown := [key for key in values if key not in sections]:
         close = difflib.get_close_matches(str(unknown[0]), sections, n=1)
         raise UserError(f"{path}: {unknown[0]}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
     datasets, applications = _section(values, "datasets", path), _section(values, "applications", path)
     blocks = {FOUNDATION: _section(values, FOUNDATION, path), **applications}
+    bases = [*blocks, *([PUBLISHED] if PUBLISHED in values and load_published_name(path) else [])]
     for name, block in datasets.items():
         _parse("datasets", name, block, path)
     for name, block in blocks.items():
@@ -195,5 +205,5 @@ def check_params(path: Path = PARAMS_FILE) -> None:
         place = name if name == FOUNDATION else f"applications.{name}"
         if parsed.dataset not in datasets:
             raise UserError(f"{path}: {place}.dataset: {parsed.dataset!r} is not one of {', '.join(datasets)}")
-        if name != FOUNDATION and parsed.base not in blocks:
-            raise UserError(f"{path}: {place}.base: {parsed.base!r} is not one of {', '.join(blocks)}")
+        if name != FOUNDATION and parsed.base not in bases:
+            raise UserError(f"{path}: {place}.base: {parsed.base!r} is not one of {', '.join(bases)}")

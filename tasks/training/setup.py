@@ -43,6 +43,8 @@ class TrainingSetup:
     objective: Objective
     compute: Compute
     throughput: Throughput
+    finish: Callable[[], None] = lambda: None
+    """What is left to do with the trained weights, such as choosing a threshold on validation."""
 
 
 Prepare = Callable[[Workers], TrainingSetup]

@@ -17,7 +17,8 @@ import pytest
 import torch
 from mlflow.pyfunc import PythonModelContext
 
-from llm.applications import assistant, classifier, load
+from llm.applications import assistant, classifier, load, load_for_inference
+from llm.applications.assistant import Question
 from llm.applications.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
@@ -66,7 +67,7 @@ def folders(tmp_path_factory):
     for name, objective, model, more in (
         ("foundation", "language_model", GPT(config), {}),
         ("classifier", "classifier", Classifier(GPT(config), spam), {"cleaning": "tasks.data.mail"}),
-        ("assistant", "assistant", GPT(config), {}),
+        ("assistant", "assistant", assistant.build(GPT(config), {"chat": {"system": "the hat"}}), {}),
     ):
         (root / name).mkdir()
         save_model(root / name, model, encoding, objective, **more)
@@ -104,7 +105,7 @@ def served(saved: Path, name: str) -> mlflow.pyfunc.PyFuncModel:
 def test_a_foundation_continues_prompts_as_llm_does_and_parameters_count(folders, saved):
     foundation = served(saved, "foundation")
     rows = pd.DataFrame({"prompt": ["the cat", "a dog"]})
-    model, encoding = load(folders / "foundation")
+    model, encoding = load_for_inference(folders / "foundation")
     params = {"temperature": 1.5, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.2, "seed": 7}
     options = {"max_new_tokens": 12, "sampling": Sampling(**params)}
     expected = [generate_text(model, encoding, prompt, **options) for prompt in rows["prompt"]]
@@ -134,13 +135,14 @@ def test_a_classifier_reads_raw_mails_and_html_as_they_were_read_for_its_trainin
         assert table["spam_probability"][0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_assistant_answers_with_and_without_an_input(folders, saved):
-    model, encoding = load(folders / "assistant")
-    rows = [("sit", "on the mat"), ("sit", "")]
-    expected = assistant.answer_all(model, encoding, rows)
-    with_input = served(saved, "assistant").predict(pd.DataFrame({"instruction": ["sit"], "input": ["on the mat"]}))
-    without = served(saved, "assistant").predict(pd.DataFrame({"instruction": ["sit"]}))
-    assert [*with_input["output"], *without["output"]] == expected
+def test_an_assistant_answers_with_and_without_an_input_and_a_system_prompt(folders, saved):
+    model, encoding = load_for_inference(folders / "assistant")
+    questions = [Question("sit", "on the mat"), Question("sit"), Question("sit", "on the mat", "the dog ate the hat")]
+    expected = assistant.answer_all(model, encoding, questions)
+    assert len(set(expected)) == 3
+    columns = {"instruction": ["sit"], "input": ["on the mat"]}, {"instruction": ["sit"]}
+    tables = [pd.DataFrame(each) for each in (*columns, columns[0] | {"system": ["the dog ate the hat"]})]
+    assert [served(saved, "assistant").predict(table)["output"][0] for table in tables] == expected
 
 
 @pytest.mark.parametrize(

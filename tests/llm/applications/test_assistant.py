@@ -9,31 +9,41 @@ from torch.nn import functional as F
 
 from llm.applications.assistant import (
     Example,
+    Question,
     answer_all,
     batch,
+    build,
     encode_examples,
     leaves_room,
     mean_response_loss,
     objective,
     pack_sequences,
-    prompt_text,
     response_loss,
     serve,
 )
+from llm.chat import TEMPLATE, Chat
 from llm.device import Compute
 from llm.training.loss import IGNORE
 
 quick = settings(max_examples=25, deadline=None)
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
-tokens = st.lists(st.integers(0, 250), min_size=1, max_size=15)
-examples_of_any_length = st.lists(st.builds(Example, tokens, tokens), min_size=1, max_size=8)
+tokens = st.lists(st.tuples(st.integers(0, 250), st.booleans()), min_size=1, max_size=30)
+examples_of_any_length = st.lists(
+    tokens.map(lambda pairs: Example([5, *(t for t, _ in pairs), 6], [False, *(said for _, said in pairs), True])),
+    min_size=1,
+    max_size=8,
+)
+
+
+def example(prompt: list[int], response: list[int]) -> Example:
+    return Example(prompt + response, [False] * len(prompt) + [True] * len(response))
 
 
 def alone(gpt, example: Example) -> torch.Tensor:
-    """The summed loss of one row: each response token from all that stands before it."""
-    row = torch.tensor([*example.prompt, *example.response])
-    logits = gpt(row[None, :-1])[0, len(example.prompt) - 1 :]
-    return F.cross_entropy(logits, row[len(example.prompt) :], reduction="sum")
+    """The summed loss of one row: each of the assistant's tokens from all that stands before it."""
+    row, learned = torch.tensor(example.tokens), torch.tensor(example.learned)
+    logits = gpt(row[None, :-1])[0]
+    return F.cross_entropy(logits[learned[1:]], row[1:][learned[1:]], reduction="sum")
 
 
 @quick
@@ -53,12 +63,12 @@ def test_packed_rows_have_the_loss_and_the_gradient_of_unpacked_ones(make_gpt, e
 @given(examples_of_any_length, st.integers(1, 3))
 def test_the_mean_loss_is_over_all_response_tokens(make_gpt, examples, batch_size):
     gpt = make_gpt()
-    expected = sum(alone(gpt, example).item() for example in examples) / sum(len(e.response) for e in examples)
+    expected = sum(alone(gpt, example).item() for example in examples) / sum(e.counted for e in examples)
     assert mean_response_loss(gpt, examples, batch_size, CPU) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_mean_loss_keeps_no_graph_and_is_that_of_inference(make_gpt):
-    gpt, examples, kept = make_gpt(), [Example([1, 2, 3], [4, 5]), Example([6], [7, 8])], []
+    gpt, examples, kept = make_gpt(), [example([1, 2, 3], [4, 5]), example([6], [7, 8])], []
     with torch.inference_mode():
         expected = response_loss(gpt, pack_sequences(examples, 32), CPU).item() / 4
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
@@ -70,8 +80,8 @@ def test_the_mean_loss_keeps_no_graph_and_is_that_of_inference(make_gpt):
 @given(examples_of_any_length)
 def test_packing_splits_and_loses_no_example(examples):
     windows = pack_sequences(examples, 32)
-    packed = [(tuple(e.prompt), tuple(e.response)) for window in windows for e in window]
-    assert Counter(packed) == Counter((tuple(e.prompt), tuple(e.response)) for e in examples)
+    packed = [(tuple(e.tokens), tuple(e.learned)) for window in windows for e in window]
+    assert Counter(packed) == Counter((tuple(e.tokens), tuple(e.learned)) for e in examples)
     assert all(0 < sum(map(len, window)) <= 32 for window in windows)
     used = sum(map(len, examples))
     assert len(windows) <= max(1, 2 * used // 32 + 1)  # any two windows that first fit makes are more than half full
@@ -79,12 +89,12 @@ def test_packing_splits_and_loses_no_example(examples):
 
 def test_an_example_that_fits_no_window_is_refused():
     with pytest.raises(ValueError, match="an example of 33 tokens does not fit a window of 32"):
-        pack_sequences([Example([1] * 20, [2] * 13)], 32)
+        pack_sequences([example([1] * 20, [2] * 13)], 32)
 
 
 def test_a_batch_by_hand():
     inputs, targets, positions, segments = batch(
-        [[Example([1, 2, 3], [4, 5]), Example([6], [7, 8])], [Example([9], [10])]]
+        [[example([1, 2, 3], [4, 5]), example([6], [7, 8])], [example([9], [10])]]
     )
     assert inputs.tolist() == [[1, 2, 3, 4, 6, 7], [9, 0, 0, 0, 0, 0]]
     assert targets.tolist() == [[IGNORE, IGNORE, 4, 5, 7, 8], [10, *[IGNORE] * 5]]
@@ -92,27 +102,62 @@ def test_a_batch_by_hand():
     assert segments.tolist() == [[0, 0, 0, 0, 1, 1], [0, -1, -1, -1, -1, -1]]
 
 
-def test_rows_are_prompt_response_and_end_and_long_ones_are_counted_and_left_out(encoding, caplog):
+def test_rows_are_conversations_that_end_and_long_ones_are_counted_and_left_out(encoding, caplog):
     caplog.set_level(logging.INFO)
-    rows = (["the cat", "sat"], ["", "on the mat"], ["the hat", "the moon " * 40])
-    (example,) = encode_examples(encoding, *rows, 64)
-    assert encoding.decode(example.prompt) == prompt_text("the cat") == "### Instruction:\nthe cat\n\n### Response:\n"
-    assert encoding.decode(example.response[:-1]) == "the hat"
-    assert example.response[-1] == encoding.eot_token
+    rows = [Question("the cat"), Question("sat", "on the mat")]
+    (kept,) = encode_examples(encoding, Chat(), rows, ["the hat", "the moon " * 40], 64)
+    said = [token for token, learned in zip(kept.tokens, kept.learned, strict=True) if learned]
+    assert encoding.decode(kept.tokens[: -len(said)]) == "### Instruction:\nthe cat\n\n### Response:\n"
+    assert encoding.decode(said[:-1]) == "the hat"
+    assert said[-1] == encoding.eot_token
     assert "1 rows are longer than 64 tokens" in caplog.text
 
 
-def test_an_input_stands_between_instruction_and_response():
-    assert prompt_text("say", "moo") == "### Instruction:\nsay\n\n### Input:\nmoo\n\n### Response:\n"
+def test_a_question_is_its_system_prompt_its_history_and_the_instruction_with_its_input():
+    asked = Question("say", "moo", "be kind", ["hi", "hello"])
+    assert [tuple(message) for message in asked.messages()] == [
+        ("system", "be kind"),
+        ("user", "hi"),
+        ("assistant", "hello"),
+        ("user", "say\n\nmoo"),
+    ]
+
+
+def test_all_turns_of_the_assistant_are_learned(encoding):
+    (kept,) = encode_examples(encoding, Chat(), [Question("and the dog", history=["the cat", "sat"])], ["ate"], 99)
+    said = [token for token, learned in zip(kept.tokens, kept.learned, strict=True) if learned]
+    end = encoding.decode([encoding.eot_token])
+    assert encoding.decode(said) == f"sat{end}ate{end}"
+    assert kept.counted == len(said)
 
 
 @pytest.fixture(scope="module")
-def taught(make_gpt, make_config, encoding):
+def make_assistant(make_gpt):
+    """Make a small assistant with our own template."""
+    return lambda **shape: build_on(make_gpt(**shape))
+
+
+def build_on(gpt):
+    assistant = build(gpt, {})
+    assistant.load_state_dict(gpt.state_dict())
+    return assistant.eval()
+
+
+def test_an_assistant_takes_its_bases_template_and_says_so(make_gpt):
+    gpt, chat = make_gpt(), {"template": "{{ messages[0].content }}", "system": ""}
+    assert build(gpt, {"chat": chat}).describe() == gpt.describe() | {"chat": chat}
+    assert build(gpt, {}).describe()["chat"] == {"template": TEMPLATE, "system": ""}
+
+
+@pytest.fixture(scope="module")
+def taught(make_assistant, make_config, encoding):
     """A model that has learned two answers by heart."""
-    gpt = make_gpt(context_length=128, n_embd=32)
+    gpt = make_assistant(context_length=128, n_embd=32)
     torch.nn.init.normal_(gpt.embedding.token.weight, std=0.1)
-    examples = encode_examples(encoding, ["the cat", "the dog"], ["", "ate"], ["sat on the mat", "the hat"], 128)
-    goal = objective(gpt, encoding, make_config(), [examples], examples, CPU, questions=[("the cat", "")])
+    examples = encode_examples(
+        encoding, gpt.chat, [Question("the cat"), Question("the dog", "ate")], ["sat on the mat", "the hat"], 128
+    )
+    goal = objective(gpt, encoding, make_config(), [examples], examples, CPU, questions=[Question("the cat")])
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
     for step in range(40):
         goal.loss(step).backward()
@@ -123,16 +168,16 @@ def taught(make_gpt, make_config, encoding):
 
 def test_an_assistant_learns_to_answer_and_to_stop(taught, encoding):
     gpt, _ = taught
-    assert answer_all(gpt, encoding, [("the cat", ""), ("the dog", "ate")]) == ["sat on the mat", "the hat"]
+    assert answer_all(gpt, encoding, [Question("the cat"), Question("the dog", "ate")]) == ["sat on the mat", "the hat"]
     cut = encoding.decode(encoding.encode("sat on the mat")[:2])
-    assert answer_all(gpt, encoding, [("the cat", "")], max_new_tokens=2) == [cut]
+    assert answer_all(gpt, encoding, [Question("the cat")], max_new_tokens=2) == [cut]
 
 
-def test_an_answer_passes_over_rows_of_a_padded_embedding_that_are_no_token(make_gpt, encoding):
-    gpt = make_gpt(context_length=64, vocabulary_size=encoding.n_vocab + 20, tied=False)
+def test_an_answer_passes_over_rows_of_a_padded_embedding_that_are_no_token(make_assistant, encoding):
+    gpt = make_assistant(context_length=64, vocabulary_size=encoding.n_vocab + 20, tied=False)
     with torch.no_grad():
         gpt.output.weight[: encoding.n_vocab] = 0
-    assert answer_all(gpt, encoding, [("the cat", ""), ("sat", "on")], max_new_tokens=4) == ["", ""]
+    assert answer_all(gpt, encoding, [Question("the cat"), Question("sat", "on")], max_new_tokens=4) == ["", ""]
 
 
 def test_an_evaluation_answers_its_questions_and_says_the_loss(taught):
@@ -141,12 +186,19 @@ def test_an_evaluation_answers_its_questions_and_says_the_loss(taught):
     assert found["validation_loss"] < 0.05
 
 
-def test_a_question_that_leaves_no_room_for_an_answer_is_passed_over(make_gpt, make_config, encoding):
-    gpt, long = make_gpt(context_length=128), ("the moon " * 60, "")
-    examples = encode_examples(encoding, ["the cat"], [""], ["sat"], 128)
-    assert leaves_room(gpt, encoding, ("the cat", ""))
+def test_a_validation_row_may_be_longer_than_all_that_is_learned(make_assistant, make_config, encoding):
+    gpt = make_assistant(context_length=128)
+    short, long = encode_examples(encoding, gpt.chat, [Question("a"), Question("the moon " * 12)], ["b", "c"], 128)
+    goal = objective(gpt, encoding, make_config(), [[short]], [long], CPU, questions=[])
+    assert goal.evaluate()["validation_loss"] == pytest.approx(alone(gpt, long).item() / long.counted, rel=1e-5)
+
+
+def test_a_question_that_leaves_no_room_for_an_answer_is_passed_over(make_assistant, make_config, encoding):
+    gpt, long = make_assistant(context_length=128), Question("the moon " * 60)
+    examples = encode_examples(encoding, gpt.chat, [Question("the cat")], ["sat"], 128)
+    assert leaves_room(gpt, encoding, Question("the cat"))
     assert not leaves_room(gpt, encoding, long)
-    goal = objective(gpt, encoding, make_config(), [examples], examples, CPU, questions=[long, ("the cat", "")])
+    goal = objective(gpt, encoding, make_config(), [examples], examples, CPU, questions=[long, Question("the cat")])
     assert [sample.split(" -> ")[0] for sample in goal.evaluate()["samples"]] == ["the cat"]
 
 

@@ -12,6 +12,8 @@ from llm.applications.classifier import (
     Classifier,
     ClassifierConfig,
     LabelledTexts,
+    best_threshold,
+    calibrate,
     email_text,
     encode_texts,
     f1_score,
@@ -174,3 +176,46 @@ def test_an_evaluation_says_loss_and_f1_on_validation(model, make_config):
     assert found["validation_loss"] == pytest.approx(F.cross_entropy(logits, emails.labels).item())
     guess = np.argmax(logits.numpy(), axis=1)
     assert found["validation_f1"] == pytest.approx(sklearn.metrics.f1_score(emails.labels.numpy(), guess))
+
+
+def test_a_long_text_is_read_from_both_ends(encoding):
+    whole = encoding.encode_ordinary("the cat sat on the mat the dog ate")
+    (cut,) = encode_texts(encoding, ["the cat sat on the mat the dog ate"], 5, tail=2)
+    assert cut == whole[:3] + whole[-2:]
+    assert encode_texts(encoding, ["the cat"], 5, tail=2) == [encoding.encode_ordinary("the cat")]
+
+
+def test_a_tail_is_shorter_than_what_is_read():
+    with pytest.raises(ValueError, match="tail 8 is not less than max_tokens 8"):
+        ClassifierConfig(labels=("ham", "spam"), max_tokens=8, tail=8)
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [(0.0, 0.85), (0.25, 0.6), (0.5, 0.45), (1.0, 0.15)],
+)
+def test_the_threshold_is_the_lowest_that_keeps_the_budget_of_false_positives(rate, expected):
+    probability = np.array([0.9, 0.3, 0.8, 0.5, 0.4, 0.1, 0.7])
+    second = np.array([True, True, False, False, False, False, True])
+    assert best_threshold(probability, second, rate) == pytest.approx(expected)
+
+
+def test_calibration_finds_the_temperature_that_the_validation_loss_is_lowest_at_and_a_threshold_of_the_budget(
+    make_gpt,
+):
+    model = make_classifier(make_gpt())
+    texts = [[n % 250 + 1, n % 7 + 1, n % 11 + 1] for n in range(60)]
+    with torch.no_grad():
+        model.head.weight.mul_(40)  # far too sure
+    labels = (predict(model, texts)[:, 1] + 2 * torch.randn(60, generator=torch.Generator().manual_seed(1)) > 0).long()
+    calibrate(model, LabelledTexts(texts, labels), 0.1)
+    logits = predict(model, texts)
+
+    def loss(temperature: float) -> float:
+        return torch.nn.functional.cross_entropy(logits / temperature, labels).item()
+
+    best = model.config.temperature
+    assert loss(best) <= min(loss(best * 1.05), loss(best / 1.05), loss(1.0))
+    probability = (logits / best).softmax(dim=-1)[:, 1].numpy()
+    wrong = model.decide(probability) & (labels.numpy() == 0)
+    assert wrong.sum() <= 0.1 * (labels == 0).sum()

@@ -2,14 +2,19 @@ import sys
 
 import pytest
 import torch
+from projects import CHATML
 from published import TOKENS, difference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llm.applications import assistant
 from llm.applications.classifier import Classifier, ClassifierConfig
+from llm.chat import TEMPLATE, Chat, Message, prompt_tokens
 from llm.config import GPTConfig
 from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA
 from llm.formats.huggingface import export_huggingface, load_pretrained, main
 from llm.formats.model_folder import load_model, save_model
+from llm.formats.tokenizer_files import read_chat_template
+from llm.tokenizer import END_OF_TEXT, make_encoding
 
 OURS = [
     {},
@@ -63,3 +68,43 @@ def test_the_command_exports_a_model_of_the_pipeline_and_overwrites_nothing(tmp_
     assert torch.equal(load_pretrained(out)[0](TOKENS), load_model(made)[0](TOKENS))
     with pytest.raises(SystemExit, match="out is not empty: name a new folder"):
         main()
+
+
+BOS = "{{ bos_token }}{% for message in messages %}{{ message.content + eos_token }}{% endfor %}"
+TALK = [
+    Message("system", "the moon"),
+    Message("user", "the cat"),
+    Message("assistant", "sat é"),
+    Message("user", "on the mat"),
+]
+
+
+@pytest.mark.parametrize("template", [CHATML, TEMPLATE, BOS], ids=["ChatML", "ours", "with a token that begins"])
+def test_an_assistants_template_goes_along_and_gives_transformers_the_same_prompts(
+    tmp_path, make_gpt, encoding, template, monkeypatch
+):
+    ranks, end = encoding._mergeable_ranks, encoding.n_vocab
+    special = {END_OF_TEXT: end - 1, "<|im_start|>": end, "<|im_end|>": end + 1}
+    chatty = make_encoding(encoding._pat_str, ranks, special)
+    gpt = make_gpt(**OURS[2] | {"vocabulary_size": chatty.n_vocab})
+    model = assistant.build(gpt, {"chat": {"template": template, "system": "the hat"}})
+    model.load_state_dict(gpt.state_dict())
+    made = tmp_path / "assistant"
+    made.mkdir()
+    save_model(made, model, chatty, "assistant")
+    export_huggingface(tmp_path / "called", model, chatty, model.chat)
+    monkeypatch.setattr(sys, "argv", ["llm.formats.huggingface", "export", str(made), str(tmp_path / "said")])
+    main()
+    for name in ("called", "said"):
+        folder = tmp_path / name
+        assert read_chat_template(folder) == template
+        theirs = AutoTokenizer.from_pretrained(folder)
+        found = theirs.apply_chat_template(
+            [message._asdict() for message in TALK], add_generation_prompt=True, return_dict=False
+        )
+        assert found == prompt_tokens(chatty, Chat(template=template), TALK)
+
+
+def test_a_model_without_a_chat_is_exported_without_a_template(tmp_path, make_gpt, encoding):
+    export_huggingface(tmp_path / "out", make_gpt(), encoding)
+    assert read_chat_template(tmp_path / "out") is None

@@ -10,6 +10,7 @@ from llm.applications import load, objective_module
 from llm.applications.classifier import Classifier, ClassifierConfig, build
 from llm.errors import UserError, UserFileError
 from llm.formats.model_folder import load_model, read_config, save_model
+from llm.model.attention import Context
 
 TOKENS = torch.tensor([[5, 7, 11, 13]])
 
@@ -164,3 +165,41 @@ def test_a_missing_file_is_named(saved, name):
     (saved / name).unlink()
     with pytest.raises(UserFileError, match=name):
         load_model(saved)
+
+
+LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False}
+
+
+def test_weights_stay_as_they_are_stored_where_that_is_asked_and_the_stream_is_float32(tmp_path, make_gpt, encoding):
+    gpt = make_gpt(**LLAMA)
+    for weight in gpt.parameters():
+        if weight.ndim == 2:
+            weight.data = weight.data.bfloat16()
+    save_model(tmp_path, gpt, encoding, "language_model")
+    stored, _ = load_model(tmp_path, as_stored=True)
+    for name, weight in gpt.state_dict().items():
+        assert weight.dtype == (torch.float32 if "norm" in name else torch.bfloat16), name
+        found = stored.state_dict()[name]
+        assert found.dtype == weight.dtype
+        assert torch.equal(found, weight)
+    assert {weight.dtype for weight in load_model(tmp_path)[0].parameters()} == {torch.float32}
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert stored.features(TOKENS).dtype == torch.float32
+        assert stored.blocks[0](stored.embedding.token(TOKENS).float(), Context(None)).dtype == torch.float32
+        expected = load_model(tmp_path)[0](TOKENS)
+        assert (stored(TOKENS) - expected).norm() / expected.norm() < 0.01
+
+
+def test_rotary_positions_alone_take_a_shorter_context(tmp_path, make_gpt, encoding):
+    for name, shape in {"rotary": LLAMA, "learned": {}}.items():
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, make_gpt(**shape), encoding, "language_model")
+    model, _ = load_model(tmp_path / "rotary", context_length=8)
+    assert model.config == make_gpt(**LLAMA).config.model_copy(update={"context_length": 8})
+    assert torch.equal(model(TOKENS), make_gpt(**LLAMA)(TOKENS))
+    for name in ("rotary", "learned"):
+        assert load_model(tmp_path / name, context_length=32)[0].config.context_length == 32
+        with pytest.raises(UserError, match=r"config\.json: context_length 33 is more than the model's 32$"):
+            load_model(tmp_path / name, context_length=33)
+    with pytest.raises(UserError, match=r"config\.json: context_length 8: learned positions keep the model's 32$"):
+        load_model(tmp_path / "learned", context_length=8)

@@ -11,7 +11,15 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from tokenizers import pre_tokenizers as pre
 from transformers import GPT2Tokenizer
 
-from llm.formats.tokenizer_files import LLAMA3_SPLIT, byte_level_bpe, gguf_encoding, gpt2_encoding, read_tokenizer
+from llm.errors import UserError
+from llm.formats.tokenizer_files import (
+    LLAMA3_SPLIT,
+    byte_level_bpe,
+    gguf_encoding,
+    gpt2_encoding,
+    read_chat_template,
+    read_tokenizer,
+)
 from llm.tokenizer import PartialEncoding, byte_characters, load_tokenizer, save_tokenizer
 
 TEXT = list(topics.values())
@@ -233,3 +241,41 @@ def test_a_token_that_no_merge_makes_is_a_word_only_where_words_are_looked_up():
     encoding = byte_level_bpe(vocabulary | {"abc": 256}, [], r"\w+|\W+", {}, whole_words=True)
     assert encoding.encode_ordinary("abc") == [256]
     assert len(encoding.encode_ordinary("abcd")) == 4
+
+
+def write_gguf(path, **metadata):
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, text in metadata.items():
+        writer.add_string(f"tokenizer.{name}", text)
+    for part in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        part()
+    writer.close()
+    return path
+
+
+def test_a_chat_template_is_found_where_its_makers_put_it(tmp_path):
+    template, other = "{{ messages[0].content }} é🙂\n", "{{ tools }}"
+    assert read_chat_template(write_gguf(tmp_path / "a.gguf", chat_template=template)) == template
+    assert read_chat_template(write_gguf(tmp_path / "b.gguf")) is None
+    config = tmp_path / "tokenizer_config.json"
+    assert read_chat_template(tmp_path) is None
+    several = [{"name": "tool_use", "template": other}, {"name": "default", "template": template}]
+    for content, expected in (
+        ({}, None),
+        ({"chat_template": template}, template),
+        ({"chat_template": several}, template),
+    ):
+        config.write_text(json.dumps(content))
+        assert read_chat_template(tmp_path) == expected
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    assert read_chat_template(tmp_path) == "{{ messages }}"  # as transformers chooses, too
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"chat_template": []}', '{"chat_template": [{"name": "default"}]}', '{"chat_template": ["a"]}'],
+)
+def test_a_tokenizer_config_without_a_template_where_one_should_be_is_named(tmp_path, content):
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: no chat template \("):
+        read_chat_template(tmp_path)

@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from llm.generation.packed import INT8_ROWS, Int8Linear, PackedLinear, prepack, quantize_int8
+from llm.applications import load_for_inference
+from llm.applications.classifier import Classifier, ClassifierConfig
+from llm.formats.model_folder import load_model, save_model
+from llm.generation.packed import INT8_ROWS, Int8Linear, PackedLinear, pack_for_inference, prepack, quantize_int8
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
 
@@ -106,3 +109,21 @@ def test_a_packed_model_refuses_to_be_saved(gpt, convert):
 def test_a_model_on_another_device_is_refused(make_gpt):
     with pytest.raises(ValueError, match="for a CPU, and the model is on meta"):
         prepack(deepcopy(make_gpt()).to("meta"))
+
+
+def test_a_model_is_packed_for_inference_once_and_a_classifier_stays_as_it_is(gpt, encoding, tmp_path):
+    model = deepcopy(gpt)
+    assert pack_for_inference(model) is model
+    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    assert layers
+    assert pack_for_inference(model) is model
+    assert [module for module in model.modules() if isinstance(module, PackedLinear)] == layers
+
+    classifier = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=8))
+    for name, objective, made in (("gpt", "language_model", gpt), ("classifier", "classifier", classifier)):
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, made, encoding, objective)
+    served, tokenizer = load_for_inference(tmp_path / "gpt")
+    assert error(load_model(tmp_path / "gpt")[0], served) == pytest.approx(error(gpt, model))
+    assert tokenizer.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
+    assert {weight.dtype for weight in load_for_inference(tmp_path / "classifier")[0].parameters()} == {torch.float32}

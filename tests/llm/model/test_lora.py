@@ -67,3 +67,36 @@ def test_training_moves_the_updates_and_a_classifiers_head_alone(make_gpt):
 def test_a_target_that_the_model_does_not_have_is_named(make_gpt):
     with pytest.raises(ValueError, match="lora targets: the model has no gate"):
         add_lora(make_gpt(), LoRAConfig(rank=2, alpha=2, targets=("gate", "expand")))
+
+
+def test_updates_of_weights_that_are_frozen_in_bfloat16_learn_and_are_merged(make_gpt):
+    gpt = make_gpt(positions="rotary", norm="rms", mlp="swiglu", bias=False, n_embd=64)
+    for weight in gpt.parameters():
+        if weight.ndim == 2:
+            weight.data = weight.data.bfloat16()
+    dtypes = {name: weight.dtype for name, weight in gpt.state_dict().items()}
+    add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand")))
+    frozen = {name: weight.clone() for name, weight in gpt.named_parameters() if not weight.requires_grad}
+    trained = [weight for weight in gpt.parameters() if weight.requires_grad]
+    assert {weight.dtype for weight in trained} == {torch.float32}
+    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
+    for _ in range(40):
+        with torch.autocast("cpu", torch.bfloat16):
+            x_BTC = gpt.features(TOKENS[:, :-1])
+            logits = gpt.logits(x_BTC)
+        assert x_BTC.dtype == torch.float32
+        loss = torch.nn.functional.cross_entropy(logits[0].float(), TOKENS[0, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 < 1 < losses[0]
+    weights = dict(gpt.named_parameters())
+    assert all(torch.equal(weights[name], weight) for name, weight in frozen.items())
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        learned = gpt(TOKENS)
+        merge_lora(gpt)
+        merged = gpt(TOKENS)
+    assert {name: weight.dtype for name, weight in gpt.state_dict().items()} == dtypes
+    assert (merged - learned).norm() / learned.norm() < 0.05  # an update is rounded to bfloat16 with its matrix
+    assert torch.equal(merged[0, :-1].argmax(-1), TOKENS[0, 1:])

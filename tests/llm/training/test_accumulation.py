@@ -27,9 +27,10 @@ def texts():
 def windows():
     """32 packed windows with between 1 and 24 response tokens."""
     draw = np.random.default_rng(0)
+    sizes = [(1 + n % 5, 1 + n % 24) for n in range(32)]
     return [
-        [Example(draw.integers(0, 250, 1 + n % 5).tolist(), draw.integers(0, 250, 1 + n % 24).tolist())]
-        for n in range(32)
+        [Example(draw.integers(0, 250, asked + said).tolist(), [False] * asked + [True] * said)]
+        for asked, said in sizes
     ]
 
 

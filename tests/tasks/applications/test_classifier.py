@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,9 +24,10 @@ def test_a_thinned_curve_keeps_its_ends():
 @pytest.fixture
 def emails(tmp_path):
     ham, spam = ["the cat sat", "the dog ate", "a bird sang"], ["buy the hat now", "buy the moon now"]
-    for split, times in (("train", 4), ("test", 3)):
+    for split, times in (("train", 4), ("validation", 2), ("test", 3)):
         texts = [*ham, *spam] * times
         table = {"id": [f"{split}{n}" for n in range(len(texts))], "subject": texts, "body": [t[::-1] for t in texts]}
+        table["source"] = [f"a/{text[:3]}" for text in texts]
         pd.DataFrame(table | {"label": (["ham"] * 3 + ["spam"] * 2) * times}).to_parquet(tmp_path / f"{split}.parquet")
     return tmp_path
 
@@ -39,7 +42,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     with torch.no_grad():  # so that the model is right about some and wrong about others
         logit = float(np.log(1 / np.median(probability) - 1))
         model.head.bias += torch.tensor([-logit / 2, logit / 2])
-    found = classifier.measure(model, encoding, emails, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert table["id"].tolist() == test["id"].tolist()
     assert table["actual"].tolist() == test["label"].tolist()
@@ -55,7 +58,55 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
         "f1": sklearn.metrics.f1_score(actual, predicted),
         "roc_auc": sklearn.metrics.roc_auc_score(actual, probability),
         "baseline_f1": 1.0,  # `buy` gives it away
+        "baseline_roc_auc": 1.0,
+        "baseline_recall_at_fpr_0.005": 1.0,
+        "f1_gain": sklearn.metrics.f1_score(actual, predicted) - 1.0,
     }
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert found["f1_low"] < found["f1"] < found["f1_high"]
+    assert found["f1_gain_low"] < found["f1_gain_high"] < 0
+    slices = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"])
+    assert slices.loc[("source", "buy"), "rows"] == 6
+    assert slices.loc[("label", "ham"), "ham_right"] == pytest.approx((~predicted)[~actual].mean(), abs=1e-4)
+    assert slices["baseline_right"].tolist() == [1.0] * len(slices)
+    wrong = table[table["actual"] != table["predicted"]]
+    assert all(f"**{name}**" in (tmp_path / "errors.md").read_text() for name in wrong["id"])
+    for name in ("roc", "precision_recall", "reliability", "confusion"):
+        assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
     assert pd.read_csv(tmp_path / "roc.csv").iloc[-1].tolist() == [1.0, 1.0]
     assert pd.read_csv(tmp_path / "precision_recall.csv").iloc[-1].tolist() == [0.0, 1.0]
+
+
+def test_behavioural_mails_are_measured_where_their_dataset_has_some(make_gpt, encoding, emails, tmp_path, monkeypatch):
+    folder = tmp_path / "data/behavioural" / emails.name
+    folder.mkdir(parents=True)
+    rows = [("ham", "sat"), ("ham", "ate"), ("spam", "buy"), ("spam", "sang")]
+    mails = [{"id": f"{n}", "label": a, "slice": "s", "subject": "", "body": b} for n, (a, b) in enumerate(rows)]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, mails)))
+    monkeypatch.chdir(tmp_path)
+    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    assert (found["baseline_everyday_ham"], found["baseline_everyday_spam"]) == (1.0, 0.5)
+    table = pd.read_csv(tmp_path / "behavioural.csv")
+    assert found["everyday_spam"] == table["right"][2:].mean()
+    assert table["baseline_right"].tolist() == [True, True, True, False]
+
+
+def test_the_same_predictions_give_the_same_bytes_of_evidence(make_gpt, encoding, emails, tmp_path):
+    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    contents = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        params = classifier.Evaluate(batch_size=4)
+        found = classifier.measure(model, encoding, emails, tmp_path, params, CPU, tmp_path / name)
+        contents.append((found, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}))
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    ("probability", "expected"),
+    [([0.9, 0.1], 0.0), ([0.9, 0.9], 0.4), ([1.0, 0.0], 0.0)],
+)
+def test_the_calibration_error_by_hand(probability, expected):
+    found = classifier._calibration_error(np.array([True, False]), np.array(probability))
+    assert found == pytest.approx(expected if expected else abs(np.max(probability) - 1), abs=1e-6)

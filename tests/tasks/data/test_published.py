@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from projects import ROOT, environment
+from projects import CHATML, ROOT, environment, publish_small
 
+from llm.chat import Chat
 from llm.errors import UserError
 from llm.formats.huggingface import export_huggingface, load_pretrained
-from tasks.data.published import published_tokenizer, published_weights, weights_digest
+from llm.formats.model_folder import load_model, read_config
+from tasks.data.published import published_tokenizer, published_weights, save_published, weights_digest
 
 pytestmark = pytest.mark.slow
 
@@ -161,6 +163,36 @@ def test_a_folder_of_ones_own_is_taken_as_it_is_and_known_by_its_bytes(published
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    reason = r"init_from 'gpt3' is not one of scratch, gpt2-124m, .*smollm2-135m, and no folder or \.gguf file here"
+    reason = r"^'gpt3' is not one of scratch, gpt2-124m, .*smollm2-135m, and no folder or \.gguf file here"
     with pytest.raises(UserError, match=reason):
         published_weights("gpt3")
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_a_published_model_is_kept_with_matrices_in_bfloat16_its_tokenizer_and_its_template(tmp_path, template):
+    source, folder = tmp_path / "published", tmp_path / "model"
+    publish_small(source)
+    if template is None:
+        (source / "chat_template.jinja").unlink()
+    folder.mkdir()
+    save_published(str(source), folder)
+    expected, encoding = load_pretrained(source)
+    model, tokenizer = load_model(folder, as_stored=True)
+    assert model.config == expected.config
+    for name, weight in expected.state_dict().items():
+        dtype = torch.bfloat16 if weight.ndim > 1 else torch.float32
+        assert torch.equal(model.state_dict()[name], weight.to(dtype)), name
+        assert model.state_dict()[name].dtype == dtype
+    text = "the cat <|im_start|>"
+    assert tokenizer.encode(text, allowed_special="all") == encoding.encode(text, allowed_special="all")
+    config = read_config(folder)
+    assert config["objective"] == "language_model"
+    assert config.get("chat") == (None if template is None else Chat(template=CHATML).model_dump())
+
+
+def test_a_published_template_that_is_none_is_said_with_its_file(tmp_path):
+    publish_small(tmp_path / "published")
+    (tmp_path / "published/chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(UserError, match=r"published: .*no Jinja template") as caught:
+        save_published(str(tmp_path / "published"), tmp_path)
+    assert "\n" not in str(caught.value)

@@ -15,6 +15,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
+from llm.applications import assistant
 from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.config import GPTConfig
 from llm.errors import UserError
@@ -95,6 +96,8 @@ def blank(tmp_path_factory):
         model, more = GPT(config), {}
         if objective == "classifier":
             model, more = Classifier(model, spam), {"cleaning": "tasks.data.mail"}
+        elif objective == "assistant":
+            model = assistant.build(model, {})
         save_model(folder / "made" / name, model, encoding, objective, **more)
     shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tasks/data").mkdir(parents=True)
@@ -395,3 +398,4 @@ def test_requirements_are_pinned_without_a_local_build(project, capfd):
     lines = Path(mlflow.pyfunc.get_model_dependencies(challenger("assistant").source)).read_text().split()
     assert f"torch=={torch.__version__.split('+')[0]}" in lines
     assert f"mlflow=={mlflow.__version__}" in lines
+    assert any(line.startswith("jinja2==") for line in lines)

@@ -30,7 +30,7 @@ from tasks.stages.libraries import installed, write_libraries
 from tasks.training.progress import REPORT_EVERY
 
 ROOT = Path(__file__).parents[3]
-FLOWS = ("fetch", "preprocess", "pretrain", "finetune", "evaluate")
+FLOWS = ("fetch", "preprocess", "pretrain", "load_published", "finetune", "evaluate")
 HELP = """
 import contextlib, io, json, runpy, sys
 said = {}

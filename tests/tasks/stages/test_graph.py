@@ -44,7 +44,7 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
     datasets, models, found = dataset_names(), model_names(), stages()
     assert sorted(found) == sorted(
         [f"{stage}@{dataset}" for stage in ("fetch", "preprocess") for dataset in datasets]
-        + ["pretrain", *(f"finetune@{name}" for name in application_names())]
+        + ["pretrain", "load_published", *(f"finetune@{name}" for name in application_names())]
         + [evaluation_stage(model) for model in models]
     )
     for before, after in [
@@ -53,7 +53,8 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
         ("preprocess@emails", "finetune@classifier"),
         ("preprocess@instructions", "finetune@assistant"),
         ("pretrain", "finetune@classifier"),
-        ("pretrain", "finetune@assistant"),
+        ("load_published", "finetune@assistant"),
+        ("load_published", "evaluate@assistant"),
         ("pretrain", "evaluate_foundation"),
         ("finetune@classifier", "evaluate@classifier"),
         ("finetune@assistant", "evaluate@assistant"),
@@ -77,6 +78,26 @@ def test_a_stage_is_stale_until_it_ran_and_again_when_what_it_reads_changes(proj
     assert not is_stale("clean")
     Path("model").unlink()
     assert is_stale("train")
+
+
+@pytest.mark.parametrize("base", ["foundation", "published"])
+def test_published_weights_are_loaded_only_where_something_starts_from_them(project, base):
+    made = {"load_published": "published", "pretrain": "foundation"}
+    lines = [f"{name}: {{cmd: 'cp raw models/{out}', outs: [models/{out}]}}" for name, out in made.items()]
+    tune = f"tune: {{cmd: 'touch tuned', deps: [models/{base}], outs: [tuned]}}"
+    Path("dvc.yaml").write_text("\n  ".join(["stages:", *lines, tune]) + "\n")
+    Path("models").mkdir()
+    needed = ["load_published", "pretrain", "tune"] if base == "published" else ["pretrain", "tune"]
+    assert stages() == needed
+    assert is_stale()
+    for stage in needed:
+        reproduce(stage, {})
+    assert not is_stale()
+    Path("models/published").unlink(missing_ok=True)
+    assert is_stale("load_published")
+    assert is_stale() is (base == "published")
+    Path("tuned").unlink()
+    assert is_stale()
 
 
 def test_one_stage_runs_with_the_environment_and_this_interpreter(project):

@@ -15,6 +15,7 @@ from tasks.stages.params import (
     dataset_names,
     load_application,
     load_dataset,
+    load_published_name,
     model_names,
 )
 
@@ -58,6 +59,7 @@ def test_our_own_file_loads_and_means_what_it_says(values):
     assert load_dataset("emails", OURS).sources[0].sha256 == values["datasets"]["emails"]["sources"][0]["sha256"]
     assert dataset_names(OURS) == list(values["datasets"])
     assert application_names(OURS) == list(values["applications"])
+    assert load_published_name(OURS) == values["published"]
     assert model_names(OURS) == ["foundation", *values["applications"]]
 
 
@@ -106,6 +108,10 @@ def test_our_own_file_leaves_no_value_to_a_default(values):
         ("foundation.evaluate", None, "input should be a valid dictionary.*, not None"),
         ("datasets.pictures", {}, "there is no tasks/datasets/pictures.py"),
         ("applications.classifier.base", "nothing", "'nothing' is not one of foundation, "),
+        ("applications.classifier.base", "publishd", "'publishd' is not one of foundation, .*, published$"),
+        ("publishd", "x", "unknown key; did you mean published?"),
+        ("published", None, "missing"),
+        ("published", 124, "124 is no name of weights"),
         ("applications.classifier.objective", "assistant", "tasks/applications/classifier.py has classifier, not 'ass"),
         ("applications.classifier.dataset", "mails", "'mails' is not one of corpus, emails, instructions"),
     ],
@@ -115,6 +121,18 @@ def test_a_mistake_is_one_line_that_names_file_key_and_reason(written, key, valu
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {key}')}: {reason}") as caught:
         check_params(path)
     assert "\n" not in str(caught.value)
+
+
+def test_published_weights_need_a_name_only_where_something_starts_from_them(written):
+    path = written("published", GONE)
+    others = ", ".join(model_names(path))
+    reason = re.escape(f"{path}: applications.assistant.base: 'published' is not one of {others}")
+    with pytest.raises(ValueError, match=f"^{reason}$"):
+        check_params(path)
+    values = yaml.safe_load(path.read_text())
+    values["applications"]["assistant"]["base"] = "foundation"
+    path.write_text(yaml.safe_dump(values))
+    check_params(path)
 
 
 @pytest.mark.parametrize(

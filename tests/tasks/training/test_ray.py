@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
-from llm.applications.assistant import encode_examples, pack_sequences
+from llm.applications.assistant import Assistant, Question, encode_examples, pack_sequences
 from llm.applications.assistant import objective as assistant_objective
 from llm.applications.classifier import Classifier, ClassifierConfig, LabelledTexts, email_text, encode_texts
 from llm.applications.classifier import objective as classifier_objective
 from llm.applications.language_model import objective
+from llm.chat import Chat
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import Compute
@@ -95,14 +96,14 @@ def prepare_assistant(config: TrainConfig, data: Path, workers: Workers) -> Trai
     torch.manual_seed(config.seed)
     torch.set_num_threads(1)
     encoding = load_tokenizer(data / "tokenizer.json")
-    gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "context_length": 96}))
-    add_lora(gpt, LoRAConfig(rank=2, alpha=4))
-    rows = encode_examples(encoding, WORDS, [""] * len(WORDS), WORDS[1:] + WORDS[:1], 96)
-    questions = [(WORDS[0], "")]
+    model = Assistant(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "context_length": 96}), Chat())
+    add_lora(model, LoRAConfig(rank=2, alpha=4))
+    questions = [Question(word) for word in WORDS]
+    rows = encode_examples(encoding, model.chat, questions, WORDS[1:] + WORDS[:1], 96)
     goal = assistant_objective(
-        gpt, encoding, config, pack_sequences(rows, 96), rows, CPU, questions=questions, workers=workers
+        model, encoding, config, pack_sequences(rows, 96), rows, CPU, questions=questions[:1], workers=workers
     )
-    return TrainingSetup(gpt, encoding, goal, CPU, Throughput("tokens", 1))
+    return TrainingSetup(model, encoding, goal, CPU, Throughput("tokens", 1))
 
 
 @pytest.fixture(scope="module", autouse=True)

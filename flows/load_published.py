@@ -1,0 +1,27 @@
+"""Load published weights as a model of ours, for fine-tunes to start from: `python -m flows.load_published`."""
+
+import sys
+from pathlib import Path
+
+import mlflow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from llm.files import atomic_folder
+from tasks.data.published import save_published
+from tasks.registry.tracking import stage_run
+from tasks.stages.command import stage_command
+from tasks.stages.params import PUBLISHED, load_published_name
+
+
+@flow(flow_run_name="load_published-{params}")
+def load_published(params: str) -> None:
+    """Fetch published weights, check them, and keep them as a model folder of ours."""
+    save = task(save_published, name="load", cache_policy=NO_CACHE)
+    with stage_run(), atomic_folder(Path("models") / PUBLISHED) as folder:
+        mlflow.log_param(PUBLISHED, params)
+        save(params, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(stage_command(load_published, load_published_name))

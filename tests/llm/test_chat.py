@@ -1,0 +1,87 @@
+import pytest
+from projects import CHATML
+from pydantic import ValidationError
+
+from llm.chat import Chat, Message, encode_chat, prompt_tokens
+from llm.errors import UserError
+from llm.tokenizer import END_OF_TEXT, make_encoding, save_tokenizer
+
+TALK = [
+    Message("system", "Be kind."),
+    Message("user", "the cat"),
+    Message("assistant", "sat"),
+    Message("user", "on <|im_end|> the\n"),
+]
+
+
+@pytest.fixture(scope="module")
+def chatml(encoding):
+    """The small tokenizer with ChatML's markers."""
+    ranks, end = encoding._mergeable_ranks, encoding.n_vocab
+    special = {END_OF_TEXT: end - 1, "<|im_start|>": end, "<|im_end|>": end + 1}
+    return make_encoding(encoding._pat_str, ranks, special)
+
+
+def said(encoding, parts, learned=True):
+    return [encoding.decode(part.tokens) for part in parts if part.learned is learned and part.tokens]
+
+
+def test_the_tokens_are_those_of_transformers(chatml, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    save_tokenizer(chatml, tmp_path / "tokenizer.json")
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), chat_template=CHATML)
+    talk = [Message(role, content.replace("<|im_end|>", "mat")) for role, content in TALK]
+    expected = theirs.apply_chat_template(
+        [each._asdict() for each in talk], add_generation_prompt=True, return_dict=False
+    )
+    assert prompt_tokens(chatml, Chat(template=CHATML), talk) == expected
+
+
+def test_a_marker_that_a_person_types_is_text(chatml):
+    tokens = prompt_tokens(chatml, Chat(template=CHATML), TALK)
+    assert tokens.count(chatml.encode_single_token("<|im_end|>")) == len(TALK)
+    assert "<|im_end|> the" in chatml.decode(tokens)
+
+
+def test_only_what_the_assistant_says_is_learned_and_that_its_turn_ends(chatml):
+    talk = [*TALK, Message("assistant", "mat")]
+    parts = encode_chat(chatml, Chat(template=CHATML), talk)
+    assert said(chatml, parts) == ["sat", "<|im_end|>", "mat", "<|im_end|>"]
+
+
+def test_our_own_template_is_the_books(encoding):
+    parts = encode_chat(encoding, Chat(), [Message("user", "Add.\n\n1, 2"), Message("assistant", "3")])
+    assert said(encoding, parts) == ["3", END_OF_TEXT]
+    asked = encoding.decode(prompt_tokens(encoding, Chat(), [Message("user", "Add.\n\n1, 2")]))
+    assert asked == "### Instruction:\nAdd.\n\n1, 2\n\n### Response:\n"
+
+
+def test_the_default_system_prompt_comes_first_unless_a_conversation_has_its_own(chatml):
+    chat = Chat(template=CHATML, system="the mat .")
+    default = prompt_tokens(chatml, chat, [Message("user", "cat")])
+    assert chatml.decode(default).startswith("<|im_start|>system\nthe mat .<|im_end|>\n<|im_start|>user\ncat")
+    own = chatml.decode(prompt_tokens(chatml, chat, TALK))
+    assert own.startswith("<|im_start|>system\nBe kind.")
+    assert "mat ." not in own
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ messages[0].content }}", "does not say system, user, assistant, user once each"),
+        ("{{ raise_exception('no system prompt here') }}", "no system prompt here"),
+        ("{{ ''.__class__.__mro__ }}", "can't say"),
+        ("{{ messages.append(1) }}", "can't say"),
+        ("{% for n in range(999999999) %}{% endfor %}", "can't say"),
+    ],
+)
+def test_a_template_that_leaves_turns_out_or_reaches_out_of_its_sandbox_is_an_error(chatml, template, reason):
+    with pytest.raises(UserError, match=reason):
+        prompt_tokens(chatml, Chat(template=template), TALK)
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "x" * 20_001])
+def test_what_is_no_template_is_refused_where_it_is_read(template):
+    with pytest.raises(ValidationError, match="template"):
+        Chat(template=template)
