@@ -31,7 +31,7 @@ from llm.model.lora import add_lora
 from llm.training.workers import Workers
 from tasks.applications import Application
 from tasks.evaluation import interval, with_interval
-from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, split_file
+from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
 
 BEGINNING = "…"  # ends an answer that any reply beginning with it counts as
 
@@ -75,7 +75,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         build=build,
         dropout=params.dropout,
         context_length=params.context_length,
-        as_stored=params.lora is not None and compute.dtype == torch.bfloat16,
+        as_stored=keeps_precision(params, compute, workers),
     )
     model.chat = model.chat.model_copy(update={"system": params.system})
     if params.lora:

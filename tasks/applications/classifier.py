@@ -42,7 +42,7 @@ from llm.training.workers import Workers
 from tasks.applications import Application
 from tasks.data.mail import clean_mail
 from tasks.evaluation import interval, picture, with_interval
-from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, split_file
+from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
 
 
 class Train(FinetuneConfig):
@@ -91,7 +91,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         base,
         dropout=params.dropout,
         n_layer=params.layers,
-        as_stored=params.lora is not None and compute.dtype == torch.bfloat16,
+        as_stored=keeps_precision(params, compute, workers),
     )
     config = ClassifierConfig(labels=labels, max_tokens=params.max_tokens, tail=params.tail)
     model = Classifier(foundation, config).to(compute.device)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tiktoken
+import torch
 from torch import nn
 
 from llm.config import LoRAConfig, Rate, TrainConfig
@@ -22,6 +23,14 @@ class FinetuneConfig(TrainConfig):
     """Train thin matrices beside the frozen ones, and merge them at the end; without it all weights move."""
     dropout: Rate = 0.0
     """Share of activations dropped in training."""
+
+
+def keeps_precision(params: FinetuneConfig, compute: Compute, workers: Workers) -> bool:
+    """Whether a base stays as it is stored: frozen bfloat16 is multiplied as it is, and takes half of the memory.
+
+    FSDP shards weights of one precision alone.
+    """
+    return params.lora is not None and compute.dtype == torch.bfloat16 and not workers.sharded
 
 
 class Throughput(NamedTuple):
