@@ -106,6 +106,16 @@ def test_the_assistant_is_the_published_model_with_its_template_and_what_lora_le
     assert same | matrices == before.state_dict().keys()
 
 
+def test_a_version_says_which_model_it_started_from(client: MlflowClient) -> None:
+    said = {
+        model: client.get_model_version_by_alias(f"threestage-{model}", "challenger").description for model in METRICS
+    }
+    assert "It started from `models/published` (`" in said["assistant"]
+    assert "), the weights `published`. " in said["assistant"]
+    assert "It started from `models/foundation` (`" in said["classifier"]
+    assert "It started from" not in said["foundation"]
+
+
 def test_every_stage_left_a_finished_mlflowrun(client: MlflowClient) -> None:
     runs = mlflow.search_runs(experiment_names=["threestage"], output_format="list")
     by_stage = {run.data.tags.get("threestage.dvc.stage"): run for run in runs}

@@ -27,9 +27,9 @@ from packaging.version import Version
 from llm.errors import UserError
 from tasks.registry.lineage import lineage, workspace
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
-from tasks.stages.hashes import PREFIX, digest, locked, md5_of, stale
+from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stale
 from tasks.stages.lock import exclusive
-from tasks.stages.params import evaluation_stage, training_report, training_stage
+from tasks.stages.params import PUBLISHED, evaluation_stage, training_report, training_stage
 
 CHALLENGER = "challenger"
 KEY = f"{PREFIX}.key"
@@ -142,7 +142,16 @@ def compared(metrics: Mapping[str, float]) -> Iterator[Compared]:
         yield Compared(name, value, interval, metrics.get(BASELINE + name))
 
 
-def _description(model: str, metrics: dict[str, float], tags: dict[str, str]) -> str:
+def _base(training: Hashes) -> str:
+    """The model that training started from, as a sentence; empty where it started from nothing."""
+    base = next((path for path in training.deps if path.startswith("models/")), None)
+    if base is None:
+        return ""
+    weights = f", the weights `{locked('load_published').params[PUBLISHED]}`" if base == f"models/{PUBLISHED}" else ""
+    return f"It started from `{base}` (`{training.deps[base]}`){weights}. "
+
+
+def _description(model: str, metrics: dict[str, float], tags: dict[str, str], base: str) -> str:
     """What a reviewer reads first: the metrics, the baseline beside them, and where they come from."""
     rows = ["| metric | test | 95 % interval | baseline | difference |", "|---|---|---|---|---|"]
     for name, value, interval, baseline in compared(metrics):
@@ -157,7 +166,7 @@ def _description(model: str, metrics: dict[str, float], tags: dict[str, str]) ->
             "",
             *rows,
             "",
-            f"Model `{tags[f'{PREFIX}.dvc.out.models/{model}']}`, training run `{tags[TRAINING_RUN]}`, {commit}. "
+            f"{base}Model `{tags[f'{PREFIX}.dvc.out.models/{model}']}`, training run `{tags[TRAINING_RUN]}`, {commit}. "
             "Plots and reports are in this version's run.",
         ]
     )
@@ -238,7 +247,7 @@ def _register(model: str) -> ModelVersion:
         logged.model_uri,
         run.info.run_id,
         tags=tags,
-        description=_description(model, metrics, tags),
+        description=_description(model, metrics, tags, _base(training)),
         model_id=logged.model_id,  # a tracking server refuses a source that it can't tie to a model
     )
     link = json.dumps([{"name": name, "version": version.version}])
