@@ -154,14 +154,16 @@ def calibrate(model: Classifier, validation: "LabelledTexts", false_positive_rat
 
     At most `false_positive_rate` of its texts of the first label are given the second by that threshold.
     """
-    from scipy.optimize import minimize_scalar
-
     logits = predict(copy.deepcopy(model).float(), validation.tokens)  # as it will be served
 
     def loss(log_temperature: float) -> float:
         return F.cross_entropy(logits / math.exp(log_temperature), validation.labels).item()
 
-    temperature = math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)
+    low, high = -3.0, 3.0
+    while high - low > 1e-3:  # it falls, then rises
+        third = (high - low) / 3
+        low, high = (low, high - third) if loss(low + third) < loss(high - third) else (low + third, high)
+    temperature = math.exp((low + high) / 2)
     found, second = _probabilities(logits, temperature), validation.labels.numpy() == 1
     threshold = best_threshold(found, second, false_positive_rate)
     model.config = model.config.model_copy(update={"temperature": temperature, "threshold": threshold})

@@ -90,7 +90,8 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     windows = pack_sequences(train, window)
     goal = objective(model, encoding, params, windows, validation, compute, questions=questions, workers=workers)
     tokens = sum(map(len, train)) * params.batch_size * params.gradient_accumulation // len(windows)
-    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
+    flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient
+    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops))
 
 
 def _plain(text: str) -> str:

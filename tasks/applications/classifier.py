@@ -188,7 +188,7 @@ def _slices(test: pd.DataFrame, spam: str) -> pd.DataFrame:
         rows["spam_right"] = rows["right"].where(rows["is_spam"])
         counts = {"rows": ("right", "size"), "spam": ("is_spam", "mean")}
         shares = {each: (each, "mean") for each in ("ham_right", "spam_right", "baseline_right")}
-        tables.append(rows.groupby("slice").agg(**counts, **shares).reset_index().assign(by=name))
+        tables.append(rows.groupby("slice").agg(**counts, **shares).astype(float).reset_index().assign(by=name))
     return pd.concat(tables)[["by", "slice", "rows", "spam", "ham_right", "spam_right", "baseline_right"]]
 
 
