@@ -115,7 +115,8 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
     assert found == pytest.approx(
         {"response_loss": losses[0], "exact_match": 0.5, "rouge_l": 0.5}
         | {"baseline_response_loss": losses[1], "baseline_exact_match": 0.0, "baseline_rouge_l": 0.0}
-        | {"nearest_exact_match": 0.5, "nearest_rouge_l": nearest},
+        | {"nearest_exact_match": 0.5, "nearest_rouge_l": nearest}
+        | {"exact_match_low": 0.0, "exact_match_high": 1.0},
         rel=1e-4,
     )
     kinds = pd.read_csv(tmp_path / "by_kind.csv").set_index("kind")

@@ -52,7 +52,7 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
         ("preprocess@corpus", "pretrain"),
         ("preprocess@emails", "finetune@classifier"),
         ("preprocess@instructions", "finetune@assistant"),
-        ("pretrain", "finetune@classifier"),
+        ("load_published", "finetune@classifier"),
         ("load_published", "finetune@assistant"),
         ("load_published", "evaluate@assistant"),
         ("pretrain", "evaluate_foundation"),
