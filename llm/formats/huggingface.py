@@ -29,7 +29,7 @@ from llm.formats.model_folder import load_model, read_config
 from llm.formats.tokenizer_files import read_tokenizer
 from llm.formats.weights import StoredTensor, check_tensors, materialise, read_safetensors, weightless
 from llm.model.gpt import GPT
-from llm.tokenizer import end_of_text, save_tokenizer
+from llm.tokenizer import end_of_text, save_tokenizer, stop_tokens
 
 LAYOUTS = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA}
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack")
@@ -189,7 +189,8 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
 def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, chat: Chat | None = None) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json as transformers loads them.
 
-    The template of a `chat`, such as an assistant's, becomes chat_template.jinja. Its system prompt stays behind, as
+    The template of a `chat`, such as an assistant's, becomes chat_template.jinja, and generation_config.json says where
+    its turns end. Its system prompt stays behind, as
     the layout has no place for one: whoever talks to the model gives it as the first message. The folder must be new or
     empty. Raises UserError for a shape that is neither GPT-2's nor Llama's.
     """
@@ -233,6 +234,8 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
         (partial / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
         if chat is not None:
             (partial / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
+            ends = {"bos_token_id": described["bos_token_id"], "eos_token_id": sorted(stop_tokens(encoding))}
+            (partial / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
         save_tokenizer(encoding, partial / "tokenizer.json")
 
 

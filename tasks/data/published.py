@@ -79,8 +79,7 @@ def published_weights(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
         return path
-    known = ", ".join(["scratch", *PUBLISHED])
-    raise UserError(f"{name!r} is not one of {known}, and no folder or .gguf file here")
+    raise UserError(f"{name!r} is not one of {', '.join(PUBLISHED)}, and no folder or .gguf file here")
 
 
 def published_tokenizer(name: str) -> "tiktoken.Encoding":

@@ -155,6 +155,10 @@ def load_published_name(path: Path = PARAMS_FILE) -> str:
     name = read_yaml(path).get(PUBLISHED)
     if not isinstance(name, str):
         raise UserError(f"{path}: {PUBLISHED}: {'missing' if name is None else f'{name!r} is no name of weights'}")
+    published = import_module("tasks.data.published")
+    if not published.is_published(name):
+        known = ", ".join(published.PUBLISHED)
+        raise UserError(f"{path}: {PUBLISHED}: {name!r} is not one of {known}, and no folder or .gguf file here")
     return name
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from projects import CHATML
 from published import TOKENS, difference
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llm.applications import assistant
 from llm.applications.classifier import Classifier, ClassifierConfig
@@ -14,7 +14,7 @@ from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA
 from llm.formats.huggingface import export_huggingface, load_pretrained, main
 from llm.formats.model_folder import load_model, save_model
 from llm.formats.tokenizer_files import read_chat_template
-from llm.tokenizer import END_OF_TEXT, make_encoding
+from llm.tokenizer import END_OF_TEXT, make_encoding, stop_tokens
 
 OURS = [
     {},
@@ -103,6 +103,9 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
             [message._asdict() for message in TALK], add_generation_prompt=True, return_dict=False
         )
         assert found == prompt_tokens(chatty, Chat(template=template), TALK)
+        ends = GenerationConfig.from_pretrained(folder).eos_token_id  # where generate() stops
+        assert set(ends) == stop_tokens(chatty)
+        assert len(ends) == 2
 
 
 def test_a_model_without_a_chat_is_exported_without_a_template(tmp_path, make_gpt, encoding):

@@ -163,7 +163,7 @@ def test_a_folder_of_ones_own_is_taken_as_it_is_and_known_by_its_bytes(published
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    reason = r"^'gpt3' is not one of scratch, gpt2-124m, .*smollm2-135m, and no folder or \.gguf file here"
+    reason = r"^'gpt3' is not one of gpt2-124m, .*smollm2-135m, and no folder or \.gguf file here"
     with pytest.raises(UserError, match=reason):
         published_weights("gpt3")
 
