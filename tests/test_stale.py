@@ -228,3 +228,9 @@ def test_no_import_is_relative_so_that_a_line_says_where_a_thing_is():
     for module in modules():
         for node in ast.walk(ast.parse((ROOT / module).read_text())):
             assert not (isinstance(node, ast.ImportFrom) and node.level), module
+
+
+def test_compiled_python_is_no_reason_to_run_a_stage() -> None:
+    with Repo(str(ROOT)) as repo:
+        assert repo.dvcignore.is_ignored_dir(str(ROOT / "llm/model/__pycache__"))
+        assert not repo.dvcignore.is_ignored_file(str(ROOT / "llm/model/gpt.py"))
