@@ -121,6 +121,10 @@ def registered(models: Iterable[str]) -> dict[str, str | None]:
         return {model: described(model) for model in models}
 
 
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error")
+"""How the names of such metrics end."""
+
+
 class Compared(NamedTuple):
     """A metric with what stands beside it."""
 
@@ -156,7 +160,8 @@ def _description(model: str, metrics: dict[str, float], tags: dict[str, str], ba
     rows = ["| metric | test | 95 % interval | baseline | difference |", "|---|---|---|---|---|"]
     for name, value, interval, baseline in compared(metrics):
         beside = "| | |" if baseline is None else f"| {baseline:.4f} | {value - baseline:+.4f} |"
-        rows.append(f"| {name} | {value:.4f} | {interval} {beside}")
+        lower = " (lower is better)" if name.endswith(LOWER_IS_BETTER) else ""
+        rows.append(f"| {name}{lower} | {value:.4f} | {interval} {beside}")
     dirty = [part for part in ("code", "params.yaml", "dvc.yaml") if tags[f"{PREFIX}.git.dirty.{part}"] == "true"]
     commit = f"git commit `{tags[f'{PREFIX}.git.commit']}`" + (f"; **not in git: {', '.join(dirty)}**" if dirty else "")
     return "\n".join(

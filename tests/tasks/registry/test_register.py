@@ -312,12 +312,16 @@ def test_a_version_that_a_person_deleted_does_not_come_back(project):
     assert register_model("classifier") in ("1", "2")  # new evidence is another matter
 
 
-def test_a_registration_that_was_killed_before_its_alias_comes_to_its_end(project):
+def register_and_die_in(call: str) -> None:
     code = "import os, mlflow\nfrom tasks.registry import register\n"
-    code += "register.MlflowClient.set_registered_model_alias = lambda *a, **k: os._exit(9)\n"
+    code += f"register.MlflowClient.{call} = lambda *a, **k: os._exit(9)\n"
     code += "register.register_model('classifier')"
     killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert killed.returncode == 9
+
+
+def test_a_registration_that_was_killed_before_its_alias_comes_to_its_end(project):
+    register_and_die_in("set_registered_model_alias")
     assert register_model("classifier") == "1"
     assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
 
@@ -335,15 +339,19 @@ def test_a_store_that_does_not_answer_for_its_artifacts_makes_no_second_version(
 
 
 def test_a_registration_that_was_killed_leaves_nothing_behind_the_next_one(project):
-    code = "import os, mlflow\nfrom tasks.registry import register\n"
-    code += "register.MlflowClient.create_model_version = lambda *a, **k: os._exit(9)\n"
-    code += "register.register_model('classifier')"
-    killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert killed.returncode == 9
+    register_and_die_in("create_model_version")
     assert register_model("classifier") == "1"
     runs = mlflow.search_runs(output_format="list")
     assert [run.info.run_name for run in runs] == ["register classifier"]
     assert len(mlflow.search_logged_models(output_format="list")) == 1
+
+
+def test_a_metric_of_which_less_is_better_says_so(project):
+    report = Path("reports/evaluation/classifier/metrics.json")
+    report.write_text('{"response_loss": 0.5, "baseline_response_loss": 3.0}')
+    run(sys.executable, "-m", "dvc", "commit", "--quiet", "--force")
+    register_model("classifier")
+    assert "| response_loss (lower is better) | 0.5000 |  | 3.0000 | -2.5000 |" in challenger().description
 
 
 def test_what_is_not_in_git_stands_in_the_description(project):
