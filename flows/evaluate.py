@@ -13,7 +13,7 @@ from llm.applications import load
 from llm.config import Config
 from llm.device import choose_compute
 from llm.files import atomic_folder, write_atomic
-from tasks.applications import find
+from tasks.evaluation import find
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
 from tasks.stages.params import evaluation_stage, load_application, model_names

@@ -12,6 +12,7 @@ from importlib import import_module
 from dvc.repo import Repo
 
 from tasks.applications import find
+from tasks.evaluation import find as find_evaluation
 from tasks.stages.graph import stages
 from tasks.stages.params import model_names
 
@@ -34,6 +35,7 @@ def main() -> None:
     import_module("mlflow.store.tracking.sqlalchemy_store")
     for model in model_names():
         find(model)
+        find_evaluation(model)
     for stage in stages():
         name, _, key = stage.replace("evaluate_foundation", "evaluate@foundation").partition("@")
         run_in_fork(f"flows.{name}", *([key] if key else []))

@@ -60,11 +60,11 @@ def extended(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_dataset_and_an_application_are_a_slice_a_block_and_a_test_each(extended: Path) -> None:
+def test_a_dataset_and_an_application_are_slices_a_block_and_a_test_each(extended: Path) -> None:
     assert changed(extended) == {
         "params.yaml",
         *("tasks/datasets/questions.py", "tests/tasks/datasets/test_questions.py"),
-        *("tasks/applications/quiz.py", "tests/tasks/applications/test_quiz.py"),
+        *("tasks/applications/quiz.py", "tasks/evaluation/quiz.py", "tests/tasks/evaluation/test_quiz.py"),
     }
 
 
@@ -76,7 +76,7 @@ def test_the_page_adds_blocks_to_the_sections_that_our_own_file_has(extended: Pa
 
 
 def test_its_own_tests_pass(extended: Path) -> None:
-    tests = ["tests/tasks/datasets/test_questions.py", "tests/tasks/applications/test_quiz.py"]
+    tests = ["tests/tasks/datasets/test_questions.py", "tests/tasks/evaluation/test_quiz.py"]
     done = run(extended, "pytest", "-p", "no:cacheprovider", "-n0", *tests)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "3 passed" in done.stdout

@@ -64,14 +64,17 @@ STALE = {  # the first pattern that fits a module counts
         for objective in {block["objective"]: None for block in MODELS.values()}
     },
     "tasks/applications/__init__.py": (),
-    **{f"tasks/applications/{name}.py": stages_of(each == name for each in MODELS) for name in MODELS},
+    **{f"tasks/applications/{name}.py": (training_stage(name),) for name in MODELS},
     "tasks/data/sources.py": FETCH,
     "tasks/data/published.py": (LOAD,),
     "tasks/data/__init__.py": (),
     "tasks/data/mail.py": (*PREPROCESS, *EVALUATED),  # behavioural mails are cleaned as served ones are
+    "tasks/data/conversations.py": (*FINETUNE, *EVALUATED),
     "tasks/data/*": PREPROCESS,
     "tasks/datasets/__init__.py": PREPROCESS,
-    "tasks/evaluation.py": EVALUATED,
+    "tasks/evaluation/__init__.py": (),
+    **{f"tasks/evaluation/{name}.py": (evaluation_stage(name),) for name in MODELS},
+    "tasks/evaluation/statistics.py": EVALUATED,
     **{f"tasks/datasets/{name}.py": (f"preprocess@{name}",) for name in DATASETS},
     "tasks/training/fit.py": TRAINING,
     "tasks/training/report.py": TRAINING,
@@ -101,7 +104,6 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
     "flows.load_published": {"tasks/data/sources.py": "how they are fetched, checked against a hash"},
     "flows.finetune": {
         "tasks/data/mail.py": "for the evaluation",
-        "tasks/evaluation.py": "the same",
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {
@@ -147,17 +149,15 @@ def deps() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def commands() -> dict[str, list[str]]:
-    """The modules that each stage's command starts with: the flow, and the slices that it finds by their names."""
+    """The modules that each stage's command starts with: the flow, and the slice that it finds by its name."""
     found = {}
     with Repo(str(ROOT)) as repo:
         for stage in repo.index.stages:
             module, *name = stage.cmd.removeprefix("exec python -m ").split()
             slices = {"fetch": [], LOAD: [], "preprocess": [f"tasks.datasets.{name[0]}"] if name else []}
             model = name[0] if name else "foundation"
-            found[stage.addressing] = [
-                module,
-                *slices.get(module.partition(".")[2], [f"tasks.applications.{model}"]),
-            ]
+            package = "evaluation" if module == "flows.evaluate" else "applications"
+            found[stage.addressing] = [module, *slices.get(module.partition(".")[2], [f"tasks.{package}.{model}"])]
     return found
 
 

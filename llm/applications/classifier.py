@@ -7,7 +7,7 @@ token alone, 0.92 with both. One new layer makes an output a class of them.
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -107,6 +107,11 @@ def build(gpt: GPT, config: Mapping[str, Any]) -> Classifier:
 def email_text(subject: str, body: str) -> str:
     """An email as the model reads it, subject first."""
     return f"{subject}\n\n{body}"
+
+
+def email_texts(subjects: Iterable[str], bodies: Iterable[str]) -> list[str]:
+    """Emails as the model reads them."""
+    return [email_text(*each) for each in zip(subjects, bodies, strict=True)]
 
 
 def encode_texts(encoding: tiktoken.Encoding, texts: Sequence[str], max_tokens: int, tail: int = 0) -> list[list[int]]:

@@ -1,15 +1,15 @@
-"""The models that people use: one file each, which says how one is prepared for training and how it is measured.
+"""The models that people use: one file each, which says how one is prepared for training.
 
-An application is a module here with an `APPLICATION`, a block under `applications` in params.yaml, and a test; one in
-llm/applications, too, where it learns something new.
+An application is a module here with an `APPLICATION`, one in tasks/evaluation that measures it, a block under
+`applications` in params.yaml, and a test; one in llm/applications, too, where it learns something new.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from llm.config import Config, TrainConfig
+from llm.config import TrainConfig
 from tasks.training.setup import TrainingSetup
 
 
@@ -26,15 +26,9 @@ class Application:
     """The file of llm/applications that it learns and answers by; its block in params.yaml names it for DVC."""
     train: type[TrainConfig]
     """Its `train` section in params.yaml."""
-    evaluate: type[Config]
-    """Its `evaluate` section in params.yaml."""
     prepare: Callable[..., TrainingSetup]
     """`prepare(params, data, base, workers)`: what is trained, from the `train` section, the dataset's folder, the
     folder of the model that it starts from (None for the foundation) and the workers that share it out."""
-    measure: Callable[..., Mapping[str, float]]
-    """`measure(model, encoding, data, base, params, compute, evidence)`: metrics on the test split, from the `evaluate`
-    section; `base` is the folder of the model that it started from (None for the foundation), and what a reviewer reads
-    goes to the folder `evidence`. A `baseline_<metric>` is of what a user would pick."""
     cleaning: str | None = None
     """The module whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
     `INPUTS` and `REQUIREMENTS`, and ships with every version."""

@@ -3,20 +3,17 @@
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import tiktoken
 import torch
 from pydantic import Field, model_validator
-from tqdm import tqdm
 
-from llm.applications.language_model import continuations, objective, text_loss
-from llm.config import Config, GPTConfig, GPTShape, TrainConfig
+from llm.applications.language_model import objective
+from llm.config import GPTConfig, GPTShape, TrainConfig
 from llm.dataset import TokenWindows
-from llm.device import Compute, choose_compute
+from llm.device import choose_compute
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.tokenizer import load_tokenizer, same_tokens
-from llm.training.loss import bits_per_byte
 from llm.training.workers import Workers
 from tasks.applications import Application
 from tasks.training.setup import Throughput, TrainingSetup
@@ -51,19 +48,6 @@ class Train(GPTShape, TrainConfig):
         if self.init_from == SCRATCH and self.steps == 0:
             raise ValueError("steps 0 leave a model from scratch untrained; name published weights in init_from")
         return self
-
-
-class Evaluate(Config):
-    """How the foundation is measured on the test split."""
-
-    batch_size: int = Field(gt=0)
-    """Sequences a forward pass."""
-    sample_prompts: tuple[str, ...] = ()
-    """Continued for people to read."""
-    sample_tokens: int = Field(default=60, gt=0)
-    """Tokens a sample."""
-    seed: int = Field(default=1, ge=0)
-    """Seeds the sampling."""
 
 
 def start(params: Train, corpus: tiktoken.Encoding) -> GPT:
@@ -115,29 +99,4 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
 
 
-def measure(
-    model: GPT,
-    encoding: tiktoken.Encoding,
-    data: Path,
-    base: None,
-    params: Evaluate,
-    compute: Compute,
-    evidence: Path,
-) -> dict[str, float]:
-    """Loss in nats a token, perplexity and bits per byte on the whole test file; sample texts as evidence."""
-    windows = TokenWindows(data, "test", model.config.context_length)
-    rows = np.array_split(np.arange(len(windows)), max(1, len(windows) // params.batch_size))
-    loss = text_loss(model, windows, tqdm(rows, desc="foundation", unit="batch"), compute)
-    texts = continuations(model, encoding, params.sample_prompts, tokens=params.sample_tokens, seed=params.seed)
-    lines = ["# Samples of the foundation", *(f"> {' '.join(text.split())}" for text in texts)]
-    (evidence / "samples.md").write_text("\n\n".join(lines) + "\n")
-    return {
-        "test_loss": loss,
-        "perplexity": float(np.exp(loss)),
-        "bits_per_byte": bits_per_byte(loss, 1, windows.bytes_per_token),
-    }
-
-
-APPLICATION = Application(
-    objective="language_model", train=Train, evaluate=Evaluate, prepare=prepare, measure=measure, identity=identity
-)
+APPLICATION = Application(objective="language_model", train=Train, prepare=prepare, identity=identity)

@@ -1,7 +1,7 @@
 """params.yaml as frozen, validated models, and the stages and folders that belong to a model.
 
 A block is read with the models that its dataset or application brings: `tasks/datasets/<name>.py`,
-`tasks/applications/<name>.py`. A stage reads its own block alone.
+`tasks/applications/<name>.py` and `tasks/evaluation/<name>.py`. A stage reads its own block alone.
 """
 
 import difflib
@@ -62,14 +62,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _find(kind: str, name: str) -> Any:
-    """The dataset or the application of that name: `kind` is datasets or applications."""
+    """The dataset, the application or the evaluation of that name, by its package in tasks."""
     package = f"tasks.{kind}"
     try:
         return import_module(package).find(name)
     except ModuleNotFoundError as error:
         if error.name != f"{package}.{name}":
             raise
-        raise UserError(f"{kind}.{name}: there is no {package.replace('.', '/')}/{name}.py") from None
+        place = "datasets" if kind == "datasets" else "applications"
+        raise UserError(f"{place}.{name}: there is no {package.replace('.', '/')}/{name}.py") from None
 
 
 @cache
@@ -81,7 +82,7 @@ def _block_type(kind: str, name: str) -> type[Config]:
         fields = {"sources": (list[source], Field(min_length=1)), "preprocess": (found.params, ...)}
     else:
         fields = {"dataset": (str, ...), "objective": (str, ...)}
-        fields |= {"train": (found.train, ...), "evaluate": (found.evaluate, ...)}
+        fields |= {"train": (found.train, ...), "evaluate": (_find("evaluation", name).params, ...)}
         if name != FOUNDATION:
             fields["base"] = (str, ...)
     return create_model(name, __base__=Config, **fields)

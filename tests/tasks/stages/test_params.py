@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from tasks.applications import find as find_application
 from tasks.datasets import find as find_dataset
+from tasks.evaluation import find as find_evaluation
 from tasks.stages.params import (
     application_names,
     check_params,
@@ -213,6 +214,6 @@ def test_every_field_says_what_it_means():
 
     sections = {name: find_dataset(name).params for name in dataset_names(OURS)}
     for name in model_names(OURS):
-        sections |= {f"{name}.train": find_application(name).train, f"{name}.evaluate": find_application(name).evaluate}
+        sections |= {f"{name}.train": find_application(name).train, f"{name}.evaluate": find_evaluation(name).params}
     for place, model in sections.items():
         assert [name for name, meaning in fields(model, f"{place}.") if not meaning] == []

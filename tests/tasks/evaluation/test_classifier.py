@@ -8,8 +8,8 @@ import torch
 
 from llm.applications.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.device import Compute
-from tasks.applications import classifier
-from tasks.applications.classifier import _thinned
+from tasks.evaluation import classifier
+from tasks.evaluation.classifier import _thinned
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 

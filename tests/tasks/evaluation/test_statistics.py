@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from tasks.evaluation import interval, picture, with_interval
+from tasks.evaluation.statistics import interval, picture, with_interval
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():

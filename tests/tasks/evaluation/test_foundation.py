@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from llm.device import Compute
-from tasks.applications import foundation
+from tasks.evaluation import foundation
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
