@@ -13,8 +13,8 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from llm.files import atomic_folder
-from tasks.data.quality import summarise, summary_expectations, validate
-from tasks.data.splits import SPLITS, Split, deduplicate, split
+from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
+from tasks.data.splits import SPLITS, Split, check_train_only, deduplicate, split
 from tasks.datasets import Dataset, Table, find
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
@@ -27,7 +27,9 @@ step = partial(task, cache_policy=NO_CACHE, persist_result=False)
 @step
 def read(name: str, dataset: Dataset, params: Split) -> Table:
     """Read the raw files."""
-    return dataset.read(Path("data/raw") / name, params)
+    table = dataset.read(Path("data/raw") / name, params)
+    check_train_only(table, params)  # before a source may be gone as a duplicate
+    return table
 
 
 @step
@@ -40,17 +42,19 @@ def drop_duplicates(table: Table, dataset: Dataset, params: Split) -> Table:
 def split_rows(table: Table, dataset: Dataset, params: Split) -> Table:
     """Give every row its split."""
     groups = table[dataset.groups] if dataset.groups else None
-    return split(table, params, groups=groups, stratify=dataset.stratify)
+    weights = dataset.weight(table) if dataset.weight else None
+    return split(table, params, groups=groups, stratify=dataset.stratify, weights=weights)
 
 
 @step
 def check(name: str, rows_read: int, table: Table, dataset: Dataset, params: Split, report: Path) -> Table:
     """Hold rows and splits against what is expected of them, and give the summary."""
     text, threshold = dataset.text(table), params.near_duplicate
-    summary = summarise(rows_read, table, text, threshold, groups=dataset.groups, labels=dataset.labels)
+    labels = dataset.labels(params) if dataset.labels else ()
+    summary = summarise(rows_read, table, text, threshold, groups=dataset.groups, labels=labels)
     checks = {
-        "rows": (table.drop(columns="split"), dataset.expectations()),
-        "summary": (summary, summary_expectations(dataset.labels)),
+        "rows": (table.drop(columns="split"), [*dataset.expectations(), *label_expectations(labels)]),
+        "summary": (summary, summary_expectations(labels)),
     }
     validate(name, checks, report)
     return summary

@@ -9,12 +9,13 @@ nobody can end their turn, or begin another's, by typing a marker.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import tiktoken
 from jinja2 import Template, TemplateError
+from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import field_validator
 
@@ -73,7 +74,7 @@ class Part(NamedTuple):
 
     tokens: list[int]
     learned: bool
-    """Whether the assistant says it: its turns, each with the token that ends it."""
+    """Whether the assistant learns to say it: its turns, each with what ends it."""
 
 
 @lru_cache(maxsize=8)
@@ -81,19 +82,41 @@ def _compiled(template: str) -> Template:
     def refuse(reason: str) -> None:
         raise TemplateError(reason)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = refuse
     return environment.from_string(template)
 
 
-def _pieces(text: str) -> Iterator[tuple[str, int | None]]:
-    """What the template wrote, and in between the numbers of the messages that go there."""
-    parts = MARK.split(text)
-    for place, part in enumerate(parts):
-        if place % 2:
-            yield "", int(part)
-        elif part:
-            yield part, None
+def _written(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message]) -> str:
+    """A conversation as the template writes it, a mark where each turn's content goes; raises as `encode_chat`."""
+    marked = [{"role": each.role, "content": _mark(number)} for number, each in enumerate(messages)]
+    end = decode(encoding, [end_of_text(encoding)])
+    special = {"bos_token": start_of_text(encoding), "eos_token": end}
+    roles = ", ".join(each.role for each in messages)
+    try:
+        text = _compiled(chat.template).render(messages=marked, add_generation_prompt=False, **special)
+    except (TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise UserError(f"the chat template can't say {roles}: {error}") from None
+    if [int(number) for number in MARK.findall(text)] != list(range(len(messages))):
+        raise UserError(f"the chat template does not say {roles} once each")
+    return text
+
+
+def _mark(number: int) -> str:
+    return f"\ue000{number}\ue001"
+
+
+def _is_asked_so(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message], number: int, text: str) -> bool:
+    """Whether what stands before an answer in `text` is what stands there when it is asked for.
+
+    Some templates write earlier turns otherwise than the last one: without the thoughts, say.
+    """
+    if messages[number].role != "assistant":
+        return False
+    if number == len(messages) - 1:
+        return True
+    before = text.partition(_mark(number))[0]
+    return before == _written(encoding, chat, messages[: number + 1]).partition(_mark(number))[0]
 
 
 def encode_chat(
@@ -101,34 +124,54 @@ def encode_chat(
 ) -> list[Part]:
     """A conversation as tokens; `to_answer` leaves it where the assistant is to speak.
 
+    That place is where an answer would stand, and not what the template writes for `add_generation_prompt`: so what is
+    asked is what was learned from, to the token. The assistant learns its turns, each up to and including the first
+    special token behind it; where the template writes none behind the last one, the token that ends a text comes there.
+    An earlier turn that the template writes as it would never be asked for is not learned.
+
     The default system prompt comes first where `messages` begin with none. Raises UserError for a template that can't
     say these turns, or leaves one out.
     """
     if chat.system and not (messages and messages[0].role == "system"):
         messages = [Message("system", chat.system), *messages]
-    marked = [{"role": each.role, "content": f"\ue000{number}\ue001"} for number, each in enumerate(messages)]
-    end = decode(encoding, [end_of_text(encoding)])
-    special = {"bos_token": start_of_text(encoding), "eos_token": end}
-    try:
-        text = _compiled(chat.template).render(messages=marked, add_generation_prompt=to_answer, **special)
-    except (TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise UserError(f"the chat template can't say {', '.join(each.role for each in messages)}: {error}") from None
-    if [number for _, number in _pieces(text) if number is not None] != list(range(len(messages))):
-        raise UserError(f"the chat template does not say {', '.join(each.role for each in messages)} once each")
-    parts: list[Part] = []
-    answered = False
-    for written, number in _pieces(text):
-        if number is not None:
-            answered = messages[number].role == "assistant"
-            parts.append(Part(encoding.encode_ordinary(messages[number].content), answered))
+    if to_answer:
+        messages = [*messages, Message("assistant", "")]
+    text = _written(encoding, chat, messages)
+    first, *rest = MARK.split(text)
+    parts = [Part(encoding.encode(first, allowed_special="all"), False)]
+    for number, (message, behind) in enumerate(zip(messages, rest[1::2], strict=True)):
+        last = number == len(messages) - 1
+        if to_answer and last:
+            break
+        learned = not to_answer and _is_asked_so(encoding, chat, messages, number, text)
+        tokens = encoding.encode(behind, allowed_special="all")
+        length = _length_of_end(encoding, tokens) if learned else 0
+        end = [end_of_text(encoding)] if learned and last and not length else tokens[:length]
+        parts += [
+            Part(encoding.encode_ordinary(message.content), learned),
+            Part(end, learned),
+            Part(tokens[length:], False),
+        ]
+    return [part for part in parts if part.tokens]
+
+
+def _length_of_end(encoding: tiktoken.Encoding, tokens: Sequence[int]) -> int:
+    """How many tokens behind an answer end it: up to and including the first special one, 0 without one."""
+    special = set(encoding._special_tokens.values())
+    return next((place for place, token in enumerate(tokens, 1) if token in special), 0)
+
+
+def turn_ends(encoding: tiktoken.Encoding, chat: Chat) -> frozenset[int]:
+    """Ids of the tokens at which the assistant's turn is over: those that end any text, and those of the template."""
+    ends, special = stop_tokens(encoding), set(encoding._special_tokens.values())
+    turns = [Message("user", ""), Message("assistant", "")]
+    for talk in (turns * 2, turns):  # the last answer may end otherwise than those before; some say one alone
+        try:
+            parts = encode_chat(encoding, chat, talk)
+        except UserError:  # what it can't say it says where it is asked to
             continue
-        tokens = encoding.encode(written, allowed_special="all")
-        if answered and tokens and tokens[0] in stop_tokens(encoding):  # how the model learns to stop
-            parts.append(Part(tokens[:1], True))
-            tokens = tokens[1:]
-        parts.append(Part(tokens, False))
-        answered = False
-    return parts
+        return ends | {part.tokens[-1] for part in parts if part.learned and part.tokens[-1] in special}
+    return ends
 
 
 def start_of_text(encoding: tiktoken.Encoding) -> str:
@@ -138,5 +181,8 @@ def start_of_text(encoding: tiktoken.Encoding) -> str:
 
 
 def prompt_tokens(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message]) -> list[int]:
-    """A conversation as tokens, up to where the assistant is to speak. Raises UserError as `encode_chat`."""
+    """A conversation as tokens, up to where the assistant is to speak: what stands before an answer that is learned.
+
+    Raises UserError as `encode_chat`.
+    """
     return [token for part in encode_chat(encoding, chat, messages, to_answer=True) for token in part.tokens]

@@ -79,13 +79,13 @@ class TokenWindows:
         return np.array_split(rows, min(rounds, len(rows) // workers) * workers)
 
 
-def pad(sequences: list[list[int]], value: int) -> tuple[Tensor, Tensor]:
-    """Sequences filled up on the right to the longest, int64 BT, and their lengths, B.
+def pad(sequences: list[list[int]], value: int, length: int = 0) -> tuple[Tensor, Tensor]:
+    """Sequences filled up on the right to the longest, or to `length`, int64 BT, and their lengths, B.
 
     Attention is causal, so no real token can see the padding behind it.
     """
     lengths = torch.tensor([len(sequence) for sequence in sequences])
-    padded = torch.full((len(sequences), int(lengths.max())), value)
+    padded = torch.full((len(sequences), max(length, int(lengths.max()))), value)
     for row, sequence in zip(padded, sequences, strict=True):
         row[: len(sequence)] = torch.tensor(sequence)
     return padded, lengths

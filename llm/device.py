@@ -51,6 +51,13 @@ def choose_compute() -> Compute:
     return Compute(cpu, torch.float32, "no GPU; the processor has no native bfloat16")
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 natively, as `choose_compute` asks of the device that it chooses."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
 def _make_cuda_repeatable() -> str:
     """Ask for deterministic kernels, and for float32 without TF32; what there is to say of it."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads with its first product

@@ -15,7 +15,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from llm.applications import load_for_inference, objective_module
+from llm.applications import load_for_inference, objective_module, outputs
 from llm.formats.model_folder import read_config
 
 TYPES = {str: DataType.string, int: DataType.long, float: DataType.double}
@@ -38,10 +38,10 @@ def signature(folder: Path) -> ModelSignature:
     """What a model folder takes and gives. A row that can't be answered has its reason in the column `error`."""
     module, cleaning = objective_module(folder), cleaning_module(folder)
     options = [ParamSpec(name, TYPES[kind], default) for name, (kind, default) in module.OPTIONS.items()]
-    outputs = {name: kind | None for name, kind in module.OUTPUTS.items()}
+    answers = {name: kind | None for name, kind in outputs(folder).items()}
     return ModelSignature(
         _columns(cleaning.INPUTS if cleaning else module.INPUTS),
-        _columns(outputs | {ERROR: str | None}),
+        _columns(answers | {ERROR: str | None}),
         ParamSchema(options) if options else None,
     )
 
@@ -58,6 +58,7 @@ class ServedModel(PythonModel):
         """Read the weights."""
         folder = Path(context.artifacts["model"])
         self.module, self.cleaning = objective_module(folder), cleaning_module(folder)
+        self.columns = [*outputs(folder), ERROR]
         self.model, self.encoding = load_for_inference(folder)
 
     def predict(
@@ -78,7 +79,7 @@ class ServedModel(PythonModel):
         found = self.module.serve(self.model, self.encoding, list(clean.values()), **(params or {}))
         for number, answer in zip(clean, found, strict=True):
             answers[number] = answer
-        table = pd.DataFrame(answers, columns=[*self.module.OUTPUTS, ERROR]).astype(object)
+        table = pd.DataFrame(answers, columns=self.columns).astype(object)
         return table.where(table.notna(), None)  # JSON knows no NaN
 
 

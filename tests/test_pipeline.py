@@ -69,7 +69,7 @@ def test_the_classifier_is_calibrated_on_validation_and_keeps_its_budget_of_fals
     assert model.config.temperature != 1
     validation = pd.read_parquet(project / "data/processed/emails/validation.parquet")
     texts = [email_text(*row) for row in zip(validation["subject"], validation["body"], strict=True)]
-    wrong = model.decide(probabilities(model, encoding, texts)) & (validation["label"] == "ham").to_numpy()
+    wrong = model.decide(probabilities(model, encoding, texts)).astype(bool) & (validation["label"] == "ham").to_numpy()
     assert wrong.sum() <= 0.005 * (validation["label"] == "ham").sum()
 
 

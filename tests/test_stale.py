@@ -50,6 +50,7 @@ STALE = {  # the first pattern that fits a module counts
     "llm/dataset.py": (*TRAINING, *EVALUATION),
     "llm/device.py": (*TRAINING, *EVALUATION),
     "llm/model/*": (LOAD, *TRAINING, *EVALUATION),
+    "llm/preference.py": FINETUNE,  # foreach gives all fine-tunes the same deps
     "llm/generation/__init__.py": (),
     "llm/generation/packed.py": EVALUATED,  # what a served model computes with
     "llm/generation/*": (*TRAINING, *EVALUATION),  # samples and answers are among the outs
@@ -74,7 +75,10 @@ STALE = {  # the first pattern that fits a module counts
     "tasks/datasets/__init__.py": PREPROCESS,
     "tasks/evaluation/__init__.py": (),
     **{f"tasks/evaluation/{name}.py": (evaluation_stage(name),) for name in MODELS},
-    "tasks/evaluation/statistics.py": EVALUATED,
+    "tasks/evaluation/kneser_ney.py": ("evaluate_foundation",),
+    "tasks/evaluation/statistics.py": EVALUATION,
+    "tasks/evaluation/answers.py": EVALUATED,
+    "tasks/evaluation/judge.py": EVALUATED,
     **{f"tasks/datasets/{name}.py": (f"preprocess@{name}",) for name in DATASETS},
     "tasks/training/fit.py": TRAINING,
     "tasks/training/report.py": TRAINING,

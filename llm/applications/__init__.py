@@ -6,7 +6,7 @@ A model folder's config.json names its `objective`, which is a module of this pa
   `validation_…`, and `validation_loss` is among it;
 - `build(gpt, config)`: the module around the GPT, from the rest of config.json, where its `describe()` wrote it;
 - `INPUTS`, `OUTPUTS`, `OPTIONS` and `EXAMPLE`: the columns of a row that it answers and of its answer, with their
-  types, the options with their defaults, and a row to try;
+  types (or a function of config.json that gives them), the options with their defaults, and a row to try;
 - `serve(model, encoding, rows, **options)`: an answer a row, or `{"error": reason}` for a row that has none.
 """
 
@@ -20,6 +20,7 @@ import tiktoken
 import torch
 from torch import nn
 
+from llm.device import has_fast_bfloat16
 from llm.errors import UserError
 from llm.formats.model_folder import load_model, read_config
 from llm.generation.packed import pack_for_inference
@@ -38,15 +39,27 @@ def objective_module(folder: Path) -> ModuleType:
     return import_module(f"{__name__}.{name}")
 
 
+def outputs(folder: Path) -> dict[str, Any]:
+    """The columns that a model folder answers with, and their types."""
+    found = objective_module(folder).OUTPUTS
+    return dict(found(read_config(folder)) if callable(found) else found)
+
+
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, tiktoken.Encoding]:
     """Read any model folder, in evaluation mode; raises as `load_model`."""
     return load_model(folder, device, build=objective_module(folder).build)
 
 
 def load_for_inference(folder: Path) -> tuple[nn.Module, tiktoken.Encoding]:
-    """Read any model folder for answers alone: what makes texts is packed where that is faster; raises as above."""
+    """Read any model folder for answers alone, its matrices in what a CPU multiplies fastest; raises as above."""
     model, encoding = load(folder)
-    return (pack_for_inference(model) if isinstance(model, GPT) else model), encoding
+    if isinstance(model, GPT):
+        return pack_for_inference(model), encoding
+    if has_fast_bfloat16(torch.device("cpu")):
+        for module in model.modules():
+            if isinstance(module, nn.Linear):  # which autocast would turn each time
+                module.bfloat16()
+    return model, encoding
 
 
 def text_of(row: Row, name: str, default: str | None = None) -> str:

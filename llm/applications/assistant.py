@@ -1,8 +1,9 @@
 """The assistant: a GPT that is spoken to by a chat template, and learns from its own turns alone."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -11,20 +12,21 @@ import torch
 from torch import Tensor
 
 from llm.applications import Row, answer_each, text_of
-from llm.chat import Chat, Message, encode_chat, prompt_tokens
+from llm.chat import Chat, Message, encode_chat, prompt_tokens, turn_ends
 from llm.config import GPTConfig, TrainConfig
 from llm.dataset import BatchSampler, pad
 from llm.device import Compute
 from llm.errors import UserError
+from llm.generation.engine import Request
 from llm.generation.sampling import GREEDY, Sampling
 from llm.generation.text import generate, options, request_maker, write_all
 from llm.model.gpt import GPT
-from llm.tokenizer import decode, stop_tokens
+from llm.tokenizer import decode
 from llm.training.loop import Objective
 from llm.training.loss import IGNORE, linear_cross_entropy
 from llm.training.workers import ALONE, Workers
 
-INPUTS = {"instruction": str, "input": str | None, "system": str | None}
+INPUTS = {"instruction": str, "input": str | None, "system": str | None, "history": str | None}  # history as JSON
 OUTPUTS = {"output": str}
 OPTIONS = options(GREEDY)
 EXAMPLE = {"instruction": "What is the opposite of this word?", "input": "early"}
@@ -95,7 +97,8 @@ def encode_examples(
     examples = [_example(encoding, chat, *row) for row in zip(questions, outputs, strict=True)]
     kept = [example for example in examples if len(example) <= longest]
     if len(kept) < len(examples):
-        logger.info("%d rows are longer than %d tokens and left out", len(examples) - len(kept), longest)
+        left_out = len(examples) - len(kept)
+        logger.warning("%d rows are longer than %d tokens and left out, of %d", left_out, longest, len(examples))
     return kept
 
 
@@ -204,18 +207,37 @@ def objective(
 
 
 def serve(model: Assistant, encoding: tiktoken.Encoding, rows: Sequence[Row], **options: Any) -> list[dict[str, Any]]:
-    """Answer the instruction of each row; OPTIONS names the keyword arguments."""
-    ask = request_maker(model, encoding, GREEDY, **options)
+    """Answer the instruction of each row; OPTIONS names the keyword arguments.
 
-    def read(row: Row) -> list[int]:
-        question = Question(text_of(row, "instruction"), text_of(row, "input", ""), text_of(row, "system", ""))
-        return prompt_tokens(encoding, model.chat, question.messages())
+    A row's `history` is JSON text: an array of strings, the user's and the assistant's by turns.
+    """
+    make, ends = request_maker(model, encoding, GREEDY, **options), turn_ends(encoding, model.chat)
+
+    def ask(row: Row) -> Request:
+        texts = (text_of(row, "instruction"), text_of(row, "input", ""), text_of(row, "system", ""))
+        question = Question(*texts, _history(text_of(row, "history", "")))
+        return replace(make(prompt_tokens(encoding, model.chat, question.messages())), stop_tokens=ends)
 
     return answer_each(
         rows,
-        lambda row: ask(read(row)),
+        ask,
         lambda requests: [{"output": text.strip()} for text in write_all(model, encoding, requests)],
     )
+
+
+def _history(text: str) -> list[str]:
+    """Earlier turns from JSON; none from an empty text. Raises UserError for anything but whole turns of two."""
+    if not text.strip():
+        return []
+    try:
+        turns = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"history: not JSON: {error}") from None
+    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+        raise UserError('history: not an array of strings, such as ["Hi", "Hello!"]')
+    if len(turns) % 2:
+        raise UserError(f"history: {len(turns)} turns; user and assistant take turns, and the assistant's is the last")
+    return turns
 
 
 def leaves_room(model: Assistant, encoding: tiktoken.Encoding, question: Question, max_new_tokens: int = 64) -> bool:
@@ -238,6 +260,6 @@ def answer_all(
         [prompt_tokens(encoding, model.chat, question.messages()) for question in questions],
         max_new_tokens=max_new_tokens,
         sampling=sampling,
-        stop_tokens=stop_tokens(encoding),
+        stop_tokens=turn_ends(encoding, model.chat),
     )
     return [decode(encoding, text).strip() for text in tokens]

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llm.chat import Chat, start_of_text
+from llm.chat import Chat, start_of_text, turn_ends
 from llm.config import GPTConfig
 from llm.errors import UserError, UserFileError
 from llm.files import atomic_folder, read_text
@@ -29,7 +29,7 @@ from llm.formats.model_folder import load_model, read_config
 from llm.formats.tokenizer_files import read_tokenizer
 from llm.formats.weights import StoredTensor, check_tensors, materialise, read_safetensors, weightless
 from llm.model.gpt import GPT
-from llm.tokenizer import end_of_text, save_tokenizer, stop_tokens
+from llm.tokenizer import end_of_text, save_tokenizer
 
 LAYOUTS = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA}
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack")
@@ -234,7 +234,7 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
         (partial / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
         if chat is not None:
             (partial / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
-            ends = {"bos_token_id": described["bos_token_id"], "eos_token_id": sorted(stop_tokens(encoding))}
+            ends = {"bos_token_id": described["bos_token_id"], "eos_token_id": sorted(turn_ends(encoding, chat))}
             (partial / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
         save_tokenizer(encoding, partial / "tokenizer.json")
 

@@ -6,18 +6,13 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from llm.applications.assistant import (
-    build,
-    encode_examples,
-    objective,
-    pack_sequences,
-)
+from llm.applications.assistant import build, objective, pack_sequences
 from llm.device import choose_compute
-from llm.formats.model_folder import load_model
+from llm.formats.model_folder import load_model, read_config
 from llm.model.lora import add_lora
 from llm.training.workers import Workers
 from tasks.applications import Application
-from tasks.data.conversations import questions_of
+from tasks.data.conversations import examples_of, questions_of
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
 
 
@@ -27,7 +22,7 @@ class Train(FinetuneConfig):
     system: str = ""
     """What it is told before every conversation that brings no system prompt of its own."""
     context_length: int | None = Field(default=None, gt=0)
-    """Tokens of the longest conversation, where the base has more; null keeps the base's."""
+    """Tokens of the longest conversation, where the base has more; null, as a larger number, keeps the base's."""
     window: int | None = Field(default=None, gt=0)
     """Tokens of a packed training row, and so of the longest example; null is the context."""
     sample_rows: int = Field(default=5, ge=0)
@@ -38,12 +33,15 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     """The base and the packed instructions that it is to answer. What LoRA freezes stays in the base's precision."""
     compute = choose_compute()
     torch.manual_seed(params.seed)
+    context_length, base_has = params.context_length, read_config(base)["gpt"].get("context_length")
+    if context_length and isinstance(base_has, int):  # what else it may be, load_model says
+        context_length = min(context_length, base_has)
     model, encoding = load_model(
         base,
         compute.device,
         build=build,
         dropout=params.dropout,
-        context_length=params.context_length,
+        context_length=context_length,
         as_stored=keeps_precision(params, compute, workers),
     )
     model.chat = model.chat.model_copy(update={"system": params.system})
@@ -52,8 +50,10 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     files = [split_file(data, split) for split in ("train", "validation")]
     tables = [pd.read_parquet(path).sample(frac=1, random_state=params.seed) for path in files]
     window = min(params.window or model.config.context_length, model.config.context_length)
+    way_out = f"raise train.window and train.context_length (the base has {base_has}), or bring shorter rows"
     train, validation = (
-        encode_examples(encoding, model.chat, questions_of(table), list(table["output"]), window) for table in tables
+        examples_of(encoding, model.chat, table, window, path, way_out)
+        for table, path in zip(tables, files, strict=True)
     )
     questions = questions_of(tables[1].head(params.sample_rows))
     windows = pack_sequences(train, window)

@@ -12,9 +12,8 @@ from llm.applications.classifier import (
     Classifier,
     ClassifierConfig,
     LabelledTexts,
-    calibrate,
     email_texts,
-    encode_texts,
+    finish,
     objective,
 )
 from llm.config import Rate
@@ -38,8 +37,12 @@ class Train(FinetuneConfig):
     """Tokens of an email that are read."""
     tail: int = Field(default=0, ge=0)
     """How many of them are a longer email's last ones."""
+    ngram_buckets: int = Field(default=0, ge=0)
+    """Buckets of a linear model that reads all of an email and decides with the GPT; 0 leaves it out."""
+    positive: str | None = None
+    """Of two labels the one that is looked for, whose false alarms cost; null is the last in alphabetical order."""
     false_positive_rate: Rate = 0.005
-    """Share of the real mail in validation that the chosen threshold may call spam: losing one is worse than spam."""
+    """Share of the other mail in validation that the threshold may give it: losing real mail is worse than spam."""
     class_weights: Literal["balanced", "none"] = "balanced"
     """`balanced` weighs a class by the inverse of its frequency."""
 
@@ -50,13 +53,24 @@ class Train(FinetuneConfig):
         return self
 
 
+def _labels(tables: dict[str, pd.DataFrame], positive: str | None, data: Path) -> tuple[str, ...]:
+    """All labels in alphabetical order, but for the positive one, which is last. Every split must have each of them."""
+    labels = sorted(set().union(*(table["label"] for table in tables.values())))
+    if len(labels) < 2:
+        raise UserError(f"{data}: all rows have the label {labels[0]!r}; a classifier tells two or more apart")
+    for split, table in tables.items():
+        if missing := sorted(set(labels) - set(table["label"])):
+            raise UserError(f"{data}: {split} has no row with the label {missing[0]!r}, which others have")
+    if positive is not None and positive not in labels:
+        raise UserError(f"train.positive: {positive!r} is not one of the labels in {data}: {', '.join(labels)}")
+    return (*(label for label in labels if label != positive), *([positive] if positive else []))
+
+
 def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:
-    """The base with a head, and the emails that it is to tell apart; their labels in alphabetical order."""
+    """The base with a head, and the emails that it is to tell apart."""
     compute = choose_compute()
-    tables = [pd.read_parquet(split_file(data, split)) for split in ("train", "validation")]
-    labels = tuple(sorted(set(tables[0]["label"])))
-    if len(labels) != 2:
-        raise UserError(f"{data}: the labels are {', '.join(labels)}; a classifier tells two apart")
+    tables = {split: pd.read_parquet(split_file(data, split)) for split in ("train", "validation")}
+    labels = _labels(tables, params.positive, data)
     torch.manual_seed(params.seed)
     foundation, encoding = load_model(
         base,
@@ -64,29 +78,25 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         n_layer=params.layers,
         as_stored=keeps_precision(params, compute, workers),
     )
-    config = ClassifierConfig(labels=labels, max_tokens=params.max_tokens, tail=params.tail)
+    config = ClassifierConfig(
+        labels=labels, max_tokens=params.max_tokens, tail=params.tail, ngram_buckets=params.ngram_buckets
+    )
     model = Classifier(foundation, config).to(compute.device)
     model.freeze(params.frozen_layers)
     if params.lora:
         add_lora(model, params.lora)
     train, validation = (
         LabelledTexts(
-            encode_texts(encoding, email_texts(table["subject"], table["body"]), params.max_tokens, params.tail),
+            encoding.encode_ordinary_batch(email_texts(table["subject"], table["body"])),
             torch.tensor([labels.index(label) for label in table["label"]]),
         )
-        for table in tables
+        for table in tables.values()
     )
     balanced = params.class_weights == "balanced"
     goal = objective(model, params, train, validation, compute, balanced=balanced, workers=workers)
     emails = params.batch_size * params.gradient_accumulation
-    return TrainingSetup(
-        model,
-        encoding,
-        goal,
-        compute,
-        Throughput("emails", emails),
-        finish=partial(calibrate, model, validation, params.false_positive_rate),
-    )
+    done = partial(finish, model, train, validation, balanced=balanced, false_positive_rate=params.false_positive_rate)
+    return TrainingSetup(model, encoding, goal, compute, Throughput("emails", emails), finish=done)
 
 
 APPLICATION = Application(objective="classifier", train=Train, prepare=prepare, cleaning="tasks.data.mail")

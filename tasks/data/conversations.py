@@ -1,10 +1,15 @@
 """Rows of instructions as what a model is asked, and whether an answer to one is right."""
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
+import tiktoken
 
-from llm.applications.assistant import Question
+from llm.applications.assistant import Example, Question, encode_examples
+from llm.chat import Chat
+from llm.errors import UserError
 
 BEGINNING = "…"  # ends an answer that any reply beginning with it counts as
 
@@ -15,13 +20,36 @@ def questions_of(table: pd.DataFrame) -> list[Question]:
     return [Question(*row[:3], tuple(row[3])) for row in zip(*columns, strict=True)]
 
 
+def examples_of(
+    encoding: tiktoken.Encoding, chat: Chat, table: pd.DataFrame, longest: int, file: Path, way_out: str
+) -> list[Example]:
+    """The rows of `file` as conversations of at most `longest` tokens.
+
+    Raises UserError where none is left: how many rows there are, how long they are, and `way_out`.
+    """
+    rows = questions_of(table), list(table["output"])
+    if examples := encode_examples(encoding, chat, *rows, longest):
+        return examples
+    length = max(map(len, encode_examples(encoding, chat, *rows, sys.maxsize)), default=0)
+    raise UserError(
+        f"{file}: none of its {len(table)} rows fits {longest} tokens, and the longest has {length}; {way_out}"
+    )
+
+
+def _spaced(text: str) -> str:
+    """Without runs of spaces."""
+    return " ".join(text.split())
+
+
 def _plain(text: str) -> str:
     """Without runs of spaces and what ends a sentence."""
-    return " ".join(text.split()).rstrip(".!")
+    return _spaced(text).rstrip(".!")
 
 
 def _matches(answer: str, expected: str) -> bool:
     said, wanted = _plain(answer), _plain(expected.removesuffix(BEGINNING))
+    if not wanted:  # what ends a sentence is the answer; nothing begins no answer
+        return not expected.endswith(BEGINNING) and _spaced(answer) == _spaced(expected)
     if not (wanted.isupper() and len(wanted) > 2):  # capitals are the point of NATO, and of HELLO
         said, wanted = said.lower(), wanted.lower()
     if not expected.endswith(BEGINNING):
@@ -30,5 +58,8 @@ def _matches(answer: str, expected: str) -> bool:
 
 
 def is_right(answer: str, expected: Sequence[str]) -> bool:
-    """Whether an answer is one of those expected but for spaces, case and what ends it; BEGINNING marks a beginning."""
+    """Whether an answer is one of those expected but for spaces, case and what ends it; BEGINNING marks a beginning.
+
+    An expected "." or "!" is itself alone, and a BEGINNING of nothing is nobody's.
+    """
     return any(_matches(answer, each) for each in expected)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.data.splits import SPLITS, overlap
+from tasks.data.splits import FEW, SPLITS, overlap
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
@@ -40,7 +40,7 @@ def summarise(
 
     Rows before and after, the share of duplicates, the rows of each split, the rows that have a near duplicate of
     `threshold` in an earlier split, the values of the column `groups` that are in several splits and, of each of the
-    `labels`, the share and in how many splits it is.
+    `labels`, the rows, their share and in how many splits it is.
     """
     splits_of = table.groupby("label")["split"].nunique() if labels else {}
     straddling = int((table.groupby(groups)["split"].nunique() > 1).sum()) if groups else 0
@@ -52,14 +52,26 @@ def summarise(
         "split_overlap": overlap(table, text, threshold),
         "straddling_groups": straddling,
         **{f"{split}_rows": int((table["split"] == split).sum()) for split in SPLITS},
-        **{f"{label}_share": round(float((table["label"] == label).mean()), 4) for label in labels},
-        **{f"{label}_splits": int(splits_of.get(label, 0)) for label in labels},
+        **{f"rows_of_{label}": int((table["label"] == label).sum()) for label in labels},
+        **{f"share_of_{label}": round(float((table["label"] == label).mean()), 4) for label in labels},
+        **{f"splits_of_{label}": int(splits_of.get(label, 0)) for label in labels},
     }
     return pd.DataFrame([summary])
 
 
+def label_expectations(labels: Sequence[str]) -> list["Expectation"]:
+    """What the column `label` must hold, where a dataset has labels."""
+    import great_expectations.expectations as gxe
+
+    return [gxe.ExpectColumnValuesToBeInSet(column="label", value_set=list(labels))] if labels else []
+
+
 def summary_expectations(labels: Sequence[str] = ()) -> list["Expectation"]:
-    """What `summarise` must find: rows in every split, no overlap, no flood of duplicates, every label everywhere."""
+    """What `summarise` must find: rows in every split, no overlap, no flood of duplicates, every label everywhere.
+
+    A label needs rows, not a share: one in a hundred is spam where people filter theirs, and of enough mails one can
+    learn it. With fewer than FEW rows there is nothing to measure it on.
+    """
     import great_expectations.expectations as gxe
 
     def between(column: str, low: float, high: float | None = None) -> "Expectation":
@@ -70,8 +82,8 @@ def summary_expectations(labels: Sequence[str] = ()) -> list["Expectation"]:
         between("duplicate_share", 0, 0.5),
         between("split_overlap", 0, 0),
         between("straddling_groups", 0, 0),
-        *(between(f"{label}_share", 0.05) for label in labels),
-        *(between(f"{label}_splits", len(SPLITS)) for label in labels),
+        *(between(f"rows_of_{label}", FEW) for label in labels),
+        *(between(f"splits_of_{label}", len(SPLITS)) for label in labels),
     ]
 
 

@@ -13,11 +13,15 @@ from pydantic import Field, model_validator
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from llm.config import Config, Rate
+from llm.config import Config
+from llm.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 PERMUTATIONS = 128
 MISSED = 1e-6  # chance that the index overlooks two texts whose similarity is just the threshold
+FEW = 10  # units, rows or groups of them: a stratum with as many has some in every split, one with fewer may not
+LARGE = 2  # how many times the median unit one must be to be kept out of validation and test for its size
+MOST_NAMED = 10  # sources in an error
 BLOCK = 1024  # rows compared at a time, which bounds the memory
 
 logger = logging.getLogger(__name__)
@@ -28,10 +32,10 @@ class Split(Config):
 
     seed: int = Field(ge=0)
     """Decides which rows go to which split."""
-    validation: Rate
-    """Share of the rows that choices are made on."""
-    test: Rate
-    """Share of the rows that only `evaluate` opens."""
+    validation: float = Field(gt=0, lt=1)
+    """Share of the rows (of a corpus: of its characters) that choices are made on."""
+    test: float = Field(gt=0, lt=1)
+    """Share of the rows (of a corpus: of its characters) that only `evaluate` opens."""
     near_duplicate: float = Field(gt=0, le=1)
     """Jaccard similarity of word 3-shingles from which on two texts count as near duplicates."""
 
@@ -123,34 +127,74 @@ def deduplicate(table: pd.DataFrame, text: pd.Series, threshold: float) -> pd.Da
     return table[~repeated].reset_index(drop=True)
 
 
+def check_train_only(table: pd.DataFrame, params: Split) -> None:
+    """Raise UserError for a glob of `train_only` that no source of the rows fits, and where rows have no source."""
+    if not params.train_only:
+        return
+    if "source" not in table:
+        raise UserError("train_only: the rows of this dataset have no column `source`; leave it empty")
+    sources = table["source"].unique()
+    for glob in params.train_only:
+        if not any(fnmatchcase(name, glob) for name in sources):
+            known = ", ".join(sources[:MOST_NAMED]) + (", …" if len(sources) > MOST_NAMED else "")
+            raise UserError(f"train_only: {glob!r} fits no source; sources are {known}")
+
+
 def split(
-    table: pd.DataFrame, params: Split, *, groups: pd.Series | None = None, stratify: str | None = None
+    table: pd.DataFrame,
+    params: Split,
+    *,
+    groups: pd.Series | None = None,
+    stratify: str | None = None,
+    weights: pd.Series | None = None,
 ) -> pd.DataFrame:
     """Add the column `split`: train, validation or test, in the shares of `params` and drawn with its seed.
 
-    Rows of one group stay together. Each value of the column `stratify` is shared out by itself; a group belongs to
-    that of its first row, and one larger than a split's share of it goes to train. Rows whose column `source` is one
-    of `params.train_only` go to train, too, and count in no share.
+    A row counts as much as its weight, or as any other. Rows of one group stay together. Each value of the column
+    `stratify` is shared out by itself, and one of at least FEW rows or groups has some in every split; those of fewer
+    are shared out as one. A group belongs to the value of its first row, and one larger than a split's share of it (and
+    than others) goes to train. Rows whose column `source` is one of `params.train_only` go to train, too, with their
+    groups, and count in no share. Raises UserError where rows are too few for validation and test to have some.
     """
     if params.train_only:
         learned = table["source"].map(lambda name: any(fnmatchcase(name, each) for each in params.train_only))
-        rest = None if groups is None else groups[~learned]
-        parted = split(table[~learned], params.model_copy(update={"train_only": ()}), groups=rest, stratify=stratify)
+        learned = learned.groupby(groups).transform("any") if groups is not None else learned
+        rest = [None if each is None else each[~learned] for each in (groups, weights)]
+        parted = split(
+            table[~learned],
+            params.model_copy(update={"train_only": ()}),
+            groups=rest[0],
+            stratify=stratify,
+            weights=rest[1],
+        )
         return table.assign(split=parted["split"].reindex(table.index, fill_value="train"))
     group = pd.factorize(groups if groups is not None else np.arange(len(table)))[0]
     first = ~pd.Series(group).duplicated().to_numpy()
-    units = pd.DataFrame({"size": np.bincount(group)})
-    units["stratum"] = table[stratify].to_numpy()[first] if stratify else ""
-    units = units.sample(frac=1, random_state=params.seed)
-    units["rows"] = units.groupby("stratum")["size"].transform("sum")
-    smallest = min(share for share in (params.validation, params.test, 1.0) if share)
-    units["large"] = units["size"] > np.maximum(smallest * units["rows"], 1)
-    units = units.sort_values("large", kind="stable")
-    middle = (units.groupby("stratum")["size"].cumsum() - units["size"] / 2) / units["rows"]
-    units["split"] = np.select(
-        [middle < params.validation, middle < params.validation + params.test], ["validation", "test"], "train"
-    )
+    units = pd.DataFrame({"size": np.bincount(group, weights)})
+    units["stratum"] = pd.factorize(table[stratify])[0][first] if stratify else 0
+    units.loc[units.groupby("stratum")["size"].transform("count") < FEW, "stratum"] = -1
+    units = _in_split(units.sample(frac=1, random_state=params.seed), params.validation, params.test)
+    if missing := [name for name in SPLITS[1:] if name not in set(units["split"])]:
+        raise UserError(
+            f"{len(units)} rows or groups of rows that stay together are too few: with validation {params.validation} "
+            f"and test {params.test} there is none for {missing[0]}; bring more of them, or choose other shares"
+        )
     return table.assign(split=units["split"].sort_index().to_numpy()[group])
+
+
+def _in_split(units: pd.DataFrame, validation: float, test: float) -> pd.DataFrame:
+    """Give each unit (size, stratum) its split, in the order of the units but for large ones, which come last."""
+    sizes = units.groupby("stratum")["size"]
+    total = sizes.transform("sum")
+    large = units["size"] > np.maximum(min(validation, test) * total, LARGE * sizes.transform("median"))
+    enough = sizes.transform("count") >= FEW
+    units = units.assign(large=large, total=total, enough=enough).sort_values("large", kind="stable")
+    strata = units.groupby("stratum")["size"]
+    middle, number = (strata.cumsum() - units["size"] / 2) / units["total"], strata.cumcount()
+    chosen = (middle < validation) | (units["enough"] & (number == 0))
+    next_one = number == chosen.groupby(units["stratum"]).transform("sum")
+    tested = (middle < validation + test) | (units["enough"] & next_one)
+    return units.assign(split=np.select([chosen, tested], ["validation", "test"], "train"))
 
 
 def _blocks(rows: csr_array) -> Iterator[csr_array]:

@@ -3,7 +3,7 @@
 A dataset is a module here with a `DATASET`, a block under `datasets` in params.yaml, and a test.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -36,12 +36,14 @@ class Dataset:
     """What Great Expectations holds the rows against."""
     stratify: str | None = None
     """The column whose values each split has in the same shares."""
+    weight: Callable[[Table], pd.Series] | None = None
+    """How much each row counts in these shares; without it all count the same."""
     write: Callable[[dict[str, Table], Path, Any], object] = write_parquet
     """Write the splits, of the folder and the parameters."""
     groups: str | None = None
     """The column whose equal values stay in one split; it is not written."""
-    labels: tuple[str, ...] = ()
-    """The values of the column `label`, each of which every split must have."""
+    labels: Callable[[Any], Sequence[str]] | None = None
+    """The values of the column `label`, of the parameters; every split must have each of them."""
 
 
 def find(name: str) -> Dataset:

@@ -2,10 +2,11 @@
 
 import json
 import logging
+import math
 import os
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
 COLUMNS = ["id", "source", "text"]
-PIECE = 50_000  # characters
+PIECES = 100  # of a source, at least, so that a share of a few percent is some of them
+SHORTEST, LONGEST = 10_000, 50_000  # characters of a piece, about
 BATCH = 1024  # documents tokenized at a time, which bounds the memory
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,12 @@ class Params(Split):
 def read_corpus(folder: Path, params: Params | None = None) -> pd.DataFrame:
     """Read every file below `folder/<source>/` into a table of documents: id, source, text.
 
-    - `.txt` is one document; a text of more than 50,000 characters is cut at blank lines into even pieces of at most
-      about that, so that one book is not all in one split. Without blank lines it stays whole.
+    - `.txt` is one document.
     - `.jsonl` is a document a line, under "text".
     - `.json` holds chats of two as chitchat-dataset keeps them, `{id: {"messages": [[{"sender", "text"}]]}}`: a chat is
       one document, a message one line, `A: …` or `B: …`. Chats that nobody answered are left out.
 
+    A document that is long, for its source, is cut into pieces (`_cut`), so that one book is not all in one split.
     Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no two blank lines in a row. Rows come in the
     order of paths. Raises UserError naming file, row and reason for anything that can't be read.
     """
@@ -61,7 +63,7 @@ def read_corpus(folder: Path, params: Params | None = None) -> pd.DataFrame:
     for path in tqdm(files, desc="reading", unit="file", disable=None, leave=False):
         name = path.relative_to(folder)
         rows += [(f"{name.as_posix()}{row}", name.parts[0], text) for row, text in _documents(path)]
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = _cut(pd.DataFrame(rows, columns=COLUMNS))
     logger.info(
         "%d documents, %.1f M characters, in %d files", len(table), table["text"].str.len().sum() / 1e6, len(files)
     )
@@ -72,8 +74,7 @@ def _documents(path: Path) -> Iterator[tuple[str, str]]:
     """The documents of a file, each with what tells its row from the file's others."""
     match path.suffix:
         case ".txt":
-            pieces = _pieces(_mend(read_text(path)))
-            yield from ((f"#{n}" if len(pieces) > 1 else "", piece) for n, piece in enumerate(pieces, 1))
+            yield "", _mend(read_text(path))
         case ".jsonl":
             for number, row in read_json_lines(path):
                 if not isinstance(row, dict) or not isinstance(row.get("text"), str):
@@ -108,13 +109,35 @@ def _mend(text: str) -> str:
     return re.sub(r"\n([ \t]*\n)+", "\n\n", ftfy.fix_text(text)).strip()
 
 
-def _pieces(text: str) -> list[str]:
-    count = -(-len(text) // PIECE) or 1
-    pieces, position = defaultdict(list), 0
-    for paragraph in text.split("\n\n"):
-        pieces[position * count // max(len(text), 1)].append(paragraph)
-        position += len(paragraph) + 2
-    return ["\n\n".join(paragraphs) for paragraphs in pieces.values()]
+def _cut(table: pd.DataFrame) -> pd.DataFrame:
+    """Cut documents of over a hundredth of their source, or LONGEST if that is less, into pieces of at most about that.
+
+    None is cut below SHORTEST. Where there are many others a document stays whole, as it reads best, and what is
+    held out is then no part of what is learned.
+    """
+    size = table["text"].str.len().groupby(table["source"]).transform("sum")
+    longest = (size / PIECES).clip(SHORTEST, LONGEST)
+    table = table.assign(text=list(map(_pieces, table["text"], longest)))
+    table["id"] = [
+        [f"{name}#{n}" for n, _ in enumerate(pieces, 1)] if len(pieces) > 1 else [name]
+        for name, pieces in zip(table["id"], table["text"], strict=True)
+    ]
+    return table.explode(["id", "text"], ignore_index=True)
+
+
+def _pieces(text: str, longest: float) -> list[str]:
+    """Cut into even pieces of about `longest` characters at most: at blank lines, else line ends, else spaces.
+
+    It is not cut where none of them is near.
+    """
+    count = math.ceil(len(text) / longest) or 1
+    size = len(text) / count
+    cuts = [0]
+    for n in range(1, count):
+        low, high = int((n - 0.5) * size), int(n * size)
+        ends = (place + len(mark) for mark in ("\n\n", "\n", " ") if (place := text.rfind(mark, low, high)) >= 0)
+        cuts += [*islice(ends, 1)]
+    return [piece for start, end in pairwise([*cuts, len(text)]) if (piece := text[start:end].rstrip())] or [text]
 
 
 def corpus_expectations() -> list["Expectation"]:
@@ -125,7 +148,7 @@ def corpus_expectations() -> list["Expectation"]:
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
-        # A million characters with no blank line are no prose.
+        # A million characters without a space are no prose.
         gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1, max_value=1_000_000),
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex="\N{REPLACEMENT CHARACTER}", mostly=0.99),
     ]
@@ -184,6 +207,7 @@ DATASET = Dataset(
     read=read_corpus,
     text=lambda table: table["text"],
     stratify="source",
+    weight=lambda table: table["text"].str.len(),
     expectations=corpus_expectations,
     write=write_corpus,
 )

@@ -179,6 +179,10 @@ def _own_rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
             raise UserError(
                 f"{path}, row {number}: {len(lists['history'])} turns in history; user and assistant take turns"
             )
+        if empty := [text for text in lists["answers"] if text.endswith("…") and not text.strip(" .!…")]:
+            raise UserError(
+                f"{path}, row {number}: the answer {empty[0]!r} begins with nothing; write what is before …"
+            )
         if lists["answers"]:
             lists["answers"] = list(dict.fromkeys([texts["output"], *lists["answers"]]))
         yield _row(name, number, "own", **texts, **lists)
@@ -210,7 +214,9 @@ def instruction_text(table: Table) -> pd.Series:
 def instruction_expectations() -> list["Expectation"]:
     """What instruction rows must be before an assistant learns from them."""
     import great_expectations.expectations as gxe
+    from great_expectations.expectations.row_conditions import Column
 
+    made = Column("kind").is_not_in(FREE)
     lengths = {"instruction": (1, 2_000), "input": (0, 10_000), "output": (1, 10_000), "system": (0, 2_000)}
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
@@ -221,8 +227,12 @@ def instruction_expectations() -> list["Expectation"]:
             gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=low, max_value=high)
             for column, (low, high) in lengths.items()
         ),
-        # Only a split's own wording is filled in where it is drawn: a field that was not would stand in braces.
-        *(gxe.ExpectColumnValuesToNotMatchRegex(column=column, regex=r"\{\w*\}") for column in WORDINGS[::2]),
+        # A split's own wording is filled in where it is drawn: a field that was not would stand in braces. People's own
+        # rows may hold braces, as code does.
+        *(
+            gxe.ExpectColumnValuesToNotMatchRegex(column=column, regex=r"\{\w*\}", row_condition=made)
+            for column in WORDINGS[::2]
+        ),
     ]
 
 

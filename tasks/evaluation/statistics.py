@@ -16,9 +16,9 @@ RESAMPLES, SEED = 2000, 1
 def interval(statistic: Callable[..., np.ndarray], *rows: Sequence | np.ndarray) -> tuple[float, float]:
     """The 95 % interval of a statistic over test rows, by percentile bootstrap (Efron 1979).
 
-    `statistic` takes arrays of one length, whose last axis are the rows, and gives one value for each of the others. Of
-    a difference between two models that answered the same rows it is the interval of the paired test: they differ where
-    it leaves out zero. One row alone has no interval: both ends are its value.
+    `statistic` takes arrays of one length and gives a number; with a parameter `axis` it is called for many resamples
+    at once, which is faster. Of a difference between two models that answered the same rows it is the interval of the
+    paired test: they differ where it leaves out zero. One row alone has no interval: both ends are its value.
     """
     arrays = [np.asarray(each) for each in rows]
     if len(arrays[0]) < 2:

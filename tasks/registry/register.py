@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import mlflow
 from mlflow import MlflowClient
@@ -25,21 +24,22 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from packaging.version import Version
 
 from llm.errors import UserError
+from tasks.registry.card import Origin, description, write_card
 from tasks.registry.lineage import lineage, workspace
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stale
 from tasks.stages.lock import exclusive
-from tasks.stages.params import PUBLISHED, evaluation_stage, training_report, training_stage
+from tasks.stages.params import evaluation_stage, training_report, training_stage
 
 CHALLENGER = "challenger"
 KEY = f"{PREFIX}.key"
 TRAINING_RUN = f"{PREFIX}.training_run"
 UNFINISHED = f"{PREFIX}.unfinished"
+NO_RUN = "none"
 SERVED = Path("tasks/served.py")
 CODE = tuple(f"{PREFIX}.dvc.dep.{package}/" for package in ("flows", "llm", "tasks"))
 DELETED = "deleted in the registry"
 REQUIREMENTS = ("jinja2", "mlflow", "numpy", "pandas", "pydantic", "safetensors", "tiktoken", "tokenizers", "torch")
-BASELINE = "baseline_"
 
 logger = logging.getLogger(__name__)
 
@@ -121,67 +121,27 @@ def registered(models: Iterable[str]) -> dict[str, str | None]:
         return {model: described(model) for model in models}
 
 
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error")
-"""How the names of such metrics end."""
-
-
-class Compared(NamedTuple):
-    """A metric with what stands beside it."""
-
-    name: str
-    value: float
-    interval: str
-    """The ends of its 95 % interval as text; empty without one."""
-    baseline: float | None
-
-
-def compared(metrics: Mapping[str, float]) -> Iterator[Compared]:
-    """The metrics of a model, each with the interval and the baseline that other names of `metrics` hold."""
-    for name, value in metrics.items():
-        metric, _, end = name.rpartition("_")
-        if name.startswith(BASELINE) or (end in ("low", "high") and metric in metrics):
-            continue
-        ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
-        interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if len(ends) > 1 else ""
-        yield Compared(name, value, interval, metrics.get(BASELINE + name))
-
-
-def _base(training: Hashes) -> str:
-    """The model that training started from, as a sentence; empty where it started from nothing."""
-    base = next((path for path in training.deps if path.startswith("models/")), None)
-    if base is None:
-        return ""
-    weights = f", the weights `{locked('load_published').params[PUBLISHED]}`" if base == f"models/{PUBLISHED}" else ""
-    return f"It started from `{base}` (`{training.deps[base]}`){weights}. "
-
-
-def _description(model: str, metrics: dict[str, float], tags: dict[str, str], base: str) -> str:
-    """What a reviewer reads first: the metrics, the baseline beside them, and where they come from."""
-    rows = ["| metric | test | 95 % interval | baseline | difference |", "|---|---|---|---|---|"]
-    for name, value, interval, baseline in compared(metrics):
-        beside = "| | |" if baseline is None else f"| {baseline:.4f} | {value - baseline:+.4f} |"
-        lower = " (lower is better)" if name.endswith(LOWER_IS_BETTER) else ""
-        rows.append(f"| {name}{lower} | {value:.4f} | {interval} {beside}")
-    dirty = [part for part in ("code", "params.yaml", "dvc.yaml") if tags[f"{PREFIX}.git.dirty.{part}"] == "true"]
-    commit = f"git commit `{tags[f'{PREFIX}.git.commit']}`" + (f"; **not in git: {', '.join(dirty)}**" if dirty else "")
-    return "\n".join(
-        [
-            f"{model.capitalize()}, trained by `{training_stage(model)}` and measured on the test split by "
-            f"`{evaluation_stage(model)}`.",
-            "",
-            *rows,
-            "",
-            f"{base}Model `{tags[f'{PREFIX}.dvc.out.models/{model}']}`, training run `{tags[TRAINING_RUN]}`, {commit}. "
-            "Plots and reports are in this version's run.",
-        ]
-    )
-
-
 def _training_run(model: str, md5: str) -> str:
     """Id of the MLflow run that made these very weights, `none` when another machine's store has it."""
     made = f"tags.`{PREFIX}.dvc.stage` = '{training_stage(model)}' AND tags.`{PREFIX}.dvc.out.models/{model}` = '{md5}'"
     runs = mlflow.search_runs(filter_string=made, max_results=1, output_format="list")
-    return runs[0].info.run_id if runs else "none"
+    return runs[0].info.run_id if runs else NO_RUN
+
+
+def _origin(tags: Mapping[str, str], training: Hashes, evaluation: Hashes) -> Origin:
+    """Where a version comes from, by its tags and what its training's run says of the machine."""
+    training_run = tags[TRAINING_RUN]
+    return Origin(
+        training=training,
+        evaluation=evaluation,
+        commit=tags[f"{PREFIX}.git.commit"],
+        dirty=tuple(
+            part for part in ("code", "params.yaml", "dvc.yaml") if tags[f"{PREFIX}.git.dirty.{part}"] == "true"
+        ),
+        training_run=training_run,
+        run_tags={} if training_run == NO_RUN else MlflowClient().get_run(training_run).data.tags,
+        key=tags[KEY],
+    )
 
 
 def _remove_unfinished(key: str) -> None:
@@ -212,7 +172,7 @@ def _code_paths(model: str) -> Iterator[list[str]]:
 
 
 def _register(model: str) -> ModelVersion:
-    """Log the weights and the evidence in a run of their own and make a version of them."""
+    """Log the weights, the evidence and a model card in a run of their own and make a version of them."""
     from tasks.served import cleaning_module, example, signature
 
     weights, stage = Path("models", model), training_stage(model)
@@ -227,6 +187,7 @@ def _register(model: str) -> ModelVersion:
     cleaning = cleaning_module(weights)
     needed = (*REQUIREMENTS, *(cleaning.REQUIREMENTS if cleaning else ()))
     requirements = [f"{name}=={Version(importlib.metadata.version(name)).public}" for name in sorted(needed)]
+    name, origin = registered_name(model), _origin(tags, training, evaluation)
     _remove_unfinished(tags[KEY])
     with (
         _code_paths(model) as code,
@@ -244,7 +205,10 @@ def _register(model: str) -> ModelVersion:
         mlflow.log_metrics(metrics, model_id=logged.model_id)
         mlflow.log_artifacts(str(evidence), "evaluation")
         mlflow.log_artifacts(str(training_report(model)), "training")
-    client, name = MlflowClient(), registered_name(model)
+        with tempfile.TemporaryDirectory() as folder:
+            write_card(Path(folder), model, name, metrics, origin)
+            mlflow.log_artifacts(folder, "card")
+    client = MlflowClient()
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     version = client.create_model_version(
@@ -252,7 +216,7 @@ def _register(model: str) -> ModelVersion:
         logged.model_uri,
         run.info.run_id,
         tags=tags,
-        description=_description(model, metrics, tags, _base(training)),
+        description=description(model, metrics, origin),
         model_id=logged.model_id,  # a tracking server refuses a source that it can't tie to a model
     )
     link = json.dumps([{"name": name, "version": version.version}])

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tasks.registry.register import compared
+from tasks.registry.figures import compared
 
 
 def _metrics(model: str) -> str:

@@ -23,6 +23,7 @@ LIBRARIES = (
     "numpy",
     "pandas",
     "pyarrow",
+    "pyppmd",
     "pyyaml",
     "rouge-score",
     "safetensors",

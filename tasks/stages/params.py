@@ -20,6 +20,7 @@ from llm.errors import UserError, UserFileError
 PARAMS_FILE = Path("params.yaml")
 FOUNDATION = "foundation"
 PUBLISHED = "published"
+SWITCHED_OFF = "switched_off"  # blocks of applications that no stage runs; without its line they are under applications
 
 
 class _UniqueKeys(yaml.CSafeLoader):
@@ -196,7 +197,7 @@ def training_report(model: str) -> Path:
 def check_params(path: Path = PARAMS_FILE) -> None:
     """Read all of params.yaml. Raises UserError naming file, key and reason for the first block that is wrong."""
     values = read_yaml(path)
-    sections = ("datasets", PUBLISHED, FOUNDATION, "applications")
+    sections = ("datasets", PUBLISHED, FOUNDATION, "applications", SWITCHED_OFF)
     if unknown := [key for key in values if key not in sections]:
         close = difflib.get_close_matches(str(unknown[0]), sections, n=1)
         raise UserError(f"{path}: {unknown[0]}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))

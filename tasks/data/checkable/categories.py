@@ -81,6 +81,7 @@ def category(generator: np.random.Generator, sources: Sources) -> Iterator[Item]
     "which is the intruder: {words}",
     "Name the one that is not like the others.\n{words}",
     "Three of these belong together; name the fourth.\n{words}",
+    told=["The odd one out is '{answer}'.", "'{answer}' does not belong with the others."],
 )
 def odd_one_out(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The one of four words that is of another category."""

@@ -51,6 +51,7 @@ def read_elements(path: Path) -> dict[str, str]:
     "Name the symbol of {name}.",
     "What symbol does the element {name} have?",
     needs=["chemical-elements"],
+    told=["The chemical symbol for {name} is {answer}.", "The symbol for {name} is {answer}."],
 )
 def element_symbol(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The symbol of an element."""
@@ -75,6 +76,7 @@ def element_symbol(generator: np.random.Generator, sources: Sources) -> Iterator
     "Give the name of the element with the symbol {symbol}.",
     "In chemistry, what element is {symbol}?",
     needs=["chemical-elements"],
+    told=["{symbol} is the symbol for {lower}.", "{symbol} stands for {lower}."],
 )
 def element_of_symbol(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The element that has a symbol."""

@@ -297,6 +297,7 @@ def city(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     "I need a figure for the {things}: {message}",
     "How many {things} does the message mention?\n{message}",
     "Give the number of {things}.\n{message}",
+    told=["There are {answer} {things}."],
 )
 def quantity(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """How many of one thing a message speaks of, where it speaks of two."""

@@ -90,6 +90,7 @@ def _common(generator: np.random.Generator, sources: Sources, part: str, least: 
     "How do you say more than one {word}?",
     "Tell me the plural form of '{word}'.",
     needs=["wordnet", "lemminflect"],
+    told=["The plural of '{word}' is '{answer}'.", "The plural form of '{word}' is '{answer}'."],
 )
 def plural(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The plural of a noun that can be counted."""
@@ -132,6 +133,7 @@ def _verbs(generator: np.random.Generator, sources: Sources) -> Iterator[tuple[s
     "How do you say {word} in the past?",
     "Tell me the simple past of '{word}'.",
     needs=["wordnet", "lemminflect"],
+    told=["The past tense of '{word}' is '{answer}'."],
 )
 def past_tense(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The simple past of a verb."""
@@ -198,6 +200,7 @@ def _compared(generator: np.random.Generator, sources: Sources, degree: int) -> 
     "Which form of {word} do I use to compare two things?",
     "Tell me the comparative form of '{word}'.",
     needs=["wordnet", "lemminflect"],
+    told=["The comparative of '{word}' is '{answer}'.", "The comparative form of '{word}' is '{answer}'."],
 )
 def comparative(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The comparative of an adjective that takes -er."""
@@ -222,6 +225,7 @@ def comparative(generator: np.random.Generator, sources: Sources) -> Iterator[It
     "Which form of {word} do I use for the one that beats all others?",
     "Tell me the superlative form of '{word}'.",
     needs=["wordnet", "lemminflect"],
+    told=["The superlative of '{word}' is '{answer}'.", "The superlative form of '{word}' is '{answer}'."],
 )
 def superlative(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The superlative of an adjective that takes -est."""

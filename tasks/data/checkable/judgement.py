@@ -104,6 +104,7 @@ REVIEW_FRAMES = (
     "Say positive for praise and negative for a complaint.\n{review}",
     "Judge the mood of this sentence: positive or negative?\n{review}",
     "Would you call this review positive or negative?\n{review}",
+    told=["The sentiment is {lower}.", "This review is {lower}."],
 )
 def sentiment(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """Whether somebody liked something."""

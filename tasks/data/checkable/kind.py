@@ -1,5 +1,6 @@
 """What a kind of task is: tasks with answers that can be checked, and how people would put them."""
 
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,24 @@ from llm.errors import UserError
 
 PHRASINGS = 6
 IN_VAIN = 2_000  # tasks in a row that were there before, after which a kind is taken to have no more
+BRIEFLY = (
+    "Just the answer, please.",
+    "Give only the answer.",
+    "No full sentence, please.",
+    "Answer briefly.",
+    "Only the answer.",
+    "Keep it short.",
+    "The answer alone will do.",
+    "Short answer, please.",
+    "Be brief.",
+    "Do not explain, just answer.",
+    "I only need the result.",
+    "As short as you can.",
+    "Answer without a sentence around it.",
+    "Reply with the bare answer.",
+)
+"""What asks for the answer alone where a kind tells it in a sentence, too; the last two are validation's and test's."""
+BRIEF = re.compile(r"one word|nothing else|\b(only|just|alone)\b", re.IGNORECASE)  # a wording that asks so by itself
 SPLITS = ("train", "validation", "test")  # in the order of a field's wordings
 
 T = TypeVar("T")
@@ -66,6 +85,8 @@ class Kind:
     needs: tuple[str, ...]
     """Sources without which the kind is left out."""
     checkable: bool
+    sentences: tuple[str, ...] = ()
+    """How its answer is told in a sentence: with {answer}, {lower} for it in lower case, and an item's fields."""
 
     def items(self, sources: Sources, seed: int, rows: int) -> list[Item]:
         """The first `rows` different tasks, drawn from a stream of random numbers that is the kind's alone."""
@@ -82,26 +103,48 @@ class Kind:
         """Random numbers that no other kind's change."""
         return np.random.default_rng([seed, zlib.crc32(f"{self.name} {purpose}".encode())])
 
-    def put(self, item: Item, split: str, phrasing: int = 0) -> tuple[str, str]:
-        """Instruction and input of a task as `split` words it; `phrasing` chooses among train's."""
+    def wording(self, split: str, phrasing: int = 0) -> str:
+        """How `split` puts it, with {fields}; `phrasing` chooses among train's."""
+        return self.phrasings[phrasing] if split == "train" else self.phrasings[SPLITS.index(split) - 3]
+
+    def put(self, item: Item, split: str, phrasing: int = 0, hint: int | None = None) -> tuple[str, str]:
+        """Instruction and input of a task; with a `hint` it asks for the answer alone, as the split puts that."""
+        wording = self.wording(split, phrasing)
+        if hint is not None and not BRIEF.search(wording):
+            asked = BRIEFLY[hint % (len(BRIEFLY) - 2)] if split == "train" else BRIEFLY[SPLITS.index(split) - 3]
+            instruction, line, given = wording.partition("\n")
+            wording = f"{instruction} {asked}" if instruction[-1] in ".?!" else f"{asked} {instruction}"
+            wording += line + given
         number = SPLITS.index(split)
-        texts = (*self.phrasings[:-2][phrasing : phrasing + 1], *self.phrasings[-2:])
         fields = {name: text if isinstance(text, str) else text[number] for name, text in item.fields.items()}
-        instruction, _, given = texts[number].format(**fields).partition("\n")
+        instruction, _, given = wording.format(**fields).partition("\n")
         return instruction, given
 
     def answers(self, item: Item) -> list[str]:
         """All right answers, the one to learn first; none where any answer may do."""
         return list(dict.fromkeys([item.output, *item.also])) if self.checkable else []
 
+    def told(self, item: Item) -> list[str]:
+        """All right answers told in a sentence, those of the answer to learn first."""
+        fields = {name: text for name, text in item.fields.items() if isinstance(text, str)}
+        found = [
+            sentence.format(**fields, answer=answer, lower=answer.lower())
+            for answer in self.answers(item)
+            if len(answer.split()) == len(item.output.split())  # no sentence goes into a sentence
+            for sentence in self.sentences
+        ]
+        return [text[0].upper() + text[1:] for text in found]
 
-def kind(*phrasings: str, needs: Sequence[str] = (), checkable: bool = True) -> Callable[[Make], Kind]:
-    """Make the kind that a function's name says of the function that makes its items."""
+
+def kind(
+    *phrasings: str, needs: Sequence[str] = (), checkable: bool = True, told: Sequence[str] = ()
+) -> Callable[[Make], Kind]:
+    """Make the kind that a function's name says of the function that makes its items; `told` are its sentences."""
     if len(phrasings) < PHRASINGS:
         raise ValueError(f"{len(phrasings)} phrasings; a kind has at least {PHRASINGS}")
 
     def named(make: Make) -> Kind:
-        return Kind(make.__name__, make, phrasings, tuple(needs), checkable)
+        return Kind(make.__name__, make, phrasings, tuple(needs), checkable, tuple(told))
 
     return named
 

@@ -125,6 +125,7 @@ SENTENCES = {
     "Look at these words and tell me the name of the language.\n{sentence}",
     "Recognise the language of this sentence.\n{sentence}",
     "Say in which language this is written.\n{sentence}",
+    told=["This sentence is in {answer}.", "The language of this text is {answer}."],
 )
 def language_of_text(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The language of a short sentence."""

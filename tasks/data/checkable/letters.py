@@ -148,6 +148,7 @@ def capital_letters(generator: np.random.Generator, sources: Sources) -> Iterato
     "Name the letter that {word} begins with.",
     "What letter is at the start of '{word}'?",
     needs=["wordnet"],
+    told=["The first letter of '{word}' is {answer}."],
 )
 def first_letter(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The letter that a common word begins with."""
@@ -171,6 +172,7 @@ def first_letter(generator: np.random.Generator, sources: Sources) -> Iterator[I
     "Could you put the letters of this word right? {word}",
     "Please mend the spelling mistake: {word}",
     "Give me the correct spelling of this word.\n{word}",
+    told=["The correct spelling is '{answer}'.", "The correct spelling of '{word}' is '{answer}'."],
 )
 def spelling(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """A word that people often get wrong."""
@@ -254,6 +256,7 @@ def alphabetical(generator: np.random.Generator, sources: Sources) -> Iterator[I
     "Which three letters could stand on the door of the {name}?",
     "Build the abbreviation of {name}.",
     "Which initials stand for this?\n{name}",
+    told=["The abbreviation of '{name}' is {answer}.", "The acronym for '{name}' is {answer}."],
 )
 def acronym(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The first letters of a name of three words, none of them small."""

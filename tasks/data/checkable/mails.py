@@ -89,6 +89,7 @@ HAM = (
     "Could you say if this is spam or not spam? {mail}",
     "Tell me whether this email is spam or not spam.\n{mail}",
     "Judge the mail below: spam or not spam?\n{mail}",
+    told=["This email is {lower}.", "The email is {lower}."],
 )
 def spam(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """Whether a short mail is spam."""

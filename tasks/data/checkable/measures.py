@@ -45,6 +45,7 @@ def _plural(unit: str, count: int) -> str:
     "Could you work out how many {small} are in {n} {large}?",
     "What is {n} {large} in {small}?",
     "Express {n} {large} in {small}.",
+    told=["{n} {large} is {answer}.", "{n} {large} is equal to {answer}."],
 )
 def conversion(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """A length, weight, volume, time or sum of money in the smaller unit."""
@@ -75,6 +76,7 @@ def conversion(generator: np.random.Generator, sources: Sources) -> Iterator[Ite
     "24-hour clock: {time}, 12-hour clock:",
     "Change {time} to 12-hour time.",
     "What time is {time} on a 12-hour clock?",
+    told=["{time} is {answer}."],
 )
 def clock(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """A time of the 24-hour clock with am or pm."""

@@ -59,6 +59,7 @@ def _sum(generator: np.random.Generator, sign: str) -> Iterator[Item]:
     "Compute.\n{a} + {b}",
     "What do you get when you add {a} and {b}?",
     "Work out the sum of {a} and {b}.",
+    told=["{a} plus {b} is {answer}.", "The sum of {a} and {b} is {answer}."],
 )
 def addition(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The sum of two small numbers."""
@@ -82,6 +83,7 @@ def addition(generator: np.random.Generator, sources: Sources) -> Iterator[Item]
     "Compute.\n{a} - {b}",
     "What is left of {a} when you take away {b}?",
     "Work out {a} minus {b}.",
+    told=["{a} minus {b} is {answer}.", "The difference between {a} and {b} is {answer}."],
 )
 def subtraction(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The difference of two small numbers, above zero."""
@@ -105,6 +107,7 @@ def subtraction(generator: np.random.Generator, sources: Sources) -> Iterator[It
     "Compute.\n{a} * {b}",
     "What do you get when you multiply {a} by {b}?",
     "Work out the product of {a} and {b}.",
+    told=["{a} times {b} is {answer}.", "The product of {a} and {b} is {answer}."],
 )
 def multiplication(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The times tables up to 12 times 10."""
@@ -132,6 +135,7 @@ def multiplication(generator: np.random.Generator, sources: Sources) -> Iterator
     "the greatest of {a} and {b}",
     "What is the maximum of {a} and {b}?",
     "Choose the larger of the two numbers.\n{a} and {b}",
+    told=["The larger number is {answer}."],
 )
 def larger(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The larger of two numbers."""
@@ -159,6 +163,7 @@ def larger(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     "Would you say {n} is even or odd?",
     "Decide: is {n} odd or even?",
     "Is this an even number or an odd number?\n{n}",
+    told=["{n} is an {lower} number."],
 )
 def even_or_odd(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """Whether a number is even."""
@@ -185,6 +190,7 @@ def even_or_odd(generator: np.random.Generator, sources: Sources) -> Iterator[It
     "Could you give me the English words for this number? {n}",
     "Put the number {n} into words.",
     "Write {n} as a word.",
+    told=["{n} in words is '{answer}'."],
 )
 def number_in_words(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """A number below 1,000 in words, mostly below 100."""
@@ -261,6 +267,7 @@ def sort_numbers(generator: np.random.Generator, sources: Sources) -> Iterator[I
     "Could you say which number should follow? {numbers}",
     "What number comes after these?\n{numbers}",
     "Find the next number of the sequence {numbers}.",
+    told=["The next number is {answer}.", "The next number in the sequence is {answer}."],
 )
 def sequence(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The next number of equal steps, up or down."""

@@ -73,6 +73,7 @@ def _syllables(phonemes: tuple[str, ...]) -> int:
     "Find a rhyme.\n{word}",
     "Can you think of a word that rhymes with '{word}'?",
     needs=["wordnet", "cmudict"],
+    told=["A word that rhymes with '{word}' is '{answer}'.", "'{word}' rhymes with '{answer}'."],
 )
 def rhyme(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """A word that ends in the same sounds; every one that is no homophone is right."""

@@ -108,6 +108,7 @@ def definition(generator: np.random.Generator, sources: Sources) -> Iterator[Ite
     "Suggest a synonym for this word.\n{word}",
     "Tell me one synonym of '{word}'.",
     needs=["wordnet"],
+    told=["A synonym for '{word}' is '{answer}'.", "Another word for '{word}' is '{answer}'."],
 )
 def synonym(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """A word of the same meaning; everyday words and every word of every meaning that WordNet knows are right.
@@ -155,6 +156,7 @@ def synonym(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     "Say the contrary of this word.\n{word}",
     "Tell me an antonym for '{word}'.",
     needs=["wordnet"],
+    told=["The opposite of '{word}' is '{answer}'.", "An antonym of '{word}' is '{answer}'."],
 )
 def antonym(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The opposite of a word; everyday words first, then those whose main meanings WordNet opposes."""

@@ -45,6 +45,7 @@ def _has_capital(country: Country) -> bool:
     "Tell me what the capital of {country} is called.",
     "Give the capital city.\n{name}",
     needs=["world-countries"],
+    told=["The capital of {country} is {answer}.", "The capital city of {country} is {answer}."],
 )
 def capital(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The capital of a country; where there are several, each is right."""
@@ -70,6 +71,7 @@ def capital(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     "What country is {city} the capital of?",
     "Give the country whose capital is {city}.",
     needs=["world-countries"],
+    told=["{city} is the capital of {answer}."],
 )
 def country_of_capital(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The country that a city is the capital of."""
@@ -95,6 +97,7 @@ def country_of_capital(generator: np.random.Generator, sources: Sources) -> Iter
     "In {country}, which currency do you need?",
     "What is the money of {country} called?",
     needs=["world-countries"],
+    told=["The currency of {country} is the {answer}."],
 )
 def currency(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The money of a country, with or without the country's adjective."""
@@ -120,6 +123,7 @@ def currency(generator: np.random.Generator, sources: Sources) -> Iterator[Item]
     "In which language are the laws of {country} written?",
     "Give an official language of {country}.",
     needs=["world-countries"],
+    told=["The official language of {country} is {answer}.", "An official language of {country} is {answer}."],
 )
 def official_language(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """An official language of a country; where there are several, each is right."""
@@ -145,6 +149,7 @@ def official_language(generator: np.random.Generator, sources: Sources) -> Itera
     "In what part of the world is {country}? Answer with the continent.",
     "What continent is {country} on?",
     needs=["world-countries"],
+    told=["{country} is in {answer}.", "{country} lies in {answer}."],
 )
 def continent(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The continent of a country."""
@@ -169,6 +174,7 @@ def continent(generator: np.random.Generator, sources: Sources) -> Iterator[Item
     "Someone with a passport of {country} is of what nationality?",
     "Name the nationality.\n{name}",
     needs=["world-countries"],
+    told=["People from {country} are {answer}."],
 )
 def nationality(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """What people of a country are called."""
@@ -197,6 +203,7 @@ def nationality(generator: np.random.Generator, sources: Sources) -> Iterator[It
     "What is a country with a border to {country}?",
     "Say one country that lies next to this one.\n{name}",
     needs=["world-countries"],
+    told=["A neighbour of {country} is {answer}.", "{country} borders {answer}."],
 )
 def neighbour(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """Any country that shares a border; the best known is the one to learn."""

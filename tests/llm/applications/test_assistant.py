@@ -23,6 +23,7 @@ from llm.applications.assistant import (
 )
 from llm.chat import TEMPLATE, Chat
 from llm.device import Compute
+from llm.tokenizer import make_encoding
 from llm.training.loss import IGNORE
 
 quick = settings(max_examples=25, deadline=None)
@@ -103,7 +104,7 @@ def test_a_batch_by_hand():
 
 
 def test_rows_are_conversations_that_end_and_long_ones_are_counted_and_left_out(encoding, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)
     rows = [Question("the cat"), Question("sat", "on the mat")]
     (kept,) = encode_examples(encoding, Chat(), rows, ["the hat", "the moon " * 40], 64)
     said = [token for token, learned in zip(kept.tokens, kept.learned, strict=True) if learned]
@@ -215,6 +216,46 @@ def test_served_rows_are_answered_and_one_that_can_not_be_says_why_and_leaves_th
     assert missing == {"error": "instruction: missing"}
     assert number == {"error": "instruction: 7 is not text"}
     assert long["error"].endswith("new ones do not fit the context of 128")
+
+
+def test_a_served_row_may_have_a_history_and_a_malformed_one_is_an_error_of_that_row_alone(make_assistant, encoding):
+    gpt = make_assistant(context_length=128)
+    asked = {"instruction": "and the dog"}
+    histories = [None, "", " [] ", '["the cat", "sat"]', '["the cat"', '"sat"', '["sat", 1]', '["sat"]', "[" * 100_000]
+    found = serve(gpt, encoding, [asked | {"history": text} for text in histories] + [asked], max_new_tokens=6)
+    plain, other = answer_all(
+        gpt, encoding, [Question("and the dog"), Question("and the dog", history=["the cat", "sat"])], max_new_tokens=6
+    )
+    assert plain != other
+    assert [each.get("output") for each in found] == [plain, plain, plain, other, None, None, None, None, None, plain]
+    reasons = [each["error"] for each in found if "error" in each]
+    assert reasons[0].startswith("history: not JSON: ")
+    assert reasons[1:3] == ['history: not an array of strings, such as ["Hi", "Hello!"]'] * 2
+    assert reasons[3].startswith("history: 1 turns; user and assistant take turns")
+    assert reasons[4].startswith("history: not JSON: ")
+
+
+def test_an_answer_stops_at_what_ends_a_turn_of_its_template(make_assistant, encoding):
+    """The model says a word, and then a marker that no list of known ones has."""
+    names = [*encoding._special_tokens, "<|end|>", "<|user|>"]
+    special = {name: encoding.n_vocab - 1 + number for number, name in enumerate(names)}
+    marked = make_encoding(encoding._pat_str, encoding._mergeable_ranks, special)
+    template = (
+        "{% for m in messages %}<|user|>{{ m.content }}{% if m.role == 'assistant' %}\n<|end|>{% endif %}{% endfor %}"
+    )
+    gpt = make_assistant(context_length=64, vocabulary_size=marked.n_vocab, n_layer=1, tied=False)
+    gpt.chat = Chat(template=template)
+    word, newline, end, start = (
+        marked.encode(text, allowed_special="all")[0] for text in (" cat", "\n", "<|end|>", "<|user|>")
+    )
+    with torch.no_grad():  # a machine that says what follows a token: a word, a new line, the end
+        for weight in [*gpt.blocks.parameters(), *gpt.embedding.parameters(), gpt.output.weight]:
+            weight.zero_()
+        for place, (before, after) in enumerate([(start, word), (word, newline), (newline, end), (end, word)]):
+            gpt.embedding.token.weight[before, place] = 1
+            gpt.output.weight[after, place] = 1
+    assert answer_all(gpt, marked, [Question("")], max_new_tokens=9) == ["cat"]
+    assert serve(gpt, marked, [{"instruction": ""}], max_new_tokens=9) == [{"output": "cat"}]
 
 
 def test_served_answers_follow_the_options(taught, encoding):

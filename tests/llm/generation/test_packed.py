@@ -1,5 +1,6 @@
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from llm.applications import load_for_inference
-from llm.applications.classifier import Classifier, ClassifierConfig
+from llm.applications.classifier import Classifier, ClassifierConfig, probabilities
 from llm.formats.model_folder import load_model, save_model
 from llm.generation.packed import INT8_ROWS, Int8Linear, PackedLinear, pack_for_inference, prepack, quantize_int8
 from llm.generation.sampling import Sampling
@@ -111,7 +112,7 @@ def test_a_model_on_another_device_is_refused(make_gpt):
         prepack(deepcopy(make_gpt()).to("meta"))
 
 
-def test_a_model_is_packed_for_inference_once_and_a_classifier_stays_as_it_is(gpt, encoding, tmp_path):
+def test_a_model_is_packed_for_inference_once_and_a_classifier_keeps_its_probabilities(gpt, encoding, tmp_path):
     model = deepcopy(gpt)
     assert pack_for_inference(model) is model
     layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
@@ -126,4 +127,7 @@ def test_a_model_is_packed_for_inference_once_and_a_classifier_stays_as_it_is(gp
     served, tokenizer = load_for_inference(tmp_path / "gpt")
     assert error(load_model(tmp_path / "gpt")[0], served) == pytest.approx(error(gpt, model))
     assert tokenizer.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
-    assert {weight.dtype for weight in load_for_inference(tmp_path / "classifier")[0].parameters()} == {torch.float32}
+    texts = ["the cat sat on the mat", "the dog"]
+    assert np.array_equal(
+        probabilities(*load_for_inference(tmp_path / "classifier"), texts), probabilities(classifier, encoding, texts)
+    )

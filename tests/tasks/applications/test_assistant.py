@@ -8,6 +8,7 @@ from llm.applications.assistant import Question, encode_examples, prompt_tokens
 from llm.chat import Chat
 from llm.config import LoRAConfig
 from llm.device import Compute
+from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.training.workers import ALONE
 from tasks.applications import assistant
@@ -60,7 +61,7 @@ def test_an_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_o
 
 
 def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(prepared, encoding, caplog):
-    caplog.set_level("INFO")
+    caplog.set_level("WARNING")
     assert prepared().model.config.context_length == 128
     assert "left out" not in caplog.text
     setup = prepared(context_length=64, window=32)
@@ -69,6 +70,35 @@ def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(pre
     rows = [Question("the cat", system="the mat", history=("hi", "hello")), Question("the dog")]
     examples = encode_examples(encoding, setup.model.chat, rows, ["sat", "ate"], 32)
     assert setup.throughput.units_a_step == sum(map(len, examples))  # both share a window
+
+
+def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
+    assert prepared(context_length=4096).model.config.context_length == 128
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_whose_rows_are_all_longer_than_a_window_is_named_with_the_longest(prepared, tmp_path, split, encoding):
+    rows = {"instruction": ["sat " * 9, "the dog " * 20], "output": ["mat", "ate"]}
+    write(tmp_path, split, **rows)
+    (longest,) = encode_examples(encoding, Chat(**SAME), [Question("the dog " * 20)], ["ate"], 999)
+    with pytest.raises(UserError) as error:
+        prepared(window=10)
+    assert str(error.value) == (
+        f"{tmp_path / split}.parquet: none of its 2 rows fits 10 tokens, and the longest has {len(longest)}; raise "
+        "train.window and train.context_length (the base has 128), or bring shorter rows"
+    )
+
+
+@pytest.mark.parametrize("chat", [None, SAME])
+def test_any_base_will_do_with_and_without_a_template_and_with_learned_positions(
+    prepared, make_gpt, encoding, tmp_path, chat
+):
+    save_model(
+        tmp_path / "base", make_gpt(context_length=96), encoding, "language_model", **({"chat": chat} if chat else {})
+    )
+    model = prepared(context_length=2048, system="the moon").model
+    assert model.config.context_length == 96
+    assert model.chat == (Chat(**SAME, system="the moon") if chat else Chat(system="the moon"))
 
 
 def test_what_lora_freezes_stays_in_bfloat16_where_the_device_computes_in_it(prepared):

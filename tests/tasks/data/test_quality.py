@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from llm.errors import UserError
-from tasks.data.quality import summarise, summary_expectations, validate
+from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
 
 LABELS = ["ham", "spam"]
 
@@ -15,10 +15,10 @@ LABELS = ["ham", "spam"]
 def table():
     return pd.DataFrame(
         {
-            "id": [f"mail.csv#{n}" for n in range(12)],
-            "label": ["ham", "ham", "spam"] * 4,
-            "split": ["train"] * 6 + ["validation"] * 3 + ["test"] * 3,
-            "text": [f"a{n} b{n} c{n} d{n}" for n in range(12)],
+            "id": [f"mail.csv#{n}" for n in range(30)],
+            "label": ["ham", "ham", "spam"] * 10,
+            "split": ["train"] * 15 + ["validation"] * 9 + ["test"] * 6,
+            "text": [f"a{n} b{n} c{n} d{n}" for n in range(30)],
         }
     )
 
@@ -31,26 +31,28 @@ def expectations():
     ]
 
 
-def summary_of(table, rows_read=12):
+def summary_of(table, rows_read=30):
     return summarise(rows_read, table, table["text"], 0.8, labels=LABELS)
 
 
 def test_a_summary_counts_what_no_row_can_tell(table):
-    summary = summarise(16, table, table["text"], 0.8, groups="label", labels=LABELS).iloc[0].to_dict()
+    summary = summarise(40, table, table["text"], 0.8, groups="label", labels=LABELS).iloc[0].to_dict()
     assert summary == {
         "id": "summary",
-        "rows_read": 16,
-        "rows": 12,
+        "rows_read": 40,
+        "rows": 30,
         "duplicate_share": 0.25,
         "split_overlap": 0,
         "straddling_groups": 2,
-        "train_rows": 6,
-        "validation_rows": 3,
-        "test_rows": 3,
-        "ham_share": 0.6667,
-        "spam_share": 0.3333,
-        "ham_splits": 3,
-        "spam_splits": 3,
+        "train_rows": 15,
+        "validation_rows": 9,
+        "test_rows": 6,
+        "rows_of_ham": 20,
+        "rows_of_spam": 10,
+        "share_of_ham": 0.6667,
+        "share_of_spam": 0.3333,
+        "splits_of_ham": 3,
+        "splits_of_spam": 3,
     }
 
 
@@ -67,7 +69,7 @@ def test_a_good_table_passes_and_gives_the_same_report_twice(table, tmp_path):
     assert report["success"] is True
     assert len(report["expectations"]) == 13
     found = {(finding["column"], finding.get("observed")) for finding in report["expectations"]}
-    assert {("spam_share", 0.3333), ("split_overlap", 0), ("train_rows", 6)} <= found
+    assert {("rows_of_spam", 10), ("split_overlap", 0), ("train_rows", 15)} <= found
 
 
 def test_every_failed_expectation_is_a_line_with_place_wish_and_examples(table, tmp_path):
@@ -83,12 +85,12 @@ def test_every_failed_expectation_is_a_line_with_place_wish_and_examples(table, 
         "  rows: expect table columns to match ordered list (column_list ['id']); "
         "observed ['id', 'label', 'split', 'text']",
         "  rows, label: expect column values to be in set (value_set ['ham', 'spam']); "
-        "1 of 12 rows fail, such as mail.csv#4: 'smap'",
+        "1 of 30 rows fail, such as mail.csv#4: 'smap'",
         '  rows, subject: expect column values to not be null; observed Error: The column "subject" in BatchData '
         "does not exist.",
         "  rows, text: expect column value lengths to be between (min_value 1, max_value 100); "
-        f"2 of 12 rows fail, such as mail.csv#7: '{'x' * 100}', mail.csv#8: '{'x' * 100}'",
-        "  rows, text: expect column values to not be null; 1 of 12 rows fail, such as mail.csv#5: 'None'",
+        f"2 of 30 rows fail, such as mail.csv#7: '{'x' * 100}', mail.csv#8: '{'x' * 100}'",
+        "  rows, text: expect column values to not be null; 1 of 30 rows fail, such as mail.csv#5: 'None'",
     ]
     report = json.loads((tmp_path / "validation.json").read_text())
     assert report["success"] is False
@@ -101,14 +103,39 @@ def test_every_failed_expectation_is_a_line_with_place_wish_and_examples(table, 
         ("split_overlap", lambda table: table.assign(text="one two three four")),
         ("duplicate_share", lambda table: table.iloc[[0, 2, 6, 8, 9]]),
         ("test_rows", lambda table: table[table["split"] != "test"]),
-        ("spam_splits", lambda table: table[(table["label"] == "ham") | (table["split"] == "train")]),
-        ("ham_share", lambda table: table[table["label"] == "spam"]),
+        ("splits_of_spam", lambda table: table[(table["label"] == "ham") | (table["split"] == "train")]),
+        ("rows_of_ham", lambda table: table[table["label"] == "spam"]),
+        ("rows_of_spam", lambda table: table[table["id"] != "mail.csv#2"]),
     ],
 )
 def test_a_bad_split_or_balance_fails(table, tmp_path, column, spoil):
     summary = summary_of(spoil(table))
     with pytest.raises(UserError, match=f"summary, {column}: expect column max to be between"):
         validate("emails", {"summary": (summary, summary_expectations(LABELS))}, tmp_path)
+
+
+def test_a_label_of_one_row_in_a_hundred_passes(tmp_path):
+    table = pd.DataFrame({"id": range(2_000), "text": [f"a{n} b{n} c{n} d{n}" for n in range(2_000)]})
+    table["label"] = ["spam" if n % 100 == 0 else "ham" for n in range(2_000)]
+    table["split"] = (["train"] * 700 + ["validation"] * 150 + ["test"] * 150) * 2
+    summary = summary_of(table, 2_000)
+    assert summary["share_of_spam"].item() == 0.01
+    validate("emails", {"summary": (summary, summary_expectations(LABELS))}, tmp_path)
+
+
+def test_a_label_may_be_called_like_anything_that_a_summary_counts(table):
+    labels = ["duplicate", "train"]
+    renamed = table.assign(label=table["label"].map(dict(zip(LABELS, labels, strict=True))))
+    summary = summarise(60, renamed, table["text"], 0.8, labels=labels).iloc[0]
+    assert summary[["duplicate_share", "share_of_duplicate"]].tolist() == [0.5, 0.6667]
+    assert summary[["train_rows", "rows_of_train"]].tolist() == [15, 10]
+
+
+def test_a_label_that_is_none_of_the_datasets_is_found(table, tmp_path):
+    table.loc[4, "label"] = "smap"
+    with pytest.raises(UserError, match=r"rows, label: .*in set .*; 1 of 30 rows fail, such as mail\.csv#4: 'smap'"):
+        validate("emails", {"rows": (table, label_expectations(LABELS))}, tmp_path)
+    assert label_expectations([]) == []
 
 
 def test_an_open_mlflow_run_gets_report_and_pages_even_of_bad_data(table, tmp_path):

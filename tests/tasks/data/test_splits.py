@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.data.splits import Split, deduplicate, near_duplicates, overlap, split
+from llm.errors import UserError
+from tasks.data.splits import Split, check_train_only, deduplicate, near_duplicates, overlap, split
 
 PARAMS = Split(seed=1, validation=0.15, test=0.2, near_duplicate=0.8)
 
@@ -150,3 +151,84 @@ def test_rows_of_a_source_that_is_for_learning_alone_go_to_train_and_change_no_o
     assert set(found[100:]) == {"train"}
     alone = split(table, params.model_copy(update={"train_only": ()}), stratify="label")["split"]
     assert found[:100].tolist() == alone.tolist()
+
+
+LITTLE = Split(seed=1, validation=0.02, test=0.02, near_duplicate=0.8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_stratum_of_ten_rows_or_more_has_some_in_every_split(seed):
+    table = pd.DataFrame({"source": ["small"] * 10 + ["middle"] * 24 + ["large"] * 500})
+    shared = split(table, LITTLE.model_copy(update={"seed": seed}), stratify="source")
+    counts = pd.crosstab(shared["source"], shared["split"])
+    assert counts.loc["small"].to_dict() == {"test": 1, "train": 8, "validation": 1}
+    assert counts.loc["middle"].to_dict() == {"test": 1, "train": 22, "validation": 1}
+    assert counts.loc["large"].to_dict() == {"test": 10, "train": 480, "validation": 10}
+
+
+def test_strata_of_fewer_rows_are_shared_out_together():
+    table = pd.DataFrame({"source": [f"book {n // 5}" for n in range(100)]})
+    counts = split(table, LITTLE, stratify="source")["split"].value_counts()
+    assert counts.to_dict() == {"train": 96, "validation": 2, "test": 2}
+
+
+def test_a_row_counts_by_its_weight():
+    weights = pd.Series([1] * 900 + [9] * 100)  # half of the weight is in a tenth of the rows
+    for seed in range(10):
+        params = PARAMS.model_copy(update={"seed": seed})
+        shared = split(pd.DataFrame(index=range(1_000)), params, weights=weights)["split"]
+        shares = weights.groupby(shared).sum() / weights.sum()
+        assert shares["validation"] == pytest.approx(0.15, abs=0.005)
+        assert shares["test"] == pytest.approx(0.2, abs=0.005)
+
+
+def test_a_row_much_heavier_than_the_others_is_learned_from():
+    weights = pd.Series([10] * 20 + [200])
+    for seed in range(10):
+        shared = split(pd.DataFrame(index=range(21)), LITTLE.model_copy(update={"seed": seed}), weights=weights)
+        assert shared["split"][20] == "train"
+        assert shared["split"].value_counts().to_dict() == {"train": 19, "validation": 1, "test": 1}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_too_few_rows_for_a_split_are_an_error_that_says_what_to_change(rows):
+    message = rf"^{rows} rows or groups .* validation 0\.02 and test 0\.02 there is none for validation; bring more"
+    with pytest.raises(UserError, match=message):
+        split(pd.DataFrame(index=range(rows)), LITTLE)
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_share_of_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=rf"{name}\n  Input should be greater than 0"):
+        Split(**PARAMS.model_dump() | {name: 0.0})
+
+
+def test_a_group_with_a_row_that_is_for_learning_alone_goes_to_train_whole():
+    table = pd.DataFrame({"source": ["real"] * 100 + ["written"] * 50, "entity": [*range(100), *range(50)]})
+    params = Split(seed=1, validation=0.2, test=0.2, near_duplicate=0.8, train_only=("written",))
+    shared = split(table, params, groups=table["entity"])
+    assert set(shared["split"][table["entity"] < 50]) == {"train"}
+    assert shared["split"][50:100].value_counts().to_dict() == {"train": 30, "validation": 10, "test": 10}
+
+
+def test_weights_of_rows_that_are_for_learning_alone_count_in_no_share():
+    table = pd.DataFrame({"source": ["written"] * 50 + ["real"] * 100})
+    params = Split(seed=1, validation=0.2, test=0.2, near_duplicate=0.8, train_only=("written",))
+    shared = split(table, params, weights=pd.Series([1_000] * 50 + [1] * 100))
+    assert shared["split"][50:].value_counts().to_dict() == {"train": 60, "validation": 20, "test": 20}
+
+
+def test_a_glob_of_train_only_that_fits_no_source_is_named_with_the_sources():
+    table = pd.DataFrame({"source": ["real/a", "real/b", "real/a"]})
+    params = PARAMS.model_copy(update={"train_only": ("real/*", "writen/*")})
+    with pytest.raises(UserError, match=r"^train_only: 'writen/\*' fits no source; sources are real/a, real/b$"):
+        check_train_only(table, params)
+    many = pd.DataFrame({"source": [f"s{n}" for n in range(30)]})
+    with pytest.raises(UserError, match=r"sources are s0, .*, s9, …$"):
+        check_train_only(many, params)
+    check_train_only(table, PARAMS)
+
+
+def test_train_only_where_rows_have_no_source_is_an_error():
+    with pytest.raises(UserError, match=r"^train_only: the rows of this dataset have no column `source`"):
+        check_train_only(pd.DataFrame({"text": ["a"]}), PARAMS.model_copy(update={"train_only": ("a",)}))

@@ -7,7 +7,8 @@ import pytest
 
 from llm.errors import UserError
 from llm.tokenizer import train_bpe
-from tasks.datasets.corpus import Params, choose_encoding, corpus_expectations, read_corpus, write_tokens
+from tasks.data.splits import split
+from tasks.datasets.corpus import DATASET, Params, choose_encoding, corpus_expectations, read_corpus, write_tokens
 
 
 def write(folder, name, content):
@@ -41,12 +42,54 @@ def test_broken_characters_are_mended_and_composed(tmp_path):
 
 
 def test_a_long_text_is_cut_at_blank_lines_into_even_pieces(tmp_path):
-    paragraphs = [f"Paragraph {n}. " + "word " * 40 for n in range(600)]
+    paragraphs = [f"Paragraph {n}. " + "word " * 40 + "end\nof it" for n in range(600)]
     write(tmp_path, "a/book.txt", "\n\n".join(paragraphs))
     table = read_corpus(tmp_path)
-    assert table["id"].tolist() == ["a/book.txt#1", "a/book.txt#2", "a/book.txt#3"]
-    assert table["text"].str.len().between(40_000, 50_300).all()
-    assert "\n\n".join(table["text"]) == "\n\n".join(paragraphs).strip()
+    assert table["id"].tolist() == [f"a/book.txt#{n}" for n in range(1, 15)]
+    assert table["text"].str.len().between(9_400, 9_800).all()
+    assert "\n\n".join(table["text"]) == "\n\n".join(paragraphs)
+
+
+@pytest.mark.parametrize("mark", ["\n", " "])
+def test_a_text_without_blank_lines_is_cut_at_line_ends_and_one_without_lines_at_spaces(tmp_path, mark):
+    words = [f"Word{n}" for n in range(6_000)]
+    write(tmp_path, "a/book.txt", mark.join(words))
+    table = read_corpus(tmp_path)
+    assert len(table) == 6
+    assert table["text"].str.len().between(8_800, 8_830).all()
+    assert mark.join(table["text"]) == mark.join(words)
+
+
+def test_a_text_without_spaces_stays_whole_for_the_expectations_to_find(tmp_path):
+    write(tmp_path, "a/blob.txt", "x" * 30_000)
+    assert read_corpus(tmp_path)[["id", "text"]].to_numpy().tolist() == [["a/blob.txt", "x" * 30_000]]
+
+
+def test_rows_are_cut_like_files_and_those_that_are_no_large_part_of_their_source_stay_whole(tmp_path):
+    rows = [{"text": " ".join(f"r{n}w{i}" for i in range(length))} for n, length in enumerate([2_500] * 120 + [20_000])]
+    write(tmp_path, "a/rows.jsonl", "\n".join(map(json.dumps, rows)))
+    write(tmp_path, "b/rows.jsonl", json.dumps(rows[0]))
+    table = read_corpus(tmp_path)
+    assert table["id"].tolist() == [
+        *(f"a/rows.jsonl#{n}" for n in range(1, 121)),
+        *(f"a/rows.jsonl#121#{n}" for n in range(1, 9)),
+        *(f"b/rows.jsonl#1#{n}" for n in (1, 2)),
+    ]
+
+
+@pytest.mark.parametrize("characters", [100_000, 500_000, 1_100_000])
+def test_one_book_is_a_corpus_under_the_default_shares(tmp_path, characters):
+    write(
+        tmp_path,
+        "a/book.txt",
+        "\n\n".join(" ".join(f"w{n}" for n in range(p, p + 60)) for p in range(50_000))[:characters],
+    )
+    table = read_corpus(tmp_path)
+    params = Params(seed=1, validation=0.02, test=0.02, near_duplicate=0.8)
+    shared = split(table, params, stratify=DATASET.stratify, weights=DATASET.weight(table))
+    sizes = shared["text"].str.len().groupby(shared["split"]).sum() / characters
+    assert sizes["validation"] == pytest.approx(max(0.02, 1e4 / characters), rel=0.15)
+    assert sizes["test"] == pytest.approx(max(0.02, 1e4 / characters), rel=0.15)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@ import json
 import pytest
 
 from llm.errors import UserError
-from tasks.data.quality import validate
-from tasks.datasets.emails import COLUMNS, email_expectations, read_emails, row_text
+from tasks.data.quality import label_expectations, validate
+from tasks.datasets.emails import COLUMNS, DATASET, Params, email_expectations, read_emails, row_text
+
+PARAMS = Params(seed=1, validation=0.15, test=0.2, near_duplicate=0.8)
+TICKETS = Params(**PARAMS.model_dump() | {"labels": ("urgent", "can wait", "no_answer")})
 
 
 def raw(body, subject="Hello"):
@@ -24,7 +27,7 @@ def test_messages_and_tables_become_one_table_in_the_order_of_their_paths(tmp_pa
     (tmp_path / "mine.csv").write_text('subject,label,body\n"A, b",spam,"two\nlines"\nc,ham,\n')
     (tmp_path / "more.jsonl").write_text('\n{"label": "ham", "subject": "s", "body": "<html>b</html>"}\n')
     (tmp_path / ".gitignore").write_text("*")
-    table = read_emails(tmp_path)
+    table = read_emails(tmp_path, PARAMS)
     assert table.to_dict("split")["data"] == [
         ["mine.csv#2", "mine.csv", "A, b", "two\nlines", "spam"],
         ["mine.csv#3", "mine.csv", "c", "", "ham"],
@@ -34,12 +37,14 @@ def test_messages_and_tables_become_one_table_in_the_order_of_their_paths(tmp_pa
     ]
     assert list(table) == COLUMNS
     assert row_text(table)[0] == "A, b\ntwo\nlines"
-    validate("emails", {"rows": (table, email_expectations())}, tmp_path / "report")
+    validate(
+        "emails", {"rows": (table, [*email_expectations(), *label_expectations(PARAMS.labels)])}, tmp_path / "report"
+    )
 
 
 def test_a_body_may_be_longer_than_a_csv_field_is_by_default(tmp_path):
     (tmp_path / "mine.csv").write_text(f"label,subject,body\nham,long,{'word ' * 40_000}\n")
-    assert read_emails(tmp_path)["body"].str.len().tolist() == [199_999]
+    assert read_emails(tmp_path, PARAMS)["body"].str.len().tolist() == [199_999]
 
 
 @pytest.mark.parametrize(
@@ -63,10 +68,50 @@ def test_a_body_may_be_longer_than_a_csv_field_is_by_default(tmp_path):
 def test_what_cannot_be_read_is_named_by_file_row_and_reason(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError) as raised:
-        read_emails(tmp_path)
+        read_emails(tmp_path, PARAMS)
     assert str(raised.value).startswith(f"{tmp_path}/{reason}")
 
 
 def test_an_empty_folder_says_how_to_fill_it(tmp_path):
     with pytest.raises(UserError, match=r"holds no files; run `python -m flows\.fetch"):
-        read_emails(tmp_path)
+        read_emails(tmp_path, PARAMS)
+
+
+def test_labels_are_those_of_the_parameters(tmp_path):
+    (tmp_path / "mine.csv").write_text("label,subject,body\ncan wait,a,b\nurgent,c,d\n")
+    spam_assassin(tmp_path, "urgent-1", 1, raw("The house burns"))
+    assert read_emails(tmp_path, TICKETS)["label"].tolist() == ["can wait", "urgent", "urgent"]
+    assert DATASET.labels(TICKETS) == ("urgent", "can wait", "no_answer")
+    assert DATASET.labels(PARAMS) == ("ham", "spam")
+    (tmp_path / "more.csv").write_text("label,subject,body\nspam,e,f\n")
+    with pytest.raises(UserError, match=r"more\.csv, row 2: label 'spam' is not one of urgent, can wait, no_answer$"):
+        read_emails(tmp_path, TICKETS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["spam"], "at least 2 items"),
+        (["a", "b", "a"], "'a' stands here twice"),
+        (["a", ""], "should match pattern"),
+        (["a", " b"], "should match pattern"),
+        (["a", "b!"], "should match pattern"),  # names of MLflow's metrics
+        ([True, False], "valid string"),
+    ],
+)
+def test_labels_that_are_too_few_repeated_or_no_words_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        Params(**PARAMS.model_dump() | {"labels": labels})
+
+
+def test_equal_emails_with_several_labels_are_left_out_with_a_warning_and_near_ones_stay(tmp_path, caplog):
+    rows = ["ham,Lunch,at noon", "spam,Win,a house", "spam,Lunch,at noon", "ham,Lunch,at noon", "ham,lunch,At noon!"]
+    rows += ["ham,Win,a house", "ham,Twice,the same", "ham,Twice,the same"]
+    (tmp_path / "mine.csv").write_text("\n".join(["label,subject,body", *rows]) + "\n")
+    with caplog.at_level("WARNING"):
+        table = read_emails(tmp_path, PARAMS)
+    assert table["id"].tolist() == ["mine.csv#6", "mine.csv#8", "mine.csv#9"]
+    assert table.index.tolist() == [0, 1, 2]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "5 emails left out: equal ones have several labels, such as mine.csv#2 (ham) and mine.csv#4 (spam)"
+    ]

@@ -67,7 +67,7 @@ def test_there_are_rows_of_every_kind_and_those_with_answers_are_checkable(table
     assert (table["kind"].value_counts().drop("conversation") == 10).all()
     assert table["id"].is_unique
     free = table["answers"].map(len) == 0
-    assert set(table.loc[free, "kind"]) == {"conversation", "definition"}
+    assert set(table.loc[free, "kind"]) == {"conversation", *(k.name for k in kinds().values() if not k.checkable)}
     checkable = table[~free]
     assert all(output == right[0] for output, right in zip(checkable["output"], checkable["answers"], strict=True))
 
@@ -158,6 +158,11 @@ def test_own_rows_come_from_json_and_json_lines_with_what_else_they_carry(tmp_pa
         ("a.jsonl", '{"instruction": "x", "output": "y"}\n{"output": "y"}', r'row 2: no string under "instruction"'),
         ("a.jsonl", '{"instruction": "x", "input": null, "output": "y"}', r'a\.jsonl, row 1: no string under "input"'),
         ("a.json", [{"instruction": "x", "output": "y", "answers": "y"}], r'row 1: no list of texts under "answers"'),
+        (
+            "a.json",
+            [{"instruction": "x", "output": "y", "answers": ["y", "…"]}],
+            r"row 1: the answer '…' begins with no",
+        ),
         ("a.json", [{"instruction": "x", "output": "y", "history": ["", "z"]}], r'no list of texts under "history"'),
         ("a.json", [{"instruction": "x", "output": "y", "history": ["z"]}], r"row 1: 1 turns in history; user and"),
         ("a.json", [{"instruction": "x", "output": "y", "system": 1}], r'row 1: no string under "system"'),
@@ -187,3 +192,14 @@ def test_the_expectations_hold_for_real_rows_and_tell_bad_ones(table, tmp_path):
     with pytest.raises(ValueError, match="instructions: 3 checks failed") as error:
         validate("instructions", {"rows": (bad, instruction_expectations())}, tmp_path / "bad")
     assert f"{table['id'][0]}: ''" in str(error.value)
+
+
+def test_peoples_own_rows_may_hold_braces(table, tmp_path):
+    rows = [{"instruction": "What is {} in Python, and {name}?", "input": "f'{name}'", "output": "A dict."}]
+    write(tmp_path, "mine/a.json", rows)
+    write(tmp_path, "mine/b.yml", "conversations:\n- ['What is {}?', 'A dict.']\n")
+    mine = read_instructions(tmp_path, params(rows_a_kind=0))
+    assert len(mine) == 2
+    every = pd.concat([table, mine], ignore_index=True)
+    for name, rows in {"alone": mine, "among others": every}.items():
+        validate("instructions", {"rows": (rows, instruction_expectations())}, tmp_path / name)

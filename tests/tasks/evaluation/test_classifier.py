@@ -38,7 +38,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
     test = pd.read_parquet(emails / "test.parquet")
     texts = [email_text(*row) for row in zip(test["subject"], test["body"], strict=True)]
-    probability = probabilities(model, encoding, texts)
+    probability = probabilities(model, encoding, texts)[:, 1]
     with torch.no_grad():  # so that the model is right about some and wrong about others
         logit = float(np.log(1 / np.median(probability) - 1))
         model.head.bias += torch.tensor([-logit / 2, logit / 2])
@@ -48,7 +48,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     assert table["actual"].tolist() == test["label"].tolist()
     actual, predicted = table["actual"] == "spam", table["predicted"] == "spam"
     assert predicted.nunique() == 2
-    probability = probabilities(model, encoding, texts)
+    probability = probabilities(model, encoding, texts)[:, 1]
     assert predicted.tolist() == (probability > 0.5).tolist()
     assert table["spam_probability"].to_numpy() == pytest.approx(probability, abs=1e-4)
     expected = {
@@ -70,7 +70,9 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     assert slices.loc[("label", "ham"), "ham_right"] == pytest.approx((~predicted)[~actual].mean(), abs=1e-4)
     assert slices["baseline_right"].tolist() == [1.0] * len(slices)
     wrong = table[table["actual"] != table["predicted"]]
-    assert all(f"**{name}**" in (tmp_path / "errors.md").read_text() for name in wrong["id"])
+    errors = (tmp_path / "errors.md").read_text()
+    assert all(f"**{name}**" in errors for name in wrong["id"])
+    assert errors.count("What moved it: ") == len(wrong)
     for name in ("roc", "precision_recall", "reliability", "confusion"):
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
     assert pd.read_csv(tmp_path / "roc.csv").iloc[-1].tolist() == [1.0, 1.0]
@@ -92,6 +94,25 @@ def test_behavioural_mails_are_measured_where_their_dataset_has_some(make_gpt, e
     assert table["baseline_right"].tolist() == [True, True, True, False]
 
 
+def test_a_classifier_of_three_labels_is_measured_by_their_mean(make_gpt, encoding, emails, tmp_path):
+    for split in ("train", "validation", "test"):
+        table = pd.read_parquet(emails / f"{split}.parquet")
+        table.loc[table["subject"] == "a bird sang", "label"] = "bird"
+        table.to_parquet(emails / f"{split}.parquet")
+    config = ClassifierConfig(labels=("bird", "ham", "spam"), max_tokens=64)
+    model = Classifier(make_gpt(context_length=64), config).eval()
+    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert found["f1"] == pytest.approx(
+        sklearn.metrics.f1_score(table["actual"], table["predicted"], average="macro", zero_division=0)
+    )
+    assert found["baseline_f1"] == 1.0
+    assert "roc_auc" not in found
+    slices = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"])
+    assert slices.loc[("source", "a b"), "bird_share"] == 1.0
+    assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")
+
+
 def test_the_same_predictions_give_the_same_bytes_of_evidence(make_gpt, encoding, emails, tmp_path):
     model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
     contents = []
@@ -108,5 +129,5 @@ def test_the_same_predictions_give_the_same_bytes_of_evidence(make_gpt, encoding
     [([0.9, 0.1], 0.0), ([0.9, 0.9], 0.4), ([1.0, 0.0], 0.0)],
 )
 def test_the_calibration_error_by_hand(probability, expected):
-    found = classifier._calibration_error(np.array([True, False]), np.array(probability))
+    found = classifier._calibration_error(np.array([1, 0]), np.stack([1 - np.array(probability), probability], axis=1))
     assert found == pytest.approx(expected if expected else abs(np.max(probability) - 1), abs=1e-6)

@@ -1,27 +1,17 @@
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import mlflow
 import pandas as pd
 import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from small_models import MODELS, challenger, run
 
-from llm.applications import assistant
-from llm.applications.classifier import Classifier, ClassifierConfig
-from llm.config import GPTConfig
-from llm.errors import UserError
-from llm.formats.model_folder import save_model
-from llm.model.gpt import GPT
-from llm.tokenizer import train_bpe
 from tasks.registry.register import register_model, registered
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import locked, stale
@@ -30,113 +20,11 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
 NAME = "threestage-classifier"
-MODELS = {"foundation": "language_model", "classifier": "classifier", "assistant": "assistant"}
-DVC_YAML = """
-stages:
-  pretrain:
-    cmd: python train.py foundation pretrain
-    deps: [made/foundation]
-    outs: [models/foundation/, reports/training/pretrain/]
-  finetune:
-    foreach: [classifier, assistant]
-    do:
-      cmd: python train.py ${item} ${item}
-      deps: ["made/${item}", models/foundation/]
-      outs: ["models/${item}/", "reports/training/${item}/"]
-  evaluate_foundation:
-    cmd: python evaluate.py foundation
-    deps: [models/foundation/]
-    params: [f1]
-    outs: [reports/evaluation/foundation/curve.csv]
-    metrics: [{reports/evaluation/foundation/metrics.json: {cache: false}}]
-  evaluate:
-    foreach: [classifier, assistant]
-    do:
-      cmd: python evaluate.py ${item}
-      deps: ["models/${item}/"]
-      params: [f1]
-      outs: ["reports/evaluation/${item}/curve.csv"]
-      metrics: [{"reports/evaluation/${item}/metrics.json": {cache: false}}]
-"""
-TRAIN = """
-import pathlib, shutil, sys
-model, stage = sys.argv[1:]
-shutil.copytree(f"made/{model}", f"models/{model}")
-(report := pathlib.Path("reports/training", stage)).mkdir(parents=True)
-(report / "loss.csv").write_text("step,loss")
-"""
-EVALUATE = """
-import json, pathlib, sys, yaml
-(report := pathlib.Path("reports/evaluation", sys.argv[1])).mkdir(parents=True, exist_ok=True)
-(report / "curve.csv").write_text("x,y")
-f1 = yaml.safe_load(open("params.yaml"))["f1"]
-(report / "metrics.json").write_text(json.dumps({"f1": f1, "accuracy": 0.75, "baseline_f1": 0.9}))
-"""
-
-
-def run(*command: str, folder: Path = Path()) -> None:
-    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | path)
 
 
 def evaluated_with(f1: float) -> None:
     Path("params.yaml").write_text(f"f1: {f1}\n")
     run("dvc", "repro", "-q")
-
-
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory):
-    """A project of small models whose graph never ran, and a store without runs."""
-    folder = tmp_path_factory.mktemp("blank")
-    encoding = train_bpe(["the cat sat on the mat and the dog ate the hat"] * 9, 300)
-    config = GPTConfig(context_length=256, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.max_token_value + 1)
-    spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
-    for name, objective in MODELS.items():
-        (folder / "made" / name).mkdir(parents=True)
-        model, more = GPT(config), {}
-        if objective == "classifier":
-            model, more = Classifier(model, spam), {"cleaning": "tasks.data.mail"}
-        elif objective == "assistant":
-            model = assistant.build(model, {})
-        save_model(folder / "made" / name, model, encoding, objective, **more)
-    shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "tasks/data").mkdir(parents=True)
-    for path in ("tasks/served.py", "tasks/data/mail.py"):
-        shutil.copy(ROOT / path, folder / path)
-    (folder / "dvc.yaml").write_text(DVC_YAML)
-    (folder / "params.yaml").write_text("f1: 0.5\n")
-    (folder / "train.py").write_text(TRAIN)
-    (folder / "evaluate.py").write_text(EVALUATE)
-    run("git", "init", "-q", folder=folder)
-    run("dvc", "init", "-q", folder=folder)
-    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ran(blank, tmp_path_factory):
-    folder = shutil.copytree(blank, tmp_path_factory.mktemp("ran"), dirs_exist_ok=True)
-    run("dvc", "repro", "-q", folder=folder)
-    return folder
-
-
-def enter(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(shutil.copytree(folder, tmp_path, dirs_exist_ok=True))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-
-
-@pytest.fixture
-def unrun(blank, tmp_path, monkeypatch):
-    enter(blank, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def project(ran, tmp_path, monkeypatch):
-    enter(ran, tmp_path, monkeypatch)
-
-
-def challenger(model: str = "classifier") -> mlflow.entities.model_registry.ModelVersion:
-    return MlflowClient().get_model_version_by_alias(f"threestage-{model}", "challenger")
 
 
 def test_three_models_become_challengers_that_load_and_predict(project):
@@ -152,64 +40,6 @@ def test_three_models_become_challengers_that_load_and_predict(project):
     for model, table in rows.items():
         served = mlflow.pyfunc.load_model(f"models:/threestage-{model}@challenger")
         assert isinstance(served.predict(table)[columns[model]][0], str)
-
-
-@pytest.fixture
-def tracking_server(project, tmp_path, monkeypatch):
-    """A real tracking server with a store of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--serve-artifacts"]
-    command += ["--artifacts-destination", str(tmp_path / "server")]
-    server = subprocess.Popen(command, process_group=0, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            try:
-                if httpx.get(f"{url}/health").is_success:
-                    break
-            except httpx.TransportError:
-                assert time.monotonic() < deadline
-                assert server.poll() is None
-            time.sleep(0.1)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        yield url
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
-
-
-def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_server, monkeypatch):
-    assert register_model("classifier") == "1"
-    (own,) = MlflowClient().search_registered_models()
-    assert own.name != NAME  # a laptop moves no alias of the team's without a word
-    monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage")
-    assert register_model("classifier") == "1"
-    assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
-    served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
-    table = served.predict(pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
-    assert table["label"][0] in ("ham", "spam")
-    model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
-    assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
-
-
-def test_a_tracking_server_that_goes_away_while_a_model_is_registered_is_said_in_a_line(tracking_server, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    log_model = mlflow.pyfunc.log_model
-
-    def last(**arguments: object) -> object:
-        logged = log_model(**arguments)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        mlflow.set_tracking_uri("http://127.0.0.1:9")
-        return logged
-
-    monkeypatch.setattr(mlflow.pyfunc, "log_model", last)
-    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://127.0.0.1:9: API request") as caught:
-        register_model("classifier")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_version_holds_its_metrics_plots_lineage_and_a_table_to_review(project):

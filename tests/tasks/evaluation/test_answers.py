@@ -6,8 +6,9 @@ import torch
 
 from llm.applications.assistant import build
 from llm.device import Compute
+from llm.errors import UserError
 from llm.formats.model_folder import save_model
-from tasks.evaluation import assistant
+from tasks.evaluation import answers as assistant
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
@@ -95,6 +96,42 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
     assert kinds["rouge_l"].to_dict() == {"count": 0.5, "own": 0.5}
     text = (tmp_path / "samples.md").read_text()
     assert text.count("- expected: ") == text.count("- its base says: hat hat hat hat") == 2
+
+
+def test_what_came_before_counts_for_the_nearest_row_and_stands_beside_the_answers(parrot, encoding, base, tmp_path):
+    said, told = [[], ["the dog", "ate"], ["a bird", "sang"]], ["", "", "the moon"]
+    write(
+        tmp_path,
+        "train",
+        instruction=["and the cat"] * 3,
+        output=["sat", "the hat", "on the mat"],
+        history=said,
+        system=told,
+    )
+    write(
+        tmp_path,
+        "test",
+        instruction=["and the cat"] * 3,
+        output=["hat"] * 3,
+        history=said[::-1],
+        system=told[::-1],
+    )
+    params = assistant.Evaluate(batch_size=2, max_new_tokens=1, samples=2)
+    assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+    answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
+    assert answers["nearest_answer"].tolist() == ["on the mat", "the hat", "sat"]
+    assert answers["system"].tolist() == ["the moon", "", ""]
+    assert answers["history"].tolist() == ['["a bird", "sang"]', '["the dog", "ate"]', ""]
+
+
+def test_a_test_split_of_rows_that_are_all_too_long_is_named(parrot, encoding, base, tmp_path):
+    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
+    write(tmp_path, "test", instruction=["the moon " * 90], output=["the dog"])
+    params = assistant.Evaluate(batch_size=2, max_new_tokens=1)
+    with pytest.raises(
+        UserError, match=r"test\.parquet: none of its 1 rows fits 128 tokens, and the longest has \d+; "
+    ):
+        assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
 
 
 def test_rows_of_ones_own_without_answers_report_no_exact_match(parrot, encoding, base, tmp_path):

@@ -1,0 +1,51 @@
+"""From scores to probabilities that hold, and to a threshold with a budget: both chosen on validation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PRIOR = 1.0
+"""What holds the weights near 1 and the biases near 0, in texts: a few separable ones would pull them without end."""
+
+
+def fit_mixture(logits: Sequence[Tensor], labels: Tensor) -> tuple[list[float], list[float]]:
+    """A weight above zero for each model's logits, N x K, and a bias for each label, whose sum fits `labels`, N, best.
+
+    The weight of one model alone is one over its temperature (Guo et al. 2017), the bias is Platt's (1999); of several
+    it stacks them (Wolpert 1992).
+    """
+    logits = [each.double() for each in logits]
+    log_weights = torch.zeros(len(logits), dtype=torch.double, requires_grad=True)
+    bias = torch.zeros(logits[0].shape[1], dtype=torch.double, requires_grad=True)
+    search = torch.optim.LBFGS([log_weights, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        mixed = sum(weight * each for weight, each in zip(log_weights.exp(), logits, strict=True)) + bias
+        prior = PRIOR * (log_weights.square().sum() + bias.square().sum()) / 2
+        total = F.cross_entropy(mixed, labels, reduction="sum") + prior
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        search.step(loss)
+    return log_weights.detach().exp().tolist(), bias.detach().tolist()
+
+
+def best_threshold(probability: np.ndarray, looked_for: np.ndarray, false_positive_rate: float) -> float:
+    """The lowest threshold above which at most that share of the other texts lies; `looked_for` is boolean.
+
+    It stands in the middle between two probabilities, so that a little more or less changes nothing. Without other
+    texts there is nothing to choose by, and it is one half.
+    """
+    others = np.sort(probability[~looked_for])[::-1]
+    if not len(others):
+        return 0.5
+    allowed = int(false_positive_rate * len(others))
+    highest = float(others[allowed]) if allowed < len(others) else 0.0  # the first that has to stay below
+    lowest = float(probability.min(where=probability > highest, initial=np.inf))
+    middle = (highest + lowest) / 2
+    return middle if highest <= middle < lowest < np.inf else highest  # neighbours have nothing between them

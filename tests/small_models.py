@@ -1,0 +1,97 @@
+"""A project of small models for the registry: what it holds is real, and how it is trained and measured is a copy."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+
+from llm.applications import assistant
+from llm.applications.classifier import Classifier, ClassifierConfig
+from llm.config import GPTConfig
+from llm.formats.model_folder import save_model
+from llm.model.gpt import GPT
+from llm.tokenizer import train_bpe
+
+ROOT = Path(__file__).parents[1]
+MODELS = {"foundation": "language_model", "classifier": "classifier", "assistant": "assistant"}
+DVC_YAML = """
+stages:
+  pretrain:
+    cmd: python train.py foundation pretrain
+    deps: [made/foundation]
+    outs: [models/foundation/, reports/training/pretrain/]
+  finetune:
+    foreach: [classifier, assistant]
+    do:
+      cmd: python train.py ${item} ${item}
+      deps: ["made/${item}", models/foundation/]
+      outs: ["models/${item}/", "reports/training/${item}/"]
+  evaluate_foundation:
+    cmd: python evaluate.py foundation
+    deps: [models/foundation/]
+    params: [f1]
+    outs: [reports/evaluation/foundation/curve.csv]
+    metrics: [{reports/evaluation/foundation/metrics.json: {cache: false}}]
+  evaluate:
+    foreach: [classifier, assistant]
+    do:
+      cmd: python evaluate.py ${item}
+      deps: ["models/${item}/"]
+      params: [f1]
+      outs: ["reports/evaluation/${item}/curve.csv"]
+      metrics: [{"reports/evaluation/${item}/metrics.json": {cache: false}}]
+"""
+TRAIN = """
+import pathlib, shutil, sys
+model, stage = sys.argv[1:]
+shutil.copytree(f"made/{model}", f"models/{model}")
+(report := pathlib.Path("reports/training", stage)).mkdir(parents=True)
+(report / "loss.csv").write_text("step,loss")
+"""
+EVALUATE = """
+import json, pathlib, sys, yaml
+(report := pathlib.Path("reports/evaluation", sys.argv[1])).mkdir(parents=True, exist_ok=True)
+(report / "curve.csv").write_text("x,y")
+f1 = yaml.safe_load(open("params.yaml"))["f1"]
+(report / "metrics.json").write_text(json.dumps({"f1": f1, "accuracy": 0.75, "baseline_f1": 0.9}))
+"""
+
+
+def run(*command: str, folder: Path = Path()) -> None:
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | path)
+
+
+def make_models(folder: Path) -> None:
+    """A project of small models whose graph never ran, and a store without runs, in an existing folder."""
+    encoding = train_bpe(["the cat sat on the mat and the dog ate the hat"] * 9, 300)
+    config = GPTConfig(context_length=256, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.max_token_value + 1)
+    spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
+    for name, objective in MODELS.items():
+        (folder / "made" / name).mkdir(parents=True)
+        model, more = GPT(config), {}
+        if objective == "classifier":
+            model, more = Classifier(model, spam), {"cleaning": "tasks.data.mail"}
+        elif objective == "assistant":
+            model = assistant.build(model, {})
+        save_model(folder / "made" / name, model, encoding, objective, **more)
+    shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tasks/data").mkdir(parents=True)
+    for path in ("tasks/served.py", "tasks/data/mail.py"):
+        shutil.copy(ROOT / path, folder / path)
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "params.yaml").write_text("f1: 0.5\n")
+    (folder / "train.py").write_text(TRAIN)
+    (folder / "evaluate.py").write_text(EVALUATE)
+    run("git", "init", "-q", folder=folder)
+    run("dvc", "init", "-q", folder=folder)
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+
+
+def challenger(model: str = "classifier") -> mlflow.entities.model_registry.ModelVersion:
+    """The version of a model that is its challenger."""
+    return MlflowClient().get_model_version_by_alias(f"threestage-{model}", "challenger")

@@ -1,0 +1,72 @@
+"""A project of small models to register, and a tracking server."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from small_models import make_models, run
+
+
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory) -> Path:
+    """Its graph never ran."""
+    folder = tmp_path_factory.mktemp("blank")
+    make_models(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ran(blank, tmp_path_factory):
+    folder = shutil.copytree(blank, tmp_path_factory.mktemp("ran"), dirs_exist_ok=True)
+    run("dvc", "repro", "-q", folder=folder)
+    return folder
+
+
+def enter(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path, dirs_exist_ok=True))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def unrun(blank, tmp_path, monkeypatch):
+    enter(blank, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def project(ran, tmp_path, monkeypatch):
+    enter(ran, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def tracking_server(project, tmp_path, monkeypatch):
+    """A real tracking server with a store of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--serve-artifacts"]
+    command += ["--artifacts-destination", str(tmp_path / "server")]
+    server = subprocess.Popen(command, process_group=0, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            try:
+                if httpx.get(f"{url}/health").is_success:
+                    break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                assert server.poll() is None
+            time.sleep(0.1)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()

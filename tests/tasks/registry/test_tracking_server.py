@@ -1,0 +1,44 @@
+"""What a tracking server does that a file does not."""
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from small_models import challenger
+
+from llm.errors import UserError
+from tasks.registry.register import register_model, registered
+
+pytestmark = pytest.mark.slow
+
+NAME = "threestage-classifier"
+
+
+def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_server, monkeypatch):
+    assert register_model("classifier") == "1"
+    (own,) = MlflowClient().search_registered_models()
+    assert own.name != NAME  # a laptop moves no alias of the team's without a word
+    monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage")
+    assert register_model("classifier") == "1"
+    assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
+    served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
+    table = served.predict(pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
+    assert table["label"][0] in ("ham", "spam")
+    model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
+
+
+def test_a_tracking_server_that_goes_away_while_a_model_is_registered_is_said_in_a_line(tracking_server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    log_model = mlflow.pyfunc.log_model
+
+    def last(**arguments: object) -> object:
+        logged = log_model(**arguments)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        mlflow.set_tracking_uri("http://127.0.0.1:9")
+        return logged
+
+    monkeypatch.setattr(mlflow.pyfunc, "log_model", last)
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://127.0.0.1:9: API request") as caught:
+        register_model("classifier")
+    assert "\n" not in str(caught.value)
