@@ -1,6 +1,6 @@
 """Who competes in training, and how: each contender in a process of its own, so that memory and threads are its own.
 
-A process starts in one of two environments, this project's or that of the peers (benchmarks/requirements.txt), so only
+A process starts in this project's environment or in that of its peers (benchmarks/requirements*.txt), so only
 torch and the modules of llm/ that need nothing else are imported at the top.
 """
 
@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 ROOT = Path(__file__).parents[1]
 PEERS = ("llms-from-scratch", "litgpt")  # packages of the other environment
+MAKE_PEERS = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """Inputs and targets, int64 BT, of batch number i."""
@@ -114,9 +115,9 @@ def peer_loss(peer: Peer, precision: str, compiled: bool) -> Callable[[Tensor, T
 
 def peer_steps(
     peer: Peer,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
-    batches: Batches,
+    batches: Callable[[int], tuple[Any, ...]],
     *,
     clip: float | None,
     share: Callable[[], float] = lambda: 1.0,
@@ -219,13 +220,12 @@ def alone(task: str, job: dict[str, Any], threads: int, python: str = sys.execut
     return {"failed": f"exit code {done.returncode}: {(done.stderr.splitlines() or ['no message'])[-1]}"}
 
 
-def peers_python(path: str) -> str:
+def peers_python(path: str, packages: Sequence[str] = PEERS, makes: str = MAKE_PEERS) -> str:
     """The absolute path of the peers' Python, for argparse; an error unless it has the packages and this torch."""
     python = str(Path(path).absolute())  # unresolved: a link into a virtual environment leads out of it
-    makes = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
     if not Path(python).exists():
         raise argparse.ArgumentTypeError(f"{path}: no such file; make it with: {makes}")
-    found = alone("benchmarks.contenders:versions", {"packages": ["torch", *PEERS]}, 1, python)
+    found = alone("benchmarks.contenders:versions", {"packages": ["torch", *packages]}, 1, python)
     if "failed" in found:
         raise argparse.ArgumentTypeError(f"{path}: {found['failed']}; make it with: {makes}")
     if found["torch"].split("+")[0] != torch.__version__.split("+")[0]:

@@ -4,14 +4,19 @@ import os
 import re
 import sys
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 
-from benchmarks import generate, report, time_to_loss, train_speed
+from benchmarks import classify_speed, generate, lora_speed, report, time_to_loss, train_speed
 from benchmarks.contenders import matmul_weights, peers_python, same_size, transformers_gpt2
+from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.config import GPTConfig
+from llm.errors import UserError
+from llm.formats.model_folder import save_model
 from llm.model.gpt import GPT
+from llm.tokenizer import train_bpe
 from tasks.stages.params import PARAMS_FILE, load_application
 
 pytestmark = pytest.mark.slow
@@ -194,3 +199,100 @@ def test_what_can_not_be_compared_is_one_line(options, reason, token_files, caps
 def test_peers_need_their_packages():
     with pytest.raises(argparse.ArgumentTypeError, match="No package metadata was found for llms-from-scratch"):
         peers_python(sys.executable)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A small model of the shape and precision of published weights, large enough for attention to matter."""
+    torch.manual_seed(0)
+    encoding = train_bpe(["the cat sat on the mat and the dog ate the hat"] * 9, 300)
+    shape = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "vocabulary_size": encoding.n_vocab}
+    llama = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False}
+    model, folder = GPT(GPTConfig(context_length=128, **shape, **llama)), tmp_path_factory.mktemp("published")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 8 if weight.ndim == 2 else 1
+    save_model(folder, model.bfloat16(), encoding, "language_model")
+    return folder
+
+
+def test_a_step_of_lora_is_measured_and_written(published, tmp_path, capsys):
+    out = tmp_path / "lora_speed.json"
+    options = ["--rounds", "1", "--seconds", "0", "--warmup", "1", "--threads", "1", "--rows", "2", "--window", "64"]
+    lora_speed.main([*options, "--texts", "4", "--base", str(published), "--out", str(out)])
+    results = json.loads(out.read_text())
+    assert results["size"]["texts"] == 4
+    assert results["machine"]["processor"]
+    (ours,) = results["contenders"].values()
+    assert ours["steps"] == lora_speed.LEAST_STEPS
+    assert ours["tokens_per_second"] == pytest.approx(2 * 64 / ours["seconds_a_step"], rel=1e-2)
+    assert ours["trained_weights"] == 2 * 16 * sum(((32 + 64), (32 + 32), 2 * (32 + 128), (128 + 32)))
+    assert ours["peak_memory_bytes"] > 1e8
+    assert "ours, bfloat16 weights, separated" in capsys.readouterr().out
+
+
+def test_lora_starts_from_the_same_loss_in_transformers(published, tmp_path):
+    size = lora_speed.Size(rows=2, window=64, texts=4, vocabulary=lora_speed.export(published, tmp_path / "model"))
+    rows = lora_speed.conversations(3, size)
+    assert [sum(len(tokens) for tokens, _ in row) for row in rows] == [64, 64]
+    assert len({len(tokens) for row in rows for tokens, _ in row}) > 2
+    ours = lora_speed.our_loss(lora_speed.our_model(published, 64), rows).item()
+    for precision in lora_speed.PRECISIONS:
+        model = lora_speed.transformers_model(tmp_path / "model", precision)
+        found = {form: lora_speed.their_loss(model, precision, make(rows)) for form, make in lora_speed.FORMS.items()}
+        assert found["padded"].item() == pytest.approx(ours, rel=2e-3)
+        assert found["separated"].item() == pytest.approx(ours, rel=2e-3)
+        assert found["packed"].item() != pytest.approx(ours, rel=2e-2)  # where texts see each other
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--texts", "3"], "--texts 3: an even number, each of at least 8 of --window 512 tokens"),
+        (["--base", "nowhere"], "--base nowhere: no model folder; `dvc repro load_published` makes models/published"),
+        (["--peers", sys.executable], "No package metadata was found for peft"),
+    ],
+)
+def test_lora_that_can_not_be_compared_is_one_line(options, reason, capsys):
+    with pytest.raises(SystemExit):
+        lora_speed.main(options)
+    assert reason in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def mails(tmp_path_factory):
+    """A classifier's folder, and a folder of mails."""
+    folder, data = tmp_path_factory.mktemp("classifier"), tmp_path_factory.mktemp("emails")
+    encoding = train_bpe(["the cat sat on the mat and the dog ate the hat"] * 9, 300)
+    config = GPTConfig(context_length=64, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab)
+    spam = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
+    save_model(folder, Classifier(GPT(config), spam), encoding, "classifier", cleaning="tasks.data.mail")
+    rows = [("the cat", "sat on the mat", "ham"), ("the dog", "ate the hat", "spam")] * 3
+    for split in ("train", "test"):
+        pd.DataFrame(rows, columns=["subject", "body", "label"]).to_parquet(data / f"{split}.parquet")
+    return folder, data
+
+
+def test_emails_are_classified_in_one_request_and_in_many(mails, tmp_path, capsys):
+    out = tmp_path / "classify_speed.json"
+    options = ["--model", str(mails[0]), "--data", str(mails[1]), "--rounds", "1", "--mails", "12", "--out", str(out)]
+    classify_speed.main(options)
+    results = json.loads(out.read_text())
+    speeds = results["mails_per_second"]
+    assert list(speeds) == ["served", "TF-IDF"]
+    for each in speeds.values():
+        assert list(each) == ["1", "10", "12"]
+        assert min(each.values()) > 0
+    assert results["machine"]["processor"]
+    assert "12 emails" in capsys.readouterr().out
+
+
+def test_requests_hold_every_mail_once_and_one_without_an_answer_is_named(mails, tmp_path):
+    asked = []
+    table = pd.DataFrame({"subject": list("abcde"), "body": ["the hat"] * 5})
+    assert classify_speed.speed(lambda request: asked.append(list(request["subject"])), table, 2) > 0
+    assert asked == [["a", "b"], ["c", "d"], ["e"]]
+    classify = classify_speed.served(mails[0], tmp_path / "model")
+    assert set(classify(table)) <= {"ham", "spam"}
+    with pytest.raises(UserError, match="1 of 2 mails have no answer; the first: there is no text to classify"):
+        classify(pd.DataFrame({"subject": ["the cat", ""], "body": ["", ""]}))

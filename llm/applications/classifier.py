@@ -192,19 +192,27 @@ def finish(
     *,
     balanced: bool,
     false_positive_rate: float,
-) -> None:
-    """Fit the linear model on `train`, and on `validation` what it and the GPT count and where the threshold is."""
+) -> dict[str, float]:
+    """Fit the linear model on `train`, and on `validation` what it and the GPT count and where the threshold is.
+
+    Gives the loss and F1 that both have on `validation` together.
+    """
+    config, labels = model.config, validation.labels
     scores = [gpt_logits(model, validation.tokens)]
     if model.ngrams is not None:
-        model.ngrams.fit(train.tokens, train.labels, class_weights(train, len(model.config.labels), balanced))
+        model.ngrams.fit(train.tokens, train.labels, class_weights(train, len(config.labels), balanced))
         scores.append(model.ngrams(validation.tokens))
-    weights, bias = fit_mixture(scores, validation.labels)
+    weights, bias = fit_mixture(scores, labels)
     found = dict(zip(("gpt_weight", "ngram_weight"), weights, strict=False)) | {"bias": tuple(bias)}
-    model.config = model.config.model_copy(update=found)
-    if len(model.config.labels) == 2:
-        probability = predict(model, validation.tokens).double().softmax(dim=-1)[:, 1].numpy()
-        threshold = best_threshold(probability, validation.labels.numpy() == 1, false_positive_rate)
-        model.config = model.config.model_copy(update={"threshold": threshold})
+    logits = sum(weight * each for weight, each in zip(weights, scores, strict=True)) + torch.tensor(bias)
+    probability = logits.double().softmax(dim=-1).numpy()
+    if len(config.labels) == 2:
+        found["threshold"] = best_threshold(probability[:, 1], labels.numpy() == 1, false_positive_rate)
+    model.config = config.model_copy(update=found)
+    return {
+        "calibrated_validation_loss": F.cross_entropy(logits, labels).item(),
+        "calibrated_validation_f1": f1_score(labels.numpy(), model.decide(probability), len(config.labels)),
+    }
 
 
 def explain(model: Classifier, encoding: tiktoken.Encoding, text: str) -> list[tuple[str, float]]:

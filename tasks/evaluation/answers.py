@@ -140,4 +140,3 @@ def _write_evidence(test: pd.DataFrame, checkable: pd.Series, params: Evaluate, 
         for row in shown.itertuples()
     ]
     (evidence / "samples.md").write_text("\n\n".join(["# Answers of the assistant", *lines]) + "\n")
-

@@ -114,7 +114,6 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
     if progress.curves.unsent:
         raise UserError("MLflow did not take all of the curves; the same command goes on from the last step")
     merge_lora(model)
-    setup.finish()
     return setup, history
 
 

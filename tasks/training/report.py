@@ -47,7 +47,7 @@ def _loss_picture(evaluations: pd.DataFrame, path: Path) -> None:
 
 @task(cache_policy=NO_CACHE)
 def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row], **more: Any) -> dict[str, Any]:
-    """Write models/<model>/ and the training's report, log both to MLflow, and return the report's metrics.
+    """Finish the model, write models/<model>/ and the training's report, log both to MLflow, and return its metrics.
 
     `more` goes to the model folder's config.json.
     """
@@ -57,6 +57,7 @@ def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row]
     metrics = {name: round(value, 6) for name, value in chosen.items() if value is not None}
     metrics["steps"] = history[-1]["step"]
     metrics["best_step"] = metrics.pop("step")
+    metrics |= {name: round(value, 6) for name, value in setup.finish().items()}
 
     report.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(evaluations)

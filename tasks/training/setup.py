@@ -52,8 +52,8 @@ class TrainingSetup:
     objective: Objective
     compute: Compute
     throughput: Throughput
-    finish: Callable[[], None] = lambda: None
-    """What is left to do with the trained weights, such as choosing a threshold on validation."""
+    finish: Callable[[], dict[str, float]] = dict
+    """What is left to do with the trained weights, such as choosing a threshold on validation; its metrics there."""
 
 
 Prepare = Callable[[Workers], TrainingSetup]

@@ -26,8 +26,8 @@ BRIEFLY = (
     "Do not explain, just answer.",
     "I only need the result.",
     "As short as you can.",
-    "Answer without a sentence around it.",
-    "Reply with the bare answer.",
+    "Say nothing but the answer.",
+    "Reply with the answer only.",
 )
 """What asks for the answer alone where a kind tells it in a sentence, too; the last two are validation's and test's."""
 BRIEF = re.compile(r"one word|nothing else|\b(only|just|alone)\b", re.IGNORECASE)  # a wording that asks so by itself
