@@ -107,7 +107,6 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
     },
     "flows.load_published": {"tasks/data/sources.py": "how they are fetched, checked against a hash"},
     "flows.finetune": {
-        "tasks/data/mail.py": "for the evaluation",
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {
@@ -214,7 +213,7 @@ def test_a_stage_that_computes_names_the_libraries_that_compute():
         if stage in TRAINING:
             assert {"torch", "tiktoken"} <= names
         elif stage in EVALUATION:
-            assert {"torch", "tiktoken", "scikit-learn"} <= names
+            assert {"torch", "tiktoken", "scipy"} <= names
         elif stage == LOAD:
             assert {"torch", "tiktoken", "safetensors"} <= names
         elif stage in PREPROCESS:

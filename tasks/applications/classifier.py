@@ -62,7 +62,8 @@ def _labels(tables: dict[str, pd.DataFrame], positive: str | None, data: Path) -
         if missing := sorted(set(labels) - set(table["label"])):
             raise UserError(f"{data}: {split} has no row with the label {missing[0]!r}, which others have")
     if positive is not None and positive not in labels:
-        raise UserError(f"train.positive: {positive!r} is not one of the labels in {data}: {', '.join(labels)}")
+        known = ", ".join(labels)
+        raise UserError(f"train.positive: {positive!r} is not one of the labels in {data}, {known}: name one, or null")
     return (*(label for label in labels if label != positive), *([positive] if positive else []))
 
 

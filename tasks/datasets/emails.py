@@ -3,9 +3,10 @@
 import csv
 import io
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pydantic import Field, field_validator
@@ -27,12 +28,15 @@ logger = logging.getLogger(__name__)
 class Params(Split):
     """How emails are cleaned and split, and what they may be."""
 
-    labels: tuple[Annotated[str, Field(pattern=r"^[\w.-]+( [\w.-]+)*$")], ...] = Field(("ham", "spam"), min_length=2)
+    labels: tuple[str, ...] = Field(("ham", "spam"), min_length=2)
     """What an email may be: words of letters, digits, `_`, `.` and `-`; each is in every split."""
 
     @field_validator("labels", mode="after")
     @classmethod
-    def _each_label_once(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+    def _each_label_is_a_name_and_once(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        for label in labels:  # they become names of metrics
+            if not re.fullmatch(r"[\w.-]+( [\w.-]+)*", label):
+                raise ValueError(f"{label!r} is no word of letters, digits, _, . and -, nor several of them")
         if twice := [label for label in labels if labels.count(label) > 1]:
             raise ValueError(f"{twice[0]!r} stands here twice")
         return labels

@@ -90,7 +90,7 @@ def _calibration_error(actual: np.ndarray, probability: np.ndarray, bins: int = 
 
 
 def _behavioural(name: str, labels: Sequence[str]) -> pd.DataFrame | None:
-    """The mails that were written to try a classifier of this dataset and labels; none for one of one's own."""
+    """The mails that were written to try a classifier of a dataset of this name and labels; None without any."""
     file = Path("data/behavioural") / name / "test.jsonl"
     if not file.exists():
         return None
@@ -115,9 +115,9 @@ def _slices(test: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     for name, values in parts.items():
         rows, columns = test.assign(slice=values), {"rows": ("right", "size")}
         for label in labels:
-            rows[f"{label}_share"] = rows["label"] == label
-            rows[f"{label}_right"] = rows["right"].where(rows["label"] == label)
-            columns |= {each: (each, "mean") for each in (f"{label}_share", f"{label}_right")}
+            rows[f"share_of_{label}"] = rows["label"] == label
+            rows[f"right_of_{label}"] = rows["right"].where(rows["label"] == label)
+            columns |= {each: (each, "mean") for each in (f"share_of_{label}", f"right_of_{label}")}
         columns["baseline_right"] = ("baseline_right", "mean")
         tables.append(rows.groupby("slice").agg(**columns).astype(float).reset_index().assign(by=name))
     return pd.concat(tables).set_index(["by", "slice"]).reset_index()

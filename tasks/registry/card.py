@@ -157,7 +157,7 @@ def _notes(dataset: str) -> tuple[list[str], dict[str, str]]:
     block = re.search(rf"^  {re.escape(dataset)}:[^\n]*\n(?:(?:    [^\n]*)?\n)*", text, re.MULTILINE)
     head, _, rest = (block[0] if block else "").partition("\n    sources:")
     comments = [line.strip().removeprefix("#").strip() for line in head.splitlines() if line.strip().startswith("#")]
-    return comments, dict(re.findall(r"source: (\S+)\s+# (.*)", rest))
+    return comments, dict(re.findall(r"source: (\S+)[ \t]+# (.*)", rest))
 
 
 def _data(training: Hashes) -> list[str]:

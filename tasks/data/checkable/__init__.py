@@ -57,14 +57,16 @@ def checkable_rows(paths: Sequence[Path], seed: int, rows_of: dict[str, int], ro
         phrasings = kind.stream(seed, "phrasings").permutation(len(items)) % (len(kind.phrasings) - 2)
         manners = kind.stream(seed, "manners").permutation(len(items))
         for item, phrasing, manner in zip(items, phrasings, manners, strict=True):
-            # Of a kind that tells its answers in sentences every other row asks for the answer alone. The others learn
-            # a sentence, where their wording does not ask for less, and count either as right.
-            hint = int(manner) if kind.sentences and manner % 2 else None
+            # Of a kind that tells its answers in sentences every other row asks for the answer alone. The others count
+            # a sentence as right, and learn one where their wording does not ask for less.
+            hint = int(manner) // 2 if kind.sentences and manner % 2 else None
+            wording = kind.wording("train", int(phrasing))
             instruction, given = kind.put(item, "train", int(phrasing), hint)
             answers = kind.answers(item)
-            if kind.sentences and hint is None and not BRIEF.search(kind.wording("train", int(phrasing))):
+            if kind.sentences and hint is None:
                 told = kind.told(item)
-                answers = [told[manner // 2 % len(kind.sentences)], *told, *answers]
+                best = item.output if BRIEF.search(wording) else told[int(manner) // 2 % len(kind.sentences)]
+                answers = [best, *told, *answers]
             row = {
                 "id": f"{name}: {item.asked}",
                 "source": ", ".join(kind.needs) or "written here",

@@ -30,7 +30,9 @@ BRIEFLY = (
     "Reply with the answer only.",
 )
 """What asks for the answer alone where a kind tells it in a sentence, too; the last two are validation's and test's."""
-BRIEF = re.compile(r"one word|nothing else|\b(only|just|alone)\b", re.IGNORECASE)  # a wording that asks so by itself
+BRIEF = re.compile(r"in one word|one word is enough|nothing else|just the|only the answer", re.IGNORECASE)
+"""What a wording says that asks so by itself."""
+SENTENCE = re.compile(r"^(it|this|you|yes|no)\b|\b(is|live|like)\b", re.IGNORECASE)  # goes into no other sentence
 SPLITS = ("train", "validation", "test")  # in the order of a field's wordings
 
 T = TypeVar("T")
@@ -130,10 +132,10 @@ class Kind:
         found = [
             sentence.format(**fields, answer=answer, lower=answer.lower())
             for answer in self.answers(item)
-            if len(answer.split()) == len(item.output.split())  # no sentence goes into a sentence
+            if not SENTENCE.search(answer)
             for sentence in self.sentences
         ]
-        return [text[0].upper() + text[1:] for text in found]
+        return [text[0].upper() + text[1:-2] + text[-2:].replace("..", ".") for text in found]  # Washington D.C.
 
 
 def kind(
@@ -142,6 +144,8 @@ def kind(
     """Make the kind that a function's name says of the function that makes its items; `told` are its sentences."""
     if len(phrasings) < PHRASINGS:
         raise ValueError(f"{len(phrasings)} phrasings; a kind has at least {PHRASINGS}")
+    if told and not checkable:
+        raise ValueError("sentences are told of answers that can be checked")
 
     def named(make: Make) -> Kind:
         return Kind(make.__name__, make, phrasings, tuple(needs), checkable, tuple(told))

@@ -77,7 +77,7 @@ def country_of_capital(generator: np.random.Generator, sources: Sources) -> Iter
     """The country that a city is the capital of."""
     for country in _countries(sources):
         if _has_capital(country):
-            yield _about(country, country.names, city=country.capitals[0])
+            yield _about(country, [country.name, *country.names], city=country.capitals[0])
 
 
 @kind(
@@ -209,12 +209,13 @@ def neighbour(generator: np.random.Generator, sources: Sources) -> Iterator[Item
     """Any country that shares a border; the best known is the one to learn."""
     countries = _countries(sources)
     fame = {name: place for place, country in enumerate(countries) for name in country.names}
+    in_a_sentence = {name: country.name for country in countries for name in country.names}
     for country in countries:
         # Russia and China have so many neighbours that few people would name them first.
         named = [name for name in country.neighbours if name in fame]
         known = sorted(named, key=lambda name: (name in ("Russia", "China"), fame[name]))
         if known:
-            yield _about(country, [known[0], *country.neighbours])
+            yield _about(country, [in_a_sentence[known[0]], *country.neighbours])
 
 
 @kind(

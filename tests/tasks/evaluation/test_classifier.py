@@ -67,7 +67,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     assert found["f1_gain_low"] < found["f1_gain_high"] < 0
     slices = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"])
     assert slices.loc[("source", "buy"), "rows"] == 6
-    assert slices.loc[("label", "ham"), "ham_right"] == pytest.approx((~predicted)[~actual].mean(), abs=1e-4)
+    assert slices.loc[("label", "ham"), "right_of_ham"] == pytest.approx((~predicted)[~actual].mean(), abs=1e-4)
     assert slices["baseline_right"].tolist() == [1.0] * len(slices)
     wrong = table[table["actual"] != table["predicted"]]
     errors = (tmp_path / "errors.md").read_text()
@@ -109,7 +109,7 @@ def test_a_classifier_of_three_labels_is_measured_by_their_mean(make_gpt, encodi
     assert found["baseline_f1"] == 1.0
     assert "roc_auc" not in found
     slices = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"])
-    assert slices.loc[("source", "a b"), "bird_share"] == 1.0
+    assert slices.loc[("source", "a b"), "share_of_bird"] == 1.0
     assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")
 
 

@@ -14,7 +14,7 @@ import torch
 
 from llm.applications.assistant import Assistant, Question, encode_examples, pack_sequences
 from llm.applications.assistant import objective as assistant_objective
-from llm.applications.classifier import Classifier, ClassifierConfig, LabelledTexts, email_text, encode_texts
+from llm.applications.classifier import Classifier, ClassifierConfig, LabelledTexts, email_text
 from llm.applications.classifier import objective as classifier_objective
 from llm.applications.language_model import objective
 from llm.chat import Chat
@@ -85,7 +85,7 @@ def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> Tra
     encoding = load_tokenizer(data / "tokenizer.json")
     model = Classifier(GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "tied": False})), SPAM)
     texts = [email_text(word, " ".join(WORDS[: 1 + n])) for n, word in enumerate(WORDS)]
-    tokens = encode_texts(encoding, texts, 32)
+    tokens = encoding.encode_ordinary_batch(texts)
     emails = LabelledTexts(tokens, torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long())
     goal = classifier_objective(model, config, emails, emails, CPU, balanced=True, workers=workers)
     return TrainingSetup(model, encoding, goal, CPU, Throughput("emails", 8))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tasks.data.checkable import FILES, checkable_rows, kinds
-from tasks.data.checkable.kind import Item, Sources, framed, kind
+from tasks.data.checkable.kind import BRIEF, BRIEFLY, Item, Sources, framed, kind
+from tasks.data.conversations import is_right
 
 KINDS = kinds()
 
@@ -114,3 +115,47 @@ def test_a_kind_that_has_no_more_tasks_ends():
             yield Item("always", "the same", {})
 
     assert len(one.items(Sources({}), seed=1, rows=10)) == 1
+
+
+TOLD = {name: kind for name, kind in KINDS.items() if kind.sentences}
+ODD = r"  | [,.?!]|[{}]|\bthe the\b|\ba [aeio]\w|\ban (?!hour)[^aeiou\W]\w|[^.]\.\.$"
+
+
+def test_many_kinds_tell_their_answers_in_sentences():
+    assert len(TOLD) >= 30
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_sentence_holds_the_answer_reads_well_and_is_right(name, items):
+    for item in items[name]:
+        told = TOLD[name].told(item)
+        for sentence in told[: len(TOLD[name].sentences)]:
+            assert item.output.lower() in sentence.lower()
+            assert not re.search(ODD, sentence), sentence
+            assert sentence[0].isupper() or not sentence[0].isalpha()
+            assert sentence.endswith(".")
+        assert all(is_right(sentence, told) for sentence in told)
+        short = {each.lower() for each in TOLD[name].answers(item) if len(each.split()) == 1} - {"yes", "no"}
+        assert all(any(each in sentence.lower() for sentence in told) for each in short)
+
+
+def test_every_other_row_asks_for_the_answer_alone_in_all_the_ways_that_there_are(sources):
+    found = [row for row in rows(sources, **dict.fromkeys(TOLD, 40)) if row["kind"] in TOLD]
+    asked = {hint: [row for row in found if hint in row["instruction"]] for hint in BRIEFLY[:-2]}
+    assert all(asked.values()), asked.keys()
+    briefly = [row for several in asked.values() for row in several]
+    assert len(briefly) == pytest.approx(len(found) / 2, rel=0.05)
+    for row in briefly:
+        kind = KINDS[row["kind"]]
+        assert any(hint in row["test_instruction"] for hint in BRIEFLY[-1:])
+        assert any(hint in row["validation_instruction"] for hint in BRIEFLY[-2:-1])
+        assert len(row["output"]) < 60
+        assert not any(row["answers"][0] == text for item in kind.items(sources, 1, 40) for text in kind.told(item))
+    rest = [row for row in found if row not in briefly and not BRIEF.search(row["instruction"])]
+    assert all(len(row["answers"]) > 1 for row in rest)
+    assert sum(row["output"].endswith(".") for row in rest) > 0.9 * len(rest)
+
+
+def test_sentences_of_what_can_not_be_checked_are_refused():
+    with pytest.raises(ValueError, match="sentences are told of answers that can be checked"):
+        kind(*"abcdefgh", checkable=False, told=["It is {answer}."])
