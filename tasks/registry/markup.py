@@ -23,7 +23,7 @@ from llm.files import read_text
 TEMPLATE = Path(__file__).with_name("card.html.jinja")
 LONGEST = 300  # characters of a value
 ENTRIES = 20_000  # characters of entries, together
-SPECIAL = re.compile(r"([\\`*\[\]<>|~&#])")
+SPECIAL = re.compile(r"([\\`*\[\]<>|~&#]|(?<![^\W_])_|_(?![^\W_]))")  # _ within a word is no emphasis
 IN_TEXT = re.compile(r"([\\`\[\]<|~&])")
 RULE = re.compile(r"[\s=*_-]+")
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from bs4 import BeautifulSoup
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.registry.markup import as_html, first_entries, plain, printable, table, tame
@@ -37,6 +37,7 @@ def test_a_hostile_value_stays_in_its_cell_and_reads_as_it_was():
 
 
 @given(st.lists(st.text(), min_size=1, max_size=4))
+@example(["_0_", "a__b", "f1_gain", "__init__"])
 def test_any_text_in_a_table_reads_as_it_was(values):
     found = body("\n".join(table(["name"] * len(values), [values])))
     cells = [cell.get_text() for cell in found.find_all("td")]
