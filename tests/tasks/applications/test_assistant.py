@@ -1,8 +1,6 @@
-from pathlib import Path
-
-import pandas as pd
 import pytest
 import torch
+from instruction_tables import write
 
 from llm.applications.assistant import Question, encode_examples, prompt_tokens
 from llm.chat import Chat
@@ -14,14 +12,6 @@ from llm.training.workers import ALONE
 from tasks.applications import assistant
 
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
-
-
-def write(folder: Path, split: str, **columns: list) -> None:
-    """A split of the dataset; columns that are not given are empty."""
-    size = len(columns["instruction"])
-    empty = {"input": [""] * size, "answers": [[]] * size, "history": [[]] * size, "system": [""] * size}
-    table = {"id": [f"{split}{n}" for n in range(size)], "source": ["s"] * size, "kind": ["k"] * size}
-    pd.DataFrame(table | empty | columns).to_parquet(folder / f"{split}.parquet")
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
+from instruction_tables import write
 
 from llm.applications.assistant import build
 from llm.device import Compute
@@ -29,14 +28,6 @@ def parrot(make_gpt, encoding):
         return model.eval()
 
     return make
-
-
-def write(folder: Path, split: str, **columns: list) -> None:
-    """A split of the dataset; columns that are not given are empty."""
-    size = len(columns["instruction"])
-    empty = {"input": [""] * size, "answers": [[]] * size, "history": [[]] * size, "system": [""] * size}
-    table = {"id": [f"{split}{n}" for n in range(size)], "source": ["s"] * size, "kind": ["k"] * size}
-    pd.DataFrame(table | empty | columns).to_parquet(folder / f"{split}.parquet")
 
 
 @pytest.fixture
