@@ -35,6 +35,8 @@ class Request:
     max_new_tokens: int
     sampling: Sampling = GREEDY
     stop_tokens: frozenset[int] = frozenset()
+    logprobs: int | None = None
+    """How many of the likeliest tokens each event tells the log-probability of, beside its own; None tells none."""
 
 
 def check_request(request: Request, vocabulary_size: int, context_length: int) -> None:
@@ -50,12 +52,22 @@ def check_request(request: Request, vocabulary_size: int, context_length: int) -
         raise UserError(f"{len(prompt)} prompt tokens and {new} new ones do not fit the context of {context_length}")
 
 
+class Logprobs(NamedTuple):
+    """Natural logarithms of probabilities as the model gives them, before temperature, penalties and cuts."""
+
+    token: float
+    """Of the token that was made."""
+    likeliest: list[tuple[int, float]]
+    """The likeliest tokens with theirs, the likeliest first."""
+
+
 class Event(NamedTuple):
     """What a step did to a request: made a token, ended it, or both."""
 
     handle: int
     token: int | None
     ended: Reason | None = None
+    logprobs: Logprobs | None = None
 
 
 @dataclass
@@ -70,13 +82,22 @@ class _Row:
     token: int = -1
     """The newest, not yet in the cache."""
 
-    def take(self, token: int) -> Event:
+    def take(self, token: int, logits_V: Tensor) -> Event:
         self.token = token
         if token in self.request.stop_tokens:
             return Event(self.handle, None, "stop")
         # the cache holds the prompt and all new tokens but this one
         made = self.length - len(self.request.prompt) + 1
-        return Event(self.handle, token, "length" if made == self.request.max_new_tokens else None)
+        ended = "length" if made == self.request.max_new_tokens else None
+        return Event(self.handle, token, ended, _logprobs(logits_V, token, self.request.logprobs))
+
+
+def _logprobs(logits_V: Tensor, token: int, likeliest: int | None) -> Logprobs | None:
+    if likeliest is None:
+        return None
+    logprobs_V = logits_V.float().log_softmax(dim=-1)
+    values, tokens = logprobs_V.topk(min(likeliest, len(logprobs_V)))
+    return Logprobs(logprobs_V[token].item(), list(zip(tokens.tolist(), values.tolist(), strict=True)))
 
 
 class Engine:
@@ -133,13 +154,14 @@ class Engine:
             parts_BC.append(self._prefill(len(running), joining))
         if parts_BC:
             rows = running + joining
-            tokens = choose(self.model.logits(torch.cat(parts_BC)), [row.sampler for row in rows])
+            logits_BV = self.model.logits(torch.cat(parts_BC))
+            tokens = choose(logits_BV, [row.sampler for row in rows])
             for row in running:
                 row.length += 1
             for _ in joining:
                 self._queue.popleft()
             self._rows = rows
-            made = [row.take(token) for row, token in zip(rows, tokens, strict=True)]
+            made = [row.take(token, logits_V) for row, token, logits_V in zip(rows, tokens, logits_BV, strict=True)]
             self._leave([place for place, event in enumerate(made) if event.ended])
             self._untold += made
         events, self._untold = self._untold, []
