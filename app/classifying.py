@@ -1,0 +1,164 @@
+"""/classify: is this mail spam? One mail or thousands, as text, as raw messages or as .eml files."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from app.errors import Busy, RequestError
+from app.limits import until_gone
+from app.metrics import EMAILS
+from app.openai_api import ERRORS, asked
+from app.versions import Loaded
+from llm.applications.classifier import Classifier, email_text, explain, probabilities
+from llm.errors import UserError
+from tasks.served import cleaning_module
+
+AT_ONCE = 64
+"""Mails of one request that are read before another request has its turn."""
+MOST_EXPLAINED = 16
+"""An explanation costs as much as a hundred mails."""
+
+router = APIRouter(tags=["email"], responses=ERRORS)
+
+
+class Email(BaseModel):
+    """A mail: subject and body, or all of it as it came under `message`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    subject: str | None = None
+    body: str | None = None
+    message: str | None = None
+    """A raw message: headers, an empty line, and the rest."""
+
+
+class ClassifyRequest(BaseModel):
+    """Mails to classify."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    emails: list[Email] = Field(min_length=1, max_length=10_000)
+    model: str | None = None
+    """As in /v1: `classifier` is its champion, `classifier/3` a version."""
+    explain: int = Field(default=0, ge=0, le=100)
+    """So many words that moved each decision most; of at most 16 mails."""
+
+
+class Moved(BaseModel):
+    """A piece of a mail and by how much it raises the log-odds of the label."""
+
+    text: str
+    effect: float
+
+
+class Verdict(BaseModel):
+    """What a mail is, or why nobody can say."""
+
+    name: str | None = None
+    """The file that it came in."""
+    label: str | None = None
+    probability: float | None = None
+    """Of this label."""
+    probabilities: dict[str, float] | None = None
+    moved_by: list[Moved] | None = None
+    """The strongest pieces first; above zero they speak for the label."""
+    error: str | None = None
+
+
+class Classification(BaseModel):
+    """A verdict for each mail, in their order."""
+
+    model: str
+    """The version that answers, such as `threestage-classifier/3`."""
+    threshold: float | None
+    """Above this probability of the last label a mail is given it; null takes the likelier."""
+    labels: list[str]
+    verdicts: list[Verdict]
+
+
+@router.post("/classify", summary="Classify mails")
+async def classify(request: Request, body: ClassifyRequest) -> Classification:
+    """A verdict for each mail; one that can't be read has its reason, and leaves the others alone."""
+    loaded = await asked(request, body.model, ("classifier",))
+    rows = [each.model_dump(exclude_none=True) for each in body.emails]
+    return await _classified(request, loaded, rows, body.explain)
+
+
+@router.post("/classify/files", summary="Classify .eml files")
+async def classify_files(
+    request: Request,
+    files: Annotated[list[UploadFile], File(description="Messages as mail programs save them", max_length=1000)],
+    model: Annotated[str | None, Form()] = None,
+    explain: Annotated[int, Form(ge=0, le=100)] = 0,
+) -> Classification:
+    """The same for files. Their names are told back and used for nothing else."""
+    loaded = await asked(request, model, ("classifier",))
+    rows = [{"message": message_text(await each.read())} for each in files]
+    return await _classified(request, loaded, rows, explain, [each.filename for each in files])
+
+
+def message_text(content: bytes) -> str:
+    """A raw message as text; bytes that are no UTF-8 stand for Latin-1's characters."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+async def _classified(
+    request: Request, loaded: Loaded, rows: list[dict[str, Any]], explained: int, names: list[str | None] | None = None
+) -> Classification:
+    settings = request.app.state.settings
+    if not isinstance(loaded.model, Classifier):
+        raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
+    if explained and len(rows) > MOST_EXPLAINED:
+        raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
+    if loaded.classifying >= settings.queue:
+        raise Busy(f"{loaded.classifying} requests wait for {loaded.named} already", retry_after=1)
+    loaded.classifying += 1
+    try:
+        verdicts: list[Verdict] = []
+        for first in range(0, len(rows), AT_ONCE):
+            part = run_in_threadpool(verdicts_of, loaded, rows[first : first + AT_ONCE], explained)
+            verdicts += await until_gone(request, part, lambda: None)
+    finally:
+        loaded.classifying -= 1
+    for verdict, name in zip(verdicts, names or (), strict=False):
+        verdict.name = name
+    config = loaded.model.config
+    EMAILS.labels(loaded.registered_name).inc(len(rows))
+    return Classification(
+        model=loaded.registered_name, threshold=config.threshold, labels=list(config.labels), verdicts=verdicts
+    )
+
+
+def verdicts_of(loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0) -> list[Verdict]:
+    """A verdict for each row, by a version's own cleaning; it takes the version's turn."""
+    cleaning = cleaning_module(loaded.folder)
+    model: Classifier = loaded.model
+    verdicts = [Verdict() for _ in rows]
+    texts: dict[int, str] = {}
+    for number, row in enumerate(rows):
+        try:
+            clean = cleaning.clean_row(row) if cleaning else row
+            texts[number] = email_text(clean.get("subject", ""), clean.get("body", ""))
+            if not re.search(r"\S", texts[number]):
+                raise UserError("there is no text to classify")
+        except (UserError, ValueError) as error:  # the cleaning's own errors are ValueErrors
+            verdicts[number].error = str(error)
+            texts.pop(number, None)
+    if not texts:
+        return verdicts
+    with loaded.busy:
+        found = probabilities(model, loaded.encoding, list(texts.values()))
+        for number, row, label in zip(texts, found, model.decide(found), strict=True):
+            verdict, labels = verdicts[number], model.config.labels
+            verdict.label, verdict.probability = labels[label], float(row[label])
+            verdict.probabilities = {name: float(share) for name, share in zip(labels, row, strict=True)}
+            if explained:
+                moved = explain(model, loaded.encoding, texts[number])[:explained]
+                verdict.moved_by = [Moved(text=text, effect=effect) for text, effect in moved]
+    return verdicts

@@ -1,0 +1,162 @@
+"""What the server lets in: keys, sizes and times, before a request reaches anything else.
+
+These are ASGI middlewares and not Starlette's BaseHTTPMiddleware, which would hold back the pieces of a stream.
+"""
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.metrics import REQUESTS, SECONDS
+
+T = TypeVar("T")
+OPEN = ("/healthz", "/readyz")
+"""What needs no key: an orchestrator asks it."""
+BODY_SECONDS = 20.0
+"""Time that a request has to come whole; a slower client holds a connection and nothing else."""
+
+
+def refusal(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> ASGIApp:
+    """An answer in OpenAI's form of an error."""
+    kind = "invalid_request_error" if status < 429 else "server_error"
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+    all_headers = {"content-type": "application/json", "content-length": str(len(body))} | (headers or {})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raw = [(name.encode(), value.encode()) for name, value in all_headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+class Keys:
+    """Refuses who names no key of ours, where there are any. The page has a log-in of its own."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], guarded: tuple[str, ...]) -> None:
+        self.app, self.keys, self.guarded = app, [key.encode() for key in keys], guarded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.keys and scope["path"].startswith(self.guarded):
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            scheme, _, key = given.partition(b" ")
+            # every key is compared, so that the time says nothing about which one was close
+            right = [hmac.compare_digest(key.strip(), each) for each in self.keys]
+            if scheme.lower() != b"bearer" or not any(right):
+                refuse = refusal(401, "a key is needed: Authorization: Bearer KEY", "invalid_api_key", BEARER)
+                return await refuse(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+
+BEARER = {"www-authenticate": "Bearer"}
+
+
+class _TooLarge(Exception):
+    pass
+
+
+class _TooSlow(Exception):
+    pass
+
+
+class Bodies:
+    """Bounds the size of a request and the time in which it comes."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        large = refusal(413, f"the request has more than {self.most} bytes", "too_large", {"connection": "close"})
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self.most:
+            return await large(scope, receive, send)
+        size, whole, started = 0, False, False
+        deadline = time.monotonic() + BODY_SECONDS
+
+        async def bounded() -> Message:
+            nonlocal size, whole
+            if whole:  # what comes now is that the client has left
+                return await receive()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise _TooSlow from None
+            if message["type"] == "http.request":
+                size += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
+                if size > self.most:
+                    raise _TooLarge
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            return await self.app(scope, bounded, noted)
+        except _TooLarge:
+            if not started:
+                return await large(scope, receive, send)
+        except _TooSlow:
+            if not started:
+                slow = refusal(408, f"the request did not come within {BODY_SECONDS:g} s", "too_slow", CLOSE)
+                return await slow(scope, receive, send)
+
+
+CLOSE = {"connection": "close"}
+
+
+class Measured:
+    """Counts requests by route and status, and their time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        began, status = time.monotonic(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            return await self.app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")  # a path as it came could be any text
+            REQUESTS.labels(route, status).inc()
+            SECONDS.labels(route).observe(time.monotonic() - began)
+
+
+async def until_gone(request: Request, work: Coroutine[Any, Any, T], close: Callable[[], None]) -> T:
+    """The result of some work, which is stopped where the client leaves before."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+        return await task
+    finally:
+        gone.cancel()
+        close()
+
+
+async def _gone(request: Request) -> None:
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            return

@@ -1,0 +1,277 @@
+"""What /v1 takes and gives: OpenAI's schema, as far as it means something here.
+
+Names and meaning are those of OpenAI's reference of /chat/completions and /completions. A part that would change the
+answer and is not done here (tools, say) is refused; one that would not (`user`, say) is ignored. `top_k`, `min_p` and
+`repetition_penalty` are additions that other servers of open models have, too.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from llm.chat import Message
+from llm.generation.sampling import Sampling
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # what is not done here, and the values that ask for nothing
+    "tools": (None, []),
+    "functions": (None, []),
+    "function_call": (None, "none"),
+    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "response_format": (None, {"type": "text"}),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "prediction": (None,),
+    "suffix": (None, ""),
+    "echo": (None, False),
+    "best_of": (None, 1),
+}
+
+
+class TextPart(BaseModel):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """A turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    def turn(self) -> Message:
+        """As the model is told it."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return Message("system" if self.role == "developer" else self.role, text)
+
+
+class StreamOptions(BaseModel):
+    """What a stream says besides."""
+
+    include_usage: bool = False
+
+
+class _Request(BaseModel):
+    """What both kinds of request have."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    """`assistant` is its champion, `assistant@challenger` an alias, `assistant/3` a version; null is what can answer."""
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """0, the default here, takes the likeliest token: so the models were evaluated."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=1, le=1_000_000)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
+    n: int | None = Field(default=1, ge=1, le=16)
+    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+
+    @model_validator(mode="after")
+    def _asks_for_nothing_else(self) -> Self:
+        for name, value in (self.model_extra or {}).items():
+            if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
+                raise ValueError(f"{name} is not supported")
+        return self
+
+    @field_validator("stop")
+    @classmethod
+    def _few(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(stop, list) and len(stop) > 16:
+            raise ValueError(f"{len(stop)} stop strings; at most 16 are looked for")
+        return stop
+
+    @property
+    def stops(self) -> list[str]:
+        """The strings at which a text ends."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        return Sampling(
+            temperature=self.temperature or 0.0,
+            top_p=self.top_p or None,  # 0 would leave nothing; the likeliest alone is temperature 0
+            top_k=1 if self.top_p == 0 else self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            seed=None if self.seed is None else self.seed % 2**63,
+        )
+
+
+class ChatRequest(_Request):
+    """A conversation that goes on."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    logprobs: bool | None = False
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class CompletionRequest(_Request):
+    """Texts that go on."""
+
+    prompt: str | Tokens | Annotated[list[str] | list[Tokens], Field(min_length=1, max_length=16)]
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+
+
+class TopLogprob(BaseModel):
+    """A token that was likely."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """A token that was made, and what was likely in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(BaseModel):
+    """The tokens of a chat answer."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class CompletionLogprobs(BaseModel):
+    """The tokens of a text."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class Usage(BaseModel):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class AnswerMessage(BaseModel):
+    """What the assistant says."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class Delta(BaseModel):
+    """What came to what the assistant says."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+Finish = Literal["stop", "length"]
+
+
+class ChatChoice(BaseModel):
+    """An answer."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: Finish
+
+
+class ChatChunkChoice(BaseModel):
+    """A piece of an answer."""
+
+    index: int
+    delta: Delta
+    logprobs: ChoiceLogprobs | None = None
+    finish_reason: Finish | None = None
+
+
+class CompletionChoice(BaseModel):
+    """A text, or a piece of one."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: Finish | None = None
+
+
+class _Answer(BaseModel):
+    """What all answers have."""
+
+    id: str
+    created: int
+    model: str
+    """The version that answers, such as `threestage-assistant/3`."""
+    system_fingerprint: str | None = None
+    usage: Usage | None = None
+
+
+class ChatCompletion(_Answer):
+    """The answers to a conversation."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+
+
+class ChatCompletionChunk(_Answer):
+    """A piece of them, as an event."""
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: list[ChatChunkChoice]
+
+
+class Completion(_Answer):
+    """Texts, or pieces of them."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[CompletionChoice]
+
+
+class Model(BaseModel):
+    """A model or a version of one that can be asked."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "threestage"
+    version: str
+    """The version that answers by this name."""
+    aliases: list[str]
+    objective: str
+    """What it does: assistant, classifier or language_model."""
+    description: str
+
+
+class Models(BaseModel):
+    """What can be asked."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorDetail(BaseModel):
+    """Why a request has no answer."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class Error(BaseModel):
+    """Why a request has no answer, in OpenAI's form."""
+
+    error: ErrorDetail

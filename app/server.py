@@ -1,0 +1,193 @@
+"""The server: one FastAPI application over the registry's versions, and its life from start to SIGTERM."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from threading import Thread
+from types import FrameType
+from typing import Literal
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from app import classifying, feedback, openai_api
+from app.errors import Busy, RequestError
+from app.limits import Bodies, Keys, Measured
+from app.metrics import RUNNING, WAITING
+from app.settings import Settings
+from app.versions import BY_DEFAULT, Versions
+from llm.errors import UserError
+
+GUARDED = ("/v1", "/classify", "/feedback", "/metrics")
+PRELOADED = ("assistant", "classifier")
+"""Objectives whose default versions are loaded before anybody asks."""
+GOODBYE = 20.0
+"""Seconds that answers have to come to their end when the server is told to end."""
+CONNECTIONS = 1000
+"""Connections at once; more are refused with 503."""
+
+logger = logging.getLogger(__name__)
+
+
+class Health(BaseModel):
+    """Whether the server answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """What is loaded."""
+
+    ready: bool
+    versions: dict[str, str]
+    """Each model's default with the version that answers, and `champion` or `challenger`."""
+    reason: str | None = None
+    """Why the server is not ready, or what the registry said last."""
+
+
+def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
+    """The application, with the `page` where wished; it loads what the registry has when it starts, and watches its aliases while it runs."""
+    versions = Versions(settings)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(_watch(app))
+        yield
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+        await run_in_threadpool(versions.close, GOODBYE)
+
+    app = FastAPI(
+        title="Threestage",
+        summary="The champions of the registry, as OpenAI's clients ask for them, and for mail",
+        version="1",
+        lifespan=life,
+        docs_url=None,  # its page asks another host for its scripts
+        redoc_url=None,
+    )
+    app.state.versions, app.state.settings = versions, settings
+    app.state.registry_error = "the registry has not been read yet"
+    app.state.feedback = feedback.Inbox(settings)
+    for router in (openai_api.router, classifying.router, feedback.router):
+        app.include_router(router)
+
+    @app.get("/healthz", tags=["server"], summary="Does it live?")
+    async def healthz() -> Health:
+        """Yes, where this answers."""
+        return Health()
+
+    @app.get("/readyz", tags=["server"], summary="Can it answer?", responses={503: {"model": Ready}})
+    async def readyz(response: Response) -> Ready:
+        """Whether the default versions are loaded, and which they are."""
+        found = _defaults(versions)
+        reason = app.state.registry_error
+        ready = bool(found) and all(_is_loaded(versions, name) for name in found)
+        if not ready:
+            response.status_code = 503
+            reason = reason or "no model is registered; `make run` makes them"
+        return Ready(ready=ready, versions=found, reason=reason)
+
+    @app.get("/metrics", tags=["server"], summary="For Prometheus", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Counters, times and what runs now."""
+        for each in versions.loaded:
+            if each.engine:
+                RUNNING.labels(each.registered_name).set(each.engine.running)
+                WAITING.labels(each.registered_name).set(each.engine.waiting)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_exception_handler(RequestError, _refused)
+    app.add_exception_handler(UserError, _user_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_middleware(Keys, keys=settings.api_keys, guarded=GUARDED)
+    app.add_middleware(Bodies, most=settings.body_bytes)
+    app.add_middleware(Measured)
+    if page:
+        from app.page import mount_page
+
+        return mount_page(app)
+    return app
+
+
+def _defaults(versions: Versions) -> dict[str, str]:
+    """Each model that is loaded before anybody asks, with what answers for it."""
+    found: dict[str, str] = {}
+    for alias in BY_DEFAULT:
+        for each in versions.listed_before:
+            if alias in each.aliases and each.objective in PRELOADED:
+                found.setdefault(each.named.model, f"{each.named}, {alias}")
+    return found
+
+
+def _is_loaded(versions: Versions, name: str) -> bool:
+    return any(each.named.model == name for each in versions.loaded)
+
+
+async def _watch(app: FastAPI) -> None:
+    """Keep what is loaded what the registry's aliases say; while it does not answer, what is loaded goes on."""
+    versions, settings = app.state.versions, app.state.settings
+    while True:
+        try:
+            await run_in_threadpool(versions.refresh, PRELOADED)
+            app.state.registry_error = None
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if reason != app.state.registry_error:
+                logger.warning("the registry: %s", reason)
+            app.state.registry_error = reason
+        await asyncio.sleep(settings.poll_seconds)
+
+
+async def _refused(_: Request, error: RequestError) -> JSONResponse:
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
+    return JSONResponse(openai_api.error_content(error), error.status, headers)
+
+
+async def _user_error(_: Request, error: UserError) -> JSONResponse:
+    return JSONResponse(openai_api.error_content(RequestError(str(error))), 400)
+
+
+async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    """What is wrong with the first part that is wrong, named as in `messages.0.role`."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    reason = first["msg"].removeprefix("Value error, ")
+    named = RequestError(f"{place}: {reason}" if place else reason, place or None, "invalid_request")
+    return JSONResponse(openai_api.error_content(named), 422)
+
+
+async def _http_error(_: Request, error: HTTPException) -> JSONResponse:
+    found = RequestError(str(error.detail), None, "not_found" if error.status_code == 404 else "invalid_request")
+    return JSONResponse(openai_api.error_content(found), error.status_code, error.headers)
+
+
+def serve(settings: Settings, host: str, port: int, *, page: bool = True, log_level: str = "info") -> None:
+    """Run the server until SIGTERM or Ctrl-C; texts that are written then have GOODBYE seconds to come to their end."""
+    import uvicorn
+
+    app = create_app(settings, page=page)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            super().handle_exit(sig, frame)
+            Thread(target=app.state.versions.close, args=(GOODBYE,), daemon=True).start()
+
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level=log_level,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(GOODBYE) + 5,
+        server_header=False,
+    )
+    Server(config).run()

@@ -1,0 +1,34 @@
+"""What the server may do, and how much at once: options of `threestage serve`, or the environment."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from llm.config import Config
+
+
+class Settings(Config):
+    """How the server runs; nothing here changes an answer but `int8`."""
+
+    api_keys: tuple[str, ...] = ()
+    """Who asks must name one of them; none lets everybody in."""
+    rows: int = Field(default=32, gt=0)
+    """Texts that one version writes at once."""
+    queue: int = Field(default=64, ge=0)
+    """Requests that may wait for a row of a version, or for its classifier; the next is refused with 429."""
+    context_length: int = Field(default=2048, gt=0)
+    """Tokens of the longest text, prompt included, where the model has more; bounds the memory of a row."""
+    int8: bool = False
+    """Weights of 8 bits: half the memory, faster for one text and slower for many; answers may differ."""
+    request_seconds: float = Field(default=300, gt=0)
+    """Time that a request has from its first byte to its answer's last."""
+    body_bytes: int = Field(default=4_000_000, gt=0)
+    """Size of the largest request."""
+    poll_seconds: float = Field(default=3, gt=0)
+    """Time between two looks at the registry's aliases."""
+    feedback: bool = True
+    """Whether the page and the API take what people say of an answer."""
+    inbox: Path = Path("data/inbox")
+    """Where that goes, a folder a dataset."""
+    feedback_a_client: int = Field(default=200, gt=0)
+    """Rows of feedback that one client may leave in a day."""

@@ -1,0 +1,143 @@
+"""A registry of small models and a real server over it, made once."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import mlflow
+import pytest
+import torch
+import uvicorn
+from mlflow import MlflowClient
+
+from app.server import create_app
+from app.settings import Settings
+from llm.applications.assistant import Assistant
+from llm.applications.classifier import Classifier, ClassifierConfig
+from llm.chat import Chat
+from llm.config import GPTConfig
+from llm.formats.model_folder import save_model
+from llm.model.gpt import GPT
+from llm.tokenizer import train_bpe
+from tasks.registry.tracking import configure_tracking
+from tasks.stages.hashes import PREFIX
+
+DATASETS = {"assistant": "instructions", "classifier": "emails", "foundation": "corpus"}
+TEXT = ["the cat sat on the mat and the dog ate the hat . a bird sang to the moon . hello how are you ?"] * 9
+
+
+def write_model(folder: Path, model: str, seed: int = 1) -> Path:
+    """A small model folder with random weights, large enough that its answers differ."""
+    torch.manual_seed(seed)
+    encoding = train_bpe(TEXT, 320)
+    gpt = GPT(GPTConfig(context_length=512, n_layer=2, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab))
+    for weight in gpt.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.3)
+    folder.mkdir(parents=True)
+    if model == "classifier":
+        made = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5))
+        torch.nn.init.normal_(made.head.weight, std=0.5)
+        save_model(folder, made, encoding, "classifier", cleaning="tasks.data.mail")
+    elif model == "assistant":
+        made = Assistant(gpt.config, Chat(system="You are a test."))
+        made.load_state_dict(gpt.state_dict())
+        save_model(folder, made, encoding, "assistant")
+    else:
+        save_model(folder, gpt, encoding, "language_model")
+    return folder
+
+
+def register(folder: Path, model: str, *aliases: str) -> str:
+    """A version of a model folder as `register` leaves it, but for its evidence; gives its number."""
+    configure_tracking()
+    client, name = MlflowClient(), f"threestage-{model}"
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    with mlflow.start_run() as run:
+        logged = mlflow.pyfunc.log_model(
+            name=model, python_model="tasks/served.py", artifacts={"model": str(folder)}, pip_requirements=["mlflow"]
+        )
+    tags = {f"{PREFIX}.dvc.dep.data/processed/{DATASETS[model]}": "0" * 32}
+    version = client.create_model_version(
+        name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id, description=f"A small {model}."
+    )
+    for alias in aliases:
+        client.set_registered_model_alias(name, alias, version.version)
+    return str(version.version)
+
+
+@contextmanager
+def tracked(folder: Path) -> Iterator[None]:
+    """The store in `folder`, for fixtures that outlive a test."""
+    mlflow.set_tracking_uri(None)  # which forgets the variable, too
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        yield
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory) -> Path:
+    """A store in which the assistant has a champion and a challenger, the others a challenger. Look at it only."""
+    folder = tmp_path_factory.mktemp("registry")
+    with tracked(folder):
+        register(write_model(folder / "assistant-1/assistant", "assistant", 1), "assistant", "champion")
+        register(write_model(folder / "assistant-2/assistant", "assistant", 2), "assistant", "challenger")
+        register(write_model(folder / "classifier-1/classifier", "classifier", 3), "classifier", "challenger")
+        register(write_model(folder / "foundation-1/foundation", "foundation", 4), "foundation", "challenger")
+    return folder
+
+
+@contextmanager
+def running(settings: Settings, *, page: bool = False) -> Iterator[str]:
+    """A real server on a port of its own; its address, when it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings, page=page), host="127.0.0.1", port=port, log_level="warning")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{port}"
+    wait_until(lambda: _ready(address), 120)
+    try:
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def _ready(address: str) -> bool:
+    try:
+        answer = httpx.get(f"{address}/readyz", timeout=60)
+    except httpx.TransportError:
+        return False
+    return answer.status_code == 200
+
+
+def wait_until(what: Callable[[], bool], seconds: float) -> None:
+    """Wait for something to become true, so long that only what hangs takes it."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def inbox(tmp_path_factory) -> Path:
+    """Where the shared server keeps feedback."""
+    return tmp_path_factory.mktemp("inbox")
+
+
+@pytest.fixture(scope="session")
+def server(registry, inbox) -> Iterator[str]:
+    """The address of one server over `registry` for the session."""
+    with tracked(registry), running(Settings(inbox=inbox, rows=4, queue=8, poll_seconds=0.5)) as address:
+        yield address
