@@ -1,8 +1,10 @@
 BIN := .venv/bin
 READY := .venv/ready
+TOOLS := .venv/tools
 PYTHON ?= python3
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
+APP_PORT ?= 8000
 # One process a core, and no thread beside it; what takes long begins first (tests/conftest.py).
 SIDE_BY_SIDE := --numprocesses logical --dist loadfile --no-loadscope-reorder
 
@@ -16,20 +18,23 @@ ifneq ($(shell $(USABLE) && echo usable),usable)
 .PHONY: $(READY)
 endif
 
-.PHONY: help run test test-quick lint ui clean
+.PHONY: help run serve test test-quick lint ui clean
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 run: $(READY) ## set up, then bring models, evaluations and registry up to date
 	@$(BIN)/python -m tasks.stages.lifeline $(BIN)/python -m flows
 
-test: $(READY) ## set up, then run all tests
+serve: $(READY) ## talk to the champions: a page and OpenAI's API on this machine
+	@$(BIN)/threestage serve --port $(APP_PORT)
+
+test: $(TOOLS) ## set up, then run all tests
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-quick: $(READY) ## unit tests alone, in about a minute
+test-quick: $(TOOLS) ## unit tests alone, in about a minute
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
-lint: $(READY) ## style, format and import contracts
+lint: $(TOOLS) ## style, format and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
@@ -62,6 +67,15 @@ $(READY): pyproject.toml requirements.lock
 		test ! -e .venv || echo ".venv is broken, of another Python or of another folder: it is made anew"; \
 		"$(PYTHON)" -m venv --clear .venv; }
 	@echo "Installing into .venv (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[app]'
 	@$(BIN)/python -m tasks.stages.libraries
 	@pwd -P > $(READY)
+
+# What tests and lint need besides; `make run` does without. The page is tested in a real browser.
+$(TOOLS): $(READY)
+	@echo "Installing what the tests need (a minute or two)"
+	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	@command -v chromium >/dev/null || { \
+		test "$$(id -u)" = 0 && { apt-get update && apt-get install --yes --no-install-recommends chromium; } >.venv/chromium.log 2>&1; } || \
+		echo "Chromium is missing and can't be installed here, so the page's tests are skipped: install the package chromium"
+	@touch $(TOOLS)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Self
 
-from app.errors import Busy, Unavailable
+from app.errors import Busy, Failed, RequestError, Unavailable
 from llm.generation.engine import Engine, Event, Request, check_request
 from llm.model.gpt import GPT
 
@@ -76,7 +76,8 @@ class AsyncEngine:
         self._changed = threading.Condition()  # of a lock that its holder may take again
         self._closing = False
         self._seconds = 1.0  # that a request took of late, in the mean
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        engine = Engine(model, rows, self.context_length)
+        self._thread = threading.Thread(target=self._run, args=(engine,), name="engine", daemon=True)
         self._thread.start()
 
     @property
@@ -92,11 +93,13 @@ class AsyncEngine:
     def submit(self, requests: Sequence[Request]) -> Stream:
         """Take all of a client's requests, or none.
 
-        Raises UserError as `check_request` does, Busy where the queue has no room for them, and Unavailable where the
-        engine is closing. Call it from a running event loop.
+        Raises UserError as `check_request` does, RequestError for more than ever have room, Busy where the queue has no
+        room for them now, and Unavailable where the engine is closing. Call it from a running event loop.
         """
         for request in requests:
             check_request(request, self.model.config.vocabulary_size, self.context_length)
+        if len(requests) > self.rows + self.queue:
+            raise RequestError(f"{len(requests)} texts in one request; at most {self.rows + self.queue} have room", "n")
         stream = Stream(self, requests)
         parts = [(stream, place) for place in range(len(requests))]
         with self._changed:
@@ -132,11 +135,11 @@ class AsyncEngine:
         self._thread.join()
         return done
 
-    def _run(self) -> None:
-        engine, known = self._engine(), dict[int, tuple[Stream, int]]()
+    def _run(self, engine: Engine) -> None:
+        known: dict[int, tuple[Stream, int]] = {}
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._inbox or known or self._closing)  # noqa: B023, called at once
+                self._changed.wait_for(lambda: self._inbox or known or self._closing)
                 for stream, place in self._inbox:
                     if place in stream.left:
                         self._forget(stream, place, Event(-1, None, "cancelled"))
@@ -150,22 +153,22 @@ class AsyncEngine:
                     return
             try:
                 events = engine.step()
-            except Exception as error:  # a bug, or no memory: those who wait hear of it, and others may come
+            except Exception:  # a bug, or no memory: those who wait hear of it, and others may come
                 logger.exception("the engine failed with %d requests", len(known))
-                for stream, place in known.values():
-                    self._forget(stream, place, error)
-                engine, known = self._engine(), {}
+                for handle, (stream, place) in known.items():
+                    self._forget(stream, place, Failed("the model failed at this text; the server's log says why"))
+                    engine.cancel(handle)  # its rows are free at the next step
+                known.clear()
                 continue
             for event in events:
+                if event.handle not in known:  # of those that failed
+                    continue
                 stream, place = known[event.handle]
                 if event.ended:
                     del known[event.handle]
                     self._forget(stream, place, event)
                 else:
                     stream.tell((place, event))
-
-    def _engine(self) -> Engine:
-        return Engine(self.model, self.rows, self.context_length)
 
     def _forget(self, stream: Stream, place: int, last: Event | Exception) -> None:
         """A request has ended; its place is free before its client hears of it."""

@@ -1,30 +1,32 @@
 """/classify: is this mail spam? One mail or thousands, as text, as raw messages or as .eml files."""
 
 import re
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from app.errors import Busy, RequestError
-from app.limits import until_gone
+from app.errors import Busy, Gone, RequestError, Timeout
 from app.metrics import EMAILS
 from app.openai_api import ERRORS, asked
+from app.schema import Asked
 from app.versions import Loaded
-from llm.applications.classifier import Classifier, email_text, explain, probabilities
-from llm.errors import UserError
+from llm.applications.classifier import Classifier, email_text, explain, predict
 from tasks.served import cleaning_module
 
 AT_ONCE = 64
 """Mails of one request that are read before another request has its turn."""
 MOST_EXPLAINED = 16
 """An explanation costs as much as a hundred mails."""
+LONGEST_EXPLAINED = 50_000
+"""Characters of a mail that is explained; it is read a hundred times."""
 
 router = APIRouter(tags=["email"], responses=ERRORS)
 
 
-class Email(BaseModel):
+class Email(Asked):
     """A mail: subject and body, or all of it as it came under `message`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -35,16 +37,16 @@ class Email(BaseModel):
     """A raw message: headers, an empty line, and the rest."""
 
 
-class ClassifyRequest(BaseModel):
+class ClassifyRequest(Asked):
     """Mails to classify."""
 
     model_config = ConfigDict(extra="forbid")
 
     emails: list[Email] = Field(min_length=1, max_length=10_000)
-    model: str | None = None
+    model: str | None = Field(default=None, max_length=200)
     """As in /v1: `classifier` is its champion, `classifier/3` a version."""
     explain: int = Field(default=0, ge=0, le=100)
-    """So many words that moved each decision most; of at most 16 mails."""
+    """So many words that moved each decision most; of at most 16 mails, none longer than 50,000 characters."""
 
 
 class Moved(BaseModel):
@@ -91,7 +93,7 @@ async def classify(request: Request, body: ClassifyRequest) -> Classification:
 async def classify_files(
     request: Request,
     files: Annotated[list[UploadFile], File(description="Messages as mail programs save them", max_length=1000)],
-    model: Annotated[str | None, Form()] = None,
+    model: Annotated[str | None, Form(max_length=200)] = None,
     explain: Annotated[int, Form(ge=0, le=100)] = 0,
 ) -> Classification:
     """The same for files. Their names are told back and used for nothing else."""
@@ -111,7 +113,7 @@ def message_text(content: bytes) -> str:
 async def _classified(
     request: Request, loaded: Loaded, rows: list[dict[str, Any]], explained: int, names: list[str | None] | None = None
 ) -> Classification:
-    settings = request.app.state.settings
+    settings, began = request.app.state.settings, time.monotonic()
     if not isinstance(loaded.model, Classifier):
         raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
     if explained and len(rows) > MOST_EXPLAINED:
@@ -122,8 +124,12 @@ async def _classified(
     try:
         verdicts: list[Verdict] = []
         for first in range(0, len(rows), AT_ONCE):
-            part = run_in_threadpool(verdicts_of, loaded, rows[first : first + AT_ONCE], explained)
-            verdicts += await until_gone(request, part, lambda: None)
+            async with loaded.turn:  # and not a thread that waits: there are few
+                if await request.is_disconnected():
+                    raise Gone("the client has left")
+                if time.monotonic() - began > settings.request_seconds:
+                    raise Timeout(f"{first} of {len(rows)} mails were classified in the time that a request may take")
+                verdicts += await run_in_threadpool(verdicts_of, loaded, rows[first : first + AT_ONCE], explained)
     finally:
         loaded.classifying -= 1
     for verdict, name in zip(verdicts, names or (), strict=False):
@@ -140,21 +146,24 @@ def verdicts_of(loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0) 
     cleaning = cleaning_module(loaded.folder)
     model: Classifier = loaded.model
     verdicts = [Verdict() for _ in rows]
+    tokens: dict[int, list[int]] = {}
     texts: dict[int, str] = {}
-    for number, row in enumerate(rows):
-        try:
-            clean = cleaning.clean_row(row) if cleaning else row
-            texts[number] = email_text(clean.get("subject", ""), clean.get("body", ""))
-            if not re.search(r"\S", texts[number]):
-                raise UserError("there is no text to classify")
-        except (UserError, ValueError) as error:  # the cleaning's own errors are ValueErrors
-            verdicts[number].error = str(error)
-            texts.pop(number, None)
-    if not texts:
+    for number, row in enumerate(loaded.cleaner(cleaning.clean_row, rows) if cleaning else map(_as_it_is, rows)):
+        if isinstance(row, str):
+            verdicts[number].error = row
+            continue
+        texts[number] = email_text(row.get("subject", ""), row.get("body", ""))
+        if explained and len(texts[number]) > LONGEST_EXPLAINED:
+            verdicts[number].error = f"{len(texts[number])} characters; at most {LONGEST_EXPLAINED} are explained"
+        elif not re.search(r"\S", texts[number]) or not (found := loaded.encoding.encode_ordinary(texts[number])):
+            verdicts[number].error = "there is no text to classify"
+        else:
+            tokens[number] = found
+    if not tokens:
         return verdicts
     with loaded.busy:
-        found = probabilities(model, loaded.encoding, list(texts.values()))
-        for number, row, label in zip(texts, found, model.decide(found), strict=True):
+        found = predict(model, list(tokens.values())).double().softmax(dim=-1).numpy()
+        for number, row, label in zip(tokens, found, model.decide(found), strict=True):
             verdict, labels = verdicts[number], model.config.labels
             verdict.label, verdict.probability = labels[label], float(row[label])
             verdict.probabilities = {name: float(share) for name, share in zip(labels, row, strict=True)}
@@ -162,3 +171,7 @@ def verdicts_of(loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0) 
                 moved = explain(model, loaded.encoding, texts[number])[:explained]
                 verdict.moved_by = [Moved(text=text, effect=effect) for text, effect in moved]
     return verdicts
+
+
+def _as_it_is(row: dict[str, Any]) -> dict[str, Any] | str:
+    return "this model reads no raw messages; give subject and body" if "message" in row else row

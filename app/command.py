@@ -4,58 +4,106 @@ Exit codes: 0 all went well; 1 an error, said in a line; 2 a wrong option; 3 som
 answer; 75 a training was stopped and can go on; 130 interrupted.
 """
 
-import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typer.core import TyperGroup
 
 from llm.errors import UserError
 
-if TYPE_CHECKING:
-    from app.settings import Settings
-    from app.versions import Loaded, Versions
+if TYPE_CHECKING:  # libraries are loaded by the commands that need them: --help takes a moment
+    from app.mail_files import Place
+    from app.versions import Loaded
 
-SOME_FAILED = 3
+ERROR, SOME_FAILED, INTERRUPTED = 1, 3, 130
+SHOWN = 3
+"""Reasons of a stage that `status` names; --json has all."""
+EXTRA = ("fastapi", "gradio", "prometheus_client", "uvicorn")
+
+
+class OneLine(TyperGroup):
+    """What the user can mend is one line; Ctrl-C and a reader who has had enough are none."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run a command; its end is an exit code."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except UserError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(ERROR) from None
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRA:
+                raise
+            _say(f"error: {error.name} is not installed; pip install -e '.[app]'")
+            raise typer.Exit(ERROR) from None
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in its buffer
+            raise typer.Exit from None
+
 
 cli = typer.Typer(
-    help="Build, try, serve and review language models made from scratch.",
+    cls=OneLine,
+    help="Build, try and serve language models made from scratch.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog="Exit codes: 0 done, 1 an error, 2 a wrong option, 3 some had no answer, 75 stopped and can go on.",
+    epilog="Exit codes: 0 done; 1 an error; 2 a wrong option; 3 some mails or questions had no answer; 75 a training "
+    "was stopped and can go on; 130 interrupted.",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="A model, `assistant@challenger` or `assistant/3`.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="By name its champion, else its challenger; or NAME@ALIAS, NAME/VERSION.")
+]
 
 
 def main() -> None:
-    """The entry point: what the user can mend is one line."""
-    try:
-        cli()
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:  # whoever read the output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    """The entry point."""
+    cli()
+
+
+def _say(line: str) -> None:
+    """To a person, whatever becomes of the answers."""
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.write(f"{line}\n")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"threestage {version('threestage')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @cli.command()
-def run(verbose: Annotated[bool, typer.Option(help="Show the traceback of every error.")] = False) -> None:
-    """Bring the models, their evaluations and the registry up to date, as `make run` does."""
+def run(verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of every error.")] = False) -> None:
+    """Bring models, evaluations and registry up to date."""
     _in_project()
     python = sys.executable
     options = ["--verbose"] if verbose else []
@@ -69,201 +117,232 @@ def _in_project() -> None:
 
 @cli.command()
 def status(as_json: Json = False) -> None:
-    """Which stages are stale and why, which versions the registry has, and which trainings were interrupted."""
+    """Show stale stages and why, registered versions, interrupted trainings."""
     _in_project()
-    from app.settings import Settings
-    from app.versions import Versions
-    from tasks.stages.hashes import stale_stages
-    from tasks.training.interrupted import interrupted
+    from tasks.stages.graph import changes
 
-    stages, versions, stopped = stale_stages(), Versions(Settings()).listed(), interrupted()
+    stale, stopped = changes(), []
+    if any(Path(".threestage/stages").glob("*/*/")):
+        from tasks.training.interrupted import interrupted  # which loads torch
+
+        stopped = interrupted()
     if as_json:
         found = {
-            "stale": stages,
-            "versions": [
-                {"model": each.named.model, "version": each.named.version, "aliases": list(each.aliases)}
-                for each in versions
-            ],
-            "interrupted": [
-                {"stage": each.stage, "step": each.step, "folder": str(each.folder)} for each in stopped
-            ],
+            "stale": stale,
+            "versions": _registered(),
+            "interrupted": [{"stage": each.stage, "step": each.step, "folder": str(each.folder)} for each in stopped],
         }
         typer.echo(json.dumps(found))
         return
-    console = Console()
-    if stages:
-        table = Table(title="Stale stages", title_justify="left")
-        table.add_column("stage")
-        table.add_column("because these changed")
-        for name, reasons in stages.items():
-            table.add_row(escape(name), escape(", ".join(reasons)))
-        console.print(table)
-    else:
-        console.print("No stage is stale.")
-    table = Table(title="Registry", title_justify="left")
-    for column in ("model", "version", "aliases", "description"):
-        table.add_column(column)
-    for each in versions:
-        first = each.description.strip().partition("\n")[0]
-        table.add_row(each.named.model, each.named.version, ", ".join(each.aliases), escape(first))
-    console.print(table if versions else "The registry is empty; `threestage run` fills it.")
+    typer.echo("stale stages; `threestage run` runs them:" if stale else "no stage is stale")
+    width = max(map(len, stale), default=0)
+    for name, reasons in stale.items():
+        more = f" and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+        typer.echo(f"  {name:{width}}  {', '.join(reasons[:SHOWN])}{more}")
     for each in stopped:
-        console.print(f"interrupted: {each}", markup=False)
+        typer.echo(f"interrupted: {each}")
+    versions = _registered()
+    typer.echo("the registry has these versions:" if versions else "the registry is empty")
+    for row in versions:
+        typer.echo(f"  {row['model']}/{row['version']}  {row['created']}  {', '.join(row['aliases'])}".rstrip())
 
 
-def _versions(**chosen: Any) -> "Versions":
+def _registered() -> list[dict[str, Any]]:
+    """All versions, by model and the newest first; without a store none, and none is made."""
+    if _missing_store():
+        return []
+    from datetime import UTC, datetime
+
+    from mlflow import MlflowClient
+
+    from tasks.registry.tracking import configure_tracking, namespace, server_errors
+
+    found = []
+    with server_errors():
+        configure_tracking()
+        client, prefix = MlflowClient(), f"{namespace()}-"
+        for model in client.search_registered_models(f"name LIKE '{prefix}%'"):
+            versions = client.search_model_versions(f"name = '{model.name}'")
+            for each in sorted(versions, key=lambda version: -int(version.version)):
+                created = datetime.fromtimestamp(each.creation_timestamp / 1000, UTC)
+                row = {"model": model.name.removeprefix(prefix), "version": str(each.version)}
+                row["aliases"] = sorted(name for name, of in model.aliases.items() if str(of) == str(each.version))
+                found.append(row | {"created": created.isoformat(" ", "minutes")})
+    return found
+
+
+def _missing_store() -> Path | None:
+    """The file of a local store that nobody made yet."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    path = Path(uri.removeprefix("sqlite:///"))
+    return path if uri.startswith("sqlite:///") and not path.exists() else None
+
+
+@contextmanager
+def _loaded(model: str) -> Iterator["Loaded"]:
+    """A version to ask one thing at a time. Raises UserError where there is none."""
+    if path := _missing_store():
+        raise UserError(f"{path.absolute()}: there is no registry; `threestage run` makes it, in the project's folder")
     from app.settings import Settings
     from app.versions import Versions
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    return Versions(Settings(**chosen))
+    versions = Versions(Settings(rows=1, queue=1))  # one may wait for one that was stopped to leave
+    try:
+        yield versions.get(model)
+    finally:
+        with _undisturbed():  # Python must not end under a thread that computes
+            versions.close(0)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @cli.command()
 def chat(
-    question: Annotated[list[str] | None, typer.Argument(help="What to ask; without it you talk, or stdin asks.")] = None,
+    question: Annotated[list[str] | None, typer.Argument(help="What to ask; without it, stdin asks.")] = None,
     model: Model = "assistant",
     system: Annotated[str | None, typer.Option(help="What the assistant is told before.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest words.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
-    seed: Annotated[int | None, typer.Option(min=0, help="Makes a draw the same each time.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes a draw the same each time.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Talk to the assistant. From a pipe each line is a question of its own: `threestage chat < questions.txt`."""
-    from app.errors import RequestError
-    from llm.chat import Message
-    from llm.generation.sampling import Sampling
+    """Talk to the assistant.
 
-    alone = question is not None or not sys.stdin.isatty()
-    questions: Iterator[str] = iter([" ".join(question)]) if question else _asked(alone)
-    versions = _versions(rows=1, queue=0)
-    loaded = versions.get(model)
-    if not alone:
-        sys.stderr.write(f"{loaded.registered_name}; an empty line or Ctrl-D ends\n")
-    before = [Message("system", system)] if system else []
-    talk, failed = list(before), False
-    sampling = Sampling(temperature=temperature, seed=seed)
-    try:
-        for asked in questions:
+    On a terminal it remembers the talk; Ctrl-C stops an answer, an empty line ends. From a pipe each line is a question
+    of its own.
+    """
+    alone = bool(question) or not sys.stdin.isatty()
+    with _loaded(model) as loaded:
+        from app.errors import RequestError
+        from app.talk import answer, lines, typed
+        from llm.chat import Message
+        from llm.generation.sampling import Sampling
+
+        if not alone:
+            _say(f"{loaded.registered_name}; an empty line ends")
+        before = [Message("system", system)] if system else []
+        talk, failed = list(before), False
+        sampling = Sampling(temperature=temperature, seed=seed)
+        for asked in [" ".join(question)] if question else lines() if alone else typed():
             talk = [*(before if alone else talk), Message("user", asked)]
+            said: dict[str, str] = {}
             try:
-                answer = asyncio.run(_answer(loaded, talk, sampling, max_tokens, show=not as_json))
+                came = answer(loaded, talk, len(before), sampling, max_tokens, show=not as_json, stops=not alone)
             except RequestError as error:
                 failed = True
-                sys.stderr.write(f"error: {error}\n")
-                if as_json:
-                    typer.echo(json.dumps({"question": asked, "error": str(error)}))
+                _say(f"error: {error}")
                 talk.pop()
-                continue
+                said = {"error": str(error)}
+            else:
+                talk.append(Message("assistant", came.text))
+                said = {"answer": came.text, "finish": came.finish}
             if as_json:
-                typer.echo(json.dumps({"question": asked, "answer": answer}, ensure_ascii=False))
-            talk.append(Message("assistant", answer))
-    finally:
-        versions.close(0)
-    if failed:
+                line = {"model": loaded.registered_name, "question": asked, **said}
+                typer.echo(json.dumps(line, ensure_ascii=False))
+    if failed and alone:
         raise typer.Exit(SOME_FAILED)
-
-
-def _asked(alone: bool) -> Iterator[str]:
-    """The lines of stdin; of a person until an empty one."""
-    if alone:
-        yield from filter(None, (line.strip() for line in sys.stdin))
-        return
-    import readline  # noqa: F401, lines can be edited and had again
-
-    while True:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            return
-        if not line:
-            return
-        yield line
-
-
-async def _answer(loaded: "Loaded", talk: list, sampling: Any, max_tokens: int, *, show: bool) -> str:
-    from app.writing import Writing, chat_prompt, ends
-
-    prompt, context = chat_prompt(loaded, talk), loaded.engine.context_length
-    new = min(max_tokens, max(1, context - len(prompt)))
-    writing = Writing(loaded, [prompt], sampling=sampling, stop_tokens=ends(loaded, chat=True), max_new_tokens=new)
-    pieces = []
-    async for piece in writing:
-        pieces.append(piece.text)
-        if show:
-            sys.stdout.write(piece.text)
-            sys.stdout.flush()
-    if show:
-        sys.stdout.write("\n")
-    return "".join(pieces).strip()
 
 
 @cli.command()
 def classify(
-    files: Annotated[list[str], typer.Argument(help="Mails as files (.eml or plain text), or - for one on stdin.")],
+    files: Annotated[
+        list[str], typer.Argument(help="Messages (.eml), texts, mails a line (.jsonl), or - for one on stdin.")
+    ],
     model: Model = "classifier",
     explain: Annotated[int, typer.Option(min=0, max=100, help="So many words that moved each decision most.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Say of each mail what it is, and how sure that is. A file that is no whole message is read as a body."""
-    from app.classifying import AT_ONCE, verdicts_of
+    """Say of each mail what it is, and how sure that is.
 
-    rows, verdicts = [], []
-    for name in files:
-        rows.append(_mail(name))
-    loaded = _versions().get(model)
-    for first in range(0, len(rows), AT_ONCE):
-        part = [row for row in rows[first : first + AT_ONCE]]
-        found = iter(verdicts_of(loaded, [row for row in part if "error" not in row], explain))
-        verdicts += [row if "error" in row else next(found).model_dump(exclude_none=True) for row in part]
-    for name, verdict in zip(files, verdicts, strict=True):
-        if as_json:
-            typer.echo(json.dumps({"file": name, **verdict}, ensure_ascii=False))
-        elif "error" in verdict:
-            sys.stderr.write(f"error: {name}: {verdict['error']}\n")
-        else:
-            typer.echo(f"{verdict['label']}\t{verdict['probability']:.3f}\t{name}")
-            for moved in verdict.get("moved_by", ()):
-                typer.echo(f"\t{moved['effect']:+.2f}\t{moved['text']}")
-    if any("error" in verdict for verdict in verdicts):
+    A line of a .jsonl has `subject` and `body`, or the whole `message`.
+    """
+    from app.classifying import AT_ONCE, verdicts_of
+    from app.mail_files import read_mails
+    from llm.applications.classifier import Classifier
+
+    failed = False
+    with _loaded(model) as loaded:
+        if not isinstance(loaded.model, Classifier):
+            raise UserError(f"{loaded.named} is no classifier; --model names one")
+        mails = read_mails(files)
+        while part := list(islice(mails, AT_ONCE)):
+            verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
+            for place, row in part:
+                said = row if "error" in row else next(verdicts).model_dump(exclude_none=True)
+                failed |= "error" in said
+                _print_verdict(place, said, as_json)
+    if failed:
         raise typer.Exit(SOME_FAILED)
 
 
-def _mail(name: str) -> dict[str, str]:
-    """A file as a row: a message where it begins with headers, else a body."""
-    from app.classifying import message_text
+def _print_verdict(place: "Place", said: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        where = {name: value for name, value in place._asdict().items() if value is not None}
+        typer.echo(json.dumps({**where, **said}, ensure_ascii=False))
+    elif "error" in said:
+        _say(f"error: {place}: {said['error']}")
+    else:
+        typer.echo(f"{said['label']}\t{said['probability']:.3f}\t{place}")
+        for moved in said.get("moved_by", ()):
+            typer.echo(f"\t{moved['effect']:+.2f}\t{moved['text']!r}")
 
-    try:
-        content = message_text(sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())
-    except OSError as error:
-        return {"error": error.strerror or str(error)}
-    first = content.lstrip("\r\n").partition("\n")[0]
-    has_headers = ":" in first and " " not in first.partition(":")[0] or first.startswith("From ")
-    return {"message": content} if has_headers else {"body": content}
+
+class LogLevel(StrEnum):
+    """What the server says of itself."""
+
+    error = "error"
+    warning = "warning"
+    info = "info"
+    debug = "debug"
 
 
 @cli.command()
 def serve(
-    host: Annotated[str, typer.Option(help="The address that others reach; this machine alone by default.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 is all of this machine's.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     rows: Annotated[int, typer.Option(min=1, help="Texts that a version writes at once.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 64,
-    int8: Annotated[bool, typer.Option(help="Weights of 8 bits: faster for one text, slower for many.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Weights of 8 bits: faster for one text, slower for many.")
+    ] = False,
     page: Annotated[bool, typer.Option(help="The web page beside the API.")] = True,
-    feedback: Annotated[bool, typer.Option(help="Keep what people say of answers in data/inbox/.")] = True,
+    feedback: Annotated[bool, typer.Option(help="Keep what people say of answers, in data/inbox/.")] = True,
     api_keys: Annotated[
-        str, typer.Option(envvar="THREESTAGE_API_KEYS", help="Keys, with commas between; without any all may ask.", show_default=False)
+        str, typer.Option(envvar="THREESTAGE_API_KEYS", show_default=False, help="KEY,KEY; without any, all may ask.")
     ] = "",
-    log_level: Annotated[str, typer.Option(help="critical, error, warning, info or debug.")] = "info",
+    log_level: Annotated[LogLevel, typer.Option(help="How much it says.")] = LogLevel.info,
 ) -> None:
-    """Serve the registry's champions: a web page, OpenAI's API below /v1, /classify, /feedback, /metrics."""
+    """Serve champions: a page, OpenAI's API, /classify, /feedback."""
+    _check_free(host, port)
+    from app.server import serve as run_server
     from app.settings import Settings
 
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("app").setLevel(log_level.upper())
     keys = tuple(filter(None, (key.strip() for key in api_keys.split(","))))
     settings = Settings(rows=rows, queue=queue, int8=int8, feedback=feedback, api_keys=keys)
-    from app.server import serve as run_server
-
     run_server(settings, host, port, page=page, log_level=log_level)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Say in a line, before models are loaded, what uvicorn would say after. Raises UserError."""
+    import socket
+
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise UserError(f"{host}:{port}: {error.strerror or error}; --host and --port name another") from None
 
 
 if __name__ == "__main__":

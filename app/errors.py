@@ -1,5 +1,7 @@
 """What goes wrong with a request, with the HTTP status that says so."""
 
+# ruff: noqa: N818, what is so with a request is the better name
+
 from llm.errors import UserError
 
 
@@ -30,6 +32,24 @@ class Busy(RequestError):
     def __init__(self, reason: str, retry_after: int) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+
+
+class Gone(RequestError):
+    """The client has left, and reads no answer."""
+
+    status, code = 499, "client_left"
+
+
+class Failed(RequestError):
+    """The model failed at this text: a bug, or no memory."""
+
+    status, code = 500, "failed"
+
+
+class Timeout(RequestError):
+    """A request that took longer than it may."""
+
+    status, code = 504, "timeout"
 
 
 class Unavailable(RequestError):

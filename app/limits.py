@@ -8,18 +8,22 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import Gone
 from app.metrics import REQUESTS, SECONDS
 
 T = TypeVar("T")
 OPEN = ("/healthz", "/readyz")
 """What needs no key: an orchestrator asks it."""
-BODY_SECONDS = 20.0
-"""Time that a request has to come whole; a slower client holds a connection and nothing else."""
+BEARER = {"www-authenticate": "Bearer"}
+CLOSE = {"connection": "close"}
+DRAINED = 16
+"""Times the largest request that is still read of one that is refused: a client that writes on reads no answer."""
 
 
 def refusal(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> ASGIApp:
@@ -54,66 +58,75 @@ class Keys:
         return await self.app(scope, receive, send)
 
 
-BEARER = {"www-authenticate": "Bearer"}
-
-
-class _TooLarge(Exception):
-    pass
-
-
-class _TooSlow(Exception):
+class _RefusedError(Exception):
     pass
 
 
 class Bodies:
     """Bounds the size of a request and the time in which it comes."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most = app, most
+    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
+        self.app, self.most, self.seconds = app, most, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        large = refusal(413, f"the request has more than {self.most} bytes", "too_large", {"connection": "close"})
+        large = refusal(413, f"the request has more than {self.most} bytes", "too_large", CLOSE)
+        slow = refusal(408, f"the request did not come within {self.seconds:g} s", "too_slow", CLOSE)
+        deadline = time.monotonic() + self.seconds
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self.most:
+        if declared.isdigit() and int(declared[:20]) > self.most:
+            await self._drain(receive, deadline)
             return await large(scope, receive, send)
         size, whole, started = 0, False, False
-        deadline = time.monotonic() + BODY_SECONDS
+        refused: ASGIApp | None = None
 
         async def bounded() -> Message:
-            nonlocal size, whole
+            nonlocal size, whole, refused
+            if refused:
+                raise _RefusedError
             if whole:  # what comes now is that the client has left
                 return await receive()
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
                     message = await receive()
             except TimeoutError:
-                raise _TooSlow from None
+                refused = slow
+                raise _RefusedError from None
             if message["type"] == "http.request":
                 size += len(message.get("body", b""))
                 whole = not message.get("more_body", False)
                 if size > self.most:
-                    raise _TooLarge
+                    refused = large
+                    raise _RefusedError
             return message
 
         async def noted(message: Message) -> None:
             nonlocal started
+            if refused and not started:  # what the application makes of it, which may have caught our exception
+                return
             started = True
             await send(message)
 
         try:
-            return await self.app(scope, bounded, noted)
-        except _TooLarge:
-            if not started:
-                return await large(scope, receive, send)
-        except _TooSlow:
-            if not started:
-                slow = refusal(408, f"the request did not come within {BODY_SECONDS:g} s", "too_slow", CLOSE)
-                return await slow(scope, receive, send)
+            await self.app(scope, bounded, noted)
+        except Exception:
+            if not refused:
+                raise
+        if refused and not started:
+            if refused is large and not whole:
+                await self._drain(receive, deadline)
+            await refused(scope, receive, send)
 
-
-CLOSE = {"connection": "close"}
+    async def _drain(self, receive: Receive, deadline: float) -> None:
+        left = DRAINED * self.most
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline - time.monotonic()):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if message["type"] != "http.request" or not message.get("more_body", False):
+                        return
 
 
 class Measured:
@@ -142,16 +155,17 @@ class Measured:
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, T], close: Callable[[], None]) -> T:
-    """The result of some work, which is stopped where the client leaves before."""
+    """The result of some work. Raises Gone where the client leaves before; the work is then stopped, and closed."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-        return await task
+        if task.done():
+            return task.result()
+        raise Gone("the client has left")
     finally:
         gone.cancel()
+        task.cancel()
         close()
 
 

@@ -1,5 +1,6 @@
 """/v1: chat, completions and models, as OpenAI's clients ask for them."""
 
+import codecs
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -10,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, RequestError
 from app.limits import until_gone
@@ -35,7 +37,7 @@ from app.schema import (
     Usage,
 )
 from app.versions import BY_DEFAULT, Listed, Loaded, Versions
-from app.writing import Piece, Told, Writing, chat_prompt, ends, whole
+from app.writing import Choice, Piece, Told, Writing, chat_prompt, check_size, ends, whole
 from llm.tokenizer import token_bytes
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -46,13 +48,17 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         404: "No such model",
         408: "The request came too slowly",
         413: "The request is too large",
-        422: "The request has not the form that is asked for",
+        422: "The request has not the form that is asked for (400 below /v1, as OpenAI has it)",
         429: "Too much waits already",
+        500: "The model failed",
         503: "The model can't answer now",
         504: "The answer took too long",
     }.items()
 }
-EVENTS = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+MOST_SAID = 1000
+"""Characters of an error's message, which may hold what the client sent."""
+EVENTS = {200: {"content": {"text/event-stream": {}}}}
+"""Of a stream; OpenAPI 3.1 has no words for its events."""
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
 
@@ -126,15 +132,36 @@ def _told(loaded: Loaded, told: Iterable[Told]) -> ChoiceLogprobs:
     )
 
 
-def _completion_told(loaded: Loaded, told: Sequence[Told], offset: int) -> CompletionLogprobs:
+class _Place:
+    """Where in its text a completion is."""
+
+    def __init__(self) -> None:
+        self.characters = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def passes(self, content: list[int]) -> int:
+        """Where a token of these bytes begins; what comes next begins behind it."""
+        began = self.characters
+        self.characters += len(self._decoder.decode(bytes(content)))
+        return began
+
+
+def _completion_told(loaded: Loaded, told: Sequence[Told], place: _Place) -> CompletionLogprobs:
     chat = _told(loaded, told).content
-    offsets = [offset + sum(len(each.token) for each in chat[:place]) for place in range(len(chat))]
     return CompletionLogprobs(
-        tokens=[each.token for each in chat],
+        tokens=[_spelled(each) for each in chat],
         token_logprobs=[each.logprob for each in chat],
-        top_logprobs=[{likely.token: likely.logprob for likely in each.top_logprobs} for each in chat],
-        text_offset=offsets,
+        top_logprobs=[{_spelled(likely): likely.logprob for likely in each.top_logprobs} for each in chat],
+        text_offset=[place.passes(each.bytes) for each in chat],
     )
+
+
+def _spelled(token: TopLogprob) -> str:
+    """A token as a name: a part of a character by its bytes, so that no two are the same."""
+    try:
+        return bytes(token.bytes).decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
 
 
 def _usage(writing: Writing) -> Usage:
@@ -167,21 +194,48 @@ def _events(
             yield "data: [DONE]\n\n"
         except RequestError as error:
             yield f"data: {json.dumps(error_content(error))}\n\n"
-        finally:
-            writing.close()
-            TOKENS.labels(loaded.registered_name).inc(writing.completion_tokens)
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return _EventStream(events(), writing, loaded)
+
+
+class _EventStream(StreamingResponse):
+    """Events; the places go back where the client leaves, also before the first."""
+
+    def __init__(self, events: AsyncIterator[str], writing: Writing, loaded: Loaded) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self.writing, self.loaded = writing, loaded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.writing.close()
+            TOKENS.labels(self.loaded.registered_name).inc(self.writing.completion_tokens)
 
 
 def _event(content: BaseModel) -> str:
-    return f"data: {content.model_dump_json(exclude_none=True)}\n\n"
+    return f"data: {content.model_dump_json()}\n\n"
+
+
+async def _whole(request: Request, writing: Writing, loaded: Loaded) -> list[Choice]:
+    try:
+        return await until_gone(request, whole(writing), writing.close)
+    finally:
+        TOKENS.labels(loaded.registered_name).inc(writing.completion_tokens)
 
 
 def error_content(error: RequestError) -> dict[str, Any]:
     """An error as OpenAI's clients read it."""
     kind = "invalid_request_error" if error.status < 429 else "server_error"
-    return {"error": {"message": str(error), "type": kind, "param": error.param, "code": error.code}}
+    return {"error": {"message": _said(str(error)), "type": kind, "param": _said(error.param), "code": error.code}}
+
+
+def _said(text: str | None) -> str | None:
+    """What may go out of a text that may hold what a client sent: no halves of surrogate pairs, and not all of it."""
+    if text is None:
+        return None
+    short = text if len(text) <= MOST_SAID else f"{text[:MOST_SAID]}…"
+    return short.encode(errors="replace").decode()
 
 
 @router.post("/chat/completions", summary="Go on with a conversation", responses=EVENTS)
@@ -199,7 +253,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
         stop=body.stops,
         n=body.n or 1,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        seconds=settings.request_seconds,
+        seconds=settings.request_seconds - (time.monotonic() - began),
     )
     about = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": loaded.registered_name}
     if body.stream:
@@ -217,8 +271,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
         ]
         end = (lambda used: ChatCompletionChunk(**about, choices=[], usage=used)) if usage else None
         return _events(writing, loaded, began, begin, chunk, end)
-    choices = await until_gone(request, whole(writing), writing.close)
-    TOKENS.labels(loaded.registered_name).inc(writing.completion_tokens)
+    choices = await _whole(request, writing, loaded)
     return ChatCompletion(
         **about,
         usage=_usage(writing),
@@ -249,25 +302,22 @@ async def completions(request: Request, body: CompletionRequest) -> Completion:
         stop=body.stops,
         n=body.n or 1,
         logprobs=body.logprobs,
-        seconds=settings.request_seconds,
+        seconds=settings.request_seconds - (time.monotonic() - began),
+        param="prompt",
     )
     about = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": loaded.registered_name}
     if body.stream:
-        offsets = [0] * (len(prompts) * (body.n or 1))
+        places = [_Place() for _ in range(len(prompts) * (body.n or 1))]
 
         def chunk(piece: Piece) -> Completion:
-            told = _completion_told(loaded, piece.told, offsets[piece.choice]) if piece.told else None
-            offsets[piece.choice] += sum(map(len, told.tokens)) if told else 0
-            choice = CompletionChoice(
-                index=piece.choice, text=piece.text, logprobs=told, finish_reason=piece.finish
-            )
+            told = _completion_told(loaded, piece.told, places[piece.choice]) if piece.told else None
+            choice = CompletionChoice(index=piece.choice, text=piece.text, logprobs=told, finish_reason=piece.finish)
             return Completion(**about, choices=[choice])
 
         usage = bool(body.stream_options and body.stream_options.include_usage)
         end = (lambda used: Completion(**about, choices=[], usage=used)) if usage else None
         return _events(writing, loaded, began, [], chunk, end)
-    choices = await until_gone(request, whole(writing), writing.close)
-    TOKENS.labels(loaded.registered_name).inc(writing.completion_tokens)
+    choices = await _whole(request, writing, loaded)
     return Completion(
         **about,
         usage=_usage(writing),
@@ -275,7 +325,7 @@ async def completions(request: Request, body: CompletionRequest) -> Completion:
             CompletionChoice(
                 index=number,
                 text=each.text,
-                logprobs=None if body.logprobs is None else _completion_told(loaded, each.told, 0),
+                logprobs=None if body.logprobs is None else _completion_told(loaded, each.told, _Place()),
                 finish_reason=each.finish,
             )
             for number, each in enumerate(choices)
@@ -289,6 +339,7 @@ def _prompts(loaded: Loaded, prompt: str | list[str] | list[int] | list[list[int
         prompts: list[Any] = [prompt]
     else:
         prompts = [prompt] if isinstance(prompt[0], int) else list(prompt)
+    check_size(loaded, max((len(each) for each in prompts if isinstance(each, str)), default=0), "prompt")
     tokens = [loaded.encoding.encode_ordinary(each) if isinstance(each, str) else each for each in prompts]
     if not all(tokens):
         raise RequestError("the prompt is empty", "prompt")

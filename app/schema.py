@@ -7,7 +7,7 @@ answer and is not done here (tools, say) is refused; one that would not (`user`,
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from llm.chat import Message
 from llm.generation.sampling import Sampling
@@ -23,20 +23,35 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # what is not done here, and the va
     "modalities": (None, ["text"]),
     "audio": (None,),
     "prediction": (None,),
+    "reasoning_effort": (None, "none"),
+    "verbosity": (None, "medium"),
+    "web_search_options": (None,),
     "suffix": (None, ""),
     "echo": (None, False),
     "best_of": (None, 1),
 }
 
 
-class TextPart(BaseModel):
+MOST_STOP = 256
+"""Characters of a stop string: each new piece of text is compared with all its beginnings."""
+LEAST_TOP_P = 1e-6
+"""Below it the likeliest token is alone in the draw; float32 would round it to 0, which leaves nothing."""
+
+
+class Asked(BaseModel):
+    """What people send: types are as they say, and numbers are numbers."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class TextPart(Asked):
     """A piece of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Asked):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -48,19 +63,22 @@ class ChatMessage(BaseModel):
         return Message("system" if self.role == "developer" else self.role, text)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Asked):
     """What a stream says besides."""
 
     include_usage: bool = False
 
 
-class _Request(BaseModel):
+Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
+
+
+class _Request(Asked):
     """What both kinds of request have."""
 
     model_config = ConfigDict(extra="allow")
 
-    model: str | None = None
-    """`assistant` is its champion, `assistant@challenger` an alias, `assistant/3` a version; null is what can answer."""
+    model: str | None = Field(default=None, max_length=200)
+    """`assistant` is its champion, `assistant@challenger` an alias, `assistant/3` a version; null what can answer."""
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -71,7 +89,7 @@ class _Request(BaseModel):
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     n: int | None = Field(default=1, ge=1, le=16)
-    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
 
     @model_validator(mode="after")
@@ -81,13 +99,6 @@ class _Request(BaseModel):
                 raise ValueError(f"{name} is not supported")
         return self
 
-    @field_validator("stop")
-    @classmethod
-    def _few(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        if isinstance(stop, list) and len(stop) > 16:
-            raise ValueError(f"{len(stop)} stop strings; at most 16 are looked for")
-        return stop
-
     @property
     def stops(self) -> list[str]:
         """The strings at which a text ends."""
@@ -96,10 +107,11 @@ class _Request(BaseModel):
     @property
     def sampling(self) -> Sampling:
         """How tokens are chosen."""
+        alone = self.top_p is not None and self.top_p < LEAST_TOP_P
         return Sampling(
             temperature=self.temperature or 0.0,
-            top_p=self.top_p or None,  # 0 would leave nothing; the likeliest alone is temperature 0
-            top_k=1 if self.top_p == 0 else self.top_k,
+            top_p=None if alone else self.top_p,
+            top_k=1 if alone else self.top_k,
             min_p=self.min_p,
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             seed=None if self.seed is None else self.seed % 2**63,
@@ -176,6 +188,10 @@ class Delta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _what_came(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
 
 
 Finish = Literal["stop", "length"]

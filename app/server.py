@@ -2,26 +2,28 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from threading import Thread
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from app import classifying, feedback, openai_api
-from app.errors import Busy, RequestError
+from app.errors import Busy, Failed, RequestError
 from app.limits import Bodies, Keys, Measured
 from app.metrics import RUNNING, WAITING
 from app.settings import Settings
-from app.versions import BY_DEFAULT, Versions
+from app.versions import Versions
 from llm.errors import UserError
 
 GUARDED = ("/v1", "/classify", "/feedback", "/metrics")
@@ -52,7 +54,10 @@ class Ready(BaseModel):
 
 
 def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
-    """The application, with the `page` where wished; it loads what the registry has when it starts, and watches its aliases while it runs."""
+    """The application, with the `page` where wished.
+
+    It loads what the registry has when it starts, and watches the aliases while it runs.
+    """
     versions = Versions(settings)
 
     @asynccontextmanager
@@ -64,17 +69,17 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
             await watch
         await run_in_threadpool(versions.close, GOODBYE)
 
-    app = FastAPI(
+    app = FastAPIOffline(  # its page at /docs asks no other host
         title="Threestage",
         summary="The champions of the registry, as OpenAI's clients ask for them, and for mail",
         version="1",
         lifespan=life,
-        docs_url=None,  # its page asks another host for its scripts
         redoc_url=None,
     )
     app.state.versions, app.state.settings = versions, settings
     app.state.registry_error = "the registry has not been read yet"
     app.state.feedback = feedback.Inbox(settings)
+    app.state.end_page = lambda: None
     for router in (openai_api.router, classifying.router, feedback.router):
         app.include_router(router)
 
@@ -86,17 +91,18 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     @app.get("/readyz", tags=["server"], summary="Can it answer?", responses={503: {"model": Ready}})
     async def readyz(response: Response) -> Ready:
         """Whether the default versions are loaded, and which they are."""
-        found = _defaults(versions)
-        reason = app.state.registry_error
-        ready = bool(found) and all(_is_loaded(versions, name) for name in found)
+        found = versions.defaults(PRELOADED)
+        ready, reason = bool(found) and all(found.values()), app.state.registry_error
         if not ready:
             response.status_code = 503
             reason = reason or "no model is registered; `make run` makes them"
-        return Ready(ready=ready, versions=found, reason=reason)
+        return Ready(ready=ready, versions={model: each for model, each in found.items() if each}, reason=reason)
 
     @app.get("/metrics", tags=["server"], summary="For Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters, times and what runs now."""
+        RUNNING.clear()  # of versions that are gone
+        WAITING.clear()
         for each in versions.loaded:
             if each.engine:
                 RUNNING.labels(each.registered_name).set(each.engine.running)
@@ -107,28 +113,15 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     app.add_exception_handler(UserError, _user_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
     app.add_middleware(Keys, keys=settings.api_keys, guarded=GUARDED)
-    app.add_middleware(Bodies, most=settings.body_bytes)
+    app.add_middleware(Bodies, most=settings.body_bytes, seconds=settings.body_seconds)
     app.add_middleware(Measured)
     if page:
         from app.page import mount_page
 
-        return mount_page(app)
+        return mount_page(app, GUARDED)
     return app
-
-
-def _defaults(versions: Versions) -> dict[str, str]:
-    """Each model that is loaded before anybody asks, with what answers for it."""
-    found: dict[str, str] = {}
-    for alias in BY_DEFAULT:
-        for each in versions.listed_before:
-            if alias in each.aliases and each.objective in PRELOADED:
-                found.setdefault(each.named.model, f"{each.named}, {alias}")
-    return found
-
-
-def _is_loaded(versions: Versions, name: str) -> bool:
-    return any(each.named.model == name for each in versions.loaded)
 
 
 async def _watch(app: FastAPI) -> None:
@@ -155,13 +148,36 @@ async def _user_error(_: Request, error: UserError) -> JSONResponse:
     return JSONResponse(openai_api.error_content(RequestError(str(error))), 400)
 
 
-async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-    """What is wrong with the first part that is wrong, named as in `messages.0.role`."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    reason = first["msg"].removeprefix("Value error, ")
+async def _bug(_: Request, error: Exception) -> JSONResponse:
+    """Whoever runs the server finds the traceback in its log."""
+    return JSONResponse(openai_api.error_content(Failed("the server failed; its log says why")), Failed.status)
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    """What is wrong with one part that is wrong, named as in `messages.0.role`."""
+    # where a part may have several types, most of what pydantic finds is that it is none of the others
+    found = next((each for each in error.errors() if not each["type"].endswith("_type")), error.errors()[0])
+    place = ".".join(map(str, _there(found["loc"][1:], error.body, found["type"] == "missing")))
+    reason = found["msg"].removeprefix("Value error, ")
     named = RequestError(f"{place}: {reason}" if place else reason, place or None, "invalid_request")
-    return JSONResponse(openai_api.error_content(named), 422)
+    as_openai_has_it = request.url.path.startswith(openai_api.router.prefix)
+    return JSONResponse(openai_api.error_content(named), 400 if as_openai_has_it else 422)
+
+
+def _there(parts: Sequence[str | int], body: Any, missing: bool) -> list[str | int]:
+    """The parts of a place that a body has, or of which the last is `missing`; pydantic names types between, too."""
+    if not parts:
+        return []
+    first, *rest = parts
+    if missing and not rest:
+        return [first] if isinstance(body, dict) else []
+    without = _there(rest, body, missing)
+    try:
+        there = [first, *_there(rest, body[first], missing)]
+    except (LookupError, TypeError):
+        return without
+    is_a_type = rest and without[-1:] == rest[-1:] and there[-1] != rest[-1]  # with the name of a part
+    return without if is_a_type else there
 
 
 async def _http_error(_: Request, error: HTTPException) -> JSONResponse:
@@ -178,6 +194,7 @@ def serve(settings: Settings, host: str, port: int, *, page: bool = True, log_le
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             super().handle_exit(sig, frame)
+            app.state.end_page()  # each open page holds a connection
             Thread(target=app.state.versions.close, args=(GOODBYE,), daemon=True).start()
 
     config = uvicorn.Config(
@@ -190,4 +207,5 @@ def serve(settings: Settings, host: str, port: int, *, page: bool = True, log_le
         timeout_graceful_shutdown=int(GOODBYE) + 5,
         server_header=False,
     )
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more at its end: that is no failure
     Server(config).run()

@@ -24,6 +24,8 @@ class Settings(Config):
     """Time that a request has from its first byte to its answer's last."""
     body_bytes: int = Field(default=4_000_000, gt=0)
     """Size of the largest request."""
+    body_seconds: float = Field(default=20, gt=0)
+    """Time that a request has to come whole; a slower client holds a connection and nothing else."""
     poll_seconds: float = Field(default=3, gt=0)
     """Time between two looks at the registry's aliases."""
     feedback: bool = True

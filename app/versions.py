@@ -4,14 +4,16 @@ A model's name alone is its champion, and its challenger where there is no champ
 an alias points at, `assistant/3` a version. A version that is swapped out answers what it began, and then goes.
 """
 
+import asyncio
 import logging
+import math
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlflow
 import tiktoken
@@ -21,7 +23,8 @@ from mlflow.exceptions import MlflowException
 from torch import nn
 
 from app.async_engine import AsyncEngine
-from app.errors import NotFound, Unavailable
+from app.cleaning import Cleaner
+from app.errors import NotFound, RequestError, Unavailable
 from app.settings import Settings
 from llm.applications import load, load_for_inference
 from llm.errors import UserError
@@ -77,6 +80,10 @@ class Loaded:
     """The dataset that it learned from, whose inbox takes what people say of its answers."""
     engine: AsyncEngine | None
     """Of a model that writes text."""
+    cleaner: Cleaner
+    """Reads the mails that are to be classified."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the request whose mails are read now; the next waits for it without a thread."""
     busy: threading.Lock = field(default_factory=threading.Lock)
     """Held by who classifies."""
     classifying: int = 0
@@ -98,17 +105,34 @@ class Versions:
         self._listed: list[Listed] = []
         self._objectives: dict[str, str] = {}
         self._client: MlflowClient | None = None
-        self._lock = threading.Lock()  # of what is loaded
+        self._answered: dict[str, Named] = {}
+        self._wanted: set[Named] = set()
+        self._failed: dict[Named, tuple[float, Unavailable]] = {}
+        self._read_at = -math.inf
+        self._cleaner = Cleaner()
+        self._lock = threading.Lock()  # of what is loaded, and of who answered
         self._reading, self._loading = threading.Lock(), threading.Lock()
 
     def listed(self) -> list[Listed]:
         """All versions, by model and the newest first, as they were when the registry was last read."""
-        return self._listed or self.read()
+        return self._listed or self._fresh()
+
+    def _fresh(self) -> list[Listed]:
+        """The registry's versions as of the last second: names that nobody knows must not keep it busy."""
+        if time.monotonic() - self._read_at > 1:
+            try:
+                self.read()
+            except RequestError:
+                raise
+            except (UserError, MlflowException) as error:
+                raise Unavailable(f"the registry does not answer: {' '.join(str(error).split())}") from error
+        return self._listed
 
     def read(self) -> list[Listed]:
         """Read the registry. Raises UserError where it does not answer."""
         with self._reading, server_errors():
             self._listed = self._read()
+            self._read_at = time.monotonic()
         return self._listed
 
     def _read(self) -> list[Listed]:
@@ -148,7 +172,7 @@ class Versions:
         try:
             return self._pick(name, self.listed())
         except NotFound:  # it may be newer than the list
-            return self._pick(name, self.read())
+            return self._pick(name, self._fresh())
 
     def _pick(self, name: str, listed: Sequence[Listed]) -> Named:
         match = re.fullmatch(r"(?P<model>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))?", name)
@@ -170,17 +194,42 @@ class Versions:
 
     def default(self, objective: str) -> str | None:
         """The model that answers for an objective where nobody names one: the first of its kind that has an alias."""
-        for each in self.listed():
-            if each.objective == objective and set(each.aliases) & set(BY_DEFAULT):
-                return each.named.model
-        return None
+        return next(iter(_models(self.listed(), (objective,))), None)
+
+    def defaults(self, objectives: Sequence[str]) -> dict[str, str | None]:
+        """Each model of these objectives with the version that answers by its name and the alias that it has, or with
+        None where it is not loaded yet; as of when the registry was last read."""
+        found: dict[str, str | None] = {}
+        for model in _models(self._listed, objectives):
+            with self._lock:
+                named = self._answered.get(model)
+                there = named in self._loaded
+            aliases = next((each.aliases for each in self._listed if each.named == named), ())
+            alias = next((alias for alias in BY_DEFAULT if alias in aliases), None)
+            found[model] = ", ".join(filter(None, (str(named), alias))) if there else None
+        return found
 
     def get(self, name: str) -> Loaded:
-        """The version that a name means, loaded. Raises as `find`, and Unavailable where it can't be loaded."""
-        return self.load(self.find(name))
+        """The version that a name means, loaded. Raises as `find`, and Unavailable where it can't be loaded.
+
+        Where an alias has moved to a version that is not loaded, what answered before goes on: `refresh` loads it.
+        """
+        named = self.find(name)
+        with self._lock:
+            loaded = self._loaded.get(named) or self._loaded.get(self._answered.get(name))
+        if loaded is None:
+            loaded = self.load(named)
+            self._make_room()
+        loaded.asked = time.monotonic()
+        with self._lock:
+            self._answered[name] = loaded.named
+        return loaded
 
     def load(self, named: Named) -> Loaded:
-        """A version in memory; one that is not there yet is loaded while others answer."""
+        """A version in memory; one that is not there yet is loaded while others answer.
+
+        Raises Unavailable where it can't be; that is tried again after `poll_seconds`.
+        """
         with self._lock:
             loaded = self._loaded.get(named)
         if loaded is None:
@@ -188,11 +237,22 @@ class Versions:
                 with self._lock:
                     loaded = self._loaded.get(named)
                 if loaded is None:
-                    loaded = self._load(named)
+                    loaded = self._try(named)
                     with self._lock:
                         self._loaded[named] = loaded
                     logger.info("%s is loaded", loaded.registered_name)
-        loaded.asked = time.monotonic()
+        return loaded
+
+    def _try(self, named: Named) -> Loaded:
+        tried, error = self._failed.get(named, (-math.inf, None))
+        if error and time.monotonic() - tried < self.settings.poll_seconds:
+            raise Unavailable(str(error), error.param)
+        try:
+            loaded = self._load(named)
+        except Unavailable as error:
+            self._failed[named] = time.monotonic(), error
+            raise
+        self._failed.pop(named, None)
         return loaded
 
     def _load(self, named: Named) -> Loaded:
@@ -209,7 +269,7 @@ class Versions:
         except (UserError, MlflowException, OSError) as error:
             raise Unavailable(f"{named} can't be loaded: {' '.join(str(error).split())}", "model") from error
         dataset = next((tag.removeprefix(DATASET) for tag in version.tags if tag.startswith(DATASET)), None)
-        return Loaded(named, objective, model, encoding, folder, dataset, engine)
+        return Loaded(named, objective, model, encoding, folder, dataset, engine, self._cleaner)
 
     @property
     def listed_before(self) -> list[Listed]:
@@ -217,29 +277,49 @@ class Versions:
         return self._listed
 
     def refresh(self, objectives: Sequence[str]) -> None:
-        """Load what answers by default for these objectives; let go what is gone, and what is not asked for of late.
+        """Load what answers by default for these objectives and what its alias has moved to; let go what is gone, and
+        what is not asked for of late.
 
-        One that can't be loaded leaves in place what answered before; raises its error when the rest is done.
+        One that can't be loaded leaves in place what answered before. Raises Unavailable for it when the rest is done.
         """
-        listed, wanted, failed = self.read(), set[Named](), None
-        for model in dict.fromkeys(each.named.model for each in listed if each.objective in objectives):
+        listed, failed = self.read(), []
+        models, answering = _models(listed, objectives), dict[str, Named | None]()
+        with self._lock:
+            self._answered = {name: each for name, each in self._answered.items() if each in self._loaded}
+            names = dict.fromkeys([*models, *self._answered])
+        for name in names:
             try:
-                wanted.add(self.load(self._pick(model, listed)).named)
-            except NotFound:  # nobody made it champion or challenger
+                named = self._pick(name, listed)
+                self.load(named)
+            except NotFound:  # nobody made it champion or challenger, or not any more
                 continue
             except Unavailable as error:
-                failed = error
-        known = {each.named for each in listed}
+                named = self._answered.get(name)
+                failed.append(f"{error}; {named} goes on" if named else str(error))
+            with self._lock:
+                answering[name] = named
+                if named:
+                    self._answered[name] = named
+        self._wanted = {each for model in models if (each := answering.get(model))}
+        self._make_room({each.named for each in listed})
+        if failed:
+            raise Unavailable("; ".join(dict.fromkeys(failed)))
+
+    def _make_room(self, known: Collection[Named] | None = None) -> None:
+        """Let go what was not asked for of late where there is more than KEPT, and what is not among the known."""
         with self._lock:
-            others = sorted((each for key, each in self._loaded.items() if key not in wanted), key=lambda e: -e.asked)
-            room = max(0, KEPT - len(wanted))
-            gone = [each for place, each in enumerate(others) if place >= room or each.named not in known]
+            others = [each for each in self._loaded.values() if each.named not in self._wanted]
+            others.sort(key=lambda each: -each.asked)
+            room = max(0, KEPT - len(self._wanted))
+            gone = [
+                each
+                for place, each in enumerate(others)
+                if place >= room or (known is not None and each.named not in known)
+            ]
             for each in gone:
                 del self._loaded[each.named]
         for each in gone:
             threading.Thread(target=_let_go, args=(each, self.settings.request_seconds), daemon=True).start()
-        if failed:
-            raise failed
 
     @property
     def loaded(self) -> list[Loaded]:
@@ -254,11 +334,22 @@ class Versions:
             thread.start()
         for thread in threads:
             thread.join()
+        self._cleaner.close()
+
+
+def _models(listed: Sequence[Listed], objectives: Sequence[str]) -> list[str]:
+    """The models of these objectives that answer by their name alone. One of a version's files may be gone: what one
+    version does, all do."""
+    able = {each.named.model for each in listed if each.objective in objectives}
+    aliased = {each.named.model for each in listed if set(each.aliases) & set(BY_DEFAULT)}
+    return [name for name in dict.fromkeys(each.named.model for each in listed) if name in able & aliased]
 
 
 def _fetch(version: ModelVersion, model: str, file: str = "") -> Path:
     """The model folder of a version, or a file of it, on this machine; from a server it is fetched."""
-    return Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}/artifacts/{model}/{file}"))
+    return Path(
+        mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}/artifacts/{model}/{file}")
+    )
 
 
 def _let_go(loaded: Loaded, patience: float) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import tiktoken
 
 from app.async_engine import Stream
-from app.errors import RequestError
+from app.errors import RequestError, Timeout
 from app.versions import Loaded
 from llm.applications.assistant import Assistant
 from llm.chat import Message, prompt_tokens, turn_ends
@@ -39,22 +39,31 @@ class Piece(NamedTuple):
     finish: Literal["stop", "length"] | None = None
 
 
-class Timeout(RequestError):
-    """A request that took longer than it may."""
-
-    status, code = 504, "timeout"
-
-
 def chat_prompt(loaded: Loaded, messages: Sequence[Message]) -> list[int]:
     """A conversation as tokens, in the model's own template. Raises RequestError for a model that knows no turns."""
     if not isinstance(loaded.model, Assistant):
-        raise RequestError(f"{loaded.named} is no chat model; ask /v1/completions", "model", "not_a_chat_model")
+        other = "/v1/completions" if loaded.engine else "/classify"
+        raise RequestError(f"{loaded.named} is no chat model; ask {other}", "model", "not_a_chat_model")
+    check_size(loaded, sum(len(each.content) for each in messages), "messages")
     if not messages or messages[-1].role != "user":
         raise RequestError("the last message is not the user's", "messages")
     try:
         return prompt_tokens(loaded.encoding, loaded.model.chat, messages)
     except UserError as error:
         raise RequestError(str(error), "messages") from None
+
+
+def check_size(loaded: Loaded, size: int, param: str) -> None:
+    """Raise RequestError for a text of more characters than tokens that fill the context can have.
+
+    Tokens of a text of millions take seconds to make.
+    """
+    if loaded.engine is None or size <= loaded.engine.context_length:
+        return
+    most = loaded.engine.context_length * max(map(len, loaded.encoding.token_byte_values()))
+    if size > most:
+        reason = f"the prompt has {size} characters, and the context of {loaded.engine.context_length} tokens has room"
+        raise RequestError(f"{reason} for {most} at most", param, "context_length_exceeded")
 
 
 def ends(loaded: Loaded, *, chat: bool) -> frozenset[int]:
@@ -77,8 +86,12 @@ class Writing:
         n: int = 1,
         logprobs: int | None = None,
         seconds: float = 300,
+        param: str = "messages",
     ) -> None:
-        """Begin; raises RequestError for a prompt that doesn't fit or a model that writes no text, and Busy."""
+        """Begin; raises RequestError for a prompt that doesn't fit or a model that writes no text, and Busy.
+
+        `seconds` are left for it all; `param` is what the request calls its prompts.
+        """
         if loaded.engine is None:
             raise RequestError(f"{loaded.named} writes no text; ask /classify", "model", "not_a_language_model")
         context, longest = loaded.engine.context_length, max(map(len, prompts), default=0)
@@ -86,7 +99,7 @@ class Writing:
         if longest + new > context:
             raise RequestError(
                 f"the prompt has {longest} tokens; with {new} new ones it does not fit the context of {context}",
-                "messages" if isinstance(loaded.model, Assistant) else "prompt",
+                param,
                 "context_length_exceeded",
             )
         requests = [
@@ -109,13 +122,16 @@ class Writing:
     async def __aiter__(self) -> AsyncIterator[Piece]:
         try:
             while True:
+                left = self._deadline - time.monotonic()
                 try:
-                    async with asyncio.timeout(self._deadline - time.monotonic()):
+                    async with asyncio.timeout(left):
                         choice, event = await anext(self._stream)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    raise Timeout("the answer took longer than it may") from None
+                    left = 0
+                if left <= 0:  # also where all is there already, as the client reads slowly
+                    raise Timeout("the answer took longer than it may")
                 text = self._texts[choice]
                 if text.stopped:
                     continue

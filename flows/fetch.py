@@ -1,4 +1,4 @@
-"""Fetch: pinned sources become `data/raw/<dataset>/`, whole or not at all.
+"""Fetch: pinned sources become `data/raw/<dataset>/`, whole or not at all; a new dataset gets its inbox.
 
 python -m flows.fetch corpus
 """
@@ -10,6 +10,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from llm.files import atomic_folder
+from tasks.data.inbox import open_inbox
 from tasks.data.sources import Source, check_names, fetch_source
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
@@ -21,6 +22,7 @@ from tasks.stages.server import artifact_key
 def fetch(name: str, params: list[Source]) -> None:
     """Fetch the raw files of a dataset from its pinned sources."""
     check_names(params)
+    open_inbox(name)  # `preprocess` has it among its deps, which DVC wants there
     with stage_run(params), atomic_folder(Path("data/raw") / name) as folder:
         fetched = [fetch_source(source, folder) for source in params]
     create_table_artifact(fetched, key=artifact_key(f"fetch-{name}"), description=f"The sources of {name}")

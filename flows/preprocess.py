@@ -1,5 +1,7 @@
 """Preprocess: a raw dataset, cleaned, de-duplicated, split and checked, becomes `data/processed/<dataset>/`.
 
+What people left in `data/inbox/<dataset>/` joins its train split.
+
 python -m flows.preprocess emails
 """
 
@@ -13,8 +15,10 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from llm.files import atomic_folder
+from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
 from tasks.data.splits import SPLITS, Split, check_train_only, deduplicate, split
+from tasks.data.textfiles import files_below
 from tasks.datasets import Dataset, Table, find
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
@@ -33,6 +37,15 @@ def read(name: str, dataset: Dataset, params: Split) -> Table:
 
 
 @step
+def read_inbox(dataset: Dataset, params: Split, folder: Path) -> Table | None:
+    """Read what people left; None where that is nothing."""
+    if not files_below(folder):
+        return None
+    left = (dataset.read_inbox or dataset.read)(folder, params)
+    return left.assign(**{name: IN_INBOX + left[name] for name in ("id", "source") if name in left})
+
+
+@step
 def drop_duplicates(table: Table, dataset: Dataset, params: Split) -> Table:
     """Keep one row of each group of near duplicates."""
     return deduplicate(table, dataset.text(table), params.near_duplicate)
@@ -44,6 +57,15 @@ def split_rows(table: Table, dataset: Dataset, params: Split) -> Table:
     groups = table[dataset.groups] if dataset.groups else None
     weights = dataset.weight(table) if dataset.weight else None
     return split(table, params, groups=groups, stratify=dataset.stratify, weights=weights)
+
+
+@step
+def add_inbox(table: Table, left: Table | None, dataset: Dataset, params: Split) -> Table:
+    """Learn from what people left, too, and test on none of it."""
+    if left is None or left.empty:
+        return table
+    forms = dataset.forms or dataset.text
+    return join_inbox(table, left, params.near_duplicate, text=dataset.text, forms=forms, groups=dataset.groups)
 
 
 @step
@@ -64,18 +86,23 @@ def check(name: str, rows_read: int, table: Table, dataset: Dataset, params: Spl
 def write(table: Table, dataset: Dataset, params: Split, folder: Path) -> None:
     """Write the splits as what trains and evaluates reads them."""
     kept = table.drop(columns=["split", dataset.groups] if dataset.groups else "split")
-    dataset.write({name: kept[table["split"] == name] for name in SPLITS}, folder, params)
+    splits = {name: kept[table["split"] == name] for name in SPLITS}
+    splits["train"] = repeat_feedback(splits["train"], params.feedback_weight)
+    dataset.write(splits, folder, params)
 
 
 @flow(flow_run_name="preprocess-{name}")
 def preprocess(name: str, params: Split) -> None:
     """Clean, de-duplicate, split and check a raw dataset; nothing is written unless every check passes."""
-    dataset = find(name)
+    dataset, inbox = find(name), open_inbox(name)
     processed, quality = Path("data/processed") / name, Path("reports/quality") / name
     with stage_run(params), atomic_folder(processed) as folder, atomic_folder(quality) as report:
         raw = read(name, dataset, params)
-        table = split_rows(drop_duplicates(raw, dataset, params), dataset, params)
-        summary = check(name, len(raw), table, dataset, params, report)
+        left = read_inbox(dataset, params, inbox)
+        drawn = split_rows(drop_duplicates(raw, dataset, params), dataset, params)
+        table = add_inbox(drawn, left, dataset, params)
+        rows_read = len(raw) + len(table) - len(drawn)  # so that the share of duplicates is the raw data's
+        summary = check(name, rows_read, table, dataset, params, report)
         write(table, dataset, params, folder)
         mlflow.log_metrics(summary.drop(columns="id").iloc[0].to_dict())
         create_table_artifact(

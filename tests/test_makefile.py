@@ -33,9 +33,10 @@ echo "$@" >> calls
 """
 SET_UP = [
     "-m venv --clear .venv",
-    "-m pip install --quiet --constraint requirements.lock --editable .[dev]",
+    "-m pip install --quiet --constraint requirements.lock --editable .[app]",
     "-m tasks.stages.libraries",
 ]
+TOOLS = "-m pip install --quiet --constraint requirements.lock --editable .[dev]"
 QUICK = "-m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder -m not slow"
 MADE_ANEW = ".venv is broken, of another Python or of another folder: it is made anew"
 
@@ -75,6 +76,7 @@ def folder(tmp_path) -> Path:
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     _script(folder / "path/python3", PYTHON)
+    _script(folder / "path/chromium", "#!/bin/sh\n")
     return folder
 
 
@@ -82,7 +84,7 @@ def folder(tmp_path) -> Path:
 def ready(folder) -> Path:
     """The same after set-up."""
     assert _make(folder, "test-quick").returncode == 0
-    assert _calls(folder) == [*SET_UP, QUICK]
+    assert _calls(folder) == [*SET_UP, TOOLS, QUICK]
     return folder
 
 
@@ -99,7 +101,7 @@ def test_another_python_is_taken_where_it_is_named(folder):
     other = (folder / "path/python3").rename(folder / "path/python3.12")
     _script(folder / "path/python3", OLD_PYTHON)
     assert _make(folder, "test-quick", f"PYTHON={other}").returncode == 0
-    assert _calls(folder) == [*SET_UP, QUICK]
+    assert _calls(folder) == [*SET_UP, TOOLS, QUICK]
     assert _make(folder, "test-quick").returncode == 0, "a .venv that works needs no other Python"
     assert _calls(folder) == [QUICK]
 
@@ -115,7 +117,25 @@ def test_changed_pins_are_installed_into_the_same_environment(ready):
     os.utime(ready / "requirements.lock", (later, later))
     done = _make(ready, "test-quick")
     assert MADE_ANEW not in done.stdout
-    assert _calls(ready) == [*SET_UP[1:], QUICK]
+    assert _calls(ready) == [*SET_UP[1:], TOOLS, QUICK]
+
+
+def test_the_main_job_installs_nothing_that_tests_alone_need(folder):
+    assert _make(folder, "run").returncode == 0
+    calls = _calls(folder)
+    assert calls[:3] == SET_UP
+    assert TOOLS not in calls
+
+
+def test_a_browser_that_is_missing_is_installed_or_its_absence_said(folder):
+    (folder / "path/chromium").unlink()
+    for name in ("awk", "cat", "cp", "id", "make", "mkdir", "rm", "sh", "test", "touch"):  # no browser, no apt-get
+        (folder / "path" / name).symlink_to(shutil.which(name))
+    command = _command(folder, "test-quick")
+    command["env"] = command["env"] | {"PATH": str(folder / "path")}
+    done = subprocess.run(**command, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "install the package chromium" in done.stdout
 
 
 def _interpreter_is_gone(folder: Path) -> None:
@@ -142,7 +162,7 @@ def test_a_broken_environment_is_made_anew_and_said(ready, harm):
     done = _make(ready, "test-quick")
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == MADE_ANEW
-    assert _calls(ready) == [*SET_UP, QUICK]
+    assert _calls(ready) == [*SET_UP, TOOLS, QUICK]
     assert _make(ready, "test-quick").stdout == ""
 
 

@@ -94,7 +94,11 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
     },
-    "flows.fetch": {"llm/config.py": "the base of parameters, which are in dvc.lock themselves"},
+    "flows.fetch": {
+        "llm/config.py": "the base of parameters, which are in dvc.lock themselves",
+        "tasks/data/inbox.py": "makes a folder that is no out",
+        "tasks/data/splits.py": "imported by it",
+    },
     "flows.preprocess": {
         "llm/config.py": "the base of parameters, which are in dvc.lock themselves",
         "llm/formats/tokenizer_files.py": "tokenizers of published models",
@@ -194,6 +198,14 @@ def test_what_a_command_imports_is_a_dep_or_changes_no_byte(deps, commands):
             if not is_named(path, deps[stage]) and not any(fnmatchcase(path, pattern) for pattern in known)
         ]
         assert unknown == [], f"{stage}: add to its deps in dvc.yaml, or say here why it changes no byte"
+
+
+def test_an_inbox_makes_its_own_dataset_stale_and_no_other(deps):
+    for dataset in DATASETS:
+        inbox = f"data/inbox/{dataset}"
+        assert [stage for stage, names in deps.items() if inbox in names] == [f"preprocess@{dataset}"]
+        assert (ROOT / inbox).is_dir()
+    assert not any("data/inbox" in names for names in deps.values())
 
 
 def test_every_dep_that_is_code_exists(deps):

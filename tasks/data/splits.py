@@ -41,6 +41,8 @@ class Split(Config):
 
     train_only: tuple[str, ...] = ()
     """Sources, as globs, whose rows are learned from and never measured on, as written or made-up ones."""
+    feedback_weight: int = Field(default=5, ge=1, le=100)
+    """Times that train has a row of feedback (tasks/data/inbox.py)."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
@@ -197,8 +199,22 @@ def _in_split(units: pd.DataFrame, validation: float, test: float) -> pd.DataFra
     return units.assign(split=np.select([chosen, tested], ["validation", "test"], "train"))
 
 
-def _blocks(rows: csr_array) -> Iterator[csr_array]:
-    yield from (rows[start : start + BLOCK] for start in range(0, rows.shape[0], BLOCK))
+def _pairs(left: csr_array, right: csr_array, threshold: float) -> Iterator[np.ndarray]:
+    """Pairs [n, 2] of rows of `left` and of `right` that are near duplicates, every one compared with every other."""
+    for start in range(0, left.shape[0], BLOCK):
+        block = left[start : start + BLOCK]
+        common = (block @ right.T).tocoo()
+        union = _sizes(block)[common.row] + _sizes(right)[common.col] - common.data
+        near = common.data >= threshold * union
+        yield np.stack([common.row[near] + start, common.col[near]], axis=1)
+
+
+def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> np.ndarray:
+    """Places [n, 2] of the texts of `left` and of `right` that are near duplicates of each other, chains apart."""
+    if not left or not right:
+        return np.zeros((0, 2), dtype=np.int64)
+    shingles = _shingles(map(_normalise, [*left, *right]))
+    return np.concatenate([*_pairs(shingles[: len(left)], shingles[len(left) :], threshold)])
 
 
 def overlap(table: pd.DataFrame, text: pd.Series, threshold: float) -> int:
@@ -212,9 +228,6 @@ def overlap(table: pd.DataFrame, text: pd.Series, threshold: float) -> int:
     order = table["split"].map(SPLITS.index).to_numpy()
     found = 0
     for number in (1, 2):
-        earlier, later = shingles[order < number], shingles[order == number]
-        for block in _blocks(later):
-            common = (block @ earlier.T).tocoo()
-            union = _sizes(block)[common.row] + _sizes(earlier)[common.col] - common.data
-            found += len(np.unique(common.row[common.data >= threshold * union]))
+        pairs = _pairs(shingles[order == number], shingles[order < number], threshold)
+        found += sum(len(np.unique(each[:, 0])) for each in pairs)
     return found

@@ -5,12 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ftfy
+
 from llm.errors import UserError
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder but hidden ones, in the order of paths."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
 def raw_files(folder: Path) -> list[Path]:
-    """Every file below a dataset's raw folder but hidden ones, in the order of paths. Raises UserError for none."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    """Every file below a dataset's folder but hidden ones, in the order of paths. Raises UserError for none."""
+    files = files_below(folder)
     if not files:
         raise UserError(f"{folder}: holds no files; run `python -m flows.fetch {folder.name}`")
     return files
@@ -26,6 +33,11 @@ def read_text(path: Path) -> str:
         raise UserError(
             f"{path}, row {row}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8"
         ) from None
+
+
+def tidy(text: str) -> str:
+    """What a person wrote, with broken characters mended and no space around it."""
+    return ftfy.fix_text(text).strip()
 
 
 def parse_json(text: str, path: Path, row: int | None = None) -> Any:

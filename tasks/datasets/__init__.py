@@ -3,7 +3,7 @@
 A dataset is a module here with a `DATASET`, a block under `datasets` in params.yaml, and a test.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +29,9 @@ class Dataset:
     params: type[Split]
     """Its `preprocess` section in params.yaml."""
     read: Callable[[Path, Any], Table]
-    """All rows below `data/raw/<dataset>/`, with a column `id`, from the folder and the parameters."""
+    """All rows below `data/raw/<dataset>/`, with a column `id`, from the folder and the parameters.
+
+    Below `data/inbox/<dataset>/`, too, where `read_inbox` is None."""
     text: Callable[[Table], pd.Series]
     """What makes two rows the same."""
     expectations: Callable[[], list]
@@ -44,6 +46,12 @@ class Dataset:
     """The column whose equal values stay in one split; it is not written."""
     labels: Callable[[Any], Sequence[str]] | None = None
     """The values of the column `label`, of the parameters; every split must have each of them."""
+    read_inbox: Callable[[Path, Any], Table] | None = None
+    """What people left, where `read` would add rows of its own to it."""
+    forms: Callable[[Table], pd.Series] | None = None
+    """All texts by which a row is known again in the inbox, with its index; without it, `text`."""
+    feedback: Mapping[str, tuple[int, int]] | None = None
+    """Columns of a row of feedback and their least and greatest lengths; None where the dataset can't read any."""
 
 
 def find(name: str) -> Dataset:

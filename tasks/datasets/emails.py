@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from tqdm import tqdm
 
 from llm.errors import UserError
+from tasks.data.inbox import FEEDBACK
 from tasks.data.mail import clean_mail, parse_message
 from tasks.data.splits import Split
 from tasks.data.textfiles import parse_json, raw_files, read_json_lines, read_text
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
 COLUMNS = ["id", "source", "subject", "body", "label"]
+LENGTHS = {"subject": (0, 2_000), "body": (0, 1_000_000)}
 logger = logging.getLogger(__name__)
 
 
@@ -93,8 +95,10 @@ def read_emails(folder: Path, params: Params) -> pd.DataFrame:
     """Read all emails under `folder`, in the order of their paths: id, source, subject, body, label.
 
     A file is one SpamAssassin message (.json with `group` and the raw `text`), or a table with label, subject and body
-    (.csv or .jsonl). Emails without any text are left out, and so are equal ones that have several labels. Raises
-    UserError with file, row and reason.
+    (.csv or .jsonl). Emails without any text are left out, and so are equal ones that have several labels. In feedback
+    a client's last word on a mail counts; clients who disagree are several labels. Against a label of the dataset's own
+    that of the inbox counts, where the mail is learned from (tasks/data/inbox.py). Raises UserError with file, row and
+    reason.
     """
     paths = raw_files(folder)
     emails = []
@@ -103,11 +107,14 @@ def read_emails(folder: Path, params: Params) -> pd.DataFrame:
         for place, cells in _rows(path):
             identity = f"{name.as_posix()}{place.replace(', row ', '#')}"
             source = (name.parent if raw else name).as_posix()
-            emails.append((identity, source, *_email(cells, f"{path}{place}", params.labels, raw=raw)))
-    table = pd.DataFrame(emails, columns=COLUMNS)
+            email = _email(cells, f"{path}{place}", params.labels, raw=raw)
+            client = str(cells.get("client")) if name.name == FEEDBACK else identity
+            emails.append((identity, source, *email, client))
+    table = pd.DataFrame(emails, columns=[*COLUMNS, "client"])
     blank = row_text(table).str.isspace()
     logger.info("%d emails in %d files, %d of them without any text left out", len(table), len(paths), blank.sum())
-    return _without_contradictions(table[~blank].reset_index(drop=True))
+    said_again = table.duplicated(["client", "subject", "body"], keep="last")
+    return _without_contradictions(table.loc[~blank & ~said_again, COLUMNS].reset_index(drop=True))
 
 
 def _without_contradictions(table: pd.DataFrame) -> pd.DataFrame:
@@ -134,8 +141,7 @@ def email_expectations() -> list["Expectation"]:
         gxe.ExpectTableColumnsToMatchOrderedList(column_list=COLUMNS),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
-        gxe.ExpectColumnValueLengthsToBeBetween(column="subject", max_value=2_000),
-        gxe.ExpectColumnValueLengthsToBeBetween(column="body", max_value=1_000_000),
+        *(gxe.ExpectColumnValueLengthsToBeBetween(column=name, max_value=most) for name, (_, most) in LENGTHS.items()),
     ]
 
 
@@ -146,4 +152,5 @@ DATASET = Dataset(
     stratify="label",
     expectations=email_expectations,
     labels=lambda params: params.labels,
+    feedback=LENGTHS,
 )

@@ -2,19 +2,19 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ftfy
 import pandas as pd
 import yaml
 from pydantic import Field
 
 from llm.errors import UserError
 from tasks.data.checkable import checkable_rows, kinds, source_of
+from tasks.data.inbox import FEEDBACK
 from tasks.data.splits import SPLITS, Split
-from tasks.data.textfiles import parse_json, raw_files, read_json_lines, read_text
+from tasks.data.textfiles import parse_json, raw_files, read_json_lines, read_text, tidy
 from tasks.datasets import Dataset, Table, write_parquet
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ WRITTEN = ["id", "source", "kind", "instruction", "input", "output", "answers", 
 WORDINGS = [f"{split}_{column}" for split in SPLITS[1:] for column in ("instruction", "input")]
 COLUMNS = [*WRITTEN, "group", *WORDINGS]
 FREE = ["conversation", "own"]
+LENGTHS = {"instruction": (1, 2_000), "input": (0, 10_000), "output": (1, 10_000), "system": (0, 2_000)}
 ANSWER_WORDS = 25  # a longer answer of a ChatterBot conversation is left out
 
 # ChatterBot's topics, and what is kept of each: a pattern of question and answer. None of the rest is what a sane
@@ -87,7 +88,7 @@ def read_instructions(folder: Path, params: Params) -> pd.DataFrame:
     - `.yml` is a ChatterBot corpus: `conversations`, each a list of turns. The last one answers the one before, and
       earlier ones are its history; of the package's own files (below chatterbot_corpus/) only what CHATTERBOT says.
     - `.json` (a list) and `.jsonl` are people's own rows: instruction, output and, if any, input, answers, history and
-      system.
+      system. Those of feedback have a verdict, too (`_agreed`).
 
     `answers` are all the right ones, the output among them, or none where any answer may do; one that ends in … is how
     a right answer begins. Instruction and input are worded as train's; the columns WORDINGS hold those that validation
@@ -112,6 +113,11 @@ def read_instructions(folder: Path, params: Params) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=COLUMNS)
     logger.info("%d rows: %s", len(table), table["kind"].value_counts().to_dict())
     return table
+
+
+def read_inbox(folder: Path, params: Params) -> pd.DataFrame:
+    """What people left, read as the rest, and no made rows."""
+    return read_instructions(folder, params.model_copy(update={"rows_a_kind": 0, "rows_of": {}}))
 
 
 def _question(*texts: str) -> str:
@@ -139,7 +145,7 @@ def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
         for turn in turns:
             if not isinstance(turn, str):
                 raise UserError(f"{path}, conversation {number}: {turn!r} is not text; put it in quotes")
-        turns = [ftfy.fix_text(turn).strip() for turn in turns]
+        turns = [tidy(turn) for turn in turns]
         if "chatterbot_corpus" in path.parts:
             turns = _sane(path.stem, turns)
         if len(turns) > 1:
@@ -161,6 +167,33 @@ def _sane(topic: str, turns: list[str]) -> list[str]:
 
 
 def _own_rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
+    rows = _parsed(path, name)
+    return _agreed(path, rows) if path.name == FEEDBACK else (row for row, _ in rows)
+
+
+def _agreed(path: Path, rows: Iterable[tuple[dict[str, Any], Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Of the rows of feedback the answers that somebody called good, or gave as the better one.
+
+    A client's last word on a question counts; where clients want several answers, or one wants what another called bad,
+    nobody knows which is right, and there is no row. Nothing learns from a bad answer alone.
+    """
+    said: dict[tuple[str, ...], dict[str, tuple[bool, dict[str, Any]]]] = {}
+    for row, given in rows:
+        verdict = given.get("verdict", "good")
+        if verdict not in ("good", "bad"):
+            number = row["id"].rpartition("#")[2]
+            raise UserError(f"{path}, row {number}: verdict {verdict!r} is neither good nor bad")
+        asked = (row["system"], *row["history"], row["instruction"], row["input"])
+        said.setdefault(asked, {})[str(given.get("client"))] = (verdict == "good", row)
+    for clients in said.values():
+        wanted = {row["output"]: row for good, row in clients.values() if good}
+        refused = {row["output"] for good, row in clients.values() if not good}
+        if len(wanted) == 1 and not wanted.keys() & refused:
+            yield from wanted.values()
+
+
+def _parsed(path: Path, name: str) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+    """The rows of a file, each beside what the file says of it."""
     if path.suffix == ".jsonl":
         rows = read_json_lines(path)
     else:
@@ -173,7 +206,7 @@ def _own_rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
         for key, missing in (("instruction", None), ("input", ""), ("output", None), ("system", "")):
             if not isinstance(row, dict) or not isinstance(row.get(key, missing), str):
                 raise UserError(f'{path}, row {number}: no string under "{key}"')
-            texts[key] = ftfy.fix_text(row.get(key, "")).strip()
+            texts[key] = tidy(row.get(key, ""))
         lists = {key: _texts(row, key, path, number) for key in ("answers", "history")}
         if len(lists["history"]) % 2:
             raise UserError(
@@ -185,14 +218,14 @@ def _own_rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
             )
         if lists["answers"]:
             lists["answers"] = list(dict.fromkeys([texts["output"], *lists["answers"]]))
-        yield _row(name, number, "own", **texts, **lists)
+        yield _row(name, number, "own", **texts, **lists), row
 
 
 def _texts(row: Mapping[str, Any], key: str, path: Path, number: int) -> list[str]:
     texts = row.get(key, [])
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UserError(f'{path}, row {number}: no list of texts under "{key}"')
-    return [ftfy.fix_text(text).strip() for text in texts]
+    return [tidy(text) for text in texts]
 
 
 def write_instructions(splits: Mapping[str, Table], folder: Path, params: Split) -> None:
@@ -211,13 +244,22 @@ def instruction_text(table: Table) -> pd.Series:
     return pd.Series(texts, index=table.index, dtype=object)
 
 
+def instruction_forms(table: Table) -> pd.Series:
+    """All that is said in a row, and what is asked in it, in the wording of each split: another answer to the same
+    question is the same row where people gave it."""
+    asked = [
+        table.assign(instruction=table[f"{prefix}instruction"], input=table[f"{prefix}input"], output="")
+        for prefix in ("", *(f"{split}_" for split in SPLITS[1:]))
+    ]
+    return pd.concat(list(map(instruction_text, [table, *asked])))
+
+
 def instruction_expectations() -> list["Expectation"]:
     """What instruction rows must be before an assistant learns from them."""
     import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 
     made = Column("kind").is_not_in(FREE)
-    lengths = {"instruction": (1, 2_000), "input": (0, 10_000), "output": (1, 10_000), "system": (0, 2_000)}
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
@@ -225,7 +267,7 @@ def instruction_expectations() -> list["Expectation"]:
         gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=[*FREE, *kinds()]),
         *(
             gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=low, max_value=high)
-            for column, (low, high) in lengths.items()
+            for column, (low, high) in LENGTHS.items()
         ),
         # A split's own wording is filled in where it is drawn: a field that was not would stand in braces. People's own
         # rows may hold braces, as code does.
@@ -244,4 +286,7 @@ DATASET = Dataset(
     expectations=instruction_expectations,
     write=write_instructions,
     groups="group",
+    read_inbox=read_inbox,
+    forms=instruction_forms,
+    feedback=LENGTHS,
 )

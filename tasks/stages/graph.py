@@ -10,7 +10,9 @@ from pathlib import Path
 import networkx as nx
 import psutil
 from dvc.exceptions import DvcException
+from dvc.lock import LockError
 from dvc.repo import Repo
+from dvc.stage import PipelineStage
 
 from llm.errors import UserError
 from llm.files import write_atomic
@@ -49,6 +51,47 @@ def is_stale(stage: str | None = None) -> bool:
             return bool(found - {LOAD_PUBLISHED} or (found and LOAD_PUBLISHED in _graph(repo)))
     except DvcException as error:
         raise UserError(str(error)) from None
+
+
+def changes() -> dict[str, list[str]]:
+    """Why each stale stage is stale, in order: what differs from dvc.lock, such as `models/foundation is missing`.
+
+    Of a stage only what it names itself, as `is_stale`; one whose files a stage that runs now holds says so. Raises
+    UserError as `is_stale`.
+    """
+    found = {}
+    try:
+        with Repo() as repo, repo.lock:
+            known = {stage.addressing: stage for stage in repo.index.stages}
+            for name in nx.lexicographical_topological_sort(_graph(repo)):
+                if reasons := _reasons(known[name]):
+                    found[name] = reasons
+    except DvcException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    return found
+
+
+def _reasons(stage: PipelineStage) -> list[str]:
+    if not any(each.hash_info for each in (*stage.deps, *stage.outs)):
+        return ["it never ran"]
+    try:
+        (said,) = stage.status().values() or [[]]
+    except LockError:
+        return ["a stage that runs now holds its files"]
+    found = []
+    for each in said:
+        if isinstance(each, str):  # "changed command"
+            found.append(each)
+            continue
+        (changed,) = each.values()
+        for path, what in changed.items():
+            if isinstance(what, dict):  # a file of parameters
+                found += [f"{name} {how}" for name, how in what.items()]
+            elif what in ("deleted", "not in cache") and not Path(path).exists():
+                found.append(f"{path} is missing")
+            else:
+                found.append(f"{path} {what}")
+    return found
 
 
 @contextmanager

@@ -1,16 +1,502 @@
+"""OpenAI's API as its official client, LangChain's and plain HTTP see it."""
+
+import json
+import math
+
+import httpx
 import openai
 import pytest
+import torch
+from langchain_openai import ChatOpenAI
+
+from app.settings import Settings
+from llm.applications import load_for_inference
+from llm.applications.assistant import Question, answer_all
+from llm.chat import Message, prompt_tokens
+from llm.tokenizer import decode
+from tests.app.conftest import running, tracked, wait_until
+from tests.app.steps import running_texts, samples, stepwise
+
+HELLO = [{"role": "user", "content": "hello how are you ?"}]
+
+
+@pytest.fixture(autouse=True)
+def _store(registry):
+    with tracked(registry):
+        yield
 
 
 @pytest.fixture
 def client(server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
+    return openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=300)
 
 
-def test_the_official_client_has_an_answer(client):
-    answer = client.chat.completions.create(
-        model="assistant", messages=[{"role": "user", "content": "hello"}], max_tokens=8
-    )
-    assert answer.choices[0].finish_reason == "length"
-    assert answer.usage.completion_tokens == 8
+@pytest.fixture(scope="session")
+def assistant(registry):
+    """The champion, as the server loads it."""
+    return load_for_inference(registry / "assistant-1/assistant")
+
+
+@pytest.fixture(scope="session")
+def foundation(registry):
+    return load_for_inference(registry / "foundation-1/foundation")
+
+
+def ask(client, messages=HELLO, **options):
+    return client.chat.completions.create(**{"model": "assistant", "messages": messages, "max_tokens": 12} | options)
+
+
+def say(client, text, **options):
+    return ask(client, [{"role": "user", "content": text}], **options).choices[0].message.content
+
+
+def test_an_answer_is_what_the_assistant_says_without_a_server(client, assistant):
+    questions = ["hello how are you ?", "the cat sat", "", "ä ö ü 🐈 <|endoftext|>", "a bird\n\nsang " * 20]
+    expected = answer_all(*assistant, [Question(text) for text in questions], max_new_tokens=64)
+    assert [say(client, text, max_tokens=64).strip() for text in questions] == expected
+    assert len(set(expected)) > 2
+
+
+def test_an_answer_says_who_gave_it_why_it_ended_and_what_it_cost(client, assistant):
+    model, encoding = assistant
+    answer = ask(client)
+    assert answer.object == "chat.completion"
     assert answer.model == "threestage-assistant/1"
+    assert answer.id.startswith("chatcmpl-")
+    (choice,) = answer.choices
+    assert (choice.index, choice.finish_reason, choice.message.role) == (0, "length", "assistant")
+    prompt = len(prompt_tokens(encoding, model.chat, [Message("user", HELLO[0]["content"])]))
+    usage = answer.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (prompt, 12, prompt + 12)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_stream_has_the_pieces_of_the_same_answer(client, n):
+    options = {"n": n, "temperature": 0.9, "seed": 7, "max_tokens": 20}
+    whole = ask(client, **options)
+    chunks = list(ask(client, stream=True, stream_options={"include_usage": True}, **options))
+    texts, ends = [""] * n, {}
+    for chunk in chunks[:-1]:
+        (choice,) = chunk.choices
+        assert choice.index not in ends
+        texts[choice.index] += choice.delta.content or ""
+        if choice.finish_reason:
+            ends[choice.index] = choice.finish_reason
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert ends == {choice.index: choice.finish_reason for choice in whole.choices}
+    assert [chunk.choices[0].delta.role for chunk in chunks[:n]] == ["assistant"] * n
+    assert {chunk.usage for chunk in chunks[:-1]} == {None}
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert len(chunks) > 2 * n + 1
+    assert len({(chunk.id, chunk.model) for chunk in chunks}) == 1
+
+
+def test_a_stream_without_the_option_says_no_usage_and_ends_with_done(server):
+    body = {"messages": HELLO, "max_tokens": 3, "stream": True}
+    answer = httpx.post(f"{server}/v1/chat/completions", json=body, timeout=300)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert all(chunk["choices"] for chunk in chunks)
+    assert chunks[-1]["choices"][0]["delta"].keys() <= {"content"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_text_ends_before_a_stop_string_also_across_tokens(client, assistant, stream):
+    text = say(client, "hello", max_tokens=40)
+    stop = next(
+        text[at : at + 5]
+        for at in range(4, len(text) - 5)
+        if text.find(text[at : at + 5]) == at and "\ufffd" not in text[at : at + 5]
+    )
+    assert len(assistant[1].encode_ordinary(stop)) > 1
+    for stops in (stop, ["never", stop]):
+        answer = ask(client, [{"role": "user", "content": "hello"}], max_tokens=40, stop=stops, stream=stream)
+        if stream:
+            chunks = list(answer)
+            found = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            finish = chunks[-1].choices[0].finish_reason
+        else:
+            found, finish = answer.choices[0].message.content, answer.choices[0].finish_reason
+            assert answer.usage.completion_tokens < 40
+        assert found == text[: text.find(stop)]
+        assert finish == "stop"
+
+
+def test_a_seed_gives_the_same_text_and_another_seed_another(client):
+    one, again, other = (say(client, "hello", temperature=1.0, seed=seed, max_tokens=30) for seed in (5, 5, -6))
+    assert one == again
+    assert one != other
+    assert say(client, "hello", temperature=1.0, seed=-6, max_tokens=30) == other
+
+
+def test_several_choices_differ_and_repeat_with_their_seed(client):
+    def texts(**options):
+        return [
+            choice.message.content for choice in ask(client, n=4, temperature=1.0, max_tokens=30, **options).choices
+        ]
+
+    assert len(set(texts())) == 4
+    assert texts(seed=3) == texts(seed=3)
+    assert len(set(texts(seed=3))) == 4
+    assert ask(client, n=4, max_tokens=5).usage.completion_tokens == 20
+
+
+def test_temperature_top_p_top_k_and_the_penalty_change_the_draw(client):
+    greedy = say(client, "hello", max_tokens=30)
+    drawn = say(client, "hello", max_tokens=30, temperature=1.5, seed=1)
+    assert drawn != greedy
+    for alone in (
+        {"top_p": 0},
+        {"top_p": 1e-300},
+        {"top_p": 1e-9},
+        {"extra_body": {"top_k": 1}},
+        {"extra_body": {"min_p": 1}},
+    ):
+        assert say(client, "hello", max_tokens=30, temperature=1.5, seed=1, **alone) == greedy
+    assert say(client, "hello", max_tokens=30, extra_body={"repetition_penalty": 5}) != greedy
+    assert say(client, "hello", max_tokens=30, temperature=0) == greedy
+
+
+def test_both_names_of_the_bound_count_and_the_newer_one_wins(client):
+    assert ask(client, max_tokens=3).usage.completion_tokens == 3
+    assert ask(client, max_tokens=openai.omit, max_completion_tokens=4).usage.completion_tokens == 4
+    assert ask(client, max_tokens=3, max_completion_tokens=4).usage.completion_tokens == 4
+
+
+def test_log_probabilities_are_those_of_a_forward_pass(client, assistant):
+    model, encoding = assistant
+    ids = {encoding.decode_single_token_bytes(token): token for token in range(encoding.n_vocab)}
+    answer = ask(client, logprobs=True, top_logprobs=4, max_tokens=8, temperature=1.3, seed=2)
+    told = answer.choices[0].logprobs.content
+    assert len(told) == answer.usage.completion_tokens > 2
+    prompt = prompt_tokens(encoding, model.chat, [Message("user", HELLO[0]["content"])])
+    made: list[int] = []
+    for each in told:
+        with torch.inference_mode():
+            expected = model(torch.tensor([prompt + made]))[0, -1].float().log_softmax(-1)
+        values = [likely.logprob for likely in each.top_logprobs]
+        assert values == sorted(values, reverse=True)
+        assert values == pytest.approx(expected.topk(4).values.tolist(), abs=0.05)
+        likely = [ids[bytes(likely.bytes)] for likely in each.top_logprobs]
+        assert values == pytest.approx(expected[likely].tolist(), abs=0.05)
+        made.append(ids[bytes(each.bytes)])
+        assert each.logprob == pytest.approx(expected[made[-1]].item(), abs=0.05)
+    assert decode(encoding, made) == answer.choices[0].message.content
+    assert answer.choices[0].logprobs.content[0].token == bytes(told[0].bytes).decode(errors="replace")
+    streamed = ask(client, logprobs=True, top_logprobs=4, max_tokens=8, temperature=1.3, seed=2, stream=True)
+    chunks = [chunk.choices[0].logprobs for chunk in streamed]
+    assert [each.bytes for logprobs in chunks if logprobs for each in logprobs.content] == [each.bytes for each in told]
+    assert ask(client, logprobs=True).choices[0].logprobs.content[0].top_logprobs == []
+    assert ask(client).choices[0].logprobs is None
+
+
+def test_the_log_probabilities_of_a_completion_lie_where_its_text_does(client):
+    options = {
+        "model": "foundation",
+        "prompt": "the cat",
+        "logprobs": 3,
+        "max_tokens": 12,
+        "temperature": 1.0,
+        "seed": 5,
+    }
+    answer = client.completions.create(**options)
+    (choice,) = answer.choices
+    told, made = choice.logprobs, answer.usage.completion_tokens
+    assert [*map(len, (told.tokens, told.token_logprobs, told.top_logprobs, told.text_offset))] == [made] * 4
+    assert made > 1
+    assert all(len(likely) == 3 and max(likely.values()) <= 0 for likely in told.top_logprobs)
+    for token, offset in zip(told.tokens, told.text_offset, strict=True):
+        if not token.startswith("bytes:"):
+            assert choice.text[offset:].startswith(token)
+    chunks = [chunk.choices[0] for chunk in client.completions.create(**options, stream=True)]
+    assert [offset for chunk in chunks if chunk.logprobs for offset in chunk.logprobs.text_offset] == told.text_offset
+    assert "".join(chunk.text for chunk in chunks) == choice.text
+    assert client.completions.create(**options | {"logprobs": 0}).choices[0].logprobs.top_logprobs == [{}] * made
+
+
+def test_completions_go_on_with_texts_tokens_and_several_at_once(client, foundation):
+    model, encoding = foundation
+    tokens = encoding.encode_ordinary("the cat sat")
+
+    def texts(prompt, **options):
+        made = client.completions.create(model="foundation", prompt=prompt, **options)
+        return [choice.text for choice in made.choices]
+
+    expected = decode(encoding, _greedy(model, tokens, 16))
+    assert texts("the cat sat") == texts(tokens) == [expected]  # 16 tokens, as OpenAI has it
+    assert texts(["the cat sat", "a dog"]) == [expected, *texts("a dog")]
+    assert texts([tokens, encoding.encode_ordinary("a dog")]) == [expected, *texts("a dog")]
+    assert texts(["the cat sat", "a dog"], n=2) == [expected] * 2 + texts("a dog") * 2
+    assert client.completions.create(model="assistant", prompt="the cat", max_tokens=3).usage.completion_tokens == 3
+
+
+def _greedy(model, prompt, count):
+    made = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            made.append(int(model(torch.tensor([made]))[0, -1].argmax()))
+    return made[len(prompt) :]
+
+
+def test_earlier_turns_and_a_system_prompt_are_part_of_the_prompt(client, assistant):
+    model, encoding = assistant
+    system = {"role": "system", "content": "Say nothing but the truth, and be brief."}
+    turns = [*HELLO, {"role": "assistant", "content": "well"}, {"role": "user", "content": "the moon ?"}]
+    for messages in (turns, [system, *turns], [system, *HELLO]):
+        expected = prompt_tokens(encoding, model.chat, [Message(**each) for each in messages])
+        assert ask(client, messages).usage.prompt_tokens == len(expected)
+    assert ask(client, [system | {"role": "developer"}, *HELLO]).usage == ask(client, [system, *HELLO]).usage
+    assert ask(client, [system, *HELLO]).usage.prompt_tokens != ask(client).usage.prompt_tokens
+    history = Question("the moon ?", history=["hello how are you ?", "well"])
+    assert (
+        ask(client, turns).choices[0].message.content.strip()
+        == answer_all(model, encoding, [history], max_new_tokens=12)[0]
+    )
+
+
+def test_content_parts_are_one_text(client):
+    parts = [{"type": "text", "text": "hello how "}, {"type": "text", "text": "are you ?"}]
+    assert ask(client, [{"role": "user", "content": parts}]).choices == ask(client).choices
+    picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    with pytest.raises(openai.BadRequestError, match=r"messages.0.content.0.type: Input should be 'text'"):
+        ask(client, [{"role": "user", "content": picture}])
+
+
+@pytest.mark.parametrize(
+    "text", ["<|endoftext|>", "<|im_start|>system\n", "### Response:\n<|im_end|></s>", "\ue0000\ue001"]
+)
+def test_a_templates_marks_are_plain_text_when_people_write_them(client, assistant, text):
+    model, encoding = assistant
+    tokens = prompt_tokens(encoding, model.chat, [Message("user", text)])
+    assert ask(client, [{"role": "user", "content": text}]).usage.prompt_tokens == len(tokens)
+    assert not set(encoding._special_tokens.values()) & set(tokens)
+    completed = client.completions.create(model="foundation", prompt=text, max_tokens=1)
+    assert completed.usage.prompt_tokens == len(encoding.encode_ordinary(text))
+
+
+def test_models_are_listed_by_name_alias_and_version(client):
+    listed = {model.id: model for model in client.models.list()}
+    assert listed.keys() == {
+        *("assistant", "assistant@champion", "assistant@challenger", "assistant/1", "assistant/2"),
+        *("classifier", "classifier@challenger", "classifier/1"),
+        *("foundation", "foundation@challenger", "foundation/1"),
+    }
+    assert (listed["assistant"].version, listed["assistant@challenger"].version) == ("assistant/1", "assistant/2")
+    for name in listed:
+        assert client.models.retrieve(name) == listed[name]
+    assert client.models.retrieve("threestage-assistant/2").version == "assistant/2"
+    with pytest.raises(
+        openai.NotFoundError, match="model 'unknown' is not registered; those are: assistant, classifier"
+    ):
+        client.models.retrieve("unknown")
+
+
+def test_versions_are_asked_by_name(client):
+    names = (
+        "assistant",
+        "assistant@champion",
+        "assistant/1",
+        "assistant@challenger",
+        "assistant/2",
+        "threestage-assistant/2",
+    )
+    answers = [ask(client, model=name, max_tokens=30) for name in names]
+    assert [answer.model[-1] for answer in answers] == ["1", "1", "1", "2", "2", "2"]
+    first, *_, last = answers
+    assert first.choices[0].message.content != last.choices[0].message.content
+
+
+INVALID, UNKNOWN, TOO_LONG = "invalid_request", "model_not_found", "context_length_exceeded"
+
+
+def turn(role, content):
+    return [{"role": role, "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "param", "reason"),
+    [
+        ({"model": "gpt-4"}, UNKNOWN, "model", "'gpt-4' is not registered; those are: assistant,"),
+        ({"model": "assistant@x"}, UNKNOWN, "model", "has no x; its versions are: 2 challenger, 1 champion"),
+        ({"model": "assistant/9"}, UNKNOWN, "model", "has no 9"),
+        ({"model": "classifier"}, "not_a_chat_model", "model", "classifier/1 is no chat model; ask /classify"),
+        ({"model": "foundation"}, "not_a_chat_model", "model", "ask /v1/completions"),
+        ({"max_tokens": 600}, TOO_LONG, "messages", "with 600 new ones it does not fit the context of 512"),
+        ({"messages": turn("user", "x" * 300_000)}, TOO_LONG, "messages", "300000 characters"),
+        ({"messages": turn("assistant", "x")}, INVALID, "messages", "last message is not the user's"),
+        ({"messages": []}, INVALID, "messages", "at least 1 item"),
+        ({"messages": turn("tool", "x")}, INVALID, "messages.0.role", "'system', 'developer'"),
+        ({"temperature": 3}, INVALID, "temperature", "less than or equal to 2"),
+        ({"temperature": "1"}, INVALID, "temperature", "valid number"),
+        ({"n": 0}, INVALID, "n", "greater than or equal to 1"),
+        ({"n": 13}, INVALID, "n", "13 texts in one request; at most 12 have room"),
+        ({"stop": ""}, INVALID, "stop", "at least 1 character"),
+        ({"stop": ["x"] * 17}, INVALID, "stop", "at most 16"),
+        ({"max_tokens": True}, INVALID, "max_tokens", "valid integer"),
+        ({"top_logprobs": 21, "logprobs": True}, INVALID, "top_logprobs", "less than or equal to 20"),
+        ({"seed": 2**70}, INVALID, "seed", ""),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_the_clients_own_exception_with_a_reason(client, options, code, param, reason):
+    with pytest.raises(openai.NotFoundError if code == UNKNOWN else openai.BadRequestError) as raised:
+        ask(client, **options)
+    assert raised.value.code == code
+    assert raised.value.param == param
+    assert reason in raised.value.body["message"]
+    assert raised.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+        {"functions": [{"name": "f"}]},
+        {"response_format": {"type": "json_object"}},
+        {"logit_bias": {"5": 10}},
+        {"presence_penalty": 0.5},
+        {"frequency_penalty": -1},
+        {"modalities": ["text", "audio"]},
+        {"web_search_options": {}},
+        {"reasoning_effort": "high"},
+    ],
+    ids=lambda part: next(iter(part)),
+)
+def test_what_would_change_the_answer_and_is_not_done_is_refused_by_name(client, part):
+    with pytest.raises(openai.BadRequestError, match=f"{next(iter(part))} is not supported"):
+        ask(client, extra_body=part)
+
+
+def test_a_completions_own_unsupported_parts_are_refused(client):
+    for part in ({"echo": True}, {"suffix": "x"}, {"best_of": 3}):
+        with pytest.raises(openai.BadRequestError, match=f"{next(iter(part))} is not supported"):
+            client.completions.create(model="foundation", prompt="x", **part)
+    with pytest.raises(openai.BadRequestError, match="the prompt is empty"):
+        client.completions.create(model="foundation", prompt="")
+    with pytest.raises(openai.BadRequestError, match="token 320 is not one of the model's"):
+        client.completions.create(model="foundation", prompt=[1, 320])
+    with pytest.raises(openai.BadRequestError, match="classifier/1 writes no text; ask /classify"):
+        client.completions.create(model="classifier", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="does not fit the context of 512") as raised:
+        client.completions.create(model="assistant", prompt="x", max_tokens=512)
+    assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "prompt")
+
+
+def test_what_asks_for_nothing_or_changes_nothing_is_taken(client):
+    nothing = {"tools": None, "logit_bias": {}, "presence_penalty": 0, "response_format": {"type": "text"}}
+    beside = {"user": "me", "metadata": {"a": "b"}, "store": False, "parallel_tool_calls": True, "service_tier": "auto"}
+    assert ask(client, extra_body=nothing | beside).choices == ask(client).choices
+
+
+def test_langchain_has_the_same_answer_whole_and_in_pieces(server, client):
+    model = ChatOpenAI(
+        base_url=f"{server}/v1", api_key="none", model="assistant", max_tokens=20, temperature=0, timeout=300
+    )
+    expected = say(client, "hello", max_tokens=20)
+    answer = model.invoke("hello")
+    assert answer.content == expected
+    assert answer.usage_metadata["output_tokens"] == 20
+    pieces = list(model.stream("hello"))
+    assert "".join(piece.content for piece in pieces) == expected
+    assert len(pieces) > 3
+
+
+def test_the_third_of_one_row_and_one_place_is_refused_and_answered_later(registry):
+    with running(Settings(rows=1, queue=1)) as address, stepwise() as steps:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
+        streams = [iter(ask(client, stream=True)) for _ in range(2)]
+        for stream in streams:
+            next(stream)  # its role, as soon as it has a place
+        assert running_texts(address) == 2
+        with pytest.raises(openai.RateLimitError, match="2 requests run or wait already, and at most 2 may") as raised:
+            ask(client)
+        assert int(raised.value.response.headers["retry-after"]) >= 1
+        assert raised.value.code == "busy"
+        steps.open()
+        texts = ["".join(chunk.choices[0].delta.content or "" for chunk in stream) for stream in streams]
+        assert texts == [ask(client).choices[0].message.content] * 2
+        with pytest.raises(openai.BadRequestError, match="3 texts in one request; at most 2 have room"):
+            ask(client, n=3)  # to wait would not help
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("place", ["runs", "waits"])
+def test_who_leaves_gives_the_place_back(registry, stream, place):
+    with running(Settings(rows=1, queue=3)) as address, stepwise() as steps:
+        url = f"{address}/v1/chat/completions"
+        other = httpx.Client(timeout=300)
+        ahead = None
+        if place == "waits":
+            ahead = other.send(
+                other.build_request("POST", url, json={"messages": HELLO, "stream": True, "max_tokens": 9}), stream=True
+            )
+        before = running_texts(address)
+        body = {"messages": HELLO, "max_tokens": 400, "stream": stream}
+        if stream:
+            with httpx.stream("POST", url, json=body, timeout=300) as answer:
+                next(answer.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(url, json=body, timeout=httpx.Timeout(300, read=0.5))
+        if not ahead:
+            steps.let(2)  # of 400
+            wait_until(lambda: running_texts(address) == before, 120)
+        steps.open()
+        if ahead:
+            assert "[DONE]" in ahead.read().decode()
+        wait_until(lambda: running_texts(address) == 0, 120)
+        assert ask(openai.OpenAI(base_url=f"{address}/v1", api_key="none", timeout=300)).choices
+
+
+def test_an_answer_that_takes_too_long_is_504_or_an_event(registry):
+    with running(Settings(request_seconds=0.001)) as address:
+        body = {"messages": HELLO, "max_tokens": 400}
+        answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=300)
+        assert answer.status_code == 504
+        assert answer.json()["error"]["code"] == "timeout"
+        streamed = httpx.post(f"{address}/v1/chat/completions", json=body | {"stream": True}, timeout=300)
+        assert streamed.status_code == 200
+        *_, last = [line for line in streamed.text.splitlines() if line]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+        with pytest.raises(openai.APIError, match="took longer"):
+            list(ask(openai.OpenAI(base_url=f"{address}/v1", api_key="none", timeout=300), stream=True, max_tokens=400))
+        wait_until(lambda: running_texts(address) == 0, 120)
+
+
+def test_a_model_that_fails_is_500_or_an_event_and_answers_the_next(registry):
+    with running(Settings(rows=2)) as address:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
+        with stepwise() as steps:
+            steps.open()
+            steps.fail_once(RuntimeError("no memory"))
+            with pytest.raises(openai.InternalServerError, match="the model failed at this text") as raised:
+                ask(client)
+            assert (raised.value.status_code, raised.value.code) == (500, "failed")
+            steps.fail_once(RuntimeError("no memory"))
+            with pytest.raises(openai.APIError, match="the model failed at this text"):
+                list(ask(client, stream=True))
+            assert ask(client).usage.completion_tokens == 12
+        wait_until(lambda: running_texts(address) == 0, 60)
+
+
+def test_metrics_count_requests_tokens_and_times(server, client):
+    before = samples(server)
+    ask(client, max_tokens=5)
+    list(ask(client, max_tokens=7, stream=True))
+    with pytest.raises(openai.NotFoundError):
+        ask(client, model="unknown")
+    after = samples(server)
+
+    def more(*name):
+        return after.get(name, 0) - before.get(name, 0)
+
+    assert more("threestage_tokens_total", "threestage-assistant/1") == 12
+    assert more("threestage_requests_total", "/v1/chat/completions", "200") == pytest.approx(2)
+    assert more("threestage_requests_total", "/v1/chat/completions", "404") == 1
+    assert more("threestage_request_seconds_count", "/v1/chat/completions") == 3
+    assert more("threestage_first_token_seconds_count", "threestage-assistant/1") == 1
+    assert math.isfinite(after["threestage_request_seconds_sum", "/v1/chat/completions"])

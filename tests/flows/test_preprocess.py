@@ -1,10 +1,13 @@
+import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from flows.preprocess import check, read, split_rows
+from flows.preprocess import add_inbox, check, read, read_inbox, split_rows, write
 from llm.errors import UserError
+from tasks.data.inbox import open_inbox
 from tasks.data.splits import Split
 from tasks.datasets import Dataset, find
 
@@ -69,3 +72,141 @@ def test_a_corpus_is_shared_out_by_characters(tmp_path, monkeypatch):
     for source in "ab":
         assert shares.loc[source, "validation"] == pytest.approx(0.1, abs=0.006)
         assert shares.loc[source, "test"] == pytest.approx(0.1, abs=0.006)
+
+
+LABELS = ("urgent", "can wait")
+WORDS = " ".join(f"shared{n}" for n in range(40))
+
+
+def processed(**more) -> dict[str, pd.DataFrame]:
+    """What the steps of `preprocess emails` write below the working folder."""
+    emails = find("emails")
+    params = emails.params(**PARAMS, labels=LABELS, **more)
+    raw = read.fn("emails", emails, params)
+    table = split_rows.fn(raw, emails, params)
+    table = add_inbox.fn(table, read_inbox.fn(emails, params, open_inbox("emails")), emails, params)
+    shutil.rmtree("report", ignore_errors=True)
+    check.fn("emails", len(table), table, emails, params, Path("report"))
+    folder = Path("data/processed/emails")
+    folder.mkdir(parents=True, exist_ok=True)
+    write.fn(table, emails, params, folder)
+    return {split: pd.read_parquet(folder / f"{split}.parquet") for split in ("train", "validation", "test")}
+
+
+def said(*rows, file="feedback.jsonl"):
+    """Leave rows in the inbox: label, subject, body."""
+    names = ("label", "subject", "body")
+    path = Path("data/inbox/emails") / file
+    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True)) | {"client": "x"}) + "\n" for row in rows))
+
+
+@pytest.fixture
+def drawn(mails) -> dict[str, pd.DataFrame]:
+    """The splits of 40 mails that are just no near duplicates of each other, and an open inbox."""
+    (mails / "made.csv").unlink()
+    rows = [f"{LABELS[n % 2]},Number {n},{WORDS} {' '.join(f'own{n}of{i}' for i in range(6))}" for n in range(40)]
+    (mails / "real.csv").write_text("\n".join(["label,subject,body", *rows]) + "\n")
+    assert [path.name for path in open_inbox("emails").iterdir()] == [".gitignore"]
+    return processed()
+
+
+def test_feedback_and_files_of_an_inbox_are_learned_from_and_change_no_other_split(drawn):
+    said(*[("urgent", f"New {n}", f"something else {n} entirely") for n in range(2)])
+    said(("can wait", "A file", "of somebody's own"), file="mine.jsonl")
+    found = processed(feedback_weight=3)
+    for split in ("validation", "test"):
+        pd.testing.assert_frame_equal(found[split], drawn[split])
+    more = found["train"][len(drawn["train"]) :]
+    pd.testing.assert_frame_equal(found["train"][: len(drawn["train"])], drawn["train"])
+    assert more["id"].tolist() == [
+        *(f"inbox/feedback.jsonl#{n}" for n in (1, 2)),
+        "inbox/mine.jsonl#1",
+        *(f"inbox/feedback.jsonl#{n} x{time}" for time in (2, 3) for n in (1, 2)),
+    ]
+    assert set(more["source"]) == {"inbox/feedback.jsonl", "inbox/mine.jsonl"}
+
+
+def test_feedback_is_repeated_less_where_there_is_much_of_it(drawn):
+    others = len(drawn["train"])
+    said(*[("urgent", f"New {n}", f"something else {n} entirely") for n in range(others // 10)])
+    found = processed(feedback_weight=100)["train"]
+    assert len(found) == others + 2 * (others // 10)
+    said(*[("urgent", f"New {n}", f"something else {n} entirely") for n in range(others)])
+    assert len(processed(feedback_weight=100)["train"]) == 2 * others
+
+
+def test_what_people_say_of_a_mail_that_is_learned_from_replaces_its_label(drawn):
+    mail = drawn["train"].iloc[0]
+    other = next(label for label in LABELS if label != mail["label"])
+    said((other, mail["subject"], mail["body"] + " now"))  # a near duplicate is the same mail
+    found = processed(feedback_weight=2)["train"]
+    assert mail["id"] not in set(found["id"])
+    assert found.iloc[-1][["id", "label"]].tolist() == ["inbox/feedback.jsonl#1 x2", other]
+    assert len(found) == len(drawn["train"]) + 1
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_mail_that_is_measured_on_keeps_its_place_and_its_label(drawn, split):
+    mail = drawn[split].iloc[0]
+    other = next(label for label in LABELS if label != mail["label"])
+    said((other, mail["subject"], mail["body"]), (other, mail["subject"], mail["body"] + " now"))
+    for name, table in processed().items():
+        pd.testing.assert_frame_equal(table, drawn[name])
+
+
+def test_feedback_that_is_near_to_mails_of_all_splits_is_left_out_and_joins_none_of_them(drawn):
+    said(("urgent", "", WORDS), ("can wait", "New", "something else"))
+    found = processed(feedback_weight=1)
+    assert found["train"].iloc[-1]["id"] == "inbox/feedback.jsonl#2"
+    for name, table in (found | {"train": found["train"][:-1]}).items():
+        pd.testing.assert_frame_equal(table, drawn[name])
+
+
+def test_a_row_of_an_inbox_that_cannot_be_read_is_named(drawn):
+    said(("urgent", "a", "b"), ("smap", "a", "c"))
+    with pytest.raises(
+        UserError, match=r"^data/inbox/emails/feedback\.jsonl, row 2: label 'smap' is not one of urgent"
+    ):
+        processed()
+
+
+def test_the_same_question_in_any_wording_of_validation_or_test_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    instructions = find("instructions")
+    params = instructions.params(**PARAMS, rows_a_kind=12)
+    Path("data/raw/instructions").mkdir(parents=True)
+    Path("data/raw/instructions/talk.yml").write_text("conversations:\n- [Hello there!, Hi]\n")
+    drawn = split_rows.fn(read.fn("instructions", instructions, params), instructions, params)
+    tested = drawn[(drawn["split"] == "test") & (drawn["kind"] != "conversation")].iloc[0]
+    learned = drawn[(drawn["split"] == "train") & (drawn["kind"] != "conversation")].iloc[0]
+    asked = [(tested["test_instruction"], tested["test_input"]), (tested["instruction"], tested["input"])]
+    asked += [(learned["instruction"], learned["input"]), ("What is new under the sun?", "")]
+    rows = [{"instruction": text, "input": given, "output": "Mine.", "client": "x"} for text, given in asked]
+    (open_inbox("instructions") / "feedback.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    left = read_inbox.fn(instructions, params, open_inbox("instructions"))
+    found = add_inbox.fn(drawn, left, instructions, params)
+    new = found[found["id"].str.startswith("inbox/")]
+    assert new["id"].tolist() == ["inbox/feedback.jsonl#3", "inbox/feedback.jsonl#4"]
+    assert set(new["split"]) == {"train"}
+    assert learned["id"] not in set(found["id"])
+    assert tested["id"] in set(found["id"])
+    assert len(found) == len(drawn) + 1
+
+
+def test_files_of_people_join_the_corpus_once_and_a_dataset_without_sources_can_have_an_inbox_too(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    corpus, folder = find("corpus"), open_inbox("corpus")
+    (folder / "notes.txt").write_text("A note of one's own.")
+    left = read_inbox.fn(corpus, corpus.params(**PARAMS), folder)
+    assert left.to_numpy().tolist() == [["inbox/notes.txt", "inbox/notes.txt", "A note of one's own."]]
+    bare = Dataset(
+        params=Split,
+        read=lambda folder, params: pd.DataFrame({"id": ["a.csv#2"], "body": ["b"]}),
+        text=lambda table: table["body"],
+        expectations=list,
+    )
+    table = pd.DataFrame({"id": ["real"], "body": ["c"], "split": ["train"]})
+    found = add_inbox.fn(table, read_inbox.fn(bare, Split(**PARAMS), folder), bare, Split(**PARAMS))
+    assert found.to_numpy().tolist() == [["real", "c", "train"], ["inbox/a.csv#2", "b", "train"]]

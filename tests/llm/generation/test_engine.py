@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -110,6 +111,42 @@ def test_steps_say_what_they_made_and_what_ended(make_gpt):
     assert engine.step() == [Event(2, first, "length")]
     assert not engine.busy
     assert engine.step() == []
+
+
+@quick
+@given(families, requests, st.integers(1, 4), st.integers(0, 5), st.integers(0, 99))
+def test_log_probabilities_are_the_log_softmax_of_a_plain_forward_pass(make_gpt, family, work, rows, likeliest, seed):
+    gpt = make_gpt(**FAMILIES[family])
+    engine = Engine(gpt, rows)
+    sampling = Sampling(temperature=1.5, top_k=20, repetition_penalty=1.3, seed=seed)  # which do not change them
+    for prompt, new in work:
+        engine.submit(Request(prompt, new, sampling, logprobs=likeliest))
+    texts = [list(prompt) for prompt, _ in work]
+    while engine.busy:
+        for event in engine.step():
+            expected_V = gpt(torch.tensor([texts[event.handle]]))[0, -1].log_softmax(dim=-1)
+            told = event.logprobs
+            assert told.token == pytest.approx(expected_V[event.token].item(), abs=1e-4)
+            assert len(told.likeliest) == likeliest
+            assert [value for _, value in told.likeliest] == pytest.approx(
+                expected_V.topk(likeliest).values.tolist(), abs=1e-4
+            )
+            for token, value in told.likeliest:
+                assert value == pytest.approx(expected_V[token].item(), abs=1e-4)
+            texts[event.handle].append(event.token)
+
+
+def test_log_probabilities_are_told_to_those_alone_who_ask_and_of_no_more_tokens_than_there_are(make_gpt):
+    gpt = make_gpt()
+    engine = Engine(gpt, 2)
+    engine.submit(Request([1, 2], 2))
+    engine.submit(Request([1, 2], 2, logprobs=9999))
+    silent, told = engine.step()
+    assert silent.logprobs is None
+    assert silent.token == told.token == told.logprobs.likeliest[0][0]
+    assert told.logprobs.token == told.logprobs.likeliest[0][1]
+    assert len(told.logprobs.likeliest) == gpt.config.vocabulary_size
+    assert sum(math.exp(value) for _, value in told.logprobs.likeliest) == pytest.approx(1, abs=1e-5)
 
 
 def test_cancelling_says_so_at_the_next_step_whether_it_ran_or_waited(make_gpt):

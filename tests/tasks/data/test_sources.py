@@ -159,7 +159,8 @@ def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch, prefect_server_for
     archive = make_tar(Path("books.tgz"), {"package/data/a.txt": b"one", "package/data/b.json": b"{}", "x.txt": b""})
     Path("rows.jsonl").write_text('{"text": "two"}\n')
     fetch("corpus", [pin("file:books.tgz", archive, "package/*.txt"), pin("file:rows.jsonl", Path("rows.jsonl"))])
-    assert files_below(tmp_path / "data") == ["raw/corpus/books/package/data/a.txt", "raw/corpus/rows/rows.jsonl"]
+    raw = ["raw/corpus/books/package/data/a.txt", "raw/corpus/rows/rows.jsonl"]
+    assert files_below(tmp_path / "data") == ["inbox/corpus/.gitignore", *raw]
     assert Path("data/raw/corpus/books/package/data/a.txt").read_bytes() == b"one"
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from llm.errors import UserError
-from tasks.data.splits import Split, check_train_only, deduplicate, near_duplicates, overlap, split
+from tasks.data.splits import Split, check_train_only, deduplicate, near_duplicates, near_pairs, overlap, split
 
 PARAMS = Split(seed=1, validation=0.15, test=0.2, near_duplicate=0.8)
 
@@ -126,6 +126,15 @@ def test_overlap_counts_rows_with_a_near_duplicate_in_an_earlier_split(varied):
     assert overlap(table, table["text"], 0.8) == 2
     assert overlap(table, table["text"], 1.0) == 1
     assert overlap(table[table["split"] == "train"], table["text"][:1], 0.8) == 0
+
+
+def test_pairs_of_two_tables_are_those_of_the_exact_similarity(varied, monkeypatch):
+    monkeypatch.setattr("tasks.data.splits.BLOCK", 7)
+    left, right = varied[:40], varied[20:90]
+    expected = [[n, m] for n in range(40) for m in range(70) if jaccard(left[n], right[m]) >= 0.8]
+    assert len(expected) > 20
+    assert sorted(near_pairs(left, right, 0.8).tolist()) == expected
+    assert near_pairs([], right, 0.8).shape == near_pairs(left, [], 0.8).shape == (0, 2)
 
 
 def test_no_near_duplicate_straddles_the_splits_of_a_deduplicated_table(varied):

@@ -169,3 +169,9 @@ def test_the_expectations_hold_for_a_corpus_and_tell_a_bad_one():
         "expect_column_value_lengths_to_be_between",
         "expect_column_values_to_not_match_regex",
     ]
+
+
+def test_a_file_without_documents_is_an_empty_table(tmp_path):
+    write(tmp_path, "rows.jsonl", "\n")
+    assert read_corpus(tmp_path).columns.tolist() == ["id", "source", "text"]
+    assert read_corpus(tmp_path).empty

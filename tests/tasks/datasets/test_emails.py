@@ -115,3 +115,37 @@ def test_equal_emails_with_several_labels_are_left_out_with_a_warning_and_near_o
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "5 emails left out: equal ones have several labels, such as mine.csv#2 (ham) and mine.csv#4 (spam)"
     ]
+
+
+def feedback(*said):
+    """Rows as the app writes them: label, subject, body, client."""
+    names = ("label", "subject", "body", "client")
+    return "".join(json.dumps(dict(zip(names, each, strict=True)) | {"version": "m/1"}) + "\n" for each in said)
+
+
+def test_in_feedback_a_clients_last_word_on_a_mail_counts_and_clients_who_disagree_cancel_out(tmp_path):
+    said = [("ham", "Win", "a house", "x"), ("ham", "Lunch", "at noon", "x"), ("spam", "Win", "a house", "x")]
+    said += [("ham", "Pills", "cheap", "x"), ("spam", "Pills", "cheap", "y"), ("spam", "Lunch", "at one", "y")]
+    said += [("spam", "", "\n", "y"), ("spam", "Win", "a house", "y")]
+    (tmp_path / "feedback.jsonl").write_text(feedback(*said))
+    table = read_emails(tmp_path, PARAMS)
+    assert table[["id", "label"]].to_numpy().tolist() == [
+        ["feedback.jsonl#2", "ham"],
+        ["feedback.jsonl#3", "spam"],
+        ["feedback.jsonl#6", "spam"],
+        ["feedback.jsonl#8", "spam"],
+    ]
+    assert list(table) == COLUMNS
+
+
+def test_a_column_called_client_means_nothing_in_another_file(tmp_path):
+    rows = feedback(("ham", "Win", "a house", "x"), ("spam", "Win", "a house", "x"), ("ham", "a", "b", "x"))
+    (tmp_path / "tickets.jsonl").write_text(rows)
+    assert read_emails(tmp_path, PARAMS)["id"].tolist() == ["tickets.jsonl#3"]
+
+
+def test_feedback_of_which_nothing_is_left_is_an_empty_table(tmp_path):
+    (tmp_path / "feedback.jsonl").write_text(feedback(("ham", "Win", "a", "x"), ("spam", "Win", "a", "y")))
+    assert read_emails(tmp_path, PARAMS).empty
+    (tmp_path / "feedback.jsonl").write_text("")
+    assert list(read_emails(tmp_path, PARAMS)) == COLUMNS

@@ -15,7 +15,9 @@ from tasks.datasets.instructions import (
     WRITTEN,
     Params,
     instruction_expectations,
+    instruction_forms,
     instruction_text,
+    read_inbox,
     read_instructions,
 )
 
@@ -203,3 +205,61 @@ def test_peoples_own_rows_may_hold_braces(table, tmp_path):
     every = pd.concat([table, mine], ignore_index=True)
     for name, rows in {"alone": mine, "among others": every}.items():
         validate("instructions", {"rows": (rows, instruction_expectations())}, tmp_path / name)
+
+
+def feedback(*said):
+    """Rows as the app writes them: question, answer, verdict, client."""
+    names = ("instruction", "output", "verdict", "client")
+    more = {"system": "", "history": [], "version": "m/1"}
+    return "".join(json.dumps(dict(zip(names, each, strict=True)) | more) + "\n" for each in said)
+
+
+def test_the_inbox_gives_peoples_rows_and_no_made_ones(tmp_path):
+    write(tmp_path, "mine.json", [{"instruction": "Say", "output": "So"}])
+    table = read_inbox(tmp_path, params(rows_of={"spam": 3}))
+    assert table[["id", "kind", "output"]].to_numpy().tolist() == [["mine.json#1", "own", "So"]]
+    assert len(read_instructions(tmp_path, params())) > 100
+    write(tmp_path, "mine.json", [])
+    assert read_inbox(tmp_path, params()).empty
+
+
+def test_good_answers_of_feedback_are_learned_from_and_bad_ones_are_not(tmp_path):
+    said = [("One?", "1", "good", "x"), ("Two?", "3", "bad", "x"), ("Three?", "3", "good", "x")]
+    said += [("Three?", "3", "bad", "x"), ("Four?", "5", "bad", "x"), ("Four?", "4", "good", "x")]
+    write(tmp_path, "feedback.jsonl", feedback(*said))
+    table = read_inbox(tmp_path, params())
+    assert table[["id", "kind", "instruction", "output"]].to_numpy().tolist() == [
+        ["feedback.jsonl#1", "own", "One?", "1"],
+        ["feedback.jsonl#6", "own", "Four?", "4"],
+    ]
+
+
+def test_clients_who_disagree_on_an_answer_cancel_out(tmp_path):
+    said = [("Both good?", "a", "good", "x"), ("Both good?", "a", "good", "y")]
+    said += [("Two wishes?", "a", "good", "x"), ("Two wishes?", "b", "good", "y")]
+    said += [("Good and bad?", "a", "good", "x"), ("Good and bad?", "a", "bad", "y")]
+    said += [("Another is bad?", "a", "good", "x"), ("Another is bad?", "b", "bad", "y")]
+    write(tmp_path, "feedback.jsonl", feedback(*said))
+    assert read_inbox(tmp_path, params())["instruction"].tolist() == ["Both good?", "Another is bad?"]
+
+
+def test_a_verdict_that_is_none_is_named(tmp_path):
+    write(tmp_path, "feedback.jsonl", feedback(("One?", "1", "good", "x"), ("Two?", "2", "fine", "x")))
+    with pytest.raises(UserError, match=r"feedback\.jsonl, row 2: verdict 'fine' is neither good nor bad$"):
+        read_inbox(tmp_path, params())
+
+
+def test_a_row_is_known_again_by_its_question_in_the_wording_of_every_split(splits):
+    capital = splits[splits["kind"] == "capital"].head(1)
+    forms = instruction_forms(capital)
+    assert set(forms.index) == set(capital.index)
+    row = capital.iloc[0]
+    assert forms.tolist() == [
+        "\n".join(filter(None, each))
+        for each in (
+            (row["instruction"], row["input"], row["output"]),
+            (row["instruction"], row["input"]),
+            (row["validation_instruction"], row["validation_input"]),
+            (row["test_instruction"], row["test_input"]),
+        )
+    ]

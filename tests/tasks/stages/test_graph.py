@@ -11,7 +11,7 @@ import pytest
 from dvc.repo import Repo
 
 from llm.errors import UserError
-from tasks.stages.graph import is_stale, reproduce, stages
+from tasks.stages.graph import changes, is_stale, reproduce, stages
 from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
 
 pytestmark = pytest.mark.slow
@@ -89,6 +89,34 @@ def test_a_stage_is_stale_until_it_ran_and_again_when_what_it_reads_changes(proj
     assert not is_stale("clean")
     Path("model").unlink()
     assert is_stale("train")
+
+
+def test_each_stale_stage_says_why_in_order(project):
+    assert list(changes().items()) == [(stage, ["it never ran"]) for stage in ("clean", "train", "broken")]
+    reproduce("clean", {})
+    reproduce("train", {})
+    assert set(changes()) == {"broken"}
+    Path("params.yaml").write_text("rate: 2\n")
+    Path("raw").write_text("other")
+    Path("model").unlink()
+    Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw", "cat  raw"))
+    found = changes()
+    assert sorted(found["clean"]) == ["changed command", "rate modified", "raw modified"]
+    assert found["train"] == ["model is missing"]
+
+
+def test_a_stage_whose_files_a_running_one_holds_says_so(project):
+    reproduce("clean", {})
+    reproduce("train", {})
+    Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw > clean", "touch begun; exec sleep 300"))
+    code = "from tasks.stages.graph import reproduce; reproduce('clean', {})"
+    with subprocess.Popen([sys.executable, "-c", code], process_group=0) as running:
+        while not Path("begun").exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        found = changes()
+        os.killpg(running.pid, signal.SIGINT)
+    assert found["clean"] == found["train"] == ["a stage that runs now holds its files"]
 
 
 @pytest.mark.parametrize("base", ["foundation", "published"])

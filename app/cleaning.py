@@ -1,0 +1,94 @@
+"""Mails become text in a process of their own, each within a time.
+
+A few bytes can keep Python's, ftfy's and Beautiful Soup's parsers busy for hours: tags in tags, entities in entities.
+Nothing can stop a thread that is in there, and it would take time from those who write text; a process can be ended.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+Row = Mapping[str, Any]
+Clean = Callable[[Row], dict[str, Any]]
+
+MOST_SECONDS = 20.0
+"""Time that a row has; 4 MB of the slowest ordinary text, without a letter of ASCII, took 4 s."""
+MOST_ENDED = 3
+"""Rows of one call for which the process may be ended; those behind them are not read."""
+
+logger = logging.getLogger(__name__)
+
+
+class Cleaner:
+    """A process that cleans rows: started when the first come, and again where it had to be ended."""
+
+    def __init__(self, seconds: float = MOST_SECONDS) -> None:
+        self.seconds = seconds
+        self._pool: ProcessPoolExecutor | None = None
+        self._turn = threading.Lock()
+
+    def __call__(self, clean: Clean, rows: Sequence[Row]) -> list[dict[str, Any] | str]:
+        """Each row as `clean` gives it, or why there is nothing: its ValueError, or that it took too long."""
+        found: list[dict[str, Any] | str] = []
+        ended = 0
+        with self._turn:
+            while len(found) < len(rows) and ended < MOST_ENDED:
+                ended += not self._clean(clean, rows[len(found) :], found)
+        lost = f"not read: {MOST_ENDED} mails before it could not be read within {self.seconds:g} s each"
+        return found + [lost] * (len(rows) - len(found))
+
+    def _clean(self, clean: Clean, rows: Sequence[Row], found: list[dict[str, Any] | str]) -> bool:
+        """Clean rows until one ends the process; whether none did."""
+        pool = self._started(clean)
+        try:
+            for future in [pool.submit(clean, row) for row in rows]:
+                try:
+                    found.append(future.result(self.seconds))
+                except ValueError as error:  # the cleaning's own errors
+                    found.append(str(error))
+        except TimeoutError:
+            found.append(f"not readable within {self.seconds:g} s")
+        except BrokenProcessPool:
+            found.append("not readable: it ended the process that reads mails")
+        else:
+            return True
+        logger.warning("a mail was %s", found[-1])
+        self._end()
+        return False
+
+    def _started(self, clean: Clean) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # no fork: this process has threads
+            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin)
+            self._pool.submit(clean, {}).exception()  # it imports what it needs outside of a row's time
+        return self._pool
+
+    def _end(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            pool.shutdown(cancel_futures=True)
+
+    def close(self) -> None:
+        """End the process."""
+        with self._turn:
+            self._end()
+
+
+def _begin() -> None:
+    """Ctrl-C is for the server, without which nobody reads what this process makes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+    os._exit(1)

@@ -1,0 +1,145 @@
+"""The page: chat, mail and the comparison of two versions, on the server's own address.
+
+It is Gradio's, and calls the app's functions in this process. Nothing on it asks another host: not the page as it is
+sent, which `Guard` rids of Gradio's own links, and nothing that a text could bring in, by its Content-Security-Policy.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+from base64 import b64encode
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+TITLE = "Threestage"
+WELCOME = f"# {TITLE}\nLanguage models made from scratch: ask the assistant, check a mail, or compare two versions."
+STYLES = """
+.gradio-container { max-width: 60rem !important; margin: 0 auto; }
+.message-markdown-disabled { white-space: pre-wrap !important; overflow-wrap: anywhere; }
+.words table { table-layout: fixed; width: 100%; }
+.words td { overflow-wrap: anywhere; }
+"""
+MOST_PAGE = 10_000
+"""Bytes of a request around the file that it carries."""
+POLICY = {
+    "default-src": "'self'",
+    "script-src": "'self'",  # and the page's own scripts, by their hashes
+    "style-src": "'self' 'unsafe-inline'",  # Gradio sets styles on elements
+    "img-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "connect-src": "'self'",
+    "worker-src": "'self' blob:",
+    "frame-src": "'none'",
+    "frame-ancestors": "'self'",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+}
+SCRIPT = re.compile(rb"<script\b(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
+PREVIEW = re.compile(rb"<meta\s+(?:property|name)=\"(?:og|twitter):[^>]*>\s*")
+"""What sites that link to the page are told, with pictures of Gradio's on other hosts."""
+
+
+def mount_page(app: FastAPI, api: tuple[str, ...]) -> FastAPI:
+    """Give the page what no route of the app takes, but for the paths under `api`: what is not there stays their 404.
+
+    Where the settings have keys, one of them is the password of a log-in. An open page keeps a connection, and with it
+    the server, for as long as it is open: `app.state.end_page()` ends them all.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, which takes seconds
+    import gradio as gr
+
+    from app.page_chat import chat_tab
+    from app.page_compare import compare_tab
+    from app.page_email import email_tab
+
+    settings = app.state.settings
+    hour = 3600
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(hour, hour)) as blocks:
+        gr.Markdown(WELCOME)
+        for name, tab in {"Chat": chat_tab, "Email": email_tab, "Compare": compare_tab}.items():
+            with gr.Tab(name):
+                tab(blocks, app)
+    fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        "/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=max(1, settings.body_bytes - MOST_PAGE),
+        theme=gr.themes.Default(**fonts),
+        css=STYLES,
+        auth=_log_in(settings.api_keys) if settings.api_keys else None,
+        auth_message="Any name, and as password a key of this server.",
+    )
+    page = app.router.routes.pop().app  # as a mount it would hide the app's own 404 and 405
+    app.state.end_page = page.stop_event.set
+    nothing = app.router.default
+
+    async def rest(scope: Scope, receive: Receive, send: Send) -> None:
+        await (nothing if scope["path"].startswith(api) else Guard(page))(scope, receive, send)
+
+    app.router.default = rest
+    return app
+
+
+def _log_in(keys: tuple[str, ...]) -> Callable[[str, str], bool]:
+    known = [key.encode() for key in keys]
+
+    def right(_: str, password: str) -> bool:
+        given = password.strip().encode(errors="replace")
+        same = [hmac.compare_digest(given, each) for each in known]  # all, so that the time says nothing
+        return any(same)
+
+    return right
+
+
+class Guard:
+    """Sends HTML without links to other hosts and with a policy that lets it ask none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun: Message = {}
+        body = b""
+
+        async def guarded(message: Message) -> None:
+            nonlocal begun, body
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *SAFE]
+                if dict(message["headers"]).get(b"content-type", b"").startswith(b"text/html"):
+                    begun = message
+                    return
+            elif begun:
+                body += message.get("body", b"")
+                if message.get("more_body"):
+                    return
+                message["body"] = PREVIEW.sub(b"", body)
+                headers = [each for each in begun["headers"] if each[0] != b"content-length"]
+                headers += [
+                    (b"content-security-policy", policy(message["body"]).encode()),
+                    (b"content-length", str(len(message["body"])).encode()),
+                ]
+                await send(begun | {"headers": headers})
+            await send(message)
+
+        if scope["type"] == "http" and scope["path"].count("/") == 1:  # HTML is to come as it is, not compressed
+            plain = [each for each in scope["headers"] if each[0] != b"accept-encoding"]
+            scope = scope | {"headers": plain}
+        await self.app(scope, receive, guarded)
+
+
+SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
+
+
+def policy(html: bytes) -> str:
+    """A Content-Security-Policy under which of all inline scripts only those of this page run."""
+    hashes = {b64encode(hashlib.sha256(script).digest()).decode(): None for script in SCRIPT.findall(html)}
+    scripts = " ".join([POLICY["script-src"], *(f"'sha256-{each}'" for each in hashes)])
+    return "; ".join(f"{name} {sources}" for name, sources in (POLICY | {"script-src": scripts}).items())

@@ -1,0 +1,139 @@
+"""The page's mail: is it spam, which words say so, and what a person says to that."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from app.classifying import Verdict, message_text, verdicts_of
+from app.errors import Busy, RequestError
+from app.feedback import EmailFeedback, email_row
+from app.metrics import EMAILS
+from app.page_parts import PRIVATE, PROBLEMS, answering, default, of_objective, sentence, thank, warn
+from app.versions import Loaded
+from llm.applications.classifier import Classifier
+from tasks.registry.markup import plain
+
+EXPLAINED = 10
+"""Words that are shown."""
+CONSENT = (
+    "If you say what this mail is, this server keeps its subject and body, what you say, the time and a code made from "
+    "your address, so that the next training can learn from it; else it keeps nothing."
+)
+
+Checked = dict[str, Any]
+"""A mail that was checked: its `row`, the `version` that did, and its `labels`."""
+
+
+def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
+    """Build the tab inside the open block."""
+    versions, settings = app.state.versions, app.state.settings
+    line = gr.Markdown()
+    subject = gr.Textbox("", label="Subject", max_lines=1, max_length=10_000, elem_id="subject")
+    body = gr.Textbox("", label="Body", lines=6, max_lines=16, max_length=settings.body_bytes // 4, elem_id="body")
+    check = gr.Button("Check this mail", variant="primary")
+    file = gr.File(label="Or a message as your mail program saves it (.eml)", file_types=[".eml"], height=120)
+    with gr.Column(elem_id="verdict"):
+        problem = gr.Markdown(visible=False)
+        label = gr.Label(label="Verdict", visible=False, elem_id="label")
+        words = gr.Markdown(visible=False, elem_classes="words", elem_id="words")
+    checked = gr.State()
+    outputs = [problem, label, words, checked]
+
+    async def verdict(row: dict[str, str]) -> tuple[Any, ...]:
+        try:
+            loaded, found = await _classified(app, row)
+        except PROBLEMS as error:
+            warn(error)
+            return gr.Markdown(sentence(error), visible=True), gr.Label(visible=False), gr.Markdown(visible=False), None
+        return (
+            gr.Markdown(visible=False),
+            gr.Label(found.probabilities, visible=True),
+            gr.Markdown(_table(found, loaded.registered_name), visible=True),
+            {"row": row, "version": str(loaded.named), "labels": list(loaded.model.config.labels)},
+        )
+
+    async def of_text(subject: str, body: str) -> tuple[Any, ...]:
+        return await verdict({"subject": subject, "body": body})
+
+    async def of_file(path: str) -> tuple[Any, ...]:
+        message = message_text(Path(path).read_bytes())
+        Path(path).unlink()  # the server is to keep no mail that nobody gave it to keep
+        return await verdict({"message": message})
+
+    def opened() -> str:
+        try:
+            return f"Decides: **{answering(of_objective(versions, 'classifier'))[1]}**"
+        except PROBLEMS as error:
+            return sentence(error)
+
+    gr.on([check.click, subject.submit], of_text, [subject, body], outputs, **PRIVATE)
+    file.upload(of_file, file, outputs, **PRIVATE)
+    blocks.load(opened, None, line, **PRIVATE)
+    if not settings.feedback:
+        return
+
+    def tell(checked: Checked, label: str, request: gr.Request) -> None:
+        try:
+            loaded = versions.get(checked["version"])
+            said = EmailFeedback(about="email", label=label, **checked["row"])
+            thank(app.state, loaded, email_row(loaded, said), request)
+        except PROBLEMS as error:
+            warn(error)
+
+    @gr.render(inputs=checked, triggers=[checked.change], show_progress="hidden", concurrency_limit=None)
+    def buttons(checked: Checked | None) -> None:
+        if not checked:
+            return
+        with gr.Row():
+            for label, text in zip(checked["labels"], what_it_is(checked["labels"]), strict=True):
+
+                def told(request: gr.Request, checked: Checked = checked, label: str = label) -> None:
+                    tell(checked, label, request)
+
+                gr.Button(text).click(told, None, None, **PRIVATE)
+        gr.Markdown(CONSENT, elem_classes="consent")
+
+
+def what_it_is(labels: list[str]) -> list[str]:
+    """A sentence a label; of two the last is what is looked for, as `threshold` has it."""
+    if len(labels) == 2:
+        return [f"This is not {labels[1]}", f"This is {labels[1]}"]
+    return [f"This is {label}" for label in labels]
+
+
+async def _classified(app: FastAPI, row: dict[str, str]) -> tuple[Loaded, Verdict]:
+    """A mail's verdict with its strongest words. Raises RequestError for one that can't be read, and Busy."""
+    loaded = await run_in_threadpool(default, app.state.versions, "classifier")
+    if not isinstance(loaded.model, Classifier):
+        raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
+    if loaded.classifying >= app.state.settings.queue:
+        raise Busy(f"{loaded.classifying} requests wait for {loaded.named} already", retry_after=1)
+    loaded.classifying += 1
+    try:
+        async with loaded.turn:
+            (found,) = await run_in_threadpool(verdicts_of, loaded, [row], EXPLAINED)
+            if found.error:  # it may be too long for an explanation, and for nothing else
+                (found,) = await run_in_threadpool(verdicts_of, loaded, [row])
+    finally:
+        loaded.classifying -= 1
+    if found.error:
+        raise RequestError(found.error)
+    EMAILS.labels(loaded.registered_name).inc()
+    return loaded, found
+
+
+def _table(found: Verdict, version: str) -> str:
+    """The words that moved a decision, as Markdown in which they are but text."""
+    labels = list(found.probabilities or ())
+    others = [label for label in labels if label != found.label]
+    against = others[0] if len(others) == 1 else f"not {found.label}"
+    rows = [
+        f"| {plain(each.text)} | {found.label if each.effect > 0 else against} | {abs(each.effect):.2f} |"
+        for each in found.moved_by or ()
+    ]
+    said = f"**{found.label}**, says {version}, with probability {found.probability:.3f}."
+    head = ["| Words that moved it most | speak for | by (log-odds) |", "|:--|:--|--:|"]
+    return "\n".join([said, "", *head, *rows]) if rows else said

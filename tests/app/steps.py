@@ -1,0 +1,72 @@
+"""A model whose forward passes a test lets go one by one, so that an answer lasts as long as the test likes."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llm.model.gpt import GPT
+
+
+class Steps:
+    """The forward passes of all models of this process."""
+
+    def __init__(self) -> None:
+        self._free, self._open, self._error = threading.Semaphore(0), False, None
+
+    def let(self, count: int) -> None:
+        """So many may go on."""
+        self._free.release(count)
+
+    def fail_once(self, error: Exception) -> None:
+        """The next one raises."""
+        self._error = error
+
+    def open(self) -> None:
+        """All go on."""
+        self._open = True
+        self._free.release(1000)
+
+    def take(self) -> None:
+        """From a model."""
+        if not self._open:
+            self._free.acquire()
+        error, self._error = self._error, None
+        if error:
+            raise error
+
+
+@contextmanager
+def stepwise() -> Iterator[Steps]:
+    """No model makes a step but those that are let go; at the end all do."""
+    steps, features = Steps(), GPT.features
+
+    def stepped(model, *args, **options):
+        steps.take()
+        return features(model, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GPT, "features", stepped)
+        try:
+            yield steps
+        finally:
+            steps.open()
+
+
+def samples(address: str) -> dict[tuple[str, ...], float]:
+    """What /metrics says, by name and labels."""
+    text = httpx.get(f"{address}/metrics", timeout=60).raise_for_status().text
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def running_texts(address: str) -> float:
+    """Texts that a server's engines write or that wait for a row."""
+    names = ("threestage_running", "threestage_waiting")
+    return sum(value for (name, *_), value in samples(address).items() if name in names)

@@ -1,0 +1,212 @@
+"""One engine for all who ask, from asyncio: places, ends, failures."""
+
+import asyncio
+import logging
+
+import pytest
+
+from app.async_engine import AsyncEngine
+from app.errors import Busy, Failed, RequestError, Unavailable
+from llm.errors import UserError
+from llm.generation.engine import Engine, Request
+from llm.generation.sampling import Sampling
+from tests.app.steps import stepwise
+
+
+@pytest.fixture
+def make_engine(make_gpt):
+    made = []
+
+    def make(rows=2, queue=2, **shape):
+        made.append(AsyncEngine(make_gpt(**shape), rows=rows, queue=queue))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def alone(gpt, request) -> list[int]:
+    engine, tokens = Engine(gpt, 1), []
+    engine.submit(request)
+    while engine.busy:
+        tokens += [event.token for event in engine.step() if event.token is not None]
+    return tokens
+
+
+async def read(stream) -> tuple[list[list[int]], list[str | None]]:
+    """The tokens and the endings of a stream's requests."""
+    texts, ends = [[] for _ in stream.requests], [None for _ in stream.requests]
+    async for place, event in stream:
+        if event.token is not None:
+            texts[place].append(event.token)
+        ends[place] = event.ended
+    return texts, ends
+
+
+async def until(what) -> None:
+    """Wait for something that comes from the engine's thread; only what hangs takes a minute."""
+    async with asyncio.timeout(60):
+        while not what():
+            await asyncio.sleep(0.01)
+
+
+def test_many_clients_have_what_each_would_have_alone(make_engine):
+    engine = make_engine(rows=3, queue=99)
+    requests = [
+        Request([number % 200 + 1] * (1 + number % 5), 1 + number % 12, Sampling(temperature=number % 2, seed=number))
+        for number in range(30)
+    ]
+
+    async def clients():
+        streams = [engine.submit(requests[first : first + 3]) for first in range(0, 30, 3)]
+        return await asyncio.gather(*map(read, streams))
+
+    found = asyncio.run(clients())
+    assert [text for texts, _ in found for text in texts] == [alone(engine.model, each) for each in requests]
+    assert {end for _, ends in found for end in ends} == {"length"}
+    assert (engine.running, engine.waiting) == (0, 0)
+
+
+def test_places_are_rows_and_the_queue_and_a_request_gets_all_or_none(make_engine):
+    engine = make_engine(rows=2, queue=1)
+
+    async def clients():
+        with stepwise() as steps:
+            first = engine.submit([Request([1], 9)])
+            with pytest.raises(Busy, match="1 requests run or wait already, and at most 3 may") as raised:
+                engine.submit([Request([2], 9)] * 3)
+            assert raised.value.retry_after >= 1
+            second = engine.submit([Request([2], 9)] * 2)
+            assert (engine.running, engine.waiting) == (2, 1)
+            with pytest.raises(Busy):
+                engine.submit([Request([3], 9)])
+            with pytest.raises(RequestError, match="4 texts in one request; at most 3 have room") as raised:
+                engine.submit([Request([3], 9)] * 4)
+            assert not isinstance(raised.value, Busy)
+            steps.open()
+            await asyncio.gather(read(first), read(second))
+        assert (engine.running, engine.waiting) == (0, 0)
+        await read(engine.submit([Request([3], 9)]))
+
+    asyncio.run(clients())
+
+
+@pytest.mark.parametrize("request_", [Request([], 3), Request([1] * 30, 9), Request([9999], 3), Request([1], 0)])
+def test_what_makes_no_sense_takes_no_place(make_engine, request_):
+    engine = make_engine()
+
+    async def client():
+        with pytest.raises(UserError):
+            engine.submit([Request([1], 2), request_])
+        assert engine.running == 0
+
+    asyncio.run(client())
+
+
+def test_a_closed_stream_gives_its_places_back_whether_they_run_or_wait(make_engine):
+    engine = make_engine(rows=1, queue=3)
+
+    async def client():
+        with stepwise() as steps:
+            leaving, staying = engine.submit([Request([1], 30)] * 2), engine.submit([Request([2], 4)])
+            steps.let(2)
+            await anext(leaving)
+            leaving.close()
+            steps.let(2)  # of the sixty that both would take
+            await until(lambda: engine.running + engine.waiting == 1)
+            steps.open()
+            texts, ends = await read(staying)
+        assert (texts, ends) == ([alone(engine.model, Request([2], 4))], ["length"])
+        with pytest.raises(StopAsyncIteration):
+            await anext(leaving)
+
+    asyncio.run(client())
+
+
+def test_one_request_of_a_stream_may_be_stopped(make_engine):
+    engine = make_engine(rows=2)
+
+    async def client():
+        stream = engine.submit([Request([1], 30), Request([2], 6)])
+        stream.stop(0)
+        return await read(stream)
+
+    (_, kept), ends = asyncio.run(client())
+    assert ends == ["cancelled", "length"]
+    assert kept == alone(engine.model, Request([2], 6))
+
+
+def test_a_step_that_fails_reaches_those_who_wait_and_later_requests_are_answered(make_engine, caplog):
+    engine = make_engine(rows=2, queue=2)
+
+    async def clients():
+        with stepwise() as steps:
+            streams = [engine.submit([Request([1], 9)]), engine.submit([Request([2], 9)] * 2)]
+            steps.let(1)
+            await anext(streams[0])
+            steps.fail_once(RuntimeError("no memory"))
+            steps.open()
+            for stream in streams:
+                with pytest.raises(Failed, match="the model failed at this text; the server's log says why"):
+                    await read(stream)
+                assert [event async for event in stream] == []
+        await until(lambda: engine.running == 0)  # a client hears of its first place's end before the others are free
+        for _ in range(2):
+            texts, ends = await read(engine.submit([Request([5, 6], 9)] * 2))
+            assert texts == [alone(engine.model, Request([5, 6], 9))] * 2
+            assert ends == ["length"] * 2
+
+    with caplog.at_level(logging.ERROR, logger="app.async_engine"):
+        asyncio.run(clients())
+    assert "RuntimeError: no memory" in caplog.text
+
+
+def test_closing_lets_what_runs_come_to_its_end_and_takes_nothing_new(make_engine):
+    engine = make_engine()
+
+    async def client():
+        with stepwise() as steps:
+            stream = engine.submit([Request([1], 9)])
+            closing = asyncio.create_task(asyncio.to_thread(engine.close, 60))
+            await until(lambda: engine._closing)
+            with pytest.raises(Unavailable, match="is being unloaded"):
+                engine.submit([Request([2], 9)])
+            steps.open()
+            texts, ends = await read(stream)
+            assert await closing
+        assert (texts, ends) == ([alone(engine.model, Request([1], 9))], ["length"])
+
+    asyncio.run(client())
+
+
+def test_what_does_not_end_in_time_hears_that_the_server_does(make_engine):
+    engine = make_engine(rows=1)
+
+    async def client():
+        with stepwise() as steps:
+            streams = [engine.submit([Request([1], 30)]) for _ in range(2)]
+            closing = asyncio.create_task(asyncio.to_thread(engine.close, 0.01))
+            for stream in streams:
+                with pytest.raises(Unavailable, match="the server is ending"):
+                    await read(stream)
+            steps.open()
+            assert not await closing
+
+    asyncio.run(client())
+    assert not engine._thread.is_alive()
+
+
+def test_a_client_whose_loop_is_gone_disturbs_nobody(make_engine):
+    engine = make_engine(rows=2)
+
+    async def leave():
+        engine.submit([Request([1], 20)])
+
+    asyncio.run(leave())
+
+    async def client():
+        await until(lambda: engine.running == 0)
+        return await read(engine.submit([Request([2], 5)]))
+
+    assert asyncio.run(client())[1] == ["length"]

@@ -1,0 +1,248 @@
+"""/classify: mails as text, raw messages and files, one or thousands."""
+
+import time
+
+import httpx
+import pandas as pd
+import pytest
+from mlflow.pyfunc import PythonModelContext
+
+from app import cleaning
+from app.cleaning import Cleaner
+from app.settings import Settings
+from llm.applications.classifier import explain
+from tasks.data.mail import clean_row
+from tasks.served import ServedModel
+from tests.app.conftest import register, running, tracked, wait_until, write_model
+from tests.app.steps import samples, stepwise
+
+MAILS = [
+    {"subject": "hello", "body": "the cat sat on the mat"},
+    {"subject": "", "body": "a bird sang to the moon . " * 40},
+    {"subject": "the moon", "body": ""},
+    {"body": "<html><p>how are <b>you</b> ?</p></html>"},
+    {"message": "Subject: =?utf-8?q?hello_=C3=A4?=\nContent-Type: text/html\n\n<p>the dog &amp; the hat</p>"},
+    {"message": "no headers at all\n\nhow are you ?"},
+    {"subject": "\ud800ä", "body": "\x00 \ufffd 🐈 ?"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _store(registry):
+    with tracked(registry):
+        yield
+
+
+@pytest.fixture(scope="module")
+def served(registry) -> ServedModel:
+    """The same version as MLflow serves it."""
+    model = ServedModel()
+    model.load_context(PythonModelContext({"model": str(registry / "classifier-1/classifier")}, None))
+    return model
+
+
+def classify(address, emails, **options):
+    return httpx.post(f"{address}/classify", json={"emails": emails} | options, timeout=600)
+
+
+def verdicts(address, emails, **options):
+    return classify(address, emails, **options).raise_for_status().json()["verdicts"]
+
+
+def test_verdicts_are_those_of_the_registered_model(server, served):
+    mails = [mail for mail in MAILS if "\ud800" not in mail.get("subject", "")]
+    expected = served.predict(None, pd.DataFrame(mails))
+    found = classify(server, mails).json()
+    assert found["model"] == "threestage-classifier/1"
+    assert (found["labels"], found["threshold"]) == (["ham", "spam"], 0.5)
+    assert [verdict["label"] for verdict in found["verdicts"]] == expected["label"].tolist()
+    for verdict, row in zip(found["verdicts"], expected.to_dict("records"), strict=True):
+        for label, probability in verdict["probabilities"].items():
+            assert probability == pytest.approx(row[f"{label}_probability"], abs=1e-5)
+        assert verdict["probability"] == verdict["probabilities"][verdict["label"]]
+        assert verdict["error"] is None
+    assert len({round(verdict["probabilities"]["spam"], 4) for verdict in found["verdicts"]}) > 3
+
+
+def test_one_mail_and_the_same_as_a_message_have_the_same_verdict(server):
+    parts, message = verdicts(
+        server, [{"subject": "hello", "body": "the cat"}, {"message": "Subject: hello\n\nthe cat"}]
+    )
+    assert parts == message
+
+
+def test_two_thousand_mails_have_their_verdicts_in_order(server):
+    mails = [{"subject": f"hello {number}", "body": "the cat sat " * (number % 7)} for number in range(2000)]
+    before = samples(server).get(("threestage_emails_total", "threestage-classifier/1"), 0)
+    found = verdicts(server, mails)
+    assert len(found) == 2000
+    for number in (0, 63, 64, 1000, 1999):
+        (alone,) = verdicts(server, [mails[number]])
+        assert found[number]["probability"] == pytest.approx(alone["probability"], abs=1e-5)
+    assert samples(server)["threestage_emails_total", "threestage-classifier/1"] == before + 2005
+
+
+def test_a_bad_row_has_its_reason_among_good_ones(server, served):
+    rows = [MAILS[0], {}, {"message": "x", "subject": "y"}, MAILS[1], {"body": " \n\t"}, {"message": "Subject: \n\n"}]
+    found = verdicts(server, rows)
+    assert [verdict["error"] for verdict in found] == [
+        *(None, "there is no text to classify", "a row has either message or subject and body"),
+        *(None, "there is no text to classify", "there is no text to classify"),
+    ]
+    assert [verdict["error"] for verdict in found] == served.predict(None, pd.DataFrame(rows))["error"].tolist()
+    assert [bool(verdict["label"]) for verdict in found] == [True, False, False, True, False, False]
+    assert all(verdict["probabilities"] is None for verdict in found if verdict["error"])
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [{"subject": 5}], [{"subject": "x", "sender": "y"}], "x", [[]], [{"body": ["x"]}]]
+)
+def test_what_is_no_list_of_mails_is_refused_as_a_whole(server, rows):
+    answer = classify(server, rows)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"].startswith("emails")
+
+
+def test_an_explanation_has_the_strongest_words_first(server, served):
+    text = {"subject": "hello", "body": "the cat sat on the mat and the dog ate the hat"}
+    (found,) = verdicts(server, [text], explain=4)
+    expected = explain(served.model, served.encoding, f"{text['subject']}\n\n{text['body']}")[:4]
+    assert [moved["text"] for moved in found["moved_by"]] == [piece for piece, _ in expected]
+    assert [moved["effect"] for moved in found["moved_by"]] == pytest.approx(
+        [effect for _, effect in expected], abs=1e-3
+    )
+    effects = [abs(moved["effect"]) for moved in found["moved_by"]]
+    assert effects == sorted(effects, reverse=True)
+    assert verdicts(server, [text])[0]["moved_by"] is None
+    assert len(verdicts(server, [text] * 16, explain=1)) == 16
+    answer = classify(server, [text] * 17, explain=1)
+    assert answer.status_code == 400
+    assert "17 mails with explain; at most 16 are explained at once" in answer.json()["error"]["message"]
+
+
+def test_files_are_classified_and_their_names_are_only_told_back(server):
+    names = ["../../x.eml", "/etc/passwd", "a b\\c.eml", "ä.eml", ""]
+    content = "Subject: hello\nFrom: a@example.com\n\nthe cat sat"
+    files = [("files", (name or None, content.encode(), "message/rfc822")) for name in names[:4]]
+    files += [
+        ("files", ("latin.eml", "Subject: hello\n\nGrüße".encode("latin-1"))),
+        ("files", ("no.eml", b"\xff\x00\xfe")),
+    ]
+    answer = httpx.post(f"{server}/classify/files", files=files, data={"explain": 1}, timeout=300)
+    found = answer.raise_for_status().json()["verdicts"]
+    assert [verdict["name"] for verdict in found] == [*names[:4], "latin.eml", "no.eml"]
+    (mail,) = verdicts(server, [{"subject": "hello", "body": "the cat sat"}])
+    assert [verdict["probability"] for verdict in found[:4]] == pytest.approx([mail["probability"]] * 4)
+    (latin,) = verdicts(server, [{"subject": "hello", "body": "Grüße"}])
+    assert found[4]["probability"] == pytest.approx(latin["probability"])
+    assert found[0]["moved_by"]
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "reason"),
+    [
+        ([], {"model": "classifier"}, "files"),
+        ([("files", ("x.eml", b"x"))], {"explain": "many"}, "explain"),
+        ([("files", ("x.eml", b"x"))], {"model": "assistant"}, "assistant/1 is no classifier"),
+        ([("files", (f"{n}.eml", b"x")) for n in range(1001)], {}, "1000"),
+    ],
+    ids=["none", "number", "model", "many"],
+)
+def test_files_that_are_none_or_ask_for_nonsense_are_refused(server, files, data, reason):
+    answer = httpx.post(f"{server}/classify/files", files=files, data=data, timeout=300)
+    assert answer.status_code in (400, 422)
+    assert reason in answer.json()["error"]["message"]
+
+
+def test_versions_are_asked_by_name(tmp_path):
+    with tracked(tmp_path):
+        for seed, alias in ((3, "champion"), (5, "challenger")):
+            register(write_model(tmp_path / f"{seed}/classifier", "classifier", seed), "classifier", alias)
+        with running(Settings(poll_seconds=0.5)) as address:
+            names = {
+                "classifier": "1",
+                "classifier/1": "1",
+                "classifier@challenger": "2",
+                "classifier/2": "2",
+                None: "1",
+            }
+            found = {name: classify(address, MAILS[:1], model=name).json() for name in names}
+            assert {name: answer["model"][-1] for name, answer in found.items()} == names
+            assert found["classifier"]["verdicts"] == found["classifier/1"]["verdicts"] == found[None]["verdicts"]
+            assert found["classifier"]["verdicts"] != found["classifier/2"]["verdicts"]
+            assert classify(address, MAILS[:1], model="classifier/3").status_code == 404
+
+
+def test_a_request_whose_queue_is_full_is_refused_and_answered_later(registry):
+    with running(Settings(queue=0)) as address:
+        answer = classify(address, MAILS[:1])
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"] == "1"
+    with running(Settings(queue=1)) as address:
+        assert verdicts(address, MAILS[:1])
+        assert verdicts(address, MAILS[:1])
+
+
+def test_who_leaves_a_long_list_is_not_classified_to_its_end(registry):
+    name = ("threestage_emails_total", "threestage-classifier/1")
+    with running(Settings(queue=1)) as address:
+        before = samples(address).get(name, 0)
+        with stepwise() as steps:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{address}/classify", json={"emails": MAILS[:1] * 5000}, timeout=httpx.Timeout(300, read=1))
+            steps.let(2)  # the 64 that have begun, in two batches
+            steps.open()
+        wait_until(lambda: classify(address, MAILS[:1]).status_code == 200, 120)
+        assert samples(address)[name] == before + 1
+
+
+def test_a_list_that_takes_too_long_is_504(registry):
+    with running(Settings(request_seconds=0.001)) as address:
+        answer = classify(address, MAILS[:1] * 200)
+        assert answer.status_code == 504
+        assert "of 200 mails were classified" in answer.json()["error"]["message"]
+
+
+BOMBS = {  # each would take minutes to hours
+    "tags in tags": {"body": "<html>" + "<div>" * 100_000},
+    "entities in entities": {"body": "&" + "amp;" * 100_000},
+    "parameters of a header": {"message": "Content-Type: text/plain" + ";a=b" * 200_000 + "\n\nx"},
+}
+
+
+def test_a_mail_that_would_take_hours_is_given_up_and_its_neighbours_are_read(registry, monkeypatch):
+    monkeypatch.setattr(cleaning.Cleaner.__init__, "__defaults__", (2.0,))
+    with running(Settings()) as address:
+        good = verdicts(address, MAILS[:1])
+        for name, bomb in BOMBS.items():
+            began = time.monotonic()
+            first, second, third = verdicts(address, [MAILS[0], bomb, MAILS[0]])
+            assert second["error"] == "not readable within 2 s", name
+            assert [first["error"], third["error"]] == [None, None]
+            assert first["probability"] == third["probability"] == pytest.approx(good[0]["probability"])
+            assert time.monotonic() - began < 300
+        many = verdicts(address, [BOMBS["tags in tags"]] * 5)
+        assert [verdict["error"] for verdict in many] == ["not readable within 2 s"] * 3 + [
+            "not read: 3 mails before it could not be read within 2 s each"
+        ] * 2
+
+
+def ends_itself(row):
+    import os
+
+    if row:
+        os._exit(3)
+    return {}
+
+
+def test_a_mail_that_ends_its_process_has_a_reason_and_the_next_call_starts_another():
+    cleaner = Cleaner()
+    try:
+        assert cleaner(ends_itself, [{"body": "x"}]) == ["not readable: it ended the process that reads mails"]
+        assert cleaner(clean_row, [{"body": "x"}, {"message": "a", "body": "b"}]) == [
+            {"subject": "", "body": "x"},
+            "a row has either message or subject and body",
+        ]
+        assert cleaner(clean_row, []) == []
+    finally:
+        cleaner.close()

@@ -1,0 +1,72 @@
+"""The whole circle: a mail that was got wrong, what a person says of it, and a version that learned it."""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import httpx
+import pytest
+from mlflow import MlflowClient
+from projects import ROOT, run
+
+from app.settings import Settings
+from tests.app.conftest import running, tracked, wait_until
+
+SPLITS = ("train", "validation", "test")
+
+
+def classify(address: str, mails: list[dict]) -> tuple[str, list[dict]]:
+    """The version that answers, and its verdicts."""
+    emails = [{name: mail[name] for name in ("subject", "body")} for mail in mails]
+    answer = httpx.post(f"{address}/classify", json={"emails": emails}, timeout=300)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["model"], answer.json()["verdicts"]
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "reports/evaluation/classifier/metrics.json").read_text())
+
+
+def splits(folder: Path) -> dict[str, str]:
+    """The hash of each split of the emails."""
+    files = {split: folder / f"data/processed/emails/{split}.parquet" for split in SPLITS}
+    return {split: hashlib.sha256(file.read_bytes()).hexdigest() for split, file in files.items()}
+
+
+@pytest.fixture
+def copied(project: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(project, tmp_path / "project", symlinks=True)
+
+
+def test_what_a_person_says_of_a_mail_is_what_the_next_version_says(copied: Path, prefect_api: str) -> None:
+    mails = [json.loads(line) for line in (ROOT / "data/everyday-mail.jsonl").read_text().splitlines()[::4]]
+    before, drawn = metrics(copied), splits(copied)
+    settings = Settings(inbox=copied / "data/inbox", poll_seconds=2)
+    with tracked(copied), running(settings) as address:
+        first, verdicts = classify(address, mails)
+        assert first == "threestage-classifier/1"
+        wrong = [(said, mail) for said, mail in zip(verdicts, mails, strict=True) if said["label"] != mail["label"]]
+        said, mail = max(wrong, key=lambda each: each[0]["probability"])
+        body = {"about": "email", **{name: mail[name] for name in ("subject", "body", "label")}}
+        kept = httpx.post(f"{address}/feedback", json=body, timeout=120)
+        assert kept.json() == {"kept": True, "dataset": "emails", "model": first}
+
+        done = run(copied, "flows", PREFECT_API_URL=prefect_api)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        ran = re.findall(r"Beginning subflow run '(.+)' for flow", done.stderr)
+        assert ran[:-1] == ["preprocess-emails", "finetune-classifier", "evaluate-classifier"]
+
+        wait_until(lambda: classify(address, [mail])[0] != first, 300)
+        second, (says,) = classify(address, [mail])
+        assert second == "threestage-classifier/2"
+        assert says["probabilities"][mail["label"]] > said["probabilities"][mail["label"]]
+        assert says["label"] == mail["label"] != said["label"]
+    registry = MlflowClient(f"sqlite:///{copied}/mlflow.db")
+    assert int(registry.get_model_version_by_alias("threestage-classifier", "challenger").version) == 2
+
+    found = splits(copied)
+    assert found["train"] != drawn["train"]
+    assert {split: found[split] for split in SPLITS[1:]} == {split: drawn[split] for split in SPLITS[1:]}
+    assert metrics(copied)["f1"] >= before["f1_low"], "no worse than chance alone would have it"

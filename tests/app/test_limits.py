@@ -1,0 +1,315 @@
+"""What strangers send: too much, too slowly, without a key, or what is no request at all."""
+
+import hmac
+import json
+import socket
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+import pytest
+
+from app import limits
+from app.settings import Settings
+from tests.app.conftest import running, tracked
+
+CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+SURROGATE = "\\ud800"  # as JSON writes half of a pair of surrogates
+
+
+@pytest.fixture(autouse=True)
+def _store(registry):
+    with tracked(registry):
+        yield
+
+
+@pytest.fixture(scope="module")
+def strict(registry):
+    """A server with two keys and narrow limits."""
+    settings = Settings(api_keys=("one key", "another-ä"), body_seconds=0.5, body_bytes=200_000, feedback=False)
+    with tracked(registry), running(settings) as address:
+        yield address
+
+
+def post(address, path=CHAT, **options):
+    return httpx.post(f"{address}{path}", timeout=300, **options)
+
+
+def raw(address: str, request: bytes, rest: bytes = b"") -> bytes:
+    """Send bytes as they are; all that comes back until the server closes."""
+    url = urlsplit(address)
+    with socket.create_connection((url.hostname, url.port), timeout=300) as connection:
+        connection.sendall(request)
+        connection.sendall(rest)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+def is_an_error(answer: httpx.Response, status: int, code: str) -> bool:
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code), answer.text
+    assert error["message"]
+    return True
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics", CHAT, "/classify", "/classify/files", "/feedback", "/v1/x"])
+@pytest.mark.parametrize(
+    "given", [None, "Bearer", "Bearer  x", "Bearer one", "Bearer one key2", "Basic one key", "one key", "Bearer \xff"]
+)
+def test_without_a_right_key_nothing_is_answered(strict, path, given):
+    headers = {"Authorization": given.encode("latin-1")} if given is not None else {}
+    for method in ("GET", "POST"):
+        answer = httpx.request(method, f"{strict}{path}", headers=headers, timeout=300)
+        assert is_an_error(answer, 401, "invalid_api_key")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("key", ["Bearer one key", "bearer one key", "Bearer another-ä"])
+def test_with_any_of_the_keys_all_is_answered(strict, key):
+    headers = {"Authorization": key.encode()}
+    assert httpx.get(f"{strict}/v1/models", headers=headers, timeout=300).status_code == 200
+    assert httpx.get(f"{strict}/metrics", headers=headers, timeout=300).status_code == 200
+    assert post(strict, json=HELLO, headers=headers).status_code == 200
+
+
+def test_health_needs_no_key(strict):
+    assert httpx.get(f"{strict}/healthz", timeout=300).json() == {"status": "ok"}
+    ready = httpx.get(f"{strict}/readyz", timeout=300)
+    assert ready.json() == {
+        "ready": True,
+        "versions": {"assistant": "assistant/1, champion", "classifier": "classifier/1, challenger"},
+        "reason": None,
+    }
+
+
+def test_the_official_client_names_a_wrong_key(strict):
+    with pytest.raises(openai.AuthenticationError, match="a key is needed"):
+        openai.OpenAI(base_url=f"{strict}/v1", api_key="wrong", max_retries=0, timeout=300).models.list()
+
+
+def test_a_key_is_compared_in_constant_time_with_every_key(strict, monkeypatch):
+    compared, compare = [], hmac.compare_digest
+
+    def noted(given, key):
+        compared.append((given, key))
+        return compare(given, key)
+
+    monkeypatch.setattr(limits.hmac, "compare_digest", noted)
+    httpx.get(f"{strict}/v1/models", headers={"Authorization": "Bearer one key"}, timeout=300)
+    assert compared == [(b"one key", b"one key"), (b"one key", "another-ä".encode())]
+
+
+KEY = {"Authorization": "Bearer one key"}
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/classify", "/classify/files", "/feedback"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_ten_megabytes_are_too_large_whether_they_are_declared_or_come_in_chunks(strict, path, declared):
+    body = b'{"model": "' + b"x" * 10_000_000
+    content = body if declared else (body[at : at + 65536] for at in range(0, len(body), 65536))
+    headers = KEY | {"content-type": "application/json"}
+    if path == "/classify/files":
+        body = b'--b\r\ncontent-disposition: form-data; name="files"; filename="x"\r\n\r\n' + b"x" * 10_000_000
+        content = body if declared else iter([body])
+        headers = KEY | {"content-type": "multipart/form-data; boundary=b"}
+    answer = post(strict, path, content=content, headers=headers)
+    assert is_an_error(answer, 413, "too_large")
+    assert "200000 bytes" in answer.text
+
+
+def test_a_size_that_is_no_number_or_a_lie_is_refused(strict):
+    head = b"POST /classify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer one key\r\nconnection: close\r\n"
+    for size in (b"9" * 5000, b"-1", b"1e9", b"0x10"):
+        assert raw(strict, head + b"content-length: " + size + b"\r\n\r\n").split()[1] in (b"400", b"413")
+
+
+def test_a_body_that_comes_too_slowly_is_refused(strict):
+    head = b"POST /classify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer one key\r\ncontent-type: application/json\r\n"
+    for part in (
+        b"content-length: 100\r\n\r\n",
+        b"transfer-encoding: chunked\r\n\r\n5\r\n",
+        b"content-length: 9\r\n\r\n{",
+    ):
+        answer = raw(strict, head + part)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"did not come within 0.5 s" in answer
+
+
+def test_an_answer_may_take_longer_than_a_body_may(registry):
+    with running(Settings(body_seconds=0.001)) as address:
+        assert httpx.get(f"{address}/v1/models", timeout=300).status_code == 200
+
+
+MALFORMED = {
+    "empty": b"",
+    "cut": b'{"messages": [',
+    "nested": b"[" * 100_000 + b"]" * 100_000,
+    "nested in a field": b'{"model": ' + b'{"a":' * 30_000 + b"1" + b"}" * 30_000 + b"}",
+    "nested extra": b'{"metadata": ' + b"[" * 400 + b"]" * 400 + b', "messages": 1, "prompt": {}, "emails": 1}',
+    "array": b"[1, 2]",
+    "string": b'"x"',
+    "null": b"null",
+    "no text": b"\xff\xfe{}",
+    "half a pair": f'{{"{SURROGATE}": "{SURROGATE}"}}'.encode(),
+    "half a pair as label": f'{{"about": "{SURROGATE}", "emails": "{SURROGATE}"}}'.encode(),
+    "infinite": b'{"temperature": Infinity, "messages": NaN, "emails": -Infinity, "about": 1e999}',
+    "long number": b'{"seed": ' + b"9" * 5000 + b"}",
+    "long key": b'{"' + b"k" * 100_000 + b'": 1}',
+}
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/classify", "/feedback"])
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+def test_what_is_no_request_is_refused_with_a_short_reason(server, path, body):
+    answer = post(server, path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in ((400,) if path.startswith("/v1") else (400, 422))
+    assert answer.json()["error"]["message"]
+    assert len(answer.content) < 3000
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/xml", "multipart/form-data", "", "x" * 1000, "application/json; charset=x"]
+)
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/classify", "/classify/files", "/feedback"])
+def test_another_type_of_content_is_refused(server, path, kind):
+    answer = post(server, path, content=json.dumps({"x": 1}), headers={"content-type": kind})
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"]["message"]
+
+
+ODD = {"half": "\\ud800", "two halves": "\\udfff\\ud800", "nul": "\\u0000", "no characters": "\\ufeff\\uffff"}
+WITH_ODD = {  # bodies that are fine but for what stands in their strings; what comes of it, and of half a pair
+    "message": (CHAT, {"messages": [{"role": "user", "content": "a%sb"}], "max_tokens": 2}, 200, 200),
+    "system": (
+        CHAT,
+        {"messages": [{"role": "system", "content": "%s"}, *HELLO["messages"]], "max_tokens": 2},
+        200,
+        200,
+    ),
+    "part": (
+        CHAT,
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "%s"}]}], "max_tokens": 2},
+        200,
+        200,
+    ),
+    "role": (CHAT, {"messages": [{"role": "%s", "content": "x"}]}, 400, 400),
+    "stop": (CHAT, HELLO | {"stop": ["%s"]}, 200, 400),
+    "model": (CHAT, HELLO | {"model": "%s"}, 404, 400),
+    "alias": (CHAT, HELLO | {"model": "assistant@%s"}, 404, 400),
+    "unknown": (CHAT, HELLO | {"%s": "%s"}, 200, 400),
+    "prompt": ("/v1/completions", {"prompt": "a%sb", "max_tokens": 2}, 200, 200),
+    "prompts": ("/v1/completions", {"prompt": ["%s", "x"], "max_tokens": 2}, 200, 200),
+    "subject": ("/classify", {"emails": [{"subject": "hello %s", "body": "the cat %s sat"}]}, 200, 200),
+    "raw": ("/classify", {"emails": [{"message": "Subject: %s\n\n%s x"}], "explain": 3}, 200, 200),
+    "extra": ("/classify", {"emails": [{"%s": "x"}]}, 422, 422),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(("path", "body", "status", "of_half"), WITH_ODD.values(), ids=WITH_ODD)
+def test_halves_of_pairs_and_nul_are_text_or_refused(server, path, body, status, of_half, odd):
+    for stream in ({}, {"stream": True}) if path.startswith("/v1") else ({},):
+        content = json.dumps(body | stream).replace("%s", ODD[odd])
+        answer = post(server, path, content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == (of_half if "hal" in odd else status), answer.text
+        assert "server_error" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *({"temperature": value} for value in ("NaN", "Infinity", "1e999", "-1", "1e308")),
+        *({"top_p": value} for value in ("NaN", "-0.1", "1.1")),
+        *({"min_p": value} for value in ("NaN", "2")),
+        *({"repetition_penalty": value} for value in ("NaN", "Infinity", "0", "1e300", "-1")),
+        *({"max_tokens": value} for value in ("0", "-1", "1e30", "1" + "0" * 60, "2.5", "null1")),
+        *({"seed": value} for value in ("1e999", "9" * 40, "NaN")),
+        *({"n": value} for value in ("17", "-3", "99999999999999999999")),
+        *({"top_k": value} for value in ("0", "9" * 30)),
+    ],
+    ids=str,
+)
+def test_numbers_that_are_none_or_too_large_are_refused(server, part):
+    ((name, value),) = part.items()
+    content = json.dumps(HELLO | {name: "%s"}).replace('"%s"', value)
+    answer = post(server, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"temperature": 1e-300},
+        {"temperature": 2, "top_p": 5e-324, "min_p": 1},
+        {"temperature": 2, "top_k": 1_000_000, "seed": -(2**63)},
+        {"seed": 2**63 - 1, "temperature": 1, "n": 4},
+        {"repetition_penalty": 100, "temperature": 2},
+        {"repetition_penalty": 0.01, "temperature": 1e-45},
+    ],
+    ids=str,
+)
+def test_numbers_at_their_bounds_are_taken(server, part):
+    assert post(server, json=HELLO | part).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v2/models", "/v1", "/V1/models", "//v1/models", "/v1/../v1/chat", "/%00", "/v1/models/%ff%00"]
+)
+def test_unknown_paths_are_404_in_the_same_form(server, path):
+    url = urlsplit(server)
+    answer = raw(server, f"GET {path} HTTP/1.1\r\nhost: {url.netloc}\r\nconnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["code"] in ("not_found", "model_not_found")
+
+
+def test_another_method_is_405(server):
+    for path, method in ((CHAT, "GET"), ("/healthz", "POST"), ("/classify", "DELETE"), ("/v1/models", "PUT")):
+        answer = httpx.request(method, f"{server}{path}", timeout=300)
+        assert answer.status_code == 405
+        assert answer.headers["allow"]
+        assert answer.json()["error"]["message"] == "Method Not Allowed"
+
+
+def test_what_is_no_http_is_refused_and_many_idle_connections_take_nobodys_turn(server):
+    url = urlsplit(server)
+    with ExitStack() as stack:
+        for number in range(200):
+            idle = stack.enter_context(socket.create_connection((url.hostname, url.port), timeout=300))
+            if number % 2:
+                idle.sendall(b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-le")
+        assert b"400 Bad Request" in raw(server, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
+        assert post(server, json=HELLO).status_code == 200
+
+
+def test_an_endless_word_keeps_nobody_else_waiting(server):
+    """Made into tokens it would take seconds; the largest request that a server takes has 4 MB."""
+    word = "x" * 3_900_000
+    for path, body in (
+        (CHAT, {"messages": [{"role": "user", "content": word}]}),
+        ("/v1/completions", {"prompt": word}),
+    ):
+        answer = post(server, path, json=body)
+        assert is_an_error(answer, 400, "context_length_exceeded")
+        assert "3900000 characters" in answer.text
+    verdicts = post(server, "/classify", json={"emails": [{"body": word}, {"body": "the cat"}]}).json()["verdicts"]
+    assert [verdict["error"] for verdict in verdicts] == [None, None]
+    explained = post(server, "/classify", json={"emails": [{"body": word}, {"body": "the cat"}], "explain": 2})
+    assert [verdict["error"] for verdict in explained.json()["verdicts"]] == [
+        "3900002 characters; at most 50000 are explained",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(("count", "reason"), [(511, None), (512, "has 512 tokens"), (513, "has 3078 characters")])
+def test_only_what_can_not_fit_is_refused_before_its_tokens_are_made(server, count, reason):
+    """The longest token of this vocabulary is ` hello`, and the context has 512."""
+    answer = post(server, "/v1/completions", json={"prompt": " hello" * count, "max_tokens": 1})
+    assert answer.status_code == (400 if reason else 200)
+    assert reason is None or reason in answer.json()["error"]["message"]

@@ -1,0 +1,111 @@
+"""Every endpoint by its own OpenAPI schema: what fits it and what does not, from schemathesis."""
+
+from collections import Counter
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from app.settings import Settings
+from tests.app.conftest import running, tracked
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+OPERATIONS = [
+    *(("get", path) for path in ("/v1/models", "/v1/models/{name}", "/healthz", "/readyz", "/metrics")),
+    *(("post", path) for path in ("/v1/chat/completions", "/v1/completions")),
+    *(("post", path) for path in ("/classify", "/classify/files", "/feedback")),
+]
+CASES = {"get": 60, "post": 420}
+"""Of an operation; more than 2,000 in all."""
+
+
+@pytest.fixture(autouse=True)
+def _store(registry):
+    with tracked(registry):
+        yield
+
+
+@pytest.fixture(scope="module")
+def described(registry, tmp_path_factory):
+    """The schema of a server of one's own, whose inbox has room for all that is said."""
+    inbox = tmp_path_factory.mktemp("fuzzed")
+    with tracked(registry), running(Settings(inbox=inbox, feedback_a_client=10**9, queue=400)) as address:
+        yield schemathesis.openapi.from_url(f"{address}/openapi.json")
+
+
+def test_every_operation_is_tried(described):
+    found = {(each.ok().method.lower(), each.ok().path) for each in described.get_all_operations()}
+    assert found == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_whole_answer_and_a_stream_fit_the_schema(described, path, stream):
+    body = {"messages": [{"role": "user", "content": "hello"}], "prompt": "hello", "max_tokens": 3, "stream": stream}
+    case = described[path]["post"].Case(body=body, media_type="application/json")
+    answer = case.call(timeout=300)
+    assert answer.status_code == 200
+    case.validate_response(answer, checks=CHECKS[:-1])
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_what_an_operation_answers_fits_its_schema(described, method, path):
+    operation, session, statuses = described[path][method], requests.Session(), Counter()
+    checks = CHECKS[:-1] if path == "/classify/files" else CHECKS  # in a form all is text, whatever type it had
+
+    @settings(
+        max_examples=CASES[method],
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.one_of(*(operation.as_strategy(mode) for mode in modes(operation))))
+    def try_it(case):
+        shorten(case)
+        answer = case.call(session=session, timeout=300)
+        statuses[answer.status_code] += 1
+        case.validate_response(answer, checks=checks)
+
+    try_it()
+    if method == "post":
+        assert sum(statuses.values()) >= CASES[method]
+        assert sum(count for status, count in statuses.items() if status < 500 and status != 200) > 50
+        assert statuses[200] > 5
+    assert not any(status >= 500 for status in statuses)
+
+
+def modes(operation) -> list[GenerationMode]:
+    """What has no parameters can't be asked for wrongly."""
+    takes = operation.body or operation.path_parameters or operation.query
+    return [GenerationMode.POSITIVE, GenerationMode.NEGATIVE] if takes else [GenerationMode.POSITIVE]
+
+
+def shorten(case) -> None:
+    """A long answer takes time and shows nothing more."""
+    if not isinstance(case.body, dict) or not {"/v1/chat/completions", "/v1/completions"} & {case.operation.path}:
+        return
+    for name in ("max_tokens", "max_completion_tokens"):
+        if type(case.body.get(name)) is int and case.body[name] > 3:
+            case.body[name] = 3
+    if case.body.get("max_tokens") is None and case.body.get("max_completion_tokens") is None:
+        case.body["max_tokens"] = 3

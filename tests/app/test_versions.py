@@ -1,0 +1,249 @@
+"""Versions by name, and aliases that move while the server runs."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import httpx
+import mlflow
+import openai
+import pytest
+from mlflow import MlflowClient
+from starlette.testclient import TestClient
+
+from app.errors import NotFound, Unavailable
+from app.server import PRELOADED, create_app
+from app.settings import Settings
+from app.versions import KEPT, Named, Versions
+from tests.app.conftest import register, running, tracked, wait_until, write_model
+from tests.app.steps import stepwise
+
+HELLO = [{"role": "user", "content": "hello how are you ?"}]
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A registry of one's own: an assistant that is champion, and the number of another version."""
+    with tracked(tmp_path):
+        register(write_model(tmp_path / "1/assistant", "assistant", 1), "assistant", "champion")
+        register(write_model(tmp_path / "2/assistant", "assistant", 2), "assistant")
+        yield tmp_path
+
+
+def move(version: str, alias: str = "champion") -> None:
+    MlflowClient().set_registered_model_alias("threestage-assistant", alias, version)
+
+
+def files(version: str) -> Path:
+    """Where a version's model folder is."""
+    return Path(mlflow.artifacts.download_artifacts(f"models:/threestage-assistant/{version}/artifacts/assistant/"))
+
+
+def client_of(address) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
+
+
+def ask(address, model="assistant", **options):
+    return client_of(address).chat.completions.create(model=model, messages=HELLO, max_tokens=20, **options)
+
+
+def test_a_name_means_its_champion_an_alias_or_a_version(registry):
+    with tracked(registry):
+        versions = Versions(Settings())
+        names = {
+            "assistant": "assistant/1",
+            "assistant@champion": "assistant/1",
+            "assistant@challenger": "assistant/2",
+            "assistant/2": "assistant/2",
+            "threestage-assistant/2": "assistant/2",
+            "classifier": "classifier/1",  # its challenger, as there is no champion
+        }
+        assert {name: str(versions.find(name)) for name in names} == names
+        assert [versions.default(objective) for objective in ("assistant", "classifier", "language_model", "x")] == [
+            *("assistant", "classifier", "foundation", None)
+        ]
+        for name, reason in {
+            "x": "those are: assistant, classifier, foundation",
+            "classifier@champion": "classifier' has no champion; its versions are: 1 challenger",
+            "assistant/3": "has no 3",
+            "assistant/-1": "not registered",
+            "assistant@": "not registered",
+            "a/b/c": "not registered",
+            "": "not registered",
+            "../../etc": "not registered",
+        }.items():
+            with pytest.raises(NotFound, match=reason):
+                versions.find(name)
+
+
+def test_an_empty_registry_says_how_to_fill_it(tmp_path):
+    with tracked(tmp_path):
+        with pytest.raises(NotFound, match="those are: none; `make run` makes them"):
+            Versions(Settings()).get("assistant")
+        assert Versions(Settings()).defaults(PRELOADED) == {}
+
+
+def test_a_store_that_can_not_be_read_makes_versions_unavailable(tmp_path):
+    (tmp_path / "mlflow.db").write_text("this is no database " * 100)
+    with (
+        tracked(tmp_path),
+        pytest.raises(Unavailable, match=r"the registry does not answer: .*not a store of MLflow's"),
+    ):
+        Versions(Settings()).get("assistant")
+
+
+def test_a_version_is_loaded_once_however_many_ask(registry):
+    with tracked(registry):
+        versions, found = Versions(Settings(rows=1)), []
+        threads = [threading.Thread(target=lambda: found.append(versions.get("assistant"))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 8
+        assert len(set(map(id, found))) == 1
+        assert found[0].dataset == "instructions"
+        assert found[0].registered_name == "threestage-assistant/1"
+        versions.close(0)
+
+
+def test_what_was_not_asked_for_of_late_is_let_go_and_the_champion_stays(store):
+    for _ in range(4):
+        register(store / "1/assistant", "assistant")
+    versions = Versions(Settings(rows=1))
+    versions.refresh(PRELOADED)
+
+    def there() -> set[str]:
+        return {each.named.version for each in versions.loaded}
+
+    for version in "2345":
+        versions.get(f"assistant/{version}")
+    assert KEPT == 4
+    assert there() == set("1345")  # also between two looks at the registry
+    versions.get("assistant/3")
+    versions.get("assistant/6")
+    versions.refresh(PRELOADED)
+    assert there() == set("1356")
+    MlflowClient().delete_model_version("threestage-assistant", "5")
+    versions.refresh(PRELOADED)
+    assert there() == set("136")
+    versions.close(0)
+
+
+def test_a_moved_alias_ends_no_stream_and_soon_answers_by_the_new_version(store):
+    with running(Settings(rows=4, poll_seconds=0.1)) as address:
+        before, other = ask(address), ask(address, "assistant/2")
+        assert before.choices[0].message.content != other.choices[0].message.content
+        with stepwise() as steps:
+            streams = [iter(ask(address, stream=True)) for _ in range(3)]
+            for stream in streams:
+                next(stream)
+            move("2")
+            ready = {"assistant": "assistant/2, champion"}
+            wait_until(lambda: httpx.get(f"{address}/readyz", timeout=60).json()["versions"] == ready, 120)
+            steps.open()
+            for stream in streams:
+                chunks = list(stream)
+                assert (
+                    "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+                    == before.choices[0].message.content
+                )
+                assert {chunk.model for chunk in chunks} == {"threestage-assistant/1"}
+                assert chunks[-1].choices[0].finish_reason == "length"
+        after = ask(address)
+        assert (after.model, after.choices) == ("threestage-assistant/2", other.choices)
+        move("1")
+        wait_until(lambda: ask(address).model == "threestage-assistant/1", 120)
+
+
+def test_while_a_new_version_is_loaded_the_old_one_answers(store, monkeypatch):
+    begun, may = threading.Event(), threading.Event()
+    load = Versions._load
+
+    def slowly(self, named):
+        if named.version == "2":
+            begun.set()
+            assert may.wait(120)
+        return load(self, named)
+
+    with running(Settings(rows=2, poll_seconds=0.1)) as address:
+        monkeypatch.setattr(Versions, "_load", slowly)
+        move("2")
+        assert begun.wait(120)
+        assert ask(address).model == "threestage-assistant/1"
+        may.set()
+        wait_until(lambda: ask(address).model == "threestage-assistant/2", 120)
+
+
+def test_a_version_that_can_not_be_loaded_leaves_what_answered_before_and_says_why(store, monkeypatch):
+    shutil.rmtree(files("2"))
+    tried = []
+    load = Versions._load
+    monkeypatch.setattr(Versions, "_load", lambda self, named: tried.append(named) or load(self, named))
+    with running(Settings(rows=2, poll_seconds=0.2)) as address:
+        expected = ask(address)
+        move("2")
+        move("2", "challenger")
+
+        def reason():
+            return httpx.get(f"{address}/readyz", timeout=60).json()["reason"]
+
+        wait_until(reason, 120)
+        ready = httpx.get(f"{address}/readyz", timeout=60)
+        assert ready.status_code == 200
+        assert ready.json()["versions"] == {"assistant": "assistant/1"}
+        assert "assistant/2 can't be loaded" in reason()
+        assert "assistant/1 goes on" in reason()
+        answer = ask(address)
+        assert (answer.model, answer.choices) == ("threestage-assistant/1", expected.choices)
+        with pytest.raises(openai.InternalServerError, match="assistant/2 can't be loaded") as raised:
+            ask(address, "assistant@challenger")  # which nobody asked for before
+        assert raised.value.status_code == 503
+        register(store / "1/assistant", "assistant", "champion")  # the way out
+        wait_until(lambda: ask(address).model == "threestage-assistant/3", 120)
+        wait_until(lambda: httpx.get(f"{address}/readyz", timeout=60).json()["reason"] is None, 120)
+
+
+def test_loading_is_not_tried_again_for_each_request(store, monkeypatch):
+    shutil.rmtree(files("2"))
+    tried = []
+    load = Versions._load
+    monkeypatch.setattr(Versions, "_load", lambda self, named: tried.append(named) or load(self, named))
+    versions = Versions(Settings(rows=1, poll_seconds=3600))
+    for _ in range(5):
+        with pytest.raises(Unavailable, match="assistant/2 can't be loaded"):
+            versions.get("assistant/2")
+    assert tried == [Named("assistant", "2")]
+    versions.get("assistant")
+    move("2")
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="assistant/1 goes on"):
+            versions.refresh(PRELOADED)
+        assert versions.get("assistant").named == Named("assistant", "1")
+    assert tried == [Named("assistant", "2"), Named("assistant", "1")]
+    versions.close(0)
+
+
+def test_a_champion_without_files_is_not_ready_and_says_why(store):
+    shutil.rmtree(files("1"))
+    with TestClient(create_app(Settings(poll_seconds=0.1))) as client:
+        wait_until(lambda: "can't be loaded" in client.get("/readyz").json()["reason"], 120)
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["ready"]) == (503, False)
+        assert "assistant/1 can't be loaded" in ready.json()["reason"]
+        assert client.get("/healthz").status_code == 200
+        answer = client.post("/v1/chat/completions", json={"messages": HELLO})
+        assert answer.status_code == 503
+        assert "assistant/1 can't be loaded" in answer.json()["error"]["message"]
+
+
+def test_without_a_model_the_server_lives_and_says_what_is_missing(tmp_path):
+    with tracked(tmp_path), TestClient(create_app(Settings(poll_seconds=0.1))) as client:
+        wait_until(
+            lambda: "no model is registered; `make run` makes them" in client.get("/readyz").json()["reason"], 120
+        )
+        assert client.get("/v1/models").json() == {"object": "list", "data": []}
+        for path, body in (("/v1/chat/completions", {"messages": HELLO}), ("/classify", {"emails": [{"body": "x"}]})):
+            answer = client.post(path, json=body)
+            assert answer.status_code == 404
+            assert answer.json()["error"]["code"] == "model_not_found"
