@@ -12,7 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -34,6 +34,7 @@ from tasks.datasets import find
 from tasks.served import cleaning_module
 
 DAY = 86_400
+SALT = ".salt"  # beside the datasets, of which none has it
 ASKED = ("subject", "body", "system", "history", "instruction")
 """What a row is about: the mail, or the conversation."""
 BESIDE = ("version", "time", "client")
@@ -120,6 +121,17 @@ class Inbox:
             WRITTEN.labels(dataset).inc()
         return added
 
+    def client_of(self, request: Request, keys: Sequence[str] = ()) -> str:
+        """Who asks, as a short hash: of the key where it is one of the server's `keys`, else of the address.
+
+        A key that nobody checks would make as many clients of one as it likes. Without the salt, which never leaves
+        this machine, an address could be found from its hash by trying all.
+        """
+        key = request.headers.get("authorization", "").partition(" ")[2].strip()
+        known = any(hmac.compare_digest(key.encode(), each.encode()) for each in keys)
+        who = key if known else (request.client.host if request.client else "")
+        return hmac.new(_salt(self.folder / SALT), who.encode(), "sha256").hexdigest()[:12]
+
     def _add(self, path: Path, row: dict[str, Any], client: str, version: str) -> bool:
         now = datetime.now(UTC)
         row = row | {"version": version, "time": now.isoformat(timespec="seconds"), "client": client}
@@ -145,6 +157,21 @@ class Inbox:
             lines = path.read_bytes().split(b"\n") if stamp else []
             self._read[path] = (stamp, [_said(row) for row in map(_row, lines) if row is not None])
         return self._read[path][1]
+
+
+def _salt(path: Path) -> bytes:
+    """Random bytes, the same as long as their file is there."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.with_name(f"{path.name}.{os.getpid()}")
+        made.touch(mode=0o600)
+        made.write_bytes(os.urandom(16))
+        with suppress(FileExistsError):
+            os.link(made, path)  # of several servers the first one's counts
+        made.unlink()
+        return path.read_bytes()
 
 
 @contextmanager
@@ -255,17 +282,6 @@ def answer_row(loaded: Loaded, said: AnswerFeedback) -> dict[str, Any]:
     }
 
 
-def client_of(request: Request, keys: Sequence[str] = ()) -> str:
-    """Who asks, as a short hash: of the key where it is one of the server's `keys`, else of the address.
-
-    A key that nobody checks would make as many clients of one as it likes.
-    """
-    key = request.headers.get("authorization", "").partition(" ")[2].strip()
-    known = any(hmac.compare_digest(key.encode(), each.encode()) for each in keys)
-    who = key if known else (request.client.host if request.client else "")
-    return hashlib.sha256(who.encode()).hexdigest()[:12]
-
-
 @router.post("/feedback", summary="Say what an answer is worth")
 async def feedback(request: Request, said: Feedback) -> Kept:
     """A row for the next training: what a mail really is, or what an answer should have been."""
@@ -275,7 +291,7 @@ async def feedback(request: Request, said: Feedback) -> Kept:
     loaded = await asked(request, said.model, (name,))
     make = email_row if isinstance(said, EmailFeedback) else answer_row
     row = await run_in_threadpool(make, loaded, said)
-    client = client_of(request, settings.api_keys)
+    client = await run_in_threadpool(request.app.state.feedback.client_of, request, settings.api_keys)
     return await run_in_threadpool(keep, request.app.state.feedback, settings, loaded, row, client)
 
 

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 
 from app.errors import Busy, NotFound
-from app.feedback import client_of, keep
+from app.feedback import keep
 from app.metrics import TOKENS
 from app.versions import BY_DEFAULT, CHAMPION, Listed, Loaded, Versions
 from app.writing import Writing
@@ -138,5 +138,5 @@ class Answering:
 
 def thank(state: Any, loaded: Loaded, row: dict[str, Any], request: gr.Request) -> None:
     """Keep a row of feedback and say so. Raises as `keep`."""
-    kept = keep(state.feedback, state.settings, loaded, row, client_of(request.request))
+    kept = keep(state.feedback, state.settings, loaded, row, state.feedback.client_of(request.request))
     gr.Info("Thank you, it is kept." if kept.kept else "Thank you; the same was kept before.")

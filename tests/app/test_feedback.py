@@ -14,7 +14,7 @@ from projects import ROOT, environment
 from starlette.requests import Request
 
 from app.errors import Busy
-from app.feedback import Inbox, client_of
+from app.feedback import Inbox
 from app.settings import Settings
 from tasks.data.textfiles import read_json_lines
 from tasks.datasets import emails, instructions
@@ -276,10 +276,12 @@ def test_rows_of_yesterday_count_no_more_and_what_is_edited_by_hand_is_read_agai
     assert inbox.add("emails", ROW | {"body": "d"}, "client", "m/1")
 
 
-def test_a_key_tells_clients_apart_only_where_the_server_knows_it():
+def test_a_key_tells_clients_apart_only_where_the_server_knows_it(tmp_path):
+    inbox = Inbox(Settings(inbox=tmp_path))
+
     def client(key: str, keys: tuple[str, ...]) -> str:
         headers = [(b"authorization", f"Bearer {key}".encode())]
-        return client_of(Request({"type": "http", "headers": headers, "client": ("10.0.0.1", 1)}), keys)
+        return inbox.client_of(Request({"type": "http", "headers": headers, "client": ("10.0.0.1", 1)}), keys)
 
     assert client("first key", KEYS) != client("second key", KEYS)
     assert client("first key", KEYS) == client(" first key ", KEYS)
