@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -221,8 +222,6 @@ async def measure(
 
 def register(published: Path, folder: Path, versions: int) -> None:
     """A registry in which the published weights are versions of the assistant, the first its champion."""
-    import shutil
-
     import mlflow
     from mlflow import MlflowClient
 

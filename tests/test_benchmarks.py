@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks import classify_speed, generate, lora_speed, report, time_to_loss, train_speed
+from benchmarks import classify_speed, generate, lora_speed, report, serve_load, time_to_loss, train_speed
 from benchmarks.contenders import matmul_weights, peers_python, same_size, transformers_gpt2
 from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.config import GPTConfig
@@ -18,6 +18,7 @@ from llm.formats.model_folder import save_model
 from llm.model.gpt import GPT
 from llm.tokenizer import train_bpe
 from tasks.stages.params import PARAMS_FILE, load_application
+from tests.app.conftest import write_model
 
 pytestmark = pytest.mark.slow
 
@@ -296,3 +297,17 @@ def test_requests_hold_every_mail_once_and_one_without_an_answer_is_named(mails,
     assert set(classify(table)) <= {"ham", "spam"}
     with pytest.raises(UserError, match="1 of 2 mails have no answer; the first: there is no text to classify"):
         classify(pd.DataFrame({"subject": ["the cat", ""], "body": ["", ""]}))
+
+
+def test_chats_at_once_are_served_while_an_alias_moves_and_the_server_ends_well(tmp_path, monkeypatch):
+    model, out = write_model(tmp_path / "assistant", "assistant"), tmp_path / "out.json"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which the benchmark sets to a store of its own
+    options = ["--clients", "3", "--seconds", "2", "--new", "8"]
+    serve_load.main([*options, "--model", str(model), "--out", str(out)])
+    found = json.loads(out.read_text())["found"]
+    assert list(found) == ["ours"]
+    ours = found["ours"]
+    assert min(ours["tokens_per_second"].values()) > 0
+    assert ours["answers"] > 0
+    assert (ours["errors"], ours["broken_streams"]) == (0, 0)
+    assert (ours["sigterm"]["exit_code"], ours["sigterm"]["broken_streams"]) == (0, 0)

@@ -58,10 +58,9 @@ def test_the_app_is_what_the_dockerfile_makes_by_default():
 
 def test_everything_is_installed_with_the_versions_of_the_lock():
     installs = [rest for stage in STAGES for rest in of(stage, "RUN") if "pip install" in rest]
-    assert len(installs) == 3
+    assert len(installs) == 2
     assert all("--constraint requirements.lock" in each for each in installs)
-    torch = json.loads((ROOT / "libraries.json").read_text())["torch"]
-    assert f"torch=={torch}+cpu" in " ".join(installs)
+    assert "://" not in " ".join(installs)  # the packages' index is the builder's choice
     assert f"mlflow=={LOCK['mlflow']} " in " ".join(installs)
 
 

@@ -104,10 +104,11 @@ def shorten(case) -> None:
     """A long answer takes time, and a model that nobody knows gives none: neither shows anything more."""
     if not isinstance(case.body, dict):
         return
-    if isinstance(case.body.get("model"), str) and len(case.body["model"]) % 2:
-        case.body["model"] = None
-    if case.body.get("label"):
-        case.body["label"] = "spam" if isinstance(case.body["label"], str) else case.body["label"]
+    if case.meta.generation.mode == GenerationMode.POSITIVE:
+        if len(case.body.get("model") or "") % 2:
+            case.body["model"] = None
+        if "label" in case.body:
+            case.body["label"] = "spam"
     if case.operation.path not in ("/v1/chat/completions", "/v1/completions"):
         return
     for name in ("max_tokens", "max_completion_tokens"):
