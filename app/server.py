@@ -170,7 +170,7 @@ def _there(parts: Sequence[str | int], body: Any, missing: bool) -> list[str | i
         return []
     first, *rest = parts
     if missing and not rest:
-        return [first] if isinstance(body, dict) else []
+        return [] if isinstance(body, str | int | float | list) else [first]
     without = _there(rest, body, missing)
     try:
         there = [first, *_there(rest, body[first], missing)]
