@@ -277,8 +277,8 @@ class Versions:
         return self._listed
 
     def refresh(self, objectives: Sequence[str]) -> None:
-        """Load what answers by default for these objectives and what its alias has moved to; let go what is gone, and
-        what is not asked for of late.
+        """Load what answers by default for these objectives and what its alias has moved to; let go what is gone or
+        replaced, and what is not asked for of late.
 
         One that can't be loaded leaves in place what answered before. Raises Unavailable for it when the rest is done.
         """
@@ -286,6 +286,7 @@ class Versions:
         models, answering = _models(listed, objectives), dict[str, Named | None]()
         with self._lock:
             self._answered = {name: each for name, each in self._answered.items() if each in self._loaded}
+            before = set(self._answered.values())
             names = dict.fromkeys([*models, *self._answered])
         for name in names:
             try:
@@ -301,7 +302,9 @@ class Versions:
                 if named:
                     self._answered[name] = named
         self._wanted = {each for model in models if (each := answering.get(model))}
-        self._make_room({each.named for each in listed})
+        with self._lock:
+            replaced = before - set(self._answered.values())  # nobody asks for them by any name
+        self._make_room({each.named for each in listed} - replaced)
         if failed:
             raise Unavailable("; ".join(dict.fromkeys(failed)))
 
