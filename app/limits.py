@@ -18,8 +18,6 @@ from app.errors import Gone
 from app.metrics import REQUESTS, SECONDS
 
 T = TypeVar("T")
-OPEN = ("/healthz", "/readyz")
-"""What needs no key: an orchestrator asks it."""
 BEARER = {"www-authenticate": "Bearer"}
 CLOSE = {"connection": "close"}
 DRAINED = 16
@@ -110,7 +108,7 @@ class Bodies:
 
         try:
             await self.app(scope, bounded, noted)
-        except Exception:
+        except Exception:  # ours, or what the application made of it; its own go on
             if not refused:
                 raise
         if refused and not started:

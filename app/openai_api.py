@@ -257,7 +257,6 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
     )
     about = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": loaded.registered_name}
     if body.stream:
-        usage = bool(body.stream_options and body.stream_options.include_usage)
 
         def chunk(piece: Piece) -> ChatCompletionChunk:
             told = _told(loaded, piece.told) if piece.told else None
@@ -269,7 +268,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
             ChatCompletionChunk(**about, choices=[ChatChunkChoice(index=n, delta=Delta(role="assistant", content=""))])
             for n in range(body.n or 1)
         ]
-        end = (lambda used: ChatCompletionChunk(**about, choices=[], usage=used)) if usage else None
+        end = (lambda used: ChatCompletionChunk(**about, choices=[], usage=used)) if body.tells_usage else None
         return _events(writing, loaded, began, begin, chunk, end)
     choices = await _whole(request, writing, loaded)
     return ChatCompletion(
@@ -314,8 +313,7 @@ async def completions(request: Request, body: CompletionRequest) -> Completion:
             choice = CompletionChoice(index=piece.choice, text=piece.text, logprobs=told, finish_reason=piece.finish)
             return Completion(**about, choices=[choice])
 
-        usage = bool(body.stream_options and body.stream_options.include_usage)
-        end = (lambda used: Completion(**about, choices=[], usage=used)) if usage else None
+        end = (lambda used: Completion(**about, choices=[], usage=used)) if body.tells_usage else None
         return _events(writing, loaded, began, [], chunk, end)
     choices = await _whole(request, writing, loaded)
     return Completion(

@@ -100,6 +100,11 @@ class _Request(Asked):
         return self
 
     @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with the tokens that it took."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
     def stops(self) -> list[str]:
         """The strings at which a text ends."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []

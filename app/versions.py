@@ -271,11 +271,6 @@ class Versions:
         dataset = next((tag.removeprefix(DATASET) for tag in version.tags if tag.startswith(DATASET)), None)
         return Loaded(named, objective, model, encoding, folder, dataset, engine, self._cleaner)
 
-    @property
-    def listed_before(self) -> list[Listed]:
-        """What was listed when the registry was last read; nothing before that."""
-        return self._listed
-
     def refresh(self, objectives: Sequence[str]) -> None:
         """Load what answers by default for these objectives and what its alias has moved to; let go what is gone or
         replaced, and what is not asked for of late.
