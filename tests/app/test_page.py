@@ -147,9 +147,15 @@ def ask(page: Page, text: str) -> str:
     """Ask with Enter, and wait for the answer's end."""
     before = page.get_by_test_id("bot").count()
     send(page, text)
-    expect(page.get_by_test_id("bot")).to_have_count(before + 1)
+    return answered(page, before + 1)[-1]
+
+
+def answered(page: Page, count: int) -> list[str]:
+    """All answers, when there are so many and the last has ended: until then Retry is disabled, at first beside Send."""
+    expect(page.get_by_test_id("bot")).to_have_count(count)
+    expect(page.get_by_role("button", name="Retry")).to_be_enabled()
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    return said(page)[-1]
+    return said(page)
 
 
 def send(page: Page, text: str) -> None:
@@ -281,9 +287,7 @@ def test_what_is_cleared_while_it_is_written_does_not_come_back(page, address):
 
 def test_a_question_is_asked_again_or_changed(page, address):
     page.get_by_text("What is the capital of France?").click()  # an example
-    expect(page.get_by_role("button", name="Retry")).to_be_visible()
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
-    first = said(page)
+    first = answered(page, 1)
     ask(page, "hello")
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("number input for Most tokens").fill("5")
