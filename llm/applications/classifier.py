@@ -153,7 +153,7 @@ def email_texts(subjects: Iterable[str], bodies: Iterable[str]) -> list[str]:
 
 
 @torch.inference_mode()
-def gpt_logits(model: Classifier, texts: Sequence[list[int]], batch_size: int = 32) -> Tensor:
+def gpt_logits(model: Classifier, texts: Sequence[list[int]], batch_size: int = 8) -> Tensor:
     """The GPT's logits, float32 N x K on the CPU, of texts as tokens, in bfloat16 where the device is fast in it.
 
     A text comes out the same alone and among others, as it is padded by its own length: in bfloat16 to the bit, in
@@ -176,7 +176,7 @@ def gpt_logits(model: Classifier, texts: Sequence[list[int]], batch_size: int = 
 
 
 @torch.inference_mode()
-def predict(model: Classifier, texts: Sequence[list[int]], batch_size: int = 32) -> Tensor:
+def predict(model: Classifier, texts: Sequence[list[int]], batch_size: int = 8) -> Tensor:
     """Logits of the labels, float32 N x K on the CPU, of texts as tokens, none of them empty."""
     config = model.config
     logits = config.gpt_weight * gpt_logits(model, texts, batch_size)
@@ -186,7 +186,7 @@ def predict(model: Classifier, texts: Sequence[list[int]], batch_size: int = 32)
 
 
 def probabilities(
-    model: Classifier, encoding: tiktoken.Encoding, texts: Sequence[str], batch_size: int = 32
+    model: Classifier, encoding: tiktoken.Encoding, texts: Sequence[str], batch_size: int = 8
 ) -> np.ndarray:
     """The probability of each label of each text, float64 N x K."""
     return predict(model, encoding.encode_ordinary_batch(texts), batch_size).double().softmax(dim=-1).numpy()

@@ -15,6 +15,7 @@ values, D width of a head, C = H * D width of the model, L layers.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -85,17 +86,25 @@ class MultiHeadAttention(nn.Module):
         return self.projection(torch.cat([head(x_BTC, visible_BTS) for head in self.heads], dim=-1))
 
 
+def _zeros(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(size, device=device, dtype=dtype)
+    # torch writes its zeros; numpy asks the system for memory that is zero, of which a page exists once it is written
+    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, np.uint8)).view(dtype).view(size)
+
+
 class KeyValueCache:
     """Keys and values of the tokens read so far, so that a new token costs one position and not all of them.
 
-    Allocated once, for `batch_size` texts of the full context. Each row fills up at its own pace: a row's tokens may
-    stand at other positions than its neighbours'. On a CPU float32 is the fastest, whatever the weights are.
+    Allocated once, for `batch_size` texts of the full context; on a CPU only what was written takes memory. Each row
+    fills up at its own pace: a row's tokens may stand at other positions than its neighbours'. On a CPU float32 is the
+    fastest, whatever the weights are.
     """
 
     def __init__(self, shape: GPTShape, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
         size = (shape.n_layer, batch_size, shape.kv_heads, shape.context_length, shape.head_width)
-        self.keys_LBKSD = torch.zeros(size, device=device, dtype=dtype)
-        self.values_LBKSD = torch.zeros(size, device=device, dtype=dtype)
+        self.keys_LBKSD = _zeros(size, device, dtype)
+        self.values_LBKSD = _zeros(size, device, dtype)
 
     def rows(self, first: int, last: int) -> "KeyValueCache":
         """Rows `first` … `last` - 1 as a cache that shares their memory."""
@@ -124,9 +133,17 @@ SHORT = 128
 heads, forward and backward, take 4.5 ms instead of 17, 16 of 128 tokens 6 instead of 26; forward alone 2.4, not 1.7."""
 
 
-def _fused_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, dropout: float) -> Tensor:
+def _fused_attention(
+    q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, dropout: float, visible_BTS: Tensor | None = None
+) -> Tensor:
     return F.scaled_dot_product_attention(
-        q_BHTD, k_BKTD, v_BKTD, is_causal=True, dropout_p=dropout, enable_gqa=q_BHTD.shape[1] != k_BKTD.shape[1]
+        q_BHTD,
+        k_BKSD,
+        v_BKSD,
+        attn_mask=None if visible_BTS is None else visible_BTS[:, None],
+        is_causal=visible_BTS is None,
+        dropout_p=dropout,
+        enable_gqa=q_BHTD.shape[1] != k_BKSD.shape[1],
     )
 
 
@@ -236,18 +253,8 @@ class GroupedQueryAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if context.segments is not None:
             y_BHTD = context.segments.attention(q_BHTD, k_BKSD, v_BKSD, dropout)
-            return self.projection(y_BHTD.transpose(1, 2).flatten(2).to(x_BTC.dtype))
-        if context.visible_BTS is None and q_BHTD.requires_grad and _is_short(q_BHTD):
+        elif context.visible_BTS is None and q_BHTD.requires_grad and _is_short(q_BHTD):
             y_BHTD = _short_attention(q_BHTD, k_BKSD, v_BKSD, dropout)
-            return self.projection(y_BHTD.transpose(1, 2).flatten(2).to(x_BTC.dtype))
-        dtype = k_BKSD.dtype if context.cache is not None else q_BHTD.dtype
-        y_BHTD = F.scaled_dot_product_attention(
-            q_BHTD.to(dtype),
-            k_BKSD,
-            v_BKSD,
-            attn_mask=None if context.visible_BTS is None else context.visible_BTS[:, None],
-            is_causal=context.visible_BTS is None,
-            dropout_p=dropout,
-            enable_gqa=self.heads[0] != self.heads[1],
-        )
+        else:
+            y_BHTD = _fused_attention(q_BHTD.to(k_BKSD.dtype), k_BKSD, v_BKSD, dropout, context.visible_BTS)
         return self.projection(y_BHTD.transpose(1, 2).flatten(2).to(x_BTC.dtype))

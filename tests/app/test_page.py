@@ -151,7 +151,7 @@ def ask(page: Page, text: str) -> str:
 
 
 def answered(page: Page, count: int) -> list[str]:
-    """All answers, when there are so many and the last has ended: until then Retry is disabled, at first beside Send."""
+    """All answers, when there are so many and the last has ended: until then Retry is disabled, even beside Send."""
     expect(page.get_by_test_id("bot")).to_have_count(count)
     expect(page.get_by_role("button", name="Retry")).to_be_enabled()
     expect(page.get_by_role("button", name="Send")).to_be_visible()

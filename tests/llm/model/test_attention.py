@@ -1,6 +1,7 @@
 import math
 from functools import partial
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -168,3 +169,16 @@ def test_rows_of_the_cache_share_its_memory_and_can_move():
     assert cache.keys_LBKSD[0, 0, :, :2].eq(1).all()
     assert cache.values_LBKSD[0, 0, :, :2].eq(2).all()
     assert cache.keys_LBKSD.sum() == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_cache_is_zero_and_takes_memory_for_what_was_written_alone(dtype):
+    shape = GPTShape(context_length=4096, n_layer=4, n_head=8, n_embd=512)
+    before = psutil.Process().memory_info().rss
+    cache = KeyValueCache(shape, 32, torch.device("cpu"), dtype)
+    taken = cache.keys_LBKSD.nbytes
+    cache.keys_LBKSD[:, :2, :, :64] = 1
+    assert psutil.Process().memory_info().rss - before < taken / 10
+    assert cache.keys_LBKSD.shape == (4, 32, 8, 4096, 64)
+    assert cache.keys_LBKSD.dtype == dtype
+    assert cache.values_LBKSD[:, 5, :, ::512].count_nonzero() == 0
