@@ -1,6 +1,7 @@
 """What the server lets in: keys, sizes and times, before a request reaches anything else.
 
-These are ASGI middlewares and not Starlette's BaseHTTPMiddleware, which would hold back the pieces of a stream.
+Heads are bounded where connections are read, the rest by ASGI middlewares: Starlette's BaseHTTPMiddleware would hold
+back the pieces of a stream.
 """
 
 import asyncio
@@ -11,8 +12,10 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+import h11
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.errors import Gone
 from app.metrics import REQUESTS, SECONDS
@@ -26,16 +29,75 @@ DRAINED = 16
 
 def refusal(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> ASGIApp:
     """An answer in OpenAI's form of an error."""
-    kind = "invalid_request_error" if status < 429 else "server_error"
-    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
-    all_headers = {"content-type": "application/json", "content-length": str(len(body))} | (headers or {})
+    raw, body = _error(status, message, code, headers)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        raw = [(name.encode(), value.encode()) for name, value in all_headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": body})
 
     return app
+
+
+def _error(
+    status: int, message: str, code: str, headers: dict[str, str] | None
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Its headers and its body."""
+    kind = "invalid_request_error" if status < 429 else "server_error"
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+    all_headers = {"content-type": "application/json", "content-length": str(len(body))} | (headers or {})
+    return [(name.encode(), value.encode()) for name, value in all_headers.items()], body
+
+
+class TimedHeads(H11Protocol):
+    """uvicorn's HTTP/1.1, which closes a connection that takes more than `seconds` to bring the head of a request.
+
+    By itself uvicorn waits without an end for the first byte of a new connection, for the rest of a head, and for the
+    rest of a body whose request was answered before it had come. How long a connection may rest between two requests is
+    its `timeout_keep_alive`.
+    """
+
+    def __init__(self, *, seconds: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.seconds = seconds
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """The time begins."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """The time ends with a whole head, and begins with the first byte of the next."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The time ends."""
+        super().connection_lost(exc)
+        self._unwatch()
+
+    def _watch(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering or self.transport.get_protocol() is not self:  # WebSockets have a protocol of their own
+            self._unwatch()
+        elif self._late is None:
+            self._late = self.loop.call_later(self.seconds, self._give_up)
+
+    def _unwatch(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:  # who sent nothing asked for nothing
+            headers, body = _error(*_slow(self.seconds), CLOSE)
+            for event in (
+                h11.Response(status_code=408, headers=headers, reason=b"Request Timeout"),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
 
 
 class Keys:
@@ -56,6 +118,10 @@ class Keys:
         return await self.app(scope, receive, send)
 
 
+def _slow(seconds: float) -> tuple[int, str, str]:
+    return 408, f"the request did not come within {seconds:g} s", "too_slow"
+
+
 class _RefusedError(Exception):
     pass
 
@@ -70,7 +136,7 @@ class Bodies:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         large = refusal(413, f"the request has more than {self.most} bytes", "too_large", CLOSE)
-        slow = refusal(408, f"the request did not come within {self.seconds:g} s", "too_slow", CLOSE)
+        slow = refusal(*_slow(self.seconds), CLOSE)
         deadline = time.monotonic() + self.seconds
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:20]) > self.most:

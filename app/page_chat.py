@@ -7,10 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
-import mlflow
 from fastapi import FastAPI
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from starlette.concurrency import run_in_threadpool
 
 from app.feedback import AnswerFeedback, answer_row
@@ -32,7 +29,6 @@ from app.versions import Loaded, Named, Versions
 from app.writing import NEW_TOKENS, Writing, chat_prompt, ends
 from llm.chat import Message
 from llm.generation.sampling import Sampling
-from tasks.registry.register import registered_name
 
 EXAMPLES = (
     "What is the capital of France?",
@@ -294,10 +290,9 @@ def _card(versions: Versions) -> str:
         found, nobody = answering(of_objective(versions, "assistant"))
         if found is None:
             return nobody
-        run = MlflowClient().get_model_version(registered_name(found.named.model), found.named.version).run_id
+        card = versions.card(found.named)
     except PROBLEMS as error:
         return sentence(error)
-    try:
-        return PICTURES.sub("", mlflow.artifacts.load_text(f"runs:/{run}/card/card.md"))
-    except (MlflowException, OSError):  # registered without one
+    if card is None:
         return found.description or "This version has neither a card nor a description."
+    return PICTURES.sub("", card)

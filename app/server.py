@@ -5,10 +5,12 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from threading import Thread
 from types import FrameType
 from typing import Any, Literal
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -20,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from app import classifying, feedback, openai_api
 from app.errors import Busy, Failed, RequestError
-from app.limits import Bodies, Keys, Measured
+from app.limits import Bodies, Keys, Measured, TimedHeads
 from app.metrics import RUNNING, WAITING
 from app.settings import Settings
 from app.versions import Versions
@@ -185,10 +187,23 @@ async def _http_error(_: Request, error: HTTPException) -> JSONResponse:
     return JSONResponse(openai_api.error_content(found), error.status_code, error.headers)
 
 
+def http_config(app: FastAPI, host: str, port: int, log_level: str) -> uvicorn.Config:
+    """How the application meets the network."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level=log_level,
+        http=partial(TimedHeads, seconds=app.state.settings.body_seconds),
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(GOODBYE) + 5,
+        server_header=False,
+    )
+
+
 def serve(settings: Settings, host: str, port: int, *, page: bool = True, log_level: str = "info") -> None:
     """Run the server until SIGTERM or Ctrl-C; texts that are written then have GOODBYE seconds to come to their end."""
-    import uvicorn
-
     app = create_app(settings, page=page)
 
     class Server(uvicorn.Server):
@@ -197,15 +212,5 @@ def serve(settings: Settings, host: str, port: int, *, page: bool = True, log_le
             app.state.end_page()  # each open page holds a connection
             Thread(target=app.state.versions.close, args=(GOODBYE,), daemon=True).start()
 
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        log_level=log_level,
-        limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=int(GOODBYE) + 5,
-        server_header=False,
-    )
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more at its end: that is no failure
-    Server(config).run()
+    Server(http_config(app, host, port, log_level)).run()

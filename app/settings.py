@@ -25,7 +25,7 @@ class Settings(Config):
     body_bytes: int = Field(default=4_000_000, gt=0)
     """Size of the largest request."""
     body_seconds: float = Field(default=20, gt=0)
-    """Time that a request has to come whole; a slower client holds a connection and nothing else."""
+    """Time that a request's head has to come, and then its body; a slower client is sent away."""
     poll_seconds: float = Field(default=3, gt=0)
     """Time between two looks at the registry's aliases."""
     feedback: bool = True

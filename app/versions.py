@@ -11,8 +11,10 @@ import re
 import threading
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import mlflow
@@ -24,7 +26,7 @@ from torch import nn
 
 from app.async_engine import AsyncEngine
 from app.cleaning import Cleaner
-from app.errors import NotFound, RequestError, Unavailable
+from app.errors import NotFound, Unavailable
 from app.settings import Settings
 from llm.applications import load, load_for_inference
 from llm.errors import UserError
@@ -39,7 +41,14 @@ CHAMPION = "champion"
 BY_DEFAULT = (CHAMPION, CHALLENGER)
 DATASET = f"{PREFIX}.dvc.dep.data/processed/"
 KEPT = 4
-"""Versions that stay loaded; one more sends off the one that was asked for least lately."""
+"""Versions that stay loaded; one more sends off the one that was asked for least lately. Defaults stay in any case, and
+one beside them."""
+GRACE = 10.0
+"""Seconds in which one that is let go still takes texts, of requests that were given it before."""
+CARD = "card/card.md"
+"""Among the artifacts of a version's run."""
+
+ENDING = "the server is ending"
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +76,7 @@ class Listed:
     """The module of llm/applications by which it answers."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Loaded:
     """A version in memory."""
 
@@ -108,44 +117,61 @@ class Versions:
         self._answered: dict[str, Named] = {}
         self._wanted: set[Named] = set()
         self._failed: dict[Named, tuple[float, Unavailable]] = {}
-        self._read_at = -math.inf
+        self._read_at = -math.inf  # or was tried
+        self._trouble: str | None = None
+        self._leaving: set[Loaded] = set()
         self._cleaner = Cleaner()
-        self._lock = threading.Lock()  # of what is loaded, and of who answered
+        self._lock = threading.Lock()  # of what is loaded or leaving, and of who answered
         self._reading, self._loading = threading.Lock(), threading.Lock()
+        self._ending = threading.Event()
 
     def listed(self) -> list[Listed]:
         """All versions, by model and the newest first, as they were when the registry was last read."""
         return self._listed or self._fresh()
 
     def _fresh(self) -> list[Listed]:
-        """The registry's versions as of the last second: names that nobody knows must not keep it busy."""
-        if time.monotonic() - self._read_at > 1:
-            try:
-                self.read()
-            except RequestError:
-                raise
-            except (UserError, MlflowException) as error:
-                raise Unavailable(f"the registry does not answer: {' '.join(str(error).split())}") from error
-        return self._listed
+        """The registry's versions as of the last second: names that nobody knows must not keep it busy, nor keep the
+        threads that others need where it does not answer."""
+        asked, trouble = time.monotonic(), self._trouble
+        if not self._reading.acquire(blocking=trouble is None):  # somebody tries it now
+            raise Unavailable(trouble)
+        try:
+            if asked - self._read_at > 1:  # else by who was before this one
+                with suppress(UserError, MlflowException):  # which `_trouble` has
+                    self._read()
+            listed, trouble = self._listed, self._trouble
+        finally:
+            self._reading.release()
+        if trouble:
+            raise Unavailable(trouble)
+        return listed
 
     def read(self) -> list[Listed]:
-        """Read the registry. Raises UserError where it does not answer."""
-        with self._reading, server_errors():
-            self._listed = self._read()
-            self._read_at = time.monotonic()
-        return self._listed
+        """Read the registry. Raises UserError or MlflowException where it does not answer."""
+        with self._reading:
+            return self._read()
 
     def _read(self) -> list[Listed]:
-        if self._client is None:
-            configure_tracking()
-            self._client = MlflowClient()
-        prefix = f"{namespace()}-"
+        """The same, for who holds `_reading`."""
+        began = time.monotonic()
+        try:
+            with server_errors():
+                self._listed = self._in_registry()
+        except (UserError, MlflowException) as error:
+            self._read_at = time.monotonic()
+            self._trouble = f"the registry does not answer: {' '.join(str(error).split())}"
+            raise
+        self._read_at, self._trouble = began, None
+        return self._listed
+
+    def _in_registry(self) -> list[Listed]:
+        client, prefix = self._registry(), f"{namespace()}-"
         found = []
-        for registered in self._client.search_registered_models(f"name LIKE '{prefix}%'"):
+        for registered in client.search_registered_models(f"name LIKE '{prefix}%'"):
             aliases: dict[str, list[str]] = {}
             for alias, version in registered.aliases.items():
                 aliases.setdefault(str(version), []).append(alias)
-            for version in self._client.search_model_versions(f"name = '{registered.name}'"):
+            for version in client.search_model_versions(f"name = '{registered.name}'"):
                 found.append(
                     Listed(
                         Named(registered.name.removeprefix(prefix), str(version.version)),
@@ -157,14 +183,40 @@ class Versions:
                 )
         return sorted(found, key=lambda each: (each.named.model, -int(each.named.version)))
 
+    def _registry(self) -> MlflowClient:
+        """The store that was MLflow's when this was first asked; it stays the same wherever MLflow points then."""
+        if self._client is None:
+            configure_tracking()
+            self._client = MlflowClient(mlflow.get_tracking_uri(), mlflow.get_registry_uri())
+        return self._client
+
     def _objective(self, version: ModelVersion, model: str) -> str:
         """By which module a version answers; empty where its files are gone."""
         if version.source not in self._objectives:
             try:
-                self._objectives[version.source] = read_config(_fetch(version, model, CONFIG).parent)["objective"]
+                folder = self._files(Named(model, str(version.version)), CONFIG).parent
+                self._objectives[version.source] = read_config(folder)["objective"]
             except (UserError, MlflowException, OSError):
                 return ""
         return self._objectives[version.source]
+
+    def _files(self, named: Named, file: str = "") -> Path:
+        """The model folder of a version, or a file of it, on this machine; from a server it is fetched."""
+        client = self._registry()
+        place = client.get_model_version_download_uri(registered_name(named.model), named.version)
+        uri = f"{place}/artifacts/{named.model}/{file}"
+        return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=client.tracking_uri))
+
+    def card(self, named: Named) -> str | None:
+        """The model card of a version in Markdown; None where it has none, or where it can't be had."""
+        client = self._registry()
+        with server_errors():
+            run = client.get_model_version(registered_name(named.model), named.version).run_id
+        with TemporaryDirectory() as folder:
+            try:
+                return Path(client.download_artifacts(run, CARD, folder)).read_text(encoding="utf-8")
+            except (MlflowException, OSError):
+                return None
 
     def find(self, name: str) -> Named:
         """The version that a name means: `assistant`, `assistant@champion` or `assistant/3`, with or without the
@@ -217,12 +269,14 @@ class Versions:
         named = self.find(name)
         with self._lock:
             loaded = self._loaded.get(named) or self._loaded.get(self._answered.get(name))
+            if loaded:  # at once, so that it is not let go in between
+                self._answered[name], loaded.asked = loaded.named, time.monotonic()
         if loaded is None:
             loaded = self.load(named)
+            with self._lock:
+                if named in self._loaded:
+                    self._answered[name], loaded.asked = named, time.monotonic()
             self._make_room()
-        loaded.asked = time.monotonic()
-        with self._lock:
-            self._answered[name] = loaded.named
         return loaded
 
     def load(self, named: Named) -> Loaded:
@@ -239,11 +293,19 @@ class Versions:
                 if loaded is None:
                     loaded = self._try(named)
                     with self._lock:
-                        self._loaded[named] = loaded
+                        if ended := self._ending.is_set():
+                            self._leaving.add(loaded)
+                        else:
+                            self._loaded[named] = loaded
+                    if ended:  # while it was loaded
+                        self._end(loaded, 0)
+                        raise Unavailable(ENDING)
                     logger.info("%s is loaded", loaded.registered_name)
         return loaded
 
     def _try(self, named: Named) -> Loaded:
+        if self._ending.is_set():
+            raise Unavailable(ENDING)
         tried, error = self._failed.get(named, (-math.inf, None))
         if error and time.monotonic() - tried < self.settings.poll_seconds:
             raise Unavailable(str(error), error.param)
@@ -258,8 +320,8 @@ class Versions:
     def _load(self, named: Named) -> Loaded:
         settings, engine = self.settings, None
         try:
-            version = self._client.get_model_version(registered_name(named.model), named.version)
-            folder = _fetch(version, named.model)
+            version = self._registry().get_model_version(registered_name(named.model), named.version)
+            folder = self._files(named)
             objective = read_config(folder)["objective"]
             model, encoding = load(folder) if settings.int8 else load_for_inference(folder)
             if isinstance(model, GPT):
@@ -268,6 +330,11 @@ class Versions:
                 engine = AsyncEngine(model, **shape)
         except (UserError, MlflowException, OSError) as error:
             raise Unavailable(f"{named} can't be loaded: {' '.join(str(error).split())}", "model") from error
+        except Exception as error:  # a bug, or no memory: other versions are loaded, and what answered before goes on
+            if named not in self._failed:
+                logger.exception("%s can't be loaded", named)
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise Unavailable(f"{named} can't be loaded: {reason}", "model") from error
         dataset = next((tag.removeprefix(DATASET) for tag in version.tags if tag.startswith(DATASET)), None)
         return Loaded(named, objective, model, encoding, folder, dataset, engine, self._cleaner)
 
@@ -297,27 +364,35 @@ class Versions:
                 if named:
                     self._answered[name] = named
         self._wanted = {each for model in models if (each := answering.get(model))}
-        with self._lock:
-            replaced = before - set(self._answered.values())  # nobody asks for them by any name
-        self._make_room({each.named for each in listed} - replaced)
+        self._make_room(before)
         if failed:
             raise Unavailable("; ".join(dict.fromkeys(failed)))
 
-    def _make_room(self, known: Collection[Named] | None = None) -> None:
-        """Let go what was not asked for of late where there is more than KEPT, and what is not among the known."""
+    def _make_room(self, before: Collection[Named] = ()) -> None:
+        """Let go what was not asked for of late where there is more than KEPT, what is not in the registry any more,
+        and of what answered `before` that for which nobody asks now by any name."""
         with self._lock:
+            known = {each.named for each in self._listed} - (set(before) - set(self._answered.values()))
             others = [each for each in self._loaded.values() if each.named not in self._wanted]
             others.sort(key=lambda each: -each.asked)
-            room = max(0, KEPT - len(self._wanted))
-            gone = [
-                each
-                for place, each in enumerate(others)
-                if place >= room or (known is not None and each.named not in known)
-            ]
+            room = max(1, KEPT - len(self._wanted))
+            gone = [each for place, each in enumerate(others) if place >= room or each.named not in known]
             for each in gone:
                 del self._loaded[each.named]
+            self._leaving.update(gone)
         for each in gone:
-            threading.Thread(target=_let_go, args=(each, self.settings.request_seconds), daemon=True).start()
+            threading.Thread(target=self._let_go, args=(each,), daemon=True).start()
+
+    def _let_go(self, loaded: Loaded) -> None:
+        self._ending.wait(GRACE)
+        self._end(loaded, self.settings.request_seconds)
+
+    def _end(self, loaded: Loaded, patience: float) -> None:
+        if loaded.engine:
+            loaded.engine.close(patience)
+        with self._lock:
+            self._leaving.discard(loaded)
+        logger.info("%s is unloaded", loaded.registered_name)
 
     @property
     def loaded(self) -> list[Loaded]:
@@ -326,10 +401,16 @@ class Versions:
             return list(self._loaded.values())
 
     def close(self, patience: float) -> None:
-        """Let each version end what it began, `patience` seconds at most."""
-        threads = [threading.Thread(target=_let_go, args=(each, patience)) for each in self.loaded]
+        """Load nothing more, and let each version end what it began, `patience` seconds at most."""
+        deadline = time.monotonic() + patience
+        with self._lock:
+            self._ending.set()
+            here = [*self._loaded.values(), *self._leaving]
+        threads = [threading.Thread(target=self._end, args=(each, patience)) for each in here]
         for thread in threads:
             thread.start()
+        if self._loading.acquire(timeout=max(0.0, deadline - time.monotonic())):  # who loads now ends what it loaded
+            self._loading.release()
         for thread in threads:
             thread.join()
         self._cleaner.close()
@@ -341,16 +422,3 @@ def _models(listed: Sequence[Listed], objectives: Sequence[str]) -> list[str]:
     able = {each.named.model for each in listed if each.objective in objectives}
     aliased = {each.named.model for each in listed if set(each.aliases) & set(BY_DEFAULT)}
     return [name for name in dict.fromkeys(each.named.model for each in listed) if name in able & aliased]
-
-
-def _fetch(version: ModelVersion, model: str, file: str = "") -> Path:
-    """The model folder of a version, or a file of it, on this machine; from a server it is fetched."""
-    return Path(
-        mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}/artifacts/{model}/{file}")
-    )
-
-
-def _let_go(loaded: Loaded, patience: float) -> None:
-    if loaded.engine:
-        loaded.engine.close(patience)
-    logger.info("%s is unloaded", loaded.registered_name)

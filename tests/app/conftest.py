@@ -1,6 +1,9 @@
-"""A registry of small models and a real server over it, made once."""
+"""A registry of small models and a real server over it, made once; the command line over the same."""
 
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +16,11 @@ import pytest
 import torch
 import uvicorn
 from mlflow import MlflowClient
+from projects import ROOT, environment
+from typer.testing import CliRunner, Result
 
-from app.server import create_app
+from app.command import cli
+from app.server import create_app, http_config
 from app.settings import Settings
 from llm.applications.assistant import Assistant
 from llm.applications.classifier import Classifier, ClassifierConfig
@@ -99,9 +105,7 @@ def running(settings: Settings, *, page: bool = False) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings, page=page), host="127.0.0.1", port=port, log_level="warning")
-    )
+    server = uvicorn.Server(http_config(create_app(settings, page=page), "127.0.0.1", port, "warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{port}"
@@ -141,3 +145,34 @@ def server(registry, inbox) -> Iterator[str]:
     """The address of one server over `registry` for the session."""
     with tracked(registry), running(Settings(inbox=inbox, rows=4, queue=8, poll_seconds=0.5)) as address:
         yield address
+
+
+@pytest.fixture
+def threestage(registry, tmp_path, monkeypatch):
+    """Run the command line in this process, over the shared registry, from an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, stdin: str | bytes = "") -> Result:
+        with tracked(registry):
+            return CliRunner().invoke(cli, arguments, input=stdin)
+
+    return call
+
+
+def shell(line: str, folder: Path, registry: Path, **more) -> subprocess.Popen:
+    """A line of bash, in which `threestage` is the real command."""
+    variables = environment(MLFLOW_TRACKING_URI=f"sqlite:///{registry / 'mlflow.db'}", PYTHONPATH=str(ROOT))
+    begin = f'set -o pipefail; threestage() {{ "{sys.executable}" -m app.command "$@"; }}; '
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(["bash", "-c", begin + line], cwd=folder, env=variables, text=True, **(pipes | more))
+
+
+def error_of(result: Result, code: int = 1) -> str:
+    """The one line that was said."""
+    assert result.exit_code == code, result.output
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr.strip()
+
+
+def rows_of(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]

@@ -1,8 +1,12 @@
 """Versions by name, and aliases that move while the server runs."""
 
+import asyncio
 import shutil
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import mlflow
@@ -11,10 +15,12 @@ import pytest
 from mlflow import MlflowClient
 from starlette.testclient import TestClient
 
+import app.versions
 from app.errors import NotFound, Unavailable
 from app.server import PRELOADED, create_app
 from app.settings import Settings
-from app.versions import KEPT, Named, Versions
+from app.versions import CARD, KEPT, Named, Versions
+from llm.generation.engine import Request
 from tests.app.conftest import register, running, tracked, wait_until, write_model
 from tests.app.steps import stepwise
 
@@ -45,6 +51,17 @@ def client_of(address) -> openai.OpenAI:
 
 def ask(address, model="assistant", **options):
     return client_of(address).chat.completions.create(model=model, messages=HELLO, max_tokens=20, **options)
+
+
+def lives(loaded) -> bool:
+    """Whether a version's engine still runs."""
+    return loaded.engine._thread.is_alive()
+
+
+async def ending_of(loaded) -> str | None:
+    """How a text of a version ends."""
+    async with asyncio.timeout(120):
+        return [event.ended async for _, event in loaded.engine.submit([Request([1], 5)])][-1]
 
 
 def test_a_name_means_its_champion_an_alias_or_a_version(registry):
@@ -224,6 +241,25 @@ def test_loading_is_not_tried_again_for_each_request(store, monkeypatch):
     versions.close(0)
 
 
+def test_a_version_for_which_there_is_no_memory_leaves_what_answered_before(store, monkeypatch, caplog):
+    versions, load = Versions(Settings(rows=1, poll_seconds=1e-9)), app.versions.load_for_inference
+
+    def full(folder):
+        if folder.samefile(files("2")):
+            raise RuntimeError("no memory")
+        return load(folder)
+
+    monkeypatch.setattr("app.versions.load_for_inference", full)
+    versions.refresh(PRELOADED)
+    move("2")
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="assistant/2 can't be loaded: RuntimeError: no memory; assistant/1 goes"):
+            versions.refresh(PRELOADED)
+    assert versions.get("assistant").named == Named("assistant", "1")
+    assert caplog.text.count("Traceback") == 1
+    versions.close(0)
+
+
 def test_a_champion_without_files_is_not_ready_and_says_why(store):
     shutil.rmtree(files("1"))
     with TestClient(create_app(Settings(poll_seconds=0.1))) as client:
@@ -247,3 +283,183 @@ def test_without_a_model_the_server_lives_and_says_what_is_missing(tmp_path):
             answer = client.post(path, json=body)
             assert answer.status_code == 404
             assert answer.json()["error"]["code"] == "model_not_found"
+
+
+# ---- what several threads do at once
+
+
+def test_who_was_given_a_version_before_it_was_let_go_has_an_answer(store):
+    versions = Versions(Settings(rows=1))
+    versions.refresh(PRELOADED)
+    given = versions.get("assistant")
+    move("2")
+    versions.refresh(PRELOADED)
+    assert [str(each.named) for each in versions.loaded] == ["assistant/2"]
+    assert asyncio.run(ending_of(given)) == "length"
+    versions.close(60)
+    assert not lives(given)
+
+
+def test_a_version_that_was_let_go_ends_by_itself(store, monkeypatch):
+    monkeypatch.setattr("app.versions.GRACE", 0.05)
+    versions = Versions(Settings(rows=1))
+    versions.refresh(PRELOADED)
+    given = versions.get("assistant")
+    move("2")
+    versions.refresh(PRELOADED)
+    wait_until(lambda: not lives(given), 120)
+    wait_until(lambda: not versions._leaving, 120)
+    assert lives(versions.get("assistant"))
+    versions.close(0)
+
+
+def test_the_servers_end_ends_the_texts_of_a_version_that_was_let_go_before(store):
+    versions = Versions(Settings(rows=1))
+    versions.refresh(PRELOADED)
+    given = versions.get("assistant")
+
+    async def client():
+        with stepwise() as steps:
+            stream = given.engine.submit([Request([1], 400)])
+            move("2")
+            versions.refresh(PRELOADED)
+            closing = asyncio.create_task(asyncio.to_thread(versions.close, 0.01))
+            with pytest.raises(Unavailable, match="the server is ending"):
+                async with asyncio.timeout(120):
+                    await anext(stream)
+            steps.open()
+            await closing
+
+    asyncio.run(client())
+    assert not lives(given)
+
+
+def test_what_is_being_loaded_when_the_server_ends_is_ended_and_nothing_is_loaded_after(store, monkeypatch):
+    begun, may, made = threading.Event(), threading.Event(), []
+    load = Versions._load
+
+    def slowly(self, named):
+        begun.set()
+        assert may.wait(120)
+        made.append(load(self, named))
+        return made[-1]
+
+    monkeypatch.setattr(Versions, "_load", slowly)
+    versions = Versions(Settings(rows=1))
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(versions.get, "assistant")
+        assert begun.wait(120)
+        closing = pool.submit(versions.close, 120)
+        wait_until(versions._ending.is_set, 120)
+        may.set()
+        closing.result()
+        assert [lives(each) for each in made] == [False]
+        with pytest.raises(Unavailable, match="the server is ending"):
+            asking.result()
+    with pytest.raises(Unavailable, match="the server is ending"):
+        versions.get("assistant/2")
+    assert (len(made), versions.loaded) == (1, [])
+
+
+def test_a_version_that_is_newer_than_a_refresh_is_not_let_go_by_it(store, monkeypatch):
+    make_room, newer = Versions._make_room, []
+
+    def meanwhile(self, *arguments):
+        if arguments and not newer:  # the refresh has read and loaded
+            register(store / "1/assistant", "assistant")
+            self._read_at = -1e9  # as if it had taken its time
+            newer.append(self.get("assistant/3"))
+        make_room(self, *arguments)
+
+    monkeypatch.setattr(Versions, "_make_room", meanwhile)
+    versions = Versions(Settings(rows=1))
+    versions.refresh(PRELOADED)
+    assert [str(each.named) for each in versions.loaded] == ["assistant/1", "assistant/3"]
+    assert asyncio.run(ending_of(newer[0])) == "length"
+    versions.close(0)
+
+
+def test_beside_any_number_of_defaults_another_version_may_answer(store, monkeypatch):
+    monkeypatch.setattr("app.versions.KEPT", 1)
+    versions = Versions(Settings(rows=1))
+    versions.refresh(PRELOADED)
+    other = versions.get("assistant/2")
+    assert versions.get("assistant/2") is other
+    versions.refresh(PRELOADED)
+    assert {str(each.named) for each in versions.loaded} == {"assistant/1", "assistant/2"}
+    versions.close(0)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that versions go by; it stands still."""
+    now = SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr("app.versions.time", SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
+def test_names_that_nobody_knows_ask_the_registry_once_however_many_ask(store, clock, monkeypatch):
+    versions, asked = Versions(Settings()), Counter()
+    versions.read()
+    clock.seconds += 2
+    find, read = Versions.find, Versions._in_registry
+    everybody = threading.Barrier(8)
+
+    def noted(self, name):
+        everybody.wait(120)
+        return find(self, name)
+
+    def counted(self):
+        asked["reads"] += 1
+        return read(self)
+
+    monkeypatch.setattr(Versions, "find", noted)
+    monkeypatch.setattr(Versions, "_in_registry", counted)
+    with ThreadPoolExecutor(8) as pool:
+        for each in [pool.submit(versions.find, f"x{number}") for number in range(8)]:
+            with pytest.raises(NotFound):
+                each.result()
+    assert asked["reads"] == 1
+
+
+def test_while_one_waits_for_a_registry_that_does_not_answer_others_are_told_at_once(tmp_path, clock, monkeypatch):
+    trying, may = threading.Event(), threading.Event()
+    read = Versions._in_registry
+
+    def slowly(self):
+        trying.set()
+        assert may.wait(120)
+        return read(self)
+
+    with tracked(tmp_path):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        versions = Versions(Settings())
+        with pytest.raises(Unavailable, match=r"the registry does not answer: .*nobody answers"):
+            versions.find("assistant")
+        with pytest.raises(Unavailable, match="nobody answers"):  # as of the last second
+            versions.find("assistant")
+        clock.seconds += 2
+        monkeypatch.setattr(Versions, "_in_registry", slowly)
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(versions.find, "assistant")
+            assert trying.wait(120)
+            with pytest.raises(Unavailable, match="nobody answers"):
+                versions.find("assistant")
+            assert not first.done()
+            may.set()
+            with pytest.raises(Unavailable, match="nobody answers"):
+                first.result()
+
+
+def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, tmp_path):
+    run = MlflowClient().get_model_version("threestage-assistant", "1").run_id
+    MlflowClient().log_text(run, "# It says one thing", CARD)
+    versions = Versions(Settings(rows=1))
+    versions.read()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")
+    assert versions.get("assistant").named == Named("assistant", "1")
+    assert versions.card(Named("assistant", "1")) == "# It says one thing"
+    assert versions.card(Named("assistant", "2")) is None
+    assert len(versions.read()) == 2
+    assert not (tmp_path / "another.db").exists()
+    versions.close(0)

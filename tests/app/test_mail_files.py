@@ -1,0 +1,85 @@
+"""Mails in files, as the command line classifies them."""
+
+import json
+import re
+
+import pytest
+
+from app.mail_files import _is_message
+from tests.app.conftest import error_of, rows_of
+
+pytestmark = pytest.mark.slow
+
+MAIL = "From: a@b.example\nSubject: Meeting\nTo: c@d.example\n\nthe cat sat on the mat\n"
+
+
+def test_files_are_classified_each_as_what_it_is(threestage, tmp_path):
+    (tmp_path / "mail.eml").write_text(MAIL)
+    (tmp_path / "mail.txt").write_text(MAIL)
+    (tmp_path / "same.jsonl").write_text(
+        json.dumps({"subject": "Meeting", "body": "the cat sat on the mat"}) + "\n\n" + json.dumps({"message": MAIL})
+    )
+    result = threestage("classify", "--json", "mail.eml", "mail.txt", "same.jsonl", "-", stdin=MAIL)
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = rows_of(result.stdout)
+    places = [("mail.eml", None), ("mail.txt", None), ("same.jsonl", 1), ("same.jsonl", 3), ("-", None)]
+    assert [(row["file"], row.get("line")) for row in found] == places
+    assert len({row["probability"] for row in found}) == 1, "all are the same mail"
+    assert found[0]["label"] in ("ham", "spam")
+    assert sum(found[0]["probabilities"].values()) == pytest.approx(1)
+
+
+def test_for_people_a_verdict_is_a_line_and_words_that_moved_it_stand_below(threestage, tmp_path):
+    (tmp_path / "mail.eml").write_text(MAIL)
+    said = threestage("classify", "--explain", "2", "mail.eml").stdout.splitlines()
+    assert re.fullmatch(r"(ham|spam)\t[01]\.\d{3}\tmail\.eml", said[0])
+    assert len(said) == 3
+    assert all(re.fullmatch(r"\t[+-]\d+\.\d\d\t'.+'", line) for line in said[1:])
+
+
+def test_what_is_no_mail_has_its_reason_and_leaves_the_others_alone(threestage, tmp_path):
+    (tmp_path / "mail.eml").write_text(MAIL)
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "rows.jsonl").write_text('{"subject": 7}\n{"text": "hello"}\n{"body": \n')
+    names = ["missing.eml", "empty.txt", "rows.jsonl", ".", "mail.eml"]
+    result = threestage("classify", "--json", *names)
+    assert result.exit_code == 3
+    found = rows_of(result.stdout)
+    assert [row.get("error", "").partition(" (")[0] for row in found] == [
+        "No such file or directory",
+        "there is no text to classify",
+        "subject: 7 is not text",
+        "none of subject, body, message in it",
+        "no JSON",
+        "Is a directory",
+        "",
+    ]
+    said = threestage("classify", *names).stderr.splitlines()
+    assert len(said) == 6
+    assert said[3] == "error: rows.jsonl, line 2: none of subject, body, message in it"
+
+
+def test_a_model_that_is_no_classifier_is_said(threestage):
+    said = error_of(threestage("classify", "-", "--model", "assistant", stdin="hello"))
+    assert said == "error: assistant/1 is no classifier; --model names one"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_message"),
+    [
+        (MAIL, True),
+        (MAIL.replace("\n", "\r\n"), True),
+        ("From a@b.example Mon Jan  5 10:00:00 2026\n" + MAIL, True),
+        ("Received: from x\n\tby y; Mon\nSubject: hi\n\nbody", True),
+        ("subject: hi\n\nbody", True),
+        ("Subject: hi", True),
+        ("From here on all is well.\n\nYours", False),
+        ("Note: buy milk\n\nThanks", False),
+        ("https://example.org\nlook", False),
+        ("To: everybody\nplease read this\n\nThanks", False),
+        ("Dear Sir: hello", False),
+        ("", False),
+    ],
+)
+def test_a_text_is_a_message_where_it_begins_with_headers(text, is_message):
+    assert _is_message(text) is is_message
