@@ -18,7 +18,7 @@ ifneq ($(shell $(USABLE) && echo usable),usable)
 .PHONY: $(READY)
 endif
 
-.PHONY: help run serve test test-quick lint ui clean
+.PHONY: help run serve test test-quick lint ui gc clean
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
@@ -55,6 +55,9 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	while kill -0 $$mlflow && kill -0 $$!; do sleep 1; done 2>/dev/null; \
 	kill -0 $$mlflow 2>/dev/null && echo "Prefect has ended, and MLflow with it" || echo "MLflow has ended, and Prefect with it"; \
 	exit 1
+
+gc: $(READY) ## name what no alias and no dvc.lock needs, and its bytes; with YES=1, remove it
+	@$(BIN)/python -m flows.gc $(if $(YES),--yes)
 
 clean: ## remove .venv, caches, interrupted trainings, all runs and the registry; data, models and reports stay
 	rm -rf .venv .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

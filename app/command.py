@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from app.pipeline import Json, in_project, lineage, reproduce, review, run
 from llm.errors import UserError
 
 if TYPE_CHECKING:  # libraries are loaded by the commands that need them: --help takes a moment
@@ -66,7 +67,6 @@ cli = typer.Typer(
     "was stopped and can go on; 130 interrupted.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")]
 Model = Annotated[
     str, typer.Option("--model", "-m", help="By name its champion, else its challenger; or NAME@ALIAS, NAME/VERSION.")
 ]
@@ -101,24 +101,14 @@ def _options(
     pass
 
 
-@cli.command()
-def run(verbose: Annotated[bool, typer.Option("--verbose", help="Show the traceback of every error.")] = False) -> None:
-    """Bring models, evaluations and registry up to date."""
-    _in_project()
-    python = sys.executable
-    options = ["--verbose"] if verbose else []
-    os.execv(python, [python, "-m", "tasks.stages.lifeline", python, "-m", "flows", *options])
-
-
-def _in_project() -> None:
-    if not Path("dvc.yaml").exists():
-        raise UserError(f"there is no dvc.yaml in {Path.cwd()}: go to the project's folder")
+for command in (run, review, lineage, reproduce):
+    cli.command()(command)
 
 
 @cli.command()
 def status(as_json: Json = False) -> None:
     """Show stale stages and why, registered versions, interrupted trainings."""
-    _in_project()
+    in_project()
     from tasks.stages.graph import changes
 
     stale, stopped = changes(), []

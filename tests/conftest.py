@@ -29,7 +29,7 @@ FIRST_OF_ALL, SLOW, WITH_PROJECT, QUICK = range(4)
 PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
     *(PROJECT, "project_copy", "prefect_server_for_tests", "prefect_api", "small_project", "readme_project"),
     *("mlflow_store", "smollm2", "reproduced", "extended", "stage", "saved", "tracking_server", "hub"),
-    *("registry", "server", "page"),
+    *("registry", "server", "page", "deployed"),
 }
 
 
@@ -95,7 +95,7 @@ def prefect_server_for_tests() -> Iterator[str]:
     from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=60):
+    with prefect_test_harness(server_startup_timeout=600):
         yield PREFECT_API_URL.value()
 
 

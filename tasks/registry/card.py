@@ -29,6 +29,8 @@ from tasks.stages.params import PARAMS_FILE, PUBLISHED, evaluation_stage, traini
 TABLES = ("baselines.csv", "slices*.csv", "by_*.csv")
 ROWS, ERRORS, SAMPLES = 70, 20, 10  # of a table, of errors.md, of samples.md
 NOTES = 2000  # characters of what params.yaml says of a dataset
+SENTENCE = 2000  # characters of what is not in git
+NO_COMMIT = "none"
 MACHINE = ("machine.cpu", "machine.cores", "machine.os", "machine.python", "device", "dtype", "threads")
 
 
@@ -42,12 +44,14 @@ class Origin:
     """Of the stage that measured it."""
     commit: str
     """The git commit that it was registered at; `none` without one."""
-    dirty: tuple[str, ...]
-    """What was not in that commit: some of code, params.yaml and dvc.yaml."""
+    uncommitted: str
+    """What was not in that commit, such as `not in git: params.yaml, steps 900 -> 20`; empty where it held all."""
     training_run: str
     """Id of the MLflow run that trained it; `none` where another store has that."""
     run_tags: Mapping[str, str]
     """The tags of that run, which say of which commit it was and on what it ran; empty without one."""
+    links: Mapping[str, str]
+    """The pages of the runs that made it, by what they are called; of those that are known here."""
     key: str
     """The key of the version."""
 
@@ -62,7 +66,10 @@ def base_sentence(training: Hashes) -> str:
 
 
 def _commit(origin: Origin) -> str:
-    return f"git commit `{origin.commit}`" + (f"; **not in git: {', '.join(origin.dirty)}**" if origin.dirty else "")
+    if origin.commit == NO_COMMIT:
+        return "**no git commit**"
+    said = plain(origin.uncommitted, SENTENCE).replace("-\\>", "->")
+    return f"git commit `{origin.commit}`" + (f"; **{said}**" if said else "")
 
 
 def _made_by(model: str) -> str:
@@ -80,12 +87,20 @@ def description(model: str, metrics: Mapping[str, float], origin: Origin) -> str
             "",
             *figures_table(metrics),
             "",
-            f"{base_sentence(origin.training)}Model `{origin.training.outs[f'models/{model}']}`, "
-            f"training run `{origin.training_run}`, {_commit(origin)}.",
+            f"{base_sentence(origin.training)}Model `{origin.training.outs[f'models/{model}']}`, {_commit(origin)}.",
             "",
-            "Model card: `card/card.html` among the artifacts of this version's run; plots and reports are beside it.",
+            _runs(origin),
+            "",
+            "Model card: `card/card.html` among the artifacts of this version's run; plots and reports are beside it, "
+            "and `lineage/lineage.svg` draws what it was made from.",
         ]
     )
+
+
+def _runs(origin: Origin) -> str:
+    """Links to the runs that made it; in MLflow's pages an address of its own begins with `#`."""
+    links = ", ".join(f"[{name}]({page})" for name, page in origin.links.items())
+    return f"Runs: {links}." if links else "Its runs are in another store."
 
 
 def card(model: str, name: str, metrics: Mapping[str, float], origin: Origin) -> str:
@@ -231,7 +246,7 @@ def _lineage(model: str, origin: Origin) -> list[str]:
     used = [(path, md5) for path, md5 in (*training.deps.items(), *evaluation.deps.items()) if _is_data(path)]
     rows = [
         ("git commit at registration", origin.commit),
-        ("not in git", ", ".join(origin.dirty) or "nothing"),
+        ("not in git", origin.uncommitted.removeprefix("not in git: ") or "nothing"),
         ("training run in MLflow", origin.training_run),
         ("git commit of that run", origin.run_tags.get(f"{PREFIX}.git.commit", "not known here")),
         ("key of this version", origin.key),

@@ -10,16 +10,31 @@ from pathlib import Path
 from tasks.stages.hashes import PREFIX, inputs
 
 DATA = ("params.yaml", "dvc.yaml")
-CODE = ("*.py", "pyproject.toml", ":(exclude)tests", ":(exclude)benchmarks")
+CODE = (
+    "*.py",
+    "pyproject.toml",
+    "libraries.json",
+    "data/behavioural",
+    "data/*.jsonl",
+    ":(exclude)tests",
+    ":(exclude)benchmarks",
+)
+TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # the Prefect server that ends with this command, and has no pages
+PAGES = "http://127.0.0.1:4200"  # where `make ui` shows Prefect's runs
+
+
+def git_output(*arguments: str) -> bytes | None:
+    """Output of a git command; None without git, without a repository, or without a commit to answer for."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True)
+    except OSError:
+        return None
+    return done.stdout if done.returncode in (0, 1) else None  # 1: `diff --no-index` found what differs
 
 
 def _git(*arguments: str) -> str | None:
-    """Output of a git command; None without git, without a repository, or without a commit to answer for."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    output = git_output(*arguments)
+    return None if output is None else output.decode(errors="replace").strip()
 
 
 def _dirty(*paths: str) -> str:
@@ -38,6 +53,17 @@ def _flow_run_id() -> str:
     from prefect.runtime import flow_run
 
     return str(flow_run.id or "none")
+
+
+def prefect_page(flow_run: str) -> str:
+    """The address of a flow run's page: of the configured server, or of the one that `make ui` starts."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.utilities.urls import url_for
+
+    api = PREFECT_API_URL.value()
+    if api and api != os.environ.get(TEMPORARY) and (url := url_for("flow-run", flow_run)):
+        return url
+    return f"{PAGES}/runs/flow-run/{flow_run}"
 
 
 def _compute() -> dict[str, str]:

@@ -83,10 +83,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Containe
     return [head, f"|{sides}|", *lines]
 
 
-def as_html(markdown: str, pictures: Mapping[str, Path]) -> str:
-    """A card as one HTML file. `pictures` has the file of each address; one that it lacks is left out.
+def as_html(markdown: str, pictures: Mapping[str, Path], kind: str = "model card") -> str:
+    """A card, or another `kind` of page, as one HTML file.
 
-    A picture is an `img` with the bytes in its address, so that no script in it runs; none is asked of any other host.
+    `pictures` has the file of each address; one that it lacks is left out. A picture is an `img` with the bytes in its
+    address, so that no script in it runs; none is asked of any other host.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
 
@@ -109,4 +110,4 @@ def as_html(markdown: str, pictures: Mapping[str, Path]) -> str:
             sections.append((opened.attrGet("id"), "".join(each.content for each in inside.children or ())))
     body = Markup(parser.renderer.render(tokens, parser.options, {}))
     template = jinja2.Template(read_text(TEMPLATE), autoescape=True, keep_trailing_newline=True)
-    return template.render(title=sections[0][1], sections=sections[1:], body=body)
+    return template.render(kind=kind, title=sections[0][1], sections=sections[1:], body=body)

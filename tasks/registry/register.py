@@ -12,11 +12,12 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
+from mlflow.entities import Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -25,8 +26,9 @@ from packaging.version import Version
 
 from llm.errors import UserError
 from tasks.registry.card import Origin, description, write_card
-from tasks.registry.lineage import lineage, workspace
-from tasks.registry.tracking import configure_tracking, namespace, server_errors
+from tasks.registry.lineage import lineage, prefect_page, workspace
+from tasks.registry.tracking import configure_tracking, log_inputs, made_by, namespace, server_errors
+from tasks.registry.uncommitted import uncommitted
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stale
 from tasks.stages.lock import exclusive
 from tasks.stages.params import evaluation_stage, training_report, training_stage
@@ -34,8 +36,12 @@ from tasks.stages.params import evaluation_stage, training_report, training_stag
 CHALLENGER = "challenger"
 KEY = f"{PREFIX}.key"
 TRAINING_RUN = f"{PREFIX}.training_run"
+EVALUATION_RUN = f"{PREFIX}.evaluation_run"
+UNCOMMITTED = f"{PREFIX}.git.dirty.params"  # what is not in git, in words
 UNFINISHED = f"{PREFIX}.unfinished"
+REVIEW, REJECTED = f"{PREFIX}.review", "rejected"
 NO_RUN = "none"
+MOST_OF_A_TAG = 2000  # characters
 SERVED = Path("tasks/served.py")
 CODE = tuple(f"{PREFIX}.dvc.dep.{package}/" for package in ("flows", "llm", "tasks"))
 DELETED = "deleted in the registry"
@@ -81,20 +87,26 @@ def _is_there(version: ModelVersion) -> bool:
     return any(Path(file.path).name == "MLmodel" for file in files)
 
 
+def _versions(name: str, key: str) -> list[ModelVersion]:
+    """The versions with this key, the newest first."""
+    found = MlflowClient().search_model_versions(f"name = '{name}' AND tags.`{KEY}` = '{key}'")
+    return sorted(found, key=lambda each: -int(each.version))
+
+
 def _version(model: str) -> ModelVersion | None:
     """The newest version that was made from what is here now, and is still whole."""
-    found = MlflowClient().search_model_versions(
-        f"name = '{registered_name(model)}' AND tags.`{KEY}` = '{version_key(model)}'"
-    )
-    ready = sorted(found, key=lambda each: -int(each.version))
-    return next((version for version in ready if _is_there(version)), None)
+    found = _versions(registered_name(model), version_key(model))
+    return next((version for version in found if _is_there(version)), None)
+
+
+def _is_rejected(version: ModelVersion) -> bool:
+    """Whether a person said so, in a review or by hand."""
+    return version.tags.get(REVIEW, "").strip().lower() == REJECTED
 
 
 def _was_deleted(model: str) -> bool:
     """Whether a person deleted every version of what is here now: its registration ended well and left its run."""
-    if MlflowClient().search_model_versions(
-        f"name = '{registered_name(model)}' AND tags.`{KEY}` = '{version_key(model)}'"
-    ):
+    if _versions(registered_name(model), version_key(model)):
         return False
     done = f"tags.`{KEY}` = '{version_key(model)}' AND tags.`{UNFINISHED}` = 'false'"
     return bool(mlflow.search_runs(filter_string=done, max_results=1, output_format="list"))
@@ -115,32 +127,32 @@ def registered(models: Iterable[str]) -> dict[str, str | None]:
         if version is None:
             return DELETED if _was_deleted(model) else None
         aliases = MlflowClient().get_model_version(version.name, version.version).aliases
-        return f"version {version.version}" + "".join(f", {alias}" for alias in aliases)
+        said = [*aliases, *([REJECTED] if _is_rejected(version) else [])]
+        return ", ".join([f"version {version.version}", *said])
 
     with server_errors():
         return {model: described(model) for model in models}
 
 
-def _training_run(model: str, md5: str) -> str:
-    """Id of the MLflow run that made these very weights, `none` when another machine's store has it."""
-    made = f"tags.`{PREFIX}.dvc.stage` = '{training_stage(model)}' AND tags.`{PREFIX}.dvc.out.models/{model}` = '{md5}'"
-    runs = mlflow.search_runs(filter_string=made, max_results=1, output_format="list")
-    return runs[0].info.run_id if runs else NO_RUN
-
-
-def _origin(tags: Mapping[str, str], training: Hashes, evaluation: Hashes) -> Origin:
-    """Where a version comes from, by its tags and what its training's run says of the machine."""
-    training_run = tags[TRAINING_RUN]
+def _origin(
+    key: str, commit: str, uncommitted: str, training: Hashes, evaluation: Hashes, runs: Mapping[str, Run | None]
+) -> Origin:
+    """Where a version comes from, and the pages of the runs of its training and evaluation, and of those in Prefect."""
+    known = {what: run for what, run in runs.items() if run}
+    links = {what: f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}" for what, run in known.items()}
+    for what, run in known.items():
+        if (flow_run := run.data.tags.get(f"{PREFIX}.prefect.flow_run", NO_RUN)) != NO_RUN:
+            links[f"{what} in Prefect"] = prefect_page(flow_run)
+    trained = runs["training"]
     return Origin(
         training=training,
         evaluation=evaluation,
-        commit=tags[f"{PREFIX}.git.commit"],
-        dirty=tuple(
-            part for part in ("code", "params.yaml", "dvc.yaml") if tags[f"{PREFIX}.git.dirty.{part}"] == "true"
-        ),
-        training_run=training_run,
-        run_tags={} if training_run == NO_RUN else MlflowClient().get_run(training_run).data.tags,
-        key=tags[KEY],
+        commit=commit,
+        uncommitted=uncommitted,
+        training_run=trained.info.run_id if trained else NO_RUN,
+        run_tags=trained.data.tags if trained else {},
+        links=links,
+        key=key,
     )
 
 
@@ -173,21 +185,30 @@ def _code_paths(model: str) -> Iterator[list[str]]:
 
 def _register(model: str) -> ModelVersion:
     """Log the weights, the evidence and a model card in a run of their own and make a version of them."""
+    from tasks.registry.ancestry import write_stages
     from tasks.served import cleaning_module, example, signature
 
-    weights, stage = Path("models", model), training_stage(model)
-    training, evaluation = locked(stage), locked(evaluation_stage(model))
-    facts = lineage(None)
+    weights = Path("models", model)
+    training, evaluation = locked(training_stage(model)), locked(evaluation_stage(model))
+    facts, changed = lineage(None), uncommitted(model)
+    runs = {
+        "training": made_by(training_stage(model), {f"models/{model}": training.outs[f"models/{model}"]}),
+        "evaluation": made_by(evaluation_stage(model), evaluation.outs),
+    }
     tags = training.tags() | evaluation.tags() | {name: fact for name, fact in facts.items() if ".git." in name}
     # Which code it was says the commit.
     tags = {name: value for name, value in tags.items() if not name.startswith(CODE)}
-    tags |= {KEY: version_key(model), TRAINING_RUN: _training_run(model, training.outs[f"models/{model}"])}
+    ids = {what: run.info.run_id if run else NO_RUN for what, run in runs.items()}
+    tags |= {KEY: version_key(model), TRAINING_RUN: ids["training"], EVALUATION_RUN: ids["evaluation"]}
+    if changed.said:
+        tags[UNCOMMITTED] = changed.said[:MOST_OF_A_TAG]
     evidence = Path("reports/evaluation", model)
     metrics = json.loads((evidence / "metrics.json").read_text())
     cleaning = cleaning_module(weights)
     needed = (*REQUIREMENTS, *(cleaning.REQUIREMENTS if cleaning else ()))
     requirements = [f"{name}=={Version(importlib.metadata.version(name)).public}" for name in sorted(needed)]
-    name, origin = registered_name(model), _origin(tags, training, evaluation)
+    name, commit = registered_name(model), tags[f"{PREFIX}.git.commit"]
+    origin = _origin(tags[KEY], commit, changed.said, training, evaluation, runs)
     _remove_unfinished(tags[KEY])
     with (
         _code_paths(model) as code,
@@ -203,11 +224,17 @@ def _register(model: str) -> ModelVersion:
             pip_requirements=requirements,
         )
         mlflow.log_metrics(metrics, model_id=logged.model_id)
+        log_inputs(training, evaluation)
         mlflow.log_artifacts(str(evidence), "evaluation")
         mlflow.log_artifacts(str(training_report(model)), "training")
         with tempfile.TemporaryDirectory() as folder:
             write_card(Path(folder), model, name, metrics, origin)
             mlflow.log_artifacts(folder, "card")
+        with tempfile.TemporaryDirectory() as folder:
+            write_stages(Path(folder), model)
+            if changed.diff:
+                Path(folder, "uncommitted.diff").write_bytes(changed.diff)
+            mlflow.log_artifacts(folder, "lineage")
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
@@ -226,12 +253,25 @@ def _register(model: str) -> ModelVersion:
 
 
 def _finish(version: ModelVersion) -> None:
-    """Make a new version the challenger, once: a registration that was killed before comes to its end, too."""
+    """Draw a new version's lineage and make it the challenger, once: also where its registration was killed before.
+
+    What a person rejected is made no challenger again, in whichever version it comes.
+    """
     client = MlflowClient()
-    if client.get_run(version.run_id).data.tags.get(UNFINISHED) == "true":
+    if client.get_run(version.run_id).data.tags.get(UNFINISHED) != "true":
+        return
+    from tasks.registry.ancestry import as_json, version_ancestry
+    from tasks.registry.drawing import as_svg
+
+    drawn = version_ancestry(version)
+    client.log_text(version.run_id, as_svg(drawn, datetime.now(UTC)), "lineage/lineage.svg")
+    client.log_text(version.run_id, json.dumps(as_json(drawn), indent=2) + "\n", "lineage/lineage.json")
+    if any(map(_is_rejected, _versions(version.name, version.tags[KEY]))):
+        logger.info("%s version %s was rejected, and stays so", version.name, version.version)
+    else:
         client.set_registered_model_alias(version.name, CHALLENGER, version.version)
-        client.set_tag(version.run_id, UNFINISHED, "false")
         logger.info("%s version %s is the challenger", version.name, version.version)
+    client.set_tag(version.run_id, UNFINISHED, "false")
 
 
 def check_bytes(model: str) -> None:

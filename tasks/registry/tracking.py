@@ -26,11 +26,13 @@ from pydantic_core import to_jsonable_python
 
 from llm.errors import UserError
 from tasks.registry.lineage import lineage, workspace
-from tasks.stages.hashes import PREFIX, current, flatten
+from tasks.stages.hashes import PREFIX, Hashes, current, flatten
+from tasks.stages.libraries import LIBRARIES
 from tasks.stages.lock import exclusive
 
 FINGERPRINT = f"{PREFIX}.fingerprint"
-METRICS_A_CALL = 1000  # MLflow takes no more
+METRICS_A_CALL, PARAMETERS_A_CALL = 1000, 100  # MLflow takes no more
+SPLITS = ("train", "validation", "test")
 ANSWERS_WITHIN = 5  # seconds that a tracking server has for its first answer; MLflow itself tries for minutes
 LOCKED_FOR = 30  # seconds that another writer of a SQLite store may take
 PLACES = {  # where a SQLite store keeps the paths of its artifacts
@@ -150,7 +152,7 @@ def _move_artifacts(database: Path, artifacts: Path) -> None:
 
 
 def _log_dataset(path: Path, context: str) -> None:
-    """Name a dataset's file as an input of the run, under the MD5 that DVC knows it by."""
+    """Name a dataset's file as an input of the active run, under the MD5 that DVC knows it by."""
     with path.open("rb") as file:
         md5 = hashlib.file_digest(file, "md5").hexdigest()
     with warnings.catch_warnings():  # of integers that could be missing, and of a source registered twice
@@ -168,6 +170,31 @@ def _unfinished(fingerprint: str) -> Run | None:
     unfinished = f"tags.`{FINGERPRINT}` = '{fingerprint}' AND attributes.status != 'FINISHED'"
     runs = mlflow.search_runs(filter_string=unfinished, output_format="list")
     return next((run for run in runs if run.data.tags.get(f"{PREFIX}.workspace") == workspace()), None)
+
+
+def made_by(stage: str, outs: Mapping[str, str]) -> Run | None:
+    """The latest run of a stage that made these very outs, MD5 by path; None where another store has it."""
+    made = [f"tags.`{PREFIX}.dvc.out.{path}` = '{md5}'" for path, md5 in outs.items()]
+    filters = " AND ".join([f"tags.`{PREFIX}.dvc.stage` = '{stage}'", *made])
+    runs = mlflow.search_runs(filter_string=filters, max_results=1, output_format="list")
+    return runs[0] if runs else None
+
+
+def log_inputs(training: Hashes, evaluation: Hashes) -> None:
+    """Log to the active run, a version's own, what MLflow compares between versions: parameters and datasets.
+
+    All versions of a model have the same names: `train.steps`, `evaluate.batch_size`, `libraries.torch`.
+    """
+    values = training.params | evaluation.params
+    sections = {name.rpartition(".")[2]: value for name, value in values.items() if name not in LIBRARIES}
+    libraries = {"libraries": {name: value for name, value in values.items() if name in LIBRARIES}}
+    parameters = list(flatten(sections | libraries).items())
+    for start in range(0, len(parameters), PARAMETERS_A_CALL):
+        mlflow.log_params(dict(parameters[start : start + PARAMETERS_A_CALL]))
+    for folder in (Path(path) for path in training.deps if path.startswith("data/processed/")):
+        for path in sorted(folder.iterdir()):
+            if path.stem in SPLITS:
+                _log_dataset(path, path.stem)
 
 
 @contextmanager

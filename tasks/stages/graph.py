@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import networkx as nx
@@ -18,7 +19,11 @@ from llm.errors import UserError
 from llm.files import write_atomic
 
 LOAD_PUBLISHED = "load_published"  # a stage that runs only where something starts from what it loads
-PATIENCE = 20  # seconds that an interrupted stage has for its last step and its checkpoint
+PATIENCE = 15  # seconds that a stopped stage has for its last step and its checkpoint; a worker of Prefect's waits 30
+KILLED_WITHIN = 5  # seconds
+OF_A_RUN = (
+    "PREFECT__"  # how variables begin that a worker of Prefect's sets for the run that it starts, and for no other
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,22 +58,37 @@ def is_stale(stage: str | None = None) -> bool:
         raise UserError(str(error)) from None
 
 
-def changes() -> dict[str, list[str]]:
-    """Why each stale stage is stale, in order: what differs from dvc.lock, such as `models/foundation is missing`.
+@dataclass(frozen=True)
+class Plan:
+    """What there is and what there is to do, each in the order in which it may run."""
 
-    Of a stage only what it names itself, as `is_stale`; one whose files a stage that runs now holds says so. Raises
-    UserError as `is_stale`.
+    stages: list[str]
+    """All of them."""
+    why: dict[str, list[str]]
+    """What differs from dvc.lock for each that is stale, such as `models/foundation is missing`."""
+    behind: list[str]
+    """Those that are stale and all that depend on one, which become stale only where its outs change."""
+
+
+def plan() -> Plan:
+    """What there is to do. Of a stage only what it names itself is looked at, as by `is_stale`.
+
+    One whose files a stage that runs now holds says so. Raises UserError as `is_stale`.
     """
-    found = {}
     try:
         with Repo() as repo, repo.lock:
-            known = {stage.addressing: stage for stage in repo.index.stages}
-            for name in nx.lexicographical_topological_sort(_graph(repo)):
-                if reasons := _reasons(known[name]):
-                    found[name] = reasons
+            graph, known = _graph(repo), {stage.addressing: stage for stage in repo.index.stages}
+            names = list(nx.lexicographical_topological_sort(graph))
+            why = {name: reasons for name in names if (reasons := _reasons(known[name]))}
+            after = set(why).union(*(nx.descendants(graph, name) for name in why))
     except DvcException as error:
         raise UserError(" ".join(str(error).split())) from None
-    return found
+    return Plan(names, why, [name for name in names if name in after])
+
+
+def changes() -> dict[str, list[str]]:
+    """Why each stale stage is stale, in order: what differs from dvc.lock. Raises UserError as `is_stale`."""
+    return plan().why
 
 
 def _reasons(stage: PipelineStage) -> list[str]:
@@ -119,27 +139,39 @@ def _outs_kept(stage: str) -> Iterator[None]:
         raise
 
 
-def reproduce(stage: str, environment: dict[str, str]) -> None:
+def reproduce(stage: str, environment: dict[str, str], seconds: float | None = None) -> None:
     """Run one stage through `dvc repro`, which dies with this process; if it doesn't end well, its outs stay.
 
-    `environment` is added to this process's; its `python` is this interpreter. Raises UserError when it fails.
+    `environment` is added to this process's; its `python` is this interpreter. Raises UserError when it fails, and
+    when it takes longer than `seconds`.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_RUN)}
     command = [sys.executable, "-m", "tasks.stages.lifeline", sys.executable, "-m", "dvc", "repro", "--quiet"]
     command += ["--single-item", stage]
     with _outs_kept(stage):
-        dvc = psutil.Popen(command, env={**os.environ, "PATH": path, **environment})
+        # In a group of its own, so that what stops a terminal's or a worker's whole group comes through here alone.
+        dvc = psutil.Popen(command, env={**inherited, "PATH": path, **environment}, process_group=0)
         try:
-            failed = dvc.wait()
-        except BaseException as error:
-            with suppress(psutil.NoSuchProcess):
-                running = [dvc, *dvc.children(recursive=True)]
-                if not isinstance(error, KeyboardInterrupt):  # Ctrl-C has reached the stage, too; else it ends with dvc
-                    dvc.terminate()
-                psutil.wait_procs(running, PATIENCE)  # the stage may be writing a checkpoint
-                dvc.terminate()
-                psutil.wait_procs([dvc], PATIENCE)  # it holds DVC's lock
+            failed = dvc.wait(seconds)
+        except psutil.TimeoutExpired:
+            _stop(dvc)
+            said = f"took longer than {seconds / 3600:.3g} h"
+            raise UserError(f"stage {stage} {said}; the next run goes on from its last checkpoint") from None
+        except BaseException:
+            _stop(dvc)
             raise
         if failed:
             reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
             raise UserError(f"stage {stage} failed; {reason}")
+
+
+def _stop(dvc: psutil.Process) -> None:
+    """End dvc and its stage, which may write a checkpoint first; the last ones to go are killed."""
+    with suppress(psutil.NoSuchProcess):
+        running = [*dvc.children(recursive=True), dvc]
+        for send, patience in (("terminate", PATIENCE), ("kill", KILLED_WITHIN)):
+            for each in running:
+                with suppress(psutil.NoSuchProcess):
+                    getattr(each, send)()
+            _, running = psutil.wait_procs(running, patience)

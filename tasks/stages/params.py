@@ -1,7 +1,8 @@
 """params.yaml as frozen, validated models, and the stages and folders that belong to a model.
 
 A block is read with the models that its dataset or application brings: `tasks/datasets/<name>.py`,
-`tasks/applications/<name>.py` and `tasks/evaluation/<name>.py`. A stage reads its own block alone.
+`tasks/applications/<name>.py` and `tasks/evaluation/<name>.py`. A stage reads its own block alone. What a challenger
+must hold, the section `review`, is the same for all, and may be left out: `tasks/review/gates.py`.
 """
 
 import difflib
@@ -84,6 +85,8 @@ def _block_type(kind: str, name: str) -> type[Config]:
     else:
         fields = {"dataset": (str, ...), "objective": (str, ...)}
         fields |= {"train": (found.train, ...), "evaluate": (_find("evaluation", name).params, ...)}
+        gates = import_module("tasks.review.gates").Gates
+        fields["review"] = (gates, gates())
         if name != FOUNDATION:
             fields["base"] = (str, ...)
     return create_model(name, __base__=Config, **fields)
@@ -143,7 +146,8 @@ def load_dataset(name: str, path: Path = PARAMS_FILE) -> Config:
 
 
 def load_application(name: str, path: Path = PARAMS_FILE) -> Config:
-    """The block of the foundation or an application: `dataset`, `train`, `evaluate` and, but for the first, `base`.
+    """The block of the foundation or an application: `dataset`, `train`, `evaluate`, `review` and, but for the first,
+    `base`.
 
     Raises UserError naming file, key and reason.
     """

@@ -1,5 +1,6 @@
-"""The Prefect server that a stage reports to, and its place in the tree of runs."""
+"""The Prefect server that a stage reports to, its place in the tree of runs, and the word for stopped runs."""
 
+import copy
 import logging
 import os
 import re
@@ -8,24 +9,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import wraps
 from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect import Flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
-from prefect.states import Pending
+from prefect.states import Cancelled, Pending, State
 
 from llm.errors import UserError
 
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
+TEMPORARY = (
+    "THREESTAGE_TEMPORARY_SERVER"  # the address of one that ends with its command: registry/lineage.py links to no such
+)
 STARTS_WITHIN = (
     300  # seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones
 )
 ANSWERS_WITHIN = 5  # seconds that a standing server has for its first answer
+STOPS = (InterruptedError, KeyboardInterrupt, TerminationSignal)
+"""What a run raises that somebody stopped: Ctrl-C, SIGTERM, and a training after its checkpoint."""
+LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 def _free_port() -> int:
@@ -59,14 +69,15 @@ def prefect_server() -> Iterator[str]:
     )
     try:
         _wait_until_healthy(server, url)
-        os.environ["PREFECT_API_URL"] = url
+        os.environ["PREFECT_API_URL"] = os.environ[TEMPORARY] = url
         with temporary_settings({PREFECT_API_URL: url}):
             try:
                 yield url
             finally:
                 _send_logs()
     finally:
-        os.environ.pop("PREFECT_API_URL", None)
+        for name in ("PREFECT_API_URL", TEMPORARY):
+            os.environ.pop(name, None)
         server.terminate()
         try:
             server.wait(timeout=3)
@@ -105,15 +116,90 @@ def _send_logs() -> None:
         handler.flush()
 
 
+class _Stopped(logging.Filter):
+    """Makes a plain line of what Prefect reports as an error where somebody stopped the run."""
+
+    aborted = "Execution was aborted by"
+    interrupted = InterruptedError.__name__
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error, said = record.exc_info[1] if record.exc_info else None, str(record.msg)
+        if said.startswith("Finished in state") and (self.aborted in said or self.interrupted in said):
+            return False  # a word that is none of ours, and goes at once: `end_below`
+        if isinstance(error, STOPS) or said.startswith(f"Crash detected! {self.aborted}"):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.exc_info, record.msg, record.args = None, str(error or "") or "stopped", ()
+        return True
+
+
+def quiet_stops() -> None:
+    """Let Prefect say in a line, and as no error, that somebody stopped a run of this process."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(each, _Stopped) for each in logger.filters):
+            logger.addFilter(_Stopped())
+
+
+def end_below(client: SyncPrefectClient, flow_run: UUID, state: State) -> None:
+    """Give `state` to all runs below a flow run that have not completed, whatever they or nobody said of their end.
+
+    A process that is killed says nothing, and Prefect has several words for one that somebody stopped.
+    """
+    levels, found = [flow_run], []
+    while levels:
+        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=levels)))
+        parents = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=levels))
+        flows = client.read_flow_runs(flow_run_filter=parents)
+        found += [(client.set_task_run_state, each) for each in tasks]
+        found += [(client.set_flow_run_state, each) for each in flows]
+        levels = [each.id for each in flows]
+    for give, run in found:
+        if not (run.state and (run.state.is_completed() or run.state.name == state.name)):
+            give(run.id, state.fresh_copy(), force=True)
+
+
+def end_lost(flow_run: UUID, state: State) -> None:
+    """Give `state` to a flow run whose process is gone, and to all below, unless it says how it ended."""
+    with get_client(sync_client=True) as client:
+        try:
+            known = client.read_flow_run(flow_run).state
+        except ObjectNotFound:  # of another server, or removed
+            return
+        if known and not known.is_final():
+            end_below(client, flow_run, state)
+            client.set_flow_run_state(flow_run, state, force=True)
+
+
 def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
-    """Run a flow, under the task run that started this process where there is one."""
-    flow_run = None
-    if parent := os.environ.get(PARENT_TASK_RUN):
-        with get_client(sync_client=True) as client:
-            flow_run = client.create_flow_run(
-                flow, parameters=parameters, parent_task_run_id=UUID(parent), state=Pending()
-            )
-    return run_flow(flow, flow_run=flow_run, parameters=parameters)
+    """Run a flow, under the task run that started this process where there is one.
+
+    One that somebody stops ends as Cancelled, and so does all below it; what stopped it is raised.
+    """
+    quiet_stops()
+    stops: list[BaseException] = []
+    with get_client(sync_client=True) as client:
+        parent = os.environ.get(PARENT_TASK_RUN)
+        under = {"parent_task_run_id": UUID(parent)} if parent else {}
+        flow_run = client.create_flow_run(flow, parameters=parameters, state=Pending(), **under)
+
+    @wraps(flow.fn)
+    def stoppable(*args: Any, **named: Any) -> Any:
+        try:
+            return flow.fn(*args, **named)
+        except STOPS as stop:
+            stops.append(stop)
+            return Cancelled(message=str(stop) or "stopped")
+
+    ours = copy.copy(flow)
+    ours.fn = stoppable
+    try:
+        return run_flow(ours, flow_run=flow_run, parameters=parameters)
+    except BaseException:
+        if not stops:
+            raise
+        with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+            end_below(client, flow_run.id, Cancelled(message=str(stops[0]) or "stopped"))
+        raise stops[0] from None
 
 
 def artifact_key(name: str) -> str:

@@ -23,9 +23,10 @@ ORIGIN = Origin(
     ),
     evaluation=Hashes({}, {"models/mail": "m1.dir", "data/behavioural": "h1.dir"}, {"reports/evaluation/mail": "e1"}),
     commit="0123abc",
-    dirty=(),
+    uncommitted="",
     training_run="none",
     run_tags={},
+    links={},
     key="k1",
 )
 PARAMS = """\
@@ -165,12 +166,11 @@ def test_the_same_files_give_the_same_bytes(mail, tmp_path):
 
 def test_what_was_not_in_git_and_what_nobody_wrote_down_is_said(mail):
     Path("tasks/applications/mail.md").unlink()
-    origin = replace(
-        ORIGIN, dirty=("code",), run_tags={"threestage.machine.cpu": "EPYC", "threestage.git.commit": "456"}
-    )
+    tags = {"threestage.machine.cpu": "EPYC", "threestage.git.commit": "456"}
+    origin = replace(ORIGIN, uncommitted="not in git: params.yaml, steps 900 -> 20", run_tags=tags)
     found = sections(card("mail", "threestage-mail", {}, origin))
     assert "Nobody has written it down, in `tasks/applications/mail.md`." in found["Use"]
-    assert "| not in git | code |" in found["Lineage"]
+    assert "| not in git | params.yaml, steps 900 -\\> 20 |" in found["Lineage"]
     assert "| git commit of that run | 456 |" in found["Lineage"]
     assert "### Machine\n\n| name | value |\n|---|---|\n| machine.cpu | EPYC |\n\n" in found["Training"]
 
@@ -188,6 +188,22 @@ def test_an_empty_table_is_left_out(mail):
     found = sections(card("mail", "threestage-mail", {}, ORIGIN))
     assert "Slices" not in found
     assert found["By kind"].strip() == "| kind | rows |\n|---|---|"
+
+
+def test_a_description_links_the_runs_and_names_what_is_not_in_git(mail):
+    links = {"training": "#/experiments/1/runs/a1", "training in Prefect": "http://127.0.0.1:4200/runs/flow-run/f1"}
+    origin = replace(ORIGIN, uncommitted="not in git: params.yaml, steps 900 -> 20, names.0 *a* -> <b>", links=links)
+    lines = description("mail", {"f1": 0.5}, origin).splitlines()
+    runs = "[training](#/experiments/1/runs/a1), [training in Prefect](http://127.0.0.1:4200/runs/flow-run/f1)"
+    assert f"Runs: {runs}." in lines
+    said = "**not in git: params.yaml, steps 900 -> 20, names.0 \\*a\\* -> \\<b\\>**"
+    assert any(line.endswith(f"Model `m1.dir`, git commit `0123abc`; {said}.") for line in lines)
+
+
+def test_a_description_without_a_commit_or_runs_says_so(mail):
+    text = description("mail", {"f1": 0.5}, replace(ORIGIN, commit="none"))
+    assert "Model `m1.dir`, **no git commit**." in text
+    assert "Its runs are in another store." in text.splitlines()
 
 
 def test_the_description_ends_in_the_card(mail):

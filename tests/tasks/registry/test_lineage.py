@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from llm.device import choose_compute
 from llm.errors import UserError
-from tasks.registry.lineage import lineage
+from tasks.registry.lineage import TEMPORARY, lineage, prefect_page
 from tasks.stages.hashes import current, fingerprint, flatten, inputs, locked, md5_of, stale
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
+FLOW_RUN = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"
 
 DVC_YAML = """
 stages:
@@ -195,6 +197,20 @@ def test_lineage_works_outside_git(tmp_path, monkeypatch):
     assert tags["threestage.git.dirty.code"] == "unknown"
     assert int(tags["threestage.machine.cores"]) >= 1
     assert tags["threestage.machine.cpu"]
+
+
+@pytest.mark.parametrize(
+    ("api", "temporary", "page"),
+    [
+        ("https://prefect.example.org/api", "", "https://prefect.example.org"),
+        ("http://127.0.0.1:41234/api", "http://127.0.0.1:41234/api", "http://127.0.0.1:4200"),
+        (None, "", "http://127.0.0.1:4200"),
+    ],
+)
+def test_the_page_of_a_flow_run_is_on_a_server_that_stays(monkeypatch, api, temporary, page):
+    monkeypatch.setenv(TEMPORARY, temporary)
+    with temporary_settings({PREFECT_API_URL: api} if api else {}, restore_defaults=() if api else {PREFECT_API_URL}):
+        assert prefect_page(FLOW_RUN) == f"{page}/runs/flow-run/{FLOW_RUN}"
 
 
 def test_flatten_names_nested_values_by_their_path():

@@ -12,6 +12,7 @@ import yaml
 from mlflow import MlflowClient
 from small_models import MODELS, challenger, run
 
+from tasks.registry.lineage import prefect_page
 from tasks.registry.register import register_model, registered
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import locked, stale
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
 NAME = "threestage-classifier"
+FLOW_RUN = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"
 
 
 def evaluated_with(f1: float) -> None:
@@ -46,11 +48,22 @@ def test_a_version_holds_its_metrics_plots_lineage_and_a_table_to_review(project
     configure_tracking()
     weights = locked("finetune@classifier").outs["models/classifier"]
     made = {"threestage.dvc.stage": "finetune@classifier", "threestage.dvc.out.models/classifier": weights}
-    with mlflow.start_run(tags=made) as training:
+    with mlflow.start_run(tags=made | {"threestage.prefect.flow_run": FLOW_RUN}) as training:
+        pass
+    measured = {f"threestage.dvc.out.{path}": md5 for path, md5 in locked("evaluate@classifier").outs.items()}
+    with mlflow.start_run(tags=measured | {"threestage.dvc.stage": "evaluate@classifier"}) as evaluation:
         pass
     register_model("classifier")
     version = challenger()
     assert version.tags["threestage.training_run"] == training.info.run_id
+    assert version.tags["threestage.evaluation_run"] == evaluation.info.run_id
+    experiment = f"#/experiments/{training.info.experiment_id}/runs"
+    links = (
+        f"[training]({experiment}/{training.info.run_id})",
+        f"[evaluation]({experiment}/{evaluation.info.run_id})",
+        f"[training in Prefect]({prefect_page(FLOW_RUN)})",
+    )
+    assert f"Runs: {', '.join(links)}." in version.description
     assert version.tags["threestage.dvc.out.models/classifier"] == weights
     foundation = locked("pretrain").outs["models/foundation"]
     assert version.tags["threestage.dvc.dep.models/foundation"] == foundation
@@ -189,7 +202,52 @@ def test_what_is_not_in_git_stands_in_the_description(project):
     run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "all")
     Path("params.yaml").write_text("f1: 0.5 # as it was\n")
     register_model("classifier")
-    assert "; **not in git: params.yaml**" in challenger().description
+    version = challenger()
+    assert "; **not in git: params.yaml, no value of it**." in version.description
+    assert version.tags["threestage.git.dirty.params"] == "not in git: params.yaml, no value of it"
+    diff = mlflow.artifacts.load_text(f"runs:/{version.run_id}/lineage/uncommitted.diff")
+    assert diff.endswith("-f1: 0.5\n+f1: 0.5 # as it was\n")
+
+
+def test_a_commit_that_holds_all_leaves_nothing_to_say(project):
+    run("git", "add", ".")
+    run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "all")
+    register_model("classifier")
+    version = challenger()
+    assert "not in git" not in version.description
+    assert "threestage.git.dirty.params" not in version.tags
+    names = [file.path for file in MlflowClient().list_artifacts(version.run_id, "lineage")]
+    assert names == [f"lineage/{name}" for name in ("lineage.json", "lineage.svg", "stages.json")]
+
+
+def test_parameters_stand_in_the_versions_own_run(project):
+    register_model("classifier")
+    assert MlflowClient().get_run(challenger().run_id).data.params == {"f1": "0.5"}
+
+
+def reject(version: str) -> None:
+    MlflowClient().set_model_version_tag(NAME, version, "threestage.review", "rejected")
+    MlflowClient().delete_registered_model_alias(NAME, "challenger")
+
+
+def test_a_rejected_version_is_never_made_challenger_again(project):
+    register_model("classifier")
+    reject("1")
+    assert register_model("classifier") == "1"
+    assert registered(["classifier"]) == {"classifier": "version 1, rejected"}
+    shutil.rmtree("mlartifacts")  # so that its bytes come back as a version of their own
+    assert register_model("classifier") == "2"
+    assert registered(["classifier"]) == {"classifier": "version 2"}
+    evaluated_with(0.6)
+    assert register_model("classifier") == "3"
+    assert registered(["classifier"]) == {"classifier": "version 3, challenger"}
+
+
+def test_what_was_rejected_before_its_registration_ended_is_no_challenger(project):
+    register_and_die_in("set_registered_model_alias")
+    MlflowClient().set_model_version_tag(NAME, "1", "threestage.review", " Rejected")
+    assert register_model("classifier") == "1"
+    assert registered(["classifier"]) == {"classifier": "version 1, rejected"}
 
 
 def test_more_models_than_a_page_of_the_registry_hide_none(project):

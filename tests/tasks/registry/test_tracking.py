@@ -21,8 +21,8 @@ from mlflow import MlflowClient
 from llm.config import Config
 from llm.errors import UserError
 from tasks.registry import tracking
-from tasks.registry.tracking import configure_tracking, log_steps, namespace, stage_run
-from tasks.stages.hashes import fingerprint, inputs
+from tasks.registry.tracking import configure_tracking, log_inputs, log_steps, made_by, namespace, stage_run
+from tasks.stages.hashes import Hashes, fingerprint, inputs
 
 pytestmark = pytest.mark.slow
 
@@ -217,6 +217,35 @@ def test_datasets_are_inputs_with_the_md5_that_dvc_gives_them(stage):
     assert inputs["train"].profile == '{"num_rows": 2, "num_elements": 4}'
     assert inputs["validation"].digest == hashlib.md5(bytes(10)).hexdigest()
     assert {each.name for each in inputs.values()} == {"emails"}
+
+
+def test_what_versions_are_compared_by_is_logged_by_names_that_they_share(stage):
+    Path("data").unlink()
+    Path("data/processed/emails").mkdir(parents=True)
+    for split, rows in (("train", 3), ("test", 2)):
+        pd.DataFrame({"body": ["hi"] * rows}).to_parquet(f"data/processed/emails/{split}.parquet")
+    Path("data/processed/emails/meta.json").write_text("{}")
+    train = {"steps": 900, "lora": {"rank": 4}, **{f"k{number}": number for number in range(200)}}
+    training = Hashes({"applications.mail.train": train, "torch": "2.13.0"}, {"data/processed/emails": "d1.dir"}, {})
+    configure_tracking()
+    with mlflow.start_run() as run:
+        log_inputs(training, Hashes({"applications.mail.evaluate": {"batch_size": 8}}, {}, {}))
+    run = read(run)
+    named = {"train.steps": "900", "train.lora.rank": "4", "evaluate.batch_size": "8", "libraries.torch": "2.13.0"}
+    assert run.data.params == named | {f"train.k{number}": str(number) for number in range(200)}
+    profiles = {each.tags[0].value: each.dataset.profile for each in run.inputs.dataset_inputs}
+    assert profiles == {split: f'{{"num_rows": {n}, "num_elements": {n}}}' for split, n in (("train", 3), ("test", 2))}
+
+
+def test_the_run_that_made_these_very_outs_is_found(stage):
+    with stage_run(Settings()) as first:
+        Path("model").write_text("weights")
+    with stage_run(Settings()):
+        Path("model").write_text("others")
+    found = made_by("train", {"model": hashlib.md5(b"weights").hexdigest()})
+    assert found.info.run_id == first.info.run_id
+    assert made_by("train", {"model": "0" * 32}) is None
+    assert made_by("test", {"model": hashlib.md5(b"weights").hexdigest()}) is None
 
 
 def test_log_steps_keeps_every_step_and_leaves_out_what_was_not_measured(stage):

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from small_models import challenger
 
 from llm.errors import UserError
+from tasks.registry.ancestry import ancestry
 from tasks.registry.register import register_model, registered
 
 pytestmark = pytest.mark.slow
@@ -24,6 +25,9 @@ def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_ser
     served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
     table = served.predict(pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
     assert table["label"][0] in ("ham", "spam")
+    files = [file.path for file in MlflowClient().list_artifacts(challenger().run_id, "lineage")]
+    assert {"lineage/lineage.svg", "lineage/stages.json"} <= set(files)
+    assert ancestry("classifier").title == "threestage-classifier version 1 (challenger)"
     model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
 

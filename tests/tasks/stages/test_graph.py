@@ -7,11 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from dvc.repo import Repo
 
 from llm.errors import UserError
-from tasks.stages.graph import changes, is_stale, reproduce, stages
+from tasks.stages import graph
+from tasks.stages.graph import changes, is_stale, plan, reproduce, stages
 from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
 
 pytestmark = pytest.mark.slow
@@ -105,6 +107,18 @@ def test_each_stale_stage_says_why_in_order(project):
     assert found["train"] == ["model is missing"]
 
 
+def test_a_plan_names_what_is_stale_and_what_is_behind_it_in_order(project):
+    for stage in ("clean", "train"):
+        reproduce(stage, {})
+    Path("model").unlink()
+    found = plan()
+    assert found.stages == ["clean", "train", "broken"]
+    assert found.why == {"train": ["model is missing"], "broken": ["it never ran"]}
+    assert found.behind == ["train", "broken"]
+    Path("raw").write_text("other")
+    assert plan().behind == ["clean", "train", "broken"]
+
+
 def test_a_stage_whose_files_a_running_one_holds_says_so(project):
     reproduce("clean", {})
     reproduce("train", {})
@@ -195,6 +209,29 @@ def test_a_stage_that_is_stopped_leaves_what_it_made_before(project):
         os.killpg(running.pid, signal.SIGINT)  # as a terminal's Ctrl-C
     assert running.returncode != 0
     assert Path("model").read_text() == "text"
+
+
+@pytest.mark.parametrize("deaf", ["", "trap '' TERM; "])
+def test_a_stage_that_takes_too_long_is_ended_and_leaves_what_it_made_before(project, monkeypatch, deaf):
+    monkeypatch.setattr(graph, "PATIENCE", 0.5)
+    Path("dvc.yaml").write_text("stages: {train: {cmd: 'sh train.sh', deps: [raw], outs: [model]}}")
+    Path("train.sh").write_text("cp raw model")
+    reproduce("train", {})
+    Path("raw").write_text("other")
+    Path("train.sh").write_text(f"{deaf}echo $$ > pid; while :; do sleep 0.1; done")
+    with pytest.raises(UserError, match=r"stage train took longer than 0\.00139 h; the next run goes on from its last"):
+        reproduce("train", {}, 5)
+    assert Path("model").read_text() == "text"
+    assert not Path("pid").exists() or not psutil.pid_exists(int(Path("pid").read_text()))
+    assert is_stale("train")
+
+
+def test_a_stage_does_not_take_itself_for_the_run_that_a_worker_started(project, monkeypatch):
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "another")
+    Path("clean").write_text("as it is")
+    Path("dvc.yaml").write_text(DVC_YAML.replace("$SAID", "run $PREFECT__FLOW_RUN_ID"))
+    reproduce("train", {})
+    assert Path("said").read_text() == "run\n"
 
 
 def test_asking_what_is_stale_does_not_load_prefect_or_torch():

@@ -1,4 +1,5 @@
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from tasks.applications import find as find_application
 from tasks.datasets import find as find_dataset
 from tasks.evaluation import find as find_evaluation
+from tasks.review.gates import Gates
 from tasks.stages.params import (
     application_names,
     check_params,
@@ -100,7 +102,7 @@ def test_an_application_is_switched_on_by_one_line(values, tmp_path):
     switched_on = yaml.safe_load(path.read_text())["applications"]
     for name in off:
         block = load_application(name, path)
-        for section in ("train", "evaluate"):  # no value is left to a default, either
+        for section in ("train", "evaluate", "review"):  # no value is left to a default, either
             assert {*type(getattr(block, section)).model_fields} == {*switched_on[name][section]}
 
 
@@ -133,6 +135,8 @@ def test_what_is_switched_off_hangs_on_nothing(written):
         ("datasets.corpus.preprocess.tokenizer", None, "input should be a valid string, not None"),
         ("applications.classifier.train.class_weights", "equal", "input should be 'balanced' or 'none', not 'equal'"),
         ("foundation.evaluate", None, "input should be a valid dictionary.*, not None"),
+        ("applications.classifier.review.at_last", {}, "unknown key; did you mean at_least?"),
+        ("foundation.review.no_loss", "bits_per_byte", "input should be a valid tuple, not 'bits_per_byte'"),
         ("datasets.pictures", {}, "there is no tasks/datasets/pictures.py"),
         ("applications.classifier.base", "nothing", "'nothing' is not one of foundation, "),
         ("applications.classifier.base", "publishd", "'publishd' is not one of foundation, .*, published$"),
@@ -188,6 +192,32 @@ def test_several_mistakes_of_a_block_are_all_named(written):
     assert str(caught.value).count("foundation.train.learning_rate: missing") == 1
 
 
+def test_a_gate_that_is_no_number_is_named(written):
+    path = written("applications.classifier.review.at_least", {"f1": "high"})
+    place = re.escape(f"{path}: applications.classifier.review.at_least.f1")
+    with pytest.raises(ValueError, match=f"^{place}: input should be a valid number.*, not 'high'$"):
+        check_params(path)
+
+
+def test_gates_are_read_and_may_be_left_out(written):
+    gates = load_application("classifier", OURS).review
+    assert gates.at_least["f1"] == 0.95
+    assert "f1" in gates.no_loss
+    assert load_application("classifier", written("applications.classifier.review", GONE)).review == Gates()
+    assert Gates() == Gates(at_least={}, at_most={}, no_loss=())
+
+
+def test_our_own_gates_ask_for_what_the_committed_evaluations_measure(values):
+    """A gate that nothing could pass, or that asks for a metric that nobody measures, would stop every challenger."""
+    for name in model_names(OURS):
+        gates = load_application(name, OURS).review
+        metrics = json.loads((OURS.parent / f"reports/evaluation/{name}/metrics.json").read_text())
+        assert all(metrics[metric] >= least for metric, least in gates.at_least.items())
+        assert all(metrics[metric] <= most for metric, most in gates.at_most.items() if metric != "seconds_a_row")
+        assert {*gates.no_loss} <= {*metrics}
+        assert all(f"baseline_{metric}" in metrics for metric in gates.no_loss)  # for the first champion
+
+
 def test_a_stage_reads_its_own_block_alone(written):
     path = written(f"{TRAIN}.steps", "many")
     assert load_application("classifier", path).train.steps == 280
@@ -241,5 +271,6 @@ def test_every_field_says_what_it_means():
     sections = {name: find_dataset(name).params for name in dataset_names(OURS)}
     for name in model_names(OURS):
         sections |= {f"{name}.train": find_application(name).train, f"{name}.evaluate": find_evaluation(name).params}
+    sections["review"] = Gates
     for place, model in sections.items():
         assert [name for name, meaning in fields(model, f"{place}.") if not meaning] == []

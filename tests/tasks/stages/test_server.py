@@ -3,6 +3,12 @@ import subprocess
 import sys
 
 import pytest
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
+from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
+from prefect.states import Cancelled, Crashed
 
 from llm.errors import UserError
 from tasks.stages import server
@@ -46,3 +52,83 @@ def test_the_patience_is_enough_for_a_busy_machine():
 )
 def test_any_name_makes_an_artifact_key_that_prefect_takes(name, key):
     assert server.artifact_key(name) == key
+
+
+def states(flow_run):
+    """The states of a flow run and of all that is right below it, by their names."""
+    with get_client(sync_client=True) as client:
+        one = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+        below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run]))
+        children = [each.id for each in client.read_flow_runs(flow_run_filter=below)]
+        deeper = FlowRunFilter(id=FlowRunFilterId(any_=children))
+        runs = [*client.read_flow_runs(flow_run_filter=one), *client.read_task_runs(flow_run_filter=one)]
+        runs += [*client.read_flow_runs(flow_run_filter=below), *client.read_task_runs(flow_run_filter=deeper)]
+    return {each.name: each.state.name for each in runs}
+
+
+def stopping(stop, ids):
+    """A flow with a task that ends well, one that is stopped by `stop`, and a flow below it."""
+
+    @task(task_run_name="before")
+    def before():
+        pass
+
+    @task(task_run_name="stopped")
+    def stopped():
+        raise stop
+
+    @flow(flow_run_name="child")
+    def child():
+        stopped()
+
+    @flow(flow_run_name="root")
+    def root(number: int):
+        ids.append(FlowRunContext.get().flow_run.id)
+        before()
+        child()
+
+    return root
+
+
+@pytest.mark.parametrize("stop", [InterruptedError("after step 3"), KeyboardInterrupt(), TerminationSignal(15)])
+@pytest.mark.slow
+def test_a_stopped_run_is_cancelled_at_every_level_and_raises_what_stopped_it(prefect_api, stop):
+    ids = []
+    with pytest.raises(type(stop)) as raised:
+        server.run_as_child(stopping(stop, ids), {"number": 1})
+    assert raised.value is stop
+    expected = dict.fromkeys(("root", "child", "stopped"), "Cancelled") | {"before": "Completed"}
+    assert {name: state for name, state in states(ids[0]).items() if not name.startswith("child-")} == expected
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(ids[0]).state.message == (str(stop) or "stopped")
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_failed_and_one_that_ends_well_gives_its_value(prefect_api):
+    ids = []
+    with pytest.raises(ValueError, match="wrong"):
+        server.run_as_child(stopping(ValueError("wrong"), ids), {"number": 1})
+    assert states(ids[0])["root"] == "Failed"
+
+    @flow
+    def well(number: int) -> int:
+        return number + 1
+
+    assert server.run_as_child(well, {"number": 1}) == 2
+
+
+@pytest.mark.slow
+def test_runs_whose_process_is_gone_get_a_word_and_those_that_said_theirs_keep_it(prefect_api):
+    @flow(flow_run_name="root")
+    def root():
+        pass
+
+    ended = root(return_state=True).state_details.flow_run_id
+    with get_client(sync_client=True) as client:
+        lost = client.create_flow_run(root, state=server.Pending()).id
+        server.end_lost(lost, Crashed(message="gone"))
+        server.end_lost(ended, Crashed(message="gone"))
+        found = [client.read_flow_run(each).state for each in (lost, ended)]
+    assert [each.name for each in found] == ["Crashed", "Completed"]
+    assert found[0].message == "gone"
+    server.end_lost(server.UUID(int=7), Cancelled())  # of another server

@@ -1,0 +1,101 @@
+"""Remove what nothing needs any more: `python -m flows.gc`, which only says what that is, and `make gc YES=1`."""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TRAININGS = 3  # interrupted ones that stay, however old
+SHOWN = 10  # of a kind, without --verbose
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of what may go."""
+
+    name: str
+    kept: str
+    """What of it stays."""
+    found: Sequence[Any]
+    bytes: int | None
+    """None where nobody counts them."""
+    remove: Callable[[Sequence[Any]], object]
+
+
+def main() -> int:
+    """Say what would go and how many bytes that is; with --yes, remove it. The exit code."""
+    parser = ArgumentParser(
+        prog="python -m flows.gc",
+        description="Remove old versions, checkpoints, Prefect runs and cache files of DVC; without --yes, name them.",
+    )
+    parser.add_argument("--yes", action="store_true", help="remove it")
+    parser.add_argument("--versions", type=int, default=5, metavar="N", help="keep the newest N of a model (default 5)")
+    parser.add_argument("--days", type=float, default=30, metavar="D", help="keep checkpoints and runs as long (30)")
+    parser.add_argument("--verbose", action="store_true", help="name each, and show the traceback of every error")
+    options = parser.parse_args()
+
+    from llm.errors import UserError
+
+    try:
+        _collect(max(0, options.versions), options.days, remove=options.yes, verbose=options.verbose)
+    except UserError as error:
+        if options.verbose:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def _collect(versions: int, days: float, *, remove: bool, verbose: bool) -> None:
+    from tasks.registry.retention import needed_hashes, old_versions, remove_versions
+    from tasks.stages.lock import exclusive
+    from tasks.stages.retention import cache_files, old_flow_runs, remove_cache_files, remove_flow_runs
+    from tasks.stages.server import prefect_server
+    from tasks.training.interrupted import DAY, interrupted
+    from tasks.training.interrupted import remove as remove_checkpoints
+
+    with exclusive("retrain", patience=0), prefect_server():
+        gone = old_versions(versions)
+        trainings = interrupted()[TRAININGS:]
+        old = [each for each in trainings if each.age > days * DAY]
+        files = cache_files(needed_hashes())
+        kinds = [
+            Kind(
+                "versions",
+                f"the newest {versions} of a model, and any with an alias, before a review, or of what is here now",
+                gone,
+                sum(each.bytes for each in gone),
+                remove_versions,
+            ),
+            Kind(
+                "checkpoints of interrupted trainings",
+                f"the newest {TRAININGS}, and those of the last {days:g} days",
+                old,
+                sum(each.bytes for each in old),
+                lambda found: remove_checkpoints(found, days, 0),
+            ),
+            Kind(
+                "files of DVC's cache",
+                "what this folder, a branch, a tag, an experiment or a version with an alias has",
+                [each.path for each in files],
+                sum(each.bytes for each in files),
+                remove_cache_files,
+            ),
+            Kind("runs in Prefect", f"those of the last {days:g} days", old_flow_runs(days), None, remove_flow_runs),
+        ]
+        for kind in kinds:
+            size = "" if kind.bytes is None else f", {kind.bytes / 1e6:.1f} MB"
+            sys.stdout.write(f"{len(kind.found)} {kind.name}{size}; what stays: {kind.kept}\n")
+            for each in kind.found if verbose or len(kind.found) <= SHOWN else []:
+                sys.stdout.write(f"  {each}\n")
+            if remove and kind.found:
+                kind.remove(kind.found)
+    total = sum(kind.bytes or 0 for kind in kinds) / 1e6
+    sys.stdout.write(
+        f"{total:.1f} MB removed\n" if remove else f"{total:.1f} MB would go; `make gc YES=1` removes it\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

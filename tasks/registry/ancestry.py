@@ -1,0 +1,414 @@
+"""What a registered version was made from, back to the pinned sources: a graph of versions, models and data.
+
+A registration writes down, as `lineage/stages.json`, what dvc.lock says of every stage behind the version; a version
+without that is read by the dvc.lock here, as far as its hashes are the same. On which machine and from which commit
+each thing was made, MLflow's runs say; who decided what, the registry.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+from llm.errors import UserError
+from llm.files import write_atomic
+from tasks.registry.decisions import BY, CHAMPION, REASON, REVIEW, history
+from tasks.registry.lineage import DATA, prefect_page
+from tasks.registry.register import CHALLENGER, EVALUATION_RUN, UNCOMMITTED, registered_name
+from tasks.registry.tracking import configure_tracking, made_by, server_errors
+from tasks.stages.hashes import LOCK, PREFIX, flatten
+from tasks.stages.libraries import LIBRARIES
+from tasks.stages.params import PUBLISHED, evaluation_stage, training_stage
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+STAGES = "lineage/stages.json"
+MODELS, DATASETS, RAW, INBOX = "models", "data/processed", "data/raw", "data/inbox"
+KINDS = {DATASETS: "dataset", RAW: "raw data", INBOX: "inbox", MODELS: "model"}
+MADE = f"{PREFIX}.dvc.out.{MODELS}/"
+USED = f"{PREFIX}.dvc.dep."
+SCRATCH = "scratch"
+VERSION = " version "  # between the name and the number of one
+HASH = 12  # characters of one, for people
+
+EVERYWHERE = ("machine", "system", "run's git commit", "not in the run's git")  # facts that mostly hold for all nodes
+
+Stages = Mapping[str, Mapping[str, Any]]
+"""Stages as dvc.lock has them, by their names."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A version, or something that it was made from."""
+
+    kind: str
+    """`version`, `model`, `weights`, `dataset`, `raw data`, `inbox` or `source`."""
+    name: str
+    hash: str
+    """DVC's MD5 of its bytes; of a source its SHA-256. Empty where nobody wrote it down."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of it, in reading order: text, lists of text, or mappings of names to values."""
+    made_from: tuple["Node", ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        name = self.name if self.kind in ("version", "source") else f"{self.kind} {self.name}"
+        return f"{name} ({', '.join(aliases)})" if (aliases := self.facts.get("aliases")) else name
+
+    @property
+    def key(self) -> str:
+        """The same for the same thing, wherever in the graph it stands."""
+        return f"{self.kind}:{self.name}@{self.hash}"
+
+    def all(self) -> Iterator["Node"]:
+        """Each node of the graph once: this one first, and none before what was made from it."""
+        order: dict[str, Node] = {}
+
+        def visit(node: Node) -> None:
+            order.pop(node.key, None)
+            order[node.key] = node
+            for each in node.made_from:
+                visit(each)
+
+        visit(self)
+        return iter(order.values())
+
+
+def write_stages(folder: Path, model: str) -> None:
+    """Write `stages.json`: what dvc.lock says of the stages behind a model and its evaluation, in its own form."""
+    known = _locked()
+    makers = {path: name for name, stage in known.items() for path in _files(stage, "outs")}
+    found, queue = {}, [training_stage(model), evaluation_stage(model)]
+    while queue:
+        name = queue.pop(0)
+        if name not in found:
+            found[name] = known[name]
+            queue += [makers[path] for path in _files(known[name], "deps") if path in makers]
+    write_atomic(folder / Path(STAGES).name, json.dumps(found, indent=1) + "\n")
+
+
+def ancestry(named: str) -> Node:
+    """The graph behind the version that `named` names, as `find_version` reads it. Raises UserError as that does."""
+    configure_tracking()
+    with server_errors():
+        return version_ancestry(find_version(named))
+
+
+def find_version(named: str) -> ModelVersion:
+    """The version that `models:/NAME/VERSION` or `models:/NAME@ALIAS` names, or a model's name alone.
+
+    The name may be the one in params.yaml, such as `classifier`, and `models:/` be left out. With neither version nor
+    alias it is the champion, or else the challenger, or else the newest. Raises UserError for what there is not.
+    """
+    place = named.removeprefix("models:/")
+    name, at, alias = place.partition("@")
+    name, _, wanted = (name, "", "") if at else place.partition("/")
+    model = _registered(name) or _registered(registered_name(name))
+    if model is None:
+        there = ", ".join(each.name for each in MlflowClient().search_registered_models(max_results=20))
+        raise UserError(f"{named}: there is no such registered model; {_there_are(there)}")
+    versions = sorted(int(each.version) for each in MlflowClient().search_model_versions(f"name = '{model.name}'"))
+    if at:
+        wanted = model.aliases.get(alias, "")
+    elif not wanted:
+        newest = str(versions[-1]) if versions else ""
+        wanted = model.aliases.get(CHAMPION) or model.aliases.get(CHALLENGER) or newest
+    if str(wanted) not in map(str, versions):
+        of = {str(version): alias for alias, version in model.aliases.items()}
+        there = ", ".join(f"{each} ({of[str(each)]})" if str(each) in of else str(each) for each in versions)
+        raise UserError(f"{named}: {model.name} has no such version; {_there_are(there)}")
+    return MlflowClient().get_model_version(model.name, str(wanted))
+
+
+def _there_are(names: str) -> str:
+    return f"there are: {names}" if names else "there are none yet: run `python -m flows`"
+
+
+def _registered(name: str) -> RegisteredModel | None:
+    try:
+        return MlflowClient().get_registered_model(name) if name else None
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return None
+        raise
+
+
+def version_ancestry(version: ModelVersion) -> Node:
+    """The graph behind a version. Raises UserError for one that this project did not make."""
+    return _Graph(_recorded(version) or _locked()).version(version)
+
+
+def _recorded(version: ModelVersion) -> Stages:
+    """What was written down with a version; empty where that was not done yet."""
+    there = [file.path for file in MlflowClient().list_artifacts(version.run_id, str(Path(STAGES).parent))]
+    return mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{STAGES}") if STAGES in there else {}
+
+
+def _locked() -> Stages:
+    """The stages of the dvc.lock here; none without it."""
+    if not LOCK.exists():
+        return {}
+    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
+
+    try:
+        return load_yaml(LOCK)["stages"]
+    except (YAMLFileCorruptedError, KeyError, TypeError) as error:
+        raise UserError(f"{LOCK}: not what DVC writes ({' '.join(str(error).split())})") from None
+
+
+def _files(stage: Mapping[str, Any], kind: str) -> dict[str, Mapping[str, Any]]:
+    """The deps or outs of a stage by path."""
+    return {item["path"].rstrip("/"): item for item in stage.get(kind, [])}
+
+
+def _params(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of parameters that a stage names, whichever file they are in."""
+    return {name: value for values in stage.get("params", {}).values() for name, value in values.items()}
+
+
+class _Graph:
+    """Makes the nodes of a graph, each once, from what is known of the stages."""
+
+    def __init__(self, stages: Stages) -> None:
+        self.makers = {
+            (path, file["md5"]): (name, stage)
+            for name, stage in stages.items()
+            for path, file in _files(stage, "outs").items()
+        }
+        self.made: dict[tuple[str, str], Node] = {}
+
+    def version(self, version: ModelVersion) -> Node:
+        """A version, its model's bytes, who decided on it, how they were made and from what."""
+        models = {tag.removeprefix(MADE): md5 for tag, md5 in version.tags.items() if tag.startswith(MADE)}
+        if len(models) != 1:
+            raise UserError(
+                f"{version.name} version {version.version}: this project did not make it: a tag {MADE}… is missing"
+            )
+        ((model, md5),) = models.items()
+        path, tags = f"{MODELS}/{model}", version.tags
+        created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds")
+        facts = {
+            "aliases": [*version.aliases],
+            "review": tags.get(REVIEW, ""),
+            **_decided(version, model),
+            "registered": created,
+            "git commit": tags.get(f"{PREFIX}.git.commit", ""),
+            "not in git": tags.get(UNCOMMITTED, _dirty(tags)).removeprefix("not in git: "),
+            **self.facts(path, md5),
+            "evaluation": _run_said(tags.get(EVALUATION_RUN, "")),
+        }
+        used = {tag.removeprefix(USED): md5 for tag, md5 in tags.items() if tag.startswith(USED)}
+        used.pop(path, None)
+        made_from = self.parents(path, md5) if (path, md5) in self.makers else self.nodes(used)
+        return Node("version", f"{version.name}{VERSION}{version.version}", md5, _known(facts), made_from)
+
+    def node(self, path: str, md5: str) -> Node:
+        """A folder of data or a model, by the path and the hash that DVC knows it by."""
+        if (path, md5) not in self.made:
+            self.made[path, md5] = self._node(path, md5)
+        return self.made[path, md5]
+
+    def _node(self, path: str, md5: str) -> Node:
+        folder, _, name = path.rpartition("/")
+        if path == f"{MODELS}/{PUBLISHED}":
+            _, stage = self.makers.get((path, md5), ("", {}))
+            name = _params(stage).get(PUBLISHED, PUBLISHED)
+            return Node("weights", name, md5, self.facts(path, md5), _sources_of_weights(name))
+        if folder == MODELS and (version := _version_of(name, md5)):
+            return self.version(version)
+        return Node(KINDS[folder], name, md5, self.facts(path, md5), self.parents(path, md5))
+
+    def nodes(self, used: Mapping[str, str]) -> tuple[Node, ...]:
+        """Those of the paths that are data or models; which code it was says the commit."""
+        return tuple(self.node(path, md5) for path, md5 in used.items() if path.rpartition("/")[0] in KINDS)
+
+    def parents(self, path: str, md5: str) -> tuple[Node, ...]:
+        """What was taken to make it: the deps of its stage, and what the stage's parameters name."""
+        _, stage = self.makers.get((path, md5), ("", {}))
+        used = {
+            dep: file["md5"]
+            for dep, file in _files(stage, "deps").items()
+            if not dep.startswith(f"{INBOX}/") or file.get("nfiles", 1) > 1  # more than what keeps its folder in git
+        }
+        found = [*self.nodes(used)]
+        for section, values in _params(stage).items():
+            if section.endswith(".sources"):
+                found += [_source(**each) for each in values]
+            elif isinstance(values, dict) and (name := values.get("init_from", SCRATCH)) != SCRATCH:
+                found.append(Node("weights", name, "", {}, _sources_of_weights(name)))
+        return tuple(found)
+
+    def facts(self, path: str, md5: str) -> dict[str, Any]:
+        """How a folder was made: stage, size, parameters, libraries, and what the run says that made it."""
+        if (path, md5) not in self.makers:
+            return {}
+        name, stage = self.makers[path, md5]
+        file, params = _files(stage, "outs")[path], _params(stage)
+        run = made_by(name, {path: md5})
+        tags = run.data.tags if run else {}
+        parameters = {key.rpartition(".")[2]: value for key, value in params.items() if key not in LIBRARIES}
+        parameters.pop("sources", None)  # which are nodes themselves
+        section = next(iter(parameters.values())) if len(parameters) == 1 else parameters
+        flow_run = _tag(tags, "prefect.flow_run")
+        facts = {
+            "made by": f"stage {name}",
+            "size": _size(file),
+            "seed": _tag(tags, "seed"),
+            "parameters": flatten(section) if isinstance(section, dict) else parameters,
+            "libraries": {key: value for key, value in params.items() if key in LIBRARIES},
+            "machine": _machine(tags),
+            "system": _system(tags),
+            "run": _run_said(run.info.run_id if run else ""),
+            "run's git commit": _tag(tags, "git.commit"),
+            "not in the run's git": _dirty(tags),
+            "Prefect run": flow_run and prefect_page(flow_run),
+        }
+        return _known(facts)
+
+
+def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value}
+
+
+def _tag(tags: Mapping[str, str], name: str) -> str:
+    value = tags.get(f"{PREFIX}.{name}", "")
+    return "" if value == "none" else value
+
+
+def _dirty(tags: Mapping[str, str]) -> str:
+    return ", ".join(part for part in ("code", *DATA) if _tag(tags, f"git.dirty.{part}") == "true")
+
+
+def _run_said(run_id: str) -> str:
+    return "" if run_id in ("", "none") else f"MLflow run {run_id}"
+
+
+def _machine(tags: Mapping[str, str]) -> str:
+    said = (("machine.cpu", ""), ("machine.cores", " cores"), ("device", ""), ("dtype", ""), ("threads", " threads"))
+    found = ((_tag(tags, name).removeprefix("torch."), unit) for name, unit in said)
+    return ", ".join(f"{value}{unit}" for value, unit in found if value)
+
+
+def _system(tags: Mapping[str, str]) -> str:
+    said = (("machine.os", ""), ("machine.python", "Python "), ("machine.torch", "torch "))
+    return ", ".join(f"{before}{value}" for name, before in said if (value := _tag(tags, name)))
+
+
+def _size(file: Mapping[str, Any]) -> str:
+    if "size" not in file:
+        return ""
+    size, files = file["size"] / 1e6, file.get("nfiles", 1)
+    return f"{size:.3g} MB" + (f" in {files} files" if files > 1 else "") if size >= 0.1 else f"{file['size']} bytes"
+
+
+def _decided(version: ModelVersion, model: str) -> dict[str, Any]:
+    """What was decided on a version, or what its tags say where no decision on it was carried out."""
+    ours = version.name == registered_name(model)  # a decision knows no model of another namespace
+    decisions = [str(each) for each in history(model) if each.version == str(version.version)] if ours else []
+    by_hand = {"review by": version.tags.get(BY, ""), "reason": version.tags.get(REASON, "")}
+    return {"decisions": decisions} if decisions else by_hand
+
+
+def _version_of(model: str, md5: str) -> ModelVersion | None:
+    """The newest registered version of a model that has these bytes."""
+    found = MlflowClient().search_model_versions(
+        f"name = '{registered_name(model)}' AND tags.`{MADE}{model}` = '{md5}'"
+    )
+    if not found:
+        return None
+    newest = max(found, key=lambda each: int(each.version))
+    return MlflowClient().get_model_version(newest.name, newest.version)  # a search leaves out its aliases
+
+
+def _source(source: str, sha256: str, files: str = "") -> Node:
+    return Node("source", source, sha256, _known({"files": files}))
+
+
+def _sources_of_weights(name: str) -> tuple[Node, ...]:
+    """Where published weights come from; nothing for a folder or a file of one's own."""
+    from tasks.data.published import PUBLISHED as KNOWN
+    from tasks.data.published import Hub
+
+    match KNOWN.get(name):
+        case None:
+            return ()
+        case Hub(repository, revision, sha256):
+            return (Node("source", f"{repository} at {revision}", sha256 or ""),)
+        case source:
+            return (_source(source.source, source.sha256, source.files),)
+
+
+def as_json(root: Node) -> dict[str, Any]:
+    """The graph for programs: its nodes, the version first, each with the ids of what it was made from."""
+    return {
+        "root": root.key,
+        "nodes": [
+            {
+                "id": node.key,
+                "kind": node.kind,
+                "name": node.name,
+                "hash": node.hash,
+                "facts": dict(node.facts),
+                "made_from": [each.key for each in node.made_from],
+            }
+            for node in root.all()
+        ],
+    }
+
+
+def said(value: Any) -> str:
+    """A fact in one line."""
+    match value:
+        case Mapping():
+            return ", ".join(
+                f"{name} {each if isinstance(each, str) else json.dumps(each)}" for name, each in value.items()
+            )
+        case list():
+            return "; ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def as_text(root: Node) -> "Tree":
+    """The graph as a tree for the terminal.
+
+    A node that is shared has its facts once, and what holds as for the version, such as its machine, is not said again.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+    from rich.tree import Tree
+
+    shown: set[str] = set()
+
+    def label(node: Node) -> Group:
+        title = Text.assemble((node.title, "bold"), "  ", (node.hash[:HASH], "cyan"))
+        if node.key in shown:
+            return Group(title.append("  as above", style="dim"))
+        facts = Table.grid(padding=(0, 2, 0, 0))
+        for name, value in node.facts.items():
+            as_before = node is not root and name in EVERYWHERE and root.facts.get(name, "").startswith(value)
+            if name != "aliases" and not as_before:
+                facts.add_row(
+                    Text(f"  {name}", style="dim"), Text(said(value), style="red" if "not in" in name else "")
+                )
+        return Group(title, *([facts] if facts.row_count else []))
+
+    def grow(tree: Tree, node: Node) -> Tree:
+        first = node.key not in shown
+        shown.add(node.key)
+        for each in node.made_from if first else ():
+            grow(tree.add(label(each)), each)
+        return tree
+
+    return grow(Tree(label(root), guide_style="dim"), root)

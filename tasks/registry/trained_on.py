@@ -1,0 +1,87 @@
+"""What a registered version was trained on: its hash, and its rows where DVC's cache still has them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from llm.tokenizer import end_of_text, load_tokenizer
+from tasks.registry.register import registered_name
+from tasks.registry.tracking import configure_tracking, server_errors
+from tasks.stages.hashes import PREFIX, md5_of
+
+if TYPE_CHECKING:
+    from dvc.cachemgr import CacheManager
+
+PROCESSED = "data/processed/"
+DATA = f"{PREFIX}.dvc.dep.{PROCESSED}"
+TRAIN_TABLE, TRAIN_TOKENS = "train.parquet", "train.bin"
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The processed dataset that a version of a model was trained on."""
+
+    model: str
+    version: str
+    dataset: str
+    md5: str
+    """By which DVC knows its folder."""
+
+
+def trained_on(model: str, alias: str) -> TrainedOn | None:
+    """What the version of a model with an alias was trained on; None where there is none, or its tags don't say so."""
+    configure_tracking()
+    with server_errors():
+        try:
+            version = MlflowClient().get_model_version_by_alias(registered_name(model), alias)
+        except MlflowException:
+            return None
+    found = [(name.removeprefix(DATA), md5) for name, md5 in version.tags.items() if name.startswith(DATA)]
+    return TrainedOn(model, str(version.version), *found[0]) if found else None
+
+
+def current_md5(dataset: str) -> str:
+    """The MD5 of a processed dataset as it is in the workspace."""
+    return md5_of(Path(PROCESSED, dataset))
+
+
+def current_rows(dataset: str) -> pd.DataFrame:
+    """The train rows of a processed dataset as they are in the workspace: its table, or the texts of its tokens."""
+    folder = Path(PROCESSED, dataset)
+    return _rows({path.name: path for path in folder.iterdir()})
+
+
+def rows_before(data: TrainedOn) -> pd.DataFrame | None:
+    """The train rows that a version was trained on; None where DVC's cache has them no more."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        files = _cached(repo.cache, data.md5)
+    return _rows(files) if files else None
+
+
+def _cached(cache: "CacheManager", md5: str) -> dict[str, Path]:
+    """The files of a folder in DVC's cache by their names; none where one of them is not there."""
+    listing = Path(cache.local.oid_to_path(md5))
+    if not listing.exists():
+        return {}
+    listed = json.loads(listing.read_text())
+    files = {entry["relpath"]: Path(cache.local.oid_to_path(entry["md5"])) for entry in listed}
+    return files if all(path.exists() for path in files.values()) else {}
+
+
+def _rows(files: dict[str, Path]) -> pd.DataFrame:
+    if TRAIN_TABLE in files:
+        return pd.read_parquet(files[TRAIN_TABLE])
+    encoding = load_tokenizer(files["tokenizer.json"])
+    tokens = np.fromfile(files[TRAIN_TOKENS], json.loads(files["meta.json"].read_text())["dtype"])
+    ends = np.flatnonzero(tokens == end_of_text(encoding))
+    texts = np.split(tokens, ends)  # each but the first begins with the end of the one before
+    cut = [each[number > 0 :].tolist() for number, each in enumerate(texts[: len(ends)])]
+    return pd.DataFrame({"text": encoding.decode_batch(cut)})

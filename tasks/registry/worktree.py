@@ -1,0 +1,196 @@
+"""The commit of a registered version, with what was not in it, in a temporary folder: a clean git worktree."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+from llm.errors import UserError
+from tasks.registry.ancestry import STAGES, find_version
+from tasks.registry.register import NO_RUN, TRAINING_RUN
+from tasks.registry.register import UNCOMMITTED as IN_WORDS
+from tasks.registry.tracking import configure_tracking, server_errors
+from tasks.stages.hashes import PREFIX, Hashes
+
+UNCOMMITTED = "lineage/uncommitted.diff"  # among the artifacts of a version's run: what its commit lacks
+DIRTY = f"{PREFIX}.git.dirty."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version as the registry has it."""
+
+    uri: str
+    """`models:/threestage-classifier/3`."""
+    model: str
+    run_id: str
+    """Of its own run, which holds its evidence."""
+    commit: str
+    uncommitted: str
+    """What was not in that commit, such as `not in git: params.yaml, steps 900 -> 20`; empty where it held all."""
+    hashes: Hashes
+    """Of its training and its evaluation, without parameters and code."""
+    stages: Mapping[str, Hashes]
+    """Of all that it was made by, where that was written down with it."""
+    training: Run | None
+    """The MLflow run that trained it, where this store has it."""
+
+
+@dataclass(frozen=True)
+class Worktree:
+    """Where a version may be made again."""
+
+    version: Registered
+    project: Path
+    """The project as the version's commit has it, with what was not in that."""
+    scratch: Path
+    """A folder beside it for whatever comes up."""
+
+
+def _git(*arguments: str, folder: Path = Path()) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise UserError("git is not on PATH; a version is made again from its commit") from None
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
+        raise UserError(f"git {arguments[0]}: {said}") from None
+    return done.stdout
+
+
+def registered(named: str) -> Registered:
+    """The version that `named` names, as for `tasks.registry.ancestry.find_version`.
+
+    Raises UserError for one that is not there, that this pipeline didn't make, that was made outside git, or whose
+    commit this repository doesn't have.
+    """
+    configure_tracking()
+    with server_errors():
+        version = find_version(named)
+        training = _run(version.tags.get(TRAINING_RUN))
+        stages = mlflow.artifacts.load_dict(_place(version.run_id, STAGES)) if _holds(version.run_id, STAGES) else {}
+    uri, hashes, tags = f"models:/{version.name}/{version.version}", tagged_hashes(version.tags), version.tags
+    models = [path.removeprefix("models/") for path in hashes.outs if path.startswith("models/")]
+    if len(models) != 1:
+        raise UserError(f"{uri}: its tags name no model of this pipeline; `python -m flows.register` makes versions")
+    commit = tags.get(f"{PREFIX}.git.commit", NO_RUN)
+    if commit == NO_RUN:
+        raise UserError(f"{uri}: it was registered outside git, so nobody knows its code and parameters")
+    _check_commit(uri, commit)
+    dirty = [part for part in ("code", "params.yaml", "dvc.yaml") if tags.get(f"{DIRTY}{part}", "true") != "false"]
+    said = tags.get(IN_WORDS, f"not in git: {', '.join(dirty)}" if dirty else "")
+    known = {name: lock_hashes(stage) for name, stage in stages.items()}
+    return Registered(uri, models[0], version.run_id, commit, said, hashes, known, training)
+
+
+def _check_commit(uri: str, commit: str) -> None:
+    _git("rev-parse", "--show-toplevel")  # says itself where there is no repository
+    try:
+        _git("cat-file", "-e", f"{commit}^{{commit}}")
+    except UserError:
+        way_out = "`git fetch --all` where it was pushed, or run this in the clone that made it"
+        raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}") from None
+
+
+def _run(run_id: str | None) -> Run | None:
+    """A run; None where this store has none of that id."""
+    if not run_id or run_id == NO_RUN:
+        return None
+    try:
+        return MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            return None
+        raise
+
+
+def _holds(run_id: str, path: str) -> bool:
+    """Whether a run has this artifact."""
+    there = MlflowClient().list_artifacts(run_id, str(Path(path).parent)) if _run(run_id) else []
+    return path in [file.path for file in there]
+
+
+def _place(run_id: str, path: str) -> str:
+    return f"runs:/{run_id}/{path}"
+
+
+def tagged_hashes(tags: Mapping[str, str]) -> Hashes:
+    """The hashes that a run's or a version's tags hold."""
+    kinds = [
+        {name.removeprefix(start): md5 for name, md5 in tags.items() if name.startswith(start)}
+        for start in (f"{PREFIX}.dvc.dep.", f"{PREFIX}.dvc.out.")
+    ]
+    return Hashes({}, *kinds)
+
+
+def lock_hashes(stage: Mapping[str, Any]) -> Hashes:
+    """A stage as dvc.lock has it."""
+    params = {name: value for values in stage.get("params", {}).values() for name, value in values.items()}
+    return Hashes(
+        params, *({each["path"].rstrip("/"): each["md5"] for each in stage.get(kind, [])} for kind in ("deps", "outs"))
+    )
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Clean up to the end, also where the impatient press Ctrl-C again."""
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def worktree(version: Registered) -> Iterator[Worktree]:
+    """Yield the commit of a version, with what was not in it, in a temporary folder that is gone afterwards.
+
+    Raises UserError where what was not in git is not known, or doesn't apply.
+    """
+    prefix = _git("rev-parse", "--show-prefix").strip()
+    scratch = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-")).resolve()
+    tree = scratch / "worktree"
+    try:
+        hooks = f"core.hooksPath={os.devnull}"  # DVC's own would check out the data of this folder's dvc.lock
+        _git("-c", hooks, "worktree", "add", "--quiet", "--detach", str(tree), version.commit)
+        if version.uncommitted:
+            _apply_uncommitted(version, tree, prefix, scratch)
+        yield Worktree(version, tree / prefix, scratch)
+    finally:
+        with undisturbed():
+            shutil.rmtree(scratch, ignore_errors=True)
+            subprocess.run(["git", "worktree", "remove", "--force", "--force", str(tree)], capture_output=True)
+
+
+def _apply_uncommitted(version: Registered, tree: Path, prefix: str, scratch: Path) -> None:
+    lacking = f"{version.uri}: its commit {version.commit} lacks what it was made with ({version.uncommitted})"
+    with server_errors():
+        if not _holds(version.run_id, UNCOMMITTED):
+            raise UserError(f"{lacking}, and its run holds no {UNCOMMITTED}, so it can't be made again")
+        place = _place(version.run_id, UNCOMMITTED)
+        diff = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(scratch / "uncommitted"))
+    try:
+        _git("apply", *([f"--directory={prefix}"] if prefix else []), diff, folder=tree)
+    except UserError as error:
+        raise UserError(f"{lacking}, and {UNCOMMITTED} of its run doesn't apply to that: {error}") from None
+    logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)

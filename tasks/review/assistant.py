@@ -1,0 +1,70 @@
+"""Two versions of an assistant on the same test rows: what a rule can check, and how near the others come."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rouge_score.rouge_scorer import RougeScorer
+
+from tasks.data.conversations import is_right
+from tasks.review import Review, Sample
+from tasks.training.setup import split_file
+
+
+def mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean over rows."""
+    return values.mean(axis)
+
+
+def rows(data: Path) -> pd.DataFrame:
+    """The rows of the test split as a served model takes them."""
+    test = pd.read_parquet(split_file(data, "test"))
+    turns = [list(each) for each in test["history"]]
+    asked = zip(turns, test["instruction"], test["input"], strict=True)
+    return test[["id", "kind", "instruction", "input", "system", "answers"]].assign(
+        history=[json.dumps(each, ensure_ascii=False) if each else "" for each in turns],
+        text=[" ".join([*history, instruction, about]).strip() for history, instruction, about in asked],
+        expected=test["output"],
+    )
+
+
+def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """1 or 0 for an answer that a rule checks, ROUGE-L (Lin 2004) for the others; a row without an answer has 0."""
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    found = []
+    columns = (answers["output"], answers["error"], rows["answers"], rows["expected"])
+    for output, error, accepted, expected in zip(*columns, strict=True):
+        if not isinstance(output, str):
+            found.append((0.0, f"no answer: {error}"))
+        elif len(accepted):
+            found.append((float(is_right(output, accepted)), output))
+        else:
+            found.append((scorer.score(expected, output)["rougeL"].fmeasure, output))
+    return pd.DataFrame(found, columns=["score", "said"], index=rows.index).assign(surety=0.0)
+
+
+def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
+    """Exact match of the rows that a rule checks, ROUGE-L of the others."""
+    scores, checkable = score(rows, answers)["score"].to_numpy(), rows["answers"].map(len).to_numpy() > 0
+    parts = {"exact_match": scores[checkable], "rouge_l": scores[~checkable]}
+    return {name: Sample(mean, (values,)) for name, values in parts.items() if len(values)}
+
+
+def options(evaluate: Any) -> dict[str, Any]:
+    """An answer is cut where the evaluation cuts it."""
+    return {"max_new_tokens": evaluate.max_new_tokens}
+
+
+REVIEW = Review(
+    main="exact_match",
+    unit="questions",
+    columns=("instruction", "input", "system", "history"),
+    rows=rows,
+    score=score,
+    measure=measure,
+    step=0.5,
+    slices=("kind",),
+    options=options,
+)

@@ -1,0 +1,176 @@
+"""A model's challenger is compared and held against its gates; its page goes to the registry, and it is pending.
+
+Once for each pair of challenger and champion, and again where params.yaml asks something else.
+"""
+
+import json
+import re
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from llm.errors import UserError
+from tasks.registry.decisions import (
+    APPROVED,
+    CHAMPION,
+    INSTEAD_OF,
+    NONE,
+    PENDING,
+    REASON_LENGTH,
+    carry_out,
+    said,
+    set_pending,
+    standing,
+)
+from tasks.registry.register import REJECTED, REVIEW, registered_name
+from tasks.registry.tracking import server_errors, tracking_uri
+from tasks.review.comparison import compare
+from tasks.review.gates import Gate, all_passed, check
+from tasks.review.page import verdict, write_page
+from tasks.stages.lock import exclusive
+from tasks.stages.params import load_application
+
+FOLDER = "review"
+"""Among the artifacts of the version's run."""
+HTML, MARKDOWN, FINDINGS = (f"{FOLDER}/{name}" for name in ("review.html", "review.md", "gates.json"))
+LABEL = "Review against"  # how the first line of a description begins once there is a page
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A challenger that was compared and waits for a decision."""
+
+    model: str
+    version: str
+    champion: str | None
+    gates: tuple[Gate, ...]
+    verdict: str
+    """A sentence or two of Markdown."""
+    page: str
+    """The comparison in Markdown, without its pictures."""
+    address: str
+    """Of the page as HTML: a file, or a URL of the tracking server."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds against every gate."""
+        return all_passed(self.gates)
+
+    @property
+    def reason(self) -> str:
+        """Why the gates alone would approve or reject it, as plain text."""
+        open_ = [gate for gate in self.gates if gate.passed is not True]
+        words = {False: "failed", None: "could not be computed"}
+        said_ = [f"{gate.name}: {words[gate.passed]} ({gate.said})" for gate in open_]
+        return ("; ".join(said_) or text(self.verdict))[:REASON_LENGTH]
+
+
+def text(markdown: str) -> str:
+    """A line of Markdown for a terminal."""
+    return re.sub(r"\\([^\w\s])", r"\1", re.sub(r"(?<!\\)(\*\*|`)", "", markdown))
+
+
+def ways(model: str, version: str) -> list[str]:
+    """The ways in which a person can decide on a version, a line of Markdown each."""
+    line, name = "python -m flows.review", registered_name(model)
+    return [
+        f"On the command line: `{line} approve {model}/{version} --reason TEXT`, or `reject`.",
+        f"In MLflow: set the tag `{REVIEW}` of {name} version {version} to `{APPROVED}` or `{REJECTED}` (the tags "
+        f"`{REVIEW}.by` and `{REVIEW}.reason` say who and why), or move the alias `{CHAMPION}` to it; the next review "
+        "carries out what the tag says.",
+    ]
+
+
+def _link(version: ModelVersion) -> str:
+    """The page in MLflow's own pages, where an address begins with `#`."""
+    experiment = MlflowClient().get_run(version.run_id).info.experiment_id
+    return f"#/experiments/{experiment}/runs/{version.run_id}/artifacts/{HTML}"
+
+
+def _address(version: ModelVersion) -> str:
+    if tracking_uri().startswith(("http:", "https:")):
+        return f"{tracking_uri().rstrip('/')}/{_link(version)}"
+    return f"{MlflowClient().get_run(version.run_id).info.artifact_uri.removeprefix('file://')}/{HTML}"
+
+
+def _asked(model: str) -> dict[str, Any]:
+    return json.loads(load_application(model).review.model_dump_json())
+
+
+def _found(version: ModelVersion, pair: dict[str, Any]) -> tuple[str, tuple[Gate, ...]] | None:
+    """What an earlier review of the same pair found, with the same gates: the verdict and the gates."""
+    compared = version.tags.get(REVIEW), version.tags.get(INSTEAD_OF)
+    if compared != (PENDING, pair["champion"] or NONE):
+        return None
+    there = {file.path for file in MlflowClient().list_artifacts(version.run_id, FOLDER)}
+    if not there >= {HTML, MARKDOWN, FINDINGS}:
+        return None
+    before = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{FINDINGS}")
+    if {name: before.get(name) for name in pair} != pair:
+        return None
+    return before["verdict"], tuple(Gate(**gate) for gate in before["gates"])
+
+
+def _compare(model: str, version: ModelVersion, pair: dict[str, Any]) -> tuple[str, tuple[Gate, ...]]:
+    """Compare, write the page to the artifacts of the version's run, and link it in the description's first line."""
+    client, number, champion = MlflowClient(), pair["challenger"], pair["champion"]
+    comparison = compare(model, number, champion)
+    gates = tuple(check(comparison, load_application(model).review))
+    judged = verdict(comparison, gates)
+    with tempfile.TemporaryDirectory() as folder:
+        write_page(Path(folder), comparison, gates, ways(model, number))
+        findings = {**pair, "verdict": judged, "gates": [asdict(gate) for gate in gates]}
+        Path(folder, Path(FINDINGS).name).write_text(json.dumps(findings, indent=2) + "\n")
+        client.log_artifacts(version.run_id, folder, FOLDER)
+    now = client.get_model_version(version.name, number)  # a person may have written there meanwhile
+    first, _, rest = (now.description or "").partition("\n")
+    kept = rest.lstrip("\n") if first.startswith(f"[{LABEL}") else now.description or ""
+    against = f"champion {champion}" if champion else "the baseline"
+    head = f"[{LABEL} {against}]({_link(version)}): {judged}"
+    client.update_model_version(version.name, number, f"{head}\n\n{kept}".rstrip() + "\n")
+    set_pending(model, number, HTML, instead_of=champion)
+    return judged, gates
+
+
+def _review(model: str, version: str, champion: str | None) -> Reviewed:
+    pair = {"challenger": version, "champion": champion, "asked": _asked(model)}
+    there = MlflowClient().get_model_version(registered_name(model), version)
+    judged, gates = _found(there, pair) or _compare(model, there, pair)
+    markdown = mlflow.artifacts.load_text(f"runs:/{there.run_id}/{MARKDOWN}")
+    page = re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"(picture in review.html: \1)", markdown)
+    return Reviewed(model, version, champion, gates, judged, page, _address(there))
+
+
+def review_challenger(model: str) -> Reviewed | str:
+    """Review a model's challenger against its champion, or its baseline; or why there is nothing to decide.
+
+    Of two at once the second waits, and then finds what the first did. Raises UserError where it can't be compared,
+    where the champion moved meanwhile, and where a person's tag on the challenger says nothing that is known.
+    """
+    with exclusive(f"{FOLDER}/{model}"):
+        now = standing(model)
+        version, champion = now.challenger, f"version {now.champion} is champion" if now.champion else "no champion"
+        if not now.state_of:
+            return "no version yet: `make run` makes one"
+        if version is None or version == now.champion:
+            return f"no challenger; {champion}"
+        by_hand = said(model, version)
+        if by_hand and by_hand.decision == "unclear":
+            raise UserError(f"{registered_name(model)} version {version}: {by_hand.reason}; set it in MLflow")
+        if by_hand and by_hand.decision == REJECTED:
+            return f"version {version} was rejected by {by_hand.by}: {by_hand.reason}; {champion}"
+        try:
+            with server_errors():
+                return _review(model, version, now.champion)
+        except (UserError, MlflowException):
+            ended = said(model, version)
+            if ended is None or ended.decision != "withdrawn":
+                raise
+            carry_out(model, version)
+            return f"version {version} was deleted meanwhile: its review ends"

@@ -1,0 +1,159 @@
+"""Two versions of the classifier on the same mails: the test split, and the everyday ones that were written for it."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from tasks.review import Review, Sample
+from tasks.training.setup import split_file
+
+FALSE_POSITIVES = 0.005  # one ham in 200
+BINS = 10
+LENGTHS = {"to 50": 50, "51 to 200": 200, "201 to 500": 500, "over 500": np.inf}
+PROBABILITY = "_probability"
+
+
+def accuracy(right: np.ndarray, axis: int) -> np.ndarray:
+    """The share of rows that are right."""
+    return right.mean(axis)
+
+
+def precision(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
+    """Of what is called 1 the share that is; 0 where nothing is."""
+    return (actual * predicted).sum(axis) / np.maximum(1, predicted.sum(axis))
+
+
+def recall(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
+    """Of what is 1 the share that is called so; 0 where nothing is."""
+    return (actual * predicted).sum(axis) / np.maximum(1, actual.sum(axis))
+
+
+def f1(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
+    """The harmonic mean of precision and recall."""
+    return 2 * (actual * predicted).sum(axis) / np.maximum(1, actual.sum(axis) + predicted.sum(axis))
+
+
+@cache
+def mean_f1(labels: int) -> Callable[..., np.ndarray]:
+    """F1 of each label against the others, its mean over labels; labels are numbers."""
+
+    def statistic(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
+        each = [f1((actual == n).astype(float), (predicted == n).astype(float), axis) for n in range(labels)]
+        return np.mean(each, axis=0)
+
+    return statistic
+
+
+def roc_auc(actual: np.ndarray, probability: np.ndarray, axis: int) -> np.ndarray:
+    """How likely a 1 is to be above a 0, from the ranks (Mann and Whitney 1947)."""
+    ones = actual.sum(axis)
+    zeros = actual.shape[axis] - ones
+    above = (rankdata(probability, axis=axis) * actual).sum(axis) - ones * (ones + 1) / 2
+    return above / np.maximum(1, ones * zeros)
+
+
+def recall_at(actual: np.ndarray, probability: np.ndarray, axis: int) -> np.ndarray:
+    """The recall of the lowest threshold that calls at most FALSE_POSITIVES of what is 0 a 1; the last axis alone."""
+    zeros = np.sort(np.where(actual > 0, -np.inf, probability), axis=axis)[..., ::-1]
+    allowed = np.floor(FALSE_POSITIVES * (1 - actual).sum(axis) + 1e-9).astype(int)
+    limit = np.take_along_axis(zeros, np.expand_dims(allowed, axis), axis)
+    return (actual * (probability > limit)).sum(axis) / np.maximum(1, actual.sum(axis))
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, axis: int) -> np.ndarray:
+    """Expected calibration error (Guo et al. 2017): the mean gap of confidence and accuracy, by bin of confidence."""
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return sum(abs(((confidence - right) * (place == n)).sum(axis)) for n in range(BINS)) / right.shape[axis]
+
+
+def _everyday(name: str, labels: set[str]) -> pd.DataFrame:
+    """The behavioural mails for a dataset of this name and labels, with their slice; none where there are none."""
+    file = Path("data/behavioural") / name / "test.jsonl"
+    table = pd.read_json(file, lines=True, dtype=False) if file.exists() else pd.DataFrame()
+    return (
+        table.rename(columns={"slice": "everyday"}) if len(table) and set(table["label"]) <= labels else table.head(0)
+    )
+
+
+def rows(data: Path) -> pd.DataFrame:
+    """The mails of the test split, and after them the everyday ones, which count in metrics of their own alone."""
+    test = pd.read_parquet(split_file(data, "test"))[["id", "source", "subject", "body", "label"]]
+    words = test["body"].str.split().map(len)
+    test["words"] = pd.cut(words, [-1, *LENGTHS.values()], labels=list(LENGTHS)).astype(str)
+    test["source"] = test["source"].str.split("/").str[-1]
+    everyday = _everyday(data.name, set(test["label"]))
+    table = pd.concat([test.assign(everyday=None), everyday], ignore_index=True).astype(object)
+    table = table.where(table.notna(), None)
+    table["expected"], table["text"] = table["label"], table["subject"] + " | " + table["body"]
+    table.loc[table["everyday"].notna(), "label"] = None  # that slice is of the test split
+    return table
+
+
+def _labels(answers: pd.DataFrame) -> list[str]:
+    return [name.removesuffix(PROBABILITY) for name in answers.columns if name.endswith(PROBABILITY)]
+
+
+def _probabilities(answers: pd.DataFrame, labels: Sequence[str]) -> np.ndarray:
+    """N x K; zeros for a row without an answer."""
+    return answers[[f"{label}{PROBABILITY}" for label in labels]].astype(float).fillna(0.0).to_numpy()
+
+
+def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """1 for a mail that is given its label, with the label that it is given and the probability of that."""
+    labels = _labels(answers)
+    places = {label: n for n, label in enumerate(labels)}
+    given = answers["label"].map(places)
+    surety = _probabilities(answers, labels)[np.arange(len(rows)), given.fillna(0).astype(int)]
+    said = [
+        f"{label} ({chance:.4f})" if isinstance(label, str) else f"no answer: {error}"
+        for label, chance, error in zip(answers["label"], surety, answers["error"], strict=True)
+    ]
+    right = (answers["label"] == rows["expected"]).astype(float)
+    return pd.DataFrame({"score": right, "said": said, "surety": surety}, index=rows.index)
+
+
+def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
+    """The metrics of the evaluation, from what a version answers; a row without an answer is wrong."""
+    labels = _labels(answers)
+    right = score(rows, answers)["score"].to_numpy()
+    test = rows["everyday"].isna().to_numpy()
+    probability = _probabilities(answers, labels)[test]
+    actual, predicted = (
+        each[test].map({label: n for n, label in enumerate(labels)}).fillna(-1).to_numpy(float)
+        for each in (rows["expected"], answers["label"])
+    )
+    likeliest = (probability.argmax(axis=1) == actual).astype(float)
+    found = {
+        "accuracy": Sample(accuracy, (right[test],)),
+        "f1": Sample(mean_f1(len(labels)), (actual, predicted)),
+        "calibration_error": Sample(calibration_error, (probability.max(axis=1), likeliest)),
+    }
+    if len(labels) == 2:
+        wanted, called = (actual == 1).astype(float), (predicted == 1).astype(float)
+        found |= {
+            "f1": Sample(f1, (wanted, called)),
+            "precision": Sample(precision, (wanted, called)),
+            "recall": Sample(recall, (wanted, called)),
+            "roc_auc": Sample(roc_auc, (wanted, probability[:, 1])),
+            f"recall_at_fpr_{FALSE_POSITIVES}": Sample(recall_at, (wanted, probability[:, 1])),
+        }
+    for label in labels:
+        chosen = ~test & (rows["expected"] == label).to_numpy()
+        if chosen.any():
+            found[f"everyday_{label}"] = Sample(accuracy, (right[chosen],))
+    return found
+
+
+REVIEW = Review(
+    main="f1",
+    unit="mails",
+    columns=("subject", "body"),
+    rows=rows,
+    score=score,
+    measure=measure,
+    slices=("label", "source", "words", "everyday"),
+)

@@ -1,0 +1,155 @@
+"""What a challenger must hold before it may be champion: numbers from params.yaml, and that its papers are in order."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from llm.config import Config
+from llm.errors import UserError
+from tasks.stages.hashes import PREFIX, locked
+from tasks.stages.params import load_application
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+    from tasks.review.comparison import Comparison, Metric
+
+PARTS = ("code", "params.yaml", "dvc.yaml")
+WORDS = f"{PREFIX}.git.dirty.params"
+"""The tag that says in words what no commit holds."""
+
+
+class Gates(Config):
+    """What is asked of the challenger's numbers, by the names of its metrics; data, lineage and card are always asked.
+
+    Metrics are those of the model's evaluation, and `seconds_a_row`, the time of an answer on this machine.
+    """
+
+    at_least: dict[str, float] = Field(default_factory=dict)
+    """Metrics that may not be lower."""
+    at_most: dict[str, float] = Field(default_factory=dict)
+    """Metrics that may not be higher."""
+    no_loss: tuple[str, ...] = ()
+    """Metrics in which the challenger may not be surely worse than the champion, or than the baseline where there is no
+    champion: the 95 % interval of the difference, paired by test row, lies wholly on the worse side."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One thing that is asked, and what was found."""
+
+    name: str
+    passed: bool | None
+    """None where it could not be computed, which does not pass."""
+    said: str
+
+
+def _limit(metric: "Metric | None", name: str, least: float | None, most: float | None) -> Gate:
+    asked = f"{name} at least {least:g}" if most is None else f"{name} at most {most:g}"
+    if metric is None or metric.challenger is None:
+        return Gate(asked, None, f"there is no metric {name} of this version")
+    passed = metric.challenger <= most if least is None else metric.challenger >= least
+    return Gate(asked, passed, f"{metric.challenger:.4g}" + ("" if metric.answered else ", by its own evaluation"))
+
+
+def _no_loss(comparison: "Comparison", name: str) -> Gate:
+    against = comparison.against
+    asked, metric = f"no sure loss of {name} against the {against}", comparison.metrics.get(name)
+    if metric is None:
+        return Gate(asked, None, f"there is no metric {name} of this version")
+    found = metric.to_champion if comparison.champion else metric.to_baseline
+    if found is None:
+        reason = comparison.incomparable or f"the {against} has no {name}"
+        return Gate(asked, None, reason)
+    if found.low is None or found.high is None:
+        return Gate(asked, None, f"{found.value:+.4f}, and nobody knows how sure that is")
+    interval = f"{found.value:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"
+    return Gate(asked, metric.verdict(against) != "worse", f"{metric.verdict(against)}: {interval}")
+
+
+def _answers(comparison: "Comparison") -> Gate:
+    name = "it answers the test rows"
+    if comparison.failed:
+        return Gate(name, False, comparison.failed)
+    if not comparison.rows:
+        return Gate(name, None, f"nothing says which rows: there is no tasks/review/{comparison.model}.py")
+    left = f", {comparison.unanswered} of them with an error" if comparison.unanswered else ""
+    return Gate(name, True, f"{comparison.rows} {comparison.unit}{left}")
+
+
+def _data_quality(model: str, version: "ModelVersion") -> Gate:
+    """Whether the data that it learned from passed its checks; known while that data is what lies here."""
+    name, dataset = "its data passed the checks", load_application(model).dataset
+    made, learned = f"data/processed/{dataset}", version.tags.get(f"{PREFIX}.dvc.dep.data/processed/{dataset}")
+    report = Path("reports/quality", dataset, "validation.json")
+    try:
+        here = locked(f"preprocess@{dataset}").outs.get(made)
+    except UserError as error:
+        return Gate(name, None, str(error))
+    if learned is None or learned != here:
+        return Gate(name, None, f"it learned from {made} {learned or 'of no known hash'}, and here lies {here}")
+    if not report.exists():
+        return Gate(name, None, f"{report} is missing: run `dvc pull {report.parent}` or `dvc repro`")
+    found = json.loads(report.read_text())
+    failed = [f"{each['column']}: {each['expectation']}" for each in found["expectations"] if not each["success"]]
+    return Gate(name, bool(found["success"]), ", ".join(failed) or f"{len(found['expectations'])} checks of {dataset}")
+
+
+def not_in_git(tags: Mapping[str, str]) -> str:
+    """What a version was made from that no commit holds, in words; empty where a commit holds it all."""
+    if tags.get(f"{PREFIX}.git.commit", "none") == "none":
+        return "no git commit is known"
+    states = {part: tags.get(f"{PREFIX}.git.dirty.{part}", "unknown") for part in PARTS}
+    dirty = [part for part, state in states.items() if state != "false"]
+    if not dirty:
+        return ""
+    return tags.get(WORDS) or f"not in git: {', '.join(dirty)}"
+
+
+def _lineage(model: str, version: "ModelVersion") -> Gate:
+    """Whether it can be made again from what a commit and DVC hold."""
+    tags, dataset = version.tags, load_application(model).dataset
+    needed = {
+        "the hash of its weights": f"dvc.out.models/{model}",
+        "the hash of its data": f"dvc.dep.data/processed/{dataset}",
+        "the run that trained it": "training_run",
+    }
+    lacking = [what for what, tag in needed.items() if tags.get(f"{PREFIX}.{tag}", "none") == "none"]
+    said = [*filter(None, [not_in_git(tags)]), *([f"missing: {', '.join(lacking)}"] if lacking else [])]
+    commit = tags.get(f"{PREFIX}.git.commit", "none")
+    return Gate("its lineage is complete", not said, "; ".join(said) or f"commit {commit[:10]}, and every hash")
+
+
+def _card(version: "ModelVersion") -> Gate:
+    from mlflow import MlflowClient
+
+    files = MlflowClient().list_artifacts(version.run_id, "card") if version.run_id else []
+    there = any(file.path == "card/card.html" for file in files)
+    return Gate("its model card is there", there, "card/card.html" if there else "its run has no card/card.html")
+
+
+def _gates(comparison: "Comparison", gates: Gates) -> Iterator[Gate]:
+    yield _answers(comparison)
+    for name, least in gates.at_least.items():
+        yield _limit(comparison.metrics.get(name), name, least, None)
+    for name, most in gates.at_most.items():
+        yield _limit(comparison.metrics.get(name), name, None, most)
+    for name in gates.no_loss:
+        yield _no_loss(comparison, name)
+    yield _data_quality(comparison.model, comparison.challenger)
+    yield _lineage(comparison.model, comparison.challenger)
+    yield _card(comparison.challenger)
+
+
+def check(comparison: "Comparison", gates: Gates) -> list[Gate]:
+    """All gates of a comparison's challenger, in the order in which people read them."""
+    return list(_gates(comparison, gates))
+
+
+def all_passed(gates: Sequence[Gate]) -> bool:
+    """Whether each is passed; one that could not be computed is not."""
+    return all(gate.passed is True for gate in gates)

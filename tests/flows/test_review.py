@@ -1,0 +1,407 @@
+"""From challenger to champion on a real registry and Prefect server: compared once, decided in any of three places."""
+
+import asyncio
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterState
+from prefect.states import Cancelling
+from projects import ROOT, change_params, environment
+
+from flows import review as command
+from flows.review import NotReviewedError, review
+from llm.errors import UserError
+from tasks.registry.decisions import approve, history, reject, set_pending, standing
+from tasks.registry.tracking import configure_tracking
+from tasks.review.challenger import Reviewed, review_challenger
+from tasks.stages.server import run_as_child
+from tests.tasks.review.conftest import inside, register, write_model, write_project
+
+pytestmark = pytest.mark.slow
+
+NAME = "threestage-classifier"
+HANGS = 600  # seconds that only something that hangs takes
+LONG = HANGS / 60
+WHOLE = {"git__commit": "a" * 40, "training_run": "b"} | {
+    f"git__dirty__{part}": "false" for part in ("code", "params__yaml", "dvc__yaml")
+}
+GATES = {"at_least": {"f1": 1.1, "charm": 1}, "at_most": {}, "no_loss": []}
+ME = {"by": "reviewer-1", "reason": "it reads well"}
+
+
+def reviewed(*models, **parameters):
+    return run_as_child(review, {"models": list(models or ["classifier"]), **parameters})
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, token_files, prefect_api) -> Path:
+    """Version 1 is champion; the challenger, version 2, was compared with it and is pending. Copy it to change it."""
+    folder = tmp_path_factory.mktemp("compared")
+    write_project(folder, token_files)
+    change_params(folder, lambda values: values["applications"]["classifier"].update(review=GATES))
+    with inside(folder):
+        weights = write_model(folder / "made/c1/classifier", "classifier", 3)
+        for alias in ("champion", "challenger"):
+            version = register(weights, "classifier", **WHOLE)
+            MlflowClient().set_registered_model_alias(NAME, alias, version)
+        MlflowClient().update_model_version(NAME, "2", "Classifier, trained here.\n\nMore of it.")
+        (folder / "said").write_text(reviewed()["classifier"])
+    return folder
+
+
+@pytest.fixture
+def project(compared, tmp_path, monkeypatch) -> Path:
+    folder = shutil.copytree(compared, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    configure_tracking()
+    return folder
+
+
+@pytest.fixture
+def client(prefect_api):
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+def aliases():
+    now = standing("classifier")
+    return now.champion, now.previous, now.challenger
+
+
+def paused(client):
+    """The run that shows a form."""
+    there = FlowRunFilter(state=FlowRunFilterState(name={"any_": ["Paused"]}))
+    deadline = time.monotonic() + HANGS
+    while not (found := client.read_flow_runs(flow_run_filter=there)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found[0].id
+
+
+def waits(client, then):
+    """What becomes of the classifier in a review that waits, while `then` is done to its run."""
+    errors = []
+
+    def do():
+        try:
+            then(paused(client))
+        except BaseException as error:
+            errors.append(error)
+
+    doing = threading.Thread(target=do)
+    doing.start()
+    try:
+        return reviewed(wait_minutes=LONG)["classifier"]
+    finally:
+        doing.join()
+        assert not errors
+
+
+def answer(client, **given):
+    """Fill the form in as soon as it is there; the server refuses what does not fit it."""
+
+    def fill(flow_run):
+        deadline = time.monotonic() + HANGS
+        while (said := client.resume_flow_run(flow_run, run_input=given)).status != "ACCEPT":
+            assert "schema not found" in said.details.reason, said.details.reason
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    return fill
+
+
+def newest(client):
+    return max(client.read_flow_runs(), key=lambda run: run.created)
+
+
+# ---- compared
+
+
+def test_what_there_is_to_decide_is_said_with_the_ways_to_do_it(project):
+    said = (project / "said").read_text().splitlines()
+    assert said[0] == "version 2 waits for a decision"
+    assert said[1].startswith("  Version 2 does not hold: of 6 gates 1 failed and 1 could not be computed. Not passed:")
+    page = Path(said[2].removeprefix("  page: "))
+    assert (page.name, page.parent.name) == ("review.html", "review")
+    assert "python -m flows.review approve classifier/2 --reason TEXT, or reject." in said[3]
+    assert "set the tag threestage.review of threestage-classifier version 2 to approved or rejected" in said[4]
+
+
+def test_the_page_is_linked_in_the_first_line_of_the_description_and_the_rest_is_kept(project):
+    version = MlflowClient().get_model_version(NAME, "2")
+    first, *rest = version.description.splitlines()
+    experiment = MlflowClient().get_run(version.run_id).info.experiment_id
+    page = f"#/experiments/{experiment}/runs/{version.run_id}/artifacts/review/review.html"
+    assert first.startswith(f"[Review against champion 1]({page}): **Version 2 does not hold")
+    assert rest == ["", "Classifier, trained here.", "", "More of it."]
+    names = {file.path for file in MlflowClient().list_artifacts(version.run_id, "review")}
+    assert names >= {"review/review.html", "review/review.md", "review/gates.json"}
+    review_tags = {key: value for key, value in version.tags.items() if key.startswith("threestage.review")}
+    assert review_tags == {
+        "threestage.review": "pending",
+        "threestage.review.instead_of": "1",
+        "threestage.review.page": "review/review.html",
+    }
+
+
+def test_prefect_shows_the_page_and_what_became_of_the_version(project):
+    async def read():
+        async with get_client() as client:
+            ours = ArtifactFilter(key=ArtifactFilterKey(any_=["review-classifier"]))
+            found = await client.read_artifacts(artifact_filter=ours)
+            return found[0], await client.read_flow_run(found[0].flow_run_id)
+
+    page, run = asyncio.run(read())
+    assert page.data.startswith("# threestage-classifier: challenger 2 against champion 1\n")
+    assert "![" not in page.data
+    assert page.description.startswith("**Version 2 does not hold")
+    assert (run.name, run.state.name) == ("review: classifier 2 waits", "Completed")
+
+
+def test_the_same_pair_is_compared_once_and_the_gates_alone_can_decide_on_it(project):
+    page = Path((project / "said").read_text().splitlines()[2].removeprefix("  page: "))
+    page = project / page.relative_to(next(each for each in page.parents if each.name.startswith("compared")))
+    before = page.stat().st_mtime_ns
+    assert reviewed()["classifier"].splitlines()[1] == (project / "said").read_text().splitlines()[1]
+    said = reviewed(auto=True)["classifier"]
+    assert page.stat().st_mtime_ns == before
+    assert said.startswith("version 2 rejected by gates, ")
+    assert "f1 at least 1.1: failed (" in said
+    assert "charm at least 1: could not be computed (there is no metric charm of this version)" in said
+    assert aliases() == ("1", None, None)
+    assert reviewed()["classifier"] == "no challenger; version 1 is champion"
+    MlflowClient().set_registered_model_alias(NAME, "challenger", "2")
+    assert reviewed(auto=True)["classifier"].startswith("version 2 was rejected by gates: charm at least 1: could")
+    assert len(history("classifier")) == 2  # the champion's alias, moved by hand, and this
+
+
+def test_without_a_champion_two_reviews_at_once_compare_with_the_baseline_once_and_the_gates_promote(project):
+    MlflowClient().delete_registered_model_alias(NAME, "champion")
+    change_params(project, lambda values: values["applications"]["classifier"].update(review={}))
+    found: list[Reviewed] = []
+    both = [threading.Thread(target=lambda: found.append(review_challenger("classifier"))) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    one, other = found
+    assert one == other  # also in seconds
+    assert (one.champion, one.passed) == (None, True)
+    assert one.verdict.startswith("**Version 2 passes all 4 gates.** There is no champion yet.")
+    first = MlflowClient().get_model_version(NAME, "2").description.splitlines()
+    assert first[0].startswith("[Review against the baseline](#/experiments/")
+    assert first[1:] == ["", "Classifier, trained here.", "", "More of it."]
+    said = reviewed(auto=True)["classifier"]
+    assert said.startswith("version 2 approved by gates, ")
+    assert "Version 2 passes all 4 gates. There is no champion yet." in said
+    assert aliases() == ("2", None, None)
+
+
+def test_a_version_that_is_deleted_while_it_is_compared_ends_its_review(project):
+    class Delete(logging.Handler):
+        def emit(self, record):
+            if "version 2 answers" in record.getMessage():
+                MlflowClient().delete_model_version(NAME, "2")
+
+    change_params(project, lambda values: values["applications"]["classifier"].update(review={}))  # compared again
+    logger, handler = logging.getLogger("tasks.review.comparison"), Delete()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        assert review_challenger("classifier") == "version 2 was deleted meanwhile: its review ends"
+    finally:
+        logger.removeHandler(handler)
+    assert [each.decision for each in history("classifier")][-1] == "withdrawn"
+    assert review_challenger("classifier") == "no challenger; version 1 is champion"
+
+
+# ---- a person decides
+
+
+def test_a_decision_in_prefects_form_moves_the_champion(project, client):
+    said = waits(client, answer(client, decision="approve", **ME))
+    assert said.startswith("version 2 approved by reviewer-1, ")
+    assert said.endswith(": it reads well")
+    assert aliases() == ("2", "1", None)
+    run = newest(client)
+    assert (run.name, run.state.name) == ("review: classifier 2 approved", "Completed")
+
+
+def test_the_form_refuses_a_decision_without_a_reason_or_a_name_and_takes_later(project, client):
+    def try_all(flow_run):
+        for lacking in ({"reason": " "}, {"by": ""}, {"decision": "perhaps"}):
+            deadline = time.monotonic() + HANGS
+            given = {"decision": "approve", **ME} | lacking
+            while "schema not found" in (said := client.resume_flow_run(flow_run, run_input=given)).details.reason:
+                assert time.monotonic() < deadline
+            assert said.status == "REJECT"
+        answer(client, decision="later", **ME)(flow_run)
+
+    assert waits(client, try_all).startswith("version 2 waits for a decision\n")
+    assert aliases() == ("1", None, "2")
+
+
+def test_a_tag_set_in_mlflow_ends_the_wait(project, client):
+    tag = MlflowClient().set_model_version_tag
+    said = waits(client, lambda _: tag(NAME, "2", "threestage.review", "approved"))
+    assert said.startswith("version 2 approved by somebody in MLflow")
+    assert aliases() == ("2", "1", None)
+
+
+def test_a_decision_on_the_command_line_ends_the_wait(project, client):
+    said = waits(client, lambda _: reject("classifier", "2", **ME))
+    assert said == "version 2 rejected by reviewer-1: it reads well"
+    assert aliases() == ("1", None, None)
+
+
+def test_a_version_that_is_deleted_ends_the_wait(project, client):
+    said = waits(client, lambda _: MlflowClient().delete_model_version(NAME, "2"))
+    assert said == "version 2 withdrawn by somebody in MLflow: deleted in the registry"
+    assert newest(client).name == "review: classifier 2 withdrawn"
+
+
+def test_another_champion_ends_the_wait(project, client):
+    source = MlflowClient().get_model_version(NAME, "1").source
+    MlflowClient().create_model_version(NAME, source)
+    said = waits(client, lambda _: MlflowClient().set_registered_model_alias(NAME, "champion", "3"))
+    assert said == "version 2 waits, but version 3 is champion now: review it again"
+    with pytest.raises(UserError, match="review it again"):
+        approve("classifier", "2", **ME)
+
+
+def test_where_nobody_answers_in_time_it_stays_pending_and_the_run_ends_well(project, client):
+    assert reviewed(wait_minutes=0.01)["classifier"].startswith("version 2 waits for a decision\n")
+    run = newest(client)
+    assert (run.name, run.state.name) == ("review: classifier 2 waits", "Completed")
+    assert standing("classifier").state_of["2"] == "pending"
+
+
+def test_a_run_that_is_cancelled_while_it_waits_ends_so(project, client, prefect_api):
+    line = [sys.executable, "-m", "flows.review", "classifier", "--wait", str(LONG)]
+    store = f"sqlite:///{project / 'mlflow.db'}"
+    variables = environment(PREFECT_API_URL=prefect_api, MLFLOW_TRACKING_URI=store, PYTHONPATH=str(ROOT))
+    running = subprocess.Popen(line, cwd=project, env=variables, stderr=subprocess.PIPE, text=True)
+    flow_run = paused(client)
+    client.set_flow_run_state(flow_run, Cancelling())
+    _, errors = running.communicate(timeout=HANGS)
+    assert running.returncode == 143, errors
+    assert "Traceback" not in errors
+    assert client.read_flow_run(flow_run).state.name == "Cancelled"
+    assert standing("classifier").state_of["2"] == "pending"
+
+
+# ---- what goes wrong
+
+
+def test_what_a_person_wrote_that_means_nothing_is_an_error_and_the_other_models_are_reviewed(project, client):
+    MlflowClient().set_model_version_tag(NAME, "2", "threestage.review", "fine")
+    with pytest.raises(NotReviewedError, match=r"classifier: threestage-classifier version 2: tag threestage"):
+        reviewed("classifier", "assistant")
+    assert newest(client).state.name == "Failed"
+    with pytest.raises(NotReviewedError) as error:
+        reviewed("classifier", "assistant")
+    assert error.value.outcomes == {"assistant": "no version yet: `make run` makes one"}
+
+
+def test_test_rows_that_are_missing_are_an_error_and_leave_no_state(project):
+    (project / "data/processed/emails/test.parquet").unlink()
+    MlflowClient().delete_model_version_tag(NAME, "2", "threestage.review")
+    with pytest.raises(NotReviewedError, match=r"classifier: .*emails"):
+        reviewed()
+    assert standing("classifier").state_of["2"] is None
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def line(stage_line, monkeypatch, capsys):
+    """The command line in this process; `stage_line` takes back what it changed. Exit code and both outputs."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["review", *arguments])
+        return command.main(), *capsys.readouterr()
+
+    return call
+
+
+def test_decisions_are_made_told_and_taken_back_on_the_command_line(project, line):
+    code, said, _ = line("approve", "classifier", "--reason", "it reads well", "--by", "reviewer-1")
+    assert (code, aliases()) == (0, ("2", "1", None))
+    assert said.startswith("classifier: version 2 approved by reviewer-1, ")
+    assert line("rollback", "classifier/1", "--reason", "no")[0] == 1  # another is champion
+    code, said, _ = line("rollback", "classifier", "--reason", "complaints", "--by", "reviewer-1")
+    assert (code, said, aliases()[0]) == (0, "classifier: version 1 is champion again\n", "1")
+    code, said, _ = line("history", "classifier")
+    assert code == 0
+    *_, approved, back, now = said.splitlines()
+    assert approved.startswith("version 2 approved by reviewer-1, ")
+    assert back.startswith("version 2 rolled back to version 1 by reviewer-1, ")
+    assert back.endswith(": complaints")
+    assert now == "now: champion 1"
+
+
+def test_what_became_of_each_model_is_printed_also_where_one_can_not_be_reviewed(project, line):
+    MlflowClient().set_model_version_tag(NAME, "2", "threestage.review", "fine")
+    code, said, error = line("classifier", "assistant")
+    assert (code, said) == (1, "assistant: no version yet: `make run` makes one\n")
+    assert error.splitlines()[-1].startswith(
+        "error: classifier: threestage-classifier version 2: tag threestage.review"
+    )
+    code, said, error = line("assistant")
+    assert (code, said) == (0, "assistant: no version yet: `make run` makes one\n"), error
+
+
+def test_a_version_that_is_not_the_challenger_can_be_named(project, line):
+    source = MlflowClient().get_model_version(NAME, "1").source
+    MlflowClient().create_model_version(NAME, source)
+    MlflowClient().set_registered_model_alias(NAME, "challenger", "3")
+    code, _, error = line("approve", "classifier", "--reason", "x")
+    assert (code, error.count("was not compared yet: review it first")) == (1, 1)
+    set_pending("classifier", "3", "review/review.html", instead_of="1")
+    assert line("approve", "classifier/2", "--reason", "x")[0] == 0
+    assert aliases() == ("2", "1", "3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nobody"], "error: there is no model 'nobody'; those are: foundation, assistant, classifier\n"),
+        (["history", "nobody"], "error: there is no model 'nobody'; those are: foundation, assistant, classifier\n"),
+        (["reject", "assistant", "--reason", "x"], "error: assistant: no version waits for a decision; name one as "),
+        (["reject", "classifier/7", "--reason", "x"], "error: threestage-classifier version 7 is not there, or not "),
+        (["reject", "classifier", "--reason", " "], "error: threestage-classifier version 2: a decision needs a rea"),
+    ],
+)
+def test_what_can_not_be_done_is_one_line(project, line, arguments, said):
+    code, _, error = line(*arguments)
+    assert (code, error.count("\n")) == (1, 1), error
+    assert error.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["approve", "classifier"],
+        ["approve", "--reason", "x"],
+        ["classifier", "--reason", "x"],
+        ["history", "classifier", "assistant"],
+        ["history", "classifier", "--auto"],
+        ["--auto", "--wait", "3"],
+        ["--wait", "-1"],
+        ["--wait", "nan"],
+    ],
+)
+def test_a_wrong_option_ends_with_2(line, wrong):
+    with pytest.raises(SystemExit, match="2"):
+        line(*wrong)

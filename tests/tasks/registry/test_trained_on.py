@@ -1,0 +1,61 @@
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from dvc.repo import Repo
+from mlflow import MlflowClient
+
+from llm.tokenizer import save_tokenizer
+from tasks.datasets.corpus import write_tokens
+from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, rows_before, trained_on
+
+NAME = "threestage-classifier"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Repo.init(no_scm=True).close()
+
+
+def write(dataset, rows):
+    folder = Path("data/processed", dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(folder / "train.parquet", index=False)
+
+
+def test_the_data_of_a_version_is_named_by_its_tags(project, mlflow_store, tmp_path):
+    client = MlflowClient(f"sqlite:///{mlflow_store}")
+    client.create_registered_model(NAME)
+    tags = {"threestage.dvc.dep.data/processed/emails": "abc.dir", "threestage.dvc.dep.models/published": "def.dir"}
+    version = client.create_model_version(NAME, str(tmp_path), tags=tags)
+    assert trained_on("classifier", "champion") is None
+    client.set_registered_model_alias(NAME, "champion", version.version)
+    assert trained_on("classifier", "champion") == TrainedOn("classifier", "1", "emails", "abc.dir")
+    assert trained_on("assistant", "champion") is None
+    client.delete_model_version_tag(NAME, version.version, "threestage.dvc.dep.data/processed/emails")
+    assert trained_on("classifier", "champion") is None
+
+
+def test_the_rows_of_before_come_from_the_cache_as_long_as_it_has_them(project):
+    rows = pd.DataFrame({"body": ["hello", "win"], "label": ["ham", "spam"]})
+    write("emails", rows)
+    with Repo() as repo:
+        repo.add("data/processed/emails")
+    before = TrainedOn("classifier", "1", "emails", current_md5("emails"))
+    assert before.md5.endswith(".dir")
+    write("emails", rows.assign(body=["other", "rows"]))
+    assert rows_before(before).equals(rows)
+    assert current_rows("emails")["body"].tolist() == ["other", "rows"]
+    shutil.rmtree(".dvc/cache")
+    assert rows_before(before) is None
+
+
+def test_tokens_are_read_as_the_documents_that_they_came_from(project, encoding):
+    folder = Path("data/processed/corpus")
+    folder.mkdir(parents=True)
+    texts = ["the cat sat", "", "on the mat . ", "a bird"]
+    save_tokenizer(encoding, folder / "tokenizer.json")
+    write_tokens(encoding, {"train": pd.DataFrame({"text": texts})}, folder)
+    assert current_rows("corpus")["text"].tolist() == texts

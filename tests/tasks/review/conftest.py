@@ -1,0 +1,208 @@
+"""A project with test rows, and a registry of small models that ship their code."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from projects import ROOT
+
+from llm.applications.assistant import Assistant
+from llm.applications.classifier import Classifier, ClassifierConfig
+from llm.chat import Chat
+from llm.config import GPTConfig
+from llm.formats.model_folder import save_model
+from llm.model.gpt import GPT
+from llm.tokenizer import train_bpe
+from tasks.registry.tracking import configure_tracking
+from tasks.served import signature
+from tasks.stages.hashes import PREFIX
+
+DATASETS = {"assistant": "instructions", "classifier": "emails", "foundation": "corpus"}
+TEXT = ["the cat sat on the mat and the dog ate the hat . a bird sang to the moon . hello how are you ?"] * 9
+WORDS = TEXT[0].split()
+LOGGED = {
+    "classifier": {"f1": 0.5, "f1_gain": 0.1, "f1_gain_low": 0.05, "f1_gain_high": 0.2, "baseline_f1": 0.4},
+    "assistant": {"exact_match": 0.1, "baseline_exact_match": 0.05, "nearest_exact_match": 0.2}
+    | {"response_loss": 2.0, "baseline_response_loss": 3.0},
+    "foundation": {"bits_per_byte": 5.0, "bits_per_byte_low": 4.5, "bits_per_byte_high": 5.5}
+    | {"baseline_bits_per_byte": 5.2, "ppmd_bits_per_byte": 5.3},
+}
+
+
+def write_model(folder: Path, model: str, seed: int) -> Path:
+    """A small model folder with random weights, large enough that its answers differ."""
+    torch.manual_seed(seed)
+    encoding = train_bpe(TEXT, 320)
+    context = 64 if model == "foundation" else 256  # fewer tokens than a piece of text has
+    gpt = GPT(GPTConfig(context_length=context, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab))
+    for weight in gpt.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.3)
+    folder.mkdir(parents=True)
+    if model == "classifier":
+        made = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5))
+        torch.nn.init.normal_(made.head.weight, std=0.5)
+        save_model(folder, made, encoding, "classifier", cleaning="tasks.data.mail")
+    elif model == "assistant":
+        made = Assistant(gpt.config, Chat(system="You are a test."))
+        made.load_state_dict(gpt.state_dict())
+        save_model(folder, made, encoding, "assistant")
+    else:
+        save_model(folder, gpt, encoding, "language_model")
+    return folder
+
+
+def ship(folder: Path, changed: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The code that a version ships, with some of its text replaced: by file, what stood there and what stands now."""
+    shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tasks/data").mkdir(parents=True)
+    for package in ("tasks", "tasks/data"):
+        (folder / package / "__init__.py").touch()
+    shutil.copy(ROOT / "tasks/data/mail.py", folder / "tasks/data")
+    for path, (before, after) in changed.items():
+        text = (folder / path).read_text()
+        assert before in text
+        (folder / path).write_text(text.replace(before, after))
+    return [str(folder / "llm"), str(folder / "tasks")]
+
+
+def register(
+    weights: Path, model: str, *, changed: Mapping[str, tuple[str, str]] | None = None, bare: bool = False, **tags: str
+) -> str:
+    """A version as `register` leaves it, of logged metrics that are made up; `bare` ships no code. Its number."""
+    configure_tracking()
+    client, name = MlflowClient(), f"threestage-{model}"
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    with TemporaryDirectory() as folder, mlflow.start_run() as run:
+        logged = mlflow.pyfunc.log_model(
+            name=model,
+            python_model=str(ROOT / "tasks/served.py"),
+            code_paths=None if bare else ship(Path(folder), changed or {}),
+            artifacts={"model": str(weights)},
+            signature=signature(weights),
+            pip_requirements=["mlflow"],
+        )
+        mlflow.log_metrics(LOGGED[model])
+        mlflow.log_params({"train.steps": 20, "train.seed": 1})
+        Path(folder, "card.html").write_text("a card")
+        mlflow.log_artifact(f"{folder}/card.html", "card")
+        Path(folder, "roc.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+        mlflow.log_artifact(f"{folder}/roc.svg", "evaluation/evidence")
+    given = {name.replace("__", "."): value for name, value in tags.items()}
+    made = {f"dvc.dep.data/processed/{DATASETS[model]}": "d1.dir", f"dvc.out.models/{model}": weights.parent.name}
+    tags = {f"{PREFIX}.{name}": value for name, value in (made | given).items()}
+    version = client.create_model_version(name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id)
+    return str(version.version)
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """In a project's folder with its store, for fixtures that outlive a test."""
+    mlflow.set_tracking_uri(None)
+    before = Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(before)
+    mlflow.set_tracking_uri(None)
+
+
+def mails(count: int) -> pd.DataFrame:
+    """Mails of words that the tokenizer knows, half of them spam; one is empty, and can't be answered."""
+    texts = [" ".join(WORDS[n % 9 : n % 9 + 6]) for n in range(count)]
+    bodies = [" ".join(WORDS[n % 11 : n % 11 + n % 13]) for n in range(count)]
+    labels = ["spam" if n % 2 else "ham" for n in range(count)]
+    table = pd.DataFrame({"id": [f"mail-{n}" for n in range(count)], "source": "a/b/lists", "subject": texts})
+    table = table.assign(body=bodies, label=labels)
+    table.loc[count - 1, ["subject", "body"]] = ""
+    return table
+
+
+def questions(count: int) -> pd.DataFrame:
+    """Questions of two kinds, of which the first has answers that a rule checks."""
+    rows = [
+        {
+            "id": f"question-{n}",
+            "source": "here",
+            "kind": "counting" if n % 2 else "small_talk",
+            "instruction": " ".join(WORDS[n : n + 4]),
+            "input": "" if n % 3 else "the moon",
+            "output": "the cat sat",
+            "answers": ["the cat sat"] if n % 2 else [],
+            "history": ["hello", "how are you ?"] if n == 3 else [],
+            "system": "",
+        }
+        for n in range(count)
+    ]
+    return pd.DataFrame(rows)
+
+
+def write_project(folder: Path, corpus: Path) -> None:
+    """Test rows, parameters, dvc.lock and the report on the data's quality."""
+    shutil.copy(ROOT / "params.yaml", folder)
+    for dataset, table in (("emails", mails(40)), ("instructions", questions(12))):
+        (folder / "data/processed" / dataset).mkdir(parents=True)
+        table.to_parquet(folder / "data/processed" / dataset / "test.parquet")
+    shutil.copytree(corpus, folder / "data/processed/corpus")
+    (folder / "data/behavioural/emails").mkdir(parents=True)
+    everyday = mails(8).head(6).assign(slice=["thanks"] * 3 + ["offers"] * 3, id=[f"everyday-{n}" for n in range(6)])
+    everyday.drop(columns="source").to_json(folder / "data/behavioural/emails/test.jsonl", orient="records", lines=True)
+    stages = {}
+    for dataset in DATASETS.values():
+        outs = [{"path": f"data/processed/{dataset}", "md5": "d1.dir"}]
+        stages[f"preprocess@{dataset}"] = {"cmd": "preprocess", "outs": outs}
+        report = folder / "reports/quality" / dataset / "validation.json"
+        report.parent.mkdir(parents=True)
+        check = {"column": "label", "expectation": "expect_column_values_to_be_in_set", "success": True}
+        report.write_text(json.dumps({"dataset": dataset, "success": True, "expectations": [check]}))
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+@pytest.fixture(scope="session")
+def reviewed_files(tmp_path_factory, token_files) -> Path:
+    """The project's files, without a registry. Copy it to change it."""
+    folder = tmp_path_factory.mktemp("reviewed_files")
+    write_project(folder, token_files)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reviewed(tmp_path_factory, reviewed_files) -> Path:
+    """A project in which the assistant and the foundation have two versions, the classifier three. Look at it only.
+
+    The classifier's second has the first's weights, and ships code that decides the other way; the third ships none.
+    """
+    folder = shutil.copytree(reviewed_files, tmp_path_factory.mktemp("reviewed"), dirs_exist_ok=True)
+    with inside(folder):
+        weights = write_model(folder / "made/c1/classifier", "classifier", 3)
+        other_way = ("labels[label], **{", "labels[1 - label], **{")
+        register(weights, "classifier")
+        register(weights, "classifier", changed={"llm/applications/classifier.py": other_way})
+        register(weights, "classifier", bare=True)
+        for model in ("assistant", "foundation"):
+            for number in (1, 2):
+                register(write_model(folder / f"made/{model}-{number}" / model, model, number), model)
+    return folder
+
+
+@pytest.fixture
+def in_project(reviewed, monkeypatch) -> Path:
+    """In that project, with its store."""
+    monkeypatch.chdir(reviewed)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{reviewed / 'mlflow.db'}")
+    configure_tracking()
+    return reviewed

@@ -1,0 +1,43 @@
+import pandas as pd
+import pytest
+
+from tasks.review import find
+from tasks.review.assistant import measure, rows, score
+
+
+@pytest.fixture
+def asked(tmp_path) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {
+            "id": ["one", "two", "three", "four"],
+            "kind": ["a", "a", "b", "b"],
+            "instruction": ["Add.", "And this?", "Speak.", "Say more."],
+            "input": ["1 + 1", "", "", ""],
+            "output": ["2", "3", "the cat sat on the mat", "hello"],
+            "answers": [["2", "two"], ["3"], [], []],
+            "history": [[], ["Add 1 and 1.", "2"], [], []],
+            "system": ["", "", "Be brief.", ""],
+        }
+    )
+    table.to_parquet(tmp_path / "test.parquet")
+    return rows(tmp_path)
+
+
+def test_rows_are_as_a_served_model_takes_them_and_as_people_read_them(asked):
+    assert asked["history"].tolist() == ["", '["Add 1 and 1.", "2"]', "", ""]
+    assert asked["text"].tolist()[:2] == ["Add. 1 + 1", "Add 1 and 1. 2 And this?"]
+    assert asked["expected"].tolist()[0] == "2"
+
+
+def test_a_rule_checks_what_it_can_and_the_others_have_rouge(asked):
+    answers = pd.DataFrame({"output": ["Two.", "4", "the cat sat", None], "error": [None, None, None, "too long"]})
+    found = score(asked, answers)
+    assert found["score"].tolist() == pytest.approx([1, 0, 2 / 3, 0])  # of 3 and 6 words 3 are common: F is 6 / 9
+    assert found["said"].tolist() == ["Two.", "4", "the cat sat", "no answer: too long"]
+    assert {name: sample.value for name, sample in measure(asked, answers).items()} == pytest.approx(
+        {"exact_match": 0.5, "rouge_l": 1 / 3}
+    )
+
+
+def test_an_assistant_that_learned_preferences_is_reviewed_as_any(asked):
+    assert find("preference") is find("assistant")

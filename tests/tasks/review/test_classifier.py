@@ -1,0 +1,90 @@
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+
+from tasks.evaluation.classifier import _calibration_error, _recall_at
+from tasks.review.classifier import measure, rows, score
+
+
+@pytest.fixture
+def asked() -> pd.DataFrame:
+    labels = ["spam" if n % 3 == 0 else "ham" for n in range(900)]
+    return pd.DataFrame({"expected": labels, "everyday": None})
+
+
+def answered(rows: pd.DataFrame, names: tuple[str, ...] = ("ham", "spam")) -> pd.DataFrame:
+    """Answers that are mostly right, with probabilities that go with them."""
+    generator = np.random.default_rng(1)
+    odds = np.stack([(rows["expected"] == name) + generator.normal(size=len(rows)) for name in names], axis=1)
+    chances = np.exp(odds) / np.exp(odds).sum(axis=1, keepdims=True)
+    label = np.array(names)[chances.argmax(axis=1)]
+    columns = {f"{name}_probability": chances[:, n] for n, name in enumerate(names)}
+    return pd.DataFrame({"label": label, **columns, "error": None})
+
+
+def test_metrics_are_those_of_scikit_learn_and_of_the_evaluation(asked):
+    answers = answered(asked)
+    found = {name: sample.value for name, sample in measure(asked, answers).items()}
+    actual, called = (asked["expected"] == "spam").to_numpy(int), (answers["label"] == "spam").to_numpy(int)
+    chance = answers["spam_probability"].to_numpy()
+    assert found == pytest.approx(
+        {
+            "accuracy": sklearn.metrics.accuracy_score(actual, called),
+            "f1": sklearn.metrics.f1_score(actual, called),
+            "precision": sklearn.metrics.precision_score(actual, called),
+            "recall": sklearn.metrics.recall_score(actual, called),
+            "roc_auc": sklearn.metrics.roc_auc_score(actual, chance),
+            "recall_at_fpr_0.005": _recall_at(actual, chance, 0.005),
+            "calibration_error": _calibration_error(actual, np.stack([1 - chance, chance], axis=1)),
+        }
+    )
+
+
+def test_three_labels_have_the_mean_f1_and_no_roc():
+    labels = [("a", "b", "c")[n % 3] for n in range(90)]
+    asked = pd.DataFrame({"expected": labels, "everyday": None})
+    answers = answered(asked, ("a", "b", "c"))
+    found = {name: sample.value for name, sample in measure(asked, answers).items()}
+    assert found["f1"] == pytest.approx(sklearn.metrics.f1_score(labels, answers["label"], average="macro"))
+    assert found.keys() == {"accuracy", "f1", "calibration_error"}
+
+
+def test_many_resamples_at_once_give_what_each_gives(asked):
+    resamples = np.random.default_rng(2).integers(0, len(asked), size=(5, len(asked)))
+    for sample in measure(asked, answered(asked)).values():
+        together = sample.statistic(*(column[resamples] for column in sample.columns), axis=-1)
+        alone = [sample.statistic(*(column[rows] for column in sample.columns), axis=-1) for rows in resamples]
+        assert together == pytest.approx(np.array(alone))
+
+
+def test_a_row_without_an_answer_is_wrong_and_says_why(asked):
+    answers = answered(asked)
+    answers.loc[0, ["label", "ham_probability", "spam_probability"]] = None
+    answers.loc[0, "error"] = "there is no text to classify"
+    found = score(asked, answers)
+    assert found.loc[0].tolist() == [0.0, "no answer: there is no text to classify", 0.0]
+    assert measure(asked, answers)["accuracy"].value == found["score"].mean()
+
+
+def test_everyday_mails_stand_behind_the_test_split_and_count_by_themselves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("data/processed/emails", "data/behavioural/emails"):
+        (tmp_path / folder).mkdir(parents=True)
+    mail = {"id": ["one", "two"], "subject": ["a", "b"], "body": ["x " * 60, "y"], "label": ["ham", "spam"]}
+    pd.DataFrame(mail | {"source": "s/p/easy"}).to_parquet("data/processed/emails/test.parquet")
+    pd.DataFrame(mail | {"slice": ["thanks", "offers"]}).to_json(
+        "data/behavioural/emails/test.jsonl", orient="records", lines=True
+    )
+    found = rows(tmp_path / "data/processed/emails")
+    assert found["everyday"].tolist() == [None, None, "thanks", "offers"]
+    assert found["source"].tolist() == ["easy", "easy", None, None]
+    assert found["words"].tolist() == ["51 to 200", "to 50", None, None]
+    assert found["label"].tolist() == ["ham", "spam", None, None]
+    assert found["expected"].tolist() == ["ham", "spam"] * 2
+    assert found["text"].tolist()[1] == "b | y"
+    said = {"label": ["ham", "spam", "ham", "ham"], "ham_probability": 0.6, "spam_probability": 0.4, "error": None}
+    metrics = measure(found, pd.DataFrame(said))
+    assert metrics["f1"].value == 1
+    assert metrics["everyday_ham"].value == 1
+    assert metrics["everyday_spam"].value == 0

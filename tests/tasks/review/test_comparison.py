@@ -1,0 +1,196 @@
+import shutil
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import sklearn.metrics
+import tiktoken
+import torch
+import yaml
+from mlflow import MlflowClient
+
+import tasks.applications
+import tasks.evaluation
+from llm.applications import load_for_inference
+from llm.applications.assistant import serve as serve_assistant
+from llm.applications.classifier import serve
+from llm.model.gpt import GPT
+from llm.tokenizer import end_of_text
+from tasks.registry.tracking import configure_tracking
+from tasks.review import assistant, classifier, find, foundation
+from tasks.review.comparison import compare
+
+pytestmark = pytest.mark.slow
+
+QUIZ = """
+from llm.config import Config
+from tasks.{package} import {kind}
+class Params(Config):
+    rows: int = 1
+{name} = {kind}({fields})
+"""
+
+
+def test_both_answer_by_the_code_that_they_ship(in_project):
+    """The champion has the challenger's weights, and code that gives each mail the other label."""
+    found = compare("classifier", "1", "2")
+    rows = classifier.rows(in_project / "data/processed/emails")
+    model, encoding = load_for_inference(in_project / "made/c1/classifier")
+    labels = pd.DataFrame(serve(model, encoding, rows[["subject", "body"]].to_dict("records")))["label"]
+    right = (labels == rows["expected"]).tolist()
+    assert 0 < sum(right) < 45
+    test = slice(0, 40)
+    actual, called = rows["expected"][test] == "spam", labels[test] == "spam"
+    metric = found.metrics["f1"]
+    assert metric.challenger == pytest.approx(sklearn.metrics.f1_score(actual, called))
+    assert metric.champion == pytest.approx(sklearn.metrics.f1_score(actual, ~called & labels[test].notna()))
+    assert metric.to_champion.value == pytest.approx(metric.challenger - metric.champion)
+    assert metric.to_champion.low <= metric.to_champion.value <= metric.to_champion.high
+    assert metric.evaluated == 0.5
+    assert metric.to_baseline.value == pytest.approx(0.1)
+    assert found.metrics["roc_auc"].to_champion.value == 0  # the probabilities are the same
+    assert found.metrics["seconds_a_row"].challenger > 0
+    assert found.metrics["everyday_ham"].challenger + found.metrics["everyday_ham"].champion == pytest.approx(1)
+    assert (found.rows, found.unanswered, found.failed, found.incomparable) == (46, 1, "", "")
+    assert found.same_test
+    won = {row.id for row in found.won}
+    assert won == {each for each, is_right in zip(rows["id"], right, strict=True) if is_right}
+    assert {row.id for row in found.lost} == {*rows["id"]} - won - {"mail-39"}  # which neither can answer
+    one = found.won[0]
+    assert one.challenger.split()[0] == one.expected != one.champion.split()[0]
+    assert len(found.errors) == 12
+    everyday = next(each for each in found.slices if each.name == "thanks")
+    assert (everyday.rows, everyday.challenger) == (3, pytest.approx(sum(right[40:43]) / 3))
+    assert everyday.difference.value == pytest.approx(everyday.challenger - everyday.champion)
+
+
+def test_an_assistant_without_a_champion_stands_against_the_baseline(in_project):
+    found = compare("assistant", "2")
+    assert found.against == "baseline"
+    assert found.champion is None
+    assert found.metrics["exact_match"].challenger == 0  # of random weights
+    assert 0 <= found.metrics["rouge_l"].challenger < 0.5
+    assert found.metrics["response_loss"].to_baseline.value == -1
+    assert "nearest_exact_match" not in found.metrics
+    assert (found.rows, list(found.lost), list(found.won)) == (12, [], [])
+    assert {row.expected for row in found.errors} == {"the cat sat"}
+    assert {each.name: each.rows for each in found.slices} == {"counting": 6, "small_talk": 6}
+    rows = assistant.rows(in_project / "data/processed/instructions")
+    asked = rows[["instruction", "input", "system", "history"]].to_dict("records")
+    served = serve_assistant(*load_for_inference(in_project / "made/assistant-2/assistant"), asked, max_new_tokens=80)
+    texts = dict(zip(rows["id"], (each["output"] for each in served), strict=True))
+    assert {row.id: row.challenger for row in found.errors} == texts
+    assert len({*texts.values()}) > 1
+    history = next(row for row in found.errors if row.id == "question-3")
+    assert history.text.startswith("hello how are you ?")
+
+
+def bits(model: GPT, encoding: tiktoken.Encoding, text: str) -> float:
+    """The bits in which a model writes a text: of each token's chance, in windows of the model's context."""
+    tokens, found, context = [end_of_text(encoding), *encoding.encode_ordinary(text)], 0.0, model.config.context_length
+    for first in range(0, len(tokens) - 1, context):
+        part = torch.tensor(tokens[first : first + context + 1])
+        with torch.inference_mode():
+            chances = model(part[None, :-1])[0].double().softmax(-1)
+        found -= chances[range(len(part) - 1), part[1:]].log2().sum().item()
+    return found
+
+
+def test_two_foundations_write_the_same_text(in_project):
+    found = compare("foundation", "1", "2")
+    metric = found.metrics["bits_per_byte"]
+    rows = foundation.rows(in_project / "data/processed/corpus")
+    for version, value in ((1, metric.challenger), (2, metric.champion)):
+        model, encoding = load_for_inference(in_project / f"made/foundation-{version}/foundation")
+        assert len(encoding.encode_ordinary(rows["text"][0])) > model.config.context_length
+        total = sum(bits(model, encoding, text) for text in rows["text"])
+        assert value == pytest.approx(total / sum(len(text.encode()) for text in rows["text"]), rel=1e-4)
+    assert metric.challenger != pytest.approx(metric.champion, rel=1e-2)
+    assert metric.to_champion.value == pytest.approx(metric.challenger - metric.champion)
+    assert metric.evaluated == 5
+    assert (found.unit, found.rows) == ("pieces of text", 2)
+    assert "ppmd_bits_per_byte" not in found.metrics  # another baseline's
+    first = found.errors[0]
+    assert first.challenger.endswith(" bits a byte")
+
+
+def test_a_challenger_that_gives_no_answers_is_a_finding(in_project):
+    found = compare("classifier", "3", "1")
+    assert found.failed.startswith("models:/threestage-classifier/3 gives no answers")
+    assert found.incomparable == found.failed
+    assert found.metrics["f1"].challenger == 0.5  # by its own evaluation
+    assert not found.metrics["f1"].answered
+    assert found.rows == 0
+
+
+def test_a_champion_that_gives_no_answers_leaves_the_challenger_alone(in_project):
+    found = compare("classifier", "1", "3")
+    assert found.incomparable.startswith("models:/threestage-classifier/3 gives no answers")
+    assert (found.failed, found.rows) == ("", 46)
+    assert found.metrics["f1"].to_champion is None
+
+
+def test_a_version_that_is_gone_is_named(in_project):
+    with pytest.raises(ValueError, match=r"^threestage-classifier has no version 9, or no longer"):
+        compare("classifier", "9")
+    with pytest.raises(ValueError, match=r"^threestage-classifier has no version 8, or no longer"):
+        compare("classifier", "1", "8")
+
+
+@pytest.fixture
+def quiz(in_project, tmp_path, monkeypatch) -> None:
+    """An application of somebody's own, with two registered versions and no way of review."""
+    slices = {
+        "applications": QUIZ.format(
+            package="applications", kind="Application", name="APPLICATION",
+            fields="objective='assistant', train=Params, prepare=print",
+        ),
+        "evaluation": QUIZ.format(
+            package="evaluation", kind="Evaluation", name="EVALUATION", fields="params=Params, measure=print"
+        ),
+    }  # fmt: skip
+    for package, code in slices.items():
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "quiz.py").write_text(code)
+        where = getattr(tasks, package)
+        monkeypatch.setattr(where, "__path__", [*where.__path__, str(tmp_path / package)])
+    block = {"dataset": "instructions", "base": "published", "objective": "assistant", "train": {}, "evaluate": {}}
+    params = yaml.safe_load((in_project / "params.yaml").read_text())
+    params["applications"]["quiz"] = block
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(in_project / 'mlflow.db', tmp_path)}")
+    configure_tracking()
+    MlflowClient().create_registered_model("threestage-quiz")
+    for accuracy in (0.7, 0.8):
+        with mlflow.start_run() as run:
+            ends = {"accuracy_low": accuracy - 0.05, "accuracy_high": accuracy + 0.05}
+            mlflow.log_metrics({"accuracy": accuracy, "baseline_accuracy": 0.6} | ends)
+        tags = {"threestage.dvc.dep.data/processed/instructions": "d1.dir"}
+        MlflowClient().create_model_version("threestage-quiz", run.info.artifact_uri, run.info.run_id, tags=tags)
+
+
+def test_an_application_without_a_review_has_its_evaluations_compared(quiz):
+    with pytest.raises(ModuleNotFoundError):
+        find("quiz")
+    found = compare("quiz", "2", "1")
+    assert found.incomparable == "no rows are asked, as there is no tasks/review/quiz.py"
+    assert found.metrics["accuracy"].to_champion.value == pytest.approx(0.1)
+    assert found.metrics["accuracy"].verdict("baseline") == "better"
+    assert found.rows == 0
+
+
+def test_evaluations_on_other_test_rows_are_not_held_against_each_other(quiz):
+    MlflowClient().set_model_version_tag("threestage-quiz", "1", "threestage.dvc.dep.data/processed/instructions", "d2")
+    found = compare("quiz", "2", "1")
+    assert not found.same_test
+    assert found.metrics["accuracy"].champion is None
+
+
+def test_test_rows_that_are_missing_are_named(in_project, tmp_path, monkeypatch):
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("data/processed/emails").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"^data/processed/emails: holds no test; run `dvc repro preprocess@emails`$"):
+        compare("classifier", "1")

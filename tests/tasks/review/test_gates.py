@@ -1,0 +1,222 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
+
+from tasks.review.comparison import Comparison, _version
+from tasks.review.gates import Gate, Gates, all_passed, check, not_in_git
+from tasks.review.metrics import Difference, Metric
+
+CLEAN = {
+    **{f"threestage.git.dirty.{part}": "false" for part in ("code", "params.yaml", "dvc.yaml")},
+    "threestage.git.commit": "0123456789abcdef",
+    "threestage.dvc.out.models/classifier": "m1.dir",
+    "threestage.dvc.dep.data/processed/emails": "d1.dir",
+    "threestage.training_run": "r1",
+}
+METRICS = {
+    "f1": Metric(
+        "f1", 0.97, 0.96, 0.9, answered=True,
+        to_champion=Difference(0.01, -0.01, 0.03), to_baseline=Difference(0.07, 0.05, 0.09),
+    ),
+    "recall": Metric("recall", 0.9, 0.95, answered=True, to_champion=Difference(-0.05, -0.08, -0.02)),
+    "calibration_error": Metric("calibration_error", 0.02, answered=True),
+    "response_loss": Metric("response_loss", 0.5, 0.4, to_champion=Difference(0.1)),
+    "seconds_a_row": Metric("seconds_a_row", 0.3, 0.1, answered=True, to_champion=Difference(0.2, 0.1, 0.3)),
+}  # fmt: skip
+
+
+def version(number: str = "2", tags: dict[str, str] | None = None, run_id: str | None = None) -> ModelVersion:
+    given = [ModelVersionTag(name, value) for name, value in (CLEAN if tags is None else tags).items()]
+    return ModelVersion("threestage-classifier", number, 0, run_id=run_id, tags=given)
+
+
+def comparison(champion: bool = True, **values: object) -> Comparison:
+    known = {"rows": 100, "unit": "mails", "metrics": METRICS, "main": "f1"} | values
+    return Comparison("classifier", "threestage-classifier", version(), version("1") if champion else None, **known)
+
+
+def found(gates: Gates, **values: object) -> dict[str, Gate]:
+    return {gate.name: gate for gate in check(comparison(**values), gates)}
+
+
+@pytest.mark.parametrize(
+    ("gates", "name", "passed", "said"),
+    [
+        (Gates(at_least={"f1": 0.97}), "f1 at least 0.97", True, "0.97"),
+        (Gates(at_least={"f1": 0.971}), "f1 at least 0.971", False, "0.97"),
+        (Gates(at_least={"f2": 0.5}), "f2 at least 0.5", None, "there is no metric f2 of this version"),
+        (Gates(at_most={"calibration_error": 0.02}), "calibration_error at most 0.02", True, "0.02"),
+        (Gates(at_most={"seconds_a_row": 0.2}), "seconds_a_row at most 0.2", False, "0.3"),
+        (Gates(at_most={"response_loss": 0.6}), "response_loss at most 0.6", True, "0.5, by its own evaluation"),
+        (
+            Gates(no_loss=("f1",)),
+            "no sure loss of f1 against the champion",
+            True,
+            "no difference: +0.0100 (95 % interval -0.0100 to +0.0300)",
+        ),
+        (
+            Gates(no_loss=("recall",)),
+            "no sure loss of recall against the champion",
+            False,
+            "worse: -0.0500 (95 % interval -0.0800 to -0.0200)",
+        ),
+        (
+            Gates(no_loss=("seconds_a_row",)),
+            "no sure loss of seconds_a_row against the champion",
+            False,
+            "worse: +0.2000 (95 % interval +0.1000 to +0.3000)",
+        ),
+        (
+            Gates(no_loss=("response_loss",)),
+            "no sure loss of response_loss against the champion",
+            None,
+            "+0.1000, and nobody knows how sure that is",
+        ),
+        (
+            Gates(no_loss=("calibration_error",)),
+            "no sure loss of calibration_error against the champion",
+            None,
+            "the champion has no calibration_error",
+        ),
+        (
+            Gates(no_loss=("f2",)),
+            "no sure loss of f2 against the champion",
+            None,
+            "there is no metric f2 of this version",
+        ),
+    ],
+)
+def test_a_gate_says_what_it_asks_and_what_was_found(files, gates, name, passed, said):
+    assert found(gates)[name] == Gate(name, passed, said)
+
+
+def test_without_a_champion_the_baseline_takes_its_place(files):
+    gate = found(Gates(no_loss=("f1", "recall")), champion=False)
+    name = "no sure loss of f1 against the baseline"
+    assert gate[name] == Gate(name, True, "better: +0.0700 (95 % interval +0.0500 to +0.0900)")
+    name = "no sure loss of recall against the baseline"
+    assert gate[name] == Gate(name, None, "the baseline has no recall")
+
+
+def test_why_there_is_no_difference_is_said(files):
+    metrics = {"f1": Metric("f1", 0.9, answered=True)}
+    gate = found(Gates(no_loss=("f1",)), metrics=metrics, incomparable="models:/a/1 gives no answers: no such file")
+    assert gate["no sure loss of f1 against the champion"].said == "models:/a/1 gives no answers: no such file"
+
+
+@pytest.mark.parametrize(
+    ("values", "passed", "said"),
+    [
+        ({}, True, "100 mails"),
+        ({"unanswered": 3}, True, "100 mails, 3 of them with an error"),
+        ({"failed": "it ended with 1"}, False, "it ended with 1"),
+        ({"rows": 0}, None, "nothing says which rows: there is no tasks/review/classifier.py"),
+    ],
+)
+def test_a_version_must_answer(files, values, passed, said):
+    assert found(Gates(), **values)["it answers the test rows"] == Gate("it answers the test rows", passed, said)
+
+
+@pytest.fixture
+def files(reviewed_files, tmp_path, monkeypatch) -> Path:
+    """A copy of the project's files, to change."""
+    monkeypatch.chdir(shutil.copytree(reviewed_files, tmp_path / "project"))
+    return Path.cwd()
+
+
+def quality() -> Gate:
+    return found(Gates())["its data passed the checks"]
+
+
+def test_data_that_passed_its_checks_passes(files):
+    assert quality() == Gate("its data passed the checks", True, "1 checks of emails")
+
+
+def test_data_that_failed_a_check_does_not(files):
+    check = {"column": "label", "expectation": "expect_column_values_to_be_in_set", "success": False}
+    report = Path("reports/quality/emails/validation.json")
+    report.write_text(json.dumps({"success": False, "expectations": [check]}))
+    assert (quality().passed, quality().said) == (False, "label: expect_column_values_to_be_in_set")
+
+
+def test_data_of_which_nothing_is_known_here_is_not_known(files):
+    Path("reports/quality/emails/validation.json").unlink()
+    assert quality().passed is None
+    assert "run `dvc pull reports/quality/emails` or `dvc repro`" in quality().said
+    lock = Path("dvc.lock")
+    lock.write_text(lock.read_text().replace("d1.dir", "d2.dir"))
+    assert (quality().passed, quality().said) == (
+        None,
+        "it learned from data/processed/emails d1.dir, and here lies d2.dir",
+    )
+    lock.unlink()
+    assert (quality().passed, quality().said) == (
+        None,
+        "dvc.lock: stage preprocess@emails never ran; run `dvc repro`",
+    )
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({}, ""),
+        ({"threestage.git.commit": "none"}, "no git commit is known"),
+        ({"threestage.git.dirty.code": "true"}, "not in git: code"),
+        (
+            {"threestage.git.dirty.code": "unknown", "threestage.git.dirty.params.yaml": "true"},
+            "not in git: code, params.yaml",
+        ),
+        (
+            {
+                "threestage.git.dirty.params.yaml": "true",
+                "threestage.git.dirty.params": "not in git: params.yaml, steps 900 -> 20",
+            },
+            "not in git: params.yaml, steps 900 -> 20",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_commit_holds_is_said_in_words(tags, said):
+    assert not_in_git(CLEAN | tags) == said
+
+
+@pytest.mark.parametrize(
+    ("tags", "passed", "said"),
+    [
+        (CLEAN, True, "commit 0123456789, and every hash"),
+        (CLEAN | {"threestage.git.dirty.code": "true"}, False, "not in git: code"),
+        (CLEAN | {"threestage.training_run": "none"}, False, "missing: the run that trained it"),
+        (
+            {},
+            False,
+            "no git commit is known; missing: the hash of its weights, the hash of its data, the run that trained it",
+        ),
+    ],
+)
+def test_a_lineage_with_a_gap_does_not_pass(files, tags, passed, said):
+    gates = check(Comparison("classifier", "threestage-classifier", version(tags=tags), None, "", {}), Gates())
+    assert next(gate for gate in gates if gate.name == "its lineage is complete") == Gate(
+        "its lineage is complete", passed, said
+    )
+
+
+def test_a_version_without_a_card_does_not_pass(files):
+    assert found(Gates())["its model card is there"] == Gate(
+        "its model card is there", False, "its run has no card/card.html"
+    )
+
+
+def test_only_gates_that_were_computed_and_held_pass():
+    good, bad, unknown = (Gate("a", passed, "") for passed in (True, False, None))
+    assert all_passed([good, good])
+    assert not all_passed([good, bad])
+    assert not all_passed([good, unknown])
+
+
+@pytest.mark.slow
+def test_a_version_of_the_registry_with_a_card_passes(in_project):
+    versions = [_version("threestage-classifier", number) for number in "12"]
+    gates = check(Comparison("classifier", "threestage-classifier", *versions, "", {}), Gates())
+    assert gates[-1] == Gate("its model card is there", True, "card/card.html")

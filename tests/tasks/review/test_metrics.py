@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from tasks.evaluation.statistics import interval
+from tasks.review import Sample
+from tasks.review.metrics import Difference, Metric, judged, lower_is_better, metrics_of
+
+LOGGED = {
+    **{"f1": 0.9, "f1_low": 0.88, "f1_high": 0.93, "f1_gain": 0.1, "f1_gain_low": 0.02, "f1_gain_high": 0.2},
+    **{"baseline_f1": 0.8, "test_loss": 2.0, "test_loss_low": 1.5, "test_loss_high": 2.2, "baseline_test_loss": 2.1},
+    **{"accuracy": 0.95, "baseline_accuracy": 0.9, "recall": 0.7, "nearest_f1": 0.3},
+}
+
+
+def mean(values: np.ndarray, axis: int) -> np.ndarray:
+    return values.mean(axis)
+
+
+@pytest.mark.parametrize(
+    ("found", "less", "verdict"),
+    [
+        (Difference(0.1, 0.01, 0.2), False, "better"),
+        (Difference(0.1, 0.01, 0.2), True, "worse"),
+        (Difference(-0.1, -0.2, -0.01), False, "worse"),
+        (Difference(-0.1, -0.2, -0.01), True, "better"),
+        (Difference(0.1, -0.01, 0.2), False, "no difference"),
+        (Difference(0.1, 0.0, 0.2), False, "no difference"),
+        (Difference(0.0, 0.0, 0.0), True, "no difference"),
+        (Difference(0.1), False, "not known"),
+        (None, False, "not known"),
+    ],
+)
+def test_a_difference_is_judged_by_its_interval(found, less, verdict):
+    assert judged(found, less=less) == verdict
+
+
+def test_of_losses_errors_bits_and_seconds_less_is_better():
+    lower = ("response_loss", "calibration_error", "bits_per_byte", "seconds_a_row")
+    assert all(map(lower_is_better, lower))
+    assert not any(map(lower_is_better, ("f1", "exact_match", "everyday_ham")))
+
+
+def test_a_difference_is_paired_by_row():
+    one, other = np.arange(200.0), np.arange(200.0) + 0.1 * (np.arange(200) % 2)
+    found = metrics_of({"f1": Sample(mean, (one,))}, {"f1": Sample(mean, (other,))}, {}, {})["f1"]
+    assert found.challenger == pytest.approx(one.mean())
+    assert found.champion == pytest.approx(other.mean())
+    assert (found.low, found.high) == interval(lambda x, axis=-1: x.mean(axis), one)
+    assert found.to_champion.value == pytest.approx(-0.05)
+    assert -0.06 < found.to_champion.low < -0.05 < found.to_champion.high < -0.04  # the parts alone vary by hundreds
+    assert found.verdict("champion") == "worse"
+
+
+def test_a_lead_over_the_baseline_has_the_surest_interval_that_was_logged():
+    found = metrics_of({}, {}, LOGGED, {})
+    assert list(found) == ["f1", "test_loss", "accuracy", "recall"]  # no ends, leads or baselines
+    assert found["f1"].to_baseline == Difference(pytest.approx(0.1), 0.02, 0.2)
+    assert found["test_loss"].to_baseline == Difference(
+        pytest.approx(-0.1), pytest.approx(-0.6), pytest.approx(0.1)
+    )  # of its own interval, the baseline for certain
+    assert found["accuracy"].to_baseline == Difference(pytest.approx(0.05))
+    assert found["recall"].to_baseline is None
+    assert found["f1"] == Metric("f1", 0.9, None, 0.8, 0.88, 0.93, 0.9, to_baseline=found["f1"].to_baseline)
+
+
+def test_a_lead_without_any_logged_interval_has_that_of_the_answers():
+    right = np.array([1.0] * 95 + [0.0] * 5)
+    found = metrics_of({"accuracy": Sample(mean, (right,))}, {}, LOGGED, {})["accuracy"]
+    assert found.answered
+    assert found.to_baseline.value == pytest.approx(0.05)
+    assert found.to_baseline.low == pytest.approx(found.low - 0.9)
+    assert found.verdict("baseline") == ("better" if found.low > 0.9 else "no difference")
+
+
+def test_what_is_measured_in_another_way_is_not_compared():
+    def another(values: np.ndarray, axis: int) -> np.ndarray:
+        return values.sum(axis)
+
+    mine, its = {"f1": Sample(mean, (np.ones(3),))}, {"f1": Sample(another, (np.ones(3),))}
+    found = metrics_of(mine, its, {}, {})["f1"]
+    assert (found.challenger, found.champion, found.to_champion) == (1.0, None, None)
+
+
+def test_what_only_evaluations_know_has_a_difference_and_no_interval():
+    found = metrics_of({}, {}, LOGGED, {"test_loss": 2.5})["test_loss"]
+    assert (found.champion, found.to_champion) == (2.5, Difference(-0.5))
+    assert not found.answered
+    assert found.verdict("champion") == "not known"
+
+
+@pytest.mark.filterwarnings("ignore:.*distribution is degenerate")
+def test_an_interval_that_is_no_number_is_not_known():
+    def nothing(values: np.ndarray, axis: int) -> np.ndarray:
+        return values.sum(axis) * np.nan
+
+    found = metrics_of({"f1": Sample(nothing, (np.ones(3),))}, {"f1": Sample(nothing, (np.ones(3),))}, {}, {})["f1"]
+    assert (found.low, found.high, found.to_champion.low) == (None, None, None)
+    assert found.verdict("champion") == "not known"
