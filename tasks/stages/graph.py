@@ -167,11 +167,15 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
 
 
 def _stop(dvc: psutil.Process) -> None:
-    """End dvc and its stage, which may write a checkpoint first; the last ones to go are killed."""
+    """End the stage, which may write a checkpoint first, and dvc with it; what does not go is killed."""
     with suppress(psutil.NoSuchProcess):
         running = [*dvc.children(recursive=True), dvc]
-        for send, patience in (("terminate", PATIENCE), ("kill", KILLED_WITHIN)):
-            for each in running:
-                with suppress(psutil.NoSuchProcess):
-                    getattr(each, send)()
-            _, running = psutil.wait_procs(running, patience)
+        # dvc ends when its stage does; if it went first, the stage would be asked to stop a second time
+        for each in dvc.children() or [dvc]:
+            with suppress(psutil.NoSuchProcess):
+                each.terminate()
+        _, running = psutil.wait_procs(running, PATIENCE)
+        for each in running:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        psutil.wait_procs(running, KILLED_WITHIN)
