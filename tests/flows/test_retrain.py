@@ -2,9 +2,7 @@
 
 import asyncio
 import hashlib
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -236,28 +234,3 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert set(states.values()) == {"Completed"}
     said = page(again)
     assert "| pretrain | ran | foundation.train modified |" in said
-
-
-def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so(deployed, prefect_api, client):
-    change_params(
-        deployed, {"foundation": {"train": {"steps": NEVER, "checkpoint_every": NEVER, "evaluate_every": NEVER}}}
-    )
-    variables = environment(PREFECT_API_URL=prefect_api)
-    command = [sys.executable, "-m", "flows"]
-    log = deployed / ".threestage/stages/pretrain/log"
-    log.unlink(missing_ok=True)
-    with subprocess.Popen(command, cwd=deployed, env=variables, stderr=subprocess.DEVNULL) as running:
-        wait_for(lambda: log.exists() and "training needs about" in log.read_text(), running)
-        every = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
-        for each in every:
-            each.suspend()
-        for each in every:
-            os.kill(each.pid, signal.SIGKILL)
-    holder = deployed / ".threestage/retrain/flow_run"
-    lost = holder.read_text()
-    assert client.read_flow_run(lost).state.name == "Running"
-    change_params(deployed, {"foundation": {"train": {"steps": 200, "checkpoint_every": 10, "evaluate_every": 20}}})
-    done = run(deployed, "flows", PREFECT_API_URL=prefect_api)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert set(tree(client, lost).values()) == {"Crashed"}
-    assert not holder.exists()
