@@ -27,8 +27,8 @@ def main() -> int:
 
     from llm.errors import UserError
     from llm.files import write_atomic
-    from tasks.registry.ancestry import ancestry, as_json, as_text
-    from tasks.registry.drawing import as_svg
+    from tasks.registry.ancestry import ancestry
+    from tasks.registry.drawing import as_json, as_svg, as_text
 
     try:
         root = ancestry(options.version)

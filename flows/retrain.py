@@ -26,6 +26,7 @@ from pydantic import Field
 from flows.register import register
 from llm.errors import UserError
 from llm.files import write_atomic
+from tasks.registry.decisions import CHAMPION
 from tasks.registry.markup import table
 from tasks.registry.register import check_bytes, registered, registered_name
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
@@ -38,7 +39,6 @@ from tasks.stages.server import PARENT_TASK_RUN, end_below, end_lost, quiet_stop
 RETRAIN = "retrain"
 OF_A_WORKER = f"{graph.OF_A_RUN}FLOW_RUN_ID"  # set where a worker of Prefect's started this process
 PREPROCESS = "preprocess@"
-CHAMPION = "champion"
 HOUR = 3600
 
 Hours = Annotated[float, Field(gt=0)]

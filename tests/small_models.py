@@ -7,16 +7,20 @@ import sys
 from pathlib import Path
 
 import mlflow
+import torch
 from mlflow import MlflowClient
 
 from llm.applications import assistant
+from llm.applications.assistant import Assistant
 from llm.applications.classifier import Classifier, ClassifierConfig
+from llm.chat import Chat
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.model.gpt import GPT
 from llm.tokenizer import train_bpe
 
 ROOT = Path(__file__).parents[1]
+TEXT = ["the cat sat on the mat and the dog ate the hat . a bird sang to the moon . hello how are you ?"] * 9
 MODELS = {"foundation": "language_model", "classifier": "classifier", "assistant": "assistant"}
 DVC_YAML = """
 stages:
@@ -95,3 +99,26 @@ def make_models(folder: Path) -> None:
 def challenger(model: str = "classifier") -> mlflow.entities.model_registry.ModelVersion:
     """The version of a model that is its challenger."""
     return MlflowClient().get_model_version_by_alias(f"threestage-{model}", "challenger")
+
+
+def write_model(folder: Path, model: str, seed: int = 1, *, context_length: int = 512, n_layer: int = 2) -> Path:
+    """A small model folder with random weights, large enough that its answers differ."""
+    torch.manual_seed(seed)
+    encoding = train_bpe(TEXT, 320)
+    sizes = {"context_length": context_length, "n_layer": n_layer, "n_head": 2, "n_embd": 16}
+    gpt = GPT(GPTConfig(**sizes, vocabulary_size=encoding.n_vocab))
+    for weight in gpt.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.3)
+    folder.mkdir(parents=True)
+    if model == "classifier":
+        made = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5))
+        torch.nn.init.normal_(made.head.weight, std=0.5)
+        save_model(folder, made, encoding, "classifier", cleaning="tasks.data.mail")
+    elif model == "assistant":
+        made = Assistant(gpt.config, Chat(system="You are a test."))
+        made.load_state_dict(gpt.state_dict())
+        save_model(folder, made, encoding, "assistant")
+    else:
+        save_model(folder, gpt, encoding, "language_model")
+    return folder

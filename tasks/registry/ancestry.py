@@ -10,26 +10,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.registry.decisions import BY, CHAMPION, REASON, REVIEW, history
-from tasks.registry.lineage import DATA, prefect_page
-from tasks.registry.register import CHALLENGER, EVALUATION_RUN, UNCOMMITTED, registered_name
-from tasks.registry.tracking import configure_tracking, made_by, server_errors
-from tasks.stages.hashes import LOCK, PREFIX, flatten
+from tasks.registry.lineage import DATA, UNCOMMITTED, prefect_page
+from tasks.registry.register import CHALLENGER, EVALUATION_RUN, registered_name
+from tasks.registry.tracking import configure_tracking, is_missing, made_by, server_errors
+from tasks.stages.hashes import PREFIX, as_hashes, flatten, locked_stages
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.params import PUBLISHED, evaluation_stage, training_stage
-
-if TYPE_CHECKING:
-    from rich.tree import Tree
 
 STAGES = "lineage/stages.json"
 MODELS, DATASETS, RAW, INBOX = "models", "data/processed", "data/raw", "data/inbox"
@@ -39,8 +35,6 @@ USED = f"{PREFIX}.dvc.dep."
 SCRATCH = "scratch"
 VERSION = " version "  # between the name and the number of one
 HASH = 12  # characters of one, for people
-
-EVERYWHERE = ("machine", "system", "run's git commit", "not in the run's git")  # facts that mostly hold for all nodes
 
 Stages = Mapping[str, Mapping[str, Any]]
 """Stages as dvc.lock has them, by their names."""
@@ -86,7 +80,7 @@ class Node:
 
 def write_stages(folder: Path, model: str) -> None:
     """Write `stages.json`: what dvc.lock says of the stages behind a model and its evaluation, in its own form."""
-    known = _locked()
+    known = locked_stages()
     makers = {path: name for name, stage in known.items() for path in _files(stage, "outs")}
     found, queue = {}, [training_stage(model), evaluation_stage(model)]
     while queue:
@@ -138,14 +132,14 @@ def _registered(name: str) -> RegisteredModel | None:
     try:
         return MlflowClient().get_registered_model(name) if name else None
     except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        if is_missing(error):
             return None
         raise
 
 
 def version_ancestry(version: ModelVersion) -> Node:
     """The graph behind a version. Raises UserError for one that this project did not make."""
-    return _Graph(_recorded(version) or _locked()).version(version)
+    return _Graph(_recorded(version) or locked_stages()).version(version)
 
 
 def _recorded(version: ModelVersion) -> Stages:
@@ -154,26 +148,9 @@ def _recorded(version: ModelVersion) -> Stages:
     return mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{STAGES}") if STAGES in there else {}
 
 
-def _locked() -> Stages:
-    """The stages of the dvc.lock here; none without it."""
-    if not LOCK.exists():
-        return {}
-    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
-
-    try:
-        return load_yaml(LOCK)["stages"]
-    except (YAMLFileCorruptedError, KeyError, TypeError) as error:
-        raise UserError(f"{LOCK}: not what DVC writes ({' '.join(str(error).split())})") from None
-
-
 def _files(stage: Mapping[str, Any], kind: str) -> dict[str, Mapping[str, Any]]:
     """The deps or outs of a stage by path."""
     return {item["path"].rstrip("/"): item for item in stage.get(kind, [])}
-
-
-def _params(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections of parameters that a stage names, whichever file they are in."""
-    return {name: value for values in stage.get("params", {}).values() for name, value in values.items()}
 
 
 class _Graph:
@@ -222,7 +199,7 @@ class _Graph:
         folder, _, name = path.rpartition("/")
         if path == f"{MODELS}/{PUBLISHED}":
             _, stage = self.makers.get((path, md5), ("", {}))
-            name = _params(stage).get(PUBLISHED, PUBLISHED)
+            name = as_hashes(stage).params.get(PUBLISHED, PUBLISHED)
             return Node("weights", name, md5, self.facts(path, md5), _sources_of_weights(name))
         if folder == MODELS and (version := _version_of(name, md5)):
             return self.version(version)
@@ -241,7 +218,7 @@ class _Graph:
             if not dep.startswith(f"{INBOX}/") or file.get("nfiles", 1) > 1  # more than what keeps its folder in git
         }
         found = [*self.nodes(used)]
-        for section, values in _params(stage).items():
+        for section, values in as_hashes(stage).params.items():
             if section.endswith(".sources"):
                 found += [_source(**each) for each in values]
             elif isinstance(values, dict) and (name := values.get("init_from", SCRATCH)) != SCRATCH:
@@ -253,7 +230,7 @@ class _Graph:
         if (path, md5) not in self.makers:
             return {}
         name, stage = self.makers[path, md5]
-        file, params = _files(stage, "outs")[path], _params(stage)
+        file, params = _files(stage, "outs")[path], as_hashes(stage).params
         run = made_by(name, {path: md5})
         tags = run.data.tags if run else {}
         parameters = {key.rpartition(".")[2]: value for key, value in params.items() if key not in LIBRARIES}
@@ -346,69 +323,3 @@ def _sources_of_weights(name: str) -> tuple[Node, ...]:
             return (Node("source", f"{repository} at {revision}", sha256 or ""),)
         case source:
             return (_source(source.source, source.sha256, source.files),)
-
-
-def as_json(root: Node) -> dict[str, Any]:
-    """The graph for programs: its nodes, the version first, each with the ids of what it was made from."""
-    return {
-        "root": root.key,
-        "nodes": [
-            {
-                "id": node.key,
-                "kind": node.kind,
-                "name": node.name,
-                "hash": node.hash,
-                "facts": dict(node.facts),
-                "made_from": [each.key for each in node.made_from],
-            }
-            for node in root.all()
-        ],
-    }
-
-
-def said(value: Any) -> str:
-    """A fact in one line."""
-    match value:
-        case Mapping():
-            return ", ".join(
-                f"{name} {each if isinstance(each, str) else json.dumps(each)}" for name, each in value.items()
-            )
-        case list():
-            return "; ".join(map(str, value))
-        case _:
-            return str(value)
-
-
-def as_text(root: Node) -> "Tree":
-    """The graph as a tree for the terminal.
-
-    A node that is shared has its facts once, and what holds as for the version, such as its machine, is not said again.
-    """
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-    from rich.tree import Tree
-
-    shown: set[str] = set()
-
-    def label(node: Node) -> Group:
-        title = Text.assemble((node.title, "bold"), "  ", (node.hash[:HASH], "cyan"))
-        if node.key in shown:
-            return Group(title.append("  as above", style="dim"))
-        facts = Table.grid(padding=(0, 2, 0, 0))
-        for name, value in node.facts.items():
-            as_before = node is not root and name in EVERYWHERE and root.facts.get(name, "").startswith(value)
-            if name != "aliases" and not as_before:
-                facts.add_row(
-                    Text(f"  {name}", style="dim"), Text(said(value), style="red" if "not in" in name else "")
-                )
-        return Group(title, *([facts] if facts.row_count else []))
-
-    def grow(tree: Tree, node: Node) -> Tree:
-        first = node.key not in shown
-        shown.add(node.key)
-        for each in node.made_from if first else ():
-            grow(tree.add(label(each)), each)
-        return tree
-
-    return grow(Tree(label(root), guide_style="dim"), root)

@@ -15,12 +15,11 @@ from typing import Literal
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from pydantic import TypeAdapter, ValidationError
 
 from llm.errors import UserError
 from tasks.registry.register import CHALLENGER, REJECTED, REVIEW, registered_name
-from tasks.registry.tracking import configure_tracking, server_errors
+from tasks.registry.tracking import configure_tracking, is_missing, server_errors
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import exclusive
 
@@ -120,10 +119,6 @@ def _decision(text: str) -> Decision | None:
         return None
 
 
-def _is_missing(error: MlflowException) -> bool:
-    return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
-
-
 def _number(key: str) -> int:
     """Of a decision's tag, such as `threestage.decision.0007.3` on version 3; 0 of any other tag."""
     number = key.removeprefix(f"{DECISION}.").partition(".")[0]
@@ -135,7 +130,7 @@ def _read(model: str) -> _Registry:
     try:
         found = client.get_registered_model(name)
     except MlflowException as error:
-        if not _is_missing(error):
+        if not is_missing(error):
             raise
         return _Registry(name, False, {}, {}, {})
     versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda each: -int(each.version))
@@ -153,7 +148,7 @@ def _registry_errors() -> Iterator[None]:
         try:
             yield
         except MlflowException as error:
-            if not _is_missing(error):
+            if not is_missing(error):
                 raise
             reason = " ".join(str(error).split())
             raise UserError(f"{reason}: it was deleted meanwhile; look again at what is there") from error

@@ -1,16 +1,24 @@
-"""The lineage of a version as a picture: boxes from the sources on the left to the version on the right, as SVG.
+"""The lineage of a version for people and programs: a tree for the terminal, JSON, and a picture.
 
-It needs no library, no font and no other file, and nothing in it runs: it is looked at where it lies.
+The picture is SVG, boxes from the sources on the left to the version on the right. It needs no library, no font and no
+other file, and nothing in it runs: it is looked at where it lies.
 """
 
+import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from typing import TYPE_CHECKING, Any
 
-from tasks.registry.ancestry import HASH, VERSION, Node, said
+from tasks.registry.ancestry import HASH, VERSION, Node
 from tasks.registry.markup import printable
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+EVERYWHERE = ("machine", "system", "run's git commit", "not in the run's git")  # facts that mostly hold for all nodes
 
 WIDTH, GAP, BETWEEN, MARGIN, PADDING = 318, 72, 22, 28, 14  # of a box, between columns, between boxes; pixels
 LINE, HEAD, TOP = 17, 46, 86  # of a line of text, of a box without lines, above the boxes
@@ -209,3 +217,69 @@ def _short(text: str, longest: int) -> str:
 
 def _text(value: str) -> str:
     return escape("\n".join(map(printable, value.split("\n"))))
+
+
+def as_json(root: Node) -> dict[str, Any]:
+    """The graph for programs: its nodes, the version first, each with the ids of what it was made from."""
+    return {
+        "root": root.key,
+        "nodes": [
+            {
+                "id": node.key,
+                "kind": node.kind,
+                "name": node.name,
+                "hash": node.hash,
+                "facts": dict(node.facts),
+                "made_from": [each.key for each in node.made_from],
+            }
+            for node in root.all()
+        ],
+    }
+
+
+def said(value: Any) -> str:
+    """A fact in one line."""
+    match value:
+        case Mapping():
+            return ", ".join(
+                f"{name} {each if isinstance(each, str) else json.dumps(each)}" for name, each in value.items()
+            )
+        case list():
+            return "; ".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def as_text(root: Node) -> "Tree":
+    """The graph as a tree for the terminal.
+
+    A node that is shared has its facts once, and what holds as for the version, such as its machine, is not said again.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+    from rich.tree import Tree
+
+    shown: set[str] = set()
+
+    def label(node: Node) -> Group:
+        title = Text.assemble((node.title, "bold"), "  ", (node.hash[:HASH], "cyan"))
+        if node.key in shown:
+            return Group(title.append("  as above", style="dim"))
+        facts = Table.grid(padding=(0, 2, 0, 0))
+        for name, value in node.facts.items():
+            as_before = node is not root and name in EVERYWHERE and root.facts.get(name, "").startswith(value)
+            if name != "aliases" and not as_before:
+                facts.add_row(
+                    Text(f"  {name}", style="dim"), Text(said(value), style="red" if "not in" in name else "")
+                )
+        return Group(title, *([facts] if facts.row_count else []))
+
+    def grow(tree: Tree, node: Node) -> Tree:
+        first = node.key not in shown
+        shown.add(node.key)
+        for each in node.made_from if first else ():
+            grow(tree.add(label(each)), each)
+        return tree
+
+    return grow(Tree(label(root), guide_style="dim"), root)

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.stages.hashes import PREFIX, inputs
@@ -19,7 +20,7 @@ CODE = (
     ":(exclude)tests",
     ":(exclude)benchmarks",
 )
-TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # the Prefect server that ends with this command, and has no pages
+UNCOMMITTED = f"{PREFIX}.git.dirty.params"  # the tag that says in words what no commit holds
 PAGES = "http://127.0.0.1:4200"  # where `make ui` shows Prefect's runs
 
 
@@ -60,6 +61,8 @@ def prefect_page(flow_run: str) -> str:
     from prefect.settings import PREFECT_API_URL
     from prefect.utilities.urls import url_for
 
+    from tasks.stages.server import TEMPORARY
+
     api = PREFECT_API_URL.value()
     if api and api != os.environ.get(TEMPORARY) and (url := url_for("flow-run", flow_run)):
         return url
@@ -74,6 +77,14 @@ def _compute() -> dict[str, str]:
     compute = choose_compute()
     dtype = str(compute.dtype).removeprefix("torch.")
     return {"device": str(compute.device), "dtype": dtype, "threads": str(torch.get_num_threads())}
+
+
+def not_in_git(tags: Mapping[str, str]) -> str:
+    """What a version was made from that no commit holds, in words; empty where a commit holds it all."""
+    if tags.get(f"{PREFIX}.git.commit", "none") == "none":
+        return "no git commit is known"
+    dirty = [part for part in ("code", *DATA) if tags.get(f"{PREFIX}.git.dirty.{part}") != "false"]
+    return (tags.get(UNCOMMITTED) or f"not in git: {', '.join(dirty)}") if dirty else ""
 
 
 def workspace() -> str:

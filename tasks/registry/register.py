@@ -20,14 +20,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from packaging.version import Version
 
 from llm.errors import UserError
 from tasks.registry.card import Origin, description, write_card
-from tasks.registry.lineage import lineage, prefect_page, workspace
-from tasks.registry.tracking import configure_tracking, log_inputs, made_by, namespace, server_errors
+from tasks.registry.lineage import UNCOMMITTED, lineage, prefect_page, workspace
+from tasks.registry.tracking import configure_tracking, is_missing, log_inputs, made_by, namespace, server_errors
 from tasks.registry.uncommitted import uncommitted
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stale
 from tasks.stages.lock import exclusive
@@ -37,7 +36,6 @@ CHALLENGER = "challenger"
 KEY = f"{PREFIX}.key"
 TRAINING_RUN = f"{PREFIX}.training_run"
 EVALUATION_RUN = f"{PREFIX}.evaluation_run"
-UNCOMMITTED = f"{PREFIX}.git.dirty.params"  # what is not in git, in words
 UNFINISHED = f"{PREFIX}.unfinished"
 REVIEW, REJECTED = f"{PREFIX}.review", "rejected"
 NO_RUN = "none"
@@ -81,7 +79,7 @@ def _is_there(version: ModelVersion) -> bool:
     except FileNotFoundError:
         return False
     except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        if is_missing(error):
             return False
         raise
     return any(Path(file.path).name == "MLmodel" for file in files)
@@ -260,8 +258,8 @@ def _finish(version: ModelVersion) -> None:
     client = MlflowClient()
     if client.get_run(version.run_id).data.tags.get(UNFINISHED) != "true":
         return
-    from tasks.registry.ancestry import as_json, version_ancestry
-    from tasks.registry.drawing import as_svg
+    from tasks.registry.ancestry import version_ancestry
+    from tasks.registry.drawing import as_json, as_svg
 
     drawn = version_ancestry(version)
     client.log_text(version.run_id, as_svg(drawn, datetime.now(UTC)), "lineage/lineage.svg")

@@ -29,9 +29,10 @@ from packaging.version import Version
 from llm.errors import UserError
 from tasks.registry.lineage import lineage
 from tasks.registry.tracking import made_by, server_errors
-from tasks.registry.worktree import Worktree, lock_hashes, tagged_hashes, undisturbed
+from tasks.registry.worktree import Worktree, tagged_hashes, undisturbed
 from tasks.stages import lifeline
-from tasks.stages.hashes import LOCK, PREFIX, Hashes, flatten, locked, md5_of
+from tasks.stages.graph import stop
+from tasks.stages.hashes import LOCK, PREFIX, Hashes, as_hashes, flatten, locked, locked_stages, md5_of
 from tasks.stages.libraries import FILE as LIBRARIES_FILE
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.params import training_stage
@@ -255,7 +256,7 @@ class Attempt:
             failed = dvc.wait()
         except BaseException:
             with undisturbed():
-                _stop(dvc)
+                stop(dvc, STOPS_WITHIN)
             raise
         if failed:
             reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
@@ -281,8 +282,6 @@ class Attempt:
 
         None where there is more to run.
         """
-        from dvc.utils.serialize import load_yaml  # YAML 1.2, in which 1e-05 is a number
-
         stage = self.ran[-1]
         expected = self._expected[stage]
         made = {path: md5_of(self.project / path) for path in expected.outs if (self.project / path).exists()}
@@ -290,7 +289,7 @@ class Attempt:
             path: (md5, made.get(path, "missing")) for path, md5 in expected.outs.items() if made.get(path) != md5
         }
         if differs:
-            now = lock_hashes(load_yaml(self.project / LOCK)["stages"][stage])
+            now = as_hashes(locked_stages(self.project / LOCK)[stage])
             known = why(expected, now) or self._foreseen
             unknown = (
                 "of an unknown reason: deps, parameters, libraries and machine are as far as they are recorded as then"
@@ -354,19 +353,3 @@ def why(then: Hashes, now: Hashes) -> list[str]:
         kind = "library" if name in LIBRARIES else "parameter"
         reasons.append(f"{kind} {name} was {before.get(name, 'missing')}, here it is {after.get(name, 'missing')}")
     return reasons
-
-
-def _stop(process: psutil.Popen) -> None:
-    """End a process and all that it started."""
-    try:
-        running = [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for each in running:
-        with suppress(psutil.NoSuchProcess):
-            each.terminate()
-    _, alive = psutil.wait_procs(running, STOPS_WITHIN)
-    for each in alive:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
-    psutil.wait_procs(alive, STOPS_WITHIN)

@@ -19,6 +19,7 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking._tracking_service.utils import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from pydantic import BaseModel
@@ -101,6 +102,11 @@ def server_errors() -> Iterator[None]:
             raise
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"MLFLOW_TRACKING_URI={tracking_uri()}: {reason}") from error
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Whether a store says that it holds nothing of that name; any other error says nothing about that."""
+    return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 def _check_server(uri: str) -> None:

@@ -11,23 +11,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from llm.errors import UserError
 from tasks.registry.ancestry import STAGES, find_version
+from tasks.registry.lineage import not_in_git
 from tasks.registry.register import NO_RUN, TRAINING_RUN
-from tasks.registry.register import UNCOMMITTED as IN_WORDS
-from tasks.registry.tracking import configure_tracking, server_errors
-from tasks.stages.hashes import PREFIX, Hashes
+from tasks.registry.tracking import configure_tracking, is_missing, server_errors
+from tasks.stages.hashes import PREFIX, Hashes, as_hashes
 
 UNCOMMITTED = "lineage/uncommitted.diff"  # among the artifacts of a version's run: what its commit lacks
-DIRTY = f"{PREFIX}.git.dirty."
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +90,8 @@ def registered(named: str) -> Registered:
     if commit == NO_RUN:
         raise UserError(f"{uri}: it was registered outside git, so nobody knows its code and parameters")
     _check_commit(uri, commit)
-    dirty = [part for part in ("code", "params.yaml", "dvc.yaml") if tags.get(f"{DIRTY}{part}", "true") != "false"]
-    said = tags.get(IN_WORDS, f"not in git: {', '.join(dirty)}" if dirty else "")
-    known = {name: lock_hashes(stage) for name, stage in stages.items()}
-    return Registered(uri, models[0], version.run_id, commit, said, hashes, known, training)
+    known = {name: as_hashes(stage) for name, stage in stages.items()}
+    return Registered(uri, models[0], version.run_id, commit, not_in_git(tags), hashes, known, training)
 
 
 def _check_commit(uri: str, commit: str) -> None:
@@ -115,7 +110,7 @@ def _run(run_id: str | None) -> Run | None:
     try:
         return MlflowClient().get_run(run_id)
     except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+        if is_missing(error):
             return None
         raise
 
@@ -137,14 +132,6 @@ def tagged_hashes(tags: Mapping[str, str]) -> Hashes:
         for start in (f"{PREFIX}.dvc.dep.", f"{PREFIX}.dvc.out.")
     ]
     return Hashes({}, *kinds)
-
-
-def lock_hashes(stage: Mapping[str, Any]) -> Hashes:
-    """A stage as dvc.lock has it."""
-    params = {name: value for values in stage.get("params", {}).values() for name, value in values.items()}
-    return Hashes(
-        params, *({each["path"].rstrip("/"): each["md5"] for each in stage.get(kind, [])} for kind in ("deps", "outs"))
-    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from llm.errors import UserError
 from tasks.evaluation.statistics import interval
 from tasks.registry.register import registered_name
-from tasks.registry.tracking import configure_tracking, server_errors
+from tasks.registry.tracking import configure_tracking, is_missing, server_errors
 from tasks.review import Review, find
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
 from tasks.review.changes import splits
@@ -99,7 +99,7 @@ def _version(name: str, number: str) -> ModelVersion:
     try:
         return MlflowClient().get_model_version(name, number)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if not is_missing(error):
             raise
         raise UserError(f"{name} has no version {number}, or no longer: look at its versions in MLflow") from None
 

@@ -1,7 +1,7 @@
 """What a challenger must hold before it may be champion: numbers from params.yaml, and that its papers are in order."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from llm.config import Config
 from llm.errors import UserError
+from tasks.registry.lineage import not_in_git
 from tasks.stages.hashes import PREFIX, locked
 from tasks.stages.params import load_application
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from tasks.review.comparison import Comparison, Metric
-
-PARTS = ("code", "params.yaml", "dvc.yaml")
-WORDS = f"{PREFIX}.git.dirty.params"
-"""The tag that says in words what no commit holds."""
 
 
 class Gates(Config):
@@ -97,17 +94,6 @@ def _data_quality(model: str, version: "ModelVersion") -> Gate:
     found = json.loads(report.read_text())
     failed = [f"{each['column']}: {each['expectation']}" for each in found["expectations"] if not each["success"]]
     return Gate(name, bool(found["success"]), ", ".join(failed) or f"{len(found['expectations'])} checks of {dataset}")
-
-
-def not_in_git(tags: Mapping[str, str]) -> str:
-    """What a version was made from that no commit holds, in words; empty where a commit holds it all."""
-    if tags.get(f"{PREFIX}.git.commit", "none") == "none":
-        return "no git commit is known"
-    states = {part: tags.get(f"{PREFIX}.git.dirty.{part}", "unknown") for part in PARTS}
-    dirty = [part for part, state in states.items() if state != "false"]
-    if not dirty:
-        return ""
-    return tags.get(WORDS) or f"not in git: {', '.join(dirty)}"
 
 
 def _lineage(model: str, version: "ModelVersion") -> Gate:

@@ -15,11 +15,12 @@ from mlflow.entities.model_registry import ModelVersion
 
 from llm.files import read_text, write_atomic
 from tasks.evaluation.statistics import picture
+from tasks.registry.lineage import not_in_git
 from tasks.registry.markup import as_html, first_entries, plain, table, tame
 from tasks.review.changes import COMMIT, Change, Changes, changes, hashes, splits
 from tasks.review.comparison import Comparison
 from tasks.review.examples import ARROWS, errors, flips, number, signed, slices
-from tasks.review.gates import Gate, not_in_git
+from tasks.review.gates import Gate
 from tasks.review.metrics import BASE, CHAMPION, SPEED, Metric, lower_is_better
 
 COMMITS, FILES, SAMPLES = 20, 40, 8

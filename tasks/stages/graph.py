@@ -155,26 +155,26 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
         try:
             failed = dvc.wait(seconds)
         except psutil.TimeoutExpired:
-            _stop(dvc)
+            stop(dvc)
             said = f"took longer than {seconds / 3600:.3g} h"
             raise UserError(f"stage {stage} {said}; the next run goes on from its last checkpoint") from None
         except BaseException:
-            _stop(dvc)
+            stop(dvc)
             raise
         if failed:
             reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
             raise UserError(f"stage {stage} failed; {reason}")
 
 
-def _stop(dvc: psutil.Process) -> None:
-    """End the stage, which may write a checkpoint first, and dvc with it; what does not go is killed."""
+def stop(dvc: psutil.Process, patience: float = PATIENCE) -> None:
+    """End the stage, which may write a checkpoint first, and dvc with it; after `patience` seconds by a kill."""
     with suppress(psutil.NoSuchProcess):
         running = [*dvc.children(recursive=True), dvc]
         # dvc ends when its stage does; if it went first, the stage would be asked to stop a second time
         for each in dvc.children() or [dvc]:
             with suppress(psutil.NoSuchProcess):
                 each.terminate()
-        _, running = psutil.wait_procs(running, PATIENCE)
+        _, running = psutil.wait_procs(running, patience)
         for each in running:
             with suppress(psutil.NoSuchProcess):
                 each.kill()

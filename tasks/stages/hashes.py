@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,20 +100,29 @@ def inputs(stage: str) -> Hashes:
         return _inputs(*repo.stage.collect(stage))
 
 
-def locked(stage: str) -> Hashes:
-    """Hashes of a stage as dvc.lock has them. Raises UserError when dvc.lock does not know the stage."""
+def locked_stages(lock: Path = LOCK) -> dict[str, dict[str, Any]]:
+    """The stages of a dvc.lock in its own form; none where it is not there. Raises UserError for another file."""
     from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml  # YAML 1.2, in which 1e-05 is a number
 
     try:
-        stages = load_yaml(LOCK)["stages"] if LOCK.exists() else {}
+        return load_yaml(lock)["stages"] if lock.exists() else {}
     except (YAMLFileCorruptedError, KeyError, TypeError) as error:
-        raise UserError(f"{LOCK}: not what DVC writes ({' '.join(str(error).split())})") from None
-    if stage not in stages:
-        raise UserError(f"{LOCK}: stage {stage} never ran; run `dvc repro`")
-    entry = stages[stage]
+        raise UserError(f"{lock}: not what DVC writes ({' '.join(str(error).split())})") from None
+
+
+def as_hashes(entry: Mapping[str, Any]) -> Hashes:
+    """A stage of dvc.lock."""
     params = {name: value for values in entry.get("params", {}).values() for name, value in values.items()}
     deps, outs = ({item["path"].rstrip("/"): item["md5"] for item in entry.get(key, [])} for key in ("deps", "outs"))
     return Hashes(params, deps, outs)
+
+
+def locked(stage: str) -> Hashes:
+    """Hashes of a stage as dvc.lock has them. Raises UserError when dvc.lock does not know the stage."""
+    stages = locked_stages()
+    if stage not in stages:
+        raise UserError(f"{LOCK}: stage {stage} never ran; run `dvc repro`")
+    return as_hashes(stages[stage])
 
 
 def stale(stage: str) -> dict[str, list[str]]:

@@ -26,9 +26,7 @@ from prefect.states import Cancelled, Pending, State
 from llm.errors import UserError
 
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
-TEMPORARY = (
-    "THREESTAGE_TEMPORARY_SERVER"  # the address of one that ends with its command: registry/lineage.py links to no such
-)
+TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # the address of one that ends with its command, and has no pages
 STARTS_WITHIN = (
     300  # seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones
 )

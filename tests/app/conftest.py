@@ -13,49 +13,19 @@ from pathlib import Path
 import httpx
 import mlflow
 import pytest
-import torch
 import uvicorn
 from mlflow import MlflowClient
 from projects import ROOT, environment
+from small_models import write_model
 from typer.testing import CliRunner, Result
 
 from app.command import cli
 from app.server import create_app, http_config
 from app.settings import Settings
-from llm.applications.assistant import Assistant
-from llm.applications.classifier import Classifier, ClassifierConfig
-from llm.chat import Chat
-from llm.config import GPTConfig
-from llm.formats.model_folder import save_model
-from llm.model.gpt import GPT
-from llm.tokenizer import train_bpe
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import PREFIX
 
 DATASETS = {"assistant": "instructions", "classifier": "emails", "foundation": "corpus"}
-TEXT = ["the cat sat on the mat and the dog ate the hat . a bird sang to the moon . hello how are you ?"] * 9
-
-
-def write_model(folder: Path, model: str, seed: int = 1) -> Path:
-    """A small model folder with random weights, large enough that its answers differ."""
-    torch.manual_seed(seed)
-    encoding = train_bpe(TEXT, 320)
-    gpt = GPT(GPTConfig(context_length=512, n_layer=2, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab))
-    for weight in gpt.parameters():
-        if weight.ndim == 2:
-            torch.nn.init.normal_(weight, std=0.3)
-    folder.mkdir(parents=True)
-    if model == "classifier":
-        made = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5))
-        torch.nn.init.normal_(made.head.weight, std=0.5)
-        save_model(folder, made, encoding, "classifier", cleaning="tasks.data.mail")
-    elif model == "assistant":
-        made = Assistant(gpt.config, Chat(system="You are a test."))
-        made.load_state_dict(gpt.state_dict())
-        save_model(folder, made, encoding, "assistant")
-    else:
-        save_model(folder, gpt, encoding, "language_model")
-    return folder
 
 
 def register(folder: Path, model: str, *aliases: str) -> str:

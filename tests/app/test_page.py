@@ -16,6 +16,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
+from small_models import TEXT
 from torch.nn import functional as F
 
 from app.page import policy
@@ -27,7 +28,7 @@ from llm.chat import Chat, Message, prompt_tokens
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.tokenizer import end_of_text, train_bpe
-from tests.app.conftest import TEXT, register, running, tracked, wait_until, write_model
+from tests.app.conftest import register, running, tracked, wait_until, write_model
 from tests.app.steps import running_texts, stepwise
 
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

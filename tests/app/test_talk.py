@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import TEXT
 
 from app.command import _loaded
 from app.talk import answer
@@ -19,7 +20,7 @@ from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.generation.sampling import Sampling
 from llm.tokenizer import train_bpe
-from tests.app.conftest import TEXT, error_of, register, rows_of, shell, tracked
+from tests.app.conftest import error_of, register, rows_of, shell, tracked
 
 pytestmark = pytest.mark.slow
 

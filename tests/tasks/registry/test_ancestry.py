@@ -11,8 +11,9 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from llm.errors import UserError
-from tasks.registry.ancestry import ancestry, as_json, as_text, find_version, write_stages
+from tasks.registry.ancestry import ancestry, find_version, write_stages
 from tasks.registry.decisions import approve, rollback, set_pending
+from tasks.registry.drawing import as_json, as_text
 from tasks.registry.lineage import prefect_page
 from tasks.registry.tracking import configure_tracking
 

@@ -11,8 +11,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from llm.device import choose_compute
 from llm.errors import UserError
-from tasks.registry.lineage import TEMPORARY, lineage, prefect_page
+from tasks.registry.lineage import lineage, prefect_page
 from tasks.stages.hashes import current, fingerprint, flatten, inputs, locked, md5_of, stale
+from tasks.stages.server import TEMPORARY
 
 pytestmark = pytest.mark.slow
 

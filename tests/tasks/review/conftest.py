@@ -11,24 +11,17 @@ from tempfile import TemporaryDirectory
 import mlflow
 import pandas as pd
 import pytest
-import torch
+import small_models
 import yaml
 from mlflow import MlflowClient
 from projects import ROOT
+from small_models import TEXT
 
-from llm.applications.assistant import Assistant
-from llm.applications.classifier import Classifier, ClassifierConfig
-from llm.chat import Chat
-from llm.config import GPTConfig
-from llm.formats.model_folder import save_model
-from llm.model.gpt import GPT
-from llm.tokenizer import train_bpe
 from tasks.registry.tracking import configure_tracking
 from tasks.served import signature
 from tasks.stages.hashes import PREFIX
 
 DATASETS = {"assistant": "instructions", "classifier": "emails", "foundation": "corpus"}
-TEXT = ["the cat sat on the mat and the dog ate the hat . a bird sang to the moon . hello how are you ?"] * 9
 WORDS = TEXT[0].split()
 LOGGED = {
     "classifier": {"f1": 0.5, "f1_gain": 0.1, "f1_gain_low": 0.05, "f1_gain_high": 0.2, "baseline_f1": 0.4},
@@ -40,26 +33,9 @@ LOGGED = {
 
 
 def write_model(folder: Path, model: str, seed: int) -> Path:
-    """A small model folder with random weights, large enough that its answers differ."""
-    torch.manual_seed(seed)
-    encoding = train_bpe(TEXT, 320)
-    context = 64 if model == "foundation" else 256  # fewer tokens than a piece of text has
-    gpt = GPT(GPTConfig(context_length=context, n_layer=1, n_head=2, n_embd=16, vocabulary_size=encoding.n_vocab))
-    for weight in gpt.parameters():
-        if weight.ndim == 2:
-            torch.nn.init.normal_(weight, std=0.3)
-    folder.mkdir(parents=True)
-    if model == "classifier":
-        made = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5))
-        torch.nn.init.normal_(made.head.weight, std=0.5)
-        save_model(folder, made, encoding, "classifier", cleaning="tasks.data.mail")
-    elif model == "assistant":
-        made = Assistant(gpt.config, Chat(system="You are a test."))
-        made.load_state_dict(gpt.state_dict())
-        save_model(folder, made, encoding, "assistant")
-    else:
-        save_model(folder, gpt, encoding, "language_model")
-    return folder
+    """A smaller model folder still; the foundation's context is less than a piece of text has."""
+    context = 64 if model == "foundation" else 256
+    return small_models.write_model(folder, model, seed, context_length=context, n_layer=1)
 
 
 def ship(folder: Path, changed: Mapping[str, tuple[str, str]]) -> list[str]:

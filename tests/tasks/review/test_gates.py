@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
+from tasks.registry.lineage import not_in_git
 from tasks.review.comparison import Comparison, _version
-from tasks.review.gates import Gate, Gates, all_passed, check, not_in_git
+from tasks.review.gates import Gate, Gates, all_passed, check
 from tasks.review.metrics import Difference, Metric
 
 CLEAN = {
