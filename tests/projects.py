@@ -30,7 +30,7 @@ SMALL = {
     "datasets": {
         "corpus": {"preprocess": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024}},
         "emails": {"preprocess": {"train_only": []}},  # the slice has none of that source
-        "instructions": {"preprocess": {"validation": 0.1, "test": 0.1, "rows_a_kind": 10}},
+        "instructions": {"preprocess": {"validation": 0.1, "test": 0.1, "rows_a_kind": 10, "train_only": []}},
     },
     "foundation": {
         "train": {"n_layer": 2, "n_embd": 64, "n_head": 2, "context_length": 128, "steps": 60, "batch_size": 8}
