@@ -39,6 +39,8 @@ class Train(FinetuneConfig):
     """How many of them are a longer email's last ones."""
     ngram_buckets: int = Field(default=0, ge=0)
     """Buckets of a linear model that reads all of an email and decides with the GPT; 0 leaves it out."""
+    certain: float | None = Field(default=None, gt=0.5, le=1)
+    """A mail to which that model gives a label with this probability is not read by the GPT; null reads all."""
     positive: str | None = None
     """Of two labels the one that is looked for, whose false alarms cost; null is the last in alphabetical order."""
     false_positive_rate: Rate = 0.005
@@ -79,9 +81,8 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         n_layer=params.layers,
         as_stored=keeps_precision(params, compute, workers),
     )
-    config = ClassifierConfig(
-        labels=labels, max_tokens=params.max_tokens, tail=params.tail, ngram_buckets=params.ngram_buckets
-    )
+    same = {name: getattr(params, name) for name in ("max_tokens", "tail", "ngram_buckets", "certain")}
+    config = ClassifierConfig(labels=labels, **same)
     model = Classifier(foundation, config).to(compute.device)
     model.freeze(params.frozen_layers)
     if params.lora:

@@ -167,6 +167,33 @@ def test_an_explanation_names_the_words_that_spoke_for_and_against_the_label(mak
         serve(model, encoding, [{"body": "moon"}], explain=-1)
 
 
+def test_what_the_linear_model_is_certain_of_is_not_read_by_the_gpt(make_gpt, encoding, monkeypatch):
+    model = with_ngrams(make_gpt, encoding, ["the cat", "the dog", "moon hat", "moon mat"] * 3, [0, 0, 1, 1] * 3)
+    found = {"gpt_weight": 1.0, "ngram_weight": 2.0, "bias": (0.5, -0.5)}
+    found |= {"alone_weight": 3.0, "alone_bias": (0.1, -0.1)}
+    texts = encoding.encode_ordinary_batch(["the the cat", "sat on", "moon moon mat", "a"])
+    linear, gpt = model.ngrams(texts), gpt_logits(model, texts)
+    alone = 3 * linear + torch.tensor([0.1, -0.1])
+    sure = alone.softmax(dim=-1).amax(dim=-1)
+    assert sure[[0, 2]].min() > sure[[1, 3]].max()
+    found["certain"] = float(sure[[0, 2]].min())
+    model.config = model.config.model_copy(update=found)
+    read = []
+    monkeypatch.setattr(model, "read", lambda tokens, whole=model.read: read.append(tokens) or whole(tokens))
+    logits = predict(model, texts)
+    assert read == [texts[1], texts[3]]
+    both = gpt + 2 * linear + torch.tensor([0.5, -0.5])
+    assert torch.equal(logits[[0, 2]], alone[[0, 2]])
+    assert torch.allclose(logits[[1, 3]], both[[1, 3]])
+    assert torch.equal(predict(model, texts, as_the_first=True), alone)
+    assert torch.allclose(predict(model, texts[::-1], as_the_first=True), both.flip(0))
+
+
+def test_certain_is_somebody_who_is_there():
+    with pytest.raises(ValueError, match=r"certain 0\.9: without ngram_buckets there is no linear model"):
+        ClassifierConfig(labels=("ham", "spam"), max_tokens=8, certain=0.9)
+
+
 def test_a_long_text_is_explained_by_pieces_that_hold_all_of_it(model, encoding):
     text = " ".join(f"w{n}" for n in range(250))
     found = explain(model, encoding, text)
@@ -291,5 +318,15 @@ def test_what_both_models_count_is_chosen_on_validation_and_the_threshold_keeps_
     assert F.cross_entropy(predict(model, texts), rows.labels) < before
     mixed = model.config.gpt_weight * gpt_logits(model, texts) + model.config.ngram_weight * model.ngrams(texts)
     assert torch.allclose(predict(model, texts), mixed + torch.tensor(model.config.bias))
+    with_cascade = make_classifier(make_gpt(), ngram_buckets=256, certain=0.9)
+    with_cascade.load_state_dict(model.state_dict())
+    said = finish(with_cascade, rows, rows, balanced=False, false_positive_rate=0.1)
+    logits = predict(with_cascade, texts)
+    assert said["calibrated_validation_loss"] == pytest.approx(F.cross_entropy(logits, rows.labels).item(), rel=1e-5)
+    config = with_cascade.config
+    alone = config.alone_weight * with_cascade.ngrams(texts) + torch.tensor(config.alone_bias)
+    unsure = alone.softmax(dim=-1).amax(dim=-1) < 0.9
+    assert said["read_by_gpt"] == int(unsure.sum()) / len(texts)
+    assert 0 < unsure.sum() < len(texts)
     wrong = model.decide(predict(model, texts).double().softmax(dim=-1).numpy()) & (rows.labels.numpy() == 0)
     assert wrong.sum() <= 0.1 * (rows.labels == 0).sum()

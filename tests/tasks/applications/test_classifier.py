@@ -51,5 +51,5 @@ def test_a_linear_model_reads_what_the_gpt_does_not_and_is_fitted_at_the_end(pre
     assert not setup.model.ngrams.weight.any()
     found = setup.finish()
     assert setup.model.ngrams.idf.any()
-    assert found.keys() == {"calibrated_validation_loss", "calibrated_validation_f1"}
+    assert found.keys() == {"calibrated_validation_loss", "calibrated_validation_f1", "read_by_gpt"}
     assert prepared(["ham", "spam"], ["ham", "spam"]).model.ngrams is None
