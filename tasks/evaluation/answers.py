@@ -30,11 +30,14 @@ from tasks.evaluation.statistics import interval, with_interval
 from tasks.training.setup import split_file
 
 
+TOGETHER = 256  # questions that are asked at once: in the batch one takes the place of another that is answered
+
+
 class Evaluate(Config):
     """How the assistant is measured on the test split."""
 
     batch_size: int = Field(gt=0)
-    """Rows a forward pass."""
+    """Rows a forward pass, where the loss is measured."""
     max_new_tokens: int = Field(gt=0)
     """An answer is cut after this many tokens."""
     samples: int = Field(default=30, ge=0)
@@ -46,14 +49,16 @@ class Evaluate(Config):
 def _answers(
     model: Assistant, encoding: tiktoken.Encoding, questions: Sequence[Question], params: Evaluate, name: str
 ) -> list[str]:
-    """Greedy answers, batch by batch; none where the context has no room for one."""
+    """Greedy answers; none where the context has no room for one."""
     answers = [""] * len(questions)
     fit = [n for n, asked in enumerate(questions) if leaves_room(model, encoding, asked, params.max_new_tokens)]
-    for first in tqdm(range(0, len(fit), params.batch_size), desc=name, unit="batch"):
-        part = fit[first : first + params.batch_size]
-        found = answer_all(model, encoding, [questions[n] for n in part], max_new_tokens=params.max_new_tokens)
-        for n, text in zip(part, found, strict=True):
-            answers[n] = text
+    with tqdm(total=len(fit), desc=name, unit="answer") as bar:
+        for first in range(0, len(fit), TOGETHER):
+            part = fit[first : first + TOGETHER]
+            found = answer_all(model, encoding, [questions[n] for n in part], max_new_tokens=params.max_new_tokens)
+            for n, text in zip(part, found, strict=True):
+                answers[n] = text
+            bar.update(len(part))
     return answers
 
 
