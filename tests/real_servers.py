@@ -22,6 +22,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
 )
+from prefect.client.schemas.objects import FlowRun
 
 HANGS = 600  # seconds that only something that hangs takes
 Found = TypeVar("Found")
@@ -97,11 +98,10 @@ class Runs:
     def __init__(self, api: str) -> None:
         self.api, self.client = api, SyncPrefectClient(api)
 
-    def newest(self, flow: str, known: set[UUID]) -> UUID | None:
-        """A run of a deployment that began and is none of the known ones."""
-        deployment = self.client.read_deployment_by_name(flow).id
-        found = self.client.read_flow_runs(flow_run_filter=FlowRunFilter(deployment_id={"any_": [deployment]}))
-        return next((run.id for run in found if run.id not in known and run.start_time), None)
+    def of(self, deployment: str) -> list[FlowRun]:
+        """The runs of a deployment, also those that are only planned."""
+        there = FlowRunFilter(deployment_id={"any_": [self.client.read_deployment_by_name(deployment).id]})
+        return self.client.read_flow_runs(flow_run_filter=there)
 
     def state(self, run: UUID) -> str:
         """What its state is called."""
