@@ -23,7 +23,8 @@ from tasks.stages import lifeline
 
 LOCK_FILE = "dvc.lock"
 LOAD_PUBLISHED = "load_published"  # a stage that runs only where something starts from what it loads
-PATIENCE = 4  # seconds that a stopped stage has for its last step and its checkpoint: a cancelled run ends within 10
+PATIENCE = 15  # seconds that a stopped stage has for its last step and its checkpoint
+PATIENCE_OF_A_RUN = 4  # the same where a worker of Prefect's started the run: one that is cancelled ends within 10
 KILLED_WITHIN = 5  # seconds
 OF_A_RUN = (
     "PREFECT__"  # how variables begin that a worker of Prefect's sets for the run that it starts, and for no other
@@ -210,10 +211,12 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
 def stop(dvc: psutil.Process, patience: float | None = None) -> None:
     """End the stage, which may write a checkpoint first, and dvc with it; after `patience` seconds by a kill.
 
-    Without `patience` these are PATIENCE: what a stage that takes longer has not saved since its last checkpoint is
-    made again by the next run.
+    Without `patience` these are PATIENCE, or PATIENCE_OF_A_RUN: what a stage that takes longer has not saved since its
+    last checkpoint is made again by the next run.
     """
-    patience = PATIENCE if patience is None else patience
+    if patience is None:
+        of_a_run = any(name.startswith(OF_A_RUN) for name in os.environ)
+        patience = PATIENCE_OF_A_RUN if of_a_run else PATIENCE
     with suppress(psutil.NoSuchProcess):
         running = [*dvc.children(recursive=True), dvc]
         # dvc ends when its stage does; if it went first, the stage would be asked to stop a second time
