@@ -22,6 +22,7 @@ from pydantic import Field
 from flows.register import register
 from flows.review import GATES, review
 from llm.errors import UserError
+from tasks.registry.branch import share
 from tasks.registry.decisions import CHAMPION, is_open
 from tasks.registry.lineage import prefect_page
 from tasks.registry.markup import plain, table
@@ -32,7 +33,7 @@ from tasks.stages.params import load_application, model_names
 from tasks.stages.server import PARENT_TASK_RUN, quiet_stops
 from tasks.stages.worker import alone, depend_on_worker, end_stopped
 
-RETRAIN = "retrain"
+RETRAIN, RAN = "retrain", "ran"
 PREPROCESS = "preprocess@"
 HOUR = 3600
 SAID = 900  # characters of a line of a review
@@ -51,8 +52,16 @@ class Report:
     drift: list[tuple[str, str, str]] = field(default_factory=list)
     """Dataset and champion, what moved, how much."""
     versions: dict[str, str] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
+    """What others have of it now, and what they don't."""
     review: list[str] = field(default_factory=list)
     """Lines of Markdown."""
+
+    def message(self) -> str:
+        """What a commit of what the run made says of it."""
+        stages = [f"{stage}: {why}" for stage, became, why, _ in self.stages if became == RAN]
+        versions = [f"{model} version {version}" for model, version in self.versions.items()]
+        return "\n\n".join([self.name, *("\n".join(lines) for lines in (stages, versions) if lines)]) + "\n"
 
     def markdown(self) -> str:
         """The page."""
@@ -64,6 +73,8 @@ class Report:
             lines += table(("data", "what", "stability index"), self.drift)
         if self.versions:
             lines += ["", "## In the registry", "", *table(("model", "version"), self.versions.items())]
+        if self.shared:
+            lines += ["", "## For others", "", *(f"- {plain(line, SAID)}" for line in self.shared)]
         if self.review:
             lines += ["", "## Challenger against champion", "", *self.review]
         return "\n".join(lines) + "\n"
@@ -82,8 +93,7 @@ def reproduce(stage: str, api_url: str, seconds: float) -> None:
 @task(task_run_name="drift of {dataset}", cache_policy=NO_CACHE, persist_result=False)
 def measure_drift(dataset: str) -> list[tuple[str, str, str]]:
     """How far a dataset is from what the champions were trained on, which it ends no run to be far from."""
-    from tasks.data.drift import drift
-    from tasks.datasets import find
+    from tasks.review.drift import moved
 
     now, found = current_md5(dataset), {}
     for model in model_names():
@@ -97,22 +107,28 @@ def measure_drift(dataset: str) -> list[tuple[str, str, str]]:
         if md5 == now:
             rows.append((compared, "the same data", "0"))
         elif (old := rows_before(before)) is None:
-            rows.append((compared, f"its rows ({md5}) are not in DVC's cache: `dvc pull` may have them", ""))
+            rows.append((compared, f"its rows ({md5}) are not in DVC's cache: `dvc fetch --all-commits` brings them where a remote has them", ""))
         else:
             new = current_rows(dataset)
-            label = find(dataset).stratify
-            label = label if label in new and label in old else None
-            texts = [
-                name
-                for name in new
-                if name in old and name not in ("id", "source", label) and new[name].map(type).eq(str).all()
-            ]
-            rows += [(compared, each.name, f"{each.index:.3f} {each.said}") for each in drift(old, new, texts, label)]
+            rows += [(compared, each.name, f"{each.index:.3f} {each.said}") for each in moved(dataset, old, new)]
     return rows
 
 
+@task(task_run_name="share", cache_policy=NO_CACHE, persist_result=False)
+def share_results(report: Report, push_to: str, seconds: float) -> list[str]:
+    """Commit what was made to a branch of the day and push it; what others have now, a line each."""
+    branch = report.name.partition(":")[0].replace(" ", "/")
+    return share(branch, report.message(), report.versions, push_to, seconds)
+
+
 @flow(flow_run_name=_today)
-def retrain(hours: Hours = 20, stage_hours: Hours = 12, decide: Decide = "person") -> dict[str, str]:
+def retrain(
+    hours: Hours = 20,
+    stage_hours: Hours = 12,
+    decide: Decide = "person",
+    share: bool = True,
+    push_to: str = "",
+) -> dict[str, str]:
     """Run each stale stage in order, make the models challengers, and compare these with the champions.
 
     Returns the version of each model.
@@ -122,6 +138,9 @@ def retrain(hours: Hours = 20, stage_hours: Hours = 12, decide: Decide = "person
         stage_hours: one stage may take; the next run goes on from its last checkpoint
         decide: who decides on a challenger that was compared: a person, whenever they like, or the gates at once;
             nobody: it is not compared
+        share: commit dvc.lock, params.yaml and metrics to the branch retrain/<date>, and push the data where DVC has a
+            remote
+        push_to: the git remote to which that branch is pushed, such as origin; without one it stays here
     """
     depend_on_worker(RETRAIN)
     quiet_stops()
@@ -129,7 +148,8 @@ def retrain(hours: Hours = 20, stage_hours: Hours = 12, decide: Decide = "person
     client, flow_run = context.client, context.flow_run.id
     try:
         with alone(RETRAIN, flow_run, hours * HOUR):
-            run = _Run(client, flow_run, time.monotonic() + hours * HOUR, stage_hours * HOUR, decide)
+            deadline = time.monotonic() + hours * HOUR
+            run = _Run(client, flow_run, deadline, stage_hours * HOUR, decide, share, push_to)
             return run.retrain()
     except (KeyboardInterrupt, TerminationSignal) as stop:
         end_stopped(client, flow_run, stop)
@@ -145,6 +165,8 @@ class _Run:
     deadline: float
     stage_seconds: float
     decide: Decide
+    share: bool
+    push_to: str
     report: Report = field(default_factory=lambda: Report(_today()))
 
     def retrain(self) -> dict[str, str]:
@@ -155,12 +177,14 @@ class _Run:
                 ran = self._run_stages(plan)
                 report.versions = register.with_options(flow_run_name="register", timeout_seconds=self._left())()
                 self._rename(f"{ran} of {len(plan.stages)} stages")
-            open_ = [] if self.decide == "nobody" else [model for model in model_names() if is_open(model)]
-            if not report.stages and not open_:
+                if self.share:
+                    report.shared = share_results(report, self.push_to, self._left())
+            found = self._to_review()
+            if not report.stages and not found:
                 get_run_logger().info("nothing new: all %d stages are up to date and registered", len(plan.stages))
                 self._rename("nothing new")
-            if open_:
-                self._review(open_)
+            if found:
+                self._review(found)
             return report.versions
         finally:
             create_markdown_artifact(report.markdown(), key=RETRAIN, description=report.name)
@@ -189,11 +213,17 @@ class _Run:
             except UserError as error:
                 report.stages.append((stage, f"failed: {error}", why, f"{time.monotonic() - began:.0f}"))
                 raise
-            report.stages.append((stage, "ran", why, f"{time.monotonic() - began:.0f}"))
+            report.stages.append((stage, RAN, why, f"{time.monotonic() - began:.0f}"))
             ran += 1
             if stage.startswith(PREPROCESS):
                 report.drift += _drift(stage.removeprefix(PREPROCESS))
         return ran
+
+    def _to_review(self) -> list[str]:
+        """The models of which there is something to compare or to decide."""
+        if self.decide == "nobody":
+            return []
+        return [model for model in model_names() if is_open(model, pending=self.decide == GATES)]
 
     def _review(self, models: Sequence[str]) -> None:
         """Compare; where that fails the versions are registered all the same, and the next run compares them."""

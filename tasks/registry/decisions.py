@@ -217,9 +217,11 @@ def _said(registry: _Registry, version: str) -> Said | None:
     return Said("unclear", IN_MLFLOW, wrong, False)
 
 
-def is_open(model: str) -> bool:
+def is_open(model: str, *, pending: bool = False) -> bool:
     """Whether a review has something to do: a challenger that was not compared with the champion of now, or a word that
     a person said by hand and nobody carried out.
+
+    With `pending` also a challenger that was compared and waits for a decision.
     """
     configure_tracking()
     with _registry_errors():
@@ -231,7 +233,7 @@ def is_open(model: str) -> bool:
     if challenger in (None, champion):
         return False
     state, compared = registry.state(challenger), registry.tags_of[challenger].get(INSTEAD_OF)
-    return state is None or (state == PENDING and compared != (champion or NONE))
+    return state is None or (state == PENDING and (pending or compared != (champion or NONE)))
 
 
 def set_pending(model: str, version: str, page: str, *, instead_of: str | None) -> None:
