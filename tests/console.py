@@ -55,7 +55,7 @@ class Console:
         return done.stdout
 
     def type(self, line: str, keep: str | None = None) -> str:
-        """Run a line, and write it down with those lines of its output in which `keep` is found; all that it printed."""
+        """Run a line, write it down with those lines of its output that have `keep`, and return all that it printed."""
         printed = self.run(line)
         self.show(line, printed, keep)
         return printed

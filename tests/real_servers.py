@@ -24,7 +24,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 
-HANGS = 600  # seconds that only something that hangs takes
+HANGS = 1800  # seconds that only something that hangs takes
 Found = TypeVar("Found")
 
 
@@ -79,7 +79,7 @@ class Process:
         wait_for(answers)
 
     def kill(self) -> None:
-        """SIGKILL, which leaves no time for a word: of a server and what it started, of a worker and not of its runs."""
+        """SIGKILL, which leaves no time for a word: of a server and what it started, of a worker without its runs."""
         if self.running and self.running.poll() is None:
             if self.answers:
                 os.killpg(self.running.pid, signal.SIGKILL)

@@ -36,7 +36,7 @@ spam,You were chosen,"Congratulations, you were chosen! Claim your voucher befor
 
 
 class Story(World):
-    """The scenes, in order; what the registry holds after each is in `standings`, the foundation's SHA-256 in `weights`.
+    """The scenes, in order; what the registry holds after each is in `standings`, SHA-256 of weights in `weights`.
 
     `trainings` has the steps of which MLflow knows a loss, of each of its runs that trained for STEPS.
     """
@@ -68,7 +68,7 @@ class Story(World):
     def deploy(self) -> None:
         """Servers, deployments, a worker; and a first champion of each model."""
         console = self.console
-        change_params(self.folder, {"applications": {"classifier": {"review": GATES}}})
+        change_params(self.folder, lambda values: values["applications"]["classifier"].update(review=GATES))
         git(self.folder, "commit", "--quiet", "--all", "--message", "Results and gates")
         self.prefect.start()
         console.type("python -m flows", keep="up to date|version")
@@ -126,7 +126,9 @@ class Story(World):
         self.console.quote(self.page_of("classifier", "2"), keep=r"^(# |\*\*|## Gates|\|)")
         self.tell("form")
         said = json.dumps({"run_input": {"decision": "approve", "reason": "it reads well", "by": "reviewer-1"}})
-        line = f"curl --silent --json '{said}' $PREFECT_API_URL/flow_runs/{run}/resume | grep -o '\"status\":\"[A-Z]*\"'"
+        line = (
+            f"curl --silent --json '{said}' $PREFECT_API_URL/flow_runs/{run}/resume | grep -o '\"status\":\"[A-Z]*\"'"
+        )
         printed = wait_for(lambda: "ACCEPT" in (answer := self.console.run(line)) and answer)
         self.console.show(line, printed)
         self.ended(run, "approve")

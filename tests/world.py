@@ -33,7 +33,9 @@ class World:
         self.folder = folder
         prefect, mlflow = free_port(), free_port()
         self.store, api = f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}/api"
-        someone = {f"GIT_{who}_{what}": "someone@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        someone = {
+            f"GIT_{who}_{what}": "someone@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        }
         soon = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
         here = environment(COLUMNS="160", MLFLOW_HTTP_REQUEST_MAX_RETRIES="2", **someone, **soon)
         self.exported = {
@@ -111,4 +113,6 @@ class World:
 
     def sha256(self, folder: Path | None = None) -> str:
         """Of the foundation's weights."""
-        return hashlib.sha256(((folder or self.folder) / "models/foundation/model.safetensors").read_bytes()).hexdigest()
+        return hashlib.sha256(
+            ((folder or self.folder) / "models/foundation/model.safetensors").read_bytes()
+        ).hexdigest()
