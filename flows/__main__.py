@@ -49,7 +49,7 @@ def main() -> int:
 
     def work() -> None:
         with prefect_server():
-            run_as_child(retrain, {})
+            run_as_child(retrain, {"decide": "nobody", "share": False})
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
         print_summary(registered(model_names()), f"Done in {minutes} min {seconds} s")
 

@@ -1,16 +1,13 @@
-"""Bring everything up to date, as one observed flow: the stale part of the DVC graph, then the registry.
+"""Bring everything up to date, as one observed flow: the stale part of the DVC graph, the registry, a review.
 
-`python -m flows` runs it where there is anything to do; prefect.yaml schedules it.
+`python -m flows` runs it where there is anything to do, up to the registry; prefect.yaml schedules all of it.
 """
 
-import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
@@ -20,28 +17,29 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import task_run
-from prefect.states import Cancelled, Crashed, State
 from pydantic import Field
 
 from flows.register import register
+from flows.review import GATES, review
 from llm.errors import UserError
-from llm.files import write_atomic
-from tasks.registry.decisions import CHAMPION
-from tasks.registry.markup import table
+from tasks.registry.branch import share
+from tasks.registry.decisions import CHAMPION, is_open
+from tasks.registry.lineage import prefect_page
+from tasks.registry.markup import plain, table
 from tasks.registry.register import check_bytes, registered, registered_name
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
 from tasks.stages import graph
-from tasks.stages.lifeline import die_with_parent
-from tasks.stages.lock import STATE, exclusive
 from tasks.stages.params import load_application, model_names
-from tasks.stages.server import PARENT_TASK_RUN, end_below, end_lost, quiet_stops
+from tasks.stages.server import PARENT_TASK_RUN, quiet_stops
+from tasks.stages.worker import alone, depend_on_worker, end_stopped
 
-RETRAIN = "retrain"
-OF_A_WORKER = f"{graph.OF_A_RUN}FLOW_RUN_ID"  # set where a worker of Prefect's started this process
+RETRAIN, RAN = "retrain", "ran"
 PREPROCESS = "preprocess@"
 HOUR = 3600
+SAID = 900  # characters of a line of a review
 
 Hours = Annotated[float, Field(gt=0)]
+Decide = Literal["person", "gates", "nobody"]
 
 
 @dataclass
@@ -54,6 +52,16 @@ class Report:
     drift: list[tuple[str, str, str]] = field(default_factory=list)
     """Dataset and champion, what moved, how much."""
     versions: dict[str, str] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
+    """What others have of it now, and what they don't."""
+    review: list[str] = field(default_factory=list)
+    """Lines of Markdown."""
+
+    def message(self) -> str:
+        """What a commit of what the run made says of it."""
+        stages = [f"{stage}: {why}" for stage, became, why, _ in self.stages if became == RAN]
+        versions = [f"{model} version {version}" for model, version in self.versions.items()]
+        return "\n\n".join([self.name, *("\n".join(lines) for lines in (stages, versions) if lines)]) + "\n"
 
     def markdown(self) -> str:
         """The page."""
@@ -65,6 +73,10 @@ class Report:
             lines += table(("data", "what", "stability index"), self.drift)
         if self.versions:
             lines += ["", "## In the registry", "", *table(("model", "version"), self.versions.items())]
+        if self.shared:
+            lines += ["", "## For others", "", *(f"- {plain(line, SAID)}" for line in self.shared)]
+        if self.review:
+            lines += ["", "## Challenger against champion", "", *self.review]
         return "\n".join(lines) + "\n"
 
 
@@ -81,8 +93,7 @@ def reproduce(stage: str, api_url: str, seconds: float) -> None:
 @task(task_run_name="drift of {dataset}", cache_policy=NO_CACHE, persist_result=False)
 def measure_drift(dataset: str) -> list[tuple[str, str, str]]:
     """How far a dataset is from what the champions were trained on, which it ends no run to be far from."""
-    from tasks.data.drift import drift
-    from tasks.datasets import find
+    from tasks.review.drift import moved
 
     now, found = current_md5(dataset), {}
     for model in model_names():
@@ -96,101 +107,101 @@ def measure_drift(dataset: str) -> list[tuple[str, str, str]]:
         if md5 == now:
             rows.append((compared, "the same data", "0"))
         elif (old := rows_before(before)) is None:
-            rows.append((compared, f"its rows ({md5}) are not in DVC's cache: `dvc pull` may have them", ""))
+            rows.append((compared, f"its rows ({md5}) are not in DVC's cache: `dvc fetch --all-commits` brings them where a remote has them", ""))
         else:
             new = current_rows(dataset)
-            label = find(dataset).stratify
-            label = label if label in new and label in old else None
-            texts = [
-                name
-                for name in new
-                if name in old and name not in ("id", "source", label) and new[name].map(type).eq(str).all()
-            ]
-            rows += [(compared, each.name, f"{each.index:.3f} {each.said}") for each in drift(old, new, texts, label)]
+            rows += [(compared, each.name, f"{each.index:.3f} {each.said}") for each in moved(dataset, old, new)]
     return rows
 
 
-@contextmanager
-def _alone(flow_run: UUID, seconds: float) -> Iterator[None]:
-    """Be the one run in this folder, after any that is before; one whose process is gone is said to have crashed."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(RETRAIN, patience=0))
-        except UserError as held:
-            get_run_logger().info("waiting for the run before: %s", held)
-            stack.enter_context(exclusive(RETRAIN, patience=seconds))
-        holder = STATE / RETRAIN / "flow_run"
-        if holder.exists():
-            with suppress(ValueError):
-                if (before := UUID(holder.read_text())) != flow_run:
-                    end_lost(before, Crashed(message="Its process is gone."))
-        write_atomic(holder, str(flow_run))
-        yield
-        holder.unlink()
-
-
-def _word(client: SyncPrefectClient, flow_run: UUID, stop: BaseException) -> State:
-    """How a run ends that was stopped: Crashed where its worker went away, else somebody cancelled it."""
-    state = client.read_flow_run(flow_run).state
-    asked = state is not None and (state.is_cancelling() or state.is_cancelled())
-    if OF_A_WORKER in os.environ and isinstance(stop, TerminationSignal) and not asked:
-        return Crashed(message="Its worker is gone.")
-    return Cancelled(message="The run was cancelled.")
-
-
-def _depend_on_worker() -> None:
-    """End with the worker, but well: nothing here or below writes to its console, which breaks off with it."""
-    log = STATE / RETRAIN / "log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
-    die_with_parent()
+@task(task_run_name="share", cache_policy=NO_CACHE, persist_result=False)
+def share_results(report: Report, push_to: str, seconds: float) -> list[str]:
+    """Commit what was made to a branch of the day and push it; what others have now, a line each."""
+    branch = report.name.partition(":")[0].replace(" ", "/")
+    return share(branch, report.message(), report.versions, push_to, seconds)
 
 
 @flow(flow_run_name=_today)
-def retrain(hours: Hours = 20, stage_hours: Hours = 12) -> dict[str, str]:
-    """Run each stale stage in order, then make the models challengers. Returns the version of each.
+def retrain(
+    hours: Hours = 20,
+    stage_hours: Hours = 12,
+    decide: Decide = "person",
+    share: bool = True,
+    push_to: str = "",
+) -> dict[str, str]:
+    """Run each stale stage in order, make the models challengers, and compare these with the champions.
+
+    Returns the version of each model.
 
     Args:
         hours: all of it may take
         stage_hours: one stage may take; the next run goes on from its last checkpoint
+        decide: who decides on a challenger that was compared: a person, whenever they like, or the gates at once;
+            nobody: it is not compared
+        share: commit dvc.lock, params.yaml and metrics to the branch retrain/<date>, and push the data where DVC has a
+            remote
+        push_to: the git remote to which that branch is pushed, such as origin; without one it stays here
     """
-    if OF_A_WORKER in os.environ:
-        _depend_on_worker()
+    depend_on_worker(RETRAIN)
     quiet_stops()
     context = FlowRunContext.get()
     client, flow_run = context.client, context.flow_run.id
     try:
-        with _alone(flow_run, hours * HOUR):
-            return _retrain(client, flow_run, time.monotonic() + hours * HOUR, stage_hours * HOUR)
+        with alone(RETRAIN, flow_run, hours * HOUR):
+            deadline = time.monotonic() + hours * HOUR
+            run = _Run(client, flow_run, deadline, stage_hours * HOUR, decide, share, push_to)
+            return run.retrain()
     except (KeyboardInterrupt, TerminationSignal) as stop:
-        end_below(client, flow_run, _word(client, flow_run, stop))
+        end_stopped(client, flow_run, stop)
         raise
 
 
-def _retrain(client: SyncPrefectClient, flow_run: UUID, deadline: float, stage_seconds: float) -> dict[str, str]:
-    plan = graph.plan()
-    report = Report(_today())
+@dataclass
+class _Run:
+    """A run and its page."""
 
-    def rename(what: str) -> None:
-        report.name = f"{_today()}: {what}"
-        client.set_flow_run_name(flow_run, report.name)
+    client: SyncPrefectClient
+    flow_run: UUID
+    deadline: float
+    stage_seconds: float
+    decide: Decide
+    share: bool
+    push_to: str
+    report: Report = field(default_factory=lambda: Report(_today()))
 
-    def left() -> float:
-        if (seconds := deadline - time.monotonic()) <= 0:
+    def retrain(self) -> dict[str, str]:
+        report, plan = self.report, graph.plan()
+        try:
+            report.versions = {} if plan.why else _registered()
+            if not report.versions:
+                ran = self._run_stages(plan)
+                report.versions = register.with_options(flow_run_name="register", timeout_seconds=self._left())()
+                self._rename(f"{ran} of {len(plan.stages)} stages")
+                if self.share:
+                    report.shared = share_results(report, self.push_to, self._left())
+            found = self._to_review()
+            if not report.stages and not found:
+                get_run_logger().info("nothing new: all %d stages are up to date and registered", len(plan.stages))
+                self._rename("nothing new")
+            if found:
+                self._review(found)
+            return report.versions
+        finally:
+            create_markdown_artifact(report.markdown(), key=RETRAIN, description=report.name)
+
+    def _rename(self, what: str) -> None:
+        self.report.name = f"{_today()}: {what}"
+        self.client.set_flow_run_name(self.flow_run, self.report.name)
+
+    def _left(self) -> float:
+        if (seconds := self.deadline - time.monotonic()) <= 0:
             raise UserError("the run took longer than it may (`hours`); the next one goes on where it ended")
         return seconds
 
-    try:
-        if not plan.why and (versions := _registered()):
-            rename("nothing new")
-            get_run_logger().info("nothing new: all %d stages are up to date and registered", len(plan.stages))
-            report.versions = versions
-            return versions
-        rename(f"{len(plan.behind)} of {len(plan.stages)} stages")
-        ran = 0
+    def _run_stages(self, plan: graph.Plan) -> int:
+        """Run what is stale, in order; how many stages ran."""
+        self._rename(f"{len(plan.behind)} of {len(plan.stages)} stages")
+        report, ran = self.report, 0
         for stage in plan.behind:
             if stage not in plan.why and not graph.is_stale(stage):
                 report.stages.append((stage, "up to date", "what it reads came out as it was", ""))
@@ -198,19 +209,38 @@ def _retrain(client: SyncPrefectClient, flow_run: UUID, deadline: float, stage_s
             why = ", ".join(plan.why.get(stage, ["what it reads changed"]))
             began = time.monotonic()
             try:
-                reproduce(stage, str(client.api_url), min(stage_seconds, left()))
+                reproduce(stage, str(self.client.api_url), min(self.stage_seconds, self._left()))
             except UserError as error:
                 report.stages.append((stage, f"failed: {error}", why, f"{time.monotonic() - began:.0f}"))
                 raise
-            report.stages.append((stage, "ran", why, f"{time.monotonic() - began:.0f}"))
+            report.stages.append((stage, RAN, why, f"{time.monotonic() - began:.0f}"))
             ran += 1
             if stage.startswith(PREPROCESS):
                 report.drift += _drift(stage.removeprefix(PREPROCESS))
-        report.versions = register.with_options(flow_run_name="register", timeout_seconds=left())()
-        rename(f"{ran} of {len(plan.stages)} stages")
-        return report.versions
-    finally:
-        create_markdown_artifact(report.markdown(), key=RETRAIN, description=report.name)
+        return ran
+
+    def _to_review(self) -> list[str]:
+        """The models of which there is something to compare or to decide."""
+        if self.decide == "nobody":
+            return []
+        return [model for model in model_names() if is_open(model, pending=self.decide == GATES)]
+
+    def _review(self, models: Sequence[str]) -> None:
+        """Compare; where that fails the versions are registered all the same, and the next run compares them."""
+        if not self.report.stages:
+            self._rename("nothing to train, a review")
+        state = review.with_options(timeout_seconds=self._left())(
+            list(models), auto=self.decide == GATES, return_state=True
+        )
+        found = state.result(raise_on_failure=False)
+        self.report.review.append(f"[The run that compared]({prefect_page(str(state.state_details.flow_run_id))})")
+        for model, outcome in (found if isinstance(found, dict) else getattr(found, "outcomes", {})).items():
+            first, *more = outcome.splitlines()
+            self.report.review += [f"- **{plain(model)}**: {plain(first, SAID)}"]
+            self.report.review += [f"  - {plain(line, SAID)}" for line in more]
+        if not isinstance(found, dict):
+            self.report.review.append(f"- **Not compared**: {plain(found, SAID)}")
+            raise UserError(f"all versions are registered, but not all were compared: {found}")
 
 
 def _registered() -> dict[str, str]:

@@ -217,6 +217,25 @@ def _said(registry: _Registry, version: str) -> Said | None:
     return Said("unclear", IN_MLFLOW, wrong, False)
 
 
+def is_open(model: str, *, pending: bool = False) -> bool:
+    """Whether a review has something to do: a challenger that was not compared with the champion of now, or a word that
+    a person said by hand and nobody carried out.
+
+    With `pending` also a challenger that was compared and waits for a decision.
+    """
+    configure_tracking()
+    with _registry_errors():
+        registry = _read(model)
+    found = (_said(registry, version) for version in registry.tags_of)
+    if any(each and not each.done and each.decision != "unclear" for each in found):
+        return True
+    challenger, champion = (registry.aliases.get(alias) for alias in (CHALLENGER, CHAMPION))
+    if challenger in (None, champion):
+        return False
+    state, compared = registry.state(challenger), registry.tags_of[challenger].get(INSTEAD_OF)
+    return state is None or (state == PENDING and (pending or compared != (champion or NONE)))
+
+
 def set_pending(model: str, version: str, page: str, *, instead_of: str | None) -> None:
     """A version was compared with the champion `instead_of`, None where there was none, and waits for a person.
 

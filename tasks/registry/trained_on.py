@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.tokenizer import end_of_text, load_tokenizer
@@ -34,6 +35,12 @@ class TrainedOn:
     """By which DVC knows its folder."""
 
 
+def data_of(model: str, version: ModelVersion) -> TrainedOn | None:
+    """What a version of a model was trained on; None where its tags don't say so."""
+    found = [(name.removeprefix(DATA), md5) for name, md5 in version.tags.items() if name.startswith(DATA)]
+    return TrainedOn(model, str(version.version), *found[0]) if found else None
+
+
 def trained_on(model: str, alias: str) -> TrainedOn | None:
     """What the version of a model with an alias was trained on; None where there is none, or its tags don't say so."""
     configure_tracking()
@@ -42,8 +49,7 @@ def trained_on(model: str, alias: str) -> TrainedOn | None:
             version = MlflowClient().get_model_version_by_alias(registered_name(model), alias)
         except MlflowException:
             return None
-    found = [(name.removeprefix(DATA), md5) for name, md5 in version.tags.items() if name.startswith(DATA)]
-    return TrainedOn(model, str(version.version), *found[0]) if found else None
+    return data_of(model, version)
 
 
 def current_md5(dataset: str) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class Gates(Config):
-    """What is asked of the challenger's numbers, by the names of its metrics; data, lineage and card are always asked.
+    """What is asked of the challenger's numbers, by the names of its metrics, and of its data's distance.
 
-    Metrics are those of the model's evaluation, and `seconds_a_row`, the time of an answer on this machine.
+    Metrics are those of the model's evaluation, and `seconds_a_row`, the time of an answer on this machine. Whether its
+    data passed its checks, its lineage and its card are always asked.
     """
 
     at_least: dict[str, float] = Field(default_factory=dict)
@@ -33,6 +34,9 @@ class Gates(Config):
     no_loss: tuple[str, ...] = ()
     """Metrics in which the challenger may not be surely worse than the champion, or than the baseline where there is no
     champion: the 95 % interval of the difference, paired by test row, lies wholly on the worse side."""
+    drift: Annotated[float, Field(gt=0)] | None = None
+    """How far at most the data that it learned from may be from the champion's, in any property: population stability
+    index, by custom much above 0.25. Not asked where it is null."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,35 @@ def _data_quality(model: str, version: "ModelVersion") -> Gate:
     return Gate(name, bool(found["success"]), ", ".join(failed) or f"{len(found['expectations'])} checks of {dataset}")
 
 
+def _drift(comparison: "Comparison", most: float) -> Gate:
+    """Whether its data is that of the champion, or near enough. Without a champion there is nothing to move from."""
+    from tasks.registry.trained_on import data_of
+
+    name = f"its data moved at most {most:g} from the champion's"
+    if comparison.champion is None:
+        return Gate(name, True, "there is no champion yet")
+    versions = {"challenger": comparison.challenger, "champion": comparison.champion}
+    found = {who: data_of(comparison.model, version) for who, version in versions.items()}
+    if lacking := [who for who, data in found.items() if data is None]:
+        return Gate(name, None, f"the tags of the {' and the '.join(lacking)} name no data")
+    mine, its = found.values()
+    if mine.dataset != its.dataset:
+        return Gate(name, None, f"it learned from {mine.dataset}, the champion from {its.dataset}")
+    if mine.md5 == its.md5:
+        return Gate(name, True, f"the same {mine.dataset}")
+    from tasks.review.drift import moved, rows_of
+
+    rows = {who: rows_of(data) for who, data in found.items()}
+    if lacking := [f"the {who}'s {found[who].dataset} ({found[who].md5})" for who in rows if rows[who] is None]:
+        way_out = "`dvc fetch --all-commits` brings what a remote has"
+        return Gate(name, None, f"{' and '.join(lacking)}: the rows are not in DVC's cache; {way_out}")
+    properties = sorted(moved(mine.dataset, rows["champion"], rows["challenger"]), key=lambda each: -each.index)
+    far = [each for each in properties if each.index > most] or properties[:1]
+    said = ", ".join(f"{each.name} {each.index:.3f}" for each in far)
+    held = properties[0].index <= most
+    return Gate(name, held, f"{mine.dataset}: {said}" + (f", the most of {len(properties)}" if held else ""))
+
+
 def _lineage(model: str, version: "ModelVersion") -> Gate:
     """Whether it can be made again from what a commit and DVC hold."""
     tags, dataset = version.tags, load_application(model).dataset
@@ -126,6 +159,8 @@ def _gates(comparison: "Comparison", gates: Gates) -> Iterator[Gate]:
         yield _limit(comparison.metrics.get(name), name, None, most)
     for name in gates.no_loss:
         yield _no_loss(comparison, name)
+    if gates.drift is not None:
+        yield _drift(comparison, gates.drift)
     yield _data_quality(comparison.model, comparison.challenger)
     yield _lineage(comparison.model, comparison.challenger)
     yield _card(comparison.challenger)

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import psutil
@@ -17,9 +19,12 @@ from dvc.stage import PipelineStage
 
 from llm.errors import UserError
 from llm.files import write_atomic
+from tasks.stages import lifeline
 
+LOCK_FILE = "dvc.lock"
 LOAD_PUBLISHED = "load_published"  # a stage that runs only where something starts from what it loads
-PATIENCE = 15  # seconds that a stopped stage has for its last step and its checkpoint; a worker of Prefect's waits 30
+PATIENCE = 15  # seconds that a stopped stage has for its last step and its checkpoint
+PATIENCE_OF_A_RUN = 4  # the same where a worker of Prefect's started the run: one that is cancelled ends within 10
 KILLED_WITHIN = 5  # seconds
 OF_A_RUN = (
     "PREFECT__"  # how variables begin that a worker of Prefect's sets for the run that it starts, and for no other
@@ -114,6 +119,38 @@ def _reasons(stage: PipelineStage) -> list[str]:
     return found
 
 
+def results() -> list[str]:
+    """What git is to keep of the graph's results: dvc.lock, the files of parameters, and outs that DVC does not cache."""
+    with Repo() as repo:
+        stages = repo.index.stages
+        parameters = {dep.def_path for stage in stages for dep in stage.params}
+        kept = {out.def_path for stage in stages for out in stage.outs if not out.use_cache}
+    return [LOCK_FILE, *sorted(parameters), *sorted(path for path in kept if Path(path).exists())]
+
+
+def remote() -> str | None:
+    """The name of DVC's default remote; None where there is none."""
+    with Repo() as repo:
+        return repo.config["core"].get("remote")
+
+
+def push(seconds: float) -> None:
+    """Push what dvc.lock names to DVC's default remote. Raises UserError where that fails or takes too long."""
+    dvc = _start_dvc(["push"], {}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _, said = dvc.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        stop(dvc)
+        raise UserError(f"dvc push took longer than {seconds:.0f} s") from None
+    except BaseException:
+        stop(dvc)
+        raise
+    if dvc.returncode:
+        lines = said.decode(errors="replace").strip().splitlines() or [f"exit code {dvc.returncode}"]
+        reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
+        raise UserError(f"dvc push: {reason.removeprefix('ERROR: ')}")
+
+
 @contextmanager
 def _outs_kept(stage: str) -> Iterator[None]:
     """Where the block raises, put back the stage's outs, which DVC removes before a run.
@@ -139,19 +176,24 @@ def _outs_kept(stage: str) -> Iterator[None]:
         raise
 
 
-def reproduce(stage: str, environment: dict[str, str], seconds: float | None = None) -> None:
-    """Run one stage through `dvc repro`, which dies with this process; if it doesn't end well, its outs stay.
+def _start_dvc(arguments: list[str], environment: dict[str, str], **options: Any) -> psutil.Popen:
+    """Start a dvc that dies with this process; its `python` is this interpreter.
 
-    `environment` is added to this process's; its `python` is this interpreter. Raises UserError when it fails, and
-    when it takes longer than `seconds`.
+    In a group of its own, so that what stops a terminal's or a worker's whole group comes through here alone.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_RUN)}
-    command = [sys.executable, "-m", "tasks.stages.lifeline", sys.executable, "-m", "dvc", "repro", "--quiet"]
-    command += ["--single-item", stage]
+    command = [sys.executable, "-P", lifeline.__file__, sys.executable, "-m", "dvc", *arguments]
+    return psutil.Popen(command, env={**inherited, "PATH": path, **environment}, process_group=0, **options)
+
+
+def reproduce(stage: str, environment: dict[str, str], seconds: float | None = None) -> None:
+    """Run one stage through `dvc repro`, which dies with this process; if it doesn't end well, its outs stay.
+
+    `environment` is added to this process's. Raises UserError when it fails, and when it takes longer than `seconds`.
+    """
     with _outs_kept(stage):
-        # In a group of its own, so that what stops a terminal's or a worker's whole group comes through here alone.
-        dvc = psutil.Popen(command, env={**inherited, "PATH": path, **environment}, process_group=0)
+        dvc = _start_dvc(["repro", "--quiet", "--single-item", stage], environment)
         try:
             failed = dvc.wait(seconds)
         except psutil.TimeoutExpired:
@@ -166,8 +208,15 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
             raise UserError(f"stage {stage} failed; {reason}")
 
 
-def stop(dvc: psutil.Process, patience: float = PATIENCE) -> None:
-    """End the stage, which may write a checkpoint first, and dvc with it; after `patience` seconds by a kill."""
+def stop(dvc: psutil.Process, patience: float | None = None) -> None:
+    """End the stage, which may write a checkpoint first, and dvc with it; after `patience` seconds by a kill.
+
+    Without `patience` these are PATIENCE, or PATIENCE_OF_A_RUN: what a stage that takes longer has not saved since its
+    last checkpoint is made again by the next run.
+    """
+    if patience is None:
+        of_a_run = any(name.startswith(OF_A_RUN) for name in os.environ)
+        patience = PATIENCE_OF_A_RUN if of_a_run else PATIENCE
     with suppress(psutil.NoSuchProcess):
         running = [*dvc.children(recursive=True), dvc]
         # dvc ends when its stage does; if it went first, the stage would be asked to stop a second time

@@ -31,9 +31,12 @@ STARTS_WITHIN = (
     300  # seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones
 )
 ANSWERS_WITHIN = 5  # seconds that a standing server has for its first answer
+BACK_WITHIN = 60  # seconds that one which is started again has while a run goes on; Prefect's client waits as long
 STOPS = (InterruptedError, KeyboardInterrupt, TerminationSignal)
 """What a run raises that somebody stopped: Ctrl-C, SIGTERM, and a training after its checkpoint."""
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+logger = logging.getLogger(__name__)
 
 
 def _free_port() -> int:
@@ -47,10 +50,11 @@ def prefect_server() -> Iterator[str]:
     """Yield the address of the Prefect API: the configured one, or a temporary server's.
 
     The temporary server runs in a process group of its own, so that Ctrl-C reaches the flow first and the flow can
-    still say goodbye to it; it ends with this process. Raises UserError where the configured one doesn't answer.
+    still say goodbye to it; it ends with this process. Raises UserError where the configured one doesn't answer: at
+    once, but below a run, which it did answer, after BACK_WITHIN seconds.
     """
     if url := PREFECT_API_URL.value():
-        _check_answers(url)
+        _check_answers(url, BACK_WITHIN if PARENT_TASK_RUN in os.environ else 0)
         yield url
         return
     port = _free_port()
@@ -84,12 +88,18 @@ def prefect_server() -> Iterator[str]:
             server.wait()
 
 
-def _check_answers(url: str) -> None:
-    try:
-        answer = httpx.get(url.rstrip("/") + "/health", timeout=ANSWERS_WITHIN)
-    except httpx.TransportError as error:
-        reason = str(error) or type(error).__name__
-        raise UserError(f"PREFECT_API_URL={url}: nobody answers ({reason}); start it, or unset the variable") from None
+def _check_answers(url: str, patience: float = 0) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            answer = httpx.get(url.rstrip("/") + "/health", timeout=ANSWERS_WITHIN)
+        except httpx.TransportError as error:
+            if time.monotonic() >= deadline:
+                reason, way_out = str(error) or type(error).__name__, "start it, or unset the variable"
+                raise UserError(f"PREFECT_API_URL={url}: nobody answers ({reason}); {way_out}") from None
+            time.sleep(0.5)
+        else:
+            break
     if not answer.is_success:
         raise UserError(f"PREFECT_API_URL={url}: it answers {answer.status_code} {answer.reason_phrase}")
 
@@ -171,10 +181,12 @@ def end_lost(flow_run: UUID, state: State) -> None:
 def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
     """Run a flow, under the task run that started this process where there is one.
 
-    One that somebody stops ends as Cancelled, and so does all below it; what stopped it is raised.
+    One that somebody stops ends as Cancelled, and so does all below it; what stopped it is raised. What a flow has done
+    counts also where its server is gone by then and can't be told.
     """
     quiet_stops()
     stops: list[BaseException] = []
+    done: list[Any] = []
     with get_client(sync_client=True) as client:
         parent = os.environ.get(PARENT_TASK_RUN)
         under = {"parent_task_run_id": UUID(parent)} if parent else {}
@@ -183,18 +195,22 @@ def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
     @wraps(flow.fn)
     def stoppable(*args: Any, **named: Any) -> Any:
         try:
-            return flow.fn(*args, **named)
+            done.append(flow.fn(*args, **named))
         except STOPS as stop:
             stops.append(stop)
             return Cancelled(message=str(stop) or "stopped")
+        return done[-1]
 
     ours = copy.copy(flow)
     ours.fn = stoppable
     try:
         return run_flow(ours, flow_run=flow_run, parameters=parameters)
-    except BaseException:
+    except BaseException as error:
         if not stops:
-            raise
+            if not done or not isinstance(error, httpx.TransportError):
+                raise
+            logger.warning("Prefect was not told that %s is done: %s", flow.name, str(error) or type(error).__name__)
+            return done[-1]
         with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
             end_below(client, flow_run.id, Cancelled(message=str(stops[0]) or "stopped"))
         raise stops[0] from None

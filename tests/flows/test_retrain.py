@@ -1,16 +1,23 @@
-"""The schedule on a real Prefect server and worker: a no-op, a cancelled run, a worker that is killed."""
+"""The schedule on a real Prefect server and worker: a review, a no-op, a cancelled run, a worker that is killed, results
+for others, a run that is killed whole."""
 
 import asyncio
 import hashlib
+import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -21,12 +28,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentFlowRunId,
 )
 from prefect.states import Cancelling
-from projects import change_params, environment, run
+from projects import change_params, environment, git, run
 
 HANGS = 600  # seconds that only something that hangs takes
 NEVER = 10**6
 ENDLESS = {"steps": NEVER, "evaluate_every": NEVER, "checkpoint_every": NEVER}
 POOL = "local"
+SPAM = {"label": "spam", "subject": "A prize", "body": "Click to claim the money that you have won: it costs nothing."}
 
 
 def wait_for(there, running=None):
@@ -61,8 +69,20 @@ def worker(folder, api):
 
 @pytest.fixture(scope="module")
 def deployed(project, prefect_api, tmp_path_factory):
-    """A copy of the finished project, and its deployments."""
+    """A copy of the finished project and its deployments; git and DVC have remotes beside it.
+
+    Somebody took the alias from all challengers but the classifier.
+    """
     folder = shutil.copytree(project, tmp_path_factory.mktemp("deployed") / "project", symlinks=True)
+    git(folder, "config", "user.name", "Ada")
+    git(folder, "config", "user.email", "ada@localhost")
+    done = run(folder, "dvc", "remote", "add", "--default", "store", str(folder.parent / "store"))
+    assert done.returncode == 0, done.stderr
+    git(folder, "commit", "--quiet", "--message", "A remote", ".dvc/config")
+    git(folder.parent, "clone", "--quiet", "--bare", str(folder), "origin")
+    git(folder, "remote", "add", "origin", str(folder.parent / "origin"))
+    for model in ("foundation", "assistant"):
+        registry(folder).delete_registered_model_alias(f"threestage-{model}", "challenger")
     create = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
     for command in (create, ["--no-prompt", "deploy", "--all"]):
         done = run(folder, "prefect", *command, PREFECT_API_URL=prefect_api)
@@ -73,16 +93,26 @@ def deployed(project, prefect_api, tmp_path_factory):
     return folder
 
 
+def registry(folder):
+    return MlflowClient(f"sqlite:///{folder / 'mlflow.db'}", f"sqlite:///{folder / 'mlflow.db'}")
+
+
+def said(folder, *arguments):
+    """What git says."""
+    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 @pytest.fixture
 def client(prefect_api):
     with get_client(sync_client=True) as client:
         yield client
 
 
-def start(client):
+def start(client, **parameters):
     """Start the deployment `daily` now."""
     deployment = client.read_deployment_by_name("retrain/daily")
-    return client.create_flow_run_from_deployment(deployment.id).id
+    return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
 
 
 def ended(client, flow_run):
@@ -138,19 +168,36 @@ def test_a_run_is_due_each_day_and_none_is_dropped_while_another_runs(deployed, 
     assert daily.global_concurrency_limit.limit == 1
     assert daily.concurrency_options.collision_strategy == "ENQUEUE"
     form = daily.parameter_openapi_schema["properties"]
-    assert form.keys() == {"hours", "stage_hours"}
+    assert form.keys() == {"hours", "stage_hours", "decide", "share", "push_to"}
+    assert (form["decide"]["enum"], daily.parameters["decide"]) == (["person", "gates", "nobody"], "person")
+    assert daily.parameters["push_to"] == ""
     assert form["stage_hours"]["exclusiveMinimum"] == 0
     assert "next run goes on" in form["stage_hours"]["description"]
 
 
-def test_where_nothing_is_new_a_run_says_so_and_starts_nothing(deployed, prefect_api, client):
+def test_a_challenger_that_nobody_compared_is_compared_once_and_then_nothing_is_new(deployed, prefect_api, client):
     with worker(deployed, prefect_api):
-        flow_run = start(client)
-        done = ended(client, flow_run)
+        reviewed, nothing = start(client), start(client)
+        done, then = ended(client, reviewed), ended(client, nothing)
     assert done.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
-    assert done.name == f"{today()}: nothing new"
-    assert tree(client, flow_run) == {done.name: "Completed"}
-    assert "| threestage-classifier | version 1, challenger |" in page(flow_run)
+    assert done.name == f"{today()}: nothing to train, a review"
+    states = tree(client, reviewed)
+    assert set(states.values()) == {"Completed"}
+    assert {done.name, "review: classifier 1 waits", "review classifier"} <= states.keys()
+    shown = page(reviewed)
+    (review,) = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[reviewed]))
+    )
+    assert f"/runs/flow-run/{review.id})" in shown
+    assert "- **classifier**: version 1 waits for a decision\n  - Version 1 " in shown
+    assert "review/review.html\n" in shown
+    tags = registry(deployed).get_model_version("threestage-classifier", "1").tags
+    assert (tags["threestage.review"], tags["threestage.review.instead_of"]) == ("pending", "none")
+
+    assert (then.name, then.state.name) == (f"{today()}: nothing new", "Completed")
+    assert tree(client, nothing) == {then.name: "Completed"}
+    assert "| threestage-classifier | version 1, challenger |" in page(nothing)
+    assert not said(deployed, "branch", "--list", "retrain/*")
 
 
 def test_a_run_that_takes_longer_than_it_may_fails_before_its_next_stage(deployed, prefect_api, client):
@@ -180,17 +227,17 @@ def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_
 ):
     before, path = weights(deployed), deployed / "params.yaml"
     kept = path.read_text()
-    change_params(deployed, {"foundation": {"train": ENDLESS}})
+    change_params(deployed, {"foundation": {"train": ENDLESS | {"checkpoint_every": 10}}})
     log = deployed / ".threestage/stages/pretrain/log"
-    log.unlink(missing_ok=True)
     try:
         with worker(deployed, prefect_api) as working:
             flow_run = start(client)
-            trains = "training needs about"  # after which a stop leaves a checkpoint
-            wait_for(lambda: log.exists() and trains in log.read_text(), working)
+            wait_for(lambda: checkpoints(deployed), working)
             assert not (deployed / "models/foundation").exists()
             client.set_flow_run_state(flow_run, Cancelling())
             done = ended(client, flow_run)
+            ends = [each for each in client.read_flow_run_states(flow_run) if each.is_final()]
+            assert ends[0].message == "The run was cancelled."  # as it says itself, before its worker looks
             assert weights(deployed) == before
         states = tree(client, flow_run)
         assert set(states.values()) == {"Cancelled"}, states
@@ -223,14 +270,82 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert {"pretrain", "pretrain-scratch", done.name} <= states.keys()
     assert weights(deployed) == weights(project)
 
+    (deployed / "data/inbox/emails/more.jsonl").write_text(f"{json.dumps(SPAM)}\n")
+    registry(deployed).set_registered_model_alias("threestage-classifier", "champion", "1")  # as a person may
+    before = said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage")
     with worker(deployed, prefect_api):
-        again = start(client)
+        again = start(client, push_to="origin")
         finished = ended(client, again)
+        decided = start(client, decide="gates")
+        judged = ended(client, decided)
     assert finished.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
     assert "going on after step" in (deployed / ".threestage/stages/pretrain/log").read_text()
     assert weights(deployed) != weights(project)
-    assert finished.name == f"{today()}: 4 of 13 stages"  # the foundation and the classifier, which starts from it
+    assert finished.name == f"{today()}: 5 of 13 stages"  # emails, the foundation, the classifier, which starts from it
     states = tree(client, again)
     assert set(states.values()) == {"Completed"}
-    said = page(again)
-    assert "| pretrain | ran | foundation.train modified |" in said
+    assert {"review: foundation 2 waits, classifier 2 waits", "share"} <= states.keys()
+    shown = page(again)
+    assert "| pretrain | ran | foundation.train modified |" in shown
+    assert "| emails, threestage-classifier version 1 | label | 0.0" in shown
+    assert "- **classifier**: version 2 waits for a decision\n" in shown
+
+    branch = today().replace(" ", "/")
+    commit = said(deployed, "rev-parse", branch)
+    assert before == (said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage"))
+    assert said(deployed, "rev-parse", f"{branch}^@") == before[0]
+    subject, stages, versions = said(deployed, "log", "-1", "--format=%an: %B", branch).split("\n\n")
+    assert subject == f"Ada: {finished.name}"
+    assert "pretrain: foundation.train modified" in stages.splitlines()
+    assert {"threestage-classifier version 2", "threestage-assistant version 1"} <= {*versions.splitlines()}
+    for path in ("dvc.lock", "params.yaml", "reports/evaluation/classifier/metrics.json"):
+        assert said(deployed, "show", f"{branch}:{path}") == (deployed / path).read_text().strip()
+    assert said(deployed.parent / "origin", "rev-parse", branch) == commit
+    assert f"- committed to the branch {branch}, {commit[:10]}\n- data pushed to DVC's remote store\n" in shown
+    version = registry(deployed).get_model_version("threestage-classifier", "2")
+    assert (version.tags["threestage.git.branch"], version.tags["threestage.git.results"]) == (branch, commit)
+    assert version.tags["threestage.git.commit"] == before[0]
+
+    review = Path(registry(deployed).get_run(version.run_id).info.artifact_uri, "review/review.md").read_text()
+    assert "| its data moved at most 0.25 from the champion's | ✓ passed | emails: " in review
+    assert (judged.name, judged.state.name) == (f"{today()}: nothing to train, a review", "Completed")
+    now = registry(deployed).get_model_version("threestage-classifier", "2").tags
+    assert now["threestage.review.by"] == "gates"
+
+
+def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, prefect_api, tmp_path):
+    git(tmp_path, "clone", "--quiet", str(deployed.parent / "origin"), "clone")
+    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{deployed / 'mlflow.db'}", "PREFECT_API_URL": prefect_api}
+    done = run(tmp_path / "clone", "flows.reproduce", "models:/threestage-classifier/2", **variables)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.startswith("identical: finetune@classifier made the bytes of models:/threestage-classifier/2 again")
+    git(tmp_path / "clone", "checkout", "--quiet", today().replace(" ", "/"))
+    for command in (["pull", "--quiet"], ["status", "--quiet", "pretrain"]):
+        done = run(tmp_path / "clone", "dvc", *command)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert weights(tmp_path / "clone") == weights(deployed)
+
+
+def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_and_goes_on(
+    deployed, prefect_api, client
+):
+    change_params(deployed, {"foundation": {"train": {"steps": 400}}})
+    variables = environment(PREFECT_API_URL=prefect_api)
+    command = [sys.executable, "-m", "flows"]
+    with subprocess.Popen(command, cwd=deployed, env=variables, stderr=subprocess.DEVNULL) as running:
+        wait_for(lambda: checkpoints(deployed), running)
+        every = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
+        for each in every:
+            each.suspend()
+        for each in every:
+            os.kill(each.pid, signal.SIGKILL)
+    holder = deployed / ".threestage/retrain/flow_run"
+    lost = UUID(holder.read_text())
+    assert client.read_flow_run(lost).state.name == "Running"
+    done = run(deployed, "flows", PREFECT_API_URL=prefect_api)
+    assert done.returncode == 0, done.stderr[-3000:]
+    states = tree(client, lost)
+    assert set(states.values()) == {"Crashed"}, states
+    assert {"pretrain", "pretrain-scratch"} <= states.keys()
+    assert not holder.exists()
+    assert "going on after step" in (deployed / ".threestage/stages/pretrain/log").read_text()

@@ -15,6 +15,7 @@ from tasks.registry.decisions import (
     approve,
     carry_out,
     history,
+    is_open,
     reject,
     rollback,
     said,
@@ -178,6 +179,27 @@ def test_a_rejected_version_is_no_challenger_and_stays_rejected(client):
     client.delete_model_version_tag(NAME, "2", "threestage.review")  # the way out
     promote("2")
     assert aliases() == ("2", "1", None)
+
+
+def test_a_review_has_something_to_do_until_it_compared_with_this_champion_and_carried_out_what_was_said(client):
+    assert not is_open("classifier")
+    register(client, 3)
+    assert is_open("classifier")
+    set_pending("classifier", "3", "review/3.html", instead_of=None)
+    assert not is_open("classifier")
+    assert is_open("classifier", pending=True)
+    tag(client, "3", "approved")
+    assert is_open("classifier")
+    settle("classifier")
+    assert not is_open("classifier", pending=True)  # it is champion, and there is no challenger
+    client.set_registered_model_alias(NAME, "challenger", "2")
+    set_pending("classifier", "2", "review/2.html", instead_of="3")
+    client.set_registered_model_alias(NAME, "champion", "1")
+    assert is_open("classifier")
+    settle("classifier")
+    assert is_open("classifier")  # as another is champion than it was compared with
+    client.set_model_version_tag(NAME, "2", "threestage.review", "fine")
+    assert not is_open("classifier", pending=True)  # nobody knows what that means
 
 
 def test_what_can_not_be_decided_says_the_way_out(client):

@@ -1,14 +1,18 @@
 import json
 import shutil
+from math import log
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from dvc.repo import Repo
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
 from tasks.registry.lineage import not_in_git
 from tasks.review.comparison import Comparison, _version
 from tasks.review.gates import Gate, Gates, all_passed, check
 from tasks.review.metrics import Difference, Metric
+from tasks.stages.hashes import md5_of
 
 CLEAN = {
     **{f"threestage.git.dirty.{part}": "false" for part in ("code", "params.yaml", "dvc.yaml")},
@@ -17,6 +21,7 @@ CLEAN = {
     "threestage.dvc.dep.data/processed/emails": "d1.dir",
     "threestage.training_run": "r1",
 }
+CLEAN_OF_DATA = {name: value for name, value in CLEAN.items() if "data/processed" not in name}
 METRICS = {
     "f1": Metric(
         "f1", 0.97, 0.96, 0.9, answered=True,
@@ -130,6 +135,53 @@ def files(reviewed_files, tmp_path, monkeypatch) -> Path:
 
 def quality() -> Gate:
     return found(Gates())["its data passed the checks"]
+
+
+def drifted(*data: str | None, most: float = 0.25) -> Gate:
+    """The gate of a challenger and a champion that learned from data of these hashes; the latter may be missing."""
+    tags = [{} if md5 is None else {"threestage.dvc.dep.data/processed/emails": md5} for md5 in data]
+    made = [version(str(number), CLEAN_OF_DATA | each) for number, each in zip("21", tags, strict=False)]
+    against = Comparison("classifier", "threestage-classifier", made[0], made[1] if data[1:] else None, "", {})
+    (gate,) = (gate for gate in check(against, Gates(drift=most)) if gate.name.startswith("its data moved"))
+    assert gate.name == f"its data moved at most {most:g} from the champion's"
+    return gate
+
+
+@pytest.fixture
+def cached(files) -> dict[str, str]:
+    """Rows in DVC's cache, by name their hash; `now` lies here, too. Of 10 mails `now` has 5 spams, `before` 2."""
+    found, folder = {}, Path("data/processed/emails")
+    Repo.init(no_scm=True).close()
+    for name, spam in (("before", 2), ("now", 5)):
+        labels = ["spam"] * spam + ["ham"] * (10 - spam)
+        rows = pd.DataFrame({"id": range(10), "body": "win a prize", "label": labels})
+        rows.to_parquet(folder / "train.parquet")
+        with Repo() as repo:
+            repo.add(str(folder))
+        found[name] = md5_of(folder)
+    return found
+
+
+def test_data_that_is_the_champions_has_not_moved(files):
+    assert drifted("d1.dir", "d1.dir") == Gate(drifted("d1.dir").name, True, "the same emails")
+    assert (drifted("d1.dir").passed, drifted("d1.dir").said) == (True, "there is no champion yet")
+    assert not [gate for gate in check(comparison(), Gates()) if "moved" in gate.name]
+
+
+def test_data_that_moved_is_named_with_its_property_and_number(cached):
+    index = 0.3 * log(0.5 / 0.2) - 0.3 * log(0.5 / 0.8)
+    gate = drifted(cached["now"], cached["before"])
+    assert (gate.passed, gate.said) == (False, f"emails: label {index:.3f}")
+    gate = drifted(cached["before"], cached["now"], most=0.5)  # whose rows do not lie here
+    assert (gate.passed, gate.said) == (True, f"emails: label {index:.3f}, the most of 3")
+
+
+def test_data_of_which_the_rows_are_gone_or_that_is_another_dataset_is_not_known(cached):
+    gate = drifted(cached["now"], "d1.dir")
+    way_out = "the rows are not in DVC's cache; `dvc fetch --all-commits` brings what a remote has"
+    assert (gate.passed, gate.said) == (None, f"the champion's emails (d1.dir): {way_out}")
+    gate = drifted(None, "d1.dir")
+    assert (gate.passed, gate.said) == (None, "the tags of the challenger name no data")
 
 
 def test_data_that_passed_its_checks_passes(files):

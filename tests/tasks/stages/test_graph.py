@@ -13,7 +13,7 @@ from dvc.repo import Repo
 
 from llm.errors import UserError
 from tasks.stages import graph
-from tasks.stages.graph import changes, is_stale, plan, reproduce, stages
+from tasks.stages.graph import changes, is_stale, plan, reproduce, results, stages
 from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
 
 pytestmark = pytest.mark.slow
@@ -232,6 +232,13 @@ def test_a_stage_does_not_take_itself_for_the_run_that_a_worker_started(project,
     Path("dvc.yaml").write_text(DVC_YAML.replace("$SAID", "run $PREFECT__FLOW_RUN_ID"))
     reproduce("train", {})
     assert Path("said").read_text() == "run\n"
+
+
+def test_git_is_to_keep_what_the_lock_names_parameters_and_outs_that_dvc_does_not_cache(project):
+    metrics = "metrics: [{m.json: {cache: false}}, {not/made.json: {cache: false}}]"
+    Path("dvc.yaml").write_text(f"stages: {{train: {{cmd: touch model m.json, params: [rate], outs: [model], {metrics}}}}}")
+    Path("m.json").touch()
+    assert results() == ["dvc.lock", "params.yaml", "m.json"]
 
 
 def test_asking_what_is_stale_does_not_load_prefect_or_torch():

@@ -1,13 +1,21 @@
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
+import httpx
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed
 
 from llm.errors import UserError
@@ -132,3 +140,83 @@ def test_runs_whose_process_is_gone_get_a_word_and_those_that_said_theirs_keep_i
     assert [each.name for each in found] == ["Crashed", "Completed"]
     assert found[0].message == "gone"
     server.end_lost(server.UUID(int=7), Cancelled())  # of another server
+
+
+class Wire(socketserver.ThreadingTCPServer):
+    """A way to the server of an address, that can be cut: as if the server were gone."""
+
+    daemon_threads = True
+
+    def __init__(self, url: str) -> None:
+        there, self.ends = httpx.URL(url), []
+        self.there = there.host, there.port
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self.url = str(there.copy_with(port=self.server_address[1]))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def finish_request(self, request, client_address):
+        far = socket.create_connection(self.there)
+        self.ends += [request, far]
+        back = threading.Thread(target=self.carry, args=(far, request), daemon=True)
+        back.start()
+        self.carry(request, far)
+        back.join()
+
+    def carry(self, one, other):
+        with suppress(OSError):
+            while part := one.recv(65536):
+                other.sendall(part)
+            other.shutdown(socket.SHUT_WR)
+
+    def cut(self):
+        self.shutdown()
+        self.server_close()
+        for end in self.ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.slow
+def test_what_a_flow_has_done_counts_where_its_server_is_gone_and_what_it_has_not_does_not(prefect_api, caplog):
+    @flow
+    def work(done: bool) -> int:
+        wire.cut()
+        if not done:
+            httpx.get(wire.url)
+        return 7
+
+    for done in (True, False):
+        wire = Wire(prefect_api)
+        with temporary_settings({PREFECT_API_URL: wire.url, PREFECT_CLIENT_MAX_RETRIES: 0}):
+            if done:
+                assert server.run_as_child(work, {"done": True}) == 7
+                assert "Prefect was not told that work is done: " in caplog.text
+            else:
+                with pytest.raises(httpx.ConnectError):
+                    server.run_as_child(work, {"done": False})
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """A server that is well."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_is_started_again_is_waited_for(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = probe.getsockname()
+    started = []
+
+    def start(_):
+        started.append(HTTPServer(address, Healthy))
+        threading.Thread(target=started[0].handle_request).start()
+
+    monkeypatch.setattr(server, "time", SimpleNamespace(sleep=start, monotonic=time.monotonic))
+    server._check_answers(f"http://127.0.0.1:{address[1]}/api", patience=60)
+    (one,) = started
+    one.server_close()

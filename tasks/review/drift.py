@@ -1,0 +1,29 @@
+"""How far the data that one version learned from is from another's: rows from DVC's cache, properties of the dataset."""
+
+import pandas as pd
+
+from tasks.data.drift import Drift, drift
+from tasks.datasets import find
+from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, rows_before
+
+NO_PROPERTY = ("id", "source")
+
+
+def rows_of(data: TrainedOn) -> pd.DataFrame | None:
+    """The train rows of a version: those in the workspace where they are the same, else from DVC's cache.
+
+    None where neither has them.
+    """
+    return current_rows(data.dataset) if current_md5(data.dataset) == data.md5 else rows_before(data)
+
+
+def moved(dataset: str, before: pd.DataFrame, now: pd.DataFrame) -> list[Drift]:
+    """How far each property of a dataset's rows has moved: its label, then the lengths and words of each text."""
+    label = find(dataset).stratify
+    label = label if label in now and label in before else None
+    texts = [
+        name
+        for name in now
+        if name in before and name not in (*NO_PROPERTY, label) and now[name].map(type).eq(str).all()
+    ]
+    return drift(before, now, texts, label)

@@ -1,0 +1,74 @@
+"""A run that a worker of Prefect's starts: one at a time in a folder, gone with its worker, and in which word it ends."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import TerminationSignal
+from prefect.states import Cancelled, Crashed, State
+
+from llm.errors import UserError
+from llm.files import write_atomic
+from tasks.stages.graph import OF_A_RUN
+from tasks.stages.lifeline import die_with_parent
+from tasks.stages.lock import STATE, exclusive
+from tasks.stages.server import end_below, end_lost
+
+OF_A_WORKER = f"{OF_A_RUN}FLOW_RUN_ID"  # set where a worker of Prefect's started this process
+
+
+@contextmanager
+def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
+    """Be the one run of that name in this folder, after any that is before; one whose process is gone has crashed.
+
+    Raises UserError where the one before takes longer than `seconds`.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(name, patience=0))
+        except UserError as held:
+            get_run_logger().info("waiting for the run before: %s", held)
+            stack.enter_context(exclusive(name, patience=seconds))
+        holder = STATE / name / "flow_run"
+        if holder.exists():
+            with suppress(ValueError):
+                if (before := UUID(holder.read_text())) != flow_run:
+                    end_lost(before, Crashed(message="Its process is gone."))
+        write_atomic(holder, str(flow_run))
+        yield
+        holder.unlink()
+
+
+def depend_on_worker(name: str) -> None:
+    """Where a worker started this process, end with it, but well: nothing here or below writes to its console.
+
+    That breaks off with the worker; what was said is in `.threestage/<name>/log`.
+    """
+    if OF_A_WORKER not in os.environ:
+        return
+    log = STATE / name / "log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    die_with_parent()
+
+
+def end_stopped(client: SyncPrefectClient, flow_run: UUID, stop: BaseException) -> None:
+    """Say of a run that was stopped, and of all below it, how it ended: Crashed where its worker went away, else
+    Cancelled.
+
+    At once, as Prefect's worker looks only every three seconds whether the process has ended.
+    """
+    state = client.read_flow_run(flow_run).state
+    asked = state is not None and (state.is_cancelling() or state.is_cancelled())
+    word: State = Cancelled(message="The run was cancelled.")
+    if OF_A_WORKER in os.environ and isinstance(stop, TerminationSignal) and not asked:
+        word = Crashed(message="Its worker is gone.")
+    end_below(client, flow_run, word)
+    client.set_flow_run_state(flow_run, word.fresh_copy(), force=True)
