@@ -34,7 +34,7 @@ from tasks.stages import graph
 from tasks.stages.lifeline import die_with_parent
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.params import load_application, model_names
-from tasks.stages.server import PARENT_TASK_RUN, end_below, end_lost, quiet_stops
+from tasks.stages.server import PARENT_TASK_RUN, end_below, end_lost, quiet_stops, tag_with_workspace
 
 RETRAIN = "retrain"
 OF_A_WORKER = f"{graph.OF_A_RUN}FLOW_RUN_ID"  # set where a worker of Prefect's started this process
@@ -162,6 +162,7 @@ def retrain(hours: Hours = 20, stage_hours: Hours = 12) -> dict[str, str]:
     quiet_stops()
     context = FlowRunContext.get()
     client, flow_run = context.client, context.flow_run.id
+    tag_with_workspace(client, context.flow_run)
     try:
         with _alone(flow_run, hours * HOUR):
             return _retrain(client, flow_run, time.monotonic() + hours * HOUR, stage_hours * HOUR)
