@@ -145,18 +145,18 @@ def _registered() -> list[dict[str, Any]]:
 
     from mlflow import MlflowClient
 
-    from tasks.registry.tracking import configure_tracking, namespace, server_errors
+    from tasks.registry.listing import own_models, versions
+    from tasks.registry.tracking import configure_tracking, server_errors
 
     found = []
     with server_errors():
         configure_tracking()
-        client, prefix = MlflowClient(), f"{namespace()}-"
-        for model in client.search_registered_models(f"name LIKE '{prefix}%'"):
-            versions = client.search_model_versions(f"name = '{model.name}'")
-            for each in sorted(versions, key=lambda version: -int(version.version)):
+        client = MlflowClient()
+        for model, registered in own_models(client):
+            for each in versions(client, registered.name):
                 created = datetime.fromtimestamp(each.creation_timestamp / 1000, UTC)
-                row = {"model": model.name.removeprefix(prefix), "version": str(each.version)}
-                row["aliases"] = sorted(name for name, of in model.aliases.items() if str(of) == str(each.version))
+                row = {"model": model, "version": str(each.version)}
+                row["aliases"] = sorted(name for name, of in registered.aliases.items() if str(of) == str(each.version))
                 found.append(row | {"created": created.isoformat(" ", "minutes")})
     return found
 

@@ -34,6 +34,7 @@ from llm.formats.model_folder import CONFIG, read_config
 from llm.generation.packed import quantize_int8
 from llm.model.gpt import GPT
 from tasks.registry.decisions import CHAMPION
+from tasks.registry.listing import own_models, versions
 from tasks.registry.register import CHALLENGER, registered_name
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
 from tasks.stages.hashes import PREFIX
@@ -165,20 +166,19 @@ class Versions:
         return self._listed
 
     def _in_registry(self) -> list[Listed]:
-        client, prefix = self._registry(), f"{namespace()}-"
-        found = []
-        for registered in client.search_registered_models(f"name LIKE '{prefix}%'"):
+        client, found = self._registry(), []
+        for model, registered in own_models(client):
             aliases: dict[str, list[str]] = {}
             for alias, version in registered.aliases.items():
                 aliases.setdefault(str(version), []).append(alias)
-            for version in client.search_model_versions(f"name = '{registered.name}'"):
+            for version in versions(client, registered.name):
                 found.append(
                     Listed(
-                        Named(registered.name.removeprefix(prefix), str(version.version)),
+                        Named(model, str(version.version)),
                         tuple(sorted(aliases.get(str(version.version), ()))),
                         version.creation_timestamp // 1000,
                         version.description or "",
-                        self._objective(version, registered.name.removeprefix(prefix)),
+                        self._objective(version, model),
                     )
                 )
         return sorted(found, key=lambda each: (each.named.model, -int(each.named.version)))

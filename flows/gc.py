@@ -63,7 +63,8 @@ def _collect(versions: int, days: float, *, remove: bool, verbose: bool) -> None
         kinds = [
             Kind(
                 "versions",
-                f"the newest {versions} of a model, and any with an alias, before a review, or of what is here now",
+                f"the newest {versions} of a model, and any with an alias, before a review, of what is here now or of a "
+                "branch or tag",
                 gone,
                 sum(each.bytes for each in gone),
                 remove_versions,
@@ -82,7 +83,13 @@ def _collect(versions: int, days: float, *, remove: bool, verbose: bool) -> None
                 sum(each.bytes for each in files),
                 remove_cache_files,
             ),
-            Kind("runs in Prefect", f"those of the last {days:g} days", old_flow_runs(days), None, remove_flow_runs),
+            Kind(
+                "runs in Prefect",
+                f"those of the last {days:g} days, and of other folders",
+                old_flow_runs(days),
+                None,
+                remove_flow_runs,
+            ),
         ]
         for kind in kinds:
             size = "" if kind.bytes is None else f", {kind.bytes / 1e6:.1f} MB"

@@ -3,21 +3,34 @@
 import sys
 from argparse import ArgumentParser
 
-from prefect import flow, task
+from prefect import Task, flow, task
 from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import State
 
 from tasks.registry.register import register_model, registered_name
+from tasks.registry.server import ServerAwayError
+from tasks.registry.tracking import configure_tracking
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
 from tasks.stages.server import prefect_server, run_as_child
 
+AGAIN_AFTER = (5, 15, 45, 120)
+"""Seconds after which a registration is tried again: a tracking server that is restarted is back meanwhile."""
+
+
+def _is_away(_: Task, __: TaskRun, state: State) -> bool:
+    """Whether it was the tracking server, and nothing that a person has to mend."""
+    return isinstance(state.result(raise_on_failure=False), ServerAwayError)
+
 
 @flow(name="register")
 def register() -> dict[str, str]:
     """Make each model and its evaluation a version, a new one the challenger; what is there already stays as it is."""
+    retries = {"retries": len(AGAIN_AFTER), "retry_delay_seconds": list(AGAIN_AFTER), "retry_condition_fn": _is_away}
     versions = {
-        registered_name(model): task(register_model, task_run_name=f"register {model}")(model)
+        registered_name(model): task(register_model, task_run_name=f"register {model}", **retries)(model)
         for model in model_names()
     }
     table = [{"model": name, "version": version} for name, version in versions.items()]
@@ -32,6 +45,7 @@ def main() -> int:
     options = parser.parse_args()
 
     def work() -> None:
+        configure_tracking()  # one that is away before anything begins is said at once
         with prefect_server():
             run_as_child(register, {})
 

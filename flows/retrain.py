@@ -30,7 +30,7 @@ from tasks.registry.register import check_bytes, registered, registered_name
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
 from tasks.stages import graph
 from tasks.stages.params import load_application, model_names
-from tasks.stages.server import PARENT_TASK_RUN, quiet_stops
+from tasks.stages.server import PARENT_TASK_RUN, quiet_stops, tag_with_workspace
 from tasks.stages.worker import alone, depend_on_worker, end_stopped
 
 RETRAIN, RAN = "retrain", "ran"
@@ -146,6 +146,7 @@ def retrain(
     quiet_stops()
     context = FlowRunContext.get()
     client, flow_run = context.client, context.flow_run.id
+    tag_with_workspace(client, context.flow_run)
     try:
         with alone(RETRAIN, flow_run, hours * HOUR):
             deadline = time.monotonic() + hours * HOUR

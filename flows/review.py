@@ -32,7 +32,7 @@ from tasks.registry.lineage import prefect_page
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
-from tasks.stages.server import TEMPORARY, artifact_key, prefect_server, quiet_stops, run_as_child
+from tasks.stages.server import TEMPORARY, artifact_key, prefect_server, quiet_stops, run_as_child, tag_with_workspace
 
 if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
@@ -189,6 +189,7 @@ def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Mi
         raise UserError("auto and wait_minutes: either the gates decide or a person does")
     quiet_stops()
     context, log = FlowRunContext.get(), get_run_logger()
+    tag_with_workspace(context.client, context.flow_run)
     found: dict[str, Reviewed] = {}
     outcomes: dict[str, str] = {}
     failed: dict[str, UserError] = {}

@@ -76,7 +76,8 @@ def folder(tmp_path) -> Path:
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     _script(folder / "path/python3", PYTHON)
-    _script(folder / "path/chromium", "#!/bin/sh\n")
+    for name in ("chromium", "initdb"):
+        _script(folder / "path" / name, "#!/bin/sh\n")
     return folder
 
 
@@ -127,15 +128,17 @@ def test_the_main_job_installs_nothing_that_tests_alone_need(folder):
     assert TOOLS not in calls
 
 
-def test_a_browser_that_is_missing_is_installed_or_its_absence_said(folder):
-    (folder / "path/chromium").unlink()
-    for name in ("awk", "cat", "cp", "id", "make", "mkdir", "rm", "sh", "test", "touch"):  # no browser, no apt-get
+def test_what_else_tests_need_is_installed_or_its_absence_said(folder):
+    for name in ("chromium", "initdb"):
+        (folder / "path" / name).unlink()
+    for name in ("awk", "cat", "cp", "id", "make", "mkdir", "rm", "sh", "test", "touch"):  # neither, and no apt-get
         (folder / "path" / name).symlink_to(shutil.which(name))
     command = _command(folder, "test-quick")
     command["env"] = command["env"] | {"PATH": str(folder / "path")}
     done = subprocess.run(**command, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "install the package chromium" in done.stdout
+    assert "install the package postgresql" in done.stdout
 
 
 def _interpreter_is_gone(folder: Path) -> None:

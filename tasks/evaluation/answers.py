@@ -29,7 +29,6 @@ from tasks.evaluation.judge import Judge, judge_answers
 from tasks.evaluation.statistics import interval, with_interval
 from tasks.training.setup import split_file
 
-
 TOGETHER = 256  # questions that are asked at once: in the batch one takes the place of another that is answered
 
 

@@ -21,6 +21,7 @@ from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.registry.decisions import BY, CHAMPION, REASON, REVIEW, history
 from tasks.registry.lineage import DATA, UNCOMMITTED, prefect_page
+from tasks.registry.listing import versions
 from tasks.registry.register import CHALLENGER, EVALUATION_RUN, registered_name
 from tasks.registry.tracking import configure_tracking, is_missing, made_by, server_errors
 from tasks.stages.hashes import PREFIX, as_hashes, flatten, locked_stages
@@ -111,15 +112,15 @@ def find_version(named: str) -> ModelVersion:
     if model is None:
         there = ", ".join(each.name for each in MlflowClient().search_registered_models(max_results=20))
         raise UserError(f"{named}: there is no such registered model; {_there_are(there)}")
-    versions = sorted(int(each.version) for each in MlflowClient().search_model_versions(f"name = '{model.name}'"))
+    numbers = sorted(int(each.version) for each in versions(MlflowClient(), model.name))
     if at:
         wanted = model.aliases.get(alias, "")
     elif not wanted:
-        newest = str(versions[-1]) if versions else ""
+        newest = str(numbers[-1]) if numbers else ""
         wanted = model.aliases.get(CHAMPION) or model.aliases.get(CHALLENGER) or newest
-    if str(wanted) not in map(str, versions):
+    if str(wanted) not in map(str, numbers):
         of = {str(version): alias for alias, version in model.aliases.items()}
-        there = ", ".join(f"{each} ({of[str(each)]})" if str(each) in of else str(each) for each in versions)
+        there = ", ".join(f"{each} ({of[str(each)]})" if str(each) in of else str(each) for each in numbers)
         raise UserError(f"{named}: {model.name} has no such version; {_there_are(there)}")
     return MlflowClient().get_model_version(model.name, str(wanted))
 
@@ -298,13 +299,11 @@ def _decided(version: ModelVersion, model: str) -> dict[str, Any]:
 
 def _version_of(model: str, md5: str) -> ModelVersion | None:
     """The newest registered version of a model that has these bytes."""
-    found = MlflowClient().search_model_versions(
-        f"name = '{registered_name(model)}' AND tags.`{MADE}{model}` = '{md5}'"
-    )
+    client = MlflowClient()
+    found = versions(client, registered_name(model), f"tags.`{MADE}{model}` = '{md5}'")
     if not found:
         return None
-    newest = max(found, key=lambda each: int(each.version))
-    return MlflowClient().get_model_version(newest.name, newest.version)  # a search leaves out its aliases
+    return client.get_model_version(found[0].name, found[0].version)  # a search leaves out its aliases
 
 
 def _source(source: str, sha256: str, files: str = "") -> Node:

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
 from llm.errors import UserError
+from tasks.registry.listing import versions
 from tasks.registry.register import CHALLENGER, REJECTED, REVIEW, registered_name
 from tasks.registry.tracking import configure_tracking, is_missing, server_errors
 from tasks.stages.hashes import PREFIX
@@ -133,8 +134,7 @@ def _read(model: str) -> _Registry:
         if not is_missing(error):
             raise
         return _Registry(name, False, {}, {}, {})
-    versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda each: -int(each.version))
-    tags_of = {str(each.version): dict(each.tags) for each in versions}
+    tags_of = {str(each.version): dict(each.tags) for each in versions(client, name)}
     aliases = {alias: str(version) for alias, version in found.aliases.items() if str(version) in tags_of}
     decisions = ((key, _decision(found.tags[key])) for key in sorted(found.tags, key=_number))
     history = {key: decision for key, decision in decisions if decision and key.startswith(f"{DECISION}.")}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.stages.hashes import PREFIX, inputs
+from tasks.stages.lock import workspace
 
 DATA = ("params.yaml", "dvc.yaml")
 CODE = (
@@ -85,11 +86,6 @@ def not_in_git(tags: Mapping[str, str]) -> str:
         return "no git commit is known"
     dirty = [part for part in ("code", *DATA) if tags.get(f"{PREFIX}.git.dirty.{part}") != "false"]
     return (tags.get(UNCOMMITTED) or f"not in git: {', '.join(dirty)}") if dirty else ""
-
-
-def workspace() -> str:
-    """This machine and folder."""
-    return f"{platform.node()}:{Path.cwd()}"
 
 
 def lineage(stage: str | None) -> dict[str, str]:

@@ -25,11 +25,12 @@ from packaging.version import Version
 
 from llm.errors import UserError
 from tasks.registry.card import Origin, description, write_card
-from tasks.registry.lineage import UNCOMMITTED, lineage, prefect_page, workspace
+from tasks.registry.lineage import UNCOMMITTED, lineage, prefect_page
+from tasks.registry.listing import versions
 from tasks.registry.tracking import configure_tracking, is_missing, log_inputs, made_by, namespace, server_errors
 from tasks.registry.uncommitted import uncommitted
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stale
-from tasks.stages.lock import exclusive
+from tasks.stages.lock import exclusive, workspace
 from tasks.stages.params import evaluation_stage, training_report, training_stage
 
 CHALLENGER = "challenger"
@@ -87,8 +88,7 @@ def _is_there(version: ModelVersion) -> bool:
 
 def _versions(name: str, key: str) -> list[ModelVersion]:
     """The versions with this key, the newest first."""
-    found = MlflowClient().search_model_versions(f"name = '{name}' AND tags.`{KEY}` = '{key}'")
-    return sorted(found, key=lambda each: -int(each.version))
+    return versions(MlflowClient(), name, f"tags.`{KEY}` = '{key}'")
 
 
 def _version(model: str) -> ModelVersion | None:

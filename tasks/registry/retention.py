@@ -1,26 +1,28 @@
 """Which versions in the registry may go, which hashes the others need, and their removal: `make gc`."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import ChainMap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.store.entities.paged_list import PagedList
 
 from llm.errors import UserError
+from tasks.registry.lineage import git_output
+from tasks.registry.listing import own_models, versions
 from tasks.registry.register import KEY, REJECTED, REVIEW, version_key
-from tasks.registry.tracking import configure_tracking, namespace, server_errors
-from tasks.stages.hashes import PREFIX
+from tasks.registry.tracking import configure_tracking, server_errors
+from tasks.stages.hashes import LOCK, PREFIX, as_hashes, parse_stages
 from tasks.stages.retention import hashes
 
 STAGES = "lineage/stages.json"  # on a version: what dvc.lock said of all stages behind it
 PENDING = "pending"
 MODEL_SOURCE = "models:/"
+OUT = f"{PREFIX}.dvc.out."
 
 
 @dataclass(frozen=True)
@@ -42,23 +44,11 @@ class OldVersion:
         return f"{self.name} version {self.version}" + (", rejected" if self.rejected else "")
 
 
-def _versions() -> Iterator[tuple[str, set[str], list[ModelVersion]]]:
-    """Each registered model of this namespace, its versions with an alias, and all of them, the newest first."""
-    client = MlflowClient()
-    for model in _pages(client.search_registered_models, f"name LIKE '{namespace()}-%'"):
-        aliased = {str(version) for version in client.get_registered_model(model.name).aliases.values()}
-        found = _pages(client.search_model_versions, f"name = '{model.name}'")
-        yield model.name, aliased, sorted(found, key=lambda each: -int(each.version))
-
-
-def _pages(search: Callable[..., PagedList], filter_string: str) -> Iterator[Any]:
-    """All that a search finds."""
-    token = None
-    while True:
-        page = search(filter_string, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
+def _models(client: MlflowClient) -> Iterator[tuple[str, set[str], list[ModelVersion]]]:
+    """Each model of this namespace, its versions with an alias, and all of them, the newest first."""
+    for model, registered in own_models(client):
+        aliased = {str(version) for version in client.get_registered_model(registered.name).aliases.values()}
+        yield model, aliased, versions(client, registered.name)
 
 
 def _size(place: str) -> int:
@@ -77,45 +67,59 @@ def _size(place: str) -> int:
     return size
 
 
-def _current_key(name: str) -> str | None:
+def _current_key(model: str) -> str | None:
     """The key of what is in this folder now; None where it is not whole."""
     try:
-        return version_key(name.removeprefix(f"{namespace()}-"))
+        return version_key(model)
     except (UserError, OSError):
         return None
 
 
+def _locked_outs() -> list[dict[str, str]]:
+    """The outs, MD5 by path, of each dvc.lock that git knows here of a branch or tag, those of others, too."""
+    refs = (git_output("for-each-ref", "--format=%(refname)") or b"").decode().split()
+    blobs = {git_output("rev-parse", "--verify", "--quiet", f"{ref}:./{LOCK}") for ref in refs} - {None, b""}
+    texts = [(git_output("cat-file", "blob", blob.decode().strip()) or b"").decode() for blob in blobs]
+    locks = [[as_hashes(stage).outs for stage in parse_stages(text, f"{LOCK} of a branch").values()] for text in texts]
+    return [dict(ChainMap(*outs)) for outs in locks]
+
+
 def old_versions(keep: int) -> list[OldVersion]:
-    """The versions that may go: not the newest `keep` of a model, none with an alias, none that waits for a review,
-    and none of what is in this folder now."""
+    """The versions of this namespace that may go: not the newest `keep` of a model, none with an alias, none that waits
+    for a review, and none that is in this folder now or in the dvc.lock of a branch or tag."""
     configure_tracking()
-    client, found = MlflowClient(), []
+    client, found, locks = MlflowClient(), [], _locked_outs()
     with server_errors():
-        for name, aliased, versions in _versions():
-            current = _current_key(name)
-            for each in versions[max(keep, 0) :]:
+        for model, aliased, there in _models(client):
+            current = _current_key(model)
+            for each in there[max(keep, 0) :]:
                 said = each.tags.get(REVIEW, "").strip().lower()
                 if str(each.version) in aliased or said == PENDING or each.tags.get(KEY) == current:
                     continue
+                outs = {tag.removeprefix(OUT): md5 for tag, md5 in each.tags.items() if tag.startswith(OUT)}
+                if any(outs.items() <= lock.items() for lock in locks):
+                    continue
                 run = client.get_run(each.run_id).info
-                model = each.source.removeprefix(MODEL_SOURCE) if each.source.startswith(MODEL_SOURCE) else None
-                served = client.get_logged_model(model).artifact_location if model else each.source
+                logged = each.source.removeprefix(MODEL_SOURCE) if each.source.startswith(MODEL_SOURCE) else None
+                served = client.get_logged_model(logged).artifact_location if logged else each.source
                 places = (served, run.artifact_uri)
                 size = sum(map(_size, places))
                 found.append(
-                    OldVersion(name, str(each.version), size, places, run.run_id, model, rejected=said == REJECTED)
+                    OldVersion(
+                        *(each.name, str(each.version), size, places, run.run_id, logged), rejected=said == REJECTED
+                    )
                 )
     return found
 
 
-def remove_versions(versions: Iterable[OldVersion]) -> None:
+def remove_versions(old: Iterable[OldVersion]) -> None:
     """Remove versions with their models and evidence.
 
     The same bytes would be registered anew, but those that were rejected: of these the run stays, which says so.
     """
     client = MlflowClient()
     with server_errors():
-        for each in versions:
+        for each in old:
             client.delete_model_version(each.name, each.version)
             for place in each.places:
                 get_artifact_repository(place).delete_artifacts()
@@ -128,13 +132,13 @@ def remove_versions(versions: Iterable[OldVersion]) -> None:
 def needed_hashes() -> set[str]:
     """The MD5s of all that stands behind the versions with an alias, as far as a version says it."""
     configure_tracking()
+    client = MlflowClient()
     needed: set[str] = set()
     with server_errors():
-        for _, aliased, versions in _versions():
-            for each in (version for version in versions if str(version.version) in aliased):
+        for _, aliased, there in _models(client):
+            for each in (version for version in there if str(version.version) in aliased):
                 needed |= {md5 for tag, md5 in each.tags.items() if tag.startswith(f"{PREFIX}.dvc.")}
-                try:
-                    needed |= set(hashes(json.loads(mlflow.artifacts.load_text(f"runs:/{each.run_id}/{STAGES}"))))
-                except (MlflowException, OSError):
-                    continue  # registered before versions said so
+                written = {file.path for file in client.list_artifacts(each.run_id, str(Path(STAGES).parent))}
+                if STAGES in written:  # else it was registered before versions said so
+                    needed |= set(hashes(mlflow.artifacts.load_dict(f"runs:/{each.run_id}/{STAGES}")))
     return needed

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import sqlite3
 import time
 import warnings
@@ -19,22 +20,20 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-from mlflow.tracking._tracking_service.utils import get_default_host_creds
-from mlflow.utils.rest_utils import http_request
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from llm.errors import UserError
-from tasks.registry.lineage import lineage, workspace
+from tasks.registry.lineage import lineage
+from tasks.registry.server import check_server, is_server, place, server_errors, tracking_uri
 from tasks.stages.hashes import PREFIX, Hashes, current, flatten
 from tasks.stages.libraries import LIBRARIES
-from tasks.stages.lock import exclusive
+from tasks.stages.lock import exclusive, workspace
 
 FINGERPRINT = f"{PREFIX}.fingerprint"
 METRICS_A_CALL, PARAMETERS_A_CALL = 1000, 100  # MLflow takes no more
 SPLITS = ("train", "validation", "test")
-ANSWERS_WITHIN = 5  # seconds that a tracking server has for its first answer; MLflow itself tries for minutes
 LOCKED_FOR = 30  # seconds that another writer of a SQLite store may take
 PLACES = {  # where a SQLite store keeps the paths of its artifacts
     "experiments": ("artifact_location",),
@@ -43,23 +42,25 @@ PLACES = {  # where a SQLite store keeps the paths of its artifacts
     "model_versions": ("source", "storage_location"),
 }
 
+NO_NAMESPACE = r"[^A-Za-z0-9._]"
+
 Parameters = BaseModel | Sequence[BaseModel]
 
 
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or mlflow.db here."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
-
-
 def namespace() -> str:
-    """What the experiment is called, and what every registered model's name begins with.
+    """What the experiment is called, and what every registered model's name begins with, a dash after it.
 
     THREESTAGE_NAMESPACE, or `threestage` in a store of one's own. On a server, which others use too, it is this user's
-    and machine's own, so that nobody's run moves the aliases of the team's models without a word.
+    and machine's own, so that nobody's run moves the aliases of the team's models without a word. It holds no dash:
+    `threestage-classifier` is the team's and of no namespace that begins like it. Raises UserError for one that does.
     """
     if name := os.environ.get("THREESTAGE_NAMESPACE"):
+        if re.search(NO_NAMESPACE, name):
+            raise UserError(f"THREESTAGE_NAMESPACE={name}: only letters, digits, . and _, such as {PREFIX}_2")
         return name
-    return PREFIX if tracking_uri().startswith("sqlite:") else f"{PREFIX}-{getuser()}-{node().partition('.')[0]}"
+    if tracking_uri().startswith("sqlite:"):
+        return PREFIX
+    return ".".join([PREFIX, *(re.sub(NO_NAMESPACE, "_", name) for name in (getuser(), node().partition(".")[0]))])
 
 
 def configure_tracking() -> None:
@@ -75,8 +76,8 @@ def configure_tracking() -> None:
     mlflow.telemetry.set_telemetry_client()
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
-    if uri.startswith(("http:", "https:")):
-        _check_server(uri)
+    if is_server(uri):
+        check_server(uri)
     artifacts = None
     with exclusive("mlflow"):  # two processes that both make the schema get in each other's way
         if uri.startswith("sqlite:///"):
@@ -84,51 +85,26 @@ def configure_tracking() -> None:
             artifacts = database.with_name("mlartifacts")
             _move_artifacts(database, artifacts)
         try:
-            client, name = MlflowClient(), namespace()
-            if client.get_experiment_by_name(name) is None:
-                client.create_experiment(name, artifact_location=artifacts and str(artifacts))
-            mlflow.set_experiment(name)
+            with server_errors():
+                client, name = MlflowClient(), namespace()
+                if client.get_experiment_by_name(name) is None:
+                    _create_experiment(client, name, artifacts)
+                mlflow.set_experiment(name)
         except MlflowException as error:  # such as an experiment that somebody deleted
-            raise UserError(f"MLFLOW_TRACKING_URI={uri}: {' '.join(str(error).split())}") from error
+            raise UserError(f"{place(uri)}: {' '.join(str(error).split())}") from error
 
 
-@contextmanager
-def server_errors() -> Iterator[None]:
-    """Say in a line what a tracking server's client raises where the server goes away or refuses."""
+def _create_experiment(client: MlflowClient, name: str, artifacts: Path | None) -> None:
     try:
-        yield
-    except MlflowException as error:
-        if not tracking_uri().startswith(("http:", "https:")):
+        client.create_experiment(name, artifact_location=artifacts and str(artifacts))
+    except MlflowException as error:  # by another machine, meanwhile
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
             raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"MLFLOW_TRACKING_URI={tracking_uri()}: {reason}") from error
 
 
 def is_missing(error: MlflowException) -> bool:
     """Whether a store says that it holds nothing of that name; any other error says nothing about that."""
     return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
-
-
-def _check_server(uri: str) -> None:
-    """Ask once, briefly, as MLflow's client does, with its credentials and certificates."""
-    try:
-        answer = http_request(
-            get_default_host_creds(uri),
-            "/api/2.0/mlflow/experiments/search",
-            "GET",
-            max_retries=0,
-            timeout=ANSWERS_WITHIN,
-            raise_on_status=False,
-            params={"max_results": 1},
-        )
-    except MlflowException as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise UserError(f"MLFLOW_TRACKING_URI={uri}: nobody answers ({reason}); start it, or unset it") from None
-    if answer.status_code in (401, 403):
-        way_out = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        raise UserError(f"MLFLOW_TRACKING_URI={uri}: it refuses ({answer.status_code}); {way_out}")
-    if not answer.ok:
-        raise UserError(f"MLFLOW_TRACKING_URI={uri}: it answers {answer.status_code} {answer.reason}")
 
 
 def _move_artifacts(database: Path, artifacts: Path) -> None:

@@ -102,12 +102,17 @@ def inputs(stage: str) -> Hashes:
 
 def locked_stages(lock: Path = LOCK) -> dict[str, dict[str, Any]]:
     """The stages of a dvc.lock in its own form; none where it is not there. Raises UserError for another file."""
-    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml  # YAML 1.2, in which 1e-05 is a number
+    return parse_stages(lock.read_text(), str(lock)) if lock.exists() else {}
+
+
+def parse_stages(text: str, name: str) -> dict[str, dict[str, Any]]:
+    """The stages in the text of a dvc.lock that is called `name`. Raises UserError for another text."""
+    from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml  # YAML 1.2, in which 1e-05 is a number
 
     try:
-        return load_yaml(lock)["stages"] if lock.exists() else {}
+        return parse_yaml(text, name)["stages"]
     except (YAMLFileCorruptedError, KeyError, TypeError) as error:
-        raise UserError(f"{lock}: not what DVC writes ({' '.join(str(error).split())})") from None
+        raise UserError(f"{name}: not what DVC writes ({' '.join(str(error).split())})") from None
 
 
 def as_hashes(entry: Mapping[str, Any]) -> Hashes:

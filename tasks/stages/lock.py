@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,11 @@ from pathlib import Path
 from llm.errors import UserError
 
 STATE = Path(".threestage")
+
+
+def workspace() -> str:
+    """This machine and folder, as runs name it on servers that others use, too."""
+    return f"{platform.node()}:{Path.cwd()}"
 
 
 @contextmanager

@@ -19,11 +19,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterParentTaskRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES
 from prefect.exceptions import ObjectNotFound
 
 from llm.errors import UserError
+from tasks.stages.lock import workspace
 
 FOLDER = ".dir"  # how the hash of a folder's listing ends
 PAGE = 200  # runs a request
@@ -91,13 +93,14 @@ def remove_cache_files(paths: Iterable[Path]) -> None:
 
 
 def old_flow_runs(older_than: float) -> list[UUID]:
-    """The flow runs of the configured Prefect server that ended more than so many days ago, those that hang under no
-    other, the oldest first."""
+    """The flow runs of this folder that ended more than so many days ago, those that hang under no other, the oldest
+    first; what others run on the same Prefect server is theirs."""
     latest = datetime.now(UTC) - timedelta(days=older_than)
     ended = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES))),
         parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
         end_time=FlowRunFilterEndTime(before_=latest),
+        tags=FlowRunFilterTags(all_=[workspace()]),
     )
     found: list[UUID] = []
     with get_client(sync_client=True) as client:

@@ -18,12 +18,14 @@ import httpx
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import Cancelled, Pending, State
 
 from llm.errors import UserError
+from tasks.stages.lock import workspace
 
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
 TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # the address of one that ends with its command, and has no pages
@@ -89,10 +91,13 @@ def prefect_server() -> Iterator[str]:
 
 
 def _check_answers(url: str, patience: float = 0) -> None:
+    who = tuple((PREFECT_API_AUTH_STRING.value() or "").split(":", 1))
     deadline = time.monotonic() + patience
     while True:
         try:
-            answer = httpx.get(url.rstrip("/") + "/health", timeout=ANSWERS_WITHIN)
+            with httpx.Client(auth=who if len(who) == 2 else None, timeout=ANSWERS_WITHIN) as client:
+                answer = client.get(f"{url.rstrip('/')}/health")
+                refused = client.get(f"{url.rstrip('/')}/admin/version").status_code == httpx.codes.UNAUTHORIZED
         except httpx.TransportError as error:
             if time.monotonic() >= deadline:
                 reason, way_out = str(error) or type(error).__name__, "start it, or unset the variable"
@@ -102,6 +107,8 @@ def _check_answers(url: str, patience: float = 0) -> None:
             break
     if not answer.is_success:
         raise UserError(f"PREFECT_API_URL={url}: it answers {answer.status_code} {answer.reason_phrase}")
+    if refused:
+        raise UserError(f"PREFECT_API_URL={url}: it refuses (401); PREFECT_API_AUTH_STRING must be its USER:PASSWORD")
 
 
 def _wait_until_healthy(server: subprocess.Popen, url: str) -> None:
@@ -190,7 +197,7 @@ def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
     with get_client(sync_client=True) as client:
         parent = os.environ.get(PARENT_TASK_RUN)
         under = {"parent_task_run_id": UUID(parent)} if parent else {}
-        flow_run = client.create_flow_run(flow, parameters=parameters, state=Pending(), **under)
+        flow_run = client.create_flow_run(flow, parameters=parameters, state=Pending(), tags=[workspace()], **under)
 
     @wraps(flow.fn)
     def stoppable(*args: Any, **named: Any) -> Any:
@@ -214,6 +221,12 @@ def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
         with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
             end_below(client, flow_run.id, Cancelled(message=str(stops[0]) or "stopped"))
         raise stops[0] from None
+
+
+def tag_with_workspace(client: SyncPrefectClient, run: FlowRun) -> None:
+    """Tag a flow run with the folder that it works in, which nobody knew before its worker started it."""
+    if workspace() not in run.tags:
+        client.update_flow_run(run.id, tags=[*run.tags, workspace()])
 
 
 def artifact_key(name: str) -> str:

@@ -17,6 +17,13 @@ pytestmark = pytest.mark.slow
 NAME = "threestage-classifier"
 
 
+@pytest.fixture(autouse=True)
+def someone(monkeypatch):
+    for who in ("AUTHOR", "COMMITTER"):
+        for what in ("NAME", "EMAIL"):
+            monkeypatch.setenv(f"GIT_{who}_{what}", "test@localhost")
+
+
 def another(f1):
     """Register the classifier with other evidence."""
     Path("params.yaml").write_text(f"f1: {f1}\n")
@@ -44,6 +51,20 @@ def test_what_has_an_alias_is_reviewed_here_or_among_the_newest_stays(four):
     client.set_model_version_tag(NAME, "1", "threestage.review", "pending")
     assert [each.version for each in old_versions(0)] == ["3"]
     assert old_versions(2) == []
+
+
+def test_what_a_branch_or_a_tag_has_stays(four):
+    run("git", "commit", "-q", "--allow-empty", "-m", "without a dvc.lock")
+    for f1, name in ((0.6, "branch"), (0.5, "tag")):
+        another(f1)
+        run("git", "checkout", "-q", "--detach")
+        run("git", "add", "--force", "dvc.lock")
+        run("git", "commit", "-q", "-m", name)
+        run("git", name, "others")
+    another(0.8)
+    assert [each.version for each in old_versions(0)] == ["3"]
+    run("git", "branch", "-D", "others")
+    assert [each.version for each in old_versions(0)] == ["3", "2"]
 
 
 def test_a_version_goes_with_its_bytes_and_is_registered_anew_when_it_is_made_again(four):

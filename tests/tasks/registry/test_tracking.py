@@ -6,10 +6,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -20,7 +16,7 @@ from mlflow import MlflowClient
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.registry import tracking
+from tasks.registry import server, tracking
 from tasks.registry.tracking import configure_tracking, log_inputs, log_steps, made_by, namespace, stage_run
 from tasks.stages.hashes import Hashes, fingerprint, inputs
 
@@ -102,32 +98,26 @@ def test_a_store_moves_with_its_folder(stage, ready_store, tmp_path, monkeypatch
 def test_names_are_ones_own_on_a_server_that_others_use(monkeypatch):
     assert namespace() == "threestage"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert namespace().startswith("threestage-")
+    assert re.fullmatch(r"threestage\.\w+\.\w+", namespace())
     monkeypatch.setenv("THREESTAGE_NAMESPACE", "team")
     assert namespace() == "team"
 
 
-@contextmanager
-def answering(status: int) -> Iterator[str]:
-    """A server on loopback that answers everything with this status."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_error(status)
-
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+def test_a_namespace_holds_no_dash_after_which_a_models_name_begins(monkeypatch):
+    monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage-classifier")
+    with pytest.raises(UserError, match=r"^THREESTAGE_NAMESPACE=threestage-classifier: only letters, digits, \. and _"):
+        namespace()
+    monkeypatch.delenv("THREESTAGE_NAMESPACE")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(variable, "anna-maria")
+    assert namespace().startswith("threestage.anna_maria.")
 
 
 @pytest.mark.parametrize(
     ("status", "reason"), [(401, "it refuses (401); set MLFLOW_TRACKING_USERNAME"), (503, "it answers 503")]
 )
-def test_a_server_that_refuses_is_said_in_a_line(stage, monkeypatch, status, reason):
+def test_a_server_that_refuses_is_said_in_a_line(stage, monkeypatch, answering, status, reason):
     with answering(status) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         with pytest.raises(UserError, match=re.escape(f"MLFLOW_TRACKING_URI={url}: {reason}")):
@@ -141,8 +131,8 @@ def test_a_server_that_is_down_is_said(stage, monkeypatch):
 
 
 def test_a_server_that_listens_and_never_answers_is_said_after_the_time_that_it_has(stage, monkeypatch):
-    assert tracking.ANSWERS_WITHIN < 10
-    monkeypatch.setattr(tracking, "ANSWERS_WITHIN", 0.3)
+    assert server.ANSWERS_WITHIN < 10
+    monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url := f"http://127.0.0.1:{listening.getsockname()[1]}")
         with pytest.raises(UserError, match=f"^MLFLOW_TRACKING_URI={url}: nobody answers"):

@@ -6,9 +6,9 @@ import pytest
 from mlflow import MlflowClient
 from small_models import challenger
 
-from llm.errors import UserError
 from tasks.registry.ancestry import ancestry
 from tasks.registry.register import register_model, registered
+from tasks.registry.server import ServerAwayError
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +43,6 @@ def test_a_tracking_server_that_goes_away_while_a_model_is_registered_is_said_in
         return logged
 
     monkeypatch.setattr(mlflow.pyfunc, "log_model", last)
-    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://127.0.0.1:9: API request") as caught:
+    with pytest.raises(ServerAwayError, match=r"^MLFLOW_TRACKING_URI=http://127.0.0.1:9: it went away") as caught:
         register_model("classifier")
     assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ from prefect.states import Completed, Running
 
 from llm.errors import UserError
 from tasks.stages.hashes import md5_of
+from tasks.stages.lock import workspace
 from tasks.stages.retention import cache_files, hashes, old_flow_runs, remove_cache_files, remove_flow_runs
 
 pytestmark = pytest.mark.slow
@@ -79,7 +80,7 @@ def test_every_hash_of_a_lock_is_found():
 
 
 def test_runs_that_ended_long_enough_ago_go_with_all_below_them(prefect_api):
-    from prefect import flow, task
+    from prefect import flow, tags, task
 
     @task
     def step():
@@ -95,13 +96,16 @@ def test_runs_that_ended_long_enough_ago_go_with_all_below_them(prefect_api):
 
     with get_client(sync_client=True) as client:
         others = {run.id for run in client.read_flow_runs()}
-        running = client.create_flow_run(above, state=Running())
-        ended = client.create_flow_run(above, state=Completed())
-        done = above(return_state=True).state_details.flow_run_id
+        here, elsewhere = [workspace()], ["another:/folder"]
+        running = client.create_flow_run(above, state=Running(), tags=here)
+        ended = client.create_flow_run(above, state=Completed(), tags=here)
+        theirs = client.create_flow_run(above, state=Completed(), tags=elsewhere)
+        with tags(*here):
+            done = above(return_state=True).state_details.flow_run_id
         children = [run.id for run in client.read_flow_runs() if run.parent_task_run_id and run.id not in others]
         old = old_flow_runs(0)
         assert {done, ended.id} <= {*old}
-        assert not {running.id, *children} & {*old}
+        assert not {running.id, theirs.id, *children} & {*old}
         assert not {done, ended.id} & {*old_flow_runs(1)}
         remove_flow_runs([done])
         left = FlowRunFilter(id=FlowRunFilterId(any_=[done, ended.id, running.id, *children]))
