@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from app.data import data
 from app.pipeline import Json, in_project, lineage, reproduce, review, run
 from llm.errors import UserError
 
@@ -103,6 +104,7 @@ def _options(
 
 for command in (run, review, lineage, reproduce):
     cli.command()(command)
+cli.add_typer(data, name="data")
 
 
 @cli.command()

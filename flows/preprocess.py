@@ -14,6 +14,7 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from llm.errors import UserError
 from llm.files import atomic_folder
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
@@ -30,8 +31,11 @@ step = partial(task, cache_policy=NO_CACHE, persist_result=False)
 
 @step
 def read(name: str, dataset: Dataset, params: Split) -> Table:
-    """Read the raw files."""
-    table = dataset.read(Path("data/raw") / name, params)
+    """Read the raw files. Raises UserError where they hold no rows."""
+    folder = Path("data/raw") / name
+    table = dataset.read(folder, params)
+    if table.empty:
+        raise UserError(f"{folder}: there is not one row in its files; `threestage data check` says what is in a file")
     check_train_only(table, params)  # before a source may be gone as a duplicate
     return table
 

@@ -66,6 +66,11 @@ STALE = {  # the first pattern that fits a module counts
     },
     "tasks/applications/__init__.py": (),
     **{f"tasks/applications/{name}.py": (training_stage(name),) for name in MODELS},
+    "tasks/data/archives.py": FETCH,
+    "tasks/data/compression.py": (*FETCH, *PREPROCESS),
+    "tasks/data/local.py": FETCH,
+    "tasks/data/registries.py": FETCH,
+    "tasks/data/remote.py": FETCH,
     "tasks/data/sources.py": FETCH,
     "tasks/data/published.py": (LOAD,),
     "tasks/data/__init__.py": (),
@@ -86,6 +91,7 @@ STALE = {  # the first pattern that fits a module counts
     "tasks/training/setup.py": FINETUNE,
     "*": (),  # how a stage is run, shown, tracked, registered or served
 }
+FETCHING = [f"tasks/data/{name}.py" for name in ("archives", "compression", "local", "registries", "remote", "sources")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
     "*": {
         "*/__init__.py": "doors, finders, and the forms that slices fill in",
@@ -97,6 +103,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
     },
     "flows.fetch": {
         "llm/config.py": "the base of parameters, which are in dvc.lock themselves",
+        "tasks/data/formats/__init__.py": "imported by datasets",
         "tasks/data/inbox.py": "makes a folder that is no out",
         "tasks/data/splits.py": "imported by it",
     },
@@ -104,13 +111,13 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/config.py": "the base of parameters, which are in dvc.lock themselves",
         "llm/formats/tokenizer_files.py": "tokenizers of published models",
         "tasks/data/published.py": "where these come from",
-        "tasks/data/sources.py": "how they are fetched",
+        **dict.fromkeys(FETCHING, "how they are fetched"),
     },
     "flows.pretrain": {
         "tasks/data/splits.py": "the base of a dataset's parameters",
         "tasks/training/*": "forms, progress, interrupted ones",
     },
-    "flows.load_published": {"tasks/data/sources.py": "how they are fetched, checked against a hash"},
+    "flows.load_published": dict.fromkeys(FETCHING, "how they are fetched, checked against a hash"),
     "flows.finetune": {
         "tasks/training/*": "progress, interrupted ones",
     },
@@ -122,7 +129,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
 IMPORTED = """
 import importlib, json, os, sys
 from pathlib import Path
-import bs4, datasketch, dvc.repo, ftfy, matplotlib.figure, mlflow, pandas, prefect, rouge_score.rouge_scorer
+import datasketch, dvc.repo, ftfy, matplotlib.figure, mlflow, pandas, prefect, rouge_score.rouge_scorer
 import scipy.sparse, sklearn.feature_extraction.text, sklearn.linear_model, sklearn.pipeline, tiktoken
 import torch.distributed.fsdp
 # what several of them share, once: imports take seconds

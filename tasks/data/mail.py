@@ -3,22 +3,34 @@
 MLflow keeps this file with every version of a model that was trained on mail: nothing else of ours may be imported.
 """
 
-import email
 import re
-import warnings
-from collections.abc import Mapping
-from email import policy
+from collections.abc import Mapping, Sequence
+from email.feedparser import BytesFeedParser
+from email.message import EmailMessage
+from email.policy import EmailPolicy
+from html import unescape
 from typing import Any
 
 import ftfy
-from bs4 import BeautifulSoup
+from lxml import etree
 
-REQUIREMENTS = ("beautifulsoup4", "ftfy", "lxml")
+REQUIREMENTS = ("ftfy", "lxml")
 """What a served model needs besides: distributions on PyPI."""
 INPUTS = {"subject": str | None, "body": str | None, "message": str | None}
 """The columns of a row that `clean_row` takes."""
-BLOCKS = ["address", "blockquote", "br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "p", "table", "tr"]
 LOST = "\N{REPLACEMENT CHARACTER}"
+ENDS = {  # what stands where an element of HTML ends
+    **dict.fromkeys(("address", "blockquote", "br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "p"), "\n"),
+    **{"table": "\n", "tr": "\n", "td": " ", "th": " "},
+}
+DROPPED = ("script", "style", "title")
+UNSEEN = ("rp", "rt", "template")  # their words are not those of the text around them
+VERBATIM = ("pre", "textarea")
+SPACES = " \t\n\f\r"  # HTML's own
+DEEPEST_HTML = 256  # a parser looks through all open elements where one ends: without a bound that is quadratic
+DEEPEST_MAIL = 50  # mails in mails; each line is held against the boundary of every one around it
+LONGEST_HEADER = 10_000  # characters; Python's parser of headers is quadratic
+LAYERS = re.compile(r"&(?:(?:amp|#0*38|#x0*26);?){8,}", re.IGNORECASE)  # more than anybody writes
 
 
 def _without_lost(text: str) -> str:
@@ -27,21 +39,86 @@ def _without_lost(text: str) -> str:
     return text.encode(errors="ignore").decode().replace(LOST, "")
 
 
-def _html_text(html: str) -> str:
-    """The text that a person sees, link texts included, with a new line where a block ends."""
-    with warnings.catch_warnings(action="ignore"):
-        soup = BeautifulSoup(html, "lxml")
-    for tag in soup(["script", "style", "title"]):
-        tag.decompose()
-    for tag in soup(BLOCKS):
-        tag.append("\n")
-    for tag in soup(["td", "th"]):
-        tag.append(" ")
-    return soup.get_text()
+class _DeepError(Exception):
+    """HTML that is nested deeper than anybody writes it."""
+
+
+class _Reader:
+    """Takes what lxml finds in HTML, in order, and keeps what a person sees. Each event is met once."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.words: list[str] = []
+        self.depth = 0
+        self.inside = dict.fromkeys((*DROPPED, *UNSEEN, *VERBATIM), 0)
+        """How many of these elements are open."""
+
+    def _open(self, names: Sequence[str]) -> bool:
+        return any(self.inside[name] for name in names)
+
+    def _flush(self, *_: Any) -> None:
+        """The words since the last event; spaces alone are one, or a new line."""
+        if not self.words:
+            return
+        text = "".join(self.words)
+        self.words.clear()
+        if self._open(DROPPED) or self._open(UNSEEN):
+            return
+        if not self._open(VERBATIM) and not text.strip(SPACES):
+            text = "\n" if "\n" in text else " "
+        self.seen.append(text)
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        """An element begins."""
+        self._flush()
+        self.depth += 1
+        if self.depth > DEEPEST_HTML:
+            raise _DeepError
+        if tag in self.inside:
+            self.inside[tag] += 1
+
+    def end(self, tag: str) -> None:
+        """An element ends."""
+        self._flush()
+        self.depth -= 1
+        if tag in self.inside:
+            self.inside[tag] -= 1
+        if tag in ENDS and not self._open(DROPPED):
+            self.seen.append(ENDS[tag])
+
+    def data(self, words: str) -> None:
+        """Some of the words of an element."""
+        self.words.append(words)
+
+    comment = pi = doctype = _flush
+
+    def close(self) -> str:
+        """All that was seen."""
+        self._flush()
+        return "".join(self.seen)
+
+
+def html_text(html: str) -> str:
+    """The text that a person sees, link texts included, with a new line where a block ends.
+
+    HTML that is nested deeper than DEEPEST_HTML is read without its structure.
+    """
+    parser = etree.HTMLParser(target=_Reader(), huge_tree=True)  # without it, a comment of 10 MB is never left
+    try:
+        parser.feed(html.removeprefix("\ufeff"))
+        return parser.close()
+    except _DeepError:
+        return unescape(re.sub(r"<[^<>]*>", " ", html))
+
+
+def flat_entities(text: str) -> str:
+    """The text with `&amp;amp;amp;…` as `&amp;`: whatever mends entities peels off a layer a pass."""
+    return LAYERS.sub("&amp;", text)
 
 
 def _mend(text: str) -> str:
     """Broken characters mended, lines with single spaces."""
+    text = flat_entities(text)
     # ftfy looks at each line by itself, which is half of the time of it all and gains nothing on ASCII.
     text = (ftfy.fix_text_segment if text.isascii() else ftfy.fix_text)(text)
     return "\n".join(" ".join(line.split()) for line in text.replace(LOST, "").splitlines())
@@ -49,7 +126,7 @@ def _mend(text: str) -> str:
 
 def _body_text(content: str, subtype: str = "plain") -> str:
     is_html = subtype == "html" or re.match(r"\s*<(!doctype|html)\b", content, re.IGNORECASE)
-    return _mend(_html_text(content) if is_html else content).strip()
+    return _mend(html_text(content) if is_html else content).strip()
 
 
 def _clean(subject: str, body: str) -> tuple[str, str]:
@@ -75,9 +152,52 @@ def _decode(content: bytes, charset: str | None) -> str:
     return content.decode("latin-1")
 
 
-def parse_message(raw: str) -> tuple[str, str]:
-    """Give the subject and the body of a raw message as tidy text: its plain part, else its HTML; no attachments."""
-    message = email.message_from_bytes(_without_lost(raw).encode(), policy=policy.default)
+class RowError(ValueError):
+    """A row that is no mail; served, it is the row's answer."""
+
+
+class _Policy(EmailPolicy):
+    """Python's own, for headers of a bounded length."""
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        """The name and the value of a header."""
+        name, value = super().header_source_parse(sourcelines)
+        return name, value[:LONGEST_HEADER]
+
+
+class _Parser(BytesFeedParser):
+    """Python's own, for mails in mails to a bounded depth."""
+
+    def _new_message(self) -> None:
+        if len(self._msgstack) >= DEEPEST_MAIL:
+            raise RowError(f"not readable as a mail: it is nested over {DEEPEST_MAIL} levels deep")
+        super()._new_message()
+
+
+POLICY = _Policy()
+
+
+def _parse(content: bytes) -> EmailMessage:
+    parser = _Parser(policy=POLICY)
+    parser.feed(content)
+    return parser.close()
+
+
+def parse_message(raw: str | bytes) -> tuple[str, str]:
+    """Give the subject and the body of a raw message as tidy text: its plain part, else its HTML; no attachments.
+
+    Raises RowError for one that can't be read.
+    """
+    try:
+        return _parse_message(raw if isinstance(raw, bytes) else _without_lost(raw).encode())
+    except RowError:
+        raise
+    except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:  # of Python's parser
+        raise RowError(f"not readable as a mail ({type(error).__name__}: {error})") from error
+
+
+def _parse_message(content: bytes) -> tuple[str, str]:
+    message = _parse(content)
     parts = [part for kind in ("plain", "html") if (part := message.get_body((kind,))) is not None]
     if not parts:  # broken boundaries or types leave the content as it came
         parts = [part for part in message.walk() if not part.is_multipart()][:1]
@@ -93,10 +213,6 @@ def clean_mail(subject: str, body: str) -> tuple[str, str]:
     return _settle(*_clean(_without_lost(subject), _body_text(_without_lost(body))))
 
 
-class RowError(ValueError):
-    """A row that is no mail; served, it is the row's answer."""
-
-
 def clean_row(row: Mapping[str, Any]) -> dict[str, str]:
     """Subject and body as tidy text of a row with these two, or with a whole raw mail under `message`.
 
@@ -109,10 +225,7 @@ def clean_row(row: Mapping[str, Any]) -> dict[str, str]:
     if "message" in values:
         if len(values) > 1:
             raise RowError("a row has either message or subject and body")
-        try:
-            subject, body = parse_message(values["message"])
-        except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:  # of Python's parser
-            raise RowError(f"not readable as a mail ({type(error).__name__}: {error})") from error
+        subject, body = parse_message(values["message"])
     else:
         subject, body = clean_mail(values.get("subject", ""), values.get("body", ""))
     return {"subject": subject, "body": body}

@@ -1,13 +1,22 @@
-"""People's text files, read so that a mistake in one is named by file, row and reason."""
+"""People's text files, read so that a mistake in one is named by file, row and reason, and none costs much memory."""
 
+import codecs
+import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ftfy
 
 from llm.errors import UserError
+from tasks.data.compression import open_plain
+from tasks.data.mail import flat_entities
+
+LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
+LARGEST = 256 * 2**20  # bytes of a text that is read as a whole
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -23,33 +32,113 @@ def raw_files(folder: Path) -> list[Path]:
     return files
 
 
+def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, decompressed, each with its number from 1 and its end.
+
+    Raises UserError, naming file and row, for one of over LONGEST_LINE bytes.
+    """
+    with open_plain(path) as file:
+        yield from _bounded(path, file, b"")
+
+
+def _bounded(path: Path, file: IO[Any], nothing: Any) -> Iterator[tuple[int, Any]]:
+    row = 0
+    while (line := file.readline(LONGEST_LINE + 1)) != nothing:
+        row += 1
+        if len(line) > LONGEST_LINE:
+            raise UserError(f"{path}, row {row}: a line of over {LONGEST_LINE:,} bytes; break it into several")
+        yield row, line
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text in UTF-8, or in UTF-16 that says so, each with its number from 1 and its end.
+
+    Raises UserError, naming file and row, for bytes that are neither, and for a line that is too long.
+    """
+    with open_plain(path) as file:
+        start = file.read(2)
+    if start in UTF_16:
+        yield from _wide_lines(path)
+        return
+    for row, line in byte_lines(path):
+        if b"\0" in line:
+            raise UserError(f"{path}, row {row}: holds NUL, so it is no text in UTF-8; save the file as UTF-8")
+        try:
+            yield row, line.decode("utf-8-sig" if row == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, row {row}: byte {line[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+                ", or give its source an `encoding`"
+            ) from None
+
+
+def _wide_lines(path: Path) -> Iterator[tuple[int, str]]:
+    row = 0
+    with open_plain(path) as file:
+        try:
+            for row, line in _bounded(path, io.TextIOWrapper(file, "utf-16", newline="\n"), ""):
+                if "\0" in line:
+                    raise UserError(f"{path}, row {row}: holds NUL, so it is no text; save the file as UTF-8")
+                yield row, line
+        except UnicodeError as error:
+            raise UserError(f"{path}, row {row + 1}: not UTF-16: {error}; save the file as UTF-8") from None
+
+
 def read_text(path: Path) -> str:
-    """Read a UTF-8 file. Raises UserError naming file, row and byte where it is none."""
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, row {row}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8"
-        ) from None
+    """Read a text as a whole. Raises UserError naming file, row and byte where it is none or is too large."""
+    return "".join(_within(path, (line for _, line in lines(path))))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file as a whole, decompressed. Raises UserError naming it where it is too large."""
+    with open_plain(path) as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise UserError(f"{path}: over {LARGEST:,} bytes; split it")
+    return content
+
+
+def _within(path: Path, parts: Iterator[str]) -> Iterator[str]:
+    size = 0
+    for row, part in enumerate(parts, 1):
+        size += len(part)
+        if size > LARGEST:
+            raise UserError(f"{path}, row {row}: goes over {LARGEST:,} characters; split the file")
+        yield part
+
+
+def mend(text: str) -> str:
+    """A text with broken characters mended (mojibake, NFC, line breaks as \\n)."""
+    return ftfy.fix_text(flat_entities(text))
 
 
 def tidy(text: str) -> str:
     """What a person wrote, with broken characters mended and no space around it."""
-    return ftfy.fix_text(text).strip()
+    return mend(text).strip()
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
 
 
 def parse_json(text: str, path: Path, row: int | None = None) -> Any:
     """Parse the JSON of a file, or of its row. Raises UserError naming file, row and reason."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, row {row or error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise UserError(f"{path}, row {row or 1}: not readable as JSON: it is nested too deep") from None
+    except ValueError as error:  # a key twice, a number of thousands of digits
+        raise UserError(f"{path}{f', row {row}' if row else ''}: not readable as JSON: {error}") from None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the rows of a .jsonl file, each with its number from 1; blank lines are passed over."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in lines(path):
         if line.strip():
-            yield number, parse_json(line, path, number)
+            yield number, parse_json(line.removesuffix("\n"), path, number)

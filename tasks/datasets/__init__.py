@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from tasks.data.formats import Problem
 from tasks.data.splits import Split
 
 Table = pd.DataFrame
@@ -50,6 +51,8 @@ class Dataset:
     """What people left, where `read` would add rows of its own to it."""
     forms: Callable[[Table], pd.Series] | None = None
     """All texts by which a row is known again in the inbox, with its index; without it, `text`."""
+    check: Callable[[Path, Any, list[Problem]], Table] | None = None
+    """As `read_inbox` or `read`, but what can't be read is put into the list: for `threestage data check`."""
     feedback: Mapping[str, tuple[int, int]] | None = None
     """Columns of a row of feedback and their least and greatest lengths; None where the dataset can't read any."""
 

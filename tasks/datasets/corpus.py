@@ -4,25 +4,24 @@ import json
 import logging
 import math
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ftfy
 import numpy as np
 import pandas as pd
 import tiktoken
 from pydantic import Field
 from tqdm import tqdm
 
-from llm.errors import UserError
 from llm.files import write_atomic
 from llm.tokenizer import end_of_text, save_tokenizer, train_bpe
+from tasks.data.formats import Problem, each_file, without_problems
+from tasks.data.formats.documents import documents
 from tasks.data.published import encoding_by_name, is_published, published_tokenizer
 from tasks.data.splits import Split
-from tasks.data.textfiles import parse_json, raw_files, read_json_lines, read_text
+from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
 from tasks.stages.cluster import map_in_order
 
@@ -44,69 +43,30 @@ class Params(Split):
     """`bpe` trains one on the corpus; else the name of a tiktoken encoding, such as `gpt2`, or a published model's."""
     vocabulary_size: int = Field(default=8192, gt=256)
     """Tokens of a `bpe` tokenizer; any other brings its own."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """How a table's column with the `text` is called, where it has no usual name."""
 
 
-def read_corpus(folder: Path, params: Params | None = None) -> pd.DataFrame:
+def read_corpus(folder: Path, params: Params | None = None, problems: list[Problem] | None = None) -> pd.DataFrame:
     """Read every file below `folder/<source>/` into a table of documents: id, source, text.
 
-    - `.txt` is one document.
-    - `.jsonl` is a document a line, under "text".
-    - `.json` holds chats of two as chitchat-dataset keeps them, `{id: {"messages": [[{"sender", "text"}]]}}`: a chat is
-      one document, a message one line, `A: …` or `B: …`. Chats that nobody answered are left out.
-
-    A document that is long, for its source, is cut into pieces (`_cut`), so that one book is not all in one split.
-    Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no two blank lines in a row. Rows come in the
-    order of paths. Raises UserError naming file, row and reason for anything that can't be read.
+    tasks/data/formats/documents.py has the forms. A document that is long, for its source, is cut into pieces (`_cut`),
+    so that one book is not all in one split. Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no
+    two blank lines in a row. Rows come in the order of paths. What can't be read is put into `problems`; without that
+    list it raises UserError naming file, row and reason.
     """
     files = raw_files(folder)
+    columns = params.columns if params else {}
     rows = []
     for path in tqdm(files, desc="reading", unit="file", disable=None, leave=False):
         name = path.relative_to(folder)
-        rows += [(f"{name.as_posix()}{row}", name.parts[0], text) for row, text in _documents(path)]
+        for row, text in without_problems(each_file(documents, [path], columns), problems):
+            rows.append((f"{name.as_posix()}{row}", name.parts[0], text))
     table = _cut(pd.DataFrame(rows, columns=COLUMNS))
     logger.info(
         "%d documents, %.1f M characters, in %d files", len(table), table["text"].map(len).sum() / 1e6, len(files)
     )
     return table
-
-
-def _documents(path: Path) -> Iterator[tuple[str, str]]:
-    """The documents of a file, each with what tells its row from the file's others."""
-    match path.suffix:
-        case ".txt":
-            yield "", _mend(read_text(path))
-        case ".jsonl":
-            for number, row in read_json_lines(path):
-                if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                    raise UserError(f'{path}, row {number}: no string under "text"')
-                yield f"#{number}", _mend(row["text"])
-        case ".json":
-            yield from ((f"#{chat}", _mend(text)) for chat, text in _chats(path))
-        case suffix:
-            raise UserError(f"{path}: unknown suffix {suffix!r}; a corpus is .txt, .jsonl or chitchat-dataset's .json")
-
-
-def _chats(path: Path) -> Iterator[tuple[str, str]]:
-    chats = parse_json(read_text(path), path)
-    if not isinstance(chats, dict):
-        raise UserError(f"{path}: not chitchat-dataset's layout, a mapping of chats")
-    for chat, content in chats.items():
-        try:
-            messages = [
-                (message["sender"], " ".join(message["text"].split()))
-                for turn in content["messages"]
-                for message in turn
-            ]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}, chat {chat}: no messages with sender and text ({error})") from None
-        senders = list(dict.fromkeys(sender for sender, text in messages if text))
-        if len(senders) > 1:
-            name = {sender: chr(ord("A") + n) for n, sender in enumerate(senders)}
-            yield chat, "\n".join(f"{name[sender]}: {text}" for sender, text in messages if text)
-
-
-def _mend(text: str) -> str:
-    return re.sub(r"\n([ \t]*\n)+", "\n\n", ftfy.fix_text(text)).strip()
 
 
 def _cut(table: pd.DataFrame) -> pd.DataFrame:
@@ -210,4 +170,5 @@ DATASET = Dataset(
     weight=lambda table: table["text"].str.len(),
     expectations=corpus_expectations,
     write=write_corpus,
+    check=read_corpus,
 )

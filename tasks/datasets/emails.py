@@ -1,22 +1,20 @@
 """Labelled emails: raw messages and people's own tables, as subject and body."""
 
-import csv
-import io
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import pandas as pd
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from tqdm import tqdm
 
-from llm.errors import UserError
+from tasks.data.formats import Problem, each_file, without_problems
+from tasks.data.formats.mails import Labels, mails
 from tasks.data.inbox import FEEDBACK
-from tasks.data.mail import clean_mail, parse_message
 from tasks.data.splits import Split
-from tasks.data.textfiles import parse_json, raw_files, read_json_lines, read_text
+from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
 
 if TYPE_CHECKING:
@@ -27,11 +25,20 @@ LENGTHS = {"subject": (0, 2_000), "body": (0, 1_000_000)}
 logger = logging.getLogger(__name__)
 
 
+def _as_texts(value: Any) -> Any:
+    """YAML reads 1 as a number, which a file's cell is not."""
+    return {str(key): label for key, label in value.items()} if isinstance(value, dict) else value
+
+
 class Params(Split):
     """How emails are cleaned and split, and what they may be."""
 
     labels: tuple[str, ...] = Field(("ham", "spam"), min_length=2)
     """What an email may be: words of letters, digits, `_`, `.` and `-`; each is in every split."""
+    label_map: Annotated[dict[str, str], BeforeValidator(_as_texts)] = Field(default_factory=dict)
+    """What files write instead of a label, such as `{0: ham, 1: spam}`."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """How a table's columns `label`, `subject` and `body` are called, where they have no usual names."""
 
     @field_validator("labels", mode="after")
     @classmethod
@@ -43,73 +50,32 @@ class Params(Split):
             raise ValueError(f"{twice[0]!r} stands here twice")
         return labels
 
-
-def _csv(path: Path) -> Iterator[tuple[int, dict]]:
-    """Yield the rows below the header, numbered as a spreadsheet does."""
-    row = 1
-    csv.field_size_limit(2**31 - 1)  # the default refuses bodies over 128 KB
-    try:
-        for row, cells in enumerate(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True), 2):
-            if None in cells:
-                raise UserError(f"{path}, row {row}: more cells than columns; quote cells that hold commas")
-            yield row, cells
-    except csv.Error as error:
-        raise UserError(f"{path}, row {row + 1}: {error}") from None
+    @model_validator(mode="after")
+    def _the_map_leads_to_labels(self) -> Self:
+        if strangers := [label for label in self.label_map.values() if label not in self.labels]:
+            raise ValueError(f"label_map: {strangers[0]!r} is not one of the labels {', '.join(self.labels)}")
+        return self
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield what a file holds, row by row, each with its place in it."""
-    match path.suffix:
-        case ".json":
-            yield "", parse_json(read_text(path), path)
-        case ".jsonl":
-            yield from ((f", row {row}", cells) for row, cells in read_json_lines(path))
-        case ".csv":
-            yield from ((f", row {row}", cells) for row, cells in _csv(path))
-        case _:
-            raise UserError(f"{path}: emails are read from .csv, .jsonl and SpamAssassin's .json files")
-
-
-def _texts(cells: Any, keys: Sequence[str], place: str) -> list[str]:
-    for key in keys:
-        if not isinstance(cells, dict) or not isinstance(cells.get(key), str):
-            raise UserError(f"{place}: no text under {key!r}; needed are {', '.join(keys)}")
-    return [cells[key] for key in keys]
-
-
-def _email(cells: Any, place: str, labels: Sequence[str], *, raw: bool) -> tuple[str, str, str]:
-    """Subject, body and label of one row."""
-    if raw:
-        group, message = _texts(cells, ["group", "text"], place)
-        label = next((label for label in labels if label in group.split("-")), group)
-        subject, body = parse_message(message)
-    else:
-        label, subject, body = _texts(cells, ["label", "subject", "body"], place)
-        subject, body = clean_mail(subject, body)
-    if label not in labels:
-        raise UserError(f"{place}: label {label!r} is not one of {', '.join(labels)}")
-    return subject, body, label
-
-
-def read_emails(folder: Path, params: Params) -> pd.DataFrame:
+def read_emails(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
     """Read all emails under `folder`, in the order of their paths: id, source, subject, body, label.
 
-    A file is one SpamAssassin message (.json with `group` and the raw `text`), or a table with label, subject and body
-    (.csv or .jsonl). Emails without any text are left out, and so are equal ones that have several labels. In feedback
-    a client's last word on a mail counts; clients who disagree are several labels. Against a label of the dataset's own
-    that of the inbox counts, where the mail is learned from (tasks/data/inbox.py). Raises UserError with file, row and
-    reason.
+    tasks/data/formats/mails.py has the forms. Emails without any text are left out, and so are equal ones that have
+    several labels. In feedback a client's last word on a mail counts; clients who disagree are several labels. Against
+    a label of the dataset's own that of the inbox counts, where the mail is learned from (tasks/data/inbox.py). What
+    can't be read is put into `problems`; without that list it raises UserError with file, row and reason.
     """
     paths = raw_files(folder)
+    labels = Labels(params.labels, params.label_map)
     emails = []
     for path in tqdm(paths, desc="emails", unit="file", disable=None):
-        name, raw = path.relative_to(folder), path.suffix == ".json"
-        for place, cells in _rows(path):
-            identity = f"{name.as_posix()}{place.replace(', row ', '#')}"
-            source = (name.parent if raw else name).as_posix()
-            email = _email(cells, f"{path}{place}", params.labels, raw=raw)
-            client = str(cells.get("client")) if name.name == FEEDBACK else identity
-            emails.append((identity, source, *email, client))
+        name = path.relative_to(folder)
+        found = each_file(partial(mails, name=name, labels=labels, columns=params.columns), [path])
+        for mail in without_problems(found, problems):
+            identity = name.as_posix() + (f"#{mail.number}" if mail.number else "")
+            source = (name if mail.number else name.parent).as_posix()
+            client = str(mail.cells.get("client")) if name.name == FEEDBACK else identity
+            emails.append((identity, source, mail.subject, mail.body, mail.label, client))
     table = pd.DataFrame(emails, columns=[*COLUMNS, "client"])
     blank = row_text(table).str.isspace()
     logger.info("%d emails in %d files, %d of them without any text left out", len(table), len(paths), blank.sum())
@@ -153,4 +119,5 @@ DATASET = Dataset(
     expectations=email_expectations,
     labels=lambda params: params.labels,
     feedback=LENGTHS,
+    check=read_emails,
 )

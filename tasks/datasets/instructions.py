@@ -2,7 +2,9 @@
 
 import logging
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,12 @@ from pydantic import Field
 
 from llm.errors import UserError
 from tasks.data.checkable import checkable_rows, kinds, source_of
+from tasks.data.formats import Problem, each_file, without_problems
+from tasks.data.formats.conversations import conversations
+from tasks.data.formats.sniff import suffix_of
 from tasks.data.inbox import FEEDBACK
 from tasks.data.splits import SPLITS, Split
-from tasks.data.textfiles import parse_json, raw_files, read_json_lines, read_text, tidy
+from tasks.data.textfiles import raw_files, read_text, tidy
 from tasks.datasets import Dataset, Table, write_parquet
 
 if TYPE_CHECKING:
@@ -79,21 +84,23 @@ class Params(Split):
     """Rows of each kind of task in tasks/data/checkable, as far as its sources go."""
     rows_of: dict[str, int] = Field(default_factory=dict)
     """Kinds that have another number of rows; 0 leaves one out."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """How a table's columns `instruction`, `input`, `output`, `system` are called, where they have no usual names."""
 
 
-def read_instructions(folder: Path, params: Params) -> pd.DataFrame:
+def read_instructions(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
     """Read every file below `folder` into a table with the columns COLUMNS.
 
     - Sources of facts (tasks/data/checkable says which): tasks of every kind, as many as `params` says.
     - `.yml` is a ChatterBot corpus: `conversations`, each a list of turns. The last one answers the one before, and
       earlier ones are its history; of the package's own files (below chatterbot_corpus/) only what CHATTERBOT says.
-    - `.json` (a list) and `.jsonl` are people's own rows: instruction, output and, if any, input, answers, history and
-      system. Those of feedback have a verdict, too (`_agreed`).
+    - All else are people's own rows, in the forms of tasks/data/formats/conversations.py: instruction, output and, if
+      any, input, answers, history and system. Those of feedback have a verdict, too (`_agreed`).
 
     `answers` are all the right ones, the output among them, or none where any answer may do; one that ends in … is how
     a right answer begins. Instruction and input are worded as train's; the columns WORDINGS hold those that validation
     and test get in `write_instructions`. Rows of one `group` (the same question, country, meaning) must not straddle
-    splits. Raises UserError with file, row and reason for what can't be read.
+    splits. What can't be read is put into `problems`; without that list it raises UserError with file, row and reason.
     """
     if unknown := set(params.rows_of) - kinds().keys():
         raise UserError(f"rows_of: there is no kind {min(unknown)!r}; kinds are {', '.join(kinds())}")
@@ -103,21 +110,19 @@ def read_instructions(folder: Path, params: Params) -> pd.DataFrame:
         name = path.relative_to(folder).as_posix()
         if source_of(path) or WORDNET.fullmatch(path.name):
             continue
-        match path.suffix:
-            case ".yml" | ".yaml":
-                rows += _conversations(path, name)
-            case ".json" | ".jsonl":
-                rows += _own_rows(path, name)
-            case suffix:
-                raise UserError(f"{path}: unknown suffix {suffix!r}; instructions are .yml, .json, .jsonl or facts")
+        if suffix_of(path) in (".yml", ".yaml"):
+            read = partial(_conversations, name=name)
+        else:
+            read = partial(_own_rows, name=name, columns=params.columns)
+        rows += without_problems(each_file(read, [path]), problems)
     table = pd.DataFrame(rows, columns=COLUMNS)
     logger.info("%d rows: %s", len(table), table["kind"].value_counts().to_dict())
     return table
 
 
-def read_inbox(folder: Path, params: Params) -> pd.DataFrame:
+def read_inbox(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
     """What people left, read as the rest, and no made rows."""
-    return read_instructions(folder, params.model_copy(update={"rows_a_kind": 0, "rows_of": {}}))
+    return read_instructions(folder, params.model_copy(update={"rows_a_kind": 0, "rows_of": {}}), problems)
 
 
 def _question(*texts: str) -> str:
@@ -132,8 +137,14 @@ def _row(name: str, number: int, kind: str, instruction: str, output: str, **mor
 
 
 def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
+    text = read_text(path)
     try:
-        content = yaml.load(read_text(path), Loader=yaml.CSafeLoader)
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # a few of them can stand for more than any memory
+                raise UserError(
+                    f"{path}, row {event.start_mark.line + 1}: *{event.anchor}: write out what it stands for"
+                )
+        content = yaml.load(text, Loader=yaml.CSafeLoader)
     except yaml.MarkedYAMLError as error:
         row = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}, row {row}: not YAML: {error.problem}") from None
@@ -144,7 +155,7 @@ def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
         turns = conversation if isinstance(conversation, list) else [conversation]
         for turn in turns:
             if not isinstance(turn, str):
-                raise UserError(f"{path}, conversation {number}: {turn!r} is not text; put it in quotes")
+                raise UserError(f"{path}, conversation {number}: {reprlib.repr(turn)} is not text; put it in quotes")
         turns = [tidy(turn) for turn in turns]
         if "chatterbot_corpus" in path.parts:
             turns = _sane(path.stem, turns)
@@ -166,9 +177,11 @@ def _sane(topic: str, turns: list[str]) -> list[str]:
     return [turns[0] + "?" * bool(asks), *turns[1:]]
 
 
-def _own_rows(path: Path, name: str) -> Iterator[dict[str, Any]]:
-    rows = _parsed(path, name)
-    return _agreed(path, rows) if path.name == FEEDBACK else (row for row, _ in rows)
+def _own_rows(path: Path, name: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any] | Problem]:
+    rows = _parsed(path, name, columns)
+    if path.name == FEEDBACK:
+        return _agreed(path, without_problems(rows, None))
+    return (row if isinstance(row, Problem) else row[0] for row in rows)
 
 
 def _agreed(path: Path, rows: Iterable[tuple[dict[str, Any], Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -192,40 +205,16 @@ def _agreed(path: Path, rows: Iterable[tuple[dict[str, Any], Mapping[str, Any]]]
             yield from wanted.values()
 
 
-def _parsed(path: Path, name: str) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
+def _parsed(
+    path: Path, name: str, columns: Mapping[str, str]
+) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]] | Problem]:
     """The rows of a file, each beside what the file says of it."""
-    if path.suffix == ".jsonl":
-        rows = read_json_lines(path)
-    else:
-        content = parse_json(read_text(path), path)
-        if not isinstance(content, list):
-            raise UserError(f"{path}: not a list of rows")
-        rows = enumerate(content, 1)
-    for number, row in rows:
-        texts = {}
-        for key, missing in (("instruction", None), ("input", ""), ("output", None), ("system", "")):
-            if not isinstance(row, dict) or not isinstance(row.get(key, missing), str):
-                raise UserError(f'{path}, row {number}: no string under "{key}"')
-            texts[key] = tidy(row.get(key, ""))
-        lists = {key: _texts(row, key, path, number) for key in ("answers", "history")}
-        if len(lists["history"]) % 2:
-            raise UserError(
-                f"{path}, row {number}: {len(lists['history'])} turns in history; user and assistant take turns"
-            )
-        if empty := [text for text in lists["answers"] if text.endswith("…") and not text.strip(" .!…")]:
-            raise UserError(
-                f"{path}, row {number}: the answer {empty[0]!r} begins with nothing; write what is before …"
-            )
-        if lists["answers"]:
-            lists["answers"] = list(dict.fromkeys([texts["output"], *lists["answers"]]))
-        yield _row(name, number, "own", **texts, **lists), row
-
-
-def _texts(row: Mapping[str, Any], key: str, path: Path, number: int) -> list[str]:
-    texts = row.get(key, [])
-    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise UserError(f'{path}, row {number}: no list of texts under "{key}"')
-    return [tidy(text) for text in texts]
+    for found in conversations(path, columns):
+        if isinstance(found, Problem):
+            yield found
+        else:
+            number, texts, given = found
+            yield _row(name, number, "own", **texts), given
 
 
 def write_instructions(splits: Mapping[str, Table], folder: Path, params: Split) -> None:
@@ -289,4 +278,5 @@ DATASET = Dataset(
     read_inbox=read_inbox,
     forms=instruction_forms,
     feedback=LENGTHS,
+    check=read_inbox,
 )

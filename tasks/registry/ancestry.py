@@ -221,7 +221,7 @@ class _Graph:
         found = [*self.nodes(used)]
         for section, values in as_hashes(stage).params.items():
             if section.endswith(".sources"):
-                found += [_source(**each) for each in values]
+                found += [_source(**({"source": each} if isinstance(each, str) else each)) for each in values]
             elif isinstance(values, dict) and (name := values.get("init_from", SCRATCH)) != SCRATCH:
                 found.append(Node("weights", name, "", {}, _sources_of_weights(name)))
         return tuple(found)
@@ -306,8 +306,8 @@ def _version_of(model: str, md5: str) -> ModelVersion | None:
     return client.get_model_version(found[0].name, found[0].version)  # a search leaves out its aliases
 
 
-def _source(source: str, sha256: str, files: str = "") -> Node:
-    return Node("source", source, sha256, _known({"files": files}))
+def _source(source: str, sha256: str | None = None, **facts: Any) -> Node:
+    return Node("source", source, sha256 or "", _known(facts))
 
 
 def _sources_of_weights(name: str) -> tuple[Node, ...]:
@@ -321,4 +321,4 @@ def _sources_of_weights(name: str) -> tuple[Node, ...]:
         case Hub(repository, revision, sha256):
             return (Node("source", f"{repository} at {revision}", sha256 or ""),)
         case source:
-            return (_source(source.source, source.sha256, source.files),)
+            return (_source(source.source, source.sha256, files=source.files),)

@@ -183,6 +183,7 @@ def _data(training: Hashes) -> list[str]:
     lines = ["## Data", "", f"Learned from `{data}` (`{training.deps[data.as_posix()]}`)."]
     try:
         sources = locked(f"fetch@{data.name}").params[f"datasets.{data.name}.sources"]
+        sources = [{"source": each} if isinstance(each, str) else each for each in sources]
     except UserError:  # it came to this machine without being fetched
         sources = []
     head, notes = _notes(data.name)

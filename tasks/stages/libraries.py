@@ -14,7 +14,6 @@ from llm.errors import UserError
 from llm.files import write_atomic
 
 LIBRARIES = (
-    "beautifulsoup4",
     "datasketch",
     "ftfy",
     "great-expectations",

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 def test_help_is_there_for_every_command_and_fits_a_terminal(threestage):
     said = threestage("--help").stdout
     commands = re.findall(r"^  ([a-z]+)  ", said.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["run", "review", "lineage", "reproduce", "status", "chat", "classify", "serve"]
+    assert commands == ["run", "review", "lineage", "reproduce", "status", "chat", "classify", "serve", "data"]
     for command in commands:
         help_ = threestage(command, "--help")
         assert help_.exit_code == 0

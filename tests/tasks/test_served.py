@@ -187,7 +187,7 @@ def test_a_missing_column_is_refused_by_the_signature(saved):
 
 def test_a_version_requires_all_that_its_code_imports_also_late():
     """A byte that a published tokenizer's vocabulary lacks needs `tokenizers`, which no import at the top shows."""
-    named = {name.replace("scikit-learn", "sklearn").replace("beautifulsoup4", "bs4") for name in REQUIREMENTS}
+    named = {name.replace("scikit-learn", "sklearn") for name in REQUIREMENTS}
     optional = {"gguf", "tiktoken_ext", "torch"}  # reading published files, and parts of what is required
     found = set()
     for path in (ROOT / "llm").rglob("*.py"):

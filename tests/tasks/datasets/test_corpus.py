@@ -97,12 +97,12 @@ def test_one_book_is_a_corpus_under_the_default_shares(tmp_path, characters):
     [
         ("a.txt", b"fine\nbad \xe9t\xe9\n", r"a\.txt, row 2: byte 0xe9 is not UTF-8"),
         ("a.jsonl", '{"text": "x"}\n{"text": \n', r"a\.jsonl, row 2: not JSON: Expecting value at column 10"),
-        ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', r'a\.jsonl, row 2: no string under "text"'),
+        ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', r'a\.jsonl, row 2: no string under "text", only txt'),
         ("a.jsonl", "3\n", r'a\.jsonl, row 1: no string under "text"'),
         ("a.json", '{\n"a": }', r"a\.json, row 2: not JSON: Expecting value at column 6"),
-        ("a.json", "[]", r"a\.json: not chitchat-dataset's layout"),
+        ("a.json", "[3]", r'a\.json, row 1: no string under "text"'),
         ("a.json", '{"c1": {"messages": [[{"text": "x"}]]}}', r"a\.json, chat c1: no messages with sender and text"),
-        ("a.csv", "text\nx\n", r"a\.csv: unknown suffix '\.csv'; a corpus is \.txt, \.jsonl or"),
+        ("a.csv", "id,words\n1,x\n", r'a\.csv, row 2: no string under "text", only id, words'),
     ],
 )
 def test_what_cannot_be_read_is_named_by_file_row_and_reason(tmp_path, name, content, message):

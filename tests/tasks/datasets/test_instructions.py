@@ -155,10 +155,22 @@ def test_own_rows_come_from_json_and_json_lines_with_what_else_they_carry(tmp_pa
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", {}, r"a\.json: not a list of rows"),
+        ("a.json", {}, r'a\.json: no string under "instruction"'),
+        ("a.json", [3], r"a\.json, row 1: '3' is no row with columns"),
+        ("a.jsonl", '{"messages": [{"role": "user", "content": "a"}]}', r"a\.jsonl, row 1: no answer of the assistant"),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "tool", "content": "a"}]}',
+            r"row 1: role 'tool' is not one of user, human",
+        ),
+        (
+            "a.jsonl",
+            '{"conversations": [{"from": "gpt", "value": ""}]}',
+            r"row 1: a turn of gpt without text under 'val",
+        ),
         ("a.json", [{"instruction": "x", "output": 3}], r'a\.json, row 1: no string under "output"'),
         ("a.jsonl", '{"instruction": "x", "output": "y"}\n{"output": "y"}', r'row 2: no string under "instruction"'),
-        ("a.jsonl", '{"instruction": "x", "input": null, "output": "y"}', r'a\.jsonl, row 1: no string under "input"'),
+        ("a.jsonl", '{"instruction": "x", "input": 3, "output": "y"}', r'a\.jsonl, row 1: no string under "input"'),
         ("a.json", [{"instruction": "x", "output": "y", "answers": "y"}], r'row 1: no list of texts under "answers"'),
         (
             "a.json",
@@ -172,7 +184,7 @@ def test_own_rows_come_from_json_and_json_lines_with_what_else_they_carry(tmp_pa
         ("a.yml", "conversations:\n- [a, b\n- c: d\n", r"a\.yml, row 3: not YAML: "),
         ("a.yml", "conversations:\n- [Is it?, Yes]\n", r"a\.yml, conversation 1: True is not text; put it in quotes"),
         ("a.yml", "talks: []\n", r"a\.yml: no list under `conversations`"),
-        ("a.csv", "", r"a\.csv: unknown suffix '\.csv'; instructions are \.yml, \.json"),
+        ("a.txt", "Once", r"a\.txt: no table of instructions; they are read from csv, json, jsonl, parquet and Chat"),
         ("index.sense", "", r"no data\.noun; let `files` of the WordNet source keep it"),
     ],
 )

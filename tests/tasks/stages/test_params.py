@@ -129,7 +129,7 @@ def test_what_is_switched_off_hangs_on_nothing(written):
         ("applications", GONE, "missing"),
         ("datasets.corpus.sources.1.source", GONE, "missing"),
         ("datasets.corpus.sources.0.sha256", "ABC", "string should match pattern.*, not 'ABC'"),
-        ("datasets.corpus.sources.0.source", "ftp://a/b", "string should match pattern.*, not 'ftp://a/b'"),
+        ("datasets.corpus.sources.0.source", "ftp://a/b", "sources are npm:NAME@VERSION, .*, not 'ftp://a/b'"),
         ("datasets.emails.sources", [], r"list should have at least 1 item.*, not \[\]"),
         ("datasets.emails.preprocess.test", 1.5, "input should be less than 1, not 1.5"),
         ("datasets.corpus.preprocess.tokenizer", None, "input should be a valid string, not None"),

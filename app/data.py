@@ -1,0 +1,212 @@
+"""`threestage data`: what is in people's own files, and the block of params.yaml that takes them in."""
+
+import re
+import shlex
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.pipeline import in_project
+from llm.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tasks.data.formats import Problem
+    from tasks.data.sources import Source
+
+SHOWN = 3
+"""Rows of a preview."""
+NAMED = 20
+"""Problems that are said."""
+LONGEST = 72
+"""Characters of a value in a preview."""
+SHOWN_FIRST = ("label", "text")
+
+data = typer.Typer(
+    help="Look at your own files, and take them in.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Place = Annotated[
+    str, typer.Argument(metavar="PATH", help="A file, a folder, a glob in quotes, or what else a source may be.")
+]
+Files = Annotated[str, typer.Option(metavar="GLOB", help="Of a folder or an archive, only these.")]
+Meanings = Annotated[
+    list[str] | None, typer.Option("--label", metavar="VALUE=LABEL", help="What a value means: 1=spam; once for each.")
+]
+Encoding = Annotated[str | None, typer.Option(metavar="NAME", help="Of texts that are not UTF-8: windows-1252.")]
+
+
+@data.command()
+def check(
+    path: Place,
+    dataset: Annotated[
+        str | None, typer.Option("--as", metavar="DATASET", help="corpus, emails, instructions; without it, what fits.")
+    ] = None,
+    files: Files = "*",
+    encoding: Encoding = None,
+    label: Meanings = None,
+) -> None:
+    """Say what is in files: form, rows, problems, and the block to paste.
+
+    Exit code: 1 where something stops `preprocess`.
+    """
+    in_project()
+    from tasks.data.sources import fetch_source
+    from tasks.data.textfiles import files_below
+
+    source = _source(source=path, files=files, encoding=encoding)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch).resolve()
+        fetched = fetch_source.fn(source, folder)
+        typer.echo(f"{path}: {_forms(files_below(folder))}, {fetched['bytes'] / 1e6:.3g} MB")
+        dataset, table, problems = _best(folder, dataset, dict(map(_meaning, label or [])))
+    stopping = [problem for problem in problems if not problem.left_out]
+    typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")
+    _say_problems(problems, stopping, str(folder))
+    _preview(dataset, table)
+    block = {"source": path, "sha256": fetched["sha256"], "files": files, "encoding": encoding}
+    options = [f"--label={each}" for each in label or []]
+    options += [f"--{name}={value}" for name in ("files", "encoding") if (value := block[name]) not in ("*", None)]
+    command = shlex.join(["threestage", "data", "add", dataset, path, *options])
+    typer.echo(f"to take them in: {command}")
+    typer.echo(f"or below datasets.{dataset}.sources in params.yaml:")
+    typer.echo(_block(block))
+    if stopping or table.empty:
+        raise typer.Exit(1)
+
+
+def _source(**values: str | None) -> "Source":
+    from pydantic import ValidationError
+
+    from tasks.data.sources import Source
+
+    try:
+        return Source(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {reason}, not {first['input']!r}") from None
+
+
+def _forms(paths: list[Path]) -> str:
+    from tasks.data.formats.sniff import sniff
+
+    counts = Counter(map(sniff, paths))
+    return ", ".join(f"{count} {form}" if len(paths) > 1 else form for form, count in counts.most_common())
+
+
+def _best(folder: Path, asked: str | None, meanings: dict[str, str]) -> tuple[str, "pd.DataFrame", list["Problem"]]:
+    """The dataset that reads most of the files, and what it finds; of equals the one that asks most of them."""
+    from tasks.stages.params import dataset_names
+
+    names = [asked] if asked else dataset_names()
+    if asked and asked not in dataset_names():
+        raise UserError(f"there is no dataset {asked!r}; those are {', '.join(dataset_names())}")
+    found = [(name, *_read(name, folder, meanings)) for name in reversed(names)]
+    return max(found, key=lambda each: (len(each[1]) > 0, -sum(not problem.left_out for problem in each[2])))
+
+
+def _read(name: str, folder: Path, meanings: dict[str, str]) -> tuple["pd.DataFrame", list["Problem"]]:
+    import pandas as pd
+
+    from tasks.data.formats import Problem
+    from tasks.datasets import find
+    from tasks.stages.params import load_dataset
+
+    dataset, params, problems = find(name), load_dataset(name).preprocess, []
+    if meanings and hasattr(params, "label_map"):
+        params = params.model_copy(update={"label_map": {**params.label_map, **meanings}})
+    try:
+        if dataset.check:
+            return dataset.check(folder, params, problems), problems
+        return dataset.read(folder, params), problems
+    except UserError as error:
+        return pd.DataFrame(), [*problems, Problem(*str(error).split(": ", 1))]
+
+
+def _labels(table: "pd.DataFrame") -> str:
+    if "label" not in table or table.empty:
+        return ""
+    return f" ({', '.join(f'{count} {label}' for label, count in table['label'].value_counts().items())})"
+
+
+def _say_problems(problems: list["Problem"], stopping: list["Problem"], folder: str) -> None:
+    if not problems:
+        return
+    left_out = len(problems) - len(stopping)
+    typer.echo(f"problems: {len(stopping)} that stop the stage" + (f", {left_out} rows left out" if left_out else ""))
+    for problem in problems[:NAMED]:
+        typer.echo(f"  {problem}".replace(f"{folder}/", ""))
+    if len(problems) > NAMED:
+        typer.echo(f"  and {len(problems) - NAMED} more")
+    strange = {found[1] for problem in problems if (found := re.match(r"label '(.*)' is not one of", problem.reason))}
+    if strange:
+        meanings = " ".join(f"--label {shlex.quote(value)}=…" for value in sorted(strange)[:NAMED])
+        typer.echo(f"say what these labels mean with {meanings}, here and to `threestage data add`")
+
+
+def _preview(name: str, table: "pd.DataFrame") -> None:
+    from tasks.datasets import find
+
+    columns = [column for column in (*SHOWN_FIRST, *(find(name).feedback or ())) if column in table]
+    for row in table.head(SHOWN).to_dict("records"):
+        typer.echo(f"  {row['id']}")
+        for column in columns or [column for column in row if column != "id"]:
+            if str(row[column]).strip():
+                typer.echo(f"    {column}: {_short(row[column])}")
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _block(entry: dict[str, Any]) -> str:
+    """An item of `sources` as YAML."""
+    from app.params_file import as_item
+
+    return as_item({key: value for key, value in entry.items() if value not in (None, "*")})
+
+
+@data.command()
+def add(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="corpus, emails, instructions or your own.")],
+    path: Place,
+    files: Files = "*",
+    encoding: Encoding = None,
+    name: Annotated[
+        str | None, typer.Option(help="Its folder in data/raw, where two would be called the same.")
+    ] = None,
+    label: Meanings = None,
+) -> None:
+    """Write a source with its sha256 into params.yaml; again after it changed.
+
+    The next `threestage run` learns from it.
+    """
+    in_project()
+    from app.params_file import add_source
+    from tasks.data.local import digest
+    from tasks.data.sources import obtain, pinned
+
+    source = _source(source=path, files=files, encoding=encoding, name=name)
+    meanings = dict(_meaning(each) for each in label or [])
+    with tempfile.TemporaryDirectory() as scratch:
+        source = pinned(source)
+        sha256 = None if source.source.startswith("hf:") else digest(obtain(source, Path(scratch)))
+    entry = source.model_dump(exclude_defaults=True) | ({"sha256": sha256} if sha256 else {})
+    what = add_source(dataset, entry, meanings)
+    typer.echo(f"params.yaml: datasets.{dataset}.sources {what}")
+    typer.echo(_block(entry))
+
+
+def _meaning(said: str) -> tuple[str, str]:
+    value, mark, label = said.partition("=")
+    if not mark:
+        raise UserError(f"--label {said}: write VALUE=LABEL, such as 1=spam")
+    return value, label

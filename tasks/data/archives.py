@@ -1,0 +1,160 @@
+"""Archives of files, unpacked without trusting them."""
+
+import errno
+import shutil
+import stat
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+
+from tqdm import tqdm
+
+from llm.errors import UserError
+from tasks.data.compression import BROKEN, SUFFIXES, open_plain
+
+ZIP = (".zip", ".whl")
+TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in SUFFIXES))
+OFFICE = (".docx", ".epub", ".odp", ".ods", ".odt", ".pptx", ".xlsx")  # zips, but not of people's files
+MAX_BYTES = 16 * 2**30  # an archive that unpacks to more is taken for a bomb
+CHUNK = 2**20
+UNREADABLE = (
+    *BROKEN,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+    ValueError,
+)
+
+
+class Member(NamedTuple):
+    """What a tar and a zip have in common."""
+
+    name: str
+    size: int
+    """In bytes, as the archive declares it."""
+    is_folder: bool
+    is_file: bool
+    open: Callable[[], IO[bytes]]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip or a tar, compressed or not, by its name or its first bytes."""
+    name = path.name.lower()
+    if name.endswith((*ZIP, *TAR)):
+        return True
+    if name.endswith(OFFICE):
+        raise UserError(f"{path}: a document of an office program; save it as .csv, .txt or .html")
+    if _is_zip(path):
+        return True
+    try:
+        with open_plain(path) as file:
+            return file.read(262)[257:] == b"ustar"
+    except UserError:  # whoever reads it will say that
+        return False
+
+
+def _is_zip(path: Path) -> bool:
+    name = path.name.lower()
+    with path.open("rb") as file:
+        return name.endswith(ZIP) or (not name.endswith(TAR) and file.read(4) in (b"PK\x03\x04", b"PK\x05\x06"))
+
+
+def bar(name: str, **options: Any) -> tqdm:
+    """Progress, on a terminal."""
+    return tqdm(desc=name, disable=None, leave=False, **options)
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[Member]]:
+    """The members in the archive's order; of a tar each is to be opened before the next one is asked for."""
+    if _is_zip(archive):
+        with zipfile.ZipFile(archive) as file:
+            yield (
+                Member(
+                    i.filename,
+                    i.file_size,
+                    i.is_dir(),
+                    stat.S_IFMT(i.external_attr >> 16) in (0, stat.S_IFREG),
+                    partial(file.open, i),
+                )
+                for i in file.infolist()
+            )
+    else:
+        with open_plain(archive) as plain, tarfile.open(fileobj=plain, mode="r|") as file:
+            yield (Member(m.name, m.size, m.isdir(), m.isreg(), partial(file.extractfile, m)) for m in file)
+
+
+def _target(archive: Path, member: Member, folder: Path) -> Path:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name or not path.parts:
+        raise UserError(f"{archive.name}: member {member.name!r} would be written outside its folder")
+    if not member.is_file:
+        raise UserError(f"{archive.name}: member {member.name!r} is a link or a device, not a file")
+    return folder / path
+
+
+def _matches(member: Member, pattern: str) -> bool:
+    return not member.is_folder and fnmatchcase(str(PurePosixPath(member.name)), pattern)
+
+
+def _check_declared(archive: Path, pattern: str, max_bytes: int) -> None:
+    """Raise UserError where members to be written are too large by what they say, or there is none."""
+    declared = count = found = 0
+    with _members(archive) as members:
+        for member in members:
+            count += 1
+            if _matches(member, pattern):
+                found += 1
+                declared += member.size
+                if declared > max_bytes:
+                    raise UserError(f"{archive.name}: its files are {declared:,} bytes or more, over {max_bytes:,}")
+    if not found:
+        raise UserError(f"{archive.name}: none of its {count} members matches files: {pattern}")
+
+
+def unpack(archive: Path, pattern: str, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+    """Write the members of a tar or zip whose whole path matches the glob `pattern` to the same paths below `folder`.
+
+    Raises UserError, naming archive and member, for a member that would land outside `folder`, is a link or a device,
+    or is there twice, for more than `max_bytes` of content or than the disk has left, for no match at all and for an
+    archive that can't be read.
+    """
+    most = min(max_bytes, shutil.disk_usage(folder if folder.exists() else folder.parent).free)
+    try:
+        _check_declared(archive, pattern, most)
+        with _members(archive) as members:
+            room = most
+            for member in bar(archive.name, iterable=members, unit="file"):
+                if _matches(member, pattern):
+                    room = _write(archive, member, _target(archive, member, folder), room, most)
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        raise UserError(f"{archive.name}: not readable as an archive: {error}") from None
+
+
+def _write(archive: Path, member: Member, target: Path, room: int, most: int) -> int:
+    """Write a member, and return the bytes that there is room for after it."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with member.open() as source, target.open("xb") as file:
+            while chunk := source.read(CHUNK):
+                room -= len(chunk)
+                if room < 0:
+                    raise UserError(f"{archive.name}: member {member.name!r} goes over {most:,} bytes in all")
+                file.write(chunk)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise UserError(f"{archive.name}: member {member.name!r} is there twice, as a file or as a folder") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UserError(f"{archive.name}: member {member.name[:100]!r}… has too long a name") from None
+    return room

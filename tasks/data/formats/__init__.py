@@ -1,0 +1,81 @@
+"""The forms in which people have their data: a format is one small function.
+
+sniff.py says of a file which form it has, by its content. tables.py reads rows of any kind. What a dataset makes of
+them: documents.py for the corpus, mails.py for emails, conversations.py for instructions. A new form is a function
+there, a line in the table at its end, and a case in tests/tasks/data/formats/test_formats.py.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class RowError(ValueError):
+    """What is wrong with one row."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that can't be read."""
+
+    place: str
+    """Its file, and its row where it has rows."""
+    reason: str
+    left_out: bool = False
+    """Whether the rest is learned from without it; else it stops the stage."""
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.place, self.reason)))
+
+
+def without_problems(rows: Iterable[Any], problems: list[Problem] | None) -> Iterator[Any]:
+    """The rows that could be read.
+
+    Problems are put into the list; without one, the first that is not left out is raised as UserError, and how many
+    were left out is logged.
+    """
+    left_out: list[Problem] = []
+    for row in rows:
+        if not isinstance(row, Problem):
+            yield row
+        elif problems is not None:
+            problems.append(row)
+        elif row.left_out:
+            left_out.append(row)
+        else:
+            raise UserError(str(row))
+    if left_out:
+        logger.warning("%d rows left out, such as %s", len(left_out), left_out[0])
+
+
+def each_file(read: Callable[..., Iterator[Any]], paths: Iterable[Any], *arguments: Any) -> Iterator[Any]:
+    """What `read` yields of each path; what ends the reading of one is a Problem, the last of that file."""
+    for path in paths:
+        try:
+            yield from read(path, *arguments)
+        except UserError as error:
+            place, _, reason = str(error).partition(": ")
+            yield Problem(place, reason)
+
+
+def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> dict[str, str]:
+    """Which of a table's columns is which of ours: as the parameters say, else by its usual names in any case.
+
+    Ours that the table lacks are left out. Raises RowError for a column of the parameters that is not there.
+    """
+    names = list(names)
+    known = {name.strip().casefold(): name for name in reversed(names)}
+    found = {}
+    for ours, usual in wanted.items():
+        if ours in given:
+            if given[ours] not in names:
+                raise RowError(f"columns.{ours}: there is no column {given[ours]!r}, only {', '.join(names)}")
+            found[ours] = given[ours]
+        elif name := next((known[each] for each in usual if each in known), None):
+            found[ours] = name
+    return found

@@ -1,0 +1,120 @@
+"""The corpus: documents, from texts, pages, and tables with a column of them."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm.errors import UserError
+from tasks.data.formats import Problem, RowError, columns_of
+from tasks.data.formats.sniff import PROSE, sniff, suffix_of
+from tasks.data.formats.tables import READERS as TABLES
+from tasks.data.formats.tables import Row, place_of
+from tasks.data.mail import html_text
+from tasks.data.textfiles import lines, mend, read_text
+
+COLUMNS = {"text": ("text", "content", "body", "document", "article", "story", "passage", "markdown")}
+PART = 16 * 2**20  # characters of a text that are one document at most
+Document = tuple[str, str]
+"""What tells it from the file's others, and its text."""
+
+
+def documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Problem]:
+    """The documents of a file. Raises UserError, naming file, row and reason, for one that can't be read on."""
+    form = sniff(path)
+    if suffix_of(path) in PROSE and form in ("csv", "eml", "mbox"):
+        form = "text"
+    if form == "empty":
+        return
+    if form not in READERS:
+        raise UserError(f"{path}: no text, and none of {', '.join(READERS)}")
+    yield from READERS[form](path, columns)
+
+
+def _tidy(text: str) -> str:
+    return re.sub(r"\n([ \t]*\n)+", "\n\n", mend(text)).strip()
+
+
+def _text(path: Path, columns: Mapping[str, str]) -> Iterator[Document]:
+    """A file, or parts of a large one, cut where a line ends."""
+    parts, size, number = [], 0, 0
+    for _, line in lines(path):
+        if size + len(line) > PART and parts:
+            number += 1
+            yield f"#{number}", _tidy("".join(parts))
+            parts, size = [], 0
+        parts.append(line)
+        size += len(line)
+    yield f"#{number + 1}" if number else "", _tidy("".join(parts))
+
+
+def _html(path: Path, columns: Mapping[str, str]) -> Iterator[Document]:
+    text = html_text(read_text(path))
+    yield "", _tidy("\n".join(" ".join(line.split()) for line in text.splitlines()))
+
+
+def _table(path: Path, columns: Mapping[str, str], form: str) -> Iterator[Document | Problem]:
+    return _of_rows(path, TABLES[form](path), columns)
+
+
+def _of_rows(path: Path, rows: Iterable[Row | Problem], columns: Mapping[str, str]) -> Iterator[Document | Problem]:
+    for row in rows:
+        if isinstance(row, Problem):
+            yield row
+            continue
+        number, cells = row
+        try:
+            yield f"#{number}" if number else "", _tidy(_text_of(cells, columns))
+        except RowError as error:
+            yield Problem(place_of(path, number), str(error))
+
+
+def _text_of(cells: Any, columns: Mapping[str, str]) -> str:
+    found = columns_of(cells, COLUMNS, columns) if isinstance(cells, Mapping) else {}
+    text = cells[found["text"]] if found else None
+    if not isinstance(text, str):
+        has = f", only {', '.join(map(str, cells))}" if isinstance(cells, Mapping) and not found else ""
+        raise RowError(f'no string under "text"{has}')
+    return text
+
+
+def _json(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Problem]:
+    """Rows with a text, or chats of two as chitchat-dataset keeps them."""
+    rows = list(TABLES["json"](path))
+    content = rows[0][1] if len(rows) == 1 and rows[0][0] is None else None
+    if isinstance(content, Mapping) and all(isinstance(chat, Mapping) for chat in content.values()):
+        yield from _chats(path, content)
+    else:
+        yield from _of_rows(path, rows, columns)
+
+
+def _chats(path: Path, chats: Mapping[str, Any]) -> Iterator[Document | Problem]:
+    """`{id: {"messages": [[{"sender", "text"}]]}}`: a chat is one document, a message one line, `A: …` or `B: …`.
+
+    Chats that nobody answered are left out.
+    """
+    for chat, content in chats.items():
+        try:
+            messages = [
+                (message["sender"], " ".join(message["text"].split()))
+                for turn in content["messages"]
+                for message in turn
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            yield Problem(f"{path}, chat {chat}", f"no messages with sender and text ({error})")
+            continue
+        senders = list(dict.fromkeys(sender for sender, text in messages if text))
+        if len(senders) > 1:
+            name = {sender: chr(ord("A") + n) for n, sender in enumerate(senders)}
+            lines_of_chat = (f"{name[sender]}: {text}" for sender, text in messages if text)
+            yield f"#{chat}", _tidy("\n".join(lines_of_chat))
+
+
+READERS: dict[str, Callable[[Path, Mapping[str, str]], Iterator[Document | Problem]]] = {
+    "text": _text,
+    "html": _html,
+    "csv": lambda path, columns: _table(path, columns, "csv"),
+    "json": _json,
+    "jsonl": lambda path, columns: _table(path, columns, "jsonl"),
+    "parquet": lambda path, columns: _table(path, columns, "parquet"),
+}

@@ -1,0 +1,136 @@
+"""Which form a file has, by its content; its ending decides where that leaves several."""
+
+import json
+import re
+from pathlib import Path, PurePath
+
+from tasks.data.compression import open_plain, without_compression
+from tasks.data.textfiles import UTF_16
+
+HEAD = 2**16  # bytes that are looked at
+PROSE = (".log", ".markdown", ".md", ".rst", ".tex", ".text", ".txt")
+TABLES = (".csv", ".tab", ".tsv")
+LINES = (".jsonl", ".ndjson")
+SEPARATORS = ("\t", ",", ";", "|")
+HEADERS = (
+    *(
+        "bcc",
+        "cc",
+        "content-transfer-encoding",
+        "content-type",
+        "date",
+        "delivered-to",
+        "from",
+        "in-reply-to",
+        "list-id",
+    ),
+    *("message-id", "mime-version", "received", "references", "reply-to", "return-path", "sender", "subject", "to"),
+)
+HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]*):")
+POSTMARK = re.compile(r"From \S.* \d\d?:\d\d.* \d{4}\b")
+
+
+def suffix_of(path: PurePath) -> str:
+    """A file's ending in lower case, that of its content where it is compressed."""
+    return PurePath(without_compression(path.name)).suffix.lower()
+
+
+def head_of(path: Path) -> str | None:
+    """The beginning of a text; None where it is none. Raises UserError where it can't be decompressed."""
+    with open_plain(path) as file:
+        head = file.read(HEAD)
+    if head[:2] in UTF_16:
+        return head[: len(head) // 2 * 2].decode("utf-16", errors="replace")
+    return None if b"\0" in head else head.decode("utf-8-sig", errors="replace")
+
+
+def sniff(path: Path) -> str:
+    """One of binary, csv, eml, empty, html, json, jsonl, mbox, parquet, text, yaml.
+
+    Raises UserError for a compressed file that is broken.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1":
+            return "parquet"
+    head = head_of(path)
+    suffix = suffix_of(path)
+    if head is None:  # a text with NUL in it is said with its row
+        return "text" if suffix in PROSE else suffix[1:] if suffix in (".csv", ".json", ".jsonl", ".eml") else "binary"
+    if not head.strip():
+        return "empty"
+    return _by_suffix(suffix, head) or _by_content(suffix, head)
+
+
+def _by_suffix(suffix: str, head: str) -> str | None:
+    """What a file is that says so itself, however broken; JSON may be of the other kind than it says."""
+    if suffix in (".yml", ".yaml"):
+        return "yaml"
+    if suffix in TABLES:
+        return "csv"
+    if suffix == ".eml":
+        return "eml"
+    if suffix in LINES:
+        return "json" if head.lstrip()[0] == "[" and not _is_json(_first_line(head)) else "jsonl"
+    return "json" if suffix == ".json" and not _are_json_lines(head) else None
+
+
+def _by_content(suffix: str, head: str) -> str:
+    first = _first_line(head)
+    if _are_json_lines(head):
+        return "jsonl"
+    if first[0] in "{[" and suffix not in PROSE:
+        return "json"
+    if POSTMARK.match(first):
+        return "mbox"
+    if is_message(head):
+        return "eml"
+    if re.match(r"\s*(<!doctype\s+html|<html)\b", head, re.IGNORECASE) or suffix in (".htm", ".html", ".xhtml"):
+        return "html"
+    return "csv" if _is_table(head) else "text"
+
+
+def _first_line(head: str) -> str:
+    return head.lstrip().partition("\n")[0]
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _are_json_lines(head: str) -> bool:
+    """Whether the first lines are JSON objects, each by itself."""
+    lines = [line for line in head.strip().split("\n")[:2] if line.strip()]
+    return len(lines) == 2 and lines[0].startswith("{") and _is_json(lines[0]) and lines[1].lstrip().startswith("{")
+
+
+def is_message(text: str) -> bool:
+    """Whether a text begins with two headers of a mail at least."""
+    names = []
+    for line in text.split("\n", 20)[:20]:
+        if not line.strip():
+            break
+        if line[0] not in " \t":
+            found = HEADER.match(line)
+            if found is None:
+                return False
+            names.append(found[1].lower())
+    return len(names) > 1 and sum(name in HEADERS for name in names) > 1
+
+
+def separator_of(head: str, suffix: str) -> str:
+    """What stands between the cells of a table."""
+    rows = [line for line in head.split("\n")[:20] if line.strip()] or [""]
+    counts = {mark: [row.count(mark) for row in rows] for mark in SEPARATORS}
+    if suffix in (".tsv", ".tab") or min(counts["\t"]) > 0:
+        return "\t"
+    return max(SEPARATORS, key=lambda mark: (counts[mark][0], mark == ","))
+
+
+def _is_table(head: str) -> bool:
+    """Whether each line has as many tabs, and some."""
+    counts = {line.count("\t") for line in (head.split("\n")[:-1] or [head])[:50] if line.strip()}
+    return len(counts) == 1 and counts != {0}

@@ -1,0 +1,130 @@
+"""Rows of any kind, from the forms that tables have: CSV and its relatives, JSON, JSON lines, Parquet."""
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from llm.errors import UserError
+from tasks.data.formats import Problem
+from tasks.data.formats.sniff import head_of, separator_of, suffix_of
+from tasks.data.textfiles import LONGEST_LINE, lines, parse_json, read_text
+
+BATCH = 256  # rows of a parquet file in memory
+Row = tuple[int | None, Any]
+"""Its number, as people count there, or none where it is the file; and what it holds, by column."""
+
+
+def place_of(path: Path, number: int | None) -> str:
+    """How a row is named in what is said of it."""
+    return f"{path}, row {number}" if number else str(path)
+
+
+def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV or TSV file with their numbers from 1, as a spreadsheet counts them; no empty ones.
+
+    Raises UserError, naming file and row, where quotes don't end.
+    """
+    separator = separator_of(head_of(path) or "", suffix_of(path))
+    quoting = csv.QUOTE_NONE if separator == "\t" and _is_plain(path) else csv.QUOTE_MINIMAL
+    csv.field_size_limit(LONGEST_LINE)  # the default refuses bodies over 128 KB
+    row = 0
+    try:
+        for row, cells in enumerate(
+            csv.reader(_line_ends(path), delimiter=separator, quoting=quoting, strict=quoting != csv.QUOTE_NONE), 1
+        ):
+            if cells:
+                yield row, cells
+    except csv.Error as error:
+        raise UserError(f"{path}, row {row + 1}: {error}") from None
+
+
+def _line_ends(path: Path) -> Iterator[str]:
+    """Lines that end in \\n, \\r\\n or, as once on the Mac, \\r."""
+    for _, line in lines(path):
+        yield from re.split(r"(?<=\r)(?=[^\n])", line) if "\r" in line[:-2] else [line]
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a tab-separated file has a row a line, and quotes that begin a cell and do not end it: they are text."""
+    widths, begun, ended = set(), 0, 0
+    for _, line in lines(path):
+        cells = line.rstrip("\r\n").split("\t")
+        widths.add(len(cells))
+        quoted = [cell for cell in cells if cell.startswith('"')]
+        begun += len(quoted)
+        ended += sum(len(cell) > 1 and cell.endswith('"') for cell in quoted)
+    return len(widths) == 1 and begun > ended
+
+
+def named_rows(
+    path: Path, names_without_header: Callable[[list[str]], list[str] | None] = lambda cells: None
+) -> Iterator[Row | Problem]:
+    """The rows of a CSV or TSV file by column. Columns without a name are left out.
+
+    The first row is the header, but where the function says, from its cells, how the columns are called.
+    """
+    rows = cells_of(path)
+    first = next(rows, None)
+    if first is None:
+        return
+    names = names_without_header(first[1])
+    if names is None:
+        names = [name.strip() for name in first[1]]
+        if twice := [name for name in names if name and names.count(name) > 1]:
+            raise UserError(f"{path}, row {first[0]}: two columns are called {twice[0]!r}; rename one")
+    else:
+        yield _named(path, *first, names)
+    for number, cells in rows:
+        yield _named(path, number, cells, names)
+
+
+def _named(path: Path, number: int, cells: list[str], names: list[str]) -> Row | Problem:
+    if len(cells) != len(names):
+        few, way_out = (
+            ("fewer", "add what is missing") if len(cells) < len(names) else ("more", "quote what has commas")
+        )
+        return Problem(place_of(path, number), f"{few} cells than columns ({len(cells)}, not {len(names)}); {way_out}")
+    return number, {name: cell for name, cell in zip(names, cells, strict=True) if name}
+
+
+def _json_lines(path: Path) -> Iterator[Row | Problem]:
+    for number, line in lines(path):
+        if line.strip():
+            try:
+                yield number, parse_json(line.removesuffix("\n"), path, number)
+            except UserError as error:
+                yield Problem(place_of(path, number), str(error).removeprefix(f"{place_of(path, number)}: "))
+
+
+def _json(path: Path) -> Iterator[Row]:
+    """A list of rows, or the one object that a file holds."""
+    content = parse_json(read_text(path), path)
+    if isinstance(content, list):
+        yield from enumerate(content, 1)
+    else:
+        yield None, content
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(BATCH):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from None
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row | Problem]]] = {
+    "csv": named_rows,
+    "json": _json,
+    "jsonl": _json_lines,
+    "parquet": _parquet,
+}

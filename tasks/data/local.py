@@ -1,0 +1,69 @@
+"""Files of one's own: a file, a folder of them, or what a glob fits."""
+
+import hashlib
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from llm.errors import UserError, UserFileError
+from tasks.data.remote import WILD, before_wildcards
+
+MAILDIR = ("cur", "new")
+
+
+class Found(NamedTuple):
+    """What a source is made of."""
+
+    base: Path
+    """The folder that paths in the source begin from."""
+    files: tuple[Path, ...]
+    alone: bool
+    """Whether it is one file, and no folder with one."""
+
+
+def _is_hidden(relative: Path) -> bool:
+    """Hidden files, and all in hidden folders but those of a Maildir."""
+    *folders, name = relative.parts
+    hidden = (part.startswith(".") and inside not in MAILDIR for part, inside in pairwise([*folders, name]))
+    return name.startswith(".") or any(hidden)
+
+
+def find_files(path: str, source: str) -> Found:
+    """What is at a path, or fits a glob, in the order of paths; nothing hidden.
+
+    Raises UserError, naming the source, where there is nothing, and for a link that leads out of its folder.
+    """
+    whole = Path(path).expanduser()
+    if whole.is_file():
+        return Found(whole.parent, (whole,), alone=True)
+    if whole.is_dir():
+        base, found = whole, whole.rglob("*")
+    elif any(mark in path for mark in WILD):
+        base = Path(before_wildcards(str(whole)) or ".")
+        found = base.glob(whole.relative_to(base).as_posix())
+    else:
+        raise UserFileError(f"{source}: no such file or folder")
+    files = sorted(each for each in found if each.is_file() and not _is_hidden(each.relative_to(base)))
+    if not files:
+        raise UserFileError(f"{source}: no file is there")
+    root = base.resolve()
+    for each in files:
+        if each.is_symlink() and not each.resolve().is_relative_to(root):
+            raise UserError(f"{source}: {each} is a link that leads out of its folder; copy the file there")
+    return Found(base, tuple(files), alone=False)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(found: Found) -> str:
+    """The sha256 of a file; of several that of a line each, as `sha256sum` prints them, in the order of their paths."""
+    if found.alone:
+        return sha256_of(found.files[0])
+    whole = hashlib.sha256()
+    for file in found.files:
+        whole.update(f"{sha256_of(file)}  {file.relative_to(found.base).as_posix()}\n".encode(errors="surrogateescape"))
+    return whole.hexdigest()

@@ -1,0 +1,115 @@
+"""Files that are elsewhere: behind https://, in an object store, in a dataset of the Hugging Face hub."""
+
+from pathlib import Path, PurePosixPath
+
+import httpx
+
+from llm.errors import UserError
+from tasks.data.archives import CHUNK, bar
+
+WILD = "*?["
+STORES = ("s3", "gs")
+EXTRAS = {"s3": "s3fs", "gs": "gcsfs"}
+
+
+class UnreachableError(UserError):
+    """A source that can't be reached now: another try may help."""
+
+
+def download(url: str, scratch: Path) -> Path:
+    """The file behind a URL. Raises UserError, and UnreachableError where another try may help."""
+    path = scratch / PurePosixPath(httpx.URL(url).path).name
+    plain = {"Accept-Encoding": "identity"}  # the bytes that were hashed, not a server's compression of them
+    try:
+        with httpx.stream("GET", url, headers=plain, follow_redirects=True, timeout=30) as response:
+            response.raise_for_status()
+            total = int(response.headers.get("Content-Length", 0)) or None
+            with path.open("wb") as file, bar(path.name, total=total, unit="B", unit_scale=True) as progress:
+                for chunk in response.iter_raw(CHUNK):
+                    file.write(chunk)
+                    progress.update(len(chunk))
+    except httpx.HTTPError as error:
+        status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
+        passing = isinstance(error, httpx.TransportError) or status in (408, 429) or status >= 500
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise (UnreachableError if passing else UserError)(f"{url}: {reason}") from None
+    return path
+
+
+def before_wildcards(path: str) -> str:
+    """The folder that a glob begins in."""
+    first = min((path.index(mark) for mark in WILD if mark in path), default=len(path))
+    return path[:first].rpartition("/")[0] if first < len(path) else path
+
+
+def download_from_store(url: str, scratch: Path) -> Path:
+    """A file, a folder or what a glob fits in an object store, as a file or a folder below `scratch`.
+
+    fsspec finds the keys where the store's own tools do. Raises UserError and UnreachableError.
+    """
+    scheme = url.partition(":")[0]
+    try:
+        from fsspec.core import url_to_fs
+
+        store, path = url_to_fs(url)
+    except ImportError:
+        raise UserError(f"{url}: {EXTRAS[scheme]} is not installed; pip install -e '.[{scheme}]'") from None
+    try:
+        if any(mark in path for mark in WILD):
+            base, names = before_wildcards(path), store.glob(path)
+        elif store.isdir(path):
+            base, names = path.rstrip("/"), store.find(path)
+        else:
+            base, names = path.rpartition("/")[0], [path]
+        names = sorted(name for name in names if not name.endswith("/"))
+        if not names:
+            raise UserError(f"{url}: there is no such file in the store")
+        for name in bar(url, iterable=names, unit="file"):
+            relative = PurePosixPath(name.removeprefix(base).lstrip("/"))
+            if ".." in relative.parts:
+                raise UserError(f"{url}: {name!r} would be written outside its folder")
+            target = scratch / "store" / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            store.get_file(name, str(target))
+    except (FileNotFoundError, PermissionError) as error:
+        raise UserError(f"{url}: {error or 'there is no such file in the store'}") from None
+    except OSError as error:
+        raise UnreachableError(f"{url}: {error}") from None
+    return target if names == [path] else scratch / "store"
+
+
+def download_from_hub(name: str, scratch: Path) -> Path:
+    """A dataset of the Hugging Face hub, `NAME[:CONFIG][@REVISION]`, as a folder with a parquet file a split.
+
+    Raises UserError and UnreachableError.
+    """
+    try:
+        from datasets import load_dataset
+    except ModuleNotFoundError:
+        raise UserError(f"hf:{name}: datasets is not installed; pip install -e '.[hf]'") from None
+    place, _, revision = name.partition("@")
+    place, _, config = place.partition(":")
+    folder = scratch / "hub"
+    folder.mkdir()
+    try:
+        found = load_dataset(place, config or None, revision=revision or None, cache_dir=str(scratch / "cache"))
+        for split, rows in found.items():
+            rows.to_parquet(str(folder / f"{split}.parquet"))
+    except ConnectionError as error:
+        raise UnreachableError(f"hf:{name}: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"hf:{name}: {' '.join(str(error).split())}") from None
+    return folder
+
+
+def revision_of(repository: str) -> str:
+    """The commit that a dataset of the hub is at. Raises UnreachableError."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # of the client that the hub's library uses
+
+    try:
+        return HfApi().dataset_info(repository).sha
+    except (HTTPError, OSError) as error:
+        raise UnreachableError(
+            f"hf:{repository}: the hub doesn't answer ({str(error).partition(chr(10))[0]})"
+        ) from None

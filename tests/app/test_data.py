@@ -1,0 +1,162 @@
+"""`threestage data` looks at people's files, and takes them in by a block of params.yaml."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from projects import ROOT
+from typer.testing import CliRunner
+
+from app.command import cli
+from tasks.data.sources import Source
+from tasks.stages.params import load_dataset
+from tests.app.conftest import error_of
+
+PAGE = (ROOT / "docs/your-data.md").read_text()
+MAILS = "".join(f"{('ham', 'spam')[n % 3 == 0]},Number {n},This is mail number {n}\n" for n in range(9))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder with our own params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text("stages: {}\n")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    Path("mails.csv").write_text(f"label,subject,body\n{MAILS}")
+    return tmp_path
+
+
+def said(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(cli, ["data", *arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_page_shows_what_check_prints(project):
+    shown = re.findall(r"^```text\n\$ threestage data (check .*?)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    files = re.findall(r"^```\w*\n# (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(shown) == 2
+    for name, content in files:
+        Path(name).write_text(content)
+    for command, output in shown:
+        result = CliRunner().invoke(cli, ["data", *command.split()])
+        assert result.output == output
+
+
+def test_each_line_of_the_page_is_a_source():
+    lines = re.findall(r"^\| [^|]+ \| `- (.*?)` \|", PAGE, re.MULTILINE)
+    assert len(lines) > 20
+    for line in lines:
+        Source.model_validate(yaml.safe_load(line))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "dataset"),
+    [
+        ("a.txt", "Once upon a time there was a miller.", "corpus"),
+        ("a.csv", f"label,subject,body\n{MAILS}", "emails"),
+        (
+            "a.jsonl",
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}',
+            "instructions",
+        ),
+        ("a.json", '[{"instruction": "a", "input": null, "output": "b", "text": "a b"}]', "instructions"),
+    ],
+)
+def test_check_finds_the_dataset_that_files_are_for(project, name, content, dataset):
+    Path(name).write_text(content)
+    assert f"\nas {dataset}: " in said("check", name)
+
+
+def test_check_names_each_problem_with_file_and_row_and_ends_with_1(project):
+    Path("mails.csv").write_text("label,subject,body\nham,a,b\n1,c,d\nspam,e\n0,f,g\n")
+    output = said("check", "mails.csv", "--as", "emails", code=1)
+    assert "as emails: 1 rows (1 ham)\n" in output
+    assert "  mails/mails.csv, row 3: label '1' is not one of ham, spam\n" in output
+    assert "  mails/mails.csv, row 4: fewer cells than columns (2, not 3); add what is missing\n" in output
+    assert "say what these labels mean with --label 0=… --label 1=…, here and to `threestage data add`\n" in output
+    assert "as emails: 3 rows (2 ham, 1 spam)\n" in said(
+        "check", "mails.csv", "--label=0=ham", "--label=1=spam", code=1
+    )
+
+
+def test_what_check_can_not_read_is_one_line(project):
+    assert error_of(CliRunner().invoke(cli, ["data", "check", "nowhere"])) == "error: nowhere: no such file or folder"
+    said_ = error_of(CliRunner().invoke(cli, ["data", "check", "mails.csv", "--as", "mails"]))
+    assert said_ == "error: there is no dataset 'mails'; those are corpus, emails, instructions"
+
+
+def test_add_writes_a_block_with_its_hash_and_leaves_the_rest_of_the_file_as_it_is(project):
+    before = Path("params.yaml").read_text().splitlines()
+    said("add", "emails", "mails.csv")
+    after = Path("params.yaml").read_text().splitlines()
+    added = [line for line in after if line not in before]
+    assert [line for line in after if line not in added] == before
+    digest = load_dataset("emails").sources[-1].sha256
+    assert added == ["      - source: mails.csv", f"        sha256: {digest}"]
+    assert fetched(project)["sha256"] == digest
+
+
+def fetched(folder: Path) -> dict:
+    from tasks.data.sources import fetch_source
+
+    raw = folder / "raw"
+    raw.mkdir()
+    return fetch_source.fn(load_dataset("emails").sources[-1], raw)
+
+
+def test_add_renews_the_hash_of_files_that_changed(project):
+    said("add", "emails", "mails.csv")
+    first = Path("params.yaml").read_text()
+    Path("mails.csv").write_text("label,subject,body\nham,a,b\n")
+    assert "renewed" in said("add", "emails", "mails.csv")
+    second = Path("params.yaml").read_text()
+    changed = [(a, b) for a, b in zip(first.splitlines(), second.splitlines(), strict=True) if a != b]
+    assert len(changed) == 1
+    assert "sha256" in changed[0][0]
+
+
+def test_add_pins_a_folder_by_the_list_of_its_files(project):
+    for name in ("notes/a.md", "notes/b/c.md"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(name)
+    said("add", "corpus", "notes", "--files", "*.md")
+    (project / "raw").mkdir()
+    source = load_dataset("corpus").sources[-1]
+    assert (source.source, source.files) == ("notes", "*.md")
+    (project / "notes/b/c.md").write_text("changed")
+    from tasks.data.sources import fetch_source
+
+    with pytest.raises(ValueError, match=r"^notes: its sha256 is "):
+        fetch_source.fn(source, project / "raw")
+
+
+def test_add_writes_down_what_labels_mean(project):
+    Path("mails.csv").write_text("spam,text\n0,a\n1,b\n")
+    said("add", "emails", "mails.csv", "--label", "0=ham", "--label", "1=spam")
+    assert load_dataset("emails").preprocess.label_map == {"0": "ham", "1": "spam"}
+    assert "as emails: 2 rows (1 ham, 1 spam)\n" in said("check", "mails.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("mails", "mails.csv"), "there is no dataset 'mails'; those are corpus, emails, instructions"),
+        (
+            ("emails", "mails.csv", "--label", "1=smap"),
+            "params.yaml: datasets.emails.preprocess: label_map: 'smap' is not one of",
+        ),
+        (("emails", "mails.csv", "--label", "1"), "--label 1: write VALUE=LABEL, such as 1=spam"),
+        (
+            ("emails", "mails.csv", "--name", "everyday-mail"),
+            "file:data/everyday-mail.jsonl, mails.csv: all would be written",
+        ),
+        (("emails", "ftp://a/b"), "source: sources are npm:NAME@VERSION"),
+    ],
+)
+def test_a_block_that_would_be_wrong_is_not_written(project, arguments, reason):
+    before = Path("params.yaml").read_text()
+    assert reason in error_of(CliRunner().invoke(cli, ["data", "add", *arguments]))
+    assert Path("params.yaml").read_text() == before
