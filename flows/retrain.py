@@ -93,7 +93,7 @@ def reproduce(stage: str, api_url: str, seconds: float) -> None:
 @task(task_run_name="drift of {dataset}", cache_policy=NO_CACHE, persist_result=False)
 def measure_drift(dataset: str) -> list[tuple[str, str, str]]:
     """How far a dataset is from what the champions were trained on, which it ends no run to be far from."""
-    from tasks.review.drift import moved
+    from tasks.review.drift import FETCH, moved
 
     now, found = current_md5(dataset), {}
     for model in model_names():
@@ -107,7 +107,7 @@ def measure_drift(dataset: str) -> list[tuple[str, str, str]]:
         if md5 == now:
             rows.append((compared, "the same data", "0"))
         elif (old := rows_before(before)) is None:
-            rows.append((compared, f"its rows ({md5}) are not in DVC's cache: `dvc fetch --all-commits` brings them where a remote has them", ""))
+            rows.append((compared, f"its rows ({md5}) are not in DVC's cache: {FETCH}", ""))
         else:
             new = current_rows(dataset)
             rows += [(compared, each.name, f"{each.index:.3f} {each.said}") for each in moved(dataset, old, new)]

@@ -171,8 +171,8 @@ def _commit(branch: str, message: str, versions: Mapping[str, str]) -> tuple[str
 def share(branch: str, message: str, versions: Mapping[str, str], push_to: str, seconds: float) -> list[str]:
     """Commit what a run made to a branch, and push data and branch within `seconds`; a line each on what came of it.
 
-    `versions` are numbers by registered name, `push_to` is a git remote or empty. Data is pushed where DVC has a default
-    remote. What fails is a warning and one of the lines.
+    `versions` are numbers by registered name, `push_to` is a git remote or empty. Data is pushed where DVC has a
+    default remote. What fails is a warning and one of the lines.
     """
     said, deadline = [], time.monotonic() + seconds
 

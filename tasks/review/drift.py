@@ -1,4 +1,4 @@
-"""How far the data that one version learned from is from another's: rows from DVC's cache, properties of the dataset."""
+"""How far the data that one version learned from is from another's, by the dataset's properties."""
 
 import pandas as pd
 
@@ -6,6 +6,7 @@ from tasks.data.drift import Drift, drift
 from tasks.datasets import find
 from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, rows_before
 
+FETCH = "`dvc fetch --all-commits` brings what a remote has"
 NO_PROPERTY = ("id", "source")
 
 

@@ -116,12 +116,11 @@ def _drift(comparison: "Comparison", most: float) -> Gate:
         return Gate(name, None, f"it learned from {mine.dataset}, the champion from {its.dataset}")
     if mine.md5 == its.md5:
         return Gate(name, True, f"the same {mine.dataset}")
-    from tasks.review.drift import moved, rows_of
+    from tasks.review.drift import FETCH, moved, rows_of
 
     rows = {who: rows_of(data) for who, data in found.items()}
     if lacking := [f"the {who}'s {found[who].dataset} ({found[who].md5})" for who in rows if rows[who] is None]:
-        way_out = "`dvc fetch --all-commits` brings what a remote has"
-        return Gate(name, None, f"{' and '.join(lacking)}: the rows are not in DVC's cache; {way_out}")
+        return Gate(name, None, f"{' and '.join(lacking)}: the rows are not in DVC's cache; {FETCH}")
     properties = sorted(moved(mine.dataset, rows["champion"], rows["challenger"]), key=lambda each: -each.index)
     far = [each for each in properties if each.index > most] or properties[:1]
     said = ", ".join(f"{each.name} {each.index:.3f}" for each in far)

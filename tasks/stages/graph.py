@@ -120,7 +120,7 @@ def _reasons(stage: PipelineStage) -> list[str]:
 
 
 def results() -> list[str]:
-    """What git is to keep of the graph's results: dvc.lock, the files of parameters, and outs that DVC does not cache."""
+    """What git is to keep of the graph's results: dvc.lock, files of parameters, and outs that DVC does not cache."""
     with Repo() as repo:
         stages = repo.index.stages
         parameters = {dep.def_path for stage in stages for dep in stage.params}

@@ -1,4 +1,4 @@
-"""A run that a worker of Prefect's starts: one at a time in a folder, gone with its worker, and in which word it ends."""
+"""A run that a worker of Prefect's starts: alone in its folder, gone with its worker, and in which word it ends."""
 
 import os
 import sys

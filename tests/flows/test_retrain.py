@@ -1,5 +1,4 @@
-"""The schedule on a real Prefect server and worker: a review, a no-op, a cancelled run, a worker that is killed, results
-for others, a run that is killed whole."""
+"""The schedule on a real Prefect server and worker: reviews, no-ops, a cancelled run, killed workers, a killed run."""
 
 import asyncio
 import hashlib
@@ -318,7 +317,9 @@ def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, 
     variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{deployed / 'mlflow.db'}", "PREFECT_API_URL": prefect_api}
     done = run(tmp_path / "clone", "flows.reproduce", "models:/threestage-classifier/2", **variables)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.startswith("identical: finetune@classifier made the bytes of models:/threestage-classifier/2 again")
+    assert done.stdout.startswith(
+        "identical: finetune@classifier made the bytes of models:/threestage-classifier/2 again"
+    )
     git(tmp_path / "clone", "checkout", "--quiet", today().replace(" ", "/"))
     for command in (["pull", "--quiet"], ["status", "--quiet", "pretrain"]):
         done = run(tmp_path / "clone", "dvc", *command)

@@ -194,7 +194,10 @@ def test_what_can_not_be_shared_is_said_and_raises_nothing(ran):
         config["core"]["remote"], config["remote"]["store"] = "store", {"url": str(ran / "file/store")}
     committed, data, branch = share(BRANCH, MESSAGE, {}, "upstream", HANGS)
     assert committed.startswith(f"committed to the branch {BRANCH}, ")
-    assert data.startswith("data not pushed: dvc push: failed to push data to the cloud")
+    assert "Not a directory" in data
+    assert data.startswith("data not pushed: dvc push: ")
     assert branch == f"{BRANCH} not pushed: git has no remote 'upstream': `git remote add upstream URL`"
+    with Repo() as repo, repo.config.edit() as config:
+        config["core"]["no_scm"] = True
     (ran / ".git").rename(ran / "git")
     assert share(BRANCH, MESSAGE, {}, "upstream", HANGS)[0].startswith("not committed: git rev-parse: ")

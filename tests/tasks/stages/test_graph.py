@@ -236,7 +236,7 @@ def test_a_stage_does_not_take_itself_for_the_run_that_a_worker_started(project,
 
 def test_git_is_to_keep_what_the_lock_names_parameters_and_outs_that_dvc_does_not_cache(project):
     metrics = "metrics: [{m.json: {cache: false}}, {not/made.json: {cache: false}}]"
-    Path("dvc.yaml").write_text(f"stages: {{train: {{cmd: touch model m.json, params: [rate], outs: [model], {metrics}}}}}")
+    Path("dvc.yaml").write_text(f"stages: {{train: {{cmd: train, params: [rate], outs: [model], {metrics}}}}}")
     Path("m.json").touch()
     assert results() == ["dvc.lock", "params.yaml", "m.json"]
 
