@@ -6,6 +6,8 @@ a temporary folder, which needs room for the model and its data several times; T
 
 import sys
 from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Protocol
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -23,19 +25,26 @@ from tasks.stages.server import PARENT_TASK_RUN, prefect_server, run_as_child
 IDENTICAL, DIFFERS, UNTRIED = range(3)  # exit codes
 
 
+class Runs(Protocol):
+    """What runs a DVC stage elsewhere than here."""
+
+    def run(self, stage: str, environment: Mapping[str, str]) -> None: ...
+
+
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def make(attempt: Attempt, stage: str, api_url: str) -> None:
-    """Run a DVC stage in the worktree; its own flow run hangs under this task."""
+def make(there: Runs, stage: str, api_url: str) -> None:
+    """Run a DVC stage in a worktree; its own flow run hangs under this task."""
     home = str(get_current_settings().home.absolute())  # whose profile may say how to log in
-    attempt.run(stage, {"PREFECT_API_URL": api_url, "PREFECT_HOME": home, PARENT_TASK_RUN: str(task_run.id)})
+    there.run(stage, {"PREFECT_API_URL": api_url, "PREFECT_HOME": home, PARENT_TASK_RUN: str(task_run.id)})
 
 
 @flow(name="reproduce", flow_run_name="reproduce {version}")
 def reproduce(version: str) -> Verdict:
     """Train a registered version again from its commit, and compare the bytes, up to the first stage that differs."""
     log, api_url = get_run_logger(), str(FlowRunContext.get().client.api_url)
-    with worktree(registered(version)) as tree:
-        attempt = Attempt(tree)
+    found = registered(version)
+    with worktree(found) as tree:
+        attempt = Attempt(found, tree)
         for difference in attempt.foreseen():
             log.warning("other bytes are to be expected: %s", difference)
         stages = task(attempt.gather, name="gather", task_run_name="gather", cache_policy=NO_CACHE)()

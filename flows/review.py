@@ -200,6 +200,8 @@ def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Mi
             failed[model] = error
         else:
             (outcomes if isinstance(reviewed, str) else found)[model] = reviewed
+            if model in found and reviewed.new and not auto:
+                reviewed.announce()
     deadline = time.monotonic() + wait_minutes * 60
     for model, reviewed in found.items():
         try:

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from tasks.stages.params import merged
+
 ROOT = Path(__file__).parents[1]
 _SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 PACKAGES = tuple(name.removesuffix("*") for name in _SETUPTOOLS["packages"]["find"]["include"])
@@ -51,11 +53,6 @@ SMALL = {
 }
 
 
-def merge(values: dict, changes: dict) -> dict:
-    """Nested values with changes."""
-    return values | {k: merge(values.get(k) or {}, v) if isinstance(v, dict) else v for k, v in changes.items()}
-
-
 def read_params(folder: Path) -> dict[str, Any]:
     """A project's parameters."""
     return yaml.safe_load((folder / "params.yaml").read_text())
@@ -67,7 +64,7 @@ def change_params(folder: Path, changes: dict | Callable[[dict], Any]) -> None:
     if callable(changes):
         changes(values)
     else:
-        values = merge(values, changes)
+        values = merged(values, changes)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
 
 

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
 from llm.errors import UserError
+from tasks.registry.events import DECIDED, emit
 from tasks.registry.listing import versions
 from tasks.registry.register import CHALLENGER, REJECTED, REVIEW, registered_name
 from tasks.registry.tracking import configure_tracking, is_missing, server_errors
@@ -53,9 +54,13 @@ class Decision:
     previous: str | None
     """After it."""
 
+    @property
+    def outcome(self) -> str:
+        """What came of it, such as `rolled back to version 2`."""
+        return f"{self.decision} to version {self.champion}" if self.decision == "rolled back" else self.decision
+
     def __str__(self) -> str:
-        back = f" to version {self.champion}" if self.decision == "rolled back" else ""
-        return f"version {self.version} {self.decision}{back} by {self.by}, {self.at}: {self.reason}"
+        return f"version {self.version} {self.outcome} by {self.by}, {self.at}: {self.reason}"
 
 
 TEXT = TypeAdapter(Decision)
@@ -481,16 +486,17 @@ def _stays(registry: _Registry, kind: str, version: str, by: str, reason: str, a
 
 
 def _record(registry: _Registry, decision: Decision) -> None:
-    """Append a decision to the model's history, unless it is there already, and then note it on its version."""
-    client, last = MlflowClient(), registry.last
-    if last is None or (last.version, last.at) != (decision.version, decision.at):
-        short = replace(decision, by=decision.by[:BY_LENGTH], reason=decision.reason[:REASON_LENGTH])
+    """Append a decision to the model's history, unless it is there already, note it on its version, and tell of it."""
+    client, last, version = MlflowClient(), registry.last, decision.version
+    short = replace(decision, by=decision.by[:BY_LENGTH], reason=decision.reason[:REASON_LENGTH])
+    if last is None or (last.version, last.at) != (version, decision.at):
         keys = list(registry.history)
         number = _number(keys[-1]) + 1 if keys else 1
         client.set_registered_model_tag(
-            registry.name, f"{DECISION}.{number:04}.{decision.version}", TEXT.dump_json(short).decode()
+            registry.name, f"{DECISION}.{number:04}.{version}", TEXT.dump_json(short).decode()
         )
         for key in keys[: max(0, len(keys) + 1 - KEPT)]:
             client.delete_registered_model_tag(registry.name, key)
-    if decision.version in registry.tags_of:
-        client.set_model_version_tag(registry.name, decision.version, DECISION, TEXT.dump_json(decision).decode())
+    if version in registry.tags_of:
+        client.set_model_version_tag(registry.name, version, DECISION, TEXT.dump_json(decision).decode())
+    emit(DECIDED, registry.name, version, outcome=decision.outcome, by=short.by, reason=short.reason)

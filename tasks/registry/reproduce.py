@@ -6,43 +6,30 @@ gets into the caches of this folder. What training read comes back by its hash f
 has is made again, from the pinned sources. The training itself always runs.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import mlflow
-import psutil
 from mlflow.exceptions import MlflowException
 from packaging.version import Version
 
 from llm.errors import UserError
 from tasks.registry.lineage import lineage
 from tasks.registry.tracking import made_by, server_errors
-from tasks.registry.worktree import Worktree, tagged_hashes, undisturbed
-from tasks.stages import lifeline
-from tasks.stages.graph import stop
-from tasks.stages.hashes import LOCK, PREFIX, Hashes, as_hashes, flatten, locked, locked_stages, md5_of
+from tasks.registry.worktree import Registered, Worktree, tagged_hashes
+from tasks.stages.hashes import LOCK, PREFIX, Hashes, as_hashes, flatten, locked, locked_stages, md5_of, sha256_of
 from tasks.stages.libraries import FILE as LIBRARIES_FILE
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.params import training_stage
 
 CLASS = ("cpu", "os", "python", "device", "dtype")  # of a machine, in the order in which they are said
-CACHE = "cache-of-the-project"
-STOPS_WITHIN = 8  # seconds that a stage has to say goodbye to its server; its checkpoint is of no use
-OF_A_FOLDER = (  # how variables begin that lead a stage back into this folder, or into the run that this process is
-    *("DVC_STAGE", "GIT_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT", "PREFECT__", "PYTHONSAFEPATH"),
-)
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +63,8 @@ class Verdict:
 class Attempt:
     """A version about to be made again, in a worktree of its commit."""
 
-    def __init__(self, worktree: Worktree) -> None:
-        self.version, self.project, self._scratch = worktree.version, worktree.project, worktree.scratch
+    def __init__(self, version: Registered, tree: Worktree) -> None:
+        self.version, self.project, self._tree = version, tree.project, tree
         self.stage = training_stage(self.version.model)
         self.ran: list[str] = []
         self._deps, self._maker = self._read_graph()
@@ -109,30 +96,13 @@ class Attempt:
             run = made_by(stage, {path: md5})
         return tagged_hashes(run.data.tags) if run else Hashes({}, {}, {path: md5})
 
-    @contextmanager
-    def _repo(self) -> Iterator[Any]:
-        """The worktree as DVC sees it, with this folder's cache and remotes as places to read from."""
-        from dvc.repo import Repo
-
-        with Repo() as here:
-            remotes = {name: dict(remote) for name, remote in here.config["remote"].items()}
-            remotes[CACHE] = {"url": here.cache.local_cache_dir}
-            core = {name: value for name, value in here.config["core"].items() if name == "remote"}
-        config = {
-            "core": {**core, "site_cache_dir": str(self._scratch / "dvc")},
-            "cache": {"dir": str(self._scratch / "cache")},
-            "remote": remotes,
-        }
-        with Repo(str(self.project), config=config) as repo:
-            yield repo
-
     def _read_graph(self) -> tuple[dict[str, list[str]], dict[str, str]]:
         """The deps of each stage, without parameters, and the stage that makes each out."""
         from dvc.exceptions import DvcException
 
         deps, maker = {}, {}
         try:
-            with self._repo() as repo:
+            with self._tree.repo() as repo:
                 for stage in repo.index.stages:
                     deps[stage.name] = [dep.def_path.rstrip("/") for dep in stage.deps if dep not in stage.params]
                     maker |= {out.def_path.rstrip("/"): stage.name for out in stage.outs}
@@ -195,7 +165,7 @@ class Attempt:
                     self._take_from_here(dep, md5)
                 elif maker not in needed:
                     whole = md5 if dep in self._maker else None
-                    if whole and self._restore(dep, whole):
+                    if whole and self._tree.restore(dep, whole):
                         continue
                     self._expected[maker] = self._made_by(maker, dep, whole) if whole else Hashes({}, {}, {})
                     need(maker)
@@ -217,65 +187,17 @@ class Attempt:
             shutil.copyfile(here, there)
         logger.info("%s: not in the commit, but here as it was", dep)
 
-    def _restore(self, path: str, md5: str) -> bool:
-        """Bring back an out by its hash, from the cache or the remote of this folder."""
-        from dvc.exceptions import DvcException
-        from dvc_data.hashfile.hash_info import HashInfo
-
-        target = self.project / path
-        with self._repo() as repo, repo.lock:
-            places = [CACHE, *([name] if (name := repo.config["core"].get("remote")) else [])]
-            for place in places:
-                (out,) = repo.find_outs_by_path(str(target))
-                out.hash_info, out.obj = HashInfo("md5", md5), None
-                try:
-                    for objects in out.get_used_objs(remote=place, force=True).values():
-                        repo.cloud.pull(objects, remote=place)
-                    out.checkout(force=True)
-                except (DvcException, OSError) as error:  # the next place may have it, or it is made again
-                    level = logging.DEBUG if place == CACHE else logging.WARNING
-                    logger.log(level, "%s: %s", place, " ".join(str(error).split()))
-                if target.exists() and md5_of(target) == md5:
-                    logger.info("%s: from %s", path, "DVC's cache" if place == CACHE else f"the remote {place}")
-                    return True
-        logger.info("%s: its bytes of then (%s) are in no cache or remote here, so they are made again", path, md5)
-        return False
-
     def run(self, stage: str, environment: Mapping[str, str]) -> None:
-        """Run one stage in the worktree through `dvc repro`, which dies with this process.
+        """Run one stage in the worktree, as `Worktree.run`, with as many threads as then.
 
         Raises UserError when it fails.
         """
-        command = [sys.executable, "-P", lifeline.__file__, sys.executable, "-m", "dvc", "repro", "--quiet"]
-        command += ["--single-item", "--force", "--no-commit", stage]
         self.ran.append(stage)
-        # In a group of its own, so that what stops a terminal's or a worker's whole group comes through here alone.
-        variables = self._environment() | environment
-        dvc = psutil.Popen(command, cwd=self.project, env=variables, stdin=subprocess.DEVNULL, process_group=0)
-        try:
-            failed = dvc.wait()
-        except BaseException:
-            with undisturbed():
-                stop(dvc, STOPS_WITHIN)
-            raise
-        if failed:
-            reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
-            raise UserError(f"{self.version.uri} can't be made again: stage {stage} failed; {reason}")
-
-    def _environment(self) -> dict[str, str]:
-        """This process's variables, but for those that lead a stage back here."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_FOLDER)}
         tags = self.version.training.data.tags if self.version.training else {}
-        threads = tags.get(f"{PREFIX}.threads")
-        return {
-            **kept,
-            **({"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} if threads else {}),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "TMPDIR": str(self._scratch),
-            "DVC_NO_ANALYTICS": "1",
-            "DVC_SITE_CACHE_DIR": str(self._scratch / "dvc"),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{self._scratch / 'mlflow.db'}",
-        }
+        try:
+            self._tree.run(stage, environment, tags.get(f"{PREFIX}.threads"))
+        except UserError as error:
+            raise UserError(f"{self.version.uri} can't be made again: {error}") from None
 
     def verdict(self) -> Verdict | None:
         """Whether the stage that ran last made other bytes; after the training, also that it made the same.
@@ -301,16 +223,16 @@ class Attempt:
     def _identical(self) -> Verdict:
         """The bytes are those of the tags; are they those that the registry serves, too?"""
         model = self.version.model
-        made = _sha256(self.project / "models" / model, f"models/{model}")
+        made = sha256_of(self.project / "models" / model, f"models/{model}")
         place = f"{self.version.uri}/artifacts/{model}"
         try:
-            copy = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(self._scratch / "served"))
+            copy = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(self._tree.scratch / "served"))
         except (MlflowException, OSError):
             logger.warning(
                 "%s: the store no longer holds its files; its tags' hashes are those of what came out", place
             )
             return Verdict(self.version.uri, tuple(self.ran), made)
-        served = _sha256(Path(copy), f"models/{model}")
+        served = sha256_of(Path(copy), f"models/{model}")
         differs = {
             path: (served.get(path, "missing"), made.get(path, "missing"))
             for path in sorted(made | served)
@@ -318,14 +240,6 @@ class Attempt:
         }
         reasons = ("the files that the registry serves are not those that its tags name",) if differs else ()
         return Verdict(self.version.uri, tuple(self.ran), made, differs, reasons)
-
-
-def _sha256(folder: Path, name: str) -> dict[str, str]:
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            found[f"{name}/{path.relative_to(folder).as_posix()}"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
 
 
 def _machine_class(tags: Mapping[str, str]) -> dict[str, str]:

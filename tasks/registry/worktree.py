@@ -1,18 +1,24 @@
-"""The commit of a registered version, with what was not in it, in a temporary folder: a clean git worktree."""
+"""A commit in a temporary folder, a clean git worktree, where stages run and leave no trace in this folder.
+
+It has a tracking store and a DVC cache of its own. A version's commit comes with what was not in it.
+"""
 
 import logging
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
+import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -22,9 +28,16 @@ from tasks.registry.ancestry import STAGES, find_version
 from tasks.registry.lineage import not_in_git
 from tasks.registry.register import NO_RUN, TRAINING_RUN
 from tasks.registry.tracking import configure_tracking, is_missing, server_errors
-from tasks.stages.hashes import PREFIX, Hashes, as_hashes
+from tasks.stages import lifeline
+from tasks.stages.graph import stop
+from tasks.stages.hashes import PREFIX, Hashes, as_hashes, md5_of
 
 UNCOMMITTED = "lineage/uncommitted.diff"  # among the artifacts of a version's run: what its commit lacks
+CACHE = "cache-of-the-project"
+STOPS_WITHIN = 8  # seconds that a stage has to say goodbye to its server; its checkpoint is of no use
+OF_A_FOLDER = (  # how variables begin that lead a stage back into this folder, or into the run that this process is
+    *("DVC_STAGE", "GIT_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT", "PREFECT__", "PYTHONSAFEPATH"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +64,85 @@ class Registered:
 
 @dataclass(frozen=True)
 class Worktree:
-    """Where a version may be made again."""
+    """The project as a commit has it."""
 
-    version: Registered
     project: Path
-    """The project as the version's commit has it, with what was not in that."""
     scratch: Path
     """A folder beside it for whatever comes up."""
+
+    @contextmanager
+    def repo(self) -> Iterator[Any]:
+        """The worktree as DVC sees it, with this folder's cache and remotes as places to read from."""
+        from dvc.repo import Repo
+
+        with Repo() as here:
+            remotes = {name: dict(remote) for name, remote in here.config["remote"].items()}
+            remotes[CACHE] = {"url": here.cache.local_cache_dir}
+            core = {name: value for name, value in here.config["core"].items() if name == "remote"}
+        config = {
+            "core": {**core, "site_cache_dir": str(self.scratch / "dvc")},
+            "cache": {"dir": str(self.scratch / "cache")},
+            "remote": remotes,
+        }
+        with Repo(str(self.project), config=config) as repo:
+            yield repo
+
+    def restore(self, path: str, md5: str) -> bool:
+        """Bring back an out by its hash, from the cache or the remote of this folder; whether one of them had it."""
+        from dvc.exceptions import DvcException
+        from dvc_data.hashfile.hash_info import HashInfo
+
+        target = self.project / path
+        with self.repo() as repo, repo.lock:
+            places = [CACHE, *([name] if (name := repo.config["core"].get("remote")) else [])]
+            for place in places:
+                (out,) = repo.find_outs_by_path(str(target))
+                out.hash_info, out.obj = HashInfo("md5", md5), None
+                try:
+                    for objects in out.get_used_objs(remote=place, force=True).values():
+                        repo.cloud.pull(objects, remote=place)
+                    out.checkout(force=True)
+                except (DvcException, OSError) as error:  # the next place may have it, or it is made again
+                    level = logging.DEBUG if place == CACHE else logging.WARNING
+                    logger.log(level, "%s: %s", place, " ".join(str(error).split()))
+                if target.exists() and md5_of(target) == md5:
+                    logger.info("%s: from %s", path, "DVC's cache" if place == CACHE else f"the remote {place}")
+                    return True
+        logger.info("%s: its bytes of then (%s) are in no cache or remote here, so they are made again", path, md5)
+        return False
+
+    def run(self, stage: str, environment: Mapping[str, str], threads: int | str | None = None) -> None:
+        """Run one stage here through `dvc repro`, which dies with this process; its outs go into no cache.
+
+        `threads` are those that it computes with, where not this machine's number. Raises UserError when it fails.
+        """
+        command = [sys.executable, "-P", lifeline.__file__, sys.executable, "-m", "dvc", "repro", "--quiet"]
+        command += ["--single-item", "--force", "--no-commit", stage]
+        # In a group of its own, so that what stops a terminal's or a worker's whole group comes through here alone.
+        variables = self._variables(threads) | environment
+        dvc = psutil.Popen(command, cwd=self.project, env=variables, stdin=subprocess.DEVNULL, process_group=0)
+        try:
+            failed = dvc.wait()
+        except BaseException:
+            with undisturbed():
+                stop(dvc, STOPS_WITHIN)
+            raise
+        if failed:
+            reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
+            raise UserError(f"stage {stage} failed; {reason}")
+
+    def _variables(self, threads: int | str | None) -> dict[str, str]:
+        """This process's variables, but for those that lead a stage back into this folder."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_FOLDER)}
+        return {
+            **kept,
+            **({name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} if threads else {}),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "TMPDIR": str(self.scratch),
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(self.scratch / "dvc"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.scratch / 'mlflow.db'}",
+        }
 
 
 def _git(*arguments: str, folder: Path = Path()) -> str:
@@ -149,35 +234,44 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def worktree(version: Registered) -> Iterator[Worktree]:
-    """Yield the commit of a version, with what was not in it, in a temporary folder that is gone afterwards.
-
-    Raises UserError where what was not in git is not known, or doesn't apply.
-    """
+def checkout(commit: str) -> Iterator[Worktree]:
+    """Yield a commit in a temporary folder that is gone afterwards. Raises UserError where there is no such commit."""
     prefix = _git("rev-parse", "--show-prefix").strip()
     scratch = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-")).resolve()
     tree = scratch / "worktree"
     try:
         hooks = f"core.hooksPath={os.devnull}"  # DVC's own would check out the data of this folder's dvc.lock
-        _git("-c", hooks, "worktree", "add", "--quiet", "--detach", str(tree), version.commit)
-        if version.uncommitted:
-            _apply_uncommitted(version, tree, prefix, scratch)
-        yield Worktree(version, tree / prefix, scratch)
+        _git("-c", hooks, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+        yield Worktree(tree / prefix, scratch)
     finally:
         with undisturbed():
             shutil.rmtree(scratch, ignore_errors=True)
             subprocess.run(["git", "worktree", "remove", "--force", "--force", str(tree)], capture_output=True)
 
 
-def _apply_uncommitted(version: Registered, tree: Path, prefix: str, scratch: Path) -> None:
+@contextmanager
+def worktree(version: Registered) -> Iterator[Worktree]:
+    """Yield the commit of a version, with what was not in it, as `checkout` does.
+
+    Raises UserError where what was not in git is not known, or doesn't apply.
+    """
+    with checkout(version.commit) as tree:
+        if version.uncommitted:
+            _apply_uncommitted(version, tree)
+        yield tree
+
+
+def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
     lacking = f"{version.uri}: its commit {version.commit} lacks what it was made with ({version.uncommitted})"
     with server_errors():
         if not _holds(version.run_id, UNCOMMITTED):
             raise UserError(f"{lacking}, and its run holds no {UNCOMMITTED}, so it can't be made again")
         place = _place(version.run_id, UNCOMMITTED)
-        diff = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(scratch / "uncommitted"))
+        diff = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(tree.scratch / "uncommitted"))
+    root = Path(_git("rev-parse", "--show-toplevel", folder=tree.project).strip())
+    inside = tree.project.relative_to(root).parts
     try:
-        _git("apply", *([f"--directory={prefix}"] if prefix else []), diff, folder=tree)
+        _git("apply", *([f"--directory={Path(*inside)}"] if inside else []), diff, folder=root)
     except UserError as error:
         raise UserError(f"{lacking}, and {UNCOMMITTED} of its run doesn't apply to that: {error}") from None
     logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)

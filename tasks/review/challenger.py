@@ -6,7 +6,7 @@ Once for each pair of challenger and champion, and again where params.yaml asks 
 import json
 import re
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tasks.registry.decisions import (
     set_pending,
     standing,
 )
+from tasks.registry.events import WAITS, emit
 from tasks.registry.register import REJECTED, REVIEW, registered_name
 from tasks.registry.tracking import server_errors, tracking_uri
 from tasks.review.comparison import compare
@@ -56,6 +57,8 @@ class Reviewed:
     """The comparison in Markdown, without its pictures."""
     address: str
     """Of the page as HTML: a file, or a URL of the tracking server."""
+    new: bool = field(default=False, compare=False)
+    """Whether this review compared it, and none before."""
 
     @property
     def passed(self) -> bool:
@@ -69,6 +72,10 @@ class Reviewed:
         words = {False: "failed", None: "could not be computed"}
         said_ = [f"{gate.name}: {words[gate.passed]} ({gate.said})" for gate in open_]
         return ("; ".join(said_) or text(self.verdict))[:REASON_LENGTH]
+
+    def announce(self) -> None:
+        """Tell whoever wants to hear of it that it waits."""
+        emit(WAITS, registered_name(self.model), self.version, model=self.model, verdict=text(self.verdict))
 
 
 def text(markdown: str) -> str:
@@ -141,10 +148,11 @@ def _compare(model: str, version: ModelVersion, pair: dict[str, Any]) -> tuple[s
 def _review(model: str, version: str, champion: str | None) -> Reviewed:
     pair = {"challenger": version, "champion": champion, "asked": _asked(model)}
     there = MlflowClient().get_model_version(registered_name(model), version)
-    judged, gates = _found(there, pair) or _compare(model, there, pair)
+    before = _found(there, pair)
+    judged, gates = before or _compare(model, there, pair)
     markdown = mlflow.artifacts.load_text(f"runs:/{there.run_id}/{MARKDOWN}")
     page = re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"(picture in review.html: \1)", markdown)
-    return Reviewed(model, version, champion, gates, judged, page, _address(there))
+    return Reviewed(model, version, champion, gates, judged, page, _address(there), new=before is None)
 
 
 def review_challenger(model: str) -> Reviewed | str:

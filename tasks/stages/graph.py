@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,16 +35,21 @@ logger = logging.getLogger(__name__)
 
 def _graph(repo: Repo) -> nx.DiGraph:
     """The names of the stages that are needed, from each to those that depend on it."""
-    graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing).reverse()
+    graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.name).reverse()
     if LOAD_PUBLISHED in graph and not graph.out_degree(LOAD_PUBLISHED):
         graph.remove_node(LOAD_PUBLISHED)
     return graph
 
 
-def stages() -> list[str]:
-    """The names of all stages, each behind what it depends on; without `load_published` where no base is published."""
-    with Repo() as repo:
-        return list(nx.lexicographical_topological_sort(_graph(repo)))
+def stages(folder: Path = Path(), last: Collection[str] = ()) -> list[str]:
+    """The names of a project's stages, each behind what it depends on; with `last`, of these and what they depend on.
+
+    Without `load_published` where no base is published.
+    """
+    with Repo(str(folder)) as repo:
+        graph = _graph(repo)
+        names = set(last).union(*(nx.ancestors(graph, name) for name in last)) if last else set(graph)
+        return [name for name in nx.lexicographical_topological_sort(graph) if name in names]
 
 
 def is_stale(stage: str | None = None) -> bool:

@@ -40,11 +40,11 @@ def installed() -> dict[str, str]:
     return {name: Version(importlib.metadata.version(name)).public for name in LIBRARIES}
 
 
-def write_libraries() -> None:
-    """Write libraries.json where it says something else."""
-    content = json.dumps(installed(), indent=2) + "\n"
-    if not FILE.exists() or FILE.read_text() != content:
-        write_atomic(FILE, content)
+def write_libraries(folder: Path = Path()) -> None:
+    """Write a project's libraries.json where it says something else."""
+    content, file = json.dumps(installed(), indent=2) + "\n", folder / FILE
+    if not file.exists() or file.read_text() != content:
+        write_atomic(file, content)
 
 
 def check_libraries() -> None:

@@ -63,6 +63,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested values with some of them changed."""
+    inner = {key: merged(values.get(key) or {}, new) for key, new in changes.items() if isinstance(new, dict)}
+    return values | changes | inner
+
+
 def _find(kind: str, name: str) -> Any:
     """The dataset, the application or the evaluation of that name, by its package in tasks."""
     package = f"tasks.{kind}"

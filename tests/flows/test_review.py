@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterState
+from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import Cancelling
 from projects import ROOT, change_params, environment
 
@@ -20,6 +21,7 @@ from flows import review as command
 from flows.review import NotReviewedError, review
 from llm.errors import UserError
 from tasks.registry.decisions import approve, history, reject, set_pending, standing
+from tasks.registry.events import WAITS
 from tasks.registry.tracking import configure_tracking
 from tasks.review.challenger import Reviewed, review_challenger
 from tasks.stages.server import run_as_child
@@ -123,6 +125,17 @@ def newest(client):
     return max(client.read_flow_runs(), key=lambda run: run.created)
 
 
+def announced(client, flow_run):
+    """What a run told of versions that wait, once the server has written down all that happened in the run."""
+    run, deadline = f"prefect.flow-run.{flow_run}", time.monotonic() + HANGS
+    ended = EventFilter(event=EventNameFilter(name=["prefect.flow-run.Completed"]))
+    while run not in {each.resource.id for each in client.read_events(ended, 50).events}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    found = client.read_events(EventFilter(event=EventNameFilter(name=[WAITS])), 50).events
+    return [each for each in found if run in {resource.id for resource in each.related}]
+
+
 # ---- compared
 
 
@@ -153,7 +166,7 @@ def test_the_page_is_linked_in_the_first_line_of_the_description_and_the_rest_is
     }
 
 
-def test_prefect_shows_the_page_and_what_became_of_the_version(project):
+def test_prefect_shows_the_page_and_what_became_of_the_version_and_tells_that_it_waits(project, client):
     async def read():
         async with get_client() as client:
             ours = ArtifactFilter(key=ArtifactFilterKey(any_=["review-classifier"]))
@@ -165,13 +178,19 @@ def test_prefect_shows_the_page_and_what_became_of_the_version(project):
     assert "![" not in page.data
     assert page.description.startswith("**Version 2 does not hold")
     assert (run.name, run.state.name) == ("review: classifier 2 waits", "Completed")
+    (told,) = announced(client, run.id)
+    assert (told.resource.name, told.payload["model"]) == (f"{NAME} version 2", "classifier")
+    assert told.payload["verdict"].startswith("Version 2 does not hold: of 6 gates 1 failed")
+    assert told.payload["page"] == f"http://127.0.0.1:5000/#/models/{NAME}/versions/2"
+    assert told.payload["run"].endswith(f"/runs/flow-run/{run.id}")
 
 
-def test_the_same_pair_is_compared_once_and_the_gates_alone_can_decide_on_it(project):
+def test_the_same_pair_is_compared_and_told_of_once_and_the_gates_alone_can_decide_on_it(project, client):
     page = Path((project / "said").read_text().splitlines()[2].removeprefix("  page: "))
     page = project / page.relative_to(next(each for each in page.parents if each.name.startswith("compared")))
     before = page.stat().st_mtime_ns
     assert reviewed()["classifier"].splitlines()[1] == (project / "said").read_text().splitlines()[1]
+    assert announced(client, newest(client).id) == []
     said = reviewed(auto=True)["classifier"]
     assert page.stat().st_mtime_ns == before
     assert said.startswith("version 2 rejected by gates, ")

@@ -72,8 +72,9 @@ def with_version(committed) -> None:
 
 def reproduced(uri: str = URI) -> Verdict:
     """As the flow does it, without a Prefect server."""
-    with worktree(registered(uri)) as tree:
-        attempt = Attempt(tree)
+    version = registered(uri)
+    with worktree(version) as tree:
+        attempt = Attempt(version, tree)
         for stage in attempt.gather():
             attempt.run(stage, {})
             if verdict := attempt.verdict():
@@ -82,8 +83,9 @@ def reproduced(uri: str = URI) -> Verdict:
 
 
 def foreseen() -> list[str]:
-    with worktree(registered(URI)) as tree:
-        return Attempt(tree).foreseen()
+    version = registered(URI)
+    with worktree(version) as tree:
+        return Attempt(version, tree).foreseen()
 
 
 def change_data(model: str) -> None:

@@ -36,10 +36,16 @@ def project(tmp_path, monkeypatch):
     Repo.init(no_scm=True).close()
     for package in ("tasks", "llm"):
         shutil.copytree(ROOT / package, package)  # `python -m tasks.stages.lifeline` starts here
+    return tmp_path
 
 
 def test_stages_come_behind_what_they_depend_on(project):
     assert stages() == ["clean", "train", "broken"]
+
+
+def test_of_a_project_elsewhere_those_that_some_need_can_be_asked_for(project, monkeypatch):
+    monkeypatch.chdir("/")
+    assert stages(project, ["train"]) == ["clean", "train"]
 
 
 def test_our_own_graph_is_whole_and_in_order(monkeypatch):

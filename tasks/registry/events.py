@@ -1,0 +1,62 @@
+"""What becomes of a model's versions, as events of Prefect's, for the notifications of `flows/notify.py`."""
+
+import logging
+import os
+
+import httpx
+
+from tasks.registry.lineage import prefect_page
+from tasks.registry.tracking import tracking_uri
+from tasks.stages.hashes import PREFIX
+
+WAITS, DECIDED = f"{PREFIX}.version.waits", f"{PREFIX}.version.decided"
+MLFLOW_PAGES = "http://127.0.0.1:5000"  # where `make ui` shows a store that is a file
+
+logger = logging.getLogger(__name__)
+
+
+def version_page(name: str, version: str) -> str:
+    """The address of a version's page in MLflow: of the tracking server, or of the one that `make ui` starts."""
+    uri = tracking_uri()
+    place = uri.rstrip("/") if uri.startswith(("http:", "https:")) else MLFLOW_PAGES
+    return f"{place}/#/models/{name}/versions/{version}"
+
+
+def emit(event: str, name: str, version: str, **said: str) -> None:
+    """Tell the standing Prefect server what became of a version, where one is configured.
+
+    In one request, and none that is repeated: unlike `prefect.events.emit_event` it leaves nothing behind for the end
+    of the process. A server that doesn't take it is a warning, for what happened has happened.
+    """
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from tasks.stages.server import ANSWERS_WITHIN, TEMPORARY
+
+    api = PREFECT_API_URL.value()
+    if not api or api == os.environ.get(TEMPORARY):
+        return
+    from prefect.client.orchestration import get_client
+    from prefect.context import FlowRunContext
+    from prefect.events import Event
+
+    title, context, said = (
+        f"{name} version {version}",
+        FlowRunContext.get(),
+        {"page": version_page(name, version)} | said,
+    )
+    related = []
+    if context and context.flow_run:
+        said["run"] = prefect_page(str(context.flow_run.id))
+        run = f"prefect.flow-run.{context.flow_run.id}"
+        related = [{"prefect.resource.id": run, "prefect.resource.role": "flow-run"}]
+    resource = {"prefect.resource.id": f"{PREFIX}.version.{name}.{version}", "prefect.resource.name": title}
+    happened = Event(event=event, resource=resource, related=related, payload=said)
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(httpx_settings={"timeout": ANSWERS_WITHIN}, sync_client=True) as client,
+        ):
+            client.request("POST", "/events", json=[happened.model_dump(mode="json")])
+    except (httpx.HTTPError, RuntimeError) as error:
+        reason = str(error) or type(error).__name__
+        logger.warning("PREFECT_API_URL=%s does not hear of %s: %s", api, title, reason.partition("\n")[0])

@@ -1,0 +1,108 @@
+"""Who decides on a command line waits for no Prefect server, and needs none."""
+
+import logging
+import socket
+import threading
+import time
+
+import pytest
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.registry.decisions import approve, set_pending, standing
+from tasks.registry.events import DECIDED, version_page
+from tasks.registry.tracking import configure_tracking
+from tasks.stages import server
+from tasks.stages.server import TEMPORARY
+
+pytestmark = pytest.mark.slow
+
+NAME = "threestage-classifier"
+HANGS = 600  # seconds that only something that hangs takes
+
+
+@pytest.fixture(autouse=True)
+def pending(mlflow_store, tmp_path, monkeypatch) -> None:
+    """A version without weights that waits for a decision."""
+    monkeypatch.chdir(tmp_path)
+    configure_tracking()
+    MlflowClient().create_registered_model(NAME)
+    MlflowClient().create_model_version(NAME, str(tmp_path / "mlartifacts"))
+    set_pending("classifier", "1", "review/1.html", instead_of=None)
+
+
+@pytest.fixture
+def listener():
+    """A server that takes connections and says nothing: its address, and those connections."""
+    taken = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def take() -> None:
+            while True:
+                try:
+                    taken.append(listening.accept()[0])
+                except OSError:
+                    return
+
+        threading.Thread(target=take, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/api", taken
+        listening.shutdown(socket.SHUT_RDWR)
+    for each in taken:
+        each.close()
+
+
+def decide(reason: str = "f1 is up") -> None:
+    approve("classifier", "1", by="reviewer-1", reason=reason)
+    assert standing("classifier").champion == "1"
+
+
+@pytest.mark.parametrize("api", [None, "temporary"])
+def test_without_a_standing_server_nobody_is_asked(api, listener, monkeypatch, caplog) -> None:
+    address, taken = listener
+    if api:
+        monkeypatch.setenv(TEMPORARY, address)
+    with temporary_settings(
+        {PREFECT_API_URL: address} if api else {}, restore_defaults=[] if api else [PREFECT_API_URL]
+    ):
+        decide()
+    assert taken == []
+    assert caplog.records == []
+
+
+def test_a_server_that_is_away_is_a_warning(caplog) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/api"
+    with temporary_settings({PREFECT_API_URL: address}):
+        decide()
+    (said,) = caplog.messages
+    assert said.startswith(f"PREFECT_API_URL={address} does not hear of {NAME} version 1: ")
+
+
+def test_a_server_that_does_not_answer_is_asked_once(listener, monkeypatch, caplog) -> None:
+    address, taken = listener
+    monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.2)
+    caplog.set_level(logging.WARNING, "tasks")
+    with temporary_settings({PREFECT_API_URL: address}):
+        decide()
+    assert len(taken) == 1
+    assert [each for each in caplog.messages if "does not hear of" in each] == caplog.messages
+
+
+def test_a_standing_server_keeps_who_decided_what_and_why(prefect_api) -> None:
+    reason = f"f1 is up in {__name__}"
+    decide(reason)
+    decided, deadline, found = EventFilter(event=EventNameFilter(name=[DECIDED])), time.monotonic() + HANGS, []
+    with get_client(sync_client=True) as client:
+        while not found:  # which the server writes down in its own time
+            assert time.monotonic() < deadline
+            found = [each for each in client.read_events(decided, 50).events if each.payload["reason"] == reason]
+    (event,) = found
+    assert event.resource.name == f"{NAME} version 1"
+    assert event.payload == {
+        "page": version_page(NAME, "1"),
+        "outcome": "approved",
+        "by": "reviewer-1",
+        "reason": reason,
+    }
