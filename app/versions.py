@@ -33,9 +33,9 @@ from llm.errors import UserError
 from llm.formats.model_folder import CONFIG, read_config
 from llm.generation.packed import quantize_int8
 from llm.model.gpt import GPT
-from tasks.registry.decisions import CHAMPION
 from tasks.registry.listing import own_models, versions
 from tasks.registry.register import CHALLENGER, registered_name
+from tasks.registry.standing import CHAMPION
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
 from tasks.stages.hashes import PREFIX
 

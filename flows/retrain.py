@@ -23,10 +23,10 @@ from flows.register import register
 from flows.review import GATES, review
 from llm.errors import UserError
 from tasks.registry.branch import share
-from tasks.registry.decisions import CHAMPION, is_open
 from tasks.registry.lineage import prefect_page
 from tasks.registry.markup import plain, table
 from tasks.registry.register import check_bytes, registered, registered_name
+from tasks.registry.standing import CHAMPION, is_open
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
 from tasks.stages import graph
 from tasks.stages.params import load_application, model_names

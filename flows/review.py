@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import Field
 
 from llm.errors import UserError
-from tasks.registry import decisions
+from tasks.registry import decisions, standing
 from tasks.registry.lineage import prefect_page
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
@@ -97,8 +97,8 @@ def _by_gates(found: "Reviewed") -> str:
 
 def _meanwhile(found: "Reviewed") -> str | None:
     """What became of a pending version elsewhere, in MLflow or on the command line; None while it waits."""
-    said = decisions.said(found.model, found.version)
-    champion = decisions.standing(found.model).champion
+    said = standing.said(found.model, found.version)
+    champion = standing.standing(found.model).champion
     if champion not in (found.champion, found.version) and not (said and said.done):
         now = f"version {champion} is champion" if champion else "there is no champion"
         return f"version {found.version} waits, but {now} now: review it again"
@@ -243,7 +243,7 @@ def _decide(options: Namespace) -> None:
         raise UserError("nobody knows who you are: --by NAME") from None
     said = {"by": by, "reason": options.reason}
     if word == "rollback":
-        champion = version or decisions.standing(model).champion
+        champion = version or standing.standing(model).champion
         now = decisions.rollback(model, instead_of=champion, **said)
         return _print([f"{model}: version {now} is champion again"])
     version = version or _waiting(model)
@@ -252,8 +252,8 @@ def _decide(options: Namespace) -> None:
 
 def _waiting(model: str) -> str:
     """The version that a decision without one means: the challenger, else the newest that is pending."""
-    now = decisions.standing(model)
-    pending = [version for version, state in now.state_of.items() if state == decisions.PENDING]
+    now = standing.standing(model)
+    pending = [version for version, state in now.state_of.items() if state == standing.PENDING]
     version = now.challenger or next(iter(pending), None)
     if version is None:
         raise UserError(f"{model}: no version waits for a decision; name one as {model}/VERSION")
@@ -262,9 +262,9 @@ def _waiting(model: str) -> str:
 
 def _show_history(options: Namespace) -> None:
     (model,) = _chosen(options.words[1:])
-    now = decisions.standing(model)
+    now = standing.standing(model)
     aliases = {"champion": now.champion, "previous": now.previous, "challenger": now.challenger}
-    _print(str(each) for each in decisions.history(model))
+    _print(str(each) for each in standing.history(model))
     _print([f"now: {', '.join(f'{alias} {version}' for alias, version in aliases.items() if version) or 'no alias'}"])
 
 

@@ -19,10 +19,10 @@ from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.registry.decisions import BY, CHAMPION, REASON, REVIEW, history
 from tasks.registry.lineage import DATA, UNCOMMITTED, prefect_page
 from tasks.registry.listing import versions
 from tasks.registry.register import CHALLENGER, EVALUATION_RUN, registered_name
+from tasks.registry.standing import BY, CHAMPION, REASON, REVIEW, history
 from tasks.registry.tracking import configure_tracking, is_missing, made_by, server_errors
 from tasks.stages.hashes import PREFIX, as_hashes, flatten, locked_stages
 from tasks.stages.libraries import LIBRARIES

@@ -1,244 +1,67 @@
 """Decisions: which version of a model is champion, who said so and why, and the way back.
 
-A version is compared, then `pending`, then `approved` or `rejected`; only what is pending can be approved. The state is
-in the registry alone, in aliases and tags, and a person may change it in MLflow's own pages: that counts as said, is
-carried out by whoever comes next, and is never undone. A decision that was killed halfway looks the same, and is
-finished in the same way.
+A version is compared, then `pending`, then `approved` or `rejected`; only what is pending can be approved. What a
+person did in MLflow's own pages is carried out by whoever comes next, and is never undone. A decision that was killed
+halfway looks the same, and is finished in the same way.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Literal
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-from pydantic import TypeAdapter, ValidationError
 
 from llm.errors import UserError
 from tasks.registry.events import DECIDED, emit
-from tasks.registry.listing import versions
-from tasks.registry.register import CHALLENGER, REJECTED, REVIEW, registered_name
-from tasks.registry.tracking import configure_tracking, is_missing, server_errors
-from tasks.stages.hashes import PREFIX
+from tasks.registry.register import CHALLENGER, REJECTED, REVIEW
+from tasks.registry.standing import (
+    APPROVED,
+    AT,
+    BY,
+    CHAMPION,
+    DECISION,
+    INSTEAD_OF,
+    NONE,
+    PAGE,
+    PENDING,
+    PREVIOUS,
+    REASON,
+    TEXT,
+    Decision,
+    Registry,
+    Said,
+    number_of,
+    one_line,
+    read_registry,
+    registry_errors,
+    said_of,
+)
+from tasks.registry.tracking import configure_tracking
 from tasks.stages.lock import exclusive
 
-CHAMPION, PREVIOUS = "champion", "previous"
-BY, AT, REASON, PAGE = (f"{REVIEW}.{name}" for name in ("by", "at", "reason", "page"))
-INSTEAD_OF = f"{REVIEW}.instead_of"  # the champion that the version was compared with, or NONE
-DECISION = f"{PREFIX}.decision"  # on a version, the last one that was carried out; on the model, one tag each
-PENDING, APPROVED = "pending", "approved"
-NONE = "none"
-IN_MLFLOW = "somebody in MLflow"
 KEPT = 50  # decisions a model
 BY_LENGTH, REASON_LENGTH = 200, 1000  # in the history: PostgreSQL keeps 5000 characters of a model's tag
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Decision:
-    """A decision that was carried out."""
-
-    decision: Literal["approved", "rejected", "rolled back", "withdrawn"]
-    version: str
-    """What was decided on: for `rolled back`, the champion that went."""
-    by: str
-    at: str
-    """ISO 8601, UTC."""
-    reason: str
-    champion: str | None
-    """After it."""
-    previous: str | None
-    """After it."""
-
-    @property
-    def outcome(self) -> str:
-        """What came of it, such as `rolled back to version 2`."""
-        return f"{self.decision} to version {self.champion}" if self.decision == "rolled back" else self.decision
-
-    def __str__(self) -> str:
-        return f"version {self.version} {self.outcome} by {self.by}, {self.at}: {self.reason}"
-
-
-TEXT = TypeAdapter(Decision)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """The versions of a model that have an alias, and the state of every version, newest first; None: not reviewed."""
-
-    model: str
-    champion: str | None
-    previous: str | None
-    challenger: str | None
-    state_of: dict[str, str | None]
-
-
-@dataclass(frozen=True)
-class Said:
-    """What was said of a version, by the commands or by hand; `done` when it was carried out.
-
-    `withdrawn`: the version was deleted. `unclear`: the tag holds something else, which `reason` names.
-    """
-
-    decision: Literal["approved", "rejected", "withdrawn", "unclear"]
-    by: str
-    reason: str
-    done: bool
-
-
-@dataclass(frozen=True)
-class _Registry:
-    """What the registry holds of a model, as of one reading."""
-
-    name: str
-    there: bool
-    aliases: dict[str, str]
-    tags_of: dict[str, dict[str, str]]
-    """By version, newest first."""
-    history: dict[str, Decision]
-    """By the model's tag that holds it, oldest first."""
-
-    def state(self, version: str) -> str | None:
-        """The word that a version's tag says."""
-        return " ".join(self.tags_of[version].get(REVIEW, "").split()).casefold() or None
-
-    def recorded(self, version: str) -> Decision | None:
-        """The last decision on a version that was carried out."""
-        return _decision(self.tags_of[version].get(DECISION, ""))
-
-    @property
-    def last(self) -> Decision | None:
-        return next(reversed(self.history.values()), None)
-
-    def titled(self, version: str) -> str:
-        return f"{self.name} version {version}"
-
-
-def _decision(text: str) -> Decision | None:
-    try:
-        return TEXT.validate_json(text)
-    except ValidationError:
-        return None
-
-
-def _number(key: str) -> int:
-    """Of a decision's tag, such as `threestage.decision.0007.3` on version 3; 0 of any other tag."""
-    number = key.removeprefix(f"{DECISION}.").partition(".")[0]
-    return int(number) if number.isdecimal() else 0
-
-
-def _read(model: str) -> _Registry:
-    client, name = MlflowClient(), registered_name(model)
-    try:
-        found = client.get_registered_model(name)
-    except MlflowException as error:
-        if not is_missing(error):
-            raise
-        return _Registry(name, False, {}, {}, {})
-    tags_of = {str(each.version): dict(each.tags) for each in versions(client, name)}
-    aliases = {alias: str(version) for alias, version in found.aliases.items() if str(version) in tags_of}
-    decisions = ((key, _decision(found.tags[key])) for key in sorted(found.tags, key=_number))
-    history = {key: decision for key, decision in decisions if decision and key.startswith(f"{DECISION}.")}
-    return _Registry(name, True, aliases, tags_of, history)
-
-
 @contextmanager
-def _registry_errors() -> Iterator[None]:
-    """Say in a line what is raised where a server goes away, or a version does meanwhile."""
-    with server_errors():
-        try:
-            yield
-        except MlflowException as error:
-            if not is_missing(error):
-                raise
-            reason = " ".join(str(error).split())
-            raise UserError(f"{reason}: it was deleted meanwhile; look again at what is there") from error
-
-
-@contextmanager
-def _deciding(model: str) -> Iterator[_Registry]:
+def _deciding(model: str) -> Iterator[Registry]:
     """What the registry holds, for one writer at a time in this folder; a champion moved by hand is recorded first.
 
     Between folders that share a server there is no lock: each looks right before it writes.
     """
     configure_tracking()
-    with _registry_errors(), exclusive("register"):  # the same, as both move the challenger
-        registry = _read(model)
+    with registry_errors(), exclusive("register"):  # the same, as both move the challenger
+        registry = read_registry(model)
         champion = registry.aliases.get(CHAMPION)
-        said = _said(registry, champion) if champion else None
+        said = said_of(registry, champion) if champion else None
         if said and said.decision == APPROVED and not said.done:
             _approve(registry, champion, said.by, said.reason)
-            registry = _read(model)
+            registry = read_registry(model)
         yield registry
-
-
-def standing(model: str) -> Standing:
-    """Where a model stands; one that was never registered has no versions."""
-    configure_tracking()
-    with _registry_errors():
-        registry = _read(model)
-    champion, previous, challenger = (registry.aliases.get(alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER))
-    return Standing(model, champion, previous, challenger, {each: registry.state(each) for each in registry.tags_of})
-
-
-def history(model: str) -> list[Decision]:
-    """The last decisions on a model's versions, also on those that are deleted by now, oldest first."""
-    configure_tracking()
-    with _registry_errors():
-        return list(_read(model).history.values())
-
-
-def said(model: str, version: str) -> Said | None:
-    """What was said of a version; None while it is pending, or nobody reviewed it."""
-    configure_tracking()
-    with _registry_errors():
-        return _said(_read(model), version)
-
-
-def _said(registry: _Registry, version: str) -> Said | None:
-    if version not in registry.tags_of:
-        ended = any(each.decision == "withdrawn" and each.version == version for each in registry.history.values())
-        return Said("withdrawn", IN_MLFLOW, "deleted in the registry", ended or not registry.there)
-    tags, word, recorded = registry.tags_of[version], registry.state(version), registry.recorded(version)
-    last = registry.last
-    before = REJECTED if recorded and recorded.decision == "rolled back" else recorded and recorded.decision
-    if word in (APPROVED, REJECTED) and word != before:  # the tag, by hand
-        by, reason = _line(tags.get(BY, "")), _line(tags.get(REASON, ""))
-        if recorded and recorded.at == tags.get(AT):  # what is unchanged is of the earlier decision
-            by = by if by != recorded.by else ""
-            reason = reason if reason != recorded.reason else ""
-        return Said(word, by or IN_MLFLOW, reason or f"tag {REVIEW} set to {word}", False)
-    if registry.aliases.get(CHAMPION) == version and (last is None or last.champion != version):
-        return Said("approved", IN_MLFLOW, f"alias {CHAMPION} moved to it", False)
-    if word in (APPROVED, REJECTED):
-        return Said(word, recorded.by, recorded.reason, True)
-    if word in (None, PENDING):
-        return None
-    wrong = f"tag {REVIEW} is '{word}', not one of {PENDING}, {APPROVED}, {REJECTED}"
-    return Said("unclear", IN_MLFLOW, wrong, False)
-
-
-def is_open(model: str, *, pending: bool = False) -> bool:
-    """Whether a review has something to do: a challenger that was not compared with the champion of now, or a word that
-    a person said by hand and nobody carried out.
-
-    With `pending` also a challenger that was compared and waits for a decision.
-    """
-    configure_tracking()
-    with _registry_errors():
-        registry = _read(model)
-    found = (_said(registry, version) for version in registry.tags_of)
-    if any(each and not each.done and each.decision != "unclear" for each in found):
-        return True
-    challenger, champion = (registry.aliases.get(alias) for alias in (CHALLENGER, CHAMPION))
-    if challenger in (None, champion):
-        return False
-    state, compared = registry.state(challenger), registry.tags_of[challenger].get(INSTEAD_OF)
-    return state is None or (state == PENDING and (pending or compared != (champion or NONE)))
 
 
 def set_pending(model: str, version: str, page: str, *, instead_of: str | None) -> None:
@@ -291,7 +114,7 @@ def reject(model: str, version: str, *, by: str, reason: str) -> Decision:
     with _deciding(model) as registry:
         by, reason = _given(registry, version, by, reason)
         _check_not_champion(registry, version)
-        said = _said(registry, version)
+        said = said_of(registry, version)
         if said and said.done and said.decision == REJECTED:
             raise UserError(f"{registry.titled(version)} was rejected already by {said.by}: {said.reason}")
         return _reject(registry, version, by, reason)
@@ -330,7 +153,7 @@ def carry_out(model: str, version: str) -> Said | None:
     with, and for a champion that is rejected.
     """
     with _deciding(model) as registry:
-        said = _said(registry, version)
+        said = said_of(registry, version)
         if said is None or said.done:
             return said
         title = registry.titled(version)
@@ -352,11 +175,11 @@ def carry_out(model: str, version: str) -> Said | None:
 def settle(model: str) -> dict[str, Said]:
     """Carry out all that people said by hand of versions that are there; what can't be is logged, and stays said."""
     configure_tracking()
-    with _registry_errors():
-        registry = _read(model)
+    with registry_errors():
+        registry = read_registry(model)
     done = {}
     for version in reversed(registry.tags_of):
-        said = _said(registry, version)
+        said = said_of(registry, version)
         if said is None or said.done:
             continue
         try:
@@ -368,12 +191,7 @@ def settle(model: str) -> dict[str, Said]:
     return done
 
 
-def _line(text: str) -> str:
-    """In one line of printable characters."""
-    return "".join(each for each in " ".join(text.split()) if each.isprintable())
-
-
-def _check_there(registry: _Registry, version: str) -> None:
+def _check_there(registry: Registry, version: str) -> None:
     if not registry.tags_of:
         raise UserError(f"{registry.name} has no version yet: `make run` makes one")
     if version not in registry.tags_of:
@@ -381,30 +199,30 @@ def _check_there(registry: _Registry, version: str) -> None:
         raise UserError(f"{registry.titled(version)} is not there, or not any more; there are: {there}")
 
 
-def _given(registry: _Registry, version: str, by: str, reason: str) -> tuple[str, str]:
+def _given(registry: Registry, version: str, by: str, reason: str) -> tuple[str, str]:
     """Who decides on a version that is there, and why."""
     _check_there(registry, version)
-    by, reason = _line(by), _line(reason)
+    by, reason = one_line(by), one_line(reason)
     for what, text in (("the name of who decides", by), ("a reason", reason)):
         if not text:
             raise UserError(f"{registry.titled(version)}: a decision needs {what}, for those who ask later")
     return by, reason
 
 
-def _check_not_rejected(registry: _Registry, version: str) -> None:
-    said = _said(registry, version)
+def _check_not_rejected(registry: Registry, version: str) -> None:
+    said = said_of(registry, version)
     if said and said.decision == REJECTED:
         way_out = f"to change that, remove its tag {REVIEW} in MLflow and review it again"
         raise UserError(f"{registry.titled(version)} was rejected by {said.by} ({said.reason}); {way_out}")
 
 
-def _check_not_champion(registry: _Registry, version: str) -> None:
+def _check_not_champion(registry: Registry, version: str) -> None:
     if registry.aliases.get(CHAMPION) == version:
         way_out = f"roll back, or move the alias {CHAMPION} to another version first"
         raise UserError(f"{registry.titled(version)} is the champion and can't be rejected: {way_out}")
 
 
-def _check_champion(registry: _Registry, version: str, compared: str | None = None) -> None:
+def _check_champion(registry: Registry, version: str, compared: str | None = None) -> None:
     """That nobody moved the champion since the version was compared with it."""
     champion = registry.aliases.get(CHAMPION)
     compared = compared or registry.tags_of[version][INSTEAD_OF]
@@ -417,7 +235,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _say(registry: _Registry, version: str, word: str, by: str, reason: str) -> str:
+def _say(registry: Registry, version: str, word: str, by: str, reason: str) -> str:
     """Write on a version what is decided, the word last; return when it was: one that was killed keeps its time."""
     tags, last, recorded = registry.tags_of[version], registry.last, registry.recorded(version)
     killed = last and last.version == version and last.at == tags.get(AT) and (not recorded or recorded.at != last.at)
@@ -427,14 +245,14 @@ def _say(registry: _Registry, version: str, word: str, by: str, reason: str) -> 
     return at
 
 
-def _move(registry: _Registry, alias: str, version: str | None) -> None:
+def _move(registry: Registry, alias: str, version: str | None) -> None:
     if version:
         MlflowClient().set_registered_model_alias(registry.name, alias, version)
     elif alias in registry.aliases:
         MlflowClient().delete_registered_model_alias(registry.name, alias)
 
 
-def _way_back(registry: _Registry, start: str | None, without: set[str | None]) -> str | None:
+def _way_back(registry: Registry, start: str | None, without: set[str | None]) -> str | None:
     """The latest of the champions from `start` on backwards that is there, was not rejected and is not left out."""
     before = {each.version: each.previous for each in registry.history.values() if each.decision == APPROVED}
     seen: set[str | None] = {None}
@@ -446,7 +264,7 @@ def _way_back(registry: _Registry, start: str | None, without: set[str | None]) 
     return None
 
 
-def _approve(registry: _Registry, version: str, by: str, reason: str) -> Decision:
+def _approve(registry: Registry, version: str, by: str, reason: str) -> Decision:
     """Move the champion, or record that a person did: then `previous` moves, too, unless they moved that as well."""
     aliases, last = registry.aliases, registry.last
     moved = aliases.get(CHAMPION) == version
@@ -465,7 +283,7 @@ def _approve(registry: _Registry, version: str, by: str, reason: str) -> Decisio
     return decision
 
 
-def _reject(registry: _Registry, version: str, by: str, reason: str) -> Decision:
+def _reject(registry: Registry, version: str, by: str, reason: str) -> Decision:
     at = _say(registry, version, REJECTED, by, reason)
     if registry.aliases.get(CHALLENGER) == version:
         _move(registry, CHALLENGER, None)
@@ -476,7 +294,7 @@ def _reject(registry: _Registry, version: str, by: str, reason: str) -> Decision
     return decision
 
 
-def _stays(registry: _Registry, kind: str, version: str, by: str, reason: str, at: str) -> Decision:
+def _stays(registry: Registry, kind: str, version: str, by: str, reason: str, at: str) -> Decision:
     """A decision that leaves the champion, as it was last recorded; a rejected version is no way back."""
     last, previous = registry.last, registry.aliases.get(PREVIOUS)
     champion = last.champion if last else None
@@ -485,13 +303,13 @@ def _stays(registry: _Registry, kind: str, version: str, by: str, reason: str, a
     return Decision(kind, version, by, at, reason, champion, previous)
 
 
-def _record(registry: _Registry, decision: Decision) -> None:
+def _record(registry: Registry, decision: Decision) -> None:
     """Append a decision to the model's history, unless it is there already, note it on its version, and tell of it."""
     client, last, version = MlflowClient(), registry.last, decision.version
     short = replace(decision, by=decision.by[:BY_LENGTH], reason=decision.reason[:REASON_LENGTH])
     if last is None or (last.version, last.at) != (version, decision.at):
         keys = list(registry.history)
-        number = _number(keys[-1]) + 1 if keys else 1
+        number = number_of(keys[-1]) + 1 if keys else 1
         client.set_registered_model_tag(
             registry.name, f"{DECISION}.{number:04}.{version}", TEXT.dump_json(short).decode()
         )

@@ -16,20 +16,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.registry.decisions import (
-    APPROVED,
-    CHAMPION,
-    INSTEAD_OF,
-    NONE,
-    PENDING,
-    REASON_LENGTH,
-    carry_out,
-    said,
-    set_pending,
-    standing,
-)
+from tasks.registry.decisions import REASON_LENGTH, carry_out, set_pending
 from tasks.registry.events import WAITS, emit
 from tasks.registry.register import REJECTED, REVIEW, registered_name
+from tasks.registry.standing import APPROVED, CHAMPION, INSTEAD_OF, NONE, PENDING, said, standing
 from tasks.registry.tracking import server_errors, tracking_uri
 from tasks.review.comparison import compare
 from tasks.review.gates import Gate, all_passed, check

@@ -20,8 +20,9 @@ from projects import ROOT, change_params, environment
 from flows import review as command
 from flows.review import NotReviewedError, review
 from llm.errors import UserError
-from tasks.registry.decisions import approve, history, reject, set_pending, standing
+from tasks.registry.decisions import approve, reject, set_pending
 from tasks.registry.events import WAITS
+from tasks.registry.standing import history, standing
 from tasks.registry.tracking import configure_tracking
 from tasks.review.challenger import Reviewed, review_challenger
 from tasks.stages.server import run_as_child

@@ -9,20 +9,8 @@ from mlflow import MlflowClient
 
 from llm.errors import UserError
 from tasks.registry import decisions
-from tasks.registry.decisions import (
-    Said,
-    Standing,
-    approve,
-    carry_out,
-    history,
-    is_open,
-    reject,
-    rollback,
-    said,
-    set_pending,
-    settle,
-    standing,
-)
+from tasks.registry.decisions import approve, carry_out, reject, rollback, set_pending, settle
+from tasks.registry.standing import Said, Standing, history, is_open, said, standing
 
 pytestmark = pytest.mark.slow
 

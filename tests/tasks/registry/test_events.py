@@ -11,8 +11,9 @@ from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.registry.decisions import approve, set_pending, standing
+from tasks.registry.decisions import approve, set_pending
 from tasks.registry.events import DECIDED, version_page
+from tasks.registry.standing import standing
 from tasks.registry.tracking import configure_tracking
 from tasks.stages import server
 from tasks.stages.server import TEMPORARY
