@@ -16,7 +16,6 @@ from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
 from tasks.stages.server import prefect_server, run_as_child
 
-
 AGAIN_AFTER = (5, 15, 45, 120)
 """Seconds after which a registration is tried again: a tracking server that is restarted is back meanwhile."""
 
