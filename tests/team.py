@@ -4,7 +4,6 @@ They are real, on free ports, in folders of their own; the object store is moto,
 """
 
 import contextlib
-import glob
 import io
 import os
 import pwd
@@ -63,7 +62,9 @@ def why_no_postgres() -> str:
 
 def _programs() -> str:
     """The folder of PostgreSQL's programs; Debian keeps its servers' off the path."""
-    path = os.pathsep.join([*sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True), os.environ["PATH"]])
+    path = os.pathsep.join(
+        [*sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True), os.environ["PATH"]]
+    )
     found = shutil.which("initdb", path=path)
     return str(Path(found).resolve().parent) if found else ""
 
@@ -92,7 +93,8 @@ class Team:
         """The variables of one who uses MLflow, as the guide's table has them; without `who` of none."""
         kept = {name: value for name, value in environment().items() if not name.startswith(NOT_OF_A_SERVER)}
         user = {"MLFLOW_TRACKING_USERNAME": who, "MLFLOW_TRACKING_PASSWORD": self.passwords.get(who, "")}
-        address = {"MLFLOW_TRACKING_URI": self.mlflow_url, "GIT_TERMINAL_PROMPT": "0"}
+        patient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(STARTS_WITHIN)}  # a busy machine is no server that is gone
+        address = {"MLFLOW_TRACKING_URI": self.mlflow_url, **patient}
         keys = {name: self.servers_env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
         return kept | keys | address | (user if who else {}) | more
 
@@ -103,11 +105,13 @@ class Team:
 
     def start(self, name: str, command: str) -> None:
         """Start a server by its command; it is waited for elsewhere."""
+        # In a checkout pyproject.toml says so.
+        prefect = {"PREFECT_HOME": str(self.folder / ".prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         with (self.folder / f"{name}.log").open("a") as log:
             self.running[name] = subprocess.Popen(
                 ["sh", "-c", f"exec {command}"],
                 cwd=self.folder,
-                env=self.env("") | self.servers_env,
+                env=self.env("") | self.servers_env | prefect,
                 process_group=0,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -217,7 +221,7 @@ def servers(folder: Path) -> Iterator[Team]:
                 yield team
             finally:
                 for name in set(team.running) - {"store"}:
-                    team.stop(name)
+                    team.stop(name, signal.SIGKILL)  # nobody needs what they still had to write
     finally:
         for name in set(team.running):
-            team.stop(name)
+            team.stop(name, signal.SIGKILL)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking._tracking_service.utils import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -13,7 +14,9 @@ from requests import HTTPError, RequestException
 
 from llm.errors import UserError
 
-ANSWERS_WITHIN = 5  # seconds that a tracking server has for its first answer; MLflow itself tries for minutes
+ANSWERS_WITHIN = 5
+"""Seconds that a tracking server has for its first answer, unless MLFLOW_HTTP_REQUEST_TIMEOUT says how many; MLflow
+itself tries for minutes."""
 REASON_LENGTH = 300
 TOO_MANY_REQUESTS = 429
 SERVER_ERRORS = 500
@@ -61,7 +64,7 @@ def check_server(uri: str) -> None:
             "/api/2.0/mlflow/experiments/search",
             "GET",
             max_retries=0,
-            timeout=ANSWERS_WITHIN,
+            timeout=MLFLOW_HTTP_REQUEST_TIMEOUT.get() if MLFLOW_HTTP_REQUEST_TIMEOUT.is_set() else ANSWERS_WITHIN,
             raise_on_status=False,
             params={"max_results": 1},
         )
