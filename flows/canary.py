@@ -6,10 +6,12 @@ sources that what is committed still comes out as it did. Nothing that it makes 
 
 import sys
 from argparse import ArgumentParser
+from collections.abc import Collection
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
 
 from flows.reproduce import make
 from llm.errors import UserError
@@ -18,10 +20,11 @@ from tasks.registry.known import KNOWN, Findings, as_known, compare, read_known,
 from tasks.registry.worktree import checkout
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE, exclusive
-from tasks.stages.server import prefect_server, quiet_stops, run_as_child
+from tasks.stages.server import prefect_server, quiet_stops, run_as_child, tag_with_workspace
+from tasks.stages.worker import depend_on_worker, end_stopped
 
 NAME = "canary"
-LONGEST = 2 * 3600  # seconds; only what hangs takes so long
+LONGEST = 6 * 3600  # seconds; only what hangs takes so long
 
 
 @flow(name=NAME, flow_run_name=NAME, timeout_seconds=LONGEST)
@@ -34,34 +37,46 @@ def canary(models: list[str] | None = None, record: bool = False) -> str:
         models: those that are made and measured; without any, all
         record: take what comes out as known from now on, with tolerances that are measured
     """
+    depend_on_worker(NAME)
     quiet_stops()
-    context, log, known = FlowRunContext.get(), get_run_logger(), read_known()
-    if not (known or record):
+    context = FlowRunContext.get()
+    client, flow_run = context.client, context.flow_run
+    tag_with_workspace(client, flow_run)
+    try:
+        with exclusive(NAME, patience=0):
+            found = _run(models or (), record, str(client.api_url))
+    except (KeyboardInterrupt, TerminationSignal) as stop:
+        end_stopped(client, flow_run.id, stop)
+        raise
+    create_table_artifact(_table(found), key=NAME, description=str(found))
+    client.set_flow_run_name(flow_run.id, f"{NAME}: {'recorded' if record else found.word}")
+    if found.outside:
+        raise UserError(f"{NAME}: {found}")
+    return f"recorded in {KNOWN}; commit it" if record else str(found)
+
+
+def _run(models: Collection[str], record: bool, api_url: str) -> Findings:
+    log, kind, small = get_run_logger(), processor(), read_small()
+    if not (read_known() or record):
         raise UserError(f"{KNOWN}: no numbers are known yet; `python -m flows.canary --record` measures them")
-    api_url, kind = str(context.client.api_url), processor()
-    with exclusive(NAME, patience=0), checkout("HEAD") as tree:
-        small = Canary(tree, read_small(), models or ())
-        if lacking := small.uncommitted():
+    with checkout("HEAD") as tree:
+        run = Canary(tree, small, models)
+        if lacking := run.uncommitted():
             log.warning("%s; the canary is of the last commit", lacking)
-        for dataset in small.datasets:
-            if not small.bring(dataset):
-                make(small, f"fetch@{dataset}", api_url)
-            small.thin(dataset)
-        for stage in small.stages:
-            make(small, stage, api_url)
-        measured = [small.measured()]
-        for other in small.otherwise() if record else ():
+        for dataset in run.datasets:
+            if not run.bring(dataset):
+                make(run, f"fetch@{dataset}", api_url)
+            run.thin(dataset)
+        for stage in run.stages:
+            make(run, stage, api_url)
+        measured = [run.measured()]
+        for other in run.otherwise() if record else ():
             for stage in other.computing:
                 make(other, stage, api_url)
             measured.append(other.measured())
     if record:
         write_known(kind, as_known(measured))
-    found = compare(read_known(), kind, measured[0])
-    create_table_artifact(_table(found), key=NAME, description=str(found))
-    context.client.set_flow_run_name(context.flow_run.id, f"{NAME}: {'recorded' if record else found.word}")
-    if found.outside:
-        raise UserError(f"{NAME}: {found}")
-    return f"recorded in {KNOWN}; commit it" if record else str(found)
+    return compare(read_known(), kind, measured[0])
 
 
 def _table(found: Findings) -> list[dict[str, str | float]]:

@@ -6,7 +6,7 @@ import os
 import httpx
 
 from tasks.registry.lineage import prefect_page
-from tasks.registry.tracking import tracking_uri
+from tasks.registry.server import is_server, tracking_uri, without_secret
 from tasks.stages.hashes import PREFIX
 
 WAITS, DECIDED = f"{PREFIX}.version.waits", f"{PREFIX}.version.decided"
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def version_page(name: str, version: str) -> str:
     """The address of a version's page in MLflow: of the tracking server, or of the one that `make ui` starts."""
     uri = tracking_uri()
-    place = uri.rstrip("/") if uri.startswith(("http:", "https:")) else MLFLOW_PAGES
+    place = without_secret(uri, uri).rstrip("/") if is_server(uri) else MLFLOW_PAGES
     return f"{place}/#/models/{name}/versions/{version}"
 
 
@@ -58,5 +58,5 @@ def emit(event: str, name: str, version: str, **said: str) -> None:
         ):
             client.request("POST", "/events", json=[happened.model_dump(mode="json")])
     except (httpx.HTTPError, RuntimeError) as error:
-        reason = str(error) or type(error).__name__
-        logger.warning("PREFECT_API_URL=%s does not hear of %s: %s", api, title, reason.partition("\n")[0])
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        logger.warning(without_secret(f"PREFECT_API_URL={api} does not hear of {title}: {reason}", api))

@@ -39,7 +39,7 @@ def is_server(uri: str) -> bool:
 
 def place(uri: str) -> str:
     """The address for people."""
-    return f"MLFLOW_TRACKING_URI={_without_secret(uri, uri)}"
+    return f"MLFLOW_TRACKING_URI={without_secret(uri, uri)}"
 
 
 @contextmanager
@@ -113,11 +113,11 @@ def _refused(uri: str, status: int) -> str:
     return f"{place(uri)}: it refuses (401); {way_out}"
 
 
-def _without_secret(text: str, uri: str) -> str:
-    """A text without the user and password that may stand in the server's address."""
+def without_secret(text: str, uri: str) -> str:
+    """A text without the user and password that may stand in a server's address."""
     secret = urlsplit(uri).netloc.rpartition("@")[0]
     return text.replace(f"{secret}@", "") if secret else text
 
 
 def _line(error: BaseException, uri: str) -> str:
-    return _without_secret(" ".join(str(error).split()), uri)[:REASON_LENGTH]
+    return without_secret(" ".join(str(error).split()), uri)[:REASON_LENGTH]
