@@ -1,5 +1,6 @@
 """The commit of a registered version, with what was not in it, in a temporary folder: a clean git worktree."""
 
+import fcntl
 import logging
 import os
 import shutil
@@ -8,23 +9,23 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.registry.ancestry import STAGES, find_version
+from tasks.registry.ancestry import recorded_stages
+from tasks.registry.find import find_run, find_version, holds
 from tasks.registry.lineage import not_in_git
 from tasks.registry.register import NO_RUN, TRAINING_RUN
-from tasks.registry.tracking import configure_tracking, is_missing, server_errors
+from tasks.registry.tracking import configure_tracking, server_errors
 from tasks.stages.hashes import PREFIX, Hashes, as_hashes
 
 UNCOMMITTED = "lineage/uncommitted.diff"  # among the artifacts of a version's run: what its commit lacks
+SCRATCH, TREE, HELD = f"{PREFIX}-", "worktree", "held"  # a temporary folder, and the worktree and the lock in it
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _git(*arguments: str, folder: Path = Path()) -> str:
 
 
 def registered(named: str) -> Registered:
-    """The version that `named` names, as for `tasks.registry.ancestry.find_version`.
+    """The version that `named` names, as for `tasks.registry.find.find_version`.
 
     Raises UserError for one that is not there, that this pipeline didn't make, that was made outside git, or whose
     commit this repository doesn't have.
@@ -80,9 +81,8 @@ def registered(named: str) -> Registered:
     configure_tracking()
     with server_errors():
         version = find_version(named)
-        training = _run(version.tags.get(TRAINING_RUN))
-        stages = mlflow.artifacts.load_dict(_place(version.run_id, STAGES)) if _holds(version.run_id, STAGES) else {}
-    uri, hashes, tags = f"models:/{version.name}/{version.version}", tagged_hashes(version.tags), version.tags
+        training, stages = find_run(version.tags.get(TRAINING_RUN)), recorded_stages(version)
+    uri, hashes, tags = f"models:/{version.name}/{version.version}", Hashes.of_tags(version.tags), version.tags
     models = [path.removeprefix("models/") for path in hashes.outs if path.startswith("models/")]
     if len(models) != 1:
         raise UserError(f"{uri}: its tags name no model of this pipeline; `python -m flows.register` makes versions")
@@ -101,37 +101,6 @@ def _check_commit(uri: str, commit: str) -> None:
     except UserError:
         way_out = "`git fetch --all` where it was pushed, or run this in the clone that made it"
         raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}") from None
-
-
-def _run(run_id: str | None) -> Run | None:
-    """A run; None where this store has none of that id."""
-    if not run_id or run_id == NO_RUN:
-        return None
-    try:
-        return MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if is_missing(error):
-            return None
-        raise
-
-
-def _holds(run_id: str, path: str) -> bool:
-    """Whether a run has this artifact."""
-    there = MlflowClient().list_artifacts(run_id, str(Path(path).parent)) if _run(run_id) else []
-    return path in [file.path for file in there]
-
-
-def _place(run_id: str, path: str) -> str:
-    return f"runs:/{run_id}/{path}"
-
-
-def tagged_hashes(tags: Mapping[str, str]) -> Hashes:
-    """The hashes that a run's or a version's tags hold."""
-    kinds = [
-        {name.removeprefix(start): md5 for name, md5 in tags.items() if name.startswith(start)}
-        for start in (f"{PREFIX}.dvc.dep.", f"{PREFIX}.dvc.out.")
-    ]
-    return Hashes({}, *kinds)
 
 
 @contextmanager
@@ -154,9 +123,12 @@ def worktree(version: Registered) -> Iterator[Worktree]:
 
     Raises UserError where what was not in git is not known, or doesn't apply.
     """
-    prefix = _git("rev-parse", "--show-prefix").strip()
-    scratch = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-")).resolve()
-    tree = scratch / "worktree"
+    prefix = _git("rev-parse", "--show-prefix").strip("\n")
+    _remove_abandoned()
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH)).resolve()
+    tree = scratch / TREE
+    held = (scratch / HELD).open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
     try:
         hooks = f"core.hooksPath={os.devnull}"  # DVC's own would check out the data of this folder's dvc.lock
         _git("-c", hooks, "worktree", "add", "--quiet", "--detach", str(tree), version.commit)
@@ -165,19 +137,36 @@ def worktree(version: Registered) -> Iterator[Worktree]:
         yield Worktree(version, tree / prefix, scratch)
     finally:
         with undisturbed():
-            shutil.rmtree(scratch, ignore_errors=True)
-            subprocess.run(["git", "worktree", "remove", "--force", "--force", str(tree)], capture_output=True)
+            _remove(scratch)
+            held.close()
+
+
+def _remove(scratch: Path) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
+    subprocess.run(["git", "worktree", "remove", "--force", "--force", str(scratch / TREE)], capture_output=True)
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of those that were killed, which are as large as a model and its data."""
+    for line in _git("worktree", "list", "--porcelain", "-z").split("\0"):
+        tree = Path(line.removeprefix("worktree "))
+        if not line.startswith("worktree ") or tree.name != TREE or not tree.parent.name.startswith(SCRATCH):
+            continue
+        with suppress(OSError), (tree.parent / HELD).open("r+") as held:  # not there: of another machine, or gone
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one that is in use is held
+            logger.info("%s: whoever made it was killed; removed", tree.parent)
+            _remove(tree.parent)
 
 
 def _apply_uncommitted(version: Registered, tree: Path, prefix: str, scratch: Path) -> None:
     lacking = f"{version.uri}: its commit {version.commit} lacks what it was made with ({version.uncommitted})"
     with server_errors():
-        if not _holds(version.run_id, UNCOMMITTED):
+        if not holds(version.run_id, UNCOMMITTED):
             raise UserError(f"{lacking}, and its run holds no {UNCOMMITTED}, so it can't be made again")
-        place = _place(version.run_id, UNCOMMITTED)
+        place = f"runs:/{version.run_id}/{UNCOMMITTED}"
         diff = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(scratch / "uncommitted"))
     try:
-        _git("apply", *([f"--directory={prefix}"] if prefix else []), diff, folder=tree)
+        _git("apply", "--whitespace=nowarn", *([f"--directory={prefix}"] if prefix else []), diff, folder=tree)
     except UserError as error:
         raise UserError(f"{lacking}, and {UNCOMMITTED} of its run doesn't apply to that: {error}") from None
     logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)
