@@ -27,6 +27,8 @@ from flows.register import register
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.registry.decisions import CHAMPION
+from tasks.registry.events import listens, run_events
+from tasks.registry.lineage import lineage
 from tasks.registry.markup import table
 from tasks.registry.register import check_bytes, registered, registered_name
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
@@ -163,7 +165,8 @@ def retrain(hours: Hours = 20, stage_hours: Hours = 12) -> dict[str, str]:
     context = FlowRunContext.get()
     client, flow_run = context.client, context.flow_run.id
     try:
-        with _alone(flow_run, hours * HOUR):
+        facts = lineage(None) if listens() else {}
+        with _alone(flow_run, hours * HOUR), run_events(RETRAIN, ("PREFECT", "FLOW"), facts):
             return _retrain(client, flow_run, time.monotonic() + hours * HOUR, stage_hours * HOUR)
     except (KeyboardInterrupt, TerminationSignal) as stop:
         end_below(client, flow_run, _word(client, flow_run, stop))

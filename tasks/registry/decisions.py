@@ -18,6 +18,8 @@ from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
 from llm.errors import UserError
+from tasks.registry.events import Data, listens, run_events
+from tasks.registry.lineage import lineage
 from tasks.registry.register import CHALLENGER, REJECTED, REVIEW, registered_name
 from tasks.registry.tracking import configure_tracking, is_missing, server_errors
 from tasks.stages.hashes import PREFIX
@@ -473,5 +475,20 @@ def _record(registry: _Registry, decision: Decision) -> None:
         )
         for key in keys[: max(0, len(keys) + 1 - KEPT)]:
             client.delete_registered_model_tag(registry.name, key)
+        _tell(registry, decision)
     if decision.version in registry.tags_of:
         client.set_model_version_tag(registry.name, decision.version, DECISION, TEXT.dump_json(decision).decode())
+
+
+def _tell(registry: _Registry, decision: Decision) -> None:
+    """To whoever listens: a decision takes the version that it is on, and makes the champion, where it moves that."""
+    if not listens():
+        return
+    facts, uri = lineage(None) | {DECISION: TEXT.dump_json(decision).decode()}, f"models:/{registry.name}"
+    job, decided = (
+        f"decision@{registry.name.removeprefix(registered_name(''))}",
+        Data(uri, decision.version, of_registry=True),
+    )
+    with run_events(job, ("MLFLOW", "DECISION"), facts, [decided]) as told:
+        if decision.champion and decision.decision in ("approved", "rolled back"):
+            told.outputs.append(Data(f"{uri}@{CHAMPION}", decision.champion, of_registry=True))
