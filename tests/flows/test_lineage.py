@@ -2,15 +2,22 @@
 
 import json
 import os
+import shutil
 import sys
+from uuid import UUID
 from xml.etree import ElementTree
 
 import pytest
 from mlflow import MlflowClient
-from projects import read_params, run
-from told import EVENTS, check, read_events
+from prefect.client.orchestration import get_client
+from projects import change_params, read_params, run
+from told import EVENTS, check, read_events, to_file
 
+from flows.retrain import retrain
+from llm.errors import UserError
+from tasks.registry import events
 from tasks.stages.hashes import as_hashes, locked_stages
+from tasks.stages.server import run_as_child
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +118,7 @@ def told(project, shared):
         runs.setdefault((event["job"]["name"], event["run"]["runId"]), []).append(event)
     jobs = [job for job, _ in runs]
     assert len(jobs) == len(set(jobs))
-    return {job: events for (job, _), events in runs.items()}
+    return {job: heard for (job, _), heard in runs.items()}
 
 
 def versions(datasets):
@@ -122,9 +129,9 @@ def test_every_stage_and_registration_was_told_with_the_bytes_that_dvc_lock_has(
     stages = {name: as_hashes(stage) for name, stage in locked_stages(project / "dvc.lock").items()}
     models = ("foundation", "classifier", "assistant")
     assert told.keys() == stages.keys() | {f"register@{model}" for model in models}
-    for job, events in told.items():
-        assert [event["eventType"] for event in events] == ["START", "COMPLETE"], job
-        for event in events:
+    for job, heard in told.items():
+        assert [event["eventType"] for event in heard] == ["START", "COMPLETE"], job
+        for event in heard:
             check(event)
     for job, hashes in stages.items():
         begun, ended = told[job]
@@ -158,3 +165,28 @@ def test_a_run_leads_to_those_in_mlflow_and_prefect_and_one_in_mlflow_back(proje
         tags = client.get_run(ours["threestage.mlflow.run"]).data.tags
         assert tags["threestage.openlineage.run"] == told[job][0]["run"]["runId"]
         assert ours["threestage.prefect.flow_run"] == tags["threestage.prefect.flow_run"] != "none"
+
+
+def test_a_retraining_is_told_with_its_run_in_prefect_and_with_what_ended_it(
+    project, prefect_api, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
+    change_params(folder, {"foundation": {"train": {"steps": 7}}})
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.setattr(events, "PATIENCE", 600)  # on a busy machine
+    for name, value in to_file(tmp_path / EVENTS).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="longer than it may"):
+        run_as_child(retrain, {"hours": 1e-9, "stage_hours": 1})
+    begun, failed = read_events(tmp_path / EVENTS)
+    check(failed)
+    assert [(each["job"]["name"], each["eventType"]) for each in (begun, failed)] == [
+        ("retrain", "START"),
+        ("retrain", "FAIL"),
+    ]
+    assert failed["job"]["facets"]["jobType"]["integration"] == "PREFECT"
+    with get_client(sync_client=True) as client:
+        flow_run = begun["run"]["facets"]["threestage_lineage"]["tags"]["threestage.prefect.flow_run"]
+        assert client.read_flow_run(UUID(flow_run)).state.is_failed()
+    assert failed["run"]["facets"]["errorMessage"]["message"].startswith("UserError: the run took longer than it may")
