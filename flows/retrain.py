@@ -27,7 +27,7 @@ from flows.register import register
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.registry.decisions import CHAMPION
-from tasks.registry.events import listens, run_events
+from tasks.registry.openlineage import listens, run_events
 from tasks.registry.lineage import lineage
 from tasks.registry.markup import table
 from tasks.registry.register import check_bytes, registered, registered_name

@@ -13,7 +13,7 @@ from dvc.repo import Repo
 
 from tasks.applications import find
 from tasks.evaluation import find as find_evaluation
-from tasks.registry import events
+from tasks.registry import openlineage
 from tasks.stages.graph import stages
 from tasks.stages.params import model_names
 
@@ -35,7 +35,7 @@ def main() -> None:
         import_module(f"flows.{name}")
     for name in ("mlflow.store.tracking.sqlalchemy_store", "tasks.registry.facets"):
         import_module(name)
-    events.PATIENCE = 600  # seconds; on a busy machine
+    openlineage.PATIENCE = 600  # seconds; on a busy machine
     for model in model_names():
         find(model)
         find_evaluation(model)

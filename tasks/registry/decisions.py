@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
 from llm.errors import UserError
-from tasks.registry.events import Data, listens, run_events
+from tasks.registry.openlineage import Data, listens, run_events
 from tasks.registry.lineage import lineage
 from tasks.registry.register import CHALLENGER, REJECTED, REVIEW, registered_name
 from tasks.registry.tracking import configure_tracking, is_missing, server_errors

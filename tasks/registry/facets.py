@@ -25,7 +25,7 @@ from openlineage.client.facet_v2 import (
     source_code_location_job,
 )
 
-from tasks.registry.events import Data, Event
+from tasks.registry.openlineage import Data, Event
 from tasks.registry.lineage import git_output
 from tasks.stages.hashes import PREFIX
 

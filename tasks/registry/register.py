@@ -25,7 +25,7 @@ from packaging.version import Version
 
 from llm.errors import UserError
 from tasks.registry.card import Origin, description, write_card
-from tasks.registry.events import MLFLOW_RUN, Data, as_data, listens, run_events
+from tasks.registry.openlineage import MLFLOW_RUN, Data, as_data, listens, run_events
 from tasks.registry.lineage import UNCOMMITTED, lineage, prefect_page, workspace
 from tasks.registry.tracking import configure_tracking, is_missing, log_inputs, made_by, namespace, server_errors
 from tasks.registry.uncommitted import uncommitted

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from llm.errors import UserError
-from tasks.registry.events import MLFLOW_RUN, as_data, run_events
+from tasks.registry.openlineage import MLFLOW_RUN, as_data, run_events
 from tasks.registry.lineage import lineage, workspace
 from tasks.stages.hashes import PREFIX, Hashes, current, flatten
 from tasks.stages.libraries import LIBRARIES

@@ -15,7 +15,7 @@ from told import EVENTS, check, read_events, to_file
 
 from flows.retrain import retrain
 from llm.errors import UserError
-from tasks.registry import events
+from tasks.registry import openlineage
 from tasks.stages.hashes import as_hashes, locked_stages
 from tasks.stages.server import run_as_child
 

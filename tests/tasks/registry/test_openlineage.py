@@ -24,9 +24,9 @@ from prefect.context import FlowRunContext
 from projects import git
 from told import EVENTS, check, read_events
 
-from tasks.registry import events
+from tasks.registry import openlineage
 from tasks.registry.decisions import approve, set_pending
-from tasks.registry.events import run_events
+from tasks.registry.openlineage import run_events
 from tasks.registry.register import register_model
 from tasks.registry.tracking import stage_run
 
@@ -46,7 +46,7 @@ stages:
 IGNORED = ("mlflow.db*", "mlartifacts", ".threestage", "data", "models", "reports", EVENTS, "openlineage.yml")
 NOBODY = """
 import sys, threading
-from tasks.registry.events import run_events
+from tasks.registry.openlineage import run_events
 with run_events("train", ("DVC", "STAGE"), {}) as told:
     pass
 print([name for name in ("openlineage", "requests", "prefect", "mlflow") if name in sys.modules], repr(told.run_id))
@@ -216,17 +216,17 @@ def test_a_stage_that_fails_or_is_stopped_says_why_and_raises_as_without_a_liste
     check(heard[1])
     said = heard[1]["run"]["facets"]["errorMessage"]
     assert (said["message"], said["programmingLanguage"]) == (f"{type(error).__name__}: {error}", "PYTHON")
-    assert "test_events.py" in said["stackTrace"]
+    assert "test_openlineage.py" in said["stackTrace"]
     assert heard[1]["outputs"] == []
 
 
 def test_what_runs_in_a_run_here_or_in_a_process_of_its_own_is_a_part_of_it(stage, written, monkeypatch):
     monkeypatch.setenv("OPENLINEAGE_NAMESPACE", "team/x")
-    inner = "from tasks.registry import events; events.PATIENCE = 600\n"
-    inner += "with events.run_events('inner', ('DVC', 'STAGE'), {}): pass"
+    inner = "from tasks.registry import openlineage; openlineage.PATIENCE = 600\n"
+    inner += "with openlineage.run_events('inner', ('DVC', 'STAGE'), {}): pass"
     with run_events("outer", ("PREFECT", "FLOW"), {}), run_events("middle", ("MLFLOW", "STEP"), {}):
         subprocess.run([sys.executable, "-c", inner], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
-    assert not {events.PARENT, events.ROOT} & os.environ.keys()
+    assert not {openlineage.PARENT, openlineage.ROOT} & os.environ.keys()
     said = read_events(written)
     runs = {event["job"]["name"]: event["run"] for event in said}
     for event in said:
