@@ -4,7 +4,6 @@ They are real, on free ports, in folders of their own; the object store is moto,
 """
 
 import contextlib
-import glob
 import io
 import os
 import pwd
@@ -63,7 +62,8 @@ def why_no_postgres() -> str:
 
 def _programs() -> str:
     """The folder of PostgreSQL's programs; Debian keeps its servers' off the path."""
-    path = os.pathsep.join([*sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True), os.environ["PATH"]])
+    debian = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+    path = os.pathsep.join([*debian, os.environ["PATH"]])
     found = shutil.which("initdb", path=path)
     return str(Path(found).resolve().parent) if found else ""
 

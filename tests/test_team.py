@@ -48,7 +48,7 @@ def training(team: Team, project: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def registered(team: Team, training: Path) -> str:
-    """What the training machine said while it registered: in the middle the tracking server was killed, and came back."""
+    """What the training machine said as it registered: in the middle the tracking server was killed and came back."""
     env = team.of_the_team("training", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     log = training.parent / "register.log"
 
