@@ -27,6 +27,7 @@ from openlineage.client.facet_v2 import (
 
 from tasks.registry.lineage import git_output
 from tasks.registry.openlineage import Data, Event
+from tasks.registry.server import is_server, tracking_uri
 from tasks.stages.hashes import PREFIX
 
 LINEAGE = f"{PREFIX}_lineage"  # the facet of ours: what MLflow has as tags, and the runs in Prefect and MLflow
@@ -112,10 +113,8 @@ def _project() -> str:
 
 def _registry() -> str:
     """The namespace of what is registered."""
-    from tasks.registry.tracking import tracking_uri
-
     uri = tracking_uri()
-    return _without_credentials(uri) if uri.startswith(("http:", "https:")) else _project()
+    return _without_credentials(uri) if is_server(uri) else _project()
 
 
 @dataclass(frozen=True)
