@@ -63,8 +63,8 @@ def _collect(versions: int, days: float, *, remove: bool, verbose: bool) -> None
         kinds = [
             Kind(
                 "versions",
-                f"the newest {versions} of a model, and any with an alias, before a review, of what is here, or that a "
-                "branch or tag has",
+                f"the newest {versions} of a model, and any with an alias, before a review, of what is here now or of "
+                "a branch or tag",
                 gone,
                 sum(each.bytes for each in gone),
                 remove_versions,

@@ -1,6 +1,7 @@
 """What a registered version was made from, as a tree and a picture: `python -m flows.lineage models:/NAME@champion`."""
 
 import json
+import os
 import sys
 from argparse import ArgumentParser
 from datetime import UTC, datetime
@@ -34,15 +35,21 @@ def main() -> int:
         root = ancestry(options.version)
         if options.svg:
             write_atomic(options.svg, as_svg(root, datetime.now(UTC)))
+        if options.json:
+            sys.stdout.write(json.dumps(as_json(root), indent=2) + "\n")
+        else:
+            Console(width=None if sys.stdout.isatty() else WIDE).print(as_text(root))
+        sys.stdout.flush()
     except UserError as error:
         if options.verbose:
             raise
         sys.stderr.write(f"error: {error}\n")
         return 1
-    if options.json:
-        sys.stdout.write(json.dumps(as_json(root), indent=2) + "\n")
-    else:
-        Console(width=None if sys.stdout.isatty() else WIDE).print(as_text(root))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:  # whoever read it has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -16,7 +16,8 @@ from prefect.context import FlowRunContext
 from prefect.runtime import task_run
 from prefect.settings import get_current_settings
 
-from tasks.registry.reproduce import Attempt, Verdict
+from tasks.registry.reproduce import Attempt
+from tasks.registry.verdict import Verdict
 from tasks.registry.worktree import registered, worktree
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE

@@ -23,8 +23,9 @@ from flows.register import register
 from flows.review import GATES, review
 from llm.errors import UserError
 from tasks.registry.branch import share
-from tasks.registry.lineage import prefect_page
+from tasks.registry.lineage import lineage, prefect_page
 from tasks.registry.markup import plain, table
+from tasks.registry.openlineage import listens, run_events
 from tasks.registry.register import check_bytes, registered, registered_name
 from tasks.registry.standing import CHAMPION, is_open
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
@@ -148,7 +149,8 @@ def retrain(
     client, flow_run = context.client, context.flow_run.id
     tag_with_workspace(client, context.flow_run)
     try:
-        with alone(RETRAIN, flow_run, hours * HOUR):
+        facts = lineage(None) if listens() else {}
+        with alone(RETRAIN, flow_run, hours * HOUR), run_events(RETRAIN, ("PREFECT", "FLOW"), facts):
             deadline = time.monotonic() + hours * HOUR
             run = _Run(client, flow_run, deadline, stage_hours * HOUR, decide, share, push_to)
             return run.retrain()

@@ -13,6 +13,7 @@ from dvc.repo import Repo
 
 from tasks.applications import find
 from tasks.evaluation import find as find_evaluation
+from tasks.registry import openlineage
 from tasks.stages.graph import stages
 from tasks.stages.params import model_names
 
@@ -32,7 +33,9 @@ def main() -> None:
     """All stages in order, and the registry."""
     for name in ("fetch", "preprocess", "pretrain", "load_published", "finetune", "evaluate", "register"):
         import_module(f"flows.{name}")
-    import_module("mlflow.store.tracking.sqlalchemy_store")
+    for name in ("mlflow.store.tracking.sqlalchemy_store", "tasks.registry.facets"):
+        import_module(name)
+    openlineage.PATIENCE = 600  # seconds; on a busy machine
     for model in model_names():
         find(model)
         find_evaluation(model)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from projects import copy_code, make_project, run
+from told import EVENTS, to_file
 
 from llm.config import GPTConfig, TrainConfig
 from llm.model.gpt import GPT
@@ -193,7 +194,8 @@ def project(shared, prefect_api) -> Path:
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             make_project(folder)
-            made = run(folder, "all_stages", PREFECT_API_URL=prefect_api, PYTHONPATH=str(Path(__file__).parent))
+            variables = {"PREFECT_API_URL": prefect_api, "PYTHONPATH": str(Path(__file__).parent)}
+            made = run(folder, "all_stages", **variables, **to_file(shared / EVENTS))
             assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
             done.touch()
     return folder

@@ -62,9 +62,8 @@ def why_no_postgres() -> str:
 
 def _programs() -> str:
     """The folder of PostgreSQL's programs; Debian keeps its servers' off the path."""
-    path = os.pathsep.join(
-        [*sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True), os.environ["PATH"]]
-    )
+    debian = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+    path = os.pathsep.join([*debian, os.environ["PATH"]])
     found = shutil.which("initdb", path=path)
     return str(Path(found).resolve().parent) if found else ""
 
@@ -93,8 +92,7 @@ class Team:
         """The variables of one who uses MLflow, as the guide's table has them; without `who` of none."""
         kept = {name: value for name, value in environment().items() if not name.startswith(NOT_OF_A_SERVER)}
         user = {"MLFLOW_TRACKING_USERNAME": who, "MLFLOW_TRACKING_PASSWORD": self.passwords.get(who, "")}
-        patient = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(STARTS_WITHIN)}  # a busy machine is no server that is gone
-        address = {"MLFLOW_TRACKING_URI": self.mlflow_url, **patient}
+        address = {"MLFLOW_TRACKING_URI": self.mlflow_url, "GIT_TERMINAL_PROMPT": "0"}
         keys = {name: self.servers_env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
         return kept | keys | address | (user if who else {}) | more
 
@@ -105,13 +103,11 @@ class Team:
 
     def start(self, name: str, command: str) -> None:
         """Start a server by its command; it is waited for elsewhere."""
-        # In a checkout pyproject.toml says so.
-        prefect = {"PREFECT_HOME": str(self.folder / ".prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         with (self.folder / f"{name}.log").open("a") as log:
             self.running[name] = subprocess.Popen(
                 ["sh", "-c", f"exec {command}"],
                 cwd=self.folder,
-                env=self.env("") | self.servers_env | prefect,
+                env=self.env("") | self.servers_env,
                 process_group=0,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -221,7 +217,7 @@ def servers(folder: Path) -> Iterator[Team]:
                 yield team
             finally:
                 for name in set(team.running) - {"store"}:
-                    team.stop(name, signal.SIGKILL)  # nobody needs what they still had to write
+                    team.stop(name)
     finally:
         for name in set(team.running):
-            team.stop(name, signal.SIGKILL)
+            team.stop(name)

@@ -48,7 +48,7 @@ def training(team: Team, project: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def registered(team: Team, training: Path) -> str:
-    """What the training machine said while it registered; in the middle the tracking server was killed and started."""
+    """What the training machine said as it registered: in the middle the tracking server was killed and came back."""
     env = team.of_the_team("training", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     log = training.parent / "register.log"
 
@@ -85,26 +85,6 @@ def clone(team: Team, training: Path, registered: str, tmp_path_factory) -> Path
     return folder
 
 
-@pytest.fixture(scope="module")
-def pulled(team: Team, clone: Path) -> dict[str, str]:
-    """What the guide's commands said to the reviewer in the fresh clone."""
-    said = {}
-    for line in block("A week").splitlines():
-        command = line.partition("  #")[0].strip()
-        done = team.run(command, team.of_the_team("reviewer"), clone)
-        assert done.returncode == 0, done.stdout + done.stderr
-        said[command] = done.stdout + done.stderr
-    return said
-
-
-@pytest.fixture(scope="module")
-def approved(team: Team, clone: Path, pulled: dict[str, str]) -> None:
-    """The reviewer compared the classifier, and approved it."""
-    for command in ("classifier", "approve classifier --reason 'as the page says' --by 'the reviewer'"):
-        done = team.run(f"python -m flows.review {command}", team.of_the_team("reviewer"), clone)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
 def aliases(team: Team) -> dict[str, dict[str, str]]:
     """The aliases of the team's models, as the app would read them."""
     with team.client("app") as client:
@@ -123,17 +103,27 @@ def test_a_registration_waits_for_a_server_that_went_away_and_doubles_nothing(te
     assert aliases(team) == {model: {"challenger": "1"} for model in MODELS}
 
 
-def test_a_clone_pulls_what_another_pushed_and_has_nothing_to_do(training, clone, pulled):
-    assert "Data and pipelines are up to date." in pulled["dvc repro"]
-    assert "Everything is up to date" in pulled["python -m flows"]
-    assert pulled["python -m flows"].count("version 1, challenger") == len(MODELS)
+def test_a_clone_pulls_what_another_pushed_and_has_nothing_to_do(team, training, clone):
+    said = {}
+    for line in block("A week").splitlines():
+        command = line.partition("  #")[0].strip()
+        done = team.run(command, team.of_the_team("reviewer"), clone)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said[command] = done.stdout + done.stderr
+    assert "Data and pipelines are up to date." in said["dvc repro"]
+    assert "Everything is up to date" in said["python -m flows"]
+    assert said["python -m flows"].count("version 1, challenger") == len(MODELS)
     assert (clone / "dvc.lock").read_bytes() == (training / "dvc.lock").read_bytes()
     for model in MODELS:
         weights = f"models/{model}/model.safetensors"
         assert (clone / weights).read_bytes() == (training / weights).read_bytes()
 
 
-def test_what_one_decides_all_see(team, training, approved):
+def test_what_one_decides_all_see(team, training, clone):
+    reviewer = team.of_the_team("reviewer")
+    for command in ("classifier", "approve classifier --reason 'as the page says' --by 'the reviewer'"):
+        done = team.run(f"python -m flows.review {command}", reviewer, clone)
+        assert done.returncode == 0, done.stdout + done.stderr
     seen = team.run("python -m flows.review history classifier", team.of_the_team("training"), training)
     assert re.search(r"^version 1 approved by the reviewer, .*: as the page says$", seen.stdout, re.MULTILINE)
     assert seen.stdout.endswith("now: champion 1\n")
@@ -156,7 +146,7 @@ def test_a_wrong_password_is_said_in_a_line_with_the_way_out(team, training, reg
     assert said == f"error: {server[variable.partition('_')[0]]}: it refuses (401); {reason}"
 
 
-def test_a_laptop_touches_none_of_the_teams_models(team, clone, pulled, monkeypatch):
+def test_a_laptop_touches_none_of_the_teams_models(team, clone, monkeypatch):
     before = aliases(team)
     register = "from tasks.registry.register import register_model; print(register_model('classifier'))"
     done = team.run(f'python -c "{register}"', team.env("engineer"), clone)
@@ -174,7 +164,7 @@ def test_a_laptop_touches_none_of_the_teams_models(team, clone, pulled, monkeypa
         assert {model for model, _ in own_models(client)} == set(MODELS)
 
 
-def test_gc_lists_its_own_runs_alone_and_no_version_that_somebody_needs(team, clone, approved):
+def test_gc_lists_its_own_runs_alone_and_no_version_that_somebody_needs(team, clone):
     env = team.of_the_team("reviewer")
     done = team.run("python -m flows.gc --versions 0 --days 0 --verbose", env, clone)
     assert done.returncode == 0, done.stderr

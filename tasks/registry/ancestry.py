@@ -14,16 +14,17 @@ from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
 from llm.files import write_atomic
+from tasks.registry.find import find_run, find_version, holds
 from tasks.registry.lineage import DATA, UNCOMMITTED, prefect_page
 from tasks.registry.listing import versions
-from tasks.registry.register import CHALLENGER, EVALUATION_RUN, registered_name
-from tasks.registry.standing import BY, CHAMPION, REASON, REVIEW, history
-from tasks.registry.tracking import configure_tracking, is_missing, made_by, server_errors
+from tasks.registry.register import EVALUATION_RUN, TRAINING_RUN, registered_name
+from tasks.registry.standing import BY, REASON, REVIEW, history
+from tasks.registry.tracking import configure_tracking, made_by, server_errors
 from tasks.stages.hashes import PREFIX, as_hashes, flatten, locked_stages
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.params import PUBLISHED, evaluation_stage, training_stage
@@ -99,54 +100,14 @@ def ancestry(named: str) -> Node:
         return version_ancestry(find_version(named))
 
 
-def find_version(named: str) -> ModelVersion:
-    """The version that `models:/NAME/VERSION` or `models:/NAME@ALIAS` names, or a model's name alone.
-
-    The name may be the one in params.yaml, such as `classifier`, and `models:/` be left out. With neither version nor
-    alias it is the champion, or else the challenger, or else the newest. Raises UserError for what there is not.
-    """
-    place = named.removeprefix("models:/")
-    name, at, alias = place.partition("@")
-    name, _, wanted = (name, "", "") if at else place.partition("/")
-    model = _registered(name) or _registered(registered_name(name))
-    if model is None:
-        there = ", ".join(each.name for each in MlflowClient().search_registered_models(max_results=20))
-        raise UserError(f"{named}: there is no such registered model; {_there_are(there)}")
-    numbers = sorted(int(each.version) for each in versions(MlflowClient(), model.name))
-    if at:
-        wanted = model.aliases.get(alias, "")
-    elif not wanted:
-        newest = str(numbers[-1]) if numbers else ""
-        wanted = model.aliases.get(CHAMPION) or model.aliases.get(CHALLENGER) or newest
-    if str(wanted) not in map(str, numbers):
-        of = {str(version): alias for alias, version in model.aliases.items()}
-        there = ", ".join(f"{each} ({of[str(each)]})" if str(each) in of else str(each) for each in numbers)
-        raise UserError(f"{named}: {model.name} has no such version; {_there_are(there)}")
-    return MlflowClient().get_model_version(model.name, str(wanted))
-
-
-def _there_are(names: str) -> str:
-    return f"there are: {names}" if names else "there are none yet: run `python -m flows`"
-
-
-def _registered(name: str) -> RegisteredModel | None:
-    try:
-        return MlflowClient().get_registered_model(name) if name else None
-    except MlflowException as error:
-        if is_missing(error):
-            return None
-        raise
-
-
 def version_ancestry(version: ModelVersion) -> Node:
     """The graph behind a version. Raises UserError for one that this project did not make."""
-    return _Graph(_recorded(version) or locked_stages()).version(version)
+    return _Graph(recorded_stages(version) or locked_stages()).version(version)
 
 
-def _recorded(version: ModelVersion) -> Stages:
-    """What was written down with a version; empty where that was not done yet."""
-    there = [file.path for file in MlflowClient().list_artifacts(version.run_id, str(Path(STAGES).parent))]
-    return mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{STAGES}") if STAGES in there else {}
+def recorded_stages(version: ModelVersion) -> Stages:
+    """What was written down with a version; empty where that was not done, or is gone."""
+    return mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{STAGES}") if holds(version.run_id, STAGES) else {}
 
 
 def _files(stage: Mapping[str, Any], kind: str) -> dict[str, Mapping[str, Any]]:
@@ -164,6 +125,8 @@ class _Graph:
             for path, file in _files(stage, "outs").items()
         }
         self.made: dict[tuple[str, str], Node] = {}
+        self.prefix = registered_name("")
+        """How the names of models begin that were registered where the version was."""
 
     def version(self, version: ModelVersion) -> Node:
         """A version, its model's bytes, who decided on it, how they were made and from what."""
@@ -174,15 +137,17 @@ class _Graph:
             )
         ((model, md5),) = models.items()
         path, tags = f"{MODELS}/{model}", version.tags
+        if version.name.endswith(f"-{model}"):
+            self.prefix = version.name.removesuffix(model)
         created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds")
         facts = {
             "aliases": [*version.aliases],
             "review": tags.get(REVIEW, ""),
             **_decided(version, model),
             "registered": created,
-            "git commit": tags.get(f"{PREFIX}.git.commit", ""),
+            "git commit": _tag(tags, "git.commit") or "none: it was registered outside git",
             "not in git": tags.get(UNCOMMITTED, _dirty(tags)).removeprefix("not in git: "),
-            **self.facts(path, md5),
+            **self.facts(path, md5, find_run(tags.get(TRAINING_RUN))),
             "evaluation": _run_said(tags.get(EVALUATION_RUN, "")),
         }
         used = {tag.removeprefix(USED): md5 for tag, md5 in tags.items() if tag.startswith(USED)}
@@ -202,7 +167,7 @@ class _Graph:
             _, stage = self.makers.get((path, md5), ("", {}))
             name = as_hashes(stage).params.get(PUBLISHED, PUBLISHED)
             return Node("weights", name, md5, self.facts(path, md5), _sources_of_weights(name))
-        if folder == MODELS and (version := _version_of(name, md5)):
+        if folder == MODELS and (version := _version_of(f"{self.prefix}{name}", name, md5)):
             return self.version(version)
         return Node(KINDS[folder], name, md5, self.facts(path, md5), self.parents(path, md5))
 
@@ -226,20 +191,19 @@ class _Graph:
                 found.append(Node("weights", name, "", {}, _sources_of_weights(name)))
         return tuple(found)
 
-    def facts(self, path: str, md5: str) -> dict[str, Any]:
+    def facts(self, path: str, md5: str, run: Run | None = None) -> dict[str, Any]:
         """How a folder was made: stage, size, parameters, libraries, and what the run says that made it."""
-        if (path, md5) not in self.makers:
-            return {}
-        name, stage = self.makers[path, md5]
-        file, params = _files(stage, "outs")[path], as_hashes(stage).params
-        run = made_by(name, {path: md5})
+        name, stage = self.makers.get((path, md5), ("", {}))
+        file, params = _files(stage, "outs").get(path, {}), as_hashes(stage).params
+        run = run or (made_by(name, {path: md5}) if name else None)
         tags = run.data.tags if run else {}
+        name = name or _tag(tags, "dvc.stage")
         parameters = {key.rpartition(".")[2]: value for key, value in params.items() if key not in LIBRARIES}
         parameters.pop("sources", None)  # which are nodes themselves
         section = next(iter(parameters.values())) if len(parameters) == 1 else parameters
         flow_run = _tag(tags, "prefect.flow_run")
         facts = {
-            "made by": f"stage {name}",
+            "made by": name and f"stage {name}",
             "size": _size(file),
             "seed": _tag(tags, "seed"),
             "parameters": flatten(section) if isinstance(section, dict) else parameters,
@@ -297,10 +261,10 @@ def _decided(version: ModelVersion, model: str) -> dict[str, Any]:
     return {"decisions": decisions} if decisions else by_hand
 
 
-def _version_of(model: str, md5: str) -> ModelVersion | None:
-    """The newest registered version of a model that has these bytes."""
+def _version_of(name: str, model: str, md5: str) -> ModelVersion | None:
+    """The newest version of a model, registered by that name, that has these bytes."""
     client = MlflowClient()
-    found = versions(client, registered_name(model), f"tags.`{MADE}{model}` = '{md5}'")
+    found = versions(client, name, f"tags.`{MADE}{model}` = '{md5}'")
     if not found:
         return None
     return client.get_model_version(found[0].name, found[0].version)  # a search leaves out its aliases

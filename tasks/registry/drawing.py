@@ -189,7 +189,7 @@ def _lines(node: Node) -> Iterator[Line]:
     elif review := facts.get("review"):
         yield Line(f"review: {_short(review, 30)}", "")
     if commit := facts.get("git commit") or facts.get("run's git commit"):
-        yield Line(f"git commit {commit[:HASH]}")
+        yield Line(f"git commit {commit.partition(':')[0][:HASH]}")
     for missing in (facts.get("not in git"), facts.get("not in the run's git")):
         if missing:
             yield from _wrapped(f"not in git: {missing}", "missing", 4)
@@ -270,9 +270,8 @@ def as_text(root: Node) -> "Tree":
         for name, value in node.facts.items():
             as_before = node is not root and name in EVERYWHERE and root.facts.get(name, "").startswith(value)
             if name != "aliases" and not as_before:
-                facts.add_row(
-                    Text(f"  {name}", style="dim"), Text(said(value), style="red" if "not in" in name else "")
-                )
+                style = "red" if "not in" in name else ""
+                facts.add_row(Text(f"  {name}", style="dim"), Text(printable(said(value)), style=style))
         return Group(title, *([facts] if facts.row_count else []))
 
     def grow(tree: Tree, node: Node) -> Tree:

@@ -9,11 +9,9 @@ has is made again, from the pinned sources. The training itself always runs.
 import importlib.metadata
 import json
 import logging
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
@@ -21,43 +19,18 @@ from mlflow.exceptions import MlflowException
 from packaging.version import Version
 
 from llm.errors import UserError
+from tasks.registry.find import is_gone
 from tasks.registry.lineage import lineage
 from tasks.registry.tracking import made_by, server_errors
-from tasks.registry.worktree import Registered, Worktree, tagged_hashes
-from tasks.stages.hashes import LOCK, PREFIX, Hashes, as_hashes, flatten, locked, locked_stages, md5_of, sha256_of
+from tasks.registry.uncommitted import LEFT_OUT
+from tasks.registry.verdict import Verdict, machine_class, why
+from tasks.registry.worktree import Registered, Worktree
+from tasks.stages.hashes import LOCK, PREFIX, Hashes, as_hashes, locked, locked_stages, md5_of, sha256_of
 from tasks.stages.libraries import FILE as LIBRARIES_FILE
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.params import training_stage
 
-CLASS = ("cpu", "os", "python", "device", "dtype")  # of a machine, in the order in which they are said
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What came out of making a version again."""
-
-    uri: str
-    ran: tuple[str, ...]
-    """The stages that ran, in order."""
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    """Of the model's files; empty where they were not made."""
-    differs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """What the last of these stages made otherwise: its path, the hash that was registered, the hash here."""
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def identical(self) -> bool:
-        return not self.differs
-
-    def __str__(self) -> str:
-        if self.identical:
-            lines = [f"identical: {', '.join(self.ran)} made the bytes of {self.uri} again"]
-            return "\n".join(lines + [f"  {path}: sha256 {digest}" for path, digest in self.sha256.items()])
-        lines = [f"differs: {self.ran[-1]} is the first stage that made other bytes than those of {self.uri}"]
-        lines += [f"  {path}: {before} then, {now} here" for path, (before, now) in self.differs.items()]
-        return "\n".join(lines + [f"  because {reason}" for reason in self.reasons])
 
 
 class Attempt:
@@ -67,15 +40,15 @@ class Attempt:
         self.version, self.project, self._tree = version, tree.project, tree
         self.stage = training_stage(self.version.model)
         self.ran: list[str] = []
-        self._deps, self._maker = self._read_graph()
+        self._deps, self._maker, self._added = self._read_graph()
         self._expected = {self.stage: self._registered()}
-        self._foreseen = self._libraries() + self._machine()
+        self._foreseen = self._libraries() + self._machine() + self._left_out()
 
     def _registered(self) -> Hashes:
         """What is known of the training: the version's tags count before all else."""
         version, path = self.version, f"models/{self.version.model}"
         known = self._made_by(self.stage, path, version.hashes.outs[path])
-        run = tagged_hashes(version.training.data.tags if version.training else {})
+        run = Hashes.of_tags(version.training.data.tags if version.training else {})
         own = {path for path, stage in self._maker.items() if stage == self.stage}
         outs = {path: md5 for path, md5 in version.hashes.outs.items() if path in own}
         deps = {name: md5 for name, md5 in version.hashes.deps.items() if name in self._deps[self.stage]}
@@ -94,23 +67,28 @@ class Attempt:
                 return hashes
         with server_errors():
             run = made_by(stage, {path: md5})
-        return tagged_hashes(run.data.tags) if run else Hashes({}, {}, {path: md5})
+        return Hashes.of_tags(run.data.tags) if run else Hashes({}, {}, {path: md5})
 
-    def _read_graph(self) -> tuple[dict[str, list[str]], dict[str, str]]:
-        """The deps of each stage, without parameters, and the stage that makes each out."""
+    def _read_graph(self) -> tuple[dict[str, list[str]], dict[str, str], dict[str, str]]:
+        """The deps of each stage, without parameters, the stage that makes each out, and the hashes of what no stage
+        makes and `dvc add` took in, by their paths."""
         from dvc.exceptions import DvcException
 
-        deps, maker = {}, {}
+        deps, maker, added = {}, {}, {}
         try:
             with self._tree.repo() as repo:
                 for stage in repo.index.stages:
+                    if stage.is_data_source:
+                        outs = {Path(out.fs_path).relative_to(self.project): out.hash_info.value for out in stage.outs}
+                        added |= {path.as_posix(): md5 for path, md5 in outs.items() if md5}
+                        continue
                     deps[stage.name] = [dep.def_path.rstrip("/") for dep in stage.deps if dep not in stage.params]
                     maker |= {out.def_path.rstrip("/"): stage.name for out in stage.outs}
         except DvcException as error:
             raise UserError(f"commit {self.version.commit}: {' '.join(str(error).split())}") from None
         if self.stage not in deps:
             raise UserError(f"commit {self.version.commit}: dvc.yaml has no stage {self.stage}")
-        return deps, maker
+        return deps, maker, added
 
     def _libraries(self) -> list[str]:
         """How the libraries that compute differ from the locked ones; the worktree then names those that are here."""
@@ -134,7 +112,7 @@ class Attempt:
     def _machine(self) -> list[str]:
         """How this class of machine differs from the one that trained; the number of threads is made the same."""
         tags = self.version.training.data.tags if self.version.training else {}
-        then = _machine_class(tags)
+        then = machine_class(tags)
         if not then:
             logger.info("on which machine %s was trained is not known here", self.version.uri)
             return []
@@ -142,15 +120,22 @@ class Attempt:
 
         compute = choose_compute()
         device = {"device": str(compute.device), "dtype": str(compute.dtype).removeprefix("torch.")}
-        now = _machine_class(lineage(None) | {f"{PREFIX}.{name}": value for name, value in device.items()})
+        now = machine_class(lineage(None) | {f"{PREFIX}.{name}": value for name, value in device.items()})
         return [
             f"{name} was {then[name]}, here it is {now[name]}"
-            for name in CLASS
-            if name in then and name in now and then[name] != now[name]
+            for name in then
+            if now.get(name, then[name]) != then[name]
         ]
 
+    def _left_out(self) -> list[str]:
+        """What no commit holds and nobody kept, so that the worktree lacks it."""
+        said = self.version.uncommitted.removeprefix("not in git: ").partition("; ")[0]
+        files = said.removeprefix(f"{LEFT_OUT}, ")
+        return [f"not in git, and too large or binary to be kept with it: {files}"] if files != said else []
+
     def foreseen(self) -> list[str]:
-        """Why other bytes are to be expected, before anything runs: other libraries, another class of machine."""
+        """Why other bytes are to be expected, before anything runs: other libraries, another class of machine, files
+        that nobody kept."""
         return self._foreseen
 
     def gather(self) -> list[str]:
@@ -172,6 +157,9 @@ class Attempt:
             needed.append(stage)
 
         need(self.stage)
+        if needed != [self.stage]:
+            for path, md5 in self._added.items():  # which a source may name
+                self._tree.restore(path, md5)
         return needed
 
     def _take_from_here(self, dep: str, md5: str | None) -> None:
@@ -225,13 +213,16 @@ class Attempt:
         model = self.version.model
         made = sha256_of(self.project / "models" / model, f"models/{model}")
         place = f"{self.version.uri}/artifacts/{model}"
-        try:
-            copy = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(self._tree.scratch / "served"))
-        except (MlflowException, OSError):
-            logger.warning(
-                "%s: the store no longer holds its files; its tags' hashes are those of what came out", place
-            )
-            return Verdict(self.version.uri, tuple(self.ran), made)
+        with server_errors():
+            try:
+                copy = mlflow.artifacts.download_artifacts(place, dst_path=str(self._tree.scratch / "served"))
+            except (MlflowException, OSError) as error:
+                if not is_gone(error):
+                    raise
+                logger.warning(
+                    "%s: the store no longer holds its files; its tags' hashes are those of what came out", place
+                )
+                return Verdict(self.version.uri, tuple(self.ran), made)
         served = sha256_of(Path(copy), f"models/{model}")
         differs = {
             path: (served.get(path, "missing"), made.get(path, "missing"))
@@ -240,30 +231,3 @@ class Attempt:
         }
         reasons = ("the files that the registry serves are not those that its tags name",) if differs else ()
         return Verdict(self.version.uri, tuple(self.ran), made, differs, reasons)
-
-
-def _machine_class(tags: Mapping[str, str]) -> dict[str, str]:
-    """What counts of a machine, from a run's tags: not its kernel's version or how many cores it has."""
-    found = {name: tags.get(f"{PREFIX}.machine.{name}") or tags.get(f"{PREFIX}.{name}") for name in CLASS}
-    if found["os"]:
-        kernel = re.search(r"x86_64|aarch64|arm64|AMD64", found["os"])
-        found["os"] = " ".join([found["os"].partition("-")[0], *([kernel[0]] if kernel else [])])
-    return {name: value.removeprefix("torch.") for name, value in found.items() if value}
-
-
-def why(then: Hashes, now: Hashes) -> list[str]:
-    """What a stage ran from then and now, where that differs: deps first, then parameters, then libraries.
-
-    Parameters count where those of then are known.
-    """
-    reasons = [
-        f"its dep {name} was {md5}, here it is {now.deps.get(name, 'missing')}"
-        for name, md5 in then.deps.items()
-        if now.deps.get(name) != md5
-    ]
-    before, after = flatten(then.params), flatten(now.params)
-    changed = [name for name in before | after if before and before.get(name) != after.get(name)]
-    for name in sorted(changed, key=lambda name: name in LIBRARIES):
-        kind = "library" if name in LIBRARIES else "parameter"
-        reasons.append(f"{kind} {name} was {before.get(name, 'missing')}, here it is {after.get(name, 'missing')}")
-    return reasons

@@ -15,6 +15,7 @@ from tasks.stages.params import FOUNDATION, PARAMS_FILE
 MOST_BYTES = 1_000_000  # of a diff
 MOST_NAMED = 5  # values, stages or files
 LONGEST = 40  # characters of a value
+LEFT_OUT = "left out of the diff"
 DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
 MISSING = object()
 
@@ -48,7 +49,7 @@ def uncommitted(model: str) -> Uncommitted:
     if code := [path for path in files if path not in DATA]:
         said.append(_named("code", code))
     if left_out:
-        said.append(_named("left out of the diff", left_out))
+        said.insert(0, _named(LEFT_OUT, left_out))  # where a tag that is cut has it, too
     return Uncommitted(f"not in git: {'; '.join(said)}" if said else "", b"".join(diffs))
 
 

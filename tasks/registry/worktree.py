@@ -3,6 +3,7 @@
 It has a tracking store and a DVC cache of its own. A version's commit comes with what was not in it.
 """
 
+import fcntl
 import logging
 import os
 import shutil
@@ -12,27 +13,27 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import psutil
-from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.registry.ancestry import STAGES, find_version
+from tasks.registry.ancestry import recorded_stages
+from tasks.registry.find import find_run, find_version, holds
 from tasks.registry.lineage import not_in_git
 from tasks.registry.register import NO_RUN, TRAINING_RUN
-from tasks.registry.tracking import configure_tracking, is_missing, server_errors
+from tasks.registry.tracking import configure_tracking, server_errors
 from tasks.stages import lifeline
 from tasks.stages.graph import stop
 from tasks.stages.hashes import PREFIX, Hashes, as_hashes, md5_of
 
 UNCOMMITTED = "lineage/uncommitted.diff"  # among the artifacts of a version's run: what its commit lacks
+SCRATCH, TREE, HELD = f"{PREFIX}-", "worktree", "held"  # a temporary folder, and the worktree and the lock in it
 CACHE = "cache-of-the-project"
 STOPS_WITHIN = 8  # seconds that a stage has to say goodbye to its server; its checkpoint is of no use
 OF_A_FOLDER = (  # how variables begin that lead a stage back into this folder, or into the run that this process is
@@ -89,7 +90,6 @@ class Worktree:
 
     def restore(self, path: str, md5: str) -> bool:
         """Bring back an out by its hash, from the cache or the remote of this folder; whether one of them had it."""
-        from dvc.exceptions import DvcException
         from dvc_data.hashfile.hash_info import HashInfo
 
         target = self.project / path
@@ -102,7 +102,7 @@ class Worktree:
                     for objects in out.get_used_objs(remote=place, force=True).values():
                         repo.cloud.pull(objects, remote=place)
                     out.checkout(force=True)
-                except (DvcException, OSError) as error:  # the next place may have it, or it is made again
+                except Exception as error:  # each kind of remote has its own: the next may have it, or it is made again
                     level = logging.DEBUG if place == CACHE else logging.WARNING
                     logger.log(level, "%s: %s", place, " ".join(str(error).split()))
                 if target.exists() and md5_of(target) == md5:
@@ -141,6 +141,7 @@ class Worktree:
             "TMPDIR": str(self.scratch),
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(self.scratch / "dvc"),
+            "OPENLINEAGE_DISABLED": "true",  # what is made here, others have already
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.scratch / 'mlflow.db'}",
         }
 
@@ -157,7 +158,7 @@ def _git(*arguments: str, folder: Path = Path()) -> str:
 
 
 def registered(named: str) -> Registered:
-    """The version that `named` names, as for `tasks.registry.ancestry.find_version`.
+    """The version that `named` names, as for `tasks.registry.find.find_version`.
 
     Raises UserError for one that is not there, that this pipeline didn't make, that was made outside git, or whose
     commit this repository doesn't have.
@@ -165,9 +166,8 @@ def registered(named: str) -> Registered:
     configure_tracking()
     with server_errors():
         version = find_version(named)
-        training = _run(version.tags.get(TRAINING_RUN))
-        stages = mlflow.artifacts.load_dict(_place(version.run_id, STAGES)) if _holds(version.run_id, STAGES) else {}
-    uri, hashes, tags = f"models:/{version.name}/{version.version}", tagged_hashes(version.tags), version.tags
+        training, stages = find_run(version.tags.get(TRAINING_RUN)), recorded_stages(version)
+    uri, hashes, tags = f"models:/{version.name}/{version.version}", Hashes.of_tags(version.tags), version.tags
     models = [path.removeprefix("models/") for path in hashes.outs if path.startswith("models/")]
     if len(models) != 1:
         raise UserError(f"{uri}: its tags name no model of this pipeline; `python -m flows.register` makes versions")
@@ -188,37 +188,6 @@ def _check_commit(uri: str, commit: str) -> None:
         raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}") from None
 
 
-def _run(run_id: str | None) -> Run | None:
-    """A run; None where this store has none of that id."""
-    if not run_id or run_id == NO_RUN:
-        return None
-    try:
-        return MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if is_missing(error):
-            return None
-        raise
-
-
-def _holds(run_id: str, path: str) -> bool:
-    """Whether a run has this artifact."""
-    there = MlflowClient().list_artifacts(run_id, str(Path(path).parent)) if _run(run_id) else []
-    return path in [file.path for file in there]
-
-
-def _place(run_id: str, path: str) -> str:
-    return f"runs:/{run_id}/{path}"
-
-
-def tagged_hashes(tags: Mapping[str, str]) -> Hashes:
-    """The hashes that a run's or a version's tags hold."""
-    kinds = [
-        {name.removeprefix(start): md5 for name, md5 in tags.items() if name.startswith(start)}
-        for start in (f"{PREFIX}.dvc.dep.", f"{PREFIX}.dvc.out.")
-    ]
-    return Hashes({}, *kinds)
-
-
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Clean up to the end, also where the impatient press Ctrl-C again."""
@@ -236,17 +205,37 @@ def undisturbed() -> Iterator[None]:
 @contextmanager
 def checkout(commit: str) -> Iterator[Worktree]:
     """Yield a commit in a temporary folder that is gone afterwards. Raises UserError where there is no such commit."""
-    prefix = _git("rev-parse", "--show-prefix").strip()
-    scratch = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-")).resolve()
-    tree = scratch / "worktree"
+    prefix = _git("rev-parse", "--show-prefix").strip("\n")
+    _remove_abandoned()
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH)).resolve()
+    tree = scratch / TREE
+    held = (scratch / HELD).open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
     try:
         hooks = f"core.hooksPath={os.devnull}"  # DVC's own would check out the data of this folder's dvc.lock
         _git("-c", hooks, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         yield Worktree(tree / prefix, scratch)
     finally:
         with undisturbed():
-            shutil.rmtree(scratch, ignore_errors=True)
-            subprocess.run(["git", "worktree", "remove", "--force", "--force", str(tree)], capture_output=True)
+            _remove(scratch)
+            held.close()
+
+
+def _remove(scratch: Path) -> None:
+    shutil.rmtree(scratch, ignore_errors=True)
+    subprocess.run(["git", "worktree", "remove", "--force", "--force", str(scratch / TREE)], capture_output=True)
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of those that were killed, which are as large as a model and its data."""
+    for line in _git("worktree", "list", "--porcelain", "-z").split("\0"):
+        tree = Path(line.removeprefix("worktree "))
+        if not line.startswith("worktree ") or tree.name != TREE or not tree.parent.name.startswith(SCRATCH):
+            continue
+        with suppress(OSError), (tree.parent / HELD).open("r+") as held:  # not there: of another machine, or gone
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one that is in use is held
+            logger.info("%s: whoever made it was killed; removed", tree.parent)
+            _remove(tree.parent)
 
 
 @contextmanager
@@ -264,14 +253,14 @@ def worktree(version: Registered) -> Iterator[Worktree]:
 def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
     lacking = f"{version.uri}: its commit {version.commit} lacks what it was made with ({version.uncommitted})"
     with server_errors():
-        if not _holds(version.run_id, UNCOMMITTED):
+        if not holds(version.run_id, UNCOMMITTED):
             raise UserError(f"{lacking}, and its run holds no {UNCOMMITTED}, so it can't be made again")
-        place = _place(version.run_id, UNCOMMITTED)
+        place = f"runs:/{version.run_id}/{UNCOMMITTED}"
         diff = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(tree.scratch / "uncommitted"))
-    root = Path(_git("rev-parse", "--show-toplevel", folder=tree.project).strip())
+    root = Path(_git("rev-parse", "--show-toplevel", folder=tree.project).strip("\n"))
     inside = tree.project.relative_to(root).parts
     try:
-        _git("apply", *([f"--directory={Path(*inside)}"] if inside else []), diff, folder=root)
+        _git("apply", "--whitespace=nowarn", *([f"--directory={Path(*inside)}"] if inside else []), diff, folder=root)
     except UserError as error:
         raise UserError(f"{lacking}, and {UNCOMMITTED} of its run doesn't apply to that: {error}") from None
     logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llm.errors import UserError, UserFileError
 
@@ -43,6 +43,15 @@ class Hashes:
         """The data and code as flat tags, such as `threestage.dvc.out.models/classifier`."""
         kinds = {"dep": self.deps, "out": self.outs}
         return {f"{PREFIX}.dvc.{kind}.{path}": md5 for kind, paths in kinds.items() for path, md5 in paths.items()}
+
+    @classmethod
+    def of_tags(cls, tags: Mapping[str, str]) -> Self:
+        """The hashes that the tags of a run or a version hold, without parameters."""
+        deps, outs = (
+            {name.removeprefix(start): md5 for name, md5 in tags.items() if name.startswith(start)}
+            for start in (f"{PREFIX}.dvc.dep.", f"{PREFIX}.dvc.out.")
+        )
+        return cls({}, deps, outs)
 
     def differences(self, other: "Hashes") -> list[str]:
         """Names of what differs between the two, sorted; of a parameter with its section, `foundation.train.steps`."""

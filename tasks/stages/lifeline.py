@@ -7,19 +7,25 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+TIED = "THREESTAGE_LIFELINE"  # the process that a lifeline became: dvc, to its stage
 
 
 def die_with_parent() -> None:
     """Ask the kernel for a SIGTERM when the parent ends. Linux only; elsewhere nothing happens.
 
-    The wish survives exec, so it also holds for a command that takes this process's place.
+    The wish survives exec, so it also holds for a command that takes this process's place. It comes too late where the
+    parent was killed before, while this process still imported what it needs: then the SIGTERM comes at once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if (tied := os.environ.get(TIED)) and not Path("/proc", tied).exists():
+            signal.raise_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":
     die_with_parent()
+    os.environ[TIED] = str(os.getpid())
     os.execvp(sys.argv[1], sys.argv[1:])

@@ -1,6 +1,7 @@
-"""The three models of the real graph, made again from their commits."""
+"""Models of the real graph, made again from their commits: in fresh clones, which hold no data."""
 
 import hashlib
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,39 +9,59 @@ from pathlib import Path
 import pytest
 from projects import git, run
 
+from tasks.stages.hashes import as_hashes, locked_stages
 
-@pytest.fixture(scope="module")
-def registered_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shutil.copytree(project, tmp_path_factory.mktemp("registered") / "project", symlinks=True)
-
-
-def identical(folder: Path, model: str, ran: str, weights: Path, **variables: str) -> None:
-    before = subprocess.check_output(["git", "status", "--porcelain"], cwd=folder)
-    done = run(folder, "flows.reproduce", f"models:/threestage-{model}@challenger", **variables)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    said = done.stdout.splitlines()
-    assert said[0] == f"identical: {ran} made the bytes of models:/threestage-{model}/1 again"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert f"  models/{model}/model.safetensors: sha256 {digest}" in said
-    assert "other bytes are to be expected" not in done.stderr
-    assert subprocess.check_output(["git", "status", "--porcelain"], cwd=folder) == before
-    assert len(subprocess.check_output(["git", "worktree", "list"], cwd=folder).splitlines()) == 1
+pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
-@pytest.mark.parametrize("model", ["classifier", "assistant"])
-def test_a_fine_tuned_model_comes_out_as_it_was(registered_project: Path, prefect_api: str, model: str) -> None:
-    weights = registered_project / f"models/{model}/model.safetensors"
-    identical(registered_project, model, f"finetune@{model}", weights, PREFECT_API_URL=prefect_api)
+@pytest.fixture
+def clone(project: Path, tmp_path: Path) -> Path:
+    """A clone of the finished project, whose data others have pushed."""
+    origin = shutil.copytree(project, tmp_path / "origin", symlinks=True)
+    git(tmp_path, "clone", "--quiet", str(origin), "clone")
+    folder = tmp_path / "clone"
+    done = run(folder, "dvc", "remote", "add", "--local", "--default", "storage", str(origin / ".dvc/cache"))
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
-def test_a_fresh_clone_without_any_data_makes_the_foundation_from_its_pinned_sources(
-    registered_project: Path, tmp_path: Path, prefect_api: str
+def forget(clone: Path, *paths: str) -> None:
+    """Let the remote hold nothing of these folders."""
+    stages = locked_stages(clone / "dvc.lock").values()
+    outs = {path: md5 for stage in stages for path, md5 in as_hashes(stage).outs.items()}
+    files = clone.parent / "origin/.dvc/cache/files/md5"
+    for md5 in map(outs.__getitem__, paths):
+        listing = files / md5[:2] / md5[2:]
+        for each in json.loads(listing.read_text()):
+            (files / each["md5"][:2] / each["md5"][2:]).unlink(missing_ok=True)
+        listing.unlink()
+
+
+@pytest.mark.parametrize(
+    ("model", "forgotten", "ran"),
+    [
+        ("assistant", (), "finetune@assistant"),
+        (
+            "classifier",
+            ("data/raw/corpus", "data/processed/corpus", "models/foundation"),
+            "fetch@corpus, preprocess@corpus, pretrain, finetune@classifier",  # and so the foundation comes out, too
+        ),
+    ],
+)
+def test_a_model_comes_out_as_it_was_from_pinned_sources_and_what_the_remote_has(
+    clone: Path, command_line, model: str, forgotten: tuple[str, ...], ran: str
 ) -> None:
-    git(tmp_path, "clone", "--quiet", str(registered_project), "clone")
-    registry = {"MLFLOW_TRACKING_URI": f"sqlite:///{registered_project}/mlflow.db", "PREFECT_API_URL": prefect_api}
-    weights, stages = (
-        registered_project / "models/foundation/model.safetensors",
-        "fetch@corpus, preprocess@corpus, pretrain",
-    )
-    identical(tmp_path / "clone", "foundation", stages, weights, **registry)
-    assert not (tmp_path / "clone/models/foundation").exists()
+    forget(clone, *forgotten)
+    origin = clone.parent / "origin"
+    weights = (origin / f"models/{model}/model.safetensors").read_bytes()
+    before = subprocess.check_output(["git", "status", "--porcelain"], cwd=clone)
+    registry = f"sqlite:///{origin}/mlflow.db"
+    code, said, log = command_line(clone, "reproduce", f"{model}@challenger", MLFLOW_TRACKING_URI=registry)
+    assert code == 0, said + log[-3000:]
+    first, *files = said.splitlines()
+    assert first == f"identical: {ran} made the bytes of models:/threestage-{model}/1 again"
+    assert f"  models/{model}/model.safetensors: sha256 {hashlib.sha256(weights).hexdigest()}" in files
+    assert "other bytes are to be expected" not in log
+    assert subprocess.check_output(["git", "status", "--porcelain"], cwd=clone) == before
+    assert len(subprocess.check_output(["git", "worktree", "list"], cwd=clone).splitlines()) == 1
+    assert not (clone / "models" / model).exists()

@@ -7,21 +7,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 import psutil
 import pytest
 from mlflow import MlflowClient
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import git
-from small_models import ROOT, challenger, run
+from small_models import ROOT, run
 
 from llm.errors import UserError
 from tasks.registry.ancestry import STAGES
 from tasks.registry.register import register_model
-from tasks.registry.reproduce import Attempt, Verdict, why
-from tasks.registry.worktree import UNCOMMITTED, registered, worktree
-from tasks.stages.hashes import Hashes, locked
+from tasks.registry.reproduce import Attempt
+from tasks.registry.tracking import configure_tracking
+from tasks.registry.uncommitted import LEFT_OUT
+from tasks.registry.verdict import Verdict
+from tasks.registry.worktree import UNCOMMITTED, Worktree, registered, worktree
+from tasks.stages.hashes import locked
 
 pytestmark = pytest.mark.slow
 
@@ -55,35 +61,63 @@ def commit() -> None:
     git(Path(), "commit", "--quiet", "--message", "A state of it")
 
 
-@pytest.fixture
-def committed(project, tmp_path, monkeypatch) -> None:
-    """The project of small models in a commit, and a place for temporary folders that can be looked at."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    Path(".gitignore").write_text("\n".join(STATE))
-    commit()
+def register() -> str:
+    """Make what is here a version; where it is."""
+    return f"models:/{NAME}/{register_model('classifier')}"
+
+
+@pytest.fixture(scope="module")
+def registered_folder(ran, tmp_path_factory) -> Path:
+    """The project of small models in a commit, with its classifier registered."""
+    folder = shutil.copytree(ran, tmp_path_factory.mktemp("registered") / "project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        Path(".gitignore").write_text("\n".join(STATE))
+        commit()
+        register()
+    return folder
 
 
 @pytest.fixture
-def with_version(committed) -> None:
-    """The same with its classifier registered."""
-    register_model("classifier")
+def temporary(tmp_path, monkeypatch) -> Path:
+    """The place for temporary folders."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
-def reproduced(uri: str = URI) -> Verdict:
-    """As the flow does it, without a Prefect server."""
+@pytest.fixture
+def with_version(registered_folder, temporary, monkeypatch) -> Path:
+    """In a copy of the project with its version, whose path has spaces."""
+    folder = shutil.copytree(registered_folder, temporary.parent / "a project of mine")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    configure_tracking()  # the store has moved
+    return folder
+
+
+@contextmanager
+def attempted(uri: str = URI) -> Iterator[tuple[Attempt, Verdict]]:
+    """As the flow does it, without a Prefect server, while its worktree is there."""
     version = registered(uri)
     with worktree(version) as tree:
         attempt = Attempt(version, tree)
         for stage in attempt.gather():
             attempt.run(stage, {})
             if verdict := attempt.verdict():
-                return verdict
-    raise AssertionError("no verdict")
+                break
+        yield attempt, verdict
 
 
-def foreseen() -> list[str]:
-    version = registered(URI)
+def reproduced(uri: str = URI) -> Verdict:
+    with attempted(uri) as (_, verdict):
+        return verdict
+
+
+def foreseen(uri: str = URI) -> list[str]:
+    version = registered(uri)
     with worktree(version) as tree:
         return Attempt(version, tree).foreseen()
 
@@ -93,31 +127,48 @@ def change_data(model: str) -> None:
     path.write_text(path.read_text() + "\n")
 
 
-def test_a_model_comes_out_as_it_was_and_this_folder_stays_as_it_was(with_version):
+def test_a_model_comes_out_as_it_was_and_a_registry_that_serves_other_bytes_is_caught(with_version, temporary):
     before = state()
-    verdict = reproduced(f"models:/{NAME}@challenger")
-    assert verdict.identical
-    assert verdict.ran == ("finetune@classifier",)
-    assert f"{WEIGHTS}: sha256 {sha256(Path(WEIGHTS))}" in str(verdict)
+    with attempted(f"models:/{NAME}@challenger") as (attempt, verdict):
+        assert verdict.identical
+        assert verdict.ran == ("finetune@classifier",)
+        assert f"{WEIGHTS}: sha256 {sha256(Path(WEIGHTS))}" in str(verdict)
+        assert state() == before | {"worktree list": state()["worktree list"]}
+
+        (served,) = Path("mlartifacts").rglob(f"artifacts/{WEIGHTS.removeprefix('models/')}")
+        kept = served.read_bytes()
+        served.write_bytes(kept[:-1] + b"\0")
+        verdict = attempt.verdict()
+        assert verdict.differs == {WEIGHTS: (sha256(served), sha256(Path(WEIGHTS)))}
+        assert verdict.reasons == ("the files that the registry serves are not those that its tags name",)
+        served.write_bytes(kept)
     assert state() == before
-    assert list(Path("tmp").iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
-def test_a_later_state_of_this_folder_does_not_count_and_a_remote_has_what_no_cache_has(with_version):
+def test_data_that_is_in_no_commit_is_taken_from_here_and_once_it_is_changed_named_with_its_stage(with_version):
+    change_data("classifier")
+    run("dvc", "repro", "-q")
+    uri = register()
+    then = MlflowClient().get_model_version(NAME, "2").tags["threestage.dvc.dep.made/classifier"]
     run("dvc", "remote", "add", "--local", "--default", "storage", "remote")
     run("dvc", "push", "--quiet")
-    change_data("classifier")
-    change_data("foundation")
-    Path("params.yaml").write_text("f1: 0.6\n")
-    commit()
-    run("dvc", "repro", "-q")
-    shutil.rmtree(".dvc/cache")
+    shutil.rmtree(".dvc/cache")  # what the training read the remote has
+    Path("params.yaml").write_text("f1: 0.6\n")  # a later state of this folder does not count
     Path("dvc.yaml").unlink()
     before = state()
-    verdict = reproduced()
+    verdict = reproduced(uri)
     assert verdict.identical
     assert verdict.ran == ("finetune@classifier",)
     assert state() == before
+    git(Path(), "checkout", "--quiet", "made")
+    verdict = reproduced(uri)
+    assert not verdict.identical
+    assert verdict.ran == ("finetune@classifier",)
+    assert list(verdict.differs) == ["models/classifier"]
+    assert verdict.reasons[0].startswith(f"its dep made/classifier was {then}, here it is ")
+    assert len(verdict.reasons) == 1
+    assert f"finetune@classifier is the first stage that made other bytes than those of {uri}" in str(verdict)
 
 
 def test_what_the_cache_has_damaged_is_made_again(with_version):
@@ -130,64 +181,72 @@ def test_what_the_cache_has_damaged_is_made_again(with_version):
     assert verdict.ran == ("pretrain", "finetune@classifier")
 
 
-def test_changed_data_is_named_with_its_stage_and_dep(committed):
-    change_data("classifier")
-    run("dvc", "repro", "-q")
-    register_model("classifier")
-    then = challenger().tags["threestage.dvc.dep.made/classifier"]
-    assert reproduced().identical  # it is in no commit, but here as it was
-    git(Path(), "checkout", "--quiet", "made")
-    verdict = reproduced()
-    assert not verdict.identical
-    assert verdict.ran == ("finetune@classifier",)
-    assert list(verdict.differs) == ["models/classifier"]
-    assert verdict.reasons[0].startswith(f"its dep made/classifier was {then}, here it is ")
-    assert len(verdict.reasons) == 1
-    assert f"finetune@classifier is the first stage that made other bytes than those of {URI}" in str(verdict)
+def test_data_that_was_added_to_dvc_is_there_where_it_may_be_read_again(with_version):
+    Path("own.csv").write_text("ham,hello\n")
+    run("dvc", "add", "--quiet", "own.csv")
+    commit()
+    at_this_commit()
+    foundation = locked("pretrain").outs["models/foundation"]
+    (listing,) = Path(".dvc/cache/files").rglob(foundation[2:])
+    listing.unlink()
+    version = registered(URI)
+    with worktree(version) as tree:
+        assert not (tree.project / "own.csv").exists()
+        assert Attempt(version, tree).gather() == ["pretrain", "finetune@classifier"]
+        assert (tree.project / "own.csv").read_text() == "ham,hello\n"
 
 
-@pytest.mark.parametrize("known_by", ["the version", "dvc.lock", "a run"])
-def test_the_first_stage_that_differs_ends_it_whatever_it_is_known_by(committed, known_by):
+def test_the_first_stage_that_differs_ends_it_whatever_it_is_known_by(with_version):
     change_data("foundation")
+    change_data("classifier")  # else it is version 1
     run("dvc", "repro", "-q")
     pretrain = locked("pretrain")
-    register_model("classifier")
-    if known_by != "the version":  # as one of before this was written down
-        (record,) = Path("mlartifacts").rglob(STAGES)
-        record.unlink()
-    if known_by != "dvc.lock":
-        Path("dvc.lock").unlink()
-    if known_by == "a run":
-        with mlflow.start_run(tags=pretrain.tags() | {"threestage.dvc.stage": "pretrain"}):
-            pass
+    uri = register()
     git(Path(), "checkout", "--quiet", "made")
     shutil.rmtree(".dvc/cache")
-    verdict = reproduced()
-    assert verdict.ran == ("pretrain",)
-    assert list(verdict.differs) == ["models/foundation"]
-    assert verdict.reasons[0].startswith(f"its dep made/foundation was {pretrain.deps['made/foundation']}, here it is ")
+
+    def check(verdict: Verdict) -> None:
+        assert verdict.ran == ("pretrain",)
+        assert list(verdict.differs) == ["models/foundation"]
+        reason = f"its dep made/foundation was {pretrain.deps['made/foundation']}, here it is "
+        assert verdict.reasons[0].startswith(reason)
+
+    def asked_again(tree: Worktree) -> Verdict:
+        attempt = Attempt(registered(uri), tree)
+        assert attempt.gather() == ["pretrain", "finetune@classifier"]
+        attempt.ran.append("pretrain")
+        return attempt.verdict()
+
+    with attempted(uri) as (attempt, verdict):
+        check(verdict)  # by what was written down with the version
+        tree = Worktree(attempt.project, attempt.project.parent)
+        for record in Path("mlartifacts").rglob(STAGES):  # as in one of before this was done
+            record.unlink()
+        check(asked_again(tree))  # by dvc.lock
+        Path("dvc.lock").unlink()
+        with mlflow.start_run(tags=pretrain.tags() | {"threestage.dvc.stage": "pretrain"}):
+            pass
+        check(asked_again(tree))  # by a run
 
 
-def test_a_registry_that_serves_other_bytes_than_its_tags_name_is_caught(with_version):
-    (served,) = Path("mlartifacts").rglob(f"artifacts/{WEIGHTS.removeprefix('models/')}")
-    served.write_bytes(served.read_bytes()[:-1] + b"\0")
-    verdict = reproduced()
-    assert verdict.differs == {WEIGHTS: (sha256(served), sha256(Path(WEIGHTS)))}
-    assert verdict.reasons == ("the files that the registry serves are not those that its tags name",)
-
-
-def test_another_library_is_said_before_anything_runs(committed):
+def test_another_library_is_said_before_anything_runs(with_version):
     known = '{"torch": "1.0.0", "no-such-library": "3.2"}\n'
     Path("libraries.json").write_text(known)
     commit()
-    register_model("classifier")
-    shipped = Path(mlflow.pyfunc.get_model_dependencies(challenger().source)).read_text().split()
+    at_this_commit()
+    shipped = Path(mlflow.pyfunc.get_model_dependencies(URI)).read_text().split()
     (torch,) = (line.removeprefix("torch==") for line in shipped if line.startswith("torch=="))
     assert foreseen() == [
         f"library torch was 1.0.0, here it is {torch}",
         "library no-such-library was 3.2, here it is missing",
     ]
     assert Path("libraries.json").read_text() == known
+
+
+def at_this_commit() -> None:
+    """Version 1 as if it had been made here and now."""
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.commit", head)
 
 
 def test_another_class_of_machine_is_said_before_anything_runs(with_version):
@@ -201,78 +260,101 @@ def test_another_class_of_machine_is_said_before_anything_runs(with_version):
     assert "python" not in " ".join(said)  # which nobody wrote down
 
 
-def test_why_names_deps_then_parameters_then_libraries():
-    then = Hashes({"torch": "2.12.0", "foundation.train": {"steps": 20, "seed": 1}}, {"data": "a", "llm": "b"}, {})
-    now = Hashes({"torch": "2.13.0", "foundation.train": {"steps": 30, "seed": 1}}, {"data": "c", "llm": "b"}, {})
-    assert why(then, now) == [
-        "its dep data was a, here it is c",
-        "parameter foundation.train.steps was 20, here it is 30",
-        "library torch was 2.12.0, here it is 2.13.0",
-    ]
-    assert why(Hashes({}, {"data": "c"}, {}), now) == []  # of which no parameters are known
-
-
-def test_a_version_that_was_registered_outside_git_is_said(project):
-    register_model("classifier")
+def test_a_version_that_was_registered_outside_git_is_said(with_version):
+    MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.commit", "none")
     with pytest.raises(UserError, match=rf"^{URI}: it was registered outside git"):
         registered(URI)
 
 
 @pytest.fixture
-def dirty(committed):
-    """A version that was made when train.py was not as in its commit, and read a file that was in none."""
+def dirty(with_version, monkeypatch) -> str:
+    """A version that was made when train.py was not as in its commit, and read a file that was in none; in a project
+    that is a folder of a larger repository."""
+    shutil.move(".git", with_version.parent)
+    Path(with_version.parent, ".gitignore").write_text("tmp/\n")
+    commit()
     code = Path("train.py").read_text()
-    Path("header.py").write_text('HEADER = "step,nats"\n')
-    Path("train.py").write_text("from header import HEADER\n" + code.replace('"step,loss"', "HEADER"))
-    run("dvc", "repro", "-q", "--force")
-    register_model("classifier")
+    Path("note.py").write_text('NOTE = "new" \n')
+    with_note = f"from note import NOTE\n{code}\npathlib.Path('models', model, 'note').write_text(NOTE)\n"
+    Path("train.py").write_text(with_note)
+    run("dvc", "repro", "-q", "--force", "--single-item", "finetune@classifier", "evaluate@classifier")
+    uri = register()
     Path("train.py").write_text(code)
-    Path("header.py").unlink()
+    Path("note.py").unlink()
+    git(Path(), "config", "apply.whitespace", "error")
+    return uri
 
 
 def test_what_was_not_in_its_commit_is_applied_and_said(dirty, caplog):
     with caplog.at_level(logging.WARNING, logger="tasks"):
-        assert reproduced().identical
-    assert "not in git: code, train.py, header.py; applied to its commit from lineage/uncommitted.diff" in caplog.text
-    assert not Path("header.py").exists()
+        assert reproduced(dirty).identical
+    assert "not in git: code, train.py, note.py; applied to its commit from lineage/uncommitted.diff" in caplog.text
+    assert not Path("note.py").exists()
 
 
-def test_a_dirty_version_whose_diff_does_not_apply_or_is_not_kept_is_said_and_leaves_nothing(dirty):
+def test_a_dirty_version_whose_diff_does_not_apply_or_is_not_kept_is_said_and_leaves_nothing(dirty, temporary):
     (kept,) = Path("mlartifacts").rglob(UNCOMMITTED)
     kept.write_text("--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-import nothing\n+import all\n")
-    with pytest.raises(UserError, match=r"code, train.py, header.py\), and .* doesn't apply to that: git apply: error"):
-        reproduced()
+    with pytest.raises(UserError, match=r"code, train.py, note.py\), and .* doesn't apply to that: git apply: error"):
+        reproduced(dirty)
     kept.unlink()
     with pytest.raises(UserError, match=rf"its run holds no {UNCOMMITTED}, so it can't be made again"):
-        reproduced()
-    assert list(Path("tmp").iterdir()) == []
+        reproduced(dirty)
+    assert list(temporary.iterdir()) == []
     assert len(subprocess.check_output(["git", "worktree", "list"]).splitlines()) == 1
 
 
-def test_a_stage_that_fails_is_named(committed):
+def test_what_its_diff_leaves_out_is_a_reason_to_expect_other_bytes(with_version):
+    MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.dirty.code", "true")
+    said = f"not in git: {LEFT_OUT}, data/large.jsonl; code, data/large.jsonl, train.py"
+    MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.dirty.params", said)
+    (record,) = Path("mlartifacts").rglob(STAGES)
+    record.with_name(Path(UNCOMMITTED).name).write_text("--- /dev/null\n+++ b/note.py\n@@ -0,0 +1 @@\n+# a line\n")
+    assert foreseen() == ["not in git, and too large or binary to be kept with it: data/large.jsonl"]
+
+
+def test_a_stage_that_fails_is_named(with_version, temporary):
     Path("train.py").write_text("raise SystemExit(3)\n" + Path("train.py").read_text())
     commit()
-    register_model("classifier")
+    at_this_commit()
     with pytest.raises(UserError, match=rf"^{URI} can't be made again: stage finetune@classifier failed; the reason"):
         reproduced()
-    assert list(Path("tmp").iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
-def test_a_commit_that_git_does_not_have_is_said_before_a_server_starts(with_version):
+def test_a_commit_that_git_does_not_have_is_said_before_a_server_starts(with_version, stage_line):
     MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.commit", "0" * 40)
-    nobody = {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    command = [sys.executable, "-m", "flows.reproduce", URI]
-    done = subprocess.run(command, env=os.environ | nobody, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"error: {URI}: this repository has no commit {'0' * 40}; `git fetch --all`")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        code, said = stage_line(with_version, f"reproduce@{URI}")
+    assert code == 2, said
+    assert said.startswith(f"error: {URI}: this repository has no commit {'0' * 40}; `git fetch --all`")
 
 
-def test_a_command_that_is_stopped_leaves_nothing(committed, tmp_path, prefect_api):
+def test_one_that_was_killed_is_tidied_up_by_the_next_but_not_one_that_still_runs(with_version, temporary):
+    before, version = state(), registered(URI)
+    if not (child := os.fork()):
+        try:
+            with worktree(version):
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
+    (abandoned,) = temporary.iterdir()
+    with worktree(version) as first:
+        assert list(temporary.iterdir()) == [first.scratch]
+        assert first.scratch != abandoned
+        with worktree(version):
+            assert first.project.exists()
+    assert list(temporary.iterdir()) == []
+    assert state() == before
+
+
+def test_a_command_that_is_stopped_leaves_nothing(with_version, temporary, prefect_api):
     Path("train.py").write_text(WAIT + Path("train.py").read_text())
     commit()
-    register_model("classifier")
-    before, begun = state(), tmp_path / "tmp/begun"
-    variables = {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_api, "TMPDIR": str(begun.parent)}
+    at_this_commit()
+    before, begun = state(), temporary / "begun"
+    variables = {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_api, "TMPDIR": str(temporary)}
     running = subprocess.Popen(
         [sys.executable, "-m", "flows.reproduce", URI],
         env=os.environ | variables | {"WAIT": str(begun)},
@@ -294,5 +376,5 @@ def test_a_command_that_is_stopped_leaves_nothing(committed, tmp_path, prefect_a
     assert running.returncode == 143, said
     assert not psutil.pid_exists(int(begun.read_text()))
     begun.unlink()
-    assert list(Path("tmp").iterdir()) == []
+    assert list(temporary.iterdir()) == []
     assert state() == before

@@ -94,7 +94,7 @@ def test_what_is_too_much_or_binary_is_left_out_of_the_diff_and_named(committed,
     write("b.py", "y = 1\n")
     Path("c.py").write_bytes(bytes(99))
     changed = uncommitted("mail")
-    assert changed.said == "not in git: code, a.py, b.py, c.py; left out of the diff, a.py, c.py"
+    assert changed.said == "not in git: left out of the diff, a.py, c.py; code, a.py, b.py, c.py"
     assert changed.diff.startswith(b"diff --git a/b.py b/b.py\nnew file mode 100644\n")
     assert len(changed.diff) < 500
 

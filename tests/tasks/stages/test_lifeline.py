@@ -33,6 +33,28 @@ def test_a_command_on_the_lifeline_dies_when_its_parent_is_killed():
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_stage_whose_dvc_was_killed_while_it_still_imported_ends_too():
+    slow = (
+        "import sys; sys.stdin.read(); from tasks.stages.lifeline import die_with_parent; die_with_parent(); print(1)"
+    )
+    dvc = f"""
+import subprocess, sys
+stage = subprocess.Popen([sys.executable, "-c", {slow!r}])
+print(stage.pid, flush=True)
+stage.wait()
+"""
+    command = [sys.executable, "-m", "tasks.stages.lifeline", sys.executable, "-c", dvc]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as parent:
+        stage = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait()
+        assert stage.is_running()
+        parent.stdin.close()  # its imports are done
+        assert parent.stdout.read() == ""  # and it has ended without a word
+
+
 def test_the_command_takes_the_place_of_the_lifeline_with_arguments_and_exit_code():
     code = "import os, sys; print(os.getpid(), sys.argv[1:]); sys.exit(7)"
     command = [sys.executable, "-m", "tasks.stages.lifeline", sys.executable, "-c", code, "-a", "b c"]

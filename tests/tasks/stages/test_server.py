@@ -214,9 +214,10 @@ def test_a_server_that_is_started_again_is_waited_for(monkeypatch):
 
     def start(_):
         started.append(HTTPServer(address, Healthy))
-        threading.Thread(target=started[0].handle_request).start()
+        threading.Thread(target=started[0].serve_forever).start()
 
     monkeypatch.setattr(server, "time", SimpleNamespace(sleep=start, monotonic=time.monotonic))
     server._check_answers(f"http://127.0.0.1:{address[1]}/api", patience=60)
     (one,) = started
+    one.shutdown()
     one.server_close()
