@@ -13,7 +13,10 @@ from queue import Queue
 import pytest
 from mlflow import MlflowClient
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed
 from projects import run
 
 from flows.notify import listed, remove, set_up
@@ -28,6 +31,7 @@ pytestmark = pytest.mark.slow
 HANGS = 600  # seconds that only something that hangs takes
 SECRET = "oh-so-secret"
 NAME = "threestage-classifier"
+RUN = "retrain 2026-11-26: 3 of 12 stages"
 KINDS = ("failure", "challenger", "decision")
 
 
@@ -89,7 +93,7 @@ def versions(mlflow_store, tmp_path, monkeypatch) -> None:
     approve("classifier", "1", by="reviewer-1", reason="the first")
 
 
-@flow(name="retrain", flow_run_name="retrain 2026-11-26: 3 of 12 stages")
+@flow(name="retrain", flow_run_name=RUN)
 def failing() -> None:
     raise UserError("stage finetune@classifier failed; the reason stands above")
 
@@ -114,6 +118,9 @@ def test_failure_challenger_and_decision_arrive_once_with_what_happened_and_wher
     for each in (failing_stage, failing):
         with pytest.raises(UserError):
             run_as_child(each, {})
+    with get_client(sync_client=True) as client:  # what a worker may say of the same run, too
+        (ended,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[RUN])))
+        client.set_flow_run_state(ended.id, Crashed(message="Its process is gone."), force=True)
     verdict = r"F1 of spam rose by **0.02** (0.01 to 0.03); all 7 gates pass\."
     Reviewed("classifier", "2", "1", (), verdict, "# Page", "review.html", new=True).announce()
     set_pending("classifier", "2", "review/2.html", instead_of="1")
@@ -122,12 +129,12 @@ def test_failure_challenger_and_decision_arrive_once_with_what_happened_and_wher
 
     told = webhook.until(f"{NAME} version 2 rolled back to version 1")
     assert told.keys() == {
-        "retrain 2026-11-26: 3 of 12 stages: Failed",
+        f"{RUN}: Failed",
         f"{NAME} version 2 waits for a decision",
         f"{NAME} version 2 approved",
         f"{NAME} version 2 rolled back to version 1",
     }
-    failure = told["retrain 2026-11-26: 3 of 12 stages: Failed"].splitlines()
+    failure = told[f"{RUN}: Failed"].splitlines()
     assert "UserError: stage finetune@classifier failed" in failure[0]
     assert "/runs/flow-run/" in failure[1]
     page = f"http://127.0.0.1:5000/#/models/{NAME}/versions/2"
