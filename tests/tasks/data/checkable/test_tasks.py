@@ -140,9 +140,9 @@ def test_letters_lists_and_acronyms():
 def test_the_assistant_says_what_it_is_and_what_it_does_not_know():
     identity = {item.asked: item for item in items("identity", 200)}
     assert len(identity) == 189
-    assert identity["Who are you?"].output == "I am a small language model, fine-tuned with Threestage."
-    assert "I'm a small language model…" in identity["Who are you?"].also
-    assert identity["Are you human?"].also[0] == "No…"
+    assert identity["So who are you?"].output == "I am a small language model, fine-tuned with Threestage."
+    assert "I'm a small language model…" in identity["So who are you?"].also
+    assert identity["Are you a person?"].also[0] == "No…"
     for name in ("beyond_it", "invented"):
         assert all(item.output.startswith("I do not know") for item in items(name))
         assert all({"I do not know…", "I don't know…"} <= set(item.also) for item in items(name))
