@@ -64,13 +64,18 @@ def check(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         fetched = fetch_source.fn(source, folder)
-        typer.echo(f"{path}: {_forms(files_below(folder))}, {fetched['bytes'] / 1e6:.3g} MB")
+        typer.echo(f"{path}: {_forms(files_below(folder))}, {_size(fetched['bytes'])}")
         dataset, table, problems = _best(folder, dataset, dict(map(_meaning, label or [])))
     stopping = [problem for problem in problems if not problem.left_out]
     typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")
     _say_problems(problems, stopping, str(folder))
     _preview(dataset, table)
-    block = {"source": path, "sha256": fetched["sha256"], "files": files, "encoding": encoding}
+    block = {
+        "source": path,
+        "sha256": None if path.startswith("hf:") else fetched["sha256"],
+        "files": files,
+        "encoding": encoding,
+    }
     options = [f"--label={each}" for each in label or []]
     options += [f"--{name}={value}" for name in ("files", "encoding") if (value := block[name]) not in ("*", None)]
     command = shlex.join(["threestage", "data", "add", dataset, path, *options])
@@ -97,8 +102,18 @@ def _source(**values: str | None) -> "Source":
 def _forms(paths: list[Path]) -> str:
     from tasks.data.formats.sniff import sniff
 
-    counts = Counter(map(sniff, paths))
+    def form(path: Path) -> str:
+        try:
+            return sniff(path)
+        except UserError:  # whoever reads it says that with its place
+            return "broken"
+
+    counts = Counter(map(form, paths))
     return ", ".join(f"{count} {form}" if len(paths) > 1 else form for form, count in counts.most_common())
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count:,} bytes"
 
 
 def _best(folder: Path, asked: str | None, meanings: dict[str, str]) -> tuple[str, "pd.DataFrame", list["Problem"]]:

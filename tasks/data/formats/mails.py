@@ -200,7 +200,7 @@ def _of_rows(
 def _mail(number: int | None, cells: Any, labels: Labels, columns: Mapping[str, str], of_path: str | None) -> Mail:
     if not isinstance(cells, Mapping):
         raise RowError(f"{str(cells)[:50]!r} is no row with columns")
-    if {"group", "text"} <= cells.keys() and not columns:
+    if {"group", "text"} <= cells.keys() and "label" not in cells and not columns:
         return _spam_assassin(number, cells, labels)
     found = columns_of(cells, COLUMNS, columns)
     label = cells[found["label"]] if "label" in found else of_path

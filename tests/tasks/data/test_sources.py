@@ -11,13 +11,15 @@ import threading
 import zipfile
 from pathlib import Path
 
+import fsspec
+import pandas as pd
 import pytest
 from pydantic import ValidationError
 
 from flows.fetch import fetch
 from llm.errors import UserError, UserFileError
 from tasks.data.archives import unpack
-from tasks.data.remote import UnreachableError
+from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, source_name
 
 WRONG = "0" * 64
@@ -118,7 +120,7 @@ def test_a_source_is_named_after_its_package_or_file(source, name):
     ],
 )
 def test_a_release_a_url_or_a_file_is_a_source(source):
-    assert Source(source=source, sha256=WRONG).source == source
+    assert Source(source=source).source == source
 
 
 @pytest.mark.parametrize(
@@ -376,3 +378,77 @@ def test_no_pip_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pip", None)
     with pytest.raises(UserError, match=r"^pip is missing: run `python.* -m ensurepip` to fetch pypi:books==1\.0$"):
         fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), tmp_path)
+
+
+def test_a_text_alone_is_a_source_and_takes_what_is_there(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one")
+    fetched = fetch_source.fn(Source.model_validate(str(tmp_path / "a.txt")), tmp_path)
+    assert fetched["sha256"] == hashlib.sha256(b"one").hexdigest()
+    assert (tmp_path / "a/a.txt").read_bytes() == b"one"
+
+
+def test_a_folder_has_the_hash_of_the_list_that_sha256sum_prints(tmp_path):
+    mine = tmp_path / "mine"
+    for name in ("a.md", "b/c.md", ".hidden", ".git/HEAD", ".Spam/cur/1"):
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text(name)
+    listed = subprocess.run("sha256sum .Spam/cur/1 a.md b/c.md", shell=True, cwd=mine, capture_output=True, check=True)
+    source = Source(source=str(mine), sha256=hashlib.sha256(listed.stdout).hexdigest(), name="notes")
+    assert fetch_source.fn(source, tmp_path)["files"] == 3
+    assert files_below(tmp_path / "notes") == [".Spam/cur/1", "a.md", "b/c.md"]
+    (mine / "a.md").write_text("changed")
+    with pytest.raises(UserError, match=r"mine: its sha256 is .*, params.yaml expects "):
+        fetch_source.fn(source, tmp_path)
+
+
+def test_a_folder_of_which_nothing_is_kept_and_a_place_without_files_are_errors(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserFileError, match=r"mine: no file is there$"):
+        fetch_source.fn(Source(source=str(tmp_path / "mine")), tmp_path)
+    (tmp_path / "mine/a.md").touch()
+    with pytest.raises(UserError, match=r"mine: none of its 1 files matches files: \*\.txt$"):
+        fetch_source.fn(Source(source=str(tmp_path / "mine"), files="*.txt"), tmp_path)
+
+
+def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):
+    (tmp_path / "old.csv").write_bytes("label,body\nham,caf\u00e9 \u20ac5\n".encode("windows-1252"))
+    fetch_source.fn(Source(source=str(tmp_path / "old.csv"), encoding="windows-1252"), tmp_path)
+    assert (tmp_path / "old/old.csv").read_text(encoding="utf-8") == "label,body\nham,caf\u00e9 \u20ac5\n"
+    with pytest.raises(UserError, match=r"old\.csv: old\.csv, row 2: byte 0xe9 is not ascii$"):
+        fetch_source.fn(Source(source=str(tmp_path / "old.csv"), encoding="ascii", name="again"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "files"),
+    [
+        ("memory://bucket/rows.jsonl", ["rows.jsonl"]),
+        ("memory://bucket/texts", ["a.txt", "b/c.txt"]),
+        ("memory://bucket/texts/*.txt", ["a.txt"]),
+        ("memory://bucket/texts/**.txt", ["a.txt", "b/c.txt"]),
+    ],
+)
+def test_an_object_store_gives_a_file_a_folder_or_what_a_glob_fits(tmp_path, url, files):
+    store = fsspec.filesystem("memory")
+    store.pipe({"/bucket/rows.jsonl": b"{}", "/bucket/texts/a.txt": b"one", "/bucket/texts/b/c.txt": b"two"})
+    found = download_from_store(url, tmp_path)
+    assert ([found.name] if found.is_file() else files_below(found)) == files
+    with pytest.raises(UserError, match="nothing/here"):
+        download_from_store("memory://nothing/here", tmp_path)
+
+
+def test_a_store_whose_library_is_missing_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=r"^s3://bucket/a: s3fs is not installed; pip install -e '\.\[s3\]'$"):
+        fetch_source.fn(Source(source="s3://bucket/a"), tmp_path)
+
+
+def test_a_dataset_of_the_hubs_form_becomes_a_parquet_file_a_split(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for split, count in (("train", 3), ("test", 2)):
+        (mine / f"{split}.jsonl").write_text("".join(json.dumps({"text": f"{split} {n}"}) + "\n" for n in range(count)))
+    fetch_source.fn(Source(source=f"hf:{mine}", name="hub"), tmp_path)
+    assert files_below(tmp_path / "hub") == ["test.parquet", "train.parquet"]
+    assert pd.read_parquet(tmp_path / "hub/train.parquet")["text"].tolist() == ["train 0", "train 1", "train 2"]
+    with pytest.raises(ValidationError, match="pin it as hf:DATASET@REVISION"):
+        Source(source="hf:owner/name", sha256=WRONG)
