@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from llm.errors import UserError
 from llm.files import read_text, write_atomic
@@ -22,7 +24,13 @@ def _yaml() -> YAML:
     yaml.preserve_quotes = True
     yaml.width = 2**16
     yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(type(None), _null)
     return yaml
+
+
+def _null(representer: RoundTripRepresenter, value: None) -> ScalarNode:
+    """As it is written there, and not as nothing."""
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
 def _ordered(entry: Mapping[str, Any]) -> dict[str, Any]:
