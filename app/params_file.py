@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from llm.errors import UserError
 from llm.files import read_text, write_atomic
@@ -22,7 +24,19 @@ def _yaml() -> YAML:
     yaml.preserve_quotes = True
     yaml.width = 2**16
     yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.Representer = _Representer
     return yaml
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes `null` as people do, and not as nothing."""
+
+    def represent_none(self, value: None) -> ScalarNode:
+        """A value that is none."""
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
 
 
 def _ordered(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -404,10 +404,10 @@ def test_a_folder_has_the_hash_of_the_list_that_sha256sum_prints(tmp_path):
 def test_a_folder_of_which_nothing_is_kept_and_a_place_without_files_are_errors(tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserFileError, match=r"mine: no file is there$"):
-        fetch_source.fn(Source(source=str(tmp_path / "mine")), tmp_path)
+        fetch_source.fn(Source(source=str(tmp_path / "mine"), name="a"), tmp_path)
     (tmp_path / "mine/a.md").touch()
     with pytest.raises(UserError, match=r"mine: none of its 1 files matches files: \*\.txt$"):
-        fetch_source.fn(Source(source=str(tmp_path / "mine"), files="*.txt"), tmp_path)
+        fetch_source.fn(Source(source=str(tmp_path / "mine"), files="*.txt", name="b"), tmp_path)
 
 
 def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):
@@ -424,7 +424,7 @@ def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):
         ("memory://bucket/rows.jsonl", ["rows.jsonl"]),
         ("memory://bucket/texts", ["a.txt", "b/c.txt"]),
         ("memory://bucket/texts/*.txt", ["a.txt"]),
-        ("memory://bucket/texts/**.txt", ["a.txt", "b/c.txt"]),
+        ("memory://bucket/texts/**/*.txt", ["a.txt", "b/c.txt"]),
     ],
 )
 def test_an_object_store_gives_a_file_a_folder_or_what_a_glob_fits(tmp_path, url, files):
