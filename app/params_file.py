@@ -24,13 +24,19 @@ def _yaml() -> YAML:
     yaml.preserve_quotes = True
     yaml.width = 2**16
     yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(type(None), _null)
+    yaml.Representer = _Representer
     return yaml
 
 
-def _null(representer: RoundTripRepresenter, value: None) -> ScalarNode:
-    """As it is written there, and not as nothing."""
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+class _Representer(RoundTripRepresenter):
+    """Writes `null` as people do, and not as nothing."""
+
+    def represent_none(self, value: None) -> ScalarNode:
+        """A value that is none."""
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
 
 
 def _ordered(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 from tqdm import tqdm
 
 from llm.errors import UserError
-from tasks.data.compression import BROKEN, SUFFIXES, open_plain
+from tasks.data.compression import BROKEN, SUFFIXES, decompressed, open_plain
 
 ZIP = (".zip", ".whl")
 TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in SUFFIXES))
@@ -88,7 +88,7 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
                 for i in file.infolist()
             )
     else:
-        with open_plain(archive) as plain, tarfile.open(fileobj=plain, mode="r|") as file:
+        with archive.open("rb") as whole, decompressed(whole) as plain, tarfile.open(fileobj=plain, mode="r|") as file:
             yield (Member(m.name, m.size, m.isdir(), m.isreg(), partial(file.extractfile, m)) for m in file)
 
 
@@ -137,7 +137,9 @@ def unpack(archive: Path, pattern: str, folder: Path, max_bytes: int = MAX_BYTES
                     room = _write(archive, member, _target(archive, member, folder), room, most)
     except UserError:
         raise
-    except UNREADABLE as error:
+    except (*UNREADABLE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UserError(f"{archive.name}: not readable as an archive: {error}") from None
 
 

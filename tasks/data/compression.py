@@ -63,22 +63,21 @@ def without_compression(name: str) -> str:
     return name[: len(name) - len(suffix)]
 
 
+def decompressed(file: IO[bytes]) -> IO[bytes]:
+    """What a file holds, from its beginning; reading it raises one of BROKEN or an OSError without a number."""
+    start = file.read(max(map(len, OPENERS)))
+    file.seek(0)
+    return next((opener(file) for magic, opener in OPENERS.items() if start.startswith(magic)), file)
+
+
 @contextmanager
 def open_plain(path: Path) -> Iterator[IO[bytes]]:
     """A file's bytes, decompressed. Raises UserError, while it is read, where it can't be."""
     with path.open("rb") as file:
-        start = file.read(max(map(len, OPENERS)))
-        file.seek(0)
-        opener = next((opener for magic, opener in OPENERS.items() if start.startswith(magic)), None)
         try:
-            if opener is None:
-                yield file
-            else:
-                with opener(file) as plain:
-                    yield plain
-        except BROKEN as error:
-            raise UserError(f"{path}: not readable as a compressed file: {error}") from None
-        except OSError as error:
-            if opener is None:
+            with decompressed(file) as plain:
+                yield plain
+        except (*BROKEN, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise UserError(f"{path}: not readable as a compressed file: {error}") from None

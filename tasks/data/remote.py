@@ -71,7 +71,9 @@ def download_from_store(url: str, scratch: Path) -> Path:
             target = scratch / "store" / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             store.get_file(name, str(target))
-    except (FileNotFoundError, PermissionError) as error:
+    except UserError:
+        raise
+    except (FileNotFoundError, PermissionError, ValueError) as error:  # the last for a glob that is none
         raise UserError(f"{url}: {error or 'there is no such file in the store'}") from None
     except OSError as error:
         raise UnreachableError(f"{url}: {error}") from None

@@ -6,17 +6,18 @@ import tempfile
 import warnings
 import zipfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from bs4 import BeautifulSoup
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llm.errors import UserError
 from tasks.data.archives import unpack
 from tasks.data.mail import ENDS, RowError, clean_mail, html_text, parse_message
 
-CASES = settings(max_examples=300, derandomize=True, deadline=None)
+CASES = settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # ---- HTML, against a parser that builds a tree
 
@@ -145,9 +146,9 @@ KINDS = {
 }
 
 
-def tarred(members: list[tuple[str, str, bytes]]) -> bytes:
+def tarred(members: list[tuple[str, str, bytes]], mode: str = "w") -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
         for name, kind, content in members:
             member = tarfile.TarInfo(name)
             member.type, member.linkname = KINDS[kind], "../../x"
@@ -178,7 +179,7 @@ def changed(content: bytes, changes: list[tuple[float, int]]) -> bytes:
 @CASES
 @given(
     MEMBERS,
-    st.sampled_from([tarred, zipped]),
+    st.sampled_from([zipped, *(partial(tarred, mode=mode) for mode in ("w", "w:gz", "w:bz2", "w:xz"))]),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
     st.floats(0.3, 1),
 )
