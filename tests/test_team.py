@@ -69,7 +69,10 @@ def registered(team: Team, training: Path) -> str:
         pushed = team.run("dvc push", env, training)
         assert pushed.returncode == 0, pushed.stderr
         until(lambda: "Retry 1/" in said() or registering.poll() is not None, said)
+        registering.send_signal(signal.SIGSTOP)  # so that its patience does not depend on how fast a server starts
         team.start_mlflow()
+        team.wait_for_mlflow()
+        registering.send_signal(signal.SIGCONT)
         assert registering.wait() == 0, said()
     finally:
         registering.kill()
