@@ -176,16 +176,16 @@ class _Run:
         report, plan = self.report, graph.plan()
         try:
             report.versions = {} if plan.why else _registered()
-            if not report.versions:
+            if new := not report.versions:
                 ran = self._run_stages(plan)
                 report.versions = register.with_options(flow_run_name="register", timeout_seconds=self._left())()
                 self._rename(f"{ran} of {len(plan.stages)} stages")
                 if self.share:
                     report.shared = share_results(report, self.push_to, self._left())
             found = self._to_review()
-            if not report.stages and not found:
+            if not new:
+                self._rename("nothing to train, a review" if found else "nothing new")
                 get_run_logger().info("nothing new: all %d stages are up to date and registered", len(plan.stages))
-                self._rename("nothing new")
             if found:
                 self._review(found)
             return report.versions
@@ -230,8 +230,6 @@ class _Run:
 
     def _review(self, models: Sequence[str]) -> None:
         """Compare; where that fails the versions are registered all the same, and the next run compares them."""
-        if not self.report.stages:
-            self._rename("nothing to train, a review")
         state = review.with_options(timeout_seconds=self._left())(
             list(models), auto=self.decide == GATES, return_state=True
         )

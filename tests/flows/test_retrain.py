@@ -176,8 +176,10 @@ def test_a_run_is_due_each_day_and_none_is_dropped_while_another_runs(deployed, 
 
 def test_a_challenger_that_nobody_compared_is_compared_once_and_then_nothing_is_new(deployed, prefect_api, client):
     with worker(deployed, prefect_api):
-        reviewed, nothing = start(client), start(client)
-        done, then = ended(client, reviewed), ended(client, nothing)
+        reviewed = start(client)
+        done = ended(client, reviewed)
+        nothing = start(client)
+        then = ended(client, nothing)
     assert done.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
     assert done.name == f"{today()}: nothing to train, a review"
     states = tree(client, reviewed)
