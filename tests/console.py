@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-CUT = "…"
+CUT, FENCE = "…", "```"
 TIDIED = (  # what differs from one time to the next
     (r"\x1b\[[0-9;]*m", ""),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", CUT),
@@ -44,7 +44,11 @@ class Console:
     def show(self, line: str, printed: str = "", keep: str | None = None) -> None:
         """A line that was typed, and what it printed."""
         kept = [each for each in self._kept(printed, keep) if each]
-        self.say("\n".join(["```console", f"$ {self.tidy(line)}", *kept, "```"]))
+        said = "\n".join([f"$ {self.tidy(line)}", *kept, FENCE])
+        if self.parts and self.parts[-1].endswith(f"\n{FENCE}"):  # nothing was said since the line before
+            self.parts[-1] = self.parts[-1].removesuffix(FENCE) + said
+        else:
+            self.say(f"{FENCE}console\n{said}")
 
     def run(self, line: str) -> str:
         """What a line prints, which has to end well."""

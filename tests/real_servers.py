@@ -33,7 +33,7 @@ def wait_for(there: Callable[[], Found]) -> Found:
     deadline = time.monotonic() + HANGS
     while not (found := there()):
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.2)
     return found
 
 
@@ -73,7 +73,7 @@ class Process:
         def answers() -> bool:
             assert self.running.poll() is None, self.said()
             with suppress(httpx.TransportError):
-                return httpx.get(self.answers).is_success
+                return httpx.get(self.answers, timeout=HANGS).is_success
             return False
 
         wait_for(answers)
@@ -96,7 +96,7 @@ class Runs:
     """What a Prefect server knows of runs."""
 
     def __init__(self, api: str) -> None:
-        self.api, self.client = api, SyncPrefectClient(api)
+        self.api, self.client = api, SyncPrefectClient(api, httpx_settings={"timeout": HANGS})
 
     def of(self, deployment: str) -> list[FlowRun]:
         """The runs of a deployment, also those that are only planned."""
@@ -131,7 +131,7 @@ class Runs:
         """The newest of the pages of that key which a run left, in Markdown."""
 
         async def read() -> list[Any]:
-            async with PrefectClient(self.api) as client:
+            async with PrefectClient(self.api, httpx_settings={"timeout": HANGS}) as client:
                 ours = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
                 return await client.read_artifacts(artifact_filter=ours)
 

@@ -88,7 +88,7 @@ class Story(World):
         self.tell("first_champions")
         body = r'"{\"name\": \"threestage-$model\", \"alias\": \"champion\", \"version\": \"1\"}"'
         address = "$MLFLOW_TRACKING_URI/ajax-api/2.0/mlflow/registered-models/alias"
-        console.type(f"for model in {' '.join(MODELS)}; do\n    curl --silent --json {body} {address}\ndone", keep="^$")
+        console.type(f"for model in {' '.join(MODELS)}; do\n  curl --silent --json {body} \\\n    {address}\ndone")
 
     def schedule(self) -> None:
         """New mail; the schedule fires; a challenger."""
