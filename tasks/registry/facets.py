@@ -97,7 +97,8 @@ def _on_this_machine(path: str) -> str:
 
 def _without_credentials(url: str) -> str:
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.password else url
+    secret = parts.password or parts.scheme in ("http", "https")  # where a name alone may be a token; git@ is none
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if secret else url
 
 
 def _project() -> str:

@@ -143,7 +143,7 @@ def states(said: list[dict]) -> list[tuple[str, str]]:
 
 
 def test_a_stage_says_what_it_read_and_made_and_where_its_code_and_its_runs_are(stage, heard, tmp_path):
-    git(tmp_path, "remote", "add", "origin", "https://someone:secret@example.org/team/project.git")
+    git(tmp_path, "remote", "add", "origin", "https://ghp-secret@example.org/team/project.git")
     with stage_run() as run:
         train()
     begun, ended = heard
@@ -171,6 +171,8 @@ def test_a_stage_says_what_it_read_and_made_and_where_its_code_and_its_runs_are(
     assert {name: tags[name] for name in ours if name != "threestage.mlflow.run"} == {
         name: value for name, value in ours.items() if name != "threestage.mlflow.run"
     }
+
+    assert "secret" not in json.dumps(heard)
 
     here = f"file://{node()}{tmp_path}"
     (data,) = begun["inputs"]
