@@ -204,7 +204,6 @@ def test_a_list_that_takes_too_long_is_504(registry):
 
 
 BOMBS = {  # each would take minutes to hours
-    "tags in tags": {"body": "<html>" + "<div>" * 100_000},
     "entities in entities": {"body": "&" + "amp;" * 100_000},
     "parameters of a header": {"message": "Content-Type: text/plain" + ";a=b" * 200_000 + "\n\nx"},
 }
@@ -221,7 +220,7 @@ def test_a_mail_that_would_take_hours_is_given_up_and_its_neighbours_are_read(re
             assert [first["error"], third["error"]] == [None, None]
             assert first["probability"] == third["probability"] == pytest.approx(good[0]["probability"])
             assert time.monotonic() - began < 300
-        many = verdicts(address, [BOMBS["tags in tags"]] * 5)
+        many = verdicts(address, [BOMBS["entities in entities"]] * 5)
         assert [verdict["error"] for verdict in many] == ["not readable within 2 s"] * 3 + [
             "not read: 3 mails before it could not be read within 2 s each"
         ] * 2
