@@ -41,11 +41,6 @@ def forget(clone: Path, *paths: str) -> None:
     ("model", "forgotten", "ran"),
     [
         ("assistant", (), "finetune@assistant"),
-        (
-            "classifier",
-            ("data/raw/corpus", "data/processed/corpus", "models/foundation"),
-            "fetch@corpus, preprocess@corpus, pretrain, finetune@classifier",  # and so the foundation comes out, too
-        ),
     ],
 )
 def test_a_model_comes_out_as_it_was_from_pinned_sources_and_what_the_remote_has(
