@@ -27,7 +27,7 @@ def clone(project: Path, tmp_path: Path) -> Path:
 
 def forget(clone: Path, *paths: str) -> None:
     """Let the remote hold nothing of these folders."""
-    stages = locked_stages(clone / "dvc.lock").values()
+    stages = locked_stages(clone.parent / "origin/dvc.lock").values()
     outs = {path: md5 for stage in stages for path, md5 in as_hashes(stage).outs.items()}
     files = clone.parent / "origin/.dvc/cache/files/md5"
     for md5 in map(outs.__getitem__, paths):
@@ -41,6 +41,11 @@ def forget(clone: Path, *paths: str) -> None:
     ("model", "forgotten", "ran"),
     [
         ("assistant", (), "finetune@assistant"),
+        (
+            "classifier",
+            ("data/raw/corpus", "data/processed/corpus", "models/foundation"),
+            "fetch@corpus, preprocess@corpus, pretrain, finetune@classifier",  # and so the foundation comes out, too
+        ),
     ],
 )
 def test_a_model_comes_out_as_it_was_from_pinned_sources_and_what_the_remote_has(

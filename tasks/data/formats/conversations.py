@@ -7,7 +7,7 @@ from typing import Any
 from llm.errors import UserError
 from tasks.data.formats import Problem, RowError, columns_of
 from tasks.data.formats.sniff import sniff
-from tasks.data.formats.tables import READERS, place_of
+from tasks.data.formats.tables import READERS, each_row
 from tasks.data.textfiles import tidy
 
 COLUMNS = {
@@ -36,17 +36,13 @@ def conversations(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int,
         raise UserError(
             f"{path}: no table of instructions; they are read from {', '.join(READERS)} and ChatterBot's .yml"
         )
-    for row in READERS[form](path):
-        if isinstance(row, Problem):
-            yield row
-            continue
-        number, cells = row
-        try:
-            if not isinstance(cells, Mapping):
-                raise RowError(f"{str(cells)[:50]!r} is no row with columns")
-            yield number or 1, _shape(cells)(cells, columns), cells
-        except RowError as error:
-            yield Problem(place_of(path, number), str(error))
+
+    def read(number: int | None, cells: Any) -> tuple[int, Texts, Mapping[str, Any]]:
+        if not isinstance(cells, Mapping):
+            raise RowError(f"{str(cells)[:50]!r} is no row with columns")
+        return number or 1, _shape(cells)(cells, columns), cells
+
+    yield from each_row(path, READERS[form](path), read)
 
 
 def _shape(cells: Mapping[str, Any]) -> Callable[[Mapping[str, Any], Mapping[str, str]], Texts]:

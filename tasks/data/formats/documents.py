@@ -9,7 +9,7 @@ from llm.errors import UserError
 from tasks.data.formats import Problem, RowError, columns_of
 from tasks.data.formats.sniff import PROSE, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
-from tasks.data.formats.tables import Row, place_of
+from tasks.data.formats.tables import Row, each_row
 from tasks.data.mail import html_text
 from tasks.data.textfiles import lines, mend, read_text
 
@@ -58,15 +58,10 @@ def _table(path: Path, columns: Mapping[str, str], form: str) -> Iterator[Docume
 
 
 def _of_rows(path: Path, rows: Iterable[Row | Problem], columns: Mapping[str, str]) -> Iterator[Document | Problem]:
-    for row in rows:
-        if isinstance(row, Problem):
-            yield row
-            continue
-        number, cells = row
-        try:
-            yield f"#{number}" if number else "", _tidy(_text_of(cells, columns))
-        except RowError as error:
-            yield Problem(place_of(path, number), str(error))
+    def read(number: int | None, cells: Any) -> Document:
+        return f"#{number}" if number else "", _tidy(_text_of(cells, columns))
+
+    return each_row(path, rows, read)
 
 
 def _text_of(cells: Any, columns: Mapping[str, str]) -> str:

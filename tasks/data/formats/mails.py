@@ -12,7 +12,7 @@ from llm.errors import UserError
 from tasks.data.formats import Problem, RowError, columns_of
 from tasks.data.formats.sniff import POSTMARK, is_message, sniff
 from tasks.data.formats.tables import READERS as TABLES
-from tasks.data.formats.tables import Row, named_rows, place_of
+from tasks.data.formats.tables import Row, each_row, named_rows, place_of
 from tasks.data.mail import RowError as MailError
 from tasks.data.mail import clean_mail, parse_message
 from tasks.data.textfiles import LARGEST, byte_lines, read_bytes, read_text
@@ -184,17 +184,7 @@ def _of_rows(
     path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str], rows: Iterator[Row | Problem]
 ) -> Iterator[Mail | Problem]:
     of_path = labels.of_path(name)
-    for row in rows:
-        if isinstance(row, Problem):
-            yield row
-            continue
-        number, cells = row
-        try:
-            yield _mail(number, cells, labels, columns, of_path)
-        except MailError as error:
-            yield Problem(place_of(path, number), str(error), left_out=True)
-        except RowError as error:
-            yield Problem(place_of(path, number), str(error))
+    return each_row(path, rows, lambda number, cells: _mail(number, cells, labels, columns, of_path), (MailError,))
 
 
 def _mail(number: int | None, cells: Any, labels: Labels, columns: Mapping[str, str], of_path: str | None) -> Mail:

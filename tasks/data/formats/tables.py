@@ -2,18 +2,19 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow
 import pyarrow.parquet
 
 from llm.errors import UserError
-from tasks.data.formats import Problem
+from tasks.data.formats import Problem, RowError
 from tasks.data.formats.sniff import head_of, separator_of, suffix_of
 from tasks.data.textfiles import LONGEST_LINE, lines, parse_json, read_text
 
+T = TypeVar("T")
 BATCH = 256  # rows of a parquet file in memory
 Row = tuple[int | None, Any]
 """Its number, as people count there, or none where it is the file; and what it holds, by column."""
@@ -22,6 +23,26 @@ Row = tuple[int | None, Any]
 def place_of(path: Path, number: int | None) -> str:
     """How a row is named in what is said of it."""
     return f"{path}, row {number}" if number else str(path)
+
+
+def each_row(
+    path: Path,
+    rows: Iterable[Row | Problem],
+    read: Callable[[int | None, Any], T],
+    left_out: tuple[type[Exception], ...] = (),
+) -> Iterator[T | Problem]:
+    """What `read` makes of each row, or the Problem that it raises RowError for; one of `left_out` is left out."""
+    for row in rows:
+        if isinstance(row, Problem):
+            yield row
+            continue
+        number, cells = row
+        try:
+            yield read(number, cells)
+        except left_out as error:
+            yield Problem(place_of(path, number), str(error), left_out=True)
+        except RowError as error:
+            yield Problem(place_of(path, number), str(error))
 
 
 def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
