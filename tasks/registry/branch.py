@@ -4,9 +4,7 @@ HEAD, the index and all files stay as somebody has them here: the commit is made
 """
 
 import logging
-import os
 import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from llm.errors import UserError
+from tasks.registry.git import git
 from tasks.registry.tracking import configure_tracking, server_errors
 from tasks.stages import graph
 from tasks.stages.hashes import PREFIX
@@ -23,7 +22,6 @@ from tasks.stages.hashes import PREFIX
 BRANCH, RESULTS = f"{PREFIX}.git.branch", f"{PREFIX}.git.results"
 """A version's tags: the branch, and the commit on it that holds dvc.lock, parameters and metrics as they were made."""
 NOBODY = "Threestage"  # who commits where git's configuration names nobody
-QUIET = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}  # nobody is there to type a password
 
 logger = logging.getLogger(__name__)
 
@@ -40,33 +38,10 @@ class Results:
     """Whether git's configuration names no author."""
 
 
-def _git(*arguments: str, given: str | None = None, seconds: float | None = None, **variables: str) -> str:
-    command = ["git", "-c", f"core.hooksPath={os.devnull}", *arguments]  # DVC's own would push the data once more
-    try:
-        done = subprocess.run(
-            command,
-            input=given,
-            stdin=subprocess.DEVNULL if given is None else None,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            env={**os.environ, **QUIET, **variables},
-            timeout=seconds,
-        )
-    except FileNotFoundError:
-        raise UserError("git is not on PATH") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"git {arguments[0]} took longer than {seconds:.0f} s") from None
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(f"git {arguments[0]}: {said}")
-    return done.stdout.strip()
-
-
 def _known(revision: str) -> str | None:
     """The commit of a name; None where there is none."""
     try:
-        return _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        return git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     except UserError:
         return None
 
@@ -83,14 +58,14 @@ def _tree(head: str, paths: Sequence[str]) -> str:
     """The tree of a commit with these files as they are here."""
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
-        _git("read-tree", head, **index)
-        _git("update-index", "--add", "--remove", "-z", "--stdin", given="\0".join(_files(paths)), **index)
-        return _git("write-tree", **index)
+        git("read-tree", head, **index)
+        git("update-index", "--add", "--remove", "-z", "--stdin", given="\0".join(_files(paths)), **index)
+        return git("write-tree", **index)
 
 
 def _free_name(name: str) -> str:
     """The name, or with a number behind it where somebody has that branch checked out: it would move under them."""
-    lines = _git("for-each-ref", "--format=%(refname:short) %(worktreepath)", f"refs/heads/{name}*").splitlines()
+    lines = git("for-each-ref", "--format=%(refname:short) %(worktreepath)", f"refs/heads/{name}*").splitlines()
     taken = {branch for branch, _, place in (line.partition(" ") for line in lines) if place}
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
     return next(each for each in (name, *numbered) if each not in taken)
@@ -100,7 +75,7 @@ def _author() -> dict[str, str]:
     """Variables that name who commits where git's configuration doesn't."""
     try:
         for who in ("AUTHOR", "COMMITTER"):
-            _git("var", f"GIT_{who}_IDENT")
+            git("var", f"GIT_{who}_IDENT")
     except UserError:
         address = f"{NOBODY.lower()}@{platform.node() or 'localhost'}"
         given = {"NAME": NOBODY, "EMAIL": address}
@@ -115,30 +90,30 @@ def commit_results(name: str, paths: Sequence[str], message: str) -> Results:
     where one holds the same tree. Raises UserError outside of a git repository, without a commit, and for all that git
     refuses.
     """
-    _git("rev-parse", "--show-toplevel")  # says itself where there is no repository
+    git("rev-parse", "--show-toplevel")  # says itself where there is no repository
     if (head := _known("HEAD")) is None:
         raise UserError("git has no commit here yet")
     name, author = _free_name(name), _author()
     tree, tip = _tree(head, paths), _known(f"refs/heads/{name}")
 
     def ahead(one: str, other: str) -> int:
-        return int(_git("rev-list", "--count", f"{other}..{one}"))
+        return int(git("rev-list", "--count", f"{other}..{one}"))
 
     parents = [head] if tip is None or not ahead(tip, head) else [tip, head] if ahead(head, tip) else [tip]
-    if tree == _git("rev-parse", f"{parents[0]}^{{tree}}"):
+    if tree == git("rev-parse", f"{parents[0]}^{{tree}}"):
         return Results("" if parents[0] == head else name, parents[0], new=False, by_nobody=False)
     above = [option for parent in parents for option in ("-p", parent)]
-    commit = _git("commit-tree", tree, *above, "-F", "-", given=message, **author)
+    commit = git("commit-tree", tree, *above, "-F", "-", given=message, **author)
     none_yet = "0" * len(commit)
-    _git("update-ref", "-m", message.partition("\n")[0], f"refs/heads/{name}", commit, tip or none_yet)
+    git("update-ref", "-m", message.partition("\n")[0], f"refs/heads/{name}", commit, tip or none_yet)
     return Results(name, commit, new=True, by_nobody=bool(author))
 
 
 def push_branch(name: str, remote: str, seconds: float) -> None:
     """Push a branch. Raises UserError where the remote is none, refuses, or takes longer than `seconds`."""
-    if remote not in _git("remote").splitlines():
+    if remote not in git("remote").splitlines():
         raise UserError(f"git has no remote {remote!r}: `git remote add {remote} URL`")
-    _git("push", "--quiet", remote, f"refs/heads/{name}", seconds=seconds)
+    git("push", "--quiet", remote, f"refs/heads/{name}", seconds=seconds)
 
 
 def name_results(versions: Mapping[str, str], results: Results) -> None:

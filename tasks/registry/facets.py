@@ -25,7 +25,7 @@ from openlineage.client.facet_v2 import (
     source_code_location_job,
 )
 
-from tasks.registry.lineage import git_output
+from tasks.registry.git import git_text
 from tasks.registry.openlineage import Data, Event
 from tasks.registry.server import is_server, tracking_uri
 from tasks.stages.hashes import PREFIX
@@ -84,9 +84,9 @@ def _of_job(event: Event) -> dict[str, JobFacet]:
 
 def _repository() -> str:
     """Where others find the code: git's `origin`, or this folder on this machine."""
-    origin = (git_output("config", "--get", "remote.origin.url") or b"").decode(errors="replace").strip()
+    origin = git_text("config", "--get", "remote.origin.url") or ""
     if not origin or Path(origin).is_absolute():
-        top = (git_output("rev-parse", "--show-toplevel") or b"").decode(errors="replace").strip()
+        top = git_text("rev-parse", "--show-toplevel") or ""
         return _on_this_machine(origin or top)
     return _without_credentials(origin)
 

@@ -3,11 +3,11 @@
 import importlib.metadata
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.registry.git import git_text
 from tasks.stages.hashes import PREFIX, inputs
 from tasks.stages.lock import workspace
 
@@ -25,23 +25,9 @@ UNCOMMITTED = f"{PREFIX}.git.dirty.params"  # the tag that says in words what no
 PAGES = "http://127.0.0.1:4200"  # where `make ui` shows Prefect's runs
 
 
-def git_output(*arguments: str) -> bytes | None:
-    """Output of a git command; None without git, without a repository, or without a commit to answer for."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True)
-    except OSError:
-        return None
-    return done.stdout if done.returncode in (0, 1) else None  # 1: `diff --no-index` found what differs
-
-
-def _git(*arguments: str) -> str | None:
-    output = git_output(*arguments)
-    return None if output is None else output.decode(errors="replace").strip()
-
-
 def _dirty(*paths: str) -> str:
     """`true` when git sees changes below `paths` that no commit holds, `unknown` where there is no git."""
-    changes = _git("status", "--porcelain", "--", *paths)
+    changes = git_text("status", "--porcelain", "--", *paths)
     return "unknown" if changes is None else str(bool(changes)).lower()
 
 
@@ -94,7 +80,7 @@ def lineage(stage: str | None) -> dict[str, str]:
     Device, dtype and threads are among them when the stage has loaded torch. Works without git and without a commit.
     """
     facts = {
-        "git.commit": _git("rev-parse", "HEAD") or "none",
+        "git.commit": git_text("rev-parse", "HEAD") or "none",
         "git.dirty.code": _dirty(*CODE),
         **{f"git.dirty.{path}": _dirty(path) for path in DATA},
         "workspace": workspace(),

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from llm.errors import UserError
-from tasks.registry.lineage import git_output
+from tasks.registry.git import git_output
 from tasks.registry.listing import own_models, versions
 from tasks.registry.register import KEY, REJECTED, REVIEW, version_key
 from tasks.registry.tracking import configure_tracking, server_errors

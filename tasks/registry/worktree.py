@@ -25,6 +25,7 @@ from mlflow.entities import Run
 from llm.errors import UserError
 from tasks.registry.ancestry import recorded_stages
 from tasks.registry.find import find_run, find_version, holds
+from tasks.registry.git import git, git_output
 from tasks.registry.lineage import not_in_git
 from tasks.registry.register import NO_RUN, TRAINING_RUN
 from tasks.registry.tracking import configure_tracking, server_errors
@@ -146,17 +147,6 @@ class Worktree:
         }
 
 
-def _git(*arguments: str, folder: Path = Path()) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    except FileNotFoundError:
-        raise UserError("git is not on PATH; a version is made again from its commit") from None
-    except subprocess.CalledProcessError as error:
-        said = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        raise UserError(f"git {arguments[0]}: {said}") from None
-    return done.stdout
-
-
 def registered(named: str) -> Registered:
     """The version that `named` names, as for `tasks.registry.find.find_version`.
 
@@ -180,9 +170,9 @@ def registered(named: str) -> Registered:
 
 
 def _check_commit(uri: str, commit: str) -> None:
-    _git("rev-parse", "--show-toplevel")  # says itself where there is no repository
+    git("rev-parse", "--show-toplevel")  # says itself where there is no repository
     try:
-        _git("cat-file", "-e", f"{commit}^{{commit}}")
+        git("cat-file", "-e", f"{commit}^{{commit}}")
     except UserError:
         way_out = "`git fetch --all` where it was pushed, or run this in the clone that made it"
         raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}") from None
@@ -205,15 +195,14 @@ def undisturbed() -> Iterator[None]:
 @contextmanager
 def checkout(commit: str) -> Iterator[Worktree]:
     """Yield a commit in a temporary folder that is gone afterwards. Raises UserError where there is no such commit."""
-    prefix = _git("rev-parse", "--show-prefix").strip("\n")
+    prefix = git("rev-parse", "--show-prefix")
     _remove_abandoned()
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH)).resolve()
     tree = scratch / TREE
     held = (scratch / HELD).open("w")
     fcntl.flock(held, fcntl.LOCK_EX)
     try:
-        hooks = f"core.hooksPath={os.devnull}"  # DVC's own would check out the data of this folder's dvc.lock
-        _git("-c", hooks, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+        git("worktree", "add", "--quiet", "--detach", str(tree), commit)
         yield Worktree(tree / prefix, scratch)
     finally:
         with undisturbed():
@@ -223,12 +212,12 @@ def checkout(commit: str) -> Iterator[Worktree]:
 
 def _remove(scratch: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
-    subprocess.run(["git", "worktree", "remove", "--force", "--force", str(scratch / TREE)], capture_output=True)
+    git_output("worktree", "remove", "--force", "--force", str(scratch / TREE))
 
 
 def _remove_abandoned() -> None:
     """Remove the folders of those that were killed, which are as large as a model and its data."""
-    for line in _git("worktree", "list", "--porcelain", "-z").split("\0"):
+    for line in git("worktree", "list", "--porcelain", "-z").split("\0"):
         tree = Path(line.removeprefix("worktree "))
         if not line.startswith("worktree ") or tree.name != TREE or not tree.parent.name.startswith(SCRATCH):
             continue
@@ -257,10 +246,10 @@ def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
             raise UserError(f"{lacking}, and its run holds no {UNCOMMITTED}, so it can't be made again")
         place = f"runs:/{version.run_id}/{UNCOMMITTED}"
         diff = mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(tree.scratch / "uncommitted"))
-    root = Path(_git("rev-parse", "--show-toplevel", folder=tree.project).strip("\n"))
+    root = Path(git("rev-parse", "--show-toplevel", folder=tree.project))
     inside = tree.project.relative_to(root).parts
     try:
-        _git("apply", "--whitespace=nowarn", *([f"--directory={Path(*inside)}"] if inside else []), diff, folder=root)
+        git("apply", "--whitespace=nowarn", *([f"--directory={Path(*inside)}"] if inside else []), diff, folder=root)
     except UserError as error:
         raise UserError(f"{lacking}, and {UNCOMMITTED} of its run doesn't apply to that: {error}") from None
     logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)

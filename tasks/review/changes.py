@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from tasks.registry.git import git_text
 from tasks.registry.register import NO_RUN, TRAINING_RUN
 from tasks.stages.hashes import PREFIX
 
@@ -38,15 +38,6 @@ class Changes:
     """Splits with their rows and digests, then the hashes that DVC has of data, models and evidence: changed or not."""
 
 
-def _git(*arguments: str) -> list[str] | None:
-    """The lines that git says; None where it can't."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.splitlines()
-
-
 def _parameters(version: ModelVersion) -> tuple[str, Mapping[str, str]]:
     """Which run says its parameters, its own or the one that trained it, and these."""
     runs = {"its own": version.run_id, "the training": version.tags.get(TRAINING_RUN, NO_RUN)}
@@ -70,11 +61,11 @@ def _code(challenger: ModelVersion, champion: ModelVersion) -> dict[str, object]
         return {}
     if not (HASH.fullmatch(before) and HASH.fullmatch(after)):  # git would take it for an option, or a name
         return {"code_unknown": f"{before[:40]} or {after[:40]} is no hash of a commit"}
-    log = _git("log", "--format=%h %s", f"{before}..{after}", "--")
-    files = _git("diff", "--name-status", before, after, "--", *CODE)
+    log = git_text("log", "--format=%h %s", f"{before}..{after}", "--")
+    files = git_text("diff", "--name-status", before, after, "--", *CODE)
     if log is None or files is None:
         return {"code_unknown": f"this repository does not hold both {before[:10]} and {after[:10]}: run `git fetch`"}
-    return {"commits": log, "files": [line.replace("\t", " ") for line in files]}
+    return {"commits": log.splitlines(), "files": files.replace("\t", " ").splitlines()}
 
 
 def splits(version: ModelVersion) -> dict[str, tuple[str, str]]:

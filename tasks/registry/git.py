@@ -1,0 +1,54 @@
+"""Git by its own command: what must come out, and what may be unknown."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from llm.errors import UserError
+
+QUIET = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}  # nobody is there to type a password
+COMMAND = ("git", "-c", f"core.hooksPath={os.devnull}")  # DVC's hooks would push data, or check it out
+
+
+def git(
+    *arguments: str, folder: Path = Path(), given: str | None = None, seconds: float | None = None, **variables: str
+) -> str:
+    """What a git command prints, without its last line's end. Raises UserError with what git says where it refuses.
+
+    `given` is its input; after `seconds` it is given up.
+    """
+    try:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=folder,
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            env={**os.environ, **QUIET, **variables},
+            timeout=seconds,
+        )
+    except FileNotFoundError:
+        raise UserError("git is not on PATH") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"git {arguments[0]} took longer than {seconds:.0f} s") from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise UserError(f"git {arguments[0]}: {said}")
+    return done.stdout.removesuffix("\n")
+
+
+def git_output(*arguments: str) -> bytes | None:
+    """What a git command prints; None without git, without a repository, or without a commit to answer for."""
+    try:
+        done = subprocess.run([*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True)
+    except OSError:
+        return None
+    return done.stdout if done.returncode in (0, 1) else None  # 1: `diff --no-index` found what differs
+
+
+def git_text(*arguments: str) -> str | None:
+    """The same as text, without white space around it."""
+    output = git_output(*arguments)
+    return None if output is None else output.decode(errors="replace").strip()
