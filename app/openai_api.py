@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from app.errors import NotFound, RequestError
 from app.limits import until_gone
 from app.metrics import FIRST_TOKEN, TOKENS
+from app.registry import BY_DEFAULT, Listed
 from app.schema import (
     AnswerMessage,
     ChatChoice,
@@ -36,7 +37,7 @@ from app.schema import (
     TopLogprob,
     Usage,
 )
-from app.versions import BY_DEFAULT, Listed, Loaded, Versions
+from app.versions import Loaded, Versions
 from app.writing import Choice, Piece, Told, Writing, chat_prompt, check_size, ends, whole
 from llm.tokenizer import token_bytes
 
@@ -67,15 +68,15 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
 async def models(request: Request) -> Models:
     """Every model by its name and every version by its own."""
     versions: Versions = request.app.state.versions
-    return Models(data=_models(await run_in_threadpool(versions.listed)))
+    return Models(data=_models(await run_in_threadpool(versions.registry.listed)))
 
 
 @router.get("/models/{name:path}", summary="One of them")
 async def model(request: Request, name: str) -> Model:
     """The version that a name means."""
     versions: Versions = request.app.state.versions
-    named = await run_in_threadpool(versions.find, name)
-    listed = next((each for each in versions.listed() if each.named == named), None)
+    named = await run_in_threadpool(versions.registry.find, name)
+    listed = next((each for each in versions.registry.listed() if each.named == named), None)
     if listed is None:
         raise NotFound(f"model {name!r} is not registered any more", "model")
     return _model(name, listed)
@@ -108,7 +109,7 @@ async def asked(request: Request, name: str | None, objectives: Sequence[str]) -
     versions: Versions = request.app.state.versions
 
     def load() -> Loaded:
-        found = name or next(filter(None, map(versions.default, objectives)), None)
+        found = name or next(filter(None, map(versions.registry.default, objectives)), None)
         if found is None:
             raise NotFound("no model is registered that could answer; `make run` makes them", "model")
         return versions.get(found)

@@ -24,8 +24,9 @@ from app.page_parts import (
     together,
     warn,
 )
+from app.registry import Named
 from app.schema import ChatMessage
-from app.versions import Loaded, Named, Versions
+from app.versions import Loaded, Versions
 from app.writing import NEW_TOKENS, Writing, chat_prompt, ends
 from llm.chat import Message
 from llm.generation.sampling import Sampling
@@ -290,7 +291,7 @@ def _card(versions: Versions) -> str:
         found, nobody = answering(of_objective(versions, "assistant"))
         if found is None:
             return nobody
-        card = versions.card(found.named)
+        card = versions.registry.card(found.named)
     except PROBLEMS as error:
         return sentence(error)
     if card is None:

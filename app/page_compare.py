@@ -20,11 +20,12 @@ from app.page_parts import (
     together,
     warn,
 )
-from app.versions import CHAMPION, Loaded, Versions
+from app.versions import Loaded, Versions
 from app.writing import Writing, chat_prompt, ends
 from llm.chat import Message
 from llm.generation.sampling import GREEDY
 from tasks.registry.register import CHALLENGER
+from tasks.registry.standing import CHAMPION
 
 VOTES = ("A is better", "B is better", "No difference")
 SIDES = ("A", "B")

@@ -12,10 +12,12 @@ from pydantic import ValidationError
 from app.errors import Busy, NotFound
 from app.feedback import keep
 from app.metrics import TOKENS
-from app.versions import BY_DEFAULT, CHAMPION, Listed, Loaded, Versions
+from app.registry import BY_DEFAULT, Listed
+from app.versions import Loaded, Versions
 from app.writing import Writing
 from llm.errors import UserError
 from tasks.registry.register import registered_name
+from tasks.registry.standing import CHAMPION
 
 PAUSE = 0.05
 """Seconds between two updates of a text on the page."""
@@ -44,7 +46,7 @@ def warn(error: Exception) -> None:
 
 def default(versions: Versions, objective: str) -> Loaded:
     """The version that answers where nobody names one, loaded. Raises NotFound, and as `Versions.get`."""
-    name = versions.default(objective)
+    name = versions.registry.default(objective)
     if name is None:
         raise NotFound("no model is registered that could answer; `make run` makes them", "model")
     return versions.get(name)
@@ -52,7 +54,7 @@ def default(versions: Versions, objective: str) -> Loaded:
 
 def of_objective(versions: Versions, objective: str) -> list[Listed]:
     """All versions that answer in this way, the newest first."""
-    return [each for each in versions.listed() if each.objective == objective]
+    return [each for each in versions.registry.listed() if each.objective == objective]
 
 
 def named_with_aliases(listed: Listed) -> str:

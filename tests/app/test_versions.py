@@ -3,10 +3,8 @@
 import asyncio
 import shutil
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import mlflow
@@ -17,9 +15,10 @@ from starlette.testclient import TestClient
 
 import app.versions
 from app.errors import NotFound, Unavailable
+from app.registry import CARD, Named
 from app.server import PRELOADED, create_app
 from app.settings import Settings
-from app.versions import CARD, KEPT, Named, Versions
+from app.versions import KEPT, Versions
 from llm.generation.engine import Request
 from tests.app.conftest import register, running, tracked, wait_until, write_model
 from tests.app.steps import stepwise
@@ -62,35 +61,6 @@ async def ending_of(loaded) -> str | None:
     """How a text of a version ends."""
     async with asyncio.timeout(120):
         return [event.ended async for _, event in loaded.engine.submit([Request([1], 5)])][-1]
-
-
-def test_a_name_means_its_champion_an_alias_or_a_version(registry):
-    with tracked(registry):
-        versions = Versions(Settings())
-        names = {
-            "assistant": "assistant/1",
-            "assistant@champion": "assistant/1",
-            "assistant@challenger": "assistant/2",
-            "assistant/2": "assistant/2",
-            "threestage-assistant/2": "assistant/2",
-            "classifier": "classifier/1",  # its challenger, as there is no champion
-        }
-        assert {name: str(versions.find(name)) for name in names} == names
-        assert [versions.default(objective) for objective in ("assistant", "classifier", "language_model", "x")] == [
-            *("assistant", "classifier", "foundation", None)
-        ]
-        for name, reason in {
-            "x": "those are: assistant, classifier, foundation",
-            "classifier@champion": "classifier' has no champion; its versions are: 1 challenger",
-            "assistant/3": "has no 3",
-            "assistant/-1": "not registered",
-            "assistant@": "not registered",
-            "a/b/c": "not registered",
-            "": "not registered",
-            "../../etc": "not registered",
-        }.items():
-            with pytest.raises(NotFound, match=reason):
-                versions.find(name)
 
 
 def test_an_empty_registry_says_how_to_fill_it(tmp_path):
@@ -367,7 +337,7 @@ def test_a_version_that_is_newer_than_a_refresh_is_not_let_go_by_it(store, monke
     def meanwhile(self, *arguments):
         if arguments and not newer:  # the refresh has read and loaded
             register(store / "1/assistant", "assistant")
-            self._read_at = -1e9  # as if it had taken its time
+            self.registry._read_at = -1e9  # as if it had taken its time
             newer.append(self.get("assistant/3"))
         make_room(self, *arguments)
 
@@ -390,76 +360,15 @@ def test_beside_any_number_of_defaults_another_version_may_answer(store, monkeyp
     versions.close(0)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """The time that versions go by; it stands still."""
-    now = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr("app.versions.time", SimpleNamespace(monotonic=lambda: now.seconds))
-    return now
-
-
-def test_names_that_nobody_knows_ask_the_registry_once_however_many_ask(store, clock, monkeypatch):
-    versions, asked = Versions(Settings()), Counter()
-    versions.read()
-    clock.seconds += 2
-    find, read = Versions.find, Versions._in_registry
-    everybody = threading.Barrier(8)
-
-    def noted(self, name):
-        everybody.wait(120)
-        return find(self, name)
-
-    def counted(self):
-        asked["reads"] += 1
-        return read(self)
-
-    monkeypatch.setattr(Versions, "find", noted)
-    monkeypatch.setattr(Versions, "_in_registry", counted)
-    with ThreadPoolExecutor(8) as pool:
-        for each in [pool.submit(versions.find, f"x{number}") for number in range(8)]:
-            with pytest.raises(NotFound):
-                each.result()
-    assert asked["reads"] == 1
-
-
-def test_while_one_waits_for_a_registry_that_does_not_answer_others_are_told_at_once(tmp_path, clock, monkeypatch):
-    trying, may = threading.Event(), threading.Event()
-    read = Versions._in_registry
-
-    def slowly(self):
-        trying.set()
-        assert may.wait(120)
-        return read(self)
-
-    with tracked(tmp_path):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        versions = Versions(Settings())
-        with pytest.raises(Unavailable, match=r"the registry does not answer: .*nobody answers"):
-            versions.find("assistant")
-        with pytest.raises(Unavailable, match="nobody answers"):  # as of the last second
-            versions.find("assistant")
-        clock.seconds += 2
-        monkeypatch.setattr(Versions, "_in_registry", slowly)
-        with ThreadPoolExecutor(1) as pool:
-            first = pool.submit(versions.find, "assistant")
-            assert trying.wait(120)
-            with pytest.raises(Unavailable, match="nobody answers"):
-                versions.find("assistant")
-            assert not first.done()
-            may.set()
-            with pytest.raises(Unavailable, match="nobody answers"):
-                first.result()
-
-
 def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, tmp_path):
     run = MlflowClient().get_model_version("threestage-assistant", "1").run_id
     MlflowClient().log_text(run, "# It says one thing", CARD)
     versions = Versions(Settings(rows=1))
-    versions.read()
+    versions.registry.read()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")
     assert versions.get("assistant").named == Named("assistant", "1")
-    assert versions.card(Named("assistant", "1")) == "# It says one thing"
-    assert versions.card(Named("assistant", "2")) is None
-    assert len(versions.read()) == 2
+    assert versions.registry.card(Named("assistant", "1")) == "# It says one thing"
+    assert versions.registry.card(Named("assistant", "2")) is None
+    assert len(versions.registry.read()) == 2
     assert not (tmp_path / "another.db").exists()
     versions.close(0)
