@@ -251,10 +251,10 @@ def answer_all(
     encoding: tiktoken.Encoding,
     questions: Sequence[Question],
     *,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | Sequence[int] = 64,
     sampling: Sampling = GREEDY,
 ) -> list[str]:
-    """Answer questions, many at once."""
+    """Answer questions, many at once; each answer is cut after `max_new_tokens`, of all or of each."""
     tokens = generate(
         model,
         [prompt_tokens(encoding, model.chat, question.messages()) for question in questions],

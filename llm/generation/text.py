@@ -20,16 +20,18 @@ def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     sampling: Sampling = GREEDY,
     stop_tokens: Iterable[int] = (),
 ) -> list[list[int]]:
-    """Continue prompts of tokens; a text ends before any of `stop_tokens`, or after `max_new_tokens`.
+    """Continue prompts of tokens; a text ends before any of `stop_tokens`, or after `max_new_tokens`, all or each.
 
     A seed counts for each prompt by itself: equal prompts give equal texts. Raises UserError as `Engine.submit` does.
     """
     stop_tokens = frozenset(stop_tokens)
-    return run(model, [Request(prompt, max_new_tokens, sampling, stop_tokens) for prompt in prompts])
+    most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    pairs = zip(prompts, most, strict=True)
+    return run(model, [Request(prompt, each, sampling, stop_tokens) for prompt, each in pairs])
 
 
 def options(default: Sampling) -> dict[str, tuple[type, Any]]:

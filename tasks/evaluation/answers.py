@@ -1,7 +1,7 @@
 """How good answers to instructions are, beside the base's and those of the training row most alike."""
 
 import json
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from llm.applications.assistant import (
     Assistant,
-    Question,
     answer_all,
     build,
     leaves_room,
@@ -29,6 +28,7 @@ from tasks.evaluation.judge import Judge, judge_answers
 from tasks.evaluation.statistics import interval, with_interval
 from tasks.training.setup import split_file
 
+MARGIN = 16  # tokens by which a checkable answer may be longer than all that count: it is wrong however it goes on
 TOGETHER = 256  # questions that are asked at once: in the batch one takes the place of another that is answered
 
 
@@ -38,7 +38,7 @@ class Evaluate(Config):
     batch_size: int = Field(gt=0)
     """Rows a forward pass, where the loss is measured."""
     max_new_tokens: int = Field(gt=0)
-    """An answer is cut after this many tokens."""
+    """An answer is cut after this many tokens, one that a rule checks when it is longer than what could be right."""
     samples: int = Field(default=30, ge=0)
     """Answers kept for people to read."""
     judge: Judge | None = None
@@ -46,15 +46,18 @@ class Evaluate(Config):
 
 
 def _answers(
-    model: Assistant, encoding: tiktoken.Encoding, questions: Sequence[Question], params: Evaluate, name: str
+    model: Assistant, encoding: tiktoken.Encoding, test: pd.DataFrame, params: Evaluate, name: str
 ) -> list[str]:
-    """Greedy answers; none where the context has no room for one."""
+    """Greedy answers; none where the context has no room for one. Untuned weights would write on to the last token."""
+    questions = questions_of(test)
+    counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
+    most = [min(params.max_new_tokens, max(map(len, each), default=sys.maxsize) + MARGIN) for each in counted]
     answers = [""] * len(questions)
     fit = [n for n, asked in enumerate(questions) if leaves_room(model, encoding, asked, params.max_new_tokens)]
     with tqdm(total=len(fit), desc=name, unit="answer") as bar:
         for first in range(0, len(fit), TOGETHER):
             part = fit[first : first + TOGETHER]
-            found = answer_all(model, encoding, [questions[n] for n in part], max_new_tokens=params.max_new_tokens)
+            found = answer_all(model, encoding, [questions[n] for n in part], max_new_tokens=[most[n] for n in part])
             for n, text in zip(part, found, strict=True):
                 answers[n] = text
             bar.update(len(part))
@@ -88,7 +91,6 @@ def measure(
     ROUGE-L is the F-measure of the longest common subsequence of words (Lin 2004), stemmed.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
-    questions = questions_of(test)
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
     losses = {}
     for name, each, tokens in (("", model, encoding), ("baseline_", untuned, its_encoding)):
@@ -98,8 +100,8 @@ def measure(
         window = max(map(len, examples))
         losses[f"{name}response_loss"] = mean_response_loss(each, examples, params.batch_size, compute, window)
         pack_for_inference(each)
-    test["answer"] = _answers(model, encoding, questions, params, "assistant")
-    test["baseline_answer"] = _answers(untuned, its_encoding, questions, params, "its base")
+    test["answer"] = _answers(model, encoding, test, params, "assistant")
+    test["baseline_answer"] = _answers(untuned, its_encoding, test, params, "its base")
     test["nearest_answer"] = _nearest(train, test)
 
     scorer = RougeScorer(["rougeL"], use_stemmer=True)

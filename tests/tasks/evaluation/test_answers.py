@@ -138,6 +138,17 @@ def test_rows_of_ones_own_without_answers_report_no_exact_match(parrot, encoding
     assert found["baseline_rouge_l"] == pytest.approx(1 / 3)  # "hat" of "the hat"
 
 
+def test_an_answer_that_can_not_be_right_any_more_is_cut_and_a_free_one_goes_on(parrot, encoding, base, tmp_path):
+    write(tmp_path, "train", instruction=["the cat sat"], output=["on the mat"])
+    answers = [["cat", "the cat sat"], []]
+    write(tmp_path, "test", instruction=["a cat sat", "a dog ate"], output=["cat", "the dog"], answers=answers)
+    params = assistant.Evaluate(batch_size=2, max_new_tokens=40)
+    assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+    said = pd.read_csv(tmp_path / "answers.csv")[["answer", "baseline_answer"]].map(lambda text: len(text.split()))
+    longest = max(len(encoding.encode_ordinary(text)) for text in answers[0])
+    assert said.to_numpy().tolist() == [[longest + assistant.MARGIN] * 2, [40] * 2]
+
+
 def test_rows_that_are_all_checkable_report_no_rouge(parrot, encoding, base, tmp_path):
     write(tmp_path, "train", instruction=["the cat"], output=["sat"])
     write(tmp_path, "test", instruction=["the dog"], output=["cat"], answers=[["cat"]])
