@@ -18,7 +18,7 @@ from llm.errors import UserError
 from llm.files import atomic_folder
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
-from tasks.data.splits import SPLITS, Split, check_train_only, deduplicate, split
+from tasks.data.splits import FEW, SPLITS, Split, check_train_only, deduplicate, split
 from tasks.data.textfiles import files_below
 from tasks.datasets import Dataset, Table, find
 from tasks.registry.tracking import stage_run
@@ -60,7 +60,8 @@ def split_rows(table: Table, dataset: Dataset, params: Split) -> Table:
     """Give every row its split."""
     groups = table[dataset.groups] if dataset.groups else None
     weights = dataset.weight(table) if dataset.weight else None
-    return split(table, params, groups=groups, stratify=dataset.stratify, weights=weights)
+    few = len(SPLITS) if dataset.labels else FEW  # a label must be in every split, a source or a kind need not
+    return split(table, params, groups=groups, stratify=dataset.stratify, weights=weights, few=few)
 
 
 @step
@@ -80,7 +81,7 @@ def check(name: str, rows_read: int, table: Table, dataset: Dataset, params: Spl
     summary = summarise(rows_read, table, text, threshold, groups=dataset.groups, labels=labels)
     checks = {
         "rows": (table.drop(columns="split"), [*dataset.expectations(), *label_expectations(labels)]),
-        "summary": (summary, summary_expectations(labels)),
+        "summary": (summary, summary_expectations(labels, params.gates)),
     }
     validate(name, checks, report)
     return summary

@@ -13,7 +13,8 @@ import pandas as pd
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.data.splits import FEW, SPLITS, overlap
+from tasks.data.gates import LEAST, Gates
+from tasks.data.splits import SPLITS, overlap
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
@@ -66,25 +67,22 @@ def label_expectations(labels: Sequence[str]) -> list["Expectation"]:
     return [gxe.ExpectColumnValuesToBeInSet(column="label", value_set=list(labels))] if labels else []
 
 
-def summary_expectations(labels: Sequence[str] = ()) -> list["Expectation"]:
-    """What `summarise` must find: rows in every split, no overlap, no flood of duplicates, every label everywhere.
-
-    A label needs rows, not a share: one in a hundred is spam where people filter theirs, and of enough mails one can
-    learn it. With fewer than FEW rows there is nothing to measure it on.
-    """
+def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectation"]:
+    """What `summarise` must find, by the bounds of `gates`: of severity `warning` where it is only said."""
     import great_expectations.expectations as gxe
 
-    def between(column: str, low: float, high: float | None = None) -> "Expectation":
-        return gxe.ExpectColumnMaxToBeBetween(column=column, min_value=low, max_value=high)  # of one row; reports it
-
-    return [
-        *(between(f"{split}_rows", 1) for split in SPLITS),
-        between("duplicate_share", 0, 0.5),
-        between("split_overlap", 0, 0),
-        between("straddling_groups", 0, 0),
-        *(between(f"rows_of_{label}", FEW) for label in labels),
-        *(between(f"splits_of_{label}", len(SPLITS)) for label in labels),
-    ]
+    columns = {
+        "rows_of_a_split": [f"{split}_rows" for split in SPLITS],
+        "rows_of_a_label": [f"rows_of_{label}" for label in labels],
+        "splits_of_a_label": [f"splits_of_{label}" for label in labels],
+    }
+    found = []
+    for name, gate in gates:
+        for severity, bound in (("warning", gate.warn), ("critical", gate.fail)):
+            side = {"min_value" if name in LEAST else "max_value": bound}
+            for column in columns.get(name, [name]) if bound is not None else ():  # the maximum of one row reports it
+                found.append(gxe.ExpectColumnMaxToBeBetween(column=column, severity=severity, **side))
+    return found
 
 
 def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any]:
@@ -97,6 +95,7 @@ def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any
         "expectation": config["type"],
         "column": config["kwargs"].get("column"),
         "expected": wanted,
+        "level": "warn" if config["severity"] == "warning" else "fail",
         "success": details["success"],
     }
     if "observed_value" in seen:
@@ -129,8 +128,9 @@ def _sentence(finding: dict[str, Any]) -> str:
 def validate(dataset: str, checks: dict[str, tuple[pd.DataFrame, list["Expectation"]]], report: Path) -> None:
     """Hold each table against its expectations and write what was found to `report`/validation.json.
 
-    Every table has a column `id`, which names its rows. An open MLflow run gets the report, and Great Expectations'
-    pages under data_docs/. Raises UserError with a line for each expectation that failed.
+    Every table has a column `id`, which names its rows. An open MLflow run gets the report, how many warnings there
+    are, and Great Expectations' pages under data_docs/. Raises UserError with a line for each expectation that failed;
+    those that only warn are logged.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
@@ -146,15 +146,19 @@ def validate(dataset: str, checks: dict[str, tuple[pd.DataFrame, list["Expectati
         validation = context.validation_definitions.add(gx.ValidationDefinition(name=check, data=rows, suite=suite))
         result = validation.run(batch_parameters={"dataframe": table}, result_format=RESULT_FORMAT)
         findings += [_finding(check, one) for one in result.results]
-    findings.sort(key=lambda finding: (finding["check"], finding["column"] or "", finding["expectation"]))
-    failed = [finding for finding in findings if not finding["success"]]
+    findings.sort(key=lambda each: (each["check"], each["column"] or "", each["expectation"], each["level"]))
+    failed = [finding for finding in findings if not finding["success"] and finding["level"] == "fail"]
+    warned = [finding for finding in findings if not finding["success"] and finding["level"] == "warn"]
     content = {"dataset": dataset, "success": not failed, "expectations": findings}
     write_atomic(report / "validation.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    for finding in warned:
+        logger.warning("%s: %s", dataset, _sentence(finding))
     if mlflow.active_run():
+        mlflow.log_metric("quality.warnings", len(warned))
         _log_pages(context, report)
     if failed:
         raise UserError("\n  ".join([f"{dataset}: {len(failed)} checks failed", *map(_sentence, failed)]))
-    logger.info("%d checks of %s passed", len(findings), dataset)
+    logger.info("%d checks of %s passed", len(findings) - len(warned), dataset)
 
 
 def _log_pages(context: "AbstractDataContext", report: Path) -> None:

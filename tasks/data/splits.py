@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from llm.config import Config
 from llm.errors import UserError
+from tasks.data.gates import Gates
 
 SPLITS = ("train", "validation", "test")
 PERMUTATIONS = 128
@@ -43,6 +44,8 @@ class Split(Config):
     """Sources, as globs, whose rows are learned from and never measured on, as written or made-up ones."""
     feedback_weight: int = Field(default=5, ge=1, le=100)
     """Times that train has a row of feedback (tasks/data/inbox.py)."""
+    gates: Gates = Gates()
+    """What rows and splits are held against."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
@@ -149,14 +152,16 @@ def split(
     groups: pd.Series | None = None,
     stratify: str | None = None,
     weights: pd.Series | None = None,
+    few: int = FEW,
 ) -> pd.DataFrame:
     """Add the column `split`: train, validation or test, in the shares of `params` and drawn with its seed.
 
     A row counts as much as its weight, or as any other. Rows of one group stay together. Each value of the column
-    `stratify` is shared out by itself, and one of at least FEW rows or groups has some in every split; those of fewer
-    are shared out as one. A group belongs to the value of its first row, and one larger than a split's share of it (and
-    than others) goes to train. Rows whose column `source` is one of `params.train_only` go to train, too, with their
-    groups, and count in no share. Raises UserError where rows are too few for validation and test to have some.
+    `stratify` is shared out by itself, and one of at least `few` rows or groups has some in every split; those of fewer
+    are shared out as one. Of three rows or groups in all every split has one. A group belongs to the value of its first
+    row, and one larger than a split's share of it (and than others) goes to train. Rows whose column `source` is one of
+    `params.train_only` go to train, too, with their groups, and count in no share. Raises UserError where rows are too
+    few for validation and test to have some.
     """
     if params.train_only:
         learned = table["source"].map(lambda name: any(fnmatchcase(name, each) for each in params.train_only))
@@ -168,14 +173,18 @@ def split(
             groups=rest[0],
             stratify=stratify,
             weights=rest[1],
+            few=few,
         )
         return table.assign(split=parted["split"].reindex(table.index, fill_value="train"))
     group = pd.factorize(groups if groups is not None else np.arange(len(table)))[0]
     first = ~pd.Series(group).duplicated().to_numpy()
     units = pd.DataFrame({"size": np.bincount(group, weights)})
     units["stratum"] = pd.factorize(table[stratify])[0][first] if stratify else 0
-    units.loc[units.groupby("stratum")["size"].transform("count") < FEW, "stratum"] = -1
-    units = _in_split(units.sample(frac=1, random_state=params.seed), params.validation, params.test)
+    units.loc[units.groupby("stratum")["size"].transform("count") < few, "stratum"] = -1
+    shuffled = units.sample(frac=1, random_state=params.seed)
+    units = _in_split(shuffled, params.validation, params.test, few)
+    if len(units) >= len(SPLITS) and not set(SPLITS) <= set(units["split"]):
+        units = _in_split(shuffled.assign(stratum=0), params.validation, params.test, len(SPLITS))
     if missing := [name for name in SPLITS[1:] if name not in set(units["split"])]:
         raise UserError(
             f"{len(units)} rows or groups of rows that stay together are too few: with validation {params.validation} "
@@ -184,12 +193,12 @@ def split(
     return table.assign(split=units["split"].sort_index().to_numpy()[group])
 
 
-def _in_split(units: pd.DataFrame, validation: float, test: float) -> pd.DataFrame:
+def _in_split(units: pd.DataFrame, validation: float, test: float, few: int) -> pd.DataFrame:
     """Give each unit (size, stratum) its split, in the order of the units but for large ones, which come last."""
     sizes = units.groupby("stratum")["size"]
     total = sizes.transform("sum")
     large = units["size"] > np.maximum(min(validation, test) * total, LARGE * sizes.transform("median"))
-    enough = sizes.transform("count") >= FEW
+    enough = sizes.transform("count") >= few
     units = units.assign(large=large, total=total, enough=enough).sort_values("large", kind="stable")
     strata = units.groupby("stratum")["size"]
     middle, number = (strata.cumsum() - units["size"] / 2) / units["total"], strata.cumcount()

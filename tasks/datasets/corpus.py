@@ -20,7 +20,7 @@ from llm.tokenizer import end_of_text, save_tokenizer, train_bpe
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.documents import documents
 from tasks.data.published import encoding_by_name, is_published, published_tokenizer
-from tasks.data.splits import Split
+from tasks.data.splits import FEW, Split
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
 from tasks.stages.cluster import map_in_order
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 COLUMNS = ["id", "source", "text"]
 PIECES = 100  # of a source, at least, so that a share of a few percent is some of them
 SHORTEST, LONGEST = 10_000, 50_000  # characters of a piece, about
+SMALL = 1_000  # characters of a piece, at least, where there is too little text for longer ones
 BATCH = 1024  # documents tokenized at a time, which bounds the memory
 
 logger = logging.getLogger(__name__)
@@ -72,11 +73,14 @@ def read_corpus(folder: Path, params: Params | None = None, problems: list[Probl
 def _cut(table: pd.DataFrame) -> pd.DataFrame:
     """Cut documents of over a hundredth of their source, or LONGEST if that is less, into pieces of at most about that.
 
-    None is cut below SHORTEST. Where there are many others a document stays whole, as it reads best, and what is
-    held out is then no part of what is learned.
+    None is cut below SHORTEST, or below SMALL where there would be fewer than FEW pieces in all: each split needs some.
+    Where there are many others a document stays whole, as it reads best, and what is held out is then no part of what
+    is learned.
     """
-    size = table["text"].str.len().groupby(table["source"]).transform("sum")
-    longest = (size / PIECES).clip(SHORTEST, LONGEST)
+    lengths = table["text"].str.len()
+    longest = (lengths.groupby(table["source"]).transform("sum") / PIECES).clip(SHORTEST, LONGEST)
+    if np.ceil(lengths / longest).sum() < FEW:
+        longest = longest.clip(upper=max(SMALL, lengths.sum() / FEW))
     table = table.assign(text=list(map(_pieces, table["text"], longest)))
     table["id"] = [
         [f"{name}#{n}" for n, _ in enumerate(pieces, 1)] if len(pieces) > 1 else [name]
