@@ -11,14 +11,17 @@ from pathlib import Path
 
 import mlflow
 from prefect import flow, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from llm.errors import UserError
 from llm.files import atomic_folder
+from tasks.data.cleaning.lines import line_groups, without_known_lines
+from tasks.data.cleaning.record import Record, recorded
+from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
-from tasks.data.splits import FEW, SPLITS, Split, check_train_only, deduplicate, split
+from tasks.data.splits import DUPLICATES, FEW, SPLITS, Split, check_train_only, deduplicate, split
 from tasks.data.textfiles import files_below
 from tasks.datasets import Dataset, Table, find
 from tasks.registry.tracking import stage_run
@@ -50,6 +53,13 @@ def read_inbox(dataset: Dataset, params: Split, folder: Path) -> Table | None:
 
 
 @step
+def leave_out(table: Table, dataset: Dataset) -> Table:
+    """Leave out rows that are no text to learn from."""
+    table = within_lengths(table, dataset.text(table), dataset.lengths)
+    return without_repetition(table, dataset.text(table)).reset_index(drop=True)
+
+
+@step
 def drop_duplicates(table: Table, dataset: Dataset, params: Split) -> Table:
     """Keep one row of each group of near duplicates."""
     return deduplicate(table, dataset.text(table), params.near_duplicate)
@@ -59,9 +69,12 @@ def drop_duplicates(table: Table, dataset: Dataset, params: Split) -> Table:
 def split_rows(table: Table, dataset: Dataset, params: Split) -> Table:
     """Give every row its split."""
     groups = table[dataset.groups] if dataset.groups else None
+    if groups is None and dataset.lines:
+        groups = line_groups(dataset.lines(table))
     weights = dataset.weight(table) if dataset.weight else None
     few = len(SPLITS) if dataset.labels else FEW  # a label must be in every split, a source or a kind need not
-    return split(table, params, groups=groups, stratify=dataset.stratify, weights=weights, few=few)
+    drawn = split(table, params, groups=groups, stratify=dataset.stratify, weights=weights, few=few)
+    return without_known_lines(drawn, dataset.lines(drawn)).reset_index(drop=True) if dataset.lines else drawn
 
 
 @step
@@ -70,15 +83,35 @@ def add_inbox(table: Table, left: Table | None, dataset: Dataset, params: Split)
     if left is None or left.empty:
         return table
     forms = dataset.forms or dataset.text
-    return join_inbox(table, left, params.near_duplicate, text=dataset.text, forms=forms, groups=dataset.groups)
+    return join_inbox(
+        table,
+        left,
+        params.near_duplicate,
+        text=dataset.text,
+        forms=forms,
+        groups=dataset.groups,
+        lines=dataset.lines,
+    )
 
 
 @step
-def check(name: str, rows_read: int, table: Table, dataset: Dataset, params: Split, report: Path) -> Table:
+def show_cleaning(name: str, record: Record, report: Path) -> None:
+    """Report what cleaning did, for people and in numbers."""
+    record.write(report, name)
+    for page in ("cleaning.md", "cleaning.json"):
+        mlflow.log_artifact(str(report / page))
+    mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
+    create_markdown_artifact((report / "cleaning.md").read_text(), key=artifact_key(f"cleaning-{name}"))
+
+
+@step
+def check(name: str, record: Record, table: Table, dataset: Dataset, params: Split, report: Path) -> Table:
     """Hold rows and splits against what is expected of them, and give the summary."""
     text, threshold = dataset.text(table), params.near_duplicate
     labels = dataset.labels(params) if dataset.labels else ()
-    summary = summarise(rows_read, table, text, threshold, groups=dataset.groups, labels=labels)
+    out = record.quarantine()["rule"] == DUPLICATES
+    counts = {"duplicates": int(out.sum()), "left_out": int((~out).sum())}
+    summary = summarise(table, text, threshold, **counts, groups=dataset.groups, labels=labels)
     checks = {
         "rows": (table.drop(columns="split"), [*dataset.expectations(), *label_expectations(labels)]),
         "summary": (summary, summary_expectations(labels, params.gates)),
@@ -101,13 +134,18 @@ def preprocess(name: str, params: Split) -> None:
     """Clean, de-duplicate, split and check a raw dataset; nothing is written unless every check passes."""
     dataset, inbox = find(name), open_inbox(name)
     processed, quality = Path("data/processed") / name, Path("reports/quality") / name
-    with stage_run(params), atomic_folder(processed) as folder, atomic_folder(quality) as report:
-        raw = read(name, dataset, params)
+    with (
+        stage_run(params),
+        atomic_folder(processed) as folder,
+        atomic_folder(quality) as report,
+        recorded() as record,
+    ):
+        raw = leave_out(read(name, dataset, params), dataset)
         left = read_inbox(dataset, params, inbox)
         drawn = split_rows(drop_duplicates(raw, dataset, params), dataset, params)
         table = add_inbox(drawn, left, dataset, params)
-        rows_read = len(raw) + len(table) - len(drawn)  # so that the share of duplicates is the raw data's
-        summary = check(name, rows_read, table, dataset, params, report)
+        show_cleaning(name, record, report)
+        summary = check(name, record, table, dataset, params, report)
         write(table, dataset, params, folder)
         mlflow.log_metrics(summary.drop(columns="id").iloc[0].to_dict())
         create_table_artifact(

@@ -29,6 +29,8 @@ class Gates(Config):
     """In how many splits each label must be, at least."""
     duplicate_share: Gate = Gate(warn=0.3, fail=0.5)
     """The most of the rows read that may be near duplicates of others."""
+    left_out_share: Gate = Gate(warn=0.1, fail=0.5)
+    """The most of the rows read that other rules of cleaning may leave out."""
     split_overlap: Gate = Gate(fail=0)
     """The most rows of validation and test that may have a near duplicate in a split before theirs."""
     straddling_groups: Gate = Gate(fail=0)

@@ -29,27 +29,30 @@ logger = logging.getLogger(__name__)
 
 
 def summarise(
-    rows_read: int,
     table: pd.DataFrame,
     text: pd.Series,
     threshold: float,
     *,
+    duplicates: int = 0,
+    left_out: int = 0,
     groups: str | None = None,
     labels: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row on a whole de-duplicated and split table: what no single row of it can tell.
 
-    Rows before and after, the share of duplicates, the rows of each split, the rows that have a near duplicate of
-    `threshold` in an earlier split, the values of the column `groups` that are in several splits and, of each of the
-    `labels`, the rows, their share and in how many splits it is.
+    Rows read and kept, the shares of them that were duplicates or left out for other reasons, the rows of each split,
+    the rows that have a near duplicate of `threshold` in an earlier split, the values of the column `groups` that are
+    in several splits and, of each of the `labels`, the rows, their share and in how many splits it is.
     """
+    rows_read = len(table) + duplicates + left_out
     splits_of = table.groupby("label")["split"].nunique() if labels else {}
     straddling = int((table.groupby(groups)["split"].nunique() > 1).sum()) if groups else 0
     summary = {
         "id": "summary",
         "rows_read": rows_read,
         "rows": len(table),
-        "duplicate_share": round(1 - len(table) / max(rows_read, 1), 4),
+        "duplicate_share": round(duplicates / max(rows_read, 1), 4),
+        "left_out_share": round(left_out / max(rows_read, 1), 4),
         "split_overlap": overlap(table, text, threshold),
         "straddling_groups": straddling,
         **{f"{split}_rows": int((table["split"] == split).sum()) for split in SPLITS},

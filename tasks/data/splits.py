@@ -15,9 +15,11 @@ from scipy.sparse.csgraph import connected_components
 
 from llm.config import Config
 from llm.errors import UserError
+from tasks.data.cleaning.record import drop
 from tasks.data.gates import Gates
 
 SPLITS = ("train", "validation", "test")
+DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning
 PERMUTATIONS = 128
 MISSED = 1e-6  # chance that the index overlooks two texts whose similarity is just the threshold
 FEW = 10  # units, rows or groups of them: a stratum with as many has some in every split, one with fewer may not
@@ -123,13 +125,17 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> np.ndarray:
 
 def deduplicate(table: pd.DataFrame, text: pd.Series, threshold: float) -> pd.DataFrame:
     """Keep the first row of each group of exact or near duplicates of `text`, which goes with the rows of `table`."""
-    repeated = pd.Series(near_duplicates(text.tolist(), threshold)).duplicated().to_numpy()
+    group = near_duplicates(text.tolist(), threshold)
+    kept = np.unique(group, return_index=True)[1][group]  # the first row of each row's group
+    repeated = kept < np.arange(len(table))
     exact = int(text.duplicated().sum())
     logger.info(
         "%d rows: %d exact and %d near duplicates dropped, %d left",
         len(table), exact, repeated.sum() - exact, (~repeated).sum(),
     )  # fmt: skip
-    return table[~repeated].reset_index(drop=True)
+    names = (table["id"] if "id" in table else pd.Series(table.index)).astype(str).to_numpy()
+    reasons = pd.Series([f"as {name}" for name in names[kept]], table.index, dtype=object).where(repeated)
+    return drop(DUPLICATES, table, reasons, text).reset_index(drop=True)
 
 
 def check_train_only(table: pd.DataFrame, params: Split) -> None:

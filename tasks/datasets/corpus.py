@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
 COLUMNS = ["id", "source", "text"]
+LENGTHS = {"text": (1, 1_000_000)}  # a million characters without a space are no prose
 PIECES = 100  # of a source, at least, so that a share of a few percent is some of them
 SHORTEST, LONGEST = 10_000, 50_000  # characters of a piece, about
 SMALL = 1_000  # characters of a piece, at least, where there is too little text for longer ones
@@ -112,8 +113,10 @@ def corpus_expectations() -> list["Expectation"]:
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
-        # A million characters without a space are no prose.
-        gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1, max_value=1_000_000),
+        *(
+            gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=low, max_value=high)
+            for column, (low, high) in LENGTHS.items()
+        ),
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex="\N{REPLACEMENT CHARACTER}", mostly=0.99),
     ]
 
@@ -173,6 +176,7 @@ DATASET = Dataset(
     stratify="source",
     weight=lambda table: table["text"].str.len(),
     expectations=corpus_expectations,
+    lengths=LENGTHS,
     write=write_corpus,
     check=read_corpus,
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 from projects import ROOT, change_params, make_project
 
 
@@ -46,10 +47,27 @@ def test_mails_of_which_one_in_a_hundred_is_spam_are_split_with_one_of_them_each
         {"label": "spam" if n % 100 == 0 else "ham", "subject": f"Number {n}", "body": f"a{n} b{n} c{n} d{n} e{n}"}
         for n in range(300)
     ]
+    wrong = [("x" * 3_000, "one"), ("two", "the same"), ("two", "the same"), ("", "")]
+    rows += [{"label": "ham", "subject": subject, "body": body} for subject, body in wrong]
     raw = small_project / "data/raw/emails"
     raw.mkdir(parents=True)
     (raw / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     go(small_project, "preprocess@emails")
+    left_out = pd.read_parquet(small_project / "reports/quality/emails/quarantine.parquet")
+    assert left_out[["id", "rule", "reason"]].to_numpy().tolist() == [
+        ["mine.jsonl#304", "blank", "no text"],
+        ["mine.jsonl#301", "lengths", "subject has 3000 characters, not 0 to 2,000"],
+        ["mine.jsonl#303", "near_duplicates", "as mine.jsonl#302"],
+    ]
+    page = (small_project / "reports/quality/emails/cleaning.md").read_text()
+    assert "| lengths | A row with a field that is too short or too long is left out. | 0 | 1 |" in page
+    (run,) = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
+    assert {name: value for name, value in run.data.metrics.items() if name.startswith("cleaning.")} == {
+        "cleaning.blank": 1,
+        "cleaning.lengths": 1,
+        "cleaning.near_duplicates": 1,
+    }
+    assert run.data.metrics["quality.warnings"] == 1
     for split in ("train", "validation", "test"):
         labels = pd.read_parquet(small_project / f"data/processed/emails/{split}.parquet")["label"]
         assert (labels == "spam").sum() == 1

@@ -7,6 +7,7 @@ import pytest
 
 from flows.preprocess import add_inbox, check, read, read_inbox, split_rows, write
 from llm.errors import UserError
+from tasks.data.cleaning.record import Record
 from tasks.data.inbox import open_inbox
 from tasks.data.splits import Split
 from tasks.datasets import Dataset, find
@@ -49,11 +50,11 @@ def test_labels_of_the_parameters_are_what_every_split_must_have(mails, tmp_path
     emails = find("emails")
     params = emails.params(**PARAMS, labels=["urgent", "can wait"])
     table = split_rows.fn(read.fn("emails", emails, params), emails, params)
-    summary = check.fn("emails", len(table), table, emails, params, tmp_path / "report").iloc[0]
+    summary = check.fn("emails", Record(), table, emails, params, tmp_path / "report").iloc[0]
     assert summary[["splits_of_urgent", "splits_of_can wait"]].tolist() == [3, 3]
     third = emails.params(**PARAMS, labels=["urgent", "can wait", "no answer"])
     with pytest.raises(UserError, match=r"rows_of_no answer: .* observed 0"):
-        check.fn("emails", len(table), table, emails, third, tmp_path / "other")
+        check.fn("emails", Record(), table, emails, third, tmp_path / "other")
 
 
 def test_a_corpus_is_shared_out_by_characters(tmp_path, monkeypatch):
@@ -86,7 +87,7 @@ def processed(**more) -> dict[str, pd.DataFrame]:
     table = split_rows.fn(raw, emails, params)
     table = add_inbox.fn(table, read_inbox.fn(emails, params, open_inbox("emails")), emails, params)
     shutil.rmtree("report", ignore_errors=True)
-    check.fn("emails", len(table), table, emails, params, Path("report"))
+    check.fn("emails", Record(), table, emails, params, Path("report"))
     folder = Path("data/processed/emails")
     folder.mkdir(parents=True, exist_ok=True)
     write.fn(table, emails, params, folder)
