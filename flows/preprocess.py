@@ -6,6 +6,7 @@ python -m flows.preprocess emails
 """
 
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from llm.errors import UserError
 from llm.files import atomic_folder
 from tasks.data.cleaning.lines import line_groups, without_known_lines
+from tasks.data.cleaning.personal import mask, mask_rows
 from tasks.data.cleaning.record import Record, recorded
 from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
@@ -40,7 +42,7 @@ def read(name: str, dataset: Dataset, params: Split) -> Table:
     if table.empty:
         raise UserError(f"{folder}: there is not one row in its files; `threestage data check` says what is in a file")
     check_train_only(table, params)  # before a source may be gone as a duplicate
-    return table
+    return mask_rows(table) if params.mask_personal_data == "all" else table
 
 
 @step
@@ -49,7 +51,8 @@ def read_inbox(dataset: Dataset, params: Split, folder: Path) -> Table | None:
     if not files_below(folder):
         return None
     left = (dataset.read_inbox or dataset.read)(folder, params)
-    return left.assign(**{name: IN_INBOX + left[name] for name in ("id", "source") if name in left})
+    left = left.assign(**{name: IN_INBOX + left[name] for name in ("id", "source") if name in left})
+    return mask_rows(left) if params.mask_personal_data == "all" else left
 
 
 @step
@@ -83,7 +86,7 @@ def add_inbox(table: Table, left: Table | None, dataset: Dataset, params: Split)
     if left is None or left.empty:
         return table
     forms = dataset.forms or dataset.text
-    return join_inbox(
+    joined = join_inbox(
         table,
         left,
         params.near_duplicate,
@@ -92,6 +95,9 @@ def add_inbox(table: Table, left: Table | None, dataset: Dataset, params: Split)
         groups=dataset.groups,
         lines=dataset.lines,
     )
+    # What is equal to a row that is tested on is seen before masks make it differ.
+    feedback = params.mask_personal_data == "feedback"
+    return mask_rows(joined, joined["id"].str.startswith(IN_INBOX)) if feedback else joined
 
 
 @step
@@ -109,8 +115,9 @@ def check(name: str, record: Record, table: Table, dataset: Dataset, params: Spl
     """Hold rows and splits against what is expected of them, and give the summary."""
     text, threshold = dataset.text(table), params.near_duplicate
     labels = dataset.labels(params) if dataset.labels else ()
-    out = record.quarantine()["rule"] == DUPLICATES
-    counts = {"duplicates": int(out.sum()), "left_out": int((~out).sum())}
+    rules = Counter(row["rule"] for row in record.rows)
+    rules.pop("unanswered", None)  # as many as they may be, they say nothing of the others
+    counts = {"duplicates": rules.pop(DUPLICATES, 0), "left_out": rules.total()}
     summary = summarise(table, text, threshold, **counts, groups=dataset.groups, labels=labels)
     checks = {
         "rows": (table.drop(columns="split"), [*dataset.expectations(), *label_expectations(labels)]),
@@ -138,7 +145,7 @@ def preprocess(name: str, params: Split) -> None:
         stage_run(params),
         atomic_folder(processed) as folder,
         atomic_folder(quality) as report,
-        recorded() as record,
+        recorded(str if params.mask_personal_data == "none" else mask) as record,
     ):
         raw = leave_out(read(name, dataset, params), dataset)
         left = read_inbox(dataset, params, inbox)

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -46,6 +46,9 @@ class Split(Config):
     """Sources, as globs, whose rows are learned from and never measured on, as written or made-up ones."""
     feedback_weight: int = Field(default=5, ge=1, le=100)
     """Times that train has a row of feedback (tasks/data/inbox.py)."""
+    mask_personal_data: Literal["feedback", "all", "none"] = "feedback"
+    """Where e-mail addresses, numbers of phones, cards and accounts, and account names give way to made-up ones: in
+    what was left in the inbox, in all rows, in none."""
     gates: Gates = Gates()
     """What rows and splits are held against."""
 

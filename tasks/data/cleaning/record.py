@@ -5,7 +5,7 @@ A rule says what it does with `changed` and `left_out`, wherever it stands, as o
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -44,6 +44,8 @@ RULES = {
 class Record:
     """What the rules did."""
 
+    mask: Callable[[str], str] = str
+    """What is done to a text before it is shown."""
     changes: dict[str, int] = field(default_factory=dict)
     """Texts that each rule changed."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
@@ -57,8 +59,9 @@ class Record:
             return
         self.changes[rule] = self.changes.get(rule, 0) + 1
         examples = self.examples.setdefault(rule, [])
-        if len(examples) < EXAMPLES and (example := _difference(before, after)) not in examples:
-            examples.append(example)
+        if len(examples) < EXAMPLES:
+            example = {side: self.mask(text) for side, text in _difference(before, after).items()}
+            examples += [] if example in examples else [example]
 
     def quarantine(self) -> pd.DataFrame:
         """The rows that were left out, with the rule, its reason and the beginning of the text."""
@@ -92,9 +95,9 @@ _current: ContextVar[Record | None] = ContextVar("cleaning", default=None)
 
 
 @contextmanager
-def recorded() -> Iterator[Record]:
-    """What rules do inside the block is written down."""
-    token = _current.set(record := Record())
+def recorded(mask: Callable[[str], str] = str) -> Iterator[Record]:
+    """What rules do inside the block is written down, texts after `mask`."""
+    token = _current.set(record := Record(mask))
     try:
         yield record
     finally:
@@ -111,7 +114,8 @@ def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Say that a rule left out these rows: id, reason and, if any, source and text."""
     if record := _current.get():
         record.rows += [
-            {"source": ""} | dict(row) | {"rule": rule, "text": str(row.get("text", ""))[:KEPT]} for row in rows
+            {"source": ""} | dict(row) | {"rule": rule, "text": record.mask(str(row.get("text", ""))[:KEPT])}
+            for row in rows
         ]
 
 
