@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import mlflow
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
@@ -136,6 +136,36 @@ def write(table: Table, dataset: Dataset, params: Split, folder: Path) -> None:
     dataset.write(splits, folder, params)
 
 
+@step
+def show_drift(name: str, folder: Path) -> None:
+    """Show how far the rows are from those of the last commit, for people; no out has it, as none may hang on that."""
+    from dvc.exceptions import DvcException
+
+    from tasks.registry.trained_on import committed, rows_before, rows_in
+    from tasks.review.drift import FETCH, moved
+
+    try:
+        before = committed(name)
+        rows = before and rows_before(before)
+    except (UserError, DvcException) as error:
+        get_run_logger().warning("drift: %s", error)
+        return
+    if before is None:
+        said = ["No commit has this dataset."]
+    elif rows is None:
+        said = [f"The committed rows ({before.md5}) are not in DVC's cache: {FETCH}."]
+    elif (now := rows_in(folder)).equals(rows):
+        said = ["The same rows."]
+    else:
+        found = moved(name, rows, now, sources=True)
+        said = ["| what | stability index | |", "|---|--:|---|"]
+        said += [f"| {each.name} | {each.index:.3f} | {each.said} |" for each in found]
+        mlflow.log_metrics({f"drift.{each.name}": each.index for each in found})
+    page = "\n".join([f"# How far {name} is from the committed rows", "", *said]) + "\n"
+    mlflow.log_text(page, "drift.md")
+    create_markdown_artifact(page, key=artifact_key(f"drift-{name}"))
+
+
 @flow(flow_run_name="preprocess-{name}")
 def preprocess(name: str, params: Split) -> None:
     """Clean, de-duplicate, split and check a raw dataset; nothing is written unless every check passes."""
@@ -154,6 +184,7 @@ def preprocess(name: str, params: Split) -> None:
         show_cleaning(name, record, report)
         summary = check(name, record, table, dataset, params, report)
         write(table, dataset, params, folder)
+        show_drift(name, folder)
         mlflow.log_metrics(summary.drop(columns="id").iloc[0].to_dict())
         create_table_artifact(
             summary.to_dict("records"), key=artifact_key(f"preprocess-{name}"), description=f"The rows of {name}"
