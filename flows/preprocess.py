@@ -6,19 +6,24 @@ python -m flows.preprocess emails
 """
 
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import mlflow
-from prefect import flow, task
-from prefect.artifacts import create_table_artifact
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from llm.errors import UserError
 from llm.files import atomic_folder
+from tasks.data.cleaning.lines import line_groups, without_known_lines
+from tasks.data.cleaning.personal import mask, mask_rows
+from tasks.data.cleaning.record import Record, recorded
+from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
-from tasks.data.splits import SPLITS, Split, check_train_only, deduplicate, split
+from tasks.data.splits import DUPLICATES, FEW, SPLITS, Split, check_train_only, deduplicate, split
 from tasks.data.textfiles import files_below
 from tasks.datasets import Dataset, Table, find
 from tasks.registry.tracking import stage_run
@@ -37,7 +42,7 @@ def read(name: str, dataset: Dataset, params: Split) -> Table:
     if table.empty:
         raise UserError(f"{folder}: there is not one row in its files; `threestage data check` says what is in a file")
     check_train_only(table, params)  # before a source may be gone as a duplicate
-    return table
+    return mask_rows(table) if params.mask_personal_data == "all" else table
 
 
 @step
@@ -46,7 +51,15 @@ def read_inbox(dataset: Dataset, params: Split, folder: Path) -> Table | None:
     if not files_below(folder):
         return None
     left = (dataset.read_inbox or dataset.read)(folder, params)
-    return left.assign(**{name: IN_INBOX + left[name] for name in ("id", "source") if name in left})
+    left = left.assign(**{name: IN_INBOX + left[name] for name in ("id", "source") if name in left})
+    return mask_rows(left) if params.mask_personal_data == "all" else left
+
+
+@step
+def leave_out(table: Table, dataset: Dataset) -> Table:
+    """Leave out rows that are no text to learn from."""
+    table = within_lengths(table, dataset.text(table), dataset.lengths)
+    return without_repetition(table, dataset.text(table)).reset_index(drop=True)
 
 
 @step
@@ -59,8 +72,12 @@ def drop_duplicates(table: Table, dataset: Dataset, params: Split) -> Table:
 def split_rows(table: Table, dataset: Dataset, params: Split) -> Table:
     """Give every row its split."""
     groups = table[dataset.groups] if dataset.groups else None
+    if groups is None and dataset.lines:
+        groups = line_groups(dataset.lines(table))
     weights = dataset.weight(table) if dataset.weight else None
-    return split(table, params, groups=groups, stratify=dataset.stratify, weights=weights)
+    few = len(SPLITS) if dataset.labels else FEW  # a label must be in every split, a source or a kind need not
+    drawn = split(table, params, groups=groups, stratify=dataset.stratify, weights=weights, few=few)
+    return without_known_lines(drawn, dataset.lines(drawn)).reset_index(drop=True) if dataset.lines else drawn
 
 
 @step
@@ -69,18 +86,42 @@ def add_inbox(table: Table, left: Table | None, dataset: Dataset, params: Split)
     if left is None or left.empty:
         return table
     forms = dataset.forms or dataset.text
-    return join_inbox(table, left, params.near_duplicate, text=dataset.text, forms=forms, groups=dataset.groups)
+    joined = join_inbox(
+        table,
+        left,
+        params.near_duplicate,
+        text=dataset.text,
+        forms=forms,
+        groups=dataset.groups,
+        lines=dataset.lines,
+    )
+    # What is equal to a row that is tested on is seen before masks make it differ.
+    feedback = params.mask_personal_data == "feedback"
+    return mask_rows(joined, joined["id"].str.startswith(IN_INBOX)) if feedback else joined
 
 
 @step
-def check(name: str, rows_read: int, table: Table, dataset: Dataset, params: Split, report: Path) -> Table:
+def show_cleaning(name: str, record: Record, report: Path) -> None:
+    """Report what cleaning did, for people and in numbers."""
+    record.write(report, name)
+    for page in ("cleaning.md", "cleaning.json"):
+        mlflow.log_artifact(str(report / page))
+    mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
+    create_markdown_artifact((report / "cleaning.md").read_text(), key=artifact_key(f"cleaning-{name}"))
+
+
+@step
+def check(name: str, record: Record, table: Table, dataset: Dataset, params: Split, report: Path) -> Table:
     """Hold rows and splits against what is expected of them, and give the summary."""
     text, threshold = dataset.text(table), params.near_duplicate
     labels = dataset.labels(params) if dataset.labels else ()
-    summary = summarise(rows_read, table, text, threshold, groups=dataset.groups, labels=labels)
+    rules = Counter(row["rule"] for row in record.rows)
+    rules.pop("unanswered", None)  # as many as they may be, they say nothing of the others
+    counts = {"duplicates": rules.pop(DUPLICATES, 0), "left_out": rules.total()}
+    summary = summarise(table, text, threshold, **counts, groups=dataset.groups, labels=labels)
     checks = {
         "rows": (table.drop(columns="split"), [*dataset.expectations(), *label_expectations(labels)]),
-        "summary": (summary, summary_expectations(labels)),
+        "summary": (summary, summary_expectations(labels, params.gates)),
     }
     validate(name, checks, report)
     return summary
@@ -95,19 +136,55 @@ def write(table: Table, dataset: Dataset, params: Split, folder: Path) -> None:
     dataset.write(splits, folder, params)
 
 
+@step
+def show_drift(name: str, folder: Path) -> None:
+    """Show how far the rows are from those of the last commit, for people; no out has it, as none may hang on that."""
+    from dvc.exceptions import DvcException
+
+    from tasks.registry.trained_on import committed, rows_before, rows_in
+    from tasks.review.drift import FETCH, moved
+
+    try:
+        before = committed(name)
+        rows = before and rows_before(before)
+    except (UserError, DvcException) as error:
+        get_run_logger().warning("drift: %s", error)
+        return
+    if before is None:
+        said = ["No commit has this dataset."]
+    elif rows is None:
+        said = [f"The committed rows ({before.md5}) are not in DVC's cache: {FETCH}."]
+    elif (now := rows_in(folder)).equals(rows):
+        said = ["The same rows."]
+    else:
+        found = moved(name, rows, now, sources=True)
+        said = ["| what | stability index | |", "|---|--:|---|"]
+        said += [f"| {each.name} | {each.index:.3f} | {each.said} |" for each in found]
+        mlflow.log_metrics({f"drift.{each.name}": each.index for each in found})
+    page = "\n".join([f"# How far {name} is from the committed rows", "", *said]) + "\n"
+    mlflow.log_text(page, "drift.md")
+    create_markdown_artifact(page, key=artifact_key(f"drift-{name}"))
+
+
 @flow(flow_run_name="preprocess-{name}")
 def preprocess(name: str, params: Split) -> None:
     """Clean, de-duplicate, split and check a raw dataset; nothing is written unless every check passes."""
     dataset, inbox = find(name), open_inbox(name)
     processed, quality = Path("data/processed") / name, Path("reports/quality") / name
-    with stage_run(params), atomic_folder(processed) as folder, atomic_folder(quality) as report:
-        raw = read(name, dataset, params)
+    with (
+        stage_run(params),
+        atomic_folder(processed) as folder,
+        atomic_folder(quality) as report,
+        recorded(str if params.mask_personal_data == "none" else mask) as record,
+    ):
+        raw = leave_out(read(name, dataset, params), dataset)
         left = read_inbox(dataset, params, inbox)
         drawn = split_rows(drop_duplicates(raw, dataset, params), dataset, params)
         table = add_inbox(drawn, left, dataset, params)
-        rows_read = len(raw) + len(table) - len(drawn)  # so that the share of duplicates is the raw data's
-        summary = check(name, rows_read, table, dataset, params, report)
+        show_cleaning(name, record, report)
+        summary = check(name, record, table, dataset, params, report)
         write(table, dataset, params, folder)
+        show_drift(name, folder)
         mlflow.log_metrics(summary.drop(columns="id").iloc[0].to_dict())
         create_table_artifact(
             summary.to_dict("records"), key=artifact_key(f"preprocess-{name}"), description=f"The rows of {name}"

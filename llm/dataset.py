@@ -46,20 +46,21 @@ class BatchSampler:
 
 
 class TokenWindows:
-    """A memory-mapped token file as windows of `context_length` tokens that do not overlap."""
+    """A memory-mapped token file as windows of `context_length` tokens that do not overlap.
+
+    A file with fewer tokens is one window, shorter than that. Raises UserError for one that has none to predict.
+    """
 
     def __init__(self, folder: Path, split: str, context_length: int) -> None:
         meta = json.loads((folder / "meta.json").read_text())
         self.tokens = np.memmap(folder / f"{split}.bin", dtype=meta["dtype"], mode="r")
-        self.context_length = context_length
+        if len(self.tokens) < 2:
+            raise UserError(f"{folder}/{split}.bin: {len(self.tokens)} tokens leave none to predict; bring more text")
+        self.context_length = min(context_length, len(self.tokens) - 1)
         self.bytes_per_token = meta["splits"][split]["bytes"] / meta["splits"][split]["tokens"]
-        if len(self) == 0:
-            raise UserError(
-                f"{folder}/{split}.bin: {len(self.tokens)} tokens are fewer than one window of {context_length + 1}"
-            )
 
     def __len__(self) -> int:
-        return max(0, (len(self.tokens) - 1) // self.context_length)
+        return (len(self.tokens) - 1) // self.context_length
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Inputs and targets of these windows, both int64 BT."""

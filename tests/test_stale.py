@@ -105,7 +105,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/config.py": "the base of parameters, which are in dvc.lock themselves",
         "tasks/data/formats/__init__.py": "imported by datasets",
         "tasks/data/inbox.py": "makes a folder that is no out",
-        "tasks/data/splits.py": "imported by it",
+        **dict.fromkeys(("tasks/data/gates.py", "tasks/data/splits.py"), "imported by it"),
     },
     "flows.preprocess": {
         "llm/config.py": "the base of parameters, which are in dvc.lock themselves",
@@ -114,7 +114,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         **dict.fromkeys(FETCHING, "how they are fetched"),
     },
     "flows.pretrain": {
-        "tasks/data/splits.py": "the base of a dataset's parameters",
+        **dict.fromkeys(("tasks/data/gates.py", "tasks/data/splits.py"), "the base of a dataset's parameters"),
         "tasks/training/*": "forms, progress, interrupted ones",
     },
     "flows.load_published": dict.fromkeys(FETCHING, "how they are fetched, checked against a hash"),

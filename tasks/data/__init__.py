@@ -1,1 +1,1 @@
-"""What datasets share: sources, text files, mail as text, splits, quality, published models."""
+"""What datasets share: sources, text files, mail as text, cleaning, splits, quality, published models."""

@@ -1,4 +1,4 @@
-"""How far the rows of today are from those of before: the population stability index of labels, lengths and words."""
+"""How far the rows of today are from those of before: the stability index of labels, sources, lengths and words."""
 
 import re
 from collections import Counter
@@ -48,21 +48,26 @@ def stability_index(before: Mapping[object, float], now: Mapping[object, float])
 
 
 def drift(
-    before: pd.DataFrame, now: pd.DataFrame, text_columns: Sequence[str], label_column: str | None = None
+    before: pd.DataFrame,
+    now: pd.DataFrame,
+    text_columns: Sequence[str],
+    label_column: str | None = None,
+    source_column: str | None = None,
 ) -> list[Drift]:
-    """How far the rows `now` are from those `before`: labels, then the lengths and the words of each column of text.
+    """How far the rows `now` are from those `before`: labels, sources, lengths and words of each column of text.
 
     Lengths are in characters, in BINS intervals with equally many rows of before; words are the WORDS most frequent
     ones of before, and all others as one. Under SOME little has moved, above MUCH much; of few rows, chance alone moves
     about the number of bins by that of rows. Raises UserError where one side has no rows, or not these columns.
     """
-    for column in (*text_columns, *([label_column] if label_column else [])):
+    counted = [column for column in (label_column, source_column) if column]
+    for column in (*text_columns, *counted):
         if missing := [side for side, table in (("before", before), ("now", now)) if column not in table]:
             raise UserError(f"drift: the rows {missing[0]} have no column {column!r}")
     found = []
-    if label_column:
-        sides = (before[label_column].astype(str), now[label_column].astype(str))
-        found.append(Drift(label_column, stability_index(*(side.value_counts().to_dict() for side in sides))))
+    for column in counted:
+        sides = (before[column].astype(str), now[column].astype(str))
+        found.append(Drift(column, stability_index(*(side.value_counts().to_dict() for side in sides))))
     for column in text_columns:
         texts = [table[column].fillna("").astype(str) for table in (before, now)]
         lengths = [side.str.len().to_numpy() for side in texts]

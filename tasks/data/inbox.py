@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from llm.files import write_atomic
+from tasks.data.cleaning.lines import HALF, shares_before
+from tasks.data.cleaning.record import drop
 from tasks.data.splits import deduplicate, near_pairs
 
 INBOX = Path("data/inbox")
@@ -39,13 +41,14 @@ def join_inbox(
     text: Callable[[pd.DataFrame], pd.Series],
     forms: Callable[[pd.DataFrame], pd.Series],
     groups: str | None = None,
+    lines: Callable[[pd.DataFrame], pd.Series] | None = None,
 ) -> pd.DataFrame:
     """Add the rows `left` in an inbox to the train rows of a split `table`.
 
     Of those with the same words as `text` the last stays. `forms` gives all texts by which a row is recognised, with
-    its index: a row left that is a near duplicate of one of validation or test in any of them, or of its group, is left
-    out, so that what is tested is not learned and no feedback changes a test. A row of train gives way to such a
-    duplicate: what a person says of it counts.
+    its index: a row left that is a near duplicate of one of validation or test in any of them, or of its group, or has
+    half of its long `lines` in such rows, is left out, so that what is tested is not learned and no feedback changes a
+    test. A row of train gives way to such a duplicate: what a person says of it counts.
     """
     rows = deduplicate(left[::-1], text(left[::-1]), 1.0)[::-1]
     ours, known = forms(rows), forms(table)
@@ -55,13 +58,20 @@ def join_inbox(
     out = rows.index.isin(mine[tested[theirs].to_numpy()])
     if groups:
         out |= rows[groups].isin(table.loc[tested, groups]).to_numpy()
-    rows = rows[~out]
+    if lines:
+        both = pd.concat([table[tested].assign(split="train"), rows.assign(split="test")], ignore_index=True)
+        out |= (shares_before(both, lines(both))[-len(rows) :] >= HALF).to_numpy()
+    tested_on = pd.Series("too near to what is tested on", rows.index).where(out)
+    rows = drop("inbox", rows, tested_on, text(rows))
     replaced = table.index.isin(theirs[np.isin(mine, rows.index)])
     logger.info(
         "inbox: %d rows, %d of them learned from; %d too near to validation or test, %d of train replaced",
         len(left), len(rows), out.sum(), replaced.sum(),
     )  # fmt: skip
-    return pd.concat([table[~replaced], rows.assign(split="train")], ignore_index=True)
+    table = drop(
+        "inbox", table, pd.Series("the inbox says another thing of it", table.index).where(replaced), text(table)
+    )
+    return pd.concat([table, rows.assign(split="train")], ignore_index=True)
 
 
 def repeat_feedback(train: pd.DataFrame, weight: int) -> pd.DataFrame:

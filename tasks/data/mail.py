@@ -4,7 +4,7 @@ MLflow keeps this file with every version of a model that was trained on mail: n
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.feedparser import BytesFeedParser
 from email.message import EmailMessage
 from email.policy import EmailPolicy
@@ -30,7 +30,26 @@ SPACES = " \t\n\f\r"  # HTML's own
 DEEPEST_HTML = 256  # a parser looks through all open elements where one ends: without a bound that is quadratic
 DEEPEST_MAIL = 50  # mails in mails; each line is held against the boundary of every one around it
 LONGEST_HEADER = 10_000  # characters; Python's parser of headers is quadratic
+# What list servers, sponsors and a filter (DeathToSpam) put below a mail, and what the reader of a feed puts above it:
+FOOTER = re.compile(r"/listinfo/|email is sponsored|Yahoo! Groups Sponsor|DeathToSpam")  # in a part that is set off
+FOOTER_LINE = re.compile(
+    r"https?://\S+/listinfo/\S+|To unsubscribe from this group, send an email to:|\S+-unsubscribe@\S+"
+    r"|Your use of Yahoo! Groups is subject to\b.*|(?:-*DeathToSpam)+-*|-+~-+>"
+)
+FEED = re.compile(r"\AURL: \S+\nDate: .*\n")
+RULED = ("--", "__", "==", "~~", "**")  # how a line begins that sets a part of a mail off
+LONGEST_FOOTER = 8  # lines
+LONGEST_SIGNATURE = 10
+QUOTE = ">|) "
 LAYERS = re.compile(r"&(?:(?:amp|#0*38|#x0*26);?){8,}", re.IGNORECASE)  # more than anybody writes
+
+
+Note = Callable[[str, str, str], None]
+"""Is told of a rule of cleaning, a text before it, and after."""
+
+
+def _no_note(rule: str, before: str, after: str) -> None:
+    pass
 
 
 def _without_lost(text: str) -> str:
@@ -116,28 +135,67 @@ def flat_entities(text: str) -> str:
     return LAYERS.sub("&amp;", text)
 
 
-def _mend(text: str) -> str:
+def _mend(text: str, note: Note = _no_note) -> str:
     """Broken characters mended, lines with single spaces."""
-    text = flat_entities(text)
+    before, text = text, flat_entities(text)
     # ftfy looks at each line by itself, which is half of the time of it all and gains nothing on ASCII.
-    text = (ftfy.fix_text_segment if text.isascii() else ftfy.fix_text)(text)
-    return "\n".join(" ".join(line.split()) for line in text.replace(LOST, "").splitlines())
+    text = (ftfy.fix_text_segment if text.isascii() else ftfy.fix_text)(text).replace(LOST, "")
+    note("characters", before, text)
+    return "\n".join(" ".join(line.split()) for line in text.splitlines())
 
 
-def _body_text(content: str, subtype: str = "plain") -> str:
-    is_html = subtype == "html" or re.match(r"\s*<(!doctype|html)\b", content, re.IGNORECASE)
-    return _mend(html_text(content) if is_html else content).strip()
+def _body_text(content: str, subtype: str = "plain", note: Note = _no_note) -> str:
+    if subtype == "html" or re.match(r"\s*<(!doctype|html)\b", content, re.IGNORECASE):
+        before, content = content, html_text(content)
+        note("markup", before, content)
+    return _mend(content, note).strip()
 
 
-def _clean(subject: str, body: str) -> tuple[str, str]:
-    """The subject as one line, the body without empty lines in a row."""
-    return " ".join(_mend(subject).split()), re.sub(r"\n{3,}", "\n\n", body).strip()
+def _parts(body: str) -> list[list[str]]:
+    """A body as its lines, in parts that a blank line ends or a ruled one begins; a blank line is a part."""
+    parts: list[list[str]] = [[]]
+    for line in body.split("\n"):
+        bare = line.lstrip(QUOTE)
+        if not bare or bare.startswith(RULED) or (parts[-1] and not parts[-1][-1].lstrip(QUOTE)):
+            parts.append([])
+        parts[-1].append(line)
+    return list(filter(None, parts))
 
 
-def _settle(subject: str, body: str) -> tuple[str, str]:
+def without_footers(body: str) -> str:
+    """The body without what list servers and their sponsors put below it, in quoted mails, too.
+
+    Most lists of a collection have but hams, or but spams: a model would read their footers instead of the mail.
+    """
+    found = FEED.sub("", body)
+    parts = [part for part in _parts(found) if not _is_footer(part)]
+    lines = [line for part in parts for line in part if not FOOTER_LINE.fullmatch(line.lstrip(QUOTE))]
+    return "\n".join(lines).strip() or body
+
+
+def _is_footer(part: Sequence[str]) -> bool:
+    ruled = len(part) <= LONGEST_FOOTER and part[0].lstrip(QUOTE).startswith(RULED)
+    return ruled and any(map(FOOTER.search, part))
+
+
+def without_signature(body: str) -> str:
+    """The body without what stands below a last line of two dashes (RFC 3676): it tells who wrote, and not what."""
+    text, dashes, signature = body.rpartition("\n--\n")
+    return text.strip() if dashes and text.strip() and signature.count("\n") < LONGEST_SIGNATURE else body
+
+
+def _clean(subject: str, body: str, note: Note = _no_note) -> tuple[str, str]:
+    """The subject as one line, the body without empty lines in a row, footers and signature."""
+    for rule in (without_footers, without_signature):
+        before, body = body, rule(body)
+        note(rule.__name__.removeprefix("without_"), before, body)
+    return " ".join(_mend(subject, note).split()), re.sub(r"\n{3,}", "\n\n", body).strip()
+
+
+def _settle(subject: str, body: str, note: Note = _no_note) -> tuple[str, str]:
     """Clean until nothing changes, so that a mail that was cleaned before is served as it was evaluated."""
     # What is mended may give more to mend: an entity in an entity, or "<html>" after a control character.
-    while (cleaned := _clean(subject, _body_text(body))) != (subject, body):
+    while (cleaned := _clean(subject, _body_text(body, note=note), note)) != (subject, body):
         subject, body = cleaned
     return subject, body
 
@@ -183,34 +241,35 @@ def _parse(content: bytes) -> EmailMessage:
     return parser.close()
 
 
-def parse_message(raw: str | bytes) -> tuple[str, str]:
+def parse_message(raw: str | bytes, note: Note = _no_note) -> tuple[str, str]:
     """Give the subject and the body of a raw message as tidy text: its plain part, else its HTML; no attachments.
 
     Raises RowError for one that can't be read.
     """
     try:
-        return _parse_message(raw if isinstance(raw, bytes) else _without_lost(raw).encode())
+        return _parse_message(raw if isinstance(raw, bytes) else _without_lost(raw).encode(), note)
     except RowError:
         raise
     except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:  # of Python's parser
         raise RowError(f"not readable as a mail ({type(error).__name__}: {error})") from error
 
 
-def _parse_message(content: bytes) -> tuple[str, str]:
+def _parse_message(content: bytes, note: Note) -> tuple[str, str]:
     message = _parse(content)
     parts = [part for kind in ("plain", "html") if (part := message.get_body((kind,))) is not None]
     if not parts:  # broken boundaries or types leave the content as it came
         parts = [part for part in message.walk() if not part.is_multipart()][:1]
     bodies = (
-        _body_text(_decode(part.get_payload(decode=True), part.get_content_charset()), part.get_content_subtype())
+        _body_text(_decode(part.get_payload(decode=True), part.get_content_charset()), part.get_content_subtype(), note)
         for part in parts
     )
-    return _settle(*_clean(str(message["subject"] or ""), next(filter(None, bodies), "")))
+    return _settle(*_clean(str(message["subject"] or ""), next(filter(None, bodies), ""), note), note)
 
 
-def clean_mail(subject: str, body: str) -> tuple[str, str]:
+def clean_mail(subject: str, body: str, note: Note = _no_note) -> tuple[str, str]:
     """Subject and body of a mail, perhaps in HTML, as tidy text; what is tidy stays as it is."""
-    return _settle(*_clean(_without_lost(subject), _body_text(_without_lost(body))))
+    subject, body = _without_lost(subject), _body_text(_without_lost(body), note=note)
+    return _settle(*_clean(subject, body, note), note)
 
 
 def clean_row(row: Mapping[str, Any]) -> dict[str, str]:

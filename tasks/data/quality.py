@@ -13,7 +13,8 @@ import pandas as pd
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.data.splits import FEW, SPLITS, overlap
+from tasks.data.gates import LEAST, Gates
+from tasks.data.splits import SPLITS, overlap
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
@@ -28,27 +29,30 @@ logger = logging.getLogger(__name__)
 
 
 def summarise(
-    rows_read: int,
     table: pd.DataFrame,
     text: pd.Series,
     threshold: float,
     *,
+    duplicates: int = 0,
+    left_out: int = 0,
     groups: str | None = None,
     labels: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row on a whole de-duplicated and split table: what no single row of it can tell.
 
-    Rows before and after, the share of duplicates, the rows of each split, the rows that have a near duplicate of
-    `threshold` in an earlier split, the values of the column `groups` that are in several splits and, of each of the
-    `labels`, the rows, their share and in how many splits it is.
+    Rows read and kept, the shares of them that were duplicates or left out for other reasons, the rows of each split,
+    the rows that have a near duplicate of `threshold` in an earlier split, the values of the column `groups` that are
+    in several splits and, of each of the `labels`, the rows, their share and in how many splits it is.
     """
+    rows_read = len(table) + duplicates + left_out
     splits_of = table.groupby("label")["split"].nunique() if labels else {}
     straddling = int((table.groupby(groups)["split"].nunique() > 1).sum()) if groups else 0
     summary = {
         "id": "summary",
         "rows_read": rows_read,
         "rows": len(table),
-        "duplicate_share": round(1 - len(table) / max(rows_read, 1), 4),
+        "duplicate_share": round(duplicates / max(rows_read, 1), 4),
+        "left_out_share": round(left_out / max(rows_read, 1), 4),
         "split_overlap": overlap(table, text, threshold),
         "straddling_groups": straddling,
         **{f"{split}_rows": int((table["split"] == split).sum()) for split in SPLITS},
@@ -66,25 +70,22 @@ def label_expectations(labels: Sequence[str]) -> list["Expectation"]:
     return [gxe.ExpectColumnValuesToBeInSet(column="label", value_set=list(labels))] if labels else []
 
 
-def summary_expectations(labels: Sequence[str] = ()) -> list["Expectation"]:
-    """What `summarise` must find: rows in every split, no overlap, no flood of duplicates, every label everywhere.
-
-    A label needs rows, not a share: one in a hundred is spam where people filter theirs, and of enough mails one can
-    learn it. With fewer than FEW rows there is nothing to measure it on.
-    """
+def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectation"]:
+    """What `summarise` must find, by the bounds of `gates`: of severity `warning` where it is only said."""
     import great_expectations.expectations as gxe
 
-    def between(column: str, low: float, high: float | None = None) -> "Expectation":
-        return gxe.ExpectColumnMaxToBeBetween(column=column, min_value=low, max_value=high)  # of one row; reports it
-
-    return [
-        *(between(f"{split}_rows", 1) for split in SPLITS),
-        between("duplicate_share", 0, 0.5),
-        between("split_overlap", 0, 0),
-        between("straddling_groups", 0, 0),
-        *(between(f"rows_of_{label}", FEW) for label in labels),
-        *(between(f"splits_of_{label}", len(SPLITS)) for label in labels),
-    ]
+    columns = {
+        "rows_of_a_split": [f"{split}_rows" for split in SPLITS],
+        "rows_of_a_label": [f"rows_of_{label}" for label in labels],
+        "splits_of_a_label": [f"splits_of_{label}" for label in labels],
+    }
+    found = []
+    for name, gate in gates:
+        for severity, bound in (("warning", gate.warn), ("critical", gate.fail)):
+            side = {"min_value" if name in LEAST else "max_value": bound}
+            for column in columns.get(name, [name]) if bound is not None else ():  # the maximum of one row reports it
+                found.append(gxe.ExpectColumnMaxToBeBetween(column=column, severity=severity, **side))
+    return found
 
 
 def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any]:
@@ -97,6 +98,7 @@ def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any
         "expectation": config["type"],
         "column": config["kwargs"].get("column"),
         "expected": wanted,
+        "level": "warn" if config["severity"] == "warning" else "fail",
         "success": details["success"],
     }
     if "observed_value" in seen:
@@ -129,8 +131,9 @@ def _sentence(finding: dict[str, Any]) -> str:
 def validate(dataset: str, checks: dict[str, tuple[pd.DataFrame, list["Expectation"]]], report: Path) -> None:
     """Hold each table against its expectations and write what was found to `report`/validation.json.
 
-    Every table has a column `id`, which names its rows. An open MLflow run gets the report, and Great Expectations'
-    pages under data_docs/. Raises UserError with a line for each expectation that failed.
+    Every table has a column `id`, which names its rows. An open MLflow run gets the report, how many warnings there
+    are, and Great Expectations' pages under data_docs/. Raises UserError with a line for each expectation that failed;
+    those that only warn are logged.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
@@ -146,15 +149,19 @@ def validate(dataset: str, checks: dict[str, tuple[pd.DataFrame, list["Expectati
         validation = context.validation_definitions.add(gx.ValidationDefinition(name=check, data=rows, suite=suite))
         result = validation.run(batch_parameters={"dataframe": table}, result_format=RESULT_FORMAT)
         findings += [_finding(check, one) for one in result.results]
-    findings.sort(key=lambda finding: (finding["check"], finding["column"] or "", finding["expectation"]))
-    failed = [finding for finding in findings if not finding["success"]]
+    findings.sort(key=lambda each: (each["check"], each["column"] or "", each["expectation"], each["level"]))
+    failed = [finding for finding in findings if not finding["success"] and finding["level"] == "fail"]
+    warned = [finding for finding in findings if not finding["success"] and finding["level"] == "warn"]
     content = {"dataset": dataset, "success": not failed, "expectations": findings}
     write_atomic(report / "validation.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    for finding in warned:
+        logger.warning("%s: %s", dataset, _sentence(finding))
     if mlflow.active_run():
+        mlflow.log_metric("quality.warnings", len(warned))
         _log_pages(context, report)
     if failed:
         raise UserError("\n  ".join([f"{dataset}: {len(failed)} checks failed", *map(_sentence, failed)]))
-    logger.info("%d checks of %s passed", len(findings), dataset)
+    logger.info("%d checks of %s passed", len(findings) - len(warned), dataset)
 
 
 def _log_pages(context: "AbstractDataContext", report: Path) -> None:

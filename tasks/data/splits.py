@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,11 @@ from scipy.sparse.csgraph import connected_components
 
 from llm.config import Config
 from llm.errors import UserError
+from tasks.data.cleaning.record import drop
+from tasks.data.gates import Gates
 
 SPLITS = ("train", "validation", "test")
+DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning
 PERMUTATIONS = 128
 MISSED = 1e-6  # chance that the index overlooks two texts whose similarity is just the threshold
 FEW = 10  # units, rows or groups of them: a stratum with as many has some in every split, one with fewer may not
@@ -43,6 +46,11 @@ class Split(Config):
     """Sources, as globs, whose rows are learned from and never measured on, as written or made-up ones."""
     feedback_weight: int = Field(default=5, ge=1, le=100)
     """Times that train has a row of feedback (tasks/data/inbox.py)."""
+    mask_personal_data: Literal["feedback", "all", "none"] = "feedback"
+    """Where e-mail addresses, numbers of phones, cards and accounts, and account names give way to made-up ones: in
+    what was left in the inbox, in all rows, in none."""
+    gates: Gates = Gates()
+    """What rows and splits are held against."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
@@ -120,13 +128,17 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> np.ndarray:
 
 def deduplicate(table: pd.DataFrame, text: pd.Series, threshold: float) -> pd.DataFrame:
     """Keep the first row of each group of exact or near duplicates of `text`, which goes with the rows of `table`."""
-    repeated = pd.Series(near_duplicates(text.tolist(), threshold)).duplicated().to_numpy()
+    group = near_duplicates(text.tolist(), threshold)
+    kept = np.unique(group, return_index=True)[1][group]  # the first row of each row's group
+    repeated = kept < np.arange(len(table))
     exact = int(text.duplicated().sum())
     logger.info(
         "%d rows: %d exact and %d near duplicates dropped, %d left",
         len(table), exact, repeated.sum() - exact, (~repeated).sum(),
     )  # fmt: skip
-    return table[~repeated].reset_index(drop=True)
+    names = (table["id"] if "id" in table else pd.Series(table.index)).astype(str).to_numpy()
+    reasons = pd.Series([f"as {name}" for name in names[kept]], table.index, dtype=object).where(repeated)
+    return drop(DUPLICATES, table, reasons, text).reset_index(drop=True)
 
 
 def check_train_only(table: pd.DataFrame, params: Split) -> None:
@@ -149,14 +161,16 @@ def split(
     groups: pd.Series | None = None,
     stratify: str | None = None,
     weights: pd.Series | None = None,
+    few: int = FEW,
 ) -> pd.DataFrame:
     """Add the column `split`: train, validation or test, in the shares of `params` and drawn with its seed.
 
     A row counts as much as its weight, or as any other. Rows of one group stay together. Each value of the column
-    `stratify` is shared out by itself, and one of at least FEW rows or groups has some in every split; those of fewer
-    are shared out as one. A group belongs to the value of its first row, and one larger than a split's share of it (and
-    than others) goes to train. Rows whose column `source` is one of `params.train_only` go to train, too, with their
-    groups, and count in no share. Raises UserError where rows are too few for validation and test to have some.
+    `stratify` is shared out by itself, and one of at least `few` rows or groups has some in every split; those of fewer
+    are shared out as one. Of three rows or groups in all every split has one. A group belongs to the value of its first
+    row, and one larger than a split's share of it (and than others) goes to train. Rows whose column `source` is one of
+    `params.train_only` go to train, too, with their groups, and count in no share. Raises UserError where rows are too
+    few for validation and test to have some.
     """
     if params.train_only:
         learned = table["source"].map(lambda name: any(fnmatchcase(name, each) for each in params.train_only))
@@ -168,14 +182,18 @@ def split(
             groups=rest[0],
             stratify=stratify,
             weights=rest[1],
+            few=few,
         )
         return table.assign(split=parted["split"].reindex(table.index, fill_value="train"))
     group = pd.factorize(groups if groups is not None else np.arange(len(table)))[0]
     first = ~pd.Series(group).duplicated().to_numpy()
     units = pd.DataFrame({"size": np.bincount(group, weights)})
     units["stratum"] = pd.factorize(table[stratify])[0][first] if stratify else 0
-    units.loc[units.groupby("stratum")["size"].transform("count") < FEW, "stratum"] = -1
-    units = _in_split(units.sample(frac=1, random_state=params.seed), params.validation, params.test)
+    units.loc[units.groupby("stratum")["size"].transform("count") < few, "stratum"] = -1
+    shuffled = units.sample(frac=1, random_state=params.seed)
+    units = _in_split(shuffled, params.validation, params.test, few)
+    if len(units) >= len(SPLITS) and not set(SPLITS) <= set(units["split"]):
+        units = _in_split(shuffled.assign(stratum=0), params.validation, params.test, len(SPLITS))
     if missing := [name for name in SPLITS[1:] if name not in set(units["split"])]:
         raise UserError(
             f"{len(units)} rows or groups of rows that stay together are too few: with validation {params.validation} "
@@ -184,12 +202,12 @@ def split(
     return table.assign(split=units["split"].sort_index().to_numpy()[group])
 
 
-def _in_split(units: pd.DataFrame, validation: float, test: float) -> pd.DataFrame:
+def _in_split(units: pd.DataFrame, validation: float, test: float, few: int) -> pd.DataFrame:
     """Give each unit (size, stratum) its split, in the order of the units but for large ones, which come last."""
     sizes = units.groupby("stratum")["size"]
     total = sizes.transform("sum")
     large = units["size"] > np.maximum(min(validation, test) * total, LARGE * sizes.transform("median"))
-    enough = sizes.transform("count") >= FEW
+    enough = sizes.transform("count") >= few
     units = units.assign(large=large, total=total, enough=enough).sort_values("large", kind="stable")
     strata = units.groupby("stratum")["size"]
     middle, number = (strata.cumsum() - units["size"] / 2) / units["total"], strata.cumcount()

@@ -11,6 +11,7 @@ from typing import IO, Any
 import ftfy
 
 from llm.errors import UserError
+from tasks.data.cleaning.record import changed
 from tasks.data.compression import open_plain
 from tasks.data.mail import flat_entities
 
@@ -109,7 +110,9 @@ def _within(path: Path, parts: Iterator[str]) -> Iterator[str]:
 
 def mend(text: str) -> str:
     """A text with broken characters mended (mojibake, NFC, line breaks as \\n)."""
-    return ftfy.fix_text(flat_entities(text))
+    mended = ftfy.fix_text(flat_entities(text))
+    changed("characters", text, mended)
+    return mended
 
 
 def tidy(text: str) -> str:

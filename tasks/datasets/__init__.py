@@ -4,7 +4,7 @@ A dataset is a module here with a `DATASET`, a block under `datasets` in params.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,10 @@ class Dataset:
     """All texts by which a row is known again in the inbox, with its index; without it, `text`."""
     check: Callable[[Path, Any, list[Problem]], Table] | None = None
     """As `read_inbox` or `read`, but what can't be read is put into the list: for `threestage data check`."""
+    lengths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Columns and the least and most characters that a row has in them; any other is left out."""
+    lines: Callable[[Table], pd.Series] | None = None
+    """The text of which rows with the same long lines stay in one split, where `groups` are not what does that."""
     feedback: Mapping[str, tuple[int, int]] | None = None
     """Columns of a row of feedback and their least and greatest lengths; None where the dataset can't read any."""
 

@@ -20,7 +20,7 @@ from llm.tokenizer import end_of_text, save_tokenizer, train_bpe
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.documents import documents
 from tasks.data.published import encoding_by_name, is_published, published_tokenizer
-from tasks.data.splits import Split
+from tasks.data.splits import FEW, Split
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
 from tasks.stages.cluster import map_in_order
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
 COLUMNS = ["id", "source", "text"]
+LENGTHS = {"text": (1, 1_000_000)}  # a million characters without a space are no prose
 PIECES = 100  # of a source, at least, so that a share of a few percent is some of them
 SHORTEST, LONGEST = 10_000, 50_000  # characters of a piece, about
+SMALL = 1_000  # characters of a piece, at least, where there is too little text for longer ones
 BATCH = 1024  # documents tokenized at a time, which bounds the memory
 
 logger = logging.getLogger(__name__)
@@ -72,11 +74,14 @@ def read_corpus(folder: Path, params: Params | None = None, problems: list[Probl
 def _cut(table: pd.DataFrame) -> pd.DataFrame:
     """Cut documents of over a hundredth of their source, or LONGEST if that is less, into pieces of at most about that.
 
-    None is cut below SHORTEST. Where there are many others a document stays whole, as it reads best, and what is
-    held out is then no part of what is learned.
+    None is cut below SHORTEST, or below SMALL where there would be fewer than FEW pieces in all: each split needs some.
+    Where there are many others a document stays whole, as it reads best, and what is held out is then no part of what
+    is learned.
     """
-    size = table["text"].str.len().groupby(table["source"]).transform("sum")
-    longest = (size / PIECES).clip(SHORTEST, LONGEST)
+    lengths = table["text"].str.len()
+    longest = (lengths.groupby(table["source"]).transform("sum") / PIECES).clip(SHORTEST, LONGEST)
+    if np.ceil(lengths / longest).sum() < FEW:
+        longest = longest.clip(upper=max(SMALL, lengths.sum() / FEW))
     table = table.assign(text=list(map(_pieces, table["text"], longest)))
     table["id"] = [
         [f"{name}#{n}" for n, _ in enumerate(pieces, 1)] if len(pieces) > 1 else [name]
@@ -108,8 +113,10 @@ def corpus_expectations() -> list["Expectation"]:
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
-        # A million characters without a space are no prose.
-        gxe.ExpectColumnValueLengthsToBeBetween(column="text", min_value=1, max_value=1_000_000),
+        *(
+            gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=low, max_value=high)
+            for column, (low, high) in LENGTHS.items()
+        ),
         gxe.ExpectColumnValuesToNotMatchRegex(column="text", regex="\N{REPLACEMENT CHARACTER}", mostly=0.99),
     ]
 
@@ -169,6 +176,7 @@ DATASET = Dataset(
     stratify="source",
     weight=lambda table: table["text"].str.len(),
     expectations=corpus_expectations,
+    lengths=LENGTHS,
     write=write_corpus,
     check=read_corpus,
 )

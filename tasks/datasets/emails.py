@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from tqdm import tqdm
 
+from tasks.data.cleaning.record import drop
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.mails import Labels, mails
 from tasks.data.inbox import FEEDBACK
@@ -79,8 +80,13 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
     table = pd.DataFrame(emails, columns=[*COLUMNS, "client"])
     blank = row_text(table).str.isspace()
     logger.info("%d emails in %d files, %d of them without any text left out", len(table), len(paths), blank.sum())
-    said_again = table.duplicated(["client", "subject", "body"], keep="last")
-    return _without_contradictions(table.loc[~blank & ~said_again, COLUMNS].reset_index(drop=True))
+    said_again = table.duplicated(["client", "subject", "body"], keep="last") & ~blank
+    for rule, out, reason in (
+        ("blank", blank, "no text"),
+        ("superseded", said_again, "the same client said it later"),
+    ):
+        table = drop(rule, table, pd.Series(reason, table.index).where(out[table.index]), row_text(table))
+    return _without_contradictions(table[COLUMNS].reset_index(drop=True))
 
 
 def _without_contradictions(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +97,8 @@ def _without_contradictions(table: pd.DataFrame) -> pd.DataFrame:
         equal = table[text == text[contradicted.idxmax()]].drop_duplicates("label")
         named = " and ".join(equal["id"] + " (" + equal["label"] + ")")
         logger.warning("%d emails left out: equal ones have several labels, such as %s", contradicted.sum(), named)
-    return table[~contradicted].reset_index(drop=True)
+    reasons = ("equal ones have other labels than " + table["label"]).where(contradicted)
+    return drop("contradictions", table, reasons, text).reset_index(drop=True)
 
 
 def row_text(table: pd.DataFrame) -> pd.Series:
@@ -119,5 +126,7 @@ DATASET = Dataset(
     expectations=email_expectations,
     labels=lambda params: params.labels,
     feedback=LENGTHS,
+    lengths=LENGTHS,
+    lines=lambda table: table["body"],
     check=read_emails,
 )

@@ -278,5 +278,6 @@ DATASET = Dataset(
     read_inbox=read_inbox,
     forms=instruction_forms,
     feedback=LENGTHS,
+    lengths=LENGTHS,
     check=read_inbox,
 )

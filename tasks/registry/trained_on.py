@@ -12,9 +12,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.tokenizer import end_of_text, load_tokenizer
+from tasks.registry.lineage import git_output
 from tasks.registry.register import registered_name
 from tasks.registry.tracking import configure_tracking, server_errors
-from tasks.stages.hashes import PREFIX, md5_of
+from tasks.stages.hashes import LOCK, PREFIX, as_hashes, md5_of, parse_stages
 
 if TYPE_CHECKING:
     from dvc.cachemgr import CacheManager
@@ -59,8 +60,20 @@ def current_md5(dataset: str) -> str:
 
 def current_rows(dataset: str) -> pd.DataFrame:
     """The train rows of a processed dataset as they are in the workspace: its table, or the texts of its tokens."""
-    folder = Path(PROCESSED, dataset)
+    return rows_in(Path(PROCESSED, dataset))
+
+
+def rows_in(folder: Path) -> pd.DataFrame:
+    """The train rows of a processed dataset in a folder."""
     return _rows({path.name: path for path in folder.iterdir()})
+
+
+def committed(dataset: str) -> TrainedOn | None:
+    """A processed dataset as the dvc.lock of the commit has it; None where there is none."""
+    text = git_output("show", f"HEAD:./{LOCK}")
+    stage = parse_stages(text.decode(), f"HEAD:{LOCK}").get(f"preprocess@{dataset}") if text else None
+    md5 = as_hashes(stage).outs.get(f"{PROCESSED}{dataset}") if stage else None
+    return TrainedOn("", "", dataset, md5) if md5 else None
 
 
 def rows_before(data: TrainedOn) -> pd.DataFrame | None:

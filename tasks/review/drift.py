@@ -18,8 +18,11 @@ def rows_of(data: TrainedOn) -> pd.DataFrame | None:
     return current_rows(data.dataset) if current_md5(data.dataset) == data.md5 else rows_before(data)
 
 
-def moved(dataset: str, before: pd.DataFrame, now: pd.DataFrame) -> list[Drift]:
-    """How far each property of a dataset's rows has moved: its label, then the lengths and words of each text."""
+def moved(dataset: str, before: pd.DataFrame, now: pd.DataFrame, *, sources: bool = False) -> list[Drift]:
+    """How far each property of a dataset's rows has moved: its label, then the lengths and words of each text.
+
+    With `sources`, where they come from, too, which says nothing of what they are.
+    """
     label = find(dataset).stratify
     label = label if label in now and label in before else None
     texts = [
@@ -27,4 +30,5 @@ def moved(dataset: str, before: pd.DataFrame, now: pd.DataFrame) -> list[Drift]:
         for name in now
         if name in before and name not in (*NO_PROPERTY, label) and now[name].map(type).eq(str).all()
     ]
-    return drift(before, now, texts, label)
+    source = "source" if sources and label != "source" and all("source" in table for table in (before, now)) else None
+    return drift(before, now, texts, label, source)

@@ -96,8 +96,13 @@ def _data_quality(model: str, version: "ModelVersion") -> Gate:
     if not report.exists():
         return Gate(name, None, f"{report} is missing: run `dvc pull {report.parent}` or `dvc repro`")
     found = json.loads(report.read_text())
-    failed = [f"{each['column']}: {each['expectation']}" for each in found["expectations"] if not each["success"]]
-    return Gate(name, bool(found["success"]), ", ".join(failed) or f"{len(found['expectations'])} checks of {dataset}")
+    failed = {"fail": [], "warn": []}
+    for each in found["expectations"]:
+        if not each["success"]:
+            failed[each.get("level", "fail")].append(f"{each['column']}: {each['expectation']}")
+    warned = f", but for warnings: {', '.join(failed['warn'])}" if failed["warn"] else ""
+    said = ", ".join(failed["fail"]) or f"{len(found['expectations'])} checks of {dataset}{warned}"
+    return Gate(name, bool(found["success"]), said)
 
 
 def _drift(comparison: "Comparison", most: float) -> Gate:

@@ -7,6 +7,7 @@ import pytest
 
 from flows.preprocess import add_inbox, check, read, read_inbox, split_rows, write
 from llm.errors import UserError
+from tasks.data.cleaning.record import Record, recorded
 from tasks.data.inbox import open_inbox
 from tasks.data.splits import Split
 from tasks.datasets import Dataset, find
@@ -49,11 +50,11 @@ def test_labels_of_the_parameters_are_what_every_split_must_have(mails, tmp_path
     emails = find("emails")
     params = emails.params(**PARAMS, labels=["urgent", "can wait"])
     table = split_rows.fn(read.fn("emails", emails, params), emails, params)
-    summary = check.fn("emails", len(table), table, emails, params, tmp_path / "report").iloc[0]
+    summary = check.fn("emails", Record(), table, emails, params, tmp_path / "report").iloc[0]
     assert summary[["splits_of_urgent", "splits_of_can wait"]].tolist() == [3, 3]
     third = emails.params(**PARAMS, labels=["urgent", "can wait", "no answer"])
     with pytest.raises(UserError, match=r"rows_of_no answer: .* observed 0"):
-        check.fn("emails", len(table), table, emails, third, tmp_path / "other")
+        check.fn("emails", Record(), table, emails, third, tmp_path / "other")
 
 
 def test_a_corpus_is_shared_out_by_characters(tmp_path, monkeypatch):
@@ -86,7 +87,7 @@ def processed(**more) -> dict[str, pd.DataFrame]:
     table = split_rows.fn(raw, emails, params)
     table = add_inbox.fn(table, read_inbox.fn(emails, params, open_inbox("emails")), emails, params)
     shutil.rmtree("report", ignore_errors=True)
-    check.fn("emails", len(table), table, emails, params, Path("report"))
+    check.fn("emails", Record(), table, emails, params, Path("report"))
     folder = Path("data/processed/emails")
     folder.mkdir(parents=True, exist_ok=True)
     write.fn(table, emails, params, folder)
@@ -210,3 +211,22 @@ def test_files_of_people_join_the_corpus_once_and_a_dataset_without_sources_can_
     table = pd.DataFrame({"id": ["real"], "body": ["c"], "split": ["train"]})
     found = add_inbox.fn(table, read_inbox.fn(bare, Split(**PARAMS), folder), bare, Split(**PARAMS))
     assert found.to_numpy().tolist() == [["real", "c", "train"], ["inbox/a.csv#2", "b", "train"]]
+
+
+def test_personal_data_of_an_inbox_is_masked_after_rows_are_known_again(drawn):
+    tested = drawn["test"].iloc[0]
+    said(("urgent", "Call", "me at +49 30 12345678"), ("urgent", tested["subject"], tested["body"] + " a@b.org"))
+    found = processed(feedback_weight=1)
+    assert found["train"].iloc[-1][["id", "body"]].tolist() == ["inbox/feedback.jsonl#1", "me at +1 202 555 0100"]
+    assert len(found["train"]) == len(drawn["train"]) + 1
+    assert processed(feedback_weight=1, mask_personal_data="none")["train"]["body"].iloc[-1] == "me at +49 30 12345678"
+    everywhere = processed(mask_personal_data="all")
+    pd.testing.assert_frame_equal(everywhere["test"], drawn["test"])
+
+
+def test_what_feedback_has_in_common_with_a_mail_that_is_tested_on_is_left_out(drawn):
+    tested = drawn["validation"].iloc[0]
+    said(("urgent", "Fwd", f"see below\n> {tested['body']}\nmore of it in a line that is as long as the other one is"))
+    with recorded() as record:
+        assert len(processed()["train"]) == len(drawn["train"])
+    assert record.quarantine()[["id", "rule"]].to_numpy().tolist() == [["inbox/feedback.jsonl#1", "inbox"]]

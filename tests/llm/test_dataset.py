@@ -64,9 +64,13 @@ def test_the_last_window_needs_a_target_for_its_last_token(tmp_path):
     assert len(windows(tmp_path, tokens=11, context=5)) == 2
 
 
-def test_a_file_shorter_than_a_window_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"train\.bin: 5 tokens are fewer than one window of 6"):
-        windows(tmp_path, tokens=5, context=5)
+def test_a_file_shorter_than_a_window_is_one_shorter_window(tmp_path):
+    text = windows(tmp_path, tokens=5, context=512)
+    assert (len(text), text.context_length) == (1, 4)
+    assert [each.tolist() for each in text.batch(np.array([0]))] == [[[0, 1, 2, 3]], [[1, 2, 3, 4]]]
+    assert [rows.tolist() for rows in text.evaluation_batches(16, 4)] == [[0]]
+    with pytest.raises(ValueError, match=r"train\.bin: 1 tokens leave none to predict; bring more text"):
+        windows(tmp_path, tokens=1, context=5)
 
 
 @pytest.mark.parametrize(("batches", "size", "expected"), [(3, 2, 6), (100, 4, 20), (1, 1, 1)])

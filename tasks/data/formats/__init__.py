@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm.errors import UserError
+from tasks.data.cleaning.record import left_out as write_down
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def without_problems(rows: Iterable[Any], problems: list[Problem] | None) -> Ite
             problems.append(row)
         elif row.left_out:
             left_out.append(row)
+            write_down("unreadable", [{"id": row.place, "reason": row.reason}])
         else:
             raise UserError(str(row))
     if left_out:

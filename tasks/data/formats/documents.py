@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
+from tasks.data.cleaning.record import changed, left_out
 from tasks.data.formats import Problem, RowError, columns_of
 from tasks.data.formats.sniff import PROSE, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
@@ -49,7 +50,9 @@ def _text(path: Path, columns: Mapping[str, str]) -> Iterator[Document]:
 
 
 def _html(path: Path, columns: Mapping[str, str]) -> Iterator[Document]:
-    text = html_text(read_text(path))
+    html = read_text(path)
+    text = html_text(html)
+    changed("markup", html, text)
     yield "", _tidy("\n".join(" ".join(line.split()) for line in text.splitlines()))
 
 
@@ -99,10 +102,12 @@ def _chats(path: Path, chats: Mapping[str, Any]) -> Iterator[Document | Problem]
             yield Problem(f"{path}, chat {chat}", f"no messages with sender and text ({error})")
             continue
         senders = list(dict.fromkeys(sender for sender, text in messages if text))
+        name = {sender: chr(ord("A") + n) for n, sender in enumerate(senders)}
+        text = "\n".join(f"{name[sender]}: {text}" for sender, text in messages if text)
         if len(senders) > 1:
-            name = {sender: chr(ord("A") + n) for n, sender in enumerate(senders)}
-            lines_of_chat = (f"{name[sender]}: {text}" for sender, text in messages if text)
-            yield f"#{chat}", _tidy("\n".join(lines_of_chat))
+            yield f"#{chat}", _tidy(text)
+        else:
+            left_out("unanswered", [{"id": f"{path.name}#{chat}", "reason": "nobody answered", "text": text}])
 
 
 READERS: dict[str, Callable[[Path, Mapping[str, str]], Iterator[Document | Problem]]] = {

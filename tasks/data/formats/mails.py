@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from llm.errors import UserError
+from tasks.data.cleaning.record import changed
 from tasks.data.formats import Problem, RowError, columns_of
 from tasks.data.formats.sniff import POSTMARK, is_message, sniff
 from tasks.data.formats.tables import READERS as TABLES
@@ -114,7 +115,7 @@ def _label_of_path(path: Path, name: PurePath, labels: Labels) -> str:
 
 def _message(place: str, number: int | None, label: str, content: bytes) -> Mail | Problem:
     try:
-        return Mail(number, label, *parse_message(content), {})
+        return Mail(number, label, *parse_message(content, changed), {})
     except MailError as error:
         return Problem(place, str(error), left_out=True)
 
@@ -155,7 +156,7 @@ def _text(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]
     text = read_text(path)
     first, _, rest = text.partition("\n")
     found = re.match(r"subject:(.*)", first, re.IGNORECASE)
-    yield Mail(None, label, *clean_mail(*((found[1], rest) if found else ("", text))), {})
+    yield Mail(None, label, *clean_mail(*((found[1], rest) if found else ("", text)), changed), {})
 
 
 def _csv(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
@@ -198,9 +199,9 @@ def _mail(number: int | None, cells: Any, labels: Labels, columns: Mapping[str, 
         raise RowError(f"no label; it is looked for under {', '.join(COLUMNS['label'])} and in the file's path")
     body = _text_under(cells, found, "body")
     if "subject" not in found and is_message(body):
-        subject, body = parse_message(body)
+        subject, body = parse_message(body, changed)
     else:
-        subject, body = clean_mail(_text_under(cells, found, "subject", ""), body)
+        subject, body = clean_mail(_text_under(cells, found, "subject", ""), body, changed)
     return Mail(number, labels.of(label), subject, body, cells)
 
 
@@ -218,7 +219,7 @@ def _spam_assassin(number: int | None, cells: Mapping[str, Any], labels: Labels)
     if not isinstance(group, str) or not isinstance(text, str):
         raise RowError("no text under 'group' or 'text'")
     label = labels.of_path(PurePath(group)) or labels.of(group)
-    return Mail(number, label, *parse_message(text), cells)
+    return Mail(number, label, *parse_message(text, changed), cells)
 
 
 READERS: dict[str, Callable[..., Iterator[Mail | Problem]]] = {

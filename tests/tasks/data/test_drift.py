@@ -89,3 +89,11 @@ def test_what_cannot_be_compared_is_said(before, now, columns, said):
 @pytest.mark.parametrize(("index", "said"), [(0.0999, "little"), (0.1, "some"), (0.2499, "some"), (0.25, "much")])
 def test_the_number_is_read_as_is_the_custom(index, said):
     assert Drift("label", index).said == said
+
+
+def test_sources_are_measured_where_they_are_asked_for():
+    before = mails(["a"] * 10, ["ham"] * 10).assign(source=["x"] * 8 + ["y"] * 2)
+    now = before.assign(source=["x"] * 5 + ["y"] * 5)
+    found = drift(before, now, ["body"], "label", "source")
+    assert [each.name for each in found] == ["label", "source", "length of body", "words of body"]
+    assert found[1].index == pytest.approx(-0.3 * log(0.5 / 0.8) + 0.3 * log(0.5 / 0.2))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tasks.data.mail import clean_mail, clean_row, parse_message
+from tasks.data.mail import clean_mail, clean_row, parse_message, without_footers, without_signature
 
 MARKUP = ["<html>", "<!doctype html>", "<html", "<b>", "<p>", "</p>", "<br>", "<td>", "<title>", "<script>", "<", ">"]
 ENTITIES = ["&amp;", "&lt;", "&amp;lt;b&gt;", "&lt;html&gt;", "&Atilde;", "&copy;", "&#133;", "&", "amp;", "lt;"]
@@ -117,3 +117,77 @@ def test_a_row_may_leave_out_what_it_has_not():
 def test_a_row_that_is_no_mail_is_refused(row, reason):
     with pytest.raises(ValueError, match=f"^{reason}$"):
         clean_row(row)
+
+
+MAILMAN = """\
+_______________________________________________
+Exmh-workers mailing list
+Exmh-workers@redhat.com
+https://listman.redhat.com/mailman/listinfo/exmh-workers"""
+FILTER = """\
+--DeathToSpamDeathToSpamDeathToSpam--
+
+-------------------------------------------------------
+This sf.net email is sponsored by:ThinkGeek
+Welcome to geek heaven.
+http://thinkgeek.com/sf
+_______________________________________________
+Spamassassin-Sightings mailing list
+Spamassassin-Sightings@lists.sourceforge.net
+https://lists.sourceforge.net/lists/listinfo/spamassassin-sightings"""
+YAHOO = """\
+------------------------ Yahoo! Groups Sponsor ---------------------~-->
+4 DVDs Free +s&p Join Now
+http://us.click.yahoo.com/pt6YBB/NXiEAA/mG3HAA/7gSolB/TM
+---------------------------------------------------------------------~->
+
+To unsubscribe from this group, send an email to:
+forteana-unsubscribe@egroups.com
+
+Your use of Yahoo! Groups is subject to http://docs.yahoo.com/info/terms/"""
+ILUG = """\
+--
+Irish Linux Users' Group: ilug@linux.ie
+http://www.linux.ie/mailman/listinfo/ilug for (un)subscription information.
+List maintainer: listmaster@linux.ie"""
+FORK = "http://xent.com/mailman/listinfo/fork"
+
+
+@pytest.mark.parametrize("footer", [MAILMAN, FILTER, YAHOO, ILUG, FORK, "> " + MAILMAN.replace("\n", "\n> ")])
+def test_footers_that_tell_the_list_are_cut_off_and_the_mail_stays(footer):
+    assert without_footers(f"Hello,\n\nit works.\nLuis\n{footer}") == "Hello,\n\nit works.\nLuis"
+    assert clean_mail("", f"It works.\n\n{footer}")[1] == "It works."
+    assert parse_message(raw(f"Above.\n\n{footer}\n\nBelow."))[1] == "Above.\n\nBelow."
+
+
+def test_the_head_of_a_feed_is_cut_off():
+    body = "URL: http://boingboing.net/#85500000\nDate: Not supplied\n\nA cat that sings."
+    assert clean_mail("Cats", body) == ("Cats", "A cat that sings.")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "You can join at http://x.org/mailman/listinfo/cats, it costs nothing.",
+        "-- DeathToSpam is the name of the list --\n" + "\n".join(f"line {n}" for n in range(9)),
+        "Dear all,\n---------\nTuesday at noon.\n---------\nAnna",
+        FORK,
+    ],
+)
+def test_a_mail_that_speaks_of_a_list_or_is_nothing_but_a_footer_stays(body):
+    assert without_footers(body) == body
+
+
+def test_a_signature_is_cut_off_and_nothing_else_below_dashes():
+    assert without_signature("Yes.\n\n--\nMatthias Saou\nEdificio Norte 4 Planta") == "Yes."
+    for body in ("--\nMatthias", "One\n--\n" + "more\n" * 12, "a -- b\n-- c", "no dashes"):
+        assert without_signature(body) == body
+
+
+def test_every_rule_says_what_it_made_of_a_text():
+    said = []
+    message = raw(f"<p>Caf&amp;eacute;</p>{FORK}<p>--</p>Anna", kind="text/html")
+    parse_message(message, lambda *each: said.append(each))
+    changes = {rule: after for rule, before, after in said if before != after}
+    assert list(changes) == ["markup", "characters", "footers", "signature"]
+    assert changes["signature"] == "Café"

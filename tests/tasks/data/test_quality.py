@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from llm.errors import UserError
+from tasks.data.gates import Gates
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
 
 LABELS = ["ham", "spam"]
@@ -31,17 +32,20 @@ def expectations():
     ]
 
 
-def summary_of(table, rows_read=30):
-    return summarise(rows_read, table, table["text"], 0.8, labels=LABELS)
+def summary_of(table):
+    return summarise(table, table["text"], 0.8, labels=LABELS)
 
 
 def test_a_summary_counts_what_no_row_can_tell(table):
-    summary = summarise(40, table, table["text"], 0.8, groups="label", labels=LABELS).iloc[0].to_dict()
+    summary = (
+        summarise(table, table["text"], 0.8, duplicates=10, left_out=5, groups="label", labels=LABELS).iloc[0].to_dict()
+    )
     assert summary == {
         "id": "summary",
-        "rows_read": 40,
+        "rows_read": 45,
         "rows": 30,
-        "duplicate_share": 0.25,
+        "duplicate_share": 0.2222,
+        "left_out_share": 0.1111,
         "split_overlap": 0,
         "straddling_groups": 2,
         "train_rows": 15,
@@ -60,16 +64,41 @@ def test_a_good_table_passes_and_gives_the_same_report_twice(table, tmp_path):
     for name in ("first", "second"):
         checks = {
             "rows": (table, expectations()),
-            "summary": (summary_of(table), summary_expectations(LABELS)),
+            "summary": (summary_of(table), summary_expectations(LABELS, Gates())),
         }
         validate("emails", checks, tmp_path / name)
     first, second = ((tmp_path / name / "validation.json").read_bytes() for name in ("first", "second"))
     assert first == second
     report = json.loads(first)
     assert report["success"] is True
-    assert len(report["expectations"]) == 13
+    assert len(report["expectations"]) == 21
     found = {(finding["column"], finding.get("observed")) for finding in report["expectations"]}
     assert {("rows_of_spam", 10), ("split_overlap", 0), ("train_rows", 15)} <= found
+
+
+def test_what_only_warns_is_logged_and_reported_and_stops_nothing(table, tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        validate("emails", {"summary": (summary_of(table), summary_expectations(LABELS, Gates()))}, tmp_path)
+    report = json.loads((tmp_path / "validation.json").read_text())
+    warned = {each["column"]: each["expected"] for each in report["expectations"] if not each["success"]}
+    assert warned == {
+        "rows_of_ham": {"min_value": 30},
+        "rows_of_spam": {"min_value": 30},
+        "test_rows": {"min_value": 10},
+        "validation_rows": {"min_value": 10},
+    }
+    assert {each["level"] for each in report["expectations"] if not each["success"]} == {"warn"}
+    assert "emails: summary, rows_of_spam: expect column max to be between (min_value 30.0); observed 10" in caplog.text
+
+
+def test_a_bound_may_be_another_or_none(table, tmp_path):
+    strict = Gates(rows_of_a_label={"fail": 15}, split_overlap={"fail": None})
+    expectations = summary_expectations(LABELS, strict)
+    assert "split_overlap" not in {each.column for each in expectations}
+    with pytest.raises(
+        UserError, match=r"^emails: 1 checks failed\n  summary, rows_of_spam: .*min_value 15.*observed 10$"
+    ):
+        validate("emails", {"summary": (summary_of(table), expectations)}, tmp_path)
 
 
 def test_every_failed_expectation_is_a_line_with_place_wish_and_examples(table, tmp_path):
@@ -101,32 +130,38 @@ def test_every_failed_expectation_is_a_line_with_place_wish_and_examples(table, 
     ("column", "spoil"),
     [
         ("split_overlap", lambda table: table.assign(text="one two three four")),
-        ("duplicate_share", lambda table: table.iloc[[0, 2, 6, 8, 9]]),
         ("test_rows", lambda table: table[table["split"] != "test"]),
         ("splits_of_spam", lambda table: table[(table["label"] == "ham") | (table["split"] == "train")]),
         ("rows_of_ham", lambda table: table[table["label"] == "spam"]),
-        ("rows_of_spam", lambda table: table[table["id"] != "mail.csv#2"]),
+        ("rows_of_spam", lambda table: table[(table["label"] == "ham") | (table.index < 6)]),
     ],
 )
 def test_a_bad_split_or_balance_fails(table, tmp_path, column, spoil):
     summary = summary_of(spoil(table))
     with pytest.raises(UserError, match=f"summary, {column}: expect column max to be between"):
-        validate("emails", {"summary": (summary, summary_expectations(LABELS))}, tmp_path)
+        validate("emails", {"summary": (summary, summary_expectations(LABELS, Gates()))}, tmp_path)
+
+
+@pytest.mark.parametrize("rule", ["duplicates", "left_out"])
+def test_where_most_rows_are_left_out_something_is_wrong(table, tmp_path, rule):
+    summary = summarise(table, table["text"], 0.8, labels=LABELS, **{rule: 31})
+    with pytest.raises(UserError, match=f"summary, {rule.removesuffix('s')}_share: .* observed 0.5082"):
+        validate("emails", {"summary": (summary, summary_expectations(LABELS, Gates()))}, tmp_path)
 
 
 def test_a_label_of_one_row_in_a_hundred_passes(tmp_path):
     table = pd.DataFrame({"id": range(2_000), "text": [f"a{n} b{n} c{n} d{n}" for n in range(2_000)]})
     table["label"] = ["spam" if n % 100 == 0 else "ham" for n in range(2_000)]
     table["split"] = (["train"] * 700 + ["validation"] * 150 + ["test"] * 150) * 2
-    summary = summary_of(table, 2_000)
+    summary = summary_of(table)
     assert summary["share_of_spam"].item() == 0.01
-    validate("emails", {"summary": (summary, summary_expectations(LABELS))}, tmp_path)
+    validate("emails", {"summary": (summary, summary_expectations(LABELS, Gates()))}, tmp_path)
 
 
 def test_a_label_may_be_called_like_anything_that_a_summary_counts(table):
     labels = ["duplicate", "train"]
     renamed = table.assign(label=table["label"].map(dict(zip(LABELS, labels, strict=True))))
-    summary = summarise(60, renamed, table["text"], 0.8, labels=labels).iloc[0]
+    summary = summarise(renamed, table["text"], 0.8, duplicates=30, labels=labels).iloc[0]
     assert summary[["duplicate_share", "share_of_duplicate"]].tolist() == [0.5, 0.6667]
     assert summary[["train_rows", "rows_of_train"]].tolist() == [15, 10]
 

@@ -181,6 +181,23 @@ def test_strata_of_fewer_rows_are_shared_out_together():
     assert counts.to_dict() == {"train": 96, "validation": 2, "test": 2}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_where_every_stratum_must_be_everywhere_three_rows_of_one_are_one_a_split(seed):
+    table = pd.DataFrame({"label": ["ham"] * 297 + ["spam"] * 3})
+    shared = split(table, PARAMS.model_copy(update={"seed": seed}), stratify="label", few=3)
+    assert pd.crosstab(shared["label"], shared["split"]).loc["spam"].to_dict() == {
+        "test": 1,
+        "train": 1,
+        "validation": 1,
+    }
+
+
+@pytest.mark.parametrize("rows", [3, 5, 9])
+def test_of_few_rows_every_split_has_one(rows):
+    counts = split(pd.DataFrame({"source": [f"s{n % 2}" for n in range(rows)]}), LITTLE, stratify="source")["split"]
+    assert counts.value_counts().to_dict() == {"train": rows - 2, "validation": 1, "test": 1}
+
+
 def test_a_row_counts_by_its_weight():
     weights = pd.Series([1] * 900 + [9] * 100)  # half of the weight is in a tenth of the rows
     for seed in range(10):
@@ -199,7 +216,7 @@ def test_a_row_much_heavier_than_the_others_is_learned_from():
         assert shared["split"].value_counts().to_dict() == {"train": 19, "validation": 1, "test": 1}
 
 
-@pytest.mark.parametrize("rows", [0, 1, 9])
+@pytest.mark.parametrize("rows", [0, 1, 2])
 def test_too_few_rows_for_a_split_are_an_error_that_says_what_to_change(rows):
     message = rf"^{rows} rows or groups .* validation 0\.02 and test 0\.02 there is none for validation; bring more"
     with pytest.raises(UserError, match=message):

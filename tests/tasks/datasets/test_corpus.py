@@ -52,11 +52,11 @@ def test_a_long_text_is_cut_at_blank_lines_into_even_pieces(tmp_path):
 
 @pytest.mark.parametrize("mark", ["\n", " "])
 def test_a_text_without_blank_lines_is_cut_at_line_ends_and_one_without_lines_at_spaces(tmp_path, mark):
-    words = [f"Word{n}" for n in range(6_000)]
+    words = [f"Word{n}" for n in range(12_000)]
     write(tmp_path, "a/book.txt", mark.join(words))
     table = read_corpus(tmp_path)
-    assert len(table) == 6
-    assert table["text"].str.len().between(8_800, 8_830).all()
+    assert len(table) == 11
+    assert table["text"].str.len().between(9_850, 9_950).all()
     assert mark.join(table["text"]) == mark.join(words)
 
 
@@ -75,6 +75,18 @@ def test_rows_are_cut_like_files_and_those_that_are_no_large_part_of_their_sourc
         *(f"a/rows.jsonl#121#{n}" for n in range(1, 9)),
         *(f"b/rows.jsonl#1#{n}" for n in (1, 2)),
     ]
+
+
+def test_a_text_too_small_for_ten_pieces_is_cut_smaller_and_a_note_is_not(tmp_path):
+    write(tmp_path, "a/book.txt", "\n\n".join(["word " * 30 + "end."] * 130))  # 20 kB
+    write(tmp_path / "inbox", "note.txt", "A note of one's own.\n\nIn two paragraphs.")
+    assert len(read_corpus(tmp_path / "inbox")) == 1
+    (tmp_path / "inbox/note.txt").unlink()
+    table = read_corpus(tmp_path)
+    assert len(table) == 10
+    assert table["text"].str.len().between(1_700, 2_200).all()
+    counts = split(table, Params(seed=1, validation=0.02, test=0.02, near_duplicate=0.8), stratify="source")["split"]
+    assert counts.value_counts().to_dict() == {"train": 8, "validation": 1, "test": 1}
 
 
 @pytest.mark.parametrize("characters", [100_000, 500_000, 1_100_000])

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -5,10 +6,11 @@ import pandas as pd
 import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
+from projects import git
 
 from llm.tokenizer import save_tokenizer
 from tasks.datasets.corpus import write_tokens
-from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, rows_before, trained_on
+from tasks.registry.trained_on import TrainedOn, committed, current_md5, current_rows, rows_before, trained_on
 
 NAME = "threestage-classifier"
 
@@ -59,3 +61,17 @@ def test_tokens_are_read_as_the_documents_that_they_came_from(project, encoding)
     save_tokenizer(encoding, folder / "tokenizer.json")
     write_tokens(encoding, {"train": pd.DataFrame({"text": texts})}, folder)
     assert current_rows("corpus")["text"].tolist() == texts
+
+
+def test_the_committed_data_is_what_the_lock_of_the_commit_says(project):
+    assert committed("emails") is None
+    out = {"path": "data/processed/emails", "hash": "md5", "md5": "abc.dir"}
+    stages = {"preprocess@emails": {"cmd": "c", "outs": [out]}}
+    Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+    git(Path.cwd(), "init", "--quiet")
+    assert committed("emails") is None
+    git(Path.cwd(), "add", "dvc.lock")
+    git(Path.cwd(), "commit", "--quiet", "--message", "A lock")
+    Path("dvc.lock").unlink()
+    assert committed("emails") == TrainedOn("", "", "emails", "abc.dir")
+    assert committed("corpus") is None

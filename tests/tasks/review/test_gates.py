@@ -195,6 +195,14 @@ def test_data_that_failed_a_check_does_not(files):
     assert (quality().passed, quality().said) == (False, "label: expect_column_values_to_be_in_set")
 
 
+def test_data_that_only_warns_passes_and_says_so(files):
+    check = {"column": "rows_of_spam", "expectation": "expect_column_max_to_be_between", "success": False}
+    report = Path("reports/quality/emails/validation.json")
+    report.write_text(json.dumps({"success": True, "expectations": [check | {"level": "warn"}]}))
+    said = "1 checks of emails, but for warnings: rows_of_spam: expect_column_max_to_be_between"
+    assert quality() == Gate("its data passed the checks", True, said)
+
+
 def test_data_of_which_nothing_is_known_here_is_not_known(files):
     Path("reports/quality/emails/validation.json").unlink()
     assert quality().passed is None

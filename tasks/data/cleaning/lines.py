@@ -1,0 +1,57 @@
+"""Long lines that rows have in common: replies quote each other, and newsletters have whole paragraphs again.
+
+Two mails of one thread are no near duplicates, and yet whoever learned the one has read most of the other.
+"""
+
+import re
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
+
+from tasks.data.cleaning.record import drop
+from tasks.data.splits import SPLITS
+
+LONG = 40  # characters of a line
+HALF = 0.5  # of a row's long lines
+
+
+def long_lines(text: str) -> set[str]:
+    """Its lines of at least LONG characters, as words in lower case: how often they are quoted does not count."""
+    lines = (" ".join(re.findall(r"[^\W_]+", line.lower())) for line in text.split("\n") if len(line) >= LONG)
+    return {line for line in lines if len(line) >= LONG}
+
+
+def line_groups(text: pd.Series) -> pd.Series:
+    """Number the groups of rows of which one has half of its long lines in another, and of chains of such."""
+    rows = [sorted(lines) for lines in text.map(long_lines)]
+    sizes = np.array([len(lines) for lines in rows])
+    columns = pd.factorize(np.array([line for lines in rows for line in lines], dtype=object))[0]
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    lines = csr_array((np.ones(len(columns), np.int32), columns, ends), shape=(len(rows), len(columns)))
+    common = (lines @ lines.T).tocoo()
+    near = common.data >= HALF * np.minimum(sizes[common.row], sizes[common.col])
+    graph = coo_array((common.data[near], (common.row[near], common.col[near])), shape=(len(rows), len(rows)))
+    return pd.Series(connected_components(graph, directed=False)[1], index=text.index)
+
+
+def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
+    """The share of each row's long lines that stand in splits before its own; 0 for one without any, and for train."""
+    lines, known = text.map(long_lines), set()
+    shares = pd.Series(0.0, index=table.index)
+    for split in SPLITS:
+        own = lines[table["split"] == split]
+        shares[own.index] = [len(each & known) / max(len(each), 1) for each in own]
+        known = known.union(*own)
+    return shares
+
+
+def without_known_lines(table: pd.DataFrame, text: pd.Series) -> pd.DataFrame:
+    """The rows but those of validation and test that have half of their long lines in splits before theirs.
+
+    `line_groups` keeps two such rows together; of these the lines come from several.
+    """
+    shares = shares_before(table, text)
+    reasons = shares.map(lambda share: f"{share:.0%} of its long lines stand in splits before").where(shares >= HALF)
+    return drop("long_lines", table, reasons, text)

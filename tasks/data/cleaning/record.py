@@ -1,0 +1,166 @@
+"""What cleaning did to a dataset: counts and examples of each rule, and the rows that it left out.
+
+A rule says what it does with `changed` and `left_out`, wherever it stands, as one logs: they do nothing outside
+`recorded`. Everything is in the order of the rows, so that equal runs write equal bytes.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llm.files import write_atomic
+
+EXAMPLES = 5  # of a rule
+LINES, LONGEST = 3, 160  # of an example, and characters of a line
+KEPT = 1_000  # characters of a row in the quarantine
+COLUMNS = ["id", "source", "rule", "reason", "text"]
+RULES = {
+    "unreadable": "A message that no parser can read is left out.",
+    "markup": "Of HTML the text that a person sees is kept.",
+    "characters": "Mojibake, entities, control characters and line ends are mended.",
+    "footers": "What list servers, sponsors and filters put around a mail is cut off: most lists have but one label.",
+    "signature": "What stands below a last line of two dashes is cut off.",
+    "personal_data": "Addresses, numbers of phones, cards and accounts give way to made-up ones.",
+    "unanswered": "A chat in which one side alone speaks is left out.",
+    "blank": "A row without any text is left out.",
+    "superseded": "What the same client said of the same later counts.",
+    "contradictions": "Equal rows with several labels are left out.",
+    "lengths": "A row with a field that is too short or too long is left out.",
+    "repetition": "A row of which most lines repeat others of it is left out.",
+    "near_duplicates": "Of near duplicates the first is kept.",
+    "long_lines": "A row of validation or test with half of its long lines in a split before is left out.",
+    "inbox": "A row of the inbox is left out where it is tested on, else takes the place of an equal one of train.",
+}
+
+
+@dataclass
+class Record:
+    """What the rules did."""
+
+    mask: Callable[[str], str] = str
+    """What is done to a text before it is shown."""
+    changes: dict[str, int] = field(default_factory=dict)
+    """Texts that each rule changed."""
+    examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    """Some of them, before and after."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """What was left out: COLUMNS."""
+
+    def changed(self, rule: str, before: str, after: str) -> None:
+        """A rule made of a text another one."""
+        if before == after or before.split() == after.split():
+            return
+        self.changes[rule] = self.changes.get(rule, 0) + 1
+        examples = self.examples.setdefault(rule, [])
+        if len(examples) < EXAMPLES:
+            example = {side: self.mask(text) for side, text in _difference(before, after).items()}
+            examples += [] if example in examples else [example]
+
+    def quarantine(self) -> pd.DataFrame:
+        """The rows that were left out, with the rule, its reason and the beginning of the text."""
+        return pd.DataFrame(self.rows, columns=COLUMNS, dtype=object).astype(str)
+
+    def counts(self) -> dict[str, int]:
+        """Of each rule that did anything the texts that it changed and the rows that it left out."""
+        rows = self.quarantine()["rule"].value_counts()
+        found = {rule: self.changes.get(rule, 0) + int(rows.get(rule, 0)) for rule in RULES}
+        return {rule: count for rule, count in found.items() if count}
+
+    def write(self, folder: Path, dataset: str) -> None:
+        """Write `cleaning.json`, `cleaning.md` for people, and `quarantine.parquet`."""
+        rows = self.quarantine()
+        content = {
+            rule: {
+                "does": RULES[rule],
+                "texts_changed": self.changes.get(rule, 0),
+                "rows_left_out": int((rows["rule"] == rule).sum()),
+                "examples": self.examples.get(rule, []),
+                "left_out": rows[rows["rule"] == rule].head(EXAMPLES).drop(columns="rule").to_dict("records"),
+            }
+            for rule in self.counts()
+        }
+        write_atomic(folder / "cleaning.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(folder / "cleaning.md", "\n".join(_page(dataset, content)) + "\n")
+        rows.to_parquet(folder / "quarantine.parquet", index=False)
+
+
+_current: ContextVar[Record | None] = ContextVar("cleaning", default=None)
+
+
+@contextmanager
+def recorded(mask: Callable[[str], str] = str) -> Iterator[Record]:
+    """What rules do inside the block is written down, texts after `mask`."""
+    token = _current.set(record := Record(mask))
+    try:
+        yield record
+    finally:
+        _current.reset(token)
+
+
+def changed(rule: str, before: str, after: str) -> None:
+    """Say that a rule made of a text another one; equal ones, but for spaces, are none."""
+    if record := _current.get():
+        record.changed(rule, before, after)
+
+
+def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Say that a rule left out these rows: id, reason and, if any, source and text."""
+    if record := _current.get():
+        record.rows += [
+            {"source": ""} | dict(row) | {"rule": rule, "text": record.mask(str(row.get("text", ""))[:KEPT])}
+            for row in rows
+        ]
+
+
+def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) -> pd.DataFrame:
+    """The table without the rows that have a reason, which are written down with their `text`."""
+    out = reasons.notna()
+    if out.any():
+        rows = table[out]
+        ids, sources = rows.get("id", rows.index), rows.get("source", [""] * len(rows))
+        found = zip(ids, sources, reasons[out], text[out], strict=True)
+        left_out(rule, (dict(zip(("id", "source", "reason", "text"), row, strict=True)) for row in found))
+    return table[~out]
+
+
+def _difference(before: str, after: str) -> dict[str, str]:
+    """The first lines that differ, blank ones apart."""
+    lines = [[" ".join(line.split()) for line in text.split("\n") if line.strip()] for text in (before, after)]
+    pairs = enumerate(zip_longest(*lines, fillvalue=""))
+    first = next((number for number, (one, other) in pairs if one != other), 0)
+    return {
+        name: "\n".join(line[:LONGEST] for line in each[first : first + LINES])
+        for name, each in zip(("before", "after"), lines, strict=True)
+    }
+
+
+def _page(dataset: str, content: Mapping[str, Any]) -> Iterator[str]:
+    yield f"# What cleaning did to {dataset}"
+    yield ""
+    if not content:
+        yield "Nothing."
+        return
+    yield "| rule | what it does | texts changed | rows left out |"
+    yield "|---|---|--:|--:|"
+    for rule, found in content.items():
+        yield f"| {rule} | {found['does']} | {found['texts_changed']} | {found['rows_left_out']} |"
+    yield ""
+    yield "All rows left out are in `quarantine.parquet`."
+    for rule, found in content.items():
+        yield from ("", f"## {rule}")
+        for example in found["examples"]:
+            yield from ("", "```diff", *_marked("-", example["before"]), *_marked("+", example["after"]), "```")
+        for row in found["left_out"]:
+            text = " ".join(row["text"].split())[:LONGEST].replace("`", "'")
+            yield from ("", f"`{row['id']}`: {row['reason']}" + (f": `{text}`" if text else ""))
+
+
+def _marked(mark: str, text: str) -> Iterator[str]:
+    return (f"{mark} {line}".rstrip().replace("```", "'''") for line in text.split("\n"))

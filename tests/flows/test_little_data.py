@@ -1,0 +1,99 @@
+"""Little data, and much of one kind: the stages go through, and say what is thin."""
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from projects import ROOT, change_params, make_project
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_project(tmp_path_factory.mktemp("little") / "project")
+
+
+@pytest.fixture
+def small_project(untouched: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(untouched, tmp_path / "project", symlinks=True)
+
+
+@pytest.fixture
+def go(stage_line, mlflow_store: Path, prefect_api: str) -> Callable[[Path, str], None]:
+    """Run a stage that must go through."""
+
+    def run(folder: Path, stage: str) -> None:
+        code, said = stage_line(folder, stage)
+        assert code == 0, said
+
+    return run
+
+
+def warned(folder: Path, dataset: str) -> set[str]:
+    """The columns of which the report only warns; nothing in it failed."""
+    report = json.loads((folder / f"reports/quality/{dataset}/validation.json").read_text())
+    failed = [each for each in report["expectations"] if not each["success"]]
+    assert report["success"]
+    assert {each["level"] for each in failed} <= {"warn"}
+    return {each["column"] for each in failed}
+
+
+def test_mails_of_which_one_in_a_hundred_is_spam_are_split_with_one_of_them_each(small_project: Path, go) -> None:
+    rows = [
+        {"label": "spam" if n % 100 == 0 else "ham", "subject": f"Number {n}", "body": f"a{n} b{n} c{n} d{n} e{n}"}
+        for n in range(300)
+    ]
+    wrong = [("x" * 3_000, "one"), ("two", "the same"), ("two", "the same"), ("", "")]
+    rows += [{"label": "ham", "subject": subject, "body": body} for subject, body in wrong]
+    raw = small_project / "data/raw/emails"
+    raw.mkdir(parents=True)
+    (raw / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    go(small_project, "preprocess@emails")
+    left_out = pd.read_parquet(small_project / "reports/quality/emails/quarantine.parquet")
+    assert left_out[["id", "rule", "reason"]].to_numpy().tolist() == [
+        ["mine.jsonl#304", "blank", "no text"],
+        ["mine.jsonl#301", "lengths", "subject has 3000 characters, not 0 to 2,000"],
+        ["mine.jsonl#303", "near_duplicates", "as mine.jsonl#302"],
+    ]
+    page = (small_project / "reports/quality/emails/cleaning.md").read_text()
+    assert "| lengths | A row with a field that is too short or too long is left out. | 0 | 1 |" in page
+    (run,) = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
+    assert {name: value for name, value in run.data.metrics.items() if name.startswith("cleaning.")} == {
+        "cleaning.blank": 1,
+        "cleaning.lengths": 1,
+        "cleaning.near_duplicates": 1,
+    }
+    assert run.data.metrics["quality.warnings"] == 1
+    for split in ("train", "validation", "test"):
+        labels = pd.read_parquet(small_project / f"data/processed/emails/{split}.parquet")["label"]
+        assert (labels == "spam").sum() == 1
+    assert warned(small_project, "emails") == {"rows_of_spam"}
+
+
+def test_one_short_book_is_a_corpus_that_a_model_is_trained_and_measured_on(small_project: Path, go) -> None:
+    with tarfile.open(ROOT / "tests/data/corpus.tgz") as archive:
+        names = ("1793_george_washington_n", "1790_george_washington_n")
+        book = "\n\n".join(archive.extractfile(f"speeches/{name}.txt").read().decode() for name in names)
+    assert len(book) < 20_000
+    raw = small_project / "data/raw/corpus/book"
+    raw.mkdir(parents=True)
+    (raw / "book.txt").write_text(book)
+    change_params(
+        small_project,
+        {
+            "datasets": {"corpus": {"preprocess": {"validation": 0.02, "test": 0.02}}},
+            "foundation": {"train": {"context_length": 2048, "steps": 2, "evaluate_every": 1, "batch_size": 1}},
+        },
+    )
+    go(small_project, "preprocess@corpus")
+    assert warned(small_project, "corpus") == {"train_rows", "validation_rows", "test_rows"}
+    meta = json.loads((small_project / "data/processed/corpus/meta.json").read_text())
+    assert all(0 < meta["splits"][split]["tokens"] < 2048 for split in ("validation", "test"))
+    go(small_project, "pretrain")
+    go(small_project, "evaluate@foundation")
+    found = json.loads((small_project / "reports/evaluation/foundation/metrics.json").read_text())
+    assert 1 < found["bits_per_byte_low"] <= found["bits_per_byte"] <= found["bits_per_byte_high"]

@@ -1,0 +1,37 @@
+import pandas as pd
+
+from tasks.data.cleaning.lines import line_groups, long_lines, shares_before, without_known_lines
+from tasks.data.cleaning.record import recorded
+
+ASKED = "Does anybody know how to mount a disk that another system wrote?\nIt says that the superblock is broken."
+REPLY = (
+    "Yes.\n" + "\n".join(f"> {line}" for line in ASKED.split("\n")) + "\nRun the check of the file system before it."
+)
+THIRD = "Thanks, that did it!\n> Run the check of the file system before it."
+OTHER = "The minutes of Tuesday's meeting are attached, please read them.\nSee you on Friday at the usual place."
+
+
+def test_a_line_is_the_same_however_often_it_is_quoted():
+    assert long_lines(REPLY) == {
+        "does anybody know how to mount a disk that another system wrote",
+        "run the check of the file system before it",
+    }
+    assert long_lines("_" * 60 + "\nshort") == set()
+
+
+def test_mails_of_a_thread_are_one_group_and_others_are_none():
+    groups = line_groups(pd.Series([ASKED, OTHER, REPLY, THIRD], index=[7, 3, 2, 9]))
+    assert groups.index.tolist() == [7, 3, 2, 9]
+    assert groups[7] == groups[2] == groups[9]  # of which the first and the last share no line
+    assert groups.nunique() == 2
+    assert line_groups(pd.Series(["short", "short", ""])).nunique() == 3
+
+
+def test_what_stands_in_splits_before_is_measured_and_left_out():
+    table = pd.DataFrame({"id": list("abcd"), "text": [ASKED, REPLY, OTHER, OTHER + "\n" + ASKED]})
+    table["split"] = ["train", "test", "test", "validation"]
+    assert shares_before(table, table["text"]).tolist() == [0, 0.5, 1, 0.5]
+    with recorded() as record:
+        kept = without_known_lines(table, table["text"])
+    assert kept["id"].tolist() == ["a"]
+    assert record.quarantine()["reason"][0] == "50% of its long lines stand in splits before"

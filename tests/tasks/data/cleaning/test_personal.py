@@ -1,0 +1,67 @@
+import time
+
+import pandas as pd
+import pytest
+
+from tasks.data.cleaning.personal import mask, mask_rows
+from tasks.data.cleaning.record import recorded
+
+MAIL = """\
+Dear Mr Meier, write to anna.meier+work@mail.example.org or call +49 (0)30 1234-5678, in the evening 030/12345678.
+From the States it is (415) 555-2671. Pay to DE89 3704 0044 0532 0130 00, or with 4012 8888 8888 1881.
+I am @annamei there. The order 4012 8888 8888 1882 of 2024-05-17 costs 1,234,567.89,
+see http://x.org/@a and 10.0.0.12:8080."""
+MASKED = """\
+Dear Mr Meier, write to someone@example.com or call +1 202 555 0100, in the evening +1 202 555 0100.
+From the States it is +1 202 555 0100. Pay to GB82 WEST 1234 5698 7654 32, or with 4111 1111 1111 1111.
+I am @someone there. The order 4012 8888 8888 1882 of 2024-05-17 costs 1,234,567.89,
+see http://x.org/@a and 10.0.0.12:8080."""
+
+
+def test_personal_data_gives_way_and_other_numbers_stay():
+    assert mask(MAIL) == MASKED
+    assert mask(MASKED) == MASKED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Call me at noon, room 2024, at 10.30.",
+        "2002-09-12 and 12.09.2002 and 09/12/2002 are days",
+        "version 2.4.18-3, kernel 2.6, 192.168.1.1",
+        "It costs $ 1,000,000 or 12 000 000 of them",
+        "def f(x): @property",
+        "a@b",
+        "AB12 CDEF GHIJ KLMN 0000",
+    ],
+)
+def test_what_is_no_personal_data_stays(text):
+    assert mask(text).replace("@someone", "@property") == text
+
+
+@pytest.mark.parametrize("part", ["a.", "1", "1 ", "@a", "+1-", "DE12 ", "(", "a@b."])
+def test_no_text_takes_long(part):
+    start = time.process_time()
+    mask(part * 200_000)
+    assert time.process_time() - start < 20
+
+
+def test_the_rows_that_are_chosen_are_masked_in_every_text_and_examples_show_no_one():
+    table = pd.DataFrame(
+        {
+            "id": ["a@b.org", "inbox/1"],
+            "label": ["ham", "ham"],
+            "body": ["x@y.org", "x@y.org"],
+            "history": [["x@y.org"], ["x@y.org", "hello"]],
+        }
+    )
+    with recorded(mask) as record:
+        found = mask_rows(table, table["id"].str.startswith("inbox/"))
+    assert found["body"].tolist() == ["x@y.org", "someone@example.com"]
+    assert found["history"].tolist() == [["x@y.org"], ["someone@example.com", "hello"]]
+    assert found["id"].tolist() == ["a@b.org", "inbox/1"]
+    assert found.dtypes.equals(table.dtypes)
+    assert record.counts() == {"personal_data": 2}
+    assert record.examples["personal_data"] == [{"before": "someone@example.com", "after": "someone@example.com"}]
+    assert mask_rows(table)["body"].tolist() == ["someone@example.com"] * 2
+    assert table["body"].tolist() == ["x@y.org"] * 2
