@@ -66,11 +66,11 @@ def registered(team: Team, training: Path) -> str:
     try:
         until(has_begun, said)
         team.stop("mlflow", signal.SIGKILL)
-        pushed = team.run("dvc push", env, training)
-        assert pushed.returncode == 0, pushed.stderr
         until(lambda: "Retry 1/" in said() or registering.poll() is not None, said)
         registering.send_signal(signal.SIGSTOP)  # so that its patience does not depend on how fast a server starts
         team.start_mlflow()
+        pushed = team.run("dvc push", env, training)
+        assert pushed.returncode == 0, pushed.stderr
         team.wait_for_mlflow()
         registering.send_signal(signal.SIGCONT)
         assert registering.wait() == 0, said()
