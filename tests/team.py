@@ -127,22 +127,26 @@ class Team:
         with mock.patch.dict(os.environ, self.env(who)):
             yield MlflowClient(self.mlflow_url)
 
-    def stop(self, name: str, number: int = signal.SIGTERM) -> None:
-        """End a server and all its processes."""
+    def kill(self, name: str) -> None:
+        """End a server and all its processes, as the loss of its machine would."""
         server = self.running.pop(name)
-        os.killpg(server.pid, number)
+        os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+    def log(self, name: str) -> str:
+        """What a server said."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
 
     def wait_for(self, name: str, url: str) -> None:
         """Wait until a server answers that it is well."""
 
         def answers() -> bool:
-            assert self.running[name].poll() is None, (self.folder / f"{name}.log").read_text()[-3000:]
+            assert self.running[name].poll() is None, self.log(name)[-3000:]
             with contextlib.suppress(httpx.TransportError):
                 return httpx.get(url).is_success
             return False
 
-        until(answers, lambda: (self.folder / f"{name}.log").read_text()[-3000:])
+        until(answers, lambda: self.log(name)[-3000:])
 
     def run(self, command: str, env: Mapping[str, str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         """A command of the guide, for one of the team, in a folder."""
@@ -217,7 +221,7 @@ def servers(folder: Path) -> Iterator[Team]:
                 yield team
             finally:
                 for name in set(team.running) - {"store"}:
-                    team.stop(name)
+                    team.kill(name)
     finally:
         for name in set(team.running):
-            team.stop(name)
+            team.kill(name)
