@@ -94,6 +94,29 @@ def aliases(team: Team) -> dict[str, dict[str, str]]:
         return {model: dict(client.get_registered_model(f"threestage-{model}").aliases) for model in MODELS}
 
 
+def flow_runs(team: Team) -> list[dict]:
+    """All that ran in Prefect."""
+    auth = tuple(team.servers_env["PREFECT_SERVER_API_AUTH_STRING"].split(":"))
+    answer = httpx.post(f"{team.prefect_url}/flow_runs/filter", json={"sort": "ID_DESC"}, auth=auth, timeout=600)
+    return answer.raise_for_status().json()
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("MLFLOW_TRACKING_PASSWORD", "one of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD is wrong"),
+        ("PREFECT_API_AUTH_STRING", "PREFECT_API_AUTH_STRING must be its USER:PASSWORD"),
+    ],
+)
+def test_a_wrong_password_is_said_in_a_line_with_the_way_out(team, training, variable, reason):
+    env = team.of_the_team("training") | {variable: "team:wrong"}
+    done = team.run("python -m flows.register", env, training)
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    server = {"MLFLOW": f"MLFLOW_TRACKING_URI={team.mlflow_url}", "PREFECT": f"PREFECT_API_URL={team.prefect_url}"}
+    assert said == f"error: {server[variable.partition('_')[0]]}: it refuses (401); {reason}"
+
+
 def test_a_registration_waits_for_a_server_that_went_away_and_doubles_nothing(team, registered):
     assert "Retry 1/4 will start" in registered
     with team.client() as client:
@@ -132,22 +155,6 @@ def test_what_one_decides_all_see(team, training, clone):
     assert aliases(team)["classifier"] == {"champion": "1"}
 
 
-@pytest.mark.parametrize(
-    ("variable", "reason"),
-    [
-        ("MLFLOW_TRACKING_PASSWORD", "one of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD is wrong"),
-        ("PREFECT_API_AUTH_STRING", "PREFECT_API_AUTH_STRING must be its USER:PASSWORD"),
-    ],
-)
-def test_a_wrong_password_is_said_in_a_line_with_the_way_out(team, training, registered, variable, reason):
-    env = team.of_the_team("training") | {variable: "team:wrong"}
-    done = team.run("python -m flows.register", env, training)
-    assert done.returncode == 1
-    (said,) = done.stderr.splitlines()
-    server = {"MLFLOW": f"MLFLOW_TRACKING_URI={team.mlflow_url}", "PREFECT": f"PREFECT_API_URL={team.prefect_url}"}
-    assert said == f"error: {server[variable.partition('_')[0]]}: it refuses (401); {reason}"
-
-
 def test_a_laptop_touches_none_of_the_teams_models(team, clone, monkeypatch):
     before = aliases(team)
     register = "from tasks.registry.register import register_model; register_model('classifier')"
@@ -172,11 +179,19 @@ def test_gc_lists_its_own_runs_alone_and_no_version_that_somebody_needs(team, cl
     assert done.returncode == 0, done.stderr
     assert re.search(r"^0 versions, 0.0 MB", done.stdout, re.MULTILINE)
     listed = set(re.findall(r"^  ([0-9a-f-]{36})$", done.stdout, re.MULTILINE))
-    with httpx.Client(auth=tuple(env["PREFECT_API_AUTH_STRING"].split(":"))) as prefect:
-        runs = prefect.post(f"{team.prefect_url}/flow_runs/filter", json={}).json()
+    runs = flow_runs(team)
     names = {run["name"].partition(":")[0] for run in runs if run["tags"] == [f"{platform.node()}:{clone}"]}
     assert names == {"review"}
     assert listed == {run["id"] for run in runs if run["name"].startswith("review")} < {run["id"] for run in runs}
+
+
+def test_servers_find_their_database_again(team, registered):
+    def seen() -> tuple[dict[str, dict[str, str]], list[str]]:
+        return aliases(team), [run["id"] for run in flow_runs(team)]
+
+    before = seen()
+    team.as_postgres("pg_ctl", "--pgdata=data", "--log=log", "--mode=immediate", "--wait", "--silent", "restart")
+    assert seen() == before
 
 
 def test_a_backup_brings_everything_back(team, registered):
