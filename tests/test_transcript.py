@@ -49,10 +49,9 @@ def test_an_answer_in_prefects_form_moves_the_champion(story):
     assert said == {"1": "approved", "2": "approved"}
 
 
-def test_the_gates_refuse_a_worse_challenger(story):
-    aliases, said = classifier(story, "refuse")
-    assert aliases == {"champion": "2", "previous": "1"}
-    assert said == {"1": "approved", "2": "approved", "3": "rejected"}
+def test_a_run_outlives_its_prefect_server_and_keeps_its_slot(story):
+    assert story.names["prefect_is_back"] == "Running"
+    assert story.slot_kept
 
 
 def test_a_killed_worker_leaves_crashed_runs_and_the_last_good_model(story):
@@ -62,38 +61,35 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_last_good_model(story):
     assert story.weights["worker_dies"] == story.weights["before"]
 
 
-def test_a_run_outlives_its_prefect_server_and_fails_where_what_it_measured_has_no_place(story):
-    assert story.names["prefect_is_back"] == "Running"
-    assert story.slot_kept
-    tree = story.trees["servers_die"]
-    assert {tree[name] for name in ("pretrain", "pretrain-scratch", story.names["servers_die"])} == {"Failed"}
-    assert "Running" not in tree.values()
-    assert story.weights["servers_die"] == story.weights["before"]
-
-
-def test_the_next_run_finishes_to_the_bit_what_the_killed_ones_began_and_doubles_nothing(story):
+def test_the_next_run_finishes_to_the_bit_what_the_killed_one_began_and_doubles_nothing(story):
     assert set(story.trees["go_on"].values()) == {"Completed"}
     assert story.weights["go_on"] == story.weights["undisturbed"] != story.weights["before"]
     now = story.standings["go_on"]
     assert now["foundation"].aliases == {"champion": "1", "challenger": "2"}
     assert now["foundation"].said == {"1": "approved", "2": None}
-    assert now["classifier"].aliases == {"champion": "2", "previous": "1", "challenger": "4"}
+    assert now["classifier"].aliases == {"champion": "2", "previous": "1", "challenger": "3"}
     assert now["assistant"] == story.standings["schedule"]["assistant"]
     assert story.trainings == [list(range(1, STEPS + 1))]
 
 
+def test_the_gates_refuse_a_worse_challenger(story):
+    aliases, said = classifier(story, "refuse")
+    assert aliases == {"champion": "2", "previous": "1"}
+    assert said == {"1": "approved", "2": "approved", "3": "rejected"}
+
+
 def test_what_a_person_rejects_stays_rejected_through_the_next_retrain(story):
     assert story.names["reject"].endswith(": nothing new")
-    aliases, said = classifier(story, "reject")
-    assert aliases == {"champion": "2", "previous": "1"}
-    assert said["4"] == "rejected"
-    assert story.standings["reject"]["foundation"].aliases == {"champion": "1"}
+    now = story.standings["reject"]
+    assert now["foundation"].aliases == {"champion": "1"}
+    assert now["foundation"].said == {"1": "approved", "2": "rejected"}
+    assert now["classifier"] == story.standings["refuse"]["classifier"]
 
 
 def test_a_rollback_makes_the_champion_before_champion_again(story):
     aliases, said = classifier(story, "roll_back")
     assert aliases == {"champion": "1"}
-    assert said == {"1": "approved", "2": "rejected", "3": "rejected", "4": "rejected"}
+    assert said == {"1": "approved", "2": "rejected", "3": "rejected"}
 
 
 def told(page):

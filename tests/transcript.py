@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -24,7 +25,10 @@ WORDS = Path(__file__).with_name("transcript_words.md")
 DAILY, REVIEW = "retrain/daily", "review/review"
 STEPS = 400  # of the training while which things die; all that does so in its first steps
 GATES = {"at_least": {"f1": 0.5}, "at_most": {}, "no_loss": ["f1"]}
-WORSE = {"steps": 1, "ngram_buckets": 0}
+LONGER = {
+    "foundation": {"train": {"steps": STEPS, "sample_prompts": []}},
+    "applications": {"classifier": {"train": {"steps": 1, "ngram_buckets": 0}}},  # which makes it worse
+}
 MAILS = """\
 label,subject,body
 ham,Lunch on Monday,"Shall we have lunch at the new place on the corner, say at half past twelve?"
@@ -49,15 +53,20 @@ class Story(World):
         self.weights: dict[str, str] = {}
         self.trainings: list[list[int]] = []
         self.slot_kept = False
+        self.seconds: dict[str, float] = {}
 
     def play(self) -> None:
         """All scenes; the servers end with them."""
-        scenes = (self.deploy, self.schedule, self.approve, self.refuse, self.worker_dies, self.servers_die)
+        alive = (self.deploy, self.schedule, self.approve)
+        dying = (self.servers_die, self.worker_dies)
         try:
-            for scene in (*scenes, self.go_on, self.reject, self.roll_back):
+            for scene in (*alive, *dying, self.go_on, self.refuse, self.reject, self.roll_back):
+                began = time.monotonic()
                 self.tell(scene.__name__)
                 scene()
-                self.standings[scene.__name__] = self.registry()
+                if scene not in dying:  # the registry is away
+                    self.standings[scene.__name__] = self.registry()
+                self.seconds[scene.__name__] = time.monotonic() - began
         finally:
             self.close()
 
@@ -143,35 +152,13 @@ class Story(World):
             page = client.download_artifacts(there.run_id, "review/review.md", folder)
             return Path(page).read_text().partition("\n## Metrics")[0]
 
-    def refuse(self) -> None:
-        """A worse challenger, by hand; the gates refuse it."""
-        self.change({"applications": {"classifier": {"train": WORSE}}}, "One step and no n-grams, to be faster")
-        self.console.type("python -m flows", keep="Done in|classifier")
-        self.console.type("python -m flows.review classifier --auto")
-
-    def worker_dies(self) -> None:
-        """SIGKILL of the worker while the foundation is trained."""
-        self.console.type("git revert --no-edit HEAD", keep="Revert")
-        self.change({"foundation": {"train": {"steps": STEPS, "sample_prompts": []}}}, "A longer training")
-        undisturbed = self.folder.with_name("undisturbed")
-        left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", ".prefect", ".threestage", "*.log")
-        shutil.copytree(self.folder, undisturbed, symlinks=True, ignore=left_out)
-        self.beside = Process("dvc repro --single-item pretrain", undisturbed, environment())
-        self.weights["before"] = self.sha256()
-        run = self.deployment_run(DAILY, 'decide="nobody"')
-        stage = self.hold_after(0)
-        self.worker.kill()
-        self.console.show("kill -9 $WORKER")
-        stage.resume()
-        self.ended(run, "worker_dies")
-        self.weights["worker_dies"] = self.sha256()
-        self.worker.start()
-        self.console.show(f"{' '.join(self.worker.command[2:])} &")
-
     def servers_die(self) -> None:
         """SIGKILL of the Prefect server, which is started again, and of the MLflow server, which is not for a while."""
-        begun, run = self.checkpoint(), self.deployment_run(DAILY, 'decide="nobody"')
-        stage = self.hold_after(begun)
+        self.change(LONGER, "A longer training of the foundation, a shorter one of the classifier")
+        self.beside = self._undisturbed()
+        self.weights["before"] = self.sha256()
+        self.dying = self.deployment_run(DAILY, 'decide="nobody"')
+        stage = self.hold_after(0)
         self.prefect.kill()
         self.console.show("kill -9 $PREFECT_SERVER")
         stage.resume()
@@ -179,7 +166,7 @@ class Story(World):
         self.prefect.start()
         self.console.show(f"{' '.join(self.prefect.command[2:])} &")
         self.prefect.wait_until_ready()
-        state = self.runs.client.read_flow_run(run).state
+        state = self.runs.client.read_flow_run(self.dying).state
         self.names["prefect_is_back"] = state.name
         slot = state.state_details.deployment_concurrency_lease_id
         self.slot_kept = self.runs.client.renew_concurrency_lease(slot, 300).is_success
@@ -187,18 +174,34 @@ class Story(World):
         self.mlflow.kill()
         self.console.show("kill -9 $MLFLOW_SERVER")
         stage.resume()
-        self.ended(run, "servers_die")
-        self.weights["servers_die"] = self.sha256()
-        self.console.type("tail -n 1 .threestage/stages/pretrain/log")
-        self.mlflow.start()
-        self.console.show(f"{' '.join(self.mlflow.command[2:])} &")
-        self.mlflow.wait_until_ready()
+
+    def _undisturbed(self) -> Process:
+        """The same training in a copy of the project, for names of its own on the same servers."""
+        folder = self.folder.with_name("undisturbed")
+        left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", ".prefect", ".threestage", "*.log")
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=left_out)
+        own = self.exported | {"THREESTAGE_NAMESPACE": "undisturbed"}
+        return Process("dvc repro --single-item pretrain", folder, environment(**own))
+
+    def worker_dies(self) -> None:
+        """SIGKILL of the worker, in the same training."""
+        stage = self.hold_after(self.checkpoint())  # it trains on without MLflow
+        self.worker.kill()
+        self.console.show("kill -9 $WORKER")
+        stage.resume()
+        self.ended(self.dying, "worker_dies")
+        self.weights["worker_dies"] = self.sha256()
 
     def go_on(self) -> None:
-        """The next run finishes what the others began."""
+        """The next run finishes what that one began."""
+        for process in (self.mlflow, self.worker):
+            process.start()
+            self.console.show(f"{' '.join(process.command[2:])} &")
+        self.mlflow.wait_until_ready()
         self.beside.start()
         run = self.deployment_run(DAILY, 'decide="nobody"')
         self.ended(run, "go_on")
+        self.console.type("grep --only-matching 'going on after step.*' .threestage/stages/pretrain/log")
         self.tell("finished")
         self.console.quote(self.runs.page(run, "retrain"))
         self.weights["go_on"] = self.sha256()
@@ -206,11 +209,14 @@ class Story(World):
         self.weights["undisturbed"] = self.sha256(self.beside.folder)
         self.trainings = self.steps_of(STEPS)
 
+    def refuse(self) -> None:
+        """The classifier of that run is worse, and the gates refuse it."""
+        self.console.type("python -m flows.review classifier --auto")
+
     def reject(self) -> None:
         """A person rejects, and the next retrain leaves it so."""
-        for model in ("classifier", "foundation"):
-            said = '--reason "made while things were dying" --by reviewer-2'
-            self.console.type(f"python -m flows.review reject {model} {said}")
+        said = '--reason "nobody needs it yet" --by reviewer-2'
+        self.console.type(f"python -m flows.review reject foundation {said}")
         self.tell("stays_rejected")
         run = self.deployment_run(DAILY)
         self.ended(run, "reject")
@@ -233,6 +239,8 @@ def main() -> int:
         story = Story(folder)
         story.play()
     PAGE.write_text(story.console.page())
+    for scene, seconds in story.seconds.items():
+        sys.stdout.write(f"{scene}: {seconds:.0f} s\n")
     sys.stdout.write(f"{PAGE.relative_to(ROOT)} is written\n")
     return 0
 
