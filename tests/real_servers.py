@@ -28,12 +28,12 @@ HANGS = 1800  # seconds that only something that hangs takes
 Found = TypeVar("Found")
 
 
-def wait_for(there: Callable[[], Found]) -> Found:
-    """What `there` gives as soon as that is something."""
+def wait_for(there: Callable[[], Found], every: float = 0.2) -> Found:
+    """What `there` gives as soon as that is something; it is asked every so many seconds."""
     deadline = time.monotonic() + HANGS
     while not (found := there()):
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(every)
     return found
 
 

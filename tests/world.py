@@ -75,7 +75,7 @@ class World:
     def change(self, changes: dict, message: str) -> None:
         """Change params.yaml and commit that."""
         change_params(self.folder, changes)
-        self.console.type("git diff --unified=0 params.yaml", keep=r"^[-+] ")
+        self.console.type("git diff --unified=0 params.yaml", keep=r"^[-+] .*: \S")
         self.console.type(f'git commit --quiet --message "{message}" params.yaml')
 
     def deployment_run(self, name: str, *parameters: str) -> UUID:
@@ -98,7 +98,7 @@ class World:
 
     def hold_after(self, step: int) -> psutil.Process:
         """Stop the foundation's training for a while as soon as it has a later checkpoint."""
-        wait_for(lambda: self.checkpoint() > step)
+        wait_for(lambda: self.checkpoint() > step, every=0.02)
         stage = psutil.Process(int((self.folder / ".threestage/stages/pretrain/lock").read_text()))
         stage.suspend()
         return stage
