@@ -37,7 +37,8 @@ class World:
             f"GIT_{who}_{what}": "someone@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
         }
         soon = {"PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1", "PREFECT_WORKER_QUERY_SECONDS": "1"}
-        here = environment(COLUMNS="160", MLFLOW_HTTP_REQUEST_MAX_RETRIES="2", **someone, **soon)
+        lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PREFECT_UI_ENABLED": "0"}  # nobody looks at their pages
+        here = environment(COLUMNS="160", MLFLOW_HTTP_REQUEST_MAX_RETRIES="2", **someone, **soon, **lean)
         self.exported = {
             "MLFLOW_TRACKING_URI": self.store,
             "THREESTAGE_NAMESPACE": "threestage",
