@@ -49,9 +49,13 @@ class Train(FinetuneConfig):
     """`balanced` weighs a class by the inverse of its frequency."""
 
     @model_validator(mode="after")
-    def _one_way_to_freeze(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.lora and self.frozen_layers:
             raise ValueError(f"frozen_layers {self.frozen_layers} and lora: LoRA freezes all layers; keep one of them")
+        if self.tail >= self.max_tokens:
+            raise ValueError(f"tail {self.tail} is not less than max_tokens {self.max_tokens}")
+        if self.certain is not None and not self.ngram_buckets:
+            raise ValueError(f"certain {self.certain}: without ngram_buckets there is no linear model to be so")
         return self
 
 

@@ -180,6 +180,16 @@ def test_published_weights_need_a_name_only_where_something_starts_from_them(wri
             0.8,
             "datasets.emails.preprocess: validation 0.8 + test 0.2 leave nothing for train",
         ),
+        (
+            "applications.classifier.train.tail",
+            1000,
+            "applications.classifier.train: tail 1000 is not less than max_tokens 128",
+        ),
+        (
+            "applications.classifier.train.ngram_buckets",
+            0,
+            "applications.classifier.train: certain 0.99: without ngram_buckets there is no linear model to be so",
+        ),
     ],
 )
 def test_values_that_do_not_go_together_are_named_with_their_section(written, key, value, reason):
