@@ -1,5 +1,6 @@
 """What several tests share: small real parts, made once a session."""
 
+import compileall
 import gc
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from projects import copy_code, make_project, run
+from projects import PACKAGES, copy_code, make_project, run
 from told import EVENTS, to_file
 
 from llm.config import GPTConfig, TrainConfig
@@ -34,7 +35,22 @@ PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
 }
 
 
+QUICKER = {  # variables that change no result
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",  # seconds; by itself 5
+    "PREFECT_WORKER_QUERY_SECONDS": "1",  # by itself 10
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes beside each server, for jobs that nobody here has
+    "DVC_NO_ANALYTICS": "1",  # else each dvc starts another process
+}
+
 gc.disable()  # while the tests and what they test are imported
+os.environ.update(QUICKER)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile our code once for hundreds of processes: in many containers none of them may write bytecode itself."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        for name in PACKAGES:
+            compileall.compile_dir(ROOT / name, quiet=1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -71,7 +71,7 @@ def change_params(folder: Path, changes: dict | Callable[[dict], Any]) -> None:
 def copy_code(folder: Path) -> None:
     """This project's packages and files, in an existing folder."""
     for name in PACKAGES:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))  # half written
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "data/behavioural", folder / "data/behavioural")

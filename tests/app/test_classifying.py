@@ -11,6 +11,7 @@ from llm.applications.classifier import explain
 from tasks.data.mail import clean_row
 from tasks.served import ServedModel
 from tests.app.conftest import register, running, tracked, wait_until, write_model
+from tests.app.rows import ends_itself, hangs
 from tests.app.steps import samples, stepwise
 
 MAILS = [
@@ -214,12 +215,6 @@ def test_a_mail_made_to_take_hours_is_read_like_its_neighbours(server, bomb):
     assert first["probability"] == third["probability"]
 
 
-def hangs(row):
-    while row == "hangs":
-        pass
-    return {"body": row}
-
-
 def test_a_mail_that_takes_too_long_is_given_up_and_its_neighbours_are_read():
     cleaner = Cleaner(2)
     late, lost = "not readable within 2 s", "not read: 3 mails before it could not be read within 2 s each"
@@ -228,14 +223,6 @@ def test_a_mail_that_takes_too_long_is_given_up_and_its_neighbours_are_read():
         assert cleaner(hangs, ["hangs"] * 3 + ["a", "b"]) == [late] * 3 + [lost] * 2
     finally:
         cleaner.close()
-
-
-def ends_itself(row):
-    import os
-
-    if row:
-        os._exit(3)
-    return {}
 
 
 def test_a_mail_that_ends_its_process_has_a_reason_and_the_next_call_starts_another():

@@ -76,7 +76,7 @@ def test_what_is_known_has_a_tolerance_and_is_of_the_small_project(measured, pro
     assert {path.rpartition("/")[0] for path in known["sha256"]} == {"data/processed/corpus", "models/foundation"}
 
 
-def test_a_number_that_is_outside_fails_the_run_which_shows_it_and_the_same_bytes_are_said(measured, prefect_api):
+def test_a_number_that_is_outside_fails_the_run_which_shows_it_and_the_same_bytes_are_said(measured, command_line):
     path = measured / "canary/known.json"
     kept = path.read_text()
     known = json.loads(kept)
@@ -86,16 +86,16 @@ def test_a_number_that_is_outside_fails_the_run_which_shows_it_and_the_same_byte
     path.write_text(json.dumps(known))
     raw = (measured / "data/raw/corpus").rename(measured / "data/raw/elsewhere")
     before = state(measured)
-    done = run(measured, "flows.canary", "foundation", PREFECT_API_URL=prefect_api)
+    code, _, log = command_line(measured, "canary", "foundation")
     assert state(measured) == before
     raw.rename(measured / "data/raw/corpus")
     path.write_text(kept)
-    assert done.returncode == 1
-    assert "data/raw/corpus: from DVC's cache" in done.stderr
+    assert code == 1
+    assert "data/raw/corpus: from DVC's cache" in log
     count = len(there["numbers"])
     said = f"1 outside tolerance: {count} numbers; {BITS} {right:g} (known {right + 1:g} within "
-    assert f"error: canary: {said}" in done.stderr
-    assert "other bytes" not in done.stderr
+    assert f"error: canary: {said}" in log
+    assert "other bytes" not in log
     (failed,) = runs("canary: 1 outside tolerance")
     assert failed.state.name == "Failed"
     assert said in failed.state.message
@@ -105,16 +105,16 @@ def test_a_number_that_is_outside_fails_the_run_which_shows_it_and_the_same_byte
     assert not any(row[""] for row in others)
 
 
-def test_nothing_runs_where_nothing_is_known_or_the_model_is_none(measured, prefect_api):
+def test_nothing_runs_where_nothing_is_known_or_the_model_is_none(measured, prefect_api, command_line):
     path = measured / "canary/known.json"
     kept = path.read_text()
-    done = run(measured, "flows.canary", "novelist", PREFECT_API_URL=prefect_api)
-    assert "error: there is no model 'novelist'; those are: foundation, " in done.stderr
+    _, _, error = command_line(measured, "canary", "novelist")
+    assert "error: there is no model 'novelist'; those are: foundation, " in error
     path.unlink()
-    done = run(measured, "flows.canary", PREFECT_API_URL=prefect_api)
+    code, _, error = command_line(measured, "canary")
     path.write_text(kept)
-    assert done.returncode == 1
-    assert "error: canary/known.json: no numbers are known yet" in done.stderr
+    assert code == 1
+    assert "error: canary/known.json: no numbers are known yet" in error
 
 
 def test_it_is_due_each_week():

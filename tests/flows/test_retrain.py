@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -329,7 +330,7 @@ def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, 
     assert weights(tmp_path / "clone") == weights(deployed)
 
 
-def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_and_goes_on(
+def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_and_runs_what_a_changed_section_needs(
     deployed, prefect_api, client
 ):
     change_params(deployed, {"foundation": {"train": {"steps": 400}}})
@@ -347,6 +348,10 @@ def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_an
     assert client.read_flow_run(lost).state.name == "Running"
     done = run(deployed, "flows", PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stderr[-3000:]
+    ran = re.findall(r"Beginning subflow run '(.+)' for flow", done.stderr)
+    stages = ["pretrain-scratch", "evaluate-foundation", "finetune-classifier", "evaluate-classifier"]
+    assert ran == [*stages, "register"], "only what reads the changed section, and what reads that"
+    assert "version 3" in done.stdout
     states = tree(client, lost)
     assert set(states.values()) == {"Crashed"}, states
     assert {"pretrain", "pretrain-scratch"} <= states.keys()

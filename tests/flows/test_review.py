@@ -69,6 +69,12 @@ def project(compared, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _often(monkeypatch):
+    """A review that waits looks often: what ends the wait is the same."""
+    monkeypatch.setattr(command, "POLL", 0.1)
+
+
 @pytest.fixture
 def client(prefect_api):
     with get_client(sync_client=True) as client:
