@@ -1,9 +1,11 @@
 """A run that a worker of Prefect's starts: alone in its folder, gone with its worker, and in which word it ends."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -19,6 +21,7 @@ from tasks.stages.lock import STATE, exclusive
 from tasks.stages.server import end_below, end_lost
 
 OF_A_WORKER = f"{OF_A_RUN}FLOW_RUN_ID"  # set where a worker of Prefect's started this process
+WORKER_IS_GONE = signal.SIGUSR1
 
 
 @contextmanager
@@ -56,7 +59,14 @@ def depend_on_worker(name: str) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    die_with_parent()
+    signal.signal(WORKER_IS_GONE, _terminate_once)
+    die_with_parent(WORKER_IS_GONE)
+
+
+def _terminate_once(number: int, _: FrameType | None) -> None:
+    """SIGTERM, once: a second one would break off what the first began, such as putting the last good model back."""
+    signal.signal(number, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def end_stopped(client: SyncPrefectClient, flow_run: UUID, stop: BaseException) -> None:

@@ -1,0 +1,46 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.stages.worker import OF_A_WORKER
+
+ROOT = Path(__file__).parents[3]
+RUN = """
+import os, signal, time
+from tasks.stages.worker import depend_on_worker
+asked, worker = [], os.getppid()
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+depend_on_worker("run")
+print("ready", flush=True)
+while os.getppid() == worker:
+    time.sleep(0.001)
+print("asked to stop:", len(asked), flush=True)
+"""
+WORKER = f"""
+import subprocess, sys, threading, time
+for _ in range(30):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+subprocess.run([sys.executable, "-c", {RUN!r}])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_run_whose_worker_is_killed_is_asked_to_stop_once_however_many_threads_that_had(tmp_path):
+    log, deadline = tmp_path / ".threestage/run/log", time.monotonic() + 300
+    variables = os.environ | {"PYTHONPATH": str(ROOT), OF_A_WORKER: "x"}
+
+    def says(words):
+        while not (log.exists() and words in log.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    with subprocess.Popen([sys.executable, "-c", WORKER], cwd=tmp_path, env=variables) as worker:
+        says("ready")
+        worker.send_signal(signal.SIGKILL)
+    says("asked to stop: ")
+    assert "asked to stop: 1\n" in log.read_text()
