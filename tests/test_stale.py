@@ -92,6 +92,7 @@ STALE = {  # the first pattern that fits a module counts
     "*": (),  # how a stage is run, shown, tracked, registered or served
 }
 FETCHING = [f"tasks/data/{name}.py" for name in ("archives", "compression", "local", "registries", "remote", "sources")]
+SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "gates", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
     "*": {
         "*/__init__.py": "doors, finders, and the forms that slices fill in",
@@ -105,7 +106,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/config.py": "the base of parameters, which are in dvc.lock themselves",
         "tasks/data/formats/__init__.py": "imported by datasets",
         "tasks/data/inbox.py": "makes a folder that is no out",
-        **dict.fromkeys(("tasks/data/gates.py", "tasks/data/splits.py"), "imported by it"),
+        **dict.fromkeys(SPLITTING, "imported by it"),
     },
     "flows.preprocess": {
         "llm/config.py": "the base of parameters, which are in dvc.lock themselves",
@@ -114,7 +115,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         **dict.fromkeys(FETCHING, "how they are fetched"),
     },
     "flows.pretrain": {
-        **dict.fromkeys(("tasks/data/gates.py", "tasks/data/splits.py"), "the base of a dataset's parameters"),
+        **dict.fromkeys(SPLITTING, "the base of a dataset's parameters"),
         "tasks/training/*": "forms, progress, interrupted ones",
     },
     "flows.load_published": dict.fromkeys(FETCHING, "how they are fetched, checked against a hash"),

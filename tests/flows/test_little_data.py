@@ -42,7 +42,9 @@ def warned(folder: Path, dataset: str) -> set[str]:
     return {each["column"] for each in failed}
 
 
-def test_mails_of_which_one_in_a_hundred_is_spam_are_split_with_one_of_them_each(small_project: Path, go) -> None:
+def test_mails_of_which_one_in_a_hundred_is_spam_are_learned_from_and_measured_with_one_of_them_each(
+    small_project: Path, go
+) -> None:
     rows = [
         {"label": "spam" if n % 100 == 0 else "ham", "subject": f"Number {n}", "body": f"a{n} b{n} c{n} d{n} e{n}"}
         for n in range(300)
@@ -72,6 +74,12 @@ def test_mails_of_which_one_in_a_hundred_is_spam_are_split_with_one_of_them_each
         labels = pd.read_parquet(small_project / f"data/processed/emails/{split}.parquet")["label"]
         assert (labels == "spam").sum() == 1
     assert warned(small_project, "emails") == {"rows_of_spam"}
+    few = {"steps": 2, "evaluate_every": 1, "checkpoint_every": 1}
+    change_params(small_project, {"applications": {"classifier": {"base": "published", "train": few}}})
+    for stage in ("load_published", "finetune@classifier", "evaluate@classifier"):
+        go(small_project, stage)
+    found = json.loads((small_project / "reports/evaluation/classifier/metrics.json").read_text())
+    assert all(0 <= found[name] <= 1 for name in ("f1", "f1_low", "f1_high", "recall"))
 
 
 def test_one_short_book_is_a_corpus_that_a_model_is_trained_and_measured_on(small_project: Path, go) -> None:
