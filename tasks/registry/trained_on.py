@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.tokenizer import end_of_text, load_tokenizer
-from tasks.registry.lineage import git_output
+from tasks.registry.git import git_output
 from tasks.registry.register import registered_name
 from tasks.registry.tracking import configure_tracking, server_errors
 from tasks.stages.hashes import LOCK, PREFIX, as_hashes, md5_of, parse_stages
