@@ -18,7 +18,7 @@ import pandas as pd
 from llm.files import write_atomic
 
 EXAMPLES = 5  # of a rule
-LINES, LONGEST = 3, 160  # of an example, and characters of a line
+LINES, LONGEST, BEFORE = 3, 160, 40  # of an example, and characters of a line and of it before the difference
 KEPT = 1_000  # characters of a row in the quarantine
 COLUMNS = ["id", "source", "rule", "reason", "text"]
 RULES = {
@@ -131,14 +131,17 @@ def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) ->
 
 
 def _difference(before: str, after: str) -> dict[str, str]:
-    """The first lines that differ, blank ones apart."""
+    """The first lines that differ, blank ones apart; of a long one from a little before the difference."""
     lines = [[" ".join(line.split()) for line in text.split("\n") if line.strip()] for text in (before, after)]
     pairs = enumerate(zip_longest(*lines, fillvalue=""))
-    first = next((number for number, (one, other) in pairs if one != other), 0)
-    return {
-        name: "\n".join(line[:LONGEST] for line in each[first : first + LINES])
-        for name, each in zip(("before", "after"), lines, strict=True)
-    }
+    first, pair = next(((number, pair) for number, pair in pairs if pair[0] != pair[1]), (0, ("", "")))
+    same = next(
+        (place for place, (one, other) in enumerate(zip(*pair, strict=False)) if one != other), min(map(len, pair))
+    )
+    start = same - BEFORE if same > LONGEST - BEFORE else 0
+    shown = ([line[start:] for line in each[first : first + 1]] + each[first + 1 : first + LINES] for each in lines)
+    found = ("\n".join(line[:LONGEST] for line in each) for each in shown)
+    return dict(zip(("before", "after"), found, strict=True))
 
 
 def _page(dataset: str, content: Mapping[str, Any]) -> Iterator[str]:

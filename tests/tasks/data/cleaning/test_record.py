@@ -92,3 +92,11 @@ def test_outside_of_a_record_rules_do_what_they_do_and_write_nothing_down():
     with recorded() as record:
         logging.getLogger(__name__).info("nothing")
     assert record.counts() == {}
+
+
+def test_of_a_long_line_the_example_shows_where_it_differs():
+    with recorded() as record:
+        changed("characters", "a" * 500 + "&amp;b\nand so on", "a" * 500 + "&b\nand so on")
+    (example,) = record.examples["characters"]
+    assert example["before"] == "a" * 39 + "&amp;b\nand so on"
+    assert example["after"] == "a" * 39 + "&b\nand so on"
