@@ -186,7 +186,7 @@ def test_a_signature_is_cut_off_and_nothing_else_below_dashes():
 
 def test_every_rule_says_what_it_made_of_a_text():
     said = []
-    message = raw(f"<p>Caf&amp;eacute;</p>{FORK}<p>--</p>Anna", kind="text/html")
+    message = raw(f"<p>Caf&amp;eacute;</p>{FORK}<br><p>--</p>Anna", kind="text/html")
     parse_message(message, lambda *each: said.append(each))
     changes = {rule: after for rule, before, after in said if before != after}
     assert list(changes) == ["markup", "characters", "footers", "signature"]

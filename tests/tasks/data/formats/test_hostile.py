@@ -349,6 +349,7 @@ def test_a_link_out_of_a_folder_is_refused(tmp_path):
 
 def test_one_class_is_said_by_the_gate(tmp_path, monkeypatch):
     from flows.preprocess import check, read, split_rows
+    from tasks.data.cleaning.record import Record
 
     monkeypatch.chdir(tmp_path)
     folder = Path("data/raw/emails/a")
@@ -358,7 +359,7 @@ def test_one_class_is_said_by_the_gate(tmp_path, monkeypatch):
     params = PARAMS[emails]
     table = split_rows.fn(read.fn("emails", emails.DATASET, params), emails.DATASET, params)
     with pytest.raises(ValueError, match=r"rows_of_spam: .* observed 0"):
-        check.fn("emails", 60, table, emails.DATASET, params, tmp_path / "report")
+        check.fn("emails", Record(), table, emails.DATASET, params, tmp_path / "report")
 
 
 def test_a_dataset_without_a_row_is_said_before_anything_is_made_of_it(tmp_path, monkeypatch):
