@@ -40,6 +40,7 @@ QUICKER = {  # variables that change no result
     "PREFECT_WORKER_QUERY_SECONDS": "1",  # by itself 10
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes beside each server, for jobs that nobody here has
     "DVC_NO_ANALYTICS": "1",  # else each dvc starts another process
+    "OMP_WAIT_POLICY": "passive",  # a second thread that waits leaves its core to others
 }
 
 gc.disable()  # while the tests and what they test are imported
