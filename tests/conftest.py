@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compile our code once for hundreds of processes: in many containers none of them may write bytecode itself."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         for name in PACKAGES:
-            compileall.compile_dir(ROOT / name, quiet=1)
+            compileall.compile_dir(ROOT / name, quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
