@@ -17,6 +17,12 @@ from tasks.registry import openlineage
 from tasks.stages.graph import stages
 from tasks.stages.params import model_names
 
+LATER = (  # what stages import only when they come to it
+    *("mlflow.store.tracking.sqlalchemy_store", "mlflow.system_metrics.system_metrics_monitor", "mlflow.pyfunc"),
+    *("git", "graphviz", "great_expectations", "matplotlib.backends.backend_svg", "tasks.registry.facets"),
+    "torch._dynamo",
+)
+
 
 def run_in_fork(module: str, *arguments: str) -> None:
     """Run a module as a command line, and end with it unless it ends well."""
@@ -33,7 +39,7 @@ def main() -> None:
     """All stages in order, and the registry."""
     for name in ("fetch", "preprocess", "pretrain", "load_published", "finetune", "evaluate", "register"):
         import_module(f"flows.{name}")
-    for name in ("mlflow.store.tracking.sqlalchemy_store", "tasks.registry.facets"):
+    for name in LATER:
         import_module(name)
     openlineage.PATIENCE = 600  # seconds; on a busy machine
     for model in model_names():

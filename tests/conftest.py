@@ -40,6 +40,7 @@ QUICKER = {  # variables that change no result
     "PREFECT_WORKER_QUERY_SECONDS": "1",  # by itself 10
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes beside each server, for jobs that nobody here has
     "DVC_NO_ANALYTICS": "1",  # else each dvc starts another process
+    "OMP_WAIT_POLICY": "passive",  # a second thread that waits leaves its core to others
 }
 
 gc.disable()  # while the tests and what they test are imported
@@ -50,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compile our code once for hundreds of processes: in many containers none of them may write bytecode itself."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         for name in PACKAGES:
-            compileall.compile_dir(ROOT / name, quiet=1)
+            compileall.compile_dir(ROOT / name, quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

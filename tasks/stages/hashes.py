@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -114,8 +115,10 @@ def locked_stages(lock: Path = LOCK) -> dict[str, dict[str, Any]]:
     return parse_stages(lock.read_text(), str(lock)) if lock.exists() else {}
 
 
+@lru_cache(maxsize=8)  # to read one takes a tenth of a second, and a registration asks for dozens of its stages
 def parse_stages(text: str, name: str) -> dict[str, dict[str, Any]]:
-    """The stages in the text of a dvc.lock that is called `name`. Raises UserError for another text."""
+    """The stages in the text of a dvc.lock that is called `name`, to be looked at only. Raises UserError for another
+    text."""
     from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml  # YAML 1.2, in which 1e-05 is a number
 
     try:

@@ -20,18 +20,29 @@ from app.server import PRELOADED, create_app
 from app.settings import Settings
 from app.versions import KEPT, Versions
 from llm.generation.engine import Request
+from tasks.registry.tracking import configure_tracking
 from tests.app.conftest import register, running, tracked, wait_until, write_model
 from tests.app.steps import stepwise
 
 HELLO = [{"role": "user", "content": "hello how are you ?"}]
 
 
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory):
+    """A registry with two versions of an assistant, of which the first is champion. Copy it."""
+    folder = tmp_path_factory.mktemp("two")
+    with tracked(folder):
+        register(write_model(folder / "1/assistant", "assistant", 1), "assistant", "champion")
+        register(write_model(folder / "2/assistant", "assistant", 2), "assistant")
+    return folder
+
+
 @pytest.fixture
-def store(tmp_path):
+def store(two_versions, tmp_path):
     """A registry of one's own: an assistant that is champion, and the number of another version."""
+    shutil.copytree(two_versions, tmp_path, dirs_exist_ok=True)
     with tracked(tmp_path):
-        register(write_model(tmp_path / "1/assistant", "assistant", 1), "assistant", "champion")
-        register(write_model(tmp_path / "2/assistant", "assistant", 2), "assistant")
+        configure_tracking()  # the store has moved
         yield tmp_path
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import psutil
@@ -27,16 +28,34 @@ stages:
 """
 
 
+def make(folder):
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "params.yaml").write_text("rate: 1\n")
+    (folder / "raw").write_text("text")
+    Repo.init(str(folder), no_scm=True).close()
+    for package in ("tasks", "llm"):
+        shutil.copytree(ROOT / package, folder / package)  # `python -m tasks.stages.lifeline` starts here
+    return folder
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("dvc.yaml").write_text(DVC_YAML)
-    Path("params.yaml").write_text("rate: 1\n")
-    Path("raw").write_text("text")
-    Repo.init(no_scm=True).close()
-    for package in ("tasks", "llm"):
-        shutil.copytree(ROOT / package, package)  # `python -m tasks.stages.lifeline` starts here
+    monkeypatch.chdir(make(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def once_run(tmp_path_factory):
+    with chdir(make(tmp_path_factory.mktemp("run"))):
+        for stage in ("clean", "train"):
+            reproduce(stage, {})
+        return Path.cwd()
+
+
+@pytest.fixture
+def ran(once_run, tmp_path, monkeypatch):
+    """A copy in which all stages but the broken one have run."""
+    monkeypatch.chdir(shutil.copytree(once_run, tmp_path, dirs_exist_ok=True))
 
 
 def test_stages_come_behind_what_they_depend_on(project):
@@ -99,10 +118,11 @@ def test_a_stage_is_stale_until_it_ran_and_again_when_what_it_reads_changes(proj
     assert is_stale("train")
 
 
-def test_each_stale_stage_says_why_in_order(project):
+def test_stages_that_never_ran_say_so_in_order(project):
     assert list(changes().items()) == [(stage, ["it never ran"]) for stage in ("clean", "train", "broken")]
-    reproduce("clean", {})
-    reproduce("train", {})
+
+
+def test_each_stale_stage_says_why(ran):
     assert set(changes()) == {"broken"}
     Path("params.yaml").write_text("rate: 2\n")
     Path("raw").write_text("other")
@@ -113,9 +133,7 @@ def test_each_stale_stage_says_why_in_order(project):
     assert found["train"] == ["model is missing"]
 
 
-def test_a_plan_names_what_is_stale_and_what_is_behind_it_in_order(project):
-    for stage in ("clean", "train"):
-        reproduce(stage, {})
+def test_a_plan_names_what_is_stale_and_what_is_behind_it_in_order(ran):
     Path("model").unlink()
     found = plan()
     assert found.stages == ["clean", "train", "broken"]
@@ -125,9 +143,7 @@ def test_a_plan_names_what_is_stale_and_what_is_behind_it_in_order(project):
     assert plan().behind == ["clean", "train", "broken"]
 
 
-def test_a_stage_whose_files_a_running_one_holds_says_so(project):
-    reproduce("clean", {})
-    reproduce("train", {})
+def test_a_stage_whose_files_a_running_one_holds_says_so(ran):
     Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw > clean", "touch begun; exec sleep 300"))
     code = "from tasks.stages.graph import reproduce; reproduce('clean', {})"
     with subprocess.Popen([sys.executable, "-c", code], process_group=0) as running:
