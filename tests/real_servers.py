@@ -119,10 +119,10 @@ class Runs:
         """The states of a flow run and of all below it, by their names."""
         found, level = {}, [self.client.read_flow_run(run)]
         while level:
-            found |= {each.name: each.state.name for each in level}
+            found |= {each.name: str(each.state_name) for each in level}
             below = [each.id for each in level]
             tasks = self.client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=below)))
-            found |= {each.name: each.state.name for each in tasks}
+            found |= {each.name: str(each.state_name) for each in tasks}  # None before it has one
             parents = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=below))
             level = self.client.read_flow_runs(flow_run_filter=parents)
         return found
