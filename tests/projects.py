@@ -3,11 +3,13 @@
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import tomllib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +152,12 @@ def run(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
         text=True,
         check=False,
     )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on which nothing listens."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

@@ -11,18 +11,17 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
 import httpx
 from mlflow import MlflowClient
-from projects import ROOT, environment
+from projects import ROOT, environment, free_ports
 
 GUIDE = (ROOT / "docs/team.md").read_text()
 POSTGRES = "postgres"
@@ -40,15 +39,6 @@ def block(heading: str, language: str = "sh") -> str:
     """The same where it is one piece."""
     (code,) = blocks(heading, language)
     return code.strip()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on which nothing listens."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def why_no_postgres() -> str:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
-from projects import ROOT, environment
+from projects import ROOT, environment, free_ports
 
 OLD_PYTHON = """#!/bin/sh
 exec "{python}" -c 'import sys; sys.version_info = (3, 9, 2); exec(sys.argv[2])' "$@"
@@ -169,10 +169,8 @@ def test_a_broken_environment_is_made_anew_and_said(ready, harm):
     assert _make(ready, "test-quick").stdout == ""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _free() -> list[str]:
+    return [f"{name}={port}" for name, port in zip(("MLFLOW_PORT", "PREFECT_PORT"), free_ports(2), strict=True)]
 
 
 def _servers(folder: Path, **ends: str) -> None:
@@ -186,7 +184,7 @@ def test_a_port_that_is_taken_is_named_before_a_server_starts(ready, name):
     _servers(ready)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        done = _make(ready, "ui", f"MLFLOW_PORT={_free_port()}", f"PREFECT_PORT={_free_port()}", f"{name}={port}")
+        done = _make(ready, "ui", *_free(), f"{name}={port}")
     assert done.returncode == 2
     assert done.stdout == f"{name}={port} is no free port: name another, as in make ui {name}=5050\n"
     assert not list(ready.glob("*.pid"))
@@ -200,7 +198,7 @@ def _alive(folder: Path, name: str) -> bool:
 @contextmanager
 def _ui(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """`make ui` in a process group of its own, as a terminal starts it."""
-    ports = (f"MLFLOW_PORT={_free_port()}", f"PREFECT_PORT={_free_port()}")
+    ports = _free()
     started = subprocess.Popen(
         **_command(folder, "ui", *ports),
         stdout=subprocess.PIPE,

@@ -10,8 +10,8 @@ import psutil
 from mlflow import MlflowClient
 
 from tests.console import Console
-from tests.projects import change_params, environment
-from tests.real_servers import Process, Runs, free_port, wait_for
+from tests.projects import change_params, environment, free_ports
+from tests.real_servers import Process, Runs, wait_for
 
 MODELS = ("foundation", "classifier", "assistant")
 
@@ -31,7 +31,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         """`folder` is the project's."""
         self.folder = folder
-        prefect, mlflow = free_port(), free_port()
+        prefect, mlflow = free_ports(2)
         self.store, api = f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}/api"
         someone = {
             f"GIT_{who}_{what}": "someone@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")

@@ -1,11 +1,13 @@
 """Commands in this process: imports are most of what they take."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from projects import make_project
 
 
 @pytest.fixture
@@ -21,3 +23,15 @@ def command_line(stage_line, monkeypatch, capsys) -> Callable[..., tuple[int, st
         return import_module(f"flows.{flow}").main(), *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="session")
+def untouched_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Code and sources of which no stage ran; look at it only."""
+    return make_project(tmp_path_factory.mktemp("untouched") / "project")
+
+
+@pytest.fixture
+def small_project(untouched_project: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(untouched_project, tmp_path / "project", symlinks=True)

@@ -2,23 +2,12 @@
 
 import csv
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from projects import change_params, make_project
-
-
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_project(tmp_path_factory.mktemp("errors") / "project")
-
-
-@pytest.fixture
-def small_project(untouched: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(untouched, tmp_path / "project", symlinks=True)
+from projects import change_params
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Little data, and much of one kind: the stages go through, and say what is thin."""
 
 import json
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,17 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from projects import ROOT, change_params, make_project
-
-
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_project(tmp_path_factory.mktemp("little") / "project")
-
-
-@pytest.fixture
-def small_project(untouched: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(untouched, tmp_path / "project", symlinks=True)
+from projects import ROOT, change_params
 
 
 @pytest.fixture
