@@ -84,23 +84,24 @@ def _interval(mine: Sample, its: Sample | None = None) -> tuple[float | None, fl
 
 
 def _to_baseline(name: str, logged: Mapping[str, float], sample: Sample | None = None) -> Difference | None:
-    """The lead that the evaluation logged. Its interval is that of the pairs where that was logged, too.
+    """The lead over the logged baseline of what it answers now, or of what its evaluation logged.
 
-    Else the baseline is taken for certain, and the interval is the challenger's own: the logged one, or that of what it
-    answers now.
+    The interval's ends lie from the lead as far as those that the evaluation logged of its pairs do. Where it logged
+    none the baseline is taken for certain, and the interval is the challenger's own.
     """
     if name not in logged or BASELINE + name not in logged:
         return None
-    value = logged[name] - logged[BASELINE + name]
+    value = logged[name] if sample is None else sample.value
+    moved, lead = value - logged[name], value - logged[BASELINE + name]
     gain = [logged.get(f"{name}{GAIN}{end}") for end in ENDS]
     own = [logged.get(f"{name}{end}") for end in ENDS]
     if None not in gain:
-        return Difference(value, *gain)
+        return Difference(lead, *(end + moved for end in gain))
     if None not in own:
-        return Difference(value, *(end - logged[BASELINE + name] for end in own))
+        return Difference(lead, *(end + moved - logged[BASELINE + name] for end in own))
     if sample is not None and None not in (found := _interval(sample)):
-        return Difference(value, *(end - sample.value + value for end in found))
-    return Difference(value)
+        return Difference(lead, *(end - logged[BASELINE + name] for end in found))
+    return Difference(lead)
 
 
 def _of_versions(name: str, logged: Mapping[str, float]) -> bool:

@@ -55,13 +55,13 @@ def _by_main_metric(comparison: Comparison) -> str:
     if metric is None or found is None:
         reason = comparison.incomparable or "nobody measured it"
         return f"{start}How it stands against {who} is not known: {plain(reason)}."
-    ours, other = (metric.challenger, metric.champion) if comparison.champion else (metric.evaluated, metric.baseline)
+    other = metric.champion if comparison.champion else metric.baseline
     judgement = metric.verdict(against)
     said = {
         "no difference": f"no difference from {who} can be seen",
         "not known": f"nobody knows how sure its difference from {who} is",
     }.get(judgement, f"it is **{judgement}** than {who}")
-    return f"{start}By {plain(metric.name)} {said}: {number(ours)} against {number(other)}, {signed(found)}."
+    return f"{start}By {plain(metric.name)} {said}: {number(metric.challenger)} against {number(other)}, {signed(found)}."
 
 
 def _gates(gates: Sequence[Gate]) -> list[str]:
@@ -94,8 +94,8 @@ def _metrics(comparison: Comparison) -> list[str]:
     )
     said = (
         f"{asked} with the code that it ships: `{comparison.asked}`. Intervals are by "
-        "bootstrap, of differences paired by row; of 20 differences that are none, one looks like one. Baselines and "
-        "what stands against them are from its own evaluation, as is what has no interval against the champion."
+        "bootstrap, of differences paired by row; of 20 differences that are none, one looks like one. Baselines, and how "
+        "far intervals against them reach, are from its own evaluation, as is what has no interval against the champion."
         if comparison.rows
         else "From the versions' own evaluations: nothing was answered now."
     )

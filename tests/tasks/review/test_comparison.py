@@ -48,7 +48,7 @@ def test_both_answer_by_the_code_that_they_ship(in_project):
     assert metric.to_champion.value == pytest.approx(metric.challenger - metric.champion)
     assert metric.to_champion.low <= metric.to_champion.value <= metric.to_champion.high
     assert metric.evaluated == 0.5
-    assert metric.to_baseline.value == pytest.approx(0.1)
+    assert metric.to_baseline.value == pytest.approx(metric.challenger - 0.4)
     assert found.metrics["roc_auc"].to_champion.value == 0  # the probabilities are the same
     assert found.metrics["seconds_a_row"].challenger > 0
     assert found.metrics["everyday_ham"].challenger + found.metrics["everyday_ham"].champion == pytest.approx(1)
