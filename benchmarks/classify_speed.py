@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mails", type=int, default=1000, help="mails of a measurement; repeated if there are fewer")
     parser.add_argument("--model", type=Path, default=Path("models/classifier"), help="the classifier's folder")
     parser.add_argument("--data", type=Path, default=Path("data/processed/emails"), help="the mails' folder")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "classify_speed.json", help="where the numbers go")
+    parser.add_argument("--out", type=Path, default=report.results("classify_speed"), help="where the numbers go")
     options = parser.parse_args(arguments)
     for name in ("rounds", "mails"):
         if getattr(options, name) < 1:

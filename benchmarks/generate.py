@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--new", type=int, default=128, help="new tokens")
     parser.add_argument("--texts", type=int, default=16, help="texts at once in the last comparison")
     parser.add_argument("--pretrained", type=Path, help="a GGUF file or folder whose first token is timed")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "generate.json", help="where the numbers go")
+    parser.add_argument("--out", type=Path, default=report.results("generate"), help="where the numbers go")
     shape = {"context_length": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768, "vocabulary_size": 50257}
     for name, value in shape.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="of the model")

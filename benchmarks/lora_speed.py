@@ -297,7 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=4, help="packed rows a step")
     parser.add_argument("--window", type=int, default=512, help="tokens of a packed row")
     parser.add_argument("--texts", type=int, default=8, help="texts of a packed row")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "lora_speed.json", help="where the numbers go")
+    parser.add_argument("--out", type=Path, default=report.results("lora_speed"), help="where the numbers go")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: at least one measures something")

@@ -16,6 +16,15 @@ from llm.files import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+KINDS = {"amx_bf16": "amx", "avx512_bf16": "avx512-bf16", "avx512f": "avx512", "avx2": "avx2"}
+"""What a kind of processor is called, by the best that it has for products."""
+
+
+def results(benchmark: str) -> Path:
+    """Where the numbers of a benchmark go on this kind of processor."""
+    flags = _processor()[1]
+    kind = next((kind for flag, kind in KINDS.items() if flag in flags), platform.machine())
+    return RESULTS / benchmark / f"{kind}.json"
 
 
 def take_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:

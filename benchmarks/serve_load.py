@@ -255,7 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--int8", action="store_true", help="our weights in int8")
     parser.add_argument("--peer", type=Path, help="a Python that has xllamacpp; without it ours is measured alone")
     parser.add_argument("--model", type=Path, default=Path("models/published"), help="the published weights' folder")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "serve_load.json", help="where the numbers go")
+    parser.add_argument("--out", type=Path, default=report.results("serve_load"), help="where the numbers go")
     options = parser.parse_args(arguments)
     found: dict[str, Any] = {}
     try:

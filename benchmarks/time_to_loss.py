@@ -274,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="whose foundation is ours")
     parser.add_argument("--data", type=Path, default=DATA, help="a corpus as `flows.preprocess corpus` leaves it")
     parser.add_argument("--state", type=Path, default=STATE, help="where finished runs are kept")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "time_to_loss.json", help="where the numbers go")
+    parser.add_argument("--out", type=Path, default=report.results("time_to_loss"), help="where the numbers go")
     options = parser.parse_args(arguments)
     budgets = sorted(options.budgets)
     if budgets[0] <= 0:

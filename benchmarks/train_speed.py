@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each process")
     parser.add_argument("--set-ups", nargs="+", choices=("GPT-2 124M", "default"), default=("GPT-2 124M", "default"))
     parser.add_argument("--params", type=Path, default=PARAMS_FILE, help="whose foundation is the default model")
-    parser.add_argument("--out", type=Path, default=report.RESULTS / "train_speed.json", help="where the numbers go")
+    parser.add_argument("--out", type=Path, default=report.results("train_speed"), help="where the numbers go")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: at least one measures something")

@@ -1,6 +1,7 @@
 import argparse
 import json
 import os
+import platform
 import re
 import sys
 
@@ -58,6 +59,18 @@ def test_results_name_the_machine_and_not_the_host(results):
     assert machine["versions"].keys() == {"python", "torch", "transformers"}
     assert machine["processor"]
     assert os.uname().nodename not in json.dumps(results)
+
+
+def test_results_of_each_kind_of_processor_have_a_file_of_their_own(monkeypatch):
+    def kind(*flags):
+        monkeypatch.setattr(report, "_processor", lambda: ("a processor", {"avx2", *flags}))
+        return report.results("generate").relative_to(report.RESULTS).as_posix()
+
+    assert kind("avx512f", "avx512_bf16", "amx_bf16") == "generate/amx.json"
+    assert kind("avx512f", "avx512_bf16") == "generate/avx512-bf16.json"
+    assert kind() == "generate/avx2.json"
+    monkeypatch.setattr(report, "_processor", lambda: ("arm64", set()))
+    assert report.results("generate").stem == platform.machine()
 
 
 def test_a_token_reads_the_blocks_and_the_output_layer():

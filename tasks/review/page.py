@@ -61,7 +61,9 @@ def _by_main_metric(comparison: Comparison) -> str:
         "no difference": f"no difference from {who} can be seen",
         "not known": f"nobody knows how sure its difference from {who} is",
     }.get(judgement, f"it is **{judgement}** than {who}")
-    return f"{start}By {plain(metric.name)} {said}: {number(metric.challenger)} against {number(other)}, {signed(found)}."
+    return (
+        f"{start}By {plain(metric.name)} {said}: {number(metric.challenger)} against {number(other)}, {signed(found)}."
+    )
 
 
 def _gates(gates: Sequence[Gate]) -> list[str]:
