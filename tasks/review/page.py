@@ -96,8 +96,9 @@ def _metrics(comparison: Comparison) -> list[str]:
     )
     said = (
         f"{asked} with the code that it ships: `{comparison.asked}`. Intervals are by "
-        "bootstrap, of differences paired by row; of 20 differences that are none, one looks like one. Baselines, and how "
-        "far intervals against them reach, are from its own evaluation, as is what has no interval against the champion."
+        "bootstrap, of differences paired by row; of 20 differences that are none, one looks like one. Baselines, and "
+        "how far intervals against them reach, are from its own evaluation, as is what has no interval against the "
+        "champion."
         if comparison.rows
         else "From the versions' own evaluations: nothing was answered now."
     )
