@@ -41,6 +41,7 @@ lint: $(TOOLS) ## style, format and import contracts
 
 # The ports are asked first: MLflow says what failed only among much else, and macOS itself may listen on 5000 (AirPlay).
 # Prefect's page must be told where its server is: by itself it asks on 4200, whatever --port says.
+# MLflow's files lie where commands that know no server look for them, too.
 # `$!` is the server that started last, also in the moment before a variable could hold it.
 ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	@for each in MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT); do \
@@ -49,7 +50,7 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	done
 	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT); runs show live in Prefect with PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api"
 	@trap 'kill $$mlflow $$! 2>/dev/null; wait' EXIT; trap exit HUP INT TERM; \
-	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT) & mlflow=$$!; \
+	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --default-artifact-root "$$(pwd -P)/mlartifacts" --host 127.0.0.1 --port $(MLFLOW_PORT) & mlflow=$$!; \
 	PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api \
 		$(BIN)/prefect server start --host 127.0.0.1 --port $(PREFECT_PORT) & \
 	while kill -0 $$mlflow && kill -0 $$!; do sleep 1; done 2>/dev/null; \

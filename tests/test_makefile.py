@@ -174,9 +174,10 @@ def _free() -> list[str]:
 
 
 def _servers(folder: Path, **ends: str) -> None:
-    """Stubs of both: they write down their process, and then `ends` or go on for a minute."""
+    """Stubs of both: they write down what they were told and their process, and then `ends` or go on for a minute."""
     for name in ("mlflow", "prefect"):
-        _script(folder / f".venv/bin/{name}", f"#!/bin/sh\necho $$ > {name}.pid\n{ends.get(name, 'exec sleep 60')}\n")
+        wrote = f'echo "$*" > {name}.told\necho $$ > {name}.pid'
+        _script(folder / f".venv/bin/{name}", f"#!/bin/sh\n{wrote}\n{ends.get(name, 'exec sleep 60')}\n")
 
 
 @pytest.mark.parametrize("name", ["MLFLOW_PORT", "PREFECT_PORT"])
@@ -234,6 +235,8 @@ def test_stopping_ends_both_servers(ready, sent):
             time.sleep(0.05)
         assert _alive(ready, "mlflow")
         assert _alive(ready, "prefect")
+        # where commands put them that know of no server
+        assert f"--default-artifact-root {ready.resolve()}/mlartifacts " in (ready / "mlflow.told").read_text()
         os.killpg(ui.pid, sent)
         ui.communicate(timeout=120)
     assert not _alive(ready, "mlflow")

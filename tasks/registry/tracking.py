@@ -44,6 +44,7 @@ PLACES = {  # where a SQLite store keeps the paths of its artifacts
     "model_versions": ("source", "storage_location"),
 }
 
+BEHIND_A_SERVER = "mlflow-artifacts:"  # how addresses of files begin that a server alone gives out
 NO_NAMESPACE = r"[^A-Za-z0-9._]"
 
 Parameters = BaseModel | Sequence[BaseModel]
@@ -69,7 +70,8 @@ def configure_tracking() -> None:
     """Point MLflow at its store and choose the project's experiment.
 
     A SQLite store keeps its artifacts in mlartifacts/ beside it, also when the folder has moved; a server decides for
-    itself. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store.
+    itself. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store, or one whose
+    artifacts only a server reads.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -91,9 +93,11 @@ def configure_tracking() -> None:
                 client, name = MlflowClient(), namespace()
                 if client.get_experiment_by_name(name) is None:
                     _create_experiment(client, name, artifacts)
-                mlflow.set_experiment(name)
+                kept = mlflow.set_experiment(name).artifact_location
         except MlflowException as error:  # such as an experiment that somebody deleted
             raise UserError(f"{place(uri)}: {' '.join(str(error).split())}") from error
+    if kept.startswith(BEHIND_A_SERVER) and not is_server(uri):
+        raise UserError(f"{place(uri)}: its files are behind an MLflow server; start that, and set MLFLOW_TRACKING_URI")
 
 
 def _create_experiment(client: MlflowClient, name: str, artifacts: Path | None) -> None:

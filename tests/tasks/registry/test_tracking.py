@@ -148,6 +148,13 @@ def test_a_deleted_experiment_is_said_in_a_line(stage, mlflow_store, monkeypatch
     assert "\n" not in str(caught.value)
 
 
+def test_a_store_whose_files_only_a_server_reads_is_said_before_anything_is_done(stage, mlflow_store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_store}")
+    MlflowClient(f"sqlite:///{mlflow_store}").create_experiment("threestage", artifact_location="mlflow-artifacts:/1")
+    with pytest.raises(UserError, match="its files are behind an MLflow server; start that, and set MLFLOW_TRACKING"):
+        configure_tracking()
+
+
 def test_a_store_that_is_written_to_is_not_called_broken(stage, mlflow_store, tmp_path, monkeypatch):
     (tmp_path / "mlartifacts").mkdir()
     monkeypatch.setattr(tracking, "LOCKED_FOR", 0.1)
