@@ -23,9 +23,9 @@ from llm.device import EAGER, Compute
 from llm.model.gpt import Block
 from llm.training.loop import Objective
 
-WORTH = 2e9
-"""Values of the stream, which are steps times tokens times blocks times width: compiled blocks save about 15 ns each on
-two cores with AMX, and the compiler takes up to half a minute there."""
+WORTH = 1e9
+"""Values of the stream, which are steps times tokens times blocks times width: compiled blocks save 15 to 25 ns each on
+two cores with AMX, where the compiler takes 10 to 20 s."""
 FILLED = 0.75
 """Share of the tokens in rows of one width that must not be padding: compiled blocks save about a quarter of a step."""
 

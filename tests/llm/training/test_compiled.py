@@ -51,7 +51,7 @@ def make(dropout: float = 0.1, steps: int = 20) -> tuple[GPT, Objective]:
 @pytest.mark.parametrize(
     ("share", "width", "filled", "said"),
     [
-        (0.9, 64, 1.0, "it is short, 1.80 of 2 billion values pass through them"),
+        (0.9, 64, 1.0, "it is short, 0.90 of 1 billion values pass through them"),
         (1.1, 64, 0.6, "lengths vary, and 40% of batches of one shape were padding"),
     ],
 )
