@@ -59,9 +59,10 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     questions = questions_of(tables[1].head(params.sample_rows))
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
-    compute = choose_blocks(model, compute, forward * max(map(row_width, windows)), model.config.n_embd)
+    widths = [row_width(each) for each in windows]
+    compute = choose_blocks(model, compute, forward * max(widths), model.config.n_embd)
     goal = objective(model, encoding, params, windows, validation, compute, questions=questions, workers=workers)
-    tokens = sum(map(len, train)) * params.batch_size * params.gradient_accumulation // len(windows)
+    tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops))
 

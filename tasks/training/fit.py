@@ -75,8 +75,6 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
     Here, or in the workers that THREESTAGE_RAY asks for. With LoRA its updates are merged into the weights at the end.
     """
     free = _free_memory()
-    # What torch.compile makes outlives this training: the next one takes seconds where the first took half a minute.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
     setup = prepare(ALONE)
     model, objective, compute = setup.model, setup.objective, setup.compute
     count = sum(weight.numel() for weight in model.parameters())
@@ -94,6 +92,8 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
         needed = memory_needed(model, objective)
         level = logging.WARNING if needed > free else logging.INFO
         logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
+        if compute.compiled:  # what the compiler makes is kept here: the next training waits 4 s, not 20
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
         compute = compile_blocks(model, objective, compute)
     mlflow.set_tag("threestage.blocks", compute.blocks)
     throughput = setup.throughput
