@@ -162,12 +162,27 @@ def our_model(config: dict[str, Any], precision: str, batches: Batches) -> tuple
 
 
 def our_steps(
-    model: nn.Module, config: Any, loss: Callable[[int], Tensor], report: Callable[[float], None], stop: Callable
+    model: nn.Module,
+    config: Any,
+    loss: Callable[[int], Tensor],
+    report: Callable[[float], None],
+    stop: Callable,
+    *,
+    compiled: bool = False,
 ) -> None:
-    """Train with the pipeline's own loop until `stop` or the end; `report` gets the seconds of each step."""
+    """Train with the pipeline's own loop until `stop` or the end; `report` gets the seconds of each step.
+
+    `compiled` has the blocks compiled before the first step. Raises RuntimeError where that fails.
+    """
+    from llm.device import Compute
+    from llm.training.compiled import compile_blocks
     from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
+    if compiled:
+        asked = Compute(torch.device("cpu"), torch.float32, "", blocks="compiled, as the benchmark asks")
+        if not (found := compile_blocks(model, goal, asked)).compiled:
+            raise RuntimeError(found.blocks_reason)
     try:
         train(model, config, goal, report=lambda row, seconds: report(seconds), stop=stop)
     except InterruptedError:

@@ -10,6 +10,7 @@ import torch
 # Rows of the matrices whose product shows what a device could do at most: on a GPU smaller ones are over before it has
 # all its cores at work.
 PEAK_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
+EAGER = "eager"  # blocks as they are written
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,14 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     reason: str
+    blocks: str = EAGER
+    """How a training computes the blocks of its model: eager, or compiled, and by what (llm/training/compiled.py)."""
+    blocks_reason: str = ""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether a training compiles the blocks of its model."""
+        return self.blocks != EAGER
 
     def autocast(self) -> AbstractContextManager:
         """Matrix products in `dtype`, everything that needs the range in float32."""
@@ -26,7 +35,8 @@ class Compute:
 
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
-        return f"device {self.device}, {name}, {torch.get_num_threads()} threads: {self.reason}"
+        said = f"device {self.device}, {name}, {torch.get_num_threads()} threads: {self.reason}"
+        return f"{said}; blocks {self.blocks}: {self.blocks_reason}" if self.blocks_reason else said
 
 
 def choose_compute() -> Compute:

@@ -123,13 +123,13 @@ def test_training_is_compared_side_by_side_and_written(small_params, tmp_path, c
     options = ["--set-ups", "default", "--rounds", "1", "--seconds", "0.1", "--warmup", "1", "--threads", "1"]
     train_speed.main([*options, "--params", str(small_params), "--out", str(out)])
     (found,) = json.loads(out.read_text())["set_ups"].values()
-    assert list(found["contenders"]) == ["ours bf16", "ours fp32"]
+    assert list(found["contenders"]) == ["ours bf16", "ours fp32", "ours bf16 + compile"]
     assert found["tokens_a_step"] == 4 * 32
     for each in found["contenders"].values():
         assert each["steps"] >= train_speed.LEAST_STEPS
         assert each["tokens_per_second"] == pytest.approx(4 * 32 / each["seconds_a_step"], rel=1e-2)
         assert each["peak_memory_bytes"] > 1e8
-    assert found["contenders"]["ours bf16"]["ours_is_faster_by"] == 1
+    assert found["contenders"]["ours bf16 + compile"]["ours_is_faster_by"] == 1
     assert "ours fp32" in capsys.readouterr().out
 
 
@@ -237,7 +237,8 @@ def test_a_step_of_lora_is_measured_and_written(published, tmp_path, capsys):
     results = json.loads(out.read_text())
     assert results["size"]["texts"] == 4
     assert results["machine"]["processor"]
-    (ours,) = results["contenders"].values()
+    ours, compiled = results["contenders"].values()
+    assert ours["first_loss"] == pytest.approx(compiled["first_loss"], rel=1e-3)
     assert ours["steps"] == lora_speed.LEAST_STEPS
     assert ours["tokens_per_second"] == pytest.approx(2 * 64 / ours["seconds_a_step"], rel=1e-2)
     assert ours["trained_weights"] == 2 * 16 * sum(((32 + 64), (32 + 32), 2 * (32 + 128), (128 + 32)))

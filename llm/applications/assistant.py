@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -75,6 +76,8 @@ class Example:
 
     tokens: list[int]
     learned: list[bool]
+    shared: int = 0
+    """How many of its first tokens are a head, which a packed row holds once for all examples that have it."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -110,44 +113,86 @@ def _example(encoding: tiktoken.Encoding, chat: Chat, question: Question, output
     return Example(tokens, [part.learned for part in parts for _ in part.tokens])
 
 
+def common_head(examples: Sequence[Example]) -> list[int]:
+    """The longest beginning that more than half of the examples have: most often the system prompt.
+
+    It ends before anything that is learned, so that its tokens have no targets.
+    """
+    head: list[int] = []
+    while True:
+        length = len(head) + 1
+        having = [each for each in examples if _may_share(each, length) and each.tokens[: length - 1] == head]
+        token, count = next(iter(Counter(each.tokens[length - 1] for each in having).most_common(1)), (0, 0))
+        if 2 * count <= len(examples):
+            return head
+        head.append(token)
+
+
+def _may_share(example: Example, length: int) -> bool:
+    """Whether so many first tokens have no targets, and another token is asked to predict behind them."""
+    return len(example) > length + 1 and not any(example.learned[: length + 1])
+
+
 def pack_sequences(examples: Sequence[Example], length: int) -> list[list[Example]]:
     """Put examples together into windows of at most `length` tokens, the longest first, each where it fits first.
 
-    A short row alone would leave most of a window to padding. Raises UserError for an example that fits no window.
+    A short row alone would leave most of a window to padding. Their common head counts once a window: of the default
+    instructions it is 14 tokens of 51. Raises UserError for an example that fits no window.
     """
+    head = common_head(examples)
     windows: list[list[Example]] = []
     space: list[int] = []
+    begun: list[bool] = []  # whether a window has the head
     for example in sorted(examples, key=len, reverse=True):
         if len(example) > length:
             raise UserError(f"an example of {len(example)} tokens does not fit a window of {length}")
-        place = next((i for i, left in enumerate(space) if left >= len(example)), None)
+        has_head = example.tokens[: len(head)] == head and _may_share(example, len(head))
+        example = replace(example, shared=len(head) if has_head else 0)
+        own = len(example) - example.shared
+        needed = (len(example), own)  # without the head, and with it
+        place = next((i for i, left in enumerate(space) if left >= needed[begun[i]]), None)
         if place is None:
             windows.append([])
             space.append(length)
+            begun.append(False)
             place = len(windows) - 1
         windows[place].append(example)
-        space[place] -= len(example)
+        space[place] -= needed[begun[place]]
+        begun[place] |= example.shared > 0
     return windows
 
 
-def batch(windows: Sequence[Sequence[Example]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Inputs, targets, positions and segments of packed windows, all int64 BT.
+def row_width(window: Sequence[Example]) -> int:
+    """Tokens that a window's row of inputs takes: without the last of each example, which is only predicted."""
+    return max(example.shared for example in window) + sum(len(example) - 1 - example.shared for example in window)
 
-    Each example keeps positions and a segment of its own, so that it learns as if it were alone. Targets are IGNORE but
-    where a token of the assistant's comes next.
+
+def batch(windows: Sequence[Sequence[Example]], width: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inputs, targets, positions and segments of packed windows, all int64 BT; rows are at least `width` long.
+
+    Each example keeps positions and a segment of its own, so that it learns as if it were alone. A head that it shares
+    is the first segment of its row. Targets are IGNORE but where a token of the assistant's comes next.
     """
     inputs, targets, positions, segments = [], [], [], []
     for window in windows:
-        inputs.append([token for example in window for token in example.tokens[:-1]])
-        targets.append([target for example in window for target in example.targets])
-        positions.append([position for example in window for position in range(len(example) - 1)])
-        segments.append([number for number, example in enumerate(window) for _ in range(len(example) - 1)])
-    return pad(inputs, 0)[0], pad(targets, IGNORE)[0], pad(positions, 0)[0], pad(segments, -1)[0]
+        longest = max(window, key=lambda example: example.shared)
+        inputs.append(longest.tokens[: longest.shared])
+        targets.append([IGNORE] * longest.shared)
+        positions.append([*range(longest.shared)])
+        segments.append([0] * longest.shared)
+        for number, example in enumerate(window, 1):
+            inputs[-1] += example.tokens[example.shared : -1]
+            targets[-1] += example.targets[example.shared :]
+            positions[-1] += range(example.shared, len(example) - 1)
+            segments[-1] += [number] * (len(example) - 1 - example.shared)
+    return tuple(
+        pad(rows, value, width)[0] for rows, value in ((inputs, 0), (targets, IGNORE), (positions, 0), (segments, -1))
+    )
 
 
-def response_loss(model: GPT, windows: Sequence[Sequence[Example]], compute: Compute) -> Tensor:
-    """The sum of the cross-entropy, in nats, over a batch's response tokens."""
-    inputs_BT, targets_BT, positions_BT, segments_BT = (tensor.to(compute.device) for tensor in batch(windows))
+def response_loss(model: GPT, windows: Sequence[Sequence[Example]], compute: Compute, width: int = 0) -> Tensor:
+    """The sum of the cross-entropy, in nats, over a batch's response tokens; rows are padded to `width`."""
+    inputs_BT, targets_BT, positions_BT, segments_BT = (t.to(compute.device) for t in batch(windows, width))
     with compute.autocast():
         x_BTC = model.features(inputs_BT, positions_BT, segments_BT=segments_BT)
         counted_BT = targets_BT != IGNORE
@@ -182,14 +227,16 @@ def objective(
     """
     order = BatchSampler(len(windows), config.batch_size, config.seed)
     questions = [question for question in questions if leaves_room(model, encoding, question)]
-    longest = max(*(sum(map(len, window)) for window in windows), *map(len, validation))
+    widest = max(map(row_width, windows))
+    longest = max(widest, *map(len, validation))
+    width = widest if compute.compiled else 0
     sum_loss = workers.wrap(model, response_loss)
 
     def tokens(index: int) -> int:
         return sum(example.counted for row in order[index] for example in windows[row])
 
     def loss(index: int) -> Tensor:
-        total = sum_loss([windows[row] for row in workers.part(order[index])], compute)
+        total = sum_loss([windows[row] for row in workers.part(order[index])], compute, width)
         return total * workers.count / tokens(index)
 
     def evaluate() -> dict[str, Any]:

@@ -365,6 +365,7 @@ def objective(
     `balanced` weighs each class by the inverse of its share of `train`, so that the rarer one counts as much.
     """
     read = [model.read(tokens) for tokens in train.tokens]
+    width = max(map(len, read)) if compute.compiled else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
     weights = class_weights(train, len(model.config.labels), balanced)
     logits = workers.wrap(model, lambda classifier, *inputs: classifier(*inputs))
@@ -374,7 +375,7 @@ def objective(
 
     def loss(index: int) -> Tensor:
         rows = workers.part(order[index])
-        tokens_BT, lengths_B = (t.to(compute.device) for t in pad([read[row] for row in rows], 0))
+        tokens_BT, lengths_B = (t.to(compute.device) for t in pad([read[row] for row in rows], 0, width))
         with compute.autocast():
             logits_BK = logits(tokens_BT, lengths_B)
         labels_B = train.labels[rows].to(compute.device)

@@ -168,28 +168,40 @@ class Segments:
     Over whole rows almost all scores would be between texts that must not see each other: with 32 texts in four rows of
     512 tokens, attention took 42 % of a step of SmolLM2-135M. So the tokens are gathered into a few batches, texts of
     at most 32 tokens, of 64, of 128 …, padded on the right, where a causal mask hides the padding by itself.
+
+    What all texts of a row begin with need stand there only once, as its first segment, its head: a text whose
+    positions begin at p, not at 0, goes on from the first p tokens of its row. They are gathered with it, so that it
+    hears what it would hear as a whole, and only attention computes them again.
     """
 
-    def __init__(self, segments_BT: Tensor) -> None:
+    def __init__(self, segments_BT: Tensor, positions_BT: Tensor | None = None) -> None:
         starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
         starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
         starts_N = starts_BT.flatten().nonzero().flatten()
         ends_N = torch.cat([starts_N[1:], starts_N.new_tensor([segments_BT.numel()])])
         real_N = segments_BT.flatten()[starts_N] >= 0  # below zero it is padding, which nobody looks at
-        starts_N, lengths_N = starts_N[real_N], (ends_N - starts_N)[real_N]
+        starts_N, ends_N = starts_N[real_N], ends_N[real_N]
+        rows_N = starts_N - starts_N % segments_BT.shape[1]  # where the row of each text begins
+        heads_N = torch.zeros_like(starts_N) if positions_BT is None else positions_BT.flatten()[starts_N]
+        lengths_N = heads_N + ends_N - starts_N
         widths_N = (2 ** torch.log2(lengths_N.clamp(min=32).double()).ceil()).long()
         self.taken: list[Tensor] = []
-        """Where the tokens of each batch stand in the flattened rows, int64 ES."""
+        """Where the tokens of each batch stand in the flattened rows, int64 ES; those of a head in several places."""
         self.back = torch.zeros_like(segments_BT).flatten()
         """Where each token of the flattened rows then stands in the flattened batches, one behind the other."""
         place = 0
         for width in widths_N.unique():
             chosen_N = widths_N == width
             steps_S = torch.arange(int(lengths_N[chosen_N].max()), device=segments_BT.device)
-            inside_ES = steps_S < lengths_N[chosen_N, None]
-            taken_ES = torch.where(inside_ES, starts_N[chosen_N, None] + steps_S, 0)
+            starts_E1, heads_E1, rows_E1, lengths_E1 = (
+                t[chosen_N, None] for t in (starts_N, heads_N, rows_N, lengths_N)
+            )
+            in_head_ES, inside_ES = steps_S < heads_E1, steps_S < lengths_E1
+            taken_ES = torch.where(in_head_ES, rows_E1, starts_E1 - heads_E1) + steps_S
+            taken_ES = torch.where(inside_ES, taken_ES, 0)
             numbers_ES = place + torch.arange(taken_ES.numel(), device=segments_BT.device).view_as(taken_ES)
-            self.back[taken_ES[inside_ES]] = numbers_ES[inside_ES]
+            own_ES = inside_ES & ~in_head_ES
+            self.back[taken_ES[own_ES]] = numbers_ES[own_ES]
             self.taken.append(taken_ES)
             place += taken_ES.numel()
 
@@ -241,20 +253,30 @@ class GroupedQueryAttention(nn.Module):
 
     def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
         """Map BTC to BTC."""
+        return self.tell(self.hear(*self.ask(x_BTC, context.angles), context), x_BTC.dtype)
+
+    def ask(self, x_BTC: Tensor, angles: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, BHTD and twice BKTD, turned to their positions."""
         parts_BTHD = self.query_key_value(x_BTC).unflatten(-1, (sum(self.heads), -1))
-        q_BHTD, k_BKSD, v_BKSD = parts_BTHD.transpose(1, 2).split(self.heads, dim=1)
+        q_BHTD, k_BKTD, v_BKTD = parts_BTHD.transpose(1, 2).split(self.heads, dim=1)
         if self.qk_norm:  # no score can then grow past sqrt(D), so no softmax saturates (Henry et al. 2020)
-            q_BHTD, k_BKSD = (F.rms_norm(part, part.shape[-1:]) for part in (q_BHTD, k_BKSD))
-        if context.angles is not None:
-            q_BHTD, k_BKSD = rotate(q_BHTD, context.angles), rotate(k_BKSD, context.angles)
+            q_BHTD, k_BKTD = (F.rms_norm(part, part.shape[-1:]) for part in (q_BHTD, k_BKTD))
+        if angles is not None:
+            q_BHTD, k_BKTD = rotate(q_BHTD, angles), rotate(k_BKTD, angles)
+        return q_BHTD, k_BKTD, v_BKTD
+
+    def hear(self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, context: Context) -> Tensor:
+        """What each head hears, BHTD; with a cache, of all that it holds."""
         if context.cache is not None:
             end = context.visible_BTS.shape[-1]
             k_BKSD, v_BKSD = context.cache.write(self.layer, context.positions_BT, k_BKSD, v_BKSD, end)
         dropout = self.dropout if self.training else 0.0
         if context.segments is not None:
-            y_BHTD = context.segments.attention(q_BHTD, k_BKSD, v_BKSD, dropout)
-        elif context.visible_BTS is None and q_BHTD.requires_grad and _is_short(q_BHTD):
-            y_BHTD = _short_attention(q_BHTD, k_BKSD, v_BKSD, dropout)
-        else:
-            y_BHTD = _fused_attention(q_BHTD.to(k_BKSD.dtype), k_BKSD, v_BKSD, dropout, context.visible_BTS)
-        return self.projection(y_BHTD.transpose(1, 2).flatten(2).to(x_BTC.dtype))
+            return context.segments.attention(q_BHTD, k_BKSD, v_BKSD, dropout)
+        if context.visible_BTS is None and q_BHTD.requires_grad and _is_short(q_BHTD):
+            return _short_attention(q_BHTD, k_BKSD, v_BKSD, dropout)
+        return _fused_attention(q_BHTD.to(k_BKSD.dtype), k_BKSD, v_BKSD, dropout, context.visible_BTS)
+
+    def tell(self, y_BHTD: Tensor, dtype: torch.dtype) -> Tensor:
+        """What all heads heard, mixed, BTC."""
+        return self.projection(y_BHTD.transpose(1, 2).flatten(2).to(dtype))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from llm.config import GPTConfig, GPTShape
 from llm.model.attention import Context, GroupedQueryAttention, KeyValueCache, Segments
-from llm.model.embedding import Embedding, rotation
+from llm.model.embedding import Embedding, Rotation, rotation
 
 
 def build_norm(shape: GPTShape) -> nn.LayerNorm | nn.RMSNorm:
@@ -61,7 +61,16 @@ class Block(nn.Module):
 
     def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
         """Map BTC to BTC."""
-        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), context))
+        heard_BHTD = self.attention.hear(*self.before_attention(x_BTC, context.angles), context)
+        return self.after_attention(x_BTC, heard_BHTD)
+
+    def before_attention(self, x_BTC: Tensor, angles: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, BHTD and twice BKTD."""
+        return self.attention.ask(self.attention_norm(x_BTC), angles)
+
+    def after_attention(self, x_BTC: Tensor, heard_BHTD: Tensor) -> Tensor:
+        """The stream, BTC, with what attention heard and what the MLP makes of it."""
+        x_BTC = x_BTC + self.dropout(self.attention.tell(heard_BHTD, x_BTC.dtype))
         return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
 
 
@@ -120,27 +129,27 @@ class GPT(nn.Module):
         """The normalised stream after the last block, BTC.
 
         Tokens stand at 0 … T-1 unless `positions_BT` says otherwise. With `segments_BT` (integers) a token sees only
-        its own segment, so that several texts share a row; below zero is padding, of which nothing is to be read. With
-        a cache it also sees what that holds before its position. Raises ValueError for more tokens than the context.
+        its own segment, so that several texts share a row; below zero is padding, of which nothing is to be read. A
+        segment whose positions begin at p, not at 0, also sees the first p tokens of its row. With a cache a token sees
+        what that holds before its position, too. Raises ValueError for more tokens than the context.
         """
         if tokens_BT.shape[1] > self.config.context_length:
             raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit the context of {self.config.context_length}")
+        segments = None if segments_BT is None else Segments(segments_BT, positions_BT)
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-        context = self._context(positions_BT, segments_BT, cache)
+        context = self._context(positions_BT, segments, cache)
         # A model that is frozen in bfloat16 keeps its norms, and the stream, in float32.
         x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT).to(self.norm.weight.dtype))
         for block in self.blocks:
             x_BTC = block(x_BTC, context)
         return self.norm(x_BTC)
 
-    def _context(self, positions_BT: Tensor, segments_BT: Tensor | None, cache: KeyValueCache | None) -> Context:
-        visible_BTS = angles = segments = None
+    def _context(self, positions_BT: Tensor, segments: Segments | None, cache: KeyValueCache | None) -> Context:
+        visible_BTS = angles = None
         if cache is not None:
             end = int(positions_BT.max()) + 1
             visible_BTS = torch.arange(end, device=positions_BT.device) <= positions_BT[:, :, None]
-        elif segments_BT is not None:
-            segments = Segments(segments_BT)
         if self.config.positions == "rotary":
             angles = rotation(positions_BT, self.config.head_width, self.config.rotary_base)
         return Context(visible_BTS, segments, angles, positions_BT, cache)

@@ -6,10 +6,11 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from llm.applications.assistant import build, objective, pack_sequences
+from llm.applications.assistant import build, objective, pack_sequences, row_width
 from llm.device import choose_compute
 from llm.formats.model_folder import load_model, read_config
 from llm.model.lora import add_lora
+from llm.training.compiled import choose_blocks
 from llm.training.workers import Workers
 from tasks.applications import Application
 from tasks.data.conversations import examples_of, questions_of
@@ -57,8 +58,11 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     )
     questions = questions_of(tables[1].head(params.sample_rows))
     windows = pack_sequences(train, window)
+    forward = params.steps * params.gradient_accumulation * params.batch_size
+    widths = [row_width(each) for each in windows]
+    compute = choose_blocks(model, compute, forward * max(widths), model.config.n_embd)
     goal = objective(model, encoding, params, windows, validation, compute, questions=questions, workers=workers)
-    tokens = sum(map(len, train)) * params.batch_size * params.gradient_accumulation // len(windows)
+    tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops))
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Literal, Self
 
 import pandas as pd
@@ -21,6 +22,7 @@ from llm.device import choose_compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.model.lora import add_lora
+from llm.training.compiled import choose_blocks
 from llm.training.workers import Workers
 from tasks.applications import Application
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
@@ -98,6 +100,9 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         )
         for table in tables.values()
     )
+    lengths = [len(model.read(tokens)) for tokens in train.tokens]
+    read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
+    compute = choose_blocks(model, compute, read, foundation.config.n_embd, fmean(lengths) / max(lengths))
     balanced = params.class_weights == "balanced"
     goal = objective(model, params, train, validation, compute, balanced=balanced, workers=workers)
     emails = params.batch_size * params.gradient_accumulation

@@ -14,6 +14,7 @@ from llm.device import choose_compute
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.tokenizer import load_tokenizer, same_tokens
+from llm.training.compiled import choose_blocks
 from llm.training.workers import Workers
 from tasks.applications import Application
 from tasks.training.setup import Throughput, TrainingSetup
@@ -83,6 +84,8 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     encoding = load_tokenizer(data / "tokenizer.json")
     model = start(params, encoding).to(compute.device)
     train, validation = (TokenWindows(data, split, model.config.context_length) for split in ("train", "validation"))
+    tokens = params.batch_size * params.gradient_accumulation * model.config.context_length
+    compute = choose_blocks(model, compute, params.steps * tokens, model.config.n_embd)
     goal = objective(
         model,
         encoding,
@@ -95,7 +98,6 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
         start_counts=params.init_from != SCRATCH,
         workers=workers,
     )
-    tokens = params.batch_size * params.gradient_accumulation * model.config.context_length
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
 
 

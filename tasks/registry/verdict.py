@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tasks.stages.hashes import PREFIX, Hashes, flatten
 from tasks.stages.libraries import LIBRARIES
 
-CLASS = ("cpu", "os", "python", "device", "dtype")  # of a machine, in the order in which they are said
+CLASS = ("cpu", "os", "python", "device", "dtype", "blocks")  # of a machine, in the order in which they are said
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,17 +17,19 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from llm.config import TrainConfig
-from llm.device import choose_compute
+from llm.device import EAGER, choose_compute
 from llm.errors import UserError
 from llm.files import write_atomic
 from llm.model.lora import merge_lora
 from llm.training.checkpoint import Checkpoints, restore_weights
+from llm.training.compiled import compile_blocks
 from llm.training.loop import Row, memory_needed, train
 from llm.training.workers import ALONE
 from tasks.registry.tracking import stage_run
 from tasks.stages.cluster import Cluster
 from tasks.stages.command import current_stage, leave_soon, state_folder
 from tasks.stages.hashes import fingerprint, inputs
+from tasks.stages.lock import STATE
 from tasks.training.interrupted import INPUTS, say_what_is_kept
 from tasks.training.progress import ProgressReporter, StopRequest
 from tasks.training.setup import Prepare, TrainingSetup
@@ -76,17 +79,23 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
     model, objective, compute = setup.model, setup.objective, setup.compute
     count = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    cluster = Cluster.asked_for() if params.steps else None  # nothing to share out
+    if cluster is not None and compute.compiled:
+        compute = replace(compute, blocks=EAGER, blocks_reason="several workers share the batches")
     logger.info("%s; %.1f M weights, %.1f M of them trained", compute, count / 1e6, trained / 1e6)
     mlflow.set_tags({"threestage.device": str(compute.device), "threestage.dtype": str(compute.dtype)})
     mlflow.log_params({"weights": count, "trained_weights": trained})
     if found := checkpoints.load():
         logger.info("going on after step %d of %d", found[1]["step"], params.steps)
     del found  # which may be large
-    cluster = Cluster.asked_for() if params.steps else None  # nothing to share out
     if params.steps and cluster is None:
         needed = memory_needed(model, objective)
         level = logging.WARNING if needed > free else logging.INFO
         logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
+        if compute.compiled:  # what the compiler makes is kept here: the next training waits 4 s, not 20
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
+        compute = compile_blocks(model, objective, compute)
+    mlflow.set_tag("threestage.blocks", compute.blocks)
     throughput = setup.throughput
     if cluster is not None:
         throughput = throughput._replace(flops_a_unit=0)  # the peak is this machine's

@@ -13,12 +13,14 @@ from llm.applications.assistant import (
     answer_all,
     batch,
     build,
+    common_head,
     encode_examples,
     leaves_room,
     mean_response_loss,
     objective,
     pack_sequences,
     response_loss,
+    row_width,
     serve,
 )
 from llm.chat import TEMPLATE, Chat
@@ -83,7 +85,9 @@ def test_packing_splits_and_loses_no_example(examples):
     windows = pack_sequences(examples, 32)
     packed = [(tuple(e.tokens), tuple(e.learned)) for window in windows for e in window]
     assert Counter(packed) == Counter((tuple(e.tokens), tuple(e.learned)) for e in examples)
-    assert all(0 < sum(map(len, window)) <= 32 for window in windows)
+    inputs, targets, *_ = batch(windows)
+    assert max(map(row_width, windows)) == inputs.shape[1] < 32
+    assert (targets != IGNORE).sum() == sum(each.counted for each in examples)
     used = sum(map(len, examples))
     assert len(windows) <= max(1, 2 * used // 32 + 1)  # any two windows that first fit makes are more than half full
 
@@ -100,7 +104,36 @@ def test_a_batch_by_hand():
     assert inputs.tolist() == [[1, 2, 3, 4, 6, 7], [9, 0, 0, 0, 0, 0]]
     assert targets.tolist() == [[IGNORE, IGNORE, 4, 5, 7, 8], [10, *[IGNORE] * 5]]
     assert positions.tolist() == [[0, 1, 2, 3, 0, 1], [0, 0, 0, 0, 0, 0]]
-    assert segments.tolist() == [[0, 0, 0, 0, 1, 1], [0, -1, -1, -1, -1, -1]]
+    assert segments.tolist() == [[1, 1, 1, 1, 2, 2], [1, -1, -1, -1, -1, -1]]
+
+
+def test_a_head_that_most_examples_have_stands_once_in_a_row_by_hand():
+    head = [1, 2]
+    examples = [example([*head, 3, 4], [5, 6]), example([*head, 7], [8]), example([9], [1, 2, 3])]
+    assert common_head(examples) == head
+    (window,) = pack_sequences(examples, 12)  # 14 tokens, two of them shared
+    assert [each.shared for each in window] == [2, 2, 0]
+    assert row_width(window) == 9
+    inputs, targets, positions, segments = batch([window], 10)
+    assert inputs.tolist() == [[1, 2, 3, 4, 5, 7, 9, 1, 2, 0]]
+    assert targets.tolist() == [[IGNORE, IGNORE, IGNORE, 5, 6, 8, 1, 2, 3, IGNORE]]
+    assert positions.tolist() == [[0, 1, 2, 3, 4, 2, 0, 1, 2, 0]]
+    assert segments.tolist() == [[0, 0, 1, 1, 1, 2, 3, 3, 3, -1]]
+
+
+@pytest.mark.parametrize(
+    ("examples", "head"),
+    [
+        ([], []),
+        ([example([1, 2, 3], [4])], [1, 2]),  # 3 predicts a token that is learned
+        ([example([1, 2, 3], [4]), example([1, 5], [4])], [1]),
+        ([example([1, 2, 3], [4]), example([5, 2, 3], [4])], []),  # one half is not more than half
+        ([example([1, 2, 3], [4]), example([1, 2, 3], [4]), example([5, 2, 3], [4])], [1, 2]),
+        ([Example([1, 2, 3, 4], [False, True, False, True])] * 3, []),
+    ],
+)
+def test_the_common_head_is_what_more_than_half_begin_with_before_anything_is_learned(examples, head):
+    assert common_head(examples) == head
 
 
 def test_rows_are_conversations_that_end_and_long_ones_are_counted_and_left_out(encoding, caplog):

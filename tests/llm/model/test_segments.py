@@ -126,3 +126,27 @@ def test_a_model_reads_packed_rows_with_padding_as_it_reads_each_text_alone():
         for number in range(int(segments_BT[row].max()) + 1):
             own_T = segments_BT[row] == number
             close(packed_BTC[row, own_T], gpt.features(tokens_BT[row, own_T][None])[0])
+
+
+@torch.inference_mode()
+def test_texts_that_go_on_from_the_head_of_their_row_are_read_as_they_are_whole():
+    torch.manual_seed(0)
+    shape = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "qk_norm": True}
+    gpt = GPT(GPTConfig(context_length=512, n_layer=2, n_head=2, n_embd=16, vocabulary_size=50, **shape)).eval()
+    for head, lengths in ((14, [3, 200, 40]), (1, [1, 1]), (130, [30, 2])):
+        head_T, own = torch.randint(50, (head,)), [torch.randint(50, (length,)) for length in lengths]
+        whole = torch.randint(50, (20,))  # it has no head, and stands between those that have
+        texts = [head_T, own[0], whole, *own[1:]]
+        begins = [0, head, 0, *[head] * (len(own) - 1)]
+        tokens_BT = torch.cat(texts)[None].repeat(2, 1)  # the second row has a head of its own
+        tokens_BT[1] = tokens_BT[1].flip(0)
+        positions_BT = torch.cat(
+            [torch.arange(begin, begin + len(text)) for begin, text in zip(begins, texts, strict=True)]
+        ).repeat(2, 1)
+        segments_BT = torch.cat([torch.full((len(text),), number) for number, text in enumerate(texts)]).repeat(2, 1)
+        packed_BTC = gpt.features(tokens_BT, positions_BT, segments_BT=segments_BT)
+        for row in range(2):
+            for number, begin in enumerate(begins):
+                own_T = segments_BT[row] == number
+                alone = torch.cat([tokens_BT[row, :begin], tokens_BT[row, own_T]])
+                close(packed_BTC[row, own_T], gpt.features(alone[None])[0, begin:])

@@ -19,7 +19,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import git
 from small_models import ROOT, run
 
+from llm.device import EAGER
 from llm.errors import UserError
+from llm.training.compiled import compiled_by, cpp_compiler
 from tasks.registry.ancestry import STAGES
 from tasks.registry.register import register_model
 from tasks.registry.reproduce import Attempt
@@ -250,13 +252,17 @@ def at_this_commit() -> None:
 
 
 def test_another_class_of_machine_is_said_before_anything_runs(with_version):
-    tags = {"machine.cpu": "Z80", "machine.os": "Linux-2.4.1-mips", "device": "cuda"}
+    tags = {"machine.cpu": "Z80", "machine.os": "Linux-2.4.1-mips", "device": "cuda", "blocks": "compiled by g++ 1.0"}
     with mlflow.start_run(tags={f"threestage.{name}": value for name, value in tags.items()}) as training:
         pass
     MlflowClient().set_model_version_tag(NAME, "1", "threestage.training_run", training.info.run_id)
     said = foreseen()
     assert said[0].startswith("cpu was Z80, here it is ")
-    assert said[-1] == "device was cuda, here it is cpu"
+    here = compiled_by(compiler) if (compiler := cpp_compiler()) else EAGER
+    assert said[-2:] == [
+        "device was cuda, here it is cpu",
+        f"blocks was compiled by g++ 1.0, here it is {here}",
+    ]
     assert "python" not in " ".join(said)  # which nobody wrote down
 
 

@@ -88,6 +88,7 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run_with_each_step_once(s
     (run,) = mlflow.search_runs(output_format="list")
     assert run.info.status == "FINISHED"
     assert run.data.params["weights"] == run.data.params["trained_weights"] == "5"
+    assert run.data.tags["threestage.blocks"] == "eager"
     history = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
     assert [point.step for point in history] == sorted({point.step for point in history}) == list(range(1, 61))
     evaluations = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")

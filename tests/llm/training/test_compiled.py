@@ -1,0 +1,166 @@
+import hashlib
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.applications.language_model import window_loss
+from llm.config import GPTConfig, LoRAConfig, TrainConfig
+from llm.device import EAGER, Compute
+from llm.model.gpt import GPT
+from llm.model.lora import add_lora
+from llm.training import compiled
+from llm.training.checkpoint import Checkpoints
+from llm.training.compiled import WORTH, choose_blocks, compile_blocks, cpp_compiler
+from llm.training.loop import Objective, train
+
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+LOW = Compute(torch.device("cpu"), torch.bfloat16, "a test", blocks="compiled by a test")
+CONFIG = TrainConfig(seed=1, steps=20, batch_size=2, learning_rate=1e-2, evaluate_every=20, checkpoint_every=10)
+LORA = LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand"))
+needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept(tmp_path_factory):
+    """What is compiled, for all tests here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.getbasetemp().parent / "compiled"))
+        yield
+
+
+def make(dropout: float = 0.1, steps: int = 20) -> tuple[GPT, Objective]:
+    """A small model of Llama's form with LoRA beside a frozen body, and tokens to learn."""
+    torch.manual_seed(0)
+    shape = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "n_head": 2}
+    gpt = GPT(GPTConfig(context_length=64, n_layer=2, n_embd=64, vocabulary_size=50, dropout=dropout, **shape))
+    add_lora(gpt, LORA)
+    tokens_NT = torch.randint(50, (steps, 2, 33))
+
+    def loss(index: int) -> torch.Tensor:
+        with LOW.autocast():
+            return window_loss(gpt, tokens_NT[index % steps, :, :-1], tokens_NT[index % steps, :, 1:])
+
+    return gpt, Objective(loss, lambda: {"validation_loss": loss(0).item()}, "validation_loss")
+
+
+@pytest.mark.parametrize(
+    ("share", "width", "filled", "said"),
+    [
+        (0.9, 64, 1.0, "it is short, 0.90 of 1 billion values pass through them"),
+        (1.1, 64, 0.6, "lengths vary, and 40% of batches of one shape were padding"),
+    ],
+)
+def test_blocks_stay_eager_where_the_compiler_would_not_be_earned_back(share, width, filled, said):
+    gpt, _ = make()
+    chosen = choose_blocks(gpt, CPU, int(share * WORTH / 2 / width), width, filled)
+    assert (chosen.blocks, chosen.compiled) == (EAGER, False)
+    assert chosen.blocks_reason.startswith(said)
+    assert str(chosen).endswith(f"threads: a test; blocks eager: {chosen.blocks_reason}")
+
+
+@pytest.mark.parametrize("command", ["no-such-compiler", "false"])
+def test_blocks_stay_eager_without_a_compiler(monkeypatch, command):
+    gpt, _ = make()
+    monkeypatch.setenv("CXX", command)
+    cpp_compiler.cache_clear()
+    try:
+        chosen = choose_blocks(gpt, CPU, int(WORTH), 64)
+    finally:
+        cpp_compiler.cache_clear()
+    assert not chosen.compiled
+    assert chosen.blocks_reason.startswith("there is no C++ compiler with the headers of Python and OpenMP")
+
+
+@needs_compiler
+def test_the_choice_is_of_the_work_and_the_compiler_alone():
+    gpt, _ = make()
+    chosen = choose_blocks(gpt, CPU, int(WORTH / 128), 64)
+    assert chosen.blocks == f"compiled by {cpp_compiler()}"
+    assert chosen == choose_blocks(gpt, CPU, int(WORTH / 128), 64)
+
+
+def test_where_the_compiler_fails_blocks_are_eager_again_and_the_reason_is_said(caplog):
+    gpt, goal = make()
+    forward = gpt.blocks[0].before_attention
+
+    def fails(index: int) -> torch.Tensor:
+        raise RuntimeError("cannot write\nmore of it")
+
+    found = compile_blocks(gpt, Objective(fails, goal.evaluate, goal.best), LOW)
+    assert (found.blocks, found.blocks_reason) == (EAGER, "the compiler failed: cannot write")
+    assert "the blocks can't be compiled: cannot write" in caplog.text
+    assert gpt.blocks[0].before_attention == forward
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_compiled_blocks_learn_as_eager_ones_and_are_eager_where_nothing_is_learned():
+    losses, evaluated = [], []
+    for compute in (CPU, LOW):
+        gpt, goal = make(dropout=0.0)  # whose masks are others
+        assert compile_blocks(gpt, goal, compute) == compute
+        with torch.inference_mode():
+            evaluated.append(goal.evaluate())
+        assert all(weight.grad is None for weight in gpt.parameters())
+        losses.append(torch.tensor([row["train_loss"] for row in train(gpt, CONFIG, goal)]))
+    assert evaluated[0] == evaluated[1]  # to the bit
+    eager, fast = losses
+    assert not torch.equal(eager, fast)
+    assert (eager - fast).abs().max() < 0.01  # of 3.9; bfloat16 has 8 bits
+    assert eager[0] > eager[-1]
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_gradient_of_a_compiled_block_is_that_of_double_precision():
+    gpt, _ = make(dropout=0.0)
+    block = gpt.blocks[1]
+    for module in block.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=0.1)
+    exact = deepcopy(block).double()
+    x_BTC, upstream_BTC = torch.randn(2, 2, 32, 64)
+    context = gpt._context(torch.arange(32).expand(2, 32), None, None)
+    block.before_attention = compiled._compiled(block.before_attention)
+    block.after_attention = compiled._compiled(block.after_attention)
+    found = []
+    for each, dtype in ((block, torch.float32), (exact, torch.float64)):
+        own_BTC = x_BTC.detach().clone().to(dtype).requires_grad_()
+        each(own_BTC, context).backward(upstream_BTC.to(dtype))
+        found.append([own_BTC.grad, *(w.grad for w in each.parameters() if w.requires_grad)])
+    for ours, expected in zip(*found, strict=True):
+        assert (ours - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def learn(folder: str, stop: str) -> None:
+    """Train in this process, up to a step that is asked for; the hash of the weights goes to stdout."""
+    gpt, goal = make()
+    compute = compile_blocks(gpt, goal, LOW)
+    asked = iter([False] * int(stop) + [True])
+    try:
+        train(gpt, CONFIG, goal, checkpoints=Checkpoints(Path(folder)), stop=lambda: next(asked))
+    except InterruptedError:
+        return
+    weights = [weight.detach().contiguous().view(torch.uint8) for weight in gpt.parameters()]
+    digest = hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in weights)).hexdigest()
+    sys.stdout.write(f"{compute.blocks}: {digest}\n")
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_two_processes_make_the_same_bytes_and_so_does_one_that_goes_on(tmp_path):
+    def run(folder: str, stop: int = 99) -> str:
+        code = f"import runpy; runpy.run_path({__file__!r})['learn']({str(tmp_path / folder)!r}, '{stop}')"
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ, text=True, capture_output=True, check=True)
+        return done.stdout
+
+    first = run("first")
+    assert first.startswith("compiled by a test: ")
+    assert run("second") == first
+    assert run("third", 7) == ""
+    assert run("third") == first
