@@ -23,8 +23,11 @@ KEPT = 1_000  # characters of a row in the quarantine
 COLUMNS = ["id", "source", "rule", "reason", "text"]
 RULES = {
     "unreadable": "A message that no parser can read is left out.",
+    "parts": "Of a body that still has the parts of a message in it the text is kept.",
+    "quoted_printable": "Quoted-printable that does not say so is decoded.",
     "markup": "Of HTML the text that a person sees is kept.",
     "characters": "Mojibake, entities, control characters and line ends are mended.",
+    "encoded": "Blocks of base64, uuencode and PGP, which no person reads, are cut out.",
     "footers": "What list servers, sponsors and filters put around a mail is cut off: most lists have but one label.",
     "signature": "What stands below a last line of two dashes is cut off.",
     "personal_data": "Addresses, numbers of phones, cards and accounts give way to made-up ones.",
