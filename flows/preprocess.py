@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.errors import UserError
 from llm.files import atomic_folder
+from tasks.data.cleaning.languages import in_languages
 from tasks.data.cleaning.lines import line_groups, without_known_lines
 from tasks.data.cleaning.personal import mask, mask_rows
 from tasks.data.cleaning.record import Record, recorded
@@ -52,12 +53,14 @@ def read_inbox(dataset: Dataset, params: Split, folder: Path) -> Table | None:
         return None
     left = (dataset.read_inbox or dataset.read)(folder, params)
     left = left.assign(**{name: IN_INBOX + left[name] for name in ("id", "source") if name in left})
+    left = in_languages(left, dataset.text(left), params.languages)
     return mask_rows(left) if params.mask_personal_data == "all" else left
 
 
 @step
-def leave_out(table: Table, dataset: Dataset) -> Table:
+def leave_out(table: Table, dataset: Dataset, params: Split) -> Table:
     """Leave out rows that are no text to learn from."""
+    table = in_languages(table, dataset.text(table), params.languages)
     table = within_lengths(table, dataset.text(table), dataset.lengths)
     return without_repetition(table, dataset.text(table)).reset_index(drop=True)
 
@@ -107,6 +110,9 @@ def show_cleaning(name: str, record: Record, report: Path) -> None:
     for page in ("cleaning.md", "cleaning.json"):
         mlflow.log_artifact(str(report / page))
     mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
+    mlflow.log_metrics(
+        {f"rows_by.{what}.{kind}": n for what, rows in record.counted.items() for kind, n in rows.items()}
+    )
     create_markdown_artifact((report / "cleaning.md").read_text(), key=artifact_key(f"cleaning-{name}"))
 
 
@@ -177,7 +183,7 @@ def preprocess(name: str, params: Split) -> None:
         atomic_folder(quality) as report,
         recorded(str if params.mask_personal_data == "none" else mask) as record,
     ):
-        raw = leave_out(read(name, dataset, params), dataset)
+        raw = leave_out(read(name, dataset, params), dataset, params)
         left = read_inbox(dataset, params, inbox)
         drawn = split_rows(drop_duplicates(raw, dataset, params), dataset, params)
         table = add_inbox(drawn, left, dataset, params)

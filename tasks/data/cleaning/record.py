@@ -35,6 +35,7 @@ RULES = {
     "blank": "A row without any text is left out.",
     "superseded": "What the same client said of the same later counts.",
     "contradictions": "Equal rows with several labels are left out.",
+    "language": "A row in another language than those that `languages` names is left out.",
     "lengths": "A row with a field that is too short or too long is left out.",
     "repetition": "A row of which most lines repeat others of it is left out.",
     "near_duplicates": "Of near duplicates the first is kept.",
@@ -55,6 +56,8 @@ class Record:
     """Some of them, before and after."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """What was left out: COLUMNS."""
+    counted: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Rows of each kind, of what was counted, such as of each language."""
 
     def changed(self, rule: str, before: str, after: str) -> None:
         """A rule made of a text another one."""
@@ -90,7 +93,8 @@ class Record:
             for rule in self.counts()
         }
         write_atomic(folder / "cleaning.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        write_atomic(folder / "cleaning.md", "\n".join(_page(dataset, content)) + "\n")
+        page = [*_page(dataset, content), *_counted(self.counted)]
+        write_atomic(folder / "cleaning.md", "\n".join(page) + "\n")
         rows.to_parquet(folder / "quarantine.parquet", index=False)
 
 
@@ -111,6 +115,13 @@ def changed(rule: str, before: str, after: str) -> None:
     """Say that a rule made of a text another one; equal ones, but for spaces, are none."""
     if record := _current.get():
         record.changed(rule, before, after)
+
+
+def counted(what: str, rows: Mapping[str, int]) -> None:
+    """Say how many rows are of which kind, before any is left out for it."""
+    if record := _current.get():
+        sums = record.counted.setdefault(what, {})
+        sums |= {kind: sums.get(kind, 0) + count for kind, count in rows.items()}
 
 
 def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -166,6 +177,13 @@ def _page(dataset: str, content: Mapping[str, Any]) -> Iterator[str]:
         for row in found["left_out"]:
             text = " ".join(row["text"].split())[:LONGEST].replace("`", "'")
             yield from ("", f"`{row['id']}`: {row['reason']}" + (f": `{text}`" if text else ""))
+
+
+def _counted(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    for what, counts in found.items():
+        yield from ("", f"## Rows by {what}", "", f"| {what} | rows | share |", "|---|--:|--:|")
+        for kind, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
+            yield f"| {kind} | {count} | {count / sum(counts.values()):.2%} |"
 
 
 def _marked(mark: str, text: str) -> Iterator[str]:
