@@ -20,7 +20,7 @@ from llm.files import atomic_folder
 from tasks.data.cleaning.languages import in_languages
 from tasks.data.cleaning.lines import line_groups, without_known_lines
 from tasks.data.cleaning.personal import mask, mask_rows
-from tasks.data.cleaning.record import Record, recorded
+from tasks.data.cleaning.record import RULES, Record, recorded
 from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
@@ -121,8 +121,7 @@ def check(name: str, record: Record, table: Table, dataset: Dataset, params: Spl
     """Hold rows and splits against what is expected of them, and give the summary."""
     text, threshold = dataset.text(table), params.near_duplicate
     labels = dataset.labels(params) if dataset.labels else ()
-    rules = Counter(row["rule"] for row in record.rows)
-    rules.pop("unanswered", None)  # as many as they may be, they say nothing of the others
+    rules = Counter(row["rule"] for row in record.rows if RULES[row["rule"]].counts)
     counts = {"duplicates": rules.pop(DUPLICATES, 0), "left_out": rules.total()}
     summary = summarise(table, text, threshold, **counts, groups=dataset.groups, labels=labels)
     checks = {
