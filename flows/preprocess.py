@@ -17,9 +17,10 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.errors import UserError
 from llm.files import atomic_folder
+from tasks.data.cleaning.languages import in_languages
 from tasks.data.cleaning.lines import line_groups, without_known_lines
 from tasks.data.cleaning.personal import mask, mask_rows
-from tasks.data.cleaning.record import Record, recorded
+from tasks.data.cleaning.record import RULES, Record, recorded
 from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
@@ -52,12 +53,14 @@ def read_inbox(dataset: Dataset, params: Split, folder: Path) -> Table | None:
         return None
     left = (dataset.read_inbox or dataset.read)(folder, params)
     left = left.assign(**{name: IN_INBOX + left[name] for name in ("id", "source") if name in left})
+    left = in_languages(left, dataset.text(left), params.languages)
     return mask_rows(left) if params.mask_personal_data == "all" else left
 
 
 @step
-def leave_out(table: Table, dataset: Dataset) -> Table:
+def leave_out(table: Table, dataset: Dataset, params: Split) -> Table:
     """Leave out rows that are no text to learn from."""
+    table = in_languages(table, dataset.text(table), params.languages)
     table = within_lengths(table, dataset.text(table), dataset.lengths)
     return without_repetition(table, dataset.text(table)).reset_index(drop=True)
 
@@ -107,6 +110,9 @@ def show_cleaning(name: str, record: Record, report: Path) -> None:
     for page in ("cleaning.md", "cleaning.json"):
         mlflow.log_artifact(str(report / page))
     mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
+    mlflow.log_metrics(
+        {f"rows_by.{what}.{kind}": n for what, rows in record.counted.items() for kind, n in rows.items()}
+    )
     create_markdown_artifact((report / "cleaning.md").read_text(), key=artifact_key(f"cleaning-{name}"))
 
 
@@ -115,8 +121,7 @@ def check(name: str, record: Record, table: Table, dataset: Dataset, params: Spl
     """Hold rows and splits against what is expected of them, and give the summary."""
     text, threshold = dataset.text(table), params.near_duplicate
     labels = dataset.labels(params) if dataset.labels else ()
-    rules = Counter(row["rule"] for row in record.rows)
-    rules.pop("unanswered", None)  # as many as they may be, they say nothing of the others
+    rules = Counter(row["rule"] for row in record.rows if RULES[row["rule"]].counts)
     counts = {"duplicates": rules.pop(DUPLICATES, 0), "left_out": rules.total()}
     summary = summarise(table, text, threshold, **counts, groups=dataset.groups, labels=labels)
     checks = {
@@ -177,7 +182,7 @@ def preprocess(name: str, params: Split) -> None:
         atomic_folder(quality) as report,
         recorded(str if params.mask_personal_data == "none" else mask) as record,
     ):
-        raw = leave_out(read(name, dataset, params), dataset)
+        raw = leave_out(read(name, dataset, params), dataset, params)
         left = read_inbox(dataset, params, inbox)
         drawn = split_rows(drop_duplicates(raw, dataset, params), dataset, params)
         table = add_inbox(drawn, left, dataset, params)

@@ -44,6 +44,8 @@ class Split(Config):
 
     train_only: tuple[str, ...] = ()
     """Sources, as globs, whose rows are learned from and never measured on, as written or made-up ones."""
+    languages: tuple[str, ...] = ()
+    """Codes of ISO 639, such as `en`, of the languages that are kept; none for all. Short texts are not judged."""
     feedback_weight: int = Field(default=5, ge=1, le=100)
     """Times that train has a row of feedback (tasks/data/inbox.py)."""
     mask_personal_data: Literal["feedback", "all", "none"] = "feedback"

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from llm.errors import UserError
 from tasks.data.checkable import checkable_rows, kinds, source_of
+from tasks.data.cleaning.record import left_out
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.conversations import conversations
 from tasks.data.formats.sniff import suffix_of
@@ -156,12 +157,16 @@ def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
         for turn in turns:
             if not isinstance(turn, str):
                 raise UserError(f"{path}, conversation {number}: {reprlib.repr(turn)} is not text; put it in quotes")
-        turns = [tidy(turn) for turn in turns]
+        said = turns = [tidy(turn) for turn in turns]
         if "chatterbot_corpus" in path.parts:
             turns = _sane(path.stem, turns)
         if len(turns) > 1:
             history = turns[len(turns) % 2 : -2]
             yield _row(name, number, "conversation", turns[-2], turns[-1], history=history)
+            continue
+        rule, reason = ("unanswered", "nobody answered") if len(said) < 2 else ("chatterbot", "not of its kind")
+        row = {"id": f"{name}#{number}", "source": name, "reason": reason, "text": "\n".join(said)}
+        left_out(rule, [row])
 
 
 def _sane(topic: str, turns: list[str]) -> list[str]:
@@ -188,7 +193,8 @@ def _agreed(path: Path, rows: Iterable[tuple[dict[str, Any], Mapping[str, Any]]]
     """Of the rows of feedback the answers that somebody called good, or gave as the better one.
 
     A client's last word on a question counts; where clients want several answers, or one wants what another called bad,
-    nobody knows which is right, and there is no row. Nothing learns from a bad answer alone.
+    nobody knows which is right, and there is no row. Nothing learns from a bad answer alone. What is left
+    out is written down.
     """
     said: dict[tuple[str, ...], dict[str, tuple[bool, dict[str, Any]]]] = {}
     for row, given in rows:
@@ -197,12 +203,23 @@ def _agreed(path: Path, rows: Iterable[tuple[dict[str, Any], Mapping[str, Any]]]
             number = row["id"].rpartition("#")[2]
             raise UserError(f"{path}, row {number}: verdict {verdict!r} is neither good nor bad")
         asked = (row["system"], *row["history"], row["instruction"], row["input"])
-        said.setdefault(asked, {})[str(given.get("client"))] = (verdict == "good", row)
+        clients, client = said.setdefault(asked, {}), str(given.get("client"))
+        if client in clients:
+            _left_out("superseded", "the same client said something else later", [clients[client][1]])
+        clients[client] = (verdict == "good", row)
     for clients in said.values():
         wanted = {row["output"]: row for good, row in clients.values() if good}
-        refused = {row["output"] for good, row in clients.values() if not good}
-        if len(wanted) == 1 and not wanted.keys() & refused:
+        refused = [row for good, row in clients.values() if not good]
+        if len(wanted) == 1 and not any(row["output"] in wanted for row in refused):
             yield from wanted.values()
+        else:
+            _left_out("contradictions", "clients disagree on it", wanted.values())
+        _left_out("bad_answers", "a client called it bad", refused)
+
+
+def _left_out(rule: str, reason: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    texts = ((row, "\n".join(filter(None, (row["instruction"], row["input"], row["output"])))) for row in rows)
+    left_out(rule, ({"id": row["id"], "source": row["source"], "reason": reason, "text": text} for row, text in texts))
 
 
 def _parsed(

@@ -21,6 +21,7 @@ LIBRARIES = (
     "matplotlib",
     "numpy",
     "pandas",
+    "py3langid",
     "pyarrow",
     "pyppmd",
     "pyyaml",

@@ -1,6 +1,10 @@
 """Long lines that rows have in common: replies quote each other, and newsletters have whole paragraphs again.
 
 Two mails of one thread are no near duplicates, and yet whoever learned the one has read most of the other.
+
+Emails alone are held against this. Of the default corpus's 194 documents of validation and test none has half of its
+long lines in splits before, and 0.1% of the lines are there. Of instructions 3 of 1,433 questions have, by slots that a
+task is made from; 23 answers have, of kinds (who the assistant is, small talk) whose few answers are to be learned.
 """
 
 import re

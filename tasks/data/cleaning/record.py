@@ -21,22 +21,45 @@ EXAMPLES = 5  # of a rule
 LINES, LONGEST, BEFORE = 3, 160, 40  # of an example, and characters of a line and of it before the difference
 KEPT = 1_000  # characters of a row in the quarantine
 COLUMNS = ["id", "source", "rule", "reason", "text"]
-RULES = {
-    "unreadable": "A message that no parser can read is left out.",
-    "markup": "Of HTML the text that a person sees is kept.",
-    "characters": "Mojibake, entities, control characters and line ends are mended.",
-    "footers": "What list servers, sponsors and filters put around a mail is cut off: most lists have but one label.",
-    "signature": "What stands below a last line of two dashes is cut off.",
-    "personal_data": "Addresses, numbers of phones, cards and accounts give way to made-up ones.",
-    "unanswered": "A chat in which one side alone speaks is left out.",
-    "blank": "A row without any text is left out.",
-    "superseded": "What the same client said of the same later counts.",
-    "contradictions": "Equal rows with several labels are left out.",
-    "lengths": "A row with a field that is too short or too long is left out.",
-    "repetition": "A row of which most lines repeat others of it is left out.",
-    "near_duplicates": "Of near duplicates the first is kept.",
-    "long_lines": "A row of validation or test with half of its long lines in a split before is left out.",
-    "inbox": "A row of the inbox is left out where it is tested on, else takes the place of an equal one of train.",
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of cleaning."""
+
+    does: str
+    """What, in a sentence."""
+    counts: bool = True
+    """Whether the rows that it leaves out count in the share of those left out, which gates bound; not where their
+    number says nothing of the others."""
+
+
+RULES: dict[str, Rule] = {
+    "unreadable": Rule("A message that no parser can read is left out."),
+    "parts": Rule("Of a body that still has the parts of a message in it the text is kept."),
+    "quoted_printable": Rule("Quoted-printable that does not say so is decoded."),
+    "markup": Rule("Of HTML the text that a person sees is kept."),
+    "characters": Rule("Mojibake, entities, control characters and line ends are mended."),
+    "encoded": Rule("Blocks of base64, uuencode and PGP, which no person reads, are cut out."),
+    "footers": Rule(
+        "What list servers, sponsors and filters put around a mail is cut off: most lists have but one label."
+    ),
+    "signature": Rule("What stands below a last line of two dashes is cut off."),
+    "personal_data": Rule("Addresses, numbers of phones, cards and accounts give way to made-up ones."),
+    "unanswered": Rule("A chat in which one side alone speaks is left out.", counts=False),
+    "chatterbot": Rule("Of ChatterBot's own conversations those stay that an assistant may have.", counts=False),
+    "blank": Rule("A row without any text is left out."),
+    "superseded": Rule("What the same client said of the same later counts."),
+    "contradictions": Rule("Equal rows with several labels are left out, and answers on which clients disagree."),
+    "bad_answers": Rule("What a client called a bad answer is not learned from.", counts=False),
+    "language": Rule("A row in another language than those that `languages` names is left out.", counts=False),
+    "lengths": Rule("A row with a field that is too short or too long is left out."),
+    "repetition": Rule("A row of which most lines repeat others of it is left out."),
+    "near_duplicates": Rule("Of near duplicates the first is kept."),
+    "long_lines": Rule("A row of validation or test with half of its long lines in a split before is left out."),
+    "inbox": Rule(
+        "A row of the inbox is left out where it is tested on, else takes the place of an equal one of train."
+    ),
 }
 
 
@@ -52,6 +75,8 @@ class Record:
     """Some of them, before and after."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """What was left out: COLUMNS."""
+    counted: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Rows of each kind, of what was counted, such as of each language."""
 
     def changed(self, rule: str, before: str, after: str) -> None:
         """A rule made of a text another one."""
@@ -78,7 +103,7 @@ class Record:
         rows = self.quarantine()
         content = {
             rule: {
-                "does": RULES[rule],
+                "does": RULES[rule].does,
                 "texts_changed": self.changes.get(rule, 0),
                 "rows_left_out": int((rows["rule"] == rule).sum()),
                 "examples": self.examples.get(rule, []),
@@ -87,7 +112,8 @@ class Record:
             for rule in self.counts()
         }
         write_atomic(folder / "cleaning.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        write_atomic(folder / "cleaning.md", "\n".join(_page(dataset, content)) + "\n")
+        page = [*_page(dataset, content), *_counted(self.counted)]
+        write_atomic(folder / "cleaning.md", "\n".join(page) + "\n")
         rows.to_parquet(folder / "quarantine.parquet", index=False)
 
 
@@ -108,6 +134,13 @@ def changed(rule: str, before: str, after: str) -> None:
     """Say that a rule made of a text another one; equal ones, but for spaces, are none."""
     if record := _current.get():
         record.changed(rule, before, after)
+
+
+def counted(what: str, rows: Mapping[str, int]) -> None:
+    """Say how many rows are of which kind, before any is left out for it."""
+    if record := _current.get():
+        sums = record.counted.setdefault(what, {})
+        sums |= {kind: sums.get(kind, 0) + count for kind, count in rows.items()}
 
 
 def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -163,6 +196,13 @@ def _page(dataset: str, content: Mapping[str, Any]) -> Iterator[str]:
         for row in found["left_out"]:
             text = " ".join(row["text"].split())[:LONGEST].replace("`", "'")
             yield from ("", f"`{row['id']}`: {row['reason']}" + (f": `{text}`" if text else ""))
+
+
+def _counted(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    for what, counts in found.items():
+        yield from ("", f"## Rows by {what}", "", f"| {what} | rows | share |", "|---|--:|--:|")
+        for kind, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
+            yield f"| {kind} | {count} | {count / sum(counts.values()):.2%} |"
 
 
 def _marked(mark: str, text: str) -> Iterator[str]:

@@ -113,9 +113,11 @@ def _label_of_path(path: Path, name: PurePath, labels: Labels) -> str:
     return label
 
 
-def _message(place: str, number: int | None, label: str, content: bytes) -> Mail | Problem:
+def _message(
+    place: str, number: int | None, label: str, clean: Callable[..., tuple[str, str]], *content: Any
+) -> Mail | Problem:
     try:
-        return Mail(number, label, *parse_message(content, changed), {})
+        return Mail(number, label, *clean(*content, changed), {})
     except MailError as error:
         return Problem(place, str(error), left_out=True)
 
@@ -123,14 +125,14 @@ def _message(place: str, number: int | None, label: str, content: bytes) -> Mail
 def _eml(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
     """One message, as a mail program or a Maildir keeps it."""
     label = _label_of_path(path, name, labels)
-    yield _message(str(path), None, label, read_bytes(path))
+    yield _message(str(path), None, label, parse_message, read_bytes(path))
 
 
 def _mbox(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
     """Messages one after another, each behind a line `From …` with its time."""
     label = _label_of_path(path, name, labels)
     for number, content in enumerate(_messages(path), 1):
-        yield _message(place_of(path, number), number, label, content)
+        yield _message(place_of(path, number), number, label, parse_message, content)
 
 
 def _messages(path: Path) -> Iterator[bytes]:
@@ -150,13 +152,13 @@ def _messages(path: Path) -> Iterator[bytes]:
     yield b"".join(found)
 
 
-def _text(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail]:
+def _text(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
     """A body, perhaps below one line with its subject, as the Enron-Spam folders have them."""
     label = _label_of_path(path, name, labels)
     text = read_text(path)
     first, _, rest = text.partition("\n")
     found = re.match(r"subject:(.*)", first, re.IGNORECASE)
-    yield Mail(None, label, *clean_mail(*((found[1], rest) if found else ("", text)), changed), {})
+    yield _message(str(path), None, label, clean_mail, *((found[1], rest) if found else ("", text)))
 
 
 def _csv(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:

@@ -184,6 +184,81 @@ def test_a_signature_is_cut_off_and_nothing_else_below_dashes():
         assert without_signature(body) == body
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("<p>Dear <b>Anna</b>,</p>\n&nbsp;<p>it works.</p>", "Dear Anna,\n\nit works."),
+        ("<head>\n<style>td { color: red }</style></head>\nHello", "Hello"),
+        ("<html><iframe src='ad'>\n<script>show()</script>\n</iframe>Hello", "Hello"),
+        ("Use <b> for bold & </b> to end it: " + "so it was said. " * 20, None),
+        ("I include <stdio.h> and </list>; write to <anna@example.com>", None),
+    ],
+)
+def test_tags_that_were_meant_to_be_read_are_markup_and_those_spoken_of_are_not(body, text):
+    assert clean_mail("", body)[1] == (body.strip() if text is None else text)
+
+
+PARTED = """\
+This is a multipart MIME message.
+
+--=_b 1
+Content-Type: text/plain;
+ charset="utf-8"
+Content-Transfer-Encoding: quoted-printable
+
+Caf=C3=A9 is op=
+en.
+
+--=_b 1
+Content-Type: image/gif
+
+GIF89
+--=_b 1--
+"""
+
+
+def test_a_body_that_has_the_parts_of_a_message_in_it_is_read_as_one():
+    assert clean_mail("", PARTED) == ("", "Café is open.")
+    assert parse_message(b"Subject: a\n\n" + PARTED.encode()) == ("a", "Café is open.")
+    quoted = "Look at this, it was in my mailbox.\nWhat does it want?\nNobody knows.\n" + PARTED
+    assert clean_mail("", quoted)[1].count("=_b 1") == 3
+
+
+def test_quoted_printable_that_does_not_say_so_is_decoded_and_equals_signs_of_others_stay():
+    assert clean_mail("", "Meet me at the caf=C3=A9=20\non Tues=\nday=2E")[1] == "Meet me at the café\non Tuesday."
+    for body in ("x=20\ny=\n", "http://example.com/?a=20&b=20&c=20", "==== a ====\n=20\n====\nb=\nc=\nd"):
+        assert clean_mail("", body)[1] == body.strip()
+
+
+BASE64 = "\n".join(["iQEVAwUBPW5AmaHbXyzZsAb3AQH+qQgA1vnUjJUwGDa1yCRQd3vZAnhkCF0KDBBA"] * 3 + ["HlFSecw=="])
+SIGNED = f"-----BEGIN PGP SIGNATURE-----\nVersion: GnuPG v1.0.7\n\n{BASE64}\n=KYCm\n-----END PGP SIGNATURE-----"
+UUENCODED = "begin 666 a.dat\n" + ("M" + "0V%T" * 15 + "\n") * 3 + "#0V%T\n`\nend"
+
+
+@pytest.mark.parametrize("block", [BASE64, SIGNED, UUENCODED, "> " + SIGNED.replace("\n", "\n> ")])
+def test_blocks_that_no_person_reads_are_cut_out(block):
+    assert clean_mail("", f"Above.\n\n{block}\n\nBelow.")[1] == "Above.\n\nBelow."
+    assert clean_mail("", f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA1\n\nAbove.\n{block}")[1] == "Above."
+
+
+@pytest.mark.parametrize(
+    "body", [BASE64, BASE64[:129], "begin 666 words\nthe end", "-----BEGIN PGP MESSAGE-----\nIt begins"]
+)
+def test_a_mail_that_is_nothing_but_a_block_or_has_none_stays(body):
+    assert clean_mail("", body)[1] == body
+
+
+def test_a_mail_that_gives_more_to_clean_by_each_cleaning_is_no_mail():
+    assert clean_mail("", "<html><xmp>" * 15 + "inside")[1] == "inside"
+    for read in (lambda text: clean_mail("", text), lambda text: parse_message(raw(text))):
+        with pytest.raises(ValueError, match=r"^not readable as a mail: cleaned 20 times, there is more to clean$"):
+            read("<html><xmp>" * 25 + "inside")
+
+
+def test_a_charset_with_a_name_that_is_none_is_no_reason_to_lose_a_mail():
+    assert parse_message(b"Content-Type: text/plain; charset=a\0b\n\ncaf\xe9") == ("", "café")
+
+
 def test_every_rule_says_what_it_made_of_a_text():
     said = []
     message = raw(f"<p>Caf&amp;eacute;</p>{FORK}<br><p>--</p>Anna", kind="text/html")
@@ -191,3 +266,7 @@ def test_every_rule_says_what_it_made_of_a_text():
     changes = {rule: after for rule, before, after in said if before != after}
     assert list(changes) == ["markup", "characters", "footers", "signature"]
     assert changes["signature"] == "Café"
+    said.clear()
+    clean_mail("", PARTED, lambda *each: said.append(each))
+    clean_mail("", f"Caf=C3=A9 Tues=\nday=20\n{BASE64[:-2]}", lambda *each: said.append(each))
+    assert {rule for rule, before, after in said if before != after} == {"parts", "quoted_printable", "encoded"}

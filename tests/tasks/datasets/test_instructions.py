@@ -7,6 +7,7 @@ import pytest
 
 from llm.errors import UserError
 from tasks.data.checkable import kinds
+from tasks.data.cleaning.record import recorded
 from tasks.data.quality import validate
 from tasks.data.splits import deduplicate, overlap, split
 from tasks.datasets.instructions import (
@@ -131,9 +132,17 @@ def test_of_chatterbots_own_files_only_what_an_assistant_would_say_is_kept(tmp_p
     write(tmp_path, folder + "science.yml", science)
     computers = "conversations:\n- [What is a computer?, A machine., Something else.]\n"
     write(tmp_path, folder + "computers.yml", computers)
-    assert mine(tmp_path)[["history", "instruction", "output"]].to_numpy().tolist() == [
-        [[], "What is a computer?", "A machine."],
-        [[], "What is cytology?", "The study of cells."],
+    write(tmp_path, "mine.yml", "conversations:\n- [Alone]\n")
+    with recorded() as record:
+        assert mine(tmp_path)[["history", "instruction", "output"]].to_numpy().tolist() == [
+            [[], "What is a computer?", "A machine."],
+            [[], "What is cytology?", "The study of cells."],
+        ]
+    assert record.quarantine()[["id", "rule", "text"]].to_numpy().tolist() == [
+        [f"{folder}emotion.yml#1", "chatterbot", "Are you sad?\nI cry all day"],
+        [f"{folder}science.yml#1", "chatterbot", "what is chemistry\nmy favorite subject"],
+        [f"{folder}unheard.yml#1", "chatterbot", "What is it?\nNobody knows"],
+        ["mine.yml#1", "unanswered", "Alone"],
     ]
 
 
@@ -239,10 +248,20 @@ def test_good_answers_of_feedback_are_learned_from_and_bad_ones_are_not(tmp_path
     said = [("One?", "1", "good", "x"), ("Two?", "3", "bad", "x"), ("Three?", "3", "good", "x")]
     said += [("Three?", "3", "bad", "x"), ("Four?", "5", "bad", "x"), ("Four?", "4", "good", "x")]
     write(tmp_path, "feedback.jsonl", feedback(*said))
-    table = read_inbox(tmp_path, params())
+    with recorded() as record:
+        table = read_inbox(tmp_path, params())
     assert table[["id", "kind", "instruction", "output"]].to_numpy().tolist() == [
         ["feedback.jsonl#1", "own", "One?", "1"],
         ["feedback.jsonl#6", "own", "Four?", "4"],
+    ]
+    assert record.quarantine()[["id", "source", "rule", "text"]].to_numpy().tolist() == [
+        [f"feedback.jsonl#{number}", "feedback.jsonl", rule, text]
+        for number, rule, text in (
+            (3, "superseded", "Three?\n3"),
+            (5, "superseded", "Four?\n5"),
+            (2, "bad_answers", "Two?\n3"),
+            (4, "bad_answers", "Three?\n3"),
+        )
     ]
 
 
@@ -252,7 +271,15 @@ def test_clients_who_disagree_on_an_answer_cancel_out(tmp_path):
     said += [("Good and bad?", "a", "good", "x"), ("Good and bad?", "a", "bad", "y")]
     said += [("Another is bad?", "a", "good", "x"), ("Another is bad?", "b", "bad", "y")]
     write(tmp_path, "feedback.jsonl", feedback(*said))
-    assert read_inbox(tmp_path, params())["instruction"].tolist() == ["Both good?", "Another is bad?"]
+    with recorded() as record:
+        assert read_inbox(tmp_path, params())["instruction"].tolist() == ["Both good?", "Another is bad?"]
+    assert record.quarantine()[["id", "rule"]].to_numpy().tolist() == [
+        ["feedback.jsonl#3", "contradictions"],
+        ["feedback.jsonl#4", "contradictions"],
+        ["feedback.jsonl#5", "contradictions"],
+        ["feedback.jsonl#6", "bad_answers"],
+        ["feedback.jsonl#8", "bad_answers"],
+    ]
 
 
 def test_a_verdict_that_is_none_is_named(tmp_path):

@@ -52,7 +52,7 @@ def test_what_was_changed_and_left_out_of_mails_is_counted_with_examples(mails, 
     assert found["characters"]["examples"] == [{"before": "At noon &amp; not later", "after": "At noon & not later"}]
     assert found["footers"]["examples"][0]["before"] == "____\nA list\nhttp://x.org/mailman/listinfo/a"
     page = (tmp_path / "cleaning.md").read_text()
-    assert f"| contradictions | {RULES['contradictions']} | 0 | 2 |" in page
+    assert f"| contradictions | {RULES['contradictions'].does} | 0 | 2 |" in page
     assert "```diff\n- At noon &amp; not later\n+ At noon & not later\n```" in page
     assert "`mine.jsonl#3`: equal ones have other labels than spam: `Win a house`" in page
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "quarantine.parquet"), rows)

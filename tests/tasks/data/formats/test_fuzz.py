@@ -1,28 +1,72 @@
 """Readers of mail, HTML and archives under inputs that nobody chose: no crash, no hang, no file outside the folder."""
 
+import bz2
+import gzip
 import io
+import json
+import lzma
 import tarfile
 import tempfile
+import time
 import warnings
 import zipfile
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 
+import zstandard
 from bs4 import BeautifulSoup
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llm.errors import UserError
-from tasks.data.archives import unpack
-from tasks.data.mail import ENDS, RowError, clean_mail, html_text, parse_message
+from tasks.data.archives import is_archive, unpack
+from tasks.data.compression import open_plain
+from tasks.data.mail import DROPPED, ENDS, RowError, clean_mail, html_text, parse_message
 
 CASES = settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+SECONDS = 2  # of processor time for one of these inputs, none of which is large
+
+
+@contextmanager
+def soon() -> Iterator[None]:
+    """Fails where what is inside takes long."""
+    start = time.process_time()
+    yield
+    assert time.process_time() - start < SECONDS
+
+
+def changed(content: bytes, changes: list[tuple[float, bytes, int]]) -> bytes:
+    """The bytes, each time with some put in at a share of the length, in the place of so many."""
+    found = bytearray(content)
+    for place, put, instead in changes:
+        start = int(place * len(found))
+        found[start : start + instead] = put
+    return bytes(found)
+
 
 # ---- HTML, against a parser that builds a tree
 
 NAMES = ["p", "div", "td", "tr", "table", "b", "br", "hr", "li", "pre", "title", "script", "style", "template", "ruby"]
-NAMES += ["rt", "rp", "textarea", "a", "body", "html", "head", "form", "select", "option", "x-y", "svg", "h1", "P"]
+NAMES += [
+    "iframe",
+    "rt",
+    "rp",
+    "textarea",
+    "a",
+    "body",
+    "html",
+    "head",
+    "form",
+    "select",
+    "option",
+    "x-y",
+    "svg",
+    "h1",
+    "P",
+]
 TAGS = st.builds(
     "<{}{}{}>".format, st.sampled_from(["", "/"]), st.sampled_from(NAMES), st.sampled_from(["", " a='b'", "/"])
 )
@@ -49,7 +93,7 @@ def by_a_tree(html: str) -> str:
     """What a person sees, from the tree that Beautiful Soup makes of lxml's events."""
     with warnings.catch_warnings(action="ignore"):
         soup = BeautifulSoup(html, "lxml")
-    for tag in soup(["script", "style", "title"]):
+    for tag in soup(DROPPED):
         tag.decompose()
     for mark in ("\n", " "):
         for tag in soup([name for name, end in ENDS.items() if end == mark]):
@@ -117,19 +161,105 @@ MESSAGES = st.lists(LINES | st.text(max_size=8), max_size=20).map(
 @CASES
 @given(MESSAGES | st.binary(max_size=200))
 def test_a_message_is_tidy_text_or_no_mail(content):
-    try:
-        subject, body = parse_message(content)
-    except RowError:
-        return
-    assert clean_mail(subject, body) == (subject, body)
+    assert_tidy_or_no_mail(content)
+
+
+def assert_tidy_or_no_mail(content: bytes) -> None:
+    with soon():
+        try:
+            subject, body = parse_message(content)
+        except RowError:
+            return
+        assert clean_mail(subject, body) == (subject, body)
+
+
+TYPES = st.sampled_from(
+    ["text/plain", "text/html", "text/calendar", "image/gif", "message/rfc822", "text", "x/y/z", ""]
+)
+CHARSETS = st.sampled_from(
+    ["utf-8", "latin-1", "utf-16", "utf-7", "gb2312", "idna", "rot13", "undefined", "none", "\0"]
+)
+ENCODINGS = st.sampled_from(["7bit", "8bit", "base64", "quoted-printable", "x-uuencode", "none"])
+CONTENTS = HTML.map(lambda html: sayable(html).encode()) | st.binary(max_size=30)
+LEAVES = st.builds(
+    "Content-Type: {}; charset={}\nContent-Transfer-Encoding: {}\n\n".format, TYPES, CHARSETS, ENCODINGS
+).flatmap(lambda head: CONTENTS.map(lambda content: head.encode() + content))
+
+
+def multipart(kind: str, boundary: str, parts: list[bytes], is_closed: bool) -> bytes:
+    head = f"Content-Type: multipart/{kind}; boundary={boundary}\n\n".encode()
+    return head + b"".join(b"--b\n" + part + b"\n" for part in parts) + b"--b--\n" * is_closed
+
+
+TREES = st.recursive(
+    LEAVES,
+    lambda parts: st.builds(
+        multipart,
+        st.sampled_from(["mixed", "alternative", "related", "signed", "x"]),
+        st.sampled_from(["b", "b", "b", '"b"', '"b', "", "other"]),
+        st.lists(parts, max_size=4),
+        st.booleans(),
+    ),
+    max_leaves=8,
+)
+
+
+@CASES
+@given(st.sampled_from(["", "MIME-Version: 1.0\n", "Subject: =?utf-8?b?w6k=?=\n", "\n"]), TREES)
+def test_a_tree_of_parts_is_tidy_text_or_no_mail(head, tree):
+    assert_tidy_or_no_mail(head.encode() + tree)
+
+
+@cache
+def real_messages() -> list[bytes]:
+    """Messages of the default data, the longest cut."""
+    with tarfile.open(Path(__file__).parents[3] / "data/emails.tgz") as archive:
+        files = [archive.extractfile(member) for member in archive.getmembers()[::4]]
+        return [json.load(file)["text"].encode()[:20_000] for file in files if file]
+
+
+BITS = [
+    b"",
+    b"\n\n",
+    b"--",
+    b"=",
+    b"<",
+    b">",
+    b"\0",
+    b"\xff\xfe",
+    b"\r",
+    b"\x85",
+    b"&#0;",
+    b"-- \n",
+    b"?=",
+    b"=?utf-8?b?",
+]
+BITS += [
+    b"\nContent-Type: message/rfc822\n\n",
+    b"\nContent-Transfer-Encoding: base64\n\n",
+    b"begin 666 x\n",
+    b"charset=a\0",
+]
+BITS += [b'\nContent-Type: multipart/mixed; boundary="', b"-----BEGIN PGP SIGNATURE-----\n", b"<html>", b"</xmp>"]
+PLACES = st.floats(0, 1, exclude_max=True)
+
+
+@CASES
+@given(
+    st.integers(0, 59),
+    st.lists(st.tuples(PLACES, st.sampled_from(BITS) | st.binary(max_size=2), st.integers(0, 300)), max_size=8),
+)
+def test_a_real_message_with_changes_is_tidy_text_or_no_mail(number, changes):
+    assert_tidy_or_no_mail(changed(real_messages()[number], changes))
 
 
 # ---- archives
 
+WINDOWS = ["a\\..\\x", "C:x", "C:\\x", "\\\\host\\x", "NUL"]
 MEMBERS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["a", "a/b", "../x", "/x", "..", ".", "a/../../x", "a\\..\\x", "C:x", "é", "x" * 300, "a//b", "./a"]
+            ["a", "a", "a/b", "../x", "/x", "..", ".", "a/../../x", "é", "x" * 300, "a//b", "./a", *WINDOWS]
         ),
         st.sampled_from(["file", "folder", "symbolic link", "hard link", "device"]),
         st.binary(max_size=20),
@@ -137,6 +267,7 @@ MEMBERS = st.lists(
     min_size=1,
     max_size=5,
 )
+CHANGES = st.lists(st.tuples(PLACES, st.binary(min_size=1, max_size=1), st.just(1)), max_size=8)
 KINDS = {
     "file": tarfile.REGTYPE,
     "folder": tarfile.DIRTYPE,
@@ -157,6 +288,10 @@ def tarred(members: list[tuple[str, str, bytes]], mode: str = "w") -> bytes:
     return stream.getvalue()
 
 
+def tarred_zstandard(members: list[tuple[str, str, bytes]]) -> bytes:
+    return zstandard.ZstdCompressor().compress(tarred(members))
+
+
 def zipped(members: list[tuple[str, str, bytes]]) -> bytes:
     stream = io.BytesIO()
     modes = {"file": 0o100644, "folder": 0o040755, "symbolic link": 0o120777, "hard link": 0o100644, "device": 0o020644}
@@ -168,19 +303,13 @@ def zipped(members: list[tuple[str, str, bytes]]) -> bytes:
     return stream.getvalue()
 
 
-def changed(content: bytes, changes: list[tuple[float, int]]) -> bytes:
-    """The bytes with some of them replaced, each at a share of the length."""
-    found = bytearray(content)
-    for place, byte in changes:
-        found[int(place * len(found))] = byte
-    return bytes(found)
-
-
 @CASES
 @given(
     MEMBERS,
-    st.sampled_from([zipped, *(partial(tarred, mode=mode) for mode in ("w", "w:gz", "w:bz2", "w:xz"))]),
-    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
+    st.sampled_from(
+        [zipped, tarred_zstandard, *(partial(tarred, mode=mode) for mode in ("w", "w:gz", "w:bz2", "w:xz"))]
+    ),
+    CHANGES,
     st.floats(0.3, 1),
 )
 def test_an_archive_is_unpacked_into_its_folder_or_refused(members, make, changes, share):
@@ -190,9 +319,34 @@ def test_an_archive_is_unpacked_into_its_folder_or_refused(members, make, change
         archive, out = Path(folder, f"a.{'zip' if make is zipped else 'tar'}"), Path(folder, "inside/out")
         archive.write_bytes(content)
         out.mkdir(parents=True)
-        with suppress(UserError):
+        with soon(), suppress(UserError):
             unpack(archive, "*", out, max_bytes=10_000)
         everything = {path for path in Path(folder).rglob("*") if not path.is_relative_to(out)}
         assert everything == {archive, out.parent}
         assert not any(path.is_symlink() for path in out.rglob("*"))
         assert sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) <= 10_000
+
+
+COMPRESSIONS = [gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress, bytes]
+
+
+@CASES
+@given(
+    st.binary(max_size=300), st.lists(st.sampled_from(COMPRESSIONS), min_size=1, max_size=2), CHANGES, st.floats(0, 2)
+)
+def test_a_compressed_file_is_read_or_said_with_its_name(content, compressions, changes, share):
+    whole = b"".join(compress(content) for compress in compressions)  # one behind another is one file
+    spoiled = changed(whole, changes)[: int(share * len(whole))]
+    with tempfile.TemporaryDirectory() as folder, soon():
+        path = Path(folder, "a.txt.gz")
+        path.write_bytes(spoiled)
+        is_archive(path)
+        found, reason = None, ""
+        try:
+            with open_plain(path) as file:
+                found = file.read()
+        except UserError as error:
+            reason = str(error)
+    assert found is not None or reason.startswith(f"{path}: not readable as a compressed file: ")
+    if spoiled == whole and len(set(compressions)) == 1:
+        assert found == content * len(compressions)

@@ -17,6 +17,7 @@ import pytest
 import zstandard
 
 from tasks.data.archives import unpack
+from tasks.data.cleaning.record import Record, recorded
 from tasks.data.formats import Problem
 from tasks.data.mail import parse_message
 from tasks.data.sources import Source, fetch_source
@@ -178,6 +179,12 @@ HOSTILE: dict[str, tuple[Any, str, bytes | Callable[[], bytes], str]] = {
         b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (n, n) for n in range(5_000)),
         r"spam/a\.eml: not readable as a mail: it is nested over 50 levels deep",
     ),
+    "a text that is cleaned without an end": (
+        emails,
+        "spam/a.txt",
+        lambda: b"Subject: a\n" + b"<html><xmp>" * 100_000,
+        r"spam/a\.txt: not readable as a mail: cleaned 20 times, there is more to clean",
+    ),
     "a mail without a label": (
         emails,
         "x/a.eml",
@@ -275,10 +282,14 @@ def test_a_field_of_10_mb_is_a_body(tmp_path):
     assert bounded(read, emails, tmp_path) == ([("ham", "", "word " * 8)], [])
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"label,subject,body\n"])
-def test_empty_and_header_only_files_hold_no_rows(tmp_path, content):
-    (tmp_path / "a.csv").write_bytes(content)
-    assert read(emails, tmp_path) == ([], [])
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"HEADER\n"])
+@pytest.mark.parametrize(
+    ("dataset", "header"),
+    [(emails, b"label,subject,body"), (corpus, b"title,text"), (instructions, b"instruction,output")],
+)
+def test_empty_and_header_only_files_hold_no_rows(tmp_path, dataset, header, content):
+    (tmp_path / "a.csv").write_bytes(content.replace(b"HEADER", header))
+    assert read(dataset, tmp_path) == ([], [])
 
 
 def zip_bomb(path: Path, declared: int) -> Path:
@@ -349,7 +360,6 @@ def test_a_link_out_of_a_folder_is_refused(tmp_path):
 
 def test_one_class_is_said_by_the_gate(tmp_path, monkeypatch):
     from flows.preprocess import check, read, split_rows
-    from tasks.data.cleaning.record import Record
 
     monkeypatch.chdir(tmp_path)
     folder = Path("data/raw/emails/a")
@@ -360,6 +370,39 @@ def test_one_class_is_said_by_the_gate(tmp_path, monkeypatch):
     table = split_rows.fn(read.fn("emails", emails.DATASET, params), emails.DATASET, params)
     with pytest.raises(ValueError, match=r"rows_of_spam: .* observed 0"):
         check.fn("emails", Record(), table, emails.DATASET, params, tmp_path / "report")
+
+
+EQUAL = {
+    emails: {"label": "ham", "subject": "The same", "body": "again and again"},
+    corpus: {"text": "the same again and again"},
+    instructions: {"instruction": "Say it again.", "output": "The same."},
+}
+
+
+@pytest.mark.parametrize("dataset", EQUAL)
+def test_rows_that_are_all_equal_are_one_and_too_few_to_split(dataset, tmp_path, monkeypatch):
+    from flows.preprocess import drop_duplicates, leave_out, read, split_rows
+
+    monkeypatch.chdir(tmp_path)
+    name, params = dataset.__name__.rpartition(".")[2], PARAMS[dataset]
+    folder = Path("data/raw") / name / "a"
+    folder.mkdir(parents=True)
+    (folder / "a.jsonl").write_text("\n".join([json.dumps(EQUAL[dataset])] * 5_000))
+    with recorded() as record:
+        table = leave_out.fn(read.fn(name, dataset.DATASET, params), dataset.DATASET, params)
+        table = drop_duplicates.fn(table, dataset.DATASET, params)
+    assert len(table) == 1
+    assert record.counts() == {"near_duplicates": 4_999}
+    with pytest.raises(ValueError, match=r"^1 rows .* are too few: .* there is none for validation"):
+        split_rows.fn(table, dataset.DATASET, params)
+
+
+def test_equal_mails_with_several_labels_are_all_in_the_quarantine(tmp_path):
+    rows = [EQUAL[emails] | {"label": label} for label in ("ham", "spam")] * 500
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with recorded() as record:
+        assert read(emails, tmp_path) == ([], [])
+    assert record.counts() == {"contradictions": 1_000}
 
 
 def test_a_dataset_without_a_row_is_said_before_anything_is_made_of_it(tmp_path, monkeypatch):
