@@ -1,5 +1,4 @@
 import hashlib
-import os
 import subprocess
 import sys
 from copy import deepcopy
@@ -97,9 +96,8 @@ def test_where_the_compiler_fails_blocks_are_eager_again_and_the_reason_is_said(
     assert gpt.blocks[0].before_attention == forward
 
 
-@needs_compiler
-@pytest.mark.slow
-def test_compiled_blocks_learn_as_eager_ones_and_are_eager_where_nothing_is_learned():
+def learn_either_way() -> None:
+    """Losses of compiled blocks are near those of eager ones; where nothing is learned they are eager, to the bit."""
     losses, evaluated = [], []
     for compute in (CPU, LOW):
         gpt, goal = make(dropout=0.0)  # whose masks are others
@@ -115,9 +113,8 @@ def test_compiled_blocks_learn_as_eager_ones_and_are_eager_where_nothing_is_lear
     assert eager[0] > eager[-1]
 
 
-@needs_compiler
-@pytest.mark.slow
-def test_the_gradient_of_a_compiled_block_is_that_of_double_precision():
+def differentiate() -> None:
+    """Gradients of a compiled block in float32 against those of the block as it is written in float64."""
     gpt, _ = make(dropout=0.0)
     block = gpt.blocks[1]
     for module in block.modules():
@@ -135,6 +132,20 @@ def test_the_gradient_of_a_compiled_block_is_that_of_double_precision():
         found.append([own_BTC.grad, *(w.grad for w in each.parameters() if w.requires_grad)])
     for ours, expected in zip(*found, strict=True):
         assert (ours - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def in_a_process(function: str, *inputs: str) -> str:
+    """What a function of this file writes in a process of its own, as what other tests import may be in the way."""
+    code = f"import runpy; runpy.run_path({__file__!r})[{function!r}](*{inputs!r})"
+    done = subprocess.run([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, check=True)
+    return done.stdout
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("shown", [learn_either_way, differentiate])
+def test_compiled_blocks_learn_as_eager_ones_with_the_gradients_of_double_precision(shown):
+    assert in_a_process(shown.__name__) == ""
 
 
 def learn(folder: str, stop: str) -> None:
@@ -155,9 +166,7 @@ def learn(folder: str, stop: str) -> None:
 @pytest.mark.slow
 def test_two_processes_make_the_same_bytes_and_so_does_one_that_goes_on(tmp_path):
     def run(folder: str, stop: int = 99) -> str:
-        code = f"import runpy; runpy.run_path({__file__!r})['learn']({str(tmp_path / folder)!r}, '{stop}')"
-        done = subprocess.run([sys.executable, "-c", code], env=os.environ, text=True, capture_output=True, check=True)
-        return done.stdout
+        return in_a_process("learn", str(tmp_path / folder), str(stop))
 
     first = run("first")
     assert first.startswith("compiled by a test: ")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from instruction_tables import write
 
-from llm.applications.assistant import Question, encode_examples, prompt_tokens
+from llm.applications.assistant import Question, encode_examples, pack_sequences, prompt_tokens, row_width
 from llm.chat import Chat
 from llm.config import LoRAConfig
 from llm.device import Compute
@@ -59,7 +59,8 @@ def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(pre
     assert "1 rows are longer than 32 tokens and left out" in caplog.text
     rows = [Question("the cat", system="the mat", history=("hi", "hello")), Question("the dog")]
     examples = encode_examples(encoding, setup.model.chat, rows, ["sat", "ate"], 32)
-    assert setup.throughput.units_a_step == sum(map(len, examples))  # both share a window
+    (window,) = pack_sequences(examples, 32)  # both share one
+    assert setup.throughput.units_a_step == row_width(window)
 
 
 def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
