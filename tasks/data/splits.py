@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain, repeat
 from typing import Literal, Self
 
 import numpy as np
@@ -161,16 +162,17 @@ def split(
     params: Split,
     *,
     groups: pd.Series | None = None,
-    stratify: str | None = None,
+    stratify: Sequence[str] = (),
     weights: pd.Series | None = None,
     few: int = FEW,
 ) -> pd.DataFrame:
     """Add the column `split`: train, validation or test, in the shares of `params` and drawn with its seed.
 
-    A row counts as much as its weight, or as any other. Rows of one group stay together. Each value of the column
-    `stratify` is shared out by itself, and one of at least `few` rows or groups has some in every split; those of fewer
-    are shared out as one. Of three rows or groups in all every split has one. A group belongs to the value of its first
-    row, and one larger than a split's share of it (and than others) goes to train. Rows whose column `source` is one of
+    A row counts as much as its weight, or as any other. Rows of one group stay together. Each value of the first column
+    of `stratify` is shared out by itself, and one of at least `few` rows or groups has some in every split; those of
+    fewer are shared out as one. Within a value the same goes for those of the next column, of FEW. Of three rows or
+    groups in all every split has one. A group belongs to the values of its first row, and one larger than a split's
+    share of them (and than others) goes to train. Rows whose column `source` is one of
     `params.train_only` go to train, too, with their groups, and count in no share. Raises UserError where rows are too
     few for validation and test to have some.
     """
@@ -190,8 +192,11 @@ def split(
     group = pd.factorize(groups if groups is not None else np.arange(len(table)))[0]
     first = ~pd.Series(group).duplicated().to_numpy()
     units = pd.DataFrame({"size": np.bincount(group, weights)})
-    units["stratum"] = pd.factorize(table[stratify])[0][first] if stratify else 0
-    units.loc[units.groupby("stratum")["size"].transform("count") < few, "stratum"] = -1
+    units["stratum"] = 0
+    for column, least in zip(stratify, chain([few], repeat(max(few, FEW))), strict=False):
+        keys = [units["stratum"], pd.factorize(table[column])[0][first]]
+        counts = units.groupby(keys)["size"].transform("count")
+        units["stratum"] = units.groupby([keys[0], np.where(counts < least, -1, keys[1])]).ngroup()
     shuffled = units.sample(frac=1, random_state=params.seed)
     units = _in_split(shuffled, params.validation, params.test, few)
     if len(units) >= len(SPLITS) and not set(SPLITS) <= set(units["split"]):

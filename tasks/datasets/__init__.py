@@ -37,8 +37,8 @@ class Dataset:
     """What makes two rows the same."""
     expectations: Callable[[], list]
     """What Great Expectations holds the rows against."""
-    stratify: str | None = None
-    """The column whose values each split has in the same shares."""
+    stratify: tuple[str, ...] = ()
+    """The columns whose values each split has in the same shares, those of each within those of the one before."""
     weight: Callable[[Table], pd.Series] | None = None
     """How much each row counts in these shares; without it all count the same."""
     write: Callable[[dict[str, Table], Path, Any], object] = write_parquet

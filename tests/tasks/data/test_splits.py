@@ -90,19 +90,19 @@ def test_the_first_row_of_a_group_stays_and_the_log_counts_exact_and_near_duplic
 
 def test_shares_hold_in_every_stratum_and_the_seed_decides():
     table = pd.DataFrame({"label": ["ham"] * 800 + ["spam"] * 200})
-    shared = split(table, PARAMS, stratify="label")
+    shared = split(table, PARAMS, stratify=("label",))
     counts = pd.crosstab(shared["label"], shared["split"])
     assert counts.loc["ham"].to_dict() == {"test": 160, "train": 520, "validation": 120}
     assert counts.loc["spam"].to_dict() == {"test": 40, "train": 130, "validation": 30}
-    assert shared.equals(split(table, PARAMS, stratify="label"))
-    other = split(table, PARAMS.model_copy(update={"seed": 2}), stratify="label")
+    assert shared.equals(split(table, PARAMS, stratify=("label",)))
+    other = split(table, PARAMS.model_copy(update={"seed": 2}), stratify=("label",))
     assert (other["split"] != shared["split"]).mean() > 0.3
 
 
 def test_groups_stay_whole_and_shares_hold_nearly():
     generator = np.random.default_rng(0)
     table = pd.DataFrame({"word": generator.integers(400, size=2_000), "kind": "x"})
-    shared = split(table, PARAMS, groups=table["word"], stratify="kind")
+    shared = split(table, PARAMS, groups=table["word"], stratify=("kind",))
     assert shared.groupby("word")["split"].nunique().max() == 1
     shares = shared["split"].value_counts(normalize=True)
     assert shares["validation"] == pytest.approx(0.15, abs=0.01)
@@ -156,9 +156,9 @@ def test_rows_of_a_source_that_is_for_learning_alone_go_to_train_and_change_no_o
     written = pd.DataFrame({"text": [f"made {n}" for n in range(40)], "source": "written/ham", "label": "a"})
     both = pd.concat([table, written], ignore_index=True)
     params = Split(seed=1, validation=0.1, test=0.2, near_duplicate=0.8, train_only=("written/*",))
-    found = split(both, params, stratify="label")["split"]
+    found = split(both, params, stratify=("label",))["split"]
     assert set(found[100:]) == {"train"}
-    alone = split(table, params.model_copy(update={"train_only": ()}), stratify="label")["split"]
+    alone = split(table, params.model_copy(update={"train_only": ()}), stratify=("label",))["split"]
     assert found[:100].tolist() == alone.tolist()
 
 
@@ -168,7 +168,7 @@ LITTLE = Split(seed=1, validation=0.02, test=0.02, near_duplicate=0.8)
 @pytest.mark.parametrize("seed", range(5))
 def test_a_stratum_of_ten_rows_or_more_has_some_in_every_split(seed):
     table = pd.DataFrame({"source": ["small"] * 10 + ["middle"] * 24 + ["large"] * 500})
-    shared = split(table, LITTLE.model_copy(update={"seed": seed}), stratify="source")
+    shared = split(table, LITTLE.model_copy(update={"seed": seed}), stratify=("source",))
     counts = pd.crosstab(shared["source"], shared["split"])
     assert counts.loc["small"].to_dict() == {"test": 1, "train": 8, "validation": 1}
     assert counts.loc["middle"].to_dict() == {"test": 1, "train": 22, "validation": 1}
@@ -177,14 +177,14 @@ def test_a_stratum_of_ten_rows_or_more_has_some_in_every_split(seed):
 
 def test_strata_of_fewer_rows_are_shared_out_together():
     table = pd.DataFrame({"source": [f"book {n // 5}" for n in range(100)]})
-    counts = split(table, LITTLE, stratify="source")["split"].value_counts()
+    counts = split(table, LITTLE, stratify=("source",))["split"].value_counts()
     assert counts.to_dict() == {"train": 96, "validation": 2, "test": 2}
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_where_every_stratum_must_be_everywhere_three_rows_of_one_are_one_a_split(seed):
     table = pd.DataFrame({"label": ["ham"] * 297 + ["spam"] * 3})
-    shared = split(table, PARAMS.model_copy(update={"seed": seed}), stratify="label", few=3)
+    shared = split(table, PARAMS.model_copy(update={"seed": seed}), stratify=("label",), few=3)
     assert pd.crosstab(shared["label"], shared["split"]).loc["spam"].to_dict() == {
         "test": 1,
         "train": 1,
@@ -192,9 +192,22 @@ def test_where_every_stratum_must_be_everywhere_three_rows_of_one_are_one_a_spli
     }
 
 
+def test_the_sources_of_a_label_are_shared_out_alike_and_small_ones_together():
+    table = pd.DataFrame({"label": ["ham"] * 440 + ["spam"] * 100, "source": "list"})
+    table.loc[400:439, "source"] = "newsletters"
+    table.loc[440:449, "source"] = [f"s{n}" for n in range(10)]
+    shared = split(table, PARAMS, stratify=("label", "source"), few=3)
+    counts = shared.groupby(["label", "source"])["split"].value_counts(normalize=True).unstack(fill_value=0)
+    for each in (("ham", "list"), ("ham", "newsletters"), ("spam", "list")):
+        assert counts.loc[each, "validation"] == pytest.approx(PARAMS.validation, abs=0.03)
+        assert counts.loc[each, "test"] == pytest.approx(PARAMS.test, abs=0.03)
+    small = shared[shared["source"].str.startswith("s")]["split"].value_counts()
+    assert small.to_dict() == {"train": 7, "test": 2, "validation": 1}
+
+
 @pytest.mark.parametrize("rows", [3, 5, 9])
 def test_of_few_rows_every_split_has_one(rows):
-    counts = split(pd.DataFrame({"source": [f"s{n % 2}" for n in range(rows)]}), LITTLE, stratify="source")["split"]
+    counts = split(pd.DataFrame({"source": [f"s{n % 2}" for n in range(rows)]}), LITTLE, stratify=("source",))["split"]
     assert counts.value_counts().to_dict() == {"train": rows - 2, "validation": 1, "test": 1}
 
 

@@ -85,7 +85,7 @@ def test_a_text_too_small_for_ten_pieces_is_cut_smaller_and_a_note_is_not(tmp_pa
     table = read_corpus(tmp_path)
     assert len(table) == 10
     assert table["text"].str.len().between(1_700, 2_200).all()
-    counts = split(table, Params(seed=1, validation=0.02, test=0.02, near_duplicate=0.8), stratify="source")["split"]
+    counts = split(table, Params(seed=1, validation=0.02, test=0.02, near_duplicate=0.8), stratify=("source",))["split"]
     assert counts.value_counts().to_dict() == {"train": 8, "validation": 1, "test": 1}
 
 

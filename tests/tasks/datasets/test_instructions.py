@@ -61,7 +61,7 @@ def table(raw):
 @pytest.fixture(scope="module")
 def splits(table):
     left = deduplicate(table, instruction_text(table), 0.9)
-    return split(left, params(), groups=left["group"], stratify="kind")
+    return split(left, params(), groups=left["group"], stratify=("kind",))
 
 
 def test_there_are_rows_of_every_kind_and_those_with_answers_are_checkable(table):
