@@ -171,7 +171,7 @@ def split(
     A row counts as much as its weight, or as any other. Rows of one group stay together. Each value of the first column
     of `stratify` is shared out by itself, and one of at least `few` rows or groups has some in every split; those of
     fewer are shared out as one. Within a value the same goes for those of the next column, of FEW. Of three rows or
-    groups in all every split has one. A group belongs to the values of its first row, and one larger than a split's
+    groups in all every split has one. A group belongs to the values that most of it has, and one larger than a split's
     share of them (and than others) goes to train. Rows whose column `source` is one of
     `params.train_only` go to train, too, with their groups, and count in no share. Raises UserError where rows are too
     few for validation and test to have some.
@@ -190,11 +190,10 @@ def split(
         )
         return table.assign(split=parted["split"].reindex(table.index, fill_value="train"))
     group = pd.factorize(groups if groups is not None else np.arange(len(table)))[0]
-    first = ~pd.Series(group).duplicated().to_numpy()
     units = pd.DataFrame({"size": np.bincount(group, weights)})
     units["stratum"] = 0
     for column, least in zip(stratify, chain([few], repeat(max(few, FEW))), strict=False):
-        keys = [units["stratum"], pd.factorize(table[column])[0][first]]
+        keys = [units["stratum"], _most(group, pd.factorize(table[column])[0], weights)]
         counts = units.groupby(keys)["size"].transform("count")
         units["stratum"] = units.groupby([keys[0], np.where(counts < least, -1, keys[1])]).ngroup()
     shuffled = units.sample(frac=1, random_state=params.seed)
@@ -207,6 +206,13 @@ def split(
             f"and test {params.test} there is none for {missing[0]}; bring more of them, or choose other shares"
         )
     return table.assign(split=units["split"].sort_index().to_numpy()[group])
+
+
+def _most(group: np.ndarray, values: np.ndarray, weights: pd.Series | None) -> np.ndarray:
+    """The value that most of each group's weight has, the least of several; groups are 0, 1, …"""
+    rows = pd.DataFrame({"group": group, "value": values, "weight": 1 if weights is None else weights.to_numpy()})
+    sizes = rows.groupby(["group", "value"], as_index=False)["weight"].sum()
+    return sizes.loc[sizes.groupby("group")["weight"].idxmax(), "value"].to_numpy()
 
 
 def _in_split(units: pd.DataFrame, validation: float, test: float, few: int) -> pd.DataFrame:

@@ -192,6 +192,16 @@ def test_where_every_stratum_must_be_everywhere_three_rows_of_one_are_one_a_spli
     }
 
 
+def test_a_group_belongs_to_what_most_of_it_is():
+    """A list's one mail among eighty newsletters makes none of them a list's; they are too many for test."""
+    table = pd.DataFrame({"label": "ham", "source": ["list"] * 400 + ["newsletters"] * 200, "group": range(600)})
+    table.loc[399:480, "group"] = 399
+    shared = split(table, PARAMS, groups=table["group"], stratify=("label", "source"))
+    assert set(shared.loc[399:480, "split"]) == {"train"}
+    newsletters = shared[shared["source"] == "newsletters"]["split"].value_counts()
+    assert (newsletters["validation"], newsletters["test"]) == (30, 40)
+
+
 def test_the_sources_of_a_label_are_shared_out_alike_and_small_ones_together():
     table = pd.DataFrame({"label": ["ham"] * 440 + ["spam"] * 100, "source": "list"})
     table.loc[400:439, "source"] = "newsletters"
