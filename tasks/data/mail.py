@@ -182,8 +182,10 @@ def _is_html(text: str) -> bool:
 def _body_text(content: str, subtype: str = "plain", note: Note = _no_note) -> str:
     if found := PARTS.match(content):
         message = f'Content-Type: multipart/mixed; boundary="{found[1]}"\n\n{content}'.encode(errors="ignore")
+        # The longest: a plain one may but say that there is HTML. A part that holds nothing leaves the body as it was.
         texts = (text for text in _read(message)[1] if text[0].strip())
-        before, (content, subtype) = content, next(texts, (content, subtype))
+        before = content
+        content, subtype = max(texts, key=lambda text: len(text[0]), default=(content, subtype))
         note("parts", before, content)
     before, content = content, without_quoted_printable(content)
     note("quoted_printable", before, content)

@@ -220,6 +220,8 @@ GIF89
 def test_a_body_that_has_the_parts_of_a_message_in_it_is_read_as_one():
     assert clean_mail("", PARTED) == ("", "Café is open.")
     assert parse_message(b"Subject: a\n\n" + PARTED.encode()) == ("a", "Café is open.")
+    longer = PARTED.replace("text/plain", "text/html").replace("image/gif", "text/plain").replace("GIF89", "See HTML.")
+    assert clean_mail("", longer) == ("", "Café is open.")
     quoted = "Look at this, it was in my mailbox.\nWhat does it want?\nNobody knows.\n" + PARTED
     assert clean_mail("", quoted)[1].count("=_b 1") == 3
 
