@@ -92,7 +92,7 @@ STALE = {  # the first pattern that fits a module counts
     "*": (),  # how a stage is run, shown, tracked, registered or served
 }
 FETCHING = [f"tasks/data/{name}.py" for name in ("archives", "compression", "local", "registries", "remote", "sources")]
-SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "gates", "splits")]
+SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
     "*": {
         "*/__init__.py": "doors, finders, and the forms that slices fill in",

@@ -107,7 +107,7 @@ class _Groups:
             ends = []
             for row in (one, other):
                 while self.first[row] != row:
-                    row = self.first[row]  # noqa: PLW2901
+                    row = self.first[row]
                 ends.append(row)
             self.first[max(ends)] = min(ends)
         while not np.array_equal(self.first, shorter := self.first[self.first]):
@@ -149,13 +149,13 @@ def first_of_groups(
     for band in bands:
         for pairs in _neighbours(rows, band):
             size = sizes[pairs]
-            pairs = pairs[  # noqa: PLW2901
+            pairs = pairs[
                 (groups.first[pairs[:, 0]] != groups.first[pairs[:, 1]])
                 & (size.min(axis=1) >= threshold * size.max(axis=1))
             ]
             keys = pairs[:, 0].astype(np.uint64) << np.uint64(32) | pairs[:, 1].astype(np.uint64)
             new = ~np.isin(keys, different)
-            pairs, keys = pairs[new], keys[new]  # noqa: PLW2901
+            pairs, keys = pairs[new], keys[new]
             block = np.cumsum(sizes[pairs].sum(axis=1)) // HELD
             for number in np.unique(block):
                 chosen = pairs[block == number]

@@ -63,7 +63,7 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     sets = [shingles(text) for text in texts]
     sizes = np.array([len(each) for each in sets])
-    chosen = (lambda rows: [sets[row] for row in rows])
+    chosen = lambda rows: [sets[row] for row in rows]
     return pd.factorize(first_of_groups(whole(sets), sizes, bands(sets, threshold), chosen, threshold))[0]
 
 

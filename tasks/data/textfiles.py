@@ -3,6 +3,7 @@
 import codecs
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from tasks.data.mail import flat_entities
 
 LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
 LARGEST = 256 * 2**20  # bytes of a text that is read as a whole
+UNUSUAL = re.compile(r"[^\t\n -~]")  # what ftfy may mend, entities apart
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -108,9 +110,23 @@ def _within(path: Path, parts: Iterator[str]) -> Iterator[str]:
         yield part
 
 
+def fix_text(text: str) -> str:
+    """As `ftfy.fix_text`, which takes line by line, and finds nothing in those of plain ASCII.
+
+    Only entities hang on lines before: with `<` in one, they are left alone in those after it.
+    """
+    if "&" in text or ("<" in text and not text.isascii()):  # ftfy makes an & of a wide one
+        return ftfy.fix_text(text)
+    if not UNUSUAL.search(text):
+        return text
+    return "".join(
+        ftfy.fix_text(line) if UNUSUAL.search(line) else line for line in re.findall(r"[^\n]*\n|[^\n]+", text)
+    )
+
+
 def mend(text: str) -> str:
     """A text with broken characters mended (mojibake, NFC, line breaks as \\n)."""
-    mended = ftfy.fix_text(flat_entities(text))
+    mended = fix_text(flat_entities(text))
     changed("characters", text, mended)
     return mended
 

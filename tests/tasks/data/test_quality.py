@@ -8,6 +8,7 @@ import pytest
 from llm.errors import UserError
 from tasks.data.gates import Gates
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
+from tasks.data.splits import overlap
 
 LABELS = ["ham", "spam"]
 
@@ -33,12 +34,14 @@ def expectations():
 
 
 def summary_of(table):
-    return summarise(table, table["text"], 0.8, labels=LABELS)
+    return summarise(table, overlap(table, table["text"], 0.8), labels=LABELS)
 
 
 def test_a_summary_counts_what_no_row_can_tell(table):
     summary = (
-        summarise(table, table["text"], 0.8, duplicates=10, left_out=5, groups="label", labels=LABELS).iloc[0].to_dict()
+        summarise(table, overlap(table, table["text"], 0.8), duplicates=10, left_out=5, groups="label", labels=LABELS)
+        .iloc[0]
+        .to_dict()
     )
     assert summary == {
         "id": "summary",
@@ -144,7 +147,7 @@ def test_a_bad_split_or_balance_fails(table, tmp_path, column, spoil):
 
 @pytest.mark.parametrize("rule", ["duplicates", "left_out"])
 def test_where_most_rows_are_left_out_something_is_wrong(table, tmp_path, rule):
-    summary = summarise(table, table["text"], 0.8, labels=LABELS, **{rule: 31})
+    summary = summarise(table, overlap(table, table["text"], 0.8), labels=LABELS, **{rule: 31})
     with pytest.raises(UserError, match=f"summary, {rule.removesuffix('s')}_share: .* observed 0.5082"):
         validate("emails", {"summary": (summary, summary_expectations(LABELS, Gates()))}, tmp_path)
 
@@ -161,7 +164,7 @@ def test_a_label_of_one_row_in_a_hundred_passes(tmp_path):
 def test_a_label_may_be_called_like_anything_that_a_summary_counts(table):
     labels = ["duplicate", "train"]
     renamed = table.assign(label=table["label"].map(dict(zip(LABELS, labels, strict=True))))
-    summary = summarise(renamed, table["text"], 0.8, duplicates=30, labels=labels).iloc[0]
+    summary = summarise(renamed, overlap(renamed, table["text"], 0.8), duplicates=30, labels=labels).iloc[0]
     assert summary[["duplicate_share", "share_of_duplicate"]].tolist() == [0.5, 0.6667]
     assert summary[["train_rows", "rows_of_train"]].tolist() == [15, 10]
 

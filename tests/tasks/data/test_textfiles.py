@@ -1,0 +1,40 @@
+import ftfy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.data.textfiles import fix_text
+
+PIECES = st.one_of(
+    st.sampled_from(
+        [
+            "schÃ¶n",
+            "\u2018",
+            "\u2019",
+            "\uff06lt;",
+            "&lt;",
+            "&amp;",
+            "<",
+            "\r\n",
+            "\r",
+            "\n",
+            "\x1b[36m",
+            "\x00",
+            "\x7f",
+            "\x0c",
+        ]
+        + ["cafe\u0301", "\ufb01", "\u2028", "\x85", "\uff21", "\ufeff", "a b\tc", "ã€", "\ud83d", "ðŸ˜€", "it's ~"]
+    ),
+    st.text(max_size=5),
+)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.lists(PIECES, max_size=12).map("".join))
+def test_a_text_is_mended_as_ftfy_mends_it(text):
+    assert fix_text(text) == ftfy.fix_text(text)
+
+
+@pytest.mark.parametrize("text", ["\uff1cb\n\uff06lt;", "<b\n\uff06lt;", "<\n&lt;", "&lt;\n<", "a\n" * 3 + "schÃ¶n"])
+def test_entities_hang_on_lines_before(text):
+    assert fix_text(text) == ftfy.fix_text(text)
