@@ -152,9 +152,9 @@ def validate(dataset: str, checks: Checks, report: Path) -> None:
     """Hold each table against its expectations and write what was found to `report`/validation.json.
 
     Every table has a column `id`, which names its rows; one that is too large for memory comes in batches, with rows
-    of one id in the same, and its expectations look at single rows or at ids. An open MLflow run gets the report, how many warnings there
-    are, and Great Expectations' pages under data_docs/. Raises UserError with a line for each expectation that failed;
-    those that only warn are logged.
+    of one id in the same, and its expectations look at single rows or at ids. An open MLflow run gets the report, how
+    many warnings there are, and Great Expectations' pages under data_docs/. Raises UserError with a line for each
+    expectation that failed; those that only warn are logged.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx

@@ -1,7 +1,7 @@
 """Texts as sets of word 3-shingles, and MinHash to find those that are nearly the same (Broder 1997).
 
-Words are found in code points by numpy, and a set is an array of 64-bit hashes: half a second for ten million
-characters, where a regular expression and a hash a word took nearly three.
+Words are found in code points by numpy, and a set is an array of 64-bit hashes, so that no text
+becomes a list of words.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -136,8 +136,8 @@ def first_of_groups(
 ) -> np.ndarray:
     """The first row of each row's group of near duplicates, int64 [rows].
 
-    `equal` is a hash of each row's set, `sizes` its shingles, `bands` gives one band after the other, uint64 [rows], and
-    `sets` the shingles of some rows. Two rows belong together when the exact Jaccard similarity of their sets is at
+    `equal` is a hash of each row's set, `sizes` its shingles, `bands` gives one band after the other, uint64 [rows],
+    and `sets` the shingles of some rows. Two rows belong together when the exact Jaccard similarity of their sets is at
     least `threshold`, or a chain of such rows joins them; pairs that are in one group already are not compared. In
     memory is one band at a time.
     """

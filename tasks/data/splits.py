@@ -13,7 +13,7 @@ from llm.config import Config
 from llm.errors import UserError
 from tasks.data.cleaning.record import drop
 from tasks.data.gates import Gates
-from tasks.data.shingles import Known, bands, first_of_groups, shingles, whole
+from tasks.data.shingles import Known, Sets, bands, first_of_groups, shingles, whole
 
 SPLITS = ("train", "validation", "test")
 DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning
@@ -63,7 +63,10 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     sets = [shingles(text) for text in texts]
     sizes = np.array([len(each) for each in sets])
-    chosen = lambda rows: [sets[row] for row in rows]
+
+    def chosen(rows: np.ndarray) -> Sets:
+        return [sets[row] for row in rows]
+
     return pd.factorize(first_of_groups(whole(sets), sizes, bands(sets, threshold), chosen, threshold))[0]
 
 

@@ -7,7 +7,7 @@ MinHashes at a time: about 100 bytes a row at most. Rules are those of tables, a
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,14 @@ class Stream:
         source = sources.dictionary_encode().unify_dictionaries().combine_chunks().to_pandas()
         return cls(folder, parts, pd.DataFrame({"source": source, "length": column(parts, "length")}))
 
+    @cached_property
     def starts(self) -> np.ndarray:
         """The place of each part's first row, and of the end."""
         return np.cumsum([0, *(read_part(path, ["length"]).num_rows for path in self.parts)])
 
     def rows(self, places: np.ndarray, columns: list[str]) -> pd.DataFrame:
         """Some columns of the rows at these places, which are its index, in their order."""
-        starts = self.starts()
+        starts = self.starts
         part = np.searchsorted(starts, places, side="right") - 1
         found = []
         for number in np.unique(part):
@@ -95,12 +96,12 @@ class Stream:
 
     def by_part(self) -> Iterator[np.ndarray]:
         """The places of the rows of one part after the other."""
-        ends = np.searchsorted(self.facts.index.to_numpy(), self.starts())
+        ends = np.searchsorted(self.facts.index.to_numpy(), self.starts)
         yield from np.split(self.facts.index.to_numpy(), ends[1:-1])
 
     def codes(self) -> Iterator[tuple[Path, Codes]]:
         """Each part with the splits of its rows."""
-        starts = self.starts()
+        starts = self.starts
         of_all = np.full(starts[-1], OUT, np.int8)
         of_all[self.facts.index] = pd.Categorical(self.facts["split"], SPLITS).codes
         yield from zip(self.parts, np.split(of_all, starts[1:-1]), strict=True)
@@ -154,7 +155,7 @@ def _near(known: Known, threshold: float, job: tuple[Path, np.ndarray]) -> np.nd
 
 def _pairs(stream: Stream, known: Known, threshold: float) -> Iterator[np.ndarray]:
     """Places [n, 2] of the texts known and of the stream's rows that are near duplicates, a part at a time."""
-    starts = stream.starts()
+    starts = stream.starts
     jobs = [
         (path, places - start) for path, places, start in zip(stream.parts, stream.by_part(), starts[:-1], strict=True)
     ]
@@ -195,7 +196,7 @@ def with_inbox(
     joined = join_inbox(table, left, threshold, text=text, forms=text)
     new = mask(joined[joined["place"].isna()].drop(columns=["split", "place"]))
     write_part(stream.folder / "inbox.arrow", rows_to_part(new, Record(), threshold))
-    end = stream.starts()[-1]
+    end = stream.starts[-1]
     facts = stream.facts.drop(index=near[~np.isin(near, joined["place"])]).astype({"source": object})
     more = pd.DataFrame(
         {"source": new["source"].to_numpy(object), "length": new["text"].str.len().to_numpy(), "split": SPLITS[0]},

@@ -27,7 +27,10 @@ def documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Pro
 
 
 def raw_documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Problem]:
-    """The documents of a file as they are written. Raises UserError, naming file, row and reason, for one that can't be read on."""
+    """The documents of a file as they are written.
+
+    Raises UserError, naming file, row and reason, for one that can't be read on.
+    """
     form = sniff(path)
     if suffix_of(path) in PROSE and form in ("csv", "eml", "mbox"):
         form = "text"
