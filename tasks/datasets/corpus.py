@@ -188,12 +188,13 @@ def longest_pieces(lengths: pd.Series, sources: pd.Series) -> dict[str, float]:
 
 def cut(table: pd.DataFrame, longest: dict[str, float]) -> pd.DataFrame:
     """Cut documents that are longer than is `longest` for their source into pieces of at most about that."""
-    table = table.assign(text=list(map(_pieces, table["text"], table["source"].map(longest))))
-    table["id"] = [
-        [f"{name}#{n}" for n, _ in enumerate(pieces, 1)] if len(pieces) > 1 else [name]
-        for name, pieces in zip(table["id"], table["text"], strict=True)
+    pieces = list(map(_pieces, table["text"], table["source"].map(longest)))
+    names = [
+        [f"{name}#{n}" for n, _ in enumerate(each, 1)] if len(each) > 1 else [name]
+        for name, each in zip(table["id"], pieces, strict=True)
     ]
-    return table.explode(["id", "text"], ignore_index=True)
+    lists = {"id": pd.Series(names, table.index, object), "text": pd.Series(pieces, table.index, object)}
+    return table.assign(**lists).explode(["id", "text"], ignore_index=True)
 
 
 def _pieces(text: str, longest: float) -> list[str]:

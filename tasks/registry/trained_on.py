@@ -109,5 +109,5 @@ def _rows(files: dict[str, Path]) -> pd.DataFrame:
         ends = np.flatnonzero(span == end_of_text(encoding))
         parts = np.split(span, ends)  # each but the first begins with the end of the one before
         cut = [each[number > 0 :].tolist() for number, each in enumerate(parts[: len(ends)])]
-        texts += encoding.decode_batch(cut[start > 0 :])  # of a span in the middle the first is no whole document
+        texts += encoding.decode_batch(cut[int(start > 0) :])  # of a span in the middle the first is no whole document
     return pd.DataFrame({"text": texts})
