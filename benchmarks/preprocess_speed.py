@@ -35,10 +35,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks import report
-from benchmarks.contenders import ROOT
 from llm.tokenizer import end_of_text, load_tokenizer
 
+ROOT = Path(__file__).parents[1]
 RAW, TOKENIZER = ROOT / "data/raw/corpus", ROOT / "data/processed/corpus/tokenizer.json"
 FILE = 50_000_000  # bytes of a file, about
 SENTENCES = 40  # of a document
@@ -221,6 +220,8 @@ def main() -> None:
         name, raw, out = options.contender
         sys.stdout.write(f"{CONTENDERS[name](Path(raw), Path(out))}\n")
         return
+    from benchmarks import report  # torch, which no contender is to hold
+
     packages = ["datasets", "ftfy", "numpy", "pandas", "pyarrow", "tiktoken", "tokenizers"]
     packages += ["datatrove"] if "datatrove" in {each.name for each in importlib.metadata.distributions()} else []
     results: dict[str, Any] = {"machine": report.machine(packages), "sizes": {}}

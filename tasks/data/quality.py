@@ -137,8 +137,8 @@ def _add(result: "ExpectationValidationResult", more: "ExpectationValidationResu
     for name in ("element_count", "unexpected_count", "missing_count"):
         if name in seen:
             seen[name] += also[name]
-    known = seen.get("partial_unexpected_index_list") or []
-    seen["partial_unexpected_index_list"] = (known + (also.get("partial_unexpected_index_list") or []))[:MOST_SHOWN]
+    for name in ("partial_unexpected_index_list", "partial_unexpected_list"):
+        seen[name] = [*(seen.get(name) or []), *(also.get(name) or [])][:MOST_SHOWN]
     for name in [name for name in seen if name.startswith("unexpected_percent")]:
         seen[name] = 100 * seen["unexpected_count"] / max(seen["element_count"], 1)
     mostly = result.expectation_config.kwargs.get("mostly", 1.0)
@@ -169,11 +169,22 @@ def validate(dataset: str, checks: Checks, report: Path) -> None:
         rows = source.add_dataframe_asset(check).add_batch_definition_whole_dataframe("all")
         validation = context.validation_definitions.add(gx.ValidationDefinition(name=check, data=rows, suite=suite))
         batches = iter([table] if isinstance(table, pd.DataFrame) else table)
+        store = context.validation_results_store
+        before = store.list_keys()
         result = validation.run(batch_parameters={"dataframe": next(batches)}, result_format=RESULT_FORMAT)
         for batch in batches:
             more = rows.get_batch({"dataframe": batch}).validate(suite, result_format=RESULT_FORMAT)
             for one, other in zip(result.results, more.results, strict=True):
                 _add(one, other)
+        good = sum(one.success for one in result.results)
+        result.success = good == len(result.results)
+        result.statistics |= {
+            "successful_expectations": good,
+            "unsuccessful_expectations": len(result.results) - good,
+            "success_percent": 100 * good / len(result.results) if result.results else None,
+        }
+        (key,) = (key for key in store.list_keys() if key not in before)
+        store.set(key, result)  # for the pages: as all batches together have it
         findings += [_finding(check, one) for one in result.results]
     findings.sort(key=lambda each: (each["check"], each["column"] or "", each["expectation"], each["level"]))
     failed = [finding for finding in findings if not finding["success"] and finding["level"] == "fail"]

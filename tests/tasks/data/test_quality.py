@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 
 import great_expectations.expectations as gxe
 import mlflow
@@ -9,6 +10,7 @@ from llm.errors import UserError
 from tasks.data.gates import Gates
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
 from tasks.data.splits import overlap
+from tasks.datasets.corpus import corpus_expectations
 
 LABELS = ["ham", "spam"]
 
@@ -186,3 +188,18 @@ def test_an_open_mlflow_run_gets_report_and_pages_even_of_bad_data(table, tmp_pa
     assert (artifacts / "validation.json").read_bytes() == (tmp_path / "report" / "validation.json").read_bytes()
     assert "smap" in next((artifacts / "data_docs" / "validations").rglob("*.html")).read_text()
     assert (artifacts / "data_docs" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_batches_of_a_table_are_held_against_expectations_as_the_whole_table_is(tmp_path, good):
+    texts = ["one", "two", "three", "x", "y", "z"] if good else ["", "\ufffd", "", "x", "y", "z"]
+    table = pd.DataFrame({"id": list("abcdef" if good else "aabcde"), "source": "s", "text": texts})
+    found = []
+    for batches in (table, [table[:2], table[2:4], table[4:]], iter([table[:0], table])):
+        folder = tmp_path / str(len(found))
+        fails = "id: expect column values to be unique; 2 of 6 rows fail, such as a: 'a', a: 'a'"
+        with nullcontext() if good else pytest.raises(UserError, match=fails):
+            validate("corpus", {"rows": (batches, corpus_expectations())}, folder)
+        found.append((folder / "validation.json").read_text())
+    assert found[0] == found[1] == found[2]
+    assert json.loads(found[0])["success"] is good
