@@ -130,7 +130,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
 IMPORTED = """
 import importlib, json, os, sys
 from pathlib import Path
-import datasketch, dvc.repo, ftfy, matplotlib.figure, mlflow, pandas, prefect, rouge_score.rouge_scorer
+import dvc.repo, ftfy, matplotlib.figure, mlflow, pandas, prefect, rouge_score.rouge_scorer
 import scipy.sparse, sklearn.feature_extraction.text, sklearn.linear_model, sklearn.pipeline, tiktoken
 import torch.distributed.fsdp
 # what several of them share, once: imports take seconds
