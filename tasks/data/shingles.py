@@ -37,7 +37,11 @@ def _mixed(hashes: np.ndarray) -> np.ndarray:
 
 def _words(text: str) -> np.ndarray:
     """A hash of each word in lower case; of a text without any one of all of it. uint64 [words]."""
-    points = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), "<u4")
+    lower = text.lower()
+    if lower.isascii():  # a quarter of the memory
+        points = np.frombuffer(lower.encode(), np.uint8)
+    else:
+        points = np.frombuffer(lower.encode("utf-32-le", "surrogatepass"), "<u4")
     inside = _letters()[points]
     if not inside.any():
         points, inside = np.append(points, np.uint32(0x110000)), np.ones(len(points) + 1, bool)

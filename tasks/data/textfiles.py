@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import ftfy
+from ftfy.fixes import uncurl_quotes
 
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
@@ -18,7 +19,9 @@ from tasks.data.mail import flat_entities
 
 LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
 LARGEST = 256 * 2**20  # bytes of a text that is read as a whole
-UNUSUAL = re.compile(r"[^\t\n -~]")  # what ftfy may mend, entities apart
+UNUSUAL = re.compile(
+    "[^\t\n -~\u2013\u2014\u2018\u2019\u201c\u201d\u2026]"
+)  # what ftfy may mend, entities and quotes apart
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -111,17 +114,17 @@ def _within(path: Path, parts: Iterator[str]) -> Iterator[str]:
 
 
 def fix_text(text: str) -> str:
-    """As `ftfy.fix_text`, which takes line by line, and finds nothing in those of plain ASCII.
+    """As `ftfy.fix_text`, which takes line by line, and straightens quotes in lines of ASCII and English punctuation.
 
-    Only entities hang on lines before: with `<` in one, they are left alone in those after it.
+    These characters alone are no mojibake. Only entities hang on lines before: with `<` in one, they are left alone in
+    those after it.
     """
     if "&" in text or ("<" in text and not text.isascii()):  # ftfy makes an & of a wide one
         return ftfy.fix_text(text)
     if not UNUSUAL.search(text):
-        return text
-    return "".join(
-        ftfy.fix_text(line) if UNUSUAL.search(line) else line for line in re.findall(r"[^\n]*\n|[^\n]+", text)
-    )
+        return text if text.isascii() else uncurl_quotes(text)
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+    return "".join(ftfy.fix_text(line) if UNUSUAL.search(line) else uncurl_quotes(line) for line in lines)
 
 
 def mend(text: str) -> str:

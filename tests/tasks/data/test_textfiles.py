@@ -22,6 +22,12 @@ def test_a_text_is_mended_as_ftfy_mends_it(text):
     assert fix_text(text) == ftfy.fix_text(text)
 
 
+@settings(max_examples=2_000, deadline=None)
+@given(st.text(st.sampled_from("\u2013\u2014\u2018\u2019\u201c\u201d\u2026 \n\taAsS.'\"-~<"), max_size=20))
+def test_quotes_and_dashes_are_no_mojibake(text):
+    assert fix_text(text) == ftfy.fix_text(text)
+
+
 @pytest.mark.parametrize("text", ["\uff1cb\n\uff06lt;", "<b\n\uff06lt;", "<\n&lt;", "&lt;\n<", "a\n" * 3 + "schÃ¶n"])
 def test_entities_hang_on_lines_before(text):
     assert fix_text(text) == ftfy.fix_text(text)
