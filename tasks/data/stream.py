@@ -1,7 +1,7 @@
 """A dataset of any size on its way from rows to tokens: texts are in parts on disk, in memory is what each row is.
 
-That is source, length and split, 8 bytes each of three hashes while near duplicates are looked for, and one band of
-MinHashes at a time: about 100 bytes a row at most. Rules are those of tables, a part at a time.
+That is source, length and split, some hashes while near duplicates are looked for, one band of MinHashes at a time, and
+what drawing the splits takes: a few hundred bytes a row at most. Rules are those of tables, a part at a time.
 """
 
 import logging
@@ -74,7 +74,7 @@ class Stream:
         """All rows of some parts."""
         sources = pa.chunked_array([read_part(path, ["source"])["source"].combine_chunks() for path in parts])
         source = sources.dictionary_encode().unify_dictionaries().combine_chunks().to_pandas()
-        return cls(folder, parts, pd.DataFrame({"source": source, "length": column(parts, "length")}))
+        return cls(folder, parts, pd.DataFrame({"source": source, "length": column(parts, "length").astype(np.int64)}))
 
     @cached_property
     def starts(self) -> np.ndarray:
