@@ -6,16 +6,15 @@ batch's number alone: a run that goes on after a crash sees the order it would h
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llm.errors import UserError
+from llm.tokens import open_tokens
 
 
 class BatchSampler:
@@ -45,48 +44,6 @@ class BatchSampler:
         """The rows of batch number `batch`, int64, `batch_size` of them; it may span two epochs."""
         first = batch * self.batch_size
         return np.array([self._order(i // self.rows)[i % self.rows] for i in range(first, first + self.batch_size)])
-
-
-class Shards:
-    """Several memory-mapped token files as if they were one array."""
-
-    def __init__(self, files: Sequence[np.ndarray]) -> None:
-        self.files, self.dtype = files, files[0].dtype
-        self.starts = np.cumsum([0, *map(len, files)])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def __getitem__(self, places: int | slice | np.ndarray) -> np.ndarray:
-        """The tokens at these places, in an array of their shape."""
-        if isinstance(places, slice):
-            places = np.arange(*places.indices(len(self)))
-        places = np.asarray(places)
-        places = np.where(places < 0, places + len(self), places)
-        shard = np.searchsorted(self.starts, places, side="right") - 1
-        found = np.empty(places.shape, self.dtype)
-        for number in np.unique(shard):
-            here = shard == number
-            found[here] = self.files[number][places[here] - self.starts[number]]
-        return found
-
-
-Tokens = np.ndarray | Shards
-
-
-def open_tokens(meta: Mapping[str, Any], split: str, place: Callable[[str], Path]) -> Tokens:
-    """The tokens of a split, memory-mapped; `place` says where a file of that name is.
-
-    Raises UserError for a shard that has not as many tokens as `meta.json` says.
-    """
-    shards = meta["splits"][split].get("shards")
-    if not shards:
-        return np.memmap(place(f"{split}.bin"), dtype=meta["dtype"], mode="r")
-    files = [np.memmap(place(shard["file"]), dtype=meta["dtype"], mode="r") for shard in shards]
-    for file, shard in zip(files, shards, strict=True):
-        if len(file) != shard["tokens"]:
-            raise UserError(f"{shard['file']}: {len(file)} tokens, not {shard['tokens']} as meta.json has it")
-    return Shards(files)
 
 
 class TokenWindows:

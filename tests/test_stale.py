@@ -48,6 +48,7 @@ STALE = {  # the first pattern that fits a module counts
     "llm/chat.py": (LOAD, *FINETUNE, *EVALUATED),
     "llm/config.py": (LOAD, *TRAINING, *EVALUATION),
     "llm/dataset.py": (*TRAINING, *EVALUATION),
+    "llm/tokens.py": (*TRAINING, *EVALUATION),
     "llm/device.py": (*TRAINING, *EVALUATION),
     "llm/model/*": (LOAD, *TRAINING, *EVALUATION),
     "llm/preference.py": FINETUNE,  # foreach gives all fine-tunes the same deps

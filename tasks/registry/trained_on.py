@@ -11,8 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from llm.dataset import open_tokens
 from llm.tokenizer import end_of_text, load_tokenizer
+from llm.tokens import open_tokens
 from tasks.registry.git import git_output
 from tasks.registry.register import registered_name
 from tasks.registry.tracking import configure_tracking, server_errors

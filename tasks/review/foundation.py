@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from llm.dataset import open_tokens
 from llm.tokenizer import decode, end_of_text, load_tokenizer
+from llm.tokens import open_tokens
 from tasks.review import Review, Sample
 
 PIECE = 1500  # characters of a document that are read as one
