@@ -5,8 +5,11 @@ What people left in `data/inbox/<dataset>/` joins its train split.
 python -m flows.preprocess emails
 """
 
+import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,13 +27,17 @@ from tasks.data.cleaning.record import RULES, Record, recorded
 from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
-from tasks.data.splits import DUPLICATES, FEW, SPLITS, Split, check_train_only, deduplicate, split
+from tasks.data.splits import DUPLICATES, FEW, SPLITS, Split, check_train_only, deduplicate, overlap, split
+from tasks.data.stream import Stream, overlap_of_stream, with_inbox, without_duplicates
 from tasks.data.textfiles import files_below
 from tasks.datasets import Dataset, Table, find
 from tasks.registry.tracking import stage_run
-from tasks.stages.command import stage_command
+from tasks.stages.command import current_stage, stage_command, state_folder
+from tasks.stages.hashes import fingerprint, inputs
 from tasks.stages.params import dataset_names, load_dataset
 from tasks.stages.server import artifact_key
+
+NO_ROWS = "there is not one row in its files; `threestage data check` says what is in a file"
 
 step = partial(task, cache_policy=NO_CACHE, persist_result=False)
 
@@ -41,9 +48,19 @@ def read(name: str, dataset: Dataset, params: Split) -> Table:
     folder = Path("data/raw") / name
     table = dataset.read(folder, params)
     if table.empty:
-        raise UserError(f"{folder}: there is not one row in its files; `threestage data check` says what is in a file")
+        raise UserError(f"{folder}: {NO_ROWS}")
     check_train_only(table, params)  # before a source may be gone as a duplicate
     return mask_rows(table) if params.mask_personal_data == "all" else table
+
+
+@step
+def read_stream(name: str, dataset: Dataset, params: Split, work: Path, shown: Callable[[str], str]) -> Stream:
+    """As `read` and `leave_out`, where rows may be too many for memory; an interrupted call goes on."""
+    folder = Path("data/raw") / name
+    stream = dataset.stream(folder, params, work, shown)
+    if stream.facts.empty:
+        raise UserError(f"{folder}: {NO_ROWS}")
+    return stream
 
 
 @step
@@ -66,14 +83,18 @@ def leave_out(table: Table, dataset: Dataset, params: Split) -> Table:
 
 
 @step
-def drop_duplicates(table: Table, dataset: Dataset, params: Split) -> Table:
+def drop_duplicates(table: Table | Stream, dataset: Dataset, params: Split) -> Table | Stream:
     """Keep one row of each group of near duplicates."""
+    if isinstance(table, Stream):
+        return without_duplicates(table, params.near_duplicate)
     return deduplicate(table, dataset.text(table), params.near_duplicate)
 
 
 @step
-def split_rows(table: Table, dataset: Dataset, params: Split) -> Table:
+def split_rows(table: Table | Stream, dataset: Dataset, params: Split) -> Table | Stream:
     """Give every row its split."""
+    if isinstance(table, Stream):
+        return replace(table, facts=split_rows.fn(table.facts, dataset, params))
     groups = table[dataset.groups] if dataset.groups else None
     if groups is None and dataset.lines:
         groups = line_groups(dataset.lines(table))
@@ -84,10 +105,13 @@ def split_rows(table: Table, dataset: Dataset, params: Split) -> Table:
 
 
 @step
-def add_inbox(table: Table, left: Table | None, dataset: Dataset, params: Split) -> Table:
+def add_inbox(table: Table | Stream, left: Table | None, dataset: Dataset, params: Split) -> Table | Stream:
     """Learn from what people left, too, and test on none of it."""
     if left is None or left.empty:
         return table
+    feedback = params.mask_personal_data == "feedback"
+    if isinstance(table, Stream):
+        return with_inbox(table, left, params.near_duplicate, dataset.text, mask_rows if feedback else Table.copy)
     forms = dataset.forms or dataset.text
     joined = join_inbox(
         table,
@@ -99,7 +123,6 @@ def add_inbox(table: Table, left: Table | None, dataset: Dataset, params: Split)
         lines=dataset.lines,
     )
     # What is equal to a row that is tested on is seen before masks make it differ.
-    feedback = params.mask_personal_data == "feedback"
     return mask_rows(joined, joined["id"].str.startswith(IN_INBOX)) if feedback else joined
 
 
@@ -117,15 +140,20 @@ def show_cleaning(name: str, record: Record, report: Path) -> None:
 
 
 @step
-def check(name: str, record: Record, table: Table, dataset: Dataset, params: Split, report: Path) -> Table:
+def check(name: str, record: Record, table: Table | Stream, dataset: Dataset, params: Split, report: Path) -> Table:
     """Hold rows and splits against what is expected of them, and give the summary."""
-    text, threshold = dataset.text(table), params.near_duplicate
     labels = dataset.labels(params) if dataset.labels else ()
-    rules = Counter(row["rule"] for row in record.rows if RULES[row["rule"]].counts)
+    rules = Counter({rule: count for rule, count in record.dropped.items() if RULES[rule].counts})
     counts = {"duplicates": rules.pop(DUPLICATES, 0), "left_out": rules.total()}
-    summary = summarise(table, text, threshold, **counts, groups=dataset.groups, labels=labels)
+    if isinstance(table, Stream):
+        overlapping = overlap_of_stream(table, params.near_duplicate, params.seed)
+        facts, rows = table.facts, table.batches()
+    else:
+        overlapping = overlap(table, dataset.text(table), params.near_duplicate)
+        facts, rows = table, table.drop(columns="split")
+    summary = summarise(facts, overlapping, **counts, groups=dataset.groups, labels=labels)
     checks = {
-        "rows": (table.drop(columns="split"), [*dataset.expectations(), *label_expectations(labels)]),
+        "rows": (rows, [*dataset.expectations(), *label_expectations(labels)]),
         "summary": (summary, summary_expectations(labels, params.gates)),
     }
     validate(name, checks, report)
@@ -133,8 +161,10 @@ def check(name: str, record: Record, table: Table, dataset: Dataset, params: Spl
 
 
 @step
-def write(table: Table, dataset: Dataset, params: Split, folder: Path) -> None:
+def write(table: Table | Stream, dataset: Dataset, params: Split, folder: Path) -> None:
     """Write the splits as what trains and evaluates reads them."""
+    if isinstance(table, Stream):
+        return dataset.write_stream(table, folder, params)
     kept = table.drop(columns=["split", dataset.groups] if dataset.groups else "split")
     splits = {name: kept[table["split"] == name] for name in SPLITS}
     splits["train"] = repeat_feedback(splits["train"], params.feedback_weight)
@@ -171,18 +201,36 @@ def show_drift(name: str, folder: Path) -> None:
     create_markdown_artifact(page, key=artifact_key(f"drift-{name}"))
 
 
+def work_folder() -> Path:
+    """Where this stage's parts are, keyed by its params, deps and code; those of other keys are removed."""
+    stage = current_stage()
+    folder = state_folder(stage) / fingerprint(inputs(stage))
+    for other in state_folder(stage).glob("*/"):
+        if other != folder:
+            shutil.rmtree(other)
+    return folder
+
+
 @flow(flow_run_name="preprocess-{name}")
 def preprocess(name: str, params: Split) -> None:
-    """Clean, de-duplicate, split and check a raw dataset; nothing is written unless every check passes."""
+    """Clean, de-duplicate, split and check a raw dataset; nothing is written unless every check passes.
+
+    Where rows may be too many for memory they are parts on disk, and an interrupted run goes on with the next part.
+    """
     dataset, inbox = find(name), open_inbox(name)
     processed, quality = Path("data/processed") / name, Path("reports/quality") / name
+    shown = str if params.mask_personal_data == "none" else mask
+    work = work_folder() if dataset.stream else None
     with (
         stage_run(params),
         atomic_folder(processed) as folder,
         atomic_folder(quality) as report,
-        recorded(str if params.mask_personal_data == "none" else mask) as record,
+        recorded(shown, report) as record,
     ):
-        raw = leave_out(read(name, dataset, params), dataset, params)
+        if work:
+            raw = read_stream(name, dataset, params, work, shown)
+        else:
+            raw = leave_out(read(name, dataset, params), dataset, params)
         left = read_inbox(dataset, params, inbox)
         drawn = split_rows(drop_duplicates(raw, dataset, params), dataset, params)
         table = add_inbox(drawn, left, dataset, params)
@@ -194,6 +242,8 @@ def preprocess(name: str, params: Split) -> None:
         create_table_artifact(
             summary.to_dict("records"), key=artifact_key(f"preprocess-{name}"), description=f"The rows of {name}"
         )
+    if work:
+        shutil.rmtree(work)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llm.errors import UserError
+from llm.tokens import open_tokens
 
 
 class BatchSampler:
@@ -46,14 +47,14 @@ class BatchSampler:
 
 
 class TokenWindows:
-    """A memory-mapped token file as windows of `context_length` tokens that do not overlap.
+    """Memory-mapped token files as windows of `context_length` tokens that do not overlap.
 
-    A file with fewer tokens is one window, shorter than that. Raises UserError for one that has none to predict.
+    Those of fewer tokens are one window, shorter than that. Raises UserError where there is none to predict.
     """
 
     def __init__(self, folder: Path, split: str, context_length: int) -> None:
         meta = json.loads((folder / "meta.json").read_text())
-        self.tokens = np.memmap(folder / f"{split}.bin", dtype=meta["dtype"], mode="r")
+        self.tokens = open_tokens(meta, split, folder.joinpath)
         if len(self.tokens) < 2:
             raise UserError(f"{folder}/{split}.bin: {len(self.tokens)} tokens leave none to predict; bring more text")
         self.context_length = min(context_length, len(self.tokens) - 1)

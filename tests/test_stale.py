@@ -48,6 +48,7 @@ STALE = {  # the first pattern that fits a module counts
     "llm/chat.py": (LOAD, *FINETUNE, *EVALUATED),
     "llm/config.py": (LOAD, *TRAINING, *EVALUATION),
     "llm/dataset.py": (*TRAINING, *EVALUATION),
+    "llm/tokens.py": (*TRAINING, *EVALUATION),
     "llm/device.py": (*TRAINING, *EVALUATION),
     "llm/model/*": (LOAD, *TRAINING, *EVALUATION),
     "llm/preference.py": FINETUNE,  # foreach gives all fine-tunes the same deps
@@ -92,7 +93,7 @@ STALE = {  # the first pattern that fits a module counts
     "*": (),  # how a stage is run, shown, tracked, registered or served
 }
 FETCHING = [f"tasks/data/{name}.py" for name in ("archives", "compression", "local", "registries", "remote", "sources")]
-SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "gates", "splits")]
+SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
     "*": {
         "*/__init__.py": "doors, finders, and the forms that slices fill in",
@@ -130,7 +131,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
 IMPORTED = """
 import importlib, json, os, sys
 from pathlib import Path
-import datasketch, dvc.repo, ftfy, matplotlib.figure, mlflow, pandas, prefect, rouge_score.rouge_scorer
+import dvc.repo, ftfy, matplotlib.figure, mlflow, pandas, prefect, rouge_score.rouge_scorer
 import scipy.sparse, sklearn.feature_extraction.text, sklearn.linear_model, sklearn.pipeline, tiktoken
 import torch.distributed.fsdp
 # what several of them share, once: imports take seconds

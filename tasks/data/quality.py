@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.data.gates import LEAST, Gates
-from tasks.data.splits import SPLITS, overlap
+from tasks.data.splits import SPLITS
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
 EXAMPLES = 5
+MOST_SHOWN = 20  # rows of an expectation that failed, on Great Expectations' pages
 LONGEST = 100  # characters of an example
 RESULT_FORMAT = {"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]}
 
@@ -30,8 +31,7 @@ logger = logging.getLogger(__name__)
 
 def summarise(
     table: pd.DataFrame,
-    text: pd.Series,
-    threshold: float,
+    overlapping: int,
     *,
     duplicates: int = 0,
     left_out: int = 0,
@@ -41,7 +41,7 @@ def summarise(
     """One row on a whole de-duplicated and split table: what no single row of it can tell.
 
     Rows read and kept, the shares of them that were duplicates or left out for other reasons, the rows of each split,
-    the rows that have a near duplicate of `threshold` in an earlier split, the values of the column `groups` that are
+    the rows `overlapping` that have a near duplicate in an earlier split, the values of the column `groups` that are
     in several splits and, of each of the `labels`, the rows, their share and in how many splits it is.
     """
     rows_read = len(table) + duplicates + left_out
@@ -53,7 +53,7 @@ def summarise(
         "rows": len(table),
         "duplicate_share": round(duplicates / max(rows_read, 1), 4),
         "left_out_share": round(left_out / max(rows_read, 1), 4),
-        "split_overlap": overlap(table, text, threshold),
+        "split_overlap": overlapping,
         "straddling_groups": straddling,
         **{f"{split}_rows": int((table["split"] == split).sum()) for split in SPLITS},
         **{f"rows_of_{label}": int((table["label"] == label).sum()) for label in labels},
@@ -128,12 +128,33 @@ def _sentence(finding: dict[str, Any]) -> str:
     return f"{finding['check']}{f', {column}' if column else ''}: {what}; {saw}"
 
 
-def validate(dataset: str, checks: dict[str, tuple[pd.DataFrame, list["Expectation"]]], report: Path) -> None:
+def _add(result: "ExpectationValidationResult", more: "ExpectationValidationResult") -> None:
+    """Add what an expectation found in more rows to what it found in those before."""
+    seen, also = result.result, more.result
+    result.success = result.success and more.success
+    if "unexpected_count" not in seen or "unexpected_count" not in also:
+        return
+    for name in ("element_count", "unexpected_count", "missing_count"):
+        if name in seen:
+            seen[name] += also[name]
+    for name in ("partial_unexpected_index_list", "partial_unexpected_list"):
+        seen[name] = [*(seen.get(name) or []), *(also.get(name) or [])][:MOST_SHOWN]
+    for name in [name for name in seen if name.startswith("unexpected_percent")]:
+        seen[name] = 100 * seen["unexpected_count"] / max(seen["element_count"], 1)
+    mostly = result.expectation_config.kwargs.get("mostly", 1.0)
+    result.success = seen["unexpected_count"] <= (1 - mostly) * (seen["element_count"] - seen.get("missing_count", 0))
+
+
+Checks = dict[str, tuple[pd.DataFrame | Iterable[pd.DataFrame], list["Expectation"]]]
+
+
+def validate(dataset: str, checks: Checks, report: Path) -> None:
     """Hold each table against its expectations and write what was found to `report`/validation.json.
 
-    Every table has a column `id`, which names its rows. An open MLflow run gets the report, how many warnings there
-    are, and Great Expectations' pages under data_docs/. Raises UserError with a line for each expectation that failed;
-    those that only warn are logged.
+    Every table has a column `id`, which names its rows; one that is too large for memory comes in batches, with rows
+    of one id in the same, and its expectations look at single rows or at ids. An open MLflow run gets the report, how
+    many warnings there are, and Great Expectations' pages under data_docs/. Raises UserError with a line for each
+    expectation that failed; those that only warn are logged.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
@@ -147,7 +168,23 @@ def validate(dataset: str, checks: dict[str, tuple[pd.DataFrame, list["Expectati
         suite = context.suites.add(gx.ExpectationSuite(name=check, expectations=expectations))
         rows = source.add_dataframe_asset(check).add_batch_definition_whole_dataframe("all")
         validation = context.validation_definitions.add(gx.ValidationDefinition(name=check, data=rows, suite=suite))
-        result = validation.run(batch_parameters={"dataframe": table}, result_format=RESULT_FORMAT)
+        batches = iter([table] if isinstance(table, pd.DataFrame) else table)
+        store = context.validation_results_store
+        before = store.list_keys()
+        result = validation.run(batch_parameters={"dataframe": next(batches)}, result_format=RESULT_FORMAT)
+        for batch in batches:
+            more = rows.get_batch({"dataframe": batch}).validate(suite, result_format=RESULT_FORMAT)
+            for one, other in zip(result.results, more.results, strict=True):
+                _add(one, other)
+        good = sum(one.success for one in result.results)
+        result.success = good == len(result.results)
+        result.statistics |= {
+            "successful_expectations": good,
+            "unsuccessful_expectations": len(result.results) - good,
+            "success_percent": 100 * good / len(result.results) if result.results else None,
+        }
+        (key,) = (key for key in store.list_keys() if key not in before)
+        store.set(key, result)  # for the pages: as all batches together have it
         findings += [_finding(check, one) for one in result.results]
     findings.sort(key=lambda each: (each["check"], each["column"] or "", each["expectation"], each["level"]))
     failed = [finding for finding in findings if not finding["success"] and finding["level"] == "fail"]

@@ -1,32 +1,26 @@
 """Near duplicates, and splits that they do not straddle."""
 
 import logging
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import chain, repeat
 from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
-from datasketch import MinHash, MinHashLSH
 from pydantic import Field, model_validator
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 
 from llm.config import Config
 from llm.errors import UserError
 from tasks.data.cleaning.record import drop
 from tasks.data.gates import Gates
+from tasks.data.shingles import Known, Sets, bands, first_of_groups, shingles, whole
 
 SPLITS = ("train", "validation", "test")
 DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning
-PERMUTATIONS = 128
-MISSED = 1e-6  # chance that the index overlooks two texts whose similarity is just the threshold
 FEW = 10  # units, rows or groups of them: a stratum with as many has some in every split, one with fewer may not
 LARGE = 2  # how many times the median unit one must be to be kept out of validation and test for its size
 MOST_NAMED = 10  # sources in an error
-BLOCK = 1024  # rows compared at a time, which bounds the memory
 
 logger = logging.getLogger(__name__)
 
@@ -62,58 +56,6 @@ class Split(Config):
         return self
 
 
-def _normalise(text: str) -> str:
-    """The words of `text` in lower case; `text` itself where it has none."""
-    return " ".join(re.findall(r"\w+", text.lower())) or text
-
-
-def _shingles(texts: Iterable[str]) -> csr_array:
-    """Which normalised text (row) has which word 3-shingle (column); a shorter text is its own only shingle."""
-    rows = []
-    for text in texts:
-        words = text.split(" ")
-        hashes = pd.util.hash_array(np.array(words if len(words) > 2 else [text], dtype=object), categorize=False)
-        if len(words) > 2:
-            first, second, third = hashes[:-2], hashes[1:-1], hashes[2:]
-            hashes = (first * np.uint64(0x9E3779B97F4A7C15) + second) * np.uint64(0xC2B2AE3D27D4EB4F) + third
-        rows.append(np.unique(hashes))
-    ends = np.cumsum([0, *map(len, rows)])
-    shingles, columns = np.unique(np.concatenate(rows), return_inverse=True)
-    return csr_array((np.ones(ends[-1], np.int32), columns.astype(np.int32), ends), shape=(len(rows), len(shingles)))
-
-
-def _sizes(shingles: csr_array) -> np.ndarray:
-    return np.diff(shingles.indptr)
-
-
-def _index(threshold: float) -> MinHashLSH:
-    """An index with the longest bands, and so the fewest false candidates, that miss at most MISSED of the pairs."""
-    rows = max(r for r in range(1, 17) if r == 1 or (1 - threshold**r) ** (PERMUTATIONS // r) <= MISSED)
-    return MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
-
-
-def _candidates(shingles: csr_array, threshold: float) -> np.ndarray:
-    """Pairs of rows [n, 2] that may be similar, by MinHash and locality-sensitive hashing (Broder 1997)."""
-    index, pairs = _index(threshold), []
-    columns = (row.tolist() for row in np.split(shingles.indices, shingles.indptr[1:-1]))
-    for row, sketch in enumerate(MinHash.generator(columns, num_perm=PERMUTATIONS, seed=1, hashfunc=int)):
-        pairs += [(earlier, row) for earlier in sorted(index.query(sketch))]
-        index.insert(row, sketch, check_duplication=False)
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
-
-
-def _similar(shingles: csr_array, pairs: np.ndarray, threshold: float) -> np.ndarray:
-    """Those of the pairs [n, 2] whose exact Jaccard similarity reaches the threshold."""
-    sizes = _sizes(shingles)[pairs]
-    pairs = pairs[sizes.min(axis=1) >= threshold * sizes.max(axis=1)]
-    common = [
-        shingles[block[:, 0]].multiply(shingles[block[:, 1]]).sum(axis=1)
-        for block in np.array_split(pairs, len(pairs) // BLOCK + 1)
-    ]
-    common = np.concatenate(common)
-    return pairs[common >= threshold * (_sizes(shingles)[pairs].sum(axis=1) - common)]
-
-
 def near_duplicates(texts: Sequence[str], threshold: float) -> np.ndarray:
     """Number the groups of near duplicates, in the order of their first texts; int64 [len(texts)].
 
@@ -122,11 +64,13 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> np.ndarray:
     """
     if not len(texts):
         return np.zeros(0, dtype=np.int64)
-    row, unique = pd.factorize(np.array([_normalise(text) for text in texts], dtype=object))
-    shingles = _shingles(unique)
-    left, right = _similar(shingles, _candidates(shingles, threshold), threshold).T
-    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(len(unique), len(unique)))
-    return pd.factorize(connected_components(graph, directed=False)[1][row])[0]
+    sets = [shingles(text) for text in texts]
+    sizes = np.array([len(each) for each in sets])
+
+    def chosen(rows: np.ndarray) -> Sets:
+        return [sets[row] for row in rows]
+
+    return pd.factorize(first_of_groups(whole(sets), sizes, bands(sets, threshold), chosen, threshold))[0]
 
 
 def deduplicate(table: pd.DataFrame, text: pd.Series, threshold: float) -> pd.DataFrame:
@@ -178,6 +122,7 @@ def split(
     """
     if params.train_only:
         learned = table["source"].map(lambda name: any(fnmatchcase(name, each) for each in params.train_only))
+        learned = learned.astype(bool)
         learned = learned.groupby(groups).transform("any") if groups is not None else learned
         rest = [None if each is None else each[~learned] for each in (groups, weights)]
         parted = split(
@@ -230,22 +175,9 @@ def _in_split(units: pd.DataFrame, validation: float, test: float, few: int) -> 
     return units.assign(split=np.select([chosen, tested], ["validation", "test"], "train"))
 
 
-def _pairs(left: csr_array, right: csr_array, threshold: float) -> Iterator[np.ndarray]:
-    """Pairs [n, 2] of rows of `left` and of `right` that are near duplicates, every one compared with every other."""
-    for start in range(0, left.shape[0], BLOCK):
-        block = left[start : start + BLOCK]
-        common = (block @ right.T).tocoo()
-        union = _sizes(block)[common.row] + _sizes(right)[common.col] - common.data
-        near = common.data >= threshold * union
-        yield np.stack([common.row[near] + start, common.col[near]], axis=1)
-
-
 def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> np.ndarray:
     """Places [n, 2] of the texts of `left` and of `right` that are near duplicates of each other, chains apart."""
-    if not left or not right:
-        return np.zeros((0, 2), dtype=np.int64)
-    shingles = _shingles(map(_normalise, [*left, *right]))
-    return np.concatenate([*_pairs(shingles[: len(left)], shingles[len(left) :], threshold)])
+    return Known([*map(shingles, left)]).pairs([*map(shingles, right)], threshold)
 
 
 def overlap(table: pd.DataFrame, text: pd.Series, threshold: float) -> int:
@@ -255,10 +187,10 @@ def overlap(table: pd.DataFrame, text: pd.Series, threshold: float) -> int:
     """
     if table.empty:
         return 0
-    shingles = _shingles(map(_normalise, text))
+    sets = pd.Series([*map(shingles, text)], dtype=object)
     order = table["split"].map(SPLITS.index).to_numpy()
     found = 0
     for number in (1, 2):
-        pairs = _pairs(shingles[order == number], shingles[order < number], threshold)
-        found += sum(len(np.unique(each[:, 0])) for each in pairs)
+        pairs = Known([*sets[order == number]]).pairs([*sets[order < number]], threshold)
+        found += len(np.unique(pairs[:, 0]))
     return found

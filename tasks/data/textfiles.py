@@ -3,12 +3,14 @@
 import codecs
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import ftfy
+from ftfy.fixes import uncurl_quotes
 
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
@@ -17,6 +19,9 @@ from tasks.data.mail import flat_entities
 
 LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
 LARGEST = 256 * 2**20  # bytes of a text that is read as a whole
+UNUSUAL = re.compile(
+    "[^\t\n -~\u2013\u2014\u2018\u2019\u201c\u201d\u2026]"
+)  # what ftfy may mend, entities and quotes apart
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -108,9 +113,23 @@ def _within(path: Path, parts: Iterator[str]) -> Iterator[str]:
         yield part
 
 
+def fix_text(text: str) -> str:
+    """As `ftfy.fix_text`, which takes line by line, and straightens quotes in lines of ASCII and English punctuation.
+
+    These characters alone are no mojibake. Only entities hang on lines before: with `<` in one, they are left alone in
+    those after it.
+    """
+    if "&" in text or ("<" in text and not text.isascii()):  # ftfy makes an & of a wide one
+        return ftfy.fix_text(text)
+    if not UNUSUAL.search(text):
+        return text if text.isascii() else uncurl_quotes(text)
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+    return "".join(ftfy.fix_text(line) if UNUSUAL.search(line) else uncurl_quotes(line) for line in lines)
+
+
 def mend(text: str) -> str:
     """A text with broken characters mended (mojibake, NFC, line breaks as \\n)."""
-    mended = ftfy.fix_text(flat_entities(text))
+    mended = fix_text(flat_entities(text))
     changed("characters", text, mended)
     return mended
 

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from tasks.data.formats import Problem
 from tasks.data.splits import Split
+
+if TYPE_CHECKING:
+    from tasks.data.stream import Stream
 
 Table = pd.DataFrame
 
@@ -57,6 +60,12 @@ class Dataset:
     """Columns and the least and most characters that a row has in them; any other is left out."""
     lines: Callable[[Table], pd.Series] | None = None
     """The text of which rows with the same long lines stay in one split, where `groups` are not what does that."""
+    stream: Callable[[Path, Any, Path, Callable[[str], str]], "Stream"] | None = None
+    """As `read`, without rows that are no text to learn from, where rows may be too many for memory.
+
+    Of the folder, the parameters, a folder for its parts, and what masks an example."""
+    write_stream: Callable[["Stream", Path, Any], object] | None = None
+    """As `write`, where there is a `stream`."""
     feedback: Mapping[str, tuple[int, int]] | None = None
     """Columns of a row of feedback and their least and greatest lengths; None where the dataset can't read any."""
 

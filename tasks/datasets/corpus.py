@@ -1,27 +1,35 @@
 """The corpus: unlabelled text, files as documents, documents as token files."""
 
-import json
 import logging
 import math
-import os
-from collections.abc import Callable, Iterable
-from itertools import islice, pairwise
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import tiktoken
 from pydantic import Field
 from tqdm import tqdm
 
-from llm.files import write_atomic
-from llm.tokenizer import end_of_text, save_tokenizer, train_bpe
+from llm.tokenizer import save_tokenizer, train_bpe
+from tasks.data.cleaning.languages import in_languages
+from tasks.data.cleaning.personal import mask_rows
+from tasks.data.cleaning.record import RULES, Record, absorb, recorded
+from tasks.data.cleaning.rules import within_lengths, without_repetition
+from tasks.data.compression import without_compression
 from tasks.data.formats import Problem, each_file, without_problems
-from tasks.data.formats.documents import documents
+from tasks.data.formats.documents import documents, raw_documents, tidy_document
+from tasks.data.parts import make_parts, read_part, read_record, with_record
 from tasks.data.published import encoding_by_name, is_published, published_tokenizer
-from tasks.data.splits import FEW, Split
+from tasks.data.splits import FEW, Split, check_train_only
+from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_learn, write_stream
 from tasks.data.textfiles import raw_files
+from tasks.data.tokens import write_tokens
 from tasks.datasets import Dataset
 from tasks.stages.cluster import map_in_order
 
@@ -33,7 +41,9 @@ LENGTHS = {"text": (1, 1_000_000)}  # a million characters without a space are n
 PIECES = 100  # of a source, at least, so that a share of a few percent is some of them
 SHORTEST, LONGEST = 10_000, 50_000  # characters of a piece, about
 SMALL = 1_000  # characters of a piece, at least, where there is too little text for longer ones
-BATCH = 1024  # documents tokenized at a time, which bounds the memory
+PART = 16 * 2**20  # characters of a part, or bytes of its files, about
+FILES = 1_000  # of a part, at most
+EXPANDED = 4  # times that a compressed file grows, about
 
 logger = logging.getLogger(__name__)
 
@@ -52,42 +62,143 @@ class Params(Split):
 def read_corpus(folder: Path, params: Params | None = None, problems: list[Problem] | None = None) -> pd.DataFrame:
     """Read every file below `folder/<source>/` into a table of documents: id, source, text.
 
-    tasks/data/formats/documents.py has the forms. A document that is long, for its source, is cut into pieces (`_cut`),
+    tasks/data/formats/documents.py has the forms. A document that is long, for its source, is cut into pieces (`cut`),
     so that one book is not all in one split. Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no
     two blank lines in a row. Rows come in the order of paths. What can't be read is put into `problems`; without that
     list it raises UserError naming file, row and reason.
     """
     files = raw_files(folder)
     columns = params.columns if params else {}
-    rows = []
-    for path in tqdm(files, desc="reading", unit="file", disable=None, leave=False):
+    bar = tqdm(files, desc="reading", unit="file", disable=None, leave=False)
+    table = pd.DataFrame(_rows(documents, bar, folder, columns, problems), columns=COLUMNS)
+    _log_size(table["text"].str.len(), len(files))
+    return cut(table, longest_pieces(table["text"].str.len(), table["source"]))
+
+
+def _log_size(lengths: pd.Series, files: int) -> None:
+    logger.info("%d documents, %.1f M characters, in %d files", len(lengths), lengths.sum() / 1e6, files)
+
+
+def _rows(
+    read: Callable[..., Iterator[Any]],
+    paths: Iterable[Path],
+    folder: Path,
+    columns: dict[str, str],
+    problems: list[Problem] | None = None,
+) -> Iterator[tuple[str, str, str]]:
+    """Id, source and text of each document that `read` finds in the files."""
+    for path in paths:
         name = path.relative_to(folder)
-        for row, text in without_problems(each_file(documents, [path], columns), problems):
-            rows.append((f"{name.as_posix()}{row}", name.parts[0], text))
-    table = _cut(pd.DataFrame(rows, columns=COLUMNS))
-    logger.info(
-        "%d documents, %.1f M characters, in %d files", len(table), table["text"].map(len).sum() / 1e6, len(files)
-    )
-    return table
+        for row, text in without_problems(each_file(read, [path], columns), problems):
+            yield f"{name.as_posix()}{row}", name.parts[0], text
 
 
-def _cut(table: pd.DataFrame) -> pd.DataFrame:
-    """Cut documents of over a hundredth of their source, or LONGEST if that is less, into pieces of at most about that.
+@dataclass(frozen=True)
+class Job:
+    """What makes a part of documents: files, or documents as they are written in one that is too large for a part."""
 
-    None is cut below SHORTEST, or below SMALL where there would be fewer than FEW pieces in all: each split needs some.
-    Where there are many others a document stays whole, as it reads best, and what is held out is then no part of what
-    is learned.
+    files: tuple[Path, ...] = ()
+    rows: tuple[tuple[str, str, str], ...] = ()
+    record: Record = field(default_factory=Record)
+    """What was left out where these were read."""
+
+
+def jobs(folder: Path, params: Params, mask: Callable[[str], str]) -> Iterator[Job]:
+    """What makes the parts of a corpus, in the order of its files."""
+    group, size = [], 0
+    for path in raw_files(folder):
+        packed = without_compression(path.name) != path.name
+        expected = path.stat().st_size * (EXPANDED if packed else 1)
+        if group and (size + expected > PART or len(group) >= FILES):
+            yield Job(tuple(group))
+            group, size = [], 0
+        if expected > PART:
+            yield from _jobs_of(_rows(raw_documents, [path], folder, params.columns), mask)
+        else:
+            group, size = [*group, path], size + expected
+    if group:
+        yield Job(tuple(group))
+
+
+def _jobs_of(rows: Iterator[tuple[str, str, str]], mask: Callable[[str], str]) -> Iterator[Job]:
+    more = True
+    while more:
+        found, size = [], 0
+        with recorded(mask) as record:  # the reader runs in here
+            while more and size < PART:
+                if more := (row := next(rows, None)) is not None:
+                    found.append(row)
+                    size += len(row[2])
+        yield Job(rows=tuple(found), record=record)
+
+
+def read_documents(folder: Path, params: Params, mask: Callable[[str], str], job: Job) -> pa.Table:
+    """A part of documents: id, source, text, length."""
+    with recorded(mask) as record:
+        record.absorb(job.record)
+        rows = list(_rows(documents, job.files, folder, params.columns))
+        rows += [(name, source, tidy_document(text)) for name, source, text in job.rows]
+    columns = {name: texts_to_arrow(row[place] for row in rows) for place, name in enumerate(COLUMNS)}
+    return with_record(pa.table(columns | {"length": pa.array([len(row[2]) for row in rows], pa.int64())}), record)
+
+
+def cut_documents(params: Params, longest: dict[str, float], mask: Callable[[str], str], path: Path) -> pa.Table:
+    """A part of documents as a part of rows: cut, perhaps masked, without those that are no text to learn from."""
+    with recorded(mask) as record:
+        table = cut(read_part(path, COLUMNS).to_pandas(), longest)
+        table = mask_rows(table) if params.mask_personal_data == "all" else table
+        table = in_languages(table, table["text"], params.languages)
+        table = within_lengths(table, table["text"], LENGTHS)
+        table = without_repetition(table, table["text"])
+    return rows_to_part(table, record, params.near_duplicate)
+
+
+def read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], str]) -> Stream:
+    """As `read_corpus` and what leaves out single rows, part by part below the folder `work`, on all cores.
+
+    The same call goes on where one was interrupted.
     """
-    lengths = table["text"].str.len()
-    longest = (lengths.groupby(table["source"]).transform("sum") / PIECES).clip(SHORTEST, LONGEST)
-    if np.ceil(lengths / longest).sum() < FEW:
+    files, folder = raw_files(folder), folder.absolute()
+    read = make_parts(work / "documents", jobs(folder, params, mask), partial(read_documents, folder, params, mask))
+    known = pd.concat([read_part(path, ["source", "length"]).to_pandas() for path in read], ignore_index=True)
+    known["source"] = known["source"].astype("category")
+    _log_size(known["length"], len(files))
+    if not known.empty:
+        check_train_only(known, params)  # before a source may be gone as a duplicate
+    longest = longest_pieces(known["length"], known["source"])
+    rows = make_parts(work / "rows", read, partial(cut_documents, params, longest, mask), len(read))
+    for path in read:
+        absorb(read_record(path))
+    found = set().union(*(read_record(path).rules() for path in rows))
+    for rule, path in product(
+        filter(found.__contains__, RULES), rows
+    ):  # in the order in which a table goes through them
+        absorb(read_record(path), rule)
+    return Stream.of(work, rows)
+
+
+def longest_pieces(lengths: pd.Series, sources: pd.Series) -> dict[str, float]:
+    """How many characters a piece of a document has at most, about, by the document's source.
+
+    A hundredth of the source, or LONGEST if that is less, but no less than SHORTEST, or than SMALL where there would be
+    fewer than FEW pieces in all: each split needs some. Where there are many others a document stays whole, as it reads
+    best, and what is held out is then no part of what is learned.
+    """
+    longest = (lengths.groupby(sources, observed=True, sort=False).sum() / PIECES).clip(SHORTEST, LONGEST)
+    if np.ceil(lengths / sources.map(longest).astype(float)).sum() < FEW:
         longest = longest.clip(upper=max(SMALL, lengths.sum() / FEW))
-    table = table.assign(text=list(map(_pieces, table["text"], longest)))
-    table["id"] = [
-        [f"{name}#{n}" for n, _ in enumerate(pieces, 1)] if len(pieces) > 1 else [name]
-        for name, pieces in zip(table["id"], table["text"], strict=True)
+    return longest.to_dict()
+
+
+def cut(table: pd.DataFrame, longest: dict[str, float]) -> pd.DataFrame:
+    """Cut documents that are longer than is `longest` for their source into pieces of at most about that."""
+    pieces = list(map(_pieces, table["text"], table["source"].map(longest)))
+    names = [
+        [f"{name}#{n}" for n, _ in enumerate(each, 1)] if len(each) > 1 else [name]
+        for name, each in zip(table["id"], pieces, strict=True)
     ]
-    return table.explode(["id", "text"], ignore_index=True)
+    lists = {"id": pd.Series(names, table.index, object), "text": pd.Series(pieces, table.index, object)}
+    return table.assign(**lists).explode(["id", "text"], ignore_index=True)
 
 
 def _pieces(text: str, longest: float) -> list[str]:
@@ -121,38 +232,6 @@ def corpus_expectations() -> list["Expectation"]:
     ]
 
 
-def write_tokens(
-    encoding: tiktoken.Encoding, splits: dict[str, pd.DataFrame], folder: Path, mapped: Callable[..., Iterable] = map
-) -> dict[str, Any]:
-    """Write `<split>.bin` for each table of texts and `meta.json` into `folder`, and return what the latter holds.
-
-    A .bin is little-endian uint16, or uint32 for over 65,536 tokens: the documents in the table's order, each followed
-    by the end-of-text token. The meta file keeps dtype, vocabulary size and, for each split, documents, tokens and
-    UTF-8 bytes of the texts (for bits per byte). `mapped` works as `map` does, perhaps on many machines.
-    """
-    dtype = np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
-    end = end_of_text(encoding)
-    total, counts = sum(map(len, splits.values())), {}
-
-    def encode(texts: list[str]) -> bytes:
-        tokens = encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
-        return b"".join(np.array([*ids, end], dtype).tobytes() for ids in tokens)
-
-    with tqdm(desc="tokenizing", total=total, unit="document", disable=None, leave=False) as bar:
-        for split, table in splits.items():
-            written = 0
-            with (folder / f"{split}.bin").open("wb") as file:
-                pieces = [table["text"].iloc[start : start + BATCH].tolist() for start in range(0, len(table), BATCH)]
-                for texts, tokens in zip(pieces, mapped(encode, pieces), strict=True):
-                    written += file.write(tokens)
-                    bar.update(len(texts))
-            size = sum(len(text.encode()) for text in table["text"])
-            counts[split] = {"documents": len(table), "tokens": written // dtype.itemsize, "bytes": size}
-    meta = {"dtype": dtype.name, "vocabulary_size": encoding.n_vocab, "splits": counts}
-    write_atomic(folder / "meta.json", json.dumps(meta, indent=2) + "\n")
-    return meta
-
-
 def choose_encoding(params: Params, texts: Iterable[str]) -> tiktoken.Encoding:
     """The tokenizer that `params` names; a `bpe` one is trained on the texts."""
     if params.tokenizer == "bpe":
@@ -169,14 +248,23 @@ def write_corpus(splits: dict[str, pd.DataFrame], folder: Path, params: Params) 
     write_tokens(encoding, splits, folder, map_in_order)
 
 
+def write_parts(stream: Stream, folder: Path, params: Params) -> None:
+    """As `write_corpus`, of any size."""
+    encoding = choose_encoding(params, texts_to_learn(stream, params.seed))
+    save_tokenizer(encoding, folder / "tokenizer.json")
+    write_stream(encoding, stream, folder)
+
+
 DATASET = Dataset(
     params=Params,
     read=read_corpus,
     text=lambda table: table["text"],
     stratify=("source",),
-    weight=lambda table: table["text"].str.len(),
+    weight=lambda table: table["length"] if "length" in table else table["text"].str.len(),
     expectations=corpus_expectations,
     lengths=LENGTHS,
     write=write_corpus,
     check=read_corpus,
+    stream=read_stream,
+    write_stream=write_parts,
 )

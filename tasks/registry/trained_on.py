@@ -12,6 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.tokenizer import end_of_text, load_tokenizer
+from llm.tokens import open_tokens
 from tasks.registry.git import git_output
 from tasks.registry.register import registered_name
 from tasks.registry.tracking import configure_tracking, server_errors
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 PROCESSED = "data/processed/"
 DATA = f"{PREFIX}.dvc.dep.{PROCESSED}"
-TRAIN_TABLE, TRAIN_TOKENS = "train.parquet", "train.bin"
+TRAIN_TABLE = "train.parquet"
+SPANS, SPAN = 64, 2**18  # of tokens: of more than so many, documents of spans all over them are looked at
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def current_rows(dataset: str) -> pd.DataFrame:
 
 
 def rows_in(folder: Path) -> pd.DataFrame:
-    """The train rows of a processed dataset in a folder."""
+    """The train rows of a processed dataset in a folder; of large token files some, from all over them."""
     return _rows({path.name: path for path in folder.iterdir()})
 
 
@@ -98,9 +100,14 @@ def _cached(cache: "CacheManager", md5: str) -> dict[str, Path]:
 def _rows(files: dict[str, Path]) -> pd.DataFrame:
     if TRAIN_TABLE in files:
         return pd.read_parquet(files[TRAIN_TABLE])
-    encoding = load_tokenizer(files["tokenizer.json"])
-    tokens = np.fromfile(files[TRAIN_TOKENS], json.loads(files["meta.json"].read_text())["dtype"])
-    ends = np.flatnonzero(tokens == end_of_text(encoding))
-    texts = np.split(tokens, ends)  # each but the first begins with the end of the one before
-    cut = [each[number > 0 :].tolist() for number, each in enumerate(texts[: len(ends)])]
-    return pd.DataFrame({"text": encoding.decode_batch(cut)})
+    encoding, meta = load_tokenizer(files["tokenizer.json"]), json.loads(files["meta.json"].read_text())
+    tokens = open_tokens(meta, "train", files.__getitem__)
+    spans, size = (SPANS, SPAN) if len(tokens) > SPANS * SPAN else (1, len(tokens))
+    texts = []
+    for start in np.linspace(0, len(tokens) - size, spans).astype(np.int64):
+        span = np.asarray(tokens[start : start + size])
+        ends = np.flatnonzero(span == end_of_text(encoding))
+        parts = np.split(span, ends)  # each but the first begins with the end of the one before
+        cut = [each[number > 0 :].tolist() for number, each in enumerate(parts[: len(ends)])]
+        texts += encoding.decode_batch(cut[int(start > 0) :])  # of a span in the middle the first is no whole document
+    return pd.DataFrame({"text": texts})

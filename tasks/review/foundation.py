@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from llm.tokenizer import decode, end_of_text, load_tokenizer
+from llm.tokens import open_tokens
 from tasks.review import Review, Sample
-from tasks.training.setup import split_file
 
 PIECE = 1500  # characters of a document that are read as one
 
@@ -32,7 +32,7 @@ def pieces(text: str) -> list[str]:
 def rows(data: Path) -> pd.DataFrame:
     """The documents of the test split, in pieces."""
     encoding, meta = load_tokenizer(data / "tokenizer.json"), json.loads((data / "meta.json").read_text())
-    tokens = np.fromfile(split_file(data, "test"), dtype=meta["dtype"])
+    tokens = open_tokens(meta, "test", data.joinpath)[:]
     end = end_of_text(encoding)
     parts = np.split(tokens, np.flatnonzero(tokens == end))
     documents = [decode(encoding, part[part != end].tolist()) for part in parts]

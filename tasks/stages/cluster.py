@@ -11,13 +11,19 @@ project's folder under the same path.
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from llm.errors import UserError
+from tasks.stages.pool import pool
+
+AHEAD = 2  # items a core that are begun before the result of the first is taken
+Item, Found = TypeVar("Item"), TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -75,16 +81,37 @@ class Cluster:
             ray.shutdown()
 
 
-def map_in_order(function: Callable[[list[str]], bytes], pieces: list[list[str]]) -> Iterator[bytes]:
-    """As `map`; by Ray Data where THREESTAGE_RAY asks for it."""
-    cluster = Cluster.asked_for()
-    if cluster is None:
-        yield from map(function, pieces)
+def map_in_order(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
+    """As `map`, in the order of the items: on all cores, or by the tasks of Ray where THREESTAGE_RAY asks for it.
+
+    Of items and results a few a core are in memory, however many there are. Both are picklable, and so is the function;
+    a single item is worked on here.
+    """
+    cluster, items = Cluster.asked_for(), iter(items)
+    cores = 1 if cluster else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    first = list(islice(items, 2))
+    if cluster is None and (cores == 1 or len(first) < 2):
+        yield from map(function, chain(first, items))
         return
-    with cluster.connected() as ray:
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
-        context.enable_progress_bars = False
-        data = ray.data.from_items([{"texts": piece} for piece in pieces], override_num_blocks=len(pieces))
-        for row in data.map(lambda row: {"found": function(list(row["texts"]))}).iter_rows():
-            yield row["found"]
+    with cluster.connected() if cluster else pool(cores) as place:
+        if cluster:
+            from ray.exceptions import RayTaskError
+
+            cores = int(place.cluster_resources().get("CPU", 1))
+            remote = place.remote(lambda item: function(item))  # Ray takes functions alone, and no partial
+        under_way: deque[Any] = deque()
+
+        def next_result() -> Found:
+            if not cluster:
+                return under_way.popleft().result()
+            try:
+                return place.get(under_way.popleft())
+            except RayTaskError as error:
+                raise error.cause from None
+
+        for item in chain(first, items):
+            under_way.append(remote.remote(item) if cluster else place(function, item))
+            if len(under_way) >= AHEAD * cores:
+                yield next_result()
+        while under_way:
+            yield next_result()

@@ -14,7 +14,6 @@ from llm.errors import UserError
 from llm.files import write_atomic
 
 LIBRARIES = (
-    "datasketch",
     "ftfy",
     "great-expectations",
     "lxml",

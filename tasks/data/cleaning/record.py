@@ -5,21 +5,26 @@ A rule says what it does with `changed` and `left_out`, wherever it stands, as o
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from llm.files import write_atomic
 
 EXAMPLES = 5  # of a rule
 LINES, LONGEST, BEFORE = 3, 160, 40  # of an example, and characters of a line and of it before the difference
 KEPT = 1_000  # characters of a row in the quarantine
+IN_MEMORY = 50_000  # rows left out, before they are written to the quarantine
+QUARANTINE = "quarantine.parquet"
 COLUMNS = ["id", "source", "rule", "reason", "text"]
 
 
@@ -74,9 +79,16 @@ class Record:
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """Some of them, before and after."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """What was left out: COLUMNS."""
+    """What was left out and is not in the quarantine's file yet: COLUMNS."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Rows that each rule left out."""
+    shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """The first of them."""
     counted: dict[str, dict[str, int]] = field(default_factory=dict)
     """Rows of each kind, of what was counted, such as of each language."""
+    folder: Path | None = None
+    """Where the quarantine is written as it grows; without it all is in memory."""
+    _file: pq.ParquetWriter | None = None
 
     def changed(self, rule: str, before: str, after: str) -> None:
         """A rule made of a text another one."""
@@ -88,42 +100,94 @@ class Record:
             example = {side: self.mask(text) for side, text in _difference(before, after).items()}
             examples += [] if example in examples else [example]
 
+    def left_out(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rules left out these rows: COLUMNS."""
+        for row in rows:
+            self.dropped[row["rule"]] += 1
+            shown = self.shown.setdefault(row["rule"], [])
+            if len(shown) < EXAMPLES:
+                shown.append(row)
+            self.rows.append(row)
+            if self.folder and len(self.rows) >= IN_MEMORY:
+                self._flush(self.folder)
+
+    def count(self, what: str, rows: Mapping[str, int]) -> None:
+        """So many rows are of each kind."""
+        sums = self.counted.setdefault(what, {})
+        sums |= {kind: sums.get(kind, 0) + count for kind, count in rows.items()}
+
+    def absorb(self, other: Self, rule: str | None = None) -> None:
+        """Add what another record holds in memory, as if it had happened here; of one rule alone, where it is named."""
+        for name, count in other.changes.items():
+            if rule in (None, name):
+                self.changes[name] = self.changes.get(name, 0) + count
+                examples = self.examples.setdefault(name, [])
+                more = [each for each in other.examples.get(name, []) if each not in examples]
+                examples += more[: EXAMPLES - len(examples)]
+        for what, rows in other.counted.items():
+            if rule in (None, what):
+                self.count(what, rows)
+        self.left_out(row for row in other.rows if rule in (None, row["rule"]))
+
+    def to_json(self) -> str:
+        """What it holds in memory, for `from_json`."""
+        return json.dumps([self.changes, self.examples, self.counted, self.rows])
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The record that `to_json` gave the text of."""
+        changes, examples, counted, rows = json.loads(text)
+        record = cls(changes=changes, examples=examples, counted=counted)
+        record.left_out(rows)
+        return record
+
     def quarantine(self) -> pd.DataFrame:
-        """The rows that were left out, with the rule, its reason and the beginning of the text."""
+        """The rows that were left out and are in memory, with the rule, its reason and the beginning of the text."""
         return pd.DataFrame(self.rows, columns=COLUMNS, dtype=object).astype(str)
+
+    def _flush(self, folder: Path) -> None:
+        table = pa.Table.from_pandas(self.quarantine(), preserve_index=False)
+        self._file = self._file or pq.ParquetWriter(folder / QUARANTINE, table.schema)
+        self._file.write_table(table)
+        self.rows.clear()
+
+    def rules(self) -> set[str]:
+        """The rules that changed, left out or counted anything."""
+        return {*self.changes, *self.dropped, *self.counted}
 
     def counts(self) -> dict[str, int]:
         """Of each rule that did anything the texts that it changed and the rows that it left out."""
-        rows = self.quarantine()["rule"].value_counts()
-        found = {rule: self.changes.get(rule, 0) + int(rows.get(rule, 0)) for rule in RULES}
+        found = {rule: self.changes.get(rule, 0) + self.dropped[rule] for rule in RULES}
         return {rule: count for rule, count in found.items() if count}
 
     def write(self, folder: Path, dataset: str) -> None:
         """Write `cleaning.json`, `cleaning.md` for people, and `quarantine.parquet`."""
-        rows = self.quarantine()
         content = {
             rule: {
                 "does": RULES[rule].does,
                 "texts_changed": self.changes.get(rule, 0),
-                "rows_left_out": int((rows["rule"] == rule).sum()),
+                "rows_left_out": self.dropped[rule],
                 "examples": self.examples.get(rule, []),
-                "left_out": rows[rows["rule"] == rule].head(EXAMPLES).drop(columns="rule").to_dict("records"),
+                "left_out": [
+                    {name: str(row[name]) for name in COLUMNS if name != "rule"} for row in self.shown.get(rule, [])
+                ],
             }
             for rule in self.counts()
         }
         write_atomic(folder / "cleaning.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         page = [*_page(dataset, content), *_counted(self.counted)]
         write_atomic(folder / "cleaning.md", "\n".join(page) + "\n")
-        rows.to_parquet(folder / "quarantine.parquet", index=False)
+        self._flush(self.folder or folder)
+        self._file.close()
 
 
 _current: ContextVar[Record | None] = ContextVar("cleaning", default=None)
 
 
 @contextmanager
-def recorded(mask: Callable[[str], str] = str) -> Iterator[Record]:
-    """What rules do inside the block is written down, texts after `mask`."""
-    token = _current.set(record := Record(mask))
+def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> Iterator[Record]:
+    """What rules do inside the block is written down, texts after `mask`; its quarantine in `folder`, as it grows."""
+    token = _current.set(record := Record(mask, folder=folder))
     try:
         yield record
     finally:
@@ -139,17 +203,22 @@ def changed(rule: str, before: str, after: str) -> None:
 def counted(what: str, rows: Mapping[str, int]) -> None:
     """Say how many rows are of which kind, before any is left out for it."""
     if record := _current.get():
-        sums = record.counted.setdefault(what, {})
-        sums |= {kind: sums.get(kind, 0) + count for kind, count in rows.items()}
+        record.count(what, rows)
+
+
+def absorb(other: Record, rule: str | None = None) -> None:
+    """Add what rules did elsewhere, as if it had been here; of one of them alone, where it is named."""
+    if record := _current.get():
+        record.absorb(other, rule)
 
 
 def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Say that a rule left out these rows: id, reason and, if any, source and text."""
     if record := _current.get():
-        record.rows += [
+        record.left_out(
             {"source": ""} | dict(row) | {"rule": rule, "text": record.mask(str(row.get("text", ""))[:KEPT])}
             for row in rows
-        ]
+        )
 
 
 def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) -> pd.DataFrame:

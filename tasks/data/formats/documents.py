@@ -21,7 +21,16 @@ Document = tuple[str, str]
 
 
 def documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Problem]:
-    """The documents of a file. Raises UserError, naming file, row and reason, for one that can't be read on."""
+    """The documents of a file, mended by `tidy_document`. Raises as `raw_documents` does."""
+    for each in raw_documents(path, columns):
+        yield each if isinstance(each, Problem) else (each[0], tidy_document(each[1]))
+
+
+def raw_documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Problem]:
+    """The documents of a file as they are written.
+
+    Raises UserError, naming file, row and reason, for one that can't be read on.
+    """
     form = sniff(path)
     if suffix_of(path) in PROSE and form in ("csv", "eml", "mbox"):
         form = "text"
@@ -32,7 +41,8 @@ def documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Pro
     yield from READERS[form](path, columns)
 
 
-def _tidy(text: str) -> str:
+def tidy_document(text: str) -> str:
+    """A document with broken characters mended, no two blank lines in a row and no space around it."""
     return re.sub(r"\n([ \t]*\n)+", "\n\n", mend(text)).strip()
 
 
@@ -42,18 +52,18 @@ def _text(path: Path, columns: Mapping[str, str]) -> Iterator[Document]:
     for _, line in lines(path):
         if size + len(line) > PART and parts:
             number += 1
-            yield f"#{number}", _tidy("".join(parts))
+            yield f"#{number}", "".join(parts)
             parts, size = [], 0
         parts.append(line)
         size += len(line)
-    yield f"#{number + 1}" if number else "", _tidy("".join(parts))
+    yield f"#{number + 1}" if number else "", "".join(parts)
 
 
 def _html(path: Path, columns: Mapping[str, str]) -> Iterator[Document]:
     html = read_text(path)
     text = html_text(html)
     changed("markup", html, text)
-    yield "", _tidy("\n".join(" ".join(line.split()) for line in text.splitlines()))
+    yield "", "\n".join(" ".join(line.split()) for line in text.splitlines())
 
 
 def _table(path: Path, columns: Mapping[str, str], form: str) -> Iterator[Document | Problem]:
@@ -62,7 +72,7 @@ def _table(path: Path, columns: Mapping[str, str], form: str) -> Iterator[Docume
 
 def _of_rows(path: Path, rows: Iterable[Row | Problem], columns: Mapping[str, str]) -> Iterator[Document | Problem]:
     def read(number: int | None, cells: Any) -> Document:
-        return f"#{number}" if number else "", _tidy(_text_of(cells, columns))
+        return f"#{number}" if number else "", _text_of(cells, columns)
 
     return each_row(path, rows, read)
 
@@ -105,7 +115,7 @@ def _chats(path: Path, chats: Mapping[str, Any]) -> Iterator[Document | Problem]
         name = {sender: chr(ord("A") + n) for n, sender in enumerate(senders)}
         text = "\n".join(f"{name[sender]}: {text}" for sender, text in messages if text)
         if len(senders) > 1:
-            yield f"#{chat}", _tidy(text)
+            yield f"#{chat}", text
         else:
             left_out("unanswered", [{"id": f"{path.name}#{chat}", "reason": "nobody answered", "text": text}])
 

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 
 import great_expectations.expectations as gxe
 import mlflow
@@ -8,6 +9,8 @@ import pytest
 from llm.errors import UserError
 from tasks.data.gates import Gates
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
+from tasks.data.splits import overlap
+from tasks.datasets.corpus import corpus_expectations
 
 LABELS = ["ham", "spam"]
 
@@ -33,12 +36,14 @@ def expectations():
 
 
 def summary_of(table):
-    return summarise(table, table["text"], 0.8, labels=LABELS)
+    return summarise(table, overlap(table, table["text"], 0.8), labels=LABELS)
 
 
 def test_a_summary_counts_what_no_row_can_tell(table):
     summary = (
-        summarise(table, table["text"], 0.8, duplicates=10, left_out=5, groups="label", labels=LABELS).iloc[0].to_dict()
+        summarise(table, overlap(table, table["text"], 0.8), duplicates=10, left_out=5, groups="label", labels=LABELS)
+        .iloc[0]
+        .to_dict()
     )
     assert summary == {
         "id": "summary",
@@ -144,7 +149,7 @@ def test_a_bad_split_or_balance_fails(table, tmp_path, column, spoil):
 
 @pytest.mark.parametrize("rule", ["duplicates", "left_out"])
 def test_where_most_rows_are_left_out_something_is_wrong(table, tmp_path, rule):
-    summary = summarise(table, table["text"], 0.8, labels=LABELS, **{rule: 31})
+    summary = summarise(table, overlap(table, table["text"], 0.8), labels=LABELS, **{rule: 31})
     with pytest.raises(UserError, match=f"summary, {rule.removesuffix('s')}_share: .* observed 0.5082"):
         validate("emails", {"summary": (summary, summary_expectations(LABELS, Gates()))}, tmp_path)
 
@@ -161,7 +166,7 @@ def test_a_label_of_one_row_in_a_hundred_passes(tmp_path):
 def test_a_label_may_be_called_like_anything_that_a_summary_counts(table):
     labels = ["duplicate", "train"]
     renamed = table.assign(label=table["label"].map(dict(zip(LABELS, labels, strict=True))))
-    summary = summarise(renamed, table["text"], 0.8, duplicates=30, labels=labels).iloc[0]
+    summary = summarise(renamed, overlap(renamed, table["text"], 0.8), duplicates=30, labels=labels).iloc[0]
     assert summary[["duplicate_share", "share_of_duplicate"]].tolist() == [0.5, 0.6667]
     assert summary[["train_rows", "rows_of_train"]].tolist() == [15, 10]
 
@@ -183,3 +188,18 @@ def test_an_open_mlflow_run_gets_report_and_pages_even_of_bad_data(table, tmp_pa
     assert (artifacts / "validation.json").read_bytes() == (tmp_path / "report" / "validation.json").read_bytes()
     assert "smap" in next((artifacts / "data_docs" / "validations").rglob("*.html")).read_text()
     assert (artifacts / "data_docs" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_batches_of_a_table_are_held_against_expectations_as_the_whole_table_is(tmp_path, good):
+    texts = ["one", "two", "three", "x", "y", "z"] if good else ["", "\ufffd", "", "x", "y", "z"]
+    table = pd.DataFrame({"id": list("abcdef" if good else "aabcde"), "source": "s", "text": texts})
+    found = []
+    for batches in (table, [table[:2], table[2:4], table[4:]], iter([table[:0], table])):
+        folder = tmp_path / str(len(found))
+        fails = "id: expect column values to be unique; 2 of 6 rows fail, such as a: 'a', a: 'a'"
+        with nullcontext() if good else pytest.raises(UserError, match=fails):
+            validate("corpus", {"rows": (batches, corpus_expectations())}, folder)
+        found.append((folder / "validation.json").read_text())
+    assert found[0] == found[1] == found[2]
+    assert json.loads(found[0])["success"] is good

@@ -129,7 +129,7 @@ def test_overlap_counts_rows_with_a_near_duplicate_in_an_earlier_split(varied):
 
 
 def test_pairs_of_two_tables_are_those_of_the_exact_similarity(varied, monkeypatch):
-    monkeypatch.setattr("tasks.data.splits.BLOCK", 7)
+    monkeypatch.setattr("tasks.data.shingles.BLOCK", 7)
     left, right = varied[:40], varied[20:90]
     expected = [[n, m] for n in range(40) for m in range(70) if jaccard(left[n], right[m]) >= 0.8]
     assert len(expected) > 20

@@ -119,7 +119,7 @@ def test_another_version_of_a_library_than_dvc_knows_of_is_said_before_anything_
     assert said.startswith("error: libraries.json: torch is 1.0, installed is ")
     assert said.endswith("run `python -m tasks.stages.libraries`, then the same command\n")
     (project_copy / "libraries.json").write_text("<<<<<<< ours")
-    assert "libraries.json: datasketch is missing" in stage_line(project_copy, "pretrain")[1]
+    assert "libraries.json: ftfy is missing" in stage_line(project_copy, "pretrain")[1]
     write_libraries()
     assert json.loads((project_copy / "libraries.json").read_text()) == installed()
 

@@ -28,7 +28,7 @@ from llm.tokenizer import load_tokenizer
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import DivergedError, train
 from llm.training.workers import ALONE, Workers
-from tasks.datasets.corpus import write_tokens
+from tasks.datasets.corpus import Params, read_stream, write_tokens
 from tasks.stages.cluster import Cluster, map_in_order
 from tasks.training.ray import train_on_ray
 from tasks.training.setup import Throughput, TrainingSetup
@@ -267,4 +267,17 @@ def test_a_wrong_variable_is_named(monkeypatch, variable, value, reason):
 def test_without_the_variable_there_is_no_ray(monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
     assert Cluster.asked_for() is None
-    assert list(map_in_order(lambda texts: "".join(texts).encode(), [["a", "b"], ["c"]])) == [b"ab", b"c"]
+    assert list(map_in_order("".join, [["a", "b"], ["c"]])) == ["ab", "c"]
+
+
+def test_tasks_of_ray_make_the_same_parts_of_a_corpus(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.datasets.corpus.FILES", 1)
+    params = Params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8)
+    (tmp_path / "raw/notes").mkdir(parents=True)
+    for number in range(5):
+        (tmp_path / f"raw/notes/{number}.txt").write_text(f"Number {number} of five, and the cat sat on the mat .")
+    here = read_stream(tmp_path / "raw", params, tmp_path / "here", str)
+    monkeypatch.setenv("THREESTAGE_RAY", "local")
+    there = read_stream(tmp_path / "raw", params, tmp_path / "ray", str)
+    assert [path.read_bytes() for path in there.parts] == [path.read_bytes() for path in here.parts]
+    assert len(here.parts) == 5

@@ -1,0 +1,254 @@
+"""How fast a large corpus becomes tokens: `python -m benchmarks.preprocess_speed --gigabytes 0.2 1`, after `make run`.
+
+A corpus is made of the sentences of the default one, shuffled with a seed into documents of some 5 kB, in files of JSON
+lines; one document in fifty is another one again with a sentence less. Contenders cut the same files into the same
+tokenizer's tokens, each in processes of its own:
+
+- plain: `encode_ordinary_batch` of tiktoken on all cores, and no cleaning
+- ours, cleaned: read, mended, masked where asked for, rules for single rows, split, tokens
+- ours, whole: near duplicates, too, and the checks that a stage makes
+- `datasets.map`: ftfy and the same tokenizer, as many processes as cores
+- datatrove: its reader, its formatter with ftfy and its tokenizer, as many tasks as cores
+
+Memory is what all processes of a contender hold together, pages that they share counted once (PSS), asked for four
+times a second. Seconds of the processor are counted beside those of the clock: they tell contenders apart on a machine
+that has other work, too.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from llm.tokenizer import end_of_text, load_tokenizer
+
+ROOT = Path(__file__).parents[1]
+RAW, TOKENIZER = ROOT / "data/raw/corpus", ROOT / "data/processed/corpus/tokenizer.json"
+FILE = 50_000_000  # bytes of a file, about
+SENTENCES = 40  # of a document
+AGAIN = 50  # one document in so many is an earlier one with a sentence less
+BATCH = 1024  # documents at a time
+PLAIN = "plain encode_ordinary_batch"
+
+
+def make_corpus(gigabytes: float, folder: Path, seed: int = 1) -> int:
+    """Write the corpus below `folder`; gives its bytes of text."""
+    generator, sentences = random.Random(seed), []
+    for path in sorted(RAW.rglob("*.txt")):
+        sentences += re.findall(r"\S[^.!?]{20,400}[.!?]", path.read_text(encoding="utf-8"))
+    (folder / "web").mkdir(parents=True)
+    total, number, last = 0, 0, sentences[:SENTENCES]
+    while total < gigabytes * 1e9:
+        with (folder / f"web/{number:05}.jsonl").open("w", encoding="utf-8") as file:
+            while file.tell() < FILE and total < gigabytes * 1e9:
+                again = generator.randrange(AGAIN) == 0
+                chosen = last[1:] if again else generator.choices(sentences, k=SENTENCES)
+                last = chosen if len(chosen) > SENTENCES // 2 else sentences[:SENTENCES]
+                text = "\n\n".join(" ".join(chosen[start : start + 5]) for start in range(0, len(chosen), 5))
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+                total += len(text.encode())
+        number += 1
+    return total
+
+
+def _texts(raw: Path) -> Iterator[list[str]]:
+    for path in sorted(raw.rglob("*.jsonl")):
+        batch = []
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                batch.append(json.loads(line)["text"])
+                if len(batch) == BATCH:
+                    yield batch
+                    batch = []
+        yield batch
+
+
+def plain(raw: Path, out: Path) -> int:
+    """tiktoken alone."""
+    encoding, total = load_tokenizer(TOKENIZER), 0
+    end = end_of_text(encoding)
+    with (out / "train.bin").open("wb") as file:
+        for texts in _texts(raw):
+            for ids in encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1):
+                total += file.write(np.array([*ids, end], "<u2").tobytes())
+    return total // 2
+
+
+def _ours(raw: Path, out: Path, whole: bool) -> int:
+    from tasks.data.cleaning.personal import mask
+    from tasks.data.cleaning.record import recorded
+    from tasks.data.quality import summarise, validate
+    from tasks.data.splits import split
+    from tasks.data.stream import overlap_of_stream, without_duplicates, write_stream
+    from tasks.datasets.corpus import DATASET, Params, corpus_expectations, read_stream
+
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d ms %(message)s")
+    params = Params(seed=1, validation=0.02, test=0.02, near_duplicate=0.8)
+    with recorded(mask, out) as record:
+        stream = read_stream(raw, params, out / "work", mask)
+        if whole:
+            stream = without_duplicates(stream, params.near_duplicate)
+        facts = split(stream.facts, params, stratify="source", weights=DATASET.weight(stream.facts))
+        stream = replace(stream, facts=facts)
+        record.write(out, "corpus")
+    if whole:
+        logging.info("checks")
+        overlapping = overlap_of_stream(stream, params.near_duplicate, params.seed)
+        summary = summarise(stream.facts, overlapping)
+        validate("corpus", {"rows": (stream.batches(), corpus_expectations()), "summary": (summary, [])}, out)
+    logging.info("tokens")
+    meta = write_stream(load_tokenizer(TOKENIZER), stream, out)
+    return sum(counts["tokens"] for counts in meta["splits"].values())
+
+
+def cleaned(raw: Path, out: Path) -> int:
+    """This project's, without near duplicates and checks."""
+    return _ours(raw, out, whole=False)
+
+
+def whole(raw: Path, out: Path) -> int:
+    """This project's, as the stage does it."""
+    return _ours(raw, out, whole=True)
+
+
+def datasets_map(raw: Path, out: Path) -> int:
+    """`datasets`: mend and encode in `map`, then write."""
+    import datasets
+    import ftfy
+
+    encoding = load_tokenizer(TOKENIZER)
+    end = end_of_text(encoding)
+
+    def work(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        texts = [ftfy.fix_text(text) for text in batch["text"]]
+        return {"ids": [[*ids, end] for ids in encoding.encode_ordinary_batch(texts, num_threads=1)]}
+
+    files = [str(path) for path in sorted(raw.rglob("*.jsonl"))]
+    rows = datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(out / "cache"))
+    rows = rows.map(work, batched=True, batch_size=BATCH, num_proc=os.cpu_count(), remove_columns=["text"])
+    total = 0
+    with (out / "train.bin").open("wb") as file:
+        for batch in rows.with_format("arrow").iter(BATCH):
+            total += file.write(batch["ids"].combine_chunks().flatten().to_numpy().astype("<u2").tobytes())
+    return total // 2
+
+
+def datatrove(raw: Path, out: Path) -> int:
+    """datatrove's own blocks: reader, formatter with ftfy, tokenizer."""
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.formatters import FTFYFormatter
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.tokens import DocumentTokenizer
+
+    cut = DocumentTokenizer(str(out / "tokens"), str(TOKENIZER), eos_token="<|endoftext|>", shuffle_documents=False)
+    steps = [JsonlReader(str(raw), recursive=True), FTFYFormatter(), cut]
+    cores = os.cpu_count() or 1
+    LocalPipelineExecutor(steps, tasks=cores, workers=cores, logging_dir=str(out / "logs")).run()
+    return sum(path.stat().st_size for path in (out / "tokens").rglob("*.ds")) // 2
+
+
+CONTENDERS: dict[str, Callable[[Path, Path], int]] = {
+    PLAIN: plain,
+    "ours, cleaned": cleaned,
+    "ours, whole": whole,
+    "datasets.map": datasets_map,
+    "datatrove": datatrove,
+}
+
+
+def _seconds(processes: list[psutil.Process], seen: dict[int, float]) -> int:
+    """Bytes that these processes hold; `seen` gets the processor's seconds of each."""
+    held = 0
+    for process in processes:
+        try:
+            times = process.cpu_times()
+            seen[process.pid] = times.user + times.system
+            held += process.memory_full_info().pss
+        except psutil.Error:  # it has ended
+            continue
+    return held
+
+
+def measure(name: str, raw: Path) -> dict[str, Any]:
+    """What one contender takes: seconds, those of the processor, bytes of memory; tokens."""
+    with tempfile.TemporaryDirectory(dir=raw.parent) as out:
+        command = [sys.executable, "-m", "benchmarks.preprocess_speed", "--contender", name, str(raw), out]
+        start, peak, seen = time.perf_counter(), 0, {}
+        with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as error:
+            running = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=error, text=True)
+            here = psutil.Process(running.pid)
+            while running.poll() is None:
+                try:
+                    peak = max(peak, _seconds([here, *here.children(recursive=True)], seen))
+                except psutil.Error:
+                    continue
+                time.sleep(0.25)
+            seconds = time.perf_counter() - start
+            said.seek(0)
+            error.seek(0)
+            lines = said.read().splitlines()
+            if running.returncode:
+                return {"failed": (error.read().splitlines() or ["no message"])[-1]}
+            sys.stderr.write(error.read() if name.startswith("ours") else "")
+        return {"seconds": seconds, "processor": sum(seen.values()), "memory": peak, "tokens": int(lines[-1])}
+
+
+def main() -> None:
+    """Make the corpora, let each contender run, print tables, write results."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 1.0, 2.0])
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="CONTENDER")
+    parser.add_argument("--folder", type=Path, help="where there is room for six times the largest corpus")
+    parser.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender:
+        name, raw, out = options.contender
+        sys.stdout.write(f"{CONTENDERS[name](Path(raw), Path(out))}\n")
+        return
+    from benchmarks import report  # torch, which no contender is to hold
+
+    packages = ["datasets", "ftfy", "numpy", "pandas", "pyarrow", "tiktoken", "tokenizers"]
+    packages += ["datatrove"] if "datatrove" in {each.name for each in importlib.metadata.distributions()} else []
+    results: dict[str, Any] = {"machine": report.machine(packages), "sizes": {}}
+    for size in options.gigabytes:
+        folder = Path(tempfile.mkdtemp(dir=options.folder))
+        try:
+            written = make_corpus(size, folder / "raw")
+            found = {name: measure(name, folder / "raw") for name in options.only}
+        finally:
+            shutil.rmtree(folder)
+        good = {name: each for name, each in found.items() if "failed" not in each}
+        base = good.get(PLAIN)
+        for each in good.values():
+            each |= {"mb_per_second": written / 1e6 / each["seconds"], "memory_gb": each["memory"] / 1e9}
+            each |= {"mb_per_processor_second": written / 1e6 / each["processor"]}
+            if base:
+                each |= {"share_of_plain": base["processor"] / each["processor"]}
+        names = ("mb_per_second", "mb_per_processor_second", "share_of_plain", "memory_gb")
+        rows = [[name, *(each.get(column, "") for column in names)] for name, each in good.items()]
+        title = f"{written / 1e9:.2f} GB of text"
+        report.show(title, ["", "MB/s", "MB/s of processor", "of plain", "peak memory, GB"], rows)
+        for name, each in found.items():
+            if "failed" in each:
+                sys.stdout.write(f"{name}: {each['failed']}\n")
+        results["sizes"][f"{size:g}"] = found
+        report.write(report.RESULTS / "preprocess_speed.json", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Texts as sets of word 3-shingles, and MinHash to find those that are nearly the same (Broder 1997).
+
+Words are found in code points by numpy, and a set is an array of 64-bit hashes, so that no text
+becomes a list of words.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+
+import numpy as np
+from scipy.sparse import csr_array
+
+PERMUTATIONS = 128
+MISSED = 1e-6  # chance that the bands overlook two texts whose similarity is just the threshold
+BLOCK = 1024  # shingles or rows at a time, which bounds the memory
+HELD = 2**22  # shingles of the texts whose similarity is computed at a time
+REACH = 1_000  # rows of one band in a row that each is held against: of thousands of equal forms all pairs never end
+REMEMBERED = 2**24  # pairs known to be different
+ODD, OTHER, BASE = (np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
+
+Sets = Sequence[np.ndarray]
+"""Of each text its shingles, uint64, sorted."""
+
+
+@cache
+def _letters() -> np.ndarray:
+    """Which code points are part of a word, as `\\w` has it; bool [code points]."""
+    return np.array([character.isalnum() or character == "_" for character in map(chr, range(0x110000))])
+
+
+def _mixed(hashes: np.ndarray) -> np.ndarray:
+    """Each bit of a hash depends on all (the finaliser of SplitMix64, Steele et al. 2014)."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))
+
+
+def _words(text: str) -> np.ndarray:
+    """A hash of each word in lower case; of a text without any one of all of it. uint64 [words]."""
+    lower = text.lower()
+    if lower.isascii():  # a quarter of the memory
+        points = np.frombuffer(lower.encode(), np.uint8)
+    else:
+        points = np.frombuffer(lower.encode("utf-32-le", "surrogatepass"), "<u4")
+    inside = _letters()[points]
+    if not inside.any():
+        points, inside = np.append(points, np.uint32(0x110000)), np.ones(len(points) + 1, bool)
+    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
+    lengths = edges[1::2] - edges[::2]
+    first = np.cumsum(lengths) - lengths
+    place = np.arange(lengths.sum()) - np.repeat(first, lengths)
+    powers = np.cumprod(np.full(lengths.max(), BASE))
+    return _mixed(np.add.reduceat((points[inside] + np.uint64(1)) * powers[place], first))
+
+
+def shingles(text: str) -> np.ndarray:
+    """The set of a text's word 3-shingles, case and punctuation apart, uint64, sorted.
+
+    A text of fewer than three words is its own only shingle.
+    """
+    words = _words(text)
+    if len(words) < 3:
+        return _mixed(words[:1] * ODD + words[-1:] + np.uint64(len(words)))
+    return np.unique(_mixed((words[:-2] * ODD + words[1:-1]) * OTHER + words[2:]))
+
+
+def whole(sets: Sets) -> np.ndarray:
+    """A hash of each whole set, uint64 [texts]."""
+    return _mixed(np.array([each.sum(dtype=np.uint64) + np.uint64(len(each)) for each in sets], np.uint64))
+
+
+def band_shape(threshold: float) -> tuple[int, int]:
+    """How many bands of how many MinHashes: the longest, with the fewest false candidates, that miss at most MISSED."""
+    rows = max(r for r in range(1, 17) if r == 1 or (1 - threshold**r) ** (PERMUTATIONS // r) <= MISSED)
+    return PERMUTATIONS // rows, rows
+
+
+def bands(sets: Sets, threshold: float) -> np.ndarray:
+    """A hash of each band of each text's MinHashes; uint64 [bands, texts]. Two similar texts have one in common."""
+    count, rows = band_shape(threshold)
+    generator = np.random.default_rng(1)
+    factor, more = generator.integers(2**32, size=(2, count * rows, 1), dtype=np.uint32)
+    factor |= np.uint32(1)  # an odd one maps 32-bit numbers one to one
+    found = np.empty((count, len(sets)), np.uint64)
+    for number, each in enumerate(sets):
+        least = np.full(count * rows, 2**32 - 1, np.uint32)
+        hashes = (each >> np.uint64(32)).astype(np.uint32)
+        for start in range(0, len(hashes), BLOCK):
+            np.minimum(least, (factor * hashes[start : start + BLOCK] + more).min(axis=1), out=least)
+        folded = np.zeros(count, np.uint64)
+        for column in least.reshape(count, rows).T:
+            folded = (folded + column) * ODD
+        found[:, number] = _mixed(folded)
+    return found
+
+
+def _same(left: np.ndarray, right: np.ndarray, threshold: float) -> bool:
+    common = len(np.intersect1d(left, right, assume_unique=True))
+    return common >= threshold * (len(left) + len(right) - common)
+
+
+class _Groups:
+    """Rows that belong together, each known by the first row of its group."""
+
+    def __init__(self, rows: int) -> None:
+        self.first = np.arange(rows)
+
+    def join(self, pairs: np.ndarray) -> None:
+        """Put together the groups of the rows of these pairs [n, 2]."""
+        for one, other in pairs.tolist():
+            ends = []
+            for row in (one, other):
+                while self.first[row] != row:
+                    row = self.first[row]
+                ends.append(row)
+            self.first[max(ends)] = min(ends)
+        while not np.array_equal(self.first, shorter := self.first[self.first]):
+            self.first = shorter
+
+
+def _neighbours(rows: np.ndarray, band: np.ndarray) -> Iterator[np.ndarray]:
+    """Pairs [n, 2] of rows with one hash in a band: first each with the next such row, then with the one after it."""
+    order = np.argsort(band[rows], kind="stable")
+    rows = rows[order]
+    values, place = band[rows], np.arange(len(rows))
+    for distance in range(1, min(REACH, len(rows) - 1) + 1):
+        place = place[place < len(rows) - distance]
+        place = place[values[place] == values[place + distance]]
+        if not len(place):
+            return
+        yield np.stack([rows[place], rows[place + distance]], axis=1)
+
+
+def first_of_groups(
+    equal: np.ndarray,
+    sizes: np.ndarray,
+    bands: Iterable[np.ndarray],
+    sets: Callable[[np.ndarray], Sets],
+    threshold: float,
+) -> np.ndarray:
+    """The first row of each row's group of near duplicates, int64 [rows].
+
+    `equal` is a hash of each row's set, `sizes` its shingles, `bands` gives one band after the other, uint64 [rows],
+    and `sets` the shingles of some rows. Two rows belong together when the exact Jaccard similarity of their sets is at
+    least `threshold`, or a chain of such rows joins them; pairs that are in one group already are not compared. In
+    memory is one band at a time.
+    """
+    groups = _Groups(len(equal))
+    order = np.argsort(equal, kind="stable")
+    begins = np.diff(equal[order], prepend=~equal[order[:1]]) != 0
+    groups.first[order] = order[begins][np.cumsum(begins) - 1]
+    rows, different = np.flatnonzero(groups.first == np.arange(len(equal))), np.zeros(0, np.uint64)
+    for band in bands:
+        for pairs in _neighbours(rows, band):
+            size = sizes[pairs]
+            pairs = pairs[
+                (groups.first[pairs[:, 0]] != groups.first[pairs[:, 1]])
+                & (size.min(axis=1) >= threshold * size.max(axis=1))
+            ]
+            keys = pairs[:, 0].astype(np.uint64) << np.uint64(32) | pairs[:, 1].astype(np.uint64)
+            new = ~np.isin(keys, different)
+            pairs, keys = pairs[new], keys[new]
+            block = np.cumsum(sizes[pairs].sum(axis=1)) // HELD
+            for number in np.unique(block):
+                chosen = pairs[block == number]
+                known = np.unique(chosen)
+                held = dict(zip(known.tolist(), sets(known), strict=True))
+                near = np.array([_same(held[one], held[other], threshold) for one, other in chosen.tolist()], bool)
+                groups.join(chosen[near])
+                different = np.append(different, keys[block == number][~near])
+            if len(different) > REMEMBERED:
+                different = np.zeros(0, np.uint64)  # they are compared again, which only takes time
+    return groups.first
+
+
+class Known:
+    """Texts, by their sets, that others are held against, every one with every other."""
+
+    def __init__(self, sets: Sets) -> None:
+        self.sizes = np.array([len(each) for each in sets], np.int64)
+        self.vocabulary = np.unique(np.concatenate([*sets, np.zeros(0, np.uint64)]))
+        self.matrix = self._matrix(sets)
+
+    def _matrix(self, sets: Sets) -> csr_array:
+        """Which text (row) has which shingle of those known (column)."""
+        columns = []
+        for each in sets:
+            place = np.searchsorted(self.vocabulary, each)
+            place[place == len(self.vocabulary)] = 0
+            columns.append(place[self.vocabulary[place] == each] if len(self.vocabulary) else place[:0])
+        ends = np.cumsum([0, *map(len, columns)])
+        found = np.concatenate([*columns, np.zeros(0, np.int64)]).astype(np.int32)
+        return csr_array((np.ones(len(found), np.int32), found, ends), shape=(len(sets), len(self.vocabulary)))
+
+    def pairs(self, sets: Sets, threshold: float) -> np.ndarray:
+        """Places [n, 2] of the texts known and of others whose Jaccard similarity is at least `threshold`."""
+        sizes, others, found = np.array([len(each) for each in sets], np.int64), self._matrix(sets).T.tocsr(), []
+        for start in range(0, self.matrix.shape[0], BLOCK):
+            common = (self.matrix[start : start + BLOCK] @ others).tocoo()
+            left, right = common.row + start, common.col
+            near = common.data >= threshold * (self.sizes[left] + sizes[right] - common.data)
+            found.append(np.stack([left[near], right[near]], axis=1))
+        return np.concatenate([*found, np.zeros((0, 2), np.int64)]).astype(np.int64)

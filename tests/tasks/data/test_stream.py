@@ -1,0 +1,195 @@
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from projects import ROOT
+
+from tasks.data.cleaning.record import recorded
+from tasks.data.cleaning.rules import within_lengths, without_repetition
+from tasks.data.inbox import join_inbox
+from tasks.data.splits import deduplicate, overlap, split
+from tasks.data.stream import overlap_of_stream, with_inbox, without_duplicates
+from tasks.data.tokens import write_tokens
+from tasks.datasets.corpus import DATASET, Params, choose_encoding, read_corpus, read_stream, write_parts
+
+PARAMS = Params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8, vocabulary_size=300)
+PART = 6_000  # characters, so that a small corpus has some twenty
+
+
+def sentence(generator: random.Random) -> str:
+    return " ".join(f"word{generator.randrange(400)}" for _ in range(12)) + "."
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """Some 100 kB: small files, rows with repeats, mojibake and chats that nobody answered, and a book."""
+    folder, generator = tmp_path_factory.mktemp("raw"), random.Random(0)
+    (folder / "notes").mkdir()
+    for number in range(30):
+        (folder / f"notes/{number:02}.txt").write_text(f"Note {number}: schÃ¶n. " + sentence(generator))
+    texts = [" ".join(sentence(generator) for _ in range(6)) for _ in range(70)]
+    texts[40] = texts[3] + " and a word"
+    texts[50], texts[60] = texts[4].upper(), "\n".join(["the same"] * 40)
+    (folder / "rows").mkdir()
+    (folder / "rows/a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    chats = {
+        str(n): {"messages": [[{"sender": s, "text": sentence(generator)} for s in "xy"[: 1 + n % 3]]]}
+        for n in range(40)
+    }
+    (folder / "talk").mkdir()
+    (folder / "talk/chats.json").write_text(json.dumps(chats))
+    (folder / "books").mkdir()
+    (folder / "books/one.txt").write_text("\n\n".join(sentence(generator) for _ in range(250)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+    monkeypatch.setattr("tasks.datasets.corpus.PART", PART)
+    monkeypatch.setattr("tasks.datasets.corpus.FILES", 8)
+    monkeypatch.setattr("tasks.data.stream.CHECKED", 20_000)
+
+
+def as_tables(raw: Path, to: Path) -> pd.DataFrame:
+    """What the steps of the flow do to a table, with their outs in `to`."""
+    (to / "report").mkdir(parents=True)
+    with recorded() as record:
+        table = read_corpus(raw, PARAMS)
+        table = within_lengths(table, table["text"], DATASET.lengths)
+        table = without_repetition(table, table["text"]).reset_index(drop=True)
+        table = deduplicate(table, table["text"], 0.8)
+        table = split(table, PARAMS, stratify="source", weights=DATASET.weight(table))
+        record.write(to / "report", "corpus")
+    splits = {name: table[table["split"] == name] for name in ("train", "validation", "test")}
+    encoding = choose_encoding(PARAMS, splits["train"]["text"])
+    write_tokens(encoding, splits, to)
+    return table
+
+
+def as_stream(raw: Path, to: Path):
+    """The same by parts."""
+    (to / "report").mkdir(parents=True, exist_ok=True)
+    with recorded(folder=to / "report") as record:
+        stream = without_duplicates(read_stream(raw, PARAMS, to / "work", str), 0.8)
+        facts = split(stream.facts, PARAMS, stratify="source", weights=DATASET.weight(stream.facts))
+        record.write(to / "report", "corpus")
+    stream = replace(stream, facts=facts)
+    write_parts(stream, to, PARAMS)
+    return stream
+
+
+def outs(folder: Path) -> dict[str, bytes]:
+    files = [*folder.glob("*.bin"), folder / "meta.json", *(folder / "report").iterdir()]
+    return {path.name: path.read_bytes() for path in sorted(files)}
+
+
+@pytest.fixture(scope="module")
+def expected(raw, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    as_tables(raw, folder)
+    return folder
+
+
+def test_parts_make_the_same_bytes_as_one_table(raw, expected, tmp_path):
+    stream = as_stream(raw, tmp_path)
+    found, wanted = outs(tmp_path), outs(expected)
+    report = {"cleaning.json", "cleaning.md", "quarantine.parquet"}
+    assert set(found) == report | {"meta.json", "test.bin", "train.bin", "validation.bin"}
+    assert {name: found[name] == wanted[name] for name in found} == dict.fromkeys(found, True)
+    assert len(stream.parts) > 10
+    record = json.loads(found["cleaning.json"])
+    assert {rule: each["rows_left_out"] for rule, each in record.items()} == {
+        "characters": 0,
+        "unanswered": 14,
+        "repetition": 1,
+        "near_duplicates": 2,
+    }
+    assert record["characters"]["texts_changed"] == 30
+
+
+def test_batches_hold_every_row_once_and_rows_of_one_id_together(raw, tmp_path):
+    again = shutil.copytree(raw, tmp_path / "raw")
+    (again / "books/one.txt#2").write_text("This file is called as the book's second piece is.")
+    stream = read_stream(again, PARAMS, tmp_path / "work", str)
+    batches = list(stream.batches())
+    assert len(batches) == 3
+    assert batches[-1]["id"].tolist()[-2:] == ["books/one.txt#2"] * 2
+    table = pd.concat(batches)
+    assert sorted(table.index) == stream.facts.index.tolist()
+    assert (table["text"].str.len() == stream.facts["length"][table.index]).all()
+
+
+@pytest.mark.parametrize("held_out", [2**20, 40])
+def test_an_overlap_of_the_splits_is_found_in_a_sample_of_them_too(raw, tmp_path, monkeypatch, held_out):
+    with recorded():
+        stream = read_stream(raw, PARAMS, tmp_path, str)
+        table = read_corpus(raw, PARAMS)
+        table = without_repetition(table, table["text"]).reset_index(drop=True)
+    drawn = np.array(["train", "validation", "test"])[np.arange(len(table)) % 3]
+    stream = replace(stream, facts=stream.facts.assign(split=drawn))
+    table = table.assign(split=drawn)
+    monkeypatch.setattr("tasks.data.stream.HELD_OUT", held_out)
+    found = overlap_of_stream(stream, 0.5, 1)
+    everything = overlap(table, table["text"], 0.5)
+    assert everything == 2
+    assert found == everything if held_out > 40 else found <= everything
+
+
+def test_an_inbox_joins_as_it_joins_a_table(raw, tmp_path):
+    stream = as_stream(raw, tmp_path)
+    everything = np.arange(len(stream.facts))
+    table = stream.rows(stream.facts.index.to_numpy()[everything], ["id", "source", "text"])
+    table = table.assign(split=stream.facts["split"])
+    learned, tested = (table[table["split"] == name].iloc[0]["text"] for name in ("train", "test"))
+    texts = [learned, tested + " too", "something else entirely", "mine"]
+    left = pd.DataFrame({"id": [f"inbox/{n}" for n in range(4)], "source": "inbox/mine", "text": texts})
+    joined = with_inbox(stream, left, 0.8, DATASET.text, pd.DataFrame.copy)
+    wanted = join_inbox(table.reset_index(drop=True), left, 0.8, text=DATASET.text, forms=DATASET.text)
+    found = joined.rows(joined.facts.index.to_numpy(), ["id", "source", "text"]).assign(split=joined.facts["split"])
+    assert len(found) == len(table) - 1 + 3
+    assert found.to_numpy().tolist() == wanted[["id", "source", "text", "split"]].to_numpy().tolist()
+    assert joined.facts["length"].tolist() == wanted["text"].str.len().tolist()
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tasks.data import stream, parts
+import tasks.datasets.corpus as corpus
+corpus.PART, corpus.FILES, stream.CHECKED = {part}, 8, 20_000
+write, made = parts.write_part, 0
+sys.path.insert(0, "tests/tasks/data")
+from test_stream import as_stream
+as_stream(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["documents", "rows", "tokens"])
+def test_a_run_that_was_killed_goes_on_with_the_next_part_to_the_same_bytes(raw, expected, tmp_path, caplog, phase):
+    command = [sys.executable, "-c", RUN.format(part=PART), str(raw), str(tmp_path)]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    running = subprocess.Popen(command, cwd=ROOT, env=env)
+    while running.poll() is None and len(list((tmp_path / "work" / phase).glob("*.arrow"))) < 3:
+        pass
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("[0-9]*.arrow")}
+    assert len(before) >= 3
+    with caplog.at_level(logging.INFO):
+        as_stream(raw, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    there = len([path for path in before if path.parent.name == phase])
+    assert any(f"{phase}: " in line and int(line.split()[-3]) >= there for line in caplog.messages)
+    assert outs(tmp_path) == outs(expected)

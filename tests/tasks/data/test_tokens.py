@@ -1,0 +1,69 @@
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llm.dataset import TokenWindows
+from llm.errors import UserError
+from tasks.data.tokens import write_tokens
+from tasks.registry.trained_on import rows_in
+
+
+@pytest.fixture
+def files(tmp_path, encoding, monkeypatch):
+    """The same texts as one token file and, below `shards`, as several of 100 tokens; and the latter's meta.json."""
+    texts = {"train": pd.DataFrame({"text": [f"the cat sat on mat {n} ." for n in range(60)]})}
+    for name in ("one", "shards"):
+        (tmp_path / name).mkdir()
+    write_tokens(encoding, texts, tmp_path / "one")
+    monkeypatch.setattr("tasks.data.tokens.SHARD", 200)
+    return tmp_path, write_tokens(encoding, texts, tmp_path / "shards")
+
+
+def test_shards_hold_what_one_file_would_with_tokens_and_sha256_of_each(files):
+    folder, meta = files
+    one = (folder / "one/train.bin").read_bytes()
+    shards = meta["splits"]["train"].pop("shards")
+    assert meta == json.loads((folder / "one/meta.json").read_text())
+    found = [(folder / "shards" / shard["file"]).read_bytes() for shard in shards]
+    assert b"".join(found) == one
+    assert [len(part) for part in found[:-1]] == [200] * (len(one) // 200)
+    assert [shard["sha256"] for shard in shards] == [hashlib.sha256(part).hexdigest() for part in found]
+    assert [shard["tokens"] for shard in shards] == [len(part) // 2 for part in found]
+
+
+def test_batches_are_the_same_from_shards(files):
+    folder, _ = files
+    one, shards = (TokenWindows(folder / name, "train", 32) for name in ("one", "shards"))
+    assert len(one) == len(shards) > 5
+    assert one.bytes_per_token == shards.bytes_per_token
+    rows = np.array([3, 0, len(one) - 1])
+    for ours, theirs in zip(one.batch(rows), shards.batch(rows), strict=True):
+        assert ours.equal(theirs)
+    assert (shards.tokens[-150:] == one.tokens[-150:]).all()
+    assert int(shards.tokens[0]) == one.tokens[0]
+
+
+def test_a_shard_that_was_cut_is_named(files):
+    folder, meta = files
+    shard = folder / "shards" / meta["splits"]["train"]["shards"][1]["file"]
+    shard.write_bytes(shard.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"^train\.00002\.bin: 99 tokens, not 100 as meta\.json has it"):
+        TokenWindows(folder / "shards", "train", 32)
+
+
+def test_of_many_tokens_whole_documents_from_all_over_are_looked_at(files, encoding, monkeypatch):
+    from llm.tokenizer import save_tokenizer
+
+    folder, _ = files
+    save_tokenizer(encoding, folder / "shards/tokenizer.json")
+    everything = rows_in(folder / "shards")["text"].tolist()
+    assert everything == [f"the cat sat on mat {n} ." for n in range(60)]
+    monkeypatch.setattr("tasks.registry.trained_on.SPANS", 4)
+    monkeypatch.setattr("tasks.registry.trained_on.SPAN", 50)
+    some = rows_in(folder / "shards")["text"].tolist()
+    assert 4 < len(some) < 40
+    assert [text for text in everything if text in some] == some
+    assert some[-1] == everything[-1]

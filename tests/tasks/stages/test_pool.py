@@ -1,0 +1,58 @@
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llm.errors import UserError
+from tasks.data.gates import Gates
+from tasks.data.textfiles import raw_files
+from tasks.stages.cluster import map_in_order
+from tasks.stages.pool import pool
+
+KILLED = """
+import os, signal
+from tasks.stages.pool import pool
+with pool(2) as submit:
+    calls = [submit(eval, "__import__('os').getpid()") for _ in range(8)]
+    print(*{call.result() for call in calls}, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_results_come_in_order_and_items_are_not_taken_long_before(monkeypatch):
+    monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+    taken = []
+
+    def numbers():
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    results = map_in_order(math.sqrt, numbers())
+    assert next(results) == 0.0
+    assert len(taken) <= 2 * (os.cpu_count() or 1) + 1
+    assert list(results) == [math.sqrt(number) for number in range(1, 40)]
+
+
+def test_what_a_call_raises_is_raised_here_and_a_process_that_dies_is_an_error(monkeypatch):
+    monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+    with pool(1) as submit:
+        assert isinstance(submit(Gates.model_validate, {"rows": 1}).exception(), ValueError)
+        assert submit(len, "four").result() == 4
+        with pytest.raises(ChildProcessError, match="ended with exit code 3"):
+            submit(os._exit, 3).result()
+    with pytest.raises(UserError, match=r"^nowhere: holds no files"):
+        list(map_in_order(raw_files, [Path("nowhere"), Path("neither")]))
+
+
+def test_processes_end_with_the_one_that_they_work_for():
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True)
+    processes = [int(number) for number in done.stdout.split()]
+    assert processes
+    while any(psutil.pid_exists(number) and psutil.Process(number).status() != "zombie" for number in processes):
+        time.sleep(0.05)  # the test's own time-out is the bound
