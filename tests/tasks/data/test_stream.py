@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from projects import ROOT
 
+from tasks.data.cleaning.languages import in_languages
 from tasks.data.cleaning.record import recorded
 from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import join_inbox
@@ -66,10 +67,11 @@ def as_tables(raw: Path, to: Path) -> pd.DataFrame:
     (to / "report").mkdir(parents=True)
     with recorded() as record:
         table = read_corpus(raw, PARAMS)
+        table = in_languages(table, table["text"], ())
         table = within_lengths(table, table["text"], DATASET.lengths)
         table = without_repetition(table, table["text"]).reset_index(drop=True)
         table = deduplicate(table, table["text"], 0.8)
-        table = split(table, PARAMS, stratify="source", weights=DATASET.weight(table))
+        table = split(table, PARAMS, stratify=DATASET.stratify, weights=DATASET.weight(table))
         record.write(to / "report", "corpus")
     splits = {name: table[table["split"] == name] for name in ("train", "validation", "test")}
     encoding = choose_encoding(PARAMS, splits["train"]["text"])
@@ -82,7 +84,7 @@ def as_stream(raw: Path, to: Path):
     (to / "report").mkdir(parents=True, exist_ok=True)
     with recorded(folder=to / "report") as record:
         stream = without_duplicates(read_stream(raw, PARAMS, to / "work", str), 0.8)
-        facts = split(stream.facts, PARAMS, stratify="source", weights=DATASET.weight(stream.facts))
+        facts = split(stream.facts, PARAMS, stratify=DATASET.stratify, weights=DATASET.weight(stream.facts))
         record.write(to / "report", "corpus")
     stream = replace(stream, facts=facts)
     write_parts(stream, to, PARAMS)

@@ -100,7 +100,7 @@ def test_validation_and_test_get_wordings_that_train_never_sees(splits, tmp_path
     written = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("train", "validation", "test")}
     assert all(list(table.columns) == WRITTEN for table in written.values())
     texts = {name: instruction_text(table[table["kind"] == "capital"]) for name, table in written.items()}
-    assert all(text.startswith("Give the capital city.\n") for text in texts["test"])
+    assert all(text.startswith("Give the capital city.") for text in texts["test"])
     assert not any(text.startswith(("Give the", "Tell me what")) for text in texts["train"])
     told = written["train"][written["train"]["kind"] == "told_before"].iloc[0]
     assert len(told["history"]) in (2, 4)
