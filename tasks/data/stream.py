@@ -24,7 +24,7 @@ from tasks.data.splits import DUPLICATES, SPLITS
 from tasks.data.tokens import encode, write_files
 from tasks.stages.cluster import map_in_order
 
-CHECKED = 64 * 2**20  # characters of the rows that are held against expectations at a time
+CHECKED = 16 * 2**20  # characters of the rows that are held against expectations at a time
 HELD_OUT = 2**20  # shingles of the rows of validation and test that are held against all others
 LEARNED = 100_000_000  # characters that a tokenizer is trained on
 OUT = -1  # the split of a row that is left out
