@@ -247,7 +247,7 @@ def main() -> None:
             if "failed" in each:
                 sys.stdout.write(f"{name}: {each['failed']}\n")
         results["sizes"][f"{size:g}"] = found
-        report.write(report.RESULTS / "preprocess_speed.json", results)
+        report.write(report.results("preprocess_speed"), results)
 
 
 if __name__ == "__main__":
