@@ -5,7 +5,7 @@ own evaluation's metrics reviewed, and no rows are asked.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +59,12 @@ class Review:
     """Columns that say which slice a row is in; None is in none."""
     ask: Literal["predict", "bits"] = "predict"
     """What is asked of a version: its answers, or the bits in which it writes each `text`."""
+    baseline: str = ""
+    """What the baseline is, for people."""
+    explained: Mapping[str, str] = field(default_factory=dict)
+    """What a metric says, for people who know none, by its name."""
+    tell: Callable[[pd.DataFrame, pd.DataFrame], str] | None = None
+    """`tell(rows, answers)`: the errors of a version, counted, in a sentence."""
     options: Callable[[Any], dict[str, Any]] = no_options
     """`options(evaluate)`: what it is asked with besides, from the `evaluate` section in params.yaml."""
 

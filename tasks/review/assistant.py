@@ -66,5 +66,11 @@ REVIEW = Review(
     measure=measure,
     step=0.5,
     slices=("kind",),
+    baseline="the model that it was tuned from, in its own template",
+    explained={
+        "exact_match": "share right of the questions whose answers a rule can check",
+        "rouge_l": "how much of the expected words the other answers have, in their order",
+        "response_loss": "nats a token of the expected answers",
+    },
     options=options,
 )

@@ -83,6 +83,11 @@ class Comparison:
     won: Sequence[Row] = ()
     errors: Sequence[Row] = ()
     """The challenger's, the worst first."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """The errors of each in a sentence."""
+    baseline: str = ""
+    explained: Mapping[str, str] = field(default_factory=dict)
+    """What the baseline and the metrics are."""
     unanswered: int = 0
     """Rows that the challenger gave no answer to."""
     slices: Sequence[Slice] = ()
@@ -187,6 +192,8 @@ def _asked(
         for function in (review.measure, review.score)
     )
     speeds = [{} if each is None else {SPEED: each.speed} for each in (mine, its)]
+    tables = {"challenger": mine} | ({} if its is None else {CHAMPION: its})
+    told = {who: review.tell(rows, each.table) for who, each in tables.items()} if review.tell else {}
     points = scores[0]["score"], None if its is None else scores[1]["score"]
     gain = pd.Series(0.0, rows.index) if its is None else points[0] - points[1]
     gain = -gain if review.low_scores_are_good else gain
@@ -210,6 +217,9 @@ def _asked(
         lost=lost,
         won=won,
         errors=wrong,
+        told=told,
+        baseline=review.baseline,
+        explained=review.explained,
         unanswered=int(mine.table["error"].notna().sum()) if "error" in mine.table else 0,
         slices=_slices(rows, review.slices, *points),
     )

@@ -23,8 +23,7 @@ def moved(dataset: str, before: pd.DataFrame, now: pd.DataFrame, *, sources: boo
 
     With `sources`, where they come from, too, which says nothing of what they are.
     """
-    label = find(dataset).stratify
-    label = label if label in now and label in before else None
+    label = next((name for name in find(dataset).stratify[:1] if name in now and name in before), None)
     texts = [
         name
         for name in now

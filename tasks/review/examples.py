@@ -6,7 +6,7 @@ from tasks.review.metrics import Difference, judged
 
 FLIPS, SLICES = 12, 30
 TEXT, ANSWER = 500, 300  # characters of a row and of an answer
-ARROWS = {"better": "▲ better", "worse": "▼ **worse**", "no difference": "≈ no difference", "not known": ""}
+ARROWS = {"better": "▲ better", "worse": "▼ **worse**", "no difference": "≈ not told apart", "not known": ""}
 
 
 def number(value: float | None) -> str:
@@ -20,6 +20,8 @@ def signed(found: Difference | None) -> str:
     """A difference with its sign, and its interval where there is one."""
     if found is None:
         return ""
+    if (found.value, found.low, found.high) == (0, 0, 0):
+        return "0, no row differs"
     ends = "" if found.low is None or found.high is None else f" ({found.low:+.4f} to {found.high:+.4f})"
     return f"{found.value:+.4f}{ends}"
 

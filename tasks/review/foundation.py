@@ -58,6 +58,8 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
 
 
 REVIEW = Review(
+    baseline="n-grams (modified Kneser-Ney)",
+    explained={"bits_per_byte": "bits in which it writes a byte of the text"},
     main="bits_per_byte",
     unit="pieces of text",
     columns=("text",),

@@ -68,8 +68,12 @@ def _no_loss(comparison: "Comparison", name: str) -> Gate:
         return Gate(asked, None, reason)
     if found.low is None or found.high is None:
         return Gate(asked, None, f"{found.value:+.4f}, and nobody knows how sure that is")
+    if (found.value, found.low, found.high) == (0, 0, 0):
+        return Gate(asked, True, "no row differs")
     interval = f"{found.value:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"
-    return Gate(asked, metric.verdict(against) != "worse", f"{metric.verdict(against)}: {interval}")
+    judgement = metric.verdict(against)
+    said = "not told apart" if judgement == "no difference" else judgement
+    return Gate(asked, judgement != "worse", f"{said}: {interval}")
 
 
 def _answers(comparison: "Comparison") -> Gate:

@@ -61,9 +61,15 @@ def _by_main_metric(comparison: Comparison) -> str:
         "no difference": f"no difference from {who} can be seen",
         "not known": f"nobody knows how sure its difference from {who} is",
     }.get(judgement, f"it is **{judgement}** than {who}")
-    return (
-        f"{start}By {plain(metric.name)} {said}: {number(metric.challenger)} against {number(other)}, {signed(found)}."
-    )
+    values = f"{number(metric.challenger)} against {number(other)}, {signed(found)}"
+    return f"{start}By {plain(metric.name)} {said}: {values}.{_flipped(comparison)}"
+
+
+def _flipped(comparison: Comparison) -> str:
+    if not comparison.champion or not comparison.rows or comparison.incomparable:
+        return ""
+    lost, won = len(comparison.lost), len(comparison.won)
+    return f" Of {comparison.rows} {comparison.unit} it lost {lost} and won {won}."
 
 
 def _gates(gates: Sequence[Gate]) -> list[str]:
@@ -86,8 +92,8 @@ def _metrics(comparison: Comparison) -> list[str]:
         return []
     champion = ["champion", "challenger less champion (95 %)", ""] if comparison.champion else []
     columns = ["metric", "challenger", "95 % interval", *champion]
-    columns += ["baseline", "challenger less baseline (95 %)", "", "by its evaluation"]
-    right = {"challenger", "champion", "baseline", "by its evaluation"}
+    columns += ["baseline", "challenger less baseline (95 %)", "", "after training"]
+    right = {"challenger", "champion", "baseline", "after training"}
     sides = "|".join("---:" if name in right else "---" for name in columns)
     asked = (
         f"Both answered the same {comparison.rows} {comparison.unit} now, each in a process of its own"
@@ -95,17 +101,22 @@ def _metrics(comparison: Comparison) -> list[str]:
         else f"It answered {comparison.rows} {comparison.unit} now, in a process of its own"
     )
     said = (
-        f"{asked} with the code that it ships: `{comparison.asked}`. Intervals are by "
-        "bootstrap, of differences paired by row; of 20 differences that are none, one looks like one. Baselines, and "
-        "how far intervals against them reach, are from its own evaluation, as is what has no interval against the "
-        "champion."
+        f"{asked} with the code that it ships: `{comparison.asked}`. Differences are paired by row, their intervals by "
+        "bootstrap: one arrow in 20 is chance. The baseline did not answer again; its values, how far intervals "
+        "against it reach, and the last column are from the evaluation after training."
         if comparison.rows
         else "From the versions' own evaluations: nothing was answered now."
     )
     if comparison.champion and not comparison.same_test:
         said += " **The champion's test rows were others, or are not known: it may have learned from some of these.**"
+    told = [f"- {who}: {plain(each)}" for who, each in comparison.told.items()]
     lines = [_metric_line(metric, comparison) for metric in comparison.metrics.values()]
-    return ["## Metrics", "", said, "", f"| {' | '.join(columns)} |", f"|{sides}|", *lines]
+    explained = {"baseline": comparison.baseline} | {
+        name: each for name, each in comparison.explained.items() if name in comparison.metrics
+    }
+    words = [f"- {plain(name)}: {plain(each)}" for name, each in explained.items() if each]
+    parts = [[said], told, [f"| {' | '.join(columns)} |", f"|{sides}|", *lines], words]
+    return ["## Metrics", *(line for part in parts if part for line in ("", *part))]
 
 
 def _short(text: str) -> str:
@@ -143,7 +154,7 @@ def _code(found: Changes) -> Iterator[str]:
     elif not found.commits and not found.files:
         yield "Code: the same commit, or no commit between the two."
     else:
-        yield f"{len(found.commits)} commits, {len(found.files)} files of code."
+        yield f"Commits: {len(found.commits)}, files of code: {len(found.files)}."
         if found.commits:
             yield ""
             yield from (f"- {plain(line)}" for line in found.commits[:COMMITS])
@@ -221,7 +232,11 @@ def _samples(files: Mapping[str, Mapping[str, Path]]) -> list[str]:
 def _head(comparison: Comparison, gates: Sequence[Gate], how: Sequence[str]) -> list[str]:
     against = f"champion {comparison.champion.version}" if comparison.champion else "the baseline"
     title = f"# {plain(comparison.name)}: challenger {comparison.challenger.version} against {against}"
-    decide = ["", "## To decide", "", *(f"- {line}" for line in how)] if how else []
+    wait = (
+        "Or wait: it stays pending, and what people use stays as it is. An approval is undone by "
+        f"`python -m flows.review rollback {plain(comparison.model)}`."
+    )
+    decide = ["", "## To decide", "", *(f"- {line}" for line in (*how, wait))] if how else []
     return [title, "", verdict(comparison, gates), *decide]
 
 

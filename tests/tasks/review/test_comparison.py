@@ -54,6 +54,9 @@ def test_both_answer_by_the_code_that_they_ship(in_project):
     assert found.metrics["everyday_ham"].challenger + found.metrics["everyday_ham"].champion == pytest.approx(1)
     assert (found.rows, found.unanswered, found.failed, found.incomparable) == (46, 1, "", "")
     assert found.same_test
+    of_ham = [ok for ok, label in zip(right[40:], rows["expected"][40:], strict=True) if label == "ham"]
+    assert f"{of_ham.count(False)} of 3 everyday ham wrong" in found.told["challenger"]
+    assert f"{of_ham.count(True)} of 3 everyday ham wrong" in found.told["champion"]
     won = {row.id for row in found.won}
     assert won == {each for each, is_right in zip(rows["id"], right, strict=True) if is_right}
     assert {row.id for row in found.lost} == {*rows["id"]} - won - {"mail-39"}  # which neither can answer

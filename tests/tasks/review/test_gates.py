@@ -61,7 +61,7 @@ def found(gates: Gates, **values: object) -> dict[str, Gate]:
             Gates(no_loss=("f1",)),
             "no sure loss of f1 against the champion",
             True,
-            "no difference: +0.0100 (95 % interval -0.0100 to +0.0300)",
+            "not told apart: +0.0100 (95 % interval -0.0100 to +0.0300)",
         ),
         (
             Gates(no_loss=("recall",)),

@@ -41,6 +41,8 @@ def compared(in_project) -> Comparison:
         "classifier", "threestage-classifier", _version("threestage-classifier", "2"),
         _version("threestage-classifier", "1"), "f1", METRICS, "mails", 100, "data/processed/emails (0123)",
         lost=[row], won=[replace(row, id="mail-2", gain=1.0)] * 20, errors=[replace(row, id="mail-3")],
+        told={"challenger": "6 of 120 everyday ham wrong"},
+        baseline="TF-IDF", explained={"f1": "harmonic mean", "rouge_l": "of no metric here"},
         slices=[
             Slice("words", "to 50", 10, 0.5, 0.9, Difference(-0.4, -0.6, -0.1)),
             Slice("words", "over 500", 20, 0.9, 0.8, Difference(0.1, -0.1, 0.3)),
@@ -66,7 +68,8 @@ def test_the_verdict_comes_first_and_names_what_does_not_hold(compared, tmp_path
     assert head.splitlines()[2] == (
         "**Version 2 does not hold: of 4 gates 1 failed and 1 could not be computed.** Not passed: no sure loss of f1 "
         "against the champion (worse: -0.0089); its data passed the checks (reports/quality is missing). By f1 it "
-        "is **worse** than champion 1: 0.9712 against 0.9801, -0.0089 (-0.0150 to -0.0020)."
+        "is **worse** than champion 1: 0.9712 against 0.9801, -0.0089 (-0.0150 to -0.0020). Of 100 mails it lost 1 and "
+        "won 20."
     )
 
 
@@ -100,13 +103,17 @@ def test_gates_and_metrics_stand_in_tables_with_arrows(compared, tmp_path):
         "+0.0700 (+0.0500 to +0.0900) | ▲ better | 0.9712 |",
         "| calibration_error (less is better) | 0.0100 | 0.0050 to 0.0200 | 0.0200 | -0.0100 (-0.0150 to -0.0050) | "
         "▲ better |  |  |  | 0.0100 |",
-        "| recall | 0.9000 | 0.8800 to 0.9200 | 0.9000 | +0.0000 (-0.0100 to +0.0100) | ≈ no difference |",
+        "| recall | 0.9000 | 0.8800 to 0.9200 | 0.9000 | +0.0000 (-0.0100 to +0.0100) | ≈ not told apart |",
         "| response_loss (less is better) | 0.5000 |  | 0.4000 | +0.1000 |  | 2.0000 |",
         "| seconds_a_row (less is better) | 0.0004 |  | 0.0003 | +0.0001 |",
         "the same 100 mails now",
+        "- challenger: 6 of 120 everyday ham wrong",
+        "- baseline: TF-IDF",
+        "- f1: harmonic mean",
         "![differences](differences.svg)",
     ):
         assert line in found["Metrics"]
+    assert "rouge\\_l" not in found["Metrics"]
 
 
 def test_a_champion_that_may_have_learned_from_the_test_rows_is_named_so(compared, tmp_path):
