@@ -158,7 +158,7 @@ def read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], 
 
     The same call goes on where one was interrupted.
     """
-    files, folder = raw_files(folder), folder.absolute()
+    files = raw_files(folder)
     read = make_parts(work / "documents", jobs(folder, params, mask), partial(read_documents, folder, params, mask))
     known = pd.concat([read_part(path, ["source", "length"]).to_pandas() for path in read], ignore_index=True)
     known["source"] = known["source"].astype("category")

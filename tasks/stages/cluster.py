@@ -81,6 +81,11 @@ class Cluster:
             ray.shutdown()
 
 
+def _in_folder(folder: Path, function: Callable[[Item], Found], item: Item) -> Found:
+    os.chdir(folder)  # a task of Ray's may start anywhere, and errors name files as they are called here
+    return function(item)
+
+
 def map_in_order(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
     """As `map`, in the order of the items: on all cores, or by the tasks of Ray where THREESTAGE_RAY asks for it.
 
@@ -98,7 +103,8 @@ def map_in_order(function: Callable[[Item], Found], items: Iterable[Item]) -> It
             from ray.exceptions import RayTaskError
 
             cores = int(place.cluster_resources().get("CPU", 1))
-            remote = place.remote(lambda item: function(item))  # Ray takes functions alone, and no partial
+            here = Path.cwd()
+            remote = place.remote(lambda item: _in_folder(here, function, item))  # Ray takes no partial
         under_way: deque[Any] = deque()
 
         def next_result() -> Found:
