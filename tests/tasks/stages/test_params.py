@@ -188,7 +188,7 @@ def test_published_weights_need_a_name_only_where_something_starts_from_them(wri
         (
             "applications.classifier.train.ngram_buckets",
             0,
-            "applications.classifier.train: certain 0.99: without ngram_buckets there is no linear model to be so",
+            "applications.classifier.train: certain 0.997: without ngram_buckets there is no linear model to be so",
         ),
     ],
 )
