@@ -164,7 +164,7 @@ def check(name: str, record: Record, table: Table | Stream, dataset: Dataset, pa
 def write(table: Table | Stream, dataset: Dataset, params: Split, folder: Path) -> None:
     """Write the splits as what trains and evaluates reads them."""
     if isinstance(table, Stream):
-        return dataset.write_stream(table, folder, params)
+        return dataset.write(table, folder, params)
     kept = table.drop(columns=["split", dataset.groups] if dataset.groups else "split")
     splits = {name: kept[table["split"] == name] for name in SPLITS}
     splits["train"] = repeat_feedback(splits["train"], params.feedback_weight)

@@ -154,9 +154,9 @@ def make_config() -> Callable[..., TrainConfig]:
 def token_files(tmp_path_factory, encoding) -> Path:
     """`data/processed/corpus/` of a tiny text."""
     import pandas as pd
+    from token_files import write_tokens
 
     from llm.tokenizer import save_tokenizer
-    from tasks.datasets.corpus import write_tokens
 
     folder = tmp_path_factory.mktemp("corpus")
     save_tokenizer(encoding, folder / "tokenizer.json")

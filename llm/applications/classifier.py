@@ -167,8 +167,8 @@ def email_texts(subjects: Iterable[str], bodies: Iterable[str]) -> list[str]:
 def gpt_logits(model: Classifier, texts: Sequence[list[int]], batch_size: int = 8) -> Tensor:
     """The GPT's logits, float32 N x K on the CPU, of texts as tokens, in bfloat16 where the device is fast in it.
 
-    A text comes out the same alone and among others, as it is padded by its own length: in bfloat16 to the bit, in
-    float32 but for the last ones.
+    A text comes out the same alone and among others, but for the last bits, as it is padded by its own length: on cores
+    with AMX, in bfloat16, the default classifier's logits differ by 0.03 at most.
     """
     device = model.head.weight.device
     logits = torch.zeros(len(texts), len(model.config.labels))

@@ -243,6 +243,6 @@ def _token_pieces(paths: Iterable[Path]) -> Iterator[dict[str, tuple[memoryview,
 
 
 def write_stream(encoding: tiktoken.Encoding, stream: Stream, folder: Path) -> dict[str, Any]:
-    """As `write_tokens` of tasks/data/tokens.py, on all cores."""
+    """Write the token files and their `meta.json` (tasks/data/tokens.py), on all cores."""
     parts = make_parts(stream.folder / "tokens", stream.codes(), partial(_token_part, encoding), len(stream.parts))
     return write_files(encoding, SPLITS, _token_pieces(parts), folder)

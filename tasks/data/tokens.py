@@ -3,20 +3,17 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tiktoken
 
 from llm.files import write_atomic
 from llm.tokenizer import end_of_text
 
 SHARD = 256 * 2**20  # bytes; of these a token file is made that is larger
-BATCH = 1024  # documents of a table tokenized at a time, which bounds the memory
 
 
 def token_type(encoding: tiktoken.Encoding) -> np.dtype:
@@ -94,16 +91,3 @@ def write_files(
     meta = {"dtype": dtype.name, "vocabulary_size": encoding.n_vocab, "splits": counts}
     write_atomic(to / "meta.json", json.dumps(meta, indent=2) + "\n")
     return meta
-
-
-def write_tokens(
-    encoding: tiktoken.Encoding, splits: dict[str, pd.DataFrame], folder: Path, mapped: Callable[..., Iterable] = map
-) -> dict[str, Any]:
-    """As `write_files`, of tables of texts. `mapped` works as `map` does, perhaps on many machines."""
-    parts = [
-        (split, table["text"].iloc[start : start + BATCH].tolist())
-        for split, table in splits.items()
-        for start in range(0, len(table), BATCH)
-    ]
-    found = mapped(partial(encode, encoding), (texts for _, texts in parts))
-    return write_files(encoding, splits, ({split: each} for (split, _), each in zip(parts, found, strict=True)), folder)

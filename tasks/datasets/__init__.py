@@ -44,8 +44,8 @@ class Dataset:
     """The columns whose values each split has in the same shares, those of each within those of the one before."""
     weight: Callable[[Table], pd.Series] | None = None
     """How much each row counts in these shares; without it all count the same."""
-    write: Callable[[dict[str, Table], Path, Any], object] = write_parquet
-    """Write the splits, of the folder and the parameters."""
+    write: Callable[[Any, Path, Any], object] = write_parquet
+    """Write the splits, of the folder and the parameters: a table each by its name, or the stream with all."""
     groups: str | None = None
     """The column whose equal values stay in one split; it is not written."""
     labels: Callable[[Any], Sequence[str]] | None = None
@@ -64,8 +64,6 @@ class Dataset:
     """As `read`, without rows that are no text to learn from, where rows may be too many for memory.
 
     Of the folder, the parameters, a folder for its parts, and what masks an example."""
-    write_stream: Callable[["Stream", Path, Any], object] | None = None
-    """As `write`, where there is a `stream`."""
     feedback: Mapping[str, tuple[int, int]] | None = None
     """Columns of a row of feedback and their least and greatest lengths; None where the dataset can't read any."""
 

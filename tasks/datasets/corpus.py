@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, pairwise, product
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,7 @@ from tasks.data.published import encoding_by_name, is_published, published_token
 from tasks.data.splits import FEW, Split, check_train_only
 from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_learn, write_stream
 from tasks.data.textfiles import raw_files
-from tasks.data.tokens import write_tokens
 from tasks.datasets import Dataset
-from tasks.stages.cluster import map_in_order
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
@@ -170,10 +168,9 @@ def read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], 
     for path in read:
         absorb(read_record(path))
     found = set().union(*(read_record(path).rules() for path in rows))
-    for rule, path in product(
-        filter(found.__contains__, RULES), rows
-    ):  # in the order in which a table goes through them
-        absorb(read_record(path), rule)
+    for rule in filter(found.__contains__, RULES):  # in the order in which a table goes through them
+        for path in rows:
+            absorb(read_record(path), rule)
     return Stream.of(work, rows)
 
 
@@ -241,15 +238,8 @@ def choose_encoding(params: Params, texts: Iterable[str]) -> tiktoken.Encoding:
     return encoding_by_name(params.tokenizer)
 
 
-def write_corpus(splits: dict[str, pd.DataFrame], folder: Path, params: Params) -> None:
-    """Write `tokenizer.json` and the token files, on a Ray cluster where the environment names one."""
-    encoding = choose_encoding(params, splits["train"]["text"])
-    save_tokenizer(encoding, folder / "tokenizer.json")
-    write_tokens(encoding, splits, folder, map_in_order)
-
-
-def write_parts(stream: Stream, folder: Path, params: Params) -> None:
-    """As `write_corpus`, of any size."""
+def write_corpus(stream: Stream, folder: Path, params: Params) -> None:
+    """Write `tokenizer.json` and the token files."""
     encoding = choose_encoding(params, texts_to_learn(stream, params.seed))
     save_tokenizer(encoding, folder / "tokenizer.json")
     write_stream(encoding, stream, folder)
@@ -266,5 +256,4 @@ DATASET = Dataset(
     write=write_corpus,
     check=read_corpus,
     stream=read_stream,
-    write_stream=write_parts,
 )

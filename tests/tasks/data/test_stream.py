@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from projects import ROOT
+from token_files import write_tokens
 
 from tasks.data.cleaning.languages import in_languages
 from tasks.data.cleaning.record import recorded
@@ -20,8 +21,7 @@ from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import join_inbox
 from tasks.data.splits import deduplicate, overlap, split
 from tasks.data.stream import overlap_of_stream, with_inbox, without_duplicates
-from tasks.data.tokens import write_tokens
-from tasks.datasets.corpus import DATASET, Params, choose_encoding, read_corpus, read_stream, write_parts
+from tasks.datasets.corpus import DATASET, Params, choose_encoding, read_corpus, read_stream, write_corpus
 
 PARAMS = Params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8, vocabulary_size=300)
 PART = 6_000  # characters, so that a small corpus has some twenty
@@ -87,7 +87,7 @@ def as_stream(raw: Path, to: Path):
         facts = split(stream.facts, PARAMS, stratify=DATASET.stratify, weights=DATASET.weight(stream.facts))
         record.write(to / "report", "corpus")
     stream = replace(stream, facts=facts)
-    write_parts(stream, to, PARAMS)
+    write_corpus(stream, to, PARAMS)
     return stream
 
 

@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from token_files import write_tokens
 
 from llm.dataset import TokenWindows
 from llm.errors import UserError
-from tasks.data.tokens import write_tokens
 from tasks.registry.trained_on import rows_in
 
 

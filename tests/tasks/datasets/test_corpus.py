@@ -4,11 +4,12 @@ import great_expectations as gx
 import numpy as np
 import pandas as pd
 import pytest
+from token_files import write_tokens
 
 from llm.errors import UserError
 from llm.tokenizer import train_bpe
 from tasks.data.splits import split
-from tasks.datasets.corpus import DATASET, Params, choose_encoding, corpus_expectations, read_corpus, write_tokens
+from tasks.datasets.corpus import DATASET, Params, choose_encoding, corpus_expectations, read_corpus
 
 
 def write(folder, name, content):

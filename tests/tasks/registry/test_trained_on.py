@@ -7,9 +7,9 @@ import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
 from projects import git
+from token_files import write_tokens
 
 from llm.tokenizer import save_tokenizer
-from tasks.datasets.corpus import write_tokens
 from tasks.registry.trained_on import TrainedOn, committed, current_md5, current_rows, rows_before, trained_on
 
 NAME = "threestage-classifier"
