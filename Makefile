@@ -78,7 +78,7 @@ $(READY): pyproject.toml requirements.lock
 INSTALL = test "$$(id -u)" = 0 && { apt-get update && apt-get install --yes --no-install-recommends $(1); } >.venv/$(1).log 2>&1
 
 # What tests and lint need besides; `make run` does without. The page is tested in a real browser, a team's servers on a
-# real database.
+# real database, compiled blocks with a real compiler.
 $(TOOLS): $(READY)
 	@echo "Installing what the tests need (a minute or two)"
 	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
@@ -86,4 +86,6 @@ $(TOOLS): $(READY)
 		echo "Chromium is missing and can't be installed here, so the page's tests are skipped: install the package chromium"
 	@command -v initdb >/dev/null || command -v pg_ctlcluster >/dev/null || { $(call INSTALL,postgresql); } || \
 		echo "PostgreSQL is missing and can't be installed here, so a team's servers are not tested: install the package postgresql"
+	@command -v g++ >/dev/null || { $(call INSTALL,g++); } || \
+		echo "A C++ compiler is missing and can't be installed here, so compiled blocks are not tested: install the package g++"
 	@touch $(TOOLS)

@@ -76,7 +76,7 @@ def folder(tmp_path) -> Path:
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, folder)
     _script(folder / "path/python3", PYTHON)
-    for name in ("chromium", "initdb"):
+    for name in ("chromium", "initdb", "g++"):
         _script(folder / "path" / name, "#!/bin/sh\n")
     return folder
 
@@ -129,7 +129,7 @@ def test_the_main_job_installs_nothing_that_tests_alone_need(folder):
 
 
 def test_what_else_tests_need_is_installed_or_its_absence_said(folder):
-    for name in ("chromium", "initdb"):
+    for name in ("chromium", "initdb", "g++"):
         (folder / "path" / name).unlink()
     for name in ("awk", "cat", "cp", "id", "make", "mkdir", "rm", "sh", "test", "touch"):  # neither, and no apt-get
         (folder / "path" / name).symlink_to(shutil.which(name))
@@ -139,6 +139,7 @@ def test_what_else_tests_need_is_installed_or_its_absence_said(folder):
     assert done.returncode == 0, done.stderr
     assert "install the package chromium" in done.stdout
     assert "install the package postgresql" in done.stdout
+    assert "install the package g++" in done.stdout
 
 
 def _interpreter_is_gone(folder: Path) -> None:

@@ -20,8 +20,8 @@ def signed(found: Difference | None) -> str:
     """A difference with its sign, and its interval where there is one."""
     if found is None:
         return ""
-    if (found.value, found.low, found.high) == (0, 0, 0):
-        return "0, no row differs"
+    if found.is_none:
+        return "the same"
     ends = "" if found.low is None or found.high is None else f" ({found.low:+.4f} to {found.high:+.4f})"
     return f"{found.value:+.4f}{ends}"
 

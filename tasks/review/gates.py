@@ -68,8 +68,8 @@ def _no_loss(comparison: "Comparison", name: str) -> Gate:
         return Gate(asked, None, reason)
     if found.low is None or found.high is None:
         return Gate(asked, None, f"{found.value:+.4f}, and nobody knows how sure that is")
-    if (found.value, found.low, found.high) == (0, 0, 0):
-        return Gate(asked, True, "no row differs")
+    if found.is_none:
+        return Gate(asked, True, "the same")
     interval = f"{found.value:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"
     judgement = metric.verdict(against)
     said = "not told apart" if judgement == "no difference" else judgement

@@ -31,6 +31,11 @@ class Difference:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def is_none(self) -> bool:
+        """Whether both are the same however the rows are drawn."""
+        return self.value == self.low == self.high == 0
+
 
 def judged(found: Difference | None, *, less: bool) -> Verdict:
     """How a challenger stands by a difference: `no difference` where its interval has zero in it.

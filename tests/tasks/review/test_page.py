@@ -22,6 +22,7 @@ METRICS = {
         "calibration_error", 0.01, 0.02, None, 0.005, 0.02, 0.01, True, Difference(-0.01, -0.015, -0.005)
     ),
     "recall": Metric("recall", 0.9, 0.9, None, 0.88, 0.92, 0.9, True, Difference(0.0, -0.01, 0.01)),
+    "roc_auc": Metric("roc_auc", 0.99, 0.99, answered=True, to_champion=Difference(0.0, 0.0, 0.0)),
     "response_loss": Metric("response_loss", 0.5, 0.4, 2.0, evaluated=0.5, to_champion=Difference(0.1)),
     "seconds_a_row": Metric("seconds_a_row", 0.0004, 0.0003, answered=True, to_champion=Difference(0.0001)),
 }  # fmt: skip
@@ -104,6 +105,7 @@ def test_gates_and_metrics_stand_in_tables_with_arrows(compared, tmp_path):
         "| calibration_error (less is better) | 0.0100 | 0.0050 to 0.0200 | 0.0200 | -0.0100 (-0.0150 to -0.0050) | "
         "▲ better |  |  |  | 0.0100 |",
         "| recall | 0.9000 | 0.8800 to 0.9200 | 0.9000 | +0.0000 (-0.0100 to +0.0100) | ≈ not told apart |",
+        "| roc_auc | 0.9900 |  | 0.9900 | the same | ≈ not told apart |",
         "| response_loss (less is better) | 0.5000 |  | 0.4000 | +0.1000 |  | 2.0000 |",
         "| seconds_a_row (less is better) | 0.0004 |  | 0.0003 | +0.0001 |",
         "the same 100 mails now",
