@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
 from tasks.registry.decisions import REASON_LENGTH, carry_out, set_pending
-from tasks.registry.events import WAITS, emit
+from tasks.registry.events import WAITS, emit, version_page
 from tasks.registry.register import REJECTED, REVIEW, registered_name
 from tasks.registry.standing import APPROVED, CHAMPION, INSTEAD_OF, NONE, PENDING, said, standing
 from tasks.registry.tracking import server_errors, tracking_uri
@@ -78,7 +78,7 @@ def ways(model: str, version: str) -> list[str]:
     line, name = "python -m flows.review", registered_name(model)
     return [
         f"On the command line: `{line} approve {model}/{version} --reason TEXT`, or `reject`.",
-        f"In MLflow: set the tag `{REVIEW}` of {name} version {version} to `{APPROVED}` or `{REJECTED}` (the tags "
+        f"In MLflow, {version_page(name, version)}: set the tag `{REVIEW}` to `{APPROVED}` or `{REJECTED}` (the tags "
         f"`{REVIEW}.by` and `{REVIEW}.reason` say who and why), or move the alias `{CHAMPION}` to it; the next review "
         "carries out what the tag says.",
     ]

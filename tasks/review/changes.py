@@ -32,6 +32,8 @@ class Changes:
     files: Sequence[str] = ()
     """Code that differs: `M  llm/model/gpt.py`."""
     code_unknown: str = ""
+    diff: str = ""
+    """The command that shows the lines."""
     parameters: Sequence[Change] = ()
     parameters_unknown: str = ""
     data: Sequence[Change] = ()
@@ -65,7 +67,8 @@ def _code(challenger: ModelVersion, champion: ModelVersion) -> dict[str, object]
     files = git_text("diff", "--name-status", before, after, "--", *CODE)
     if log is None or files is None:
         return {"code_unknown": f"this repository does not hold both {before[:10]} and {after[:10]}: run `git fetch`"}
-    return {"commits": log.splitlines(), "files": files.replace("\t", " ").splitlines()}
+    diff = f"git diff {before[:10]} {after[:10]}"
+    return {"commits": log.splitlines(), "files": files.replace("\t", " ").splitlines(), "diff": diff}
 
 
 def splits(version: ModelVersion) -> dict[str, tuple[str, str]]:

@@ -7,14 +7,17 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from llm.files import read_text, write_atomic
 from tasks.evaluation.statistics import picture
+from tasks.registry.git import git_text
 from tasks.registry.lineage import not_in_git
 from tasks.registry.markup import as_html, first_entries, plain, table, tame
 from tasks.review.changes import COMMIT, Change, Changes, changes, hashes, splits
@@ -22,9 +25,11 @@ from tasks.review.comparison import Comparison
 from tasks.review.examples import ARROWS, errors, flips, number, signed, slices
 from tasks.review.gates import Gate
 from tasks.review.metrics import BASE, CHAMPION, SPEED, Metric, lower_is_better
+from tasks.stages.hashes import PREFIX
 
 COMMITS, FILES, SAMPLES = 20, 40, 8
 HASH, SHORT = re.compile(r"[0-9a-f]{32,}(\.dir)?"), 10
+MACHINE = f"{PREFIX}.machine.cpu"
 MARKS = {True: "✓ passed", False: "✗ **failed**", None: "? **not known**"}
 EVIDENCE, LOSS, DIFFERENCES = "evaluation/evidence", "training/loss.svg", "differences.svg"
 
@@ -154,7 +159,7 @@ def _code(found: Changes) -> Iterator[str]:
     elif not found.commits and not found.files:
         yield "Code: the same commit, or no commit between the two."
     else:
-        yield f"Commits: {len(found.commits)}, files of code: {len(found.files)}."
+        yield f"Commits: {len(found.commits)}, files of code: {len(found.files)}; `{found.diff}` shows the lines."
         if found.commits:
             yield ""
             yield from (f"- {plain(line)}" for line in found.commits[:COMMITS])
@@ -229,6 +234,22 @@ def _samples(files: Mapping[str, Mapping[str, Path]]) -> list[str]:
     return ["## Samples", *lines] if lines else []
 
 
+def _origin(version: ModelVersion) -> str:
+    """When, by whom, where and from which commit a version was registered, as far as that is known."""
+    run = MlflowClient().get_run(version.run_id) if version.run_id else None
+    user = run.data.tags.get(MLFLOW_USER) if run else None
+    machine, commit = version.tags.get(MACHINE), version.tags.get(COMMIT, "")
+    subject = git_text("log", "-1", "--format=%s", commit, "--") if HASH.fullmatch(commit) else None
+    parts = [
+        f"Registered {datetime.fromtimestamp(version.creation_timestamp / 1000, UTC):%Y-%m-%d %H:%M} UTC",
+        f" by {plain(user)}" if user else "",
+        f" on {plain(machine)}" if machine else "",
+        f", from commit `{commit[:SHORT]}`" if HASH.fullmatch(commit) else "",
+        f": {plain(subject)}" if subject else "",
+    ]
+    return f"{''.join(parts)}."
+
+
 def _head(comparison: Comparison, gates: Sequence[Gate], how: Sequence[str]) -> list[str]:
     against = f"champion {comparison.champion.version}" if comparison.champion else "the baseline"
     title = f"# {plain(comparison.name)}: challenger {comparison.challenger.version} against {against}"
@@ -237,7 +258,7 @@ def _head(comparison: Comparison, gates: Sequence[Gate], how: Sequence[str]) -> 
         f"`python -m flows.review rollback {plain(comparison.model)}`."
     )
     decide = ["", "## To decide", "", *(f"- {line}" for line in (*how, wait))] if how else []
-    return [title, "", verdict(comparison, gates), *decide]
+    return [title, "", verdict(comparison, gates), "", _origin(comparison.challenger), *decide]
 
 
 def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how: Sequence[str] = ()) -> str:

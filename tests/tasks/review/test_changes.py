@@ -42,6 +42,7 @@ def test_commits_between_two_versions_are_named_with_the_code_that_differs(commi
     found = changes(version("2", **{COMMIT: commits[2]}), version("1", **{COMMIT: commits[0]}))
     assert found.commits == [f"{commits[2][:7]} A *better* one", f"{commits[1][:7]} Notes"]
     assert found.files == ["M model.py"]
+    assert found.diff == f"git diff {commits[0][:10]} {commits[2][:10]}"
     assert found.code_unknown == ""
 
 

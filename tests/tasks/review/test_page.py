@@ -1,14 +1,18 @@
 import base64
 import re
 from dataclasses import replace
+from getpass import getuser
+from html import unescape
 
 import pytest
 from bs4 import BeautifulSoup
 
+from tasks.registry.git import git_text
 from tasks.review.comparison import Comparison, Row, Slice, _version
 from tasks.review.gates import Gate
 from tasks.review.metrics import Difference, Metric
 from tasks.review.page import verdict, write_page
+from tests.projects import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +76,15 @@ def test_the_verdict_comes_first_and_names_what_does_not_hold(compared, tmp_path
         "is **worse** than champion 1: 0.9712 against 0.9801, -0.0089 (-0.0150 to -0.0020). Of 100 mails it lost 1 and "
         "won 20."
     )
+
+
+def test_the_head_says_when_by_whom_where_and_from_which_commit_a_version_was_made(compared, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))
+    commit, subject = git_text("log", "-1", "--format=%H %s").split(" ", 1)
+    compared.challenger.tags.update({"threestage.git.commit": commit, "threestage.machine.cpu": "AMD EPYC"})
+    said = unescape(sections(write_page(tmp_path, compared, PASSED))[""].splitlines()[4].replace("\\", ""))
+    when = re.match(r"Registered \d{4}-\d\d-\d\d \d\d:\d\d UTC ", said)[0]
+    assert said == f"{when}by {getuser()} on AMD EPYC, from commit `{commit[:10]}`: {subject}."
 
 
 def test_a_verdict_without_a_champion_speaks_of_the_baseline(compared):
