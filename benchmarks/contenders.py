@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm.errors import UserError
+
 ROOT = Path(__file__).parents[1]
 PEERS = ("llms-from-scratch", "litgpt")  # packages of the other environment
 MAKE_PEERS = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
@@ -233,6 +235,14 @@ def alone(task: str, job: dict[str, Any], threads: int, python: str = sys.execut
     if done.returncode == 0:
         return json.loads(lines[-1])
     return {"failed": f"exit code {done.returncode}: {(done.stderr.splitlines() or ['no message'])[-1]}"}
+
+
+def named(names: Sequence[str], contenders: Sequence[Any]) -> list[Any]:
+    """The contenders of these names. Raises UserError for a name that none has."""
+    known = {str(each): each for each in contenders}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"{unknown[0]!r}: those are {', '.join(map(repr, known))}")
+    return [known[name] for name in names]
 
 
 def peers_python(path: str, packages: Sequence[str] = PEERS, makes: str = MAKE_PEERS) -> str:

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import report
-from benchmarks.contenders import Peer, alone, our_steps, peak_memory, peer_steps, peers_python
+from benchmarks.contenders import Peer, alone, named, our_steps, peak_memory, peer_steps, peers_python
+from llm.errors import UserError
 
 LEAST_STEPS = 3  # a round
 PEERS = ("peft", "transformers")  # packages of the other environment
@@ -247,12 +248,12 @@ def summary(rounds: list[dict[str, Any]], tokens: int) -> dict[str, Any]:
     }
 
 
-def compare(size: Size, folders: dict[str, str], options: argparse.Namespace) -> dict[str, Any]:
+def compare(
+    size: Size, folders: dict[str, str], contenders: list[Contender], options: argparse.Namespace
+) -> dict[str, Any]:
     """Let the contenders take turns; one that failed does not start again."""
     job = {"folders": folders, "size": size, "warmup": options.warmup, "seconds": options.seconds}
-    found: dict[Contender, list[dict[str, Any]]] = {
-        each: [] for each in [OURS, COMPILED, *(OTHERS if options.peers else [])]
-    }
+    found: dict[Contender, list[dict[str, Any]]] = {each: [] for each in contenders}
     for number in range(1, options.rounds + 1):
         for contender, rounds in found.items():
             if any("failed" in each for each in rounds):
@@ -266,7 +267,7 @@ def compare(size: Size, folders: dict[str, str], options: argparse.Namespace) ->
             sys.stdout.write(f"round {number} of {options.rounds}, {contender}: {status}\n")
             sys.stdout.flush()
     results = {str(contender): summary(rounds, size.tokens) for contender, rounds in found.items()}
-    ours = results[str(COMPILED)]  # as a long training is
+    ours = results.get(str(COMPILED), {"failed": "nobody asked for it"})  # as a long training is
     for each in results.values():
         if "failed" not in each and "failed" not in ours:
             each["ours_is_faster_by"] = each["seconds_a_step"] / ours["seconds_a_step"]
@@ -296,6 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=partial(peers_python, packages=PEERS, makes=MAKE_PEERS),
         help="Python of benchmarks/requirements-lora.txt; without it ours alone",
     )
+    parser.add_argument("--only", nargs="+", metavar="CONTENDER", help="of those in the table")
     parser.add_argument("--base", type=Path, default=Path("models/published"), help="a model folder to fine-tune")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
     parser.add_argument("--seconds", type=float, default=10, help="a process trains so long after its warm-up")
@@ -312,12 +314,17 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--texts {options.texts}: an even number, each of at least 8 of --window {options.window} tokens")
     if not (options.base / "config.json").exists():
         parser.error(f"--base {options.base}: no model folder; `dvc repro load_published` makes models/published")
+    there = [OURS, COMPILED, *(OTHERS if options.peers else [])]
+    try:
+        contenders = named(options.only, there) if options.only else there
+    except UserError as error:
+        parser.error(f"--only {error}")
 
     with tempfile.TemporaryDirectory() as temporary:
         folders = {"ours": str(options.base.absolute()), "peft": str(Path(temporary, "model"))}
         vocabulary = export(options.base, Path(folders["peft"]))
         size = Size(options.rows, options.window, options.texts, vocabulary)
-        found = compare(size, folders, options)
+        found = compare(size, folders, contenders, options)
     table(size, found)
     machine = report.machine([]) | {"threads": options.threads}
     if options.peers:

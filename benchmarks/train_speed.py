@@ -28,6 +28,7 @@ from benchmarks.contenders import (
     alone,
     book_loss,
     matmul_weights,
+    named,
     needs_peers,
     our_model,
     our_steps,
@@ -38,6 +39,7 @@ from benchmarks.contenders import (
     same_size,
 )
 from llm.config import GPTConfig, TrainConfig
+from llm.errors import UserError
 from tasks.applications.foundation import Train
 from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application, load_dataset
 
@@ -184,7 +186,10 @@ def compare(setup: SetUp, contenders: list[Contender], options: argparse.Namespa
             sys.stdout.flush()
     peaks = {precision: statistics.median(each[precision] for each in products) for precision in DTYPES}
     results = {str(contender): summary(rounds, setup, peaks) for contender, rounds in found.items()}
-    ours = results.get(str(OURS[-1]), results[str(OURS[0])])  # compiled, as a long training is
+    asked = [
+        results[str(each)] for each in OURS if each in found
+    ]  # the last of ours is compiled, as a long training is
+    ours = asked[-1] if asked else {"failed": "nobody asked for it"}
     if "failed" not in ours:
         for each in results.values():
             if "failed" not in each:
@@ -220,6 +225,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--peers", type=peers_python, help="Python of benchmarks/requirements.txt; without it ours alone"
     )
+    parser.add_argument(
+        "--only", nargs="+", metavar="CONTENDER", help="of those in the table; `transformers` needs no --peers"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
     parser.add_argument("--seconds", type=float, default=10, help="a process trains so long after its warm-up")
     parser.add_argument("--warmup", type=int, default=2, help="steps of a process that do not count")
@@ -233,7 +241,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     foundation = load_application(FOUNDATION, options.params)
     corpus = load_dataset(foundation.dataset, options.params).preprocess
-    contenders = OURS + (OTHERS if options.peers else [])
+    there = OURS + [each for each in OTHERS if options.peers or not needs_peers(each.model)]
+    try:
+        contenders = named(options.only, there) if options.only else there if options.peers else OURS
+    except UserError as error:
+        parser.error(f"--only {error}")
     chosen = set_ups(foundation.train, corpus.vocabulary_size)
     found = {name: compare(chosen[name], contenders, options) for name in options.set_ups}
     for name, each in found.items():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from benchmarks import all as every
 from benchmarks import classify_speed, generate, lora_speed, report, serve_load, time_to_loss, train_speed
 from benchmarks.contenders import matmul_weights, peers_python, same_size, transformers_gpt2
 from llm.applications.classifier import Classifier, ClassifierConfig
@@ -131,6 +132,42 @@ def test_training_is_compared_side_by_side_and_written(small_params, tmp_path, c
         assert each["peak_memory_bytes"] > 1e8
     assert found["contenders"]["ours bf16 + compile"]["ours_is_faster_by"] == 1
     assert "ours fp32" in capsys.readouterr().out
+
+
+def test_ours_stands_beside_the_best_of_the_others():
+    contenders = {
+        "ours bf16": {"seconds_a_step": 3.0},
+        "ours bf16 + compile": {"seconds_a_step": 2.0},
+        "transformers bf16": {"seconds_a_step": 5.0},
+        "litgpt fp32": {"failed": "exit code 1"},
+        "transformers bf16 + compile": {"seconds_a_step": 3.0},
+    }
+    (found,) = every.BENCHMARKS["train_speed"].standings({"set_ups": {"default": {"contenders": contenders}}})
+    assert found[:4] == ("default, seconds a step", 2.0, 3.0, "transformers bf16 + compile")
+    assert found.times == "1.50"
+    sizes = {"0.05": {"plain": {"mb_per_processor_second": 8.0}, "ours, cleaned": {"mb_per_processor_second": 4.0}}}
+    (found,) = every.BENCHMARKS["preprocess_speed"].standings({"sizes": sizes})
+    assert (found.ours, found.best, found.who, found.times) == (4.0, 8.0, "plain", "0.50")
+
+
+def test_a_short_look_at_every_claim_leaves_the_results_alone_and_says_what_failed(monkeypatch, tmp_path, capfd):
+    small = every.BENCHMARKS["lora_speed"]._replace(quick=("--rounds", "0"))
+    monkeypatch.setattr(every, "BENCHMARKS", {"lora_speed": small})
+    before = {path: path.read_bytes() for path in report.RESULTS.rglob("*.json")}
+    assert every.main(["--quick"]) == 1
+    said = capfd.readouterr()
+    assert "--rounds 0: at least one measures something" in said.err
+    assert said.out.endswith("failed: lora_speed\n")
+    assert {path: path.read_bytes() for path in report.RESULTS.rglob("*.json")} == before
+
+
+def test_a_contender_that_nobody_knows_is_refused_with_those_that_are_there(capsys, small_params):
+    with pytest.raises(SystemExit):
+        train_speed.main(["--only", "ours fp16", "--params", str(small_params)])
+    assert (
+        "--only 'ours fp16': those are 'ours bf16', 'ours fp32', 'ours bf16 + compile', 'transf"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_contender_that_fails_is_named_with_its_reason(setup, capsys):
