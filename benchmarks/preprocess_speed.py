@@ -103,7 +103,7 @@ def _ours(raw: Path, out: Path, whole: bool) -> int:
         stream = read_stream(raw, params, out / "work", mask)
         if whole:
             stream = without_duplicates(stream, params.near_duplicate)
-        facts = split(stream.facts, params, stratify="source", weights=DATASET.weight(stream.facts))
+        facts = split(stream.facts, params, stratify=DATASET.stratify, weights=DATASET.weight(stream.facts))
         stream = replace(stream, facts=facts)
         record.write(out, "corpus")
     if whole:
