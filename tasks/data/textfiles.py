@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import ftfy
-from ftfy.fixes import uncurl_quotes
 
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
@@ -19,9 +18,9 @@ from tasks.data.mail import flat_entities
 
 LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
 LARGEST = 256 * 2**20  # bytes of a text that is read as a whole
-UNUSUAL = re.compile(
-    "[^\t\n -~\u2013\u2014\u2018\u2019\u201c\u201d\u2026]"
-)  # what ftfy may mend, entities and quotes apart
+ASCII = bytes([*b"\t\n", *range(32, 127)]).replace(b"&", b"")
+ENGLISH = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, an ellipsis
+UNUSUAL = re.compile(f"[^\t\n -%'-~{ENGLISH}]")  # what ftfy may mend, quotes apart
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -116,15 +115,22 @@ def _within(path: Path, parts: Iterator[str]) -> Iterator[str]:
 def fix_text(text: str) -> str:
     """As `ftfy.fix_text`, which takes line by line, and straightens quotes in lines of ASCII and English punctuation.
 
-    These characters alone are no mojibake. Only entities hang on lines before: with `<` in one, they are left alone in
-    those after it.
+    These characters alone are no mojibake, and without `&` no entities. Entities alone hang on lines before: with `<`
+    in one, they are left as they are in those after it.
     """
-    if "&" in text or ("<" in text and not text.isascii()):  # ftfy makes an & of a wide one
+    if "<" in text and ("&" in text or not text.isascii()):  # ftfy makes an & of a wide one
         return ftfy.fix_text(text)
-    if not UNUSUAL.search(text):
-        return text if text.isascii() else uncurl_quotes(text)
+    if not text.encode(errors="surrogatepass").translate(None, ASCII).decode(errors="surrogatepass").strip(ENGLISH):
+        return _straight(text)
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
-    return "".join(ftfy.fix_text(line) if UNUSUAL.search(line) else uncurl_quotes(line) for line in lines)
+    return "".join(ftfy.fix_text(line) if UNUSUAL.search(line) else _straight(line) for line in lines)
+
+
+def _straight(text: str) -> str:
+    """As ftfy's `uncurl_quotes`, where there are no other quotes than ENGLISH has: a tenth of the time."""
+    if text.isascii():
+        return text
+    return text.replace("\u2018", "'").replace("\u2019", "'").replace("\u201c", '"').replace("\u201d", '"')
 
 
 def mend(text: str) -> str:
