@@ -225,12 +225,20 @@ class Known:
         return np.concatenate(found)
 
 
+def _bound(threshold: float) -> int:
+    """Hashes whose first 32 bits are below this are a share of 1 - `threshold` of all."""
+    return int((1 - threshold) * 2**32)
+
+
 def prefix(each: np.ndarray, threshold: float) -> np.ndarray:
     """So many of a set's first shingles that two near duplicates have one of them in common; uint32 [prefix].
 
     `threshold` of either at least are common to both, and can't all be among those behind (Chaudhuri et al. 2006).
+    Where those below `_bound` are more, these.
     """
-    return (each[: len(each) - int(threshold * len(each)) + 1] >> np.uint64(32)).astype(np.uint32)
+    count = len(each) - int(threshold * len(each)) + 1
+    below = np.searchsorted(each, np.uint64(_bound(threshold) << 32))
+    return (each[: max(count, below)] >> np.uint64(32)).astype(np.uint32)
 
 
 class Prefixes:
@@ -238,19 +246,21 @@ class Prefixes:
 
     def __init__(self, sets: Sets, threshold: float) -> None:
         self.threshold = threshold
+        prefixes = [prefix(each, threshold) for each in sets]
         self.sizes = np.array([len(each) for each in sets], np.int64)
-        self.known = Known([prefix(each, threshold) for each in sets])
+        self.known, self.above = Known(prefixes), self.sizes - self._below(prefixes)
+
+    def _below(self, prefixes: Sets) -> np.ndarray:
+        return np.array([np.searchsorted(each, _bound(self.threshold)) for each in prefixes], np.int64)
 
     def candidates(self, sizes: np.ndarray, prefixes: Sets) -> np.ndarray:
         """Places [n, 2] of the texts known and of others, by sizes of sets and prefixes, that may be near duplicates.
 
-        Beyond what the prefixes have in common there may be all that follows the one that reaches less far.
+        Beyond what the prefixes have in common there may be all that is not below `_bound` in either set.
         """
-        rest, found = sizes - [len(each) for each in prefixes], [np.zeros((0, 2), np.int64)]
-        rest_known = self.sizes - self.known.sizes
+        above, found = sizes - self._below(prefixes), [np.zeros((0, 2), np.int64)]
         for left, right, common in self.known.common(prefixes):
-            most = common + np.maximum(rest_known[left], rest[right])
-            most = np.minimum(most, np.minimum(self.sizes[left], sizes[right]))
+            most = common + np.minimum(self.above[left], above[right])
             near = most >= self.threshold * (self.sizes[left] + sizes[right] - most)
             found.append(np.stack([left[near], right[near]], axis=1))
         return np.concatenate(found)
