@@ -24,10 +24,10 @@ Sets = Sequence[np.ndarray]
 
 
 @cache
-def _values() -> np.ndarray:
+def _values(end: int) -> np.ndarray:
     """What a code point counts in a word's hash, 0 where it is no part of one, as of `\\w`; uint64 [code points]."""
-    letters = [character.isalnum() or character == "_" for character in map(chr, range(0x110000))]
-    return np.where(letters, np.arange(1, 0x110001, dtype=np.uint64), np.uint64(0))
+    letters = [character.isalnum() or character == "_" for character in map(chr, range(end))]
+    return np.where(letters, np.arange(1, end + 1, dtype=np.uint64), np.uint64(0))
 
 
 @cache
@@ -52,7 +52,7 @@ def _words(text: str) -> np.ndarray:
         points = np.frombuffer(lower.encode(), np.uint8)
     else:
         points = np.frombuffer(lower.encode("utf-32-le", "surrogatepass"), "<u4")
-    values = _values()[points]
+    values = _values(0x10000 if points.max(initial=0) < 0x10000 else 0x110000)[points]  # few texts need all
     inside = values != 0
     if not inside.any():
         values, inside = np.append(points, np.uint64(0x110000)) + np.uint64(1), np.ones(len(points) + 1, bool)

@@ -22,7 +22,6 @@ from tasks.data.parts import column, make_parts, read_part, with_record, write_p
 from tasks.data.shingles import Prefixes, Sets, band_shape, bands, first_of_groups, prefix, same, shingles, whole
 from tasks.data.splits import DUPLICATES, SPLITS
 from tasks.data.tokens import encode, write_files
-from tasks.stages.cluster import map_in_order
 
 CHECKED = 16 * 2**20  # characters of the rows that are held against expectations at a time
 HELD_OUT = 2**20  # shingles of the rows of validation and test that are held against all others
@@ -147,22 +146,14 @@ def without_duplicates(stream: Stream, threshold: float) -> Stream:
     return replace(stream, facts=stream.facts[~repeated])
 
 
-def _candidates(known: Prefixes, job: tuple[Path, np.ndarray]) -> np.ndarray:
-    path, rows = job
-    table = read_part(path, ["shingles", "prefix"]).take(pa.array(rows)).combine_chunks()
-    prefixes = table["prefix"].combine_chunks()
-    values, offsets = prefixes.values.to_numpy(), prefixes.offsets.to_numpy()
-    return known.candidates(table["shingles"].to_numpy(), np.split(values, offsets[1:-1])[: len(rows)])
-
-
 def _pairs(stream: Stream, sets: Sets, threshold: float) -> Iterator[np.ndarray]:
     """Places [n, 2] of the texts of these sets and of the stream's rows that are near duplicates, a part at a time."""
-    starts = stream.starts
-    jobs = [
-        (path, places - start) for path, places, start in zip(stream.parts, stream.by_part(), starts[:-1], strict=True)
-    ]
     known = Prefixes(sets, threshold)
-    for places, pairs in zip(stream.by_part(), map_in_order(partial(_candidates, known), jobs), strict=True):
+    for path, places, start in zip(stream.parts, stream.by_part(), stream.starts[:-1], strict=True):
+        table = read_part(path, ["shingles", "prefix"]).take(pa.array(places - start))
+        prefixes = table["prefix"].combine_chunks()
+        each = np.split(prefixes.values.to_numpy(), prefixes.offsets.to_numpy()[1:-1])[: len(places)]
+        pairs = known.candidates(table["shingles"].to_numpy(), each)
         others, number = np.unique(places[pairs[:, 1]], return_inverse=True)
         held = [shingles(text) for text in stream.rows(others, ["text"])["text"]]
         near = [same(sets[one], held[other], threshold) for one, other in zip(pairs[:, 0], number, strict=True)]

@@ -29,6 +29,7 @@ from tasks.data.splits import FEW, Split, check_train_only
 from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_learn, write_stream
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
+from tasks.stages.cluster import same_processes
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
@@ -155,6 +156,11 @@ def read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], 
 
     The same call goes on where one was interrupted.
     """
+    with same_processes():
+        return _read_stream(folder, params, work, mask)
+
+
+def _read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], str]) -> Stream:
     files = raw_files(folder)
     read = make_parts(work / "documents", jobs(folder, params, mask), partial(read_documents, folder, params, mask))
     known = pd.concat([read_part(path, ["source", "length"]).to_pandas() for path in read], ignore_index=True)
