@@ -10,7 +10,7 @@ UNUSUAL = ("\u2018", "cafe\u0301", "\ufb01", "\u2028", "\x85", "\uff21", "\ufeff
 PIECES = st.one_of(
     st.sampled_from(
         [each.encode().decode("windows-1252", "replace") for each in BROKEN]
-        + [*UNUSUAL, "\uff06lt;", "&lt;", "&amp;", "<", "\r\n", "\r", "\n", "\x0c", "a b\tc ~"]
+        + [*UNUSUAL, "\uff06lt;", "&lt;", "&amp;", "&", "<", "\r\n", "\r", "\n", "\x0c", "a b\tc ~"]
     ),
     st.text(max_size=5),
 )
