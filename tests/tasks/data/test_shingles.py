@@ -17,7 +17,7 @@ def triples(text: str) -> set[tuple[str, ...]]:
     return {tuple(found[n : n + 3]) for n in range(len(found) - 2)} or {tuple(found)}
 
 
-TEXTS = st.text(st.characters(codec="utf-32") | st.sampled_from("ab A-_'.\n²ßİé"), max_size=60)
+TEXTS = st.text(st.characters(codec="utf-32") | st.sampled_from("ab A-_'.\n²ßİéΣ\u2019"), max_size=60)
 
 
 @given(TEXTS, TEXTS)
