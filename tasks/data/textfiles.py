@@ -18,6 +18,7 @@ from tasks.data.mail import flat_entities
 
 LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
 LARGEST = 256 * 2**20  # bytes of a text that is read as a whole
+PIECE = 4 * 2**20  # characters of a list of JSON that are in memory
 ASCII = bytes([*b"\t\n", *range(32, 127)]).replace(b"&", b"")
 ENGLISH = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, an ellipsis
 UNUSUAL = re.compile(f"[^\t\n -%'-~{ENGLISH}]")  # what ftfy may mend, quotes apart
@@ -153,6 +154,10 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
+SPACES = re.compile(r"[ \t\n\r]*")
+
+
 def parse_json(text: str, path: Path, row: int | None = None) -> Any:
     """Parse the JSON of a file, or of its row. Raises UserError naming file, row and reason."""
     try:
@@ -163,6 +168,51 @@ def parse_json(text: str, path: Path, row: int | None = None) -> Any:
         raise UserError(f"{path}, row {row or 1}: not readable as JSON: it is nested too deep") from None
     except ValueError as error:  # a key twice, a number of thousands of digits
         raise UserError(f"{path}{f', row {row}' if row else ''}: not readable as JSON: {error}") from None
+
+
+def large_list(path: Path) -> Iterator[Any]:
+    """The elements of a JSON list, as the file comes; none where it has less than PIECE characters or another value.
+
+    Raises UserError as `parse_json` does of the whole, after what comes before the mistake.
+    """
+    parts, text, mark, count, ended = _within(path, (line for _, line in lines(path))), "", "[", 0, False
+    while mark and not ended:
+        text, ended = _filled(text, parts)
+        if mark == "[" and (ended or not text.lstrip().startswith("[")):
+            return
+        place = 0
+        while found := _element(text, place, mark):
+            element, place, mark = found
+            count += 1
+            yield element
+        text = text[place:]
+        mark = "" if mark == "," and text.startswith("]") and not "".join([text[1:], *parts]).strip() else mark
+    if mark:
+        yield from parse_json(read_text(path), path)[count:]
+
+
+def _filled(text: str, parts: Iterator[str]) -> tuple[str, bool]:
+    """The text with more of its parts behind it, PIECE characters at least or twice as many; whether these were all."""
+    found, size, wanted = [text], len(text), max(PIECE, 2 * len(text))
+    while size < wanted:
+        if (part := next(parts, None)) is None:
+            return "".join(found), True
+        found.append(part)
+        size += len(part)
+    return "".join(found), False
+
+
+def _element(text: str, place: int, mark: str) -> tuple[Any, int, str] | None:
+    """What stands behind a mark in a list of JSON, where that ends, and the next mark; None for what is not whole."""
+    start = SPACES.match(text, place).end()
+    if not text.startswith(mark, start):
+        return None
+    try:
+        element, end = DECODER.raw_decode(text, SPACES.match(text, start + 1).end())
+    except (ValueError, RecursionError):  # perhaps for want of the rest
+        return None
+    end = SPACES.match(text, end).end()
+    return (element, end, ",") if text.startswith((",", "]"), end) else None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
