@@ -156,6 +156,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
 SPACES = re.compile(r"[ \t\n\r]*")
+CLOSED = re.compile(r"\][ \t\n\r]*")  # the end of a list, and nothing behind it
 
 
 def parse_json(text: str, path: Path, row: int | None = None) -> Any:
@@ -176,7 +177,7 @@ def large_list(path: Path) -> Iterator[Any]:
     Raises UserError as `parse_json` does of the whole, after what comes before the mistake.
     """
     parts, text, mark, count, ended = _within(path, (line for _, line in lines(path))), "", "[", 0, False
-    while mark and not ended:
+    while not ended:
         text, ended = _filled(text, parts)
         if mark == "[" and (ended or not text.lstrip().startswith("[")):
             return
@@ -186,8 +187,9 @@ def large_list(path: Path) -> Iterator[Any]:
             count += 1
             yield element
         text = text[place:]
-        mark = "" if mark == "," and text.startswith("]") and not "".join([text[1:], *parts]).strip() else mark
-    if mark:
+        if mark == "," and text.startswith("]"):
+            text, ended = "".join([text, *parts]), True
+    if not CLOSED.fullmatch(text):
         yield from parse_json(read_text(path), path)[count:]
 
 
