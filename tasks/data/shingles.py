@@ -4,8 +4,9 @@ Words are found in code points by numpy, and a set is an array of 64-bit hashes,
 becomes a list of words.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -25,13 +26,16 @@ Sets = Sequence[np.ndarray]
 
 
 @cache
-def _values(end: int) -> np.ndarray:
+def _values() -> np.ndarray:
     """What a code point counts in a word's hash, 0 where it is no part of one, as of `\\w`; uint64 [code points]."""
-    letters = [character.isalnum() or character == "_" for character in map(chr, range(end))]
-    return np.where(letters, np.arange(1, end + 1, dtype=np.uint64), np.uint64(0))
+    points = np.arange(0x110000, dtype="<u4")
+    values = np.zeros(len(points), np.uint64)
+    for letters in re.finditer(r"\w+", points.tobytes().decode("utf-32-le", "surrogatepass")):
+        values[letters.start() : letters.end()] = points[letters.start() : letters.end()] + np.uint64(1)
+    return values
 
 
-@cache
+@lru_cache(maxsize=2)
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
     """BASE to the power of 1, 2, …, and one by its power of 0, 1, …; uint64 [count]."""
     inverse = np.full(count, pow(int(BASE), -1, 2**64), np.uint64)
@@ -63,12 +67,12 @@ def _points(lower: str) -> np.ndarray:
 def _words(text: str) -> np.ndarray:
     """A hash of each word in lower case; of a text without any one of all of it. uint64 [words]."""
     points = _points(_lower(text))
-    values = _values(0x10000 if points.max(initial=0) < 0x10000 else 0x110000)[points]  # few texts need all
+    values = _values()[points]
     if not values.any():
         values = np.append(_points(text.lower()), np.uint64(0x110000)) + np.uint64(1)
     inside = values != 0
     starts = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
-    powers, inverse = _powers(1 << len(values).bit_length())
+    powers, inverse = _powers(max(2**16, 1 << len(values).bit_length()))
     # Each letter by a power of its place in the text, and that by one of where the word begins.
     return _mixed(np.add.reduceat(values * powers[: len(values)], starts) * inverse[starts])
 

@@ -24,7 +24,8 @@ SHORTEST = 100  # characters of a text that is judged
 READ = 2_000  # characters of a text that are looked at
 CERTAIN = 0.9  # probability
 CLOSE = 1e-3  # to CERTAIN: sums in another order differ by some 1e-5
-TOGETHER = 1024  # texts, which bounds the memory to some 30 MB
+TOGETHER = 1024  # texts
+WALKED = 2**21  # bytes of texts at a time, of which each takes some 30 in memory
 UNKNOWN = "unknown"
 
 
@@ -72,24 +73,32 @@ def _features(texts: Sequence[bytes]) -> csr_array:
     return counts
 
 
-def _probabilities(texts: Sequence[str]) -> np.ndarray:
-    """Of each text and each of py3langid's classes, as `classify` has it up to rounding; float32 [texts, classes]."""
-    identifier = _identifier()
-    coded = [
-        unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode(errors="surrogatepass")
-        for text in texts
-    ]
-    order = np.argsort([-len(text) for text in coded], kind="stable")
-    counts = _features([coded[place] for place in order])
+def _scores(texts: Sequence[bytes]) -> np.ndarray:
+    """What each of some texts, as `_features` takes them, has of each class; float32 [texts, classes]."""
+    identifier, counts = _identifier(), _features(texts)
     used = np.bincount(counts.indices, minlength=counts.shape[1]) > 0
     parts = np.log1p(counts.data), (np.cumsum(used) - 1)[counts.indices], counts.indptr
     scores = csr_array(parts, shape=(len(texts), used.sum())) @ identifier.nb_ptc[used].astype(np.float32)
     scores += identifier.nb_pc
     scores[np.diff(counts.indptr) == 0] = 0  # nothing is known of them
-    scores /= np.sqrt([[max(len(coded[place]), 1)] for place in order])
+    return scores
+
+
+def _probabilities(texts: Sequence[str]) -> np.ndarray:
+    """Of each text and each of py3langid's classes, as `classify` has it up to rounding; float32 [texts, classes]."""
+    coded = [
+        unicodedata.normalize("NFC", text.lower() if text.isupper() else text).encode(errors="surrogatepass")
+        for text in texts
+    ]
+    order, done = np.argsort([-len(text) for text in coded], kind="stable"), 0
+    scores = np.empty((len(texts), len(_identifier().nb_classes)), np.float32)
+    while done < len(order):
+        some = order[done : done + max(1, WALKED // len(coded[order[done]]))]
+        scores[some] = _scores([coded[place] for place in some])
+        done += len(some)
+    scores /= np.sqrt([[len(text)] for text in coded])
     found = np.exp(scores - scores.max(axis=1, keepdims=True))
-    found[order] = found / found.sum(axis=1, keepdims=True)
-    return found
+    return found / found.sum(axis=1, keepdims=True)
 
 
 def languages_of(texts: Sequence[str]) -> Iterator[str]:
