@@ -98,12 +98,13 @@ def _ours(raw: Path, out: Path, whole: bool) -> int:
     from tasks.datasets.corpus import DATASET, Params, corpus_expectations, read_stream
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d ms %(message)s")
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     params = Params(seed=1, validation=0.02, test=0.02, near_duplicate=0.8)
     with recorded(mask, out) as record:
         stream = read_stream(raw, params, out / "work", mask)
         if whole:
             stream = without_duplicates(stream, params.near_duplicate)
-        facts = split(stream.facts, params, stratify="source", weights=DATASET.weight(stream.facts))
+        facts = split(stream.facts, params, stratify=DATASET.stratify, weights=DATASET.weight(stream.facts))
         stream = replace(stream, facts=facts)
         record.write(out, "corpus")
     if whole:

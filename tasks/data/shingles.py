@@ -4,18 +4,21 @@ Words are found in code points by numpy, and a set is an array of 64-bit hashes,
 becomes a list of words.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from scipy.sparse import csr_array
 
 PERMUTATIONS = 128
 MISSED = 1e-6  # chance that the bands overlook two texts whose similarity is just the threshold
-BLOCK = 1024  # shingles or rows at a time, which bounds the memory
+BLOCK = 1024  # rows at a time, which bounds the memory
+MAPPED = 1024  # shingles at a time, whose maps are in the cache of a core
 HELD = 2**22  # shingles of the texts whose similarity is computed at a time
 REACH = 1_000  # rows of one band in a row that each is held against: of thousands of equal forms all pairs never end
 REMEMBERED = 2**24  # pairs known to be different
+MARKS = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, an ellipsis
 ODD, OTHER, BASE = (np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
 
 Sets = Sequence[np.ndarray]
@@ -23,9 +26,21 @@ Sets = Sequence[np.ndarray]
 
 
 @cache
-def _letters() -> np.ndarray:
-    """Which code points are part of a word, as `\\w` has it; bool [code points]."""
-    return np.array([character.isalnum() or character == "_" for character in map(chr, range(0x110000))])
+def _values() -> np.ndarray:
+    """What a code point counts in a word's hash, 0 where it is no part of one, as of `\\w`; uint64 [code points]."""
+    points = np.arange(0x110000, dtype="<u4")
+    values = np.zeros(len(points), np.uint64)
+    for letters in re.finditer(r"\w+", points.tobytes().decode("utf-32-le", "surrogatepass")):
+        values[letters.start() : letters.end()] = points[letters.start() : letters.end()] + np.uint64(1)
+    return values
+
+
+@lru_cache(maxsize=2)
+def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """BASE to the power of 1, 2, …, and one by its power of 0, 1, …; uint64 [count]."""
+    inverse = np.full(count, pow(int(BASE), -1, 2**64), np.uint64)
+    inverse[0] = 1
+    return np.cumprod(np.full(count, BASE)), np.cumprod(inverse)
 
 
 def _mixed(hashes: np.ndarray) -> np.ndarray:
@@ -35,22 +50,31 @@ def _mixed(hashes: np.ndarray) -> np.ndarray:
     return hashes ^ (hashes >> np.uint64(31))
 
 
+def _lower(text: str) -> str:
+    """In lower case; where that makes it ASCII, a quarter of the memory, with spaces for what else English has."""
+    plain = text
+    for mark in "" if text.isascii() else MARKS:
+        plain = plain.replace(mark, " ")
+    return (plain if plain.isascii() else text).lower()
+
+
+def _points(lower: str) -> np.ndarray:
+    if lower.isascii():
+        return np.frombuffer(lower.encode(), np.uint8)
+    return np.frombuffer(lower.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
 def _words(text: str) -> np.ndarray:
     """A hash of each word in lower case; of a text without any one of all of it. uint64 [words]."""
-    lower = text.lower()
-    if lower.isascii():  # a quarter of the memory
-        points = np.frombuffer(lower.encode(), np.uint8)
-    else:
-        points = np.frombuffer(lower.encode("utf-32-le", "surrogatepass"), "<u4")
-    inside = _letters()[points]
-    if not inside.any():
-        points, inside = np.append(points, np.uint32(0x110000)), np.ones(len(points) + 1, bool)
-    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
-    lengths = edges[1::2] - edges[::2]
-    first = np.cumsum(lengths) - lengths
-    place = np.arange(lengths.sum()) - np.repeat(first, lengths)
-    powers = np.cumprod(np.full(lengths.max(), BASE))
-    return _mixed(np.add.reduceat((points[inside] + np.uint64(1)) * powers[place], first))
+    points = _points(_lower(text))
+    values = _values()[points]
+    if not values.any():
+        values = np.append(_points(text.lower()), np.uint64(0x110000)) + np.uint64(1)
+    inside = values != 0
+    starts = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
+    powers, inverse = _powers(max(2**16, 1 << len(values).bit_length()))
+    # Each letter by a power of its place in the text, and that by one of where the word begins.
+    return _mixed(np.add.reduceat(values * powers[: len(values)], starts) * inverse[starts])
 
 
 def shingles(text: str) -> np.ndarray:
@@ -61,7 +85,8 @@ def shingles(text: str) -> np.ndarray:
     words = _words(text)
     if len(words) < 3:
         return _mixed(words[:1] * ODD + words[-1:] + np.uint64(len(words)))
-    return np.unique(_mixed((words[:-2] * ODD + words[1:-1]) * OTHER + words[2:]))
+    found = np.sort(_mixed((words[:-2] * ODD + words[1:-1]) * OTHER + words[2:]))
+    return found[np.append(found[:-1] != found[1:], True)]  # np.unique hashes before it sorts, which takes longer
 
 
 def whole(sets: Sets) -> np.ndarray:
@@ -81,20 +106,29 @@ def bands(sets: Sets, threshold: float) -> np.ndarray:
     generator = np.random.default_rng(1)
     factor, more = generator.integers(2**32, size=(2, count * rows, 1), dtype=np.uint32)
     factor |= np.uint32(1)  # an odd one maps 32-bit numbers one to one
-    found = np.empty((count, len(sets)), np.uint64)
-    for number, each in enumerate(sets):
-        least = np.full(count * rows, 2**32 - 1, np.uint32)
-        hashes = (each >> np.uint64(32)).astype(np.uint32)
-        for start in range(0, len(hashes), BLOCK):
-            np.minimum(least, (factor * hashes[start : start + BLOCK] + more).min(axis=1), out=least)
-        folded = np.zeros(count, np.uint64)
-        for column in least.reshape(count, rows).T:
-            folded = (folded + column) * ODD
-        found[:, number] = _mixed(folded)
-    return found
+    found, least = np.zeros((count, len(sets)), np.uint64), np.empty((count * rows, BLOCK), np.uint32)
+    for begin in range(0, len(sets), BLOCK):
+        some = sets[begin : begin + BLOCK]
+        for number, each in enumerate(some):
+            least[:, number] = _least((each >> np.uint64(32)).astype(np.uint32), factor, more)
+        for row in range(rows):
+            folded = found[:, begin : begin + len(some)]
+            folded[:] = (folded + least[row::rows, : len(some)]) * ODD
+    return _mixed(found)
 
 
-def _same(left: np.ndarray, right: np.ndarray, threshold: float) -> bool:
+def _least(hashes: np.ndarray, factor: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """The least that each of some maps of 32-bit numbers, `factor` and `more` [maps, 1], makes of the hashes."""
+    least = np.full(len(factor), 2**32 - 1, np.uint32)
+    for start in range(0, len(hashes), MAPPED):
+        mapped = factor * hashes[start : start + MAPPED]
+        mapped += more
+        np.minimum(least, mapped.min(axis=1), out=least)
+    return least
+
+
+def same(left: np.ndarray, right: np.ndarray, threshold: float) -> bool:
+    """Whether the Jaccard similarity of two sets is at least `threshold`."""
     common = len(np.intersect1d(left, right, assume_unique=True))
     return common >= threshold * (len(left) + len(right) - common)
 
@@ -165,7 +199,7 @@ def first_of_groups(
                 chosen = pairs[block == number]
                 known = np.unique(chosen)
                 held = dict(zip(known.tolist(), sets(known), strict=True))
-                near = np.array([_same(held[one], held[other], threshold) for one, other in chosen.tolist()], bool)
+                near = np.array([same(held[one], held[other], threshold) for one, other in chosen.tolist()], bool)
                 groups.join(chosen[near])
                 different = np.append(different, keys[block == number][~near])
             if len(different) > REMEMBERED:
@@ -178,26 +212,70 @@ class Known:
 
     def __init__(self, sets: Sets) -> None:
         self.sizes = np.array([len(each) for each in sets], np.int64)
-        self.vocabulary = np.unique(np.concatenate([*sets, np.zeros(0, np.uint64)]))
+        self.vocabulary = np.unique(np.concatenate([*sets, np.zeros(0, np.uint32)]))
         self.matrix = self._matrix(sets)
 
     def _matrix(self, sets: Sets) -> csr_array:
         """Which text (row) has which shingle of those known (column)."""
-        columns = []
-        for each in sets:
-            place = np.searchsorted(self.vocabulary, each)
-            place[place == len(self.vocabulary)] = 0
-            columns.append(place[self.vocabulary[place] == each] if len(self.vocabulary) else place[:0])
-        ends = np.cumsum([0, *map(len, columns)])
-        found = np.concatenate([*columns, np.zeros(0, np.int64)]).astype(np.int32)
-        return csr_array((np.ones(len(found), np.int32), found, ends), shape=(len(sets), len(self.vocabulary)))
+        found = np.concatenate([*sets, np.zeros(0, np.uint32)])
+        ends, size = np.cumsum([0, *map(len, sets)]), len(self.vocabulary)
+        place = np.searchsorted(self.vocabulary, found)
+        has = self.vocabulary[np.minimum(place, size - 1)] == found if size else np.zeros(len(found), bool)
+        columns, ends = place[has].astype(np.int32), np.append(0, np.cumsum(has))[ends]
+        return csr_array((np.ones(len(columns), np.int32), columns, ends), shape=(len(sets), size))
+
+    def common(self, sets: Sets) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Places of texts known, of others, and how many shingles both have in common, where that is any."""
+        others = self._matrix(sets).T.tocsr()
+        for start in range(0, self.matrix.shape[0], BLOCK):
+            found = (self.matrix[start : start + BLOCK] @ others).tocoo()
+            yield found.row.astype(np.int64) + start, found.col.astype(np.int64), found.data
 
     def pairs(self, sets: Sets, threshold: float) -> np.ndarray:
         """Places [n, 2] of the texts known and of others whose Jaccard similarity is at least `threshold`."""
-        sizes, others, found = np.array([len(each) for each in sets], np.int64), self._matrix(sets).T.tocsr(), []
-        for start in range(0, self.matrix.shape[0], BLOCK):
-            common = (self.matrix[start : start + BLOCK] @ others).tocoo()
-            left, right = common.row + start, common.col
-            near = common.data >= threshold * (self.sizes[left] + sizes[right] - common.data)
+        sizes, found = np.array([len(each) for each in sets], np.int64), [np.zeros((0, 2), np.int64)]
+        for left, right, common in self.common(sets):
+            near = common >= threshold * (self.sizes[left] + sizes[right] - common)
             found.append(np.stack([left[near], right[near]], axis=1))
-        return np.concatenate([*found, np.zeros((0, 2), np.int64)]).astype(np.int64)
+        return np.concatenate(found)
+
+
+def _bound(threshold: float) -> int:
+    """Hashes whose first 32 bits are below this are a share of 1 - `threshold` of all."""
+    return int((1 - threshold) * 2**32)
+
+
+def prefix(each: np.ndarray, threshold: float) -> np.ndarray:
+    """So many of a set's first shingles that two near duplicates have one of them in common; uint32 [prefix].
+
+    `threshold` of either at least are common to both, and can't all be among those behind (Chaudhuri et al. 2006).
+    Where those below `_bound` are more, these.
+    """
+    count = len(each) - int(threshold * len(each)) + 1
+    below = np.searchsorted(each, np.uint64(_bound(threshold) << 32))
+    return (each[: max(count, below)] >> np.uint64(32)).astype(np.uint32)
+
+
+class Prefixes:
+    """Texts, by prefixes of their sets, that others are held against: a part of the work of `Known`."""
+
+    def __init__(self, sets: Sets, threshold: float) -> None:
+        self.threshold = threshold
+        prefixes = [prefix(each, threshold) for each in sets]
+        self.sizes = np.array([len(each) for each in sets], np.int64)
+        self.known, self.above = Known(prefixes), self.sizes - self._below(prefixes)
+
+    def _below(self, prefixes: Sets) -> np.ndarray:
+        return np.array([np.searchsorted(each, _bound(self.threshold)) for each in prefixes], np.int64)
+
+    def candidates(self, sizes: np.ndarray, prefixes: Sets) -> np.ndarray:
+        """Places [n, 2] of the texts known and of others, by sizes of sets and prefixes, that may be near duplicates.
+
+        Beyond what the prefixes have in common there may be all that is not below `_bound` in either set.
+        """
+        above, found = sizes - self._below(prefixes), [np.zeros((0, 2), np.int64)]
+        for left, right, common in self.known.common(prefixes):
+            most = common + np.minimum(self.above[left], above[right])
+            near = most >= self.threshold * (self.sizes[left] + sizes[right] - most)
+            found.append(np.stack([left[near], right[near]], axis=1))
+        return np.concatenate(found)

@@ -19,10 +19,9 @@ import tiktoken
 from tasks.data.cleaning.record import Record, drop
 from tasks.data.inbox import join_inbox
 from tasks.data.parts import column, make_parts, read_part, with_record, write_part
-from tasks.data.shingles import Known, Sets, band_shape, bands, first_of_groups, shingles, whole
+from tasks.data.shingles import Prefixes, Sets, band_shape, bands, first_of_groups, prefix, same, shingles, whole
 from tasks.data.splits import DUPLICATES, SPLITS
 from tasks.data.tokens import encode, write_files
-from tasks.stages.cluster import map_in_order
 
 CHECKED = 16 * 2**20  # characters of the rows that are held against expectations at a time
 HELD_OUT = 2**20  # shingles of the rows of validation and test that are held against all others
@@ -49,6 +48,7 @@ def rows_to_part(table: pd.DataFrame, record: Record, threshold: float) -> pa.Ta
         "key": pa.array(pd.util.hash_array(table["id"].to_numpy(object), categorize=False), pa.uint64()),
         "equal": pa.array(whole(sets), pa.uint64()),
         "shingles": pa.array([len(each) for each in sets], pa.int32()),
+        "prefix": pa.array([prefix(each, threshold) for each in sets], pa.list_(pa.uint32())),
     }
     columns |= {_band(n): pa.array(band, pa.uint64()) for n, band in enumerate(bands(sets, threshold))}
     return with_record(pa.table(columns), record)
@@ -146,21 +146,18 @@ def without_duplicates(stream: Stream, threshold: float) -> Stream:
     return replace(stream, facts=stream.facts[~repeated])
 
 
-def _near(known: Known, threshold: float, job: tuple[Path, np.ndarray]) -> np.ndarray:
-    path, rows = job
-    texts = read_part(path, ["text"])["text"].take(pa.array(rows)).to_pylist()
-    pairs = known.pairs([shingles(text) for text in texts], threshold)
-    return np.stack([pairs[:, 0], rows[pairs[:, 1]]], axis=1)
-
-
-def _pairs(stream: Stream, known: Known, threshold: float) -> Iterator[np.ndarray]:
-    """Places [n, 2] of the texts known and of the stream's rows that are near duplicates, a part at a time."""
-    starts = stream.starts
-    jobs = [
-        (path, places - start) for path, places, start in zip(stream.parts, stream.by_part(), starts[:-1], strict=True)
-    ]
-    for start, pairs in zip(starts, map_in_order(partial(_near, known, threshold), jobs), strict=False):
-        yield pairs + np.array([0, start])
+def _pairs(stream: Stream, sets: Sets, threshold: float) -> Iterator[np.ndarray]:
+    """Places [n, 2] of the texts of these sets and of the stream's rows that are near duplicates, a part at a time."""
+    known = Prefixes(sets, threshold)
+    for path, places, start in zip(stream.parts, stream.by_part(), stream.starts[:-1], strict=True):
+        table = read_part(path, ["shingles", "prefix"]).take(pa.array(places - start))
+        prefixes = table["prefix"].combine_chunks()
+        each = np.split(prefixes.values.to_numpy(), prefixes.offsets.to_numpy()[1:-1])[: len(places)]
+        pairs = known.candidates(table["shingles"].to_numpy(), each)
+        others, number = np.unique(places[pairs[:, 1]], return_inverse=True)
+        held = [shingles(text) for text in stream.rows(others, ["text"])["text"]]
+        near = [same(sets[one], held[other], threshold) for one, other in zip(pairs[:, 0], number, strict=True)]
+        yield np.stack([pairs[:, 0], others[number]], axis=1)[np.array(near, bool)]
 
 
 def overlap_of_stream(stream: Stream, threshold: float, seed: int) -> int:
@@ -176,8 +173,8 @@ def overlap_of_stream(stream: Stream, threshold: float, seed: int) -> int:
     if len(drawn) < len(held):
         logger.info("%d of %d rows of validation and test are held against all before them", len(drawn), len(held))
     before = replace(stream, facts=stream.facts[order < 2])
-    known, found = Known([shingles(text) for text in stream.rows(drawn, ["text"])["text"]]), set()
-    for pairs in _pairs(before, known, threshold):
+    sets, found = [shingles(text) for text in stream.rows(drawn, ["text"])["text"]], set()
+    for pairs in _pairs(before, sets, threshold):
         found.update(pairs[order[pairs[:, 1]].to_numpy() < order[drawn[pairs[:, 0]]].to_numpy(), 0].tolist())
     return len(found)
 
@@ -190,8 +187,8 @@ def with_inbox(
     mask: Callable[[pd.DataFrame], pd.DataFrame],
 ) -> Stream:
     """As `join_inbox` of tasks/data/inbox.py; what is new is masked."""
-    known = Known([shingles(each) for each in text(left)])
-    near = np.unique(np.concatenate([pairs[:, 1] for pairs in _pairs(stream, known, threshold)]))
+    sets = [shingles(each) for each in text(left)]
+    near = np.unique(np.concatenate([pairs[:, 1] for pairs in _pairs(stream, sets, threshold)]))
     table = stream.rows(near, ["id", "source", "text"]).assign(split=stream.facts["split"][near], place=near)
     joined = join_inbox(table, left, threshold, text=text, forms=text)
     new = mask(joined[joined["place"].isna()].drop(columns=["split", "place"]))

@@ -25,11 +25,11 @@ from tasks.data.compression import without_compression
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.documents import documents, raw_documents, tidy_document
 from tasks.data.parts import make_parts, read_part, read_record, with_record
-from tasks.data.published import encoding_by_name, is_published, published_tokenizer
 from tasks.data.splits import FEW, Split, check_train_only
 from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_learn, write_stream
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
+from tasks.stages.cluster import same_processes
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
@@ -156,6 +156,11 @@ def read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], 
 
     The same call goes on where one was interrupted.
     """
+    with same_processes():
+        return _read_stream(folder, params, work, mask)
+
+
+def _read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], str]) -> Stream:
     files = raw_files(folder)
     read = make_parts(work / "documents", jobs(folder, params, mask), partial(read_documents, folder, params, mask))
     known = pd.concat([read_part(path, ["source", "length"]).to_pandas() for path in read], ignore_index=True)
@@ -233,6 +238,9 @@ def choose_encoding(params: Params, texts: Iterable[str]) -> tiktoken.Encoding:
     """The tokenizer that `params` names; a `bpe` one is trained on the texts."""
     if params.tokenizer == "bpe":
         return train_bpe(texts, params.vocabulary_size)
+    # Half of what this module takes to import, in seconds and bytes, and no process that makes parts needs it.
+    from tasks.data.published import encoding_by_name, is_published, published_tokenizer
+
     if is_published(params.tokenizer):
         return published_tokenizer(params.tokenizer)
     return encoding_by_name(params.tokenizer)

@@ -140,16 +140,23 @@ def _move_artifacts(database: Path, artifacts: Path) -> None:
 
 
 def _log_dataset(path: Path, context: str) -> None:
-    """Name a dataset's file as an input of the active run, under the MD5 that DVC knows it by."""
-    with path.open("rb") as file:
-        md5 = hashlib.file_digest(file, "md5").hexdigest()
+    """Name a dataset's file as an input of the active run, under the MD5 that DVC knows it by.
+
+    Where it is the first shard of a split the MD5 is that of all of them, as if they were one file.
+    """
+    shards = sorted(path.parent.glob(f"{context}.*{path.suffix}"))
+    md5 = hashlib.md5(usedforsecurity=False)
+    for each in shards or [path]:
+        with each.open("rb") as file:
+            while part := file.read(2**20):
+                md5.update(part)
     with warnings.catch_warnings():  # of integers that could be missing, and of a source registered twice
         warnings.simplefilter("ignore")
-        source, name = resolve_dataset_source(str(path)), path.parent.name
+        source, name = resolve_dataset_source(str(path.parent if shards else path)), path.parent.name
         if path.suffix == ".parquet":
-            dataset = mlflow.data.from_pandas(pd.read_parquet(path), source=source, name=name, digest=md5)
+            dataset = mlflow.data.from_pandas(pd.read_parquet(path), source=source, name=name, digest=md5.hexdigest())
         else:
-            dataset = MetaDataset(source, name=name, digest=md5)
+            dataset = MetaDataset(source, name=name, digest=md5.hexdigest())
         mlflow.log_input(dataset, context=context)
 
 
@@ -180,9 +187,9 @@ def log_inputs(training: Hashes, evaluation: Hashes) -> None:
     for start in range(0, len(parameters), PARAMETERS_A_CALL):
         mlflow.log_params(dict(parameters[start : start + PARAMETERS_A_CALL]))
     for folder in (Path(path) for path in training.deps if path.startswith("data/processed/")):
-        for path in sorted(folder.iterdir()):
-            if path.stem in SPLITS:
-                _log_dataset(path, path.stem)
+        for split in sorted(SPLITS):
+            for path in sorted(folder.glob(f"{split}.*"))[:1]:
+                _log_dataset(path, split)
 
 
 @contextmanager
@@ -196,9 +203,9 @@ def stage_run(
     """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
 
     It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`),
-    the dataset file used; at its end, the hashes of the stage's outs, which must then be written. With the stage's
-    `fingerprint`, an unfinished run of the same goes on, unless `resume` is False. A block that raises leaves
-    a FAILED run, one that is interrupted or terminated a KILLED one.
+    the dataset file used, or the first of its shards; at its end, the hashes of the stage's outs, which must then be
+    written. With the stage's `fingerprint`, an unfinished run of the same goes on, unless `resume` is False. A block
+    that raises leaves a FAILED run, one that is interrupted or terminated a KILLED one.
     """
     with server_errors():
         yield from _stage_run(params, datasets, fingerprint, resume)

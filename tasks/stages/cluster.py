@@ -13,17 +13,19 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from llm.errors import UserError
-from tasks.stages.pool import pool
+from tasks.stages.pool import Submit, pool
 
 AHEAD = 2  # items a core that are begun before the result of the first is taken
 Item, Found = TypeVar("Item"), TypeVar("Found")
+_kept: ContextVar[Submit | None] = ContextVar("processes", default=None)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,21 @@ def _in_folder(folder: Path, function: Callable[[Item], Found], item: Item) -> F
     return function(item)
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def same_processes() -> Iterator[None]:
+    """Inside, `map_in_order` uses the same processes each time: what they import takes a second."""
+    with pool(_cores()) as place:
+        token = _kept.set(place)
+        try:
+            yield
+        finally:
+            _kept.reset(token)
+
+
 def map_in_order(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
     """As `map`, in the order of the items: on all cores, or by the tasks of Ray where THREESTAGE_RAY asks for it.
 
@@ -93,12 +110,13 @@ def map_in_order(function: Callable[[Item], Found], items: Iterable[Item]) -> It
     a single item is worked on here.
     """
     cluster, items = Cluster.asked_for(), iter(items)
-    cores = 1 if cluster else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = 1 if cluster else _cores()
     first = list(islice(items, 2))
     if cluster is None and (cores == 1 or len(first) < 2):
         yield from map(function, chain(first, items))
         return
-    with cluster.connected() if cluster else pool(cores) as place:
+    kept = _kept.get()
+    with cluster.connected() if cluster else nullcontext(kept) if kept else pool(cores) as place:
         if cluster:
             from ray.exceptions import RayTaskError
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,13 @@ def _text_of(cells: Any, columns: Mapping[str, str]) -> str:
 
 def _json(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Problem]:
     """Rows with a text, or chats of two as chitchat-dataset keeps them."""
-    rows = list(TABLES["json"](path))
-    content = rows[0][1] if len(rows) == 1 and rows[0][0] is None else None
+    rows = TABLES["json"](path)
+    first = [*islice(rows, 1)]
+    content = first[0][1] if first and first[0][0] is None else None
     if isinstance(content, Mapping) and all(isinstance(chat, Mapping) for chat in content.values()):
         yield from _chats(path, content)
     else:
-        yield from _of_rows(path, rows, columns)
+        yield from _of_rows(path, chain(first, rows), columns)
 
 
 def _chats(path: Path, chats: Mapping[str, Any]) -> Iterator[Document | Problem]:

@@ -12,7 +12,7 @@ import pyarrow.parquet
 from llm.errors import UserError
 from tasks.data.formats import Problem, RowError
 from tasks.data.formats.sniff import head_of, separator_of, suffix_of
-from tasks.data.textfiles import LONGEST_LINE, lines, parse_json, read_text
+from tasks.data.textfiles import LONGEST_LINE, large_list, lines, parse_json, read_text
 
 T = TypeVar("T")
 BATCH = 256  # rows of a parquet file in memory
@@ -123,7 +123,12 @@ def _json_lines(path: Path) -> Iterator[Row | Problem]:
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """A list of rows, or the one object that a file holds."""
+    """A list of rows, of which a large one is read as its rows come, or the one object that a file holds."""
+    number = 0
+    for number, row in enumerate(large_list(path), 1):
+        yield number, row
+    if number:
+        return
     content = parse_json(read_text(path), path)
     if isinstance(content, list):
         yield from enumerate(content, 1)

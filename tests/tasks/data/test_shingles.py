@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data.shingles import Known, band_shape, bands, first_of_groups, shingles, whole
+from tasks.data.shingles import Known, Prefixes, band_shape, bands, first_of_groups, prefix, same, shingles, whole
 
 
 def words(text: str) -> list[str]:
@@ -17,7 +17,7 @@ def triples(text: str) -> set[tuple[str, ...]]:
     return {tuple(found[n : n + 3]) for n in range(len(found) - 2)} or {tuple(found)}
 
 
-TEXTS = st.text(st.characters(codec="utf-32") | st.sampled_from("ab A-_'.\n²ßİé"), max_size=60)
+TEXTS = st.text(st.characters(codec="utf-32") | st.sampled_from("ab A-_'.\n²ßİéΣ\u2019"), max_size=60)
 
 
 @given(TEXTS, TEXTS)
@@ -68,3 +68,18 @@ def test_texts_that_are_known_are_found_among_others_whatever_else_these_hold():
     others = [shingles(text) for text in ("six seven eight nine", "One, two; three four!", "nothing of it")]
     assert known.pairs(others, 0.6).tolist() == [[0, 1], [1, 2]]
     assert known.pairs([], 0.6).shape == Known([]).pairs(others, 0.6).shape == (0, 2)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.8, 1.0])
+def test_prefixes_leave_out_no_pair_that_is_similar_enough_and_most_others(threshold):
+    generator = np.random.default_rng(1)
+    base = [generator.integers(2**64, size=size, dtype=np.uint64) for size in [*range(1, 40), 500, 800]]
+    shares = enumerate((1, 0.9, 0.8))
+    others = [np.append(each[: int(len(each) * share)], base[7][:n]) for n, share in shares for each in base]
+    known, others = ([np.unique(each) for each in sets] for sets in (base, others))
+    sizes = np.array([*map(len, others)])
+    found = Prefixes(known, threshold).candidates(sizes, [prefix(each, threshold) for each in others])
+    near = [(one, other) for one, other in found.tolist() if same(known[one], others[other], threshold)]
+    assert sorted(near) == sorted(map(tuple, Known(known).pairs(others, threshold).tolist()))
+    assert len(near) >= len(base)
+    assert len(found) < len(base) * len(others) / 4

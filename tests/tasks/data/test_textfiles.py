@@ -1,16 +1,19 @@
+import json
+
 import ftfy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.data.textfiles import fix_text
+from llm.errors import UserError
+from tasks.data.textfiles import fix_text, large_list, parse_json
 
 BROKEN = ("schön", "é", "\u2019", "\U0001f600", "\u3000")
 UNUSUAL = ("\u2018", "cafe\u0301", "\ufb01", "\u2028", "\x85", "\uff21", "\ufeff", "\ud83d", "\x1b[36m", "\0", "\x7f")
 PIECES = st.one_of(
     st.sampled_from(
         [each.encode().decode("windows-1252", "replace") for each in BROKEN]
-        + [*UNUSUAL, "\uff06lt;", "&lt;", "&amp;", "<", "\r\n", "\r", "\n", "\x0c", "a b\tc ~"]
+        + [*UNUSUAL, "\uff06lt;", "&lt;", "&amp;", "&", "<", "\r\n", "\r", "\n", "\x0c", "a b\tc ~"]
     ),
     st.text(max_size=5),
 )
@@ -31,3 +34,52 @@ def test_quotes_and_dashes_are_no_mojibake(text):
 @pytest.mark.parametrize("text", ["\uff1cb\n\uff06lt;", "<b\n\uff06lt;", "<\n&lt;", "&lt;\n<", "a\n" * 3 + "schÃ¶n"])
 def test_entities_hang_on_lines_before(text):
     assert fix_text(text) == ftfy.fix_text(text)
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+)
+
+
+PUT = st.sampled_from(["", *',]}"1\n'])
+
+
+def rows_of(elements) -> tuple[list[str], str]:
+    found = []
+    try:
+        for element in elements():
+            found.append(repr(element))
+    except UserError as error:
+        return found, str(error)
+    return found, ""
+
+
+@settings(max_examples=1_000, deadline=None, derandomize=True)
+@given(st.lists(VALUES, max_size=6), st.sampled_from([None, 0, 1]), st.integers(0, 60), PUT)
+def test_a_large_list_has_the_rows_and_the_mistakes_of_a_whole_one(tmp_path_factory, rows, indent, place, put):
+    text = json.dumps(rows, indent=indent)
+    text = text[:place] + put + text[place:]
+    path = tmp_path_factory.getbasetemp() / "rows.json"
+    path.write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.data.textfiles.PIECE", 6)
+        found, mistake = rows_of(lambda: large_list(path))
+    wanted, why = rows_of(lambda: parse_json(text, path))
+    if why:
+        assert mistake == (why if found else mistake and why)
+    else:
+        assert (found, mistake) in ((wanted, ""), ([], ""))
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_rows_of_a_large_list_come_before_a_mistake_behind_them(tmp_path, monkeypatch, indent):
+    monkeypatch.setattr("tasks.data.textfiles.PIECE", 100)
+    rows = [{"text": f'Row {number} [of], "many"', "more": [number, {}]} for number in range(1_000)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows, indent=indent) + " \n")
+    assert list(large_list(tmp_path / "rows.json")) == rows
+    (tmp_path / "rows.json").write_text(json.dumps(rows, indent=1)[:-2] + ",\n{]\n")
+    found = large_list(tmp_path / "rows.json")
+    assert [next(found) for _ in rows] == rows
+    with pytest.raises(UserError, match=r"rows\.json, row 7002: not JSON: Expecting property name .* at column 2$"):
+        next(found)

@@ -216,6 +216,20 @@ def test_datasets_are_inputs_with_the_md5_that_dvc_gives_them(stage):
     assert {each.name for each in inputs.values()} == {"emails"}
 
 
+def test_a_split_in_shards_is_an_input_with_the_md5_of_all_of_them(stage):
+    folder = Path("data/processed/corpus")
+    Path("data").unlink()
+    folder.mkdir(parents=True)
+    for name, content in (("train.00001", b"abcd"), ("train.00002", b"ef"), ("test", b"gh")):
+        (folder / f"{name}.bin").write_bytes(content)
+    with stage_run(datasets={"train": folder / "train.00001.bin"}) as trained, mlflow.start_run(nested=True) as version:
+        log_inputs(Hashes({}, {folder.as_posix(): ""}, {}), Hashes({}, {}, {}))
+    train, test = (hashlib.md5(content).hexdigest() for content in (b"abcdef", b"gh"))
+    assert [each.dataset.digest for each in read(trained).inputs.dataset_inputs] == [train]
+    logged = {each.tags[0].value: each.dataset.digest for each in read(version).inputs.dataset_inputs}
+    assert logged == {"train": train, "test": test}
+
+
 def test_what_versions_are_compared_by_is_logged_by_names_that_they_share(stage):
     Path("data").unlink()
     Path("data/processed/emails").mkdir(parents=True)

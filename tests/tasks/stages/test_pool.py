@@ -11,7 +11,7 @@ import pytest
 from llm.errors import UserError
 from tasks.data.gates import Gates
 from tasks.data.textfiles import raw_files
-from tasks.stages.cluster import map_in_order
+from tasks.stages.cluster import map_in_order, same_processes
 from tasks.stages.pool import pool
 
 KILLED = """
@@ -37,6 +37,16 @@ def test_results_come_in_order_and_items_are_not_taken_long_before(monkeypatch):
     assert next(results) == 0.0
     assert len(taken) <= 2 * (os.cpu_count() or 1) + 1
     assert list(results) == [math.sqrt(number) for number in range(1, 40)]
+
+
+def test_processes_are_the_same_where_they_are_kept(monkeypatch):
+    monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+    numbers = ["__import__('os').getpid()"] * 8
+    with same_processes():
+        first, second = ({*map_in_order(eval, numbers)} for _ in range(2))
+    assert first == second or os.cpu_count() != len(first)
+    assert not first & {*map_in_order(eval, numbers)}
+    assert not any(map(psutil.pid_exists, first))
 
 
 def test_what_a_call_raises_is_raised_here_and_a_process_that_dies_is_an_error(monkeypatch):
