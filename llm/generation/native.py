@@ -6,7 +6,6 @@ and finds torch's, which the process has already: two would fight for the cores.
 """
 
 import ctypes
-import hashlib
 import logging
 import os
 import platform
@@ -15,6 +14,7 @@ import subprocess
 import tempfile
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,7 @@ FLOAT, BYTES, NIBBLES = range(3)
 BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
 BENDS = ("gelu", "relu2", "swiglu")
 FAILURES = {1: MemoryError, 2: IndexError, 3: IndexError}
-WHY = {
-    1: "no memory for a step",
-    2: "a token that the model does not have",
-    3: "a position that the cache does not have",
-}
+WHY = {1: "no memory for a step", 2: "a token that the model lacks", 3: "a position that the cache lacks"}
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +76,7 @@ class _Cache(Structure):
     ]
 
 
-class NotBuilt(Exception):
+class NotBuiltError(Exception):
     """Why decode.c can't be used here."""
 
 
@@ -90,14 +86,14 @@ def cache_folder() -> Path:
 
 
 def _said(*command: str) -> str:
-    """What a command says on its standard output. Raises NotBuilt, with the last line of its errors, where it fails."""
+    """What a command says on its standard output. Raises NotBuiltError, with the last line of its errors, where it fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except OSError as error:
-        raise NotBuilt(f"{command[0]} can't be run: {error.strerror}") from None
+        raise NotBuiltError(f"{command[0]} can't be run: {error.strerror}") from None
     except subprocess.CalledProcessError as error:
         said = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit code {error.returncode}"]
-        raise NotBuilt(f"{command[0]} failed: {said[0]}") from None
+        raise NotBuiltError(f"{command[0]} failed: {said[0]}") from None
 
 
 def _processor() -> str:
@@ -108,37 +104,40 @@ def _processor() -> str:
     return "\n".join([platform.machine(), *kept])
 
 
-def build() -> Path:
-    """The shared object for this machine, built where there is none. Raises NotBuilt with the reason where it can't be."""
-    compiler = next((found for name in COMPILERS if (found := shutil.which(os.environ.get("CC") or name))), None)
+def build(folder: Path) -> Path:
+    """The shared object for this machine in a folder, made where there is no whole one. Raises NotBuiltError, why not.
+
+    Its last bytes are the hash of the others: one that was cut off would load, and end the process.
+    """
+    names = (os.environ["CC"],) if os.environ.get("CC") else COMPILERS
+    compiler = next(filter(None, map(shutil.which, names)), None)
     if compiler is None:
-        raise NotBuilt(f"there is no C compiler ({', '.join(COMPILERS)})")
-    source = SOURCE.read_bytes()
-    what = [source, *(text.encode() for text in (_said(compiler, "--version"), " ".join(COMPILE), _processor()))]
-    name = hashlib.sha256(b"\0".join(what)).hexdigest()[:32]
-    path = cache_folder() / f"decode-{name}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            compiled, linked = Path(folder, "decode.o"), Path(folder, "decode.so")
+        raise NotBuiltError(f"there is no C compiler ({', '.join(names)})")
+    texts = (_said(compiler, "--version"), " ".join(COMPILE), _processor())
+    name = sha256(b"\0".join([SOURCE.read_bytes(), *map(str.encode, texts)])).hexdigest()[:32]
+    path = folder / f"decode-{name}.so"
+    if not _is_whole(path):
+        with tempfile.TemporaryDirectory() as temporary:
+            compiled, linked = Path(temporary, "decode.o"), Path(temporary, "decode.so")
             _said(compiler, *COMPILE, str(SOURCE), "-o", str(compiled))
             _said(compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, linked.read_bytes())
+            content = linked.read_bytes()
+        write_atomic(path, content + sha256(content).digest())
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    content = path.read_bytes() if path.exists() else b""
+    return sha256(content[:-32]).digest() == content[-32:]
 
 
 @cache
 def load_library() -> ctypes.CDLL | None:
     """decode.c, loaded; None where it can't be, with the reason in the log, once."""
     try:
-        path = build()
-        try:
-            return _load(path)
-        except OSError:  # a file that is damaged
-            path.unlink(missing_ok=True)
-            return _load(build())
-    except (NotBuilt, OSError, UserError) as error:
-        logger.warning("texts are made by torch, not by decode.c, which would be faster: %s", error)
+        return _load(build(cache_folder()))
+    except (NotBuiltError, OSError, UserError) as error:
+        logger.warning("texts are made by torch; decode.c, which is faster, can't be used: %s", error)
         return None
 
 
