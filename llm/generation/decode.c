@@ -21,7 +21,7 @@ Names: N tokens of a step, C width of the model, D width of a head, `stream` N x
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512VNNI__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -116,6 +116,17 @@ static inline Integers dot(Integers sum, Integers weights, int32_t inputs) {
 #endif
 }
 
+/* a * b + c. The compiler is told to fuse none by itself: it would here and not there, and rows would differ. */
+static inline Floats fused(Floats a, Floats b, Floats c) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline Floats all(float x) { return x - (Floats){0}; }
+
 /* y of `count` tokens and LANES outputs. `count` and `kind` are constants where this is inlined. */
 static inline __attribute__((always_inline)) void tile(
     const Matrix *matrix, int outputs, const Inputs *x, int first, const int count, const int kind, Floats *y) {
@@ -128,8 +139,8 @@ static inline __attribute__((always_inline)) void tile(
             const float *weights = (const float *)matrix->weights + place * GROUP * LANES;
             for (int input = 0; input < GROUP; input++)
                 for (int n = 0; n < count; n++)
-                    y[n] += *(const Floats *)(weights + input * LANES)
-                            * x->floats[((int64_t)(first + n) * wide + group) * GROUP + input];
+                    y[n] = fused(*(const Floats *)(weights + input * LANES),
+                                 all(x->floats[((int64_t)(first + n) * wide + group) * GROUP + input]), y[n]);
             continue;
         }
         Integers weights[QUADS];
@@ -159,9 +170,9 @@ static inline __attribute__((always_inline)) void tile(
 #pragma GCC unroll 8
             for (int j = 0; j < QUADS; j++)
                 sum = dot(sum, weights[j], bytes[j]);
-            y[n] += __builtin_convertvector(sum, Floats) * (scale * x->scales[at]);
+            y[n] = fused(__builtin_convertvector(sum, Floats), scale * x->scales[at], y[n]);
             if (kind == NIBBLES)
-                y[n] += *(const Floats *)(scales + LANES) * (x->scales[at] * (float)x->sums[at]);
+                y[n] = fused(*(const Floats *)(scales + LANES), all(x->scales[at] * (float)x->sums[at]), y[n]);
         }
     }
 }
@@ -302,7 +313,7 @@ static void attend(const float *query, const float *keys, const float *values, i
     for (; i + LANES <= width; i += LANES) {
         Floats sum = {0};
         for (int64_t s = 0; s <= last; s++)
-            sum += scores[s] * *(const Floats *)(values + s * width + i);
+            sum = fused(all(scores[s]), *(const Floats *)(values + s * width + i), sum);
         *(Floats *)(out + i) = sum / total;
     }
     for (; i < width; i++) {

@@ -29,7 +29,17 @@ from llm.model.gpt import GPT, MLP
 
 SOURCE = Path(__file__).with_name("decode.c")
 COMPILERS = ("cc", "gcc", "clang")
-COMPILE = ("-O3", "-march=native", "-std=gnu11", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-c")
+COMPILE = (
+    "-O3",
+    "-march=native",
+    "-std=gnu11",
+    "-fopenmp",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-c",
+)
 LANES, GROUP = 16, 32  # as in decode.c
 FLOAT, BYTES, NIBBLES = range(3)
 BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
@@ -86,9 +96,11 @@ def cache_folder() -> Path:
 
 
 def _said(*command: str) -> str:
-    """What a command says on its standard output. Raises NotBuiltError, with the last line of its errors, where it fails."""
+    """What a command says on its standard output. Raises NotBuiltError, with its first error, where it fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C"}
+        ).stdout
     except OSError as error:
         raise NotBuiltError(f"{command[0]} can't be run: {error.strerror}") from None
     except subprocess.CalledProcessError as error:
@@ -117,12 +129,14 @@ def build(folder: Path) -> Path:
     name = sha256(b"\0".join([SOURCE.read_bytes(), *map(str.encode, texts)])).hexdigest()[:32]
     path = folder / f"decode-{name}.so"
     if not _is_whole(path):
-        with tempfile.TemporaryDirectory() as temporary:
-            compiled, linked = Path(temporary, "decode.o"), Path(temporary, "decode.so")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # its own, as others may build at the same time
+            compiled, linked, whole = (Path(temporary, f"decode.{kind}") for kind in ("o", "so", "whole"))
             _said(compiler, *COMPILE, str(SOURCE), "-o", str(compiled))
             _said(compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
             content = linked.read_bytes()
-        write_atomic(path, content + sha256(content).digest())
+            write_atomic(whole, content + sha256(content).digest())
+            whole.replace(path)
     return path
 
 
