@@ -248,8 +248,6 @@ static void multiply(const Matrix *matrix, const Inputs *x, int n, int add, floa
 #endif
         for (; first + 4 <= n; first += 4)
             FOR_KIND(4)
-        for (; first + 2 <= n; first += 2)
-            FOR_KIND(2)
         for (; first < n; first++)
             FOR_KIND(1)
     }
