@@ -224,7 +224,8 @@ def test_an_inbox_makes_its_own_dataset_stale_and_no_other(deps):
 
 def test_what_is_written_in_c_is_a_dep_where_the_module_that_builds_it_is_one(deps):
     for names in deps.values():
-        assert ("llm/generation/decode.c" in names) == ("llm/generation/native.py" in names)
+        for source in ("decode.c", "products.h"):
+            assert (f"llm/generation/{source}" in names) == ("llm/generation/native.py" in names)
 
 
 def test_every_dep_that_is_code_exists(deps):

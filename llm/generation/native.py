@@ -29,7 +29,7 @@ from llm.model.attention import KeyValueCache
 from llm.model.embedding import rotation
 from llm.model.gpt import GPT, MLP
 
-SOURCE = Path(__file__).with_name("decode.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "products.h"))
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE = (
     "-O3",
@@ -42,7 +42,7 @@ COMPILE = (
     "-fno-trapping-math",
     "-c",
 )
-LANES, GROUP = 16, 32  # as in decode.c
+LANES, GROUP = 16, 32  # as in products.h
 FLOAT, BYTES, NIBBLES = range(3)
 BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
 SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
@@ -131,13 +131,13 @@ def build(folder: Path) -> Path:
     if compiler is None:
         raise NotBuiltError(f"there is no C compiler ({', '.join(names)})")
     texts = (_said(compiler, "--version"), " ".join(COMPILE), _processor())
-    name = sha256(b"\0".join([SOURCE.read_bytes(), *map(str.encode, texts)])).hexdigest()[:32]
+    name = sha256(b"\0".join([*(source.read_bytes() for source in SOURCES), *map(str.encode, texts)])).hexdigest()[:32]
     path = folder / f"decode-{name}.so"
     if not _is_whole(path):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:  # its own, as others may build at the same time
             compiled, linked, whole = (Path(temporary, f"decode.{kind}") for kind in ("o", "so", "whole"))
-            _said(compiler, *COMPILE, str(SOURCE), "-o", str(compiled))
+            _said(compiler, *COMPILE, str(SOURCES[0]), "-o", str(compiled))
             _said(compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
             content = linked.read_bytes()
             write_atomic(whole, content + sha256(content).digest())

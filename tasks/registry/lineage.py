@@ -14,7 +14,7 @@ from tasks.stages.lock import workspace
 DATA = ("params.yaml", "dvc.yaml")
 CODE = (
     "*.py",
-    "*.c",
+    "*.[ch]",
     "pyproject.toml",
     "libraries.json",
     "data/behavioural",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import subprocess
 import sys
 from copy import deepcopy
@@ -243,7 +244,7 @@ def test_without_a_compiler_torch_makes_the_texts_and_the_reason_is_said_once(un
 def test_what_a_compiler_says_is_the_reason(unbuilt, tmp_path, caplog):
     broken = tmp_path / "broken.c"
     broken.write_text("int features(void) { return 0 }\n")
-    unbuilt.setattr(native, "SOURCE", broken)
+    unbuilt.setattr(native, "SOURCES", (broken,))
     assert load_library() is None
     assert "error: expected ';' before '}' token" in caplog.text
 
@@ -269,6 +270,16 @@ def test_another_source_or_processor_is_another_file(tmp_path, monkeypatch):
     path = build(tmp_path)
     monkeypatch.setattr(native, "_processor", lambda: "another")
     assert build(tmp_path) != path
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86")
+@pytest.mark.parametrize("march", ["x86-64-v2", "x86-64-v3"])
+def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
+    gpt = make_gpt(n_embd=64, n_head=4)
+    tokens, expected = some_tokens(gpt, 19, 5), decode_natively(deepcopy(gpt), library)
+    monkeypatch.setattr(native, "COMPILE", tuple(each.replace("native", march) for each in native.COMPILE))
+    other = decode_natively(deepcopy(gpt), native._load(build(tmp_path)))
+    assert distance(logits(other, tokens), logits(expected, tokens)) < 1e-3  # rounding of one input may differ
 
 
 PROCESS = """
