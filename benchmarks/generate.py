@@ -66,7 +66,7 @@ for line in sys.stdin:
     options = {"n_predict": new, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
     made = []
     def ask(prompt):
-        made.append(server.handle_completions(options | {"prompt": prompt})["tokens_predicted"])
+        made.append(server.handle_completions(options | {"prompt": prompt})["usage"]["completion_tokens"])
     asking = [threading.Thread(target=ask, args=(prompt,)) for prompt in prompts]
     started = time.perf_counter()
     for each in asking:
