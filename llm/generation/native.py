@@ -30,7 +30,7 @@ from llm.model.embedding import rotation
 from llm.model.gpt import GPT, MLP
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "products.h"))
-COMPILERS = ("cc", "gcc", "clang")
+COMPILERS = ("gcc", "cc", "clang")  # torch on Linux has gcc's OpenMP, in which clang's calls are not found
 COMPILE = (
     "-O3",
     "-march=native",
@@ -155,7 +155,7 @@ def load_library() -> ctypes.CDLL | None:
     """decode.c, loaded; None where it can't be, with the reason in the log, once."""
     try:
         return _load(build(cache_folder()))
-    except (NotBuiltError, OSError, UserError) as error:
+    except (NotBuiltError, OSError, UserError, RuntimeError) as error:  # the last: a user without a home
         logger.warning("texts are made by torch; decode.c, which is faster, can't be used: %s", error)
         return None
 
