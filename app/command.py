@@ -304,9 +304,6 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     rows: Annotated[int, typer.Option(min=1, help="Texts that a version writes at once.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 64,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Weights of 8 bits: faster for one text, slower for many.")
-    ] = False,
     page: Annotated[bool, typer.Option(help="The web page beside the API.")] = True,
     feedback: Annotated[bool, typer.Option(help="Keep what people say of answers, in data/inbox/.")] = True,
     api_keys: Annotated[
@@ -322,7 +319,7 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(log_level.upper())
     keys = tuple(filter(None, (key.strip() for key in api_keys.split(","))))
-    settings = Settings(rows=rows, queue=queue, int8=int8, feedback=feedback, api_keys=keys)
+    settings = Settings(rows=rows, queue=queue, feedback=feedback, api_keys=keys)
     run_server(settings, host, port, page=page, log_level=log_level)
 
 

@@ -8,7 +8,7 @@ from llm.config import Config
 
 
 class Settings(Config):
-    """How the server runs; nothing here changes an answer but `int8`."""
+    """How the server runs; nothing here changes an answer."""
 
     api_keys: tuple[str, ...] = ()
     """Who asks must name one of them; none lets everybody in."""
@@ -18,8 +18,6 @@ class Settings(Config):
     """Requests that may wait for a row of a version, or for its classifier; the next is refused with 429."""
     context_length: int = Field(default=2048, gt=0)
     """Tokens of the longest text, prompt included, where the model has more; bounds the memory of a row."""
-    int8: bool = False
-    """Weights of 8 bits: half the memory, faster for one text and slower for many; answers may differ."""
     request_seconds: float = Field(default=300, gt=0)
     """Time that a request has from its first byte to its answer's last."""
     body_bytes: int = Field(default=4_000_000, gt=0)

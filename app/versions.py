@@ -21,10 +21,9 @@ from app.cleaning import Cleaner
 from app.errors import NotFound, Unavailable
 from app.registry import BY_DEFAULT, Named, Registry, models_of
 from app.settings import Settings
-from llm.applications import load, load_for_inference
+from llm.applications import load_for_inference
 from llm.errors import UserError
 from llm.formats.model_folder import read_config
-from llm.generation.packed import quantize_int8
 from llm.model.gpt import GPT
 from tasks.registry.register import registered_name
 from tasks.stages.hashes import PREFIX
@@ -160,9 +159,8 @@ class Versions:
             version = self.registry.version(named)
             folder = self.registry.files(named)
             objective = read_config(folder)["objective"]
-            model, encoding = load(folder) if settings.int8 else load_for_inference(folder)
+            model, encoding = load_for_inference(folder)
             if isinstance(model, GPT):
-                model = quantize_int8(model) if settings.int8 else model
                 shape = {"rows": settings.rows, "queue": settings.queue, "context_length": settings.context_length}
                 engine = AsyncEngine(model, **shape)
         except (UserError, MlflowException, OSError) as error:

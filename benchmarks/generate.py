@@ -1,44 +1,97 @@
 """How fast texts are made on a CPU: `python -m benchmarks.generate`.
 
 GPT-2's shape with random weights, a prompt of 32 tokens, 128 greedy new ones, in tokens a second, prompt included:
-`transformers` in float32 and bfloat16 against this project in float32, bfloat16, packed bfloat16 and int8, one text and
+`transformers` in float32 and bfloat16 against this project in float32, bfloat16, packed bfloat16 and in C, one text and
 many at once. A token reads every weight once, so what the memory gives is the limit of a single text.
+
+With `--pretrained FILE.gguf` also published weights: what each precision takes and how well it predicts this project's
+everyday mails; with `--peer .peers-llama/bin/python`, a Python that has xllamacpp, against llama.cpp on the same file.
 """
 
 import argparse
+import json
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import tiktoken
 import torch
+from torch.nn import functional as F
 
 from benchmarks import report
 from llm.config import GPTConfig
-from llm.generation.packed import prepack, quantize_int8
+from llm.formats.huggingface import load_pretrained
+from llm.generation.native import load_library
+from llm.generation.packed import PackedLinear, decode_natively, pack_for_inference, prepack
 from llm.generation.text import generate
 from llm.model.gpt import GPT
 
-VARIANTS: dict[str, tuple[int, Callable[[GPT], GPT]]] = {
+VARIANTS: dict[str, tuple[float, Callable[[GPT], GPT]]] = {
     "float32": (4, lambda model: model),
     "bfloat16": (2, lambda model: model.bfloat16()),
     "packed": (2, prepack),
-    "int8": (1, quantize_int8),
+    "8 bits": (8.5 / 8, pack_for_inference),
 }
 """Bytes a weight, and how a model is changed."""
 
 FIRST_TOKEN = """
 import sys, time
 from pathlib import Path
+from llm.generation.packed import pack_for_inference
 from llm.generation.text import stream_text
 from llm.formats.huggingface import load_pretrained
 start = time.perf_counter()
 model, encoding = load_pretrained(Path(sys.argv[1]), context_length=256)
-next(stream_text(model, encoding, sys.argv[2], max_new_tokens=9))
+next(stream_text(pack_for_inference(model), encoding, sys.argv[2], max_new_tokens=9))
 print(time.perf_counter() - start)
 """
+
+
+PEER = """
+import json, sys, threading, time
+import xllamacpp
+file, texts, context, threads = sys.argv[1], *map(int, sys.argv[2:])
+params = xllamacpp.CommonParams()
+params.model.path, params.n_parallel, params.n_ctx, params.cont_batching = file, texts, context * texts, True
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+server = xllamacpp.Server(params)
+for line in sys.stdin:
+    prompts, new = json.loads(line)
+    options = {"n_predict": new, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+    made = []
+    def ask(prompt):
+        made.append(server.handle_completions(options | {"prompt": prompt})["usage"]["completion_tokens"])
+    asking = [threading.Thread(target=ask, args=(prompt,)) for prompt in prompts]
+    started = time.perf_counter()
+    for each in asking:
+        each.start()
+    for each in asking:
+        each.join()
+    sys.stdout.write(f"tokens a second {sum(made) / (time.perf_counter() - started)}\\n")
+    sys.stdout.flush()
+"""
+MAILS = Path(__file__).parents[1] / "data" / "everyday-mail.jsonl"
+
+
+def through_eight_bits(model: GPT) -> GPT:
+    """As weights are served that were trained: through bfloat16, so that 4 bits no longer hold them."""
+    return pack_for_inference(model.bfloat16().float())
+
+
+PRECISIONS: dict[str, Callable[[GPT], GPT]] = {
+    "float32": lambda model: model,
+    "float32 in C": lambda model: decode_natively(model, load_library(), exact=True),
+    "packed": prepack,
+    "8 bits": through_eight_bits,
+    "as in the file": pack_for_inference,
+}
+"""How published weights are changed."""
 
 
 def ours(variant: str, config: GPTConfig, prompt: int, new: int, texts: int = 1) -> Callable[[], float]:
@@ -65,6 +118,72 @@ def theirs(dtype: torch.dtype, config: GPTConfig, prompt: int, new: int) -> Call
             return model.generate(tokens, attention_mask=torch.ones_like(tokens), **options).shape[1] - prompt
 
     return lambda: _speed(run)
+
+
+@contextmanager
+def llama_cpp(python: Path, file: Path, texts: int, context: int) -> Iterator[Callable[[list[list[int]], int], float]]:
+    """Measure the tokens a second of llama.cpp, prompts of tokens together, while the block runs."""
+    command = [str(python), "-c", PEER, str(file), *map(str, (texts, context, torch.get_num_threads()))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+
+        def run(prompts: list[list[int]], new: int) -> float:
+            process.stdin.write(json.dumps([prompts, new]) + "\n")
+            process.stdin.flush()
+            said = next(line for line in process.stdout if line.startswith("tokens a second "))
+            return float(said.split()[-1])
+
+        yield run
+        process.stdin.close()
+
+
+def perplexity(model: GPT, encoding: tiktoken.Encoding, mails: int = 60) -> float:
+    """Of the first everyday mails, each by itself: e to the mean loss of a token, in nats."""
+    loss = count = 0
+    for line in MAILS.read_text().splitlines()[:mails]:
+        mail = json.loads(line)
+        tokens_1T = torch.tensor([encoding.encode_ordinary(f"{mail['subject']}\n\n{mail['body']}")])
+        with torch.inference_mode():
+            logits_TV = model(tokens_1T)[0, :-1].float()
+        loss += float(F.cross_entropy(logits_TV, tokens_1T[0, 1:], reduction="sum"))
+        count += tokens_1T.shape[1] - 1
+    return math.exp(loss / count)
+
+
+def compare_published(
+    file: Path, peer: Path | None, *, prompt: int, new: int, texts: int, rounds: int
+) -> dict[str, Any]:
+    """Medians in tokens a second, one text and many, of each precision and of llama.cpp; perplexity and megabytes."""
+    context = prompt + new + 8
+    contenders: dict[str, Callable[[], float]] = {}
+    found: dict[str, Any] = {"perplexity": {}, "megabytes": {}}
+    prompts = torch.randint(1000, 40_000, (texts, prompt), generator=torch.Generator().manual_seed(0)).tolist()
+    for name, change in PRECISIONS.items():
+        model, encoding = load_pretrained(file, context_length=1024)
+        model = change(model)
+        found["perplexity"][name] = perplexity(model, encoding)
+        decoder = getattr(model, "decoder", None)
+        plain = sum(weight.nbytes for weight in model.parameters())
+        packed = sum(m.weight.nbytes for m in model.modules() if isinstance(m, PackedLinear))
+        found["megabytes"][name] = (decoder.nbytes if decoder else plain + packed) / 1e6
+        for several in (1, texts):
+            contenders[f"{name}, {several}"] = partial(_generated, model, prompts[:several], new)
+    with ExitStack() as stack:
+        for several in (1, texts) if peer else ():
+            run = stack.enter_context(llama_cpp(peer, file, several, context))
+            contenders[f"llama.cpp, {several}"] = partial(run, prompts[:several], new)
+        found["tokens_per_second"] = medians = report.take_turns(contenders, rounds)
+    if peer:
+        found["to_llama.cpp"] = {
+            f"{name}, {several}": medians[f"{name}, {several}"] / medians[f"llama.cpp, {several}"]
+            for name in PRECISIONS
+            for several in (1, texts)
+        }
+    return found
+
+
+def _generated(model: GPT, prompts: list[list[int]], new: int) -> float:
+    return _speed(lambda: sum(map(len, generate(model, prompts, max_new_tokens=new))))
 
 
 def _speed(run: Callable[[], int]) -> float:
@@ -95,12 +214,13 @@ def first_token_seconds(source: Path, prompt: str = "The capital of France is") 
 
 def compare(config: GPTConfig, *, prompt: int, new: int, texts: int, rounds: int) -> dict[str, Any]:
     """Medians in tokens a second, what they are to each other, and the limit that memory sets."""
-    many = f"packed, {texts} texts"
+    many = f"8 bits, {texts} texts"
     contenders = {
         "transformers float32": theirs(torch.float32, config, prompt, new),
         "transformers bfloat16": theirs(torch.bfloat16, config, prompt, new),
         **{variant: ours(variant, config, prompt, new) for variant in VARIANTS},
-        many: ours("packed", config, prompt, new, texts),
+        f"packed, {texts} texts": ours("packed", config, prompt, new, texts),
+        many: ours("8 bits", config, prompt, new, texts),
     }
     medians = report.take_turns(contenders, rounds)
     bandwidth, weights = report.read_bandwidth(), weights_a_token(config)
@@ -112,10 +232,10 @@ def compare(config: GPTConfig, *, prompt: int, new: int, texts: int, rounds: int
             "float32 to transformers float32": medians["float32"] / medians["transformers float32"],
             "bfloat16 to transformers bfloat16": medians["bfloat16"] / medians["transformers bfloat16"],
             "packed to transformers bfloat16": medians["packed"] / medians["transformers bfloat16"],
-            "int8 to transformers bfloat16": medians["int8"] / medians["transformers bfloat16"],
+            "8 bits to transformers bfloat16": medians["8 bits"] / medians["transformers bfloat16"],
             f"{best} to the better transformers": medians[best]
             / max(medians["transformers float32"], medians["transformers bfloat16"]),
-            f"{many}, to one": medians[many] / medians["packed"],
+            f"{many}, to one": medians[many] / medians["8 bits"],
         },
         "memory": {"gigabytes_per_second": bandwidth / 1e9, "weights_per_token": weights, "limits": limits},
     }
@@ -129,6 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--new", type=int, default=128, help="new tokens")
     parser.add_argument("--texts", type=int, default=16, help="texts at once in the last comparison")
     parser.add_argument("--pretrained", type=Path, help="a GGUF file or folder whose first token is timed")
+    parser.add_argument("--peer", type=Path, help="a Python that has xllamacpp, for the GGUF file of --pretrained")
     parser.add_argument("--out", type=Path, default=report.results("generate"), help="where the numbers go")
     shape = {"context_length": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768, "vocabulary_size": 50257}
     for name, value in shape.items():
@@ -149,6 +270,10 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         results["first_token_seconds"] = first_token_seconds(options.pretrained)
         report.show("First token of published weights", ("since", "s"), list(results["first_token_seconds"].items()))
+        results["published"] = published = compare_published(options.pretrained, options.peer, **settings)
+        report.show("Published weights, tokens a second", ("", "median"), list(published["tokens_per_second"].items()))
+        rows = [(name, published["megabytes"][name], published["perplexity"][name]) for name in PRECISIONS]
+        report.show("Their precisions", ("", "megabytes", "perplexity"), rows)
     report.write(options.out, results)
 
 

@@ -53,7 +53,8 @@ STALE = {  # the first pattern that fits a module counts
     "llm/model/*": (LOAD, *TRAINING, *EVALUATION),
     "llm/preference.py": FINETUNE,  # foreach gives all fine-tunes the same deps
     "llm/generation/__init__.py": (),
-    "llm/generation/packed.py": EVALUATED,  # what a served model computes with
+    "llm/generation/native.py": EVALUATED,  # what a served model computes with
+    "llm/generation/packed.py": EVALUATED,
     "llm/generation/*": (*TRAINING, *EVALUATION),  # samples and answers are among the outs
     "llm/formats/model_folder.py": (LOAD, *TRAINING, *EVALUATION),
     "llm/formats/weights.py": (LOAD, *TRAINING, *EVALUATION),
@@ -99,7 +100,10 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "*/__init__.py": "doors, finders, and the forms that slices fill in",
         "llm/errors.py": "how a mistake is said",
         "llm/files.py": "writes the bytes that it is given",
-        "llm/generation/packed.py": "for serving; an evaluation that computes with it names it",
+        **dict.fromkeys(
+            ("llm/generation/native.py", "llm/generation/packed.py"),
+            "for serving; an evaluation that computes with them names them",
+        ),
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
     },
@@ -216,6 +220,12 @@ def test_an_inbox_makes_its_own_dataset_stale_and_no_other(deps):
         assert [stage for stage, names in deps.items() if inbox in names] == [f"preprocess@{dataset}"]
         assert (ROOT / inbox).is_dir()
     assert not any("data/inbox" in names for names in deps.values())
+
+
+def test_what_is_written_in_c_is_a_dep_where_the_module_that_builds_it_is_one(deps):
+    for names in deps.values():
+        for source in ("decode.c", "products.h"):
+            assert (f"llm/generation/{source}" in names) == ("llm/generation/native.py" in names)
 
 
 def test_every_dep_that_is_code_exists(deps):

@@ -14,6 +14,7 @@ from tasks.stages.lock import workspace
 DATA = ("params.yaml", "dvc.yaml")
 CODE = (
     "*.py",
+    "*.[ch]",
     "pyproject.toml",
     "libraries.json",
     "data/behavioural",

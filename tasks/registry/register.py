@@ -59,7 +59,7 @@ def shipped_code(model: str) -> list[Path]:
     """The files of ours that a version of a model runs: the served wrapper, `llm`, and its text cleaning."""
     cleaning = json.loads(Path("models", model, "config.json").read_text()).get("cleaning")
     module = [Path(*cleaning.split(".")).with_suffix(".py")] if cleaning else []
-    return [SERVED, *sorted(Path("llm").rglob("*.py")), *module]
+    return [SERVED, *sorted(path for path in Path("llm").rglob("*") if path.suffix in (".py", ".c", ".h")), *module]
 
 
 def version_key(model: str) -> str:

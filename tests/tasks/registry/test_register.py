@@ -98,7 +98,9 @@ def test_new_evidence_makes_a_version_old_evidence_finds_its_own_and_aliases_sta
     assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 1, "challenger": 2}
 
 
-@pytest.mark.parametrize("path", ["tasks/served.py", "llm/model/gpt.py", "tasks/data/mail.py"])
+@pytest.mark.parametrize(
+    "path", ["tasks/served.py", "llm/model/gpt.py", "llm/generation/decode.c", "tasks/data/mail.py"]
+)
 def test_other_shipped_code_makes_a_version(project, path):
     register_model("classifier")
     Path(path).write_text(Path(path).read_text() + "\n# mended\n")

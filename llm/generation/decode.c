@@ -1,0 +1,318 @@
+/* A step of the GPT for many tokens in one call: from token ids and their positions to the normalised stream.
+
+The same computation as llm/model, which is its oracle, for every shape that llm/config.py can describe. What it is for
+is a CPU that makes texts: there a step is many small products, and between them torch spends more time than on them.
+
+All threads walk through one function; a product is shared out by outputs, the rest by tokens, heads and groups.
+Names: N tokens of a step, C width of the model, D width of a head, `stream` N x C. */
+
+#include "products.h"
+
+typedef enum { GELU, RELU2, SWIGLU } Bend;
+
+typedef struct {
+    const float *weight, *bias; /* bias may be NULL */
+} Norm;
+
+typedef struct {
+    Norm attention_norm, mlp_norm;
+    Matrix query_key_value, attention_projection, expand, mlp_projection; /* with SWIGLU `expand` is gate, then expand */
+} Block;
+
+typedef struct {
+    int32_t n_layer, n_embd, n_head, kv_heads, hidden, rms, qk_norm, bend;
+    float epsilon;
+    const float *positions;     /* context x C, or NULL */
+    const float *cosine, *sine; /* context x D, or NULL */
+    Matrix embedding, output;   /* the same where tied */
+    Norm norm;
+    const Block *blocks;
+} Model;
+
+typedef struct {
+    float *keys, *values;
+    int64_t layer, row, head, positions; /* floats from one to the next; how many positions, which follow each other */
+} Cache;
+
+/* e^x within 2 units of the last place; written so that a loop over it is vectorised. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    float whole = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: what is left of the sum is rounded to an integer */
+    int32_t power;
+    memcpy(&power, &whole, sizeof power);
+    whole -= 12582912.0f;
+    float r = x - whole * 0.693145752f - whole * 1.42860677e-6f;
+    float y = 1.0f + r * (1.0f + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f
+              + r * 0.00138888889f)))));
+    int32_t bits = (int32_t)((uint32_t)power + 127u) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return y * scale;
+}
+
+static inline float silu(float x) { return x / (1.0f + exponential(-x)); }
+
+static inline float gelu(float x) {
+    float u = 0.797884561f * (x + 0.044715f * x * x * x);
+    return x - x / (1.0f + exponential(2.0f * u)); /* 0.5 x (1 + tanh u) */
+}
+
+static void normalise(const Model *model, const Norm *norm, const float *stream, float *out) {
+    const int width = model->n_embd;
+    float sum = 0, squares = 0;
+    if (!model->rms) {
+#pragma omp simd reduction(+ : sum)
+        for (int i = 0; i < width; i++)
+            sum += stream[i];
+    }
+    const float mean = sum / width;
+#pragma omp simd reduction(+ : squares)
+    for (int i = 0; i < width; i++)
+        squares += (stream[i] - mean) * (stream[i] - mean);
+    const float scale = 1.0f / sqrtf(squares / width + model->epsilon);
+    for (int i = 0; i < width; i++)
+        out[i] = (stream[i] - mean) * scale * norm->weight[i] + (norm->bias ? norm->bias[i] : 0.0f);
+}
+
+static void normalise_inputs(const Model *model, const Norm *norm, int kind, const float *stream, float *row,
+                             const Inputs *x, int n) {
+    const int width = model->n_embd, wide = groups(width);
+#pragma omp for schedule(static)
+    for (int i = 0; i < n; i++) {
+        normalise(model, norm, stream + (int64_t)i * width, row);
+        for (int group = 0; group < wide; group++)
+            give(x, kind, (int64_t)i * wide + group, row + group * GROUP,
+                 width - group * GROUP < GROUP ? width - group * GROUP : GROUP);
+    }
+}
+
+/* Queries and keys of one token at a position: scaled to one size (Henry et al. 2020), turned (Su et al. 2021). */
+static void turn(const Model *model, float *x, int64_t position) {
+    const int width = model->n_embd / model->n_head, half = width / 2;
+    if (model->qk_norm) {
+        float squares = 0;
+        for (int i = 0; i < width; i++)
+            squares += x[i] * x[i];
+        const float scale = 1.0f / sqrtf(squares / width + 1.1920929e-7f); /* torch's least, float32's epsilon */
+        for (int i = 0; i < width; i++)
+            x[i] *= scale;
+    }
+    if (model->cosine) {
+        const float *cosine = model->cosine + position * width, *sine = model->sine + position * width;
+        for (int i = 0; i < half; i++) {
+            const float a = x[i], b = x[i + half];
+            x[i] = a * cosine[i] - b * sine[i];
+            x[i + half] = b * cosine[i + half] + a * sine[i + half];
+        }
+    }
+}
+
+static inline float total(Floats x) {
+    Half halves[2];
+    memcpy(halves, &x, sizeof x);
+    halves[0] += halves[1];
+    Quarter quarters[2];
+    memcpy(quarters, halves, sizeof quarters);
+    const Quarter sum = quarters[0] + quarters[1];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+/* `count` * LANES values of what a head hears: the weighted sum of its values. */
+static inline __attribute__((always_inline)) void hear(const float *values, int64_t last, int width, const float *scores,
+                                                       float all_scores, const int count, float *out) {
+    Floats sums[4] = {{0}};
+    for (int64_t s = 0; s <= last; s++)
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++)
+            sums[i] = fused(all(scores[s]), *(const Floats *)(values + s * width + i * LANES), sums[i]);
+    for (int i = 0; i < count; i++)
+        *(Floats *)(out + i * LANES) = sums[i] / all_scores;
+}
+
+/* What one head of one token hears of positions 0 … last of its row of the cache. */
+static void attend(const float *query, const float *keys, const float *values, int64_t last, int width, float *scores,
+                   float *out) {
+    const float root = 1.0f / sqrtf((float)width);
+    float most = -INFINITY, all_scores = 0;
+    for (int64_t s = 0; s <= last; s++) {
+        const float *key = keys + s * width;
+        Floats sums = {0};
+        int i = 0;
+        for (; i + LANES <= width; i += LANES)
+            sums = fused(*(const Floats *)(query + i), *(const Floats *)(key + i), sums);
+        float score = total(sums);
+        for (; i < width; i++)
+            score += query[i] * key[i];
+        scores[s] = score * root;
+        most = scores[s] > most ? scores[s] : most;
+    }
+#pragma omp simd reduction(+ : all_scores)
+    for (int64_t s = 0; s <= last; s++) {
+        scores[s] = exponential(scores[s] - most);
+        all_scores += scores[s];
+    }
+    int i = 0;
+    for (; i + 4 * LANES <= width; i += 4 * LANES)
+        hear(values + i, last, width, scores, all_scores, 4, out + i);
+    for (; i + LANES <= width; i += LANES)
+        hear(values + i, last, width, scores, all_scores, 1, out + i);
+    for (; i < width; i++) {
+        float sum = 0;
+        for (int64_t s = 0; s <= last; s++)
+            sum += scores[s] * values[s * width + i];
+        out[i] = sum / all_scores;
+    }
+}
+
+static void embed(const Model *model, int64_t token, int64_t position, float *out) {
+    unpack(&model->embedding, token, out);
+    for (int i = 0; model->positions && i < model->n_embd; i++)
+        out[i] += model->positions[position * model->n_embd + i];
+}
+
+/* Room of a step: every pointer of it lies in one block of memory, whose size `lay_out` gives. */
+typedef struct {
+    float *stream, *wide, *heard, *rows, *scores;
+    Inputs x;
+} Room;
+
+static size_t lay_out(const Model *model, int n, int64_t positions, int threads, char *memory, Room *room) {
+    const int qkv = model->n_embd / model->n_head * (model->n_head + 2 * model->kv_heads);
+    const int expanded = model->hidden * (model->bend == SWIGLU ? 2 : 1);
+    const int most = groups(model->hidden > model->n_embd ? model->hidden : model->n_embd);
+    size_t used = 0;
+#define PLACE(pointer, count)                                                        \
+    pointer = (void *)(memory + used);                                               \
+    used += ((count) * sizeof *(pointer) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    PLACE(room->stream, (size_t)n * model->n_embd)
+    PLACE(room->wide, (size_t)n * (qkv > expanded ? qkv : expanded))
+    PLACE(room->heard, (size_t)n * model->n_embd)
+    PLACE(room->rows, (size_t)threads * model->n_embd)
+    PLACE(room->scores, (size_t)threads * positions)
+    PLACE(room->x.floats, (size_t)n * most * GROUP)
+    PLACE(room->x.bytes, (size_t)n * most * GROUP)
+    PLACE(room->x.scales, (size_t)n * most)
+    PLACE(room->x.sums, (size_t)n * most)
+    PLACE(room->x.offsets, (size_t)n * most)
+    return used;
+}
+
+/* `n` tokens, all at once; `thread` is the number of the one that is here. */
+static void walk(const Model *model, int n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
+                 const Cache *cache, float *out, const Room *room, int thread) {
+    const int width = model->n_embd, heads = model->n_head, shared = model->kv_heads;
+    const int head = width / heads, qkv = head * (heads + 2 * shared), hidden = model->hidden;
+    const int expanded = hidden * (model->bend == SWIGLU ? 2 : 1);
+    const Inputs *x = &room->x;
+    float *row = room->rows + (size_t)thread * width, *scores = room->scores + thread * cache->positions;
+#pragma omp for schedule(static)
+    for (int i = 0; i < n; i++)
+        embed(model, tokens[i], positions[i], room->stream + (int64_t)i * width);
+    for (int layer = 0; layer < model->n_layer; layer++) {
+        const Block *block = model->blocks + layer;
+        const int kind = block->query_key_value.kind;
+        normalise_inputs(model, &block->attention_norm, kind, room->stream, row, x, n);
+        multiply(&block->query_key_value, x, n, 0, room->wide, qkv);
+#pragma omp for schedule(static) collapse(2)
+        for (int i = 0; i < n; i++)
+            for (int k = 0; k < heads + 2 * shared; k++) {
+                float *part = room->wide + (int64_t)i * qkv + k * head;
+                if (k < heads + shared)
+                    turn(model, part, positions[i]);
+                if (k >= heads) {
+                    float *kept = k < heads + shared ? cache->keys : cache->values;
+                    memcpy(kept + layer * cache->layer + rows[i] * cache->row + (k - heads) % shared * cache->head
+                               + positions[i] * head,
+                           part, head * sizeof *part);
+                }
+            }
+#pragma omp for schedule(static) collapse(2)
+        for (int i = 0; i < n; i++)
+            for (int h = 0; h < heads; h++) {
+                const int64_t at = layer * cache->layer + rows[i] * cache->row + h / (heads / shared) * cache->head;
+                attend(room->wide + (int64_t)i * qkv + h * head, cache->keys + at, cache->values + at, positions[i],
+                       head, scores, room->heard + (int64_t)i * width + h * head);
+            }
+#pragma omp for schedule(static) collapse(2)
+        for (int i = 0; i < n; i++)
+            for (int group = 0; group < groups(width); group++) {
+                const int from = group * GROUP, count = width - from < GROUP ? width - from : GROUP;
+                give(x, block->attention_projection.kind, (int64_t)i * groups(width) + group,
+                     room->heard + (int64_t)i * width + from, count);
+            }
+        multiply(&block->attention_projection, x, n, 1, room->stream, width);
+        normalise_inputs(model, &block->mlp_norm, block->expand.kind, room->stream, row, x, n);
+        multiply(&block->expand, x, n, 0, room->wide, expanded);
+#pragma omp for schedule(static) collapse(2)
+        for (int i = 0; i < n; i++)
+            for (int group = 0; group < groups(hidden); group++) {
+                const int from = group * GROUP, count = hidden - from < GROUP ? hidden - from : GROUP;
+                const float *y = room->wide + (int64_t)i * expanded + from;
+                float bent[GROUP];
+                if (model->bend == SWIGLU)
+                    for (int j = 0; j < count; j++)
+                        bent[j] = silu(y[j]) * y[hidden + j];
+                else if (model->bend == GELU)
+                    for (int j = 0; j < count; j++)
+                        bent[j] = gelu(y[j]);
+                else
+                    for (int j = 0; j < count; j++)
+                        bent[j] = y[j] > 0 ? y[j] * y[j] : 0;
+                give(x, block->mlp_projection.kind, (int64_t)i * groups(hidden) + group, bent, count);
+            }
+        multiply(&block->mlp_projection, x, n, 1, room->stream, width);
+    }
+#pragma omp for schedule(static)
+    for (int i = 0; i < n; i++)
+        normalise(model, &model->norm, room->stream + (int64_t)i * width, out + (int64_t)i * width);
+}
+
+int omp_get_thread_num(void);
+
+/* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Keys and values go
+into the cache. Returns 0; 1 without memory, 2 for a token that the model, or 3 for a position that the
+cache does not have. */
+int features(const Model *model, int64_t n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
+             const Cache *cache, float *out, int threads) {
+    for (int64_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || tokens[i] >= model->embedding.outputs)
+            return 2;
+        if (positions[i] < 0 || positions[i] >= cache->positions)
+            return 3;
+    }
+    Room room;
+    const int most = n < STEP ? (int)n : STEP;
+    char *memory = aligned_alloc(ALIGNMENT, lay_out(model, most, cache->positions, threads, NULL, &room));
+    if (!memory)
+        return 1;
+    lay_out(model, most, cache->positions, threads, memory, &room);
+#pragma omp parallel num_threads(threads)
+    for (int64_t i = 0; i < n; i += STEP)
+        walk(model, n - i < STEP ? (int)(n - i) : STEP, tokens + i, rows + i, positions + i, cache,
+             out + i * model->n_embd, &room, omp_get_thread_num());
+    free(memory);
+    return 0;
+}
+
+/* Logits of N rows of features, to `out`, N x vocabulary. Returns 0, or 1 without memory. */
+int logits(const Model *model, int64_t n, const float *stream, float *out, int threads) {
+    Room room;
+    const int most = n < STEP ? (int)n : STEP, width = model->n_embd, wide = groups(width);
+    char *memory = aligned_alloc(ALIGNMENT, lay_out(model, most, 0, threads, NULL, &room));
+    if (!memory)
+        return 1;
+    lay_out(model, most, 0, threads, memory, &room);
+#pragma omp parallel num_threads(threads)
+    for (int64_t i = 0; i < n; i += STEP) {
+        const int count = n - i < STEP ? (int)(n - i) : STEP;
+#pragma omp for schedule(static) collapse(2)
+        for (int j = 0; j < count; j++)
+            for (int group = 0; group < wide; group++)
+                give(&room.x, model->output.kind, (int64_t)j * wide + group, stream + (i + j) * width + group * GROUP,
+                     width - group * GROUP < GROUP ? width - group * GROUP : GROUP);
+        multiply(&model->output, &room.x, count, 0, out + i * model->output.outputs, model->output.outputs);
+    }
+    free(memory);
+    return 0;
+}
+

@@ -1,0 +1,341 @@
+"""Decoding in C: decode.c, built once by the machine's own compiler, and a model's weights in its form.
+
+The compiler is asked for what this processor has, so the built file is for this machine alone; it lies in the user's
+cache folder under a name made of the source, the compiler and the processor. It is linked without an OpenMP of its own
+and finds torch's, which the process has already: two would fight for the cores.
+"""
+
+import ctypes
+import logging
+import mmap
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from contextlib import suppress
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm.errors import UserError
+from llm.files import write_atomic
+from llm.model.attention import KeyValueCache
+from llm.model.embedding import rotation
+from llm.model.gpt import GPT, MLP
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "products.h"))
+COMPILERS = ("gcc", "cc", "clang")  # torch on Linux has gcc's OpenMP, in which clang's calls are not found
+COMPILE = (
+    "-O3",
+    "-march=native",
+    "-std=gnu11",
+    "-fopenmp",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-c",
+)
+LANES, GROUP = 16, 32  # as in products.h
+FLOAT, BYTES, NIBBLES = range(3)
+BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
+SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
+ALIGNMENT = 64
+PART = 2**26  # bytes; those of which nothing is used take no memory
+BENDS = ("gelu", "relu2", "swiglu")
+FAILURES = {1: MemoryError, 2: IndexError, 3: IndexError}
+WHY = {1: "no memory for a step", 2: "a token that the model lacks", 3: "a position that the cache lacks"}
+
+logger = logging.getLogger(__name__)
+
+
+class _Matrix(Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("kind", "outputs", "inputs")),
+        *((name, c_void_p) for name in ("weights", "scales", "bias")),
+    ]
+
+
+class _Norm(Structure):
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p)]
+
+
+class _Block(Structure):
+    _fields_ = [
+        *((name, _Norm) for name in ("attention_norm", "mlp_norm")),
+        *((name, _Matrix) for name in ("query_key_value", "attention_projection", "expand", "mlp_projection")),
+    ]
+
+
+class _Model(Structure):
+    _fields_ = [
+        *((name, c_int32) for name in ("n_layer", "n_embd", "n_head", "kv_heads", "hidden", "rms", "qk_norm", "bend")),
+        ("epsilon", c_float),
+        *((name, c_void_p) for name in ("positions", "cosine", "sine")),
+        *((name, _Matrix) for name in ("embedding", "output")),
+        ("norm", _Norm),
+        ("blocks", POINTER(_Block)),
+    ]
+
+
+class _Cache(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("keys", "values")),
+        *((name, c_int64) for name in ("layer", "row", "head", "positions")),
+    ]
+
+
+class NotBuiltError(Exception):
+    """Why decode.c can't be used here."""
+
+
+def cache_folder() -> Path:
+    """Where built files are kept for this user, by the XDG base directory specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threestage"
+
+
+def _said(*command: str) -> str:
+    """What a command says on its standard output. Raises NotBuiltError, with its first error, where it fails."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C"}
+        ).stdout
+    except OSError as error:
+        raise NotBuiltError(f"{command[0]} can't be run: {error.strerror}") from None
+    except subprocess.CalledProcessError as error:
+        said = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit code {error.returncode}"]
+        raise NotBuiltError(f"{command[0]} failed: {said[0]}") from None
+
+
+def _processor() -> str:
+    """What -march=native may look at."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().split("\n\n")[0].splitlines() if cpuinfo.exists() else []
+    kept = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return "\n".join([platform.machine(), *kept])
+
+
+def build(folder: Path) -> Path:
+    """The shared object for this machine in a folder, made where there is no whole one. Raises NotBuiltError, why not.
+
+    Its last bytes are the hash of the others: one that was cut off would load, and end the process.
+    """
+    names = (os.environ["CC"],) if os.environ.get("CC") else COMPILERS
+    compiler = next(filter(None, map(shutil.which, names)), None)
+    if compiler is None:
+        raise NotBuiltError(f"there is no C compiler ({', '.join(names)})")
+    texts = (_said(compiler, "--version"), " ".join(COMPILE), _processor())
+    name = sha256(b"\0".join([*(source.read_bytes() for source in SOURCES), *map(str.encode, texts)])).hexdigest()[:32]
+    path = folder / f"decode-{name}.so"
+    if not _is_whole(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # its own, as others may build at the same time
+            compiled, linked, whole = (Path(temporary, f"decode.{kind}") for kind in ("o", "so", "whole"))
+            _said(compiler, *COMPILE, str(SOURCES[0]), "-o", str(compiled))
+            _said(compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+            content = linked.read_bytes()
+            write_atomic(whole, content + sha256(content).digest())
+            whole.replace(path)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    content = path.read_bytes() if path.exists() else b""
+    return sha256(content[:-32]).digest() == content[-32:]
+
+
+@cache
+def load_library() -> ctypes.CDLL | None:
+    """decode.c, loaded; None where it can't be, with the reason in the log, once."""
+    try:
+        return _load(build(cache_folder()))
+    except (NotBuiltError, OSError, UserError, RuntimeError) as error:  # the last: a user without a home
+        logger.warning("texts are made by torch; decode.c, which is faster, can't be used: %s", error)
+        return None
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    found = ctypes.CDLL(str(path))
+    pointer = c_void_p
+    found.features.argtypes = [POINTER(_Model), c_int64, pointer, pointer, pointer, POINTER(_Cache), pointer, c_int]
+    found.logits.argtypes = [POINTER(_Model), c_int64, pointer, pointer, c_int]
+    found.pack.argtypes = [c_int, c_int64, c_int64, pointer, pointer, pointer, c_int]
+    return found
+
+
+class Packed(nn.Module):
+    """Weights that are no parameters."""
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise ValueError("a model packed for inference can't be saved; keep the one that it was made from")
+
+
+class _Memory:
+    """Memory for matrices, one behind the other, in large pages where the system has them.
+
+    Of the time of a text alone, which is that of reading them, large pages save 10 to 20 %.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[Tensor] = []
+        self._used = self.kept = 0
+
+    def room(self, size: int) -> int:
+        """The address of so many free bytes."""
+        if not self._parts or self._used + size > len(self._parts[-1]):
+            memory = mmap.mmap(-1, max(size, PART))
+            with suppress(AttributeError, OSError):  # not every system has them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+            self._parts.append(torch.frombuffer(memory, dtype=torch.uint8))
+            self._used = 0
+        return self._parts[-1].data_ptr() + self._used
+
+    def keep(self, size: int) -> None:
+        """Let nobody else have so many bytes of the room that was given last."""
+        self._used += -(-size // ALIGNMENT) * ALIGNMENT
+        self.kept += size
+
+
+class Decoder(Packed):
+    """A GPT's weights as decode.c reads them, and its `features` and `logits`.
+
+    With `exact` they stay float32; without, a matrix that was made of 4 bits keeps 4 bits, exactly, and another one has
+    8, in groups of 32 inputs.
+    """
+
+    def __init__(self, model: GPT, library: ctypes.CDLL, *, exact: bool = False) -> None:
+        super().__init__()
+        self.config, self._library, self._exact = model.config, library, exact
+        self._memory, self._kept = _Memory(), list[Tensor]()
+        config = model.config
+        blocks = (_Block * config.n_layer)()
+        for made, block in zip(blocks, model.blocks, strict=True):
+            attention, mlp = block.attention, block.mlp
+            made.attention_norm, made.mlp_norm = self._norm(block.attention_norm), self._norm(block.mlp_norm)
+            made.query_key_value = self._linear(attention.query_key_value)
+            made.attention_projection = self._linear(attention.projection)
+            made.expand = self._expand(mlp)
+            made.mlp_projection = self._linear(mlp.projection)
+        embedding = self._matrix(model.embedding.token.weight)
+        output = embedding if model.output is None else self._matrix(model.output.weight)
+        cosine = sine = None
+        if config.positions == "rotary":
+            angles = rotation(torch.arange(config.context_length)[None], config.head_width, config.rotary_base)
+            cosine, sine = (self._pointer(part) for part in angles)
+        position = model.embedding.position
+        self._model = _Model(
+            config.n_layer,
+            config.n_embd,
+            config.n_head,
+            config.kv_heads,
+            config.hidden_width,
+            config.norm == "rms",
+            config.qk_norm,
+            BENDS.index(config.mlp),
+            config.norm_epsilon,
+            None if position is None else self._pointer(position.weight),
+            cosine,
+            sine,
+            embedding,
+            output,
+            self._norm(model.norm),
+            blocks,
+        )
+
+    def _pointer(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        self._kept.append(tensor.detach().float().contiguous())
+        return self._kept[-1].data_ptr()
+
+    def _norm(self, norm: nn.LayerNorm | nn.RMSNorm) -> _Norm:
+        return _Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)))
+
+    def _linear(self, layer: nn.Linear) -> _Matrix:
+        return self._matrix(layer.weight, layer.bias)
+
+    def _expand(self, mlp: MLP) -> _Matrix:
+        if mlp.gate is None:
+            return self._linear(mlp.expand)
+        both = (mlp.gate, mlp.expand)
+        bias = None if mlp.expand.bias is None else torch.cat([layer.bias for layer in both])
+        return self._matrix(torch.cat([layer.weight for layer in both]), bias)
+
+    def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
+        """Weights, outputs x inputs, in tiles: 4 bits where that is exact, else 8, or 32."""
+        weight = weight.detach().float().contiguous()
+        outputs, inputs = weight.shape
+        for kind in (FLOAT,) if self._exact else (NIBBLES, BYTES):
+            tiles = -(-outputs // LANES) * -(-inputs // GROUP)
+            packed, scales = tiles * LANES * GROUP * BITS[kind] // 8, tiles * LANES * SCALES[kind] * 2
+            place = self._memory.room(packed + scales)
+            pointers = (weight.data_ptr(), place, place + packed)
+            if self._library.pack(kind, outputs, inputs, *pointers, torch.get_num_threads()) or kind != NIBBLES:
+                break
+        self._memory.keep(packed + scales)
+        return _Matrix(kind, outputs, inputs, place, place + packed, self._pointer(bias))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        return self._memory.kept + sum(tensor.nbytes for tensor in self._kept)
+
+    def features(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        *,
+        segments_BT: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """What `GPT.features` gives, float32 BTC. Raises ValueError for segments, which training alone has."""
+        rows, length = tokens_BT.shape
+        if segments_BT is not None:
+            raise ValueError("a model that is packed for inference reads a text a row")
+        if length > self.config.context_length:
+            raise ValueError(f"{length} tokens do not fit the context of {self.config.context_length}")
+        if positions_BT is None:
+            positions_BT = torch.arange(length).expand_as(tokens_BT)
+        if cache is None:  # of one text, which the others use after it
+            shape = self.config.model_copy(update={"context_length": length})
+            cache = KeyValueCache(shape, 1, torch.device("cpu"), torch.float32)
+            texts = zip(tokens_BT.split(1), positions_BT.split(1), strict=True)
+            return torch.cat([self.features(*text, cache=cache) for text in texts])
+        layer, row, head, _, _ = cache.keys_LBKSD.stride()
+        keys, values = cache.keys_LBKSD.data_ptr(), cache.values_LBKSD.data_ptr()
+        held = _Cache(keys, values, layer, row, head, cache.keys_LBKSD.shape[3])
+        rows_BT = torch.arange(rows)[:, None].expand_as(tokens_BT)
+        given = [tensor.long().contiguous() for tensor in (tokens_BT, rows_BT, positions_BT)]
+        out_BTC = torch.empty(rows, length, self.config.n_embd)
+        pointers = [tensor.data_ptr() for tensor in given]
+        _check(
+            self._library.features(
+                byref(self._model),
+                tokens_BT.numel(),
+                *pointers,
+                byref(held),
+                out_BTC.data_ptr(),
+                torch.get_num_threads(),
+            )
+        )
+        return out_BTC
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """What `GPT.logits` gives, float32 … x V."""
+        x_BTC = x_BTC.float().contiguous()
+        out_BTV = torch.empty(*x_BTC.shape[:-1], self.config.vocabulary_size)
+        count = x_BTC.numel() // self.config.n_embd
+        pointers = x_BTC.data_ptr(), out_BTV.data_ptr()
+        _check(self._library.logits(byref(self._model), count, *pointers, torch.get_num_threads()))
+        return out_BTV
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise FAILURES[failed](WHY[failed])

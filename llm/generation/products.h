@@ -1,0 +1,297 @@
+/* Products of few tokens with packed weights, for decode.c.
+
+Weights are packed once, in tiles of LANES outputs x GROUP inputs, so that a register holds the same inputs of LANES
+outputs and no sum ever crosses its lanes. A tile is kept in one of three ways:
+
+- FLOAT: the weights themselves;
+- BYTES: weight = scale * (q - 128), q of 8 bits, a scale an output;
+- NIBBLES: weight = scale * q + least, q of 4 bits, which is how GGUF's Q4_1 has them.
+
+With the last two, inputs are rounded to 8 bits, each GROUP by its own largest value, and products are sums of integers
+within a group. Each token is computed by itself, by the same operations in the same order whatever else is in the step:
+so a text is the same alone and among others, to the bit. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+enum { LANES = 16, GROUP = 32, QUADS = GROUP / 4, STEP = 128, ALIGNMENT = 64 };
+enum { AHEAD = 8 }; /* tiles between the one that is asked of memory and the one that is multiplied */
+#ifdef __AVX512F__
+enum { TILE = 16 }; /* tokens whose sums the registers hold beside a tile of weights */
+#else
+enum { TILE = 4 };
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+typedef float Half __attribute__((vector_size(2 * LANES)));
+typedef float Quarter __attribute__((vector_size(LANES)));
+
+typedef enum { FLOAT, BYTES, NIBBLES } Kind;
+
+typedef struct {
+    int32_t kind, outputs, inputs;
+    const void *weights; /* tiles: outputs by LANES, in these inputs by GROUP */
+    const uint16_t *scales; /* float16, LANES a tile, and with NIBBLES the LANES least weights */
+    const float *bias;   /* outputs, or NULL */
+} Matrix;
+
+/* What a product reads: N rows, padded with zeros to whole groups; as floats, or as bytes, a scale and a sum a group. */
+typedef struct {
+    float *floats;
+    int8_t *bytes;
+    float *scales, *sums; /* a group's sum, as a float, and -128 times its bytes' sum, as BYTES needs it */
+    int32_t *offsets;
+} Inputs;
+
+static int groups(int width) { return (width + GROUP - 1) / GROUP; }
+static int tiles(int width) { return (width + LANES - 1) / LANES; }
+
+/* float16 as float and back, without the processor's help, which not every one has; a number that is too large for
+float16 becomes another. */
+static inline float widen(uint16_t half) {
+    const uint32_t bits = (half & 0x7fffu) << 13;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return half & 0x8000u ? -(x * 0x1p112f) : x * 0x1p112f;
+}
+
+static inline uint16_t narrow(float x) {
+    const float small = fabsf(x) * 0x1p-112f;
+    uint32_t bits;
+    memcpy(&bits, &small, sizeof bits);
+    return (uint16_t)((bits + 0xfff + (bits >> 13 & 1)) >> 13 | (x < 0 ? 0x8000u : 0));
+}
+
+static inline Floats widen_all(const uint16_t *halves) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
+#else
+    Floats wide;
+    for (int lane = 0; lane < LANES; lane++)
+        wide[lane] = widen(halves[lane]);
+    return wide;
+#endif
+}
+
+static inline Integers quad(const uint8_t *weights) { return *(const Integers *)weights; }
+
+/* To each lane: the products of its 4 unsigned bytes with the 4 signed ones that all lanes share. */
+static inline Integers dot(Integers sum, Integers weights, int32_t inputs) {
+#ifdef __AVX512VNNI__
+    return (Integers)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));
+#else
+    for (int part = 0; part < 4; part++)
+        sum += (weights >> 8 * part & 255) * (int32_t)(int8_t)(inputs >> 8 * part);
+    return sum;
+#endif
+}
+
+/* a * b + c. The compiler is told to fuse none by itself: it would here and not there, and rows would differ. */
+static inline Floats fused(Floats a, Floats b, Floats c) {
+#ifdef __AVX512F__
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    return a * b + c;
+#endif
+}
+
+static inline Floats all(float x) { return x - (Floats){0}; }
+
+/* y of `count` tokens and LANES outputs. `count` and `kind` are constants where this is inlined. */
+static inline __attribute__((always_inline)) void tile(
+    const Matrix *matrix, int outputs, const Inputs *x, int first, const int count, const int kind, Floats *y) {
+    const int wide = groups(matrix->inputs);
+    for (int n = 0; n < count; n++)
+        y[n] = (Floats){0};
+    for (int group = 0; group < wide; group++) {
+        const int64_t place = (int64_t)outputs * wide + group;
+        if (kind == FLOAT) {
+            const float *weights = (const float *)matrix->weights + place * GROUP * LANES;
+            for (int input = 0; input < GROUP; input++)
+                for (int n = 0; n < count; n++)
+                    y[n] = fused(*(const Floats *)(weights + input * LANES),
+                                 all(x->floats[((int64_t)(first + n) * wide + group) * GROUP + input]), y[n]);
+            continue;
+        }
+        Integers weights[QUADS];
+        const uint16_t *scales = matrix->scales + place * LANES * (kind == NIBBLES ? 2 : 1);
+        if (kind == BYTES) {
+            const uint8_t *bytes = (const uint8_t *)matrix->weights + place * GROUP * LANES;
+#pragma GCC unroll 8
+            for (int j = 0; j < QUADS; j++)
+                weights[j] = quad(bytes + j * 4 * LANES);
+#pragma GCC unroll 8
+            for (int j = 0; j < QUADS; j++)
+                __builtin_prefetch(bytes + AHEAD * GROUP * LANES + j * 4 * LANES);
+        } else {
+            const uint8_t *bytes = (const uint8_t *)matrix->weights + place * GROUP / 2 * LANES;
+#pragma GCC unroll 4
+            for (int j = 0; j < QUADS / 2; j++) {
+                Integers both = quad(bytes + j * 4 * LANES);
+                weights[j] = both & 0x0f0f0f0f;
+                weights[j + QUADS / 2] = both >> 4 & 0x0f0f0f0f;
+                __builtin_prefetch(bytes + AHEAD * GROUP / 2 * LANES + j * 4 * LANES);
+            }
+        }
+        const Floats scale = widen_all(scales), least = kind == NIBBLES ? widen_all(scales + LANES) : scale;
+#pragma GCC unroll 16
+        for (int n = 0; n < count; n++) {
+            const int64_t at = (int64_t)(first + n) * wide + group;
+            const int32_t *bytes = (const int32_t *)(x->bytes + at * GROUP);
+            Integers sum = {0};
+            if (kind == BYTES)
+                sum += x->offsets[at];
+#pragma GCC unroll 8
+            for (int j = 0; j < QUADS; j++)
+                sum = dot(sum, weights[j], bytes[j]);
+            y[n] = fused(__builtin_convertvector(sum, Floats), scale * x->scales[at], y[n]);
+            if (kind == NIBBLES)
+                y[n] = fused(least, all(x->sums[at]), y[n]);
+        }
+    }
+}
+
+/* Products of LANES outputs from `outputs` * LANES on with `count` tokens; added to `out` or written there, N x width. */
+static inline __attribute__((always_inline)) void finish(
+    const Matrix *matrix, int outputs, const Inputs *x, int first, const int count, const int kind, int add,
+    float *out, int width) {
+    Floats y[TILE];
+    tile(matrix, outputs, x, first, count, kind, y);
+    const int lanes = matrix->outputs - outputs * LANES < LANES ? matrix->outputs - outputs * LANES : LANES;
+    for (int n = 0; n < count; n++) {
+        float *to = out + (int64_t)(first + n) * width + outputs * LANES;
+        float part[LANES];
+        memcpy(part, &y[n], sizeof part);
+        for (int lane = 0; lane < lanes; lane++)
+            to[lane] = part[lane] + (matrix->bias ? matrix->bias[outputs * LANES + lane] : 0.0f) + (add ? to[lane] : 0);
+    }
+}
+
+#define FOR_KIND(count)                                                                                   \
+    switch (matrix->kind) {                                                                               \
+    case FLOAT: finish(matrix, outputs, x, first, count, FLOAT, add, out, width); break;                  \
+    case BYTES: finish(matrix, outputs, x, first, count, BYTES, add, out, width); break;                  \
+    default: finish(matrix, outputs, x, first, count, NIBBLES, add, out, width);                          \
+    }
+
+/* The whole product, shared out by outputs among the threads that are here; all wait for its end. */
+static void multiply(const Matrix *matrix, const Inputs *x, int n, int add, float *out, int width) {
+#pragma omp for schedule(static)
+    for (int outputs = 0; outputs < tiles(matrix->outputs); outputs++) {
+        int first = 0;
+#ifdef __AVX512F__
+        for (; first + 16 <= n; first += 16)
+            FOR_KIND(16)
+        for (; first + 8 <= n; first += 8)
+            FOR_KIND(8)
+#endif
+        for (; first + 4 <= n; first += 4)
+            FOR_KIND(4)
+        for (; first < n; first++)
+            FOR_KIND(1)
+    }
+}
+
+/* GROUP values of a row as what a product of this kind reads; those past the row's end are zero. */
+static inline void give(const Inputs *x, int kind, int64_t at, const float *values, int count) {
+    float padded[GROUP] = {0};
+    memcpy(padded, values, count * sizeof *values);
+    if (kind == FLOAT) {
+        memcpy(x->floats + at * GROUP, padded, sizeof padded);
+        return;
+    }
+    int32_t bits[GROUP], most_bits = 0, sum = 0;
+    memcpy(bits, padded, sizeof bits);
+    for (int i = 0; i < GROUP; i++) { /* without their sign, floats have the order of their bits */
+        const int32_t size = bits[i] & 0x7fffffff;
+        most_bits = size > most_bits ? size : most_bits;
+    }
+    float most;
+    memcpy(&most, &most_bits, sizeof most);
+    const float inverse = most > 0 ? 127.0f / most : 0;
+    for (int i = 0; i < GROUP; i++) {
+        bits[i] = (int32_t)(padded[i] * inverse + 12582912.0f - 12582912.0f); /* to the nearest integer */
+        sum += bits[i];
+    }
+    for (int i = 0; i < GROUP; i++)
+        x->bytes[at * GROUP + i] = (int8_t)bits[i];
+    x->scales[at] = most / 127.0f;
+    x->sums[at] = most / 127.0f * (float)sum;
+    x->offsets[at] = -128 * sum;
+}
+
+/* One output's weights: a row of the embedding. */
+static void unpack(const Matrix *matrix, int64_t output, float *out) {
+    const int wide = groups(matrix->inputs), lane = output % LANES;
+    for (int i = 0; i < matrix->inputs; i++) {
+        const int64_t place = output / LANES * wide + i / GROUP;
+        const int input = i % GROUP, byte = input / 4 * 4 * LANES + lane * 4 + input % 4;
+        if (matrix->kind == FLOAT) {
+            out[i] = ((const float *)matrix->weights)[(place * GROUP + input) * LANES + lane];
+        } else if (matrix->kind == BYTES) {
+            const uint8_t q = ((const uint8_t *)matrix->weights)[place * GROUP * LANES + byte];
+            out[i] = widen(matrix->scales[place * LANES + lane]) * (q - 128);
+        } else {
+            const uint16_t *scales = matrix->scales + place * 2 * LANES + lane;
+            const int half = GROUP / 2 * LANES, high = input >= GROUP / 2;
+            const uint8_t both = ((const uint8_t *)matrix->weights)[place * half + byte % half];
+            out[i] = widen(scales[0]) * (both >> 4 * high & 15) + widen(scales[LANES]);
+        }
+    }
+}
+
+/* Weights, outputs x inputs, into tiles of a kind. Returns whether they are exactly what the tiles then say; for NIBBLES,
+of which one weight that is not ends the work, anything else is of no use. */
+int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *packed, uint16_t *scales, int threads) {
+    int exact = 1;
+    const int wide = groups((int)inputs);
+#pragma omp parallel for num_threads(threads) schedule(static) shared(exact)
+    for (int64_t place = 0; place < tiles((int)outputs) * (int64_t)wide; place++)
+        for (int lane = 0; lane < LANES; lane++) {
+            int still;
+#pragma omp atomic read
+            still = exact;
+            if (kind == NIBBLES && !still)
+                break;
+            const int64_t output = place / wide * LANES + lane, first = place % wide * GROUP;
+            const int count = output >= outputs ? 0 : inputs - first < GROUP ? (int)(inputs - first) : GROUP;
+            float w[GROUP] = {0}, least = 0, most = 0;
+            if (count)
+                memcpy(w, weights + output * inputs + first, count * sizeof *w);
+            if (kind == FLOAT) {
+                for (int i = 0; i < GROUP; i++)
+                    ((float *)packed)[(place * GROUP + i) * LANES + lane] = w[i];
+                continue;
+            }
+            for (int i = 0; i < count; i++) {
+                least = i && least < w[i] ? least : w[i];
+                most = i && most > w[i] ? most : w[i];
+            }
+            uint16_t *kept = scales + place * LANES * (kind == NIBBLES ? 2 : 1) + lane;
+            *kept = narrow(kind == NIBBLES ? (most - least) / 15 : fmaxf(most, -least) / 127);
+            if (kind == NIBBLES)
+                kept[LANES] = narrow(least);
+            const float scale = widen(*kept), from = kind == NIBBLES ? widen(kept[LANES]) : -128 * scale;
+            int right = 1;
+            uint8_t q[GROUP] = {0};
+            for (int i = 0; i < count; i++) {
+                q[i] = scale > 0 ? (uint8_t)fminf(rintf((w[i] - from) / scale), kind == NIBBLES ? 15 : 255) : 0;
+                right &= scale * q[i] + from == w[i];
+            }
+            uint8_t *bytes = (uint8_t *)packed + place * GROUP * LANES / (kind == NIBBLES ? 2 : 1);
+            for (int i = 0; i < (kind == NIBBLES ? GROUP / 2 : GROUP); i++)
+                bytes[i / 4 * 4 * LANES + lane * 4 + i % 4] = kind == NIBBLES ? q[i] | q[i + GROUP / 2] << 4 : q[i];
+            if (!right) {
+#pragma omp atomic write
+                exact = 0;
+            }
+        }
+    return exact;
+}
