@@ -179,8 +179,6 @@ def large_list(path: Path) -> Iterator[Any]:
     parts, text, mark, count, ended = (line for _, line in lines(path)), "", "[", 0, False
     while not ended:
         text, ended = _filled(text, parts)
-        if len(text) > LARGEST:
-            raise UserError(f"{path}: element {count + 1} of its list has over {LARGEST:,} characters; split it")
         if mark == "[" and (ended or not text.lstrip().startswith("[")):
             return
         place = 0
@@ -189,6 +187,8 @@ def large_list(path: Path) -> Iterator[Any]:
             count += 1
             yield element
         text = text[place:]
+        if len(text) > LARGEST:
+            raise UserError(f"{path}: element {count + 1} of its list has over {LARGEST:,} characters; split it")
         if mark == "," and text.startswith("]"):
             text, ended = "".join([text, *parts]), True
     if not CLOSED.fullmatch(text):

@@ -90,9 +90,9 @@ def test_a_list_may_be_larger_than_what_is_read_as_a_whole_and_no_element_of_it(
     monkeypatch.setattr("tasks.data.textfiles.LARGEST", 512)
     rows = [{"text": f"row {number}"} for number in range(100)]
     file = tmp_path / "rows.json"
-    file.write_text(json.dumps(rows))
+    file.write_text(json.dumps(rows, indent=1))
     assert list(large_list(file)) == rows
-    file.write_text(json.dumps([*rows[:3], {"text": "x" * 2000}]))
+    file.write_text(json.dumps([*rows[:3], {"text": ["x"] * 500}], indent=1))
     found = large_list(file)
     with pytest.raises(UserError, match=r"rows\.json: element 4 of its list has over 512 characters; split it"):
         list(found)
