@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.errors import UserError
-from tasks.data.textfiles import fix_text, large_list, parse_json
+from tasks.data.textfiles import fix_text, large_list, parse_json, read_text
 
 BROKEN = ("schön", "é", "\u2019", "\U0001f600", "\u3000")
 UNUSUAL = ("\u2018", "cafe\u0301", "\ufb01", "\u2028", "\x85", "\uff21", "\ufeff", "\ud83d", "\x1b[36m", "\0", "\x7f")
@@ -83,3 +83,19 @@ def test_rows_of_a_large_list_come_before_a_mistake_behind_them(tmp_path, monkey
     assert [next(found) for _ in rows] == rows
     with pytest.raises(UserError, match=r"rows\.json, row 7002: not JSON: Expecting property name .* at column 2$"):
         next(found)
+
+
+def test_a_list_may_be_larger_than_what_is_read_as_a_whole_and_no_element_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.data.textfiles.PIECE", 64)
+    monkeypatch.setattr("tasks.data.textfiles.LARGEST", 512)
+    rows = [{"text": f"row {number}"} for number in range(100)]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows, indent=1))
+    assert list(large_list(file)) == rows
+    file.write_text(json.dumps([*rows[:3], {"text": ["x"] * 500}], indent=1))
+    found = large_list(file)
+    with pytest.raises(UserError, match=r"rows\.json: element 4 of its list has over 512 characters; split it"):
+        list(found)
+    file.write_text(json.dumps({"text": "x" * 2000}))
+    with pytest.raises(UserError, match=r"rows\.json, row 1: goes over 512 characters; split the file"):
+        read_text(file)
