@@ -49,17 +49,18 @@ def decode_natively(model: GPT, library: CDLL, *, exact: bool = False) -> GPT:
     fast. Without, the model's own weights are let go.
     """
     decoder = Decoder(model, library, exact=exact)
-    features = decoder.features
-    if torch.cpu._is_amx_tile_supported() and not exact:
-        read = prepack(model).features
-
-        def features(tokens_BT: Tensor, positions_BT: Tensor | None = None, **more: Any) -> Tensor:
-            return (read if positions_BT is None else decoder.features)(tokens_BT, positions_BT, **more)
-
+    by_torch = torch.cpu._is_amx_tile_supported() and not exact
+    if by_torch:
+        prepack(model)
     else:
-        for part in (model.embedding, model.blocks, model.output):
-            if part is not None:
-                part.to("meta")
+        for part in filter(None, (model.embedding, model.blocks, model.output)):
+            part.to("meta")
+
+    def features(tokens_BT: Tensor, positions_BT: Tensor | None = None, **more: Any) -> Tensor:
+        if by_torch and positions_BT is None:  # a prompt
+            return GPT.features(model, tokens_BT, **more)
+        return decoder.features(tokens_BT, positions_BT, **more)
+
     model.decoder = decoder
     model.features, model.logits = features, decoder.logits
     return model.requires_grad_(False).eval()

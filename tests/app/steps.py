@@ -8,6 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from llm.generation.native import Decoder
 from llm.model.gpt import GPT
 
 
@@ -42,14 +43,18 @@ class Steps:
 @contextmanager
 def stepwise() -> Iterator[Steps]:
     """No model makes a step but those that are let go; at the end all do."""
-    steps, features = Steps(), GPT.features
+    steps = Steps()
 
-    def stepped(model, *args, **options):
-        steps.take()
-        return features(model, *args, **options)
+    def stepped(features):
+        def step(model, *args, **options):
+            steps.take()
+            return features(model, *args, **options)
+
+        return step
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GPT, "features", stepped)
+        for kind in (GPT, Decoder):
+            patch.setattr(kind, "features", stepped(kind.features))
         try:
             yield steps
         finally:

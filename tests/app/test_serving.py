@@ -28,15 +28,19 @@ import sys, time
 from pathlib import Path
 from app.server import serve
 from app.settings import Settings
+from llm.generation.native import Decoder
 from llm.model.gpt import GPT
 
-features, pause = GPT.features, float(sys.argv[2])
+pause = float(sys.argv[2])
 
-def slowly(self, *args, **options):
-    time.sleep(pause)
-    return features(self, *args, **options)
+def slowly(features):
+    def step(self, *args, **options):
+        time.sleep(pause)
+        return features(self, *args, **options)
+    return step
 
-GPT.features = slowly
+for kind in (GPT, Decoder):
+    kind.features = slowly(kind.features)
 serve(Settings(feedback=False), "127.0.0.1", int(sys.argv[1]), page=False, log_level="warning")
 """
 
