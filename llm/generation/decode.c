@@ -44,7 +44,7 @@ static inline float exponential(float x) {
     float r = x - whole * 0.693145752f - whole * 1.42860677e-6f;
     float y = 1.0f + r * (1.0f + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f
               + r * 0.00138888889f)))));
-    int32_t bits = (int32_t)((uint32_t)power + 127u) << 23;
+    uint32_t bits = ((uint32_t)power + 127u) << 23;
     float scale;
     memcpy(&scale, &bits, sizeof scale);
     return y * scale;
@@ -270,8 +270,8 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
 int omp_get_thread_num(void);
 
 /* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Keys and values go
-into the cache. Returns 0; 1 without memory, 2 for a token that the model, or 3 for a position that the
-cache does not have. */
+into the cache. Returns 0; 1 without memory, 2 for a token that the model, 3 for a position that the cache
+does not have, which may not be longer than the model's context. */
 int features(const Model *model, int64_t n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
              const Cache *cache, float *out, int threads) {
     for (int64_t i = 0; i < n; i++) {

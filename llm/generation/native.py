@@ -10,6 +10,7 @@ import logging
 import mmap
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -18,7 +19,7 @@ from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, 
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,8 @@ BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
 SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
 ALIGNMENT = 64
 PART = 2**26  # bytes; those of which nothing is used take no memory
+ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
+PATIENCE = 120  # seconds that a compiler may take
 BENDS = ("gelu", "relu2", "swiglu")
 FAILURES = {1: MemoryError, 2: IndexError, 3: IndexError}
 WHY = {1: "no memory for a step", 2: "a token that the model lacks", 3: "a position that the cache lacks"}
@@ -102,12 +105,13 @@ def cache_folder() -> Path:
 
 def _said(*command: str) -> str:
     """What a command says on its standard output. Raises NotBuiltError, with its first error, where it fails."""
+    how = {"capture_output": True, "text": True, "errors": "replace", "check": True, "timeout": PATIENCE}
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C"}
-        ).stdout
+        return subprocess.run(command, env=os.environ | {"LC_ALL": "C"}, **how).stdout
     except OSError as error:
         raise NotBuiltError(f"{command[0]} can't be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise NotBuiltError(f"{command[0]} took longer than {PATIENCE} s") from None
     except subprocess.CalledProcessError as error:
         said = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit code {error.returncode}"]
         raise NotBuiltError(f"{command[0]} failed: {said[0]}") from None
@@ -121,27 +125,44 @@ def _processor() -> str:
     return "\n".join([platform.machine(), *kept])
 
 
+def _compiler() -> list[str]:
+    """The command of the C compiler, with the options that CC may give it. Raises NotBuiltError where there is none."""
+    asked = os.environ.get("CC")
+    for command in [asked] if asked else COMPILERS:
+        words = shlex.split(command)
+        if words and shutil.which(words[0]):
+            return words
+    raise NotBuiltError(f"there is no C compiler ({asked or ', '.join(COMPILERS)})")
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise NotBuiltError where somebody else may have written what is to be loaded into this process."""
+    found = path.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise NotBuiltError(f"{path} is another user's, or others may write there")
+
+
 def build(folder: Path) -> Path:
     """The shared object for this machine in a folder, made where there is no whole one. Raises NotBuiltError, why not.
 
     Its last bytes are the hash of the others: one that was cut off would load, and end the process.
     """
-    names = (os.environ["CC"],) if os.environ.get("CC") else COMPILERS
-    compiler = next(filter(None, map(shutil.which, names)), None)
-    if compiler is None:
-        raise NotBuiltError(f"there is no C compiler ({', '.join(names)})")
-    texts = (_said(compiler, "--version"), " ".join(COMPILE), _processor())
+    compiler = _compiler()
+    texts = (_said(*compiler, "--version"), " ".join(COMPILE), _processor())
     name = sha256(b"\0".join([*(source.read_bytes() for source in SOURCES), *map(str.encode, texts)])).hexdigest()[:32]
     path = folder / f"decode-{name}.so"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_others(folder)
     if not _is_whole(path):
-        folder.mkdir(parents=True, exist_ok=True)
+        logger.info("building decode.c, which takes some seconds, once")
         with tempfile.TemporaryDirectory(dir=folder) as temporary:  # its own, as others may build at the same time
             compiled, linked, whole = (Path(temporary, f"decode.{kind}") for kind in ("o", "so", "whole"))
-            _said(compiler, *COMPILE, str(SOURCES[0]), "-o", str(compiled))
-            _said(compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+            _said(*compiler, *COMPILE, str(SOURCES[0]), "-o", str(compiled))
+            _said(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
             content = linked.read_bytes()
             write_atomic(whole, content + sha256(content).digest())
             whole.replace(path)
+    _refuse_others(path)
     return path
 
 
@@ -189,7 +210,8 @@ class _Memory:
     def room(self, size: int) -> int:
         """The address of so many free bytes."""
         if not self._parts or self._used + size > len(self._parts[-1]):
-            memory = mmap.mmap(-1, max(size, PART))
+            # private: what processes share is in large pages only where the system was told so
+            memory = mmap.mmap(-1, max(size, PART), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             with suppress(AttributeError, OSError):  # not every system has them
                 memory.madvise(mmap.MADV_HUGEPAGE)
             self._parts.append(torch.frombuffer(memory, dtype=torch.uint8))
@@ -247,6 +269,14 @@ class Decoder(Packed):
             self._norm(model.norm),
             blocks,
         )
+        self.nbytes = self._memory.kept + sum(tensor.nbytes for tensor in self._kept)
+        """Bytes of all weights."""
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise ValueError("a model packed for inference can't be copied; keep the one that it was made from")
+
+    def _threads(self, tokens: int) -> int:
+        return 1 if self.nbytes * tokens < ALONE else torch.get_num_threads()
 
     def _pointer(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
@@ -268,10 +298,14 @@ class Decoder(Packed):
         return self._matrix(torch.cat([layer.weight for layer in both]), bias)
 
     def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
-        """Weights, outputs x inputs, in tiles: 4 bits where that is exact, else 8, or 32."""
+        """Weights, outputs x inputs, in tiles: 4 bits where that is exact, else 8, or 32.
+
+        Those that are no numbers, or too large for a scale of 16 bits, stay as they are: a broken model must look so.
+        """
         weight = weight.detach().float().contiguous()
         outputs, inputs = weight.shape
-        for kind in (FLOAT,) if self._exact else (NIBBLES, BYTES):
+        fits = bool(weight.abs().amax() <= torch.finfo(torch.float16).max)
+        for kind in (NIBBLES, BYTES) if fits and not self._exact else (FLOAT,):
             tiles = -(-outputs // LANES) * -(-inputs // GROUP)
             packed, scales = tiles * LANES * GROUP * BITS[kind] // 8, tiles * LANES * SCALES[kind] * 2
             place = self._memory.room(packed + scales)
@@ -281,11 +315,6 @@ class Decoder(Packed):
         self._memory.keep(packed + scales)
         return _Matrix(kind, outputs, inputs, place, place + packed, self._pointer(bias))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all weights."""
-        return self._memory.kept + sum(tensor.nbytes for tensor in self._kept)
-
     def features(
         self,
         tokens_BT: Tensor,
@@ -294,22 +323,32 @@ class Decoder(Packed):
         segments_BT: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """What `GPT.features` gives, float32 BTC. Raises ValueError for segments, which training alone has."""
+        """What `GPT.features` gives, float32 BTC.
+
+        Raises ValueError for segments, which training alone has, and for a cache of another precision or fewer rows,
+        IndexError for a token or a position that is not there.
+        """
         rows, length = tokens_BT.shape
         if segments_BT is not None:
             raise ValueError("a model that is packed for inference reads a text a row")
         if length > self.config.context_length:
             raise ValueError(f"{length} tokens do not fit the context of {self.config.context_length}")
         if positions_BT is None:
-            positions_BT = torch.arange(length).expand_as(tokens_BT)
+            positions_BT = torch.arange(length)
+        positions_BT = positions_BT.expand_as(tokens_BT)
         if cache is None:  # of one text, which the others use after it
-            shape = self.config.model_copy(update={"context_length": length})
+            end = 1 + int(positions_BT.max()) if positions_BT.numel() else 0
+            shape = self.config.model_copy(update={"context_length": min(end, self.config.context_length)})
             cache = KeyValueCache(shape, 1, torch.device("cpu"), torch.float32)
             texts = zip(tokens_BT.split(1), positions_BT.split(1), strict=True)
             return torch.cat([self.features(*text, cache=cache) for text in texts])
-        layer, row, head, _, _ = cache.keys_LBKSD.stride()
-        keys, values = cache.keys_LBKSD.data_ptr(), cache.values_LBKSD.data_ptr()
-        held = _Cache(keys, values, layer, row, head, cache.keys_LBKSD.shape[3])
+        keys_LBKSD, values_LBKSD = cache.keys_LBKSD, cache.values_LBKSD
+        if {keys_LBKSD.dtype, values_LBKSD.dtype} != {torch.float32} or keys_LBKSD.stride() != values_LBKSD.stride():
+            raise ValueError(f"a cache of {keys_LBKSD.dtype}, and decode.c writes float32")
+        if rows > keys_LBKSD.shape[1]:
+            raise ValueError(f"{rows} texts, and the cache has {keys_LBKSD.shape[1]} rows")
+        positions = min(keys_LBKSD.shape[3], self.config.context_length)
+        held = _Cache(keys_LBKSD.data_ptr(), values_LBKSD.data_ptr(), *keys_LBKSD.stride()[:3], positions)
         rows_BT = torch.arange(rows)[:, None].expand_as(tokens_BT)
         given = [tensor.long().contiguous() for tensor in (tokens_BT, rows_BT, positions_BT)]
         out_BTC = torch.empty(rows, length, self.config.n_embd)
@@ -321,7 +360,7 @@ class Decoder(Packed):
                 *pointers,
                 byref(held),
                 out_BTC.data_ptr(),
-                torch.get_num_threads(),
+                self._threads(tokens_BT.numel()),
             )
         )
         return out_BTC
@@ -332,7 +371,7 @@ class Decoder(Packed):
         out_BTV = torch.empty(*x_BTC.shape[:-1], self.config.vocabulary_size)
         count = x_BTC.numel() // self.config.n_embd
         pointers = x_BTC.data_ptr(), out_BTV.data_ptr()
-        _check(self._library.logits(byref(self._model), count, *pointers, torch.get_num_threads()))
+        _check(self._library.logits(byref(self._model), count, *pointers, self._threads(count)))
         return out_BTV
 
 

@@ -282,7 +282,7 @@ int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *
             int right = 1;
             uint8_t q[GROUP] = {0};
             for (int i = 0; i < count; i++) {
-                q[i] = scale > 0 ? (uint8_t)fminf(rintf((w[i] - from) / scale), kind == NIBBLES ? 15 : 255) : 0;
+                q[i] = scale > 0 ? (uint8_t)fmaxf(0, fminf(rintf((w[i] - from) / scale), kind == NIBBLES ? 15 : 255)) : 0;
                 right &= scale * q[i] + from == w[i];
             }
             uint8_t *bytes = (uint8_t *)packed + place * GROUP * LANES / (kind == NIBBLES ? 2 : 1);

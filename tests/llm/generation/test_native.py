@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from llm.formats.huggingface import load_pretrained
 from llm.generation import native
 from llm.generation.engine import Engine, Request
-from llm.generation.native import BYTES, FLOAT, NIBBLES, build, load_library
+from llm.generation.native import BYTES, FLOAT, NIBBLES, NotBuiltError, build, load_library
 from llm.generation.packed import PackedLinear, decode_natively, pack_for_inference, prepack
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
@@ -301,3 +301,79 @@ def test_two_processes_may_build_at_once_and_each_has_one_openmp(tmp_path):
     assert [process.returncode for process in started] == [0, 0]
     (built,) = (tmp_path / "threestage").iterdir()
     assert native._is_whole(built)
+
+
+def test_weights_lie_in_memory_of_this_process_alone_which_may_be_in_large_pages(make_gpt):
+    decoder = pack_for_inference(make_gpt()).decoder
+    address = decoder._memory._parts[0].data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(end, 16) for end in line.split()[0].split("-"))
+        if first <= address < last:
+            assert line.split()[1] == "rw-p"
+            break
+    else:
+        pytest.fail("the weights are nowhere")
+
+
+def test_a_cache_that_is_another_models_is_refused_and_nothing_is_written(make_gpt):
+    gpt = make_gpt(positions="rotary")
+    decoder, config, cpu = pack_for_inference(deepcopy(gpt)).decoder, gpt.config, torch.device("cpu")
+    tokens = torch.ones(2, 1, dtype=torch.long)
+    places = torch.zeros(2, 1, dtype=torch.long)
+    for dtype, rows, said in ((torch.bfloat16, 2, "a cache of torch.bfloat16"), (torch.float32, 1, "2 texts, and the")):
+        with pytest.raises(ValueError, match=said):
+            decoder.features(tokens, places, cache=KeyValueCache(config, rows, cpu, dtype))
+    longer = config.model_copy(update={"context_length": 10 * config.context_length})
+    with pytest.raises(IndexError, match="a position that the cache lacks"):
+        decoder.features(tokens, places + config.context_length, cache=KeyValueCache(longer, 2, cpu, torch.float32))
+
+
+def test_positions_of_one_row_are_those_of_all_and_may_begin_anywhere(make_gpt, library):
+    gpt = make_gpt(positions="rotary")
+    tokens, places = some_tokens(gpt, 3, 4), torch.arange(4)[None]
+    with torch.inference_mode():
+        wanted = gpt.features(tokens, places.expand(3, 4))
+        found = exact(gpt, library).features(tokens, places)
+    torch.testing.assert_close(found, wanted, atol=5e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_what_fits_no_eight_bits_stays_as_it_is(make_gpt, value):
+    gpt = make_gpt()
+    with torch.no_grad():
+        gpt.blocks[0].mlp.expand.weight[3, 5] = value
+    decoder = pack_for_inference(deepcopy(gpt)).decoder
+    assert decoder._model.blocks[0].expand.kind == FLOAT
+    assert decoder._model.blocks[0].mlp_projection.kind == BYTES
+    tokens = some_tokens(gpt, 1, 4)
+    found = decoder.logits(decoder.features(tokens))
+    assert torch.isfinite(found).all() == torch.isfinite(logits(gpt, tokens)).all()
+
+
+def test_a_packed_model_is_not_copied_or_pickled(make_gpt):
+    with pytest.raises(ValueError, match="can't be copied; keep the one that it was made from"):
+        deepcopy(pack_for_inference(make_gpt()))
+
+
+def test_a_library_that_others_may_write_is_not_loaded(tmp_path):
+    folder = tmp_path / "threestage"
+    path = build(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    path.chmod(0o666)
+    with pytest.raises(NotBuiltError, match=r"decode-.*\.so is another user's, or others may write there"):
+        build(folder)
+    folder.chmod(0o777)
+    with pytest.raises(NotBuiltError, match="threestage is another user's, or others may write there"):
+        build(folder)
+
+
+def test_cc_may_have_options_and_a_compiler_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "gcc -pipe")
+    assert build(tmp_path).exists()
+    sleeps = tmp_path / "sleeps"
+    sleeps.write_text("#!/bin/sh\nsleep 60\n")
+    sleeps.chmod(0o755)
+    monkeypatch.setenv("CC", str(sleeps))
+    monkeypatch.setattr(native, "PATIENCE", 0.2)
+    with pytest.raises(NotBuiltError, match=r"sleeps took longer than 0\.2 s"):
+        build(tmp_path)
