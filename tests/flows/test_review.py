@@ -153,7 +153,8 @@ def test_what_there_is_to_decide_is_said_with_the_ways_to_do_it(project):
     page = Path(said[2].removeprefix("  page: "))
     assert (page.name, page.parent.name) == ("review.html", "review")
     assert "python -m flows.review approve classifier/2 --reason TEXT, or reject." in said[3]
-    assert "set the tag threestage.review of threestage-classifier version 2 to approved or rejected" in said[4]
+    place = "/#/models/threestage-classifier/versions/2"
+    assert f"{place}: set the tag threestage.review to approved or rejected" in said[4]
 
 
 def test_the_page_is_linked_in_the_first_line_of_the_description_and_the_rest_is_kept(project):
