@@ -252,7 +252,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=32, help="clients at once")
     parser.add_argument("--seconds", type=float, default=60, help="time of the load")
     parser.add_argument("--new", type=int, default=64, help="most tokens of an answer")
-    parser.add_argument("--int8", action="store_true", help="our weights in int8")
     parser.add_argument("--peer", type=Path, help="a Python that has xllamacpp; without it ours is measured alone")
     parser.add_argument("--model", type=Path, default=Path("models/published"), help="the published weights' folder")
     parser.add_argument("--out", type=Path, default=report.results("serve_load"), help="where the numbers go")
@@ -272,9 +271,8 @@ def main(arguments: list[str] | None = None) -> None:
                 await asyncio.to_thread(move, "threestage-assistant", "champion", "2")
 
             def ours(port: int) -> list[str]:
-                flags = ["--int8"] if options.int8 else []
                 serve = ["-m", "app.command", "serve", "--port", str(port), "--rows", str(options.clients), "--no-page"]
-                return [sys.executable, *serve, "--log-level", "warning", *flags]
+                return [sys.executable, *serve, "--log-level", "warning"]
 
             with started(ours, "/readyz") as server:
                 found["ours"] = asyncio.run(measure(server, options, move_the_alias))
@@ -309,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     columns = ("", "one", f"{options.clients}, tokens/s", "ratio", "first, s", "p95", "429", "errors", "GB", "after")
     report.show(f"{options.clients} chats for {options.seconds:g} s", columns, rows)
-    settings = {name: getattr(options, name) for name in ("clients", "seconds", "new", "int8")}
+    settings = {name: getattr(options, name) for name in ("clients", "seconds", "new")}
     report.write(options.out, {"machine": report.machine(["fastapi", "uvicorn"]), "settings": settings, "found": found})
 
 
