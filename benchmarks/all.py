@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from benchmarks import report
 from benchmarks.contenders import ROOT
+from benchmarks.serve_load import published_file
+from llm.errors import UserError
 
 Found = Mapping[str, Any]
 
@@ -72,6 +74,16 @@ def _mails(found: Found) -> Iterator[Standing]:
         yield Standing(f"mails a second, {size} a request", speed)
 
 
+def _generation(found: Found) -> Iterator[Standing]:
+    for texts in (1, found["settings"]["texts"]):
+        speeds = {
+            name if name.startswith("llama.cpp") else f"ours, {name}": speed
+            for name, speed in found["published"]["tokens_per_second"].items()
+            if name.endswith(f", {texts}")
+        }
+        yield _standing(f"texts at once: {texts}, tokens a second", speeds)
+
+
 def _preprocessing(found: Found) -> Iterator[Standing]:
     for size, each in found["sizes"].items():
         good = {name: one["mb_per_processor_second"] for name, one in each.items() if "failed" not in one}
@@ -91,6 +103,8 @@ class Benchmark(NamedTuple):
     """What names their Python."""
     nearest: tuple[str, ...] = ()
     """Contenders from there that take part in a quick run, behind `--only`."""
+    needs: Callable[[], tuple[str, ...]] = tuple
+    """Options that it needs in any run. Raises UserError where what they name is not here."""
 
 
 BENCHMARKS = {
@@ -106,6 +120,13 @@ BENCHMARKS = {
         ".peers-lora",
         nearest=("peft, all bfloat16, packed", "peft, all bfloat16, separated"),
     ),
+    "generate": Benchmark(
+        _generation,
+        ("--rounds", "1", "--new", "64"),
+        ".peers-llama",
+        "--peer",
+        needs=lambda: ("--pretrained", str(published_file())),
+    ),
     "classify_speed": Benchmark(_mails, ("--rounds", "1", "--mails", "300")),
     "time_to_loss": Benchmark(_learned, ("--budgets", "60", "--only", "ours")),
     "preprocess_speed": Benchmark(_preprocessing, ("--gigabytes", "0.05")),
@@ -118,6 +139,11 @@ def results(name: str, benchmark: Benchmark, quick: bool) -> Found | None:
     peers = benchmark.peers and python.exists()
     short = [*benchmark.quick, *(benchmark.nearest if peers else ())] if quick else []
     command = [sys.executable, "-m", f"benchmarks.{name}", *short, *([benchmark.option, str(python)] if peers else [])]
+    try:
+        command += benchmark.needs()
+    except UserError as error:
+        sys.stdout.write(f"{error}\n")
+        return None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "found.json") if quick else report.results(name)
         done = subprocess.run([*command, "--out", str(out)], cwd=ROOT)

@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 1.0, 2.0])
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="CONTENDER")
     parser.add_argument("--folder", type=Path, help="where there is room for six times the largest corpus")
+    parser.add_argument("--out", type=Path, help="where the numbers go; without it results/")
     parser.add_argument("--contender", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender:
@@ -248,7 +249,7 @@ def main() -> None:
             if "failed" in each:
                 sys.stdout.write(f"{name}: {each['failed']}\n")
         results["sizes"][f"{size:g}"] = found
-        report.write(report.results("preprocess_speed"), results)
+        report.write(options.out or report.results("preprocess_speed"), results)
 
 
 if __name__ == "__main__":

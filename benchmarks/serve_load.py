@@ -246,6 +246,14 @@ def register(published: Path, folder: Path, versions: int) -> None:
     client.set_registered_model_alias("threestage-assistant", "champion", "1")
 
 
+def published_file() -> Path:
+    """The GGUF file of the published weights, as `load_published` keeps it. Raises UserError where it is not here."""
+    files = list((ROOT / STATE / PUBLISHED[MODEL].sha256[:16]).rglob("*.gguf"))
+    if not files:
+        raise UserError(f"the file of {MODEL} is not here: run `dvc repro --force load_published`")
+    return files[0]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -277,14 +285,11 @@ def main(arguments: list[str] | None = None) -> None:
             with started(ours, "/readyz") as server:
                 found["ours"] = asyncio.run(measure(server, options, move_the_alias))
         if options.peer:
-            source = PUBLISHED[MODEL]
-            files = list((ROOT / STATE / source.sha256[:16]).rglob("*.gguf"))
-            if not files:
-                raise UserError(f"the file of {MODEL} is not here: run `dvc repro --force load_published`")
+            file = published_file()
 
             def peer(port: int) -> list[str]:
                 threads = str(psutil.cpu_count(logical=False) or os.cpu_count())
-                return [str(options.peer), "-c", PEER, str(files[0]), str(port), str(options.clients), threads]
+                return [str(options.peer), "-c", PEER, str(file), str(port), str(options.clients), threads]
 
             with started(peer, "/health") as server:
                 found["llama.cpp"] = asyncio.run(measure(server, options))

@@ -3,6 +3,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 
 import pandas as pd
@@ -146,9 +147,24 @@ def test_ours_stands_beside_the_best_of_the_others():
     (found,) = every.BENCHMARKS["train_speed"].standings({"set_ups": {"default": {"contenders": contenders}}})
     assert found[:4] == ("default, seconds a step", 2.0, 3.0, "transformers bf16 + compile")
     assert found.times == "1.50"
+    speeds = {"packed, 1": 9.0, "8 bits, 1": 20.0, "llama.cpp, 1": 10.0, "8 bits, 16": 60.0, "llama.cpp, 16": 20.0}
+    generated = {"settings": {"texts": 16}, "published": {"tokens_per_second": speeds}}
+    one, many = every.BENCHMARKS["generate"].standings(generated)
+    assert [(each.ours, each.who, each.times) for each in (one, many)] == [
+        (20.0, "llama.cpp, 1", "2.00"),
+        (60.0, "llama.cpp, 16", "3.00"),
+    ]
     sizes = {"0.05": {"plain": {"mb_per_processor_second": 8.0}, "ours, cleaned": {"mb_per_processor_second": 4.0}}}
     (found,) = every.BENCHMARKS["preprocess_speed"].standings({"sizes": sizes})
     assert (found.ours, found.best, found.who, found.times) == (4.0, 8.0, "plain", "0.50")
+
+
+@pytest.mark.parametrize("name", list(every.BENCHMARKS))
+def test_what_a_short_look_asks_for_is_what_the_benchmark_takes(name):
+    options = [*every.BENCHMARKS[name].quick, "--out", "x.json", "--no-such-option"]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+    done = subprocess.run(command, cwd=report.RESULTS.parents[1], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith(" error: unrecognized arguments: --no-such-option")
 
 
 def test_a_short_look_at_every_claim_leaves_the_results_alone_and_says_what_failed(monkeypatch, tmp_path, capfd):
