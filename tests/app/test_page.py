@@ -15,7 +15,7 @@ import httpx
 import pytest
 import torch
 from mlflow import MlflowClient
-from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, expect, sync_playwright
 from small_models import TEXT
 from torch.nn import functional as F
 
@@ -160,6 +160,13 @@ def answered(page: Page, count: int) -> list[str]:
     return said(page)
 
 
+def fill(field: Locator, text: str) -> None:
+    """Write until it stands: Gradio empties a field that it has just drawn."""
+    while field.input_value() != text:
+        field.fill(text)
+        field.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def send(page: Page, text: str) -> None:
     box = page.locator("#question textarea")
     box.fill(text)
@@ -185,8 +192,8 @@ def rows(folder: Path, dataset: str) -> list[dict]:
 
 def check(page: Page, subject: str, body: str) -> None:
     page.get_by_role("tab", name="Email").click()
-    page.get_by_label("Subject").fill(subject)
-    page.get_by_label("Body").fill(body)
+    fill(page.get_by_label("Subject"), subject)
+    fill(page.get_by_label("Body"), body)
     page.get_by_role("button", name="Check this mail").click()
 
 
@@ -208,11 +215,11 @@ def test_who_answers_is_shown_with_its_card(page):
 
 def test_the_settings_are_those_of_the_api(page, address):
     page.get_by_role("button", name="Settings").click()
-    page.get_by_label("System prompt").fill("Be brief.")
-    page.get_by_label("number input for Temperature").fill("1")
-    page.get_by_label("number input for Top p").fill("0.9")
-    page.get_by_label("number input for Most tokens").fill("9")
-    page.get_by_label("Seed").fill("7")
+    fill(page.get_by_label("System prompt"), "Be brief.")
+    fill(page.get_by_label("number input for Temperature"), "1")
+    fill(page.get_by_label("number input for Top p"), "0.9")
+    fill(page.get_by_label("number input for Most tokens"), "9")
+    fill(page.get_by_label("Seed"), "7")
     page.get_by_label("Seed").press("Tab")
     before = [{"role": "system", "content": "Be brief."}]
     expected = by_api(address, "hello", before=before, temperature=1, top_p=0.9, max_tokens=9, seed=7)
@@ -292,16 +299,16 @@ def test_a_question_is_asked_again_or_changed(page, address):
     first = answered(page, 1)
     ask(page, "hello")
     page.get_by_role("button", name="Settings").click()
-    page.get_by_label("number input for Most tokens").fill("5")
+    fill(page.get_by_label("number input for Most tokens"), "5")
     page.get_by_label("number input for Most tokens").press("Tab")
     page.get_by_role("button", name="Retry").click()
     again = by_api(address, "What is the capital of France?", *first, "hello", max_tokens=5)
     expect(page.get_by_test_id("bot")).to_have_text([*first, again])
     expect(page.get_by_role("button", name="Send")).to_be_visible()
-    page.get_by_label("number input for Most tokens").fill("200")
+    fill(page.get_by_label("number input for Most tokens"), "200")
     page.get_by_label("number input for Most tokens").press("Tab")
     page.get_by_role("button", name="Edit").first.click()
-    page.locator("#chat textarea").fill("hello")
+    fill(page.locator("#chat textarea"), "hello")
     page.get_by_role("button", name="Submit").click()
     expect(page.get_by_test_id("bot")).to_have_text([BAD])
     assert said(page, "user") == ["hello"]
@@ -318,7 +325,7 @@ def test_what_people_say_of_an_answer_is_kept(page, kept):
     assert row["version"] == "threestage-assistant/1"
     page.get_by_role("button", name="Dislike").click()
     better = page.get_by_label("What should the answer have been?")
-    better.fill("Hello! How can I help?")
+    fill(better, "Hello! How can I help?")
     better.press("Enter")
     wait_until(lambda: len(rows(kept, "instructions")) == 3, 60)
     bad, corrected = rows(kept, "instructions")[1:]
@@ -363,7 +370,7 @@ def test_an_empty_mail_is_answered_with_a_sentence(page):
 def test_two_versions_are_compared_blind(page, address):
     page.get_by_role("tab", name="Compare").click()
     box = page.locator("#compared-question textarea")
-    box.fill("hello")
+    fill(box, "hello")
     box.press("Enter")
     vote = page.get_by_role("button", name="A is better")
     expect(vote).to_be_enabled()
