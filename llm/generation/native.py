@@ -304,7 +304,8 @@ class Decoder(Packed):
         """
         weight = weight.detach().float().contiguous()
         outputs, inputs = weight.shape
-        fits = bool(weight.abs().amax() <= torch.finfo(torch.float16).max)
+        least, most = weight.aminmax()
+        fits = bool(max(-least, most) <= torch.finfo(torch.float16).max)
         for kind in (NIBBLES, BYTES) if fits and not self._exact else (FLOAT,):
             tiles = -(-outputs // LANES) * -(-inputs // GROUP)
             packed, scales = tiles * LANES * GROUP * BITS[kind] // 8, tiles * LANES * SCALES[kind] * 2

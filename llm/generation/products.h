@@ -262,7 +262,7 @@ int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *
                 break;
             const int64_t output = place / wide * LANES + lane, first = place % wide * GROUP;
             const int count = output >= outputs ? 0 : inputs - first < GROUP ? (int)(inputs - first) : GROUP;
-            float w[GROUP] = {0}, least = 0, most = 0;
+            float w[GROUP] = {0}, least, most;
             if (count)
                 memcpy(w, weights + output * inputs + first, count * sizeof *w);
             if (kind == FLOAT) {
@@ -270,24 +270,40 @@ int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *
                     ((float *)packed)[(place * GROUP + i) * LANES + lane] = w[i];
                 continue;
             }
-            for (int i = 0; i < count; i++) {
-                least = i && least < w[i] ? least : w[i];
-                most = i && most > w[i] ? most : w[i];
+            for (int i = count; i < GROUP; i++) /* for inputs that are zero */
+                w[i] = w[0];
+            int32_t bits[GROUP], low = INT32_MAX, high = INT32_MIN;
+            memcpy(bits, w, sizeof bits);
+            for (int i = 0; i < GROUP; i++) { /* turned over where they are negative, floats have the order of their bits */
+                const int32_t key = bits[i] ^ (bits[i] >> 31 & INT32_MAX);
+                low = key < low ? key : low;
+                high = key > high ? key : high;
             }
+            low ^= low >> 31 & INT32_MAX;
+            high ^= high >> 31 & INT32_MAX;
+            memcpy(&least, &low, sizeof least);
+            memcpy(&most, &high, sizeof most);
             uint16_t *kept = scales + place * LANES * (kind == NIBBLES ? 2 : 1) + lane;
             *kept = narrow(kind == NIBBLES ? (most - least) / 15 : fmaxf(most, -least) / 127);
             if (kind == NIBBLES)
                 kept[LANES] = narrow(least);
             const float scale = widen(*kept), from = kind == NIBBLES ? widen(kept[LANES]) : -128 * scale;
+            const float divisor = scale > 0 ? scale : 1, top = kind == NIBBLES ? 15 : 255;
             int right = 1;
-            uint8_t q[GROUP] = {0};
-            for (int i = 0; i < count; i++) {
-                q[i] = scale > 0 ? (uint8_t)fmaxf(0, fminf(rintf((w[i] - from) / scale), kind == NIBBLES ? 15 : 255)) : 0;
-                right &= scale * q[i] + from == w[i];
+            uint8_t q[GROUP];
+            for (int i = 0; i < GROUP; i++) {
+                float nearest = rintf((w[i] - from) / divisor);
+                nearest = nearest < 0 ? 0 : nearest;
+                nearest = nearest > top ? top : nearest;
+                right &= scale * nearest + from == w[i];
+                q[i] = (uint8_t)(int32_t)nearest;
             }
-            uint8_t *bytes = (uint8_t *)packed + place * GROUP * LANES / (kind == NIBBLES ? 2 : 1);
-            for (int i = 0; i < (kind == NIBBLES ? GROUP / 2 : GROUP); i++)
-                bytes[i / 4 * 4 * LANES + lane * 4 + i % 4] = kind == NIBBLES ? q[i] | q[i + GROUP / 2] << 4 : q[i];
+            if (kind == NIBBLES)
+                for (int i = 0; i < GROUP / 2; i++)
+                    q[i] |= q[i + GROUP / 2] << 4;
+            const int size = kind == NIBBLES ? GROUP / 2 : GROUP;
+            for (int i = 0; i < size; i += 4)
+                memcpy((uint8_t *)packed + place * size * LANES + i * LANES + lane * 4, q + i, 4);
             if (!right) {
 #pragma omp atomic write
                 exact = 0;
