@@ -1,4 +1,4 @@
-"""Where this machine stands, claim by claim: `python -m benchmarks.all --quick`, after `make run`, in ten minutes.
+"""Where this machine stands, claim by claim: `python -m benchmarks.all --quick`, after `make run`, in short runs.
 
 One benchmark after the other, then one table: ours, the best of the others, and how many times as good ours is. With
 `--quick` each is short, has only the contenders that come near, and writes no results; without it each runs in full,
@@ -153,7 +153,7 @@ def results(name: str, benchmark: Benchmark, quick: bool) -> Found | None:
 def main(arguments: list[str] | None = None) -> int:
     """Run all, print one table; the exit code is 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="ten minutes, and nothing is written")
+    parser.add_argument("--quick", action="store_true", help="short runs, and nothing is written")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), help="of these benchmarks")
     options = parser.parse_args(arguments)
     rows, failed = [], []

@@ -162,9 +162,13 @@ def answered(page: Page, count: int) -> list[str]:
 
 def fill(field: Locator, text: str) -> None:
     """Write until it stands: Gradio empties a field that it has just drawn."""
-    while field.input_value() != text:
+
+    def stands() -> bool:
         field.fill(text)
         field.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return field.input_value() == text
+
+    wait_until(stands, LONG / 1000)
 
 
 def send(page: Page, text: str) -> None:
