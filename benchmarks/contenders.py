@@ -5,7 +5,7 @@ torch and the modules of llm/ that need nothing else are imported at the top.
 """
 
 import argparse
-import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from llm.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+NANOGPT = "NANOGPT"
 PEERS = ("llms-from-scratch", "litgpt")  # packages of the other environment
 MAKE_PEERS = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -55,6 +56,8 @@ class Peer(NamedTuple):
 
     model: nn.Module
     logits: Callable[[Any], Tensor] = lambda output: output
+    loss: Callable[[Any], Tensor] | None = None
+    """Takes what it returns for inputs and targets to the mean cross-entropy, where it computes that itself."""
 
 
 def llms_from_scratch(shape: Shape, fast: bool = False) -> Peer:
@@ -90,11 +93,22 @@ def litgpt(shape: Shape) -> Peer:
     return Peer(GPT(Config(block_size=shape.context_length, parallel_residual=False, attn_bias=True, **sizes)))
 
 
+def nanogpt(shape: Shape) -> Peer:
+    """The GPT of a checkout of nanoGPT, whose folder is in NANOGPT."""
+    spec = importlib.util.spec_from_file_location("nanogpt_model", Path(os.environ[NANOGPT], "model.py"))
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its dataclass looks for it
+    spec.loader.exec_module(module)
+    sizes = {name: getattr(shape, name) for name in ("n_layer", "n_head", "n_embd", "dropout")}
+    config = module.GPTConfig(block_size=shape.context_length, vocab_size=shape.vocabulary_size, **sizes)
+    return Peer(module.GPT(config), loss=lambda output: output[1])
+
+
 MODELS: dict[str, Callable[[Shape], Peer]] = {
     "llms-from-scratch": llms_from_scratch,
     "llms-from-scratch fast": lambda shape: llms_from_scratch(shape, fast=True),
     "transformers": transformers_gpt2,
     "litgpt": litgpt,
+    "nanoGPT": nanogpt,
 }
 
 
@@ -104,11 +118,13 @@ def needs_peers(model: str) -> bool:
 
 
 def peer_loss(peer: Peer, precision: str, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """The ordinary loss: mean cross-entropy over all logits at once."""
+    """The ordinary loss: mean cross-entropy over all logits at once; or the model's own."""
     run = torch.compile(peer.model) if compiled else peer.model
 
     def loss(inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            if peer.loss is not None:
+                return peer.loss(run(inputs_BT, targets_BT))
             logits_BTV = peer.logits(run(inputs_BT))
             return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 

@@ -1,16 +1,18 @@
 """How fast a CPU trains: `python -m benchmarks.train_speed --peers .peers/bin/python`.
 
 Training steps on random tokens, each contender in fresh processes that take turns, medians over all steps of all
-rounds: this project's loop against llms-from-scratch, transformers and litgpt, in float32, in bfloat16 autocast, and in
-that with torch.compile. Two set-ups: GPT-2 124M, and the default model of params.yaml, for which the others get a GPT-2
-of the same layers, heads, width, vocabulary and context. "as published" is the book's own loop: float32, dropout 0.1,
-plain AdamW, no clipping; all others train without dropout, with fused AdamW, and clip.
+rounds: this project's loop against llms-from-scratch, transformers, litgpt and, where a checkout is given, nanoGPT, in
+float32, in bfloat16 autocast, and in that with torch.compile. Two set-ups: GPT-2 124M, and the default model of
+params.yaml, for which the others get a GPT-2 of the same layers, heads, width, vocabulary and context. "as published"
+is the book's own loop: float32, dropout 0.1, plain AdamW, no clipping; all others train without dropout, with fused
+AdamW, and clip.
 
 Utilisation is what the maths needs, 6 * weights in matrix products * tokens and causal attention, over the time and
 over what this machine's matrix products of 2048 x 2048 reach in the same run.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -24,6 +26,7 @@ from benchmarks import report
 from benchmarks.contenders import (
     DTYPES,
     MODELS,
+    NANOGPT,
     Shape,
     alone,
     book_loss,
@@ -225,6 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--peers", type=peers_python, help="Python of benchmarks/requirements.txt; without it ours alone"
     )
+    parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="a checkout of nanoGPT, which then takes part")
     parser.add_argument(
         "--only", nargs="+", metavar="CONTENDER", help="of those in the table; `transformers` needs no --peers"
     )
@@ -241,9 +245,17 @@ def main(arguments: list[str] | None = None) -> None:
 
     foundation = load_application(FOUNDATION, options.params)
     corpus = load_dataset(foundation.dataset, options.params).preprocess
-    there = OURS + [each for each in OTHERS if options.peers or not needs_peers(each.model)]
+    there = OURS + [
+        each
+        for each in OTHERS
+        if (options.peers or not needs_peers(each.model)) and (options.nanogpt or each.model != "nanoGPT")
+    ]
+    if options.nanogpt:
+        if not (options.nanogpt / "model.py").exists():
+            parser.error(f"--nanogpt {options.nanogpt}: there is no model.py")
+        os.environ[NANOGPT] = str(options.nanogpt.absolute())  # the process of each contender has it from here
     try:
-        contenders = named(options.only, there) if options.only else there if options.peers else OURS
+        contenders = named(options.only, there) if options.only else there if options.peers or options.nanogpt else OURS
     except UserError as error:
         parser.error(f"--only {error}")
     chosen = set_ups(foundation.train, corpus.vocabulary_size)

@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 import sys
+import textwrap
 
 import pandas as pd
 import pytest
@@ -185,6 +186,43 @@ def test_a_contender_that_nobody_knows_is_refused_with_those_that_are_there(caps
         "--only 'ours fp16': those are 'ours bf16', 'ours fp32', 'ours bf16 + compile', 'transf"
         in capsys.readouterr().err
     )
+
+
+def test_a_checkout_of_nanogpt_takes_part_with_the_loss_that_its_model_gives(small_params, tmp_path, capsys):
+    own = """
+        from dataclasses import dataclass
+        from torch import nn
+        from torch.nn import functional as F
+
+        @dataclass
+        class GPTConfig:
+            block_size: int
+            vocab_size: int
+            n_layer: int
+            n_head: int
+            n_embd: int
+            dropout: float
+
+        class GPT(nn.Module):
+            def __init__(self, config):
+                super().__init__()
+                self.table = nn.Embedding(config.vocab_size, config.n_embd)
+                self.output = nn.Linear(config.n_embd, config.vocab_size)
+
+            def forward(self, tokens, targets=None):
+                logits = self.output(self.table(tokens))
+                return logits[:, -1:], F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    """
+    options = ["--rounds", "1", "--seconds", "0", "--warmup", "0", "--set-ups", "default", "--only", "nanoGPT fp32"]
+    options += ["--params", str(small_params), "--out", str(tmp_path / "found.json")]
+    with pytest.raises(SystemExit):
+        train_speed.main([*options, "--nanogpt", str(tmp_path)])
+    assert f"--nanogpt {tmp_path}: there is no model.py" in capsys.readouterr().err
+    (tmp_path / "model.py").write_text(textwrap.dedent(own))
+    train_speed.main([*options, "--nanogpt", str(tmp_path)])
+    (found,) = json.loads((tmp_path / "found.json").read_text())["set_ups"]["default"]["contenders"].values()
+    assert found["steps"] == train_speed.LEAST_STEPS
+    assert found["matmul_weights"] == 300 * 16
 
 
 def test_a_contender_that_fails_is_named_with_its_reason(setup, capsys):

@@ -16,6 +16,7 @@ from llm.applications.classifier import (
     email_texts,
     finish,
     objective,
+    to_be_read,
 )
 from llm.config import Rate
 from llm.device import choose_compute
@@ -42,7 +43,8 @@ class Train(FinetuneConfig):
     ngram_buckets: int = Field(default=0, ge=0)
     """Buckets of a linear model that reads all of an email and decides with the GPT; 0 leaves it out."""
     certain: float | None = Field(default=None, gt=0.5, le=1)
-    """A mail to which that model gives a label with this probability is not read by the GPT; null reads all."""
+    """A mail to which that model gives a label with this probability is neither read by the GPT nor learned from; null
+    reads all."""
     positive: str | None = None
     """Of two labels the one that is looked for, whose false alarms cost; null is the last in alphabetical order."""
     false_positive_rate: Rate = 0.005
@@ -100,11 +102,12 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         )
         for table in tables.values()
     )
-    lengths = [len(model.read(tokens)) for tokens in train.tokens]
+    balanced = params.class_weights == "balanced"
+    learned = to_be_read(config, train, balanced)
+    lengths = [len(model.read(tokens)) for tokens in learned.tokens]
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     compute = choose_blocks(model, compute, read, foundation.config.n_embd, fmean(lengths) / max(lengths))
-    balanced = params.class_weights == "balanced"
-    goal = objective(model, params, train, validation, compute, balanced=balanced, workers=workers)
+    goal = objective(model, params, learned, validation, compute, balanced=balanced, workers=workers)
     emails = params.batch_size * params.gradient_accumulation
     done = partial(finish, model, train, validation, balanced=balanced, false_positive_rate=params.false_positive_rate)
     return TrainingSetup(model, encoding, goal, compute, Throughput("emails", emails), finish=done)

@@ -22,6 +22,7 @@ from llm.applications.classifier import (
     predict,
     probabilities,
     serve,
+    to_be_read,
 )
 from llm.dataset import BatchSampler, pad
 from llm.device import Compute
@@ -187,6 +188,30 @@ def test_what_the_linear_model_is_certain_of_is_not_read_by_the_gpt(make_gpt, en
     assert torch.allclose(logits[[1, 3]], both[[1, 3]])
     assert torch.equal(predict(model, texts, as_the_first=True), alone)
     assert torch.allclose(predict(model, texts[::-1], as_the_first=True), both.flip(0))
+
+
+def test_the_gpt_learns_from_what_the_linear_model_would_leave_to_it():
+    clear, unclear = [[1, 2, 3, 4], [9, 8, 7, 6]] * 60, [[11, 12], [13, 14], [12, 13], [14, 11]] * 10
+    rows = LabelledTexts(clear + unclear, torch.tensor([0, 1] * 60 + [0] * 20 + [1] * 20))
+    everything = {"labels": ("ham", "spam"), "max_tokens": 8, "ngram_buckets": 4096}
+    assert to_be_read(ClassifierConfig(**everything), rows, balanced=False) is rows
+    read = to_be_read(ClassifierConfig(**everything, certain=0.95), rows, balanced=False)
+    assert read.tokens == unclear
+    assert torch.equal(read.labels, rows.labels[120:])
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_of_each_label_the_gpt_learns_from_a_quarter_however_certain_the_linear_model_is(balanced):
+    rows = LabelledTexts(
+        [[1, 2, n] for n in range(20, 60)] + [[9, 8, n] for n in range(60, 68)], torch.zeros(48).long()
+    )
+    rows.labels[40:] = 1
+    config = ClassifierConfig(labels=("ham", "spam"), max_tokens=8, ngram_buckets=4096, certain=0.51)
+    read = to_be_read(config, rows, balanced)
+    assert 10 <= (read.labels == 0).sum() < 40
+    assert 2 <= (read.labels == 1).sum() < 8
+    assert len(read.tokens) == len(read.labels)
+    assert to_be_read(config, rows.part([0, 40]), balanced).tokens == [rows.tokens[0], rows.tokens[40]]
 
 
 def test_certain_is_somebody_who_is_there():
