@@ -63,6 +63,9 @@ gc: $(READY) ## name what no alias and no dvc.lock needs, and its bytes; with YE
 clean: ## remove .venv, caches, interrupted trainings, all runs and the registry; data, models and reports stay
 	rm -rf .venv .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
+# pip would compile all of 33,000 modules, of which few are ever imported; Python compiles these when they are.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock
+
 # The lock pins everything but torch: pyproject.toml gives torch a range, which the machine's own build fits into.
 $(READY): pyproject.toml requirements.lock
 	@$(USABLE) || { \
@@ -71,7 +74,7 @@ $(READY): pyproject.toml requirements.lock
 		test ! -e .venv || echo ".venv is broken, of another Python or of another folder: it is made anew"; \
 		"$(PYTHON)" -m venv --clear .venv; }
 	@echo "Installing into .venv (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[app]'
+	@$(PIP) --editable '.[app]'
 	@$(BIN)/python -m tasks.stages.libraries
 	@pwd -P > $(READY)
 
@@ -81,7 +84,7 @@ INSTALL = test "$$(id -u)" = 0 && { apt-get update && apt-get install --yes --no
 # real database, compiled blocks with a real compiler.
 $(TOOLS): $(READY)
 	@echo "Installing what the tests need (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	@$(PIP) --editable '.[dev]'
 	@command -v chromium >/dev/null || { $(call INSTALL,chromium); } || \
 		echo "Chromium is missing and can't be installed here, so the page's tests are skipped: install the package chromium"
 	@command -v initdb >/dev/null || command -v pg_ctlcluster >/dev/null || { $(call INSTALL,postgresql); } || \

@@ -33,10 +33,10 @@ echo "$@" >> calls
 """
 SET_UP = [
     "-m venv --clear .venv",
-    "-m pip install --quiet --constraint requirements.lock --editable .[app]",
+    "-m pip install --quiet --no-compile --constraint requirements.lock --editable .[app]",
     "-m tasks.stages.libraries",
 ]
-TOOLS = "-m pip install --quiet --constraint requirements.lock --editable .[dev]"
+TOOLS = "-m pip install --quiet --no-compile --constraint requirements.lock --editable .[dev]"
 QUICK = "-m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder -m not slow"
 MADE_ANEW = ".venv is broken, of another Python or of another folder: it is made anew"
 

@@ -234,7 +234,7 @@ def test_our_own_gates_ask_for_what_the_committed_evaluations_measure(values):
 
 def test_a_stage_reads_its_own_block_alone(written):
     path = written(f"{TRAIN}.steps", "many")
-    assert load_application("classifier", path).train.steps == 280
+    assert load_application("classifier", path).train.steps == 200
     assert load_dataset("emails", path).preprocess.seed == 1
 
 
