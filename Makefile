@@ -63,7 +63,9 @@ gc: $(READY) ## name what no alias and no dvc.lock needs, and its bytes; with YE
 clean: ## remove .venv, caches, interrupted trainings, all runs and the registry; data, models and reports stay
 	rm -rf .venv .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-# pip would compile all of 33,000 modules, of which few are ever imported; Python compiles these when they are.
+# pip would compile all of 33,000 modules, a minute, of which few are ever imported. Python compiles them when they are,
+# and keeps what it made, unless the environment forbids it.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock
 
 # The lock pins everything but torch: pyproject.toml gives torch a range, which the machine's own build fits into.

@@ -124,7 +124,7 @@ def peer_loss(peer: Peer, precision: str, compiled: bool) -> Callable[[Tensor, T
     def loss(inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
             if peer.loss is not None:
-                return peer.loss(run(inputs_BT, targets_BT))
+                return peer.loss(run(inputs_BT, targets_BT.contiguous()))  # which nanoGPT takes a view of
             logits_BTV = peer.logits(run(inputs_BT))
             return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 

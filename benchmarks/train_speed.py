@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--peers", type=peers_python, help="Python of benchmarks/requirements.txt; without it ours alone"
+        "--peers", type=peers_python, help="Python of benchmarks/requirements.txt; without it, and nanoGPT, ours alone"
     )
     parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="a checkout of nanoGPT, which then takes part")
     parser.add_argument(

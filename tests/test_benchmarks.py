@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks import all as every
 from benchmarks import classify_speed, generate, lora_speed, report, serve_load, time_to_loss, train_speed
-from benchmarks.contenders import matmul_weights, peers_python, same_size, transformers_gpt2
+from benchmarks.contenders import NANOGPT, matmul_weights, peers_python, same_size, transformers_gpt2
 from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.config import GPTConfig
 from llm.errors import UserError
@@ -188,7 +188,10 @@ def test_a_contender_that_nobody_knows_is_refused_with_those_that_are_there(caps
     )
 
 
-def test_a_checkout_of_nanogpt_takes_part_with_the_loss_that_its_model_gives(small_params, tmp_path, capsys):
+def test_a_checkout_of_nanogpt_takes_part_with_the_loss_that_its_model_gives(
+    small_params, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv(NANOGPT, "")  # main sets it
     own = """
         from dataclasses import dataclass
         from torch import nn
@@ -211,7 +214,7 @@ def test_a_checkout_of_nanogpt_takes_part_with_the_loss_that_its_model_gives(sma
 
             def forward(self, tokens, targets=None):
                 logits = self.output(self.table(tokens))
-                return logits[:, -1:], F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+                return logits[:, -1:], F.cross_entropy(logits.flatten(0, 1), targets.view(-1))
     """
     options = ["--rounds", "1", "--seconds", "0", "--warmup", "0", "--set-ups", "default", "--only", "nanoGPT fp32"]
     options += ["--params", str(small_params), "--out", str(tmp_path / "found.json")]

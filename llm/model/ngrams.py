@@ -50,23 +50,23 @@ class NgramModel(nn.Module):
             found[torch.from_numpy(self._counts(tokens)[0].astype(np.int64))] += 1
         self.idf.copy_((((1 + len(texts)) / (1 + found)).log() + 1) * (found > 1))
         buckets, values, starts = self._features(texts)
-        # The same numbers by bucket: what autograd would sum into the weights takes 20 times as long.
+        # The same numbers by bucket: autograd's sums into the weights would be nine tenths of the time.
         order = buckets.argsort(stable=True)
         text = torch.repeat_interleave(starts.diff(append=torch.tensor([len(buckets)])))[order]
         counts = buckets.bincount(minlength=self.buckets)
         by_bucket = text, values[order], counts.cumsum(0) - counts
+        wanted = F.one_hot(labels, self.bias.numel())
         weight, bias = (torch.zeros_like(each, device="cpu", requires_grad=True) for each in (self.weight, self.bias))
         search = torch.optim.LBFGS([weight, bias], max_iter=200, history_size=10, line_search_fn="strong_wolfe")
 
         @torch.no_grad()
         def loss() -> Tensor:
             logits = _sums(weight, buckets, values, starts) + bias
-            with torch.enable_grad():
-                total = F.cross_entropy(logits.requires_grad_(), labels, weight=class_weights, reduction="sum")
-            slope = torch.autograd.grad(total, logits)[0] / len(texts)
+            total = F.cross_entropy(logits, labels, weight=class_weights, reduction="sum")
+            slope = (logits.softmax(dim=-1) - wanted) * class_weights[labels, None] / len(texts)
             weight.grad = _sums(slope, *by_bucket) + weight / (STRENGTH * len(texts))
             bias.grad = slope.sum(dim=0)
-            return (total.detach() + weight.square().sum() / (2 * STRENGTH)) / len(texts)
+            return (total + weight.square().sum() / (2 * STRENGTH)) / len(texts)
 
         search.step(loss)
         self.weight.copy_(weight.detach())

@@ -43,8 +43,8 @@ class Train(FinetuneConfig):
     ngram_buckets: int = Field(default=0, ge=0)
     """Buckets of a linear model that reads all of an email and decides with the GPT; 0 leaves it out."""
     certain: float | None = Field(default=None, gt=0.5, le=1)
-    """A mail to which that model gives a label with this probability is neither read by the GPT nor learned from; null
-    reads all."""
+    """A mail to which that model gives a label with this probability is not read by the GPT, which learns from few of
+    them; null reads all."""
     positive: str | None = None
     """Of two labels the one that is looked for, whose false alarms cost; null is the last in alphabetical order."""
     false_positive_rate: Rate = 0.005

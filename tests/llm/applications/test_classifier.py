@@ -191,13 +191,17 @@ def test_what_the_linear_model_is_certain_of_is_not_read_by_the_gpt(make_gpt, en
 
 
 def test_the_gpt_learns_from_what_the_linear_model_would_leave_to_it():
-    clear, unclear = [[1, 2, 3, 4], [9, 8, 7, 6]] * 60, [[11, 12], [13, 14], [12, 13], [14, 11]] * 10
+    clear = [[*start, n] for n in range(20, 80) for start in ([1, 2, 3, 4], [9, 8, 7, 6])]
+    unclear = [[11, 12, n] for n in range(100, 140)]
     rows = LabelledTexts(clear + unclear, torch.tensor([0, 1] * 60 + [0] * 20 + [1] * 20))
     everything = {"labels": ("ham", "spam"), "max_tokens": 8, "ngram_buckets": 4096}
     assert to_be_read(ClassifierConfig(**everything), rows, balanced=False) is rows
     read = to_be_read(ClassifierConfig(**everything, certain=0.95), rows, balanced=False)
     assert read.tokens == unclear
     assert torch.equal(read.labels, rows.labels[120:])
+    odd = [201, 202, 203]  # which stands there five times, as what a person said does, and in no other text
+    fed_back = LabelledTexts([*rows.tokens, *[odd] * 5], torch.cat([rows.labels, torch.ones(5).long()]))
+    assert to_be_read(ClassifierConfig(**everything, certain=0.95), fed_back, balanced=False).tokens.count(odd) == 5
 
 
 @pytest.mark.parametrize("balanced", [True, False])
