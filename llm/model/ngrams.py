@@ -4,6 +4,7 @@ Beside a GPT that reads a part of a long text it is the wide half of a wide and 
 that give a class away count wherever they stand.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,27 +45,34 @@ class NgramModel(nn.Module):
         return buckets, values / length.clamp(min=1e-12)[text], sizes.cumsum(0) - sizes
 
     def fit(self, texts: Sequence[Sequence[int]], labels: Tensor, class_weights: Tensor) -> None:
-        """Learn from texts as tokens and labels as numbers, N, by L-BFGS; what one text alone has does not count."""
+        """Learn from texts as tokens and labels as numbers, N; what one text alone has does not count.
+
+        By L-BFGS in float64 until nothing is left to gain: the best weights are the same on every machine, those on the
+        way to them are not, and texts near a bound would be on its other side elsewhere.
+        """
         found = torch.zeros(self.buckets)
         for tokens in texts:
             found[torch.from_numpy(self._counts(tokens)[0].astype(np.int64))] += 1
         self.idf.copy_((((1 + len(texts)) / (1 + found)).log() + 1) * (found > 1))
         buckets, values, starts = self._features(texts)
-        # The same numbers by bucket: autograd's sums into the weights would be nine tenths of the time.
-        order = buckets.argsort(stable=True)
-        text = torch.repeat_interleave(starts.diff(append=torch.tensor([len(buckets)])))[order]
-        counts = buckets.bincount(minlength=self.buckets)
-        by_bucket = text, values[order], counts.cumsum(0) - counts
-        wanted = F.one_hot(labels, self.bias.numel())
-        weight, bias = (torch.zeros_like(each, device="cpu", requires_grad=True) for each in (self.weight, self.bias))
-        search = torch.optim.LBFGS([weight, bias], max_iter=200, history_size=10, line_search_fn="strong_wolfe")
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that torch calls this form a beta
+            ends = torch.cat([starts, torch.tensor([len(buckets)])])
+            texts_NV = torch.sparse_csr_tensor(ends, buckets, values.double(), (len(texts), self.buckets))
+            texts_VN = texts_NV.t().to_sparse_csr()  # autograd would make it anew for each gradient
+        class_weights, wanted = class_weights.double(), F.one_hot(labels, self.bias.numel())
+        shapes = (self.weight.shape, self.bias.shape)
+        weight, bias = (torch.zeros(shape, dtype=torch.double, requires_grad=True) for shape in shapes)
+        search = torch.optim.LBFGS(
+            [weight, bias], max_iter=1000, tolerance_grad=1e-8, tolerance_change=0.0, history_size=10,
+            line_search_fn="strong_wolfe",
+        )  # fmt: skip
 
         @torch.no_grad()
         def loss() -> Tensor:
-            logits = _sums(weight, buckets, values, starts) + bias
+            logits = texts_NV @ weight + bias
             total = F.cross_entropy(logits, labels, weight=class_weights, reduction="sum")
             slope = (logits.softmax(dim=-1) - wanted) * class_weights[labels, None] / len(texts)
-            weight.grad = _sums(slope, *by_bucket) + weight / (STRENGTH * len(texts))
+            weight.grad = texts_VN @ slope + weight / (STRENGTH * len(texts))
             bias.grad = slope.sum(dim=0)
             return (total + weight.square().sum() / (2 * STRENGTH)) / len(texts)
 
@@ -74,9 +82,6 @@ class NgramModel(nn.Module):
 
     def forward(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Logits, N x labels, float32 on the CPU, of texts as tokens, of any length but none."""
-        return _sums(self.weight.cpu(), *self._features(texts)) + self.bias.cpu()
-
-
-def _sums(rows: Tensor, chosen: Tensor, factors: Tensor, starts: Tensor) -> Tensor:
-    """Sums of the chosen rows, each times its factor, over all from one start to the next."""
-    return F.embedding_bag(chosen, rows, starts, mode="sum", per_sample_weights=factors)
+        buckets, values, starts = self._features(texts)
+        weight = self.weight.cpu()
+        return F.embedding_bag(buckets, weight, starts, mode="sum", per_sample_weights=values) + self.bias.cpu()

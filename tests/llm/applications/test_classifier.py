@@ -207,7 +207,7 @@ def test_the_gpt_learns_from_what_the_linear_model_would_leave_to_it():
 @pytest.mark.parametrize("balanced", [True, False])
 def test_of_each_label_the_gpt_learns_from_a_quarter_however_certain_the_linear_model_is(balanced):
     rows = LabelledTexts(
-        [[1, 2, n] for n in range(20, 60)] + [[9, 8, n] for n in range(60, 68)], torch.zeros(48).long()
+        [[1] * n + [2] for n in range(1, 41)] + [[9] * n + [8] for n in range(1, 9)], torch.zeros(48).long()
     )
     rows.labels[40:] = 1
     config = ClassifierConfig(labels=("ham", "spam"), max_tokens=8, ngram_buckets=4096, certain=0.51)
