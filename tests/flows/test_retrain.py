@@ -348,6 +348,7 @@ def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_an
             each.suspend()
         for each in every:
             os.kill(each.pid, signal.SIGKILL)
+    psutil.wait_procs(every, timeout=60)  # DVC takes a lock for held while whoever held it is still to be buried
     holder = deployed / ".threestage/retrain/flow_run"
     lost = UUID(holder.read_text())
     assert client.read_flow_run(lost).state.name == "Running"

@@ -53,7 +53,8 @@ def state() -> dict[str, str]:
     """What git says of this folder, its worktrees and its refs, and the hash of every file that is no engine's note."""
     asked = ("status --porcelain", "worktree list", "show-ref --head", "stash list")
     said = {each: subprocess.check_output(["git", *each.split()], text=True) for each in asked}
-    kept = {".git", ".threestage", ".prefect", "tmp"}  # of .dvc its cache and settings are looked at
+    # Of .dvc its cache and settings are looked at; Python's own cache comes and goes with what is imported.
+    kept = {".git", ".threestage", ".prefect", "tmp", "__pycache__"}
     files = (path for path in Path().rglob("*") if path.is_file() and not kept & {*path.parts})
     return said | {str(path): sha256(path) for path in files}
 
@@ -75,7 +76,7 @@ def registered_folder(ran, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        Path(".gitignore").write_text("\n".join(STATE))
+        Path(".gitignore").write_text("\n".join([*STATE, "__pycache__/"]))
         commit()
         register()
     return folder
