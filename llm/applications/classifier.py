@@ -40,6 +40,8 @@ OPTIONS: dict[str, tuple[type, Any]] = {"explain": (int, 0)}
 EXAMPLE = {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
 STEP = 32
 """Texts are padded to a multiple of so many tokens, which their own length decides."""
+FEW = 500
+"""Of fewer texts the GPT learns from all: a mail that was fed back, five times there, would be much of what is left."""
 FOLDS = 3
 """A text of train is judged by a linear model that has learned from the others of so many parts."""
 LEAST = 0.25
@@ -363,9 +365,9 @@ def to_be_read(config: ClassifierConfig, train: LabelledTexts, balanced: bool) -
     """What of `train` the GPT learns from: all, or in a cascade the texts that it would be asked for.
 
     Those are the ones of which a linear model is not `certain` that has learned from other parts of `train`, and of
-    each label at least a share of LEAST, the least certain ones.
+    each label at least a share of LEAST, the least certain ones. Of FEW texts all are.
     """
-    if config.certain is None or len(train.tokens) < FOLDS:
+    if config.certain is None or len(train.tokens) < FEW:
         return train
     numbers: dict[tuple[int, ...], int] = {}  # a text that stands there several times, as feedback does, is in one part
     part = torch.tensor([numbers.setdefault(tuple(tokens), len(numbers)) % FOLDS for tokens in train.tokens])
