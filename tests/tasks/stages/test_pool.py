@@ -41,12 +41,13 @@ def test_results_come_in_order_and_items_are_not_taken_long_before(monkeypatch):
 
 def test_processes_are_the_same_where_they_are_kept(monkeypatch):
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
+    monkeypatch.setattr("tasks.stages.cluster._cores", lambda: 2)
     numbers = ["__import__('os').getpid()"] * 8
     with same_processes():
-        first, second = ({*map_in_order(eval, numbers)} for _ in range(2))
-    assert first == second or os.cpu_count() != len(first)
-    assert not first & {*map_in_order(eval, numbers)}
-    assert not any(map(psutil.pid_exists, first))
+        kept = {number for _ in range(3) for number in map_in_order(eval, numbers)}
+    assert len(kept) <= 2  # new ones each time would be three at least; one alone may do the work of both
+    assert not kept & {*map_in_order(eval, numbers)}
+    assert not any(map(psutil.pid_exists, kept))
 
 
 def test_what_a_call_raises_is_raised_here_and_a_process_that_dies_is_an_error(monkeypatch):
