@@ -65,7 +65,10 @@ class ServedModel(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Answer each row by itself: one that can't be answered says why, and leaves the others alone."""
-        rows = model_input.astype(object).where(model_input.notna(), None).to_dict("records")
+        rows = [
+            {name: None if pd.isna(value) else value for name, value in row.items()}
+            for row in model_input.to_dict("records")
+        ]
         answers: list[dict[str, Any]] = [{} for _ in rows]
         clean: dict[int, dict[str, Any]] = {}
         for number, row in enumerate(rows):
@@ -79,8 +82,8 @@ class ServedModel(PythonModel):
         found = self.module.serve(self.model, self.encoding, list(clean.values()), **(params or {}))
         for number, answer in zip(clean, found, strict=True):
             answers[number] = answer
-        table = pd.DataFrame(answers, columns=self.columns).astype(object)
-        return table.where(table.notna(), None)  # JSON knows no NaN
+        table = [[answer.get(name) for name in self.columns] for answer in answers]
+        return pd.DataFrame(table, columns=self.columns, dtype=object)  # None stays so: JSON knows no NaN
 
 
 mlflow.models.set_model(ServedModel())

@@ -20,10 +20,9 @@ import tiktoken
 import torch
 from torch import nn
 
-from llm.device import has_fast_bfloat16
 from llm.errors import UserError
 from llm.formats.model_folder import load_model, read_config
-from llm.generation.packed import pack_for_inference
+from llm.generation.packed import pack_for_inference, pack_for_reading
 from llm.model.gpt import GPT
 
 T = TypeVar("T")
@@ -54,11 +53,9 @@ def load_for_inference(folder: Path) -> tuple[nn.Module, tiktoken.Encoding]:
     """Read any model folder for answers alone, its matrices in what a CPU multiplies fastest; raises as above."""
     model, encoding = load(folder)
     if isinstance(model, GPT):
-        return pack_for_inference(model), encoding
-    if has_fast_bfloat16(torch.device("cpu")):
-        for module in model.modules():
-            if isinstance(module, nn.Linear):  # which autocast would turn each time
-                module.bfloat16()
+        pack_for_inference(model)
+    else:
+        pack_for_reading(model.gpt)
     return model, encoding
 
 

@@ -5,15 +5,13 @@ taught it to look near by, at what comes next; the mean gives every token a say.
 end of a text, the linear model all of it. Measured on the validation split of the default mails (benchmarks/LOG.md): F1
 0.959 for the GPT alone, 0.948 for the linear model, 0.967 for both.
 
-Where the linear model is certain by itself, the GPT is not asked (a cascade, Viola and Jones 2001), and it learns from
-few such texts. Of the default mails those are two in three, and more than half of what it could learn from: 200 steps
-do what 280 on all of them did (benchmarks/LOG.md).
+Where the linear model is certain by itself, which of the default mails it is of two in three, the GPT is not asked (a
+cascade, Viola and Jones 2001), and learns from few such texts (llm/training/selection.py).
 """
 
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any, Self
 
@@ -33,6 +31,7 @@ from llm.model.gpt import GPT
 from llm.model.ngrams import NgramModel
 from llm.training.calibration import best_threshold, fit_mixture
 from llm.training.loop import Objective
+from llm.training.selection import LabelledTexts, fit_ngrams
 from llm.training.workers import ALONE, Workers
 
 INPUTS = {"subject": str | None, "body": str | None}
@@ -40,12 +39,6 @@ OPTIONS: dict[str, tuple[type, Any]] = {"explain": (int, 0)}
 EXAMPLE = {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
 STEP = 32
 """Texts are padded to a multiple of so many tokens, which their own length decides."""
-FEW = 500
-"""Of fewer texts the GPT learns from all: a mail that was fed back, five times there, would be much of what is left."""
-FOLDS = 3
-"""A text of train is judged by a linear model that has learned from the others of so many parts."""
-LEAST = 0.25
-"""Share of each label's texts that the GPT learns from, however certain the linear model is of them."""
 PIECES = 100
 """An explanation leaves out at most so many pieces of a text, one by one, and so costs as many texts more."""
 SHOWN = 40
@@ -240,8 +233,8 @@ def probabilities(
 
 def finish(
     model: Classifier,
-    train: "LabelledTexts",
-    validation: "LabelledTexts",
+    train: LabelledTexts,
+    validation: LabelledTexts,
     *,
     balanced: bool,
     false_positive_rate: float,
@@ -253,7 +246,7 @@ def finish(
     config, labels = model.config, validation.labels
     gpt, linear = gpt_logits(model, validation.tokens), None
     if model.ngrams is not None:
-        model.ngrams.fit(train.tokens, train.labels, class_weights(train, len(config.labels), balanced))
+        fit_ngrams(model.ngrams, train, balanced)
         linear = model.ngrams(validation.tokens)
     weights, bias = fit_mixture([gpt] if linear is None else [gpt, linear], labels)
     found = dict(zip(("gpt_weight", "ngram_weight"), weights, strict=False)) | {"bias": tuple(bias)}
@@ -343,49 +336,6 @@ def f1_score(actual: np.ndarray, predicted: np.ndarray, labels: int) -> float:
     return float((2 * hits / np.maximum(1, (actual == wanted).sum(axis=1) + (predicted == wanted).sum(axis=1))).mean())
 
 
-@dataclass(frozen=True)
-class LabelledTexts:
-    """A split of the texts as tokens, with labels as numbers."""
-
-    tokens: list[list[int]]
-    labels: Tensor
-
-    def part(self, rows: Sequence[int]) -> "LabelledTexts":
-        """Some of its rows."""
-        return LabelledTexts([self.tokens[row] for row in rows], self.labels[rows])
-
-
-def class_weights(train: LabelledTexts, labels: int, balanced: bool) -> Tensor:
-    """What a text of each label counts, K: as much as any other, or the inverse of its label's share of `train`."""
-    counts = train.labels.bincount(minlength=labels)
-    return len(train.labels) / (labels * counts) if balanced else torch.ones(labels)
-
-
-def to_be_read(config: ClassifierConfig, train: LabelledTexts, balanced: bool) -> LabelledTexts:
-    """What of `train` the GPT learns from: all, or in a cascade the texts that it would be asked for.
-
-    Those are the ones of which a linear model is not `certain` that has learned from other parts of `train`, and of
-    each label at least a share of LEAST, the least certain ones. Of FEW texts all are.
-    """
-    if config.certain is None or len(train.tokens) < FEW:
-        return train
-    numbers: dict[tuple[int, ...], int] = {}  # a text that stands there several times, as feedback does, is in one part
-    part = torch.tensor([numbers.setdefault(tuple(tokens), len(numbers)) % FOLDS for tokens in train.tokens])
-    labels = len(config.labels)
-    linear = torch.zeros(len(part), labels)
-    for fold in part.unique():
-        known, rest = (train.part(rows.nonzero()[:, 0].tolist()) for rows in (part != fold, part == fold))
-        model = NgramModel(config.ngram_buckets, labels)
-        model.fit(known.tokens, known.labels, class_weights(known, labels, balanced))
-        linear[part == fold] = model(rest.tokens)
-    (weight,), bias = fit_mixture([linear], train.labels)
-    certainty = (weight * linear + torch.tensor(bias)).softmax(dim=-1).amax(dim=-1)
-    least = torch.stack([certainty[train.labels == label].quantile(LEAST) for label in range(labels)])
-    read = (certainty < config.certain) | (certainty <= least[train.labels])
-    logger.info("the GPT learns from %d of %d texts: the linear model is certain of the others", read.sum(), len(read))
-    return train.part(read.nonzero()[:, 0].tolist())
-
-
 def objective(
     model: Classifier,
     config: TrainConfig,
@@ -403,7 +353,7 @@ def objective(
     read = [model.read(tokens) for tokens in train.tokens]
     width = max(map(len, read)) if compute.compiled else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
-    weights = class_weights(train, len(model.config.labels), balanced)
+    weights = train.class_weights(len(model.config.labels), balanced)
     logits = workers.wrap(model, lambda classifier, *inputs: classifier(*inputs))
 
     def weight(rows: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ typedef struct {
 
 typedef struct {
     Norm attention_norm, mlp_norm;
-    Matrix query_key_value, attention_projection, expand, mlp_projection; /* with SWIGLU `expand` is gate, then expand */
+    Matrix query_key_value, attention_projection, expand, mlp_projection; /* SWIGLU's `expand`: gate, expand */
 } Block;
 
 typedef struct {
@@ -118,8 +118,8 @@ static inline float total(Floats x) {
 }
 
 /* `count` * LANES values of what a head hears: the weighted sum of its values. */
-static inline __attribute__((always_inline)) void hear(const float *values, int64_t last, int width, const float *scores,
-                                                       float all_scores, const int count, float *out) {
+static inline __attribute__((always_inline)) void hear(
+    const float *values, int64_t last, int width, const float *scores, float all_scores, const int count, float *out) {
     Floats sums[4] = {{0}};
     for (int64_t s = 0; s <= last; s++)
 #pragma GCC unroll 4
@@ -226,7 +226,7 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
                            part, head * sizeof *part);
                 }
             }
-#pragma omp for schedule(static) collapse(2)
+#pragma omp for schedule(static, heads) collapse(2) /* in turns: the later a token, the more it hears */
         for (int i = 0; i < n; i++)
             for (int h = 0; h < heads; h++) {
                 const int64_t at = layer * cache->layer + rows[i] * cache->row + h / (heads / shared) * cache->head;
@@ -269,8 +269,8 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
 
 int omp_get_thread_num(void);
 
-/* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Keys and values go
-into the cache. Returns 0; 1 without memory, 2 for a token that the model, 3 for a position that the cache
+/* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Keys and values
+go into the cache. Returns 0; 1 without memory, 2 for a token that the model, 3 for a position that the cache
 does not have, which may not be longer than the model's context. */
 int features(const Model *model, int64_t n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
              const Cache *cache, float *out, int threads) {

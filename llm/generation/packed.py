@@ -1,4 +1,4 @@
-"""A model for generation alone, on a CPU: weights in the layout and precision in which they are read fastest.
+"""A model for inference alone, on a CPU: weights in the layout and precision in which they are read fastest.
 
 To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
 weights take from memory. Where there is a C compiler they are read by decode.c (llm/generation/native.py), in 8 bits
@@ -40,6 +40,24 @@ def pack_for_inference(model: GPT) -> GPT:
     if (library := load_library()) is not None:
         return decode_natively(model, library)
     return prepack(model) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else model
+
+
+def pack_for_reading(model: GPT) -> GPT:
+    """As `pack_for_inference`, for whole texts, of which `features` alone are wanted.
+
+    They are many tokens at once, which are as fast as products are. Those of AMX in bfloat16 are the fastest, then come
+    decode.c's of 8 bits, where the processor has them (VNNI): half of the time of bfloat16 by AVX-512.
+    """
+    if model.device.type != "cpu" or any(isinstance(module, Packed) for module in model.modules()):
+        return model
+    by_bytes = torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported()
+    if by_bytes and (library := load_library()) is not None:
+        return decode_natively(model, library)
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        for module in model.modules():
+            if isinstance(module, nn.Linear):  # which autocast would turn each time
+                module.bfloat16()
+    return model.requires_grad_(False).eval()
 
 
 def decode_natively(model: GPT, library: CDLL, *, exact: bool = False) -> GPT:

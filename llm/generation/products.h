@@ -42,7 +42,7 @@ typedef struct {
     const float *bias;   /* outputs, or NULL */
 } Matrix;
 
-/* What a product reads: N rows, padded with zeros to whole groups; as floats, or as bytes, a scale and a sum a group. */
+/* What a product reads: N rows, padded with zeros to whole groups: floats, or bytes with a scale and a sum a group. */
 typedef struct {
     float *floats;
     int8_t *bytes;
@@ -158,7 +158,7 @@ static inline __attribute__((always_inline)) void tile(
     }
 }
 
-/* Products of LANES outputs from `outputs` * LANES on with `count` tokens; added to `out` or written there, N x width. */
+/* Products of LANES outputs from `outputs` * LANES on with `count` tokens; added to `out`, N x width, or written. */
 static inline __attribute__((always_inline)) void finish(
     const Matrix *matrix, int outputs, const Inputs *x, int first, const int count, const int kind, int add,
     float *out, int width) {
@@ -247,8 +247,8 @@ static void unpack(const Matrix *matrix, int64_t output, float *out) {
     }
 }
 
-/* Weights, outputs x inputs, into tiles of a kind. Returns whether they are exactly what the tiles then say; for NIBBLES,
-of which one weight that is not ends the work, anything else is of no use. */
+/* Weights, outputs x inputs, into tiles of a kind. Returns whether they are exactly what the tiles then say; for
+NIBBLES, of which one weight that is not ends the work, anything else is of no use. */
 int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *packed, uint16_t *scales, int threads) {
     int exact = 1;
     const int wide = groups((int)inputs);
@@ -274,7 +274,7 @@ int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *
                 w[i] = w[0];
             int32_t bits[GROUP], low = INT32_MAX, high = INT32_MIN;
             memcpy(bits, w, sizeof bits);
-            for (int i = 0; i < GROUP; i++) { /* turned over where they are negative, floats have the order of their bits */
+            for (int i = 0; i < GROUP; i++) { /* turned over if negative, floats have the order of their bits */
                 const int32_t key = bits[i] ^ (bits[i] >> 31 & INT32_MAX);
                 low = key < low ? key : low;
                 high = key > high ? key : high;

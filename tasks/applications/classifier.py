@@ -9,21 +9,14 @@ import pandas as pd
 import torch
 from pydantic import Field, model_validator
 
-from llm.applications.classifier import (
-    Classifier,
-    ClassifierConfig,
-    LabelledTexts,
-    email_texts,
-    finish,
-    objective,
-    to_be_read,
-)
+from llm.applications.classifier import Classifier, ClassifierConfig, email_texts, finish, objective
 from llm.config import Rate
 from llm.device import choose_compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.model.lora import add_lora
 from llm.training.compiled import choose_blocks
+from llm.training.selection import LabelledTexts, to_be_read
 from llm.training.workers import Workers
 from tasks.applications import Application
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
@@ -103,7 +96,10 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         for table in tables.values()
     )
     balanced = params.class_weights == "balanced"
-    learned = to_be_read(config, train, balanced)
+    learned = train
+    if params.certain is not None:
+        cascade = {"buckets": params.ngram_buckets, "certain": params.certain}
+        learned = to_be_read(train, len(labels), **cascade, balanced=balanced)
     lengths = [len(model.read(tokens)) for tokens in learned.tokens]
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     compute = choose_blocks(model, compute, read, foundation.config.n_embd, fmean(lengths) / max(lengths))

@@ -19,15 +19,10 @@ from sklearn.metrics import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
-from llm.applications.classifier import (
-    Classifier,
-    email_texts,
-    f1_score,
-    moved_by,
-    probabilities,
-)
+from llm.applications.classifier import Classifier, email_texts, f1_score, moved_by, probabilities
 from llm.config import Config
 from llm.device import Compute
+from llm.generation.packed import pack_for_reading
 from tasks.data.mail import clean_mail
 from tasks.evaluation import Evaluation
 from tasks.evaluation.statistics import interval, picture, with_interval
@@ -185,8 +180,9 @@ def measure(
     F1 is that of the second of two labels, such as spam, and the mean over the labels where there are more. `f1` has
     its interval, and `f1_gain` is its lead over the baseline, paired by mail. Of two labels there are precision,
     recall, ROC-AUC and `recall_at_fpr_0.005`, what is caught where one ham in 200 is lost, too. `everyday_ham` and
-    `everyday_spam` are the shares of the behavioural mails that are right.
+    `everyday_spam` are the shares of the behavioural mails that are right. The model reads them as it is served.
     """
+    pack_for_reading(model.gpt)
     train, validation, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "validation", "test"))
     labels = model.config.labels
     actual = _numbers(test["label"], labels)

@@ -116,7 +116,7 @@ def test_a_foundation_continues_prompts_as_llm_does_and_parameters_count(folders
 
 def test_a_classifier_gives_a_label_by_its_threshold_and_a_probability(folders, saved):
     rows = pd.DataFrame({"subject": ["the cat", "hat"], "body": ["sat on the mat", "ate"]})
-    expected = probabilities(*load(folders / "classifier"), [email_text(*row) for row in rows.to_numpy()])
+    expected = probabilities(*load_for_inference(folders / "classifier"), [email_text(*row) for row in rows.to_numpy()])
     table = served(saved, "classifier").predict(rows)
     assert table[["ham_probability", "spam_probability"]].to_numpy().tolist() == expected.tolist()
     assert table["label"].tolist() == ["spam" if probability > 0.4 else "ham" for probability in expected[:, 1]]
@@ -128,7 +128,9 @@ def test_a_classifier_gives_a_label_by_its_threshold_and_a_probability(folders, 
 def test_a_classifier_reads_raw_mails_and_html_as_they_were_read_for_its_training(folders, saved):
     classifier = served(saved, "classifier")
     body = MAIL.partition("\n\n")[2]
-    (expected,) = probabilities(*load(folders / "classifier"), [email_text("Café offer", "the cat sat\non the mat")])
+    (expected,) = probabilities(
+        *load_for_inference(folders / "classifier"), [email_text("Café offer", "the cat sat\non the mat")]
+    )
     raw = classifier.predict(pd.DataFrame({"message": [MAIL]}))
     parts = classifier.predict(pd.DataFrame({"subject": ["Café offer"], "body": [body]}))
     tidy = classifier.predict(

@@ -11,7 +11,6 @@ from llm.applications import load
 from llm.applications.classifier import (
     Classifier,
     ClassifierConfig,
-    LabelledTexts,
     email_text,
     explain,
     f1_score,
@@ -22,12 +21,12 @@ from llm.applications.classifier import (
     predict,
     probabilities,
     serve,
-    to_be_read,
 )
 from llm.dataset import BatchSampler, pad
 from llm.device import Compute
 from llm.formats.model_folder import save_model
 from llm.model.gpt import GPT
+from llm.training.selection import LabelledTexts
 
 quick = settings(max_examples=25, deadline=None)
 texts = st.lists(st.lists(st.integers(0, 250), min_size=1, max_size=32), min_size=1, max_size=7)
@@ -188,36 +187,6 @@ def test_what_the_linear_model_is_certain_of_is_not_read_by_the_gpt(make_gpt, en
     assert torch.allclose(logits[[1, 3]], both[[1, 3]])
     assert torch.equal(predict(model, texts, as_the_first=True), alone)
     assert torch.allclose(predict(model, texts[::-1], as_the_first=True), both.flip(0))
-
-
-def test_the_gpt_learns_from_what_the_linear_model_would_leave_to_it(monkeypatch):
-    clear = [[*start, n] for n in range(20, 80) for start in ([1, 2, 3, 4], [9, 8, 7, 6])]
-    unclear = [[11, 12, n] for n in range(100, 140)]
-    rows = LabelledTexts(clear + unclear, torch.tensor([0, 1] * 60 + [0] * 20 + [1] * 20))
-    everything = {"labels": ("ham", "spam"), "max_tokens": 8, "ngram_buckets": 4096}
-    assert to_be_read(ClassifierConfig(**everything), rows, balanced=False) is rows
-    assert to_be_read(ClassifierConfig(**everything, certain=0.95), rows, balanced=False) is rows  # they are few
-    monkeypatch.setattr("llm.applications.classifier.FEW", 100)
-    read = to_be_read(ClassifierConfig(**everything, certain=0.95), rows, balanced=False)
-    assert read.tokens == unclear
-    assert torch.equal(read.labels, rows.labels[120:])
-    odd = [201, 202, 203]  # which stands there five times, as what a person said does, and in no other text
-    fed_back = LabelledTexts([*rows.tokens, *[odd] * 5], torch.cat([rows.labels, torch.ones(5).long()]))
-    assert to_be_read(ClassifierConfig(**everything, certain=0.95), fed_back, balanced=False).tokens.count(odd) == 5
-
-
-@pytest.mark.parametrize("balanced", [True, False])
-def test_of_each_label_the_gpt_learns_from_a_quarter_however_certain_the_linear_model_is(balanced, monkeypatch):
-    monkeypatch.setattr("llm.applications.classifier.FEW", 40)
-    rows = LabelledTexts(
-        [[1] * n + [2] for n in range(1, 41)] + [[9] * n + [8] for n in range(1, 9)], torch.zeros(48).long()
-    )
-    rows.labels[40:] = 1
-    config = ClassifierConfig(labels=("ham", "spam"), max_tokens=8, ngram_buckets=4096, certain=0.51)
-    read = to_be_read(config, rows, balanced)
-    assert 10 <= (read.labels == 0).sum() < 40
-    assert 2 <= (read.labels == 1).sum() < 8
-    assert len(read.tokens) == len(read.labels)
 
 
 def test_certain_is_somebody_who_is_there():

@@ -6,10 +6,11 @@ import torch
 
 from llm.applications import assistant, classifier, language_model
 from llm.applications.assistant import Example
-from llm.applications.classifier import Classifier, ClassifierConfig, LabelledTexts
+from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.training.loop import train
+from llm.training.selection import LabelledTexts
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 SIZES = [(4, 4), (8, 2)]

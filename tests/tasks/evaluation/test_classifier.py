@@ -8,6 +8,7 @@ import torch
 
 from llm.applications.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.device import Compute
+from llm.generation.packed import pack_for_reading
 from tasks.evaluation import classifier
 from tasks.evaluation.classifier import _thinned
 
@@ -36,6 +37,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     make_gpt, encoding, emails, tmp_path
 ):
     model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    pack_for_reading(model.gpt)
     test = pd.read_parquet(emails / "test.parquet")
     texts = [email_text(*row) for row in zip(test["subject"], test["body"], strict=True)]
     probability = probabilities(model, encoding, texts)[:, 1]

@@ -13,7 +13,7 @@ import torch
 
 from llm.applications.assistant import Assistant, Question, encode_examples, pack_sequences
 from llm.applications.assistant import objective as assistant_objective
-from llm.applications.classifier import Classifier, ClassifierConfig, LabelledTexts, email_text
+from llm.applications.classifier import Classifier, ClassifierConfig, email_text
 from llm.applications.classifier import objective as classifier_objective
 from llm.applications.language_model import objective
 from llm.chat import Chat
@@ -26,6 +26,7 @@ from llm.model.lora import add_lora
 from llm.tokenizer import load_tokenizer
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import DivergedError, train
+from llm.training.selection import LabelledTexts
 from llm.training.workers import ALONE, Workers
 from tasks.data.tokens import encode
 from tasks.datasets.corpus import Params, read_stream
