@@ -33,6 +33,7 @@ STARTS_WITHIN = (
     300  # seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones
 )
 ANSWERS_WITHIN = 5  # seconds that a standing server has for its first answer
+TOLD_WITHIN = 5  # seconds that the ends of task runs have to reach a server; it takes a tenth of one
 BACK_WITHIN = 60  # seconds that one which is started again has while a run goes on; Prefect's client waits as long
 STOPS = (InterruptedError, KeyboardInterrupt, TerminationSignal)
 """What a run raises that somebody stopped: Ctrl-C, SIGTERM, and a training after its checkpoint."""
@@ -132,13 +133,22 @@ def _send_logs() -> None:
 
 
 class _Stopped(logging.Filter):
-    """Makes a plain line of what Prefect reports as an error where somebody stopped the run."""
+    """Makes a plain line of what Prefect reports as an error where somebody stopped the run.
+
+    As Prefect reports every end, it knows the task runs of this process that have ended, by their flow runs.
+    """
 
     aborted = "Execution was aborted by"
     interrupted = InterruptedError.__name__
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: dict[str | None, list[UUID]] = {}
+
     def filter(self, record: logging.LogRecord) -> bool:
         error, said = record.exc_info[1] if record.exc_info else None, str(record.msg)
+        if said.startswith("Finished in state") and (task_run := getattr(record, "task_run_id", None)):
+            self.ended.setdefault(record.flow_run_id, []).append(UUID(task_run))
         if said.startswith("Finished in state") and (self.aborted in said or self.interrupted in said):
             return False  # a word that is none of ours, and goes at once: `end_below`
         if isinstance(error, STOPS) or said.startswith(f"Crash detected! {self.aborted}"):
@@ -147,21 +157,41 @@ class _Stopped(logging.Filter):
         return True
 
 
+_STOPPED = _Stopped()
+
+
 def quiet_stops() -> None:
     """Let Prefect say in a line, and as no error, that somebody stopped a run of this process."""
     for name in LOGGERS:
-        logger = logging.getLogger(name)
-        if not any(isinstance(each, _Stopped) for each in logger.filters):
-            logger.addFilter(_Stopped())
+        logging.getLogger(name).addFilter(_STOPPED)
+
+
+def _wait_for_ends(client: SyncPrefectClient, flow_run: UUID, deadline: float) -> None:
+    """Wait until the server knows of the task runs of a flow run in this process that those which ended have ended.
+
+    Prefect says so in events, from a thread of its own, and the server writes them down in its own time. An end that
+    comes after a word of ours is dropped as older, and a run that is not there yet gets none.
+    """
+    waiting = [*_STOPPED.ended.get(str(flow_run), ())]
+    while waiting and time.monotonic() < deadline:
+        with suppress(ObjectNotFound):
+            state = client.read_task_run(waiting[-1]).state
+            if state and state.is_final():
+                waiting.pop()
+                continue
+        time.sleep(0.05)
 
 
 def end_below(client: SyncPrefectClient, flow_run: UUID, state: State) -> None:
     """Give `state` to all runs below a flow run that have not completed, whatever they or nobody said of their end.
 
-    A process that is killed says nothing, and Prefect has several words for one that somebody stopped.
+    A process that is killed says nothing, and Prefect has several words for one that somebody stopped. What this
+    process said may take TOLD_WITHIN seconds to arrive.
     """
-    levels, found = [flow_run], []
+    levels, found, deadline = [flow_run], [], time.monotonic() + TOLD_WITHIN
     while levels:
+        for each in levels:
+            _wait_for_ends(client, each, deadline)
         tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=levels)))
         parents = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=levels))
         flows = client.read_flow_runs(flow_run_filter=parents)

@@ -1,9 +1,11 @@
+import asyncio
 import socket
 import socketserver
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 from prefect.context import FlowRunContext
+from prefect.events.clients import PrefectEventsClient
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed
@@ -98,9 +101,30 @@ def stopping(stop, ids):
     return root
 
 
+@pytest.fixture
+def late(monkeypatch) -> Iterator[None]:
+    """The server hears of task runs only when somebody is about to give them a word."""
+    emit, end_below, begun = PrefectEventsClient.emit, server.end_below, threading.Event()
+
+    async def emit_late(client, event):
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        await emit(client, event)
+
+    def begin(*arguments):
+        begun.set()
+        end_below(*arguments)
+
+    monkeypatch.setattr(PrefectEventsClient, "emit", emit_late)
+    monkeypatch.setattr(server, "end_below", begin)
+    monkeypatch.setattr(server, "TOLD_WITHIN", 600)  # only what hangs takes so long
+    yield
+    begun.set()
+
+
 @pytest.mark.parametrize("stop", [InterruptedError("after step 3"), KeyboardInterrupt(), TerminationSignal(15)])
 @pytest.mark.slow
-def test_a_stopped_run_is_cancelled_at_every_level_and_raises_what_stopped_it(prefect_api, stop):
+def test_a_stopped_run_is_cancelled_at_every_level_and_raises_what_stopped_it(prefect_api, late, stop):
     ids = []
     with pytest.raises(type(stop)) as raised:
         server.run_as_child(stopping(stop, ids), {"number": 1})
