@@ -271,11 +271,20 @@ def test_what_is_no_completion_holds_no_score(endpoint, tmp_path, body, kind):
         (400, "no such parameter"),
     ],
 )
-def test_an_endpoint_that_refuses_is_an_error_that_says_why_without_the_key(endpoint, tmp_path, status, said):
-    message = f"no such parameter, and {KEY} " * 9
+def test_an_endpoint_that_refuses_is_an_error_that_says_why_without_the_key(
+    endpoint, tmp_path, monkeypatch, status, said
+):
+    message, cancelled = f"no such parameter, and {KEY} " * 9, threading.Event()
+
+    class Pool(judge.ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait, cancel_futures=cancel_futures)
+            if cancel_futures:
+                cancelled.set()
 
     def answer(_: str) -> Reply:
-        time.sleep(0.02)
+        if len(endpoint.bodies) > judge.AT_ONCE:  # asked before the first error was heard
+            cancelled.wait()
         return status, {"error": {"message": message}}, {}
 
     endpoint.answer = answer
