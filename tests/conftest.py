@@ -91,6 +91,18 @@ def _own_tracking(tmp_path, monkeypatch):
         sys.modules["mlflow"].set_tracking_uri(None)
 
 
+@pytest.fixture
+def caplog(caplog) -> Iterator[pytest.LogCaptureFixture]:
+    """What is logged, but for what asyncio says of tasks that the garbage collector finds: of any test before."""
+
+    def is_of_this_test(record: logging.LogRecord) -> bool:
+        return record.name != "asyncio"
+
+    caplog.handler.addFilter(is_of_this_test)
+    yield caplog
+    caplog.handler.removeFilter(is_of_this_test)
+
+
 @pytest.fixture(scope="session")
 def ready_store(tmp_path_factory) -> Path:
     """A SQLite store with its schema: making one takes seconds, copying it none."""
