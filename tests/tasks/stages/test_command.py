@@ -13,13 +13,14 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
 import yaml
 from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import change_params
 
@@ -242,7 +243,14 @@ def test_a_flow_run_hangs_under_the_task_run_that_started_its_process(prefect_se
     def child(number: int) -> tuple[str, int]:
         return runtime.flow_run.id, number
 
+    def is_known(task_run: str) -> bool:
+        with contextlib.suppress(ObjectNotFound), get_client(sync_client=True) as client:
+            return client.read_task_run(UUID(task_run)) is not None
+        return False
+
     parent = flow(starter)()
+    while not is_known(parent):  # the server writes task runs down in its own time
+        time.sleep(0.05)
     alone, _ = server.run_as_child(child, {"number": 1})
     monkeypatch.setenv(server.PARENT_TASK_RUN, parent)
     hanging, number = server.run_as_child(child, {"number": 2})
