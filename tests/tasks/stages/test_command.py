@@ -287,14 +287,25 @@ def last_checkpoint(project: Path) -> int:
     return max((int(path.stem.removeprefix("step-")) for path in paths), default=0)
 
 
+PATIENT = """
+import runpy, sys
+from tasks.stages import command
+command.GOODBYE = 600
+sys.argv = ["pretrain"]
+runpy.run_module("flows.pretrain", run_name="__main__")
+"""
+
+
 @contextlib.contextmanager
-def long_training(project: Path, token_files: Path, **variables: str) -> Iterator[subprocess.Popen]:
-    """A training that would take hours, when its first checkpoint is written."""
+def long_training(
+    project: Path, token_files: Path, *, patient: bool = False, **variables: str
+) -> Iterator[subprocess.Popen]:
+    """A training that would take hours, when its first checkpoint is there; if `patient`, its goodbye may take long."""
     edit_params(project, n_layer=1, n_embd=16, n_head=2, context_length=64, batch_size=2, steps=10**6)
     edit_params(project, evaluate_every=10**6, checkpoint_every=20, sample_prompts=[])
     shutil.copytree(token_files, project / "data/processed/corpus")
     with subprocess.Popen(
-        [sys.executable, "-m", "flows.pretrain"],
+        [sys.executable, *(("-c", PATIENT) if patient else ("-m", "flows.pretrain"))],
         cwd=project,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
         stdout=subprocess.PIPE,
@@ -317,7 +328,7 @@ def long_training(project: Path, token_files: Path, **variables: str) -> Iterato
 def test_a_training_asked_to_stop_leaves_a_checkpoint_and_ends_with_its_server(
     project_copy, token_files, mlflow_store, number
 ):
-    with long_training(project_copy, token_files) as stage:
+    with long_training(project_copy, token_files, patient=True) as stage:
         children = psutil.Process(stage.pid).children(recursive=True)
         assert any("uvicorn" in child.cmdline() for child in children)
         os.killpg(stage.pid, number)
