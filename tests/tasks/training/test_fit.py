@@ -130,7 +130,8 @@ def test_what_mlflow_did_not_take_waits_and_holds_up_no_step(stage, monkeypatch,
     assert [point.step for point in history] == list(range(1, 61))
 
 
-def test_prefect_shows_that_a_run_has_come_to_its_end(stage):
+def test_prefect_shows_that_a_run_has_come_to_its_end(stage, monkeypatch):
+    monkeypatch.setattr("tasks.training.progress.PATIENCE", None)
     learn()
     assert Artifact.get("pretrain").data == 100
 
