@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,11 +56,16 @@ SPAM = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
 
 
 def prepare_gpt(
-    config: TrainConfig, data: Path, marker: Path | None, workers: Workers, full: bool = False
+    config: TrainConfig,
+    data: Path,
+    marker: Path | None,
+    workers: Workers,
+    full: bool = False,
+    known: Path | None = None,
 ) -> TrainingSetup:
     """A small GPT on the tiny text; with a `marker`, the second worker is killed once, in the middle of step 25.
 
-    With a `full` disk the first one fails there.
+    With a `full` disk the first one fails there. Step 11 waits for the file `known`.
     """
     torch.manual_seed(config.seed)
     torch.set_num_threads(1)
@@ -74,6 +80,8 @@ def prepare_gpt(
             os.kill(os.getpid(), signal.SIGKILL)
         if full and index == 25 and workers.rank == 0:
             raise OSError(errno.ENOSPC, "step-000025.safetensors can't be written: No space left on device")
+        while known and index == 10 and not known.exists():
+            time.sleep(0.01)
         return goal.loss(index)
 
     return TrainingSetup(gpt, encoding, replace(goal, loss=loss), CPU, Throughput("tokens", 256))
@@ -127,13 +135,23 @@ def learn(token_files, tmp_path):
 
     def go(sharding, config=CONFIG, marker=None, stop_after=None, workers=2, prepare=None):
         checkpoints, rows = Checkpoints(tmp_path / sharding), []
+        known, asked = tmp_path / "known" if stop_after else None, []
+
+        def stop():
+            if stop_after is None or len(rows) < stop_after:
+                return False
+            if asked:  # when the relay answers again it has heard of it
+                known.touch()
+            asked.append(True)
+            return True
+
         train_on_ray(
             Cluster("local", workers, sharding),
-            prepare or partial(prepare_gpt, config, token_files, marker),
+            prepare or partial(prepare_gpt, config, token_files, marker, known=known),
             config,
             checkpoints,
             lambda row, seconds: rows.append(row),
-            lambda: stop_after is not None and len(rows) >= stop_after,
+            stop,
         )
         groups, state = checkpoints.load()
         return state["history"], groups["best"], rows
