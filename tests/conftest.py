@@ -114,6 +114,15 @@ def ready_store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def port() -> Iterator[int]:
+    """A port on which nobody listens, and that no other process is given before a server of this test listens."""
+    from tasks.stages.server import free_port
+
+    with free_port() as number:
+        yield number
+
+
+@pytest.fixture
 def mlflow_store(ready_store, tmp_path) -> Path:
     """The empty store that MLFLOW_TRACKING_URI names in this test."""
     return shutil.copy(ready_store, tmp_path / "mlflow.db")

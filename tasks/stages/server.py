@@ -42,10 +42,19 @@ LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 logger = logging.getLogger(__name__)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def free_port() -> Iterator[int]:
+    """Yield a port on which nobody listens, and which Linux meanwhile gives to no other that asks for any port.
+
+    It is bound with SO_REUSEADDR: who sets that too, as servers do, can listen on it, on Linux alone.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        if sys.platform != "linux":
+            held.close()
+        yield port
 
 
 @contextmanager
@@ -60,35 +69,35 @@ def prefect_server() -> Iterator[str]:
         _check_answers(url, BACK_WITHIN if PARENT_TASK_RUN in os.environ else 0)
         yield url
         return
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-    settings = get_current_settings().to_environment_variables(exclude_unset=True)
-    environment = {**os.environ, **settings, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tasks.stages.lifeline", *command],
-        env=environment,
-        process_group=0,
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        _wait_until_healthy(server, url)
-        os.environ["PREFECT_API_URL"] = os.environ[TEMPORARY] = url
-        with temporary_settings({PREFECT_API_URL: url}):
-            try:
-                yield url
-            finally:
-                _send_logs()
-    finally:
-        for name in ("PREFECT_API_URL", TEMPORARY):
-            os.environ.pop(name, None)
-        server.terminate()
+    with free_port() as port:
+        url = f"http://127.0.0.1:{port}/api"
+        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+        settings = get_current_settings().to_environment_variables(exclude_unset=True)
+        environment = {**os.environ, **settings, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tasks.stages.lifeline", *command],
+            env=environment,
+            process_group=0,
+            stdin=subprocess.DEVNULL,
+        )
         try:
-            server.wait(timeout=3)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            _wait_until_healthy(server, url)
+            os.environ["PREFECT_API_URL"] = os.environ[TEMPORARY] = url
+            with temporary_settings({PREFECT_API_URL: url}):
+                try:
+                    yield url
+                finally:
+                    _send_logs()
+        finally:
+            for name in ("PREFECT_API_URL", TEMPORARY):
+                os.environ.pop(name, None)
+            server.terminate()
+            try:
+                server.wait(timeout=3)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def _check_answers(url: str, patience: float = 0) -> None:

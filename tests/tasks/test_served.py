@@ -3,7 +3,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -234,10 +233,7 @@ def test_a_model_loads_and_predicts_away_from_the_project_with_pickle_refused(sa
     assert not list(saved.rglob("*.pkl"))
 
 
-def test_mlflow_serves_a_model_away_from_the_project(saved, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_mlflow_serves_a_model_away_from_the_project(saved, tmp_path, port):
     command = ["mlflow", "models", "serve", "-m", str(saved / "classifier"), "-h", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(
         [sys.executable, "-m", *command, "--env-manager", "local"],

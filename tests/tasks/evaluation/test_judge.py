@@ -1,7 +1,6 @@
 import json
 import logging
 import re
-import socket
 import sys
 import threading
 import time
@@ -288,6 +287,7 @@ def test_an_endpoint_that_refuses_is_an_error_that_says_why_without_the_key(
         return status, {"error": {"message": message}}, {}
 
     endpoint.answer = answer
+    monkeypatch.setattr(judge, "ThreadPoolExecutor", Pool)
     with pytest.raises(UserError, match=re.escape(said)) as error:
         judge_answers(table(400), Judge(model="m", rows=400), tmp_path)
     assert "the judge m at 127.0.0.1:" in str(error.value)
@@ -340,7 +340,7 @@ def test_no_more_than_so_many_requests_run_at_once(endpoint, tmp_path):
     assert 1 < endpoint.most <= judge.AT_ONCE
 
 
-def test_an_endpoint_that_is_slow_or_down_is_an_error_that_says_so(endpoint, tmp_path, monkeypatch):
+def test_an_endpoint_that_is_slow_or_down_is_an_error_that_says_so(endpoint, tmp_path, monkeypatch, port):
     monkeypatch.setattr(judge, "RETRIES", 1)
     monkeypatch.setattr(judge, "TIMEOUT", 0.2)
 
@@ -351,9 +351,6 @@ def test_an_endpoint_that_is_slow_or_down_is_an_error_that_says_so(endpoint, tmp
     endpoint.answer = answer
     with pytest.raises(UserError, match=r"no reply within 0\.2 seconds, 2 times"):
         judge_answers(table(2), Judge(model="m"), tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
     with pytest.raises(UserError, match=rf"the judge m at 127.0.0.1:{port}: nobody answers \(.*refused.*\); start it"):
         judge_answers(table(2), Judge(model="m"), tmp_path)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -49,11 +48,8 @@ def project(ran, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def tracking_server(project, tmp_path, monkeypatch):
+def tracking_server(project, tmp_path, monkeypatch, port):
     """A real tracking server with a store of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--serve-artifacts"]
     command += ["--artifacts-destination", str(tmp_path / "server")]

@@ -72,9 +72,8 @@ def test_without_a_standing_server_nobody_is_asked(api, listener, monkeypatch, c
     assert caplog.records == []
 
 
-def test_a_server_that_is_away_is_a_warning(caplog) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"http://127.0.0.1:{free.getsockname()[1]}/api"
+def test_a_server_that_is_away_is_a_warning(port, caplog) -> None:
+    address = f"http://127.0.0.1:{port}/api"
     with temporary_settings({PREFECT_API_URL: address}):
         decide()
     (said,) = caplog.messages

@@ -350,10 +350,9 @@ SERVERS = {
 
 @pytest.mark.parametrize("variable", SERVERS)
 def test_a_training_goes_on_without_its_server_and_does_not_wait_for_it_at_the_end(
-    project_copy, token_files, mlflow_store, variable
+    project_copy, token_files, mlflow_store, port, variable
 ):
     path, starting = SERVERS[variable]
-    port = server._free_port()
     starting = [sys.executable, *starting.format(store=mlflow_store).split(), "--port", str(port)]
     url, quiet = f"http://127.0.0.1:{port}{path}", subprocess.DEVNULL
     with subprocess.Popen(starting, cwd=project_copy, stdout=quiet, stderr=quiet, process_group=0) as process:

@@ -231,17 +231,15 @@ class Healthy(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_is_started_again_is_waited_for(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = probe.getsockname()
+def test_a_server_that_is_started_again_is_waited_for(monkeypatch, port):
     started = []
 
     def start(_):
-        started.append(HTTPServer(address, Healthy))
+        started.append(HTTPServer(("127.0.0.1", port), Healthy))
         threading.Thread(target=started[0].serve_forever).start()
 
     monkeypatch.setattr(server, "time", SimpleNamespace(sleep=start, monotonic=time.monotonic))
-    server._check_answers(f"http://127.0.0.1:{address[1]}/api", patience=60)
+    server._check_answers(f"http://127.0.0.1:{port}/api", patience=60)
     (one,) = started
     one.shutdown()
     one.server_close()
