@@ -15,6 +15,7 @@ import pytest
 import yaml
 from projects import ROOT, environment, git
 
+HANGS = 600  # seconds that only something that hangs takes
 COMMAND_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TESTED_AS_A_WHOLE = {"make run": "by a fresh clone", "make test": "by the command that runs this test"}
 SHORTENED = {"train.steps=200": "train.steps=8", "dvc repro pretrain": "dvc repro --force --single-item pretrain"}
@@ -34,12 +35,13 @@ def _commands() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def readme_project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def readme_project(project: Path, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the finished project, as after a clone and `make run`: committed are another machine's results.
 
     Of these no cache here holds the models. (Their hashes are a digit short: git may take a file for unchanged that
-    gets other content of the same size within a second.)
+    gets other content of the same size within a second.) The Prefect server has no pool, whatever ran on it before.
     """
+    assert httpx.delete(f"{prefect_api}/work_pools/local", timeout=HANGS).status_code in (204, 404)
     folder = shutil.copytree(project, tmp_path_factory.mktemp("readme") / "project", symlinks=True)
     lock = folder / "dvc.lock"
     own = lock.read_text()
@@ -98,12 +100,12 @@ def test_a_server_of_the_readme_answers(command: str, readme_project: Path, pref
     variables = environment(PREFECT_API_URL=prefect_api)
     server = subprocess.Popen(command.split(), cwd=readme_project, env=variables, process_group=0)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + HANGS
         if SERVERS[command] is None:
             workers = f"{prefect_api}/work_pools/local/workers/filter"
-            while not (found := httpx.post(workers, json={}).json()) and time.monotonic() < deadline:
+            while not (found := httpx.post(workers, json={}, timeout=HANGS).json()) and time.monotonic() < deadline:
                 time.sleep(0.5)
-            assert found[0]["status"] == "ONLINE"
+            assert [each["status"] for each in found] == ["ONLINE"]
             return
         url, column = SERVERS[command]
         said = pd.read_csv(readme_project / "reports/evaluation/classifier/evidence/predictions.csv")
