@@ -186,7 +186,7 @@ class Story(World):
         self.hold_after(self.checkpoint())  # it trains on without MLflow, and is held until it is killed, too
         self.worker.kill()
         self.console.show("kill -9 $WORKER")
-        self.ended(self.dying, "worker_dies")
+        self.ended(self.dying, "worker_dies", "pretrain", "pretrain-scratch")
         self.weights["worker_dies"] = self.sha256()
 
     def go_on(self) -> None:

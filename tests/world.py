@@ -14,6 +14,7 @@ from tests.projects import change_params, environment, free_ports
 from tests.real_servers import Process, Runs, wait_for
 
 MODELS = ("foundation", "classifier", "assistant")
+ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,16 @@ class World:
         said = self.console.type(f"prefect deployment run {name}{options}", keep="Creating|Created")
         return UUID(re.search(r"UUID: (\S+)", said)[1])
 
-    def ended(self, run: UUID, scene: str) -> str:
-        """The state in which a run ended, and all below it."""
+    def ended(self, run: UUID, scene: str, *names: str) -> str:
+        """The state in which a run ended, and all below it; or those of these names, where a server may lack others."""
+
+        def there() -> dict[str, str] | bool:
+            found = self.runs.tree(run)
+            have = {found.get(name) for name in names or found}
+            return have <= ENDS and "Running" not in found.values() and found
+
         state = self.runs.ended(run)
-        self.trees[scene] = wait_for(lambda: (t := self.runs.tree(run)) and "Running" not in t.values() and t)
+        self.trees[scene] = wait_for(there)
         self.names[scene] = self.runs.name(run)
         return state
 

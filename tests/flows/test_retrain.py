@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from uuid import UUID
 
@@ -36,6 +36,7 @@ HANGS = 600  # seconds that only something that hangs takes
 NEVER = 10**6
 ENDLESS = {"steps": NEVER, "evaluate_every": NEVER, "checkpoint_every": NEVER}
 POOL = "local"
+ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
 SPAM = {"label": "spam", "subject": "A prize", "body": "Click to claim the money that you have won: it costs nothing."}
 
 
@@ -73,7 +74,7 @@ def worker(folder, api):
 def deployed(project, prefect_api, tmp_path_factory):
     """A copy of the finished project and its deployments; git and DVC have remotes beside it.
 
-    Somebody took the alias from all challengers but the classifier.
+    Somebody took the alias from all challengers but the classifier. The schedules are paused: no run is due meanwhile.
     """
     folder = shutil.copytree(project, tmp_path_factory.mktemp("deployed") / "project", symlinks=True)
     git(folder, "config", "user.name", "Ada")
@@ -86,7 +87,8 @@ def deployed(project, prefect_api, tmp_path_factory):
     for model in ("foundation", "assistant"):
         registry(folder).delete_registered_model_alias(f"threestage-{model}", "challenger")
     create = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
-    for command in (create, ["--no-prompt", "deploy", "--all"]):
+    pause = ["--no-prompt", "deployment", "schedule", "pause", "--all"]
+    for command in (create, ["--no-prompt", "deploy", "--all"], pause):
         done = run(folder, "prefect", *command, PREFECT_API_URL=prefect_api)
         assert done.returncode == 0, done.stdout + done.stderr
     with get_client(sync_client=True) as client:
@@ -128,16 +130,20 @@ def ended(client, flow_run):
 
 
 def tree(client, flow_run):
-    """The states of a flow run and of all below it, by their names."""
-    found, levels = {}, [client.read_flow_run(flow_run)]
-    while levels:
-        found |= {each.name: each.state.name for each in levels}
-        below = [each.id for each in levels]
-        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=below)))
-        found |= {each.name: each.state.name for each in tasks}
-        parent = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=below))
-        levels = client.read_flow_runs(flow_run_filter=parent)
-    return found
+    """The states in which a flow run and all below it ended, by their names: a server hears of tasks a little later."""
+
+    def there():
+        found, levels = {}, [client.read_flow_run(flow_run)]
+        while levels:
+            found |= {each.name: each.state_name for each in levels}
+            below = [each.id for each in levels]
+            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=below)))
+            found |= {each.name: each.state_name for each in tasks}  # None before it has one
+            parent = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=below))
+            levels = client.read_flow_runs(flow_run_filter=parent)
+        return found if ENDS.issuperset(found.values()) else None
+
+    return wait_for(there)
 
 
 def page(flow_run):
@@ -160,8 +166,11 @@ def checkpoints(folder):
     return list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors"))
 
 
-def today():
-    return f"retrain {datetime.now(UTC):%Y-%m-%d}"
+def what(run):
+    """What a run's name says beside the day, which is one of its own."""
+    day, said = re.fullmatch(r"retrain (\d{4}-\d\d-\d\d): (.+)", run.name).groups()
+    assert f"{run.start_time.astimezone(UTC):%Y-%m-%d}" <= day <= f"{run.end_time.astimezone(UTC):%Y-%m-%d}"
+    return said
 
 
 def test_a_run_is_due_each_day_and_none_is_dropped_while_another_runs(deployed, client):
@@ -184,7 +193,7 @@ def test_a_challenger_that_nobody_compared_is_compared_once_and_then_nothing_is_
         nothing = start(client)
         then = ended(client, nothing)
     assert done.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
-    assert done.name == f"{today()}: nothing to train, a review"
+    assert what(done) == "nothing to train, a review"
     states = tree(client, reviewed)
     assert set(states.values()) == {"Completed"}
     assert {done.name, "review: classifier 1 waits", "review classifier"} <= states.keys()
@@ -198,7 +207,7 @@ def test_a_challenger_that_nobody_compared_is_compared_once_and_then_nothing_is_
     tags = registry(deployed).get_model_version("threestage-classifier", "1").tags
     assert (tags["threestage.review"], tags["threestage.review.instead_of"]) == ("pending", "none")
 
-    assert (then.name, then.state.name) == (f"{today()}: nothing new", "Completed")
+    assert (what(then), then.state.name) == ("nothing new", "Completed")
     assert tree(client, nothing) == {then.name: "Completed"}
     assert "| threestage-classifier | version 1, challenger |" in page(nothing)
     assert not said(deployed, "branch", "--list", "retrain/*")
@@ -222,7 +231,7 @@ def test_a_run_that_takes_longer_than_it_may_fails_before_its_next_stage(deploye
     assert (deployed / "models/foundation").exists()
     (latest,) = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
-            name=FlowRunFilterName(like_=f"{today()}: 4 of 13 stages"),
+            name=FlowRunFilterName(like_=": 4 of 13 stages"),
             tags=FlowRunFilterTags(all_=[f"{platform.node()}:{deployed}"]),  # the server has others' runs, too
         )
     )
@@ -271,8 +280,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
         working.wait()
         stage.resume()
     done = ended(client, flow_run)
-    wait_for(lambda: "Running" not in tree(client, flow_run).values())  # the stage may still write its checkpoint
-    states = tree(client, flow_run)
+    states = tree(client, flow_run)  # the stage may still write its checkpoint
     assert set(states.values()) == {"Crashed"}, states
     assert {"pretrain", "pretrain-scratch", done.name} <= states.keys()
     assert weights(deployed) == weights(project)
@@ -288,7 +296,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert finished.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
     assert "going on after step" in (deployed / ".threestage/stages/pretrain/log").read_text()
     assert weights(deployed) != weights(project)
-    assert finished.name == f"{today()}: 5 of 13 stages"  # emails, the foundation, the classifier, which starts from it
+    assert what(finished) == "5 of 13 stages"  # emails, the foundation, the classifier, which starts from it
     states = tree(client, again)
     assert set(states.values()) == {"Completed"}
     assert {"review: foundation 2 waits, classifier 2 waits", "share"} <= states.keys()
@@ -297,7 +305,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert "| emails, threestage-classifier version 1 | label | 0.0" in shown
     assert "- **classifier**: version 2 waits for a decision\n" in shown
 
-    branch = today().replace(" ", "/")
+    branch = finished.name.partition(":")[0].replace(" ", "/")
     commit = said(deployed, "rev-parse", branch)
     assert before == (said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage"))
     assert said(deployed, "rev-parse", f"{branch}^@") == before[0]
@@ -315,7 +323,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
 
     review = Path(registry(deployed).get_run(version.run_id).info.artifact_uri, "review/review.md").read_text()
     assert "| its data moved at most 0.25 from the champion's | ✓ passed | emails: " in review
-    assert (judged.name, judged.state.name) == (f"{today()}: nothing to train, a review", "Completed")
+    assert (what(judged), judged.state.name) == ("nothing to train, a review", "Completed")
     now = registry(deployed).get_model_version("threestage-classifier", "2").tags
     assert now["threestage.review.by"] == "gates"
 
@@ -328,7 +336,8 @@ def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, 
     assert done.stdout.startswith(
         "identical: finetune@classifier made the bytes of models:/threestage-classifier/2 again"
     )
-    git(tmp_path / "clone", "checkout", "--quiet", today().replace(" ", "/"))
+    tags = registry(deployed).get_model_version("threestage-classifier", "2").tags
+    git(tmp_path / "clone", "checkout", "--quiet", tags["threestage.git.branch"])
     for command in (["pull", "--quiet"], ["status", "--quiet", "pretrain"]):
         done = run(tmp_path / "clone", "dvc", *command)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
