@@ -1,6 +1,7 @@
 """Whole projects for tests: this code, sources that are slices of the real ones, and small sizes."""
 
 import hashlib
+import itertools
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ import sys
 import tarfile
 import tomllib
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 from tasks.stages.params import merged
 
 ROOT = Path(__file__).parents[1]
+_turns = itertools.count()
 _SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 PACKAGES = tuple(name.removesuffix("*") for name in _SETUPTOOLS["packages"]["find"]["include"])
 FILES = (
@@ -155,9 +157,15 @@ def run(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on which nothing listens."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    """Ports on which nothing listens, and which nobody is given by chance: Linux gives those from 32768 on.
+
+    Each process of a test run has a hundred of its own, which it takes in turn.
+    """
+    block = (os.getppid() + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))) % 120
+    found: list[int] = []
+    while len(found) < count:
+        port = 20_000 + 100 * block + next(_turns) % 100
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    return found

@@ -72,11 +72,10 @@ def registry(tmp_path_factory) -> Path:
 @contextmanager
 def running(settings: Settings, *, page: bool = False) -> Iterator[str]:
     """A real server on a port of its own; its address, when it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    own = socket.create_server(("127.0.0.1", 0))  # from here on nobody else's; the server closes it
+    port = own.getsockname()[1]
     server = uvicorn.Server(http_config(create_app(settings, page=page), "127.0.0.1", port, "warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
+    thread = threading.Thread(target=server.run, args=([own],), daemon=True)
     thread.start()
     address = f"http://127.0.0.1:{port}"
     wait_until(lambda: _ready(address), 120)

@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import httpx
 import pytest
 import torch
 from dvc.repo import Repo
-from projects import ROOT
+from projects import ROOT, free_ports
 from typer.testing import CliRunner
 
 from app.command import cli
@@ -178,9 +177,7 @@ def test_a_reader_who_has_had_enough_is_no_error(tmp_path, registry):
 
 
 def test_the_server_answers_who_has_a_key_until_it_is_told_to_end(tmp_path, registry):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     address, key = f"http://127.0.0.1:{port}", {"Authorization": "Bearer two"}
     line = f"THREESTAGE_API_KEYS='one, two' exec {sys.executable} -m app.command serve --no-page --port {port}"
     server = shell(line, tmp_path, registry)
