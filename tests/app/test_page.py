@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from app.page import policy
 from app.page_chat import PICTURES, as_text, turns
 from app.page_email import what_it_is
+from app.page_parts import Answering
 from app.settings import Settings
 from llm.applications.assistant import Assistant
 from llm.chat import Chat, Message, prompt_tokens
@@ -105,7 +107,7 @@ def browser() -> Iterator[Browser]:
         path = shutil.which("chromium") or play.chromium.executable_path
         if not Path(path).exists():
             pytest.skip("there is no Chromium: `apt-get install chromium`, or `playwright install chromium`")
-        browser = play.chromium.launch(executable_path=path, args=ARGS)
+        browser = play.chromium.launch(executable_path=path, args=ARGS, timeout=LONG)
         yield browser
         browser.close()
 
@@ -139,6 +141,20 @@ def page(context, store, address) -> Iterator[Page]:
         page.close()
 
 
+@pytest.fixture
+def stopped(monkeypatch) -> threading.Event:
+    """Set as soon as the server has stopped what it writes for a page."""
+    event, stop = threading.Event(), Answering.stopped
+
+    def then(self: Answering, browser: str) -> bool:
+        if there := stop(self, browser):
+            event.set()
+        return there
+
+    monkeypatch.setattr(Answering, "stopped", then)
+    return event
+
+
 def opened(page: Page, address: str) -> Page:
     page.goto(address)
     expect(page.locator("#version")).to_contain_text("threestage-assistant/")
@@ -160,11 +176,11 @@ def answered(page: Page, count: int) -> list[str]:
     return said(page)
 
 
-def fill(field: Locator, text: str) -> None:
+def fill(field: Locator, text: str, write: Callable[[str], None] | None = None) -> None:
     """Write until it stands: Gradio empties a field that it has just drawn."""
 
     def stands() -> bool:
-        field.fill(text)
+        (write or field.fill)(text)
         field.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return field.input_value() == text
 
@@ -173,7 +189,7 @@ def fill(field: Locator, text: str) -> None:
 
 def send(page: Page, text: str) -> None:
     box = page.locator("#question textarea")
-    box.fill(text)
+    fill(box, text)
     box.press("Enter")
 
 
@@ -231,7 +247,7 @@ def test_the_settings_are_those_of_the_api(page, address):
     assert expected != by_api(address, "hello", max_tokens=9)
 
 
-def test_an_answer_grows_and_stop_gives_its_place_back(page, address):
+def test_an_answer_grows_and_stop_gives_its_place_back(page, address, stopped):
     with stepwise() as steps:
         send(page, "hello")
         steps.let(6)
@@ -244,10 +260,8 @@ def test_an_answer_grows_and_stop_gives_its_place_back(page, address):
         assert BAD.startswith(said(page)[-1])
         assert running_texts(address) == 1
         page.get_by_role("button", name="Stop").click()
-        for _ in range(20):  # a text that is stopped ends at its next step
-            steps.let(1)
-            page.wait_for_timeout(20)
-        wait_until(lambda: running_texts(address) == 0, 60)
+        assert stopped.wait(60)
+        wait_until(lambda: steps.let(1) or running_texts(address) == 0, 60)  # what is stopped ends at its next step
         expect(page.get_by_role("button", name="Send")).to_be_visible()
     assert begun in said(page)[-1] != BAD
 
@@ -259,12 +273,12 @@ def test_who_leaves_gives_the_place_back_and_finds_the_question_again(page, addr
         expect(page.get_by_test_id("bot")).to_have_count(1)
         assert running_texts(address) == 1
         page.goto("about:blank")
-        lets = 0
-        while running_texts(address):
-            steps.let(1)
-            page.wait_for_timeout(50)
-            lets += 1
-        assert lets < 20  # of more than the answer has
+
+        def ends_soon() -> bool:
+            """The server sees that nobody listens when it has something to say."""
+            return any(page.wait_for_timeout(50) or running_texts(address) == 0 for _ in range(20))
+
+        assert any(steps.let(1) or ends_soon() for _ in range(19))  # of more than the answer has
     opened(page, address)
     expect(page.locator("#question textarea")).to_have_value("hello")
 
@@ -284,18 +298,16 @@ def test_history_survives_a_reload_and_is_gone_when_it_is_cleared(page, address)
     assert said(page, "user") == []
 
 
-def test_what_is_cleared_while_it_is_written_does_not_come_back(page, address):
+def test_what_is_cleared_while_it_is_written_does_not_come_back(page, address, stopped):
     with stepwise() as steps:
         send(page, "hello")
         steps.let(3)
         expect(page.get_by_test_id("bot")).to_have_count(1)
         page.get_by_role("button", name="Clear").click()
-        for _ in range(10):
-            steps.let(1)
-            page.wait_for_timeout(20)
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
-    assert said(page, "user") == []
-    assert running_texts(address) == 0
+        assert stopped.wait(60)
+        wait_until(lambda: steps.let(1) or running_texts(address) == 0, 60)
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+        assert said(page, "user") == []
 
 
 def test_a_question_is_asked_again_or_changed(page, address):
@@ -373,6 +385,8 @@ def test_an_empty_mail_is_answered_with_a_sentence(page):
 
 def test_two_versions_are_compared_blind(page, address):
     page.get_by_role("tab", name="Compare").click()
+    for which, version in (("One", "assistant/1"), ("Other", "assistant/2")):  # they come after the page
+        expect(page.get_by_label(f"{which} version")).to_have_value(re.compile(version))
     box = page.locator("#compared-question textarea")
     fill(box, "hello")
     box.press("Enter")
@@ -406,8 +420,12 @@ def test_a_busy_server_and_a_long_question_are_told_in_a_sentence(page, address)
 
 
 def test_the_keyboard_is_enough(page):
+    def typed(text: str) -> None:
+        page.keyboard.press("Control+A")
+        page.keyboard.type(text)
+
     expect(page.locator("#question textarea")).to_be_focused()
-    page.keyboard.type("hello")
+    fill(page.locator("#question textarea"), "hello", typed)
     page.keyboard.press("Enter")
     expect(page.get_by_test_id("bot")).to_have_text([BAD])
     page.get_by_role("tab", name="Chat").focus()
@@ -484,8 +502,8 @@ def test_keys_lock_the_page_and_feedback_can_be_off(browser, store, tmp_path):
         page = context.new_page()
         page.set_default_timeout(LONG)
         page.goto(address)
-        page.get_by_label("username").fill("me")
-        page.get_by_label("password").fill(KEY)
+        fill(page.get_by_label("username"), "me")
+        fill(page.get_by_label("password"), KEY)
         page.get_by_role("button", name="Login").click()
         expect(page.locator("#version")).to_contain_text("threestage-assistant/1")
         assert ask(page, "hello") == BAD
