@@ -1,7 +1,6 @@
 """A person is told: a real Prefect server sends to a real webhook what happens to runs and versions."""
 
 import json
-import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,11 +16,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
-from projects import run
+from projects import free_ports, run
 
 from flows.notify import listed, remove, set_up
 from llm.errors import UserError
-from tasks.registry.decisions import approve, rollback, set_pending
+from tasks.registry.decisions import approve, reject, rollback, set_pending
 from tasks.registry.tracking import configure_tracking
 from tasks.review.challenger import Reviewed
 from tasks.stages.server import run_as_child
@@ -40,6 +39,7 @@ class Webhook:
 
     def __init__(self) -> None:
         self.got: Queue[tuple[str, str]] = Queue()
+        self.told: list[tuple[str, str]] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(handler) -> None:  # noqa: N805
@@ -54,13 +54,12 @@ class Webhook:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"json://user:{SECRET}@127.0.0.1:{self.server.server_port}/hook"
 
-    def until(self, title: str) -> dict[str, str]:
-        """All that comes, by its title, up to a message of this one; each of them came once."""
-        found = [self.got.get(timeout=HANGS)]
-        while found[-1][0] != title:
-            found.append(self.got.get(timeout=HANGS))
-        assert set(Counter(each for each, _ in found).values()) == {1}
-        return dict(found)
+    def until(self, *titles: str) -> dict[str, str]:
+        """All that this gave, by its title, once these have come, in whatever order; each of them came once."""
+        while not {*titles} <= {title for title, _ in self.told}:
+            self.told.append(self.got.get(timeout=HANGS))
+        assert set(Counter(title for title, _ in self.told).values()) == {1}
+        return dict(self.told)
 
 
 @pytest.fixture
@@ -82,12 +81,12 @@ def _nobody_left(request) -> Iterator[None]:
 
 @pytest.fixture
 def versions(mlflow_store, tmp_path, monkeypatch) -> None:
-    """Two versions without weights, the first of them champion."""
+    """Three versions without weights, the first of them champion."""
     monkeypatch.chdir(tmp_path)
     configure_tracking()
     client = MlflowClient()
     client.create_registered_model(NAME)
-    for _ in range(2):
+    for _ in range(3):
         client.create_model_version(NAME, str(tmp_path / "mlartifacts"))
     set_pending("classifier", "1", "review/1.html", instead_of=None)
     approve("classifier", "1", by="reviewer-1", reason="the first")
@@ -118,6 +117,7 @@ def test_failure_challenger_and_decision_arrive_once_with_what_happened_and_wher
     for each in (failing_stage, failing):
         with pytest.raises(UserError):
             run_as_child(each, {})
+    webhook.until(f"{RUN}: Failed")  # with the state of that moment
     with get_client(sync_client=True) as client:  # what a worker may say of the same run, too
         (ended,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[RUN])))
         client.set_flow_run_state(ended.id, Crashed(message="Its process is gone."), force=True)
@@ -127,13 +127,16 @@ def test_failure_challenger_and_decision_arrive_once_with_what_happened_and_wher
     approve("classifier", "2", by="reviewer-2", reason="f1 is up, see the page")
     rollback("classifier", by="reviewer-1", reason="too slow")
 
-    told = webhook.until(f"{NAME} version 2 rolled back to version 1")
-    assert told.keys() == {
+    expected = (
         f"{RUN}: Failed",
         f"{NAME} version 2 waits for a decision",
         f"{NAME} version 2 approved",
         f"{NAME} version 2 rolled back to version 1",
-    }
+    )
+    webhook.until(*expected)
+    reject("classifier", "3", by="reviewer-2", reason="worse")  # time for what must not come
+    told = webhook.until(f"{NAME} version 3 rejected")
+    assert told.keys() == {*expected, f"{NAME} version 3 rejected"}
     failure = told[f"{RUN}: Failed"].splitlines()
     assert "UserError: stage finetune@classifier failed" in failure[0]
     assert "/runs/flow-run/" in failure[1]
@@ -161,8 +164,7 @@ def test_a_place_hears_only_of_what_it_asked_for_last_and_nothing_after_its_remo
 def test_a_place_that_takes_no_message_is_not_set_up_and_no_word_repeats_its_url(prefect_api, caplog) -> None:
     with pytest.raises(UserError, match="this URL is none that apprise can send to") as error:
         set_up(f"nothing://{SECRET}", "team", KINDS)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with pytest.raises(UserError, match="JSON did not take a first message") as other:
         set_up(f"json://user:{SECRET}@127.0.0.1:{port}/hook", "team", KINDS)
     assert SECRET not in f"{error.value} {other.value} {caplog.text}"
