@@ -175,10 +175,10 @@ def _free() -> list[str]:
 
 
 def _servers(folder: Path, **ends: str) -> None:
-    """Stubs of both: they write down what they were told and their process, and then `ends` or go on for a minute."""
+    """Stubs of both: they write down what they were told and their process, then `ends` or go on for ten minutes."""
     for name in ("mlflow", "prefect"):
-        wrote = f'echo "$*" > {name}.told\necho $$ > {name}.pid'
-        _script(folder / f".venv/bin/{name}", f"#!/bin/sh\n{wrote}\n{ends.get(name, 'exec sleep 60')}\n")
+        wrote = f'echo "$*" > {name}.told\necho $$ > {name}.new && mv {name}.new {name}.pid'
+        _script(folder / f".venv/bin/{name}", f"#!/bin/sh\n{wrote}\n{ends.get(name, 'exec sleep 600')}\n")
 
 
 @pytest.mark.parametrize("name", ["MLFLOW_PORT", "PREFECT_PORT"])
@@ -218,9 +218,9 @@ def _ui(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize(("first", "other"), [("mlflow", "prefect"), ("prefect", "mlflow")])
 def test_a_server_that_ends_early_is_said_and_ends_the_other(ready, first, other):
-    _servers(ready, **{first: "sleep 0.2; exit 1"})
+    _servers(ready, **{first: f"while [ ! -e {other}.pid ]; do sleep 0.05; done; exit 1"})
     with _ui(ready) as ui:
-        said, _ = ui.communicate(timeout=120)
+        said, _ = ui.communicate(timeout=300)
     names = {"mlflow": "MLflow", "prefect": "Prefect"}
     assert ui.returncode == 2
     assert said.splitlines()[-1] == f"{names[first]} has ended, and {names[other]} with it"
@@ -231,8 +231,9 @@ def test_a_server_that_ends_early_is_said_and_ends_the_other(ready, first, other
 def test_stopping_ends_both_servers(ready, sent):
     _servers(ready)
     with _ui(ready) as ui:
-        deadline = time.monotonic() + 30
-        while len(list(ready.glob("*.pid"))) < 2 and time.monotonic() < deadline:
+        deadline = time.monotonic() + 300
+        while len(list(ready.glob("*.pid"))) < 2:
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         assert _alive(ready, "mlflow")
         assert _alive(ready, "prefect")
