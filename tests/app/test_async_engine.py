@@ -128,9 +128,11 @@ def test_one_request_of_a_stream_may_be_stopped(make_engine):
     engine = make_engine(rows=2)
 
     async def client():
-        stream = engine.submit([Request([1], 30), Request([2], 6)])
-        stream.stop(0)
-        return await read(stream)
+        with stepwise() as steps:
+            stream = engine.submit([Request([1], 30), Request([2], 6)])
+            stream.stop(0)
+            steps.open()
+            return await read(stream)
 
     (_, kept), ends = asyncio.run(client())
     assert ends == ["cancelled", "length"]
