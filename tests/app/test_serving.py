@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from projects import free_ports
 
 from app.server import GOODBYE
 from tests.app.conftest import tracked, wait_until
@@ -45,6 +46,14 @@ serve(Settings(feedback=False), "127.0.0.1", int(sys.argv[1]), page=False, log_l
 """
 
 
+def with_goodbye(seconds: float) -> str:
+    """The same with another GOODBYE."""
+    return SERVE.replace(
+        "from app.server import serve",
+        f"import app.server\napp.server.GOODBYE = {seconds}\nfrom app.server import serve",
+    )
+
+
 @contextmanager
 def process(*command: str, port: int, folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
     """A server that is ready, and its address; killed at the end where it lives on."""
@@ -72,9 +81,7 @@ def process(*command: str, port: int, folder: Path) -> Iterator[tuple[subprocess
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def stream(address: str, tokens: int) -> tuple[list[str], threading.Event, threading.Thread]:
@@ -96,7 +103,8 @@ def stream(address: str, tokens: int) -> tuple[list[str], threading.Event, threa
 
 
 def test_sigterm_lets_streams_come_to_their_end_and_is_no_failure(registry, tmp_path, port):
-    with tracked(registry), process("-c", SERVE, str(port), "0.05", port=port, folder=tmp_path) as (server, address):
+    command = "-c", with_goodbye(300), str(port), "0.05"
+    with tracked(registry), process(*command, port=port, folder=tmp_path) as (server, address):
         streams = [stream(address, 60) for _ in range(3)]
         for _, begun, _ in streams:
             assert begun.wait(120)
@@ -114,20 +122,8 @@ def test_sigterm_lets_streams_come_to_their_end_and_is_no_failure(registry, tmp_
 
 
 def test_a_stream_that_would_outlast_the_goodbye_ends_with_an_error(registry, tmp_path, port):
-    with (
-        tracked(registry),
-        process(
-            "-c",
-            SERVE.replace(
-                "from app.server import serve",
-                "import app.server; app.server.GOODBYE = 1.0; from app.server import serve",
-            ),
-            str(port),
-            "1",
-            port=port,
-            folder=tmp_path,
-        ) as (server, address),
-    ):
+    command = "-c", with_goodbye(1), str(port), "1"
+    with tracked(registry), process(*command, port=port, folder=tmp_path) as (server, address):
         events, begun, thread = stream(address, 400)
         assert begun.wait(120)
         server.send_signal(signal.SIGTERM)
