@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
 import pandas as pd
+import psutil
 import pytest
 import tiktoken
 import torch
@@ -44,6 +46,12 @@ METRICS = {
         if (who, metric) != ("nearest_", "response_loss")
     },
 }
+
+
+@pytest.fixture(scope="module")
+def project(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy for the commands that run in it: while they do, other processes of this test run copy the shared one."""
+    return shutil.copytree(project, tmp_path_factory.mktemp("pipeline") / "project", symlinks=True)
 
 
 @pytest.fixture
@@ -227,23 +235,28 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights_also_in_another_cl
         [sys.executable, "-m", *line], cwd=folder, env=environment(PREFECT_API_URL=prefect_api), process_group=0
     )
     checkpoints = folder / ".threestage/stages/pretrain"
-    deadline = time.monotonic() + 300
-    while not list(checkpoints.glob("*/step-*.safetensors")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 600
+    while not list(checkpoints.glob("*/step-*.safetensors")):
+        assert time.monotonic() < deadline
         time.sleep(0.02)
-    stage = int((checkpoints / "lock").read_text())
+    stage = psutil.Process(int((checkpoints / "lock").read_text()))
+    stage.suspend()  # so that it does not end before
+    assert not (folder / "models/foundation").exists()
     match victim:
         case "dvc":
             running.kill()
         case "stage":
-            os.kill(stage, signal.SIGKILL)
+            stage.kill()
         case "group":
             os.killpg(running.pid, signal.SIGKILL)
     assert running.wait() != 0
+    with suppress(psutil.NoSuchProcess):
+        stage.resume()
 
     done = run(folder, *line, PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "going on after step" in done.stderr
-    assert not Path(f"/proc/{stage}").exists()
+    assert not Path(f"/proc/{stage.pid}").exists()
     assert _model_hash(folder, "foundation") == _model_hash(project, "foundation")
     assert not list(checkpoints.glob("*/step-*"))
 

@@ -23,6 +23,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
+def project(project, tmp_path_factory):
+    """A copy for the commands that run in it: while they do, other processes of this test run copy the shared one."""
+    return shutil.copytree(project, tmp_path_factory.mktemp("lineage") / "project", symlinks=True)
+
+
+@pytest.fixture(scope="module")
 def graphs():
     """Graphs that the command printed, by model."""
     return {}
