@@ -173,9 +173,10 @@ def gpt_logits(model: Classifier, texts: Sequence[list[int]], batch_size: int = 
     device = model.head.weight.device
     logits = torch.zeros(len(texts), len(model.config.labels))
     read = [model.read(tokens) for tokens in texts]
+    step = 1 if hasattr(model.gpt, "decoder") else STEP  # decode.c reads text by text, and would read padding, too
     by_padding: dict[int, list[int]] = {}
     for row, tokens in enumerate(read):
-        by_padding.setdefault(min(-(-len(tokens) // STEP) * STEP, model.config.max_tokens), []).append(row)
+        by_padding.setdefault(min(-(-len(tokens) // step) * step, model.config.max_tokens), []).append(row)
     low = has_fast_bfloat16(device) or any(weight.dtype == torch.bfloat16 for weight in model.parameters())
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
         for length, rows in by_padding.items():
