@@ -51,6 +51,11 @@ def example(folder: Path) -> pd.DataFrame:
     return pd.DataFrame([objective_module(folder).EXAMPLE])
 
 
+def _or_none(value: Any) -> Any:
+    """None for what stands in a table where there is nothing, such as NaN, which JSON does not know."""
+    return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
+
+
 class ServedModel(PythonModel):
     """Any model folder: its config.json says which objective answers, and what cleans a row before."""
 
@@ -65,10 +70,7 @@ class ServedModel(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Answer each row by itself: one that can't be answered says why, and leaves the others alone."""
-        rows = [
-            {name: None if pd.isna(value) else value for name, value in row.items()}
-            for row in model_input.to_dict("records")
-        ]
+        rows = [{name: _or_none(value) for name, value in row.items()} for row in model_input.to_dict("records")]
         answers: list[dict[str, Any]] = [{} for _ in rows]
         clean: dict[int, dict[str, Any]] = {}
         for number, row in enumerate(rows):
@@ -82,8 +84,8 @@ class ServedModel(PythonModel):
         found = self.module.serve(self.model, self.encoding, list(clean.values()), **(params or {}))
         for number, answer in zip(clean, found, strict=True):
             answers[number] = answer
-        table = [[answer.get(name) for name in self.columns] for answer in answers]
-        return pd.DataFrame(table, columns=self.columns, dtype=object)  # None stays so: JSON knows no NaN
+        table = [[_or_none(answer.get(name)) for name in self.columns] for answer in answers]
+        return pd.DataFrame(table, columns=self.columns, dtype=object)
 
 
 mlflow.models.set_model(ServedModel())

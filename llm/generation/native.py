@@ -177,7 +177,7 @@ def load_library() -> ctypes.CDLL | None:
     try:
         return _load(build(cache_folder()))
     except (NotBuiltError, OSError, UserError, RuntimeError) as error:  # the last: a user without a home
-        logger.warning("texts are made by torch; decode.c, which is faster, can't be used: %s", error)
+        logger.warning("decode.c, which is faster than torch, can't be used: %s", error)
         return None
 
 

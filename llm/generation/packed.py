@@ -2,8 +2,8 @@
 
 To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
 weights take from memory. Where there is a C compiler they are read by decode.c (llm/generation/native.py), in 8 bits
-or 4. Elsewhere they are bfloat16, which halves them, in an order of oneDNN's, with which torch multiplies. Both change
-a model in place, for good: it can't be trained or saved any more.
+or 4. Elsewhere they are bfloat16, which halves them, in an order of oneDNN's, with which torch multiplies. Each changes
+a model in place, for good: it is not to be trained or saved any more.
 """
 
 from ctypes import CDLL
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llm.device import has_fast_bfloat16
 from llm.errors import UserError
 from llm.generation.native import Decoder, Packed, load_library
 from llm.model.gpt import GPT
@@ -39,21 +40,22 @@ def pack_for_inference(model: GPT) -> GPT:
         return model
     if (library := load_library()) is not None:
         return decode_natively(model, library)
-    return prepack(model) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else model
+    return prepack(model) if _can_prepack() else model
 
 
 def pack_for_reading(model: GPT) -> GPT:
     """As `pack_for_inference`, for whole texts, of which `features` alone are wanted.
 
     They are many tokens at once, which are as fast as products are. Those of AMX in bfloat16 are the fastest, then come
-    decode.c's of 8 bits, where the processor has them (VNNI): half of the time of bfloat16 by AVX-512.
+    decode.c's of 8 bits, where the processor has them (VNNI), then bfloat16 by AVX-512 (benchmarks/LOG.md).
     """
     if model.device.type != "cpu" or any(isinstance(module, Packed) for module in model.modules()):
         return model
-    by_bytes = torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported()
-    if by_bytes and (library := load_library()) is not None:
-        return decode_natively(model, library)
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported():
+        library = load_library()
+        if library is not None:
+            return decode_natively(model, library)
+    if has_fast_bfloat16(model.device):
         for module in model.modules():
             if isinstance(module, nn.Linear):  # which autocast would turn each time
                 module.bfloat16()
@@ -84,11 +86,16 @@ def decode_natively(model: GPT, library: CDLL, *, exact: bool = False) -> GPT:
     return model.requires_grad_(False).eval()
 
 
+def _can_prepack() -> bool:
+    """Whether oneDNN is there, which it is not in every build of torch, and has bfloat16 on this processor."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def prepack(model: GPT) -> GPT:
     """Turn a model into bfloat16 with packed weights, in place; returns it. Raises UserError off the CPU."""
     if model.device.type != "cpu":
         raise UserError(f"packed weights are for a CPU, and the model is on {model.device}")
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not _can_prepack():
         raise UserError("this processor has no fast bfloat16: keep the model as it is")
     # before the linear layers: with tied weights the table serves as a layer too, whose copy gets another layout
     output = PackedLinear(model.embedding.token.weight, None) if model.output is None else None

@@ -1,4 +1,4 @@
-/* Products of few tokens with packed weights, for decode.c.
+/* Products of tokens with packed weights, for decode.c.
 
 Weights are packed once, in tiles of LANES outputs x GROUP inputs, so that a register holds the same inputs of LANES
 outputs and no sum ever crosses its lanes. A tile is kept in one of three ways:

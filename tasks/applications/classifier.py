@@ -98,8 +98,8 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     balanced = params.class_weights == "balanced"
     learned = train
     if params.certain is not None:
-        cascade = {"buckets": params.ngram_buckets, "certain": params.certain}
-        learned = to_be_read(train, len(labels), **cascade, balanced=balanced)
+        buckets, certain = params.ngram_buckets, params.certain
+        learned = to_be_read(train, len(labels), buckets=buckets, certain=certain, balanced=balanced)
     lengths = [len(model.read(tokens)) for tokens in learned.tokens]
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     compute = choose_blocks(model, compute, read, foundation.config.n_embd, fmean(lengths) / max(lengths))

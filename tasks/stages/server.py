@@ -144,7 +144,8 @@ def _send_logs() -> None:
 class _Stopped(logging.Filter):
     """Makes a plain line of what Prefect reports as an error where somebody stopped the run.
 
-    As Prefect reports every end, it knows the task runs of this process that have ended, by their flow runs.
+    As Prefect reports every end, at the level INFO, it knows the task runs of this process that have ended, by their
+    flow runs.
     """
 
     aborted = "Execution was aborted by"

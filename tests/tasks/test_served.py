@@ -165,6 +165,7 @@ def test_an_assistant_takes_earlier_turns_as_json(folders, saved):
     ("name", "rows", "reasons"),
     [
         ("classifier", [{"subject": "the cat"}, {"body": " "}, {"body": "sat", "message": MAIL}], (1, 2)),
+        ("classifier", [{"subject": "the cat"}, {"subject": ["sat", "ate"]}, {"subject": []}], (1, 2)),
         ("foundation", [{"prompt": "the cat"}, {"prompt": ""}, {"prompt": "the cat " * 99}], (1, 2)),
         ("assistant", [{"instruction": "sit"}, {"instruction": "sat " * 200}, {"instruction": "sat"}], (1,)),
     ],

@@ -235,7 +235,7 @@ def test_without_a_compiler_torch_makes_the_texts_and_the_reason_is_said_once(un
     with caplog.at_level(logging.WARNING):
         models = [pack_for_inference(deepcopy(gpt)) for _ in range(2)]
     assert [record.message for record in caplog.records] == [
-        "texts are made by torch; decode.c, which is faster, can't be used: there is no C compiler (no-such-compiler)"
+        "decode.c, which is faster than torch, can't be used: there is no C compiler (no-such-compiler)"
     ]
     tokens = some_tokens(gpt, 2, 9)
     assert all(torch.equal(logits(model, tokens), logits(prepack(deepcopy(gpt)), tokens)) for model in models)

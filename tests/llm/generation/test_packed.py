@@ -113,3 +113,12 @@ def test_a_model_is_packed_for_inference_once_and_a_classifier_is_served_by_the_
     assert hasattr(served.gpt, "decoder") == by_bytes
     assert np.array_equal(found, probabilities(classifier, encoding, texts))
     assert found == pytest.approx(plain, abs=0.005)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_without_products_of_bytes_a_classifier_is_read_in_what_the_processor_multiplies(gpt, monkeypatch, fast):
+    for name, there in (("vnni", False), ("amx_tile", False), ("avx512_bf16", fast)):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda there=there: there)
+    model = pack_for_reading(deepcopy(gpt))
+    weights = {module.weight.dtype for module in model.modules() if isinstance(module, nn.Linear)}
+    assert weights == {torch.bfloat16 if fast else torch.float32}

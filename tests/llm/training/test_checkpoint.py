@@ -151,10 +151,10 @@ def learn(checkpoints, out):
     Path(out + ".json").write_text(json.dumps(history))
 
 def stay_in_a_write_after(step):
-    sync = files._sync
+    sync, parent = files._sync, os.getppid()
 
     def stay(path):
-        while path.name.startswith(".step-") and checkpoints.newest() >= step:
+        while path.name.startswith(".step-") and checkpoints.newest() >= step and os.getppid() == parent:
             time.sleep(1)
         sync(path)
 

@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from llm.formats.model_folder import save_model
+from llm.training import selection
 from llm.training.workers import ALONE
 from tasks.applications.classifier import Train, prepare
 
@@ -53,3 +54,11 @@ def test_a_linear_model_reads_what_the_gpt_does_not_and_is_fitted_at_the_end(pre
     assert setup.model.ngrams.idf.any()
     assert found.keys() == {"calibrated_validation_loss", "calibrated_validation_f1", "read_by_gpt"}
     assert prepared(["ham", "spam"], ["ham", "spam"]).model.ngrams is None
+
+
+@pytest.mark.parametrize("certain", [None, 0.9])
+def test_texts_are_left_out_only_where_the_linear_model_may_decide_alone(prepared, monkeypatch, caplog, certain):
+    monkeypatch.setattr(selection, "FEW", 0)
+    with caplog.at_level("INFO"):
+        prepared(["ham", "spam"] * 6, ["ham", "spam"], ngram_buckets=64, certain=certain)
+    assert any("the GPT learns from" in record.message for record in caplog.records) == (certain is not None)

@@ -1,4 +1,5 @@
 import json
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -37,22 +38,25 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     make_gpt, encoding, emails, tmp_path
 ):
     model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
-    pack_for_reading(model.gpt)
+    as_served = deepcopy(model)
+    pack_for_reading(as_served.gpt)
     test = pd.read_parquet(emails / "test.parquet")
     texts = [email_text(*row) for row in zip(test["subject"], test["body"], strict=True)]
-    probability = probabilities(model, encoding, texts)[:, 1]
+    probability = probabilities(as_served, encoding, texts)[:, 1]
     with torch.no_grad():  # so that the model is right about some and wrong about others
         logit = float(np.log(1 / np.median(probability) - 1))
-        model.head.bias += torch.tensor([-logit / 2, logit / 2])
+        for each in (model, as_served):
+            each.head.bias += torch.tensor([-logit / 2, logit / 2])
     found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert table["id"].tolist() == test["id"].tolist()
     assert table["actual"].tolist() == test["label"].tolist()
     actual, predicted = table["actual"] == "spam", table["predicted"] == "spam"
     assert predicted.nunique() == 2
-    probability = probabilities(model, encoding, texts)[:, 1]
+    probability = probabilities(as_served, encoding, texts)[:, 1]
     assert predicted.tolist() == (probability > 0.5).tolist()
     assert table["spam_probability"].to_numpy() == pytest.approx(probability, abs=1e-4)
+    assert hasattr(model.gpt, "decoder") == hasattr(as_served.gpt, "decoder")
     expected = {
         "accuracy": sklearn.metrics.accuracy_score(actual, predicted),
         "precision": sklearn.metrics.precision_score(actual, predicted),

@@ -283,7 +283,7 @@ def test_an_endpoint_that_refuses_is_an_error_that_says_why_without_the_key(
 
     def answer(_: str) -> Reply:
         if len(endpoint.bodies) > judge.AT_ONCE:  # asked before the first error was heard
-            cancelled.wait()
+            cancelled.wait(60)
         return status, {"error": {"message": message}}, {}
 
     endpoint.answer = answer
