@@ -58,7 +58,7 @@ def _command(folder: Path, *arguments: str) -> dict:
 
 
 def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(**_command(folder, *arguments), capture_output=True, timeout=60)
+    return subprocess.run(**_command(folder, *arguments), capture_output=True, timeout=300)
 
 
 def _calls(folder: Path) -> list[str]:
@@ -135,7 +135,7 @@ def test_what_else_tests_need_is_installed_or_its_absence_said(folder):
         (folder / "path" / name).symlink_to(shutil.which(name))
     command = _command(folder, "test-quick")
     command["env"] = command["env"] | {"PATH": str(folder / "path")}
-    done = subprocess.run(**command, capture_output=True, timeout=60)
+    done = subprocess.run(**command, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "install the package chromium" in done.stdout
     assert "install the package postgresql" in done.stdout
