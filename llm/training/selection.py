@@ -49,12 +49,14 @@ def to_be_read(train: LabelledTexts, labels: int, *, buckets: int, certain: floa
     """What of `train` the GPT learns from.
 
     Those are the texts of which a linear model of so many buckets is not `certain` that has learned from other parts of
-    `train`, and of each label at least a share of LEAST, the least certain ones. Of FEW texts all are.
+    `train`, and of each label at least a share of LEAST, the least certain ones. Of fewer than FEW texts all are.
     """
     if len(train.tokens) < FEW:
         return train
     numbers: dict[tuple[int, ...], int] = {}  # a text that stands there several times, as feedback does, is in one part
     part = torch.tensor([numbers.setdefault(tuple(tokens), len(numbers)) % FOLDS for tokens in train.tokens])
+    if len(numbers) < FOLDS:
+        return train
     linear = torch.zeros(len(part), labels)
     for fold in part.unique():
         known, rest = (train.part(rows.nonzero()[:, 0].tolist()) for rows in (part != fold, part == fold))

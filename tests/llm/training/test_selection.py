@@ -12,6 +12,8 @@ def test_the_gpt_learns_from_what_a_linear_model_would_leave_to_it(monkeypatch):
     how = {"buckets": 4096, "certain": 0.95, "balanced": False}
     assert to_be_read(rows, 2, **how) is rows  # they are few
     monkeypatch.setattr(selection, "FEW", 100)
+    alike = LabelledTexts([[1], [2]] * 60, torch.tensor([0, 1] * 60))
+    assert to_be_read(alike, 2, **how) is alike  # there are no three parts
     read = to_be_read(rows, 2, **how)
     assert read.tokens == unclear
     assert torch.equal(read.labels, rows.labels[120:])

@@ -15,7 +15,8 @@ def prepared(make_gpt, encoding, tmp_path):
 
     def prepare_it(train: list[str], validation: list[str], **values):
         for split, labels in (("train", train), ("validation", validation)):
-            table = {"subject": ["the cat"] * len(labels), "body": ["sat"] * len(labels), "label": labels}
+            subjects = [f"the cat {number}" for number in range(len(labels))]
+            table = {"subject": subjects, "body": ["sat"] * len(labels), "label": labels}
             pd.DataFrame(table).to_parquet(tmp_path / f"{split}.parquet")
         short = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1}
         params = Train(**short | {"checkpoint_every": 1, "max_tokens": 16} | values)

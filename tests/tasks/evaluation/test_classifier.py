@@ -43,8 +43,10 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     test = pd.read_parquet(emails / "test.parquet")
     texts = [email_text(*row) for row in zip(test["subject"], test["body"], strict=True)]
     probability = probabilities(as_served, encoding, texts)[:, 1]
-    with torch.no_grad():  # so that the model is right about some and wrong about others
-        logit = float(np.log(1 / np.median(probability) - 1))
+    with (
+        torch.no_grad()
+    ):  # so that it calls four of the five texts spam, and is right about some and wrong about others
+        logit = float(np.log(1 / np.sort(probability)[2:4].mean() - 1))
         for each in (model, as_served):
             each.head.bias += torch.tensor([-logit / 2, logit / 2])
     found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
