@@ -43,9 +43,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     test = pd.read_parquet(emails / "test.parquet")
     texts = [email_text(*row) for row in zip(test["subject"], test["body"], strict=True)]
     probability = probabilities(as_served, encoding, texts)[:, 1]
-    with (
-        torch.no_grad()
-    ):  # so that it calls four of five texts spam: some of them are, and some not
+    with torch.no_grad():  # so that it calls four of five texts spam: some of them are, and some not
         logit = float(np.log(1 / np.sort(probability)[2:4].mean() - 1))
         for each in (model, as_served):
             each.head.bias += torch.tensor([-logit / 2, logit / 2])
