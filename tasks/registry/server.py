@@ -88,6 +88,8 @@ def _said(error: MlflowException | RequestException) -> UserError:
             status = error.get_http_status_code()
         case RequestException():
             status = None
+        case MlflowException(__cause__=MlflowException() as behind):  # "may have been deleted" for any failure
+            return _said(behind)
         case _:
             behind = error.__cause__ or error.__context__
             status = None if isinstance(behind, RequestException) else error.get_http_status_code()

@@ -8,7 +8,7 @@ from small_models import challenger
 
 from tasks.registry.ancestry import ancestry
 from tasks.registry.register import register_model, registered
-from tasks.registry.server import ServerAwayError
+from tasks.registry.server import ServerAwayError, server_errors
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +30,13 @@ def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_ser
     assert ancestry("classifier").title == "threestage-classifier version 1 (challenger)"
     model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
+
+
+def test_a_server_that_is_away_is_known_behind_mlflows_word_that_a_model_may_have_been_deleted(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(ServerAwayError, match="it went away"), server_errors():
+        MlflowClient("http://127.0.0.1:9").set_logged_model_tags("m-1", {"threestage.model": "classifier"})
 
 
 def test_a_tracking_server_that_goes_away_while_a_model_is_registered_is_said_in_a_line(tracking_server, monkeypatch):
