@@ -174,7 +174,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     chatbot.clear(clear, None, history, queue=False, **PRIVATE)
     box.stop(running.stop, None, None, queue=False, **PRIVATE)
     about.expand(lambda: _card(versions), None, card, **PRIVATE)
-    blocks.load(opened, history, outputs, **PRIVATE)
+    blocks.load(opened, history, outputs, queue=False, **PRIVATE)
 
 
 def _thumbs(app: FastAPI, history: gr.BrowserState, chatbot: gr.Chatbot) -> None:

@@ -131,7 +131,7 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     box.stop(running.stop, None, None, queue=False, **PRIVATE)
     for button in votes:
         button.click(vote, [pair, tally, button], [*answers, *votes, told, pair, tally], **PRIVATE)
-    blocks.load(opened, None, [note, *chosen], **PRIVATE)
+    blocks.load(opened, None, [note, *chosen], queue=False, **PRIVATE)
 
 
 def _votes(open_: bool) -> list[Any]:

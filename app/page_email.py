@@ -71,7 +71,7 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
     gr.on([check.click, subject.submit], of_text, [subject, body], outputs, **PRIVATE)
     file.upload(of_file, file, outputs, **PRIVATE)
-    blocks.load(opened, None, line, **PRIVATE)
+    blocks.load(opened, None, line, queue=False, **PRIVATE)
     if not settings.feedback:
         return
 
