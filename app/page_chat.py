@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.feedback import AnswerFeedback, answer_row
 from app.page_parts import (
+    AT_ONCE,
     PRIVATE,
     PROBLEMS,
     Answering,
@@ -171,10 +172,10 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     chatbot.example_select(ask_example, [history, *controls], outputs, **PRIVATE)
     chatbot.retry(retry, [history, *controls], outputs, **PRIVATE)
     chatbot.edit(edit, [history, *controls], outputs, **PRIVATE)
-    chatbot.clear(clear, None, history, queue=False, **PRIVATE)
-    box.stop(running.stop, None, None, queue=False, **PRIVATE)
+    chatbot.clear(clear, None, history, **AT_ONCE)
+    box.stop(running.stop, None, None, **AT_ONCE)
     about.expand(lambda: _card(versions), None, card, **PRIVATE)
-    blocks.load(opened, history, outputs, queue=False, **PRIVATE)
+    blocks.load(opened, history, outputs, **AT_ONCE)
 
 
 def _thumbs(app: FastAPI, history: gr.BrowserState, chatbot: gr.Chatbot) -> None:

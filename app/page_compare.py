@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from app.page_parts import (
+    AT_ONCE,
     PRIVATE,
     PROBLEMS,
     Answering,
@@ -128,10 +129,10 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
     outputs = [box, *answers, *votes, told, pair]
     box.submit(ask, [box, blind, *chosen], outputs, **PRIVATE)
-    box.stop(running.stop, None, None, queue=False, **PRIVATE)
+    box.stop(running.stop, None, None, **AT_ONCE)
     for button in votes:
         button.click(vote, [pair, tally, button], [*answers, *votes, told, pair, tally], **PRIVATE)
-    blocks.load(opened, None, [note, *chosen], queue=False, **PRIVATE)
+    blocks.load(opened, None, [note, *chosen], **AT_ONCE)
 
 
 def _votes(open_: bool) -> list[Any]:

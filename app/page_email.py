@@ -11,7 +11,7 @@ from app.classifying import Verdict, message_text, verdicts_of
 from app.errors import Busy, RequestError
 from app.feedback import EmailFeedback, email_row
 from app.metrics import EMAILS
-from app.page_parts import PRIVATE, PROBLEMS, answering, default, of_objective, sentence, thank, warn
+from app.page_parts import AT_ONCE, PRIVATE, PROBLEMS, answering, default, of_objective, sentence, thank, warn
 from app.versions import Loaded
 from llm.applications.classifier import Classifier
 from tasks.registry.markup import plain
@@ -71,7 +71,7 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
     gr.on([check.click, subject.submit], of_text, [subject, body], outputs, **PRIVATE)
     file.upload(of_file, file, outputs, **PRIVATE)
-    blocks.load(opened, None, line, queue=False, **PRIVATE)
+    blocks.load(opened, None, line, **AT_ONCE)
     if not settings.feedback:
         return
 

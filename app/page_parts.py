@@ -25,6 +25,8 @@ PROBLEMS = (UserError, ValidationError, MlflowException)
 """What a person is told, and the server lives on."""
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 """Of an event: the page's own and no API, which is /v1; without a limit, as the versions have theirs."""
+AT_ONCE: dict[str, Any] = PRIVATE | {"queue": False}
+"""Of a short one, by a plain request: it needs no stream of events, which Gradio opens and closes between them."""
 
 
 def sentence(error: Exception) -> str:
