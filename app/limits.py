@@ -9,7 +9,6 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import h11
@@ -23,8 +22,6 @@ from app.metrics import REQUESTS, SECONDS
 T = TypeVar("T")
 BEARER = {"www-authenticate": "Bearer"}
 CLOSE = {"connection": "close"}
-DRAINED = 16
-"""Times the largest request that is still read of one that is refused: a client that writes on reads no answer."""
 
 
 def refusal(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> ASGIApp:
@@ -48,12 +45,39 @@ def _error(
     return [(name.encode(), value.encode()) for name, value in all_headers.items()], body
 
 
+class _Lingering:
+    """A transport that is closed behind an answer to a request whose rest still comes.
+
+    To close a connection with bytes unread resets it, and with it goes what its client has not read of the answer. So
+    our direction ends first; what still comes is taken, and left to nobody, until the client ends its own, or `seconds`
+    are over.
+    """
+
+    def __init__(self, transport: asyncio.Transport, comes: Callable[[], bool], seconds: float) -> None:
+        self._transport, self._comes, self._seconds = transport, comes, seconds
+        self.lingers = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self.lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self.is_closing() or not self._comes() or not self._transport.can_write_eof():
+            return self._transport.close()
+        self.lingers = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
+
+
 class TimedHeads(H11Protocol):
     """uvicorn's HTTP/1.1, which closes a connection that takes more than `seconds` to bring the head of a request.
 
     By itself uvicorn waits without an end for the first byte of a new connection, for the rest of a head, and for the
     rest of a body whose request was answered before it had come. How long a connection may rest between two requests is
-    its `timeout_keep_alive`.
+    its `timeout_keep_alive`. An answer that ends the connection reaches who still writes.
     """
 
     def __init__(self, *, seconds: float, **options: Any) -> None:
@@ -63,18 +87,24 @@ class TimedHeads(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """The time begins."""
-        super().connection_made(transport)
+        super().connection_made(_Lingering(transport, self._comes, self.seconds))
         self._watch()
 
     def data_received(self, data: bytes) -> None:
         """The time ends with a whole head, and begins with the first byte of the next."""
-        super().data_received(data)
-        self._watch()
+        if not self.transport.lingers:
+            super().data_received(data)
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The time ends."""
         super().connection_lost(exc)
         self._unwatch()
+
+    def _comes(self) -> bool:
+        """Whether a request has begun and not ended."""
+        head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        return head or self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
     def _watch(self) -> None:
         answering = self.cycle is not None and not self.cycle.response_complete
@@ -140,7 +170,6 @@ class Bodies:
         deadline = time.monotonic() + self.seconds
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:20]) > self.most:
-            await self._drain(receive, deadline)
             return await large(scope, receive, send)
         size, whole, started = 0, False, False
         refused: ASGIApp | None = None
@@ -178,19 +207,7 @@ class Bodies:
             if not refused:
                 raise
         if refused and not started:
-            if refused is large and not whole:
-                await self._drain(receive, deadline)
             await refused(scope, receive, send)
-
-    async def _drain(self, receive: Receive, deadline: float) -> None:
-        left = DRAINED * self.most
-        with suppress(TimeoutError):
-            async with asyncio.timeout(deadline - time.monotonic()):
-                while left > 0:
-                    message = await receive()
-                    left -= len(message.get("body", b""))
-                    if message["type"] != "http.request" or not message.get("more_body", False):
-                        return
 
 
 class Measured:

@@ -164,6 +164,14 @@ def test_ten_megabytes_are_too_large_whether_they_are_declared_or_come_in_chunks
     assert "200000 bytes" in answer.text
 
 
+@pytest.mark.parametrize("head", [b"connection: close\r\n", b""])
+def test_who_reads_nothing_before_all_is_written_reads_why_it_was_refused(strict, head):
+    start = b"POST /classify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer one key\r\n" + head
+    answer = raw(strict, start + b"content-length: 30000000\r\n\r\n", b"x" * 30_000_000)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_large"
+
+
 def test_a_size_that_is_no_number_or_a_lie_is_refused(strict):
     head = b"POST /classify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer one key\r\nconnection: close\r\n"
     for size in (b"9" * 5000, b"-1", b"1e9", b"0x10"):
