@@ -162,8 +162,13 @@ def book_loss(peer: Peer) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda inputs_BT, targets_BT: calc_loss_batch(inputs_BT, targets_BT, peer.model, torch.device("cpu"))
 
 
-def our_model(config: dict[str, Any], precision: str, batches: Batches) -> tuple[nn.Module, Callable[[int], Tensor]]:
-    """This project's GPT and its loss of batch number i, as pre-training takes it."""
+def our_model(
+    config: dict[str, Any], precision: str, batches: Batches, window: Callable[[int], int | None] = lambda index: None
+) -> tuple[nn.Module, Callable[[int], Tensor]]:
+    """This project's GPT and its loss of batch number i, as pre-training takes it.
+
+    `window` says how many tokens see each other in a batch.
+    """
     from llm.applications.language_model import window_loss
     from llm.config import GPTConfig
     from llm.device import Compute
@@ -174,7 +179,7 @@ def our_model(config: dict[str, Any], precision: str, batches: Batches) -> tuple
 
     def loss(index: int) -> Tensor:
         with compute.autocast():
-            return window_loss(model, *batches(index))
+            return window_loss(model, *batches(index), window(index))
 
     return model, loss
 

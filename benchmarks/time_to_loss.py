@@ -22,8 +22,9 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ from benchmarks.contenders import (
     same_size,
     transformers_gpt2,
 )
+from llm.applications.language_model import window_length
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler, TokenWindows
 from llm.device import choose_compute
@@ -60,7 +62,7 @@ STATE = Path(".threestage/benchmarks/time_to_loss")
 DATA = Path("data/processed/corpus")
 RATES = {"book": (4e-4, 1e-3, 3e-3), "gpt2": (1e-3, 2e-3, 4e-3)}
 SIZES = ((3, 2), (4, 2), (4, 4))  # layers and heads; heads are as wide as ours
-PROBE = 12  # steps that are timed before a run of ours, the first quarter left out
+PROBE = 12  # steps that are timed before a run of ours, after as many that warm up
 MARGIN = 0.98
 
 
@@ -97,20 +99,25 @@ def batches(data: str, context_length: int, batch_size: int, seed: int) -> Batch
     return lambda number: windows.batch(order[number])
 
 
-def train_ours(*, gpt: dict, train: dict, precision: str, data: str, budget: float) -> dict[str, Any]:
+def train_ours(
+    *, gpt: dict, train: dict, first_window: int | None, precision: str, data: str, budget: float
+) -> dict[str, Any]:
     """Train as the pipeline does for `budget` seconds."""
     draw = batches(data, gpt["context_length"], train["batch_size"], train["seed"])
 
     def run(steps: int, stop: Callable[[], bool]) -> torch.nn.Module:
         torch.manual_seed(train["seed"])
-        model, loss = our_model(gpt, precision, draw)
+        window = partial(window_length, steps=steps, first=first_window, context_length=gpt["context_length"])
+        model, loss = our_model(gpt, precision, draw, window)
         config = TrainConfig(**train | {"steps": steps, "evaluate_every": steps, "patience": None})
         our_steps(model, config, loss, taken.append, stop)
         return model.eval()
 
     taken: list[float] = []
     run(PROBE, lambda: False)
-    steps = max(1, math.floor(MARGIN * budget / median(taken[PROBE // 4 :])))
+    taken.clear()
+    run(PROBE, lambda: False)  # steps take longer from window to window, so that all of them count
+    steps = max(1, math.floor(MARGIN * budget / fmean(taken)))
     taken.clear()
     model = run(steps, lambda: sum(taken) >= budget)
     found = validation(model, TokenWindows(Path(data), "validation", gpt["context_length"]))
@@ -212,7 +219,8 @@ def task_of(run: Run, params: Train, precision: str, data: Path) -> tuple[str, d
     if run.contender == "ours":
         train = {name: getattr(params, name) for name in TrainConfig.model_fields}
         gpt = params.gpt(run.shape.vocabulary_size).model_dump()
-        job = {"gpt": gpt, "train": train, "precision": precision, "data": where, "budget": run.budgets[0]}
+        job = {"gpt": gpt, "train": train, "first_window": params.first_window, "precision": precision}
+        job |= {"data": where, "budget": run.budgets[0]}
         return "benchmarks.time_to_loss:train_ours", job
     job = {"contender": run.contender, "shape": asdict(run.shape), "learning_rate": run.learning_rate}
     job |= {"batch_size": params.batch_size * params.gradient_accumulation, "seed": params.seed}

@@ -1,5 +1,6 @@
 """The language model: predict the next token of unlabelled text, and so continue a prompt."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -38,10 +39,28 @@ def serve(model: GPT, encoding: tiktoken.Encoding, rows: Sequence[Row], **option
     )
 
 
-def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Mean cross-entropy, in nats a token, of a batch of windows; call it under autocast."""
-    x_NC = model.features(inputs_BT).flatten(0, 1)
+def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor, length: int | None = None) -> Tensor:
+    """Mean cross-entropy, in nats a token, of a batch of windows; call it under autocast.
+
+    With `length` each is cut into windows of so many tokens, which do not see each other.
+    """
+    segments_BT = None
+    if length is not None and length < inputs_BT.shape[1]:
+        segments_BT = (torch.arange(inputs_BT.shape[1], device=inputs_BT.device) // length).expand_as(inputs_BT)
+    x_NC = model.features(inputs_BT, segments_BT=segments_BT).flatten(0, 1)
     return linear_cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
+
+
+def window_length(step: int, steps: int, first: int | None, context_length: int) -> int:
+    """How many tokens see each other at update number `step` (from 0) of `steps`.
+
+    `first`, doubled after equal parts of the training up to the context; without it always the context. Neighbours say
+    most about the next token, and in short windows they are learned from in less time (Press et al. 2021).
+    """
+    if first is None:
+        return context_length
+    doublings = max(0, math.ceil(math.log2(context_length / first)))
+    return min(context_length, first << (doublings + 1) * step // steps)
 
 
 @torch.inference_mode()
@@ -82,12 +101,14 @@ def objective(
     *,
     evaluation_batches: int,
     prompts: tuple[str, ...],
+    first_window: int | None = None,
     start_counts: bool = False,
     workers: Workers = ALONE,
 ) -> Objective:
     """Learn from shuffled windows of `train`; keep the weights with the lowest loss on `validation`.
 
-    With `start_counts` those may be the ones before the first step.
+    Tokens see each other within `window_length`, from `first_window` on. With `start_counts` the weights kept may be
+    the ones before the first step.
     """
     for prompt in prompts:
         length, context = len(encoding.encode_ordinary(prompt)), model.config.context_length
@@ -99,8 +120,10 @@ def objective(
 
     def loss(index: int) -> Tensor:
         inputs_BT, targets_BT = (tensor.to(compute.device) for tensor in train.batch(workers.part(order[index])))
+        step = index // config.gradient_accumulation
+        length = window_length(step, config.steps, first_window, model.config.context_length)
         with compute.autocast():
-            return mean_loss(inputs_BT, targets_BT)
+            return mean_loss(inputs_BT, targets_BT, length)
 
     def evaluate() -> dict[str, Any]:
         found = text_loss(model, validation, batches[workers.rank :: workers.count], compute, workers)

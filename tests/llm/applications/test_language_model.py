@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llm.applications.language_model import OPTIONS, serve, text_loss, window_loss
+from llm.applications.language_model import OPTIONS, serve, text_loss, window_length, window_loss
 from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.generation.sampling import Sampling
@@ -18,6 +18,35 @@ def test_the_loss_of_a_text_keeps_no_graph_and_is_that_of_inference(make_gpt, to
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda tensor: tensor):
         assert text_loss(gpt, windows, [rows], CPU) == expected
     assert kept == []
+
+
+@pytest.mark.parametrize("length", [8, 12, 32])
+def test_the_loss_of_shorter_windows_is_that_of_each_by_itself(make_gpt, token_files, length):
+    gpt = make_gpt(positions="rotary").train()
+    inputs_BT, targets_BT = TokenWindows(token_files, "train", 32).batch(torch.arange(3).numpy())
+    parts = zip(inputs_BT.split(length, 1), targets_BT.split(length, 1), strict=True)
+    alone = sum(window_loss(gpt, *part) * part[0].numel() for part in parts) / inputs_BT.numel()
+    together = window_loss(gpt, inputs_BT, targets_BT, length)
+    torch.testing.assert_close(together, alone)
+    gradients = [
+        torch.autograd.grad(loss, gpt.blocks[0].attention.query_key_value.weight) for loss in (together, alone)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("first", "context_length", "steps", "expected"),
+    [
+        (None, 512, 3, [512, 512, 512]),
+        (64, 512, 8, [64, 64, 128, 128, 256, 256, 512, 512]),
+        (48, 500, 5, [48, 96, 192, 384, 500]),
+        (64, 512, 2, [64, 256]),
+        (64, 64, 2, [64, 64]),
+        (64, 32, 2, [32, 32]),
+    ],
+)
+def test_windows_double_up_to_the_context(first, context_length, steps, expected):
+    assert [window_length(step, steps, first, context_length) for step in range(steps)] == expected
 
 
 def test_served_prompts_go_on_and_one_that_can_not_says_why_and_leaves_the_others_alone(make_gpt, encoding):
