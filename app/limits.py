@@ -9,6 +9,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import h11
@@ -46,7 +47,7 @@ def _error(
 
 
 class _Lingering:
-    """A transport that is closed behind an answer to a request whose rest still comes.
+    """A transport that is closed behind an answer to a request whose rest still comes (RFC 9112, section 9.6).
 
     To close a connection with bytes unread resets it, and with it goes what its client has not read of the answer. So
     our direction ends first; what still comes is taken, and left to nobody, until the client ends its own, or `seconds`
@@ -67,9 +68,10 @@ class _Lingering:
         if self.is_closing() or not self._comes() or not self._transport.can_write_eof():
             return self._transport.close()
         self.lingers = True
-        self._transport.write_eof()
-        self._transport.resume_reading()
         asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
+        with suppress(OSError):  # reset meanwhile, of which the transport hears when it reads
+            self._transport.write_eof()
+        self._transport.resume_reading()
 
 
 class TimedHeads(H11Protocol):

@@ -163,12 +163,9 @@ def book_loss(peer: Peer) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def our_model(
-    config: dict[str, Any], precision: str, batches: Batches, window: Callable[[int], int | None] = lambda index: None
+    config: dict[str, Any], precision: str, batches: Batches, sees: Callable[[int], int | None] = lambda index: None
 ) -> tuple[nn.Module, Callable[[int], Tensor]]:
-    """This project's GPT and its loss of batch number i, as pre-training takes it.
-
-    `window` says how many tokens see each other in a batch.
-    """
+    """This project's GPT and its loss of batch number i; `sees` says how many of its tokens see each other, or all."""
     from llm.applications.language_model import window_loss
     from llm.config import GPTConfig
     from llm.device import Compute
@@ -179,7 +176,7 @@ def our_model(
 
     def loss(index: int) -> Tensor:
         with compute.autocast():
-            return window_loss(model, *batches(index), window(index))
+            return window_loss(model, *batches(index), sees(index))
 
     return model, loss
 

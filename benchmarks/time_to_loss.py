@@ -1,10 +1,11 @@
 """What a minute buys: `python -m benchmarks.time_to_loss --peers .peers/bin/python`, after `make run`.
 
 Bits per byte on the whole validation split of the default corpus after 60, 120 and 240 seconds of training, without the
-evaluations, with the same tokenizer, tokens, batch and context:
+evaluations, with the same tokenizer, tokens and batch, and evaluated with the same context:
 
-- ours: the model and the recipe of params.yaml, a run a budget. `steps`, and with it the schedule, is chosen from the
-  time of 12 steps just before, 2 % short of the budget; a run that turns out slower is cut at the budget.
+- ours: the model and the recipe of params.yaml, which begins with a shorter context, a run a budget. `steps`, and with
+  it the schedule, is chosen from the time of 20 steps just before, 2 % short of the budget; a run that turns out slower
+  is cut at the budget.
 - book: llms-from-scratch's loop, float32, dropout 0.1, AdamW at a constant rate, decay 0.1, its own loss function; one
   run evaluated at each budget.
 - gpt2: `transformers` GPT-2 in bfloat16 autocast, AdamW (0.9, 0.95), decay 0.1 of matrices, clipping, 5 % warm-up, then
@@ -22,11 +23,11 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,7 +49,7 @@ from benchmarks.contenders import (
     same_size,
     transformers_gpt2,
 )
-from llm.applications.language_model import window_length
+from llm.applications.language_model import context_at
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler, TokenWindows
 from llm.device import choose_compute
@@ -62,7 +63,7 @@ STATE = Path(".threestage/benchmarks/time_to_loss")
 DATA = Path("data/processed/corpus")
 RATES = {"book": (4e-4, 1e-3, 3e-3), "gpt2": (1e-3, 2e-3, 4e-3)}
 SIZES = ((3, 2), (4, 2), (4, 4))  # layers and heads; heads are as wide as ours
-PROBE = 12  # steps that are timed before a run of ours, after as many that warm up
+PROBE, PARTS = 20, 4  # steps that are timed before a run of ours, after as many that warm up; parts, each by its median
 MARGIN = 0.98
 
 
@@ -100,15 +101,19 @@ def batches(data: str, context_length: int, batch_size: int, seed: int) -> Batch
 
 
 def train_ours(
-    *, gpt: dict, train: dict, first_window: int | None, precision: str, data: str, budget: float
+    *, gpt: dict, train: dict, first_context_length: int | None, precision: str, data: str, budget: float
 ) -> dict[str, Any]:
     """Train as the pipeline does for `budget` seconds."""
-    draw = batches(data, gpt["context_length"], train["batch_size"], train["seed"])
+    length = gpt["context_length"]
+    draw = batches(data, length, train["batch_size"], train["seed"])
 
     def run(steps: int, stop: Callable[[], bool]) -> torch.nn.Module:
         torch.manual_seed(train["seed"])
-        window = partial(window_length, steps=steps, first=first_window, context_length=gpt["context_length"])
-        model, loss = our_model(gpt, precision, draw, window)
+
+        def sees(batch: int) -> int:
+            return context_at(batch // train["gradient_accumulation"], steps, first_context_length, length)
+
+        model, loss = our_model(gpt, precision, draw, sees)
         config = TrainConfig(**train | {"steps": steps, "evaluate_every": steps, "patience": None})
         our_steps(model, config, loss, taken.append, stop)
         return model.eval()
@@ -116,11 +121,12 @@ def train_ours(
     taken: list[float] = []
     run(PROBE, lambda: False)
     taken.clear()
-    run(PROBE, lambda: False)  # steps take longer from window to window, so that all of them count
-    steps = max(1, math.floor(MARGIN * budget / fmean(taken)))
+    run(PROBE, lambda: False)
+    parts = np.array_split(taken, PARTS)  # steps take longer where more tokens see each other, so that all parts count
+    steps = max(1, math.floor(MARGIN * budget / fmean(map(median, parts))))
     taken.clear()
     model = run(steps, lambda: sum(taken) >= budget)
-    found = validation(model, TokenWindows(Path(data), "validation", gpt["context_length"]))
+    found = validation(model, TokenWindows(Path(data), "validation", length))
     evaluation = {"budget": budget, "seconds": sum(taken), "steps": len(taken), "bits_per_byte": found}
     return {"planned_steps": steps, "evaluations": [evaluation]}
 
@@ -219,8 +225,8 @@ def task_of(run: Run, params: Train, precision: str, data: Path) -> tuple[str, d
     if run.contender == "ours":
         train = {name: getattr(params, name) for name in TrainConfig.model_fields}
         gpt = params.gpt(run.shape.vocabulary_size).model_dump()
-        job = {"gpt": gpt, "train": train, "first_window": params.first_window, "precision": precision}
-        job |= {"data": where, "budget": run.budgets[0]}
+        job = {"gpt": gpt, "train": train, "first_context_length": params.first_context_length}
+        job |= {"precision": precision, "data": where, "budget": run.budgets[0]}
         return "benchmarks.time_to_loss:train_ours", job
     job = {"contender": run.contender, "shape": asdict(run.shape), "learning_rate": run.learning_rate}
     job |= {"batch_size": params.batch_size * params.gradient_accumulation, "seed": params.seed}
@@ -319,7 +325,8 @@ def main(arguments: list[str] | None = None) -> None:
     report.show("Validation bits per byte; in brackets the best layers x width and rate", columns, rows)
     results = {
         "machine": report.machine(["transformers"]) | {"threads": options.threads},
-        "settings": {"budgets": budgets, "precision": precision, "batch_size": params.batch_size},
+        "settings": {"budgets": budgets, "precision": precision, "batch_size": params.batch_size}
+        | {"first_context_length": params.first_context_length},
         "model": gpt.model_dump(),
         "best": won,
         "evaluations": evaluations,

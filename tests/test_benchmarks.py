@@ -111,6 +111,7 @@ def small_params(tmp_path_factory):
     """params.yaml with a small default model."""
     values = yaml.safe_load(PARAMS_FILE.read_text())
     values["foundation"]["train"] |= {"n_layer": 1, "n_embd": 16, "n_head": 2, "context_length": 32}
+    values["foundation"]["train"]["first_context_length"] = 8
     values["datasets"]["corpus"]["preprocess"]["vocabulary_size"] = 300
     path = tmp_path_factory.mktemp("params") / "params.yaml"
     path.write_text(yaml.safe_dump(values))

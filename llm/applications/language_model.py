@@ -42,7 +42,7 @@ def serve(model: GPT, encoding: tiktoken.Encoding, rows: Sequence[Row], **option
 def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor, length: int | None = None) -> Tensor:
     """Mean cross-entropy, in nats a token, of a batch of windows; call it under autocast.
 
-    With `length` each is cut into windows of so many tokens, which do not see each other.
+    With `length` each is cut into pieces of so many tokens, which do not see each other.
     """
     segments_BT = None
     if length is not None and length < inputs_BT.shape[1]:
@@ -51,11 +51,12 @@ def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor, length: int |
     return linear_cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
 
 
-def window_length(step: int, steps: int, first: int | None, context_length: int) -> int:
-    """How many tokens see each other at update number `step` (from 0) of `steps`.
+def context_at(step: int, steps: int, first: int | None, context_length: int) -> int:
+    """How many tokens see each other at update number `step` (from 0) of `steps`: sequence length warm-up.
 
-    `first`, doubled after equal parts of the training up to the context; without it always the context. Neighbours say
-    most about the next token, and in short windows they are learned from in less time (Press et al. 2021).
+    `first`, doubled after equal parts of the training up to the context, which fewer steps than doublings do not reach;
+    without it always the context. Neighbours say most about the next token, and among few tokens that is learned in
+    less time (Shortformer, Press et al. 2021; Li et al. 2022).
     """
     if first is None:
         return context_length
@@ -101,14 +102,14 @@ def objective(
     *,
     evaluation_batches: int,
     prompts: tuple[str, ...],
-    first_window: int | None = None,
+    first_context_length: int | None = None,
     start_counts: bool = False,
     workers: Workers = ALONE,
 ) -> Objective:
     """Learn from shuffled windows of `train`; keep the weights with the lowest loss on `validation`.
 
-    Tokens see each other within `window_length`, from `first_window` on. With `start_counts` the weights kept may be
-    the ones before the first step.
+    How many tokens see each other is `context_at` each step, from `first_context_length` on. With `start_counts` the
+    weights kept may be the ones before the first step.
     """
     for prompt in prompts:
         length, context = len(encoding.encode_ordinary(prompt)), model.config.context_length
@@ -121,7 +122,7 @@ def objective(
     def loss(index: int) -> Tensor:
         inputs_BT, targets_BT = (tensor.to(compute.device) for tensor in train.batch(workers.part(order[index])))
         step = index // config.gradient_accumulation
-        length = window_length(step, config.steps, first_window, model.config.context_length)
+        length = context_at(step, config.steps, first_context_length, model.config.context_length)
         with compute.autocast():
             return mean_loss(inputs_BT, targets_BT, length)
 

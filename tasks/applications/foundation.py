@@ -31,8 +31,9 @@ class Train(GPTShape, TrainConfig):
     init_from: str = SCRATCH
     """`scratch`, or the published weights that training goes on from: a name of tasks/data/published.py, a folder in
     Hugging Face layout, or a `.gguf` file."""
-    first_window: int | None = Field(default=None, gt=0)
-    """Tokens that see each other at first, doubled after equal parts of the steps up to the context; null: all."""
+    first_context_length: int | None = Field(default=None, gt=0)
+    """Tokens that see each other at first, doubled after equal parts of the steps up to `context_length`; null has all
+    see each other from the start, as published weights want it."""
     steps: int = Field(ge=0)
     """Updates of the weights; 0 takes published ones as they are."""
     evaluation_batches: int = Field(gt=0)
@@ -97,7 +98,7 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
         compute,
         evaluation_batches=params.evaluation_batches,
         prompts=params.sample_prompts,
-        first_window=params.first_window,
+        first_context_length=params.first_context_length,
         start_counts=params.init_from != SCRATCH,
         workers=workers,
     )

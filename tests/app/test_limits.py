@@ -3,6 +3,7 @@
 import hmac
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPResponse
@@ -92,6 +93,13 @@ def answer_of(connection: socket.socket) -> httpx.Response:
     return httpx.Response(found.status, headers=found.getheaders(), content=found.read())
 
 
+def write_on(connection: socket.socket) -> None:
+    """Send a byte again and again, as long as that is possible."""
+    for _ in range(6000):  # five minutes
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
 def is_an_error(answer: httpx.Response, status: int, code: str) -> bool:
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, code), answer.text
@@ -170,6 +178,14 @@ def test_who_reads_nothing_before_all_is_written_reads_why_it_was_refused(strict
     answer = raw(strict, start + b"content-length: 30000000\r\n\r\n", b"x" * 30_000_000)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_large"
+
+
+def test_who_writes_on_behind_an_answer_that_ends_the_connection_is_cut_off(impatient):
+    head = b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: 30000000\r\n\r\n"
+    with connected(impatient, head) as connection:
+        assert answer_of(connection).status_code == 413
+        with pytest.raises(ConnectionError):
+            write_on(connection)
 
 
 def test_a_size_that_is_no_number_or_a_lie_is_refused(strict):

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from llm.applications.language_model import OPTIONS, serve, text_loss, window_length, window_loss
-from llm.dataset import TokenWindows
+from llm.applications.language_model import OPTIONS, context_at, objective, serve, text_loss, window_loss
+from llm.config import TrainConfig
+from llm.dataset import BatchSampler, TokenWindows
 from llm.device import Compute
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate_text
@@ -21,7 +22,7 @@ def test_the_loss_of_a_text_keeps_no_graph_and_is_that_of_inference(make_gpt, to
 
 
 @pytest.mark.parametrize("length", [8, 12, 32])
-def test_the_loss_of_shorter_windows_is_that_of_each_by_itself(make_gpt, token_files, length):
+def test_the_loss_of_a_window_in_pieces_is_that_of_each_by_itself(make_gpt, token_files, length):
     gpt = make_gpt(positions="rotary").train()
     inputs_BT, targets_BT = TokenWindows(token_files, "train", 32).batch(torch.arange(3).numpy())
     parts = zip(inputs_BT.split(length, 1), targets_BT.split(length, 1), strict=True)
@@ -34,19 +35,30 @@ def test_the_loss_of_shorter_windows_is_that_of_each_by_itself(make_gpt, token_f
     torch.testing.assert_close(*gradients)
 
 
+def test_training_begins_with_the_first_context_length_and_counts_updates_not_batches(make_gpt, token_files, encoding):
+    gpt, windows = make_gpt(positions="rotary"), TokenWindows(token_files, "train", 32)
+    config = TrainConfig(seed=1, steps=3, batch_size=2, gradient_accumulation=2, learning_rate=0.1, evaluate_every=3,
+                         checkpoint_every=3)  # fmt: skip
+    goal = objective(
+        gpt, encoding, config, windows, windows, CPU, evaluation_batches=1, prompts=(), first_context_length=8
+    )
+    order = BatchSampler(len(windows), 2, seed=1)
+    for batch, length in enumerate([8, 8, 16, 16, 32, 32]):
+        assert goal.loss(batch).item() == window_loss(gpt, *windows.batch(order[batch]), length).item()
+
+
 @pytest.mark.parametrize(
     ("first", "context_length", "steps", "expected"),
     [
         (None, 512, 3, [512, 512, 512]),
         (64, 512, 8, [64, 64, 128, 128, 256, 256, 512, 512]),
         (48, 500, 5, [48, 96, 192, 384, 500]),
-        (64, 512, 2, [64, 256]),
         (64, 64, 2, [64, 64]),
         (64, 32, 2, [32, 32]),
     ],
 )
-def test_windows_double_up_to_the_context(first, context_length, steps, expected):
-    assert [window_length(step, steps, first, context_length) for step in range(steps)] == expected
+def test_the_context_doubles_up_to_its_length(first, context_length, steps, expected):
+    assert [context_at(step, steps, first, context_length) for step in range(steps)] == expected
 
 
 def test_served_prompts_go_on_and_one_that_can_not_says_why_and_leaves_the_others_alone(make_gpt, encoding):
