@@ -10,8 +10,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -45,9 +46,12 @@ class Cleaner:
 
     def _clean(self, clean: Clean, rows: Sequence[Row], found: list[dict[str, Any] | str]) -> bool:
         """Clean rows until one ends the process; whether none did."""
-        pool = self._started(clean)
+        pool, futures = self._started(clean), list[Future[dict[str, Any]]]()
+        with suppress(BrokenProcessPool):  # by a row before the last, as that one's future says
+            for row in rows:
+                futures.append(pool.submit(clean, row))
         try:
-            for future in [pool.submit(clean, row) for row in rows]:
+            for future in futures:
                 try:
                     found.append(future.result(self.seconds))
                 except ValueError as error:  # the cleaning's own errors

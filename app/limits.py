@@ -56,10 +56,14 @@ class _Lingering:
 
     def __init__(self, transport: asyncio.Transport, comes: Callable[[], bool], seconds: float) -> None:
         self._transport, self._comes, self._seconds = transport, comes, seconds
-        self.lingers = False
+        self._end: asyncio.TimerHandle | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    @property
+    def lingers(self) -> bool:
+        return self._end is not None
 
     def is_closing(self) -> bool:
         return self.lingers or self._transport.is_closing()
@@ -67,11 +71,14 @@ class _Lingering:
     def close(self) -> None:
         if self.is_closing() or not self._comes() or not self._transport.can_write_eof():
             return self._transport.close()
-        self.lingers = True
-        asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
+        self._end = asyncio.get_running_loop().call_later(self._seconds, self._transport.abort)
         with suppress(OSError):  # reset meanwhile, of which the transport hears when it reads
             self._transport.write_eof()
         self._transport.resume_reading()
+
+    def closed(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
 
 
 class TimedHeads(H11Protocol):
@@ -101,7 +108,21 @@ class TimedHeads(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The time ends."""
         super().connection_lost(exc)
+        self.transport.closed()
         self._unwatch()
+
+    def shutdown(self) -> None:
+        """The server ends, and waits for no request that is not yet whole or was answered before it was."""
+        super().shutdown()
+        if self.transport.lingers:
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """A body that is no HTTP: who reads it is told that nothing more comes."""
+        super().send_400_response(msg)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
 
     def _comes(self) -> bool:
         """Whether a request has begun and not ended."""
@@ -109,8 +130,7 @@ class TimedHeads(H11Protocol):
         return head or self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
     def _watch(self) -> None:
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering or self.transport.get_protocol() is not self:  # WebSockets have a protocol of their own
+        if self.cycle is not None and not self.cycle.response_complete:
             self._unwatch()
         elif self._late is None:
             self._late = self.loop.call_later(self.seconds, self._give_up)

@@ -161,7 +161,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         kept = turns(kept)
         return shown(kept), kept, gr.Textbox(question, submit_btn="Send", stop_btn=False), _line(versions)
 
-    def clear(request: gr.Request) -> list[Turn]:
+    async def clear(request: gr.Request) -> list[Turn]:  # in the loop, where answers come to their end
         if running.stopped(request.session_hash):
             cleared.add(request.session_hash)
         return []

@@ -128,7 +128,7 @@ class Answering:
         if self.goes_on(browser, writings):
             del self._of[browser]
 
-    def stop(self, request: gr.Request) -> None:
+    async def stop(self, request: gr.Request) -> None:
         """End what is written for a browser, now or as soon as it begins."""
         self.stopped(request.session_hash)
 

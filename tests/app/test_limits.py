@@ -206,6 +206,21 @@ def test_a_body_that_comes_too_slowly_is_refused(impatient):
         assert b"did not come within 1 s" in answer
 
 
+def test_a_body_that_is_no_http_is_refused_and_nobody_waits_for_its_rest(strict, caplog):
+    head = b"POST /classify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer one key\r\ncontent-type: application/json\r\n"
+    with connected(strict, head + b"transfer-encoding: chunked\r\n\r\n") as connection:
+        connection.sendall(b"2\r\n{}\r\n no chunk\r\n")
+        assert ending_of(connection).startswith(b"HTTP/1.1 400 ")
+    assert httpx.get(f"{strict}/healthz", timeout=300).status_code == 200
+    assert "Exception in ASGI application" not in caplog.text
+
+
+def test_who_asks_for_a_websocket_is_answered_by_http(strict):
+    upgrade = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    with connected(strict, upgrade) as connection:
+        assert answer_of(connection).json() == {"status": "ok"}
+
+
 LIVE = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 BEGUN = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: "
 

@@ -51,19 +51,19 @@ def clock(monkeypatch):
 
 def test_names_that_nobody_knows_ask_the_registry_once_however_many_ask(registry, clock, monkeypatch):
     found, asked = Registry(), Counter()
-    find, read = Registry.find, Registry._in_registry
+    find, read = found.find, found._in_registry
     everybody = threading.Barrier(8)
 
-    def noted(self, name):
+    def noted(name):
         everybody.wait(120)
-        return find(self, name)
+        return find(name)
 
-    def counted(self):
+    def counted():
         asked["reads"] += 1
-        return read(self)
+        return read()
 
-    monkeypatch.setattr(Registry, "find", noted)
-    monkeypatch.setattr(Registry, "_in_registry", counted)
+    monkeypatch.setattr(found, "find", noted)  # not the class: a server of other tests reads, too
+    monkeypatch.setattr(found, "_in_registry", counted)
     with tracked(registry), ThreadPoolExecutor(8) as pool:
         found.read()
         asked.clear()
@@ -76,12 +76,11 @@ def test_names_that_nobody_knows_ask_the_registry_once_however_many_ask(registry
 
 def test_while_one_waits_for_a_registry_that_does_not_answer_others_are_told_at_once(tmp_path, clock, monkeypatch):
     trying, may = threading.Event(), threading.Event()
-    read = Registry._in_registry
 
-    def slowly(self):
+    def slowly():
         trying.set()
         assert may.wait(120)
-        return read(self)
+        return read()
 
     with tracked(tmp_path):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -91,7 +90,8 @@ def test_while_one_waits_for_a_registry_that_does_not_answer_others_are_told_at_
         with pytest.raises(Unavailable, match="nobody answers"):  # as of the last second
             registry.find("assistant")
         clock.seconds += 2
-        monkeypatch.setattr(Registry, "_in_registry", slowly)
+        read = registry._in_registry
+        monkeypatch.setattr(registry, "_in_registry", slowly)
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(registry.find, "assistant")
             assert trying.wait(120)

@@ -343,17 +343,17 @@ def test_what_is_being_loaded_when_the_server_ends_is_ended_and_nothing_is_loade
 
 
 def test_a_version_that_is_newer_than_a_refresh_is_not_let_go_by_it(store, monkeypatch):
-    make_room, newer = Versions._make_room, []
+    versions, newer = Versions(Settings(rows=1)), []
+    make_room = versions._make_room
 
-    def meanwhile(self, *arguments):
+    def meanwhile(*arguments):
         if arguments and not newer:  # the refresh has read and loaded
             register(store / "1/assistant", "assistant")
-            self.registry._read_at = -1e9  # as if it had taken its time
-            newer.append(self.get("assistant/3"))
-        make_room(self, *arguments)
+            versions.registry._read_at = -1e9  # as if it had taken its time
+            newer.append(versions.get("assistant/3"))
+        make_room(*arguments)
 
-    monkeypatch.setattr(Versions, "_make_room", meanwhile)
-    versions = Versions(Settings(rows=1))
+    monkeypatch.setattr(versions, "_make_room", meanwhile)
     versions.refresh(PRELOADED)
     assert [str(each.named) for each in versions.loaded] == ["assistant/1", "assistant/3"]
     assert asyncio.run(ending_of(newer[0])) == "length"
