@@ -267,7 +267,7 @@ def test_what_a_minute_buys_is_compared_and_a_run_is_made_once(small_params, tok
     ]
     for look in results["evaluations"]:
         assert 0 < look["bits_per_byte"] < 8
-        assert look["steps"] > 1
+        assert look["steps"] >= 1  # a slow machine's first one may take all of the time
     assert results["evaluations"][3]["seconds"] >= 1.0
     assert [results["evaluations"][3][name] for name in ("n_layer", "n_head", "n_embd")] == [3, 4, 32]
     assert results["best"]["gpt2"]["2"] == results["evaluations"][2]

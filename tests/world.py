@@ -50,7 +50,7 @@ class World:
         at_home = "--host 127.0.0.1 --port"
         self.mlflow = Process(
             f"mlflow server --backend-store-uri sqlite:///mlflow.db --workers 1 {at_home} {mlflow}",
-            folder, here, f"{self.store}/health",
+            folder, here, f"{self.store}/api/2.0/mlflow/experiments/search?max_results=1",  # which opens its store
         )  # fmt: skip
         self.prefect = Process(f"prefect server start {at_home} {prefect}", folder, here, f"{api}/health")
         self.worker = Process("prefect worker start --pool local", folder, here | self.exported)

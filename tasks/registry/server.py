@@ -78,6 +78,17 @@ def check_server(uri: str) -> None:
         raise kind(f"{place(uri)}: it answers {answer.status_code} {answer.reason}")
 
 
+def _answers(uri: str) -> bool:
+    """Whether a server answers now, if only that it refuses."""
+    try:
+        check_server(uri)
+    except ServerAwayError:
+        return False
+    except UserError:
+        return True
+    return True
+
+
 def _said(error: MlflowException | RequestException) -> UserError:
     """What an error of a client means for who asked."""
     uri = tracking_uri()
@@ -93,7 +104,8 @@ def _said(error: MlflowException | RequestException) -> UserError:
         case _:
             behind = error.__cause__ or error.__context__
             status = None if isinstance(behind, RequestException) else error.get_http_status_code()
-            if status is not None and _is_trouble(status):  # MLflow's word for all that it does not know better
+            # MLflow's word for all that it does not know better, such as a file that it could not fetch
+            if status is not None and _is_trouble(status) and _answers(uri):
                 return UserError(f"{place(uri)}: {_line(error, uri)}")
     if status is None or _is_trouble(status):
         return ServerAwayError(f"{place(uri)}: it went away ({_line(error, uri)}); try again when it answers")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llm.dataset import BatchSampler, TokenWindows, pad
 
-quick = settings(max_examples=50, deadline=None)
+quick = settings(max_examples=50)
 rows, sizes, seeds = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31)
 
 

@@ -37,7 +37,7 @@ def alone(gpt, example: Example) -> torch.Tensor:
     return probabilities.gather(1, row[1:, None])[learned[1:]].sum()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.builds(pair, tokens, tokens, tokens), min_size=1, max_size=4), st.integers(1, 9))
 def test_answers_side_by_side_have_the_log_probability_and_the_gradient_of_each_alone(make_gpt, pairs, rows):
     ours, theirs = make_gpt(), make_gpt()

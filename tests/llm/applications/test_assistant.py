@@ -28,7 +28,7 @@ from llm.device import Compute
 from llm.tokenizer import make_encoding
 from llm.training.loss import IGNORE
 
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 tokens = st.lists(st.tuples(st.integers(0, 250), st.booleans()), min_size=1, max_size=30)
 examples_of_any_length = st.lists(

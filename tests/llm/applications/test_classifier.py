@@ -28,7 +28,7 @@ from llm.formats.model_folder import save_model
 from llm.model.gpt import GPT
 from llm.training.selection import LabelledTexts
 
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 texts = st.lists(st.lists(st.integers(0, 250), min_size=1, max_size=32), min_size=1, max_size=7)
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 

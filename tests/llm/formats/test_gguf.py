@@ -141,7 +141,7 @@ def test_a_long_vocabulary_is_read_fast_and_right(tmp_path):
     assert time.process_time() - start < 0.5
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_torn_file_is_named(whole, data, tmp_path_factory):
     content = whole.read_bytes()
@@ -153,7 +153,7 @@ def test_a_torn_file_is_named(whole, data, tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of scales that are no numbers
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(data=st.data())
 def test_a_damaged_header_is_an_error_or_another_header(whole, data, tmp_path_factory):
     content = bytearray(whole.read_bytes())

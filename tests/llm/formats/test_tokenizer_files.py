@@ -80,7 +80,7 @@ def metadata_of(tokenizer, split):
     return {f"tokenizer.ggml.{key}": value for key, value in parts.items()}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text=ANY_TEXT)
 def test_any_text_gets_the_published_ids(model, text):
     _, tokenizer, ours = model

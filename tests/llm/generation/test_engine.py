@@ -13,7 +13,7 @@ from llm.model.gpt import GPT
 
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "tied": False}
 FAMILIES = {"gpt2": {}, "llama": LLAMA | {"n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_hidden": 40}}
-quick = settings(max_examples=25, deadline=None, derandomize=True)  # some weights leave two tokens within rounding
+quick = settings(max_examples=25)
 families = st.sampled_from(sorted(FAMILIES))
 prompts = st.lists(st.integers(0, 250), min_size=1, max_size=20)
 requests = st.lists(st.tuples(prompts, st.integers(1, 12)), min_size=1, max_size=7)

@@ -148,7 +148,7 @@ def test_what_was_made_of_four_bits_keeps_them_exactly_and_nothing_else_does(mak
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**16))
 def test_tiles_of_four_bits_say_exactly_the_weights_that_they_were_made_of(outputs, groups, seed):
     torch.manual_seed(seed)

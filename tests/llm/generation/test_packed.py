@@ -64,7 +64,7 @@ def test_one_row_and_many_generate_the_same_with_and_without_draws(gpt, rows):
         assert generate(model, prompts, max_new_tokens=8, sampling=sampling) == texts
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 70), st.integers(1, 5), st.integers(1, 80), st.booleans(), st.integers(0, 2**16))
 def test_layers_of_any_shape_come_close_to_the_exact_product(rows, sixteens, outputs, bias, seed):
     torch.manual_seed(seed)

@@ -53,7 +53,7 @@ def test_top_k_top_p_and_min_p_choose_who_may_be_drawn(options, stay):
     assert (shares - expected).abs().max() < 0.04
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**16),
     st.sampled_from([5, 300, 9000]),
@@ -81,7 +81,7 @@ def test_temperature_0_takes_the_likeliest_and_a_small_one_nearly_always():
         assert choose(logits, [Sampler(sampling, [1])] * 50) == logits.argmax(dim=-1).tolist()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=9, unique=True),
     st.floats(0, 1e308, exclude_min=True),

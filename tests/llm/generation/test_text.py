@@ -8,7 +8,7 @@ from llm.generation.sampling import Sampling
 from llm.generation.text import MOST_AT_ONCE, TextStream, generate, generate_text, stream_text
 from llm.tokenizer import END_OF_TEXT, stop_tokens
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 WILD = Sampling(temperature=1.5, seed=1)
 
 

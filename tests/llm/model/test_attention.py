@@ -19,7 +19,7 @@ from llm.model.attention import (
     causal,
 )
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 sizes = st.integers(1, 6)
 close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-4)
 

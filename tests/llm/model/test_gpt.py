@@ -9,7 +9,7 @@ from llm.config import GPTConfig, GPTShape
 from llm.model.embedding import rotate, rotation
 from llm.model.gpt import GPT
 
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 
 
 @quick

@@ -37,7 +37,7 @@ def masked(segments_BT: torch.Tensor) -> torch.Tensor:
     return same_BTS & causal(segments_BT.shape[1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     batches,
     st.sampled_from([(1, 1), (2, 1), (4, 2), (3, 3)]),

@@ -1,7 +1,7 @@
 from email.message import EmailMessage
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.data.mail import clean_mail, clean_row, parse_message, without_footers, without_signature
@@ -11,7 +11,6 @@ ENTITIES = ["&amp;", "&lt;", "&amp;lt;b&gt;", "&lt;html&gt;", "&Atilde;", "&copy
 LETTERS = ["a", "é", "\ufb01", "\uff28", "Ã©", "â€œ", "Â", "Ã", *"\u2019\u201c\u0301\ufeff\ufffd\ud83d\0\b\x1b\x7f"]
 BLANKS = [" ", "\t", "\n", "\r\n", "\n\n\n", *"\v\f\x85\xa0\u2028"]
 TEXTS = st.lists(st.sampled_from(MARKUP + ENTITIES + LETTERS + BLANKS) | st.text(max_size=3), max_size=9).map("".join)
-CASES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no mistake
 
 
 def raw(body, subject="Hello", kind="text/plain", encoding="7bit"):
@@ -69,7 +68,6 @@ def test_a_message_without_its_boundary_keeps_its_text():
     assert parse_message(raw("still here", kind="multipart/alternative; boundary=x")) == ("Hello", "still here")
 
 
-@CASES
 @given(TEXTS, TEXTS)
 @example("", "\b<html><p>Dear <b>friend</b>")
 @example("", "&lt;html&gt;<p>Dear <b>friend</b>")
@@ -82,7 +80,6 @@ def test_a_clean_mail_stays_as_it_is(subject, body):
     assert clean_row(row) == row == dict(zip(("subject", "body"), cleaned, strict=True))
 
 
-@CASES
 @given(TEXTS, st.sampled_from(["text/plain", "text/html"]))
 @example("\ufeff<html>Dear friend", "text/plain")
 @example("<xmp><html>Dear friend", "text/html")
@@ -93,7 +90,6 @@ def test_the_text_of_a_message_stays_as_it_is(body, kind):
     assert clean_row(row) == row == dict(zip(("subject", "body"), parsed, strict=True))
 
 
-@CASES
 @given(TEXTS, st.sampled_from(["text/plain", "text/html"]))
 @example("Ã©\ufffd&\ufffdamp;", "text/html")
 def test_html_is_read_alike_as_a_body_and_in_a_message(body, kind):

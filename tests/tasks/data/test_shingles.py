@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.data.shingles import Known, Prefixes, band_shape, bands, first_of_groups, prefix, same, shingles, whole
@@ -20,7 +20,6 @@ def triples(text: str) -> set[tuple[str, ...]]:
 TEXTS = st.text(st.characters(codec="utf-32") | st.sampled_from("ab A-_'.\n²ßİéΣ\u2019"), max_size=60)
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_sets_are_those_of_a_regular_expression(one, other):
     left, right = shingles(one), shingles(other)

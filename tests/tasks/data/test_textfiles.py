@@ -19,13 +19,13 @@ PIECES = st.one_of(
 )
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(st.lists(PIECES, max_size=12).map("".join))
 def test_a_text_is_mended_as_ftfy_mends_it(text):
     assert fix_text(text) == ftfy.fix_text(text)
 
 
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=2_000)
 @given(st.text(st.sampled_from("\u2013\u2014\u2018\u2019\u201c\u201d\u2026 \n\taAsS.'\"-~<"), max_size=20))
 def test_quotes_and_dashes_are_no_mojibake(text):
     assert fix_text(text) == ftfy.fix_text(text)
@@ -55,7 +55,7 @@ def rows_of(elements) -> tuple[list[str], str]:
     return found, ""
 
 
-@settings(max_examples=1_000, deadline=None, derandomize=True)
+@settings(max_examples=1_000)
 @given(st.lists(VALUES, max_size=6), st.sampled_from([None, 0, 1]), st.integers(0, 60), PUT)
 def test_a_large_list_has_the_rows_and_the_mistakes_of_a_whole_one(tmp_path_factory, rows, indent, place, put):
     text = json.dumps(rows, indent=indent)

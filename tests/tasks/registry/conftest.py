@@ -59,7 +59,8 @@ def tracking_server(project, tmp_path, monkeypatch, port):
         deadline = time.monotonic() + 300
         while True:
             try:
-                if httpx.get(f"{url}/health").is_success:
+                # it opens its store for the first who asks something of it
+                if httpx.get(f"{url}/api/2.0/mlflow/experiments/search?max_results=1", timeout=300).is_success:
                     break
             except httpx.TransportError:
                 assert time.monotonic() < deadline

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from bs4 import BeautifulSoup
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.registry.markup import as_html, first_entries, plain, printable, table, tame
@@ -36,7 +36,6 @@ def test_a_hostile_value_stays_in_its_cell_and_reads_as_it_was():
     assert is_harmless(found)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=4))
 @example(["_0_", "a__b", "f1_gain", "__init__"])
 def test_any_text_in_a_table_reads_as_it_was(values):
@@ -72,7 +71,6 @@ def test_text_among_markup_keeps_its_quotes_and_bold_and_nothing_that_does_harm(
     assert not found.find_all(["pre", "code", "hr", "h3"])
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="#>-*_=~`[]()<>!|&\\ \n\tab1.:", max_size=60))
 def test_no_text_opens_what_swallows_the_rest_of_the_card(text):
     found = body(f"{tame(text)}\n\n## The next section")

@@ -4,6 +4,8 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from small_models import challenger
 
 from tasks.registry.ancestry import ancestry
@@ -37,6 +39,16 @@ def test_a_server_that_is_away_is_known_behind_mlflows_word_that_a_model_may_hav
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(ServerAwayError, match="it went away"), server_errors():
         MlflowClient("http://127.0.0.1:9").set_logged_model_tags("m-1", {"threestage.model": "classifier"})
+
+
+def test_a_server_that_is_away_is_known_behind_mlflows_word_that_files_could_not_be_fetched(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    artifacts = HttpArtifactRepository("http://127.0.0.1:9/api/2.0/mlflow-artifacts/artifacts/1")
+    with pytest.raises(MlflowException, match="following failures") as raised:
+        artifacts.download_artifacts("lineage/stages.json")
+    with pytest.raises(ServerAwayError, match="it went away"), server_errors():
+        raise raised.value
 
 
 def test_a_tracking_server_that_goes_away_while_a_model_is_registered_is_said_in_a_line(tracking_server, monkeypatch):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import psutil
 import pytest
 import yaml
@@ -342,9 +343,17 @@ def test_a_training_asked_to_stop_leaves_a_checkpoint_and_ends_with_its_server(
     assert not (project_copy / "reports").exists()
 
 
-SERVERS = {
-    "PREFECT_API_URL": ("/api", "-m uvicorn --factory prefect.server.api.server:create_app --host 127.0.0.1"),
-    "MLFLOW_TRACKING_URI": ("", "-m mlflow server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///{store}"),
+SERVERS = {  # what its variable's address ends in, what opens its store, how it starts
+    "PREFECT_API_URL": (
+        "/api",
+        "/admin/version",
+        "-m uvicorn --factory prefect.server.api.server:create_app --host 127.0.0.1",
+    ),
+    "MLFLOW_TRACKING_URI": (
+        "",
+        "/api/2.0/mlflow/experiments/search?max_results=1",
+        "-m mlflow server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///{store}",
+    ),
 }
 
 
@@ -352,11 +361,12 @@ SERVERS = {
 def test_a_training_goes_on_without_its_server_and_does_not_wait_for_it_at_the_end(
     project_copy, token_files, mlflow_store, port, variable
 ):
-    path, starting = SERVERS[variable]
+    path, first, starting = SERVERS[variable]
     starting = [sys.executable, *starting.format(store=mlflow_store).split(), "--port", str(port)]
     url, quiet = f"http://127.0.0.1:{port}{path}", subprocess.DEVNULL
     with subprocess.Popen(starting, cwd=project_copy, stdout=quiet, stderr=quiet, process_group=0) as process:
         server._wait_until_healthy(process, url)
+        assert httpx.get(f"{url}{first}", timeout=300).is_success
         with long_training(project_copy, token_files, **{variable: url}) as stage:
             os.killpg(process.pid, signal.SIGKILL)
             before, deadline = last_checkpoint(project_copy), time.monotonic() + 300

@@ -235,7 +235,8 @@ def test_a_stage_that_is_stopped_leaves_what_it_made_before(project):
 
 @pytest.mark.parametrize("deaf", ["", "trap '' TERM; "])
 def test_a_stage_that_takes_too_long_is_ended_and_leaves_what_it_made_before(project, monkeypatch, deaf):
-    monkeypatch.setattr(graph, "PATIENCE", 0.5)
+    if deaf:  # one that hears gives DVC the time that it needs
+        monkeypatch.setattr(graph, "PATIENCE", 0.5)
     Path("dvc.yaml").write_text("stages: {train: {cmd: 'sh train.sh', deps: [raw], outs: [model]}}")
     Path("train.sh").write_text("cp raw model")
     reproduce("train", {})

@@ -107,7 +107,7 @@ def test_of_a_long_line_the_example_shows_where_it_differs():
 ALIKE = st.lists(st.sampled_from(["a", "b", " ", "  ", "\n", "\x1f", "\u2003", "é"]), max_size=8).map("".join)
 
 
-@settings(max_examples=2_000, deadline=None, derandomize=True)
+@settings(max_examples=2_000)
 @given(ALIKE, ALIKE, ALIKE)
 def test_texts_that_differ_in_spaces_alone_are_not_changed(same, one, other):
     with recorded() as record:

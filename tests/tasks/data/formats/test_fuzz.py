@@ -17,7 +17,7 @@ from pathlib import Path
 
 import zstandard
 from bs4 import BeautifulSoup
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llm.errors import UserError
@@ -25,7 +25,7 @@ from tasks.data.archives import is_archive, unpack
 from tasks.data.compression import open_plain
 from tasks.data.mail import DROPPED, ENDS, RowError, clean_mail, html_text, parse_message
 
-CASES = settings(max_examples=300, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CASES = settings(max_examples=300)
 
 SECONDS = 2  # of processor time for one of these inputs, none of which is large
 
