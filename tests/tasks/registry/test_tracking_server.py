@@ -45,6 +45,7 @@ def test_a_server_that_is_away_is_known_behind_mlflows_word_that_files_could_not
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     artifacts = HttpArtifactRepository("http://127.0.0.1:9/api/2.0/mlflow-artifacts/artifacts/1")
+    monkeypatch.setattr(artifacts, "_is_directory", lambda path: False)  # as it said just before
     with pytest.raises(MlflowException, match="following failures") as raised:
         artifacts.download_artifacts("lineage/stages.json")
     with pytest.raises(ServerAwayError, match="it went away"), server_errors():
