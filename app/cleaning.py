@@ -47,7 +47,7 @@ class Cleaner:
     def _clean(self, clean: Clean, rows: Sequence[Row], found: list[dict[str, Any] | str]) -> bool:
         """Clean rows until one ends the process; whether none did."""
         pool, futures = self._started(clean), list[Future[dict[str, Any]]]()
-        with suppress(BrokenProcessPool):  # by a row before the last, as that one's future says
+        with suppress(BrokenProcessPool):  # by a row before this one, as that one's future says
             for row in rows:
                 futures.append(pool.submit(clean, row))
         try:
@@ -56,6 +56,8 @@ class Cleaner:
                     found.append(future.result(self.seconds))
                 except ValueError as error:  # the cleaning's own errors
                     found.append(str(error))
+            if len(futures) < len(rows):  # none of these did: it ended while nothing was asked of it
+                raise BrokenProcessPool
         except TimeoutError:
             found.append(f"not readable within {self.seconds:g} s")
         except BrokenProcessPool:

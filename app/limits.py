@@ -49,9 +49,9 @@ def _error(
 class _Lingering:
     """A transport that is closed behind an answer to a request whose rest still comes (RFC 9112, section 9.6).
 
-    To close a connection with bytes unread resets it, and with it goes what its client has not read of the answer. So
+    To close a connection with bytes unread resets it, and what its client has not read of the answer may go with it. So
     our direction ends first; what still comes is taken, and left to nobody, until the client ends its own, or `seconds`
-    are over.
+    are over. Under TLS, which can't end one direction, it is closed as by itself.
     """
 
     def __init__(self, transport: asyncio.Transport, comes: Callable[[], bool], seconds: float) -> None:

@@ -195,7 +195,7 @@ def http_config(app: FastAPI, host: str, port: int, log_level: str) -> uvicorn.C
         port=port,
         log_level=log_level,
         http=partial(TimedHeads, seconds=app.state.settings.body_seconds),
-        ws="none",
+        ws="none",  # nothing here speaks them
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=int(GOODBYE) + 5,

@@ -325,8 +325,12 @@ def main(arguments: list[str] | None = None) -> None:
     report.show("Validation bits per byte; in brackets the best layers x width and rate", columns, rows)
     results = {
         "machine": report.machine(["transformers"]) | {"threads": options.threads},
-        "settings": {"budgets": budgets, "precision": precision, "batch_size": params.batch_size}
-        | {"first_context_length": params.first_context_length},
+        "settings": {
+            "budgets": budgets,
+            "precision": precision,
+            "batch_size": params.batch_size,
+            "first_context_length": params.first_context_length,
+        },
         "model": gpt.model_dump(),
         "best": won,
         "evaluations": evaluations,

@@ -23,6 +23,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun
 
+OPENS_STORE = "/api/2.0/mlflow/experiments/search?max_results=1"
+"""What MLflow's server opens its store for; to /health it answers before that."""
 HANGS = 1800  # seconds that only something that hangs takes
 Found = TypeVar("Found")
 

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from tests.console import Console
 from tests.projects import change_params, environment, free_ports
-from tests.real_servers import Process, Runs, wait_for
+from tests.real_servers import OPENS_STORE, Process, Runs, wait_for
 
 MODELS = ("foundation", "classifier", "assistant")
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
@@ -50,7 +50,7 @@ class World:
         at_home = "--host 127.0.0.1 --port"
         self.mlflow = Process(
             f"mlflow server --backend-store-uri sqlite:///mlflow.db --workers 1 {at_home} {mlflow}",
-            folder, here, f"{self.store}/api/2.0/mlflow/experiments/search?max_results=1",  # which opens its store
+            folder, here, f"{self.store}{OPENS_STORE}",
         )  # fmt: skip
         self.prefect = Process(f"prefect server start {at_home} {prefect}", folder, here, f"{api}/health")
         self.worker = Process("prefect worker start --pool local", folder, here | self.exported)

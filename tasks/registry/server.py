@@ -82,10 +82,8 @@ def _answers(uri: str) -> bool:
     """Whether a server answers now, if only that it refuses."""
     try:
         check_server(uri)
-    except ServerAwayError:
-        return False
-    except UserError:
-        return True
+    except UserError as error:
+        return not isinstance(error, ServerAwayError)
     return True
 
 

@@ -234,5 +234,10 @@ def test_a_mail_that_ends_its_process_has_a_reason_and_the_next_call_starts_anot
             "a row has either message or subject and body",
         ]
         assert cleaner(clean_row, []) == []
+        (process,) = cleaner._pool._processes.values()
+        process.kill()  # while nothing is asked of it
+        process.join()
+        assert cleaner(clean_row, [{"body": "x"}]) == ["not readable: it ended the process that reads mails"]
+        assert cleaner(clean_row, [{"body": "x"}]) == [{"subject": "", "body": "x"}]
     finally:
         cleaner.close()

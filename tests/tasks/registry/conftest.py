@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from real_servers import OPENS_STORE
 from small_models import make_models, run
 
 
@@ -59,8 +60,7 @@ def tracking_server(project, tmp_path, monkeypatch, port):
         deadline = time.monotonic() + 300
         while True:
             try:
-                # it opens its store for the first who asks something of it
-                if httpx.get(f"{url}/api/2.0/mlflow/experiments/search?max_results=1", timeout=300).is_success:
+                if httpx.get(f"{url}{OPENS_STORE}", timeout=300).is_success:
                     break
             except httpx.TransportError:
                 assert time.monotonic() < deadline

@@ -24,6 +24,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import change_params
+from real_servers import OPENS_STORE
 
 from llm.errors import UserError, UserFileError
 from llm.training.checkpoint import Checkpoints
@@ -351,7 +352,7 @@ SERVERS = {  # what its variable's address ends in, what opens its store, how it
     ),
     "MLFLOW_TRACKING_URI": (
         "",
-        "/api/2.0/mlflow/experiments/search?max_results=1",
+        OPENS_STORE,
         "-m mlflow server --workers 1 --host 127.0.0.1 --backend-store-uri sqlite:///{store}",
     ),
 }
