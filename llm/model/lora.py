@@ -6,11 +6,14 @@ weights. `up` starts at zero, so the model starts as the foundation. Afterwards 
 model is an ordinary one, no slower and no bigger.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from llm.config import LoRAConfig
 from llm.errors import UserError
+from llm.model.int8 import Int8Linear
 
 
 class LoRALinear(nn.Module):
@@ -23,12 +26,15 @@ class LoRALinear(nn.Module):
         self.down = nn.Linear(frozen.in_features, rank, bias=False, device=device)
         self.up = nn.Linear(rank, frozen.out_features, bias=False, device=device)
         self.scale = alpha / rank
+        self.int8: Int8Linear | None = None
+        """The frozen layer where an update is learned from its products in 8 bits; nothing else takes them."""
         nn.init.normal_(self.down.weight, std=frozen.in_features**-0.5)
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Map BTC as the frozen layer does, and add the update."""
-        return self.frozen(x_BTC) + self.up(self.scale * self.down(x_BTC))
+        frozen = self.int8 if self.int8 is not None and torch.is_grad_enabled() else self.frozen
+        return frozen(x_BTC) + self.up(self.scale * self.down(x_BTC))
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
@@ -52,6 +58,29 @@ def add_lora(model: nn.Module, config: LoRAConfig) -> None:
             found.add(target)
     if missing := set(config.targets) - found:
         raise UserError(f"lora targets: the model has no {', '.join(sorted(missing))}")
+
+
+def multiply_in_int8(model: nn.Module, read: Callable[[], object]) -> bool:
+    """Have updates learned beside products in 8 bits, rounded as suits the batch that `read` has the model read.
+
+    Gives whether the model has any updates. Their frozen weights stay as they are, for all but learning.
+    """
+    largest: dict[LoRALinear, Tensor] = {}
+
+    def look(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        largest_I = inputs[0].detach().float().flatten(0, -2).abs().amax(0)
+        largest[layer] = torch.maximum(largest_I, largest.get(layer, largest_I))
+
+    layers = [module for module in model.modules() if isinstance(module, LoRALinear)]
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        read()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, largest_I in largest.items():
+        layer.int8 = Int8Linear(layer.frozen, largest_I)
+    return bool(largest)
 
 
 def merge_lora(model: nn.Module) -> None:

@@ -4,6 +4,9 @@ Between its matrix products a block passes over whole tensors many times: casts,
 compiler makes a few loops of them. Their last bits are others than those of eager blocks, but the same ones each time;
 so whether blocks are compiled depends on parameters, data and machine alone, never on a clock or on where a training
 goes on. Attention itself stays eager, as its shapes change from batch to batch, and so does all that needs no gradient.
+
+Where they are frozen but for LoRA, their products are then taken in 8 bits, if the processor is faster so: between the
+products is what rounding passes over, too.
 """
 
 import logging
@@ -21,6 +24,8 @@ from torch import Tensor, nn
 
 from llm.device import EAGER, Compute
 from llm.model.gpt import Block
+from llm.model.int8 import has_fast_int8
+from llm.model.lora import multiply_in_int8
 from llm.training.loop import Objective
 
 WORTH = 1e9
@@ -84,10 +89,16 @@ def choose_blocks(model: nn.Module, compute: Compute, tokens: int, width: int, f
 def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> Compute:
     """Compile the blocks of a model where that is chosen, by a first pass forward and backward; they stay compiled.
 
-    Where the compiler fails they stay eager, with its reason.
+    Where the compiler fails they stay eager, with its reason. Products in bfloat16 with what LoRA froze become those of
+    8-bit integers where they are fast.
     """
     if not compute.compiled:
         return compute
+    if compute.dtype == torch.bfloat16 and has_fast_int8(compute.device):
+        with torch.no_grad():
+            rounded = multiply_in_int8(model, lambda: objective.loss(0))
+        if rounded:
+            logger.info("frozen weights are multiplied in 8 bits, twice as fast on this processor as in bfloat16")
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     for block in blocks:
         block.before_attention = _compiled(block.before_attention)

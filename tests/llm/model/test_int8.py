@@ -1,0 +1,127 @@
+import pytest
+import torch
+from torch import nn
+
+from llm.config import LoRAConfig
+from llm.model.int8 import Int8Linear
+from llm.model.lora import LoRALinear, add_lora, merge_lora, multiply_in_int8
+
+TOKENS = torch.tensor([[1, 2, 3, 4, 5, 6]])
+
+
+def layer(inputs: int = 96, outputs: int = 64, bias: bool = False) -> nn.Linear:
+    torch.manual_seed(1)
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+def wrong(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """How far one tensor is from another, as a share of it."""
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
+def test_integers_are_multiplied_exactly_in_both_directions():
+    frozen = layer()
+    weight_OI = torch.randint(-126, 127, frozen.weight.shape).float()
+    weight_OI.fill_diagonal_(127)
+    weight_OI[:, 64:] = weight_OI[:, :32]  # so that the largest of each input and of each output is 127
+    frozen.weight.data = weight_OI
+    x_NI = torch.randint(-126, 127, (10, 96)).float()
+    x_NI[:, 5] = 127
+    x_NI.requires_grad_()
+    y_NO = Int8Linear(frozen, torch.full((96,), 127.0))(x_NI)
+    assert torch.equal(y_NO, (x_NI @ weight_OI.T).bfloat16())
+    upstream_NO = torch.randint(-126, 127, y_NO.shape).bfloat16()
+    upstream_NO[:, 7] = 127
+    y_NO.backward(upstream_NO)
+    torch.testing.assert_close(x_NI.grad, upstream_NO.float() @ weight_OI, rtol=1e-6, atol=1e-2)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_products_are_within_1_percent_and_gradients_within_2_of_those_of_double_precision(bias):
+    frozen = layer(bias=bias)
+    x_BTI = torch.randn(4, 25, 96)
+    x_BTI[..., 3] *= 30  # as large as a few inputs of trained models are
+    upstream_BTO = torch.randn(4, 25, 64)
+    found_BTI, exact_BTI = x_BTI.clone().requires_grad_(), x_BTI.double().requires_grad_()
+    y_BTO = Int8Linear(frozen, x_BTI.flatten(0, 1).abs().amax(0))(found_BTI)
+    exact_BTO = frozen.double()(exact_BTI)
+    y_BTO.backward(upstream_BTO.bfloat16())
+    exact_BTO.backward(upstream_BTO.double())
+    assert y_BTO.dtype == torch.bfloat16
+    assert wrong(y_BTO, exact_BTO) < 0.01
+    assert wrong(found_BTI.grad, exact_BTI.grad) < 0.02
+
+
+def test_one_large_input_does_not_cost_the_others_their_digits():
+    frozen = layer()
+    frozen.weight.data[:, 3] = 0.001  # the large one says little
+    x_NI = torch.randn(100, 96)
+    x_NI[:, 3] *= 100
+    exact_NO = frozen(x_NI).double()
+    even, as_they_are = (
+        wrong(Int8Linear(frozen, largest_I)(x_NI), exact_NO)
+        for largest_I in (x_NI.abs().amax(0), frozen.weight.abs().amax(0))  # the latter has every factor 1
+    )
+    assert even < 0.02 < 0.2 < as_they_are
+
+
+def test_an_input_that_was_silent_may_speak_up_and_an_output_may_be_silent():
+    frozen = layer()
+    frozen.weight.data[11] = 0
+    x_NI = torch.randn(100, 96)
+    largest_I = x_NI.abs().amax(0)
+    largest_I[40:] = 0
+    y_NO = Int8Linear(frozen, largest_I)(x_NI)
+    assert wrong(y_NO, frozen(x_NI).double()) < 0.05
+    assert torch.equal(y_NO[:, 11], torch.zeros(100, dtype=torch.bfloat16))
+    assert not Int8Linear(frozen, torch.zeros(96))(torch.zeros(2, 96)).any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_stays_none(value):
+    x_NI = torch.randn(3, 96, requires_grad=True)
+    int8 = Int8Linear(layer(), torch.ones(96))
+    y_NO = int8(x_NI.detach().index_fill(0, torch.tensor([1]), value))
+    assert y_NO.isfinite().all(dim=1).tolist() == [True, False, True]
+    upstream_NO = torch.ones(3, 64, dtype=torch.bfloat16)
+    upstream_NO[2, 5] = value
+    int8(x_NI).backward(upstream_NO)
+    assert x_NI.grad.isfinite().all(dim=1).tolist() == [True, True, False]
+
+
+def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weights_as_they_were(make_gpt):
+    gpt = make_gpt(positions="rotary", norm="rms", mlp="swiglu", bias=True, n_embd=64)
+    add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand")))
+    names = list(gpt.state_dict())
+    with torch.inference_mode():
+        before = gpt(TOKENS)
+    with torch.no_grad():
+        assert multiply_in_int8(gpt, lambda: gpt(TOKENS))
+    layers = [module for module in gpt.modules() if isinstance(module, LoRALinear)]
+    frozen = [module.frozen.weight.clone() for module in layers]
+    assert all(module.int8.weight_OI.dtype == torch.int8 for module in layers)
+    assert list(gpt.state_dict()) == names
+    with torch.inference_mode():
+        assert torch.equal(gpt(TOKENS), before)  # nothing is learned, so nothing is rounded
+    rounded = gpt(TOKENS)
+    assert 0 < wrong(rounded, before.double()) < 0.1
+    trained = [weight for weight in gpt.parameters() if weight.requires_grad]
+    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
+    for _ in range(40):
+        loss = nn.functional.cross_entropy(gpt(TOKENS[:, :-1])[0], TOKENS[0, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 < 1 < losses[0]
+    assert all(torch.equal(module.frozen.weight, weight) for module, weight in zip(layers, frozen, strict=True))
+    with torch.inference_mode():
+        learned = gpt(TOKENS)
+        merge_lora(gpt)
+        torch.testing.assert_close(gpt(TOKENS), learned, atol=1e-4, rtol=1e-4)
+    assert torch.equal(learned[0, :-1].argmax(-1), TOKENS[0, 1:])
+
+
+def test_a_model_without_updates_has_nothing_to_round(make_gpt):
+    gpt = make_gpt()
+    assert not multiply_in_int8(gpt, lambda: gpt(TOKENS))
