@@ -3,8 +3,11 @@
 Of the matrix each output is rounded once, with a scale that makes its largest weight 127; of what comes in each token,
 likewise. A few inputs of a trained model are always much larger than the others, which would be left a few steps of
 their token's scale. So every input is divided by a factor and its weights are multiplied by it: the product is the
-same, and what is rounded is more even (SmoothQuant, Xiao et al. 2023). A gradient on its way back takes the same
-integers, the other way round.
+same, and what is rounded is more even (SmoothQuant, Xiao et al. 2023).
+
+A gradient on its way back takes the same integers, the other way round. Most of its values are far below the largest
+of their token, and to the nearest integer many would always be none. So a gradient is rounded up or down by chance,
+and on average is what it was.
 
 Tensor names end in their shape: N tokens, I inputs, O outputs.
 """
@@ -15,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = 127
+GOLDEN = 0.6180339887498949  # whose multiples fill the numbers from 0 to 1 evenly
 
 
 def has_fast_int8(device: torch.device) -> bool:
@@ -31,10 +35,15 @@ def _sizes(sizes_I: Tensor) -> Tensor:
     return sizes_I.clamp(min=sizes_I.mean() / 10).clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _rounded(x_NI: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows as integers, int8 NI, and the scale of each, N1."""
+def _rounded(x_NI: Tensor, chance_NI: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rows as integers, int8 NI, and the scale of each, N1.
+
+    They are the nearest, or with `chance_NI`, uniform from 0 to 1, those that are right on average.
+    """
     scale_N1 = x_NI.abs().amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
-    return (x_NI / scale_N1).round().to(torch.int8), scale_N1
+    steps_NI = x_NI / scale_N1
+    whole_NI = steps_NI.round() if chance_NI is None else (steps_NI + chance_NI).floor().clamp(max=LARGEST)
+    return whole_NI.to(torch.int8), scale_N1
 
 
 class _Int8Product(torch.autograd.Function):
@@ -48,7 +57,10 @@ class _Int8Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream_NO: Tensor) -> tuple[Tensor | None, ...]:
         weight_OI, scale_O, even_I = ctx.saved_tensors
-        low_NO, scale_N1 = _rounded(upstream_NO.float() * scale_O)
+        # A number for each token and one for each output: as even as one for each of both, and torch's are slow.
+        outputs_O = torch.arange(len(scale_O), device=scale_O.device)
+        chance_NO = (torch.rand(len(upstream_NO), 1, device=scale_O.device) + GOLDEN * outputs_O).frac()
+        low_NO, scale_N1 = _rounded(upstream_NO.float() * scale_O, chance_NO)
         return (torch._int_mm(low_NO, weight_OI) * scale_N1 * even_I).to(ctx.dtype), None, None, None
 
 

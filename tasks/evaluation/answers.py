@@ -54,6 +54,8 @@ def _answers(
     most = [min(params.max_new_tokens, max(map(len, each), default=sys.maxsize) + MARGIN) for each in counted]
     answers = [""] * len(questions)
     fit = [n for n, asked in enumerate(questions) if leaves_room(model, encoding, asked, params.max_new_tokens)]
+    # Those of like length are read side by side, with little padding.
+    fit.sort(key=lambda n: sum(len(turn.content) for turn in questions[n].messages()))
     with tqdm(total=len(fit), desc=name, unit="answer") as bar:
         for first in range(0, len(fit), TOGETHER):
             part = fit[first : first + TOGETHER]

@@ -37,7 +37,7 @@ def test_integers_are_multiplied_exactly_in_both_directions():
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_products_are_within_1_percent_and_gradients_within_2_of_those_of_double_precision(bias):
+def test_products_are_within_1_percent_and_gradients_within_3_of_those_of_double_precision(bias):
     frozen = layer(bias=bias)
     x_BTI = torch.randn(4, 25, 96)
     x_BTI[..., 3] *= 30  # as large as a few inputs of trained models are
@@ -49,7 +49,20 @@ def test_products_are_within_1_percent_and_gradients_within_2_of_those_of_double
     exact_BTO.backward(upstream_BTO.double())
     assert y_BTO.dtype == torch.bfloat16
     assert wrong(y_BTO, exact_BTO) < 0.01
-    assert wrong(found_BTI.grad, exact_BTI.grad) < 0.02
+    assert wrong(found_BTI.grad, exact_BTI.grad) < 0.03
+
+
+def test_gradients_far_below_the_largest_of_their_token_are_right_on_average():
+    frozen = layer()
+    frozen.weight.data[20, 1:] = 0  # the largest is for the first input alone
+    upstream_O = torch.full((64,), 1e-3)  # of which eight bits have steps of 8e-3
+    upstream_O[20] = 1
+    x_NI = torch.zeros(4000, 96, requires_grad=True)
+    torch.manual_seed(1)
+    Int8Linear(frozen, torch.ones(96))(x_NI).backward(upstream_O.expand(4000, 64).bfloat16())
+    exact_I = (upstream_O.bfloat16().double() @ frozen.weight.double())[1:]
+    assert wrong(x_NI.grad[0, 1:], exact_I) > 0.5
+    assert wrong(x_NI.grad[:, 1:].double().mean(0), exact_I) < 0.05
 
 
 def test_one_large_input_does_not_cost_the_others_their_digits():
