@@ -27,7 +27,7 @@ class LoRALinear(nn.Module):
         self.up = nn.Linear(rank, frozen.out_features, bias=False, device=device)
         self.scale = alpha / rank
         self.int8: Int8Linear | None = None
-        """The frozen layer where an update is learned from its products in 8 bits; nothing else takes them."""
+        """The frozen layer in 8 bits, where gradients are on; evaluation and merging take `frozen`."""
         nn.init.normal_(self.down.weight, std=frozen.in_features**-0.5)
         nn.init.zeros_(self.up.weight)
 
@@ -60,27 +60,29 @@ def add_lora(model: nn.Module, config: LoRAConfig) -> None:
         raise UserError(f"lora targets: the model has no {', '.join(sorted(missing))}")
 
 
-def multiply_in_int8(model: nn.Module, read: Callable[[], object]) -> bool:
-    """Have updates learned beside products in 8 bits, rounded as suits the batch that `read` has the model read.
+@torch.no_grad()
+def multiply_in_int8(model: nn.Module, forward: Callable[[], object]) -> list[LoRALinear]:
+    """Have updates learned beside products in 8 bits, quantized as suits the batch that `forward` passes through.
 
-    Gives whether the model has any updates. Their frozen weights stay as they are, for all but learning.
+    Gives the layers that have an update. Their frozen weights stay as they are, for all but learning.
     """
-    largest: dict[LoRALinear, Tensor] = {}
+    layers = [module for module in model.modules() if isinstance(module, LoRALinear)]
+    largest: dict[nn.Module, Tensor] = {}
 
-    def look(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        largest_I = inputs[0].detach().float().flatten(0, -2).abs().amax(0)
+    def note_largest(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        largest_I = inputs[0].float().flatten(0, -2).abs().amax(0)
         largest[layer] = torch.maximum(largest_I, largest.get(layer, largest_I))
 
-    layers = [module for module in model.modules() if isinstance(module, LoRALinear)]
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(note_largest) for layer in layers]
     try:
-        read()
+        if layers:
+            forward()
     finally:
         for hook in hooks:
             hook.remove()
-    for layer, largest_I in largest.items():
-        layer.int8 = Int8Linear(layer.frozen, largest_I)
-    return bool(largest)
+    for layer in layers:
+        layer.int8 = Int8Linear(layer.frozen, largest[layer])
+    return layers
 
 
 def merge_lora(model: nn.Module) -> None:

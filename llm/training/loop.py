@@ -129,7 +129,7 @@ def train(
 
 
 def memory_needed(model: nn.Module, objective: Objective) -> int:
-    """About how many bytes training takes where it computes; short-lived tensors come on top.
+    """About how many bytes training takes where it computes; short-lived tensors, and copies in 8 bits, come on top.
 
     Weights, two moments and the best weights so far; then either gradients and what a forward pass keeps, which is
     counted in one, or, on a CPU, a checkpoint on its way to disk, of which safetensors makes two copies.

@@ -117,12 +117,15 @@ class Attempt:
             logger.info("on which machine %s was trained is not known here", self.version.uri)
             return []
         from llm.device import EAGER, choose_compute
-        from llm.training.compiled import compiled_by, cpp_compiler
+        from llm.model.int8 import has_fast_int8
+        from llm.training.compiled import IN_INT8, compiled_by, cpp_compiler
 
         compute = choose_compute()
         device = {"device": str(compute.device), "dtype": str(compute.dtype).removeprefix("torch.")}
         if then.get("blocks", EAGER) != EAGER:  # then parameters ask for compiled ones
             device["blocks"] = compiled_by(compiler) if (compiler := cpp_compiler()) else EAGER
+            if compiler and then["blocks"].endswith(IN_INT8) and has_fast_int8(compute.device):
+                device["blocks"] += IN_INT8
         now = machine_class(lineage(None) | {f"{PREFIX}.{name}": value for name, value in device.items()})
         return [
             f"{name} was {then[name]}, here it is {now[name]}"

@@ -1,12 +1,17 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from llm.config import LoRAConfig
-from llm.model.int8 import Int8Linear
+from llm.model.int8 import Int8Linear, sums_are_exact
 from llm.model.lora import LoRALinear, add_lora, merge_lora, multiply_in_int8
 
 TOKENS = torch.tensor([[1, 2, 3, 4, 5, 6]])
+needs_exact_sums = pytest.mark.skipif(not sums_are_exact(), reason="without VNNI sums of 8-bit products overflow")
 
 
 def layer(inputs: int = 96, outputs: int = 64, bias: bool = False) -> nn.Linear:
@@ -19,6 +24,7 @@ def wrong(found: torch.Tensor, exact: torch.Tensor) -> float:
     return ((found.double() - exact).norm() / exact.norm()).item()
 
 
+@needs_exact_sums
 def test_integers_are_multiplied_exactly_in_both_directions():
     frozen = layer()
     weight_OI = torch.randint(-126, 127, frozen.weight.shape).float()
@@ -36,6 +42,7 @@ def test_integers_are_multiplied_exactly_in_both_directions():
     torch.testing.assert_close(x_NI.grad, upstream_NO.float() @ weight_OI, rtol=1e-6, atol=1e-2)
 
 
+@needs_exact_sums
 @pytest.mark.parametrize("bias", [False, True])
 def test_products_are_within_1_percent_and_gradients_within_3_of_those_of_double_precision(bias):
     frozen = layer(bias=bias)
@@ -52,6 +59,7 @@ def test_products_are_within_1_percent_and_gradients_within_3_of_those_of_double
     assert wrong(found_BTI.grad, exact_BTI.grad) < 0.03
 
 
+@needs_exact_sums
 def test_gradients_far_below_the_largest_of_their_token_are_right_on_average():
     frozen = layer()
     frozen.weight.data[20, 1:] = 0  # the largest is for the first input alone
@@ -65,6 +73,7 @@ def test_gradients_far_below_the_largest_of_their_token_are_right_on_average():
     assert wrong(x_NI.grad[:, 1:].double().mean(0), exact_I) < 0.05
 
 
+@needs_exact_sums
 def test_one_large_input_does_not_cost_the_others_their_digits():
     frozen = layer()
     frozen.weight.data[:, 3] = 0.001  # the large one says little
@@ -78,6 +87,7 @@ def test_one_large_input_does_not_cost_the_others_their_digits():
     assert even < 0.02 < 0.2 < as_they_are
 
 
+@needs_exact_sums
 def test_an_input_that_was_silent_may_speak_up_and_an_output_may_be_silent():
     frozen = layer()
     frozen.weight.data[11] = 0
@@ -102,15 +112,15 @@ def test_what_is_no_number_stays_none(value):
     assert x_NI.grad.isfinite().all(dim=1).tolist() == [True, True, False]
 
 
+@needs_exact_sums
 def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weights_as_they_were(make_gpt):
     gpt = make_gpt(positions="rotary", norm="rms", mlp="swiglu", bias=True, n_embd=64)
     add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand")))
     names = list(gpt.state_dict())
     with torch.inference_mode():
         before = gpt(TOKENS)
-    with torch.no_grad():
-        assert multiply_in_int8(gpt, lambda: gpt(TOKENS))
-    layers = [module for module in gpt.modules() if isinstance(module, LoRALinear)]
+    layers = multiply_in_int8(gpt, lambda: gpt(TOKENS))
+    assert layers == [module for module in gpt.modules() if isinstance(module, LoRALinear)]
     frozen = [module.frozen.weight.clone() for module in layers]
     assert all(module.int8.weight_OI.dtype == torch.int8 for module in layers)
     assert list(gpt.state_dict()) == names
@@ -135,6 +145,20 @@ def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weight
     assert torch.equal(learned[0, :-1].argmax(-1), TOKENS[0, 1:])
 
 
-def test_a_model_without_updates_has_nothing_to_round(make_gpt):
-    gpt = make_gpt()
-    assert not multiply_in_int8(gpt, lambda: gpt(TOKENS))
+def test_a_model_without_updates_is_not_asked(make_gpt):
+    asked = []
+    assert multiply_in_int8(make_gpt(), lambda: asked.append(1)) == []
+    assert not asked
+
+
+def test_where_sums_overflow_8_bits_are_never_fast():
+    code = (
+        "import torch; from llm.model.int8 import has_fast_int8, sums_are_exact;"
+        "print(sums_are_exact(), has_fast_int8(torch.device('cpu')), has_fast_int8(torch.device('meta')))"
+    )
+    # as on a processor that has no more than AVX2; one that is no x86 has nothing to be limited
+    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], env=limited, text=True, stdout=subprocess.PIPE, check=True)
+    exact, fast, elsewhere = done.stdout.split()
+    assert elsewhere == "False"
+    assert exact == "True" or fast == "False"

@@ -2,6 +2,7 @@ import hashlib
 import subprocess
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from llm.applications.language_model import window_loss
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.device import EAGER, Compute
 from llm.model.gpt import GPT
-from llm.model.lora import add_lora
+from llm.model.int8 import has_fast_int8, sums_are_exact
+from llm.model.lora import LoRALinear, add_lora, multiply_in_int8
 from llm.training import compiled
 from llm.training.checkpoint import Checkpoints
-from llm.training.compiled import WORTH, choose_blocks, compile_blocks, cpp_compiler
+from llm.training.compiled import IN_INT8, WORTH, choose_blocks, compile_blocks, cpp_compiler
 from llm.training.loop import Objective, train
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -87,36 +89,46 @@ def test_where_the_compiler_fails_blocks_are_eager_again_and_the_reason_is_said(
     gpt, goal = make()
     forward = gpt.blocks[0].before_attention
 
+    layers = [module for module in gpt.modules() if isinstance(module, LoRALinear)]
+    in_int8 = []
+
     def fails(index: int) -> torch.Tensor:
         if torch.is_grad_enabled():  # where blocks would be compiled
+            in_int8.append([layer.int8 is not None for layer in layers])
             raise RuntimeError("cannot write\nmore of it")
         return goal.loss(index)
 
-    found = compile_blocks(gpt, Objective(fails, goal.evaluate, goal.best), LOW)
+    for compute in (LOW, replace(LOW, dtype=torch.float32)):
+        found = compile_blocks(gpt, Objective(fails, goal.evaluate, goal.best), compute)
     assert (found.blocks, found.blocks_reason) == (EAGER, "the compiler failed: cannot write")
     assert "the blocks can't be compiled: cannot write" in caplog.text
     assert gpt.blocks[0].before_attention == forward
+    assert in_int8 == [[has_fast_int8(LOW.device)] * 10, [False] * 10]  # only beside products in bfloat16
+    assert all(layer.int8 is None for layer in layers)
 
 
 def learn_either_way() -> None:
     """Losses of compiled blocks are near those of eager ones; where nothing is learned they are eager, to the bit."""
     losses, evaluated = [], []
-    for compute in (CPU, LOW):
+    for compute in (CPU, replace(LOW, dtype=torch.float32), LOW):  # the last with products in 8 bits, where fast
         gpt, goal = make(dropout=0.0)  # whose masks are others
-        assert compile_blocks(gpt, goal, compute) == compute
+        in_int8 = compute == LOW and has_fast_int8(LOW.device)
+        assert compile_blocks(gpt, goal, compute) == replace(compute, blocks=compute.blocks + IN_INT8 * in_int8)
         with torch.inference_mode():
             evaluated.append(goal.evaluate())
         assert all(weight.grad is None for weight in gpt.parameters())
         losses.append(torch.tensor([row["train_loss"] for row in train(gpt, CONFIG, goal)]))
-    assert evaluated[0] == evaluated[1]  # to the bit
-    eager, fast = losses
+    assert evaluated[0] == evaluated[1] == evaluated[2]  # to the bit
+    eager, fast, rounded = losses
     assert not torch.equal(eager, fast)
+    assert torch.equal(fast, rounded) != has_fast_int8(LOW.device)
     assert (eager - fast).abs().max() < 0.01  # of 3.9; bfloat16 has 8 bits
+    assert (eager - rounded).abs().max() < 0.05
     assert eager[0] > eager[-1]
 
 
 def differentiate() -> None:
-    """Gradients of a compiled block in float32 against those of the block as it is written in float64."""
+    """Gradients of compiled blocks, in float32 and with products in 8 bits, against those in float64 as written."""
     gpt, _ = make(dropout=0.0)
     block = gpt.blocks[1]
     for module in block.modules():
@@ -125,15 +137,20 @@ def differentiate() -> None:
     exact = deepcopy(block).double()
     x_BTC, upstream_BTC = torch.randn(2, 2, 32, 64)
     context = gpt._context(torch.arange(32).expand(2, 32), None, None)
-    block.before_attention = compiled._compiled(block.before_attention)
-    block.after_attention = compiled._compiled(block.after_attention)
+    rounded = deepcopy(block)
+    multiply_in_int8(rounded, lambda: rounded(x_BTC, context))
+    for each in (block, rounded):
+        each.before_attention = compiled._compiled(each.before_attention)
+        each.after_attention = compiled._compiled(each.after_attention)
     found = []
-    for each, dtype in ((block, torch.float32), (exact, torch.float64)):
+    for each, dtype in ((exact, torch.float64), (block, torch.float32), (rounded, torch.float32)):
         own_BTC = x_BTC.detach().clone().to(dtype).requires_grad_()
         each(own_BTC, context).backward(upstream_BTC.to(dtype))
         found.append([own_BTC.grad, *(w.grad for w in each.parameters() if w.requires_grad)])
-    for ours, expected in zip(*found, strict=True):
+    for expected, ours, in_int8 in zip(*found, strict=True):
         assert (ours - expected).abs().max() < 1e-5 * expected.abs().max()
+        if sums_are_exact():
+            assert 1e-4 < (in_int8 - expected).norm() / expected.norm() < 0.05
 
 
 def in_a_process(function: str, *inputs: str) -> str:
@@ -171,7 +188,7 @@ def test_two_processes_make_the_same_bytes_and_so_does_one_that_goes_on(tmp_path
         return in_a_process("learn", str(tmp_path / folder), str(stop))
 
     first = run("first")
-    assert first.startswith("compiled by a test: ")
+    assert first.startswith(f"compiled by a test{IN_INT8 * has_fast_int8(LOW.device)}: ")
     assert run("second") == first
     assert run("third", 7) == ""
     assert run("third") == first
