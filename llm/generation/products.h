@@ -247,24 +247,67 @@ static void unpack(const Matrix *matrix, int64_t output, float *out) {
     }
 }
 
-/* Weights, outputs x inputs, into tiles of a kind. Returns whether they are exactly what the tiles then say; for
-NIBBLES, of which one weight that is not ends the work, anything else is of no use. */
-int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *packed, uint16_t *scales, int threads) {
-    int exact = 1;
+/* How a matrix may be kept before it is packed, by the numbers that ggml gives these types. Those of blocks have a
+float16 scale a GROUP, Q4_1 the least weight too, then the GROUP's integers. */
+typedef enum { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, BF16 = 30 } Type;
+
+static inline float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* Any float16, infinities and NaN too. */
+static inline float from_half(const uint8_t *bytes) {
+    uint16_t half;
+    memcpy(&half, bytes, sizeof half);
+    const int finite = (half & 0x7c00u) != 0x7c00u;
+    return finite ? widen(half) : from_bits((half & 0x8000u) << 16 | 0x7f800000u | (half & 0x3ffu) << 13);
+}
+
+/* `count` weights of a row, those of a group, as floats. */
+static inline void read_group(int type, const uint8_t *row, int64_t group, int count, float *w) {
+    const int nibbles = type == Q4_0 || type == Q4_1;
+    if (nibbles || type == Q8_0) {
+        const int head = type == Q4_1 ? 4 : 2, size = head + (nibbles ? GROUP / 2 : GROUP);
+        const uint8_t *block = row + group * size, *q = block + head;
+        const float scale = from_half(block), least = type == Q4_1 ? from_half(block + 2) : 0;
+        for (int i = 0; i < GROUP / 2; i++) {
+            w[i] = type == Q8_0 ? (int8_t)q[i] : q[i] & 15;
+            w[i + GROUP / 2] = type == Q8_0 ? (int8_t)q[i + GROUP / 2] : q[i] >> 4;
+        }
+        for (int i = 0; i < GROUP; i++)
+            w[i] = type == Q4_1 ? scale * w[i] + least : scale * (type == Q4_0 ? w[i] - 8 : w[i]);
+    } else if (type == F32) {
+        memcpy(w, row + group * GROUP * 4, count * sizeof *w);
+    } else {
+        const uint8_t *halves = row + group * GROUP * 2;
+        for (int i = 0; i < count; i++)
+            w[i] = type == F16 ? from_half(halves + 2 * i) : from_bits((uint32_t)(halves[2 * i] | halves[2 * i + 1] << 8) << 16);
+    }
+}
+
+/* Weights, outputs x inputs, rows of a type, into tiles of a kind. Returns whether the tiles may stand for them: those of
+NIBBLES have to say exactly the same, and those of BYTES need numbers that a scale in float16 reaches. The first weight
+that is otherwise ends the work. */
+int pack(int kind, int type, int64_t outputs, int64_t inputs, const uint8_t *rows, int64_t row_bytes, void *packed,
+         uint16_t *scales, int threads) {
+    int stands = 1;
     const int wide = groups((int)inputs);
-#pragma omp parallel for num_threads(threads) schedule(static) shared(exact)
+    const int32_t largest = 0x477fe000; /* 65504, float16's, as the bits of a float */
+#pragma omp parallel for num_threads(threads) schedule(static) shared(stands)
     for (int64_t place = 0; place < tiles((int)outputs) * (int64_t)wide; place++)
         for (int lane = 0; lane < LANES; lane++) {
             int still;
 #pragma omp atomic read
-            still = exact;
-            if (kind == NIBBLES && !still)
+            still = stands;
+            if (!still)
                 break;
-            const int64_t output = place / wide * LANES + lane, first = place % wide * GROUP;
+            const int64_t output = place / wide * LANES + lane, group = place % wide, first = group * GROUP;
             const int count = output >= outputs ? 0 : inputs - first < GROUP ? (int)(inputs - first) : GROUP;
             float w[GROUP] = {0}, least, most;
             if (count)
-                memcpy(w, weights + output * inputs + first, count * sizeof *w);
+                read_group(type, rows + output * row_bytes, group, count, w);
             if (kind == FLOAT) {
                 for (int i = 0; i < GROUP; i++)
                     ((float *)packed)[(place * GROUP + i) * LANES + lane] = w[i];
@@ -279,35 +322,37 @@ int pack(int kind, int64_t outputs, int64_t inputs, const float *weights, void *
                 low = key < low ? key : low;
                 high = key > high ? key : high;
             }
-            low ^= low >> 31 & INT32_MAX;
-            high ^= high >> 31 & INT32_MAX;
-            memcpy(&least, &low, sizeof least);
-            memcpy(&most, &high, sizeof most);
-            uint16_t *kept = scales + place * LANES * (kind == NIBBLES ? 2 : 1) + lane;
-            *kept = narrow(kind == NIBBLES ? (most - least) / 15 : fmaxf(most, -least) / 127);
-            if (kind == NIBBLES)
-                kept[LANES] = narrow(least);
-            const float scale = widen(*kept), from = kind == NIBBLES ? widen(kept[LANES]) : -128 * scale;
-            const float divisor = scale > 0 ? scale : 1, top = kind == NIBBLES ? 15 : 255;
-            int right = 1;
-            uint8_t q[GROUP];
-            for (int i = 0; i < GROUP; i++) {
-                float nearest = rintf((w[i] - from) / divisor);
-                nearest = nearest < 0 ? 0 : nearest;
-                nearest = nearest > top ? top : nearest;
-                right &= scale * nearest + from == w[i];
-                q[i] = (uint8_t)(int32_t)nearest;
+            int right = high <= largest && low >= ~largest; /* NaN is beyond either */
+            if (right) {
+                low ^= low >> 31 & INT32_MAX;
+                high ^= high >> 31 & INT32_MAX;
+                memcpy(&least, &low, sizeof least);
+                memcpy(&most, &high, sizeof most);
+                uint16_t *kept = scales + place * LANES * (kind == NIBBLES ? 2 : 1) + lane;
+                *kept = narrow(kind == NIBBLES ? (most - least) / 15 : fmaxf(most, -least) / 127);
+                if (kind == NIBBLES)
+                    kept[LANES] = narrow(least);
+                const float scale = widen(*kept), from = kind == NIBBLES ? widen(kept[LANES]) : -128 * scale;
+                const float divisor = scale > 0 ? scale : 1, top = kind == NIBBLES ? 15 : 255;
+                uint8_t q[GROUP];
+                for (int i = 0; i < GROUP; i++) {
+                    float nearest = rintf((w[i] - from) / divisor);
+                    nearest = nearest < 0 ? 0 : nearest;
+                    nearest = nearest > top ? top : nearest;
+                    right &= kind == BYTES || scale * nearest + from == w[i];
+                    q[i] = (uint8_t)(int32_t)nearest;
+                }
+                if (kind == NIBBLES)
+                    for (int i = 0; i < GROUP / 2; i++)
+                        q[i] |= q[i + GROUP / 2] << 4;
+                const int size = kind == NIBBLES ? GROUP / 2 : GROUP;
+                for (int i = 0; i < size; i += 4)
+                    memcpy((uint8_t *)packed + place * size * LANES + i * LANES + lane * 4, q + i, 4);
             }
-            if (kind == NIBBLES)
-                for (int i = 0; i < GROUP / 2; i++)
-                    q[i] |= q[i + GROUP / 2] << 4;
-            const int size = kind == NIBBLES ? GROUP / 2 : GROUP;
-            for (int i = 0; i < size; i += 4)
-                memcpy((uint8_t *)packed + place * size * LANES + i * LANES + lane * 4, q + i, 4);
             if (!right) {
 #pragma omp atomic write
-                exact = 0;
+                stands = 0;
             }
         }
-    return exact;
+    return stands;
 }
