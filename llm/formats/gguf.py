@@ -77,7 +77,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredBlocks]]:
     """
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch maps nothing that it may not write
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns of memory for reading alone
         cursor = _Cursor(mapped)
         if cursor.take(4) != MAGIC:
             raise ValueError(f"it does not begin with {MAGIC.decode()}")

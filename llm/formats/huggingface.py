@@ -77,15 +77,15 @@ def load_pretrained(
     tensors = _without_tied_output(tensors, layout, parts, str(weights_file))
     check_tensors(weights_file, tensors, {part.name: part.shape for row in parts.values() for part in row})
 
-    kept = {name: _in_blocks(row, tensors) for name, row in parts.items()} if as_stored else {}
-    kept = {name: weight for name, weight in kept.items() if weight is not None}
+    in_blocks = {name: _in_blocks(row, tensors) if as_stored else None for name, row in parts.items()}
 
     def fill(name: str, tensor: Tensor) -> None:
-        for part in parts[name] if name not in kept else ():
+        for part in parts[name] if in_blocks[name] is None else ():
             target = tensor[part.rows]
             target.copy_(part.turn(tensors[part.name].read())[: len(target)])
 
     materialise(model, fill, lambda name: dtype)
+    kept = {name: weight for name, weight in in_blocks.items() if weight is not None}
     model.load_state_dict(kept, strict=False, assign=True)
     return model.eval(), encoding
 

@@ -30,6 +30,7 @@ enum { TILE = 4 };
 typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
+typedef uint8_t Octets __attribute__((vector_size(16), aligned(1), may_alias));
 typedef float Half __attribute__((vector_size(2 * LANES)));
 typedef float Quarter __attribute__((vector_size(LANES)));
 
@@ -280,79 +281,124 @@ static inline void read_group(int type, const uint8_t *row, int64_t group, int c
             w[i] = type == Q4_1 ? scale * w[i] + least : scale * (type == Q4_0 ? w[i] - 8 : w[i]);
     } else if (type == F32) {
         memcpy(w, row + group * GROUP * 4, count * sizeof *w);
-    } else {
-        const uint8_t *halves = row + group * GROUP * 2;
+    } else if (type == F16) {
         for (int i = 0; i < count; i++)
-            w[i] = type == F16 ? from_half(halves + 2 * i) : from_bits((uint32_t)(halves[2 * i] | halves[2 * i + 1] << 8) << 16);
+            w[i] = from_half(row + (group * GROUP + i) * 2);
+    } else { /* BF16 is the first half of a float */
+        uint16_t halves[GROUP];
+        memcpy(halves, row + group * GROUP * 2, count * sizeof *halves);
+        for (int i = 0; i < count; i++)
+            w[i] = from_bits((uint32_t)halves[i] << 16);
     }
 }
 
-/* Weights, outputs x inputs, rows of a type, into tiles of a kind. Returns whether the tiles may stand for them: those of
-NIBBLES have to say exactly the same, and those of BYTES need numbers that a scale in float16 reaches. The first weight
-that is otherwise ends the work. */
+/* A group's weights, of which `count` are there, as integers `q` of a kind, NIBBLES two a byte, and what is kept beside
+them. Returns whether that may stand for the weights: NIBBLES have to say exactly the same, BYTES need a scale that
+float16 reaches. */
+static inline int round_group(int kind, float *w, int count, uint16_t *kept, uint8_t *q) {
+    const int32_t largest = 0x477fe000; /* 65504, float16's, as the bits of a float */
+    for (int i = count; i < GROUP; i++) /* for inputs that are zero */
+        w[i] = w[0];
+    int32_t bits[GROUP], low = INT32_MAX, high = INT32_MIN;
+    memcpy(bits, w, sizeof bits);
+    for (int i = 0; i < GROUP; i++) { /* turned over if negative, floats have the order of their bits */
+        const int32_t key = bits[i] ^ (bits[i] >> 31 & INT32_MAX);
+        low = key < low ? key : low;
+        high = key > high ? key : high;
+    }
+    if (high > largest || low < ~largest) /* as is NaN */
+        return 0;
+    const float least = from_bits((uint32_t)(low ^ (low >> 31 & INT32_MAX)));
+    const float most = from_bits((uint32_t)(high ^ (high >> 31 & INT32_MAX)));
+    kept[0] = narrow(kind == NIBBLES ? (most - least) / 15 : fmaxf(most, -least) / 127);
+    if (kind == NIBBLES)
+        kept[LANES] = narrow(least);
+    const float scale = widen(kept[0]), from = kind == NIBBLES ? widen(kept[LANES]) : -128 * scale;
+    const float divisor = scale > 0 ? scale : 1, top = kind == NIBBLES ? 15 : 255;
+    int right = 1;
+    for (int i = 0; i < GROUP; i++) {
+        float nearest = rintf((w[i] - from) / divisor);
+        nearest = nearest < 0 ? 0 : nearest;
+        nearest = nearest > top ? top : nearest;
+        right &= kind == BYTES || scale * nearest + from == w[i];
+        q[i] = (uint8_t)(int32_t)nearest;
+    }
+    if (kind == NIBBLES)
+        for (int i = 0; i < GROUP / 2; i++)
+            q[i] |= q[i + GROUP / 2] << 4;
+    return right;
+}
+
+static inline int any(Octets mask) {
+    uint64_t halves[2];
+    memcpy(halves, &mask, sizeof mask);
+    return (halves[0] | halves[1]) != 0;
+}
+
+/* The same for a block, without floats, in a fifth of the time. Returns 0 where these might give something else: they
+find a block's own scale if its integers reach from end to end, and its integers if its weights do not lie so far from
+zero that floats blur them. */
+static inline int copy_block(int kind, int type, const uint8_t *block, uint16_t *kept, uint8_t *q) {
+    const float scale = from_half(block);
+    memcpy(kept, block, sizeof *kept);
+    if (kind == BYTES && type == Q8_0) {
+        const Octets one = *(const Octets *)(block + 2) ^ 128, other = *(const Octets *)(block + 18) ^ 128;
+        memcpy(q, &one, sizeof one);
+        memcpy(q + sizeof one, &other, sizeof other);
+        return !any((Octets)((one == 0) | (other == 0))) &&
+               any((Octets)((one == 1) | (other == 1) | (one == 255) | (other == 255))) &&
+               scale > 0 && scale * 127 <= 65504;
+    }
+    if (kind == NIBBLES && type == Q4_1) {
+        const Octets both = *(const Octets *)(block + 4), one = both & 15, other = both >> 4;
+        memcpy(q, &both, sizeof both);
+        const float least = from_half(block + 2), most = scale * 15 + least;
+        kept[LANES] = narrow(least);
+        return any((Octets)((one == 0) | (other == 0))) && any((Octets)((one == 15) | (other == 15))) && scale > 0 &&
+               fabsf(least) < 0x1p20f * scale && most <= 65504 && least >= -65504 &&
+               narrow((most - least) / 15) == *kept;
+    }
+    return 0;
+}
+
+/* Weights, outputs x inputs, rows of a type, into tiles of a kind. Returns whether these may stand for them; the first
+group that may not ends the work. */
 int pack(int kind, int type, int64_t outputs, int64_t inputs, const uint8_t *rows, int64_t row_bytes, void *packed,
          uint16_t *scales, int threads) {
     int stands = 1;
-    const int wide = groups((int)inputs);
-    const int32_t largest = 0x477fe000; /* 65504, float16's, as the bits of a float */
+    const int wide = groups((int)inputs), size = kind == NIBBLES ? GROUP / 2 : GROUP;
+    const int64_t block_bytes = row_bytes / wide;
 #pragma omp parallel for num_threads(threads) schedule(static) shared(stands)
-    for (int64_t place = 0; place < tiles((int)outputs) * (int64_t)wide; place++)
+    for (int64_t place = 0; place < tiles((int)outputs) * (int64_t)wide; place++) {
+        const int64_t group = place % wide, left = inputs - group * GROUP;
         for (int lane = 0; lane < LANES; lane++) {
             int still;
 #pragma omp atomic read
             still = stands;
             if (!still)
                 break;
-            const int64_t output = place / wide * LANES + lane, group = place % wide, first = group * GROUP;
-            const int count = output >= outputs ? 0 : inputs - first < GROUP ? (int)(inputs - first) : GROUP;
-            float w[GROUP] = {0}, least, most;
-            if (count)
-                read_group(type, rows + output * row_bytes, group, count, w);
-            if (kind == FLOAT) {
-                for (int i = 0; i < GROUP; i++)
-                    ((float *)packed)[(place * GROUP + i) * LANES + lane] = w[i];
-                continue;
-            }
-            for (int i = count; i < GROUP; i++) /* for inputs that are zero */
-                w[i] = w[0];
-            int32_t bits[GROUP], low = INT32_MAX, high = INT32_MIN;
-            memcpy(bits, w, sizeof bits);
-            for (int i = 0; i < GROUP; i++) { /* turned over if negative, floats have the order of their bits */
-                const int32_t key = bits[i] ^ (bits[i] >> 31 & INT32_MAX);
-                low = key < low ? key : low;
-                high = key > high ? key : high;
-            }
-            int right = high <= largest && low >= ~largest; /* NaN is beyond either */
-            if (right) {
-                low ^= low >> 31 & INT32_MAX;
-                high ^= high >> 31 & INT32_MAX;
-                memcpy(&least, &low, sizeof least);
-                memcpy(&most, &high, sizeof most);
-                uint16_t *kept = scales + place * LANES * (kind == NIBBLES ? 2 : 1) + lane;
-                *kept = narrow(kind == NIBBLES ? (most - least) / 15 : fmaxf(most, -least) / 127);
-                if (kind == NIBBLES)
-                    kept[LANES] = narrow(least);
-                const float scale = widen(*kept), from = kind == NIBBLES ? widen(kept[LANES]) : -128 * scale;
-                const float divisor = scale > 0 ? scale : 1, top = kind == NIBBLES ? 15 : 255;
-                uint8_t q[GROUP];
-                for (int i = 0; i < GROUP; i++) {
-                    float nearest = rintf((w[i] - from) / divisor);
-                    nearest = nearest < 0 ? 0 : nearest;
-                    nearest = nearest > top ? top : nearest;
-                    right &= kind == BYTES || scale * nearest + from == w[i];
-                    q[i] = (uint8_t)(int32_t)nearest;
+            const int64_t output = place / wide * LANES + lane;
+            const int count = output >= outputs ? 0 : left < GROUP ? (int)left : GROUP;
+            const uint8_t *row = rows + output * row_bytes;
+            uint16_t *kept = scales + place * LANES * (kind == NIBBLES ? 2 : 1) + lane;
+            uint8_t q[GROUP] = {0};
+            if (!count || kind == FLOAT || !copy_block(kind, type, row + group * block_bytes, kept, q)) {
+                float w[GROUP] = {0};
+                if (count)
+                    read_group(type, row, group, count, w);
+                if (kind == FLOAT) {
+                    for (int i = 0; i < GROUP; i++)
+                        ((float *)packed)[(place * GROUP + i) * LANES + lane] = w[i];
+                    continue;
                 }
-                if (kind == NIBBLES)
-                    for (int i = 0; i < GROUP / 2; i++)
-                        q[i] |= q[i + GROUP / 2] << 4;
-                const int size = kind == NIBBLES ? GROUP / 2 : GROUP;
-                for (int i = 0; i < size; i += 4)
-                    memcpy((uint8_t *)packed + place * size * LANES + i * LANES + lane * 4, q + i, 4);
-            }
-            if (!right) {
+                if (!round_group(kind, w, count, kept, q)) {
 #pragma omp atomic write
-                stands = 0;
+                    stands = 0;
+                }
             }
+            for (int i = 0; i < size; i += 4)
+                memcpy((uint8_t *)packed + place * size * LANES + i * LANES + lane * 4, q + i, 4);
         }
+    }
     return stands;
 }
