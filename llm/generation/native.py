@@ -19,7 +19,7 @@ from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, 
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from threading import Thread
+from threading import Timer
 from typing import Any, NoReturn
 
 import torch
@@ -51,6 +51,7 @@ SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
 ALIGNMENT = 64
 COLLAPSE = 25  # madvise's MADV_COLLAPSE, of Linux 6.1, which Python 3.11 has no name for
+SETTLED = 1.0  # seconds until memory is moved to large pages
 PART = 2**26  # bytes; those of which nothing is used take no memory
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
 PATIENCE = 120  # seconds that a compiler may take
@@ -206,7 +207,6 @@ class _Memory:
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
         self._used = self.kept = 0
-        self._settling = Thread(target=self._settle, daemon=True)
 
     def room(self, size: int) -> int:
         """The address of so many free bytes."""
@@ -223,12 +223,14 @@ class _Memory:
         self.kept += size
 
     def settle(self) -> None:
-        """Move it to large pages, where the system has them, while texts are made already.
+        """Move it to large pages, where the system has them, when the first word is made.
 
-        Of the time of a text alone, which is that of reading weights, they save 10 to 20 %; but a virtual machine that
-        gave its own back may need 0.6 s for 100 MB, and small ones 0.04 s.
+        Of the time of a text alone, which is that of reading weights, they save 10 to 20 %. But a virtual machine that
+        has lent its own to others needs up to 0.6 s for 100 MB, and for small ones 0.04 s.
         """
-        self._settling.start()
+        timer = Timer(SETTLED, self._settle)
+        timer.daemon = True
+        timer.start()
 
     def _settle(self) -> None:
         if hasattr(mmap, "MADV_HUGEPAGE"):
