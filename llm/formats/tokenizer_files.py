@@ -35,7 +35,7 @@ GGUF_SPLITS = {
     "llama-bpe": (LLAMA3_SPLIT, True),
 }
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # `tokenizer.ggml.token_type`
-WORDS = 256  # tokens that are merged as the words of one text: by itself each takes four times as long
+WORDS = 256  # tokens that are merged as the words of one text: by itself each takes twice as long
 AT_ONCE = 16  # such texts: all 49,152 tokens of SmolLM2 at once would take 50 MB more
 GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 

@@ -236,9 +236,8 @@ class _Memory:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             madvise = ctypes.CDLL(None).madvise  # which, unlike mmap's, lets the other threads go on
             for part in self._parts:
-                used = self._used if part is self._parts[-1] else len(part)
-                for advice in (mmap.MADV_HUGEPAGE, COLLAPSE):
-                    madvise(c_void_p(part.data_ptr()), c_size_t(used), advice)
+                for advice in (mmap.MADV_HUGEPAGE, COLLAPSE):  # the second up to where nothing was written
+                    madvise(c_void_p(part.data_ptr()), c_size_t(len(part)), advice)
 
 
 class Decoder(Packed):
