@@ -51,7 +51,7 @@ SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
 ALIGNMENT = 64
 COLLAPSE = 25  # madvise's MADV_COLLAPSE, of Linux 6.1, which Python 3.11 has no name for
-SETTLED = 1.0  # seconds until memory is moved to large pages
+SETTLED = 0.2  # seconds until memory is moved to large pages: the first word comes before
 PART = 2**26  # bytes; those of which nothing is used take no memory
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
 PATIENCE = 120  # seconds that a compiler may take
@@ -225,8 +225,8 @@ class _Memory:
     def settle(self) -> None:
         """Move it to large pages, where the system has them, when the first word is made.
 
-        Of the time of a text alone, which is that of reading weights, they save 10 to 20 %. But a virtual machine that
-        has lent its own to others needs up to 0.6 s for 100 MB, and for small ones 0.04 s.
+        Of the time of a text alone, which is that of reading weights, they save 10 to 30 %. But a virtual machine that
+        has lent its own to others needs up to 0.6 s for 100 MB, and for small ones 0.04 s (benchmarks/LOG.md).
         """
         timer = Timer(SETTLED, self._settle)
         timer.daemon = True
