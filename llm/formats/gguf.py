@@ -6,7 +6,7 @@ may mean harm, so every length is held against the file's end before anything is
 """
 
 import mmap
-import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -25,6 +25,8 @@ from llm.formats.weights import StoredTensor
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 CHUNK = 2**18  # bytes that are dequantised at once: the intermediate arrays of larger ones leave the cache
+PACKED = {GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")}
+"""Types that decode.c packs from as they are (llm/generation/products.h)."""
 
 NUMBERS = {
     GGUFValueType.UINT8: "<u1",
@@ -41,7 +43,33 @@ NUMBERS = {
 }
 
 
-def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+@dataclass(frozen=True)
+class Blocks:
+    """Rows of a tensor as they lie in a file."""
+
+    kind: GGMLQuantizationType
+    rows: Tensor
+    """Of uint8, rows x bytes of a row."""
+
+    def floats(self) -> Tensor:
+        """The weights, float32, rows x columns."""
+        block, block_bytes = GGML_QUANT_SIZES[self.kind]
+        tensor = torch.empty(len(self.rows), self.rows.shape[1] // block_bytes * block)
+        step = max(1, CHUNK // self.rows.shape[1])
+        for packed, floats in zip(self.rows.split(step), tensor.split(step), strict=True):
+            floats.numpy()[:] = dequantize(packed.numpy(), self.kind)
+        return tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredBlocks(StoredTensor):
+    """A tensor in a GGUF file."""
+
+    blocks: Callable[[], Blocks]
+    """Map it, without reading."""
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredBlocks]]:
     """A GGUF file's metadata, as plain Python values, and its tensors, each read as float32 when asked for.
 
     Raises UserError, naming the file, for none, another kind or a torn one, and naming the tensor too for a type
@@ -49,7 +77,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
     """
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns of memory for reading alone
         cursor = _Cursor(mapped)
         if cursor.take(4) != MAGIC:
             raise ValueError(f"it does not begin with {MAGIC.decode()}")
@@ -65,7 +93,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
         tensors = {entry.name: entry.stored(mapped, start) for entry in entries}
         if len(tensors) < tensor_count:
             raise ValueError("two of its tensors have one name")
-    except (ValueError, TypeError, ArithmeticError, struct.error) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"{path}: not a whole GGUF file: {error}") from None
     except OSError as error:
         raise UserFileError(f"{path} can't be read: {error.strerror}") from None
@@ -92,15 +120,22 @@ class _Cursor:
         return np.frombuffer(self.take(count * np.dtype(dtype).itemsize), dtype).tolist()
 
     def string(self) -> str:
-        (size,) = struct.unpack("<Q", self.take(8))  # five times as fast as numpy, and a vocabulary has 100,000 strings
-        return self.take(size).decode()
+        return self.strings(1)[0]
+
+    def strings(self, count: int) -> list[str]:
+        mapped, end, found = self.mapped, len(self.mapped), list[str]()
+        for _ in range(count):  # a vocabulary has 100,000: with `take` or numpy each would cost several times as much
+            first = self.at + 8
+            self.at = first + int.from_bytes(mapped[self.at : first], "little")
+            if self.at > end:
+                raise ValueError(f"it ends at byte {end}, inside its header")
+            found.append(mapped[first : self.at].decode())
+        return found
 
     def value(self, kind: int) -> Any:
         if kind == GGUFValueType.ARRAY:
             kind, count = self.number("<u4"), self.number("<u8")
-            if kind == GGUFValueType.STRING:
-                return [self.string() for _ in range(count)]
-            return self.numbers(_dtype(kind), count)
+            return self.strings(count) if kind == GGUFValueType.STRING else self.numbers(_dtype(kind), count)
         return self.string() if kind == GGUFValueType.STRING else self.number(_dtype(kind))
 
 
@@ -119,7 +154,7 @@ class _Entry:
         shape = tuple(reversed(cursor.numbers("<u8", cursor.number("<u4"))))
         return cls(name, shape, cursor.number("<u4"), cursor.number("<u8"))
 
-    def stored(self, mapped: mmap.mmap, start: int) -> StoredTensor:
+    def stored(self, mapped: mmap.mmap, start: int) -> StoredBlocks:
         """The tensor in the file whose tensors begin at byte `start`."""
         try:
             kind = GGMLQuantizationType(self.kind)
@@ -134,20 +169,22 @@ class _Entry:
         begin, end = start + self.offset, start + self.offset + prod(rows) * row_bytes
         if end > len(mapped):
             raise ValueError(f"tensor {self.name} ends at byte {end}, the file at {len(mapped)}")
-        return StoredTensor(self.shape, partial(_read, mapped, begin, row_bytes, self.shape, kind))
+        blocks = partial(_map, mapped, begin, prod(rows), row_bytes, kind)
+        return StoredBlocks(self.shape, partial(_read, mapped, begin, end, self.shape, blocks), blocks=blocks)
 
 
-def _read(mapped: mmap.mmap, begin: int, row_bytes: int, shape: tuple[int, ...], kind: GGMLQuantizationType) -> Tensor:
-    tensor = torch.empty(shape)
-    rows = tensor.numpy().reshape(-1, shape[-1] if shape else 1) if tensor.numel() else ()
-    step = max(1, CHUNK // row_bytes) if row_bytes else 1
-    for row in range(0, len(rows), step):
-        count = min(step, len(rows) - row)
-        packed = np.frombuffer(mapped, np.uint8, count * row_bytes, begin + row * row_bytes)
-        rows[row : row + count] = dequantize(packed.reshape(count, row_bytes), kind)
-    if tensor.numel() and hasattr(mmap, "MADV_DONTNEED"):  # pages once read would count as this process's memory
+def _map(mapped: mmap.mmap, begin: int, count: int, row_bytes: int, kind: GGMLQuantizationType) -> Blocks:
+    rows = torch.frombuffer(mapped, dtype=torch.uint8, count=count * row_bytes, offset=begin)
+    return Blocks(kind, rows.view(count, row_bytes))
+
+
+def _read(mapped: mmap.mmap, begin: int, end: int, shape: tuple[int, ...], blocks: Callable[[], Blocks]) -> Tensor:
+    if begin == end:
+        return torch.empty(shape)
+    tensor = blocks().floats().view(shape)
+    if hasattr(mmap, "MADV_DONTNEED"):  # pages once read would count as this process's memory
         page = begin - begin % mmap.PAGESIZE
-        mapped.madvise(mmap.MADV_DONTNEED, page, begin + len(rows) * row_bytes - page)
+        mapped.madvise(mmap.MADV_DONTNEED, page, end - page)
     return tensor
 
 

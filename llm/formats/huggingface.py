@@ -17,14 +17,14 @@ from typing import Any
 import tiktoken
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm.chat import Chat, start_of_text, turn_ends
 from llm.config import GPTConfig
 from llm.errors import UserError, UserFileError
 from llm.files import atomic_folder, read_text
 from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA, Layout, Part
-from llm.formats.gguf import read_gguf
+from llm.formats.gguf import PACKED, Blocks, StoredBlocks, read_gguf
 from llm.formats.model_folder import load_model, read_config
 from llm.formats.tokenizer_files import read_tokenizer
 from llm.formats.weights import StoredTensor, check_tensors, materialise, read_safetensors, weightless
@@ -43,23 +43,30 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def load_pretrained(
-    source: Path, *, dtype: torch.dtype = torch.float32, context_length: int | None = None, dropout: float = 0.0
+    source: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    context_length: int | None = None,
+    dropout: float = 0.0,
+    as_stored: bool = False,
 ) -> tuple[GPT, tiktoken.Encoding]:
     """Read a folder in Hugging Face's layout or a GGUF file, for further training with `dropout`.
 
-    `context_length` may shorten the context. The model is in evaluation mode. Its tokenizer must be a byte-level
-    BPE that leaves text as it is, as GPT-2's and Llama 3's: Llama 2's and Mistral's SentencePiece (`byte_fallback`, a
-    normalizer, `tokenizer.ggml.model` llama) is refused. Raises UserError, naming file and place, for a missing file,
-    for what GPT does not compute exactly, for wrong tensors and for another tokenizer.
+    `context_length` may shorten the context. With `as_stored`, for `pack_for_inference` alone, matrices stay in a GGUF
+    file's blocks where decode.c packs from these: such a weight is on the meta device and has `blocks`. The model is in
+    evaluation mode. Its tokenizer must be a byte-level BPE that leaves text as it is, as GPT-2's and Llama 3's: Llama
+    2's and Mistral's SentencePiece (`byte_fallback`, a normalizer, `tokenizer.ggml.model` llama) is refused. Raises
+    UserError, naming file and place, for a missing file, for what GPT does not compute exactly, for wrong tensors and
+    for another tokenizer.
     """
     if not source.is_dir() and (source.suffix != ".gguf" or not source.exists()):
         raise UserFileError(f"{source} is neither a folder nor a .gguf file")
     is_gguf = source.suffix == ".gguf"
     config_file = source if is_gguf else source / "config.json"
-    weights_file, layout, found, tensors = _read_gguf(source) if is_gguf else _read_folder(source)
+    weights_file, layout, found, tensors, metadata = _read_gguf(source) if is_gguf else _read_folder(source)
     whole = layout.config(found, str(config_file))
     config = _shortened(whole, context_length, layout.window, found.get(layout.window), str(config_file))
-    encoding = read_tokenizer(source)
+    encoding = read_tokenizer(source, metadata)
     if encoding.n_vocab > config.vocabulary_size:
         raise UserError(
             f"{source}: the tokenizer has {encoding.n_vocab} tokens, the embedding only {config.vocabulary_size} rows"
@@ -70,13 +77,31 @@ def load_pretrained(
     tensors = _without_tied_output(tensors, layout, parts, str(weights_file))
     check_tensors(weights_file, tensors, {part.name: part.shape for row in parts.values() for part in row})
 
+    in_blocks = {name: _in_blocks(row, tensors) if as_stored else None for name, row in parts.items()}
+
     def fill(name: str, tensor: Tensor) -> None:
-        for part in parts[name]:
+        for part in parts[name] if in_blocks[name] is None else ():
             target = tensor[part.rows]
             target.copy_(part.turn(tensors[part.name].read())[: len(target)])
 
     materialise(model, fill, lambda name: dtype)
+    kept = {name: weight for name, weight in in_blocks.items() if weight is not None}
+    model.load_state_dict(kept, strict=False, assign=True)
     return model.eval(), encoding
+
+
+def _in_blocks(parts: list[Part], tensors: Mapping[str, StoredTensor]) -> nn.Parameter | None:
+    """A matrix in its file's blocks, where all its parts are in blocks of one kind and decode.c reads that."""
+    stored = [tensors[part.name] for part in parts]
+    if not all(isinstance(each, StoredBlocks) and len(each.shape) == 2 for each in stored):
+        return None
+    blocks = [each.blocks() for each in stored]
+    if len({each.kind for each in blocks}) > 1 or blocks[0].kind not in PACKED:
+        return None
+    rows = [part.turn(each.rows) for part, each in zip(parts, blocks, strict=True)]
+    weight = nn.Parameter(torch.empty(sum(map(len, rows)), parts[0].shape[1], device="meta"))
+    weight.blocks = Blocks(blocks[0].kind, torch.cat(rows) if len(rows) > 1 else rows[0])
+    return weight
 
 
 def _shortened(config: GPTConfig, context_length: int | None, key: str, window: object, file: str) -> GPTConfig:
@@ -92,8 +117,8 @@ def _shortened(config: GPTConfig, context_length: int | None, key: str, window: 
 
 
 def _without_tied_output(
-    tensors: dict[str, StoredTensor], layout: Layout, parts: Mapping[str, list[Part]], file: str
-) -> dict[str, StoredTensor]:
+    tensors: Mapping[str, StoredTensor], layout: Layout, parts: Mapping[str, list[Part]], file: str
+) -> Mapping[str, StoredTensor]:
     """Some files keep the output layer although it is tied: harmless where it equals the embedding."""
     output = f"{layout.modules['output'][0]}.weight"
     (embedding,) = (part.name for part in parts["embedding.token.weight"])
@@ -104,7 +129,7 @@ def _without_tied_output(
     return {name: tensor for name, tensor in tensors.items() if name != output}
 
 
-_Found = tuple[Path, Layout, dict[str, Any], dict[str, StoredTensor]]
+_Found = tuple[Path, Layout, dict[str, Any], Mapping[str, StoredTensor], dict[str, Any]]
 
 
 def _read_gguf(path: Path) -> _Found:
@@ -116,7 +141,7 @@ def _read_gguf(path: Path) -> _Found:
     rows = next(iter(tensors["token_embd.weight"].shape), None) if "token_embd.weight" in tensors else None
     defaults = {"vocab_size": rows, "rope.freq_base": 10_000.0, "attention.head_count_kv": None}
     found = defaults | found | {"tied": "output.weight" not in tensors, "bias": "blk.0.attn_q.bias" in tensors}
-    return path, GGUF_LLAMA, found, tensors
+    return path, GGUF_LLAMA, found, tensors, metadata
 
 
 def _read_folder(folder: Path) -> _Found:
@@ -140,7 +165,7 @@ def _read_folder(folder: Path) -> _Found:
     if not any(name.startswith(layout.prefix) for name in tensors):
         layout = layout.without_prefix()
     tensors = {name: tensor for name, tensor in tensors.items() if not layout.ignored.fullmatch(name)}
-    return file, layout, found, tensors
+    return file, layout, found, tensors, {}
 
 
 def _rotary(found: Mapping[str, Any], file: str) -> dict[str, Any]:

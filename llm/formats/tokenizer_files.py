@@ -35,7 +35,8 @@ GGUF_SPLITS = {
     "llama-bpe": (LLAMA3_SPLIT, True),
 }
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # `tokenizer.ggml.token_type`
-AT_ONCE = 4096  # tokens that are merged at once: all 49,152 of SmolLM2 would take 50 MB more
+WORDS = 256  # tokens that are merged as the words of one text: by itself each takes twice as long
+AT_ONCE = 16  # such texts: all 49,152 tokens of SmolLM2 at once would take 50 MB more
 GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
@@ -65,10 +66,10 @@ def byte_level_bpe(
         raise UserError("two of its tokens have one id")
     if wrong := [index for index in ids if not 0 <= index < FIRST_LACKING]:
         raise UserError(f"no token can have the id {wrong[0]}")
-    for pair in merges:
-        if len(pair) != 2 or not vocabulary.keys() >= {*pair, "".join(pair)}:
+    made = [vocabulary.get("".join(pair), -1) for pair in merges]
+    for pair, index in zip(merges, made, strict=True):
+        if index < 0 or len(pair) != 2 or pair[0] not in vocabulary or pair[1] not in vocabulary:
             raise UserError(f"the merge {' '.join(pair)!r} is not of two tokens to a third")
-    made = [vocabulary["".join(pair)] for pair in merges]
     if late := next((n for n in range(1, len(made)) if made[n] < made[n - 1]), None):
         raise UserError(
             f"the merge {' '.join(merges[late])!r} is after {' '.join(merges[late - 1])!r} but makes a lower id: "
@@ -90,12 +91,16 @@ def _check_merges(vocabulary: dict[str, int], merges: list[tuple[str, ...]], who
 
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     complete, tokens = vocabulary.keys() >= byte_characters(), list(vocabulary)
-    for start in range(0, len(tokens), AT_ONCE):
-        some = tokens[start : start + AT_ONCE]
-        for token, made in zip(some, tokenizer.encode_batch_fast(some), strict=True):
-            if made.ids != [vocabulary[token]] and not (len(made.ids) > 2 and whole_words and complete):
-                parts = " ".join(map(tokenizer.id_to_token, made.ids))
-                raise UserError(f"merges make {parts!r} of token {token!r}, which tiktoken would take whole")
+    texts = [tokens[start : start + WORDS] for start in range(0, len(tokens), WORDS)]
+    for start in range(0, len(texts), AT_ONCE):
+        some = texts[start : start + AT_ONCE]
+        for text, made in zip(some, tokenizer.encode_batch_fast(some, is_pretokenized=True), strict=True):
+            if made.ids == [vocabulary[token] for token in text]:  # then each is its own: no letter is left for another
+                continue
+            for token, alone in zip(text, tokenizer.encode_batch_fast(text), strict=True):
+                if alone.ids != [vocabulary[token]] and not (len(alone.ids) > 2 and whole_words and complete):
+                    parts = " ".join(map(tokenizer.id_to_token, alone.ids))
+                    raise UserError(f"merges make {parts!r} of token {token!r}, which tiktoken would take whole")
 
 
 def gguf_encoding(metadata: dict[str, Any]) -> tiktoken.Encoding:
@@ -137,11 +142,12 @@ def gpt2_encoding(folder: Path) -> tiktoken.Encoding:
     return byte_level_bpe(vocabulary, merges, GPT2_SPLIT, special)
 
 
-def read_tokenizer(path: Path) -> tiktoken.Encoding:
+def read_tokenizer(path: Path, metadata: dict[str, Any] | None = None) -> tiktoken.Encoding:
     """The tokenizer of a published model: a folder that holds one, a `tokenizer.json`, or a GGUF file.
 
-    In a folder `tokenizer.json` comes first, then GPT-2's two files. Raises UserError, naming the file and the part,
-    for a tokenizer that can't be kept to the last id: one that normalises text, WordPiece, Unigram and others.
+    In a folder `tokenizer.json` comes first, then GPT-2's two files. A GGUF file whose `metadata` are given is not read
+    again. Raises UserError, naming the file and the part, for a tokenizer that can't be kept to the last id: one that
+    normalises text, WordPiece, Unigram and others.
     """
     if path.is_dir():
         if (path / "tokenizer.json").exists():
@@ -155,7 +161,7 @@ def read_tokenizer(path: Path) -> tiktoken.Encoding:
         if path.suffix == ".gguf":
             from llm.formats.gguf import read_gguf  # imports torch, which no other tokenizer needs
 
-            return gguf_encoding(read_gguf(path)[0])
+            return gguf_encoding(metadata or read_gguf(path)[0])
         return _from_layout(json.loads(read_text(path)))
     except UserFileError:
         raise

@@ -14,11 +14,12 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
-from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from threading import Timer
 from typing import Any, NoReturn
 
 import torch
@@ -47,7 +48,10 @@ LANES, GROUP = 16, 32  # as in products.h
 FLOAT, BYTES, NIBBLES = range(3)
 BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
 SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
 ALIGNMENT = 64
+COLLAPSE = 25  # madvise's MADV_COLLAPSE, of Linux 6.1, which Python 3.11 has no name for
+SETTLED = 0.2  # seconds until memory is moved to large pages: the first word comes before
 PART = 2**26  # bytes; those of which nothing is used take no memory
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
 PATIENCE = 120  # seconds that a compiler may take
@@ -186,7 +190,7 @@ def _load(path: Path) -> ctypes.CDLL:
     pointer = c_void_p
     found.features.argtypes = [POINTER(_Model), c_int64, pointer, pointer, pointer, POINTER(_Cache), pointer, c_int]
     found.logits.argtypes = [POINTER(_Model), c_int64, pointer, pointer, c_int]
-    found.pack.argtypes = [c_int, c_int64, c_int64, pointer, pointer, pointer, c_int]
+    found.pack.argtypes = [c_int, c_int, c_int64, c_int64, pointer, c_int64, pointer, pointer, c_int]
     return found
 
 
@@ -198,10 +202,7 @@ class Packed(nn.Module):
 
 
 class _Memory:
-    """Memory for matrices, one behind the other, in large pages where the system has them.
-
-    Of the time of a text alone, which is that of reading them, large pages save 10 to 20 %.
-    """
+    """Memory for matrices, one behind the other, which `settle` moves to large pages."""
 
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
@@ -212,8 +213,6 @@ class _Memory:
         if not self._parts or self._used + size > len(self._parts[-1]):
             # private: what processes share is in large pages only where the system was told so
             memory = mmap.mmap(-1, max(size, PART), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            with suppress(AttributeError, OSError):  # not every system has them
-                memory.madvise(mmap.MADV_HUGEPAGE)
             self._parts.append(torch.frombuffer(memory, dtype=torch.uint8))
             self._used = 0
         return self._parts[-1].data_ptr() + self._used
@@ -222,6 +221,23 @@ class _Memory:
         """Let nobody else have so many bytes of the room that was given last."""
         self._used += -(-size // ALIGNMENT) * ALIGNMENT
         self.kept += size
+
+    def settle(self) -> None:
+        """Move it to large pages, where the system has them, when the first word is made.
+
+        Of the time of a text alone, which is that of reading weights, they save 10 to 30 %. But a virtual machine that
+        has lent its own to others needs up to 0.6 s for 100 MB, and for small ones 0.04 s (benchmarks/LOG.md).
+        """
+        timer = Timer(SETTLED, self._settle)
+        timer.daemon = True
+        timer.start()
+
+    def _settle(self) -> None:
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            madvise = ctypes.CDLL(None).madvise  # which, unlike mmap's, lets the other threads go on
+            for part in self._parts:
+                for advice in (mmap.MADV_HUGEPAGE, COLLAPSE):  # the second up to where nothing was written
+                    madvise(c_void_p(part.data_ptr()), c_size_t(len(part)), advice)
 
 
 class Decoder(Packed):
@@ -269,6 +285,7 @@ class Decoder(Packed):
             self._norm(model.norm),
             blocks,
         )
+        self._memory.settle()
         self.nbytes = self._memory.kept + sum(tensor.nbytes for tensor in self._kept)
         """Bytes of all weights."""
 
@@ -288,30 +305,29 @@ class Decoder(Packed):
         return _Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)))
 
     def _linear(self, layer: nn.Linear) -> _Matrix:
-        return self._matrix(layer.weight, layer.bias)
+        return self._matrix(layer.weight, bias=layer.bias)
 
     def _expand(self, mlp: MLP) -> _Matrix:
         if mlp.gate is None:
             return self._linear(mlp.expand)
         both = (mlp.gate, mlp.expand)
         bias = None if mlp.expand.bias is None else torch.cat([layer.bias for layer in both])
-        return self._matrix(torch.cat([layer.weight for layer in both]), bias)
+        return self._matrix(*(layer.weight for layer in both), bias=bias)
 
-    def _matrix(self, weight: Tensor, bias: Tensor | None = None) -> _Matrix:
-        """Weights, outputs x inputs, in tiles: 4 bits where that is exact, else 8, or 32.
+    def _matrix(self, *weights: Tensor, bias: Tensor | None = None) -> _Matrix:
+        """Weights, one below the other, outputs x inputs, in tiles: 4 bits where that is exact, else 8, or 32.
 
         Those that are no numbers, or too large for a scale of 16 bits, stay as they are: a broken model must look so.
+        They are read as they are kept, without a copy in float32 between.
         """
-        weight = weight.detach().float().contiguous()
-        outputs, inputs = weight.shape
-        least, most = weight.aminmax()
-        fits = bool(max(-least, most) <= torch.finfo(torch.float16).max)
-        for kind in (NIBBLES, BYTES) if fits and not self._exact else (FLOAT,):
+        stored, rows = _as_kept(weights)
+        outputs, inputs = len(rows), weights[0].shape[1]
+        for kind in (FLOAT,) if self._exact else (NIBBLES, BYTES, FLOAT):
             tiles = -(-outputs // LANES) * -(-inputs // GROUP)
             packed, scales = tiles * LANES * GROUP * BITS[kind] // 8, tiles * LANES * SCALES[kind] * 2
             place = self._memory.room(packed + scales)
-            pointers = (weight.data_ptr(), place, place + packed)
-            if self._library.pack(kind, outputs, inputs, *pointers, torch.get_num_threads()) or kind != NIBBLES:
+            given = outputs, inputs, rows.data_ptr(), rows.nbytes // outputs
+            if self._library.pack(kind, stored, *given, place, place + packed, torch.get_num_threads()):
                 break
         self._memory.keep(packed + scales)
         return _Matrix(kind, outputs, inputs, place, place + packed, self._pointer(bias))
@@ -374,6 +390,22 @@ class Decoder(Packed):
         pointers = x_BTC.data_ptr(), out_BTV.data_ptr()
         _check(self._library.logits(byref(self._model), count, *pointers, self._threads(count)))
         return out_BTV
+
+
+def _as_kept(weights: Sequence[Tensor]) -> tuple[int, Tensor]:
+    """The type of matrices, as products.h has it, and their rows: a GGUF file's blocks, or floats of torch's."""
+    blocks = [getattr(weight, "blocks", None) for weight in weights]
+    kinds = {each and each.kind for each in blocks}
+    if len(kinds) == 1 and None not in kinds:
+        return int(kinds.pop()), _joined([each.rows for each in blocks])
+    floats = [weight.detach() if each is None else each.floats() for weight, each in zip(weights, blocks, strict=True)]
+    rows = _joined(floats)
+    rows = rows.to(rows.dtype if rows.dtype in TYPES else torch.float32)
+    return TYPES[rows.dtype], rows
+
+
+def _joined(rows: list[Tensor]) -> Tensor:
+    return torch.cat(rows) if len(rows) > 1 else rows[0].contiguous()
 
 
 def _check(failed: int) -> None:

@@ -34,13 +34,13 @@ class PackedLinear(Packed):
 def pack_for_inference(model: GPT) -> GPT:
     """Give a model on a CPU the weights with which it makes texts fastest, in place, if it is not packed; returns it.
 
-    With a C compiler it is `decode_natively`; else `prepack`, where the processor has fast bfloat16.
+    With a C compiler it is `decode_natively`; else `prepack`, where the processor has fast bfloat16; else float32.
     """
     if model.device.type != "cpu" or any(isinstance(module, Packed) for module in model.modules()):
         return model
     if (library := load_library()) is not None:
         return decode_natively(model, library)
-    return prepack(model) if _can_prepack() else model
+    return prepack(model) if _can_prepack() else _without_blocks(model).float()
 
 
 def pack_for_reading(model: GPT) -> GPT:
@@ -75,6 +75,8 @@ def decode_natively(model: GPT, library: CDLL, *, exact: bool = False) -> GPT:
     else:
         for part in filter(None, (model.embedding, model.blocks, model.output)):
             part.to("meta")
+            for weight in part.parameters():
+                vars(weight).pop("blocks", None)
 
     def features(tokens_BT: Tensor, positions_BT: Tensor | None = None, **more: Any) -> Tensor:
         if by_torch and positions_BT is None:  # a prompt
@@ -84,6 +86,11 @@ def decode_natively(model: GPT, library: CDLL, *, exact: bool = False) -> GPT:
     model.decoder = decoder
     model.features, model.logits = features, decoder.logits
     return model.requires_grad_(False).eval()
+
+
+def _without_blocks(model: GPT) -> GPT:
+    """Make floats of the matrices that lie in the blocks of a GGUF file, in place; returns the model."""
+    return model._apply(lambda weight: weight.blocks.floats() if hasattr(weight, "blocks") else weight)
 
 
 def _can_prepack() -> bool:
@@ -97,6 +104,7 @@ def prepack(model: GPT) -> GPT:
         raise UserError(f"packed weights are for a CPU, and the model is on {model.device}")
     if not _can_prepack():
         raise UserError("this processor has no fast bfloat16: keep the model as it is")
+    _without_blocks(model)
     # before the linear layers: with tied weights the table serves as a layer too, whose copy gets another layout
     output = PackedLinear(model.embedding.token.weight, None) if model.output is None else None
     for module in list(model.modules()):

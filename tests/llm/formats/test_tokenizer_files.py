@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 from copy import deepcopy
 from pydoc_data.topics import topics
 
@@ -232,6 +233,17 @@ def test_a_token_that_ranks_make_but_merges_do_not_is_refused():
     merges = [("a", "b"), ("b", "c"), ("a", "bc")]  # of `abc` the merges make `ab c`, and rank would join these two
     with pytest.raises(ValueError, match="merges make 'ab c' of token 'abc', which tiktoken would take whole"):
         byte_level_bpe(vocabulary, merges, r"\w+", {})
+
+
+@pytest.mark.parametrize("before", [0, 255, 256, 5000])
+def test_of_many_tokens_the_one_that_merges_do_not_make_is_named(before):
+    letters = sorted(byte_characters())[:200]
+    pairs = [(one, other) for one in letters for other in letters][:before]
+    vocabulary = {token: index for index, token in enumerate([*letters, *map("".join, pairs)])}
+    assert byte_level_bpe(vocabulary, pairs, r"\w+", {}).n_vocab == 200 + before
+    for token, parts in (("ŁŁ", ""), (letters[0] + "Ł", letters[0])):  # a letter that is no token is left out
+        with pytest.raises(UserError, match=rf"merges make '{re.escape(parts)}' of token '{re.escape(token)}', which"):
+            byte_level_bpe(vocabulary | {token: 200 + before}, pairs, r"\w+", {})
 
 
 def test_a_token_that_no_merge_makes_is_a_word_only_where_words_are_looked_up():

@@ -3,21 +3,26 @@
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
+import threading
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.formats.huggingface import load_pretrained
 from llm.generation import native
 from llm.generation.engine import Engine, Request
-from llm.generation.native import BYTES, FLOAT, NIBBLES, NotBuiltError, build, load_library
+from llm.generation.native import BITS, BYTES, FLOAT, NIBBLES, SCALES, NotBuiltError, build, load_library
 from llm.generation.packed import PackedLinear, decode_natively, pack_for_inference, prepack
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
@@ -148,21 +153,75 @@ def test_what_was_made_of_four_bits_keeps_them_exactly_and_nothing_else_does(mak
     ]
 
 
+def pack(kind, stored, outputs, inputs, rows, threads=1):
+    """Whether tiles of this kind may stand for a matrix, their bytes, and their scales."""
+    tiles = -(-outputs // 16) * -(-inputs // 32)
+    packed, scales = (torch.zeros(tiles * 16 * each, dtype=torch.uint8) for each in (4 * BITS[kind], 2 * SCALES[kind]))
+    pointers = rows.data_ptr(), rows.nbytes // outputs, packed.data_ptr(), scales.data_ptr()
+    return load_library().pack(kind, stored, outputs, inputs, *pointers, threads), packed, scales
+
+
+def packed_bytes(model):
+    """All that `Decoder` made of a model's matrices."""
+    return [part.numpy().tobytes() for part in model.decoder._memory._parts]
+
+
 @settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**16))
 def test_tiles_of_four_bits_say_exactly_the_weights_that_they_were_made_of(outputs, groups, seed):
     torch.manual_seed(seed)
     layer = torch.nn.Linear(32 * groups, outputs)
     to_four_bits(layer)
-    tiles = -(-outputs // 16) * groups
-    packed, scales = torch.empty(tiles * 256, dtype=torch.uint8), torch.empty(tiles * 32, dtype=torch.float16)
-    pointers = [tensor.data_ptr() for tensor in (layer.weight, packed, scales)]
-    assert load_library().pack(NIBBLES, outputs, 32 * groups, *pointers, 1) == 1
+    stands, packed, scales = pack(NIBBLES, 0, outputs, 32 * groups, layer.weight)
+    assert stands
     bytes_OGQLI = packed.view(-1, groups, 4, 16, 4)
     q_OGQLI = torch.cat([bytes_OGQLI & 15, bytes_OGQLI >> 4], dim=2).float()
-    scale, least = scales.float().view(-1, groups, 2, 1, 16, 1).unbind(2)
+    scale, least = scales.view(torch.float16).float().view(-1, groups, 2, 1, 16, 1).unbind(2)
     found = (q_OGQLI * scale + least).permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1)
     assert torch.equal(found[:outputs], layer.weight)
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0"])
+@settings(max_examples=40)
+@given(outputs=st.integers(1, 40), groups=st.integers(1, 3), seed=st.integers(0, 2**16), whole=st.booleans())
+def test_tiles_of_a_files_blocks_are_those_of_their_floats_to_the_bit(name, outputs, groups, seed, whole):
+    stored, random = GGMLQuantizationType[name], np.random.default_rng(seed)
+    block, size = GGML_QUANT_SIZES[stored]
+    inputs = 32 * groups - (block == 1)  # which need not fill a group
+    if whole:
+        rows = quantize(random.standard_normal((outputs, inputs), np.float32), stored).view(np.uint8)
+    else:  # bytes that say anything, infinities and NaN too
+        rows = random.integers(0, 256, (outputs, inputs // block * size), np.uint8)
+    with np.errstate(all="ignore"):
+        floats = torch.from_numpy(np.array(dequantize(rows, stored), np.float32))
+    for kind in (NIBBLES, BYTES, FLOAT):
+        found = pack(kind, stored, outputs, inputs, torch.from_numpy(rows), threads=2)
+        stands, packed, scales = pack(kind, GGMLQuantizationType.F32, outputs, inputs, floats)
+        assert found[0] == stands
+        if kind == BYTES:
+            assert stands == bool((floats.abs() <= 65504).all())
+        elif kind == FLOAT or (whole and name == "Q4_1"):
+            assert stands
+        if stands:
+            dtype = np.float32 if kind == FLOAT else np.uint8  # one NaN is as good as another
+            np.testing.assert_array_equal(found[1].numpy().view(dtype), packed.numpy().view(dtype))
+            assert torch.equal(found[2], scales)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Q4_1", NIBBLES), ("Q8_0", BYTES)])
+@settings(max_examples=300)
+@given(seed=st.integers(0, 2**32), ends=st.booleans())
+def test_a_block_that_is_copied_is_what_its_floats_give(name, kind, seed, ends):
+    stored, random = GGMLQuantizationType[name], np.random.default_rng(seed)
+    block = random.integers(0, 256, (1, GGML_QUANT_SIZES[stored][1]), np.uint8)
+    if ends:  # of its integers are there, and its scale is positive, of any size
+        block[0, 1] &= 127
+        block[0, -1] = {"Q4_1": 0xF0, "Q8_0": 127}[name]
+    with np.errstate(all="ignore"):
+        floats = torch.from_numpy(np.array(dequantize(block, stored), np.float32))
+    found, expected = pack(kind, stored, 1, 32, torch.from_numpy(block)), pack(kind, 0, 1, 32, floats)
+    assert found[0] == expected[0]
+    assert not found[0] or all(map(torch.equal, found[1:], expected[1:]))
 
 
 def test_published_four_bits_are_read_without_loss_and_its_perplexity_is_that_of_float32(smollm2, library):
@@ -179,6 +238,10 @@ def test_published_four_bits_are_read_without_loss_and_its_perplexity_is_that_of
     kinds = {block.expand.kind for block in model.decoder._model.blocks[:30]}
     assert (kinds, model.decoder._model.output.kind) == ({NIBBLES}, BYTES)
     assert perplexity(model) == pytest.approx(expected, rel=0.02)
+    unread, _ = load_pretrained(smollm2, context_length=1024, as_stored=True)
+    assert all(hasattr(weight, "blocks") == (weight.ndim == 2) for weight in unread.parameters())
+    assert packed_bytes(pack_for_inference(unread)) == packed_bytes(model)
+    assert torch.equal(logits(unread, tokens), logits(model, tokens))
 
 
 def test_tokens_and_positions_that_are_not_there_are_errors(make_gpt):
@@ -303,16 +366,25 @@ def test_two_processes_may_build_at_once_and_each_has_one_openmp(tmp_path):
     assert native._is_whole(built)
 
 
-def test_weights_lie_in_memory_of_this_process_alone_which_may_be_in_large_pages(make_gpt):
-    decoder = pack_for_inference(make_gpt()).decoder
+def test_weights_lie_in_memory_of_this_process_alone_and_in_large_pages_after_a_while(make_gpt, monkeypatch):
+    monkeypatch.setattr(native, "SETTLED", 0.1)
+    model = make_gpt(n_embd=512, n_head=4, vocabulary_size=8192)
+    tokens, decoder = some_tokens(model, 1, 8), pack_for_inference(model).decoder
+    found = logits(model, tokens)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join()
+    assert torch.equal(logits(model, tokens), found)
     address = decoder._memory._parts[0].data_ptr()
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        first, last = (int(end, 16) for end in line.split()[0].split("-"))
+    for entry in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
+        first, last = (int(end, 16) for end in entry.split()[0].split("-"))
         if first <= address < last:
-            assert line.split()[1] == "rw-p"
             break
     else:
         pytest.fail("the weights are nowhere")
+    assert entry.split()[1] == "rw-p"
+    if re.search(r"\[(always|madvise)\]", Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()):
+        assert 1024 * int(re.search(r"AnonHugePages: +(\d+) kB", entry)[1]) >= 2**21
 
 
 def test_a_cache_that_is_another_models_is_refused_and_nothing_is_written(make_gpt):

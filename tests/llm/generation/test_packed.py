@@ -10,6 +10,7 @@ from torch import nn
 from llm.applications import load_for_inference
 from llm.applications.classifier import Classifier, ClassifierConfig, probabilities
 from llm.formats.model_folder import load_model, save_model
+from llm.generation import packed
 from llm.generation.packed import PackedLinear, pack_for_inference, pack_for_reading, prepack
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
@@ -113,6 +114,22 @@ def test_a_model_is_packed_for_inference_once_and_a_classifier_is_served_by_the_
     assert hasattr(served.gpt, "decoder") == by_bytes
     assert np.array_equal(found, probabilities(classifier, encoding, texts))
     assert found == pytest.approx(plain, abs=0.005)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("by", ["decode.c", "torch in bfloat16", "torch in float32"])
+def test_a_folder_is_packed_from_the_precision_that_it_has_as_from_float32(
+    gpt, encoding, tmp_path, monkeypatch, stored, by
+):
+    save_model(tmp_path, deepcopy(gpt).to(stored), encoding, "language_model")
+    if by != "decode.c":
+        monkeypatch.setattr(packed, "load_library", lambda: None)
+    monkeypatch.setattr(packed, "_can_prepack", lambda: by == "torch in bfloat16")
+    served, expected = load_for_inference(tmp_path)[0], pack_for_inference(load_model(tmp_path)[0])
+    assert hasattr(served, "decoder") == (by == "decode.c")
+    tokens = torch.arange(24).view(2, 12)
+    assert torch.equal(served(tokens), expected(tokens))
+    assert generate(served, tokens.tolist(), max_new_tokens=8) == generate(expected, tokens.tolist(), max_new_tokens=8)
 
 
 @pytest.mark.parametrize("fast", [True, False])
