@@ -194,13 +194,16 @@ def our_steps(
 
     `compiled` has the blocks compiled before the first step. Raises RuntimeError where that fails.
     """
-    from llm.device import Compute
+    from llm.device import IN_INT8, Compute
+    from llm.model.int8 import has_fast_int8
     from llm.training.compiled import compile_blocks
     from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
     if compiled:
-        asked = Compute(torch.device("cpu"), torch.bfloat16, "", blocks="compiled, as the benchmark asks")
+        cpu = torch.device("cpu")
+        blocks = "compiled, as the benchmark asks" + IN_INT8 * has_fast_int8(cpu)
+        asked = Compute(cpu, torch.bfloat16, "", blocks=blocks)
         if not (found := compile_blocks(model, goal, asked)).compiled:
             raise RuntimeError(found.blocks_reason)
     try:

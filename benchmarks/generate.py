@@ -47,7 +47,7 @@ from llm.generation.packed import pack_for_inference
 from llm.generation.text import stream_text
 from llm.formats.huggingface import load_pretrained
 start = time.perf_counter()
-model, encoding = load_pretrained(Path(sys.argv[1]), context_length=256, as_stored=True)
+model, encoding = load_pretrained(Path(sys.argv[1]), context_length=256, in_blocks=True)
 next(stream_text(pack_for_inference(model), encoding, sys.argv[2], max_new_tokens=9))
 print(time.perf_counter() - start)
 """

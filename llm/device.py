@@ -11,6 +11,7 @@ import torch
 # all its cores at work.
 PEAK_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 EAGER = "eager"  # blocks as they are written
+IN_INT8 = ", frozen weights in 8 bits"  # what is added where they are compiled so
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Compute:
     def compiled(self) -> bool:
         """Whether a training compiles the blocks of its model."""
         return self.blocks != EAGER
+
+    @property
+    def in_int8(self) -> bool:
+        """Whether a training multiplies what LoRA froze in 8 bits (llm/model/int8.py)."""
+        return self.blocks.endswith(IN_INT8)
 
     def autocast(self) -> AbstractContextManager:
         """Matrix products in `dtype`, everything that needs the range in float32."""

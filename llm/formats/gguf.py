@@ -6,6 +6,7 @@ may mean harm, so every length is held against the file's end before anything is
 """
 
 import mmap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -77,7 +78,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredBlocks]]:
     """
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns of memory for reading alone
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         cursor = _Cursor(mapped)
         if cursor.take(4) != MAGIC:
             raise ValueError(f"it does not begin with {MAGIC.decode()}")
@@ -174,7 +175,8 @@ class _Entry:
 
 
 def _map(mapped: mmap.mmap, begin: int, count: int, row_bytes: int, kind: GGMLQuantizationType) -> Blocks:
-    rows = torch.frombuffer(mapped, dtype=torch.uint8, count=count * row_bytes, offset=begin)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that it can't be written
+        rows = torch.frombuffer(mapped, dtype=torch.uint8, count=count * row_bytes, offset=begin)
     return Blocks(kind, rows.view(count, row_bytes))
 
 

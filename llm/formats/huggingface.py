@@ -48,16 +48,16 @@ def load_pretrained(
     dtype: torch.dtype = torch.float32,
     context_length: int | None = None,
     dropout: float = 0.0,
-    as_stored: bool = False,
+    in_blocks: bool = False,
 ) -> tuple[GPT, tiktoken.Encoding]:
     """Read a folder in Hugging Face's layout or a GGUF file, for further training with `dropout`.
 
-    `context_length` may shorten the context. With `as_stored`, for `pack_for_inference` alone, matrices stay in a GGUF
-    file's blocks where decode.c packs from these: such a weight is on the meta device and has `blocks`. The model is in
-    evaluation mode. Its tokenizer must be a byte-level BPE that leaves text as it is, as GPT-2's and Llama 3's: Llama
-    2's and Mistral's SentencePiece (`byte_fallback`, a normalizer, `tokenizer.ggml.model` llama) is refused. Raises
-    UserError, naming file and place, for a missing file, for what GPT does not compute exactly, for wrong tensors and
-    for another tokenizer.
+    `context_length` may shorten the context. With `in_blocks`, for `pack_for_inference` alone, matrices stay in a GGUF
+    file's blocks where decode.c packs from these: such a weight is on the meta device and has `blocks`, and the file
+    must stay as it is until then. The model is in evaluation mode. Its tokenizer must be a byte-level BPE that leaves
+    text as it is, as GPT-2's and Llama 3's: Llama 2's and Mistral's SentencePiece (`byte_fallback`, a normalizer,
+    `tokenizer.ggml.model` llama) is refused. Raises UserError, naming file and place, for a missing file, for what GPT
+    does not compute exactly, for wrong tensors and for another tokenizer.
     """
     if not source.is_dir() and (source.suffix != ".gguf" or not source.exists()):
         raise UserFileError(f"{source} is neither a folder nor a .gguf file")
@@ -77,16 +77,16 @@ def load_pretrained(
     tensors = _without_tied_output(tensors, layout, parts, str(weights_file))
     check_tensors(weights_file, tensors, {part.name: part.shape for row in parts.values() for part in row})
 
-    in_blocks = {name: _in_blocks(row, tensors) if as_stored else None for name, row in parts.items()}
+    kept = {name: _in_blocks(row, tensors) if in_blocks else None for name, row in parts.items()}
 
     def fill(name: str, tensor: Tensor) -> None:
-        for part in parts[name] if in_blocks[name] is None else ():
+        for part in parts[name] if kept[name] is None else ():
             target = tensor[part.rows]
             target.copy_(part.turn(tensors[part.name].read())[: len(target)])
 
     materialise(model, fill, lambda name: dtype)
-    kept = {name: weight for name, weight in in_blocks.items() if weight is not None}
-    model.load_state_dict(kept, strict=False, assign=True)
+    as_they_are = {name: weight for name, weight in kept.items() if weight is not None}
+    model.load_state_dict(as_they_are, strict=False, assign=True)
     return model.eval(), encoding
 
 

@@ -10,11 +10,14 @@ import logging
 import mmap
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 from hashlib import sha256
@@ -51,7 +54,8 @@ SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
 ALIGNMENT = 64
 COLLAPSE = 25  # madvise's MADV_COLLAPSE, of Linux 6.1, which Python 3.11 has no name for
-SETTLED = 0.2  # seconds until memory is moved to large pages: the first word comes before
+SETTLED = 0.2  # seconds until memory is moved to large pages: a short prompt's first word comes before
+LARGE = 2**21  # bytes of such a page
 PART = 2**26  # bytes; those of which nothing is used take no memory
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
 PATIENCE = 120  # seconds that a compiler may take
@@ -201,6 +205,13 @@ class Packed(nn.Module):
         raise ValueError("a model packed for inference can't be saved; keep the one that it was made from")
 
 
+@cache
+def _collapses() -> bool:
+    """Whether the system moves what was written to large pages: Linux does from 6.1 on."""
+    version = [int(number) for number in re.findall(r"\d+", platform.release())[:2]]
+    return sys.platform == "linux" and version >= [6, 1]
+
+
 class _Memory:
     """Memory for matrices, one behind the other, which `settle` moves to large pages."""
 
@@ -213,6 +224,9 @@ class _Memory:
         if not self._parts or self._used + size > len(self._parts[-1]):
             # private: what processes share is in large pages only where the system was told so
             memory = mmap.mmap(-1, max(size, PART), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if not _collapses():
+                with suppress(AttributeError, OSError):  # not every system has large pages
+                    memory.madvise(mmap.MADV_HUGEPAGE)
             self._parts.append(torch.frombuffer(memory, dtype=torch.uint8))
             self._used = 0
         return self._parts[-1].data_ptr() + self._used
@@ -223,21 +237,25 @@ class _Memory:
         self.kept += size
 
     def settle(self) -> None:
-        """Move it to large pages, where the system has them, when the first word is made.
+        """Have it moved to large pages in a moment, where the system can.
 
         Of the time of a text alone, which is that of reading weights, they save 10 to 30 %. But a virtual machine that
         has lent its own to others needs up to 0.6 s for 100 MB, and for small ones 0.04 s (benchmarks/LOG.md).
         """
-        timer = Timer(SETTLED, self._settle)
-        timer.daemon = True
-        timer.start()
+        if _collapses():
+            # C's, as Python's own keeps all other threads waiting
+            timer = Timer(SETTLED, self._settle, [ctypes.CDLL(None).madvise])
+            timer.daemon = True
+            timer.start()
 
-    def _settle(self) -> None:
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            madvise = ctypes.CDLL(None).madvise  # which, unlike mmap's, lets the other threads go on
-            for part in self._parts:
-                for advice in (mmap.MADV_HUGEPAGE, COLLAPSE):  # the second up to where nothing was written
-                    madvise(c_void_p(part.data_ptr()), c_size_t(len(part)), advice)
+    def _settle(self, madvise: Callable[[c_void_p, c_size_t, int], int]) -> None:
+        for part in self._parts:
+            begin, end = part.data_ptr(), part.data_ptr() + len(part)
+            madvise(c_void_p(begin), c_size_t(len(part)), mmap.MADV_HUGEPAGE)
+            # Page by page: a process that ends waits for no more than one.
+            for page in range(-(-begin // LARGE) * LARGE, end - LARGE + 1, LARGE):
+                if madvise(c_void_p(page), c_size_t(LARGE), COLLAPSE):
+                    break  # from here on nothing was written, or the system has no more of them
 
 
 class Decoder(Packed):
@@ -318,7 +336,7 @@ class Decoder(Packed):
         """Weights, one below the other, outputs x inputs, in tiles: 4 bits where that is exact, else 8, or 32.
 
         Those that are no numbers, or too large for a scale of 16 bits, stay as they are: a broken model must look so.
-        They are read as they are kept, without a copy in float32 between.
+        Where all are kept in one type that C reads, there is no copy in float32 between.
         """
         stored, rows = _as_kept(weights)
         outputs, inputs = len(rows), weights[0].shape[1]
@@ -400,6 +418,8 @@ def _as_kept(weights: Sequence[Tensor]) -> tuple[int, Tensor]:
         return int(kinds.pop()), _joined([each.rows for each in blocks])
     floats = [weight.detach() if each is None else each.floats() for weight, each in zip(weights, blocks, strict=True)]
     rows = _joined(floats)
+    if rows.device.type != "cpu":
+        raise ValueError(f"there are no weights on {rows.device}: a model that was packed has let them go")
     rows = rows.to(rows.dtype if rows.dtype in TYPES else torch.float32)
     return TYPES[rows.dtype], rows
 

@@ -339,9 +339,11 @@ static inline int any(Octets mask) {
 find a block's own scale if its integers reach from end to end, and its integers if its weights do not lie so far from
 zero that floats blur them. */
 static inline int copy_block(int kind, int type, const uint8_t *block, uint16_t *kept, uint8_t *q) {
+    if (!(kind == BYTES && type == Q8_0) && !(kind == NIBBLES && type == Q4_1))
+        return 0;
     const float scale = from_half(block);
     memcpy(kept, block, sizeof *kept);
-    if (kind == BYTES && type == Q8_0) {
+    if (type == Q8_0) {
         const Octets one = *(const Octets *)(block + 2) ^ 128, other = *(const Octets *)(block + 18) ^ 128;
         memcpy(q, &one, sizeof one);
         memcpy(q + sizeof one, &other, sizeof other);
@@ -349,16 +351,12 @@ static inline int copy_block(int kind, int type, const uint8_t *block, uint16_t 
                any((Octets)((one == 1) | (other == 1) | (one == 255) | (other == 255))) &&
                scale > 0 && scale * 127 <= 65504;
     }
-    if (kind == NIBBLES && type == Q4_1) {
-        const Octets both = *(const Octets *)(block + 4), one = both & 15, other = both >> 4;
-        memcpy(q, &both, sizeof both);
-        const float least = from_half(block + 2), most = scale * 15 + least;
-        kept[LANES] = narrow(least);
-        return any((Octets)((one == 0) | (other == 0))) && any((Octets)((one == 15) | (other == 15))) && scale > 0 &&
-               fabsf(least) < 0x1p20f * scale && most <= 65504 && least >= -65504 &&
-               narrow((most - least) / 15) == *kept;
-    }
-    return 0;
+    const Octets both = *(const Octets *)(block + 4), one = both & 15, other = both >> 4;
+    memcpy(q, &both, sizeof both);
+    const float least = from_half(block + 2), most = scale * 15 + least;
+    kept[LANES] = narrow(least);
+    return any((Octets)((one == 0) | (other == 0))) && any((Octets)((one == 15) | (other == 15))) && scale > 0 &&
+           fabsf(least) < 0x1p20f * scale && most <= 65504 && least >= -65504 && narrow((most - least) / 15) == *kept;
 }
 
 /* Weights, outputs x inputs, rows of a type, into tiles of a kind. Returns whether these may stand for them; the first

@@ -116,9 +116,9 @@ class Attempt:
         if not then:
             logger.info("on which machine %s was trained is not known here", self.version.uri)
             return []
-        from llm.device import EAGER, choose_compute
+        from llm.device import EAGER, IN_INT8, choose_compute
         from llm.model.int8 import has_fast_int8
-        from llm.training.compiled import IN_INT8, compiled_by, cpp_compiler
+        from llm.training.compiled import compiled_by, cpp_compiler
 
         compute = choose_compute()
         device = {"device": str(compute.device), "dtype": str(compute.dtype).removeprefix("torch.")}

@@ -67,7 +67,9 @@ class ProgressReporter:
     """Tells the terminal about each step, MLflow and Prefect about each after number `logged`, which they have."""
 
     def __init__(self, name: str, steps: int, logged: int, throughput: Throughput, compute: Compute) -> None:
-        self.steps, self.logged, self.throughput, self.peak = steps, logged, throughput, matmul_peak(compute)
+        self.steps, self.logged, self.throughput = steps, logged, throughput
+        # The peak is none of products in 8 bits.
+        self.peak = matmul_peak(compute) if throughput.flops_a_unit and not compute.in_int8 else None
         self.waiting: list[dict[str, float]] = []
         self.smooth = 0.0
         self.bar = tqdm(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
@@ -86,7 +88,7 @@ class ProgressReporter:
                 rate = self.throughput.units_a_step / seconds
                 row = row | {f"{self.throughput.units}_per_second": rate}
                 status += f", {rate:,.0f} {self.throughput.units}/s"
-                if self.throughput.flops_a_unit:
+                if self.peak:
                     status += f", {rate * self.throughput.flops_a_unit / self.peak:.0%} of the matmul peak"
             self.bar.set_postfix_str(status, refresh=False)
             self.bar.update()

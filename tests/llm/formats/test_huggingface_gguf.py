@@ -106,7 +106,7 @@ MIXED = {"v_proj": "Q8_0", "up_proj": "Q4_1", "down_proj": "Q5_1"}
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q4_1", "Q4_0"])
 def test_matrices_that_stay_in_the_files_blocks_are_packed_to_the_same_bytes(write_gguf, kind, others):
     path = write_gguf(kind, others=others, tied=False)
-    (ours, _), (stored, _) = load_pretrained(path), load_pretrained(path, as_stored=True)
+    (ours, _), (stored, _) = load_pretrained(path), load_pretrained(path, in_blocks=True)
     attention, mlp = stored.blocks[0].attention, stored.blocks[0].mlp
     layers = attention.query_key_value, attention.projection, mlp.gate, mlp.expand, mlp.projection, stored.output
     read = kind != "Q5_1"  # which decode.c doesn't know, nor parts of a matrix in several types
@@ -125,13 +125,13 @@ def packed_bytes(model):
 
 
 @pytest.mark.parametrize("by", ["decode.c and torch", "torch in bfloat16", "torch in float32"])
-def test_where_torch_computes_what_stayed_in_blocks_is_made_floats_once(write_gguf, monkeypatch, by):
+def test_where_torch_computes_what_stayed_in_blocks_is_made_floats(write_gguf, monkeypatch, by):
     path = write_gguf("Q4_1", others=MIXED)
     if by != "decode.c and torch":
         monkeypatch.setattr(packed, "load_library", lambda: None)
     monkeypatch.setattr(packed, "_can_prepack", lambda: by != "torch in float32")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    ours, stored = (pack_for_inference(load_pretrained(path, as_stored=each)[0]) for each in (False, True))
+    ours, stored = (pack_for_inference(load_pretrained(path, in_blocks=each)[0]) for each in (False, True))
     assert not any(hasattr(weight, "blocks") for weight in stored.parameters())
     assert {weight.dtype for weight in stored.parameters()} == {weight.dtype for weight in ours.parameters()}
     with torch.inference_mode():

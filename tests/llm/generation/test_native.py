@@ -1,6 +1,8 @@
 """Decoding in C, against the model as torch computes it."""
 
+import ctypes
 import logging
+import mmap
 import os
 import platform
 import re
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from llm.formats.huggingface import load_pretrained
 from llm.generation import native
 from llm.generation.engine import Engine, Request
-from llm.generation.native import BITS, BYTES, FLOAT, NIBBLES, SCALES, NotBuiltError, build, load_library
+from llm.generation.native import BITS, BYTES, FLOAT, LARGE, NIBBLES, SCALES, NotBuiltError, build, load_library
 from llm.generation.packed import PackedLinear, decode_natively, pack_for_inference, prepack
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
@@ -238,7 +240,7 @@ def test_published_four_bits_are_read_without_loss_and_its_perplexity_is_that_of
     kinds = {block.expand.kind for block in model.decoder._model.blocks[:30]}
     assert (kinds, model.decoder._model.output.kind) == ({NIBBLES}, BYTES)
     assert perplexity(model) == pytest.approx(expected, rel=0.02)
-    unread, _ = load_pretrained(smollm2, context_length=1024, as_stored=True)
+    unread, _ = load_pretrained(smollm2, context_length=1024, in_blocks=True)
     assert all(hasattr(weight, "blocks") == (weight.ndim == 2) for weight in unread.parameters())
     assert packed_bytes(pack_for_inference(unread)) == packed_bytes(model)
     assert torch.equal(logits(unread, tokens), logits(model, tokens))
@@ -366,8 +368,21 @@ def test_two_processes_may_build_at_once_and_each_has_one_openmp(tmp_path):
     assert native._is_whole(built)
 
 
-def test_weights_lie_in_memory_of_this_process_alone_and_in_large_pages_after_a_while(make_gpt, monkeypatch):
-    monkeypatch.setattr(native, "SETTLED", 0.1)
+def large_pages_are_there() -> bool:
+    """Whether the system makes a large page right now."""
+    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not enabled.exists() or not re.search(r"\[(always|madvise)\]", enabled.read_text()):
+        return False
+    memory = mmap.mmap(-1, 2 * LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = torch.frombuffer(memory, dtype=torch.uint8).fill_(1).data_ptr()
+    page = ctypes.c_void_p(-(-address // LARGE) * LARGE)
+    return ctypes.CDLL(None).madvise(page, ctypes.c_size_t(LARGE), native.COLLAPSE) == 0
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_weights_lie_in_memory_of_this_process_alone_and_in_large_pages(make_gpt, monkeypatch, later):
+    if not later:  # as on a system that makes none of what was written before
+        monkeypatch.setattr(native, "_collapses", lambda: False)
     model = make_gpt(n_embd=512, n_head=4, vocabulary_size=8192)
     tokens, decoder = some_tokens(model, 1, 8), pack_for_inference(model).decoder
     found = logits(model, tokens)
@@ -383,8 +398,14 @@ def test_weights_lie_in_memory_of_this_process_alone_and_in_large_pages_after_a_
     else:
         pytest.fail("the weights are nowhere")
     assert entry.split()[1] == "rw-p"
-    if re.search(r"\[(always|madvise)\]", Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()):
-        assert 1024 * int(re.search(r"AnonHugePages: +(\d+) kB", entry)[1]) >= 2**21
+    if large_pages_are_there():
+        assert 1024 * int(re.search(r"AnonHugePages: +(\d+) kB", entry)[1]) >= LARGE
+
+
+def test_a_model_whose_weights_are_gone_is_refused(make_gpt, library):
+    model = pack_for_inference(make_gpt())
+    with pytest.raises(ValueError, match="no weights on meta: a model that was packed has let them go"):
+        decode_natively(model, library)
 
 
 def test_a_cache_that_is_another_models_is_refused_and_nothing_is_written(make_gpt):

@@ -10,17 +10,18 @@ import torch
 
 from llm.applications.language_model import window_loss
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
-from llm.device import EAGER, Compute
+from llm.device import EAGER, IN_INT8, Compute
 from llm.model.gpt import GPT
 from llm.model.int8 import has_fast_int8, sums_are_exact
 from llm.model.lora import LoRALinear, add_lora, multiply_in_int8
 from llm.training import compiled
 from llm.training.checkpoint import Checkpoints
-from llm.training.compiled import IN_INT8, WORTH, choose_blocks, compile_blocks, cpp_compiler
+from llm.training.compiled import WORTH, WORTH_INT8, choose_blocks, compile_blocks, cpp_compiler
 from llm.training.loop import Objective, train
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 LOW = Compute(torch.device("cpu"), torch.bfloat16, "a test", blocks="compiled by a test")
+IN_8_BITS = replace(LOW, blocks=LOW.blocks + IN_INT8) if sums_are_exact() else LOW
 CONFIG = TrainConfig(seed=1, steps=20, batch_size=2, learning_rate=1e-2, evaluate_every=20, checkpoint_every=10)
 LORA = LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand"))
 needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler")
@@ -85,6 +86,16 @@ def test_the_choice_is_of_the_work_and_the_compiler_alone():
     assert chosen == choose_blocks(gpt, CPU, int(WORTH / 128), 64)
 
 
+@needs_compiler
+def test_a_still_longer_training_in_bfloat16_multiplies_what_lora_froze_in_8_bits_where_that_is_fast():
+    gpt, _ = make()
+    enough = int(WORTH_INT8 / 128) + 1
+    chosen = [choose_blocks(gpt, compute, tokens, 64).in_int8 for compute, tokens in ((LOW, enough), (CPU, enough))]
+    assert chosen == [has_fast_int8(LOW.device), False]
+    assert not choose_blocks(gpt, LOW, enough // 2, 64).in_int8
+    assert not choose_blocks(GPT(gpt.config), LOW, enough, 64).in_int8  # where nothing is frozen
+
+
 def test_where_the_compiler_fails_blocks_are_eager_again_and_the_reason_is_said(caplog):
     gpt, goal = make()
     forward = gpt.blocks[0].before_attention
@@ -98,22 +109,21 @@ def test_where_the_compiler_fails_blocks_are_eager_again_and_the_reason_is_said(
             raise RuntimeError("cannot write\nmore of it")
         return goal.loss(index)
 
-    for compute in (LOW, replace(LOW, dtype=torch.float32)):
+    for compute in (IN_8_BITS, LOW):
         found = compile_blocks(gpt, Objective(fails, goal.evaluate, goal.best), compute)
     assert (found.blocks, found.blocks_reason) == (EAGER, "the compiler failed: cannot write")
     assert "the blocks can't be compiled: cannot write" in caplog.text
     assert gpt.blocks[0].before_attention == forward
-    assert in_int8 == [[has_fast_int8(LOW.device)] * 10, [False] * 10]  # only beside products in bfloat16
+    assert in_int8 == [[IN_8_BITS.in_int8] * 10, [False] * 10]
     assert all(layer.int8 is None for layer in layers)
 
 
 def learn_either_way() -> None:
     """Losses of compiled blocks are near those of eager ones; where nothing is learned they are eager, to the bit."""
     losses, evaluated = [], []
-    for compute in (CPU, replace(LOW, dtype=torch.float32), LOW):  # the last with products in 8 bits, where fast
+    for compute in (CPU, LOW, IN_8_BITS):
         gpt, goal = make(dropout=0.0)  # whose masks are others
-        in_int8 = compute == LOW and has_fast_int8(LOW.device)
-        assert compile_blocks(gpt, goal, compute) == replace(compute, blocks=compute.blocks + IN_INT8 * in_int8)
+        assert compile_blocks(gpt, goal, compute) == compute
         with torch.inference_mode():
             evaluated.append(goal.evaluate())
         assert all(weight.grad is None for weight in gpt.parameters())
@@ -121,7 +131,7 @@ def learn_either_way() -> None:
     assert evaluated[0] == evaluated[1] == evaluated[2]  # to the bit
     eager, fast, rounded = losses
     assert not torch.equal(eager, fast)
-    assert torch.equal(fast, rounded) != has_fast_int8(LOW.device)
+    assert torch.equal(fast, rounded) != IN_8_BITS.in_int8
     assert (eager - fast).abs().max() < 0.01  # of 3.9; bfloat16 has 8 bits
     assert (eager - rounded).abs().max() < 0.05
     assert eager[0] > eager[-1]
@@ -170,7 +180,7 @@ def test_compiled_blocks_learn_as_eager_ones_with_the_gradients_of_double_precis
 def learn(folder: str, stop: str) -> None:
     """Train in this process, up to a step that is asked for; the hash of the weights goes to stdout."""
     gpt, goal = make()
-    compute = compile_blocks(gpt, goal, LOW)
+    compute = compile_blocks(gpt, goal, IN_8_BITS)
     asked = iter([False] * int(stop) + [True])
     try:
         train(gpt, CONFIG, goal, checkpoints=Checkpoints(Path(folder)), stop=lambda: next(asked))
@@ -188,7 +198,7 @@ def test_two_processes_make_the_same_bytes_and_so_does_one_that_goes_on(tmp_path
         return in_a_process("learn", str(tmp_path / folder), str(stop))
 
     first = run("first")
-    assert first.startswith(f"compiled by a test{IN_INT8 * has_fast_int8(LOW.device)}: ")
+    assert first.startswith(f"{IN_8_BITS.blocks}: ")
     assert run("second") == first
     assert run("third", 7) == ""
     assert run("third") == first
