@@ -229,7 +229,9 @@ def stop(dvc: psutil.Process, patience: float | None = None) -> None:
             with suppress(psutil.NoSuchProcess):
                 each.terminate()
         _, running = psutil.wait_procs(running, patience)
-        for each in running:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        psutil.wait_procs(running, KILLED_WITHIN)
+        # dvc last, and if it does not end with its stage: killed while it notes what it read, it leaves a torn file
+        for killed in ([each for each in running if each != dvc], [dvc]):
+            for each in set(killed) & set(running):
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+            _, running = psutil.wait_procs(running, KILLED_WITHIN)
