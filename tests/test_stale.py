@@ -53,6 +53,7 @@ STALE = {  # the first pattern that fits a module counts
     "llm/model/*": (LOAD, *TRAINING, *EVALUATION),
     "llm/preference.py": FINETUNE,  # foreach gives all fine-tunes the same deps
     "llm/generation/__init__.py": (),
+    "llm/generation/memory.py": (),  # where weights lie changes no byte
     "llm/generation/native.py": EVALUATED,  # what a served model computes with
     "llm/generation/packed.py": EVALUATED,
     "llm/generation/*": (*TRAINING, *EVALUATION),  # samples and answers are among the outs
@@ -101,7 +102,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "llm/errors.py": "how a mistake is said",
         "llm/files.py": "writes the bytes that it is given",
         **dict.fromkeys(
-            ("llm/generation/native.py", "llm/generation/packed.py"),
+            ("llm/generation/memory.py", "llm/generation/native.py", "llm/generation/packed.py"),
             "for serving; an evaluation that computes with them names them",
         ),
         "tasks/registry/*": "tracking and lineage",

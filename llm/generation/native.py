@@ -7,22 +7,17 @@ and finds torch's, which the process has already: two would fight for the cores.
 
 import ctypes
 import logging
-import mmap
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from threading import Timer
 from typing import Any, NoReturn
 
 import torch
@@ -30,6 +25,7 @@ from torch import Tensor, nn
 
 from llm.errors import UserError
 from llm.files import write_atomic
+from llm.generation.memory import Memory
 from llm.model.attention import KeyValueCache
 from llm.model.embedding import rotation
 from llm.model.gpt import GPT, MLP
@@ -52,11 +48,6 @@ FLOAT, BYTES, NIBBLES = range(3)
 BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
 SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
-ALIGNMENT = 64
-COLLAPSE = 25  # madvise's MADV_COLLAPSE, of Linux 6.1, which Python 3.11 has no name for
-SETTLED = 0.2  # seconds until memory is moved to large pages: a short prompt's first word comes before
-LARGE = 2**21  # bytes of such a page
-PART = 2**26  # bytes; those of which nothing is used take no memory
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
 PATIENCE = 120  # seconds that a compiler may take
 BENDS = ("gelu", "relu2", "swiglu")
@@ -205,59 +196,6 @@ class Packed(nn.Module):
         raise ValueError("a model packed for inference can't be saved; keep the one that it was made from")
 
 
-@cache
-def _collapses() -> bool:
-    """Whether the system moves what was written to large pages: Linux does from 6.1 on."""
-    version = [int(number) for number in re.findall(r"\d+", platform.release())[:2]]
-    return sys.platform == "linux" and version >= [6, 1]
-
-
-class _Memory:
-    """Memory for matrices, one behind the other, which `settle` moves to large pages."""
-
-    def __init__(self) -> None:
-        self._parts: list[Tensor] = []
-        self._used = self.kept = 0
-
-    def room(self, size: int) -> int:
-        """The address of so many free bytes."""
-        if not self._parts or self._used + size > len(self._parts[-1]):
-            # private: what processes share is in large pages only where the system was told so
-            memory = mmap.mmap(-1, max(size, PART), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if not _collapses():
-                with suppress(AttributeError, OSError):  # not every system has large pages
-                    memory.madvise(mmap.MADV_HUGEPAGE)
-            self._parts.append(torch.frombuffer(memory, dtype=torch.uint8))
-            self._used = 0
-        return self._parts[-1].data_ptr() + self._used
-
-    def keep(self, size: int) -> None:
-        """Let nobody else have so many bytes of the room that was given last."""
-        self._used += -(-size // ALIGNMENT) * ALIGNMENT
-        self.kept += size
-
-    def settle(self) -> None:
-        """Have it moved to large pages in a moment, where the system can.
-
-        Of the time of a text alone, which is that of reading weights, they save 10 to 30 %. But a virtual machine that
-        has lent its own to others needs up to 0.6 s for 100 MB, and for small ones 0.04 s (benchmarks/LOG.md).
-        """
-        if _collapses():
-            # C's, as Python's own keeps all other threads waiting
-            timer = Timer(SETTLED, self._settle, [ctypes.CDLL(None).madvise])
-            timer.daemon = True
-            timer.start()
-
-    def _settle(self, madvise: Callable[[c_void_p, c_size_t, int], int]) -> None:
-        for part in self._parts:
-            begin, end = part.data_ptr(), part.data_ptr() + len(part)
-            madvise(c_void_p(begin), c_size_t(len(part)), mmap.MADV_HUGEPAGE)
-            # Page by page: a process that ends waits for no more than one.
-            for page in range(-(-begin // LARGE) * LARGE, end - LARGE + 1, LARGE):
-                if madvise(c_void_p(page), c_size_t(LARGE), COLLAPSE):
-                    break  # from here on nothing was written, or the system has no more of them
-
-
 class Decoder(Packed):
     """A GPT's weights as decode.c reads them, and its `features` and `logits`.
 
@@ -268,7 +206,7 @@ class Decoder(Packed):
     def __init__(self, model: GPT, library: ctypes.CDLL, *, exact: bool = False) -> None:
         super().__init__()
         self.config, self._library, self._exact = model.config, library, exact
-        self._memory, self._kept = _Memory(), list[Tensor]()
+        self._memory, self._kept = Memory(), list[Tensor]()
         config = model.config
         blocks = (_Block * config.n_layer)()
         for made, block in zip(blocks, model.blocks, strict=True):

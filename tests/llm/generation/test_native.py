@@ -1,14 +1,10 @@
 """Decoding in C, against the model as torch computes it."""
 
-import ctypes
 import logging
-import mmap
 import os
 import platform
-import re
 import subprocess
 import sys
-import threading
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -24,7 +20,7 @@ from hypothesis import strategies as st
 from llm.formats.huggingface import load_pretrained
 from llm.generation import native
 from llm.generation.engine import Engine, Request
-from llm.generation.native import BITS, BYTES, FLOAT, LARGE, NIBBLES, SCALES, NotBuiltError, build, load_library
+from llm.generation.native import BITS, BYTES, FLOAT, NIBBLES, SCALES, NotBuiltError, build, load_library
 from llm.generation.packed import PackedLinear, decode_natively, pack_for_inference, prepack
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
@@ -366,40 +362,6 @@ def test_two_processes_may_build_at_once_and_each_has_one_openmp(tmp_path):
     assert [process.returncode for process in started] == [0, 0]
     (built,) = (tmp_path / "threestage").iterdir()
     assert native._is_whole(built)
-
-
-def large_pages_are_there() -> bool:
-    """Whether the system makes a large page right now."""
-    enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not enabled.exists() or not re.search(r"\[(always|madvise)\]", enabled.read_text()):
-        return False
-    memory = mmap.mmap(-1, 2 * LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    address = torch.frombuffer(memory, dtype=torch.uint8).fill_(1).data_ptr()
-    page = ctypes.c_void_p(-(-address // LARGE) * LARGE)
-    return ctypes.CDLL(None).madvise(page, ctypes.c_size_t(LARGE), native.COLLAPSE) == 0
-
-
-@pytest.mark.parametrize("later", [True, False])
-def test_weights_lie_in_memory_of_this_process_alone_and_in_large_pages(make_gpt, monkeypatch, later):
-    if not later:  # as on a system that makes none of what was written before
-        monkeypatch.setattr(native, "_collapses", lambda: False)
-    model = make_gpt(n_embd=512, n_head=4, vocabulary_size=8192)
-    tokens, decoder = some_tokens(model, 1, 8), pack_for_inference(model).decoder
-    found = logits(model, tokens)
-    for thread in threading.enumerate():
-        if isinstance(thread, threading.Timer):
-            thread.join()
-    assert torch.equal(logits(model, tokens), found)
-    address = decoder._memory._parts[0].data_ptr()
-    for entry in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
-        first, last = (int(end, 16) for end in entry.split()[0].split("-"))
-        if first <= address < last:
-            break
-    else:
-        pytest.fail("the weights are nowhere")
-    assert entry.split()[1] == "rw-p"
-    if large_pages_are_there():
-        assert 1024 * int(re.search(r"AnonHugePages: +(\d+) kB", entry)[1]) >= LARGE
 
 
 def test_a_model_whose_weights_are_gone_is_refused(make_gpt, library):
