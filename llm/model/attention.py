@@ -13,14 +13,15 @@ values, D width of a head, C = H * D width of the model, L layers.
 """
 
 import math
+import mmap
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm.config import GPTShape
+from llm.model.blockwise import blockwise_attention, suits_blockwise
 from llm.model.embedding import Rotation, rotate
 
 
@@ -89,8 +90,9 @@ class MultiHeadAttention(nn.Module):
 def _zeros(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(size, device=device, dtype=dtype)
-    # torch writes its zeros; numpy asks the system for memory that is zero, of which a page exists once it is written
-    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, np.uint8)).view(dtype).view(size)
+    # torch writes its zeros; memory of the system's own is zero, and a page of it exists once it is written
+    memory = mmap.mmap(-1, math.prod(size) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype).view(size)
 
 
 class KeyValueCache:
@@ -128,11 +130,6 @@ class KeyValueCache:
         return keys_BKSD[:, :, :end], values_BKSD[:, :, :end]
 
 
-SHORT = 128
-"""Texts up to which plain products beat torch's fused kernel on a CPU, where they are learned from: 32 of 64 tokens, 9
-heads, forward and backward, take 4.5 ms instead of 17, 16 of 128 tokens 6 instead of 26; forward alone 2.4, not 1.7."""
-
-
 def _fused_attention(
     q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, dropout: float, visible_BTS: Tensor | None = None
 ) -> Tensor:
@@ -147,19 +144,10 @@ def _fused_attention(
     )
 
 
-def _short_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, dropout: float) -> Tensor:
-    """`attention`, with the heads that share keys and values as rows of one product."""
-    n_head, kv_heads = q_BHTD.shape[1], k_BKTD.shape[1]
-    length = q_BHTD.shape[2]
-    q_BKQD = (q_BHTD / math.sqrt(q_BHTD.shape[-1])).unflatten(1, (kv_heads, n_head // kv_heads)).flatten(2, 3)
-    scores_BKQT = q_BKQD @ k_BKTD.transpose(-2, -1)
-    hidden_TT = scores_BKQT.new_zeros(length, length).masked_fill(~causal(length), -math.inf)
-    weights_BKQT = (scores_BKQT.unflatten(2, (-1, length)) + hidden_TT).softmax(dim=-1).flatten(2, 3)
-    return (F.dropout(weights_BKQT, dropout) @ v_BKTD).unflatten(2, (-1, length)).flatten(1, 2)
-
-
-def _is_short(q_BHTD: Tensor) -> bool:
-    return q_BHTD.shape[2] <= SHORT and q_BHTD.device.type == "cpu"
+def _causal_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, dropout: float) -> Tensor:
+    if suits_blockwise(q_BHTD, dropout):
+        return blockwise_attention(q_BHTD, k_BKTD, v_BKTD)
+    return _fused_attention(q_BHTD, k_BKTD, v_BKTD, dropout)
 
 
 class Segments:
@@ -213,8 +201,7 @@ class Segments:
             q_EHSD, k_EKSD, v_EKSD = (
                 part.index_select(0, taken_ES.flatten()).unflatten(0, taken_ES.shape).transpose(1, 2) for part in flat
             )
-            attend = _short_attention if _is_short(q_EHSD) else _fused_attention
-            found.append(attend(q_EHSD, k_EKSD, v_EKSD, dropout).transpose(1, 2).flatten(0, 1))
+            found.append(_causal_attention(q_EHSD, k_EKSD, v_EKSD, dropout).transpose(1, 2).flatten(0, 1))
         y_BTHD = torch.cat(found).index_select(0, self.back).unflatten(0, (len(q_BHTD), -1))
         return y_BTHD.transpose(1, 2)
 
@@ -273,8 +260,8 @@ class GroupedQueryAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if context.segments is not None:
             return context.segments.attention(q_BHTD, k_BKSD, v_BKSD, dropout)
-        if context.visible_BTS is None and q_BHTD.requires_grad and _is_short(q_BHTD):
-            return _short_attention(q_BHTD, k_BKSD, v_BKSD, dropout)
+        if context.visible_BTS is None and q_BHTD.requires_grad:
+            return _causal_attention(q_BHTD, k_BKSD, v_BKSD, dropout)
         return _fused_attention(q_BHTD.to(k_BKSD.dtype), k_BKSD, v_BKSD, dropout, context.visible_BTS)
 
     def tell(self, y_BHTD: Tensor, dtype: torch.dtype) -> Tensor:

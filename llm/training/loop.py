@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.config import TrainConfig
+from llm.device import keep_freed_memory
 from llm.errors import UserError
 from llm.training.checkpoint import Checkpoints, restore_weights, trained_weights, weights_here
 from llm.training.optim import Optimizers, build_optimizer, schedule
@@ -72,6 +73,7 @@ def train(
 
     Of several `workers` each calls this, with an objective that takes its part of every batch.
     """
+    keep_freed_memory()
     optimizer = build_optimizer(model, config)
     history: list[Row] = [{"step": 0}] if objective.start_counts else []
     best = trained_weights(model)
@@ -128,11 +130,12 @@ def train(
     return history
 
 
-def memory_needed(model: nn.Module, objective: Objective) -> int:
+def memory_needed(model: nn.Module, objective: Objective, index: int) -> int:
     """About how many bytes training takes where it computes; short-lived tensors, and copies in 8 bits, come on top.
 
     Weights, two moments and the best weights so far; then either gradients and what a forward pass keeps, which is
-    counted in one, or, on a CPU, a checkpoint on its way to disk, of which safetensors makes two copies.
+    counted with batch number `index`, or, on a CPU, a checkpoint on its way to disk, of which safetensors makes two
+    copies.
     """
     saved: dict[int, int] = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
 
@@ -143,7 +146,7 @@ def memory_needed(model: nn.Module, objective: Objective) -> int:
 
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = objective.loss(0)  # kept, as what it saved must stay to be counted once
+        loss = objective.loss(index)  # kept, as what it saved must stay to be counted once
     del loss
     weights = sum(weight.nbytes for weight in model.parameters())
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)

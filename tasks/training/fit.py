@@ -89,7 +89,8 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
         logger.info("going on after step %d of %d", found[1]["step"], params.steps)
     del found  # which may be large
     if params.steps and cluster is None:
-        needed = memory_needed(model, objective)
+        last = params.steps * params.gradient_accumulation - 1  # where a context that grows is the longest
+        needed = memory_needed(model, objective, last)
         level = logging.WARNING if needed > free else logging.INFO
         logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
         if compute.compiled:  # what the compiler makes is kept here: the next training waits 4 s, not 20

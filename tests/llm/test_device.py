@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -89,3 +91,19 @@ def test_a_gpu_is_measured_with_larger_matrices(monkeypatch, device, size):
     assert matmul_peak(Compute(torch.device(device), torch.float32, "a test")) > 0
     assert asked == [((2, size, size), device)]
     assert PEAK_SIZE[device] == size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of macOS is left as it is")
+@pytest.mark.parametrize(("call", "kept"), [("keep_freed_memory", True), ("str", False)])
+def test_what_a_training_frees_stays_with_its_process(call, kept):
+    code = f"""
+import psutil, torch
+from llm.device import keep_freed_memory
+
+{call}()
+before = psutil.Process().memory_info().rss
+torch.ones(50_000_000)
+print(psutil.Process().memory_info().rss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 150_000_000) == kept  # of 200 million

@@ -6,16 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
 from llm.config import GPTConfig, GPTShape
-from llm.model import attention
 from llm.model.attention import Context, GroupedQueryAttention, Segments, causal
 from llm.model.embedding import rotation
 from llm.model.gpt import GPT
 
 close = partial(torch.testing.assert_close, atol=2e-5, rtol=1e-4)
-# Below SHORT and above it, and with some luck both in a batch.
+# A block of queries and several, and with some luck both in a batch.
 texts = st.one_of(st.integers(1, 40), st.integers(1, 300))
 batches = st.lists(st.lists(texts, min_size=1, max_size=4), min_size=1, max_size=3)
 
@@ -80,20 +78,6 @@ def test_packed_texts_hear_what_they_would_hear_under_a_mask_forward_and_backwar
         found.append([y_BTC[real_BT], ours_BTC.grad, *(weight.grad.clone() for weight in layer.parameters())])
     for expected, packed in zip(*found, strict=True):
         close(packed / max(1, expected.abs().max()), expected / max(1, expected.abs().max()))
-
-
-@pytest.mark.parametrize("length", [1, 31, 32, 33, 127, 128, 129, 300])
-@pytest.mark.parametrize("heads", [(2, 2), (4, 2), (3, 1)])
-def test_short_texts_and_long_ones_take_their_own_way_to_the_same_numbers(length, heads, monkeypatch):
-    torch.manual_seed(length)
-    taken = []
-    for name in ("_short_attention", "_fused_attention"):
-        way = getattr(attention, name)
-        monkeypatch.setattr(attention, name, lambda *inputs, name=name, way=way: (taken.append(name), way(*inputs))[1])
-    q_BHTD, k_BKTD, v_BKTD = (torch.randn(2, count, length, 8) for count in (heads[0], heads[1], heads[1]))
-    expected = F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, enable_gqa=True)
-    close(Segments(torch.zeros(2, length, dtype=torch.int64)).attention(q_BHTD, k_BKTD, v_BKTD, 0.0), expected)
-    assert taken == ["_short_attention" if length <= attention.SHORT else "_fused_attention"]
 
 
 def test_texts_of_like_length_are_one_batch_and_none_is_padded_to_twice_its_length_or_more():
