@@ -28,7 +28,7 @@ class _BlockwiseAttention(torch.autograd.Function):
         kv_heads, length = k_BKTD.shape[1:3]
         k_NTD, v_NTD = (part.to(dtype).flatten(0, 1) for part in (k_BKTD, v_BKTD))
         q_NGTD = (q_BHTD * ctx.scale).to(dtype).unflatten(1, (kv_heads, -1)).flatten(0, 1)
-        hidden_TT = torch.full((BLOCK, BLOCK), -math.inf, dtype=dtype, device=q_NGTD.device).triu(1)
+        hidden_TT = q_NGTD.new_full((min(BLOCK, length),) * 2, -math.inf).triu(1)
         y_NGTD, kept = torch.empty_like(q_NGTD), []
         for start in range(0, length, BLOCK):
             end = min(length, start + BLOCK)
