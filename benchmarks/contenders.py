@@ -196,13 +196,15 @@ def our_steps(
     """
     from llm.device import IN_INT8, Compute
     from llm.model.int8 import has_fast_int8
-    from llm.training.compiled import compile_blocks
+    from llm.model.lora import LoRALinear
+    from llm.training.compiled import WIDE_INT8, compile_blocks
     from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
     if compiled:
         cpu = torch.device("cpu")
-        blocks = "compiled, as the benchmark asks" + IN_INT8 * has_fast_int8(cpu)
+        wide = model.config.n_embd >= WIDE_INT8 or any(isinstance(module, LoRALinear) for module in model.modules())
+        blocks = "compiled, as the benchmark asks" + IN_INT8 * (wide and has_fast_int8(cpu))
         asked = Compute(cpu, torch.bfloat16, "", blocks=blocks)
         if not (found := compile_blocks(model, goal, asked)).compiled:
             raise RuntimeError(found.blocks_reason)

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.applications import load
 from llm.config import Config
-from llm.device import choose_compute
+from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
 from tasks.evaluation import find
 from tasks.registry.tracking import stage_run
@@ -27,6 +27,7 @@ def evaluate(name: str, params: Config) -> None:
     measure = task(find(name).measure, name="measure", cache_policy=NO_CACHE)
     data, report = Path("data/processed") / params.dataset, Path("reports/evaluation") / name
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):
+        keep_freed_memory()
         compute = choose_compute()
         model, encoding = load(Path("models") / name, compute.device)
         base = Path("models") / params.base if hasattr(params, "base") else None

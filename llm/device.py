@@ -12,7 +12,7 @@ import torch
 # all its cores at work.
 PEAK_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 EAGER = "eager"  # blocks as they are written
-IN_INT8 = ", frozen weights in 8 bits"  # what is added where they are compiled so
+IN_INT8 = ", products in 8 bits"  # what is added where they are compiled so
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Compute:
 
     @property
     def in_int8(self) -> bool:
-        """Whether a training multiplies what LoRA froze in 8 bits (llm/model/int8.py)."""
+        """Whether a training has its blocks multiply in 8 bits (llm/model/int8.py)."""
         return self.blocks.endswith(IN_INT8)
 
     def autocast(self) -> AbstractContextManager:
@@ -86,8 +86,8 @@ def _make_cuda_repeatable() -> str:
 def keep_freed_memory() -> None:
     """Have this process keep the memory that it frees, where glibc can: what repeats soon asks for as much again.
 
-    By itself large tensors go back to the kernel, which gives new pages at their first touch and fills them with zeros:
-    a step of the default model took 11,000 of them and an eighth of its time (2 cores of an AMD EPYC).
+    By itself it gives large tensors back to the kernel, and that gives new pages at their first touch and fills them
+    with zeros: an eighth of a step of the default model, a fifth of the assistant's loss (2 cores of an AMD EPYC).
     """
     trim_threshold, mmap_max = -1, -4  # what malloc.h calls M_TRIM_THRESHOLD and M_MMAP_MAX
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # macOS has none

@@ -1,17 +1,19 @@
-"""Products with a frozen matrix in 8-bit integers, which some processors multiply twice as fast as bfloat16.
+"""Products in 8-bit integers, which some processors multiply twice as fast as bfloat16, for learning.
 
-The matrix is quantized once, each output with a scale that makes its largest weight 127; what comes in is quantized
-token by token, likewise. A few inputs of a trained model are always much larger than the others, which would be left a
-few steps of their token's scale. So each input is divided by a smoothing factor and its weights are multiplied by it:
-the product is the same, and what is rounded is more even (SmoothQuant, Xiao et al. 2023).
+A matrix is quantized with a scale for each output that makes its largest weight 127; what comes in is quantized token
+by token, likewise. A gradient on its way back takes the same integers, the other way round. Most of its values are far
+below the largest of their token, and to the nearest integer many would always be none. So a gradient is rounded up or
+down by chance, and on average is what it was.
 
-A gradient on its way back takes the same integers, the other way round. Most of its values are far below the largest
-of their token, and to the nearest integer many would always be none. So a gradient is rounded up or down by chance,
-and on average is what it was.
+A few inputs of a trained model are always much larger than the others, which would be left a few steps of their token's
+scale. So before a frozen matrix, which is quantized once, each input is divided by a smoothing factor and its weights
+are multiplied by it: the product is the same, and what is rounded is more even (SmoothQuant, Xiao et al. 2023). What
+learns from nothing is quantized at every use, and its own gradient is a product in 8 bits, too.
 
 Tensor names end in their shape: N tokens, I inputs, O outputs.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -43,18 +45,22 @@ def _magnitudes(largest_I: Tensor) -> Tensor:
     return largest_I.clamp(min=largest_I.mean() / 10).clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _quantized(x_NI: Tensor, chance_NI: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _quantized(x_NI: Tensor, by_chance: bool = False) -> tuple[Tensor, Tensor]:
     """Rows as integers, int8 NI, and the scale of each, N1.
 
-    They are the nearest, or with `chance_NI`, uniform from 0 to 1, those that are right on average.
+    They are the nearest, or `by_chance` those that are right on average: a number for each row, shifted for each
+    column, as torch takes longer for a number for each of both than for what it makes of them (benchmarks/LOG.md).
     """
     scale_N1 = (x_NI.abs().amax(1, keepdim=True) / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
     steps_NI = x_NI / scale_N1
-    whole_NI = steps_NI.round() if chance_NI is None else (steps_NI + chance_NI).floor().clamp(max=LARGEST)
-    return whole_NI.to(torch.int8), scale_N1
+    if not by_chance:
+        return steps_NI.round().to(torch.int8), scale_N1
+    columns_I = torch.arange(x_NI.shape[1], device=x_NI.device)
+    chance_NI = (torch.rand(len(x_NI), 1, device=x_NI.device) + GOLDEN * columns_I).frac()
+    return (steps_NI + chance_NI).floor().clamp(max=LARGEST).to(torch.int8), scale_N1
 
 
-class _Int8Product(torch.autograd.Function):
+class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, scale_O: Tensor, smoothing_I: Tensor) -> Tensor:
         ctx.save_for_backward(weight_OI, scale_O, smoothing_I)
@@ -65,11 +71,7 @@ class _Int8Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream_NO: Tensor) -> tuple[Tensor | None, ...]:
         weight_OI, scale_O, smoothing_I = ctx.saved_tensors
-        # By chance for each token, shifted for each output: torch takes half as long as a product for a number for each
-        # of both (benchmarks/LOG.md).
-        outputs_O = torch.arange(len(scale_O), device=scale_O.device)
-        chance_NO = (torch.rand(len(upstream_NO), 1, device=scale_O.device) + GOLDEN * outputs_O).frac()
-        quantized_NO, scale_N1 = _quantized(upstream_NO.float() * scale_O, chance_NO)
+        quantized_NO, scale_N1 = _quantized(upstream_NO.float() * scale_O, by_chance=True)
         return (torch._int_mm(quantized_NO, weight_OI) * scale_N1 / smoothing_I).to(ctx.dtype), None, None, None
 
 
@@ -89,5 +91,41 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map … x I to … x O, bfloat16."""
-        y_NO = _Int8Product.apply(x.flatten(0, -2), self.weight_OI, self.scale_O, self.smoothing_I)
+        y_NO = _FrozenProduct.apply(x.flatten(0, -2), self.weight_OI, self.scale_O, self.smoothing_I)
         return (y_NO if self.bias_O is None else y_NO + self.bias_O).unflatten(0, x.shape[:-1])
+
+
+class _LearnedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+        (x8_NI, x_scale_N1), (weight8_OI, scale_O1) = _quantized(x_NI.float()), _quantized(weight_OI.float())
+        ctx.save_for_backward(x8_NI, x_scale_N1, weight8_OI, scale_O1)
+        ctx.dtypes = x_NI.dtype, weight_OI.dtype
+        return (torch._int_mm(x8_NI, weight8_OI.T) * x_scale_N1 * scale_O1[:, 0]).bfloat16()
+
+    @staticmethod
+    def backward(ctx: Any, upstream_NO: Tensor) -> tuple[Tensor, Tensor]:
+        x8_NI, x_scale_N1, weight8_OI, scale_O1 = ctx.saved_tensors
+        # Each time the scales of what is summed over go to the gradient before it is quantized.
+        by_token_NO, scale_N1 = _quantized(upstream_NO.float() * scale_O1[:, 0], by_chance=True)
+        by_output_ON, output_scale_O1 = _quantized((upstream_NO.float() * x_scale_N1).T, by_chance=True)
+        dx_NI = torch._int_mm(by_token_NO, weight8_OI) * scale_N1
+        dweight_OI = torch._int_mm(by_output_ON, x8_NI) * output_scale_O1
+        return dx_NI.to(ctx.dtypes[0]), dweight_OI.to(ctx.dtypes[1])
+
+
+class LearnedInt8Linear(nn.Linear):
+    """A linear layer that learns by products of 8-bit integers; where no gradient is needed it is an ordinary one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map … x I to … x O, bfloat16."""
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        y = _LearnedProduct.apply(x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
+        return y if self.bias is None else y + self.bias.bfloat16()
+
+
+def learn_in_int8(layers: Iterable[nn.Linear], on: bool = True) -> None:
+    """Have ordinary layers learn by products in 8 bits, or no longer; they keep their weights and names."""
+    for layer in layers:
+        layer.__class__ = LearnedInt8Linear if on else nn.Linear

@@ -88,7 +88,8 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     model = start(params, encoding).to(compute.device)
     train, validation = (TokenWindows(data, split, model.config.context_length) for split in ("train", "validation"))
     tokens = params.batch_size * params.gradient_accumulation * model.config.context_length
-    compute = choose_blocks(model, compute, params.steps * tokens, model.config.n_embd)
+    from_scratch = params.init_from == SCRATCH
+    compute = choose_blocks(model, compute, params.steps * tokens, model.config.n_embd, from_scratch=from_scratch)
     goal = objective(
         model,
         encoding,
@@ -99,7 +100,7 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
         evaluation_batches=params.evaluation_batches,
         prompts=params.sample_prompts,
         first_context_length=params.first_context_length,
-        start_counts=params.init_from != SCRATCH,
+        start_counts=not from_scratch,
         workers=workers,
     )
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))

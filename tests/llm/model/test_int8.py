@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from llm.config import LoRAConfig
-from llm.model.int8 import Int8Linear, sums_are_exact
+from llm.model.int8 import Int8Linear, LearnedInt8Linear, learn_in_int8, sums_are_exact
 from llm.model.lora import LoRALinear, add_lora, merge_lora, multiply_in_int8
 
 TOKENS = torch.tensor([[1, 2, 3, 4, 5, 6]])
@@ -110,6 +110,55 @@ def test_what_is_no_number_stays_none(value):
     upstream_NO[2, 5] = value
     int8(x_NI).backward(upstream_NO)
     assert x_NI.grad.isfinite().all(dim=1).tolist() == [True, True, False]
+
+
+@needs_exact_sums
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_matrix_that_learns_has_its_own_gradient_within_3_percent_too(bias):
+    learned, exact = layer(bias=bias), layer(bias=bias).double()
+    learn_in_int8([learned])
+    x_BTI, upstream_BTO = torch.randn(4, 25, 96), torch.randn(4, 25, 64)
+    x_BTI[1] *= 30  # tokens may differ in size
+    upstream_BTO[2] *= 30
+    found_BTI, exact_BTI = x_BTI.clone().requires_grad_(), x_BTI.double().requires_grad_()
+    y_BTO, exact_BTO = learned(found_BTI), exact(exact_BTI)
+    y_BTO.backward(upstream_BTO.bfloat16())
+    exact_BTO.backward(upstream_BTO.double())
+    assert y_BTO.dtype == torch.bfloat16
+    assert found_BTI.grad.dtype == learned.weight.grad.dtype == torch.float32
+    assert wrong(y_BTO, exact_BTO) < 0.015
+    assert wrong(found_BTI.grad, exact_BTI.grad) < 0.03
+    assert wrong(learned.weight.grad, exact.weight.grad) < 0.03
+    if bias:
+        assert wrong(learned.bias.grad, exact.bias.grad) < 0.01
+
+
+@needs_exact_sums
+def test_gradients_of_a_matrix_far_below_the_largest_are_right_on_average():
+    learned = layer()
+    learn_in_int8([learned])
+    x_NI, upstream_NO = torch.randn(40, 96), torch.full((40, 64), 1e-3)
+    upstream_NO[0] = 1  # of which eight bits have steps of 8e-3
+    x_NI[0] = 0
+    torch.manual_seed(1)
+    for _ in range(400):
+        learned(x_NI).backward(upstream_NO.bfloat16())
+    exact_OI = upstream_NO.bfloat16().double().T @ x_NI.double()
+    assert wrong(learned.weight.grad / 400, exact_OI) < 0.1
+
+
+def test_a_layer_that_learned_in_eight_bits_keeps_its_weights_and_answers_as_an_ordinary_one():
+    learned = layer()
+    weight_OI, x_NI = learned.weight, torch.randn(3, 96)
+    expected_NO = learned(x_NI)
+    learn_in_int8([learned])
+    assert type(learned) is LearnedInt8Linear
+    assert learned.weight is weight_OI
+    with torch.no_grad():
+        assert torch.equal(learned(x_NI), expected_NO)
+    learn_in_int8([learned], on=False)
+    assert type(learned) is nn.Linear
+    assert torch.equal(learned(x_NI), expected_NO)
 
 
 @needs_exact_sums

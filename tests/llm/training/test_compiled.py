@@ -12,11 +12,11 @@ from llm.applications.language_model import window_loss
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.device import EAGER, IN_INT8, Compute
 from llm.model.gpt import GPT
-from llm.model.int8 import has_fast_int8, sums_are_exact
+from llm.model.int8 import LearnedInt8Linear, has_fast_int8, learn_in_int8, sums_are_exact
 from llm.model.lora import LoRALinear, add_lora, multiply_in_int8
 from llm.training import compiled
 from llm.training.checkpoint import Checkpoints
-from llm.training.compiled import WORTH, WORTH_INT8, choose_blocks, compile_blocks, cpp_compiler
+from llm.training.compiled import WIDE_INT8, WORTH, WORTH_INT8, choose_blocks, compile_blocks, cpp_compiler
 from llm.training.loop import Objective, train
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -35,12 +35,13 @@ def kept(tmp_path_factory):
         yield
 
 
-def make(dropout: float = 0.1, steps: int = 20) -> tuple[GPT, Objective]:
-    """A small model of Llama's form with LoRA beside a frozen body, and tokens to learn."""
+def make(dropout: float = 0.1, steps: int = 20, lora: bool = True) -> tuple[GPT, Objective]:
+    """A small model of Llama's form, with LoRA beside a frozen body or without it, and tokens to learn."""
     torch.manual_seed(0)
     shape = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "n_head": 2}
     gpt = GPT(GPTConfig(context_length=64, n_layer=2, n_embd=64, vocabulary_size=50, dropout=dropout, **shape))
-    add_lora(gpt, LORA)
+    if lora:
+        add_lora(gpt, LORA)
     tokens_NT = torch.randint(50, (steps, 2, 33))
 
     def loss(index: int) -> torch.Tensor:
@@ -96,16 +97,31 @@ def test_a_still_longer_training_in_bfloat16_multiplies_what_lora_froze_in_8_bit
     assert not choose_blocks(GPT(gpt.config), LOW, enough, 64).in_int8  # where nothing is frozen
 
 
-def test_where_the_compiler_fails_blocks_are_eager_again_and_the_reason_is_said(caplog):
-    gpt, goal = make()
+@needs_compiler
+@pytest.mark.parametrize(("width", "from_scratch", "wide"), [(1, True, True), (0, True, False), (1, False, False)])
+def test_a_wide_model_learns_from_scratch_in_8_bits_where_that_is_fast(width, from_scratch, wide):
+    gpt, _ = make(lora=False)
+    width += WIDE_INT8 - 1
+    chosen = [choose_blocks(gpt, compute, int(WORTH), width, from_scratch=from_scratch) for compute in (LOW, CPU)]
+    assert [each.in_int8 for each in chosen] == [wide and has_fast_int8(LOW.device), False]
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_where_the_compiler_fails_blocks_are_eager_again_and_the_reason_is_said(caplog, lora):
+    gpt, goal = make(lora=lora)
     forward = gpt.blocks[0].before_attention
 
-    layers = [module for module in gpt.modules() if isinstance(module, LoRALinear)]
+    kind = LoRALinear if lora else torch.nn.Linear
+    layers = [module for module in gpt.blocks.modules() if isinstance(module, kind)]
+
+    def are_in_int8() -> list[bool]:
+        return [layer.int8 is not None if lora else isinstance(layer, LearnedInt8Linear) for layer in layers]
+
     in_int8 = []
 
     def fails(index: int) -> torch.Tensor:
         if torch.is_grad_enabled():  # where blocks would be compiled
-            in_int8.append([layer.int8 is not None for layer in layers])
+            in_int8.append(are_in_int8())
             raise RuntimeError("cannot write\nmore of it")
         return goal.loss(index)
 
@@ -115,19 +131,20 @@ def test_where_the_compiler_fails_blocks_are_eager_again_and_the_reason_is_said(
     assert "the blocks can't be compiled: cannot write" in caplog.text
     assert gpt.blocks[0].before_attention == forward
     assert in_int8 == [[IN_8_BITS.in_int8] * 10, [False] * 10]
-    assert all(layer.int8 is None for layer in layers)
+    assert not any(are_in_int8())
 
 
-def learn_either_way() -> None:
+def learn_either_way(lora: str) -> None:
     """Losses of compiled blocks are near those of eager ones; where nothing is learned they are eager, to the bit."""
     losses, evaluated = [], []
+    config = CONFIG.model_copy(update={"learning_rate": 1e-2 if lora else 1e-3})
     for compute in (CPU, LOW, IN_8_BITS):
-        gpt, goal = make(dropout=0.0)  # whose masks are others
+        gpt, goal = make(dropout=0.0, steps=4, lora=bool(lora))  # masks would be others
         assert compile_blocks(gpt, goal, compute) == compute
         with torch.inference_mode():
             evaluated.append(goal.evaluate())
         assert all(weight.grad is None for weight in gpt.parameters())
-        losses.append(torch.tensor([row["train_loss"] for row in train(gpt, CONFIG, goal)]))
+        losses.append(torch.tensor([row["train_loss"] for row in train(gpt, config, goal)]))
     assert evaluated[0] == evaluated[1] == evaluated[2]  # to the bit
     eager, fast, rounded = losses
     assert not torch.equal(eager, fast)
@@ -137,9 +154,9 @@ def learn_either_way() -> None:
     assert eager[0] > eager[-1]
 
 
-def differentiate() -> None:
+def differentiate(lora: str) -> None:
     """Gradients of compiled blocks, in float32 and with products in 8 bits, against those in float64 as written."""
-    gpt, _ = make(dropout=0.0)
+    gpt, _ = make(dropout=0.0, lora=bool(lora))
     block = gpt.blocks[1]
     for module in block.modules():
         if isinstance(module, torch.nn.Linear):
@@ -148,7 +165,8 @@ def differentiate() -> None:
     x_BTC, upstream_BTC = torch.randn(2, 2, 32, 64)
     context = gpt._context(torch.arange(32).expand(2, 32), None, None)
     rounded = deepcopy(block)
-    multiply_in_int8(rounded, lambda: rounded(x_BTC, context))
+    if not multiply_in_int8(rounded, lambda: rounded(x_BTC, context)):
+        learn_in_int8([module for module in rounded.modules() if isinstance(module, torch.nn.Linear)])
     for each in (block, rounded):
         each.before_attention = compiled._compiled(each.before_attention)
         each.after_attention = compiled._compiled(each.after_attention)
@@ -172,14 +190,15 @@ def in_a_process(function: str, *inputs: str) -> str:
 
 @needs_compiler
 @pytest.mark.slow
+@pytest.mark.parametrize("lora", ["lora", ""])
 @pytest.mark.parametrize("shown", [learn_either_way, differentiate])
-def test_compiled_blocks_learn_as_eager_ones_with_the_gradients_of_double_precision(shown):
-    assert in_a_process(shown.__name__) == ""
+def test_compiled_blocks_learn_as_eager_ones_with_the_gradients_of_double_precision(shown, lora):
+    assert in_a_process(shown.__name__, lora) == ""
 
 
-def learn(folder: str, stop: str) -> None:
+def learn(folder: str, stop: str, lora: str) -> None:
     """Train in this process, up to a step that is asked for; the hash of the weights goes to stdout."""
-    gpt, goal = make()
+    gpt, goal = make(lora=bool(lora))
     compute = compile_blocks(gpt, goal, IN_8_BITS)
     asked = iter([False] * int(stop) + [True])
     try:
@@ -193,9 +212,10 @@ def learn(folder: str, stop: str) -> None:
 
 @needs_compiler
 @pytest.mark.slow
-def test_two_processes_make_the_same_bytes_and_so_does_one_that_goes_on(tmp_path):
+@pytest.mark.parametrize("lora", ["lora", ""])
+def test_two_processes_make_the_same_bytes_and_so_does_one_that_goes_on(tmp_path, lora):
     def run(folder: str, stop: int = 99) -> str:
-        return in_a_process("learn", str(tmp_path / folder), str(stop))
+        return in_a_process("learn", str(tmp_path / folder), str(stop), lora)
 
     first = run("first")
     assert first.startswith(f"{IN_8_BITS.blocks}: ")
