@@ -90,7 +90,7 @@ def keep_freed_memory() -> None:
     with zeros: an eighth of a step of the default model, a fifth of the assistant's loss (2 cores of an AMD EPYC).
     """
     trim_threshold, mmap_max = -1, -4  # what malloc.h calls M_TRIM_THRESHOLD and M_MMAP_MAX
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # macOS has none
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # macOS and musl have none
         mallopt(trim_threshold, -1)
         mallopt(mmap_max, 0)
 

@@ -223,10 +223,11 @@ class Context:
 
 
 class GroupedQueryAttention(nn.Module):
-    """Multi-head attention as the model uses it: causal, all heads in one product, in torch's fused kernel.
+    """Multi-head attention as the model uses it: causal, all heads in one product.
 
-    Several heads of queries may share one of keys and values, which shrinks the cache (Ainslie et al. 2023); with as
-    many of both it is `MultiHeadAttention`.
+    It is torch's fused kernel, or goes by blocks of queries where a CPU learns (llm/model/blockwise.py). Several heads
+    of queries may share one of keys and values, which shrinks the cache (Ainslie et al. 2023); with as many of both it
+    is `MultiHeadAttention`.
     """
 
     def __init__(self, shape: GPTShape, layer: int) -> None:

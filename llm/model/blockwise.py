@@ -37,7 +37,8 @@ class _BlockwiseAttention(torch.autograd.Function):
             own_NGTT += hidden_TT[: end - start, : end - start]
             weights_NPS = scores_NPS.softmax(dim=-1)
             y_NGTD[:, :, start:end] = (weights_NPS @ v_NTD[:, :end]).unflatten(1, (-1, end - start))
-            kept.append(weights_NPS)
+            if any(ctx.needs_input_grad):
+                kept.append(weights_NPS)
         ctx.save_for_backward(q_NGTD, k_NTD, v_NTD, *kept)
         return y_NGTD.view(ctx.shape)
 
@@ -47,7 +48,8 @@ class _BlockwiseAttention(torch.autograd.Function):
         upstream_NGTD = upstream_BHTD.reshape(q_NGTD.shape)
         length = k_NTD.shape[1]
         dq_NGTD = torch.empty_like(q_NGTD)
-        dk_NTD, dv_NTD = (torch.zeros_like(k_NTD, dtype=torch.float32) for _ in range(2))
+        sums = torch.promote_types(k_NTD.dtype, torch.float32)
+        dk_NTD, dv_NTD = (torch.zeros_like(k_NTD, dtype=sums) for _ in range(2))
         for start, weights_NPS in zip(range(0, length, BLOCK), kept, strict=True):
             end = min(length, start + BLOCK)
             upstream_NPD, q_NPD = (part[:, :, start:end].flatten(1, 2) for part in (upstream_NGTD, q_NGTD))

@@ -118,14 +118,14 @@ class LearnedInt8Linear(nn.Linear):
     """A linear layer that learns by products of 8-bit integers; where no gradient is needed it is an ordinary one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map … x I to … x O, bfloat16."""
+        """Map … x I to … x O, in bfloat16 where it learns."""
         if not torch.is_grad_enabled():
             return super().forward(x)
         y = _LearnedProduct.apply(x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
         return y if self.bias is None else y + self.bias.bfloat16()
 
 
-def learn_in_int8(layers: Iterable[nn.Linear], on: bool = True) -> None:
-    """Have ordinary layers learn by products in 8 bits, or no longer; they keep their weights and names."""
+def learn_in_int8(layers: Iterable[nn.Linear]) -> None:
+    """Have ordinary layers learn by products in 8 bits; they keep their weights and names."""
     for layer in layers:
-        layer.__class__ = LearnedInt8Linear if on else nn.Linear
+        layer.__class__ = LearnedInt8Linear

@@ -37,7 +37,8 @@ WORTH_INT8 = 3e9
 of the assistant's 4 billion two minutes, at the same loss on validation. The classifier's 2 billion would save one, and
 its GPT's loss was 4 to 6 % higher, with both seeds that were tried."""
 WIDE_INT8 = 512
-"""Width from which on a model that begins from nothing learns by products in 8 bits."""
+"""Width from which on a model that begins from nothing learns by products in 8 bits, at the same loss on validation: a
+step of GPT-2 124M takes 3.74 s instead of 4.76, of width 512 1.03 instead of 1.17, of 256 hardly less."""
 FILLED = 0.75
 """Share of the tokens in rows of one width that must not be padding: compiled blocks save about a quarter of a step."""
 
@@ -94,7 +95,8 @@ def choose_blocks(
         low = compute.dtype == torch.bfloat16 and has_fast_int8(compute.device)
         frozen = any(isinstance(module, LoRALinear) for module in model.modules())
         worth = width >= WIDE_INT8 if from_scratch else frozen and values >= WORTH_INT8
-        return replace(compute, blocks=compiled_by(compiler) + IN_INT8 * (low and worth), blocks_reason=reason)
+        in_int8 = IN_INT8 if low and worth else ""
+        return replace(compute, blocks=compiled_by(compiler) + in_int8, blocks_reason=reason)
     return replace(compute, blocks=EAGER, blocks_reason=reason)
 
 
@@ -122,7 +124,8 @@ def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> 
             del block.before_attention, block.after_attention
         for layer in frozen:
             layer.int8 = None
-        learn_in_int8(learned, on=False)
+        for layer in learned:
+            layer.__class__ = nn.Linear
         said = (str(error).splitlines() or [type(error).__name__])[0]
         logger.warning("the blocks can't be compiled: %s", said)
         compute = replace(compute, blocks=EAGER, blocks_reason=f"the compiler failed: {said}")

@@ -9,6 +9,7 @@ has is made again, from the pinned sources. The training itself always runs.
 import importlib.metadata
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -116,7 +117,7 @@ class Attempt:
         if not then:
             logger.info("on which machine %s was trained is not known here", self.version.uri)
             return []
-        from llm.device import EAGER, IN_INT8, choose_compute
+        from llm.device import EAGER, choose_compute
         from llm.model.int8 import has_fast_int8
         from llm.training.compiled import compiled_by, cpp_compiler
 
@@ -124,8 +125,9 @@ class Attempt:
         device = {"device": str(compute.device), "dtype": str(compute.dtype).removeprefix("torch.")}
         if then.get("blocks", EAGER) != EAGER:  # then parameters ask for compiled ones
             device["blocks"] = compiled_by(compiler) if (compiler := cpp_compiler()) else EAGER
-            if compiler and then["blocks"].endswith(IN_INT8) and has_fast_int8(compute.device):
-                device["blocks"] += IN_INT8
+            of_then = re.search(r", [a-z ]+ in 8 bits$", then["blocks"])
+            if compiler and of_then and has_fast_int8(compute.device):
+                device["blocks"] += of_then[0]
         now = machine_class(lineage(None) | {f"{PREFIX}.{name}": value for name, value in device.items()})
         return [
             f"{name} was {then[name]}, here it is {now[name]}"

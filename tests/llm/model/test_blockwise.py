@@ -46,7 +46,7 @@ def test_it_is_the_formula_forward_and_backward(batch, heads, length, width, see
     *inputs, upstream_BHTD = heads_of(batch, heads, length, width, seed)
     expected = with_gradients(by_formula, inputs, upstream_BHTD)
     for ours, theirs in zip(with_gradients(blockwise_attention, inputs, upstream_BHTD), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)  # sums into keys and values are float32
+        torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=1e-11)
 
 
 def test_heads_may_lie_in_memory_as_they_come_from_one_product():
@@ -56,7 +56,7 @@ def test_heads_may_lie_in_memory_as_they_come_from_one_product():
     upstream_BHTD = torch.randn(2, BLOCK + 5, 2, 8, dtype=torch.float64).transpose(1, 2)
     expected = with_gradients(by_formula, inputs, upstream_BHTD)
     for ours, theirs in zip(with_gradients(blockwise_attention, inputs, upstream_BHTD), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=1e-11)
 
 
 def test_in_bfloat16_it_is_as_near_as_a_few_roundings_allow():

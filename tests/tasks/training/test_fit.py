@@ -73,6 +73,8 @@ def learn(params: Train = PARAMS, resume: bool = True, stop: int = 0, ask: int =
 
     with training_run(params, inputs, resume) as checkpoints:
         fit(prepare, params, checkpoints)
+    if seen:
+        assert seen[0] == params.steps  # whose batch may be the largest
     return seen[1:]
 
 
