@@ -203,8 +203,9 @@ def our_steps(
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
     if compiled:
         cpu = torch.device("cpu")
-        wide = model.config.n_embd >= WIDE_INT8 or any(isinstance(module, LoRALinear) for module in model.modules())
-        blocks = "compiled, as the benchmark asks" + IN_INT8 * (wide and has_fast_int8(cpu))
+        lora = any(isinstance(module, LoRALinear) for module in model.modules())
+        in_int8 = (lora or model.config.n_embd >= WIDE_INT8) and has_fast_int8(cpu)
+        blocks = "compiled, as the benchmark asks" + (IN_INT8 if in_int8 else "")
         asked = Compute(cpu, torch.bfloat16, "", blocks=blocks)
         if not (found := compile_blocks(model, goal, asked)).compiled:
             raise RuntimeError(found.blocks_reason)
