@@ -194,19 +194,16 @@ def our_steps(
 
     `compiled` has the blocks compiled before the first step. Raises RuntimeError where that fails.
     """
-    from llm.device import IN_INT8, Compute
-    from llm.model.int8 import has_fast_int8
+    from llm.device import Compute
     from llm.model.lora import LoRALinear
-    from llm.training.compiled import WIDE_INT8, compile_blocks
+    from llm.training.compiled import choose_blocks, compile_blocks
     from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
     if compiled:
-        cpu = torch.device("cpu")
         lora = any(isinstance(module, LoRALinear) for module in model.modules())
-        in_int8 = (lora or model.config.n_embd >= WIDE_INT8) and has_fast_int8(cpu)
-        blocks = "compiled, as the benchmark asks" + (IN_INT8 if in_int8 else "")
-        asked = Compute(cpu, torch.bfloat16, "", blocks=blocks)
+        low = Compute(torch.device("cpu"), torch.bfloat16, "as the benchmark asks")
+        asked = choose_blocks(model, low, 10**12, model.config.n_embd, from_scratch=not lora)  # as for a long training
         if not (found := compile_blocks(model, goal, asked)).compiled:
             raise RuntimeError(found.blocks_reason)
     try:
