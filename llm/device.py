@@ -12,7 +12,8 @@ import torch
 # all its cores at work.
 PEAK_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 EAGER = "eager"  # blocks as they are written
-IN_INT8 = ", products in 8 bits"  # what is added where they are compiled so
+IN_C = ", attention and loss in C"  # what is added where they are so
+IN_INT8 = ", products in 8 bits"  # likewise
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Compute:
     def compiled(self) -> bool:
         """Whether a training compiles the blocks of its model."""
         return self.blocks != EAGER
+
+    @property
+    def in_c(self) -> bool:
+        """Whether a training has what is written in C for it compute attention and the loss."""
+        return IN_C in self.blocks
 
     @property
     def in_int8(self) -> bool:
@@ -73,6 +79,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def has_fast_bfloat16_registers(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in its vector registers, and nowhere faster, as AMX does in its tiles."""
+    avx512 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return avx512 and not torch.cpu._is_amx_tile_supported()
 
 
 def _make_cuda_repeatable() -> str:

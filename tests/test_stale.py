@@ -47,6 +47,7 @@ STALE = {  # the first pattern that fits a module counts
     "llm/tokenizer.py": (LOAD, *PREPROCESS, *TRAINING, *EVALUATION),
     "llm/chat.py": (LOAD, *FINETUNE, *EVALUATED),
     "llm/config.py": (LOAD, *TRAINING, *EVALUATION),
+    "llm/c_library.py": (*TRAINING, *EVALUATION),  # its options of the compiler
     "llm/dataset.py": (*TRAINING, *EVALUATION),
     "llm/tokens.py": (*TRAINING, *EVALUATION),
     "llm/device.py": (*TRAINING, *EVALUATION),
@@ -124,7 +125,10 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         **dict.fromkeys(SPLITTING, "the base of a dataset's parameters"),
         "tasks/training/*": "forms, progress, interrupted ones",
     },
-    "flows.load_published": dict.fromkeys(FETCHING, "how they are fetched, checked against a hash"),
+    "flows.load_published": {
+        "llm/c_library.py": "builds what models learn and answer with",
+        **dict.fromkeys(FETCHING, "how they are fetched, checked against a hash"),
+    },
     "flows.finetune": {
         "tasks/training/*": "progress, interrupted ones",
     },

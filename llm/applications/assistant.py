@@ -196,7 +196,8 @@ def response_loss(model: GPT, windows: Sequence[Sequence[Example]], compute: Com
     with compute.autocast():
         x_BTC = model.features(inputs_BT, positions_BT, segments_BT=segments_BT)
         counted_BT = targets_BT != IGNORE
-        return linear_cross_entropy(x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT])
+        counted = x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT]
+        return linear_cross_entropy(*counted, in_c=model.loss_in_c)
 
 
 @torch.inference_mode()

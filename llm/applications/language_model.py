@@ -48,7 +48,8 @@ def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor, length: int |
     if length is not None and length < inputs_BT.shape[1]:
         segments_BT = (torch.arange(inputs_BT.shape[1], device=inputs_BT.device) // length).expand_as(inputs_BT)
     x_NC = model.features(inputs_BT, segments_BT=segments_BT).flatten(0, 1)
-    return linear_cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
+    total = linear_cross_entropy(x_NC, model.output_weight, targets_BT.flatten(), in_c=model.loss_in_c)
+    return total / targets_BT.numel()
 
 
 def context_at(step: int, steps: int, first: int | None, context_length: int) -> int:

@@ -1,60 +1,31 @@
-"""Decoding in C: decode.c, built once by the machine's own compiler, and a model's weights in its form.
-
-The compiler is asked for what this processor has, so the built file is for this machine alone; it lies in the user's
-cache folder under a name made of the source, the compiler and the processor. It is linked without an OpenMP of its own
-and finds torch's, which the process has already: two would fight for the cores.
-"""
+"""Decoding in C: a model's weights in the form in which decode.c reads them (llm/c_library.py builds it)."""
 
 import ctypes
-import logging
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from llm.errors import UserError
-from llm.files import write_atomic
+from llm import c_library
 from llm.generation.memory import Memory
 from llm.model.attention import KeyValueCache
 from llm.model.embedding import rotation
 from llm.model.gpt import GPT, MLP
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "products.h"))
-COMPILERS = ("gcc", "cc", "clang")  # torch on Linux has gcc's OpenMP, in which clang's calls are not found
-COMPILE = (
-    "-O3",
-    "-march=native",
-    "-std=gnu11",
-    "-fopenmp",
-    "-fPIC",
-    "-ffp-contract=off",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-c",
-)
 LANES, GROUP = 16, 32  # as in products.h
 FLOAT, BYTES, NIBBLES = range(3)
 BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
 SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
-PATIENCE = 120  # seconds that a compiler may take
 BENDS = ("gelu", "relu2", "swiglu")
 FAILURES = {1: MemoryError, 2: IndexError, 3: IndexError}
 WHY = {1: "no memory for a step", 2: "a token that the model lacks", 3: "a position that the cache lacks"}
-
-logger = logging.getLogger(__name__)
 
 
 class _Matrix(Structure):
@@ -93,100 +64,20 @@ class _Cache(Structure):
     ]
 
 
-class NotBuiltError(Exception):
-    """Why decode.c can't be used here."""
-
-
-def cache_folder() -> Path:
-    """Where built files are kept for this user, by the XDG base directory specification."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threestage"
-
-
-def _said(*command: str) -> str:
-    """What a command says on its standard output. Raises NotBuiltError, with its first error, where it fails."""
-    how = {"capture_output": True, "text": True, "errors": "replace", "check": True, "timeout": PATIENCE}
-    try:
-        return subprocess.run(command, env=os.environ | {"LC_ALL": "C"}, **how).stdout
-    except OSError as error:
-        raise NotBuiltError(f"{command[0]} can't be run: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise NotBuiltError(f"{command[0]} took longer than {PATIENCE} s") from None
-    except subprocess.CalledProcessError as error:
-        said = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit code {error.returncode}"]
-        raise NotBuiltError(f"{command[0]} failed: {said[0]}") from None
-
-
-def _processor() -> str:
-    """What -march=native may look at."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().split("\n\n")[0].splitlines() if cpuinfo.exists() else []
-    kept = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
-    return "\n".join([platform.machine(), *kept])
-
-
-def _compiler() -> list[str]:
-    """The command of the C compiler, with the options that CC may give it. Raises NotBuiltError where there is none."""
-    asked = os.environ.get("CC")
-    for command in [asked] if asked else COMPILERS:
-        words = shlex.split(command)
-        if words and shutil.which(words[0]):
-            return words
-    raise NotBuiltError(f"there is no C compiler ({asked or ', '.join(COMPILERS)})")
-
-
-def _refuse_others(path: Path) -> None:
-    """Raise NotBuiltError where somebody else may have written what is to be loaded into this process."""
-    found = path.stat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise NotBuiltError(f"{path} is another user's, or others may write there")
-
-
-def build(folder: Path) -> Path:
-    """The shared object for this machine in a folder, made where there is no whole one. Raises NotBuiltError, why not.
-
-    Its last bytes are the hash of the others: one that was cut off would load, and end the process.
-    """
-    compiler = _compiler()
-    texts = (_said(*compiler, "--version"), " ".join(COMPILE), _processor())
-    name = sha256(b"\0".join([*(source.read_bytes() for source in SOURCES), *map(str.encode, texts)])).hexdigest()[:32]
-    path = folder / f"decode-{name}.so"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_others(folder)
-    if not _is_whole(path):
-        logger.info("building decode.c, which takes some seconds, once")
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # its own, as others may build at the same time
-            compiled, linked, whole = (Path(temporary, f"decode.{kind}") for kind in ("o", "so", "whole"))
-            _said(*compiler, *COMPILE, str(SOURCES[0]), "-o", str(compiled))
-            _said(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
-            content = linked.read_bytes()
-            write_atomic(whole, content + sha256(content).digest())
-            whole.replace(path)
-    _refuse_others(path)
-    return path
-
-
-def _is_whole(path: Path) -> bool:
-    content = path.read_bytes() if path.exists() else b""
-    return sha256(content[:-32]).digest() == content[-32:]
-
-
 @cache
 def load_library() -> ctypes.CDLL | None:
-    """decode.c, loaded; None where it can't be, with the reason in the log, once."""
-    try:
-        return _load(build(cache_folder()))
-    except (NotBuiltError, OSError, UserError, RuntimeError) as error:  # the last: a user without a home
-        logger.warning("decode.c, which is faster than torch, can't be used: %s", error)
-        return None
+    """decode.c, built and loaded; None where it can't be, with the reason in the log, once."""
+    found = c_library.load(SOURCES)
+    return found and declare(found)
 
 
-def _load(path: Path) -> ctypes.CDLL:
-    found = ctypes.CDLL(str(path))
+def declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Say what decode.c's functions take; returns it."""
     pointer = c_void_p
-    found.features.argtypes = [POINTER(_Model), c_int64, pointer, pointer, pointer, POINTER(_Cache), pointer, c_int]
-    found.logits.argtypes = [POINTER(_Model), c_int64, pointer, pointer, c_int]
-    found.pack.argtypes = [c_int, c_int, c_int64, c_int64, pointer, c_int64, pointer, pointer, c_int]
-    return found
+    library.features.argtypes = [POINTER(_Model), c_int64, pointer, pointer, pointer, POINTER(_Cache), pointer, c_int]
+    library.logits.argtypes = [POINTER(_Model), c_int64, pointer, pointer, c_int]
+    library.pack.argtypes = [c_int, c_int, c_int64, c_int64, pointer, c_int64, pointer, pointer, c_int]
+    return library
 
 
 class Packed(nn.Module):

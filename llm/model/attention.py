@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from llm.config import GPTShape
 from llm.model.blockwise import blockwise_attention, suits_blockwise
 from llm.model.embedding import Rotation, rotate
+from llm.model.flash import flash_attention
 
 
 def attention(
@@ -172,6 +173,8 @@ class Segments:
         rows_N = starts_N - starts_N % segments_BT.shape[1]  # where the row of each text begins
         heads_N = torch.zeros_like(starts_N) if positions_BT is None else positions_BT.flatten()[starts_N]
         lengths_N = heads_N + ends_N - starts_N
+        self.texts_E4 = torch.stack([rows_N // segments_BT.shape[1], heads_N, starts_N - rows_N, ends_N - starts_N], 1)
+        """Each as flash.c takes it."""
         widths_N = (2 ** torch.log2(lengths_N.clamp(min=32).double()).ceil()).long()
         self.taken: list[Tensor] = []
         """Where the tokens of each batch stand in the flattened rows, int64 ES; those of a head in several places."""
@@ -225,10 +228,13 @@ class Context:
 class GroupedQueryAttention(nn.Module):
     """Multi-head attention as the model uses it: causal, all heads in one product.
 
-    It is torch's fused kernel, or goes by blocks of queries where a CPU learns (llm/model/blockwise.py). Several heads
-    of queries may share one of keys and values, which shrinks the cache (Ainslie et al. 2023); with as many of both it
-    is `MultiHeadAttention`.
+    It is torch's fused kernel, or goes by blocks of queries where a CPU learns (llm/model/blockwise.py; in C, where
+    blocks are compiled, llm/model/flash.py). Several heads of queries may share one of keys and values, which shrinks
+    the cache (Ainslie et al. 2023); with as many of both it is `MultiHeadAttention`.
     """
+
+    in_c = False
+    """Whether it learns by flash.c."""
 
     def __init__(self, shape: GPTShape, layer: int) -> None:
         super().__init__()
@@ -259,6 +265,8 @@ class GroupedQueryAttention(nn.Module):
             end = context.visible_BTS.shape[-1]
             k_BKSD, v_BKSD = context.cache.write(self.layer, context.positions_BT, k_BKSD, v_BKSD, end)
         dropout = self.dropout if self.training else 0.0
+        if self.in_c and q_BHTD.requires_grad:
+            return flash_attention(q_BHTD, k_BKSD, v_BKSD, context.segments and context.segments.texts_E4)
         if context.segments is not None:
             return context.segments.attention(q_BHTD, k_BKSD, v_BKSD, dropout)
         if context.visible_BTS is None and q_BHTD.requires_grad:

@@ -80,6 +80,9 @@ class GPT(nn.Module):
     Where the output is tied it is the token embedding once more: a token is likely where the stream points towards it.
     """
 
+    loss_in_c = False
+    """Whether it learns by loss.c."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config

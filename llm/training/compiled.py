@@ -3,7 +3,10 @@
 Between its matrix products a block passes over whole tensors many times: casts, norms, rotations, gates, sums. The
 compiler makes a few loops of them. Their last bits are others than those of eager blocks, but the same ones each time;
 so whether blocks are compiled depends on parameters, data and machine alone, never on a clock or on where a training
-goes on. Attention itself stays eager, as its shapes change from batch to batch, and so does all that needs no gradient.
+goes on. Attention, whose shapes change from batch to batch, stays as it is, and so does all that needs no gradient.
+
+With them go attention and the loss, which are ours in C (llm/model/flash.c, llm/training/loss.c), where the processor
+multiplies bfloat16 in vector registers. With AMX, of which nothing was measured, they stay torch's.
 
 Where the processor is faster so, blocks multiply in 8 bits: those of a wide model that begins from nothing, and in a
 still longer training those that are frozen but for LoRA. What quantizes goes into the same loops. A product is then off
@@ -23,11 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm.device import EAGER, IN_INT8, Compute
-from llm.model.gpt import Block
+from llm.device import EAGER, IN_C, IN_INT8, Compute, has_fast_bfloat16_registers
+from llm.model.flash import PANEL, load_flash
+from llm.model.gpt import GPT, Block
 from llm.model.int8 import has_fast_int8, learn_in_int8
 from llm.model.lora import LoRALinear, multiply_in_int8
 from llm.training.loop import Objective
+from llm.training.loss import load_loss
 
 WORTH = 1e9
 """Values of the stream, which are steps times tokens times blocks times width: compiled blocks save 15 to 25 ns each on
@@ -72,6 +77,20 @@ def compiled_by(compiler: str) -> str:
     return f"compiled by {compiler}"
 
 
+def _can_learn_in_c(compute: Compute) -> bool:
+    low = compute.dtype == torch.bfloat16 and has_fast_bfloat16_registers(compute.device)
+    return low and load_flash() is not None and load_loss() is not None
+
+
+def _learn_in_c(model: nn.Module, chosen: bool) -> None:
+    """Have a model's attention and its loss be computed in C or not, where its widths and its dropout allow it."""
+    for gpt in model.modules():
+        if isinstance(gpt, GPT):
+            gpt.loss_in_c = chosen and gpt.config.n_embd % PANEL == 0
+            for block in gpt.blocks:
+                block.attention.in_c = chosen and gpt.config.head_width % PANEL == 0 and not gpt.config.dropout
+
+
 def choose_blocks(
     model: nn.Module, compute: Compute, tokens: int, width: int, filled: float = 1.0, from_scratch: bool = False
 ) -> Compute:
@@ -95,8 +114,8 @@ def choose_blocks(
         low = compute.dtype == torch.bfloat16 and has_fast_int8(compute.device)
         frozen = any(isinstance(module, LoRALinear) for module in model.modules())
         worth = width >= WIDE_INT8 if from_scratch else frozen and values >= WORTH_INT8
-        in_int8 = IN_INT8 if low and worth else ""
-        return replace(compute, blocks=compiled_by(compiler) + in_int8, blocks_reason=reason)
+        how = compiled_by(compiler) + IN_C * _can_learn_in_c(compute) + IN_INT8 * (low and worth)
+        return replace(compute, blocks=how, blocks_reason=reason)
     return replace(compute, blocks=EAGER, blocks_reason=reason)
 
 
@@ -113,6 +132,7 @@ def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> 
     linear = (module for block in blocks for module in block.modules() if type(module) is nn.Linear)
     learned = [layer for layer in linear if compute.in_int8 and not frozen]
     learn_in_int8(learned)
+    _learn_in_c(model, compute.in_c)
     for block in blocks:
         block.before_attention = _compiled(block.before_attention)
         block.after_attention = _compiled(block.after_attention)
@@ -122,6 +142,7 @@ def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> 
     except Exception as error:  # whatever a compiler may raise
         for block in blocks:
             del block.before_attention, block.after_attention
+        _learn_in_c(model, False)
         for layer in frozen:
             layer.int8 = None
         for layer in learned:

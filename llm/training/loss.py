@@ -3,16 +3,24 @@
 Tensor names end in their shape: N tokens, C width of the model, V vocabulary.
 """
 
+import ctypes
 import math
+from ctypes import c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm import c_library
+from llm.model.flash import HEADER, PANEL
+
 IGNORE = -100  # a target that does not count
 ROWS = 256  # tokens whose logits exist at a time: 8 MB for a vocabulary of 8,192, which stays in the caches
 GROUP = 1024  # tokens whose gradients are multiplied at once: each sum into that of the weights passes over all of it
+SOURCES = (Path(__file__).with_name("loss.c"), HEADER)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -59,11 +67,50 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return dx_NC * upstream, None if dweight_VC is None else dweight_VC * upstream, None, None
 
 
-def linear_cross_entropy(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
+@cache
+def load_loss() -> ctypes.CDLL | None:
+    """loss.c, built and loaded; None where it can't be, with the reason in the log, once."""
+    if (found := c_library.load(SOURCES)) is not None:
+        found.pack_output.argtypes = [c_int64, c_int64, *3 * [c_void_p], c_int]
+        found.pack_output.restype = None
+        found.cross_entropy.argtypes = [*3 * [c_int64], *7 * [c_void_p], c_int]
+    return found
+
+
+class _FusedCrossEntropy(torch.autograd.Function):
+    """The same by loss.c, in bfloat16, where C is a multiple of PANEL: logits do not leave the processor's caches."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
+        ctx.dtypes = x_NC.dtype, weight_VC.dtype
+        x_NC, low_VC, targets_N = x_NC.float().contiguous(), weight_VC.bfloat16().contiguous(), targets_N.contiguous()
+        (tokens, width), vocabulary, threads = x_NC.shape, len(low_VC), torch.get_num_threads()
+        across, down = (low_VC.new_empty(-(-vocabulary // PANEL) * PANEL * width) for _ in range(2))
+        losses_N, dx_NC = x_NC.new_empty(tokens), torch.empty_like(x_NC)
+        dweight_VC = torch.empty_like(low_VC, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        library = load_loss()
+        library.pack_output(width, vocabulary, *(t.data_ptr() for t in (low_VC, across, down)), threads)
+        tensors = x_NC, across, down, targets_N, losses_N, dx_NC, dweight_VC
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        if library.cross_entropy(tokens, width, vocabulary, *pointers, threads):
+            raise MemoryError("no memory for the loss")
+        ctx.save_for_backward(dx_NC, dweight_VC)
+        return losses_N.sum()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        dx_NC, dweight_VC = ctx.saved_tensors
+        x_dtype, weight_dtype = ctx.dtypes
+        dweight_VC = None if dweight_VC is None else (dweight_VC * upstream).to(weight_dtype)
+        return (dx_NC * upstream).to(x_dtype), dweight_VC, None
+
+
+def linear_cross_entropy(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, *, in_c: bool = False) -> Tensor:
     """Sum over the tokens of the cross-entropy, in nats, of the logits `x weightᵀ`; never holds all logits at once.
 
     Targets (int64) of IGNORE do not count. Under autocast the matrix products are in its dtype, the sums in float32.
-    Raises ValueError for a target that is no row of `weight`.
+    `in_c` has loss.c compute it, in bfloat16, where gradients are needed. Raises ValueError for a target that is no row
+    of `weight`.
     """
     wrong_N = (targets_N != IGNORE) & ((targets_N < 0) | (targets_N >= len(weight_VC)))
     if wrong_N.any():
@@ -71,6 +118,8 @@ def linear_cross_entropy(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> 
     device = x_NC.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
     with torch.autocast(device, enabled=False):
+        if in_c and torch.is_grad_enabled() and len(x_NC):
+            return _FusedCrossEntropy.apply(x_NC, weight_VC, targets_N)
         if torch.is_grad_enabled():
             return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, dtype)
         low_VC = weight_VC.to(dtype)

@@ -117,7 +117,7 @@ class Attempt:
         if not then:
             logger.info("on which machine %s was trained is not known here", self.version.uri)
             return []
-        from llm.device import EAGER, choose_compute
+        from llm.device import EAGER, IN_C, choose_compute, has_fast_bfloat16_registers
         from llm.model.int8 import has_fast_int8
         from llm.training.compiled import compiled_by, cpp_compiler
 
@@ -125,6 +125,8 @@ class Attempt:
         device = {"device": str(compute.device), "dtype": str(compute.dtype).removeprefix("torch.")}
         if then.get("blocks", EAGER) != EAGER:  # then parameters ask for compiled ones
             device["blocks"] = compiled_by(compiler) if (compiler := cpp_compiler()) else EAGER
+            if compiler and IN_C in then["blocks"] and has_fast_bfloat16_registers(compute.device):
+                device["blocks"] += IN_C
             of_then = re.search(r", [a-z ]+ in 8 bits$", then["blocks"])
             if compiler and of_then and has_fast_int8(compute.device):
                 device["blocks"] += of_then[0]

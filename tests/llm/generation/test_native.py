@@ -1,10 +1,8 @@
 """Decoding in C, against the model as torch computes it."""
 
+import ctypes
 import logging
-import os
 import platform
-import subprocess
-import sys
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -17,10 +15,11 @@ from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm import c_library
 from llm.formats.huggingface import load_pretrained
 from llm.generation import native
 from llm.generation.engine import Engine, Request
-from llm.generation.native import BITS, BYTES, FLOAT, NIBBLES, SCALES, NotBuiltError, build, load_library
+from llm.generation.native import BITS, BYTES, FLOAT, NIBBLES, SCALES, load_library
 from llm.generation.packed import PackedLinear, decode_natively, pack_for_inference, prepack
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
@@ -302,66 +301,14 @@ def test_without_a_compiler_torch_makes_the_texts_and_the_reason_is_said_once(un
     assert all(torch.equal(logits(model, tokens), logits(prepack(deepcopy(gpt)), tokens)) for model in models)
 
 
-def test_what_a_compiler_says_is_the_reason(unbuilt, tmp_path, caplog):
-    broken = tmp_path / "broken.c"
-    broken.write_text("int features(void) { return 0 }\n")
-    unbuilt.setattr(native, "SOURCES", (broken,))
-    assert load_library() is None
-    assert "error: expected ';' before '}' token" in caplog.text
-
-
-def test_a_cache_folder_that_cannot_be_written_is_a_reason(unbuilt, tmp_path, caplog):
-    (tmp_path / "threestage").write_text("a file, and no folder")
-    assert load_library() is None
-    assert "File exists" in caplog.text
-
-
-def test_it_is_built_once_and_a_damaged_file_is_built_again(tmp_path):
-    path = build(tmp_path)
-    first, when = path.read_bytes(), path.stat().st_mtime_ns
-    assert build(tmp_path) == path
-    assert path.stat().st_mtime_ns == when
-    path.write_bytes(first[: len(first) // 2])
-    assert build(tmp_path) == path
-    assert native._is_whole(path)
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
-
-
-def test_another_source_or_processor_is_another_file(tmp_path, monkeypatch):
-    path = build(tmp_path)
-    monkeypatch.setattr(native, "_processor", lambda: "another")
-    assert build(tmp_path) != path
-
-
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86")
 @pytest.mark.parametrize("march", ["x86-64-v2", "x86-64-v3"])
 def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
     gpt = make_gpt(n_embd=64, n_head=4)
     tokens, expected = some_tokens(gpt, 19, 5), decode_natively(deepcopy(gpt), library)
-    monkeypatch.setattr(native, "COMPILE", tuple(each.replace("native", march) for each in native.COMPILE))
-    other = decode_natively(deepcopy(gpt), native._load(build(tmp_path)))
+    monkeypatch.setattr(c_library, "COMPILE", tuple(each.replace("native", march) for each in c_library.COMPILE))
+    other = decode_natively(deepcopy(gpt), native.declare(ctypes.CDLL(str(c_library.build(native.SOURCES, tmp_path)))))
     assert distance(logits(other, tokens), logits(expected, tokens)) < 1e-3  # rounding of one input may differ
-
-
-PROCESS = """
-import sys, torch
-from pathlib import Path
-from llm.generation.native import build, load_library
-library = load_library()
-assert library is not None
-maps = Path("/proc/self/maps").read_text().splitlines()
-print(len({line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}))
-"""
-
-
-def test_two_processes_may_build_at_once_and_each_has_one_openmp(tmp_path):
-    variables = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", PROCESS]
-    started = [subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[0] for process in started] == ["1\n", "1\n"]
-    assert [process.returncode for process in started] == [0, 0]
-    (built,) = (tmp_path / "threestage").iterdir()
-    assert native._is_whole(built)
 
 
 def test_a_model_whose_weights_are_gone_is_refused(make_gpt, library):
@@ -408,27 +355,3 @@ def test_what_fits_no_eight_bits_stays_as_it_is(make_gpt, value):
 def test_a_packed_model_is_not_copied_or_pickled(make_gpt):
     with pytest.raises(ValueError, match="can't be copied; keep the one that it was made from"):
         deepcopy(pack_for_inference(make_gpt()))
-
-
-def test_a_library_that_others_may_write_is_not_loaded(tmp_path):
-    folder = tmp_path / "threestage"
-    path = build(folder)
-    assert folder.stat().st_mode & 0o777 == 0o700
-    path.chmod(0o666)
-    with pytest.raises(NotBuiltError, match=r"decode-.*\.so is another user's, or others may write there"):
-        build(folder)
-    folder.chmod(0o777)
-    with pytest.raises(NotBuiltError, match="threestage is another user's, or others may write there"):
-        build(folder)
-
-
-def test_cc_may_have_options_and_a_compiler_is_not_waited_for_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setenv("CC", "gcc -pipe")
-    assert build(tmp_path).exists()
-    sleeps = tmp_path / "sleeps"
-    sleeps.write_text("#!/bin/sh\nsleep 60\n")
-    sleeps.chmod(0o755)
-    monkeypatch.setenv("CC", str(sleeps))
-    monkeypatch.setattr(native, "PATIENCE", 0.2)
-    with pytest.raises(NotBuiltError, match=r"sleeps took longer than 0\.2 s"):
-        build(tmp_path)

@@ -8,6 +8,10 @@ from torch.nn import functional as F
 
 from llm.training.loss import GROUP, IGNORE, ROWS, bits_per_byte, linear_cross_entropy
 
+needs_registers = pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="the processor has no bfloat16 in its AVX-512 registers"
+)
+
 
 def made(tokens: int, width: int, vocabulary: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(seed)
@@ -92,3 +96,74 @@ def test_a_frozen_output_layer_gets_no_gradient_and_the_text_the_same():
         assert (weight.grad is not None) == trained
         gradients.append(x.grad)
     assert torch.equal(*gradients)
+
+
+@needs_registers
+@settings(max_examples=25)
+@given(
+    st.integers(1, 2 * 264 + 3) | st.sampled_from([264, 265, 270]),
+    st.sampled_from([64, 192]),
+    st.integers(2, 700) | st.sampled_from([64, 512, 513, 576]),
+    st.integers(0, 2**16),
+)
+def test_in_c_loss_and_gradients_are_those_of_all_logits_in_double_precision(tokens, width, vocabulary, seed):
+    x, weight, targets = made(tokens, width, vocabulary, seed)
+    x, weight = ((part / 4).detach().bfloat16().float().requires_grad_() for part in (x, weight))
+    loss = linear_cross_entropy(x, weight, targets, in_c=True)
+    loss.backward()
+    exact = [part.detach().double().requires_grad_() for part in (x, weight)]
+    expected = F.cross_entropy(F.linear(*exact), targets, ignore_index=IGNORE, reduction="sum")
+    expected.backward()
+    assert linear_cross_entropy(x, weight, targets, in_c=True).item() == pytest.approx(
+        expected.item(), rel=2e-3, abs=0.1
+    )
+    for mine, other in zip((x, weight), exact, strict=True):
+        assert (mine.grad - other.grad).norm() < 0.01 * other.grad.norm() + 1e-6
+    assert torch.equal(x.grad[targets == IGNORE], torch.zeros_like(x.grad[targets == IGNORE]))
+
+
+@needs_registers
+def test_in_c_bits_do_not_depend_on_threads_and_dtypes_are_those_of_the_inputs():
+    x, weight, targets = made(300, 64, 130, 0)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            x.grad = weight.grad = None
+            loss = linear_cross_entropy(x, weight, targets, in_c=True)
+            loss.backward()
+            found.append([loss.detach(), x.grad, weight.grad])
+        finally:
+            torch.set_num_threads(1)
+    assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
+    low = [part.detach().bfloat16().requires_grad_() for part in (x, weight)]
+    loss = linear_cross_entropy(*low, targets, in_c=True)
+    loss.backward()
+    assert [loss.dtype, *(part.grad.dtype for part in low)] == [torch.float32, torch.bfloat16, torch.bfloat16]
+
+
+@needs_registers
+def test_in_c_what_is_no_number_makes_the_loss_none_and_a_frozen_layer_gets_no_gradient():
+    x, weight, targets = made(20, 64, 100, 0)
+    broken = weight.detach().clone()
+    broken[99, 3] = float("nan")  # the target of none
+    targets = targets.clamp(max=98)
+    loss = linear_cross_entropy(x, broken, targets, in_c=True)
+    assert loss.isnan()
+    linear_cross_entropy(x, weight.detach(), targets, in_c=True).backward()
+    frozen = x.grad.clone()
+    x.grad = None
+    linear_cross_entropy(x, weight, targets, in_c=True).backward()
+    assert torch.equal(frozen, x.grad)
+
+
+@needs_registers
+def test_in_c_nothing_counts_where_there_is_nothing_and_evaluation_is_as_before():
+    x, weight, targets = made(9, 64, 50, 0)
+    none = linear_cross_entropy(x[:0], weight, targets[:0], in_c=True)
+    none.backward()
+    assert none.item() == 0
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
+    with torch.no_grad():
+        both = [linear_cross_entropy(x, weight, targets, in_c=in_c) for in_c in (False, True)]
+    assert torch.equal(*both)

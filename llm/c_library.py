@@ -1,0 +1,124 @@
+"""What is written in C: built once by the machine's own compiler, and loaded.
+
+The compiler is asked for what this processor has, so the built file is for this machine alone; it lies in the user's
+cache folder under a name made of the source, the compiler and the processor. It is linked without an OpenMP of its own
+and finds torch's, which the process has already: two would fight for the cores.
+"""
+
+import ctypes
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from llm.errors import UserError
+from llm.files import write_atomic
+
+COMPILERS = ("gcc", "cc", "clang")  # torch on Linux has gcc's OpenMP, in which clang's calls are not found
+COMPILE = (
+    "-O3",
+    "-march=native",
+    "-std=gnu11",
+    "-fopenmp",
+    "-fPIC",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-c",
+)
+PATIENCE = 120  # seconds that a compiler may take
+
+logger = logging.getLogger(__name__)
+
+
+class NotBuiltError(Exception):
+    """Why it can't be used here."""
+
+
+def cache_folder() -> Path:
+    """Where built files are kept for this user, by the XDG base directory specification."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threestage"
+
+
+def _said(*command: str) -> str:
+    """What a command says on its standard output. Raises NotBuiltError, with its first error, where it fails."""
+    how = {"capture_output": True, "text": True, "errors": "replace", "check": True, "timeout": PATIENCE}
+    try:
+        return subprocess.run(command, env=os.environ | {"LC_ALL": "C"}, **how).stdout
+    except OSError as error:
+        raise NotBuiltError(f"{command[0]} can't be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise NotBuiltError(f"{command[0]} took longer than {PATIENCE} s") from None
+    except subprocess.CalledProcessError as error:
+        said = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit code {error.returncode}"]
+        raise NotBuiltError(f"{command[0]} failed: {said[0]}") from None
+
+
+def _processor() -> str:
+    """What -march=native may look at."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().split("\n\n")[0].splitlines() if cpuinfo.exists() else []
+    kept = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
+    return "\n".join([platform.machine(), *kept])
+
+
+def _compiler() -> list[str]:
+    """The command of the C compiler, with the options that CC may give it. Raises NotBuiltError where there is none."""
+    asked = os.environ.get("CC")
+    for command in [asked] if asked else COMPILERS:
+        words = shlex.split(command)
+        if words and shutil.which(words[0]):
+            return words
+    raise NotBuiltError(f"there is no C compiler ({asked or ', '.join(COMPILERS)})")
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise NotBuiltError where somebody else may have written what is to be loaded into this process."""
+    found = path.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise NotBuiltError(f"{path} is another user's, or others may write there")
+
+
+def build(sources: Sequence[Path], folder: Path) -> Path:
+    """The shared object for this machine in a folder, made where there is no whole one. Raises NotBuiltError, why not.
+
+    The first source is compiled, the others are what it includes. The built file's last bytes are the hash of the
+    others: one that was cut off would load, and end the process.
+    """
+    compiler, stem = _compiler(), sources[0].stem
+    texts = (_said(*compiler, "--version"), " ".join(COMPILE), _processor())
+    name = sha256(b"\0".join([*(source.read_bytes() for source in sources), *map(str.encode, texts)])).hexdigest()[:32]
+    path = folder / f"{stem}-{name}.so"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_others(folder)
+    if not _is_whole(path):
+        logger.info("building %s, which takes some seconds, once", sources[0].name)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # its own, as others may build at the same time
+            compiled, linked, whole = (Path(temporary, f"{stem}.{kind}") for kind in ("o", "so", "whole"))
+            _said(*compiler, *COMPILE, str(sources[0]), "-o", str(compiled))
+            _said(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+            content = linked.read_bytes()
+            write_atomic(whole, content + sha256(content).digest())
+            whole.replace(path)
+    _refuse_others(path)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    content = path.read_bytes() if path.exists() else b""
+    return sha256(content[:-32]).digest() == content[-32:]
+
+
+def load(sources: Sequence[Path]) -> ctypes.CDLL | None:
+    """What was built of the sources; None where it can't be used, with the reason in the log. Ask once."""
+    try:
+        return ctypes.CDLL(str(build(sources, cache_folder())))
+    except (NotBuiltError, OSError, UserError, RuntimeError) as error:  # the last: a user without a home
+        logger.warning("%s, which is faster than torch, can't be used: %s", sources[0].name, error)
+        return None

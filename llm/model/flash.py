@@ -1,0 +1,97 @@
+"""Causal attention that learns, by flash.c: where a CPU has fast products of bfloat16 in its vector registers.
+
+There a score never leaves the caches, a text's keys and values are found where they stand in a row of several, and
+little is left to do between products. Eager blocks do without: llm/model/attention.py is its oracle.
+
+Tensor names end in their shape: B batch, T positions, H heads of queries, K of keys and values, D width of a head; E4
+texts, each as its row, how many tokens it has of that row's head, where its own begin and how many these are.
+"""
+
+import ctypes
+from ctypes import POINTER, Structure, byref, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm import c_library
+
+PANEL = 64
+"""Widths that flash.c and loss.c can work with are multiples of it: WIDE in bfloat16.h."""
+HEADER = Path(__file__).with_name("bfloat16.h")
+SOURCES = (Path(__file__).with_name("flash.c"), HEADER)
+
+
+class _Shape(Structure):
+    _fields_ = [(name, c_int64) for name in ("rows", "heads", "kv_heads", "tokens", "width")]
+
+
+class _Heads(Structure):
+    _fields_ = [("first", c_void_p), *((name, c_int64) for name in ("row", "head", "token"))]
+
+
+@cache
+def load_flash() -> ctypes.CDLL | None:
+    """flash.c, built and loaded; None where it can't be, with the reason in the log, once."""
+    if (found := c_library.load(SOURCES)) is not None:
+        shape, heads, pointer = POINTER(_Shape), POINTER(_Heads), c_void_p
+        found.attend.argtypes = [shape, heads, heads, heads, pointer, c_int64, pointer, pointer, c_int]
+        found.attend_back.argtypes = [shape, *4 * [heads], pointer, c_int64, *5 * [pointer], c_int]
+    return found
+
+
+def _heads(part_BHTD: Tensor) -> Any:
+    return byref(_Heads(part_BHTD.data_ptr(), *part_BHTD.stride()[:3]))
+
+
+def _readable(part_BHTD: Tensor) -> Tensor:
+    """In bfloat16, each vector in one piece."""
+    part_BHTD = part_BHTD.bfloat16()
+    return part_BHTD if part_BHTD.stride(-1) == 1 else part_BHTD.contiguous()
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("no memory for attention")
+
+
+class _FlashAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Tensor) -> Tensor:
+        ctx.dtypes = [part.dtype for part in (q_BHTD, k_BKTD, v_BKTD)]
+        q_BHTD, k_BKTD, v_BKTD = map(_readable, (q_BHTD, k_BKTD, v_BKTD))
+        rows, heads, tokens, width = q_BHTD.shape
+        ctx.shape = _Shape(rows, heads, k_BKTD.shape[1], tokens, width)
+        y_BTHD, logs_BHT = q_BHTD.new_zeros(rows, tokens, heads, width), torch.empty(rows, heads, tokens)
+        given = byref(ctx.shape), *map(_heads, (q_BHTD, k_BKTD, v_BKTD)), texts_E4.data_ptr(), len(texts_E4)
+        _check(load_flash().attend(*given, y_BTHD.data_ptr(), logs_BHT.data_ptr(), torch.get_num_threads()))
+        ctx.save_for_backward(q_BHTD, k_BKTD, v_BKTD, texts_E4, y_BTHD, logs_BHT)
+        return y_BTHD.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, upstream_BHTD: Tensor) -> tuple[Tensor | None, ...]:
+        q_BHTD, k_BKTD, v_BKTD, texts_E4, y_BTHD, logs_BHT = ctx.saved_tensors
+        upstream_BHTD = _readable(upstream_BHTD)
+        dq_BTHD = torch.zeros_like(y_BTHD)
+        kv_heads, tokens, width = k_BKTD.shape[1:]
+        dk_BTKD, dv_BTKD = (k_BKTD.new_empty(len(k_BKTD), tokens, kv_heads, width) for _ in range(2))
+        given = byref(ctx.shape), *map(_heads, (q_BHTD, k_BKTD, v_BKTD, upstream_BHTD)), texts_E4.data_ptr()
+        rest = (tensor.data_ptr() for tensor in (y_BTHD, logs_BHT, dq_BTHD, dk_BTKD, dv_BTKD))
+        _check(load_flash().attend_back(*given, len(texts_E4), *rest, torch.get_num_threads()))
+        gradients = zip((dq_BTHD, dk_BTKD, dv_BTKD), ctx.dtypes, strict=True)
+        return *(part_BTHD.transpose(1, 2).to(dtype) for part_BTHD, dtype in gradients), None
+
+
+def flash_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Tensor | None = None) -> Tensor:
+    """Causal attention within each text, bfloat16 BHTD; without `texts_E4` (int64) each row is one.
+
+    D is a multiple of PANEL. Heads of queries that follow each other share a key's. Padding, which is in no text, hears
+    nothing. Raises MemoryError.
+    """
+    if texts_E4 is None:
+        rows, _, tokens, _ = q_BHTD.shape
+        texts_E4 = torch.tensor([(row, 0, 0, tokens) for row in range(rows)])
+    with torch.autocast("cpu", enabled=False):
+        return _FlashAttention.apply(q_BHTD, k_BKTD, v_BKTD, texts_E4)
