@@ -123,8 +123,11 @@ class KeyValueCache:
     def write(
         self, layer: int, positions_BT: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, end: int
     ) -> tuple[Tensor, Tensor]:
-        """Store one layer's keys and values at their positions; return all of them before position `end`, BKSD."""
-        rows_B1 = torch.arange(len(positions_BT), device=positions_BT.device)[:, None]
+        """Store one layer's keys and values at their positions; return all of them before position `end`, BKSD.
+
+        One row of positions is that of all.
+        """
+        rows_B1 = torch.arange(len(k_BKTD), device=positions_BT.device)[:, None]
         keys_BKSD, values_BKSD = self.keys_LBKSD[layer], self.values_LBKSD[layer]
         keys_BKSD[rows_B1, :, positions_BT] = k_BKTD.transpose(1, 2).to(keys_BKSD.dtype)
         values_BKSD[rows_B1, :, positions_BT] = v_BKTD.transpose(1, 2).to(values_BKSD.dtype)

@@ -59,12 +59,14 @@ def _check(failed: int) -> None:
 
 class _FlashAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Tensor) -> Tensor:
+    def forward(ctx: Any, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Tensor, whole: bool) -> Tensor:
         ctx.dtypes = [part.dtype for part in (q_BHTD, k_BKTD, v_BKTD)]
         q_BHTD, k_BKTD, v_BKTD = map(_readable, (q_BHTD, k_BKTD, v_BKTD))
         rows, heads, tokens, width = q_BHTD.shape
         ctx.shape = _Shape(rows, heads, k_BKTD.shape[1], tokens, width)
-        y_BTHD, logs_BHT = q_BHTD.new_zeros(rows, tokens, heads, width), torch.empty(rows, heads, tokens)
+        ctx.make = torch.empty if whole else torch.zeros  # which places without a text stay
+        y_BTHD = ctx.make(rows, tokens, heads, width, dtype=torch.bfloat16)
+        logs_BHT = torch.empty(rows, heads, tokens)
         given = byref(ctx.shape), *map(_heads, (q_BHTD, k_BKTD, v_BKTD)), texts_E4.data_ptr(), len(texts_E4)
         _check(load_flash().attend(*given, y_BTHD.data_ptr(), logs_BHT.data_ptr(), torch.get_num_threads()))
         ctx.save_for_backward(q_BHTD, k_BKTD, v_BKTD, texts_E4, y_BTHD, logs_BHT)
@@ -74,14 +76,14 @@ class _FlashAttention(torch.autograd.Function):
     def backward(ctx: Any, upstream_BHTD: Tensor) -> tuple[Tensor | None, ...]:
         q_BHTD, k_BKTD, v_BKTD, texts_E4, y_BTHD, logs_BHT = ctx.saved_tensors
         upstream_BHTD = _readable(upstream_BHTD)
-        dq_BTHD = torch.zeros_like(y_BTHD)
+        dq_BTHD = ctx.make(y_BTHD.shape, dtype=torch.bfloat16)
         kv_heads, tokens, width = k_BKTD.shape[1:]
         dk_BTKD, dv_BTKD = (k_BKTD.new_empty(len(k_BKTD), tokens, kv_heads, width) for _ in range(2))
         given = byref(ctx.shape), *map(_heads, (q_BHTD, k_BKTD, v_BKTD, upstream_BHTD)), texts_E4.data_ptr()
         rest = (tensor.data_ptr() for tensor in (y_BTHD, logs_BHT, dq_BTHD, dk_BTKD, dv_BTKD))
         _check(load_flash().attend_back(*given, len(texts_E4), *rest, torch.get_num_threads()))
         gradients = zip((dq_BTHD, dk_BTKD, dv_BTKD), ctx.dtypes, strict=True)
-        return *(part_BTHD.transpose(1, 2).to(dtype) for part_BTHD, dtype in gradients), None
+        return *(part_BTHD.transpose(1, 2).to(dtype) for part_BTHD, dtype in gradients), None, None
 
 
 def flash_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Tensor | None = None) -> Tensor:
@@ -90,8 +92,8 @@ def flash_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Te
     D is a multiple of PANEL. Heads of queries that follow each other share a key's. Padding, which is in no text, hears
     nothing. Raises MemoryError.
     """
-    if texts_E4 is None:
+    if whole := texts_E4 is None:
         rows, _, tokens, _ = q_BHTD.shape
         texts_E4 = torch.tensor([(row, 0, 0, tokens) for row in range(rows)])
     with torch.autocast("cpu", enabled=False):
-        return _FlashAttention.apply(q_BHTD, k_BKTD, v_BKTD, texts_E4)
+        return _FlashAttention.apply(q_BHTD, k_BKTD, v_BKTD, texts_E4, whole)

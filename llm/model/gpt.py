@@ -140,7 +140,7 @@ class GPT(nn.Module):
             raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit the context of {self.config.context_length}")
         segments = None if segments_BT is None else Segments(segments_BT, positions_BT)
         if positions_BT is None:
-            positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+            positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]  # of all rows
         context = self._context(positions_BT, segments, cache)
         # A model that is frozen in bfloat16 keeps its norms, and the stream, in float32.
         x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT).to(self.norm.weight.dtype))

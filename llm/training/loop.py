@@ -185,11 +185,20 @@ def _update(
         loss.backward()
         total += loss.item()
     (total,) = workers.sums(total / workers.count)
-    norm = full_tensor(nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)).item()
+    norm = _clip_gradients(model, config.gradient_clip)
     if not math.isfinite(total) or not math.isfinite(norm):
         raise _UnsoundError(f"step {step}: loss {total}, gradient norm {norm}: {LOWER} than {rate:.2g}", step - 1)
     optimizer.step(share)
     return {"train_loss": total, "learning_rate": rate, "gradient_norm": norm}
+
+
+def _clip_gradients(model: nn.Module, most: float) -> float:
+    """Scale all gradients down where their norm is above `most`; the norm before that."""
+    weights = [weight for weight in model.parameters() if weight.grad is not None]
+    norm = nn.utils.get_total_norm([weight.grad for weight in weights])
+    if (found := full_tensor(norm).item()) > most:  # else each would be multiplied by 1
+        nn.utils.clip_grads_with_norm_(weights, most, norm)
+    return found
 
 
 def _evaluate(model: nn.Module, objective: Objective) -> Row:
