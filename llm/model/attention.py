@@ -260,7 +260,8 @@ class GroupedQueryAttention(nn.Module):
             q_BHTD, k_BKTD = (F.rms_norm(part, part.shape[-1:]) for part in (q_BHTD, k_BKTD))
         if angles is not None:
             q_BHTD, k_BKTD = rotate(q_BHTD, angles), rotate(k_BKTD, angles)
-        return q_BHTD, k_BKTD, v_BKTD
+        # Under autocast norms give float32: what is multiplied next is in its dtype, and so is turned into it here.
+        return q_BHTD.to(v_BKTD.dtype), k_BKTD.to(v_BKTD.dtype), v_BKTD
 
     def hear(self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, context: Context) -> Tensor:
         """What each head hears, BHTD; with a cache, of all that it holds."""
