@@ -267,8 +267,6 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
         normalise(model, &model->norm, room->stream + (int64_t)i * width, out + (int64_t)i * width);
 }
 
-int omp_get_thread_num(void);
-
 /* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Keys and values
 go into the cache. Returns 0; 1 without memory, 2 for a token that the model, 3 for a position that the cache
 does not have, which may not be longer than the model's context. */

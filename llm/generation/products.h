@@ -20,6 +20,7 @@ so a text is the same alone and among others, to the bit. */
 #endif
 
 enum { LANES = 16, GROUP = 32, QUADS = GROUP / 4, STEP = 128, ALIGNMENT = 64 };
+enum { MANY = 32 }; /* tokens a thread from which on each has tokens of its own */
 enum { AHEAD = 8 }; /* tiles between the one that is asked of memory and the one that is multiplied */
 #ifdef __AVX512F__
 enum { TILE = 16 }; /* tokens whose sums the registers hold beside a tile of weights */
@@ -182,22 +183,39 @@ static inline __attribute__((always_inline)) void finish(
     default: finish(matrix, outputs, x, first, count, NIBBLES, add, out, width);                          \
     }
 
-/* The whole product, shared out by outputs among the threads that are here; all wait for its end. */
-static void multiply(const Matrix *matrix, const Inputs *x, int n, int add, float *out, int width) {
-#pragma omp for schedule(static)
-    for (int outputs = 0; outputs < tiles(matrix->outputs); outputs++) {
-        int first = 0;
+/* LANES outputs of tokens `first` … end - 1. */
+static inline void multiply_tokens(const Matrix *matrix, int outputs, const Inputs *x, int first, int end, int add,
+                                   float *out, int width) {
 #ifdef __AVX512F__
-        for (; first + 16 <= n; first += 16)
-            FOR_KIND(16)
-        for (; first + 8 <= n; first += 8)
-            FOR_KIND(8)
+    for (; first + 16 <= end; first += 16)
+        FOR_KIND(16)
+    for (; first + 8 <= end; first += 8)
+        FOR_KIND(8)
 #endif
-        for (; first + 4 <= n; first += 4)
-            FOR_KIND(4)
-        for (; first < n; first++)
-            FOR_KIND(1)
+    for (; first + 4 <= end; first += 4)
+        FOR_KIND(4)
+    for (; first < end; first++)
+        FOR_KIND(1)
+}
+
+int omp_get_thread_num(void);
+int omp_get_num_threads(void);
+
+/* The whole product; all threads that are here wait for its end. Of few tokens they share out the outputs, so that each
+weight is read once; many tokens they share out themselves, as what is done between products: what a core has written is
+then read by itself, and two may be far from each other. */
+static void multiply(const Matrix *matrix, const Inputs *x, int n, int add, float *out, int width) {
+    const int threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    if (n >= MANY * threads) {
+        const int first = n * thread / threads, end = n * (thread + 1) / threads;
+        for (int outputs = 0; outputs < tiles(matrix->outputs); outputs++)
+            multiply_tokens(matrix, outputs, x, first, end, add, out, width);
+#pragma omp barrier
+        return;
     }
+#pragma omp for schedule(static)
+    for (int outputs = 0; outputs < tiles(matrix->outputs); outputs++)
+        multiply_tokens(matrix, outputs, x, 0, n, add, out, width);
 }
 
 /* GROUP values of a row as what a product of this kind reads; those past the row's end are zero. */

@@ -111,9 +111,14 @@ class KeyValueCache:
 
     def rows(self, first: int, last: int) -> "KeyValueCache":
         """Rows `first` … `last` - 1 as a cache that shares their memory."""
-        part = object.__new__(KeyValueCache)
-        part.keys_LBKSD, part.values_LBKSD = self.keys_LBKSD[:, first:last], self.values_LBKSD[:, first:last]
-        return part
+        return KeyValueCache.of(self.keys_LBKSD[:, first:last], self.values_LBKSD[:, first:last])
+
+    @classmethod
+    def of(cls, keys_LBKSD: Tensor, values_LBKSD: Tensor) -> "KeyValueCache":
+        """A cache in memory that is there already."""
+        cache = object.__new__(cls)
+        cache.keys_LBKSD, cache.values_LBKSD = keys_LBKSD, values_LBKSD
+        return cache
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of row `source` to row `target`."""
