@@ -19,8 +19,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import git
 from small_models import ROOT, run
 
-from llm.device import EAGER
+from llm.device import EAGER, IN_C, IN_INT8, choose_compute, has_fast_bfloat16_registers
 from llm.errors import UserError
+from llm.model.int8 import has_fast_int8
 from llm.training.compiled import compiled_by, cpp_compiler
 from tasks.registry.ancestry import STAGES
 from tasks.registry.register import register_model
@@ -265,6 +266,19 @@ def test_another_class_of_machine_is_said_before_anything_runs(with_version):
         f"blocks was compiled by g++ 1.0, here it is {here}",
     ]
     assert "python" not in " ".join(said)  # which nobody wrote down
+
+
+@pytest.mark.parametrize("how", [IN_C, IN_INT8, IN_C + IN_INT8])
+def test_what_parameters_asked_for_is_expected_where_this_processor_has_it(with_version, how):
+    compute, compiler = choose_compute(), cpp_compiler()
+    has = {IN_C: has_fast_bfloat16_registers(compute.device), IN_INT8: has_fast_int8(compute.device)}
+    tags = {"device": str(compute.device), "blocks": compiled_by(compiler or "g++") + how}
+    with mlflow.start_run(tags={f"threestage.{name}": value for name, value in tags.items()}) as training:
+        pass
+    MlflowClient().set_model_version_tag(NAME, "1", "threestage.training_run", training.info.run_id)
+    here = compiled_by(compiler) + "".join(each for each in has if each in how and has[each]) if compiler else EAGER
+    expected = [] if here == tags["blocks"] else [f"blocks was {tags['blocks']}, here it is {here}"]
+    assert [each for each in foreseen() if each.startswith("blocks")] == expected
 
 
 def test_a_version_that_was_registered_outside_git_is_said(with_version):
