@@ -116,7 +116,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def load(sources: Sequence[Path]) -> ctypes.CDLL | None:
-    """What was built of the sources; None where it can't be used, with the reason in the log. Ask once."""
+    """What was built of the sources; None where it can't be used, with the reason in the log. Who asks keeps it."""
     try:
         return ctypes.CDLL(str(build(sources, cache_folder())))
     except (NotBuiltError, OSError, UserError, RuntimeError) as error:  # the last: a user without a home

@@ -12,8 +12,8 @@ import torch
 # all its cores at work.
 PEAK_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 EAGER = "eager"  # blocks as they are written
-IN_C = ", attention and loss in C"  # what is added where they are so
-IN_INT8 = ", products in 8 bits"  # likewise
+IN_C = " in C"  # behind what else is computed so
+IN_INT8 = ", products in 8 bits"  # what is added where they are compiled so
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Compute:
 
     @property
     def in_c(self) -> bool:
-        """Whether a training has what is written in C for it compute attention and the loss."""
+        """Whether a training has what is written in C for it compute attention, the loss or both."""
         return IN_C in self.blocks
 
     @property

@@ -200,10 +200,10 @@ class Decoder(Packed):
         if positions_BT is None:
             positions_BT = torch.arange(length)
         positions_BT = positions_BT.expand_as(tokens_BT)
-        if cache is None:  # of one text, which the others use after it, in memory that was used before: no new pages
+        if cache is None:  # of one text, which the others use after it; small, so in memory that was used before
             config, end = self.config, 1 + int(positions_BT.max()) if positions_BT.numel() else 0
             size = config.n_layer, 1, config.kv_heads, min(end, config.context_length), config.head_width
-            cache = KeyValueCache.of(torch.empty(size), torch.empty(size))
+            cache = KeyValueCache.of(torch.zeros(size), torch.zeros(size))
             texts = zip(tokens_BT.split(1), positions_BT.split(1), strict=True)
             return torch.cat([self.features(*text, cache=cache) for text in texts])
         keys_LBKSD, values_LBKSD = cache.keys_LBKSD, cache.values_LBKSD

@@ -274,7 +274,7 @@ class GroupedQueryAttention(nn.Module):
             end = context.visible_BTS.shape[-1]
             k_BKSD, v_BKSD = context.cache.write(self.layer, context.positions_BT, k_BKSD, v_BKSD, end)
         dropout = self.dropout if self.training else 0.0
-        if self.in_c and q_BHTD.requires_grad:
+        if self.in_c and q_BHTD.requires_grad and context.cache is None and not dropout:
             return flash_attention(q_BHTD, k_BKSD, v_BKSD, context.segments and context.segments.texts_E4)
         if context.segments is not None:
             return context.segments.attention(q_BHTD, k_BKSD, v_BKSD, dropout)

@@ -12,9 +12,10 @@ next finds them there. */
 #include <string.h>
 
 enum { LANES = 16, TALL = 6, WIDE = 64, PARTS = WIDE / LANES, ALIGNMENT = 64 };
+enum { TILE = 4 }; /* rows at a time where LANES is to be a multiple of them */
 
-typedef uint16_t Half; /* bfloat16 */
-typedef uint32_t Pair; /* two of them, the first in the lower bits */
+typedef uint16_t Half __attribute__((may_alias)); /* bfloat16 */
+typedef uint32_t Pair __attribute__((may_alias)); /* two of them, the first in the lower bits */
 typedef __m512 Sums[TALL][PARTS];
 
 static inline int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
@@ -39,8 +40,7 @@ static inline void store_pairs(Pair *to, __m256i upper, __m256i lower) {
         to, _mm512_or_si512(_mm512_cvtepu16_epi32(upper), _mm512_slli_epi32(_mm512_cvtepu16_epi32(lower), 16)));
 }
 
-/* e^x within 2 units of the last place, of what is at most 0; of minus infinity so little that bfloat16 has zero for
-it, of what is no number none. */
+/* e^x within 3e-6 of itself; of minus infinity so little that bfloat16 has zero for it, of what is no number none. */
 static inline __m512 exponential(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(-100.0f), x); /* which gives the second where one is no number */
     const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);

@@ -11,7 +11,7 @@ Names: B rows, H heads of queries, K of keys and values, T tokens of a row, D wi
 
 #include "bfloat16.h"
 
-enum { QUERIES = 16 * TALL, TILE = 4 };
+enum { QUERIES = 16 * TALL };
 
 typedef struct {
     int64_t rows, heads, kv_heads, tokens, width;
@@ -104,8 +104,8 @@ static inline int64_t panels_seen(int64_t position, int64_t all) {
 typedef struct {
     Pair *keys, *values; /* packed across, and down */
     Half *queries, *exps; /* QUERIES x D; TALL x stride */
-    float *scores;       /* TALL x most */
-    int64_t most, stride;
+    float *scores;       /* TALL x keys_at_most */
+    int64_t keys_at_most, stride;
 } Room;
 
 static void hear(const Shape *shape, const Text *text, int64_t head, int64_t first, int64_t count, const Room *room,
@@ -122,7 +122,7 @@ static void hear(const Shape *shape, const Text *text, int64_t head, int64_t fir
             find_scores(room->queries + i * width, room->keys, panel, position, width, sums);
             for (int m = 0; m < TALL; m++)
                 for (int j = 0; j < PARTS; j++) {
-                    _mm512_storeu_ps(room->scores + m * room->most + panel * WIDE + j * LANES, sums[m][j]);
+                    _mm512_storeu_ps(room->scores + m * room->keys_at_most + panel * WIDE + j * LANES, sums[m][j]);
                     most[m] = _mm512_max_ps(most[m], sums[m][j]);
                 }
         }
@@ -130,7 +130,7 @@ static void hear(const Shape *shape, const Text *text, int64_t head, int64_t fir
             const float largest = _mm512_reduce_max_ps(most[m]);
             __m512 sum = _mm512_setzero_ps();
             for (int64_t s = 0; s < panels * WIDE; s += LANES) {
-                const __m512 score = _mm512_loadu_ps(room->scores + m * room->most + s);
+                const __m512 score = _mm512_loadu_ps(room->scores + m * room->keys_at_most + s);
                 const __m512 exact = exponential(_mm512_sub_ps(score, _mm512_set1_ps(largest)));
                 sum = _mm512_add_ps(sum, exact);
                 store(room->exps + m * room->stride + s, narrow(exact));
@@ -144,7 +144,7 @@ static void hear(const Shape *shape, const Text *text, int64_t head, int64_t fir
         for (int64_t d = 0; d < width; d += WIDE) {
             clear(sums);
             multiply(TALL, panels * WIDE / 2, (const Pair *)room->exps, room->stride / 2, 1,
-                     room->values + d * (room->most / 2), sums);
+                     room->values + d * (room->keys_at_most / 2), sums);
             for (int m = 0; m < TALL && i + m < count; m++)
                 for (int j = 0; j < PARTS; j++)
                     store(y + ((text->row * shape->tokens + place(text, position + m)) * shape->heads + head) * width
@@ -156,8 +156,8 @@ static void hear(const Shape *shape, const Text *text, int64_t head, int64_t fir
 
 /* `y`, B x T x H x D, of which places without a text are left alone, and the logarithms, B x H x T. Returns 0, or 1
 without memory. */
-int attend(const Shape *shape, const Heads *q, const Heads *k, const Heads *v, const Text *texts, int64_t count, Half *y,
-           float *logs, int threads) {
+int attend(const Shape *shape, const Heads *q, const Heads *k, const Heads *v, const Text *texts, int64_t count,
+           Half *y, float *logs, int threads) {
     const int64_t width = shape->width, most = padded(shape->tokens, WIDE), shared = shape->heads / shape->kv_heads;
     const int64_t stride = most + 32; /* so that rows begin in other sets of a cache */
     const float scale = 1.0f / sqrtf((float)width);
@@ -201,7 +201,7 @@ typedef struct {
     Half *dscores;                            /* TALL x stride */
     Pair *weights_below, *dscores_below;      /* as pairs of queries: tiles of LANES keys, each QUERIES / 2 x LANES */
     float *dkeys, *dvalues, *row_dkeys, *row_dvalues; /* of a text, and of its row */
-    int64_t most, stride;
+    int64_t keys_at_most, stride;
 } RoomBack;
 
 enum { PARTS_BACK = 14 };
@@ -253,7 +253,7 @@ static void pull_queries(const Shape *shape, const Text *text, int64_t head, int
         for (int64_t d = 0; d < width; d += WIDE) {
             clear(sums);
             multiply(TALL, panels * WIDE / 2, (const Pair *)room->dscores, room->stride / 2, 1,
-                     room->keys_down + d * (room->most / 2), sums);
+                     room->keys_down + d * (room->keys_at_most / 2), sums);
             for (int m = 0; m < TALL && i + m < count; m++)
                 for (int j = 0; j < PARTS; j++)
                     store(dq + ((text->row * shape->tokens + place(text, position + m)) * shape->heads + head) * width
@@ -283,8 +283,8 @@ static inline void pull_keys(int64_t key, int64_t position, int64_t count, int64
     }
 }
 
-/* `dq`, B x T x H x D, of which places without a text are left alone, and all of `dk` and `dv`, B x T x K x D, from what
-`attend` found and the upstream gradient. Returns 0, or 1 without memory. */
+/* `dq`, B x T x H x D, of which places without a text are left alone, and all of `dk` and `dv`, B x T x K x D, from
+what `attend` found and the upstream gradient. Returns 0, or 1 without memory. */
 int attend_back(const Shape *shape, const Heads *q, const Heads *k, const Heads *v, const Heads *upstream,
                 const Text *texts, int64_t count, const Half *y, const float *logs, Half *dq, Half *dk, Half *dv,
                 int threads) {
@@ -294,12 +294,12 @@ int attend_back(const Shape *shape, const Heads *q, const Heads *k, const Heads 
     int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        const size_t text = most * width, block = QUERIES * width;
+        const size_t area = most * width, block = QUERIES * width;
         const size_t sizes[PARTS_BACK] = {
-            text * sizeof(Half), text * sizeof(Half), text * sizeof(Half), block * sizeof(Half), block * sizeof(Half),
+            area * sizeof(Half), area * sizeof(Half), area * sizeof(Half), block * sizeof(Half), block * sizeof(Half),
             block * sizeof(Half), block * sizeof(Half), TALL * stride * sizeof(Half), QUERIES * most * sizeof(Half),
-            QUERIES * most * sizeof(Half), text * sizeof(float), text * sizeof(float), text * sizeof(float),
-            text * sizeof(float),
+            QUERIES * most * sizeof(Half), area * sizeof(float), area * sizeof(float), area * sizeof(float),
+            area * sizeof(float),
         };
         void *parts[PARTS_BACK], *memory = make_room(sizes, parts, PARTS_BACK);
         const RoomBack room = {parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7], parts[8],

@@ -66,7 +66,7 @@ class _FlashAttention(torch.autograd.Function):
         ctx.shape = _Shape(rows, heads, k_BKTD.shape[1], tokens, width)
         ctx.make = torch.empty if whole else torch.zeros  # which places without a text stay
         y_BTHD = ctx.make(rows, tokens, heads, width, dtype=torch.bfloat16)
-        logs_BHT = torch.empty(rows, heads, tokens)
+        logs_BHT = torch.empty(rows, heads, tokens, dtype=torch.float32)
         given = byref(ctx.shape), *map(_heads, (q_BHTD, k_BKTD, v_BKTD)), texts_E4.data_ptr(), len(texts_E4)
         _check(load_flash().attend(*given, y_BTHD.data_ptr(), logs_BHT.data_ptr(), torch.get_num_threads()))
         ctx.save_for_backward(q_BHTD, k_BKTD, v_BKTD, texts_E4, y_BTHD, logs_BHT)
@@ -90,10 +90,12 @@ def flash_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Te
     """Causal attention within each text, bfloat16 BHTD; without `texts_E4` (int64) each row is one.
 
     D is a multiple of PANEL. Heads of queries that follow each other share a key's. Padding, which is in no text, hears
-    nothing. Raises MemoryError.
+    nothing. Raises ValueError for a text that does not lie in its row, behind its head, and MemoryError.
     """
+    rows, _, tokens, _ = q_BHTD.shape
     if whole := texts_E4 is None:
-        rows, _, tokens, _ = q_BHTD.shape
         texts_E4 = torch.tensor([(row, 0, 0, tokens) for row in range(rows)])
-    with torch.autocast("cpu", enabled=False):
-        return _FlashAttention.apply(q_BHTD, k_BKTD, v_BKTD, texts_E4, whole)
+    row_E, head_E, start_E, length_E = texts_E4.T
+    if ((row_E >= rows) | (head_E > start_E) | (start_E + length_E > tokens)).any() or (texts_E4 < 0).any():
+        raise ValueError(f"texts of {rows} rows of {tokens} tokens: {texts_E4.tolist()}")
+    return _FlashAttention.apply(q_BHTD, k_BKTD, v_BKTD, texts_E4.contiguous(), whole)

@@ -78,18 +78,25 @@ def compiled_by(compiler: str) -> str:
     return f"compiled by {compiler}"
 
 
-def _can_learn_in_c(compute: Compute) -> bool:
+def can_learn_in_c(compute: Compute) -> bool:
+    """Whether attention and the loss are computed in C here, if a model's shape and dropout allow it."""
     low = compute.dtype == torch.bfloat16 and has_fast_bfloat16_registers(compute.device)
     return low and load_flash() is not None and load_loss() is not None
 
 
-def _learn_in_c(model: nn.Module, chosen: bool) -> None:
-    """Have a model's attention and its loss be computed in C or not, where its widths and its dropout allow it."""
+def _parts_in_c(model: nn.Module) -> list[str]:
+    """What of a model can be computed in C. A classifier around a GPT has a small loss of its own."""
+    gpt = next(module for module in model.modules() if isinstance(module, GPT))
+    attention = gpt.config.head_width % PANEL == 0 and not gpt.config.dropout
+    return ["attention"] * attention + ["loss"] * (gpt is model and gpt.config.n_embd % PANEL == 0)
+
+
+def _learn_in_c(model: nn.Module, parts: list[str]) -> None:
     for gpt in model.modules():
         if isinstance(gpt, GPT):
-            gpt.loss_in_c = chosen and gpt.config.n_embd % PANEL == 0
+            gpt.loss_in_c = "loss" in parts
             for block in gpt.blocks:
-                block.attention.in_c = chosen and gpt.config.head_width % PANEL == 0 and not gpt.config.dropout
+                block.attention.in_c = "attention" in parts
 
 
 def choose_blocks(
@@ -115,7 +122,9 @@ def choose_blocks(
         low = compute.dtype == torch.bfloat16 and has_fast_int8(compute.device)
         frozen = any(isinstance(module, LoRALinear) for module in model.modules())
         worth = width >= WIDE_INT8 if from_scratch else frozen and values >= WORTH_INT8
-        how = compiled_by(compiler) + IN_C * _can_learn_in_c(compute) + IN_INT8 * (low and worth)
+        parts = _parts_in_c(model) if can_learn_in_c(compute) else []
+        in_c = f", {' and '.join(parts)}{IN_C}" if parts else ""
+        how = compiled_by(compiler) + in_c + IN_INT8 * (low and worth)
         return replace(compute, blocks=how, blocks_reason=reason)
     return replace(compute, blocks=EAGER, blocks_reason=reason)
 
@@ -133,7 +142,7 @@ def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> 
     linear = [module for block in blocks for module in block.modules() if type(module) is nn.Linear]
     learned = linear if compute.in_int8 and not frozen else []
     learn_in_int8(learned)
-    _learn_in_c(model, compute.in_c)
+    _learn_in_c(model, _parts_in_c(model) if compute.in_c else [])
     for block in blocks:
         block.before_attention = _compiled(block.before_attention)
         block.after_attention = _compiled(block.after_attention)
@@ -143,7 +152,7 @@ def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> 
     except Exception as error:  # whatever a compiler may raise
         for block in blocks:
             del block.before_attention, block.after_attention
-        _learn_in_c(model, False)
+        _learn_in_c(model, [])
         for layer in frozen:
             layer.int8 = None
         for layer in learned:

@@ -11,7 +11,7 @@ Names: N tokens, C width of the model, V vocabulary. */
 
 #include "../model/bfloat16.h"
 
-enum { ROWS = 44 * TALL, SLICES = 4, DEEP = 512, TILE = 4 }; /* DEEP tokens that a sum is taken over at once */
+enum { ROWS = 44 * TALL, SLICES = 4, DEEP = 512 }; /* DEEP tokens that a sum is taken over at once */
 
 /* The output layer's weights, V x C, as panels for both products: `across` has its tokens side by side and pairs of
 neighbours in C, `down` the other way round. Each needs V, padded to WIDE, times C. */
@@ -57,8 +57,9 @@ static inline void find_logits(const Work *work, int row, int64_t first, __m512 
             if (real < LANES)
                 sums[m][j] =
                     _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), real <= 0 ? 0 : (1u << real) - 1, sums[m][j]);
-            store(work->exps + (row + m) * work->stride + first + j * LANES, narrow(sums[m][j]));
-            most[m] = _mm512_max_ps(most[m], sums[m][j]);
+            const __m256i logits = narrow(sums[m][j]);
+            store(work->exps + (row + m) * work->stride + first + j * LANES, logits);
+            most[m] = _mm512_max_ps(most[m], widen(logits)); /* as what is raised is rounded, too */
         }
 }
 

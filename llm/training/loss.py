@@ -78,12 +78,16 @@ def load_loss() -> ctypes.CDLL | None:
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
-    """The same by loss.c, in bfloat16, where C is a multiple of PANEL: logits do not leave the processor's caches."""
+    """The same by loss.c, in bfloat16, where C is a multiple of PANEL; none of its pieces goes through torch."""
 
     @staticmethod
     def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
         ctx.dtypes = x_NC.dtype, weight_VC.dtype
-        x_NC, low_VC, targets_N = x_NC.float().contiguous(), weight_VC.bfloat16().contiguous(), targets_N.contiguous()
+        x_NC, low_VC, targets_N = (
+            x_NC.float().contiguous(),
+            weight_VC.bfloat16().contiguous(),
+            targets_N.long().contiguous(),
+        )
         (tokens, width), vocabulary, threads = x_NC.shape, len(low_VC), torch.get_num_threads()
         across, down = (low_VC.new_empty(-(-vocabulary // PANEL) * PANEL * width) for _ in range(2))
         losses_N, dx_NC = x_NC.new_empty(tokens), torch.empty_like(x_NC)

@@ -117,19 +117,18 @@ class Attempt:
         if not then:
             logger.info("on which machine %s was trained is not known here", self.version.uri)
             return []
-        from llm.device import EAGER, IN_C, choose_compute, has_fast_bfloat16_registers
+        from llm.device import EAGER, choose_compute
         from llm.model.int8 import has_fast_int8
-        from llm.training.compiled import compiled_by, cpp_compiler
+        from llm.training.compiled import can_learn_in_c, compiled_by, cpp_compiler
 
         compute = choose_compute()
         device = {"device": str(compute.device), "dtype": str(compute.dtype).removeprefix("torch.")}
         if then.get("blocks", EAGER) != EAGER:  # then parameters ask for compiled ones
             device["blocks"] = compiled_by(compiler) if (compiler := cpp_compiler()) else EAGER
-            if compiler and IN_C in then["blocks"] and has_fast_bfloat16_registers(compute.device):
-                device["blocks"] += IN_C
-            of_then = re.search(r", [a-z ]+ in 8 bits$", then["blocks"])
-            if compiler and of_then and has_fast_int8(compute.device):
-                device["blocks"] += of_then[0]
+            for said, here in ((" in C", can_learn_in_c(compute)), (" in 8 bits", has_fast_int8(compute.device))):
+                of_then = re.search(f", [a-z ]+{said}", then["blocks"])
+                if compiler and of_then and here:
+                    device["blocks"] += of_then[0]
         now = machine_class(lineage(None) | {f"{PREFIX}.{name}": value for name, value in device.items()})
         return [
             f"{name} was {then[name]}, here it is {now[name]}"

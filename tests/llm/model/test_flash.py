@@ -154,3 +154,10 @@ def test_a_model_that_learns_in_c_uses_it_where_a_gradient_is_needed_and_answers
     with torch.no_grad():
         torch.testing.assert_close(gpt.features(tokens_BT), found[0][0][:2], atol=1e-4, rtol=1e-4)
     assert len(texts) == 4
+
+
+@pytest.mark.parametrize("text", [(0, 5, 0, 8), (0, 0, 1, 8), (1, 0, 0, 8), (0, -1, 0, 8)])
+def test_a_text_outside_its_row_is_refused(text):
+    *inputs, _ = heads_of(1, (1, 1), 8, PANEL, seed=0)
+    with pytest.raises(ValueError, match="texts of 1 rows of 8 tokens"):
+        flash_attention(*inputs, torch.tensor([text]))

@@ -10,7 +10,7 @@ import torch
 
 from llm.applications.language_model import window_loss
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
-from llm.device import EAGER, IN_C, IN_INT8, Compute, has_fast_bfloat16_registers
+from llm.device import EAGER, IN_INT8, Compute, has_fast_bfloat16_registers
 from llm.model.gpt import GPT
 from llm.model.int8 import LearnedInt8Linear, has_fast_int8, learn_in_int8, sums_are_exact
 from llm.model.lora import LoRALinear, add_lora, multiply_in_int8
@@ -29,7 +29,7 @@ from llm.training.loop import Objective, train
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 LOW = Compute(torch.device("cpu"), torch.bfloat16, "a test", blocks="compiled by a test")
-BY_C = replace(LOW, blocks=LOW.blocks + IN_C * torch.cpu._is_avx512_bf16_supported())
+BY_C = replace(LOW, blocks=LOW.blocks + ", attention and loss in C" * torch.cpu._is_avx512_bf16_supported())
 IN_8_BITS = replace(BY_C, blocks=BY_C.blocks + IN_INT8) if sums_are_exact() else BY_C
 CONFIG = TrainConfig(seed=1, steps=20, batch_size=2, learning_rate=1e-2, evaluate_every=20, checkpoint_every=10)
 LORA = LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand"))
@@ -101,27 +101,32 @@ def test_the_choice_is_of_the_work_and_the_compiler_alone():
 def test_attention_and_loss_are_computed_in_c_where_that_is_fast_and_can_be_built(monkeypatch, lacking):
     if lacking:
         monkeypatch.setattr(compiled, f"load_{lacking}", lambda: None)
-    gpt, _ = make()
+    gpt, _ = make(dropout=0.0)
     chosen = [choose_blocks(gpt, compute, int(WORTH / 128), 64) for compute in (LOW, CPU)]
     assert [each.in_c for each in chosen] == [lacking is None and has_fast_bfloat16_registers(LOW.device), False]
-    assert [each.blocks for each in chosen] == [compiled_by(cpp_compiler()) + IN_C * each.in_c for each in chosen]
+    said = ", attention and loss in C"
+    assert [each.blocks for each in chosen] == [compiled_by(cpp_compiler()) + said * each.in_c for each in chosen]
 
 
 @pytest.mark.parametrize(
     ("width", "heads", "dropout", "expected"),
     [
-        (128, 2, 0.0, (True, True)),
-        (128, 4, 0.0, (False, True)),
-        (128, 2, 0.1, (False, True)),
-        (96, 1, 0.0, (False, False)),
+        (128, 2, 0.0, ["attention", "loss"]),
+        (128, 4, 0.0, ["loss"]),
+        (128, 2, 0.1, ["loss"]),
+        (192, 3, 0.0, ["attention", "loss"]),
+        (96, 1, 0.0, []),
     ],
 )
-def test_a_width_or_dropout_that_c_lacks_is_left_to_torch(width, heads, dropout, expected):
+def test_a_width_or_dropout_that_c_lacks_is_left_to_torch_and_so_is_the_loss_of_a_classifier(
+    width, heads, dropout, expected
+):
     gpt = GPT(GPTConfig(context_length=8, n_layer=1, n_embd=width, n_head=heads, vocabulary_size=9, dropout=dropout))
-    for chosen in (True, False):
-        compiled._learn_in_c(gpt, chosen)
-        found = gpt.blocks[0].attention.in_c, gpt.loss_in_c
-        assert found == (expected if chosen else (False, False))
+    assert compiled._parts_in_c(gpt) == expected
+    assert compiled._parts_in_c(torch.nn.Sequential(gpt)) == [part for part in expected if part != "loss"]
+    for parts in (expected, []):
+        compiled._learn_in_c(gpt, parts)
+        assert (gpt.blocks[0].attention.in_c, gpt.loss_in_c) == ("attention" in parts, "loss" in parts)
 
 
 @needs_compiler

@@ -167,3 +167,16 @@ def test_in_c_nothing_counts_where_there_is_nothing_and_evaluation_is_as_before(
     with torch.no_grad():
         both = [linear_cross_entropy(x, weight, targets, in_c=in_c) for in_c in (False, True)]
     assert torch.equal(*both)
+
+
+@needs_registers
+def test_in_c_a_large_logit_is_as_sure_as_it_is_and_targets_may_be_of_any_integer():
+    x, weight = torch.zeros(1, 64), torch.zeros(2, 64)
+    x[0, 0], weight[0, 0] = 32908.0, 1.0  # which bfloat16 rounds up
+    x.requires_grad_()
+    for dtype in (torch.int64, torch.int32):
+        x.grad = None
+        loss = linear_cross_entropy(x, weight, torch.tensor([0], dtype=dtype), in_c=True)
+        loss.backward()
+        assert loss.item() == 0
+        assert torch.equal(x.grad, torch.zeros(1, 64))

@@ -19,10 +19,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import git
 from small_models import ROOT, run
 
-from llm.device import EAGER, IN_C, IN_INT8, choose_compute, has_fast_bfloat16_registers
+from llm.device import EAGER, IN_INT8, choose_compute
 from llm.errors import UserError
 from llm.model.int8 import has_fast_int8
-from llm.training.compiled import compiled_by, cpp_compiler
+from llm.training.compiled import can_learn_in_c, compiled_by, cpp_compiler
 from tasks.registry.ancestry import STAGES
 from tasks.registry.register import register_model
 from tasks.registry.reproduce import Attempt
@@ -268,10 +268,11 @@ def test_another_class_of_machine_is_said_before_anything_runs(with_version):
     assert "python" not in " ".join(said)  # which nobody wrote down
 
 
-@pytest.mark.parametrize("how", [IN_C, IN_INT8, IN_C + IN_INT8])
+@pytest.mark.parametrize("how", [", attention in C", IN_INT8, ", attention and loss in C" + IN_INT8])
 def test_what_parameters_asked_for_is_expected_where_this_processor_has_it(with_version, how):
     compute, compiler = choose_compute(), cpp_compiler()
-    has = {IN_C: has_fast_bfloat16_registers(compute.device), IN_INT8: has_fast_int8(compute.device)}
+    has = dict.fromkeys((", attention in C", ", attention and loss in C"), can_learn_in_c(compute))
+    has |= {IN_INT8: has_fast_int8(compute.device)}
     tags = {"device": str(compute.device), "blocks": compiled_by(compiler or "g++") + how}
     with mlflow.start_run(tags={f"threestage.{name}": value for name, value in tags.items()}) as training:
         pass
