@@ -1,5 +1,6 @@
 """The DVC graph: its stages in order, which of them are stale, and how one is run."""
 
+import json
 import logging
 import os
 import subprocess
@@ -13,8 +14,9 @@ from typing import Any
 import networkx as nx
 import psutil
 from dvc.exceptions import DvcException
-from dvc.lock import LockError
+from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc.stage import PipelineStage
 
 from llm.errors import UserError
@@ -31,6 +33,27 @@ OF_A_RUN = (
 )
 
 logger = logging.getLogger(__name__)
+
+
+def _is_torn(note: Path) -> bool:
+    try:
+        return note.exists() and not json.loads(note.read_bytes())
+    except ValueError:
+        return True
+
+
+def _remove_torn_note(repo: Repo) -> None:
+    """Remove DVC's note of who reads and writes which files if it is torn, without which DVC runs and with which not.
+
+    DVC writes it in place, so that a loss of power, or a kill in that moment, leaves a part of it.
+    """
+    note = Path(repo.tmp_dir, RWLOCK_FILE)
+    if _is_torn(note):
+        hardlink = repo.config["core"].get("hardlink_lock", False)
+        with make_lock(str(note.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):
+            if _is_torn(note):  # and nobody is at it
+                logger.warning("%s was cut off as it was written, and is removed", note)
+                note.unlink()
 
 
 def _graph(repo: Repo) -> nx.DiGraph:
@@ -60,6 +83,7 @@ def is_stale(stage: str | None = None) -> bool:
     """
     try:
         with Repo() as repo:
+            _remove_torn_note(repo)
             if stage:
                 return bool(repo.status(targets=[stage]))
             found = repo.status().keys()
@@ -87,6 +111,7 @@ def plan() -> Plan:
     """
     try:
         with Repo() as repo, repo.lock:
+            _remove_torn_note(repo)
             graph, known = _graph(repo), {stage.addressing: stage for stage in repo.index.stages}
             names = list(nx.lexicographical_topological_sort(graph))
             why = {name: reasons for name in names if (reasons := _reasons(known[name]))}

@@ -143,6 +143,19 @@ def test_a_plan_names_what_is_stale_and_what_is_behind_it_in_order(ran):
     assert plan().behind == ["clean", "train", "broken"]
 
 
+@pytest.mark.parametrize("torn", ["", '{"write": {"/some/mod'])
+def test_a_note_of_dvcs_that_a_death_cut_off_stops_no_run(ran, torn, caplog):
+    note = Path(".dvc/tmp/rwlock")
+    note.write_text(torn)
+    assert not is_stale("train")
+    assert "rwlock was cut off as it was written, and is removed" in caplog.text
+    Path("raw").write_text("another text")
+    note.write_text(torn)
+    assert list(plan().why) == ["clean", "broken"]
+    reproduce("clean", {})
+    assert not is_stale("clean")
+
+
 def test_a_stage_whose_files_a_running_one_holds_says_so(ran):
     Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw > clean", "touch begun; exec sleep 300"))
     code = "from tasks.stages.graph import reproduce; reproduce('clean', {})"
