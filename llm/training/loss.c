@@ -4,9 +4,9 @@ ROWS tokens at a time: their logits; of these exp(logit - the largest) in bfloat
 so that the gradients of the stream are divided by it as they are finished, and the stream before it is multiplied into
 those of the weights. At the target stands exp less that sum.
 
-The vocabulary is cut into SLICES, whatever threads there are, so that sums are the same with any number of them. What
-is made of a slice one thread alone makes and reads: between two cores lie all but a few sums, which matters where they
-share no cache.
+The vocabulary is cut into slices. What is made of a slice one thread alone makes and reads: between two cores goes
+little but sums, which matters where they share no cache. There are SLICES whether or not there are as many threads, so
+that these few come to the same sums, and as many as threads where there are more.
 Names: N tokens, C width of the model, V vocabulary. */
 
 #include "../model/bfloat16.h"
@@ -35,6 +35,7 @@ void pack_output(int64_t width, int64_t vocabulary, const Half *weights, Pair *a
 
 typedef struct {
     int64_t width, vocabulary, all, stride; /* the vocabulary padded to WIDE; from one row of `exps` to the next */
+    int slices;
     const Pair *across, *down;
     Half *low, *exps; /* the stream, ROWS x C; ROWS x stride */
     Pair *below;      /* `exps` as pairs of rows: tiles of LANES of V, each ROWS / 2 x LANES */
@@ -44,7 +45,9 @@ typedef struct {
 } Work;
 
 /* Where a slice begins, a multiple of WIDE; the one behind the last begins at the end. */
-static inline int64_t slice_begin(const Work *work, int slice) { return work->all / WIDE * slice / SLICES * WIDE; }
+static inline int64_t slice_begin(const Work *work, int slice) {
+    return work->all / WIDE * slice / work->slices * WIDE;
+}
 
 static inline void find_logits(const Work *work, int row, int64_t first, __m512 *most) {
     Sums sums;
@@ -65,7 +68,7 @@ static inline void find_logits(const Work *work, int row, int64_t first, __m512 
 
 static inline float most_of(const Work *work, int row) {
     float most = work->most[row];
-    for (int slice = 1; slice < SLICES; slice++)
+    for (int slice = 1; slice < work->slices; slice++)
         most = fmaxf(most, work->most[slice * ROWS + row]);
     return most;
 }
@@ -101,7 +104,7 @@ static float finish(const Work *work, int row, int64_t target, float logit) {
     }
     const float most = most_of(work, row);
     float sum = 0;
-    for (int slice = 0; slice < SLICES; slice++)
+    for (int slice = 0; slice < work->slices; slice++)
         sum += work->sums[slice * ROWS + row];
     const Half less = narrow_one(expf(logit - most) - sum);
     Half *pair = (Half *)(work->below + (target / LANES * (ROWS / 2) + row / 2) * LANES + target % LANES);
@@ -164,7 +167,7 @@ static void learn(const Work *work, int count, const float *x, const int64_t *ta
             store(work->low + row * width + c,
                   row < count ? narrow(_mm512_loadu_ps(x + row * width + c)) : _mm256_setzero_si256());
 #pragma omp for schedule(static)
-    for (int slice = 0; slice < SLICES; slice++) {
+    for (int slice = 0; slice < work->slices; slice++) {
         __m512 most[ROWS];
         for (int row = 0; row < rows; row++)
             most[row] = _mm512_set1_ps(-INFINITY);
@@ -178,7 +181,7 @@ static void learn(const Work *work, int count, const float *x, const int64_t *ta
     for (int row = 0; row < count; row++) /* until all is there, its logit */
         losses[row] = targets[row] < 0 ? 0 : widen_one(work->exps[row * work->stride + targets[row]]);
 #pragma omp for schedule(static)
-    for (int slice = 0; slice < SLICES; slice++)
+    for (int slice = 0; slice < work->slices; slice++)
         for (int row = 0; row < rows; row += 2)
             exponentiate(work, row, slice);
 #pragma omp for schedule(static)
@@ -192,7 +195,7 @@ static void learn(const Work *work, int count, const float *x, const int64_t *ta
         scale_stream(work, row, real, x + row * width);
     }
 #pragma omp for schedule(static)
-    for (int slice = 0; slice < SLICES; slice++) {
+    for (int slice = 0; slice < work->slices; slice++) {
         const int64_t begin = slice_begin(work, slice), end = slice_begin(work, slice + 1);
         float *pulls = work->pulls + slice * ROWS * width;
         for (int64_t first = begin; first < end; first += DEEP)
@@ -209,7 +212,7 @@ static void learn(const Work *work, int count, const float *x, const int64_t *ta
     for (int row = 0; row < count; row++)
         for (int64_t c = 0; c < width; c += LANES) {
             __m512 sum = _mm512_setzero_ps();
-            for (int slice = 0; slice < SLICES; slice++)
+            for (int slice = 0; slice < work->slices; slice++)
                 sum = _mm512_add_ps(sum, _mm512_loadu_ps(work->pulls + (slice * ROWS + row) * width + c));
             _mm512_storeu_ps(dx + row * width + c, _mm512_mul_ps(sum, _mm512_set1_ps(work->factor[row])));
         }
@@ -221,13 +224,14 @@ enum { ROOMS = 8 };
 and their sum's gradients, `dx` and `dweights`, V x C, if it is not NULL. Returns 0, or 1 without memory. */
 int cross_entropy(int64_t n, int64_t width, int64_t vocabulary, const float *x, const Pair *across, const Pair *down,
                   const int64_t *targets, float *losses, float *dx, float *dweights, int threads) {
-    Work work = {.width = width, .vocabulary = vocabulary, .across = across, .down = down};
+    const int slices = threads > SLICES ? threads : SLICES;
+    Work work = {.width = width, .vocabulary = vocabulary, .slices = slices, .across = across, .down = down};
     work.all = padded(vocabulary, WIDE);
     work.stride = work.all + 32; /* so that rows begin in other sets of a cache */
     const size_t sizes[ROOMS] = {
         ROWS * width * sizeof(Half), ROWS * work.stride * sizeof(Half), ROWS / 2 * work.all * sizeof(Pair),
-        ROWS / 2 * width * sizeof(Pair), SLICES * ROWS * sizeof(float), SLICES * ROWS * sizeof(float),
-        SLICES * ROWS * width * sizeof(float), ROWS * sizeof(float),
+        ROWS / 2 * width * sizeof(Pair), slices * ROWS * sizeof(float), slices * ROWS * sizeof(float),
+        slices * ROWS * width * sizeof(float), ROWS * sizeof(float),
     };
     void *parts[ROOMS], *room = make_room(sizes, parts, ROOMS);
     if (!room)
