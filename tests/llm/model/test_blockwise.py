@@ -2,21 +2,14 @@
 
 import pytest
 import torch
+from attention_oracle import by_formula, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import GPTConfig
 from llm.model import attention as layer
-from llm.model.attention import attention, causal
 from llm.model.blockwise import BLOCK, LONGEST, blockwise_attention, suits_blockwise
 from llm.model.gpt import GPT
-
-
-def by_formula(q_BHTD: torch.Tensor, k_BKTD: torch.Tensor, v_BKTD: torch.Tensor) -> torch.Tensor:
-    """Causal attention as it is written to be read, with a copy of keys and values for each head of queries."""
-    shared = q_BHTD.shape[1] // k_BKTD.shape[1]
-    k_BHTD, v_BHTD = (part.repeat_interleave(shared, dim=1) for part in (k_BKTD, v_BKTD))
-    return attention(q_BHTD, k_BHTD, v_BHTD, causal(q_BHTD.shape[2]))
 
 
 def heads_of(batch: int, heads: tuple[int, int], length: int, width: int, seed: int) -> list[torch.Tensor]:
@@ -24,14 +17,6 @@ def heads_of(batch: int, heads: tuple[int, int], length: int, width: int, seed: 
     torch.manual_seed(seed)
     counts = (heads[0], heads[1], heads[1], heads[0])
     return [torch.randn(batch, count, length, width, dtype=torch.float64) for count in counts]
-
-
-def with_gradients(way, inputs, upstream_BHTD, dtype=torch.float64):
-    """What is heard and the three gradients."""
-    leaves = [part.to(dtype).detach().requires_grad_() for part in inputs]
-    heard_BHTD = way(*leaves)
-    heard_BHTD.backward(upstream_BHTD.to(heard_BHTD.dtype))
-    return [heard_BHTD.detach(), *(part.grad for part in leaves)]
 
 
 @settings(max_examples=25)

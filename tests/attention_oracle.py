@@ -1,0 +1,25 @@
+"""Causal attention as it is written to be read, and its gradients: what faster ways are held against."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from llm.model.attention import attention, causal
+
+
+def by_formula(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
+    """The formula, with a copy of keys and values for each head of queries."""
+    shared = q_BHTD.shape[1] // k_BKTD.shape[1]
+    k_BHTD, v_BHTD = (part.repeat_interleave(shared, dim=1) for part in (k_BKTD, v_BKTD))
+    return attention(q_BHTD, k_BHTD, v_BHTD, causal(q_BHTD.shape[2]))
+
+
+def with_gradients(
+    way: Callable[..., Tensor], inputs: Sequence[Tensor], upstream_BHTD: Tensor, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
+    """What is heard and the three gradients."""
+    leaves = [part.to(dtype).detach().requires_grad_() for part in inputs]
+    heard_BHTD = way(*leaves)
+    heard_BHTD.backward(upstream_BHTD.to(heard_BHTD.dtype))
+    return [heard_BHTD.detach(), *(part.grad for part in leaves)]
