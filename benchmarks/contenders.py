@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 NANOGPT = "NANOGPT"
 PEERS = ("llms-from-scratch", "litgpt")  # packages of the other environment
 MAKE_PEERS = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
+LONG = 10**12  # tokens of a training that is worth whatever makes its steps faster
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """Inputs and targets, int64 BT, of batch number i."""
@@ -188,11 +189,12 @@ def our_steps(
     report: Callable[[float], None],
     stop: Callable,
     *,
-    compiled: bool = False,
+    tokens: int = 0,
 ) -> None:
     """Train with the pipeline's own loop until `stop` or the end; `report` gets the seconds of each step.
 
-    `compiled` has the blocks compiled before the first step. Raises RuntimeError where that fails.
+    In bfloat16, blocks are compiled, and much is computed in C, where a training of so many `tokens` does so.
+    Raises RuntimeError where the compiler fails.
     """
     from llm.device import Compute
     from llm.model.lora import LoRALinear
@@ -200,14 +202,17 @@ def our_steps(
     from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
-    if compiled:
+    muon_in_c = False
+    if tokens:
         lora = any(isinstance(module, LoRALinear) for module in model.modules())
         low = Compute(torch.device("cpu"), torch.bfloat16, "as the benchmark asks")
-        asked = choose_blocks(model, low, 10**12, model.config.n_embd, from_scratch=not lora)  # as for a long training
-        if not (found := compile_blocks(model, goal, asked)).compiled:
+        how = {"from_scratch": not lora, "muon": config.optimizer == "muon"}
+        asked = choose_blocks(model, low, tokens, model.config.n_embd, **how)
+        if (found := compile_blocks(model, goal, asked)) != asked:
             raise RuntimeError(found.blocks_reason)
+        muon_in_c = "Muon" in found.in_c
     try:
-        train(model, config, goal, report=lambda row, seconds: report(seconds), stop=stop)
+        train(model, config, goal, report=lambda row, seconds: report(seconds), stop=stop, muon_in_c=muon_in_c)
     except InterruptedError:
         return
 

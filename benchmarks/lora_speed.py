@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import report
-from benchmarks.contenders import Peer, alone, named, our_steps, peak_memory, peer_steps, peers_python
+from benchmarks.contenders import LONG, Peer, alone, named, our_steps, peak_memory, peer_steps, peers_python
 from llm.errors import UserError
 
 LEAST_STEPS = 3  # a round
@@ -199,7 +199,7 @@ def measure(*, contender: list, folders: dict, size: list, warmup: int, seconds:
             lambda index: noted(our_loss(network, conversations(index, sizes))),
             taken.append,
             enough,
-            compiled=form == COMPILED.form,
+            tokens=LONG if form == COMPILED.form else 0,
         )
     else:
         network = with_peft(transformers_model(folder, precision), precision)

@@ -115,7 +115,8 @@ def train_ours(
 
         model, loss = our_model(gpt, precision, draw, sees)
         config = TrainConfig(**train | {"steps": steps, "evaluate_every": steps, "patience": None})
-        our_steps(model, config, loss, taken.append, stop)
+        tokens = steps * train["gradient_accumulation"] * train["batch_size"] * length
+        our_steps(model, config, loss, taken.append, stop, tokens=tokens if precision == "bf16" else 0)
         return model.eval()
 
     taken: list[float] = []

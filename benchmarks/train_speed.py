@@ -26,6 +26,7 @@ from torch import Tensor
 from benchmarks import report
 from benchmarks.contenders import (
     DTYPES,
+    LONG,
     MODELS,
     NANOGPT,
     Shape,
@@ -115,7 +116,7 @@ def measure(*, contender: list, ours: dict, shape: dict, train: dict, warmup: in
 
     if model == "ours":
         network, loss = our_model(ours, precision, batches)
-        our_steps(network, TrainConfig(**train), loss, taken.append, enough, compiled=mode == "compiled")
+        our_steps(network, TrainConfig(**train), loss, taken.append, enough, tokens=LONG if mode == "compiled" else 0)
         in_int8 = any(isinstance(module, LearnedInt8Linear) for module in network.modules())
     else:
         published = mode == "published"

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 PEAK_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
 EAGER = "eager"  # blocks as they are written
 IN_C = " in C"  # behind what else is computed so
-IN_INT8 = ", products in 8 bits"  # what is added where they are compiled so
+IN_INT8 = " in 8 bits"  # behind what has products in 8 bits
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,23 @@ class Compute:
     @property
     def compiled(self) -> bool:
         """Whether a training compiles the blocks of its model."""
-        return self.blocks != EAGER
+        return not self.blocks.startswith(EAGER)
 
     @property
-    def in_c(self) -> bool:
-        """Whether a training has what is written in C for it compute attention, the loss or both."""
-        return IN_C in self.blocks
+    def in_c(self) -> list[str]:
+        """What a training has computed in C: of attention, loss and Muon (llm/training/compiled.py)."""
+        found = re.search(f", ([A-Za-z ]+){IN_C}", self.blocks)
+        return found[1].split(" and ") if found else []
 
     @property
     def in_int8(self) -> bool:
         """Whether a training has its blocks multiply in 8 bits (llm/model/int8.py)."""
-        return self.blocks.endswith(IN_INT8)
+        return "products" + IN_INT8 in self.blocks
+
+    @property
+    def logits_in_int8(self) -> bool:
+        """Whether a training has its logits made in 8 bits (llm/training/loss.c)."""
+        return ", logits" in self.blocks
 
     def autocast(self) -> AbstractContextManager:
         """Matrix products in `dtype`, everything that needs the range in float32."""

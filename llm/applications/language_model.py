@@ -48,7 +48,9 @@ def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor, length: int |
     if length is not None and length < inputs_BT.shape[1]:
         segments_BT = (torch.arange(inputs_BT.shape[1], device=inputs_BT.device) // length).expand_as(inputs_BT)
     x_NC = model.features(inputs_BT, segments_BT=segments_BT).flatten(0, 1)
-    total = linear_cross_entropy(x_NC, model.output_weight, targets_BT.flatten(), in_c=model.loss_in_c)
+    total = linear_cross_entropy(
+        x_NC, model.output_weight, targets_BT.flatten(), in_c=model.loss_in_c, logits_in_int8=model.logits_in_int8
+    )
     return total / targets_BT.numel()
 
 

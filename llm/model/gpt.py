@@ -82,6 +82,8 @@ class GPT(nn.Module):
 
     loss_in_c = False
     """Whether it learns by loss.c."""
+    logits_in_int8 = False
+    """Whether that makes its logits in 8 bits."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()

@@ -33,10 +33,14 @@ from llm.model.int8 import has_fast_int8, learn_in_int8
 from llm.model.lora import LoRALinear, multiply_in_int8
 from llm.training.loop import Objective
 from llm.training.loss import load_loss
+from llm.training.optim import load_muon
 
 WORTH = 1e9
 """Values of the stream, which are steps times tokens times blocks times width: compiled blocks save 15 to 25 ns each on
 two cores with AMX, where the compiler takes 10 to 20 s."""
+WORTH_C = 1e8
+"""Values from which on what is ours in C is taken: gcc takes two seconds for it, once on a machine, and a step of the
+default model with eager blocks 50 ms less of 140, 60 ns a value."""
 WORTH_INT8 = 3e9
 """Values from which on what LoRA froze is multiplied in 8 bits, which saves 30 ns each on two cores with AVX-512 VNNI:
 of the assistant's 4 billion two minutes, at the same loss on validation. The classifier's 2 billion would save one, and
@@ -79,36 +83,53 @@ def compiled_by(compiler: str) -> str:
 
 
 def can_learn_in_c(compute: Compute) -> bool:
-    """Whether attention and the loss are computed in C here, if a model's shape and dropout allow it."""
+    """Whether attention, loss and Muon are computed in C here, if a model's shape and dropout allow it."""
     low = compute.dtype == torch.bfloat16 and has_fast_bfloat16_registers(compute.device)
-    return low and load_flash() is not None and load_loss() is not None
+    return low and all(load() is not None for load in (load_flash, load_loss, load_muon))
 
 
-def _parts_in_c(model: nn.Module) -> list[str]:
-    """What of a model can be computed in C. A classifier around a GPT has a small loss of its own."""
+def _parts_in_c(model: nn.Module, muon: bool) -> list[str]:
+    """What of a training can be computed in C. A classifier around a GPT has a small loss of its own."""
     gpt = next(module for module in model.modules() if isinstance(module, GPT))
     attention = gpt.config.head_width % PANEL == 0 and not gpt.config.dropout
-    return ["attention"] * attention + ["loss"] * (gpt is model and gpt.config.n_embd % PANEL == 0)
+    wide = gpt.config.n_embd % PANEL == 0
+    return ["attention"] * attention + ["loss"] * (gpt is model and wide) + ["Muon"] * (muon and wide)
 
 
-def _learn_in_c(model: nn.Module, parts: list[str]) -> None:
+def _learn_in_c(model: nn.Module, compute: Compute) -> None:
     for gpt in model.modules():
         if isinstance(gpt, GPT):
-            gpt.loss_in_c = "loss" in parts
+            gpt.loss_in_c, gpt.logits_in_int8 = "loss" in compute.in_c, compute.logits_in_int8
             for block in gpt.blocks:
-                block.attention.in_c = "attention" in parts
+                block.attention.in_c = "attention" in compute.in_c
+
+
+def _said(parts: list[str], how: str) -> str:
+    return f", {' and '.join(parts)}{how}" if parts else ""
 
 
 def choose_blocks(
-    model: nn.Module, compute: Compute, tokens: int, width: int, filled: float = 1.0, from_scratch: bool = False
+    model: nn.Module,
+    compute: Compute,
+    tokens: int,
+    width: int,
+    filled: float = 1.0,
+    *,
+    from_scratch: bool = False,
+    muon: bool = False,
 ) -> Compute:
-    """`compute` with the choice whether a training compiles the model's blocks, and why.
+    """`compute` with the choice whether a training compiles the model's blocks, and why, and what it computes in C.
 
     `tokens` are those of the whole training; `width` is that of the model. Compiled blocks want all batches to have one
-    shape; `filled` is the share of such batches that is not padding. What learns `from_scratch` may do so in 8 bits.
+    shape; `filled` is the share of such batches that is not padding. What learns `from_scratch` may do so in 8 bits;
+    `muon` is whether that is its optimiser.
     """
     blocks = sum(isinstance(module, Block) for module in model.modules())
     values = tokens * blocks * width
+    parts = _parts_in_c(model, muon) if values >= WORTH_C and can_learn_in_c(compute) else []
+    low = compute.dtype == torch.bfloat16 and has_fast_int8(compute.device)
+    in_int8 = ["logits"] * (low and from_scratch and "loss" in parts)
+    how = EAGER
     if values < WORTH:
         reason = f"it is short, {values / 1e9:.2f} of {WORTH / 1e9:.0f} billion values pass through them"
     elif compute.device.type != "cpu":
@@ -119,21 +140,19 @@ def choose_blocks(
         reason = "there is no C++ compiler with the headers of Python and OpenMP, which makes such a training faster"
     else:
         reason = f"{values / 1e9:.1f} billion values pass through them, {WORTH / 1e9:.0f} are worth the compiler's time"
-        low = compute.dtype == torch.bfloat16 and has_fast_int8(compute.device)
+        how = compiled_by(compiler)
         frozen = any(isinstance(module, LoRALinear) for module in model.modules())
         worth = width >= WIDE_INT8 if from_scratch else frozen and values >= WORTH_INT8
-        parts = _parts_in_c(model) if can_learn_in_c(compute) else []
-        in_c = f", {' and '.join(parts)}{IN_C}" if parts else ""
-        how = compiled_by(compiler) + in_c + IN_INT8 * (low and worth)
-        return replace(compute, blocks=how, blocks_reason=reason)
-    return replace(compute, blocks=EAGER, blocks_reason=reason)
+        in_int8 += ["products"] * (low and worth)
+    return replace(compute, blocks=how + _said(parts, IN_C) + _said(in_int8, IN_INT8), blocks_reason=reason)
 
 
 def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> Compute:
     """Compile the blocks of a model where that is chosen, by a first pass forward and backward; they stay compiled.
 
-    Where the compiler fails they stay eager, with its reason.
+    Where the compiler fails they stay eager, with its reason. What is chosen for C is from now on computed so.
     """
+    _learn_in_c(model, compute)
     if not compute.compiled:
         return compute
     model.eval()  # dropout is another each time
@@ -142,7 +161,6 @@ def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> 
     linear = [module for block in blocks for module in block.modules() if type(module) is nn.Linear]
     learned = linear if compute.in_int8 and not frozen else []
     learn_in_int8(learned)
-    _learn_in_c(model, _parts_in_c(model) if compute.in_c else [])
     for block in blocks:
         block.before_attention = _compiled(block.before_attention)
         block.after_attention = _compiled(block.after_attention)
@@ -152,7 +170,6 @@ def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> 
     except Exception as error:  # whatever a compiler may raise
         for block in blocks:
             del block.before_attention, block.after_attention
-        _learn_in_c(model, [])
         for layer in frozen:
             layer.int8 = None
         for layer in learned:
@@ -160,6 +177,7 @@ def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> 
         said = (str(error).splitlines() or [type(error).__name__])[0]
         logger.warning("the blocks can't be compiled: %s", said)
         compute = replace(compute, blocks=EAGER, blocks_reason=f"the compiler failed: {said}")
+        _learn_in_c(model, compute)
     model.zero_grad()
     return compute
 

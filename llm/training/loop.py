@@ -60,6 +60,7 @@ def train(
     report: Callable[[Row, float], None] = lambda row, seconds: None,
     stop: Callable[[], bool] = lambda: False,
     workers: Workers = ALONE,
+    muon_in_c: bool = False,
 ) -> list[Row]:
     """Train in place, leave the best weights in `model`, return a row of metrics a step.
 
@@ -74,7 +75,7 @@ def train(
     Of several `workers` each calls this, with an objective that takes its part of every batch.
     """
     keep_freed_memory()
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, muon_in_c)
     history: list[Row] = [{"step": 0}] if objective.start_counts else []
     best = trained_weights(model)
     if checkpoints and (resumed := _resume(checkpoints, model, optimizer)):

@@ -1,8 +1,13 @@
 /* Output layer and cross-entropy in one, as llm/training/loss.py has it: losses and gradients, with no logit kept.
 
-ROWS tokens at a time: their logits; of these exp(logit - the largest) in bfloat16, whose sum is known only at the end,
-so that the gradients of the stream are divided by it as they are finished, and the stream before it is multiplied into
-those of the weights. At the target stands exp less that sum.
+Of ROWS tokens and DEEP of the vocabulary at a time there are logits, of these exp(logit - shift) in bfloat16, and while
+it is in the caches what it adds to the gradient of the stream. The shift is about the logit of the target, so that exp
+is neither nothing nor infinite; where it would be too large all is made again with the row's largest logit. A row's sum
+of exps is known at the end: its gradient is then divided by it, and those of the weights take the stream over it.
+
+Logits may be products in 8 bits, which a processor makes twice as fast: in each row of both matrices the largest value
+is LARGEST, and those of the stream are raised by SHIFT, as the instruction takes one of its sides without a sign.
+Gradients may not: most of what is in them is far below the largest of its row.
 
 The vocabulary is cut into slices. What is made of a slice one thread alone makes and reads: between two cores goes
 little but sums, which matters where they share no cache. There are SLICES whether or not there are as many threads, so
@@ -11,16 +16,57 @@ Names: N tokens, C width of the model, V vocabulary. */
 
 #include "../model/bfloat16.h"
 
-enum { ROWS = 44 * TALL, SLICES = 4, DEEP = 512 }; /* DEEP tokens that a sum is taken over at once */
+enum { ROWS = 44 * TALL, DEEP = 8 * WIDE, SLICES = 4 };
+enum { BESIDE = DEEP + 32 }; /* from a row of exps to the next, so that they begin in other sets of a cache */
+enum { FAR = 40 };                                         /* that a logit may be above a row's shift */
+enum { LARGEST = 127, SHIFT = 128 };
+
+typedef int32_t Integers __attribute__((vector_size(64)));
+typedef uint32_t Quad __attribute__((may_alias)); /* four numbers of 8 bits, the first in the lowest */
+
+/* What a step of 8 bits stands for in a row, which is C x bfloat16. */
+static inline float find_step(int64_t width, const Half *row) {
+    __m512i most = (__m512i)_mm512_set1_ps(1e-30f); /* so that a row of zeros has a step, too */
+    for (int64_t c = 0; c < width; c += LANES) /* as integers, of which what is no number is the largest */
+        most = _mm512_max_epi32(most, (__m512i)_mm512_abs_ps(widen(load(row + c))));
+    const int32_t bits = _mm512_reduce_max_epi32(most);
+    float largest;
+    memcpy(&largest, &bits, sizeof largest);
+    return largest / LARGEST;
+}
+
+static inline __m128i in_8_bits(const Half *row, float step) {
+    return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_div_ps(widen(load(row)), _mm512_set1_ps(step))));
+}
+
+/* One token's weights as a column of a panel, and what SHIFT adds to its sums. */
+static void pack_quads(int64_t width, const Half *weights, Quad *to, float *step, int32_t *raised) {
+    __m512i sum = _mm512_setzero_si512();
+    *step = find_step(width, weights);
+    for (int64_t c = 0; c < width; c += LANES, to += LANES / 4 * WIDE) {
+        const __m128i found = in_8_bits(weights + c, *step);
+        Quad quads[LANES / 4];
+        _mm_storeu_si128((__m128i *)quads, found);
+        for (int q = 0; q < LANES / 4; q++)
+            to[q * WIDE] = quads[q];
+        sum = _mm512_add_epi32(sum, _mm512_cvtepi8_epi32(found));
+    }
+    *raised = SHIFT * _mm512_reduce_add_epi32(sum);
+}
 
 /* The output layer's weights, V x C, as panels for both products: `across` has its tokens side by side and pairs of
-neighbours in C, `down` the other way round. Each needs V, padded to WIDE, times C. */
-void pack_output(int64_t width, int64_t vocabulary, const Half *weights, Pair *across, Pair *down, int threads) {
+neighbours in C, `down` the other way round. Each needs V, padded to WIDE, times C. Where `steps` and `raised` are not
+NULL, each V, padded, of zeros, `across` has quads of neighbours in 8 bits. */
+void pack_output(int64_t width, int64_t vocabulary, const Half *weights, Pair *across, Pair *down, float *steps,
+                 int32_t *raised, int threads) {
     const int64_t all = padded(vocabulary, WIDE);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t first = 0; first < all; first += 2) {
         const __m256i none = _mm256_setzero_si256();
-        for (int64_t token = first; token < first + 2; token++) {
+        for (int64_t token = first; steps && token < first + 2 && token < vocabulary; token++)
+            pack_quads(width, weights + token * width, (Quad *)across + token / WIDE * (width / 4) * WIDE + token % WIDE,
+                       steps + token, raised + token);
+        for (int64_t token = first; !steps && token < first + 2; token++) {
             Pair *to = across + token / WIDE * (width / 2) * WIDE + token % WIDE;
             const Pair *from = (const Pair *)(weights + token * width);
             for (int64_t p = 0; p < width / 2; p++)
@@ -34,14 +80,20 @@ void pack_output(int64_t width, int64_t vocabulary, const Half *weights, Pair *a
 }
 
 typedef struct {
-    int64_t width, vocabulary, all, stride; /* the vocabulary padded to WIDE; from one row of `exps` to the next */
-    int slices;
+    int64_t width, vocabulary, all; /* the vocabulary padded to WIDE */
+    int slices, again;              /* `again`: a row has another shift now */
+    const Half *weights;
     const Pair *across, *down;
-    Half *low, *exps; /* the stream, ROWS x C; ROWS x stride */
-    Pair *below;      /* `exps` as pairs of rows: tiles of LANES of V, each ROWS / 2 x LANES */
+    const float *steps; /* of `across` in 8 bits, or NULL */
+    const int32_t *raised;
+    Half *low;        /* the stream, ROWS x C */
+    uint8_t *low8;    /* and in 8 bits, */
+    float *low_steps; /* with each row's step */
+    float *shift, *at, *factor; /* of each row, and the logit of its target, and one over its sum */
     Pair *scaled;     /* the stream over the sums, as panels: ROWS / 2 x WIDE */
-    float *most, *sums, *pulls; /* of each slice: the largest logit and the sum of exps, ROWS, and its dx, ROWS x C */
-    float *factor;              /* ROWS, one over a row's sum */
+    Pair *below;      /* exps as pairs of rows: tiles of LANES of V, each ROWS / 2 x LANES */
+    Half *exps;       /* of each slice ROWS x BESIDE */
+    float *most, *sums, *pulls; /* of each slice: the largest logits and the sums of exps, ROWS, and dx, ROWS x C */
 } Work;
 
 /* Where a slice begins, a multiple of WIDE; the one behind the last begins at the end. */
@@ -49,68 +101,159 @@ static inline int64_t slice_begin(const Work *work, int slice) {
     return work->all / WIDE * slice / work->slices * WIDE;
 }
 
-static inline void find_logits(const Work *work, int row, int64_t first, __m512 *most) {
+/* A row of the stream as the products read it, and its shift, infinite where none of it counts. */
+static void prepare(const Work *work, int row, const float *x, int64_t target) {
+    Half *low = work->low + row * work->width;
+    const int64_t width = work->width;
+    for (int64_t c = 0; c < width; c += LANES)
+        store(low + c, x ? narrow(_mm512_loadu_ps(x + c)) : _mm256_setzero_si256());
+    work->shift[row] = INFINITY;
+    if (target >= 0) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t c = 0; c < width; c += LANES)
+            sum = _mm512_fmadd_ps(widen(load(low + c)), widen(load(work->weights + target * width + c)), sum);
+        work->shift[row] = _mm512_reduce_add_ps(sum);
+    }
+    if (work->steps) {
+        const float step = work->low_steps[row] = find_step(width, low);
+        for (int64_t c = 0; c < width; c += LANES)
+            _mm_storeu_si128((__m128i *)(work->low8 + row * width + c),
+                             _mm_xor_si128(in_8_bits(low + c, step), _mm_set1_epi8((char)SHIFT)));
+    }
+}
+
+/* Of TALL rows the logits of WIDE tokens from `first` on. Not inlined, so that the registers are for its sums alone. */
+static __attribute__((noinline)) void find_logits(const Work *work, int row, int64_t first, Sums logits) {
     Sums sums;
     clear(sums);
     multiply(TALL, work->width / 2, (const Pair *)(work->low + row * work->width), work->width / 2, 1,
              work->across + first * (work->width / 2), sums);
     for (int m = 0; m < TALL; m++)
+        for (int j = 0; j < PARTS; j++)
+            logits[m][j] = sums[m][j];
+}
+
+/* The same by products in 8 bits. */
+static __attribute__((noinline)) void find_logits_in_8_bits(const Work *work, int row, int64_t first, Sums logits) {
+    const int64_t quads = work->width / 4;
+    const Quad *left = (const Quad *)(work->low8 + row * work->width), *panel = (const Quad *)work->across + first * quads;
+    Integers sums[TALL][PARTS]; /* gcc 12 keeps arrays of __m512i in memory */
+#pragma GCC unroll 6
+    for (int m = 0; m < TALL; m++)
+#pragma GCC unroll 4
+        for (int j = 0; j < PARTS; j++)
+            sums[m][j] = -*(const Integers *)(work->raised + first + j * LANES);
+    for (int64_t q = 0; q < quads; q++) {
+        __m512i right[PARTS];
+#pragma GCC unroll 4
+        for (int j = 0; j < PARTS; j++)
+            right[j] = _mm512_loadu_si512(panel + q * WIDE + j * LANES);
+#pragma GCC unroll 6
+        for (int m = 0; m < TALL; m++) {
+            const __m512i quad = _mm512_set1_epi32(left[m * quads + q]);
+#pragma GCC unroll 4
+            for (int j = 0; j < PARTS; j++)
+                sums[m][j] = (Integers)_mm512_dpbusd_epi32((__m512i)sums[m][j], quad, right[j]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int m = 0; m < TALL; m++)
+#pragma GCC unroll 4
+        for (int j = 0; j < PARTS; j++)
+            logits[m][j] = _mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sums[m][j]),
+                                         _mm512_mul_ps(_mm512_set1_ps(work->low_steps[row + m]),
+                                                       _mm512_loadu_ps(work->steps + first + j * LANES)));
+}
+
+/* Exps of TALL rows and WIDE tokens; `most` and `sums` are those of each row so far, lane by lane. */
+static inline void find_exps(
+    const Work *work, int row, int64_t first, const int64_t *targets, Half *exps, __m512 *most, __m512 *sums) {
+    Sums logits;
+    if (work->steps)
+        find_logits_in_8_bits(work, row, first, logits);
+    else
+        find_logits(work, row, first, logits);
+    for (int m = 0; m < TALL; m++)
+        if (targets[row + m] >= first && targets[row + m] < first + WIDE)
+            memcpy(work->at + row + m, (const float *)logits[m] + (targets[row + m] - first), sizeof(float));
+    for (int m = 0; m < TALL; m += 2)
         for (int j = 0; j < PARTS; j++) {
-            const int64_t real = work->vocabulary - first - j * LANES;
-            if (real < LANES)
-                sums[m][j] =
-                    _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), real <= 0 ? 0 : (1u << real) - 1, sums[m][j]);
-            const __m256i logits = narrow(sums[m][j]);
-            store(work->exps + (row + m) * work->stride + first + j * LANES, logits);
-            most[m] = _mm512_max_ps(most[m], widen(logits)); /* as what is raised is rounded, too */
+            const int64_t token = first + j * LANES, real = work->vocabulary - token;
+            __m256i found[2];
+            for (int i = 0; i < 2; i++) {
+                __m512 logit = logits[m + i][j];
+                if (real < LANES)
+                    logit = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), real <= 0 ? 0 : (1u << real) - 1, logit);
+                const __m512 exact = exponential(_mm512_sub_ps(logit, _mm512_set1_ps(work->shift[row + m + i])));
+                most[m + i] = _mm512_max_ps(logit, most[m + i]);
+                sums[m + i] = _mm512_add_ps(sums[m + i], exact);
+                found[i] = narrow(exact);
+                store(exps + (row + m + i) * BESIDE + first % DEEP + j * LANES, found[i]);
+            }
+            store_pairs(work->below + token * (ROWS / 2) + (row + m) / 2 * LANES, found[0], found[1]);
         }
 }
 
-static inline float most_of(const Work *work, int row) {
+/* Adds what DEEP tokens at most, `first` … end - 1, make of the gradient of TALL rows, C from `panel` on. */
+static inline void pull_stream(const Work *work, int row, int64_t first, int64_t end, int64_t panel, const Half *exps,
+                               int begun, float *to) {
+    Sums sums;
+    clear(sums);
+    for (int m = 0; m < TALL && begun; m++)
+        for (int j = 0; j < PARTS; j++)
+            sums[m][j] = _mm512_loadu_ps(to + (row + m) * work->width + panel * WIDE + j * LANES);
+    multiply(TALL, (end - first) / 2, (const Pair *)(exps + row * BESIDE), BESIDE / 2, 1,
+             work->down + (panel * work->all + first) / 2 * WIDE, sums);
+    for (int m = 0; m < TALL; m++)
+        for (int j = 0; j < PARTS; j++)
+            _mm512_storeu_ps(to + (row + m) * work->width + panel * WIDE + j * LANES, sums[m][j]);
+}
+
+/* Of all rows and a slice of the vocabulary exps, their sums, and what they make of the stream's gradient. */
+static void walk_slice(const Work *work, int slice, int rows, const int64_t *targets) {
+    const int64_t begin = slice_begin(work, slice), end = slice_begin(work, slice + 1);
+    float *pulls = work->pulls + slice * ROWS * work->width;
+    Half *exps = work->exps + slice * ROWS * BESIDE;
+    __m512 most[ROWS], sums[ROWS];
+    for (int row = 0; row < rows; row++) {
+        most[row] = _mm512_set1_ps(-INFINITY);
+        sums[row] = _mm512_setzero_ps();
+    }
+    if (begin == end)
+        memset(pulls, 0, rows * work->width * sizeof(float));
+    for (int64_t first = begin, next; first < end; first = next) {
+        next = (first / DEEP + 1) * DEEP < end ? (first / DEEP + 1) * DEEP : end;
+        for (int64_t token = first; token < next; token += WIDE)
+            for (int row = 0; row < rows; row += TALL)
+                find_exps(work, row, token, targets, exps, most + row, sums + row);
+        for (int64_t panel = 0; panel < work->width / WIDE; panel++)
+            for (int row = 0; row < rows; row += TALL)
+                pull_stream(work, row, first, next, panel, exps + first % DEEP, first > begin, pulls);
+    }
+    for (int row = 0; row < rows; row++) {
+        work->most[slice * ROWS + row] = _mm512_reduce_max_ps(most[row]);
+        work->sums[slice * ROWS + row] = _mm512_reduce_add_ps(sums[row]);
+    }
+}
+
+/* Whether a row's exps are too large to go on with; then its shift is its largest logit. */
+static int is_far(const Work *work, int row) {
     float most = work->most[row];
     for (int slice = 1; slice < work->slices; slice++)
         most = fmaxf(most, work->most[slice * ROWS + row]);
-    return most;
+    const int far = most - work->shift[row] > FAR;
+    if (far)
+        work->shift[row] = most;
+    return far;
 }
 
-/* A slice of two rows of logits becomes exps. */
-static void exponentiate(const Work *work, int row, int slice) {
-    __m512 most[2], sums[2];
-    for (int i = 0; i < 2; i++) {
-        most[i] = _mm512_set1_ps(most_of(work, row + i));
-        sums[i] = _mm512_setzero_ps();
-    }
-    for (int64_t v = slice_begin(work, slice); v < slice_begin(work, slice + 1); v += LANES) {
-        __m256i found[2];
-        for (int i = 0; i < 2; i++) {
-            Half *at = work->exps + (row + i) * work->stride + v;
-            const __m512 exact = exponential(_mm512_sub_ps(widen(load(at)), most[i]));
-            sums[i] = _mm512_add_ps(sums[i], exact);
-            found[i] = narrow(exact);
-            store(at, found[i]);
-        }
-        store_pairs(work->below + v * (ROWS / 2) + row / 2 * LANES, found[0], found[1]);
-    }
-    for (int i = 0; i < 2; i++)
-        work->sums[slice * ROWS + row + i] = _mm512_reduce_add_ps(sums[i]);
-}
-
-/* A row's loss, and what takes the place of exp at its target, which is below zero where it does not count. The logit
-there is what was rounded, as its exp is. */
-static float finish(const Work *work, int row, int64_t target, float logit) {
-    if (target < 0) {
-        work->factor[row] = 0;
-        return 0;
-    }
-    const float most = most_of(work, row);
+/* A row's loss, and one over its sum of exps, or zeros where its target does not count. */
+static float finish(const Work *work, int row, int64_t target) {
     float sum = 0;
     for (int slice = 0; slice < work->slices; slice++)
         sum += work->sums[slice * ROWS + row];
-    const Half less = narrow_one(expf(logit - most) - sum);
-    Half *pair = (Half *)(work->below + (target / LANES * (ROWS / 2) + row / 2) * LANES + target % LANES);
-    pair[row % 2] = work->exps[row * work->stride + target] = less;
-    work->factor[row] = 1 / sum;
-    return logf(sum) + most - logit;
+    work->factor[row] = target < 0 ? 0 : 1 / sum;
+    return target < 0 ? 0 : logf(sum) + work->shift[row] - work->at[row];
 }
 
 /* Two rows of the stream, of which `real` are there, over their sums of exps, as pairs. */
@@ -123,21 +266,6 @@ static void scale_stream(const Work *work, int row, int real, const float *x) {
         }
         store_pairs(work->scaled + c / WIDE * (ROWS / 2) * WIDE + row / 2 * WIDE + c % WIDE, scaled[0], scaled[1]);
     }
-}
-
-/* Adds what tokens `first` … end - 1 of the vocabulary make of the gradient of TALL rows, C from `panel` on. */
-static inline void pull_stream(
-    const Work *work, int row, int64_t first, int64_t end, int64_t panel, int begun, float *to) {
-    Sums sums;
-    clear(sums);
-    for (int m = 0; m < TALL && begun; m++)
-        for (int j = 0; j < PARTS; j++)
-            sums[m][j] = _mm512_loadu_ps(to + (row + m) * work->width + panel * WIDE + j * LANES);
-    multiply(TALL, (end - first) / 2, (const Pair *)(work->exps + row * work->stride + first), work->stride / 2, 1,
-             work->down + (panel * work->all + first) / 2 * WIDE, sums);
-    for (int m = 0; m < TALL; m++)
-        for (int j = 0; j < PARTS; j++)
-            _mm512_storeu_ps(to + (row + m) * work->width + panel * WIDE + j * LANES, sums[m][j]);
 }
 
 /* Adds what all rows make of the gradient of TILE tokens' weights, C from `panel` on. */
@@ -156,88 +284,102 @@ static inline void pull_weights(const Work *work, int rows, int64_t token, int64
             _mm512_storeu_ps(to + m * work->width + j * LANES, sums[m][j]);
 }
 
+/* `factor` times C values, added to others. */
+static inline void add(int64_t width, float factor, const float *values, float *to) {
+    for (int64_t c = 0; c < width; c += LANES)
+        _mm512_storeu_ps(to + c, _mm512_fmadd_ps(_mm512_set1_ps(factor), _mm512_loadu_ps(values + c),
+                                                 _mm512_loadu_ps(to + c)));
+}
+
+/* The gradients of a slice's weights: what exps pull, and that each target is pulled by its row. */
+static void pull_slice(const Work *work, int slice, int count, const float *x, const int64_t *targets, float *dweights,
+                       int begun) {
+    const int64_t begin = slice_begin(work, slice), end = slice_begin(work, slice + 1);
+    for (int64_t token = begin; token < end; token += TILE)
+        for (int64_t panel = 0; panel < work->width / WIDE; panel++)
+            pull_weights(work, (int)padded(count, TALL), token, panel, dweights, begun);
+    for (int row = 0; row < count; row++)
+        if (targets[row] >= begin && targets[row] < end)
+            add(work->width, -1, x + row * work->width, dweights + targets[row] * work->width);
+}
+
+/* A row's gradient: what all slices make of it over its sum, less its target's weights. */
+static void finish_gradient(const Work *work, int row, int64_t target, float *dx) {
+    const int64_t width = work->width;
+    for (int64_t c = 0; c < width; c += LANES) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int slice = 0; slice < work->slices; slice++)
+            sum = _mm512_add_ps(sum, _mm512_loadu_ps(work->pulls + (slice * ROWS + row) * width + c));
+        const __m512 wanted = target < 0 ? _mm512_setzero_ps() : widen(load(work->weights + target * width + c));
+        _mm512_storeu_ps(dx + c, _mm512_fmsub_ps(sum, _mm512_set1_ps(work->factor[row]), wanted));
+    }
+}
+
 /* All threads together: losses and gradients of `count` rows; `begun` says whether others were added to `dweights`. */
-static void learn(const Work *work, int count, const float *x, const int64_t *targets, float *losses, float *dx,
+static void learn(Work *work, int count, const float *x, const int64_t *counted, float *losses, float *dx,
                   float *dweights, int begun) {
     const int rows = (int)padded(count, TALL);
     const int64_t width = work->width;
+    int64_t targets[ROWS]; /* of padding, too */
+    for (int row = 0; row < rows; row++)
+        targets[row] = row < count ? counted[row] : -1;
 #pragma omp for schedule(static)
     for (int row = 0; row < rows; row++)
-        for (int64_t c = 0; c < width; c += LANES)
-            store(work->low + row * width + c,
-                  row < count ? narrow(_mm512_loadu_ps(x + row * width + c)) : _mm256_setzero_si256());
+        prepare(work, row, row < count ? x + row * width : NULL, targets[row]);
+    for (int again = 1; again;) {
 #pragma omp for schedule(static)
-    for (int slice = 0; slice < work->slices; slice++) {
-        __m512 most[ROWS];
+        for (int slice = 0; slice < work->slices; slice++)
+            walk_slice(work, slice, rows, targets);
+#pragma omp single
+        work->again = 0;
+#pragma omp for schedule(static)
         for (int row = 0; row < rows; row++)
-            most[row] = _mm512_set1_ps(-INFINITY);
-        for (int64_t first = slice_begin(work, slice); first < slice_begin(work, slice + 1); first += WIDE)
-            for (int row = 0; row < rows; row += TALL)
-                find_logits(work, row, first, most + row);
-        for (int row = 0; row < rows; row++)
-            work->most[slice * ROWS + row] = _mm512_reduce_max_ps(most[row]);
+            if (is_far(work, row))
+#pragma omp atomic write
+                work->again = 1;
+        again = work->again;
+#pragma omp barrier
     }
-#pragma omp for schedule(static)
-    for (int row = 0; row < count; row++) /* until all is there, its logit */
-        losses[row] = targets[row] < 0 ? 0 : widen_one(work->exps[row * work->stride + targets[row]]);
-#pragma omp for schedule(static)
-    for (int slice = 0; slice < work->slices; slice++)
-        for (int row = 0; row < rows; row += 2)
-            exponentiate(work, row, slice);
 #pragma omp for schedule(static)
     for (int row = 0; row < rows; row += 2) {
         const int real = count - row < 2 ? count - row : 2;
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 2; i++) {
+            const float loss = finish(work, row + i, targets[row + i]);
             if (i < real)
-                losses[row + i] = finish(work, row + i, targets[row + i], losses[row + i]);
-            else
-                work->factor[row + i] = 0;
+                losses[row + i] = loss;
+        }
         scale_stream(work, row, real, x + row * width);
     }
-#pragma omp for schedule(static)
-    for (int slice = 0; slice < work->slices; slice++) {
-        const int64_t begin = slice_begin(work, slice), end = slice_begin(work, slice + 1);
-        float *pulls = work->pulls + slice * ROWS * width;
-        for (int64_t first = begin; first < end; first += DEEP)
-            for (int64_t panel = 0; panel < width / WIDE; panel++)
-                for (int row = 0; row < rows; row += TALL)
-                    pull_stream(work, row, first, end - first < DEEP ? end : first + DEEP, panel, first > begin, pulls);
-        if (begin == end)
-            memset(pulls, 0, rows * width * sizeof(float));
-        for (int64_t token = begin; dweights && token < end; token += TILE)
-            for (int64_t panel = 0; panel < width / WIDE; panel++)
-                pull_weights(work, rows, token, panel, dweights, begun);
-    }
+#pragma omp for schedule(static) nowait
+    for (int slice = 0; slice < work->slices; slice++)
+        if (dweights)
+            pull_slice(work, slice, count, x, targets, dweights, begun);
 #pragma omp for schedule(static)
     for (int row = 0; row < count; row++)
-        for (int64_t c = 0; c < width; c += LANES) {
-            __m512 sum = _mm512_setzero_ps();
-            for (int slice = 0; slice < work->slices; slice++)
-                sum = _mm512_add_ps(sum, _mm512_loadu_ps(work->pulls + (slice * ROWS + row) * width + c));
-            _mm512_storeu_ps(dx + row * width + c, _mm512_mul_ps(sum, _mm512_set1_ps(work->factor[row])));
-        }
+        finish_gradient(work, row, targets[row], dx + row * width);
 }
 
-enum { ROOMS = 8 };
+enum { ROOMS = 12 };
 
 /* Of the stream `x`, N x C, C a multiple of WIDE, and targets, N, below zero where they do not count: the losses, N,
 and their sum's gradients, `dx` and `dweights`, V x C, if it is not NULL. Returns 0, or 1 without memory. */
-int cross_entropy(int64_t n, int64_t width, int64_t vocabulary, const float *x, const Pair *across, const Pair *down,
-                  const int64_t *targets, float *losses, float *dx, float *dweights, int threads) {
+int cross_entropy(int64_t n, int64_t width, int64_t vocabulary, const float *x, const Half *weights, const Pair *across,
+                  const Pair *down, const float *steps, const int32_t *raised, const int64_t *targets, float *losses,
+                  float *dx, float *dweights, int threads) {
     const int slices = threads > SLICES ? threads : SLICES;
-    Work work = {.width = width, .vocabulary = vocabulary, .slices = slices, .across = across, .down = down};
-    work.all = padded(vocabulary, WIDE);
-    work.stride = work.all + 32; /* so that rows begin in other sets of a cache */
+    Work work = {.width = width, .vocabulary = vocabulary, .all = padded(vocabulary, WIDE), .slices = slices,
+                 .weights = weights, .across = across, .down = down, .steps = steps, .raised = raised};
+    const size_t row = ROWS * sizeof(float), each = slices * ROWS;
     const size_t sizes[ROOMS] = {
-        ROWS * width * sizeof(Half), ROWS * work.stride * sizeof(Half), ROWS / 2 * work.all * sizeof(Pair),
-        ROWS / 2 * width * sizeof(Pair), slices * ROWS * sizeof(float), slices * ROWS * sizeof(float),
-        slices * ROWS * width * sizeof(float), ROWS * sizeof(float),
+        ROWS * width * sizeof(Half), ROWS * width, row, row, row, row, ROWS / 2 * width * sizeof(Pair),
+        ROWS / 2 * work.all * sizeof(Pair), each * BESIDE * sizeof(Half), slices * row, slices * row, slices * row * width,
     };
     void *parts[ROOMS], *room = make_room(sizes, parts, ROOMS);
     if (!room)
         return 1;
-    work.low = parts[0], work.exps = parts[1], work.below = parts[2], work.scaled = parts[3];
-    work.most = parts[4], work.sums = parts[5], work.pulls = parts[6], work.factor = parts[7];
+    work.low = parts[0], work.low8 = parts[1], work.low_steps = parts[2], work.shift = parts[3];
+    work.at = parts[4], work.factor = parts[5], work.scaled = parts[6], work.below = parts[7];
+    work.exps = parts[8], work.most = parts[9], work.sums = parts[10], work.pulls = parts[11];
 #pragma omp parallel num_threads(threads)
     for (int64_t start = 0; start < n; start += ROWS)
         learn(&work, n - start < ROWS ? (int)(n - start) : ROWS, x + start * width, targets + start, losses + start,

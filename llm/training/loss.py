@@ -71,17 +71,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def load_loss() -> ctypes.CDLL | None:
     """loss.c, built and loaded; None where it can't be, with the reason in the log, once."""
     if (found := c_library.load(SOURCES)) is not None:
-        found.pack_output.argtypes = [c_int64, c_int64, *3 * [c_void_p], c_int]
+        found.pack_output.argtypes = [c_int64, c_int64, *5 * [c_void_p], c_int]
         found.pack_output.restype = None
-        found.cross_entropy.argtypes = [*3 * [c_int64], *7 * [c_void_p], c_int]
+        found.cross_entropy.argtypes = [*3 * [c_int64], *10 * [c_void_p], c_int]
     return found
+
+
+def _pointers(*tensors: Tensor | None) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
     """The same by loss.c, in bfloat16, where C is a multiple of PANEL; none of its pieces goes through torch."""
 
     @staticmethod
-    def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, logits_in_int8: bool) -> Tensor:
         ctx.dtypes = x_NC.dtype, weight_VC.dtype
         x_NC, low_VC, targets_N = (
             x_NC.float().contiguous(),
@@ -89,13 +93,16 @@ class _FusedCrossEntropy(torch.autograd.Function):
             targets_N.long().contiguous(),
         )
         (tokens, width), vocabulary, threads = x_NC.shape, len(low_VC), torch.get_num_threads()
-        across, down = (low_VC.new_empty(-(-vocabulary // PANEL) * PANEL * width) for _ in range(2))
+        padded = -(-vocabulary // PANEL) * PANEL
+        across, down = (low_VC.new_empty(padded * width) for _ in range(2))
+        steps_V, shifted_V = (
+            torch.zeros(padded, dtype=dtype) if logits_in_int8 else None for dtype in (torch.float32, torch.int32)
+        )
         losses_N, dx_NC = x_NC.new_empty(tokens), torch.empty_like(x_NC)
         dweight_VC = torch.empty_like(low_VC, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        library = load_loss()
-        library.pack_output(width, vocabulary, *(t.data_ptr() for t in (low_VC, across, down)), threads)
-        tensors = x_NC, across, down, targets_N, losses_N, dx_NC, dweight_VC
-        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        library, weights = load_loss(), (low_VC, across, down, steps_V, shifted_V)
+        library.pack_output(width, vocabulary, *_pointers(*weights), threads)
+        pointers = _pointers(x_NC, *weights, targets_N, losses_N, dx_NC, dweight_VC)
         if library.cross_entropy(tokens, width, vocabulary, *pointers, threads):
             raise MemoryError("no memory for the loss")
         ctx.save_for_backward(dx_NC, dweight_VC)
@@ -105,16 +112,18 @@ class _FusedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         dx_NC, dweight_VC = ctx.saved_tensors
         x_dtype, weight_dtype = ctx.dtypes
-        dweight_VC = None if dweight_VC is None else (dweight_VC * upstream).to(weight_dtype)
-        return (dx_NC * upstream).to(x_dtype), dweight_VC, None
+        dweight_VC = None if dweight_VC is None else dweight_VC.mul_(upstream).to(weight_dtype)  # it is nobody else's
+        return (dx_NC * upstream).to(x_dtype), dweight_VC, None, None
 
 
-def linear_cross_entropy(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, *, in_c: bool = False) -> Tensor:
+def linear_cross_entropy(
+    x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, *, in_c: bool = False, logits_in_int8: bool = False
+) -> Tensor:
     """Sum over the tokens of the cross-entropy, in nats, of the logits `x weightᵀ`; never holds all logits at once.
 
     Targets (int64) of IGNORE do not count. Under autocast the matrix products are in its dtype, the sums in float32.
-    `in_c` has loss.c compute it, in bfloat16, where gradients are needed. Raises ValueError for a target that is no row
-    of `weight`.
+    `in_c` has loss.c compute it, in bfloat16, where gradients are needed, and `logits_in_int8` its logits in 8 bits.
+    Raises ValueError for a target that is no row of `weight`.
     """
     wrong_N = (targets_N != IGNORE) & ((targets_N < 0) | (targets_N >= len(weight_VC)))
     if wrong_N.any():
@@ -123,7 +132,7 @@ def linear_cross_entropy(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, *, 
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
     with torch.autocast(device, enabled=False):
         if in_c and torch.is_grad_enabled() and len(x_NC):
-            return _FusedCrossEntropy.apply(x_NC, weight_VC, targets_N)
+            return _FusedCrossEntropy.apply(x_NC, weight_VC, targets_N, logits_in_int8)
         if torch.is_grad_enabled():
             return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, dtype)
         low_VC = weight_VC.to(dtype)

@@ -60,7 +60,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
     widths = [row_width(each) for each in windows]
-    compute = choose_blocks(model, compute, forward * max(widths), model.config.n_embd)
+    compute = choose_blocks(model, compute, forward * max(widths), model.config.n_embd, muon=params.optimizer == "muon")
     goal = objective(model, encoding, params, windows, validation, compute, questions=questions, workers=workers)
     tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient

@@ -102,7 +102,8 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         learned = to_be_read(train, len(labels), buckets=buckets, certain=certain, balanced=balanced)
     lengths = [len(model.read(tokens)) for tokens in learned.tokens]
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
-    compute = choose_blocks(model, compute, read, foundation.config.n_embd, fmean(lengths) / max(lengths))
+    filled, muon = fmean(lengths) / max(lengths), params.optimizer == "muon"
+    compute = choose_blocks(model, compute, read, foundation.config.n_embd, filled, muon=muon)
     goal = objective(model, params, learned, validation, compute, balanced=balanced, workers=workers)
     emails = params.batch_size * params.gradient_accumulation
     done = partial(finish, model, train, validation, balanced=balanced, false_positive_rate=params.false_positive_rate)

@@ -89,7 +89,8 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     train, validation = (TokenWindows(data, split, model.config.context_length) for split in ("train", "validation"))
     tokens = params.batch_size * params.gradient_accumulation * model.config.context_length
     from_scratch = params.init_from == SCRATCH
-    compute = choose_blocks(model, compute, params.steps * tokens, model.config.n_embd, from_scratch=from_scratch)
+    how = {"from_scratch": from_scratch, "muon": params.optimizer == "muon"}
+    compute = choose_blocks(model, compute, params.steps * tokens, model.config.n_embd, **how)
     goal = objective(
         model,
         encoding,

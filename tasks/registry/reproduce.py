@@ -123,11 +123,13 @@ class Attempt:
 
         compute = choose_compute()
         device = {"device": str(compute.device), "dtype": str(compute.dtype).removeprefix("torch.")}
-        if then.get("blocks", EAGER) != EAGER:  # then parameters ask for compiled ones
-            device["blocks"] = compiled_by(compiler) if (compiler := cpp_compiler()) else EAGER
-            for said, here in ((" in C", can_learn_in_c(compute)), (" in 8 bits", has_fast_int8(compute.device))):
-                of_then = re.search(f", [a-z ]+{said}", then["blocks"])
-                if compiler and of_then and here:
+        if "blocks" in then:
+            eager = then["blocks"].startswith(EAGER)  # as parameters asked for, which are the same here
+            compiler = None if eager else cpp_compiler()
+            device["blocks"] = compiled_by(compiler) if compiler else EAGER
+            in_int8 = has_fast_int8(compute.device) and (eager or compiler is not None)
+            for said, here in ((" in C", can_learn_in_c(compute)), (" in 8 bits", in_int8)):
+                if here and (of_then := re.search(f", [A-Za-z ]+{said}", then["blocks"])):
                     device["blocks"] += of_then[0]
         now = machine_class(lineage(None) | {f"{PREFIX}.{name}": value for name, value in device.items()})
         return [

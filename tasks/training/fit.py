@@ -80,7 +80,7 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
     count = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     cluster = Cluster.asked_for() if params.steps else None  # nothing to share out
-    if cluster is not None and compute.compiled:
+    if cluster is not None and compute.blocks != EAGER:
         compute = replace(compute, blocks=EAGER, blocks_reason="several workers share the batches")
     logger.info("%s; %.1f M weights, %.1f M of them trained", compute, count / 1e6, trained / 1e6)
     mlflow.set_tags({"threestage.device": str(compute.device), "threestage.dtype": str(compute.dtype)})
@@ -106,7 +106,8 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
         with progress.bar, StopRequest() as stop:
             if cluster is None:
                 objective = replace(objective, evaluate=stop.within(objective.evaluate))
-                history = train(model, params, objective, checkpoints=checkpoints, report=progress, stop=stop)
+                options = {"checkpoints": checkpoints, "report": progress, "stop": stop}
+                history = train(model, params, objective, **options, muon_in_c="Muon" in compute.in_c)
             else:
                 from tasks.training.ray import train_on_ray
 

@@ -10,7 +10,7 @@ import torch
 
 from llm.applications.language_model import window_loss
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
-from llm.device import EAGER, IN_INT8, Compute, has_fast_bfloat16_registers
+from llm.device import EAGER, IN_C, IN_INT8, Compute, has_fast_bfloat16_registers
 from llm.model.gpt import GPT
 from llm.model.int8 import LearnedInt8Linear, has_fast_int8, learn_in_int8, sums_are_exact
 from llm.model.lora import LoRALinear, add_lora, multiply_in_int8
@@ -19,7 +19,9 @@ from llm.training.checkpoint import Checkpoints
 from llm.training.compiled import (
     WIDE_INT8,
     WORTH,
+    WORTH_C,
     WORTH_INT8,
+    can_learn_in_c,
     choose_blocks,
     compile_blocks,
     compiled_by,
@@ -30,7 +32,7 @@ from llm.training.loop import Objective, train
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 LOW = Compute(torch.device("cpu"), torch.bfloat16, "a test", blocks="compiled by a test")
 BY_C = replace(LOW, blocks=LOW.blocks + ", attention and loss in C" * torch.cpu._is_avx512_bf16_supported())
-IN_8_BITS = replace(BY_C, blocks=BY_C.blocks + IN_INT8) if sums_are_exact() else BY_C
+IN_8_BITS = replace(BY_C, blocks=BY_C.blocks + ", logits and products" + IN_INT8) if sums_are_exact() else BY_C
 CONFIG = TrainConfig(seed=1, steps=20, batch_size=2, learning_rate=1e-2, evaluate_every=20, checkpoint_every=10)
 LORA = LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand"))
 needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler")
@@ -97,15 +99,16 @@ def test_the_choice_is_of_the_work_and_the_compiler_alone():
 
 
 @needs_compiler
-@pytest.mark.parametrize("lacking", ["flash", "loss", None])
-def test_attention_and_loss_are_computed_in_c_where_that_is_fast_and_can_be_built(monkeypatch, lacking):
+@pytest.mark.parametrize("lacking", ["flash", "loss", "muon", None])
+def test_attention_loss_and_muon_are_computed_in_c_where_that_is_fast_and_can_be_built(monkeypatch, lacking):
     if lacking:
         monkeypatch.setattr(compiled, f"load_{lacking}", lambda: None)
     gpt, _ = make(dropout=0.0)
-    chosen = [choose_blocks(gpt, compute, int(WORTH / 128), 64) for compute in (LOW, CPU)]
-    assert [each.in_c for each in chosen] == [lacking is None and has_fast_bfloat16_registers(LOW.device), False]
-    said = ", attention and loss in C"
-    assert [each.blocks for each in chosen] == [compiled_by(cpp_compiler()) + said * each.in_c for each in chosen]
+    chosen = [choose_blocks(gpt, compute, int(WORTH / 128), 64, muon=True) for compute in (LOW, CPU)]
+    in_c = lacking is None and has_fast_bfloat16_registers(LOW.device)
+    assert [each.in_c for each in chosen] == [["attention", "loss", "Muon"] if in_c else [], []]
+    said = ", attention and loss and Muon in C"
+    assert [each.blocks for each in chosen] == [compiled_by(cpp_compiler()) + said * bool(each.in_c) for each in chosen]
 
 
 @pytest.mark.parametrize(
@@ -122,11 +125,25 @@ def test_a_width_or_dropout_that_c_lacks_is_left_to_torch_and_so_is_the_loss_of_
     width, heads, dropout, expected
 ):
     gpt = GPT(GPTConfig(context_length=8, n_layer=1, n_embd=width, n_head=heads, vocabulary_size=9, dropout=dropout))
-    assert compiled._parts_in_c(gpt) == expected
-    assert compiled._parts_in_c(torch.nn.Sequential(gpt)) == [part for part in expected if part != "loss"]
+    assert compiled._parts_in_c(gpt, muon=False) == expected
+    assert compiled._parts_in_c(gpt, muon=True) == expected + ["Muon"] * (width % 64 == 0)
+    assert compiled._parts_in_c(torch.nn.Sequential(gpt), muon=False) == [part for part in expected if part != "loss"]
     for parts in (expected, []):
-        compiled._learn_in_c(gpt, parts)
+        compiled._learn_in_c(gpt, replace(LOW, blocks=EAGER + compiled._said(parts, IN_C)))
         assert (gpt.blocks[0].attention.in_c, gpt.loss_in_c) == ("attention" in parts, "loss" in parts)
+
+
+def test_a_short_training_takes_what_is_in_c_alone_and_the_shortest_nothing():
+    gpt, goal = make(dropout=0.0, lora=False)
+    how = {"from_scratch": True, "muon": True}
+    short, shortest = (choose_blocks(gpt, LOW, int(worth / 128) + 1, 64, **how) for worth in (WORTH_C, WORTH_C / 2))
+    assert (short.compiled, shortest.compiled) == (False, False)
+    fast = can_learn_in_c(LOW)
+    assert short.in_c == (["attention", "loss", "Muon"] if fast else [])
+    assert (short.logits_in_int8, short.in_int8) == (fast and has_fast_int8(LOW.device), False)
+    assert shortest.blocks == EAGER
+    assert compile_blocks(gpt, goal, short) == short
+    assert (gpt.blocks[0].attention.in_c, gpt.loss_in_c, gpt.logits_in_int8) == (fast, fast, short.logits_in_int8)
 
 
 @needs_compiler
@@ -146,6 +163,8 @@ def test_a_wide_model_learns_from_scratch_in_8_bits_where_that_is_fast(width, fr
     width += WIDE_INT8 - 1
     chosen = [choose_blocks(gpt, compute, int(WORTH), width, from_scratch=from_scratch) for compute in (LOW, CPU)]
     assert [each.in_int8 for each in chosen] == [wide and has_fast_int8(LOW.device), False]
+    in_c = can_learn_in_c(LOW) and has_fast_int8(LOW.device)
+    assert [each.logits_in_int8 for each in chosen] == [from_scratch and in_c, False]
 
 
 @pytest.mark.parametrize("lora", [True, False])

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.slow
 NAME = "threestage-classifier"
 URI = f"models:/{NAME}/1"
 WEIGHTS = "models/classifier/model.safetensors"
+IN_8_BITS = ", logits and products" + IN_INT8
 STATE = ("mlflow.db*", ".threestage/", ".prefect/", "mlartifacts/", "tmp/", "remote/")
 WAIT = """\
 import os, pathlib, time
@@ -269,13 +270,15 @@ def test_another_class_of_machine_is_said_before_anything_runs(with_version):
     assert "python" not in " ".join(said)  # which nobody wrote down
 
 
-@pytest.mark.parametrize("how", [", attention in C", IN_INT8, ", attention and loss in C" + IN_INT8])
-def test_what_parameters_asked_for_is_expected_where_this_processor_has_it(with_version, how):
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("how", [", attention in C", IN_8_BITS, ", attention and loss and Muon in C" + IN_8_BITS])
+def test_what_parameters_asked_for_is_expected_where_this_processor_has_it(with_version, how, eager):
     compute, compiler = choose_compute(), cpp_compiler()
-    has = dict.fromkeys((", attention in C", ", attention and loss in C"), can_learn_in_c(compute))
-    has |= {IN_INT8: has_fast_int8(compute.device)}
-    tags = {"device": str(compute.device), "blocks": compiled_by(compiler or "g++") + how}
-    here = compiled_by(compiler) + "".join(each for each in has if each in how and has[each]) if compiler else EAGER
+    has = dict.fromkeys((", attention in C", ", attention and loss and Muon in C"), can_learn_in_c(compute))
+    has |= {IN_8_BITS: has_fast_int8(compute.device) and (eager or compiler is not None)}
+    tags = {"device": str(compute.device), "blocks": (EAGER if eager else compiled_by(compiler or "g++")) + how}
+    here = compiled_by(compiler) if compiler and not eager else EAGER
+    here += "".join(each for each in has if each in how and has[each])
     expected = [] if here == tags["blocks"] else [f"blocks was {tags['blocks']}, here it is {here}"]
     assert [each for each in foreseen_of(tags) if each.startswith("blocks")] == expected
 
