@@ -117,6 +117,25 @@ static inline float total(Floats x) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
+#ifdef __AVX512F__
+/* The sum of each of LANES registers, in the order of the registers: pairs are added until one register is left. */
+static inline Floats totals(__m512 sums[LANES]) {
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES / 2; i++) {
+        const __m512 a = sums[i / 4 * 8 + i % 4], b = sums[i / 4 * 8 + i % 4 + 4];
+        sums[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < LANES / 4; i++)
+        sums[i] = _mm512_add_ps(_mm512_shuffle_f32x4(sums[i], sums[i + 4], 0x88),
+                                _mm512_shuffle_f32x4(sums[i], sums[i + 4], 0xdd));
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        sums[i] = _mm512_add_ps(_mm512_unpacklo_ps(sums[i], sums[i + 2]), _mm512_unpackhi_ps(sums[i], sums[i + 2]));
+    return (Floats)_mm512_add_ps(_mm512_unpacklo_ps(sums[0], sums[1]), _mm512_unpackhi_ps(sums[0], sums[1]));
+}
+#endif
+
 /* `count` * LANES values of what a head hears: the weighted sum of its values. */
 static inline __attribute__((always_inline)) void hear(
     const float *values, int64_t last, int width, const float *scores, float all_scores, const int count, float *out) {
@@ -134,7 +153,25 @@ static void attend(const float *query, const float *keys, const float *values, i
                    float *out) {
     const float root = 1.0f / sqrtf((float)width);
     float most = -INFINITY, all_scores = 0;
-    for (int64_t s = 0; s <= last; s++) {
+    int64_t s = 0;
+#ifdef __AVX512F__
+    for (; s + LANES <= last + 1 && width % LANES == 0; s += LANES) { /* LANES keys, whose sums are added together */
+        __m512 sums[LANES];
+#pragma GCC unroll 16
+        for (int k = 0; k < LANES; k++)
+            sums[k] = _mm512_setzero_ps();
+        for (int i = 0; i < width; i += LANES) {
+            const __m512 part = _mm512_loadu_ps(query + i);
+#pragma GCC unroll 16
+            for (int k = 0; k < LANES; k++)
+                sums[k] = _mm512_fmadd_ps(part, _mm512_loadu_ps(keys + (s + k) * width + i), sums[k]);
+        }
+        const Floats found = totals(sums) * root;
+        *(Floats *)(scores + s) = found;
+        most = fmaxf(most, _mm512_reduce_max_ps((__m512)found));
+    }
+#endif
+    for (; s <= last; s++) {
         const float *key = keys + s * width;
         Floats sums = {0};
         int i = 0;

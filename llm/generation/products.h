@@ -239,8 +239,10 @@ static inline void give(const Inputs *x, int kind, int64_t at, const float *valu
         bits[i] = (int32_t)(padded[i] * inverse + 12582912.0f - 12582912.0f); /* to the nearest integer */
         sum += bits[i];
     }
+    int8_t bytes[GROUP]; /* of its own, so that the loop is one of registers */
     for (int i = 0; i < GROUP; i++)
-        x->bytes[at * GROUP + i] = (int8_t)bits[i];
+        bytes[i] = (int8_t)bits[i];
+    memcpy(x->bytes + at * GROUP, bytes, sizeof bytes);
     x->scales[at] = most / 127.0f;
     x->sums[at] = most / 127.0f * (float)sum;
     x->offsets[at] = -128 * sum;
