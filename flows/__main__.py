@@ -27,8 +27,6 @@ def main() -> int:
         except UserError:
             check_params()  # which says it better, where it is the reason
             raise
-        if stale:  # else the parameters are those that ran; to check them takes the models' libraries
-            check_params()
         versions = {} if stale else registered(model_names())
         if not stale and all(versions.values()):
             for model in versions:
@@ -42,13 +40,18 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
 
-    from flows.retrain import retrain
     from tasks.stages.command import run_command
     from tasks.stages.lock import STATE
     from tasks.stages.server import prefect_server, run_as_child
 
+    def check() -> None:
+        if stale:  # else the parameters are those that ran; to check them takes the models' libraries
+            check_params()
+
     def work() -> None:
-        with prefect_server():
+        with prefect_server(meanwhile=check):
+            from flows.retrain import retrain
+
             run_as_child(retrain, {"decide": "nobody", "share": False})
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
         print_summary(registered(model_names()), f"Done in {minutes} min {seconds} s")

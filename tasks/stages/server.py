@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any
@@ -58,8 +58,10 @@ def free_port() -> Iterator[int]:
 
 
 @contextmanager
-def prefect_server() -> Iterator[str]:
+def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
     """Yield the address of the Prefect API: the configured one, or a temporary server's.
+
+    While that starts, which takes seconds, `meanwhile` is done.
 
     The temporary server runs in a process group of its own, so that Ctrl-C reaches the flow first and the flow can
     still say goodbye to it; it ends with this process. Raises UserError where the configured one doesn't answer: at
@@ -67,6 +69,7 @@ def prefect_server() -> Iterator[str]:
     """
     if url := PREFECT_API_URL.value():
         _check_answers(url, BACK_WITHIN if PARENT_TASK_RUN in os.environ else 0)
+        meanwhile()
         yield url
         return
     with free_port() as port:
@@ -82,6 +85,7 @@ def prefect_server() -> Iterator[str]:
             stdin=subprocess.DEVNULL,
         )
         try:
+            meanwhile()
             _wait_until_healthy(server, url)
             os.environ["PREFECT_API_URL"] = os.environ[TEMPORARY] = url
             with temporary_settings({PREFECT_API_URL: url}):
