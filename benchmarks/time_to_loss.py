@@ -107,7 +107,9 @@ def train_ours(
     length = gpt["context_length"]
     draw = batches(data, length, train["batch_size"], train["seed"])
 
-    def run(steps: int, stop: Callable[[], bool]) -> torch.nn.Module:
+    tokens_a_step = train["gradient_accumulation"] * train["batch_size"] * length
+
+    def run(steps: int, stop: Callable[[], bool], tokens: int) -> torch.nn.Module:
         torch.manual_seed(train["seed"])
 
         def sees(batch: int) -> int:
@@ -115,18 +117,17 @@ def train_ours(
 
         model, loss = our_model(gpt, precision, draw, sees)
         config = TrainConfig(**train | {"steps": steps, "evaluate_every": steps, "patience": None})
-        tokens = steps * train["gradient_accumulation"] * train["batch_size"] * length
+        taken.clear()
         our_steps(model, config, loss, taken.append, stop, tokens=tokens if precision == "bf16" else 0)
         return model.eval()
 
     taken: list[float] = []
-    run(PROBE, lambda: False)
-    taken.clear()
-    run(PROBE, lambda: False)
-    parts = np.array_split(taken, PARTS)  # steps take longer where more tokens see each other, so that all parts count
-    steps = max(1, math.floor(MARGIN * budget / fmean(map(median, parts))))
-    taken.clear()
-    model = run(steps, lambda: sum(taken) >= budget)
+    steps = PROBE
+    for _ in range(2):  # the first warms up, and says how long a training the second is a part of
+        run(PROBE, lambda: False, steps * tokens_a_step)
+        parts = np.array_split(taken, PARTS)  # steps take longer where more tokens see each other: all parts count
+        steps = max(1, math.floor(MARGIN * budget / fmean(map(median, parts))))
+    model = run(steps, lambda: sum(taken) >= budget, steps * tokens_a_step)
     found = validation(model, TokenWindows(Path(data), "validation", length))
     evaluation = {"budget": budget, "seconds": sum(taken), "steps": len(taken), "bits_per_byte": found}
     return {"planned_steps": steps, "evaluations": [evaluation]}
