@@ -25,7 +25,8 @@ class Compute:
     dtype: torch.dtype
     reason: str
     blocks: str = EAGER
-    """How a training computes the blocks of its model: eager, or compiled, and by what (llm/training/compiled.py)."""
+    """How a training computes: blocks eager, or compiled, and by what; what is in C, and what in 8 bits
+    (llm/training/compiled.py)."""
     blocks_reason: str = ""
 
     @property

@@ -19,7 +19,7 @@ from torch import Tensor
 from llm import c_library
 
 PANEL = 64
-"""Widths that flash.c and loss.c can work with are multiples of it: WIDE in bfloat16.h."""
+"""Widths that flash.c, loss.c and muon.c can work with are multiples of it: WIDE in bfloat16.h."""
 HEADER = Path(__file__).with_name("bfloat16.h")
 SOURCES = (Path(__file__).with_name("flash.c"), HEADER)
 

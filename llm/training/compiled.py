@@ -5,12 +5,12 @@ compiler makes a few loops of them. Their last bits are others than those of eag
 so whether blocks are compiled depends on parameters, data and machine alone, never on a clock or on where a training
 goes on. Attention, whose shapes change from batch to batch, stays as it is, and so does all that needs no gradient.
 
-With them go attention and the loss, which are ours in C (llm/model/flash.c, llm/training/loss.c), where the processor
-multiplies bfloat16 in vector registers. With AMX, of which nothing was measured, they stay torch's.
+Attention, the loss and Muon's step are ours in C (llm/model/flash.c, loss.c, muon.c) in a shorter training, too, where
+the processor multiplies bfloat16 in vector registers. With AMX, of which nothing was measured, they stay torch's.
 
-Where the processor is faster so, blocks multiply in 8 bits: those of a wide model that begins from nothing, and in a
-still longer training those that are frozen but for LoRA. What quantizes goes into the same loops. A product is then off
-by about a hundredth, not in its last bits alone.
+Where the processor is faster so, some products are in 8 bits: loss.c's logits in a model that begins from nothing; in
+compiled blocks those of a wide one, and in a still longer training those that are frozen but for LoRA. What quantizes
+goes into the same loops. A product is then off by about a hundredth, not in its last bits alone.
 """
 
 import logging
@@ -33,7 +33,7 @@ from llm.model.int8 import has_fast_int8, learn_in_int8
 from llm.model.lora import LoRALinear, multiply_in_int8
 from llm.training.loop import Objective
 from llm.training.loss import load_loss
-from llm.training.optim import load_muon
+from llm.training.optim import fits_c, load_muon
 
 WORTH = 1e9
 """Values of the stream, which are steps times tokens times blocks times width: compiled blocks save 15 to 25 ns each on
@@ -92,8 +92,9 @@ def _parts_in_c(model: nn.Module, muon: bool) -> list[str]:
     """What of a training can be computed in C. A classifier around a GPT has a small loss of its own."""
     gpt = next(module for module in model.modules() if isinstance(module, GPT))
     attention = gpt.config.head_width % PANEL == 0 and not gpt.config.dropout
-    wide = gpt.config.n_embd % PANEL == 0
-    return ["attention"] * attention + ["loss"] * (gpt is model and wide) + ["Muon"] * (muon and wide)
+    loss = gpt is model and gpt.config.n_embd % PANEL == 0
+    matrices = [weight for weight in gpt.blocks.parameters() if weight.requires_grad and weight.ndim == 2]
+    return ["attention"] * attention + ["loss"] * loss + ["Muon"] * (muon and any(map(fits_c, matrices)))
 
 
 def _learn_in_c(model: nn.Module, compute: Compute) -> None:
@@ -104,8 +105,10 @@ def _learn_in_c(model: nn.Module, compute: Compute) -> None:
                 block.attention.in_c = "attention" in compute.in_c
 
 
-def _said(parts: list[str], how: str) -> str:
-    return f", {' and '.join(parts)}{how}" if parts else ""
+def described(blocks: str, in_c: list[str], in_int8: list[str]) -> str:
+    """How a training computes, as it is recorded."""
+    said = ((in_c, IN_C), (in_int8, IN_INT8))
+    return blocks + "".join(f", {' and '.join(parts)}{how}" for parts, how in said if parts)
 
 
 def choose_blocks(
@@ -144,7 +147,7 @@ def choose_blocks(
         frozen = any(isinstance(module, LoRALinear) for module in model.modules())
         worth = width >= WIDE_INT8 if from_scratch else frozen and values >= WORTH_INT8
         in_int8 += ["products"] * (low and worth)
-    return replace(compute, blocks=how + _said(parts, IN_C) + _said(in_int8, IN_INT8), blocks_reason=reason)
+    return replace(compute, blocks=described(how, parts, in_int8), blocks_reason=reason)
 
 
 def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> Compute:
@@ -176,8 +179,8 @@ def compile_blocks(model: nn.Module, objective: Objective, compute: Compute) -> 
             layer.__class__ = nn.Linear
         said = (str(error).splitlines() or [type(error).__name__])[0]
         logger.warning("the blocks can't be compiled: %s", said)
-        compute = replace(compute, blocks=EAGER, blocks_reason=f"the compiler failed: {said}")
-        _learn_in_c(model, compute)
+        how = described(EAGER, compute.in_c, ["logits"] * compute.logits_in_int8)
+        compute = replace(compute, blocks=how, blocks_reason=f"the compiler failed: {said}")
     model.zero_grad()
     return compute
 

@@ -2,8 +2,9 @@
 
 Of ROWS tokens and DEEP of the vocabulary at a time there are logits, of these exp(logit - shift) in bfloat16, and while
 it is in the caches what it adds to the gradient of the stream. The shift is about the logit of the target, so that exp
-is neither nothing nor infinite; where it would be too large all is made again with the row's largest logit. A row's sum
-of exps is known at the end: its gradient is then divided by it, and those of the weights take the stream over it.
+is neither nothing nor infinite; where the row's largest logit is far from it all is made again with that. A row's sum
+of exps is known at the end: its gradient is then divided by it, and those of the weights take the stream over it. At
+the target exp less that sum stands for exp, and is rounded as a whole: where the model is sure it is little.
 
 Logits may be products in 8 bits, which a processor makes twice as fast: in each row of both matrices the largest value
 is LARGEST, and those of the stream are raised by SHIFT, as the instruction takes one of its sides without a sign.
@@ -18,7 +19,7 @@ Names: N tokens, C width of the model, V vocabulary. */
 
 enum { ROWS = 44 * TALL, DEEP = 8 * WIDE, SLICES = 4 };
 enum { BESIDE = DEEP + 32 }; /* from a row of exps to the next, so that they begin in other sets of a cache */
-enum { FAR = 40 };                                         /* that a logit may be above a row's shift */
+enum { FAR = 40 }; /* that a row's largest logit may be from its shift */
 enum { LARGEST = 127, SHIFT = 128 };
 
 typedef int32_t Integers __attribute__((vector_size(64)));
@@ -89,7 +90,8 @@ typedef struct {
     Half *low;        /* the stream, ROWS x C */
     uint8_t *low8;    /* and in 8 bits, */
     float *low_steps; /* with each row's step */
-    float *shift, *at, *factor; /* of each row, and the logit of its target, and one over its sum */
+    float *shift, *at;          /* of each row, and the logit of its target */
+    float *factor, *wanted;     /* one over its sum, and how much of the target's weights its gradient is to lose */
     Pair *scaled;     /* the stream over the sums, as panels: ROWS / 2 x WIDE */
     Pair *below;      /* exps as pairs of rows: tiles of LANES of V, each ROWS / 2 x LANES */
     Half *exps;       /* of each slice ROWS x BESIDE */
@@ -236,24 +238,31 @@ static void walk_slice(const Work *work, int slice, int rows, const int64_t *tar
     }
 }
 
-/* Whether a row's exps are too large to go on with; then its shift is its largest logit. */
+/* Whether a row's exps are too large or too small to go on with; then its shift is its largest logit. */
 static int is_far(const Work *work, int row) {
     float most = work->most[row];
     for (int slice = 1; slice < work->slices; slice++)
         most = fmaxf(most, work->most[slice * ROWS + row]);
-    const int far = most - work->shift[row] > FAR;
+    const int far = isfinite(work->shift[row]) && fabsf(most - work->shift[row]) > FAR;
     if (far)
         work->shift[row] = most;
     return far;
 }
 
-/* A row's loss, and one over its sum of exps, or zeros where its target does not count. */
+/* A row's loss and what finishes its gradients, or zeros where its target does not count. */
 static float finish(const Work *work, int row, int64_t target) {
     float sum = 0;
     for (int slice = 0; slice < work->slices; slice++)
         sum += work->sums[slice * ROWS + row];
-    work->factor[row] = target < 0 ? 0 : 1 / sum;
-    return target < 0 ? 0 : logf(sum) + work->shift[row] - work->at[row];
+    work->factor[row] = work->wanted[row] = 0;
+    if (target < 0)
+        return 0;
+    const float logit = work->at[row] - work->shift[row], own = expf(logit);
+    Half *pair = (Half *)(work->below + (target / LANES * (ROWS / 2) + row / 2) * LANES + target % LANES);
+    pair[row % 2] = narrow_one(own - sum);
+    work->factor[row] = 1 / sum;
+    work->wanted[row] = (sum - own + widen_one(narrow_one(own))) / sum; /* as the rounded one is in the row's pull */
+    return logf(sum) - logit;
 }
 
 /* Two rows of the stream, of which `real` are there, over their sums of exps, as pairs. */
@@ -284,34 +293,18 @@ static inline void pull_weights(const Work *work, int rows, int64_t token, int64
             _mm512_storeu_ps(to + m * work->width + j * LANES, sums[m][j]);
 }
 
-/* `factor` times C values, added to others. */
-static inline void add(int64_t width, float factor, const float *values, float *to) {
-    for (int64_t c = 0; c < width; c += LANES)
-        _mm512_storeu_ps(to + c, _mm512_fmadd_ps(_mm512_set1_ps(factor), _mm512_loadu_ps(values + c),
-                                                 _mm512_loadu_ps(to + c)));
-}
 
-/* The gradients of a slice's weights: what exps pull, and that each target is pulled by its row. */
-static void pull_slice(const Work *work, int slice, int count, const float *x, const int64_t *targets, float *dweights,
-                       int begun) {
-    const int64_t begin = slice_begin(work, slice), end = slice_begin(work, slice + 1);
-    for (int64_t token = begin; token < end; token += TILE)
-        for (int64_t panel = 0; panel < work->width / WIDE; panel++)
-            pull_weights(work, (int)padded(count, TALL), token, panel, dweights, begun);
-    for (int row = 0; row < count; row++)
-        if (targets[row] >= begin && targets[row] < end)
-            add(work->width, -1, x + row * work->width, dweights + targets[row] * work->width);
-}
-
-/* A row's gradient: what all slices make of it over its sum, less its target's weights. */
+/* A row's gradient: what all slices make of it over its sum, less so much of its target's weights. */
 static void finish_gradient(const Work *work, int row, int64_t target, float *dx) {
     const int64_t width = work->width;
     for (int64_t c = 0; c < width; c += LANES) {
         __m512 sum = _mm512_setzero_ps();
         for (int slice = 0; slice < work->slices; slice++)
             sum = _mm512_add_ps(sum, _mm512_loadu_ps(work->pulls + (slice * ROWS + row) * width + c));
-        const __m512 wanted = target < 0 ? _mm512_setzero_ps() : widen(load(work->weights + target * width + c));
-        _mm512_storeu_ps(dx + c, _mm512_fmsub_ps(sum, _mm512_set1_ps(work->factor[row]), wanted));
+        sum = _mm512_mul_ps(sum, _mm512_set1_ps(work->factor[row]));
+        if (target >= 0)
+            sum = _mm512_fnmadd_ps(widen(load(work->weights + target * width + c)), _mm512_set1_ps(work->wanted[row]), sum);
+        _mm512_storeu_ps(dx + c, sum);
     }
 }
 
@@ -352,14 +345,15 @@ static void learn(Work *work, int count, const float *x, const int64_t *counted,
     }
 #pragma omp for schedule(static) nowait
     for (int slice = 0; slice < work->slices; slice++)
-        if (dweights)
-            pull_slice(work, slice, count, x, targets, dweights, begun);
+        for (int64_t token = slice_begin(work, slice); dweights && token < slice_begin(work, slice + 1); token += TILE)
+            for (int64_t panel = 0; panel < width / WIDE; panel++)
+                pull_weights(work, rows, token, panel, dweights, begun);
 #pragma omp for schedule(static)
     for (int row = 0; row < count; row++)
         finish_gradient(work, row, targets[row], dx + row * width);
 }
 
-enum { ROOMS = 12 };
+enum { ROOMS = 13 };
 
 /* Of the stream `x`, N x C, C a multiple of WIDE, and targets, N, below zero where they do not count: the losses, N,
 and their sum's gradients, `dx` and `dweights`, V x C, if it is not NULL. Returns 0, or 1 without memory. */
@@ -371,15 +365,15 @@ int cross_entropy(int64_t n, int64_t width, int64_t vocabulary, const float *x, 
                  .weights = weights, .across = across, .down = down, .steps = steps, .raised = raised};
     const size_t row = ROWS * sizeof(float), each = slices * ROWS;
     const size_t sizes[ROOMS] = {
-        ROWS * width * sizeof(Half), ROWS * width, row, row, row, row, ROWS / 2 * width * sizeof(Pair),
+        ROWS * width * sizeof(Half), ROWS * width, row, row, row, row, row, ROWS / 2 * width * sizeof(Pair),
         ROWS / 2 * work.all * sizeof(Pair), each * BESIDE * sizeof(Half), slices * row, slices * row, slices * row * width,
     };
     void *parts[ROOMS], *room = make_room(sizes, parts, ROOMS);
     if (!room)
         return 1;
     work.low = parts[0], work.low8 = parts[1], work.low_steps = parts[2], work.shift = parts[3];
-    work.at = parts[4], work.factor = parts[5], work.scaled = parts[6], work.below = parts[7];
-    work.exps = parts[8], work.most = parts[9], work.sums = parts[10], work.pulls = parts[11];
+    work.at = parts[4], work.factor = parts[5], work.wanted = parts[6], work.scaled = parts[7], work.below = parts[8];
+    work.exps = parts[9], work.most = parts[10], work.sums = parts[11], work.pulls = parts[12];
 #pragma omp parallel num_threads(threads)
     for (int64_t start = 0; start < n; start += ROWS)
         learn(&work, n - start < ROWS ? (int)(n - start) : ROWS, x + start * width, targets + start, losses + start,

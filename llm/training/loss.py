@@ -94,7 +94,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
         )
         (tokens, width), vocabulary, threads = x_NC.shape, len(low_VC), torch.get_num_threads()
         padded = -(-vocabulary // PANEL) * PANEL
-        across, down = (low_VC.new_empty(padded * width) for _ in range(2))
+        across, down = (low_VC.new_empty(size) for size in (padded * width // (1 + logits_in_int8), padded * width))
         steps_V, shifted_V = (
             torch.zeros(padded, dtype=dtype) if logits_in_int8 else None for dtype in (torch.float32, torch.int32)
         )

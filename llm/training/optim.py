@@ -44,6 +44,12 @@ def load_muon() -> ctypes.CDLL | None:
     return found
 
 
+def fits_c(weight_RC: Tensor) -> bool:
+    """Whether muon.c takes a matrix."""
+    whole = weight_RC.dtype == torch.float32 and weight_RC.is_contiguous()
+    return whole and not any(side % PANEL for side in weight_RC.shape)
+
+
 def schedule(step: int, config: TrainConfig) -> float:
     """The share of the peak rate at update number `step` (from 0): up in a line, then down to zero.
 
@@ -69,7 +75,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum (Nesterov's), made orthogonal, with decoupled weight decay; for matrices alone.
 
     A step is scaled by sqrt(rows / columns) where there are more rows, so that it changes outputs alike for all shapes.
-    With `in_c` it is muon.c's for float32 matrices whose sides are multiples of PANEL.
+    With `in_c` it is muon.c's where that takes a matrix.
     """
 
     def __init__(
@@ -86,8 +92,7 @@ class Muon(torch.optim.Optimizer):
             by_c = []
             for weight_RC in group["params"]:
                 if weight_RC.grad is not None:
-                    whole = weight_RC.dtype == torch.float32 and not any(side % PANEL for side in weight_RC.shape)
-                    (by_c if self.in_c and whole else alike[weight_RC.shape]).append(weight_RC)
+                    (by_c if self.in_c and fits_c(weight_RC) else alike[weight_RC.shape]).append(weight_RC)
             self._step_in_c(by_c, group)
             for (rows, columns), weights in alike.items():
                 updates_NRC = orthogonal(torch.stack([self._averaged(weight, group) for weight in weights]))

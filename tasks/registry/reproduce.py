@@ -9,10 +9,10 @@ has is made again, from the pinned sources. The training itself always runs.
 import importlib.metadata
 import json
 import logging
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -119,18 +119,17 @@ class Attempt:
             return []
         from llm.device import EAGER, choose_compute
         from llm.model.int8 import has_fast_int8
-        from llm.training.compiled import can_learn_in_c, compiled_by, cpp_compiler
+        from llm.training.compiled import can_learn_in_c, compiled_by, cpp_compiler, described
 
         compute = choose_compute()
         device = {"device": str(compute.device), "dtype": str(compute.dtype).removeprefix("torch.")}
         if "blocks" in then:
-            eager = then["blocks"].startswith(EAGER)  # as parameters asked for, which are the same here
-            compiler = None if eager else cpp_compiler()
-            device["blocks"] = compiled_by(compiler) if compiler else EAGER
-            in_int8 = has_fast_int8(compute.device) and (eager or compiler is not None)
-            for said, here in ((" in C", can_learn_in_c(compute)), (" in 8 bits", in_int8)):
-                if here and (of_then := re.search(f", [A-Za-z ]+{said}", then["blocks"])):
-                    device["blocks"] += of_then[0]
+            asked = replace(compute, blocks=then["blocks"])  # by parameters, which are the same here
+            compiler = cpp_compiler() if asked.compiled else None
+            in_c, fast = asked.in_c if can_learn_in_c(compute) else [], has_fast_int8(compute.device)
+            in_int8 = ["logits"] * (fast and asked.logits_in_int8 and "loss" in in_c)
+            in_int8 += ["products"] * (fast and asked.in_int8 and compiler is not None)
+            device["blocks"] = described(compiled_by(compiler) if compiler else EAGER, in_c, in_int8)
         now = machine_class(lineage(None) | {f"{PREFIX}.{name}": value for name, value in device.items()})
         return [
             f"{name} was {then[name]}, here it is {now[name]}"

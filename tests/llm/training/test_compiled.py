@@ -10,7 +10,7 @@ import torch
 
 from llm.applications.language_model import window_loss
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
-from llm.device import EAGER, IN_C, IN_INT8, Compute, has_fast_bfloat16_registers
+from llm.device import EAGER, IN_INT8, Compute, has_fast_bfloat16_registers
 from llm.model.gpt import GPT
 from llm.model.int8 import LearnedInt8Linear, has_fast_int8, learn_in_int8, sums_are_exact
 from llm.model.lora import LoRALinear, add_lora, multiply_in_int8
@@ -26,6 +26,7 @@ from llm.training.compiled import (
     compile_blocks,
     compiled_by,
     cpp_compiler,
+    described,
 )
 from llm.training.loop import Objective, train
 
@@ -103,7 +104,7 @@ def test_the_choice_is_of_the_work_and_the_compiler_alone():
 def test_attention_loss_and_muon_are_computed_in_c_where_that_is_fast_and_can_be_built(monkeypatch, lacking):
     if lacking:
         monkeypatch.setattr(compiled, f"load_{lacking}", lambda: None)
-    gpt, _ = make(dropout=0.0)
+    gpt, _ = make(dropout=0.0, lora=False)
     chosen = [choose_blocks(gpt, compute, int(WORTH / 128), 64, muon=True) for compute in (LOW, CPU)]
     in_c = lacking is None and has_fast_bfloat16_registers(LOW.device)
     assert [each.in_c for each in chosen] == [["attention", "loss", "Muon"] if in_c else [], []]
@@ -127,9 +128,11 @@ def test_a_width_or_dropout_that_c_lacks_is_left_to_torch_and_so_is_the_loss_of_
     gpt = GPT(GPTConfig(context_length=8, n_layer=1, n_embd=width, n_head=heads, vocabulary_size=9, dropout=dropout))
     assert compiled._parts_in_c(gpt, muon=False) == expected
     assert compiled._parts_in_c(gpt, muon=True) == expected + ["Muon"] * (width % 64 == 0)
+    add_lora(lora := deepcopy(gpt), LoRAConfig(rank=4, alpha=8, targets=("expand",)))
+    assert compiled._parts_in_c(lora, muon=True) == expected  # whose matrices are thin
     assert compiled._parts_in_c(torch.nn.Sequential(gpt), muon=False) == [part for part in expected if part != "loss"]
     for parts in (expected, []):
-        compiled._learn_in_c(gpt, replace(LOW, blocks=EAGER + compiled._said(parts, IN_C)))
+        compiled._learn_in_c(gpt, replace(LOW, blocks=described(EAGER, parts, [])))
         assert (gpt.blocks[0].attention.in_c, gpt.loss_in_c) == ("attention" in parts, "loss" in parts)
 
 

@@ -188,3 +188,36 @@ def test_in_c_a_large_logit_is_as_sure_as_it_is_and_targets_may_be_of_any_intege
         loss.backward()
         assert loss.item() == 0
         assert torch.equal(x.grad, torch.zeros(1, 64))
+
+
+@needs_registers
+@either_precision
+@pytest.mark.parametrize("margin", [8, 12, 16])
+def test_in_c_gradients_are_right_where_the_model_is_sure(in_int8, margin):
+    draw = torch.Generator().manual_seed(0)
+    weight, targets = torch.randn(70, 128, generator=draw) / 8, torch.arange(40)
+    x = weight[targets] * margin * 0.5
+    x, weight = (part.bfloat16().float().requires_grad_() for part in (x, weight))
+    exact = [part.detach().double().requires_grad_() for part in (x, weight)]
+    linear_cross_entropy(x, weight, targets, in_c=True, logits_in_int8=in_int8).backward()
+    F.cross_entropy(F.linear(*exact), targets, reduction="sum").backward()
+    assert exact[0].grad.norm(dim=1).mean() < 0.1  # of 2 where it is not sure
+    for mine, other in zip((x, weight), exact, strict=True):
+        assert (mine.grad - other.grad).norm() < (0.03 if in_int8 else 0.01) * other.grad.norm()
+
+
+@needs_registers
+@either_precision
+@pytest.mark.parametrize("first", [1000.0, 0.0])
+def test_in_c_a_target_far_below_the_largest_logit_or_off_by_rounding_has_a_loss_and_gradients(in_int8, first):
+    x, weight = torch.full((7, 64), 3.9), torch.zeros(2, 64)  # eight bits of 1000 have no 3.9
+    x[0, 0], weight[0, 1:] = first, 1.0
+    targets = torch.tensor([0, 0, 1, 1, IGNORE, 0, 1])
+    x.requires_grad_(), weight.requires_grad_()
+    loss = linear_cross_entropy(x, weight, targets, in_c=True, logits_in_int8=in_int8)
+    loss.backward()
+    sure = math.log(2) if in_int8 and first else 0
+    assert loss.item() == pytest.approx(3 * 63 * 3.9 + sure, rel=0.01)
+    assert x.grad[2, 1:].tolist() == pytest.approx([1.0] * 63)
+    assert weight.grad.isfinite().all()
+    assert torch.equal(x.grad[4], torch.zeros(64))

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import git
 from small_models import ROOT, run
 
-from llm.device import EAGER, IN_INT8, choose_compute
+from llm.device import EAGER, choose_compute
 from llm.errors import UserError
 from llm.model.int8 import has_fast_int8
 from llm.training.compiled import can_learn_in_c, compiled_by, cpp_compiler
@@ -37,7 +37,6 @@ pytestmark = pytest.mark.slow
 NAME = "threestage-classifier"
 URI = f"models:/{NAME}/1"
 WEIGHTS = "models/classifier/model.safetensors"
-IN_8_BITS = ", logits and products" + IN_INT8
 STATE = ("mlflow.db*", ".threestage/", ".prefect/", "mlartifacts/", "tmp/", "remote/")
 WAIT = """\
 import os, pathlib, time
@@ -270,17 +269,23 @@ def test_another_class_of_machine_is_said_before_anything_runs(with_version):
     assert "python" not in " ".join(said)  # which nobody wrote down
 
 
-@pytest.mark.parametrize("eager", [False, True])
-@pytest.mark.parametrize("how", [", attention in C", IN_8_BITS, ", attention and loss and Muon in C" + IN_8_BITS])
-def test_what_parameters_asked_for_is_expected_where_this_processor_has_it(with_version, how, eager):
+@pytest.mark.parametrize(
+    ("blocks", "needs"),
+    [
+        (EAGER, set()),
+        (f"{EAGER}, attention and loss and Muon in C, logits in 8 bits", {"C", "8 bits"}),
+        ("compiled, attention in C", {"compiler", "C"}),
+        ("compiled, products in 8 bits", {"compiler", "8 bits"}),
+        ("compiled, attention and loss in C, logits and products in 8 bits", {"compiler", "C", "8 bits"}),
+    ],
+)
+def test_what_parameters_asked_for_is_expected_where_this_machine_has_it(with_version, blocks, needs):
     compute, compiler = choose_compute(), cpp_compiler()
-    has = dict.fromkeys((", attention in C", ", attention and loss and Muon in C"), can_learn_in_c(compute))
-    has |= {IN_8_BITS: has_fast_int8(compute.device) and (eager or compiler is not None)}
-    tags = {"device": str(compute.device), "blocks": (EAGER if eager else compiled_by(compiler or "g++")) + how}
-    here = compiled_by(compiler) if compiler and not eager else EAGER
-    here += "".join(each for each in has if each in how and has[each])
-    expected = [] if here == tags["blocks"] else [f"blocks was {tags['blocks']}, here it is {here}"]
-    assert [each for each in foreseen_of(tags) if each.startswith("blocks")] == expected
+    has = {"compiler": compiler is not None, "C": can_learn_in_c(compute), "8 bits": has_fast_int8(compute.device)}
+    then = blocks.replace("compiled", compiled_by(compiler or "g++"))
+    said = [each for each in foreseen_of({"device": str(compute.device), "blocks": then}) if "blocks" in each]
+    assert bool(said) == any(not has[each] for each in needs)
+    assert all(each.startswith(f"blocks was {then}, here it is ") for each in said)
 
 
 def test_a_version_that_was_registered_outside_git_is_said(with_version):
