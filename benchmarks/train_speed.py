@@ -5,8 +5,8 @@ rounds: this project's loop against llms-from-scratch, transformers, litgpt and,
 float32, in bfloat16 autocast, and in that with torch.compile. Two set-ups: GPT-2 124M, and the default model of
 params.yaml, for which the others get a GPT-2 of the same layers, heads, width, vocabulary and context. "as published"
 is the book's own loop: float32, dropout 0.1, plain AdamW, no clipping; all others train without dropout, with fused
-AdamW, and clip. Ours, compiled, multiplies in 8 bits where a long training does: GPT-2 124M, with VNNI and without
-AMX.
+AdamW, and clip. Ours, compiled, multiplies in 8 bits where a long training does, with VNNI and without AMX: for its
+logits, and in all blocks of GPT-2 124M.
 
 Utilisation is what the maths needs, 6 * weights in matrix products * tokens and causal attention, over the time and
 over what this machine's matrix products of 2048 x 2048 reach in the same run.
@@ -104,7 +104,7 @@ def measure(*, contender: list, ours: dict, shape: dict, train: dict, warmup: in
     rows = train["batch_size"] * (1 if model == "ours" else train["gradient_accumulation"])
     torch.manual_seed(1)
     taken: list[float] = []
-    in_int8 = False
+    in_int8 = None
 
     def enough() -> bool:
         return len(taken) >= warmup + LEAST_STEPS and sum(taken[warmup:]) >= seconds
@@ -117,7 +117,8 @@ def measure(*, contender: list, ours: dict, shape: dict, train: dict, warmup: in
     if model == "ours":
         network, loss = our_model(ours, precision, batches)
         our_steps(network, TrainConfig(**train), loss, taken.append, enough, tokens=LONG if mode == "compiled" else 0)
-        in_int8 = any(isinstance(module, LearnedInt8Linear) for module in network.modules())
+        blocks_in_int8 = any(isinstance(module, LearnedInt8Linear) for module in network.modules())
+        in_int8 = "products" if blocks_in_int8 else "logits" if network.logits_in_int8 else None
     else:
         published = mode == "published"
         peer = MODELS[model](Shape(**shape | {"dropout": 0.1 if published else 0.0}))
@@ -227,7 +228,7 @@ def table(name: str, found: dict[str, Any]) -> None:
             continue
         times = f"{each['ours_is_faster_by']:.2f} x" if "ours_is_faster_by" in each else ""
         shares = [f"{each['utilisation'][precision]:.0%}" for precision in ("bf16", "fp32")]
-        memory, note = each["peak_memory_bytes"] / 1e9, "products in 8 bits" if each["in_int8"] else ""
+        memory, note = each["peak_memory_bytes"] / 1e9, f"{each['in_int8']} in 8 bits" if each["in_int8"] else ""
         rows.append((contender, each["seconds_a_step"], each["tokens_per_second"], times, *shares, memory, note))
     peaks = ", ".join(f"{precision} {value / 1e9:,.0f} GFLOP/s" for precision, value in found["ceilings"].items())
     report.show(f"{name}: {found['tokens_a_step']:,} tokens a step; matrix products: {peaks}", columns, rows)
