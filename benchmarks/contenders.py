@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llm.device import choose_compute
 from llm.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,8 @@ PEERS = ("llms-from-scratch", "litgpt")  # packages of the other environment
 MAKE_PEERS = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
 LONG = 10**12  # tokens of a training that is worth whatever makes its steps faster
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TAKEN = "bf16" if choose_compute().dtype == torch.bfloat16 else "fp32"
+"""The precision in which the pipeline trains here."""
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """Inputs and targets, int64 BT, of batch number i."""
 
@@ -190,10 +193,11 @@ def our_steps(
     stop: Callable,
     *,
     tokens: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> None:
     """Train with the pipeline's own loop until `stop` or the end; `report` gets the seconds of each step.
 
-    In bfloat16, blocks are compiled, and much is computed in C, where a training of so many `tokens` does so.
+    Blocks are compiled, and in bfloat16 much is computed in C, where a training of so many `tokens` does so.
     Raises RuntimeError where the compiler fails.
     """
     from llm.device import Compute
@@ -205,7 +209,7 @@ def our_steps(
     muon_in_c = False
     if tokens:
         lora = any(isinstance(module, LoRALinear) for module in model.modules())
-        low = Compute(torch.device("cpu"), torch.bfloat16, "as the benchmark asks")
+        low = Compute(torch.device("cpu"), dtype, "as the benchmark asks")
         how = {"from_scratch": not lora, "muon": config.optimizer == "muon"}
         asked = choose_blocks(model, low, tokens, model.config.n_embd, **how)
         if (found := compile_blocks(model, goal, asked)) != asked:

@@ -34,7 +34,9 @@ from torch.nn import functional as F
 
 from benchmarks import report
 from benchmarks.contenders import (
+    DTYPES,
     ROOT,
+    TAKEN,
     Batches,
     Peer,
     Shape,
@@ -52,7 +54,6 @@ from benchmarks.contenders import (
 from llm.applications.language_model import context_at
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler, TokenWindows
-from llm.device import choose_compute
 from llm.files import write_atomic
 from llm.tokenizer import load_tokenizer
 from llm.training.loss import bits_per_byte
@@ -118,7 +119,7 @@ def train_ours(
         model, loss = our_model(gpt, precision, draw, sees)
         config = TrainConfig(**train | {"steps": steps, "evaluate_every": steps, "patience": None})
         taken.clear()
-        our_steps(model, config, loss, taken.append, stop, tokens=tokens if precision == "bf16" else 0)
+        our_steps(model, config, loss, taken.append, stop, tokens=tokens, dtype=DTYPES[precision])
         return model.eval()
 
     taken: list[float] = []
@@ -303,7 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
     if params.init_from != SCRATCH:
         parser.error(f"{options.params}: init_from {params.init_from} is trained already; compare {SCRATCH}")
 
-    precision = "bf16" if choose_compute().dtype == torch.bfloat16 else "fp32"
+    precision = TAKEN
     gpt = params.gpt(load_tokenizer(options.data / "tokenizer.json").n_vocab)
     evaluations, failures = [], {}
 

@@ -2,7 +2,8 @@
 
 Training steps on random tokens, each contender in fresh processes that take turns, medians over all steps of all
 rounds: this project's loop against llms-from-scratch, transformers, litgpt and, where a checkout is given, nanoGPT, in
-float32, in bfloat16 autocast, and in that with torch.compile. Two set-ups: GPT-2 124M, and the default model of
+float32, in bfloat16 autocast, and in that with torch.compile; in float32 alone where the processor has no bfloat16. Two
+set-ups: GPT-2 124M, and the default model of
 params.yaml, for which the others get a GPT-2 of the same layers, heads, width, vocabulary and context. "as published"
 is the book's own loop: float32, dropout 0.1, plain AdamW, no clipping; all others train without dropout, with fused
 AdamW, and clip. Ours, compiled, multiplies in 8 bits where a long training does, with VNNI and without AMX: for its
@@ -29,6 +30,7 @@ from benchmarks.contenders import (
     LONG,
     MODELS,
     NANOGPT,
+    TAKEN,
     Shape,
     alone,
     book_loss,
@@ -64,8 +66,9 @@ class Contender(NamedTuple):
         return f"{self.model} {self.precision}{how}"
 
 
-OURS = [Contender("ours", "bf16"), Contender("ours", "fp32"), Contender("ours", "bf16", "compiled")]
-WAYS = (("fp32", "eager"), ("bf16", "eager"), ("bf16", "compiled"))
+PRECISIONS = [*dict.fromkeys(("fp32", TAKEN))]  # bfloat16 takes minutes a step where the processor has none
+WAYS = [*((precision, "eager") for precision in PRECISIONS), (TAKEN, "compiled")]
+OURS = [Contender("ours", *way) for way in WAYS]  # the last as the pipeline's long trainings
 OTHERS = [
     Contender("llms-from-scratch", "fp32", "published"),
     *(Contender(model, precision, mode) for model in MODELS for precision, mode in WAYS),
@@ -116,7 +119,8 @@ def measure(*, contender: list, ours: dict, shape: dict, train: dict, warmup: in
 
     if model == "ours":
         network, loss = our_model(ours, precision, batches)
-        our_steps(network, TrainConfig(**train), loss, taken.append, enough, tokens=LONG if mode == "compiled" else 0)
+        how = {"tokens": LONG if mode == "compiled" else 0, "dtype": DTYPES[precision]}
+        our_steps(network, TrainConfig(**train), loss, taken.append, enough, **how)
         blocks_in_int8 = any(isinstance(module, LearnedInt8Linear) for module in network.modules())
         in_int8 = "products" if blocks_in_int8 else "logits" if network.logits_in_int8 else None
     else:
@@ -142,8 +146,8 @@ def measure(*, contender: list, ours: dict, shape: dict, train: dict, warmup: in
 def ceilings(*, size: int, repeats: int) -> dict[str, float]:
     """Floating-point operations a second of a product of two square matrices, the median, in each precision."""
     found = {}
-    for precision, dtype in DTYPES.items():
-        left, right = torch.randn(2, size, size).to(dtype)
+    for precision in PRECISIONS:
+        left, right = torch.randn(2, size, size).to(DTYPES[precision])
         taken = []
         for _ in range(repeats + 1):
             started = time.perf_counter()
@@ -199,12 +203,9 @@ def compare(setup: SetUp, contenders: list[Contender], options: argparse.Namespa
             status = last.get("failed") or f"{statistics.median(last['step_seconds']):.3g} s a step"
             sys.stdout.write(f"round {number} of {options.rounds}, {contender}: {status}\n")
             sys.stdout.flush()
-    peaks = {precision: statistics.median(each[precision] for each in products) for precision in DTYPES}
+    peaks = {precision: statistics.median(each[precision] for each in products) for precision in PRECISIONS}
     results = {str(contender): summary(rounds, setup, peaks) for contender, rounds in found.items()}
-    asked = [
-        results[str(each)] for each in OURS if each in found
-    ]  # the last of ours is compiled, as a long training is
-    ours = asked[-1] if asked else {"failed": "nobody asked for it"}
+    ours = results.get(str(OURS[-1]), {"failed": "nobody asked for it"})
     if "failed" not in ours:
         for each in results.values():
             if "failed" not in each:
@@ -220,14 +221,15 @@ def compare(setup: SetUp, contenders: list[Contender], options: argparse.Namespa
 
 def table(name: str, found: dict[str, Any]) -> None:
     """Print a set-up's results."""
-    columns = ("", "s a step", "tokens/s", "ours, compiled, is", "of bf16 peak", "of fp32 peak", "peak GB", "")
+    of_peaks = [f"of {precision} peak" for precision in PRECISIONS]
+    columns = ("", "s a step", "tokens/s", "ours, compiled, is", *of_peaks, "peak GB", "")
     rows = []
     for contender, each in found["contenders"].items():
         if "failed" in each:
-            rows.append((contender, "failed", *[""] * 5, each["failed"]))
+            rows.append((contender, "failed", *[""] * (len(columns) - 3), each["failed"]))
             continue
         times = f"{each['ours_is_faster_by']:.2f} x" if "ours_is_faster_by" in each else ""
-        shares = [f"{each['utilisation'][precision]:.0%}" for precision in ("bf16", "fp32")]
+        shares = [f"{each['utilisation'][precision]:.0%}" for precision in PRECISIONS]
         memory, note = each["peak_memory_bytes"] / 1e9, f"{each['in_int8']} in 8 bits" if each["in_int8"] else ""
         rows.append((contender, each["seconds_a_step"], each["tokens_per_second"], times, *shares, memory, note))
     peaks = ", ".join(f"{precision} {value / 1e9:,.0f} GFLOP/s" for precision, value in found["ceilings"].items())

@@ -108,44 +108,63 @@ static void turn(const Model *model, float *x, int64_t position) {
 }
 
 static inline float total(Floats x) {
-    Half halves[2];
-    memcpy(halves, &x, sizeof x);
-    halves[0] += halves[1];
-    Quarter quarters[2];
-    memcpy(quarters, halves, sizeof quarters);
-    const Quarter sum = quarters[0] + quarters[1];
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    float parts[REGISTER];
+    memcpy(parts, &x, sizeof x);
+    for (int left = REGISTER / 2; left >= 4; left /= 2)
+        for (int i = 0; i < left; i++)
+            parts[i] += parts[i + left];
+    return (parts[0] + parts[1]) + (parts[2] + parts[3]);
 }
 
-#ifdef __AVX512F__
-/* The sum of each of LANES registers, in the order of the registers: pairs are added until one register is left. */
-static inline Floats totals(__m512 sums[LANES]) {
+static inline float largest(Floats x) {
+    float most = x[0];
+    for (int i = 1; i < REGISTER; i++)
+        most = x[i] > most ? x[i] : most;
+    return most;
+}
+
+/* The sum of each of REGISTER registers, in the order of the registers: pairs are added until one register is left. */
+static inline __attribute__((always_inline)) Floats totals(Floats sums[REGISTER]) {
+#if defined WITH_VNNI
+    __m512 *x = (__m512 *)sums;
 #pragma GCC unroll 8
-    for (int i = 0; i < LANES / 2; i++) {
-        const __m512 a = sums[i / 4 * 8 + i % 4], b = sums[i / 4 * 8 + i % 4 + 4];
-        sums[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    for (int i = 0; i < REGISTER / 2; i++) {
+        const __m512 a = x[i / 4 * 8 + i % 4], b = x[i / 4 * 8 + i % 4 + 4];
+        x[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < LANES / 4; i++)
-        sums[i] = _mm512_add_ps(_mm512_shuffle_f32x4(sums[i], sums[i + 4], 0x88),
-                                _mm512_shuffle_f32x4(sums[i], sums[i + 4], 0xdd));
+    for (int i = 0; i < REGISTER / 4; i++)
+        x[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[i], x[i + 4], 0x88), _mm512_shuffle_f32x4(x[i], x[i + 4], 0xdd));
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++)
-        sums[i] = _mm512_add_ps(_mm512_unpacklo_ps(sums[i], sums[i + 2]), _mm512_unpackhi_ps(sums[i], sums[i + 2]));
-    return (Floats)_mm512_add_ps(_mm512_unpacklo_ps(sums[0], sums[1]), _mm512_unpackhi_ps(sums[0], sums[1]));
-}
+        x[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[i], x[i + 2]), _mm512_unpackhi_ps(x[i], x[i + 2]));
+    return (Floats)_mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+#elif defined WITH_AVX2
+    __m256 *x = (__m256 *)sums;
+#pragma GCC unroll 2
+    for (int left = REGISTER / 2; left > 1; left /= 2)
+#pragma GCC unroll 4
+        for (int i = 0; i < left; i++)
+            x[i] = _mm256_hadd_ps(x[2 * i], x[2 * i + 1]);
+    return (Floats)_mm256_add_ps(_mm256_permute2f128_ps(x[0], x[1], 0x20), _mm256_permute2f128_ps(x[0], x[1], 0x31));
+#else
+    Floats found;
+    for (int k = 0; k < REGISTER; k++)
+        found[k] = total(sums[k]);
+    return found;
 #endif
+}
 
-/* `count` * LANES values of what a head hears: the weighted sum of its values. */
+/* `count` * REGISTER values of what a head hears: the weighted sum of its values. */
 static inline __attribute__((always_inline)) void hear(
     const float *values, int64_t last, int width, const float *scores, float all_scores, const int count, float *out) {
     Floats sums[4] = {{0}};
     for (int64_t s = 0; s <= last; s++)
 #pragma GCC unroll 4
         for (int i = 0; i < count; i++)
-            sums[i] = fused(all(scores[s]), *(const Floats *)(values + s * width + i * LANES), sums[i]);
+            sums[i] = fused(all(scores[s]), *(const Floats *)(values + s * width + i * REGISTER), sums[i]);
     for (int i = 0; i < count; i++)
-        *(Floats *)(out + i * LANES) = sums[i] / all_scores;
+        *(Floats *)(out + i * REGISTER) = sums[i] / all_scores;
 }
 
 /* What one head of one token hears of positions 0 … last of its row of the cache. */
@@ -154,28 +173,26 @@ static void attend(const float *query, const float *keys, const float *values, i
     const float root = 1.0f / sqrtf((float)width);
     float most = -INFINITY, all_scores = 0;
     int64_t s = 0;
-#ifdef __AVX512F__
-    for (; s + LANES <= last + 1 && width % LANES == 0; s += LANES) { /* LANES keys, whose sums are added together */
-        __m512 sums[LANES];
+    for (; s + REGISTER <= last + 1 && width % REGISTER == 0; s += REGISTER) { /* REGISTER keys, whose sums are added together */
+        Floats sums[REGISTER];
 #pragma GCC unroll 16
-        for (int k = 0; k < LANES; k++)
-            sums[k] = _mm512_setzero_ps();
-        for (int i = 0; i < width; i += LANES) {
-            const __m512 part = _mm512_loadu_ps(query + i);
+        for (int k = 0; k < REGISTER; k++)
+            sums[k] = (Floats){0};
+        for (int i = 0; i < width; i += REGISTER) {
+            const Floats part = *(const Floats *)(query + i);
 #pragma GCC unroll 16
-            for (int k = 0; k < LANES; k++)
-                sums[k] = _mm512_fmadd_ps(part, _mm512_loadu_ps(keys + (s + k) * width + i), sums[k]);
+            for (int k = 0; k < REGISTER; k++)
+                sums[k] = fused(part, *(const Floats *)(keys + (s + k) * width + i), sums[k]);
         }
         const Floats found = totals(sums) * root;
         *(Floats *)(scores + s) = found;
-        most = fmaxf(most, _mm512_reduce_max_ps((__m512)found));
+        most = fmaxf(most, largest(found));
     }
-#endif
     for (; s <= last; s++) {
         const float *key = keys + s * width;
         Floats sums = {0};
         int i = 0;
-        for (; i + LANES <= width; i += LANES)
+        for (; i + REGISTER <= width; i += REGISTER)
             sums = fused(*(const Floats *)(query + i), *(const Floats *)(key + i), sums);
         float score = total(sums);
         for (; i < width; i++)
@@ -189,9 +206,9 @@ static void attend(const float *query, const float *keys, const float *values, i
         all_scores += scores[s];
     }
     int i = 0;
-    for (; i + 4 * LANES <= width; i += 4 * LANES)
+    for (; i + 4 * REGISTER <= width; i += 4 * REGISTER)
         hear(values + i, last, width, scores, all_scores, 4, out + i);
-    for (; i + LANES <= width; i += LANES)
+    for (; i + REGISTER <= width; i += REGISTER)
         hear(values + i, last, width, scores, all_scores, 1, out + i);
     for (; i < width; i++) {
         float sum = 0;

@@ -15,25 +15,34 @@ so a text is the same alone and among others, to the bit. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512F__
+#ifdef __x86_64__
 #include <immintrin.h>
+#endif
+#if defined __AVX512F__ && defined __AVX512VNNI__
+#define WITH_VNNI
+#elif defined __AVX2__ && defined __FMA__ && defined __F16C__
+#define WITH_AVX2
 #endif
 
 enum { LANES = 16, GROUP = 32, QUADS = GROUP / 4, STEP = 128, ALIGNMENT = 64 };
 enum { MANY = 32 }; /* tokens a thread from which on each has tokens of its own */
 enum { AHEAD = 8 }; /* tiles between the one that is asked of memory and the one that is multiplied */
-#ifdef __AVX512F__
-enum { TILE = 16 }; /* tokens whose sums the registers hold beside a tile of weights */
+#ifdef WITH_VNNI
+enum { REGISTER = 16, TILE = 16 }; /* lanes of a register; tokens whose sums the registers hold beside weights */
 #else
-enum { TILE = 4 };
+enum { REGISTER = 8, TILE = 4 };
+#endif
+enum { PARTS = LANES / REGISTER };
+#ifdef WITH_AVX2
+enum { SIGNED = 1 }; /* whether weights of BYTES are multiplied as q - 128 */
+#else
+enum { SIGNED = 0 };
 #endif
 
-typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t Integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float Floats __attribute__((vector_size(4 * REGISTER), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(4 * REGISTER), aligned(4), may_alias));
 
 typedef uint8_t Octets __attribute__((vector_size(16), aligned(1), may_alias));
-typedef float Half __attribute__((vector_size(2 * LANES)));
-typedef float Quarter __attribute__((vector_size(LANES)));
 
 typedef enum { FLOAT, BYTES, NIBBLES } Kind;
 
@@ -72,22 +81,50 @@ static inline uint16_t narrow(float x) {
 }
 
 static inline Floats widen_all(const uint16_t *halves) {
-#ifdef __AVX512F__
+#if defined WITH_VNNI
     return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
+#elif defined WITH_AVX2
+    return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)halves));
 #else
     Floats wide;
-    for (int lane = 0; lane < LANES; lane++)
+    for (int lane = 0; lane < REGISTER; lane++)
         wide[lane] = widen(halves[lane]);
     return wide;
 #endif
 }
 
-static inline Integers quad(const uint8_t *weights) { return *(const Integers *)weights; }
+static inline int64_t bytes_of_a_tile(const int kind) { return GROUP * LANES / (kind == NIBBLES ? 2 : 1); }
 
-/* To each lane: the products of its 4 unsigned bytes with the 4 signed ones that all lanes share. */
-static inline Integers dot(Integers sum, Integers weights, int32_t inputs) {
-#ifdef __AVX512VNNI__
+/* 4 weights of each lane, which are `j` of QUADS in a part of a tile; as many to come are asked of memory. */
+static inline Integers quad(const int kind, const uint8_t *tile, int j, int part) {
+    const int at = ((kind == NIBBLES ? j % (QUADS / 2) : j) * LANES + part * REGISTER) * 4;
+    if (part == 0 && (kind == BYTES || j < QUADS / 2))
+        __builtin_prefetch(tile + AHEAD * bytes_of_a_tile(kind) + at);
+    const Integers found = *(const Integers *)(tile + at);
+    if (kind == BYTES)
+        return found;
+    return found >> (j < QUADS / 2 ? 0 : 4) & 0x0f0f0f0f;
+}
+
+/* Sums of a group, lane by lane, of a kind that is a constant where they are inlined: begun, with the products of a
+lane's 4 weights and the 4 inputs that all lanes share, and as they are at last.
+
+AVX2 adds two products in 16 bits, which BYTES without a sign overflow: so they get it back, and it goes over to the
+inputs. NIBBLES are so small that all of a group are added in 16 bits. */
+static inline Integers begun(const int kind, int32_t offset) {
+    return (Integers){0} + (kind == BYTES && !SIGNED ? offset : 0);
+}
+
+static inline Integers dot(const int kind, Integers sum, Integers weights, int32_t inputs) {
+#if defined WITH_VNNI
     return (Integers)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));
+#elif defined WITH_AVX2
+    const __m256i x = _mm256_set1_epi32(inputs);
+    if (kind == NIBBLES)
+        return (Integers)_mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)weights, x));
+    const __m256i w = _mm256_xor_si256((__m256i)weights, _mm256_set1_epi8((char)128));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return sum + (Integers)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #else
     for (int part = 0; part < 4; part++)
         sum += (weights >> 8 * part & 255) * (int32_t)(int8_t)(inputs >> 8 * part);
@@ -95,10 +132,20 @@ static inline Integers dot(Integers sum, Integers weights, int32_t inputs) {
 #endif
 }
 
+static inline Floats whole(const int kind, Integers sum) {
+#ifdef WITH_AVX2
+    if (kind == NIBBLES)
+        sum = (Integers)_mm256_madd_epi16((__m256i)sum, _mm256_set1_epi16(1));
+#endif
+    return __builtin_convertvector(sum, Floats);
+}
+
 /* a * b + c. The compiler is told to fuse none by itself: it would here and not there, and rows would differ. */
 static inline Floats fused(Floats a, Floats b, Floats c) {
-#ifdef __AVX512F__
+#if defined WITH_VNNI
     return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined WITH_AVX2
+    return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
     return a * b + c;
 #endif
@@ -108,54 +155,62 @@ static inline Floats all(float x) { return x - (Floats){0}; }
 
 /* y of `count` tokens and LANES outputs. `count` and `kind` are constants where this is inlined. */
 static inline __attribute__((always_inline)) void tile(
-    const Matrix *matrix, int outputs, const Inputs *x, int first, const int count, const int kind, Floats *y) {
+    const Matrix *matrix, int outputs, const Inputs *x, int first, const int count, const int kind, Floats y[][PARTS]) {
     const int wide = groups(matrix->inputs);
     for (int n = 0; n < count; n++)
-        y[n] = (Floats){0};
+        for (int part = 0; part < PARTS; part++)
+            y[n][part] = (Floats){0};
     for (int group = 0; group < wide; group++) {
         const int64_t place = (int64_t)outputs * wide + group;
         if (kind == FLOAT) {
             const float *weights = (const float *)matrix->weights + place * GROUP * LANES;
             for (int input = 0; input < GROUP; input++)
                 for (int n = 0; n < count; n++)
-                    y[n] = fused(*(const Floats *)(weights + input * LANES),
-                                 all(x->floats[((int64_t)(first + n) * wide + group) * GROUP + input]), y[n]);
+                    for (int part = 0; part < PARTS; part++)
+                        y[n][part] = fused(*(const Floats *)(weights + input * LANES + part * REGISTER),
+                                           all(x->floats[((int64_t)(first + n) * wide + group) * GROUP + input]),
+                                           y[n][part]);
             continue;
         }
-        Integers weights[QUADS];
-        const uint16_t *scales = matrix->scales + place * LANES * (kind == NIBBLES ? 2 : 1);
-        if (kind == BYTES) {
-            const uint8_t *bytes = (const uint8_t *)matrix->weights + place * GROUP * LANES;
-#pragma GCC unroll 8
-            for (int j = 0; j < QUADS; j++)
-                weights[j] = quad(bytes + j * 4 * LANES);
-#pragma GCC unroll 8
-            for (int j = 0; j < QUADS; j++)
-                __builtin_prefetch(bytes + AHEAD * GROUP * LANES + j * 4 * LANES);
-        } else {
-            const uint8_t *bytes = (const uint8_t *)matrix->weights + place * GROUP / 2 * LANES;
-#pragma GCC unroll 4
-            for (int j = 0; j < QUADS / 2; j++) {
-                Integers both = quad(bytes + j * 4 * LANES);
-                weights[j] = both & 0x0f0f0f0f;
-                weights[j + QUADS / 2] = both >> 4 & 0x0f0f0f0f;
-                __builtin_prefetch(bytes + AHEAD * GROUP / 2 * LANES + j * 4 * LANES);
-            }
-        }
-        const Floats scale = widen_all(scales), least = kind == NIBBLES ? widen_all(scales + LANES) : scale;
+        const uint8_t *bytes = (const uint8_t *)matrix->weights + place * bytes_of_a_tile(kind);
+        const int32_t *inputs = (const int32_t *)(x->bytes + ((int64_t)first * wide + group) * GROUP);
+        const int64_t row = (int64_t)wide * QUADS;
+        Integers weights[QUADS], sums[TILE][PARTS];
 #pragma GCC unroll 16
-        for (int n = 0; n < count; n++) {
-            const int64_t at = (int64_t)(first + n) * wide + group;
-            const int32_t *bytes = (const int32_t *)(x->bytes + at * GROUP);
-            Integers sum = {0};
-            if (kind == BYTES)
-                sum += x->offsets[at];
+        for (int n = 0; n < count; n++)
+            for (int part = 0; part < PARTS; part++)
+                sums[n][part] = begun(kind, x->offsets[(int64_t)(first + n) * wide + group]);
+#ifdef WITH_VNNI /* there is room for all weights of a tile */
+#pragma GCC unroll 8
+        for (int j = 0; j < QUADS; j++)
+            weights[j] = quad(kind, bytes, j, 0);
+#pragma GCC unroll 16
+        for (int n = 0; n < count; n++)
 #pragma GCC unroll 8
             for (int j = 0; j < QUADS; j++)
-                sum = dot(sum, weights[j], bytes[j]);
-            y[n] = fused(__builtin_convertvector(sum, Floats), scale * x->scales[at], y[n]);
-            if (kind == NIBBLES)
-                y[n] = fused(least, all(x->sums[at]), y[n]);
+                sums[n][0] = dot(kind, sums[n][0], weights[j], inputs[n * row + j]);
+#else
+#pragma GCC unroll 1
+        for (int j = 0; j < QUADS; j++) {
+            for (int part = 0; part < PARTS; part++)
+                weights[part] = quad(kind, bytes, j, part);
+#pragma GCC unroll 4
+            for (int n = 0; n < count; n++)
+                for (int part = 0; part < PARTS; part++)
+                    sums[n][part] = dot(kind, sums[n][part], weights[part], inputs[n * row + j]);
+        }
+#endif
+        const uint16_t *scales = matrix->scales + place * LANES * (kind == NIBBLES ? 2 : 1);
+        for (int part = 0; part < PARTS; part++) {
+            const Floats scale = widen_all(scales + part * REGISTER);
+            const Floats least = kind == NIBBLES ? widen_all(scales + LANES + part * REGISTER) : scale;
+#pragma GCC unroll 16
+            for (int n = 0; n < count; n++) {
+                const int64_t at = (int64_t)(first + n) * wide + group;
+                y[n][part] = fused(whole(kind, sums[n][part]), scale * x->scales[at], y[n][part]);
+                if (kind == NIBBLES)
+                    y[n][part] = fused(least, all(x->sums[at]), y[n][part]);
+            }
         }
     }
 }
@@ -164,13 +219,13 @@ static inline __attribute__((always_inline)) void tile(
 static inline __attribute__((always_inline)) void finish(
     const Matrix *matrix, int outputs, const Inputs *x, int first, const int count, const int kind, int add,
     float *out, int width) {
-    Floats y[TILE];
+    Floats y[TILE][PARTS];
     tile(matrix, outputs, x, first, count, kind, y);
     const int lanes = matrix->outputs - outputs * LANES < LANES ? matrix->outputs - outputs * LANES : LANES;
     for (int n = 0; n < count; n++) {
         float *to = out + (int64_t)(first + n) * width + outputs * LANES;
         float part[LANES];
-        memcpy(part, &y[n], sizeof part);
+        memcpy(part, y[n], sizeof part);
         for (int lane = 0; lane < lanes; lane++)
             to[lane] = part[lane] + (matrix->bias ? matrix->bias[outputs * LANES + lane] : 0.0f) + (add ? to[lane] : 0);
     }
@@ -186,7 +241,7 @@ static inline __attribute__((always_inline)) void finish(
 /* LANES outputs of tokens `first` … end - 1. */
 static inline void multiply_tokens(const Matrix *matrix, int outputs, const Inputs *x, int first, int end, int add,
                                    float *out, int width) {
-#ifdef __AVX512F__
+#ifdef WITH_VNNI
     for (; first + 16 <= end; first += 16)
         FOR_KIND(16)
     for (; first + 8 <= end; first += 8)

@@ -293,7 +293,6 @@ static inline void pull_weights(const Work *work, int rows, int64_t token, int64
             _mm512_storeu_ps(to + m * work->width + j * LANES, sums[m][j]);
 }
 
-
 /* A row's gradient: what all slices make of it over its sum, less so much of its target's weights. */
 static void finish_gradient(const Work *work, int row, int64_t target, float *dx) {
     const int64_t width = work->width;

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from llm import c_library
 from llm.config import TrainConfig
+from llm.device import has_fast_bfloat16
 from llm.model.flash import HEADER, PANEL
 from llm.training.workers import full_tensor, redistribute, to_local
 
@@ -60,11 +61,12 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 
 def orthogonal(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
-    """Bring all singular values of each matrix near one, by the Newton-Schulz iteration in bfloat16."""
+    """Bring all singular values of each matrix near one, by the Newton-Schulz iteration, in bfloat16 where it is fast."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
     wide = matrices_NRC.mT if tall else matrices_NRC
-    x = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    low = torch.bfloat16 if has_fast_bfloat16(wide.device) else torch.float32
+    x = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(low)
     for _ in range(steps):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)

@@ -23,8 +23,9 @@ from llm.applications.classifier import (
     serve,
 )
 from llm.dataset import BatchSampler, pad
-from llm.device import Compute
+from llm.device import Compute, has_fast_bfloat16
 from llm.formats.model_folder import save_model
+from llm.generation.packed import pack_for_inference
 from llm.model.gpt import GPT
 from llm.training.selection import LabelledTexts
 
@@ -44,11 +45,20 @@ def model(make_gpt):
     return make_classifier(make_gpt())
 
 
+@pytest.fixture(scope="module")
+def packed(make_gpt):
+    model = make_classifier(make_gpt())
+    pack_for_inference(model.gpt)
+    return model
+
+
 @quick
 @given(texts, st.integers(1, 4))
-def test_neighbours_and_the_size_of_a_batch_change_no_bit(model, emails, batch_size):
-    alone = torch.cat([gpt_logits(model, [email]) for email in emails])
-    assert torch.equal(gpt_logits(model, emails, batch_size), alone)
+def test_neighbours_and_the_size_of_a_batch_change_torchs_last_bits_at_most(model, packed, emails, batch_size):
+    off = 1e-6  # in float32 torch adds the products of one row in another order than those of many
+    for each, off in ((model, 0.0 if has_fast_bfloat16(CPU.device) else off), (packed, off)):
+        alone = torch.cat([gpt_logits(each, [email]) for email in emails])
+        torch.testing.assert_close(gpt_logits(each, emails, batch_size), alone, atol=off, rtol=0.0)
 
 
 @quick

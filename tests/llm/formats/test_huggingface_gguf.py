@@ -2,6 +2,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from processors import needs_packed_bfloat16
 from published import TOKENS, difference, publish
 from transformers import AutoModelForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -124,12 +125,19 @@ def packed_bytes(model):
     return [part.numpy().tobytes() for part in pack_for_inference(model).decoder._memory._parts]
 
 
-@pytest.mark.parametrize("by", ["decode.c and torch", "torch in bfloat16", "torch in float32"])
+@pytest.mark.parametrize(
+    "by",
+    [
+        pytest.param("decode.c and torch", marks=needs_packed_bfloat16),
+        pytest.param("torch in bfloat16", marks=needs_packed_bfloat16),
+        "torch in float32",
+    ],
+)
 def test_where_torch_computes_what_stayed_in_blocks_is_made_floats(write_gguf, monkeypatch, by):
     path = write_gguf("Q4_1", others=MIXED)
     if by != "decode.c and torch":
         monkeypatch.setattr(packed, "load_library", lambda: None)
-    monkeypatch.setattr(packed, "_can_prepack", lambda: by != "torch in float32")
+    monkeypatch.setattr(packed, "can_prepack", lambda: by != "torch in float32")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     ours, stored = (pack_for_inference(load_pretrained(path, in_blocks=each)[0]) for each in (False, True))
     assert not any(hasattr(weight, "blocks") for weight in stored.parameters())

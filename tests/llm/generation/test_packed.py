@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processors import needs_packed_bfloat16
 from torch import nn
 
 from llm.applications import load_for_inference
@@ -37,15 +38,18 @@ def error(model: nn.Module, other: nn.Module) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+@needs_packed_bfloat16
 def test_logits_stay_close_to_those_in_float32(gpt):
     assert error(gpt, prepack(deepcopy(gpt))) < 0.02  # measured: 0.009 (GPT-2) and 0.012 (Llama)
 
 
+@needs_packed_bfloat16
 def test_packing_changes_the_order_of_the_weights_and_not_the_result_of_bfloat16(gpt):
     plain, packed = error(gpt, deepcopy(gpt).bfloat16()), error(gpt, prepack(deepcopy(gpt)))
     assert packed == pytest.approx(plain, rel=0.05)
 
 
+@needs_packed_bfloat16
 def test_no_layer_is_left_out_and_a_tied_output_becomes_one(gpt):
     matrices = sum(isinstance(module, nn.Linear) for module in gpt.modules()) + (gpt.output is None)
     model = deepcopy(gpt)
@@ -55,6 +59,7 @@ def test_no_layer_is_left_out_and_a_tied_output_becomes_one(gpt):
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
 
 
+@needs_packed_bfloat16
 @pytest.mark.parametrize("rows", [2, 30])
 def test_one_row_and_many_generate_the_same_with_and_without_draws(gpt, rows):
     model = prepack(deepcopy(gpt))
@@ -65,6 +70,7 @@ def test_one_row_and_many_generate_the_same_with_and_without_draws(gpt, rows):
         assert generate(model, prompts, max_new_tokens=8, sampling=sampling) == texts
 
 
+@needs_packed_bfloat16
 @settings(max_examples=40)
 @given(st.integers(1, 70), st.integers(1, 5), st.integers(1, 80), st.booleans(), st.integers(0, 2**16))
 def test_layers_of_any_shape_come_close_to_the_exact_product(rows, sixteens, outputs, bias, seed):
@@ -78,7 +84,7 @@ def test_layers_of_any_shape_come_close_to_the_exact_product(rows, sixteens, out
     assert (found - expected).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("convert", [prepack, pack_for_inference])
+@pytest.mark.parametrize("convert", [pytest.param(prepack, marks=needs_packed_bfloat16), pack_for_inference])
 def test_a_packed_model_refuses_to_be_saved(gpt, convert):
     with pytest.raises(ValueError, match="can't be saved; keep the one that it was made from"):
         convert(deepcopy(gpt)).state_dict()
@@ -108,7 +114,7 @@ def test_a_model_is_packed_for_inference_once_and_a_classifier_is_served_by_the_
     served, _ = load_for_inference(tmp_path / "classifier")
     texts = ["the cat sat on the mat", "the dog"]
     found, plain = (probabilities(each, encoding, texts) for each in (served, classifier))
-    by_bytes = torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported()
+    by_bytes = packed.bytes_are_fast()
     if by_bytes:  # as decode.c reads the words, to the last bit
         classifier.gpt = model
     assert hasattr(served.gpt, "decoder") == by_bytes
@@ -117,14 +123,16 @@ def test_a_model_is_packed_for_inference_once_and_a_classifier_is_served_by_the_
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("by", ["decode.c", "torch in bfloat16", "torch in float32"])
+@pytest.mark.parametrize(
+    "by", ["decode.c", pytest.param("torch in bfloat16", marks=needs_packed_bfloat16), "torch in float32"]
+)
 def test_a_folder_is_packed_from_the_precision_that_it_has_as_from_float32(
     gpt, encoding, tmp_path, monkeypatch, stored, by
 ):
     save_model(tmp_path, deepcopy(gpt).to(stored), encoding, "language_model")
     if by != "decode.c":
         monkeypatch.setattr(packed, "load_library", lambda: None)
-    monkeypatch.setattr(packed, "_can_prepack", lambda: by == "torch in bfloat16")
+    monkeypatch.setattr(packed, "can_prepack", lambda: by == "torch in bfloat16")
     served, expected = load_for_inference(tmp_path)[0], pack_for_inference(load_model(tmp_path)[0])
     assert hasattr(served, "decoder") == (by == "decode.c")
     tokens = torch.arange(24).view(2, 12)
@@ -134,6 +142,7 @@ def test_a_folder_is_packed_from_the_precision_that_it_has_as_from_float32(
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_without_products_of_bytes_a_classifier_is_read_in_what_the_processor_multiplies(gpt, monkeypatch, fast):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for name, there in (("vnni", False), ("amx_tile", False), ("avx512_bf16", fast)):
         monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda there=there: there)
     model = pack_for_reading(deepcopy(gpt))

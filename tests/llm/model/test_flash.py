@@ -5,6 +5,7 @@ import torch
 from attention_oracle import by_formula, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processors import needs_registers
 
 from llm.config import GPTConfig
 from llm.model import attention as layer
@@ -12,9 +13,7 @@ from llm.model.attention import Segments
 from llm.model.flash import PANEL, flash_attention, load_flash
 from llm.model.gpt import GPT
 
-pytestmark = pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(), reason="the processor has no bfloat16 in its AVX-512 registers"
-)
+pytestmark = needs_registers
 QUERIES = 96  # as in flash.c
 
 

@@ -4,14 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processors import needs_registers
 from torch.nn import functional as F
 
 from llm.training.loss import GROUP, IGNORE, ROWS, bits_per_byte, linear_cross_entropy
 
 either_precision = pytest.mark.parametrize("in_int8", [False, True])
-needs_registers = pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(), reason="the processor has no bfloat16 in its AVX-512 registers"
-)
 
 
 def made(tokens: int, width: int, vocabulary: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
