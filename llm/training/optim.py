@@ -61,7 +61,7 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 
 def orthogonal(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
-    """Bring all singular values of each matrix near one, by the Newton-Schulz iteration, in bfloat16 where it is fast."""
+    """Bring all singular values of each matrix near one by the Newton-Schulz iteration, in bfloat16 if that is fast."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
     wide = matrices_NRC.mT if tall else matrices_NRC

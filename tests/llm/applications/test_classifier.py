@@ -55,8 +55,8 @@ def packed(make_gpt):
 @quick
 @given(texts, st.integers(1, 4))
 def test_neighbours_and_the_size_of_a_batch_change_torchs_last_bits_at_most(model, packed, emails, batch_size):
-    off = 1e-6  # in float32 torch adds the products of one row in another order than those of many
-    for each, off in ((model, 0.0 if has_fast_bfloat16(CPU.device) else off), (packed, off)):
+    last_bits = 1e-6  # in float32 torch adds the products of one row in another order than those of many
+    for each, off in ((model, 0.0 if has_fast_bfloat16(CPU.device) else last_bits), (packed, last_bits)):
         alone = torch.cat([gpt_logits(each, [email]) for email in emails])
         torch.testing.assert_close(gpt_logits(each, emails, batch_size), alone, atol=off, rtol=0.0)
 
