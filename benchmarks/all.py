@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import report
-from benchmarks.contenders import ROOT
+from benchmarks.contenders import ROOT, TAKEN
+from benchmarks.lora_speed import COMPILED, PRECISIONS
 from benchmarks.serve_load import published_file
 from llm.errors import UserError
 
@@ -110,15 +111,15 @@ class Benchmark(NamedTuple):
 BENCHMARKS = {
     "train_speed": Benchmark(
         _training,
-        ("--rounds", "1", "--seconds", "5", "--only", "ours bf16 + compile", "transformers bf16 + compile"),
+        ("--rounds", "1", "--seconds", "5", "--only", f"ours {TAKEN} + compile", f"transformers {TAKEN} + compile"),
         ".peers",
-        nearest=("llms-from-scratch fast bf16 + compile",),
+        nearest=(f"llms-from-scratch fast {TAKEN} + compile",),
     ),
     "lora_speed": Benchmark(
         _lora,
-        ("--rounds", "1", "--seconds", "5", "--only", "ours, bfloat16 weights, separated, compiled"),
+        ("--rounds", "1", "--seconds", "5", "--only", str(COMPILED)),
         ".peers-lora",
-        nearest=("peft, all bfloat16, packed", "peft, all bfloat16, separated"),
+        nearest=tuple(f"peft, {[*PRECISIONS][-1]}, {form}" for form in ("packed", "separated")),
     ),
     "generate": Benchmark(
         _generation,

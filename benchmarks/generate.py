@@ -28,7 +28,7 @@ from benchmarks import report
 from llm.config import GPTConfig
 from llm.formats.huggingface import load_pretrained
 from llm.generation.native import load_library
-from llm.generation.packed import PackedLinear, decode_natively, pack_for_inference, prepack
+from llm.generation.packed import PackedLinear, can_prepack, decode_natively, pack_for_inference, prepack
 from llm.generation.text import generate
 from llm.model.gpt import GPT
 
@@ -39,6 +39,10 @@ VARIANTS: dict[str, tuple[float, Callable[[GPT], GPT]]] = {
     "8 bits": (8.5 / 8, pack_for_inference),
 }
 """Bytes a weight, and how a model is changed."""
+if not can_prepack():  # in bfloat16 a token would take minutes
+    del VARIANTS["bfloat16"], VARIANTS["packed"]
+FLOATS = [name for name in ("float32", "bfloat16") if name in VARIANTS]  # in which `transformers` takes part
+PACKED = [name for name in ("packed", "8 bits") if name in VARIANTS]
 
 FIRST_TOKEN = """
 import sys, time
@@ -91,6 +95,8 @@ PRECISIONS: dict[str, Callable[[GPT], GPT]] = {
     "8 bits": through_eight_bits,
     "as in the file": pack_for_inference,
 }
+if not can_prepack():
+    del PRECISIONS["packed"]
 """How published weights are changed."""
 
 
@@ -216,25 +222,26 @@ def compare(config: GPTConfig, *, prompt: int, new: int, texts: int, rounds: int
     """Medians in tokens a second, what they are to each other, and the limit that memory sets."""
     many = f"8 bits, {texts} texts"
     contenders = {
-        "transformers float32": theirs(torch.float32, config, prompt, new),
-        "transformers bfloat16": theirs(torch.bfloat16, config, prompt, new),
+        **{f"transformers {name}": theirs(getattr(torch, name), config, prompt, new) for name in FLOATS},
         **{variant: ours(variant, config, prompt, new) for variant in VARIANTS},
-        f"packed, {texts} texts": ours("packed", config, prompt, new, texts),
-        many: ours("8 bits", config, prompt, new, texts),
+        **{f"{variant}, {texts} texts": ours(variant, config, prompt, new, texts) for variant in PACKED},
     }
     medians = report.take_turns(contenders, rounds)
     bandwidth, weights = report.read_bandwidth(), weights_a_token(config)
     limits = {variant: bandwidth / (weights * size) for variant, (size, _) in VARIANTS.items()}
     best = max(VARIANTS, key=lambda variant: medians[variant])
+    theirs_best = max(medians[f"transformers {name}"] for name in FLOATS)
     return {
         "tokens_per_second": medians,
         "ratios": {
-            "float32 to transformers float32": medians["float32"] / medians["transformers float32"],
-            "bfloat16 to transformers bfloat16": medians["bfloat16"] / medians["transformers bfloat16"],
-            "packed to transformers bfloat16": medians["packed"] / medians["transformers bfloat16"],
-            "8 bits to transformers bfloat16": medians["8 bits"] / medians["transformers bfloat16"],
-            f"{best} to the better transformers": medians[best]
-            / max(medians["transformers float32"], medians["transformers bfloat16"]),
+            **{
+                f"{name} to {other}": medians[name] / medians[other]
+                for name, other in [
+                    *((name, f"transformers {name}") for name in FLOATS),
+                    *((name, f"transformers {FLOATS[-1]}") for name in PACKED),
+                ]
+            },
+            f"{best} to the better transformers": medians[best] / theirs_best,
             f"{many}, to one": medians[many] / medians["8 bits"],
         },
         "memory": {"gigabytes_per_second": bandwidth / 1e9, "weights_per_token": weights, "limits": limits},

@@ -7,8 +7,9 @@ texts; all train without dropout, with fused AdamW, and clip.
 
 `peft` gets them padded: a text a row; packed: each text sees those before it in its row; separated: packed, with
 positions of which `transformers` makes a mask. Its frozen weights are float32 or bfloat16 under autocast, or all is in
-bfloat16. Ours, compiled, multiplies frozen weights in 8 bits where the pipeline does: with VNNI and without AMX. The
-loss of the first step shows that all compute the same, but for packed texts, which see each other.
+bfloat16; where the processor has no bfloat16, all of all is in float32. Ours, compiled, multiplies frozen weights in 8
+bits where the pipeline does: with VNNI and without AMX. The loss of the first step shows that all compute the same, but
+for packed texts, which see each other.
 """
 
 import argparse
@@ -25,13 +26,25 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import report
-from benchmarks.contenders import LONG, Peer, alone, named, our_steps, peak_memory, peer_steps, peers_python
+from benchmarks.contenders import (
+    DTYPES,
+    LONG,
+    TAKEN,
+    Peer,
+    alone,
+    named,
+    our_steps,
+    peak_memory,
+    peer_steps,
+    peers_python,
+)
 from llm.errors import UserError
 
 LEAST_STEPS = 3  # a round
 PEERS = ("peft", "transformers")  # packages of the other environment
 MAKE_PEERS = "python3 -m venv .peers-lora && .peers-lora/bin/pip install -r benchmarks/requirements-lora.txt"
 RANK, ALPHA, RATE, CLIP = 16, 32, 8e-4, 1.0  # as params.yaml has them for the assistant
+FROZEN = "bfloat16 weights" if TAKEN == "bf16" else "float32 weights"  # as the pipeline keeps them here
 IGNORED = -100  # by the losses of transformers, as by ours
 
 Text = tuple[list[int], int]
@@ -45,7 +58,7 @@ class Contender(NamedTuple):
     """Ours, or `peft` with its weights in a precision and its texts in rows of a form."""
 
     library: str
-    precision: str = "bfloat16 weights"
+    precision: str = FROZEN
     form: str = "separated"
 
     def __str__(self) -> str:
@@ -114,11 +127,12 @@ def _labels(tokens: list[int], learned: int) -> list[int]:
 
 
 FORMS: dict[str, Callable[[Rows], Given]] = {"padded": padded, "packed": packed, "separated": separated}
-PRECISIONS = {  # of the frozen weights and of what is trained, and whether autocast multiplies in bfloat16
+IN_BFLOAT16 = {  # of the frozen weights and of what is trained, and whether autocast multiplies in bfloat16
     "autocast": (torch.float32, torch.float32, True),
     "bfloat16 weights": (torch.bfloat16, torch.float32, True),
     "all bfloat16": (torch.bfloat16, torch.bfloat16, False),
 }
+PRECISIONS = IN_BFLOAT16 if TAKEN == "bf16" else {FROZEN: (torch.float32, torch.float32, False)}
 OURS, COMPILED = Contender("ours"), Contender("ours", form="separated, compiled")
 OTHERS = [Contender("peft", precision, form) for precision in PRECISIONS for form in FORMS]
 
@@ -145,13 +159,13 @@ def their_loss(model: nn.Module, precision: str, given: Given) -> Tensor:
 
 
 def our_model(folder: Path, window: int) -> nn.Module:
-    """A model folder as the assistant is trained: what LoRA freezes stays in the precision that it is stored in."""
+    """A model folder as the assistant is trained: what LoRA freezes stays as it is stored, where bfloat16 is fast."""
     from llm.applications.assistant import build
     from llm.config import LoRAConfig
     from llm.formats.model_folder import load_model
     from llm.model.lora import add_lora
 
-    model, _ = load_model(folder, build=build, context_length=window, as_stored=True)
+    model, _ = load_model(folder, build=build, context_length=window, as_stored=TAKEN == "bf16")
     targets = ("query_key_value", "projection", "gate", "expand")
     add_lora(model, LoRAConfig(rank=RANK, alpha=ALPHA, targets=targets))
     return model
@@ -162,7 +176,7 @@ def our_loss(model: nn.Module, rows: Rows) -> Tensor:
     from llm.applications.assistant import Example, response_loss
     from llm.device import Compute
 
-    compute = Compute(torch.device("cpu"), torch.bfloat16, "as the benchmark asks")
+    compute = Compute(torch.device("cpu"), DTYPES[TAKEN], "as the benchmark asks")
     windows = [
         [Example(tokens, [place >= len(tokens) - learned for place in range(len(tokens))]) for tokens, learned in row]
         for row in rows
@@ -200,6 +214,7 @@ def measure(*, contender: list, folders: dict, size: list, warmup: int, seconds:
             taken.append,
             enough,
             tokens=LONG if form == COMPILED.form else 0,
+            dtype=DTYPES[TAKEN],
         )
     else:
         network = with_peft(transformers_model(folder, precision), precision)
