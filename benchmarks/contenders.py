@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm.device import choose_compute
+from llm.device import has_fast_bfloat16
 from llm.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +31,8 @@ PEERS = ("llms-from-scratch", "litgpt")  # packages of the other environment
 MAKE_PEERS = "python3 -m venv .peers && .peers/bin/pip install -r benchmarks/requirements.txt"
 LONG = 10**12  # tokens of a training that is worth whatever makes its steps faster
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TAKEN = "bf16" if choose_compute().dtype == torch.bfloat16 else "fp32"
-"""The precision in which the pipeline trains here."""
+TAKEN = "bf16" if has_fast_bfloat16(torch.device("cpu")) else "fp32"
+"""The precision in which the pipeline trains on this CPU."""
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 """Inputs and targets, int64 BT, of batch number i."""
 

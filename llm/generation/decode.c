@@ -117,36 +117,42 @@ static inline float total(Floats x) {
 }
 
 static inline float largest(Floats x) {
+#ifdef WITH_VNNI
+    return _mm512_reduce_max_ps((__m512)x);
+#else
     float most = x[0];
     for (int i = 1; i < REGISTER; i++)
         most = x[i] > most ? x[i] : most;
     return most;
+#endif
 }
 
-/* The sum of each of REGISTER registers, in the order of the registers: pairs are added until one register is left. */
+/* The sum of each of REGISTER registers, in their order: pairs are added until one register is left. */
 static inline __attribute__((always_inline)) Floats totals(Floats sums[REGISTER]) {
 #if defined WITH_VNNI
-    __m512 *x = (__m512 *)sums;
+#define HALVES(a, b, way) (Floats)_mm512_shuffle_f32x4((__m512)(a), (__m512)(b), way)
+#define LOW(a, b) (Floats)_mm512_unpacklo_ps((__m512)(a), (__m512)(b))
+#define HIGH(a, b) (Floats)_mm512_unpackhi_ps((__m512)(a), (__m512)(b))
 #pragma GCC unroll 8
     for (int i = 0; i < REGISTER / 2; i++) {
-        const __m512 a = x[i / 4 * 8 + i % 4], b = x[i / 4 * 8 + i % 4 + 4];
-        x[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+        const Floats a = sums[i / 4 * 8 + i % 4], b = sums[i / 4 * 8 + i % 4 + 4];
+        sums[i] = HALVES(a, b, 0x44) + HALVES(a, b, 0xee);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < REGISTER / 4; i++)
-        x[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[i], x[i + 4], 0x88), _mm512_shuffle_f32x4(x[i], x[i + 4], 0xdd));
+        sums[i] = HALVES(sums[i], sums[i + 4], 0x88) + HALVES(sums[i], sums[i + 4], 0xdd);
 #pragma GCC unroll 2
     for (int i = 0; i < 2; i++)
-        x[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[i], x[i + 2]), _mm512_unpackhi_ps(x[i], x[i + 2]));
-    return (Floats)_mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+        sums[i] = LOW(sums[i], sums[i + 2]) + HIGH(sums[i], sums[i + 2]);
+    return LOW(sums[0], sums[1]) + HIGH(sums[0], sums[1]);
 #elif defined WITH_AVX2
-    __m256 *x = (__m256 *)sums;
 #pragma GCC unroll 2
     for (int left = REGISTER / 2; left > 1; left /= 2)
 #pragma GCC unroll 4
         for (int i = 0; i < left; i++)
-            x[i] = _mm256_hadd_ps(x[2 * i], x[2 * i + 1]);
-    return (Floats)_mm256_add_ps(_mm256_permute2f128_ps(x[0], x[1], 0x20), _mm256_permute2f128_ps(x[0], x[1], 0x31));
+            sums[i] = (Floats)_mm256_hadd_ps((__m256)sums[2 * i], (__m256)sums[2 * i + 1]);
+    return (Floats)_mm256_permute2f128_ps((__m256)sums[0], (__m256)sums[1], 0x20) +
+           (Floats)_mm256_permute2f128_ps((__m256)sums[0], (__m256)sums[1], 0x31);
 #else
     Floats found;
     for (int k = 0; k < REGISTER; k++)
@@ -173,7 +179,7 @@ static void attend(const float *query, const float *keys, const float *values, i
     const float root = 1.0f / sqrtf((float)width);
     float most = -INFINITY, all_scores = 0;
     int64_t s = 0;
-    for (; s + REGISTER <= last + 1 && width % REGISTER == 0; s += REGISTER) { /* REGISTER keys, whose sums are added together */
+    for (; s + REGISTER <= last + 1 && width % REGISTER == 0; s += REGISTER) { /* keys, whose sums are added together */
         Floats sums[REGISTER];
 #pragma GCC unroll 16
         for (int k = 0; k < REGISTER; k++)

@@ -17,11 +17,11 @@ so a text is the same alone and among others, to the bit. */
 #include <string.h>
 #ifdef __x86_64__
 #include <immintrin.h>
-#endif
 #if defined __AVX512F__ && defined __AVX512VNNI__
 #define WITH_VNNI
 #elif defined __AVX2__ && defined __FMA__ && defined __F16C__
 #define WITH_AVX2
+#endif
 #endif
 
 enum { LANES = 16, GROUP = 32, QUADS = GROUP / 4, STEP = 128, ALIGNMENT = 64 };
@@ -153,6 +153,13 @@ static inline Floats fused(Floats a, Floats b, Floats c) {
 
 static inline Floats all(float x) { return x - (Floats){0}; }
 
+/* y and what a group adds to it. */
+static inline Floats with_group(
+    const int kind, Floats y, Integers sum, Floats scale, Floats least, const Inputs *x, int64_t at) {
+    y = fused(whole(kind, sum), scale * x->scales[at], y);
+    return kind == NIBBLES ? fused(least, all(x->sums[at]), y) : y;
+}
+
 /* y of `count` tokens and LANES outputs. `count` and `kind` are constants where this is inlined. */
 static inline __attribute__((always_inline)) void tile(
     const Matrix *matrix, int outputs, const Inputs *x, int first, const int count, const int kind, Floats y[][PARTS]) {
@@ -173,45 +180,47 @@ static inline __attribute__((always_inline)) void tile(
             continue;
         }
         const uint8_t *bytes = (const uint8_t *)matrix->weights + place * bytes_of_a_tile(kind);
-        const int32_t *inputs = (const int32_t *)(x->bytes + ((int64_t)first * wide + group) * GROUP);
-        const int64_t row = (int64_t)wide * QUADS;
-        Integers weights[QUADS], sums[TILE][PARTS];
-#pragma GCC unroll 16
-        for (int n = 0; n < count; n++)
-            for (int part = 0; part < PARTS; part++)
-                sums[n][part] = begun(kind, x->offsets[(int64_t)(first + n) * wide + group]);
-#ifdef WITH_VNNI /* there is room for all weights of a tile */
+        const uint16_t *scales = matrix->scales + place * LANES * (kind == NIBBLES ? 2 : 1);
+        Integers weights[QUADS];
+#ifdef WITH_VNNI /* whose registers hold all weights of a tile: token by token */
+        const Floats scale = widen_all(scales), least = kind == NIBBLES ? widen_all(scales + LANES) : scale;
 #pragma GCC unroll 8
         for (int j = 0; j < QUADS; j++)
             weights[j] = quad(kind, bytes, j, 0);
 #pragma GCC unroll 16
-        for (int n = 0; n < count; n++)
+        for (int n = 0; n < count; n++) {
+            const int64_t at = (int64_t)(first + n) * wide + group;
+            const int32_t *inputs = (const int32_t *)(x->bytes + at * GROUP);
+            Integers sum = begun(kind, x->offsets[at]);
 #pragma GCC unroll 8
             for (int j = 0; j < QUADS; j++)
-                sums[n][0] = dot(kind, sums[n][0], weights[j], inputs[n * row + j]);
+                sum = dot(kind, sum, weights[j], inputs[j]);
+            y[n][0] = with_group(kind, y[n][0], sum, scale, least, x, at);
+        }
 #else
+        Integers sums[TILE][PARTS];
+        for (int n = 0; n < count; n++)
+            for (int part = 0; part < PARTS; part++)
+                sums[n][part] = begun(kind, x->offsets[(int64_t)(first + n) * wide + group]);
 #pragma GCC unroll 1
         for (int j = 0; j < QUADS; j++) {
             for (int part = 0; part < PARTS; part++)
                 weights[part] = quad(kind, bytes, j, part);
 #pragma GCC unroll 4
             for (int n = 0; n < count; n++)
-                for (int part = 0; part < PARTS; part++)
-                    sums[n][part] = dot(kind, sums[n][part], weights[part], inputs[n * row + j]);
+                for (int part = 0; part < PARTS; part++) {
+                    const int32_t *inputs = (const int32_t *)(x->bytes + ((int64_t)(first + n) * wide + group) * GROUP);
+                    sums[n][part] = dot(kind, sums[n][part], weights[part], inputs[j]);
+                }
         }
-#endif
-        const uint16_t *scales = matrix->scales + place * LANES * (kind == NIBBLES ? 2 : 1);
         for (int part = 0; part < PARTS; part++) {
             const Floats scale = widen_all(scales + part * REGISTER);
             const Floats least = kind == NIBBLES ? widen_all(scales + LANES + part * REGISTER) : scale;
-#pragma GCC unroll 16
-            for (int n = 0; n < count; n++) {
-                const int64_t at = (int64_t)(first + n) * wide + group;
-                y[n][part] = fused(whole(kind, sums[n][part]), scale * x->scales[at], y[n][part]);
-                if (kind == NIBBLES)
-                    y[n][part] = fused(least, all(x->sums[at]), y[n][part]);
-            }
+            for (int n = 0; n < count; n++)
+                y[n][part] = with_group(kind, y[n][part], sums[n][part], scale, least, x,
+                                        (int64_t)(first + n) * wide + group);
         }
+#endif
     }
 }
 
