@@ -151,6 +151,20 @@ def test_what_was_made_of_four_bits_keeps_them_exactly_and_nothing_else_does(mak
     ]
 
 
+@pytest.mark.parametrize(("kind", "least"), [(BYTES, -1.0), (NIBBLES, 0.0)])
+def test_the_largest_integers_of_all_overflow_no_sum(make_gpt, library, kind, least):
+    gpt = make_gpt(n_embd=64, n_head=4, tied=False)
+    ones = torch.ones(64)
+    alternating = ones.clone().index_fill_(0, torch.arange(0, 64, 2), least)
+    single = ones.clone().index_fill_(0, torch.tensor([0, 32]), least)
+    gpt.output.weight.data[:3] = torch.stack([alternating, single, least + 1 - single])
+    gpt.output.weight.data[3:] = 0
+    model = decode_natively(deepcopy(gpt), library)
+    assert model.decoder._model.output.kind == kind
+    x = torch.stack([ones, -ones, 2 * (alternating == 1) - ones, ones, single, -single])
+    torch.testing.assert_close(model.logits(x), x @ gpt.output.weight.T, atol=0.05, rtol=0)
+
+
 def pack(kind, stored, outputs, inputs, rows, threads=1):
     """Whether tiles of this kind may stand for a matrix, their bytes, and their scales."""
     tiles = -(-outputs // 16) * -(-inputs // 32)
@@ -305,11 +319,15 @@ def test_without_a_compiler_torch_makes_the_texts_and_the_reason_is_said_once(un
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86")
 @pytest.mark.parametrize("march", ["x86-64-v2", "x86-64-v3"])
-def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [BYTES, NIBBLES])
+def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, kind, tmp_path, monkeypatch):
     gpt = make_gpt(n_embd=64, n_head=4)
+    if kind == NIBBLES:
+        to_four_bits(gpt)
     tokens, expected = some_tokens(gpt, 19, 5), decode_natively(deepcopy(gpt), library)
     monkeypatch.setattr(c_library, "COMPILE", tuple(each.replace("native", march) for each in c_library.COMPILE))
     other = decode_natively(deepcopy(gpt), native.declare(ctypes.CDLL(str(c_library.build(native.SOURCES, tmp_path)))))
+    assert other.decoder._model.blocks[0].expand.kind == kind
     assert distance(logits(other, tokens), logits(expected, tokens)) < 1e-3  # rounding of one input may differ
 
 

@@ -140,6 +140,23 @@ def test_a_folder_is_packed_from_the_precision_that_it_has_as_from_float32(
     assert generate(served, tokens.tolist(), max_new_tokens=8) == generate(expected, tokens.tolist(), max_new_tokens=8)
 
 
+@pytest.mark.parametrize(
+    ("vnni", "amx", "capability", "by_bytes"),
+    [
+        (True, False, "AVX512", True),
+        (True, True, "AVX512", False),
+        (False, False, "AVX512", False),
+        (False, False, "AVX2", True),
+        (False, False, "DEFAULT", False),
+    ],
+)
+def test_mails_are_read_in_8_bits_where_that_is_faster(gpt, monkeypatch, vnni, amx, capability, by_bytes):
+    for name, there in (("vnni", vnni), ("amx_tile", amx)):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda there=there: there)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert hasattr(pack_for_reading(deepcopy(gpt)), "decoder") == by_bytes
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_without_products_of_bytes_a_classifier_is_read_in_what_the_processor_multiplies(gpt, monkeypatch, fast):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
