@@ -151,18 +151,20 @@ def test_what_was_made_of_four_bits_keeps_them_exactly_and_nothing_else_does(mak
     ]
 
 
-@pytest.mark.parametrize(("kind", "least"), [(BYTES, -1.0), (NIBBLES, 0.0)])
-def test_the_largest_integers_of_all_overflow_no_sum(make_gpt, library, kind, least):
+@pytest.mark.parametrize(("kind", "least", "most"), [(BYTES, -127.0, 127.0), (NIBBLES, 0.0, 15.0)])
+def test_the_largest_integers_of_all_overflow_no_sum(make_gpt, library, kind, least, most):
     gpt = make_gpt(n_embd=64, n_head=4, tied=False)
     ones = torch.ones(64)
-    alternating = ones.clone().index_fill_(0, torch.arange(0, 64, 2), least)
-    single = ones.clone().index_fill_(0, torch.tensor([0, 32]), least)
-    gpt.output.weight.data[:3] = torch.stack([alternating, single, least + 1 - single])
+    alternating = (most * ones).index_fill_(0, torch.arange(0, 64, 2), least)
+    single = (most * ones).index_fill_(0, torch.tensor([0, 32]), least)
+    gpt.output.weight.data[:3] = torch.stack([alternating, single, least + most - single])
     gpt.output.weight.data[3:] = 0
     model = decode_natively(deepcopy(gpt), library)
     assert model.decoder._model.output.kind == kind
-    x = torch.stack([ones, -ones, 2 * (alternating == 1) - ones, ones, single, -single])
-    torch.testing.assert_close(model.logits(x), x @ gpt.output.weight.T, atol=0.05, rtol=0)
+    signs = 2.0 * (alternating == most) - 1
+    x = torch.stack([ones, -ones, signs, -signs, ones.cumsum(0)])
+    torch.testing.assert_close(model.logits(x[:4]), x[:4] @ gpt.output.weight.T, atol=0.01, rtol=0)
+    assert torch.equal(model.logits(x)[:4], model.logits(x[:4]))
 
 
 def pack(kind, stored, outputs, inputs, rows, threads=1):
