@@ -2,7 +2,8 @@
 
 GPT-2's shape with random weights, a prompt of 32 tokens, 128 greedy new ones, in tokens a second, prompt included:
 `transformers` in float32 and bfloat16 against this project in float32, bfloat16, packed bfloat16 and in C, one text and
-many at once. A token reads every weight once, so what the memory gives is the limit of a single text.
+many at once; bfloat16 is left out where oneDNN has none. A token reads every weight once, so what the memory gives is
+the limit of a single text.
 
 With `--pretrained FILE.gguf` also published weights: what each precision takes and how well it predicts this project's
 everyday mails; with `--peer .peers-llama/bin/python`, a Python that has xllamacpp, against llama.cpp on the same file.
@@ -95,9 +96,9 @@ PRECISIONS: dict[str, Callable[[GPT], GPT]] = {
     "8 bits": through_eight_bits,
     "as in the file": pack_for_inference,
 }
+"""How published weights are changed."""
 if not can_prepack():
     del PRECISIONS["packed"]
-"""How published weights are changed."""
 
 
 def ours(variant: str, config: GPTConfig, prompt: int, new: int, texts: int = 1) -> Callable[[], float]:

@@ -7,7 +7,7 @@ texts; all train without dropout, with fused AdamW, and clip.
 
 `peft` gets them padded: a text a row; packed: each text sees those before it in its row; separated: packed, with
 positions of which `transformers` makes a mask. Its frozen weights are float32 or bfloat16 under autocast, or all is in
-bfloat16; where the processor has no bfloat16, all of all is in float32. Ours, compiled, multiplies frozen weights in 8
+bfloat16; where the processor has no bfloat16, all are in float32. Ours, compiled, multiplies frozen weights in 8
 bits where the pipeline does: with VNNI and without AMX. The loss of the first step shows that all compute the same, but
 for packed texts, which see each other.
 """
