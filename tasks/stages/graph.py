@@ -37,9 +37,11 @@ logger = logging.getLogger(__name__)
 
 def _is_torn(note: Path) -> bool:
     try:
-        return note.exists() and not json.loads(note.read_bytes())
+        if note.exists():
+            json.loads(note.read_bytes())
     except ValueError:
         return True
+    return False
 
 
 def _remove_torn_note(repo: Repo) -> None:

@@ -156,6 +156,12 @@ def test_a_note_of_dvcs_that_a_death_cut_off_stops_no_run(ran, torn, caplog):
     assert not is_stale("clean")
 
 
+def test_a_note_that_nobody_reads_or_writes_is_whole(ran, caplog):
+    Path(".dvc/tmp/rwlock").write_text("{}")  # as DVC leaves it behind a stage that had both
+    assert not is_stale("train")
+    assert not caplog.text
+
+
 def test_a_stage_whose_files_a_running_one_holds_says_so(ran):
     Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw > clean", "touch begun; exec sleep 300"))
     code = "from tasks.stages.graph import reproduce; reproduce('clean', {})"
