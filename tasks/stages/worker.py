@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from types import FrameType
 from uuid import UUID
 
@@ -59,14 +60,18 @@ def depend_on_worker(name: str) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    signal.signal(WORKER_IS_GONE, _terminate_once)
+    signal.signal(WORKER_IS_GONE, partial(_terminate, iter([signal.SIGTERM])))
     die_with_parent(WORKER_IS_GONE)
 
 
-def _terminate_once(number: int, _: FrameType | None) -> None:
-    """SIGTERM, once: a second one would break off what the first began, such as putting the last good model back."""
+def _terminate(once: Iterator[int], number: int, _: FrameType | None) -> None:
+    """SIGTERM, once: a second one would break off what the first began, such as putting the last good model back.
+
+    The next thread's end may be heard before the first line here.
+    """
     signal.signal(number, signal.SIG_IGN)
-    signal.raise_signal(signal.SIGTERM)
+    for stop in once:
+        signal.raise_signal(stop)
 
 
 def end_stopped(client: SyncPrefectClient, flow_run: UUID, stop: BaseException) -> None:

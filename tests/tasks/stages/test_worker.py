@@ -16,21 +16,25 @@ from tasks.stages.worker import depend_on_worker
 asked, worker = [], os.getppid()
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 depend_on_worker("run")
+heard = signal.getsignal(signal.SIGUSR1)
+for _ in range({before}):
+    heard(signal.SIGUSR1, None)
 print("ready", flush=True)
 while os.getppid() == worker:
     time.sleep(0.001)
 print("asked to stop:", len(asked), flush=True)
 """
-WORKER = f"""
+WORKER = """
 import subprocess, sys, threading, time
 for _ in range(30):
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
-subprocess.run([sys.executable, "-c", {RUN!r}])
+subprocess.run([sys.executable, "-c", sys.argv[1]])
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_a_run_whose_worker_is_killed_is_asked_to_stop_once_however_many_threads_that_had(tmp_path):
+@pytest.mark.parametrize("before", [0, 2])  # ends that are heard in one moment, one handler within the other
+def test_a_run_whose_worker_is_killed_is_asked_to_stop_once_however_many_threads_that_had(tmp_path, before):
     log, deadline = tmp_path / ".threestage/run/log", time.monotonic() + 300
     variables = os.environ | {"PYTHONPATH": str(ROOT), OF_A_WORKER: "x"}
 
@@ -39,7 +43,8 @@ def test_a_run_whose_worker_is_killed_is_asked_to_stop_once_however_many_threads
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    with subprocess.Popen([sys.executable, "-c", WORKER], cwd=tmp_path, env=variables) as worker:
+    command = [sys.executable, "-c", WORKER, RUN.format(before=before)]
+    with subprocess.Popen(command, cwd=tmp_path, env=variables) as worker:
         says("ready")
         worker.send_signal(signal.SIGKILL)
     says("asked to stop: ")
