@@ -209,9 +209,9 @@ def our_steps(
     muon_in_c = False
     if tokens:
         lora = any(isinstance(module, LoRALinear) for module in model.modules())
-        low = Compute(torch.device("cpu"), dtype, "as the benchmark asks")
+        compute = Compute(torch.device("cpu"), dtype, "as the benchmark asks")
         how = {"from_scratch": not lora, "muon": config.optimizer == "muon"}
-        asked = choose_blocks(model, low, tokens, model.config.n_embd, **how)
+        asked = choose_blocks(model, compute, tokens, model.config.n_embd, **how)
         if (found := compile_blocks(model, goal, asked)) != asked:
             raise RuntimeError(found.blocks_reason)
         muon_in_c = "Muon" in found.in_c

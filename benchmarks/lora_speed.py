@@ -127,12 +127,14 @@ def _labels(tokens: list[int], learned: int) -> list[int]:
 
 
 FORMS: dict[str, Callable[[Rows], Given]] = {"padded": padded, "packed": packed, "separated": separated}
-IN_BFLOAT16 = {  # of the frozen weights and of what is trained, and whether autocast multiplies in bfloat16
-    "autocast": (torch.float32, torch.float32, True),
-    "bfloat16 weights": (torch.bfloat16, torch.float32, True),
-    "all bfloat16": (torch.bfloat16, torch.bfloat16, False),
-}
-PRECISIONS = IN_BFLOAT16 if TAKEN == "bf16" else {FROZEN: (torch.float32, torch.float32, False)}
+# Of the frozen weights and of what is trained, and whether autocast multiplies in bfloat16.
+PRECISIONS = {FROZEN: (torch.float32, torch.float32, False)}
+if TAKEN == "bf16":
+    PRECISIONS = {
+        "autocast": (torch.float32, torch.float32, True),
+        FROZEN: (torch.bfloat16, torch.float32, True),
+        "all bfloat16": (torch.bfloat16, torch.bfloat16, False),
+    }
 OURS, COMPILED = Contender("ours"), Contender("ours", form="separated, compiled")
 OTHERS = [Contender("peft", precision, form) for precision in PRECISIONS for form in FORMS]
 
