@@ -27,6 +27,7 @@ ENDS = {  # what stands where an element of HTML ends
 DROPPED = ("iframe", "script", "style", "title")
 UNSEEN = ("rp", "rt", "template")  # their words are not those of the text around them
 VERBATIM = ("pre", "textarea")
+KINDS = {tag: kind for kind in (DROPPED, UNSEEN, VERBATIM) for tag in kind}
 SPACES = " \t\n\f\r"  # HTML's own
 # Tags that people's programs write in mails; of <stdio.h>, <list> and <anna@example.com> a text may well speak.
 TAG = re.compile(
@@ -89,11 +90,8 @@ class _Reader:
         self.seen: list[str] = []
         self.words: list[str] = []
         self.depth = 0
-        self.inside = dict.fromkeys((*DROPPED, *UNSEEN, *VERBATIM), 0)
-        """How many of these elements are open."""
-
-    def _open(self, names: Sequence[str]) -> bool:
-        return any(self.inside[name] for name in names)
+        self.inside = dict.fromkeys((DROPPED, UNSEEN, VERBATIM), 0)
+        """How many elements of these kinds are open."""
 
     def _flush(self, *_: Any) -> None:
         """The words since the last event; spaces alone are one, or a new line."""
@@ -101,9 +99,9 @@ class _Reader:
             return
         text = "".join(self.words)
         self.words.clear()
-        if self._open(DROPPED) or self._open(UNSEEN):
+        if self.inside[DROPPED] or self.inside[UNSEEN]:
             return
-        if not self._open(VERBATIM) and not text.strip(SPACES):
+        if not self.inside[VERBATIM] and not text.strip(SPACES):
             text = "\n" if "\n" in text else " "
         self.seen.append(text)
 
@@ -113,16 +111,16 @@ class _Reader:
         self.depth += 1
         if self.depth > DEEPEST_HTML:
             raise _DeepError
-        if tag in self.inside:
-            self.inside[tag] += 1
+        if tag in KINDS:
+            self.inside[KINDS[tag]] += 1
 
     def end(self, tag: str) -> None:
         """An element ends."""
         self._flush()
         self.depth -= 1
-        if tag in self.inside:
-            self.inside[tag] -= 1
-        if tag in ENDS and not self._open(DROPPED):
+        if tag in KINDS:
+            self.inside[KINDS[tag]] -= 1
+        if tag in ENDS and not self.inside[DROPPED]:
             self.seen.append(ENDS[tag])
 
     def data(self, words: str) -> None:
