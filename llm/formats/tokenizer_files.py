@@ -9,9 +9,11 @@ Special tokens are never found in people's text here (`encode_ordinary`), and no
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tiktoken
 from tiktoken_ext.openai_public import r50k_pat_str
 
@@ -35,8 +37,7 @@ GGUF_SPLITS = {
     "llama-bpe": (LLAMA3_SPLIT, True),
 }
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # `tokenizer.ggml.token_type`
-WORDS = 256  # tokens that are merged as the words of one text: by itself each takes twice as long
-AT_ONCE = 16  # such texts: all 49,152 tokens of SmolLM2 at once would take 50 MB more
+AT_ONCE = 4096  # tokens that are merged by themselves: all 49,152 of SmolLM2 at once would take 50 MB more
 GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 
 
@@ -57,50 +58,91 @@ def byte_level_bpe(
     """
     vocabulary = {token: index for token, index in vocabulary.items() if token not in special}
     merges = [tuple(pair) for pair in merges]
-    characters = byte_characters()
-    for token in vocabulary:
-        if not token or not characters.issuperset(token):
-            raise UserError(f"token {token!r} is not spelled in byte-level BPE's characters")
+    characters, spelled = byte_characters(), "".join(vocabulary)
+    if "" in vocabulary or not characters.issuperset(spelled):
+        token = next(token for token in vocabulary if not token or not characters.issuperset(token))
+        raise UserError(f"token {token!r} is not spelled in byte-level BPE's characters")
     ids = {*vocabulary.values(), *special.values()}
     if len(ids) < len(vocabulary) + len(special):
         raise UserError("two of its tokens have one id")
     if wrong := [index for index in ids if not 0 <= index < FIRST_LACKING]:
         raise UserError(f"no token can have the id {wrong[0]}")
-    made = [vocabulary.get("".join(pair), -1) for pair in merges]
-    for pair, index in zip(merges, made, strict=True):
-        if index < 0 or len(pair) != 2 or pair[0] not in vocabulary or pair[1] not in vocabulary:
+    for pair in merges:
+        if len(pair) != 2 or pair[0] not in vocabulary or pair[1] not in vocabulary or "".join(pair) not in vocabulary:
             raise UserError(f"the merge {' '.join(pair)!r} is not of two tokens to a third")
-    if late := next((n for n in range(1, len(made)) if made[n] < made[n - 1]), None):
+    made = _ids(vocabulary, map("".join, merges))
+    if len(late := np.flatnonzero(made[1:] < made[:-1])):
+        before, after = (" ".join(pair) for pair in merges[late[0] : late[0] + 2])
         raise UserError(
-            f"the merge {' '.join(merges[late])!r} is after {' '.join(merges[late - 1])!r} but makes a lower id: "
+            f"the merge {after!r} is after {before!r} but makes a lower id: "
             "ids that aren't in the order of merges can't be kept"
         )
-    _check_merges(vocabulary, merges, whole_words)
-    return make_encoding(pattern, {to_bytes(token): index for token, index in vocabulary.items()}, special)
+    _check_merges(vocabulary, merges, made, whole_words)
+    as_bytes, ends = to_bytes(spelled), [0, *accumulate(map(len, vocabulary))]  # a token by itself takes twice as long
+    tokens = (as_bytes[start:end] for start, end in pairwise(ends))
+    return make_encoding(pattern, dict(zip(tokens, vocabulary.values(), strict=True)), special)
 
 
-def _check_merges(vocabulary: dict[str, int], merges: list[tuple[str, ...]], whole_words: bool) -> None:
-    """Hold that merging by rank merges nothing that the list of merges doesn't.
+def _ids(vocabulary: dict[str, int], tokens: Iterable[str]) -> np.ndarray:
+    return np.fromiter(map(vocabulary.__getitem__, tokens), np.int64)
+
+
+def _check_merges(
+    vocabulary: dict[str, int], merges: list[tuple[str, ...]], made: np.ndarray, whole_words: bool
+) -> None:
+    """Hold that merging by rank merges nothing that the list of merges, which `made` these ids, doesn't.
 
     What happens within a token's bytes doesn't depend on what surrounds them, as long as no merge crosses their border.
     So it is enough to merge each token by itself with the published merges. If one token comes out, the last two parts
     before it are the only ones of which rank makes it too. If three or more do, rank never makes it either. But if
     two do, rank would join them.
     """
+    letters = {token: vocabulary[token] for token in byte_characters() if token in vocabulary}
+    left, right = (_ids(vocabulary, side) for side in ((left for left, _ in merges), (right for _, right in merges)))
+    seen = {*made.tolist()} if _all_made(np.array(sorted(letters.values())), left, right, made) else set()
+    rest = [token for token, index in vocabulary.items() if index not in seen and token not in letters]
+    if not rest:
+        return
     from tokenizers import Tokenizer, models
 
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    complete, tokens = vocabulary.keys() >= byte_characters(), list(vocabulary)
-    texts = [tokens[start : start + WORDS] for start in range(0, len(tokens), WORDS)]
-    for start in range(0, len(texts), AT_ONCE):
-        some = texts[start : start + AT_ONCE]
-        for text, made in zip(some, tokenizer.encode_batch_fast(some, is_pretokenized=True), strict=True):
-            if made.ids == [vocabulary[token] for token in text]:  # then each is its own: no letter is left for another
-                continue
-            for token, alone in zip(text, tokenizer.encode_batch_fast(text), strict=True):
-                if alone.ids != [vocabulary[token]] and not (len(alone.ids) > 2 and whole_words and complete):
-                    parts = " ".join(map(tokenizer.id_to_token, alone.ids))
-                    raise UserError(f"merges make {parts!r} of token {token!r}, which tiktoken would take whole")
+    complete = len(letters) == len(byte_characters())
+    for start in range(0, len(rest), AT_ONCE):
+        some = rest[start : start + AT_ONCE]
+        for token, alone in zip(some, tokenizer.encode_batch_fast(some), strict=True):
+            if alone.ids != [vocabulary[token]] and not (len(alone.ids) > 2 and whole_words and complete):
+                parts = " ".join(map(tokenizer.id_to_token, alone.ids))
+                raise UserError(f"merges make {parts!r} of token {token!r}, which tiktoken would take whole")
+
+
+def _all_made(letters: np.ndarray, left: np.ndarray, right: np.ndarray, made: np.ndarray) -> bool:
+    """Whether merging a token's letters makes it, for each that a merge is for; all arrays are of ids.
+
+    A token is made last, of its left and its right part. Going back in time from there, the later one of the two falls
+    into its own parts, one of which lies at the border, and so on down to letters. The token is made if no two parts
+    that so meet at the border are merged before one of them is gone. All tokens go back at once, a step at a time.
+    False as well where merges don't make one token each, of letters and of what was made before.
+    """
+    known = np.concatenate([letters, made])
+    if (np.diff(known) <= 0).any() or (np.maximum(left, right) >= made).any():
+        return False
+    parts = np.searchsorted(known, (left, right))  # from here on a token's number is its place among the known
+    if (known[parts] != (left, right)).any():
+        return False
+    first, pairs = len(letters), parts[0] * len(known) + parts[1]
+    by_pair, (left, right) = np.argsort(pairs), parts
+    while len(left):
+        later = np.maximum(left, right)
+        left, right, later = (each[later >= first] for each in (left, right, later))
+        right_falls = right >= left  # of two alike the right one is later: merging begins on the left
+        left = np.where(right_falls, left, parts[1][later - first])
+        right = np.where(right_falls, parts[0][later - first], right)
+        met = left * len(known) + right
+        merge = by_pair[np.searchsorted(pairs, met, sorter=by_pair).clip(max=len(pairs) - 1)]
+        # Of one rank the left pair comes first, which is this one where the other was the right part's.
+        if ((pairs[merge] == met) & (merge + first < later + right_falls)).any():
+            return False
+    return True
 
 
 def gguf_encoding(metadata: dict[str, Any]) -> tiktoken.Encoding:

@@ -235,7 +235,24 @@ def test_a_token_that_ranks_make_but_merges_do_not_is_refused():
         byte_level_bpe(vocabulary, merges, r"\w+", {})
 
 
-@pytest.mark.parametrize("before", [0, 255, 256, 5000])
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=9), st.text("abc", max_size=20))
+def test_merges_are_taken_where_they_make_every_token_and_refused_elsewhere(pairs, text):
+    tokens, merges = ["a", "b", "c"], []
+    for left, right in pairs:
+        pair = tokens[left % len(tokens)], tokens[right % len(tokens)]
+        if "".join(pair) not in tokens:
+            merges.append(pair)
+            tokens.append("".join(pair))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    oracle = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    if all(oracle.encode(token).tokens == [token] for token in tokens):
+        assert byte_level_bpe(vocabulary, merges, r"\w+", {}).encode_ordinary(text) == oracle.encode(text).ids
+    else:
+        with pytest.raises(UserError, match="which tiktoken would take whole"):
+            byte_level_bpe(vocabulary, merges, r"\w+", {})
+
+
+@pytest.mark.parametrize("before", [0, 5000])
 def test_of_many_tokens_the_one_that_merges_do_not_make_is_named(before):
     letters = sorted(byte_characters())[:200]
     pairs = [(one, other) for one in letters for other in letters][:before]
