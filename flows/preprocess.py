@@ -70,7 +70,7 @@ def read_inbox(dataset: Dataset, params: Split, folder: Path) -> Table | None:
         return None
     left = (dataset.read_inbox or dataset.read)(folder, params)
     left = left.assign(**{name: IN_INBOX + left[name] for name in ("id", "source") if name in left})
-    left = in_languages(left, dataset.text(left), params.languages)
+    left = leave_out.fn(left, dataset, params)
     return mask_rows(left) if params.mask_personal_data == "all" else left
 
 

@@ -95,7 +95,15 @@ def _written(encoding: tiktoken.Encoding, chat: Chat, messages: Sequence[Message
     roles = ", ".join(each.role for each in messages)
     try:
         text = _compiled(chat.template).render(messages=marked, add_generation_prompt=False, **special)
-    except (TemplateError, TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (
+        TemplateError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(f"the chat template can't say {roles}: {error}") from None
     if [int(number) for number in MARK.findall(text)] != list(range(len(messages))):
         raise UserError(f"the chat template does not say {roles} once each")

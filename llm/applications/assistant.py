@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -202,12 +202,20 @@ def response_loss(model: GPT, windows: Sequence[Sequence[Example]], compute: Com
 
 @torch.inference_mode()
 def mean_response_loss(
-    model: GPT, examples: Sequence[Example], batch_size: int, compute: Compute, window: int | None = None
+    model: GPT,
+    examples: Sequence[Example],
+    batch_size: int,
+    compute: Compute,
+    window: int | None = None,
+    watch: Callable[[list[Any]], Iterable[Any]] = iter,
 ) -> float:
-    """Mean cross-entropy, in nats a token of the assistant's, over all examples, packed into windows of that length."""
+    """Mean cross-entropy, in nats a token of the assistant's, over all examples, packed into windows of that length.
+
+    `watch` gives the batches one by one, as a progress bar does.
+    """
     windows = pack_sequences(examples, window or model.config.context_length)
     batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
-    total = sum(response_loss(model, part, compute).item() for part in batches)
+    total = sum(response_loss(model, part, compute).item() for part in watch(batches))
     return total / sum(example.counted for example in examples)
 
 

@@ -183,7 +183,8 @@ class Segments:
         lengths_N = heads_N + ends_N - starts_N
         self.texts_E4 = torch.stack([rows_N // segments_BT.shape[1], heads_N, starts_N - rows_N, ends_N - starts_N], 1)
         """Each as flash.c takes it."""
-        widths_N = (2 ** torch.log2(lengths_N.clamp(min=32).double()).ceil()).long()
+        widths = 2 ** torch.arange(5, max(6, segments_BT.shape[1].bit_length() + 1), device=segments_BT.device)
+        widths_N = widths[torch.bucketize(lengths_N, widths)]
         self.taken: list[Tensor] = []
         """Where the tokens of each batch stand in the flattened rows, int64 ES; those of a head in several places."""
         self.back = torch.zeros_like(segments_BT).flatten()

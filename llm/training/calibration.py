@@ -44,7 +44,7 @@ def best_threshold(probability: np.ndarray, looked_for: np.ndarray, false_positi
     others = np.sort(probability[~looked_for])[::-1]
     if not len(others):
         return 0.5
-    allowed = int(false_positive_rate * len(others))
+    allowed = int(false_positive_rate * len(others) + 1e-9)  # 0.29 * 100 is a little less than 29
     highest = float(others[allowed]) if allowed < len(others) else 0.0  # the first that has to stay below
     lowest = float(probability.min(where=probability > highest, initial=np.inf))
     middle = (highest + lowest) / 2

@@ -73,9 +73,9 @@ class Checkpoints:
                 for file in files:
                     file.unlink()
 
-    def newest(self, until: float = math.inf) -> int:
-        """The step of the newest checkpoint of those up to step `until`, 0 without one."""
-        return max((step for step, _ in self._complete() if step <= until), default=0)
+    def newest(self, until: float = math.inf) -> int | None:
+        """The step of the newest checkpoint of those up to step `until`; None without one."""
+        return max((step for step, _ in self._complete() if step <= until), default=None)
 
     def load(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """The newest checkpoint that can be read, whole, or None. One that cannot is dropped with a warning."""

@@ -120,10 +120,10 @@ def train(
         save()
         raise InterruptedError(f"stopped after step {step()} of {config.steps}, with a checkpoint") from None
     except _UnsoundError as error:
-        newest = checkpoints.newest(error.sound) if checkpoints else 0
-        kept = f"; the last checkpoint before that is of step {newest}" if newest else ""
+        newest = checkpoints.newest(error.sound) if checkpoints else None
+        kept = "" if newest is None else f"; the last checkpoint before that is of step {newest}"
         raise DivergedError(f"{error}{kept}") from None
-    if checkpoints and checkpoints.newest() != step():
+    if checkpoints and config.steps and checkpoints.newest() != step():
         save()
 
     restore_weights(model, best)

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Replicate
 from torch.nn.parallel import DistributedDataParallel
 
 from llm.errors import UserError
@@ -48,6 +46,8 @@ class Workers:
         Call it before the optimiser is built: FSDP2 replaces the weights by this worker's parts of them.
         """
         if self.count > 1 and self.sharded:
+            from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # half a second
+
             self._wrapped = [fully_shard(module) for module in model.modules() if isinstance(module, Block)]
             self._wrapped.append(fully_shard(model))
             if isinstance(model, GPT):
@@ -63,16 +63,15 @@ class Workers:
     def synchronise(self, now: bool) -> None:
         """Whether the next backward pass exchanges gradients, or only adds up this worker's own."""
         for module in self._wrapped:
-            if isinstance(module, FSDPModule):
+            if self.sharded:
                 module.set_requires_gradient_sync(now, recurse=False)
             else:
                 module.require_backward_grad_sync = now
 
     def release(self) -> None:
         """Give back borrowed weights, as after an evaluation, which has no backward pass that would."""
-        for module in self._wrapped:
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        for module in self._wrapped if self.sharded else ():
+            module.reshard()
 
     def sums(self, *values: float) -> list[float]:
         """Each value summed over the workers."""
@@ -102,20 +101,27 @@ class _Loss(nn.Module):
 ALONE = Workers()
 
 
+def _is_part(tensor: Tensor) -> bool:
+    """Whether it is a `DTensor`, whose module takes half a second to import and is there where one was made."""
+    return hasattr(tensor, "device_mesh")
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor of which each worker holds a part."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_part(tensor) else tensor
 
 
 def to_local(tensor: Tensor) -> Tensor:
     """This worker's part of a tensor; they share memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_part(tensor) else tensor
 
 
 def redistribute(tensor: Tensor, like: Tensor) -> Tensor:
     """A tensor that all workers hold, spread over them as `like` is."""
-    if not isinstance(like, DTensor) or tensor.ndim == 0:
+    if not _is_part(like) or tensor.ndim == 0:
         return tensor
+    from torch.distributed.tensor import DTensor, Replicate
+
     everywhere = [Replicate()] * like.device_mesh.ndim
     return DTensor.from_local(tensor, like.device_mesh, everywhere, run_check=False).redistribute(
         placements=like.placements

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from llm.applications.assistant import Assistant, answer_all, build, encode_examples
+from llm.applications.assistant import Assistant, Example, answer_all, build, encode_examples
 from llm.chat import prompt_tokens, turn_ends
 from llm.device import Compute, choose_compute
 from llm.errors import UserError
@@ -107,6 +108,13 @@ def right_and_wrong(said: Sequence[str], answers: Sequence[str], output: str) ->
     return (right[0] if right else output, wrong[0]) if wrong else None
 
 
+def _of_the_answer(example: Example) -> Example:
+    """The same conversation, of which only the last turn is learned: the earlier ones are in both of a pair."""
+    end = len(example.learned) - example.learned[::-1].index(True)
+    start = end - example.learned[:end][::-1].index(False)
+    return replace(example, learned=[start <= place < end for place in range(len(example))])
+
+
 def make_pairs(
     model: Assistant, encoding: tiktoken.Encoding, table: pd.DataFrame, params: Train, compute: Compute, split: str
 ) -> list[Pair]:
@@ -124,7 +132,7 @@ def make_pairs(
             continue
         examples = encode_examples(encoding, model.chat, [asked, asked], answered, longest)
         if len(examples) == 2:
-            pairs.append(Pair(*examples))
+            pairs.append(Pair(*map(_of_the_answer, examples)))
             own += answered[0] not in said
     if not pairs:
         raise UserError(

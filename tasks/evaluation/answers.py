@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,8 @@ def measure(
         way_out = "raise train.context_length, or bring shorter rows"
         examples = examples_of(tokens, each.chat, test, context, split_file(data, "test"), way_out)
         window = max(map(len, examples))
-        losses[f"{name}response_loss"] = mean_response_loss(each, examples, params.batch_size, compute, window)
+        watch = partial(tqdm, desc=f"{name}response_loss", unit="batch")
+        losses[f"{name}response_loss"] = mean_response_loss(each, examples, params.batch_size, compute, window, watch)
         pack_for_inference(each)
     test["answer"] = _answers(model, encoding, test, params, "assistant")
     test["baseline_answer"] = _answers(untuned, its_encoding, test, params, "its base")

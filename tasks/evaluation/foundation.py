@@ -102,11 +102,11 @@ def measure(
     compute: Compute,
     evidence: Path,
 ) -> dict[str, float]:
-    """Loss in nats a token, perplexity and bits per byte on the whole test file, samples and worst windows as evidence.
+    """Loss in nats a token, perplexity and bits per byte on the test file; samples and worst windows as evidence.
 
-    The baselines predict the very tokens, or bytes, that the foundation does, after the same training text or the last
-    NGRAM_TOKENS and PPMD_BYTES of it: an n-gram model, and PPMd as a compressor. `baseline_bits_per_byte` is the better
-    one's. The interval is over test windows.
+    All whole windows of the file are predicted. The baselines predict the very tokens, or bytes, that the foundation
+    does, after the same training text or the last NGRAM_TOKENS and PPMD_BYTES of it: an n-gram model, and PPMd as a
+    compressor. `baseline_bits_per_byte` is the better one's. The interval is over test windows.
     """
     windows = TokenWindows(data, "test", model.config.context_length)
     rows = np.array_split(np.arange(len(windows)), max(1, len(windows) // params.batch_size))

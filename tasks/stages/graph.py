@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -22,6 +23,7 @@ from dvc.stage import PipelineStage
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.stages import lifeline
+from tasks.stages.lock import FINISHED, KEEP, STATE
 
 LOCK_FILE = "dvc.lock"
 LOAD_PUBLISHED = "load_published"  # a stage that runs only where something starts from what it loads
@@ -222,10 +224,11 @@ def _start_dvc(arguments: list[str], environment: dict[str, str], **options: Any
 def reproduce(stage: str, environment: dict[str, str], seconds: float | None = None) -> None:
     """Run one stage through `dvc repro`, which dies with this process; if it doesn't end well, its outs stay.
 
-    `environment` is added to this process's. Raises UserError when it fails, and when it takes longer than `seconds`.
+    The checkpoints of a finished training stay, too, until dvc has kept what it made. `environment` is added to this
+    process's. Raises UserError when it fails, and when it takes longer than `seconds`.
     """
     with _outs_kept(stage):
-        dvc = _start_dvc(["repro", "--quiet", "--single-item", stage], environment)
+        dvc = _start_dvc(["repro", "--quiet", "--single-item", stage], {**environment, KEEP: "1"})
         try:
             failed = dvc.wait(seconds)
         except psutil.TimeoutExpired:
@@ -238,6 +241,8 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
         if failed:
             reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
             raise UserError(f"stage {stage} failed; {reason}")
+    for mark in (STATE / "stages" / stage).glob(f"*/{FINISHED}"):
+        shutil.rmtree(mark.parent)
 
 
 def stop(dvc: psutil.Process, patience: float | None = None) -> None:

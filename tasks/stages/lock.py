@@ -11,6 +11,9 @@ from pathlib import Path
 from llm.errors import UserError
 
 STATE = Path(".threestage")
+KEEP = "THREESTAGE_KEEP_CHECKPOINTS"
+"""A variable by which a stage marks the checkpoints of a finished training with FINISHED, and does not remove them."""
+FINISHED = "finished"
 
 
 def workspace() -> str:

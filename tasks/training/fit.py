@@ -29,7 +29,7 @@ from tasks.registry.tracking import stage_run
 from tasks.stages.cluster import Cluster
 from tasks.stages.command import current_stage, leave_soon, state_folder
 from tasks.stages.hashes import fingerprint, inputs
-from tasks.stages.lock import STATE
+from tasks.stages.lock import FINISHED, KEEP, STATE
 from tasks.training.interrupted import INPUTS, say_what_is_kept
 from tasks.training.progress import ProgressReporter, StopRequest
 from tasks.training.setup import Prepare, TrainingSetup
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 def training_run(
     params: TrainConfig, datasets: dict[str, Path], resume: bool, identity: Mapping[str, str] | None = None
 ) -> Iterator[Checkpoints]:
-    """The MLflow run of a training stage and its checkpoints, which are removed when the block ends well.
+    """The MLflow run of a training stage and its checkpoints, which are removed when the block ends well, or marked.
 
     Both are keyed by params, deps, code and what `identity` adds: with `resume` an unfinished run of the same key goes
     on, without it its checkpoints are removed. Those of other keys stay, and the log names them.
@@ -57,7 +57,10 @@ def training_run(
     write_atomic(checkpoints.folder / INPUTS, json.dumps(asdict(now)))
     with stage_run(params, datasets, key, resume=resume):
         yield checkpoints
-    shutil.rmtree(checkpoints.folder, ignore_errors=True)
+    if KEEP in os.environ:
+        (checkpoints.folder / FINISHED).touch()
+    else:
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
 
 def _free_memory() -> int:

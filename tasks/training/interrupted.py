@@ -53,7 +53,7 @@ def interrupted(stage: str = "*") -> list[Interrupted]:
     found = []
     for folder in sorted((STATE / "stages").glob(f"{stage}/*/")):
         with suppress(FileNotFoundError):  # a training that runs drops its oldest
-            if not (step := Checkpoints(folder).newest()):
+            if (step := Checkpoints(folder).newest()) is None:
                 continue
             files = list(folder.glob("step-*"))
             inputs = folder / INPUTS
@@ -72,7 +72,7 @@ def interrupted(stage: str = "*") -> list[Interrupted]:
 
 def say_what_is_kept(own: Path, now: Hashes) -> None:
     """Where a training starts afresh, name in the log its stage's interrupted ones, and what has changed since."""
-    for each in [] if Checkpoints(own).newest() else interrupted(own.parent.name):
+    for each in interrupted(own.parent.name) if Checkpoints(own).newest() is None else []:
         changed = now.differences(each.made_from) if each.made_from else []
         logger.info(
             "starting afresh, as %s changed; an interrupted training is kept: %s",

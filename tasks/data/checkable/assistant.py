@@ -205,7 +205,7 @@ def _by_question(asked_by_answer: Mapping[str, str]) -> list[tuple[str, str]]:
     ]
 
 
-def _beginnings(answer: str) -> list[str]:
+def beginnings(answer: str) -> list[str]:
     """How a right answer begins, with and without the short form."""
     first = re.split(r"[,.:!?]", answer)[0]
     short = first.replace("I am ", "I'm ")
@@ -231,7 +231,7 @@ def _beginnings(answer: str) -> list[str]:
 def identity(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """Who the assistant is and what it can do."""
     for asked, answer in shuffled(generator, _by_question(IDENTITY)):
-        yield Item(asked, answer, {"asked": asked}, _beginnings(answer))
+        yield Item(asked, answer, {"asked": asked}, beginnings(answer))
 
 
 @kind(
@@ -253,7 +253,7 @@ def identity(generator: np.random.Generator, sources: Sources) -> Iterator[Item]
 def small_talk(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """Greetings, thanks and goodbyes."""
     for said, answer in shuffled(generator, _by_question(SMALL_TALK)):
-        yield Item(said, answer, {"said": said}, _beginnings(answer))
+        yield Item(said, answer, {"said": said}, beginnings(answer))
 
 
 @kind(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tasks.data.checkable.assistant import NAMELESS, beginnings
 from tasks.data.checkable.extraction import CITIES, NAMES
 from tasks.data.checkable.kind import Item, Sources, kind, pick, shuffled, word_list
 
@@ -15,6 +16,31 @@ ROLES = (
     "You are an assistant called {name}. Be brief.",
     "Act as {name}, who helps pupils with their homework.",
     "You are {name} from the help desk in {city}.",
+)
+TASKS = (
+    "You are the assistant of a small shop in {city}.",
+    "You answer questions for the library of {city}.",
+    "You are a friendly helper of the town of {city}.",
+    "You help pupils of a school in {city} with their homework.",
+    "You work at the help desk of a company in {city}. Be brief.",
+    "You are the assistant of a hotel in {city}. Answer politely.",
+)
+NAME_ASKED = (
+    "What is your name?",
+    "Who are you?",
+    "Hello, who is this?",
+    "What are you called?",
+    "Who am I talking to?",
+    "Please tell me your name.",
+    "Tell me your name.",
+    "your name?",
+    "How should I address you?",
+    "What name do you go by?",
+    "Introduce yourself, please.",
+    "Hi! Who am I speaking with?",
+    "Sorry, I did not catch your name.",
+    "May I ask your name?",
+    "What do people call you?",
 )
 TOLD = {
     "name": ("What is my name?", "Hello, my name is {}.", "I am called {}, by the way.", "Hi, {} here."),
@@ -77,23 +103,7 @@ def told_before(generator: np.random.Generator, sources: Sources) -> Iterator[It
         )
 
 
-@kind(
-    "What is your name?",
-    "Who are you?",
-    "Hello, who is this?",
-    "What are you called?",
-    "Who am I talking to?",
-    "Please tell me your name.",
-    "Tell me your name.",
-    "your name?",
-    "How should I address you?",
-    "What name do you go by?",
-    "Introduce yourself, please.",
-    "Hi! Who am I speaking with?",
-    "Sorry, I did not catch your name.",
-    "May I ask your name?",
-    "What do people call you?",
-)
+@kind(*NAME_ASKED)
 def role(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The name that a system prompt gives."""
     while True:
@@ -108,3 +118,11 @@ def role(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
             f"You can call me {name}",
         ]
         yield Item(system, f"My name is {name}.", {}, also, f"role: {name}", system=system)
+
+
+@kind(*NAME_ASKED)
+def nameless(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
+    """A system prompt that gives no name: there is none to say."""
+    while True:
+        system = pick(generator, TASKS).format(city=pick(generator, CITIES))
+        yield Item(system, NAMELESS, {}, beginnings(NAMELESS), system=system)

@@ -5,7 +5,7 @@ of people stay in either case.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -16,15 +16,17 @@ NO_TEXT = ("id", "source", "label", "kind", "group", "split")
 
 
 def _is_card(number: str) -> bool:
-    """Whether the digits have the checksum of cards (Luhn)."""
+    """Whether it has the digits of a card, and their checksum (Luhn)."""
     digits = [int(digit) for digit in reversed(re.sub(r"\D", "", number))]
-    return sum(digits[0::2] + [sum(divmod(2 * digit, 10)) for digit in digits[1::2]]) % 10 == 0 and any(digits)
+    total = sum(digits[0::2] + [sum(divmod(2 * digit, 10)) for digit in digits[1::2]])
+    return len(digits) >= 13 and total % 10 == 0 and any(digits)
 
 
 def _is_iban(number: str) -> bool:
     """Whether an account number has the checksum of ISO 13616."""
     compact = number.replace(" ", "")
-    return int("".join(str(int(character, 36)) for character in compact[4:] + compact[:4])) % 97 == 1
+    rest = int("".join(str(int(character, 36)) for character in compact[4:] + compact[:4])) % 97
+    return len(compact) >= 15 and rest == 1
 
 
 def _is_phone(number: str) -> bool:
@@ -35,6 +37,18 @@ def _is_phone(number: str) -> bool:
 
 def _always(found: str) -> bool:
     return True
+
+
+def _found_by(pattern: re.Pattern[str], holds: Callable[[str], bool], text: str) -> Iterator[tuple[int, int]]:
+    """Where what is looked for begins and ends. Behind a number a short word, such as BIC, may look like more of it:
+    then its beginning is taken up to the last gap where that holds."""
+    start = 0
+    while match := pattern.search(text, start):
+        gaps = [match.start() + gap.start() for gap in re.finditer("[ -]", match[0])]
+        ends = (end for end in (match.end(), *reversed(gaps)) if holds(text[match.start() : end]))
+        if (end := next(ends, None)) is not None:
+            yield match.start(), end
+        start = end or match.end()
 
 
 # Kind: what finds it, what else must hold, what takes its place. No pattern looks at a character more often than twice.
@@ -66,7 +80,11 @@ KINDS: dict[str, tuple[re.Pattern[str], Callable[[str], bool], str]] = {
 def mask(text: str) -> str:
     """The text with made-up data in the place of personal; what is masked stays as it is."""
     for pattern, holds, instead in KINDS.values():
-        text = pattern.sub(lambda match, holds=holds, instead=instead: instead if holds(match[0]) else match[0], text)
+        parts, kept = [], 0
+        for start, end in _found_by(pattern, holds, text):
+            parts += [text[kept:start], instead]
+            kept = end
+        text = "".join([*parts, text[kept:]])
     return text
 
 

@@ -137,12 +137,12 @@ def _mbox(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]
 
 def _messages(path: Path) -> Iterator[bytes]:
     found: list[bytes] = []
-    size, blank = 0, True
+    size, blank, begun = 0, True, False
     for row, line in byte_lines(path):
         if blank and line.startswith(b"From ") and POSTMARK.match(line.decode("latin-1")):
-            if row > 1:
+            if begun or any(map(bytes.strip, found)):  # blank lines before the first are no message
                 yield b"".join(found)
-            found, size = [], 0
+            found, size, begun = [], 0, True
         else:
             found.append(line[1:] if re.match(rb">+From ", line) else line)
             size += len(line)
