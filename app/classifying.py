@@ -2,24 +2,27 @@
 
 import re
 import time
+from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
-from app.errors import Busy, Gone, RequestError, Timeout
+from app.errors import Gone, RequestError, Timeout
 from app.metrics import EMAILS
 from app.openai_api import ERRORS, asked
 from app.schema import Asked
 from app.versions import Loaded
 from llm.applications.classifier import Classifier, email_text, explain, predict
+from tasks.data.formats.sniff import LINES, POSTMARK, TABLES, suffix_of
 from tasks.served import cleaning_module
 
 AT_ONCE = 64
 """Mails of one request that are read before another request has its turn."""
 MOST_EXPLAINED = 16
 """An explanation costs as much as a hundred mails."""
+LONGEST_POSTMARK = 200
 LONGEST_EXPLAINED = 50_000
 """Characters of a mail that is explained; it is read a hundred times."""
 
@@ -99,7 +102,27 @@ async def classify_files(
     """The same for files. Their names are told back and used for nothing else."""
     loaded = await asked(request, model, ("classifier",))
     rows = [{"message": message_text(await each.read())} for each in files]
-    return await _classified(request, loaded, rows, explain, [each.filename for each in files])
+    reasons = [_no_message(each.filename or "", row["message"]) for each, row in zip(files, rows, strict=True)]
+    mails = [(row, each.filename) for each, row, reason in zip(files, rows, reasons, strict=True) if not reason]
+    found = await _classified(request, loaded, [row for row, _ in mails], explain, [name for _, name in mails])
+    verdicts = iter(found.verdicts)
+    found.verdicts = [
+        Verdict(name=each.filename, error=reason) if reason else next(verdicts)
+        for each, reason in zip(files, reasons, strict=True)
+    ]
+    return found
+
+
+def _no_message(name: str, text: str) -> str | None:
+    """Why a file can't be one message; None where it may be."""
+    if "\0" in text:
+        return "it is no text"
+    if suffix_of(PurePath(name)) in (*LINES, *TABLES, ".json"):
+        return "it has rows, not a message: /classify takes them as `emails`"
+    begun = [line for line in text.split("\n") if line.startswith("From ") and POSTMARK.match(line[:LONGEST_POSTMARK])]
+    if text.startswith("From ") and len(begun) > 1:
+        return "it has several messages: each is to be a file of its own"
+    return None
 
 
 def message_text(content: bytes) -> str:
@@ -118,11 +141,8 @@ async def _classified(
         raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
     if explained and len(rows) > MOST_EXPLAINED:
         raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
-    if loaded.classifying >= settings.queue:
-        raise Busy(f"{loaded.classifying} requests wait for {loaded.named} already", retry_after=1)
-    loaded.classifying += 1
-    try:
-        verdicts: list[Verdict] = []
+    verdicts: list[Verdict] = []
+    with loaded.classified_by(settings.queue):
         for first in range(0, len(rows), AT_ONCE):
             async with loaded.turn:  # and not a thread that waits: there are few
                 if await request.is_disconnected():
@@ -130,8 +150,6 @@ async def _classified(
                 if time.monotonic() - began > settings.request_seconds:
                     raise Timeout(f"{first} of {len(rows)} mails were classified in the time that a request may take")
                 verdicts += await run_in_threadpool(verdicts_of, loaded, rows[first : first + AT_ONCE], explained)
-    finally:
-        loaded.classifying -= 1
     for verdict, name in zip(verdicts, names or (), strict=False):
         verdict.name = name
     config = loaded.model.config

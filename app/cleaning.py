@@ -33,15 +33,17 @@ class Cleaner:
         self.seconds = seconds
         self._pool: ProcessPoolExecutor | None = None
         self._turn = threading.Lock()
+        self._closing = False
 
     def __call__(self, clean: Clean, rows: Sequence[Row]) -> list[dict[str, Any] | str]:
         """Each row as `clean` gives it, or why there is nothing: its ValueError, or that it took too long."""
         found: list[dict[str, Any] | str] = []
         ended = 0
         with self._turn:
-            while len(found) < len(rows) and ended < MOST_ENDED:
+            while len(found) < len(rows) and ended < MOST_ENDED and not self._closing:
                 ended += not self._clean(clean, rows[len(found) :], found)
-        lost = f"not read: {MOST_ENDED} mails before it could not be read within {self.seconds:g} s each"
+        why = f"{MOST_ENDED} mails before it could not be read within {self.seconds:g} s each"
+        lost = f"not read: {'the server is ending' if self._closing else why}"
         return found + [lost] * (len(rows) - len(found))
 
     def _clean(self, clean: Clean, rows: Sequence[Row], found: list[dict[str, Any] | str]) -> bool:
@@ -75,17 +77,24 @@ class Cleaner:
             self._pool.submit(clean, {}).exception()  # it imports what it needs outside of a row's time
         return self._pool
 
+    def _kill(self) -> None:
+        processes = getattr(self._pool, "_processes", None) or {}
+        for process in list(processes.values()):
+            process.kill()
+
     def _end(self) -> None:
+        self._kill()
         pool, self._pool = self._pool, None
         if pool is not None:
-            for process in list((pool._processes or {}).values()):
-                process.kill()
             pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:
-        """End the process."""
-        with self._turn:
-            self._end()
+        """End the process, also while a row keeps it busy."""
+        self._closing = True
+        while not self._turn.acquire(timeout=0.1):
+            self._kill()
+        self._end()
+        self._turn.release()
 
 
 def _begin() -> None:

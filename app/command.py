@@ -1,7 +1,7 @@
 """The command line `threestage`.
 
 Exit codes: 0 all went well; 1 an error, said in a line; 2 a wrong option; 3 some of the mails or questions had no
-answer; 75 a training was stopped and can go on; 130 interrupted.
+answer; 130 interrupted, and 143 terminated: what was stopped goes on with the next call.
 """
 
 import json
@@ -64,8 +64,8 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog="Exit codes: 0 done; 1 an error; 2 a wrong option; 3 some mails or questions had no answer; 75 a training "
-    "was stopped and can go on; 130 interrupted.",
+    epilog="Exit codes: 0 done; 1 an error; 2 a wrong option; 3 some mails or questions had no answer; 130 "
+    "interrupted, and 143 terminated: what was stopped goes on with the next call.",
 )
 
 Model = Annotated[
@@ -246,15 +246,16 @@ def chat(
 @cli.command()
 def classify(
     files: Annotated[
-        list[str], typer.Argument(help="Messages (.eml), texts, mails a line (.jsonl), or - for one on stdin.")
+        list[str], typer.Argument(help="Messages, mailboxes (mbox), texts, tables of mails, or - for one on stdin.")
     ],
     model: Model = "classifier",
     explain: Annotated[int, typer.Option(min=0, max=100, help="So many words that moved each decision most.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Say of each mail what it is, and how sure that is.
+    """Say of each mail what it is, and the probability of that.
 
-    A line of a .jsonl has `subject` and `body`, or the whole `message`.
+    A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels
+    the second is given above a threshold, which was chosen on validation and need not be one half: --json has it.
     """
     from app.classifying import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
@@ -264,11 +265,13 @@ def classify(
     with _loaded(model) as loaded:
         if not isinstance(loaded.model, Classifier):
             raise UserError(f"{loaded.named} is no classifier; --model names one")
+        limit = loaded.model.config.threshold
+        threshold = {} if limit is None else {"threshold": limit}
         mails = read_mails(files)
         while part := list(islice(mails, AT_ONCE)):
             verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
             for place, row in part:
-                said = row if "error" in row else next(verdicts).model_dump(exclude_none=True)
+                said = row if "error" in row else {**next(verdicts).model_dump(exclude_none=True), **threshold}
                 failed |= "error" in said
                 _print_verdict(place, said, as_json)
     if failed:

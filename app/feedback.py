@@ -254,6 +254,13 @@ def email_row(loaded: Loaded, said: EmailFeedback) -> dict[str, Any]:
     return {"label": said.label, "subject": subject, "body": body}
 
 
+async def labelled(loaded: Loaded, said: EmailFeedback, queue: int) -> dict[str, Any]:
+    """The same, when it is the mail's turn to be read. Raises Busy, too, where `queue` requests wait for it."""
+    with loaded.classified_by(queue):
+        async with loaded.turn:  # and not a thread that waits: there are few
+            return await run_in_threadpool(email_row, loaded, said)
+
+
 def answer_row(loaded: Loaded, said: AnswerFeedback) -> dict[str, Any]:
     """An instruction with the answer that a person wants. Raises RequestError for turns without order or text."""
     if loaded.objective != "assistant":
@@ -289,8 +296,10 @@ async def feedback(request: Request, said: Feedback) -> Kept:
     _check_on(settings)
     name = "classifier" if isinstance(said, EmailFeedback) else "assistant"
     loaded = await asked(request, said.model, (name,))
-    make = email_row if isinstance(said, EmailFeedback) else answer_row
-    row = await run_in_threadpool(make, loaded, said)
+    if isinstance(said, EmailFeedback):
+        row = await labelled(loaded, said, settings.queue)
+    else:
+        row = await run_in_threadpool(answer_row, loaded, said)
     client = await run_in_threadpool(request.app.state.feedback.client_of, request, settings.api_keys)
     return await run_in_threadpool(keep, request.app.state.feedback, settings, loaded, row, client)
 

@@ -3,12 +3,20 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.classifying import message_text
+from llm.errors import UserError
+from tasks.data.formats import Problem
+from tasks.data.formats.mails import messages
+from tasks.data.formats.sniff import TABLES, sniff, suffix_of
+from tasks.data.formats.tables import READERS
+from tasks.data.textfiles import read_bytes
 
+NO_TEXT = "it is no text"
 MAIL_HEADERS = ("from", "message-id", "mime-version", "received", "return-path", "subject", "to")
 """One of these is in every message; the first line of a text may look like another header ("Note: ...")."""
 
@@ -18,35 +26,69 @@ class Place(NamedTuple):
 
     file: str
     line: int | None = None
+    row: int | None = None
+    """Of a table."""
+    mail: int | None = None
+    """Of an mbox file."""
 
     def __str__(self) -> str:
-        return self.file if self.line is None else f"{self.file}, line {self.line}"
+        numbers = zip(self._fields[1:], self[1:], strict=True)
+        return ", ".join([self.file, *(f"{name} {number}" for name, number in numbers if number)])
 
 
 def read_mails(files: list[str]) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Each mail as a row, or the error that it is; one that can't be read leaves the others alone."""
     for name in files:
         try:
-            content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+            yield from _of_file(name) if name != "-" else [(Place(name), _mail(sys.stdin.buffer.read(), ""))]
         except OSError as error:
             yield Place(name), {"error": error.strerror or str(error)}
-            continue
-        if Path(name).suffix.lower() == ".jsonl":
-            lines = enumerate(content.splitlines(), 1)
-            yield from ((Place(name, number), _json_row(line)) for number, line in lines if line.strip())
-        else:
-            text = message_text(content).removeprefix("\ufeff").lstrip("\r\n")
-            whole = Path(name).suffix.lower() == ".eml" or _is_message(text)
-            yield Place(name), {"message" if whole else "body": text}
+        except UserError as error:
+            yield Place(name), {"error": str(error).removeprefix(f"{name}: ")}
+
+
+def _of_file(name: str) -> Iterator[tuple[Place, dict[str, Any]]]:
+    path = Path(name)
+    form, suffix = sniff(path), suffix_of(path)
+    if form in ("csv", "json") and suffix not in (*TABLES, ".json"):
+        form = "text"  # a mail may begin with a list's name in brackets, or have a comma in each line
+    if form == "jsonl":
+        lines = enumerate(read_bytes(path).splitlines(), 1)
+        yield from ((Place(name, number), _json_row(line)) for number, line in lines if line.strip())
+    elif form in READERS:
+        for found in READERS[form](path):
+            if isinstance(found, Problem):
+                yield Place(name, row=int(found.place.rpartition(" ")[2])), {"error": found.reason}
+            else:
+                yield Place(name, row=found[0]), _row(found[1])
+    elif form == "mbox":
+        mails = messages(path)
+        first = [*islice(mails, 2)]
+        for number, content in enumerate(chain(first, mails), 1):
+            yield Place(name, mail=number if len(first) > 1 else None), {"message": message_text(content)}
+    elif form == "binary":
+        yield Place(name), {"error": NO_TEXT}
+    else:
+        yield Place(name), _mail(read_bytes(path), suffix)
+
+
+def _mail(content: bytes, suffix: str) -> dict[str, Any]:
+    if b"\0" in content:
+        return {"error": NO_TEXT}
+    text = message_text(content).removeprefix("\ufeff").lstrip("\r\n")
+    return {"message" if suffix == ".eml" or _is_message(text) else "body": text}
 
 
 def _json_row(line: bytes) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        return _row(json.loads(line))
     except ValueError as error:
         return {"error": f"no JSON ({error})"}
+
+
+def _row(cells: Any) -> dict[str, Any]:
     names = ("subject", "body", "message")
-    found = {name: row[name] for name in names if row.get(name) is not None} if isinstance(row, dict) else {}
+    found = {name: cells[name] for name in names if cells.get(name) is not None} if isinstance(cells, Mapping) else {}
     return found or {"error": f"none of {', '.join(names)} in it"}
 
 

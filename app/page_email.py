@@ -8,8 +8,8 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from app.classifying import Verdict, message_text, verdicts_of
-from app.errors import Busy, RequestError
-from app.feedback import EmailFeedback, email_row
+from app.errors import RequestError
+from app.feedback import EmailFeedback, labelled
 from app.metrics import EMAILS
 from app.page_parts import AT_ONCE, PRIVATE, PROBLEMS, answering, default, of_objective, sentence, thank, warn
 from app.versions import Loaded
@@ -75,11 +75,12 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     if not settings.feedback:
         return
 
-    def tell(checked: Checked, label: str, request: gr.Request) -> None:
+    async def tell(checked: Checked, label: str, request: gr.Request) -> None:
         try:
-            loaded = versions.get(checked["version"])
+            loaded = await run_in_threadpool(versions.get, checked["version"])
             said = EmailFeedback(about="email", label=label, **checked["row"])
-            thank(app.state, loaded, email_row(loaded, said), request)
+            row = await labelled(loaded, said, settings.queue)
+            await run_in_threadpool(thank, app.state, loaded, row, request)
         except PROBLEMS as error:
             warn(error)
 
@@ -90,8 +91,8 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         with gr.Row():
             for label, text in zip(checked["labels"], what_it_is(checked["labels"]), strict=True):
 
-                def told(request: gr.Request, checked: Checked = checked, label: str = label) -> None:
-                    tell(checked, label, request)
+                async def told(request: gr.Request, checked: Checked = checked, label: str = label) -> None:
+                    await tell(checked, label, request)
 
                 gr.Button(text).click(told, None, None, **PRIVATE)
         gr.Markdown(CONSENT, elem_classes="consent")
@@ -109,16 +110,11 @@ async def _classified(app: FastAPI, row: dict[str, str]) -> tuple[Loaded, Verdic
     loaded = await run_in_threadpool(default, app.state.versions, "classifier")
     if not isinstance(loaded.model, Classifier):
         raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
-    if loaded.classifying >= app.state.settings.queue:
-        raise Busy(f"{loaded.classifying} requests wait for {loaded.named} already", retry_after=1)
-    loaded.classifying += 1
-    try:
+    with loaded.classified_by(app.state.settings.queue):
         async with loaded.turn:
             (found,) = await run_in_threadpool(verdicts_of, loaded, [row], EXPLAINED)
             if found.error:  # it may be too long for an explanation, and for nothing else
                 (found,) = await run_in_threadpool(verdicts_of, loaded, [row])
-    finally:
-        loaded.classifying -= 1
     if found.error:
         raise RequestError(found.error)
     EMAILS.labels(loaded.registered_name).inc()

@@ -19,6 +19,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.utils.uri import is_local_uri
 
 from app.errors import NotFound, Unavailable
 from llm.errors import UserError
@@ -143,18 +144,19 @@ class Registry:
         """By which module a version answers; empty where its files are gone."""
         if version.source not in self._objectives:
             try:
-                folder = self.files(Named(model, str(version.version)), CONFIG).parent
-                self._objectives[version.source] = read_config(folder)["objective"]
+                with TemporaryDirectory() as fetched:
+                    folder = self.files(Named(model, str(version.version)), Path(fetched), CONFIG).parent
+                    self._objectives[version.source] = read_config(folder)["objective"]
             except (UserError, MlflowException, OSError):
                 return ""
         return self._objectives[version.source]
 
-    def files(self, named: Named, file: str = "") -> Path:
-        """The model folder of a version, or a file of it, on this machine; from a server it is fetched."""
+    def files(self, named: Named, fetched: Path, file: str = "") -> Path:
+        """The model folder of a version, or a file of it: on this machine, or below `fetched`, from a server."""
         client = self._store()
         place = client.get_model_version_download_uri(registered_name(named.model), named.version)
-        uri = f"{place}/artifacts/{named.model}/{file}"
-        return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=client.tracking_uri))
+        uri, into = f"{place}/artifacts/{named.model}/{file}", None if is_local_uri(place) else str(fetched)
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=into, tracking_uri=client.tracking_uri))
 
     def version(self, named: Named) -> ModelVersion:
         """What MLflow says of a version."""

@@ -8,9 +8,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import tiktoken
 from mlflow.exceptions import MlflowException
@@ -18,7 +20,7 @@ from torch import nn
 
 from app.async_engine import AsyncEngine
 from app.cleaning import Cleaner
-from app.errors import NotFound, Unavailable
+from app.errors import Busy, NotFound, Unavailable
 from app.registry import BY_DEFAULT, Named, Registry, models_of
 from app.settings import Settings
 from llm.applications import load_for_inference
@@ -48,6 +50,8 @@ class Loaded:
     model: nn.Module
     encoding: tiktoken.Encoding
     folder: Path
+    fetched: TemporaryDirectory[str]
+    """Where its files are if a server has them."""
     dataset: str | None
     """The dataset that it learned from, whose inbox takes what people say of its answers."""
     engine: AsyncEngine | None
@@ -59,13 +63,24 @@ class Loaded:
     busy: threading.Lock = field(default_factory=threading.Lock)
     """Held by who classifies."""
     classifying: int = 0
-    """Requests that classify, or wait for it."""
+    """Requests whose mails are read or classified, or that wait for it."""
     asked: float = field(default_factory=time.monotonic)
 
     @property
     def registered_name(self) -> str:
         """The name in the registry, with the version."""
         return f"{registered_name(self.named.model)}/{self.named.version}"
+
+    @contextmanager
+    def classified_by(self, most: int) -> Iterator[None]:
+        """While a request has mails read, or waits for its `turn`. Raises Busy where `most` do already."""
+        if self.classifying >= most:
+            raise Busy(f"{self.classifying} requests wait for {self.named} already", retry_after=1)
+        self.classifying += 1
+        try:
+            yield
+        finally:
+            self.classifying -= 1
 
 
 class Versions:
@@ -154,24 +169,26 @@ class Versions:
         return loaded
 
     def _load(self, named: Named) -> Loaded:
-        settings, engine = self.settings, None
+        settings, engine, fetched = self.settings, None, TemporaryDirectory(prefix="threestage-version-")
         try:
             version = self.registry.version(named)
-            folder = self.registry.files(named)
+            folder = self.registry.files(named, Path(fetched.name))
             objective = read_config(folder)["objective"]
             model, encoding = load_for_inference(folder)
             if isinstance(model, GPT):
                 shape = {"rows": settings.rows, "queue": settings.queue, "context_length": settings.context_length}
                 engine = AsyncEngine(model, **shape)
         except (UserError, MlflowException, OSError) as error:
+            fetched.cleanup()
             raise Unavailable(f"{named} can't be loaded: {' '.join(str(error).split())}", "model") from error
         except Exception as error:  # a bug, or no memory: other versions are loaded, and what answered before goes on
+            fetched.cleanup()
             if named not in self._failed:
                 logger.exception("%s can't be loaded", named)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise Unavailable(f"{named} can't be loaded: {reason}", "model") from error
         dataset = next((tag.removeprefix(DATASET) for tag in version.tags if tag.startswith(DATASET)), None)
-        return Loaded(named, objective, model, encoding, folder, dataset, engine, self._cleaner)
+        return Loaded(named, objective, model, encoding, folder, fetched, dataset, engine, self._cleaner)
 
     def refresh(self, objectives: Sequence[str]) -> None:
         """Load what answers by default for these objectives and what its alias has moved to; let go what is gone or
@@ -225,6 +242,7 @@ class Versions:
     def _end(self, loaded: Loaded, patience: float) -> None:
         if loaded.engine:
             loaded.engine.close(patience)
+        loaded.fetched.cleanup()
         with self._lock:
             self._leaving.discard(loaded)
         logger.info("%s is unloaded", loaded.registered_name)

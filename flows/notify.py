@@ -192,6 +192,8 @@ def _parse() -> Namespace:
     options = parser.parse_args()
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", options.name):
         parser.error(f"--name: {options.name!r} is not of lower-case letters, digits and single dashes")
+    if options.name == TAG:
+        parser.error(f"--name: {TAG} stands for all places")
     return options
 
 

@@ -22,6 +22,7 @@ from pydantic import Field
 from flows.register import register
 from flows.review import GATES, review
 from llm.errors import UserError
+from llm.files import write_atomic
 from tasks.registry.branch import share
 from tasks.registry.lineage import lineage, prefect_page
 from tasks.registry.markup import plain, table
@@ -30,11 +31,14 @@ from tasks.registry.register import check_bytes, registered, registered_name
 from tasks.registry.standing import CHAMPION, is_open
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
 from tasks.stages import graph
+from tasks.stages.lock import STATE
 from tasks.stages.params import load_application, model_names
 from tasks.stages.server import PARENT_TASK_RUN, quiet_stops, tag_with_workspace
 from tasks.stages.worker import alone, depend_on_worker, end_stopped
 
 RETRAIN, RAN = "retrain", "ran"
+UNSHARED = STATE / RETRAIN / "unshared"
+"""Is there from the beginning of a run that shares what it makes until that is done, by this run or a later one."""
 PREPROCESS = "preprocess@"
 HOUR = 3600
 SAID = 900  # characters of a line of a review
@@ -119,10 +123,11 @@ def measure_drift(dataset: str) -> list[tuple[str, str, str]]:
 
 
 @task(task_run_name="share", cache_policy=NO_CACHE, persist_result=False)
-def share_results(report: Report, push_to: str, seconds: float) -> list[str]:
-    """Commit what was made to a branch of the day and push it; what others have now, a line each."""
+def share_results(report: Report, push_to: str, seconds: float) -> bool:
+    """Commit what was made to a branch of the day and push it; whether all of that went well."""
     branch = report.name.partition(":")[0].replace(" ", "/")
-    return share(branch, report.message(), report.versions, push_to, seconds)
+    report.shared, done = share(branch, report.message(), report.versions, push_to, seconds)
+    return done
 
 
 @flow(flow_run_name=_today)
@@ -180,11 +185,13 @@ class _Run:
         try:
             report.versions = {} if plan.why else _registered()
             if new := not report.versions:
+                if self.share:
+                    write_atomic(UNSHARED, "")
                 ran = self._run_stages(plan)
                 report.versions = register.with_options(flow_run_name="register", timeout_seconds=self._left())()
                 self._rename(f"{ran} of {len(plan.stages)} stages")
-                if self.share:
-                    report.shared = share_results(report, self.push_to, self._left())
+            if self.share and UNSHARED.exists() and share_results(report, self.push_to, self._left()):
+                UNSHARED.unlink()
             found = self._to_review()
             if not new:
                 self._rename("nothing to train, a review" if found else "nothing new")

@@ -63,10 +63,18 @@ def _tree(head: str, paths: Sequence[str]) -> str:
         return git("write-tree", **index)
 
 
-def _free_name(name: str) -> str:
-    """The name, or with a number behind it where somebody has that branch checked out: it would move under them."""
+def _holds_more(branch: str, head: str, paths: Sequence[str]) -> bool:
+    """Whether somebody changed anything but these paths on a branch, since it left what is checked out."""
+    changed = git("diff", "--name-only", "-z", f"{head}...refs/heads/{branch}").split("\0")
+    return any(name and not any(Path(name).is_relative_to(path) for path in paths) for name in changed)
+
+
+def _free_name(name: str, head: str, paths: Sequence[str]) -> str:
+    """The name, or with a number behind it where somebody has that branch checked out, which would move under them, or
+    committed more to it, which would be undone."""
     lines = git("for-each-ref", "--format=%(refname:short) %(worktreepath)", f"refs/heads/{name}*").splitlines()
-    taken = {branch for branch, _, place in (line.partition(" ") for line in lines) if place}
+    branches = [line.partition(" ") for line in lines]
+    taken = {branch for branch, _, place in branches if place or _holds_more(branch, head, paths)}
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 3))
     return next(each for each in (name, *numbered) if each not in taken)
 
@@ -84,7 +92,8 @@ def _author() -> dict[str, str]:
 
 
 def commit_results(name: str, paths: Sequence[str], message: str) -> Results:
-    """Commit files as they are here on top of HEAD to the branch `name`, or to `name-2` where `name` is checked out.
+    """Commit files as they are here on top of HEAD to the branch `name`, or to `name-2` where `name` is checked out or
+    has commits of somebody else's.
 
     A branch of that name that is there goes on; where HEAD moved meanwhile, the commit joins the two. No commit is made
     where one holds the same tree. Raises UserError outside of a git repository, without a commit, and for all that git
@@ -93,7 +102,7 @@ def commit_results(name: str, paths: Sequence[str], message: str) -> Results:
     git("rev-parse", "--show-toplevel")  # says itself where there is no repository
     if (head := _known("HEAD")) is None:
         raise UserError("git has no commit here yet")
-    name, author = _free_name(name), _author()
+    name, author = _free_name(name, head, paths), _author()
     tree, tip = _tree(head, paths), _known(f"refs/heads/{name}")
 
     def ahead(one: str, other: str) -> int:
@@ -143,15 +152,20 @@ def _commit(branch: str, message: str, versions: Mapping[str, str]) -> tuple[str
     return results.branch, f"committed to the branch {results.branch}, {results.commit[:10]}{who}"
 
 
-def share(branch: str, message: str, versions: Mapping[str, str], push_to: str, seconds: float) -> list[str]:
-    """Commit what a run made to a branch, and push data and branch within `seconds`; a line each on what came of it.
+def share(
+    branch: str, message: str, versions: Mapping[str, str], push_to: str, seconds: float
+) -> tuple[list[str], bool]:
+    """Commit what a run made to a branch, and push data and branch within `seconds`.
 
-    `versions` are numbers by registered name, `push_to` is a git remote or empty. Data is pushed where DVC has a
-    default remote. What fails is a warning and one of the lines.
+    Gives a line each on what came of it, and whether nothing failed. `versions` are numbers by registered name,
+    `push_to` is a git remote or empty. Data is pushed where DVC has a default remote. What fails is a warning and one
+    of the lines.
     """
-    said, deadline = [], time.monotonic() + seconds
+    said, well, deadline = [], True, time.monotonic() + seconds
 
     def failed(what: str, error: UserError) -> None:
+        nonlocal well
+        well = False
         logger.warning("%s: %s", what, error)
         said.append(f"{what}: {error}")
 
@@ -177,4 +191,4 @@ def share(branch: str, message: str, versions: Mapping[str, str], push_to: str, 
             failed(f"{branch} not pushed", error)
     elif branch:
         said.append(f"{branch} not pushed: `push_to` names no git remote")
-    return said
+    return said, well

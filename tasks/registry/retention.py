@@ -120,13 +120,14 @@ def remove_versions(old: Iterable[OldVersion]) -> None:
     client = MlflowClient()
     with server_errors():
         for each in old:
-            client.delete_model_version(each.name, each.version)
             for place in each.places:
                 get_artifact_repository(place).delete_artifacts()
-            if each.model:
-                client.delete_logged_model(each.model)
             if not each.rejected:
                 client.delete_run(each.run)
+            # Without its run, or a person would seem to have deleted it; if this is interrupted, the next one goes on.
+            client.delete_model_version(each.name, each.version)
+            if each.model:
+                client.delete_logged_model(each.model)
 
 
 def needed_hashes() -> set[str]:

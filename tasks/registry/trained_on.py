@@ -15,7 +15,7 @@ from llm.tokenizer import end_of_text, load_tokenizer
 from llm.tokens import open_tokens
 from tasks.registry.git import git_output
 from tasks.registry.register import registered_name
-from tasks.registry.tracking import configure_tracking, server_errors
+from tasks.registry.tracking import configure_tracking, is_missing, server_errors
 from tasks.stages.hashes import LOCK, PREFIX, as_hashes, md5_of, parse_stages
 
 if TYPE_CHECKING:
@@ -47,12 +47,15 @@ def data_of(model: str, version: ModelVersion) -> TrainedOn | None:
 def trained_on(model: str, alias: str) -> TrainedOn | None:
     """What the version of a model with an alias was trained on; None where there is none, or its tags don't say so."""
     configure_tracking()
+    client, name = MlflowClient(), registered_name(model)
     with server_errors():
         try:
-            version = MlflowClient().get_model_version_by_alias(registered_name(model), alias)
-        except MlflowException:
-            return None
-    return data_of(model, version)
+            aliases = client.get_registered_model(name).aliases
+        except MlflowException as error:
+            if is_missing(error):
+                return None
+            raise
+        return data_of(model, client.get_model_version(name, aliases[alias])) if alias in aliases else None
 
 
 def current_md5(dataset: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from llm.errors import UserError
+from tasks.registry.server import without_secret
 from tasks.review import Sample
+from tasks.review.ask import AWAY
 from tasks.stages import lifeline
 
 ASK = Path(__file__).with_name("ask.py")
@@ -61,7 +64,8 @@ def answers(
     """The answers of a registered version to rows, in a process of its own that knows nothing of this project.
 
     Raises NoAnswerError where it can't be loaded, fails, needs code that it does not ship, or takes more than `within`
-    seconds.
+    seconds, and another UserError where that says nothing about the version: its store does not give it, or something
+    outside ended its process, as for want of memory.
     """
     uri = f"models:/{name}/{version}"
     kept = {key: value for key, value in os.environ.items() if key not in OURS}
@@ -86,10 +90,14 @@ def answers(
         except subprocess.TimeoutExpired:
             raise NoAnswerError(f"{uri} did not answer {len(rows)} rows within {within:g} seconds") from None
         if done.returncode < 0:
-            raise NoAnswerError(f"{uri} gives no answers: signal {-done.returncode} ended its process")
+            outside = -done.returncode in (signal.SIGKILL, signal.SIGTERM)
+            failure = UserError if outside else NoAnswerError
+            raise failure(f"{uri} gives no answers: signal {-done.returncode} ended its process")
         if done.returncode:
             *_, last = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-            raise NoAnswerError(f"{uri} gives no answers: {last.strip()[:SAID]}")
+            failure = UserError if done.returncode == AWAY else NoAnswerError
+            last = without_secret(last, places["MLFLOW_TRACKING_URI"])
+            raise failure(f"{uri} gives no answers: {last.strip()[:SAID]}")
         found = json.loads(answered.read_text())
     table = pd.DataFrame(found["rows"], index=rows.index)
     if len(table) != len(rows):

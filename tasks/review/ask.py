@@ -20,6 +20,18 @@ import mlflow
 import pandas as pd
 
 CHUNK = 32  # rows that are asked at once, and timed
+AWAY = 69  # an exit code: EX_UNAVAILABLE of sysexits.h
+
+
+def fetched(uri: str) -> Path:
+    """The folder of a version. Ends this process with AWAY where its store does not give it now, and may later."""
+    try:
+        return Path(mlflow.artifacts.download_artifacts(uri)).resolve()
+    except Exception as error:  # whatever a store's client raises
+        if isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            raise
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(AWAY)
 
 
 def bits(served: Any, texts: list[str]) -> Iterator[float]:
@@ -59,7 +71,7 @@ def foreign(folder: Path) -> list[str]:
 def main() -> None:
     """Read the request, load the version, answer, and write the answers with the seconds of each chunk."""
     uri, request, answers = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
-    folder = Path(mlflow.artifacts.download_artifacts(uri)).resolve()
+    folder = fetched(uri)
     model = mlflow.pyfunc.load_model(str(folder))
     rows, ask, options = request["rows"], request["ask"], request["options"]
     answer(model, ask, rows[:1], options)  # what is done once is no part of what a row takes

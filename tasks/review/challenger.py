@@ -19,6 +19,7 @@ from llm.errors import UserError
 from tasks.registry.decisions import REASON_LENGTH, carry_out, set_pending
 from tasks.registry.events import WAITS, emit, version_page
 from tasks.registry.register import REJECTED, REVIEW, registered_name
+from tasks.registry.server import is_server, without_secret
 from tasks.registry.standing import APPROVED, CHAMPION, INSTEAD_OF, NONE, PENDING, said, standing
 from tasks.registry.tracking import server_errors, tracking_uri
 from tasks.review.comparison import compare
@@ -91,8 +92,8 @@ def _link(version: ModelVersion) -> str:
 
 
 def _address(version: ModelVersion) -> str:
-    if tracking_uri().startswith(("http:", "https:")):
-        return f"{tracking_uri().rstrip('/')}/{_link(version)}"
+    if is_server(uri := tracking_uri()):
+        return f"{without_secret(uri, uri).rstrip('/')}/{_link(version)}"
     return f"{MlflowClient().get_run(version.run_id).info.artifact_uri.removeprefix('file://')}/{HTML}"
 
 

@@ -1,5 +1,7 @@
 """/classify: mails as text, raw messages and files, one or thousands."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx
 import pandas as pd
 import pytest
@@ -41,6 +43,10 @@ def served(registry) -> ServedModel:
 
 def classify(address, emails, **options):
     return httpx.post(f"{address}/classify", json={"emails": emails} | options, timeout=600)
+
+
+def feedback(address, **said):
+    return httpx.post(f"{address}/feedback", json={"about": "email"} | said, timeout=60)
 
 
 def verdicts(address, emails, **options):
@@ -125,15 +131,22 @@ def test_files_are_classified_and_their_names_are_only_told_back(server):
     files += [
         ("files", ("latin.eml", "Subject: hello\n\nGrüße".encode("latin-1"))),
         ("files", ("no.eml", b"\xff\x00\xfe")),
+        ("files", ("rows.jsonl", b'{"subject": "hello"}')),
+        ("files", ("mbox", f"From a Thu Aug 22 12:36:23 2002\n{content}\n\n".encode() * 2)),
     ]
     answer = httpx.post(f"{server}/classify/files", files=files, data={"explain": 1}, timeout=300)
     found = answer.raise_for_status().json()["verdicts"]
-    assert [verdict["name"] for verdict in found] == [*names[:4], "latin.eml", "no.eml"]
+    assert [verdict["name"] for verdict in found] == [*names[:4], "latin.eml", "no.eml", "rows.jsonl", "mbox"]
     (mail,) = verdicts(server, [{"subject": "hello", "body": "the cat sat"}])
     assert [verdict["probability"] for verdict in found[:4]] == pytest.approx([mail["probability"]] * 4)
     (latin,) = verdicts(server, [{"subject": "hello", "body": "Grüße"}])
     assert found[4]["probability"] == pytest.approx(latin["probability"])
     assert found[0]["moved_by"]
+    assert [verdict["error"] for verdict in found[5:]] == [
+        "it is no text",
+        "it has rows, not a message: /classify takes them as `emails`",
+        "it has several messages: each is to be a file of its own",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -173,9 +186,9 @@ def test_versions_are_asked_by_name(tmp_path):
 
 def test_a_request_whose_queue_is_full_is_refused_and_answered_later(registry):
     with running(Settings(queue=0)) as address:
-        answer = classify(address, MAILS[:1])
-        assert answer.status_code == 429
-        assert answer.headers["retry-after"] == "1"
+        for answer in (classify(address, MAILS[:1]), feedback(address, label="spam", **MAILS[0])):
+            assert answer.status_code == 429
+            assert answer.headers["retry-after"] == "1"
     with running(Settings(queue=1)) as address:
         assert verdicts(address, MAILS[:1])
         assert verdicts(address, MAILS[:1])
@@ -223,6 +236,18 @@ def test_a_mail_that_takes_too_long_is_given_up_and_its_neighbours_are_read():
         assert cleaner(hangs, ["hangs"] * 3 + ["a", "b"]) == [late] * 3 + [lost] * 2
     finally:
         cleaner.close()
+
+
+def test_the_end_waits_for_no_mail():
+    cleaner = Cleaner(600)
+    with ThreadPoolExecutor() as threads:
+        call = threads.submit(cleaner, hangs, ["hangs", "b"])
+        wait_until(lambda: getattr(cleaner._pool, "_processes", None), 120)
+        cleaner.close()
+        assert call.result(60) == [
+            "not readable: it ended the process that reads mails",
+            "not read: the server is ending",
+        ]
 
 
 def test_a_mail_that_ends_its_process_has_a_reason_and_the_next_call_starts_another():

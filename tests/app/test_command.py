@@ -37,7 +37,7 @@ def test_help_is_there_for_every_command_and_fits_a_terminal(threestage):
 
 def test_help_names_the_exit_codes(threestage):
     codes = threestage("--help").stdout.partition("Exit codes:")[2]
-    assert re.findall(r"\b\d+\b", codes) == ["0", "1", "2", "3", "75", "130"]
+    assert re.findall(r"\b\d+\b", codes) == ["0", "1", "2", "3", "130", "143"]
 
 
 def test_help_loads_no_library_that_takes_time():
@@ -84,11 +84,11 @@ def test_an_unknown_model_is_said_with_those_that_are_there(threestage, command)
 def test_run_hands_over_to_the_flows(tmp_path, registry):
     (tmp_path / "dvc.yaml").write_text("stages: {}")
     (tmp_path / "flows").mkdir()
-    (tmp_path / "flows/__main__.py").write_text("import sys; print(sys.argv[1:]); sys.exit(75)")
+    (tmp_path / "flows/__main__.py").write_text("import sys; print(sys.argv[1:]); sys.exit(143)")
     (tmp_path / "flows/__init__.py").touch()
     done = shell("threestage run --verbose", tmp_path, registry)
     assert done.communicate()[0] == "['--verbose']\n"
-    assert done.returncode == 75
+    assert done.returncode == 143
 
 
 # ---- status

@@ -29,6 +29,31 @@ def test_files_are_classified_each_as_what_it_is(threestage, tmp_path):
     assert sum(found[0]["probabilities"].values()) == pytest.approx(1)
 
 
+def test_mailboxes_and_tables_are_classified_mail_by_mail(threestage, tmp_path):
+    (tmp_path / "mbox").write_text("".join(f"From a@b.example Thu Aug 22 12:36:2{n} 2002\n{MAIL}\n" for n in range(2)))
+    (tmp_path / "one.mbox").write_text(f"From a@b.example Thu Aug 22 12:36:20 2002\n{MAIL}")
+    (tmp_path / "mails.csv").write_text("id,subject,body\n1,Meeting,the cat sat on the mat\n2,short\n")
+    rows = [{"subject": "Meeting", "body": "the cat sat on the mat"}, {"message": MAIL}, ["no row"]]
+    (tmp_path / "mails.json").write_text(json.dumps(rows))
+    (tmp_path / "list").write_text("[ILUG] the cat\n")  # neither JSON nor a table
+    result = threestage("classify", "--json", "mbox", "one.mbox", "mails.csv", "mails.json", "list")
+    assert result.exit_code == 3
+    found = rows_of(result.stdout)
+    places = [tuple(row.get(name) for name in ("file", "row", "mail")) for row in found]
+    assert places == [
+        *[("mbox", None, 1), ("mbox", None, 2), ("one.mbox", None, None)],
+        *[("mails.csv", 2, None), ("mails.csv", 3, None)],
+        *[("mails.json", n, None) for n in (1, 2, 3)],
+        ("list", None, None),
+    ]
+    assert len({row["probability"] for row in found[:-1] if "error" not in row}) == 1, "all are the same mail"
+    assert [row["error"] for row in found if "error" in row] == [
+        "fewer cells than columns (2, not 3); add what is missing",
+        "none of subject, body, message in it",
+    ]
+    assert threestage("classify", "mbox").stdout.splitlines()[1].endswith("\tmbox, mail 2")
+
+
 def test_for_people_a_verdict_is_a_line_and_words_that_moved_it_stand_below(threestage, tmp_path):
     (tmp_path / "mail.eml").write_text(MAIL)
     said = threestage("classify", "--explain", "2", "mail.eml").stdout.splitlines()
@@ -40,8 +65,9 @@ def test_for_people_a_verdict_is_a_line_and_words_that_moved_it_stand_below(thre
 def test_what_is_no_mail_has_its_reason_and_leaves_the_others_alone(threestage, tmp_path):
     (tmp_path / "mail.eml").write_text(MAIL)
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "a.out").write_bytes(b"\x7fELF\0\0 the cat")
     (tmp_path / "rows.jsonl").write_text('{"subject": 7}\n{"text": "hello"}\n{"body": \n')
-    names = ["missing.eml", "empty.txt", "rows.jsonl", ".", "mail.eml"]
+    names = ["missing.eml", "empty.txt", "rows.jsonl", ".", "a.out", "mail.eml"]
     result = threestage("classify", "--json", *names)
     assert result.exit_code == 3
     found = rows_of(result.stdout)
@@ -52,10 +78,11 @@ def test_what_is_no_mail_has_its_reason_and_leaves_the_others_alone(threestage, 
         "none of subject, body, message in it",
         "no JSON",
         "Is a directory",
+        "it is no text",
         "",
     ]
     said = threestage("classify", *names).stderr.splitlines()
-    assert len(said) == 6
+    assert len(said) == 7
     assert said[3] == "error: rows.jsonl, line 2: none of subject, body, message in it"
 
 

@@ -163,6 +163,12 @@ def test_feedback_that_is_near_to_mails_of_all_splits_is_left_out_and_joins_none
         pd.testing.assert_frame_equal(table, drawn[name])
 
 
+def test_a_row_of_an_inbox_that_is_too_long_or_repeats_itself_is_left_out(drawn):
+    said(("urgent", "s" * 2_001, "a"), ("urgent", "b", "again\n" * 20), ("urgent", "New", "something else"))
+    found = processed(feedback_weight=1)["train"]
+    assert found["id"][len(drawn["train"]) :].tolist() == ["inbox/feedback.jsonl#3"]
+
+
 def test_a_row_of_an_inbox_that_cannot_be_read_is_named(drawn):
     said(("urgent", "a", "b"), ("smap", "a", "c"))
     with pytest.raises(

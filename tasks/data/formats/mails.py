@@ -131,11 +131,12 @@ def _eml(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str])
 def _mbox(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
     """Messages one after another, each behind a line `From …` with its time."""
     label = _label_of_path(path, name, labels)
-    for number, content in enumerate(_messages(path), 1):
+    for number, content in enumerate(messages(path), 1):
         yield _message(place_of(path, number), number, label, parse_message, content)
 
 
-def _messages(path: Path) -> Iterator[bytes]:
+def messages(path: Path) -> Iterator[bytes]:
+    """The messages of an mbox file, without the lines before them. Raises UserError for one that is too large."""
     found: list[bytes] = []
     size, blank, begun = 0, True, False
     for row, line in byte_lines(path):

@@ -111,6 +111,21 @@ def test_a_branch_that_somebody_has_checked_out_does_not_move_under_them(reposit
     assert git("rev-parse", f"{BRANCH}-2^@") == git("rev-parse", "HEAD")
 
 
+def test_what_a_person_committed_to_the_branch_is_not_undone(repository):
+    commit_results(BRANCH, PATHS, MESSAGE)
+    git("worktree", "add", "-q", "elsewhere", BRANCH)
+    Path("elsewhere/notes.md").write_text("looks good\n")
+    git("add", "notes.md", folder="elsewhere")
+    git("commit", "-q", "-m", "What I saw", folder="elsewhere")
+    git("worktree", "remove", "elsewhere")
+    theirs = git("rev-parse", BRANCH)
+    write("dvc.lock", "newer\n")
+    for _ in range(2):
+        assert commit_results(BRANCH, PATHS, MESSAGE).branch == f"{BRANCH}-2"
+    assert git("rev-parse", BRANCH) == theirs
+    assert "notes.md" not in files(f"{BRANCH}-2")
+
+
 def test_where_git_knows_nobody_the_commit_says_so(repository):
     for key in ("user.name", "user.email"):
         git("config", "--unset", key)
@@ -161,7 +176,8 @@ def test_what_a_run_made_is_committed_named_on_its_versions_and_pushed(ran, mlfl
     client.create_registered_model("threestage-classifier")
     client.create_model_version("threestage-classifier", str(ran))
     versions = {"threestage-classifier": "1", "threestage-assistant": "deleted in the registry"}
-    said = share(BRANCH, MESSAGE, versions, "", HANGS)
+    said, well = share(BRANCH, MESSAGE, versions, "", HANGS)
+    assert well
     commit = git("rev-parse", BRANCH)
     assert said == [
         f"committed to the branch {BRANCH}, {commit[:10]}",
@@ -178,7 +194,9 @@ def test_what_a_run_made_is_committed_named_on_its_versions_and_pushed(ran, mlfl
     with Repo() as repo, repo.config.edit() as config:
         config["core"]["remote"], config["remote"]["store"] = "store", {"url": str(ran / "store")}
     write("params.yaml", "rate: 2\n")
-    assert share(BRANCH, MESSAGE, versions, "origin", HANGS) == [
+    said, well = share(BRANCH, MESSAGE, versions, "origin", HANGS)
+    assert well
+    assert said == [
         f"committed to the branch {BRANCH}, {git('rev-parse', BRANCH)[:10]}",
         "data pushed to DVC's remote store",
         f"{BRANCH} pushed to origin",
@@ -192,7 +210,8 @@ def test_what_can_not_be_shared_is_said_and_raises_nothing(ran):
     Path("file").touch()
     with Repo() as repo, repo.config.edit() as config:
         config["core"]["remote"], config["remote"]["store"] = "store", {"url": str(ran / "file/store")}
-    committed, data, branch = share(BRANCH, MESSAGE, {}, "upstream", HANGS)
+    (committed, data, branch), well = share(BRANCH, MESSAGE, {}, "upstream", HANGS)
+    assert not well
     assert committed.startswith(f"committed to the branch {BRANCH}, ")
     assert "Not a directory" in data
     assert data.startswith("data not pushed: dvc push: ")
@@ -200,4 +219,5 @@ def test_what_can_not_be_shared_is_said_and_raises_nothing(ran):
     with Repo() as repo, repo.config.edit() as config:
         config["core"]["no_scm"] = True
     (ran / ".git").rename(ran / "git")
-    assert share(BRANCH, MESSAGE, {}, "upstream", HANGS)[0].startswith("not committed: git rev-parse: ")
+    (committed, *_), well = share(BRANCH, MESSAGE, {}, "upstream", HANGS)
+    assert (committed.startswith("not committed: git rev-parse: "), well) == (True, False)

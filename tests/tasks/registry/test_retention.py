@@ -81,6 +81,20 @@ def test_a_version_goes_with_its_bytes_and_is_registered_anew_when_it_is_made_ag
     assert str(challenger().version) == "5"
 
 
+def test_a_removal_that_is_interrupted_goes_on_and_nobody_seems_to_have_deleted_a_version(four, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for step in ("delete_run", "delete_model_version"):
+        with monkeypatch.context() as patched:
+            patched.setattr(MlflowClient, step, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                remove_versions(each for each in old_versions(1) if each.version == "3")
+    remove_versions(each for each in old_versions(1) if each.version == "3")
+    assert there() == {"1", "2", "4"}
+    assert another(0.7) == "5"
+
+
 def test_what_was_rejected_stays_rejected_when_its_version_is_gone(four):
     MlflowClient().set_model_version_tag(NAME, "2", "threestage.review", "Rejected")
     (old,) = (each for each in old_versions(1) if each.version == "2")

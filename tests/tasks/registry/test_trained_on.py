@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from projects import git
 from token_files import write_tokens
 
+from llm.errors import UserError
 from llm.tokenizer import save_tokenizer
 from tasks.registry.trained_on import TrainedOn, committed, current_md5, current_rows, rows_before, trained_on
 
@@ -36,8 +37,16 @@ def test_the_data_of_a_version_is_named_by_its_tags(project, mlflow_store, tmp_p
     client.set_registered_model_alias(NAME, "champion", version.version)
     assert trained_on("classifier", "champion") == TrainedOn("classifier", "1", "emails", "abc.dir")
     assert trained_on("assistant", "champion") is None
+    assert trained_on("classifier", "previous") is None
     client.delete_model_version_tag(NAME, version.version, "threestage.dvc.dep.data/processed/emails")
     assert trained_on("classifier", "champion") is None
+
+
+def test_a_registry_that_is_away_is_not_taken_for_one_without_a_champion(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
+        trained_on("classifier", "champion")
 
 
 def test_the_rows_of_before_come_from_the_cache_as_long_as_it_has_them(project):

@@ -1,10 +1,12 @@
 import sys
 
+import mlflow
 import pandas as pd
 import pytest
 
 from llm.applications import load_for_inference
 from llm.applications.classifier import serve
+from llm.errors import UserError
 from tasks.review import classifier
 from tasks.review.answers import NoAnswerError, answers
 
@@ -36,3 +38,25 @@ def test_a_version_that_takes_too_long_gives_no_answers(in_project):
     row = pd.DataFrame({"subject": ["the cat"], "body": ["sat"]})
     with pytest.raises(NoAnswerError, match=r"^models:/threestage-classifier/1 did not answer 1 rows within 0.05 sec"):
         answers("threestage-classifier", "1", row, within=0.05)
+
+
+def test_a_store_that_is_away_says_nothing_about_the_version_and_its_password_is_not_told(monkeypatch):
+    monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://ada:secret@127.0.0.1:9")
+    monkeypatch.setattr(mlflow, "get_registry_uri", lambda: "http://ada:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=r"^models:/threestage-classifier/1 gives no answers: ") as raised:
+        answers("threestage-classifier", "1", pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
+    assert not isinstance(raised.value, NoAnswerError)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("ended_by", "of_the_version"), [("SIGKILL", False), ("SIGSEGV", True)])
+def test_what_ends_its_process_from_outside_says_nothing_about_the_version_either(
+    tmp_path, monkeypatch, ended_by, of_the_version
+):
+    ask = tmp_path / "ask.py"
+    ask.write_text(f"import os, signal; os.kill(os.getpid(), signal.{ended_by})")
+    monkeypatch.setattr("tasks.review.answers.ASK", ask)
+    with pytest.raises(UserError, match=r"signal \d+ ended its process") as raised:
+        answers("threestage-classifier", "1", pd.DataFrame({"subject": ["the cat"]}))
+    assert isinstance(raised.value, NoAnswerError) == of_the_version

@@ -15,6 +15,7 @@ from dvc.repo import Repo
 from llm.errors import UserError
 from tasks.stages import graph
 from tasks.stages.graph import changes, is_stale, plan, reproduce, results, stages
+from tasks.stages.lock import FINISHED, STATE
 from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
 
 pytestmark = pytest.mark.slow
@@ -98,6 +99,19 @@ def test_an_application_has_stages_from_when_its_line_in_params_yaml_is_gone(pro
     found = stages()
     assert {*found} - {*before} == {"finetune@preference", "evaluate@preference"}
     assert found.index("finetune@assistant") < found.index("finetune@preference") < found.index("evaluate@preference")
+
+
+def test_the_checkpoints_of_a_finished_training_go_when_dvc_has_kept_what_it_made(project):
+    folders = [STATE / "stages" / name for name in ("clean/finished", "clean/interrupted", "train/finished")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        if folder.name == FINISHED:
+            (folder / FINISHED).touch()
+    reproduce("clean", {})
+    assert [folder.exists() for folder in folders] == [False, True, True]
+    with pytest.raises(UserError):
+        reproduce("broken", {})
+    assert [folder.exists() for folder in folders] == [False, True, True]
 
 
 def test_a_stage_is_stale_until_it_ran_and_again_when_what_it_reads_changes(project):

@@ -20,11 +20,13 @@ from projects import change_params
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
+from llm.training.checkpoint import Checkpoints
 from llm.training.loop import DivergedError, Objective, memory_needed
 from llm.training.workers import Workers
 from tasks.applications.foundation import Train
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder
+from tasks.stages.lock import FINISHED, KEEP
 from tasks.stages.params import load_application
 from tasks.training.fit import fit, training_run
 from tasks.training.interrupted import interrupted, main, remove
@@ -96,6 +98,24 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run_with_each_step_once(s
     assert [point.step for point in history] == sorted({point.step for point in history}) == list(range(1, 61))
     evaluations = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")
     assert [point.step for point in evaluations] == [20, 40, 60]
+
+
+def test_the_checkpoints_of_a_finished_training_stay_until_dvc_has_kept_what_it_made(stage, monkeypatch):
+    monkeypatch.setenv(KEEP, "1")
+    assert learn() == list(range(1, 61))
+    (folder,) = folders()
+    assert (state_folder("pretrain") / folder / FINISHED).exists()
+    assert learn() == []  # as after a crash of dvc
+    monkeypatch.delenv(KEEP)
+    assert learn() == []
+    assert folders() == []
+
+
+def test_a_training_that_is_stopped_after_its_first_evaluation_is_interrupted_too(stage):
+    Checkpoints(state_folder("pretrain") / "of other inputs").save(0, {"model": {"weight": torch.ones(1)}}, {})
+    assert [each.step for each in interrupted()] == [0]
+    assert len(remove(interrupted(), older_than=0, keep=0)) == 1
+    assert folders() == []
 
 
 @pytest.mark.parametrize(("ask", "resume"), [(38, True), (38, False), (60, True)])

@@ -24,6 +24,20 @@ def test_personal_data_gives_way_and_other_numbers_stay():
 
 
 @pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("BE68539007547034 BIC GEBABEBB", "GB82 WEST 1234 5698 7654 32 BIC GEBABEBB"),
+        ("IBAN BE68 5390 0754 7034 BIC x", "IBAN GB82 WEST 1234 5698 7654 32 BIC x"),
+        ("AT61 1904 3002 3457 3201 BE68 5390 0754 7034", "GB82 WEST 1234 5698 7654 32 GB82 WEST 1234 5698 7654 32"),
+        ("4012 8888 8888 1881 12/26", "4111 1111 1111 1111 12/26"),
+        ("4012888888881881 123", "4111 1111 1111 1111 123"),
+    ],
+)
+def test_a_short_word_behind_a_number_does_not_hide_it(text, masked):
+    assert mask(text) == masked
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "Call me at noon, room 2024, at 10.30.",
