@@ -170,11 +170,15 @@ def _missing_store() -> Path | None:
     return path if uri.startswith("sqlite:///") and not path.exists() else None
 
 
+def _check_store() -> None:
+    if path := _missing_store():
+        raise UserError(f"{path.absolute()}: there is no registry; `threestage run` makes it, in the project's folder")
+
+
 @contextmanager
 def _loaded(model: str) -> Iterator["Loaded"]:
     """A version to ask one thing at a time. Raises UserError where there is none."""
-    if path := _missing_store():
-        raise UserError(f"{path.absolute()}: there is no registry; `threestage run` makes it, in the project's folder")
+    _check_store()
     from app.settings import Settings
     from app.versions import Versions
 
@@ -315,6 +319,7 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="How much it says.")] = LogLevel.info,
 ) -> None:
     """Serve champions: a page, OpenAI's API, /classify, /feedback."""
+    _check_store()
     _check_free(host, port)
     from app.server import serve as run_server
     from app.settings import Settings

@@ -1,5 +1,6 @@
 """`threestage data`: what is in people's own files, and the block of params.yaml that takes them in."""
 
+import json
 import re
 import shlex
 import tempfile
@@ -76,14 +77,16 @@ def check(
         "files": files,
         "encoding": encoding,
     }
+    if stopping or table.empty:
+        raise typer.Exit(1)
     options = [f"--label={each}" for each in label or []]
     options += [f"--{name}={value}" for name in ("files", "encoding") if (value := block[name]) not in ("*", None)]
     command = shlex.join(["threestage", "data", "add", dataset, path, *options])
     typer.echo(f"to take them in: {command}")
     typer.echo(f"or below datasets.{dataset}.sources in params.yaml:")
     typer.echo(_block(block))
-    if stopping or table.empty:
-        raise typer.Exit(1)
+    if label:
+        typer.echo(f"and below datasets.{dataset}.preprocess: label_map: {json.dumps(dict(map(_meaning, label)))}")
 
 
 def _source(**values: str | None) -> "Source":
@@ -117,18 +120,31 @@ def _size(count: int) -> str:
 
 
 def _best(folder: Path, asked: str | None, meanings: dict[str, str]) -> tuple[str, "pd.DataFrame", list["Problem"]]:
-    """The dataset that reads most of the files, and what it finds; of equals the one that asks most of them."""
+    """The dataset that reads most of the files, and what it finds; of equals the one that asks most of them.
+
+    Where rows have labels, they are for it, also if it knows none of these.
+    """
     from tasks.stages.params import dataset_names
 
     names = [asked] if asked else dataset_names()
     if asked and asked not in dataset_names():
         raise UserError(f"there is no dataset {asked!r}; those are {', '.join(dataset_names())}")
     found = [(name, *_read(name, folder, meanings)) for name in reversed(names)]
-    return max(found, key=lambda each: (len(each[1]) > 0, -sum(not problem.left_out for problem in each[2])))
+
+    def fits(each: tuple[str, "pd.DataFrame", list["Problem"]]) -> tuple[bool, bool, int]:
+        _, table, problems = each
+        return bool(_strange_labels(problems)), len(table) > 0, -sum(not problem.left_out for problem in problems)
+
+    return max(found, key=fits)
+
+
+def _strange_labels(problems: list["Problem"]) -> set[str]:
+    return {found[1] for each in problems if (found := re.match(r"label '(.*)' is not one of", each.reason))}
 
 
 def _read(name: str, folder: Path, meanings: dict[str, str]) -> tuple["pd.DataFrame", list["Problem"]]:
     import pandas as pd
+    from pydantic import ValidationError
 
     from tasks.data.formats import Problem
     from tasks.datasets import find
@@ -136,7 +152,10 @@ def _read(name: str, folder: Path, meanings: dict[str, str]) -> tuple["pd.DataFr
 
     dataset, params, problems = find(name), load_dataset(name).preprocess, []
     if meanings and hasattr(params, "label_map"):
-        params = params.model_copy(update={"label_map": {**params.label_map, **meanings}})
+        try:
+            params = type(params)(**{**params.model_dump(), "label_map": {**params.label_map, **meanings}})
+        except ValidationError as error:
+            raise UserError(f"--label: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
     try:
         if dataset.check:
             return dataset.check(folder, params, problems), problems
@@ -160,8 +179,7 @@ def _say_problems(problems: list["Problem"], stopping: list["Problem"], folder: 
         typer.echo(f"  {problem}".replace(f"{folder}/", ""))
     if len(problems) > NAMED:
         typer.echo(f"  and {len(problems) - NAMED} more")
-    strange = {found[1] for problem in problems if (found := re.match(r"label '(.*)' is not one of", problem.reason))}
-    if strange:
+    if strange := _strange_labels(problems):
         meanings = " ".join(f"--label {shlex.quote(value)}=…" for value in sorted(strange)[:NAMED])
         typer.echo(f"say what these labels mean with {meanings}, here and to `threestage data add`")
 
@@ -202,16 +220,26 @@ def add(
 ) -> None:
     """Write a source with its sha256 into params.yaml; again after it changed.
 
-    The next `threestage run` learns from it.
+    The next `threestage run` learns from it. Files of this machine that would stop it are refused, with their problems.
     """
     in_project()
     from app.params_file import add_source
     from tasks.data.local import digest
-    from tasks.data.sources import obtain, pinned
+    from tasks.data.sources import fetch_source, is_here, obtain, pinned
+    from tasks.stages.params import dataset_names
 
     source = _source(source=path, files=files, encoding=encoding, name=name)
     meanings = dict(_meaning(each) for each in label or [])
     with tempfile.TemporaryDirectory() as scratch:
+        if is_here(source) and dataset in dataset_names():
+            folder = Path(scratch, "read").resolve()
+            folder.mkdir()
+            fetch_source.fn(source, folder)
+            table, problems = _read(dataset, folder, meanings)
+            if stopping := [problem for problem in problems if not problem.left_out]:
+                _say_problems(problems, stopping, str(folder))
+                raise UserError(f"{path} is not taken in: what is said above would stop `threestage run`")
+            typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")
         source = pinned(source)
         sha256 = None if source.source.startswith("hf:") else digest(obtain(source, Path(scratch)))
     entry = source.model_dump(exclude_defaults=True) | ({"sha256": sha256} if sha256 else {})

@@ -238,8 +238,9 @@ def email_row(loaded: Loaded, said: EmailFeedback) -> dict[str, Any]:
     """A labelled mail. Raises RequestError for an unknown label and a mail without text."""
     if not isinstance(loaded.model, Classifier):
         raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
-    if said.label not in loaded.model.config.labels:
-        known = ", ".join(loaded.model.config.labels)
+    labels = {label.casefold(): label for label in loaded.model.config.labels}
+    if said.label.casefold() not in labels:
+        known = ", ".join(labels.values())
         raise RequestError(f"label {said.label!r} is not one of {known}", "label")
     cleaning = cleaning_module(loaded.folder)
     row = said.model_dump(include={"subject", "body", "message"}, exclude_none=True)
@@ -251,7 +252,7 @@ def email_row(loaded: Loaded, said: EmailFeedback) -> dict[str, Any]:
     subject, body = clean.get("subject", ""), clean.get("body", "")
     if not f"{subject}{body}".strip():
         raise RequestError("there is no text in this mail", "body")
-    return {"label": said.label, "subject": subject, "body": body}
+    return {"label": labels[said.label.casefold()], "subject": subject, "body": body}
 
 
 async def labelled(loaded: Loaded, said: EmailFeedback, queue: int) -> dict[str, Any]:
@@ -276,6 +277,8 @@ def answer_row(loaded: Loaded, said: AnswerFeedback) -> dict[str, Any]:
         raise RequestError(f"a message of {long[0]} characters; at most {LONGEST} are learned from", "messages")
     if not all(each.content.strip() for each in talk) or not tidy(talk[-1].content):
         raise RequestError("a message has no text", "messages")
+    if said.good and said.better is not None:
+        raise RequestError("an answer that is good has no better one", "better")
     good = said.good or said.better is not None
     output = said.answer if said.better is None else said.better
     if good and not tidy(output):

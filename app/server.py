@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -161,7 +162,11 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
     found = next((each for each in error.errors() if not each["type"].endswith("_type")), error.errors()[0])
     place = ".".join(map(str, _there(found["loc"][1:], error.body, found["type"] == "missing")))
     reason = found["msg"].removeprefix("Value error, ")
-    named = RequestError(f"{place}: {reason}" if place else reason, place or None, "invalid_request")
+    if found["type"] == "json_invalid":  # whose place is a number of characters
+        place, reason = "", f"no JSON: {found['ctx']['error']}"
+    unsupported = re.fullmatch(r"(\w+) is not supported", reason)  # by a model, which stands nowhere
+    param = unsupported[1] if unsupported else place
+    named = RequestError(f"{place}: {reason}" if place else reason, param or None, "invalid_request")
     as_openai_has_it = request.url.path.startswith(openai_api.router.prefix)
     return JSONResponse(openai_api.error_content(named), 400 if as_openai_has_it else 422)
 

@@ -47,6 +47,8 @@ def chat_prompt(loaded: Loaded, messages: Sequence[Message]) -> list[int]:
     check_size(loaded, sum(len(each.content) for each in messages), "messages")
     if not messages or messages[-1].role != "user":
         raise RequestError("the last message is not the user's", "messages")
+    if not messages[-1].content.strip():
+        raise RequestError("the last message has no text", "messages")
     try:
         return prompt_tokens(loaded.encoding, loaded.model.chat, messages)
     except UserError as error:

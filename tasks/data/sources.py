@@ -78,7 +78,7 @@ class Source(Config):
         try:
             return encoding and codecs.lookup(encoding).name
         except LookupError:
-            raise ValueError("Python knows no such encoding") from None
+            raise ValueError("it is to be one that Python knows") from None
 
     @field_validator("name")
     @classmethod
@@ -102,6 +102,11 @@ def _parts(source: Source) -> tuple[str, str]:
     if rest.startswith("//") and kind in ("https", "http", *STORES):
         return kind, source.source
     return "file", source.source
+
+
+def is_here(source: Source) -> bool:
+    """Whether its files are this machine's own."""
+    return _parts(source)[0] == "file"
 
 
 def _may_pass(_task: Task, _task_run: TaskRun, state: State) -> bool:

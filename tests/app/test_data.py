@@ -82,6 +82,25 @@ def test_check_names_each_problem_with_file_and_row_and_ends_with_1(project):
     )
 
 
+def test_labels_that_nobody_knows_are_asked_for_and_make_no_corpus_of_mails(project):
+    Path("mails.csv").write_text("label,body\n0,hello\n1,win cash\n")
+    output = said("check", "mails.csv", code=1)
+    assert "as emails: 0 rows\n" in output
+    assert "say what these labels mean with --label 0=… --label 1=…" in output
+    assert "to take them in" not in output
+    output = said("check", "mails.csv", "--label=0=ham", "--label=1=spam")
+    assert output.endswith('and below datasets.emails.preprocess: label_map: {"0": "ham", "1": "spam"}\n')
+
+
+def test_what_would_stop_the_next_run_is_not_added(project):
+    Path("mails.csv").write_text("label,subject,body\nham,a,b\n1,c,d\n")
+    before = Path("params.yaml").read_text()
+    result = CliRunner().invoke(cli, ["data", "add", "emails", "mails.csv"])
+    assert error_of(result) == "error: mails.csv is not taken in: what is said above would stop `threestage run`"
+    assert "  mails/mails.csv, row 3: label '1' is not one of ham, spam\n" in result.output
+    assert Path("params.yaml").read_text() == before
+
+
 def test_what_check_can_not_read_is_one_line(project):
     assert error_of(CliRunner().invoke(cli, ["data", "check", "nowhere"])) == "error: nowhere: no such file or folder"
     said_ = error_of(CliRunner().invoke(cli, ["data", "check", "mails.csv", "--as", "mails"]))
@@ -146,7 +165,7 @@ def test_add_writes_down_what_labels_mean(project):
         (("mails", "mails.csv"), "there is no dataset 'mails'; those are corpus, emails, instructions"),
         (
             ("emails", "mails.csv", "--label", "1=smap"),
-            "params.yaml: datasets.emails.preprocess: label_map: 'smap' is not one of",
+            "--label: label_map: 'smap' is not one of",
         ),
         (("emails", "mails.csv", "--label", "1"), "--label 1: write VALUE=LABEL, such as 1=spam"),
         (

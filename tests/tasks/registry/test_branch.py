@@ -81,7 +81,7 @@ def test_the_second_of_a_day_goes_on_top_and_the_same_tree_is_no_commit(reposito
     assert git("rev-parse", f"{BRANCH}^@") == first.commit
     assert files(BRANCH)["params.yaml"] == "rate: 2"
     Path("reports/a/metrics.json").unlink()
-    assert commit_results(BRANCH, ["reports/a/metrics.json"], MESSAGE).commit != second.commit
+    assert commit_results(BRANCH, [*PATHS, "reports/a/metrics.json"], MESSAGE).commit != second.commit
     assert "reports/a/metrics.json" not in files(BRANCH)
 
 
