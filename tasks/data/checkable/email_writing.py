@@ -326,3 +326,63 @@ def request_email(generator: np.random.Generator, sources: Sources) -> Iterator[
         closing = pick(generator, ["Many thanks", "Many thanks and best wishes", "Thank you and kind regards"])
         output = letter(to, text, closing, sender.name)
         yield Item(f"{thing}, {to}", output, given | {"sender": sender.name}, group=f"request: {thing}")
+
+
+# A wish in a sentence | the mail.
+WISHES = (
+    "moves {meeting} from {old} to {new}|Unfortunately, {meeting} on {old} has to be moved to {new}. "
+    "Please let me know if that suits you.",
+    "moves {old}'s meeting to {new}|Unfortunately, our meeting on {old} has to be moved to {new}. "
+    "Please let me know if that suits you.",
+    "cancels {meeting} on {old}|I am sorry, but I have to cancel {meeting} on {old}. I will get in touch about a new date.",
+    "reminds of {meeting} on {old}|This is a friendly reminder of {meeting} on {old}. See you then!",
+    "confirms {meeting} on {old}|I am happy to confirm {meeting} on {old}. See you then!",
+    "says that I will be late for {meeting} on {old}|I am sorry, but I will be a little late for {meeting} on {old}. "
+    "Please begin without me.",
+    "says that I am ill and can't come on {old}|I am sorry, but I am ill and can't come on {old}. "
+    "I hope to be back soon.",
+    "says sorry that I missed {meeting} on {old}|I am very sorry that I missed {meeting} on {old}. "
+    "It will not happen again.",
+    "says thank you for {favour}|Thank you very much for {favour}. I am very grateful.",
+    "invites to {event} on {old}|I would like to invite you to {event} on {old}. I hope you can come!",
+    "declines the invitation to {event} on {old}|Thank you very much for the invitation to {event} on {old}. "
+    "Unfortunately, I can't come. I hope you have a wonderful time!",
+    "accepts the invitation to {event} on {old}|Thank you very much for the invitation to {event} on {old}. "
+    "I am happy to come!",
+    "asks for {thing} by {old}|Could you please send me {thing} by {old}? Thank you very much for your help.",
+)
+
+
+@kind(
+    "Write {mail}.",
+    "Please write {mail}.",
+    "Can you write {mail}?",
+    "I need {mail}.",
+    "write {mail}",
+    "Draft {mail}, please.",
+    "Help me with {mail}.",
+    "Could you draft {mail}?",
+    "Compose {mail}.",
+    "I would like to send {mail}. What do I write?",
+    "Give me the text of {mail}.",
+    "Make me {mail}.",
+    checkable=False,
+)
+def brief_email(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
+    """A mail that somebody wants in a sentence: what it does not say stays open, in brackets."""
+    for wish, text in rounds(generator, [cells(row) for row in WISHES]):
+        old, new = shuffled(generator, WORKDAYS)[:2]
+        given = {
+            "meeting": pick(generator, cells(MEETINGS)),
+            "favour": cells(pick(generator, FAVOURS))[0],
+            "event": cells(pick(generator, EVENTS))[0],
+            "thing": pick(generator, REQUESTED)[0],
+        }
+        asked, to = wish.format(old=old, new=new, **given), pick(generator, people(generator, 1)).name
+        named, mail = generator.random() < 0.5, pick(generator, ["a mail", "an email", "a short mail"])
+        output = letter(
+            to if named else "[name]", text.format(old=old, new=new, **given), pick(generator, CLOSINGS), "[your name]"
+        )
+        yield Item(
+            asked, output, {"mail": f"{mail}{f' to {to}' if named else ''} that {asked}"}, group=f"wish: {asked}"
+        )
