@@ -334,7 +334,8 @@ WISHES = (
     "Please let me know if that suits you.",
     "moves {old}'s meeting to {new}|Unfortunately, our meeting on {old} has to be moved to {new}. "
     "Please let me know if that suits you.",
-    "cancels {meeting} on {old}|I am sorry, but I have to cancel {meeting} on {old}. I will get in touch about a new date.",
+    "cancels {meeting} on {old}|I am sorry, but I have to cancel {meeting} on {old}. "
+    "I will get in touch about a new date.",
     "reminds of {meeting} on {old}|This is a friendly reminder of {meeting} on {old}. See you then!",
     "confirms {meeting} on {old}|I am happy to confirm {meeting} on {old}. See you then!",
     "says that I will be late for {meeting} on {old}|I am sorry, but I will be a little late for {meeting} on {old}. "
@@ -349,7 +350,7 @@ WISHES = (
     "Unfortunately, I can't come. I hope you have a wonderful time!",
     "accepts the invitation to {event} on {old}|Thank you very much for the invitation to {event} on {old}. "
     "I am happy to come!",
-    "asks for {thing} by {old}|Could you please send me {thing} by {old}? Thank you very much for your help.",
+    "asks for {request} by {old}|Could you please send me {request} by {old}? Thank you very much for your help.",
 )
 
 
@@ -376,13 +377,15 @@ def brief_email(generator: np.random.Generator, sources: Sources) -> Iterator[It
             "meeting": pick(generator, cells(MEETINGS)),
             "favour": cells(pick(generator, FAVOURS))[0],
             "event": cells(pick(generator, EVENTS))[0],
-            "thing": pick(generator, REQUESTED)[0],
+            "request": pick(generator, REQUESTED)[0],
         }
         asked, to = wish.format(old=old, new=new, **given), pick(generator, people(generator, 1)).name
         named, mail = generator.random() < 0.5, pick(generator, ["a mail", "an email", "a short mail"])
         output = letter(
             to if named else "[name]", text.format(old=old, new=new, **given), pick(generator, CLOSINGS), "[your name]"
         )
-        yield Item(
-            asked, output, {"mail": f"{mail}{f' to {to}' if named else ''} that {asked}"}, group=f"wish: {asked}"
-        )
+        about = [
+            f"{what}: {each}" for what, each in given.items() if f"{{{what}}}" in wish
+        ]  # groups of other kinds, too
+        wanted = f"{mail} to {to} that {asked}" if named else f"{mail} that {asked}"
+        yield Item(asked, output, {"mail": wanted}, group=about[0] if about else "")
