@@ -82,7 +82,7 @@ def _mail(content: bytes, suffix: str) -> dict[str, Any]:
 def _json_row(line: bytes) -> dict[str, Any]:
     try:
         return _row(json.loads(line))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return {"error": f"no JSON ({error})"}
 
 
