@@ -388,4 +388,4 @@ def brief_email(generator: np.random.Generator, sources: Sources) -> Iterator[It
             f"{what}: {each}" for what, each in given.items() if f"{{{what}}}" in wish
         ]  # groups of other kinds, too
         wanted = f"{mail} to {to} that {asked}" if named else f"{mail} that {asked}"
-        yield Item(asked, output, {"mail": wanted}, group=about[0] if about else "")
+        yield Item(asked, output, {"mail": wanted}, group=about[0] if about else f"wish: {asked}")

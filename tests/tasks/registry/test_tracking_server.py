@@ -1,5 +1,7 @@
 """What a tracking server does that a file does not."""
 
+import tempfile
+
 import mlflow
 import pandas as pd
 import pytest
@@ -8,6 +10,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from small_models import challenger
 
+from app.errors import Unavailable
+from app.settings import Settings
+from app.versions import Versions
 from tasks.registry.ancestry import ancestry
 from tasks.registry.register import register_model, registered
 from tasks.registry.server import ServerAwayError, server_errors
@@ -32,6 +37,26 @@ def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_ser
     assert ancestry("classifier").title == "threestage-classifier version 1 (challenger)"
     model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
+
+
+def test_what_the_app_fetches_from_a_tracking_server_goes_with_the_version(tracking_server, tmp_path, monkeypatch):
+    assert register_model("classifier") == "1"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = {*tmp_path.iterdir()}
+    versions = Versions(Settings())
+    try:
+        loaded = versions.get("classifier")
+        assert loaded.folder.is_relative_to(tmp_path)
+        assert (loaded.folder / "model.safetensors").exists()
+        with monkeypatch.context() as patched:
+            patched.setattr("app.versions.load_for_inference", lambda folder: 1 / 0)
+            versions._loaded.clear()
+            with pytest.raises(Unavailable, match="ZeroDivisionError"):
+                versions.get("classifier")
+        versions._loaded[loaded.named] = loaded
+    finally:
+        versions.close(0)
+    assert {*tmp_path.iterdir()} == before
 
 
 def test_a_server_that_is_away_is_known_behind_mlflows_word_that_a_model_may_have_been_deleted(monkeypatch):
