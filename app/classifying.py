@@ -2,6 +2,7 @@
 
 import re
 import time
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -119,8 +120,10 @@ def _no_message(name: str, text: str) -> str | None:
         return "it is no text"
     if suffix_of(PurePath(name)) in (*LINES, *TABLES, ".json"):
         return "it has rows, not a message: /classify takes them as `emails`"
-    begun = [line for line in text.split("\n") if line.startswith("From ") and POSTMARK.match(line[:LONGEST_POSTMARK])]
-    if text.startswith("From ") and len(begun) > 1:
+    if text.startswith("From ") and any(
+        not before.strip() and after.startswith("From ") and POSTMARK.match(after[:LONGEST_POSTMARK])
+        for before, after in pairwise(text.split("\n"))
+    ):
         return "it has several messages: each is to be a file of its own"
     return None
 

@@ -88,11 +88,13 @@ class Cleaner:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
 
-    def close(self) -> None:
-        """End the process, also while a row keeps it busy."""
+    def close(self, patience: float = 0.0) -> None:
+        """End the process: when it has nothing to do, or after `patience` seconds."""
+        free = self._turn.acquire(timeout=patience)
         self._closing = True
-        while not self._turn.acquire(timeout=0.1):
+        while not free:
             self._kill()
+            free = self._turn.acquire(timeout=0.1)
         self._end()
         self._turn.release()
 

@@ -275,8 +275,11 @@ def classify(
         while part := list(islice(mails, AT_ONCE)):
             verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
             for place, row in part:
-                said = row if "error" in row else {**next(verdicts).model_dump(exclude_none=True), **threshold}
-                failed |= "error" in said
+                said = row if "error" in row else next(verdicts).model_dump(exclude_none=True)
+                if "error" in said:
+                    failed = True
+                else:
+                    said |= threshold
                 _print_verdict(place, said, as_json)
     if failed:
         raise typer.Exit(SOME_FAILED)

@@ -122,7 +122,7 @@ def _size(count: int) -> str:
 def _best(folder: Path, asked: str | None, meanings: dict[str, str]) -> tuple[str, "pd.DataFrame", list["Problem"]]:
     """The dataset that reads most of the files, and what it finds; of equals the one that asks most of them.
 
-    Where rows have labels, they are for it, also if it knows none of these.
+    A label that it does not know can be named.
     """
     from tasks.stages.params import dataset_names
 
@@ -131,9 +131,10 @@ def _best(folder: Path, asked: str | None, meanings: dict[str, str]) -> tuple[st
         raise UserError(f"there is no dataset {asked!r}; those are {', '.join(dataset_names())}")
     found = [(name, *_read(name, folder, meanings)) for name in reversed(names)]
 
-    def fits(each: tuple[str, "pd.DataFrame", list["Problem"]]) -> tuple[bool, bool, int]:
+    def fits(each: tuple[str, "pd.DataFrame", list["Problem"]]) -> tuple[bool, int]:
         _, table, problems = each
-        return bool(_strange_labels(problems)), len(table) > 0, -sum(not problem.left_out for problem in problems)
+        others = [problem for problem in problems if not problem.left_out and not _strange_labels([problem])]
+        return len(table) > 0 or len(others) < len(problems), -len(others)
 
     return max(found, key=fits)
 
@@ -182,6 +183,7 @@ def _say_problems(problems: list["Problem"], stopping: list["Problem"], folder: 
     if strange := _strange_labels(problems):
         meanings = " ".join(f"--label {shlex.quote(value)}=…" for value in sorted(strange)[:NAMED])
         typer.echo(f"say what these labels mean with {meanings}, here and to `threestage data add`")
+        typer.echo("or, where they are not for mails, what the rows are for: --as corpus")
 
 
 def _preview(name: str, table: "pd.DataFrame") -> None:

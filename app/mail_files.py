@@ -49,6 +49,9 @@ def read_mails(files: list[str]) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 def _of_file(name: str) -> Iterator[tuple[Place, dict[str, Any]]]:
     path = Path(name)
+    if path.is_fifo():  # which can be read once
+        yield Place(name), _mail(path.read_bytes(), suffix_of(path))
+        return
     form, suffix = sniff(path), suffix_of(path)
     if form in ("csv", "json") and suffix not in (*TABLES, ".json"):
         form = "text"  # a mail may begin with a list's name in brackets, or have a comma in each line

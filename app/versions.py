@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,8 +50,8 @@ class Loaded:
     model: nn.Module
     encoding: tiktoken.Encoding
     folder: Path
-    fetched: TemporaryDirectory[str]
-    """Where its files are if a server has them."""
+    removed: ExitStack
+    """Removes its files, where they came from a server."""
     dataset: str | None
     """The dataset that it learned from, whose inbox takes what people say of its answers."""
     engine: AsyncEngine | None
@@ -169,26 +169,27 @@ class Versions:
         return loaded
 
     def _load(self, named: Named) -> Loaded:
-        settings, engine, fetched = self.settings, None, TemporaryDirectory(prefix="threestage-version-")
+        settings, engine, removed = self.settings, None, ExitStack()
         try:
             version = self.registry.version(named)
-            folder = self.registry.files(named, Path(fetched.name))
+            fetched = Path(removed.enter_context(TemporaryDirectory(prefix="threestage-version-")))
+            folder = self.registry.files(named, fetched)
             objective = read_config(folder)["objective"]
             model, encoding = load_for_inference(folder)
             if isinstance(model, GPT):
                 shape = {"rows": settings.rows, "queue": settings.queue, "context_length": settings.context_length}
                 engine = AsyncEngine(model, **shape)
         except (UserError, MlflowException, OSError) as error:
-            fetched.cleanup()
+            removed.close()
             raise Unavailable(f"{named} can't be loaded: {' '.join(str(error).split())}", "model") from error
         except Exception as error:  # a bug, or no memory: other versions are loaded, and what answered before goes on
-            fetched.cleanup()
+            removed.close()
             if named not in self._failed:
                 logger.exception("%s can't be loaded", named)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise Unavailable(f"{named} can't be loaded: {reason}", "model") from error
         dataset = next((tag.removeprefix(DATASET) for tag in version.tags if tag.startswith(DATASET)), None)
-        return Loaded(named, objective, model, encoding, folder, fetched, dataset, engine, self._cleaner)
+        return Loaded(named, objective, model, encoding, folder, removed, dataset, engine, self._cleaner)
 
     def refresh(self, objectives: Sequence[str]) -> None:
         """Load what answers by default for these objectives and what its alias has moved to; let go what is gone or
@@ -242,7 +243,10 @@ class Versions:
     def _end(self, loaded: Loaded, patience: float) -> None:
         if loaded.engine:
             loaded.engine.close(patience)
-        loaded.fetched.cleanup()
+        deadline = time.monotonic() + patience
+        while loaded.classifying and time.monotonic() < deadline:  # whose cleaning is read from its folder
+            time.sleep(0.1)
+        loaded.removed.close()
         with self._lock:
             self._leaving.discard(loaded)
         logger.info("%s is unloaded", loaded.registered_name)
@@ -266,4 +270,4 @@ class Versions:
             self._loading.release()
         for thread in threads:
             thread.join()
-        self._cleaner.close()
+        self._cleaner.close(max(0.0, deadline - time.monotonic()))

@@ -65,7 +65,10 @@ def _tree(head: str, paths: Sequence[str]) -> str:
 
 def _holds_more(branch: str, head: str, paths: Sequence[str]) -> bool:
     """Whether somebody changed anything but these paths on a branch, since it left what is checked out."""
-    changed = git("diff", "--name-only", "-z", f"{head}...refs/heads/{branch}").split("\0")
+    try:
+        changed = git("diff", "--name-only", "-z", f"{head}...refs/heads/{branch}").split("\0")
+    except UserError:  # it has no commit in common with that
+        return True
     return any(name and not any(Path(name).is_relative_to(path) for path in paths) for name in changed)
 
 

@@ -124,7 +124,7 @@ def remove_versions(old: Iterable[OldVersion]) -> None:
                 get_artifact_repository(place).delete_artifacts()
             if not each.rejected:
                 client.delete_run(each.run)
-            # Without its run, or a person would seem to have deleted it; if this is interrupted, the next one goes on.
+            # After its run: a version that is gone while its run is there has been deleted by a person.
             client.delete_model_version(each.name, each.version)
             if each.model:
                 client.delete_logged_model(each.model)

@@ -20,7 +20,7 @@ from pathlib import Path
 from llm.errors import UserError
 from llm.training.checkpoint import Checkpoints
 from tasks.stages.hashes import Hashes
-from tasks.stages.lock import STATE, exclusive
+from tasks.stages.lock import FINISHED, STATE, exclusive
 
 INPUTS = "inputs.json"  # beside the checkpoints: what they were made from
 DAY = 86_400
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Interrupted:
-    """A training that did not come to its end."""
+    """A training that did not come to its end, or whose end dvc did not keep."""
 
     folder: Path
     stage: str
@@ -43,9 +43,9 @@ class Interrupted:
     """None where that is not known."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.stage} at step {self.step}, {self.age / DAY:.1f} days old, {self.bytes / 1e6:.1f} MB, {self.folder}"
-        )
+        how = ", finished, but dvc has not kept it" if (self.folder / FINISHED).exists() else ""
+        size = f"{self.bytes / 1e6:.1f} MB"
+        return f"{self.stage} at step {self.step}{how}, {self.age / DAY:.1f} days old, {size}, {self.folder}"
 
 
 def interrupted(stage: str = "*") -> list[Interrupted]:

@@ -1,11 +1,13 @@
 """Mails in files, as the command line classifies them."""
 
 import json
+import os
 import re
+from threading import Thread
 
 import pytest
 
-from app.mail_files import _is_message
+from app.mail_files import Place, _is_message, read_mails
 from tests.app.conftest import error_of, rows_of
 
 pytestmark = pytest.mark.slow
@@ -110,3 +112,12 @@ def test_a_model_that_is_no_classifier_is_said(threestage):
 )
 def test_a_text_is_a_message_where_it_begins_with_headers(text, is_message):
     assert _is_message(text) is is_message
+
+
+def test_a_pipe_which_can_be_read_once_is_a_mail(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = Thread(target=pipe.write_text, args=(MAIL,))
+    writer.start()
+    assert [*read_mails([str(pipe)])] == [(Place(str(pipe)), {"message": MAIL})]
+    writer.join()

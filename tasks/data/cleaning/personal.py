@@ -41,11 +41,11 @@ def _always(found: str) -> bool:
 
 def _found_by(pattern: re.Pattern[str], holds: Callable[[str], bool], text: str) -> Iterator[tuple[int, int]]:
     """Where what is looked for begins and ends. Behind a number a short word, such as BIC, may look like more of it:
-    then its beginning is taken up to the last gap where that holds."""
+    then its beginning is taken up to the last space where that holds."""
     start = 0
     while match := pattern.search(text, start):
-        gaps = [match.start() + gap.start() for gap in re.finditer("[ -]", match[0])]
-        ends = (end for end in (match.end(), *reversed(gaps)) if holds(text[match.start() : end]))
+        spaces = [match.start() + space.start() for space in re.finditer(" ", match[0])]
+        ends = (end for end in (match.end(), *reversed(spaces)) if holds(text[match.start() : end]))
         if (end := next(ends, None)) is not None:
             yield match.start(), end
         start = end or match.end()

@@ -105,6 +105,8 @@ def test_the_checkpoints_of_a_finished_training_stay_until_dvc_has_kept_what_it_
     assert learn() == list(range(1, 61))
     (folder,) = folders()
     assert (state_folder("pretrain") / folder / FINISHED).exists()
+    (found,) = interrupted()
+    assert str(found).startswith("pretrain at step 60, finished, but dvc has not kept it, 0.0 days old, ")
     assert learn() == []  # as after a crash of dvc
     monkeypatch.delenv(KEEP)
     assert learn() == []

@@ -47,6 +47,8 @@ def test_a_short_word_behind_a_number_does_not_hide_it(text, masked):
         "def f(x): @property",
         "a@b",
         "AB12 CDEF GHIJ KLMN 0000",
+        "2021-07-11 2016-09-16",
+        "order 1234567890128-12",
     ],
 )
 def test_what_is_no_personal_data_stays(text):
