@@ -79,6 +79,7 @@ def copy_code(folder: Path) -> None:
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "data/behavioural", folder / "data/behavioural")
+    shutil.copy(ROOT / "data/everyday-mail.jsonl", folder / "data")
     for inbox in (ROOT / "data/inbox").iterdir():  # and nothing that people left there
         (folder / "data/inbox" / inbox.name).mkdir(parents=True)
         shutil.copy(inbox / ".gitignore", folder / "data/inbox" / inbox.name)

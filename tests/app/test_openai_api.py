@@ -51,10 +51,12 @@ def say(client, text, **options):
 
 
 def test_an_answer_is_what_the_assistant_says_without_a_server(client, assistant):
-    questions = ["hello how are you ?", "the cat sat", "", "ä ö ü 🐈 <|endoftext|>", "a bird\n\nsang " * 20]
+    questions = ["hello how are you ?", "the cat sat", "ä ö ü 🐈 <|endoftext|>", "a bird\n\nsang " * 20]
     expected = answer_all(*assistant, [Question(text) for text in questions], max_new_tokens=64)
     assert [say(client, text, max_tokens=64).strip() for text in questions] == expected
     assert len(set(expected)) > 2
+    with pytest.raises(openai.BadRequestError, match="the last message has no text"):
+        say(client, " \n")
 
 
 def test_an_answer_says_who_gave_it_why_it_ended_and_what_it_cost(client, assistant):

@@ -328,7 +328,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     review = Path(registry(deployed).get_run(version.run_id).info.artifact_uri, "review/review.md").read_text()
     assert "| its data moved at most 0.25 from the champion's | ✓ passed | emails: " in review
     assert (what(judged), judged.state.name) == ("nothing to train, a review", "Completed")
-    assert f"- nothing to commit: {branch} holds it all, {commit[:10]}\n" in page(judged)
+    assert f"- nothing to commit: {branch} holds it all, {commit[:10]}\n" in page(decided)
     assert not unshared.exists()
     now = registry(deployed).get_model_version("threestage-classifier", "2").tags
     assert now["threestage.review.by"] == "gates"
