@@ -23,9 +23,10 @@ AT_ONCE = 64
 """Mails of one request that are read before another request has its turn."""
 MOST_EXPLAINED = 16
 """An explanation costs as much as a hundred mails."""
-LONGEST_POSTMARK = 200
 LONGEST_EXPLAINED = 50_000
 """Characters of a mail that is explained; it is read a hundred times."""
+LONGEST_POSTMARK = 200
+"""Characters of a line that may begin a message in an mbox: its expression takes long on longer ones."""
 
 router = APIRouter(tags=["email"], responses=ERRORS)
 

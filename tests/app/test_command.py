@@ -67,7 +67,7 @@ def test_outside_a_project_that_is_said(threestage, tmp_path, command):
     assert error_of(threestage(command)) == f"error: there is no dvc.yaml in {tmp_path}: go to the project's folder"
 
 
-@pytest.mark.parametrize("command", [["chat", "hello"], ["classify", "mail.eml"]])
+@pytest.mark.parametrize("command", [["chat", "hello"], ["classify", "mail.eml"], ["serve", "--port", "0"]])
 def test_without_a_registry_that_is_said_and_none_is_made(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     said = error_of(CliRunner().invoke(cli, command))

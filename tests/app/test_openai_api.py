@@ -370,8 +370,9 @@ def test_what_is_wrong_is_the_clients_own_exception_with_a_reason(client, option
     ids=lambda part: next(iter(part)),
 )
 def test_what_would_change_the_answer_and_is_not_done_is_refused_by_name(client, part):
-    with pytest.raises(openai.BadRequestError, match=f"{next(iter(part))} is not supported"):
+    with pytest.raises(openai.BadRequestError, match=f"{next(iter(part))} is not supported") as raised:
         ask(client, extra_body=part)
+    assert raised.value.param == next(iter(part))
 
 
 def test_a_completions_own_unsupported_parts_are_refused(client):
