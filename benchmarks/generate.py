@@ -6,7 +6,8 @@ many at once; bfloat16 is left out where oneDNN has none. A token reads every we
 the limit of a single text.
 
 With `--pretrained FILE.gguf` also published weights: what each precision takes and how well it predicts this project's
-everyday mails; with `--peer .peers-llama/bin/python`, a Python that has xllamacpp, against llama.cpp on the same file.
+everyday mails; how long a talk's next turn waits for its first token; with `--peer .peers-llama/bin/python`, a Python
+that has xllamacpp, against llama.cpp on the same file.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from benchmarks import report
 from llm.config import GPTConfig
 from llm.formats.huggingface import load_pretrained
+from llm.generation.engine import Engine, Request
 from llm.generation.native import load_library
 from llm.generation.packed import PackedLinear, can_prepack, decode_natively, pack_for_inference, prepack
 from llm.generation.text import generate
@@ -67,8 +69,8 @@ params.model.path, params.n_parallel, params.n_ctx, params.cont_batching = file,
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
 server = xllamacpp.Server(params)
 for line in sys.stdin:
-    prompts, new = json.loads(line)
-    options = {"n_predict": new, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+    prompts, new, known = json.loads(line)
+    options = {"n_predict": new, "temperature": 0, "ignore_eos": True, "cache_prompt": known}
     made = []
     def ask(prompt):
         made.append(server.handle_completions(options | {"prompt": prompt})["usage"]["completion_tokens"])
@@ -128,14 +130,17 @@ def theirs(dtype: torch.dtype, config: GPTConfig, prompt: int, new: int) -> Call
 
 
 @contextmanager
-def llama_cpp(python: Path, file: Path, texts: int, context: int) -> Iterator[Callable[[list[list[int]], int], float]]:
-    """Measure the tokens a second of llama.cpp, prompts of tokens together, while the block runs."""
+def llama_cpp(python: Path, file: Path, texts: int, context: int) -> Iterator[Callable[..., float]]:
+    """Measure the tokens a second of llama.cpp, prompts of tokens together, while the block runs.
+
+    `known`: what it has read of a prompt before is not read again.
+    """
     command = [str(python), "-c", PEER, str(file), *map(str, (texts, context, torch.get_num_threads()))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, text=True, **pipes) as process:
 
-        def run(prompts: list[list[int]], new: int) -> float:
-            process.stdin.write(json.dumps([prompts, new]) + "\n")
+        def run(prompts: list[list[int]], new: int, known: bool = False) -> float:
+            process.stdin.write(json.dumps([prompts, new, known]) + "\n")
             process.stdin.flush()
             said = next(line for line in process.stdout if line.startswith("tokens a second "))
             return float(said.split()[-1])
@@ -187,6 +192,38 @@ def compare_published(
             for several in (1, texts)
         }
     return found
+
+
+def compare_turns(file: Path, peer: Path | None, rounds: int) -> dict[str, float]:
+    """Medians of the seconds to the first token of a talk's next turn: 60 tokens behind 600, known or read anew."""
+    model = pack_for_inference(load_pretrained(file, context_length=1024)[0])
+    talk = torch.randint(1000, 40_000, (660,), generator=torch.Generator().manual_seed(0)).tolist()
+
+    def ours(known: bool) -> float:
+        engine = Engine(model, 1)
+        if known:
+            _first_token(engine, talk[:600])
+        return _first_token(engine, talk)
+
+    contenders = {"known": partial(ours, True), "read anew": partial(ours, False)}
+    with ExitStack() as stack:
+        if peer:
+            run = stack.enter_context(llama_cpp(peer, file, 1, 1024))
+
+            def theirs() -> float:
+                run([talk[:600]], 1, known=False)
+                return 1 / run([talk], 1, known=True)
+
+            contenders["llama.cpp, known"] = theirs
+        return report.take_turns(contenders, rounds)
+
+
+def _first_token(engine: Engine, prompt: list[int]) -> float:
+    start = time.perf_counter()
+    engine.submit(Request(prompt, 1))
+    while engine.busy:
+        engine.step()
+    return time.perf_counter() - start
 
 
 def _generated(model: GPT, prompts: list[list[int]], new: int) -> float:
@@ -280,6 +317,8 @@ def main(arguments: list[str] | None = None) -> None:
         report.show("First token of published weights", ("since", "s"), list(results["first_token_seconds"].items()))
         results["published"] = published = compare_published(options.pretrained, options.peer, **settings)
         report.show("Published weights, tokens a second", ("", "median"), list(published["tokens_per_second"].items()))
+        published["next_turn_seconds"] = turns = compare_turns(options.pretrained, options.peer, options.rounds)
+        report.show("A talk's next turn, its first token", ("", "s"), list(turns.items()))
         rows = [(name, published["megabytes"][name], published["perplexity"][name]) for name in PRECISIONS]
         report.show("Their precisions", ("", "megabytes", "perplexity"), rows)
     report.write(options.out, results)

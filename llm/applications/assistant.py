@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -31,6 +31,8 @@ INPUTS = {"instruction": str, "input": str | None, "system": str | None, "histor
 OUTPUTS = {"output": str}
 OPTIONS = options(GREEDY)
 EXAMPLE = {"instruction": "What is the opposite of this word?", "input": "early"}
+ANSWER = 64
+"""Tokens after which an answer is cut where nothing else is said."""
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ def encode_examples(
     encoding: tiktoken.Encoding, chat: Chat, questions: Sequence[Question], outputs: Sequence[str], longest: int
 ) -> list[Example]:
     """Conversations with their answers; one of more than `longest` tokens is left out, and counted in the log."""
-    examples = [_example(encoding, chat, *row) for row in zip(questions, outputs, strict=True)]
+    examples = [encode_example(encoding, chat, *row) for row in zip(questions, outputs, strict=True)]
     kept = [example for example in examples if len(example) <= longest]
     if len(kept) < len(examples):
         left_out = len(examples) - len(kept)
@@ -105,7 +107,8 @@ def encode_examples(
     return kept
 
 
-def _example(encoding: tiktoken.Encoding, chat: Chat, question: Question, output: str) -> Example:
+def encode_example(encoding: tiktoken.Encoding, chat: Chat, question: Question, output: str) -> Example:
+    """A conversation with its answer, which ends it. Raises UserError for one that the chat's template can't say."""
     parts = encode_chat(encoding, chat, [*question.messages(), Message("assistant", output)])
     while parts and not parts[-1].learned:  # what a template writes behind the last turn
         parts.pop()
@@ -207,15 +210,11 @@ def mean_response_loss(
     batch_size: int,
     compute: Compute,
     window: int | None = None,
-    watch: Callable[[list[Any]], Iterable[Any]] = iter,
 ) -> float:
-    """Mean cross-entropy, in nats a token of the assistant's, over all examples, packed into windows of that length.
-
-    `watch` gives the batches one by one, as a progress bar does.
-    """
+    """Mean cross-entropy, in nats a token of the assistant's, over all examples, packed into windows of that length."""
     windows = pack_sequences(examples, window or model.config.context_length)
     batches = [windows[first : first + batch_size] for first in range(0, len(windows), batch_size)]
-    total = sum(response_loss(model, part, compute).item() for part in watch(batches))
+    total = sum(response_loss(model, part, compute).item() for part in batches)
     return total / sum(example.counted for example in examples)
 
 
@@ -296,10 +295,9 @@ def _history(text: str) -> list[str]:
     return turns
 
 
-def leaves_room(model: Assistant, encoding: tiktoken.Encoding, question: Question, max_new_tokens: int = 64) -> bool:
-    """Whether a question leaves room in the context for an answer of `max_new_tokens`."""
-    tokens = prompt_tokens(encoding, model.chat, question.messages())
-    return len(tokens) + max_new_tokens <= model.config.context_length
+def leaves_room(model: Assistant, encoding: tiktoken.Encoding, question: Question) -> bool:
+    """Whether a question leaves room in the context for an answer of ANSWER tokens."""
+    return len(prompt_tokens(encoding, model.chat, question.messages())) + ANSWER <= model.config.context_length
 
 
 def answer_all(
@@ -307,10 +305,10 @@ def answer_all(
     encoding: tiktoken.Encoding,
     questions: Sequence[Question],
     *,
-    max_new_tokens: int | Sequence[int] = 64,
+    max_new_tokens: int = ANSWER,
     sampling: Sampling = GREEDY,
 ) -> list[str]:
-    """Answer questions, many at once; each answer is cut after `max_new_tokens`, of all or of each."""
+    """Answer questions, many at once; each answer is cut after `max_new_tokens`."""
     tokens = generate(
         model,
         [prompt_tokens(encoding, model.chat, question.messages()) for question in questions],

@@ -2,8 +2,12 @@
 
 A decoding step reads all weights, for one text or for many: so texts share steps. A static batch would wait for its
 longest text; continuous batching (Orca, Yu et al. 2022) lets a text join or leave between any two steps. Each text owns
-a row of one cache of keys and values. Running texts lie in the first rows without gaps: when one leaves, the last one
-moves into its place, and a step is one forward pass over rows 0 … n - 1.
+a row of one cache of keys and values. Running texts lie in the first rows without gaps: when one leaves, it changes
+places with the last one, and a step is one forward pass over rows 0 … n - 1.
+
+A prompt that begins as another text does, one that runs or was among the last that left, takes over the keys and
+values of what they share (RadixAttention, Zheng et al. 2024, keeps more texts). So the next turn of a talk costs its
+own tokens and not all of them.
 """
 
 from collections import deque
@@ -14,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from llm.dataset import pad
 from llm.errors import UserError
@@ -23,6 +28,10 @@ from llm.model.gpt import GPT
 
 PREFILL_TOKENS = 2048
 """Most prompt tokens, padding included, that a step reads; a longer prompt is read alone. Running texts wait for it."""
+KEPT = 4
+"""Rows beside the running ones that texts which have left may take: each takes as much memory as its longest text."""
+SCORED = 256
+"""Scored tokens whose logits are in memory at once."""
 
 Reason = Literal["stop", "length", "cancelled"]
 
@@ -37,6 +46,15 @@ class Request:
     stop_tokens: frozenset[int] = frozenset()
     logprobs: int | None = None
     """How many of the likeliest tokens each event tells the log-probability of, beside its own; None tells none."""
+    scored: Sequence[int] = ()
+    """A continuation that is there already, such as the right answer: how likely it is where another one is made."""
+    prompt_scored: int = 0
+    """How many of the prompt's last tokens are scored, too."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that it may take of the context."""
+        return len(self.prompt) + max(self.max_new_tokens, len(self.scored))
 
 
 def check_request(request: Request, vocabulary_size: int, context_length: int) -> None:
@@ -44,12 +62,16 @@ def check_request(request: Request, vocabulary_size: int, context_length: int) -
     prompt, new = request.prompt, request.max_new_tokens
     if not prompt:
         raise UserError("the prompt is empty")
-    if worst := [token for token in (min(prompt), max(prompt)) if not 0 <= token < vocabulary_size]:
+    tokens = (*prompt, *request.scored)
+    if worst := [token for token in (min(tokens), max(tokens)) if not 0 <= token < vocabulary_size]:
         raise UserError(f"token {worst[0]} is not one of the model's {vocabulary_size}")
     if new < 1:
         raise UserError(f"max_new_tokens {new} is less than 1")
-    if len(prompt) + new > context_length:
-        raise UserError(f"{len(prompt)} prompt tokens and {new} new ones do not fit the context of {context_length}")
+    if not 0 <= request.prompt_scored < len(prompt):
+        raise UserError(f"prompt_scored {request.prompt_scored} is not below the prompt's {len(prompt)} tokens")
+    if request.room > context_length:
+        more = f"{new} new" if new >= len(request.scored) else f"{len(request.scored)} scored"
+        raise UserError(f"{len(prompt)} prompt tokens and {more} ones do not fit the context of {context_length}")
 
 
 class Logprobs(NamedTuple):
@@ -68,6 +90,23 @@ class Event(NamedTuple):
     token: int | None
     ended: Reason | None = None
     logprobs: Logprobs | None = None
+    scored: Sequence[float] | None = None
+    """With the first event of a request that scores a text: the log-probability of each of its tokens."""
+
+
+@dataclass
+class _Held:
+    """What a row of the cache holds: keys and values of these tokens, from the first position on."""
+
+    tokens: list[int]
+    step: int = -1
+    """When a text last came or left."""
+
+    def shared(self, request: Request) -> int:
+        """How many tokens of its prompt's beginning, but for those whose features tell what comes next."""
+        prompt = request.prompt
+        most = min(len(self.tokens), max(0, len(prompt) - 1 - request.prompt_scored))
+        return next((n for n in range(most) if self.tokens[n] != prompt[n]), most)
 
 
 @dataclass
@@ -77,19 +116,20 @@ class _Row:
     handle: int
     request: Request
     sampler: Sampler
-    length: int
-    """Tokens whose keys and values are in the cache."""
+    held: _Held
     token: int = -1
     """The newest, not yet in the cache."""
+    scored: Sequence[float] | None = None
 
     def take(self, token: int, logits_V: Tensor) -> Event:
         self.token = token
+        scored, self.scored = self.scored, None
         if token in self.request.stop_tokens:
-            return Event(self.handle, None, "stop")
+            return Event(self.handle, None, "stop", scored=scored)
         # the cache holds the prompt and all new tokens but this one
-        made = self.length - len(self.request.prompt) + 1
+        made = len(self.held.tokens) - len(self.request.prompt) + 1
         ended = "length" if made == self.request.max_new_tokens else None
-        return Event(self.handle, token, ended, _logprobs(logits_V, token, self.request.logprobs))
+        return Event(self.handle, token, ended, _logprobs(logits_V, token, self.request.logprobs), scored)
 
 
 def _logprobs(logits_V: Tensor, token: int, likeliest: int | None) -> Logprobs | None:
@@ -115,8 +155,10 @@ class Engine:
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         shape = model.config.model_copy(update={"context_length": self.context_length})
         dtype = torch.float32 if model.device.type == "cpu" else model.embedding.token.weight.dtype
-        self._cache = KeyValueCache(shape, rows, model.device, dtype)
+        self._cache = KeyValueCache(shape, rows + 1, model.device, dtype)  # one more, for rows that change places
+        self._held = [_Held([]) for _ in range(rows)]
         self._rows: list[_Row] = []
+        self._step = 0
         self._queue: deque[tuple[int, Request]] = deque()
         self._cancelled: set[int] = set()
         self._untold: list[Event] = []
@@ -145,6 +187,7 @@ class Engine:
         Where it raises no text has moved: requests that would have joined wait, and running ones may step again. Those
         that were cancelled have left, and the next step says so.
         """
+        self._step += 1
         self._drop_cancelled()
         running, joining = self._rows, self._admit()
         parts_BC = []
@@ -157,9 +200,10 @@ class Engine:
             logits_BV = self.model.logits(torch.cat(parts_BC))
             tokens = choose(logits_BV, [row.sampler for row in rows])
             for row in running:
-                row.length += 1
-            for _ in joining:
+                row.held.tokens.append(row.token)
+            for row in joining:
                 self._queue.popleft()
+                row.held.tokens = list(row.request.prompt)
             self._rows = rows
             made = [row.take(token, logits_V) for row, token, logits_V in zip(rows, tokens, logits_BV, strict=True)]
             self._leave([place for place, event in enumerate(made) if event.ended])
@@ -183,29 +227,74 @@ class Engine:
         joining: list[_Row] = []
         longest = 0
         for handle, request in islice(self._queue, self.size - len(self._rows)):
-            longest = max(longest, len(request.prompt))
+            longest = max(longest, len(request.prompt) + len(request.scored))
             if joining and longest * (len(joining) + 1) > PREFILL_TOKENS:
                 break
+            held = self._make_place(len(self._rows) + len(joining), request)
             sampler = Sampler(request.sampling, request.prompt, self.model.device)
-            joining.append(_Row(handle, request, sampler, len(request.prompt)))
+            joining.append(_Row(handle, request, sampler, held))
         return joining
 
+    def _make_place(self, place: int, request: Request) -> _Held:
+        """Have a free row hold as much of a prompt's beginning as is known from others that run or have left.
+
+        A text that has left is taken over where that is half of it; else the text that left first gives its row.
+        """
+        free = range(place, min(place + KEPT, self.size))
+        donor = max([*range(len(self._rows)), *free], key=lambda number: self._held[number].shared(request))
+        count = self._held[donor].shared(request)
+        whole = donor in free and 2 * count >= len(self._held[donor].tokens)
+        given = donor if whole else min(free, key=lambda number: self._held[number].step)
+        if given != place:
+            self._exchange(given, place)
+            donor = {given: place, place: given}.get(donor, donor)
+        if donor != place:
+            self._cache.move(donor, place, count)
+        self._held[place] = _Held(list(request.prompt[:count]), self._step)
+        return self._held[place]
+
+    def _exchange(self, one: int, other: int) -> None:
+        """Two rows of the cache change places, by the one behind all rows: a copy in new memory takes twice as long."""
+        for source, target, held in ((one, self.size, one), (other, one, other), (self.size, other, one)):
+            self._cache.move(source, target, len(self._held[held].tokens))
+        self._held[one], self._held[other] = self._held[other], self._held[one]
+
     def _prefill(self, first: int, joining: list[_Row]) -> Tensor:
-        """Read prompts into the rows from `first` on; features of each one's last token, BC."""
-        tokens_BT, lengths_B = (t.to(self.model.device) for t in pad([list(row.request.prompt) for row in joining], 0))
-        x_BTC = self.model.features(tokens_BT, cache=self._cache.rows(first, first + len(joining)))
-        return x_BTC[torch.arange(len(joining), device=x_BTC.device), lengths_B - 1]
+        """Read what is new of prompts, and what is scored, into the rows from `first` on; features of each prompt's
+        last token, BC."""
+        device, starts = self.model.device, [len(row.held.tokens) for row in joining]
+        texts = [[*row.request.prompt, *row.request.scored[:-1]] for row in joining]
+        tokens_BT, _ = pad([text[start:] for text, start in zip(texts, starts, strict=True)], 0)
+        positions_BT = torch.tensor(starts)[:, None] + torch.arange(tokens_BT.shape[1])
+        positions_BT.clamp_(max=self.context_length - 1)  # padding stays within the row, and no text holds that place
+        cache = self._cache.rows(first, first + len(joining))
+        x_BTC = self.model.features(tokens_BT.to(device), positions_BT.to(device), cache=cache)
+        lasts = [len(row.request.prompt) - 1 - start for row, start in zip(joining, starts, strict=True)]
+        for x_TC, row, last in zip(x_BTC, joining, lasts, strict=True):
+            first_scored = len(row.request.prompt) - row.request.prompt_scored
+            if tokens := [*row.request.prompt[first_scored:], *row.request.scored]:
+                before = last - row.request.prompt_scored
+                row.scored = self._score(x_TC[before : before + len(tokens)], tokens)
+        return x_BTC[torch.arange(len(joining)), torch.tensor(lasts)]
+
+    def _score(self, x_TC: Tensor, tokens: Sequence[int]) -> list[float]:
+        """The log-probability of tokens, from features of those before them."""
+        tokens_T, found = torch.tensor(tokens, device=x_TC.device), []
+        for x_SC, tokens_S in zip(x_TC.split(SCORED), tokens_T.split(SCORED), strict=True):
+            found += (-F.cross_entropy(self.model.logits(x_SC).float(), tokens_S, reduction="none")).tolist()
+        return found
 
     def _decode(self, rows: list[_Row]) -> Tensor:
         """Read each row's newest token; its features, BC."""
         device = self.model.device
         tokens_B1 = torch.tensor([[row.token] for row in rows], device=device)
-        positions_B1 = torch.tensor([[row.length] for row in rows], device=device)
+        positions_B1 = torch.tensor([[len(row.held.tokens)] for row in rows], device=device)
         return self.model.features(tokens_B1, positions_B1, cache=self._cache.rows(0, len(rows)))[:, 0]
 
     def _leave(self, places: list[int]) -> None:
         for place in reversed(places):
             last = self._rows.pop()
+            self._held[place].step = self._step
             if place < len(self._rows):
-                self._cache.move(len(self._rows), place, last.length)
+                self._exchange(place, len(self._rows))
                 self._rows[place] = last

@@ -85,8 +85,8 @@ def decode_natively(model: GPT, library: CDLL, *, exact: bool = False) -> GPT:
                 vars(weight).pop("blocks", None)
 
     def features(tokens_BT: Tensor, positions_BT: Tensor | None = None, **more: Any) -> Tensor:
-        if by_torch and positions_BT is None:  # a prompt
-            return GPT.features(model, tokens_BT, **more)
+        if by_torch and tokens_BT.shape[1] > 1:  # prompts
+            return GPT.features(model, tokens_BT, positions_BT, **more)
         return decoder.features(tokens_BT, positions_BT, **more)
 
     model.decoder = decoder

@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tiktoken
 
@@ -20,18 +20,17 @@ def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int | Sequence[int],
+    max_new_tokens: int,
     sampling: Sampling = GREEDY,
     stop_tokens: Iterable[int] = (),
 ) -> list[list[int]]:
-    """Continue prompts of tokens; a text ends before any of `stop_tokens`, or after `max_new_tokens`, all or each.
+    """Continue prompts of tokens; a text ends before any of `stop_tokens`, or after `max_new_tokens`.
 
     A seed counts for each prompt by itself: equal prompts give equal texts. Raises UserError as `Engine.submit` does.
     """
     stop_tokens = frozenset(stop_tokens)
-    most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
-    pairs = zip(prompts, most, strict=True)
-    return run(model, [Request(prompt, each, sampling, stop_tokens) for prompt, each in pairs])
+    requests = [Request(prompt, max_new_tokens, sampling, stop_tokens) for prompt in prompts]
+    return [text.tokens for text in run(model, requests)]
 
 
 def options(default: Sampling) -> dict[str, tuple[type, Any]]:
@@ -62,20 +61,28 @@ def request_maker(
 
 def write_all(model: GPT, encoding: tiktoken.Encoding, requests: Sequence[Request]) -> list[str]:
     """The text of each request, many at once."""
-    return [decode(encoding, tokens) for tokens in run(model, requests)]
+    return [decode(encoding, text.tokens) for text in run(model, requests)]
 
 
-def run(model: GPT, requests: Sequence[Request]) -> list[list[int]]:
-    """The tokens of each request, at most MOST_AT_ONCE at a time. Raises UserError as `Engine.submit` does."""
+class Written(NamedTuple):
+    """What became of a request."""
+
+    tokens: list[int]
+    scored: list[float]
+    """The log-probability, in nats, of each token that it scores."""
+
+
+def run(model: GPT, requests: Sequence[Request], rows: int = MOST_AT_ONCE) -> list[Written]:
+    """What becomes of each request, at most `rows` at a time. Raises UserError as `Engine.submit` does."""
     if not requests:
         return []
-    longest = max(len(each.prompt) + each.max_new_tokens for each in requests)
-    engine = Engine(model, min(len(requests), MOST_AT_ONCE), max(1, longest))
-    texts: dict[int, list[int]] = {engine.submit(each): [] for each in requests}
+    engine = Engine(model, min(len(requests), rows), max(1, *(each.room for each in requests)))
+    texts = {engine.submit(each): Written([], []) for each in requests}
     while engine.busy:
         for event in engine.step():
+            texts[event.handle].scored.extend(event.scored or ())
             if event.token is not None:
-                texts[event.handle].append(event.token)
+                texts[event.handle].tokens.append(event.token)
     return list(texts.values())
 
 

@@ -91,7 +91,7 @@ def draw_answers(
     texts: list[list[int]] = []
     with tqdm(total=len(requests), desc=f"answers to {split}", unit="answer", dynamic_ncols=True) as bar:
         for first in range(0, len(requests), AT_ONCE):
-            texts += run(model, requests[first : first + AT_ONCE])
+            texts += [text.tokens for text in run(model, requests[first : first + AT_ONCE])]
             bar.update(len(texts) - first)
     said = [None if len(text) == params.max_new_tokens else decode(encoding, text).strip() for text in texts]
     starts = range(0, len(said), params.samples)

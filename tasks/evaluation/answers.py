@@ -2,7 +2,6 @@
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +12,16 @@ from rouge_score.rouge_scorer import RougeScorer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
-from llm.applications.assistant import (
-    Assistant,
-    answer_all,
-    build,
-    leaves_room,
-    mean_response_loss,
-)
+from llm.applications.assistant import Assistant, Example, build, encode_example
+from llm.chat import turn_ends
 from llm.config import Config
 from llm.device import Compute
 from llm.formats.model_folder import load_model
+from llm.generation.engine import Request
 from llm.generation.packed import pack_for_inference
+from llm.generation.sampling import GREEDY
+from llm.generation.text import run
+from llm.tokenizer import decode
 from tasks.data.conversations import examples_of, is_right, questions_of
 from tasks.evaluation.judge import Judge, judge_answers
 from tasks.evaluation.statistics import interval, with_interval
@@ -37,7 +35,7 @@ class Evaluate(Config):
     """How the assistant is measured on the test split."""
 
     batch_size: int = Field(gt=0)
-    """Rows a forward pass, where the loss is measured."""
+    """Rows that are answered at once."""
     max_new_tokens: int = Field(gt=0)
     """An answer is cut after this many tokens, one that a rule checks when it is longer than what could be right."""
     samples: int = Field(default=30, ge=0)
@@ -47,24 +45,49 @@ class Evaluate(Config):
 
 
 def _answers(
-    model: Assistant, encoding: tiktoken.Encoding, test: pd.DataFrame, params: Evaluate, name: str
-) -> list[str]:
-    """Greedy answers; none where the context has no room for one. Untuned weights would write on to the last token."""
-    questions = questions_of(test)
+    model: Assistant, encoding: tiktoken.Encoding, test: pd.DataFrame, file: Path, params: Evaluate, name: str
+) -> tuple[list[str], float]:
+    """Greedy answers, none where the context has no room for one, and the loss of those that are in the rows, in nats a
+    token, but for rows that are too long.
+
+    Both at once, so that what is asked is read one time. Untuned weights would write on to the last token.
+    """
+    context, ends = model.config.context_length, turn_ends(encoding, model.chat)
+    rows = zip(questions_of(test), test["output"], strict=True)
+    examples = [encode_example(encoding, model.chat, *row) for row in rows]
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
     most = [min(params.max_new_tokens, max(map(len, each), default=sys.maxsize) + MARGIN) for each in counted]
-    answers = [""] * len(questions)
-    fit = [n for n, asked in enumerate(questions) if leaves_room(model, encoding, asked, params.max_new_tokens)]
-    # Those of like length are read side by side, with little padding.
-    fit.sort(key=lambda n: sum(len(turn.content) for turn in questions[n].messages()))
-    with tqdm(total=len(fit), desc=name, unit="answer") as bar:
-        for first in range(0, len(fit), TOGETHER):
-            part = fit[first : first + TOGETHER]
-            found = answer_all(model, encoding, [questions[n] for n in part], max_new_tokens=[most[n] for n in part])
-            for n, text in zip(part, found, strict=True):
-                answers[n] = text
+    way_out = "raise train.context_length, or bring shorter rows"
+    examples_of(encoding, model.chat, test, context, file, way_out)  # says how many are too long; raises for all
+    requests, roomy = dict[int, Request](), set[int]()
+    for n, example in sorted(enumerate(examples), key=lambda each: len(each[1])):  # so there is little padding
+        asked = max((place for place, learned in enumerate(example.learned, 1) if not learned), default=0)
+        if asked + params.max_new_tokens <= context:
+            roomy.add(n)
+        if n in roomy or len(example) <= context:
+            requests[n] = _request(example, asked, most[n] if n in roomy else 1, context, ends)
+    answers, nats, tokens, order = [""] * len(examples), 0.0, 0, list(requests)
+    with tqdm(total=len(order), desc=name, unit="answer") as bar:
+        for first in range(0, len(order), TOGETHER):
+            part = order[first : first + TOGETHER]
+            written = run(model, [requests[n] for n in part], params.batch_size)
+            for n, (text, scored) in zip(part, written, strict=True):
+                answers[n] = decode(encoding, text).strip() if n in roomy else ""
+                learned = examples[n].learned[len(examples[n]) - len(scored) :]
+                said = [value for value, learns in zip(scored, learned, strict=True) if learns]
+                nats, tokens = nats - sum(said), tokens + len(said)
             bar.update(len(part))
-    return answers
+    return answers, nats / tokens
+
+
+def _request(example: Example, asked: int, new: int, context: int, ends: frozenset[int]) -> Request:
+    """Ask what an example's first `asked` tokens ask; and, where it fits the context, how likely all is that its
+    assistant says, which has no first token."""
+    prompt = example.tokens[:asked]
+    if len(example) > context:
+        return Request(prompt, new, GREEDY, ends)
+    said = next(place for place, learned in enumerate(example.learned) if learned and place)
+    return Request(prompt, new, GREEDY, ends, scored=example.tokens[asked:], prompt_scored=max(0, asked - said))
 
 
 def _nearest(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
@@ -90,27 +113,21 @@ def measure(
 ) -> dict[str, float]:
     """Response loss in nats a token, exact match of checkable rows, mean ROUGE-L of the others; answers as evidence.
 
-    The baseline is the base in its own template, untuned; `nearest_…` answers as the training row most alike does.
-    ROUGE-L is the F-measure of the longest common subsequence of words (Lin 2004), stemmed.
+    The model is measured as it is served: on a CPU in the weights that decode.c has. The baseline is the base in its
+    own template, untuned; `nearest_…` answers as the training row most alike does. ROUGE-L is the F-measure of the
+    longest common subsequence of words (Lin 2004), stemmed.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
-    losses = {}
-    for name, each, tokens in (("", model, encoding), ("baseline_", untuned, its_encoding)):
-        context = each.config.context_length
-        way_out = "raise train.context_length, or bring shorter rows"
-        examples = examples_of(tokens, each.chat, test, context, split_file(data, "test"), way_out)
-        window = max(map(len, examples))
-        watch = partial(tqdm, desc=f"{name}response_loss", unit="batch")
-        losses[f"{name}response_loss"] = mean_response_loss(each, examples, params.batch_size, compute, window, watch)
-        pack_for_inference(each)
-    test["answer"] = _answers(model, encoding, test, params, "assistant")
-    test["baseline_answer"] = _answers(untuned, its_encoding, test, params, "its base")
+    metrics: dict[str, float] = {}
+    both = (("", "assistant", model, encoding), ("baseline_", "its base", untuned, its_encoding))
+    for name, who, asked, tokens in both:
+        answers, loss = _answers(pack_for_inference(asked), tokens, test, split_file(data, "test"), params, who)
+        test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
     test["nearest_answer"] = _nearest(train, test)
 
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     checkable = test["answers"].map(len) > 0
-    metrics: dict[str, float] = losses
     for name in ("", "baseline_", "nearest_"):
         said = test[f"{name}answer"]
         test[f"{name}correct"] = list(map(is_right, said, test["answers"]))

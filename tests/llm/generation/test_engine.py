@@ -15,7 +15,8 @@ LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "
 FAMILIES = {"gpt2": {}, "llama": LLAMA | {"n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_hidden": 40}}
 quick = settings(max_examples=25)
 families = st.sampled_from(sorted(FAMILIES))
-prompts = st.lists(st.integers(0, 250), min_size=1, max_size=20)
+beginnings = st.sampled_from([[], [3, 1, 4], [3, 1, 4, 1, 5, 9, 2]])  # which several have in common
+prompts = st.builds(list.__add__, beginnings, st.lists(st.integers(0, 250), min_size=1, max_size=13))
 requests = st.lists(st.tuples(prompts, st.integers(1, 12)), min_size=1, max_size=7)
 
 
@@ -149,6 +150,88 @@ def test_log_probabilities_are_told_to_those_alone_who_ask_and_of_no_more_tokens
     assert sum(math.exp(value) for _, value in told.logprobs.likeliest) == pytest.approx(1, abs=1e-5)
 
 
+@quick
+@given(families, requests, st.integers(1, 4), st.data())
+def test_a_text_that_is_there_already_is_scored_as_by_a_plain_forward_pass_and_moves_nothing(
+    make_gpt, family, work, rows, data
+):
+    gpt = make_gpt(**FAMILIES[family])
+    engine, texts = Engine(gpt, rows), []
+    for prompt, new in work:
+        scored = data.draw(st.lists(st.integers(0, 250), max_size=12))
+        before = data.draw(st.integers(0, len(prompt) - 1))
+        engine.submit(Request(prompt, new, scored=scored, prompt_scored=before))
+        texts.append(([*prompt, *scored], len(scored) + before))
+    made, told = {}, {}
+    while engine.busy:
+        for event in engine.step():
+            made.setdefault(event.handle, []).append(event.token)
+            if event.scored is not None:
+                assert len(made[event.handle]) == 1
+                told[event.handle] = event.scored
+    for handle, (text, count) in enumerate(texts):
+        expected_TV = gpt(torch.tensor([text]))[0].log_softmax(dim=-1)
+        expected = [expected_TV[place - 1, text[place]].item() for place in range(len(text) - count, len(text))]
+        assert told.get(handle, []) == pytest.approx(expected, abs=1e-4)
+        assert made[handle] == alone(gpt, *work[handle])
+
+
+def reads(engine: Engine, monkeypatch) -> list[int]:
+    """How many tokens each call of the model's `features` reads from now on, padding included."""
+    counts, features = [], engine.model.features
+
+    def count(tokens_BT: torch.Tensor, *given, **more) -> torch.Tensor:
+        counts.append(tokens_BT.numel())
+        return features(tokens_BT, *given, **more)
+
+    monkeypatch.setattr(engine.model, "features", count)
+    return counts
+
+
+def test_the_next_turn_of_a_talk_reads_what_is_new_of_it(make_gpt, monkeypatch):
+    engine = Engine(make_gpt(), 2)
+    counts = reads(engine, monkeypatch)
+    engine.submit(Request([1, 2, 3, 4], 3))
+    answer = run(engine)[0][0]
+    assert counts == [4, 1, 1]
+    talk = [1, 2, 3, 4, *answer, 5, 6]
+    engine.submit(Request(talk, 2))
+    assert run(engine)[0][1] == alone(make_gpt(), talk, 2)
+    assert counts[3:] == [3, 1]  # its last token was never read, as nothing came after it
+    engine.submit(Request(talk, 1))
+    run(engine)
+    assert counts[5:] == [1]  # of a prompt that is known as a whole the last token is asked
+
+
+def test_what_runs_lends_its_beginning_and_those_that_come_together_read_it_each(make_gpt, monkeypatch):
+    engine = Engine(make_gpt(), 4)
+    counts = reads(engine, monkeypatch)
+    for last in (7, 8):
+        engine.submit(Request([1, 2, 3, last], 9))
+    engine.step()
+    assert counts == [2 * 4]
+    engine.submit(Request([1, 2, 3, 9, 9], 9))
+    engine.step()
+    assert counts[1:] == [2, 2]  # a token of each that runs, and the last two of the prompt
+    left = [([1, 2, 3, 7], 2), ([1, 2, 3, 8], 2), ([1, 2, 3, 9, 9], 1)]
+    assert run(engine)[0] == {n: alone(make_gpt(), prompt, 9)[made:] for n, (prompt, made) in enumerate(left)}
+
+
+def test_of_texts_that_have_left_so_many_are_known_and_the_first_is_forgotten_first(make_gpt, monkeypatch):
+    monkeypatch.setattr(engine_module, "KEPT", 2)
+    engine = Engine(make_gpt(), 4)
+    counts = reads(engine, monkeypatch)
+
+    def read(prompt: list[int]) -> int:
+        engine.submit(Request(prompt, 1))
+        engine.step()
+        return counts[-1]
+
+    first, second, third = ([number] * 6 for number in (1, 2, 3))
+    assert [read(prompt) for prompt in (first, second, first, third)] == [6, 6, 1, 6]
+    assert [read(prompt) for prompt in (first, second)] == [1, 6]
+
+
 def test_cancelling_says_so_at_the_next_step_whether_it_ran_or_waited(make_gpt):
     engine = Engine(make_gpt(), 1)
     running, waiting = engine.submit(Request([1], 9)), engine.submit(Request([2], 9))
@@ -257,6 +340,22 @@ def test_what_makes_no_sense_is_refused_at_once_and_nothing_waits(make_gpt, prom
     engine = Engine(make_gpt(), 1)
     with pytest.raises(ValueError, match=reason):
         engine.submit(Request(prompt, new))
+    assert not engine.busy
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "reason"),
+    [
+        ([1], {"scored": [9999]}, "^token 9999 is not one of the model's"),
+        ([1] * 30, {"scored": [2, 2, 2]}, "^30 prompt tokens and 3 scored ones do not fit the context of 32$"),
+        ([1, 2], {"prompt_scored": 2}, "^prompt_scored 2 is not below the prompt's 2 tokens$"),
+        ([1, 2], {"prompt_scored": -1}, "^prompt_scored -1 is not below the prompt's 2 tokens$"),
+    ],
+)
+def test_what_can_not_be_scored_is_refused_at_once(make_gpt, prompt, more, reason):
+    engine = Engine(make_gpt(), 1)
+    with pytest.raises(ValueError, match=reason):
+        engine.submit(Request(prompt, 1, **more))
     assert not engine.busy
 
 

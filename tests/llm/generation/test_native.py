@@ -103,6 +103,24 @@ def test_a_text_is_the_same_alone_and_among_others_to_the_bit(gpt):
         assert generate(model, prompts, max_new_tokens=8, sampling=sampling) == alone
 
 
+def test_a_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
+    model = pack_for_inference(deepcopy(gpt))
+
+    def events(engine, request):
+        handle, found = engine.submit(request), []
+        while engine.busy:
+            found += [event._replace(handle=0) for event in engine.step() if event.handle == handle]
+        return found
+
+    talk, used = [3, 1, 4, 1, 5], Engine(model, rows=3)
+    for new in ([9, 2], [6], [5, 3, 5]):
+        asked = Request([*talk, *new], 4, logprobs=5, scored=(8, 9, 7))
+        found = events(used, asked)
+        assert found == events(Engine(model, rows=1), asked)
+        assert len(used._held[0].tokens) == len(asked.prompt) + 3
+        talk += [*new, *(event.token for event in found)]
+
+
 @pytest.mark.parametrize("kind", [FLOAT, BYTES, NIBBLES])
 def test_logits_of_a_row_do_not_depend_on_how_many_there_are_or_on_threads(make_gpt, library, kind):
     gpt = make_gpt(n_embd=96, n_head=4)
@@ -279,6 +297,23 @@ def test_a_packed_model_keeps_its_own_weights_alone(make_gpt):
     assert 1.1 * count < model.decoder.nbytes < 1.3 * count  # a byte each, a scale a group, and padding of small ones
 
 
+def decoded(model, monkeypatch, prompts):
+    """What decode.c reads of prompts, one after the other by one engine, with two new tokens each."""
+    read, features, engine = [], model.decoder.features, Engine(model, rows=1)
+
+    def note(tokens_BT, *given, **more):
+        read.append(tokens_BT)
+        return features(tokens_BT, *given, **more)
+
+    monkeypatch.setattr(model.decoder, "features", note)
+    for prompt in prompts:
+        engine.submit(Request(prompt, 2))
+    while engine.busy:
+        engine.step()
+    monkeypatch.setattr(model.decoder, "features", features)
+    return read
+
+
 @needs_packed_bfloat16
 def test_with_amx_prompts_are_read_by_torch_and_the_rest_by_c(make_gpt, monkeypatch):
     gpt = make_gpt(n_embd=64)
@@ -288,6 +323,8 @@ def test_with_amx_prompts_are_read_by_torch_and_the_rest_by_c(make_gpt, monkeypa
     with torch.inference_mode():
         assert torch.equal(model.features(tokens), expected.features(tokens))
     assert any(isinstance(module, PackedLinear) for module in model.modules())
+    by_c = [tokens_BT.shape for tokens_BT in decoded(model, monkeypatch, [[1, 2, 3], [1, 2, 3, 4, 5]])]
+    assert by_c == [(1, 1)] * 2
     prompts = [[1 + n, 2 + n, 5][: 1 + n % 3] for n in range(9)]
     alone = [generate(model, [prompt], max_new_tokens=8)[0] for prompt in prompts]
     assert generate(model, prompts, max_new_tokens=8) == alone

@@ -7,6 +7,7 @@ from llm.applications.assistant import build
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
+from llm.generation.packed import pack_for_inference
 from tasks.evaluation import answers as assistant
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -40,8 +41,9 @@ def base(tmp_path, parrot, encoding):
 
 
 def expected_loss(model, encoding, outputs) -> float:
-    """Nats a token of a model that gives each token the same probability everywhere."""
-    logits = model(torch.zeros(1, 1, dtype=torch.int64))[0, 0].log_softmax(dim=0)
+    """Nats a token of a model that gives each token the same probability everywhere, as it is when it answers."""
+    packed = pack_for_inference(model)
+    logits = packed.logits(packed.features(torch.zeros(1, 1, dtype=torch.int64)))[0, 0].log_softmax(dim=0)
     losses = [-logits[[*encoding.encode_ordinary(text), encoding.eot_token]] for text in outputs]
     return torch.cat(losses).mean().item()
 
@@ -63,7 +65,7 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
     )
     params = assistant.Evaluate(batch_size=2, max_new_tokens=4, samples=2)
     said = [*outputs, "hello"]  # the earlier turn counts, too
-    losses = [expected_loss(each, encoding, said) for each in (model, parrot(" hat"))]
+    losses = [expected_loss(parrot(word), encoding, said) for word in (" cat", " hat")]
     found = assistant.measure(model, encoding, tmp_path, base, params, CPU, tmp_path)
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert answers["answer"].tolist() == ["cat cat cat cat"] * 3
@@ -169,3 +171,26 @@ def test_a_row_too_long_for_the_context_is_answered_with_nothing_and_does_not_st
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
     assert answers["id"].tolist() == ["test0", "test1"]
     assert answers["answer"].tolist() == ["cat cat cat cat cat cat", ""]
+
+
+def test_rows_that_leave_no_room_for_an_answer_count_in_the_loss_alone_and_long_answers_are_asked(
+    parrot, encoding, base, tmp_path
+):
+    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
+    words = " the moon"
+    length = len(encoding.encode_ordinary(words))
+    full, long = (words * (count // length) for count in (90, 130))  # of 128 tokens, an answer may have 20
+    write(tmp_path, "test", instruction=["a bird" + full, "a dog", "a cat"], output=["cat", long, "cat"])
+    model, params = parrot(" cat"), assistant.Evaluate(batch_size=2, max_new_tokens=20)
+    found = assistant.measure(model, encoding, tmp_path, base, params, CPU, tmp_path)
+    answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)["answer"]
+    assert [len(text.split()) for text in answers] == [0, 20, 20]
+    assert found["response_loss"] == pytest.approx(expected_loss(parrot(" cat"), encoding, ["cat", "cat"]), rel=1e-4)
+
+
+def test_a_template_that_writes_nothing_before_an_answer_is_no_question(encoding, parrot, base, tmp_path):
+    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
+    write(tmp_path, "test", instruction=[""], output=["cat"])
+    params, bare = assistant.Evaluate(batch_size=2, max_new_tokens=1), SAME["template"].replace("{{ eos_token }}", "")
+    with pytest.raises(UserError, match="the prompt is empty"):
+        assistant.measure(parrot(" cat", {"template": bare}), encoding, tmp_path, base, params, CPU, tmp_path)
