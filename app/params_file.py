@@ -61,7 +61,7 @@ def add_source(dataset: str, entry: Mapping[str, Any], label_map: Mapping[str, s
     content = yaml.load(read_text(path))
     block = content["datasets"][dataset]
     sources = block["sources"]
-    there = [number for number, each in enumerate(sources) if _name(each) == entry["source"]]
+    there = [number for number, each in enumerate(sources) if _name(each) == _name(entry)]
     if there and isinstance(sources[there[0]], Mapping):
         sources[there[0]].update(_ordered(entry))
     elif there:
@@ -78,7 +78,9 @@ def add_source(dataset: str, entry: Mapping[str, Any], label_map: Mapping[str, s
 
 
 def _name(source: Any) -> str:
-    return source if isinstance(source, str) else source["source"]
+    """What a source is called, whatever it is pinned to: a dataset of the hub carries its commit in its name."""
+    name = source if isinstance(source, str) else source["source"]
+    return name.partition("@")[0] if name.startswith("hf:") else name
 
 
 def _check(dataset: str, text: str) -> None:

@@ -72,7 +72,10 @@ def _compiler() -> list[str]:
     """The command of the C compiler, with the options that CC may give it. Raises NotBuiltError where there is none."""
     asked = os.environ.get("CC")
     for command in [asked] if asked else COMPILERS:
-        words = shlex.split(command)
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise NotBuiltError(f"CC={command}: {error}") from None
         if words and shutil.which(words[0]):
             return words
     raise NotBuiltError(f"there is no C compiler ({asked or ', '.join(COMPILERS)})")

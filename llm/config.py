@@ -110,7 +110,7 @@ class LoRAConfig(Config):
 class TrainConfig(Config):
     """One training run: how long, how fast, how often it is evaluated."""
 
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     """Seeds initialisation, data order and dropout."""
     steps: int = Field(gt=0)
     """Updates of the weights."""

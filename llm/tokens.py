@@ -39,13 +39,16 @@ Tokens = np.ndarray | Shards
 def open_tokens(meta: Mapping[str, Any], split: str, place: Callable[[str], Path]) -> Tokens:
     """The tokens of a split, memory-mapped; `place` says where a file of that name is.
 
-    Raises UserError for a shard that has not as many tokens as `meta.json` says.
+    Raises UserError for a file that has not as many tokens as `meta.json` says, or none.
     """
-    shards = meta["splits"][split].get("shards")
-    if not shards:
-        return np.memmap(place(f"{split}.bin"), dtype=meta["dtype"], mode="r")
-    files = [np.memmap(place(shard["file"]), dtype=meta["dtype"], mode="r") for shard in shards]
-    for file, shard in zip(files, shards, strict=True):
-        if len(file) != shard["tokens"]:
-            raise UserError(f"{shard['file']}: {len(file)} tokens, not {shard['tokens']} as meta.json has it")
-    return Shards(files)
+    shards, dtype = meta["splits"][split].get("shards"), np.dtype(meta["dtype"])
+    files = []
+    for shard in shards or [{"file": f"{split}.bin", "tokens": meta["splits"][split]["tokens"]}]:
+        path = place(shard["file"])
+        count = path.stat().st_size / dtype.itemsize
+        if count != shard["tokens"]:
+            raise UserError(f"{path}: {count:g} tokens, not {shard['tokens']} as meta.json has it")
+        if not count:
+            raise UserError(f"{path}: no tokens; bring more text")
+        files.append(np.memmap(path, dtype=dtype, mode="r"))
+    return Shards(files) if shards else files[0]

@@ -3,8 +3,9 @@
 A model folder's config.json names its `objective`, which is a module of this package and has
 
 - `objective(model, …)`: the `Objective` that llm/training/loop.py minimises. What its `evaluate` gives is named
-  `validation_…`, and `validation_loss` is among it;
-- `build(gpt, config)`: the module around the GPT, from the rest of config.json, where its `describe()` wrote it;
+  `validation_…`, `validation_loss` among it, but for `samples`, texts to read;
+- `build(gpt, config)`: a GPT, or a module around it as its `gpt`, from the rest of config.json, where its `describe()`
+  wrote it;
 - `INPUTS`, `OUTPUTS`, `OPTIONS` and `EXAMPLE`: the columns of a row that it answers and of its answer, with their
   types (or a function of config.json that gives them), the options with their defaults, and a row to try;
 - `serve(model, encoding, rows, **options)`: an answer a row, or `{"error": reason}` for a row that has none.
@@ -39,9 +40,12 @@ def objective_module(folder: Path) -> ModuleType:
 
 
 def outputs(folder: Path) -> dict[str, Any]:
-    """The columns that a model folder answers with, and their types."""
+    """The columns that a model folder answers with, and their types. Raises UserError where config.json lacks them."""
     found = objective_module(folder).OUTPUTS
-    return dict(found(read_config(folder)) if callable(found) else found)
+    try:
+        return dict(found(read_config(folder)) if callable(found) else found)
+    except KeyError as error:
+        raise UserError(f"{folder / 'config.json'}: {error} is missing") from None
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, tiktoken.Encoding]:

@@ -25,6 +25,7 @@ from llm.formats.weights import StoredTensor
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
+DIMENSIONS = 4  # of a tensor, at most, as in ggml
 CHUNK = 2**18  # bytes that are dequantised at once: the intermediate arrays of larger ones leave the cache
 PACKED = {GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")}
 """Types that decode.c packs from as they are (llm/generation/products.h)."""
@@ -151,8 +152,10 @@ class _Entry:
 
     @classmethod
     def at(cls, cursor: _Cursor) -> "_Entry":
-        name = cursor.string()
-        shape = tuple(reversed(cursor.numbers("<u8", cursor.number("<u4"))))
+        name, dimensions = cursor.string(), cursor.number("<u4")
+        if dimensions > DIMENSIONS:
+            raise ValueError(f"tensor {name} has {dimensions} dimensions; {DIMENSIONS} are the most")
+        shape = tuple(reversed(cursor.numbers("<u8", dimensions)))
         return cls(name, shape, cursor.number("<u4"), cursor.number("<u8"))
 
     def stored(self, mapped: mmap.mmap, start: int) -> StoredBlocks:

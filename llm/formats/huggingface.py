@@ -1,6 +1,6 @@
 """Published weights in our own architecture, and our models where others load them.
 
-    python -m llm.formats.huggingface export models/foundation FOLDER
+    python -m llm.formats.huggingface export models/assistant FOLDER
 
 Reads GPT-2 and Llama-type models from folders as Hugging Face lays them out (config.json, safetensors) and Llama-type
 models from GGUF files; writes such folders. Weights are read a tensor at a time straight into their final place, so
@@ -150,7 +150,7 @@ def _read_folder(folder: Path) -> _Found:
     try:
         raw = json.loads(text)
         kind = raw.get("model_type")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{config_file}: not the config of a model ({error})") from None
     if kind not in tuple(LAYOUTS):  # which, unlike a dict, may be asked for a list
         raise UserError(f"{config_file}: model_type {kind!r} is not one of {', '.join(LAYOUTS)}")

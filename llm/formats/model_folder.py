@@ -47,7 +47,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     text = read_text(file)
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON: {error}") from None
     for key, kind in (("objective", str), ("gpt", dict)):
         if not isinstance(config, dict) or not isinstance(config.get(key), kind):

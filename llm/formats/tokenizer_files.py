@@ -207,7 +207,7 @@ def read_tokenizer(path: Path, metadata: dict[str, Any] | None = None) -> tiktok
         return _from_layout(json.loads(read_text(path)))
     except UserFileError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise UserError(f"{path}: {kind}{error}") from None
 

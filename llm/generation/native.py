@@ -189,8 +189,9 @@ class Decoder(Packed):
     ) -> Tensor:
         """What `GPT.features` gives, float32 BTC.
 
-        Raises ValueError for segments, which training alone has, and for a cache of another precision or fewer rows,
-        IndexError for a token or a position that is not there.
+        Raises ValueError for segments, which training alone has, for texts that begin behind 0 where no cache has what
+        comes before, and for a cache of another precision or fewer rows, IndexError for a token or a position that is
+        not there.
         """
         rows, length = tokens_BT.shape
         if segments_BT is not None:
@@ -200,6 +201,8 @@ class Decoder(Packed):
         if positions_BT is None:
             positions_BT = torch.arange(length)
         positions_BT = positions_BT.expand_as(tokens_BT)
+        if cache is None and (positions_BT[:, :1] > 0).any():
+            raise ValueError("a text that does not begin at 0, and no cache of what comes before")
         if cache is None:  # of one text, which the others use after it; small, so in memory that was used before
             config, end = self.config, 1 + int(positions_BT.max()) if positions_BT.numel() else 0
             size = config.n_layer, 1, config.kv_heads, min(end, config.context_length), config.head_width
@@ -208,7 +211,8 @@ class Decoder(Packed):
             return torch.cat([self.features(*text, cache=cache) for text in texts])
         keys_LBKSD, values_LBKSD = cache.keys_LBKSD, cache.values_LBKSD
         if {keys_LBKSD.dtype, values_LBKSD.dtype} != {torch.float32} or keys_LBKSD.stride() != values_LBKSD.stride():
-            raise ValueError(f"a cache of {keys_LBKSD.dtype}, and decode.c writes float32")
+            found = ", ".join(f"{each.dtype} with strides {each.stride()}" for each in (keys_LBKSD, values_LBKSD))
+            raise ValueError(f"a cache of {found}; decode.c writes float32, both alike")
         if rows > keys_LBKSD.shape[1]:
             raise ValueError(f"{rows} texts, and the cache has {keys_LBKSD.shape[1]} rows")
         positions = min(keys_LBKSD.shape[3], self.config.context_length)

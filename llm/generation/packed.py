@@ -2,8 +2,8 @@
 
 To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
 weights take from memory. Where there is a C compiler they are read by decode.c (llm/generation/native.py), in 8 bits
-or 4. Elsewhere they are bfloat16, which halves them, in an order of oneDNN's, with which torch multiplies. Each changes
-a model in place, for good: it is not to be trained or saved any more.
+or 4. Elsewhere they are bfloat16, which halves them, in an order of oneDNN's, with which torch multiplies; float32
+where a processor has no bfloat16. Each changes a model in place, for good: it is not to be trained or saved any more.
 """
 
 from ctypes import CDLL

@@ -9,7 +9,7 @@ weights. `CausalAttention` hides the future. `MultiHeadAttention` looks in sever
 read, and tests hold `GroupedQueryAttention`, which the model uses, against them.
 
 Tensor names end in their shape: B batch, T positions that ask, S positions that are asked, H heads, K heads of keys and
-values, D width of a head, C = H * D width of the model, L layers.
+values, D width of a head, C = H * D width of the model, L layers, N texts of a batch, E those side by side.
 """
 
 import math
@@ -179,7 +179,9 @@ class Segments:
         real_N = segments_BT.flatten()[starts_N] >= 0  # below zero it is padding, which nobody looks at
         starts_N, ends_N = starts_N[real_N], ends_N[real_N]
         rows_N = starts_N - starts_N % segments_BT.shape[1]  # where the row of each text begins
-        heads_N = torch.zeros_like(starts_N) if positions_BT is None else positions_BT.flatten()[starts_N]
+        heads_N = torch.zeros_like(starts_N)  # how many tokens of its row each text begins with
+        if positions_BT is not None:
+            heads_N = positions_BT.expand_as(segments_BT).flatten()[starts_N]
         lengths_N = heads_N + ends_N - starts_N
         self.texts_E4 = torch.stack([rows_N // segments_BT.shape[1], heads_N, starts_N - rows_N, ends_N - starts_N], 1)
         """Each as flash.c takes it."""
@@ -238,7 +240,7 @@ class GroupedQueryAttention(nn.Module):
     """Multi-head attention as the model uses it: causal, all heads in one product.
 
     It is torch's fused kernel, or goes by blocks of queries where a CPU learns (llm/model/blockwise.py; in C, where
-    blocks are compiled, llm/model/flash.py). Several heads of queries may share one of keys and values, which shrinks
+    that pays, llm/model/flash.py). Several heads of queries may share one of keys and values, which shrinks
     the cache (Ainslie et al. 2023); with as many of both it is `MultiHeadAttention`.
     """
 

@@ -1,7 +1,8 @@
 """Causal attention that learns, by flash.c: where a CPU has fast products of bfloat16 in its vector registers.
 
 There a score never leaves the caches, a text's keys and values are found where they stand in a row of several, and
-little is left to do between products. Eager blocks do without: llm/model/attention.py is its oracle.
+little is left to do between products. It pays in a training of some length (llm/training/compiled.py);
+llm/model/attention.py is its oracle.
 
 Tensor names end in their shape: B batch, T positions, H heads of queries, K of keys and values, D width of a head; E4
 texts, each as its row, how many tokens it has of that row's head, where its own begin and how many these are.
@@ -90,9 +91,11 @@ def flash_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Te
     """Causal attention within each text, bfloat16 BHTD; without `texts_E4` (int64) each row is one.
 
     D is a multiple of PANEL. Heads of queries that follow each other share a key's. Padding, which is in no text, hears
-    nothing. Raises ValueError for a text that does not lie in its row, behind its head, and MemoryError.
+    nothing. Raises ValueError for another D and for a text that does not lie in its row, behind its head; MemoryError.
     """
-    rows, _, tokens, _ = q_BHTD.shape
+    rows, _, tokens, width = q_BHTD.shape
+    if width % PANEL:
+        raise ValueError(f"a head is {width} wide, no multiple of {PANEL}")
     if whole := texts_E4 is None:
         texts_E4 = torch.tensor([(row, 0, 0, tokens) for row in range(rows)])
     row_E, head_E, start_E, length_E = texts_E4.T

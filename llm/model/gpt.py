@@ -3,6 +3,9 @@
 - GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, output tied to the embedding;
 - Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, grouped queries, no biases, output tied or not.
 
+What `make run` trains from nothing takes from both what learns fastest in minutes: rotary positions, RMSNorm, queries
+and keys of one size, squared ReLU, an output layer of its own (benchmarks/LOG.md).
+
 Tensor names end in their shape: B batch, T positions, C width of the model, V vocabulary.
 """
 
@@ -135,8 +138,8 @@ class GPT(nn.Module):
 
         Tokens stand at 0 … T-1 unless `positions_BT` says otherwise. With `segments_BT` (integers) a token sees only
         its own segment, so that several texts share a row; below zero is padding, of which nothing is to be read. A
-        segment whose positions begin at p, not at 0, also sees the first p tokens of its row. With a cache a token sees
-        what that holds before its position, too. Raises ValueError for more tokens than the context.
+        segment whose `positions_BT` begin at p, not at 0, also sees the first p tokens of its row. With a cache a token
+        sees what that holds before its position, too. Raises ValueError for more tokens than the context.
         """
         if tokens_BT.shape[1] > self.config.context_length:
             raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit the context of {self.config.context_length}")

@@ -2,7 +2,7 @@
 
 A fine-tune moves a big matrix W little and in few directions. So W stays as it is, and what is learned is the product
 of two thin matrices, `W x + (alpha / rank) · up(down(x))`: of a 768 x 768 matrix with rank 8 that is 2 % of the
-weights. `up` starts at zero, so the model starts as the foundation. Afterwards the product is added to W: a merged
+weights. `up` starts at zero, so the model starts as it was. Afterwards the product is added to W: a merged
 model is an ordinary one, no slower and no bigger.
 """
 

@@ -1,4 +1,4 @@
-"""The training loop that pre-training and both fine-tunes share."""
+"""The training loop that pre-training and all fine-tunes share."""
 
 import math
 import time

@@ -82,7 +82,7 @@ def _pointers(*tensors: Tensor | None) -> list[int | None]:
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
-    """The same by loss.c, in bfloat16, where C is a multiple of PANEL; none of its pieces goes through torch."""
+    """The same by loss.c, in bfloat16; none of its pieces goes through torch."""
 
     @staticmethod
     def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, logits_in_int8: bool) -> Tensor:
@@ -123,7 +123,7 @@ def linear_cross_entropy(
 
     Targets (int64) of IGNORE do not count. Under autocast the matrix products are in its dtype, the sums in float32.
     `in_c` has loss.c compute it, in bfloat16, where gradients are needed, and `logits_in_int8` its logits in 8 bits.
-    Raises ValueError for a target that is no row of `weight`.
+    Raises ValueError for a target that is no row of `weight`, and with `in_c` for a C that is no multiple of PANEL.
     """
     wrong_N = (targets_N != IGNORE) & ((targets_N < 0) | (targets_N >= len(weight_VC)))
     if wrong_N.any():
@@ -132,6 +132,8 @@ def linear_cross_entropy(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
     with torch.autocast(device, enabled=False):
         if in_c and torch.is_grad_enabled() and len(x_NC):
+            if x_NC.shape[1] % PANEL:
+                raise ValueError(f"a stream is {x_NC.shape[1]} wide, no multiple of {PANEL}")
             return _FusedCrossEntropy.apply(x_NC, weight_VC, targets_N, logits_in_int8)
         if torch.is_grad_enabled():
             return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, dtype)

@@ -3,6 +3,8 @@
 AdamW (Loshchilov and Hutter 2019) scales each weight's step by the size of its own gradients. Muon (Jordan et al. 2024)
 treats a matrix as a whole: it replaces the averaged gradient by the nearest matrix whose singular values are all one,
 so that rare directions move as far as frequent ones. It takes the matrices inside the blocks, AdamW all the rest.
+
+Tensor names end in their shape: N matrices, R rows, C columns.
 """
 
 import ctypes

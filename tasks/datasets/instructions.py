@@ -54,7 +54,7 @@ CHATTERBOT: dict[str, str | None] = {
     "politics": None,
     "psychology": None,
     "science": r"carcinogen|what is thermodynamics \| the|crystallography|ultrasound|bioinformatics|bacteriology|"
-    r"cytology \| the|gravitation \| the|(sun|moon) \| the|venus \| venus",
+    r"cytology \| the|gravitation \| the|(sun|moon) \| the|250,000 miles|venus \| venus",
     "sports": None,
     "tech_support": "",
     "trivia": r"space race|first artificial earth|hubble|nearest major galaxy|\bwww\b|abyssinia|orly|monotremes|"

@@ -10,6 +10,7 @@ from projects import ROOT
 from typer.testing import CliRunner
 
 from app.command import cli
+from app.params_file import add_source
 from tasks.data.sources import Source
 from tasks.stages.params import load_dataset
 from tests.app.conftest import error_of
@@ -135,6 +136,14 @@ def test_add_renews_the_hash_of_files_that_changed(project):
     changed = [(a, b) for a, b in zip(first.splitlines(), second.splitlines(), strict=True) if a != b]
     assert len(changed) == 1
     assert "sha256" in changed[0][0]
+
+
+def test_a_dataset_of_the_hub_is_renewed_by_its_new_commit_and_another_one_stays(project):
+    before = [each.source for each in load_dataset("corpus").sources]
+    for name in ("owner/name@1a2b", "owner/other@3c4d", "owner/name@5e6f"):
+        add_source("corpus", {"source": f"hf:{name}"}, {})
+    after = [each.source for each in load_dataset("corpus").sources]
+    assert after == [*before, "hf:owner/name@5e6f", "hf:owner/other@3c4d"]
 
 
 def test_add_pins_a_folder_by_the_list_of_its_files(project):

@@ -84,6 +84,9 @@ def test_cc_may_have_options_and_a_compiler_is_not_waited_for_for_ever(tmp_path,
     sleeps = tmp_path / "sleeps"
     sleeps.write_text("#!/bin/sh\nsleep 60\n")
     sleeps.chmod(0o755)
+    monkeypatch.setenv("CC", "gcc 'x")
+    with pytest.raises(NotBuiltError, match="CC=gcc 'x: No closing quotation"):
+        build(SOURCES, tmp_path)
     monkeypatch.setenv("CC", str(sleeps))
     monkeypatch.setattr(c_library, "PATIENCE", 0.2)
     with pytest.raises(NotBuiltError, match=r"sleeps took longer than 0\.2 s"):

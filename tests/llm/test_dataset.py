@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.dataset import BatchSampler, TokenWindows, pad
+from llm.errors import UserError
 
 quick = settings(max_examples=50)
 rows, sizes, seeds = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31)
@@ -71,6 +72,22 @@ def test_a_file_shorter_than_a_window_is_one_shorter_window(tmp_path):
     assert [rows.tolist() for rows in text.evaluation_batches(16, 4)] == [[0]]
     with pytest.raises(ValueError, match=r"train\.bin: 1 tokens leave none to predict; bring more text"):
         windows(tmp_path, tokens=1, context=5)
+
+
+@pytest.mark.parametrize(
+    ("there", "promised", "reason"),
+    [
+        (20, 4000, r"validation\.bin: 20 tokens, not 4000 as meta\.json has it$"),
+        (0, 4, r"validation\.bin: 0 tokens, not 4 as"),
+        (0, 0, r"validation\.bin: no tokens; bring more text$"),
+    ],
+)
+def test_a_file_without_the_tokens_that_it_should_have_is_named(tmp_path, there, promised, reason):
+    np.zeros(there, dtype="uint16").tofile(tmp_path / "validation.bin")
+    meta = {"dtype": "uint16", "splits": {"validation": {"tokens": promised, "bytes": 4}}}
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=reason):
+        TokenWindows(tmp_path, "validation", 8)
 
 
 @pytest.mark.parametrize(("batches", "size", "expected"), [(3, 2, 6), (100, 4, 20), (1, 1, 1)])

@@ -38,7 +38,6 @@ OTHER_NAMES = {
 }
 OTHER_CAPITALS = {
     "BOL": "La Paz",
-    "LKA": "Sri Jayawardenepura Kotte|Sri Jayewardenepura Kotte|Kotte",
     "UKR": "Kiev",
     "MNG": "Ulaanbaatar",
     "USA": "Washington, D.C|Washington|Washington DC",
@@ -54,7 +53,7 @@ OTHER_CAPITALS = {
     "ROU": "Bucuresti",
     "GEO": "Tiflis",
 }
-DISPUTED_CAPITALS = frozenset(["ISR"])
+DISPUTED_CAPITALS = frozenset(["ISR", "LKA"])  # or another one than the source has
 # As people type them, without accents.
 CURRENCIES = {
     "GBR": "pound",
@@ -147,6 +146,7 @@ OTHER_LANGUAGES = {
     "ISR": "Arabic",
     "BGD": "Bangla",
 }
+OTHER_OFFICIAL = frozenset(["PHL", "AFG", "KAZ", "ETH"])  # beside the one that the source names
 # Of which the source names languages that are none of the official ones.
 ONE_LANGUAGE = frozenset(["AZE", "UZB", "CZE", "JAM", "IND"])
 DOUBTFUL_LANGUAGES = frozenset(word_list("MLI BFA NER GAB SSD ZMB BGD MNE BIH SLE"))
@@ -225,6 +225,8 @@ class Country(NamedTuple):
     nationalities: list[str]
     neighbours: list[str]
     group: str
+    has_one_language: bool
+    """Whether no other one is official beside the first of its languages."""
 
 
 def _listed(table: dict[str, str], code: str) -> list[str]:
@@ -270,6 +272,7 @@ def _country(code: str, entry: dict[str, Any], names: dict[str, list[str]], grou
         else _plain([*nationalities, demonym["m"], demonym["f"], *_listed(OTHER_NATIONALITIES, code)]),
         neighbours=[] if code in ISLANDS else [n for border in entry["borders"] for n in names.get(border, ())],
         group=group,
+        has_one_language=len(spoken) == 1 and code not in OTHER_OFFICIAL,
     )
 
 

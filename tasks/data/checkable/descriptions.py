@@ -133,10 +133,10 @@ def country_portrait(generator: np.random.Generator, sources: Sources) -> Iterat
         "{country} lies in {continent}, and its capital is {city}.",
     )
     second = (
-        "The official language is {language}.",
+        "{article} official language is {language}.",
         "The currency is the {money}.",
-        "The official language is {language}, and the currency is the {money}.",
-        "The official language is {language}, and people pay with the {money}.",
+        "{article} official language is {language}, and the currency is the {money}.",
+        "{article} official language is {language}, and people pay with the {money}.",
     )
     for country in sources.read(read_countries, "world-countries"):
         known = [country.capitals, country.continents, country.languages, country.currencies]
@@ -150,6 +150,7 @@ def country_portrait(generator: np.random.Generator, sources: Sources) -> Iterat
         if "{money}" in text:
             facts["currency"] = money
         parts = {"continent": continent, "city": city.rstrip("."), "language": language, "money": money}
+        parts["article"] = "The" if country.has_one_language else "An"
         output = text.format(country=capitalised(country.name), **parts)
         given = {"facts": noted(generator, **facts), "country": country.name}
         yield Item(country.names[0], output, given, group=country.group)

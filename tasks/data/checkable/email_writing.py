@@ -1,5 +1,6 @@
 """Short mails written from notes: thanks, invitations, appointments that are moved, requests."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -125,6 +126,13 @@ MEETINGS = (
     "the tour of the factory|our study group|the swimming lesson|the handover of the keys|the cooking class|"
     "the committee meeting|the test drive|the fitting at the tailor's|the language exchange|our planning session|"
     "the check of the fire alarms|the interview for the school newspaper"
+)
+# Of these, what others can begin without me.
+GROUP_MEETINGS = (
+    "the budget meeting|our video call|the chess training|the staff meeting|the guided tour|the choir rehearsal|"
+    "our coffee morning|the project review|the book club|the workshop on first aid|the garden meeting|"
+    "the kick-off meeting|the yoga class|the tour of the factory|our study group|the cooking class|"
+    "the committee meeting|the language exchange|our planning session"
 )
 REASONS = (
     "I have to travel for work|we have visitors from abroad|my train connection was cancelled|I have a bad cold|"
@@ -338,7 +346,7 @@ WISHES = (
     "I will get in touch about a new date.",
     "reminds of {meeting} on {old}|This is a friendly reminder of {meeting} on {old}. See you then!",
     "confirms {meeting} on {old}|I am happy to confirm {meeting} on {old}. See you then!",
-    "says that I will be late for {meeting} on {old}|I am sorry, but I will be a little late for {meeting} on {old}. "
+    "says that I will be late for {group} on {old}|I am sorry, but I will be a little late for {group} on {old}. "
     "Please begin without me.",
     "says that I am ill and can't come on {old}|I am sorry, but I am ill and can't come on {old}. "
     "I hope to be back soon.",
@@ -346,9 +354,9 @@ WISHES = (
     "It will not happen again.",
     "says thank you for {favour}|Thank you very much for {favour}. I am very grateful.",
     "invites to {event} on {old}|I would like to invite you to {event} on {old}. I hope you can come!",
-    "declines the invitation to {event} on {old}|Thank you very much for the invitation to {event} on {old}. "
+    "declines the invitation to {their} on {old}|Thank you very much for the invitation to {their} on {old}. "
     "Unfortunately, I can't come. I hope you have a wonderful time!",
-    "accepts the invitation to {event} on {old}|Thank you very much for the invitation to {event} on {old}. "
+    "accepts the invitation to {their} on {old}|Thank you very much for the invitation to {their} on {old}. "
     "I am happy to come!",
     "asks for {request} by {old}|Could you please send me {request} by {old}? Thank you very much for your help.",
 )
@@ -378,14 +386,18 @@ def brief_email(generator: np.random.Generator, sources: Sources) -> Iterator[It
             "favour": cells(pick(generator, FAVOURS))[0],
             "event": cells(pick(generator, EVENTS))[0],
             "request": pick(generator, REQUESTED)[0],
+            "group": pick(generator, cells(GROUP_MEETINGS)),
         }
+        given["their"] = re.sub(r"\b(my|our)\b", "your", given["event"])
         asked, to = wish.format(old=old, new=new, **given), pick(generator, people(generator, 1)).name
         named, mail = generator.random() < 0.5, pick(generator, ["a mail", "an email", "a short mail"])
         output = letter(
             to if named else "[name]", text.format(old=old, new=new, **given), pick(generator, CLOSINGS), "[your name]"
         )
-        about = [
-            f"{what}: {each}" for what, each in given.items() if f"{{{what}}}" in wish
-        ]  # groups of other kinds, too
+        # Groups of other kinds, too.
+        known = given | {"meeting": given["group"] if "{group}" in wish else given["meeting"]}
+        kinds = {"group": "meeting", "their": "event"}
+        uses = [kinds.get(what, what) for what in given if f"{{{what}}}" in wish]
+        about = [f"{what}: {known[what]}" for what in uses]
         wanted = f"{mail} to {to} that {asked}" if named else f"{mail} that {asked}"
         yield Item(asked, output, {"mail": wanted}, group=about[0] if about else f"wish: {asked}")

@@ -22,6 +22,7 @@ UNITS = (
     ("euro", "cent", 100),
     ("tonne", "kilogram", 1000),
 )
+SHORT = {"metre": "m", "centimetre": "cm", "millimetre": "mm", "gram": "g", "kilogram": "kg", "millilitre": "ml"}
 LARGEST = {7: 10, 12: 6, 24: 4, 60: 6}  # so many of the larger unit, by factor; 20 for the others
 
 
@@ -57,6 +58,8 @@ def conversion(generator: np.random.Generator, sources: Sources) -> Iterator[Ite
         also = [f"{form} {unit}" for form in spellings(result)] + spellings(result)
         # American spelling of the unit is right, too.
         also += [text.replace("metre", "meter").replace("litre", "liter") for text in also]
+        if small in SHORT:
+            also += [f"{form}{space}{SHORT[small]}" for form in spellings(result) for space in (" ", "")]
         yield Item(f"{n} {large} {small}", f"{result} {unit}", fields, also)
 
 

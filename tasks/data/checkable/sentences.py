@@ -276,7 +276,6 @@ def polite(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
                 f"{helper} you {command} please?",
             ]
         also += [
-            f"Would you mind to {command}?",
             f"Could you kindly {command}?",
             f"Could you {command}?",
             f"Would you kindly {command}?",

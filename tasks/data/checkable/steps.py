@@ -46,7 +46,7 @@ TASKS = (
     "make soup|chop the onions|fry them in the pot|pour in the broth|let everything simmer for half an hour",
     "cross a road|stop at the kerb|look left and right|wait until the road is clear|walk straight across",
     "take a photo|clean the lens|hold the camera still|focus on your friend|press the button",
-    "make a snowman|roll a big snowball|put a smaller one on top|add a third one for the head|use a carrot as nose",
+    "make a snowman|roll a big snowball|put a smaller one on top|add a third one for the head|use a carrot as a nose",
     "install a program|download the file|open it|follow the instructions|restart the computer",
     "vote in an election|bring your identity card|collect the ballot paper|make your cross in the booth|"
     "drop the paper into the box",

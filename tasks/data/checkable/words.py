@@ -18,7 +18,8 @@ SPELLING = 0.7  # share of common letters above which two words are taken for sp
 DEFINED = 8  # times that a tagged corpus uses a word before its definition is asked for
 COMMON = 5  # times that a tagged corpus uses a word before it is asked about
 MAIN = 0.25  # share of a word's uses that a meaning must have to be asked about
-UNCLEAR = frozenset(["lick", "soil", "plant", "kind", "supper"])  # in an odd meaning first
+# In an odd meaning first.
+UNCLEAR = frozenset(word_list("lick soil plant kind supper mechanism decomposition information affair"))
 NO_OPPOSITE = frozenset(
     word_list(
         "all any both each either her here him his its many more most one our some that there this two other latter "

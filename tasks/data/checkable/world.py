@@ -45,7 +45,11 @@ def _has_capital(country: Country) -> bool:
     "Tell me what the capital of {country} is called.",
     "Give the capital city.\n{name}",
     needs=["world-countries"],
-    told=["The capital of {country} is {answer}.", "The capital city of {country} is {answer}."],
+    told=[
+        "The capital of {country} is {answer}.",
+        "The capital city of {country} is {answer}.",
+        "{answer} is the capital of {country}.",
+    ],
 )
 def capital(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """The capital of a country; where there are several, each is right."""
@@ -123,13 +127,17 @@ def currency(generator: np.random.Generator, sources: Sources) -> Iterator[Item]
     "In which language are the laws of {country} written?",
     "Give an official language of {country}.",
     needs=["world-countries"],
-    told=["The official language of {country} is {answer}.", "An official language of {country} is {answer}."],
+    told=[
+        "{article} official language of {country} is {answer}.",
+        "{answer} is {within} official language of {country}.",
+    ],
 )
 def official_language(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """An official language of a country; where there are several, each is right."""
     for country in _countries(sources):
         if country.languages:
-            yield _about(country, country.languages)
+            article = "The" if country.has_one_language else "An"
+            yield _about(country, country.languages, article=article, within=article.lower())
 
 
 @kind(

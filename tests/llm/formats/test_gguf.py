@@ -205,3 +205,12 @@ def test_a_tensor_that_cannot_be_read_is_named(whole, kind, reason, tmp_path):
     path.write_bytes(content[:at] + kind.to_bytes(4, "little") + content[at + 4 :])
     with pytest.raises(ValueError, match=rf"model\.gguf: not a whole GGUF file: {reason}"):
         read_gguf(path)
+
+
+def test_a_tensor_of_many_dimensions_is_refused_before_they_are_read(whole, tmp_path):
+    content = whole.read_bytes()
+    at = content.index(b"w" + (2).to_bytes(4, "little")) + 1
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content[:at] + (100_000).to_bytes(4, "little") + content[at + 4 :])
+    with pytest.raises(ValueError, match="tensor w has 100000 dimensions; 4 are the most"):
+        read_gguf(path)

@@ -245,6 +245,13 @@ def test_two_equal_settings_that_gpt_does_not_compute_are_refused(published):
         load_pretrained(folder)
 
 
+def test_a_config_nested_too_deep_is_named(published):
+    _, folder = published("llama", {})
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"config\.json: not the config of a model \(maximum recursion depth"):
+        load_pretrained(folder)
+
+
 def test_a_missing_config_is_named(published):
     _, folder = published("llama", {})
     (folder / "config.json").unlink()

@@ -146,6 +146,7 @@ SPAM = {"labels": ["ham", "spam"], "max_tokens": 32}
         ({"objective": "classifier", "gpt": None, "classifier": SPAM | {"threshold": 1.5}}, "threshold .* equal to 1"),
         ({"objective": "classifier", "gpt": None, "classifier": SPAM | {"labels": ["ham"]}}, "at least 2 items"),
         ("{", "not JSON: Expecting property name"),
+        ("[" * 100_000, "not JSON: maximum recursion depth"),
         ([], "objective is missing"),
     ],
 )

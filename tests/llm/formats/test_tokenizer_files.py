@@ -308,3 +308,9 @@ def test_a_tokenizer_config_without_a_template_where_one_should_be_is_named(tmp_
     (tmp_path / "tokenizer_config.json").write_text(content)
     with pytest.raises(UserError, match=r"tokenizer_config\.json: no chat template \("):
         read_chat_template(tmp_path)
+
+
+def test_a_tokenizer_nested_too_deep_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"tokenizer\.json: RecursionError: "):
+        read_tokenizer(tmp_path / "tokenizer.json")

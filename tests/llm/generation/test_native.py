@@ -103,6 +103,12 @@ def test_a_text_is_the_same_alone_and_among_others_to_the_bit(gpt):
         assert generate(model, prompts, max_new_tokens=8, sampling=sampling) == alone
 
 
+def test_a_text_that_begins_later_needs_what_comes_before(gpt, library):
+    tokens = some_tokens(gpt, 2, 9)
+    with pytest.raises(ValueError, match="a text that does not begin at 0, and no cache"):
+        exact(gpt, library).features(tokens, torch.arange(1, 10)[None])
+
+
 def test_a_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
     model = pack_for_inference(deepcopy(gpt))
 

@@ -146,3 +146,8 @@ def test_a_text_outside_its_row_is_refused(text):
     *inputs, _ = heads_of(1, (1, 1), 8, PANEL, seed=0)
     with pytest.raises(ValueError, match="texts of 1 rows of 8 tokens"):
         flash_attention(*inputs, torch.tensor([text]))
+
+
+def test_a_head_of_another_width_is_refused():
+    with pytest.raises(ValueError, match=f"a head is 32 wide, no multiple of {PANEL}"):
+        flash_attention(*(torch.zeros(1, 2, 4, 32, dtype=torch.bfloat16) for _ in range(3)))

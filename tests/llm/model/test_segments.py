@@ -134,3 +134,14 @@ def test_texts_that_go_on_from_the_head_of_their_row_are_read_as_they_are_whole(
                 own_T = segments_BT[row] == number
                 alone = torch.cat([tokens_BT[row, :begin], tokens_BT[row, own_T]])
                 close(packed_BTC[row, own_T], gpt.features(alone[None])[0, begin:])
+
+
+def test_positions_of_one_row_are_those_of_all(make_gpt):
+    gpt = make_gpt()
+    segments_BT = torch.tensor([[0, 0, 0, 1, 1], [0, 0, 0, 1, 1]])
+    tokens_BT, positions_BT = torch.arange(10).view(2, 5), torch.tensor([[0, 1, 2, 3, 4]])
+    found, expected = (
+        gpt.features(tokens_BT, positions, segments_BT=segments_BT)
+        for positions in (positions_BT, positions_BT.expand(2, 5).contiguous())
+    )
+    assert torch.equal(found, expected)

@@ -219,3 +219,9 @@ def test_in_c_a_target_far_below_the_largest_logit_or_off_by_rounding_has_a_loss
     assert x.grad[2, 1:].tolist() == pytest.approx([1.0] * 63)
     assert weight.grad.isfinite().all()
     assert torch.equal(x.grad[4], torch.zeros(64))
+
+
+def test_a_stream_of_a_width_that_c_can_not_read_is_refused():
+    x, weight = torch.zeros(3, 96, requires_grad=True), torch.zeros(8, 96)
+    with pytest.raises(ValueError, match="a stream is 96 wide, no multiple of 64"):
+        linear_cross_entropy(x, weight, torch.tensor([0, 1, 2]), in_c=True)

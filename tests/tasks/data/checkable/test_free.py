@@ -58,7 +58,7 @@ def test_every_wording_of_every_split_is_filled_in_and_reads_well(name, items):
 
 @pytest.mark.parametrize("name", [*MAILS, "country_portrait", "product_description", "two_offers"])
 def test_what_is_given_comes_back_in_the_answer_in_every_split(name, items):
-    own = {"country_portrait": "is a country in lies and its capital the official language currency people pay with"}
+    own = {"country_portrait": "is a country in lies and its capital the an official language currency people pay with"}
     own["two_offers"] = "is both cheaper and also costs less but while"
     own["product_description"] = "our this lovely is made of and you can have it for is yours costs only"
     for item in items[name]:

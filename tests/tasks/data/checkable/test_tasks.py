@@ -139,7 +139,7 @@ def test_letters_lists_and_acronyms():
 
 def test_the_assistant_says_what_it_is_and_what_it_does_not_know():
     identity = {item.asked: item for item in items("identity", 200)}
-    assert len(identity) == 189
+    assert len(identity) == 190
     assert identity["So who are you?"].output == "I am a small language model, fine-tuned with Threestage."
     assert "I'm a small language model…" in identity["So who are you?"].also
     assert identity["Are you a person?"].also[0] == "No…"
