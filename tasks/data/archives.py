@@ -22,6 +22,8 @@ ZIP = (".zip", ".whl")
 TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in SUFFIXES))
 OFFICE = (".docx", ".epub", ".odp", ".ods", ".odt", ".pptx", ".xlsx")  # zips, but not of people's files
 MAX_BYTES = 16 * 2**30  # an archive that unpacks to more is taken for a bomb
+MEMBERS = 2_000_000  # and one of more
+HEADER = 2**20  # bytes of a tar's long name
 CHUNK = 2**20
 UNREADABLE = (
     *BROKEN,
@@ -61,6 +63,15 @@ def is_archive(path: Path) -> bool:
         return False
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header, of a bounded length: tarfile reads a long name as a whole."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if not self.isreg() and self.size > HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)
+
+
 def _is_zip(path: Path) -> bool:
     name = path.name.lower()
     with path.open("rb") as file:
@@ -88,7 +99,11 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
                 for i in file.infolist()
             )
     else:
-        with archive.open("rb") as whole, decompressed(whole) as plain, tarfile.open(fileobj=plain, mode="r|") as file:
+        with (
+            archive.open("rb") as whole,
+            decompressed(whole) as plain,
+            tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as file,
+        ):
             yield (Member(m.name, m.size, m.isdir(), m.isreg(), partial(file.extractfile, m)) for m in file)
 
 
@@ -107,15 +122,18 @@ def _matches(member: Member, pattern: str) -> bool:
 
 def _check_declared(archive: Path, pattern: str, max_bytes: int) -> None:
     """Raise UserError where members to be written are too large by what they say, or there is none."""
-    declared = count = found = 0
+    declared = whole = count = found = 0
     with _members(archive) as members:
         for member in members:
-            count += 1
+            count, whole = count + 1, whole + member.size
             if _matches(member, pattern):
                 found += 1
                 declared += member.size
-                if declared > max_bytes:
-                    raise UserError(f"{archive.name}: its files are {declared:,} bytes or more, over {max_bytes:,}")
+            for size, most in ((declared, max_bytes), (whole, MAX_BYTES)):
+                if size > most:
+                    raise UserError(f"{archive.name}: its files are {size:,} bytes or more, over {most:,}")
+            if count > MEMBERS:
+                raise UserError(f"{archive.name}: it has more than {MEMBERS:,} members")
     if not found:
         raise UserError(f"{archive.name}: none of its {count} members matches files: {pattern}")
 

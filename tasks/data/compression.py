@@ -55,6 +55,7 @@ OPENERS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"BZh": bz2.BZ2File,
 }
+OPENERS |= {bytes([first]) + b"\x2a\x4d\x18": OPENERS[b"\x28\xb5\x2f\xfd"] for first in range(0x50, 0x60)}  # pzstd's
 
 
 def without_compression(name: str) -> str:

@@ -39,8 +39,11 @@ def find_files(path: str, source: str) -> Found:
     if whole.is_dir():
         base, found = whole, whole.rglob("*")
     elif any(mark in path for mark in WILD):
-        base = Path(before_wildcards(str(whole)) or ".")
-        found = base.glob(whole.relative_to(base).as_posix())
+        base = Path(before_wildcards(str(whole)) or whole.anchor or ".")
+        try:
+            found = [*base.glob(whole.relative_to(base).as_posix())]
+        except ValueError as error:  # such as ** beside other characters
+            raise UserError(f"{source}: {error}") from None
     else:
         raise UserFileError(f"{source}: no such file or folder")
     files = sorted(each for each in found if each.is_file() and not _is_hidden(each.relative_to(base)))

@@ -51,6 +51,7 @@ FOOTER_LINE = re.compile(
 FEED = re.compile(r"\AURL: \S+\nDate: .*\n")
 RULED = ("--", "__", "==", "~~", "**")  # how a line begins that sets a part of a mail off
 LONGEST_FOOTER = 8  # lines
+LONGEST_FOOTER_LINE = 1000  # characters; an expression of several wildcards is quadratic
 LONGEST_SIGNATURE = 10
 QUOTE = ">|) "
 # What no person reads: signatures and keys of PGP, base64 (three lines at least), uuencode.
@@ -76,7 +77,11 @@ def _no_note(rule: str, before: str, after: str) -> None:
 def _without_lost(text: str) -> str:
     """The text without marks of lost characters and halves of surrogate pairs."""
     # The archive was decoded with losses: which character it was is gone, and U+FFFD would only mark old charsets.
-    return text.encode(errors="ignore").decode().replace(LOST, "")
+    return _without_halves(text).replace(LOST, "")
+
+
+def _without_halves(text: str) -> str:
+    return text.encode(errors="ignore").decode()
 
 
 class _DeepError(Exception):
@@ -211,8 +216,12 @@ def without_footers(body: str) -> str:
     """
     found = FEED.sub("", body)
     parts = [part for part in _parts(found) if not _is_footer(part)]
-    lines = [line for part in parts for line in part if not FOOTER_LINE.fullmatch(line.lstrip(QUOTE))]
+    lines = [line for part in parts for line in part if not _is_footer_line(line)]
     return "\n".join(lines).strip() or body
+
+
+def _is_footer_line(line: str) -> bool:
+    return len(line) <= LONGEST_FOOTER_LINE and FOOTER_LINE.fullmatch(line.lstrip(QUOTE)) is not None
 
 
 def _is_footer(part: Sequence[str]) -> bool:
@@ -256,7 +265,7 @@ def _decode(content: bytes, charset: str | None) -> str:
     """Decode a part; what is valid UTF-8 is taken for it, whatever charset the header claims."""
     for name in ([] if content.isascii() else ["utf-8"]) + [charset or "ascii"]:
         try:
-            return content.decode(name)
+            return _without_halves(content.decode(name))
         except (LookupError, ValueError):  # a charset may be called anything
             continue
     return content.decode("latin-1")

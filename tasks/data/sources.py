@@ -20,7 +20,7 @@ from pydantic import StringConstraints, field_validator, model_validator
 from llm.config import Config
 from llm.errors import UserError
 from tasks.data.archives import TAR, ZIP, is_archive, unpack
-from tasks.data.compression import without_compression
+from tasks.data.compression import open_plain, without_compression
 from tasks.data.local import Found, digest, find_files
 from tasks.data.registries import NPM, PYPI, npm_pack, pip_download, wrong_hash
 from tasks.data.remote import (
@@ -76,6 +76,7 @@ class Source(Config):
     @classmethod
     def _python_knows_it(cls, encoding: str | None) -> str | None:
         try:
+            "".encode(encoding or "utf-8")  # some of Python's make bytes of bytes
             return encoding and codecs.lookup(encoding).name
         except LookupError:
             raise ValueError("it is to be one that Python knows") from None
@@ -230,7 +231,9 @@ def _recode(folder: Path, source: Source) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             try:
-                path.write_bytes(path.read_bytes().decode(source.encoding).encode())
+                with open_plain(path) as file:
+                    content = file.read()
+                path.write_bytes(content.decode(source.encoding).encode())
             except UnicodeDecodeError as error:
                 row = error.object.count(b"\n", 0, error.start) + 1
                 byte = f"byte {error.object[error.start]:#04x}"

@@ -31,10 +31,18 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def raw_files(folder: Path) -> list[Path]:
-    """Every file below a dataset's folder but hidden ones, in the order of paths. Raises UserError for none."""
+    """Every file below a dataset's folder but hidden ones, in the order of paths.
+
+    Raises UserError for none, and for a name that is no UTF-8: rows are called after their file.
+    """
     files = files_below(folder)
     if not files:
         raise UserError(f"{folder}: holds no files; run `python -m flows.fetch {folder.name}`")
+    for path in files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{folder}: the name {str(path.relative_to(folder))!r} is no UTF-8; rename it") from None
     return files
 
 

@@ -149,6 +149,8 @@ def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
     except yaml.MarkedYAMLError as error:
         row = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}, row {row}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a character that YAML has not, a day that there is not
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     conversations = content.get("conversations") if isinstance(content, dict) else None
     if not isinstance(conversations, list):
         raise UserError(f"{path}: no list under `conversations`")

@@ -49,7 +49,7 @@ def read_forms(path: Path) -> Forms:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise bad_row(path, 1, f"not a gzipped table of text: {error}") from None
     for row, line in enumerate(lines, 1):
-        word, part, *found = line.split(",")
+        word, part, *found = f"{line},".split(",") if "," not in line else line.split(",")
         if part not in COLUMNS or len(found) != COLUMNS[part] - 2:
             raise bad_row(path, row, f"{line!r} is not word, part of speech and its forms")
         forms[word, part] = [variants.split("/") if variants else [] for variants in found]

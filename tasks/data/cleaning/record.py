@@ -97,7 +97,8 @@ class Record:
         self.changes[rule] = self.changes.get(rule, 0) + 1
         examples = self.examples.setdefault(rule, [])
         if len(examples) < EXAMPLES:
-            example = {side: self.mask(text) for side, text in _difference(before, after).items()}
+            parts = _difference(before, after)
+            example = {side: self.mask(text.encode(errors="replace").decode()) for side, text in parts.items()}
             examples += [] if example in examples else [example]
 
     def left_out(self, rows: Iterable[Mapping[str, Any]]) -> None:

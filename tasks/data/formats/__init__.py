@@ -68,16 +68,17 @@ def each_file(read: Callable[..., Iterator[Any]], paths: Iterable[Any], *argumen
 def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> dict[str, str]:
     """Which of a table's columns is which of ours: as the parameters say, else by its usual names in any case.
 
-    Ours that the table lacks are left out. Raises RowError for a column of the parameters that is not there.
+    Ours that the table lacks are left out. Raises RowError where it has neither a column of the parameters nor, as
+    feedback and other sources may, one of a usual name.
     """
     names = list(names)
     known = {name.strip().casefold(): name for name in reversed(names)}
     found = {}
     for ours, usual in wanted.items():
-        if ours in given:
-            if given[ours] not in names:
-                raise RowError(f"columns.{ours}: there is no column {given[ours]!r}, only {', '.join(names)}")
+        if given.get(ours) in names:
             found[ours] = given[ours]
         elif name := next((known[each] for each in usual if each in known), None):
             found[ours] = name
+        elif ours in given:
+            raise RowError(f"columns.{ours}: there is no column {given[ours]!r}, only {', '.join(names)}")
     return found

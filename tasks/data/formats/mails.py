@@ -166,7 +166,7 @@ def _csv(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str])
     """A table; without a header where the first row has a label in it, as the SMS Spam Collection."""
 
     def names_without_header(cells: list[str]) -> list[str] | None:
-        if columns or "body" in columns_of(cells, COLUMNS, {}):
+        if columns or {"body", "label"} & columns_of(cells, COLUMNS, {}).keys():
             return None
         marked = [number for number, cell in enumerate(cells) if labels.knows(cell)]
         others = [number for number, _ in enumerate(cells) if number not in marked]

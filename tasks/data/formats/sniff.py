@@ -8,6 +8,7 @@ from tasks.data.compression import open_plain, without_compression
 from tasks.data.textfiles import UTF_16
 
 HEAD = 2**16  # bytes that are looked at
+PROSE_TABLE = 5  # lines with a tab each from which on a file that is called a text is a table
 PROSE = (".log", ".markdown", ".md", ".rst", ".tex", ".text", ".txt")
 TABLES = (".csv", ".tab", ".tsv")
 LINES = (".jsonl", ".ndjson")
@@ -27,7 +28,8 @@ HEADERS = (
     *("message-id", "mime-version", "received", "references", "reply-to", "return-path", "sender", "subject", "to"),
 )
 HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]*):")
-POSTMARK = re.compile(r"From \S.* \d\d?:\d\d.* \d{4}\b")
+MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+POSTMARK = re.compile(rf"From \S{{1,100}} .{{0,20}}\b(?:{MONTHS})\b.{{1,9}}\b\d\d?:\d\d\b.{{0,20}}\b\d{{4}}\b")
 
 
 def suffix_of(path: PurePath) -> str:
@@ -70,7 +72,7 @@ def _by_suffix(suffix: str, head: str) -> str | None:
     if suffix == ".eml":
         return "eml"
     if suffix in LINES:
-        return "json" if head.lstrip()[0] == "[" and not _is_json(_first_line(head)) else "jsonl"
+        return "json" if head.lstrip()[0] == "[" and not is_json(_first_line(head)) else "jsonl"
     return "json" if suffix == ".json" and not _are_json_lines(head) else None
 
 
@@ -86,14 +88,15 @@ def _by_content(suffix: str, head: str) -> str:
         return "eml"
     if re.match(r"\s*(<!doctype\s+html|<html)\b", head, re.IGNORECASE) or suffix in (".htm", ".html", ".xhtml"):
         return "html"
-    return "csv" if _is_table(head) else "text"
+    return "csv" if _is_table(head, PROSE_TABLE if suffix in PROSE else 1) else "text"
 
 
 def _first_line(head: str) -> str:
     return head.lstrip().partition("\n")[0]
 
 
-def _is_json(line: str) -> bool:
+def is_json(line: str) -> bool:
+    """Whether a line is JSON by itself."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):
@@ -104,7 +107,7 @@ def _is_json(line: str) -> bool:
 def _are_json_lines(head: str) -> bool:
     """Whether the first lines are JSON objects, each by itself."""
     lines = [line for line in head.strip().split("\n")[:2] if line.strip()]
-    return len(lines) == 2 and lines[0].startswith("{") and _is_json(lines[0]) and lines[1].lstrip().startswith("{")
+    return len(lines) == 2 and lines[0].startswith("{") and is_json(lines[0]) and lines[1].lstrip().startswith("{")
 
 
 def is_message(text: str) -> bool:
@@ -130,7 +133,7 @@ def separator_of(head: str, suffix: str) -> str:
     return max(SEPARATORS, key=lambda mark: (counts[mark][0], mark == ","))
 
 
-def _is_table(head: str) -> bool:
-    """Whether each line has as many tabs, and some."""
-    counts = {line.count("\t") for line in (head.split("\n")[:-1] or [head])[:50] if line.strip()}
-    return len(counts) == 1 and counts != {0}
+def _is_table(head: str, least: int) -> bool:
+    """Whether each line has as many tabs, and some, and there are `least` lines."""
+    counts = [line.count("\t") for line in (head.split("\n")[:-1] or [head])[:50] if line.strip()]
+    return len(counts) >= least and len({*counts}) == 1 and counts[0] > 0

@@ -11,7 +11,8 @@ import pyarrow.parquet
 
 from llm.errors import UserError
 from tasks.data.formats import Problem, RowError
-from tasks.data.formats.sniff import head_of, separator_of, suffix_of
+from tasks.data.formats.sniff import head_of, is_json, separator_of, suffix_of
+from tasks.data.inbox import FEEDBACK
 from tasks.data.textfiles import LONGEST_LINE, large_list, lines, parse_json, read_text
 
 T = TypeVar("T")
@@ -119,17 +120,24 @@ def _json_lines(path: Path) -> Iterator[Row | Problem]:
             try:
                 yield number, parse_json(line.removesuffix("\n"), path, number)
             except UserError as error:
+                if path.name == FEEDBACK and not line.endswith("\n"):
+                    return  # a crash left the beginning of a row; the next one to be written takes its place
                 yield Problem(place_of(path, number), str(error).removeprefix(f"{place_of(path, number)}: "))
 
 
-def _json(path: Path) -> Iterator[Row]:
-    """A list of rows, of which a large one is read as its rows come, or the one object that a file holds."""
+def _json(path: Path) -> Iterator[Row | Problem]:
+    """A list of rows, of which a large one is read as its rows come, a row a line, or the one object of a file."""
     number = 0
     for number, row in enumerate(large_list(path), 1):
         yield number, row
     if number:
         return
-    content = parse_json(read_text(path), path)
+    text = read_text(path)
+    first, _, rest = text.strip().partition("\n")
+    if first.startswith("{") and rest and is_json(first):  # a row a line, of which the first one is long
+        yield from _json_lines(path)
+        return
+    content = parse_json(text, path)
     if isinstance(content, list):
         yield from enumerate(content, 1)
     else:

@@ -255,6 +255,7 @@ def test_a_mail_that_gives_more_to_clean_by_each_cleaning_is_no_mail():
 
 def test_a_charset_with_a_name_that_is_none_is_no_reason_to_lose_a_mail():
     assert parse_message(b"Content-Type: text/plain; charset=a\0b\n\ncaf\xe9") == ("", "café")
+    assert parse_message(b"Content-Type: text/html; charset=utf-7\n\n<p>+2AA- hello</p>") == ("", "hello")
 
 
 def test_every_rule_says_what_it_made_of_a_text():

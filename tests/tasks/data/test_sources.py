@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import http.server
 import io
@@ -14,13 +15,17 @@ from pathlib import Path
 import fsspec
 import pandas as pd
 import pytest
+import zstandard
 from pydantic import ValidationError
 
 from flows.fetch import fetch
 from llm.errors import UserError, UserFileError
 from tasks.data.archives import unpack
+from tasks.data.compression import open_plain
+from tasks.data.local import find_files
 from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, source_name
+from tasks.data.textfiles import raw_files
 
 WRONG = "0" * 64
 
@@ -408,6 +413,45 @@ def test_a_folder_of_which_nothing_is_kept_and_a_place_without_files_are_errors(
     (tmp_path / "mine/a.md").touch()
     with pytest.raises(UserError, match=r"mine: none of its 1 files matches files: \*\.txt$"):
         fetch_source.fn(Source(source=str(tmp_path / "mine"), files="*.txt", name="b"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("glob", "reason"), [("data*/x.csv", None), ("data/**.csv", r"data/\*\*\.csv: Invalid pattern")]
+)
+def test_a_glob_from_the_root_is_one_and_another_form_is_said(tmp_path, monkeypatch, glob, reason):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/x.csv").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    if reason:
+        with pytest.raises(UserError, match=reason):
+            find_files(glob, glob)
+    else:
+        first = Path(*tmp_path.parts[:2]).as_posix()[:-1] + "*"  # a wildcard in the first folder below the root
+        found = find_files("/".join([first, *tmp_path.parts[2:], glob]), glob)
+        assert [file.resolve() for file in found.files] == [(tmp_path / "data/x.csv").resolve()]
+
+
+def test_a_compressed_text_of_another_encoding_is_read_as_one_and_bytes_of_bytes_are_no_encoding(tmp_path):
+    (tmp_path / "old.csv.gz").write_bytes(gzip.compress("label,body\nham,caf\u00e9\n".encode("windows-1252")))
+    fetch_source.fn(Source(source=str(tmp_path / "old.csv.gz"), encoding="windows-1252", name="old"), tmp_path)
+    (file,) = (path for path in (tmp_path / "old").rglob("*") if path.is_file())
+    with open_plain(file) as plain:
+        assert plain.read().decode() == "label,body\nham,caf\u00e9\n"
+    with pytest.raises(ValidationError, match="it is to be one that Python knows"):
+        Source(source=str(tmp_path / "old.csv.gz"), encoding="hex")
+
+
+def test_zstandard_may_begin_with_a_frame_to_skip(tmp_path):
+    path = tmp_path / "a.zst"
+    path.write_bytes(b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstandard.compress(b"hello"))
+    with open_plain(path) as file:
+        assert file.read() == b"hello"
+
+
+def test_a_name_that_is_no_utf_8_is_said(tmp_path):
+    (tmp_path / b"caf\xe9.txt".decode(errors="surrogateescape")).write_text("a")
+    with pytest.raises(UserError, match=r"the name 'caf.*\.txt' is no UTF-8; rename it$"):
+        raw_files(tmp_path)
 
 
 def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):

@@ -86,6 +86,14 @@ def test_examples_are_few_and_different_and_texts_are_cut():
     assert set(record.quarantine()["text"].str.len()) == {KEPT}
 
 
+def test_half_of_a_character_is_shown_by_a_mark(tmp_path):
+    with recorded() as record:
+        changed("characters", "cut \ud83d", "cut")
+    record.write(tmp_path, "mails")
+    assert record.examples["characters"] == [{"before": "cut ?", "after": "cut"}]
+    assert "cut ?" in (tmp_path / "cleaning.json").read_text()
+
+
 def test_outside_of_a_record_rules_do_what_they_do_and_write_nothing_down():
     assert tidy(" schÃ¶n ") == "schön"
     table = pd.DataFrame({"text": ["a", "b"]})

@@ -406,6 +406,26 @@ def test_a_conversation_is_its_last_answer_with_what_was_said_before(tmp_path, m
     assert (row["instruction"], row["output"]) == ("Name a color.\nAnd no other.", "Blue.")
 
 
+def test_rows_a_line_of_which_the_first_is_long_are_rows_whatever_the_file_is_called(tmp_path, monkeypatch):
+    rows = [{"instruction": "Count. " * 20_000, "output": "1"}, {"instruction": "Name a color.", "output": "Blue."}]
+    put(tmp_path / "a.json", json_lines(rows))
+    assert read(instructions, tmp_path, "a.json", monkeypatch)["output"].tolist() == ["1", "Blue."]
+
+
+def test_columns_of_ones_own_table_leave_feedback_and_other_sources_as_they_are(tmp_path, monkeypatch):
+    names = {"label": "Kind", "body": "Message"}
+    put(tmp_path / "mine/a.csv", "Kind,Message\nham,See you\n")
+    put(tmp_path / "mine/feedback.jsonl", json_lines([{"label": "spam", "subject": "", "body": "You won"}]))
+    found = read(emails, tmp_path, "mine", monkeypatch, columns=names)
+    assert said(found) == [("ham", "", "See you"), ("spam", "", "You won")]
+
+
+def test_a_row_of_feedback_that_a_crash_cut_is_not_there(tmp_path, monkeypatch):
+    whole = json_lines([{"label": "spam", "subject": "", "body": "You won"}])
+    put(tmp_path / "mine/feedback.jsonl", whole + '{"label": "ham", "bo')
+    assert said(read(emails, tmp_path, "mine", monkeypatch)) == [("spam", "", "You won")]
+
+
 # ---- what a form is, and what is none
 
 
@@ -422,6 +442,9 @@ def test_a_conversation_is_its_last_answer_with_what_was_said_before(tmp_path, m
         ("a", "From here on: nothing\nis as it was", "text"),
         ("a", "  <!DOCTYPE html>\n<p>", "html"),
         ("a", "ham\tone\nspam\ttwo\n", "csv"),
+        ("a.txt", "Dear Anna,\tsee you\nYours,\tBo\n", "text"),
+        ("a.txt", "ham\tone\n" * 5, "csv"),
+        ("a", "From 10:00 to 12:30 we meet, as in 2024\n\nx", "text"),
         ("a.csv", "", "empty"),
         ("a.bin", b"\x7fELF\0\0", "binary"),
     ],

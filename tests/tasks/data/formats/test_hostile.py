@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import zstandard
 
+from llm.errors import UserError
+from tasks.data import archives
 from tasks.data.archives import unpack
 from tasks.data.cleaning.record import Record, recorded
 from tasks.data.formats import Problem
@@ -155,6 +157,25 @@ HOSTILE: dict[str, tuple[Any, str, bytes | Callable[[], bytes], str]] = {
         b"label,body\nham,a\nsmap,b\n",
         r"a\.csv, row 3: label 'smap' is not one of",
     ),
+    "a header that no name of ours is in": (
+        emails,
+        "a.csv",
+        b"message_text,spam\nyou won,spam\n",
+        r"a\.csv, row 2: no text under 'body'; columns are message_text, spam",
+    ),
+    "a cut row of JSON": (emails, "a.jsonl", b'{"label": "ham", "bo', r"a\.jsonl, row 1: not JSON"),
+    "a character that YAML has not": (
+        instructions,
+        "a.yml",
+        b"conversations:\n- - a\n  - \x07\n",
+        r"a\.yml: not YAML: ",
+    ),
+    "a day that there is not": (
+        instructions,
+        "a.yml",
+        b"conversations: [[2024-02-31, b]]\n",
+        r"a\.yml: not YAML: day is",
+    ),
     "YAML of 200,000 levels": (instructions, "a.yml", b"conversations: " + b"[" * DEEP, r"a\.yml"),
     "YAML aliases that multiply": (
         instructions,
@@ -234,6 +255,11 @@ MAIL: dict[str, tuple[Callable[[], bytes], str, str]] = {
     ),
     "5,000 nested cells": (lambda: html("<table><tr><td>" * 5_000 + "inside"), "HTML", "inside"),
     "20 MB of nested elements": (lambda: html("<div>" * 4_000_000 + "inside"), "HTML", "inside"),
+    "100 KB of a list's address": (
+        lambda: b"Subject: L\nTo: b\n\nbody\nhttps://" + b"/listinfo/" * 10_000 + b" x",
+        "L",
+        "body",
+    ),
     "20 MB of elements that nothing opened": (
         lambda: html("<b>" * 3_000 + "inside" + "</p></div>" * 2_000_000),
         "HTML",
@@ -328,6 +354,31 @@ def test_a_tar_bomb_is_refused_at_the_member_that_is_too_large(tmp_path):
     said = bounded(unpack, tmp_path / "bomb.tgz", "*", tmp_path / "out", 10**8)
     assert said == "bomb.tgz: its files are 300,000,000 bytes or more, over 100,000,000"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_tar_whose_name_is_a_bomb_is_refused(tmp_path, kind):
+    header = tarfile.TarInfo("a")
+    header.type, header.size = kind, 64 * 2**20
+    with gzip.open(tmp_path / "bomb.tgz", "wb", compresslevel=1) as archive:
+        archive.write(header.tobuf() + bytes(header.size))
+    said = bounded(unpack, tmp_path / "bomb.tgz", "*", tmp_path / "out")
+    assert said == "bomb.tgz: not readable as an archive: a header of 67,108,864 bytes"
+
+
+def test_members_that_no_pattern_asks_for_are_counted_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_BYTES", 1_000)
+    monkeypatch.setattr(archives, "MEMBERS", 5)
+    for name, count, size in (("large", 2, 600), ("many", 6, 1)):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            for number in range(count):
+                member = tarfile.TarInfo(f"{number}.bin")
+                member.size = size
+                archive.addfile(member, io.BytesIO(bytes(size)))
+    with pytest.raises(UserError, match=r"^large\.tar: its files are 1,200 bytes or more, over 1,000$"):
+        unpack(tmp_path / "large.tar", "*.txt", tmp_path / "out")
+    with pytest.raises(UserError, match=r"^many\.tar: it has more than 5 members$"):
+        unpack(tmp_path / "many.tar", "*.txt", tmp_path / "out")
 
 
 @pytest.mark.parametrize("names", [("a.txt", "a.txt"), ("a", "a/b"), ("a/b", "a")])
