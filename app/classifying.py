@@ -25,8 +25,8 @@ MOST_EXPLAINED = 16
 """An explanation costs as much as a hundred mails."""
 LONGEST_EXPLAINED = 50_000
 """Characters of a mail that is explained; it is read a hundred times."""
-LONGEST_POSTMARK = 200
-"""Characters of a line that may begin a message in an mbox: its expression takes long on longer ones."""
+LONGEST_POSTMARK = 400
+"""Characters of a line that may begin a message in an mbox."""
 
 router = APIRouter(tags=["email"], responses=ERRORS)
 

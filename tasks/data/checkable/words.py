@@ -19,7 +19,9 @@ DEFINED = 8  # times that a tagged corpus uses a word before its definition is a
 COMMON = 5  # times that a tagged corpus uses a word before it is asked about
 MAIN = 0.25  # share of a word's uses that a meaning must have to be asked about
 # In an odd meaning first.
-UNCLEAR = frozenset(word_list("lick soil plant kind supper mechanism decomposition information affair"))
+UNCLEAR = frozenset(
+    word_list("lick soil plant kind supper mechanism decomposition information affair celebrate marketing personnel")
+)
 NO_OPPOSITE = frozenset(
     word_list(
         "all any both each either her here him his its many more most one our some that there this two other latter "

@@ -137,7 +137,8 @@ def official_language(generator: np.random.Generator, sources: Sources) -> Itera
     for country in _countries(sources):
         if country.languages:
             article = "The" if country.has_one_language else "An"
-            yield _about(country, country.languages, article=article, within=article.lower())
+            also = [f"An official language of {country.name} is {language}." for language in country.languages]
+            yield _about(country, [*country.languages, *also], article=article, within=article.lower())
 
 
 @kind(

@@ -68,8 +68,8 @@ def each_file(read: Callable[..., Iterator[Any]], paths: Iterable[Any], *argumen
 def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> dict[str, str]:
     """Which of a table's columns is which of ours: as the parameters say, else by its usual names in any case.
 
-    Ours that the table lacks are left out. Raises RowError where it has neither a column of the parameters nor, as
-    feedback and other sources may, one of a usual name.
+    A table with all of ours, such as feedback, is read as it is. What a table lacks is left out. Raises RowError for a
+    column of the parameters that is not there.
     """
     names = list(names)
     known = {name.strip().casefold(): name for name in reversed(names)}
@@ -77,8 +77,8 @@ def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given:
     for ours, usual in wanted.items():
         if given.get(ours) in names:
             found[ours] = given[ours]
+        elif ours in given and not all(each[0] in known for each in wanted.values()):
+            raise RowError(f"columns.{ours}: there is no column {given[ours]!r}, only {', '.join(names)}")
         elif name := next((known[each] for each in usual if each in known), None):
             found[ours] = name
-        elif ours in given:
-            raise RowError(f"columns.{ours}: there is no column {given[ours]!r}, only {', '.join(names)}")
     return found

@@ -91,7 +91,7 @@ def _json(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Problem
     """Rows with a text, or chats of two as chitchat-dataset keeps them."""
     rows = TABLES["json"](path)
     first = [*islice(rows, 1)]
-    content = first[0][1] if first and first[0][0] is None else None
+    content = None if not first or isinstance(first[0], Problem) or first[0][0] else first[0][1]
     if isinstance(content, Mapping) and all(isinstance(chat, Mapping) for chat in content.values()):
         yield from _chats(path, content)
     else:

@@ -166,7 +166,10 @@ def _csv(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str])
     """A table; without a header where the first row has a label in it, as the SMS Spam Collection."""
 
     def names_without_header(cells: list[str]) -> list[str] | None:
-        if columns or {"body", "label"} & columns_of(cells, COLUMNS, {}).keys():
+        found = columns_of(cells, COLUMNS, {})
+        if "body" in found or {*columns.values()} & {*cells}:
+            return None
+        if "label" in found and not any(" " in cell.strip() for cell in cells):  # `spam` may be a label, too
             return None
         marked = [number for number, cell in enumerate(cells) if labels.knows(cell)]
         others = [number for number, _ in enumerate(cells) if number not in marked]
@@ -194,7 +197,7 @@ def _of_rows(
 def _mail(number: int | None, cells: Any, labels: Labels, columns: Mapping[str, str], of_path: str | None) -> Mail:
     if not isinstance(cells, Mapping):
         raise RowError(f"{str(cells)[:50]!r} is no row with columns")
-    if {"group", "text"} <= cells.keys() and "label" not in cells and not columns:
+    if {"group", "text"} <= cells.keys() and not {"label", *columns.values()} & cells.keys():
         return _spam_assassin(number, cells, labels)
     found = columns_of(cells, COLUMNS, columns)
     label = cells[found["label"]] if "label" in found else of_path

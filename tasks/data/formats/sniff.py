@@ -8,7 +8,6 @@ from tasks.data.compression import open_plain, without_compression
 from tasks.data.textfiles import UTF_16
 
 HEAD = 2**16  # bytes that are looked at
-PROSE_TABLE = 5  # lines with a tab each from which on a file that is called a text is a table
 PROSE = (".log", ".markdown", ".md", ".rst", ".tex", ".text", ".txt")
 TABLES = (".csv", ".tab", ".tsv")
 LINES = (".jsonl", ".ndjson")
@@ -29,7 +28,7 @@ HEADERS = (
 )
 HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]*):")
 MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
-POSTMARK = re.compile(rf"From \S{{1,100}} .{{0,20}}\b(?:{MONTHS})\b.{{1,9}}\b\d\d?:\d\d\b.{{0,20}}\b\d{{4}}\b")
+POSTMARK = re.compile(rf"From \S.{{0,320}}?\b(?:{MONTHS})\b.{{1,9}}\b\d\d?:\d\d\b.{{0,40}}\b\d{{4}}\b")
 
 
 def suffix_of(path: PurePath) -> str:
@@ -88,7 +87,7 @@ def _by_content(suffix: str, head: str) -> str:
         return "eml"
     if re.match(r"\s*(<!doctype\s+html|<html)\b", head, re.IGNORECASE) or suffix in (".htm", ".html", ".xhtml"):
         return "html"
-    return "csv" if _is_table(head, PROSE_TABLE if suffix in PROSE else 1) else "text"
+    return "csv" if _is_table(head, 2 if suffix in PROSE else 1) else "text"
 
 
 def _first_line(head: str) -> str:

@@ -115,14 +115,31 @@ def _named(path: Path, number: int, cells: list[str], names: list[str]) -> Row |
 
 
 def _json_lines(path: Path) -> Iterator[Row | Problem]:
-    for number, line in lines(path):
-        if line.strip():
-            try:
-                yield number, parse_json(line.removesuffix("\n"), path, number)
-            except UserError as error:
-                if path.name == FEEDBACK and not line.endswith("\n"):
-                    return  # a crash left the beginning of a row; the next one to be written takes its place
-                yield Problem(place_of(path, number), str(error).removeprefix(f"{place_of(path, number)}: "))
+    number, rows = 0, lines(path)
+    while True:
+        try:
+            number, line = next(rows, (0, ""))
+            if not number:
+                return
+            found = parse_json(line.removesuffix("\n"), path, number) if line.strip() else None
+        except UserError as error:
+            if _is_cut(path, number):
+                return
+            if not str(error).startswith(f"{place_of(path, number)}: "):
+                raise
+            yield Problem(place_of(path, number), str(error).removeprefix(f"{place_of(path, number)}: "))
+        else:
+            if line.strip():
+                yield number, found
+
+
+def _is_cut(path: Path, read: int) -> bool:
+    """Whether what follows so many rows of feedback is the beginning of one that a crash left there.
+
+    The next one that the app writes takes its place.
+    """
+    content = path.read_bytes() if path.name == FEEDBACK else b"\n"
+    return not content.endswith(b"\n") and read >= content.count(b"\n")
 
 
 def _json(path: Path) -> Iterator[Row | Problem]:

@@ -367,7 +367,7 @@ def test_a_tar_whose_name_is_a_bomb_is_refused(tmp_path, kind):
 
 
 def test_members_that_no_pattern_asks_for_are_counted_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "MAX_BYTES", 1_000)
+    monkeypatch.setattr(archives, "READ", 1_000)
     monkeypatch.setattr(archives, "MEMBERS", 5)
     for name, count, size in (("large", 2, 600), ("many", 6, 1)):
         with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
