@@ -45,17 +45,18 @@ def _has_capital(country: Country) -> bool:
     "Tell me what the capital of {country} is called.",
     "Give the capital city.\n{name}",
     needs=["world-countries"],
-    told=[
-        "The capital of {country} is {answer}.",
-        "The capital city of {country} is {answer}.",
-        "{answer} is the capital of {country}.",
-    ],
+    told=["The capital of {country} is {answer}.", "The capital city of {country} is {answer}."],
 )
 def capital(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
-    """The capital of a country; where there are several, each is right."""
+    """The capital of a country; where there are several, each is right.
+
+    A sentence that begins with the capital is right, and not learned: after "The capital of" the base knows more of
+    them, and of cities in other texts it would say what they are the capital of (benchmarks/LOG.md).
+    """
     for country in _countries(sources):
         if _has_capital(country):
-            yield _about(country, country.capitals)
+            also = [f"{capital} is the capital of {country.name}." for capital in country.capitals]
+            yield _about(country, [*country.capitals, *also])
 
 
 @kind(
@@ -127,10 +128,7 @@ def currency(generator: np.random.Generator, sources: Sources) -> Iterator[Item]
     "In which language are the laws of {country} written?",
     "Give an official language of {country}.",
     needs=["world-countries"],
-    told=[
-        "{article} official language of {country} is {answer}.",
-        "{answer} is {within} official language of {country}.",
-    ],
+    told=["{article} official language of {country} is {answer}."],
 )
 def official_language(generator: np.random.Generator, sources: Sources) -> Iterator[Item]:
     """An official language of a country; where there are several, each is right."""
@@ -138,7 +136,7 @@ def official_language(generator: np.random.Generator, sources: Sources) -> Itera
         if country.languages:
             article = "The" if country.has_one_language else "An"
             also = [f"An official language of {country.name} is {language}." for language in country.languages]
-            yield _about(country, [*country.languages, *also], article=article, within=article.lower())
+            yield _about(country, [*country.languages, *also], article=article)
 
 
 @kind(

@@ -17,9 +17,9 @@ def answers(sources, name):
 
 def test_every_capital_counts_and_none_that_the_name_gives_away_is_asked(sources):
     found = answers(sources, "capital")
-    assert found["France"] == ["Paris"]
-    assert found["United States"] == ["Washington D.C.", "Washington, D.C", "Washington", "Washington DC"]
-    assert found["Brazil"] == ["Brasília", "Brasilia"]
+    assert found["France"] == ["Paris", "Paris is the capital of France."]
+    assert found["United States"][:4] == ["Washington D.C.", "Washington, D.C", "Washington", "Washington DC"]
+    assert found["Brazil"][:2] == ["Brasília", "Brasilia"]
     assert "Mexico" not in found
 
 
