@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 
@@ -113,5 +114,8 @@ def test_the_worst_windows_come_first(measured, losses, tmp_path):
 def test_a_single_window_has_no_interval(make_gpt, encoding, token_files, tmp_path):
     folder = shutil.copytree(token_files, tmp_path / "short")
     tokens_of(folder, "test")[:65].astype("<u2").tofile(folder / "test.bin")
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"]["test"]["tokens"] = 65
+    (folder / "meta.json").write_text(json.dumps(meta))
     found = foundation.measure(make_gpt(context_length=64), encoding, folder, None, PARAMS, CPU, tmp_path)
     assert found["bits_per_byte_low"] == found["bits_per_byte"] == found["bits_per_byte_high"]
