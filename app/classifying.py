@@ -1,5 +1,6 @@
 """/classify: is this mail spam? One mail or thousands, as text, as raw messages or as .eml files."""
 
+import math
 import re
 import time
 from itertools import pairwise
@@ -7,13 +8,13 @@ from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import Gone, RequestError, Timeout
 from app.metrics import EMAILS
 from app.openai_api import ERRORS, asked
-from app.schema import Asked
+from app.schema import Closed
 from app.versions import Loaded
 from llm.applications.classifier import Classifier, email_text, explain, predict
 from tasks.data.formats.sniff import LINES, POSTMARK, TABLES, suffix_of
@@ -25,16 +26,16 @@ MOST_EXPLAINED = 16
 """An explanation costs as much as a hundred mails."""
 LONGEST_EXPLAINED = 50_000
 """Characters of a mail that is explained; it is read a hundred times."""
+MOST_SECONDS = 60.0
+"""Time that the mails which are read at once may take to become text, in which no other request has its turn."""
 LONGEST_POSTMARK = 400
 """Characters of a line that may begin a message in an mbox."""
 
 router = APIRouter(tags=["email"], responses=ERRORS)
 
 
-class Email(Asked):
+class Email(Closed):
     """A mail: subject and body, or all of it as it came under `message`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     subject: str | None = None
     body: str | None = None
@@ -42,12 +43,10 @@ class Email(Asked):
     """A raw message: headers, an empty line, and the rest."""
 
 
-class ClassifyRequest(Asked):
+class ClassifyRequest(Closed):
     """Mails to classify."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    emails: list[Email] = Field(min_length=1, max_length=10_000)
+    emails: list[Email] = Field(min_length=1, max_length=10_000, fail_fast=True)
     model: str | None = Field(default=None, max_length=200)
     """As in /v1: `classifier` is its champion, `classifier/3` a version."""
     explain: int = Field(default=0, ge=0, le=100)
@@ -151,9 +150,11 @@ async def _classified(
             async with loaded.turn:  # and not a thread that waits: there are few
                 if await request.is_disconnected():
                     raise Gone("the client has left")
-                if time.monotonic() - began > settings.request_seconds:
+                left = began + settings.request_seconds - time.monotonic()
+                if left <= 0:
                     raise Timeout(f"{first} of {len(rows)} mails were classified in the time that a request may take")
-                verdicts += await run_in_threadpool(verdicts_of, loaded, rows[first : first + AT_ONCE], explained)
+                part, seconds = rows[first : first + AT_ONCE], min(left, MOST_SECONDS)
+                verdicts += await run_in_threadpool(verdicts_of, loaded, part, explained, seconds)
     for verdict, name in zip(verdicts, names or (), strict=False):
         verdict.name = name
     config = loaded.model.config
@@ -163,14 +164,17 @@ async def _classified(
     )
 
 
-def verdicts_of(loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0) -> list[Verdict]:
-    """A verdict for each row, by a version's own cleaning; it takes the version's turn."""
+def verdicts_of(
+    loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0, seconds: float = math.inf
+) -> list[Verdict]:
+    """A verdict for each row, by a version's own cleaning, which has so many seconds; it takes the version's turn."""
     cleaning = cleaning_module(loaded.folder)
     model: Classifier = loaded.model
     verdicts = [Verdict() for _ in rows]
     tokens: dict[int, list[int]] = {}
     texts: dict[int, str] = {}
-    for number, row in enumerate(loaded.cleaner(cleaning.clean_row, rows) if cleaning else map(_as_it_is, rows)):
+    clean = loaded.cleaner(cleaning.clean_row, rows, seconds) if cleaning else map(_as_it_is, rows)
+    for number, row in enumerate(clean):
         if isinstance(row, str):
             verdicts[number].error = row
             continue

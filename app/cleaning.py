@@ -5,10 +5,12 @@ Nothing can stop a thread that is in there, and it would take time from those wh
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -35,18 +37,23 @@ class Cleaner:
         self._turn = threading.Lock()
         self._closing = False
 
-    def __call__(self, clean: Clean, rows: Sequence[Row]) -> list[dict[str, Any] | str]:
-        """Each row as `clean` gives it, or why there is nothing: its ValueError, or that it took too long."""
+    def __call__(self, clean: Clean, rows: Sequence[Row], seconds: float = math.inf) -> list[dict[str, Any] | str]:
+        """Each row as `clean` gives it, or why there is nothing: its ValueError, or that it took too long.
+
+        All of them have so many `seconds`, from when none of another call is read any more.
+        """
         found: list[dict[str, Any] | str] = []
         ended = 0
         with self._turn:
-            while len(found) < len(rows) and ended < MOST_ENDED and not self._closing:
-                ended += not self._clean(clean, rows[len(found) :], found)
+            deadline = time.monotonic() + seconds
+            while len(found) < len(rows) and ended < MOST_ENDED and not self._closing and time.monotonic() < deadline:
+                ended += not self._clean(clean, rows[len(found) :], found, deadline)
         why = f"{MOST_ENDED} mails before it could not be read within {self.seconds:g} s each"
+        why = why if ended == MOST_ENDED else "those before it took all of the time"
         lost = f"not read: {'the server is ending' if self._closing else why}"
         return found + [lost] * (len(rows) - len(found))
 
-    def _clean(self, clean: Clean, rows: Sequence[Row], found: list[dict[str, Any] | str]) -> bool:
+    def _clean(self, clean: Clean, rows: Sequence[Row], found: list[dict[str, Any] | str], deadline: float) -> bool:
         """Clean rows until one ends the process; whether none did."""
         pool, futures = self._started(clean), list[Future[dict[str, Any]]]()
         with suppress(BrokenProcessPool):  # by a row before this one, as that one's future says
@@ -55,13 +62,14 @@ class Cleaner:
         try:
             for future in futures:
                 try:
-                    found.append(future.result(self.seconds))
+                    found.append(future.result(min(self.seconds, max(0.0, deadline - time.monotonic()))))
                 except ValueError as error:  # the cleaning's own errors
                     found.append(str(error))
             if len(futures) < len(rows):  # none of these did: it ended while nothing was asked of it
                 raise BrokenProcessPool
         except TimeoutError:
-            found.append(f"not readable within {self.seconds:g} s")
+            late = time.monotonic() >= deadline
+            found.append("not read within the time of all" if late else f"not readable within {self.seconds:g} s")
         except BrokenProcessPool:
             found.append("not readable: it ended the process that reads mails")
         else:

@@ -75,6 +75,8 @@ Model = Annotated[
 
 def main() -> None:
     """The entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     cli()
 
 
@@ -319,6 +321,14 @@ def serve(
     api_keys: Annotated[
         str, typer.Option(envvar="THREESTAGE_API_KEYS", show_default=False, help="KEY,KEY; without any, all may ask.")
     ] = "",
+    allowed_hosts: Annotated[
+        str,
+        typer.Option(
+            envvar="THREESTAGE_ALLOWED_HOSTS",
+            show_default=False,
+            help="NAME,NAME: what the server is called beside localhost and its addresses.",
+        ),
+    ] = "",
     log_level: Annotated[LogLevel, typer.Option(help="How much it says.")] = LogLevel.info,
 ) -> None:
     """Serve champions: a page, OpenAI's API, /classify, /feedback."""
@@ -329,8 +339,8 @@ def serve(
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(log_level.upper())
-    keys = tuple(filter(None, (key.strip() for key in api_keys.split(","))))
-    settings = Settings(rows=rows, queue=queue, feedback=feedback, api_keys=keys)
+    keys, names = (tuple(filter(None, map(str.strip, text.split(",")))) for text in (api_keys, allowed_hosts))
+    settings = Settings(rows=rows, queue=queue, feedback=feedback, api_keys=keys, allowed_hosts=names)
     run_server(settings, host, port, page=page, log_level=log_level)
 
 

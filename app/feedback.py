@@ -15,16 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import Busy, RequestError, Unavailable
 from app.metrics import FEEDBACK as WRITTEN
 from app.openai_api import ERRORS, asked
-from app.schema import Asked, ChatMessage
+from app.schema import ChatMessage, Closed
 from app.settings import Settings
 from app.versions import Loaded
 from llm.applications.classifier import Classifier
@@ -44,10 +45,8 @@ LONGEST = 10_000
 router = APIRouter(tags=["feedback"], responses=ERRORS)
 
 
-class EmailFeedback(Asked):
+class EmailFeedback(Closed):
     """What a mail is, as a person says."""
-
-    model_config = ConfigDict(extra="forbid")
 
     about: Literal["email"]
     subject: str | None = None
@@ -59,13 +58,11 @@ class EmailFeedback(Asked):
     model: str | None = Field(default=None, max_length=200)
 
 
-class AnswerFeedback(Asked):
+class AnswerFeedback(Closed):
     """Whether an answer is good, as a person says, and what a better one is."""
 
-    model_config = ConfigDict(extra="forbid")
-
     about: Literal["answer"]
-    messages: list[ChatMessage] = Field(min_length=1, max_length=200)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=200, fail_fast=True)
     """The conversation up to the answer."""
     answer: str = Field(max_length=LONGEST)
     good: bool
@@ -74,6 +71,7 @@ class AnswerFeedback(Asked):
     model: str | None = Field(default=None, max_length=200)
 
 
+ABOUT = ("email", "answer")
 Feedback = Annotated[EmailFeedback | AnswerFeedback, Field(discriminator="about")]
 
 
@@ -111,12 +109,10 @@ class Inbox:
         Raises Busy past the client's share of a day, over all datasets, and Unavailable where nothing can be written.
         """
         path = self.folder / dataset / FEEDBACK
-        try:
+        with self._lock, _writing():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock, _alone(self.folder):
+            with _alone(self.folder):
                 added = self._add(path, row, client, version)
-        except OSError as error:
-            raise Unavailable(f"feedback can't be kept: {error.strerror}", None, "feedback_not_kept") from error
         if added:
             WRITTEN.labels(dataset).inc()
         return added
@@ -125,12 +121,14 @@ class Inbox:
         """Who asks, as a short hash: of the key where it is one of the server's `keys`, else of the address.
 
         A key that nobody checks would make as many clients of one as it likes. Without the salt, which never leaves
-        this machine, an address could be found from its hash by trying all.
+        this machine, an address could be found from its hash by trying all. Raises Unavailable as `add`.
         """
         key = request.headers.get("authorization", "").partition(" ")[2].strip()
         known = any(hmac.compare_digest(key.encode(), each.encode()) for each in keys)
         who = key if known else (request.client.host if request.client else "")
-        return hmac.new(_salt(self.folder / SALT), who.encode(), "sha256").hexdigest()[:12]
+        with self._lock, _writing():
+            salt = _salt(self.folder / SALT)
+        return hmac.new(salt, who.encode(), "sha256").hexdigest()[:12]
 
     def _add(self, path: Path, row: dict[str, Any], client: str, version: str) -> bool:
         now = datetime.now(UTC)
@@ -142,7 +140,7 @@ class Inbox:
         files = self.folder.glob(f"*/{FEEDBACK}")
         since = now.timestamp() - DAY
         today = sorted(each.time for file in files for each in self._known(file) if each.client == client)
-        today = [time for time in today if time > since]
+        today = [time for time in today if since < time <= now.timestamp()]  # a clock may have been wrong
         if len(today) >= self.most:
             wait = max(1, round(today[len(today) - self.most] - since))
             raise Busy(f"{len(today)} rows of feedback in a day; no more are taken", wait)
@@ -165,13 +163,25 @@ def _salt(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_name(f"{path.name}.{os.getpid()}")
-        made.touch(mode=0o600)
-        made.write_bytes(os.urandom(16))
-        with suppress(FileExistsError):
-            os.link(made, path)  # of several servers the first one's counts
-        made.unlink()
+        descriptor, made = mkstemp(prefix=f"{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(os.urandom(16))
+                file.flush()
+                os.fsync(descriptor)
+            with suppress(FileExistsError):
+                os.link(made, path)  # of several servers the first one's counts
+        finally:
+            Path(made).unlink()
         return path.read_bytes()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"feedback can't be kept: {error.strerror}", None, "feedback_not_kept") from error
 
 
 @contextmanager

@@ -8,9 +8,11 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import h11
 from starlette.requests import Request
@@ -84,15 +86,17 @@ class _Lingering:
 class TimedHeads(H11Protocol):
     """uvicorn's HTTP/1.1, which closes a connection that takes more than `seconds` to bring the head of a request.
 
-    By itself uvicorn waits without an end for the first byte of a new connection, for the rest of a head, and for the
-    rest of a body whose request was answered before it had come. How long a connection may rest between two requests is
-    its `timeout_keep_alive`. An answer that ends the connection reaches who still writes.
+    By itself uvicorn waits without an end for the first byte of a new connection, for the rest of a head, for the rest
+    of a body whose request was answered before it had come, and for who does not read an answer. How long a connection
+    may rest between two requests is its `timeout_keep_alive`. An answer that ends the connection reaches who still
+    writes.
     """
 
     def __init__(self, *, seconds: float, **options: Any) -> None:
         super().__init__(**options)
         self.seconds = seconds
         self._late: asyncio.TimerHandle | None = None
+        self._full: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """The time begins."""
@@ -110,6 +114,22 @@ class TimedHeads(H11Protocol):
         super().connection_lost(exc)
         self.transport.closed()
         self._unwatch()
+        self._flows()
+
+    def pause_writing(self) -> None:
+        """What is written waits for a client that does not read; it has so many seconds for a piece of it."""
+        super().pause_writing()
+        self._full = self._full or self.loop.call_later(self.seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads."""
+        super().resume_writing()
+        self._flows()
+
+    def _flows(self) -> None:
+        if self._full is not None:
+            self._full.cancel()
+            self._full = None
 
     def shutdown(self) -> None:
         """The server ends, and waits for no request that is not yet whole or was answered before it was."""
@@ -150,6 +170,52 @@ class TimedHeads(H11Protocol):
             ):
                 self.transport.write(self.conn.send(event))
         self.transport.close()
+
+
+class Sites:
+    """Refuses what a page of another site has a browser ask.
+
+    Such a page may have a name that leads to this server's address (DNS rebinding): what has no keys answers to
+    addresses, `localhost` and the names that are `allowed`. And it may ask across sites, which a browser says under
+    Origin: that is the host that is asked, or an allowed one.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str], *, any_name: bool) -> None:
+        self.app, self.allowed, self.any_name = app, {name.lower() for name in allowed}, any_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            asked, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
+            if refuse := self._refused(asked, origin):
+                return await refuse(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+    def _refused(self, asked: str, origin: str) -> ASGIApp | None:
+        name = _name(f"//{asked}")
+        if asked and not (self.any_name or name == "localhost" or name in self.allowed or _is_address(name)):
+            said = f"{asked[:200]!r} is no name of this server: --allowed-hosts gives it some"
+            return refusal(421, said, "other_host")
+        if origin and origin.partition("//")[2].lower() != asked.lower() and _name(origin) not in self.allowed:
+            said = f"{origin[:200]!r} is another site than {asked[:200]!r}: --allowed-hosts names those that may ask"
+            return refusal(403, said, "other_site")
+        return None
+
+
+def _name(url: str) -> str:
+    """The host that a URL names, without its port; empty for what is none."""
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class Keys:

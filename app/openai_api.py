@@ -1,19 +1,21 @@
 """/v1: chat, completions and models, as OpenAI's clients ask for them."""
 
+import asyncio
 import codecs
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from app.errors import NotFound, RequestError
+from app.errors import NotFound, RequestError, Timeout
 from app.limits import until_gone
 from app.metrics import FIRST_TOKEN, TOKENS
 from app.registry import BY_DEFAULT, Listed
@@ -104,17 +106,35 @@ def _models(listed: Sequence[Listed]) -> list[Model]:
     return found
 
 
+class Loader:
+    """Has versions loaded in a thread of its own: those that answer requests are few, and loading takes long."""
+
+    def __init__(self, versions: Versions) -> None:
+        self._versions, self._thread = versions, ThreadPoolExecutor(1, "loader")
+
+    async def get(self, name: str, seconds: float) -> Loaded:
+        """As `Versions.get`. Raises Timeout where it takes more than so many seconds."""
+        if loaded := await run_in_threadpool(self._versions.at_hand, name):
+            return loaded
+        loading = asyncio.get_running_loop().run_in_executor(self._thread, self._versions.get, name)
+        try:
+            async with asyncio.timeout(seconds):
+                return await loading
+        except TimeoutError:
+            raise Timeout(f"{name} was not loaded in the time that a request may take") from None
+
+
 async def asked(request: Request, name: str | None, objectives: Sequence[str]) -> Loaded:
     """The version that a request names, loaded; without a name the first model of these objectives."""
-    versions: Versions = request.app.state.versions
+    state = request.app.state
 
-    def load() -> Loaded:
-        found = name or next(filter(None, map(versions.registry.default, objectives)), None)
+    def default() -> str:
+        found = next(filter(None, map(state.versions.registry.default, objectives)), None)
         if found is None:
             raise NotFound("no model is registered that could answer; `make run` makes them", "model")
-        return versions.get(found)
+        return found
 
-    return await run_in_threadpool(load)
+    return await state.loader.get(name or await run_in_threadpool(default), state.settings.request_seconds)
 
 
 def _told(loaded: Loaded, told: Iterable[Told]) -> ChoiceLogprobs:
@@ -225,6 +245,15 @@ async def _whole(request: Request, writing: Writing, loaded: Loaded) -> list[Cho
         TOKENS.labels(loaded.registered_name).inc(writing.completion_tokens)
 
 
+async def _written(answer: Callable[[], BaseModel]) -> Any:
+    """An answer as JSON, made in a thread: with log-probabilities it may have megabytes, in which all others wait."""
+
+    def write() -> Response:
+        return Response(answer().model_dump_json(), media_type="application/json")
+
+    return await run_in_threadpool(write)
+
+
 def error_content(error: RequestError) -> dict[str, Any]:
     """An error as OpenAI's clients read it."""
     kind = "invalid_request_error" if error.status < 429 else "server_error"
@@ -272,18 +301,20 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
         end = (lambda used: ChatCompletionChunk(**about, choices=[], usage=used)) if body.tells_usage else None
         return _events(writing, loaded, began, begin, chunk, end)
     choices = await _whole(request, writing, loaded)
-    return ChatCompletion(
-        **about,
-        usage=_usage(writing),
-        choices=[
-            ChatChoice(
-                index=number,
-                message=AnswerMessage(content=each.text),
-                logprobs=_told(loaded, each.told) if body.logprobs else None,
-                finish_reason=each.finish,
-            )
-            for number, each in enumerate(choices)
-        ],
+    return await _written(
+        lambda: ChatCompletion(
+            **about,
+            usage=_usage(writing),
+            choices=[
+                ChatChoice(
+                    index=number,
+                    message=AnswerMessage(content=each.text),
+                    logprobs=_told(loaded, each.told) if body.logprobs else None,
+                    finish_reason=each.finish,
+                )
+                for number, each in enumerate(choices)
+            ],
+        )
     )
 
 
@@ -317,18 +348,20 @@ async def completions(request: Request, body: CompletionRequest) -> Completion:
         end = (lambda used: Completion(**about, choices=[], usage=used)) if body.tells_usage else None
         return _events(writing, loaded, began, [], chunk, end)
     choices = await _whole(request, writing, loaded)
-    return Completion(
-        **about,
-        usage=_usage(writing),
-        choices=[
-            CompletionChoice(
-                index=number,
-                text=each.text,
-                logprobs=None if body.logprobs is None else _completion_told(loaded, each.told, _Place()),
-                finish_reason=each.finish,
-            )
-            for number, each in enumerate(choices)
-        ],
+    return await _written(
+        lambda: Completion(
+            **about,
+            usage=_usage(writing),
+            choices=[
+                CompletionChoice(
+                    index=number,
+                    text=each.text,
+                    logprobs=None if body.logprobs is None else _completion_told(loaded, each.told, _Place()),
+                    finish_reason=each.finish,
+                )
+                for number, each in enumerate(choices)
+            ],
+        )
     )
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llm.errors import UserError
+
 TITLE = "Threestage"
 WELCOME = f"# {TITLE}\nLanguage models made from scratch: ask the assistant, check a mail, or compare two versions."
 STYLES = """
@@ -38,6 +40,10 @@ POLICY = {
     "base-uri": "'self'",
     "form-action": "'self'",
 }
+SESSIONS = 200
+"""Browsers for which the mail that was checked last is held in memory, for a while (page_email.py)."""
+FILES = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/stream")
+"""Where Gradio hands out files, of which this page has none."""
 SCRIPT = re.compile(rb"<script\b(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 PREVIEW = re.compile(rb"<meta\s+(?:property|name)=\"(?:og|twitter):[^>]*>\s*")
 """What sites that link to the page are told, with pictures of Gradio's on other hosts."""
@@ -51,6 +57,7 @@ def mount_page(app: FastAPI, api: tuple[str, ...]) -> FastAPI:
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, which takes seconds
     import gradio as gr
+    from gradio import processing_utils
 
     from app.page_chat import chat_tab
     from app.page_compare import compare_tab
@@ -63,6 +70,7 @@ def mount_page(app: FastAPI, api: tuple[str, ...]) -> FastAPI:
         for name, tab in {"Chat": chat_tab, "Email": email_tab, "Compare": compare_tab}.items():
             with gr.Tab(name):
                 tab(blocks, app)
+    blocks.state_session_capacity = SESSIONS
     fonts = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
     gr.mount_gradio_app(
         app,
@@ -75,17 +83,25 @@ def mount_page(app: FastAPI, api: tuple[str, ...]) -> FastAPI:
         theme=gr.themes.Default(**fonts),
         css=STYLES,
         auth=_log_in(settings.api_keys) if settings.api_keys else None,
-        auth_message="Any name, and as password a key of this server.",
+        auth_message="A name of your own, of which a log-out ends all log-ins, and as password a key of this server.",
     )
+    # By itself Gradio looks at which files a client names only where its own launch() was called; and it fetches what a
+    # URL names, of any size.
+    blocks.has_launched = True
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
     page = app.router.routes.pop().app  # as a mount it would hide the app's own 404 and 405
     app.state.end_page = page.stop_event.set
     nothing = app.router.default
 
     async def rest(scope: Scope, receive: Receive, send: Send) -> None:
-        await (nothing if scope["path"].startswith(api) else Guard(page))(scope, receive, send)
+        await (nothing if scope["path"].startswith((*api, *FILES)) else Guard(page))(scope, receive, send)
 
     app.router.default = rest
     return app
+
+
+async def _fetch_nothing(url: str, _: str) -> str:
+    raise UserError(f"{url[:200]}: this server fetches no files; upload it")
 
 
 def _log_in(keys: tuple[str, ...]) -> Callable[[str, str], bool]:

@@ -23,6 +23,8 @@ CONSENT = (
     "your address, so that the next training can learn from it; else it keeps nothing."
 )
 
+CHECKED = 600
+"""Seconds that a mail which was checked is held in memory, for who says what it is."""
 Checked = dict[str, Any]
 """A mail that was checked: its `row`, the `version` that did, and its `labels`."""
 
@@ -39,7 +41,7 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         problem = gr.Markdown(visible=False)
         label = gr.Label(label="Verdict", visible=False, elem_id="label")
         words = gr.Markdown(visible=False, elem_classes="words", elem_id="words")
-    checked = gr.State()
+    checked = gr.State(time_to_live=CHECKED)
     outputs = [problem, label, words, checked]
 
     async def verdict(row: dict[str, str]) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ A model's name alone is its champion, and its challenger where there is no champ
 an alias points at, `assistant/3` a version.
 """
 
+import logging
 import math
 import re
 import threading
@@ -30,8 +31,13 @@ from tasks.registry.standing import CHAMPION
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
 
 BY_DEFAULT = (CHAMPION, CHALLENGER)
+AGAIN = 30.0
+"""Seconds until a version whose files could not be read is looked at again."""
 CARD = "card/card.md"
 """Among the artifacts of a version's run."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class Named(NamedTuple):
@@ -66,6 +72,7 @@ class Registry:
     def __init__(self) -> None:
         self._listed: list[Listed] = []
         self._objectives: dict[str, str] = {}
+        self._unreadable: dict[str, tuple[float, str]] = {}
         self._client: MlflowClient | None = None
         self._read_at = -math.inf  # or was tried
         self._trouble: str | None = None
@@ -131,6 +138,8 @@ class Registry:
                         self._objective(version, model),
                     )
                 )
+        if found and not any(each.objective for each in found):
+            raise UserError(f"the files of no version can be read: {next(iter(self._unreadable.values()))[1]}")
         return sorted(found, key=lambda each: (each.named.model, -int(each.named.version)))
 
     def _store(self) -> MlflowClient:
@@ -141,15 +150,22 @@ class Registry:
         return self._client
 
     def _objective(self, version: ModelVersion, model: str) -> str:
-        """By which module a version answers; empty where its files are gone."""
-        if version.source not in self._objectives:
+        """By which module a version answers; empty where its files can't be read, which is tried again later."""
+        source = version.source
+        tried, _ = self._unreadable.get(source, (-math.inf, ""))
+        if source not in self._objectives and time.monotonic() - tried > AGAIN:
+            named = Named(model, str(version.version))
             try:
                 with TemporaryDirectory() as fetched:
-                    folder = self.files(Named(model, str(version.version)), Path(fetched), CONFIG).parent
-                    self._objectives[version.source] = read_config(folder)["objective"]
-            except (UserError, MlflowException, OSError):
-                return ""
-        return self._objectives[version.source]
+                    folder = self.files(named, Path(fetched), CONFIG).parent
+                    self._objectives[source] = read_config(folder)["objective"]
+                self._unreadable.pop(source, None)
+            except Exception as error:  # each kind of store has errors of its own
+                reason = " ".join(str(error).split()) or type(error).__name__
+                if source not in self._unreadable:
+                    logger.warning("%s can't be read: %s", named, reason)
+                self._unreadable[source] = time.monotonic(), reason
+        return self._objectives.get(source, "")
 
     def files(self, named: Named, fetched: Path, file: str = "") -> Path:
         """The model folder of a version, or a file of it: on this machine, or below `fetched`, from a server."""

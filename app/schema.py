@@ -5,7 +5,7 @@ answer and is not done here (tools, say) is refused; one that would not (`user`,
 `repetition_penalty` are additions that other servers of open models have, too.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -34,6 +34,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # what is not done here, and the va
 
 MOST_STOP = 256
 """Characters of a stop string: each new piece of text is compared with all its beginnings."""
+MOST_PARTS = 50
+"""Parts of what takes none that are not known."""
 LEAST_TOP_P = 1e-6
 """Below it the likeliest token is alone in the draw; float32 would round it to 0, which leaves nothing."""
 
@@ -42,6 +44,23 @@ class Asked(BaseModel):
     """What people send: types are as they say, and numbers are numbers."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Closed(Asked):
+    """The same, without parts that are not known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_parts(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MOST_PARTS:  # each would be an error of its own
+            raise ValueError(f"{len(value)} parts; known are {', '.join(cls.model_fields)}")
+        return value
+
+
+FIRST_ERROR = Field(fail_fast=True)
+"""Of a list: the first item that is wrong is enough; the errors of all in a megabyte took seconds and 2 GB."""
 
 
 class TextPart(Asked):
@@ -55,7 +74,7 @@ class ChatMessage(Asked):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], FIRST_ERROR]
 
     def turn(self) -> Message:
         """As the model is told it."""
@@ -89,7 +108,7 @@ class _Request(Asked):
     min_p: float | None = Field(default=None, ge=0, le=1)
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
     n: int | None = Field(default=1, ge=1, le=16)
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
 
     @model_validator(mode="after")
@@ -126,19 +145,27 @@ class _Request(Asked):
 class ChatRequest(_Request):
     """A conversation that goes on."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000, fail_fast=True)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     logprobs: bool | None = False
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
 
+    @model_validator(mode="after")
+    def _tells_what_is_likely_beside_what_is_made(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
 
-Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+T = TypeVar("T")
+Prompts = Annotated[list[T], Field(min_length=1, max_length=16, fail_fast=True)]
 
 
 class CompletionRequest(_Request):
     """Texts that go on."""
 
-    prompt: str | Tokens | Annotated[list[str] | list[Tokens], Field(min_length=1, max_length=16)]
+    prompt: str | Tokens | Prompts[str] | Prompts[Tokens]
     logprobs: int | None = Field(default=None, ge=0, le=20)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -22,8 +23,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from app import classifying, feedback, openai_api
-from app.errors import Busy, Failed, RequestError
-from app.limits import Bodies, Keys, Measured, TimedHeads
+from app.errors import Busy, Failed, RequestError, Timeout
+from app.limits import Bodies, Keys, Measured, Sites, TimedHeads
 from app.metrics import RUNNING, WAITING
 from app.settings import Settings
 from app.versions import Versions
@@ -82,6 +83,7 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     app.state.versions, app.state.settings = versions, settings
     app.state.registry_error = "the registry has not been read yet"
     app.state.feedback = feedback.Inbox(settings)
+    app.state.loader = openai_api.Loader(versions)
     app.state.end_page = lambda: None
     for router in (openai_api.router, classifying.router, feedback.router):
         app.include_router(router)
@@ -119,6 +121,7 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     app.add_exception_handler(Exception, _bug)
     app.add_middleware(Keys, keys=settings.api_keys, guarded=GUARDED)
     app.add_middleware(Bodies, most=settings.body_bytes, seconds=settings.body_seconds)
+    app.add_middleware(Sites, allowed=settings.allowed_hosts, any_name=bool(settings.api_keys))
     app.add_middleware(Measured)
     if page:
         from app.page import mount_page
@@ -143,7 +146,9 @@ async def _watch(app: FastAPI) -> None:
 
 
 async def _refused(_: Request, error: RequestError) -> JSONResponse:
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
+    if isinstance(error, Failed | Timeout):  # OpenAI's clients would have it all computed twice more
+        headers["x-should-retry"] = "false"
     return JSONResponse(openai_api.error_content(error), error.status, headers)
 
 
@@ -162,7 +167,12 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
     found = next((each for each in error.errors() if not each["type"].endswith("_type")), error.errors()[0])
     place = ".".join(map(str, _there(found["loc"][1:], error.body, found["type"] == "missing")))
     reason = found["msg"].removeprefix("Value error, ")
-    if found["type"] == "json_invalid":  # whose place is a number of characters
+    if isinstance(error.body, bytes):
+        place, reason = "", "the body is not said to be JSON: send the header Content-Type: application/json"
+    elif found["type"].startswith("union_tag"):  # whose place is the whole
+        place = found["ctx"]["discriminator"].strip("'")
+        reason = f"one of {', '.join(feedback.ABOUT)}"
+    elif found["type"] == "json_invalid":  # whose place is a number of characters
         place, reason = "", f"no JSON: {found['ctx']['error']}"
     unsupported = re.fullmatch(r"(\w+) is not supported", reason)  # by a model, which stands nowhere
     param = unsupported[1] if unsupported else place
@@ -187,8 +197,11 @@ def _there(parts: Sequence[str | int], body: Any, missing: bool) -> list[str | i
     return without if is_a_type else there
 
 
-async def _http_error(_: Request, error: HTTPException) -> JSONResponse:
-    found = RequestError(str(error.detail), None, "not_found" if error.status_code == 404 else "invalid_request")
+async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    said, code = str(error.detail), "not_found" if error.status_code == 404 else "invalid_request"
+    if error.status_code == 404 and request.url.path.startswith(openai_api.router.prefix):
+        said = f"{said}: below {openai_api.router.prefix} there are chat/completions, completions and models"
+    found = RequestError(said, None, code)
     return JSONResponse(openai_api.error_content(found), error.status_code, error.headers)
 
 
@@ -202,6 +215,7 @@ def http_config(app: FastAPI, host: str, port: int, log_level: str) -> uvicorn.C
         http=partial(TimedHeads, seconds=app.state.settings.body_seconds),
         ws="none",  # nothing here speaks them
         limit_concurrency=CONNECTIONS,
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # else any client on this machine could write its address
         timeout_keep_alive=15,
         timeout_graceful_shutdown=int(GOODBYE) + 5,
         server_header=False,

@@ -12,6 +12,9 @@ class Settings(Config):
 
     api_keys: tuple[str, ...] = ()
     """Who asks must name one of them; none lets everybody in."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which the server is asked beside `localhost` and addresses, and those of other sites whose pages may ask
+    it. With keys, any name does."""
     rows: int = Field(default=32, gt=0)
     """Texts that one version writes at once."""
     queue: int = Field(default=64, ge=0)
@@ -23,7 +26,8 @@ class Settings(Config):
     body_bytes: int = Field(default=4_000_000, gt=0)
     """Size of the largest request."""
     body_seconds: float = Field(default=20, gt=0)
-    """Time that a request's head has to come, and then its body; a slower client is sent away."""
+    """Time that a request's head has to come, and then its body, and that a client has to take a piece of its answer; a
+    slower one is sent away."""
     poll_seconds: float = Field(default=3, gt=0)
     """Time between two looks at the registry's aliases."""
     feedback: bool = True

@@ -112,8 +112,8 @@ class Versions:
             found[model] = ", ".join(filter(None, (str(named), alias))) if there else None
         return found
 
-    def get(self, name: str) -> Loaded:
-        """The version that a name means, loaded. Raises as `find`, and Unavailable where it can't be loaded.
+    def at_hand(self, name: str) -> Loaded | None:
+        """The version that a name means, where it is loaded. Raises as `find`.
 
         Where an alias has moved to a version that is not loaded, what answered before goes on: `refresh` loads it.
         """
@@ -122,12 +122,18 @@ class Versions:
             loaded = self._loaded.get(named) or self._loaded.get(self._answered.get(name))
             if loaded:  # at once, so that it is not let go in between
                 self._answered[name], loaded.asked = loaded.named, time.monotonic()
-        if loaded is None:
-            loaded = self.load(named)
-            with self._lock:
-                if named in self._loaded:
-                    self._answered[name], loaded.asked = named, time.monotonic()
-            self._make_room()
+        return loaded
+
+    def get(self, name: str) -> Loaded:
+        """The same, loaded if need be. Raises as `find`, and Unavailable where it can't be loaded."""
+        if loaded := self.at_hand(name):
+            return loaded
+        named = self.registry.find(name)
+        loaded = self.load(named)
+        with self._lock:
+            if named in self._loaded:
+                self._answered[name], loaded.asked = named, time.monotonic()
+        self._make_room()
         return loaded
 
     def load(self, named: Named) -> Loaded:

@@ -266,3 +266,14 @@ def test_a_mail_that_ends_its_process_has_a_reason_and_the_next_call_starts_anot
         assert cleaner(clean_row, [{"body": "x"}]) == [{"subject": "", "body": "x"}]
     finally:
         cleaner.close()
+
+
+def test_mails_have_their_time_together_and_those_behind_it_say_so():
+    cleaner = Cleaner(600)
+    try:
+        assert cleaner(hangs, ["a", "b"], 300) == [{"body": "a"}, {"body": "b"}]
+        late = "not read: those before it took all of the time"
+        assert cleaner(hangs, ["hangs", "b", "c"], 1) == ["not read within the time of all", late, late]
+        assert cleaner(hangs, ["a"], 300) == [{"body": "a"}]
+    finally:
+        cleaner.close()

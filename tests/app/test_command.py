@@ -166,11 +166,13 @@ def test_a_registry_that_does_not_answer_is_said_in_a_line(pipeline, monkeypatch
 
 def test_a_reader_who_has_had_enough_is_no_error(tmp_path, registry):
     row = json.dumps({"body": "the cat sat on the mat"})
-    (tmp_path / "many.jsonl").write_text(f"{row}\n" * 1500)
-    done = shell("threestage classify --json many.jsonl | head -1", tmp_path, registry)
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text(f"{row}\n" * 1500)  # no UTF-8, which is no error, either
+    strict = "PYTHONIOENCODING=utf-8:strict threestage classify --json caf*.jsonl"
+    done = shell(f"{strict} | head -1", tmp_path, registry)
     said, errors = done.communicate()
     assert (done.returncode, errors) == (0, "")
     assert json.loads(said)["line"] == 1
+    assert json.loads(said)["file"] == "caf\udce9.jsonl"
 
 
 # ---- serve

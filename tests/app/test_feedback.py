@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 
 import httpx
 import pytest
@@ -117,8 +118,13 @@ def test_the_same_is_kept_once_and_a_changed_verdict_again(server, inbox):
         (EMAIL | {"model": "assistant"}, 400, "model", "assistant/1 is no classifier"),
         (EMAIL | {"model": "classifier/9"}, 404, "model", "model 'classifier' has no 9"),
         (EMAIL | {"mood": "bad"}, 422, "mood", "Extra inputs are not permitted"),
-        (EMAIL | {"about": "weather"}, 422, None, "'email', 'answer'"),
-        ({name: value for name, value in EMAIL.items() if name != "about"}, 422, None, "about"),
+        (EMAIL | {"about": "weather"}, 422, "about", "about: one of email, answer"),
+        (
+            {name: value for name, value in EMAIL.items() if name != "about"},
+            422,
+            "about",
+            "about: one of email, answer",
+        ),
         ({name: value for name, value in EMAIL.items() if name != "label"}, 422, "label", "Field required"),
         (ANSWER | {"model": "classifier"}, 400, "model", "classifier/1 is no assistant"),
         (ANSWER | {"answer": " \n"}, 400, "answer", "there is no text to learn from"),
@@ -278,6 +284,50 @@ def test_rows_of_yesterday_count_no_more_and_what_is_edited_by_hand_is_read_agai
     assert 3_500 < full.value.retry_after <= 3_601
     file.write_text("")
     assert inbox.add("emails", ROW | {"body": "d"}, "client", "m/1")
+
+
+def test_a_row_that_a_wrong_clock_dated_tomorrow_keeps_nobody_out(small):
+    inbox, file = small
+    for body in "abc":
+        assert inbox.add("emails", ROW | {"body": body}, "client", "m/1")
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds")
+    file.write_text("".join(json.dumps(row | {"time": tomorrow}) + "\n" for _, row in read_json_lines(file)))
+    assert inbox.add("emails", ROW | {"body": "d"}, "client", "m/1")
+
+
+def test_of_many_first_clients_at_once_each_has_its_code_and_another_server_gives_the_same(tmp_path):
+    request = Request({"type": "http", "headers": [], "client": ("10.0.0.1", 1)})
+    inboxes = [Inbox(Settings(inbox=tmp_path / "inbox")) for _ in range(8)]
+    start = Barrier(8)
+
+    def code(inbox: Inbox) -> str:
+        start.wait()
+        return inbox.client_of(request)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(code, inboxes))) == 1
+    assert [path.name for path in (tmp_path / "inbox").iterdir()] == [".salt"]
+    assert (tmp_path / "inbox/.salt").stat().st_mode & 0o777 == 0o600
+
+
+def test_where_nothing_can_be_written_that_is_said(registry):
+    with tracked(registry), running(Settings(inbox=Path("/proc/self/nothing"))) as address:
+        answer = post(address, ANSWER)
+    assert (answer.status_code, error(answer)["code"]) == (503, "feedback_not_kept")
+
+
+def test_a_client_can_not_write_an_address_of_its_own_choice(registry, tmp_path):
+    settings = Settings(inbox=tmp_path / "inbox", feedback_a_client=1)
+    with tracked(registry), running(settings) as address:
+        said = [
+            httpx.post(f"{address}/feedback", json=ANSWER | {"answer": text}, headers=headers, timeout=120).status_code
+            for text, headers in (
+                ("a", {}),
+                ("b", {"X-Forwarded-For": "10.0.0.7"}),
+                ("c", {"Forwarded": "for=10.0.0.8"}),
+            )
+        ]
+    assert said == [200, 429, 429]
 
 
 def test_a_key_tells_clients_apart_only_where_the_server_knows_it(tmp_path):

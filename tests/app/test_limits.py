@@ -3,6 +3,7 @@
 import hmac
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,8 +13,12 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 import pytest
+from pydantic import ValidationError
 
 from app import limits
+from app.classifying import ClassifyRequest
+from app.feedback import AnswerFeedback
+from app.schema import ChatRequest, CompletionRequest
 from app.settings import Settings
 from tests.app.conftest import running, tracked
 from tests.app.steps import stepwise
@@ -174,14 +179,14 @@ def test_ten_megabytes_are_too_large_whether_they_are_declared_or_come_in_chunks
 
 @pytest.mark.parametrize("head", [b"connection: close\r\n", b""])
 def test_who_reads_nothing_before_all_is_written_reads_why_it_was_refused(strict, head):
-    start = b"POST /classify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer one key\r\n" + head
+    start = b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer one key\r\n" + head
     answer = raw(strict, start + b"content-length: 30000000\r\n\r\n", b"x" * 30_000_000)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_large"
 
 
 def test_who_writes_on_behind_an_answer_that_ends_the_connection_is_cut_off(impatient):
-    head = b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: 30000000\r\n\r\n"
+    head = b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 30000000\r\n\r\n"
     with connected(impatient, head) as connection:
         assert answer_of(connection).status_code == 413
         with pytest.raises(ConnectionError):
@@ -189,13 +194,13 @@ def test_who_writes_on_behind_an_answer_that_ends_the_connection_is_cut_off(impa
 
 
 def test_a_size_that_is_no_number_or_a_lie_is_refused(strict):
-    head = b"POST /classify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer one key\r\nconnection: close\r\n"
+    head = b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer one key\r\nconnection: close\r\n"
     for size in (b"9" * 5000, b"-1", b"1e9", b"0x10"):
         assert raw(strict, head + b"content-length: " + size + b"\r\n\r\n").split()[1] in (b"400", b"413")
 
 
 def test_a_body_that_comes_too_slowly_is_refused(impatient):
-    head = b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     for part in (
         b"content-length: 100\r\n\r\n",
         b"transfer-encoding: chunked\r\n\r\n5\r\n",
@@ -207,8 +212,9 @@ def test_a_body_that_comes_too_slowly_is_refused(impatient):
 
 
 def test_a_body_that_is_no_http_is_refused_and_nobody_waits_for_its_rest(strict, caplog):
-    head = b"POST /classify HTTP/1.1\r\nhost: x\r\nauthorization: Bearer one key\r\ncontent-type: application/json\r\n"
-    with connected(strict, head + b"transfer-encoding: chunked\r\n\r\n") as connection:
+    head = b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer one key\r\n"
+    kind = b"content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    with connected(strict, head + kind) as connection:
         connection.sendall(b"2\r\n{}\r\n no chunk\r\n")
         assert ending_of(connection).startswith(b"HTTP/1.1 400 ")
     assert httpx.get(f"{strict}/healthz", timeout=300).status_code == 200
@@ -216,13 +222,13 @@ def test_a_body_that_is_no_http_is_refused_and_nobody_waits_for_its_rest(strict,
 
 
 def test_who_asks_for_a_websocket_is_answered_by_http(strict):
-    upgrade = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    upgrade = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
     with connected(strict, upgrade) as connection:
         assert answer_of(connection).json() == {"status": "ok"}
 
 
-LIVE = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-BEGUN = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: "
+LIVE = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+BEGUN = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx-slow: "
 
 
 def test_a_head_that_comes_a_byte_at_a_time_is_refused(impatient):
@@ -246,7 +252,7 @@ def test_a_second_head_has_its_time_too(impatient):
 
 
 def test_a_body_that_goes_on_behind_its_answer_keeps_no_connection(impatient):
-    early = b"POST /v1/nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"
+    early = b"POST /v1/nothing HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000000\r\n\r\n"
     with connected(impatient, early) as connection:
         assert answer_of(connection).status_code == 404
         assert ending_of(connection, b"x") == b""
@@ -261,9 +267,23 @@ def test_a_connection_that_rests_between_requests_is_kept_for_longer_than_a_head
         assert answer_of(resting).json() == {"status": "ok"}
 
 
+def test_who_does_not_read_its_answers_is_cut_off(impatient, monkeypatch):
+    lost, cut_off = limits.TimedHeads.connection_lost, threading.Event()
+
+    def noted(protocol, error):
+        lost(protocol, error)
+        cut_off.set()
+
+    monkeypatch.setattr(limits.TimedHeads, "connection_lost", noted)
+    asked = b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 1000  # answers of 60 kB, more than buffers hold
+    with connected(impatient, asked):
+        assert cut_off.wait(300)
+
+
 def test_an_answer_may_take_longer_than_its_request(impatient):
     body = json.dumps(HELLO).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(body)}\r\n\r\n"
     with stepwise() as steps, connected(impatient, head.encode() + body) as asking:
         with connected(impatient, BEGUN) as slow:
             assert b" 408 " in ending_of(slow)
@@ -273,6 +293,12 @@ def test_an_answer_may_take_longer_than_its_request(impatient):
 
 
 MALFORMED = {
+    "many wrong numbers": b'{"prompt": [' + b"-1," * 1_000_000 + b"-1]}",
+    "many wrong parts": b'{"messages": [{"role": "user", "content": [' + b"{}," * 300_000 + b"{}]}]}",
+    "many wrong turns": b'{"about": "answer", "messages": [' + b"0," * 1_000_000 + b"0]}",
+    "many wrong mails": b'{"emails": [' + b"0," * 9000 + b"0]}",
+    "many unknown parts": ("{" + "".join(f'"{n}": 1, ' for n in range(200_000)) + '"about": "email"}').encode(),
+    "a mail of many parts": ('{"emails": [{' + "".join(f'"{n}": 1, ' for n in range(200_000)) + '"x": 1}]}').encode(),
     "empty": b"",
     "cut": b'{"messages": [',
     "nested": b"[" * 100_000 + b"]" * 100_000,
@@ -297,6 +323,23 @@ def test_what_is_no_request_is_refused_with_a_short_reason(server, path, body):
     assert answer.status_code in ((400,) if path.startswith("/v1") else (400, 422))
     assert answer.json()["error"]["message"]
     assert len(answer.content) < 3000
+    assert httpx.get(f"{server}/healthz", timeout=300).status_code == 200
+
+
+def test_many_mistakes_are_told_as_fast_as_one(server):
+    """As processor time of the server's one thread is not to be had from here: by the errors that are made of them."""
+    for model, body in (
+        (CompletionRequest, {"prompt": [-1] * 100_000}),
+        (CompletionRequest, {"prompt": [[-1] * 100_000] * 16}),
+        (ChatRequest, {"messages": [{"role": "user", "content": [{}] * 100_000}]}),
+        (ChatRequest, {"messages": [0] * 1000, "stop": [0] * 16}),
+        (ClassifyRequest, {"emails": [0] * 10_000}),
+        (ClassifyRequest, {"emails": [dict.fromkeys(map(str, range(100_000)))]}),
+        (AnswerFeedback, {"messages": [0] * 200}),
+    ):
+        with pytest.raises(ValidationError) as found:
+            model.model_validate(body)
+        assert found.value.error_count() < 10
 
 
 @pytest.mark.parametrize(
@@ -307,6 +350,8 @@ def test_another_type_of_content_is_refused(server, path, kind):
     answer = post(server, path, content=json.dumps({"x": 1}), headers={"content-type": kind})
     assert answer.status_code in (400, 422)
     assert answer.json()["error"]["message"]
+    if path != "/classify/files" and "json" not in kind:
+        assert "send the header Content-Type: application/json" in answer.json()["error"]["message"]
 
 
 ODD = {"half": "\\ud800", "two halves": "\\udfff\\ud800", "nul": "\\u0000", "no characters": "\\ufeff\\uffff"}
@@ -397,6 +442,11 @@ def test_unknown_paths_are_404_in_the_same_form(server, path):
     assert error["code"] in ("not_found", "model_not_found")
 
 
+def test_what_is_not_there_below_v1_says_what_is(server):
+    said = post(server, "/v1/responses", json={}).json()["error"]["message"]
+    assert said == "Not Found: below /v1 there are chat/completions, completions and models"
+
+
 def test_another_method_is_405(server):
     for path, method in ((CHAT, "GET"), ("/healthz", "POST"), ("/classify", "DELETE"), ("/v1/models", "PUT")):
         answer = httpx.request(method, f"{server}{path}", timeout=300)
@@ -411,7 +461,7 @@ def test_what_is_no_http_is_refused_and_many_idle_connections_take_nobodys_turn(
         for number in range(200):
             idle = stack.enter_context(socket.create_connection((url.hostname, url.port), timeout=300))
             if number % 2:
-                idle.sendall(b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-le")
+                idle.sendall(b"POST /classify HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-le")
         assert b"400 Bad Request" in raw(server, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
         assert post(server, json=HELLO).status_code == 200
 

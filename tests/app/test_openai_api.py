@@ -342,6 +342,7 @@ def turn(role, content):
         ({"stop": ["x"] * 17}, INVALID, "stop", "at most 16"),
         ({"max_tokens": True}, INVALID, "max_tokens", "valid integer"),
         ({"top_logprobs": 21, "logprobs": True}, INVALID, "top_logprobs", "less than or equal to 20"),
+        ({"top_logprobs": 2}, INVALID, None, "top_logprobs needs logprobs: true"),
         ({"seed": 2**70}, INVALID, "seed", ""),
     ],
 )  # fmt: skip
@@ -463,6 +464,7 @@ def test_an_answer_that_takes_too_long_is_504_or_an_event(registry):
         answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=300)
         assert answer.status_code == 504
         assert answer.json()["error"]["code"] == "timeout"
+        assert answer.headers["x-should-retry"] == "false"  # else OpenAI's clients have it all computed three times
         streamed = httpx.post(f"{address}/v1/chat/completions", json=body | {"stream": True}, timeout=300)
         assert streamed.status_code == 200
         *_, last = [line for line in streamed.text.splitlines() if line]

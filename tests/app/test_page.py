@@ -480,6 +480,28 @@ def test_the_api_keeps_its_own_errors_beside_the_page(address):
     assert httpx.get(f"{address}/gradio_api/runs", timeout=60).status_code == 404
 
 
+def test_what_a_client_names_as_a_file_is_neither_read_nor_fetched(address, tmp_path, monkeypatch):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("a secret")
+    own = httpx.post(f"{address}/gradio_api/upload", files={"files": ("m.eml", EML)}, timeout=60).json()[0]
+    config = httpx.get(f"{address}/config", timeout=60).json()
+    for number, named in enumerate((str(secret), "/proc/self/environ", "http://model.example/mail.eml", own)):
+        for event in config["dependencies"]:
+            if not event["queue"] or not event["inputs"]:
+                continue
+            given = {"path": named, "meta": {"_type": "gradio.FileData"}}
+            asked = {"fn_index": event["id"], "data": [given] * len(event["inputs"]), "session_hash": f"s{number}"}
+            httpx.post(f"{address}/gradio_api/queue/join", json=asked, timeout=60)
+        stream = f"{address}/gradio_api/queue/data?session_hash=s{number}"
+        said = httpx.get(stream, timeout=300).text
+        assert "a secret" not in said
+        places = set(re.findall(r"/[^\s\"'\\\\]*gradio[^\s\"'\\\\]*", said)) | {own, str(secret)}
+        for place in places:
+            for route in ("file=", "file/", "proxy=", "stream/"):
+                answer = httpx.get(f"{address}/gradio_api/{route}{place}", timeout=60)
+                assert answer.status_code == 404, (route, place, answer.text[:100])
+
+
 def test_without_a_champion_the_page_says_so(page, store, address):
     client = MlflowClient()
     client.delete_registered_model_alias("threestage-assistant", "champion")

@@ -24,6 +24,7 @@ from tasks.registry.tracking import configure_tracking
 from tests.app.conftest import register, running, tracked, wait_until, write_model
 from tests.app.steps import stepwise
 
+HERE = "http://127.0.0.1"
 HELLO = [{"role": "user", "content": "hello how are you ?"}]
 
 
@@ -243,7 +244,7 @@ def test_a_version_for_which_there_is_no_memory_leaves_what_answered_before(stor
 
 def test_a_champion_without_files_is_not_ready_and_says_why(store):
     shutil.rmtree(files("1"))
-    with TestClient(create_app(Settings(poll_seconds=0.1))) as client:
+    with TestClient(create_app(Settings(poll_seconds=0.1)), base_url=HERE) as client:
         wait_until(lambda: "can't be loaded" in client.get("/readyz").json()["reason"], 120)
         ready = client.get("/readyz")
         assert (ready.status_code, ready.json()["ready"]) == (503, False)
@@ -255,7 +256,7 @@ def test_a_champion_without_files_is_not_ready_and_says_why(store):
 
 
 def test_without_a_model_the_server_lives_and_says_what_is_missing(tmp_path):
-    with tracked(tmp_path), TestClient(create_app(Settings(poll_seconds=0.1))) as client:
+    with tracked(tmp_path), TestClient(create_app(Settings(poll_seconds=0.1)), base_url=HERE) as client:
         wait_until(
             lambda: "no model is registered; `make run` makes them" in client.get("/readyz").json()["reason"], 120
         )
@@ -264,6 +265,42 @@ def test_without_a_model_the_server_lives_and_says_what_is_missing(tmp_path):
             answer = client.post(path, json=body)
             assert answer.status_code == 404
             assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_where_no_files_can_be_read_the_store_is_named_and_not_an_empty_registry(store, caplog):
+    for version in ("1", "2"):
+        shutil.rmtree(files(version))
+    with TestClient(create_app(Settings(poll_seconds=0.1)), base_url=HERE) as client:
+        wait_until(lambda: "the files of no version can be read" in client.get("/readyz").json()["reason"], 120)
+        answer = client.post("/v1/chat/completions", json={"messages": HELLO})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        assert "the files of no version can be read: " in answer.json()["error"]["message"]
+    assert caplog.text.count(" can't be read: ") == 2  # once each
+
+
+def test_while_a_version_is_loaded_everything_else_is_answered(store, monkeypatch):
+    load, begun, go_on = app.versions.load_for_inference, threading.Event(), threading.Event()
+
+    def slow(folder):
+        if folder.samefile(files("2")):
+            begun.set()
+            assert go_on.wait(300)
+        return load(folder)
+
+    monkeypatch.setattr("app.versions.load_for_inference", slow)
+    with running(Settings(rows=1, request_seconds=60)) as address, ThreadPoolExecutor(60) as pool:
+        asked = {"model": "assistant/2", "messages": HELLO, "max_tokens": 1}
+        chat = f"{address}/v1/chat/completions"
+        waiting = [pool.submit(httpx.post, chat, json=asked, timeout=300) for _ in range(60)]
+        try:
+            assert begun.wait(300)
+            assert httpx.get(f"{address}/v1/models", timeout=300).status_code == 200
+            other = httpx.post(chat, json=asked | {"model": "assistant/1"}, timeout=300)
+            assert other.status_code == 200
+            assert not any(each.done() for each in waiting)
+        finally:
+            go_on.set()
+        assert {each.result().status_code for each in waiting} <= {200, 429}
 
 
 # ---- what several threads do at once
