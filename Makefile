@@ -58,7 +58,7 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	exit 1
 
 gc: $(READY) ## name what no alias and no dvc.lock needs, and its bytes; with YES=1, remove it
-	@$(BIN)/python -m flows.gc $(if $(YES),--yes)
+	@$(BIN)/python -m flows.gc $(if $(filter 1 yes,$(YES)),--yes)
 
 clean: ## remove .venv, caches, interrupted trainings, all runs and the registry; data, models and reports stay
 	rm -rf .venv .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

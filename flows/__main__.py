@@ -12,6 +12,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m flows", description=description)
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()
+    try:
+        return _bring_up_to_date(verbose=options.verbose)
+    except KeyboardInterrupt:  # before a stage began
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+def _bring_up_to_date(*, verbose: bool) -> int:
     started = time.monotonic()
     from llm.errors import UserError
     from tasks.registry.register import check_bytes, registered
@@ -35,7 +43,7 @@ def main() -> int:
             gc.freeze()
             return 0
     except UserError as error:
-        if options.verbose:
+        if verbose:
             raise
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -56,7 +64,7 @@ def main() -> int:
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
         print_summary(registered(model_names()), f"Done in {minutes} min {seconds} s")
 
-    return run_command(work, STATE / "flows" / "log", verbose=options.verbose)
+    return run_command(work, STATE / "flows" / "log", verbose=verbose)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ class Kind:
     name: str
     kept: str
     """What of it stays."""
-    found: Sequence[Any]
-    bytes: int | None
-    """None where nobody counts them."""
+    find: Callable[[], Sequence[Any]]
     remove: Callable[[Sequence[Any]], object]
+    sized: bool = True
+    """Whether each that is found counts its bytes."""
 
 
 def main() -> int:
@@ -38,16 +38,20 @@ def main() -> int:
     from llm.errors import UserError
 
     try:
-        _collect(max(0, options.versions), options.days, remove=options.yes, verbose=options.verbose)
+        return _collect(max(0, options.versions), options.days, remove=options.yes, verbose=options.verbose)
     except UserError as error:
         if options.verbose:
             raise
         sys.stderr.write(f"error: {error}\n")
         return 1
-    return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
 
 
-def _collect(versions: int, days: float, *, remove: bool, verbose: bool) -> None:
+def _collect(versions: int, days: float, *, remove: bool, verbose: bool) -> int:
+    """Each kind by itself: where one can't be told, the others are. The exit code."""
+    from llm.errors import UserError
     from tasks.registry.retention import needed_hashes, old_versions, remove_versions
     from tasks.stages.lock import exclusive
     from tasks.stages.retention import cache_files, old_flow_runs, remove_cache_files, remove_flow_runs
@@ -55,53 +59,56 @@ def _collect(versions: int, days: float, *, remove: bool, verbose: bool) -> None
     from tasks.training.interrupted import DAY, interrupted
     from tasks.training.interrupted import remove as remove_checkpoints
 
+    kinds = [
+        Kind(
+            "versions",
+            f"the newest {versions} of a model, and any with an alias, before a review, of what is here now or of "
+            "a branch or tag",
+            lambda: old_versions(versions),
+            remove_versions,
+        ),
+        Kind(
+            "checkpoints of interrupted trainings",
+            f"the newest {TRAININGS}, and those of the last {days:g} days",
+            lambda: [each for each in interrupted()[TRAININGS:] if each.age > days * DAY],
+            lambda found: remove_checkpoints(found, days, 0),
+        ),
+        Kind(
+            "files of DVC's cache",
+            "what this folder, a branch, a tag, an experiment or a version with an alias has",
+            lambda: cache_files(needed_hashes()),
+            remove_cache_files,
+        ),
+        Kind(
+            "runs in Prefect",
+            f"those of the last {days:g} days, and of other folders",
+            lambda: old_flow_runs(days),
+            remove_flow_runs,
+            sized=False,
+        ),
+    ]
+    failed, total = False, 0
     with exclusive("retrain", patience=0), prefect_server():
-        gone = old_versions(versions)
-        trainings = interrupted()[TRAININGS:]
-        old = [each for each in trainings if each.age > days * DAY]
-        files = cache_files(needed_hashes())
-        kinds = [
-            Kind(
-                "versions",
-                f"the newest {versions} of a model, and any with an alias, before a review, of what is here now or of "
-                "a branch or tag",
-                gone,
-                sum(each.bytes for each in gone),
-                remove_versions,
-            ),
-            Kind(
-                "checkpoints of interrupted trainings",
-                f"the newest {TRAININGS}, and those of the last {days:g} days",
-                old,
-                sum(each.bytes for each in old),
-                lambda found: remove_checkpoints(found, days, 0),
-            ),
-            Kind(
-                "files of DVC's cache",
-                "what this folder, a branch, a tag, an experiment or a version with an alias has",
-                [each.path for each in files],
-                sum(each.bytes for each in files),
-                remove_cache_files,
-            ),
-            Kind(
-                "runs in Prefect",
-                f"those of the last {days:g} days, and of other folders",
-                old_flow_runs(days),
-                None,
-                remove_flow_runs,
-            ),
-        ]
         for kind in kinds:
-            size = "" if kind.bytes is None else f", {kind.bytes / 1e6:.1f} MB"
-            sys.stdout.write(f"{len(kind.found)} {kind.name}{size}; what stays: {kind.kept}\n")
-            for each in kind.found if verbose or len(kind.found) <= SHOWN else []:
+            try:
+                found = kind.find()
+            except UserError as error:
+                if verbose:
+                    raise
+                failed = True
+                sys.stderr.write(f"error: {kind.name}: {error}\n")
+                continue
+            bytes_ = sum(each.bytes for each in found) if kind.sized else 0
+            size = f", {bytes_ / 1e6:.1f} MB" if kind.sized else ""
+            sys.stdout.write(f"{len(found)} {kind.name}{size}; what stays: {kind.kept}\n")
+            for each in found if verbose or len(found) <= SHOWN else []:
                 sys.stdout.write(f"  {each}\n")
-            if remove and kind.found:
-                kind.remove(kind.found)
-    total = sum(kind.bytes or 0 for kind in kinds) / 1e6
-    sys.stdout.write(
-        f"{total:.1f} MB removed\n" if remove else f"{total:.1f} MB would go; `make gc YES=1` removes it\n"
-    )
+            if remove and found:
+                kind.remove(found)
+            total += bytes_
+    done = "removed" if remove else "would go; `make gc YES=1` removes it"
+    sys.stdout.write(f"{total / 1e6:.1f} MB {done}\n")
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 `python -m flows` runs it where there is anything to do, up to the registry; prefect.yaml schedules all of it.
 """
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,10 +63,16 @@ class Report:
     review: list[str] = field(default_factory=list)
     """Lines of Markdown."""
 
+    @property
+    def numbers(self) -> dict[str, str]:
+        """The versions that are there, by their numbers alone."""
+        found = {model: re.search(r"\d+", said) for model, said in self.versions.items()}
+        return {model: number[0] for model, number in found.items() if number}
+
     def message(self) -> str:
         """What a commit of what the run made says of it."""
         stages = [f"{stage}: {why}" for stage, became, why, _ in self.stages if became == RAN]
-        versions = [f"{model} version {version}" for model, version in self.versions.items()]
+        versions = [f"{model} version {number}" for model, number in self.numbers.items()]
         return "\n\n".join([self.name, *("\n".join(lines) for lines in (stages, versions) if lines)]) + "\n"
 
     def markdown(self) -> str:
@@ -126,7 +133,7 @@ def measure_drift(dataset: str) -> list[tuple[str, str, str]]:
 def share_results(report: Report, push_to: str, seconds: float) -> bool:
     """Commit what was made to a branch of the day and push it; whether all of that went well."""
     branch = report.name.partition(":")[0].replace(" ", "/")
-    report.shared, done = share(branch, report.message(), report.versions, push_to, seconds)
+    report.shared, done = share(branch, report.message(), report.numbers, push_to, seconds)
     return done
 
 
@@ -216,7 +223,7 @@ class _Run:
         self._rename(f"{len(plan.behind)} of {len(plan.stages)} stages")
         report, ran = self.report, 0
         for stage in plan.behind:
-            if stage not in plan.why and not graph.is_stale(stage):
+            if not graph.is_stale(stage):  # also one that was stale for what a stage before it brought back
                 report.stages.append((stage, "up to date", "what it reads came out as it was", ""))
                 continue
             why = ", ".join(plan.why.get(stage, ["what it reads changed"]))

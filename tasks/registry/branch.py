@@ -69,7 +69,8 @@ def _holds_more(branch: str, head: str, paths: Sequence[str]) -> bool:
         changed = git("diff", "--name-only", "-z", f"{head}...refs/heads/{branch}").split("\0")
     except UserError:  # it has no commit in common with that
         return True
-    return any(name and not any(Path(name).is_relative_to(path) for path in paths) for name in changed)
+    here = git("rev-parse", "--show-prefix")  # which a project has that is not all of its repository
+    return any(name and not any(Path(name).is_relative_to(Path(here, path)) for path in paths) for name in changed)
 
 
 def _free_name(name: str, head: str, paths: Sequence[str]) -> str:
@@ -148,7 +149,10 @@ def _commit(branch: str, message: str, versions: Mapping[str, str]) -> tuple[str
     results = commit_results(branch, graph.results(), message)
     if not results.branch:
         return "", f"nothing to commit: commit {results.commit[:10]}, which is checked out, holds it all"
-    name_results({name: number for name, number in versions.items() if number.isdecimal()}, results)
+    try:
+        name_results({name: number for name, number in versions.items() if number.isdecimal()}, results)
+    except UserError as error:
+        logger.warning("its versions don't name the branch: %s", error)
     if not results.new:
         return results.branch, f"nothing to commit: {results.branch} holds it all, {results.commit[:10]}"
     who = f", by {NOBODY}, as git's configuration names nobody" if results.by_nobody else ""

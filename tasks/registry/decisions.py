@@ -69,8 +69,9 @@ def _deciding(model: str) -> Iterator[Registry]:
 def set_pending(model: str, version: str, page: str, *, instead_of: str | None) -> None:
     """A version was compared with the champion `instead_of`, None where there was none, and waits for a person.
 
-    `page` is where the comparison is: an artifact's path or a URL. Raises UserError for a version that is not there,
-    is the champion or was rejected, and where another is champion by now.
+    `page` is where the comparison is: an artifact's path or a URL. What a person said meanwhile stays said, but for an
+    approval that was given against another champion. Raises UserError for a version that is not there, is the champion
+    or was rejected, and where another is champion by now.
     """
     with _deciding(model) as registry:
         _check_there(registry, version)
@@ -79,9 +80,18 @@ def set_pending(model: str, version: str, page: str, *, instead_of: str | None) 
             raise UserError(f"{title} is the champion: there is nothing to decide")
         _check_not_rejected(registry, version)
         _check_champion(registry, version, instead_of or NONE)
-        client, tags = MlflowClient(), registry.tags_of[version]
-        for key, value in ((PAGE, page), (INSTEAD_OF, instead_of or NONE), (REVIEW, PENDING)):
+        client, tags, compared = MlflowClient(), registry.tags_of[version], instead_of or NONE
+        said = said_of(registry, version)
+        meanwhile = said is not None and not said.done
+        if meanwhile and said.decision == APPROVED and tags.get(INSTEAD_OF, compared) != compared:
+            against = f"{said.by} approved it against champion {tags[INSTEAD_OF]}"
+            logger.warning("%s: %s, and it is %s now: it waits for a decision again", title, against, compared)
+            meanwhile = False
+        for key, value in ((PAGE, page), (INSTEAD_OF, compared)):
             client.set_model_version_tag(registry.name, version, key, value)
+        if meanwhile:
+            return
+        client.set_model_version_tag(registry.name, version, REVIEW, PENDING)
         for key in (DECISION, BY, AT, REASON):
             if key in tags:
                 client.delete_model_version_tag(registry.name, version, key)

@@ -34,9 +34,15 @@ def git(
     except subprocess.TimeoutExpired:
         raise UserError(f"git {arguments[0]} took longer than {seconds:.0f} s") from None
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise UserError(f"git {arguments[0]}: {said}")
+        raise UserError(f"git {arguments[0]}: {_reason(done.stderr) or f'exit code {done.returncode}'}")
     return done.stdout.removesuffix("\n")
+
+
+def _reason(said: str) -> str:
+    """The line of what git says that is the reason: behind it come hints."""
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    reasons = [line for line in lines if line.startswith(("! [", "fatal: ", "error: "))]
+    return next(iter(sorted(reasons, key=lambda line: not line.startswith("! ["))), lines[-1] if lines else "")
 
 
 def git_output(*arguments: str) -> bytes | None:
@@ -52,3 +58,8 @@ def git_text(*arguments: str) -> str | None:
     """The same as text, without white space around it."""
     output = git_output(*arguments)
     return None if output is None else output.decode(errors="replace").strip()
+
+
+def fetch_more() -> str:
+    """The command that brings commits which this clone lacks."""
+    return "git fetch --unshallow" if git_text("rev-parse", "--is-shallow-repository") == "true" else "git fetch --all"

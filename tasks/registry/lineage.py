@@ -28,7 +28,7 @@ PAGES = "http://127.0.0.1:4200"  # where `make ui` shows Prefect's runs
 
 def _dirty(*paths: str) -> str:
     """`true` when git sees changes below `paths` that no commit holds, `unknown` where there is no git."""
-    changes = git_text("status", "--porcelain", "--", *paths)
+    changes = git_text("status", "--porcelain", "--untracked-files=normal", "--", *paths)
     return "unknown" if changes is None else str(bool(changes)).lower()
 
 

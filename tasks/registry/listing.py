@@ -24,6 +24,11 @@ def versions(client: MlflowClient, name: str, having: str = "") -> list[ModelVer
     return sorted(_pages(client.search_model_versions, wanted), key=lambda each: -int(each.version))
 
 
+def every_version(client: MlflowClient) -> Iterator[ModelVersion]:
+    """The versions of all models, those of others, too."""
+    yield from _pages(client.search_model_versions, "")
+
+
 def _pages(search: Callable[..., PagedList], filter_string: str) -> Iterator[Any]:
     token = None
     while True:

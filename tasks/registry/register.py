@@ -103,6 +103,17 @@ def _is_rejected(version: ModelVersion) -> bool:
     return version.tags.get(REVIEW, "").strip().lower() == REJECTED
 
 
+def _is_unfinished(version: ModelVersion) -> bool:
+    """Whether its registration was killed before the version became the challenger."""
+    try:
+        tags = MlflowClient().get_run(version.run_id).data.tags if version.run_id else {}
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return False
+    return tags.get(UNFINISHED) == "true"
+
+
 def _was_deleted(model: str) -> bool:
     """Whether a person deleted every version of what is here now: its registration ended well and left its run."""
     if _versions(registered_name(model), version_key(model)):
@@ -113,6 +124,8 @@ def _was_deleted(model: str) -> bool:
 
 def registered(models: Iterable[str]) -> dict[str, str | None]:
     """The version of each model that has its bytes and evidence, and its aliases; None where there is none.
+
+    So it is where a registration was killed before its end, too.
 
     What people did in the registry is not undone: an alias that they moved or removed, a version that they deleted.
     """
@@ -125,6 +138,8 @@ def registered(models: Iterable[str]) -> dict[str, str | None]:
             return None
         if version is None:
             return DELETED if _was_deleted(model) else None
+        if _is_unfinished(version):
+            return None
         aliases = MlflowClient().get_model_version(version.name, version.version).aliases
         said = [*aliases, *([REJECTED] if _is_rejected(version) else [])]
         return ", ".join([f"version {version.version}", *said])
@@ -257,7 +272,7 @@ def _finish(version: ModelVersion) -> None:
     What a person rejected is made no challenger again, in whichever version it comes.
     """
     client = MlflowClient()
-    if client.get_run(version.run_id).data.tags.get(UNFINISHED) != "true":
+    if not _is_unfinished(version):
         return
     from tasks.registry.ancestry import version_ancestry
     from tasks.registry.drawing import as_json, as_svg
@@ -300,7 +315,8 @@ def register_model(model: str) -> str:
         if version := _version(model):
             _finish(version)
         elif _was_deleted(model):
-            logger.info("%s: its version was deleted in the registry, and stays so", registered_name(model))
+            said = "%s: its version was deleted in the registry, and stays so, until its run in MLflow is deleted, too"
+            logger.info(said, registered_name(model))
             return DELETED
         else:
             made = locked(training_stage(model)).outs | locked(evaluation_stage(model)).outs

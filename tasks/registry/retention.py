@@ -3,19 +3,20 @@
 from collections import ChainMap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from llm.errors import UserError
+from tasks.registry.find import find_run, holds
 from tasks.registry.git import git_output
-from tasks.registry.listing import own_models, versions
+from tasks.registry.listing import every_version, own_models, versions
 from tasks.registry.register import KEY, REJECTED, REVIEW, version_key
-from tasks.registry.tracking import configure_tracking, server_errors
+from tasks.registry.tracking import configure_tracking, is_missing, server_errors
 from tasks.stages.hashes import LOCK, PREFIX, as_hashes, parse_stages
 from tasks.stages.retention import hashes
 
@@ -35,7 +36,7 @@ class OldVersion:
     """Of its model and its evidence."""
     places: tuple[str, ...]
     """Where these are."""
-    run: str
+    run: str | None
     model: str | None
     """MLflow's id of what it serves."""
     rejected: bool
@@ -78,15 +79,20 @@ def _current_key(model: str) -> str | None:
 def _locked_outs() -> list[dict[str, str]]:
     """The outs, MD5 by path, of each dvc.lock that git knows here of a branch or tag, those of others, too."""
     refs = (git_output("for-each-ref", "--format=%(refname)") or b"").decode().split()
-    blobs = {git_output("rev-parse", "--verify", "--quiet", f"{ref}:./{LOCK}") for ref in refs} - {None, b""}
-    texts = [(git_output("cat-file", "blob", blob.decode().strip()) or b"").decode() for blob in blobs]
-    locks = [[as_hashes(stage).outs for stage in parse_stages(text, f"{LOCK} of a branch").values()] for text in texts]
-    return [dict(ChainMap(*outs)) for outs in locks]
+    blobs = {git_output("rev-parse", "--verify", "--quiet", f"{ref}:./{LOCK}"): ref for ref in refs}
+    locks = []
+    for blob, ref in blobs.items():
+        if blob:
+            text = (git_output("cat-file", "blob", blob.decode().strip()) or b"").decode(errors="replace")
+            outs = [as_hashes(stage).outs for stage in parse_stages(text, f"{LOCK} of {ref}").values()]
+            locks.append(dict(ChainMap(*outs)))
+    return locks
 
 
 def old_versions(keep: int) -> list[OldVersion]:
     """The versions of this namespace that may go: not the newest `keep` of a model, none with an alias, none that waits
-    for a review, and none that is in this folder now or in the dvc.lock of a branch or tag."""
+    for a review, none that is in this folder now or in the dvc.lock of a branch or tag, and none whose model or run
+    another version has that stays."""
     configure_tracking()
     client, found, locks = MlflowClient(), [], _locked_outs()
     with server_errors():
@@ -97,19 +103,55 @@ def old_versions(keep: int) -> list[OldVersion]:
                 if str(each.version) in aliased or said == PENDING or each.tags.get(KEY) == current:
                     continue
                 outs = {tag.removeprefix(OUT): md5 for tag, md5 in each.tags.items() if tag.startswith(OUT)}
-                if any(outs.items() <= lock.items() for lock in locks):
-                    continue
-                run = client.get_run(each.run_id).info
-                logged = each.source.removeprefix(MODEL_SOURCE) if each.source.startswith(MODEL_SOURCE) else None
-                served = client.get_logged_model(logged).artifact_location if logged else each.source
-                places = (served, run.artifact_uri)
-                size = sum(map(_size, places))
-                found.append(
-                    OldVersion(
-                        *(each.name, str(each.version), size, places, run.run_id, logged), rejected=said == REJECTED
-                    )
-                )
-    return found
+                if not any(outs.items() <= lock.items() for lock in locks):
+                    found.append(each)
+        return [_old(client, each) for each in _not_shared(found, list(every_version(client)))]
+
+
+def _not_shared(old: list[ModelVersion], everything: list[ModelVersion]) -> list[ModelVersion]:
+    """Those of which nothing is another version's that stays, of whichever model: a person may have registered the same
+    model once more, or copied a version."""
+    gone = {(each.name, each.version) for each in old}
+    stay = [each for each in everything if (each.name, each.version) not in gone]
+    sources, runs = {each.source for each in stay}, {each.run_id for each in stay if each.run_id}
+    kept = [
+        each
+        for each in old
+        if not sources & {each.source, f"{MODEL_SOURCE}{each.name}/{each.version}"} and each.run_id not in runs
+    ]
+    return old if len(kept) == len(old) else _not_shared(kept, everything)
+
+
+def _old(client: MlflowClient, version: ModelVersion) -> OldVersion:
+    """A version with what it takes, as far as that is there: a person may have removed some of it, and a copy of a
+    version has no model of its own."""
+    run, model, places = find_run(version.run_id), None, []
+    if not version.source.startswith(MODEL_SOURCE):
+        places.append(version.source)
+    elif "/" not in (name := version.source.removeprefix(MODEL_SOURCE)) and (logged := _logged_model(client, name)):
+        model = name
+        places.append(logged.artifact_location)
+    if run:
+        places.append(run.info.artifact_uri)
+    said = version.tags.get(REVIEW, "").strip().lower()
+    return OldVersion(
+        name=version.name,
+        version=str(version.version),
+        bytes=sum(map(_size, places)),
+        places=tuple(places),
+        run=run.info.run_id if run else None,
+        model=model,
+        rejected=said == REJECTED,
+    )
+
+
+def _logged_model(client: MlflowClient, model: str) -> LoggedModel | None:
+    try:
+        return client.get_logged_model(model)
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return None
 
 
 def remove_versions(old: Iterable[OldVersion]) -> None:
@@ -122,7 +164,7 @@ def remove_versions(old: Iterable[OldVersion]) -> None:
         for each in old:
             for place in each.places:
                 get_artifact_repository(place).delete_artifacts()
-            if not each.rejected:
+            if each.run and not each.rejected:
                 client.delete_run(each.run)
             # After its run: a version that is gone while its run is there has been deleted by a person.
             client.delete_model_version(each.name, each.version)
@@ -139,7 +181,6 @@ def needed_hashes() -> set[str]:
         for _, aliased, there in _models(client):
             for each in (version for version in there if str(version.version) in aliased):
                 needed |= {md5 for tag, md5 in each.tags.items() if tag.startswith(f"{PREFIX}.dvc.")}
-                written = {file.path for file in client.list_artifacts(each.run_id, str(Path(STAGES).parent))}
-                if STAGES in written:  # else it was registered before versions said so
+                if holds(each.run_id, STAGES):  # else it was registered before versions said so
                     needed |= set(hashes(mlflow.artifacts.load_dict(f"runs:/{each.run_id}/{STAGES}")))
     return needed

@@ -63,7 +63,11 @@ def namespace() -> str:
         return name
     if tracking_uri().startswith("sqlite:"):
         return PREFIX
-    return ".".join([PREFIX, *(re.sub(NO_NAMESPACE, "_", name) for name in (getuser(), node().partition(".")[0]))])
+    try:
+        user = getuser()
+    except (KeyError, OSError):  # a container's user has no name
+        raise UserError("nobody knows who you are: set THREESTAGE_NAMESPACE, such as threestage") from None
+    return ".".join([PREFIX, *(re.sub(NO_NAMESPACE, "_", name) for name in (user, node().partition(".")[0]))])
 
 
 def configure_tracking() -> None:
@@ -171,7 +175,8 @@ def made_by(stage: str, outs: Mapping[str, str]) -> Run | None:
     """The latest run of a stage that made these very outs, MD5 by path; None where another store has it."""
     made = [f"tags.`{PREFIX}.dvc.out.{path}` = '{md5}'" for path, md5 in outs.items()]
     filters = " AND ".join([f"tags.`{PREFIX}.dvc.stage` = '{stage}'", *made])
-    runs = mlflow.search_runs(filter_string=filters, max_results=1, output_format="list")
+    # In any experiment: bytes that were pushed may be another namespace's.
+    runs = mlflow.search_runs(filter_string=filters, max_results=1, search_all_experiments=True, output_format="list")
     return runs[0] if runs else None
 
 

@@ -25,7 +25,7 @@ from mlflow.entities import Run
 from llm.errors import UserError
 from tasks.registry.ancestry import recorded_stages
 from tasks.registry.find import find_run, find_version, holds
-from tasks.registry.git import git, git_output
+from tasks.registry.git import fetch_more, git, git_output
 from tasks.registry.lineage import not_in_git
 from tasks.registry.register import NO_RUN, TRAINING_RUN
 from tasks.registry.tracking import configure_tracking, server_errors
@@ -174,7 +174,7 @@ def _check_commit(uri: str, commit: str) -> None:
     try:
         git("cat-file", "-e", f"{commit}^{{commit}}")
     except UserError:
-        way_out = "`git fetch --all` where it was pushed, or run this in the clone that made it"
+        way_out = f"`{fetch_more()}` where it was pushed, or run this in the clone that made it"
         raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}") from None
 
 

@@ -169,7 +169,9 @@ def review_challenger(model: str) -> Reviewed | str:
                 return _review(model, version, now.champion)
         except (UserError, MlflowException):
             ended = said(model, version)
-            if ended is None or ended.decision != "withdrawn":
+            if ended is None or ended.decision == "unclear":
                 raise
             carry_out(model, version)
-            return f"version {version} was deleted meanwhile: its review ends"
+            if ended.decision == "withdrawn":
+                return f"version {version} was deleted meanwhile: its review ends"
+            return f"version {version} was {ended.decision} by {ended.by} meanwhile: {ended.reason}"

@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from tasks.registry.git import git_text
+from tasks.registry.git import fetch_more, git_text
 from tasks.registry.register import NO_RUN, TRAINING_RUN
 from tasks.stages.hashes import PREFIX
 
@@ -66,7 +66,8 @@ def _code(challenger: ModelVersion, champion: ModelVersion) -> dict[str, object]
     log = git_text("log", "--format=%h %s", f"{before}..{after}", "--")
     files = git_text("diff", "--name-status", before, after, "--", *CODE)
     if log is None or files is None:
-        return {"code_unknown": f"this repository does not hold both {before[:10]} and {after[:10]}: run `git fetch`"}
+        both = f"{before[:10]} and {after[:10]}"
+        return {"code_unknown": f"this repository does not hold both {both}: run `{fetch_more()}`"}
     diff = f"git diff {before[:10]} {after[:10]}"
     return {"commits": log.splitlines(), "files": files.replace("\t", " ").splitlines(), "diff": diff}
 

@@ -23,7 +23,8 @@ from dvc.stage import PipelineStage
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.stages import lifeline
-from tasks.stages.lock import FINISHED, KEEP, STATE
+from tasks.stages.hashes import parse_stages
+from tasks.stages.lock import FINISHED, KEEP, STATE, exclusive
 
 LOCK_FILE = "dvc.lock"
 LOAD_PUBLISHED = "load_published"  # a stage that runs only where something starts from what it loads
@@ -60,6 +61,39 @@ def _remove_torn_note(repo: Repo) -> None:
                 note.unlink()
 
 
+@contextmanager
+def _lock_file_kept() -> Iterator[None]:
+    """Keep what dvc.lock says while dvc may write it, for who comes after a kill in that moment: it writes in place."""
+    kept = STATE / LOCK_FILE / "before"
+    with exclusive(LOCK_FILE):
+        if Path(LOCK_FILE).exists():
+            write_atomic(kept, Path(LOCK_FILE).read_bytes())
+        yield
+        kept.unlink(missing_ok=True)
+
+
+def _mend_lock_file() -> None:
+    """Put dvc.lock back as it was before where dvc was killed as it wrote it."""
+    kept, now = STATE / LOCK_FILE / "before", Path(LOCK_FILE)
+    if not kept.exists():
+        return
+    with suppress(UserError), exclusive(LOCK_FILE, patience=0):  # held: a stage runs, and dvc is well
+        if kept.exists():
+            if _is_cut(now):
+                logger.warning("%s was cut off as it was written, and is put back", now)
+                write_atomic(now, kept.read_bytes())
+            kept.unlink()
+
+
+def _is_cut(file: Path) -> bool:
+    try:
+        text = file.read_text(encoding="utf-8")
+        parse_stages(text, LOCK_FILE)
+    except (UserError, OSError, UnicodeDecodeError):
+        return True
+    return not text.endswith("\n")  # as all that DVC writes does; many beginnings of a YAML file can be read
+
+
 def _graph(repo: Repo) -> nx.DiGraph:
     """The names of the stages that are needed, from each to those that depend on it."""
     graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.name).reverse()
@@ -85,6 +119,7 @@ def is_stale(stage: str | None = None) -> bool:
     Only what a stage names itself is looked at, not what stands behind it: ask in the order of `stages`.
     Raises UserError for a dvc.yaml or dvc.lock that DVC cannot read.
     """
+    _mend_lock_file()
     try:
         with Repo() as repo:
             _remove_torn_note(repo)
@@ -113,6 +148,7 @@ def plan() -> Plan:
 
     One whose files a stage that runs now holds says so. Raises UserError as `is_stale`.
     """
+    _mend_lock_file()
     try:
         with Repo() as repo, repo.lock:
             _remove_torn_note(repo)
@@ -227,7 +263,7 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
     The checkpoints of a finished training stay, too, until dvc has kept what it made. `environment` is added to this
     process's. Raises UserError when it fails, and when it takes longer than `seconds`.
     """
-    with _outs_kept(stage):
+    with _lock_file_kept(), _outs_kept(stage):
         dvc = _start_dvc(["repro", "--quiet", "--single-item", stage], {**environment, KEEP: "1"})
         try:
             failed = dvc.wait(seconds)
@@ -239,7 +275,8 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
             stop(dvc)
             raise
         if failed:
-            reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
+            log = STATE / "stages" / stage / "log"
+            reason = f"dvc was killed by signal {-failed}" if failed < 0 else f"the reason stands above, or in {log}"
             raise UserError(f"stage {stage} failed; {reason}")
     for mark in (STATE / "stages" / stage).glob(f"*/{FINISHED}"):
         shutil.rmtree(mark.parent)

@@ -38,6 +38,9 @@ class CacheFile:
     path: Path
     bytes: int
 
+    def __str__(self) -> str:
+        return str(self.path)
+
 
 def _listed(path: Path) -> Iterator[str]:
     if path.exists():
@@ -57,7 +60,9 @@ def cache_files(needed: Iterable[str]) -> list[CacheFile]:
                 raise UserError(f"{cache}: others may share it; `dvc gc --projects` knows how to clean it")
             with_git = not isinstance(repo.scm, NoSCM)
             git = dict.fromkeys(("all_branches", "all_tags", "all_experiments"), with_git)
-            used = {info.value for infos in repo.used_objs(**git).values() for info in infos} | set(needed)
+            # By force: a listing that is not here, as of another machine's results, has nothing here that could go.
+            found = repo.used_objs(force=True, **git).values()
+            used = {info.value for infos in found for info in infos} | set(needed)
             used |= {md5 for each in used if each.endswith(FOLDER) for md5 in _listed(_place(cache, each))}
     except DvcException as error:
         raise UserError(" ".join(str(error).split())) from None
@@ -86,10 +91,10 @@ def hashes(value: Any) -> Iterator[str]:
                 yield from hashes(inner)
 
 
-def remove_cache_files(paths: Iterable[Path]) -> None:
+def remove_cache_files(files: Iterable[CacheFile]) -> None:
     """Remove files of DVC's cache, in this order."""
-    for path in paths:
-        path.unlink(missing_ok=True)
+    for each in files:
+        each.path.unlink(missing_ok=True)
 
 
 def old_flow_runs(older_than: float) -> list[UUID]:

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -21,7 +22,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowR
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
+    PREFECT_API_URL,
+    get_current_settings,
+    temporary_settings,
+)
 from prefect.states import Cancelled, Pending, State
 
 from llm.errors import UserError
@@ -104,12 +112,20 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
                 server.wait()
 
 
+def _trusted() -> ssl.SSLContext | bool:
+    """Whom Prefect's own client trusts: a server may have a certificate of its owner's."""
+    if PREFECT_API_TLS_INSECURE_SKIP_VERIFY.value():
+        return False
+    file = PREFECT_API_SSL_CERT_FILE.value()
+    return ssl.create_default_context(cafile=file) if file else True
+
+
 def _check_answers(url: str, patience: float = 0) -> None:
     who = tuple((PREFECT_API_AUTH_STRING.value() or "").split(":", 1))
     deadline = time.monotonic() + patience
     while True:
         try:
-            with httpx.Client(auth=who if len(who) == 2 else None, timeout=ANSWERS_WITHIN) as client:
+            with httpx.Client(auth=who if len(who) == 2 else None, timeout=ANSWERS_WITHIN, verify=_trusted()) as client:
                 answer = client.get(f"{url.rstrip('/')}/health")
                 refused = client.get(f"{url.rstrip('/')}/admin/version").status_code == httpx.codes.UNAUTHORIZED
         except httpx.TransportError as error:

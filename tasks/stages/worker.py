@@ -50,12 +50,14 @@ def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
 def depend_on_worker(name: str) -> None:
     """Where a worker started this process, end with it, but well: nothing here or below writes to its console.
 
-    That breaks off with the worker; what was said is in `.threestage/<name>/log`.
+    That breaks off with the worker; what was said is in `.threestage/<name>/log`, and of the run before in `log.1`.
     """
     if OF_A_WORKER not in os.environ:
         return
     log = STATE / name / "log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists():
+        log.replace(log.with_name("log.1"))
     with log.open("w") as file:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -1,6 +1,7 @@
 """The command line, in this process and as a user's shell starts it."""
 
 import json
+import os
 import re
 import signal
 import subprocess

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterState
 from prefect.events.filters import EventFilter, EventNameFilter
@@ -63,6 +67,7 @@ def compared(tmp_path_factory, token_files, prefect_api) -> Path:
 @pytest.fixture
 def project(compared, tmp_path, monkeypatch) -> Path:
     folder = shutil.copytree(compared, tmp_path / "project")
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())  # MLflow's, of where runs were
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     configure_tracking()
@@ -234,6 +239,18 @@ def test_without_a_champion_two_reviews_at_once_compare_with_the_baseline_once_a
     assert aliases() == ("2", None, None)
 
 
+@contextmanager
+def heard_by(handler: logging.Handler) -> Iterator[None]:
+    """While this handler hears what a comparison says."""
+    logger = logging.getLogger("tasks.review.comparison")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_a_version_that_is_deleted_while_it_is_compared_ends_its_review(project):
     class Delete(logging.Handler):
         def emit(self, record):
@@ -241,15 +258,31 @@ def test_a_version_that_is_deleted_while_it_is_compared_ends_its_review(project)
                 MlflowClient().delete_model_version(NAME, "2")
 
     change_params(project, lambda values: values["applications"]["classifier"].update(review={}))  # compared again
-    logger, handler = logging.getLogger("tasks.review.comparison"), Delete()
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with heard_by(Delete()):
         assert review_challenger("classifier") == "version 2 was deleted meanwhile: its review ends"
-    finally:
-        logger.removeHandler(handler)
     assert [each.decision for each in history("classifier")][-1] == "withdrawn"
     assert review_challenger("classifier") == "no challenger; version 1 is champion"
+
+
+@pytest.mark.parametrize("by_hand", ["tag", "alias"])
+def test_what_a_person_decides_while_it_is_compared_is_carried_out(project, by_hand):
+    class Decide(logging.Handler):
+        def emit(self, record):
+            if "version 2 answers" not in record.getMessage():
+                return
+            if by_hand == "alias":
+                MlflowClient().set_registered_model_alias(NAME, "champion", "2")
+            else:
+                MlflowClient().set_model_version_tag(NAME, "2", "threestage.review", "rejected")
+
+    change_params(project, lambda values: values["applications"]["classifier"].update(review={}))  # compared again
+    with heard_by(Decide()):
+        said = review_challenger("classifier")
+    what = "approved by somebody in MLflow meanwhile: alias champion moved to it"
+    if by_hand == "tag":
+        what = "rejected by somebody in MLflow meanwhile: tag threestage.review set to rejected"
+    assert said == f"version 2 was {what}"
+    assert aliases() == (("2", "1", None) if by_hand == "alias" else ("1", None, None))
 
 
 # ---- a person decides

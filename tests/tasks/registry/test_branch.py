@@ -126,6 +126,17 @@ def test_what_a_person_committed_to_the_branch_is_not_undone(repository):
     assert "notes.md" not in files(f"{BRANCH}-2")
 
 
+def test_a_project_in_a_folder_of_its_repository_goes_on_with_its_branch(repository, monkeypatch):
+    write("project/dvc.lock", "one\n")
+    git("add", "project")
+    git("commit", "-qm", "a project")
+    monkeypatch.chdir("project")
+    for content in ("two\n", "three\n"):
+        write("dvc.lock", content)
+        assert commit_results(BRANCH, ["dvc.lock"], MESSAGE).branch == BRANCH
+    assert git("show", f"{BRANCH}:project/dvc.lock") == "three"
+
+
 def test_where_git_knows_nobody_the_commit_says_so(repository):
     for key in ("user.name", "user.email"):
         git("config", "--unset", key)
@@ -155,7 +166,10 @@ def test_a_branch_is_pushed_and_what_the_remote_refuses_is_said(repository, tmp_
     git("update-ref", f"refs/heads/{BRANCH}", "HEAD")
     write("dvc.lock", "of another machine\n")
     commit_results(BRANCH, PATHS, MESSAGE)
-    with pytest.raises(UserError, match="git push: "):
+    with pytest.raises(UserError, match=r"^git push: ! \[rejected\] .*\(non-fast-forward\)$"):
+        push_branch(BRANCH, "origin", HANGS)
+    git("remote", "set-url", "origin", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"^git push: fatal: '.*nowhere' does not appear to be a git repository$"):
         push_branch(BRANCH, "origin", HANGS)
 
 

@@ -366,6 +366,30 @@ def test_a_tag_by_hand_does_not_promote_over_a_champion_that_it_was_not_compared
     assert aliases() == ("3", "2", None)
 
 
+def test_what_a_person_said_while_a_review_compared_stays_said(client):
+    register(client, 2)
+    promote("1")
+    tag(client, "2", "approved", by="reviewer-2", reason="better")
+    set_pending("classifier", "2", "page.html", instead_of="1")
+    said = {"by": "reviewer-2", "reason": "better"}
+    assert tags(client, "2") == said | {"page": "page.html", "instead_of": "1"}
+    assert client.get_model_version(NAME, "2").tags["threestage.review"] == "approved"
+    assert settle("classifier")["2"].reason == "better"
+    assert aliases() == ("2", "1", None)
+
+
+def test_what_was_approved_against_another_champion_waits_again_and_the_log_says_so(client, caplog):
+    register(client, 3)
+    promote("1")
+    set_pending("classifier", "3", "page.html", instead_of="1")
+    promote("2")
+    tag(client, "3", "approved", by="reviewer-2", reason="better")
+    set_pending("classifier", "3", "page.html", instead_of="2")
+    assert "version 3: reviewer-2 approved it against champion 1, and it is 2 now: it waits" in caplog.text
+    assert client.get_model_version(NAME, "3").tags["threestage.review"] == "pending"
+    assert settle("classifier") == {}
+
+
 def test_a_champion_tagged_rejected_stays_until_somebody_says_what_instead(client):
     register(client, 2)
     promote("1", "2")

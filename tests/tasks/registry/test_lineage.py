@@ -182,6 +182,9 @@ def test_dirty_tags_tell_code_parameters_and_pipeline_apart(project):
     assert len(clean["threestage.git.commit"]) == 40
     assert [clean[f"threestage.git.dirty.{kind}"] for kind in kinds] == ["false"] * 3
     assert [edited[f"threestage.git.dirty.{kind}"] for kind in kinds] == ["false", "true", "false"]
+    subprocess.run(["git", "config", "status.showUntrackedFiles", "no"], check=True)
+    Path("llm/new.py").write_text("")
+    assert lineage(None)["threestage.git.dirty.code"] == "true"
 
 
 def test_a_stage_that_computes_says_where_and_how(reproduced):

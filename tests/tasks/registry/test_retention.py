@@ -2,6 +2,8 @@ import re
 import sys
 from pathlib import Path
 
+import mlflow
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -10,18 +12,22 @@ from small_models import challenger, run
 from flows.gc import main
 from tasks.registry.register import DELETED, register_model
 from tasks.registry.retention import needed_hashes, old_versions, remove_versions
+from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import locked
+from tests.tasks.registry.conftest import enter
 
 pytestmark = pytest.mark.slow
 
 NAME = "threestage-classifier"
 
 
-@pytest.fixture(autouse=True)
-def someone(monkeypatch):
-    for who in ("AUTHOR", "COMMITTER"):
-        for what in ("NAME", "EMAIL"):
-            monkeypatch.setenv(f"GIT_{who}_{what}", "test@localhost")
+@pytest.fixture(autouse=True, scope="module")
+def someone():
+    with pytest.MonkeyPatch.context() as patch:
+        for who in ("AUTHOR", "COMMITTER"):
+            for what in ("NAME", "EMAIL"):
+                patch.setenv(f"GIT_{who}_{what}", "test@localhost")
+        yield
 
 
 def another(f1):
@@ -35,10 +41,22 @@ def there():
     return {str(each.version) for each in MlflowClient().search_model_versions(f"name = '{NAME}'")}
 
 
+@pytest.fixture(scope="module")
+def made(ran, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("four")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(ran, folder, patch)
+        register_model("classifier")
+        for f1 in (0.6, 0.7, 0.8):
+            another(f1)
+    return folder
+
+
 @pytest.fixture
-def four(project):
+def four(made, tmp_path, monkeypatch):
     """Four versions, of which the last is the challenger and what is here."""
-    return [register_model("classifier"), *(another(f1) for f1 in (0.6, 0.7, 0.8))]
+    enter(made, tmp_path, monkeypatch)
+    configure_tracking()  # the store has moved
 
 
 def test_what_has_an_alias_is_reviewed_here_or_among_the_newest_stays(four):
@@ -95,6 +113,34 @@ def test_a_removal_that_is_interrupted_goes_on_and_nobody_seems_to_have_deleted_
     assert another(0.7) == "5"
 
 
+def test_what_another_version_serves_too_stays(four):
+    client = MlflowClient()
+    first = client.get_model_version(NAME, "1")
+    again = client.create_model_version(NAME, first.source, first.run_id)  # "Register model" in MLflow's pages
+    client.set_registered_model_alias(NAME, "champion", again.version)
+    client.copy_model_version(f"models:/{NAME}/2", "shipped")  # "Promote" there
+    assert [each.version for each in old_versions(1)] == ["3"]
+    remove_versions(old_versions(1))
+    for name in (f"{NAME}@champion", "shipped/1"):
+        assert mlflow.pyfunc.load_model(f"models:/{name}").predict(pd.DataFrame({"subject": ["the cat"]})) is not None
+    client.delete_registered_model("shipped")
+    assert [each.version for each in old_versions(1)] == ["2"]
+
+
+def test_versions_of_which_something_is_missing_go_and_keep_nothing_from_going(four):
+    client = MlflowClient()
+    client.delete_logged_model(next(each for each in old_versions(1) if each.version == "3").model)
+    Path("nothing").mkdir()
+    without_run = client.create_model_version(NAME, str(Path("nothing").absolute()))
+    copy = client.copy_model_version(f"models:/{NAME}/2", NAME)
+    client.set_registered_model_alias(NAME, "champion", without_run.version)
+    assert needed_hashes() is not None
+    client.delete_registered_model_alias(NAME, "champion")
+    assert {each.version for each in old_versions(0)} == {"1", "2", "3", str(without_run.version), str(copy.version)}
+    remove_versions(old_versions(0))
+    assert there() == {"4"}
+
+
 def test_what_was_rejected_stays_rejected_when_its_version_is_gone(four):
     MlflowClient().set_model_version_tag(NAME, "2", "threestage.review", "Rejected")
     (old,) = (each for each in old_versions(1) if each.version == "2")
@@ -114,6 +160,16 @@ def test_the_hashes_of_all_stages_behind_a_version_with_an_alias_are_needed(four
     assert {evidence, metrics} <= needed
     another(0.9)
     assert metrics not in needed_hashes()
+
+
+def test_a_lock_that_can_not_be_read_is_named_and_leaves_the_rest_to_be_tidied(four, monkeypatch, capsys, prefect_api):
+    blob = "printf '100644 blob %s\\tdvc.lock\\n' $(echo '<<<<<<< HEAD' | git hash-object -w --stdin)"
+    run("sh", "-c", f"git branch unmerged $(git commit-tree $({blob} | git mktree) -m middle)")
+    assert collect(monkeypatch) == 1
+    said = capsys.readouterr()
+    assert "error: versions: dvc.lock of refs/heads/unmerged: not what DVC writes" in said.err
+    assert re.search(r"^0 checkpoints .*$", said.out, re.M)
+    assert re.search(r"^0 runs in Prefect; what stays", said.out, re.M)
 
 
 def collect(monkeypatch, *options):

@@ -99,6 +99,12 @@ def test_names_are_ones_own_on_a_server_that_others_use(monkeypatch):
     assert namespace() == "threestage"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert re.fullmatch(r"threestage\.\w+\.\w+", namespace())
+    with monkeypatch.context() as nobody:
+        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+            nobody.delenv(name, raising=False)
+        nobody.setattr("pwd.getpwuid", {}.__getitem__)
+        with pytest.raises(UserError, match="nobody knows who you are: set THREESTAGE_NAMESPACE"):
+            namespace()
     monkeypatch.setenv("THREESTAGE_NAMESPACE", "team")
     assert namespace() == "team"
 
@@ -257,6 +263,8 @@ def test_the_run_that_made_these_very_outs_is_found(stage):
     assert found.info.run_id == first.info.run_id
     assert made_by("train", {"model": "0" * 32}) is None
     assert made_by("test", {"model": hashlib.md5(b"weights").hexdigest()}) is None
+    mlflow.set_experiment("another")  # whose bytes were pushed here
+    assert made_by("train", {"model": hashlib.md5(b"weights").hexdigest()}).info.run_id == first.info.run_id
 
 
 def test_log_steps_keeps_every_step_and_leaves_out_what_was_not_measured(stage):

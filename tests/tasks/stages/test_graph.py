@@ -170,6 +170,31 @@ def test_a_note_of_dvcs_that_a_death_cut_off_stops_no_run(ran, torn, caplog):
     assert not is_stale("clean")
 
 
+CUT_OFF = "dvc.lock was cut off as it was written, and is put back"
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.9])
+def test_a_lock_file_that_a_death_cut_off_is_put_back(ran, share, caplog):
+    whole = Path("dvc.lock").read_bytes()
+    cut = f"from pathlib import Path; Path('dvc.lock').write_bytes({whole[: int(share * len(whole))].rstrip()!r})"
+    code = f"from tasks.stages import graph\nwith graph._lock_file_kept():\n    {cut}\n    import os; os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 9
+    assert not is_stale("train")
+    assert CUT_OFF in caplog.text
+    assert Path("dvc.lock").read_bytes() == whole
+    Path("dvc.lock").write_text("schema: '2.0'\nstages: {}\n")  # what a person does later is theirs
+    assert is_stale("train")
+    assert "stages: {}" in Path("dvc.lock").read_text()
+
+
+def test_while_a_stage_runs_its_lock_file_is_left_alone(ran, caplog):
+    with graph._lock_file_kept():
+        Path("dvc.lock").write_text("")
+        with pytest.raises(UserError):
+            is_stale("train")
+    assert CUT_OFF not in caplog.text
+
+
 def test_a_note_that_nobody_reads_or_writes_is_whole(ran, caplog):
     Path(".dvc/tmp/rwlock").write_text("{}")  # as DVC leaves it behind a stage that had both
     assert not is_stale("train")
@@ -218,7 +243,7 @@ def test_one_stage_runs_with_the_environment_and_this_interpreter(project):
 
 def test_a_failing_stage_is_named(project):
     Path("model").write_text("x")
-    with pytest.raises(UserError, match="stage broken failed; the reason stands above"):
+    with pytest.raises(UserError, match=r"failed; the reason stands above, or in \.threestage/stages/broken/log"):
         reproduce("broken", {})
 
 
@@ -250,7 +275,7 @@ def test_a_stage_that_fails_or_is_stopped_leaves_what_it_made_before(project):
 
 
 def test_a_stage_that_is_stopped_leaves_what_it_made_before(project):
-    Path("dvc.yaml").write_text("stages: {train: {cmd: 'sh train.sh', deps: [raw], outs: [model]}}")
+    Path("dvc.yaml").write_text("stages: {train: {cmd: 'exec sh train.sh', deps: [raw], outs: [model]}}")
     Path("train.sh").write_text("cp raw model")
     reproduce("train", {})
     Path("raw").write_text("other")
@@ -270,7 +295,7 @@ def test_a_stage_that_is_stopped_leaves_what_it_made_before(project):
 def test_a_stage_that_takes_too_long_is_ended_and_leaves_what_it_made_before(project, monkeypatch, deaf):
     if deaf:  # one that hears gives DVC the time that it needs
         monkeypatch.setattr(graph, "PATIENCE", 0.5)
-    Path("dvc.yaml").write_text("stages: {train: {cmd: 'sh train.sh', deps: [raw], outs: [model]}}")
+    Path("dvc.yaml").write_text("stages: {train: {cmd: 'exec sh train.sh', deps: [raw], outs: [model]}}")
     Path("train.sh").write_text("cp raw model")
     reproduce("train", {})
     Path("raw").write_text("other")

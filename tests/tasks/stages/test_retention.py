@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -56,13 +57,25 @@ def test_what_the_workspace_a_commit_of_a_branch_or_a_version_has_stays(project)
     assert [each.path.suffix for each in found] == [".dir", ""], "a listing goes before its files"
     assert sorted(each.bytes for each in found)[0] == len("old and long")
 
-    remove_cache_files([each.path for each in found])
+    remove_cache_files(found)
     assert cache_files([registered[0]]) == []
     git("checkout", "--quiet", "--force", "HEAD", "--", "dvc.lock")
     with Repo() as repo:
         repo.checkout(force=True)
     assert Path("model/weights").read_text() == "committed"
     assert (md5_of(Path("model")), md5_of(Path("metrics"))) == committed != here
+
+
+def test_results_of_another_machine_of_which_nothing_is_here_stop_nothing(project):
+    train("theirs")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "Results")
+    git("branch", "theirs")
+    shutil.rmtree(".dvc/cache")
+    old, here = train("old"), train("here")
+    assert names(cache_files([])) == {*old} - {*here}
+    Path(".dvc/cache/files/md5", here[0][:2], here[0][2:]).unlink()  # nor does a listing that is missing here
+    assert {*old} <= names(cache_files([]))
 
 
 def test_a_cache_that_others_may_share_is_left_alone(project, tmp_path_factory):
