@@ -136,6 +136,10 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", *someone, *arguments], cwd=folder, check=True)
 
 
+NO_COMPILER = {"CXX": "false"}
+"""Of a training that is only there to be stopped: it would be long enough to have its blocks compiled."""
+
+
 def environment(**more: str) -> dict[str, str]:
     """This process's variables as a user's shell would have them in an activated environment."""
     dropped = ("MLFLOW_TRACKING_URI", "DVC_STAGE", "PYTHONPATH")

@@ -246,6 +246,14 @@ def test_stopping_ends_both_servers(ready, sent):
     assert not _alive(ready, "prefect")
 
 
+@pytest.mark.parametrize(
+    ("said", "given"), [("", ""), ("YES=0", ""), ("YES=no", ""), ("YES=1", " --yes"), ("YES=yes", " --yes")]
+)
+def test_what_is_removed_was_said_with_a_yes(ready, said, given):
+    assert _make(ready, "gc", *filter(None, [said])).returncode == 0
+    assert (ready / "calls").read_text().splitlines()[-1] == f"-m flows.gc{given}"
+
+
 def test_help_names_every_target(folder):
     phony = re.search(r"^\.PHONY: (help .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
     lines = _make(folder, "help").stdout.splitlines()

@@ -19,7 +19,7 @@ import pytest
 import tiktoken
 import torch
 from mlflow import MlflowClient
-from projects import CHATML, change_params, environment, make_project, read_params, run
+from projects import CHATML, NO_COMPILER, change_params, environment, make_project, read_params, run
 
 from llm.applications import load
 from llm.applications.classifier import email_text, probabilities
@@ -286,7 +286,7 @@ def test_the_main_command_asked_to_stop_leaves_a_checkpoint(
         running = subprocess.Popen(
             [sys.executable, "-m", "flows"],
             cwd=folder,
-            env=environment(**{"PREFECT_API_URL": prefect_api} if standing else {}),
+            env=environment(**NO_COMPILER | ({"PREFECT_API_URL": prefect_api} if standing else {})),
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,

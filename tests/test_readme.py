@@ -18,7 +18,11 @@ from projects import ROOT, environment, git
 HANGS = 600  # seconds that only something that hangs takes
 COMMAND_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TESTED_AS_A_WHOLE = {"make run": "by a fresh clone", "make test": "by the command that runs this test"}
-SHORTENED = {"train.steps=200": "train.steps=8", "dvc repro pretrain": "dvc repro --force --single-item pretrain"}
+SHORTENED = {
+    "train.steps=200": "train.steps=8",
+    "dvc repro pretrain": "dvc repro --force --single-item pretrain",
+    "threestage review": "threestage review classifier",
+}
 SERVERS = {  # a command that runs until it is stopped, and what it prints or answers when it is ready
     "prefect worker start --pool local": None,
     "mlflow models serve --model-uri models:/threestage-classifier@challenger --env-manager local --port 5001": (

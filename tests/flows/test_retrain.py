@@ -270,7 +270,7 @@ def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_
 def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_checkpoint(
     project, deployed, prefect_api, client
 ):
-    change_params(deployed, {"foundation": {"train": {"steps": 200, "sample_prompts": []}}})
+    change_params(deployed, {"foundation": {"train": {"steps": 80, "sample_prompts": []}}})
     lock = deployed / ".threestage/stages/pretrain/lock"
     with worker(deployed, prefect_api) as working:
         flow_run = start(client)
@@ -353,7 +353,7 @@ def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, 
 def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_and_runs_what_a_changed_section_needs(
     deployed, prefect_api, client
 ):
-    change_params(deployed, {"foundation": {"train": {"steps": 400}}})
+    change_params(deployed, {"foundation": {"train": {"steps": 100}}})
     variables = environment(PREFECT_API_URL=prefect_api)
     command = [sys.executable, "-m", "flows"]
     with subprocess.Popen(command, cwd=deployed, env=variables, stderr=subprocess.DEVNULL) as running:

@@ -120,6 +120,7 @@ KILLED = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
+import torch._dynamo  # which each child would import for its first step
 from safetensors.torch import save_file
 from llm import files
 from llm.config import GPTConfig, TrainConfig

@@ -49,8 +49,9 @@ def project(ran, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def tracking_server(project, tmp_path, monkeypatch, port):
+def tracking_server(project, tmp_path, monkeypatch, port, ready_store):
     """A real tracking server with a store of its own."""
+    shutil.copy(ready_store, tmp_path / "server.db")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--serve-artifacts"]
     command += ["--artifacts-destination", str(tmp_path / "server")]

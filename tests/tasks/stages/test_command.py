@@ -23,7 +23,7 @@ from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from projects import change_params
+from projects import NO_COMPILER, change_params
 from real_servers import OPENS_STORE
 
 from llm.errors import UserError, UserFileError
@@ -309,7 +309,7 @@ def long_training(
     with subprocess.Popen(
         [sys.executable, *(("-c", PATIENT) if patient else ("-m", "flows.pretrain"))],
         cwd=project,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | NO_COMPILER | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

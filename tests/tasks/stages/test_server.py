@@ -1,28 +1,44 @@
 import asyncio
 import socket
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 from prefect.context import FlowRunContext
 from prefect.events.clients import PrefectEventsClient
 from prefect.exceptions import TerminationSignal
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 from prefect.states import Cancelled, Crashed
 
 from llm.errors import UserError
 from tasks.stages import server
+
+HOUR = timedelta(hours=1)
 
 
 def started(code: str) -> subprocess.Popen:
@@ -243,3 +259,36 @@ def test_a_server_that_is_started_again_is_waited_for(monkeypatch, port):
     (one,) = started
     one.shutdown()
     one.server_close()
+
+
+def certificate(folder: Path) -> Path:
+    """A certificate for this machine that its own key signed, and the key behind it."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + HOUR)
+    here = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    made = builder.add_extension(here, critical=False).sign(key, hashes.SHA256())
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    file = folder / "here.pem"
+    pem = serialization.Encoding.PEM
+    file.write_bytes(made.public_bytes(pem) + key.private_bytes(pem, *form))
+    return file
+
+
+def test_a_server_is_trusted_whose_certificate_prefects_settings_name(tmp_path):
+    file = certificate(tmp_path)
+    here = HTTPServer(("127.0.0.1", 0), Healthy)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    here.socket = context.wrap_socket(here.socket, server_side=True)
+    threading.Thread(target=here.serve_forever).start()
+    url = f"https://127.0.0.1:{here.server_port}/api"
+    try:
+        with pytest.raises(UserError, match=r"nobody answers \(.*CERTIFICATE_VERIFY_FAILED"):
+            server._check_answers(url)
+        for settings in ({PREFECT_API_SSL_CERT_FILE: str(file)}, {PREFECT_API_TLS_INSECURE_SKIP_VERIFY: True}):
+            with temporary_settings(settings):
+                server._check_answers(url)
+    finally:
+        here.shutdown()
+        here.server_close()
