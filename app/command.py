@@ -340,7 +340,7 @@ def serve(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(log_level.upper())
     keys, names = (tuple(filter(None, map(str.strip, text.split(",")))) for text in (api_keys, allowed_hosts))
-    settings = Settings(rows=rows, queue=queue, feedback=feedback, api_keys=keys, allowed_hosts=names)
+    settings = Settings(rows=rows, queue=queue, feedback=feedback, api_keys=keys, allowed_hosts=(*names, host))
     run_server(settings, host, port, page=page, log_level=log_level)
 
 
