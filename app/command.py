@@ -4,6 +4,7 @@ Exit codes: 0 all went well; 1 an error, said in a line; 2 a wrong option; 3 som
 answer; 130 interrupted, and 143 terminated: what was stopped goes on with the next call.
 """
 
+import codecs
 import json
 import logging
 import os
@@ -75,7 +76,7 @@ Model = Annotated[
 
 def main() -> None:
     """The entry point."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a file's name need not be UTF-8
     cli()
 
@@ -244,7 +245,7 @@ def chat(
                 said = {"answer": came.text, "finish": came.finish}
             if as_json:
                 line = {"model": loaded.registered_name, "question": asked, **said}
-                typer.echo(json.dumps(line, ensure_ascii=False))
+                typer.echo(_json(line))
     if failed and alone:
         raise typer.Exit(SOME_FAILED)
 
@@ -287,10 +288,15 @@ def classify(
         raise typer.Exit(SOME_FAILED)
 
 
+def _json(row: dict[str, Any]) -> str:
+    """In JSON's own escapes where the output takes no other characters than its own."""
+    return json.dumps(row, ensure_ascii=codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8")
+
+
 def _print_verdict(place: "Place", said: dict[str, Any], as_json: bool) -> None:
     if as_json:
         where = {name: value for name, value in place._asdict().items() if value is not None}
-        typer.echo(json.dumps({**where, **said}, ensure_ascii=False))
+        typer.echo(_json({**where, **said}))
     elif "error" in said:
         _say(f"error: {place}: {said['error']}")
     else:
@@ -335,11 +341,14 @@ def serve(
     _check_store()
     _check_free(host, port)
     from app.server import serve as run_server
-    from app.settings import Settings
+    from app.settings import Settings, host_of
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(log_level.upper())
     keys, names = (tuple(filter(None, map(str.strip, text.split(",")))) for text in (api_keys, allowed_hosts))
+    for name in names:
+        if not host_of(name) or "*" in name:
+            raise UserError(f"--allowed-hosts: {name!r} is no name of a host, such as model.example")
     settings = Settings(rows=rows, queue=queue, feedback=feedback, api_keys=keys, allowed_hosts=(*names, host))
     run_server(settings, host, port, page=page, log_level=log_level)
 

@@ -7,12 +7,12 @@ back the pieces of a stream.
 import asyncio
 import hmac
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import h11
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.errors import Gone
 from app.metrics import REQUESTS, SECONDS
+from app.settings import host_of
 
 T = TypeVar("T")
 BEARER = {"www-authenticate": "Bearer"}
@@ -117,14 +118,20 @@ class TimedHeads(H11Protocol):
         self._flows()
 
     def pause_writing(self) -> None:
-        """What is written waits for a client that does not read; it has so many seconds for a piece of it."""
+        """What is written waits for a client that does not read: it has so many seconds for each piece of it."""
         super().pause_writing()
-        self._full = self._full or self.loop.call_later(self.seconds, self.transport.abort)
+        if self._full is None:
+            self._look(math.inf)
 
     def resume_writing(self) -> None:
         """It reads."""
         super().resume_writing()
         self._flows()
+
+    def _look(self, before: float) -> None:
+        if (left := self.transport.get_write_buffer_size()) >= before:
+            return self.transport.abort()
+        self._full = self.loop.call_later(self.seconds, self._look, left)
 
     def _flows(self) -> None:
         if self._full is not None:
@@ -177,45 +184,40 @@ class Sites:
 
     Such a page may have a name that leads to this server's address (DNS rebinding): what has no keys answers to
     addresses, `localhost` and the names that are `allowed`. And it may ask across sites, which a browser says under
-    Origin: that is the host that is asked, or an allowed one.
+    Origin: that is the host that is asked, or an allowed one. With a key under Authorization no such page can ask, as a
+    browser would ask first whether it may.
     """
 
     def __init__(self, app: ASGIApp, allowed: Collection[str], *, any_name: bool) -> None:
-        self.app, self.allowed, self.any_name = app, {name.lower() for name in allowed}, any_name
+        self.app, self.allowed, self.any_name = app, {host_of(name) for name in allowed}, any_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = dict(scope["headers"])
             asked, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
+            if b"authorization" in headers:
+                origin = ""
             if refuse := self._refused(asked, origin):
                 return await refuse(scope, receive, send)
         return await self.app(scope, receive, send)
 
     def _refused(self, asked: str, origin: str) -> ASGIApp | None:
-        name = _name(f"//{asked}")
-        if asked and not (self.any_name or name == "localhost" or name in self.allowed or _is_address(name)):
+        if asked and not (self.any_name or self._is_own(host_of(asked))):
             said = f"{asked[:200]!r} is no name of this server: --allowed-hosts gives it some"
             return refusal(421, said, "other_host")
-        if origin and origin.partition("//")[2].lower() != asked.lower() and _name(origin) not in self.allowed:
-            said = f"{origin[:200]!r} is another site than {asked[:200]!r}: --allowed-hosts names those that may ask"
+        if origin and origin.partition("//")[2].lower() != asked.lower() and host_of(origin) not in self.allowed:
+            said = f"{origin[:200]!r} is another site than {asked[:200]!r}: --allowed-hosts gives the server more names"
             return refusal(403, said, "other_site")
         return None
 
-
-def _name(url: str) -> str:
-    """The host that a URL names, without its port; empty for what is none."""
-    try:
-        return (urlsplit(url).hostname or "").rstrip(".")
-    except ValueError:
-        return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
+    def _is_own(self, name: str) -> bool:
+        if name in self.allowed or name.rpartition(".")[2] == "localhost":  # which no name server is asked for
+            return True
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        return True
 
 
 class Keys:

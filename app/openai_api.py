@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from app.errors import NotFound, RequestError, Timeout
+from app.errors import NotFound, RequestError, Unavailable
 from app.limits import until_gone
 from app.metrics import FIRST_TOKEN, TOKENS
 from app.registry import BY_DEFAULT, Listed
@@ -112,16 +112,16 @@ class Loader:
     def __init__(self, versions: Versions) -> None:
         self._versions, self._thread = versions, ThreadPoolExecutor(1, "loader")
 
-    async def get(self, name: str, seconds: float) -> Loaded:
-        """As `Versions.get`. Raises Timeout where it takes more than so many seconds."""
+    async def get(self, name: str) -> Loaded:
+        """As `Versions.get`. Raises Unavailable where it takes longer than a request may."""
         if loaded := await run_in_threadpool(self._versions.at_hand, name):
             return loaded
         loading = asyncio.get_running_loop().run_in_executor(self._thread, self._versions.get, name)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self._versions.settings.request_seconds):
                 return await loading
         except TimeoutError:
-            raise Timeout(f"{name} was not loaded in the time that a request may take") from None
+            raise Unavailable(f"{name} is still being loaded", "model") from None
 
 
 async def asked(request: Request, name: str | None, objectives: Sequence[str]) -> Loaded:
@@ -134,7 +134,7 @@ async def asked(request: Request, name: str | None, objectives: Sequence[str]) -
             raise NotFound("no model is registered that could answer; `make run` makes them", "model")
         return found
 
-    return await state.loader.get(name or await run_in_threadpool(default), state.settings.request_seconds)
+    return await state.loader.get(name or await run_in_threadpool(default))
 
 
 def _told(loaded: Loaded, told: Iterable[Told]) -> ChoiceLogprobs:

@@ -10,6 +10,9 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,19 +44,23 @@ POLICY = {
     "form-action": "'self'",
 }
 SESSIONS = 200
-"""Browsers for which the mail that was checked last is held in memory, for a while (page_email.py)."""
-FILES = ("/gradio_api/file", "/gradio_api/proxy", "/gradio_api/stream")
-"""Where Gradio hands out files, of which this page has none."""
+"""Pages of which Gradio holds in memory what they show, such as the mail that was checked last."""
+REMEMBERED = 3600
+"""Seconds that it does so behind what was last done there."""
+OPEN = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/login", "/logout")
+EVENTS = ("run/predict", "queue/join", "queue/data", "heartbeat/", "upload", "cancel", "reset")
+"""What the page asks for beside itself: Gradio has more, by which files are handed out or what a page shows is kept."""
 SCRIPT = re.compile(rb"<script\b(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 PREVIEW = re.compile(rb"<meta\s+(?:property|name)=\"(?:og|twitter):[^>]*>\s*")
 """What sites that link to the page are told, with pictures of Gradio's on other hosts."""
 
 
-def mount_page(app: FastAPI, api: tuple[str, ...]) -> FastAPI:
-    """Give the page what no route of the app takes, but for the paths under `api`: what is not there stays their 404.
+def mount_page(app: FastAPI) -> FastAPI:
+    """Give the page what it asks for and no route of the app takes; what is not there stays the app's 404.
 
     Where the settings have keys, one of them is the password of a log-in. An open page keeps a connection, and with it
-    the server, for as long as it is open: `app.state.end_page()` ends them all.
+    the server, for as long as it is open: `app.state.end_page()` ends them all. `app.state.forget()` is to be called
+    now and then.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, which takes seconds
     import gradio as gr
@@ -91,17 +98,29 @@ def mount_page(app: FastAPI, api: tuple[str, ...]) -> FastAPI:
     processing_utils.async_ssrf_protected_download = _fetch_nothing
     page = app.router.routes.pop().app  # as a mount it would hide the app's own 404 and 405
     app.state.end_page = page.stop_event.set
-    nothing = app.router.default
+    app.state.forget = partial(_forget, page.state_holder)
+    nothing, asked = app.router.default, (*OPEN, *(f"/gradio_api/{each}" for each in EVENTS))
 
     async def rest(scope: Scope, receive: Receive, send: Send) -> None:
-        await (nothing if scope["path"].startswith((*api, *FILES)) else Guard(page))(scope, receive, send)
+        is_page = scope["path"] == "/" or scope["path"].startswith(asked)
+        await (Guard(page) if is_page else nothing)(scope, receive, send)
 
     app.router.default = rest
     return app
 
 
-async def _fetch_nothing(url: str, _: str) -> str:
+async def _fetch_nothing(url: str, cache_dir: str) -> str:
+    """Takes what Gradio's own takes."""
     raise UserError(f"{url[:200]}: this server fetches no files; upload it")
+
+
+def _forget(sessions: Any) -> None:
+    """What Gradio holds of pages on which nothing was done for REMEMBERED seconds."""
+    now = datetime.now()
+    for session, used in list(sessions.time_last_used.items()):
+        if (now - used).total_seconds() > REMEMBERED:
+            sessions.session_data.pop(session, None)
+            sessions.time_last_used.pop(session, None)
 
 
 def _log_in(keys: tuple[str, ...]) -> Callable[[str, str], bool]:

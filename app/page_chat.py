@@ -1,4 +1,4 @@
-"""The page's chat: questions and answers in turn, kept by the browser and not by the server."""
+"""The page's chat: questions and answers in turn, kept by the browser; the server has them in memory for a while."""
 
 import html
 import re
@@ -108,7 +108,8 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         done, named = kept, None
         try:
             yield shown(asked), asked, gr.Textbox("", submit_btn=False, stop_btn="Stop"), gr.skip()
-            loaded, prompt = await run_in_threadpool(_prepared, versions, asked, chosen[0])
+            loaded = await default(app.state, "assistant")
+            prompt = await run_in_threadpool(_prompt, loaded, asked, chosen[0])
             named = loaded.named
             if running.goes_on(browser, writings):
                 writings.append(_written(loaded, prompt, *chosen[1:], settings.request_seconds))
@@ -253,11 +254,9 @@ def _place(data: gr.EventData) -> int:
     return data.index[0] if isinstance(data.index, list | tuple) else data.index
 
 
-def _prepared(versions: Versions, asked: list[Turn], system: str) -> tuple[Loaded, list[int]]:
-    """The version that answers and its prompt."""
-    loaded = default(versions, "assistant")
+def _prompt(loaded: Loaded, asked: list[Turn], system: str) -> list[int]:
     before = [Message("system", system)] if system.strip() else []
-    return loaded, chat_prompt(loaded, [*before, *(Message(each["role"], each["content"]) for each in asked)])
+    return chat_prompt(loaded, [*before, *(Message(each["role"], each["content"]) for each in asked)])
 
 
 def _written(

@@ -21,7 +21,7 @@ from app.page_parts import (
     together,
     warn,
 )
-from app.versions import Loaded, Versions
+from app.versions import Loaded
 from app.writing import Writing, chat_prompt, ends
 from llm.chat import Message
 from llm.generation.sampling import GREEDY
@@ -77,7 +77,9 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         try:
             begun = [gr.Textbox("", label=label) for label in labels]
             yield gr.Textbox(submit_btn=False, stop_btn="Stop"), *begun, *_votes(False), "", []
-            loaded, prompts = await run_in_threadpool(_prepared, versions, order, question)
+            loaded = [await app.state.loader.get(name or "assistant") for name in order]
+            asked = [Message("user", question)]
+            prompts = [await run_in_threadpool(chat_prompt, each, asked) for each in loaded]
             if running.goes_on(browser, writings):
                 for each, prompt in zip(loaded, prompts, strict=True):
                     writings.append(_written(each, prompt, settings.request_seconds))
@@ -137,12 +139,6 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
 def _votes(open_: bool) -> list[Any]:
     return [gr.Button(interactive=open_) for _ in VOTES]
-
-
-def _prepared(versions: Versions, names: list[str | None], question: str) -> tuple[list[Loaded], list[list[int]]]:
-    """Both versions with their prompts."""
-    loaded = [versions.get(name or "assistant") for name in names]
-    return loaded, [chat_prompt(each, [Message("user", question)]) for each in loaded]
 
 
 def _written(loaded: Loaded, prompt: list[int], seconds: float) -> Writing:

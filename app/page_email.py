@@ -23,8 +23,6 @@ CONSENT = (
     "your address, so that the next training can learn from it; else it keeps nothing."
 )
 
-CHECKED = 600
-"""Seconds that a mail which was checked is held in memory, for who says what it is."""
 Checked = dict[str, Any]
 """A mail that was checked: its `row`, the `version` that did, and its `labels`."""
 
@@ -41,7 +39,7 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         problem = gr.Markdown(visible=False)
         label = gr.Label(label="Verdict", visible=False, elem_id="label")
         words = gr.Markdown(visible=False, elem_classes="words", elem_id="words")
-    checked = gr.State(time_to_live=CHECKED)
+    checked = gr.State()
     outputs = [problem, label, words, checked]
 
     async def verdict(row: dict[str, str]) -> tuple[Any, ...]:
@@ -79,7 +77,7 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
     async def tell(checked: Checked, label: str, request: gr.Request) -> None:
         try:
-            loaded = await run_in_threadpool(versions.get, checked["version"])
+            loaded = await app.state.loader.get(checked["version"])
             said = EmailFeedback(about="email", label=label, **checked["row"])
             row = await labelled(loaded, said, settings.queue)
             await run_in_threadpool(thank, app.state, loaded, row, request)
@@ -109,7 +107,7 @@ def what_it_is(labels: list[str]) -> list[str]:
 
 async def _classified(app: FastAPI, row: dict[str, str]) -> tuple[Loaded, Verdict]:
     """A mail's verdict with its strongest words. Raises RequestError for one that can't be read, and Busy."""
-    loaded = await run_in_threadpool(default, app.state.versions, "classifier")
+    loaded = await default(app.state, "classifier")
     if not isinstance(loaded.model, Classifier):
         raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
     with loaded.classified_by(app.state.settings.queue):

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from app.errors import Busy, NotFound
 from app.feedback import keep
@@ -46,12 +47,12 @@ def warn(error: Exception) -> None:
     gr.Warning(sentence(error), duration=20)
 
 
-def default(versions: Versions, objective: str) -> Loaded:
+async def default(state: Any, objective: str) -> Loaded:
     """The version that answers where nobody names one, loaded. Raises NotFound, and as `Versions.get`."""
-    name = versions.registry.default(objective)
+    name = await run_in_threadpool(state.versions.registry.default, objective)
     if name is None:
         raise NotFound("no model is registered that could answer; `make run` makes them", "model")
-    return versions.get(name)
+    return await state.loader.get(name)
 
 
 def of_objective(versions: Versions, objective: str) -> list[Listed]:

@@ -123,7 +123,7 @@ class Registry:
         return self._listed
 
     def _in_registry(self) -> list[Listed]:
-        client, found = self._store(), []
+        client, found, reason = self._store(), [], ""
         for model, registered in own_models(client):
             aliases: dict[str, list[str]] = {}
             for alias, version in registered.aliases.items():
@@ -138,8 +138,9 @@ class Registry:
                         self._objective(version, model),
                     )
                 )
+                _, reason = self._unreadable.get(version.source, (0.0, reason))
         if found and not any(each.objective for each in found):
-            raise UserError(f"the files of no version can be read: {next(iter(self._unreadable.values()))[1]}")
+            raise UserError(f"the files of no version can be read: {reason}")
         return sorted(found, key=lambda each: (each.named.model, -int(each.named.version)))
 
     def _store(self) -> MlflowClient:

@@ -35,6 +35,8 @@ PRELOADED = ("assistant", "classifier")
 """Objectives whose default versions are loaded before anybody asks."""
 GOODBYE = 20.0
 """Seconds that answers have to come to their end when the server is told to end."""
+IN_VAIN = {"x-should-retry": "false"}
+"""Of an error that the next try would meet again: OpenAI's clients would have it all computed twice more."""
 CONNECTIONS = 1000
 """Connections at once; more are refused with 503."""
 
@@ -84,7 +86,7 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     app.state.registry_error = "the registry has not been read yet"
     app.state.feedback = feedback.Inbox(settings)
     app.state.loader = openai_api.Loader(versions)
-    app.state.end_page = lambda: None
+    app.state.end_page = app.state.forget = lambda: None
     for router in (openai_api.router, classifying.router, feedback.router):
         app.include_router(router)
 
@@ -126,7 +128,7 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     if page:
         from app.page import mount_page
 
-        return mount_page(app, GUARDED)
+        return mount_page(app)
     return app
 
 
@@ -142,13 +144,14 @@ async def _watch(app: FastAPI) -> None:
             if reason != app.state.registry_error:
                 logger.warning("the registry: %s", reason)
             app.state.registry_error = reason
+        app.state.forget()
         await asyncio.sleep(settings.poll_seconds)
 
 
 async def _refused(_: Request, error: RequestError) -> JSONResponse:
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
-    if isinstance(error, Failed | Timeout):  # OpenAI's clients would have it all computed twice more
-        headers["x-should-retry"] = "false"
+    if isinstance(error, Failed | Timeout):
+        headers = IN_VAIN
     return JSONResponse(openai_api.error_content(error), error.status, headers)
 
 
@@ -158,7 +161,8 @@ async def _user_error(_: Request, error: UserError) -> JSONResponse:
 
 async def _bug(_: Request, error: Exception) -> JSONResponse:
     """Whoever runs the server finds the traceback in its log."""
-    return JSONResponse(openai_api.error_content(Failed("the server failed; its log says why")), Failed.status)
+    said = Failed("the server failed; its log says why")
+    return JSONResponse(openai_api.error_content(said), Failed.status, IN_VAIN)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

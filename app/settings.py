@@ -1,10 +1,19 @@
 """What the server may do, and how much at once: options of `threestage serve`, or the environment."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from llm.config import Config
+
+
+def host_of(url: str) -> str:
+    """The host that a URL, or a host with or without its port, names, in small letters; empty where it names none."""
+    try:
+        return (urlsplit(url if "//" in url else f"//{url}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
 
 
 class Settings(Config):
@@ -13,8 +22,7 @@ class Settings(Config):
     api_keys: tuple[str, ...] = ()
     """Who asks must name one of them; none lets everybody in."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names by which the server is asked beside `localhost` and addresses, and those of other sites whose pages may ask
-    it. With keys, any name does."""
+    """Names by which the server is asked beside `localhost` and addresses. With keys, any name does."""
     rows: int = Field(default=32, gt=0)
     """Texts that one version writes at once."""
     queue: int = Field(default=64, ge=0)

@@ -149,6 +149,8 @@ def _ask(found: "Reviewed", deadline: float) -> str:
 
 
 def _decided(found: "Reviewed", auto: bool, deadline: float | None) -> str:
+    if said := _meanwhile(found):
+        return said
     if auto:
         return _by_gates(found)
     return _pending(found) if deadline is None else _ask(found, deadline)

@@ -169,7 +169,7 @@ def review_challenger(model: str) -> Reviewed | str:
                 return _review(model, version, now.champion)
         except (UserError, MlflowException):
             ended = said(model, version)
-            if ended is None or ended.decision == "unclear":
+            if ended in (None, by_hand) or ended.decision == "unclear":  # nobody said anything meanwhile
                 raise
             carry_out(model, version)
             if ended.decision == "withdrawn":

@@ -68,21 +68,28 @@ def _lock_file_kept() -> Iterator[None]:
     with exclusive(LOCK_FILE):
         if Path(LOCK_FILE).exists():
             write_atomic(kept, Path(LOCK_FILE).read_bytes())
-        yield
-        kept.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            _put_back(kept)
 
 
 def _mend_lock_file() -> None:
-    """Put dvc.lock back as it was before where dvc was killed as it wrote it."""
-    kept, now = STATE / LOCK_FILE / "before", Path(LOCK_FILE)
+    """Put dvc.lock back as it was before where this process and dvc were killed as dvc wrote it."""
+    kept = STATE / LOCK_FILE / "before"
+    if kept.exists():
+        with suppress(UserError), exclusive(LOCK_FILE, patience=0):  # held: a stage runs, and dvc is well
+            _put_back(kept)
+
+
+def _put_back(kept: Path) -> None:
+    now = Path(LOCK_FILE)
     if not kept.exists():
         return
-    with suppress(UserError), exclusive(LOCK_FILE, patience=0):  # held: a stage runs, and dvc is well
-        if kept.exists():
-            if _is_cut(now):
-                logger.warning("%s was cut off as it was written, and is put back", now)
-                write_atomic(now, kept.read_bytes())
-            kept.unlink()
+    if _is_cut(now):
+        logger.warning("%s was cut off as it was written, and is put back", now)
+        write_atomic(now, kept.read_bytes())
+    kept.unlink()
 
 
 def _is_cut(file: Path) -> bool:

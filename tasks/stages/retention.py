@@ -1,5 +1,6 @@
 """What may go of DVC's cache and of Prefect's runs, and its removal: `make gc`."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from dvc.exceptions import DvcException
+from dvc.output import Output
 from dvc.repo import Repo
 from dvc.scm import NoSCM
 from prefect.client.orchestration import get_client
@@ -60,9 +62,10 @@ def cache_files(needed: Iterable[str]) -> list[CacheFile]:
                 raise UserError(f"{cache}: others may share it; `dvc gc --projects` knows how to clean it")
             with_git = not isinstance(repo.scm, NoSCM)
             git = dict.fromkeys(("all_branches", "all_tags", "all_experiments"), with_git)
-            # By force: a listing that is not here, as of another machine's results, has nothing here that could go.
+            # By force: of another machine's results not even the listings are here.
             found = repo.used_objs(force=True, **git).values()
             used = {info.value for infos in found for info in infos} | set(needed)
+            used |= {md5 for out in repo.index.outs for md5 in _unlisted(out, cache)}
             used |= {md5 for each in used if each.endswith(FOLDER) for md5 in _listed(_place(cache, each))}
     except DvcException as error:
         raise UserError(" ".join(str(error).split())) from None
@@ -71,6 +74,15 @@ def cache_files(needed: Iterable[str]) -> list[CacheFile]:
     # A folder's listing goes first: one whose files are gone would be taken for whole.
     unused.sort(key=lambda path: (path.suffix != FOLDER, path))
     return [CacheFile(path, path.stat().st_size) for path in unused]
+
+
+def _unlisted(out: Output, cache: Path) -> Iterator[str]:
+    """The files of a folder that is here and whose listing the cache lacks."""
+    if out.hash_info and out.hash_info.isdir and not _place(cache, out.hash_info.value).exists():
+        for path in Path(out.fs_path).rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    yield hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _place(cache: Path, md5: str) -> Path:

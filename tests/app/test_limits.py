@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http.client import HTTPResponse
 from urllib.parse import urlsplit
 
 import httpx
 import openai
 import pytest
+import uvicorn
 from pydantic import ValidationError
+from starlette.responses import PlainTextResponse
 
 from app import limits
 from app.classifying import ClassifyRequest
@@ -70,6 +73,23 @@ def connected(address: str, *parts: bytes) -> Iterator[socket.socket]:
         for part in parts:
             connection.sendall(part)
         yield connection
+
+
+@contextmanager
+def served(app, seconds: float) -> Iterator[str]:
+    """Any application behind uvicorn with our connections; its address."""
+    own = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{own.getsockname()[1]}"
+    http = partial(limits.TimedHeads, seconds=seconds)
+    server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", lifespan="off", log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([own],), daemon=True)
+    thread.start()
+    try:
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def ending_of(connection: socket.socket, drop: bytes = b"") -> bytes:
@@ -268,16 +288,35 @@ def test_a_connection_that_rests_between_requests_is_kept_for_longer_than_a_head
 
 
 def test_who_does_not_read_its_answers_is_cut_off(impatient, monkeypatch):
-    lost, cut_off = limits.TimedHeads.connection_lost, threading.Event()
+    lost, ended, cut_off = limits.TimedHeads.connection_lost, [], threading.Event()
 
     def noted(protocol, error):
+        ended.append(protocol.client)
         lost(protocol, error)
         cut_off.set()
 
     monkeypatch.setattr(limits.TimedHeads, "connection_lost", noted)
     asked = b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 1000  # answers of 60 kB, more than buffers hold
-    with connected(impatient, asked):
-        assert cut_off.wait(300)
+    with connected(impatient, asked) as connection:
+        while connection.getsockname() not in ended:
+            assert cut_off.wait(300)
+            cut_off.clear()
+
+
+def test_who_reads_slowly_but_reads_has_all_of_an_answer():
+    """Of a piece of 24 MB that is written at once, in more time than there is for one that nobody reads."""
+
+    async def app(scope, receive, send):
+        await PlainTextResponse(b"x" * 24_000_000)(scope, receive, send)
+
+    asked = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
+    with served(app, seconds=0.5) as address, connected(address, asked) as reading:
+        began, size = time.monotonic(), 0
+        while part := reading.recv(100_000):
+            size += len(part)
+            time.sleep(0.01)
+    assert size > 24_000_000
+    assert time.monotonic() - began > 1
 
 
 def test_an_answer_may_take_longer_than_its_request(impatient):

@@ -1,5 +1,6 @@
 """The page as people use it, in a real Chromium, over a real server and a registry of small models."""
 
+import gc
 import html
 import json
 import os
@@ -15,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from gradio import processing_utils
+from gradio.state_holder import StateHolder
 from mlflow import MlflowClient
 from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, expect, sync_playwright
 from small_models import TEXT
@@ -39,6 +42,16 @@ BAD = """<img src=x onerror="document.title='run'"><script>document.title='run'<
 LONG = 120_000
 """Milliseconds that only a hang takes."""
 KEY = "a key of this server"
+NOT_OPEN = ["file=/etc/passwd", "file//etc/passwd", "proxy=http://127.0.0.1:9/", "stream/a/0/1/playlist-file", "runs"]
+NOT_OPEN += [
+    "deep_link?session_hash=s0",
+    "info",
+    "openapi.json",
+    "monitoring/summary",
+    "process_recording",
+    "dev/reload",
+]
+NOT_OPEN += ["custom_component/x"]
 PHONE = {"width": 390, "height": 844}
 MAIL = {"subject": "You have won", "body": "Free money <b>now</b> | call & claim <script>document.title='run'</script>"}
 EML = b"From: a@example.org\r\nSubject: Lunch\r\nContent-Type: text/plain\r\n\r\nThe cat sat on the mat at noon.\r\n"
@@ -481,25 +494,51 @@ def test_the_api_keeps_its_own_errors_beside_the_page(address):
 
 
 def test_what_a_client_names_as_a_file_is_neither_read_nor_fetched(address, tmp_path, monkeypatch):
-    secret = tmp_path / "secret.txt"
-    secret.write_text("a secret")
+    read, fetched, fetch = [], [], processing_utils.async_ssrf_protected_download
+
+    async def noted(url, cache_dir):
+        fetched.append(url)
+        return await fetch(url, cache_dir=cache_dir)
+
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", noted)
+    monkeypatch.setattr("app.page_email.message_text", lambda content: read.append(content) or "")
+    secret, far = tmp_path / "secret.eml", "http://model.example/mail.eml"
+    secret.write_bytes(b"Subject: a secret\n\nof this machine")
     own = httpx.post(f"{address}/gradio_api/upload", files={"files": ("m.eml", EML)}, timeout=60).json()[0]
-    config = httpx.get(f"{address}/config", timeout=60).json()
-    for number, named in enumerate((str(secret), "/proc/self/environ", "http://model.example/mail.eml", own)):
-        for event in config["dependencies"]:
-            if not event["queue"] or not event["inputs"]:
-                continue
-            given = {"path": named, "meta": {"_type": "gradio.FileData"}}
-            asked = {"fn_index": event["id"], "data": [given] * len(event["inputs"]), "session_hash": f"s{number}"}
-            httpx.post(f"{address}/gradio_api/queue/join", json=asked, timeout=60)
-        stream = f"{address}/gradio_api/queue/data?session_hash=s{number}"
-        said = httpx.get(stream, timeout=300).text
+    events = httpx.get(f"{address}/config", timeout=60).json()["dependencies"]
+    for number, named in enumerate((str(secret), far, own)):
+        given = {"path": named, "meta": {"_type": "gradio.FileData"}}
+        for event in events:
+            if event["queue"] and event["inputs"]:
+                asked = {"fn_index": event["id"], "data": [given] * len(event["inputs"]), "session_hash": f"s{number}"}
+                httpx.post(f"{address}/gradio_api/queue/join", json=asked, timeout=60)
+        said = httpx.get(f"{address}/gradio_api/queue/data?session_hash=s{number}", timeout=300).text
+        assert "process_completed" in said
         assert "a secret" not in said
-        places = set(re.findall(r"/[^\s\"'\\\\]*gradio[^\s\"'\\\\]*", said)) | {own, str(secret)}
-        for place in places:
-            for route in ("file=", "file/", "proxy=", "stream/"):
-                answer = httpx.get(f"{address}/gradio_api/{route}{place}", timeout=60)
-                assert answer.status_code == 404, (route, place, answer.text[:100])
+    assert secret.exists()  # what is read is removed
+    assert set(read) == {EML}
+    assert set(fetched) == {far}
+    uploads = Path(own).parents[1]
+    assert not list(uploads.rglob("secret.eml"))
+
+
+@pytest.mark.parametrize("path", NOT_OPEN)
+def test_of_what_gradio_can_do_there_is_only_what_the_page_needs(address, path):
+    for method in ("GET", "POST"):
+        for prefix in ("/gradio_api/", "/"):
+            answer = httpx.request(method, f"{address}{prefix}{path}", timeout=60)
+            if (prefix, path) != ("/", "openapi.json"):  # the app's own
+                assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), (prefix, path)
+
+
+def test_what_a_page_showed_is_forgotten_in_time(page, monkeypatch):
+    check(page, "A word of its own: quetzal", "the cat sat on the mat")
+    expect(page.locator("#words")).to_contain_text("says")
+    holders = [each for each in gc.get_objects() if isinstance(each, StateHolder) and each.session_data]
+    held = [vars(session) for holder in holders for session in holder.session_data.values()]
+    assert "quetzal" in repr(held)
+    monkeypatch.setattr("app.page.REMEMBERED", 0)
+    wait_until(lambda: not any(holder.session_data for holder in holders), 60)
 
 
 def test_without_a_champion_the_page_says_so(page, store, address):

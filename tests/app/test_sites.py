@@ -4,8 +4,11 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from app.command import cli
 from app.limits import Sites
+from tests.app.conftest import error_of, tracked
 
 EVIL = "evil.example"
 NAMED = "model.example"
@@ -30,7 +33,16 @@ def is_refused(answer: httpx.Response, status: int, code: str) -> bool:
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "127.0.0.1:8000", "localhost:8000", "LOCALHOST", "[::1]:8000", "192.168.7.5", "Model.Example:1"],
+    [
+        "127.0.0.1",
+        "127.0.0.1:8000",
+        "localhost:8000",
+        "LOCALHOST",
+        "[::1]:8000",
+        "192.168.7.5",
+        "Model.Example:1",
+        "a.localhost",
+    ],
 )
 def test_addresses_localhost_and_allowed_names_are_answered(host):
     assert ask(client(NAMED), host).text == "yes"
@@ -69,3 +81,23 @@ def test_the_server_stands_behind_it_with_all_its_paths(server, path):
     assert is_refused(
         httpx.post(f"{server}{path}", headers={"origin": f"http://{EVIL}"}, timeout=300), 403, "other_site"
     )
+
+
+@pytest.mark.parametrize("origin", [f"http://{EVIL}", "null", "file://"])
+def test_who_brings_a_key_may_ask_from_anywhere(origin):
+    headers = {"host": "127.0.0.1", "origin": origin}
+    assert client(keys=True).post("/", headers=headers | {"authorization": "Bearer key"}).text == "yes"
+    preflight = headers | {"access-control-request-headers": "authorization"}  # which a browser sends before, without
+    assert is_refused(client(keys=True).options("/", headers=preflight), 403, "other_site")
+
+
+@pytest.mark.parametrize("allowed", [NAMED, "https://Model.Example", f"{NAMED}:8443", f"{NAMED}."])
+def test_a_name_is_allowed_however_it_is_written(allowed):
+    assert ask(client(allowed), f"{NAMED}:8000").text == "yes"
+
+
+@pytest.mark.parametrize("name", ["*", "*.example", "http://", "[::1"])
+def test_what_is_no_name_is_refused_at_the_start(name, registry):
+    command = ["serve", "--port", "0", "--allowed-hosts", name]
+    with tracked(registry):
+        assert "is no name of a host" in error_of(CliRunner().invoke(cli, command))

@@ -280,6 +280,14 @@ def test_where_no_files_can_be_read_the_store_is_named_and_not_an_empty_registry
 
 def test_while_a_version_is_loaded_everything_else_is_answered(store, monkeypatch):
     load, begun, go_on = app.versions.load_for_inference, threading.Event(), threading.Event()
+    loaders = []
+
+    class Noted(ThreadPoolExecutor):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            loaders.append(self)
+
+    monkeypatch.setattr("app.openai_api.ThreadPoolExecutor", Noted)
 
     def slow(folder):
         if folder.samefile(files("2")):
@@ -294,6 +302,7 @@ def test_while_a_version_is_loaded_everything_else_is_answered(store, monkeypatc
         waiting = [pool.submit(httpx.post, chat, json=asked, timeout=300) for _ in range(60)]
         try:
             assert begun.wait(300)
+            wait_until(lambda: loaders[0]._work_queue.qsize() == 59, 300)
             assert httpx.get(f"{address}/v1/models", timeout=300).status_code == 200
             other = httpx.post(chat, json=asked | {"model": "assistant/1"}, timeout=300)
             assert other.status_code == 200

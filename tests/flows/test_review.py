@@ -24,6 +24,7 @@ from projects import ROOT, change_params, environment
 from flows import review as command
 from flows.review import NotReviewedError, review
 from llm.errors import UserError
+from tasks.registry import decisions
 from tasks.registry.decisions import approve, reject, set_pending
 from tasks.registry.events import WAITS
 from tasks.registry.standing import history, standing
@@ -262,6 +263,34 @@ def test_a_version_that_is_deleted_while_it_is_compared_ends_its_review(project)
         assert review_challenger("classifier") == "version 2 was deleted meanwhile: its review ends"
     assert [each.decision for each in history("classifier")][-1] == "withdrawn"
     assert review_challenger("classifier") == "no challenger; version 1 is champion"
+
+
+def test_an_error_is_not_taken_for_what_somebody_said_before(project, monkeypatch):
+    approve("classifier", "2", **ME)
+    MlflowClient().set_registered_model_alias(NAME, "champion", "1")
+    MlflowClient().set_registered_model_alias(NAME, "challenger", "2")
+    decisions.settle("classifier")
+
+    def fail(*_):
+        raise UserError("the test rows are missing")
+
+    monkeypatch.setattr("tasks.review.challenger._review", fail)
+    with pytest.raises(UserError, match="the test rows are missing"):
+        review_challenger("classifier")
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_what_a_person_tags_while_it_is_compared_counts_and_not_what_the_gates_say(project, auto):
+    class Approve(logging.Handler):
+        def emit(self, record):
+            if "version 2 answers" in record.getMessage():
+                for key, value in (("by", "reviewer-2"), ("reason", "seen"), ("", "approved")):
+                    MlflowClient().set_model_version_tag(NAME, "2", f"threestage.review.{key}".rstrip("."), value)
+
+    change_params(project, lambda values: values["applications"]["classifier"]["review"]["at_least"].update(f1=1.05))
+    with heard_by(Approve()):
+        assert reviewed(auto=auto)["classifier"] == "version 2 approved by reviewer-2: seen"
+    assert aliases() == ("2", "1", None)
 
 
 @pytest.mark.parametrize("by_hand", ["tag", "alias"])

@@ -187,12 +187,24 @@ def test_a_lock_file_that_a_death_cut_off_is_put_back(ran, share, caplog):
     assert "stages: {}" in Path("dvc.lock").read_text()
 
 
+@pytest.mark.parametrize("error", [UserError("it failed"), KeyboardInterrupt()])
+def test_what_a_person_makes_of_a_lock_file_behind_a_stage_that_failed_stays(ran, error):
+    with pytest.raises(type(error)), graph._lock_file_kept():
+        raise error
+    Path("dvc.lock").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(UserError):
+        is_stale("train")
+    assert Path("dvc.lock").read_text() == "<<<<<<< HEAD\n"
+
+
 def test_while_a_stage_runs_its_lock_file_is_left_alone(ran, caplog):
     with graph._lock_file_kept():
         Path("dvc.lock").write_text("")
         with pytest.raises(UserError):
             is_stale("train")
-    assert CUT_OFF not in caplog.text
+        assert CUT_OFF not in caplog.text
+    assert CUT_OFF in caplog.text
+    assert not is_stale("train")
 
 
 def test_a_note_that_nobody_reads_or_writes_is_whole(ran, caplog):
