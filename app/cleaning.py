@@ -61,15 +61,16 @@ class Cleaner:
                 futures.append(pool.submit(clean, row))
         try:
             for future in futures:
+                left = max(0.0, deadline - time.monotonic())
                 try:
-                    found.append(future.result(min(self.seconds, max(0.0, deadline - time.monotonic()))))
+                    found.append(future.result(min(self.seconds, left)))
                 except ValueError as error:  # the cleaning's own errors
                     found.append(str(error))
             if len(futures) < len(rows):  # none of these did: it ended while nothing was asked of it
                 raise BrokenProcessPool
         except TimeoutError:
-            late = time.monotonic() >= deadline
-            found.append("not read within the time of all" if late else f"not readable within {self.seconds:g} s")
+            of_all = "not read within the time of all"
+            found.append(of_all if left < self.seconds else f"not readable within {self.seconds:g} s")
         except BrokenProcessPool:
             found.append("not readable: it ended the process that reads mails")
         else:

@@ -23,11 +23,12 @@ from app.classifying import ClassifyRequest
 from app.feedback import AnswerFeedback
 from app.schema import ChatRequest, CompletionRequest
 from app.settings import Settings
-from tests.app.conftest import running, tracked
+from tests.app.conftest import running, tracked, wait_until
 from tests.app.steps import stepwise
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+SIZE = 24_000_000
 SURROGATE = "\\ud800"  # as JSON writes half of a pair of surrogates
 
 
@@ -303,20 +304,34 @@ def test_who_does_not_read_its_answers_is_cut_off(impatient, monkeypatch):
             cut_off.clear()
 
 
-def test_who_reads_slowly_but_reads_has_all_of_an_answer():
-    """Of a piece of 24 MB that is written at once, in more time than there is for one that nobody reads."""
+@pytest.mark.parametrize("reads", [True, False])
+def test_an_answer_goes_on_as_long_as_some_of_it_is_read(monkeypatch, reads):
+    """Of a piece of 24 MB that is written at once; the test itself looks again, for which there is no time too long."""
+    paused, pause = [], limits.TimedHeads.pause_writing
+
+    def noted(protocol):
+        pause(protocol)
+        paused.append(protocol)
 
     async def app(scope, receive, send):
-        await PlainTextResponse(b"x" * 24_000_000)(scope, receive, send)
+        await PlainTextResponse(b"x" * SIZE)(scope, receive, send)
 
+    def left() -> int:
+        return paused[0].transport.get_write_buffer_size()
+
+    monkeypatch.setattr(limits.TimedHeads, "pause_writing", noted)
     asked = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
-    with served(app, seconds=0.5) as address, connected(address, asked) as reading:
-        began, size = time.monotonic(), 0
-        while part := reading.recv(100_000):
-            size += len(part)
-            time.sleep(0.01)
-    assert size > 24_000_000
-    assert time.monotonic() - began > 1
+    with served(app, seconds=10**6) as address, connected(address, asked) as reading:
+        wait_until(lambda: bool(paused), 300)
+        size, before, looked = 0, left(), threading.Event()
+        while reads and left() == before:
+            size += len(reading.recv(1_000_000))
+        paused[0].loop.call_soon_threadsafe(lambda: (paused[0]._look(before), looked.set()))
+        assert looked.wait(300)
+        with suppress(ConnectionResetError):
+            while part := reading.recv(1_000_000):
+                size += len(part)
+    assert (size > SIZE) is reads
 
 
 def test_an_answer_may_take_longer_than_its_request(impatient):
