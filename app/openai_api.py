@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -245,11 +246,20 @@ async def _whole(request: Request, writing: Writing, loaded: Loaded) -> list[Cho
         TOKENS.labels(loaded.registered_name).inc(writing.completion_tokens)
 
 
-async def _written(answer: Callable[[], BaseModel]) -> Any:
-    """An answer as JSON, made in a thread: with log-probabilities it may have megabytes, in which all others wait."""
+async def _written(
+    request: Request,
+    writing: Writing,
+    loaded: Loaded,
+    answer: Callable[..., BaseModel],
+    choice: Callable[[int, Choice], BaseModel],
+) -> Any:
+    """An answer with all choices as JSON, made in a thread: with log-probabilities it may have megabytes, in which all
+    others would wait. `choice` makes one from its number and what was written."""
+    choices = await _whole(request, writing, loaded)
 
     def write() -> Response:
-        return Response(answer().model_dump_json(), media_type="application/json")
+        made = answer(usage=_usage(writing), choices=[choice(number, each) for number, each in enumerate(choices)])
+        return Response(made.model_dump_json(), media_type="application/json")
 
     return await run_in_threadpool(write)
 
@@ -300,22 +310,12 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
         ]
         end = (lambda used: ChatCompletionChunk(**about, choices=[], usage=used)) if body.tells_usage else None
         return _events(writing, loaded, began, begin, chunk, end)
-    choices = await _whole(request, writing, loaded)
-    return await _written(
-        lambda: ChatCompletion(
-            **about,
-            usage=_usage(writing),
-            choices=[
-                ChatChoice(
-                    index=number,
-                    message=AnswerMessage(content=each.text),
-                    logprobs=_told(loaded, each.told) if body.logprobs else None,
-                    finish_reason=each.finish,
-                )
-                for number, each in enumerate(choices)
-            ],
-        )
-    )
+
+    def chosen(number: int, found: Choice) -> ChatChoice:
+        told, message = _told(loaded, found.told) if body.logprobs else None, AnswerMessage(content=found.text)
+        return ChatChoice(index=number, message=message, logprobs=told, finish_reason=found.finish)
+
+    return await _written(request, writing, loaded, partial(ChatCompletion, **about), chosen)
 
 
 @router.post("/completions", summary="Go on with texts", responses=EVENTS)
@@ -347,22 +347,12 @@ async def completions(request: Request, body: CompletionRequest) -> Completion:
 
         end = (lambda used: Completion(**about, choices=[], usage=used)) if body.tells_usage else None
         return _events(writing, loaded, began, [], chunk, end)
-    choices = await _whole(request, writing, loaded)
-    return await _written(
-        lambda: Completion(
-            **about,
-            usage=_usage(writing),
-            choices=[
-                CompletionChoice(
-                    index=number,
-                    text=each.text,
-                    logprobs=None if body.logprobs is None else _completion_told(loaded, each.told, _Place()),
-                    finish_reason=each.finish,
-                )
-                for number, each in enumerate(choices)
-            ],
-        )
-    )
+
+    def chosen(number: int, found: Choice) -> CompletionChoice:
+        told = None if body.logprobs is None else _completion_told(loaded, found.told, _Place())
+        return CompletionChoice(index=number, text=found.text, logprobs=told, finish_reason=found.finish)
+
+    return await _written(request, writing, loaded, partial(Completion, **about), chosen)
 
 
 def _prompts(loaded: Loaded, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:

@@ -150,7 +150,7 @@ def _commit(branch: str, message: str, versions: Mapping[str, str]) -> tuple[str
     if not results.branch:
         return "", f"nothing to commit: commit {results.commit[:10]}, which is checked out, holds it all"
     try:
-        name_results({name: number for name, number in versions.items() if number.isdecimal()}, results)
+        name_results(versions, results)
     except UserError as error:
         logger.warning("its versions don't name the branch: %s", error)
     if not results.new:

@@ -12,7 +12,7 @@ from llm.errors import UserError
 from tasks.registry.listing import versions
 from tasks.registry.register import CHALLENGER, NO_RUN, registered_name
 from tasks.registry.standing import CHAMPION
-from tasks.registry.tracking import is_missing
+from tasks.registry.tracking import if_there, is_missing
 
 
 def find_version(named: str) -> ModelVersion:
@@ -46,24 +46,14 @@ def _there_are(names: str) -> str:
 
 
 def _registered(name: str) -> RegisteredModel | None:
-    try:
-        return MlflowClient().get_registered_model(name) if name else None
-    except MlflowException as error:
-        if is_missing(error):
-            return None
-        raise
+    return if_there(lambda: MlflowClient().get_registered_model(name)) if name else None
 
 
 def find_run(run_id: str | None) -> Run | None:
     """A run; None where this store has none of that id."""
     if not run_id or run_id == NO_RUN:
         return None
-    try:
-        return MlflowClient().get_run(run_id)
-    except MlflowException as error:
-        if is_missing(error):
-            return None
-        raise
+    return if_there(lambda: MlflowClient().get_run(run_id))
 
 
 def holds(run_id: str | None, path: str) -> bool:

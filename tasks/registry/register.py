@@ -28,7 +28,15 @@ from tasks.registry.card import Origin, description, write_card
 from tasks.registry.lineage import UNCOMMITTED, lineage, prefect_page
 from tasks.registry.listing import versions
 from tasks.registry.openlineage import MLFLOW_RUN, Data, as_data, listens, run_events
-from tasks.registry.tracking import configure_tracking, is_missing, log_inputs, made_by, namespace, server_errors
+from tasks.registry.tracking import (
+    configure_tracking,
+    if_there,
+    is_missing,
+    log_inputs,
+    made_by,
+    namespace,
+    server_errors,
+)
 from tasks.registry.uncommitted import uncommitted
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stale
 from tasks.stages.lock import exclusive, workspace
@@ -105,13 +113,8 @@ def _is_rejected(version: ModelVersion) -> bool:
 
 def _is_unfinished(version: ModelVersion) -> bool:
     """Whether its registration was killed before the version became the challenger."""
-    try:
-        tags = MlflowClient().get_run(version.run_id).data.tags if version.run_id else {}
-    except MlflowException as error:
-        if not is_missing(error):
-            raise
-        return False
-    return tags.get(UNFINISHED) == "true"
+    run = if_there(lambda: MlflowClient().get_run(version.run_id)) if version.run_id else None
+    return run is not None and run.data.tags.get(UNFINISHED) == "true"
 
 
 def _was_deleted(model: str) -> bool:

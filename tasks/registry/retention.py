@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -16,7 +15,7 @@ from tasks.registry.find import find_run, holds
 from tasks.registry.git import git_output
 from tasks.registry.listing import every_version, own_models, versions
 from tasks.registry.register import KEY, REJECTED, REVIEW, version_key
-from tasks.registry.tracking import configure_tracking, is_missing, server_errors
+from tasks.registry.tracking import configure_tracking, if_there, server_errors
 from tasks.stages.hashes import LOCK, PREFIX, as_hashes, parse_stages
 from tasks.stages.retention import hashes
 
@@ -128,7 +127,9 @@ def _old(client: MlflowClient, version: ModelVersion) -> OldVersion:
     run, model, places = find_run(version.run_id), None, []
     if not version.source.startswith(MODEL_SOURCE):
         places.append(version.source)
-    elif "/" not in (name := version.source.removeprefix(MODEL_SOURCE)) and (logged := _logged_model(client, name)):
+    elif "/" not in (name := version.source.removeprefix(MODEL_SOURCE)) and (
+        logged := if_there(lambda: client.get_logged_model(name))
+    ):
         model = name
         places.append(logged.artifact_location)
     if run:
@@ -143,15 +144,6 @@ def _old(client: MlflowClient, version: ModelVersion) -> OldVersion:
         model=model,
         rejected=said == REJECTED,
     )
-
-
-def _logged_model(client: MlflowClient, model: str) -> LoggedModel | None:
-    try:
-        return client.get_logged_model(model)
-    except MlflowException as error:
-        if not is_missing(error):
-            raise
-        return None
 
 
 def remove_versions(old: Iterable[OldVersion]) -> None:

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from llm.errors import UserError
 from tasks.registry.listing import versions
 from tasks.registry.register import CHALLENGER, REJECTED, REVIEW, registered_name
-from tasks.registry.tracking import configure_tracking, is_missing, server_errors
+from tasks.registry.tracking import configure_tracking, if_there, is_missing, server_errors
 from tasks.stages.hashes import PREFIX
 
 CHAMPION, PREVIOUS = "champion", "previous"
@@ -123,11 +123,7 @@ def number_of(key: str) -> int:
 
 def read_registry(model: str) -> Registry:
     client, name = MlflowClient(), registered_name(model)
-    try:
-        found = client.get_registered_model(name)
-    except MlflowException as error:
-        if not is_missing(error):
-            raise
+    if (found := if_there(lambda: client.get_registered_model(name))) is None:
         return Registry(name, False, {}, {}, {})
     tags_of = {str(each.version): dict(each.tags) for each in versions(client, name)}
     aliases = {alias: str(version) for alias, version in found.aliases.items() if str(version) in tags_of}

@@ -7,11 +7,12 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from getpass import getuser
 from pathlib import Path
 from platform import node
+from typing import TypeVar
 
 import mlflow
 import pandas as pd
@@ -47,6 +48,7 @@ PLACES = {  # where a SQLite store keeps the paths of its artifacts
 BEHIND_A_SERVER = "mlflow-artifacts:"  # how addresses of files begin that a server alone gives out
 NO_NAMESPACE = r"[^A-Za-z0-9._]"
 
+T = TypeVar("T")
 Parameters = BaseModel | Sequence[BaseModel]
 
 
@@ -115,6 +117,16 @@ def _create_experiment(client: MlflowClient, name: str, artifacts: Path | None) 
 def is_missing(error: MlflowException) -> bool:
     """Whether a store says that it holds nothing of that name; any other error says nothing about that."""
     return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+
+
+def if_there(ask: Callable[[], T]) -> T | None:
+    """What a store answers; None where it holds nothing of that name."""
+    try:
+        return ask()
+    except MlflowException as error:
+        if is_missing(error):
+            return None
+        raise
 
 
 def _move_artifacts(database: Path, artifacts: Path) -> None:

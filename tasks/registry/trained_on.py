@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from llm.tokenizer import end_of_text, load_tokenizer
 from llm.tokens import open_tokens
 from tasks.registry.git import git_output
 from tasks.registry.register import registered_name
-from tasks.registry.tracking import configure_tracking, is_missing, server_errors
+from tasks.registry.tracking import configure_tracking, if_there, server_errors
 from tasks.stages.hashes import LOCK, PREFIX, as_hashes, md5_of, parse_stages
 
 if TYPE_CHECKING:
@@ -49,13 +48,10 @@ def trained_on(model: str, alias: str) -> TrainedOn | None:
     configure_tracking()
     client, name = MlflowClient(), registered_name(model)
     with server_errors():
-        try:
-            aliases = client.get_registered_model(name).aliases
-        except MlflowException as error:
-            if is_missing(error):
-                return None
-            raise
-        return data_of(model, client.get_model_version(name, aliases[alias])) if alias in aliases else None
+        found = if_there(lambda: client.get_registered_model(name))
+        if found is None or alias not in found.aliases:
+            return None
+        return data_of(model, client.get_model_version(name, found.aliases[alias]))
 
 
 def current_md5(dataset: str) -> str:

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
 from tasks.evaluation.statistics import interval
 from tasks.registry.register import registered_name
-from tasks.registry.tracking import configure_tracking, is_missing, server_errors
+from tasks.registry.tracking import configure_tracking, if_there, server_errors
 from tasks.review import Review, find
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
 from tasks.review.changes import splits
@@ -101,12 +100,9 @@ class Comparison:
 
 
 def _version(name: str, number: str) -> ModelVersion:
-    try:
-        return MlflowClient().get_model_version(name, number)
-    except MlflowException as error:
-        if not is_missing(error):
-            raise
-        raise UserError(f"{name} has no version {number}, or no longer: look at its versions in MLflow") from None
+    if (found := if_there(lambda: MlflowClient().get_model_version(name, number))) is None:
+        raise UserError(f"{name} has no version {number}, or no longer: look at its versions in MLflow")
+    return found
 
 
 def _logged(version: ModelVersion) -> dict[str, float]:

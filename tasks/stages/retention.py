@@ -1,6 +1,5 @@
 """What may go of DVC's cache and of Prefect's runs, and its removal: `make gc`."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from prefect.client.schemas.objects import TERMINAL_STATES
 from prefect.exceptions import ObjectNotFound
 
 from llm.errors import UserError
+from tasks.stages.hashes import md5_of
 from tasks.stages.lock import workspace
 
 FOLDER = ".dir"  # how the hash of a folder's listing ends
@@ -79,10 +79,7 @@ def cache_files(needed: Iterable[str]) -> list[CacheFile]:
 def _unlisted(out: Output, cache: Path) -> Iterator[str]:
     """The files of a folder that is here and whose listing the cache lacks."""
     if out.hash_info and out.hash_info.isdir and not _place(cache, out.hash_info.value).exists():
-        for path in Path(out.fs_path).rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    yield hashlib.file_digest(file, "md5").hexdigest()
+        yield from (md5_of(path) for path in Path(out.fs_path).rglob("*") if path.is_file())
 
 
 def _place(cache: Path, md5: str) -> Path:

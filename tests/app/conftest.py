@@ -72,15 +72,20 @@ def registry(tmp_path_factory) -> Path:
 @contextmanager
 def running(settings: Settings, *, page: bool = False) -> Iterator[str]:
     """A real server on a port of its own; its address, when it is ready."""
+    with listening(http_config(create_app(settings, page=page), "127.0.0.1", 0, "warning")) as address:
+        wait_until(lambda: _ready(address), 120)
+        yield address
+
+
+@contextmanager
+def listening(config: uvicorn.Config) -> Iterator[str]:
+    """An application on a port of its own; its address."""
     own = socket.create_server(("127.0.0.1", 0))  # from here on nobody else's; the server closes it
-    port = own.getsockname()[1]
-    server = uvicorn.Server(http_config(create_app(settings, page=page), "127.0.0.1", port, "warning"))
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([own],), daemon=True)
     thread.start()
-    address = f"http://127.0.0.1:{port}"
-    wait_until(lambda: _ready(address), 120)
     try:
-        yield address
+        yield f"http://127.0.0.1:{own.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(60)

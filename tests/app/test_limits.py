@@ -23,7 +23,7 @@ from app.classifying import ClassifyRequest
 from app.feedback import AnswerFeedback
 from app.schema import ChatRequest, CompletionRequest
 from app.settings import Settings
-from tests.app.conftest import running, tracked, wait_until
+from tests.app.conftest import listening, running, tracked, wait_until
 from tests.app.steps import stepwise
 
 CHAT = "/v1/chat/completions"
@@ -74,23 +74,6 @@ def connected(address: str, *parts: bytes) -> Iterator[socket.socket]:
         for part in parts:
             connection.sendall(part)
         yield connection
-
-
-@contextmanager
-def served(app, seconds: float) -> Iterator[str]:
-    """Any application behind uvicorn with our connections; its address."""
-    own = socket.create_server(("127.0.0.1", 0))
-    address = f"http://127.0.0.1:{own.getsockname()[1]}"
-    http = partial(limits.TimedHeads, seconds=seconds)
-    server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", lifespan="off", log_level="warning"))
-    thread = threading.Thread(target=server.run, args=([own],), daemon=True)
-    thread.start()
-    try:
-        yield address
-    finally:
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
 
 
 def ending_of(connection: socket.socket, drop: bytes = b"") -> bytes:
@@ -321,7 +304,9 @@ def test_an_answer_goes_on_as_long_as_some_of_it_is_read(monkeypatch, reads):
 
     monkeypatch.setattr(limits.TimedHeads, "pause_writing", noted)
     asked = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"
-    with served(app, seconds=10**6) as address, connected(address, asked) as reading:
+    http = partial(limits.TimedHeads, seconds=10**6)
+    config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_level="warning")
+    with listening(config) as address, connected(address, asked) as reading:
         wait_until(lambda: bool(paused), 300)
         size, before, looked = 0, left(), threading.Event()
         while reads and left() == before:

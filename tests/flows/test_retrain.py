@@ -32,6 +32,7 @@ from prefect.client.schemas.filters import (
 from prefect.states import Cancelling
 from projects import change_params, environment, git, run
 
+from flows.retrain import Report
 from tests.world import ENDS
 
 HANGS = 600  # seconds that only something that hangs takes
@@ -265,6 +266,13 @@ def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_
         path.write_text(kept)
         for folder in {each.parent for each in checkpoints(deployed)}:
             shutil.rmtree(folder)
+
+
+def test_what_a_run_shares_are_the_numbers_of_its_versions_that_are_there():
+    said = {"a": "12", "b": "version 3, champion", "c": "deleted in the registry", "d": "version 4"}
+    report = Report("retrain 2026-11-29: nothing new", versions=said)
+    assert report.numbers == {"a": "12", "b": "3", "d": "4"}
+    assert report.message().splitlines()[2:] == ["a version 12", "b version 3", "d version 4"]
 
 
 def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_checkpoint(

@@ -351,12 +351,17 @@ def test_a_mind_changed_by_hand_is_nobodys_earlier_word(client):
     assert tags(client, "1")["by"] == "somebody in MLflow"
 
 
-def test_a_tag_by_hand_does_not_promote_over_a_champion_that_it_was_not_compared_with(client, caplog):
+def approved_against_another(client):
+    """Version 3 of three is approved by hand against champion 1, and the champion is 2."""
     register(client, 3)
     promote("1")
     set_pending("classifier", "3", "page.html", instead_of="1")
     promote("2")
     tag(client, "3", "approved", by="reviewer-2", reason="better")
+
+
+def test_a_tag_by_hand_does_not_promote_over_a_champion_that_it_was_not_compared_with(client, caplog):
+    approved_against_another(client)
     with pytest.raises(UserError, match="version 3 was compared with champion 1, and it is 2 now: review it again"):
         carry_out("classifier", "3")
     assert settle("classifier") == {}
@@ -379,11 +384,7 @@ def test_what_a_person_said_while_a_review_compared_stays_said(client):
 
 
 def test_what_was_approved_against_another_champion_waits_again_and_the_log_says_so(client, caplog):
-    register(client, 3)
-    promote("1")
-    set_pending("classifier", "3", "page.html", instead_of="1")
-    promote("2")
-    tag(client, "3", "approved", by="reviewer-2", reason="better")
+    approved_against_another(client)
     set_pending("classifier", "3", "page.html", instead_of="2")
     assert "version 3: reviewer-2 approved it against champion 1, and it is 2 now: it waits" in caplog.text
     assert client.get_model_version(NAME, "3").tags["threestage.review"] == "pending"
