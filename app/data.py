@@ -236,14 +236,15 @@ def add(
         if is_here(source) and dataset in dataset_names():
             folder = Path(scratch, "read").resolve()
             folder.mkdir()
-            fetch_source.fn(source, folder)
+            sha256 = fetch_source.fn(source, folder)["sha256"]
             table, problems = _read(dataset, folder, meanings)
             if stopping := [problem for problem in problems if not problem.left_out]:
                 _say_problems(problems, stopping, str(folder))
                 raise UserError(f"{path} is not taken in: what is said above would stop `threestage run`")
             typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")
-        source = pinned(source)
-        sha256 = None if source.source.startswith("hf:") else digest(obtain(source, Path(scratch)))
+        else:
+            source = pinned(source)
+            sha256 = None if source.source.startswith("hf:") else digest(obtain(source, Path(scratch)))
     entry = source.model_dump(exclude_defaults=True) | ({"sha256": sha256} if sha256 else {})
     what = add_source(dataset, entry, meanings)
     typer.echo(f"params.yaml: datasets.{dataset}.sources {what}")

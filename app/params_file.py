@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from llm.errors import UserError
 from llm.files import read_text, write_atomic
@@ -51,9 +52,10 @@ def as_item(entry: Mapping[str, Any]) -> str:
 
 
 def add_source(dataset: str, entry: Mapping[str, Any], label_map: Mapping[str, str], path: Path = PARAMS_FILE) -> str:
-    """Write a source into a dataset's block, or renew the one that is there, and say which it was.
+    """Write a source into a dataset's block, or renew the one with the same `source`, `files` and `name`.
 
-    Nothing else in the file changes. Raises UserError, and writes nothing, where the block would be wrong.
+    Returns which it was, and what was renewed. Nothing else in the file changes. Raises UserError, and writes nothing,
+    where the block would be wrong.
     """
     if dataset not in dataset_names(path):
         raise UserError(f"there is no dataset {dataset!r}; those are {', '.join(dataset_names(path))}")
@@ -61,26 +63,44 @@ def add_source(dataset: str, entry: Mapping[str, Any], label_map: Mapping[str, s
     content = yaml.load(read_text(path))
     block = content["datasets"][dataset]
     sources = block["sources"]
-    there = [number for number, each in enumerate(sources) if _name(each) == _name(entry)]
-    if there and isinstance(sources[there[0]], Mapping):
-        sources[there[0]].update(_ordered(entry))
-    elif there:
-        sources[there[0]] = _ordered(entry)
-    else:
+    place = next((number for number, each in enumerate(sources) if _identity(each) == _identity(entry)), None)
+    if place is None:
+        what = "has one more"
         sources.append(_ordered(entry))
+    else:
+        what = f"has it, {_renewed(sources[place], entry)}"
+        if isinstance(sources[place], Mapping):
+            sources[place].update(_ordered(entry))
+        else:
+            sources[place] = _ordered(entry)
     if label_map:
-        block["preprocess"]["label_map"] = {**(block["preprocess"].get("label_map") or {}), **label_map}
+        meanings = {str(key): label for key, label in (block["preprocess"].get("label_map") or {}).items()}
+        # Without quotes the stages would read yes as true.
+        quoted = {DoubleQuotedScalarString(key): label for key, label in (meanings | dict(label_map)).items()}
+        block["preprocess"]["label_map"] = quoted
     stream = io.StringIO()
     yaml.dump(content, stream)
     _check(dataset, stream.getvalue())
     write_atomic(path, stream.getvalue())
-    return "has it, renewed" if there else "has one more"
+    return what
 
 
-def _name(source: Any) -> str:
-    """What a source is called, whatever it is pinned to: a dataset of the hub carries its commit in its name."""
-    name = source if isinstance(source, str) else source["source"]
-    return name.partition("@")[0] if name.startswith("hf:") else name
+def _entry(source: Any) -> Mapping[str, Any]:
+    return {"source": source} if isinstance(source, str) else source
+
+
+def _identity(source: Any) -> tuple[str, str, str | None]:
+    """What tells a source from others, whatever it is pinned to: one of the hub carries its commit in its name."""
+    entry = _entry(source)
+    place = entry["source"].partition("@")[0] if entry["source"].startswith("hf:") else entry["source"]
+    return place, entry.get("files", "*"), entry.get("name")
+
+
+def _renewed(before: Any, entry: Mapping[str, Any]) -> str:
+    """What an entry changes in one that is there."""
+    old = _entry(before)
+    changed = [f"{key} was {old.get(key)}" for key in _ordered(entry) if old.get(key) != entry[key]]
+    return f"renewed: {', '.join(changed)}" if changed else "as it is"
 
 
 def _check(dataset: str, text: str) -> None:

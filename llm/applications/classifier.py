@@ -178,8 +178,8 @@ def gpt_logits(model: Classifier, texts: Sequence[list[int]], batch_size: int = 
     by_padding: dict[int, list[int]] = {}
     for row, tokens in enumerate(read):
         by_padding.setdefault(min(-(-len(tokens) // step) * step, model.config.max_tokens), []).append(row)
-    low = has_fast_bfloat16(device) or any(weight.dtype == torch.bfloat16 for weight in model.parameters())
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low and by_torch):
+    low = by_torch and (has_fast_bfloat16(device) or any(w.dtype == torch.bfloat16 for w in model.parameters()))
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
         for length, rows in by_padding.items():
             for first in range(0, len(rows), batch_size):
                 batch = rows[first : first + batch_size]
@@ -333,11 +333,12 @@ def moved_by(model: Classifier, encoding: tiktoken.Encoding, text: str, most: in
 def f1_score(actual: np.ndarray, predicted: np.ndarray, labels: int) -> float:
     """The harmonic mean of precision and recall of the second of two labels, or its mean over more.
 
-    Labels are numbers below `labels`.
+    Labels are numbers below `labels`; of more than two those count that a text has or is given.
     """
     wanted = np.arange(labels)[:, None] if labels > 2 else np.array([[1]])
     hits = ((actual == wanted) & (predicted == wanted)).sum(axis=1)
-    return float((2 * hits / np.maximum(1, (actual == wanted).sum(axis=1) + (predicted == wanted).sum(axis=1))).mean())
+    sizes = (actual == wanted).sum(axis=1) + (predicted == wanted).sum(axis=1)
+    return float((2 * hits / np.maximum(1, sizes)).sum() / max(1, (sizes > 0).sum()))
 
 
 def objective(
@@ -350,7 +351,8 @@ def objective(
     balanced: bool,
     workers: Workers = ALONE,
 ) -> Objective:
-    """Learn from shuffled texts; keep the weights with the highest F1 on `validation`. The GPT alone: see `finish`.
+    """Learn from shuffled texts; keep the weights with the highest F1 on `validation`, of equals those with the least
+    loss. The GPT alone: see `finish`.
 
     `balanced` weighs each class by the inverse of its share of `train`, so that the rarer one counts as much.
     """
@@ -384,5 +386,6 @@ def objective(
         evaluate,
         best="validation_f1",
         lower_is_better=False,
+        tie="validation_loss",  # F1 says nothing of a rare label that nobody is given yet, nor of a split that is easy
         weight=lambda index: weight(order[index]).item(),
     )

@@ -95,6 +95,14 @@ def continuations(
     return texts
 
 
+def check_prompts(encoding: tiktoken.Encoding, prompts: Sequence[str], context_length: int) -> None:
+    """Raises UserError for a prompt without tokens, or with no room for another one."""
+    for prompt in prompts:
+        length = len(encoding.encode_ordinary(prompt))
+        if not 0 < length < context_length:
+            raise UserError(f"sample prompt {prompt!r}: {length} tokens, of 1 to {context_length - 1}")
+
+
 def objective(
     model: GPT,
     encoding: tiktoken.Encoding,
@@ -114,10 +122,7 @@ def objective(
     How many tokens see each other is `context_at` each step, from `first_context_length` on. With `start_counts` the
     weights kept may be the ones before the first step.
     """
-    for prompt in prompts:
-        length, context = len(encoding.encode_ordinary(prompt)), model.config.context_length
-        if not 0 < length < context:
-            raise UserError(f"sample prompt {prompt!r}: {length} tokens, of 1 to {context - 1}")
+    check_prompts(encoding, prompts, model.config.context_length)
     mean_loss = workers.wrap(model, window_loss)
     order = BatchSampler(len(train), config.batch_size, config.seed)
     batches = validation.evaluation_batches(evaluation_batches, config.batch_size, workers.count)

@@ -254,7 +254,7 @@ class Engine:
         return self._held[place]
 
     def _exchange(self, one: int, other: int) -> None:
-        """Two rows of the cache change places, by the one behind all rows: a copy in new memory takes twice as long."""
+        """Two rows of the cache change places by the one behind all: copies in new memory take half as long again."""
         for source, target, held in ((one, self.size, one), (other, one, other), (self.size, other, one)):
             self._cache.move(source, target, len(self._held[held].tokens))
         self._held[one], self._held[other] = self._held[other], self._held[one]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -45,6 +45,8 @@ class Objective:
     best: str
     """The metric that chooses the weights to keep."""
     lower_is_better: bool = True
+    tie: str | None = None
+    """Of equals in `best` the one with the least of this metric is kept; null keeps the first."""
     start_counts: bool = False
     """Whether the weights before the first step, published ones, may be the best; row 0 is their evaluation."""
     weight: Callable[[int], float] = lambda index: 1.0
@@ -219,10 +221,19 @@ def _check_explosion(history: list[Row]) -> None:
         raise _UnsoundError(f"step {step}: {grown}: {LOWER}", step - WINDOW)
 
 
+def best_evaluation(rows: Sequence[Row], objective: Objective) -> int:
+    """The place of the evaluation whose weights are kept, among those of a training so far."""
+    sign = 1 if objective.lower_is_better else -1
+
+    def rank(place: int) -> tuple[float, float]:
+        return sign * rows[place][objective.best], rows[place][objective.tie] if objective.tie else 0.0
+
+    return min(range(len(rows)), key=rank)
+
+
 def _evaluations_since_best(history: list[Row], objective: Objective) -> int:
-    found = [row[objective.best] for row in history if objective.best in row]
-    best = min(found) if objective.lower_is_better else max(found)
-    return len(found) - 1 - found.index(best)
+    found = [row for row in history if objective.best in row]
+    return len(found) - 1 - best_evaluation(found, objective)
 
 
 def _out_of_patience(history: list[Row], config: TrainConfig, objective: Objective) -> bool:

@@ -52,10 +52,12 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     tables = [pd.read_parquet(path).sample(frac=1, random_state=params.seed) for path in files]
     window = min(params.window or model.config.context_length, model.config.context_length)
     way_out = f"raise train.window and train.context_length (the base has {base_has}), or bring shorter rows"
-    train, validation = (
+    train, validation = examples = [
         examples_of(encoding, model.chat, table, window, path, way_out)
         for table, path in zip(tables, files, strict=True)
-    )
+    ]
+    left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
+    told = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
     questions = questions_of(tables[1].head(params.sample_rows))
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
@@ -64,7 +66,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     goal = objective(model, encoding, params, windows, validation, compute, questions=questions, workers=workers)
     tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient
-    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops))
+    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops), finish=lambda: told)
 
 
 APPLICATION = Application(objective="assistant", train=Train, prepare=prepare)

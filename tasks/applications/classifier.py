@@ -41,7 +41,8 @@ class Train(FinetuneConfig):
     positive: str | None = None
     """Of two labels the one that is looked for, whose false alarms cost; null is the last in alphabetical order."""
     false_positive_rate: Rate = 0.005
-    """Share of the other mail in validation that the threshold may give it: losing real mail is worse than spam."""
+    """Share of the other mail in validation that the threshold may give it: losing real mail is worse than spam. Of
+    more than two labels the likeliest is given, without a threshold."""
     class_weights: Literal["balanced", "none"] = "balanced"
     """`balanced` weighs a class by the inverse of its frequency."""
 

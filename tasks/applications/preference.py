@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from llm.applications.assistant import Assistant, Example, answer_all, build, encode_examples
+from llm.applications.assistant import Assistant, Example, answer_all, build, encode_example
 from llm.chat import prompt_tokens, turn_ends
 from llm.device import Compute, choose_compute
 from llm.errors import UserError
@@ -126,22 +126,30 @@ def make_pairs(
         drawn = draw_answers(model, encoding, table, params, split)
     longest = min(params.max_tokens, model.config.context_length)
     pairs: list[Pair] = []
-    own = 0
+    own = wrong = 0
     for asked, said, answers, output in zip(questions_of(table), drawn, table["answers"], table["output"], strict=True):
         if (answered := right_and_wrong(said, answers, output)) is None:
             continue
-        examples = encode_examples(encoding, model.chat, [asked, asked], answered, longest)
-        if len(examples) == 2:
+        wrong += 1
+        examples = [encode_example(encoding, model.chat, asked, text) for text in answered]
+        if max(map(len, examples)) <= longest:
             pairs.append(Pair(*map(_of_the_answer, examples)))
             own += answered[0] not in said
+    if wrong and not pairs:
+        raise UserError(
+            f"{split}: {wrong} of {len(table)} questions got a wrong answer, and with it or the right one none fits "
+            f"{longest} tokens: raise `max_tokens`, or bring shorter rows"
+        )
     if not pairs:
         raise UserError(
             f"{split}: none of {len(table)} questions got a wrong answer in {params.samples} draws at temperature "
             f"{params.temperature}: raise `rows` and `validation_rows`, `samples` or `temperature`"
         )
     logger.info(
-        "%s: %d questions gave %d pairs (%.0f %%), %d of them (%.0f %%) with the right answer from the data",
+        "%s: %d questions gave %d pairs (%.0f %%), %d of them (%.0f %%) with the right answer from the data; "
+        "%d more are longer than %d tokens",
         *(split, len(table), len(pairs), 100 * len(pairs) / len(table), own, 100 * own / len(pairs)),
+        *(wrong - len(pairs), longest),
     )
     return pairs
 

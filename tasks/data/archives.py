@@ -68,7 +68,22 @@ LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tar
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header, of a bounded length: tarfile reads a long name as a whole."""
+    """A member's header, of a bounded length: tarfile reads a long name as a whole.
+
+    One that can't be read is an error: tarfile takes it for the end, and what is before it for all.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """The next member. Raises EOFHeaderError at the zeros that end a tar, and ReadError for what is no header."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):
+            raise tarfile.ReadError("it ends without the zeros that end a tar, so it is cut; pack it again") from None
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a damaged header: {error}") from None
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in LONG and self.size > HEADER:

@@ -1,14 +1,12 @@
 """Files of one's own: a file, a folder of them, or what a glob fits."""
 
 import hashlib
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from llm.errors import UserError, UserFileError
 from tasks.data.remote import WILD, before_wildcards
-
-MAILDIR = ("cur", "new")
+from tasks.data.textfiles import without_hidden
 
 
 class Found(NamedTuple):
@@ -21,20 +19,16 @@ class Found(NamedTuple):
     """Whether it is one file, and no folder with one."""
 
 
-def _is_hidden(relative: Path) -> bool:
-    """Hidden files, and all in hidden folders but those of a Maildir."""
-    *folders, name = relative.parts
-    hidden = (part.startswith(".") and inside not in MAILDIR for part, inside in pairwise([*folders, name]))
-    return name.startswith(".") or any(hidden)
-
-
 def find_files(path: str, source: str) -> Found:
     """What is at a path, or fits a glob, in the order of paths; nothing hidden.
 
-    Raises UserError, naming the source, where there is nothing, and for a link that leads out of its folder.
+    Raises UserError, naming the source, where there is nothing, for a hidden file, and for a link, of a file or a
+    folder, that leads out of its folder.
     """
     whole = Path(path).expanduser()
     if whole.is_file():
+        if whole.name.startswith("."):
+            raise UserError(f"{source}: hidden files are not read; call it {whole.name.lstrip('.')}")
         return Found(whole.parent, (whole,), alone=True)
     if whole.is_dir():
         base, found = whole, whole.rglob("*")
@@ -46,13 +40,15 @@ def find_files(path: str, source: str) -> Found:
             raise UserError(f"{source}: {error}") from None
     else:
         raise UserFileError(f"{source}: no such file or folder")
-    files = sorted(each for each in found if each.is_file() and not _is_hidden(each.relative_to(base)))
+    found, root = without_hidden(found, base), base.resolve()
+    for each in found:
+        if each.exists() and not each.resolve().is_relative_to(root):  # a folder is none that its files are found in
+            inside = reversed(each.parents[: len(each.relative_to(base).parts) - 1])
+            link = next(part for part in (*inside, each) if part.is_symlink())
+            raise UserError(f"{source}: {link} is a link that leads out of its folder; copy what is there into it")
+    files = [each for each in found if each.is_file()]
     if not files:
         raise UserFileError(f"{source}: no file is there")
-    root = base.resolve()
-    for each in files:
-        if each.is_symlink() and not each.resolve().is_relative_to(root):
-            raise UserError(f"{source}: {each} is a link that leads out of its folder; copy the file there")
     return Found(base, tuple(files), alone=False)
 
 

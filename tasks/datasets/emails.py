@@ -27,8 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 def _as_texts(value: Any) -> Any:
-    """YAML reads 1 as a number, which a file's cell is not."""
-    return {str(key): label for key, label in value.items()} if isinstance(value, dict) else value
+    """YAML reads 1 as a number, which a file's cell is not; what it reads as true, such as yes, nobody knows again."""
+    if not isinstance(value, dict):
+        return value
+    if any(isinstance(key, bool) for key in value):
+        raise ValueError('YAML reads yes, no, on, off, true and false as truth values; put such keys in quotes: "yes"')
+    return {str(key): label for key, label in value.items()}
 
 
 class Params(Split):
@@ -75,7 +79,7 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
         for mail in without_problems(found, problems):
             identity = name.as_posix() + (f"#{mail.number}" if mail.number else "")
             source = (name if mail.number else name.parent).as_posix()
-            client = str(mail.cells.get("client")) if name.name == FEEDBACK else identity
+            client = str(mail.cells.get("client")) if name.as_posix() == FEEDBACK else identity
             emails.append((identity, source, mail.subject, mail.body, mail.label, client))
     table = pd.DataFrame(emails, columns=[*COLUMNS, "client"])
     blank = row_text(table).str.isspace()

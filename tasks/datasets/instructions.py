@@ -134,7 +134,8 @@ def _row(name: str, number: int, kind: str, instruction: str, output: str, **mor
     row = {"id": f"{name}#{number}", "source": name, "kind": kind, "instruction": instruction, "output": output}
     row |= {"input": "", "answers": [], "history": [], "system": ""} | more
     row |= {column: row[column.partition("_")[2]] for column in WORDINGS}  # people's own words, in every split
-    return row | {"group": _question(instruction, row["input"])}
+    # By what it begins with: of a conversation that is there turn by turn, later rows have the answers of earlier ones.
+    return row | {"group": _question(*(row["history"][:1] or (instruction, row["input"])))}
 
 
 def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
@@ -186,7 +187,7 @@ def _sane(topic: str, turns: list[str]) -> list[str]:
 
 def _own_rows(path: Path, name: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any] | Problem]:
     rows = _parsed(path, name, columns)
-    if path.name == FEEDBACK:
+    if name == FEEDBACK:
         return _agreed(path, without_problems(rows, None))
     return (row if isinstance(row, Problem) else row[0] for row in rows)
 

@@ -20,7 +20,9 @@ class Evaluation:
     measure: Callable[..., Mapping[str, float]]
     """`measure(model, encoding, data, base, params, compute, evidence)`: metrics on the test split, from the `evaluate`
     section; `base` is the folder of the model that it started from (None for the foundation), and what a reviewer reads
-    goes to the folder `evidence`. A `baseline_<metric>` is of what a user would pick."""
+    goes to the folder `evidence`. A `baseline_<metric>` is of what a user would pick, `<metric>_low` and
+    `<metric>_high` are the ends of its interval; `<metric>_gain`, with ends of its own, is the lead over the baseline,
+    paired by row, above zero where the model is better."""
 
 
 def find(name: str) -> Evaluation:

@@ -1,6 +1,7 @@
 """How good answers to instructions are, beside the base's and those of the training row most alike."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import numpy as np
 import pandas as pd
 import tiktoken
 from pydantic import Field
-from rouge_score.rouge_scorer import RougeScorer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
@@ -16,6 +16,7 @@ from llm.applications.assistant import Assistant, Example, build, encode_example
 from llm.chat import turn_ends
 from llm.config import Config
 from llm.device import Compute
+from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.generation.engine import Request
 from llm.generation.packed import pack_for_inference
@@ -24,11 +25,14 @@ from llm.generation.text import run
 from llm.tokenizer import decode
 from tasks.data.conversations import examples_of, is_right, questions_of
 from tasks.evaluation.judge import Judge, judge_answers
-from tasks.evaluation.statistics import interval, with_interval
+from tasks.evaluation.rouge import rouge_l
+from tasks.evaluation.statistics import interval, lead, with_interval
 from tasks.training.setup import split_file
 
 MARGIN = 16  # tokens by which a checkable answer may be longer than all that count: it is wrong however it goes on
 TOGETHER = 256  # questions that are asked at once: in the batch one takes the place of another that is answered
+
+logger = logging.getLogger(__name__)
 
 
 class Evaluate(Config):
@@ -46,26 +50,41 @@ class Evaluate(Config):
 
 def _answers(
     model: Assistant, encoding: tiktoken.Encoding, test: pd.DataFrame, file: Path, params: Evaluate, name: str
-) -> tuple[list[str], float]:
-    """Greedy answers, none where the context has no room for one, and the loss of those that are in the rows, in nats a
-    token, but for rows that are too long.
+) -> tuple[list[str], float, int]:
+    """Greedy answers, empty where the context has no room for one; the loss of those that are in the rows, in nats a
+    token, but for rows that are too long; and how many questions had no room.
 
-    Both at once, so that what is asked is read one time. Untuned weights would write on to the last token.
+    Both at once, so that what is asked is read one time. Untuned weights would write on to the last token. Raises
+    UserError where no question has room.
     """
     context, ends = model.config.context_length, turn_ends(encoding, model.chat)
     rows = zip(questions_of(test), test["output"], strict=True)
     examples = [encode_example(encoding, model.chat, *row) for row in rows]
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
     most = [min(params.max_new_tokens, max(map(len, each), default=sys.maxsize) + MARGIN) for each in counted]
-    way_out = "raise train.context_length, or bring shorter rows"
-    examples_of(encoding, model.chat, test, context, file, way_out)  # says how many are too long; raises for all
+    long = sum(len(example) > context for example in examples)
+    if long == len(examples):
+        examples_of(encoding, model.chat, test, context, file, "raise train.context_length, or bring shorter rows")
+    if long:
+        logger.warning(
+            "%s: %d of %d rows are longer than %d tokens: no part of its loss", name, long, len(test), context
+        )
     requests, roomy = dict[int, Request](), set[int]()
     for n, example in sorted(enumerate(examples), key=lambda each: len(each[1])):  # so there is little padding
         asked = max((place for place, learned in enumerate(example.learned, 1) if not learned), default=0)
-        if asked + params.max_new_tokens <= context:
+        if asked + most[n] <= context:
             roomy.add(n)
         if n in roomy or len(example) <= context:
             requests[n] = _request(example, asked, most[n] if n in roomy else 1, context, ends)
+    if not roomy:
+        raise UserError(
+            f"{file}: no question of its {len(test)} leaves {params.max_new_tokens} of {context} tokens for an answer: "
+            "lower evaluate.max_new_tokens, or raise train.context_length"
+        )
+    if unanswered := len(examples) - len(roomy):
+        logger.warning(
+            "%s: %d of %d questions leave no room for an answer, and count as wrong", name, unanswered, len(test)
+        )
     answers, nats, tokens, order = [""] * len(examples), 0.0, 0, list(requests)
     with tqdm(total=len(order), desc=name, unit="answer") as bar:
         for first in range(0, len(order), TOGETHER):
@@ -77,7 +96,7 @@ def _answers(
                 said = [value for value, learns in zip(scored, learned, strict=True) if learns]
                 nats, tokens = nats - sum(said), tokens + len(said)
             bar.update(len(part))
-    return answers, nats / tokens
+    return answers, nats / tokens, unanswered
 
 
 def _request(example: Example, asked: int, new: int, context: int, ends: frozenset[int]) -> Request:
@@ -114,32 +133,31 @@ def measure(
     """Response loss in nats a token, exact match of checkable rows, mean ROUGE-L of the others; answers as evidence.
 
     The model is measured as it is served: on a CPU in the weights that decode.c has. The baseline is the base in its
-    own template, untuned; `nearest_…` answers as the training row most alike does. ROUGE-L is the F-measure of the
-    longest common subsequence of words (Lin 2004), stemmed.
+    own template, untuned; `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the
+    baseline, paired by row. `unanswered` counts rows that leave no room for an answer, where there are any.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
     metrics: dict[str, float] = {}
     both = (("", "assistant", model, encoding), ("baseline_", "its base", untuned, its_encoding))
     for name, who, asked, tokens in both:
-        answers, loss = _answers(pack_for_inference(asked), tokens, test, split_file(data, "test"), params, who)
+        packed, file = pack_for_inference(asked), split_file(data, "test")
+        answers, loss, unanswered = _answers(packed, tokens, test, file, params, who)
         test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
+        metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
     test["nearest_answer"] = _nearest(train, test)
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
     checkable = test["answers"].map(len) > 0
     for name in ("", "baseline_", "nearest_"):
         said = test[f"{name}answer"]
         test[f"{name}correct"] = list(map(is_right, said, test["answers"]))
-        pairs = zip(test["output"], said, strict=True)
-        test[f"{name}rouge_l"] = [scorer.score(output, answer)["rougeL"].fmeasure for output, answer in pairs]
-        if checkable.any():
-            right = test.loc[checkable, f"{name}correct"].to_numpy(float)
-            metrics[f"{name}exact_match"] = right.mean()
-            if not name:
-                metrics |= with_interval("exact_match", right.mean(), interval(np.mean, right))
-        if not checkable.all():
-            metrics[f"{name}rouge_l"] = float(test.loc[~checkable, f"{name}rouge_l"].mean())
+        test[f"{name}rouge_l"] = list(map(rouge_l, test["output"], said))
+    for metric, column, rows in (("exact_match", "correct", checkable), ("rouge_l", "rouge_l", ~checkable)):
+        if not rows.any():
+            continue
+        ours, its, nearest = (test.loc[rows, f"{who}{column}"].to_numpy(float) for who in ("", "baseline_", "nearest_"))
+        metrics |= with_interval(metric, float(ours.mean()), interval(np.mean, ours)) | lead(metric, ours, its)
+        metrics |= {f"baseline_{metric}": float(its.mean()), f"nearest_{metric}": float(nearest.mean())}
     if params.judge:
         metrics |= judge_answers(test[~checkable], params.judge, evidence)
     _write_evidence(test, checkable, params, evidence)

@@ -26,7 +26,7 @@ from llm.config import Config
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.data.conversations import questions_of
-from tasks.evaluation.statistics import interval, with_interval
+from tasks.evaluation.statistics import interval, lead, with_interval
 
 if TYPE_CHECKING:
     from openai import OpenAI, OpenAIError
@@ -141,7 +141,7 @@ def judge_answers(table: pd.DataFrame, judge: Judge, evidence: Path) -> dict[str
     metrics: dict[str, float] = {}
     for name, scores in zip(("judge_score", "baseline_judge_score"), np.array(judged).T, strict=True):
         metrics |= with_interval(name, float(scores.mean()), interval(np.mean, scores))
-    return metrics | {"judge_unjudged": len(rows) - len(judged)}
+    return metrics | lead("judge_score", *np.array(judged).T) | {"judge_unjudged": len(rows) - len(judged)}
 
 
 def _rows(table: pd.DataFrame, judge: Judge) -> list[_Row]:

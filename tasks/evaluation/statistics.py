@@ -6,33 +6,58 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap
 
 RESAMPLES, SEED = 2000, 1
+FEWEST = 6  # rows that an interval takes: of so many that all agree a sign test, too, is sure at 95 %
+
+Ends = tuple[float, float] | tuple[None, None]
 
 
-def interval(statistic: Callable[..., np.ndarray], *rows: Sequence | np.ndarray) -> tuple[float, float]:
+def interval(statistic: Callable[..., np.ndarray], *rows: Sequence | np.ndarray) -> Ends:
     """The 95 % interval of a statistic over test rows, by percentile bootstrap (Efron 1979).
 
     `statistic` takes arrays of one length and gives a number; with a parameter `axis` it is called for many resamples
     at once, which is faster. Of a difference between two models that answered the same rows it is the interval of the
-    paired test: they differ where it leaves out zero. One row alone has no interval: both ends are its value.
+    paired test: they differ where it leaves out zero. Fewer than FEWEST rows have no ends.
     """
     arrays = [np.asarray(each) for each in rows]
-    if len(arrays[0]) < 2:
-        value = float(statistic(*arrays))
-        return value, value
+    if len(arrays[0]) < FEWEST:
+        return None, None
     found = bootstrap(
         arrays, statistic, n_resamples=RESAMPLES, batch=100, paired=True, method="percentile", axis=-1, rng=SEED
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def with_interval(name: str, value: float, ends: tuple[float, float]) -> dict[str, float]:
-    """A metric and the ends of its interval, under names of their own."""
-    return {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+def with_interval(name: str, value: float, ends: Ends) -> dict[str, float]:
+    """A metric and the ends of its interval, under names of their own, where there are any.
+
+    Rows that are all alike leave no interval: no resample knows what others would be.
+    """
+    low, high = ends
+    return {name: value} | ({} if low is None or low == high else {f"{name}_low": low, f"{name}_high": high})
+
+
+def lead(name: str, ours: Sequence | np.ndarray, its: Sequence | np.ndarray) -> dict[str, float]:
+    """By how much the mean over rows is above the baseline's on the same rows, with the ends of the paired interval."""
+    gains = np.asarray(ours, dtype=float) - np.asarray(its, dtype=float)
+    return with_interval(f"{name}_gain", float(gains.mean()), interval(np.mean, gains))
+
+
+def short_paths(paths: pd.Series) -> pd.Series:
+    """Paths as slices are called: as many last parts of each as keep all apart."""
+    whole = {path: path.split("/") for path in paths.unique()}
+    short = {path: path for path in whole}
+    for kept in range(max(map(len, whole.values()), default=0), 0, -1):
+        fewer = {path: "/".join(parts[-kept:]) for path, parts in whole.items()}
+        if len(set(fewer.values())) < len(fewer):
+            break
+        short = fewer
+    return paths.map(short)
 
 
 @contextmanager

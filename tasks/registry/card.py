@@ -114,7 +114,7 @@ def card(model: str, name: str, metrics: Mapping[str, float], origin: Origin) ->
     parts = [
         [f"# {plain(name)}", "", f"{_made_by(model)} {base_sentence(origin.training)}".rstrip()],
         [intended],
-        ["## Figures", "", "On the test split, which nothing was tuned on.", "", *figures_table(metrics)],
+        ["## Figures", "", "On the test split, by which nothing of it was chosen.", "", *figures_table(metrics)],
         _pictures(evidence, "../evaluation/evidence"),
         *(_csv(path) for pattern in TABLES for path in sorted(evidence.glob(pattern))),
         _entries(evidence / "errors.md", "The worst errors", ERRORS),

@@ -6,7 +6,9 @@ from typing import NamedTuple
 from tasks.registry.markup import plain
 
 BASELINE = "baseline_"
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "unjudged")
+OTHERS = ("nearest_", "ngram_", "ppmd_")
+"""How the names of other contenders' metrics begin, beside which none of the model's has to stand."""
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "false_positive_rate", "unanswered", "unjudged")
 """How the names of such metrics end."""
 
 

@@ -39,7 +39,8 @@ class Review:
     """How two versions of a model are held against each other."""
 
     main: str
-    """The metric that the verdict speaks of; metrics are named as the evaluation names them."""
+    """The metric that the verdict speaks of, or, where no row has it, the first that is measured; metrics are named as
+    the evaluation names them."""
     unit: str
     """What a row is, in the plural."""
     columns: tuple[str, ...]

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rouge_score.rouge_scorer import RougeScorer
 
 from tasks.data.conversations import is_right
+from tasks.evaluation.rouge import rouge_l
 from tasks.review import Review, Sample
 from tasks.training.setup import split_file
 
@@ -31,8 +31,7 @@ def rows(data: Path) -> pd.DataFrame:
 
 
 def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """1 or 0 for an answer that a rule checks, ROUGE-L (Lin 2004) for the others; a row without an answer has 0."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    """1 or 0 for an answer that a rule checks, ROUGE-L for the others; a row without an answer has 0."""
     found = []
     columns = (answers["output"], answers["error"], rows["answers"], rows["expected"])
     for output, error, accepted, expected in zip(*columns, strict=True):
@@ -41,7 +40,7 @@ def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         elif len(accepted):
             found.append((float(is_right(output, accepted)), output))
         else:
-            found.append((scorer.score(expected, output)["rougeL"].fmeasure, output))
+            found.append((rouge_l(expected, output), output))
     return pd.DataFrame(found, columns=["score", "said"], index=rows.index).assign(surety=0.0)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from tasks.evaluation.statistics import short_paths
 from tasks.review import Review, Sample
 from tasks.training.setup import split_file
 
@@ -37,15 +38,27 @@ def f1(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
     return 2 * (actual * predicted).sum(axis) / np.maximum(1, actual.sum(axis) + predicted.sum(axis))
 
 
+def false_positive_rate(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
+    """Of what is 0 the share that is called 1."""
+    return ((1 - actual) * predicted).sum(axis) / np.maximum(1, (1 - actual).sum(axis))
+
+
 @cache
-def mean_f1(labels: int) -> Callable[..., np.ndarray]:
-    """F1 of each label against the others, its mean over labels; labels are numbers."""
+def mean_f1(labels: tuple[str, ...]) -> Callable[..., np.ndarray]:
+    """F1 of each label against the others, its mean over those that a row has or is given; labels are numbers."""
 
     def statistic(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
-        each = [f1((actual == n).astype(float), (predicted == n).astype(float), axis) for n in range(labels)]
-        return np.mean(each, axis=0)
+        pairs = [((actual == n).astype(float), (predicted == n).astype(float)) for n in range(len(labels))]
+        seen = np.stack([(one + other).sum(axis) > 0 for one, other in pairs])
+        return np.stack([f1(*pair, axis) for pair in pairs]).sum(0) / np.maximum(1, seen.sum(0))
 
     return statistic
+
+
+@cache
+def of_label(statistic: Callable[..., np.ndarray], label: str) -> Callable[..., np.ndarray]:
+    """The same statistic as one of its own, for a label: F1 of spam is none of ham."""
+    return lambda *columns, axis: statistic(*columns, axis=axis)
 
 
 def roc_auc(actual: np.ndarray, probability: np.ndarray, axis: int) -> np.ndarray:
@@ -84,7 +97,7 @@ def rows(data: Path) -> pd.DataFrame:
     test = pd.read_parquet(split_file(data, "test"))[["id", "source", "subject", "body", "label"]]
     words = test["body"].str.split().map(len)
     test["words"] = pd.cut(words, [-1, *LENGTHS.values()], labels=list(LENGTHS)).astype(str)
-    test["source"] = test["source"].str.split("/").str[-1]
+    test["source"] = short_paths(test["source"])
     everyday = _everyday(data.name, set(test["label"]))
     table = pd.concat([test.assign(everyday=None), everyday], ignore_index=True).astype(object)
     table = table.where(table.notna(), None)
@@ -133,18 +146,15 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
     likeliest = (probability.argmax(axis=1) == actual).astype(float)
     found = {
         "accuracy": Sample(accuracy, (right[test],)),
-        "f1": Sample(mean_f1(len(labels)), (actual, predicted)),
+        "f1": Sample(mean_f1(tuple(labels)), (actual, predicted)),
         "calibration_error": Sample(calibration_error, (probability.max(axis=1), likeliest)),
     }
     if len(labels) == 2:
         wanted, called = (actual == 1).astype(float), (predicted == 1).astype(float)
-        found |= {
-            "f1": Sample(f1, (wanted, called)),
-            "precision": Sample(precision, (wanted, called)),
-            "recall": Sample(recall, (wanted, called)),
-            "roc_auc": Sample(roc_auc, (wanted, probability[:, 1])),
-            f"recall_at_fpr_{FALSE_POSITIVES}": Sample(recall_at, (wanted, probability[:, 1])),
-        }
+        by_label = {"f1": f1, "false_positive_rate": false_positive_rate, "precision": precision, "recall": recall}
+        by_chance = {"roc_auc": roc_auc, f"recall_at_fpr_{FALSE_POSITIVES}": recall_at}
+        for statistics, columns in ((by_label, (wanted, called)), (by_chance, (wanted, probability[:, 1]))):
+            found |= {name: Sample(of_label(each, labels[1]), columns) for name, each in statistics.items()}
     for label in labels:
         chosen = ~test & (rows["expected"] == label).to_numpy()
         if chosen.any():
@@ -174,7 +184,8 @@ REVIEW = Review(
     baseline="logistic regression on TF-IDF, of words or of words and characters",
     explained={
         "accuracy": "share of the mails of the test split that are right",
-        "f1": "harmonic mean of precision and recall, of the label that is looked for",
+        "f1": "harmonic mean of precision and recall, of the label that is looked for; of three or more their mean",
+        "false_positive_rate": "share of the other mails that are called spam, which is what the threshold bounds",
         "precision": "of what is called spam the share that is",
         "recall": "of the spam the share that is called so",
         "calibration_error": "how far probabilities are from the share that is right, on average",

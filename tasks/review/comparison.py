@@ -203,8 +203,14 @@ def _asked(
     )
     return replace(
         found,
-        main=review.main,
-        metrics=metrics_of(measured[0] | speeds[0], (measured[1] or {}) | speeds[1], logged, its_logged),
+        main=review.main if review.main in measured[0] else next(iter(measured[0]), review.main),
+        metrics=metrics_of(
+            measured[0] | speeds[0],
+            (measured[1] or {}) | speeds[1],
+            logged,
+            its_logged,
+            as_evaluated=review.ask == "predict",
+        ),
         unit=review.unit,
         rows=len(rows),
         asked=f"{data.as_posix()} ({md5_of(split_file(data, 'test'))})",

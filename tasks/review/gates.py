@@ -125,16 +125,22 @@ def _drift(comparison: "Comparison", most: float) -> Gate:
         return Gate(name, None, f"it learned from {mine.dataset}, the champion from {its.dataset}")
     if mine.md5 == its.md5:
         return Gate(name, True, f"the same {mine.dataset}")
-    from tasks.review.drift import FETCH, moved, rows_of
+    from tasks.review.drift import FETCH, moved, moved_by_chance, rows_of
 
     rows = {who: rows_of(data) for who, data in found.items()}
     if lacking := [f"the {who}'s {found[who].dataset} ({found[who].md5})" for who in rows if rows[who] is None]:
         return Gate(name, None, f"{' and '.join(lacking)}: the rows are not in DVC's cache; {FETCH}")
-    properties = sorted(moved(mine.dataset, rows["champion"], rows["challenger"]), key=lambda each: -each.index)
-    far = [each for each in properties if each.index > most] or properties[:1]
-    said = ", ".join(f"{each.name} {each.index:.3f}" for each in far)
-    held = properties[0].index <= most
-    return Gate(name, held, f"{mine.dataset}: {said}" + (f", the most of {len(properties)}" if held else ""))
+    sides = rows["champion"], rows["challenger"]
+    properties = sorted(moved(mine.dataset, *sides), key=lambda each: -each.index)
+    far = [each for each in properties if each.index > most]
+    if far:
+        chance = moved_by_chance(mine.dataset, *sides)
+        far = [each for each in far if each.index > chance.get(each.name, 0.0)]
+        if not far:
+            said = f"{properties[0].name} {properties[0].index:.3f}, and chance moves as few rows as these as far"
+            return Gate(name, True, f"{mine.dataset}: {said}")
+    said = ", ".join(f"{each.name} {each.index:.3f}" for each in far or properties[:1])
+    return Gate(name, not far, f"{mine.dataset}: {said}" + ("" if far else f", the most of {len(properties)}"))
 
 
 def _lineage(model: str, version: "ModelVersion") -> Gate:

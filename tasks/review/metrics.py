@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from tasks.evaluation.statistics import interval
-from tasks.registry.figures import BASELINE, LOWER_IS_BETTER
+from tasks.registry.figures import BASELINE, LOWER_IS_BETTER, OTHERS
 from tasks.review import Sample
 
 SPEED = "seconds_a_row"
@@ -85,14 +85,15 @@ def _interval(mine: Sample, its: Sample | None = None) -> tuple[float | None, fl
         return value if its is None else value - its.statistic(*columns[count:], axis=axis)
 
     ends = interval(statistic, *mine.columns, *(its.columns if its else ()))
-    return tuple(None if np.isnan(end) else end for end in ends)
+    return ends if ends[0] is None or not np.isnan(ends).any() else (None, None)
 
 
 def _to_baseline(name: str, logged: Mapping[str, float], sample: Sample | None = None) -> Difference | None:
     """The lead over the logged baseline of what it answers now, or of what its evaluation logged.
 
-    The interval's ends lie from the lead as far as those that the evaluation logged of its pairs do. Where it logged
-    none the baseline is taken for certain, and the interval is the challenger's own.
+    The interval's ends lie from the lead as far as those that the evaluation logged of its pairs do, whose gain is
+    above zero where the model is better. Where it logged none the baseline is taken for certain, and the interval is
+    the challenger's own.
     """
     if name not in logged or BASELINE + name not in logged:
         return None
@@ -101,7 +102,8 @@ def _to_baseline(name: str, logged: Mapping[str, float], sample: Sample | None =
     gain = [logged.get(f"{name}{GAIN}{end}") for end in ENDS]
     own = [logged.get(f"{name}{end}") for end in ENDS]
     if None not in gain:
-        return Difference(lead, *(end + moved for end in gain))
+        ends = [-end for end in reversed(gain)] if lower_is_better(name) else gain
+        return Difference(lead, *(end + moved for end in ends))
     if None not in own:
         return Difference(lead, *(end + moved - logged[BASELINE + name] for end in own))
     if sample is not None and None not in (found := _interval(sample)):
@@ -112,16 +114,22 @@ def _to_baseline(name: str, logged: Mapping[str, float], sample: Sample | None =
 def _of_versions(name: str, logged: Mapping[str, float]) -> bool:
     """Whether a logged value is a metric of the version: no end, no lead, and no baseline's."""
     stem = next((name.removesuffix(end) for end in (*ENDS, GAIN) if name.endswith(end)), None)
-    of_another = any(name.endswith(f"_{other}") and BASELINE + other in logged for other in logged)
-    return not (name.startswith(BASELINE) or stem in logged or of_another)
+    return not (name.startswith((BASELINE, *OTHERS)) or stem in logged)
 
 
 def metrics_of(
-    mine: Mapping[str, Sample], its: Mapping[str, Sample], logged: Mapping[str, float], its_logged: Mapping[str, float]
+    mine: Mapping[str, Sample],
+    its: Mapping[str, Sample],
+    logged: Mapping[str, float],
+    its_logged: Mapping[str, float],
+    *,
+    as_evaluated: bool = True,
 ) -> dict[str, Metric]:
     """Those that were answered, then those that the evaluations alone know.
 
-    Of the champion's answers counts what is measured in the same way: F1 of two labels is none of three.
+    Of the champion's answers counts what is measured in the same way: F1 of two labels is none of three. Without
+    `as_evaluated` answers are of other pieces of the rows than the evaluation's, and the baseline's: then the lead over
+    the baseline is what the evaluation logged.
     """
     found = {}
     its = {name: other for name, other in its.items() if name in mine and other.statistic is mine[name].statistic}
@@ -137,7 +145,7 @@ def metrics_of(
             logged.get(name),
             True,
             Difference(sample.value - its[name].value, *_interval(sample, its[name])) if name in its else None,
-            _to_baseline(name, logged, sample),
+            _to_baseline(name, logged, sample if as_evaluated or name not in logged else None),
         )
     for name, value in logged.items():
         if name in found or not _of_versions(name, logged):

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.files import atomic_folder, write_atomic
 from llm.formats.model_folder import save_model
-from llm.training.loop import Row
+from llm.training.loop import Row, best_evaluation
 from tasks.stages.params import training_report
 from tasks.stages.server import artifact_key
 from tasks.training.setup import TrainingSetup
@@ -51,9 +51,9 @@ def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row]
 
     `more` goes to the model folder's config.json.
     """
-    best, report, folder = setup.objective.best, training_report(model), Path("models") / model
+    report, folder = training_report(model), Path("models") / model
     evaluations = _evaluations(history)
-    chosen = (min if setup.objective.lower_is_better else max)(evaluations, key=lambda row: row[best])
+    chosen = evaluations[best_evaluation(evaluations, setup.objective)]
     metrics = {name: round(value, 6) for name, value in chosen.items() if value is not None}
     metrics["steps"] = history[-1]["step"]
     metrics["best_step"] = metrics.pop("step")

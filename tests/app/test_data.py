@@ -1,7 +1,11 @@
 """`threestage data` looks at people's files, and takes them in by a block of params.yaml."""
 
+import hashlib
+import json
 import re
 import shutil
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ from typer.testing import CliRunner
 
 from app.command import cli
 from app.params_file import add_source
+from tasks.data.local import digest
 from tasks.data.sources import Source
 from tasks.stages.params import load_dataset
 from tests.app.conftest import error_of
@@ -188,3 +193,63 @@ def test_a_block_that_would_be_wrong_is_not_written(project, arguments, reason):
     before = Path("params.yaml").read_text()
     assert reason in error_of(CliRunner().invoke(cli, ["data", "add", *arguments]))
     assert Path("params.yaml").read_text() == before
+
+
+def test_sources_of_one_file_stand_beside_each_other_and_what_is_renewed_is_said(project):
+    with zipfile.ZipFile("texts.zip", "w") as archive:
+        for name in ("en/a.txt", "de/a.txt"):
+            archive.writestr(name, "Once upon a time there was a miller.")
+    before = len(load_dataset("corpus").sources)
+    for name in ("en", "de"):
+        output = said("add", "corpus", "texts.zip", "--files", f"{name}/*.txt", "--name", name)
+        assert "params.yaml: datasets.corpus.sources has one more\n" in output
+    added = load_dataset("corpus").sources[before:]
+    assert [(each.files, each.name) for each in added] == [("en/*.txt", "en"), ("de/*.txt", "de")]
+    output = said("add", "corpus", "texts.zip", "--files", "en/*.txt", "--name", "en")
+    assert "params.yaml: datasets.corpus.sources has it, as it is\n" in output
+    with zipfile.ZipFile("texts.zip", "a") as archive:
+        archive.writestr("en/b.txt", "The miller had three sons.")
+    output = said("add", "corpus", "texts.zip", "--files", "en/*.txt", "--name", "en")
+    assert f"sources has it, renewed: sha256 was {added[0].sha256}\n" in output
+    assert [each.name for each in load_dataset("corpus").sources[before:]] == ["en", "de"]
+    assert load_dataset("corpus").sources[-1] == added[1]
+
+
+def test_labels_that_yaml_would_read_as_truth_values_are_written_in_quotes(project):
+    Path("mails.csv").write_text("spam,text\nno,a\nyes,b\n")
+    said("add", "emails", "mails.csv", "--label", "no=ham", "--label", "yes=spam")
+    assert '"yes": spam' in Path("params.yaml").read_text()
+    said("add", "emails", "mails.csv", "--label", "1=spam")
+    assert load_dataset("emails").preprocess.label_map == {"no": "ham", "yes": "spam", "1": "spam"}
+    assert "as emails: 2 rows (1 ham, 1 spam)\n" in said("check", "mails.csv")
+
+
+def test_a_file_with_a_wildcard_in_its_name_is_checked(project):
+    Path("mails.csv").rename("mails [old].csv")
+    assert "as emails: 9 rows (6 ham, 3 spam)\n" in said("check", "mails [old].csv")
+
+
+def test_check_holds_no_whole_corpus(project):
+    with Path("texts.jsonl").open("w") as file:
+        for number in range(1_000):
+            text = f"Document {number} tells of a miller and of his three sons. " * 400
+            file.write(json.dumps({"text": text, "number": number}) + "\n")
+    size = Path("texts.jsonl").stat().st_size
+    assert size > 20e6
+    tracemalloc.start()
+    output = said("check", "texts.jsonl", "--as", "corpus")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "as corpus: 1000 rows\n" in output
+    assert output.count("    text: Document ") == 3
+    assert most < size / 2
+
+
+def test_add_reads_a_file_of_this_machine_once(project, monkeypatch):
+    from tasks.data import sources
+
+    read = []
+    monkeypatch.setattr(sources, "digest", lambda found: read.append(found) or digest(found))
+    said("add", "emails", "mails.csv")
+    assert len(read) == 1
+    assert load_dataset("emails").sources[-1].sha256 == hashlib.sha256(Path("mails.csv").read_bytes()).hexdigest()

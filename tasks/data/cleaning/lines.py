@@ -8,6 +8,8 @@ task is made from; 23 answers have, of kinds (who the assistant is, small talk) 
 """
 
 import re
+from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,9 @@ from tasks.data.splits import SPLITS
 
 LONG = 40  # characters of a line
 HALF = 0.5  # of a row's long lines
+# Rows, and a share of all: a line that more have, such as a disclaimer, is no sign of a thread. Of the default mails a
+# newsletter's lines stand in 1.26%, and no line in more.
+FEW, SHARE = 10, 0.013
 
 
 def long_lines(text: str) -> set[str]:
@@ -27,9 +32,17 @@ def long_lines(text: str) -> set[str]:
     return {line for line in lines if len(line) >= LONG}
 
 
+def own_lines(text: pd.Series) -> pd.Series:
+    """The long lines of each row but those that more than FEW rows have, and more than SHARE of all."""
+    lines = text.map(long_lines)
+    rows = Counter(chain.from_iterable(lines))
+    common = {line for line, count in rows.items() if count > max(FEW, SHARE * len(text))}
+    return lines.map(lambda each: each - common)
+
+
 def line_groups(text: pd.Series) -> pd.Series:
     """Number the groups of rows of which one has half of its long lines in another, and of chains of such."""
-    rows = [sorted(lines) for lines in text.map(long_lines)]
+    rows = [sorted(lines) for lines in own_lines(text)]
     sizes = np.array([len(lines) for lines in rows])
     columns = pd.factorize(np.array([line for lines in rows for line in lines], dtype=object))[0]
     ends = np.concatenate([[0], np.cumsum(sizes)])
@@ -42,7 +55,7 @@ def line_groups(text: pd.Series) -> pd.Series:
 
 def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
     """The share of each row's long lines that stand in splits before its own; 0 for one without any, and for train."""
-    lines, known = text.map(long_lines), set()
+    lines, known = own_lines(text), set()
     shares = pd.Series(0.0, index=table.index)
     for split in SPLITS:
         own = lines[table["split"] == split]

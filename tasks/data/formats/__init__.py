@@ -13,6 +13,7 @@ from typing import Any
 from llm.errors import UserError
 from tasks.data.cleaning.record import left_out as write_down
 
+SAID_AGAIN = {"label_num"}  # columns that repeat another one in numbers
 logger = logging.getLogger(__name__)
 
 
@@ -69,8 +70,10 @@ def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given:
     """Which of a table's columns is which of ours: as the parameters say, else by its usual names in any case.
 
     A table with all of ours, such as feedback, is read as it is. What a table lacks is left out. Raises RowError for a
-    column of the parameters that is not there.
+    column of the parameters that is not there or that we don't have, and where several have usual names of the same.
     """
+    if strangers := given.keys() - wanted.keys():
+        raise RowError(f"columns: {min(strangers)!r} is not one of {', '.join(wanted)}")
     names = list(names)
     known = {name.strip().casefold(): name for name in reversed(names)}
     found = {}
@@ -79,6 +82,10 @@ def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given:
             found[ours] = given[ours]
         elif ours in given and not all(each[0] in known for each in wanted.values()):
             raise RowError(f"columns.{ours}: there is no column {given[ours]!r}, only {', '.join(names)}")
-        elif name := next((known[each] for each in usual if each in known), None):
-            found[ours] = name
+        elif fitting := [known[each] for each in usual if each in known]:
+            if len(fitting) > 1 and {*map(str.casefold, fitting[1:])} - SAID_AGAIN:
+                raise RowError(
+                    f"the {ours} may be {' or '.join(map(repr, fitting))}; say which by `columns: {{{ours}: …}}`"
+                )
+            found[ours] = fitting[0]
     return found

@@ -80,7 +80,10 @@ def _texts(cells: Mapping[str, Any], key: str) -> list[str]:
 def _share_gpt(cells: Mapping[str, Any], columns: Mapping[str, str]) -> Texts:
     """`{"conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}`, and `system` if any."""
     turns = [_turn(turn, "from", "value") for turn in _list(cells["conversations"])]
-    system = cells.get("system") or ""
+    system = cells.get("system")
+    system = "" if system is None else system
+    if not isinstance(system, str):
+        raise RowError('no string under "system"')
     return _exchange([(SYSTEM, system)] * bool(system) + turns)
 
 

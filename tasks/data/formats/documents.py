@@ -81,6 +81,7 @@ def _of_rows(path: Path, rows: Iterable[Row | Problem], columns: Mapping[str, st
 def _text_of(cells: Any, columns: Mapping[str, str]) -> str:
     found = columns_of(cells, COLUMNS, columns) if isinstance(cells, Mapping) else {}
     text = cells[found["text"]] if found else None
+    text = "" if found and text is None else text  # as a cell of CSV that is empty
     if not isinstance(text, str):
         has = f", only {', '.join(map(str, cells))}" if isinstance(cells, Mapping) and not found else ""
         raise RowError(f'no string under "text"{has}')
@@ -110,10 +111,10 @@ def _chats(path: Path, chats: Mapping[str, Any]) -> Iterator[Document | Problem]
                 for turn in content["messages"]
                 for message in turn
             ]
+            senders = list(dict.fromkeys(sender for sender, text in messages if text))
         except (KeyError, TypeError, AttributeError) as error:
             yield Problem(f"{path}, chat {chat}", f"no messages with sender and text ({error})")
             continue
-        senders = list(dict.fromkeys(sender for sender, text in messages if text))
         name = {sender: chr(ord("A") + n) for n, sender in enumerate(senders)}
         text = "\n".join(f"{name[sender]}: {text}" for sender, text in messages if text)
         if len(senders) > 1:

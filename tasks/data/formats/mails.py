@@ -1,22 +1,25 @@
 """Labelled emails: messages and mailboxes, labelled by where they lie, and tables with a column of labels."""
 
 import re
+from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
+from tasks.data.compression import open_plain
 from tasks.data.formats import Problem, RowError, columns_of
-from tasks.data.formats.sniff import POSTMARK, is_message, sniff
+from tasks.data.formats.sniff import POSTMARK, is_message, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, each_row, named_rows, place_of
 from tasks.data.mail import RowError as MailError
 from tasks.data.mail import clean_mail, parse_message
-from tasks.data.textfiles import LARGEST, byte_lines, read_bytes, read_text
+from tasks.data.textfiles import LARGEST, MAILDIR, UTF_16, byte_lines, lines, read_bytes, read_text
 
 COLUMNS = {
     "label": (
@@ -35,6 +38,11 @@ COLUMNS = {
     "subject": ("subject", "title"),
     "body": ("body", "text", "message", "content", "email", "mail", "sms", "email_text", "message_body", "v2"),
 }
+
+DENIALS = ("no", "non", "not")
+LONGEST_POSTMARK = 400  # bytes
+DATED = re.compile(rb"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b.*\b\d{4}\s*$")  # how a line between messages ends
+HEADER_LINE = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:[ \t]*\S")
 
 
 @dataclass(frozen=True)
@@ -66,18 +74,55 @@ class Labels:
         return str(value) in self.names or str(value).strip().casefold() in self._known
 
     def of_path(self, path: PurePath) -> str | None:
-        """The label that a file's name or the nearest folder's says, as a word: `easy-ham-1/3.eml` is ham."""
-        for part in reversed(path.parts):
-            said = {label for word, label in self._known.items() if _says(part, word)}
+        """The label that a file's name or the nearest folder's says, as a word: `easy-ham-1/3.eml` is ham.
+
+        None where the nearest denies one, as `not-spam` does: which one it is then, nobody says.
+        """
+        return self._first([path.name, *self._folders(path)])
+
+    def of_message(self, path: PurePath) -> str | None:
+        """As `of_path`, of a file with one message: programs call it by its subject, so that folders count first.
+
+        But for a label between dots, as in `0001.farmer.ham.txt`.
+        """
+        between = [part for part in path.name.split(".")[1:-1] if _words(part) in self._known]
+        return self._first([*between, *self._folders(path), path.name])
+
+    def _first(self, names: Sequence[str]) -> str | None:
+        for name in names:
+            said = {label for word, label in self._known.items() if _says(name, word)}
             if len(said) == 1:
                 return said.pop()
+            if not said and any(_denies(name, word) for word in self._known):
+                return None
         return None
+
+    def _folders(self, path: PurePath) -> list[str]:
+        """The folders of a file, the nearest first. The outermost is the source's own.
+
+        That one may be called by its topic: what lies in `spam-data/legit/` is no spam for it.
+        """
+        *inner, own = [*reversed(path.parts[:-1])] or [""]
+        # With a number it is one of several, such as easy-ham-1.
+        is_topic = _words(own) not in map(_words, self._known) and not re.search(r"\d", own)
+        named = [folder for folder in inner if folder not in MAILDIR and re.search(r"[^\W\d_]", folder)]
+        return inner if named and is_topic else [*inner, own]
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
 
 
 def _says(name: str, label: str) -> bool:
     """Whether a label is among the words of a name, and not denied; numbers name files, too."""
-    words, wanted = (" ".join(re.findall(r"[^\W_]+", text.casefold())) for text in (name, label))
-    return not wanted.isdigit() and bool(re.search(rf"(?<!\bnot )(?<!\bnon )\b{re.escape(wanted)}\b", words))
+    words, wanted = _words(name), _words(label)
+    denied = "".join(rf"(?<!\b{no} )" for no in DENIALS)
+    return not wanted.isdigit() and bool(re.search(rf"{denied}\b{re.escape(wanted)}\b", words))
+
+
+def _denies(name: str, label: str) -> bool:
+    words, wanted = _words(name), _words(label)
+    return not wanted.isdigit() and bool(re.search(rf"\b(?:{'|'.join(DENIALS)}) ?{re.escape(wanted)}\b", words))
 
 
 class Mail(NamedTuple):
@@ -106,8 +151,7 @@ def mails(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]
     yield from READERS[form](path, name, labels, columns)
 
 
-def _label_of_path(path: Path, name: PurePath, labels: Labels) -> str:
-    label = labels.of_path(name)
+def _said(path: Path, label: str | None, labels: Labels) -> str:
     if label is None:
         raise UserError(f"{path}: no file or folder name says which of {', '.join(labels.names)} it is")
     return label
@@ -123,24 +167,53 @@ def _message(
 
 
 def _eml(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
-    """One message, as a mail program or a Maildir keeps it."""
-    label = _label_of_path(path, name, labels)
-    yield _message(str(path), None, label, parse_message, read_bytes(path))
+    """One message, as a mail program or a Maildir keeps it; several where it is an mbox file of that name."""
+    label = _said(path, labels.of_message(name), labels)
+    content = _plain(read_bytes(path))
+    if b"\0" in content[:2]:
+        raise UserError(f"{path}, row 1: holds NUL, as UTF-16 without its mark does; save the file as UTF-8")
+    if _is_postmark(content[: 2 * LONGEST_POSTMARK].lstrip().partition(b"\n")[0]):
+        yield from _messages(path, label)
+        return
+    if suffix_of(path) == ".emlx":
+        content = _of_apple(path, content)
+    yield _message(str(path), None, label, parse_message, content)
+
+
+def _plain(content: bytes) -> bytes:
+    """The bytes of a message without a mark of UTF-8 before its first header, and in UTF-8 where they are UTF-16."""
+    if content.startswith(UTF_16):
+        return content.decode("utf-16", errors="replace").encode(errors="ignore")
+    return content.removeprefix(BOM_UTF8)
+
+
+def _of_apple(path: Path, content: bytes) -> bytes:
+    """The message of an .emlx: behind a line with its length, before a list of properties."""
+    count, _, rest = content.partition(b"\n")
+    if not count.strip().isdigit() or int(count) > len(rest):
+        raise UserError(f"{path}, row 1: not the length of the message that an .emlx has; export it as .eml")
+    return rest[: int(count)]
 
 
 def _mbox(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
     """Messages one after another, each behind a line `From …` with its time."""
-    label = _label_of_path(path, name, labels)
+    return _messages(path, _said(path, labels.of_path(name), labels))
+
+
+def _messages(path: Path, label: str) -> Iterator[Mail | Problem]:
     for number, content in enumerate(messages(path), 1):
         yield _message(place_of(path, number), number, label, parse_message, content)
 
 
 def messages(path: Path) -> Iterator[bytes]:
-    """The messages of an mbox file, without the lines before them. Raises UserError for one that is too large."""
+    """The messages of an mbox file, without the lines before them. Raises UserError for one that is too large.
+
+    Some programs leave out the blank line before the next: there a header has to stand below.
+    """
     found: list[bytes] = []
     size, blank, begun = 0, True, False
-    for row, line in byte_lines(path):
-        if blank and line.startswith(b"From ") and POSTMARK.match(line.decode("latin-1")):
+    for (row, line), (_, after) in pairwise(chain(_message_lines(path), [(0, b"")])):
+        if _is_postmark(line) and (blank or (DATED.search(line) and HEADER_LINE.match(after))):
             if begun or any(map(bytes.strip, found)):  # blank lines before the first are no message
                 yield b"".join(found)
             found, size, begun = [], 0, True
@@ -153,9 +226,24 @@ def messages(path: Path) -> Iterator[bytes]:
     yield b"".join(found)
 
 
+def _is_postmark(line: bytes) -> bool:
+    return line.startswith(b"From ") and POSTMARK.match(line[:LONGEST_POSTMARK].decode("latin-1")) is not None
+
+
+def _message_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """As `byte_lines`, in UTF-8 where they are in UTF-16, without a mark of either."""
+    with open_plain(path) as file:
+        is_wide = file.read(2) in UTF_16
+    if is_wide:
+        yield from ((row, line.encode(errors="ignore")) for row, line in lines(path))
+        return
+    for row, line in byte_lines(path):
+        yield row, line.removeprefix(BOM_UTF8) if row == 1 else line
+
+
 def _text(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
     """A body, perhaps below one line with its subject, as the Enron-Spam folders have them."""
-    label = _label_of_path(path, name, labels)
+    label = _said(path, labels.of_message(name), labels)
     text = read_text(path)
     first, _, rest = text.partition("\n")
     found = re.match(r"subject:(.*)", first, re.IGNORECASE)
@@ -165,8 +253,12 @@ def _text(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]
 def _csv(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
     """A table; without a header where the first row has a label in it, as the SMS Spam Collection."""
 
-    def names_without_header(cells: list[str]) -> list[str] | None:
-        found = columns_of(cells, COLUMNS, {})
+    def names_without_header(rows: list[list[str]]) -> list[str] | None:
+        cells = rows[0]
+        try:
+            found = columns_of(cells, COLUMNS, {})
+        except RowError:  # names that are, several times
+            return None
         if "body" in found or {*columns.values()} & {*cells}:
             return None
         if "label" in found and not any(" " in cell.strip() for cell in cells):  # `spam` may be a label, too
@@ -175,7 +267,13 @@ def _csv(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str])
         others = [number for number, _ in enumerate(cells) if number not in marked]
         if len(marked) != 1 or not others:
             return None
-        body = max(others, key=lambda number: len(cells[number]))
+        # A column without two letters in a row has dates or numbers.
+        whole = [row for row in rows if len(row) == len(cells)]
+        worded = [number for number in others if any(re.search(r"[^\W\d_]{2}", row[number]) for row in whole)]
+        if len(worded) > 1:
+            which = " or ".join(str(number + 1) for number in worded)
+            raise UserError(f"{path}, row 1: no header says whether column {which} is the body; add one")
+        body = max(worded or others, key=lambda number: sum(len(row[number]) for row in whole))
         return ["label" if n == marked[0] else "body" if n == body else f"column {n + 1}" for n, _ in enumerate(cells)]
 
     return _of_rows(path, name, labels, columns, named_rows(path, names_without_header))
@@ -197,7 +295,7 @@ def _of_rows(
 def _mail(number: int | None, cells: Any, labels: Labels, columns: Mapping[str, str], of_path: str | None) -> Mail:
     if not isinstance(cells, Mapping):
         raise RowError(f"{str(cells)[:50]!r} is no row with columns")
-    if {"group", "text"} <= cells.keys() and not {"label", *columns.values()} & cells.keys():
+    if _is_spam_assassin(cells, columns):
         return _spam_assassin(number, cells, labels)
     found = columns_of(cells, COLUMNS, columns)
     label = cells[found["label"]] if "label" in found else of_path
@@ -213,10 +311,17 @@ def _mail(number: int | None, cells: Any, labels: Labels, columns: Mapping[str, 
 
 def _text_under(cells: Mapping[str, Any], found: Mapping[str, str], ours: str, missing: str | None = None) -> str:
     value = cells[found[ours]] if ours in found else missing
-    value = missing if value is None else value
+    value = "" if ours in found and value is None else value  # as a cell of CSV that is empty
     if not isinstance(value, str):
         raise RowError(f"no text under {ours!r}; columns are {', '.join(map(str, cells))}")
     return value
+
+
+def _is_spam_assassin(cells: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
+    """Whether a row is of the package of that name, and no table where a group is something else."""
+    if not {"group", "text"} <= cells.keys() or {*columns.values()} & cells.keys():
+        return False
+    return "checksum" in cells or not {*COLUMNS["label"]} & {name.strip().casefold() for name in cells}
 
 
 def _spam_assassin(number: int | None, cells: Mapping[str, Any], labels: Labels) -> Mail:

@@ -11,6 +11,7 @@ HEAD = 2**16  # bytes that are looked at
 PROSE = (".log", ".markdown", ".md", ".rst", ".tex", ".text", ".txt")
 TABLES = (".csv", ".tab", ".tsv")
 LINES = (".jsonl", ".ndjson")
+MESSAGES = (".eml", ".emlx")
 SEPARATORS = ("\t", ",", ";", "|")
 HEADERS = (
     *(
@@ -68,7 +69,7 @@ def _by_suffix(suffix: str, head: str) -> str | None:
         return "yaml"
     if suffix in TABLES:
         return "csv"
-    if suffix == ".eml":
+    if suffix in MESSAGES:
         return "eml"
     if suffix in LINES:
         return "json" if head.lstrip()[0] == "[" and not is_json(_first_line(head)) else "jsonl"

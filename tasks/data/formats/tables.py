@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,11 +12,13 @@ import pyarrow.parquet
 from llm.errors import UserError
 from tasks.data.formats import Problem, RowError
 from tasks.data.formats.sniff import head_of, is_json, separator_of, suffix_of
-from tasks.data.inbox import FEEDBACK
-from tasks.data.textfiles import LONGEST_LINE, large_list, lines, parse_json, read_text
+from tasks.data.inbox import FEEDBACK, INBOX
+from tasks.data.textfiles import LARGEST, LONGEST_LINE, large_list, lines, parse_json, read_text
 
 T = TypeVar("T")
-BATCH = 256  # rows of a parquet file in memory
+BATCH = 16  # rows of a Parquet file in memory; a value of megabytes may stand in each of them for a few bytes of file
+ENCLOSED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a cell, whose own quotes are doubled
+FIRST = 50  # rows by which a table without a header is judged
 Row = tuple[int | None, Any]
 """Its number, as people count there, or none where it is the file; and what it holds, by column."""
 
@@ -51,7 +53,9 @@ def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
 
     Raises UserError, naming file and row, where quotes don't end.
     """
-    separator = separator_of(head_of(path) or "", suffix_of(path))
+    head = head_of(path) or ""
+    declared = re.match(r'sep=([^\w"\r\n])\r?\n', head)  # a line of Excel's
+    separator = declared[1] if declared else separator_of(head, suffix_of(path))
     quoting = csv.QUOTE_NONE if separator == "\t" and _is_plain(path) else csv.QUOTE_MINIMAL
     csv.field_size_limit(LONGEST_LINE)  # the default refuses bodies over 128 KB
     row = 0
@@ -59,7 +63,7 @@ def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
         for row, cells in enumerate(
             csv.reader(_line_ends(path), delimiter=separator, quoting=quoting, strict=quoting != csv.QUOTE_NONE), 1
         ):
-            if cells:
+            if cells and not (declared and row == 1):
                 yield row, cells
     except csv.Error as error:
         raise UserError(f"{path}, row {row + 1}: {error}") from None
@@ -79,30 +83,50 @@ def _is_plain(path: Path) -> bool:
         widths.add(len(cells))
         quoted = [cell for cell in cells if cell.startswith('"')]
         begun += len(quoted)
-        ended += sum(len(cell) > 1 and cell.endswith('"') for cell in quoted)
+        ended += sum(ENCLOSED.fullmatch(cell) is not None for cell in quoted)
     return len(widths) == 1 and begun > ended
 
 
 def named_rows(
-    path: Path, names_without_header: Callable[[list[str]], list[str] | None] = lambda cells: None
+    path: Path, names_without_header: Callable[[list[list[str]]], list[str] | None] = lambda rows: None
 ) -> Iterator[Row | Problem]:
     """The rows of a CSV or TSV file by column. Columns without a name are left out.
 
-    The first row is the header, but where the function says, from its cells, how the columns are called.
+    The first row is the header, but where the function says, from the first rows, how the columns are called.
     """
     rows = cells_of(path)
     first = next(rows, None)
     if first is None:
         return
-    names = names_without_header(first[1])
+    more, broken = _ahead(rows, FIRST - 1)
+    names = names_without_header([first[1], *(cells for _, cells in more)])
     if names is None:
         names = [name.strip() for name in first[1]]
-        if twice := [name for name in names if name and names.count(name) > 1]:
-            raise UserError(f"{path}, row {first[0]}: two columns are called {twice[0]!r}; rename one")
+        _check_names(names, f"{path}, row {first[0]}")
     else:
-        yield _named(path, *first, names)
+        more.insert(0, first)
+    yield from (_named(path, number, cells, names) for number, cells in more)
+    if broken:
+        raise broken
     for number, cells in rows:
         yield _named(path, number, cells, names)
+
+
+def _ahead(rows: Iterator[tuple[int, list[str]]], count: int) -> tuple[list[tuple[int, list[str]]], UserError | None]:
+    """So many rows, or fewer large ones, and what is wrong with the one after them if the file can't be read on."""
+    found, size = [], 0
+    try:
+        while len(found) < count and size < LARGEST and (row := next(rows, None)):
+            found.append(row)
+            size += sum(map(len, row[1]))
+    except UserError as error:
+        return found, error
+    return found, None
+
+
+def _check_names(names: Sequence[str], place: str) -> None:
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise UserError(f"{place}: two columns are called {twice[0]!r}; rename one")
 
 
 def _named(path: Path, number: int, cells: list[str], names: list[str]) -> Row | Problem:
@@ -138,7 +162,8 @@ def _is_cut(path: Path, read: int) -> bool:
 
     The next one that the app writes takes its place.
     """
-    content = path.read_bytes() if path.name == FEEDBACK else b"\n"
+    is_feedback = path.name == FEEDBACK and path.parent.parent.name == INBOX.name
+    content = path.read_bytes() if is_feedback else b"\n"
     return not content.endswith(b"\n") and read >= content.count(b"\n")
 
 
@@ -161,15 +186,24 @@ def _json(path: Path) -> Iterator[Row | Problem]:
         yield None, content
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[Row | Problem]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            _check_names(file.schema_arrow.names, str(path))
             number = 0
             for batch in file.iter_batches(BATCH):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+                step = 1 if batch.nbytes > LARGEST else BATCH
+                for part in (batch.slice(start, step) for start in range(0, batch.num_rows, step)):
+                    if part.nbytes > LARGEST:
+                        number += 1
+                        yield Problem(place_of(path, number), f"a row of over {LARGEST:,} bytes; split it")
+                        continue
+                    for row in part.to_pylist():
+                        number += 1
+                        yield number, row
+    except UserError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:  # a time zone may be called anything
         raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from None
 
 

@@ -106,6 +106,19 @@ def test_the_best_weights_are_kept_the_earliest_of_equals(make_config, lower_is_
     assert not torch.equal(seen[kept], seen[6])
 
 
+def test_of_equals_those_with_the_least_of_another_metric_are_kept_where_one_is_named(make_config):
+    model = torch.nn.Linear(1, 1)
+    found, seen = iter([(0.0, 5.0), (0.0, 3.0), (0.0, 4.0), (0.0, 3.0)]), {}
+
+    def evaluate():
+        seen[len(seen) + 1] = weights(model)
+        return dict(zip(("f1", "loss"), next(found), strict=True))
+
+    goal = Objective(lambda _: model(torch.ones(1, 1)).sum(), evaluate, "f1", lower_is_better=False, tie="loss")
+    train(model, make_config(steps=4, evaluate_every=1), goal)
+    assert torch.equal(weights(model), seen[2])
+
+
 def test_the_gradient_is_clipped(make_config):
     model = torch.nn.Linear(2, 1, bias=False)
     seen = []

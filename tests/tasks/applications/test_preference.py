@@ -127,6 +127,13 @@ def test_an_assistant_that_is_never_wrong_is_told_so(folder):
         prepared(folder, temperature=0.5)
 
 
+def test_right_answers_that_are_too_long_are_named_as_the_reason(folder):
+    long = "sang " * 60
+    write(folder, "train", instruction=WORDS, output=[long] * 6, answers=[[long]] * 6)
+    with pytest.raises(ValueError, match=r"train: 6 of 6 questions got a wrong answer, .* raise `max_tokens`"):
+        prepared(folder)
+
+
 def test_the_log_says_how_many_rows_gave_a_pair_and_how_many_needed_the_datas_answer(folder, caplog):
     caplog.set_level("INFO")
     for split in ("train", "validation"):  # to questions that it never answers

@@ -269,3 +269,45 @@ def test_every_rule_says_what_it_made_of_a_text():
     clean_mail("", PARTED, lambda *each: said.append(each))
     clean_mail("", f"Caf=C3=A9 Tues=\nday=20\n{BASE64[:-2]}", lambda *each: said.append(each))
     assert {rule for rule, before, after in said if before != after} == {"parts", "quoted_printable", "encoded"}
+
+
+@pytest.mark.parametrize(
+    ("charset", "content", "text"),
+    [
+        ("gb2312", "镕基先生".encode("gbk"), "镕基先生"),
+        ("shift_jis", "①番目".encode("cp932"), "①番目"),
+        ("ks_c_5601-1987", "똠방각하".encode("cp949"), "똠방각하"),
+        ("iso-2022-jp", "日本語".encode("iso2022_jp") + b"\x1b(I\x31\x1b(B", "日本語ア"),
+        ("us-ascii", b"\x93caf\xe9\x94", '"café"'),
+        ("big5", "你好".encode("big5") + b"\xff!", "你好!"),
+        ("iso-2022-jp", "日本語".encode("iso2022_jp") + b"\x1b$B\x2d\x21\x1b(B!", "日本語!"),
+    ],
+)
+def test_a_character_that_a_charset_has_only_in_practice_leaves_the_others_as_they_are(charset, content, text):
+    head = f"Subject: a\nTo: b\nContent-Type: text/plain; charset={charset}\n\n".encode()
+    assert parse_message(head + content) == ("a", text)
+
+
+@pytest.mark.parametrize(
+    ("subject", "text"),
+    [
+        ("Grüße".encode(), "Grüße"),
+        ("Grüße".encode("latin-1"), "Grüße"),
+        ("Grüße für =?utf-8?q?=C3=A9?=".encode("latin-1"), "Grüße für é"),
+        (b"=?gb2312?B?6UY=?=", "镕"),
+        (b"=?us-ascii?q?plain?=", "plain"),
+    ],
+)
+def test_a_subject_keeps_the_characters_that_its_header_does_not_declare(subject, text):
+    assert parse_message(b"Subject: " + subject + b"\nTo: b\n\nbody") == (text, "body")
+
+
+def test_a_message_of_nothing_but_an_attachment_has_no_body():
+    message = EmailMessage()
+    message["Subject"] = "Invoice"
+    message.add_attachment(b"%PDF-1.4\n%more", maintype="application", subtype="pdf", filename="a.pdf")
+    assert parse_message(message.as_bytes()) == ("Invoice", "")
+    message = EmailMessage()
+    message["Subject"] = "Notes"
+    message.add_attachment("Tuesday at noon.", filename="a.txt")
+    assert parse_message(message.as_bytes()) == ("Notes", "Tuesday at noon.")

@@ -1,4 +1,5 @@
 import re
+import time
 
 import numpy as np
 import pytest
@@ -61,6 +62,18 @@ def test_of_thousands_of_equal_forms_few_pairs_are_compared():
     first = first_of_groups(whole(sets), np.array([*map(len, sets)]), bands(sets, 0.6), some, 0.6)
     assert set(first) == {0}
     assert sum(asked) < 3 * 2_000
+
+
+def test_forms_that_are_not_similar_enough_take_no_longer_the_more_are_known_to_differ():
+    form = " ".join(f"word{n}" for n in range(81))
+    sets = [shingles(" ".join([form, *(f"own{row}x{n}" for n in range(19))])) for row in range(200)]
+    start = time.process_time()
+    first = first_of_groups(
+        whole(sets), np.array([*map(len, sets)]), bands(sets, 0.8), lambda rows: [sets[row] for row in rows], 0.8
+    )
+    assert time.process_time() - start < 4  # seconds; with all that differ searched through each time 9
+    assert first.tolist() == [*range(200)]
+    assert same(sets[0], sets[1], 0.67)
 
 
 def test_texts_that_are_known_are_found_among_others_whatever_else_these_hold():

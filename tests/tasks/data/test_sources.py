@@ -1,15 +1,12 @@
 import gzip
 import hashlib
 import http.server
-import io
 import json
 import logging
 import os
 import subprocess
 import sys
-import tarfile
 import threading
-import zipfile
 from pathlib import Path
 
 import fsspec
@@ -20,12 +17,10 @@ from pydantic import ValidationError
 
 from flows.fetch import fetch
 from llm.errors import UserError, UserFileError
-from tasks.data.archives import unpack
 from tasks.data.compression import open_plain
-from tasks.data.local import find_files
 from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, source_name
-from tasks.data.textfiles import raw_files
+from tests.tasks.data.test_archives import files_below, make_tar, make_zip
 
 WRONG = "0" * 64
 
@@ -33,34 +28,6 @@ WRONG = "0" * 64
 def pin(source: str, content: bytes | Path, files: str = "*") -> Source:
     content = content.read_bytes() if isinstance(content, Path) else content
     return Source.model_construct(source=source, sha256=hashlib.sha256(content).hexdigest(), files=files)
-
-
-def make_tar(path: Path, files: dict[str, bytes], *extra: tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix in (".tgz", ".gz") else "w") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-        for member in extra:
-            tar.addfile(member)
-    return path
-
-
-def make_zip(path: Path, files: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
-
-
-def link(name: str, target: str) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = tarfile.SYMTYPE, target
-    return member
-
-
-def files_below(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -217,67 +184,6 @@ def test_no_npm_on_path_says_what_to_install(tmp_path, monkeypatch):
     assert files_below(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "..\\evil.txt"])
-@pytest.mark.parametrize(("suffix", "make"), [(".tgz", make_tar), (".zip", make_zip)])
-def test_a_member_that_would_leave_its_folder_is_refused(tmp_path, name, suffix, make):
-    archive = make(tmp_path / f"bad{suffix}", {"good.txt": b"", name: b"evil"})
-    (tmp_path / "out/in").mkdir(parents=True)
-    with pytest.raises(UserError, match=rf"^bad{suffix}: member .*evil\.txt' would be written outside its folder$"):
-        unpack(archive, "*", tmp_path / "out/in")
-    assert not [path for path in files_below(tmp_path) if "evil" in path]
-
-
-def test_links_and_devices_are_refused(tmp_path):
-    device = tarfile.TarInfo("null")
-    device.type = tarfile.CHRTYPE
-    for member in (link("passwd", "/etc/passwd"), device):
-        archive = make_tar(tmp_path / "bad.tar", {}, member)
-        with pytest.raises(UserError, match=rf"^bad\.tar: member '{member.name}' is a link or a device"):
-            unpack(archive, "*", tmp_path)
-    symlink = zipfile.ZipInfo("passwd")
-    symlink.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
-        file.writestr(symlink, "/etc/passwd")
-    with pytest.raises(UserError, match=r"^bad\.zip: member 'passwd' is a link or a device"):
-        unpack(tmp_path / "bad.zip", "*", tmp_path)
-
-
-def test_links_that_no_pattern_asks_for_do_no_harm(tmp_path):
-    archive = make_tar(tmp_path / "mixed.tar", {"./data/a.txt": b"one"}, link("latest", "/etc"))
-    unpack(archive, "data/*.txt", tmp_path / "out")
-    assert files_below(tmp_path / "out") == ["data/a.txt"]
-
-
-@pytest.mark.parametrize(("suffix", "make"), [(".tgz", make_tar), (".zip", make_zip)])
-def test_an_archive_that_declares_too_much_is_refused_before_anything_is_written(tmp_path, suffix, make):
-    archive = make(tmp_path / f"bomb{suffix}", dict.fromkeys(("a.txt", "b.txt", "c.bin"), b"\x00" * 1000000))
-    with pytest.raises(UserError, match=rf"^bomb{suffix}: its files are 3,000,000 bytes or more, over 2,000,000$"):
-        unpack(archive, "*", tmp_path / "out", max_bytes=2_000_000)
-    assert not (tmp_path / "out").exists()
-    unpack(archive, "*.txt", tmp_path / "out", max_bytes=2_000_000)
-    assert files_below(tmp_path / "out") == ["a.txt", "b.txt"]
-
-
-def test_a_zip_that_holds_more_than_it_declares_writes_no_more_than_that(tmp_path):
-    archive = make_zip(tmp_path / "bomb.zip", {"a": b"\0" * 3_000_000})
-    content, declared = archive.read_bytes(), (3_000_000).to_bytes(4, "little")
-    assert content.count(declared) == 2
-    archive.write_bytes(content.replace(declared, (1_000).to_bytes(4, "little")))
-    with pytest.raises(UserError, match=r"^bomb\.zip: not readable as an archive: Bad CRC-32"):
-        unpack(archive, "*", tmp_path / "out", max_bytes=2_000)
-    assert (tmp_path / "out/a").stat().st_size <= 1_000
-
-
-def test_no_matching_member_and_a_broken_archive_are_errors(tmp_path):
-    archive = make_tar(tmp_path / "a.tgz", {"a.txt": b"one", "b.txt": b"two"})
-    with pytest.raises(UserError, match=r"^a\.tgz: none of its 2 members matches files: \*\.csv$"):
-        unpack(archive, "*.csv", tmp_path)
-    for name in ("cut.tgz", "cut.zip"):
-        (tmp_path / name).write_bytes(archive.read_bytes()[:40])
-        with pytest.raises(UserError, match=rf"^{name}: not readable as an archive"):
-            unpack(tmp_path / name, "*", tmp_path)
-
-
 def test_a_host_that_fails_for_a_while_is_tried_again(tmp_path, server):
     url, replies = server
     replies["/a.txt"] = [(503, b""), (503, b""), (200, b"text")]
@@ -385,52 +291,6 @@ def test_no_pip_says_how_to_get_it(tmp_path, monkeypatch):
         fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), tmp_path)
 
 
-def test_a_text_alone_is_a_source_and_takes_what_is_there(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"one")
-    fetched = fetch_source.fn(Source.model_validate(str(tmp_path / "a.txt")), tmp_path)
-    assert fetched["sha256"] == hashlib.sha256(b"one").hexdigest()
-    assert (tmp_path / "a/a.txt").read_bytes() == b"one"
-
-
-def test_a_folder_has_the_hash_of_the_list_that_sha256sum_prints(tmp_path):
-    mine = tmp_path / "mine"
-    for name in ("a.md", "b/c.md", ".hidden", ".git/HEAD", ".Spam/cur/1"):
-        (mine / name).parent.mkdir(parents=True, exist_ok=True)
-        (mine / name).write_text(name)
-    listed = subprocess.run("sha256sum .Spam/cur/1 a.md b/c.md", shell=True, cwd=mine, capture_output=True, check=True)
-    source = Source(source=str(mine), sha256=hashlib.sha256(listed.stdout).hexdigest(), name="notes")
-    assert fetch_source.fn(source, tmp_path)["files"] == 3
-    assert files_below(tmp_path / "notes") == [".Spam/cur/1", "a.md", "b/c.md"]
-    (mine / "a.md").write_text("changed")
-    with pytest.raises(UserError, match=r"mine: its sha256 is .*, params.yaml expects "):
-        fetch_source.fn(source, tmp_path)
-
-
-def test_a_folder_of_which_nothing_is_kept_and_a_place_without_files_are_errors(tmp_path):
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(UserFileError, match=r"mine: no file is there$"):
-        fetch_source.fn(Source(source=str(tmp_path / "mine"), name="a"), tmp_path)
-    (tmp_path / "mine/a.md").touch()
-    with pytest.raises(UserError, match=r"mine: none of its 1 files matches files: \*\.txt$"):
-        fetch_source.fn(Source(source=str(tmp_path / "mine"), files="*.txt", name="b"), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("glob", "reason"), [("data*/x.csv", None), ("data/**.csv", r"data/\*\*\.csv: Invalid pattern")]
-)
-def test_a_glob_from_the_root_is_one_and_another_form_is_said(tmp_path, monkeypatch, glob, reason):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/x.csv").write_text("a")
-    monkeypatch.chdir(tmp_path)
-    if reason:
-        with pytest.raises(UserError, match=reason):
-            find_files(glob, glob)
-    else:
-        first = Path(*tmp_path.parts[:2]).as_posix()[:-1] + "*"  # a wildcard in the first folder below the root
-        found = find_files("/".join([first, *tmp_path.parts[2:], glob]), glob)
-        assert [file.resolve() for file in found.files] == [(tmp_path / "data/x.csv").resolve()]
-
-
 def test_a_compressed_text_of_another_encoding_is_read_as_one_and_bytes_of_bytes_are_no_encoding(tmp_path):
     (tmp_path / "old.csv.gz").write_bytes(gzip.compress("label,body\nham,caf\u00e9\n".encode("windows-1252")))
     fetch_source.fn(Source(source=str(tmp_path / "old.csv.gz"), encoding="windows-1252", name="old"), tmp_path)
@@ -448,18 +308,37 @@ def test_zstandard_may_begin_with_a_frame_to_skip(tmp_path):
         assert file.read() == b"hello"
 
 
-def test_a_name_that_is_no_utf_8_is_said(tmp_path):
-    (tmp_path / b"caf\xe9.txt".decode(errors="surrogateescape")).write_text("a")
-    with pytest.raises(UserError, match=r"the name 'caf.*\.txt' is no UTF-8; rename it$"):
-        raw_files(tmp_path)
-
-
 def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):
     (tmp_path / "old.csv").write_bytes("label,body\nham,caf\u00e9 \u20ac5\n".encode("windows-1252"))
     fetch_source.fn(Source(source=str(tmp_path / "old.csv"), encoding="windows-1252"), tmp_path)
     assert (tmp_path / "old/old.csv").read_text(encoding="utf-8") == "label,body\nham,caf\u00e9 \u20ac5\n"
     with pytest.raises(UserError, match=r"old\.csv: old\.csv, row 2: byte 0xe9 is not ascii$"):
         fetch_source.fn(Source(source=str(tmp_path / "old.csv"), encoding="ascii", name="again"), tmp_path)
+
+
+def test_an_encoding_is_that_of_texts_which_are_not_utf_8_already(tmp_path):
+    old = "Gr\u00fc\u00dfe, 5 \u20ac\n"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    pd.DataFrame({"text": [old]}).to_parquet(mine / "rows.parquet")
+    mail = "From: a@b.org\nSubject: s\nContent-Type: text/plain; charset=iso-8859-1\n\n"
+    files = {"old.txt": old.encode("windows-1252"), "new.txt": old.encode(), "plain.txt": b"plain\n"}
+    files |= {"packed.txt.zst": zstandard.compress(old.encode("windows-1252"))}
+    files |= {"cut.bin": b"a\0\xe9", "a.eml": mail.encode() + "Gr\u00fc\u00dfe".encode("iso-8859-1")}
+    for name, content in files.items():
+        (mine / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in mine.iterdir()}
+    fetch_source.fn(Source(source=str(mine), encoding="windows-1252", name="out"), tmp_path)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert after == before | {"old.txt": old.encode(), "packed.txt.zst": old.encode()}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "iso2022_jp", "cp037"])
+def test_an_encoding_may_write_letters_as_other_ones_or_with_nul(tmp_path, encoding):
+    text = "Konnichiwa\n" if encoding == "cp037" else "\u3053\u3093 ni\n"
+    (tmp_path / "old.txt").write_bytes(text.encode(encoding))
+    fetch_source.fn(Source(source=str(tmp_path / "old.txt"), encoding=encoding), tmp_path)
+    assert (tmp_path / "old/old.txt").read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize(

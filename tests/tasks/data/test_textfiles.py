@@ -1,4 +1,6 @@
+import gzip
 import json
+import tracemalloc
 
 import ftfy
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.errors import UserError
-from tasks.data.textfiles import fix_text, large_list, parse_json, read_text
+from tasks.data.textfiles import fix_text, large_list, parse_json, read_text, tidy
 
 BROKEN = ("schön", "é", "\u2019", "\U0001f600", "\u3000")
 UNUSUAL = ("\u2018", "cafe\u0301", "\ufb01", "\u2028", "\x85", "\uff21", "\ufeff", "\ud83d", "\x1b[36m", "\0", "\x7f")
@@ -99,3 +101,53 @@ def test_a_list_may_be_larger_than_what_is_read_as_a_whole_and_no_element_of_it(
     file.write_text(json.dumps({"text": "x" * 2000}))
     with pytest.raises(UserError, match=r"rows\.json, row 1: goes over 512 characters; split the file"):
         read_text(file)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("place", [3, 90])
+def test_a_mistake_in_a_list_that_is_too_large_to_be_read_as_a_whole_is_said_with_its_place(
+    tmp_path, monkeypatch, indent, place
+):
+    rows = [{"text": f"row {number}", "more": number} for number in range(100)]
+    text = json.dumps(rows, indent=indent).replace(f'"row {place}",', f'"row {place}"')
+    file = tmp_path / "rows.json"
+    file.write_text(text)
+    with pytest.raises(UserError) as whole:
+        parse_json(text, file)
+    monkeypatch.setattr("tasks.data.textfiles.PIECE", 64)
+    monkeypatch.setattr("tasks.data.textfiles.LARGEST", len(text) // 4)
+    found = large_list(file)
+    if indent is None:
+        monkeypatch.setattr("tasks.data.textfiles.LARGEST", len(text) - 1)
+    assert [next(found) for _ in range(place)] == rows[:place]
+    with pytest.raises(UserError) as raised:
+        next(found)
+    assert str(raised.value) == str(whole.value)
+    assert "Expecting ',' delimiter at column" in str(raised.value)
+
+
+def test_spaces_behind_a_list_take_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.data.textfiles.PIECE", 64)
+    file = tmp_path / "rows.json.gz"
+    with gzip.open(file, "wb") as packed:
+        packed.write(json.dumps([*range(100)]).encode())
+        for _ in range(50):
+            packed.write((b" " * 1023 + b"\n") * 1024)
+    tracemalloc.start()
+    assert list(large_list(file)) == [*range(100)]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 5e6
+
+
+@pytest.mark.parametrize(
+    ("text", "tidied"),
+    [
+        ("\n \n    y = x + 1\n    return y \n\n", "    y = x + 1\n    return y"),
+        ("  Paris. \n", "Paris."),
+        ("  One.\r\nTwo.", "  One.\nTwo."),
+        (" \n ", ""),
+    ],
+)
+def test_no_blank_lines_and_no_space_stand_around_a_text_and_lines_stay_indented(text, tidied):
+    assert tidy(text) == tidied

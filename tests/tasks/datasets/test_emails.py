@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import yaml
 
 from llm.errors import UserError
 from tasks.data.quality import label_expectations, validate
@@ -151,3 +152,16 @@ def test_feedback_of_which_nothing_is_left_is_an_empty_table(tmp_path):
     assert read_emails(tmp_path, PARAMS).empty
     (tmp_path / "feedback.jsonl").write_text("")
     assert list(read_emails(tmp_path, PARAMS)) == COLUMNS
+
+
+def test_a_key_that_yaml_reads_as_true_is_refused():
+    with pytest.raises(ValueError, match='as truth values; put such keys in quotes: "yes"'):
+        Params(**PARAMS.model_dump() | {"label_map": yaml.safe_load("{yes: spam, no: ham}")})
+    given = yaml.safe_load('{"yes": spam, 0: ham}')
+    assert Params(**PARAMS.model_dump() | {"label_map": given}).label_map == {"yes": "spam", "0": "ham"}
+
+
+def test_a_file_of_a_source_may_be_called_as_feedback_is(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/feedback.jsonl").write_text(feedback(("ham", "a", "b", "x"), ("ham", "a", "b", "x")))
+    assert len(read_emails(tmp_path, PARAMS)) == 2

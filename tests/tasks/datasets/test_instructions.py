@@ -119,7 +119,7 @@ def test_a_conversation_is_one_row_and_its_earlier_turns_are_history(tmp_path):
         ["chat/greetings.yml#2", ["One", "Two"], "Three", "Four"],
         ["chat/greetings.yml#3", ["One", "Two"], "Three", "Four"],
     ]
-    assert table["group"].tolist() == ["question: hello", "question: three", "question: three"]
+    assert table["group"].tolist() == ["question: hello", "question: one", "question: one"]
     assert set(table["kind"]) == {"conversation"}
     assert not any(table["answers"])
 
@@ -157,7 +157,7 @@ def test_own_rows_come_from_json_and_json_lines_with_what_else_they_carry(tmp_pa
     columns = ["kind", "group", "instruction", "input", "output", "answers", "history", "system"]
     assert table.loc[[0, 3], columns].to_numpy().tolist() == [
         ["own", "question: say", "Say", "", "So", [], [], ""],
-        ["own", "question: add 1 2", "Add", "1, 2", "3", ["3", "three"], ["Hi", "Hello"], "Be brief."],
+        ["own", "question: hi", "Add", "1, 2", "3", ["3", "three"], ["Hi", "Hello"], "Be brief."],
     ]
 
 
@@ -302,3 +302,36 @@ def test_a_row_is_known_again_by_its_question_in_the_wording_of_every_split(spli
             (row["test_instruction"], row["test_input"]),
         )
     ]
+
+
+def test_a_file_of_a_source_may_be_called_as_feedback_is(tmp_path):
+    write(tmp_path, "mine/feedback.jsonl", feedback(("One?", "1", "bad", "x"), ("One?", "2", "good", "y")))
+    assert mine(tmp_path)["output"].tolist() == ["1", "2"]
+
+
+def test_rows_of_a_conversation_that_is_there_turn_by_turn_are_in_one_split(tmp_path):
+    rows = []
+    for talk in range(60):
+        said = []
+        for turn in range(3):
+            question, answer = f"What is {talk} and {turn}, and what is {talk * turn}?", f"It is {talk}, then {turn}."
+            rows.append({"instruction": question, "output": answer, "history": [*said]})
+            said += [question, answer]
+    write(tmp_path, "mine/a.json", rows)
+    table = read_instructions(tmp_path, params(rows_a_kind=0))
+    splits = split(table, params(), groups=table["group"], stratify=("kind",))
+    learned = {text for history in splits[splits["split"] == "train"]["history"] for text in history}
+    tested = splits[splits["split"] != "train"]
+    assert len(tested) >= 30
+    assert not learned & {*tested["instruction"]}
+    assert splits.groupby("group")["split"].agg(["size", "nunique"]).to_numpy().tolist() == [[3, 1]] * 60
+    rows = [{"instruction": "Add", "input": "1, 2", "output": "3"}]
+    rows += [{"instruction": "And 3?", "output": "6", "history": ["Add\n1, 2", "3"]}]
+    write(tmp_path, "mine/a.json", rows)
+    assert mine(tmp_path)["group"].tolist() == ["question: add 1 2"] * 2
+
+
+def test_code_stays_indented(tmp_path):
+    code = "    y = x + 1\n    return y"
+    write(tmp_path, "mine/a.json", [{"instruction": f"\n \n{code}\n\n", "input": "  x ", "output": f"{code} \n"}])
+    assert mine(tmp_path)[["instruction", "input", "output"]].to_numpy().tolist() == [[code, "x", code]]

@@ -79,7 +79,7 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
         {"response_loss": losses[0], "exact_match": 0.5, "rouge_l": 0.5}
         | {"baseline_response_loss": losses[1], "baseline_exact_match": 0.0, "baseline_rouge_l": 0.0}
         | {"nearest_exact_match": 0.5, "nearest_rouge_l": nearest}
-        | {"exact_match_low": 0.0, "exact_match_high": 1.0},
+        | {"exact_match_gain": 0.5, "rouge_l_gain": 0.5},
         rel=1e-4,
     )
     kinds = pd.read_csv(tmp_path / "by_kind.csv").set_index("kind")
@@ -134,7 +134,7 @@ def test_rows_of_ones_own_without_answers_report_no_exact_match(parrot, encoding
     found = assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
     assert found.keys() == {
         *("response_loss", "baseline_response_loss"),
-        *("rouge_l", "baseline_rouge_l", "nearest_rouge_l"),
+        *("rouge_l", "baseline_rouge_l", "nearest_rouge_l", "rouge_l_gain"),
     }
     assert (found["rouge_l"], found["nearest_rouge_l"]) == (0.5, 0.0)
     assert found["baseline_rouge_l"] == pytest.approx(1 / 3)  # "hat" of "the hat"
@@ -185,7 +185,17 @@ def test_rows_that_leave_no_room_for_an_answer_count_in_the_loss_alone_and_long_
     found = assistant.measure(model, encoding, tmp_path, base, params, CPU, tmp_path)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)["answer"]
     assert [len(text.split()) for text in answers] == [0, 20, 20]
+    assert found["unanswered"] == 1
+    assert "baseline_unanswered" not in found  # whose template takes less room
     assert found["response_loss"] == pytest.approx(expected_loss(parrot(" cat"), encoding, ["cat", "cat"]), rel=1e-4)
+
+
+def test_questions_of_which_none_has_room_for_an_answer_are_an_error_with_the_way_out(parrot, encoding, base, tmp_path):
+    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
+    write(tmp_path, "test", instruction=["the dog", "a bird"], output=["cat", "hat"])
+    params = assistant.Evaluate(batch_size=2, max_new_tokens=126)
+    with pytest.raises(UserError, match=r"test\.parquet: no question of its 2 leaves 126 of 128 tokens .* lower"):
+        assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
 
 
 def test_a_template_that_writes_nothing_before_an_answer_is_no_question(encoding, parrot, base, tmp_path):

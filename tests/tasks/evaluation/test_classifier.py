@@ -67,6 +67,8 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
         "baseline_roc_auc": 1.0,
         "baseline_recall_at_fpr_0.005": 1.0,
         "f1_gain": sklearn.metrics.f1_score(actual, predicted) - 1.0,
+        "false_positive_rate": predicted[~actual].mean(),
+        "baseline_false_positive_rate": 0.0,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert found["f1_low"] < found["f1"] < found["f1_high"]
@@ -137,3 +139,27 @@ def test_the_same_predictions_give_the_same_bytes_of_evidence(make_gpt, encoding
 def test_the_calibration_error_by_hand(probability, expected):
     found = classifier._calibration_error(np.array([1, 0]), np.stack([1 - np.array(probability), probability], axis=1))
     assert found == pytest.approx(expected if expected else abs(np.max(probability) - 1), abs=1e-6)
+
+
+def test_the_baseline_of_few_mails_and_of_a_script_without_spaces_goes_by_characters():
+    texts = ["中奖了快点击", "今天开会吗", "免费领取奖金", "明天见面", "点击领奖", "会议改期"]
+    table = pd.DataFrame({"subject": texts, "body": "", "label": ["spam", "ham"] * 3})
+    found = classifier._baseline(table, table, ("ham", "spam"))
+    assert found.predict(classifier._texts(table)).tolist() == table["label"].tolist()
+
+
+def test_the_baselines_probabilities_are_calibrated_on_validation_as_the_models_are():
+    generator = np.random.default_rng(1)
+    odds = generator.normal(size=(2, 4000))
+    actual = (generator.random((2, 4000)) < 1 / (1 + np.exp(-odds))).astype(int)
+    overconfident = 1 / (1 + np.exp(-3 * odds - 1))
+    validation, test = (np.stack([1 - each, each], axis=1) for each in overconfident)
+    calibrated = classifier._calibration(validation, actual[0])(test)
+    assert classifier._calibration_error(actual[1], test) > 0.1
+    assert classifier._calibration_error(actual[1], calibrated) < 0.02
+    assert (np.argsort(calibrated[:, 1]) == np.argsort(test[:, 1])).all()
+
+
+def test_a_label_with_signs_of_formulas_is_drawn_as_it_is(tmp_path):
+    classifier._confusion(np.array([0, 1]), np.array([0, 1]), ("$a_{$", "ham"), tmp_path / "confusion.svg")
+    assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from llm.dataset import TokenWindows
 from llm.device import Compute
+from llm.errors import UserError
 from llm.tokenizer import end_of_text, token_bytes
 from tasks.evaluation import foundation
 from tasks.evaluation.kneser_ney import KneserNey
@@ -56,7 +57,26 @@ def test_bits_per_byte_are_the_bits_of_the_predicted_tokens_over_their_own_bytes
     assert end in tokens  # which a byte of no text stands for
     size = sum(len(token_bytes(encoding, token)) for token in tokens.tolist() if token != end)
     assert measured["bits_per_byte"] == pytest.approx(sum(losses) * 64 / size / math.log(2), rel=1e-5)
-    assert measured["bits_per_byte_low"] < measured["bits_per_byte"] < measured["bits_per_byte_high"]
+
+
+def test_the_lead_over_the_better_baseline_is_paired_by_window(make_gpt, encoding, token_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(foundation, "PPMD_BYTES", 1)  # of so little it learns nothing
+    found = foundation.measure(make_gpt(context_length=16), encoding, token_files, None, PARAMS, CPU, tmp_path)
+    assert found["bits_per_byte_low"] < found["bits_per_byte"] < found["bits_per_byte_high"]
+    gain = found["baseline_bits_per_byte"] - found["bits_per_byte"]
+    assert found["bits_per_byte_gain"] == pytest.approx(gain)
+    assert found["ngram_bits_per_byte"] < found["ppmd_bits_per_byte"]
+    assert found["bits_per_byte_gain_low"] < gain < found["bits_per_byte_gain_high"] < 0
+
+
+@pytest.mark.parametrize("prompt", ["", "the cat " * 64])
+def test_a_prompt_that_can_not_be_continued_is_named_before_anything_is_measured(
+    make_gpt, encoding, token_files, tmp_path, prompt
+):
+    params = PARAMS.model_copy(update={"sample_prompts": ("the cat", prompt)})
+    with pytest.raises(UserError, match=r"^sample prompt '.*: \d+ tokens, of 1 to 63$"):
+        foundation.measure(make_gpt(context_length=64), encoding, token_files, None, params, CPU, tmp_path)
+    assert not list(tmp_path.glob("*.csv"))
 
 
 def test_losses_by_window_are_those_of_a_window_alone(losses, make_gpt, token_files):
@@ -118,4 +138,5 @@ def test_a_single_window_has_no_interval(make_gpt, encoding, token_files, tmp_pa
     meta["splits"]["test"]["tokens"] = 65
     (folder / "meta.json").write_text(json.dumps(meta))
     found = foundation.measure(make_gpt(context_length=64), encoding, folder, None, PARAMS, CPU, tmp_path)
-    assert found["bits_per_byte_low"] == found["bits_per_byte"] == found["bits_per_byte_high"]
+    assert "bits_per_byte" in found
+    assert not [name for name in found if name.endswith(("_low", "_high"))]

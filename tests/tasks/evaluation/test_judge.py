@@ -133,8 +133,9 @@ def lines(folder) -> list[dict]:
 def test_scores_go_to_the_answer_that_earned_them_whichever_comes_first(endpoint, tmp_path):
     found = judge_answers(table(), Judge(model="m", temperature=0.5, max_tokens=9, seed=3), tmp_path)
     assert found["judge_score"] == 9  # 10, 9, 8 by turns
-    assert found["baseline_judge_score"] == found["baseline_judge_score_low"] == found["baseline_judge_score_high"] == 6
+    assert found["baseline_judge_score"] == 6  # of each row, which leaves no interval
     assert 8 < found["judge_score_low"] < 9 < found["judge_score_high"] < 10
+    assert 2 < found["judge_score_gain_low"] < found["judge_score_gain"] == 3 < found["judge_score_gain_high"] < 4
     assert found["judge_unjudged"] == 0
     assert [line["score"] for line in lines(tmp_path)] == [10, 9, 8] * 4
     assert [line["baseline_score"] for line in lines(tmp_path)] == [6] * 12

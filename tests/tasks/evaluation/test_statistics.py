@@ -1,8 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from tasks.evaluation.statistics import interval, picture, with_interval
+from tasks.evaluation.statistics import interval, lead, picture, short_paths, with_interval
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
@@ -20,11 +21,23 @@ def test_a_paired_difference_is_surer_than_its_parts():
     assert 0.09 < low < high < 0.11
 
 
-def test_the_same_rows_give_the_same_interval_and_one_row_its_value():
+def test_the_same_rows_give_the_same_interval():
     rows = np.arange(10.0)
     assert interval(np.mean, rows) == interval(np.mean, rows)
-    assert interval(np.mean, np.array([0.5])) == (0.5, 0.5)
     assert with_interval("f1", 0.5, (0.4, 0.6)) == {"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6}
+
+
+def test_few_rows_and_rows_that_are_all_alike_are_sure_of_nothing():
+    assert interval(np.mean, [0.0, 0.0, 1.0, 1.0, 1.0]) == (None, None)
+    assert with_interval("f1", 1.0, interval(np.mean, [1.0] * 5)) == {"f1": 1.0}
+    assert with_interval("f1", 1.0, interval(np.mean, [1.0] * 50)) == {"f1": 1.0}
+    assert interval(np.mean, [-1.0] * 6) == (-1.0, -1.0)  # a difference: all of six rows lost, which is no chance
+
+
+def test_a_lead_is_paired_by_row():
+    found = lead("exact_match", [True] * 24 + [False] * 76, [False] * 6 + [True] * 18 + [False] * 76)
+    assert found["exact_match_gain"] == pytest.approx(0.06)
+    assert 0 < found["exact_match_gain_low"] < 0.06 < found["exact_match_gain_high"] < 0.12  # alone 24 % are 16 to 33
 
 
 def test_a_picture_has_the_same_bytes_each_time(tmp_path):
@@ -32,3 +45,10 @@ def test_a_picture_has_the_same_bytes_each_time(tmp_path):
         with picture(tmp_path / f"{name}.svg", "x", "y") as axes:
             axes.plot([0, 1], [1, 0], label="a line")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_paths_are_short_and_stay_apart():
+    assert short_paths(pd.Series(["a/b/easy", "a/b/hard", "a/b/easy"])).tolist() == ["easy", "hard", "easy"]
+    assert short_paths(pd.Series(["enron1/ham", "enron2/ham"])).tolist() == ["enron1/ham", "enron2/ham"]
+    assert short_paths(pd.Series(["x/y", "y"])).tolist() == ["x/y", "y"]
+    assert short_paths(pd.Series([], dtype=object)).tolist() == []

@@ -5,6 +5,7 @@ import sklearn.metrics
 
 from tasks.evaluation.classifier import _calibration_error, _recall_at
 from tasks.review.classifier import measure, rows, score
+from tasks.review.metrics import metrics_of
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def test_metrics_are_those_of_scikit_learn_and_of_the_evaluation(asked):
             "accuracy": sklearn.metrics.accuracy_score(actual, called),
             "f1": sklearn.metrics.f1_score(actual, called),
             "precision": sklearn.metrics.precision_score(actual, called),
+            "false_positive_rate": called[actual == 0].mean(),
             "recall": sklearn.metrics.recall_score(actual, called),
             "roc_auc": sklearn.metrics.roc_auc_score(actual, chance),
             "recall_at_fpr_0.005": _recall_at(actual, chance, 0.005),
@@ -48,6 +50,25 @@ def test_three_labels_have_the_mean_f1_and_no_roc():
     found = {name: sample.value for name, sample in measure(asked, answers).items()}
     assert found["f1"] == pytest.approx(sklearn.metrics.f1_score(labels, answers["label"], average="macro"))
     assert found.keys() == {"accuracy", "f1", "calibration_error"}
+
+
+def test_a_label_that_a_resample_lacks_costs_no_f1():
+    labels = ["a", "b"] * 20 + ["c", "c"]
+    asked = pd.DataFrame({"expected": labels, "everyday": None})
+    answers = answered(asked, ("a", "b", "c")).assign(label=labels)
+    f1 = measure(asked, answers)["f1"]
+    assert f1.value == 1
+    assert f1.statistic(*(column[:40] for column in f1.columns), axis=-1) == 1
+
+
+def test_metrics_of_one_label_are_not_held_against_those_of_another(asked):
+    mine = measure(asked, answered(asked))
+    its = measure(asked, answered(asked)[["label", "spam_probability", "ham_probability", "error"]])
+    found = metrics_of(mine, its, {}, {})
+    compared = {name for name, metric in found.items() if metric.to_champion is not None}
+    assert compared == {"accuracy", "calibration_error"}
+    again = metrics_of(mine, measure(asked, answered(asked)), {}, {})
+    assert all(metric.to_champion.is_none for metric in again.values())
 
 
 def test_many_resamples_at_once_give_what_each_gives(asked):

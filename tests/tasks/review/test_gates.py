@@ -149,12 +149,13 @@ def drifted(*data: str | None, most: float = 0.25) -> Gate:
 
 @pytest.fixture
 def cached(files) -> dict[str, str]:
-    """Rows in DVC's cache, by name their hash; `now` lies here, too. Of 10 mails `now` has 5 spams, `before` 2."""
+    """Rows in DVC's cache, by name their hash; `now` lies here, too. Half of `now` are spam, and a fifth of `before`;
+    of ten mails that is within chance."""
     found, folder = {}, Path("data/processed/emails")
     Repo.init(no_scm=True).close()
-    for name, spam in (("before", 2), ("now", 5)):
-        labels = ["spam"] * spam + ["ham"] * (10 - spam)
-        rows = pd.DataFrame({"id": range(10), "body": "win a prize", "label": labels})
+    for name, spam, times in (("few before", 2, 1), ("few", 5, 1), ("before", 2, 20), ("now", 5, 20)):
+        labels = (["spam"] * spam + ["ham"] * (10 - spam)) * times
+        rows = pd.DataFrame({"id": range(len(labels)), "body": "win a prize", "label": labels})
         rows.to_parquet(folder / "train.parquet")
         with Repo() as repo:
             repo.add(str(folder))
@@ -174,6 +175,11 @@ def test_data_that_moved_is_named_with_its_property_and_number(cached):
     assert (gate.passed, gate.said) == (False, f"emails: label {index:.3f}")
     gate = drifted(cached["before"], cached["now"], most=0.5)  # whose rows do not lie here
     assert (gate.passed, gate.said) == (True, f"emails: label {index:.3f}, the most of 3")
+
+
+def test_few_rows_that_moved_no_farther_than_chance_moves_them_pass(cached):
+    gate = drifted(cached["few"], cached["few before"])
+    assert (gate.passed, gate.said) == (True, "emails: label 0.416, and chance moves as few rows as these as far")
 
 
 def test_data_of_which_the_rows_are_gone_or_that_is_another_dataset_is_not_known(cached):

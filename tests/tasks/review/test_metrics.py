@@ -8,7 +8,7 @@ from tasks.review.metrics import Difference, Metric, judged, lower_is_better, me
 LOGGED = {
     **{"f1": 0.9, "f1_low": 0.88, "f1_high": 0.93, "f1_gain": 0.1, "f1_gain_low": 0.02, "f1_gain_high": 0.2},
     **{"baseline_f1": 0.8, "test_loss": 2.0, "test_loss_low": 1.5, "test_loss_high": 2.2, "baseline_test_loss": 2.1},
-    **{"accuracy": 0.95, "baseline_accuracy": 0.9, "recall": 0.7, "nearest_f1": 0.3},
+    **{"accuracy": 0.95, "baseline_accuracy": 0.9, "recall": 0.7, "nearest_f1": 0.3, "macro_f1": 0.6},
 }
 
 
@@ -53,7 +53,7 @@ def test_a_difference_is_paired_by_row():
 
 def test_a_lead_over_the_baseline_has_the_surest_interval_that_was_logged():
     found = metrics_of({}, {}, LOGGED, {})
-    assert list(found) == ["f1", "test_loss", "accuracy", "recall"]  # no ends, leads or baselines
+    assert list(found) == ["f1", "test_loss", "accuracy", "recall", "macro_f1"]  # no ends, leads or baselines
     assert found["f1"].to_baseline == Difference(pytest.approx(0.1), 0.02, 0.2)
     assert found["test_loss"].to_baseline == Difference(
         pytest.approx(-0.1), pytest.approx(-0.6), pytest.approx(0.1)
@@ -95,4 +95,26 @@ def test_an_interval_that_is_no_number_is_not_known():
 
     found = metrics_of({"f1": Sample(nothing, (np.ones(3),))}, {"f1": Sample(nothing, (np.ones(3),))}, {}, {})["f1"]
     assert (found.low, found.high, found.to_champion.low) == (None, None, None)
+    assert found.verdict("champion") == "not known"
+
+
+def test_a_gain_of_what_should_be_low_is_a_lead_below_zero():
+    logged = {"bits_per_byte": 1.5, "baseline_bits_per_byte": 1.6, "bits_per_byte_gain": 0.1}
+    logged |= {"bits_per_byte_gain_low": 0.08, "bits_per_byte_gain_high": 0.13}
+    found = metrics_of({}, {}, logged, {})["bits_per_byte"]
+    assert found.to_baseline == Difference(pytest.approx(-0.1), pytest.approx(-0.13), pytest.approx(-0.08))
+    assert found.verdict("baseline") == "better"
+
+    pieces = {
+        "bits_per_byte": Sample(mean, (np.linspace(1.55, 1.61, 50),))
+    }  # read in another way than the baseline did
+    answered = metrics_of(pieces, {}, logged, {}, as_evaluated=False)["bits_per_byte"]
+    assert answered.challenger == pytest.approx(1.58)
+    assert answered.to_baseline == found.to_baseline
+
+
+def test_a_few_rows_are_sure_of_nothing():
+    rows = {"f1": Sample(mean, (np.zeros(5),))}, {"f1": Sample(mean, (np.ones(5),))}
+    found = metrics_of(*rows, {}, {})["f1"]
+    assert (found.low, found.to_champion) == (None, Difference(-1.0))
     assert found.verdict("champion") == "not known"

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pandas as pd
 
 from tasks.data.cleaning.lines import line_groups, long_lines, shares_before, without_known_lines
@@ -35,3 +37,35 @@ def test_what_stands_in_splits_before_is_measured_and_left_out():
         kept = without_known_lines(table, table["text"])
     assert kept["id"].tolist() == ["a"]
     assert record.quarantine()["reason"][0] == "50% of its long lines stand in splits before"
+
+
+NOTE = "This message may be confidential, and is for nobody but whom it is addressed to."
+
+
+def mails(rows: int, signed: int) -> pd.Series:
+    texts = [f"The minutes of day {n} are attached, please read all of them by {n}.\n" for n in range(rows)]
+    return pd.Series([text + NOTE * (n < signed) for n, text in enumerate(texts)])
+
+
+def test_a_line_that_many_mails_end_with_makes_no_thread_of_them():
+    assert line_groups(mails(1_000, 490)).nunique() == 1_000
+    assert line_groups(mails(1_000, 14)).nunique() == 1_000
+    assert line_groups(mails(1_000, 13)).nunique() == 1_000 - 12  # so few may quote it
+    assert line_groups(mails(50, 11)).nunique() == 50
+    assert line_groups(mails(50, 10)).nunique() == 50 - 9
+
+
+def test_a_line_that_many_mails_end_with_is_not_held_against_a_mail():
+    text = mails(100, 60)
+    short = pd.Series([f"See you at {n}.\n{NOTE}" for n in range(5)])
+    table = pd.DataFrame({"split": ["train"] * 100 + ["test"] * 5})
+    assert shares_before(table, pd.concat([text, short], ignore_index=True)).tolist() == [0] * 105
+
+
+def test_a_line_that_many_mails_have_takes_no_memory_of_each_pair_of_them():
+    text = mails(4_000, 4_000)
+    tracemalloc.start()
+    line_groups(text)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50e6

@@ -336,10 +336,123 @@ def test_the_sms_collection_has_no_header_no_ending_and_quotes_that_enclose_noth
         ("data/not-spam/1.eml", None),
         ("mixed/spam-or-ham/1.eml", None),
         ("ham/SPAM_or_HAM.eml", "ham"),
+        ("spam-data/not-spam/1.eml", None),
+        ("spam-data/legit/2.txt", None),
+        ("x/no-spam/3.txt", None),
+        ("spam/nonspam/3.txt", None),
+        ("spam/archive/3.eml", "spam"),
+        ("spam-data/4.csv", "spam"),
+        ("spam/ham.csv", "ham"),
+        ("ham/not-spam.mbox", None),
     ],
 )
 def test_the_nearest_name_that_says_one_label_counts(path, label):
     assert emails.Labels(("ham", "spam")).of_path(Path(path)) == label
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("ham/Re_ new spam filter.eml", "ham"),
+        ("ham/Re_ not spam.eml", "ham"),
+        ("x/not-spam/my spam.eml", None),
+        ("spam-corpus/0001.1999-12-10.farmer.ham.txt", "ham"),
+    ],
+)
+def test_of_one_message_folders_say_the_label_before_its_name_which_is_its_subject(path, label):
+    assert emails.Labels(("ham", "spam")).of_message(Path(path)) == label
+
+
+HELD = "From: Anna <anna@example.org>\nSubject: Grüße\nContent-Type: text/plain; charset=utf-8\n\nWir sehen uns.\n"
+
+
+@pytest.mark.parametrize("name", ["spam/1.eml", "spam.mbox"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_messages_with_a_mark_of_their_encoding_keep_their_headers(name, encoding, tmp_path, monkeypatch):
+    postmark = "From anna@example.org Thu Aug 22 12:36:23 2002\n" * name.endswith(".mbox")
+    put(tmp_path / "mail" / name, (postmark + HELD).encode(encoding))
+    assert said(read(emails, tmp_path, "mail", monkeypatch)) == [("spam", "Grüße", "Wir sehen uns.")]
+
+
+BOX = """\
+From anna@example.org Thu Aug 22 12:36:23 2002
+From: anna@example.org
+Subject: One
+
+first
+From here it is far.
+From Monday 2 Jan 10:00 on, as in 2024
+To: this we say yes
+From bert@example.org Fri Aug 23 12:36:23 2002
+From: bert@example.org
+Subject: Two
+
+second
+"""
+
+
+@pytest.mark.parametrize("name", ["ham.mbox", "ham/box.eml"])
+def test_messages_without_a_blank_line_between_them_are_several_whatever_the_file_is_called(
+    name, tmp_path, monkeypatch
+):
+    put(tmp_path / "mail" / name, BOX)
+    first = "first\nFrom here it is far.\nFrom Monday 2 Jan 10:00 on, as in 2024\nTo: this we say yes"
+    assert said(read(emails, tmp_path, "mail", monkeypatch)) == [("ham", "One", first), ("ham", "Two", "second")]
+
+
+def test_a_message_of_apple_mail_is_read_without_its_length_and_properties(tmp_path, monkeypatch):
+    properties = '<?xml version="1.0" encoding="UTF-8"?>\n<plist version="1.0"><dict/></plist>\n'
+    put(tmp_path / "mail/ham/1.emlx", f"{len(HELD.encode())}      \n{HELD}{properties}")
+    assert said(read(emails, tmp_path, "mail", monkeypatch)) == [("ham", "Grüße", "Wir sehen uns.")]
+
+
+def test_a_message_of_apple_mail_without_its_length_is_refused(tmp_path, monkeypatch):
+    put(tmp_path / "other/ham/1.emlx", HELD)
+    with pytest.raises(UserError, match=r"1\.emlx, row 1: not the length of the message .*; export it as \.eml"):
+        read(emails, tmp_path, "other", monkeypatch)
+
+
+def test_of_a_table_without_a_header_a_column_of_dates_is_no_body(tmp_path, monkeypatch):
+    put(tmp_path / "a.csv", "2024-01-01 10:00:00,ham,See you\n2024-01-02 10:00:00,spam,You won\n")
+    assert said(read(emails, tmp_path, "a.csv", monkeypatch)) == [("ham", "", "See you"), ("spam", "", "You won")]
+
+
+def test_a_table_without_a_header_whose_body_may_be_two_columns_is_refused(tmp_path, monkeypatch):
+    put(tmp_path / "a.csv", "ham,Lunch on Friday,ok\nspam,You won,Reply now to claim it\n")
+    with pytest.raises(UserError, match=r"a\.csv, row 1: no header says whether column 2 or 3 is the body; add one"):
+        read(emails, tmp_path, "a.csv", monkeypatch)
+
+
+def test_a_column_called_group_is_no_label_where_another_is(tmp_path, monkeypatch):
+    put(tmp_path / "a.csv", "text,Label,group\nhello there,ham,team spam reports\n")
+    assert said(read(emails, tmp_path, "a.csv", monkeypatch)) == [("ham", "", "hello there")]
+
+
+def test_a_label_and_its_number_are_no_two_labels(tmp_path, monkeypatch):
+    put(tmp_path / "a.csv", "label,text,label_num\nham,hello there,0\n")
+    assert said(read(emails, tmp_path, "a.csv", monkeypatch)) == [("ham", "", "hello there")]
+
+
+def test_a_line_of_excel_that_says_the_separator_is_no_header(tmp_path, monkeypatch):
+    put(tmp_path / "a.csv", 'sep=;\r\nlabel;body\r\nham;"one, two"\r\n')
+    found = read(emails, tmp_path, "a.csv", monkeypatch)
+    assert said(found) == [("ham", "", "one, two")]
+    assert found["id"].tolist() == ["a/a.csv#3"]
+
+
+def test_quotes_around_words_of_a_tsv_enclose_no_cell(tmp_path, monkeypatch):
+    put(tmp_path / "a.tsv", 'ham\tSee you\nspam\t"FREE" call "NOW"\n')
+    assert said(read(emails, tmp_path, "a.tsv", monkeypatch)) == [
+        ("ham", "", "See you"),
+        ("spam", "", '"FREE" call "NOW"'),
+    ]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_body_that_is_null_is_empty_as_a_cell_of_a_table(form, tmp_path, monkeypatch):
+    rows = [{"label": "ham", "subject": "Lunch", "body": None}, {"label": "spam", "subject": None, "body": "You won"}]
+    put(tmp_path / f"a.{form}", {"jsonl": json_lines, "parquet": parquet}[form](rows))
+    assert said(read(emails, tmp_path, f"a.{form}", monkeypatch)) == [("ham", "Lunch", ""), ("spam", "", "You won")]
 
 
 # ---- instructions
@@ -422,8 +535,12 @@ def test_columns_of_ones_own_table_leave_feedback_and_other_sources_as_they_are(
 
 def test_a_row_of_feedback_that_a_crash_cut_is_not_there(tmp_path, monkeypatch):
     whole = json_lines([{"label": "spam", "subject": "", "body": "You won"}])
-    put(tmp_path / "mine/feedback.jsonl", whole + '{"label": "ham", "bo')
-    assert said(read(emails, tmp_path, "mine", monkeypatch)) == [("spam", "", "You won")]
+    inbox = tmp_path / "data/inbox/emails"
+    put(inbox / "feedback.jsonl", whole + '{"label": "ham", "bo')
+    assert said(emails.DATASET.read(inbox, emails.Params(**SPLIT))) == [("spam", "", "You won")]
+    put(tmp_path / "mine/feedback.jsonl", whole + '{"label": "ham", "bo')  # a file of one's own of that name
+    with pytest.raises(UserError, match=r"feedback\.jsonl, row 2: not JSON"):
+        read(emails, tmp_path, "mine", monkeypatch)
 
 
 # ---- what a form is, and what is none

@@ -1,0 +1,121 @@
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llm.errors import UserError
+from tasks.data.archives import unpack
+
+
+def make_tar(path: Path, files: dict[str, bytes], *extra: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz" if path.suffix in (".tgz", ".gz") else "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        for member in extra:
+            tar.addfile(member)
+    return path
+
+
+def make_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = tarfile.SYMTYPE, target
+    return member
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "..\\evil.txt"])
+@pytest.mark.parametrize(("suffix", "make"), [(".tgz", make_tar), (".zip", make_zip)])
+def test_a_member_that_would_leave_its_folder_is_refused(tmp_path, name, suffix, make):
+    archive = make(tmp_path / f"bad{suffix}", {"good.txt": b"", name: b"evil"})
+    (tmp_path / "out/in").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"^bad{suffix}: member .*evil\.txt' would be written outside its folder$"):
+        unpack(archive, "*", tmp_path / "out/in")
+    assert not [path for path in files_below(tmp_path) if "evil" in path]
+
+
+def test_links_and_devices_are_refused(tmp_path):
+    device = tarfile.TarInfo("null")
+    device.type = tarfile.CHRTYPE
+    for member in (link("passwd", "/etc/passwd"), device):
+        archive = make_tar(tmp_path / "bad.tar", {}, member)
+        with pytest.raises(UserError, match=rf"^bad\.tar: member '{member.name}' is a link or a device"):
+            unpack(archive, "*", tmp_path)
+    symlink = zipfile.ZipInfo("passwd")
+    symlink.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as file:
+        file.writestr(symlink, "/etc/passwd")
+    with pytest.raises(UserError, match=r"^bad\.zip: member 'passwd' is a link or a device"):
+        unpack(tmp_path / "bad.zip", "*", tmp_path)
+
+
+def test_links_that_no_pattern_asks_for_do_no_harm(tmp_path):
+    archive = make_tar(tmp_path / "mixed.tar", {"./data/a.txt": b"one"}, link("latest", "/etc"))
+    unpack(archive, "data/*.txt", tmp_path / "out")
+    assert files_below(tmp_path / "out") == ["data/a.txt"]
+
+
+@pytest.mark.parametrize(("suffix", "make"), [(".tgz", make_tar), (".zip", make_zip)])
+def test_an_archive_that_declares_too_much_is_refused_before_anything_is_written(tmp_path, suffix, make):
+    archive = make(tmp_path / f"bomb{suffix}", dict.fromkeys(("a.txt", "b.txt", "c.bin"), b"\x00" * 1000000))
+    with pytest.raises(UserError, match=rf"^bomb{suffix}: its files are 3,000,000 bytes or more, over 2,000,000$"):
+        unpack(archive, "*", tmp_path / "out", max_bytes=2_000_000)
+    assert not (tmp_path / "out").exists()
+    unpack(archive, "*.txt", tmp_path / "out", max_bytes=2_000_000)
+    assert files_below(tmp_path / "out") == ["a.txt", "b.txt"]
+
+
+def test_a_zip_that_holds_more_than_it_declares_writes_no_more_than_that(tmp_path):
+    archive = make_zip(tmp_path / "bomb.zip", {"a": b"\0" * 3_000_000})
+    content, declared = archive.read_bytes(), (3_000_000).to_bytes(4, "little")
+    assert content.count(declared) == 2
+    archive.write_bytes(content.replace(declared, (1_000).to_bytes(4, "little")))
+    with pytest.raises(UserError, match=r"^bomb\.zip: not readable as an archive: Bad CRC-32"):
+        unpack(archive, "*", tmp_path / "out", max_bytes=2_000)
+    assert (tmp_path / "out/a").stat().st_size <= 1_000
+
+
+def test_no_matching_member_and_a_broken_archive_are_errors(tmp_path):
+    archive = make_tar(tmp_path / "a.tgz", {"a.txt": b"one", "b.txt": b"two"})
+    with pytest.raises(UserError, match=r"^a\.tgz: none of its 2 members matches files: \*\.csv$"):
+        unpack(archive, "*.csv", tmp_path)
+    for name in ("cut.tgz", "cut.zip"):
+        (tmp_path / name).write_bytes(archive.read_bytes()[:40])
+        with pytest.raises(UserError, match=rf"^{name}: not readable as an archive"):
+            unpack(tmp_path / name, "*", tmp_path)
+
+
+def test_a_tar_that_is_cut_or_damaged_is_no_whole_one(tmp_path):
+    archive = make_tar(tmp_path / "a.tar", {f"{number}.txt": b"text" for number in range(10)})
+    content = archive.read_bytes()
+    unpack(archive, "*", tmp_path / "whole")
+    assert len(files_below(tmp_path / "whole")) == 10
+    header = 4 * 1024  # of the fifth member
+    flipped = content[: header + 3] + bytes([content[header + 3] ^ 1]) + content[header + 4 :]
+    archive.write_bytes(flipped)
+    with pytest.raises(UserError, match=r"^a\.tar: not readable as an archive: a damaged header: bad checksum$"):
+        unpack(archive, "*", tmp_path / "damaged")
+    for end in (6 * 1024, 6 * 1024 + 100, 6 * 1024 + 512):  # between members, in a header, in a text
+        archive.write_bytes(content[:end])
+        with pytest.raises(UserError, match=r"^a\.tar: not readable as an archive: (it ends without|unexpected end)"):
+            unpack(archive, "*", tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
+    with tarfile.open(tmp_path / "long.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("a" * 200))
+    unpack(tmp_path / "long.tar", "*", tmp_path / "long")
+    (tmp_path / "long.tar").write_bytes((tmp_path / "long.tar").read_bytes()[:1024])
+    with pytest.raises(UserError, match=r"^long\.tar: not readable as an archive: it ends without the zeros"):
+        unpack(tmp_path / "long.tar", "*", tmp_path / "cut")

@@ -1,0 +1,115 @@
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from llm.errors import UserError, UserFileError
+from tasks.data.local import find_files
+from tasks.data.sources import Source, fetch_source, source_name
+from tasks.data.textfiles import raw_files
+from tests.tasks.data.test_archives import files_below
+
+
+def test_a_text_alone_is_a_source_and_takes_what_is_there(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one")
+    fetched = fetch_source.fn(Source.model_validate(str(tmp_path / "a.txt")), tmp_path)
+    assert fetched["sha256"] == hashlib.sha256(b"one").hexdigest()
+    assert (tmp_path / "a/a.txt").read_bytes() == b"one"
+
+
+def test_a_folder_has_the_hash_of_the_list_that_sha256sum_prints(tmp_path):
+    mine = tmp_path / "mine"
+    for name in ("a.md", "b/c.md", ".hidden", ".git/HEAD", ".Spam/cur/1"):
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text(name)
+    listed = subprocess.run("sha256sum .Spam/cur/1 a.md b/c.md", shell=True, cwd=mine, capture_output=True, check=True)
+    source = Source(source=str(mine), sha256=hashlib.sha256(listed.stdout).hexdigest(), name="notes")
+    assert fetch_source.fn(source, tmp_path)["files"] == 3
+    assert files_below(tmp_path / "notes") == [".Spam/cur/1", "a.md", "b/c.md"]
+    (mine / "a.md").write_text("changed")
+    with pytest.raises(UserError, match=r"mine: its sha256 is .*, params.yaml expects "):
+        fetch_source.fn(source, tmp_path)
+
+
+def test_a_folder_of_which_nothing_is_kept_and_a_place_without_files_are_errors(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserFileError, match=r"mine: no file is there$"):
+        fetch_source.fn(Source(source=str(tmp_path / "mine"), name="a"), tmp_path)
+    (tmp_path / "mine/a.md").touch()
+    with pytest.raises(UserError, match=r"mine: none of its 1 files matches files: \*\.txt$"):
+        fetch_source.fn(Source(source=str(tmp_path / "mine"), files="*.txt", name="b"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("glob", "reason"), [("data*/x.csv", None), ("data/**.csv", r"data/\*\*\.csv: Invalid pattern")]
+)
+def test_a_glob_from_the_root_is_one_and_another_form_is_said(tmp_path, monkeypatch, glob, reason):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/x.csv").write_text("a")
+    monkeypatch.chdir(tmp_path)
+    if reason:
+        with pytest.raises(UserError, match=reason):
+            find_files(glob, glob)
+    else:
+        first = Path(*tmp_path.parts[:2]).as_posix()[:-1] + "*"  # a wildcard in the first folder below the root
+        found = find_files("/".join([first, *tmp_path.parts[2:], glob]), glob)
+        assert [file.resolve() for file in found.files] == [(tmp_path / "data/x.csv").resolve()]
+
+
+def test_a_name_that_is_no_utf_8_is_said(tmp_path):
+    (tmp_path / b"caf\xe9.txt".decode(errors="surrogateescape")).write_text("a")
+    with pytest.raises(UserError, match=r"the name 'caf.*\.txt' is no UTF-8; rename it$"):
+        raw_files(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["", "/*/*.txt"])
+def test_a_folder_that_is_linked_from_elsewhere_is_named_and_not_left_out(tmp_path, pattern):
+    for name in ("mine/2022/a.txt", "elsewhere/b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "mine/latest").symlink_to("2022")  # its files are there without it
+    (tmp_path / "mine/.hidden").symlink_to(tmp_path)
+    (tmp_path / "mine/gone").symlink_to(tmp_path / "nowhere")
+    assert len(find_files(f"{tmp_path}/mine", "mine").files) == 1
+    (tmp_path / "mine/2023").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"^mine: .*/mine/2023 is a link that leads out of its folder; copy what is"):
+        find_files(f"{tmp_path}/mine{pattern}", "mine")
+
+
+def test_nothing_is_data_that_programs_keep_for_themselves(tmp_path):
+    kept = ["a.md", "spam/cur/1", "spam/new/2", "spam/.Old/cur/3", "spam/sub/cur/4", "tmp/b.md"]
+    others = [".git/HEAD", "b/.ipynb_checkpoints/a.md", ".c.md", "spam/tmp/5", "spam/dovecot-uidlist", "spam/k/list"]
+    for name in kept + others:
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text(name)
+    assert [str(path.relative_to(tmp_path / "mine")) for path in raw_files(tmp_path / "mine")] == sorted(kept)
+    fetch_source.fn(Source(source=str(tmp_path / "mine"), name="out"), tmp_path)
+    assert files_below(tmp_path / "out") == sorted(kept)
+
+
+def test_a_hidden_file_is_refused_and_a_hidden_folder_is_called_without_its_dot(tmp_path):
+    (tmp_path / ".notes").mkdir()
+    (tmp_path / ".notes/a.txt").write_text("one")
+    fetch_source.fn(Source(source=str(tmp_path / ".notes")), tmp_path)
+    assert [path.name for path in raw_files(tmp_path) if path.parent.name == "notes"] == ["a.txt"]
+    (tmp_path / ".a.txt").write_text("one")
+    with pytest.raises(UserError, match=r"\.a\.txt: hidden files are not read; call it a\.txt$"):
+        fetch_source.fn(Source(source=str(tmp_path / ".a.txt")), tmp_path)
+    with pytest.raises(ValidationError, match="hidden folders are not read; give it a name without the dot"):
+        Source(source="a.txt", name=".a")
+
+
+def test_a_file_with_a_wildcard_in_its_name_is_that_file(tmp_path):
+    (tmp_path / "mails [old].csv").write_text("label,body\nham,a\n")
+    source = Source(source=str(tmp_path / "mails [old].csv"))
+    assert source_name(source) == "mails [old]"
+    assert fetch_source.fn(source, tmp_path)["files"] == 1
+
+
+def test_files_chooses_of_a_single_file_too(tmp_path):
+    (tmp_path / "one.txt").write_text("one")
+    assert fetch_source.fn(Source(source=str(tmp_path / "one.txt"), files="*.txt"), tmp_path)["files"] == 1
+    with pytest.raises(UserError, match=r"one\.txt: none of its 1 files matches files: \*\.md$"):
+        fetch_source.fn(Source(source=str(tmp_path / "one.txt"), files="*.md", name="again"), tmp_path)
