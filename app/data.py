@@ -58,8 +58,8 @@ def check(
     Exit code: 1 where something stops `preprocess`.
     """
     in_project()
+    from tasks.data.folders import files_below
     from tasks.data.sources import fetch_source
-    from tasks.data.textfiles import files_below
 
     source = _source(source=path, files=files, encoding=encoding)
     with tempfile.TemporaryDirectory() as scratch:

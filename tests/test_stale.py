@@ -61,6 +61,7 @@ STALE = {  # the first pattern that fits a module counts
     "llm/formats/model_folder.py": (LOAD, *TRAINING, *EVALUATION),
     "llm/formats/weights.py": (LOAD, *TRAINING, *EVALUATION),
     "llm/formats/*": (LOAD,),  # published weights: a training from them sees what was loaded
+    "llm/training/calibration.py": (*TRAINING, *EVALUATED),  # of the baseline, too
     "llm/training/loss.py": (*TRAINING, *EVALUATION),
     "llm/training/*": TRAINING,
     "llm/applications/__init__.py": (),
@@ -72,6 +73,7 @@ STALE = {  # the first pattern that fits a module counts
     **{f"tasks/applications/{name}.py": (training_stage(name),) for name in MODELS},
     "tasks/data/archives.py": FETCH,
     "tasks/data/compression.py": (*FETCH, *PREPROCESS),
+    "tasks/data/folders.py": (*FETCH, *PREPROCESS),
     "tasks/data/local.py": FETCH,
     "tasks/data/registries.py": FETCH,
     "tasks/data/remote.py": FETCH,
@@ -89,13 +91,17 @@ STALE = {  # the first pattern that fits a module counts
     "tasks/evaluation/statistics.py": EVALUATION,
     "tasks/evaluation/answers.py": EVALUATED,
     "tasks/evaluation/judge.py": EVALUATED,
+    "tasks/evaluation/rouge.py": EVALUATED,
     **{f"tasks/datasets/{name}.py": (f"preprocess@{name}",) for name in DATASETS},
     "tasks/training/fit.py": TRAINING,
     "tasks/training/report.py": TRAINING,
     "tasks/training/setup.py": FINETUNE,
     "*": (),  # how a stage is run, shown, tracked, registered or served
 }
-FETCHING = [f"tasks/data/{name}.py" for name in ("archives", "compression", "local", "registries", "remote", "sources")]
+FETCHING = [
+    f"tasks/data/{name}.py"
+    for name in ("archives", "compression", "folders", "local", "registries", "remote", "sources")
+]
 SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
     "*": {

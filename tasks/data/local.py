@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm.errors import UserError, UserFileError
+from tasks.data.folders import without_hidden
 from tasks.data.remote import WILD, before_wildcards
-from tasks.data.textfiles import without_hidden
 
 
 class Found(NamedTuple):

@@ -21,7 +21,6 @@ from llm.config import Config
 from llm.errors import UserError
 from tasks.data.archives import MAX_BYTES, TAR, ZIP, is_archive, unpack
 from tasks.data.compression import open_plain, without_compression
-from tasks.data.formats.sniff import HEAD, PROSE, sniff, suffix_of
 from tasks.data.local import Found, digest, find_files
 from tasks.data.registries import NPM, PYPI, npm_pack, pip_download, wrong_hash
 from tasks.data.remote import (
@@ -39,6 +38,7 @@ KNOWN = re.compile(
     rf"({NPM}|{PYPI}|hf:[\w./~-]+(:[\w.-]+)?(@[\w.-]+)?|https://.+|({'|'.join(STORES)})://.+|file:.+"
     r"|(?![A-Za-z][A-Za-z0-9+.-]*:).+)"
 )
+MAILS = (".eml", ".emlx", ".mbox")
 FORMS = "npm:NAME@VERSION, pypi:NAME==VERSION, hf:DATASET, https://…, s3://…, gs://… and paths of files, folders, globs"
 
 logger = logging.getLogger(__name__)
@@ -238,13 +238,12 @@ def _write_folder(found: Found, source: Source, target: Path) -> None:
 
 
 def _is_written_in(path: Path, encoding: str) -> bool:
-    """Whether a file may be a text of the encoding: no Parquet, no mail, which says its own, and no UTF-8 already."""
-    form = sniff(path)
-    if form == "parquet" or (form in ("eml", "mbox") and suffix_of(path) not in PROSE):  # prose is read as a text
+    """Whether a file may be a text of the encoding: no mail, which says its own, no UTF-8 already, nothing with NUL."""
+    if PurePosixPath(without_compression(path.name)).suffix.lower() in MAILS:
         return False
     decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
     with open_plain(path) as file:
-        piece = file.read(HEAD)
+        piece = file.read(2**16)
         if b"\0" in piece:
             return b"\0" in "a".encode(encoding)
         try:

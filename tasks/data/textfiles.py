@@ -5,9 +5,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +14,7 @@ import ftfy
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
 from tasks.data.compression import open_plain
+from tasks.data.folders import files_below
 from tasks.data.mail import flat_entities
 
 LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
@@ -24,36 +23,7 @@ PIECE = 4 * 2**20  # characters of a list of JSON that are in memory
 ASCII = bytes([*b"\t\n", *range(32, 127)]).replace(b"&", b"")
 ENGLISH = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, an ellipsis
 UNUSUAL = re.compile(f"[^\t\n -%'-~{ENGLISH}]")  # what ftfy may mend, quotes apart
-MAILDIR = ("cur", "new")  # folders with mails; what is being delivered is in tmp
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-
-def without_hidden(paths: Iterable[Path], base: Path) -> list[Path]:
-    """Those of the paths below a folder that may be data, in order, and nothing that programs keep for themselves.
-
-    That is what is hidden or in a hidden folder, a Maildir apart, and what is in a Maildir beside its mails.
-    """
-
-    @cache
-    def is_maildir(folder: Path) -> bool:
-        return all((folder / name).is_dir() for name in MAILDIR)
-
-    def is_data(path: Path) -> bool:
-        parts = path.relative_to(base).parts
-        if parts[-1].startswith("."):
-            return False
-        if any(part.startswith(".") and inside not in MAILDIR for part, inside in pairwise(parts)):
-            return False
-        folders = [base.joinpath(*parts[:depth]) for depth in range(len(parts))]
-        loose = (is_maildir(folder) and part not in MAILDIR for folder, part in zip(folders, parts, strict=True))
-        return path.parent.name in MAILDIR or not any(loose)  # a Maildir's folders are Maildirs in it
-
-    return sorted(filter(is_data, paths))
-
-
-def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder but hidden ones (`without_hidden`), in the order of paths."""
-    return [path for path in without_hidden(folder.rglob("*"), folder) if path.is_file()]
 
 
 def raw_files(folder: Path) -> list[Path]:

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
 from tasks.data.compression import open_plain
+from tasks.data.folders import MAILDIR
 from tasks.data.formats import Problem, RowError, columns_of
 from tasks.data.formats.sniff import POSTMARK, is_message, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, each_row, named_rows, place_of
 from tasks.data.mail import RowError as MailError
 from tasks.data.mail import clean_mail, parse_message
-from tasks.data.textfiles import LARGEST, MAILDIR, UTF_16, byte_lines, lines, read_bytes, read_text
+from tasks.data.textfiles import LARGEST, UTF_16, byte_lines, lines, read_bytes, read_text
 
 COLUMNS = {
     "label": (

@@ -1,0 +1,36 @@
+"""Which files below a folder may be data."""
+
+from collections.abc import Iterable
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+MAILDIR = ("cur", "new")  # folders with mails; what is being delivered is in tmp
+
+
+def without_hidden(paths: Iterable[Path], base: Path) -> list[Path]:
+    """Those of the paths below a folder that may be data, in order, and nothing that programs keep for themselves.
+
+    That is what is hidden or in a hidden folder, a Maildir apart, and what is in a Maildir beside its mails.
+    """
+
+    @cache
+    def is_maildir(folder: Path) -> bool:
+        return all((folder / name).is_dir() for name in MAILDIR)
+
+    def is_data(path: Path) -> bool:
+        parts = path.relative_to(base).parts
+        if parts[-1].startswith("."):
+            return False
+        if any(part.startswith(".") and inside not in MAILDIR for part, inside in pairwise(parts)):
+            return False
+        folders = [base.joinpath(*parts[:depth]) for depth in range(len(parts))]
+        loose = (is_maildir(folder) and part not in MAILDIR for folder, part in zip(folders, parts, strict=True))
+        return path.parent.name in MAILDIR or not any(loose)  # a Maildir's folders are Maildirs in it
+
+    return sorted(filter(is_data, paths))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder but hidden ones (`without_hidden`), in the order of paths."""
+    return [path for path in without_hidden(folder.rglob("*"), folder) if path.is_file()]
