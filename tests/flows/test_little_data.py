@@ -68,7 +68,7 @@ def test_mails_of_which_one_in_a_hundred_is_spam_are_learned_from_and_measured_w
     for stage in ("load_published", "finetune@classifier", "evaluate@classifier"):
         go(small_project, stage)
     found = json.loads((small_project / "reports/evaluation/classifier/metrics.json").read_text())
-    assert all(0 <= found[name] <= 1 for name in ("f1", "f1_low", "f1_high", "recall"))
+    assert all(0 <= found[name] <= 1 for name in ("f1", "recall", "false_positive_rate"))
 
 
 def test_one_short_book_is_a_corpus_that_a_model_is_trained_and_measured_on(small_project: Path, go) -> None:
@@ -93,4 +93,5 @@ def test_one_short_book_is_a_corpus_that_a_model_is_trained_and_measured_on(smal
     go(small_project, "pretrain")
     go(small_project, "evaluate@foundation")
     found = json.loads((small_project / "reports/evaluation/foundation/metrics.json").read_text())
-    assert 1 < found["bits_per_byte_low"] <= found["bits_per_byte"] <= found["bits_per_byte_high"]
+    assert found["bits_per_byte"] > 1
+    assert "bits_per_byte_low" not in found  # of one window
