@@ -75,13 +75,14 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        """The next member. Raises EOFHeaderError at the zeros that end a tar, and ReadError for what is no header."""
+        """The next member. Raises EOFHeaderError at the zeros that end a tar, EmptyHeaderError where some programs end
+        theirs without, and ReadError for what is no header."""
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
             raise
-        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):
-            raise tarfile.ReadError("it ends without the zeros that end a tar, so it is cut; pack it again") from None
+        except tarfile.TruncatedHeaderError:
+            raise tarfile.ReadError("it is cut in the middle of a header; pack it again") from None
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"a damaged header: {error}") from None
 

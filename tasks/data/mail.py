@@ -341,7 +341,10 @@ def parse_message(raw: str | bytes, note: Note = _no_note) -> tuple[str, str]:
 
 
 def _may_be_text(part: EmailMessage) -> bool:
-    return part.get_content_maintype() in ("text", "multipart")
+    if part.get_content_maintype() in ("text", "multipart"):
+        return True
+    content = part.get_payload(decode=True) or b""  # such as application/pgp: what PGP signed, in ASCII
+    return part.get_filename() is None and content.isascii() and b"\0" not in content
 
 
 def _read(content: bytes) -> tuple[str, list[tuple[str, str]]]:
@@ -349,7 +352,7 @@ def _read(content: bytes) -> tuple[str, list[tuple[str, str]]]:
     try:
         message = _parse(content)
         parts = [part for kind in ("plain", "html") if (part := message.get_body((kind,))) is not None]
-        if not parts:  # broken boundaries or types leave the content as it came; a picture is no text
+        if not parts:  # broken boundaries or types leave the content as it came; bytes of a picture are no text
             parts = [part for part in message.walk() if not part.is_multipart() and _may_be_text(part)][:1]
         texts = [
             (_decode(part.get_payload(decode=True), part.get_content_charset()), part.get_content_subtype())

@@ -39,6 +39,12 @@ KNOWN = re.compile(
     r"|(?![A-Za-z][A-Za-z0-9+.-]*:).+)"
 )
 MAILS = (".eml", ".emlx", ".mbox")
+TEXTS = (".md", ".txt")  # whatever they begin with
+HEADERS = re.compile(  # of a mail, perhaps in an mbox: two at least
+    rb"(?:From \S.*\n)?(?:(?:Received|Return-Path|Delivered-To|From|To|Subject|Date|Message-ID|MIME-Version|X-[\w-]+)"
+    rb":.*\n(?:[ \t].*\n)*){2}",
+    re.IGNORECASE,
+)
 FORMS = "npm:NAME@VERSION, pypi:NAME==VERSION, hf:DATASET, https://…, s3://…, gs://… and paths of files, folders, globs"
 
 logger = logging.getLogger(__name__)
@@ -239,13 +245,16 @@ def _write_folder(found: Found, source: Source, target: Path) -> None:
 
 def _is_written_in(path: Path, encoding: str) -> bool:
     """Whether a file may be a text of the encoding: no mail, which says its own, no UTF-8 already, nothing with NUL."""
-    if PurePosixPath(without_compression(path.name)).suffix.lower() in MAILS:
+    suffix = PurePosixPath(without_compression(path.name)).suffix.lower()
+    if suffix in MAILS:
         return False
     decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
     with open_plain(path) as file:
         piece = file.read(2**16)
         if b"\0" in piece:
             return b"\0" in "a".encode(encoding)
+        if suffix not in TEXTS and HEADERS.match(piece):
+            return False
         try:
             while piece:
                 is_ascii = decoder.decode(piece).isascii() and is_ascii

@@ -228,6 +228,9 @@ def _raise_mistake(text: str, ended: bool, path: Path, rows: int, column: int) -
         raise UserError(f"{path}, row {rows + 1}: not readable as JSON: it is nested too deep") from None
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from None
+    if ended:  # what is left would be whole, but for its mark
+        row = rows + 1 + text.count("\n", 0, start)
+        raise UserError(f"{path}, row {row}: not JSON: a comma behind the last element")
 
 
 def _filled(text: str, parts: Iterator[str]) -> tuple[str, bool]:

@@ -78,8 +78,8 @@ def _answers(
             requests[n] = _request(example, asked, most[n] if n in roomy else 1, context, ends)
     if not roomy:
         raise UserError(
-            f"{file}: no question of its {len(test)} leaves {params.max_new_tokens} of {context} tokens for an answer: "
-            "lower evaluate.max_new_tokens, or raise train.context_length"
+            f"{file}: no question of its {len(test)} leaves {min(most)} of {context} tokens for an answer: lower "
+            "evaluate.max_new_tokens, or raise train.context_length"
         )
     if unanswered := len(examples) - len(roomy):
         logger.warning(

@@ -52,8 +52,10 @@ def _fitted(features: TfidfVectorizer | FeatureUnion, train: pd.DataFrame) -> Pi
     """Logistic regression on features of the mails; None where no term is in enough of them."""
     try:
         known = features.fit_transform(_texts(train))
-    except ValueError:
-        return None
+    except ValueError as error:
+        if "no terms remain" in str(error) or "empty vocabulary" in str(error):
+            return None
+        raise
     regression = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
     return make_pipeline(features, regression.fit(known, train["label"]))
 

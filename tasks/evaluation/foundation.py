@@ -143,15 +143,15 @@ def measure(
     lines = ["# Samples of the foundation", *(f"> {' '.join(text.split())}" for text in texts)]
     (evidence / "samples.md").write_text("\n\n".join(lines) + "\n")
 
-    loss, gain = float(losses.mean()), {"bits_per_byte_gain": min(ngram, ppmd) - ours}
-    if ngram <= ppmd:  # of a compressor nobody knows the bits of a window
-        gain |= with_interval(*gain.copy().popitem(), interval(bits_of_windows, its_bits * math.log(2) - nats, sizes))
+    loss, better = float(losses.mean()), min(ngram, ppmd)
+    # Of a compressor nobody knows the bits of a window.
+    ends = interval(bits_of_windows, its_bits * math.log(2) - nats, sizes) if ngram <= ppmd else (None, None)
     return {
         "test_loss": loss,
         "perplexity": math.exp(loss),
         **with_interval("bits_per_byte", ours, interval(bits_of_windows, nats, sizes)),
-        **gain,
-        "baseline_bits_per_byte": min(ngram, ppmd),
+        **with_interval("bits_per_byte_gain", better - ours, ends),
+        "baseline_bits_per_byte": better,
         "ngram_bits_per_byte": ngram,
         "ppmd_bits_per_byte": ppmd,
     }

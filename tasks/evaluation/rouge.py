@@ -12,7 +12,7 @@ SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")  
 class Words(Tokenizer):
     """Words of letters, marks and digits; of scripts without spaces each sign by itself.
 
-    English comes out as rouge_score's own tokenizer, which knows nothing but a to z, has it: in lower case, stemmed.
+    Words in ASCII come out as rouge_score's own tokenizer, which knows no others, has them: in lower case, stemmed.
     """
 
     def __init__(self) -> None:

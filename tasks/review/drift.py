@@ -9,7 +9,7 @@ from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, rows
 
 FETCH = "`dvc fetch --all-commits` brings what a remote has"
 NO_PROPERTY = ("id", "source")
-FEW = 2000  # rows of a side; of more, chance moves nothing by 0.05
+FEW = 2000  # rows of a side: of more, chance moves nothing by 0.05
 DRAWS = 9
 
 
@@ -38,13 +38,14 @@ def moved(dataset: str, before: pd.DataFrame, now: pd.DataFrame, *, sources: boo
 
 def moved_by_chance(dataset: str, before: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
     """How far each property moves at most where the rows of both are dealt out anew, DRAWS times, to sides of the same
-    sizes; nothing for more than FEW rows a side."""
+    sizes, but for FEW rows of a larger one; nothing where both have more."""
     if min(len(before), len(now)) > FEW:
         return {}
-    both, most = pd.concat([before, now], ignore_index=True), dict[str, float]()
+    dealt = [side.sample(min(len(side), FEW), random_state=0) for side in (before, now)]
+    both, most = pd.concat(dealt, ignore_index=True), dict[str, float]()
     for seed in range(DRAWS):
         order = np.random.default_rng(seed).permutation(len(both))
-        sides = (both.iloc[part].reset_index(drop=True) for part in np.split(order, [len(before)]))
+        sides = (both.iloc[part].reset_index(drop=True) for part in np.split(order, [len(dealt[0])]))
         for each in moved(dataset, *sides):
             most[each.name] = max(each.index, most.get(each.name, 0.0))
     return most

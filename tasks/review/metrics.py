@@ -66,6 +66,8 @@ class Metric:
     """Whether it is from what the versions answered now; else it is what their evaluations logged."""
     to_champion: Difference | None = None
     to_baseline: Difference | None = None
+    as_evaluated: bool = True
+    """Whether what was answered now is of the same rows as the evaluation's value, and the baseline's."""
 
     def difference(self, against: str) -> Difference | None:
         """To the champion, or to the baseline."""
@@ -77,7 +79,13 @@ class Metric:
 
 
 def _interval(mine: Sample, its: Sample | None = None) -> tuple[float | None, float | None]:
-    """The 95 % interval of a metric, or of its difference to another version's, paired by row; None for what is NaN."""
+    """The 95 % interval of a metric, or of its difference to another version's, paired by row; None for what is NaN.
+
+    Where both say the same of each row there is no difference, however few rows there are. Rows that are all alike
+    leave no interval of a metric alone.
+    """
+    if its is not None and all(map(np.array_equal, mine.columns, its.columns)):
+        return 0.0, 0.0
     count = len(mine.columns)
 
     def statistic(*columns: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -85,7 +93,8 @@ def _interval(mine: Sample, its: Sample | None = None) -> tuple[float | None, fl
         return value if its is None else value - its.statistic(*columns[count:], axis=axis)
 
     ends = interval(statistic, *mine.columns, *(its.columns if its else ()))
-    return ends if ends[0] is None or not np.isnan(ends).any() else (None, None)
+    unknown = ends[0] is None or np.isnan(ends).any() or (its is None and ends[0] == ends[1])
+    return (None, None) if unknown else ends
 
 
 def _to_baseline(name: str, logged: Mapping[str, float], sample: Sample | None = None) -> Difference | None:
@@ -146,6 +155,7 @@ def metrics_of(
             True,
             Difference(sample.value - its[name].value, *_interval(sample, its[name])) if name in its else None,
             _to_baseline(name, logged, sample if as_evaluated or name not in logged else None),
+            as_evaluated,
         )
     for name, value in logged.items():
         if name in found or not _of_versions(name, logged):

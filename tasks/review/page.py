@@ -66,7 +66,8 @@ def _by_main_metric(comparison: Comparison) -> str:
         "no difference": f"no difference from {who} can be seen",
         "not known": f"nobody knows how sure its difference from {who} is",
     }.get(judgement, f"it is **{judgement}** than {who}")
-    values = f"{number(metric.challenger)} against {number(other)}, {signed(found)}"
+    mine = metric.challenger if comparison.champion or metric.as_evaluated else metric.evaluated
+    values = f"{number(mine)} against {number(other)}, {signed(found)}"
     return f"{start}By {plain(metric.name)} {said}: {values}.{_flipped(comparison)}"
 
 

@@ -23,7 +23,7 @@ LONG = 40  # characters of a line
 HALF = 0.5  # of a row's long lines
 # Rows, and a share of all: a line that more have, such as a disclaimer, is no sign of a thread. Of the default mails a
 # newsletter's lines stand in 1.26%, and no line in more.
-FEW, SHARE = 10, 0.013
+FEW, SHARE = 30, 0.013
 
 
 def long_lines(text: str) -> set[str]:

@@ -8,6 +8,7 @@ there, a line in the table at its end, and a case in tests/tasks/data/formats/te
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from llm.errors import UserError
@@ -69,11 +70,12 @@ def each_file(read: Callable[..., Iterator[Any]], paths: Iterable[Any], *argumen
 def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> dict[str, str]:
     """Which of a table's columns is which of ours: as the parameters say, else by its usual names in any case.
 
-    A table with all of ours, such as feedback, is read as it is. What a table lacks is left out. Raises RowError for a
-    column of the parameters that is not there or that we don't have, and where several have usual names of the same.
+    A table with all of ours, such as feedback, is read as it is. What a table lacks is left out. Where several columns
+    have usual names of the same, the first counts, and the log says so. Raises RowError for a column of the parameters
+    that is not there, and UserError for one that we don't have.
     """
     if strangers := given.keys() - wanted.keys():
-        raise RowError(f"columns: {min(strangers)!r} is not one of {', '.join(wanted)}")
+        raise UserError(f"columns: {min(strangers)!r} is not one of {', '.join(wanted)}")
     names = list(names)
     known = {name.strip().casefold(): name for name in reversed(names)}
     found = {}
@@ -83,9 +85,14 @@ def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given:
         elif ours in given and not all(each[0] in known for each in wanted.values()):
             raise RowError(f"columns.{ours}: there is no column {given[ours]!r}, only {', '.join(names)}")
         elif fitting := [known[each] for each in usual if each in known]:
-            if len(fitting) > 1 and {*map(str.casefold, fitting[1:])} - SAID_AGAIN:
-                raise RowError(
-                    f"the {ours} may be {' or '.join(map(repr, fitting))}; say which by `columns: {{{ours}: …}}`"
-                )
+            if len(fitting) > 1 and fitting[1].casefold() not in SAID_AGAIN:
+                _say_choice(ours, *fitting)
             found[ours] = fitting[0]
     return found
+
+
+@cache
+def _say_choice(ours: str, taken: str, *others: str) -> None:
+    """Once for all rows of a process."""
+    rest = " or ".join(map(repr, others))
+    logger.warning("the %s is taken from the column %r, not from %s: `columns` may say otherwise", ours, taken, rest)

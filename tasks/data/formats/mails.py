@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
 from tasks.data.compression import open_plain
-from tasks.data.folders import MAILDIR
 from tasks.data.formats import Problem, RowError, columns_of
 from tasks.data.formats.sniff import POSTMARK, is_message, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
@@ -41,6 +40,7 @@ COLUMNS = {
 }
 
 DENIALS = ("no", "non", "not")
+TOPICS = ("corpus", "data", "dataset", "datasets")  # with such a word a folder's name says what all of it is about
 LONGEST_POSTMARK = 400  # bytes
 DATED = re.compile(rb"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b.*\b\d{4}\s*$")  # how a line between messages ends
 HEADER_LINE = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:[ \t]*\S")
@@ -77,7 +77,7 @@ class Labels:
     def of_path(self, path: PurePath) -> str | None:
         """The label that a file's name or the nearest folder's says, as a word: `easy-ham-1/3.eml` is ham.
 
-        None where the nearest denies one, as `not-spam` does: which one it is then, nobody says.
+        A name that denies one, as `not-spam` does, ends the search for that one.
         """
         return self._first([path.name, *self._folders(path)])
 
@@ -86,16 +86,16 @@ class Labels:
 
         But for a label between dots, as in `0001.farmer.ham.txt`.
         """
-        between = [part for part in path.name.split(".")[1:-1] if _words(part) in self._known]
+        between = [part for part in path.name.split(".")[1:-1] if part.casefold() in self._known]
         return self._first([*between, *self._folders(path), path.name])
 
     def _first(self, names: Sequence[str]) -> str | None:
+        denied: set[str] = set()
         for name in names:
-            said = {label for word, label in self._known.items() if _says(name, word)}
+            said = {label for word, label in self._known.items() if _says(name, word)} - denied
             if len(said) == 1:
                 return said.pop()
-            if not said and any(_denies(name, word) for word in self._known):
-                return None
+            denied |= {label for word, label in self._known.items() if _denies(name, word)}
         return None
 
     def _folders(self, path: PurePath) -> list[str]:
@@ -104,10 +104,7 @@ class Labels:
         That one may be called by its topic: what lies in `spam-data/legit/` is no spam for it.
         """
         *inner, own = [*reversed(path.parts[:-1])] or [""]
-        # With a number it is one of several, such as easy-ham-1.
-        is_topic = _words(own) not in map(_words, self._known) and not re.search(r"\d", own)
-        named = [folder for folder in inner if folder not in MAILDIR and re.search(r"[^\W\d_]", folder)]
-        return inner if named and is_topic else [*inner, own]
+        return inner if inner and {*_words(own).split()} & {*TOPICS} else [*inner, own]
 
 
 def _words(text: str) -> str:
@@ -154,7 +151,8 @@ def mails(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]
 
 def _said(path: Path, label: str | None, labels: Labels) -> str:
     if label is None:
-        raise UserError(f"{path}: no file or folder name says which of {', '.join(labels.names)} it is")
+        which = ", ".join(labels.names)
+        raise UserError(f"{path}: no file or folder name says which of {which} it is; the `name` of its source may")
     return label
 
 

@@ -57,7 +57,9 @@ def sniff(path: Path) -> str:
     head = head_of(path)
     suffix = suffix_of(path)
     if head is None:  # a text with NUL in it is said with its row
-        return "text" if suffix in PROSE else suffix[1:] if suffix in (".csv", ".json", ".jsonl", ".eml") else "binary"
+        if suffix in MESSAGES:
+            return "eml"
+        return "text" if suffix in PROSE else suffix[1:] if suffix in (".csv", ".json", ".jsonl") else "binary"
     if not head.strip():
         return "empty"
     return _by_suffix(suffix, head) or _by_content(suffix, head)

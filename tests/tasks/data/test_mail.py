@@ -311,3 +311,4 @@ def test_a_message_of_nothing_but_an_attachment_has_no_body():
     message["Subject"] = "Notes"
     message.add_attachment("Tuesday at noon.", filename="a.txt")
     assert parse_message(message.as_bytes()) == ("Notes", "Tuesday at noon.")
+    assert parse_message("Subject: hi\nContent-Type: application/pgp; format=text\n\nTuesday?") == ("hi", "Tuesday?")

@@ -93,7 +93,8 @@ def test_an_interval_that_is_no_number_is_not_known():
     def nothing(values: np.ndarray, axis: int) -> np.ndarray:
         return values.sum(axis) * np.nan
 
-    found = metrics_of({"f1": Sample(nothing, (np.ones(3),))}, {"f1": Sample(nothing, (np.ones(3),))}, {}, {})["f1"]
+    mine, its = Sample(nothing, (np.arange(9.0),)), Sample(nothing, (np.ones(9),))
+    found = metrics_of({"f1": mine}, {"f1": its}, {}, {})["f1"]
     assert (found.low, found.high, found.to_champion.low) == (None, None, None)
     assert found.verdict("champion") == "not known"
 
@@ -118,3 +119,14 @@ def test_a_few_rows_are_sure_of_nothing():
     found = metrics_of(*rows, {}, {})["f1"]
     assert (found.low, found.to_champion) == (None, Difference(-1.0))
     assert found.verdict("champion") == "not known"
+
+
+def test_the_same_answers_are_no_loss_however_few_they_are():
+    right = Sample(mean, (np.array([1.0, 1.0, 0.0]),))
+    assert metrics_of({"f1": right}, {"f1": right}, {}, {})["f1"].to_champion.is_none
+
+
+def test_rows_that_are_all_right_are_no_proof_against_a_baseline():
+    logged = {"accuracy": 1.0, "baseline_accuracy": 23 / 24}
+    found = metrics_of({"accuracy": Sample(mean, (np.ones(24),))}, {}, logged, {})["accuracy"]
+    assert (found.low, found.to_baseline.low) == (None, None)

@@ -49,10 +49,10 @@ def mails(rows: int, signed: int) -> pd.Series:
 
 def test_a_line_that_many_mails_end_with_makes_no_thread_of_them():
     assert line_groups(mails(1_000, 490)).nunique() == 1_000
-    assert line_groups(mails(1_000, 14)).nunique() == 1_000
-    assert line_groups(mails(1_000, 13)).nunique() == 1_000 - 12  # so few may quote it
-    assert line_groups(mails(50, 11)).nunique() == 50
-    assert line_groups(mails(50, 10)).nunique() == 50 - 9
+    assert line_groups(mails(4_000, 53)).nunique() == 4_000
+    assert line_groups(mails(4_000, 52)).nunique() == 4_000 - 51  # so few may quote it
+    assert line_groups(mails(100, 31)).nunique() == 100
+    assert line_groups(mails(100, 30)).nunique() == 100 - 29
 
 
 def test_a_line_that_many_mails_end_with_is_not_held_against_a_mail():

@@ -340,10 +340,13 @@ def test_the_sms_collection_has_no_header_no_ending_and_quotes_that_enclose_noth
         ("spam-data/legit/2.txt", None),
         ("x/no-spam/3.txt", None),
         ("spam/nonspam/3.txt", None),
+        ("ham/not-spam/3.txt", "ham"),
+        ("my-spam/January/1.eml", "spam"),
+        ("Spam.mbox/A4F0/Data/Messages/1.emlx", "spam"),
         ("spam/archive/3.eml", "spam"),
         ("spam-data/4.csv", "spam"),
         ("spam/ham.csv", "ham"),
-        ("ham/not-spam.mbox", None),
+        ("ham/not-spam.mbox", "ham"),
     ],
 )
 def test_the_nearest_name_that_says_one_label_counts(path, label):
@@ -357,6 +360,7 @@ def test_the_nearest_name_that_says_one_label_counts(path, label):
         ("ham/Re_ not spam.eml", "ham"),
         ("x/not-spam/my spam.eml", None),
         ("spam-corpus/0001.1999-12-10.farmer.ham.txt", "ham"),
+        ("ham/Stop. Spam. Now.eml", "ham"),
     ],
 )
 def test_of_one_message_folders_say_the_label_before_its_name_which_is_its_subject(path, label):
