@@ -196,12 +196,6 @@ HOSTILE: dict[str, tuple[Any, str, bytes | Callable[[], bytes], str]] = {
         lambda: written(pa.table({"text": ["word " * 20_000_000]})),
         r"a\.parquet, row 1: a row of over 67,108,864 bytes; split it",
     ),
-    "two columns for one of ours": (
-        instructions,
-        "a.jsonl",
-        b'{"instruction": "Answer.", "question": "How much is 1 + 1?", "answer": "2"}',
-        r"a\.jsonl, row 1: the instruction may be 'instruction' or 'question'; say which by `columns: \{instruction: ",
-    ),
     "a sender that is a list": (
         corpus,
         "a.json",
@@ -371,8 +365,17 @@ def test_empty_and_header_only_files_hold_no_rows(tmp_path, dataset, header, con
 
 def test_columns_of_the_parameters_that_are_none_of_ours_are_said(tmp_path):
     (tmp_path / "a.csv").write_text("label,text\nham,hello\n")
-    with pytest.raises(UserError, match=r"a\.csv, row 2: columns: 'boddy' is not one of label, subject, body"):
+    with pytest.raises(UserError, match=r"^columns: 'boddy' is not one of label, subject, body$"):
         emails.read_emails(tmp_path, emails.Params(**SPLIT, columns={"boddy": "text"}))
+
+
+def test_which_of_two_columns_is_taken_for_one_of_ours_is_said_once(tmp_path, caplog):
+    rows = b'{"prompt": "Answer.", "question": "How much is 1 + 1?", "answer": "2"}\n' * 3
+    (tmp_path / "a.jsonl").write_bytes(rows)
+    found = instructions.read_instructions(tmp_path, instructions.Params(**SPLIT, rows_a_kind=0))
+    assert set(found["instruction"]) == {"Answer."}
+    said = "the instruction is taken from the column 'prompt', not from 'question': `columns` may say otherwise"
+    assert caplog.messages.count(said) == 1
 
 
 def rows_of_parquet(path: Path) -> tuple[int, int]:
