@@ -3,13 +3,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from archive_files import files_below
 from pydantic import ValidationError
 
 from llm.errors import UserError, UserFileError
 from tasks.data.local import find_files
 from tasks.data.sources import Source, fetch_source, source_name
 from tasks.data.textfiles import raw_files
-from tests.tasks.data.test_archives import files_below
 
 
 def test_a_text_alone_is_a_source_and_takes_what_is_there(tmp_path):

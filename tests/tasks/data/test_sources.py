@@ -13,6 +13,7 @@ import fsspec
 import pandas as pd
 import pytest
 import zstandard
+from archive_files import files_below, make_tar, make_zip
 from pydantic import ValidationError
 
 from flows.fetch import fetch
@@ -20,7 +21,6 @@ from llm.errors import UserError, UserFileError
 from tasks.data.compression import open_plain
 from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, source_name
-from tests.tasks.data.test_archives import files_below, make_tar, make_zip
 
 WRONG = "0" * 64
 
