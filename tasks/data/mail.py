@@ -6,7 +6,8 @@ MLflow keeps this file with every version of a model that was trained on mail: n
 import codecs
 import quopri
 import re
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.feedparser import BytesFeedParser
 from email.message import EmailMessage
 from email.policy import EmailPolicy
@@ -21,7 +22,7 @@ REQUIREMENTS = ("ftfy", "lxml")
 INPUTS = {"subject": str | None, "body": str | None, "message": str | None}
 """The columns of a row that `clean_row` takes."""
 LOST = "\N{REPLACEMENT CHARACTER}"
-ENDS = {  # what stands where an element of HTML ends
+ENDS = {  # what stands where an element of HTML ends, and where it begins behind a word
     **dict.fromkeys(("address", "blockquote", "br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "p"), "\n"),
     **{"table": "\n", "tr": "\n", "td": " ", "th": " "},
 }
@@ -43,26 +44,47 @@ PARTS = re.compile(r"\s*(?:[^\s-].*\n\s*){0,2}--(\S.{0,68}\S)[ \t]*\n(?:[\w-]+:.
 DEEPEST_HTML = 256  # a parser looks through all open elements where one ends: without a bound that is quadratic
 DEEPEST_MAIL = 50  # mails in mails; each line is held against the boundary of every one around it
 LONGEST_HEADER = 10_000  # characters; Python's parser of headers is quadratic
-# What list servers, sponsors and a filter (DeathToSpam) put below a mail, and what the reader of a feed puts above it:
-FOOTER = re.compile(r"/listinfo/|email is sponsored|Yahoo! Groups Sponsor|DeathToSpam")  # in a part that is set off
+# What list servers and a filter (DeathToSpam) put below a mail, and what the reader of a feed puts above it. Each is one
+# line of a fixed form, so that nothing else can hide in it:
 FOOTER_LINE = re.compile(
-    r"https?://\S+/listinfo/\S+|To unsubscribe from this group, send an email to:|\S+-unsubscribe@\S+"
-    r"|Your use of Yahoo! Groups is subject to\b.*|(?:-*DeathToSpam)+-*|-+~-+>"
+    r"https?://[\w.-]{1,60}/(?:mailman/)?listinfo/[\w.-]{1,40}|To unsubscribe from this group, send an email to:"
+    r"|[\w.-]{1,60}-unsubscribe@[\w.-]{1,60}"
+    r"|Your use of Yahoo! Groups is subject to http://docs\.yahoo\.com/info/terms/|(?:-*DeathToSpam)+-*|-+~-+>"
 )
-FEED = re.compile(r"\AURL: \S+\nDate: .*\n")
-RULED = ("--", "__", "==", "~~", "**")  # how a line begins that sets a part of a mail off
-LONGEST_FOOTER = 8  # lines
-LONGEST_FOOTER_LINE = 1000  # characters; an expression of several wildcards is quadratic
-LONGEST_SIGNATURE = 10
+FEED = re.compile(r"\AURL: \S{1,200}\nDate: .{1,60}\n")
+LONGEST_FOOTER_LINE = 200  # characters
 QUOTE = ">|) "
-# What no person reads: signatures and keys of PGP, base64 (three lines at least), uuencode.
+QUOTED_LINE = re.compile(r"^[ \t]*(?:[>|][ \t]?)+", re.MULTILINE)
+# What no person reads: signatures and keys of PGP, base64 (three lines at least), uuencode. A line of words is none.
 ENCODED = re.compile(
-    r"^{q}-----BEGIN PGP SIGNED MESSAGE-----\n(?:{q}Hash: .*\n)*"
-    r"|^{q}-----BEGIN PGP (?:MESSAGE|PUBLIC KEY BLOCK|SIGNATURE)-----\n(?:{q}(?:\w+: .*|[\w+/=]*)\n)*{q}-----END PGP .*"
+    r"^{q}-----BEGIN PGP SIGNED MESSAGE-----\n(?:{q}Hash: \w{{1,10}}\n)*"
+    r"|^{q}-----BEGIN PGP (?:MESSAGE|PUBLIC KEY BLOCK|SIGNATURE)-----\n(?:{q}(?:Version|Charset|MessageID): .{{1,50}}\n)*"
+    r"(?:{q}\n)?(?:{q}[A-Za-z0-9+/]{{60,76}}\n)*(?:{q}[A-Za-z0-9+/]{{1,76}}={{0,2}}\n)?(?:{q}=[A-Za-z0-9+/]{{4}}\n)?"
+    r"{q}-----END PGP [A-Z ]{{1,20}}-----"
     r"|(?:^{q}[A-Za-z0-9+/]{{60,76}}\n){{3,}}(?:{q}(?:[A-Za-z0-9+/]{{20,76}}|[A-Za-z0-9+/]{{2,75}}==?)$)?"
-    r"|^{q}begin [0-7]{{3}} .+\n(?:{q}M.{{10,60}}\n)+(?:{q}.{{0,60}}\n){{0,2}}{q}end$".format(q=f"[{QUOTE}]*"),
+    r"|^{q}begin [0-7]{{3}} \S{{1,60}}\n(?:{q}M\S{{60}}\n)+(?:{q}\S{{1,60}}\n){{0,2}}{q}end$".format(q=f"[{QUOTE}]*"),
     re.MULTILINE,
 )
+# Characters that show nothing: soft hyphens, joiners, marks of direction, fillers, selectors of variants, tags.
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
+    "\uffa0\U000e0000-\U000e01ef]"
+)
+# Letters of other scripts that look like Latin ones, where a word has both.
+LOOKALIKES = str.maketrans(
+    "асԁеһіјӏорԛѕԝхуАВСЕНІЈКМОРЅТХУαγικνορτυχΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "acdehijlopqswxyABCEHIJKMOPSTXYayiknoptuxABEZHIKMNOPTYX",
+)
+MIXED = re.compile(r"\w*(?:[A-Za-z]\w*[\u0370-\u052f]|[\u0370-\u052f]\w*[A-Za-z])\w*")
+# A word that is written letter by letter, with the same sign or space between each two.
+SPELLED = re.compile(r"(?<![^\W_])[^\W\d_]([ .*|/~_-])[^\W\d_](?:\1[^\W\d_])+(?![^\W_])")
+HIDDEN = re.compile(
+    r"display:none|opacity:0?(?:\.0+)?(?:;|$)|mso-hide:all|max-(?:height|width):0(?:px)?(?:;|$)|text-indent:-\d{3,}"
+)
+SIZE = re.compile(r"(?:^|;)font(?:-size)?:(?:[^;]* )?([\d.]+)(?:px|pt|em|rem|%)?")
+VISIBILITY = re.compile(r"(?:^|;)visibility:(\w+)")
+LEAST_SIZE = 2.0  # of letters that anybody reads, in whatever unit
+READABLE = (".htm", ".html", ".txt")  # attachments that are read, whatever type they claim
 WIDER = {  # as browsers read them: https://encoding.spec.whatwg.org/#names-and-labels
     **dict.fromkeys(("ascii", "iso8859-1"), "cp1252"),
     **dict.fromkeys(("gb2312", "gbk"), "gb18030"),
@@ -98,6 +120,17 @@ class _DeepError(Exception):
     """HTML that is nested deeper than anybody writes it."""
 
 
+def _shown(attributes: Mapping[str, str], displayed: bool, large: bool, visible: bool) -> tuple[bool, bool, bool]:
+    """The same of an element in one that is so. Its own style can bring back size and visibility, but nothing else."""
+    style = re.sub(r"\s*([:;,])\s*|\s*!important", r"\1", attributes.get("style", "").lower())
+    displayed &= "hidden" not in attributes and not HIDDEN.search(style)
+    if found := SIZE.search(style):
+        large = found[1].count(".") > 1 or float(found[1].rstrip(".") or 0) >= LEAST_SIZE
+    if found := VISIBILITY.search(style):
+        visible = found[1] not in ("hidden", "collapse")
+    return displayed, large, visible
+
+
 class _Reader:
     """Takes what lxml finds in HTML, in order, and keeps what a person sees. Each event is met once."""
 
@@ -107,6 +140,8 @@ class _Reader:
         self.depth = 0
         self.inside = dict.fromkeys((DROPPED, UNSEEN, VERBATIM), 0)
         """How many elements of these kinds are open."""
+        self.shown = [(True, True, True)]
+        """Of each open element: whether it is displayed, and whether its own words are large enough and visible."""
 
     def _flush(self, *_: Any) -> None:
         """The words since the last event; spaces alone are one, or a new line."""
@@ -114,7 +149,7 @@ class _Reader:
             return
         text = "".join(self.words)
         self.words.clear()
-        if self.inside[DROPPED] or self.inside[UNSEEN]:
+        if self.inside[DROPPED] or self.inside[UNSEEN] or not all(self.shown[-1]):
             return
         if not self.inside[VERBATIM] and not text.strip(SPACES):
             text = "\n" if "\n" in text else " "
@@ -128,11 +163,16 @@ class _Reader:
             raise _DeepError
         if tag in KINDS:
             self.inside[KINDS[tag]] += 1
+        self.shown.append(_shown(attributes, *self.shown[-1]))
+        if tag in ENDS and self.seen and not self.seen[-1].endswith((" ", "\n")):
+            self.seen.append(ENDS[tag])
 
     def end(self, tag: str) -> None:
         """An element ends."""
         self._flush()
         self.depth -= 1
+        if len(self.shown) > 1:
+            self.shown.pop()
         if tag in KINDS:
             self.inside[KINDS[tag]] -= 1
         if tag in ENDS and not self.inside[DROPPED]:
@@ -173,8 +213,19 @@ def _mend(text: str, note: Note = _no_note) -> str:
     before, text = text, flat_entities(text)
     # ftfy looks at each line by itself, which is half of the time of it all and gains nothing on ASCII.
     text = (ftfy.fix_text_segment if text.isascii() else ftfy.fix_text)(text).replace(LOST, "")
+    if not text.isascii():
+        text = _plain_letters(text)
     note("characters", before, text)
+    before, text = text, SPELLED.sub(lambda found: found[0].replace(found[1], ""), text)
+    note("spelled", before, text)
     return "\n".join(" ".join(line.split()) for line in text.splitlines())
+
+
+def _plain_letters(text: str) -> str:
+    """The text as it looks: compatible letters as plain ones, no invisible characters, no Latin in two scripts."""
+    text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text))
+    text = re.sub(r"(?<=[a-zA-Z\u00c0-\u024f])[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]+", "", text)
+    return MIXED.sub(lambda found: found[0].translate(LOOKALIKES), text)
 
 
 def without_quoted_printable(text: str) -> str:
@@ -195,11 +246,12 @@ def _is_html(text: str) -> bool:
 def _body_text(content: str, subtype: str = "plain", note: Note = _no_note) -> str:
     if found := PARTS.match(content):
         message = f'Content-Type: multipart/mixed; boundary="{found[1]}"\n\n{content}'.encode(errors="ignore")
-        # The longest: a plain one may but say that there is HTML. A part that holds nothing leaves the body as it was.
-        texts = (text for text in _read(message)[1] if text[0].strip())
-        before = content
-        content, subtype = max(texts, key=lambda text: len(text[0]), default=(content, subtype))
-        note("parts", before, content)
+        # Of a message that has its header nobody sees what stands before its parts and behind them.
+        around = content[: found.start(1) - 2], content.partition(f"\n--{found[1]}--")[2]
+        texts = [around[0], *(_body_text(*text) for text in _read(message)[1]), around[1]]
+        if any(text.strip() for text in texts[1:]):  # parts that hold nothing leave the body as it was
+            before, content, subtype = content, _together(texts), "plain"
+            note("parts", before, content)
     before, content = content, without_quoted_printable(content)
     note("quoted_printable", before, content)
     if subtype == "html" or _is_html(content):
@@ -208,25 +260,13 @@ def _body_text(content: str, subtype: str = "plain", note: Note = _no_note) -> s
     return _mend(content, note).strip()
 
 
-def _parts(body: str) -> list[list[str]]:
-    """A body as its lines, in parts that a blank line ends or a ruled one begins; a blank line is a part."""
-    parts: list[list[str]] = [[]]
-    for line in body.split("\n"):
-        bare = line.lstrip(QUOTE)
-        if not bare or bare.startswith(RULED) or (parts[-1] and not parts[-1][-1].lstrip(QUOTE)):
-            parts.append([])
-        parts[-1].append(line)
-    return list(filter(None, parts))
-
-
 def without_footers(body: str) -> str:
-    """The body without what list servers and their sponsors put below it, in quoted mails, too.
+    """The body without the lines that list servers put below it, in quoted mails, too.
 
-    Most lists of a collection have but hams, or but spams: a model would read their footers instead of the mail.
+    Most lists of a collection have but hams, or but spams: a model would read their footers instead of the mail. What
+    else stands there is read: a filter that skips it is passed by whoever writes there.
     """
-    found = FEED.sub("", body)
-    parts = [part for part in _parts(found) if not _is_footer(part)]
-    lines = [line for part in parts for line in part if not _is_footer_line(line)]
+    lines = [line for line in FEED.sub("", body).split("\n") if not _is_footer_line(line)]
     return "\n".join(lines).strip() or body
 
 
@@ -234,25 +274,19 @@ def _is_footer_line(line: str) -> bool:
     return len(line) <= LONGEST_FOOTER_LINE and FOOTER_LINE.fullmatch(line.lstrip(QUOTE)) is not None
 
 
-def _is_footer(part: Sequence[str]) -> bool:
-    ruled = len(part) <= LONGEST_FOOTER and part[0].lstrip(QUOTE).startswith(RULED)
-    return ruled and any(map(FOOTER.search, part))
-
-
 def without_encoded(body: str) -> str:
     """The body without blocks of base64, uuencode and PGP: of those that sign their mails most are of one label."""
     return ENCODED.sub("", body).strip() or body
 
 
-def without_signature(body: str) -> str:
-    """The body without what stands below a last line of two dashes (RFC 3676): it tells who wrote, and not what."""
-    text, dashes, signature = body.rpartition("\n--\n")
-    return text.strip() if dashes and text.strip() and signature.count("\n") < LONGEST_SIGNATURE else body
+def without_quotes(body: str) -> str:
+    """The body without the marks of quoted lines, which say of a mail that it answers one, and can be put anywhere."""
+    return QUOTED_LINE.sub("", body)
 
 
 def _clean(subject: str, body: str, note: Note = _no_note) -> tuple[str, str]:
-    """The subject as one line, the body without empty lines in a row, encoded blocks, footers and signature."""
-    for rule in (without_encoded, without_footers, without_signature):
+    """The subject as one line, the body without empty lines in a row, encoded blocks, footers and marks of quotes."""
+    for rule in (without_encoded, without_footers, without_quotes):
         before, body = body, rule(body)
         note(rule.__name__.removeprefix("without_"), before, body)
     return " ".join(_mend(subject, note).split()), re.sub(r"\n{3,}", "\n\n", body).strip()
@@ -331,13 +365,29 @@ def _parse(content: bytes) -> EmailMessage:
 
 
 def parse_message(raw: str | bytes, note: Note = _no_note) -> tuple[str, str]:
-    """Give the subject and the body of a raw message as tidy text: its plain part, else its HTML; no attachments.
+    """Give the subject and the body of a raw message as tidy text: all that a person would see of it.
 
+    That is its text and its HTML where that says something else, mails in it, and attachments that are text.
     Raises RowError for one that can't be read.
     """
     subject, texts = _read(raw if isinstance(raw, bytes) else _without_lost(raw).encode())
-    bodies = (_body_text(*text, note) for text in texts)
-    return _settle(*_clean(subject, next(filter(None, bodies), ""), note), note)
+    body = _together([_body_text(*text, note) for text in texts])
+    return _settle(*_clean(subject, body, note), note)
+
+
+def _together(texts: Sequence[str]) -> str:
+    """Texts one after another, each without the lines that stand in those before it, however they are broken."""
+    found: list[str] = []
+    known = ""
+    for text in texts:
+        lines = [line for line in text.split("\n") if _words(line) not in known] if known else [text]
+        known += _words(text)
+        found.append("\n".join(lines).strip())
+    return "\n\n".join(filter(None, found))
+
+
+def _words(text: str) -> str:
+    return " ".join(["", *re.findall(r"[^\W_]+", text.lower()), ""])
 
 
 def _may_be_text(part: EmailMessage) -> bool:
@@ -347,17 +397,36 @@ def _may_be_text(part: EmailMessage) -> bool:
     return part.get_filename() is None and content.isascii() and b"\0" not in content
 
 
+def _texts(part: EmailMessage) -> Iterator[tuple[str, str]]:
+    """What a person reads of a part, each text with its subtype, in their order: text and HTML of any name or kind of
+    disposition, and mails in the mail with their subjects. Of two forms of the same the plain one is first."""
+    if part.is_multipart():
+        parts = part.get_payload()
+        if part.get_content_type() == "multipart/alternative":
+            parts = sorted(parts, key=lambda each: each.get_content_subtype() != "plain")
+        for each in parts:
+            if part.get_content_maintype() == "message":
+                yield str(each["subject"] or ""), "plain"
+            yield from _texts(each)
+    elif (name := (part.get_filename() or "").lower()).endswith(READABLE) or (
+        part.get_content_maintype() == "text"
+        and (part.get_content_subtype() in ("plain", "html") or part.get_content_disposition() != "attachment")
+    ):
+        yield _text(part, "html" if name.endswith(READABLE[:2]) else part.get_content_subtype())
+
+
+def _text(part: EmailMessage, subtype: str) -> tuple[str, str]:
+    return _decode(part.get_payload(decode=True) or b"", part.get_content_charset()), subtype
+
+
 def _read(content: bytes) -> tuple[str, list[tuple[str, str]]]:
-    """The subject of a raw message and its texts, each with its subtype, the best first; RowError for none."""
+    """The subject of a raw message and its texts, each with its subtype; RowError for one that can't be read."""
     try:
         message = _parse(content)
-        parts = [part for kind in ("plain", "html") if (part := message.get_body((kind,))) is not None]
-        if not parts:  # broken boundaries or types leave the content as it came; bytes of a picture are no text
-            parts = [part for part in message.walk() if not part.is_multipart() and _may_be_text(part)][:1]
-        texts = [
-            (_decode(part.get_payload(decode=True), part.get_content_charset()), part.get_content_subtype())
-            for part in parts
-        ]
+        texts = list(_texts(message))
+        if not texts:  # broken boundaries or types leave the content as it came; bytes of a picture are no text
+            leaves = (part for part in message.walk() if not part.is_multipart() and _may_be_text(part))
+            texts = [_text(part, part.get_content_subtype()) for part in leaves]
         return str(message["subject"] or ""), texts
     except RowError:
         raise
