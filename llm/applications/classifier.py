@@ -1,9 +1,10 @@
 """The classifier: a GPT with a head, and a linear model on n-grams beside it, decide among labels.
 
 The head reads the last real token beside the mean of all: the last alone has seen the whole text, but pre-training
-taught it to look near by, at what comes next; the mean gives every token a say. The GPT reads the beginning and the
-end of a text, the linear model all of it. On validation mails of the splits of then (benchmarks/LOG.md, 2026-11-26) F1
-was 0.959 for the GPT alone, 0.948 for the linear model, 0.967 for both.
+taught it to look near by, at what comes next; the mean gives every token a say. The linear model reads all of a text,
+and each window of it; the GPT reads the window that the linear model finds most like the label that is looked for. So
+a spam in the midst of harmless words is read as if it stood alone. On validation mails (benchmarks/LOG.md, 2026-11-26)
+F1 was 0.959 for the GPT alone, 0.948 for the linear model, 0.967 for both.
 
 Where the linear model is certain by itself, which of the default mails it is of two in three, the GPT is not asked (a
 cascade, Viola and Jones 2001), and learns from few such texts (llm/training/selection.py).
@@ -31,7 +32,7 @@ from llm.model.gpt import GPT
 from llm.model.ngrams import NgramModel
 from llm.training.calibration import best_threshold, fit_mixture
 from llm.training.loop import Objective
-from llm.training.selection import LabelledTexts, fit_ngrams
+from llm.training.selection import LabelledTexts, covered
 from llm.training.workers import ALONE, Workers
 
 INPUTS = {"subject": str | None, "body": str | None}
@@ -53,21 +54,20 @@ class ClassifierConfig(Config):
     labels: tuple[str, ...] = Field(min_length=2)
     """Of two, the second is the one that is looked for, such as spam."""
     max_tokens: int = Field(gt=0)
-    """Tokens of a text that the GPT reads."""
-    tail: int = Field(default=0, ge=0)
-    """How many of them are the last ones of a longer text: what stands between is left out."""
+    """Tokens of a text that the GPT reads: of a longer one the window that the linear model finds most like the second
+    of two labels. The first ones, where there is no linear model or there are more labels."""
     ngram_buckets: int = Field(default=0, ge=0)
-    """Buckets of the linear model that reads all of a text; 0 for none."""
+    """Buckets of the linear model; 0 for none."""
     gpt_weight: float = Field(default=1.0, gt=0)
     """What the GPT's logits count."""
-    ngram_weight: float = Field(default=0.0, ge=0)
-    """What the linear model's logits count."""
+    ngram_weights: tuple[float, ...] = ()
+    """What the linear model's logits of all of a text count and, of two labels, those of its strongest window."""
     bias: tuple[float, ...] = ()
     """What is added to the logit of each label."""
     certain: float | None = Field(default=None, gt=0.5, le=1)
     """A text to which the linear model alone gives a label with this probability is not read by the GPT."""
-    alone_weight: float = Field(default=1.0, gt=0)
-    """What the linear model's logits count where it decides alone."""
+    alone_weights: tuple[float, ...] = ()
+    """What its logits count where it decides alone."""
     alone_bias: tuple[float, ...] = ()
     """What is added there."""
     threshold: float | None = Field(default=None, ge=0, le=1)
@@ -75,8 +75,6 @@ class ClassifierConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.tail >= self.max_tokens:
-            raise ValueError(f"tail {self.tail} is not less than max_tokens {self.max_tokens}")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels {', '.join(self.labels)}: one stands there twice")
         if len(self.labels) > 2 and self.threshold is not None:
@@ -134,10 +132,16 @@ class Classifier(nn.Module):
         for block in self.gpt.blocks[:layers]:
             block.requires_grad_(False)
 
-    def read(self, tokens: list[int]) -> list[int]:
-        """The part of a text that the GPT reads: its first tokens, or its first and last ones."""
-        most, tail = self.config.max_tokens, self.config.tail
-        return tokens if len(tokens) <= most else tokens[: most - tail] + tokens[len(tokens) - tail :]
+    def read(self, texts: Sequence[list[int]]) -> tuple[list[list[int]], list[Tensor]]:
+        """The part of each text that the GPT reads, and the linear model's logits, each N x K on the CPU: of all of a
+        text and, of two labels, of that part. Without a linear model there are none."""
+        size = self.config.max_tokens
+        if self.ngrams is None or not texts:
+            return [tokens[:size] for tokens in texts], []
+        if len(self.config.labels) > 2:
+            return [tokens[:size] for tokens in texts], [self.ngrams(texts)]
+        windows, logits = self.ngrams.strongest(texts, size)
+        return windows, [self.ngrams(texts), logits]
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The GPT's logits, B x K, of texts that are padded on the right; the padding counts nowhere."""
@@ -165,45 +169,47 @@ def email_texts(subjects: Iterable[str], bodies: Iterable[str]) -> list[str]:
 
 @torch.inference_mode()
 def gpt_logits(model: Classifier, texts: Sequence[list[int]], batch_size: int = 8) -> Tensor:
-    """The GPT's logits, float32 N x K on the CPU, of texts as tokens: by decode.c, or in bfloat16 where that is fast.
+    """The GPT's logits, float32 N x K on the CPU, of texts as tokens, none of over `max_tokens`: by decode.c, or in
+    bfloat16 where that is fast.
 
     A text comes out the same alone and among others, but for torch's last bits, as it is padded by its own length: on
     cores with AMX, in bfloat16, the default classifier's logits differ by 0.03 at most.
     """
     device = model.head.weight.device
     logits = torch.zeros(len(texts), len(model.config.labels))
-    read = [model.read(tokens) for tokens in texts]
     by_torch = not hasattr(model.gpt, "decoder")
     step = STEP if by_torch else 1  # decode.c reads text by text, and would read padding, too
     by_padding: dict[int, list[int]] = {}
-    for row, tokens in enumerate(read):
+    for row, tokens in enumerate(texts):
         by_padding.setdefault(min(-(-len(tokens) // step) * step, model.config.max_tokens), []).append(row)
     low = by_torch and (has_fast_bfloat16(device) or any(w.dtype == torch.bfloat16 for w in model.parameters()))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
         for length, rows in by_padding.items():
             for first in range(0, len(rows), batch_size):
                 batch = rows[first : first + batch_size]
-                tokens_BT, lengths_B = (t.to(device) for t in pad([read[row] for row in batch], 0, length))
+                tokens_BT, lengths_B = (t.to(device) for t in pad([texts[row] for row in batch], 0, length))
                 logits[batch] = model(tokens_BT, lengths_B).float().cpu()
     return logits
 
 
-def _unsure(config: ClassifierConfig, linear: Tensor) -> list[int]:
+def _unsure(config: ClassifierConfig, linear: Sequence[Tensor]) -> list[int]:
     """The texts that the linear model is not certain of, by its logits."""
     if config.certain is None:
-        return [*range(len(linear))]
+        return [*range(len(linear[0]))]
     return (_alone(config, linear).softmax(dim=-1).amax(dim=-1) < config.certain).nonzero()[:, 0].tolist()
 
 
-def _alone(config: ClassifierConfig, linear: Tensor) -> Tensor:
-    return config.alone_weight * linear + torch.tensor(config.alone_bias or 0.0)
+def _alone(config: ClassifierConfig, linear: Sequence[Tensor]) -> Tensor:
+    return _mixed(linear, config.alone_weights or (1.0,) * len(linear), config.alone_bias)
 
 
-def _together(config: ClassifierConfig, gpt: Tensor, linear: Tensor | None) -> Tensor:
-    logits = config.gpt_weight * gpt
-    if linear is not None:
-        logits += config.ngram_weight * linear
-    return logits + torch.tensor(config.bias or 0.0)
+def _together(config: ClassifierConfig, gpt: Tensor, linear: Sequence[Tensor]) -> Tensor:
+    weights = config.ngram_weights or (0.0,) * len(linear)
+    return _mixed([gpt, *linear], (config.gpt_weight, *weights), config.bias)
+
+
+def _mixed(logits: Sequence[Tensor], weights: Sequence[float], bias: Sequence[float]) -> Tensor:
+    return sum(weight * each for weight, each in zip(weights, logits, strict=True)) + torch.tensor(bias or 0.0)
 
 
 @torch.inference_mode()
@@ -215,14 +221,15 @@ def predict(
     `as_the_first`: whether the GPT reads all or none depends on the first alone, so that they can be compared.
     """
     config = model.config
-    if model.ngrams is None or not texts:
-        return _together(config, gpt_logits(model, texts, batch_size), None)
-    linear = model.ngrams(texts)
+    windows, linear = model.read(texts)
+    if not linear:
+        return _together(config, gpt_logits(model, windows, batch_size), linear)
     read = _unsure(config, linear)
     if as_the_first:
         read = [*range(len(texts))] if 0 in read else []
     logits = _alone(config, linear)
-    logits[read] = _together(config, gpt_logits(model, [texts[row] for row in read], batch_size), linear[read])
+    gpt = gpt_logits(model, [windows[row] for row in read], batch_size)
+    logits[read] = _together(config, gpt, [each[read] for each in linear])
     return logits
 
 
@@ -234,33 +241,38 @@ def probabilities(
     return predict(model, tokens, batch_size).double().softmax(dim=-1).numpy()
 
 
-def finish(
-    model: Classifier,
-    train: LabelledTexts,
-    validation: LabelledTexts,
-    *,
-    balanced: bool,
-    false_positive_rate: float,
-) -> dict[str, float]:
-    """Fit the linear model on `train`, and on `validation` what it and the GPT count and where the threshold is.
+def _fitted(
+    opinions: Sequence[Tensor], labels: Tensor, hard: Sequence[Tensor], hard_labels: Tensor
+) -> tuple[list[float], list[float]]:
+    """Weights of several models' logits and a bias: what they count is chosen on hard texts, too, and how sure they are
+    together on the others alone."""
+    both = [torch.cat(each) for each in zip(opinions, hard, strict=True)]
+    weights, _ = fit_mixture(both, torch.cat([labels, hard_labels]))
+    (scale,), bias = fit_mixture([_mixed(opinions, weights, ())], labels)
+    return [scale * weight for weight in weights], bias
 
+
+def finish(model: Classifier, validation: LabelledTexts, *, false_positive_rate: float, seed: int) -> dict[str, float]:
+    """Choose on `validation` what GPT and linear model count and where the threshold is.
+
+    Of two labels, texts of the second in the midst of those of the first decide on the weights, too.
     Gives the loss and F1 that both have on `validation` together, and the share of it that the GPT is asked for. They
     are those of the weights in training; decode.c's 8 bits move log-odds by 0.01 in the mean of the default mails.
     """
     config, labels = model.config, validation.labels
-    gpt, linear = gpt_logits(model, validation.tokens), None
-    if model.ngrams is not None:
-        fit_ngrams(model.ngrams, train, balanced)
-        linear = model.ngrams(validation.tokens)
-    weights, bias = fit_mixture([gpt] if linear is None else [gpt, linear], labels)
-    found = dict(zip(("gpt_weight", "ngram_weight"), weights, strict=False)) | {"bias": tuple(bias)}
-    if linear is not None:
-        (alone,), bias = fit_mixture([linear], labels)
-        found |= {"alone_weight": alone, "alone_bias": tuple(bias)}
-    model.config = config.model_copy(update=found)
-    config = model.config
+    hidden = covered(validation, seed) if len(config.labels) == 2 and model.ngrams is not None else validation.part([])
+    windows, linear = model.read(validation.tokens)
+    gpt = gpt_logits(model, windows)
+    windows, hard = model.read(hidden.tokens)
+    hard = hard or [each[:0] for each in linear]
+    weights, bias = _fitted([gpt, *linear], labels, [gpt_logits(model, windows), *hard], hidden.labels)
+    found: dict[str, Any] = {"gpt_weight": weights[0], "ngram_weights": tuple(weights[1:]), "bias": tuple(bias)}
+    if linear:
+        weights, bias = _fitted(linear, labels, hard, hidden.labels)
+        found |= {"alone_weights": tuple(weights), "alone_bias": tuple(bias)}
+    model.config = config = config.model_copy(update=found)
     logits, read = _together(config, gpt, linear), [*range(len(labels))]
-    if linear is not None:
+    if linear:
         both, logits, read = logits, _alone(config, linear), _unsure(config, linear)
         logits[read] = both[read]
     probability = logits.double().softmax(dim=-1).numpy()
@@ -268,8 +280,9 @@ def finish(
         threshold = best_threshold(probability[:, 1], labels.numpy() == 1, false_positive_rate)
         model.config = config.model_copy(update={"threshold": threshold})
     logger.info(
-        "chosen on validation: the GPT counts %.2f, the linear model %.2f, the threshold is %s; the GPT reads %d of %d",
-        model.config.gpt_weight, model.config.ngram_weight, model.config.threshold, len(read), len(labels),
+        "chosen on validation: the GPT counts %.2f, the linear model %s, the threshold is %s; the GPT reads %d of %d",
+        config.gpt_weight, ", ".join(f"{weight:.2f}" for weight in config.ngram_weights) or "nothing",
+        model.config.threshold, len(read), len(labels),
     )  # fmt: skip
     return {
         "calibrated_validation_loss": F.cross_entropy(logits, labels).item(),
@@ -356,7 +369,8 @@ def objective(
 
     `balanced` weighs each class by the inverse of its share of `train`, so that the rarer one counts as much.
     """
-    read = [model.read(tokens) for tokens in train.tokens]
+    read, _ = model.read(train.tokens)
+    windows, _ = model.read(validation.tokens)
     width = max(map(len, read)) if compute.compiled else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
     weights = train.class_weights(len(model.config.labels), balanced)
@@ -375,7 +389,7 @@ def objective(
         return mean * (weight(rows) * workers.count / weight(order[index]))
 
     def evaluate() -> dict[str, float]:
-        found, labels = gpt_logits(model, validation.tokens), validation.labels
+        found, labels = gpt_logits(model, windows), validation.labels
         return {
             "validation_loss": F.cross_entropy(found, labels).item(),
             "validation_f1": f1_score(labels.numpy(), found.argmax(dim=1).numpy(), len(model.config.labels)),

@@ -85,3 +85,23 @@ class NgramModel(nn.Module):
         buckets, values, starts = self._features(texts)
         weight = self.weight.cpu()
         return F.embedding_bag(buckets, weight, starts, mode="sum", per_sample_weights=values) + self.bias.cpu()
+
+    def strongest(self, texts: Sequence[Sequence[int]], size: int) -> tuple[list[list[int]], Tensor]:
+        """The window of `size` tokens of each text that is most like the second of two labels, and its logits, N x 2.
+
+        Windows overlap by half; a text of at most `size` tokens is its own. What is put around a text dilutes the
+        whole, and leaves one of its windows nearly as it was.
+        """
+        starts = [range(0, max(1, len(tokens) - size + size // 2), size // 2) for tokens in texts]
+        windows = [
+            list(tokens[min(first, max(0, len(tokens) - size)) :][:size])
+            for tokens, firsts in zip(texts, starts, strict=True)
+            for first in firsts
+        ]
+        logits = self(windows)
+        ends = np.cumsum([len(firsts) for firsts in starts])
+        margin = (logits[:, 1] - logits[:, 0]).numpy()
+        chosen = [
+            end - len(of) + int(margin[end - len(of) : end].argmax()) for of, end in zip(starts, ends, strict=True)
+        ]
+        return [windows[row] for row in chosen], logits[chosen]

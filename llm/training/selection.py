@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,9 @@ class LabelledTexts:
         """Some of its rows."""
         return LabelledTexts([self.tokens[row] for row in rows], self.labels[rows])
 
+    def __add__(self, others: "LabelledTexts") -> "LabelledTexts":
+        return LabelledTexts(self.tokens + others.tokens, torch.cat([self.labels, others.labels]))
+
     def class_weights(self, labels: int, balanced: bool) -> Tensor:
         """What a text of each label counts, K: as much as any other, or the inverse of its label's share."""
         counts = self.labels.bincount(minlength=labels)
@@ -43,6 +47,19 @@ class LabelledTexts:
 def fit_ngrams(model: NgramModel, texts: LabelledTexts, balanced: bool) -> None:
     """Fit a linear model on labelled texts."""
     model.fit(texts.tokens, texts.labels, texts.class_weights(model.bias.numel(), balanced))
+
+
+def covered(texts: LabelledTexts, seed: int, every: int = 1) -> LabelledTexts:
+    """Of `every` so many one of the texts of the second of two labels, each somewhere in one of the first: so spam hides from a filter."""
+    generator = np.random.default_rng(seed)
+    plain = [text for text, label in zip(texts.tokens, texts.labels.tolist(), strict=True) if label == 0]
+    hidden = []
+    spam = [text for text, label in zip(texts.tokens, texts.labels.tolist(), strict=True) if label == 1]
+    for text in spam[::every] if plain else ():
+        cover = plain[generator.integers(len(plain))]
+        place = int(generator.integers(len(cover) + 1))
+        hidden.append([*cover[:place], *text, *cover[place:]])
+    return LabelledTexts(hidden, torch.ones(len(hidden), dtype=torch.long))
 
 
 def to_be_read(train: LabelledTexts, labels: int, *, buckets: int, certain: float, balanced: bool) -> LabelledTexts:

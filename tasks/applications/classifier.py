@@ -16,7 +16,7 @@ from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.model.lora import add_lora
 from llm.training.compiled import choose_blocks
-from llm.training.selection import LabelledTexts, to_be_read
+from llm.training.selection import LabelledTexts, covered, fit_ngrams, to_be_read
 from llm.training.workers import Workers
 from tasks.applications import Application
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
@@ -30,9 +30,7 @@ class Train(FinetuneConfig):
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
     max_tokens: int = Field(gt=0)
-    """Tokens of an email that are read."""
-    tail: int = Field(default=0, ge=0)
-    """How many of them are a longer email's last ones."""
+    """Tokens of an email that the GPT reads: of a longer one those that the linear model finds most like spam."""
     ngram_buckets: int = Field(default=0, ge=0)
     """Buckets of a linear model that reads all of an email and decides with the GPT; 0 leaves it out."""
     certain: float | None = Field(default=None, gt=0.5, le=1)
@@ -50,8 +48,6 @@ class Train(FinetuneConfig):
     def _fits_together(self) -> Self:
         if self.lora and self.frozen_layers:
             raise ValueError(f"frozen_layers {self.frozen_layers} and lora: LoRA freezes all layers; keep one of them")
-        if self.tail >= self.max_tokens:
-            raise ValueError(f"tail {self.tail} is not less than max_tokens {self.max_tokens}")
         if self.certain is not None and not self.ngram_buckets:
             raise ValueError(f"certain {self.certain}: without ngram_buckets there is no linear model to be so")
         return self
@@ -83,7 +79,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         n_layer=params.layers,
         as_stored=keeps_precision(params, compute, workers),
     )
-    same = {name: getattr(params, name) for name in ("max_tokens", "tail", "ngram_buckets", "certain")}
+    same = {name: getattr(params, name) for name in ("max_tokens", "ngram_buckets", "certain")}
     config = ClassifierConfig(labels=labels, **same)
     model = Classifier(foundation, config).to(compute.device)
     model.freeze(params.frozen_layers)
@@ -97,17 +93,21 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         for table in tables.values()
     )
     balanced = params.class_weights == "balanced"
+    hide = partial(covered, seed=params.seed) if len(labels) == 2 and model.ngrams is not None else None
+    if model.ngrams is not None:
+        fit_ngrams(model.ngrams, train, balanced)
     learned = train
     if params.certain is not None:
         buckets, certain = params.ngram_buckets, params.certain
         learned = to_be_read(train, len(labels), buckets=buckets, certain=certain, balanced=balanced)
-    lengths = [len(model.read(tokens)) for tokens in learned.tokens]
+    learned = learned + hide(learned, every=2) if hide else learned
+    lengths = [len(tokens) for tokens in model.read(learned.tokens)[0]]
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, muon = fmean(lengths) / max(lengths), params.optimizer == "muon"
     compute = choose_blocks(model, compute, read, foundation.config.n_embd, filled, muon=muon)
     goal = objective(model, params, learned, validation, compute, balanced=balanced, workers=workers)
     emails = params.batch_size * params.gradient_accumulation
-    done = partial(finish, model, train, validation, balanced=balanced, false_positive_rate=params.false_positive_rate)
+    done = partial(finish, model, validation, false_positive_rate=params.false_positive_rate, seed=params.seed)
     return TrainingSetup(model, encoding, goal, compute, Throughput("emails", emails), finish=done)
 
 

@@ -44,8 +44,8 @@ PARTS = re.compile(r"\s*(?:[^\s-].*\n\s*){0,2}--(\S.{0,68}\S)[ \t]*\n(?:[\w-]+:.
 DEEPEST_HTML = 256  # a parser looks through all open elements where one ends: without a bound that is quadratic
 DEEPEST_MAIL = 50  # mails in mails; each line is held against the boundary of every one around it
 LONGEST_HEADER = 10_000  # characters; Python's parser of headers is quadratic
-# What list servers and a filter (DeathToSpam) put below a mail, and what the reader of a feed puts above it. Each is one
-# line of a fixed form, so that nothing else can hide in it:
+# What list servers and a filter (DeathToSpam) put below a mail, and what the reader of a feed puts above it: lines of a
+# fixed form, so that nothing else can hide in them.
 FOOTER_LINE = re.compile(
     r"https?://[\w.-]{1,60}/(?:mailman/)?listinfo/[\w.-]{1,40}|To unsubscribe from this group, send an email to:"
     r"|[\w.-]{1,60}-unsubscribe@[\w.-]{1,60}"
@@ -58,7 +58,8 @@ QUOTED_LINE = re.compile(r"^[ \t]*(?:[>|][ \t]?)+", re.MULTILINE)
 # What no person reads: signatures and keys of PGP, base64 (three lines at least), uuencode. A line of words is none.
 ENCODED = re.compile(
     r"^{q}-----BEGIN PGP SIGNED MESSAGE-----\n(?:{q}Hash: \w{{1,10}}\n)*"
-    r"|^{q}-----BEGIN PGP (?:MESSAGE|PUBLIC KEY BLOCK|SIGNATURE)-----\n(?:{q}(?:Version|Charset|MessageID): .{{1,50}}\n)*"
+    r"|^{q}-----BEGIN PGP (?:MESSAGE|PUBLIC KEY BLOCK|SIGNATURE)-----\n"
+    r"(?:{q}(?:Version|Charset|MessageID): .{{1,50}}\n)*"
     r"(?:{q}\n)?(?:{q}[A-Za-z0-9+/]{{60,76}}\n)*(?:{q}[A-Za-z0-9+/]{{1,76}}={{0,2}}\n)?(?:{q}=[A-Za-z0-9+/]{{4}}\n)?"
     r"{q}-----END PGP [A-Z ]{{1,20}}-----"
     r"|(?:^{q}[A-Za-z0-9+/]{{60,76}}\n){{3,}}(?:{q}(?:[A-Za-z0-9+/]{{20,76}}|[A-Za-z0-9+/]{{2,75}}==?)$)?"

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (letters that look like others are what some tests are about)
 from email.message import EmailMessage
 
 import pytest
