@@ -21,13 +21,14 @@ from prefect.cache_policies import NO_CACHE
 from llm.errors import UserError
 from llm.files import atomic_folder
 from tasks.data.cleaning.languages import in_languages
-from tasks.data.cleaning.lines import line_groups, without_known_lines
+from tasks.data.cleaning.lines import without_known_lines
 from tasks.data.cleaning.personal import mask, mask_rows
 from tasks.data.cleaning.record import RULES, Record, recorded
 from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
-from tasks.data.splits import DUPLICATES, FEW, SPLITS, Split, check_train_only, deduplicate, overlap, split
+from tasks.data.shingles import text_hashes
+from tasks.data.splits import DUPLICATES, SPLITS, Split, check_train_only, deduplicate, overlap, split
 from tasks.data.stream import Stream, overlap_of_stream, with_inbox, without_duplicates
 from tasks.data.textfiles import files_below
 from tasks.datasets import Dataset, Table, find
@@ -94,14 +95,12 @@ def drop_duplicates(table: Table | Stream, dataset: Dataset, params: Split) -> T
 def split_rows(table: Table | Stream, dataset: Dataset, params: Split) -> Table | Stream:
     """Give every row its split."""
     if isinstance(table, Stream):
-        return replace(table, facts=split_rows.fn(table.facts, dataset, params))
-    groups = table[dataset.groups] if dataset.groups else None
-    if groups is None and dataset.lines:
-        groups = line_groups(dataset.lines(table))
-    weights = dataset.weight(table) if dataset.weight else None
-    few = len(SPLITS) if dataset.labels else FEW  # a label must be in every split, a source or a kind need not
-    drawn = split(table, params, groups=groups, stratify=dataset.stratify, weights=weights, few=few)
-    return without_known_lines(drawn, dataset.lines(drawn)).reset_index(drop=True) if dataset.lines else drawn
+        return replace(table, facts=split(table.facts, table.units, params))
+    text = dataset.text(table)
+    units = text_hashes(table[dataset.groups] if dataset.groups else text)
+    drawn = split(table, units, params, label="label" if dataset.labels else None, text=text)
+    drawn = without_known_lines(drawn, dataset.lines(drawn)) if dataset.lines else drawn
+    return drawn.reset_index(drop=True)
 
 
 @step
@@ -192,7 +191,7 @@ def show_drift(name: str, folder: Path) -> None:
     elif (now := rows_in(folder)).equals(rows):
         said = ["The same rows."]
     else:
-        found = moved(name, rows, now, sources=True)
+        found = moved(rows, now, sources=True)
         said = ["| what | stability index | |", "|---|--:|---|"]
         said += [f"| {each.name} | {each.index:.3f} | {each.said} |" for each in found]
         mlflow.log_metrics({f"drift.{each.name}": each.index for each in found})

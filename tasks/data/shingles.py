@@ -94,6 +94,16 @@ def whole(sets: Sets) -> np.ndarray:
     return _mixed(np.array([each.sum(dtype=np.uint64) + np.uint64(len(each)) for each in sets], np.uint64))
 
 
+def text_hashes(texts: Iterable[str]) -> np.ndarray:
+    """A hash of each text, case and punctuation apart, uint64 [texts]."""
+    return whole([shingles(text) for text in texts])
+
+
+def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers between 0 and 1 that a hash and the seed decide, float64 [hashes]."""
+    return _mixed(hashes ^ _mixed(np.array([seed], np.uint64))) / 2.0**64
+
+
 def band_shape(threshold: float) -> tuple[int, int]:
     """How many bands of how many MinHashes: the longest, with the fewest false candidates, that miss at most MISSED."""
     rows = max(r for r in range(1, 17) if r == 1 or (1 - threshold**r) ** (PERMUTATIONS // r) <= MISSED)

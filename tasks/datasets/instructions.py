@@ -291,7 +291,6 @@ DATASET = Dataset(
     params=Params,
     read=read_instructions,
     text=instruction_text,
-    stratify=("kind",),
     expectations=instruction_expectations,
     write=write_instructions,
     groups="group",
