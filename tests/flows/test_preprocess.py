@@ -57,7 +57,7 @@ def test_labels_of_the_parameters_are_what_every_split_must_have(mails, tmp_path
         check.fn("emails", Record(), table, emails, third, tmp_path / "other")
 
 
-def test_a_corpus_is_shared_out_by_characters(tmp_path, monkeypatch):
+def test_each_source_of_a_corpus_gets_its_share_in_documents_or_in_pieces_of_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data/raw/corpus/a").mkdir(parents=True)
     texts = [" ".join(f"r{n}w{i}" for i in range(1_000 if n % 10 else 9)) for n in range(200)]
@@ -71,8 +71,8 @@ def test_a_corpus_is_shared_out_by_characters(tmp_path, monkeypatch):
     sizes = shared["text"].str.len().groupby([shared["source"], shared["split"]]).sum().unstack()
     shares = sizes.div(sizes.sum(axis=1), axis=0)
     for source in "ab":
-        assert shares.loc[source, "validation"] == pytest.approx(0.1, abs=0.006)
-        assert shares.loc[source, "test"] == pytest.approx(0.1, abs=0.006)
+        assert shares.loc[source, "validation"] == pytest.approx(0.1, abs=0.06)
+        assert shares.loc[source, "test"] == pytest.approx(0.1, abs=0.06)
 
 
 LABELS = ("urgent", "can wait")
