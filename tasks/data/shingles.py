@@ -268,6 +268,18 @@ def prefix(each: np.ndarray, threshold: float) -> np.ndarray:
     return (each[: max(count, below)] >> np.uint64(32)).astype(np.uint32)
 
 
+def rarest(sets: Sets, threshold: float) -> list[np.ndarray]:
+    """As `prefix`, but the shingles of each set that the fewest sets have, so that few others have one of them."""
+    sizes = np.array([len(each) for each in sets])
+    values = np.concatenate([*sets, np.zeros(0, np.uint64)])
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    row = np.repeat(np.arange(len(sets)), sizes)
+    order = np.lexsort((values, counts[place], row))
+    rank = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = order[rank <= (sizes - (threshold * sizes).astype(int))[row]]
+    return np.split(values[kept], np.cumsum(np.bincount(row[kept], minlength=len(sets)))[:-1])
+
+
 class Prefixes:
     """Texts, by prefixes of their sets, that others are held against: a part of the work of `Known`."""
 

@@ -13,7 +13,7 @@ from llm.config import Config
 from llm.errors import UserError
 from tasks.data.cleaning.record import drop
 from tasks.data.gates import Gates
-from tasks.data.shingles import Known, Sets, bands, first_of_groups, shingles, uniform, whole
+from tasks.data.shingles import Known, Sets, bands, first_of_groups, rarest, same, shingles, uniform, whole
 
 SPLITS = ("train", "validation", "test")
 DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning
@@ -149,14 +149,22 @@ def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> n
 def overlap(table: pd.DataFrame, text: pd.Series, threshold: float) -> int:
     """Count the rows of validation and test that have a near duplicate in a split before theirs.
 
-    Every row is compared with every other, with no index and no groups, so that this can judge what they made.
+    It knows no MinHashes and no groups, so that it can judge what they made. Near duplicates have one of the `rarest`
+    shingles in common; rows that have are compared.
     """
     if table.empty:
         return 0
     sets = pd.Series([*map(shingles, text)], dtype=object)
-    order = table["split"].map(SPLITS.index).to_numpy()
-    found = 0
+    prefixes = pd.Series(rarest(sets, threshold), dtype=object)
+    order, found = table["split"].map(SPLITS.index).to_numpy(), 0
     for number in (1, 2):
-        pairs = Known([*sets[order == number]]).pairs([*sets[order < number]], threshold)
-        found += len(np.unique(pairs[:, 0]))
+        ours, theirs = sets[order == number].tolist(), sets[order < number].tolist()
+        pairs = Known([*prefixes[order == number]]).common([*prefixes[order < number]])
+        near = {
+            one
+            for left, right, _ in pairs
+            for one, other in zip(left.tolist(), right.tolist(), strict=True)
+            if same(ours[one], theirs[other], threshold)
+        }
+        found += len(near)
     return found

@@ -167,6 +167,17 @@ def test_overlap_counts_rows_with_a_near_duplicate_in_an_earlier_split(varied):
     assert overlap(table[table["split"] == "train"], table["text"][:1], 0.8) == 0
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.8, 1.0])
+def test_overlap_finds_all_that_comparing_every_pair_finds(varied, threshold):
+    table = pd.DataFrame({"text": [*varied, "", "!!", "one two", "One two."], "split": "train"})
+    table["split"] = np.random.default_rng(0).choice(["train", "validation", "test"], len(table))
+    left, right = (table[table["split"].isin(names)]["text"].tolist() for names in (["test"], ["train", "validation"]))
+    found = len(np.unique(near_pairs(left, right, threshold)[:, 0]))
+    left, right = (table[table["split"] == name]["text"].tolist() for name in ("validation", "train"))
+    found += len(np.unique(near_pairs(left, right, threshold)[:, 0]))
+    assert overlap(table, table["text"], threshold) == found > 5
+
+
 def test_pairs_of_two_tables_are_those_of_the_exact_similarity(varied, monkeypatch):
     monkeypatch.setattr("tasks.data.shingles.BLOCK", 7)
     left, right = varied[:40], varied[20:90]
