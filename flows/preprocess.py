@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import mlflow
+import numpy as np
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -91,14 +92,18 @@ def drop_duplicates(table: Table | Stream, dataset: Dataset, params: Split) -> T
     return deduplicate(table, dataset.text(table), params.near_duplicate)
 
 
+def units_of(table: Table, dataset: Dataset) -> np.ndarray:
+    """The hash of what keeps each row in one split with others; uint64 [rows]."""
+    return text_hashes(table[dataset.groups] if dataset.groups else dataset.text(table))
+
+
 @step
 def split_rows(table: Table | Stream, dataset: Dataset, params: Split) -> Table | Stream:
     """Give every row its split."""
     if isinstance(table, Stream):
         return replace(table, facts=split(table.facts, table.units, params))
     text = dataset.text(table)
-    units = text_hashes(table[dataset.groups] if dataset.groups else text)
-    drawn = split(table, units, params, label="label" if dataset.labels else None, text=text)
+    drawn = split(table, units_of(table, dataset), params, label="label" if dataset.labels else None, text=text)
     drawn = without_known_lines(drawn, dataset.lines(drawn)) if dataset.lines else drawn
     return drawn.reset_index(drop=True)
 
@@ -161,10 +166,14 @@ def check(name: str, record: Record, table: Table | Stream, dataset: Dataset, pa
 
 @step
 def write(table: Table | Stream, dataset: Dataset, params: Split, folder: Path) -> None:
-    """Write the splits as what trains and evaluates reads them."""
+    """Write the splits as what trains and evaluates reads them, tables with the column `unit`.
+
+    By it a review knows which of its test rows another version learned.
+    """
     if isinstance(table, Stream):
         return dataset.write(table, folder, params)
     kept = table.drop(columns=["split", dataset.groups] if dataset.groups else "split")
+    kept = kept.assign(unit=units_of(table, dataset).view(np.int64))  # MLflow knows no uint64
     splits = {name: kept[table["split"] == name] for name in SPLITS}
     splits["train"] = repeat_feedback(splits["train"], params.feedback_weight)
     dataset.write(splits, folder, params)

@@ -45,7 +45,8 @@ class Dataset:
     groups: str | None = None
     """The column whose equal values stay in one split, of which a hash decides; without it that of `text` does.
 
-    A row's value must come from that row alone, so that no other row moves it to another split. It is not written."""
+    A row's value must come from that row alone, so that no other row moves it to another split. It is not written, but
+    for its hash, as the column `unit`."""
     labels: Callable[[Any], Sequence[str]] | None = None
     """The values of the column `label`, of the parameters; every split must have each of them."""
     read_inbox: Callable[[Path, Any], Table] | None = None

@@ -127,6 +127,15 @@ def test_feedback_and_files_of_an_inbox_are_learned_from_and_change_no_other_spl
     assert set(more["source"]) == {"inbox/feedback.jsonl", "inbox/mine.jsonl"}
 
 
+def test_the_hash_by_which_a_row_is_split_is_written_and_says_what_is_the_same_in_other_words(drawn):
+    units = pd.concat(drawn.values())["unit"]
+    assert units.is_unique
+    mail = drawn["train"].iloc[0]
+    said(("urgent", f"Re: {mail['subject'].upper()}!", "something else entirely"))
+    new = processed(feedback_weight=1)["train"].iloc[-1]
+    assert (new["id"], new["unit"]) == ("inbox/feedback.jsonl#1", mail["unit"])
+
+
 def test_feedback_is_repeated_less_where_there_is_much_of_it(drawn):
     others = len(drawn["train"])
     said(*[("urgent", f"New {n}", f"something else {n} entirely") for n in range(others // 10)])
