@@ -95,7 +95,7 @@ def _ours(raw: Path, out: Path, whole: bool) -> int:
     from tasks.data.quality import summarise, validate
     from tasks.data.splits import split
     from tasks.data.stream import overlap_of_stream, without_duplicates, write_stream
-    from tasks.datasets.corpus import DATASET, Params, corpus_expectations, read_stream
+    from tasks.datasets.corpus import Params, corpus_expectations, read_stream
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d ms %(message)s")
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
@@ -104,7 +104,7 @@ def _ours(raw: Path, out: Path, whole: bool) -> int:
         stream = read_stream(raw, params, out / "work", mask)
         if whole:
             stream = without_duplicates(stream, params.near_duplicate)
-        facts = split(stream.facts, params, stratify=DATASET.stratify, weights=DATASET.weight(stream.facts))
+        facts = split(stream.facts, stream.units, params)
         stream = replace(stream, facts=facts)
         record.write(out, "corpus")
     if whole:

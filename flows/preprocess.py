@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import mlflow
+import numpy as np
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -21,13 +22,14 @@ from prefect.cache_policies import NO_CACHE
 from llm.errors import UserError
 from llm.files import atomic_folder
 from tasks.data.cleaning.languages import in_languages
-from tasks.data.cleaning.lines import line_groups, without_known_lines
+from tasks.data.cleaning.lines import without_known_lines
 from tasks.data.cleaning.personal import mask, mask_rows
 from tasks.data.cleaning.record import RULES, Record, recorded
 from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
-from tasks.data.splits import DUPLICATES, FEW, SPLITS, Split, check_train_only, deduplicate, overlap, split
+from tasks.data.shingles import text_hashes
+from tasks.data.splits import DUPLICATES, SPLITS, Split, check_train_only, deduplicate, overlap, split
 from tasks.data.stream import Stream, overlap_of_stream, with_inbox, without_duplicates
 from tasks.data.textfiles import files_below
 from tasks.datasets import Dataset, Table, find
@@ -90,18 +92,20 @@ def drop_duplicates(table: Table | Stream, dataset: Dataset, params: Split) -> T
     return deduplicate(table, dataset.text(table), params.near_duplicate)
 
 
+def units_of(table: Table, dataset: Dataset) -> np.ndarray:
+    """The hash of what keeps each row in one split with others; uint64 [rows]."""
+    return text_hashes(table[dataset.groups] if dataset.groups else dataset.text(table))
+
+
 @step
 def split_rows(table: Table | Stream, dataset: Dataset, params: Split) -> Table | Stream:
     """Give every row its split."""
     if isinstance(table, Stream):
-        return replace(table, facts=split_rows.fn(table.facts, dataset, params))
-    groups = table[dataset.groups] if dataset.groups else None
-    if groups is None and dataset.lines:
-        groups = line_groups(dataset.lines(table))
-    weights = dataset.weight(table) if dataset.weight else None
-    few = len(SPLITS) if dataset.labels else FEW  # a label must be in every split, a source or a kind need not
-    drawn = split(table, params, groups=groups, stratify=dataset.stratify, weights=weights, few=few)
-    return without_known_lines(drawn, dataset.lines(drawn)).reset_index(drop=True) if dataset.lines else drawn
+        return replace(table, facts=split(table.facts, table.units, params))
+    text = dataset.text(table)
+    drawn = split(table, units_of(table, dataset), params, label="label" if dataset.labels else None, text=text)
+    drawn = without_known_lines(drawn, dataset.lines(drawn)) if dataset.lines else drawn
+    return drawn.reset_index(drop=True)
 
 
 @step
@@ -162,10 +166,14 @@ def check(name: str, record: Record, table: Table | Stream, dataset: Dataset, pa
 
 @step
 def write(table: Table | Stream, dataset: Dataset, params: Split, folder: Path) -> None:
-    """Write the splits as what trains and evaluates reads them."""
+    """Write the splits as what trains and evaluates reads them, tables with the column `unit`.
+
+    By it a review knows which of its test rows another version learned.
+    """
     if isinstance(table, Stream):
         return dataset.write(table, folder, params)
     kept = table.drop(columns=["split", dataset.groups] if dataset.groups else "split")
+    kept = kept.assign(unit=units_of(table, dataset).view(np.int64))  # MLflow knows no uint64
     splits = {name: kept[table["split"] == name] for name in SPLITS}
     splits["train"] = repeat_feedback(splits["train"], params.feedback_weight)
     dataset.write(splits, folder, params)
@@ -192,7 +200,7 @@ def show_drift(name: str, folder: Path) -> None:
     elif (now := rows_in(folder)).equals(rows):
         said = ["The same rows."]
     else:
-        found = moved(name, rows, now, sources=True)
+        found = moved(rows, now, sources=True)
         said = ["| what | stability index | |", "|---|--:|---|"]
         said += [f"| {each.name} | {each.index:.3f} | {each.said} |" for each in found]
         mlflow.log_metrics({f"drift.{each.name}": each.index for each in found})

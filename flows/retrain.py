@@ -122,10 +122,7 @@ def measure_drift(dataset: str) -> list[tuple[str, str, str]]:
             rows.append((compared, f"its rows ({md5}) are not in DVC's cache: {FETCH}", ""))
         else:
             new = current_rows(dataset)
-            rows += [
-                (compared, each.name, f"{each.index:.3f} {each.said}")
-                for each in moved(dataset, old, new, sources=True)
-            ]
+            rows += [(compared, each.name, f"{each.index:.3f} {each.said}") for each in moved(old, new, sources=True)]
     return rows
 
 

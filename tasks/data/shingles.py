@@ -94,6 +94,16 @@ def whole(sets: Sets) -> np.ndarray:
     return _mixed(np.array([each.sum(dtype=np.uint64) + np.uint64(len(each)) for each in sets], np.uint64))
 
 
+def text_hashes(texts: Iterable[str]) -> np.ndarray:
+    """A hash of each text, case and punctuation apart, uint64 [texts]."""
+    return whole([shingles(text) for text in texts])
+
+
+def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
+    """Numbers between 0 and 1 that a hash and the seed decide, float64 [hashes]."""
+    return _mixed(hashes ^ _mixed(np.array([seed], np.uint64))) / 2.0**64
+
+
 def band_shape(threshold: float) -> tuple[int, int]:
     """How many bands of how many MinHashes: the longest, with the fewest false candidates, that miss at most MISSED."""
     rows = max(r for r in range(1, 17) if r == 1 or (1 - threshold**r) ** (PERMUTATIONS // r) <= MISSED)
@@ -256,6 +266,18 @@ def prefix(each: np.ndarray, threshold: float) -> np.ndarray:
     count = len(each) - int(threshold * len(each)) + 1
     below = np.searchsorted(each, np.uint64(_bound(threshold) << 32))
     return (each[: max(count, below)] >> np.uint64(32)).astype(np.uint32)
+
+
+def rarest(sets: Sets, threshold: float) -> list[np.ndarray]:
+    """As `prefix`, but the shingles of each set that the fewest sets have, so that few others have one of them."""
+    sizes = np.array([len(each) for each in sets])
+    values = np.concatenate([*sets, np.zeros(0, np.uint64)])
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    row = np.repeat(np.arange(len(sets)), sizes)
+    order = np.lexsort((values, counts[place], row))
+    rank = np.arange(len(values)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = order[rank <= (sizes - (threshold * sizes).astype(int))[row]]
+    return np.split(values[kept], np.cumsum(np.bincount(row[kept], minlength=len(sets)))[:-1])
 
 
 class Prefixes:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from itertools import chain, repeat
 from typing import Literal, Self
 
 import numpy as np
@@ -14,12 +13,10 @@ from llm.config import Config
 from llm.errors import UserError
 from tasks.data.cleaning.record import drop
 from tasks.data.gates import Gates
-from tasks.data.shingles import Known, Sets, bands, first_of_groups, shingles, whole
+from tasks.data.shingles import Known, Sets, bands, first_of_groups, rarest, same, shingles, uniform, whole
 
 SPLITS = ("train", "validation", "test")
 DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning
-FEW = 10  # units, rows or groups of them: a stratum with as many has some in every split, one with fewer may not
-LARGE = 2  # how many times the median unit one must be to be kept out of validation and test for its size
 MOST_NAMED = 10  # sources in an error
 
 logger = logging.getLogger(__name__)
@@ -31,9 +28,9 @@ class Split(Config):
     seed: int = Field(ge=0)
     """Decides which rows go to which split."""
     validation: float = Field(gt=0, lt=1)
-    """Share of the rows (of a corpus: of its characters) that choices are made on."""
+    """Share of the rows, about, that choices are made on."""
     test: float = Field(gt=0, lt=1)
-    """Share of the rows (of a corpus: of its characters) that only `evaluate` opens."""
+    """Share of the rows, about, that only `evaluate` opens."""
     near_duplicate: float = Field(gt=0, le=1)
     """Jaccard similarity of word 3-shingles from which on two texts count as near duplicates."""
 
@@ -103,76 +100,45 @@ def check_train_only(table: pd.DataFrame, params: Split) -> None:
 
 def split(
     table: pd.DataFrame,
+    units: np.ndarray,
     params: Split,
     *,
-    groups: pd.Series | None = None,
-    stratify: Sequence[str] = (),
-    weights: pd.Series | None = None,
-    few: int = FEW,
+    label: str | None = None,
+    text: pd.Series | None = None,
 ) -> pd.DataFrame:
-    """Add the column `split`: train, validation or test, in the shares of `params` and drawn with its seed.
+    """Add the column `split`: train, validation or test, in about the shares of `params`.
 
-    A row counts as much as its weight, or as any other. Rows of one group stay together. Each value of the first column
-    of `stratify` is shared out by itself, and one of at least `few` rows or groups has some in every split; those of
-    fewer are shared out as one. Within a value the same goes for those of the next column, of FEW. Of three rows or
-    groups in all every split has one. A group belongs to the values that most of it has, and one larger than a split's
-    share of them (and than others) goes to train. Rows whose column `source` is one of
-    `params.train_only` go to train, too, with their groups, and count in no share. Raises UserError where rows are too
-    few for validation and test to have some.
+    `units`, uint64 [rows], are equal for rows that stay together. A hash of the unit and the seed decides, so that no
+    row moves when others come, change or go. Only where a split would have no row, or none of a value of the column
+    `label`, it takes the unit whose hash is nearest. That needs three units of the value, and happens to a value of
+    which a split is expected to get five units in 1 of 150 draws.
+
+    Rows whose column `source` is one of `params.train_only` go to train. Other rows of their units that the hash puts
+    into validation or test are left out, and shown as `text`. Raises UserError for fewer than three units.
     """
+    learned = np.zeros(len(table), bool)
     if params.train_only:
         learned = table["source"].map(lambda name: any(fnmatchcase(name, each) for each in params.train_only))
-        learned = learned.astype(bool)
-        learned = learned.groupby(groups).transform("any") if groups is not None else learned
-        rest = [None if each is None else each[~learned] for each in (groups, weights)]
-        parted = split(
-            table[~learned],
-            params.model_copy(update={"train_only": ()}),
-            groups=rest[0],
-            stratify=stratify,
-            weights=rest[1],
-            few=few,
-        )
-        return table.assign(split=parted["split"].reindex(table.index, fill_value="train"))
-    group = pd.factorize(groups if groups is not None else np.arange(len(table)))[0]
-    units = pd.DataFrame({"size": np.bincount(group, weights)})
-    units["stratum"] = 0
-    for column, least in zip(stratify, chain([few], repeat(max(few, FEW))), strict=False):
-        keys = [units["stratum"], _most(group, pd.factorize(table[column])[0], weights)]
-        counts = units.groupby(keys)["size"].transform("count")
-        units["stratum"] = units.groupby([keys[0], np.where(counts < least, -1, keys[1])]).ngroup()
-    shuffled = units.sample(frac=1, random_state=params.seed)
-    units = _in_split(shuffled, params.validation, params.test, few)
-    if len(units) >= len(SPLITS) and not set(SPLITS) <= set(units["split"]):
-        units = _in_split(shuffled.assign(stratum=0), params.validation, params.test, len(SPLITS))
-    if missing := [name for name in SPLITS[1:] if name not in set(units["split"])]:
+        learned = learned.to_numpy(bool)
+    known, place = np.isin(units, units[learned]), uniform(units, params.seed)
+    tested, validated = place < params.test, place >= 1 - params.validation
+    values = table[label].to_numpy() if label else ""
+    drawn = pd.DataFrame({"unit": units, "value": values, "place": place, "test": tested, "validation": validated})
+    drawn = drawn[~known].drop_duplicates("unit").sort_values("place")
+    if len(drawn) < len(SPLITS):
         raise UserError(
-            f"{len(units)} rows or groups of rows that stay together are too few: with validation {params.validation} "
-            f"and test {params.test} there is none for {missing[0]}; bring more of them, or choose other shares"
+            f"{len(drawn)} rows or groups of rows that stay together are too few for train, validation and test; "
+            "bring more of them"
         )
-    return table.assign(split=units["split"].sort_index().to_numpy()[group])
-
-
-def _most(group: np.ndarray, values: np.ndarray, weights: pd.Series | None) -> np.ndarray:
-    """The value that most of each group's weight has, the least of several; groups are 0, 1, …"""
-    rows = pd.DataFrame({"group": group, "value": values, "weight": 1 if weights is None else weights.to_numpy()})
-    sizes = rows.groupby(["group", "value"], as_index=False)["weight"].sum()
-    return sizes.loc[sizes.groupby("group")["weight"].idxmax(), "value"].to_numpy()
-
-
-def _in_split(units: pd.DataFrame, validation: float, test: float, few: int) -> pd.DataFrame:
-    """Give each unit (size, stratum) its split, in the order of the units but for large ones, which come last."""
-    sizes = units.groupby("stratum")["size"]
-    total = sizes.transform("sum")
-    large = units["size"] > np.maximum(min(validation, test) * total, LARGE * sizes.transform("median"))
-    enough = sizes.transform("count") >= few
-    units = units.assign(large=large, total=total, enough=enough).sort_values("large", kind="stable")
-    strata = units.groupby("stratum")["size"]
-    middle, number = (strata.cumsum() - units["size"] / 2) / units["total"], strata.cumcount()
-    chosen = (middle < validation) | (units["enough"] & (number == 0))
-    next_one = number == chosen.groupby(units["stratum"]).transform("sum")
-    tested = (middle < validation + test) | (units["enough"] & next_one)
-    return units.assign(split=np.select([chosen, tested], ["validation", "test"], "train"))
+    values = drawn.groupby("value", dropna=False)
+    rank, count = values.cumcount(), values["unit"].transform("size")
+    first = values["test"].transform("sum").clip(1).clip(upper=(count - 2).clip(0))
+    last = values["validation"].transform("sum").clip(1).clip(upper=count - 1 - first)
+    chosen = np.select([rank < first, rank >= count - last], ["test", "validation"], "train")
+    found = pd.Series(units, table.index).map(dict(zip(drawn["unit"], chosen, strict=True))).fillna("train")
+    out = known & ~learned & (tested | validated)
+    reasons = pd.Series("its group has rows of a source that is learned from only", table.index).where(out)
+    return drop("train_only", table.assign(split=found), reasons, table["source"] if text is None else text)
 
 
 def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> np.ndarray:
@@ -183,14 +149,22 @@ def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> n
 def overlap(table: pd.DataFrame, text: pd.Series, threshold: float) -> int:
     """Count the rows of validation and test that have a near duplicate in a split before theirs.
 
-    Every row is compared with every other, with no index and no groups, so that this can judge what they made.
+    It knows no MinHashes and no groups, so that it can judge what they made. Near duplicates have one of the `rarest`
+    shingles in common; rows that have are compared.
     """
     if table.empty:
         return 0
     sets = pd.Series([*map(shingles, text)], dtype=object)
-    order = table["split"].map(SPLITS.index).to_numpy()
-    found = 0
+    prefixes = pd.Series(rarest(sets, threshold), dtype=object)
+    order, found = table["split"].map(SPLITS.index).to_numpy(), 0
     for number in (1, 2):
-        pairs = Known([*sets[order == number]]).pairs([*sets[order < number]], threshold)
-        found += len(np.unique(pairs[:, 0]))
+        ours, theirs = sets[order == number].tolist(), sets[order < number].tolist()
+        pairs = Known([*prefixes[order == number]]).common([*prefixes[order < number]])
+        near = {
+            one
+            for left, right, _ in pairs
+            for one, other in zip(left.tolist(), right.tolist(), strict=True)
+            if same(ours[one], theirs[other], threshold)
+        }
+        found += len(near)
     return found

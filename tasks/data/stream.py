@@ -81,6 +81,11 @@ class Stream:
         """The place of each part's first row, and of the end."""
         return np.cumsum([0, *(read_part(path, ["length"]).num_rows for path in self.parts)])
 
+    @property
+    def units(self) -> np.ndarray:
+        """Of each row the hash by which it is split, as of `text_hashes`; uint64 [rows]."""
+        return column(self.parts, "equal")[self.facts.index]
+
     def rows(self, places: np.ndarray, columns: list[str]) -> pd.DataFrame:
         """Some columns of the rows at these places, which are its index, in their order."""
         starts = self.starts

@@ -40,14 +40,13 @@ class Dataset:
     """What makes two rows the same."""
     expectations: Callable[[], list]
     """What Great Expectations holds the rows against."""
-    stratify: tuple[str, ...] = ()
-    """The columns whose values each split has in the same shares, those of each within those of the one before."""
-    weight: Callable[[Table], pd.Series] | None = None
-    """How much each row counts in these shares; without it all count the same."""
     write: Callable[[Any, Path, Any], object] = write_parquet
     """Write the splits, of the folder and the parameters: a table each by its name, or the stream with all."""
     groups: str | None = None
-    """The column whose equal values stay in one split; it is not written."""
+    """The column whose equal values stay in one split, of which a hash decides; without it that of `text` does.
+
+    A row's value must come from that row alone, so that no other row moves it to another split. It is not written, but
+    for its hash, as the column `unit`."""
     labels: Callable[[Any], Sequence[str]] | None = None
     """The values of the column `label`, of the parameters; every split must have each of them."""
     read_inbox: Callable[[Path, Any], Table] | None = None
@@ -59,7 +58,7 @@ class Dataset:
     lengths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Columns and the least and most characters that a row has in them; any other is left out."""
     lines: Callable[[Table], pd.Series] | None = None
-    """The text of which rows with the same long lines stay in one split, where `groups` are not what does that."""
+    """The text whose long lines are looked for in other splits, where `groups` can't keep all such rows together."""
     stream: Callable[[Path, Any, Path, Callable[[str], str]], "Stream"] | None = None
     """As `read`, without rows that are no text to learn from, where rows may be too many for memory.
 

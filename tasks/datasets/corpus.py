@@ -25,7 +25,7 @@ from tasks.data.compression import without_compression
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.documents import documents, raw_documents, tidy_document
 from tasks.data.parts import make_parts, read_part, read_record, with_record
-from tasks.data.splits import FEW, Split, check_train_only
+from tasks.data.splits import Split, check_train_only
 from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_learn, write_stream
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ["id", "source", "text"]
 LENGTHS = {"text": (1, 1_000_000)}  # a million characters without a space are no prose
-PIECES = 100  # of a source, at least, so that a share of a few percent is some of them
-SHORTEST, LONGEST = 10_000, 50_000  # characters of a piece, about
-SMALL = 1_000  # characters of a piece, at least, where there is too little text for longer ones
+LONGEST = 50_000  # characters of a document that stays whole
+PIECE = 10_000  # characters of a piece of a longer one, about
+FEW, SMALL = 10, 1_000  # rows, at least, if pieces of so many characters give as many
 PART = 16 * 2**20  # characters of a part, or bytes of its files, about
 FILES = 1_000  # of a part, at most
 BEGINNING = 1_000  # characters of a document that is looked at, and not learned from
@@ -61,17 +61,17 @@ class Params(Split):
 def read_corpus(folder: Path, params: Params | None = None, problems: list[Problem] | None = None) -> pd.DataFrame:
     """Read every file below `folder/<source>/` into a table of documents: id, source, text.
 
-    tasks/data/formats/documents.py has the forms. A document that is long, for its source, is cut into pieces (`cut`),
-    so that one book is not all in one split. Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no
-    two blank lines in a row. Rows come in the order of paths. What can't be read is put into `problems`; without that
-    list it raises UserError naming file, row and reason.
+    tasks/data/formats/documents.py has the forms. A long document is cut into pieces (`cut`), so that one book is not
+    all in one split. Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no two blank lines in a row.
+    Rows come in the order of paths. What can't be read is put into `problems`; without that list it raises UserError
+    naming file, row and reason.
     """
     files = raw_files(folder)
     columns = params.columns if params else {}
     bar = tqdm(files, desc="reading", unit="file", disable=None, leave=False)
     table = pd.DataFrame(_rows(documents, bar, folder, columns, problems), columns=COLUMNS)
     _log_size(table["text"].str.len(), len(files))
-    return cut(table, longest_pieces(table["text"].str.len(), table["source"]))
+    return cut(table, longest_document(table["text"].str.len()))
 
 
 def check_corpus(folder: Path, params: Params, problems: list[Problem]) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def read_documents(folder: Path, params: Params, mask: Callable[[str], str], job
     return with_record(pa.table(columns | {"length": pa.array([len(row[2]) for row in rows], pa.int64())}), record)
 
 
-def cut_documents(params: Params, longest: dict[str, float], mask: Callable[[str], str], path: Path) -> pa.Table:
+def cut_documents(params: Params, longest: float, mask: Callable[[str], str], path: Path) -> pa.Table:
     """A part of documents as a part of rows: cut, perhaps masked, without those that are no text to learn from."""
     with recorded(mask) as record:
         table = cut(read_part(path, COLUMNS).to_pandas(), longest)
@@ -175,7 +175,7 @@ def _read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str],
     _log_size(known["length"], len(files))
     if not known.empty:
         check_train_only(known, params)  # before a source may be gone as a duplicate
-    longest = longest_pieces(known["length"], known["source"])
+    longest = longest_document(known["length"])
     rows = make_parts(work / "rows", read, partial(cut_documents, params, longest, mask), len(read))
     for path in read:
         absorb(read_record(path))
@@ -186,22 +186,22 @@ def _read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str],
     return Stream.of(work, rows)
 
 
-def longest_pieces(lengths: pd.Series, sources: pd.Series) -> dict[str, float]:
-    """How many characters a piece of a document has at most, about, by the document's source.
+def longest_document(lengths: pd.Series) -> float:
+    """How many characters a document has at most that is not cut, of the lengths of all documents.
 
-    A hundredth of the source, or LONGEST if that is less, but no less than SHORTEST, or than SMALL where there would be
-    fewer than FEW pieces in all: each split needs some. Where there are many others a document stays whole, as it reads
-    best, and what is held out is then no part of what is learned.
+    LONGEST, so that no other document changes how one is cut. Only of so little text that there would be fewer than
+    FEW rows it is less, down to SMALL: each split needs some.
     """
-    longest = (lengths.groupby(sources, observed=True, sort=False).sum() / PIECES).clip(SHORTEST, LONGEST)
-    if np.ceil(lengths / sources.map(longest).astype(float)).sum() < FEW:
-        longest = longest.clip(upper=max(SMALL, lengths.sum() / FEW))
-    return longest.to_dict()
+    rows = np.ceil(lengths.where(lengths > LONGEST, 0) / PIECE).clip(1).sum()
+    return LONGEST if rows >= FEW else min(LONGEST, max(SMALL, lengths.sum() / FEW))
 
 
-def cut(table: pd.DataFrame, longest: dict[str, float]) -> pd.DataFrame:
-    """Cut documents that are longer than is `longest` for their source into pieces of at most about that."""
-    pieces = list(map(_pieces, table["text"], table["source"].map(longest)))
+def cut(table: pd.DataFrame, longest: float) -> pd.DataFrame:
+    """Cut documents of more than `longest` characters into pieces of about that, or of PIECE if that is less.
+
+    Others stay whole, as they read best, and what is held out is then no part of what is learned.
+    """
+    pieces = [_pieces(text, min(PIECE, longest)) if len(text) > longest else [text] for text in table["text"]]
     names = [
         [f"{name}#{n}" for n, _ in enumerate(each, 1)] if len(each) > 1 else [name]
         for name, each in zip(table["id"], pieces, strict=True)
@@ -264,8 +264,6 @@ DATASET = Dataset(
     params=Params,
     read=read_corpus,
     text=lambda table: table["text"],
-    stratify=("source",),
-    weight=lambda table: table["length"] if "length" in table else table["text"].str.len(),
     expectations=corpus_expectations,
     lengths=LENGTHS,
     write=write_corpus,

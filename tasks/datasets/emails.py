@@ -21,8 +21,9 @@ from tasks.datasets import Dataset
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
-COLUMNS = ["id", "source", "subject", "body", "label"]
+COLUMNS = ["id", "source", "subject", "body", "label", "group"]
 LENGTHS = {"subject": (0, 2_000), "body": (0, 1_000_000)}
+REPLY = re.compile(r"^(\s*((re|fwd?|aw|wg|sv|vs|tr|rv)(\[\d+\])?:|\[[^\]]*\]))+", re.IGNORECASE)
 logger = logging.getLogger(__name__)
 
 
@@ -63,12 +64,13 @@ class Params(Split):
 
 
 def read_emails(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
-    """Read all emails under `folder`, in the order of their paths: id, source, subject, body, label.
+    """Read all emails under `folder`, in the order of their paths: id, source, subject, body, label, group.
 
-    tasks/data/formats/mails.py has the forms. Emails without any text are left out, and so are equal ones that have
-    several labels. In feedback a client's last word on a mail counts; clients who disagree are several labels. Against
-    a label of the dataset's own that of the inbox counts, where the mail is learned from (tasks/data/inbox.py). What
-    can't be read is put into `problems`; without that list it raises UserError with file, row and reason.
+    tasks/data/formats/mails.py has the forms. Emails of one `group` (`thread`) stay in one split. Emails without any
+    text are left out, and so are equal ones that have several labels. In feedback a client's last word on a mail
+    counts; clients who disagree are several labels. Against a label of the dataset's own that of the inbox counts,
+    where the mail is learned from (tasks/data/inbox.py). What can't be read is put into `problems`; without that list
+    it raises UserError with file, row and reason.
     """
     paths = raw_files(folder)
     labels = Labels(params.labels, params.label_map)
@@ -81,7 +83,8 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
             source = (name if mail.number else name.parent).as_posix()
             client = str(mail.cells.get("client")) if name.as_posix() == FEEDBACK else identity
             emails.append((identity, source, mail.subject, mail.body, mail.label, client))
-    table = pd.DataFrame(emails, columns=[*COLUMNS, "client"])
+    table = pd.DataFrame(emails, columns=[*COLUMNS[:-1], "client"])
+    table["group"] = thread(table)
     blank = row_text(table).str.isspace()
     logger.info("%d emails in %d files, %d of them without any text left out", len(table), len(paths), blank.sum())
     said_again = table.duplicated(["client", "subject", "body"], keep="last") & ~blank
@@ -91,6 +94,15 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
     ):
         table = drop(rule, table, pd.Series(reason, table.index).where(out[table.index]), row_text(table))
     return _without_contradictions(table[COLUMNS].reset_index(drop=True))
+
+
+def thread(table: pd.DataFrame) -> pd.Series:
+    """What keeps a mail in one split with others: its subject without marks of replies and of lists.
+
+    A subject of fewer than two words is nobody's own; then it is the whole text.
+    """
+    words = table["subject"].map(lambda subject: re.findall(r"[^\W_]+", REPLY.sub("", subject).lower()))
+    return words.str.join(" ").where(words.str.len() > 1, row_text(table))
 
 
 def _without_contradictions(table: pd.DataFrame) -> pd.DataFrame:
@@ -126,8 +138,8 @@ DATASET = Dataset(
     params=Params,
     read=read_emails,
     text=row_text,
-    stratify=("label", "source"),
     expectations=email_expectations,
+    groups="group",
     labels=lambda params: params.labels,
     feedback=LENGTHS,
     lengths=LENGTHS,

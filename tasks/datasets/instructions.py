@@ -238,11 +238,11 @@ def _parsed(
 
 
 def write_instructions(splits: Mapping[str, Table], folder: Path, params: Split) -> None:
-    """Each split as a table with the columns WRITTEN, worded as it is to be."""
+    """Each split as a table without the columns WORDINGS, worded as it is to be."""
     worded = {}
     for name, table in splits.items():
         given = {column: table[f"{name}_{column}"] for column in ("instruction", "input")} if name in SPLITS[1:] else {}
-        worded[name] = table.assign(**given)[WRITTEN]
+        worded[name] = table.assign(**given).drop(columns=WORDINGS)
     write_parquet(worded, folder, params)
 
 
@@ -291,7 +291,6 @@ DATASET = Dataset(
     params=Params,
     read=read_instructions,
     text=instruction_text,
-    stratify=("kind",),
     expectations=instruction_expectations,
     write=write_instructions,
     groups="group",

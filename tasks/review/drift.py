@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 
 from tasks.data.drift import Drift, drift
-from tasks.datasets import find
 from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, rows_before
 
 FETCH = "`dvc fetch --all-commits` brings what a remote has"
+LABELS = ("label", "kind")  # columns that say what a row is
 NO_PROPERTY = ("id", "source")
 FEW = 2000  # rows of a side: of more, chance moves nothing by 0.05
 DRAWS = 9
@@ -21,12 +21,12 @@ def rows_of(data: TrainedOn) -> pd.DataFrame | None:
     return current_rows(data.dataset) if current_md5(data.dataset) == data.md5 else rows_before(data)
 
 
-def moved(dataset: str, before: pd.DataFrame, now: pd.DataFrame, *, sources: bool = False) -> list[Drift]:
+def moved(before: pd.DataFrame, now: pd.DataFrame, *, sources: bool = False) -> list[Drift]:
     """How far each property of a dataset's rows has moved: its label, then the lengths and words of each text.
 
     With `sources`, where they come from, too, which says nothing of what they are.
     """
-    label = next((name for name in find(dataset).stratify[:1] if name in now and name in before), None)
+    label = next((name for name in LABELS if name in now and name in before), None)
     texts = [
         name
         for name in now
@@ -36,7 +36,7 @@ def moved(dataset: str, before: pd.DataFrame, now: pd.DataFrame, *, sources: boo
     return drift(before, now, texts, label, source)
 
 
-def moved_by_chance(dataset: str, before: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
+def moved_by_chance(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
     """How far each property moves at most where the rows of both are dealt out anew, DRAWS times, to sides of the same
     sizes, but for FEW rows of a larger one; nothing where both have more."""
     if min(len(before), len(now)) > FEW:
@@ -46,6 +46,6 @@ def moved_by_chance(dataset: str, before: pd.DataFrame, now: pd.DataFrame) -> di
     for seed in range(DRAWS):
         order = np.random.default_rng(seed).permutation(len(both))
         sides = (both.iloc[part].reset_index(drop=True) for part in np.split(order, [len(dealt[0])]))
-        for each in moved(dataset, *sides):
+        for each in moved(*sides):
             most[each.name] = max(each.index, most.get(each.name, 0.0))
     return most

@@ -131,10 +131,10 @@ def _drift(comparison: "Comparison", most: float) -> Gate:
     if lacking := [f"the {who}'s {found[who].dataset} ({found[who].md5})" for who in rows if rows[who] is None]:
         return Gate(name, None, f"{' and '.join(lacking)}: the rows are not in DVC's cache; {FETCH}")
     sides = rows["champion"], rows["challenger"]
-    properties = sorted(moved(mine.dataset, *sides), key=lambda each: -each.index)
+    properties = sorted(moved(*sides), key=lambda each: -each.index)
     far = [each for each in properties if each.index > most]
     if far:
-        chance = moved_by_chance(mine.dataset, *sides)
+        chance = moved_by_chance(*sides)
         far = [each for each in far if each.index > chance.get(each.name, 0.0)]
         if not far:
             said = f"{properties[0].name} {properties[0].index:.3f}, and chance moves as few rows as these as far"

@@ -1,6 +1,7 @@
 """Long lines that rows have in common: replies quote each other, and newsletters have whole paragraphs again.
 
-Two mails of one thread are no near duplicates, and yet whoever learned the one has read most of the other.
+Two mails of one thread are no near duplicates, and yet whoever learned the one has read most of the other. A subject
+keeps most threads in one split (tasks/datasets/emails.py); this is for the others.
 
 Emails alone are held against this. Of the default corpus's 194 documents of validation and test none has half of its
 long lines in splits before, and 0.1% of the lines are there. Of instructions 3 of 1,433 questions have, by slots that a
@@ -11,10 +12,7 @@ import re
 from collections import Counter
 from itertools import chain
 
-import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 
 from tasks.data.cleaning.record import drop
 from tasks.data.splits import SPLITS
@@ -40,19 +38,6 @@ def own_lines(text: pd.Series) -> pd.Series:
     return lines.map(lambda each: each - common)
 
 
-def line_groups(text: pd.Series) -> pd.Series:
-    """Number the groups of rows of which one has half of its long lines in another, and of chains of such."""
-    rows = [sorted(lines) for lines in own_lines(text)]
-    sizes = np.array([len(lines) for lines in rows])
-    columns = pd.factorize(np.array([line for lines in rows for line in lines], dtype=object))[0]
-    ends = np.concatenate([[0], np.cumsum(sizes)])
-    lines = csr_array((np.ones(len(columns), np.int32), columns, ends), shape=(len(rows), len(columns)))
-    common = (lines @ lines.T).tocoo()
-    near = common.data >= HALF * np.minimum(sizes[common.row], sizes[common.col])
-    graph = coo_array((common.data[near], (common.row[near], common.col[near])), shape=(len(rows), len(rows)))
-    return pd.Series(connected_components(graph, directed=False)[1], index=text.index)
-
-
 def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
     """The share of each row's long lines that stand in splits before its own; 0 for one without any, and for train."""
     lines, known = own_lines(text), set()
@@ -65,10 +50,7 @@ def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
 
 
 def without_known_lines(table: pd.DataFrame, text: pd.Series) -> pd.DataFrame:
-    """The rows but those of validation and test that have half of their long lines in splits before theirs.
-
-    `line_groups` keeps two such rows together; of these the lines come from several.
-    """
+    """The rows but those of validation and test that have half of their long lines in splits before theirs."""
     shares = shares_before(table, text)
     reasons = shares.map(lambda share: f"{share:.0%} of its long lines stand in splits before").where(shares >= HALF)
     return drop("long_lines", table, reasons, text)

@@ -61,6 +61,9 @@ RULES: dict[str, Rule] = {
     "lengths": Rule("A row with a field that is too short or too long is left out."),
     "repetition": Rule("A row of which most lines repeat others of it is left out."),
     "near_duplicates": Rule("Of near duplicates the first is kept."),
+    "train_only": Rule(
+        "A row of validation or test whose group (a thread, a question) has rows of a `train_only` source is left out."
+    ),
     "long_lines": Rule("A row of validation or test with half of its long lines in a split before is left out."),
     "inbox": Rule(
         "A row of the inbox is left out where it is tested on, else takes the place of an equal one of train."

@@ -3,7 +3,11 @@ import pandas as pd
 import pytest
 
 from llm.errors import UserError
+from tasks.data.cleaning.lines import without_known_lines
+from tasks.data.cleaning.record import recorded
+from tasks.data.shingles import text_hashes
 from tasks.data.splits import Split, check_train_only, deduplicate, near_duplicates, near_pairs, overlap, split
+from tasks.datasets.emails import row_text, thread
 
 PARAMS = Split(seed=1, validation=0.15, test=0.2, near_duplicate=0.8)
 
@@ -88,33 +92,68 @@ def test_the_first_row_of_a_group_stays_and_the_log_counts_exact_and_near_duplic
     assert "4 rows: 1 exact and 1 near duplicates dropped, 2 left" in caplog.text
 
 
-def test_shares_hold_in_every_stratum_and_the_seed_decides():
-    table = pd.DataFrame({"label": ["ham"] * 800 + ["spam"] * 200})
-    shared = split(table, PARAMS, stratify=("label",))
-    counts = pd.crosstab(shared["label"], shared["split"])
-    assert counts.loc["ham"].to_dict() == {"test": 160, "train": 520, "validation": 120}
-    assert counts.loc["spam"].to_dict() == {"test": 40, "train": 130, "validation": 30}
-    assert shared.equals(split(table, PARAMS, stratify=("label",)))
-    other = split(table, PARAMS.model_copy(update={"seed": 2}), stratify=("label",))
-    assert (other["split"] != shared["split"]).mean() > 0.3
+def texts(rows, prefix="row"):
+    return pd.Series([f"{prefix} {n} and {n * n}" for n in range(rows)])
 
 
-def test_groups_stay_whole_and_shares_hold_nearly():
+def drawn(table, params=PARAMS, **more):
+    return split(table, text_hashes(table["text"]), params, text=table["text"], **more)["split"]
+
+
+def test_shares_hold_on_average_for_every_label_and_the_seed_decides():
+    table = pd.DataFrame({"text": texts(4_000), "label": ["ham"] * 3_200 + ["spam"] * 800})
+    shared = drawn(table, label="label")
+    shares = pd.crosstab(table["label"], shared, normalize="index")
+    assert shares["validation"].tolist() == pytest.approx([0.15, 0.15], abs=0.025)
+    assert shares["test"].tolist() == pytest.approx([0.2, 0.2], abs=0.025)
+    assert shared.equals(drawn(table, label="label"))
+    other = drawn(table, PARAMS.model_copy(update={"seed": 2}), label="label")
+    assert (other != shared).mean() == pytest.approx(1 - (0.65**2 + 0.15**2 + 0.2**2), abs=0.03)
+
+
+def test_no_row_moves_when_others_come_change_or_go():
+    """As mails go through the stage: near duplicates and what quotes another split are left out, and nothing moves."""
+    generator = np.random.default_rng(5)
+    lines = [random_text(generator, 9) for _ in range(130)]
+    subjects = [f"{random_text(generator, 2)}" for _ in range(100)]
+
+    def mail(number):
+        body = "\n".join(lines[n] for n in generator.integers(130, size=generator.integers(1, 5)))
+        subject = generator.choice(["", "Re: ", "[list] Re: "]) + subjects[generator.integers(100)]
+        return {"id": number, "source": "real" if number % 9 else "made", "subject": subject, "body": body} | {
+            "label": ("ham", "spam")[number % 2]
+        }
+
+    def splits(table):
+        table = table.assign(group=thread(table))
+        kept = deduplicate(table, row_text(table), 0.8)
+        shared = split(kept, text_hashes(kept["group"]), params, label="label", text=row_text(kept))
+        return without_known_lines(shared, shared["body"]).set_index("id")["split"]
+
+    params = PARAMS.model_copy(update={"train_only": ("made",)})
+    table = pd.DataFrame([mail(n) for n in range(190)])
+    table = pd.concat([table, table[:10].assign(id=range(190, 200))], ignore_index=True)
+    with recorded() as record:
+        before = splits(table)
+    assert set(record.counts()) == {"near_duplicates", "train_only", "long_lines"}
+    for number in range(200, 210):
+        place = int(generator.integers(200))
+        new = pd.DataFrame([mail(number)])
+        added = pd.concat([table[:place], new, table[place:]], ignore_index=True)
+        changed = pd.concat([table[:place], new.assign(id=place), table[place + 1 :]], ignore_index=True)
+        for other in (added, changed, table.drop(index=place)):
+            after = splits(other)
+            both = before.index.intersection(after.index).difference([place])
+            assert len(both) > 0.95 * len(before)
+            assert after[both].equals(before[both])
+
+
+def test_groups_stay_whole():
     generator = np.random.default_rng(0)
-    table = pd.DataFrame({"word": generator.integers(400, size=2_000), "kind": "x"})
-    shared = split(table, PARAMS, groups=table["word"], stratify=("kind",))
-    assert shared.groupby("word")["split"].nunique().max() == 1
-    shares = shared["split"].value_counts(normalize=True)
-    assert shares["validation"] == pytest.approx(0.15, abs=0.01)
-    assert shares["test"] == pytest.approx(0.2, abs=0.01)
-
-
-def test_a_group_larger_than_a_splits_share_goes_to_train():
-    groups = pd.Series([0] * 60 + list(range(1, 41)))
-    for seed in range(10):
-        shared = split(pd.DataFrame(index=range(100)), PARAMS.model_copy(update={"seed": seed}), groups=groups)
-        assert set(shared["split"][:60]) == {"train"}
-        assert shared["split"].value_counts().to_dict() == {"train": 65, "test": 20, "validation": 15}
+    table = pd.DataFrame({"text": [f"group {n}" for n in generator.integers(400, size=2_000)]})
+    shared = drawn(table)
+    assert shared.groupby(table["text"]).nunique().max() == 1
+    assert shared.value_counts(normalize=True)["test"] == pytest.approx(0.2, abs=0.04)
 
 
 def test_overlap_counts_rows_with_a_near_duplicate_in_an_earlier_split(varied):
@@ -128,6 +167,17 @@ def test_overlap_counts_rows_with_a_near_duplicate_in_an_earlier_split(varied):
     assert overlap(table[table["split"] == "train"], table["text"][:1], 0.8) == 0
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.8, 1.0])
+def test_overlap_finds_all_that_comparing_every_pair_finds(varied, threshold):
+    table = pd.DataFrame({"text": [*varied, "", "!!", "one two", "One two."], "split": "train"})
+    table["split"] = np.random.default_rng(0).choice(["train", "validation", "test"], len(table))
+    left, right = (table[table["split"].isin(names)]["text"].tolist() for names in (["test"], ["train", "validation"]))
+    found = len(np.unique(near_pairs(left, right, threshold)[:, 0]))
+    left, right = (table[table["split"] == name]["text"].tolist() for name in ("validation", "train"))
+    found += len(np.unique(near_pairs(left, right, threshold)[:, 0]))
+    assert overlap(table, table["text"], threshold) == found > 3
+
+
 def test_pairs_of_two_tables_are_those_of_the_exact_similarity(varied, monkeypatch):
     monkeypatch.setattr("tasks.data.shingles.BLOCK", 7)
     left, right = varied[:40], varied[20:90]
@@ -139,111 +189,35 @@ def test_pairs_of_two_tables_are_those_of_the_exact_similarity(varied, monkeypat
 
 def test_no_near_duplicate_straddles_the_splits_of_a_deduplicated_table(varied):
     table = pd.DataFrame({"text": varied})
-    assert overlap(split(table, PARAMS), table["text"], 0.8) > 0
+    assert overlap(table.assign(split=drawn(table)), table["text"], 0.8) > 0
     table = deduplicate(table, table["text"], 0.8)
-    assert overlap(split(table, PARAMS), table["text"], 0.8) == 0
-
-
-def test_two_thousand_long_texts_are_split_without_an_overlap():
-    generator = np.random.default_rng(1)
-    table = pd.DataFrame({"text": [random_text(generator, 300) for _ in range(2_000)]})
-    shared = split(deduplicate(table, table["text"], 0.8), PARAMS)
-    assert overlap(shared, shared["text"], 0.8) == 0
-
-
-def test_rows_of_a_source_that_is_for_learning_alone_go_to_train_and_change_no_other_split():
-    table = pd.DataFrame({"text": [f"row {n}" for n in range(100)], "source": ["real"] * 100, "label": list("ab") * 50})
-    written = pd.DataFrame({"text": [f"made {n}" for n in range(40)], "source": "written/ham", "label": "a"})
-    both = pd.concat([table, written], ignore_index=True)
-    params = Split(seed=1, validation=0.1, test=0.2, near_duplicate=0.8, train_only=("written/*",))
-    found = split(both, params, stratify=("label",))["split"]
-    assert set(found[100:]) == {"train"}
-    alone = split(table, params.model_copy(update={"train_only": ()}), stratify=("label",))["split"]
-    assert found[:100].tolist() == alone.tolist()
+    assert overlap(table.assign(split=drawn(table)), table["text"], 0.8) == 0
 
 
 LITTLE = Split(seed=1, validation=0.02, test=0.02, near_duplicate=0.8)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_stratum_of_ten_rows_or_more_has_some_in_every_split(seed):
-    table = pd.DataFrame({"source": ["small"] * 10 + ["middle"] * 24 + ["large"] * 500})
-    shared = split(table, LITTLE.model_copy(update={"seed": seed}), stratify=("source",))
-    counts = pd.crosstab(shared["source"], shared["split"])
-    assert counts.loc["small"].to_dict() == {"test": 1, "train": 8, "validation": 1}
-    assert counts.loc["middle"].to_dict() == {"test": 1, "train": 22, "validation": 1}
-    assert counts.loc["large"].to_dict() == {"test": 10, "train": 480, "validation": 10}
-
-
-def test_strata_of_fewer_rows_are_shared_out_together():
-    table = pd.DataFrame({"source": [f"book {n // 5}" for n in range(100)]})
-    counts = split(table, LITTLE, stratify=("source",))["split"].value_counts()
-    assert counts.to_dict() == {"train": 96, "validation": 2, "test": 2}
+@pytest.mark.parametrize("rows", [3, 5, 40])
+def test_a_split_that_would_have_no_row_takes_the_nearest(rows, seed):
+    table = pd.DataFrame({"text": texts(rows)})
+    shared = drawn(table, LITTLE.model_copy(update={"seed": seed}))
+    assert shared.value_counts()[["validation", "test"]].between(1, 3).all()
+    more = drawn(pd.DataFrame({"text": texts(rows + 1)}), LITTLE.model_copy(update={"seed": seed}))
+    assert (more[:rows] != shared).sum() <= 2
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_where_every_stratum_must_be_everywhere_three_rows_of_one_are_one_a_split(seed):
-    table = pd.DataFrame({"label": ["ham"] * 297 + ["spam"] * 3})
-    shared = split(table, PARAMS.model_copy(update={"seed": seed}), stratify=("label",), few=3)
-    assert pd.crosstab(shared["label"], shared["split"]).loc["spam"].to_dict() == {
-        "test": 1,
-        "train": 1,
-        "validation": 1,
-    }
-
-
-def test_a_group_belongs_to_what_most_of_it_is():
-    """A list's one mail among eighty newsletters makes none of them a list's; they are too many for test."""
-    table = pd.DataFrame({"label": "ham", "source": ["list"] * 400 + ["newsletters"] * 200, "group": range(600)})
-    table.loc[399:480, "group"] = 399
-    shared = split(table, PARAMS, groups=table["group"], stratify=("label", "source"))
-    assert set(shared.loc[399:480, "split"]) == {"train"}
-    newsletters = shared[shared["source"] == "newsletters"]["split"].value_counts()
-    assert (newsletters["validation"], newsletters["test"]) == (30, 40)
-
-
-def test_the_sources_of_a_label_are_shared_out_alike_and_small_ones_together():
-    table = pd.DataFrame({"label": ["ham"] * 440 + ["spam"] * 100, "source": "list"})
-    table.loc[400:439, "source"] = "newsletters"
-    table.loc[440:449, "source"] = [f"s{n}" for n in range(10)]
-    shared = split(table, PARAMS, stratify=("label", "source"), few=3)
-    counts = shared.groupby(["label", "source"])["split"].value_counts(normalize=True).unstack(fill_value=0)
-    for each in (("ham", "list"), ("ham", "newsletters"), ("spam", "list")):
-        assert counts.loc[each, "validation"] == pytest.approx(PARAMS.validation, abs=0.03)
-        assert counts.loc[each, "test"] == pytest.approx(PARAMS.test, abs=0.03)
-    small = shared[shared["source"].str.startswith("s")]["split"].value_counts()
-    assert small.to_dict() == {"train": 7, "test": 2, "validation": 1}
-
-
-@pytest.mark.parametrize("rows", [3, 5, 9])
-def test_of_few_rows_every_split_has_one(rows):
-    counts = split(pd.DataFrame({"source": [f"s{n % 2}" for n in range(rows)]}), LITTLE, stratify=("source",))["split"]
-    assert counts.value_counts().to_dict() == {"train": rows - 2, "validation": 1, "test": 1}
-
-
-def test_a_row_counts_by_its_weight():
-    weights = pd.Series([1] * 900 + [9] * 100)  # half of the weight is in a tenth of the rows
-    for seed in range(10):
-        params = PARAMS.model_copy(update={"seed": seed})
-        shared = split(pd.DataFrame(index=range(1_000)), params, weights=weights)["split"]
-        shares = weights.groupby(shared).sum() / weights.sum()
-        assert shares["validation"] == pytest.approx(0.15, abs=0.005)
-        assert shares["test"] == pytest.approx(0.2, abs=0.005)
-
-
-def test_a_row_much_heavier_than_the_others_is_learned_from():
-    weights = pd.Series([10] * 20 + [200])
-    for seed in range(10):
-        shared = split(pd.DataFrame(index=range(21)), LITTLE.model_copy(update={"seed": seed}), weights=weights)
-        assert shared["split"][20] == "train"
-        assert shared["split"].value_counts().to_dict() == {"train": 19, "validation": 1, "test": 1}
+def test_of_three_rows_of_a_label_every_split_has_one(seed):
+    table = pd.DataFrame({"text": texts(300), "label": ["ham"] * 297 + ["spam"] * 3})
+    shared = drawn(table, PARAMS.model_copy(update={"seed": seed}), label="label")
+    assert shared[297:].value_counts().to_dict() == {"test": 1, "train": 1, "validation": 1}
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
-def test_too_few_rows_for_a_split_are_an_error_that_says_what_to_change(rows):
-    message = rf"^{rows} rows or groups .* validation 0\.02 and test 0\.02 there is none for validation; bring more"
-    with pytest.raises(UserError, match=message):
-        split(pd.DataFrame(index=range(rows)), LITTLE)
+def test_too_few_rows_for_three_splits_are_an_error(rows):
+    with pytest.raises(UserError, match=rf"^{rows} rows or groups .* bring more"):
+        drawn(pd.DataFrame({"text": texts(rows)}))
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
@@ -252,19 +226,20 @@ def test_a_share_of_nothing_is_refused(name):
         Split(**PARAMS.model_dump() | {name: 0.0})
 
 
-def test_a_group_with_a_row_that_is_for_learning_alone_goes_to_train_whole():
-    table = pd.DataFrame({"source": ["real"] * 100 + ["written"] * 50, "entity": [*range(100), *range(50)]})
-    params = Split(seed=1, validation=0.2, test=0.2, near_duplicate=0.8, train_only=("written",))
-    shared = split(table, params, groups=table["entity"])
-    assert set(shared["split"][table["entity"] < 50]) == {"train"}
-    assert shared["split"][50:100].value_counts().to_dict() == {"train": 30, "validation": 10, "test": 10}
-
-
-def test_weights_of_rows_that_are_for_learning_alone_count_in_no_share():
-    table = pd.DataFrame({"source": ["written"] * 50 + ["real"] * 100})
-    params = Split(seed=1, validation=0.2, test=0.2, near_duplicate=0.8, train_only=("written",))
-    shared = split(table, params, weights=pd.Series([1_000] * 50 + [1] * 100))
-    assert shared["split"][50:].value_counts().to_dict() == {"train": 60, "validation": 20, "test": 20}
+def test_rows_that_are_for_learning_alone_go_to_train_move_no_other_and_keep_their_groups_out_of_the_test():
+    real = pd.DataFrame({"text": texts(300), "source": "real"})
+    written = pd.DataFrame({"text": texts(150), "source": "written/ham"})
+    both = pd.concat([real, written], ignore_index=True)
+    before = drawn(real)
+    params = PARAMS.model_copy(update={"train_only": ("written/*",)})
+    with recorded() as record:
+        after = drawn(both, params)
+    assert set(after[300:]) == {"train"}
+    lost = before.index.difference(after.index)
+    assert lost.tolist() == before.index[:150][before[:150] != "train"].tolist()
+    assert after.drop(both.index[300:]).equals(before.drop(lost))
+    assert record.quarantine()["text"].tolist() == real["text"][lost].tolist()
+    assert set(record.quarantine()["reason"]) == {"its group has rows of a source that is learned from only"}
 
 
 def test_a_glob_of_train_only_that_fits_no_source_is_named_with_the_sources():

@@ -20,6 +20,7 @@ from tasks.data.cleaning.languages import in_languages
 from tasks.data.cleaning.record import recorded
 from tasks.data.cleaning.rules import within_lengths, without_repetition
 from tasks.data.inbox import join_inbox
+from tasks.data.shingles import text_hashes
 from tasks.data.splits import deduplicate, overlap, split
 from tasks.data.stream import overlap_of_stream, with_inbox, without_duplicates
 from tasks.datasets.corpus import DATASET, Params, choose_encoding, read_corpus, read_stream, write_corpus
@@ -34,7 +35,7 @@ def sentence(generator: random.Random) -> str:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """Some 100 kB: small files, rows with repeats, mojibake and chats that nobody answered, and a book."""
+    """Some 140 kB: small files, rows with repeats, mojibake and chats that nobody answered, and a book."""
     folder, generator = tmp_path_factory.mktemp("raw"), random.Random(0)
     (folder / "notes").mkdir()
     for number in range(30):
@@ -51,7 +52,7 @@ def raw(tmp_path_factory) -> Path:
     (folder / "talk").mkdir()
     (folder / "talk/chats.json").write_text(json.dumps(chats))
     (folder / "books").mkdir()
-    (folder / "books/one.txt").write_text("\n\n".join(sentence(generator) for _ in range(250)))
+    (folder / "books/one.txt").write_text("\n\n".join(sentence(generator) for _ in range(650)))
     return folder
 
 
@@ -72,7 +73,7 @@ def as_tables(raw: Path, to: Path) -> pd.DataFrame:
         table = within_lengths(table, table["text"], DATASET.lengths)
         table = without_repetition(table, table["text"]).reset_index(drop=True)
         table = deduplicate(table, table["text"], 0.8)
-        table = split(table, PARAMS, stratify=DATASET.stratify, weights=DATASET.weight(table))
+        table = split(table, text_hashes(table["text"]), PARAMS)
         record.write(to / "report", "corpus")
     splits = {name: table[table["split"] == name] for name in ("train", "validation", "test")}
     encoding = choose_encoding(PARAMS, splits["train"]["text"])
@@ -85,7 +86,7 @@ def as_stream(raw: Path, to: Path):
     (to / "report").mkdir(parents=True, exist_ok=True)
     with recorded(folder=to / "report") as record:
         stream = without_duplicates(read_stream(raw, PARAMS, to / "work", str), 0.8)
-        facts = split(stream.facts, PARAMS, stratify=DATASET.stratify, weights=DATASET.weight(stream.facts))
+        facts = split(stream.facts, stream.units, PARAMS)
         record.write(to / "report", "corpus")
     stream = replace(stream, facts=facts)
     write_corpus(stream, to, PARAMS)
@@ -126,7 +127,7 @@ def test_batches_hold_every_row_once_and_rows_of_one_id_together(raw, tmp_path):
     (again / "books/one.txt#2").write_text("This file is called as the book's second piece is.")
     stream = read_stream(again, PARAMS, tmp_path / "work", str)
     batches = list(stream.batches())
-    assert len(batches) == 3
+    assert len(batches) == 4
     assert batches[-1]["id"].tolist()[-2:] == ["books/one.txt#2"] * 2
     table = pd.concat(batches)
     assert sorted(table.index) == stream.facts.index.tolist()

@@ -1,11 +1,12 @@
 import json
 
+import pandas as pd
 import pytest
 import yaml
 
 from llm.errors import UserError
 from tasks.data.quality import label_expectations, validate
-from tasks.datasets.emails import COLUMNS, DATASET, Params, email_expectations, read_emails, row_text
+from tasks.datasets.emails import COLUMNS, DATASET, Params, email_expectations, read_emails, row_text, thread
 
 PARAMS = Params(seed=1, validation=0.15, test=0.2, near_duplicate=0.8)
 TICKETS = Params(**PARAMS.model_dump() | {"labels": ("urgent", "can wait", "no_answer")})
@@ -23,24 +24,30 @@ def spam_assassin(folder, group, number, text):
 
 def test_messages_and_tables_become_one_table_in_the_order_of_their_paths(tmp_path):
     spam_assassin(tmp_path, "spam-1", 2, raw("Buy this now"))
-    spam_assassin(tmp_path, "easy-ham-1", 1, raw("See you tomorrow"))
+    spam_assassin(tmp_path, "easy-ham-1", 1, raw("See you"))
     spam_assassin(tmp_path, "hard-ham-1", 1, raw("", subject=""))
     (tmp_path / "mine.csv").write_text('subject,label,body\n"A, b",spam,"two\nlines"\nc,ham,\n')
     (tmp_path / "more.jsonl").write_text('\n{"label": "ham", "subject": "s", "body": "<html>b</html>"}\n')
     (tmp_path / ".gitignore").write_text("*")
     table = read_emails(tmp_path, PARAMS)
     assert table.to_dict("split")["data"] == [
-        ["mine.csv#2", "mine.csv", "A, b", "two\nlines", "spam"],
-        ["mine.csv#3", "mine.csv", "c", "", "ham"],
-        ["more.jsonl#2", "more.jsonl", "s", "b", "ham"],
-        ["source/data/easy-ham-1/1.json", "source/data/easy-ham-1", "Hello", "See you tomorrow", "ham"],
-        ["source/data/spam-1/2.json", "source/data/spam-1", "Hello", "Buy this now", "spam"],
+        ["mine.csv#2", "mine.csv", "A, b", "two\nlines", "spam", "a b"],
+        ["mine.csv#3", "mine.csv", "c", "", "ham", "c\n"],
+        ["more.jsonl#2", "more.jsonl", "s", "b", "ham", "s\nb"],
+        ["source/data/easy-ham-1/1.json", "source/data/easy-ham-1", "Hello", "See you", "ham", "Hello\nSee you"],
+        ["source/data/spam-1/2.json", "source/data/spam-1", "Hello", "Buy this now", "spam", "Hello\nBuy this now"],
     ]
     assert list(table) == COLUMNS
     assert row_text(table)[0] == "A, b\ntwo\nlines"
     validate(
         "emails", {"rows": (table, [*email_expectations(), *label_expectations(PARAMS.labels)])}, tmp_path / "report"
     )
+
+
+def test_mails_of_a_thread_are_one_group_and_a_subject_of_one_word_makes_none():
+    thread_of = ["Bug in make", "Re: bug in MAKE!", "[list] Re: Bug in make", "RE[2]: Fwd: Bug in make"]
+    table = pd.DataFrame({"subject": [*thread_of, "[list] Hello", "Re: hello", "", "In re: a bug"], "body": "x"})
+    assert thread(table).tolist() == [*["bug in make"] * 4, "[list] Hello\nx", "Re: hello\nx", "\nx", "in re a bug"]
 
 
 def test_a_body_may_be_longer_than_a_csv_field_is_by_default(tmp_path):

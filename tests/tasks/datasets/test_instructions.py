@@ -9,6 +9,7 @@ from llm.errors import UserError
 from tasks.data.checkable import kinds
 from tasks.data.cleaning.record import recorded
 from tasks.data.quality import validate
+from tasks.data.shingles import text_hashes
 from tasks.data.splits import deduplicate, overlap, split
 from tasks.datasets.instructions import (
     COLUMNS,
@@ -61,7 +62,7 @@ def table(raw):
 @pytest.fixture(scope="module")
 def splits(table):
     left = deduplicate(table, instruction_text(table), 0.9)
-    return split(left, params(), groups=left["group"], stratify=("kind",))
+    return split(left, text_hashes(left["group"]), params())
 
 
 def test_there_are_rows_of_every_kind_and_those_with_answers_are_checkable(table):
@@ -319,7 +320,7 @@ def test_rows_of_a_conversation_that_is_there_turn_by_turn_are_in_one_split(tmp_
             said += [question, answer]
     write(tmp_path, "mine/a.json", rows)
     table = read_instructions(tmp_path, params(rows_a_kind=0))
-    splits = split(table, params(), groups=table["group"], stratify=("kind",))
+    splits = split(table, text_hashes(table["group"]), params())
     learned = {text for history in splits[splits["split"] == "train"]["history"] for text in history}
     tested = splits[splits["split"] != "train"]
     assert len(tested) >= 30

@@ -1,8 +1,6 @@
-import tracemalloc
-
 import pandas as pd
 
-from tasks.data.cleaning.lines import line_groups, long_lines, shares_before, without_known_lines
+from tasks.data.cleaning.lines import long_lines, shares_before, without_known_lines
 from tasks.data.cleaning.record import recorded
 
 ASKED = "Does anybody know how to mount a disk that another system wrote?\nIt says that the superblock is broken."
@@ -19,14 +17,6 @@ def test_a_line_is_the_same_however_often_it_is_quoted():
         "run the check of the file system before it",
     }
     assert long_lines("_" * 60 + "\nshort") == set()
-
-
-def test_mails_of_a_thread_are_one_group_and_others_are_none():
-    groups = line_groups(pd.Series([ASKED, OTHER, REPLY, THIRD], index=[7, 3, 2, 9]))
-    assert groups.index.tolist() == [7, 3, 2, 9]
-    assert groups[7] == groups[2] == groups[9]  # of which the first and the last share no line
-    assert groups.nunique() == 2
-    assert line_groups(pd.Series(["short", "short", ""])).nunique() == 3
 
 
 def test_what_stands_in_splits_before_is_measured_and_left_out():
@@ -47,25 +37,8 @@ def mails(rows: int, signed: int) -> pd.Series:
     return pd.Series([text + NOTE * (n < signed) for n, text in enumerate(texts)])
 
 
-def test_a_line_that_many_mails_end_with_makes_no_thread_of_them():
-    assert line_groups(mails(1_000, 490)).nunique() == 1_000
-    assert line_groups(mails(4_000, 53)).nunique() == 4_000
-    assert line_groups(mails(4_000, 52)).nunique() == 4_000 - 51  # so few may quote it
-    assert line_groups(mails(100, 31)).nunique() == 100
-    assert line_groups(mails(100, 30)).nunique() == 100 - 29
-
-
 def test_a_line_that_many_mails_end_with_is_not_held_against_a_mail():
     text = mails(100, 60)
     short = pd.Series([f"See you at {n}.\n{NOTE}" for n in range(5)])
     table = pd.DataFrame({"split": ["train"] * 100 + ["test"] * 5})
     assert shares_before(table, pd.concat([text, short], ignore_index=True)).tolist() == [0] * 105
-
-
-def test_a_line_that_many_mails_have_takes_no_memory_of_each_pair_of_them():
-    text = mails(4_000, 4_000)
-    tracemalloc.start()
-    line_groups(text)
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most < 50e6
