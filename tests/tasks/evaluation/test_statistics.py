@@ -44,10 +44,7 @@ def test_wordings_are_resampled_within_kinds_and_rows_within_wordings():
     kinds, wordings = np.array(list("xyxyxyxx")), np.array(list("abacbcba"))  # the wording b is of both kinds
     drawn = list(Wordings(kinds, wordings).resamples(np.random.default_rng(1)))
     assert len(drawn) == RESAMPLES
-    clusters = {
-        kind: dict(zip(*np.unique(wordings[kinds == kind], return_counts=True), strict=True))
-        for kind in np.unique(kinds)
-    }
+    parts = {kind: np.unique(wordings[kinds == kind], return_counts=True) for kind in "xy"}
     for rows in drawn:
         for kind, (names, sizes) in parts.items():
             found = wordings[rows[kinds[rows] == kind]]
