@@ -34,18 +34,17 @@ CLASSIFIED = (
     *("everyday_ham", "everyday_spam"),
 )
 METRICS = {
-    "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_bits_per_byte"}
+    "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_bits_per_byte", "ngram_order"}
     | {f"{name}bits_per_byte{end}" for name, end in (("", ""), ("", "_gain"), ("baseline_", ""))},
     "classifier": {
         *("precision", "recall", "f1_gain"),
         *(f"{who}{metric}" for who in ("", "baseline_") for metric in CLASSIFIED),
     },
-    "assistant": {"exact_match_gain", "rouge_l_gain"}
-    | {
-        f"{who}{metric}"
-        for who in ("", "baseline_", "nearest_")
-        for metric in ("response_loss", "exact_match", "rouge_l")
-        if (who, metric) != ("nearest_", "response_loss")
+    "assistant": {
+        *("response_loss", "baseline_response_loss", "exact_match_gain", "contains_answer_gain", "rouge_l_gain"),
+        *(f"{who}{metric}" for who in ("", "baseline_", "nearest_") for metric in ("exact_match", "contains_answer")),
+        *(f"{who}rouge_l" for who in ("", "baseline_", "nearest_")),
+        *("instructed_exact_match", "instructed_contains_answer"),
     },
 }
 

@@ -72,6 +72,8 @@ class ClassifierConfig(Config):
     """What is added there."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Above this probability of the second of two labels a text is given it; null takes the likelier."""
+    false_positive_rate: float | None = Field(default=None, ge=0, le=1)
+    """The share of validation's other texts that may lie above the threshold; null where no threshold was chosen."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -278,7 +280,8 @@ def finish(model: Classifier, validation: LabelledTexts, *, false_positive_rate:
     probability = logits.double().softmax(dim=-1).numpy()
     if len(config.labels) == 2:
         threshold = best_threshold(probability[:, 1], labels.numpy() == 1, false_positive_rate)
-        model.config = config.model_copy(update={"threshold": threshold})
+        chosen = {"threshold": threshold, "false_positive_rate": false_positive_rate}
+        model.config = config.model_copy(update=chosen)
     logger.info(
         "chosen on validation: the GPT counts %.2f, the linear model %s, the threshold is %s; the GPT reads %d of %d",
         config.gpt_weight, ", ".join(f"{weight:.2f}" for weight in config.ngram_weights) or "nothing",

@@ -1,5 +1,6 @@
 """Rows of instructions as what a model is asked, and whether an answer to one is right."""
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,11 +47,16 @@ def _plain(text: str) -> str:
     return _spaced(text).rstrip(".!")
 
 
+def _in_capitals(text: str) -> bool:
+    """Whether capitals are the point of a text, as of NATO, and of HELLO."""
+    return text.isupper() and len(text) > 2
+
+
 def _matches(answer: str, expected: str) -> bool:
     said, wanted = _plain(answer), _plain(expected.removesuffix(BEGINNING))
     if not wanted:  # what ends a sentence is the answer; nothing begins no answer
         return not expected.endswith(BEGINNING) and _spaced(answer) == _spaced(expected)
-    if not (wanted.isupper() and len(wanted) > 2):  # capitals are the point of NATO, and of HELLO
+    if not _in_capitals(wanted):
         said, wanted = said.lower(), wanted.lower()
     if not expected.endswith(BEGINNING):
         return said == wanted
@@ -63,3 +69,18 @@ def is_right(answer: str, expected: Sequence[str]) -> bool:
     An expected "." or "!" is itself alone, and a BEGINNING of nothing is nobody's.
     """
     return any(_matches(answer, each) for each in expected)
+
+
+def contains_answer(answer: str, expected: Sequence[str]) -> bool:
+    """Whether one of those expected stands in an answer as whole words, or, with a BEGINNING, begins it; case counts
+    where it does for `is_right`. Parts of numbers and of compounds with a hyphen are no words."""
+    return is_right(answer, expected) or any(_stands_in(answer, each) for each in expected)
+
+
+def _stands_in(answer: str, expected: str) -> bool:
+    wanted = _plain(expected)
+    if not wanted or expected.endswith(BEGINNING):
+        return False
+    flags = re.NOFLAG if _in_capitals(wanted) else re.IGNORECASE
+    whole = rf"(?<![\w-])(?<!\d[.,]){re.escape(wanted)}(?![\w-])(?![.,]\d)"
+    return re.search(whole, _spaced(answer), flags) is not None

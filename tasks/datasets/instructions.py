@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field
 
 from llm.errors import UserError
-from tasks.data.checkable import checkable_rows, kinds, source_of
+from tasks.data.checkable import WORDED, checkable_rows, kinds, source_of
 from tasks.data.cleaning.record import left_out
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.conversations import conversations
@@ -26,8 +26,8 @@ from tasks.datasets import Dataset, Table, write_parquet
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
-WRITTEN = ["id", "source", "kind", "instruction", "input", "output", "answers", "history", "system"]
-WORDINGS = [f"{split}_{column}" for split in SPLITS[1:] for column in ("instruction", "input")]
+WRITTEN = ["id", "source", "kind", "wording", "instruction", "input", "output", "answers", "history", "system"]
+WORDINGS = [f"{split}_{column}" for split in SPLITS[1:] for column in WORDED]
 COLUMNS = [*WRITTEN, "group", *WORDINGS]
 FREE = ["conversation", "own"]
 LENGTHS = {"instruction": (1, 2_000), "input": (0, 10_000), "output": (1, 10_000), "system": (0, 2_000)}
@@ -132,7 +132,7 @@ def _question(*texts: str) -> str:
 
 def _row(name: str, number: int, kind: str, instruction: str, output: str, **more: Any) -> dict[str, Any]:
     row = {"id": f"{name}#{number}", "source": name, "kind": kind, "instruction": instruction, "output": output}
-    row |= {"input": "", "answers": [], "history": [], "system": ""} | more
+    row |= {"input": "", "answers": [], "history": [], "system": "", "wording": instruction} | more
     row |= {column: row[column.partition("_")[2]] for column in WORDINGS}  # people's own words, in every split
     # By what it begins with: of a conversation that is there turn by turn, later rows have the answers of earlier ones.
     return row | {"group": _question(*(row["history"][:1] or (instruction, row["input"])))}
@@ -241,7 +241,7 @@ def write_instructions(splits: Mapping[str, Table], folder: Path, params: Split)
     """Each split as a table without the columns WORDINGS, worded as it is to be."""
     worded = {}
     for name, table in splits.items():
-        given = {column: table[f"{name}_{column}"] for column in ("instruction", "input")} if name in SPLITS[1:] else {}
+        given = {column: table[f"{name}_{column}"] for column in WORDED} if name in SPLITS[1:] else {}
         worded[name] = table.assign(**given).drop(columns=WORDINGS)
     write_parquet(worded, folder, params)
 
@@ -282,7 +282,8 @@ def instruction_expectations() -> list["Expectation"]:
         # rows may hold braces, as code does.
         *(
             gxe.ExpectColumnValuesToNotMatchRegex(column=column, regex=r"\{\w*\}", row_condition=made)
-            for column in WORDINGS[::2]
+            for column in WORDINGS
+            if column.endswith("_instruction")
         ),
     ]
 

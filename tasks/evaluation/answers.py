@@ -23,14 +23,21 @@ from llm.generation.packed import pack_for_inference
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
 from llm.tokenizer import decode
-from tasks.data.conversations import examples_of, is_right, questions_of
+from tasks.data.conversations import contains_answer, examples_of, is_right, questions_of
 from tasks.evaluation.judge import Judge, judge_answers
 from tasks.evaluation.rouge import rouge_l
-from tasks.evaluation.statistics import interval, lead, with_interval
+from tasks.evaluation.statistics import Wordings, interval, lead, with_interval
 from tasks.training.setup import split_file
 
 MARGIN = 16  # tokens by which a checkable answer may be longer than all that count: it is wrong however it goes on
 TOGETHER = 256  # questions that are asked at once: in the batch one takes the place of another that is answered
+
+ALONE = "Answer with the answer alone, without a sentence."
+"""The system prompt, or its last line, of a base that is told what form is wanted."""
+OTHERS = ("baseline_", "instructed_", "nearest_")
+"""How the names of the others' metrics and columns begin."""
+COLUMNS = {"exact_match": "correct", "contains_answer": "contains", "rouge_l": "rouge_l"}
+"""The metrics of answers, and the columns of the evidence with each row's part in them."""
 
 logger = logging.getLogger(__name__)
 
@@ -130,11 +137,14 @@ def measure(
     compute: Compute,
     evidence: Path,
 ) -> dict[str, float]:
-    """Response loss in nats a token, exact match of checkable rows, mean ROUGE-L of the others; answers as evidence.
+    """Response loss in nats a token; exact match of checkable rows, and the share whose answer contains a right one
+    (`contains_answer`); mean ROUGE-L of the other rows; answers as evidence.
 
     The model is measured as it is served: on a CPU in the weights that decode.c has. The baseline is the base in its
-    own template, untuned; `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the
-    baseline, paired by row. `unanswered` counts rows that leave no room for an answer, where there are any.
+    own template, untuned; `instructed_…` is the base with the system prompt ALONE, asked checkable rows only;
+    `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the baseline, paired by row.
+    Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no room for an answer, where
+    there are any.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
@@ -146,18 +156,30 @@ def measure(
         test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
         metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
     test["nearest_answer"] = _nearest(train, test)
-
     checkable = test["answers"].map(len) > 0
-    for name in ("", "baseline_", "nearest_"):
+    test["instructed_answer"] = ""
+    if checkable.any():
+        briefly = test[checkable].assign(system=[f"{system} {ALONE}".strip() for system in test["system"][checkable]])
+        name = "its base, told to answer alone"
+        answers, *_ = _answers(packed, tokens, briefly, split_file(data, "test"), params, name)
+        test.loc[checkable, "instructed_answer"] = answers
+
+    for name in ("", *OTHERS):
         said = test[f"{name}answer"]
         test[f"{name}correct"] = list(map(is_right, said, test["answers"]))
+        test[f"{name}contains"] = list(map(contains_answer, said, test["answers"]))
         test[f"{name}rouge_l"] = list(map(rouge_l, test["output"], said))
-    for metric, column, rows in (("exact_match", "correct", checkable), ("rouge_l", "rouge_l", ~checkable)):
-        if not rows.any():
+    test["instructed_rouge_l"] = test["instructed_rouge_l"].where(checkable)  # it was not asked the others
+    for metric, column in COLUMNS.items():
+        rows = test[~checkable if metric == "rouge_l" else checkable]
+        if rows.empty:
             continue
-        ours, its, nearest = (test.loc[rows, f"{who}{column}"].to_numpy(float) for who in ("", "baseline_", "nearest_"))
-        metrics |= with_interval(metric, float(ours.mean()), interval(np.mean, ours)) | lead(metric, ours, its)
-        metrics |= {f"baseline_{metric}": float(its.mean()), f"nearest_{metric}": float(nearest.mean())}
+        wordings = Wordings(rows["kind"].to_numpy(), rows["wording"].to_numpy())
+        ours, its = rows[column].to_numpy(float), rows[f"baseline_{column}"].to_numpy(float)
+        ends = interval(np.mean, ours, wordings=wordings)
+        metrics |= with_interval(metric, float(ours.mean()), ends) | lead(metric, ours, its, wordings)
+        others = {f"{name}{metric}": float(rows[f"{name}{column}"].mean()) for name in OTHERS}
+        metrics |= {name: value for name, value in others.items() if not np.isnan(value)}
     if params.judge:
         metrics |= judge_answers(test[~checkable], params.judge, evidence)
     _write_evidence(test, checkable, params, evidence)
@@ -166,16 +188,16 @@ def measure(
 
 def _write_evidence(test: pd.DataFrame, checkable: pd.Series, params: Evaluate, evidence: Path) -> None:
     """All answers (their history as JSON, as a served model takes it), a row a kind, and a sample to read."""
-    names = ("answer", "correct", "rouge_l")
-    columns = [f"{who}{name}" for who in ("", "baseline_", "nearest_") for name in names]
+    columns = [f"{who}{name}" for who in ("", *OTHERS) for name in ("answer", *COLUMNS.values())]
     history = [json.dumps(list(turns), ensure_ascii=False) if len(turns) else "" for turns in test["history"]]
     rows = test.assign(history=history)
-    rows = rows[["id", "kind", "system", "history", "instruction", "input", "output", *columns]]
+    rows = rows[["id", "kind", "wording", "system", "history", "instruction", "input", "output", *columns]]
     rows.to_csv(evidence / "answers.csv", index=False, float_format="%.4f")
-    scores = {}
-    for who in ("", "baseline_", "nearest_"):
-        scores[f"{who}exact_match"] = np.where(checkable, test[f"{who}correct"], np.nan)
-        scores[f"{who}rouge_l"] = test[f"{who}rouge_l"]
+    scores = {
+        f"{who}{metric}": test[f"{who}{column}"].where(checkable | (metric == "rouge_l")).astype(float)
+        for metric, column in COLUMNS.items()
+        for who in ("", *OTHERS)
+    }
     by_kind = pd.DataFrame({"kind": test["kind"], "rows": 1, **scores}).groupby("kind")
     by_kind.agg({"rows": "sum", **dict.fromkeys(scores, "mean")}).to_csv(evidence / "by_kind.csv", float_format="%.4f")
     shown = test.sample(min(params.samples, len(test)), random_state=1).sort_index()

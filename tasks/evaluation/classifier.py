@@ -24,7 +24,7 @@ from llm.applications.classifier import Classifier, email_texts, f1_score, moved
 from llm.config import Config
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
-from llm.training.calibration import fit_mixture
+from llm.training.calibration import best_threshold, fit_mixture
 from tasks.data.mail import clean_mail
 from tasks.evaluation import Evaluation
 from tasks.evaluation.statistics import interval, picture, short_paths, with_interval
@@ -81,6 +81,17 @@ def _calibration(probability: np.ndarray, actual: np.ndarray) -> Callable[[np.nd
 
     (weight,), bias = fit_mixture([logits(probability)], torch.from_numpy(actual))
     return lambda given: (weight * logits(given) + torch.tensor(bias)).softmax(dim=-1).numpy()
+
+
+def _decision(
+    probability: np.ndarray, actual: np.ndarray, false_positive_rate: float | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """How to turn probabilities, N x K, into numbers of labels: by the threshold that these labels choose, as the
+    classifier's is chosen; the likeliest without a rate."""
+    if false_positive_rate is None:
+        return lambda given: given.argmax(axis=1)
+    threshold = best_threshold(probability[:, 1], actual == 1, false_positive_rate)
+    return lambda given: (given[:, 1] > threshold).astype(int)
 
 
 def _texts(table: pd.DataFrame) -> list[str]:
@@ -205,8 +216,8 @@ def measure(
     its interval, and `f1_gain` is its lead over the baseline, paired by mail. Of two labels there are precision,
     recall, ROC-AUC, `false_positive_rate`, the share of ham that is called spam by the threshold that validation chose,
     and `recall_at_fpr_0.005`, what is caught where one ham in 200 is lost. `everyday_ham` and `everyday_spam` are the
-    shares of the behavioural mails that are right. The model reads them as it is served. The baseline's labels are
-    those that it finds likelier; its probabilities are calibrated on validation, as the model's are.
+    shares of the behavioural mails that are right. The model reads them as it is served. The baseline has its threshold
+    by the same rule, from the same share of validation's ham, and its probabilities are calibrated there, too.
     """
     pack_for_reading(model.gpt)
     train, validation, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "validation", "test"))
@@ -215,7 +226,9 @@ def measure(
     baseline = _baseline(train, validation, labels)
     order = _numbers(labels, list(baseline.classes_))
     its_validation = baseline.predict_proba(_texts(validation))[:, order]
-    calibrated = _calibration(its_validation, _numbers(validation["label"], labels))
+    known = _numbers(validation["label"], labels)
+    calibrated = _calibration(its_validation, known)
+    decide = _decision(its_validation, known, model.config.false_positive_rate)
 
     def both(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the labels, the model's and the baseline's."""
@@ -223,7 +236,7 @@ def measure(
         return probabilities(model, encoding, texts, params.batch_size), baseline.predict_proba(texts)[:, order]
 
     probability, its_probability = both(test)
-    predicted, its_predicted = model.decide(probability), its_probability.argmax(axis=1)
+    predicted, its_predicted = model.decide(probability), decide(its_probability)
     names = np.array(labels)
     given = {"id": test["id"], "actual": test["label"], "predicted": names[predicted]}
     each = {f"{label}_probability": probability[:, n].round(4) for n, label in enumerate(labels)}
@@ -266,18 +279,19 @@ def measure(
             "baseline_recall_at_fpr_0.005": _recall_at(actual, its_spam, 0.005),
         }
     if (everyday := _behavioural(data.name, labels)) is not None:
-        metrics |= _measure_everyday(everyday, *both(everyday), model, evidence)
+        ours, its = both(everyday)
+        metrics |= _measure_everyday(everyday, ours, decide(its), model, evidence)
     return metrics
 
 
 def _measure_everyday(
-    mails: pd.DataFrame, probability: np.ndarray, its_probability: np.ndarray, model: Classifier, evidence: Path
+    mails: pd.DataFrame, probability: np.ndarray, its_predicted: np.ndarray, model: Classifier, evidence: Path
 ) -> dict[str, float]:
     """The shares of each label's behavioural mails that are right, of model and baseline; a row a mail as evidence."""
     labels = model.config.labels
     actual = _numbers(mails["label"], labels)
     predicted = model.decide(probability)
-    right, its_right = predicted == actual, its_probability.argmax(axis=1) == actual
+    right, its_right = predicted == actual, its_predicted == actual
     columns = {
         "predicted": np.array(labels)[predicted],
         "probability": probability[np.arange(len(mails)), predicted].round(4),

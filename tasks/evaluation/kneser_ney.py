@@ -5,11 +5,10 @@ n-1 says; the share is what the discounts left over. Below the highest order a t
 token that it came after: "Francisco" is frequent, but after "San" alone, so that after another word it is unlikely.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-
-from llm.errors import UserError
 
 FALLBACK = (0.5, 1.0, 1.5)  # discounts where too little was counted to estimate them
 
@@ -31,24 +30,28 @@ def discounts(counts: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Level:
-    """The n-grams of one order, as sorted numbers: two parallel arrays for the tokens, two for what is before them."""
+    """The n-grams of one order. Each is a number: the place of its first n-1 tokens among the n-grams of the order
+    below, times the size of the vocabulary, plus its last token."""
 
     grams: np.ndarray
-    """The n-grams that were counted, int64."""
+    """Those of the training text, sorted, int64."""
     own: np.ndarray
     """The part of the probability of each that comes from its own count, float64."""
     contexts: np.ndarray
-    """The first n-1 tokens of those, int64."""
+    """The places of what is before their last tokens, sorted, int64."""
     rest: np.ndarray
     """The share that each leaves to the lower order, float64."""
 
 
 def _level(grams: np.ndarray, counts: np.ndarray, vocabulary_size: int) -> Level:
+    """The level of n-grams with their counts, of which some may be 0."""
+    counted, own = counts > 0, np.zeros(len(grams))
+    counts = counts[counted]
     taken = discounts(counts)[np.minimum(counts, 3)]
-    contexts, first = np.unique(grams // vocabulary_size, return_index=True)
+    contexts, first = np.unique(grams[counted] // vocabulary_size, return_index=True)
     totals = np.add.reduceat(counts, first).astype(np.float64)
-    of_context = np.repeat(np.arange(len(contexts)), np.diff([*first, len(grams)]))
-    return Level(grams, (counts - taken) / totals[of_context], contexts, np.add.reduceat(taken, first) / totals)
+    own[counted] = (counts - taken) / np.repeat(totals, np.diff([*first, len(counts)]))
+    return Level(grams, own, contexts, np.add.reduceat(taken, first) / totals)
 
 
 def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, missing: float) -> np.ndarray:
@@ -57,38 +60,43 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, missing: 
     return np.where(keys[places] == wanted, values[places], missing)
 
 
+@dataclass(frozen=True)
 class KneserNey:
-    """Modified Kneser-Ney of some order over the token ids 0 to `vocabulary_size` - 1.
+    """Modified Kneser-Ney over the token ids 0 to `vocabulary_size` - 1, of as many orders as it has levels."""
 
-    An n-gram is one number, its tokens the digits in base `vocabulary_size`: the last n-1 are the remainder, the first
-    n-1 the quotient. Takes about 200 bytes a training token while it counts. Raises UserError for fewer tokens than
-    the order, and for a vocabulary whose n-grams are no 64-bit numbers.
-    """
+    vocabulary_size: int
+    levels: tuple[Level, ...]
 
-    def __init__(self, tokens: np.ndarray, vocabulary_size: int, order: int = 3) -> None:
-        if len(tokens) < order:
-            raise UserError(f"{len(tokens)} tokens are fewer than one n-gram of {order}")
-        if vocabulary_size**order >= 2**63:
-            raise UserError(f"n-grams of {order} from {vocabulary_size} tokens do not fit 64 bits; take a lower order")
-        self.vocabulary_size, self.order = vocabulary_size, order
-        self.levels: list[Level] = []
-        grams, counts = np.unique(self._grams(tokens, order), return_counts=True)
-        for length in range(order, 0, -1):
-            self.levels.insert(0, _level(grams, counts, vocabulary_size))
-            grams, counts = np.unique(grams % vocabulary_size ** (length - 1), return_counts=True)
-
-    def _grams(self, tokens: np.ndarray, length: int) -> np.ndarray:
-        """Every run of `length` tokens as a number, int64."""
-        tokens, number = tokens.astype(np.int64), np.zeros(len(tokens) - length + 1, np.int64)
-        for place in range(length):
-            number = number * self.vocabulary_size + tokens[place : place + len(number)]
-        return number
+    @property
+    def order(self) -> int:
+        """How many tokens its longest n-grams have."""
+        return len(self.levels)
 
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
-        """That of each token after those before it, float64: one fewer than order - 1 of them have none."""
-        found = np.full(len(tokens) - self.order + 1, 1 / self.vocabulary_size)
-        for length, level in enumerate(self.levels, 1):
-            grams = self._grams(tokens[self.order - length :], length)
-            left = _look_up(level.contexts, level.rest, grams // self.vocabulary_size, 1.0)
-            found = _look_up(level.grams, level.own, grams, 0.0) + left * found
+        """That of each token after those before it, float64: the first order - 1 tokens have none."""
+        tokens = tokens.astype(np.int64)
+        found, places = np.full(len(tokens) + 1, 1 / self.vocabulary_size), np.zeros(len(tokens) + 1, np.int64)
+        for length, level in enumerate(self.levels):
+            grams = places[:-1] * self.vocabulary_size + tokens[length:]
+            left = _look_up(level.contexts, level.rest, places[:-1], 1.0)
+            found = _look_up(level.grams, level.own, grams, 0.0) + left * found[1:]
+            places = _look_up(level.grams, np.arange(len(level.grams)), grams, -1)
         return found
+
+
+def models(tokens: np.ndarray, vocabulary_size: int) -> Iterator[KneserNey]:
+    """Those of order 1, 2, 3 and so on, each counted when it is asked for, up to one n-gram that is all of `tokens`.
+
+    Takes about 200 bytes a token while it counts order 5.
+    """
+    tokens = tokens.astype(np.int64)
+    levels: list[Level] = []
+    grams, places, counts = np.unique(tokens, return_inverse=True, return_counts=True)
+    for length in range(1, len(tokens) + 1):
+        yield KneserNey(vocabulary_size, (*levels, _level(grams, counts, vocabulary_size)))
+        longer, first, its_places, its_counts = np.unique(
+            places[:-1] * vocabulary_size + tokens[length:], return_index=True, return_inverse=True, return_counts=True
+        )
+        before = np.bincount(places[first + 1], minlength=len(grams))  # different tokens before each n-gram
+        levels.append(_level(grams, before, vocabulary_size))
+        grams, places, counts = longer, its_places, its_counts

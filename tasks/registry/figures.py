@@ -6,7 +6,7 @@ from typing import NamedTuple
 from tasks.registry.markup import plain
 
 BASELINE = "baseline_"
-OTHERS = ("nearest_", "ngram_", "ppmd_")
+OTHERS = ("instructed_", "nearest_", "ngram_", "ppmd_")
 """How the names of other contenders' metrics begin, beside which none of the model's has to stand."""
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "false_positive_rate", "unanswered", "unjudged")
 """How the names of such metrics end."""

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from tasks.evaluation.statistics import Wordings
+
 
 def no_options(evaluate: Any) -> dict[str, Any]:
     """A model is asked as it stands."""
@@ -27,6 +29,8 @@ class Sample:
     """Of arrays of one length, along `axis`; the same function wherever the metric is the same."""
     columns: tuple[np.ndarray, ...]
     """These arrays; of two versions each element is of the same row."""
+    wordings: Wordings | None = None
+    """Of the same rows, where they were put in wordings that are to be resampled, too."""
 
     @property
     def value(self) -> float:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.data.conversations import is_right
+from tasks.data.conversations import contains_answer, is_right
 from tasks.evaluation.rouge import rouge_l
+from tasks.evaluation.statistics import Wordings
 from tasks.review import Review, Sample
 from tasks.training.setup import split_file
 
@@ -23,7 +24,7 @@ def rows(data: Path) -> pd.DataFrame:
     test = pd.read_parquet(split_file(data, "test"))
     turns = [list(each) for each in test["history"]]
     asked = zip(turns, test["instruction"], test["input"], strict=True)
-    return test[["id", "kind", "instruction", "input", "system", "answers"]].assign(
+    return test[["id", "kind", "wording", "instruction", "input", "system", "answers"]].assign(
         history=[json.dumps(each, ensure_ascii=False) if each else "" for each in turns],
         text=[" ".join([*history, instruction, about]).strip() for history, instruction, about in asked],
         expected=test["output"],
@@ -45,10 +46,18 @@ def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
-    """Exact match of the rows that a rule checks, ROUGE-L of the others."""
+    """Exact match of the rows that a rule checks and the share that contain a right answer, ROUGE-L of the others."""
     scores, checkable = score(rows, answers)["score"].to_numpy(), rows["answers"].map(len).to_numpy() > 0
-    parts = {"exact_match": scores[checkable], "rouge_l": scores[~checkable]}
-    return {name: Sample(mean, (values,)) for name, values in parts.items() if len(values)}
+    said = answers["output"].map(lambda output: output if isinstance(output, str) else "")
+    contains = np.array(list(map(contains_answer, said, rows["answers"])), dtype=float)
+    parts = {"exact_match": (scores, checkable), "contains_answer": (contains, checkable)}
+    parts |= {"rouge_l": (scores, ~checkable)}
+    kinds, wordings = rows["kind"].to_numpy(), rows["wording"].to_numpy()
+    return {
+        name: Sample(mean, (values[part],), Wordings(kinds[part], wordings[part]))
+        for name, (values, part) in parts.items()
+        if part.any()
+    }
 
 
 def options(evaluate: Any) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def _interval(mine: Sample, its: Sample | None = None) -> tuple[float | None, fl
         value = mine.statistic(*columns[:count], axis=axis)
         return value if its is None else value - its.statistic(*columns[count:], axis=axis)
 
-    ends = interval(statistic, *mine.columns, *(its.columns if its else ()))
+    ends = interval(statistic, *mine.columns, *(its.columns if its else ()), wordings=mine.wordings)
     unknown = ends[0] is None or np.isnan(ends).any() or (its is None and ends[0] == ends[1])
     return (None, None) if unknown else ends
 

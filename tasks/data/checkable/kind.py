@@ -11,7 +11,10 @@ import numpy as np
 
 from llm.errors import UserError
 
-PHRASINGS = 6
+TEST, VALIDATION = 3, 2
+"""The last TEST of a kind's phrasings, and of BRIEFLY, are for test alone, the VALIDATION before them for validation;
+train has the rest."""
+PHRASINGS = TEST + VALIDATION + 3
 IN_VAIN = 2_000  # tasks in a row that were there before, after which a kind is taken to have no more
 BRIEFLY = (
     "Just the answer, please.",
@@ -29,11 +32,16 @@ BRIEFLY = (
     "Say nothing but the answer.",
     "Reply with the answer only.",
 )
-"""What asks for the answer alone where a kind tells it in a sentence, too; the last two are validation's and test's."""
+"""What asks for the answer alone where a kind also tells it in a sentence."""
 BRIEF = re.compile(r"in one word|one word is enough|nothing else|just the|only the answer", re.IGNORECASE)
 """What a wording says that asks so by itself."""
 SENTENCE = re.compile(r"^(it|this|you|yes|no)\b|\b(is|live|like)\b", re.IGNORECASE)  # goes into no other sentence
-SPLITS = ("train", "validation", "test")  # in the order of a field's wordings
+SPLITS = {
+    "train": slice(-TEST - VALIDATION),
+    "validation": slice(-TEST - VALIDATION, -TEST),
+    "test": slice(-TEST, None),
+}
+"""Each split's part of the phrasings, in the order of a field's wordings."""
 
 T = TypeVar("T")
 Wording = str | tuple[str, str, str]
@@ -83,7 +91,7 @@ class Kind:
     name: str
     make: Make
     phrasings: tuple[str, ...]
-    """An instruction, on a second line its input, with {fields}; the last is test's, the last but one validation's."""
+    """An instruction, on a second line its input, with {fields}; each split has its own, as SPLITS says."""
     needs: tuple[str, ...]
     """Sources without which the kind is left out."""
     checkable: bool
@@ -105,20 +113,26 @@ class Kind:
         """Random numbers that no other kind's change."""
         return np.random.default_rng([seed, zlib.crc32(f"{self.name} {purpose}".encode())])
 
-    def wording(self, split: str, phrasing: int = 0) -> str:
-        """How `split` puts it, with {fields}; `phrasing` chooses among train's."""
-        return self.phrasings[phrasing] if split == "train" else self.phrasings[SPLITS.index(split) - 3]
+    def wordings(self, split: str) -> tuple[str, ...]:
+        """All the ways in which `split` puts it, with {fields}."""
+        return self.phrasings[SPLITS[split]]
+
+    def wording(self, split: str, number: int = 0) -> str:
+        """One of those ways; a number past the last begins again at the first."""
+        return self.wordings(split)[number % len(self.wordings(split))]
 
     def put(self, item: Item, split: str, phrasing: int = 0, hint: int | None = None) -> tuple[str, str]:
-        """Instruction and input of a task; with a `hint` it asks for the answer alone, as the split puts that."""
+        """Instruction and input of a task in the split's wording of that number; with a `hint`, the number of one of
+        the split's in BRIEFLY, it asks for the answer alone."""
         wording = self.wording(split, phrasing)
         if hint is not None and not BRIEF.search(wording):
-            asked = BRIEFLY[hint % (len(BRIEFLY) - 2)] if split == "train" else BRIEFLY[SPLITS.index(split) - 3]
+            hints = BRIEFLY[SPLITS[split]]
+            asked = hints[hint % len(hints)]
             instruction, line, given = wording.partition("\n")
             wording = f"{instruction} {asked}" if instruction[-1] in ".?!" else f"{asked} {instruction}"
             wording += line + given
-        number = SPLITS.index(split)
-        fields = {name: text if isinstance(text, str) else text[number] for name, text in item.fields.items()}
+        place = list(SPLITS).index(split)
+        fields = {name: text if isinstance(text, str) else text[place] for name, text in item.fields.items()}
         instruction, _, given = wording.format(**fields).partition("\n")
         return instruction, given
 

@@ -210,7 +210,7 @@ def test_any_number_of_labels_is_learned_and_told(make_gpt, make_config, encodin
     model = with_ngrams(make_gpt, encoding, texts, labels, names)
     rows = LabelledTexts(encoding.encode_ordinary_batch(texts), torch.tensor(labels))
     finish(model, rows, rows, balanced=True, false_positive_rate=0.01)
-    assert model.config.threshold is None
+    assert (model.config.threshold, model.config.false_positive_rate) == (None, None)
     answers = serve(model, encoding, [{"body": text} for text in texts[:3]])
     assert [answer["label"] for answer in answers] == list(names)
     assert all(abs(sum(answer[f"{name}_probability"] for name in names) - 1) < 1e-9 for answer in answers)
@@ -322,6 +322,7 @@ def test_what_both_models_count_is_chosen_on_validation_and_the_threshold_keeps_
     with_cascade = make_classifier(make_gpt(), ngram_buckets=256, certain=0.9)
     with_cascade.load_state_dict(model.state_dict())
     said = finish(with_cascade, rows, rows, balanced=False, false_positive_rate=0.1)
+    assert with_cascade.config.false_positive_rate == 0.1  # as the evaluation's baseline is given it
     logits = predict(with_cascade, texts)
     assert said["calibrated_validation_loss"] == pytest.approx(F.cross_entropy(logits, rows.labels).item(), rel=1e-5)
     config = with_cascade.config

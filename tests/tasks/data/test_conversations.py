@@ -1,6 +1,8 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tasks.data.conversations import is_right
+from tasks.data.conversations import contains_answer, is_right
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,35 @@ from tasks.data.conversations import is_right
 )
 def test_an_answer_is_right_but_for_spaces_case_and_what_ends_it_or_by_how_it_begins(answer, expected, right):
     assert is_right(answer, expected) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "holds"),
+    [
+        ("The capital of Chad is N'Djamena.", ["N'Djamena"], True),
+        ("It is paris, I think", ["Paris"], True),
+        ("Parisian", ["Paris"], False),
+        ("It is twenty-five.", ["five"], False),
+        ("It is 25.", ["5"], False),
+        ("It is 3.5, or 1,000.", ["3", "5", "1", "000"], False),
+        ("It is 3.", ["3"], True),
+        ("That makes -3.", ["-3"], True),
+        ("That makes -3.", ["3"], False),
+        ("the  right\nanswer here", ["right answer"], True),
+        ("it says hello world", ["HELLO WORLD"], False),
+        ("it says HELLO WORLD.", ["HELLO WORLD"], True),
+        ("I think that I do not know it", ["I do not know…"], False),
+        ("I do not know: nobody does", ["I do not know…"], True),
+        ("What?", ["?"], False),
+        ("?", ["?"], True),
+        ("", ["a"], False),
+        ("anything", [], False),
+    ],
+)
+def test_an_answer_contains_another_as_whole_words_or_begins_with_it(answer, expected, holds):
+    assert contains_answer(answer, expected) is holds
+
+
+@given(st.text(), st.lists(st.text(), max_size=3))
+def test_what_is_right_contains_an_answer(answer, expected):
+    assert contains_answer(answer, expected) or not is_right(answer, expected)

@@ -1,5 +1,6 @@
 import json
 import tarfile
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -100,9 +101,15 @@ def test_validation_and_test_get_wordings_that_train_never_sees(splits, tmp_path
     DATASET.write({name: kept[splits["split"] == name] for name in ("train", "validation", "test")}, tmp_path, params())
     written = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("train", "validation", "test")}
     assert all(list(table.columns) == WRITTEN for table in written.values())
-    texts = {name: instruction_text(table[table["kind"] == "capital"]) for name, table in written.items()}
-    assert all(text.startswith("Give the capital city.") for text in texts["test"])
-    assert not any(text.startswith(("Give the", "Tell me what")) for text in texts["train"])
+    made = {name: table[table["kind"] != "conversation"] for name, table in written.items()}
+    wordings = {name: set(zip(table["kind"], table["wording"], strict=True)) for name, table in made.items()}
+    assert not any(wordings[one] & wordings[other] for one, other in combinations(wordings, 2))
+    for table in made.values():
+        starts = table["wording"].str.split(r"\{|\n", regex=True).str[0]
+        pairs = zip(starts, table["instruction"], strict=True)
+        assert all(start.strip() in instruction for start, instruction in pairs)
+    spoken = pd.concat(written.values()).query("kind == 'conversation'")
+    assert (spoken["wording"] == spoken["instruction"]).all()
     told = written["train"][written["train"]["kind"] == "told_before"].iloc[0]
     assert len(told["history"]) in (2, 4)
     same = written["train"].merge(splits, on="id")

@@ -11,6 +11,8 @@ from llm.generation.packed import pack_for_inference
 from tasks.evaluation import answers as assistant
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+ENDS = ("low", "high")
+WHO = ("", "baseline_", "instructed_", "nearest_")
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
 
 
@@ -79,7 +81,9 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
         {"response_loss": losses[0], "exact_match": 0.5, "rouge_l": 0.5}
         | {"baseline_response_loss": losses[1], "baseline_exact_match": 0.0, "baseline_rouge_l": 0.0}
         | {"nearest_exact_match": 0.5, "nearest_rouge_l": nearest}
-        | {"exact_match_gain": 0.5, "rouge_l_gain": 0.5},
+        | {"exact_match_gain": 0.5, "rouge_l_gain": 0.5}
+        | {"contains_answer": 0.5, "baseline_contains_answer": 0.0, "contains_answer_gain": 0.5}
+        | {"nearest_contains_answer": 0.5, "instructed_exact_match": 0.0, "instructed_contains_answer": 0.0},
         rel=1e-4,
     )
     kinds = pd.read_csv(tmp_path / "by_kind.csv").set_index("kind")
@@ -87,8 +91,60 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
     assert kinds.loc["count", "exact_match"] == 0.5
     assert pd.isna(kinds.loc["own", "exact_match"])
     assert kinds["rouge_l"].to_dict() == {"count": 0.5, "own": 0.5}
+    parts = [f"{who}{name}" for name in ("exact_match", "contains_answer", "rouge_l") for who in WHO]
+    assert kinds.columns.tolist() == ["rows", *parts]
+    assert kinds[parts].loc["count"].notna().all()
+    assert kinds.loc["own"].dropna().index.tolist() == ["rows", "rouge_l", "baseline_rouge_l", "nearest_rouge_l"]
+    assert answers["wording"].tolist() == ["a cat sat", "a dog ate", "the moon"]
     text = (tmp_path / "samples.md").read_text()
     assert text.count("- expected: ") == text.count("- its base says: hat hat hat hat") == 2
+
+
+def test_an_answer_that_holds_a_right_one_counts_in_the_lenient_measure_alone(parrot, encoding, base, tmp_path):
+    write(tmp_path, "train", instruction=["the cat", "a bird"], output=["it says hat , twice", "sat"])
+    write(tmp_path, "test", instruction=["the cat", "the dog"], output=["cat", "hat"], answers=[["cat"], ["hat"]])
+    params = assistant.Evaluate(batch_size=2, max_new_tokens=3)
+    found = assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+    names = [f"{who}{name}" for name in ("exact_match", "contains_answer") for who in WHO]
+    assert [found[name] for name in names] == [0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5]
+    table = pd.read_csv(tmp_path / "answers.csv")
+    assert table["contains"].tolist() == [True, False]
+    assert table["baseline_contains"].tolist() == [False, True]
+
+
+def test_the_base_is_told_to_answer_alone_below_a_rows_own_system_prompt_and_on_checkable_rows_only(
+    parrot, encoding, base, tmp_path, monkeypatch
+):
+    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
+    system, answers = ["", "You are a bird.", ""], [["cat"], ["hat"], []]
+    write(
+        tmp_path, "test", instruction=["the cat", "the dog", "a bird"], output=["a"] * 3, system=system, answers=answers
+    )
+    asked, ask = [], assistant._answers
+
+    def listen(*args):
+        asked.append(args[2]["system"].tolist())
+        return ask(*args)
+
+    monkeypatch.setattr(assistant, "_answers", listen)
+    params = assistant.Evaluate(batch_size=2, max_new_tokens=3)
+    assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+    assert asked == [system, system, [assistant.ALONE, f"You are a bird. {assistant.ALONE}"]]
+    said = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)["instructed_answer"]
+    assert said.tolist() == ["hat hat hat"] * 2 + [""]
+
+
+def test_intervals_are_wider_where_rows_of_a_wording_are_right_together(parrot, encoding, base, tmp_path):
+    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
+    known = ["cat"] * 12 + ["moon"] * 12
+    rows = {"instruction": ["the dog"] * 24, "output": known, "answers": [[each] for each in known]}
+    params, ends = assistant.Evaluate(batch_size=8, max_new_tokens=1), {}
+    for name, wording in (("together", ["a"] * 12 + ["b"] * 12), ("apart", [f"{n}" for n in range(24)])):
+        write(tmp_path, "test", **rows, wording=wording)
+        found = assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
+        ends[name] = [found[f"{metric}_{end}"] for metric in ("exact_match", "exact_match_gain") for end in ENDS]
+    assert ends["together"] == [0.0, 1.0] * 2  # it may be that only one of two wordings is drawn
+    assert 0.2 < ends["apart"][0] < 0.4 < 0.6 < ends["apart"][1] < 0.8
 
 
 def test_what_came_before_counts_for_the_nearest_row_and_stands_beside_the_answers(parrot, encoding, base, tmp_path):

@@ -160,6 +160,26 @@ def test_the_baselines_probabilities_are_calibrated_on_validation_as_the_models_
     assert (np.argsort(calibrated[:, 1]) == np.argsort(test[:, 1])).all()
 
 
+def test_the_baseline_decides_by_the_threshold_of_the_same_budget_of_false_positives(
+    make_gpt, encoding, emails, tmp_path
+):
+    config = ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5, false_positive_rate=0.7)
+    model = Classifier(make_gpt(context_length=64), config).eval()
+    validation = pd.read_parquet(emails / "validation.parquet")
+    params = classifier.Evaluate(batch_size=4)
+    found = classifier.measure(model, encoding, emails, tmp_path, params, CPU, tmp_path)
+    # Of three texts of ham the two that begin as spam does are equally likely to be called so, and both may be.
+    assert found["baseline_false_positive_rate"] == pytest.approx(2 / 3, abs=1e-4)
+    assert found["baseline_f1"] == pytest.approx(2 * 6 / (2 * 6 + 6))
+    assert found["baseline_accuracy"] == pytest.approx(9 / 15)
+    ham = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"]).loc[("label", "ham")]
+    assert ham["baseline_right"] == pytest.approx(1 / 3, abs=1e-4)
+    baseline = classifier._baseline(pd.read_parquet(emails / "train.parquet"), validation, config.labels)
+    probability = baseline.predict_proba(classifier._texts(validation))
+    decide = classifier._decision(probability, (validation["label"] == "spam").to_numpy().astype(int), None)
+    assert (decide(probability) == (validation["label"] == "spam")).all()  # without a budget, at one half
+
+
 def test_a_label_with_signs_of_formulas_is_drawn_as_it_is(tmp_path):
     classifier._confusion(np.array([0, 1]), np.array([0, 1]), ("$a_{$", "ham"), tmp_path / "confusion.svg")
     assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")

@@ -1,20 +1,22 @@
 import json
 import math
 import shutil
+from itertools import islice, pairwise
 
 import numpy as np
 import pandas as pd
 import pyppmd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.errors import UserError
 from llm.tokenizer import end_of_text, token_bytes
 from tasks.evaluation import foundation
-from tasks.evaluation.kneser_ney import KneserNey
+from tasks.evaluation.kneser_ney import models
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 PARAMS = foundation.Evaluate(batch_size=3, sample_prompts=("the cat",), sample_tokens=8, seed=1)
@@ -31,16 +33,21 @@ def measured(make_gpt, encoding, token_files, tmp_path):
 
 @pytest.fixture
 def losses(make_gpt, token_files):
-    """Of each whole window of the test file, one at a time."""
-    gpt, tokens = make_gpt(context_length=64), tokens_of(token_files, "test")
-    rows = [torch.tensor(tokens[64 * i : 64 * i + 65]) for i in range((len(tokens) - 1) // 64)]
-    return [F.cross_entropy(gpt(row[None, :-1])[0], row[1:]).item() for row in rows]
+    """Nats of each token of the test file but the first, one at a time: after the 64 before it, or fewer, so that none
+    has less than it has in windows that overlap."""
+    gpt, tokens = make_gpt(context_length=64), torch.tensor(tokens_of(token_files, "test"))
+    found = []
+    for place in range(1, len(tokens)):
+        start = max(0, (place - 33) // 32 * 32)  # windows begin at every 32nd token
+        start = min(start, max(0, len(tokens) - 65))  # the last ends with the file
+        found.append(F.cross_entropy(gpt(tokens[None, start:place])[0, -1:], tokens[place : place + 1]).item())
+    return np.array(found)
 
 
-def test_the_foundation_is_measured_on_every_window_of_the_test_file(
+def test_the_foundation_predicts_every_token_of_the_test_file_after_half_a_context_at_least(
     measured, losses, make_gpt, encoding, token_files, tmp_path
 ):
-    assert len(losses) == 3
+    assert len(losses) % 32  # the last window is not like the others
     assert measured["test_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert measured["perplexity"] == pytest.approx(math.exp(measured["test_loss"]))
     evidence = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
@@ -53,10 +60,34 @@ def test_the_foundation_is_measured_on_every_window_of_the_test_file(
 def test_bits_per_byte_are_the_bits_of_the_predicted_tokens_over_their_own_bytes(
     measured, losses, encoding, token_files
 ):
-    tokens, end = tokens_of(token_files, "test")[1 : 3 * 64 + 1], end_of_text(encoding)
+    tokens, end = tokens_of(token_files, "test")[1:], end_of_text(encoding)
     assert end in tokens  # which a byte of no text stands for
     size = sum(len(token_bytes(encoding, token)) for token in tokens.tolist() if token != end)
-    assert measured["bits_per_byte"] == pytest.approx(sum(losses) * 64 / size / math.log(2), rel=1e-5)
+    assert measured["bits_per_byte"] == pytest.approx(losses.sum() / size / math.log(2), rel=1e-5)
+
+
+@given(st.integers(2, 300), st.integers(1, 70))
+def test_windows_score_each_token_once_after_half_a_context_at_least(tokens, context_length):
+    context_length = min(context_length, tokens - 1)
+    windows = foundation.overlapping(tokens, context_length)
+    scored = [each.start + place + 1 for each in windows for place in range(each.scored, context_length)]
+    assert scored == [*range(1, tokens)]
+    assert all(each.scored + 1 > context_length / 2 for each in windows[1:])
+    assert len(windows) <= 2 * tokens / context_length + 2  # which bounds the cost
+
+
+def test_n_grams_are_as_long_as_validation_says_and_never_longer_than_the_first_that_is_worse(monkeypatch):
+    rng = np.random.default_rng(1)
+    train, validation = (np.resize([1, 2, 1, 3, 2, 3], 600).copy() for _ in range(2))
+    noise = rng.random(600) < 0.1
+    train[noise] = rng.integers(0, 5, noise.sum())
+    bits = [foundation.ngram_bits(model, validation).sum() for model in islice(models(train, 5), 1, 5)]
+    shorter = [one for one, other in pairwise(bits) if other >= one]
+    expected = 2 + (bits.index(shorter[0]) if shorter else 3)
+    assert foundation.best_ngrams(train, validation, 5).order == expected > 2
+    assert foundation.best_ngrams(train, rng.integers(0, 5, 600), 5).order == 2  # nothing helps with what is random
+    monkeypatch.setattr(foundation, "NGRAM_ORDERS", 2)
+    assert foundation.best_ngrams(train, validation, 5).order == 2
 
 
 def test_the_lead_over_the_better_baseline_is_paired_by_window(make_gpt, encoding, token_files, tmp_path, monkeypatch):
@@ -79,22 +110,15 @@ def test_a_prompt_that_can_not_be_continued_is_named_before_anything_is_measured
     assert not list(tmp_path.glob("*.csv"))
 
 
-def test_losses_by_window_are_those_of_a_window_alone(losses, make_gpt, token_files):
-    windows = TokenWindows(token_files, "test", 64)
-    found, targets = foundation.window_losses(
-        make_gpt(context_length=64), windows, [np.array([2]), np.array([0, 1])], CPU
-    )
-    assert found == pytest.approx([losses[2], losses[0], losses[1]], rel=1e-5)
-    assert targets[1].tolist() == tokens_of(token_files, "test")[1:65].tolist()
-
-
 def test_the_baselines_predict_the_same_text_after_the_training_text(measured, encoding, token_files, tmp_path):
-    train, test = tokens_of(token_files, "train"), tokens_of(token_files, "test")[: 3 * 64 + 1]
+    train, validation, test = (tokens_of(token_files, split) for split in ("train", "validation", "test"))
     text = encoding.decode(test[1:].tolist()).replace("<|endoftext|>", "\0").encode()
     size = len(text) - text.count(b"\0")
 
-    found = KneserNey(train, encoding.n_vocab).probabilities(np.array([test[0], *test]))
+    ngrams = foundation.best_ngrams(train, validation, encoding.n_vocab)
+    found = ngrams.probabilities(np.array([test[0]] * (ngrams.order - 2) + [*test]))
     assert measured["ngram_bits_per_byte"] == pytest.approx(-np.log2(found).sum() / size)
+    assert measured["ngram_order"] == ngrams.order
 
     before = foundation.as_bytes(encoding, train)
     compressed = [
@@ -111,7 +135,7 @@ def test_the_baselines_predict_the_same_text_after_the_training_text(measured, e
     table = pd.read_csv(tmp_path / "baselines.csv")
     names = ("bits_per_byte", "ngram_bits_per_byte", "ppmd_bits_per_byte")
     assert table["bits_per_byte"].tolist() == [round(measured[name], 4) for name in names]
-    assert table["model"][0] == "foundation"
+    assert table["model"].tolist()[:2] == ["foundation", f"n-grams of {ngrams.order}, modified Kneser-Ney"]
 
 
 def test_a_text_that_was_learned_costs_ppmd_less_and_one_out_of_reach_costs_as_much(monkeypatch):
@@ -125,9 +149,11 @@ def test_a_text_that_was_learned_costs_ppmd_less_and_one_out_of_reach_costs_as_m
 
 def test_the_worst_windows_come_first(measured, losses, tmp_path):
     lines = (tmp_path / "errors.md").read_text().splitlines()
-    order = np.argsort(losses)[::-1]
-    assert [line.split("**")[1] for line in lines if line.startswith("**")] == [f"window {row}" for row in order]
-    assert f"{max(losses):.4f} nats a token" in lines[2]
+    parts = np.split(losses, range(64, len(losses), 32))
+    means = [part.mean() for part in parts]
+    order = np.argsort(means)[::-1]
+    assert [line.split("**")[1] for line in lines if line.startswith("**")] == [f"window {row}" for row in order[:10]]
+    assert f"{max(means):.4f} nats a token" in lines[2]
     assert lines[4].startswith("> ")
 
 

@@ -1,5 +1,5 @@
-import pandas as pd
 import torch
+from instruction_tables import write
 
 from llm.applications.assistant import build
 from llm.device import Compute
@@ -16,9 +16,7 @@ def test_a_tuned_assistant_is_measured_as_the_assistant_which_is_its_baseline(ma
     (tmp_path / "base").mkdir()
     save_model(tmp_path / "base", base, encoding, "assistant")
     for split in ("train", "test"):
-        row = {"id": "a", "source": "s", "kind": "k", "instruction": "the cat", "input": "", "output": "sat"}
-        lists = {"answers": [["sat"]], "history": [[]], "system": [""]}
-        pd.DataFrame([row]).assign(**lists).to_parquet(tmp_path / f"{split}.parquet")
+        write(tmp_path, split, instruction=["the cat"], output=["sat"], answers=[["sat"]])
     params = evaluation.params(batch_size=2, max_new_tokens=4, samples=1)
     found = evaluation.measure(model, encoding, tmp_path, tmp_path / "base", params, CPU, tmp_path)
     twice = evaluation.measure(base, encoding, tmp_path, tmp_path / "base", params, CPU, tmp_path)

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from tasks.evaluation.statistics import interval, lead, picture, short_paths, with_interval
+from tasks.evaluation.statistics import RESAMPLES, Wordings, interval, lead, picture, short_paths, with_interval
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
@@ -38,6 +38,31 @@ def test_a_lead_is_paired_by_row():
     found = lead("exact_match", [True] * 24 + [False] * 76, [False] * 6 + [True] * 18 + [False] * 76)
     assert found["exact_match_gain"] == pytest.approx(0.06)
     assert 0 < found["exact_match_gain_low"] < 0.06 < found["exact_match_gain_high"] < 0.12  # alone 24 % are 16 to 33
+
+
+def test_wordings_are_resampled_within_kinds_and_rows_within_wordings():
+    kinds, wordings = np.array(list("xyxyxyxx")), np.array(list("abacbcba"))  # the wording b is of both kinds
+    drawn = list(Wordings(kinds, wordings).resamples(np.random.default_rng(1)))
+    assert len(drawn) == RESAMPLES
+    parts = {kind: np.unique(wordings[kinds == kind], return_counts=True) for kind in "xy"}
+    for rows in drawn:
+        for kind, (names, sizes) in parts.items():
+            found = wordings[rows[kinds[rows] == kind]]
+            times = [(found == name).sum() / size for name, size in zip(names, sizes, strict=True)]
+            assert sum(times) == len(names)  # as many wordings as there are, each with all of its rows
+            assert all(each == int(each) for each in times)
+    assert np.bincount(np.concatenate(drawn), minlength=8) / RESAMPLES == pytest.approx(np.ones(8), abs=0.1)
+
+
+def test_an_interval_over_wordings_is_that_of_the_rows_where_each_has_its_own_and_of_the_wordings_where_rows_agree():
+    rows = np.random.default_rng(1).normal(size=600)
+    kinds, own = np.zeros(600), np.arange(600)
+    assert interval(np.mean, rows, wordings=Wordings(kinds, own)) == pytest.approx(interval(np.mean, rows), abs=0.01)
+    alike, shared = np.repeat(rows[:60], 10), np.repeat(own[:60], 10)
+    found = interval(np.mean, alike, wordings=Wordings(kinds, shared))
+    assert found == pytest.approx(interval(np.mean, rows[:60]), abs=0.04)
+    low, high = interval(np.mean, alike)
+    assert found[1] - found[0] > 2.5 * (high - low)
 
 
 def test_a_picture_has_the_same_bytes_each_time(tmp_path):

@@ -115,6 +115,7 @@ def questions(count: int) -> pd.DataFrame:
             "id": f"question-{n}",
             "source": "here",
             "kind": "counting" if n % 2 else "small_talk",
+            "wording": f"wording {n // 4}",
             "instruction": " ".join(WORDS[n : n + 4]),
             "input": "" if n % 3 else "the moon",
             "output": "the cat sat",

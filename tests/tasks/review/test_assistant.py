@@ -3,6 +3,7 @@ import pytest
 
 from tasks.review import find
 from tasks.review.assistant import measure, rows, score
+from tasks.review.metrics import metrics_of
 
 
 @pytest.fixture
@@ -11,6 +12,7 @@ def asked(tmp_path) -> pd.DataFrame:
         {
             "id": ["one", "two", "three", "four"],
             "kind": ["a", "a", "b", "b"],
+            "wording": ["Add.", "And this?", "Speak.", "Say more."],
             "instruction": ["Add.", "And this?", "Speak.", "Say more."],
             "input": ["1 + 1", "", "", ""],
             "output": ["2", "3", "the cat sat on the mat", "hello"],
@@ -35,8 +37,20 @@ def test_a_rule_checks_what_it_can_and_the_others_have_rouge(asked):
     assert found["score"].tolist() == pytest.approx([1, 0, 2 / 3, 0])  # of 3 and 6 words 3 are common: F is 6 / 9
     assert found["said"].tolist() == ["Two.", "4", "the cat sat", "no answer: too long"]
     assert {name: sample.value for name, sample in measure(asked, answers).items()} == pytest.approx(
-        {"exact_match": 0.5, "rouge_l": 1 / 3}
+        {"exact_match": 0.5, "contains_answer": 0.5, "rouge_l": 1 / 3}
     )
+    answers["output"] = ["It is two.", "It is 4.", "the cat sat", None]
+    assert {name: sample.value for name, sample in measure(asked, answers).items()} == pytest.approx(
+        {"exact_match": 0.0, "contains_answer": 0.5, "rouge_l": 1 / 3}
+    )
+
+
+def test_intervals_of_a_review_resample_wordings_as_those_of_the_evaluation_do(asked):
+    rows = pd.concat([asked.iloc[:1]] * 24, ignore_index=True).assign(wording=["a"] * 12 + ["b"] * 12)
+    answers = [pd.DataFrame({"output": said, "error": None}) for said in (["2"] * 12 + ["3"] * 12, ["3"] * 24)]
+    mine, its = (measure(rows, each) for each in answers)
+    found = metrics_of(mine, its, {}, {})["exact_match"]
+    assert (found.low, found.high) == (found.to_champion.low, found.to_champion.high) == (0.0, 1.0)
 
 
 def test_an_assistant_that_learned_preferences_is_reviewed_as_any(asked):

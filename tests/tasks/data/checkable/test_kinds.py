@@ -1,13 +1,14 @@
 """What holds for every kind of task."""
 
 import re
+from collections import Counter
 from string import Formatter
 
 import numpy as np
 import pytest
 
 from tasks.data.checkable import FILES, checkable_rows, kinds
-from tasks.data.checkable.kind import BRIEF, BRIEFLY, Item, Sources, framed, kind
+from tasks.data.checkable.kind import BRIEF, BRIEFLY, SPLITS, Item, Sources, framed, kind
 from tasks.data.conversations import is_right
 
 KINDS = kinds()
@@ -32,13 +33,31 @@ def test_there_are_many_kinds_of_every_field():
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_kind_is_put_in_twelve_ways_or_more_and_one_of_them_is_for_test_alone(name, items):
-    phrasings = KINDS[name].phrasings
-    assert len(set(phrasings)) == len(phrasings) >= 12
-    assert all(fields_of(phrasing) <= set(item.fields) for phrasing in phrasings for item in items[name])
+def test_a_kind_is_put_in_twelve_ways_or_more_three_of_them_for_test_alone_and_two_for_validation(name, items):
+    kind = KINDS[name]
+    assert len(set(kind.phrasings)) == len(kind.phrasings) >= 12
+    assert all(fields_of(phrasing) <= set(item.fields) for phrasing in kind.phrasings for item in items[name])
+    assert (len(kind.wordings("validation")), len(kind.wordings("test"))) == (2, 3)
     for item in items[name][:5]:
-        train = {KINDS[name].put(item, "train", number) for number in range(len(phrasings) - 2)}
-        assert not train & {KINDS[name].put(item, "validation"), KINDS[name].put(item, "test")}
+        put = {split: {kind.put(item, split, n) for n in range(len(kind.wordings(split)))} for split in SPLITS}
+        assert sum(map(len, put.values())) == len(set.union(*put.values())) == len(kind.phrasings)
+
+
+def test_each_wording_of_test_has_its_share_of_rows_which_name_it_and_no_row_of_train_has_one(sources):
+    by_kind = {}
+    for row in rows(sources, capital=30, brief_email=30, addition=30):
+        by_kind.setdefault(row["kind"], []).append(row)
+    for name in ("capital", "brief_email", "addition"):
+        kind, found = KINDS[name], by_kind[name]
+        counts = Counter(row["test_wording"] for row in found)
+        assert counts.keys() == set(kind.phrasings[-3:])
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert {row["validation_wording"] for row in found} == set(kind.phrasings[-5:-3])
+        assert {row["wording"] for row in found} == set(kind.phrasings[:-5])
+    row = by_kind["addition"][0]
+    start = row["test_wording"].partition("{")[0].partition("\n")[0]
+    assert start in row["test_instruction"]
+    assert start not in row["instruction"]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -57,12 +76,13 @@ def test_a_kind_makes_different_tasks_whose_answer_is_among_the_right_ones(name,
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_asked_reads_as_a_person_would_write_it(name, items):
     for item in items[name]:
-        for split in ("train", "validation", "test"):
-            instruction, given = KINDS[name].put(item, split)
-            assert instruction
-            text = f"{instruction}\n{given}"
-            assert not re.search(r"[{}]|  | [,.?!]|\bthe the\b", text)
-            assert name == "article" or not re.search(r"\ba [aeio]\w", text.replace("a one-way", ""))
+        for split in SPLITS:
+            for number in range(1 if split == "train" else len(KINDS[name].wordings(split))):
+                instruction, given = KINDS[name].put(item, split, number)
+                assert instruction
+                text = f"{instruction}\n{given}"
+                assert not re.search(r"[{}]|  | [,.?!]|\bthe the\b", text)
+                assert name == "article" or not re.search(r"\ba [aeio]\w", text.replace("a one-way", ""))
 
 
 def test_equal_seeds_draw_equal_tasks_and_no_kind_changes_another(sources):
@@ -104,12 +124,12 @@ def test_a_sentence_has_frames_of_its_own_for_validation_and_test():
 
 
 def test_few_phrasings_are_refused():
-    with pytest.raises(ValueError, match="5 phrasings; a kind has at least 6"):
-        kind(*"abcde")
+    with pytest.raises(ValueError, match="7 phrasings; a kind has at least 8"):
+        kind(*"abcdefg")
 
 
 def test_a_kind_that_has_no_more_tasks_ends():
-    @kind(*"abcdef")
+    @kind(*"abcdefgh")
     def one(generator, sources):
         while True:
             yield Item("always", "the same", {})
@@ -141,16 +161,21 @@ def test_a_sentence_holds_the_answer_reads_well_and_is_right(name, items):
 
 def test_every_other_row_asks_for_the_answer_alone_in_all_the_ways_that_there_are(sources):
     found = [row for row in rows(sources, **dict.fromkeys(TOLD, 40)) if row["kind"] in TOLD]
-    asked = {hint: [row for row in found if hint in row["instruction"]] for hint in BRIEFLY[:-2]}
+    asked = {hint: [row for row in found if hint in row["instruction"]] for hint in BRIEFLY[SPLITS["train"]]}
     assert all(asked.values()), asked.keys()
     briefly = [row for several in asked.values() for row in several]
     assert len(briefly) == pytest.approx(len(found) / 2, rel=0.05)
+    drawn = {"validation": set(), "test": set()}
     for row in briefly:
         kind = KINDS[row["kind"]]
-        assert any(hint in row["test_instruction"] for hint in BRIEFLY[-1:])
-        assert any(hint in row["validation_instruction"] for hint in BRIEFLY[-2:-1])
+        for split in ("validation", "test"):
+            asks = [hint for hint in BRIEFLY if hint in row[f"{split}_instruction"]]
+            assert set(asks) <= set(BRIEFLY[SPLITS[split]])
+            assert asks or BRIEF.search(row[f"{split}_wording"])
+            drawn[split].update(asks)
         assert len(row["output"]) < 60
         assert not any(row["answers"][0] == text for item in kind.items(sources, 1, 40) for text in kind.told(item))
+    assert {split: len(hints) for split, hints in drawn.items()} == {"validation": 2, "test": 3}
     rest = [row for row in found if row not in briefly and not BRIEF.search(row["instruction"])]
     assert all(len(row["answers"]) > 1 for row in rest)
     assert sum(row["output"].endswith(".") for row in rest) > 0.9 * len(rest)

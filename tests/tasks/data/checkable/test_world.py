@@ -29,7 +29,7 @@ def test_the_best_known_countries_come_first_and_are_named_as_people_name_them(s
     assert [item.asked for item in first] == ["France", "Italy", "Germany"]
     britain = next(item for item in kind.items(sources, seed=1, rows=99) if item.asked == "United Kingdom")
     assert kind.put(britain, "train", 0) == ("What is the capital of the United Kingdom?", "")
-    assert kind.put(britain, "test") == ("Give the capital city.", "United Kingdom")
+    assert kind.put(britain, "test", 2) == ("Give the capital city.", "United Kingdom")
 
 
 def test_money_counts_with_and_without_its_country(sources):
