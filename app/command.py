@@ -259,10 +259,11 @@ def classify(
     explain: Annotated[int, typer.Option(min=0, max=100, help="So many words that moved each decision most.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Say of each mail what it is, and the probability of that.
+    """Say of each mail what it is, and how probable that is.
 
-    A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels
-    the second is given above a threshold, which was chosen on validation and need not be one half: --json has it.
+    A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels,
+    such as ham and spam, the number is the probability of the second. A mail gets that label above a threshold, which
+    was chosen on validation and need not be one half: the first line on stderr names it, and so does --json.
     """
     from app.classifying import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
@@ -274,6 +275,10 @@ def classify(
             raise UserError(f"{loaded.named} is no classifier; --model names one")
         limit = loaded.model.config.threshold
         threshold = {} if limit is None else {"threshold": limit}
+        label = loaded.model.config.labels[-1]
+        if threshold and not as_json:
+            decides = f"{loaded.registered_name} calls a mail {label} above {limit:.3f}"
+            _say(f"the number is the probability of {label}: {decides}")
         mails = read_mails(files)
         while part := list(islice(mails, AT_ONCE)):
             verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
@@ -300,7 +305,8 @@ def _print_verdict(place: "Place", said: dict[str, Any], as_json: bool) -> None:
     elif "error" in said:
         _say(f"error: {place}: {said['error']}")
     else:
-        typer.echo(f"{said['label']}\t{said['probability']:.3f}\t{place}")
+        *_, of_last = said["probabilities"].values()
+        typer.echo(f"{said['label']}\t{of_last if 'threshold' in said else said['probability']:.3f}\t{place}")
         for moved in said.get("moved_by", ()):
             typer.echo(f"\t{moved['effect']:+.2f}\t{moved['text']!r}")
 

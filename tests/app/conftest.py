@@ -25,6 +25,15 @@ from app.settings import Settings
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import PREFIX
 
+CHARSETS = {
+    charset: f"From: a@b.example\nSubject: Lunch\nContent-Type: text/plain; charset={charset}\n"
+    f"Content-Transfer-Encoding: 8bit\n\n{body}\n".encode(charset)
+    for charset, body in {
+        "iso-8859-2": "Cześć, proszę zapłacić za obiad we środę",
+        "koi8-r": "Привет, увидимся в среду",
+    }.items()
+}
+"""Mails in charsets that only their headers name: Polish, Russian."""
 DATASETS = {"assistant": "instructions", "classifier": "emails", "foundation": "corpus"}
 
 
