@@ -92,7 +92,7 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
 
 
 def test_what_came_before_counts_for_the_nearest_row_and_stands_beside_the_answers(parrot, encoding, base, tmp_path):
-    said, told = [[], ["the dog", "ate"], ["a bird", "sang"]], ["", "", "the moon"]
+    said, told = [[], ["the dog", "ate"], ["a bird", "sang"]], ["", "", "=the moon"]
     write(
         tmp_path,
         "train",
@@ -113,7 +113,7 @@ def test_what_came_before_counts_for_the_nearest_row_and_stands_beside_the_answe
     assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
     assert answers["nearest_answer"].tolist() == ["on the mat", "the hat", "sat"]
-    assert answers["system"].tolist() == ["the moon", "", ""]
+    assert answers["system"].tolist() == ["'=the moon", "", ""]  # no formula where it is opened
     assert answers["history"].tolist() == ['["a bird", "sang"]', '["the dog", "ate"]', ""]
 
 
