@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import Gone, RequestError, Timeout
+from app.limits import network_of
 from app.metrics import EMAILS
 from app.openai_api import ERRORS, asked
 from app.schema import Closed
@@ -139,7 +140,7 @@ async def _classified(
     if explained and len(rows) > MOST_EXPLAINED:
         raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
     verdicts: list[Verdict] = []
-    with loaded.classified_by(settings.queue):
+    with loaded.classified_by(settings.queue, network_of(request)):
         for first in range(0, len(rows), AT_ONCE):
             async with loaded.turn:  # and not a thread that waits: there are few
                 if await request.is_disconnected():

@@ -328,6 +328,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     rows: Annotated[int, typer.Option(min=1, help="Texts that a version writes at once.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 64,
+    client_share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of these places that one address may hold; 1 is all.")
+    ] = 0.25,
     page: Annotated[bool, typer.Option(help="The web page beside the API.")] = True,
     feedback: Annotated[bool, typer.Option(help="Keep what people say of answers, in data/inbox/.")] = True,
     api_keys: Annotated[
@@ -355,7 +358,8 @@ def serve(
     for name in names:
         if not host_of(name) or "*" in name:
             raise UserError(f"--allowed-hosts: {name!r} is no name of a host, such as model.example")
-    settings = Settings(rows=rows, queue=queue, feedback=feedback, api_keys=keys, allowed_hosts=(*names, host))
+    bounds = {"rows": rows, "queue": queue, "client_share": client_share}
+    settings = Settings(**bounds, feedback=feedback, api_keys=keys, allowed_hosts=(*names, host))
     run_server(settings, host, port, page=page, log_level=log_level)
 
 

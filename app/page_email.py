@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from app.classifying import Verdict, in_words, verdicts_of
 from app.errors import RequestError
 from app.feedback import EmailFeedback, labelled
+from app.limits import network_of
 from app.metrics import EMAILS
 from app.page_parts import AT_ONCE, PRIVATE, PROBLEMS, answering, default, of_objective, sentence, thank, warn
 from app.versions import Loaded
@@ -49,9 +50,9 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     checked = gr.State()
     outputs = [problem, words, checked]
 
-    async def verdict(row: dict[str, Any]) -> tuple[Any, ...]:
+    async def verdict(row: dict[str, Any], request: gr.Request) -> tuple[Any, ...]:
         try:
-            loaded, found = await _classified(app, row)
+            loaded, found = await _classified(app, row, network_of(request))
         except PROBLEMS as error:
             warn(error)
             return gr.Markdown(sentence(error), visible=True), gr.Markdown(visible=False), None
@@ -61,13 +62,13 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             {"row": row, "version": str(loaded.named), "labels": list(loaded.model.config.labels)},
         )
 
-    async def of_text(subject: str, body: str) -> tuple[Any, ...]:
-        return await verdict({"subject": subject, "body": body})
+    async def of_text(subject: str, body: str, request: gr.Request) -> tuple[Any, ...]:
+        return await verdict({"subject": subject, "body": body}, request)
 
-    async def of_file(path: str) -> tuple[Any, ...]:
+    async def of_file(path: str, request: gr.Request) -> tuple[Any, ...]:
         message = message_bytes(Path(path).read_bytes())
         Path(path).unlink()  # the server is to keep no mail that nobody gave it to keep
-        return await verdict({"message": message})
+        return await verdict({"message": message}, request)
 
     def opened() -> str:
         try:
@@ -85,7 +86,7 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         try:
             loaded = await app.state.loader.get(checked["version"])
             said = _Labelled(about="email", label=label, **checked["row"])
-            row = await labelled(loaded, said, settings.queue)
+            row = await labelled(loaded, said, settings.queue, network_of(request))
             await run_in_threadpool(thank, app.state, loaded, row, request)
         except PROBLEMS as error:
             warn(error)
@@ -111,12 +112,12 @@ def what_it_is(labels: list[str]) -> list[str]:
     return [f"This is {label}" for label in labels]
 
 
-async def _classified(app: FastAPI, row: dict[str, Any]) -> tuple[Loaded, Verdict]:
+async def _classified(app: FastAPI, row: dict[str, Any], network: str | None) -> tuple[Loaded, Verdict]:
     """A mail's verdict with its strongest words. Raises RequestError for one that can't be read, and Busy."""
     loaded = await default(app.state, "classifier")
     if not isinstance(loaded.model, Classifier):
         raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
-    with loaded.classified_by(app.state.settings.queue):
+    with loaded.classified_by(app.state.settings.queue, network):
         async with loaded.turn:
             (found,) = await run_in_threadpool(verdicts_of, loaded, [row], EXPLAINED)
             if found.error:  # it may be too long for an explanation, and for nothing else

@@ -126,7 +126,10 @@ def inbox(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def server(registry, inbox) -> Iterator[str]:
     """The address of one server over `registry` for the session."""
-    with tracked(registry), running(Settings(inbox=inbox, rows=4, queue=8, poll_seconds=0.5)) as address:
+    with (
+        tracked(registry),
+        running(Settings(inbox=inbox, rows=4, queue=8, client_share=1, poll_seconds=0.5)) as address,
+    ):
         yield address
 
 

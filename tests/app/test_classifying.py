@@ -9,7 +9,9 @@ from mlflow.pyfunc import PythonModelContext
 
 from app.classifying import Verdict, in_words
 from app.cleaning import Cleaner
+from app.errors import Busy
 from app.settings import Settings
+from app.versions import Loaded
 from llm.applications.classifier import explain
 from tasks.data.mail import clean_row, parse_message
 from tasks.served import ServedModel
@@ -214,6 +216,17 @@ def test_a_request_whose_queue_is_full_is_refused_and_answered_later(registry):
     with running(Settings(queue=1)) as address:
         assert verdicts(address, MAILS[:1])
         assert verdicts(address, MAILS[:1])
+
+
+def test_a_network_waits_with_its_share_of_requests_and_leaves_the_rest_to_others():
+    loaded = Loaded("classifier/1", *([None] * 8), client_share=0.25)
+    with loaded.classified_by(8, "one"), loaded.classified_by(8, "one"):
+        with pytest.raises(Busy, match="2 requests of your network wait for classifier/1 already"):
+            loaded.classified_by(8, "one").__enter__()
+        with loaded.classified_by(8, "another"), loaded.classified_by(8), loaded.classified_by(8, "third"):
+            assert len(loaded.classifying) == 5
+    with loaded.classified_by(8, "one"):
+        assert loaded.classifying == ["one"]
 
 
 def test_who_leaves_a_long_list_is_not_classified_to_its_end(registry):
