@@ -115,8 +115,13 @@ def status(as_json: Json = False) -> None:
     """Show stale stages and why, registered versions, interrupted trainings."""
     in_project()
     from tasks.stages.graph import changes
+    from tasks.stages.params import check_outline
 
-    stale, stopped = changes(), []
+    try:
+        stale, stopped = changes(), []
+    except UserError:
+        check_outline()  # which says it better than DVC, where it is the reason
+        raise
     if any(Path(".threestage/stages").glob("*/*/")):
         from tasks.training.interrupted import interrupted  # which loads torch
 

@@ -349,7 +349,7 @@ def turn(role, content):
         ({"max_new_tokens": 9}, INVALID, "max_new_tokens", "did you mean max_tokens?"),
         ({"stream_options": {"include_usge": True}}, INVALID, "stream_options.include_usge", "include_usage?"),
         ({"messages": [{"role": "user", "text": "x"}]}, INVALID, "messages.0.text", "messages.0: text is not known"),
-        ({"messages": turn("user", [{"type": "text", "text": "x", "txt": 1}])}, INVALID, "messages.0.content.0.txt", ""),
+        ({"messages": turn("user", [{"type": "text", "text": "x", "t": 1}])}, INVALID, "messages.0.content.0.t", ""),
         ({"messages": [HELLO[0] | {"tool_calls": [{}]}]}, INVALID, "messages.0.tool_calls", "is not supported"),
     ],
 )  # fmt: skip
