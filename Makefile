@@ -60,8 +60,16 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 gc: $(READY) ## name what no alias and no dvc.lock needs, and its bytes; with YES=1, remove it
 	@$(BIN)/python -m flows.gc $(if $(filter 1 yes,$(YES)),--yes)
 
-clean: ## remove .venv, caches, interrupted trainings, all runs and the registry; data, models and reports stay
-	rm -rf .venv .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+# Nothing makes these again; the rest that `clean` removes comes back by itself.
+RECORDS = $(wildcard .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns)
+clean: ## remove .venv and caches; asks before it removes runs, registry and decisions; data, models and reports stay
+	@test -z "$(RECORDS)" || test -n "$(filter 1 yes,$(YES))" || { \
+		echo "make clean removes $(RECORDS):"; \
+		echo "all runs, registered models, decisions about them and interrupted trainings are lost, and nothing brings them back."; \
+		test -t 0 || { echo "Nothing was removed: there is no terminal to ask on, and no YES=1"; exit 1; }; \
+		printf 'Type yes to remove them: '; read -r answer; \
+		test "$$answer" = yes || { echo "Nothing was removed"; exit 1; }; }
+	rm -rf $(RECORDS) .venv *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # pip would compile all of 33,000 modules, a minute, of which few are ever imported. Python compiles them when they are,
 # and keeps what it made, unless the environment forbids it. The pip that Python 3.11 brings takes 69 s for the rest,

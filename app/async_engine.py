@@ -26,8 +26,8 @@ class Stream:
     Iterate to the end, or `close` it before.
     """
 
-    def __init__(self, engine: "AsyncEngine", requests: Sequence[Request]) -> None:
-        self.requests = requests
+    def __init__(self, engine: "AsyncEngine", requests: Sequence[Request], network: str | None) -> None:
+        self.requests, self.network = requests, network
         self.left: set[int] = set()
         """Places of requests whose end nobody waits for."""
         self.began = time.monotonic()
@@ -66,10 +66,15 @@ class Stream:
 
 
 class AsyncEngine:
-    """Runs up to `rows` requests at once, lets `queue` more wait, and refuses others as Busy."""
+    """Runs up to `rows` requests at once, lets `queue` more wait, and refuses others as Busy.
 
-    def __init__(self, model: GPT, *, rows: int, queue: int, context_length: int | None = None) -> None:
-        self.model, self.rows, self.queue = model, rows, queue
+    One client network holds at most `share` of these places.
+    """
+
+    def __init__(
+        self, model: GPT, *, rows: int, queue: int, context_length: int | None = None, share: float = 1.0
+    ) -> None:
+        self.model, self.rows, self.queue, self.share = model, rows, queue, max(1, int(share * (rows + queue)))
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         self._here: set[tuple[Stream, int]] = set()
         self._inbox: list[tuple[Stream, int]] = []
@@ -90,27 +95,30 @@ class AsyncEngine:
         """Requests that wait for a row."""
         return max(0, len(self._here) - self.rows)
 
-    def submit(self, requests: Sequence[Request]) -> Stream:
-        """Take all of a client's requests, or none.
+    def submit(self, requests: Sequence[Request], network: str | None = None) -> Stream:
+        """Take all of a client's requests, or none. Without a network no share bounds them.
 
         Raises UserError as `check_request` does, RequestError for more than ever have room, Busy where the queue has no
         room for them now, and Unavailable where the engine is closing. Call it from a running event loop.
         """
         for request in requests:
             check_request(request, self.model.config.vocabulary_size, self.context_length)
-        if len(requests) > self.rows + self.queue:
-            raise RequestError(f"{len(requests)} texts in one request; at most {self.rows + self.queue} have room", "n")
-        stream = Stream(self, requests)
+        most = self.rows + self.queue if network is None else self.share
+        if len(requests) > most:
+            raise RequestError(f"{len(requests)} texts in one request; at most {most} have room", "n")
+        stream = Stream(self, requests, network)
         parts = [(stream, place) for place in range(len(requests))]
         with self._changed:
             if self._closing:
                 raise Unavailable("this version is being unloaded; ask again")
-            if len(self._here) + len(parts) > self.rows + self.queue:
-                ahead = (len(self._here) + len(parts)) / self.rows
-                raise Busy(
-                    f"{len(self._here)} requests run or wait already, and at most {self.rows + self.queue} may",
-                    retry_after=max(1, math.ceil(ahead * self._seconds)),
-                )
+            own = [each for each in self._here if each[0].network == network]
+            for here, room, whose in ((self._here, self.rows + self.queue, ""), (own, most, " of your network")):
+                if len(here) + len(parts) > room:
+                    ahead = (len(here) + len(parts)) / self.rows
+                    raise Busy(
+                        f"{len(here)} requests{whose} run or wait already, and at most {room} may",
+                        retry_after=max(1, math.ceil(ahead * self._seconds)),
+                    )
             self._here.update(parts)
             self._inbox += parts
             self._changed.notify_all()

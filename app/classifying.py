@@ -12,11 +12,13 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import Gone, RequestError, Timeout
+from app.limits import network_of
 from app.metrics import EMAILS
 from app.openai_api import ERRORS, asked
 from app.schema import Closed
 from app.versions import Loaded
 from llm.applications.classifier import Classifier, email_text, explain, predict
+from tasks.data.formats.mails import message_bytes
 from tasks.data.formats.sniff import LINES, POSTMARK, TABLES, suffix_of
 from tasks.served import cleaning_module
 
@@ -102,8 +104,8 @@ async def classify_files(
 ) -> Classification:
     """The same for files. Their names are told back and used for nothing else."""
     loaded = await asked(request, model, ("classifier",))
-    rows = [{"message": message_text(await each.read())} for each in files]
-    reasons = [_no_message(each.filename or "", row["message"]) for each, row in zip(files, rows, strict=True)]
+    rows = [{"message": message_bytes(await each.read())} for each in files]
+    reasons = [no_message(each.filename or "", row["message"]) for each, row in zip(files, rows, strict=True)]
     mails = [(row, each.filename) for each, row, reason in zip(files, rows, reasons, strict=True) if not reason]
     found = await _classified(request, loaded, [row for row, _ in mails], explain, [name for _, name in mails])
     verdicts = iter(found.verdicts)
@@ -114,8 +116,9 @@ async def classify_files(
     return found
 
 
-def _no_message(name: str, text: str) -> str | None:
+def no_message(name: str, content: bytes) -> str | None:
     """Why a file can't be one message; None where it may be."""
+    text = content.decode("latin-1")  # for what is ASCII in it
     if "\0" in text:
         return "it is no text"
     if suffix_of(PurePath(name)) in (*LINES, *TABLES, ".json"):
@@ -128,14 +131,6 @@ def _no_message(name: str, text: str) -> str | None:
     return None
 
 
-def message_text(content: bytes) -> str:
-    """A raw message as text; bytes that are no UTF-8 stand for Latin-1's characters."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
 async def _classified(
     request: Request, loaded: Loaded, rows: list[dict[str, Any]], explained: int, names: list[str | None] | None = None
 ) -> Classification:
@@ -145,7 +140,7 @@ async def _classified(
     if explained and len(rows) > MOST_EXPLAINED:
         raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
     verdicts: list[Verdict] = []
-    with loaded.classified_by(settings.queue):
+    with loaded.classified_by(settings.queue, network_of(request)):
         for first in range(0, len(rows), AT_ONCE):
             async with loaded.turn:  # and not a thread that waits: there are few
                 if await request.is_disconnected():
@@ -197,6 +192,17 @@ def verdicts_of(
                 moved = explain(model, loaded.encoding, texts[number])[:explained]
                 verdict.moved_by = [Moved(text=text, effect=effect) for text, effect in moved]
     return verdicts
+
+
+def in_words(found: Verdict, version: str, threshold: float | None) -> str:
+    """Why a mail has its label: the probability of the last of two labels and the threshold, else the label's own."""
+    label, probability = list((found.probabilities or {}).items())[-1]
+    if threshold is None:
+        return f"Probability of {found.label}: {found.probability:.3f}; {version} takes the likeliest label."
+    # enough digits that the two numbers do not look equal
+    digits = next(many for many in range(3, 18) if many == 17 or round(probability, many) != round(threshold, many))
+    decides = f"{version} calls a mail {label} above {threshold:.{digits}f}"
+    return f"Probability of {label}: {probability:.{digits}f}; {decides}."
 
 
 def _as_it_is(row: dict[str, Any]) -> dict[str, Any] | str:

@@ -115,8 +115,13 @@ def status(as_json: Json = False) -> None:
     """Show stale stages and why, registered versions, interrupted trainings."""
     in_project()
     from tasks.stages.graph import changes
+    from tasks.stages.params import check_outline
 
-    stale, stopped = changes(), []
+    try:
+        stale, stopped = changes(), []
+    except UserError:
+        check_outline()  # which says it better than DVC, where it is the reason
+        raise
     if any(Path(".threestage/stages").glob("*/*/")):
         from tasks.training.interrupted import interrupted  # which loads torch
 
@@ -259,10 +264,11 @@ def classify(
     explain: Annotated[int, typer.Option(min=0, max=100, help="So many words that moved each decision most.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Say of each mail what it is, and the probability of that.
+    """Say of each mail what it is, and how probable that is.
 
-    A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels
-    the second is given above a threshold, which was chosen on validation and need not be one half: --json has it.
+    A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels,
+    such as ham and spam, the number is the probability of the second. A mail gets that label above a threshold, which
+    was chosen on validation and need not be one half: the first line on stderr names it, and so does --json.
     """
     from app.classifying import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
@@ -274,6 +280,10 @@ def classify(
             raise UserError(f"{loaded.named} is no classifier; --model names one")
         limit = loaded.model.config.threshold
         threshold = {} if limit is None else {"threshold": limit}
+        label = loaded.model.config.labels[-1]
+        if threshold and not as_json:
+            decides = f"{loaded.registered_name} calls a mail {label} above {limit:.3f}"
+            _say(f"the number is the probability of {label}: {decides}")
         mails = read_mails(files)
         while part := list(islice(mails, AT_ONCE)):
             verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
@@ -300,7 +310,8 @@ def _print_verdict(place: "Place", said: dict[str, Any], as_json: bool) -> None:
     elif "error" in said:
         _say(f"error: {place}: {said['error']}")
     else:
-        typer.echo(f"{said['label']}\t{said['probability']:.3f}\t{place}")
+        *_, of_last = said["probabilities"].values()
+        typer.echo(f"{said['label']}\t{of_last if 'threshold' in said else said['probability']:.3f}\t{place}")
         for moved in said.get("moved_by", ()):
             typer.echo(f"\t{moved['effect']:+.2f}\t{moved['text']!r}")
 
@@ -322,6 +333,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     rows: Annotated[int, typer.Option(min=1, help="Texts that a version writes at once.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 64,
+    client_share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of these places that one address may hold; 1 is all.")
+    ] = 0.25,
     page: Annotated[bool, typer.Option(help="The web page beside the API.")] = True,
     feedback: Annotated[bool, typer.Option(help="Keep what people say of answers, in data/inbox/.")] = True,
     api_keys: Annotated[
@@ -349,7 +363,8 @@ def serve(
     for name in names:
         if not host_of(name) or "*" in name:
             raise UserError(f"--allowed-hosts: {name!r} is no name of a host, such as model.example")
-    settings = Settings(rows=rows, queue=queue, feedback=feedback, api_keys=keys, allowed_hosts=(*names, host))
+    bounds = {"rows": rows, "queue": queue, "client_share": client_share}
+    settings = Settings(**bounds, feedback=feedback, api_keys=keys, allowed_hosts=(*names, host))
     run_server(settings, host, port, page=page, log_level=log_level)
 
 

@@ -149,9 +149,9 @@ def _read(name: str, folder: Path, meanings: dict[str, str]) -> tuple["pd.DataFr
 
     from tasks.data.formats import Problem
     from tasks.datasets import find
-    from tasks.stages.params import load_dataset
+    from tasks.stages.params import load_preprocess
 
-    dataset, params, problems = find(name), load_dataset(name).preprocess, []
+    dataset, params, problems = find(name), load_preprocess(name), []
     if meanings and hasattr(params, "label_map"):
         try:
             params = type(params)(**{**params.model_dump(), "label_map": {**params.label_map, **meanings}})
@@ -219,6 +219,7 @@ def add(
         str | None, typer.Option(help="Its folder in data/raw, where two would be called the same.")
     ] = None,
     label: Meanings = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Instead of all sources that are there.")] = False,
 ) -> None:
     """Write a source with its sha256 into params.yaml; again after it changed.
 
@@ -246,9 +247,21 @@ def add(
             source = pinned(source)
             sha256 = None if source.source.startswith("hf:") else digest(obtain(source, Path(scratch)))
     entry = source.model_dump(exclude_defaults=True) | ({"sha256": sha256} if sha256 else {})
-    what = add_source(dataset, entry, meanings)
+    what = add_source(dataset, entry, meanings, replace=replace)
     typer.echo(f"params.yaml: datasets.{dataset}.sources {what}")
     typer.echo(_block(entry))
+
+
+@data.command()
+def remove(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="corpus, emails, instructions or your own.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="As params.yaml has it, or its folder in data/raw.")],
+) -> None:
+    """Take a source out of params.yaml, and what `train_only` says of it. Its files stay where they are."""
+    in_project()
+    from app.params_file import remove_source
+
+    typer.echo(f"params.yaml: datasets.{dataset}.sources {remove_source(dataset, source)}")
 
 
 def _meaning(said: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import Busy, RequestError, Unavailable
+from app.limits import network_of
 from app.metrics import FEEDBACK as WRITTEN
 from app.openai_api import ERRORS, asked
 from app.schema import ChatMessage, Closed
@@ -265,9 +266,9 @@ def email_row(loaded: Loaded, said: EmailFeedback) -> dict[str, Any]:
     return {"label": labels[said.label.casefold()], "subject": subject, "body": body}
 
 
-async def labelled(loaded: Loaded, said: EmailFeedback, queue: int) -> dict[str, Any]:
+async def labelled(loaded: Loaded, said: EmailFeedback, queue: int, network: str | None) -> dict[str, Any]:
     """The same, when it is the mail's turn to be read. Raises Busy, too, where `queue` requests wait for it."""
-    with loaded.classified_by(queue):
+    with loaded.classified_by(queue, network):
         async with loaded.turn:  # and not a thread that waits: there are few
             return await run_in_threadpool(email_row, loaded, said)
 
@@ -310,7 +311,7 @@ async def feedback(request: Request, said: Feedback) -> Kept:
     name = "classifier" if isinstance(said, EmailFeedback) else "assistant"
     loaded = await asked(request, said.model, (name,))
     if isinstance(said, EmailFeedback):
-        row = await labelled(loaded, said, settings.queue)
+        row = await labelled(loaded, said, settings.queue, network_of(request))
     else:
         row = await run_in_threadpool(answer_row, loaded, said)
     client = await run_in_threadpool(request.app.state.feedback.client_of, request, settings.api_keys)

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 import h11
@@ -26,6 +26,17 @@ from app.settings import host_of
 T = TypeVar("T")
 BEARER = {"www-authenticate": "Bearer"}
 CLOSE = {"connection": "close"}
+
+
+def network_of(request: Any) -> str | None:
+    """The network that a request comes from: an IPv4 address, or the 64 bits of IPv6 that a client has to itself."""
+    host = request.client.host if request.client else None
+    try:
+        address = ip_address(host or "")
+    except ValueError:
+        return host
+    address = getattr(address, "ipv4_mapped", None) or address
+    return str(ip_network(f"{address}/64", strict=False)) if address.version == 6 else str(address)
 
 
 def refusal(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> ASGIApp:

@@ -8,10 +8,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.classifying import message_text
 from llm.errors import UserError
 from tasks.data.formats import Problem
-from tasks.data.formats.mails import messages
+from tasks.data.formats.mails import message_bytes, messages
 from tasks.data.formats.sniff import TABLES, sniff, suffix_of
 from tasks.data.formats.tables import READERS
 from tasks.data.textfiles import read_bytes
@@ -68,7 +67,7 @@ def _of_file(name: str) -> Iterator[tuple[Place, dict[str, Any]]]:
         mails = messages(path)
         first = [*islice(mails, 2)]
         for number, content in enumerate(chain(first, mails), 1):
-            yield Place(name, mail=number if len(first) > 1 else None), {"message": message_text(content)}
+            yield Place(name, mail=number if len(first) > 1 else None), {"message": content}
     elif form == "binary":
         yield Place(name), {"error": NO_TEXT}
     else:
@@ -76,10 +75,18 @@ def _of_file(name: str) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 
 def _mail(content: bytes, suffix: str) -> dict[str, Any]:
+    content = message_bytes(content)
     if b"\0" in content:
         return {"error": NO_TEXT}
-    text = message_text(content).removeprefix("\ufeff").lstrip("\r\n")
-    return {"message" if suffix == ".eml" or _is_message(text) else "body": text}
+    if suffix == ".eml":
+        return {"message": content}
+    content = content.lstrip(b"\r\n")
+    if _is_message(content.decode("latin-1")):
+        return {"message": content}
+    try:
+        return {"body": content.decode()}
+    except UnicodeDecodeError:
+        return {"body": content.decode("latin-1")}
 
 
 def _json_row(line: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, RequestError, Unavailable
-from app.limits import until_gone
+from app.limits import network_of, until_gone
 from app.metrics import FIRST_TOKEN, TOKENS
 from app.registry import BY_DEFAULT, Listed
 from app.schema import (
@@ -294,6 +294,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
         n=body.n or 1,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         seconds=settings.request_seconds - (time.monotonic() - began),
+        network=network_of(request),
     )
     about = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": loaded.registered_name}
     if body.stream:
@@ -334,6 +335,7 @@ async def completions(request: Request, body: CompletionRequest) -> Completion:
         n=body.n or 1,
         logprobs=body.logprobs,
         seconds=settings.request_seconds - (time.monotonic() - began),
+        network=network_of(request),
         param="prompt",
     )
     about = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": loaded.registered_name}

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from app.feedback import AnswerFeedback, answer_row
+from app.limits import network_of
 from app.page_parts import (
     AT_ONCE,
     PRIVATE,
@@ -112,7 +113,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             prompt = await run_in_threadpool(_prompt, loaded, asked, chosen[0])
             named = loaded.named
             if running.goes_on(browser, writings):
-                writings.append(_written(loaded, prompt, *chosen[1:], settings.request_seconds))
+                writings.append(_written(loaded, prompt, *chosen[1:], settings.request_seconds, network_of(request)))
                 about = {"role": "assistant", "version": str(named), "system": chosen[0]}
                 async with aclosing(together([loaded], writings)) as texts:
                     async for (text,) in texts:
@@ -260,7 +261,14 @@ def _prompt(loaded: Loaded, asked: list[Turn], system: str) -> list[int]:
 
 
 def _written(
-    loaded: Loaded, prompt: list[int], temperature: float, top_p: float, most: int, seed: int | None, seconds: float
+    loaded: Loaded,
+    prompt: list[int],
+    temperature: float,
+    top_p: float,
+    most: int,
+    seed: int | None,
+    seconds: float,
+    network: str | None,
 ) -> Writing:
     """The answer, as long as was asked for or as there is room."""
     room = loaded.engine.context_length - len(prompt) if loaded.engine else 0
@@ -272,6 +280,7 @@ def _written(
         stop_tokens=ends(loaded, chat=True),
         max_new_tokens=max(1, min(int(most), room)),
         seconds=seconds,
+        network=network,
     )
 
 

@@ -9,6 +9,7 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from app.limits import network_of
 from app.page_parts import (
     AT_ONCE,
     PRIVATE,
@@ -82,7 +83,7 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             prompts = [await run_in_threadpool(chat_prompt, each, asked) for each in loaded]
             if running.goes_on(browser, writings):
                 for each, prompt in zip(loaded, prompts, strict=True):
-                    writings.append(_written(each, prompt, settings.request_seconds))
+                    writings.append(_written(each, prompt, settings.request_seconds, network_of(request)))
                 async with aclosing(together(loaded, writings)) as texts:
                     async for both in texts:
                         yield gr.skip(), *both, *(gr.skip(),) * 5
@@ -141,5 +142,6 @@ def _votes(open_: bool) -> list[Any]:
     return [gr.Button(interactive=open_) for _ in VOTES]
 
 
-def _written(loaded: Loaded, prompt: list[int], seconds: float) -> Writing:
-    return Writing(loaded, [prompt], sampling=GREEDY, stop_tokens=ends(loaded, chat=True), seconds=seconds)
+def _written(loaded: Loaded, prompt: list[int], seconds: float, network: str | None) -> Writing:
+    stop = ends(loaded, chat=True)
+    return Writing(loaded, [prompt], sampling=GREEDY, stop_tokens=stop, seconds=seconds, network=network)

@@ -7,13 +7,15 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from app.classifying import Verdict, message_text, verdicts_of
+from app.classifying import Verdict, in_words, verdicts_of
 from app.errors import RequestError
 from app.feedback import EmailFeedback, labelled
+from app.limits import network_of
 from app.metrics import EMAILS
 from app.page_parts import AT_ONCE, PRIVATE, PROBLEMS, answering, default, of_objective, sentence, thank, warn
 from app.versions import Loaded
 from llm.applications.classifier import Classifier
+from tasks.data.formats.mails import message_bytes
 from tasks.registry.markup import plain
 
 EXPLAINED = 10
@@ -22,6 +24,13 @@ CONSENT = (
     "If you say what this mail is, this server keeps its subject and body, what you say, the time and a code made from "
     "your address, so that the next training can learn from it; else it keeps nothing."
 )
+
+
+class _Labelled(EmailFeedback):
+    """The same of a mail from a file, whose bytes say their charset."""
+
+    message: str | bytes | None = None
+
 
 Checked = dict[str, Any]
 """A mail that was checked: its `row`, the `version` that did, and its `labels`."""
@@ -37,31 +46,29 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     file = gr.File(label="Or a message as your mail program saves it (.eml)", file_types=[".eml"], height=120)
     with gr.Column(elem_id="verdict"):
         problem = gr.Markdown(visible=False)
-        label = gr.Label(label="Verdict", visible=False, elem_id="label")
         words = gr.Markdown(visible=False, elem_classes="words", elem_id="words")
     checked = gr.State()
-    outputs = [problem, label, words, checked]
+    outputs = [problem, words, checked]
 
-    async def verdict(row: dict[str, str]) -> tuple[Any, ...]:
+    async def verdict(row: dict[str, Any], request: gr.Request) -> tuple[Any, ...]:
         try:
-            loaded, found = await _classified(app, row)
+            loaded, found = await _classified(app, row, network_of(request))
         except PROBLEMS as error:
             warn(error)
-            return gr.Markdown(sentence(error), visible=True), gr.Label(visible=False), gr.Markdown(visible=False), None
+            return gr.Markdown(sentence(error), visible=True), gr.Markdown(visible=False), None
         return (
             gr.Markdown(visible=False),
-            gr.Label(found.probabilities, visible=True),
-            gr.Markdown(_table(found, loaded.registered_name), visible=True),
+            gr.Markdown(_shown(found, loaded), visible=True),
             {"row": row, "version": str(loaded.named), "labels": list(loaded.model.config.labels)},
         )
 
-    async def of_text(subject: str, body: str) -> tuple[Any, ...]:
-        return await verdict({"subject": subject, "body": body})
+    async def of_text(subject: str, body: str, request: gr.Request) -> tuple[Any, ...]:
+        return await verdict({"subject": subject, "body": body}, request)
 
-    async def of_file(path: str) -> tuple[Any, ...]:
-        message = message_text(Path(path).read_bytes())
+    async def of_file(path: str, request: gr.Request) -> tuple[Any, ...]:
+        message = message_bytes(Path(path).read_bytes())
         Path(path).unlink()  # the server is to keep no mail that nobody gave it to keep
-        return await verdict({"message": message})
+        return await verdict({"message": message}, request)
 
     def opened() -> str:
         try:
@@ -78,8 +85,8 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     async def tell(checked: Checked, label: str, request: gr.Request) -> None:
         try:
             loaded = await app.state.loader.get(checked["version"])
-            said = EmailFeedback(about="email", label=label, **checked["row"])
-            row = await labelled(loaded, said, settings.queue)
+            said = _Labelled(about="email", label=label, **checked["row"])
+            row = await labelled(loaded, said, settings.queue, network_of(request))
             await run_in_threadpool(thank, app.state, loaded, row, request)
         except PROBLEMS as error:
             warn(error)
@@ -105,12 +112,12 @@ def what_it_is(labels: list[str]) -> list[str]:
     return [f"This is {label}" for label in labels]
 
 
-async def _classified(app: FastAPI, row: dict[str, str]) -> tuple[Loaded, Verdict]:
+async def _classified(app: FastAPI, row: dict[str, Any], network: str | None) -> tuple[Loaded, Verdict]:
     """A mail's verdict with its strongest words. Raises RequestError for one that can't be read, and Busy."""
     loaded = await default(app.state, "classifier")
     if not isinstance(loaded.model, Classifier):
         raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
-    with loaded.classified_by(app.state.settings.queue):
+    with loaded.classified_by(app.state.settings.queue, network):
         async with loaded.turn:
             (found,) = await run_in_threadpool(verdicts_of, loaded, [row], EXPLAINED)
             if found.error:  # it may be too long for an explanation, and for nothing else
@@ -121,8 +128,8 @@ async def _classified(app: FastAPI, row: dict[str, str]) -> tuple[Loaded, Verdic
     return loaded, found
 
 
-def _table(found: Verdict, version: str) -> str:
-    """The words that moved a decision, as Markdown in which they are but text."""
+def _shown(found: Verdict, loaded: Loaded) -> str:
+    """A verdict and the words that moved it, as Markdown in which they are but text."""
     labels = list(found.probabilities or ())
     others = [label for label in labels if label != found.label]
     against = others[0] if len(others) == 1 else f"not {found.label}"
@@ -130,6 +137,7 @@ def _table(found: Verdict, version: str) -> str:
         f"| {plain(each.text)} | {found.label if each.effect > 0 else against} | {abs(each.effect):.2f} |"
         for each in found.moved_by or ()
     ]
-    said = f"**{found.label}**, says {version}, with probability {found.probability:.3f}."
+    why = in_words(found, loaded.registered_name, loaded.model.config.threshold)
+    said = plain(f"{found.label}"[:1].upper() + f"{found.label}"[1:])
     head = ["| Words that moved it most | speak for | by (log-odds) |", "|:--|:--|--:|"]
-    return "\n".join([said, "", *head, *rows]) if rows else said
+    return "\n".join([f"## {said}", "", plain(why), "", *(head + rows if rows else ())])

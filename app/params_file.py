@@ -13,7 +13,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from llm.errors import UserError
 from llm.files import read_text, write_atomic
-from tasks.data.sources import Source, check_names
+from tasks.data.sources import Source, check_globs, check_names, source_name
 from tasks.stages.params import PARAMS_FILE, dataset_names, load_dataset
 
 ORDER = ("source", "sha256", "files", "encoding", "name")
@@ -51,20 +51,28 @@ def as_item(entry: Mapping[str, Any]) -> str:
     return "".join(f"{'':{INDENT - 2}}{line}" for line in stream.getvalue().splitlines(keepends=True)).rstrip()
 
 
-def add_source(dataset: str, entry: Mapping[str, Any], label_map: Mapping[str, str], path: Path = PARAMS_FILE) -> str:
+def add_source(
+    dataset: str,
+    entry: Mapping[str, Any],
+    label_map: Mapping[str, str],
+    path: Path = PARAMS_FILE,
+    *,
+    replace: bool = False,
+) -> str:
     """Write a source into a dataset's block, or renew the one with the same `source`, `files` and `name`.
 
-    Returns which it was, and what was renewed. Nothing else in the file changes. Raises UserError, and writes nothing,
-    where the block would be wrong.
+    With `replace` it takes the place of all others, and globs of `train_only` that then fit no source go with them.
+    Returns what was done. Nothing else in the file changes. Raises UserError, and writes nothing, where the block would
+    be wrong.
     """
-    if dataset not in dataset_names(path):
-        raise UserError(f"there is no dataset {dataset!r}; those are {', '.join(dataset_names(path))}")
-    yaml = _yaml()
-    content = yaml.load(read_text(path))
-    block = content["datasets"][dataset]
-    sources = block["sources"]
+    yaml, content, block = _block(dataset, path)
+    sources = block.get("sources") or []
     place = next((number for number, each in enumerate(sources) if _identity(each) == _identity(entry)), None)
-    if place is None:
+    if replace or not sources:
+        what = f"has this one instead of {len(sources)}" if sources else "has its first one"
+        block["sources"] = [_ordered(entry)]
+        what += _without_idle_globs(block)
+    elif place is None:
         what = "has one more"
         sources.append(_ordered(entry))
     else:
@@ -78,11 +86,56 @@ def add_source(dataset: str, entry: Mapping[str, Any], label_map: Mapping[str, s
         # Without quotes the stages would read yes as true.
         quoted = {DoubleQuotedScalarString(key): label for key, label in (meanings | dict(label_map)).items()}
         block["preprocess"]["label_map"] = quoted
+    _write(dataset, yaml, content, path)
+    return what
+
+
+def remove_source(dataset: str, said: str, path: Path = PARAMS_FILE) -> str:
+    """Take a source out of a dataset's block, by its `source` or its folder in data/raw, and globs that then fit none.
+
+    Returns what was done. Raises UserError, and writes nothing, where that is none or several, or the last one.
+    """
+    yaml, content, block = _block(dataset, path)
+    names = [(each.source, source_name(each)) for each in load_dataset(dataset, path).sources]
+    found = [place for place, each in enumerate(names) if said in (*each, each[0].removeprefix("file:"))]
+    if len(found) != 1:
+        known = ", ".join(f"{source} ({name})" for source, name in names)
+        raise UserError(f"{dataset} has {len(found) or 'no'} sources {said!r}; name one of {known}")
+    if len(names) == 1:
+        raise UserError(f"{said} is the only source of {dataset}; put another there with `data add --replace`")
+    del block["sources"][found[0]]
+    what = f"has {names[found[0]][0]} no longer{_without_idle_globs(block)}"
+    _write(dataset, yaml, content, path)
+    return what
+
+
+def _block(dataset: str, path: Path) -> tuple[YAML, Any, Any]:
+    """The file's writer, what it holds, and the dataset's block in it. Raises UserError where there is none."""
+    if dataset not in dataset_names(path):
+        raise UserError(f"there is no dataset {dataset!r}; those are {', '.join(dataset_names(path))}")
+    yaml = _yaml()
+    content = yaml.load(read_text(path))
+    return yaml, content, content["datasets"][dataset]
+
+
+def _without_idle_globs(block: Any) -> str:
+    """Drop the globs of `train_only` that fit none of the sources; says which."""
+    sources, idle = [Source.model_validate(each) for each in block["sources"]], []
+    globs = block["preprocess"].get("train_only") or []
+    for glob in [*globs]:
+        try:
+            check_globs(sources, [glob])
+        except UserError:
+            globs.remove(glob)
+            idle.append(glob)
+    return f"; train_only has {', '.join(idle)} no longer, which fits no source" if idle else ""
+
+
+def _write(dataset: str, yaml: YAML, content: Any, path: Path) -> None:
     stream = io.StringIO()
     yaml.dump(content, stream)
     _check(dataset, stream.getvalue())
     write_atomic(path, stream.getvalue())
-    return what
 
 
 def _entry(source: Any) -> Mapping[str, Any]:
@@ -108,6 +161,8 @@ def _check(dataset: str, text: str) -> None:
         changed = Path(folder) / PARAMS_FILE.name
         changed.write_text(text, encoding="utf-8")
         try:
-            check_names([Source.model_validate(each) for each in load_dataset(dataset, changed).sources])
+            block = load_dataset(dataset, changed)
+            check_names(block.sources)
+            check_globs(block.sources, block.preprocess.train_only)
         except UserError as error:
             raise UserError(str(error).replace(f"{changed}", str(PARAMS_FILE))) from None

@@ -1,21 +1,26 @@
 """What /v1 takes and gives: OpenAI's schema, as far as it means something here.
 
-Names and meaning are those of OpenAI's reference of /chat/completions and /completions. A part that would change the
-answer and is not done here (tools, say) is refused; one that would not (`user`, say) is ignored. `top_k`, `min_p` and
-`repetition_penalty` are additions that other servers of open models have, too.
+Names and meaning are those of OpenAI's reference of /chat/completions and /completions. Every name that a request may
+have stands here, in its nested objects, too: those that change an answer, those that change nothing (`user`, say), and
+those that are taken only with a value that asks for nothing (`tools: null`, say). Any other name is an error. `top_k`,
+`min_p` and `repetition_penalty` are additions that other servers of open models have, too.
 """
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from llm.chat import Message
 from llm.generation.sampling import Sampling
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # what is not done here, and the values that ask for nothing
     "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
-    "function_call": (None, "none"),
+    "function_call": (None, "none", "auto"),
     "logit_bias": (None, {}),
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
@@ -30,51 +35,71 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # what is not done here, and the va
     "echo": (None, False),
     "best_of": (None, 1),
 }
-
+UNSUPPORTED_OF_MESSAGES: dict[str, tuple[Any, ...]] = {  # which OpenAI's answers have, and clients send back
+    "refusal": (None,),
+    "annotations": (None, []),
+    "audio": (None,),
+    "function_call": (None,),
+    "tool_calls": (None, []),
+}
 
 MOST_STOP = 256
 """Characters of a stop string: each new piece of text is compared with all its beginnings."""
-MOST_PARTS = 50
-"""Parts of what takes none that are not known."""
+LONGEST_NAME = 100
+"""Characters of an unknown name that its error repeats."""
 LEAST_TOP_P = 1e-6
 """Below it the likeliest token is alone in the draw; float32 would round it to 0, which leaves nothing."""
 
 
-class Asked(BaseModel):
-    """What people send: types are as they say, and numbers are numbers."""
+class Closed(BaseModel):
+    """What people send: types are as they say, numbers are numbers, and a name that is not known is an error."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class Closed(Asked):
-    """The same, without parts that are not known."""
-
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Names of what is not done here, with the values that ask for nothing."""
 
     @model_validator(mode="before")
     @classmethod
-    def _has_few_parts(cls, value: Any) -> Any:
-        if isinstance(value, dict) and len(value) > MOST_PARTS:  # each would be an error of its own
-            raise ValueError(f"{len(value)} parts; known are {', '.join(cls.model_fields)}")
-        return value
+    def _has_names_that_are_known(cls, value: Any) -> Any:
+        """The parts that mean something. The first unknown one is enough: each of many would be an error of its own."""
+        if not isinstance(value, dict):
+            return value
+        known = {name: each for name, each in value.items() if name in cls.model_fields}
+        for name in value:
+            if name in known:
+                continue
+            if name not in cls.unsupported:
+                close = difflib.get_close_matches(name[:LONGEST_NAME], cls.model_fields, n=1)
+                reason = "{part} is not known" + (f"; did you mean {close[0]}?" if close else "")
+            elif value[name] not in cls.unsupported[name]:
+                reason = "{part} is not supported"
+            else:
+                continue
+            part = name[:LONGEST_NAME].encode(errors="replace").decode()
+            raise PydanticCustomError("unknown_part", reason, {"part": part})
+        return known
 
 
 FIRST_ERROR = Field(fail_fast=True)
 """Of a list: the first item that is wrong is enough; the errors of all in a megabyte took seconds and 2 GB."""
 
 
-class TextPart(Asked):
+class TextPart(Closed):
     """A piece of a message."""
 
     type: Literal["text"]
     text: str
+    unsupported: ClassVar = dict.fromkeys(("image_url", "input_audio", "file"), ())
 
 
-class ChatMessage(Asked):
+class ChatMessage(Closed):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], FIRST_ERROR]
+    name: str | None = None
+    """Who speaks, where several have one role; the models are not told."""
+    unsupported: ClassVar = UNSUPPORTED_OF_MESSAGES
 
     def turn(self) -> Message:
         """As the model is told it."""
@@ -82,19 +107,21 @@ class ChatMessage(Asked):
         return Message("system" if self.role == "developer" else self.role, text)
 
 
-class StreamOptions(Asked):
+class StreamOptions(Closed):
     """What a stream says besides."""
 
     include_usage: bool = False
+    include_obfuscation: bool = False
+    """Changes nothing."""
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
 
 
-class _Request(Asked):
+class _Request(Closed):
     """What both kinds of request have."""
 
-    model_config = ConfigDict(extra="allow")
+    unsupported: ClassVar = UNSUPPORTED
 
     model: str | None = Field(default=None, max_length=200)
     """`assistant` is its champion, `assistant@challenger` an alias, `assistant/3` a version; null what can answer."""
@@ -110,13 +137,15 @@ class _Request(Asked):
     n: int | None = Field(default=1, ge=1, le=16)
     stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-
-    @model_validator(mode="after")
-    def _asks_for_nothing_else(self) -> Self:
-        for name, value in (self.model_extra or {}).items():
-            if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
-                raise ValueError(f"{name} is not supported")
-        return self
+    # These change nothing here: nothing is stored, cached by a name or charged, and there are no tools to call.
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def tells_usage(self) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import re
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -178,8 +177,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
         reason = f"one of {', '.join(feedback.ABOUT)}"
     elif found["type"] == "json_invalid":  # whose place is a number of characters
         place, reason = "", f"no JSON: {found['ctx']['error']}"
-    unsupported = re.fullmatch(r"(\w+) is not supported", reason)  # by a model, which stands nowhere
-    param = unsupported[1] if unsupported else place
+    param = ".".join(filter(None, (place, found.get("ctx", {}).get("part"))))
     named = RequestError(f"{place}: {reason}" if place else reason, param or None, "invalid_request")
     as_openai_has_it = request.url.path.startswith(openai_api.router.prefix)
     return JSONResponse(openai_api.error_content(named), 400 if as_openai_has_it else 422)

@@ -58,12 +58,14 @@ class Loaded:
     """Of a model that writes text."""
     cleaner: Cleaner
     """Reads the mails that are to be classified."""
+    client_share: float = 1.0
+    """Of the requests that may wait for the classifier, what one client network may have."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the request whose mails are read now; the next waits for it without a thread."""
     busy: threading.Lock = field(default_factory=threading.Lock)
     """Held by who classifies."""
-    classifying: int = 0
-    """Requests whose mails are read or classified, or that wait for it."""
+    classifying: list[str | None] = field(default_factory=list)
+    """Requests whose mails are read or classified, or that wait for it, by their client network."""
     asked: float = field(default_factory=time.monotonic)
 
     @property
@@ -72,15 +74,21 @@ class Loaded:
         return f"{registered_name(self.named.model)}/{self.named.version}"
 
     @contextmanager
-    def classified_by(self, most: int) -> Iterator[None]:
-        """While a request has mails read, or waits for its `turn`. Raises Busy where `most` do already."""
-        if self.classifying >= most:
-            raise Busy(f"{self.classifying} requests wait for {self.named} already", retry_after=1)
-        self.classifying += 1
+    def classified_by(self, most: int, network: str | None = None) -> Iterator[None]:
+        """While a request has mails read, or waits for its `turn`.
+
+        Raises Busy where `most` do already, or its network's share of them.
+        """
+        own, share = self.classifying.count(network), max(1, int(self.client_share * most))
+        if len(self.classifying) >= most:
+            raise Busy(f"{len(self.classifying)} requests wait for {self.named} already", retry_after=1)
+        if network is not None and own >= share:
+            raise Busy(f"{own} requests of your network wait for {self.named} already", retry_after=1)
+        self.classifying.append(network)
         try:
             yield
         finally:
-            self.classifying -= 1
+            self.classifying.remove(network)
 
 
 class Versions:
@@ -184,7 +192,7 @@ class Versions:
             model, encoding = load_for_inference(folder)
             if isinstance(model, GPT):
                 shape = {"rows": settings.rows, "queue": settings.queue, "context_length": settings.context_length}
-                engine = AsyncEngine(model, **shape)
+                engine = AsyncEngine(model, **shape, share=settings.client_share)
         except (UserError, MlflowException, OSError) as error:
             removed.close()
             raise Unavailable(f"{named} can't be loaded: {' '.join(str(error).split())}", "model") from error
@@ -195,7 +203,8 @@ class Versions:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise Unavailable(f"{named} can't be loaded: {reason}", "model") from error
         dataset = next((tag.removeprefix(DATASET) for tag in version.tags if tag.startswith(DATASET)), None)
-        return Loaded(named, objective, model, encoding, folder, removed, dataset, engine, self._cleaner)
+        found = named, objective, model, encoding, folder, removed, dataset, engine, self._cleaner
+        return Loaded(*found, settings.client_share)
 
     def refresh(self, objectives: Sequence[str]) -> None:
         """Load what answers by default for these objectives and what its alias has moved to; let go what is gone or

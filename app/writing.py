@@ -89,10 +89,11 @@ class Writing:
         logprobs: int | None = None,
         seconds: float = 300,
         param: str = "messages",
+        network: str | None = None,
     ) -> None:
         """Begin; raises RequestError for a prompt that doesn't fit or a model that writes no text, and Busy.
 
-        `seconds` are left for it all; `param` is what the request calls its prompts.
+        `seconds` are left for it all; `param` is what the request calls its prompts, `network` where it comes from.
         """
         if loaded.engine is None:
             raise RequestError(f"{loaded.named} writes no text; ask /classify", "model", "not_a_language_model")
@@ -115,7 +116,7 @@ class Writing:
         self._told: list[list[Told]] = [[] for _ in requests]
         self._deadline = time.monotonic() + seconds
         try:
-            self._stream: Stream = loaded.engine.submit(requests)
+            self._stream: Stream = loaded.engine.submit(requests, network)
         except RequestError:
             raise
         except UserError as error:

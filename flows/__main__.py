@@ -22,13 +22,15 @@ def main() -> int:
 def _bring_up_to_date(*, verbose: bool) -> int:
     started = time.monotonic()
     from llm.errors import UserError
-    from tasks.registry.register import check_bytes, registered
-    from tasks.registry.summary import print_summary
-    from tasks.stages.graph import is_stale
-    from tasks.stages.libraries import write_libraries
-    from tasks.stages.params import check_params, model_names
+    from tasks.stages.params import check_outline, check_params, model_names
 
     try:
+        check_outline()
+        from tasks.registry.register import check_bytes, registered
+        from tasks.registry.summary import print_summary
+        from tasks.stages.graph import is_stale
+        from tasks.stages.libraries import write_libraries
+
         write_libraries()
         try:
             stale = is_stale()

@@ -14,7 +14,7 @@ from tasks.data.inbox import open_inbox
 from tasks.data.sources import Source, check_names, fetch_source
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
-from tasks.stages.params import dataset_names, load_dataset
+from tasks.stages.params import check_outline, dataset_names, load_dataset
 from tasks.stages.server import artifact_key
 
 
@@ -28,5 +28,10 @@ def fetch(name: str, params: list[Source]) -> None:
     create_table_artifact(fetched, key=artifact_key(f"fetch-{name}"), description=f"The sources of {name}")
 
 
+def _load(name: str) -> list[Source]:
+    check_outline()  # of all datasets, as what is wrong in one stops a run that has begun with another
+    return load_dataset(name).sources
+
+
 if __name__ == "__main__":
-    sys.exit(stage_command(fetch, lambda name: load_dataset(name).sources, dataset_names, "dataset"))
+    sys.exit(stage_command(fetch, _load, dataset_names, "dataset"))

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pty
 import re
 import shutil
 import signal
@@ -252,6 +253,46 @@ def test_stopping_ends_both_servers(ready, sent):
 def test_what_is_removed_was_said_with_a_yes(ready, said, given):
     assert _make(ready, "gc", *filter(None, [said])).returncode == 0
     assert (ready / "calls").read_text().splitlines()[-1] == f"-m flows.gc{given}"
+
+
+def _clean(folder: Path, *arguments: str, answer: str | None = None) -> tuple[int, str]:
+    """The exit code of `make clean` and what it printed, on a terminal where somebody answers."""
+    main, other = pty.openpty()
+    try:
+        os.write(main, f"{answer}\n".encode())
+        stdin = subprocess.DEVNULL if answer is None else other
+        done = subprocess.run(
+            **_command(folder, "clean", *arguments), stdin=stdin, capture_output=True, timeout=300, check=False
+        )
+    finally:
+        os.close(main)
+        os.close(other)
+    return done.returncode, done.stdout
+
+
+def test_clean_asks_before_it_removes_what_nothing_brings_back(folder):
+    def left() -> set[str]:
+        return {path.name for path in folder.iterdir()} & {".pytest_cache", "mlflow.db", "mlartifacts", ".threestage"}
+
+    (folder / ".pytest_cache").mkdir()
+    assert _clean(folder)[0] == 0
+    assert left() == set(), "caches alone go without a question"
+    for arguments, answer, code in (
+        ([], None, 2),
+        ([], "no", 2),
+        (["YES=0"], None, 2),
+        ([], "yes", 0),
+        (["YES=1"], None, 0),
+    ):
+        for name in (".pytest_cache", "mlartifacts", ".threestage"):
+            (folder / name).mkdir(exist_ok=True)
+        (folder / "mlflow.db").touch()
+        found, said = _clean(folder, *arguments, answer=answer)
+        assert found == code, said
+        assert left() == (set() if code == 0 else {".pytest_cache", "mlflow.db", "mlartifacts", ".threestage"})
+        assert "YES=1" in arguments or "registered models, decisions about them" in said
+        assert ("Nothing was removed" in said) == bool(code)
+    assert (folder / "pyproject.toml").exists()
 
 
 def test_help_names_every_target(folder):

@@ -447,11 +447,12 @@ def clean_mail(subject: str, body: str, note: Note = _no_note) -> tuple[str, str
 def clean_row(row: Mapping[str, Any]) -> dict[str, str]:
     """Subject and body as tidy text of a row with these two, or with a whole raw mail under `message`.
 
-    Raises RowError for a row with both, with something else than text, or with a mail that can't be read.
+    A message may be bytes, which are decoded as its headers say. Raises RowError for a row with both, with something
+    else than text, or with a mail that can't be read.
     """
     values = {name: row.get(name) for name in INPUTS if row.get(name) is not None}
     for name, value in values.items():
-        if not isinstance(value, str):
+        if not isinstance(value, (str, bytes) if name == "message" else str):
             raise RowError(f"{name}: {value!r} is not text")
     if "message" in values:
         if len(values) > 1:

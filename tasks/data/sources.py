@@ -6,6 +6,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Self
@@ -163,6 +164,18 @@ def check_names(sources: list[Source]) -> None:
     if count > 1:
         clash = ", ".join(s.source for s in sources if source_name(s) == name)
         raise UserError(f"{clash}: all would be written to the folder {name}; keep one of them, or give them a `name`")
+
+
+def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
+    """Raise UserError for a glob of `train_only` that begins with a folder of none of the sources.
+
+    Rows whose source is no path, as of made instructions, have no folder: a glob without one is not judged here.
+    """
+    names = [source_name(source) for source in sources]
+    for glob in globs:
+        folder, is_path, _ = re.split(r"[*?[]", glob, maxsplit=1)[0].partition("/")
+        if is_path and folder not in names:
+            raise UserError(f"train_only: {glob!r} fits no source; they are {', '.join(f'{name}/' for name in names)}")
 
 
 def pinned(source: Source) -> Source:

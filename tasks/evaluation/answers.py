@@ -26,7 +26,7 @@ from llm.tokenizer import decode
 from tasks.data.conversations import contains_answer, examples_of, is_right, questions_of
 from tasks.evaluation.judge import Judge, judge_answers
 from tasks.evaluation.rouge import rouge_l
-from tasks.evaluation.statistics import Wordings, interval, lead, with_interval
+from tasks.evaluation.statistics import Wordings, for_spreadsheets, interval, lead, with_interval
 from tasks.training.setup import split_file
 
 MARGIN = 16  # tokens by which a checkable answer may be longer than all that count: it is wrong however it goes on
@@ -192,7 +192,7 @@ def _write_evidence(test: pd.DataFrame, checkable: pd.Series, params: Evaluate, 
     history = [json.dumps(list(turns), ensure_ascii=False) if len(turns) else "" for turns in test["history"]]
     rows = test.assign(history=history)
     rows = rows[["id", "kind", "wording", "system", "history", "instruction", "input", "output", *columns]]
-    rows.to_csv(evidence / "answers.csv", index=False, float_format="%.4f")
+    for_spreadsheets(rows).to_csv(evidence / "answers.csv", index=False, float_format="%.4f")
     scores = {
         f"{who}{metric}": test[f"{who}{column}"].where(checkable | (metric == "rouge_l")).astype(float)
         for metric, column in COLUMNS.items()

@@ -27,7 +27,7 @@ from llm.generation.packed import pack_for_reading
 from llm.training.calibration import best_threshold, fit_mixture
 from tasks.data.mail import clean_mail
 from tasks.evaluation import Evaluation
-from tasks.evaluation.statistics import interval, picture, short_paths, with_interval
+from tasks.evaluation.statistics import for_spreadsheets, interval, picture, short_paths, with_interval
 from tasks.training.setup import split_file
 
 LEAST = 1e-12  # probability: of none there is no logarithm
@@ -240,7 +240,7 @@ def measure(
     names = np.array(labels)
     given = {"id": test["id"], "actual": test["label"], "predicted": names[predicted]}
     each = {f"{label}_probability": probability[:, n].round(4) for n, label in enumerate(labels)}
-    pd.DataFrame(given | each).to_csv(evidence / "predictions.csv", index=False)
+    for_spreadsheets(pd.DataFrame(given | each)).to_csv(evidence / "predictions.csv", index=False)
     test = test.assign(
         predicted=names[predicted],
         probability=probability[np.arange(len(test)), predicted],
@@ -298,7 +298,8 @@ def _measure_everyday(
         "right": right,
         "baseline_right": its_right,
     }
-    mails[["id", "label", "slice"]].assign(**columns).to_csv(evidence / "behavioural.csv", index=False)
+    rows = mails[["id", "label", "slice"]].assign(**columns)
+    for_spreadsheets(rows).to_csv(evidence / "behavioural.csv", index=False)
     shares = {}
     for number, label in enumerate(labels):
         if (actual == number).any():

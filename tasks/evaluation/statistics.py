@@ -1,9 +1,9 @@
-"""What evaluations share: intervals, paired comparisons and pictures, the same bytes for the same numbers."""
+"""What evaluations share: intervals, paired comparisons, tables and pictures, the same bytes for the same numbers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +15,23 @@ from scipy.stats import bootstrap
 RESAMPLES, SEED = 2000, 1
 FEWEST = 6  # rows that an interval takes: of so many that all agree a sign test, too, is sure at 95 %
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
+
 Ends = tuple[float, float] | tuple[None, None]
+
+
+def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before each text that a spreadsheet would run as a formula; numbers stay.
+
+    Python writes a carriage return without quotes, and what follows it would begin a row: it becomes a line feed.
+    """
+
+    def safe(cell: Any) -> Any:
+        if not isinstance(cell, str):
+            return cell
+        return ("'" if cell.startswith(FORMULA) else "") + cell.replace("\r", "\n")
+
+    return table.map(safe)
 
 
 class Wordings(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from llm.config import Config
 from llm.errors import UserError, UserFileError
@@ -79,6 +79,16 @@ def _find(kind: str, name: str) -> Any:
             raise
         place = "datasets" if kind == "datasets" else "applications"
         raise UserError(f"{place}.{name}: there is no {package.replace('.', '/')}/{name}.py") from None
+
+
+@cache
+def _outline_type() -> type[Config]:
+    """The model of what all datasets have; what is missing or a dataset's own is for `_block_type`."""
+    source = import_module("tasks.data.sources").Source
+    rest = ConfigDict(Config.model_config, extra="allow")
+    preprocess = create_model("preprocess", __config__=rest, train_only=(tuple[str, ...], ()))
+    fields = {"sources": (list[source], Field(default=[], min_length=1)), "preprocess": (preprocess, preprocess())}
+    return create_model("outline", __config__=rest, **fields)
 
 
 @cache
@@ -151,6 +161,12 @@ def load_dataset(name: str, path: Path = PARAMS_FILE) -> Config:
     return _parse("datasets", name, _section(read_yaml(path), "datasets", path).get(name, {}), path)
 
 
+def load_preprocess(name: str, path: Path = PARAMS_FILE) -> Config:
+    """The same of `preprocess` alone, whatever sources there are."""
+    block = _section(read_yaml(path), "datasets", path).get(name) or {}
+    return _parse("datasets", name, {**block, "sources": ["."]}, path).preprocess
+
+
 def load_application(name: str, path: Path = PARAMS_FILE) -> Config:
     """The block of the foundation or an application: `dataset`, `train`, `evaluate`, `review` and, but for the first,
     `base`.
@@ -204,15 +220,37 @@ def training_report(model: str) -> Path:
     return Path("reports/training") / ("pretrain" if model == FOUNDATION else model)
 
 
-def check_params(path: Path = PARAMS_FILE) -> None:
-    """Read all of params.yaml. Raises UserError naming file, key and reason for the first block that is wrong."""
+def check_outline(path: Path = PARAMS_FILE) -> None:
+    """Raise UserError for what would stop a run in its middle, or that DVC would say in words of its own.
+
+    That is a section that is missing, an unknown one, and sources or globs of `train_only` of any dataset that don't go
+    together. Datasets and models are not imported, so that it takes a moment.
+    """
     values = read_yaml(path)
     sections = ("datasets", PUBLISHED, FOUNDATION, "applications", SWITCHED_OFF)
     if unknown := [key for key in values if key not in sections]:
         close = difflib.get_close_matches(str(unknown[0]), sections, n=1)
         raise UserError(f"{path}: {unknown[0]}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
-    datasets, applications = _section(values, "datasets", path), _section(values, "applications", path)
-    blocks = {FOUNDATION: _section(values, FOUNDATION, path), **applications}
+    datasets, _, _ = (_section(values, name, path) for name in ("datasets", FOUNDATION, "applications"))
+    check_globs = import_module("tasks.data.sources").check_globs
+    for name, block in datasets.items():
+        try:
+            outline = _outline_type().model_validate(block)
+            if outline.sources:
+                check_globs(outline.sources, outline.preprocess.train_only)
+        except ValidationError as error:
+            reasons = [_reason(each, f"datasets.{name}", _outline_type()) for each in error.errors()]
+            raise UserError("; ".join(f"{path}: {each}" for each in reasons)) from None
+        except UserError as error:
+            raise UserError(f"{path}: datasets.{name}.preprocess.{error}") from None
+
+
+def check_params(path: Path = PARAMS_FILE) -> None:
+    """Read all of params.yaml. Raises UserError naming file, key and reason for the first block that is wrong."""
+    check_outline(path)
+    values = read_yaml(path)
+    datasets, applications = values["datasets"], values["applications"]
+    blocks = {FOUNDATION: values[FOUNDATION], **applications}
     bases = [*blocks, *([PUBLISHED] if PUBLISHED in values and load_published_name(path) else [])]
     for name, block in datasets.items():
         _parse("datasets", name, block, path)

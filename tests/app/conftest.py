@@ -25,6 +25,15 @@ from app.settings import Settings
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import PREFIX
 
+CHARSETS = {
+    charset: f"From: a@b.example\nSubject: Lunch\nContent-Type: text/plain; charset={charset}\n"
+    f"Content-Transfer-Encoding: 8bit\n\n{body}\n".encode(charset)
+    for charset, body in {
+        "iso-8859-2": "Cześć, proszę zapłacić za obiad we środę",
+        "koi8-r": "Привет, увидимся в среду",
+    }.items()
+}
+"""Mails in charsets that only their headers name: Polish, Russian."""
 DATASETS = {"assistant": "instructions", "classifier": "emails", "foundation": "corpus"}
 
 
@@ -117,7 +126,10 @@ def inbox(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def server(registry, inbox) -> Iterator[str]:
     """The address of one server over `registry` for the session."""
-    with tracked(registry), running(Settings(inbox=inbox, rows=4, queue=8, poll_seconds=0.5)) as address:
+    with (
+        tracked(registry),
+        running(Settings(inbox=inbox, rows=4, queue=8, client_share=1, poll_seconds=0.5)) as address,
+    ):
         yield address
 
 

@@ -17,8 +17,8 @@ from tests.app.steps import stepwise
 def make_engine(make_gpt):
     made = []
 
-    def make(rows=2, queue=2, **shape):
-        made.append(AsyncEngine(make_gpt(**shape), rows=rows, queue=queue))
+    def make(rows=2, queue=2, share=1.0, **shape):
+        made.append(AsyncEngine(make_gpt(**shape), rows=rows, queue=queue, share=share))
         return made[-1]
 
     yield make
@@ -88,6 +88,26 @@ def test_places_are_rows_and_the_queue_and_a_request_gets_all_or_none(make_engin
             await asyncio.gather(read(first), read(second))
         assert (engine.running, engine.waiting) == (0, 0)
         await read(engine.submit([Request([3], 9)]))
+
+    asyncio.run(clients())
+
+
+def test_a_client_network_holds_its_share_and_leaves_the_rest_to_others(make_engine):
+    engine = make_engine(rows=2, queue=6, share=0.25)
+
+    async def clients():
+        with stepwise() as steps:
+            held = [engine.submit([Request([1], 9)], "one") for _ in range(2)]
+            with pytest.raises(Busy, match="2 requests of your network run or wait already, and") as raised:
+                engine.submit([Request([1], 9)], "one")
+            assert raised.value.retry_after >= 1
+            held += [engine.submit([Request([2], 9)] * 2, "another"), engine.submit([Request([3], 9)] * 3)]
+            with pytest.raises(RequestError, match="3 texts in one request; at most 2 have room") as raised:
+                engine.submit([Request([3], 9)] * 3, "third")
+            assert not isinstance(raised.value, Busy)
+            steps.open()
+            await asyncio.gather(*map(read, held))
+        await read(engine.submit([Request([1], 9)], "one"))
 
     asyncio.run(clients())
 

@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 from mlflow.pyfunc import PythonModelContext
 
+from app.classifying import Verdict, in_words
 from app.cleaning import Cleaner
+from app.errors import Busy
 from app.settings import Settings
+from app.versions import Loaded
 from llm.applications.classifier import explain
-from tasks.data.mail import clean_row
+from tasks.data.mail import clean_row, parse_message
 from tasks.served import ServedModel
-from tests.app.conftest import register, running, tracked, wait_until, write_model
+from tests.app.conftest import CHARSETS, register, running, tracked, wait_until, write_model
 from tests.app.rows import ends_itself, hangs
 from tests.app.steps import samples, stepwise
 
@@ -149,6 +152,27 @@ def test_files_are_classified_and_their_names_are_only_told_back(server):
     ]
 
 
+def test_files_in_any_charset_are_read_as_training_reads_them(server):
+    learned = [dict(zip(("subject", "body"), parse_message(content), strict=True)) for content in CHARSETS.values()]
+    answer = httpx.post(f"{server}/classify/files", files=[("files", each) for each in CHARSETS.items()], timeout=300)
+    found = answer.raise_for_status().json()["verdicts"]
+    expected = verdicts(server, learned)
+    assert [each["probability"] for each in found] == [each["probability"] for each in expected]
+
+
+def test_a_verdict_in_words_agrees_with_its_label():
+    found = {"label": "spam", "probability": 0.464, "probabilities": {"ham": 0.536, "spam": 0.464}}
+    said = in_words(Verdict(**found), "threestage-classifier/3", 0.41)
+    assert said == "Probability of spam: 0.464; threestage-classifier/3 calls a mail spam above 0.410."
+    assert "spam: 0.4640; threestage-classifier/3 calls a mail spam above 0.4639." in in_words(
+        Verdict(**found), "threestage-classifier/3", 0.46391
+    )
+    three = Verdict(label="b", probability=0.4, probabilities={"a": 0.3, "b": 0.4, "c": 0.3})
+    assert in_words(three, "threestage-kinds/1", None) == (
+        "Probability of b: 0.400; threestage-kinds/1 takes the likeliest label."
+    )
+
+
 @pytest.mark.parametrize(
     ("files", "data", "reason"),
     [
@@ -192,6 +216,17 @@ def test_a_request_whose_queue_is_full_is_refused_and_answered_later(registry):
     with running(Settings(queue=1)) as address:
         assert verdicts(address, MAILS[:1])
         assert verdicts(address, MAILS[:1])
+
+
+def test_a_network_waits_with_its_share_of_requests_and_leaves_the_rest_to_others():
+    loaded = Loaded("classifier/1", *([None] * 8), client_share=0.25)
+    with loaded.classified_by(8, "one"), loaded.classified_by(8, "one"):
+        with pytest.raises(Busy, match="2 requests of your network wait for classifier/1 already"):
+            loaded.classified_by(8, "one").__enter__()
+        with loaded.classified_by(8, "another"), loaded.classified_by(8), loaded.classified_by(8, "third"):
+            assert len(loaded.classifying) == 5
+    with loaded.classified_by(8, "one"):
+        assert loaded.classifying == ["one"]
 
 
 def test_who_leaves_a_long_list_is_not_classified_to_its_end(registry):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+import yaml
 from dvc.repo import Repo
 from projects import ROOT, free_ports
 from typer.testing import CliRunner
@@ -155,6 +157,14 @@ def test_status_names_interrupted_trainings(pipeline):
     Checkpoints(folder).save(40, {"model": {"weight": torch.ones(2)}}, {})
     assert status()["interrupted"] == [{"stage": "train", "step": 40, "folder": str(folder)}]
     assert "interrupted: train at step 40" in CliRunner().invoke(cli, ["status"]).stdout
+
+
+def test_a_foundation_that_is_missing_is_said_and_not_in_words_of_dvc(pipeline):
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    del values["foundation"]
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    assert error_of(CliRunner().invoke(cli, ["status"])) == "error: params.yaml: foundation: missing"
 
 
 def test_a_registry_that_does_not_answer_is_said_in_a_line(pipeline, monkeypatch):

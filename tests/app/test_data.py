@@ -17,7 +17,7 @@ from app.command import cli
 from app.params_file import add_source
 from tasks.data.local import digest
 from tasks.data.sources import Source
-from tasks.stages.params import load_dataset
+from tasks.stages.params import check_params, load_dataset
 from tests.app.conftest import error_of
 
 PAGE = (ROOT / "docs/your-data.md").read_text()
@@ -193,6 +193,46 @@ def test_a_block_that_would_be_wrong_is_not_written(project, arguments, reason):
     before = Path("params.yaml").read_text()
     assert reason in error_of(CliRunner().invoke(cli, ["data", "add", *arguments]))
     assert Path("params.yaml").read_text() == before
+
+
+def test_a_source_takes_the_place_of_all_others_and_can_go_again(project):
+    output = said("add", "emails", "mails.csv", "--replace")
+    gone = "train_only has everyday-mail/* no longer, which fits no source"
+    assert f"params.yaml: datasets.emails.sources has this one instead of 2; {gone}\n" in output
+    emails = load_dataset("emails")
+    assert ([each.source for each in emails.sources], emails.preprocess.train_only) == (["mails.csv"], ())
+    check_params()
+    last = error_of(CliRunner().invoke(cli, ["data", "remove", "emails", "mails.csv"]))
+    assert last == "error: mails.csv is the only source of emails; put another there with `data add --replace`"
+    unknown = error_of(CliRunner().invoke(cli, ["data", "remove", "emails", "mail.csv"]))
+    assert unknown == "error: emails has no sources 'mail.csv'; name one of mails.csv (mails)"
+
+
+@pytest.mark.parametrize("named", ["file:data/everyday-mail.jsonl", "data/everyday-mail.jsonl", "everyday-mail"])
+def test_a_source_is_removed_by_its_name_and_the_rest_of_the_file_stays(project, named):
+    before = Path("params.yaml").read_text().splitlines()
+    assert "has file:data/everyday-mail.jsonl no longer; train_only has" in said("remove", "emails", named)
+    after = Path("params.yaml").read_text().splitlines()
+    assert [line.strip() for line in before if line not in after] == [
+        "- source: file:data/everyday-mail.jsonl # written for this project: data/README.md",
+        "sha256: 4516592b43c081cb8c0ac80c7aea26d7fbd378153fb3bf980124424b5fa691fb",
+        "train_only: [everyday-mail/*]",
+    ]
+    check_params()
+
+
+@pytest.mark.parametrize("sources", ["[]", ""])
+def test_a_dataset_without_sources_gets_its_first_one(project, sources):
+    values = Path("params.yaml").read_text()
+    begin, end = (
+        values.index("    sources:", values.index("  emails:")),
+        values.index("    preprocess:", values.index("  emails:")),
+    )
+    Path("params.yaml").write_text(f"{values[:begin]}    sources: {sources}\n{values[end:]}")
+    assert "as emails: 9 rows (6 ham, 3 spam)\n" in said("check", "mails.csv")
+    assert "datasets.emails.sources has its first one" in said("add", "emails", "mails.csv")
+    assert [each.source for each in load_dataset("emails").sources] == ["mails.csv"]
+    check_params()
 
 
 def test_sources_of_one_file_stand_beside_each_other_and_what_is_renewed_is_said(project):

@@ -117,7 +117,7 @@ def test_the_same_is_kept_once_and_a_changed_verdict_again(server, inbox):
         (EMAIL | {"subject": "long " * 401}, 400, "subject", "2004 characters; at most 2000 are learned from"),
         (EMAIL | {"model": "assistant"}, 400, "model", "assistant/1 is no classifier"),
         (EMAIL | {"model": "classifier/9"}, 404, "model", "model 'classifier' has no 9"),
-        (EMAIL | {"mood": "bad"}, 422, "mood", "Extra inputs are not permitted"),
+        (EMAIL | {"mood": "bad"}, 422, "mood", "mood is not known"),
         (EMAIL | {"about": "weather"}, 422, "about", "about: one of email, answer"),
         (
             {name: value for name, value in EMAIL.items() if name != "about"},

@@ -16,6 +16,7 @@ import openai
 import pytest
 import uvicorn
 from pydantic import ValidationError
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from app import limits
@@ -382,6 +383,24 @@ def test_many_mistakes_are_told_as_fast_as_one(server):
 
 
 @pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_clients_of_one_network_are_one(host, network):
+    scope = {"type": "http", "client": (host, 1)}
+    assert limits.network_of(Request(scope)) == network
+    assert limits.network_of(Request({"type": "http"})) is None
+
+
+@pytest.mark.parametrize(
     "kind", ["text/plain", "application/xml", "multipart/form-data", "", "x" * 1000, "application/json; charset=x"]
 )
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/classify", "/classify/files", "/feedback"])
@@ -412,7 +431,7 @@ WITH_ODD = {  # bodies that are fine but for what stands in their strings; what 
     "stop": (CHAT, HELLO | {"stop": ["%s"]}, 200, 400),
     "model": (CHAT, HELLO | {"model": "%s"}, 404, 400),
     "alias": (CHAT, HELLO | {"model": "assistant@%s"}, 404, 400),
-    "unknown": (CHAT, HELLO | {"%s": "%s"}, 200, 400),
+    "unknown": (CHAT, HELLO | {"%s": "%s"}, 400, 400),
     "prompt": ("/v1/completions", {"prompt": "a%sb", "max_tokens": 2}, 200, 200),
     "prompts": ("/v1/completions", {"prompt": ["%s", "x"], "max_tokens": 2}, 200, 200),
     "subject": ("/classify", {"emails": [{"subject": "hello %s", "body": "the cat %s sat"}]}, 200, 200),

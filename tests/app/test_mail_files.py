@@ -3,12 +3,15 @@
 import json
 import os
 import re
+from pathlib import PurePath
 from threading import Thread
 
 import pytest
 
 from app.mail_files import Place, _is_message, read_mails
-from tests.app.conftest import error_of, rows_of
+from tasks.data.formats.mails import Labels, mails
+from tasks.data.mail import clean_row
+from tests.app.conftest import CHARSETS, error_of, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +24,18 @@ def test_files_are_classified_each_as_what_it_is(threestage, tmp_path):
     (tmp_path / "same.jsonl").write_text(
         json.dumps({"subject": "Meeting", "body": "the cat sat on the mat"}) + "\n\n" + json.dumps({"message": MAIL})
     )
-    result = threestage("classify", "--json", "mail.eml", "mail.txt", "same.jsonl", "-", stdin=MAIL)
+    (tmp_path / "wide.eml").write_text(MAIL, "utf-16")
+    result = threestage("classify", "--json", "mail.eml", "mail.txt", "same.jsonl", "-", "wide.eml", stdin=MAIL)
     assert (result.exit_code, result.stderr) == (0, "")
     found = rows_of(result.stdout)
-    places = [("mail.eml", None), ("mail.txt", None), ("same.jsonl", 1), ("same.jsonl", 3), ("-", None)]
+    places = [
+        ("mail.eml", None),
+        ("mail.txt", None),
+        ("same.jsonl", 1),
+        ("same.jsonl", 3),
+        ("-", None),
+        ("wide.eml", None),
+    ]
     assert [(row["file"], row.get("line")) for row in found] == places
     assert len({row["probability"] for row in found}) == 1, "all are the same mail"
     assert found[0]["label"] in ("ham", "spam")
@@ -56,10 +67,25 @@ def test_mailboxes_and_tables_are_classified_mail_by_mail(threestage, tmp_path):
     assert threestage("classify", "mbox").stdout.splitlines()[1].endswith("\tmbox, mail 2")
 
 
+@pytest.mark.parametrize("charset", CHARSETS)
+@pytest.mark.parametrize("postmark", [b"", b"From a@b.example Thu Aug 22 12:36:20 2002\n"], ids=["eml", "mbox"])
+def test_a_mail_in_any_charset_is_read_as_training_reads_it(tmp_path, charset, postmark):
+    path = tmp_path / ("mbox" if postmark else "mail.eml")
+    path.write_bytes(postmark + CHARSETS[charset])
+    (learned,) = mails(path, PurePath("ham", path.name), Labels(("ham", "spam")), {})
+    ((_, row),) = read_mails([str(path)])
+    assert clean_row(row) == {"subject": learned.subject, "body": learned.body}
+    assert learned.body in CHARSETS[charset].decode(charset)
+
+
 def test_for_people_a_verdict_is_a_line_and_words_that_moved_it_stand_below(threestage, tmp_path):
     (tmp_path / "mail.eml").write_text(MAIL)
-    said = threestage("classify", "--explain", "2", "mail.eml").stdout.splitlines()
-    assert re.fullmatch(r"(ham|spam)\t[01]\.\d{3}\tmail\.eml", said[0])
+    result = threestage("classify", "--explain", "2", "mail.eml")
+    (row,) = rows_of(threestage("classify", "--json", "mail.eml").stdout)
+    said, decides = result.stdout.splitlines(), result.stderr
+    assert decides == "the number is the probability of spam: threestage-classifier/1 calls a mail spam above 0.500\n"
+    assert said[0] == f"{row['label']}\t{row['probabilities']['spam']:.3f}\tmail.eml"
+    assert (row["label"] == "spam") == (row["probabilities"]["spam"] > row["threshold"])
     assert len(said) == 3
     assert all(re.fullmatch(r"\t[+-]\d+\.\d\d\t'.+'", line) for line in said[1:])
 
@@ -84,8 +110,8 @@ def test_what_is_no_mail_has_its_reason_and_leaves_the_others_alone(threestage, 
         "",
     ]
     said = threestage("classify", *names).stderr.splitlines()
-    assert len(said) == 7
-    assert said[3] == "error: rows.jsonl, line 2: none of subject, body, message in it"
+    assert len(said) == 8
+    assert said[4] == "error: rows.jsonl, line 2: none of subject, body, message in it"
 
 
 def test_a_model_that_is_no_classifier_is_said(threestage):
@@ -119,5 +145,5 @@ def test_a_pipe_which_can_be_read_once_is_a_mail(tmp_path):
     os.mkfifo(pipe)
     writer = Thread(target=pipe.write_text, args=(MAIL,))
     writer.start()
-    assert [*read_mails([str(pipe)])] == [(Place(str(pipe)), {"message": MAIL})]
+    assert [*read_mails([str(pipe)])] == [(Place(str(pipe)), {"message": MAIL.encode()})]
     writer.join()

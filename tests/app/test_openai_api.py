@@ -266,7 +266,7 @@ def test_content_parts_are_one_text(client):
     parts = [{"type": "text", "text": "hello how "}, {"type": "text", "text": "are you ?"}]
     assert ask(client, [{"role": "user", "content": parts}]).choices == ask(client).choices
     picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
-    with pytest.raises(openai.BadRequestError, match=r"messages.0.content.0.type: Input should be 'text'"):
+    with pytest.raises(openai.BadRequestError, match=r"messages.0.content.0: image_url is not supported"):
         ask(client, [{"role": "user", "content": picture}])
 
 
@@ -344,11 +344,18 @@ def turn(role, content):
         ({"top_logprobs": 21, "logprobs": True}, INVALID, "top_logprobs", "less than or equal to 20"),
         ({"top_logprobs": 2}, INVALID, None, "top_logprobs needs logprobs: true"),
         ({"seed": 2**70}, INVALID, "seed", ""),
+        ({"guided_json": {}}, INVALID, "guided_json", "guided_json is not known"),
+        ({"temprature": 1}, INVALID, "temprature", "temprature is not known; did you mean temperature?"),
+        ({"max_new_tokens": 9}, INVALID, "max_new_tokens", "did you mean max_tokens?"),
+        ({"stream_options": {"include_usge": True}}, INVALID, "stream_options.include_usge", "include_usage?"),
+        ({"messages": [{"role": "user", "text": "x"}]}, INVALID, "messages.0.text", "messages.0: text is not known"),
+        ({"messages": turn("user", [{"type": "text", "text": "x", "t": 1}])}, INVALID, "messages.0.content.0.t", ""),
+        ({"messages": [HELLO[0] | {"tool_calls": [{}]}]}, INVALID, "messages.0.tool_calls", "is not supported"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_the_clients_own_exception_with_a_reason(client, options, code, param, reason):
     with pytest.raises(openai.NotFoundError if code == UNKNOWN else openai.BadRequestError) as raised:
-        ask(client, **options)
+        ask(client, extra_body=options)
     assert raised.value.code == code
     assert raised.value.param == param
     assert reason in raised.value.body["message"]
@@ -359,6 +366,7 @@ def test_what_is_wrong_is_the_clients_own_exception_with_a_reason(client, option
     "part",
     [
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+        {"tool_choice": "required"},
         {"functions": [{"name": "f"}]},
         {"response_format": {"type": "json_object"}},
         {"logit_bias": {"5": 10}},
@@ -393,8 +401,21 @@ def test_a_completions_own_unsupported_parts_are_refused(client):
 
 def test_what_asks_for_nothing_or_changes_nothing_is_taken(client):
     nothing = {"tools": None, "logit_bias": {}, "presence_penalty": 0, "response_format": {"type": "text"}}
+    nothing |= {"tool_choice": "auto", "verbosity": "medium", "stream_options": None}
     beside = {"user": "me", "metadata": {"a": "b"}, "store": False, "parallel_tool_calls": True, "service_tier": "auto"}
-    assert ask(client, extra_body=nothing | beside).choices == ask(client).choices
+    beside |= {"safety_identifier": "me", "prompt_cache_key": "k", "prompt_cache_retention": "24h"}
+    named = [HELLO[0] | {"name": "Anna"}]
+    assert ask(client, named, extra_body=nothing | beside).choices == ask(client).choices
+    chunks = ask(client, stream=True, stream_options={"include_usage": True, "include_obfuscation": False})
+    assert [*chunks][-1].usage == ask(client).usage
+
+
+def test_an_answer_of_the_official_client_is_taken_as_a_turn(client):
+    talk = [*HELLO, ask(client).choices[0].message, *HELLO]
+    written = [*HELLO, {"role": "assistant", "content": talk[1].content}, *HELLO]
+    assert ask(client, talk).choices == ask(client, written).choices
+    whole = [*HELLO, talk[1].model_dump(), *HELLO]  # with each part that is null
+    assert ask(client, whole).choices == ask(client, written).choices
 
 
 def test_langchain_has_the_same_answer_whole_and_in_pieces(server, client):
@@ -411,7 +432,7 @@ def test_langchain_has_the_same_answer_whole_and_in_pieces(server, client):
 
 
 def test_the_third_of_one_row_and_one_place_is_refused_and_answered_later(registry):
-    with running(Settings(rows=1, queue=1)) as address, stepwise() as steps:
+    with running(Settings(rows=1, queue=1, client_share=1)) as address, stepwise() as steps:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
         streams = [iter(ask(client, stream=True)) for _ in range(2)]
         for stream in streams:
@@ -428,10 +449,27 @@ def test_the_third_of_one_row_and_one_place_is_refused_and_answered_later(regist
             ask(client, n=3)  # to wait would not help
 
 
+def test_a_network_that_holds_its_share_is_refused_and_another_is_answered(registry, monkeypatch):
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "127.0.0.1")
+    with running(Settings(rows=2, queue=2, client_share=0.5)) as address, stepwise() as steps:
+
+        def of(network: str) -> openai.OpenAI:
+            sent = {"X-Forwarded-For": network}
+            return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, default_headers=sent)
+
+        streams = [ask(of(f"2001:db8::{number}"), stream=True) for number in range(3, 5)]
+        with pytest.raises(openai.RateLimitError, match="2 requests of your network run or wait already") as raised:
+            ask(of("2001:db8::5"))
+        assert int(raised.value.response.headers["retry-after"]) >= 1
+        streams.append(ask(of("2001:db8:0:1::3"), stream=True))
+        steps.open()
+        assert [len([*stream]) > 1 for stream in streams] == [True] * 3
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("place", ["runs", "waits"])
 def test_who_leaves_gives_the_place_back(registry, stream, place):
-    with running(Settings(rows=1, queue=3)) as address, stepwise() as steps:
+    with running(Settings(rows=1, queue=3, client_share=1)) as address, stepwise() as steps:
         url = f"{address}/v1/chat/completions"
         other = httpx.Client(timeout=300)
         ahead = None

@@ -33,7 +33,8 @@ from llm.chat import Chat, Message, prompt_tokens
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.tokenizer import end_of_text, train_bpe
-from tests.app.conftest import register, running, tracked, wait_until, write_model
+from tasks.data.mail import parse_message
+from tests.app.conftest import CHARSETS, register, running, tracked, wait_until, write_model
 from tests.app.steps import running_texts, stepwise
 
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -54,7 +55,7 @@ NOT_OPEN += [
 NOT_OPEN += ["custom_component/x"]
 PHONE = {"width": 390, "height": 844}
 MAIL = {"subject": "You have won", "body": "Free money <b>now</b> | call & claim <script>document.title='run'</script>"}
-EML = b"From: a@example.org\r\nSubject: Lunch\r\nContent-Type: text/plain\r\n\r\nThe cat sat on the mat at noon.\r\n"
+EML = CHARSETS["iso-8859-2"]
 
 expect.set_options(timeout=LONG)
 
@@ -106,7 +107,7 @@ def kept(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def address(store, kept, tmp_path_factory) -> Iterator[str]:
     """A server with the page, on which two texts run or wait at once."""
-    settings = Settings(inbox=kept, rows=1, queue=1, context_length=256, poll_seconds=0.3)
+    settings = Settings(inbox=kept, rows=1, queue=1, client_share=1, context_length=256, poll_seconds=0.3)
     with pytest.MonkeyPatch.context() as patch, tracked(store):
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         with running(settings, page=True) as found:
@@ -367,9 +368,10 @@ def test_a_mail_is_classified_explained_and_labelled(page, address, kept):
     api = httpx.post(f"{address}/classify", json={"emails": [MAIL], "explain": 10}, timeout=120).json()["verdicts"][0]
     check(page, **MAIL)
     words = page.locator("#words")
-    expect(words).to_contain_text(
-        f"{api['label']}, says threestage-classifier/1, with probability {api['probability']:.3f}"
-    )
+    decides = "threestage-classifier/1 calls a mail spam above 0.500"
+    expect(words).to_contain_text(f"Probability of spam: {api['probabilities']['spam']:.3f}; {decides}")
+    assert words.get_by_role("heading").inner_text() == api["label"].capitalize()
+    assert "%" not in page.locator("#verdict").inner_text()
     shown = [cell.split() for cell in words.locator("td:first-child").all_text_contents()]
     assert shown == [each["text"].split() for each in api["moved_by"]]
     assert page.locator("#words b, #words script").count() == 0
@@ -381,14 +383,19 @@ def test_a_mail_is_classified_explained_and_labelled(page, address, kept):
     assert row["subject"] == MAIL["subject"]
 
 
-def test_an_eml_file_is_classified_and_not_kept(page, address, tmp_path):
+def test_an_eml_file_is_classified_as_training_reads_it_and_not_kept(page, address, tmp_path, kept):
     file = tmp_path / "lunch.eml"
     file.write_bytes(EML)
     api = httpx.post(f"{address}/classify/files", files={"files": EML}, timeout=120).json()["verdicts"][0]
     page.get_by_role("tab", name="Email").click()
     page.locator("input[type=file]").set_input_files(file)
-    expect(page.locator("#words")).to_contain_text(f"with probability {api['probability']:.3f}")
+    expect(page.locator("#words")).to_contain_text(f"Probability of spam: {api['probabilities']['spam']:.3f}")
     assert list(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*.eml")) == []
+    page.get_by_role("button", name="This is not spam").click()
+    expect(page.get_by_text("Thank you, it is kept.")).to_be_visible()
+    subject, body = parse_message(EML)
+    row = rows(kept, "emails")[-1]
+    assert (row["label"], row["subject"], row["body"]) == ("ham", subject, body)
 
 
 def test_an_empty_mail_is_answered_with_a_sentence(page):
@@ -451,7 +458,7 @@ def test_no_tab_is_wider_than_a_phone(page, address):
     page.set_viewport_size(PHONE)
     ask(page, "hello")
     check(page, **MAIL)
-    expect(page.locator("#words")).to_contain_text("says")
+    expect(page.locator("#words")).to_contain_text("Probability of spam")
     for tab in ("Chat", "Email", "Compare"):
         page.get_by_role("tab", name=tab).click()
         expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
@@ -501,7 +508,7 @@ def test_what_a_client_names_as_a_file_is_neither_read_nor_fetched(address, tmp_
         return await fetch(url, cache_dir=cache_dir)
 
     monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", noted)
-    monkeypatch.setattr("app.page_email.message_text", lambda content: read.append(content) or "")
+    monkeypatch.setattr("app.page_email.message_bytes", lambda content: read.append(content) or b"")
     secret, far = tmp_path / "secret.eml", "http://model.example/mail.eml"
     secret.write_bytes(b"Subject: a secret\n\nof this machine")
     own = httpx.post(f"{address}/gradio_api/upload", files={"files": ("m.eml", EML)}, timeout=60).json()[0]
@@ -533,7 +540,7 @@ def test_of_what_gradio_can_do_there_is_only_what_the_page_needs(address, path):
 
 def test_what_a_page_showed_is_forgotten_in_time(page, monkeypatch):
     check(page, "A word of its own: quetzal", "the cat sat on the mat")
-    expect(page.locator("#words")).to_contain_text("says")
+    expect(page.locator("#words")).to_contain_text("Probability of spam")
 
     def holds(holder: StateHolder) -> bool:
         return "quetzal" in repr([vars(session) for session in list(holder.session_data.values())])
@@ -573,7 +580,7 @@ def test_keys_lock_the_page_and_feedback_can_be_off(browser, store, tmp_path):
         assert ask(page, "hello") == BAD
         assert page.get_by_role("button", name="Like", exact=True).count() == 0
         check(page, **MAIL)
-        expect(page.locator("#words")).to_contain_text("says")
+        expect(page.locator("#words")).to_contain_text("Probability of spam")
         assert page.get_by_role("button", name="This is spam").count() == 0
         assert page.locator(".consent").count() == 0
         page.close()

@@ -296,7 +296,7 @@ def test_while_a_version_is_loaded_everything_else_is_answered(store, monkeypatc
         return load(folder)
 
     monkeypatch.setattr("app.versions.load_for_inference", slow)
-    with running(Settings(rows=1, request_seconds=600)) as address, ThreadPoolExecutor(60) as pool:
+    with running(Settings(rows=1, client_share=1, request_seconds=600)) as address, ThreadPoolExecutor(60) as pool:
         asked = {"model": "assistant/2", "messages": HELLO, "max_tokens": 1}
         chat = f"{address}/v1/chat/completions"
         waiting = [pool.submit(httpx.post, chat, json=asked, timeout=300) for _ in range(60)]

@@ -168,7 +168,7 @@ def _message(
 def _eml(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
     """One message, as a mail program or a Maildir keeps it; several where it is an mbox file of that name."""
     label = _said(path, labels.of_message(name), labels)
-    content = _plain(read_bytes(path))
+    content = message_bytes(read_bytes(path))
     if b"\0" in content[:2]:
         raise UserError(f"{path}, row 1: holds NUL, as UTF-16 without its mark does; save the file as UTF-8")
     if _is_postmark(content[: 2 * LONGEST_POSTMARK].lstrip().partition(b"\n")[0]):
@@ -179,8 +179,11 @@ def _eml(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str])
     yield _message(str(path), None, label, parse_message, content)
 
 
-def _plain(content: bytes) -> bytes:
-    """The bytes of a message without a mark of UTF-8 before its first header, and in UTF-8 where they are UTF-16."""
+def message_bytes(content: bytes) -> bytes:
+    """A message as a parser takes it: without a byte order mark before its first header, and in UTF-8 if it is UTF-16.
+
+    Its other bytes stay as they are: its headers say in which charset they are.
+    """
     if content.startswith(UTF_16):
         return content.decode("utf-16", errors="replace").encode(errors="ignore")
     return content.removeprefix(BOM_UTF8)

@@ -18,6 +18,7 @@ from tasks.data.textfiles import LARGEST, LONGEST_LINE, large_list, lines, parse
 T = TypeVar("T")
 BATCH = 16  # rows of a Parquet file in memory; a value of megabytes may stand in each of them for a few bytes of file
 ENCLOSED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a cell, whose own quotes are doubled
+LETTER = re.compile(r"[^\W\d_]")
 FIRST = 50  # rows by which a table without a header is judged
 Row = tuple[int | None, Any]
 """Its number, as people count there, or none where it is the file; and what it holds, by column."""
@@ -90,7 +91,7 @@ def _is_plain(path: Path) -> bool:
 def named_rows(
     path: Path, names_without_header: Callable[[list[list[str]]], list[str] | None] = lambda rows: None
 ) -> Iterator[Row | Problem]:
-    """The rows of a CSV or TSV file by column. Columns without a name are left out.
+    """The rows of a CSV or TSV file by column. Columns without a name are left out, and so is a row with text in one.
 
     The first row is the header, but where the function says, from the first rows, how the columns are called.
     """
@@ -135,6 +136,10 @@ def _named(path: Path, number: int, cells: list[str], names: list[str]) -> Row |
             ("fewer", "add what is missing") if len(cells) < len(names) else ("more", "quote what has commas")
         )
         return Problem(place_of(path, number), f"{few} cells than columns ({len(cells)}, not {len(names)}); {way_out}")
+    for column, cell in enumerate(cells):
+        if column and not names[column] and LETTER.search(cell):  # the first may have a table's row numbers
+            reason = f"column {column + 1} has no name and holds {cell[:30]!r}; name it, or quote what has commas"
+            return Problem(place_of(path, number), reason, left_out=True)
     return number, {name: cell for name, cell in zip(names, cells, strict=True) if name}
 
 

@@ -148,7 +148,7 @@ def test_intervals_are_wider_where_rows_of_a_wording_are_right_together(parrot, 
 
 
 def test_what_came_before_counts_for_the_nearest_row_and_stands_beside_the_answers(parrot, encoding, base, tmp_path):
-    said, told = [[], ["the dog", "ate"], ["a bird", "sang"]], ["", "", "the moon"]
+    said, told = [[], ["the dog", "ate"], ["a bird", "sang"]], ["", "", "=the moon"]
     write(
         tmp_path,
         "train",
@@ -169,7 +169,7 @@ def test_what_came_before_counts_for_the_nearest_row_and_stands_beside_the_answe
     assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
     answers = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)
     assert answers["nearest_answer"].tolist() == ["on the mat", "the hat", "sat"]
-    assert answers["system"].tolist() == ["the moon", "", ""]
+    assert answers["system"].tolist() == ["'=the moon", "", ""]  # no formula where it is opened
     assert answers["history"].tolist() == ['["a bird", "sang"]', '["the dog", "ate"]', ""]
 
 

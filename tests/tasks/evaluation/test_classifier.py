@@ -28,7 +28,7 @@ def emails(tmp_path):
     ham, spam = ["the cat sat", "the dog ate", "a bird sang"], ["buy the hat now", "buy the moon now"]
     for split, times in (("train", 4), ("validation", 2), ("test", 3)):
         texts = [*ham, *spam] * times
-        table = {"id": [f"{split}{n}" for n in range(len(texts))], "subject": texts, "body": [t[::-1] for t in texts]}
+        table = {"id": [f"-{split}{n}" for n in range(len(texts))], "subject": texts, "body": [t[::-1] for t in texts]}
         table["source"] = [f"a/{text[:3]}" for text in texts]
         pd.DataFrame(table | {"label": (["ham"] * 3 + ["spam"] * 2) * times}).to_parquet(tmp_path / f"{split}.parquet")
     return tmp_path
@@ -49,7 +49,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
             each.head.bias += torch.tensor([-logit / 2, logit / 2])
     found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
-    assert table["id"].tolist() == test["id"].tolist()
+    assert table["id"].tolist() == [f"'{name}" for name in test["id"]]  # no formulas where it is opened
     assert table["actual"].tolist() == test["label"].tolist()
     actual, predicted = table["actual"] == "spam", table["predicted"] == "spam"
     assert predicted.nunique() == 2
@@ -79,7 +79,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     assert slices["baseline_right"].tolist() == [1.0] * len(slices)
     wrong = table[table["actual"] != table["predicted"]]
     errors = (tmp_path / "errors.md").read_text()
-    assert all(f"**{name}**" in errors for name in wrong["id"])
+    assert all(f"**{name[1:]}**" in errors for name in wrong["id"])
     assert errors.count("What moved it: ") == len(wrong)
     for name in ("roc", "precision_recall", "reliability", "confusion"):
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
@@ -91,13 +91,14 @@ def test_behavioural_mails_are_measured_where_their_dataset_has_some(make_gpt, e
     folder = tmp_path / "data/behavioural" / emails.name
     folder.mkdir(parents=True)
     rows = [("ham", "sat"), ("ham", "ate"), ("spam", "buy"), ("spam", "sang")]
-    mails = [{"id": f"{n}", "label": a, "slice": "s", "subject": "", "body": b} for n, (a, b) in enumerate(rows)]
+    mails = [{"id": f"={n}", "label": a, "slice": "s", "subject": "", "body": b} for n, (a, b) in enumerate(rows)]
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, mails)))
     monkeypatch.chdir(tmp_path)
     model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
     found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
     assert (found["baseline_everyday_ham"], found["baseline_everyday_spam"]) == (1.0, 0.5)
     table = pd.read_csv(tmp_path / "behavioural.csv")
+    assert table["id"].tolist() == ["'=0", "'=1", "'=2", "'=3"]
     assert found["everyday_spam"] == table["right"][2:].mean()
     assert table["baseline_right"].tolist() == [True, True, True, False]
 

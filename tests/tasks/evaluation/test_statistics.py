@@ -3,7 +3,16 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from tasks.evaluation.statistics import RESAMPLES, Wordings, interval, lead, picture, short_paths, with_interval
+from tasks.evaluation.statistics import (
+    RESAMPLES,
+    Wordings,
+    for_spreadsheets,
+    interval,
+    lead,
+    picture,
+    short_paths,
+    with_interval,
+)
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
@@ -70,6 +79,15 @@ def test_a_picture_has_the_same_bytes_each_time(tmp_path):
         with picture(tmp_path / f"{name}.svg", "x", "y") as axes:
             axes.plot([0, 1], [1, 0], label="a line")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_no_text_of_a_table_is_a_formula_and_numbers_stay(tmp_path):
+    texts = ["=HYPERLINK(1)", "+1", "-x", "@SUM(1)", "\t=1", "\r=1", "a\r=b", "", "'="]
+    table = pd.DataFrame({"text": texts, "number": -1.5, "right": True})
+    for_spreadsheets(table).to_csv(tmp_path / "table.csv", index=False)
+    found = pd.read_csv(tmp_path / "table.csv", keep_default_na=False)
+    assert found["text"].tolist() == [f"'{text}" for text in texts[:5]] + ["'\n=1", "a\n=b", "", "'="]
+    assert found[["number", "right"]].equals(table[["number", "right"]])
 
 
 def test_paths_are_short_and_stay_apart():

@@ -1,6 +1,8 @@
 import copy
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from flows import fetch
 from tasks.applications import find as find_application
 from tasks.data.gates import Gates as DataGates
 from tasks.datasets import find as find_dataset
@@ -15,6 +18,7 @@ from tasks.evaluation import find as find_evaluation
 from tasks.review.gates import Gates
 from tasks.stages.params import (
     application_names,
+    check_outline,
     check_params,
     dataset_names,
     load_application,
@@ -196,6 +200,26 @@ def test_values_that_do_not_go_together_are_named_with_their_section(written, ke
     path = written(key, value)
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {reason}')}$"):
         check_params(path)
+
+
+def test_what_would_stop_a_run_in_its_middle_is_said_without_a_dataset_or_a_model(written, monkeypatch):
+    path = written("datasets.emails.preprocess.train_only", ["*/spam", "everyday-mial/*"])
+    reason = (
+        "datasets.emails.preprocess.train_only: 'everyday-mial/*' fits no source; they are datasets-spam-assassin/, "
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: {reason}')}"):
+        check_outline(path)
+    check_outline(written("datasets.instructions.preprocess.train_only", ["written here", "first-words/*.jsonl"]))
+    monkeypatch.chdir(path.parent)
+    written("datasets.instructions.preprocess.train_only", ["first-worts/*"])
+    with pytest.raises(ValueError, match="first-worts"):  # a stage of another dataset begins no run
+        fetch._load("corpus")
+    path = written("foundation", GONE)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: foundation: missing')}$"):
+        check_outline(path)
+    code = "import tasks.stages.params, sys; tasks.stages.params.check_outline()"
+    code += "; assert not {'torch', 'pandas', 'mlflow'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=OURS.parent)
 
 
 def test_several_mistakes_of_a_block_are_all_named(written):

@@ -437,6 +437,15 @@ def test_a_label_and_its_number_are_no_two_labels(tmp_path, monkeypatch):
     assert said(read(emails, tmp_path, "a.csv", monkeypatch)) == [("ham", "", "hello there")]
 
 
+def test_a_row_whose_text_runs_on_into_a_column_without_a_name_is_left_out_and_said(tmp_path, monkeypatch, caplog):
+    put(tmp_path / "a.csv", ",v1,v2,,\n0,ham,hello there,,\n1,spam,You won, call now,\n2,ham,See you,,7\nx,ham,Bye,,\n")
+    found = read(emails, tmp_path, "a.csv", monkeypatch)
+    assert said(found) == [("ham", "", "Bye"), ("ham", "", "See you"), ("ham", "", "hello there")]
+    reason = "row 3: column 4 has no name and holds ' call now'; name it, or quote what has commas"
+    assert "1 rows left out" in caplog.text
+    assert reason in caplog.text
+
+
 def test_a_line_of_excel_that_says_the_separator_is_no_header(tmp_path, monkeypatch):
     put(tmp_path / "a.csv", 'sep=;\r\nlabel;body\r\nham;"one, two"\r\n')
     found = read(emails, tmp_path, "a.csv", monkeypatch)
