@@ -99,7 +99,7 @@ def build(sources: Sequence[Path], folder: Path) -> Path:
     """
     compiler, stem = _compiler(), sources[0].stem
     texts = (*compiler, _said(*compiler, "--version"), *COMPILE, _processor())
-    name = sha256(b"\0".join([*(source.read_bytes() for source in sources), *map(str.encode, texts)])).hexdigest()[:32]
+    name = sha256(b"\0".join([*(source.read_bytes() for source in sources), *map(os.fsencode, texts)])).hexdigest()[:32]
     path = folder / f"{stem}-{name}.so"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_private(folder):
