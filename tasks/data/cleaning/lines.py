@@ -24,6 +24,7 @@ HALF = 0.5  # of a row's long lines
 # Rows, and a share of all: a line that more have, such as a disclaimer, is no sign of a thread. Of the default mails a
 # newsletter's lines stand in 1.26%, and no line in more.
 FEW, SHARE = 30, 0.013
+PAIRS = 1_000_000  # of rows that have a line in common, compared at a time: memory for all would grow with their square
 
 
 def long_lines(text: str) -> set[str]:
@@ -47,10 +48,22 @@ def line_groups(text: pd.Series) -> pd.Series:
     columns = pd.factorize(np.array([line for lines in rows for line in lines], dtype=object))[0]
     ends = np.concatenate([[0], np.cumsum(sizes)])
     lines = csr_array((np.ones(len(columns), np.int32), columns, ends), shape=(len(rows), len(columns)))
-    common = (lines @ lines.T).tocoo()
-    near = common.data >= HALF * np.minimum(sizes[common.row], sizes[common.col])
-    graph = coo_array((common.data[near], (common.row[near], common.col[near])), shape=(len(rows), len(rows)))
-    return pd.Series(connected_components(graph, directed=False)[1], index=text.index)
+    holders = lines.T.tocsr()
+    compared = np.cumsum(lines @ np.diff(holders.indptr))  # rows of its lines, of each row and those before
+    all_rows = np.arange(len(rows), dtype=np.int32)
+    number, start = all_rows, 0
+    while start < len(rows):
+        end = max(
+            start + 1, int(np.searchsorted(compared, (compared[start - 1] if start else 0) + PAIRS, side="right"))
+        )
+        common = (lines[start:end] @ holders).tocoo()
+        first, other = common.row + start, common.col
+        near = common.data >= HALF * np.minimum(sizes[first], sizes[other])
+        begun = np.unique(number, return_index=True)[1][number]  # the first row of each row's group so far
+        pairs = np.concatenate([first[near], all_rows]), np.concatenate([other[near], begun])
+        graph = coo_array((np.ones(len(pairs[0]), np.int32), pairs), shape=(len(rows), len(rows)))
+        number, start = connected_components(graph, directed=False)[1], end
+    return pd.Series(number, index=text.index)
 
 
 def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:

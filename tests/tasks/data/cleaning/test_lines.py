@@ -1,7 +1,9 @@
+import random
 import tracemalloc
 
 import pandas as pd
 
+from tasks.data.cleaning import lines
 from tasks.data.cleaning.lines import line_groups, long_lines, shares_before, without_known_lines
 from tasks.data.cleaning.record import recorded
 
@@ -69,3 +71,25 @@ def test_a_line_that_many_mails_have_takes_no_memory_of_each_pair_of_them():
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 50e6
+
+
+def test_rows_are_compared_some_at_a_time_and_their_groups_are_those_of_all_at_once(monkeypatch):
+    draw = random.Random(0)
+    known = [f"The minutes of day {n} are attached, please read all of them by {n}." for n in range(150)]
+    text = pd.Series(["\n".join(draw.sample(known, draw.randint(0, 4))) for _ in range(150)])
+    monkeypatch.setattr(lines, "PAIRS", 10**9)
+    expected = line_groups(text)
+    assert 20 < expected.nunique() < 140
+    for pairs in (1, 7, 100):
+        monkeypatch.setattr(lines, "PAIRS", pairs)
+        pd.testing.assert_series_equal(line_groups(text), expected)
+
+
+def test_many_rows_of_one_group_take_no_memory_of_each_pair_of_them(monkeypatch):
+    monkeypatch.setattr(lines, "SHARE", 1)
+    text = mails(2_500, 2_500)
+    tracemalloc.start()
+    assert line_groups(text).nunique() == 1
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 100e6
