@@ -1,8 +1,11 @@
 """What is written in C: built once by the machine's own compiler, and loaded.
 
 The compiler is asked for what this processor has, so the built file is for this machine alone; it lies in the user's
-cache folder under a name made of the source, the compiler and the processor. It is linked without an OpenMP of its own
-and finds torch's, which the process has already: two would fight for the cores.
+cache folder under a name made of the source, the compiler with its options and the processor. It is linked without an
+OpenMP of its own and finds torch's, which the process has already: two would fight for the cores.
+
+A file that is loaded can do whatever its user can, so the folder and the file must be ones that only this user can have
+written.
 """
 
 import ctypes
@@ -69,38 +72,39 @@ def _processor() -> str:
 
 
 def _compiler() -> list[str]:
-    """The command of the C compiler, with the options that CC may give it. Raises NotBuiltError where there is none."""
+    """The C compiler's path, with the options that CC may give it. Raises NotBuiltError where there is none."""
     asked = os.environ.get("CC")
     for command in [asked] if asked else COMPILERS:
         try:
             words = shlex.split(command)
         except ValueError as error:
             raise NotBuiltError(f"CC={command}: {error}") from None
-        if words and shutil.which(words[0]):
-            return words
+        if words and (program := shutil.which(words[0])):
+            return [program, *words[1:]]
     raise NotBuiltError(f"there is no C compiler ({asked or ', '.join(COMPILERS)})")
 
 
-def _refuse_others(path: Path) -> None:
-    """Raise NotBuiltError where somebody else may have written what is to be loaded into this process."""
+def _is_private(path: Path) -> bool:
+    """Whether this user alone may write there, whatever the umask was."""
     found = path.stat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise NotBuiltError(f"{path} is another user's, or others may write there")
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def build(sources: Sequence[Path], folder: Path) -> Path:
     """The shared object for this machine in a folder, made where there is no whole one. Raises NotBuiltError, why not.
 
     The first source is compiled, the others are what it includes. The built file's last bytes are the hash of the
-    others: one that was cut off would load, and end the process.
+    others: one that was cut off would load, and end the process. A file that others could have written is built again;
+    a folder in which they could exchange it is refused.
     """
     compiler, stem = _compiler(), sources[0].stem
-    texts = (_said(*compiler, "--version"), " ".join(COMPILE), _processor())
-    name = sha256(b"\0".join([*(source.read_bytes() for source in sources), *map(str.encode, texts)])).hexdigest()[:32]
+    texts = (*compiler, _said(*compiler, "--version"), *COMPILE, _processor())
+    name = sha256(b"\0".join([*(source.read_bytes() for source in sources), *map(os.fsencode, texts)])).hexdigest()[:32]
     path = folder / f"{stem}-{name}.so"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _refuse_others(folder)
-    if not _is_whole(path):
+    if not _is_private(folder):
+        raise NotBuiltError(f"{folder} is another user's, or others may write there (chmod go-w {folder})")
+    if not (path.exists() and _is_private(path) and _is_whole(path)):
         logger.info("building %s, which takes some seconds, once", sources[0].name)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:  # its own, as others may build at the same time
             compiled, linked, whole = (Path(temporary, f"{stem}.{kind}") for kind in ("o", "so", "whole"))
@@ -108,13 +112,13 @@ def build(sources: Sequence[Path], folder: Path) -> Path:
             _said(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
             content = linked.read_bytes()
             write_atomic(whole, content + sha256(content).digest())
+            whole.chmod(0o600)  # the umask may let a group write
             whole.replace(path)
-    _refuse_others(path)
     return path
 
 
 def _is_whole(path: Path) -> bool:
-    content = path.read_bytes() if path.exists() else b""
+    content = path.read_bytes()
     return sha256(content[:-32]).digest() == content[-32:]
 
 

@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,32 @@ from llm.files import read_text, write_atomic
 END_OF_TEXT = "<|endoftext|>"
 DOCUMENT_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>")
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>")
+LONGEST_RUN = 500_000  # whitespace characters: for each, tiktoken's regular expressions keep one of 1,000,000 places
 FIRST_LACKING = 2**32 - 1 - 256  # ids of bytes that a vocabulary lacks: below tiktoken's largest, above any model's
 
 
-class PartialEncoding(tiktoken.Encoding):
+class AnyTextEncoding(tiktoken.Encoding):
+    """An encoding that also takes texts with a run of a million spaces, in which tiktoken's regular expressions panic.
+
+    Such a text is cut into words by those of Hugging Face's `tokenizers`, with the same pattern. A run may still be a
+    word, of which merging takes a second for each million characters.
+    """
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Ids of a text, of which special tokens are no part."""
+        if len(text) <= LONGEST_RUN or max(map(len, re.findall(r"\s+", text)), default=0) <= LONGEST_RUN:
+            return super().encode_ordinary(text)
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # as tiktoken mends surrogates
+        return list(chain.from_iterable(map(self._core_bpe.encode_single_piece, self._words(text))))
+
+    def _words(self, text: str) -> Iterator[bytes]:
+        from tokenizers import Regex, pre_tokenizers
+
+        split = pre_tokenizers.Split(Regex(_to_onig(self._pat_str)), "isolated")
+        return (word.encode() for word, _ in split.pre_tokenize_str(text))
+
+
+class PartialEncoding(AnyTextEncoding):
     """An encoding whose vocabulary lacks some of the 256 bytes; those of a text that it lacks are left out.
 
     So does Hugging Face's `tokenizers`, and SmolLM2's vocabulary, for one, lacks bytes that its training text lacked.
@@ -62,15 +84,12 @@ class PartialEncoding(tiktoken.Encoding):
         return tokens if max(tokens, default=0) < FIRST_LACKING else list(self._without_lacking(tokens))
 
     def _without_lacking(self, tokens: list[int]) -> Iterator[int]:
-        from tokenizers import Regex, pre_tokenizers
-
-        split = pre_tokenizers.Split(Regex(_to_onig(self._pat_str)), "isolated")
         for special, run in groupby(tokens, self._special_token_values.__contains__):
             if special:
                 yield from run
                 continue
-            for word, _ in split.pre_tokenize_str(self._core_bpe.decode_bytes(list(run)).decode()):
-                if known := word.encode().translate(None, self._lacking):
+            for word in self._words(self._core_bpe.decode_bytes(list(run)).decode()):
+                if known := word.translate(None, self._lacking):
                     yield from self._core_bpe.encode_single_piece(known)
 
 
@@ -82,7 +101,7 @@ def make_encoding(pattern: str, ranks: dict[bytes, int], special: dict[str, int]
     if len(set(ranks.values())) < len(ranks):
         raise ValueError("two of its tokens have one id")
     complete = all(bytes([byte]) in ranks for byte in range(256))
-    kind = tiktoken.Encoding if complete else PartialEncoding
+    kind = AnyTextEncoding if complete else PartialEncoding
     return kind("bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
@@ -113,10 +132,11 @@ def named_encoding(name: str) -> tiktoken.Encoding:
     if name not in (known := tiktoken.list_encoding_names()):
         raise UserError(f"{name!r} is no tiktoken encoding; known are {', '.join(sorted(known))}")
     try:
-        return tiktoken.get_encoding(name)
+        found = tiktoken.get_encoding(name)
     except OSError as error:
         way_out = "set TIKTOKEN_CACHE_DIR to a folder that another machine's tiktoken has filled"
         raise UserError(f"tiktoken can't download {name} here ({type(error).__name__}): {way_out}") from None
+    return make_encoding(found._pat_str, found._mergeable_ranks, found._special_tokens)
 
 
 def save_tokenizer(encoding: tiktoken.Encoding, path: Path) -> None:

@@ -52,6 +52,8 @@ settings.load_profile("here")
 
 gc.disable()  # while the tests and what they test are imported
 os.environ.update(QUICKER)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's background job has it, and so would our children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -5,12 +5,15 @@ outputs and no sum ever crosses its lanes. A tile is kept in one of three ways:
 
 - FLOAT: the weights themselves;
 - BYTES: weight = scale * (q - 128), q of 8 bits, a scale an output;
-- NIBBLES: weight = scale * q + least, q of 4 bits, which is how GGUF's Q4_1 has them.
+- NIBBLES: weight = scale * q + least, q of 4 bits, which is how GGUF's Q4_1 has them; its Q4_0 has the least weight
+  -8 * scale.
 
 With the last two, inputs are rounded to 8 bits, each GROUP by its own largest value, and products are sums of integers
-within a group. Each token is computed by itself, by the same operations in the same order whatever else is in the step:
-so a text is the same alone and among others, to the bit. */
+within a group; a GROUP with an input that is infinite or NaN makes all outputs of its token NaN. Each token is computed
+by itself, by the same operations in the same order whatever else is in the step: so a text is the same alone and among
+others, to the bit. */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -298,7 +301,11 @@ static inline void give(const Inputs *x, int kind, int64_t at, const float *valu
     }
     float most;
     memcpy(&most, &most_bits, sizeof most);
-    const float inverse = most > 0 ? 127.0f / most : 0;
+    if (!(most <= FLT_MAX)) { /* no integer stands for these */
+        memset(padded, 0, sizeof padded);
+        most = NAN;
+    }
+    const float ratio = 127.0f / most, inverse = ratio <= FLT_MAX ? ratio : 0; /* inputs may be that small, or zero */
     for (int i = 0; i < GROUP; i++) {
         bits[i] = (int32_t)(padded[i] * inverse + 12582912.0f - 12582912.0f); /* to the nearest integer */
         sum += bits[i];
@@ -376,9 +383,27 @@ static inline void read_group(int type, const uint8_t *row, int64_t group, int c
     }
 }
 
+/* A group's weights as the nearest integers `q`, 0 to `top`, by `scale` and from `from` on. Returns whether these say
+exactly the same. */
+static inline int round_by(float scale, float from, float top, const float *w, uint8_t *q) {
+    const float divisor = scale != 0 ? scale : 1;
+    int same = 1;
+    for (int i = 0; i < GROUP; i++) {
+        float nearest = rintf((w[i] - from) / divisor);
+        nearest = nearest < 0 ? 0 : nearest;
+        nearest = nearest > top ? top : nearest;
+        same &= scale * nearest + from == w[i];
+        q[i] = (uint8_t)(int32_t)nearest;
+    }
+    return same;
+}
+
 /* A group's weights, of which `count` are there, as integers `q` of a kind, NIBBLES two a byte, and what is kept beside
 them. Returns whether that may stand for the weights: NIBBLES have to say exactly the same, BYTES need a scale that
-float16 reaches. */
+float16 reaches.
+
+The scale of NIBBLES is one of which 15 reach from the least weight to the largest, as blocks of Q4_1 have it, or one by
+which the farthest weight is 8 below zero, or 7 to 1 from it, as in blocks of Q4_0, whose scale may be negative. */
 static inline int round_group(int kind, float *w, int count, uint16_t *kept, uint8_t *q) {
     const int32_t largest = 0x477fe000; /* 65504, float16's, as the bits of a float */
     for (int i = count; i < GROUP; i++) /* for inputs that are zero */
@@ -394,23 +419,24 @@ static inline int round_group(int kind, float *w, int count, uint16_t *kept, uin
         return 0;
     const float least = from_bits((uint32_t)(low ^ (low >> 31 & INT32_MAX)));
     const float most = from_bits((uint32_t)(high ^ (high >> 31 & INT32_MAX)));
-    kept[0] = narrow(kind == NIBBLES ? (most - least) / 15 : fmaxf(most, -least) / 127);
-    if (kind == NIBBLES)
-        kept[LANES] = narrow(least);
-    const float scale = widen(kept[0]), from = kind == NIBBLES ? widen(kept[LANES]) : -128 * scale;
-    const float divisor = scale > 0 ? scale : 1, top = kind == NIBBLES ? 15 : 255;
-    int right = 1;
-    for (int i = 0; i < GROUP; i++) {
-        float nearest = rintf((w[i] - from) / divisor);
-        nearest = nearest < 0 ? 0 : nearest;
-        nearest = nearest > top ? top : nearest;
-        right &= kind == BYTES || scale * nearest + from == w[i];
-        q[i] = (uint8_t)(int32_t)nearest;
+    const float size = fmaxf(most, -least);
+    if (kind == BYTES) {
+        kept[0] = narrow(size / 127);
+        round_by(widen(kept[0]), -128 * widen(kept[0]), 255, w, q);
+        return 1;
     }
-    if (kind == NIBBLES)
-        for (int i = 0; i < GROUP / 2; i++)
-            q[i] |= q[i + GROUP / 2] << 4;
-    return right;
+    kept[0] = narrow((most - least) / 15);
+    kept[LANES] = narrow(least);
+    int same = round_by(widen(kept[0]), widen(kept[LANES]), 15, w, q);
+    for (int steps = 8; !same && steps > 0; steps--) {
+        kept[0] = narrow(steps == 8 ? (most > -least ? most : least) / -8 : size / steps);
+        const float from = -8 * widen(kept[0]);
+        kept[LANES] = narrow(from);
+        same = fabsf(from) <= 65504 && round_by(widen(kept[0]), widen(kept[LANES]), 15, w, q);
+    }
+    for (int i = 0; i < GROUP / 2; i++)
+        q[i] |= q[i + GROUP / 2] << 4;
+    return same;
 }
 
 static inline int any(Octets mask) {

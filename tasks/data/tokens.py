@@ -14,13 +14,13 @@ import numpy as np
 import tiktoken
 
 from llm.files import write_atomic
-from llm.tokenizer import end_of_text
+from llm.tokenizer import PartialEncoding, end_of_text
 
 WHOLE = 2**20  # bytes of text that are cut into tokens at a time
 CUT, END = b"<|\x00cut|>", b"<|\x00end|>"
 ASCII, SPACES = bytes(range(128)), bytes.maketrans(b"\t\n\v\f\r", b"     ")
 WIDE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")  # spaces, too
-RUN = re.compile(rb"  +(?=[^ ])")
+RUN = re.compile(rb"  +")
 # GPT-2's split pattern, and one that cuts a text alike where runs of spaces are at its end alone: it looks at nothing
 # that follows a word, so that tiktoken's regular expressions have an automaton for it.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -36,7 +36,7 @@ def token_type(encoding: tiktoken.Encoding) -> np.dtype:
 def encode(encoding: tiktoken.Encoding, texts: list[str]) -> tuple[bytes, dict[str, int]]:
     """Texts as the bytes of their tokens, each with the end-of-text token behind it; documents, tokens, UTF-8 bytes."""
     dtype, coded = token_type(encoding), [text.encode() for text in texts]
-    simple = type(encoding) is tiktoken.Encoding and encoding._pat_str == PATTERN
+    simple = encoding._pat_str == PATTERN and not isinstance(encoding, PartialEncoding)
     found = b"".join(each.astype(dtype).tobytes() for each in (_simple if simple else _each)(encoding, coded))
     size = sum(map(len, coded))
     return found, {"documents": len(texts), "tokens": len(found) // dtype.itemsize, "bytes": size}
@@ -69,7 +69,8 @@ def _simple(encoding: tiktoken.Encoding, texts: Iterable[bytes]) -> Iterator[np.
             yield tokens()
             yield from _each(encoding, [text])
             continue
-        cuts = [0, *(run.end() - 1 for run in RUN.finditer(text.translate(SPACES))), len(text)]
+        ends = (run.end() for run in RUN.finditer(text.translate(SPACES)))
+        cuts = [0, *(end - 1 for end in ends if end < len(text)), len(text)]
         held += [CUT.join(text[start:end] for start, end in pairwise(cuts)), END]
         size += len(text)
         if size > WHOLE:

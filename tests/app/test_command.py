@@ -204,7 +204,7 @@ def test_the_server_answers_who_has_a_key_until_it_is_told_to_end(tmp_path, regi
         assert second.returncode == 1
     finally:
         server.send_signal(signal.SIGINT)
-        _, errors = server.communicate()
+        _, errors = server.communicate(timeout=120)
     assert server.returncode == 130, errors
     assert errors.endswith("interrupted\n")
     assert "threestage-assistant/1 is loaded" in errors

@@ -132,7 +132,7 @@ def test_ctrl_c_ends_an_answer_with_130_and_nothing_but_a_line(tmp_path, slow_re
     chat = shell(f"exec {sys.executable} -m app.command chat hello --max-tokens {LONG}", tmp_path, slow_registry)
     assert chat.stdout.read(1)
     chat.send_signal(signal.SIGINT)
-    _, errors = chat.communicate()
+    _, errors = chat.communicate(timeout=120)
     assert (chat.returncode, errors) == (130, "interrupted\n")
 
 

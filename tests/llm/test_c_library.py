@@ -1,9 +1,12 @@
 """What is written in C, built by the machine's own compiler: decode.c for example."""
 
+import ctypes
 import os
 import re
+import shutil
 import subprocess
 import sys
+from hashlib import sha256
 
 import pytest
 
@@ -12,6 +15,14 @@ from llm.c_library import NotBuiltError, build, load
 from llm.generation.native import SOURCES
 from llm.model import flash
 from llm.training import loss
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A source that is built in a moment; what it answers is given with -D."""
+    source = tmp_path / "small.c"
+    source.write_text("#ifndef ANSWER\n#define ANSWER 1\n#endif\nint answer(void) { return ANSWER; }\n")
+    return (source,)
 
 
 def test_what_a_compiler_says_is_the_reason(tmp_path, monkeypatch, caplog):
@@ -29,21 +40,21 @@ def test_a_cache_folder_that_cannot_be_written_is_a_reason(tmp_path, monkeypatch
     assert "File exists" in caplog.text
 
 
-def test_it_is_built_once_and_a_damaged_file_is_built_again(tmp_path):
-    path = build(SOURCES, tmp_path)
+def test_it_is_built_once_and_a_damaged_file_is_built_again(small, tmp_path):
+    path = build(small, tmp_path)
     first, when = path.read_bytes(), path.stat().st_mtime_ns
-    assert build(SOURCES, tmp_path) == path
+    assert build(small, tmp_path) == path
     assert path.stat().st_mtime_ns == when
     path.write_bytes(first[: len(first) // 2])
-    assert build(SOURCES, tmp_path) == path
+    assert build(small, tmp_path) == path
     assert c_library._is_whole(path)
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert {each.name for each in tmp_path.iterdir()} == {small[0].name, path.name}
 
 
-def test_another_source_or_processor_is_another_file(tmp_path, monkeypatch):
-    path = build(SOURCES, tmp_path)
+def test_another_source_or_processor_is_another_file(small, tmp_path, monkeypatch):
+    path = build(small, tmp_path)
     monkeypatch.setattr(c_library, "_processor", lambda: "another")
-    assert build(SOURCES, tmp_path) != path
+    assert build(small, tmp_path) != path
 
 
 PROCESS = """
@@ -66,31 +77,63 @@ def test_two_processes_may_build_at_once_and_each_has_one_openmp(tmp_path):
     assert c_library._is_whole(built)
 
 
-def test_a_library_that_others_may_write_is_not_loaded(tmp_path):
+@pytest.fixture
+def umask_of_a_group():
+    before = os.umask(0o002)
+    yield
+    os.umask(before)
+
+
+def test_where_files_are_made_for_a_group_a_library_is_made_for_its_user_alone(
+    small, tmp_path, monkeypatch, umask_of_a_group
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert load(small).answer() == 1
+    (built,) = (tmp_path / "threestage").iterdir()
+    assert [each.stat().st_mode & 0o777 for each in (built.parent, built)] == [0o700, 0o600]
+
+
+def test_a_library_that_others_may_have_written_is_built_again_and_their_folder_is_refused(small, tmp_path):
     folder = tmp_path / "threestage"
-    path = build(SOURCES, folder)
-    assert folder.stat().st_mode & 0o777 == 0o700
-    path.chmod(0o666)
-    with pytest.raises(NotBuiltError, match=r"decode-.*\.so is another user's, or others may write there"):
-        build(SOURCES, folder)
-    folder.chmod(0o777)
-    with pytest.raises(NotBuiltError, match="threestage is another user's, or others may write there"):
-        build(SOURCES, folder)
+    path = build(small, folder)
+    others = path.read_bytes()[:-32] + b"more"
+    path.write_bytes(others + sha256(others).digest())
+    assert build(small, folder).read_bytes()[:-32] == others  # whole, and nobody but this user can have written it
+    path.chmod(0o664)
+    assert build(small, folder).read_bytes()[:-32] == others[:-4]
+    assert path.stat().st_mode & 0o777 == 0o600
+    folder.chmod(0o770)
+    with pytest.raises(
+        NotBuiltError, match=r"threestage is another user's, or others may write there \(chmod go-w .*\)"
+    ):
+        build(small, folder)
 
 
-def test_cc_may_have_options_and_a_compiler_is_not_waited_for_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setenv("CC", "gcc -pipe")
-    assert build(SOURCES, tmp_path).exists()
+def test_each_command_of_a_compiler_has_files_of_its_own(small, tmp_path, monkeypatch):
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text('#!/bin/sh\nexec gcc -DANSWER=3 "$@"\n')
+    wrapper.chmod(0o755)
+    answers = {"gcc": 1, "gcc -DANSWER=2": 2, str(wrapper): 3, shutil.which("gcc"): 1, "gcc -DANSWER=1": 1}
+    paths = []
+    for command, answer in answers.items():
+        monkeypatch.setenv("CC", command)
+        paths.append(build(small, tmp_path))
+        assert ctypes.CDLL(str(paths[-1])).answer() == answer
+    assert paths[0] == paths[3]
+    assert len(set(paths)) == 4
+
+
+def test_a_compiler_that_is_no_command_is_a_reason_and_none_is_waited_for_for_ever(small, tmp_path, monkeypatch):
     sleeps = tmp_path / "sleeps"
     sleeps.write_text("#!/bin/sh\nsleep 60\n")
     sleeps.chmod(0o755)
     monkeypatch.setenv("CC", "gcc 'x")
     with pytest.raises(NotBuiltError, match="CC=gcc 'x: No closing quotation"):
-        build(SOURCES, tmp_path)
+        build(small, tmp_path)
     monkeypatch.setenv("CC", str(sleeps))
     monkeypatch.setattr(c_library, "PATIENCE", 0.2)
     with pytest.raises(NotBuiltError, match=r"sleeps took longer than 0\.2 s"):
-        build(SOURCES, tmp_path)
+        build(small, tmp_path)
 
 
 @pytest.mark.parametrize("sources", [SOURCES, flash.SOURCES, loss.SOURCES], ids=lambda sources: sources[0].name)

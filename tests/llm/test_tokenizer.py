@@ -8,6 +8,7 @@ from pydoc_data.topics import topics
 
 import pytest
 import tiktoken
+from tiktoken_ext.openai_public import r50k_pat_str
 from tokenizers import Tokenizer
 
 from llm.errors import UserError
@@ -28,6 +29,7 @@ from llm.tokenizer import (
 
 ROOT = Path(__file__).parents[2]
 TEXT = list(topics.values())
+PARTS = ("pat_str", "mergeable_ranks", "special_tokens")
 CL100K = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]"
     r"|\s+(?!\S)|\s"
@@ -72,6 +74,29 @@ def test_a_vocabulary_without_room_for_the_bytes_is_refused():
 def test_any_text_comes_back(encoding):
     for text in [*TEXT[:20], *strange_texts(200)]:
         assert encoding.decode(encoding.encode_ordinary(text)) == text
+
+
+PATTERNS = (r50k_pat_str, CL100K, r"\p{N}|'s| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")  # GPT-2's, GPT-4's, SmolLM2's
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_texts_that_are_cut_outside_of_tiktoken_have_its_tokens(encoding, pattern, monkeypatch):
+    made = pattern, encoding._mergeable_ranks, encoding._special_tokens
+    ours, theirs = make_encoding(*made), tiktoken.Encoding("x", **dict(zip(PARTS, made, strict=True)))
+    texts = [*TEXT[:20], *strange_texts(500), "\ud83d\ude42  \ud800  ", "   " + END_OF_TEXT]
+    monkeypatch.setattr("llm.tokenizer.LONGEST_RUN", 1)
+    assert ours.encode_ordinary_batch(texts) == theirs.encode_ordinary_batch(texts)
+
+
+@pytest.mark.parametrize(("pattern", "space"), [(PATTERNS[0], "\n"), (PATTERNS[1], " ")])
+def test_a_million_spaces_are_encoded_and_take_no_other_text_along(encoding, pattern, space):
+    ours = make_encoding(pattern, encoding._mergeable_ranks, encoding._special_tokens)
+    texts = ["the cat", f"the{space * 10**6}cat", space * 10**6]
+    found = ours.encode_ordinary_batch(texts)
+    assert found[0] == ours.encode_ordinary("the cat")
+    assert list(map(ours.decode, found)) == texts
+    short = ours.encode_ordinary(texts[1].replace(space * 10**6, space * 1_024))
+    assert (found[1][:30], found[1][-30:]) == (short[:30], short[-30:])
 
 
 def test_bytes_that_are_no_utf8_decode_to_replacement_characters(encoding):

@@ -9,6 +9,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from llm.formats.huggingface import load_pretrained
 from llm.generation import packed
+from llm.generation.native import NIBBLES
 from llm.generation.packed import pack_for_inference
 from llm.generation.text import generate
 
@@ -117,6 +118,8 @@ def test_matrices_that_stay_in_the_files_blocks_are_packed_to_the_same_bytes(wri
     for weight, floats in zip(stored.parameters(), ours.parameters(), strict=True):
         assert torch.equal(weight.blocks.floats() if hasattr(weight, "blocks") else weight, floats)
     assert packed_bytes(stored) == packed_bytes(ours)
+    four_bits = {model.decoder._model.blocks[0].attention_projection.kind == NIBBLES for model in (stored, ours)}
+    assert four_bits == {kind.startswith("Q4")}
     assert not any(hasattr(weight, "blocks") for weight in stored.parameters())
     assert generate(stored, TOKENS.tolist(), max_new_tokens=9) == generate(ours, TOKENS.tolist(), max_new_tokens=9)
 

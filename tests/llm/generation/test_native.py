@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import platform
+import subprocess
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
@@ -131,7 +132,7 @@ def test_a_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
 def test_logits_of_a_row_do_not_depend_on_how_many_there_are_or_on_threads(make_gpt, library, kind):
     gpt = make_gpt(n_embd=96, n_head=4)
     if kind == NIBBLES:
-        to_four_bits(gpt)
+        round_matrices(gpt)
     model = decode_natively(gpt, library, exact=kind == FLOAT)
     assert model.decoder._model.blocks[0].expand.kind == kind
     tokens = some_tokens(gpt, 150, 3)  # more than a step of the C code holds
@@ -153,26 +154,35 @@ def test_a_token_at_a_time_is_the_text_at_once(make_gpt):
     assert torch.equal(torch.cat(parts, dim=1), model.features(tokens))
 
 
-def to_four_bits(gpt):
-    """Round a model's matrices to what Q4_1 can say of them, with scales and minima in float16."""
+FOUR_BITS = pytest.mark.parametrize("name", ["Q4_0", "Q4_1"])
+
+
+def rounded(weights, name):
+    """What GGUF's blocks of a type say of weights."""
+    stored = GGMLQuantizationType[name]
+    return torch.from_numpy(dequantize(quantize(weights.numpy(), stored), stored))
+
+
+def round_matrices(gpt, name="Q4_1"):
     for weight in gpt.parameters():
         if weight.ndim == 2:
-            groups = weight.data.unflatten(1, (-1, 32))
-            least, most = groups.amin(-1, keepdim=True).half().float(), groups.amax(-1, keepdim=True)
-            scale = ((most - least) / 15).half().float()
-            groups.copy_(((groups - least) / scale).round().clamp(0, 15) * scale + least)
+            weight.data.copy_(rounded(weight.data, name))
 
 
-def test_what_was_made_of_four_bits_keeps_them_exactly_and_nothing_else_does(make_gpt, library):
+@FOUR_BITS
+def test_what_was_made_of_four_bits_keeps_them_exactly_and_nothing_else_does(make_gpt, library, name):
     gpt = make_gpt(n_embd=64, n_head=4, tied=False)
-    to_four_bits(gpt)
+    round_matrices(gpt, name)
     changed = deepcopy(gpt)
     changed.output.weight.data[5, 7] += 1e-4
-    model, other = (decode_natively(each, library) for each in (gpt, changed))
+    model, other = (decode_natively(deepcopy(each), library) for each in (gpt, changed))
     assert [(m.decoder._model.embedding.kind, m.decoder._model.output.kind) for m in (model, other)] == [
         (NIBBLES, NIBBLES),
         (NIBBLES, BYTES),
     ]
+    tokens, matrices = some_tokens(gpt, 4, 32), sum(weight.numel() for weight in gpt.parameters() if weight.ndim == 2)
+    assert distance(logits(model, tokens), logits(gpt, tokens)) < 0.06  # as with 8 bits: inputs are rounded
+    assert 0.625 * matrices < model.decoder.nbytes < 0.8 * matrices  # 4 bits, 2 x 16 for 32 weights, and padding
 
 
 @pytest.mark.parametrize(("kind", "least", "most"), [(BYTES, -127.0, 127.0), (NIBBLES, 0.0, 15.0)])
@@ -183,6 +193,7 @@ def test_the_largest_integers_of_all_overflow_no_sum(make_gpt, library, kind, le
     single = (most * ones).index_fill_(0, torch.tensor([0, 32]), least)
     gpt.output.weight.data[:3] = torch.stack([alternating, single, least + most - single])
     gpt.output.weight.data[3:] = 0
+    gpt.output.weight.data[3, ::32], gpt.output.weight.data[3, 1::32] = most, 1  # 127 and 1 need 8 bits
     model = decode_natively(deepcopy(gpt), library)
     assert model.decoder._model.output.kind == kind
     signs = 2.0 * (alternating == most) - 1
@@ -204,19 +215,32 @@ def packed_bytes(model):
     return [part.numpy().tobytes() for part in model.decoder._memory._parts]
 
 
-@settings(max_examples=30)
-@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**16))
-def test_tiles_of_four_bits_say_exactly_the_weights_that_they_were_made_of(outputs, groups, seed):
-    torch.manual_seed(seed)
-    layer = torch.nn.Linear(32 * groups, outputs)
-    to_four_bits(layer)
-    stands, packed, scales = pack(NIBBLES, 0, outputs, 32 * groups, layer.weight)
-    assert stands
+def unpacked(packed, scales, groups):
+    """The weights that tiles of NIBBLES say, outputs by 16 x inputs."""
     bytes_OGQLI = packed.view(-1, groups, 4, 16, 4)
     q_OGQLI = torch.cat([bytes_OGQLI & 15, bytes_OGQLI >> 4], dim=2).float()
     scale, least = scales.view(torch.float16).float().view(-1, groups, 2, 1, 16, 1).unbind(2)
-    found = (q_OGQLI * scale + least).permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1)
-    assert torch.equal(found[:outputs], layer.weight)
+    return (q_OGQLI * scale + least).permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1)
+
+
+@FOUR_BITS
+@settings(max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**16))
+def test_tiles_of_four_bits_say_exactly_the_weights_that_they_were_made_of(name, outputs, groups, seed):
+    weights = rounded(torch.randn(outputs, 32 * groups, generator=torch.Generator().manual_seed(seed)), name)
+    stands, packed, scales = pack(NIBBLES, 0, outputs, 32 * groups, weights)
+    assert stands
+    assert torch.equal(unpacked(packed, scales, groups)[:outputs], weights)
+
+
+@settings(max_examples=300)
+@given(st.floats(-8188, 8188, width=16), st.lists(st.integers(0, 15), min_size=32, max_size=32), st.integers(1, 8))
+def test_a_block_of_a_scale_alone_keeps_its_four_bits_whichever_integers_it_has(scale, integers, most):
+    q = np.clip(integers, 8 - most, 8 + most).astype(np.uint8)
+    block = np.concatenate([np.array([scale], np.float16).view(np.uint8), q[:16] | q[16:] << 4])
+    stands, packed, scales = pack(NIBBLES, GGMLQuantizationType.Q4_0, 1, 32, torch.from_numpy(block[None]))
+    assert stands
+    assert unpacked(packed, scales, 1)[0].tolist() == [np.float32(scale) * (int(each) - 8) for each in q]
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0"])
@@ -238,7 +262,7 @@ def test_tiles_of_a_files_blocks_are_those_of_their_floats_to_the_bit(name, outp
         assert found[0] == stands
         if kind == BYTES:
             assert stands == bool((floats.abs() <= 65504).all())
-        elif kind == FLOAT or (whole and name == "Q4_1"):
+        elif kind == FLOAT or (whole and name in ("Q4_0", "Q4_1")):
             assert stands
         if stands:
             dtype = np.float32 if kind == FLOAT else np.uint8  # one NaN is as good as another
@@ -280,6 +304,59 @@ def test_published_four_bits_are_read_without_loss_and_its_perplexity_is_that_of
     assert all(hasattr(weight, "blocks") == (weight.ndim == 2) for weight in unread.parameters())
     assert packed_bytes(pack_for_inference(unread)) == packed_bytes(model)
     assert torch.equal(logits(unread, tokens), logits(model, tokens))
+
+
+GIVE = """
+#include "products.h"
+#include <stdio.h>
+
+int main(void) {
+    const float all[][2] = {{1, -4}, {NAN, 1}, {1, -INFINITY}, {0, 0}, {0x1p-140f, -0x1p-149f}, {3e38f, -3e38f}};
+    for (int row = 0; row < 6; row++) {
+        int8_t bytes[GROUP];
+        float scale, sum;
+        int32_t offset;
+        const Inputs x = {.bytes = bytes, .scales = &scale, .sums = &sum, .offsets = &offset};
+        give(&x, BYTES, 0, all[row], 2);
+        printf("%d %d %d %g %g %d\\n", bytes[0], bytes[1], bytes[2], scale, sum, offset);
+    }
+}
+"""
+
+
+def test_inputs_of_any_size_and_none_are_rounded_without_undefined_behaviour(tmp_path):
+    source, program = tmp_path / "give.c", tmp_path / "give"
+    source.write_text(GIVE)
+    checks = "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-Wno-unused-function"
+    options = *(each for each in c_library.COMPILE if each not in ("-c", "-O3")), "-O1", f"-I{native.SOURCES[0].parent}"
+    subprocess.run(["gcc", *options, *checks, source, "-o", program, "-lm"], check=True)
+    ran = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [line.split()[:3] for line in ran.stdout.splitlines()] == [
+        ["32", "-127", "0"],
+        *[["0", "0", "0"]] * 4,
+        ["127", "-127", "0"],
+    ]
+    scales_and_sums = [[float(value) for value in line.split()[3:5]] for line in ran.stdout.splitlines()]
+    np.testing.assert_allclose(scales_and_sums[0], [4 / 127, -95 * 4 / 127], rtol=1e-4)
+    assert np.isnan(scales_and_sums[1:3]).all()
+    assert np.isfinite(scales_and_sums[3:]).all()
+
+
+@pytest.mark.parametrize("kind", [BYTES, NIBBLES])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_input_that_is_no_number_makes_all_outputs_of_its_token_nan_and_no_other(make_gpt, library, kind, value):
+    gpt = make_gpt(n_embd=64, n_head=4, tied=False)
+    if kind == NIBBLES:
+        round_matrices(gpt)
+    model = decode_natively(gpt, library)
+    assert model.decoder._model.output.kind == kind
+    x = torch.randn(3, 64)
+    expected = model.logits(x)
+    x[1, 40] = value
+    found = model.logits(x)
+    assert found[1].isnan().all()
+    assert torch.equal(found[[0, 2]], expected[[0, 2]])
 
 
 def test_tokens_and_positions_that_are_not_there_are_errors(make_gpt):
@@ -364,11 +441,11 @@ def test_without_a_compiler_torch_makes_the_texts_and_the_reason_is_said_once(un
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86")
 @pytest.mark.parametrize("march", ["x86-64-v2", "x86-64-v3"])
-@pytest.mark.parametrize("kind", [BYTES, NIBBLES])
-def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, kind, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kind", "name"), [(BYTES, None), (NIBBLES, "Q4_0"), (NIBBLES, "Q4_1")])
+def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, kind, name, tmp_path, monkeypatch):
     gpt = make_gpt(n_embd=64, n_head=4)
-    if kind == NIBBLES:
-        to_four_bits(gpt)
+    if name:
+        round_matrices(gpt, name)
     tokens, expected = some_tokens(gpt, 19, 5), decode_natively(deepcopy(gpt), library)
     monkeypatch.setattr(c_library, "COMPILE", tuple(each.replace("native", march) for each in c_library.COMPILE))
     other = decode_natively(deepcopy(gpt), native.declare(ctypes.CDLL(str(c_library.build(native.SOURCES, tmp_path)))))

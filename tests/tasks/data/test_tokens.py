@@ -88,6 +88,13 @@ def test_many_texts_have_the_tokens_of_each_and_ends_between_them(texts):
     assert counts == {"documents": len(texts), "tokens": len(wanted), "bytes": size}
 
 
+def test_a_million_spaces_end_no_documents_tokens():
+    texts = ["the cat", f"the{' ' * 10**6}cat", "the" + "\n" * 10**6, "the" + "\xa0" * 10**6 + "cat", "the mat"]
+    found, counts = encode(BPE, texts)
+    assert counts["documents"] == len(texts)
+    assert BPE.decode(np.frombuffer(found, "<u2").tolist()) == "".join(text + END_OF_TEXT for text in texts)
+
+
 def test_other_split_patterns_are_kept():
     assert BPE._pat_str == PATTERN  # else texts would be cut one by one, as here
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"a ": 256}

@@ -178,6 +178,12 @@ def test_sigterm_in_a_flow_is_said_in_a_word(tmp_path, prefect_server_for_tests)
     assert done.stderr.splitlines()[-1] == "terminated"
 
 
+def test_an_interrupt_reaches_what_a_test_starts():
+    with subprocess.Popen(["sleep", "60"]) as child:
+        child.send_signal(signal.SIGINT)
+        assert child.wait(timeout=120) == -signal.SIGINT
+
+
 def test_ctrl_c_inside_a_finaliser_still_ends_the_command(tmp_path):
     code = """
         import signal, sys, time

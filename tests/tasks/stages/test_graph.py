@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import psutil
@@ -43,6 +43,25 @@ def make(folder):
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(make(tmp_path))
     return tmp_path
+
+
+@contextmanager
+def begun(stage):
+    """A stage that has touched `begun`, as a process with a group of its own; Ctrl-C on its terminal ends it."""
+    code = f"from tasks.stages.graph import reproduce; reproduce({stage!r}, {{}})"
+    with subprocess.Popen([sys.executable, "-c", code], process_group=0) as running:
+        try:
+            deadline = time.monotonic() + 120
+            while not Path("begun").exists():
+                assert running.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield running
+            os.killpg(running.pid, signal.SIGINT)
+            running.wait(timeout=60)
+        finally:
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -215,13 +234,8 @@ def test_a_note_that_nobody_reads_or_writes_is_whole(ran, caplog):
 
 def test_a_stage_whose_files_a_running_one_holds_says_so(ran):
     Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw > clean", "touch begun; exec sleep 300"))
-    code = "from tasks.stages.graph import reproduce; reproduce('clean', {})"
-    with subprocess.Popen([sys.executable, "-c", code], process_group=0) as running:
-        while not Path("begun").exists():
-            assert running.poll() is None
-            time.sleep(0.05)
+    with begun("clean"):
         found = changes()
-        os.killpg(running.pid, signal.SIGINT)
     assert found["clean"] == found["train"] == ["a stage that runs now holds its files"]
 
 
@@ -292,13 +306,8 @@ def test_a_stage_that_is_stopped_leaves_what_it_made_before(project):
     reproduce("train", {})
     Path("raw").write_text("other")
     Path("train.sh").write_text("touch begun; exec sleep 300")
-    code = "from tasks.stages.graph import reproduce; reproduce('train', {})"
-    with subprocess.Popen([sys.executable, "-c", code], process_group=0) as running:
-        while not Path("begun").exists():
-            assert running.poll() is None
-            time.sleep(0.05)
+    with begun("train") as running:
         assert not Path("model").exists()  # DVC removes it first
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal's Ctrl-C
     assert running.returncode != 0
     assert Path("model").read_text() == "text"
 
