@@ -58,8 +58,8 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
 
 
 REVIEW = Review(
-    baseline="the better of PPMd and n-grams (modified Kneser-Ney, of the order that validation chose); the lead over it "
-    "is of the evaluation's windows",
+    baseline="the better of PPMd and n-grams (modified Kneser-Ney, of the order that validation chose); the lead over "
+    "it is of the evaluation's windows",
     explained={
         "bits_per_byte": "bits in which it writes a byte of the text; says nothing of whether its own text makes sense",
         "test_loss": "the same in nats a token, which depends on the tokenizer",
