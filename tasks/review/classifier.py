@@ -190,7 +190,7 @@ REVIEW = Review(
         "recall": "of the spam the share that is called so",
         "calibration_error": "how far probabilities are from the share that is right, on average",
         "roc_auc": "how often a spam has a higher probability than another mail",
-        f"recall_at_fpr_{FALSE_POSITIVES}": "recall where one other mail in 200 is called spam; its threshold is of test",
+        f"recall_at_fpr_{FALSE_POSITIVES}": "recall where one other mail in 200 is called spam, by a threshold of test",
         "everyday_ham": "share right of today's wanted mails, which were written for this project",
         "everyday_spam": "share right of today's spam, the same",
     },
