@@ -76,8 +76,9 @@ REVIEW = Review(
     slices=("kind",),
     baseline="the model that it was tuned from, in its own template",
     explained={
-        "exact_match": "share right of the questions whose answers a rule can check",
-        "rouge_l": "how much of the expected words the other answers have, in their order",
+        "exact_match": "share right of the questions whose answers a rule can check; over the base much of it is form",
+        "contains_answer": "share of them whose answer contains a right one, by copying the question, too",
+        "rouge_l": "how much of the expected words the other answers have, in their order; templates score high",
         "response_loss": "nats a token of the expected answers",
     },
     options=options,
