@@ -135,7 +135,7 @@ def split(
     first = values["test"].transform("sum").clip(1).clip(upper=(count - 2).clip(0))
     last = values["validation"].transform("sum").clip(1).clip(upper=count - 1 - first)
     chosen = np.select([rank < first, rank >= count - last], ["test", "validation"], "train")
-    found = pd.Series(units, table.index).map(dict(zip(drawn["unit"], chosen, strict=True))).fillna("train")
+    found = pd.Series(chosen, drawn["unit"]).reindex(units).fillna("train").to_numpy()
     out = known & ~learned & (tested | validated)
     reasons = pd.Series("its group has rows of a source that is learned from only", table.index).where(out)
     return drop("train_only", table.assign(split=found), reasons, table["source"] if text is None else text)

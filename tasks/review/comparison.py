@@ -15,6 +15,7 @@ from llm.errors import UserError
 from tasks.evaluation.statistics import interval
 from tasks.registry.register import registered_name
 from tasks.registry.tracking import configure_tracking, if_there, server_errors
+from tasks.registry.trained_on import current_md5, data_of, learned_units
 from tasks.review import Review, find
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
 from tasks.review.changes import splits
@@ -74,8 +75,8 @@ class Comparison:
     """Why the challenger answered nothing."""
     incomparable: str = ""
     """Why there is no difference to the champion."""
-    same_test: bool = False
-    """Whether the champion's evaluation had the challenger's test rows, for all that is known."""
+    learned: Mapping[str, int | None] = field(default_factory=dict)
+    """How many test rows each version learned, which neither was asked; None where that is not known."""
     low_scores_are_good: bool = False
     lost: Sequence[Row] = ()
     """Rows that the champion had better, the worst loss first."""
@@ -98,6 +99,15 @@ class Comparison:
         """Whom the challenger has to stand against."""
         return CHAMPION if self.champion else BASE
 
+    @property
+    def left_out(self) -> str:
+        """Which test rows were left out, in sentences; empty where none were."""
+        return " ".join(
+            f"{count} test {self.unit} left out: the {who} learned {'it' if count == 1 else 'them'}."
+            for who, count in self.learned.items()
+            if count
+        )
+
 
 def _version(name: str, number: str) -> ModelVersion:
     if (found := if_there(lambda: MlflowClient().get_model_version(name, number))) is None:
@@ -115,6 +125,32 @@ def _same_test(mine: ModelVersion, its: ModelVersion, dataset: str) -> bool:
     files = [splits(each).get("test") for each in (mine, its)]
     folders = [each.tags.get(f"{PREFIX}.dvc.dep.data/processed/{dataset}") for each in (mine, its)]
     return any(None not in pair and pair[0] == pair[1] for pair in (files, folders))
+
+
+def _learned(
+    found: Comparison, data: Path, rows: pd.DataFrame, versions: Mapping[str, ModelVersion], *, same_test: bool
+) -> dict[str, pd.Series | None]:
+    """Which of the rows each version learned; None where that is not known.
+
+    A version that was trained on this folder, and a champion that was evaluated on the same test rows, learned none.
+    For others the hashes of what they learned are looked up. Rows that are not of the test split count as not learned.
+    Raises UserError where a version learned all of the test split.
+    """
+    path, learned = split_file(data, "test"), dict[str, pd.Series | None]()
+    test = pd.read_parquet(path) if path.suffix == ".parquet" else pd.DataFrame()
+    for who, version in versions.items():
+        trained = data_of(found.model, version)
+        if trained and trained.md5 == current_md5(data.name):
+            units = np.zeros(0, np.int64)
+        else:
+            units = learned_units(trained) if trained and "unit" in test else None
+        if units is None:
+            learned[who] = pd.Series(False, rows.index) if who == CHAMPION and same_test else None
+        elif len(units) and test["unit"].isin(units).all():
+            raise UserError(f"{data}: the {who} learned all of the test split, so nothing is left to compare by")
+        else:
+            learned[who] = rows["id"].isin(test["id"][test["unit"].isin(units)] if len(units) else ())
+    return learned
 
 
 def _rows(
@@ -161,21 +197,32 @@ def _ask(review: Review, version: ModelVersion, rows: pd.DataFrame, evaluate: An
 
 
 def _asked(
-    review: Review, data: Path, found: Comparison, evaluate: Any, its_logged: Mapping[str, float], within: float
+    review: Review,
+    data: Path,
+    found: Comparison,
+    evaluate: Any,
+    its_logged: Mapping[str, float],
+    within: float,
+    *,
+    same_test: bool,
 ) -> Comparison:
-    """The comparison with what both versions answer to the rows of `data`."""
+    """The comparison with what both versions answer to the rows of `data` that neither learned."""
     rows = review.rows(data)
     if rows.empty:
         raise UserError(f"{data}: its test split has no rows; run `dvc repro preprocess@{data.name}`")
+    versions = {"challenger": found.challenger} | ({CHAMPION: found.champion} if found.champion else {})
+    learned = _learned(found, data, rows, versions, same_test=same_test)
+    counts = {who: None if each is None else int(each.sum()) for who, each in learned.items()}
+    found = replace(found, unit=review.unit, learned=counts)
+    if any(counts.values()):
+        rows = rows[~np.any([each for each in learned.values() if each is not None], axis=0)].reset_index(drop=True)
     logged, its, incomparable = found.logged, None, ""
     try:
         mine = _ask(review, found.challenger, rows, evaluate, within)
     except NoAnswerError as error:
         reason = str(error)
         metrics, incomparable = metrics_of({}, {}, logged, its_logged), reason if found.champion else ""
-        return replace(
-            found, main=review.main, unit=review.unit, metrics=metrics, failed=reason, incomparable=incomparable
-        )
+        return replace(found, main=review.main, metrics=metrics, failed=reason, incomparable=incomparable)
     if found.champion:
         try:
             its = _ask(review, found.champion, rows, evaluate, within)
@@ -209,9 +256,8 @@ def _asked(
             (measured[1] or {}) | speeds[1],
             logged,
             its_logged,
-            as_evaluated=review.ask == "predict",
+            as_evaluated=review.ask == "predict" and not any(counts.values()),
         ),
-        unit=review.unit,
         rows=len(rows),
         asked=f"{data.as_posix()} ({md5_of(split_file(data, 'test'))})",
         incomparable=incomparable,
@@ -230,6 +276,7 @@ def _asked(
 def compare(model: str, challenger: str, champion: str | None = None, *, within: float = WITHIN) -> Comparison:
     """Ask both versions the test rows that lie here, and say how they differ; without a champion, the challenger alone.
 
+    Rows that one of them learned are left out and counted.
     `within` is what each has, in seconds. A version that gives no answers is a finding, not an error. Raises UserError
     for a version that is not in the registry, and for test rows that are missing.
     """
@@ -240,7 +287,7 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
         logged = _logged(mine)
         same_test = its is not None and _same_test(mine, its, block.dataset)
         its_logged = _logged(its) if same_test else {}
-    found = Comparison(model, name, mine, its, "", {}, logged=logged, same_test=same_test)
+    found = Comparison(model, name, mine, its, "", {}, logged=logged)
     try:
         review = find(model)
     except ModuleNotFoundError as error:
@@ -248,4 +295,5 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
             raise
         reason = f"no rows are asked, as there is no tasks/review/{model}.py" if its else ""
         return replace(found, metrics=metrics_of({}, {}, logged, its_logged), incomparable=reason)
-    return _asked(review, Path("data/processed", block.dataset), found, block.evaluate, its_logged, within)
+    data = Path("data/processed", block.dataset)
+    return _asked(review, data, found, block.evaluate, its_logged, within, same_test=same_test)

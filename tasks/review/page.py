@@ -50,7 +50,7 @@ def verdict(comparison: Comparison, gates: Sequence[Gate]) -> str:
         first = f"**{version} does not hold: of {len(gates)} gates {said}.** Not passed: {plain(reasons, 900)}."
     else:
         first = f"**{version} passes all {len(gates)} gates.**"
-    return f"{first} {_by_main_metric(comparison)}".strip()
+    return f"{first} {_by_main_metric(comparison)} {comparison.left_out}".strip()
 
 
 def _by_main_metric(comparison: Comparison) -> str:
@@ -113,8 +113,10 @@ def _metrics(comparison: Comparison) -> list[str]:
         if comparison.rows
         else "From the versions' own evaluations: nothing was answered now."
     )
-    if comparison.champion and not comparison.same_test:
-        said += " **The champion's test rows were others, or are not known: it may have learned from some of these.**"
+    said += f" {comparison.left_out}" if comparison.left_out else ""
+    for who, count in comparison.learned.items():
+        if count is None:
+            said += f" **Which of these {comparison.unit} the {who} learned is not known: it may be some of them.**"
     told = [f"- {who}: {plain(each)}" for who, each in comparison.told.items()]
     lines = [_metric_line(metric, comparison) for metric in comparison.metrics.values()]
     explained = {"baseline": comparison.baseline} | {

@@ -5,7 +5,7 @@ import pytest
 from llm.errors import UserError
 from tasks.data.cleaning.lines import without_known_lines
 from tasks.data.cleaning.record import recorded
-from tasks.data.shingles import text_hashes
+from tasks.data.shingles import same, text_hashes
 from tasks.data.splits import Split, check_train_only, deduplicate, near_duplicates, near_pairs, overlap, split
 from tasks.datasets.emails import row_text, thread
 
@@ -176,6 +176,17 @@ def test_overlap_finds_all_that_comparing_every_pair_finds(varied, threshold):
     left, right = (table[table["split"] == name]["text"].tolist() for name in ("validation", "train"))
     found += len(np.unique(near_pairs(left, right, threshold)[:, 0]))
     assert overlap(table, table["text"], threshold) == found > 3
+
+
+def test_rows_that_begin_alike_are_not_all_compared_with_each_other(monkeypatch):
+    generator, compared = np.random.default_rng(0), []
+    monkeypatch.setattr("tasks.data.splits.same", lambda *pair: compared.append(pair) or same(*pair))
+    begin = "please answer the question below in one short sentence "
+    table = pd.DataFrame({"text": [begin + random_text(generator, 20) for _ in range(900)]})
+    table = table.assign(split=["train", "validation", "test"] * 300)
+    table.loc[1, "text"] = table["text"][0] + " now"
+    assert overlap(table, table["text"], 0.8) == 1
+    assert len(compared) < 50  # of 270,000 pairs
 
 
 def test_pairs_of_two_tables_are_those_of_the_exact_similarity(varied, monkeypatch):

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -8,6 +9,7 @@ import sklearn.metrics
 import tiktoken
 import torch
 import yaml
+from dvc.repo import Repo
 from mlflow import MlflowClient
 
 import tasks.applications
@@ -15,11 +17,14 @@ import tasks.evaluation
 from llm.applications import load_for_inference
 from llm.applications.assistant import serve as serve_assistant
 from llm.applications.classifier import serve
+from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.tokenizer import end_of_text
 from tasks.registry.tracking import configure_tracking
+from tasks.registry.trained_on import DATA
 from tasks.review import assistant, classifier, find, foundation
-from tasks.review.comparison import compare
+from tasks.review.comparison import _learned, compare
+from tasks.stages.hashes import md5_of
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +58,7 @@ def test_both_answer_by_the_code_that_they_ship(in_project):
     assert found.metrics["seconds_a_row"].challenger > 0
     assert found.metrics["everyday_ham"].challenger + found.metrics["everyday_ham"].champion == pytest.approx(1)
     assert (found.rows, found.unanswered, found.failed, found.incomparable) == (46, 1, "", "")
-    assert found.same_test
+    assert found.learned == {"challenger": None, "champion": 0}  # that was evaluated on the same rows
     of_ham = [ok for ok, label in zip(right[40:], rows["expected"][40:], strict=True) if label == "ham"]
     assert f"{of_ham.count(False)} of 3 everyday ham wrong" in found.told["challenger"]
     assert f"{of_ham.count(True)} of 3 everyday ham wrong" in found.told["champion"]
@@ -66,6 +71,52 @@ def test_both_answer_by_the_code_that_they_ship(in_project):
     everyday = next(each for each in found.slices if each.name == "thanks")
     assert (everyday.rows, everyday.challenger) == (3, pytest.approx(sum(right[40:43]) / 3))
     assert everyday.difference.value == pytest.approx(everyday.challenger - everyday.champion)
+
+
+@pytest.fixture
+def learned_some(in_project, tmp_path, monkeypatch) -> Path:
+    """A copy of the project in whose cache is what the champion, version 2, learned: five mails of this test split."""
+    monkeypatch.chdir(shutil.copytree(in_project, tmp_path / "project"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'project/mlflow.db'}")
+    configure_tracking()
+    Repo.init(no_scm=True).close()
+    data = Path("data/processed/emails")
+    mails = pd.read_parquet(data / "test.parquet")
+    drawn = {"2": ([35, 36, 37, 38], [39, 99], range(100, 140)), "1": ([200], [201], range(40))}
+    for number, (train, validation, test) in drawn.items():
+        pd.DataFrame({"unit": train}).to_parquet(data / "train.parquet")
+        pd.DataFrame({"unit": validation}).to_parquet(data / "validation.parquet")
+        mails.assign(unit=test).to_parquet(data / "test.parquet")
+        with Repo() as repo:
+            repo.add(str(data))
+        MlflowClient().set_model_version_tag("threestage-classifier", number, f"{DATA}emails", md5_of(data))
+    return data
+
+
+def test_test_rows_that_the_champion_learned_are_left_out_and_counted(learned_some):
+    found = compare("classifier", "1", "2")
+    assert found.learned == {"challenger": 0, "champion": 5}
+    assert found.rows == 41
+    assert not {row.id for row in (*found.lost, *found.won)} & {f"mail-{n}" for n in range(35, 40)}
+    assert found.left_out == "5 test mails left out: the champion learned them."
+    assert found.metrics["f1"].to_baseline.value == pytest.approx(0.1)  # of all rows, as it was logged
+    MlflowClient().set_model_version_tag("threestage-classifier", "2", f"{DATA}emails", "gone.dir")
+    mine, its = (MlflowClient().get_model_version("threestage-classifier", number) for number in "12")
+    rows = classifier.rows(learned_some)
+    versions = {"challenger": mine, "champion": its}
+    found = replace(found, champion=its)
+    learned = _learned(found, learned_some, rows, versions, same_test=False)
+    assert (learned["challenger"].sum(), learned["champion"]) == (0, None)
+    pd.read_parquet(learned_some / "test.parquet").drop(columns="unit").to_parquet(learned_some / "test.parquet")
+    assert [*_learned(found, learned_some, rows, versions, same_test=False).values()] == [None, None]
+    assert _learned(found, learned_some, rows, versions, same_test=True)["champion"].sum() == 0
+
+
+def test_a_champion_that_learned_the_whole_test_split_is_an_error(learned_some):
+    test = pd.read_parquet(learned_some / "test.parquet")
+    test.assign(unit=99).to_parquet(learned_some / "test.parquet")
+    with pytest.raises(UserError, match="the champion learned all of the test split"):
+        compare("classifier", "1", "2")
 
 
 def test_an_assistant_without_a_champion_stands_against_the_baseline(in_project):
@@ -187,7 +238,6 @@ def test_an_application_without_a_review_has_its_evaluations_compared(quiz):
 def test_evaluations_on_other_test_rows_are_not_held_against_each_other(quiz):
     MlflowClient().set_model_version_tag("threestage-quiz", "1", "threestage.dvc.dep.data/processed/instructions", "d2")
     found = compare("quiz", "2", "1")
-    assert not found.same_test
     assert found.metrics["accuracy"].champion is None
 
 

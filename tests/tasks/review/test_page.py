@@ -131,10 +131,15 @@ def test_gates_and_metrics_stand_in_tables_with_arrows(compared, tmp_path):
     assert "rouge\\_l" not in found["Metrics"]
 
 
-def test_a_champion_that_may_have_learned_from_the_test_rows_is_named_so(compared, tmp_path):
-    warning = "it may have learned from some of these"
-    assert warning in sections(write_page(tmp_path, compared, PASSED))["Metrics"]
-    assert warning not in sections(write_page(tmp_path, replace(compared, same_test=True), PASSED))["Metrics"]
+def test_what_was_left_out_as_learned_is_counted_and_what_is_not_known_is_said(compared, tmp_path):
+    counted = replace(compared, learned={"challenger": 0, "champion": 12})
+    said = "12 test mails left out: the champion learned them."
+    assert verdict(counted, PASSED).endswith(said)
+    found = sections(write_page(tmp_path, counted, PASSED))["Metrics"]
+    assert said in found
+    assert "not known" not in found
+    found = sections(write_page(tmp_path, replace(compared, learned={"champion": None}), PASSED))["Metrics"]
+    assert "**Which of these mails the champion learned is not known: it may be some of them.**" in found
 
 
 def test_what_flipped_is_counted_and_shown_with_its_text(compared, tmp_path):
