@@ -105,7 +105,7 @@ async def classify_files(
     """The same for files. Their names are told back and used for nothing else."""
     loaded = await asked(request, model, ("classifier",))
     rows = [{"message": message_bytes(await each.read())} for each in files]
-    reasons = [no_message(each.filename or "", row["message"]) for each, row in zip(files, rows, strict=True)]
+    reasons = [_no_message(each.filename or "", row["message"]) for each, row in zip(files, rows, strict=True)]
     mails = [(row, each.filename) for each, row, reason in zip(files, rows, reasons, strict=True) if not reason]
     found = await _classified(request, loaded, [row for row, _ in mails], explain, [name for _, name in mails])
     verdicts = iter(found.verdicts)
@@ -116,7 +116,7 @@ async def classify_files(
     return found
 
 
-def no_message(name: str, content: bytes) -> str | None:
+def _no_message(name: str, content: bytes) -> str | None:
     """Why a file can't be one message; None where it may be."""
     text = content.decode("latin-1")  # for what is ASCII in it
     if "\0" in text:

@@ -26,6 +26,10 @@ NAMED = 20
 LONGEST = 72
 """Characters of a value in a preview."""
 SHOWN_FIRST = ("label", "text")
+ANY = "any dataset"
+IN_INBOX = "what lies in data/inbox needs no line in params.yaml, which would add it twice: see data/README.md"
+Read = tuple[str, "pd.DataFrame", list["Problem"]]
+"""A dataset, the rows that it finds in files, and what it can't read."""
 
 data = typer.Typer(
     help="Look at your own files, and take them in.",
@@ -66,19 +70,23 @@ def check(
         folder = Path(scratch).resolve()
         fetched = fetch_source.fn(source, folder)
         typer.echo(f"{path}: {_forms(files_below(folder))}, {_size(fetched['bytes'])}")
-        dataset, table, problems = _best(folder, dataset, dict(map(_meaning, label or [])))
-    stopping = [problem for problem in problems if not problem.left_out]
-    typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")
-    _say_problems(problems, stopping, str(folder))
-    _preview(dataset, table)
+        best = _best(folder, dataset, dict(map(_meaning, label or [])))
+    for dataset, table, problems in best:
+        stopping = [problem for problem in problems if not problem.left_out]
+        typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")
+        _say_problems(problems, stopping, str(folder), dataset, table)
+        _preview(dataset, table)
     block = {
         "source": path,
         "sha256": None if path.startswith("hf:") else fetched["sha256"],
         "files": files,
         "encoding": encoding,
     }
-    if stopping or table.empty:
+    if len(best) > 1 or stopping or table.empty:
         raise typer.Exit(1)
+    if _is_in_inbox(path):
+        typer.echo(IN_INBOX)
+        return
     options = [f"--label={each}" for each in label or []]
     options += [f"--{name}={value}" for name in ("files", "encoding") if (value := block[name]) not in ("*", None)]
     command = shlex.join(["threestage", "data", "add", dataset, path, *options])
@@ -87,6 +95,12 @@ def check(
     typer.echo(_block(block))
     if label:
         typer.echo(f"and below datasets.{dataset}.preprocess: label_map: {json.dumps(dict(map(_meaning, label)))}")
+
+
+def _is_in_inbox(path: str) -> bool:
+    from tasks.data.inbox import INBOX
+
+    return Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve())
 
 
 def _source(**values: str | None) -> "Source":
@@ -119,24 +133,32 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count:,} bytes"
 
 
-def _best(folder: Path, asked: str | None, meanings: dict[str, str]) -> tuple[str, "pd.DataFrame", list["Problem"]]:
+def _best(folder: Path, asked: str | None, meanings: dict[str, str]) -> list[Read]:
     """The dataset that reads most of the files, and what it finds; of equals the one that asks most of them.
 
-    A label that it does not know can be named.
+    A label that it does not know can be named. Where none reads anything, those whose form the files have, as each may
+    be what was meant: one entry where all say the same.
     """
     from tasks.stages.params import dataset_names
 
     names = [asked] if asked else dataset_names()
     if asked and asked not in dataset_names():
         raise UserError(f"there is no dataset {asked!r}; those are {', '.join(dataset_names())}")
-    found = [(name, *_read(name, folder, meanings)) for name in reversed(names)]
+    found: list[Read] = [(name, *_read(name, folder, meanings)) for name in reversed(names)]
 
-    def fits(each: tuple[str, "pd.DataFrame", list["Problem"]]) -> tuple[bool, int]:
+    def fits(each: Read) -> tuple[bool, int, int]:
         _, table, problems = each
-        others = [problem for problem in problems if not problem.left_out and not _strange_labels([problem])]
-        return len(table) > 0 or len(others) < len(problems), -len(others)
+        own = [problem for problem in problems if not problem.other_form]
+        others = [problem for problem in own if not problem.left_out and not _strange_labels([problem])]
+        foreign = [problem for problem in problems if problem.other_form]
+        return len(table) > 0 or len(others) < len(own), -len(others) - len(foreign), -len(foreign)
 
-    return max(found, key=fits)
+    best = max(found, key=fits)
+    if fits(best)[0]:
+        return [best]
+    equal = [each for each in reversed(found) if fits(each) == fits(best)]
+    alike = len(equal) > 1 and all(each[2] == equal[0][2] for each in equal)
+    return [(ANY, *equal[0][1:])] if alike else equal
 
 
 def _strange_labels(problems: list["Problem"]) -> set[str]:
@@ -171,7 +193,9 @@ def _labels(table: "pd.DataFrame") -> str:
     return f" ({', '.join(f'{count} {label}' for label, count in table['label'].value_counts().items())})"
 
 
-def _say_problems(problems: list["Problem"], stopping: list["Problem"], folder: str) -> None:
+def _say_problems(
+    problems: list["Problem"], stopping: list["Problem"], folder: str, dataset: str, table: "pd.DataFrame"
+) -> None:
     if not problems:
         return
     left_out = len(problems) - len(stopping)
@@ -183,10 +207,16 @@ def _say_problems(problems: list["Problem"], stopping: list["Problem"], folder: 
     if strange := _strange_labels(problems):
         meanings = " ".join(f"--label {shlex.quote(value)}=…" for value in sorted(strange)[:NAMED])
         typer.echo(f"say what these labels mean with {meanings}, here and to `threestage data add`")
+        labels = [*(table["label"].unique() if "label" in table else ()), *sorted(strange)]
+        if 2 < len(labels) <= NAMED:
+            own = f"labels: [{', '.join(labels)}]"
+            typer.echo(f"or, as labels of their own, below datasets.{dataset}.preprocess: {own}")
         typer.echo("or, where they are not for mails, what the rows are for: --as corpus")
 
 
 def _preview(name: str, table: "pd.DataFrame") -> None:
+    if table.empty:
+        return
     from tasks.datasets import find
 
     columns = [column for column in (*SHOWN_FIRST, *(find(name).feedback or ())) if column in table]
@@ -227,6 +257,8 @@ def add(
     """
     in_project()
     from app.params_file import add_source
+    from tasks.data.checkable import source_of
+    from tasks.data.folders import files_below
     from tasks.data.local import digest
     from tasks.data.sources import fetch_source, is_here, obtain, pinned
     from tasks.stages.params import dataset_names
@@ -240,8 +272,12 @@ def add(
             sha256 = fetch_source.fn(source, folder)["sha256"]
             table, problems = _read(dataset, folder, meanings)
             if stopping := [problem for problem in problems if not problem.left_out]:
-                _say_problems(problems, stopping, str(folder))
+                _say_problems(problems, stopping, str(folder), dataset, table)
                 raise UserError(f"{path} is not taken in: what is said above would stop `threestage run`")
+            if _is_in_inbox(path):
+                raise UserError(f"{path} is not taken in: {IN_INBOX}")
+            if table.empty and not any(map(source_of, files_below(folder))):
+                raise UserError(f"{path} is not taken in: it has no row of {dataset}")
             typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")
         else:
             source = pinned(source)

@@ -68,7 +68,7 @@ def _of_file(name: str) -> Iterator[tuple[Place, dict[str, Any]]]:
         first = [*islice(mails, 2)]
         for number, content in enumerate(chain(first, mails), 1):
             yield Place(name, mail=number if len(first) > 1 else None), {"message": content}
-    elif form == "binary":
+    elif form in ("binary", "pdf"):
         yield Place(name), {"error": NO_TEXT}
     else:
         yield Place(name), _mail(read_bytes(path), suffix)

@@ -113,7 +113,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             prompt = await run_in_threadpool(_prompt, loaded, asked, chosen[0])
             named = loaded.named
             if running.goes_on(browser, writings):
-                writings.append(_written(loaded, prompt, *chosen[1:], settings.request_seconds, network_of(request)))
+                writings.append(_written(loaded, prompt, chosen, settings.request_seconds, network_of(request)))
                 about = {"role": "assistant", "version": str(named), "system": chosen[0]}
                 async with aclosing(together([loaded], writings)) as texts:
                     async for (text,) in texts:
@@ -261,16 +261,10 @@ def _prompt(loaded: Loaded, asked: list[Turn], system: str) -> list[int]:
 
 
 def _written(
-    loaded: Loaded,
-    prompt: list[int],
-    temperature: float,
-    top_p: float,
-    most: int,
-    seed: int | None,
-    seconds: float,
-    network: str | None,
+    loaded: Loaded, prompt: list[int], chosen: tuple[Any, ...], seconds: float, network: str | None
 ) -> Writing:
-    """The answer, as long as was asked for or as there is room."""
+    """The answer, as long as was asked for or as there is room, by the settings that were chosen."""
+    _, temperature, top_p, most, seed = chosen
     room = loaded.engine.context_length - len(prompt) if loaded.engine else 0
     sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed)
     return Writing(

@@ -51,21 +51,14 @@ def as_item(entry: Mapping[str, Any]) -> str:
     return "".join(f"{'':{INDENT - 2}}{line}" for line in stream.getvalue().splitlines(keepends=True)).rstrip()
 
 
-def add_source(
-    dataset: str,
-    entry: Mapping[str, Any],
-    label_map: Mapping[str, str],
-    path: Path = PARAMS_FILE,
-    *,
-    replace: bool = False,
-) -> str:
+def add_source(dataset: str, entry: Mapping[str, Any], label_map: Mapping[str, str], *, replace: bool = False) -> str:
     """Write a source into a dataset's block, or renew the one with the same `source`, `files` and `name`.
 
     With `replace` it takes the place of all others, and globs of `train_only` that then fit no source go with them.
     Returns what was done. Nothing else in the file changes. Raises UserError, and writes nothing, where the block would
     be wrong.
     """
-    yaml, content, block = _block(dataset, path)
+    yaml, content, block = _block(dataset)
     sources = block.get("sources") or []
     place = next((number for number, each in enumerate(sources) if _identity(each) == _identity(entry)), None)
     if replace or not sources:
@@ -86,17 +79,17 @@ def add_source(
         # Without quotes the stages would read yes as true.
         quoted = {DoubleQuotedScalarString(key): label for key, label in (meanings | dict(label_map)).items()}
         block["preprocess"]["label_map"] = quoted
-    _write(dataset, yaml, content, path)
+    _write(dataset, yaml, content)
     return what
 
 
-def remove_source(dataset: str, said: str, path: Path = PARAMS_FILE) -> str:
+def remove_source(dataset: str, said: str) -> str:
     """Take a source out of a dataset's block, by its `source` or its folder in data/raw, and globs that then fit none.
 
     Returns what was done. Raises UserError, and writes nothing, where that is none or several, or the last one.
     """
-    yaml, content, block = _block(dataset, path)
-    names = [(each.source, source_name(each)) for each in load_dataset(dataset, path).sources]
+    yaml, content, block = _block(dataset)
+    names = [(each.source, source_name(each)) for each in load_dataset(dataset).sources]
     found = [place for place, each in enumerate(names) if said in (*each, each[0].removeprefix("file:"))]
     if len(found) != 1:
         known = ", ".join(f"{source} ({name})" for source, name in names)
@@ -105,23 +98,23 @@ def remove_source(dataset: str, said: str, path: Path = PARAMS_FILE) -> str:
         raise UserError(f"{said} is the only source of {dataset}; put another there with `data add --replace`")
     del block["sources"][found[0]]
     what = f"has {names[found[0]][0]} no longer{_without_idle_globs(block)}"
-    _write(dataset, yaml, content, path)
+    _write(dataset, yaml, content)
     return what
 
 
-def _block(dataset: str, path: Path) -> tuple[YAML, Any, Any]:
+def _block(dataset: str) -> tuple[YAML, Any, Any]:
     """The file's writer, what it holds, and the dataset's block in it. Raises UserError where there is none."""
-    if dataset not in dataset_names(path):
-        raise UserError(f"there is no dataset {dataset!r}; those are {', '.join(dataset_names(path))}")
+    if dataset not in dataset_names():
+        raise UserError(f"there is no dataset {dataset!r}; those are {', '.join(dataset_names())}")
     yaml = _yaml()
-    content = yaml.load(read_text(path))
+    content = yaml.load(read_text(PARAMS_FILE))
     return yaml, content, content["datasets"][dataset]
 
 
 def _without_idle_globs(block: Any) -> str:
     """Drop the globs of `train_only` that fit none of the sources; says which."""
     sources, idle = [Source.model_validate(each) for each in block["sources"]], []
-    globs = block["preprocess"].get("train_only") or []
+    globs = (block.get("preprocess") or {}).get("train_only") or []
     for glob in [*globs]:
         try:
             check_globs(sources, [glob])
@@ -131,11 +124,11 @@ def _without_idle_globs(block: Any) -> str:
     return f"; train_only has {', '.join(idle)} no longer, which fits no source" if idle else ""
 
 
-def _write(dataset: str, yaml: YAML, content: Any, path: Path) -> None:
+def _write(dataset: str, yaml: YAML, content: Any) -> None:
     stream = io.StringIO()
     yaml.dump(content, stream)
     _check(dataset, stream.getvalue())
-    write_atomic(path, stream.getvalue())
+    write_atomic(PARAMS_FILE, stream.getvalue())
 
 
 def _entry(source: Any) -> Mapping[str, Any]:

@@ -76,6 +76,83 @@ def test_check_finds_the_dataset_that_files_are_for(project, name, content, data
     assert f"\nas {dataset}: " in said("check", name)
 
 
+MBOX = "From a@b.example Thu Aug 22 12:36:23 2002\nFrom: a@b.example\nSubject: Hi\n\nThe cat sat.\n\n" * 2
+UNREADABLE = {
+    "an unlabelled mailbox": (
+        "mbox",
+        MBOX,
+        ["as emails: 0 rows", "mbox/mbox: no file or folder name says"],
+    ),
+    "text in Latin-1": (
+        "a.txt",
+        "Ein Müller hatte drei Söhne.".encode("latin-1"),
+        ["as corpus: 0 rows", "a/a.txt, row 1: byte 0xfc is not UTF-8", "as emails: 0 rows", "no file or folder name"],
+    ),
+    "a table in Latin-1": (
+        "a.csv",
+        "label,text\nham,Grüße\n".encode("latin-1"),
+        ["as any dataset: 0 rows", "a/a.csv, row 2: byte 0xfc is not UTF-8; save the file as UTF-8, or give"],
+    ),
+    "a program": (
+        "program",
+        b"\x7fELF\0\0",
+        [
+            "as corpus: 0 rows",
+            "no text, and",
+            "as emails: 0 rows",
+            "no email",
+            "as instructions: 0 rows",
+            "no table of i",
+        ],
+    ),
+    "a PDF": ("a.pdf", "%PDF-1.4\n1 0 obj\n", ["as any dataset: 0 rows", "a/a.pdf: a PDF; save its text as .txt"]),
+    "an empty file": ("a.csv", "\n", ["a.csv: empty, 1 bytes", "as any dataset: 0 rows"]),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_no_dataset_can_read_has_its_own_reason(project, kind):
+    name, content, reasons = UNREADABLE[kind]
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    output = said("check", name, code=1)
+    places = [output.find(reason) for reason in reasons]
+    assert -1 not in places, output
+    assert places == sorted(places)
+    assert output.count("\nas ") == sum(reason.startswith("as ") for reason in reasons)
+    before = Path("params.yaml").read_text()
+    said("add", "emails", name, code=1)
+    assert Path("params.yaml").read_text() == before
+
+
+def test_a_pdf_is_left_out_of_its_folder_and_said(project):
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_text("Once upon a time there was a miller.")
+    Path("texts/b.pdf").write_bytes(b"%PDF-1.7\n\0\1")
+    for command in (["check", "texts"], ["add", "corpus", "texts"]):
+        assert "as corpus: 1 rows\n" in said(*command)
+    assert "  texts/b.pdf: a PDF; save its text as .txt\n" in said("check", "texts")
+
+
+def test_labels_that_are_more_than_two_may_be_labels_of_their_own(project):
+    Path("mails.csv").write_text("label,text\nham,hello there\nspam,win cash\nnewsletter,read this\n")
+    advice = "or, as labels of their own, below datasets.emails.preprocess: labels: [ham, spam, newsletter]\n"
+    assert advice in said("check", "mails.csv", code=1)
+    params = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(params.replace("labels: [ham, spam]", "labels: [ham, spam, newsletter]"))
+    assert "as emails: 3 rows (1 ham, 1 spam, 1 newsletter)\n" in said("check", "mails.csv")
+
+
+def test_what_lies_in_the_inbox_is_not_added_a_second_time(project):
+    Path("data/inbox/emails").mkdir(parents=True)
+    Path("mails.csv").rename("data/inbox/emails/mails.csv")
+    for path in ("data/inbox/emails/mails.csv", "file:data/inbox/emails", "data/inbox/*/mails.csv"):
+        output = said("check", path)
+        assert "as emails: 9 rows" in output
+        assert "needs no line in params.yaml, which would add it twice" in output
+        assert "to take them in" not in output
+        assert "is not taken in: what lies in data/inbox needs no line" in said("add", "emails", path, code=1)
+
+
 def test_check_names_each_problem_with_file_and_row_and_ends_with_1(project):
     Path("mails.csv").write_text("label,subject,body\nham,a,b\n1,c,d\nspam,e\n0,f,g\n")
     output = said("check", "mails.csv", "--as", "emails", code=1)

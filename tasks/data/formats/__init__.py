@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
@@ -22,6 +23,21 @@ class RowError(ValueError):
     """What is wrong with one row."""
 
 
+class OtherFormError(UserError):
+    """A file of a form that a dataset does not read; a PDF is left out, as it often lies among texts."""
+
+    left_out = False
+
+
+def check_form(path: Path, form: str, known: Iterable[str], reason: str) -> None:
+    """Raise OtherFormError, for that reason, where a file's form is none of those that are known."""
+    if form in known:
+        return
+    error = OtherFormError(f"{path}: {'a PDF; save its text as .txt' if form == 'pdf' else reason}")
+    error.left_out = form == "pdf"
+    raise error
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something that can't be read."""
@@ -31,6 +47,8 @@ class Problem:
     reason: str
     left_out: bool = False
     """Whether the rest is learned from without it; else it stops the stage."""
+    other_form: bool = False
+    """Whether it is a file whose form the dataset does not read."""
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.place, self.reason)))
@@ -64,7 +82,7 @@ def each_file(read: Callable[..., Iterator[Any]], paths: Iterable[Any], *argumen
             yield from read(path, *arguments)
         except UserError as error:
             place, _, reason = str(error).partition(": ")
-            yield Problem(place, reason)
+            yield Problem(place, reason, getattr(error, "left_out", False), isinstance(error, OtherFormError))
 
 
 def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> dict[str, str]:

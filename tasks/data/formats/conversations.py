@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.errors import UserError
-from tasks.data.formats import Problem, RowError, columns_of
+from tasks.data.formats import Problem, RowError, check_form, columns_of
 from tasks.data.formats.sniff import sniff
 from tasks.data.formats.tables import READERS, each_row
 from tasks.data.textfiles import tidy
@@ -32,10 +31,8 @@ def conversations(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int,
     form = sniff(path)
     if form == "empty":
         return
-    if form not in READERS:
-        raise UserError(
-            f"{path}: no table of instructions; they are read from {', '.join(READERS)} and ChatterBot's .yml"
-        )
+    reason = f"no table of instructions; they are read from {', '.join(READERS)} and ChatterBot's .yml"
+    check_form(path, form, READERS, reason)
 
     def read(number: int | None, cells: Any) -> tuple[int, Texts, Mapping[str, Any]]:
         if not isinstance(cells, Mapping):

@@ -6,9 +6,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from llm.errors import UserError
 from tasks.data.cleaning.record import changed, left_out
-from tasks.data.formats import Problem, RowError, columns_of
+from tasks.data.formats import Problem, RowError, check_form, columns_of
 from tasks.data.formats.sniff import PROSE, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, each_row
@@ -37,8 +36,7 @@ def raw_documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document |
         form = "text"
     if form == "empty":
         return
-    if form not in READERS:
-        raise UserError(f"{path}: no text, and none of {', '.join(READERS)}")
+    check_form(path, form, READERS, f"no text, and none of {', '.join(READERS)}")
     yield from READERS[form](path, columns)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
 from tasks.data.compression import open_plain
-from tasks.data.formats import Problem, RowError, columns_of
+from tasks.data.formats import Problem, RowError, check_form, columns_of
 from tasks.data.formats.sniff import POSTMARK, is_message, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, each_row, named_rows, place_of
@@ -144,8 +144,7 @@ def mails(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]
     form = sniff(path)
     if form == "empty":
         return
-    if form not in READERS:
-        raise UserError(f"{path}: no email, and no table of them; they are read from {', '.join(READERS)}")
+    check_form(path, form, READERS, f"no email, and no table of them; they are read from {', '.join(READERS)}")
     yield from READERS[form](path, name, labels, columns)
 
 

@@ -47,13 +47,14 @@ def head_of(path: Path) -> str | None:
 
 
 def sniff(path: Path) -> str:
-    """One of binary, csv, eml, empty, html, json, jsonl, mbox, parquet, text, yaml.
+    """One of binary, csv, eml, empty, html, json, jsonl, mbox, parquet, pdf, text, yaml.
 
     Raises UserError for a compressed file that is broken.
     """
     with path.open("rb") as file:
-        if file.read(4) == b"PAR1":
-            return "parquet"
+        begin = file.read(5)
+    if begin[:4] == b"PAR1" or begin == b"%PDF-":
+        return "pdf" if begin == b"%PDF-" else "parquet"
     head = head_of(path)
     suffix = suffix_of(path)
     if head is None:  # a text with NUL in it is said with its row
