@@ -30,6 +30,7 @@ END_OF_TEXT = "<|endoftext|>"
 DOCUMENT_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>")
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>")
 LONGEST_RUN = 500_000  # whitespace characters: for each, tiktoken's regular expressions keep one of 1,000,000 places
+LONGEST_COUNTED = 10_000  # bytes of a word: of a longer one, pairs are counted in parts, as time grows with the square
 FIRST_LACKING = 2**32 - 1 - 256  # ids of bytes that a vocabulary lacks: below tiktoken's largest, above any model's
 
 
@@ -112,11 +113,13 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> tiktoken.Encoding:
     give a smaller vocabulary. Raises UserError for a size without room for the bytes.
     """
     from tiktoken_ext.openai_public import r50k_pat_str
-    from tokenizers import Tokenizer, trainers
+    from tokenizers import Tokenizer, pre_tokenizers, trainers
 
     if vocabulary_size < 257:
         raise UserError(f"vocabulary_size {vocabulary_size} has no room for 256 bytes and {END_OF_TEXT}")
     tokenizer = Tokenizer.from_str(json.dumps(_layout(r50k_pat_str, {}, {})))
+    parts = [tokenizer.pre_tokenizer, pre_tokenizers.FixedLength(LONGEST_COUNTED)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
     alphabet = sorted(_characters().values())
     trainer = trainers.BpeTrainer(vocab_size=vocabulary_size - 1, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)

@@ -60,6 +60,12 @@ def test_training_learns_frequent_words_and_is_deterministic(encoding):
     assert train_bpe(TEXT, 1000)._mergeable_ranks == encoding._mergeable_ranks
 
 
+@pytest.mark.timeout(200)  # of a million, 1 s; were all counted together, half an hour
+def test_a_long_word_is_counted_in_parts_and_takes_no_time_of_its_square():
+    ranks = train_bpe(["aa" + " " * 10**6], 300)._mergeable_ranks
+    assert {b"aa", b" " * 1_024} < set(ranks)
+
+
 def test_few_texts_give_a_smaller_vocabulary():
     encoding = train_bpe(["aa"], 1000)
     assert encoding.n_vocab == 258
