@@ -14,7 +14,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import shorten
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tiktoken
@@ -61,13 +61,13 @@ class ClassifierConfig(Config):
     gpt_weight: float = Field(default=1.0, gt=0)
     """What the GPT's logits count."""
     ngram_weights: tuple[float, ...] = ()
-    """What the linear model's logits of all of a text count and, of two labels, those of its strongest window."""
+    """What the linear model's opinions count beside them (`Reading.beside`)."""
     bias: tuple[float, ...] = ()
     """What is added to the logit of each label."""
     certain: float | None = Field(default=None, gt=0.5, le=1)
     """A text to which the linear model alone gives a label with this probability is not read by the GPT."""
     alone_weights: tuple[float, ...] = ()
-    """What its logits count where it decides alone."""
+    """What its opinions count where it decides alone (`Reading.alone`)."""
     alone_bias: tuple[float, ...] = ()
     """What is added there."""
     threshold: float | None = Field(default=None, ge=0, le=1)
@@ -134,16 +134,21 @@ class Classifier(nn.Module):
         for block in self.gpt.blocks[:layers]:
             block.requires_grad_(False)
 
-    def read(self, texts: Sequence[list[int]]) -> tuple[list[list[int]], list[Tensor]]:
-        """The part of each text that the GPT reads, and the linear model's logits, each N x K on the CPU: of all of a
-        text and, of two labels, of that part. Without a linear model there are none."""
+    @property
+    def reads_windows(self) -> bool:
+        """Whether a linear model chooses the window of a text that the GPT reads."""
+        return self.ngrams is not None and len(self.config.labels) == 2
+
+    def read(self, texts: Sequence[list[int]]) -> "Reading":
+        """What GPT and linear model read of texts."""
         size = self.config.max_tokens
-        if self.ngrams is None or not texts:
-            return [tokens[:size] for tokens in texts], []
-        if len(self.config.labels) > 2:
-            return [tokens[:size] for tokens in texts], [self.ngrams(texts)]
-        windows, logits = self.ngrams.strongest(texts, size)
-        return windows, [self.ngrams(texts), logits]
+        whole = self.ngrams(texts) if self.ngrams is not None and texts else None
+        if whole is None or not self.reads_windows:
+            opinions = [] if whole is None else [whole]
+            return Reading([tokens[:size] for tokens in texts], opinions, opinions)
+        windows, strongest, count = self.ngrams.strongest(texts, size)
+        many = torch.stack([count.log(), torch.zeros(len(count))], dim=1)  # of more windows the strongest is stronger
+        return Reading(windows, [whole, strongest, many], [whole, many])
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The GPT's logits, B x K, of texts that are padded on the right; the padding counts nowhere."""
@@ -152,6 +157,18 @@ class Classifier(nn.Module):
         real_BT1 = (torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]).unsqueeze(-1)
         mean_BC = (x_BTC * real_BT1).sum(dim=1) / lengths_B[:, None]
         return self.head(torch.cat([last_BC, mean_BC], dim=-1))
+
+
+class Reading(NamedTuple):
+    """Texts as they are read; each opinion of the linear model is logits, float32 N x K on the CPU. Without a linear
+    model there are none."""
+
+    windows: list[list[int]]
+    """What of each text the GPT reads."""
+    alone: list[Tensor]
+    """The opinions by which the linear model decides alone: of all of a text and, of two labels, of its window."""
+    beside: list[Tensor]
+    """Those that count beside the GPT's, which has read the window."""
 
 
 def build(gpt: GPT, config: Mapping[str, Any]) -> Classifier:
@@ -223,15 +240,15 @@ def predict(
     `as_the_first`: whether the GPT reads all or none depends on the first alone, so that they can be compared.
     """
     config = model.config
-    windows, linear = model.read(texts)
-    if not linear:
-        return _together(config, gpt_logits(model, windows, batch_size), linear)
-    read = _unsure(config, linear)
+    reading = model.read(texts)
+    if not reading.alone:
+        return _together(config, gpt_logits(model, reading.windows, batch_size), [])
+    read = _unsure(config, reading.alone)
     if as_the_first:
         read = [*range(len(texts))] if 0 in read else []
-    logits = _alone(config, linear)
-    gpt = gpt_logits(model, [windows[row] for row in read], batch_size)
-    logits[read] = _together(config, gpt, [each[read] for each in linear])
+    logits = _alone(config, reading.alone)
+    gpt = gpt_logits(model, [reading.windows[row] for row in read], batch_size)
+    logits[read] = _together(config, gpt, [each[read] for each in reading.beside])
     return logits
 
 
@@ -243,54 +260,50 @@ def probabilities(
     return predict(model, tokens, batch_size).double().softmax(dim=-1).numpy()
 
 
-def _fitted(
-    opinions: Sequence[Tensor], labels: Tensor, hard: Sequence[Tensor], hard_labels: Tensor
-) -> tuple[list[float], list[float]]:
-    """Weights of several models' logits and a bias: what they count is chosen on hard texts, too, and how sure they are
-    together on the others alone."""
-    both = [torch.cat(each) for each in zip(opinions, hard, strict=True)]
-    weights, _ = fit_mixture(both, torch.cat([labels, hard_labels]))
-    (scale,), bias = fit_mixture([_mixed(opinions, weights, ())], labels)
-    return [scale * weight for weight in weights], bias
+def _fitted(opinions: Sequence[Tensor], labels: Tensor, plain: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Weights of opinions and a bias. All texts choose what each opinion counts; how sure they are together is fitted
+    on the first `plain` texts, which are as they come."""
+    weights, _ = fit_mixture(opinions, labels)
+    (scale,), bias = fit_mixture([_mixed(opinions, weights, ())[:plain]], labels[:plain])
+    return tuple(scale * weight for weight in weights), tuple(bias)
 
 
 def finish(model: Classifier, validation: LabelledTexts, *, false_positive_rate: float, seed: int) -> dict[str, float]:
     """Choose on `validation` what GPT and linear model count and where the threshold is.
 
-    Of two labels, texts of the second in the midst of those of the first decide on the weights, too.
+    Of two labels, some texts of the second amidst those of the first help to choose the weights.
     Gives the loss and F1 that both have on `validation` together, and the share of it that the GPT is asked for. They
     are those of the weights in training; decode.c's 8 bits move log-odds by 0.01 in the mean of the default mails.
     """
-    config, labels = model.config, validation.labels
-    hidden = covered(validation, seed) if len(config.labels) == 2 and model.ngrams is not None else validation.part([])
-    windows, linear = model.read(validation.tokens)
-    gpt = gpt_logits(model, windows)
-    windows, hard = model.read(hidden.tokens)
-    hard = hard or [each[:0] for each in linear]
-    weights, bias = _fitted([gpt, *linear], labels, [gpt_logits(model, windows), *hard], hidden.labels)
-    found: dict[str, Any] = {"gpt_weight": weights[0], "ngram_weights": tuple(weights[1:]), "bias": tuple(bias)}
-    if linear:
-        weights, bias = _fitted(linear, labels, hard, hidden.labels)
-        found |= {"alone_weights": tuple(weights), "alone_bias": tuple(bias)}
-    model.config = config = config.model_copy(update=found)
-    logits, read = _together(config, gpt, linear), [*range(len(labels))]
-    if linear:
-        both, logits, read = logits, _alone(config, linear), _unsure(config, linear)
+    config, plain = model.config, len(validation.tokens)
+    labelled = validation + covered(validation, seed) if model.reads_windows else validation
+    reading = model.read(labelled.tokens)
+    gpt = gpt_logits(model, reading.windows)
+    weights, bias = _fitted([gpt, *reading.beside], labelled.labels, plain)
+    found: dict[str, Any] = {"gpt_weight": weights[0], "ngram_weights": weights[1:], "bias": bias}
+    if reading.alone:
+        weights, bias = _fitted(reading.alone, labelled.labels, plain)
+        found |= {"alone_weights": weights, "alone_bias": bias}
+    config, labels = config.model_copy(update=found), validation.labels
+    alone, beside = ([each[:plain] for each in opinions] for opinions in (reading.alone, reading.beside))
+    logits, read = _together(config, gpt[:plain], beside), [*range(plain)]
+    if alone:
+        both, logits, read = logits, _alone(config, alone), _unsure(config, alone)
         logits[read] = both[read]
     probability = logits.double().softmax(dim=-1).numpy()
     if len(config.labels) == 2:
         threshold = best_threshold(probability[:, 1], labels.numpy() == 1, false_positive_rate)
-        chosen = {"threshold": threshold, "false_positive_rate": false_positive_rate}
-        model.config = config.model_copy(update=chosen)
+        config = config.model_copy(update={"threshold": threshold, "false_positive_rate": false_positive_rate})
+    model.config = config
     logger.info(
         "chosen on validation: the GPT counts %.2f, the linear model %s, the threshold is %s; the GPT reads %d of %d",
         config.gpt_weight, ", ".join(f"{weight:.2f}" for weight in config.ngram_weights) or "nothing",
-        model.config.threshold, len(read), len(labels),
+        config.threshold, len(read), plain,
     )  # fmt: skip
     return {
         "calibrated_validation_loss": F.cross_entropy(logits, labels).item(),
         "calibrated_validation_f1": f1_score(labels.numpy(), model.decide(probability), len(config.labels)),
-        "read_by_gpt": len(read) / len(labels),
+        "read_by_gpt": len(read) / plain,
     }
 
 
@@ -372,8 +385,7 @@ def objective(
 
     `balanced` weighs each class by the inverse of its share of `train`, so that the rarer one counts as much.
     """
-    read, _ = model.read(train.tokens)
-    windows, _ = model.read(validation.tokens)
+    read, windows = model.read(train.tokens).windows, model.read(validation.tokens).windows
     width = max(map(len, read)) if compute.compiled else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
     weights = train.class_weights(len(model.config.labels), balanced)

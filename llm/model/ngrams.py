@@ -86,8 +86,9 @@ class NgramModel(nn.Module):
         weight = self.weight.cpu()
         return F.embedding_bag(buckets, weight, starts, mode="sum", per_sample_weights=values) + self.bias.cpu()
 
-    def strongest(self, texts: Sequence[Sequence[int]], size: int) -> tuple[list[list[int]], Tensor]:
-        """The window of `size` tokens of each text that is most like the second of two labels, and its logits, N x 2.
+    def strongest(self, texts: Sequence[Sequence[int]], size: int) -> tuple[list[list[int]], Tensor, Tensor]:
+        """The window of `size` tokens of each text that is most like the second of two labels, its logits, N x 2, and
+        of how many windows it is the strongest, N.
 
         Windows overlap by half; a text of at most `size` tokens is its own. What is put around a text dilutes the
         whole, and leaves one of its windows nearly as it was.
@@ -98,10 +99,8 @@ class NgramModel(nn.Module):
             for tokens, firsts in zip(texts, starts, strict=True)
             for first in firsts
         ]
-        logits = self(windows)
-        ends = np.cumsum([len(firsts) for firsts in starts])
-        margin = (logits[:, 1] - logits[:, 0]).numpy()
-        chosen = [
-            end - len(of) + int(margin[end - len(of) : end].argmax()) for of, end in zip(starts, ends, strict=True)
-        ]
-        return [windows[row] for row in chosen], logits[chosen]
+        logits, counts = self(windows), [len(firsts) for firsts in starts]
+        margins = (logits[:, 1] - logits[:, 0]).split(counts)
+        before = np.cumsum([0, *counts])
+        chosen = [int(first + margin.argmax()) for first, margin in zip(before, margins, strict=False)]
+        return [windows[row] for row in chosen], logits[chosen], torch.tensor(counts, dtype=torch.float)

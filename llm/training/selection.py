@@ -18,6 +18,8 @@ FEW = 500
 """Of fewer texts the GPT learns from all: a mail that was fed back, five times there, would be much of what is left."""
 FOLDS = 3
 """A text is judged by a linear model that has learned from the others of so many parts."""
+COVERED = 3
+"""With all of them, short texts that are looked for are lost: everyday spam 0.84 -> 0.67, F1 0.957 -> 0.950."""
 LEAST = 0.25
 """Share of each label's texts that the GPT learns from, however certain the linear model is of them."""
 
@@ -49,16 +51,18 @@ def fit_ngrams(model: NgramModel, texts: LabelledTexts, balanced: bool) -> None:
     model.fit(texts.tokens, texts.labels, texts.class_weights(model.bias.numel(), balanced))
 
 
-def covered(texts: LabelledTexts, seed: int, every: int = 1) -> LabelledTexts:
-    """Of `every` so many one of the texts of the second of two labels, each somewhere in one of the first: so spam hides from a filter."""
+def covered(texts: LabelledTexts, seed: int) -> LabelledTexts:
+    """One in COVERED of the texts of the second of two labels, each amidst one of the first: so spam hides."""
     generator = np.random.default_rng(seed)
-    plain = [text for text, label in zip(texts.tokens, texts.labels.tolist(), strict=True) if label == 0]
+    plain, looked_for = (
+        [tokens for tokens, own in zip(texts.tokens, texts.labels.tolist(), strict=True) if own == label]
+        for label in (0, 1)
+    )
     hidden = []
-    spam = [text for text, label in zip(texts.tokens, texts.labels.tolist(), strict=True) if label == 1]
-    for text in spam[::every] if plain else ():
+    for tokens in looked_for[::COVERED] if plain else ():
         cover = plain[generator.integers(len(plain))]
         place = int(generator.integers(len(cover) + 1))
-        hidden.append([*cover[:place], *text, *cover[place:]])
+        hidden.append([*cover[:place], *tokens, *cover[place:]])
     return LabelledTexts(hidden, torch.ones(len(hidden), dtype=torch.long))
 
 

@@ -93,15 +93,15 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         for table in tables.values()
     )
     balanced = params.class_weights == "balanced"
-    hide = partial(covered, seed=params.seed) if len(labels) == 2 and model.ngrams is not None else None
     if model.ngrams is not None:
         fit_ngrams(model.ngrams, train, balanced)
     learned = train
     if params.certain is not None:
         buckets, certain = params.ngram_buckets, params.certain
         learned = to_be_read(train, len(labels), buckets=buckets, certain=certain, balanced=balanced)
-    learned = learned + hide(learned, every=2) if hide else learned
-    lengths = [len(tokens) for tokens in model.read(learned.tokens)[0]]
+    if model.reads_windows:
+        learned += covered(learned, params.seed)
+    lengths = [len(tokens) for tokens in model.read(learned.tokens).windows]
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, muon = fmean(lengths) / max(lengths), params.optimizer == "muon"
     compute = choose_blocks(model, compute, read, foundation.config.n_embd, filled, muon=muon)
