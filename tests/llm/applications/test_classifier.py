@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
-from llm.applications import load
+from llm.applications import classifier, load
 from llm.applications.classifier import (
     Classifier,
     ClassifierConfig,
@@ -80,10 +80,10 @@ def test_an_email_is_subject_then_body_of_which_the_gpt_reads_so_many_tokens(mod
     text = email_text("the cat", "sat")
     assert text == "the cat\n\nsat"
     tokens = encoding.encode_ordinary(text)
-    assert model.read(tokens) == tokens
+    assert model.read([tokens]) == ([tokens], [], [])
     short = make_classifier(make_gpt(), max_tokens=3)
-    assert short.read(tokens) == tokens[:3]
-    assert torch.equal(gpt_logits(short, [tokens]), gpt_logits(short, [tokens[:3]]))
+    assert short.read([tokens]) == ([tokens[:3]], [], [])
+    assert torch.equal(predict(short, [tokens]), predict(short, [tokens[:3]]))
 
 
 def test_what_somebody_types_is_no_special_token(make_gpt, encoding):
@@ -120,8 +120,9 @@ def test_a_threshold_is_of_two_labels_and_no_label_stands_twice():
 def test_all_that_it_decides_by_comes_back_with_the_weights(make_gpt, encoding, tmp_path):
     made = make_classifier(make_gpt(), max_tokens=3, ngram_buckets=64)
     rows = LabelledTexts(encoding.encode_ordinary_batch(TEXTS * 4), torch.tensor([0, 1, 0] * 4))
-    finish(made, rows, rows, balanced=True, false_positive_rate=0.1)
-    assert made.config.ngram_weight > 0
+    made.ngrams.fit(rows.tokens, rows.labels, torch.ones(2))
+    finish(made, rows, false_positive_rate=0.1, seed=1)
+    assert min(made.config.ngram_weights) > 0
     save_model(tmp_path, made, encoding, "classifier")
     model, encoding_again = load(tmp_path)
     assert model.config == made.config
@@ -147,7 +148,8 @@ def with_ngrams(make_gpt, encoding, texts: list[str], labels: list[int], names=(
     """A classifier whose linear model has learned these texts, and decides alone."""
     model = make_classifier(make_gpt(), ngram_buckets=4096, labels=names)
     model.ngrams.fit(encoding.encode_ordinary_batch(texts), torch.tensor(labels), torch.ones(len(names)))
-    model.config = model.config.model_copy(update={"gpt_weight": 1e-9, "ngram_weight": 20.0})
+    weights = (20.0, 0.0) if len(names) == 2 else (20.0,)
+    model.config = model.config.model_copy(update={"gpt_weight": 1e-9, "ngram_weights": weights})
     return model
 
 
@@ -170,8 +172,8 @@ def test_an_explanation_names_the_words_that_spoke_for_and_against_the_label(mak
 
 def test_what_the_linear_model_is_certain_of_is_not_read_by_the_gpt(make_gpt, encoding, monkeypatch):
     model = with_ngrams(make_gpt, encoding, ["the cat", "the dog", "moon hat", "moon mat"] * 3, [0, 0, 1, 1] * 3)
-    found = {"gpt_weight": 1.0, "ngram_weight": 2.0, "bias": (0.5, -0.5)}
-    found |= {"alone_weight": 3.0, "alone_bias": (0.1, -0.1)}
+    found = {"gpt_weight": 1.0, "ngram_weights": (2.0, 0.0), "bias": (0.5, -0.5)}
+    found |= {"alone_weights": (2.0, 1.0, 0.0), "alone_bias": (0.1, -0.1)}
     texts = encoding.encode_ordinary_batch(["the the cat", "sat on", "moon moon mat", "a"])
     linear, gpt = model.ngrams(texts), gpt_logits(model, texts)
     alone = 3 * linear + torch.tensor([0.1, -0.1])
@@ -180,7 +182,7 @@ def test_what_the_linear_model_is_certain_of_is_not_read_by_the_gpt(make_gpt, en
     found["certain"] = float(sure[[0, 2]].min())
     model.config = model.config.model_copy(update=found)
     read = []
-    monkeypatch.setattr(model, "read", lambda tokens, whole=model.read: read.append(tokens) or whole(tokens))
+    monkeypatch.setattr(classifier, "gpt_logits", lambda _, texts, *rest: read.extend(texts) or gpt_logits(_, texts))
     logits = predict(model, texts)
     assert read == [texts[1], texts[3]]
     both = gpt + 2 * linear + torch.tensor([0.5, -0.5])
@@ -209,7 +211,7 @@ def test_any_number_of_labels_is_learned_and_told(make_gpt, make_config, encodin
     texts, labels = ["the cat", "moon hat", "a dog ate"] * 4, [0, 1, 2] * 4
     model = with_ngrams(make_gpt, encoding, texts, labels, names)
     rows = LabelledTexts(encoding.encode_ordinary_batch(texts), torch.tensor(labels))
-    finish(model, rows, rows, balanced=True, false_positive_rate=0.01)
+    finish(model, rows, false_positive_rate=0.01, seed=1)
     assert (model.config.threshold, model.config.false_positive_rate) == (None, None)
     answers = serve(model, encoding, [{"body": text} for text in texts[:3]])
     assert [answer["label"] for answer in answers] == list(names)
@@ -290,21 +292,22 @@ def test_an_evaluation_says_loss_and_f1_on_validation(model, make_config):
     assert found["validation_f1"] == pytest.approx(sklearn.metrics.f1_score(emails.labels.numpy(), guess))
 
 
-def test_of_a_long_text_the_gpt_reads_both_ends_and_the_linear_model_all(make_gpt, encoding):
-    whole = encoding.encode_ordinary("the cat sat on the mat the dog ate")
-    model = make_classifier(make_gpt(), max_tokens=5, tail=2, ngram_buckets=64)
-    assert model.read(whole) == whole[:3] + whole[-2:]
-    assert model.read(whole[:2]) == whole[:2]
-    other = [*whole[:3], *whole[3:-2][::-1], *whole[-2:]]
-    model.ngrams.fit([whole, whole, other, other], torch.tensor([0, 0, 1, 1]), torch.ones(2))
-    assert torch.equal(*gpt_logits(model, [whole, other]))
-    model.config = model.config.model_copy(update={"ngram_weight": 1.0})
-    assert not torch.equal(*predict(model, [whole, other]))
-
-
-def test_a_tail_is_shorter_than_what_is_read():
-    with pytest.raises(ValueError, match="tail 8 is not less than max_tokens 8"):
-        ClassifierConfig(labels=("ham", "spam"), max_tokens=8, tail=8)
+def test_of_a_long_text_the_gpt_reads_the_window_that_is_most_like_the_second_label(make_gpt, encoding):
+    ham, spam = encoding.encode_ordinary("the cat sat on the mat"), encoding.encode_ordinary("moon hat moon")
+    size = len(spam)
+    model = make_classifier(make_gpt(), max_tokens=size, ngram_buckets=4096)
+    model.ngrams.fit([ham, ham, spam, spam], torch.tensor([0, 0, 1, 1]), torch.ones(2))
+    cover = (ham * 5)[: size // 2 * 5]
+    for text, windows in (([*cover, *spam, *cover], None), (spam, 1), ([*spam, *cover], None), (ham[:2], 1)):
+        (window,), (whole, strongest, count), beside = model.read([text])
+        assert window == (spam if spam[0] in text else text)
+        assert torch.equal(strongest, model.ngrams([window]))
+        assert torch.equal(whole, model.ngrams([text]))
+        assert [each.tolist() for each in beside] == [whole.tolist(), count.tolist()]
+        many = len(range(0, max(1, len(text) - size + size // 2), size // 2))
+        assert many == (windows or many)
+        assert count.tolist() == [[pytest.approx(np.log(many)), 0]]
+    assert strongest[0, 1] < model.ngrams([spam])[0, 1]
 
 
 def test_what_both_models_count_is_chosen_on_validation_and_the_threshold_keeps_its_budget(make_gpt):
@@ -315,18 +318,19 @@ def test_what_both_models_count_is_chosen_on_validation_and_the_threshold_keeps_
     noise = 2 * torch.randn(60, generator=torch.Generator().manual_seed(1))
     rows = LabelledTexts(texts, (gpt_logits(model, texts)[:, 1] + noise > 0).long())
     before = F.cross_entropy(gpt_logits(model, texts), rows.labels)
-    finish(model, rows, rows, balanced=False, false_positive_rate=0.1)
+    model.ngrams.fit(rows.tokens, rows.labels, torch.ones(2))
+    finish(model, rows, false_positive_rate=0.1, seed=1)
     assert F.cross_entropy(predict(model, texts), rows.labels) < before
-    mixed = model.config.gpt_weight * gpt_logits(model, texts) + model.config.ngram_weight * model.ngrams(texts)
+    mixed = model.config.gpt_weight * gpt_logits(model, texts) + model.config.ngram_weights[0] * model.ngrams(texts)
     assert torch.allclose(predict(model, texts), mixed + torch.tensor(model.config.bias))
     with_cascade = make_classifier(make_gpt(), ngram_buckets=256, certain=0.9)
     with_cascade.load_state_dict(model.state_dict())
-    said = finish(with_cascade, rows, rows, balanced=False, false_positive_rate=0.1)
+    said = finish(with_cascade, rows, false_positive_rate=0.1, seed=1)
     assert with_cascade.config.false_positive_rate == 0.1  # as the evaluation's baseline is given it
     logits = predict(with_cascade, texts)
     assert said["calibrated_validation_loss"] == pytest.approx(F.cross_entropy(logits, rows.labels).item(), rel=1e-5)
     config = with_cascade.config
-    alone = config.alone_weight * with_cascade.ngrams(texts) + torch.tensor(config.alone_bias)
+    alone = sum(config.alone_weights[:2]) * with_cascade.ngrams(texts) + torch.tensor(config.alone_bias)
     unsure = alone.softmax(dim=-1).amax(dim=-1) < 0.9
     assert said["read_by_gpt"] == int(unsure.sum()) / len(texts)
     assert 0 < unsure.sum() < len(texts)

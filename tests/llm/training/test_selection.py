@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from llm.training import selection
-from llm.training.selection import LabelledTexts, to_be_read
+from llm.training.selection import COVERED, LabelledTexts, covered, to_be_read
 
 
 def test_the_gpt_learns_from_what_a_linear_model_would_leave_to_it(monkeypatch):
@@ -37,3 +37,22 @@ def test_a_text_counts_as_any_other_or_by_its_labels_share():
     rows = LabelledTexts([[1], [2], [3], [4]], torch.tensor([0, 0, 0, 1]))
     assert rows.class_weights(2, balanced=True).tolist() == pytest.approx([4 / 6, 2])
     assert rows.class_weights(2, balanced=False).tolist() == [1, 1]
+
+
+def test_texts_that_are_looked_for_are_hidden_amidst_others():
+    texts = [[1, 2], [3, 4, 5], *([10 + n, 20 + n] for n in range(7))]
+    rows = LabelledTexts(texts, torch.tensor([0, 0] + [1] * 7))
+    hidden = covered(rows, 1)
+    assert hidden.labels.tolist() == [1] * len(hidden.tokens)
+    assert len(hidden.tokens) == -(-7 // COVERED)
+    for text, found in zip(texts[2::COVERED], hidden.tokens, strict=True):
+        place = found.index(text[0])
+        assert found[place : place + 2] == text
+        assert [*found[:place], *found[place + 2 :]] in texts[:2]
+    assert covered(rows, 1).tokens == hidden.tokens
+    assert covered(LabelledTexts([[1]], torch.tensor([1])), 1).tokens == []  # there is nothing to hide in
+    together = rows + hidden
+    assert (together.tokens, together.labels.tolist()) == (
+        texts + hidden.tokens,
+        [0, 0] + [1] * (7 + len(hidden.tokens)),
+    )

@@ -47,12 +47,11 @@ def test_labels_that_can_not_be_learned_are_named(prepared, train, validation, v
         prepared(train, validation, **values)
 
 
-def test_a_linear_model_reads_what_the_gpt_does_not_and_is_fitted_at_the_end(prepared):
+def test_a_linear_model_is_fitted_before_the_training_whose_texts_it_chooses(prepared):
     setup = prepared(["ham", "spam"] * 6, ["ham", "spam"] * 3, ngram_buckets=64)
     assert setup.model.ngrams.buckets == 64
-    assert not setup.model.ngrams.weight.any()
-    found = setup.finish()
     assert setup.model.ngrams.idf.any()
+    found = setup.finish()
     assert found.keys() == {"calibrated_validation_loss", "calibrated_validation_f1", "read_by_gpt"}
     assert prepared(["ham", "spam"], ["ham", "spam"]).model.ngrams is None
 

@@ -185,11 +185,6 @@ def test_published_weights_need_a_name_only_where_something_starts_from_them(wri
             "datasets.emails.preprocess: validation 0.8 + test 0.2 leave nothing for train",
         ),
         (
-            "applications.classifier.train.tail",
-            1000,
-            "applications.classifier.train: tail 1000 is not less than max_tokens 128",
-        ),
-        (
             "applications.classifier.train.ngram_buckets",
             0,
             "applications.classifier.train: certain 0.997: without ngram_buckets there is no linear model to be so",
