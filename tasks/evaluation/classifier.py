@@ -1,5 +1,6 @@
 """How good the classifier is, beside the baseline that a user would pick instead."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -20,17 +21,22 @@ from sklearn.metrics import (
 )
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 
-from llm.applications.classifier import Classifier, email_texts, f1_score, moved_by, probabilities
+from llm.applications.classifier import Classifier, email_text, email_texts, f1_score, moved_by, probabilities
 from llm.config import Config
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
 from llm.training.calibration import best_threshold, fit_mixture
-from tasks.data.mail import clean_mail
+from tasks.data.mail import RowError, clean_mail, parse_message
 from tasks.evaluation import Evaluation
+from tasks.evaluation.evasions import FORMS, Spam, draw, message
 from tasks.evaluation.statistics import for_spreadsheets, interval, picture, short_paths, with_interval
 from tasks.training.setup import split_file
 
+RUN = 6  # words in a row that no behavioural mail may share with what was learned from
 LEAST = 1e-12  # probability: of none there is no logarithm
+
+
+logger = logging.getLogger(__name__)
 
 
 class Evaluate(Config):
@@ -230,12 +236,11 @@ def measure(
     calibrated = _calibration(its_validation, known)
     decide = _decision(its_validation, known, model.config.false_positive_rate)
 
-    def both(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    def both(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the labels, the model's and the baseline's."""
-        texts = _texts(table)
         return probabilities(model, encoding, texts, params.batch_size), baseline.predict_proba(texts)[:, order]
 
-    probability, its_probability = both(test)
+    probability, its_probability = both(_texts(test))
     predicted, its_predicted = model.decide(probability), decide(its_probability)
     names = np.array(labels)
     given = {"id": test["id"], "actual": test["label"], "predicted": names[predicted]}
@@ -279,9 +284,68 @@ def measure(
             "baseline_recall_at_fpr_0.005": _recall_at(actual, its_spam, 0.005),
         }
     if (everyday := _behavioural(data.name, labels)) is not None:
-        ours, its = both(everyday)
+        everyday = _unlike(everyday, pd.concat([train, validation]))
+        ours, its = both(_texts(everyday))
         metrics |= _measure_everyday(everyday, ours, decide(its), model, evidence)
+    if spams := draw(test, *labels) if len(labels) == 2 else []:
+
+        def caught(texts: Sequence[str]) -> tuple[float, float]:
+            ours, its = both(texts)
+            return float(model.decide(ours).mean()), float(decide(its).mean())
+
+        metrics |= _measure_evasions(spams, caught, evidence)
     return metrics
+
+
+def _unlike(mails: pd.DataFrame, learned: pd.DataFrame) -> pd.DataFrame:
+    """The behavioural mails that share neither their subject nor RUN words in a row with what was learned from."""
+
+    def runs(table: pd.DataFrame) -> pd.Series:
+        words = (table["subject"] + " " + table["body"]).str.lower().str.findall(r"[^\W_]+")
+        return words.map(lambda each: {tuple(each[first : first + RUN]) for first in range(len(each) - RUN + 1)})
+
+    def subjects(table: pd.DataFrame) -> pd.Series:
+        return table["subject"].str.lower().str.replace(r"^(?:\s*(?:re|fwd?)\s*:)+|[\W_]+", "", regex=True)
+
+    known, said = set().union(*runs(learned)), set(subjects(learned)) - {""}
+    alike = ~runs(mails).map(known.isdisjoint) | subjects(mails).isin(said)
+    if alike.any():
+        logger.warning(
+            "%d of %d behavioural mails left out: their subject or %d words in a row stand in train or validation: %s",
+            alike.sum(), len(mails), RUN, ", ".join(mails.loc[alike, "id"]),
+        )  # fmt: skip
+    return mails[~alike].reset_index(drop=True)
+
+
+def _measure_evasions(
+    spams: Sequence[Spam], caught: Callable[[Sequence[str]], tuple[float, float]], evidence: Path
+) -> dict[str, float]:
+    """What is caught of spam that is written to pass, by form, of model and baseline; a row a form as evidence.
+
+    `evasion_recall` is the mean over all forms, `evasion_loss` by how much that is below the recall of the same spam as
+    it was, and `evasion_worst` the share of that recall which is left in the worst form. A message that can't be read
+    counts as passed.
+    """
+    rows = []
+    for name, form in {"as it was": lambda spam: message(spam.subject, spam.body), **FORMS}.items():
+        ours, its = caught([_text_of(form(spam)) for spam in spams])
+        rows.append({"form": name, "mails": len(spams), "caught": ours, "baseline_caught": its})
+    table = pd.DataFrame(rows)
+    table.to_csv(evidence / "evasions.csv", index=False, float_format="%.4f")
+    plain, found = table["caught"][0], table["caught"][1:]
+    return {
+        "evasion_recall": float(found.mean()),
+        "evasion_loss": float(plain - found.mean()),
+        "evasion_worst": float(found.min() / plain) if plain else 0.0,
+        "baseline_evasion_recall": float(table["baseline_caught"][1:].mean()),
+    }
+
+
+def _text_of(raw: bytes) -> str:
+    try:
+        return email_text(*parse_message(raw))
+    except RowError:
+        return email_text("", "")
 
 
 def _measure_everyday(

@@ -11,6 +11,8 @@ from email.policy import SMTP
 from html import escape
 from typing import NamedTuple
 
+import pandas as pd
+
 
 class Spam(NamedTuple):
     """A spam, and a harmless mail to hide it in."""
@@ -18,6 +20,22 @@ class Spam(NamedTuple):
     subject: str
     body: str
     cover: str
+
+
+MAILS = 60  # that are drawn
+WORDS = {"spam": (20, 400), "cover": (60, 400)}  # of which a mail has so many
+
+
+def draw(test: pd.DataFrame, plain: str, looked_for: str) -> list[Spam]:
+    """Mails with the label `looked_for`, at most MAILS, each with one of the label `plain` to hide it in."""
+    words = test["body"].str.split().map(len)
+
+    def some(label: str, fewest: int, most: int) -> pd.DataFrame:
+        chosen = test[(test["label"] == label) & words.between(fewest, most)]
+        return chosen.sample(min(MAILS, len(chosen)), random_state=1)
+
+    pairs = zip(some(looked_for, *WORDS["spam"]).itertuples(), some(plain, *WORDS["cover"]).itertuples(), strict=False)
+    return [Spam(spam.subject, spam.body, cover.body) for spam, cover in pairs]
 
 
 Form = Callable[[Spam], bytes]
