@@ -277,7 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
 
             def ours(port: int) -> list[str]:
                 serve = ["-m", "app.command", "serve", "--port", str(port), "--rows", str(options.clients), "--no-page"]
-                return [sys.executable, *serve, "--log-level", "warning"]
+                return [sys.executable, *serve, "--client-share=1", "--log-level", "warning"]
 
             with started(ours, "/readyz") as server:
                 found["ours"] = asyncio.run(measure(server, options, move_the_alias))

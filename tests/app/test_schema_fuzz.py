@@ -75,7 +75,8 @@ def test_every_operation_is_tried(described):
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_whole_answer_and_a_stream_fit_the_schema(described, path, stream):
-    body = {"messages": [{"role": "user", "content": "hello"}], "prompt": "hello", "max_tokens": 3, "stream": stream}
+    asked = {"messages": [{"role": "user", "content": "hello"}]} if "chat" in path else {"prompt": "hello"}
+    body = asked | {"max_tokens": 3, "stream": stream}
     case = described[path]["post"].Case(body=body, media_type="application/json")
     answer = case.call(timeout=300)
     assert answer.status_code == 200
@@ -169,7 +170,7 @@ def shorten(case) -> None:
     if case.operation.path not in ("/v1/chat/completions", "/v1/completions"):
         return
     for name in ("max_tokens", "max_completion_tokens"):
-        if type(case.body.get(name)) is int and case.body[name] > 3:
+        if type(case.body.get(name)) is int and 3 < case.body[name] <= 1_000_000:  # more is to be refused as it is
             case.body[name] = 3
     if case.body.get("max_tokens") is None and case.body.get("max_completion_tokens") is None:
         case.body["max_tokens"] = 3
