@@ -284,7 +284,7 @@ def measure(
             "baseline_recall_at_fpr_0.005": _recall_at(actual, its_spam, 0.005),
         }
     if (everyday := _behavioural(data.name, labels)) is not None:
-        everyday = _unlike(everyday, pd.concat([train, validation]))
+        everyday = unlike(everyday, pd.concat([train, validation]))
         ours, its = both(_texts(everyday))
         metrics |= _measure_everyday(everyday, ours, decide(its), model, evidence)
     if spams := draw(test, *labels) if len(labels) == 2 else []:
@@ -297,7 +297,7 @@ def measure(
     return metrics
 
 
-def _unlike(mails: pd.DataFrame, learned: pd.DataFrame) -> pd.DataFrame:
+def unlike(mails: pd.DataFrame, learned: pd.DataFrame) -> pd.DataFrame:
     """The behavioural mails that share neither their subject nor RUN words in a row with what was learned from."""
 
     def runs(table: pd.DataFrame) -> pd.Series:

@@ -103,6 +103,36 @@ def test_behavioural_mails_are_measured_where_their_dataset_has_some(make_gpt, e
     assert table["baseline_right"].tolist() == [True, True, True, False]
 
 
+def test_behavioural_mails_that_repeat_what_was_learned_are_left_out(caplog):
+    learned = pd.DataFrame({"subject": ["A trip"], "body": ["We meet at the station at nine on Sunday."]})
+    mails = pd.DataFrame({"id": list("abc"), "subject": ["RE: a trip!", "", ""], "body": ["One", "Two", ""]})
+    mails.loc[2, "body"] = "Anna, we meet at the STATION, at ten."
+    with caplog.at_level("WARNING"):
+        assert classifier.unlike(mails, learned)["id"].tolist() == ["b"]
+    assert "2 of 3 behavioural mails left out" in caplog.text
+
+
+def test_spam_that_is_written_to_pass_is_measured_by_form(make_gpt, encoding, emails, tmp_path, monkeypatch):
+    for split in ("train", "validation", "test"):
+        table = pd.read_parquet(emails / f"{split}.parquet")
+        words = {"ham": "cats sleep near warm doors " * 20, "spam": "purchase cheap hats today here " * 6}
+        table.assign(body=table["label"].map(words)).to_parquet(emails / f"{split}.parquet")
+    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    table = pd.read_csv(tmp_path / "evasions.csv").set_index("form")
+    assert table.index[0] == "as it was"
+    assert len(table) >= 31
+    assert table["mails"].tolist() == [6] * len(table)
+    assert table.loc["as it was", "baseline_caught"] == 1
+    assert (
+        table.loc[["homoglyphs", "zero-width characters", "comments in words"], "baseline_caught"].tolist() == [1] * 3
+    )
+    plain, evaded = table["caught"].iloc[0], table["caught"].iloc[1:]
+    assert found["evasion_recall"] == pytest.approx(evaded.mean(), abs=1e-3)
+    assert found["evasion_loss"] == pytest.approx(plain - evaded.mean(), abs=1e-3)
+    assert found["baseline_evasion_recall"] == pytest.approx(table["baseline_caught"].iloc[1:].mean(), abs=1e-3)
+
+
 def test_a_classifier_of_three_labels_is_measured_by_their_mean(make_gpt, encoding, emails, tmp_path):
     for split in ("train", "validation", "test"):
         table = pd.read_parquet(emails / f"{split}.parquet")
