@@ -41,15 +41,14 @@ class Rule:
 
 RULES: dict[str, Rule] = {
     "unreadable": Rule("A message that no parser can read is left out."),
-    "parts": Rule("Of a body that still has the parts of a message in it the text is kept."),
+    "parts": Rule("A body that still has the parts of a message in it becomes the text of all of them."),
     "quoted_printable": Rule("Quoted-printable that does not say so is decoded."),
-    "markup": Rule("Of HTML the text that a person sees is kept."),
-    "characters": Rule("Mojibake, entities, control characters and line ends are mended."),
+    "markup": Rule("HTML becomes the text that a person sees: what its style hides is left out."),
+    "characters": Rule("Mojibake, entities, control characters, look-alike letters and line ends are mended."),
+    "spelled": Rule("Words that are written letter by letter are put together."),
     "encoded": Rule("Blocks of base64, uuencode and PGP, which no person reads, are cut out."),
-    "footers": Rule(
-        "What list servers, sponsors and filters put around a mail is cut off: most lists have but one label."
-    ),
-    "signature": Rule("What stands below a last line of two dashes is cut off."),
+    "footers": Rule("Fixed lines that list servers and filters put around a mail go: most lists have but one label."),
+    "quotes": Rule("Marks of quoted lines are cut off; what is quoted stays."),
     "personal_data": Rule("Addresses, numbers of phones, cards and accounts give way to made-up ones."),
     "unanswered": Rule("A chat in which one side alone speaks is left out.", counts=False),
     "chatterbot": Rule("Of ChatterBot's own conversations those stay that an assistant may have.", counts=False),
