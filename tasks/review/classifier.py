@@ -193,6 +193,9 @@ REVIEW = Review(
         f"recall_at_fpr_{FALSE_POSITIVES}": "recall where one other mail in 200 is called spam, by a threshold of test",
         "everyday_ham": "share right of today's wanted mails, which were written for this project",
         "everyday_spam": "share right of today's spam, the same",
+        "evasion_recall": "share of spam that is caught where it is written to pass, over all forms of evasion",
+        "evasion_loss": "by how much that is below the recall of the same spam as it was",
+        "evasion_worst": "the share of that recall which is left in the worst form",
     },
     tell=tell,
 )
