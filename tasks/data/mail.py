@@ -165,7 +165,7 @@ class _Reader:
         if tag in KINDS:
             self.inside[KINDS[tag]] += 1
         self.shown.append(_shown(attributes, *self.shown[-1]))
-        if tag in ENDS and self.seen and not self.seen[-1].endswith((" ", "\n")):
+        if tag in ENDS and self.seen and not self.inside[DROPPED] and not self.seen[-1].endswith((" ", "\n")):
             self.seen.append(ENDS[tag])
 
     def end(self, tag: str) -> None:

@@ -95,10 +95,16 @@ def by_a_tree(html: str) -> str:
         soup = BeautifulSoup(html, "lxml")
     for tag in soup(DROPPED):
         tag.decompose()
-    for mark in ("\n", " "):
+    begins = {"\n": "\ue000", " ": "\ue001"}
+    for mark, begin in begins.items():
         for tag in soup([name for name, end in ENDS.items() if end == mark]):
+            tag.insert_before(begin)
             tag.append(mark)
-    return soup.get_text()
+    found = ""
+    for letter in soup.get_text():
+        mark = next((mark for mark, begin in begins.items() if begin == letter), letter)
+        found += mark if mark is letter or (found and found[-1] not in " \n") else ""
+    return found
 
 
 def sayable(text: str) -> str:
