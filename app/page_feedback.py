@@ -81,7 +81,8 @@ def decide(state: Any, key: str, which: str, decision: Decision) -> int:
 
 
 def _check(state: Any, key: str) -> None:
-    known = [hmac.compare_digest(key.strip().encode(errors="replace"), each.encode()) for each in state.settings.reviewer_keys]
-    if not any(known):
+    given = key.strip().encode(errors="replace")
+    # every key is compared, so that the time says nothing about which one was close
+    right = [hmac.compare_digest(given, each.encode()) for each in state.settings.reviewer_keys]
+    if not any(right):
         raise RequestError("this is no reviewer's key", None, "not_a_reviewer")
-

@@ -1,7 +1,7 @@
 """Feedback that waits: the server writes it down here, and nothing learns from it until a person accepts it.
 
-All rows wait in one file, `data/feedback/waiting.jsonl`, each with its dataset, version, time and client. A row that was
-accepted or dropped leaves its id, time and client there for a day, so that the shares of that day still hold.
+All rows wait in one file, `data/feedback/waiting.jsonl`, each with its dataset, version, time and client. A row that
+was accepted or dropped leaves its id, time and client there for a day, so that the shares of that day still hold.
 """
 
 import fcntl
@@ -10,7 +10,6 @@ import hmac
 import json
 import os
 import threading
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -114,7 +113,7 @@ class Quarantine:
         could be found from its hash by trying all. Raises Unavailable where no salt can be written.
         """
         key = request.headers.get("authorization", "").partition(" ")[2].strip()
-        known = any([hmac.compare_digest(key.encode(), each.encode()) for each in keys])
+        known = any(hmac.compare_digest(key.encode(), each.encode()) for each in keys)
         who = key if known else network_of(request.client.host if request.client else "")
         with self._lock, _writing():
             salt = _salt(self.folder / ".salt")

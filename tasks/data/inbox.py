@@ -77,8 +77,8 @@ def by_votes(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.Data
 
     `asked` is the text that a row is about, `answer` what it says of it; `verdict` is `bad` where that answer is wrong.
     Nearly equal texts are one. The last word of each network counts, as a vote for its answer or, where that is bad,
-    against it. The answer with the most votes is kept, in the words of the network that gave it first; of a tie none is.
-    The order of the rows does not matter.
+    against it. The answer with the most votes is kept, in the words of the network that gave it first; a tie keeps
+    none. The order of the rows does not matter.
     """
     said = pd.DataFrame({"asked": asked, "answer": answer.map(same_answer), "good": rows["verdict"] != "bad"})
     said[["client", "time"]] = rows[["client", "time"]].fillna("").astype(str)
@@ -171,7 +171,8 @@ def join_inbox(
 def _within_shares(rows: pd.DataFrame, text: pd.Series, others: int, weight: int) -> pd.DataFrame:
     """Rows of feedback beside `others` of train, each up to `weight` times, by its index; what is over is left out.
 
-    Rows with more votes come first, then those with a smaller hash of their text; none comes twice before all came once.
+    Rows with more votes come first, then those with a smaller hash of their text; none comes twice before all came
+    once.
     """
     most = int(MOST * others / (1 - MOST))
     of_one = -(-most // NETWORKS)
