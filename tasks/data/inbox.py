@@ -84,22 +84,27 @@ def by_votes(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.Data
     said[["client", "time"]] = rows[["client", "time"]].fillna("").astype(str)
     said = said.sort_values(["time", "asked", "answer", "client"], kind="stable")
     said["text"] = leaders(said["asked"].tolist())
-    reasons = pd.Series(None, rows.index, dtype=object)
     last = said[~said.duplicated(["text", "client"], keep="last")]
+    reasons = pd.Series(None, rows.index, dtype=object)
     reasons[said.index.difference(last.index)] = "the same network said something else later"
-    votes: dict[int, int] = {}
-    for _, each in last.groupby("text", sort=False):
-        score = each["good"].mul(2).sub(1).groupby(each["answer"]).sum()
-        best = score.index[(score == score.max()) & (score > 0)]
-        wanted = each[each["good"] & (each["answer"] == best[0])] if len(best) == 1 else each[:0]
-        kept = wanted.index[:1]
-        reasons[each.index[each["good"]]] = "other networks say something else, and as many or more of them"
-        reasons[wanted.index] = "an equal row of another network stands for it"
-        reasons[each.index[~each["good"]]] = "a bad answer is not learned from"
-        reasons[kept] = None
-        votes |= dict.fromkeys(kept, len(wanted))
+    scores, votes = defaultdict(Counter[str]), Counter[tuple[int, str]]()
+    for text, answer_, good in zip(last["text"], last["answer"], last["good"], strict=True):
+        scores[text][answer_] += 1 if good else -1
+        votes[text, answer_] += good
+    first: dict[int, int] = {}
+    for index, text, answer_, good in zip(last.index, last["text"], last["answer"], last["good"], strict=True):
+        score = scores[text].pop(answer_)
+        wins = score > max([0, *scores[text].values()])
+        scores[text][answer_] = score
+        if not good:
+            reasons[index] = "a bad answer is not learned from"
+        elif not wins:
+            reasons[index] = "other networks say something else, and as many or more of them"
+        elif first.setdefault(text, index) != index:
+            reasons[index] = "an equal row of another network stands for it"
     rows = drop("feedback", rows, reasons, asked + "\n" + answer)
-    return rows.assign(votes=pd.Series(votes, dtype=float)).drop(columns=["time", "verdict"])
+    agreed = {index: votes[text, said["answer"][index]] for text, index in first.items()}
+    return rows.assign(votes=pd.Series(agreed, dtype=float)).drop(columns=["time", "verdict"])
 
 
 def same_answer(answer: str) -> str:
