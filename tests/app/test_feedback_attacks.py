@@ -169,5 +169,7 @@ def test_what_an_attack_moves(attack, app, project):
     assert len(feedback) <= 0.02 * (table["split"] == "train").sum()
     if attack is dissent:
         assert set(feedback["label"]) == {"spam"}
-    row = (attack.__name__, len(sent), wait, 0, len(feedback), len(replaced))
-    sys.stdout.write("{:10} sent {:4}, wait {:4}, in train {}, in train if all is accepted {:3}, replaced {:3}\n".format(*row))
+    sys.stdout.write(
+        f"{attack.__name__}: sent {len(sent)}, wait {wait}, in train 0; if all is accepted in train {len(feedback)}, "
+        f"rows of train replaced {len(replaced)}\n"
+    )

@@ -1,4 +1,4 @@
-"""The whole circle: a mail that was got wrong, what a person says of it, and a version that learned it."""
+"""The whole circle: a mail that was got wrong, what a person says of it, who accepts that, and a version that learned it."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def copied(project: Path, tmp_path: Path) -> Path:
 def test_what_a_person_says_of_a_mail_is_what_the_next_version_says(copied: Path, prefect_api: str) -> None:
     mails = [json.loads(line) for line in (ROOT / "data/everyday-mail.jsonl").read_text().splitlines()[::4]]
     guessed, drawn = predictions(copied), splits(copied)
-    settings = Settings(inbox=copied / "data/inbox", poll_seconds=2)
+    settings = Settings(quarantine=copied / "data/feedback", poll_seconds=2)
     with tracked(copied), running(settings) as address:
         first, verdicts = classify(address, mails)
         assert first == "threestage-classifier/1"
@@ -63,6 +63,9 @@ def test_what_a_person_says_of_a_mail_is_what_the_next_version_says(copied: Path
         body = {"about": "email", **{name: mail[name] for name in ("subject", "body", "label")}}
         kept = httpx.post(f"{address}/feedback", json=body, timeout=120)
         assert kept.json() == {"kept": True, "dataset": "emails", "model": first}
+        assert run(copied, "app.command", "status").stdout.startswith("no stage is stale")
+        accepted = run(copied, "app.command", "feedback", "accept", "--all")
+        assert accepted.stdout.splitlines()[0] == "1 rows accepted", accepted.stderr
 
         done = run(copied, "flows", PREFECT_API_URL=prefect_api)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
