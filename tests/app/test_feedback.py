@@ -296,7 +296,7 @@ def test_what_waits_is_bounded_in_rows_and_bytes_and_one_client_fills_a_tenth_of
     with pytest.raises(Unavailable, match=r"^too much feedback waits already; `threestage feedback`") as full:
         say(small, "e", "w")
     assert (full.value.status, full.value.code) == (503, "feedback_full")
-    large = Quarantine(small.settings.model_copy(update={"feedback_rows": 100, "feedback_bytes": 6_000}))
+    large = Quarantine(small.settings.model_copy(update={"feedback_rows": 100, "feedback_bytes": 5_500}))
     with pytest.raises(Unavailable):
         say(large, "e" * 400, "w")
 
