@@ -3,16 +3,16 @@
 import json
 from collections import Counter
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.pipeline import Json
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="As the list has them.")]
-Networks = Annotated[list[str] | None, typer.Option("--network", help="All rows of a network or key.")]
-Datasets = Annotated[list[str] | None, typer.Option("--dataset", help="All rows for a dataset.")]
-All = Annotated[bool, typer.Option("--all", help="All rows.")]
+if TYPE_CHECKING:
+    from app.quarantine import Decision
+
+Which = Annotated[list[str], typer.Argument(metavar="WHICH", help="IDs as the list has them, networks, datasets, all.")]
 
 feedback = typer.Typer(help="List, accept and drop what people said of answers.", rich_markup_mode=None)
 
@@ -21,18 +21,18 @@ feedback = typer.Typer(help="List, accept and drop what people said of answers."
 def show(context: typer.Context, as_json: Json = False) -> None:
     """List what waits, by network and by what it would change.
 
-    Nothing learns from a row until you accept it. Nearly equal rows are one text, and the id of a text means all of
-    them.
+    Nothing learns from a row until you accept it. Nearly equal rows are one text, whose ID means all of them.
     """
     if context.invoked_subcommand:
         return
-    from app.feedback_list import one_line, texts
+    from app.feedback_list import texts
+    from app.quarantine import Quarantine
+    from app.settings import Settings
 
-    found = texts(_quarantine().waiting())
-    networks = {client: Counter() for each in found for client in each.clients}
+    found, networks = texts(Quarantine(Settings()).waiting()), dict[str, Counter[str]]()
     for each in found:
-        for client, rows in each.clients.items():
-            networks[client][each.change] += rows
+        for client in each.rows.values():
+            networks.setdefault(client, Counter())[each.change] += 1
     if as_json:
         typer.echo(json.dumps({"texts": [asdict(each) for each in found], "networks": networks}))
         return
@@ -41,49 +41,31 @@ def show(context: typer.Context, as_json: Json = False) -> None:
     for client, changes in networks.items():
         typer.echo(f"  network {client}: {', '.join(f'{count} {change}' for change, count in changes.items())}")
     for each in found:
-        says = one_line(each.says) + (f" (train: {one_line(each.train_says)})" if each.train_says else "")
-        who = ", ".join(f"{client} x{count}" for client, count in each.clients.items())
-        typer.echo(f"{each.id}  {each.dataset}  {each.change}: {says}  [{who}; {', '.join(each.versions)}]")
-        typer.echo(f"  {one_line(each.text)}")
+        typer.echo("  ".join(filter(None, each.cells())))
 
 
 @feedback.command()
-def accept(
-    ids: Ids = None, network: Networks = None, dataset: Datasets = None, all_: All = False, as_json: Json = False
-) -> None:
+def accept(which: Which, as_json: Json = False) -> None:
     """Put rows into the inboxes of their datasets; the next `threestage run` learns from them."""
-    count, pointers = _decide("accepted", ids, network, dataset, all_)
-    if as_json:
-        typer.echo(json.dumps({"accepted": count, "pointers": pointers}))
-        return
-    typer.echo(f"{count} rows accepted")
-    if pointers:
-        typer.echo(f"for git and DVC's remote: git add {' '.join(pointers)} && dvc push")
+    _decide("accepted", which, as_json)
 
 
 @feedback.command()
-def drop(
-    ids: Ids = None, network: Networks = None, dataset: Datasets = None, all_: All = False, as_json: Json = False
-) -> None:
+def drop(which: Which, as_json: Json = False) -> None:
     """Delete rows that wait."""
-    count, _ = _decide("dropped", ids, network, dataset, all_)
-    typer.echo(json.dumps({"dropped": count}) if as_json else f"{count} rows dropped")
+    _decide("dropped", which, as_json)
 
 
-def _quarantine() -> Any:
+def _decide(decision: "Decision", which: list[str], as_json: bool) -> None:
+    from app.feedback_list import select, texts
     from app.quarantine import Quarantine
     from app.settings import Settings
 
-    return Quarantine(Settings())
-
-
-def _decide(
-    decision: Any, ids: list[str] | None, networks: list[str] | None, datasets: list[str] | None, everything: bool
-) -> tuple[int, list[str]]:
-    from app.feedback_list import select, texts
-
-    if not (ids or networks or datasets or everything):
-        raise typer.BadParameter("name rows: ID, --network, --dataset or --all")
-    quarantine = _quarantine()
-    found = texts(quarantine.waiting())
-    return quarantine.decide(select(found, ids or (), networks or (), datasets or (), everything), decision)
+    quarantine = Quarantine(Settings())
+    count, pointers = quarantine.decide(select(texts(quarantine.waiting()), which), decision)
+    if as_json:
+        typer.echo(json.dumps({decision: count, "pointers": pointers}))
+        return
+    typer.echo(f"{count} rows {decision}")
+    if pointers:
+        typer.echo(f"for git and DVC's remote: git add {' '.join(pointers)} && dvc push")

@@ -7,11 +7,10 @@ import gradio as gr
 from fastapi import FastAPI
 
 from app.errors import RequestError
-from app.feedback_list import one_line, select, texts
+from app.feedback_list import COLUMNS, select, texts
 from app.page_parts import PRIVATE, PROBLEMS, warn
 from app.quarantine import Decision
 
-HEAD = ["ID", "dataset", "would change", "says", "train says", "text", "rows", "networks", "versions"]
 HELP = (
     "Nothing learns from these rows until you accept them. Nearly equal rows are one line. Click a line to choose it, "
     "or name IDs, networks, datasets, or all."
@@ -20,24 +19,17 @@ HELP = (
 
 def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
-    key = gr.Textbox("", label="Reviewer's key", type="password", submit_btn="Show", elem_id="reviewer-key")
+    key = gr.Textbox("", label="Reviewer's key", type="password", submit_btn="Show")
     gr.Markdown(HELP)
-    table = gr.Dataframe(headers=HEAD, datatype="str", interactive=False, wrap=True, elem_id="waiting")
-    which = gr.Textbox("", label="Rows", elem_id="which")
+    table = gr.Dataframe(headers=list(COLUMNS), datatype="str", interactive=False, wrap=True, elem_id="waiting")
+    which = gr.Textbox("", label="Rows")
     with gr.Row():
         accept, drop = gr.Button("Accept", variant="primary"), gr.Button("Drop", variant="stop")
 
-    def show(key: str) -> list[list[str]]:
+    def decided(decision: Decision | None, key: str, which: str) -> tuple[Any, str]:
         try:
-            return waiting(app.state, key)
-        except PROBLEMS as error:
-            warn(error)
-            return []
-
-    def decided(decision: Decision, key: str, which: str) -> tuple[Any, str]:
-        try:
-            count = decide(app.state, key, which, decision)
-            gr.Info(f"{count} rows {decision}.")
+            if decision:
+                gr.Info(f"{decide(app.state, key, which, decision)} rows {decision}.")
             return waiting(app.state, key), ""
         except PROBLEMS as error:
             warn(error)
@@ -46,38 +38,23 @@ def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     def choose(which: str, data: gr.SelectData) -> str:
         return " ".join(dict.fromkeys([*which.split(), data.row_value[0]]))
 
-    key.submit(show, key, table, **PRIVATE)
+    given, shown = [key, which], [table, which]
+    key.submit(lambda *words: decided(None, *words), given, shown, **PRIVATE)
     table.select(choose, which, which, **PRIVATE)
-    accept.click(lambda *given: decided("accepted", *given), [key, which], [table, which], **PRIVATE)
-    drop.click(lambda *given: decided("dropped", *given), [key, which], [table, which], **PRIVATE)
+    accept.click(lambda *words: decided("accepted", *words), given, shown, **PRIVATE)
+    drop.click(lambda *words: decided("dropped", *words), given, shown, **PRIVATE)
 
 
 def waiting(state: Any, key: str) -> list[list[str]]:
     """A line for each text that waits. Raises RequestError for a key that is no reviewer's."""
     _check(state, key)
-    return [
-        [
-            each.id,
-            each.dataset,
-            each.change,
-            one_line(each.says),
-            one_line(each.train_says),
-            one_line(each.text),
-            str(len(each.rows)),
-            " ".join(each.clients),
-            " ".join(each.versions),
-        ]
-        for each in texts(state.feedback.waiting())
-    ]
+    return [each.cells() for each in texts(state.feedback.waiting())]
 
 
 def decide(state: Any, key: str, which: str, decision: Decision) -> int:
     """Accept or drop the rows that the words name; how many. Raises RequestError as `waiting`."""
     _check(state, key)
-    words, found = which.split(), texts(state.feedback.waiting())
-    groups = {"all", *(each.dataset for each in found), *(client for each in found for client in each.clients)}
-    ids = [word for word in words if word not in groups]
-    return state.feedback.decide(select(found, ids, words, words, "all" in words), decision)[0]
+    return state.feedback.decide(select(texts(state.feedback.waiting()), which.split()), decision)[0]
 
 
 def _check(state: Any, key: str) -> None:

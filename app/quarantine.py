@@ -34,7 +34,7 @@ from tasks.stages.lock import exclusive
 DAY = 86_400
 ASKED = ("subject", "body", "system", "history", "instruction")
 """The columns that say what a row is about: the mail, or the conversation."""
-BESIDE = ("dataset", "version", "time", "client")
+BESIDE = ("version", "time", "client")
 SHARE_OF_BYTES = 10
 """One client may fill one in so many of the bytes."""
 FULL = "too much feedback waits already; `threestage feedback` accepts or drops it"
@@ -96,8 +96,9 @@ class Quarantine:
     def decide(self, ids: Collection[str], decision: Decision) -> tuple[int, list[str]]:
         """Accept rows into the inboxes of their datasets, or drop them; how many, and the pointers for git.
 
-        What was decided before stays so. Raises UserError for an id that nobody knows, and for a row that can't be
-        accepted now: outside of a project, or while a stage of the pipeline runs.
+        What was decided before stays so. A client, a dataset or `all` among the ids is a name of which no row is left.
+        Raises UserError for what is none of these, and where nothing can be accepted: outside of a project, or while a
+        stage runs.
         """
         if decision == "dropped":
             return self._decide(ids, decision), []
@@ -136,21 +137,22 @@ class Quarantine:
     def _decide(self, ids: Collection[str], decision: Decision) -> int:
         with self._alone():
             known = {each.id: each for each in self._known()}
-            if unknown := sorted(set(ids) - known.keys()):
+            names = {"all", *known, *(name for each in known.values() for name in (each.client, each.dataset))}
+            if unknown := sorted({*ids} - names):
                 raise UserError(f"no feedback {unknown[0]!r} waits; `threestage feedback` lists what does")
-            chosen = [known[each] for each in dict.fromkeys(ids) if known[each].row]
+            chosen = [each for each in map(known.get, dict.fromkeys(ids)) if each and each.row]
+            gone = {each.id for each in chosen}
             if decision == "accepted":
                 for dataset in sorted({each.dataset for each in chosen}):
                     _accept(dataset, [each.row for each in chosen if each.dataset == dataset])
-            gone = {each.id for each in chosen}
-            old = datetime.now(UTC).timestamp() - DAY
-            lines = []
+            old, lines = datetime.now(UTC).timestamp() - DAY, []
             for each in known.values():
-                if each.row and each.id not in gone:
-                    lines.append(json.dumps({"dataset": each.dataset, **each.row}, ensure_ascii=False))
-                elif each.time > old:
-                    time = datetime.fromtimestamp(each.time, UTC).isoformat(timespec="milliseconds")
-                    lines.append(json.dumps({"decided": each.id, "time": time, "client": each.client}))
+                time = datetime.fromtimestamp(each.time, UTC).isoformat(timespec="milliseconds")
+                line: dict[str, Any] = {"dataset": each.dataset, **each.row}
+                if each.id in gone or not each.row:
+                    line = {"dataset": each.dataset, "decided": each.id, "time": time, "client": each.client}
+                if each.time > old or "decided" not in line:
+                    lines.append(json.dumps(line, ensure_ascii=False))
             write_atomic(self.path, "".join(f"{line}\n" for line in lines))
         return len(chosen)
 
@@ -191,7 +193,7 @@ def network_of(host: str) -> str:
 def _accept(dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add rows to an inbox, each once."""
     path = INBOX / dataset / FEEDBACK
-    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    there = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     new = [json.dumps(row, ensure_ascii=False) for row in rows]
     write_atomic(path, "".join(f"{line}\n" for line in dict.fromkeys([*filter(None, there), *new])))
 
@@ -203,11 +205,11 @@ def _waiting(line: bytes) -> Waiting | None:
         client, time = str(row["client"]), datetime.fromisoformat(row["time"]).timestamp()
     except (KeyError, TypeError, ValueError):
         return None
+    dataset = row.pop("dataset", "")
     if "decided" in row:
-        return Waiting(row["decided"], client, time, "", {}, b"", b"", 0)
+        return Waiting(row["decided"], client, time, dataset, {}, b"", b"", 0)
     about = _digest([plain(json.dumps(row.get(name), ensure_ascii=False)) for name in ASKED])
     rest = sorted((name, value) for name, value in row.items() if name not in (*ASKED, *BESIDE))
-    dataset = row.pop("dataset", "")
     id_ = hashlib.sha256(line).hexdigest()[:10]
     return Waiting(id_, client, time, dataset, row, about, _digest([about.hex(), rest]), len(line))
 
@@ -253,17 +255,11 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a line to a file, whole or not at all. What a crash cut at its end goes, a whole row there stays."""
+    """Add a line to a file, whole or not at all, behind whatever a crash left at its end."""
     with path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
-            content = path.read_bytes()
-            begin = content.rfind(b"\n") + 1
-            if _waiting(content[begin:]) is None:
-                file.truncate(begin)
-                end = begin
-            else:
-                line = b"\n" + line
+            line = b"\n" + line
         try:
             while line:
                 line = line[file.write(line) :]

@@ -15,6 +15,7 @@ from app.page_feedback import decide, waiting
 from app.quarantine import Quarantine
 from app.settings import Settings
 from tasks.data.inbox import open_inbox
+from tasks.data.textfiles import read_json_lines
 from tasks.stages.graph import LOCK_FILE
 from tasks.stages.lock import exclusive
 
@@ -34,7 +35,7 @@ def quarantine(tmp_path, monkeypatch) -> Quarantine:
     train.to_parquet("data/processed/emails/train.parquet")
     found = Quarantine(Settings())
     for label, subject, body, client in (
-        ("spam", "Minutes", CURATED + "!", "network 1"),
+        ("spam", "Minutes", CURATED + "!\u2028", "network 1"),
         ("spam", "Won", "a cruise for two\x1b\u202e", "network 1"),
         ("spam", "WON", "A cruise, for two", "network 2"),
     ):
@@ -55,14 +56,10 @@ def test_the_list_says_what_each_text_would_change_and_shows_nothing_that_moves_
         "5 rows wait: 4 texts of 2 networks",
         "  network network 1: 1 contradicts, 1 new, 1 bad answer",
         "  network network 2: 1 new, 1 not known",
-        f"{ids[0]}  emails  contradicts: spam (train: ham)  [network 1 x1; m/1]",
-        f"  Minutes {CURATED}!"[:102],
-        f"{ids[1]}  emails  new: spam  [network 1 x1, network 2 x1; m/1]",
-        "  Won a cruise for two\ufffd\ufffd",
-        f"{ids[4]}  instructions  bad answer: Me.  [network 1 x1; a/1]",
-        "  What?",
-        f"{ids[3]}  instructions  not known: Me.  [network 2 x1; a/1]",
-        "  Who?",
+        f"{ids[0]}  emails  contradicts  spam  ham  Minutes {CURATED}!  network 1 x1  m/1",
+        f"{ids[1]}  emails  new  spam  Won a cruise for two\ufffd\ufffd  network 1 x1 network 2 x1  m/1",
+        f"{ids[4]}  instructions  bad answer  Me.  What?  network 1 x1  a/1",
+        f"{ids[3]}  instructions  not known  Me.  Who?  network 2 x1  a/1",
     ]
     (found,) = [each for each in json.loads(threestage("--json").stdout)["texts"] if each["change"] == "new"]
     assert found["rows"] == {ids[1]: "network 1", ids[2]: "network 2"}
@@ -73,10 +70,10 @@ def test_the_list_says_what_each_text_would_change_and_shows_nothing_that_moves_
     [
         (["{1}"], [1, 2]),
         (["{2}"], [2]),
-        (["--network", "network 2"], [2, 3]),
-        (["--dataset", "emails"], [0, 1, 2]),
-        (["{0}", "--dataset", "instructions"], [0, 3, 4]),
-        (["--all"], [0, 1, 2, 3, 4]),
+        (["network 2"], [2, 3]),
+        (["emails"], [0, 1, 2]),
+        (["{0}", "instructions", "{0}"], [0, 3, 4]),
+        (["all"], [0, 1, 2, 3, 4]),
     ],
 )
 def test_rows_are_dropped_by_id_network_dataset_or_all_and_once(quarantine, words, chosen):
@@ -90,31 +87,33 @@ def test_rows_are_dropped_by_id_network_dataset_or_all_and_once(quarantine, word
 def test_accepted_rows_are_in_their_inboxes_once_as_they_came_and_dvc_holds_them(quarantine):
     rows = [dict(each.row) for each in quarantine.waiting()]
     inbox = Path("data/inbox/emails/feedback.jsonl")
-    assert threestage("accept", "--dataset", "emails").stdout.splitlines() == [
+    assert threestage("accept", "emails").stdout.splitlines() == [
         "3 rows accepted",
         f"for git and DVC's remote: git add {inbox}.dvc && dvc push",
     ]
-    assert [json.loads(line) for line in inbox.read_text().splitlines()] == rows[:3]
+    assert [row for _, row in read_json_lines(inbox)] == rows[:3]
     before = Path(f"{inbox}.dvc").read_text()
-    assert json.loads(threestage("accept", "--dataset", "emails", "--json").stdout)["accepted"] == 0
-    assert threestage("accept", "--all").stdout.startswith("2 rows accepted\n")
-    assert Path(f"{inbox}.dvc").read_text() == before
+    assert json.loads(threestage("accept", "emails", "--json").stdout)["accepted"] == 0
+    quarantine.add("emails", rows[0] | {"subject": "More"}, "network 3", "m/1")
+    assert threestage("accept", "all").stdout.startswith("3 rows accepted\n")
+    assert [row for _, row in read_json_lines(inbox)][:3] == rows[:3]
+    assert Path(f"{inbox}.dvc").read_text() != before
     assert quarantine.waiting() == []
 
 
 def test_what_cannot_be_accepted_is_said_in_a_line_and_goes_on_waiting(quarantine):
     for words, code, said in (
         (["accept", "cafe"], 1, "error: no feedback 'cafe' waits; `threestage feedback` lists what does\n"),
-        (["accept"], 2, "name rows: ID, --network, --dataset or --all"),
+        (["accept"], 2, "Missing argument 'WHICH'"),
     ):
         done = threestage(*words)
         assert (done.exit_code, said in done.stderr) == (code, True), done.stderr
     with exclusive(LOCK_FILE):
-        done = threestage("accept", "--all")
+        done = threestage("accept", "all")
     assert done.exit_code == 1
     assert "which still runs" in done.stderr
     Path("dvc.yaml").unlink()
-    assert "go to the project's folder" in threestage("accept", "--all").stderr
+    assert "go to the project's folder" in threestage("accept", "all").stderr
     assert len(quarantine.waiting()) == 5
 
 
