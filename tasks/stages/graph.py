@@ -210,6 +210,7 @@ def track(folder: Path) -> list[str]:
         return []
     try:
         with Repo() as repo:
+            repo.scm_context.quiet = True  # who calls says itself what git is to keep
             repo.add(paths)
     except DvcException as error:
         raise UserError(" ".join(str(error).split())) from None

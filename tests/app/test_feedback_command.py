@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from dvc.repo import Repo
+from projects import git
 from typer.testing import CliRunner, Result
 
 from app.command import cli
@@ -27,7 +28,8 @@ def quarantine(tmp_path, monkeypatch) -> Quarantine:
     """In a project: three rows of one network, two of them nearly equal, and two of another."""
     monkeypatch.chdir(tmp_path)
     Path("dvc.yaml").write_text("{}")
-    Repo.init(no_scm=True).close()
+    git(tmp_path, "init", "--quiet")
+    Repo.init().close()
     for name in ("emails", "instructions"):
         open_inbox(name)
     Path("data/processed/emails").mkdir(parents=True)
