@@ -17,6 +17,7 @@ from llm.errors import UserError
 from tasks.data.inbox import INBOX, open_inbox
 from tasks.stages import graph
 from tasks.stages.graph import changes, is_stale, plan, reproduce, results, stages, track
+from tasks.stages.hashes import stale
 from tasks.stages.lock import FINISHED, STATE
 from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
 
@@ -385,7 +386,7 @@ def test_what_lies_in_an_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_p
     with Repo() as repo:
         repo.pull()
         assert repo.status() == {}
-    assert (plan().why, is_stale()) == ({}, False)
+    assert (plan().why, is_stale(), stale("preprocess")) == ({}, False, {})
     assert Path("made").read_text() == (here / "made").read_text()
 
     Path("data/inbox/emails/feedback.jsonl").write_text("one\ntwo\n")
