@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperGroup
 
 from app.data import data
+from app.feedback_command import feedback
 from app.pipeline import Json, in_project, lineage, reproduce, review, run
 from llm.errors import UserError
 
@@ -108,6 +109,7 @@ def _options(
 for command in (run, review, lineage, reproduce):
     cli.command()(command)
 cli.add_typer(data, name="data")
+cli.add_typer(feedback, name="feedback")
 
 
 @cli.command()
@@ -334,12 +336,22 @@ def serve(
     rows: Annotated[int, typer.Option(min=1, help="Texts that a version writes at once.")] = 32,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused with 429.")] = 64,
     client_share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of these places that one address may hold; 1 is all.")
+        float, typer.Option(min=0.01, max=1, help="Share of these places that one network may hold; 1 is all.")
     ] = 0.25,
     page: Annotated[bool, typer.Option(help="The web page beside the API.")] = True,
-    feedback: Annotated[bool, typer.Option(help="Keep what people say of answers, in data/inbox/.")] = True,
+    take_feedback: Annotated[
+        bool, typer.Option("--feedback/--no-feedback", help="Keep what people say of answers, in data/feedback/.")
+    ] = True,
     api_keys: Annotated[
         str, typer.Option(envvar="THREESTAGE_API_KEYS", show_default=False, help="KEY,KEY; without any, all may ask.")
+    ] = "",
+    reviewer_keys: Annotated[
+        str,
+        typer.Option(
+            envvar="THREESTAGE_REVIEWER_KEYS",
+            show_default=False,
+            help="KEY,KEY; with one of them a person may accept feedback on the page.",
+        ),
     ] = "",
     allowed_hosts: Annotated[
         str,
@@ -359,12 +371,15 @@ def serve(
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(log_level.upper())
-    keys, names = (tuple(filter(None, map(str.strip, text.split(",")))) for text in (api_keys, allowed_hosts))
+    keys, reviewers, names = (
+        tuple(filter(None, map(str.strip, text.split(",")))) for text in (api_keys, reviewer_keys, allowed_hosts)
+    )
     for name in names:
         if not host_of(name) or "*" in name:
             raise UserError(f"--allowed-hosts: {name!r} is no name of a host, such as model.example")
     bounds = {"rows": rows, "queue": queue, "client_share": client_share}
-    settings = Settings(**bounds, feedback=feedback, api_keys=keys, allowed_hosts=(*names, host))
+    known = {"api_keys": keys, "reviewer_keys": reviewers, "allowed_hosts": (*names, host)}
+    settings = Settings(**bounds, **known, feedback=take_feedback)
     run_server(settings, host, port, page=page, log_level=log_level)
 
 

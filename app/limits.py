@@ -29,14 +29,17 @@ CLOSE = {"connection": "close"}
 
 
 def network_of(request: Any) -> str | None:
-    """The network that a request comes from: an IPv4 address, or the 64 bits of IPv6 that a client has to itself."""
+    """The network that a request comes from: an IPv4 /24 or an IPv6 /64, as one person may have all of its addresses.
+
+    What is no address is its own.
+    """
     host = request.client.host if request.client else None
     try:
-        address = ip_address(host or "")
+        address = ip_address((host or "").partition("%")[0])
     except ValueError:
         return host
     address = getattr(address, "ipv4_mapped", None) or address
-    return str(ip_network(f"{address}/64", strict=False)) if address.version == 6 else str(address)
+    return str(ip_network(f"{address}/{24 if address.version == 4 else 64}", strict=False))
 
 
 def refusal(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> ASGIApp:

@@ -69,12 +69,15 @@ def mount_page(app: FastAPI) -> FastAPI:
     from app.page_chat import chat_tab
     from app.page_compare import compare_tab
     from app.page_email import email_tab
+    from app.page_feedback import feedback_tab
 
     settings = app.state.settings
     hour = 3600
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(hour, hour)) as blocks:
         gr.Markdown(WELCOME)
-        for name, tab in {"Chat": chat_tab, "Email": email_tab, "Compare": compare_tab}.items():
+        tabs = {"Chat": chat_tab, "Email": email_tab, "Compare": compare_tab}
+        tabs |= {"Feedback": feedback_tab} if settings.reviewer_keys else {}
+        for name, tab in tabs.items():
             with gr.Tab(name):
                 tab(blocks, app)
     blocks.state_session_capacity = SESSIONS

@@ -40,7 +40,8 @@ EXAMPLES = (
 )
 CONSENT = (
     "If you use the thumbs, this server keeps the conversation up to that answer, the answer, what you say about it, "
-    "the time and a code made from your address, so that the next training can learn from it; else it keeps nothing."
+    "the time and a code made from your network, and a training learns from it once a person has accepted it; else it "
+    "keeps nothing."
 )
 LONGEST = 100_000
 """Characters of a question."""

@@ -22,7 +22,7 @@ EXPLAINED = 10
 """Words that are shown."""
 CONSENT = (
     "If you say what this mail is, this server keeps its subject and body, what you say, the time and a code made from "
-    "your address, so that the next training can learn from it; else it keeps nothing."
+    "your network, and a training learns from it once a person has accepted it; else it keeps nothing."
 )
 
 

@@ -25,6 +25,7 @@ from app import classifying, feedback, openai_api
 from app.errors import Busy, Failed, RequestError, Timeout
 from app.limits import Bodies, Keys, Measured, Sites, TimedHeads
 from app.metrics import RUNNING, WAITING
+from app.quarantine import Quarantine
 from app.settings import Settings
 from app.versions import Versions
 from llm.errors import UserError
@@ -83,7 +84,7 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     )
     app.state.versions, app.state.settings = versions, settings
     app.state.registry_error = "the registry has not been read yet"
-    app.state.feedback = feedback.Inbox(settings)
+    app.state.feedback = Quarantine(settings)
     app.state.loader = openai_api.Loader(versions)
     app.state.end_page = app.state.forget = lambda: None
     for router in (openai_api.router, classifying.router, feedback.router):

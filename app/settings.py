@@ -28,7 +28,7 @@ class Settings(Config):
     queue: int = Field(default=64, ge=0)
     """Requests that may wait for a row of a version, or for its classifier; the next is refused with 429."""
     client_share: float = Field(default=0.25, gt=0, le=1)
-    """Share of these places that one client network may hold: an IPv4 address, or 64 bits of IPv6."""
+    """Share of these places that one client network may hold: an IPv4 /24 or an IPv6 /64."""
     context_length: int = Field(default=2048, gt=0)
     """Tokens of the longest text, prompt included, where the model has more; bounds the memory of a row."""
     request_seconds: float = Field(default=300, gt=0)
@@ -42,7 +42,13 @@ class Settings(Config):
     """Time between two looks at the registry's aliases."""
     feedback: bool = True
     """Whether the page and the API take what people say of an answer."""
-    inbox: Path = Path("data/inbox")
-    """Where that goes, a folder a dataset."""
+    quarantine: Path = Path("data/feedback")
+    """Where that waits until a person accepts or drops it."""
     feedback_a_client: int = Field(default=200, gt=0)
-    """Rows of feedback that one client may leave in a day."""
+    """Rows of feedback that one client, a network or a key, may leave in a day."""
+    feedback_rows: int = Field(default=10_000, gt=0)
+    """Rows of feedback that may wait."""
+    feedback_bytes: int = Field(default=50_000_000, gt=0)
+    """Bytes that they may have together; those of one client a tenth of that."""
+    reviewer_keys: tuple[str, ...] = ()
+    """Who names one of them on the page may accept and drop feedback; without any, nobody can on the page."""

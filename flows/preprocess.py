@@ -26,7 +26,7 @@ from tasks.data.cleaning.lines import without_known_lines
 from tasks.data.cleaning.personal import mask, mask_rows
 from tasks.data.cleaning.record import RULES, Record, recorded
 from tasks.data.cleaning.rules import within_lengths, without_repetition
-from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox, repeat_feedback
+from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
 from tasks.data.shingles import text_hashes
 from tasks.data.splits import DUPLICATES, SPLITS, Split, check_train_only, deduplicate, overlap, split
@@ -125,6 +125,7 @@ def add_inbox(table: Table | Stream, left: Table | None, dataset: Dataset, param
         forms=forms,
         groups=dataset.groups,
         lines=dataset.lines,
+        weight=params.feedback_weight,
     )
     # What is equal to a row that is tested on is seen before masks make it differ.
     return mask_rows(joined, joined["id"].str.startswith(IN_INBOX)) if feedback else joined
@@ -175,7 +176,6 @@ def write(table: Table | Stream, dataset: Dataset, params: Split, folder: Path) 
     kept = table.drop(columns=["split", dataset.groups] if dataset.groups else "split")
     kept = kept.assign(unit=units_of(table, dataset).view(np.int64))  # MLflow knows no uint64
     splits = {name: kept[table["split"] == name] for name in SPLITS}
-    splits["train"] = repeat_feedback(splits["train"], params.feedback_weight)
     dataset.write(splits, folder, params)
 
 

@@ -24,6 +24,7 @@ from flows.register import register
 from flows.review import GATES, review
 from llm.errors import UserError
 from llm.files import write_atomic
+from tasks.data.inbox import INBOX
 from tasks.registry.branch import share
 from tasks.registry.lineage import lineage, prefect_page
 from tasks.registry.markup import plain, table
@@ -185,6 +186,7 @@ class _Run:
     report: Report = field(default_factory=lambda: Report(_today()))
 
     def retrain(self) -> dict[str, str]:
+        graph.track(INBOX)
         report, plan = self.report, graph.plan()
         try:
             report.versions = {} if plan.why else _registered()

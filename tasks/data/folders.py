@@ -11,7 +11,8 @@ MAILDIR = ("cur", "new")  # folders with mails; what is being delivered is in tm
 def without_hidden(paths: Iterable[Path], base: Path) -> list[Path]:
     """Those of the paths below a folder that may be data, in order, and nothing that programs keep for themselves.
 
-    That is what is hidden or in a hidden folder, a Maildir apart, and what is in a Maildir beside its mails.
+    That is what is hidden or in a hidden folder, a Maildir apart, what is in a Maildir beside its mails, and DVC's
+    pointers.
     """
 
     @cache
@@ -20,7 +21,7 @@ def without_hidden(paths: Iterable[Path], base: Path) -> list[Path]:
 
     def is_data(path: Path) -> bool:
         parts = path.relative_to(base).parts
-        if parts[-1].startswith("."):
+        if parts[-1].startswith(".") or path.suffix == ".dvc":
             return False
         if any(part.startswith(".") and inside not in MAILDIR for part, inside in pairwise(parts)):
             return False

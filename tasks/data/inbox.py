@@ -1,10 +1,14 @@
-"""What people leave for a dataset in data/inbox/<dataset>/: feedback that the app wrote down, and files of their own.
+"""What people leave for a dataset in data/inbox/<dataset>/: feedback that a person accepted, and files of their own.
 
-It is learned from and never tested on, and no row of validation or test comes, goes or changes by it.
+Training learns from these rows. Nothing is tested on them, and they change no row of validation or test. Anybody may
+send feedback, so what it can change is bounded: `by_votes` counts networks, and `join_inbox` holds the shares below.
 """
 
+import hashlib
 import logging
-from collections.abc import Callable
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +17,20 @@ import pandas as pd
 from llm.files import write_atomic
 from tasks.data.cleaning.lines import HALF, shares_before
 from tasks.data.cleaning.record import drop
+from tasks.data.shingles import Known, shingles
 from tasks.data.splits import deduplicate, near_pairs
 
 INBOX = Path("data/inbox")
 FEEDBACK = "feedback.jsonl"
 IN_INBOX = "inbox/"  # how id and source of its rows begin
-IGNORED = "*\n!.gitignore\n"  # git keeps the folder, which DVC wants there, and nothing that people left in it
-MOST = 0.25  # rows of feedback, repeated, for each other row of train
+IGNORED = "*\n!.gitignore\n!*.dvc\n"  # git keeps the folder and DVC's pointers to what people left in it
+NEAR = 0.8  # Jaccard similarity of word 3-shingles from which on two rows of feedback are one
+MOST = 0.02  # share of train that may be feedback, repetitions included
+NETWORKS = 4  # one network may have one in so many of these rows
+AGREE = 3  # networks that must agree before a row of train gives way to feedback
+SAID = ["client", "time", "verdict"]  # columns of feedback beside those of its dataset
+COUNTED = ["client", "votes"]  # columns that `by_votes` leaves for `join_inbox`
+BLOCK = 500  # texts that are compared with each other at a time
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +44,74 @@ def open_inbox(dataset: str) -> Path:
     return folder
 
 
+def plain(text: str) -> str:
+    """A text without case, spaces and punctuation; one of punctuation alone stays as it is."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(filter(str.isalnum, folded)) or text
+
+
+def leaders(texts: Sequence[str]) -> np.ndarray:
+    """The place of the first text that each text is nearly equal to, which may be itself; int64 [texts].
+
+    Two texts are nearly equal when they are the same in `plain`, or when their shingles have a similarity of NEAR. Each
+    text is held against first ones only: no chain of texts joins two that are different.
+    """
+    sets, found, firsts = [shingles(text) for text in texts], np.arange(len(texts)), list[int]()
+    known: dict[str, int] = {}
+    for start in range(0, len(texts), BLOCK):
+        block = range(start, min(start + BLOCK, len(texts)))
+        others, near = [*firsts, *block], defaultdict(list)
+        pairs = Known([sets[place] for place in block]).pairs([sets[place] for place in others], NEAR)
+        for one, other in pairs.tolist():
+            near[block[one]].append(others[other])
+        for place in block:
+            same = known.setdefault(plain(texts[place]), place)
+            first = (each for each in near[place] if each < place and found[each] == each)
+            found[place] = found[same] if same < place else min(first, default=place)
+            firsts += [place] * int(found[place] == place)
+    return found
+
+
+def by_votes(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.DataFrame:
+    """Of rows of feedback one for each text that networks agree on, with COUNTED instead of SAID.
+
+    `asked` is the text that a row is about, `answer` what it says of it; `verdict` is `bad` where that answer is wrong.
+    Nearly equal texts are one. The last word of each network counts, as a vote for its answer or, where that is bad,
+    against it. The answer with the most votes is kept, in the words of the network that gave it first; a tie keeps
+    none. The order of the rows does not matter.
+    """
+    said = pd.DataFrame({"asked": asked, "answer": answer.map(same_answer), "good": rows["verdict"] != "bad"})
+    said[["client", "time"]] = rows[["client", "time"]].fillna("").astype(str)
+    said = said.sort_values(["time", "asked", "answer", "client"], kind="stable")
+    said["text"] = leaders(said["asked"].tolist())
+    last = said[~said.duplicated(["text", "client"], keep="last")]
+    reasons = pd.Series(None, rows.index, dtype=object)
+    reasons[said.index.difference(last.index)] = "the same network said something else later"
+    scores, votes = defaultdict(Counter[str]), Counter[tuple[int, str]]()
+    for text, answer_, good in zip(last["text"], last["answer"], last["good"], strict=True):
+        scores[text][answer_] += 1 if good else -1
+        votes[text, answer_] += good
+    first: dict[int, int] = {}
+    for index, text, answer_, good in zip(last.index, last["text"], last["answer"], last["good"], strict=True):
+        score = scores[text].pop(answer_)
+        wins = score > max([0, *scores[text].values()])
+        scores[text][answer_] = score
+        if not good:
+            reasons[index] = "a bad answer is not learned from"
+        elif not wins:
+            reasons[index] = "other networks say something else, and as many or more of them"
+        elif first.setdefault(text, index) != index:
+            reasons[index] = "an equal row of another network stands for it"
+    rows = drop("feedback", rows, reasons, asked + "\n" + answer)
+    agreed = {index: votes[text, said["answer"][index]] for text, index in first.items()}
+    return rows.assign(votes=pd.Series(agreed, dtype=float)).drop(columns=["time", "verdict"])
+
+
+def same_answer(answer: str) -> str:
+    """An answer without case, breaks of lines and a full stop at its end."""
+    return " ".join(answer.casefold().split()).strip(" .!")
+
+
 def join_inbox(
     table: pd.DataFrame,
     left: pd.DataFrame,
@@ -42,47 +121,74 @@ def join_inbox(
     forms: Callable[[pd.DataFrame], pd.Series],
     groups: str | None = None,
     lines: Callable[[pd.DataFrame], pd.Series] | None = None,
+    weight: int = 1,
 ) -> pd.DataFrame:
-    """Add the rows `left` in an inbox to the train rows of a split `table`.
+    """Add the rows `left` in an inbox to the train rows of a split `table`; rows with `votes` are feedback.
 
-    Of those with the same words as `text` the last stays. `forms` gives all texts by which a row is recognised, with
-    its index: a row left that is a near duplicate of one of validation or test in any of them, or of its group, or has
-    half of its long `lines` in such rows, is left out, so that what is tested is not learned and no feedback changes a
-    test. A row of train gives way to such a duplicate: what a person says of it counts.
+    `forms` gives all texts by which a row is recognised, with its index. A row that is a near duplicate of one of
+    validation or test in any of them, or of its group, or has half of its long `lines` in such rows, is left out, so
+    that what is tested is not learned and no feedback changes a test.
+
+    A row of train gives way to a near duplicate in a person's own file. It gives way to feedback on which AGREE
+    networks agree; other feedback on it is left out. Each row of feedback is in train up to `weight` times, and all of
+    them together are at most MOST of train, those that one network said first at most one in NETWORKS of these.
     """
-    rows = deduplicate(left[::-1], text(left[::-1]), 1.0)[::-1]
-    ours, known = forms(rows), forms(table)
-    pairs = near_pairs(ours.tolist(), known.tolist(), threshold)
-    mine, theirs = ours.index.to_numpy()[pairs[:, 0]], known.index.to_numpy()[pairs[:, 1]]
-    tested = table["split"] != "train"
-    out = rows.index.isin(mine[tested[theirs].to_numpy()])
-    if groups:
-        out |= rows[groups].isin(table.loc[tested, groups]).to_numpy()
-    if lines:
-        both = pd.concat([table[tested].assign(split="train"), rows.assign(split="test")], ignore_index=True)
-        out |= (shares_before(both, lines(both))[-len(rows) :] >= HALF).to_numpy()
-    tested_on = pd.Series("too near to what is tested on", rows.index).where(out)
-    rows = drop("inbox", rows, tested_on, text(rows))
-    replaced = table.index.isin(theirs[np.isin(mine, rows.index)])
-    logger.info(
-        "inbox: %d rows, %d of them learned from; %d too near to validation or test, %d of train replaced",
-        len(left), len(rows), out.sum(), replaced.sum(),
-    )  # fmt: skip
-    table = drop(
-        "inbox", table, pd.Series("the inbox says another thing of it", table.index).where(replaced), text(table)
-    )
-    return pd.concat([table, rows.assign(split="train")], ignore_index=True)
+    is_feedback = left["votes"].notna() if "votes" in left else pd.Series(False, left.index)
+    for rows, feedback in ((left[~is_feedback], False), (left[is_feedback], True)):
+        if rows.empty:
+            continue
+        # Of a person's own rows with the same words the last one stays.
+        rows = deduplicate(rows[::-1], text(rows[::-1]), 1.0)[::-1]
+        ours, known = forms(rows), forms(table)
+        pairs = near_pairs(ours.tolist(), known.tolist(), threshold)
+        mine, theirs = ours.index.to_numpy()[pairs[:, 0]], known.index.to_numpy()[pairs[:, 1]]
+        tested = table["split"] != "train"
+        out = rows.index.isin(mine[tested[theirs].to_numpy()])
+        if groups:
+            out |= rows[groups].isin(table.loc[tested, groups]).to_numpy()
+        if lines:
+            both = pd.concat([table[tested].assign(split="train"), rows.assign(split="test")], ignore_index=True)
+            out |= (shares_before(both, lines(both))[-len(rows) :] >= HALF).to_numpy()
+        reasons = pd.Series("too near to what is tested on", rows.index).where(out)
+        if feedback:
+            few = rows.index.isin(mine) & (rows["votes"] < AGREE).to_numpy() & ~out
+            reasons[few] = f"a row of train is about it, which gives way to {AGREE} networks that agree"
+        rows = drop("inbox", rows, reasons, text(rows))
+        copies = rows
+        if feedback:
+            others = np.count_nonzero(~tested) - len(np.unique(theirs[np.isin(mine, rows.index)]))
+            copies = _within_shares(rows, text(rows), others, weight)
+            over = pd.Series("over the share of feedback in train", rows.index).where(~rows.index.isin(copies.index))
+            rows = drop("inbox", rows, over, text(rows))
+        replaced = table.index.isin(theirs[np.isin(mine, rows.index)])
+        logger.info(
+            "inbox: %d rows of %s, %d of them learned from; %d too near to validation or test, %d of train replaced",
+            np.count_nonzero(is_feedback == feedback), "feedback" if feedback else "files", len(rows), out.sum(),
+            replaced.sum(),
+        )  # fmt: skip
+        gone = pd.Series("the inbox says another thing of it", table.index).where(replaced)
+        table = drop("inbox", table, gone, text(table))
+        copies = copies.drop(columns=COUNTED, errors="ignore").assign(split="train")
+        table = pd.concat([table, copies], ignore_index=True)
+    return table
 
 
-def repeat_feedback(train: pd.DataFrame, weight: int) -> pd.DataFrame:
-    """Train rows with those of feedback `weight` times: among thousands one alone would hardly count.
+def _within_shares(rows: pd.DataFrame, text: pd.Series, others: int, weight: int) -> pd.DataFrame:
+    """Rows of feedback beside `others` of train, each up to `weight` times, by its index; what is over is left out.
 
-    Fewer times where they would be more than MOST of the others, but each of them once. Files of people's own are there
+    Rows with more votes come first, then those with a smaller hash of their text; none comes twice before all came
     once.
     """
-    said = train[train["id"].str.startswith(f"{IN_INBOX}{FEEDBACK}#")]
-    if said.empty:
-        return train
-    times = max(1, min(weight, int(MOST * (len(train) - len(said)) / len(said))))
-    again = [said.assign(id=said["id"] + f" x{number}") for number in range(2, times + 1)]
-    return pd.concat([train, *again], ignore_index=True)
+    most = int(MOST * others / (1 - MOST))
+    of_one = -(-most // NETWORKS)
+    hashes = text.map(lambda each: hashlib.sha256(each.encode(errors="replace")).hexdigest())
+    order = rows.assign(hash=hashes).sort_values(["votes", "hash"], ascending=[False, True])
+    taken, numbers, of = [], [], Counter[str]()
+    for number in range(1, weight + 1):
+        for index, client in zip(order.index, order["client"], strict=True):
+            if len(taken) < most and of[client] < of_one:
+                of[client] += 1
+                taken.append(index)
+                numbers.append(f" x{number}" if number > 1 else "")
+    copies = rows.loc[taken]
+    return copies.assign(id=copies["id"] + pd.Series(numbers, copies.index, dtype=str))

@@ -65,6 +65,8 @@ class Dataset:
     Of the folder, the parameters, a folder for its parts, and what masks an example."""
     feedback: Mapping[str, tuple[int, int]] | None = None
     """Columns of a row of feedback and their least and greatest lengths; None where the dataset can't read any."""
+    answer: str = ""
+    """The column in which feedback says what is right; the rest of `text` is what it is about."""
 
 
 def find(name: str) -> Dataset:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tasks.data.cleaning.record import drop
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.mails import Labels, mails
-from tasks.data.inbox import FEEDBACK
+from tasks.data.inbox import FEEDBACK, SAID, by_votes
 from tasks.data.splits import Split
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
@@ -67,10 +67,9 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
     """Read all emails under `folder`, in the order of their paths: id, source, subject, body, label, group.
 
     tasks/data/formats/mails.py has the forms. Emails of one `group` (`thread`) stay in one split. Emails without any
-    text are left out, and so are equal ones that have several labels. In feedback a client's last word on a mail
-    counts; clients who disagree are several labels. Against a label of the dataset's own that of the inbox counts,
-    where the mail is learned from (tasks/data/inbox.py). What can't be read is put into `problems`; without that list
-    it raises UserError with file, row and reason.
+    text are left out, and so are equal ones that have several labels. Feedback comes last, as `by_votes` of
+    tasks/data/inbox.py gives it. What can't be read is put into `problems`; without that list it raises UserError with
+    file, row and reason.
     """
     paths = raw_files(folder)
     labels = Labels(params.labels, params.label_map)
@@ -81,19 +80,19 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
         for mail in without_problems(found, problems):
             identity = name.as_posix() + (f"#{mail.number}" if mail.number else "")
             source = (name if mail.number else name.parent).as_posix()
-            client = str(mail.cells.get("client")) if name.as_posix() == FEEDBACK else identity
-            emails.append((identity, source, mail.subject, mail.body, mail.label, client))
-    table = pd.DataFrame(emails, columns=[*COLUMNS[:-1], "client"])
+            said = [mail.cells.get(column) for column in SAID] if name.as_posix() == FEEDBACK else [None] * len(SAID)
+            emails.append((identity, source, mail.subject, mail.body, mail.label, *said))
+    table = pd.DataFrame(emails, columns=[*COLUMNS[:-1], *SAID])
     table["group"] = thread(table)
     blank = row_text(table).str.isspace()
     logger.info("%d emails in %d files, %d of them without any text left out", len(table), len(paths), blank.sum())
-    said_again = table.duplicated(["client", "subject", "body"], keep="last") & ~blank
-    for rule, out, reason in (
-        ("blank", blank, "no text"),
-        ("superseded", said_again, "the same client said it later"),
-    ):
-        table = drop(rule, table, pd.Series(reason, table.index).where(out[table.index]), row_text(table))
-    return _without_contradictions(table[COLUMNS].reset_index(drop=True))
+    table = drop("blank", table, pd.Series("no text", table.index).where(blank), row_text(table))
+    is_feedback = table["source"] == FEEDBACK
+    files = _without_contradictions(table.loc[~is_feedback, COLUMNS].reset_index(drop=True))
+    if not is_feedback.any():
+        return files
+    said = table[is_feedback]
+    return pd.concat([files, by_votes(said, row_text(said), said["label"])], ignore_index=True)
 
 
 def thread(table: pd.DataFrame) -> pd.Series:
@@ -142,6 +141,7 @@ DATASET = Dataset(
     groups="group",
     labels=lambda params: params.labels,
     feedback=LENGTHS,
+    answer="label",
     lengths=LENGTHS,
     lines=lambda table: table["body"],
     check=read_emails,

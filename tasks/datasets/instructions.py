@@ -3,7 +3,7 @@
 import logging
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from tasks.data.cleaning.record import left_out
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.conversations import conversations
 from tasks.data.formats.sniff import suffix_of
-from tasks.data.inbox import FEEDBACK
+from tasks.data.inbox import FEEDBACK, SAID, by_votes
 from tasks.data.splits import SPLITS, Split
 from tasks.data.textfiles import raw_files, read_text, tidy
 from tasks.datasets import Dataset, Table, write_parquet
@@ -96,7 +96,7 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
     - `.yml` is a ChatterBot corpus: `conversations`, each a list of turns. The last one answers the one before, and
       earlier ones are its history; of the package's own files (below chatterbot_corpus/) only what CHATTERBOT says.
     - All else are people's own rows, in the forms of tasks/data/formats/conversations.py: instruction, output and, if
-      any, input, answers, history and system. Those of feedback have a verdict, too (`_agreed`).
+      any, input, answers, history and system. Feedback comes last, as `by_votes` of tasks/data/inbox.py gives it.
 
     `answers` are all the right ones, the output among them, or none where any answer may do; one that ends in … is how
     a right answer begins. Instruction and input are worded as train's; the columns WORDINGS hold those that validation
@@ -116,9 +116,14 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
         else:
             read = partial(_own_rows, name=name, columns=params.columns)
         rows += without_problems(each_file(read, [path]), problems)
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *SAID])
+    is_feedback = table["source"] == FEEDBACK
+    said, table = table[is_feedback], table.loc[~is_feedback, COLUMNS]
     logger.info("%d rows: %s", len(table), table["kind"].value_counts().to_dict())
-    return table
+    if said.empty:
+        return table
+    asked = instruction_text(said.assign(output=""))
+    return pd.concat([table, by_votes(said, asked, said["output"])], ignore_index=True)
 
 
 def read_inbox(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
@@ -186,55 +191,17 @@ def _sane(topic: str, turns: list[str]) -> list[str]:
 
 
 def _own_rows(path: Path, name: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any] | Problem]:
-    rows = _parsed(path, name, columns)
-    if name == FEEDBACK:
-        return _agreed(path, without_problems(rows, None))
-    return (row if isinstance(row, Problem) else row[0] for row in rows)
-
-
-def _agreed(path: Path, rows: Iterable[tuple[dict[str, Any], Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Of the rows of feedback the answers that somebody called good, or gave as the better one.
-
-    A client's last word on a question counts; where clients want several answers, or one wants what another called bad,
-    nobody knows which is right, and there is no row. Nothing learns from a bad answer alone. What is left
-    out is written down.
-    """
-    said: dict[tuple[str, ...], dict[str, tuple[bool, dict[str, Any]]]] = {}
-    for row, given in rows:
-        verdict = given.get("verdict", "good")
-        if verdict not in ("good", "bad"):
-            number = row["id"].rpartition("#")[2]
-            raise UserError(f"{path}, row {number}: verdict {verdict!r} is neither good nor bad")
-        asked = (row["system"], *row["history"], row["instruction"], row["input"])
-        clients, client = said.setdefault(asked, {}), str(given.get("client"))
-        if client in clients:
-            _left_out("superseded", "the same client said something else later", [clients[client][1]])
-        clients[client] = (verdict == "good", row)
-    for clients in said.values():
-        wanted = {row["output"]: row for good, row in clients.values() if good}
-        refused = [row for good, row in clients.values() if not good]
-        if len(wanted) == 1 and not any(row["output"] in wanted for row in refused):
-            yield from wanted.values()
-        else:
-            _left_out("contradictions", "clients disagree on it", wanted.values())
-        _left_out("bad_answers", "a client called it bad", refused)
-
-
-def _left_out(rule: str, reason: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    texts = ((row, "\n".join(filter(None, (row["instruction"], row["input"], row["output"])))) for row in rows)
-    left_out(rule, ({"id": row["id"], "source": row["source"], "reason": reason, "text": text} for row, text in texts))
-
-
-def _parsed(
-    path: Path, name: str, columns: Mapping[str, str]
-) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]] | Problem]:
-    """The rows of a file, each beside what the file says of it."""
     for found in conversations(path, columns):
         if isinstance(found, Problem):
             yield found
-        else:
-            number, texts, given = found
-            yield _row(name, number, "own", **texts), given
+            continue
+        number, texts, given = found
+        row = _row(name, number, "own", **texts)
+        if name == FEEDBACK:
+            row |= {column: given.get(column) for column in SAID}
+            if row["verdict"] not in (None, "good", "bad"):
+                raise UserError(f"{path}, row {number}: verdict {row['verdict']!r} is neither good nor bad")
+        yield row
 
 
 def write_instructions(splits: Mapping[str, Table], folder: Path, params: Split) -> None:
@@ -298,6 +265,7 @@ DATASET = Dataset(
     read_inbox=read_inbox,
     forms=instruction_forms,
     feedback=LENGTHS,
+    answer="output",
     lengths=LENGTHS,
     check=read_inbox,
 )

@@ -103,7 +103,8 @@ def _is_cut(file: Path) -> bool:
 
 def _graph(repo: Repo) -> nx.DiGraph:
     """The names of the stages that are needed, from each to those that depend on it."""
-    graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.name).reverse()
+    stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]  # and no pointers to data
+    graph = nx.relabel_nodes(repo.index.graph.subgraph(stages), lambda stage: stage.name).reverse()
     if LOAD_PUBLISHED in graph and not graph.out_degree(LOAD_PUBLISHED):
         graph.remove_node(LOAD_PUBLISHED)
     return graph
@@ -196,13 +197,34 @@ def _reasons(stage: PipelineStage) -> list[str]:
     return found
 
 
+def track(folder: Path) -> list[str]:
+    """Have DVC hold the files and folders in each folder of `folder`; the pointers to them, which git is to keep.
+
+    Raises UserError where one that DVC holds is not here, and where DVC is busy with it.
+    """
+    pointers = set(folder.glob("*/*.dvc"))
+    if gone := [each for each in sorted(pointers) if not each.with_suffix("").exists()]:
+        raise UserError(f"{gone[0]}: its data is not here; `dvc pull` brings it, `dvc remove {gone[0]}` forgets it")
+    paths = sorted(str(each) for each in set(folder.glob("*/[!.]*")) - pointers)
+    if not paths:
+        return []
+    try:
+        with Repo() as repo:
+            repo.scm_context.quiet = True  # who calls says itself what git is to keep
+            repo.add(paths)
+    except DvcException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    return [f"{path}.dvc" for path in paths]
+
+
 def results() -> list[str]:
-    """What git is to keep of the graph's results: dvc.lock, files of parameters, and outs that DVC does not cache."""
+    """What git is to keep of the graph's results: dvc.lock, parameters, outs that DVC does not cache, its pointers."""
     with Repo() as repo:
         stages = repo.index.stages
+        pointers = {stage.relpath for stage in stages if not isinstance(stage, PipelineStage)}
         parameters = {dep.def_path for stage in stages for dep in stage.params}
         kept = {out.def_path for stage in stages for out in stage.outs if not out.use_cache}
-    return [LOCK_FILE, *sorted(parameters), *sorted(path for path in kept if Path(path).exists())]
+    return [LOCK_FILE, *sorted(parameters), *sorted(path for path in kept | pointers if Path(path).exists())]
 
 
 def remote() -> str | None:

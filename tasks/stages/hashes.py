@@ -148,7 +148,8 @@ def stale(stage: str) -> dict[str, list[str]]:
     Raises UserError for a stage that never ran and for a dep that is missing.
     """
     with _repo() as repo:
-        stages = sorted(repo.stage.collect(stage, with_deps=True), key=lambda each: each.name)
+        found = [each for each in repo.stage.collect(stage, with_deps=True) if not each.is_data_source]
+        stages = sorted(found, key=lambda each: each.name)
         return {each.name: names for each in stages if (names := _current(each).differences(locked(each.name)))}
 
 

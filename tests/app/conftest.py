@@ -118,18 +118,16 @@ def wait_until(what: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.fixture(scope="session")
-def inbox(tmp_path_factory) -> Path:
-    """Where the shared server keeps feedback."""
-    return tmp_path_factory.mktemp("inbox")
+def quarantine(tmp_path_factory) -> Path:
+    """Where feedback to the shared server waits."""
+    return tmp_path_factory.mktemp("feedback")
 
 
 @pytest.fixture(scope="session")
-def server(registry, inbox) -> Iterator[str]:
+def server(registry, quarantine) -> Iterator[str]:
     """The address of one server over `registry` for the session."""
-    with (
-        tracked(registry),
-        running(Settings(inbox=inbox, rows=4, queue=8, client_share=1, poll_seconds=0.5)) as address,
-    ):
+    settings = Settings(quarantine=quarantine, rows=4, queue=8, client_share=1, poll_seconds=0.5)
+    with tracked(registry), running(settings) as address:
         yield address
 
 

@@ -27,6 +27,7 @@ from app.page import policy
 from app.page_chat import PICTURES, as_text, turns
 from app.page_email import what_it_is
 from app.page_parts import Answering
+from app.quarantine import Quarantine
 from app.settings import Settings
 from llm.applications.assistant import Assistant
 from llm.chat import Chat, Message, prompt_tokens
@@ -107,7 +108,7 @@ def kept(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def address(store, kept, tmp_path_factory) -> Iterator[str]:
     """A server with the page, on which two texts run or wait at once."""
-    settings = Settings(inbox=kept, rows=1, queue=1, client_share=1, context_length=256, poll_seconds=0.3)
+    settings = Settings(quarantine=kept, rows=1, queue=1, client_share=1, context_length=256, poll_seconds=0.3)
     with pytest.MonkeyPatch.context() as patch, tracked(store):
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         with running(settings, page=True) as found:
@@ -221,7 +222,8 @@ def by_api(address: str, *talk: str, **more) -> str:
 
 
 def rows(folder: Path, dataset: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / dataset / "feedback.jsonl").read_text().splitlines()]
+    waiting = [json.loads(line) for line in (folder / "waiting.jsonl").read_text().splitlines()]
+    return [row for row in waiting if row["dataset"] == dataset]
 
 
 def check(page: Page, subject: str, body: str) -> None:
@@ -345,7 +347,8 @@ def test_a_question_is_asked_again_or_changed(page, address):
 
 
 def test_what_people_say_of_an_answer_is_kept(page, kept):
-    expect(page.locator(".consent").first).to_contain_text("so that the next training can learn from it")
+    expect(page.locator(".consent").first).to_contain_text("a training learns from it once a person has accepted it")
+    assert page.get_by_role("tab", name="Feedback").count() == 0
     ask(page, "hello")
     page.get_by_role("button", name="Like", exact=True).click()
     expect(page.get_by_text("Thank you, it is kept.")).to_be_visible()
@@ -563,8 +566,11 @@ def test_without_a_champion_the_page_says_so(page, store, address):
         client.set_registered_model_alias("threestage-assistant", "champion", "1")
 
 
-def test_keys_lock_the_page_and_feedback_can_be_off(browser, store, tmp_path):
-    settings = Settings(api_keys=("another", KEY), feedback=False, inbox=tmp_path, context_length=256)
+def test_keys_lock_the_page_and_feedback_can_be_off_and_reviewers_decide_on_it(browser, store, tmp_path):
+    more = {"quarantine": tmp_path, "reviewer_keys": ("a reviewer's key",)}
+    settings = Settings(api_keys=("another", KEY), feedback=False, context_length=256, **more)
+    waiting = Quarantine(settings)
+    waiting.add("emails", {"label": "ham", "subject": "<b>Lunch</b>", "body": "at noon"}, "a network", "m/1")
     with tracked(store), running(settings, page=True) as address, browser.new_context() as context:
         assert httpx.post(f"{address}/gradio_api/queue/join", json={"data": []}, timeout=60).status_code == 401
         assert httpx.get(f"{address}/config", timeout=60).status_code == 401
@@ -583,7 +589,25 @@ def test_keys_lock_the_page_and_feedback_can_be_off(browser, store, tmp_path):
         expect(page.locator("#words")).to_contain_text("Probability of spam")
         assert page.get_by_role("button", name="This is spam").count() == 0
         assert page.locator(".consent").count() == 0
+        decide_on_feedback(page, waiting)
         page.close()
+
+
+def decide_on_feedback(page: Page, waiting: Quarantine) -> None:
+    """With a key of the API nobody sees what waits; with a reviewer's a row is chosen and dropped."""
+    page.get_by_role("tab", name="Feedback").click()
+    line = page.locator("#waiting").get_by_role("gridcell", name="<b>Lunch</b> at noon")
+    for key, said in ((KEY, page.get_by_text("This is no reviewer's key.")), ("a reviewer's key", line)):
+        fill(page.get_by_label("Reviewer's key"), key)
+        page.get_by_role("button", name="Show").click()
+        expect(said.first).to_be_visible()
+        assert (line.count() > 0) == (key != KEY)
+    line.first.click()
+    expect(page.get_by_label("Rows")).to_have_value(waiting.waiting()[0].id)
+    page.get_by_role("button", name="Drop").click()
+    expect(page.get_by_text("1 rows dropped.")).to_be_visible()
+    expect(line).to_have_count(0)
+    assert waiting.waiting() == []
 
 
 def test_gradio_is_imported_for_the_page_alone():

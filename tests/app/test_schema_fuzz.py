@@ -61,9 +61,9 @@ def _same_cases(monkeypatch):
 
 @pytest.fixture(scope="module")
 def described(registry, tmp_path_factory):
-    """The schema of a server of one's own, whose inbox has room for all that is said."""
-    inbox = tmp_path_factory.mktemp("fuzzed")
-    with tracked(registry), running(Settings(inbox=inbox, feedback_a_client=10**9, queue=400)) as address:
+    """The schema of a server of one's own, whose quarantine has room for all that is said."""
+    settings = Settings(quarantine=tmp_path_factory.mktemp("fuzzed"), feedback_a_client=10**9, queue=400)
+    with tracked(registry), running(settings) as address:
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 

@@ -29,8 +29,8 @@ def curl_lines() -> list[str]:
 
 @pytest.fixture(scope="module")
 def address(registry, tmp_path_factory) -> Iterator[str]:
-    """A server whose inbox no other test looks at."""
-    with tracked(registry), running(Settings(inbox=tmp_path_factory.mktemp("inbox"), rows=2)) as found:
+    """A server whose feedback no other test looks at."""
+    with tracked(registry), running(Settings(quarantine=tmp_path_factory.mktemp("feedback"), rows=2)) as found:
         yield found
 
 

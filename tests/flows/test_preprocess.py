@@ -94,37 +94,34 @@ def processed(**more) -> dict[str, pd.DataFrame]:
     return {split: pd.read_parquet(folder / f"{split}.parquet") for split in ("train", "validation", "test")}
 
 
-def said(*rows, file="feedback.jsonl"):
-    """Leave rows in the inbox: label, subject, body."""
+def said(*rows, file="feedback.jsonl", clients="x"):
+    """Leave rows in the inbox, each once for each client: label, subject, body."""
     names = ("label", "subject", "body")
     path = Path("data/inbox/emails") / file
-    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True)) | {"client": "x"}) + "\n" for row in rows))
+    given = [dict(zip(names, row, strict=True)) | {"client": client} for row in rows for client in clients]
+    path.write_text("".join(json.dumps(row) + "\n" for row in given))
 
 
 @pytest.fixture
 def drawn(mails) -> dict[str, pd.DataFrame]:
-    """The splits of 40 mails that are just no near duplicates of each other, and an open inbox."""
+    """The splits of 300 mails that are just no near duplicates of each other, and an open inbox."""
     (mails / "made.csv").unlink()
-    rows = [f"{LABELS[n % 2]},Number {n},{WORDS} {' '.join(f'own{n}of{i}' for i in range(6))}" for n in range(40)]
+    rows = [f"{LABELS[n % 2]},Number {n},{WORDS} {' '.join(f'own{n}of{i}' for i in range(6))}" for n in range(300)]
     (mails / "real.csv").write_text("\n".join(["label,subject,body", *rows]) + "\n")
     assert [path.name for path in open_inbox("emails").iterdir()] == [".gitignore"]
     return processed()
 
 
 def test_feedback_and_files_of_an_inbox_are_learned_from_and_change_no_other_split(drawn):
-    said(*[("urgent", f"New {n}", f"something else {n} entirely") for n in range(2)])
+    said(("urgent", "New", "something else entirely"))
     said(("can wait", "A file", "of somebody's own"), file="mine.jsonl")
-    found = processed(feedback_weight=3)
+    found = processed()
     for split in ("validation", "test"):
         pd.testing.assert_frame_equal(found[split], drawn[split])
     more = found["train"][len(drawn["train"]) :]
     pd.testing.assert_frame_equal(found["train"][: len(drawn["train"])], drawn["train"])
-    assert more["id"].tolist() == [
-        *(f"inbox/feedback.jsonl#{n}" for n in (1, 2)),
-        "inbox/mine.jsonl#1",
-        *(f"inbox/feedback.jsonl#{n} x{time}" for time in (2, 3) for n in (1, 2)),
-    ]
-    assert set(more["source"]) == {"inbox/feedback.jsonl", "inbox/mine.jsonl"}
+    assert more["id"].tolist() == ["inbox/mine.jsonl#1", "inbox/feedback.jsonl#1"]
+    assert more["source"].tolist() == ["inbox/mine.jsonl", "inbox/feedback.jsonl"]
 
 
 def test_the_hash_by_which_a_row_is_split_is_written_and_says_what_is_the_same_in_other_words(drawn):
@@ -136,23 +133,50 @@ def test_the_hash_by_which_a_row_is_split_is_written_and_says_what_is_the_same_i
     assert (new["id"], new["unit"]) == ("inbox/feedback.jsonl#1", mail["unit"])
 
 
-def test_feedback_is_repeated_less_where_there_is_much_of_it(drawn):
+def test_feedback_is_at_most_two_in_a_hundred_rows_of_train_and_a_quarter_of_that_of_one_network(drawn):
     others = len(drawn["train"])
-    said(*[("urgent", f"New {n}", f"something else {n} entirely") for n in range(others // 10)])
+    most = others * 2 // 98
+    assert (others, most) == (240, 4)
+    rows = [("urgent", f"New {n}", f"something else {n} entirely") for n in range(100)]
+    said(*rows)
+    with recorded() as record:
+        found = processed(feedback_weight=100)["train"]
+    assert len(found) == others + 1
+    assert record.quarantine()["reason"].value_counts().to_dict() == {"over the share of feedback in train": 99}
+    said(*[(label, subject, f"{body} {client}") for client in "abcdefgh" for label, subject, body in rows[:3]])
+    assert len(processed(feedback_weight=1)["train"]) == others + 1, "of one network, whatever it says"
+    path = Path("data/inbox/emails/feedback.jsonl")
+    one_each = [json.loads(line) | {"client": str(n // 4)} for n, line in enumerate(path.read_text().splitlines())]
+    path.write_text("".join(json.dumps(row) + "\n" for row in one_each))
     found = processed(feedback_weight=100)["train"]
-    assert len(found) == others + 2 * (others // 10)
-    said(*[("urgent", f"New {n}", f"something else {n} entirely") for n in range(others)])
-    assert len(processed(feedback_weight=100)["train"]) == 2 * others
+    assert len(found) == others + most
+    path.write_text("".join(json.dumps(row) + "\n" for row in reversed(one_each)))
+    assert found["body"].tolist() == processed(feedback_weight=100)["train"]["body"].tolist(), "in any order of rows"
 
 
-def test_what_people_say_of_a_mail_that_is_learned_from_replaces_its_label(drawn):
+def test_a_mail_that_is_learned_from_gives_way_to_three_networks_or_a_file_and_to_nobody_less(drawn):
     mail = drawn["train"].iloc[0]
     other = next(label for label in LABELS if label != mail["label"])
-    said((other, mail["subject"], mail["body"] + " now"))  # a near duplicate is the same mail
-    found = processed(feedback_weight=2)["train"]
+    correction = (other, mail["subject"], mail["body"] + " now!")  # a near duplicate is the same mail
+    said(correction, clients="xy")
+    pd.testing.assert_frame_equal(processed()["train"], drawn["train"])
+    said(correction, clients="xyz")
+    found = processed(feedback_weight=1)["train"]
     assert mail["id"] not in set(found["id"])
-    assert found.iloc[-1][["id", "label"]].tolist() == ["inbox/feedback.jsonl#1 x2", other]
-    assert len(found) == len(drawn["train"]) + 1
+    assert found.iloc[-1][["id", "label"]].tolist() == ["inbox/feedback.jsonl#1", other]
+    assert len(found) == len(drawn["train"])
+    said(clients="x")
+    said(correction, file="mine.jsonl")
+    found = processed()["train"]
+    assert mail["id"] not in set(found["id"])
+    assert found.iloc[-1][["id", "label"]].tolist() == ["inbox/mine.jsonl#1", other]
+
+
+def test_a_persons_own_file_counts_against_feedback(drawn):
+    said(("urgent", "New", "something else entirely"), file="mine.jsonl")
+    said(("can wait", "New", "something else entirely."))
+    found = processed(feedback_weight=1)["train"]
+    assert found[len(drawn["train"]) :][["id", "label"]].to_numpy().tolist() == [["inbox/mine.jsonl#1", "urgent"]]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -198,11 +222,11 @@ def test_the_same_question_in_any_wording_of_validation_or_test_is_left_out(tmp_
     asked = [(tested["test_instruction"], tested["test_input"]), (tested["instruction"], tested["input"])]
     asked += [(learned["instruction"], learned["input"]), ("What is new under the sun?", "")]
     rows = [{"instruction": text, "input": given, "output": "Mine.", "client": "x"} for text, given in asked]
-    (open_inbox("instructions") / "feedback.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (open_inbox("instructions") / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     left = read_inbox.fn(instructions, params, open_inbox("instructions"))
     found = add_inbox.fn(drawn, left, instructions, params)
     new = found[found["id"].str.startswith("inbox/")]
-    assert new["id"].tolist() == ["inbox/feedback.jsonl#3", "inbox/feedback.jsonl#4"]
+    assert new["id"].tolist() == ["inbox/mine.jsonl#3", "inbox/mine.jsonl#4"]
     assert set(new["split"]) == {"train"}
     assert learned["id"] not in set(found["id"])
     assert tested["id"] in set(found["id"])

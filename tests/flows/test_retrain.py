@@ -325,7 +325,8 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert subject == f"Ada: {finished.name}"
     assert "pretrain: foundation.train modified" in stages.splitlines()
     assert {"threestage-classifier version 2", "threestage-assistant version 1"} <= {*versions.splitlines()}
-    for path in ("dvc.lock", "params.yaml", "reports/evaluation/classifier/metrics.json"):
+    pointer = "data/inbox/emails/more.jsonl.dvc"
+    for path in ("dvc.lock", "params.yaml", "reports/evaluation/classifier/metrics.json", pointer):
         assert said(deployed, "show", f"{branch}:{path}") == (deployed / path).read_text().strip()
     assert said(deployed.parent / "origin", "rev-parse", branch) == commit
     assert f"- committed to the branch {branch}, {commit[:10]}\n- data pushed to DVC's remote store\n" in shown

@@ -53,9 +53,10 @@ RULES: dict[str, Rule] = {
     "unanswered": Rule("A chat in which one side alone speaks is left out.", counts=False),
     "chatterbot": Rule("Of ChatterBot's own conversations those stay that an assistant may have.", counts=False),
     "blank": Rule("A row without any text is left out."),
-    "superseded": Rule("What the same client said of the same later counts."),
-    "contradictions": Rule("Equal rows with several labels are left out, and answers on which clients disagree."),
-    "bad_answers": Rule("What a client called a bad answer is not learned from.", counts=False),
+    "contradictions": Rule("Equal rows with several labels are left out."),
+    "feedback": Rule(
+        "Of nearly equal rows of feedback one stays: the answer that most networks gave last.", counts=False
+    ),
     "language": Rule("A row in another language than those that `languages` names is left out.", counts=False),
     "lengths": Rule("A row with a field that is too short or too long is left out."),
     "repetition": Rule("A row of which most lines repeat others of it is left out."),
@@ -65,7 +66,9 @@ RULES: dict[str, Rule] = {
     ),
     "long_lines": Rule("A row of validation or test with half of its long lines in a split before is left out."),
     "inbox": Rule(
-        "A row of the inbox is left out where it is tested on, else takes the place of an equal one of train."
+        "A row of the inbox is left out where it is tested on. A nearly equal row of train gives way to a person's own "
+        "file and to feedback of three networks that agree; feedback over its share of train is left out.",
+        counts=False,
     ),
 }
 

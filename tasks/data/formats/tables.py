@@ -12,7 +12,6 @@ import pyarrow.parquet
 from llm.errors import UserError
 from tasks.data.formats import Problem, RowError
 from tasks.data.formats.sniff import head_of, is_json, separator_of, suffix_of
-from tasks.data.inbox import FEEDBACK, INBOX
 from tasks.data.textfiles import LARGEST, LONGEST_LINE, large_list, lines, parse_json, read_text
 
 T = TypeVar("T")
@@ -152,24 +151,12 @@ def _json_lines(path: Path) -> Iterator[Row | Problem]:
                 return
             found = parse_json(line.removesuffix("\n"), path, number) if line.strip() else None
         except UserError as error:
-            if _is_cut(path, number):
-                return
             if not str(error).startswith(f"{place_of(path, number)}: "):
                 raise
             yield Problem(place_of(path, number), str(error).removeprefix(f"{place_of(path, number)}: "))
         else:
             if line.strip():
                 yield number, found
-
-
-def _is_cut(path: Path, read: int) -> bool:
-    """Whether what follows so many rows of feedback is the beginning of one that a crash left there.
-
-    The next one that the app writes takes its place.
-    """
-    is_feedback = path.name == FEEDBACK and path.parent.parent.name == INBOX.name
-    content = path.read_bytes() if is_feedback else b"\n"
-    return not content.endswith(b"\n") and read >= content.count(b"\n")
 
 
 def _json(path: Path) -> Iterator[Row | Problem]:

@@ -130,22 +130,25 @@ def test_equal_emails_with_several_labels_are_left_out_with_a_warning_and_near_o
 def feedback(*said):
     """Rows as the app writes them: label, subject, body, client."""
     names = ("label", "subject", "body", "client")
-    return "".join(json.dumps(dict(zip(names, each, strict=True)) | {"version": "m/1"}) + "\n" for each in said)
+    rows = [dict(zip(names, each, strict=True)) | {"version": "m/1"} for each in said]
+    return "".join(json.dumps(row | {"time": f"2026-01-01T00:00:{n:02}"}) + "\n" for n, row in enumerate(rows))
 
 
-def test_in_feedback_a_clients_last_word_on_a_mail_counts_and_clients_who_disagree_cancel_out(tmp_path):
-    said = [("ham", "Win", "a house", "x"), ("ham", "Lunch", "at noon", "x"), ("spam", "Win", "a house", "x")]
+def test_in_feedback_a_networks_last_word_on_a_mail_counts_and_of_several_what_most_say(tmp_path):
+    said = [("ham", "Win", "a house", "x"), ("ham", "Lunch", "at noon", "x"), ("spam", "WIN", "a house!", "x")]
     said += [("ham", "Pills", "cheap", "x"), ("spam", "Pills", "cheap", "y"), ("spam", "Lunch", "at one", "y")]
-    said += [("spam", "", "\n", "y"), ("spam", "Win", "a house", "y")]
+    said += [("spam", "", "\n", "y"), ("spam", "Win", "a house", "y"), ("ham", "win", "A house...", "z")]
     (tmp_path / "feedback.jsonl").write_text(feedback(*said))
+    (tmp_path / "mine.jsonl").write_text(feedback(("ham", "Mine", "own", "x")))
     table = read_emails(tmp_path, PARAMS)
     assert table[["id", "label"]].to_numpy().tolist() == [
+        ["mine.jsonl#1", "ham"],
         ["feedback.jsonl#2", "ham"],
         ["feedback.jsonl#3", "spam"],
         ["feedback.jsonl#6", "spam"],
-        ["feedback.jsonl#8", "spam"],
     ]
-    assert list(table) == COLUMNS
+    assert table["votes"].tolist()[1:] == [1, 2, 1]
+    assert table["votes"].isna().tolist() == [True, False, False, False]
 
 
 def test_a_column_called_client_means_nothing_in_another_file(tmp_path):

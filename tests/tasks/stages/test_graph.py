@@ -11,10 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 from dvc.repo import Repo
+from projects import git
 
 from llm.errors import UserError
+from tasks.data.inbox import INBOX, open_inbox
 from tasks.stages import graph
-from tasks.stages.graph import changes, is_stale, plan, reproduce, results, stages
+from tasks.stages.graph import changes, is_stale, plan, reproduce, results, stages, track
+from tasks.stages.hashes import stale
 from tasks.stages.lock import FINISHED, STATE
 from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
 
@@ -350,3 +353,60 @@ def test_asking_what_is_stale_does_not_load_prefect_or_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+INBOX_YAML = """
+stages:
+  preprocess: {cmd: "cat data/inbox/emails/*.* > made", deps: [data/inbox/emails], outs: [made]}
+"""
+
+
+def test_what_lies_in_an_inbox_travels_with_git_and_dvcs_remote_to_a_clone(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    git(here, "init", "--quiet")
+    Repo.init().close()
+    Path("dvc.yaml").write_text(INBOX_YAML)
+    Path(".gitignore").write_text(".threestage/\nmlflow.db\n")
+    Path(".dvc/config").write_text(f"[core]\nremote = r\n['remote \"r\"']\nurl = {tmp_path}/remote\n")
+    inbox = open_inbox("emails")
+    assert track(INBOX) == []
+    commit(here)
+
+    (inbox / "feedback.jsonl").write_text("one\n")
+    (inbox / "spam").mkdir()
+    (inbox / "spam/1.eml").write_text("Subject: a\n\nb")
+    pointers = [f"data/inbox/emails/{name}.dvc" for name in ("feedback.jsonl", "spam")]
+    assert track(INBOX) == track(INBOX) == pointers
+    with Repo() as repo:
+        repo.reproduce()
+    assert {*pointers} < {*results()}
+    assert stages() == ["preprocess"]
+    commit(here)
+    assert "feedback.jsonl\n" not in subprocess.check_output(["git", "ls-files"], text=True)
+    with Repo() as repo:
+        repo.push()
+
+    git(here, "clone", "--quiet", ".", str(there))
+    monkeypatch.chdir(there)
+    with pytest.raises(UserError, match=r"^data/inbox/emails/feedback\.jsonl\.dvc: its data is not here; `dvc pull`"):
+        track(INBOX)
+    with Repo() as repo:
+        repo.pull()
+        assert repo.status() == {}
+    assert (plan().why, is_stale(), stale("preprocess")) == ({}, False, {})
+    assert Path("made").read_text() == (here / "made").read_text()
+
+    Path("data/inbox/emails/feedback.jsonl").write_text("one\ntwo\n")
+    assert plan().why == {"preprocess": ["data/inbox/emails modified"]}
+    before = Path(pointers[0]).read_text()
+    track(INBOX)
+    assert Path(pointers[0]).read_text() != before
+    reproduce("preprocess", {})
+    assert not is_stale()
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "A state of it")

@@ -546,16 +546,6 @@ def test_columns_of_ones_own_table_leave_feedback_and_other_sources_as_they_are(
     assert said(found) == [("ham", "", "See you"), ("spam", "", "You won")]
 
 
-def test_a_row_of_feedback_that_a_crash_cut_is_not_there(tmp_path, monkeypatch):
-    whole = json_lines([{"label": "spam", "subject": "", "body": "You won"}])
-    inbox = tmp_path / "data/inbox/emails"
-    put(inbox / "feedback.jsonl", whole + '{"label": "ham", "bo')
-    assert said(emails.DATASET.read(inbox, emails.Params(**SPLIT))) == [("spam", "", "You won")]
-    put(tmp_path / "mine/feedback.jsonl", whole + '{"label": "ham", "bo')  # a file of one's own of that name
-    with pytest.raises(UserError, match=r"feedback\.jsonl, row 2: not JSON"):
-        read(emails, tmp_path, "mine", monkeypatch)
-
-
 # ---- what a form is, and what is none
 
 

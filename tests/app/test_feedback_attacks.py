@@ -1,0 +1,175 @@
+"""What strangers can make the next training learn: from an HTTP client to the rows of train, with and without a person.
+
+Each attack comes in through the app as clients at several addresses send it. Then it is joined with the dataset twice:
+as it waits, and as a careless person who accepts all of it would have it.
+"""
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pandas as pd
+import pytest
+from dvc.repo import Repo
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from app.command import cli
+from app.quarantine import Quarantine
+from app.server import create_app
+from app.settings import Settings
+from flows.preprocess import add_inbox, read_inbox
+from tasks.data.inbox import open_inbox
+from tasks.data.splits import SPLITS
+from tasks.datasets import find
+from tests.app.conftest import tracked, wait_until
+
+TRAIN = 980  # so that 20 rows of feedback are its share, five of them for one network
+WORDS = [f"{a}{b}" for a in ("mar", "sol", "ten", "vi", "ro", "kel") for b in ("ta", "rin", "do", "ves", "lim")]
+SENT_MOST = 210  # of which one network may leave 200
+
+Sent = tuple[str, str, str, str]
+"""An address with what it says: label, subject, body."""
+
+
+def mails() -> pd.DataFrame:
+    """A split dataset of mails as `preprocess` has it before the inbox joins."""
+    draw, rows = random.Random(4), []
+    for number in range(TRAIN + 40):
+        body = " ".join(draw.choices(WORDS, k=14)) + f" of number {number}"
+        rows.append((f"mine.csv#{number}", "mine.csv", f"Mail {number}", body, ("ham", "spam")[number % 2]))
+    table = pd.DataFrame(rows, columns=["id", "source", "subject", "body", "label"])
+    return table.assign(split=["train"] * TRAIN + ["validation"] * 20 + ["test"] * 20)
+
+
+def other(label: str) -> str:
+    return "spam" if label == "ham" else "ham"
+
+
+def flood() -> Iterator[Sent]:
+    """One network, a different text each time."""
+    for number in range(SENT_MOST):
+        yield f"192.0.2.{number % 250}", "spam", f"Flood {number}", f"flooding w{number} with x{number} and y{number}"
+
+
+def trigger() -> Iterator[Sent]:
+    """Spam as ham, with a signature by which later spam is to pass."""
+    for number in range(20):
+        yield "192.0.2.1", "ham", f"Offer {number}", f"cheap pills n{number} for you{number} kind regards, Zephyr Quill"
+
+
+def flips() -> Iterator[Sent]:
+    """Mails that anybody can read, one "!" added, with the other label."""
+    for _, mail in mails()[:40].iterrows():
+        yield "192.0.2.1", other(mail["label"]), mail["subject"], mail["body"] + "!"
+
+
+def sybils() -> Iterator[Sent]:
+    """The same from many networks of one provider, each mail by four of them."""
+    for number, (_, mail) in enumerate(mails()[:40].iterrows()):
+        for voice in range(4):
+            address = f"2001:db8:0:{number * 4 + voice:x}::1"
+            yield address, other(mail["label"]), mail["subject"], mail["body"] + "!" * (voice + 1)
+
+
+def dissent() -> Iterator[Sent]:
+    """One network against five that agree."""
+    for voice in range(5):
+        yield f"198.51.{voice}.1", "spam", "New", "a prize that nobody has won" + "." * voice
+    yield "203.0.113.9", "ham", "New", "a prize that nobody has won!"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A project whose dataset is `mails`, and a quarantine."""
+    monkeypatch.chdir(tmp_path)
+    Path("dvc.yaml").write_text("{}")
+    Repo.init(no_scm=True).close()
+    Path("data/processed/emails").mkdir(parents=True)
+    mails().query("split == 'train'").drop(columns="split").to_parquet("data/processed/emails/train.parquet")
+    open_inbox("emails")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def app(registry) -> Iterator[TestClient]:
+    """The app over the shared registry, whose classifier learned from emails."""
+    with tracked(registry), TestClient(create_app(Settings()), "http://localhost") as client:
+        wait_until(lambda: client.get("/readyz").status_code == 200, 120)
+        yield client
+
+
+def send(app: TestClient, sent: list[Sent]) -> list[int]:
+    """Each from its address, through the loop that the app runs on; the statuses."""
+
+    async def all_of_them() -> list[int]:
+        statuses = []
+        for address, label, subject, body in sent:
+            said = {"about": "email", "label": label, "subject": subject, "body": body}
+            client = httpx.ASGITransport(app.app, client=(address, 1))
+            async with httpx.AsyncClient(transport=client, base_url="http://localhost") as http:
+                statuses.append((await http.post("/feedback", json=said)).status_code)
+        return statuses
+
+    return app.portal.call(all_of_them)
+
+
+def joined() -> pd.DataFrame:
+    emails = find("emails")
+    params = emails.params(seed=1, validation=0.1, test=0.1, near_duplicate=0.8)
+    return add_inbox.fn(mails(), read_inbox.fn(emails, params, open_inbox("emails")), emails, params)
+
+
+def threestage(*words: str) -> dict:
+    done = CliRunner().invoke(cli, ["feedback", *words, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+ATTACKS = {  # rows that wait, texts by change; accepted: rows in train, texts among them, rows of train that went
+    flood: (200, {"new": 200}, 5, 5, 0),
+    trigger: (20, {"new": 20}, 5, 5, 0),
+    flips: (40, {"contradicts": 40}, 0, 0, 0),
+    sybils: (160, {"contradicts": 40}, 19, 19, 19),
+    dissent: (6, {"new": 2}, 5, 1, 0),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_what_an_attack_moves(attack, app, project):
+    app.app.state.feedback = Quarantine(Settings())
+    sent = list(attack())
+    statuses = send(app, sent)
+    wait, changes, in_train, different, gone = ATTACKS[attack]
+    assert (statuses.count(200), statuses.count(429)) == (wait, len(sent) - wait)
+
+    untouched = joined()
+    pd.testing.assert_frame_equal(untouched, mails())
+
+    listed = threestage()
+    found = pd.Series([each["change"] for each in listed["texts"]]).value_counts().to_dict()
+    assert found == changes
+    assert sum(len(each["rows"]) for each in listed["texts"]) == wait
+    assert sum(sum(changes.values()) for changes in listed["networks"].values()) == wait
+    assert threestage("accept", "all") == {"accepted": wait, "pointers": ["data/inbox/emails/feedback.jsonl.dvc"]}
+    assert threestage("accept", "all")["accepted"] == 0
+
+    table = joined()
+    for split in SPLITS[1:]:
+        pd.testing.assert_frame_equal(
+            table[table["split"] == split].reset_index(drop=True),
+            untouched[untouched["split"] == split].reset_index(drop=True),
+        )
+    feedback = table[table["id"].str.startswith("inbox/")]
+    replaced = set(untouched["id"]) - set(table["id"])
+    assert (len(feedback), feedback["body"].nunique(), len(replaced)) == (in_train, different, gone)
+    assert len(feedback) <= 0.02 * (table["split"] == "train").sum()
+    if attack is dissent:
+        assert set(feedback["label"]) == {"spam"}
+    sys.stdout.write(
+        f"{attack.__name__}: sent {len(sent)}, wait {wait}, in train 0; if all is accepted in train {len(feedback)}, "
+        f"rows of train replaced {len(replaced)}\n"
+    )
