@@ -25,6 +25,7 @@ from flows.preprocess import add_inbox, read_inbox
 from tasks.data.inbox import open_inbox
 from tasks.data.splits import SPLITS
 from tasks.datasets import find
+from tasks.datasets.emails import thread
 from tests.app.conftest import tracked, wait_until
 
 TRAIN = 980  # so that 20 rows of feedback are its share, five of them for one network
@@ -42,7 +43,7 @@ def mails() -> pd.DataFrame:
         body = " ".join(draw.choices(WORDS, k=14)) + f" of number {number}"
         rows.append((f"mine.csv#{number}", "mine.csv", f"Mail {number}", body, ("ham", "spam")[number % 2]))
     table = pd.DataFrame(rows, columns=["id", "source", "subject", "body", "label"])
-    return table.assign(split=["train"] * TRAIN + ["validation"] * 20 + ["test"] * 20)
+    return table.assign(group=thread(table), split=["train"] * TRAIN + ["validation"] * 20 + ["test"] * 20)
 
 
 def other(label: str) -> str:

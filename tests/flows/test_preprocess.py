@@ -136,7 +136,7 @@ def test_the_hash_by_which_a_row_is_split_is_written_and_says_what_is_the_same_i
 def test_feedback_is_at_most_two_in_a_hundred_rows_of_train_and_a_quarter_of_that_of_one_network(drawn):
     others = len(drawn["train"])
     most = others * 2 // 98
-    assert (others, most) == (240, 4)
+    assert most == 4
     rows = [("urgent", f"New {n}", f"something else {n} entirely") for n in range(100)]
     said(*rows)
     with recorded() as record:
