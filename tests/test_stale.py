@@ -91,6 +91,7 @@ STALE = {  # the first pattern that fits a module counts
     "tasks/evaluation/statistics.py": EVALUATION,
     "tasks/evaluation/answers.py": EVALUATED,
     "tasks/evaluation/judge.py": EVALUATED,
+    "tasks/evaluation/evasions.py": EVALUATED,
     "tasks/evaluation/rouge.py": EVALUATED,
     **{f"tasks/datasets/{name}.py": (f"preprocess@{name}",) for name in DATASETS},
     "tasks/training/fit.py": TRAINING,
