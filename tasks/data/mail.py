@@ -76,7 +76,8 @@ LOOKALIKES = str.maketrans(
     "асԁеһіјӏорԛѕԝхуАВСЕНІЈКМОРЅТХУαγικνορτυχΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "acdehijlopqswxyABCEHIJKMOPSTXYayiknoptuxABEZHIKMNOPTYX",
 )
-MIXED = re.compile(r"\w*(?:[A-Za-z]\w*[\u0370-\u052f]|[\u0370-\u052f]\w*[A-Za-z])\w*")
+WORD = re.compile(r"[^\W\d_]+")
+LATIN, OTHER = re.compile("[A-Za-z]"), re.compile("[\u0370-\u052f]")
 # A word that is written letter by letter, with the same sign or space between each two.
 SPELLED = re.compile(r"(?<![^\W_])[^\W\d_]([ .*|/~_-])[^\W\d_](?:\1[^\W\d_])+(?![^\W_])")
 HIDDEN = re.compile(
@@ -85,6 +86,7 @@ HIDDEN = re.compile(
 SIZE = re.compile(r"(?:^|;)font(?:-size)?:(?:[^;]* )?([\d.]+)(?:px|pt|em|rem|%)?")
 VISIBILITY = re.compile(r"(?:^|;)visibility:(\w+)")
 LEAST_SIZE = 2.0  # of letters that anybody reads, in whatever unit
+MOST_FORMS = 20
 READABLE = (".htm", ".html", ".txt")  # attachments that are read, whatever type they claim
 WIDER = {  # as browsers read them: https://encoding.spec.whatwg.org/#names-and-labels
     **dict.fromkeys(("ascii", "iso8859-1"), "cp1252"),
@@ -226,7 +228,11 @@ def _plain_letters(text: str) -> str:
     """The text as it looks: compatible letters as plain ones, no invisible characters, no Latin in two scripts."""
     text = unicodedata.normalize("NFKC", INVISIBLE.sub("", text))
     text = re.sub(r"(?<=[a-zA-Z\u00c0-\u024f])[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u20d0-\u20ff]+", "", text)
-    return MIXED.sub(lambda found: found[0].translate(LOOKALIKES), text)
+    return WORD.sub(_in_one_script, text) if OTHER.search(text) else text
+
+
+def _in_one_script(word: re.Match) -> str:
+    return word[0].translate(LOOKALIKES) if LATIN.search(word[0]) and OTHER.search(word[0]) else word[0]
 
 
 def without_quoted_printable(text: str) -> str:
@@ -377,7 +383,12 @@ def parse_message(raw: str | bytes, note: Note = _no_note) -> tuple[str, str]:
 
 
 def _together(texts: Sequence[str]) -> str:
-    """Texts one after another, each without the lines that stand in those before it, however they are broken."""
+    """Texts one after another, each without the lines that stand in those before it, however they are broken.
+
+    Each line is looked for in all that was before: more than MOST_FORMS texts are all kept as they are.
+    """
+    if len(texts) > MOST_FORMS:
+        return "\n\n".join(filter(None, map(str.strip, texts)))
     found: list[str] = []
     known = ""
     for text in texts:
