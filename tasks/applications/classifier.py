@@ -29,7 +29,7 @@ class Train(FinetuneConfig):
     """Blocks, from the input on, that stay as the base has them; with one, the embeddings do too."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
-    max_tokens: int = Field(gt=0)
+    max_tokens: int = Field(gt=1)
     """Tokens of an email that the GPT reads: of a longer one those that the linear model finds most like spam."""
     ngram_buckets: int = Field(default=0, ge=0)
     """Buckets of a linear model that reads all of an email and decides with the GPT; 0 leaves it out."""

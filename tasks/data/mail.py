@@ -7,12 +7,13 @@ import codecs
 import quopri
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from email.feedparser import BytesFeedParser
 from email.message import EmailMessage
 from email.policy import EmailPolicy
 from html import unescape
-from typing import Any
+from typing import Any, NamedTuple
 
 import ftfy
 from lxml import etree
@@ -27,8 +28,9 @@ ENDS = {  # what stands where an element of HTML ends, and where it begins behin
     **{"table": "\n", "tr": "\n", "td": " ", "th": " "},
 }
 DROPPED = ("iframe", "script", "style", "title")
-UNSEEN = ("rp", "rt", "template")  # their words are not those of the text around them
+UNSEEN = ("template",)
 VERBATIM = ("pre", "textarea")
+WORDED = ("alt", "srcdoc", "value")  # attributes that a person may read
 KINDS = {tag: kind for kind in (DROPPED, UNSEEN, VERBATIM) for tag in kind}
 SPACES = " \t\n\f\r"  # HTML's own
 # Tags that people's programs write in mails; of <stdio.h>, <list> and <anna@example.com> a text may well speak.
@@ -44,28 +46,23 @@ PARTS = re.compile(r"\s*(?:[^\s-].*\n\s*){0,2}--(\S.{0,68}\S)[ \t]*\n(?:[\w-]+:.
 DEEPEST_HTML = 256  # a parser looks through all open elements where one ends: without a bound that is quadratic
 DEEPEST_MAIL = 50  # mails in mails; each line is held against the boundary of every one around it
 LONGEST_HEADER = 10_000  # characters; Python's parser of headers is quadratic
-# What list servers and a filter (DeathToSpam) put below a mail, and what the reader of a feed puts above it: lines of a
-# fixed form, so that nothing else can hide in them.
+# Lines that list servers and a filter (DeathToSpam) put below a mail. None has a part that anybody could write.
 FOOTER_LINE = re.compile(
-    r"https?://[\w.-]{1,60}/(?:mailman/)?listinfo/[\w.-]{1,40}|To unsubscribe from this group, send an email to:"
-    r"|[\w.-]{1,60}-unsubscribe@[\w.-]{1,60}"
-    r"|Your use of Yahoo! Groups is subject to http://docs\.yahoo\.com/info/terms/|(?:-*DeathToSpam)+-*|-+~-+>"
+    r"To unsubscribe from this group, send an email to:|-{1,80}~-{1,80}>|(?:-{0,20}DeathToSpam){1,20}-{0,20}"
+    r"|Your use of Yahoo! Groups is subject to http://docs\.yahoo\.com/info/terms/"
 )
-FEED = re.compile(r"\AURL: \S{1,200}\nDate: .{1,60}\n")
-LONGEST_FOOTER_LINE = 200  # characters
+LONGEST_FOOTER_LINE = 500  # characters
 QUOTE = ">|) "
 QUOTED_LINE = re.compile(r"^[ \t]*(?:[>|][ \t]?)+", re.MULTILINE)
-# What no person reads: signatures and keys of PGP, base64 (three lines at least), uuencode. A line of words is none.
-ENCODED = re.compile(
-    r"^{q}-----BEGIN PGP SIGNED MESSAGE-----\n(?:{q}Hash: \w{{1,10}}\n)*"
-    r"|^{q}-----BEGIN PGP (?:MESSAGE|PUBLIC KEY BLOCK|SIGNATURE)-----\n"
-    r"(?:{q}(?:Version|Charset|MessageID): .{{1,50}}\n)*"
-    r"(?:{q}\n)?(?:{q}[A-Za-z0-9+/]{{60,76}}\n)*(?:{q}[A-Za-z0-9+/]{{1,76}}={{0,2}}\n)?(?:{q}=[A-Za-z0-9+/]{{4}}\n)?"
-    r"{q}-----END PGP [A-Z ]{{1,20}}-----"
-    r"|(?:^{q}[A-Za-z0-9+/]{{60,76}}\n){{3,}}(?:{q}(?:[A-Za-z0-9+/]{{20,76}}|[A-Za-z0-9+/]{{2,75}}==?)$)?"
-    r"|^{q}begin [0-7]{{3}} \S{{1,60}}\n(?:{q}M\S{{60}}\n)+(?:{q}\S{{1,60}}\n){{0,2}}{q}end$".format(q=f"[{QUOTE}]*"),
+# What no person reads: the marks of PGP, and base64 of three lines at least that looks random.
+PGP_LINE = re.compile(r"-----(?:BEGIN|END) PGP (?:MESSAGE|PUBLIC KEY BLOCK|SIGNATURE|SIGNED MESSAGE)-----")
+BASE64 = re.compile(
+    r"(?:^{q}[A-Za-z0-9+/]{{60,76}}\n){{3,}}(?:{q}(?:[A-Za-z0-9+/]{{20,76}}|[A-Za-z0-9+/]{{2,75}}==?)$)?".format(
+        q=f"[{QUOTE}]*"
+    ),
     re.MULTILINE,
 )
+RANDOM = {r"[A-Z]": 0.2, r"[a-z]": 0.2, r"[0-9]": 0.05}  # shares of the letters of such a line, at least
 # Characters that show nothing: soft hyphens, joiners, marks of direction, fillers, selectors of variants, tags.
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
@@ -79,15 +76,16 @@ LOOKALIKES = str.maketrans(
 WORD = re.compile(r"[^\W\d_]+")
 LATIN, OTHER = re.compile("[A-Za-z]"), re.compile("[\u0370-\u052f]")
 # A word that is written letter by letter, with the same sign or space between each two.
-SPELLED = re.compile(r"(?<![^\W_])[^\W\d_]([ .*|/~_-])[^\W\d_](?:\1[^\W\d_])+(?![^\W_])")
-HIDDEN = re.compile(
-    r"display:none|opacity:0?(?:\.0+)?(?:;|$)|mso-hide:all|max-(?:height|width):0(?:px)?(?:;|$)|text-indent:-\d{3,}"
+SPELLED = re.compile(r"(?<![^\W_])[^\W\d_]([^\w\s]|[ _])[^\W\d_](?:\1[^\W\d_]){2,}(?![^\W_])")
+SIZE = re.compile(r"(\d*\.?\d+)(px|pt)?")
+LEAST_SIZE = 2.0  # of letters that anybody reads, in px or pt
+MOST_COMPARED = 200_000  # characters of the forms of a text; each line is looked for in all of the others
+READABLE = (".htm", ".html", ".xhtml", ".shtml", ".svg", ".txt")  # attachments that are read, whatever type they claim
+# A header of a part whose message lost its own.
+HEADERS = re.compile(r"(?:[\w-]+:.*|[ \t]+.*)(?:\n(?:[\w-]+:.*|[ \t]+.*))*")
+PART_HEADER = re.compile(
+    r"content-(?:type|transfer-encoding|disposition|id):\s*\S+(?:\s+[\w-]+=\S+)*|\s+[\w-]+=\S+", re.IGNORECASE
 )
-SIZE = re.compile(r"(?:^|;)font(?:-size)?:(?:[^;]* )?([\d.]+)(?:px|pt|em|rem|%)?")
-VISIBILITY = re.compile(r"(?:^|;)visibility:(\w+)")
-LEAST_SIZE = 2.0  # of letters that anybody reads, in whatever unit
-MOST_FORMS = 20
-READABLE = (".htm", ".html", ".txt")  # attachments that are read, whatever type they claim
 WIDER = {  # as browsers read them: https://encoding.spec.whatwg.org/#names-and-labels
     **dict.fromkeys(("ascii", "iso8859-1"), "cp1252"),
     **dict.fromkeys(("gb2312", "gbk"), "gb18030"),
@@ -95,6 +93,7 @@ WIDER = {  # as browsers read them: https://encoding.spec.whatwg.org/#names-and-
     "iso2022_jp": "iso2022_jp_ext",
     "shift_jis": "cp932",
 }
+SHIFTED = re.compile(r"utf[_-](?:7|16|32)|hz|iso2022_")  # charsets in which bytes of ASCII can be other characters
 MULTIBYTE = re.compile(r"big5|cp9[345]\d|euc_|gb|hz|iso2022_|johab|shift_")
 ENCODED_CHARSET = re.compile(r"(?<==\?)[^?*\s]{1,40}(?=[?*])")  # of a word of a header
 PASSES = 20  # of cleaning; of 6,046 messages of the default data none needs more than four
@@ -123,28 +122,53 @@ class _DeepError(Exception):
     """HTML that is nested deeper than anybody writes it."""
 
 
-def _shown(attributes: Mapping[str, str], displayed: bool, large: bool, visible: bool) -> tuple[bool, bool, bool]:
-    """The same of an element in one that is so. Its own style can bring back size and visibility, but nothing else."""
-    style = re.sub(r"\s*([:;,])\s*|\s*!important", r"\1", attributes.get("style", "").lower())
-    displayed &= "hidden" not in attributes and not HIDDEN.search(style)
-    if found := SIZE.search(style):
-        large = found[1].count(".") > 1 or float(found[1].rstrip(".") or 0) >= LEAST_SIZE
-    if found := VISIBILITY.search(style):
-        visible = found[1] not in ("hidden", "collapse")
-    return displayed, large, visible
+class _Shown(NamedTuple):
+    """Whether an element is displayed, and its own words large enough and visible."""
+
+    displayed: bool = True
+    large: bool = True
+    visible: bool = True
+
+    def inside(self, attributes: Mapping[str, str]) -> "_Shown":
+        """The same of an element in this one. Its own style can bring back size and visibility, but nothing else."""
+        displayed, large, visible = self
+        style = {}
+        for each in attributes.get("style", "").lower().split(";"):
+            name, _, value = each.partition(":")
+            style[name.strip()] = value.replace("!important", "").strip()
+        display, opacity = style.get("display", "none" if "hidden" in attributes else ""), style.get("opacity")
+        displayed &= display != "none" and opacity not in ("0", "0.0")
+        if "font-size" in style:
+            size = SIZE.fullmatch(style["font-size"])
+            large = size is None or float(size[1]) >= (LEAST_SIZE if size[2] else 0.01)
+        if "visibility" in style:
+            visible = style["visibility"] not in ("hidden", "collapse")
+        return _Shown(displayed, large, visible)
 
 
 class _Reader:
-    """Takes what lxml finds in HTML, in order, and keeps what a person sees. Each event is met once."""
+    """Takes what lxml finds in HTML, in order: what a person sees, and below it what is hidden.
 
-    def __init__(self) -> None:
+    Browsers show more than one parser and a few rules can foresee, so nothing is left out that may be words: hidden
+    text only stands apart. Each event is met once.
+    """
+
+    def __init__(self, declared: bool) -> None:
+        self.declared = declared
+        """Else the text may be meant as it stands: its comments, scripts and attributes are words, too."""
         self.seen: list[str] = []
+        self.below: list[str] = []
         self.words: list[str] = []
         self.depth = 0
         self.inside = dict.fromkeys((DROPPED, UNSEEN, VERBATIM), 0)
         """How many elements of these kinds are open."""
-        self.shown = [(True, True, True)]
-        """Of each open element: whether it is displayed, and whether its own words are large enough and visible."""
+        self.shown = [_Shown()]
+        """Of each open element."""
+
+    @property
+    def _found(self) -> list[str]:
+        hidden = self.inside[DROPPED] or self.inside[UNSEEN] or not all(self.shown[-1])
+        return self.below if hidden else self.seen
 
     def _flush(self, *_: Any) -> None:
         """The words since the last event; spaces alone are one, or a new line."""
@@ -152,11 +176,11 @@ class _Reader:
             return
         text = "".join(self.words)
         self.words.clear()
-        if self.inside[DROPPED] or self.inside[UNSEEN] or not all(self.shown[-1]):
+        if self.inside[DROPPED] and self.declared:
             return
         if not self.inside[VERBATIM] and not text.strip(SPACES):
             text = "\n" if "\n" in text else " "
-        self.seen.append(text)
+        self._found.append(text)
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         """An element begins."""
@@ -166,44 +190,57 @@ class _Reader:
             raise _DeepError
         if tag in KINDS:
             self.inside[KINDS[tag]] += 1
-        self.shown.append(_shown(attributes, *self.shown[-1]))
-        if tag in ENDS and self.seen and not self.inside[DROPPED] and not self.seen[-1].endswith((" ", "\n")):
-            self.seen.append(ENDS[tag])
+        self.shown.append(self.shown[-1].inside(attributes))
+        found = self._found
+        if tag in ENDS and found and not self.inside[DROPPED] and not found[-1].endswith((" ", "\n")):
+            found.append(ENDS[tag])
+        for name, value in attributes.items():
+            if name in WORDED or (not self.declared and name not in ("class", "style") and " " in value):
+                self.below += [value, "\n"]
 
     def end(self, tag: str) -> None:
         """An element ends."""
         self._flush()
+        found = self._found
         self.depth -= 1
         if len(self.shown) > 1:
             self.shown.pop()
         if tag in KINDS:
             self.inside[KINDS[tag]] -= 1
         if tag in ENDS and not self.inside[DROPPED]:
-            self.seen.append(ENDS[tag])
+            found.append(ENDS[tag])
 
     def data(self, words: str) -> None:
         """Some of the words of an element."""
         self.words.append(words)
 
-    comment = pi = doctype = _flush
+    def comment(self, words: str) -> None:
+        """What a browser does not show."""
+        self._flush()
+        if not self.declared:
+            self.below += [words, "\n"]
+
+    pi = doctype = _flush
 
     def close(self) -> str:
-        """All that was seen."""
+        """All that was found."""
         self._flush()
-        return "".join(self.seen)
+        below = "".join(self.below).strip()
+        return "".join(self.seen) + (f"\n\n{below}" if below else "")
 
 
-def html_text(html: str) -> str:
-    """The text that a person sees, link texts included, with a new line where a block ends.
+def html_text(html: str, declared: bool = True) -> str:
+    """The text that a person sees, link texts included, with a new line where a block ends; below it what is hidden.
 
+    Without a header that `declared` it to be HTML, comments, scripts and words in attributes stand below, too.
     HTML that is nested deeper than DEEPEST_HTML is read without its structure.
     """
-    parser = etree.HTMLParser(target=_Reader(), huge_tree=True)  # without it, a comment of 10 MB is never left
+    parser = etree.HTMLParser(target=_Reader(declared), huge_tree=True)  # else a comment of 10 MB is never left
     try:
         parser.feed(html.removeprefix("\ufeff"))
         return parser.close()
     except _DeepError:
-        return unescape(re.sub(r"<[^<>]*>", " ", html))
+        return unescape(re.sub(r"</?\w+|>", " ", html))
 
 
 def flat_entities(text: str) -> str:
@@ -252,28 +289,44 @@ def _is_html(text: str) -> bool:
 
 def _body_text(content: str, subtype: str = "plain", note: Note = _no_note) -> str:
     if found := PARTS.match(content):
-        message = f'Content-Type: multipart/mixed; boundary="{found[1]}"\n\n{content}'.encode(errors="ignore")
-        # Of a message that has its header nobody sees what stands before its parts and behind them.
-        around = content[: found.start(1) - 2], content.partition(f"\n--{found[1]}--")[2]
-        texts = [around[0], *(_body_text(*text) for text in _read(message)[1]), around[1]]
-        if any(text.strip() for text in texts[1:]):  # parts that hold nothing leave the body as it was
-            before, content, subtype = content, _together(texts), "plain"
-            note("parts", before, content)
+        before, subtype = content, "plain"
+        content = "\n\n".join(_marked_up(*piece) for piece in _pieces(content, found[1]))
+        note("parts", before, content)
     before, content = content, without_quoted_printable(content)
     note("quoted_printable", before, content)
-    if subtype == "html" or _is_html(content):
-        before, content = content, html_text(content)
-        note("markup", before, content)
-    return _mend(content, note).strip()
+    return _mend(_marked_up(content, subtype, note), note).strip()
+
+
+def _marked_up(content: str, subtype: str, note: Note = _no_note) -> str:
+    if subtype != "html" and not _is_html(content):
+        return content
+    text = html_text(content, declared=subtype == "html")
+    note("markup", content, text)
+    return text
+
+
+def _pieces(content: str, boundary: str) -> Iterator[tuple[str, str]]:
+    """What stands between the boundaries of a message whose header got lost, each with its subtype.
+
+    Nothing is left out but the headers of a part: a mail program shows all of it.
+    """
+    for piece in re.split(rf"^--{re.escape(boundary)}(?:--)?[ \t]*$", content, flags=re.MULTILINE):
+        head, _, rest = piece.strip("\n").partition("\n\n")
+        if not HEADERS.fullmatch(head):
+            yield piece, "plain"
+            continue
+        part = _parse(piece.strip("\n").encode(errors="ignore"))
+        others = [line for line in head.split("\n") if not PART_HEADER.fullmatch(line)]
+        yield "\n".join(others), "plain"
+        yield _text(part) if part.get_content_maintype() == "text" else (rest, "plain")
 
 
 def without_footers(body: str) -> str:
-    """The body without the lines that list servers put below it, in quoted mails, too.
+    """The body without fixed lines that list servers put below it, in quoted mails, too.
 
-    Most lists of a collection have but hams, or but spams: a model would read their footers instead of the mail. What
-    else stands there is read: a filter that skips it is passed by whoever writes there.
+    Most lists of a collection carry only ham or only spam: a model would read their footers instead of the mail.
     """
-    lines = [line for line in FEED.sub("", body).split("\n") if not _is_footer_line(line)]
+    lines = [line for line in body.split("\n") if not _is_footer_line(line)]
     return "\n".join(lines).strip() or body
 
 
@@ -282,8 +335,15 @@ def _is_footer_line(line: str) -> bool:
 
 
 def without_encoded(body: str) -> str:
-    """The body without blocks of base64, uuencode and PGP: of those that sign their mails most are of one label."""
-    return ENCODED.sub("", body).strip() or body
+    """The body without base64 and the marks of PGP: of those who sign their mails most send mails of one label."""
+    lines = [line for line in body.split("\n") if not PGP_LINE.fullmatch(line.lstrip(QUOTE))]
+    return BASE64.sub(lambda found: "" if _is_random(found[0]) else found[0], "\n".join(lines)).strip() or body
+
+
+def _is_random(block: str) -> bool:
+    lines = [line.lstrip(QUOTE) for line in block.strip("\n").split("\n")]
+    shares = ((len(re.findall(kind, line)), share * len(line)) for line in lines[:-1] for kind, share in RANDOM.items())
+    return all(count >= least for count, least in shares)
 
 
 def without_quotes(body: str) -> str:
@@ -324,6 +384,8 @@ def _wider(charset: str) -> str:
 def _decode(content: bytes, charset: str | None) -> str:
     """Decode a part; what is valid UTF-8 is taken for it, whatever charset the header claims."""
     declared = _wider(charset or "ascii")
+    if content.isascii() and not SHIFTED.match(declared):  # a charset such as EBCDIC is one that no program shows
+        return content.decode()
     names = [("utf-8", "strict")] * (not content.isascii()) + [(declared, "strict")]
     if MULTIBYTE.match(declared):  # one character that is lost is less than a text in Latin-1
         names.append((declared, "replace"))
@@ -372,34 +434,31 @@ def _parse(content: bytes) -> EmailMessage:
 
 
 def parse_message(raw: str | bytes, note: Note = _no_note) -> tuple[str, str]:
-    """Give the subject and the body of a raw message as tidy text: all that a person would see of it.
+    """Give the subject and the body of a raw message as tidy text.
 
-    That is its text and its HTML where that says something else, mails in it, and attachments that are text.
+    The body is its text and its HTML where they say different things, mails in it, and attachments that are text.
     Raises RowError for one that can't be read.
     """
-    subject, texts = _read(raw if isinstance(raw, bytes) else _without_lost(raw).encode())
-    body = _together([_body_text(*text, note) for text in texts])
+    subject, body = _read(raw if isinstance(raw, bytes) else _without_lost(raw).encode(), note)
     return _settle(*_clean(subject, body, note), note)
 
 
-def _together(texts: Sequence[str]) -> str:
-    """Texts one after another, each without the lines that stand in those before it, however they are broken.
+def _together(forms: Sequence[str]) -> str:
+    """Forms of one text: the first as it is, of the others the lines whose words it has not, however it breaks them."""
+    if sum(map(len, forms)) > MOST_COMPARED:
+        return _paragraphs(forms)
+    known = _words(forms[0]) if forms else ""
+    others = ((line for line in form.split("\n") if _words(line) not in known) for form in forms[1:])
+    return _paragraphs([*forms[:1], *map("\n".join, others)])
 
-    Each line is looked for in all that was before: more than MOST_FORMS texts are all kept as they are.
-    """
-    if len(texts) > MOST_FORMS:
-        return "\n\n".join(filter(None, map(str.strip, texts)))
-    found: list[str] = []
-    known = ""
-    for text in texts:
-        lines = [line for line in text.split("\n") if _words(line) not in known] if known else [text]
-        known += _words(text)
-        found.append("\n".join(lines).strip())
-    return "\n\n".join(filter(None, found))
+
+def _paragraphs(texts: Iterable[str]) -> str:
+    return "\n\n".join(filter(None, map(str.strip, texts)))
 
 
 def _words(text: str) -> str:
-    return " ".join(["", *re.findall(r"[^\W_]+", text.lower()), ""])
+    """The words of a line in lower case; of a line without any, all of it."""
+    return " ".join(["", *(re.findall(r"[^\W_]+", text.lower()) or [text.strip() or " "]), ""])
 
 
 def _may_be_text(part: EmailMessage) -> bool:
@@ -409,37 +468,55 @@ def _may_be_text(part: EmailMessage) -> bool:
     return part.get_filename() is None and content.isascii() and b"\0" not in content
 
 
-def _texts(part: EmailMessage) -> Iterator[tuple[str, str]]:
-    """What a person reads of a part, each text with its subtype, in their order: text and HTML of any name or kind of
-    disposition, and mails in the mail with their subjects. Of two forms of the same the plain one is first."""
-    if part.is_multipart():
-        parts = part.get_payload()
-        if part.get_content_type() == "multipart/alternative":
-            parts = sorted(parts, key=lambda each: each.get_content_subtype() != "plain")
-        for each in parts:
-            if part.get_content_maintype() == "message":
-                yield str(each["subject"] or ""), "plain"
-            yield from _texts(each)
-    elif (name := (part.get_filename() or "").lower()).endswith(READABLE) or (
-        part.get_content_maintype() == "text"
-        and (part.get_content_subtype() in ("plain", "html") or part.get_content_disposition() != "attachment")
-    ):
-        yield _text(part, "html" if name.endswith(READABLE[:2]) else part.get_content_subtype())
+def _texts(part: EmailMessage, note: Note) -> Iterator[str]:
+    """What a person reads of a part: text and HTML of any name and disposition, and mails with their subjects.
+
+    Of several forms of the same the HTML is the one that is shown.
+    """
+    kind, name = part.get_content_type(), (part.get_filename() or "").lower()
+    if kind == "multipart/alternative" and part.is_multipart():
+        forms = sorted(part.get_payload(), key=lambda form: form.get_content_subtype() == "plain")
+        yield _together([_paragraphs(_texts(form, note)) for form in forms])
+    elif part.get_content_maintype() == "message" and part.is_multipart():
+        yield from _mail_in(part.get_payload(0), str(part["content-transfer-encoding"] or "").lower(), note)
+    elif part.is_multipart():
+        for each in part.get_payload():
+            yield from _texts(each, note)
+    elif name.endswith(".eml"):
+        yield from _mail_in(_parse(part.get_payload(decode=True) or b""), "", note)
+    elif part.get_content_maintype() == "text" or kind == "application/xhtml+xml" or name.endswith(READABLE):
+        text, subtype = _text(part)
+        is_page = kind == "application/xhtml+xml" or name.endswith(READABLE[:-1])
+        yield _body_text(text, "html" if is_page else subtype, note)
 
 
-def _text(part: EmailMessage, subtype: str) -> tuple[str, str]:
-    return _decode(part.get_payload(decode=True) or b"", part.get_content_charset()), subtype
+def _mail_in(message: EmailMessage, encoding: str, note: Note) -> Iterator[str]:
+    """The texts of a mail in a mail, which may be encoded as a whole."""
+    if encoding in ("base64", "quoted-printable"):
+        content = message.as_bytes()
+        decoded = quopri.decodestring(content) if encoding != "base64" else b64decode(b"".join(content.split()) + b"==")
+        message = _parse(decoded)
+    yield _subject(message)
+    yield from _texts(message, note)
 
 
-def _read(content: bytes) -> tuple[str, list[tuple[str, str]]]:
-    """The subject of a raw message and its texts, each with its subtype; RowError for one that can't be read."""
+def _subject(message: EmailMessage) -> str:
+    return " ".join(map(str, message.get_all("subject", [])))
+
+
+def _text(part: EmailMessage) -> tuple[str, str]:
+    return _decode(part.get_payload(decode=True) or b"", part.get_content_charset()), part.get_content_subtype()
+
+
+def _read(content: bytes, note: Note) -> tuple[str, str]:
+    """The subject of a raw message and all of its text; RowError for one that can't be read."""
     try:
         message = _parse(content)
-        texts = list(_texts(message))
-        if not texts:  # broken boundaries or types leave the content as it came; bytes of a picture are no text
+        texts = list(_texts(message, note))
+        if not any(texts):  # broken boundaries or types leave the content as it came; bytes of a picture are no text
             leaves = (part for part in message.walk() if not part.is_multipart() and _may_be_text(part))
-            texts = [_text(part, part.get_content_subtype()) for part in leaves]
-        return str(message["subject"] or ""), texts
+            texts = [_body_text(*_text(part), note) for part in leaves]
+        return _subject(message), _paragraphs(texts)
     except RowError:
         raise
     except (LookupError, AttributeError, TypeError, ValueError, RecursionError) as error:  # of Python's parser

@@ -149,6 +149,10 @@ def _lost_header(spam: Spam) -> bytes:
     )
 
 
+def _again(spam: Spam) -> str:
+    return f"\n\n{spam.cover}\n\n"
+
+
 FORMS: dict[str, Form] = {
     "below a signature line": _below("-- "),
     "below two dashes": _below("--"),
@@ -193,9 +197,11 @@ FORMS: dict[str, Form] = {
     "letters as digits": _changed(lambda word: word[0] + word[1:].translate(LEET)),
     "words spelled with spaces": _spelled(" "),
     "words spelled with dots": _spelled("."),
+    "all letters apart": lambda s: message(s.subject, " ".join(re.sub(r"\s", "", s.body))),
     "long harmless beginning": lambda s: message(s.subject, f"{s.cover}\n\n{s.body}"),
     "long harmless end": lambda s: message(s.subject, f"{s.body}\n\n{s.cover}"),
     "harmless beginning and end": lambda s: message(s.subject, f"{s.cover}\n\n{s.body}\n\n{s.cover}"),
+    "amidst 30 times as many harmless words": lambda s: message(s.subject, f"{15 * _again(s)}{s.body}{15 * _again(s)}"),
     "harmless subject and beginning": lambda s: message("Re: " + s.cover[:40], f"{s.cover}\n\n{s.body}"),
     "links alone": _links,
 }

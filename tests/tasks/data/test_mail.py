@@ -1,4 +1,5 @@
 # ruff: noqa: RUF001 (letters that look like others are what some tests are about)
+from base64 import encodebytes
 from email.message import EmailMessage
 
 import pytest
@@ -49,7 +50,10 @@ def test_html_becomes_what_a_person_sees():
     )
     expected = ("Hello", "Dear friend,\n1 2\n\nClick here <3")
     assert parse_message(raw(html, kind="text/html")) == expected
-    assert parse_message(raw(html)) == expected
+    subject, body = parse_message(raw(html))  # it does not say so, and may be meant as it stands
+    assert body.startswith(expected[1] + "\n\n")
+    assert subject == "Hello"
+    assert body.endswith("alert(1)")
 
 
 def test_all_that_a_person_sees_of_a_message_is_read_once():
@@ -64,7 +68,9 @@ def test_all_that_a_person_sees_of_a_message_is_read_once():
     forwarded["Subject"] = "Inner"
     forwarded.set_content("The mail in it")
     message.add_attachment(forwarded)
-    expected = "The plain part,\nin two lines\n\nThe HTML part\n\nThe attachment\n\nA page\n\nInner\n\nThe mail in it"
+    expected = (
+        "The plain part, in two lines\nThe HTML part\n\nThe attachment\n\nA page\n\n1,2\n\nInner\n\nThe mail in it"
+    )
     assert parse_message(message.as_bytes()) == ("Parts", expected)
     message = EmailMessage()
     message.set_content(" \n")
@@ -73,37 +79,88 @@ def test_all_that_a_person_sees_of_a_message_is_read_once():
 
 
 @pytest.mark.parametrize(
-    ("style", "seen"),
+    ("style", "hidden"),
     [
-        ("display : none", False),
-        ("color:red;DISPLAY:none !important", False),
-        ("visibility:hidden", False),
-        ("font-size:0px", False),
-        ("font-size:1px;", False),
-        ("font: 0pt Arial", False),
-        ("opacity:0", False),
+        ("display : none", True),
+        ("color:red;DISPLAY:none !important", True),
+        ("visibility:hidden", True),
+        ("font-size:0", True),
+        ("font-size:1px;", True),
+        ("opacity:0", True),
+        ("opacity:0.9", False),
+        ("font-size:1em", False),
+        ("font-size:.9rem", False),
+        ("font: 1em/1.5 Arial", False),
+        ("display:none;display:block", False),
+        ("fill-opacity:0", False),
+        ("x-display:none", False),
         ("mso-hide:all", False),
         ("max-height:0", False),
-        ("opacity:0.9", True),
-        ("font-size:10px", True),
-        ("max-height:100px", True),
-        ("display:block", True),
+        (" " * 40_000 + "a", False),
     ],
 )
-def test_hidden_html_is_not_read(style, seen):
+def test_what_html_hides_is_read_below_the_rest(style, hidden):
     html = f'<html><p>Above</p><div style="{style}">Harmless<p>words</p></div><p>Below</p></html>'
-    assert clean_mail("", html)[1].split() == ["Above", *(["Harmless", "words"] if seen else []), "Below"]
+    expected = ["Above", "Below", "Harmless", "words"] if hidden else ["Above", "Harmless", "words", "Below"]
+    assert clean_mail("", html)[1].split() == expected
 
 
-def test_what_its_own_style_makes_visible_again_is_read():
+def test_what_its_own_style_makes_visible_again_stays_in_its_place():
     for outer, inner in (("font-size:0", "font-size:14px"), ("visibility:hidden", "visibility:visible")):
-        html = f'<html><div style="{outer}">not<p style="{inner}">seen</p>not</div></html>'
-        assert clean_mail("", html)[1] == "seen"
-    assert (
-        clean_mail("", '<html><div style="display:none">not<p style="display:block">not</p></div>yes</html>')[1]
-        == "yes"
-    )
-    assert clean_mail("", "<html><p hidden>not</p>yes</html>")[1] == "yes"
+        html = f'<html><div style="{outer}">not<p style="{inner}">seen</p></div>yes</html>'
+        assert clean_mail("", html)[1].split() == ["seen", "yes", "not"]
+    html = '<html><div style="display:none">not<p style="display:block">nor</p></div>yes</html>'
+    assert clean_mail("", html)[1].split() == ["yes", "not", "nor"]
+    assert clean_mail("", "<html><p hidden>not</p>yes<img alt='a cat'></html>")[1].split() == ["yes", "not", "a", "cat"]
+
+
+PAYLOAD = "Cheap pills at http://pills.example today"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (f"<span style='color:#fff'>&lt;html&gt;&lt;title&gt;</span><p>{PAYLOAD}</p>", "text/html"),
+        (f"<p>&lt;html&gt;&lt;!--</p><p>{PAYLOAD}</p>", "text/html"),
+        (f"<b>hi</b><!-- {PAYLOAD} -->", "text/plain"),
+        (f"<p title='{PAYLOAD}'>hi</p>", "text/plain"),
+        (f"<html><script>{PAYLOAD}</script>", "text/plain"),
+        (f"<p hidden>x<section>{PAYLOAD}</section>", "text/html"),
+        (f"<ruby>x<rt>{PAYLOAD}</rt></ruby>", "text/html"),
+        (f"<table hidden><p>{PAYLOAD}", "text/html"),
+        (f"<img alt='{PAYLOAD}'>", "text/html"),
+        (f"<iframe srcdoc='{PAYLOAD}'></iframe>", "text/html"),
+        (f"--abc\nContent-Type: text/plain\n\nhi\n--abc\nContent-Type: image/png\n\n{PAYLOAD}\n--abc--", "text/plain"),
+        (f"--abc\nContent-Type: text/plain\nX: {PAYLOAD}\n\nhi\n--abc--", "text/plain"),
+        (f"-----BEGIN PGP MESSAGE-----\nVersion: {PAYLOAD}\n-----END PGP MESSAGE-----", "text/plain"),
+        (f"URL: http://a\nDate: {PAYLOAD}\n\nhi", "text/plain"),
+        (f"begin 644 x\nM{PAYLOAD}\nend", "text/plain"),
+        (PAYLOAD, "text/plain; charset=cp037"),
+        (PAYLOAD, "application/xhtml+xml"),
+        (PAYLOAD, "text/calendar"),
+    ],
+)
+def test_nothing_that_may_be_words_is_left_out(body, kind):
+    assert PAYLOAD in parse_message(raw(body, kind=kind))[1]
+
+
+@pytest.mark.parametrize("encoding", ["base64", "7bit"])
+def test_a_mail_in_a_mail_is_read_however_it_is_encoded(encoding):
+    inner = raw(PAYLOAD, subject="Inner")
+    content = encodebytes(inner.encode()).decode() if encoding == "base64" else inner
+    message = raw(content, kind="message/rfc822", encoding=encoding)
+    assert parse_message(message) == ("Hello", f"Inner\n\n{PAYLOAD}")
+    message = EmailMessage()
+    message.set_content("Above")
+    message.add_attachment(inner.encode(), maintype="application", subtype="octet-stream", filename="a.eml")
+    assert parse_message(message.as_bytes())[1] == f"Above\n\nInner\n\n{PAYLOAD}"
+
+
+def test_lines_of_a_plain_form_stay_where_html_has_not_all_of_their_words():
+    message = EmailMessage()
+    message.set_content("one\ntwo three\n$$$ !!!\nfour")
+    message.add_alternative("<p>$$$ !!!</p><p>one two</p><p>three</p>", subtype="html")
+    assert parse_message(message.as_bytes())[1] == "$$$ !!!\none two\nthree\n\n$$$ !!!\nfour"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +171,9 @@ def test_what_its_own_style_makes_visible_again_is_read():
         ("vi\u0337a\u0337gra, café", "viagra, café"),
         ("vіаgrа Привет", "viagra Привет"),
         ("v i a g r a, v.i.a.g.r.a", "viagra, viagra"),
-        ("B U Y   N O W", "BUY NOW"),
+        ("B U Y   N O W", "BUYNOW"),
+        ("p,i,l,l,s p•i•l•l•s", "pills pills"),
+        ("x y z, a/b/c and I a m", "x y z, a/b/c and I a m"),
         ("U.S. and e.g. I am A.", "U.S. and e.g. I am A."),
     ],
 )
@@ -150,10 +209,11 @@ def test_the_text_of_a_message_stays_as_it_is(body, kind):
 
 @given(TEXTS, st.sampled_from(["text/plain", "text/html"]))
 @example("Ã©\ufffd&\ufffdamp;", "text/html")
-def test_html_is_read_alike_as_a_body_and_in_a_message(body, kind):
+def test_a_body_has_all_words_that_a_message_of_it_has(body, kind):
     message = raw(f"<html>{body}", kind=f"{kind}; charset=utf-8", encoding="8bit")
-    row = clean_row({"subject": "Hello", "body": f"<html>{body}"})
-    assert row == clean_row({"message": message, "subject": None, "body": None})
+    row, read = clean_row({"subject": "Hello", "body": f"<html>{body}"}), clean_row({"message": message})
+    assert row["subject"] == read["subject"]
+    assert set(read["body"].split()) <= set(row["body"].split())
 
 
 def test_a_row_may_leave_out_what_it_has_not():
@@ -173,28 +233,21 @@ def test_a_row_that_is_no_mail_is_refused(row, reason):
         clean_row(row)
 
 
-MAILMAN = "https://listman.redhat.com/mailman/listinfo/exmh-workers"
 FILTER = "--DeathToSpamDeathToSpamDeathToSpam--"
 YAHOO = """\
 ---------------------------------------------------------------------~->
 
 To unsubscribe from this group, send an email to:
-forteana-unsubscribe@egroups.com
 
 Your use of Yahoo! Groups is subject to http://docs.yahoo.com/info/terms/"""
-FORK = "http://xent.com/mailman/listinfo/fork"
+FORK = "To unsubscribe from this group, send an email to:"
 
 
-@pytest.mark.parametrize("footer", [MAILMAN, FILTER, YAHOO, FORK, "> " + MAILMAN])
+@pytest.mark.parametrize("footer", [FILTER, YAHOO, FORK, "> " + FORK])
 def test_lines_that_tell_the_list_are_cut_off_and_the_mail_stays(footer):
     assert without_footers(f"Hello,\n\nit works.\nLuis\n{footer}") == "Hello,\n\nit works.\nLuis"
     assert clean_mail("", f"It works.\n\n{footer}")[1] == "It works."
     assert parse_message(raw(f"Above.\n\n{footer}\n\nBelow."))[1] == "Above.\n\nBelow."
-
-
-def test_the_head_of_a_feed_is_cut_off():
-    body = "URL: http://boingboing.net/#85500000\nDate: Not supplied\n\nA cat that sings."
-    assert clean_mail("Cats", body) == ("Cats", "A cat that sings.")
 
 
 @pytest.mark.parametrize(
@@ -233,8 +286,8 @@ def test_nothing_can_be_said_below_a_line_that_a_filter_skips(above):
     ("body", "text"),
     [
         ("<p>Dear <b>Anna</b>,</p>\n&nbsp;<p>it works.</p>", "Dear Anna,\n\nit works."),
-        ("<head>\n<style>td { color: red }</style></head>\nHello", "Hello"),
-        ("<html><iframe src='ad'>\n<script>show()</script>\n</iframe>Hello", "Hello"),
+        ("<head>\n<style>td { color: red }</style></head>\nHello", "Hello\n\ntd { color: red }"),
+        ("<html><iframe src='ad'>\n<script>show()</script>\n</iframe>Hello", "Hello\n\nshow()"),
         ("Use <b> for bold & </b> to end it: " + "so it was said. " * 20, None),
         ("I include <stdio.h> and </list>; write to <anna@example.com>", None),
     ],
@@ -264,8 +317,8 @@ GIF89
 
 def test_a_body_that_has_the_parts_of_a_message_in_it_is_read_as_one():
     head = "This is a multipart MIME message.\n\n"
-    assert clean_mail("", PARTED) == ("", head + "Café is open.")
-    assert parse_message(b"Subject: a\n\n" + PARTED.encode()) == ("a", head + "Café is open.")
+    assert clean_mail("", PARTED) == ("", head + "Café is open.\n\nGIF89")
+    assert parse_message(b"Subject: a\n\n" + PARTED.encode()) == ("a", head + "Café is open.\n\nGIF89")
     longer = PARTED.replace("text/plain", "text/html").replace("image/gif", "text/plain").replace("GIF89", "See HTML.")
     assert clean_mail("", longer) == ("", head + "Café is open.\n\nSee HTML.")
     quoted = "Look at this, it was in my mailbox.\nWhat does it want?\nNobody knows.\n" + PARTED
@@ -279,18 +332,18 @@ def test_quoted_printable_that_does_not_say_so_is_decoded_and_equals_signs_of_ot
 
 
 BASE64 = "\n".join(["iQEVAwUBPW5AmaHbXyzZsAb3AQH+qQgA1vnUjJUwGDa1yCRQd3vZAnhkCF0KDBBA"] * 3 + ["HlFSecw=="])
-SIGNED = f"-----BEGIN PGP SIGNATURE-----\nVersion: GnuPG v1.0.7\n\n{BASE64}\n=KYCm\n-----END PGP SIGNATURE-----"
-UUENCODED = "begin 666 a.dat\n" + ("M" + "0V%T" * 15 + "\n") * 3 + "#0V%T\n`\nend"
+SIGNED = f"-----BEGIN PGP SIGNATURE-----\n{BASE64}\n-----END PGP SIGNATURE-----"
 
 
-@pytest.mark.parametrize("block", [BASE64, SIGNED, UUENCODED, "> " + SIGNED.replace("\n", "\n> ")])
+@pytest.mark.parametrize("block", [BASE64, SIGNED, "> " + SIGNED.replace("\n", "\n> ")])
 def test_blocks_that_no_person_reads_are_cut_out(block):
     assert clean_mail("", f"Above.\n\n{block}\n\nBelow.")[1] == "Above.\n\nBelow."
-    assert clean_mail("", f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA1\n\nAbove.\n{block}")[1] == "Above."
+    assert clean_mail("", f"-----BEGIN PGP SIGNED MESSAGE-----\n\nAbove.\n{block}")[1] == "Above."
 
 
 @pytest.mark.parametrize(
-    "body", [BASE64, BASE64[:129], "begin 666 words\nthe end", "-----BEGIN PGP MESSAGE-----\nIt begins"]
+    "body",
+    [BASE64, BASE64[:129], "\n".join(["Buy/cheap/pills/at/our/shop/today/and/visit/the/pharmacy/right/now/x"] * 4)],
 )
 def test_a_mail_that_is_nothing_but_a_block_or_has_none_stays(body):
     assert clean_mail("", body)[1] == body

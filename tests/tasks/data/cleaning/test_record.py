@@ -16,7 +16,7 @@ MAILS = """\
 {"label": "ham", "subject": "", "body": "<html></html>"}
 {"label": "spam", "subject": "Win", "body": "<html><b>a house</b>"}
 {"label": "ham", "subject": "Win", "body": "a house"}
-{"label": "ham", "subject": "List", "body": "One.\\n____\\nA list\\nhttp://x.org/mailman/listinfo/a"}
+{"label": "ham", "subject": "List", "body": "One.\\n--DeathToSpam--"}
 """
 
 
@@ -52,7 +52,7 @@ def test_what_was_changed_and_left_out_of_mails_is_counted_with_examples(mails, 
     record.write(tmp_path, "emails")
     found = json.loads((tmp_path / "cleaning.json").read_text())
     assert found["characters"]["examples"] == [{"before": "At noon &amp; not later", "after": "At noon & not later"}]
-    assert found["footers"]["examples"][0]["before"] == "http://x.org/mailman/listinfo/a"
+    assert found["footers"]["examples"][0]["before"] == "--DeathToSpam--"
     page = (tmp_path / "cleaning.md").read_text()
     assert f"| contradictions | {RULES['contradictions'].does} | 0 | 2 |" in page
     assert "```diff\n- At noon &amp; not later\n+ At noon & not later\n```" in page
