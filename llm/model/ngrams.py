@@ -88,7 +88,7 @@ class NgramModel(nn.Module):
 
     def strongest(self, texts: Sequence[Sequence[int]], size: int) -> tuple[list[list[int]], Tensor, Tensor]:
         """The window of `size` tokens of each text that is most like the second of two labels, its logits, N x 2, and
-        the number of windows, N.
+        of how many windows it is the strongest, N.
 
         Windows overlap by half; a text of at most `size` tokens is its own. What is put around a text dilutes the
         whole, and leaves one of its windows nearly as it was.

@@ -15,7 +15,7 @@ from llm.model.ngrams import NgramModel
 from llm.training.calibration import fit_mixture
 
 FEW = 500
-"""Of fewer texts the GPT learns from all: a mail that was fed back may stand there five times, and weigh much."""
+"""Of fewer texts the GPT learns from all: a mail that was fed back, five times there, would be much of what is left."""
 FOLDS = 3
 """A text is judged by a linear model that has learned from the others of so many parts."""
 COVERED = 3
@@ -52,7 +52,7 @@ def fit_ngrams(model: NgramModel, texts: LabelledTexts, balanced: bool) -> None:
 
 
 def covered(texts: LabelledTexts, seed: int) -> LabelledTexts:
-    """One in COVERED of the texts of the second of two labels, each amidst one of the first, as spam hides."""
+    """One in COVERED of the texts of the second of two labels, each amidst one of the first: so spam hides."""
     generator = np.random.default_rng(seed)
     plain, looked_for = (
         [tokens for tokens, own in zip(texts.tokens, texts.labels.tolist(), strict=True) if own == label]
