@@ -27,7 +27,7 @@ LONGEST = 72
 """Characters of a value in a preview."""
 SHOWN_FIRST = ("label", "text")
 ANY = "any dataset"
-IN_INBOX = "what lies in data/inbox needs no line in params.yaml, which would add it twice: see data/README.md"
+NO_LINE_NEEDED = "what lies in data/inbox needs no line in params.yaml, which would add it twice: see data/README.md"
 Read = tuple[str, "pd.DataFrame", list["Problem"]]
 """A dataset, the rows that it finds in files, and what it can't read."""
 
@@ -85,7 +85,7 @@ def check(
     if len(best) > 1 or stopping or table.empty:
         raise typer.Exit(1)
     if _is_in_inbox(path):
-        typer.echo(IN_INBOX)
+        typer.echo(NO_LINE_NEEDED)
         return
     options = [f"--label={each}" for each in label or []]
     options += [f"--{name}={value}" for name in ("files", "encoding") if (value := block[name]) not in ("*", None)]
@@ -275,7 +275,7 @@ def add(
                 _say_problems(problems, stopping, str(folder), dataset, table)
                 raise UserError(f"{path} is not taken in: what is said above would stop `threestage run`")
             if _is_in_inbox(path):
-                raise UserError(f"{path} is not taken in: {IN_INBOX}")
+                raise UserError(f"{path} is not taken in: {NO_LINE_NEEDED}")
             if table.empty and not any(map(source_of, files_below(folder))):
                 raise UserError(f"{path} is not taken in: it has no row of {dataset}")
             typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")

@@ -31,7 +31,7 @@ CLOSE = {"connection": "close"}
 def network_of(request: Any) -> str | None:
     """The network that a request comes from: an IPv4 /24 or an IPv6 /64, as one person may have all of its addresses.
 
-    What is no address is its own.
+    Anything else is returned as it is.
     """
     host = request.client.host if request.client else None
     try:

@@ -1,19 +1,21 @@
 """The page for who decides what is learned from: feedback that waits, behind a reviewer's key."""
 
 import hmac
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
 from app.errors import RequestError
-from app.feedback_list import COLUMNS, select, texts
+from app.feedback_list import COLUMNS, Text, select, texts
 from app.page_parts import PRIVATE, PROBLEMS, warn
 from app.quarantine import Decision
 
 HELP = (
-    "Nothing learns from these rows until you accept them. Nearly equal rows are one line. Click a line to choose it, "
-    "or name IDs, networks, datasets, or all."
+    "Nothing learns from these rows until you accept them. Nearly equal rows are one line. Click a line to choose it "
+    "and read it whole, or name IDs, networks, datasets, or all. You decide on the rows that are shown, not on later "
+    "ones; of several wordings training learns the first."
 )
 
 
@@ -21,40 +23,45 @@ def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     key = gr.Textbox("", label="Reviewer's key", type="password", submit_btn="Show")
     gr.Markdown(HELP)
+    shown = gr.State([])
     table = gr.Dataframe(headers=list(COLUMNS), datatype="str", interactive=False, wrap=True, elem_id="waiting")
+    whole = gr.Textbox("", label="Whole text", lines=3, max_lines=30, interactive=False, elem_id="whole")
     which = gr.Textbox("", label="Rows")
     with gr.Row():
         accept, drop = gr.Button("Accept", variant="primary"), gr.Button("Drop", variant="stop")
 
-    def decided(decision: Decision | None, key: str, which: str) -> tuple[Any, str]:
+    def decided(decision: Decision | None, key: str, which: str, shown: list[Text]) -> tuple[Any, ...]:
         try:
             if decision:
-                gr.Info(f"{decide(app.state, key, which, decision)} rows {decision}.")
-            return waiting(app.state, key), ""
+                gr.Info(f"{decide(app.state, key, shown, which, decision)} rows {decision}.")
+            found = waiting(app.state, key)
+            return found, [each.cells() for each in found], "", ""
         except PROBLEMS as error:
             warn(error)
-            return gr.skip(), which
+            return gr.skip(), gr.skip(), gr.skip(), which
 
-    def choose(which: str, data: gr.SelectData) -> str:
-        return " ".join(dict.fromkeys([*which.split(), data.row_value[0]]))
+    def choose(which: str, shown: list[Text], data: gr.SelectData) -> tuple[str, str]:
+        chosen = data.row_value[0]
+        text = next((each.whole() for each in shown if each.id == chosen), "")
+        return text, " ".join(dict.fromkeys([*which.split(), chosen]))
 
-    given, shown = [key, which], [table, which]
-    key.submit(lambda *words: decided(None, *words), given, shown, **PRIVATE)
-    table.select(choose, which, which, **PRIVATE)
-    accept.click(lambda *words: decided("accepted", *words), given, shown, **PRIVATE)
-    drop.click(lambda *words: decided("dropped", *words), given, shown, **PRIVATE)
+    given, made = [key, which, shown], [shown, table, whole, which]
+    key.submit(lambda *words: decided(None, *words), given, made, **PRIVATE)
+    table.select(choose, [which, shown], [whole, which], **PRIVATE)
+    accept.click(lambda *words: decided("accepted", *words), given, made, **PRIVATE)
+    drop.click(lambda *words: decided("dropped", *words), given, made, **PRIVATE)
 
 
-def waiting(state: Any, key: str) -> list[list[str]]:
-    """A line for each text that waits. Raises RequestError for a key that is no reviewer's."""
+def waiting(state: Any, key: str) -> list[Text]:
+    """The texts that wait. Raises RequestError for a key that is no reviewer's."""
     _check(state, key)
-    return [each.cells() for each in texts(state.feedback.waiting())]
+    return texts(state.feedback.waiting())
 
 
-def decide(state: Any, key: str, which: str, decision: Decision) -> int:
-    """Accept or drop the rows that the words name; how many. Raises RequestError as `waiting`."""
+def decide(state: Any, key: str, shown: Sequence[Text], which: str, decision: Decision) -> int:
+    """Accept or drop those rows of `shown` that the words name; how many. Raises RequestError as `waiting`."""
     _check(state, key)
-    return state.feedback.decide(select(texts(state.feedback.waiting()), which.split()), decision)[0]
+    return state.feedback.decide(select(shown, which.split()), decision)[0]
 
 
 def _check(state: Any, key: str) -> None:

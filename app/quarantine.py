@@ -76,7 +76,8 @@ class Quarantine:
         """
         with self._alone():
             now = datetime.now(UTC)
-            beside = {"version": version, "time": now.isoformat(timespec="milliseconds"), "client": client}
+            time = now.isoformat(timespec="microseconds")  # the order of nearly equal rows
+            beside = {"version": version, "time": time, "client": client}
             line = json.dumps({"dataset": dataset, **row, **beside}, ensure_ascii=False).encode(errors="replace")
             new, known = _waiting(line), self._known()
             before = next((each for each in reversed(known) if (each.client, each.about) == (client, new.about)), None)
@@ -96,9 +97,9 @@ class Quarantine:
     def decide(self, ids: Collection[str], decision: Decision) -> tuple[int, list[str]]:
         """Accept rows into the inboxes of their datasets, or drop them; how many, and the pointers for git.
 
-        What was decided before stays so. A client, a dataset or `all` among the ids is a name of which no row is left.
-        Raises UserError for what is none of these, and where nothing can be accepted: outside of a project, or while a
-        stage runs.
+        What was decided before stays so. A client, a dataset or `all` is accepted even if no row is left under that
+        name. Raises UserError for what is none of these, and where nothing can be accepted: outside of a project, or
+        while a stage runs.
         """
         if decision == "dropped":
             return self._decide(ids, decision), []

@@ -51,4 +51,4 @@ class Settings(Config):
     feedback_bytes: int = Field(default=50_000_000, gt=0)
     """Bytes that they may have together; those of one client a tenth of that."""
     reviewer_keys: tuple[str, ...] = ()
-    """Who names one of them on the page may accept and drop feedback; without any, nobody can on the page."""
+    """Keys that open the Feedback tab; without any, the page cannot accept or drop rows."""

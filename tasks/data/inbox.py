@@ -72,36 +72,45 @@ def leaders(texts: Sequence[str]) -> np.ndarray:
     return found
 
 
-def by_votes(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.DataFrame:
-    """Of rows of feedback one for each text that networks agree on, with COUNTED instead of SAID.
+def lines_of_feedback(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.DataFrame:
+    """Rows of feedback by time, with the columns text, answer, good, asked, client and time.
 
-    `asked` is the text that a row is about, `answer` what it says of it; `verdict` is `bad` where that answer is wrong.
-    Nearly equal texts are one. The last word of each network counts, as a vote for its answer or, where that is bad,
-    against it. The answer with the most votes is kept, in the words of the network that gave it first; a tie keeps
-    none. The order of the rows does not matter.
+    Rows with the same `text` (the index of the first of them), `answer` and `good` are one line of the list that a
+    person decides on, and its first row stands for it, there and in `by_votes`: what is shown is what is learned.
     """
     said = pd.DataFrame({"asked": asked, "answer": answer.map(same_answer), "good": rows["verdict"] != "bad"})
     said[["client", "time"]] = rows[["client", "time"]].fillna("").astype(str)
     said = said.sort_values(["time", "asked", "answer", "client"], kind="stable")
-    said["text"] = leaders(said["asked"].tolist())
-    last = said[~said.duplicated(["text", "client"], keep="last")]
-    reasons = pd.Series(None, rows.index, dtype=object)
-    reasons[said.index.difference(last.index)] = "the same network said something else later"
+    return said.assign(text=said.index[leaders(said["asked"].tolist())])
+
+
+def by_votes(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.DataFrame:
+    """Of rows of feedback one for each text that networks agree on, with COUNTED instead of SAID.
+
+    `asked` is the text that a row is about, `answer` what it says of it; `verdict` is `bad` where that answer is wrong.
+    Nearly equal texts are one. The last answer of each network counts, as a vote for it or, where it is bad, against
+    it. The answer with the most votes is kept, in the words that came first with it; a tie keeps none. The order of
+    the rows does not matter.
+    """
+    said = lines_of_feedback(rows, asked, answer)
+    is_last = ~said.duplicated(["text", "client"], keep="last")
     scores, votes = defaultdict(Counter[str]), Counter[tuple[int, str]]()
-    for text, answer_, good in zip(last["text"], last["answer"], last["good"], strict=True):
-        scores[text][answer_] += 1 if good else -1
-        votes[text, answer_] += good
+    for each in said[is_last].itertuples():
+        scores[each.text][each.answer] += 1 if each.good else -1
+        votes[each.text, each.answer] += each.good
     first: dict[int, int] = {}
-    for index, text, answer_, good in zip(last.index, last["text"], last["answer"], last["good"], strict=True):
-        score = scores[text].pop(answer_)
-        wins = score > max([0, *scores[text].values()])
-        scores[text][answer_] = score
-        if not good:
-            reasons[index] = "a bad answer is not learned from"
-        elif not wins:
-            reasons[index] = "other networks say something else, and as many or more of them"
-        elif first.setdefault(text, index) != index:
-            reasons[index] = "an equal row of another network stands for it"
+    reasons = pd.Series(None, rows.index, dtype=object)
+    for each, last in zip(said.itertuples(), is_last, strict=True):
+        others = [score for answer_, score in scores[each.text].items() if answer_ != each.answer]
+        if each.good and scores[each.text][each.answer] > max([0, *others]):
+            if first.setdefault(each.text, each.Index) != each.Index:
+                reasons[each.Index] = "a nearly equal row that came before it stands for it"
+        elif not last:
+            reasons[each.Index] = "the same network said something else later"
+        elif not each.good:
+            reasons[each.Index] = "a bad answer is not learned from"
+        else:
+            reasons[each.Index] = "other networks say something else, and as many or more of them"
     rows = drop("feedback", rows, reasons, asked + "\n" + answer)
     agreed = {index: votes[text, said["answer"][index]] for text, index in first.items()}
     return rows.assign(votes=pd.Series(agreed, dtype=float)).drop(columns=["time", "verdict"])

@@ -39,7 +39,7 @@ class Split(Config):
     languages: tuple[str, ...] = ()
     """Codes of ISO 639, such as `en`, of the languages that are kept; none for all. Short texts are not judged."""
     feedback_weight: int = Field(default=5, ge=1, le=100)
-    """Times that train has a row of feedback (tasks/data/inbox.py)."""
+    """Times that train has a row of feedback at most; the 2 % of tasks/data/inbox.py holds first."""
     mask_personal_data: Literal["feedback", "all", "none"] = "feedback"
     """Where e-mail addresses, numbers of phones, cards and accounts, and account names give way to made-up ones: in
     what was left in the inbox, in all rows, in none."""
@@ -111,7 +111,8 @@ def split(
     `units`, uint64 [rows], are equal for rows that stay together. A hash of the unit and the seed decides, so that no
     row moves when others come, change or go. Only where a split would have no row, or none of a value of the column
     `label`, it takes the unit whose hash is nearest. That needs three units of the value, and happens to a value of
-    which a split is expected to get five units in 1 of 150 draws.
+    which a split is expected to get five units in 1 of 150 draws. Units of that value that come later can then move an
+    earlier one, mostly to train after it was measured.
 
     Rows whose column `source` is one of `params.train_only` go to train. Other rows of their units that the hash puts
     into validation or test are left out, and shown as `text`. Raises UserError for fewer than three units.

@@ -155,8 +155,9 @@ def test_what_an_attack_moves(attack, app, project):
     assert found == changes
     assert sum(len(each["rows"]) for each in listed["texts"]) == wait
     assert sum(sum(changes.values()) for changes in listed["networks"].values()) == wait
-    assert threestage("accept", "all") == {"accepted": wait, "pointers": ["data/inbox/emails/feedback.jsonl.dvc"]}
-    assert threestage("accept", "all")["accepted"] == 0
+    accept_all = ("accept", "all", "--yes")
+    assert threestage(*accept_all) == {"accepted": wait, "pointers": ["data/inbox/emails/feedback.jsonl.dvc"]}
+    assert threestage(*accept_all)["accepted"] == 0
 
     table = joined()
     for split in SPLITS[1:]:

@@ -603,6 +603,7 @@ def decide_on_feedback(page: Page, waiting: Quarantine) -> None:
         expect(said.first).to_be_visible()
         assert (line.count() > 0) == (key != KEY)
     line.first.click()
+    expect(page.get_by_label("Whole text")).to_have_value(re.compile("<b>Lunch</b>\n    at noon"))
     expect(page.get_by_label("Rows")).to_have_value(waiting.waiting()[0].id)
     page.get_by_role("button", name="Drop").click()
     expect(page.get_by_text("1 rows dropped.")).to_be_visible()

@@ -62,6 +62,15 @@ def test_many_rows_of_one_network_are_one_vote_of_which_the_last_counts():
     assert kept(table(*many, (TEXT, "ham", "one", 9))) == [[TEXT, "ham", 1]]
 
 
+def test_words_that_a_network_adds_later_are_not_learned_for_those_that_came_first():
+    long = " ".join(f"word{n}" for n in range(200))
+    more = f"{long} {' '.join(f'trigger{n}' for n in range(20))}"
+    assert kept(table((long, "spam", "one", 1), (more, "spam", "one", 2))) == [[long, "spam", 1]]
+    changed = [(long, "spam", "one", 1), (long, "ham", "one", 2), (more, "ham", "one", 3)]
+    assert kept(table(*changed)) == [[long, "ham", 1]]
+    assert kept(table(*changed, (more, "spam", "two", 4))) == []
+
+
 def test_the_words_of_who_said_it_first_stay_whatever_comes_later_and_in_whatever_order_rows_lie():
     rows = table(*[(TEXT + "!" * n, "spam", f"network {n}", n) for n in range(4)], ("b", "ham", "x", 1))
     wanted = [["b", "ham", 1], [TEXT, "spam", 4]]
