@@ -31,13 +31,13 @@ from llm.model.gpt import GPT
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
 CLASSIFIED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
-    *("everyday_ham", "everyday_spam"),
+    *("everyday_ham", "everyday_spam", "evasion_recall"),
 )
 METRICS = {
     "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_bits_per_byte", "ngram_order"}
     | {f"{name}bits_per_byte{end}" for name, end in (("", ""), ("", "_gain"), ("baseline_", ""))},
     "classifier": {
-        *("precision", "recall", "f1_gain"),
+        *("precision", "recall", "f1_gain", "evasion_loss", "evasion_worst"),
         *(f"{who}{metric}" for who in ("", "baseline_") for metric in CLASSIFIED),
     },
     "assistant": {

@@ -31,7 +31,18 @@ pytestmark = pytest.mark.slow
 def test_help_is_there_for_every_command_and_fits_a_terminal(threestage):
     said = threestage("--help").stdout
     commands = re.findall(r"^  ([a-z]+)  ", said.partition("Commands:")[2], re.MULTILINE)
-    assert commands == ["run", "review", "lineage", "reproduce", "status", "chat", "classify", "serve", "data"]
+    assert commands == [
+        "run",
+        "review",
+        "lineage",
+        "reproduce",
+        "status",
+        "chat",
+        "classify",
+        "serve",
+        "data",
+        "feedback",
+    ]
     for command in commands:
         help_ = threestage(command, "--help")
         assert help_.exit_code == 0

@@ -290,11 +290,10 @@ def test_a_source_is_removed_by_its_name_and_the_rest_of_the_file_stays(project,
     before = Path("params.yaml").read_text().splitlines()
     assert "has file:data/everyday-mail.jsonl no longer; train_only has" in said("remove", "emails", named)
     after = Path("params.yaml").read_text().splitlines()
-    assert [line.strip() for line in before if line not in after] == [
-        "- source: file:data/everyday-mail.jsonl # written for this project: data/README.md",
-        "sha256: 4516592b43c081cb8c0ac80c7aea26d7fbd378153fb3bf980124424b5fa691fb",
-        "train_only: [everyday-mail/*]",
-    ]
+    source, digest, learned = [line.strip() for line in before if line not in after]
+    assert source == "- source: file:data/everyday-mail.jsonl # written for this project: data/README.md"
+    assert digest.startswith("sha256: ")
+    assert learned == "train_only: [everyday-mail/*]"
     check_params()
 
 
