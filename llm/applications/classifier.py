@@ -151,7 +151,7 @@ class Classifier(nn.Module):
         # The maximum grows with the number of windows. Validation has few texts of more than MOST_WINDOWS: with no
         # bound a cover of 65,536 tokens hid three in four spams.
         many = torch.stack([count.clamp(max=MOST_WINDOWS).log(), torch.zeros(len(count))], dim=1)
-        return Reading(windows, [whole, strongest, many], [whole, many])
+        return Reading(windows, [whole, strongest, many], [strongest, many])
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The GPT's logits, B x K, of texts that are padded on the right; the padding counts nowhere."""
@@ -172,7 +172,7 @@ class Reading(NamedTuple):
     """The opinions by which the linear model decides alone: of all of a text and, of two labels, of its window and of
     the number of windows."""
     beside: list[Tensor]
-    """Those that count beside the GPT's, which has read the window."""
+    """Those that count beside the GPT's, which has read the window; what stands around it does not count there."""
 
 
 def build(gpt: GPT, config: Mapping[str, Any]) -> Classifier:
