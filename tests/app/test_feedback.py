@@ -104,7 +104,7 @@ def test_the_same_is_kept_once_and_a_changed_verdict_again(server, quarantine):
         (EMAIL | {"label": "smap"}, 400, "label", "label 'smap' is not one of ham, spam"),
         (EMAIL | {"subject": "", "body": " \n"}, 400, "body", "there is no text in this mail"),
         ({"about": "email", "label": "ham"}, 400, "body", "there is no text in this mail"),
-        (EMAIL | {"body": "<html><script>x</script></html>", "subject": ""}, 400, "body", "there is no text"),
+        (EMAIL | {"body": "<html><div></div></html>", "subject": ""}, 400, "body", "there is no text"),
         (EMAIL | {"message": "Subject: a\n\nb"}, 400, "message", "either message or subject and body"),
         (EMAIL | {"subject": "long " * 401}, 400, "subject", "2004 characters; at most 2000 are learned from"),
         (EMAIL | {"model": "assistant"}, 400, "model", "assistant/1 is no classifier"),

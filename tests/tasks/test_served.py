@@ -51,7 +51,7 @@ From: someone@example.org
 MIME-Version: 1.0
 Content-Type: text/html; charset=utf-8
 
-<html><head><style>p {color: red}</style></head><body><p>the cat&nbsp;sat</p><p>on the <b>mat</b></p></body></html>
+<html><body><p>the cat&nbsp;sat</p><p>on the <b>mat</b></p></body></html>
 """
 
 
