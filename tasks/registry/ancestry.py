@@ -19,12 +19,12 @@ from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
 from llm.files import write_atomic
+from tasks.registry.decide import BY, WHY, history
 from tasks.registry.find import find_version
 from tasks.registry.lineage import UNCOMMITTED, prefect_page
 from tasks.registry.listing import versions
 from tasks.registry.record import DATA, find_run, holds, read_record
-from tasks.registry.register import EVALUATION_RUN, TRAINING_RUN, registered_name
-from tasks.registry.standing import BY, REASON, REVIEW, history
+from tasks.registry.register import EVALUATION_RUN, STATE, TRAINING_RUN, registered_name
 from tasks.registry.tracking import configure_tracking, made_by, server_errors
 from tasks.stages.hashes import PREFIX, as_hashes, flatten, locked_stages
 from tasks.stages.libraries import LIBRARIES
@@ -143,7 +143,7 @@ class _Graph:
         created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds")
         facts = {
             "aliases": [*version.aliases],
-            "review": tags.get(REVIEW, ""),
+            "review": tags.get(STATE, ""),
             **_decided(version, model),
             "registered": created,
             "git commit": _tag(tags, "git.commit") or "none: it was registered outside git",
@@ -259,7 +259,7 @@ def _decided(version: ModelVersion, model: str) -> dict[str, Any]:
     """What was decided on a version, or what its tags say where no decision on it was carried out."""
     ours = version.name == registered_name(model)  # a decision knows no model of another namespace
     decisions = [str(each) for each in history(model) if each.version == str(version.version)] if ours else []
-    by_hand = {"review by": version.tags.get(BY, ""), "reason": version.tags.get(REASON, "")}
+    by_hand = {"review by": version.tags.get(BY, ""), "reason": version.tags.get(WHY, "")}
     return {"decisions": decisions} if decisions else by_hand
 
 

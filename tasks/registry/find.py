@@ -6,10 +6,10 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
+from tasks.registry.decide import CHAMPION
 from tasks.registry.listing import versions
 from tasks.registry.register import CHALLENGER, registered_name
 from tasks.registry.server import if_there, is_missing
-from tasks.registry.standing import CHAMPION
 
 
 def find_version(named: str) -> ModelVersion:

@@ -46,7 +46,7 @@ KEY = f"{PREFIX}.key"
 TRAINING_RUN = f"{PREFIX}.training_run"
 EVALUATION_RUN = f"{PREFIX}.evaluation_run"
 UNFINISHED = f"{PREFIX}.unfinished"
-REVIEW, REJECTED = f"{PREFIX}.review", "rejected"
+STATE, REJECTED = f"{PREFIX}.state", "rejected"
 NO_RUN = "none"
 MOST_OF_A_TAG = 2000  # characters
 SERVED = Path("tasks/served.py")
@@ -107,7 +107,7 @@ def _version(model: str) -> ModelVersion | None:
 
 def _is_rejected(version: ModelVersion) -> bool:
     """Whether a person said so, in a review or by hand."""
-    return version.tags.get(REVIEW, "").strip().lower() == REJECTED
+    return version.tags.get(STATE, "").strip().lower() == REJECTED
 
 
 def _is_unfinished(version: ModelVersion) -> bool:
