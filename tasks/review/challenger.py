@@ -163,7 +163,9 @@ def review_challenger(model: str) -> Reviewed | str:
                 return _review(model, version, now.champion, again=not same)
         except (UserError, MlflowException):
             settle(model)
-            ended = standing(model).last(version)
-            if ended in (None, before) or ended.event == "compared":
+            now = standing(model)
+            if version not in now.state_of:
+                return f"version {version} was deleted meanwhile: its review ends"
+            if (ended := now.last(version)) in (None, before) or ended.event == "compared":
                 raise
             return f"{ended} (while it was compared)"

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from llm.errors import UserError
 from tasks.registry.ancestry import ancestry, write_stages
-from tasks.registry.decisions import approve, rollback, set_pending
+from tasks.registry.decide import approve, compared, roll_back
 from tasks.registry.drawing import as_json, as_text
 from tasks.registry.lineage import prefect_page
 from tasks.registry.tracking import configure_tracking
@@ -237,20 +237,20 @@ def test_a_registration_writes_down_the_stages_behind_its_model_and_no_other(tmp
 def test_decisions_that_were_carried_out_are_told_in_their_order():
     for _ in range(2):
         make("classifier", "m1.dir", STAGES)
-    set_pending("classifier", "2", "page.html", instead_of=None)
+    compared("classifier", "2", None, [])
     approve("classifier", "2", by="reviewer-1", reason="better")
     make("classifier", "m1.dir", STAGES)
-    set_pending("classifier", "3", "page.html", instead_of="2")
+    compared("classifier", "3", "2", [])
     approve("classifier", "3", by="reviewer-2", reason="better still")
-    assert rollback("classifier", by="reviewer-1", reason="slow") == "2"
+    assert roll_back("classifier", by="reviewer-1", reason="slow").champion == "2"
     facts = ancestry("classifier/3").facts
     assert facts["review"] == "rejected"
-    approved, back = facts["decisions"]
+    _, approved, back = facts["decisions"]
     assert approved.startswith("version 3 approved by reviewer-2, ")
     assert back.startswith("version 3 rolled back to version 2 by reviewer-1, ")
     assert back.endswith(": slow")
     assert "reason" not in facts
-    assert len(ancestry("classifier").facts["decisions"]) == 1
+    assert len(ancestry("classifier").facts["decisions"]) == 2
 
 
 def test_a_version_of_somebody_elses_making_is_named():

@@ -232,7 +232,7 @@ def test_parameters_stand_in_the_versions_own_run(project):
 
 
 def reject(version: str) -> None:
-    MlflowClient().set_model_version_tag(NAME, version, "threestage.review", "rejected")
+    MlflowClient().set_model_version_tag(NAME, version, "threestage.state", "rejected")
     MlflowClient().delete_registered_model_alias(NAME, "challenger")
 
 
@@ -251,7 +251,7 @@ def test_a_rejected_version_is_never_made_challenger_again(project):
 
 def test_what_was_rejected_before_its_registration_ended_is_no_challenger(project):
     register_and_die_in("set_registered_model_alias")
-    MlflowClient().set_model_version_tag(NAME, "1", "threestage.review", " Rejected")
+    MlflowClient().set_model_version_tag(NAME, "1", "threestage.state", " Rejected")
     assert register_model("classifier") == "1"
     assert registered(["classifier"]) == {"classifier": "version 1, rejected"}
 
