@@ -9,7 +9,6 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -28,7 +27,7 @@ from tasks.registry.record import NONE, Record, current_facts, find_run, read_re
 from tasks.registry.server import server_errors
 from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_measured, made_by, namespace
 from tasks.registry.uncommitted import uncommitted
-from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stale
+from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stages_behind, stale
 from tasks.stages.lock import exclusive, workspace
 from tasks.stages.params import evaluation_stage, training_report, training_stage
 
@@ -165,8 +164,6 @@ def _clean_up() -> None:
 
 def _register(model: str, name: str, key: str) -> ModelVersion:
     """Log the evidence, a model card and a record in a run of their own and make a version of them and the model."""
-    from tasks.registry.ancestry import write_stages
-
     training, evaluation = locked(training_stage(model)), locked(evaluation_stage(model))
     runs = {
         "training": made_by(training_stage(model), training.outs),
@@ -206,7 +203,8 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
             write_card(Path(folder), model, name, metrics, origin)
             mlflow.log_artifacts(folder, "card")
         with tempfile.TemporaryDirectory() as folder:
-            write_stages(Path(folder), model)
+            behind = stages_behind(training_stage(model), evaluation_stage(model))
+            Path(folder, "stages.json").write_text(json.dumps(behind, indent=1) + "\n")
             if changed.diff:
                 Path(folder, "uncommitted.diff").write_bytes(changed.diff)
             mlflow.log_artifacts(folder, "lineage")
@@ -224,17 +222,11 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
 
 
 def _finish(version: ModelVersion) -> None:
-    """Draw a new version's lineage, link it from its model and make it the challenger, once.
+    """Link a new version from its model and make it the challenger, once.
 
     What a person rejected is made no challenger again, in whichever version it comes.
     """
-    from tasks.registry.ancestry import version_ancestry
-    from tasks.registry.drawing import as_json, as_svg
-
     client = MlflowClient()
-    drawn = version_ancestry(version)
-    client.log_text(version.run_id, as_svg(drawn, datetime.now(UTC)), "lineage/lineage.svg")
-    client.log_text(version.run_id, json.dumps(as_json(drawn), indent=2) + "\n", "lineage/lineage.json")
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
     linked, link = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]")), [version.name, int(version.version)]
     if link not in [[each["name"], int(each["version"])] for each in linked]:

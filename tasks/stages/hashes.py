@@ -134,6 +134,19 @@ def as_hashes(entry: Mapping[str, Any]) -> Hashes:
     return Hashes(params, deps, outs)
 
 
+def stages_behind(*last: str) -> dict[str, dict[str, Any]]:
+    """Some stages and all that they are made from, as dvc.lock has them. Raises KeyError for one that never ran."""
+    known = locked_stages()
+    makers = {path: name for name, stage in known.items() for path in as_hashes(stage).outs}
+    found, queue = {}, [*last]
+    while queue:
+        name = queue.pop(0)
+        if name not in found:
+            found[name] = known[name]
+            queue += [makers[path] for path in as_hashes(known[name]).deps if path in makers]
+    return found
+
+
 def locked(stage: str) -> Hashes:
     """Hashes of a stage as dvc.lock has them. Raises UserError when dvc.lock does not know the stage."""
     stages = locked_stages()
