@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_API_URL
 
 from llm.errors import UserError
 from tasks.registry.events import DECIDED, WAITS
-from tasks.registry.lineage import prefect_page
+from tasks.registry.facts import prefect_page
 from tasks.stages.command import run_command
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import STATE

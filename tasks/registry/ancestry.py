@@ -19,8 +19,8 @@ from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
 from llm.files import write_atomic
+from tasks.registry.facts import DATA, UNCOMMITTED, prefect_page
 from tasks.registry.find import find_run, find_version, holds
-from tasks.registry.lineage import DATA, UNCOMMITTED, prefect_page
 from tasks.registry.listing import versions
 from tasks.registry.register import EVALUATION_RUN, TRAINING_RUN, registered_name
 from tasks.registry.standing import BY, REASON, REVIEW, history

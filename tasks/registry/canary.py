@@ -19,8 +19,8 @@ from pydantic import ValidationError
 from llm.config import Config
 from llm.errors import UserError
 from tasks.data.published import STATE as PUBLISHED
+from tasks.registry.facts import lineage, not_in_git
 from tasks.registry.known import Measured
-from tasks.registry.lineage import lineage, not_in_git
 from tasks.registry.worktree import Worktree
 from tasks.stages.graph import stages
 from tasks.stages.hashes import LOCK, PREFIX, as_hashes, locked_stages, md5_of, sha256_of

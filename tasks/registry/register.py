@@ -25,7 +25,7 @@ from packaging.version import Version
 
 from llm.errors import UserError
 from tasks.registry.card import Origin, description, write_card
-from tasks.registry.lineage import UNCOMMITTED, lineage, prefect_page
+from tasks.registry.facts import UNCOMMITTED, lineage, prefect_page
 from tasks.registry.listing import versions
 from tasks.registry.tracking import (
     configure_tracking,

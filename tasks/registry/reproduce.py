@@ -20,8 +20,8 @@ from mlflow.exceptions import MlflowException
 from packaging.version import Version
 
 from llm.errors import UserError
+from tasks.registry.facts import lineage
 from tasks.registry.find import is_gone
-from tasks.registry.lineage import lineage
 from tasks.registry.tracking import made_by, server_errors
 from tasks.registry.uncommitted import LEFT_OUT
 from tasks.registry.verdict import Verdict, machine_class, why

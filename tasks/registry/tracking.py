@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from llm.errors import UserError
-from tasks.registry.lineage import lineage
+from tasks.registry.facts import lineage
 from tasks.registry.server import check_server, is_server, place, server_errors, tracking_uri
 from tasks.stages.hashes import PREFIX, Hashes, current, flatten
 from tasks.stages.libraries import LIBRARIES

@@ -14,7 +14,7 @@ from llm.errors import UserError
 from tasks.registry.ancestry import ancestry, write_stages
 from tasks.registry.decisions import approve, rollback, set_pending
 from tasks.registry.drawing import as_json, as_text
-from tasks.registry.lineage import prefect_page
+from tasks.registry.facts import prefect_page
 from tasks.registry.tracking import configure_tracking
 
 pytestmark = pytest.mark.slow

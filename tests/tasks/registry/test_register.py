@@ -12,7 +12,7 @@ import yaml
 from mlflow import MlflowClient
 from small_models import MODELS, challenger, run
 
-from tasks.registry.lineage import prefect_page
+from tasks.registry.facts import prefect_page
 from tasks.registry.register import register_model, registered
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import locked, stale

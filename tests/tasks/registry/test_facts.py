@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from llm.device import choose_compute
 from llm.errors import UserError
-from tasks.registry.lineage import lineage, prefect_page
+from tasks.registry.facts import lineage, prefect_page
 from tasks.stages.hashes import current, fingerprint, flatten, inputs, locked, md5_of, stale
 from tasks.stages.server import TEMPORARY
 
@@ -44,7 +44,7 @@ import pathlib, sys
 TRAIN = """
 import json, os, pathlib
 from llm.device import choose_compute
-from tasks.registry.lineage import lineage
+from tasks.registry.facts import lineage
 from tasks.stages.hashes import fingerprint, inputs
 stage = os.environ["DVC_STAGE"]
 pathlib.Path("seen.json").write_text(json.dumps([fingerprint(inputs(stage)), lineage(stage)]))
