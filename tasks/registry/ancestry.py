@@ -19,9 +19,10 @@ from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.registry.facts import DATA, UNCOMMITTED, prefect_page
-from tasks.registry.find import find_run, find_version, holds
+from tasks.registry.facts import UNCOMMITTED, prefect_page
+from tasks.registry.find import find_version
 from tasks.registry.listing import versions
+from tasks.registry.record import DATA, find_run, holds, read_record
 from tasks.registry.register import EVALUATION_RUN, TRAINING_RUN, registered_name
 from tasks.registry.standing import BY, REASON, REVIEW, history
 from tasks.registry.tracking import configure_tracking, made_by, server_errors
@@ -195,9 +196,10 @@ class _Graph:
         """How a folder was made: stage, size, parameters, libraries, and what the run says that made it."""
         name, stage = self.makers.get((path, md5), ("", {}))
         file, params = _files(stage, "outs").get(path, {}), as_hashes(stage).params
-        run = run or (made_by(name, {path: md5}) if name else None)
-        tags = run.data.tags if run else {}
-        name = name or _tag(tags, "dvc.stage")
+        run = run or (made_by(name, as_hashes(stage).outs) if name else None)
+        record = read_record(run.info.run_id) if run else None
+        tags = {f"{PREFIX}.{name}": value for name, value in record.facts.items()} if record else {}
+        name = name or (record.stage if record else "")
         parameters = {key.rpartition(".")[2]: value for key, value in params.items() if key not in LIBRARIES}
         parameters.pop("sources", None)  # which are nodes themselves
         section = next(iter(parameters.values())) if len(parameters) == 1 else parameters

@@ -1,47 +1,13 @@
 """What a run was made from: code, data, parameters and machine. DVC's hashes say which bytes, git says which commit."""
 
-import importlib.metadata
 import os
-import platform
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-from tasks.registry.git import git_text
+from tasks.registry.record import DATA, current_facts
 from tasks.stages.hashes import PREFIX, inputs
-from tasks.stages.lock import workspace
 
-DATA = ("params.yaml", "dvc.yaml")
-CODE = (
-    "*.py",
-    "*.[ch]",
-    "pyproject.toml",
-    "libraries.json",
-    "data/behavioural",
-    "data/*.jsonl",
-    ":(exclude)tests",
-    ":(exclude)benchmarks",
-)
 UNCOMMITTED = f"{PREFIX}.git.dirty.params"  # the tag that says in words what no commit holds
 PAGES = "http://127.0.0.1:4200"  # where `make ui` shows Prefect's runs
-
-
-def _dirty(*paths: str) -> str:
-    """`true` when git sees changes below `paths` that no commit holds, `unknown` where there is no git."""
-    changes = git_text("status", "--porcelain", "--untracked-files=normal", "--", *paths)
-    return "unknown" if changes is None else str(bool(changes)).lower()
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _flow_run_id() -> str:
-    from prefect.runtime import flow_run
-
-    return str(flow_run.id or "none")
 
 
 def prefect_page(flow_run: str) -> str:
@@ -57,16 +23,6 @@ def prefect_page(flow_run: str) -> str:
     return f"{PAGES}/runs/flow-run/{flow_run}"
 
 
-def _compute() -> dict[str, str]:
-    import torch
-
-    from llm.device import choose_compute
-
-    compute = choose_compute()
-    dtype = str(compute.dtype).removeprefix("torch.")
-    return {"device": str(compute.device), "dtype": dtype, "threads": str(torch.get_num_threads())}
-
-
 def not_in_git(tags: Mapping[str, str]) -> str:
     """What a version was made from that no commit holds, in words; empty where a commit holds it all."""
     if tags.get(f"{PREFIX}.git.commit", "none") == "none":
@@ -76,25 +32,6 @@ def not_in_git(tags: Mapping[str, str]) -> str:
 
 
 def lineage(stage: str | None) -> dict[str, str]:
-    """Flat tags: git commit and dirtiness, DVC stage and the hashes of its deps, machine, Prefect flow run.
-
-    Device, dtype and threads are among them when the stage has loaded torch. Works without git and without a commit.
-    """
-    facts = {
-        "git.commit": git_text("rev-parse", "HEAD") or "none",
-        "git.dirty.code": _dirty(*CODE),
-        **{f"git.dirty.{path}": _dirty(path) for path in DATA},
-        "workspace": workspace(),
-        "machine.cpu": _cpu_model(),
-        "machine.cores": str(os.cpu_count()),
-        "machine.os": platform.platform(),
-        "machine.python": platform.python_version(),
-        "machine.torch": importlib.metadata.version("torch"),
-        "prefect.flow_run": _flow_run_id(),
-    }
-    if stage is None:
-        return {f"{PREFIX}.{name}": value for name, value in facts.items()}
-    facts["dvc.stage"] = stage
-    if "torch" in sys.modules:
-        facts |= _compute()
-    return {f"{PREFIX}.{name}": value for name, value in facts.items()} | inputs(stage).tags()
+    """The facts of this process as flat tags, with the DVC stage and the hashes of its deps."""
+    facts = {f"{PREFIX}.{name}": value for name, value in current_facts().items()}
+    return facts if stage is None else facts | {f"{PREFIX}.dvc.stage": stage} | inputs(stage).tags()

@@ -27,10 +27,10 @@ from llm.errors import UserError
 from tasks.registry.card import Origin, description, write_card
 from tasks.registry.facts import UNCOMMITTED, lineage, prefect_page
 from tasks.registry.listing import versions
+from tasks.registry.record import Record, current_facts, write_record
+from tasks.registry.server import if_there, is_missing
 from tasks.registry.tracking import (
     configure_tracking,
-    if_there,
-    is_missing,
     log_inputs,
     made_by,
     namespace,
@@ -199,6 +199,13 @@ def _code_paths(model: str) -> Iterator[list[str]]:
         yield [str(Path(folder, package)) for package in sorted(packages)]
 
 
+def _record(training: Hashes, evaluation: Hashes, runs: Mapping[str, str], key: str, uncommitted: str) -> Record:
+    """The record of a version's run: the hashes of both stages, and the runs that they had."""
+    both = ((getattr(training, kind), getattr(evaluation, kind)) for kind in ("params", "deps", "outs"))
+    facts = {"key": key, "uncommitted": uncommitted} | {f"run.{what}": run_id for what, run_id in runs.items()}
+    return Record("register", Hashes(*(first | second for first, second in both)), current_facts() | facts)
+
+
 def _register(model: str) -> ModelVersion:
     """Log the weights, the evidence and a model card in a run of their own and make a version of them."""
     from tasks.registry.ancestry import write_stages
@@ -208,7 +215,7 @@ def _register(model: str) -> ModelVersion:
     training, evaluation = locked(training_stage(model)), locked(evaluation_stage(model))
     facts, changed = lineage(None), uncommitted(model)
     runs = {
-        "training": made_by(training_stage(model), {f"models/{model}": training.outs[f"models/{model}"]}),
+        "training": made_by(training_stage(model), training.outs),
         "evaluation": made_by(evaluation_stage(model), evaluation.outs),
     }
     tags = training.tags() | evaluation.tags() | {name: fact for name, fact in facts.items() if ".git." in name}
@@ -230,6 +237,7 @@ def _register(model: str) -> ModelVersion:
         _code_paths(model) as code,
         mlflow.start_run(run_name=f"register {model}", tags=facts | tags | {UNFINISHED: "true"}) as run,
     ):
+        write_record(run.info.run_id, _record(training, evaluation, ids, tags[KEY], changed.said))
         logged = mlflow.pyfunc.log_model(
             name=model,
             python_model=str(SERVED),

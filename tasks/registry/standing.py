@@ -16,7 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from llm.errors import UserError
 from tasks.registry.listing import versions
 from tasks.registry.register import CHALLENGER, REJECTED, REVIEW, registered_name
-from tasks.registry.tracking import configure_tracking, if_there, is_missing, server_errors
+from tasks.registry.server import if_there, is_missing, server_errors
+from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import PREFIX
 
 CHAMPION, PREVIOUS = "champion", "previous"

@@ -7,12 +7,12 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from getpass import getuser
 from pathlib import Path
 from platform import node
-from typing import TypeVar
 
 import mlflow
 import pandas as pd
@@ -21,18 +21,21 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from llm.errors import UserError
-from tasks.registry.facts import lineage
+from tasks.registry.record import Record, current_facts, read_record, readable, write_record
 from tasks.registry.server import check_server, is_server, place, server_errors, tracking_uri
-from tasks.stages.hashes import PREFIX, Hashes, current, flatten
+from tasks.stages.hashes import PREFIX, Hashes, current, digest, flatten, inputs
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.lock import exclusive, workspace
 
-FINGERPRINT = f"{PREFIX}.fingerprint"
+OUTS = f"{PREFIX}.outs"
+"""One digest over the outs that a run made."""
+UNFINISHED = f"{PREFIX}.unfinished"
+"""Of a training that did not end well: its fingerprint and workspace."""
 METRICS_A_CALL, PARAMETERS_A_CALL = 1000, 100  # MLflow takes no more
 SPLITS = ("train", "validation", "test")
 LOCKED_FOR = 30  # seconds that another writer of a SQLite store may take
@@ -46,7 +49,6 @@ PLACES = {  # where a SQLite store keeps the paths of its artifacts
 BEHIND_A_SERVER = "mlflow-artifacts:"  # how addresses of files begin that a server alone gives out
 NO_NAMESPACE = r"[^A-Za-z0-9._]"
 
-T = TypeVar("T")
 Parameters = BaseModel | Sequence[BaseModel]
 
 
@@ -112,21 +114,6 @@ def _create_experiment(client: MlflowClient, name: str, artifacts: Path | None) 
             raise
 
 
-def is_missing(error: MlflowException) -> bool:
-    """Whether a store says that it holds nothing of that name; any other error says nothing about that."""
-    return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
-
-
-def if_there(ask: Callable[[], T]) -> T | None:
-    """What a store answers; None where it holds nothing of that name."""
-    try:
-        return ask()
-    except MlflowException as error:
-        if is_missing(error):
-            return None
-        raise
-
-
 def _move_artifacts(database: Path, artifacts: Path) -> None:
     """Where a store and its artifacts were moved or copied together, tell the store, which keeps absolute paths."""
     if not database.exists():
@@ -174,20 +161,32 @@ def _log_dataset(path: Path, context: str) -> None:
         mlflow.log_input(dataset, context=context)
 
 
-def _unfinished(fingerprint: str) -> Run | None:
-    """The latest run of this workspace that started from the same fingerprint and did not finish."""
-    unfinished = f"tags.`{FINGERPRINT}` = '{fingerprint}' AND attributes.status != 'FINISHED'"
-    runs = mlflow.search_runs(filter_string=unfinished, output_format="list")
-    return next((run for run in runs if run.data.tags.get(f"{PREFIX}.workspace") == workspace()), None)
+def _unfinished(key: str) -> Run | None:
+    """The latest run that started under the same key and did not finish."""
+    runs = mlflow.search_runs(filter_string=f"tags.`{UNFINISHED}` = '{key}'", max_results=1, output_format="list")
+    return runs[0] if runs else None
 
 
 def made_by(stage: str, outs: Mapping[str, str]) -> Run | None:
-    """The latest run of a stage that made these very outs, MD5 by path; None where another store has it."""
-    made = [f"tags.`{PREFIX}.dvc.out.{path}` = '{md5}'" for path, md5 in outs.items()]
-    filters = " AND ".join([f"tags.`{PREFIX}.dvc.stage` = '{stage}'", *made])
+    """The latest run of a stage that made these outs, MD5 by path, all of them; None where another store has it."""
+    filters = f"tags.`{PREFIX}.stage` = '{stage}' AND tags.`{OUTS}` = '{digest(dict(outs))}'"
     # In any experiment: bytes that were pushed may be another namespace's.
     runs = mlflow.search_runs(filter_string=filters, max_results=1, search_all_experiments=True, output_format="list")
     return runs[0] if runs else None
+
+
+def _write(run_id: str, record: Record) -> None:
+    """Write a run's record, and the few facts that people read as its tags."""
+    write_record(run_id, record)
+    for name, value in readable(record).items():
+        MlflowClient().set_tag(run_id, f"{PREFIX}.{name}", value)
+
+
+def add_facts(**facts: str) -> None:
+    """Add facts to the record of the active run, which `stage_run` began."""
+    run_id = mlflow.active_run().info.run_id
+    record = read_record(run_id)
+    _write(run_id, replace(record, facts=record.facts | facts))
 
 
 def log_inputs(training: Hashes, evaluation: Hashes) -> None:
@@ -231,22 +230,27 @@ def _stage_run(
 ) -> Iterator[ActiveRun]:
     configure_tracking()
     stage = os.environ.get("DVC_STAGE")
-    tags = lineage(stage)
-    before = _unfinished(fingerprint) if fingerprint and resume else None
-    if fingerprint:
-        tags[FINGERPRINT] = fingerprint
-    if (seed := getattr(params, "seed", None)) is not None:
-        tags[f"{PREFIX}.seed"] = str(seed)
+    key = digest([fingerprint, workspace()]) if fingerprint else None
+    before = _unfinished(key) if key and resume else None
+    seed = getattr(params, "seed", None)
+    facts = current_facts() | ({} if seed is None else {"seed": str(seed)})
+    record = Record(stage or "", inputs(stage) if stage else Hashes({}, {}, {}), facts)
     run = mlflow.start_run(before and before.info.run_id, run_name=stage, log_system_metrics=True)
     status = "KILLED"
     try:
-        mlflow.set_tags(tags)
+        if key:
+            mlflow.set_tag(UNFINISHED, key)
+        _write(run.info.run_id, record)
         mlflow.log_params(flatten(to_jsonable_python(params or {})))
         for context, path in (datasets or {}).items():
             _log_dataset(path, context)
         yield run
         if stage:
-            mlflow.set_tags(current(stage).tags())
+            made = current(stage)
+            write_record(run.info.run_id, replace(read_record(run.info.run_id), hashes=made))
+            mlflow.set_tag(OUTS, digest(made.outs))
+        if key:
+            mlflow.delete_tag(UNFINISHED)
         status = "FINISHED"
     except InterruptedError:
         raise

@@ -25,8 +25,9 @@ from mlflow.entities import Run
 from llm.errors import UserError
 from tasks.registry.ancestry import recorded_stages
 from tasks.registry.facts import not_in_git
-from tasks.registry.find import find_run, find_version, holds
+from tasks.registry.find import find_version
 from tasks.registry.git import fetch_more, git, git_output
+from tasks.registry.record import find_run, holds
 from tasks.registry.register import NO_RUN, TRAINING_RUN
 from tasks.registry.tracking import configure_tracking, server_errors
 from tasks.stages import lifeline
