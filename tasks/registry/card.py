@@ -92,7 +92,7 @@ def description(model: str, metrics: Mapping[str, float], origin: Origin) -> str
             _runs(origin),
             "",
             "Model card: `card/card.html` among the artifacts of this version's run; plots and reports are beside it, "
-            "and `lineage/lineage.svg` draws what it was made from.",
+            "and `lineage/lineage.md` draws what it was made from.",
         ]
     )
 

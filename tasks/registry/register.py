@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
@@ -37,7 +36,7 @@ from tasks.registry.tracking import (
     server_errors,
 )
 from tasks.registry.uncommitted import uncommitted
-from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stale
+from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stages_behind, stale
 from tasks.stages.lock import exclusive, workspace
 from tasks.stages.params import evaluation_stage, training_report, training_stage
 
@@ -208,7 +207,6 @@ def _record(training: Hashes, evaluation: Hashes, runs: Mapping[str, str], key: 
 
 def _register(model: str) -> ModelVersion:
     """Log the weights, the evidence and a model card in a run of their own and make a version of them."""
-    from tasks.registry.ancestry import write_stages
     from tasks.served import cleaning_module, example, signature
 
     weights = Path("models", model)
@@ -255,7 +253,8 @@ def _register(model: str) -> ModelVersion:
             write_card(Path(folder), model, name, metrics, origin)
             mlflow.log_artifacts(folder, "card")
         with tempfile.TemporaryDirectory() as folder:
-            write_stages(Path(folder), model)
+            behind = stages_behind(training_stage(model), evaluation_stage(model))
+            Path(folder, "stages.json").write_text(json.dumps(behind, indent=1) + "\n")
             if changed.diff:
                 Path(folder, "uncommitted.diff").write_bytes(changed.diff)
             mlflow.log_artifacts(folder, "lineage")
@@ -277,19 +276,13 @@ def _register(model: str) -> ModelVersion:
 
 
 def _finish(version: ModelVersion) -> None:
-    """Draw a new version's lineage and make it the challenger, once: also where its registration was killed before.
+    """Make a new version the challenger, once: also where its registration was killed before.
 
     What a person rejected is made no challenger again, in whichever version it comes.
     """
     client = MlflowClient()
     if not _is_unfinished(version):
         return
-    from tasks.registry.ancestry import version_ancestry
-    from tasks.registry.drawing import as_json, as_svg
-
-    drawn = version_ancestry(version)
-    client.log_text(version.run_id, as_svg(drawn, datetime.now(UTC)), "lineage/lineage.svg")
-    client.log_text(version.run_id, json.dumps(as_json(drawn), indent=2) + "\n", "lineage/lineage.json")
     if any(map(_is_rejected, _versions(version.name, version.tags[KEY]))):
         logger.info("%s version %s was rejected, and stays so", version.name, version.version)
     else:
