@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from llm.files import read_text
 from tasks.registry.figures import compared
-from tasks.registry.markup import first_entries, plain, table, tame
+from tasks.registry.markup import first_entries, plain, table
 from tasks.registry.record import NONE, Record
 from tasks.stages.hashes import PREFIX
 from tasks.stages.params import evaluation_stage, training_stage
@@ -35,9 +35,9 @@ def description(
     if uncommitted:
         code += f"; **{plain(uncommitted, 2000)}**".replace("-\\>", "->")
     links = {
-        "review": _page(run, "artifacts/review"),
+        "review": _page(run, "artifacts/review/review.html"),
         "model card": _page(run, "artifacts/card/card.html"),
-        "lineage": _page(run, "artifacts/lineage/lineage.svg"),
+        "lineage": _page(run, "artifacts/lineage/lineage.md"),
         "evidence": _page(run, "artifacts/evaluation"),
         **{f"{what} run": _page(each) for what, each in runs.items() if each},
     }
@@ -94,9 +94,8 @@ def _entries(path: Path) -> list[str]:
     if not path.exists():
         return []
     text, _ = first_entries(read_text(path), EXAMPLES)
-    entries = re.split(r"\n{2,}(?=\*\*)", text) if "**" in text else text.split("\n\n")
-    lines = (" ".join(re.sub(r"^> ?", "", line) for line in entry.split("\n") if line) for entry in entries)
-    return [f"- {tame(line if len(line) <= LONGEST else line[:LONGEST].rstrip() + ' …')}" for line in lines]
+    entries = re.split(r"\n{2,}(?=\*\*)" if "**" in text else r"\n{2,}", text)
+    return [f"- {plain(re.sub(r'^> ?|[*]{2}', '', entry, flags=re.MULTILINE), LONGEST)}" for entry in entries]
 
 
 def _answers(rows: pd.DataFrame) -> list[str]:
