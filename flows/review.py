@@ -27,7 +27,7 @@ from pydantic import Field
 
 from llm.errors import UserError
 from tasks.registry.decide import GATES, PENDING, approve, check_name, reject, roll_back, settle, standing
-from tasks.registry.lineage import prefect_page
+from tasks.registry.facts import prefect_page
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names

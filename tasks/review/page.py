@@ -17,8 +17,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from llm.files import read_text, write_atomic
 from tasks.evaluation.statistics import picture
+from tasks.registry.facts import not_in_git
 from tasks.registry.git import git_text
-from tasks.registry.lineage import not_in_git
 from tasks.registry.markup import as_html, first_entries, plain, table, tame
 from tasks.review.changes import COMMIT, Change, Changes, changes, hashes, splits
 from tasks.review.comparison import Comparison

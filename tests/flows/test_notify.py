@@ -110,7 +110,7 @@ def test_failure_challenger_and_decision_arrive_once_with_what_happened_and_wher
     done = run(tmp_path, "flows.notify", webhook.url, PREFECT_API_URL=prefect_api, PYTHONPATH=root)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr + "".join(path.read_text() for path in tmp_path.rglob("log"))
-    assert "team: JSON hears of a run of retrain or canary that failed or crashed; a version that was compared" in said
+    assert "team: JSON hears of a run of retrain or smoke that failed or crashed; a version that was compared" in said
     assert SECRET not in said
     assert [webhook.got.get(timeout=HANGS)[0] for _ in range(2)] == ["Threestage notifications"] * 2
 

@@ -8,7 +8,7 @@ import pytest
 from dvc.repo import Repo
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
-from tasks.registry.lineage import not_in_git
+from tasks.registry.facts import not_in_git
 from tasks.review.comparison import Comparison, _version
 from tasks.review.gates import Gate, Gates, all_passed, check
 from tasks.review.metrics import Difference, Metric
