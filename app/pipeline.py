@@ -38,9 +38,7 @@ def review(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="MODEL", help="Whose challenger is reviewed; all without any.")
     ] = None,
-    auto: Annotated[
-        bool, typer.Option("--auto", help="The gates decide; where one is not known, a person does.")
-    ] = False,
+    auto: Annotated[bool, typer.Option("--auto", help="The gates decide, or a person if one is not known.")] = False,
     wait: Annotated[
         float | None, typer.Option(metavar="MINUTES", help="Wait for a person; Prefect shows a form meanwhile.")
     ] = None,
