@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from tasks.evaluation.statistics import short_paths
-from tasks.review import Review, Sample
+from tasks.review import Evidence, Review, Sample
 from tasks.training.setup import split_file
 
 FALSE_POSITIVES = 0.005  # one ham in 200
@@ -123,14 +123,14 @@ def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     labels = _labels(answers)
     places = {label: n for n, label in enumerate(labels)}
     given = answers["label"].map(places)
-    surety = _probabilities(answers, labels)[np.arange(len(rows)), given.fillna(0).astype(int)]
-    named, shown = ("", surety) if len(labels) > 2 else (f"{labels[1]} ", _probabilities(answers, labels)[:, 1])
+    confidence = _probabilities(answers, labels)[np.arange(len(rows)), given.fillna(0).astype(int)]
+    named, shown = ("", confidence) if len(labels) > 2 else (f"{labels[1]} ", _probabilities(answers, labels)[:, 1])
     said = [
         f"{label} ({named}{chance:.4f})" if isinstance(label, str) else f"no answer: {error}"
         for label, chance, error in zip(answers["label"], shown, answers["error"], strict=True)
     ]
     right = (answers["label"] == rows["expected"]).astype(float)
-    return pd.DataFrame({"score": right, "said": said, "surety": surety}, index=rows.index)
+    return pd.DataFrame({"score": right, "said": said, "confidence": confidence}, index=rows.index)
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
@@ -162,40 +162,51 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
     return found
 
 
-def tell(rows: pd.DataFrame, answers: pd.DataFrame) -> str:
-    """How many mails of each label are given another, of the test split and of the everyday ones."""
-    said = []
-    for of, chosen in (("", rows["everyday"].isna()), ("everyday ", rows["everyday"].notna())):
-        for label in _labels(answers):
-            own = chosen & (rows["expected"] == label)
-            wrong = int((answers["label"][own] != label).sum())
-            said += [f"{wrong} of {own.sum()} {of}{label} wrong"] if own.any() else []
-    return ", ".join(said)
+def evidence(rows: pd.DataFrame, folder: Path) -> Evidence | None:
+    """The evaluation's `predictions.csv` and `behavioural.csv`, and its baseline's share of right mails by slice.
+
+    Everyday mails that the evaluation left out have no answer here.
+    """
+    if not (path := folder / "predictions.csv").exists():
+        return None
+    tested = rows["everyday"].isna()
+    test = pd.read_csv(path, dtype={"predicted": str}, keep_default_na=False).set_index(rows.index[tested])
+    chances = [name for name in test if name.endswith(PROBABILITY)]
+    found = [test.rename(columns={"predicted": "label"})[["label", *chances]]]
+    slices = pd.read_csv(folder / "slices.csv").set_index(["by", "slice"])["baseline_right"].to_dict()
+    if (path := folder / "behavioural.csv").exists():
+        mails = pd.read_csv(path, dtype={"id": str, "predicted": str}, keep_default_na=False)
+        places = pd.Series(rows.index[~tested], rows.loc[~tested, "id"])
+        mails = mails[mails["id"].isin(places.index)].set_index(mails["id"].map(places).dropna().astype(int))
+        rest = (1 - mails["probability"]) / (len(chances) - 1)
+        given = {each: mails["probability"].where(mails["predicted"] + PROBABILITY == each, rest) for each in chances}
+        found.append(pd.DataFrame({"label": mails["predicted"], **given}))
+        slices |= {("everyday", name): share for name, share in mails.groupby("slice")["baseline_right"].mean().items()}
+    return pd.concat(found).assign(error=None), slices
 
 
 REVIEW = Review(
-    main="f1",
     unit="mails",
     columns=("subject", "body"),
     rows=rows,
     score=score,
     measure=measure,
-    slices=("label", "source", "words", "everyday"),
-    baseline="logistic regression on TF-IDF, of words or of words and characters, with a threshold by the same rule",
     explained={
-        "accuracy": "share of the mails of the test split that are right; mail of other people is not in it",
-        "f1": "harmonic mean of precision and recall, of the label that is looked for; of three or more their mean",
-        "false_positive_rate": "share of the other mails that are called spam, which is what the threshold bounds",
-        "precision": "of what is called spam the share that is",
-        "recall": "of the spam the share that is called so",
-        "calibration_error": "how far probabilities are from the share that is right, on average",
-        "roc_auc": "how often a spam has a higher probability than another mail",
-        f"recall_at_fpr_{FALSE_POSITIVES}": "recall where one other mail in 200 is called spam, by a threshold of test",
+        "f1": "harmonic mean of precision and recall of spam; of three or more labels their mean",
+        "false_positive_rate": "share of the other mails that are called spam; the threshold bounds it",
         "everyday_ham": "share right of today's wanted mails, which were written for this project",
-        "everyday_spam": "share right of today's spam, the same",
-        "evasion_recall": "share of spam that is caught where it is written to pass, over all forms of evasion",
-        "evasion_loss": "by how much that is below the recall of the same spam as it was",
-        "evasion_worst": "the share of that recall which is left in the worst form",
+        "everyday_spam": "share right of today's spam, also written for this project",
+        "evasion_recall": "share of spam that is caught when it is rewritten to pass, over all forms of evasion",
+        "evasion_loss": "recall of the same spam as it was, minus that",
+        "evasion_worst": "share of that recall which is left in the worst form",
+        "accuracy": "share right of the mails of the test split",
+        "calibration_error": "how far probabilities are from the share that is right, on average",
+        "precision": "share of spam in what is called spam",
+        "recall": "share of the spam that is called spam",
+        "roc_auc": "how often a spam has a higher probability than another mail",
+        f"recall_at_fpr_{FALSE_POSITIVES}": "recall where 1 other mail in 200 is called spam, with a threshold of test",
     },
-    tell=tell,
+    evidence=evidence,
+    baseline="logistic regression on TF-IDF, of words or of words and characters, with a threshold by the same rule",
+    slices=("label", "source", "words", "everyday"),
 )
