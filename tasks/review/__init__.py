@@ -62,7 +62,6 @@ class Review:
     """Columns that say which slice a row is in; None is in none."""
     step: float = 1.0
     """The page shows a row whose score changed by at least this much."""
-    low_scores_are_good: bool = False
     ask: Literal["predict", "bits"] = "predict"
     """What a version is asked for: its answers, or the bits in which it writes each `text`."""
     options: Callable[[Any], dict[str, Any]] = field(default=lambda evaluate: {})

@@ -59,7 +59,7 @@ def splits(version: ModelVersion) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def test_rows(version: ModelVersion) -> object:
+def evaluated_rows(version: ModelVersion) -> object:
     """What identifies the rows that a version was evaluated on; None where that is not known.
 
     That is the test split, or the whole dataset where no split is known, and other data such as hand-written mails.

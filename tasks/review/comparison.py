@@ -24,7 +24,7 @@ from tasks.registry.tracking import configure_tracking, if_there, server_errors
 from tasks.registry.trained_on import current_md5, data_of, learned_units
 from tasks.review import Evidence, Review, find
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
-from tasks.review.changes import test_rows
+from tasks.review.changes import evaluated_rows
 from tasks.review.metrics import BASE, CHAMPION, Difference, Metric, metrics_of
 from tasks.stages.params import load_application
 from tasks.training.setup import split_file
@@ -92,7 +92,6 @@ class Comparison:
     """Test rows that the champion learned, which are left out; None where that is not known."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """For an answer, by who answered now."""
-    low_scores_are_good: bool = False
     lost: Sequence[Row] = ()
     """Rows on which the champion is better, the worst loss first."""
     won: Sequence[Row] = ()
@@ -205,17 +204,6 @@ def _slices(
     return found
 
 
-def _worst(rows: pd.DataFrame, scores: pd.DataFrame, review: Review) -> pd.Index:
-    """The rows that are not wholly right, the worst first, taking turns between the slices of the first kind."""
-    if review.low_scores_are_good:
-        return scores.sort_values("confidence", ascending=False, kind="stable").index
-    wrong = scores[scores["score"] < 1].sort_values(["score", "confidence"], ascending=[True, False], kind="stable")
-    if not review.slices:
-        return wrong.index
-    turn = wrong.groupby(rows.loc[wrong.index, review.slices[0]], dropna=False).cumcount()
-    return turn.sort_values(kind="stable").index
-
-
 def _compared(
     found: Comparison, review: Review, rows: pd.DataFrame, mine: pd.DataFrame, its: pd.DataFrame | None,
     baseline: Mapping[tuple[str, str], float],
@@ -223,10 +211,10 @@ def _compared(
     """The comparison with rows, slices and paired differences."""
     scores, its_scores = (None if each is None else review.score(rows, each) for each in (mine, its))
     gain = pd.Series(0.0, rows.index) if its_scores is None else scores["score"] - its_scores["score"]
-    gain = -gain if review.low_scores_are_good else gain
     lost, won = (
         (sign * gain[sign * gain >= review.step]).sort_values(ascending=False, kind="stable").index for sign in (-1, 1)
     )
+    wrong = scores[scores["score"] < 1].sort_values(["score", "confidence"], ascending=[True, False], kind="stable")
     points = scores["score"], None if its_scores is None else its_scores["score"]
     return replace(
         found,
@@ -234,7 +222,7 @@ def _compared(
         unanswered=int(mine["error"].notna().sum()) if "error" in mine else 0,
         lost=_rows(rows, lost, scores, its_scores),
         won=_rows(rows, won, scores, its_scores),
-        errors=_rows(rows, _worst(rows, scores, review)[:ERRORS], scores, its_scores),
+        errors=_rows(rows, wrong.index[:ERRORS], scores, its_scores),
         slices=_slices(rows, review.slices, baseline, *points),
     )
 
@@ -299,7 +287,7 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
     name, block = registered_name(model), load_application(model)
     with server_errors():
         mine, its = version_of(name, challenger), version_of(name, champion) if champion else None
-        same_test = its is not None and test_rows(mine) is not None and test_rows(mine) == test_rows(its)
+        same_test = its is not None and evaluated_rows(mine) is not None and evaluated_rows(mine) == evaluated_rows(its)
         metrics = metrics_of(_logged(mine), _logged(its) if same_test else {})
     found = Comparison(model, name, mine, its, metrics)
     try:
@@ -314,7 +302,6 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
         unit=review.unit,
         explained=review.explained,
         baseline=review.baseline,
-        low_scores_are_good=review.low_scores_are_good,
         main=next((each for each in review.explained if each in metrics), next(iter(review.explained))),
     )
     data = Path("data/processed", block.dataset)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tasks.review.comparison import Comparison, Metric
 
 
+FEWEST = 200  # rows on each side: in fewer, chance alone moves a property by 0.1 and more
+
+
 class Gates(Config):
     """What is asked of the challenger's metrics, and of the distance of its data.
 
@@ -69,7 +72,7 @@ def _no_loss(comparison: "Comparison", name: str) -> Gate:
     if found.is_none:
         return Gate(asked, True, "the same")
     if found.low is None or found.high is None:
-        return Gate(asked, None, f"{found.value:+.4f}, without an interval")
+        return Gate(asked, None, f"{found.value:+.4f}, without an interval; {comparison.incomparable}".rstrip("; "))
     judged = metric.verdict(against)
     interval = f"{found.value:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f})"
     return Gate(asked, judged != "worse", f"{judged}: {interval}")
@@ -115,7 +118,7 @@ def _data_quality(model: str, version: "ModelVersion") -> Gate:
 def _drift(comparison: "Comparison", most: float) -> Gate:
     """Whether its data is that of the champion, or near enough. Without a champion there is nothing to move from."""
     from tasks.registry.trained_on import data_of
-    from tasks.review.drift import FETCH, moved, moved_by_chance, rows_of
+    from tasks.review.drift import FETCH, moved, rows_of
 
     name = f"its data moved at most {most:g} from the champion's"
     if comparison.champion is None:
@@ -132,15 +135,10 @@ def _drift(comparison: "Comparison", most: float) -> Gate:
     rows = {who: rows_of(data) for who, data in found.items()}
     if lacking := [f"the {who}'s {found[who].dataset} ({found[who].md5})" for who in rows if rows[who] is None]:
         return Gate(name, None, f"{' and '.join(lacking)}: the rows are not in DVC's cache; {FETCH}")
-    sides = rows["champion"], rows["challenger"]
-    properties = sorted(moved(*sides), key=lambda each: -each.index)
+    if (count := min(map(len, rows.values()))) < FEWEST:
+        return Gate(name, None, f"{mine.dataset}: {count} rows are too few to tell, at least {FEWEST} are")
+    properties = sorted(moved(rows["champion"], rows["challenger"]), key=lambda each: -each.index)
     far = [each for each in properties if each.index > most]
-    if far:
-        chance = moved_by_chance(*sides)
-        far = [each for each in far if each.index > chance.get(each.name, 0.0)]
-        if not far:
-            said = f"{properties[0].name} {properties[0].index:.3f}, and chance moves so few rows as far"
-            return Gate(name, True, f"{mine.dataset}: {said}")
     said = ", ".join(f"{each.name} {each.index:.3f}" for each in far or properties[:1])
     return Gate(name, not far, f"{mine.dataset}: {said}" + ("" if far else f", the most of {len(properties)}"))
 

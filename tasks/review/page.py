@@ -21,7 +21,7 @@ from tasks.review.gates import Gate
 from tasks.review.metrics import CHAMPION, judged
 
 TEMPLATE = Path(__file__).with_name("review.html.j2")
-FIGURES, ROWS, SLICES, SAMPLES = 5, 8, 30, 8
+FIGURES, ROWS, SLICES, SAMPLES = 5, 8, 12, 8
 MARKS = {True: "✓ passed", False: "✗ failed", None: "? not known"}
 LOSS = "training/loss.svg"
 
@@ -100,12 +100,12 @@ def _files(version: ModelVersion, folder: Path) -> dict[str, Path]:
 
 def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how: Sequence[str] = ()) -> None:
     """Write `review.html` into a folder that is there. `how` says how a person can decide, a line of Markdown each."""
-    champion, less, compared = comparison.champion, comparison.low_scores_are_good, _compared(comparison)
+    champion, compared = comparison.champion, _compared(comparison)
     versions = {"challenger": comparison.challenger} | ({CHAMPION: champion} if champion else {})
-    if compared:
-        slices = sorted(comparison.slices, key=lambda each: (-1 if less else 1) * each.difference.value * each.rows)
-    else:
-        slices = sorted(comparison.slices, key=lambda each: (-1 if less else 1) * each.challenger)
+    slices = sorted(
+        comparison.slices,
+        key=lambda each: each.difference.value * each.rows if compared else each.challenger,
+    )
     same = [f"{each.by} {each.name}" for each in slices if compared and each.difference.value == 0]
     slices = [each for each in slices if not compared or each.difference.value != 0]
     names = [*(name for name in comparison.explained if name in comparison.metrics)]
@@ -138,10 +138,11 @@ def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how:
             figures=names[:FIGURES],
             other_metrics=names[FIGURES:],
             lower_better=lower_is_better,
-            slices=slices if compared else slices[:SLICES],
+            slices=slices,
+            shown_slices=SLICES,
             same=same,
             with_baseline=any(each.baseline is not None for each in slices),
-            judge=lambda found: judged(found, less=less),
+            judge=lambda found: judged(found, less=False),
             shown_rows=ROWS,
             uncommitted=[f"{who}: {said}" for who, said in uncommitted.items() if said],
             changes=changes(comparison.challenger, champion) if champion else None,
