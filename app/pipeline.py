@@ -63,11 +63,11 @@ def review(
 def lineage(
     version: Version,
     as_json: Json = False,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it into this file, too.")] = None,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flow chart.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Show what a version was made from."""
-    options = [*(["--json"] if as_json else []), *([f"--svg={svg}"] if svg else [])]
+    options = [*(["--json"] if as_json else []), *(["--mermaid"] if mermaid else [])]
     _hand_over("flows.lineage", version, *options, *(["--verbose"] if verbose else []))
 
 

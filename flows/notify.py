@@ -24,14 +24,14 @@ from prefect.settings import PREFECT_API_URL
 
 from llm.errors import UserError
 from tasks.registry.events import DECIDED, WAITS
-from tasks.registry.lineage import prefect_page
+from tasks.registry.facts import prefect_page
 from tasks.stages.command import run_command
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import STATE
 from tasks.stages.server import prefect_server
 
 FAILED = ("Failed", "Crashed", "TimedOut")  # what Prefect calls the ends of a run that nobody wanted
-WATCHED = ("retrain", "canary")  # flows; the stages that they run fail with them
+WATCHED = ("retrain", "smoke")  # flows; the stages that they run fail with them
 ONCE_IN = timedelta(hours=1)  # a run that is said to have crashed by several tells of it once
 TAG = f"{PREFIX}-notification"
 BLOCK = SlackWebhook  # Prefect's block for any URL of apprise's; the general one it can't load again

@@ -8,7 +8,8 @@ from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import State
 
-from tasks.registry.register import register_model, registered_name
+from tasks.registry.lineage import log_lineage
+from tasks.registry.register import DELETED, register_model, registered_name
 from tasks.registry.server import ServerAwayError
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.command import run_command
@@ -25,12 +26,19 @@ def _is_away(_: Task, __: TaskRun, state: State) -> bool:
     return isinstance(state.result(raise_on_failure=False), ServerAwayError)
 
 
+def _register(model: str) -> str:
+    version = register_model(model)
+    if version != DELETED:
+        log_lineage(registered_name(model), version)
+    return version
+
+
 @flow(name="register")
 def register() -> dict[str, str]:
     """Make each model and its evaluation a version, a new one the challenger; what is there already stays as it is."""
     retries = {"retries": len(AGAIN_AFTER), "retry_delay_seconds": list(AGAIN_AFTER), "retry_condition_fn": _is_away}
     versions = {
-        registered_name(model): task(register_model, task_run_name=f"register {model}", **retries)(model)
+        registered_name(model): task(_register, task_run_name=f"register {model}", **retries)(model)
         for model in model_names()
     }
     table = [{"model": name, "version": version} for name, version in versions.items()]

@@ -26,10 +26,10 @@ from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.data.inbox import INBOX
 from tasks.registry.branch import share
-from tasks.registry.lineage import prefect_page
+from tasks.registry.decide import CHAMPION, is_open
+from tasks.registry.facts import prefect_page
 from tasks.registry.markup import plain, table
 from tasks.registry.register import check_bytes, registered, registered_name
-from tasks.registry.standing import CHAMPION, is_open
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
 from tasks.stages import graph
 from tasks.stages.lock import STATE

@@ -5,7 +5,7 @@ import os
 
 import httpx
 
-from tasks.registry.lineage import prefect_page
+from tasks.registry.facts import prefect_page
 from tasks.registry.server import is_server, tracking_uri, without_secret
 from tasks.stages.hashes import PREFIX
 

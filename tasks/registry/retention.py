@@ -11,11 +11,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from llm.errors import UserError
-from tasks.registry.find import find_run, holds
 from tasks.registry.git import git_output
 from tasks.registry.listing import every_version, own_models, versions
+from tasks.registry.record import find_run, holds
 from tasks.registry.register import KEY, REJECTED, REVIEW, version_key
-from tasks.registry.tracking import configure_tracking, if_there, server_errors
+from tasks.registry.server import if_there, server_errors
+from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import LOCK, PREFIX, as_hashes, parse_stages
 from tasks.stages.retention import hashes
 

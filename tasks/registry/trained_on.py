@@ -15,7 +15,8 @@ from llm.tokenizer import end_of_text, load_tokenizer
 from llm.tokens import open_tokens
 from tasks.registry.git import git_output
 from tasks.registry.register import registered_name
-from tasks.registry.tracking import configure_tracking, if_there, server_errors
+from tasks.registry.server import if_there, server_errors
+from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import LOCK, PREFIX, as_hashes, md5_of, parse_stages
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tasks.registry.git import git_output
-from tasks.registry.lineage import CODE, DATA
+from tasks.registry.record import CODE, DATA
 from tasks.stages.hashes import flatten
 from tasks.stages.params import FOUNDATION, PARAMS_FILE
 

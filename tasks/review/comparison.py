@@ -20,7 +20,8 @@ from mlflow.entities.model_registry import ModelVersion
 from llm.errors import UserError
 from tasks.evaluation.statistics import interval
 from tasks.registry.register import registered_name
-from tasks.registry.tracking import configure_tracking, if_there, server_errors
+from tasks.registry.server import if_there, server_errors
+from tasks.registry.tracking import configure_tracking
 from tasks.registry.trained_on import current_md5, data_of, learned_units
 from tasks.review import Evidence, Review, find
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers

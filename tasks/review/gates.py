@@ -13,7 +13,7 @@ from pydantic import Field
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.registry.lineage import not_in_git
+from tasks.registry.facts import not_in_git
 from tasks.stages.hashes import PREFIX, locked
 from tasks.stages.params import load_application
 

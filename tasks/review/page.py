@@ -13,7 +13,6 @@ from mlflow.utils.mlflow_tags import MLFLOW_USER
 from llm.files import read_text, write_atomic
 from tasks.registry.figures import lower_is_better
 from tasks.registry.git import git_text
-from tasks.registry.lineage import not_in_git
 from tasks.registry.markup import as_source, first_entries, number, plain, render, signed
 from tasks.review.changes import HASH, changes, commit, made_from, parameters
 from tasks.review.comparison import EVIDENCE, Comparison

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from llm.errors import UserError, UserFileError
+from llm.files import write_atomic
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -132,6 +133,24 @@ def as_hashes(entry: Mapping[str, Any]) -> Hashes:
     params = {name: value for values in entry.get("params", {}).values() for name, value in values.items()}
     deps, outs = ({item["path"].rstrip("/"): item["md5"] for item in entry.get(key, [])} for key in ("deps", "outs"))
     return Hashes(params, deps, outs)
+
+
+def write_lock(lock: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write stages, in dvc.lock's own form, as a dvc.lock."""
+    write_atomic(lock, json.dumps({"schema": "2.0", "stages": stages}) + "\n")  # JSON is YAML, too
+
+
+def stages_behind(*last: str) -> dict[str, dict[str, Any]]:
+    """Some stages and all that they are made from, as dvc.lock has them. Raises KeyError for one that never ran."""
+    known = locked_stages()
+    makers = {path: name for name, stage in known.items() for path in as_hashes(stage).outs}
+    found, queue = {}, [*last]
+    while queue:
+        name = queue.pop(0)
+        if name not in found:
+            found[name] = known[name]
+            queue += [makers[path] for path in as_hashes(known[name]).deps if path in makers]
+    return found
 
 
 def locked(stage: str) -> Hashes:

@@ -47,8 +47,8 @@ def test_review_hands_over_what_it_was_told(handed_over, line, arguments):
 
 
 def test_lineage_hands_over_what_it_was_told(handed_over):
-    line = "threestage lineage models:/threestage-classifier@champion --json --svg 'a picture.svg'"
-    assert handed_over(line) == (["models:/threestage-classifier@champion", "--json", "--svg=a picture.svg"], 0)
+    line = "threestage lineage models:/threestage-classifier@champion --mermaid"
+    assert handed_over(line) == (["models:/threestage-classifier@champion", "--mermaid"], 0)
 
 
 def test_reproduce_hands_over_what_it_was_told_and_its_exit_code_comes_back(handed_over):

@@ -8,7 +8,7 @@ import pytest
 from dvc.repo import Repo
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
-from tasks.registry.lineage import not_in_git
+from tasks.registry.record import Record
 from tasks.review.challenger import Reviewed
 from tasks.review.comparison import Comparison, version_of
 from tasks.review.gates import Gate, Gates, check
