@@ -211,7 +211,7 @@ def _register(model: str) -> ModelVersion:
 
     weights = Path("models", model)
     training, evaluation = locked(training_stage(model)), locked(evaluation_stage(model))
-    facts, changed = lineage(None), uncommitted(model)
+    facts, changed = lineage(None), uncommitted()
     runs = {
         "training": made_by(training_stage(model), training.outs),
         "evaluation": made_by(evaluation_stage(model), evaluation.outs),
@@ -221,21 +221,21 @@ def _register(model: str) -> ModelVersion:
     tags = {name: value for name, value in tags.items() if not name.startswith(CODE)}
     ids = {what: run.info.run_id if run else NO_RUN for what, run in runs.items()}
     tags |= {KEY: version_key(model), TRAINING_RUN: ids["training"], EVALUATION_RUN: ids["evaluation"]}
-    if changed.said:
-        tags[UNCOMMITTED] = changed.said[:MOST_OF_A_TAG]
+    if changed.summary:
+        tags[UNCOMMITTED] = changed.summary[:MOST_OF_A_TAG]
     evidence = Path("reports/evaluation", model)
     metrics = json.loads((evidence / "metrics.json").read_text())
     cleaning = cleaning_module(weights)
     needed = (*REQUIREMENTS, *(cleaning.REQUIREMENTS if cleaning else ()))
     requirements = [f"{name}=={Version(importlib.metadata.version(name)).public}" for name in sorted(needed)]
     name, commit = registered_name(model), tags[f"{PREFIX}.git.commit"]
-    origin = _origin(tags[KEY], commit, changed.said, training, evaluation, runs)
+    origin = _origin(tags[KEY], commit, changed.summary, training, evaluation, runs)
     _remove_unfinished(tags[KEY])
     with (
         _code_paths(model) as code,
         mlflow.start_run(run_name=f"register {model}", tags=facts | tags | {UNFINISHED: "true"}) as run,
     ):
-        write_record(run.info.run_id, _record(training, evaluation, ids, tags[KEY], changed.said))
+        write_record(run.info.run_id, _record(training, evaluation, ids, tags[KEY], changed.summary))
         logged = mlflow.pyfunc.log_model(
             name=model,
             python_model=str(SERVED),
