@@ -79,30 +79,6 @@ def _made_by(model: str) -> str:
     )
 
 
-def description(model: str, metrics: Mapping[str, float], origin: Origin) -> str:
-    """What a reviewer reads first: the metrics, the baseline beside them, where they come from, and the card."""
-    return "\n".join(
-        [
-            _made_by(model),
-            "",
-            *figures_table(metrics),
-            "",
-            f"{base_sentence(origin.training)}Model `{origin.training.outs[f'models/{model}']}`, {_commit(origin)}.",
-            "",
-            _runs(origin),
-            "",
-            "Model card: `card/card.html` among the artifacts of this version's run; plots and reports are beside it, "
-            "and `lineage/lineage.md` draws what it was made from.",
-        ]
-    )
-
-
-def _runs(origin: Origin) -> str:
-    """Links to the runs that made it; in MLflow's pages an address of its own begins with `#`."""
-    links = ", ".join(f"[{name}]({page})" for name, page in origin.links.items())
-    return f"Runs: {links}." if links else "Its runs are in another store."
-
-
 def card(model: str, name: str, metrics: Mapping[str, float], origin: Origin) -> str:
     """The card in Markdown; `name` is what the registry calls the model.
 

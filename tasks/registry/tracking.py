@@ -8,7 +8,7 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from getpass import getuser
 from pathlib import Path
@@ -22,6 +22,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
@@ -34,6 +35,10 @@ from tasks.stages.lock import exclusive, workspace
 
 OUTS = f"{PREFIX}.outs"
 """One digest over the outs that a run made."""
+PARENT_RUN = "THREESTAGE_PARENT_RUN"
+"""The variable that holds the id of the MLflow run under which the runs of a retraining hang."""
+PARENT_OF = f"{PREFIX}.parent_of"
+"""Tag of such a run: the folder that it is of."""
 UNFINISHED = f"{PREFIX}.unfinished"
 """Of a training that did not end well: its fingerprint and workspace."""
 METRICS_A_CALL, PARAMETERS_A_CALL = 1000, 100  # MLflow takes no more
@@ -47,6 +52,8 @@ PLACES = {  # where a SQLite store keeps the paths of its artifacts
 }
 
 BEHIND_A_SERVER = "mlflow-artifacts:"  # how addresses of files begin that a server alone gives out
+# MLflow then opens an experiment as trainings, not as chats.
+KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 NO_NAMESPACE = r"[^A-Za-z0-9._]"
 
 Parameters = BaseModel | Sequence[BaseModel]
@@ -93,16 +100,18 @@ def configure_tracking() -> None:
         if uri.startswith("sqlite:///"):
             database = Path(uri.removeprefix("sqlite:///")).absolute()
             artifacts = database.with_name("mlartifacts")
-            _move_artifacts(database, artifacts)
+            _move_artifacts(database, artifacts, namespace())
         try:
             with server_errors():
                 client, name = MlflowClient(), namespace()
                 if client.get_experiment_by_name(name) is None:
                     _create_experiment(client, name, artifacts)
-                kept = mlflow.set_experiment(name).artifact_location
+                experiment = mlflow.set_experiment(name)
+                if KIND not in experiment.tags:
+                    client.set_experiment_tag(experiment.experiment_id, KIND, MODEL_TRAINING)
         except MlflowException as error:  # such as an experiment that somebody deleted
             raise UserError(f"{place(uri)}: {' '.join(str(error).split())}") from error
-    if kept.startswith(BEHIND_A_SERVER) and not is_server(uri):
+    if experiment.artifact_location.startswith(BEHIND_A_SERVER) and not is_server(uri):
         raise UserError(f"{place(uri)}: its files are behind an MLflow server; start that, and set MLFLOW_TRACKING_URI")
 
 
@@ -114,8 +123,11 @@ def _create_experiment(client: MlflowClient, name: str, artifacts: Path | None) 
             raise
 
 
-def _move_artifacts(database: Path, artifacts: Path) -> None:
-    """Where a store and its artifacts were moved or copied together, tell the store, which keeps absolute paths."""
+def _move_artifacts(database: Path, artifacts: Path, experiment: str) -> None:
+    """Where a store and its artifacts were moved or copied together, tell the store, which keeps absolute paths.
+
+    They moved where this experiment's artifacts were in another folder `mlartifacts`; only paths in that one change.
+    """
     if not database.exists():
         return
     try:
@@ -123,17 +135,17 @@ def _move_artifacts(database: Path, artifacts: Path) -> None:
             known = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "experiments" not in known or not artifacts.is_dir():
                 return
-            found = {place for (place,) in store.execute("SELECT artifact_location FROM experiments") if place}
-            for before in {place for place in found if place.startswith("/") and place.endswith("/mlartifacts")} - {
-                str(artifacts)
-            }:
-                for table, columns in PLACES.items():
-                    for column in columns if table in known else ():
-                        store.execute(
-                            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                            f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                            (str(artifacts), len(before) + 1, before, len(before) + 1, f"{before}/"),
-                        )
+            query = "SELECT artifact_location FROM experiments WHERE name = ?"
+            (before,) = store.execute(query, (experiment,)).fetchone() or ("",)
+            if before == str(artifacts) or not before.startswith("/") or not before.endswith(f"/{artifacts.name}"):
+                return
+            for table, columns in PLACES.items():
+                for column in columns if table in known else ():
+                    store.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                        (str(artifacts), len(before) + 1, before, len(before) + 1, f"{before}/"),
+                    )
     except sqlite3.OperationalError as error:  # locked, or not to be written
         raise UserError(f"{database}: {error}; try again when nobody else writes to it") from None
     except sqlite3.DatabaseError as error:
@@ -189,6 +201,14 @@ def add_facts(**facts: str) -> None:
     _write(run_id, replace(record, facts=record.facts | facts))
 
 
+def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None = None) -> None:
+    """Log metrics to the active run, tied to its dataset of one split, and to a model of MLflow's if there is one."""
+    run = MlflowClient().get_run(mlflow.active_run().info.run_id)
+    inputs = [each for each in run.inputs.dataset_inputs if split in [tag.value for tag in each.tags]]
+    dataset = inputs[0].dataset if inputs else None
+    mlflow.log_metrics(dict(metrics), run_id=run.info.run_id, model_id=model_id, dataset=dataset)
+
+
 def log_inputs(training: Hashes, evaluation: Hashes) -> None:
     """Log to the active run, a version's own, what MLflow compares between versions: parameters and datasets.
 
@@ -235,7 +255,13 @@ def _stage_run(
     seed = getattr(params, "seed", None)
     facts = current_facts() | ({} if seed is None else {"seed": str(seed)})
     record = Record(stage or "", inputs(stage) if stage else Hashes({}, {}, {}), facts)
-    run = mlflow.start_run(before and before.info.run_id, run_name=stage, log_system_metrics=True)
+    run = mlflow.start_run(
+        before and before.info.run_id,
+        run_name=stage,
+        parent_run_id=os.environ.get(PARENT_RUN),
+        description=_flow_description(),
+        log_system_metrics=True,
+    )
     status = "KILLED"
     try:
         if key:
@@ -259,6 +285,42 @@ def _stage_run(
         raise
     finally:
         mlflow.end_run(status)
+
+
+def _flow_description() -> str | None:
+    """The sentence that the Prefect flow of this process says of itself."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    return context.flow.description if context and context.flow else None
+
+
+@contextmanager
+def parent_run(name: str, description: str) -> Iterator[None]:
+    """An MLflow run under which hang all that this process and its children begin inside the block.
+
+    One that an earlier process of this folder left open, as it was killed, is closed.
+    """
+    configure_tracking()
+    client, tags = MlflowClient(), {PARENT_OF: workspace()}
+    with server_errors():
+        left = f"tags.`{PARENT_OF}` = '{workspace()}' AND attributes.status = 'RUNNING'"
+        for run in mlflow.search_runs(filter_string=left, output_format="list"):
+            client.set_terminated(run.info.run_id, "KILLED")
+        experiment = mlflow.get_experiment_by_name(namespace()).experiment_id
+        run_id = client.create_run(experiment, run_name=name, tags=tags | {MLFLOW_RUN_NOTE: description}).info.run_id
+    os.environ[PARENT_RUN] = run_id
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, InterruptedError):
+        status = "KILLED"
+        raise
+    finally:
+        del os.environ[PARENT_RUN]
+        with suppress(UserError), server_errors():
+            client.set_terminated(run_id, status)
 
 
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:

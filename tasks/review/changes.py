@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.registry.git import fetch_more, git_text
-from tasks.registry.register import NO_RUN, TRAINING_RUN
+from tasks.registry.record import NONE as NO_RUN
 from tasks.stages.hashes import PREFIX
 
 CODE = ("*.py", "dvc.yaml", "pyproject.toml", "requirements.lock", ":(exclude)tests", ":(exclude)benchmarks")
@@ -42,7 +42,7 @@ class Changes:
 
 def _parameters(version: ModelVersion) -> tuple[str, Mapping[str, str]]:
     """Which run says its parameters, its own or the one that trained it, and these."""
-    runs = {"its own": version.run_id, "the training": version.tags.get(TRAINING_RUN, NO_RUN)}
+    runs = {"its own": version.run_id, "the training": version.tags.get(f"{PREFIX}.training_run", NO_RUN)}
     for whose, run in runs.items():
         if not run or run == NO_RUN:
             continue
