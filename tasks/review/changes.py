@@ -10,9 +10,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.registry.git import fetch_more, git_text
-from tasks.stages.hashes import PREFIX, Hashes
+from tasks.registry.record import NONE, Record, read_record, uncommitted_parts
+from tasks.stages.hashes import Hashes
 
-COMMIT = f"{PREFIX}.git.commit"
 CODE = ("*.py", "dvc.yaml", "pyproject.toml", "requirements.lock", ":(exclude)tests", ":(exclude)benchmarks")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -33,14 +33,23 @@ class Changes:
     """Rows and digests of splits, and DVC's hashes of data, models and reports."""
 
 
+def record_of(version: ModelVersion) -> Record:
+    """The record of a version; an empty one where it has none."""
+    return read_record(version.run_id) or Record("register", Hashes({}, {}, {}), {})
+
+
 def commit(version: ModelVersion) -> str:
     """The git commit that a version was registered at; `none` without one."""
-    return version.tags.get(COMMIT, "none")
+    return record_of(version).facts.get("git.commit", NONE)
 
 
-def hashes(version: ModelVersion) -> Hashes:
-    """DVC's hashes of what a version was made from and of what it is."""
-    return Hashes.of_tags(version.tags)
+def uncommitted(version: ModelVersion) -> str:
+    """What a version was made from that no commit holds, in words; empty where a commit holds all of it."""
+    facts = record_of(version).facts
+    if facts.get("git.commit", NONE) == NONE:
+        return "no git commit is known"
+    parts = uncommitted_parts(facts)
+    return facts.get("uncommitted") or (f"not in git: {', '.join(parts)}" if parts else "")
 
 
 def parameters(version: ModelVersion) -> Mapping[str, str]:
@@ -64,7 +73,7 @@ def evaluated_rows(version: ModelVersion) -> object:
 
     That is the test split, or the whole dataset where no split is known, and other data such as hand-written mails.
     """
-    deps, split = hashes(version).deps, splits(version).get("test")
+    deps, split = record_of(version).hashes.deps, splits(version).get("test")
     data = {path: md5 for path, md5 in deps.items() if path.startswith("data/")}
     other = {path: md5 for path, md5 in data.items() if not path.startswith("data/processed/")}
     return (split, other) if split else data or None
@@ -72,7 +81,7 @@ def evaluated_rows(version: ModelVersion) -> object:
 
 def made_from(version: ModelVersion) -> dict[str, str]:
     """Splits and hashes by name, as people read them."""
-    found = hashes(version)
+    found = record_of(version).hashes
     kinds = {"from": found.deps, "made": found.outs}
     named = {f"{kind} {path}": md5 for kind, paths in kinds.items() for path, md5 in sorted(paths.items())}
     return {f"split {name}": text for name, text in splits(version).items()} | named
@@ -80,7 +89,7 @@ def made_from(version: ModelVersion) -> dict[str, str]:
 
 def _code(before: str, after: str) -> tuple[list[str], str]:
     if before == after:
-        return [], "The same commit." if after != "none" else "Of neither a git commit is known."
+        return [], "The same commit." if after != NONE else "Of neither a git commit is known."
     if not (HASH.fullmatch(before) and HASH.fullmatch(after)):  # git would read it as an option, or a name
         return [], f"{before[:40]} or {after[:40]} is not the hash of a commit."
     log = git_text("log", "--format=%h %s", f"{before}..{after}", "--")

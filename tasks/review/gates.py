@@ -13,8 +13,7 @@ from pydantic import Field
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.registry.facts import not_in_git
-from tasks.stages.hashes import PREFIX, locked
+from tasks.stages.hashes import locked
 from tasks.stages.params import load_application
 
 if TYPE_CHECKING:
@@ -145,16 +144,16 @@ def _drift(comparison: "Comparison", most: float) -> Gate:
 
 def _lineage(model: str, version: "ModelVersion") -> Gate:
     """Whether it can be made again from what a commit and DVC hold."""
-    from tasks.review.changes import commit, hashes
+    from tasks.review.changes import commit, record_of, uncommitted
 
-    found, dataset = hashes(version), load_application(model).dataset
+    record, dataset = record_of(version), load_application(model).dataset
     known = {
-        "the hash of its weights": f"models/{model}" in found.outs,
-        "the hash of its data": f"data/processed/{dataset}" in found.deps,
-        "the run that trained it": version.tags.get(f"{PREFIX}.training_run", "none") != "none",
+        "the hash of its weights": f"models/{model}" in record.hashes.outs,
+        "the hash of its data": f"data/processed/{dataset}" in record.hashes.deps,
+        "the run that trained it": record.facts.get("run.training", "none") != "none",
     }
     lacking = [what for what, is_known in known.items() if not is_known]
-    said = [*filter(None, [not_in_git(version.tags)]), *([f"missing: {', '.join(lacking)}"] if lacking else [])]
+    said = [*filter(None, [uncommitted(version)]), *([f"missing: {', '.join(lacking)}"] if lacking else [])]
     return Gate(
         "its lineage is complete", not said, "; ".join(said) or f"commit {commit(version)[:10]}, and every hash"
     )

@@ -14,7 +14,7 @@ from llm.files import read_text, write_atomic
 from tasks.registry.figures import lower_is_better
 from tasks.registry.git import git_text
 from tasks.registry.markup import as_source, first_entries, number, plain, render, signed
-from tasks.review.changes import HASH, changes, commit, made_from, parameters
+from tasks.review.changes import HASH, changes, commit, made_from, parameters, uncommitted
 from tasks.review.comparison import EVIDENCE, Comparison
 from tasks.review.gates import Gate
 from tasks.review.metrics import CHAMPION, judged
@@ -109,7 +109,7 @@ def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how:
     slices = [each for each in slices if not compared or each.difference.value != 0]
     names = [*(name for name in comparison.explained if name in comparison.metrics)]
     names += [name for name in comparison.metrics if name not in names]
-    uncommitted = {f"The {who}": not_in_git(version.tags) for who, version in versions.items()}
+    changed = {f"The {who}": uncommitted(version) for who, version in versions.items()}
     state = (
         "bad" if any(g.passed is False for g in gates) else "open" if any(g.passed is None for g in gates) else "good"
     )
@@ -143,7 +143,7 @@ def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how:
             with_baseline=any(each.baseline is not None for each in slices),
             judge=lambda found: judged(found, less=False),
             shown_rows=ROWS,
-            uncommitted=[f"{who}: {said}" for who, said in uncommitted.items() if said],
+            uncommitted=[f"{who}: {said}" for who, said in changed.items() if said],
             changes=changes(comparison.challenger, champion) if champion else None,
             commit=commit(comparison.challenger),
             parameters=parameters(comparison.challenger),
