@@ -21,8 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from llm.c_library import cache_folder
 from llm.errors import UserError
-from tasks.registry.server import server_errors
-from tasks.registry.tracking import is_missing
+from tasks.registry.server import is_missing, server_errors
 from tasks.stages import lifeline
 
 ASK = Path(__file__).with_name("ask.py")

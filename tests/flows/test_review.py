@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 NAME = "threestage-classifier"
 HANGS = 600  # seconds that only something that hangs takes
 LONG = HANGS / 60
-WHOLE = {"git__commit": "a" * 40, "training_run": "b"} | {
+WHOLE = {"git__commit": "a" * 40, "run__training": "b"} | {
     f"git__dirty__{part}": "false" for part in ("code", "params__yaml", "dvc__yaml")
 }
 GATES = {"at_least": {"f1": 1.1, "charm": 1}, "at_most": {}, "no_loss": []}

@@ -21,12 +21,13 @@ from llm.applications.classifier import serve
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.tokenizer import end_of_text
+from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.trained_on import DATA
 from tasks.review import assistant, classifier, find, foundation
 from tasks.review.comparison import compare
 from tasks.review.metrics import Difference
-from tasks.stages.hashes import md5_of
+from tasks.stages.hashes import Hashes, md5_of
+from tests.tasks.review.conftest import set_deps
 
 pytestmark = pytest.mark.slow
 
@@ -111,13 +112,12 @@ def test_answers_of_the_evaluation_are_compared_without_asking_for_them_again(co
     assert found.seconds.keys() == {"challenger"}
     baseline = {(each.by, each.name): each.baseline for each in found.slices}
     assert (baseline["label", "ham"], baseline["everyday", "thanks"], baseline["label", "spam"]) == (0.25, 1.0, None)
-    name = "threestage.dvc.dep.data/behavioural"
-    MlflowClient().set_model_version_tag("threestage-classifier", "3", name, "other mails")
+    set_deps("classifier", "3", behavioural="other mails")
     assert compare("classifier", "1", "3").incomparable.startswith("models:/threestage-classifier/3 gives no answers")
 
 
 def test_a_challenger_that_was_evaluated_on_other_data_is_an_error_with_a_way_out(copied):
-    MlflowClient().set_model_version_tag("threestage-classifier", "1", f"{DATA}emails", "d9.dir")
+    set_deps("classifier", "1", emails="d9.dir")
     with pytest.raises(UserError, match=r"and version 1 learned from d9\.dir: check out its commit and run `dvc pull`"):
         compare("classifier", "1")
 
@@ -135,7 +135,7 @@ def learned_some(copied) -> Path:
         mails.assign(unit=test).to_parquet(data / "test.parquet")
         with Repo() as repo:
             repo.add(str(data))
-        MlflowClient().set_model_version_tag("threestage-classifier", number, f"{DATA}emails", md5_of(data))
+        set_deps("classifier", number, emails=md5_of(data))
     return data
 
 
@@ -145,7 +145,7 @@ def test_test_rows_that_the_champion_learned_are_left_out_and_counted(learned_so
     assert not {row.id for row in (*found.lost, *found.won)} & {f"mail-{n}" for n in range(35, 40)}
     assert found.left_out == "5 test mails left out: the champion learned them."
     assert found.metrics["f1"].to_baseline.value == pytest.approx(0.1)  # of all rows, as it was logged
-    MlflowClient().set_model_version_tag("threestage-classifier", "2", f"{DATA}emails", "gone.dir")
+    set_deps("classifier", "2", emails="gone.dir")
     found = compare("classifier", "1", "2")
     assert (found.learned, found.rows) == (None, 46)
     assert found.left_out == "Which of these mails the champion learned is not known."
@@ -154,7 +154,7 @@ def test_test_rows_that_the_champion_learned_are_left_out_and_counted(learned_so
 def test_a_champion_that_learned_the_whole_test_split_is_an_error(learned_some):
     test = pd.read_parquet(learned_some / "test.parquet")
     test.assign(unit=99).to_parquet(learned_some / "test.parquet")
-    MlflowClient().set_model_version_tag("threestage-classifier", "1", f"{DATA}emails", md5_of(learned_some))
+    set_deps("classifier", "1", emails=md5_of(learned_some))
     with pytest.raises(UserError, match="the champion learned all of the test split"):
         compare("classifier", "1", "2")
 
@@ -263,8 +263,9 @@ def quiz(in_project, tmp_path, monkeypatch) -> None:
         with mlflow.start_run() as run:
             ends = {"accuracy_low": accuracy - 0.05, "accuracy_high": accuracy + 0.05}
             mlflow.log_metrics({"accuracy": accuracy, "baseline_accuracy": 0.6} | ends)
-        tags = {"threestage.dvc.dep.data/processed/instructions": "d1.dir"}
-        MlflowClient().create_model_version("threestage-quiz", run.info.artifact_uri, run.info.run_id, tags=tags)
+        hashes = Hashes({}, {"data/processed/instructions": "d1.dir"}, {})
+        write_record(run.info.run_id, Record("register", hashes, {}))
+        MlflowClient().create_model_version("threestage-quiz", run.info.artifact_uri, run.info.run_id)
 
 
 def test_an_application_without_a_review_has_its_evaluations_compared(quiz):
@@ -278,7 +279,7 @@ def test_an_application_without_a_review_has_its_evaluations_compared(quiz):
 
 
 def test_evaluations_on_other_test_rows_are_not_held_against_each_other(quiz):
-    MlflowClient().set_model_version_tag("threestage-quiz", "1", "threestage.dvc.dep.data/processed/instructions", "d2")
+    set_deps("quiz", "1", instructions="d2")
     found = compare("quiz", "2", "1")
     assert found.metrics["accuracy"].champion is None
 

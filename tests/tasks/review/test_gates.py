@@ -6,23 +6,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from dvc.repo import Repo
-from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 
-from tasks.registry.record import Record
+from tasks.registry.record import Record, write_record
 from tasks.review.challenger import Reviewed
 from tasks.review.comparison import Comparison, version_of
 from tasks.review.gates import Gate, Gates, check
 from tasks.review.metrics import Difference, Metric
-from tasks.stages.hashes import md5_of
+from tasks.stages.hashes import Hashes, md5_of
 
 CLEAN = {
-    **{f"threestage.git.dirty.{part}": "false" for part in ("code", "params.yaml", "dvc.yaml")},
-    "threestage.git.commit": "0123456789abcdef",
-    "threestage.dvc.out.models/classifier": "m1.dir",
-    "threestage.dvc.dep.data/processed/emails": "d1.dir",
-    "threestage.training_run": "r1",
+    **{f"git.dirty.{part}": "false" for part in ("code", "params.yaml", "dvc.yaml")},
+    "git.commit": "0123456789abcdef",
+    "run.training": "r1",
 }
-CLEAN_OF_DATA = {name: value for name, value in CLEAN.items() if "data/processed" not in name}
+HASHES = Hashes({}, {"data/processed/emails": "d1.dir"}, {"models/classifier": "m1.dir"})
 METRICS = {
     "f1": Metric("f1", 0.97, 0.96, 0.98, 0.9, Difference(0.07, 0.05, 0.09), 0.96, 0.97, Difference(0.01, -0.01, 0.03)),
     "recall": Metric("recall", 0.9, champion=0.95, to_champion=Difference(-0.05, -0.08, -0.02)),
@@ -31,9 +30,11 @@ METRICS = {
 }
 
 
-def version(number: str = "2", tags: dict[str, str] | None = None, run_id: str | None = None) -> ModelVersion:
-    given = [ModelVersionTag(name, value) for name, value in (CLEAN if tags is None else tags).items()]
-    return ModelVersion("threestage-classifier", number, 0, run_id=run_id, tags=given)
+def version(number: str = "2", hashes: Hashes = HASHES, facts: dict[str, str] = CLEAN) -> ModelVersion:
+    """A version with a record in the store."""
+    run = MlflowClient().create_run("0")
+    write_record(run.info.run_id, Record("register", hashes, facts))
+    return ModelVersion("threestage-classifier", number, 0, run_id=run.info.run_id)
 
 
 def comparison(champion: bool = True, **values: object) -> Comparison:
@@ -124,8 +125,8 @@ def test_speed_is_no_gate(files):
 
 
 @pytest.fixture
-def files(reviewed_files, tmp_path, monkeypatch) -> Path:
-    """A copy of the project's files, to change."""
+def files(reviewed_files, mlflow_store, tmp_path, monkeypatch) -> Path:
+    """A copy of the project's files, to change, with a store."""
     monkeypatch.chdir(shutil.copytree(reviewed_files, tmp_path / "project"))
     lock = Path("dvc.lock")
     lock.write_text(lock.read_text().replace(md5_of(Path("data/processed/emails")), "d1.dir"))
@@ -138,8 +139,8 @@ def quality() -> Gate:
 
 def drifted(*data: str | None, most: float = 0.25) -> Gate:
     """The gate of a challenger and a champion that learned from data of these hashes; the latter may be missing."""
-    tags = [{} if md5 is None else {"threestage.dvc.dep.data/processed/emails": md5} for md5 in data]
-    made = [version(str(number), CLEAN_OF_DATA | each) for number, each in zip("21", tags, strict=False)]
+    hashes = [Hashes({}, {} if md5 is None else {"data/processed/emails": md5}, {}) for md5 in data]
+    made = [version(number, each) for number, each in zip("21", hashes, strict=False)]
     against = Comparison("classifier", "threestage-classifier", made[0], made[1] if data[1:] else None, {})
     (gate,) = (gate for gate in check(against, Gates(drift=most)) if gate.name.startswith("its data moved"))
     assert gate.name == f"its data moved at most {most:g} from the champion's"
@@ -224,44 +225,22 @@ def test_data_of_which_nothing_is_known_here_is_not_known(files):
     )
 
 
-@pytest.mark.parametrize(
-    ("tags", "said"),
-    [
-        ({}, ""),
-        ({"threestage.git.commit": "none"}, "no git commit is known"),
-        ({"threestage.git.dirty.code": "true"}, "not in git: code"),
-        (
-            {"threestage.git.dirty.code": "unknown", "threestage.git.dirty.params.yaml": "true"},
-            "not in git: code, params.yaml",
-        ),
-        (
-            {
-                "threestage.git.dirty.params.yaml": "true",
-                "threestage.git.dirty.params": "not in git: params.yaml, steps 900 -> 20",
-            },
-            "not in git: params.yaml, steps 900 -> 20",
-        ),
-    ],
-)  # fmt: skip
-def test_what_no_commit_holds_is_said_in_words(tags, said):
-    assert not_in_git(CLEAN | tags) == said
+NOTHING = Hashes({}, {}, {})
 
 
 @pytest.mark.parametrize(
-    ("tags", "passed", "said"),
+    ("hashes", "facts", "passed", "said"),
     [
-        (CLEAN, True, "commit 0123456789, and every hash"),
-        (CLEAN | {"threestage.git.dirty.code": "true"}, False, "not in git: code"),
-        (CLEAN | {"threestage.training_run": "none"}, False, "missing: the run that trained it"),
-        (
-            {},
-            False,
-            "no git commit is known; missing: the hash of its weights, the hash of its data, the run that trained it",
-        ),
+        (HASHES, CLEAN, True, "commit 0123456789, and every hash"),
+        (HASHES, CLEAN | {"git.dirty.code": "true"}, False, "not in git: code"),
+        (HASHES, CLEAN | {"git.dirty.code": "unknown", "uncommitted": "not in git: a.py"}, False, "not in git: a.py"),
+        (HASHES, CLEAN | {"run.training": "none"}, False, "missing: the run that trained it"),
+        (NOTHING, CLEAN, False, "missing: the hash of its weights, the hash of its data"),
+        (HASHES, {}, False, "no git commit is known; missing: the run that trained it"),
     ],
 )
-def test_a_lineage_with_a_gap_does_not_pass(files, tags, passed, said):
-    gates = check(Comparison("classifier", "threestage-classifier", version(tags=tags), None, {}), Gates())
+def test_a_lineage_with_a_gap_does_not_pass(files, hashes, facts, passed, said):
+    gates = check(Comparison("classifier", "threestage-classifier", version("2", hashes, facts), None, {}), Gates())
     assert next(gate for gate in gates if gate.name == "its lineage is complete") == Gate(
         "its lineage is complete", passed, said
     )

@@ -109,7 +109,7 @@ def test_verdict_and_evidence_come_before_the_ways_to_decide(compared, tmp_path)
 def test_the_head_says_when_by_whom_and_from_which_commit_a_version_was_made(compared, tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_DIR", str(ROOT / ".git"))
     commit, subject = git_text("log", "-1", "--format=%H %s").split(" ", 1)
-    compared.challenger.tags["threestage.git.commit"] = commit
+    monkeypatch.setattr("tasks.review.page.commit", lambda version: commit)
     said = text(page(tmp_path, compared).find(class_="soft"))
     assert said.startswith("Registered 20")
     assert said.endswith(f" UTC by {getuser()}, from commit {commit[:10]}: {' '.join(subject.split())}.")
