@@ -28,11 +28,18 @@ from pydantic import Field
 
 from llm.errors import UserError
 from tasks.registry import decisions, standing
-from tasks.registry.facts import prefect_page
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
-from tasks.stages.server import TEMPORARY, artifact_key, prefect_server, quiet_stops, run_as_child, tag_with_workspace
+from tasks.stages.server import (
+    TEMPORARY,
+    artifact_key,
+    prefect_page,
+    prefect_server,
+    quiet_stops,
+    run_as_child,
+    tag_with_workspace,
+)
 
 if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
