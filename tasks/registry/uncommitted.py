@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tasks.registry.git import git_output
-from tasks.registry.record import CODE, DATA
+from tasks.registry.record import CODE, DATA, NONE, Record, uncommitted_parts
 from tasks.stages.hashes import flatten
 from tasks.stages.params import PARAMS_FILE
 
@@ -48,6 +48,15 @@ def uncommitted() -> Uncommitted:
     if others := [path for path in files if path != params]:
         parts.append(_listed(others))
     return Uncommitted(f"not in git: {'; '.join(parts)}" if parts else "", b"".join(diffs))
+
+
+def not_in_git(record: Record | None) -> str:
+    """What a version was made with that no commit holds, in words; empty where a commit holds all."""
+    facts = record.facts if record else {}
+    if facts.get("git.commit", NONE) == NONE:
+        return "no git commit is known"
+    parts = uncommitted_parts(facts)
+    return (facts.get("uncommitted") or f"not in git: {', '.join(parts)}") if parts else ""
 
 
 def _listed(names: Sequence[str]) -> str:

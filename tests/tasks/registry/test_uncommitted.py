@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from tasks.registry import uncommitted as module
-from tasks.registry.uncommitted import uncommitted
+from tasks.registry.record import Record
+from tasks.registry.uncommitted import not_in_git, uncommitted
+from tasks.stages.hashes import Hashes
 
 PARAMS = """\
 foundation: {train: {steps: 1500}}
@@ -101,3 +103,17 @@ def test_without_the_command_git_there_is_nothing_to_compare_with(committed, mon
     write("params.yaml", "")
     monkeypatch.setenv("PATH", "")
     assert uncommitted() == module.Uncommitted("", b"")
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"git.dirty.code": "false", "uncommitted": ""}, ""),
+        ({"git.dirty.code": "true", "uncommitted": "not in git: a.py"}, "not in git: a.py"),
+        ({"git.dirty.code": "unknown", "uncommitted": ""}, "not in git: code"),
+        ({"git.commit": "none"}, "no git commit is known"),
+    ],
+)
+def test_the_record_of_a_version_says_what_no_commit_holds(facts, words):
+    clean = {"git.commit": "c1", "git.dirty.params.yaml": "false", "git.dirty.dvc.yaml": "false"}
+    assert not_in_git(Record("register", Hashes({}, {}, {}), clean | facts)) == words
