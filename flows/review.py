@@ -27,11 +27,18 @@ from pydantic import Field
 
 from llm.errors import UserError
 from tasks.registry.decide import GATES, PENDING, approve, check_name, reject, roll_back, settle, standing
-from tasks.registry.facts import prefect_page
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
-from tasks.stages.server import TEMPORARY, artifact_key, prefect_server, quiet_stops, run_as_child, tag_with_workspace
+from tasks.stages.server import (
+    TEMPORARY,
+    artifact_key,
+    prefect_page,
+    prefect_server,
+    quiet_stops,
+    run_as_child,
+    tag_with_workspace,
+)
 
 if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
@@ -154,9 +161,8 @@ def _ask(found: "Reviewed", deadline: float) -> str:
 def _decided(found: "Reviewed", auto: bool, deadline: float | None) -> str:
     if elsewhere := _elsewhere(found):
         return elsewhere
-    results = {gate.passed for gate in found.gates}
-    if auto and (False in results or None not in results):  # where a gate is not known, a person decides
-        return str((reject if False in results else approve)(found.model, found.version, GATES, found.reason))
+    if auto and (found.passed or found.failed):  # what the gates can't tell waits for a person
+        return str((approve if found.passed else reject)(found.model, found.version, GATES, found.reason))
     return _pending(found) if deadline is None else _ask(found, deadline)
 
 

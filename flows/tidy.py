@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from prefect import flow
 
 from llm.errors import UserError
-from tasks.registry.tidy import DAY, Item, cache_files, old_versions, unused_models
+from tasks.registry.tidy import DAY, Item, cache_files, old_versions, training_weights
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.server import prefect_server, run_as_child
@@ -38,9 +38,9 @@ def tidy(versions: int = 5, days: float = 30, delete: bool = False, verbose: boo
             "a branch or a tag",
             lambda: old_versions(versions, days),
         ),
-        "models of trainings": (
+        "models and checkpoints of trainings": (
             f"those of the last {days:g} days, of a version, or in this folder, a branch or a tag",
-            lambda: unused_models(days),
+            lambda: training_weights(days),
         ),
         "checkpoints of interrupted trainings": (
             f"the newest {TRAININGS}, and those of the last {days:g} days",

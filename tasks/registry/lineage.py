@@ -17,7 +17,6 @@ from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
 from tasks.registry.decide import BY, WHY, history
-from tasks.registry.facts import prefect_page
 from tasks.registry.find import find_version
 from tasks.registry.listing import versions
 from tasks.registry.markup import printable
@@ -27,6 +26,7 @@ from tasks.registry.tracking import configure_tracking, made_by, namespace, serv
 from tasks.stages.hashes import PREFIX, Hashes, as_hashes, flatten
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.params import PUBLISHED, evaluation_stage, training_stage
+from tasks.stages.server import prefect_page
 
 if TYPE_CHECKING:
     from rich.tree import Tree

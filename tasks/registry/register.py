@@ -169,15 +169,15 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         "training": made_by(training_stage(model), training.outs),
         "evaluation": made_by(evaluation_stage(model), evaluation.outs),
     }
-    changed, evidence = uncommitted(model), Path("reports/evaluation", model)
+    changed, evidence = uncommitted(), Path("reports/evaluation", model)
     metrics = json.loads((evidence / "metrics.json").read_text())
-    record = _record(key, training, evaluation, runs, changed.said)
+    record = _record(key, training, evaluation, runs, changed.summary)
     trained = runs["training"] and read_record(runs["training"].info.run_id)
     origin = Origin(
         training=training,
         evaluation=evaluation,
         commit=record.facts["git.commit"],
-        uncommitted=changed.said,
+        uncommitted=changed.summary,
         training_run=record.facts["run.training"],
         run_tags={f"{PREFIX}.{fact}": value for fact, value in trained.facts.items()} if trained else {},
         links={},

@@ -1,4 +1,4 @@
-"""What nothing needs any more: old versions, models of trainings, and files of DVC's cache, each with its bytes.
+"""What nothing needs any more: old versions, weights of trainings, and files of DVC's cache, each with its bytes.
 
 A version that stays needs something, or this folder, or a branch or tag that git knows here, a remote's included. A
 branch `retrain/<date>` counts for some days only: there is one for each night. MLflow keeps the rows of what is removed
@@ -11,6 +11,7 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -36,6 +37,7 @@ from tasks.stages.hashes import LOCK, as_hashes, parse_stages
 
 DAY = 86_400
 NIGHTLY = re.compile(r"(^|/)retrain/\d{4}-\d{2}-\d{2}$")
+CHECKPOINTS = "checkpoints"  # where a training's run has them
 FOLDER = ".dir"  # how the hash of a folder's listing ends
 
 
@@ -68,24 +70,27 @@ def old_versions(keep: int, days: float) -> list[Item]:
     return found
 
 
-def unused_models(days: float) -> list[Item]:
-    """The models that trainings of this namespace logged more than so many days ago, which no version serves and which
-    neither this folder nor a branch or a tag holds."""
+def training_weights(days: float) -> list[Item]:
+    """The models and checkpoints that trainings of this namespace logged more than so many days ago, of which no
+    version serves the model and neither this folder nor a branch or a tag holds it."""
     configure_tracking()
+    before = int((time.time() - days * DAY) * 1000)
     with server_errors():
         client, held = MlflowClient(), {md5 for lock in _locked_outs(days) for md5 in lock.values()}
         served = {client.get_model_version_download_uri(each.name, each.version) for each in every_version(client)}
-        models = mlflow.search_logged_models(output_format="list")
-        old = [each for each in models if each.creation_timestamp / 1000 < time.time() - days * DAY]
-        return [
-            _artifacts(
-                f"{each.name} of run {each.source_run_id}",
-                each.artifact_location,
-                lambda model=each.model_id: client.delete_logged_model(model),
-            )
-            for each in old
-            if each.artifact_location not in served and each.tags.get(BYTES) not in held
-        ]
+        found, needed = [], set()
+        for each in mlflow.search_logged_models(output_format="list"):
+            if each.artifact_location in served or each.tags.get(BYTES) in held or each.creation_timestamp > before:
+                needed.add(each.source_run_id)
+            else:
+                remove = partial(client.delete_logged_model, each.model_id)
+                found.append(_artifacts(f"{each.name} of run {each.source_run_id}", each.artifact_location, remove))
+        ended = f"attributes.start_time < {before} AND attributes.status != 'RUNNING'"
+        for run in mlflow.search_runs(filter_string=ended, output_format="list"):
+            if run.info.run_id not in needed:
+                name = f"{CHECKPOINTS} of run {run.info.run_id}, {run.info.run_name}"
+                found.append(_artifacts(name, f"{run.info.artifact_uri}/{CHECKPOINTS}"))
+        return [each for each in found if each.bytes]
 
 
 def cache_files(days: float) -> list[Item]:
@@ -135,8 +140,8 @@ def _version(version: ModelVersion, rejected: bool) -> Item:
     return _artifacts(name, run.info.artifact_uri if run else "", remove)
 
 
-def _artifacts(name: str, place: str, then: Callable[[], None]) -> Item:
-    """Files below a place, as an item that does `then` when they are gone."""
+def _artifacts(name: str, place: str, then: Callable[[], object] = lambda: None) -> Item:
+    """The files below a place, and what to do when they are gone."""
     repository, size = get_artifact_repository(place) if place else None, 0
     try:
         listed = repository.list_artifacts() if repository else []

@@ -22,14 +22,14 @@ from tasks.registry.register import REJECTED, STATE, registered_name
 from tasks.registry.server import is_server, without_secret
 from tasks.registry.tracking import server_errors, tracking_uri
 from tasks.review.comparison import compare
-from tasks.review.gates import Gate, all_passed, check
-from tasks.review.page import verdict, write_page
+from tasks.review.gates import Gate, check
+from tasks.review.page import summary, verdict, write_page
 from tasks.stages.lock import exclusive
 from tasks.stages.params import load_application
 
 FOLDER = "review"
 """Among the artifacts of the version's run."""
-HTML, MARKDOWN, FINDINGS = (f"{FOLDER}/{name}" for name in ("review.html", "review.md", "gates.json"))
+HTML, FINDINGS = (f"{FOLDER}/{name}" for name in ("review.html", "gates.json"))
 LABEL = "Review against"  # how the first line of a description begins once there is a page
 
 
@@ -44,24 +44,33 @@ class Reviewed:
     verdict: str
     """A sentence or two of Markdown."""
     page: str
-    """The comparison in Markdown, without its pictures."""
+    """Verdict and gates in Markdown."""
     address: str
     """Of the page as HTML: a file, or a URL of the tracking server."""
     new: bool = field(default=False, compare=False)
     """Whether this review compared it, and none before."""
 
     @property
+    def failed(self) -> list[str]:
+        """The gates that it does not pass."""
+        return [gate.name for gate in self.gates if gate.passed is False]
+
+    @property
+    def unknown(self) -> list[str]:
+        """The gates that could not be computed: a person decides."""
+        return [gate.name for gate in self.gates if gate.passed is None]
+
+    @property
     def passed(self) -> bool:
-        """Whether it holds against every gate."""
-        return all_passed(self.gates)
+        """Whether it passes every gate."""
+        return not self.failed and not self.unknown
 
     @property
     def reason(self) -> str:
         """Why the gates alone would approve or reject it, as plain text."""
-        open_ = [gate for gate in self.gates if gate.passed is not True]
         words = {False: "failed", None: "could not be computed"}
-        said_ = [f"{gate.name}: {words[gate.passed]} ({gate.said})" for gate in open_]
-        return ("; ".join(said_) or text(self.verdict))[:WHY_LENGTH]
+        found = [f"{gate.name}: {words[gate.passed]} ({gate.said})" for gate in self.gates if gate.passed is not True]
+        return ("; ".join(found) or text(self.verdict))[:WHY_LENGTH]
 
     def announce(self) -> None:
         """Tell whoever wants to hear of it that it waits."""
@@ -103,7 +112,7 @@ def _asked(model: str) -> dict[str, Any]:
 def _found(version: ModelVersion, pair: dict[str, Any]) -> tuple[str, tuple[Gate, ...]] | None:
     """What an earlier review of the same pair found, with the same gates: the verdict and the gates."""
     there = {file.path for file in MlflowClient().list_artifacts(version.run_id, FOLDER)}
-    if not there >= {HTML, MARKDOWN, FINDINGS}:
+    if not there >= {HTML, FINDINGS}:
         return None
     before = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{FINDINGS}")
     if {name: before.get(name) for name in pair} != pair:
@@ -138,8 +147,7 @@ def _review(model: str, version: str, champion: str | None, again: bool) -> Revi
     there = MlflowClient().get_model_version(registered_name(model), version)
     before = None if again else _found(there, pair)
     judged, gates = before or _compare(model, there, pair)
-    markdown = mlflow.artifacts.load_text(f"runs:/{there.run_id}/{MARKDOWN}")
-    page = re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"(picture in review.html: \1)", markdown)
+    page = summary(there.name, version, champion, judged, gates)
     return Reviewed(model, version, champion, gates, judged, page, _address(there), new=before is None)
 
 

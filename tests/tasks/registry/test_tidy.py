@@ -15,7 +15,7 @@ from flows.tidy import main
 from llm.errors import UserError
 from tasks.registry.decide import compared, settle
 from tasks.registry.register import DELETED, register_model
-from tasks.registry.tidy import cache_files, old_versions, unused_models
+from tasks.registry.tidy import cache_files, old_versions, training_weights
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import locked, md5_of
 from tasks.stages.lock import exclusive
@@ -154,25 +154,31 @@ def test_the_run_and_the_model_of_another_version_stay(four):
     assert "1" not in old(1)
     for each in old_versions(1, 30):
         each.remove()
-    assert unused_models(0) == []
+    assert training_weights(0) == []
     for name in (f"{NAME}@champion", "shipped/1"):
         assert mlflow.pyfunc.load_model(f"models:/{name}").predict(pd.DataFrame({"subject": ["the cat"]})) is not None
 
 
 def test_a_model_that_no_version_serves_and_no_lock_holds_goes_after_some_days(four):
     (model,) = mlflow.search_logged_models(output_format="list")
-    client = MlflowClient()
+    client, run_id = MlflowClient(), model.source_run_id
+    client.log_text(run_id, "weights", "checkpoints/step-000001.safetensors")
+    client.log_text(run_id, "numbers", "progress.csv")
     client.delete_registered_model(NAME)
-    assert unused_models(0) == []  # it is here
+    assert training_weights(0) == []  # it is here
     lock = Path("dvc.lock").read_text()
     Path("dvc.lock").write_text(
         lock.replace(locked("finetune@classifier").outs["models/classifier"], "0" * 32 + ".dir")
     )
-    assert unused_models(30) == []
-    (found,) = unused_models(0)
+    assert training_weights(30) == []
+    found, checkpoints = training_weights(0)
     size = sum(path.stat().st_size for path in Path(model.artifact_location).rglob("*") if path.is_file())
     assert found.bytes == size > 10_000
     found.remove()
+    assert checkpoints.bytes == len("weights")
+    checkpoints.remove()
+    assert training_weights(0) == []
+    assert "progress.csv" in [file.path for file in client.list_artifacts(run_id)]
     assert not any(path.is_file() for path in Path(model.artifact_location).rglob("*"))
     with pytest.raises(MlflowException):
         client.get_logged_model(model.model_id)
