@@ -103,7 +103,7 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
     if cluster is not None:
         throughput = throughput._replace(flops_a_unit=0)  # the peak is this machine's
     logged = _last_logged("train_loss", objective.best)
-    progress = ProgressReporter(current_stage(), params.steps, logged, throughput, compute)
+    progress = ProgressReporter(current_stage(), params.steps, logged, throughput, compute, checkpoints)
     try:
         with progress.bar, StopRequest() as stop:
             if cluster is None:
