@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 from tasks.registry.record import DATA, current_facts
 from tasks.stages.hashes import PREFIX, inputs
+from tasks.stages.ui import address
 
 UNCOMMITTED = f"{PREFIX}.git.dirty.params"  # the tag that says in words what no commit holds
-PAGES = "http://127.0.0.1:4200"  # where `make ui` shows Prefect's runs
 
 
 def prefect_page(flow_run: str) -> str:
@@ -20,7 +20,7 @@ def prefect_page(flow_run: str) -> str:
     api = PREFECT_API_URL.value()
     if api and api != os.environ.get(TEMPORARY) and (url := url_for("flow-run", flow_run)):
         return url
-    return f"{PAGES}/runs/flow-run/{flow_run}"
+    return f"{address('prefect')}/runs/flow-run/{flow_run}"
 
 
 def not_in_git(tags: Mapping[str, str]) -> str:
