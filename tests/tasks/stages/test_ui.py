@@ -3,6 +3,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
 from tasks.registry.events import version_page
 from tasks.registry.facts import prefect_page
 from tasks.stages.ui import address, main
@@ -37,5 +39,5 @@ def test_both_pages_are_awaited_and_links_lead_where_they_were_opened(tmp_path, 
     said = capsys.readouterr().out
     assert said.startswith(f"Ready: MLflow at http://127.0.0.1:{mlflow}, Prefect at http://127.0.0.1:{prefect};")
     assert version_page("threestage-mail", "2") == f"http://127.0.0.1:{mlflow}/#/models/threestage-mail/versions/2"
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    assert prefect_page("f1") == f"http://127.0.0.1:{prefect}/runs/flow-run/f1"
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert prefect_page("f1") == f"http://127.0.0.1:{prefect}/runs/flow-run/f1"
