@@ -24,11 +24,10 @@ from prefect.settings import PREFECT_API_URL
 
 from llm.errors import UserError
 from tasks.registry.events import DECIDED, WAITS
-from tasks.registry.facts import prefect_page
 from tasks.stages.command import run_command
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import STATE
-from tasks.stages.server import prefect_server
+from tasks.stages.server import prefect_page, prefect_server
 
 FAILED = ("Failed", "Crashed", "TimedOut")  # what Prefect calls the ends of a run that nobody wanted
 WATCHED = ("retrain", "smoke")  # flows; the stages that they run fail with them

@@ -26,15 +26,14 @@ from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.data.inbox import INBOX
 from tasks.registry.branch import share
-from tasks.registry.facts import prefect_page
+from tasks.registry.decide import CHAMPION, is_open
 from tasks.registry.markup import plain, table
 from tasks.registry.register import check_bytes, registered, registered_name
-from tasks.registry.standing import CHAMPION, is_open
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
 from tasks.stages import graph
 from tasks.stages.lock import STATE
 from tasks.stages.params import load_application, model_names
-from tasks.stages.server import PARENT_TASK_RUN, quiet_stops, tag_with_workspace
+from tasks.stages.server import PARENT_TASK_RUN, prefect_page, quiet_stops, tag_with_workspace
 from tasks.stages.worker import alone, depend_on_worker, end_stopped
 
 RETRAIN, RAN = "retrain", "ran"

@@ -70,7 +70,7 @@ class World:
             name = f"threestage-{model}"
             aliases = {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
             versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda each: int(each.version))
-            tags = {str(each.version): dict(each.tags).get("threestage.review") for each in versions}
+            tags = {str(each.version): dict(each.tags).get("threestage.state") for each in versions}
             found[model] = Standing(aliases, tags)
         return found
 

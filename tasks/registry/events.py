@@ -5,9 +5,9 @@ import os
 
 import httpx
 
-from tasks.registry.facts import prefect_page
 from tasks.registry.server import is_server, tracking_uri, without_secret
 from tasks.stages.hashes import PREFIX
+from tasks.stages.server import prefect_page
 from tasks.stages.ui import address
 
 WAITS, DECIDED = f"{PREFIX}.version.waits", f"{PREFIX}.version.decided"

@@ -1,15 +1,13 @@
-"""The version that a person names, and what the store holds of it: a run or its files may be gone."""
+"""The version that a person names."""
 
-import httpx
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
+from tasks.registry.decide import CHAMPION
 from tasks.registry.listing import versions
 from tasks.registry.register import CHALLENGER, registered_name
-from tasks.registry.server import if_there, is_missing
-from tasks.registry.standing import CHAMPION
+from tasks.registry.server import if_there
 
 
 def find_version(named: str) -> ModelVersion:
@@ -44,11 +42,3 @@ def _there_are(names: str) -> str:
 
 def _registered(name: str) -> RegisteredModel | None:
     return if_there(lambda: MlflowClient().get_registered_model(name)) if name else None
-
-
-def is_gone(error: MlflowException | OSError) -> bool:
-    """Whether a store says that it doesn't hold a file; not that it doesn't answer."""
-    if isinstance(error, MlflowException):
-        return is_missing(error)
-    answer = getattr(error, "response", None)  # of a server that hands out artifacts
-    return answer is None or answer.status_code == httpx.codes.NOT_FOUND

@@ -16,16 +16,17 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
-from tasks.registry.facts import prefect_page
+from tasks.registry.decide import BY, WHY, history
 from tasks.registry.find import find_version
 from tasks.registry.listing import versions
 from tasks.registry.markup import printable
 from tasks.registry.record import NONE, holds, read_record, uncommitted_parts
-from tasks.registry.standing import BY, REASON, REVIEW, history
+from tasks.registry.register import STATE
 from tasks.registry.tracking import configure_tracking, made_by, namespace, server_errors
 from tasks.stages.hashes import PREFIX, Hashes, as_hashes, flatten
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.params import PUBLISHED, evaluation_stage, training_stage
+from tasks.stages.server import prefect_page
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -226,7 +227,7 @@ def _size(item: Mapping[str, Any]) -> str:
 def _decided(version: ModelVersion, model: str) -> dict[str, Any]:
     """The decisions on a version, or what its tags say where none was carried out."""
     tags = version.tags
-    said = {"review": tags.get(REVIEW, ""), "review by": tags.get(BY, ""), "reason": tags.get(REASON, "")}
+    said = {"review": tags.get(STATE, ""), "review by": tags.get(BY, ""), "reason": tags.get(WHY, "")}
     ours = version.name == f"{namespace()}-{model}"  # the history is of this namespace's models
     decisions = [str(each) for each in history(model) if each.version == str(version.version)] if ours else []
     return {"review": said["review"], "decisions": decisions} if decisions else said

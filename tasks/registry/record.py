@@ -26,7 +26,6 @@ CODE = (
     "*.py",
     "*.[ch]",
     "pyproject.toml",
-    "libraries.json",
     "data/behavioural",
     "data/*.jsonl",
     ":(exclude)tests",

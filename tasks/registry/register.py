@@ -36,7 +36,7 @@ KEY = f"{PREFIX}.key"
 REGISTERING = f"{PREFIX}.registering"
 """Tag of a version's run: the folder that registers it, until it is the challenger; then DONE."""
 DONE = "done"
-REVIEW, REJECTED = f"{PREFIX}.review", "rejected"
+STATE, REJECTED = f"{PREFIX}.state", "rejected"
 DELETED = "deleted in the registry"
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def _whole_version(name: str, key: str) -> ModelVersion | None:
 
 def _is_rejected(version: ModelVersion) -> bool:
     """Whether a person said so, in a review or by hand."""
-    return version.tags.get(REVIEW, "").strip().lower() == REJECTED
+    return version.tags.get(STATE, "").strip().lower() == REJECTED
 
 
 def _is_unfinished(version: ModelVersion) -> bool:
@@ -169,18 +169,17 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         "training": made_by(training_stage(model), training.outs),
         "evaluation": made_by(evaluation_stage(model), evaluation.outs),
     }
-    changed, evidence = uncommitted(model), Path("reports/evaluation", model)
+    changed, evidence = uncommitted(), Path("reports/evaluation", model)
     metrics = json.loads((evidence / "metrics.json").read_text())
-    record = _record(key, training, evaluation, runs, changed.said)
+    record = _record(key, training, evaluation, runs, changed.summary)
     trained = runs["training"] and read_record(runs["training"].info.run_id)
     origin = Origin(
         training=training,
         evaluation=evaluation,
         commit=record.facts["git.commit"],
-        uncommitted=changed.said,
+        uncommitted=changed.summary,
         training_run=record.facts["run.training"],
-        run_tags={f"{PREFIX}.{fact}": value for fact, value in trained.facts.items()} if trained else {},
-        links={},
+        facts=trained.facts if trained else {},
         key=key,
     )
     with mlflow.start_run(

@@ -19,8 +19,9 @@ from llm.errors import UserError
 from tasks.registry.find import find_version
 from tasks.registry.git import fetch_more, git, git_output
 from tasks.registry.lineage import Stages, recorded_stages
-from tasks.registry.record import FILE, NONE, RECORD, current_facts, holds, read_record, uncommitted_parts
+from tasks.registry.record import FILE, NONE, RECORD, current_facts, holds, read_record
 from tasks.registry.tracking import configure_tracking, made_by, server_errors
+from tasks.registry.uncommitted import not_in_git
 from tasks.registry.worktree import Worktree, checkout
 from tasks.stages.hashes import LOCK, Hashes, as_hashes, flatten, locked_stages, md5_of, write_lock
 from tasks.stages.libraries import LIBRARIES, installed
@@ -105,9 +106,7 @@ def registered(named: str) -> Registered:
     if git_output("cat-file", "-e", f"{commit}^{{commit}}") is None:
         way_out = f"`{fetch_more()}` where it was pushed, or run this in the clone that made it"
         raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}")
-    parts = uncommitted_parts(facts)
-    lacking = (facts.get("uncommitted") or f"not in git: {', '.join(parts)}") if parts else ""
-    return Registered(uri, version.run_id, stage, commit, lacking, stages, trained.facts if trained else {})
+    return Registered(uri, version.run_id, stage, commit, not_in_git(own), stages, trained.facts if trained else {})
 
 
 @contextmanager

@@ -191,12 +191,3 @@ def md5_of(path: Path) -> str:
     listed = sorted((file.relative_to(path).as_posix(), md5_of(file)) for file in files)
     content = json.dumps([{"md5": md5, "relpath": name} for name, md5 in listed], sort_keys=True)
     return f"{hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()}.dir"
-
-
-def sha256_of(folder: Path, name: str) -> dict[str, str]:
-    """The SHA-256 of each file of a folder, by its path below `name`."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            found[f"{name}/{path.relative_to(folder).as_posix()}"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found

@@ -155,7 +155,7 @@ def _reason(error: dict[str, Any], place: str, model: type[Config]) -> str:
 def _known_keys(model: Any, location: list[int | str]) -> list[str]:
     """The keys that the mapping at `location` takes."""
     for part in location:
-        if isinstance(part, str):
+        if part in model.model_fields:  # and no place in a list or name in a mapping
             annotation = model.model_fields[part].annotation
             parts = getattr(annotation, "__args__", (annotation,))
             model = next(each for each in parts if hasattr(each, "model_fields"))

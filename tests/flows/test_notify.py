@@ -20,7 +20,7 @@ from projects import free_ports, run
 
 from flows.notify import listed, remove, set_up
 from llm.errors import UserError
-from tasks.registry.decisions import approve, reject, rollback, set_pending
+from tasks.registry.decide import approve, compared, reject, roll_back
 from tasks.registry.tracking import configure_tracking
 from tasks.review.challenger import Reviewed
 from tasks.stages.server import run_as_child
@@ -88,7 +88,7 @@ def versions(mlflow_store, tmp_path, monkeypatch) -> None:
     client.create_registered_model(NAME)
     for _ in range(3):
         client.create_model_version(NAME, str(tmp_path / "mlartifacts"))
-    set_pending("classifier", "1", "review/1.html", instead_of=None)
+    compared("classifier", "1", None, [])
     approve("classifier", "1", by="reviewer-1", reason="the first")
 
 
@@ -123,9 +123,9 @@ def test_failure_challenger_and_decision_arrive_once_with_what_happened_and_wher
         client.set_flow_run_state(ended.id, Crashed(message="Its process is gone."), force=True)
     verdict = r"F1 of spam rose by **0.02** (0.01 to 0.03); all 7 gates pass\."
     Reviewed("classifier", "2", "1", (), verdict, "# Page", "review.html", new=True).announce()
-    set_pending("classifier", "2", "review/2.html", instead_of="1")
+    compared("classifier", "2", "1", [])
     approve("classifier", "2", by="reviewer-2", reason="f1 is up, see the page")
-    rollback("classifier", by="reviewer-1", reason="too slow")
+    roll_back("classifier", by="reviewer-1", reason="too slow")
 
     expected = (
         f"{RUN}: Failed",

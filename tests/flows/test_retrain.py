@@ -207,7 +207,7 @@ def test_a_challenger_that_nobody_compared_is_compared_once_and_then_nothing_is_
     assert "- **classifier**: version 1 waits for a decision\n  - Version 1 " in shown
     assert "review/review.html\n" in shown
     tags = registry(deployed).get_model_version("threestage-classifier", "1").tags
-    assert (tags["threestage.review"], tags["threestage.review.instead_of"]) == ("pending", "none")
+    assert (tags["threestage.state"], tags["threestage.by"]) == ("pending", "review")
 
     assert (what(then), then.state.name) == ("nothing new", "Completed")
     assert tree(client, nothing) == {then.name: "Completed"}
@@ -334,13 +334,14 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert (version.tags["threestage.git.branch"], version.tags["threestage.git.results"]) == (branch, commit)
     assert version.tags["threestage.git.commit"] == before[0]
 
-    review = Path(registry(deployed).get_run(version.run_id).info.artifact_uri, "review/review.md").read_text()
-    assert "| its data moved at most 0.25 from the champion's | ✓ passed | emails: " in review
+    review = Path(registry(deployed).get_run(version.run_id).info.artifact_uri, "review/gates.json").read_text()
+    gates = {gate["name"]: gate for gate in json.loads(review)["gates"]}
+    assert gates["its data moved at most 0.25 from the champion's"]["passed"]
     assert (what(judged), judged.state.name) == ("nothing to train, a review", "Completed")
     assert f"- nothing to commit: {branch} holds it all, {commit[:10]}\n" in page(decided)
     assert not unshared.exists()
     now = registry(deployed).get_model_version("threestage-classifier", "2").tags
-    assert now["threestage.review.by"] == "gates"
+    assert now["threestage.by"] == "gates"
 
 
 def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, prefect_api, tmp_path):

@@ -11,12 +11,12 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from llm.errors import UserError
-from tasks.registry.decisions import approve, set_pending
-from tasks.registry.facts import prefect_page
+from tasks.registry.decide import approve, compared
 from tasks.registry.lineage import as_json, as_mermaid, as_text, find_lineage
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import Hashes, as_hashes, digest, stages_behind
+from tasks.stages.server import prefect_page
 
 pytestmark = pytest.mark.slow
 
@@ -172,11 +172,11 @@ def test_a_version_has_the_facts_of_its_runs_and_the_decisions_on_it():
     run = make_run("finetune@classifier", seed="7", **machine, **code, **flow_run)
     evaluation = make_run("evaluate@classifier")
     make("classifier", "m1.dir", STAGES)
-    set_pending("classifier", "1", "page.html", instead_of=None)
+    compared("classifier", "1", None, [])
     approve("classifier", "1", by="reviewer-1", reason="better [red]on ham")
     facts = {**find_lineage("classifier").facts}
     assert facts.pop("registered").endswith("+00:00")
-    (decision,) = facts.pop("decisions")
+    _, decision = facts.pop("decisions")
     assert decision.startswith("version 1 approved by reviewer-1, ")
     assert facts == {
         "aliases": ["champion"],

@@ -2,9 +2,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 from mlflow import MlflowClient
+from projects import git
 
-from tasks.registry.record import Record, current_facts, read_record, readable, write_record
+from llm.device import choose_compute
+from tasks.registry.record import Record, current_facts, read_record, readable, uncommitted_parts, write_record
 from tasks.registry.tracking import add_facts, configure_tracking, made_by, stage_run
 from tasks.stages.hashes import Hashes, current
 
@@ -83,3 +86,27 @@ def test_people_read_the_machine_and_what_no_commit_holds_on_one_line_each():
         "device": "cpu, bfloat16, 2 threads",
         "prefect": "none",
     }
+
+
+def test_changes_of_code_parameters_and_pipeline_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert uncommitted_parts(current_facts()) == ["code", "params.yaml", "dvc.yaml"]  # unknown outside git
+    git(Path(), "init", "--quiet")
+    for path in ("code.py", "params.yaml", "dvc.yaml"):
+        Path(path).touch()
+    git(Path(), "add", ".")
+    git(Path(), "commit", "--quiet", "--message", "All")
+    assert uncommitted_parts(current_facts()) == []
+    Path("params.yaml").write_text("seed: 1")
+    assert uncommitted_parts(current_facts()) == ["params.yaml"]
+    git(Path(), "config", "status.showUntrackedFiles", "no")
+    Path("new.py").touch()
+    assert uncommitted_parts(current_facts()) == ["code", "params.yaml"]
+
+
+def test_a_process_that_computes_knows_device_and_threads():
+    compute, facts = choose_compute(), current_facts()
+    assert facts["device"] == compute.device.type
+    assert facts["dtype"] == str(compute.dtype).removeprefix("torch.")
+    assert facts["threads"] == str(torch.get_num_threads())

@@ -294,7 +294,7 @@ def test_parameters_stand_in_the_versions_own_run(project):
 
 
 def reject(version: str) -> None:
-    MlflowClient().set_model_version_tag(NAME, version, "threestage.review", "rejected")
+    MlflowClient().set_model_version_tag(NAME, version, "threestage.state", "rejected")
     MlflowClient().delete_registered_model_alias(NAME, "challenger")
 
 

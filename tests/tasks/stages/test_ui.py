@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.registry.events import version_page
-from tasks.registry.facts import prefect_page
+from tasks.stages.server import prefect_page
 from tasks.stages.ui import address, main
 
 
