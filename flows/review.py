@@ -187,7 +187,7 @@ def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Mi
 
     Args:
         models: those whose challengers are reviewed; without any, all
-        auto: the gates alone decide
+        auto: the gates decide; where one is not known, a person does
         wait_minutes: how long a person has to decide in this run's form; after that versions stay pending
     """
     if auto and wait_minutes:
@@ -282,7 +282,7 @@ def _parse() -> Namespace:
         parser = ArgumentParser(prog="python -m flows.review", usage=usage, **look)
         parser.add_argument("models", nargs="*", metavar="MODEL", help="to review its challenger; without any, all")
         who = parser.add_mutually_exclusive_group()
-        who.add_argument("--auto", action="store_true", help="the gates alone decide: all must pass")
+        who.add_argument("--auto", action="store_true", help="the gates decide; where one is not known, a person does")
         minutes = "wait for a person; Prefect shows a form meanwhile"
         who.add_argument("--wait", type=float, default=0, metavar="MINUTES", help=minutes)
         parser.set_defaults(work=_review)

@@ -164,7 +164,7 @@ def history(model: str) -> list[Event]:
 
 def is_open(model: str, *, pending: bool = False) -> bool:
     """Whether a review has something to do: a challenger that was not compared with the present champion, or a decision
-    that was not carried out; with `pending` also a challenger that waits for a decision."""
+    that was not carried out; with `pending` also a challenger on which the gates can decide."""
     with _errors():
         now = _read(model)
         if now.deciding or _by_hand(now):
@@ -172,7 +172,9 @@ def is_open(model: str, *, pending: bool = False) -> bool:
     if now.challenger in (None, now.champion):
         return False
     last = now.last(now.challenger)
-    return pending or last is None or last.event != "compared" or last.champion != now.champion
+    if last is None or last.event != "compared" or last.champion != now.champion:
+        return True
+    return pending and not last.unknown
 
 
 def settle(model: str) -> list[Event]:

@@ -37,8 +37,8 @@ def handed_over(tmp_path, registry):
         ("review classifier assistant --auto", ["classifier", "assistant", "--auto"]),
         ("review classifier --wait 30 --verbose", ["classifier", "--wait", "30.0", "--verbose"]),
         (
-            "review approve classifier/3 --by reviewer-1 --reason '-- two words'",
-            ["approve", "classifier/3", "--reason=-- two words", "--by=reviewer-1"],
+            "review approve classifier/3 --despite-gates --by reviewer-1 --reason '-- two words'",
+            ["approve", "classifier/3", "--despite-gates", "--reason=-- two words", "--by=reviewer-1"],
         ),
     ],
 )

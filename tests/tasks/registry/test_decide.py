@@ -444,6 +444,8 @@ def test_a_review_has_something_to_do_until_it_compared_with_this_champion_and_r
     compare("5")
     assert not is_open("classifier")
     assert is_open("classifier", pending=True)
+    compare("5", unknown=["speed"])
+    assert not is_open("classifier", pending=True)  # a person decides
     tag(client, "5", "approved")
     assert is_open("classifier")
     settle("classifier")
