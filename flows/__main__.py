@@ -28,7 +28,7 @@ def _bring_up_to_date(*, verbose: bool) -> int:
         check_outline()
         from tasks.registry.register import check_bytes, registered
         from tasks.registry.standing import is_open
-        from tasks.registry.summary import print_summary
+        from tasks.registry.summary import next_step, print_summary
         from tasks.stages.graph import is_stale
         from tasks.stages.libraries import write_libraries
 
@@ -61,12 +61,11 @@ def _bring_up_to_date(*, verbose: bool) -> int:
 
     def work() -> str:
         with prefect_server(meanwhile=check):
-            from flows.retrain import next_step, retrain
+            from flows.retrain import retrain
 
             run_as_child(retrain, {"share": False})
         print_summary(registered(model_names()), f"Done in {lasted(began)}")
-        sys.stdout.write(f"{(further := next_step())}\n")
-        return further
+        return next_step()
 
     return run_command(work, STATE / "flows" / "log", verbose=verbose)
 

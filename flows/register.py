@@ -30,7 +30,7 @@ def _is_away(_: Task, __: TaskRun, state: State) -> bool:
 class NotRegisteredError(UserError):
     """Some models could not be registered; `versions` has the others."""
 
-    def __init__(self, failed: Mapping[str, UserError], versions: dict[str, str]) -> None:
+    def __init__(self, failed: Mapping[str, Exception], versions: dict[str, str]) -> None:
         super().__init__("; ".join(f"{model} is not registered: {error}" for model, error in failed.items()))
         self.versions = versions
 
@@ -46,11 +46,11 @@ def register(models: Sequence[str] | None = None) -> dict[str, str]:
     """
     retries = {"retries": len(AGAIN_AFTER), "retry_delay_seconds": list(AGAIN_AFTER), "retry_condition_fn": _is_away}
     versions: dict[str, str] = {}
-    failed: dict[str, UserError] = {}
+    failed: dict[str, Exception] = {}
     for model in model_names() if models is None else models:
         try:
             done = task(register_model, task_run_name=f"register {model}", **retries)(model)
-        except UserError as error:
+        except Exception as error:  # also a bug: its traceback is in the log, and the other models are registered
             failed[model] = error
         else:
             versions[registered_name(model)] = done

@@ -30,7 +30,8 @@ from tasks.registry import branch
 from tasks.registry.lineage import prefect_page
 from tasks.registry.markup import plain, table
 from tasks.registry.register import check_bytes, registered, registered_name
-from tasks.registry.standing import PENDING, is_open, standing
+from tasks.registry.standing import is_open
+from tasks.registry.summary import next_step
 from tasks.stages import graph
 from tasks.stages.command import lasted
 from tasks.stages.params import evaluation_stage, model_names, training_stage
@@ -145,12 +146,13 @@ class _Run:
 
     @contextmanager
     def _go_on(self) -> Iterator[None]:
-        """Keep what fails for the end of the run."""
+        """Keep what fails for the end of the run, a bug too: its traceback is in the log."""
         try:
             yield
-        except UserError as error:
-            get_run_logger().error("%s", error)
-            self.failures.append(str(error))
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            get_run_logger().error(reason, exc_info=not isinstance(error, UserError))
+            self.failures.append(reason)
 
     def _make(self, plan: graph.Plan) -> None:
         """Run what is stale, register each model of which all is up to date, and share what was made."""
@@ -165,7 +167,8 @@ class _Run:
         with self._go_on():
             done, _ = self._subflow(register, whole)
             self.versions = done if isinstance(done, dict) else getattr(done, "versions", {})
-            _raise(done)
+            if not isinstance(done, dict):
+                raise done
         if self.share:
             with self._go_on():
                 made = [f"{stage}: {why}" for stage, became, why, _ in self.stages if became in (RAN, RESTORED)]
@@ -200,11 +203,13 @@ class _Run:
             for model, outcome in (found if isinstance(found, dict) else getattr(found, "outcomes", {})).items():
                 first, *more = (plain(line, LONGEST) for line in outcome.splitlines())
                 self.reviewed += [f"- **{plain(model)}**: {first}", *(f"  - {line}" for line in more)]
-            _raise(found)
+            if not isinstance(found, dict):
+                raise found
 
     def _subflow(self, subflow: Any, models: list[str], **options: Any) -> tuple[Any, UUID]:
         """What a flow returns or raises, and its run."""
-        state = subflow.with_options(timeout_seconds=self._left())(models, **options, return_state=True)
+        named = subflow.with_options(flow_run_name=subflow.name, timeout_seconds=self._left())
+        state = named(models, **options, return_state=True)
         return state.result(raise_on_failure=False), state.state_details.flow_run_id
 
     def _page(self) -> str:
@@ -219,23 +224,6 @@ class _Run:
         if self.reviewed:
             lines += ["", "## Challenger against champion", "", *self.reviewed]
         return "\n".join(lines) + "\n"
-
-
-def next_step() -> str:
-    """What a person does next."""
-    found = [standing(model) for model in model_names()]
-    waiting = [each.model for each in found if each.challenger and each.state_of[each.challenger] == PENDING]
-    if not waiting:
-        return "no version waits for a decision"
-    return f"{', '.join(waiting)} waits for a decision: python -m flows.review approve|reject MODEL --reason TEXT"
-
-
-def _raise(found: Any) -> None:
-    """Raise what a flow raised, one that took too long as an error that a person can mend."""
-    if isinstance(found, TimeoutError):
-        raise UserError(str(found)) from None
-    if isinstance(found, BaseException):
-        raise found
 
 
 def _registered() -> dict[str, str]:

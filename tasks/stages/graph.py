@@ -116,7 +116,10 @@ def is_cached(stage: str) -> bool:
         (found,) = repo.stage.collect(stage)
         if not found.changed_stage() and found.deps_cached():
             return found.outs_cached()
-        found.save_deps()
+        try:
+            found.save_deps()
+        except DvcException:  # one is missing, which DVC says when the stage runs
+            return False
         cache = repo.stage_cache._load(found)
         return bool(cache) and repo.stage_cache._create_stage(cache, found.wdir).outs_cached()
 
@@ -265,7 +268,7 @@ def _last_words(stage: str, began: float) -> str:
     """How the log of a stage says that it ended, if it was written since."""
     log = STATE / "stages" / stage / "log"
     if not log.exists() or log.stat().st_mtime < began:
-        return "it said nothing"
+        return "the reason stands above"
     *_, last = ["", *log.read_text(errors="replace").splitlines()]
     return f"{last.removeprefix('error: ')} ({log})"
 
