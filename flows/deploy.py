@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterNam
 from prefect.exceptions import ObjectNotFound
 
 from llm.errors import UserError
+from llm.files import write_atomic
 from tasks.registry.branch import put_back
 from tasks.registry.git import git
 from tasks.stages import graph
@@ -22,13 +23,20 @@ from tasks.stages.lock import STATE, exclusive, workspace
 
 PROCESS = "process"
 PULL_WITHIN = 600  # seconds
+REASON = STATE / "deploy" / "failed"
 
 
-def check(pool: str) -> dict[str, str]:
-    """Check where runs would happen, and return what prefect.yaml needs of this folder.
+def here(pool: str) -> dict[str, str]:
+    """The build step of `prefect deploy`: `check`, then what prefect.yaml needs of this folder."""
+    try:
+        check(pool)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None  # of any other exception Prefect prints its own traceback
+    return {"folder": str(Path.cwd()), "python": sys.executable, "workspace": workspace()}
 
-    Raises UserError for another kind of work pool, and for deployments that are of another folder or machine.
-    """
+
+def check(pool: str) -> None:
+    """Raise UserError for a work pool of another kind, and for deployments that are of another folder or machine."""
     names = [each["name"] for each in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]]
     with get_client(sync_client=True) as client:
         try:
@@ -45,14 +53,13 @@ def check(pool: str) -> dict[str, str]:
                 place, name = ", ".join(each.tags) or "another folder", client.read_flow(each.flow_id).name
                 way_out = f"deploy there, or first `prefect deployment delete {name}/{each.name}`"
                 raise UserError(f"the deployment {each.name} runs in {place}, and not in {workspace()}: {way_out}")
-    return {"folder": str(Path.cwd()), "python": sys.executable, "workspace": workspace()}
 
 
 def update() -> str:
     """Fast-forward this checkout to its upstream branch, and say which commit it has; without an upstream it stays.
 
-    What a run that was killed left of its results goes: DVC's run cache has them. Raises UserError where a change of
-    somebody's is in the way, and where git's remote does not answer.
+    What a killed run left of its results is put back as HEAD has it: DVC's run cache has the results. Raises UserError
+    where a change of somebody's is in the way, and where git's remote does not answer.
     """
     with exclusive("retrain"):
         put_back([graph.LOCK_FILE])  # which DVC reads, and a kill may have cut off
@@ -66,18 +73,29 @@ def update() -> str:
                 git("pull", "--quiet", "--ff-only", seconds=PULL_WITHIN)
             except UserError as error:
                 way_out = f"`git pull --ff-only` in {Path.cwd()} must work"
-                raise UserError(f"merged code can't be brought: {error}; {way_out}") from None
+                raise UserError(f"the code is not what was merged: {error}; {way_out}") from None
         return f"commit {git('rev-parse', '--short', 'HEAD')} of {upstream or 'this checkout, which has no upstream'}"
 
 
+def outdated() -> list[str]:
+    """Why the last `python -m flows.deploy` failed; it says so once."""
+    found = [REASON.read_text()] if REASON.exists() else []
+    REASON.unlink(missing_ok=True)
+    return found
+
+
 def main() -> int:
-    """Bring what was merged; the exit code."""
+    """Bring what was merged; where that fails the exit code is 0, too: the run goes on with the code that is here."""
     parser = ArgumentParser(prog="python -m flows.deploy", description=update.__doc__)
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()
 
     def work() -> None:
-        sys.stdout.write(f"{update()}\n")
+        try:
+            sys.stdout.write(f"{update()}\n")
+        except UserError as error:
+            write_atomic(REASON, str(error))
+            sys.stdout.write(f"{error}\n")
 
     return run_command(work, STATE / "deploy" / "log", verbose=options.verbose)
 

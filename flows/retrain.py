@@ -22,6 +22,7 @@ from prefect.runtime import task_run
 from prefect.states import Completed, State
 from pydantic import Field
 
+from flows.deploy import outdated
 from flows.register import register
 from flows.review import GATES, review
 from llm.errors import UserError
@@ -112,7 +113,7 @@ class _Run:
     versions: dict[str, str] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
     reviewed: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=outdated)
 
     def retrain(self) -> State:
         """Do all of it. Raises UserError at the end, with all that failed."""
@@ -152,7 +153,8 @@ class _Run:
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             get_run_logger().error(reason, exc_info=not isinstance(error, UserError))
-            self.failures.append(reason)
+            if reason not in self.failures:
+                self.failures.append(reason)
 
     def _make(self, plan: graph.Plan) -> None:
         """Run what is stale, register each model of which all is up to date, and share what was made."""
