@@ -109,5 +109,6 @@ def pending(found: "Reviewed") -> str:
     """What there is to decide, and the ways to do it."""
     from tasks.review.challenger import text, ways
 
-        lines = [text(found.verdict), f"page: {found.address}", *map(text, ways(found.model, found.version, bool(found.failed)))]
+    how = ways(found.model, found.version, bool(found.failed))
+    lines = [text(found.verdict), f"page: {found.address}", *map(text, how)]
     return "\n".join([f"version {found.version} waits for a decision", *(f"  {line}" for line in lines)])
