@@ -104,7 +104,7 @@ def test_what_a_branch_or_a_tag_has_stays_but_a_nightly_branch_only_for_some_day
     another(0.8)
     assert old() == []
     run("git", "update-ref", "refs/remotes/origin/retrain/2026-01-02", "refs/heads/retrain/x")
-    run("git", "update-ref", "refs/heads/retrain/2026-01-02", "refs/heads/retrain/x")
+    run("git", "update-ref", "refs/heads/retrain/2026-01-02-2", "refs/heads/retrain/x")
     run("git", "branch", "-q", "-D", "retrain/x")
     assert old() == ["3"]
     assert old(days=(time.time() - 1_767_000_000) / 86_400) == []
