@@ -18,7 +18,7 @@ ifneq ($(shell $(USABLE) && echo usable),usable)
 .PHONY: $(READY)
 endif
 
-.PHONY: help run serve test test-quick lint ui gc clean
+.PHONY: help run serve test test-quick lint ui tidy clean
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
@@ -42,23 +42,25 @@ lint: $(TOOLS) ## style, format and import contracts
 # The ports are asked first: MLflow says what failed only among much else, and macOS itself may listen on 5000 (AirPlay).
 # Prefect's page must be told where its server is: by itself it asks on 4200, whatever --port says.
 # MLflow's files lie where commands that know no server look for them, too.
+# Prefect removes runs that ended 90 days ago.
 # `$!` is the server that started last, also in the moment before a variable could hold it.
 ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	@for each in MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT); do \
 		$(BIN)/python -c 'import socket, sys; sys.exit(not socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))))' \
 			"$${each#*=}" 2>/dev/null || { echo "$$each is no free port: name another, as in make ui $${each%=*}=5050"; exit 1; }; \
 	done
-	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT); runs show live in Prefect with PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api"
-	@trap 'kill $$mlflow $$! 2>/dev/null; wait' EXIT; trap exit HUP INT TERM; \
+	@echo "Starting MLflow and Prefect (up to a minute); runs show live in Prefect with PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api"
+	@trap 'kill $$ready $$mlflow $$! 2>/dev/null; wait' EXIT; trap exit HUP INT TERM; \
+	$(BIN)/python -m tasks.stages.ui $(MLFLOW_PORT) $(PREFECT_PORT) & ready=$$!; \
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --default-artifact-root "$$(pwd -P)/mlartifacts" --host 127.0.0.1 --port $(MLFLOW_PORT) & mlflow=$$!; \
-	PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api \
+	PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED=events,flow_runs PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api \
 		$(BIN)/prefect server start --host 127.0.0.1 --port $(PREFECT_PORT) & \
 	while kill -0 $$mlflow && kill -0 $$!; do sleep 1; done 2>/dev/null; \
 	kill -0 $$mlflow 2>/dev/null && echo "Prefect has ended, and MLflow with it" || echo "MLflow has ended, and Prefect with it"; \
 	exit 1
 
-gc: $(READY) ## name what no alias and no dvc.lock needs, and its bytes; with YES=1, remove it
-	@$(BIN)/python -m flows.gc $(if $(filter 1 yes,$(YES)),--yes)
+tidy: $(READY) ## list what nothing needs any more, and its bytes; with YES=1, remove it
+	@$(BIN)/python -m flows.tidy $(if $(filter 1 yes,$(YES)),--yes)
 
 # Nothing makes these again; the rest that `clean` removes comes back by itself.
 RECORDS = $(wildcard .threestage .prefect mlflow.db mlflow.db-* mlartifacts mlruns)

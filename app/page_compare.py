@@ -26,8 +26,8 @@ from app.versions import Loaded
 from app.writing import Writing, chat_prompt, ends
 from llm.chat import Message
 from llm.generation.sampling import GREEDY
+from tasks.registry.decide import CHAMPION
 from tasks.registry.register import CHALLENGER
-from tasks.registry.standing import CHAMPION
 
 VOTES = ("A is better", "B is better", "No difference")
 SIDES = ("A", "B")

@@ -17,8 +17,8 @@ from app.registry import BY_DEFAULT, Listed
 from app.versions import Loaded, Versions
 from app.writing import Writing
 from llm.errors import UserError
+from tasks.registry.decide import CHAMPION
 from tasks.registry.register import registered_name
-from tasks.registry.standing import CHAMPION
 
 PAUSE = 0.05
 """Seconds between two updates of a text on the page."""

@@ -38,23 +38,26 @@ def review(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="MODEL", help="Whose challenger is reviewed; all without any.")
     ] = None,
-    auto: Annotated[bool, typer.Option("--auto", help="The gates alone decide: all must pass.")] = False,
+    auto: Annotated[bool, typer.Option("--auto", help="The gates decide, or a person if one is not known.")] = False,
     wait: Annotated[
         float | None, typer.Option(metavar="MINUTES", help="Wait for a person; Prefect shows a form meanwhile.")
     ] = None,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Of a decision; it is kept with it.")] = None,
     by: Annotated[str | None, typer.Option(metavar="NAME", help="Who decides; without it, this user.")] = None,
+    despite_gates: Annotated[
+        bool, typer.Option("--despite-gates", help="Approve a version that failed gates; the history keeps it.")
+    ] = False,
     verbose: Verbose = False,
 ) -> None:
     """Compare challengers with champions, and decide.
 
     \b
-    threestage review approve MODEL[/VERSION] --reason TEXT [--by NAME]
+    threestage review approve MODEL[/VERSION] --reason TEXT [--by NAME] [--despite-gates]
     threestage review reject MODEL[/VERSION] --reason TEXT [--by NAME]
     threestage review rollback MODEL --reason TEXT [--by NAME]
     threestage review history MODEL
     """
-    options = ["--auto"] if auto else []
+    options = [flag for flag, given in (("--auto", auto), ("--despite-gates", despite_gates)) if given]
     options += ["--wait", str(wait)] if wait is not None else []
     options += [f"--{name}={value}" for name, value in (("reason", reason), ("by", by)) if value is not None]
     _hand_over("flows.review", *(words or []), *options, *(["--verbose"] if verbose else []))
@@ -63,11 +66,11 @@ def review(
 def lineage(
     version: Version,
     as_json: Json = False,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it into this file, too.")] = None,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a Mermaid flow chart.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Show what a version was made from."""
-    options = [*(["--json"] if as_json else []), *([f"--svg={svg}"] if svg else [])]
+    options = [*(["--json"] if as_json else []), *(["--mermaid"] if mermaid else [])]
     _hand_over("flows.lineage", version, *options, *(["--verbose"] if verbose else []))
 
 

@@ -25,9 +25,9 @@ from mlflow.utils.uri import is_local_uri
 from app.errors import NotFound, Unavailable
 from llm.errors import UserError
 from llm.formats.model_folder import CONFIG, read_config
+from tasks.registry.decide import CHAMPION
 from tasks.registry.listing import own_models, versions
 from tasks.registry.register import CHALLENGER, registered_name
-from tasks.registry.standing import CHAMPION
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
 
 BY_DEFAULT = (CHAMPION, CHALLENGER)

@@ -26,8 +26,8 @@ def _bring_up_to_date(*, verbose: bool) -> int:
 
     try:
         check_outline()
+        from tasks.registry.decide import is_open
         from tasks.registry.register import check_bytes, registered
-        from tasks.registry.standing import is_open
         from tasks.registry.summary import next_step, print_summary
         from tasks.stages.graph import is_stale
         from tasks.stages.libraries import write_libraries

@@ -14,8 +14,10 @@ from llm.config import Config
 from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
 from tasks.evaluation import find
-from tasks.registry.tracking import stage_run
+from tasks.registry.logged_model import find_model
+from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.command import stage_command
+from tasks.stages.hashes import md5_of
 from tasks.stages.params import evaluation_stage, load_application, model_names
 from tasks.stages.server import artifact_key
 from tasks.training.setup import split_file
@@ -35,7 +37,8 @@ def evaluate(name: str, params: Config) -> None:
             found = measure(model, encoding, data, base, params.evaluate, compute, evidence)
         metrics = {metric: round(value, 5) for metric, value in found.items()}
         write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-        mlflow.log_metrics(metrics)
+        logged = find_model(md5_of(Path("models") / name))
+        log_measured(metrics, "test", logged and logged.model_id)
         mlflow.log_artifacts(str(report), "evaluation")
         create_table_artifact(
             key=artifact_key(f"evaluate-{name}"), table=[metrics], description=f"The {name} on the test split"

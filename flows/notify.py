@@ -25,14 +25,13 @@ from prefect.settings import PREFECT_API_URL
 
 from llm.errors import UserError
 from tasks.registry.events import DECIDED, WAITS
-from tasks.registry.lineage import prefect_page
 from tasks.stages.command import run_command
 from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import STATE
-from tasks.stages.server import prefect_server
+from tasks.stages.server import prefect_page, prefect_server
 
 FAILED = ("Failed", "Crashed", "TimedOut")  # what Prefect calls the ends of a run that nobody wanted
-WATCHED = ("retrain", "canary")  # flows; the stages that they run fail with them
+WATCHED = ("retrain", "smoke")  # flows; the stages that they run fail with them
 ONCE_IN = timedelta(hours=1)  # a run that is said to have crashed by several tells of it once
 POOL = "local"  # of prefect.yaml
 WORKER_GONE = timedelta(minutes=5)  # after Prefect missed three of a worker's heartbeats, which takes about two more

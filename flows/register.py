@@ -10,7 +10,8 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import State
 
 from llm.errors import UserError
-from tasks.registry.register import register_model, registered_name
+from tasks.registry.lineage import log_lineage
+from tasks.registry.register import DELETED, register_model, registered_name
 from tasks.registry.server import ServerAwayError
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.command import run_command
@@ -25,6 +26,13 @@ AGAIN_AFTER = (5, 15, 45, 120)
 def _is_away(_: Task, __: TaskRun, state: State) -> bool:
     """Whether it was the tracking server, and nothing that a person has to mend."""
     return isinstance(state.result(raise_on_failure=False), ServerAwayError)
+
+
+def _register(model: str) -> str:
+    version = register_model(model)
+    if version != DELETED:
+        log_lineage(registered_name(model), version)
+    return version
 
 
 class NotRegisteredError(UserError):
@@ -49,7 +57,7 @@ def register(models: Sequence[str] | None = None) -> dict[str, str]:
     failed: dict[str, Exception] = {}
     for model in model_names() if models is None else models:
         try:
-            done = task(register_model, task_run_name=f"register {model}", **retries)(model)
+            done = task(_register, task_run_name=f"register {model}", **retries)(model)
         except Exception as error:  # also a bug: its traceback is in the log, and the other models are registered
             failed[model] = error
         else:

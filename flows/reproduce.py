@@ -1,13 +1,11 @@
 """Make a registered version again: `python -m flows.reproduce models:/threestage-classifier/3`.
 
-The exit code is 0 where its bytes are identical, 1 where a stage made others, 2 where it can't be tried. All happens in
+The exit code is 0 where its bytes are identical, 1 where a stage made others, 2 where it can't be tried. It happens in
 a temporary folder, which needs room for the model and its data several times; TMPDIR says where.
 """
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Mapping
-from typing import Protocol
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -16,9 +14,16 @@ from prefect.context import FlowRunContext
 from prefect.runtime import task_run
 from prefect.settings import get_current_settings
 
-from tasks.registry.reproduce import Attempt
-from tasks.registry.verdict import Verdict
-from tasks.registry.worktree import registered, worktree
+from tasks.registry.reproduce import (
+    Comparison,
+    compare,
+    expected_differences,
+    facts_here,
+    gather,
+    registered,
+    worktree,
+)
+from tasks.registry.worktree import Worktree
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.server import PARENT_TASK_RUN, prefect_server, run_as_child
@@ -26,36 +31,31 @@ from tasks.stages.server import PARENT_TASK_RUN, prefect_server, run_as_child
 IDENTICAL, DIFFERS, UNTRIED = range(3)  # exit codes
 
 
-class Runs(Protocol):
-    """What runs a DVC stage elsewhere than here."""
-
-    def run(self, stage: str, environment: Mapping[str, str]) -> None: ...
-
-
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def make(there: Runs, stage: str, api_url: str) -> None:
-    """Run a DVC stage in a worktree; its own flow run hangs under this task."""
-    home = str(get_current_settings().home.absolute())  # whose profile may say how to log in
-    there.run(stage, {"PREFECT_API_URL": api_url, "PREFECT_HOME": home, PARENT_TASK_RUN: str(task_run.id)})
+def make(tree: Worktree, stage: str, api_url: str, threads: int | str | None = None) -> None:
+    """Run a DVC stage in a worktree; its own flow run is a child of this task."""
+    home = str(get_current_settings().home.absolute())  # whose profile may have a log-in
+    environment = {"PREFECT_API_URL": api_url, "PREFECT_HOME": home, PARENT_TASK_RUN: str(task_run.id)}
+    tree.run(stage, environment, threads)
 
 
 @flow(name="reproduce", flow_run_name="reproduce {version}")
-def reproduce(version: str) -> Verdict:
+def reproduce(version: str) -> Comparison:
     """Train a registered version again from its commit, and compare the bytes, up to the first stage that differs."""
     log, api_url = get_run_logger(), str(FlowRunContext.get().client.api_url)
     found = registered(version)
+    for difference in expected_differences(found, facts_here()):
+        log.warning("other bytes are to be expected: %s", difference)
     with worktree(found) as tree:
-        attempt = Attempt(found, tree)
-        for difference in attempt.foreseen():
-            log.warning("other bytes are to be expected: %s", difference)
-        stages = task(attempt.gather, name="gather", task_run_name="gather", cache_policy=NO_CACHE)()
+        stages = task(gather, task_run_name="gather", cache_policy=NO_CACHE)(found, tree)
         log.info("to run: %s", ", ".join(stages))
-        for stage in stages:
-            make(attempt, stage, api_url)
-            if verdict := attempt.verdict():
+        for number, stage in enumerate(stages, 1):
+            make(tree, stage, api_url, found.facts.get("threads"))
+            result = compare(found, tree, stages[:number])
+            if result.differs:
                 break
-    create_markdown_artifact(f"```\n{verdict}\n```", key="reproduce", description=version)
-    return verdict
+    create_markdown_artifact(f"```\n{result}\n```", key="reproduce", description=version)
+    return result
 
 
 def main() -> int:
@@ -66,18 +66,18 @@ def main() -> int:
     )
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()
-    verdicts: list[Verdict] = []
+    results: list[Comparison] = []
 
     def work() -> None:
         uri = registered(options.version).uri  # before a server starts; an alias may move meanwhile
         with prefect_server():
-            verdicts.append(run_as_child(reproduce, {"version": uri}))
+            results.append(run_as_child(reproduce, {"version": uri}))
 
     ended = run_command(work, STATE / "reproduce" / "log", verbose=options.verbose)
     if ended:
         return UNTRIED if ended == 1 else ended  # 130 and 143: it was stopped
-    sys.stdout.write(f"{verdicts[0]}\n")
-    return IDENTICAL if verdicts[0].identical else DIFFERS
+    sys.stdout.write(f"{results[0]}\n")
+    return DIFFERS if results[0].differs else IDENTICAL
 
 
 if __name__ == "__main__":

@@ -251,8 +251,8 @@ def test_stopping_ends_both_servers(ready, sent):
     ("said", "given"), [("", ""), ("YES=0", ""), ("YES=no", ""), ("YES=1", " --yes"), ("YES=yes", " --yes")]
 )
 def test_what_is_removed_was_said_with_a_yes(ready, said, given):
-    assert _make(ready, "gc", *filter(None, [said])).returncode == 0
-    assert (ready / "calls").read_text().splitlines()[-1] == f"-m flows.gc{given}"
+    assert _make(ready, "tidy", *filter(None, [said])).returncode == 0
+    assert (ready / "calls").read_text().splitlines()[-1] == f"-m flows.tidy{given}"
 
 
 def _clean(folder: Path, *arguments: str, answer: str | None = None) -> tuple[int, str]:

@@ -16,6 +16,8 @@ from uuid import UUID
 
 from mlflow import MlflowClient
 
+from tasks.review.gates import Gate
+from tasks.review.page import summary
 from tests.projects import ROOT, change_params, environment, git, make_project, run
 from tests.real_servers import Process, wait_for
 from tests.world import MODELS, Standing, World
@@ -143,12 +145,13 @@ class Story(World):
         self.ended(run, "approve")
 
     def page_of(self, model: str, version: str) -> str:
-        """The page of a version's review, down to its metrics."""
+        """The verdict and the gates of a version's review."""
         client = MlflowClient(self.store, self.store)
         there = client.get_model_version(f"threestage-{model}", version)
         with tempfile.TemporaryDirectory() as folder:
-            page = client.download_artifacts(there.run_id, "review/review.md", folder)
-            return Path(page).read_text().partition("\n## Metrics")[0]
+            found = json.loads(Path(client.download_artifacts(there.run_id, "review/gates.json", folder)).read_text())
+        gates = [Gate(**each) for each in found["gates"]]
+        return summary(there.name, version, found["champion"], found["verdict"], gates)
 
     def servers_die(self) -> None:
         """SIGKILL of the Prefect server, which is started again, and of the MLflow server, which is not for a while."""

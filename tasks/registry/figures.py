@@ -1,4 +1,4 @@
-"""The metrics of a model as people read them: each beside its interval and its baseline."""
+"""The metrics of a model as people read them: each next to its interval and its baseline."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -7,13 +7,14 @@ from tasks.registry.markup import plain
 
 BASELINE = "baseline_"
 OTHERS = ("instructed_", "nearest_", "ngram_", "ppmd_")
-"""How the names of other contenders' metrics begin, beside which none of the model's has to stand."""
+"""How the names of other contenders' metrics begin. They are not the model's own."""
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "false_positive_rate", "unanswered", "unjudged")
 """How the names of such metrics end."""
+DERIVED = ("_low", "_high", "_gain")
 
 
 class Compared(NamedTuple):
-    """A metric with what stands beside it."""
+    """A metric with its interval and baseline."""
 
     name: str
     value: float
@@ -22,22 +23,31 @@ class Compared(NamedTuple):
     baseline: float | None
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better."""
+    return metric.endswith(LOWER_IS_BETTER)
+
+
+def is_own(name: str, metrics: Mapping[str, float]) -> bool:
+    """Whether a name is a metric of the model: no interval's end, no gain, no baseline's or other contender's."""
+    derived = any(name.endswith(end) and name.removesuffix(end) in metrics for end in DERIVED)
+    return not name.startswith((BASELINE, *OTHERS)) and not derived and not name.endswith(("_gain_low", "_gain_high"))
+
+
 def compared(metrics: Mapping[str, float]) -> Iterator[Compared]:
-    """The metrics of a model, each with the interval and the baseline that other names of `metrics` hold."""
+    """The model's own metrics, each with the interval and the baseline that other names of `metrics` hold."""
     for name, value in metrics.items():
-        metric, _, end = name.rpartition("_")
-        if name.startswith(BASELINE) or (end in ("low", "high") and metric in metrics):
-            continue
-        ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
-        interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if len(ends) > 1 else ""
-        yield Compared(name, value, interval, metrics.get(BASELINE + name))
+        if is_own(name, metrics):
+            ends = [metrics[f"{name}{end}"] for end in ("_low", "_high") if f"{name}{end}" in metrics]
+            interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if len(ends) > 1 else ""
+            yield Compared(name, value, interval, metrics.get(BASELINE + name))
 
 
 def figures_table(metrics: Mapping[str, float]) -> list[str]:
-    """The lines of a Markdown table of them; it says of which less is better."""
+    """The lines of a Markdown table of them; it marks those of which less is better."""
     rows = ["| metric | test | 95 % interval | baseline | difference |", "|---|---:|---|---:|---:|"]
     for name, value, interval, baseline in compared(metrics):
         beside = "| | |" if baseline is None else f"| {baseline:.4f} | {value - baseline:+.4f} |"
-        lower = " (lower is better)" if name.endswith(LOWER_IS_BETTER) else ""
+        lower = " (lower is better)" if lower_is_better(name) else ""
         rows.append(f"| {plain(name)}{lower} | {value:.4f} | {interval} {beside}")
     return rows

@@ -1,18 +1,13 @@
-"""The version that a person names, and what the store holds of it: a run or its files may be gone."""
+"""The version that a person names."""
 
-from pathlib import Path
-
-import httpx
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
+from tasks.registry.decide import CHAMPION
 from tasks.registry.listing import versions
-from tasks.registry.register import CHALLENGER, NO_RUN, registered_name
-from tasks.registry.standing import CHAMPION
-from tasks.registry.tracking import if_there, is_missing
+from tasks.registry.register import CHALLENGER, registered_name
+from tasks.registry.server import if_there
 
 
 def find_version(named: str) -> ModelVersion:
@@ -47,24 +42,3 @@ def _there_are(names: str) -> str:
 
 def _registered(name: str) -> RegisteredModel | None:
     return if_there(lambda: MlflowClient().get_registered_model(name)) if name else None
-
-
-def find_run(run_id: str | None) -> Run | None:
-    """A run; None where this store has none of that id."""
-    if not run_id or run_id == NO_RUN:
-        return None
-    return if_there(lambda: MlflowClient().get_run(run_id))
-
-
-def holds(run_id: str | None, path: str) -> bool:
-    """Whether a run is there and has this artifact."""
-    there = MlflowClient().list_artifacts(run_id, str(Path(path).parent)) if find_run(run_id) else []
-    return path in [file.path for file in there]
-
-
-def is_gone(error: MlflowException | OSError) -> bool:
-    """Whether a store says that it doesn't hold a file; not that it doesn't answer."""
-    if isinstance(error, MlflowException):
-        return is_missing(error)
-    answer = getattr(error, "response", None)  # of a server that hands out artifacts
-    return answer is None or answer.status_code == httpx.codes.NOT_FOUND

@@ -1,58 +1,43 @@
 """The MLflow registry: a model and its evidence become a version that a person can review.
 
-Only hashes decide whether a version is new: the same bytes, the same evidence and the same shipped code are the same
-version.
+The hashes of the model, of its evidence and of the code that ships with it decide whether a version is new. The weights
+are those that the training logged; a version's own run holds its evidence, its card and its record.
 """
 
-import hashlib
-import importlib.metadata
 import json
 import logging
-import shutil
+import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
-from packaging.version import Version
 
 from llm.errors import UserError
-from tasks.registry.card import Origin, description, write_card
-from tasks.registry.lineage import UNCOMMITTED, lineage, prefect_page
+from tasks.registry.card import Origin, write_card
+from tasks.registry.description import description
 from tasks.registry.listing import versions
-from tasks.registry.tracking import (
-    configure_tracking,
-    if_there,
-    is_missing,
-    log_inputs,
-    made_by,
-    namespace,
-    server_errors,
-)
+from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
+from tasks.registry.record import NONE, Record, current_facts, find_run, read_record, write_record
+from tasks.registry.server import server_errors
+from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_measured, made_by, namespace
 from tasks.registry.uncommitted import uncommitted
-from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stale
+from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stages_behind, stale
 from tasks.stages.lock import exclusive, workspace
 from tasks.stages.params import evaluation_stage, training_report, training_stage
 
 CHALLENGER = "challenger"
 KEY = f"{PREFIX}.key"
-TRAINING_RUN = f"{PREFIX}.training_run"
-EVALUATION_RUN = f"{PREFIX}.evaluation_run"
-UNFINISHED = f"{PREFIX}.unfinished"
-REVIEW, REJECTED = f"{PREFIX}.review", "rejected"
-NO_RUN = "none"
-MOST_OF_A_TAG = 2000  # characters
-SERVED = Path("tasks/served.py")
-CODE = tuple(f"{PREFIX}.dvc.dep.{package}/" for package in ("flows", "llm", "tasks"))
+REGISTERING = f"{PREFIX}.registering"
+"""Tag of a version's run: the folder that registers it, until it is the challenger; then DONE."""
+DONE = "done"
+STATE, REJECTED = f"{PREFIX}.state", "rejected"
 DELETED = "deleted in the registry"
-REQUIREMENTS = ("jinja2", "mlflow", "numpy", "pandas", "pydantic", "safetensors", "tiktoken", "tokenizers", "torch")
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +45,6 @@ logger = logging.getLogger(__name__)
 def registered_name(model: str) -> str:
     """What the registry calls a model."""
     return f"{namespace()}-{model}"
-
-
-def shipped_code(model: str) -> list[Path]:
-    """The files of ours that a version of a model runs: the served wrapper, `llm`, and its text cleaning."""
-    cleaning = json.loads(Path("models", model, "config.json").read_text()).get("cleaning")
-    module = [Path(*cleaning.split(".")).with_suffix(".py")] if cleaning else []
-    return [SERVED, *sorted(path for path in Path("llm").rglob("*") if path.suffix in (".py", ".c", ".h")), *module]
 
 
 def version_key(model: str) -> str:
@@ -77,217 +55,56 @@ def version_key(model: str) -> str:
     outs = locked(training_stage(model)).outs | locked(evaluation_stage(model)).outs
     folders = (f"models/{model}", f"reports/evaluation/{model}")
     made = {path: md5 for path, md5 in outs.items() if any(Path(path).is_relative_to(each) for each in folders)}
-    code = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped_code(model)}
-    return digest([made, code])
-
-
-def _is_there(version: ModelVersion) -> bool:
-    """Whether the store still holds what the version serves; a store that doesn't answer raises as it does."""
-    try:
-        files = mlflow.artifacts.list_artifacts(f"models:/{version.name}/{version.version}")
-    except FileNotFoundError:
-        return False
-    except MlflowException as error:
-        if is_missing(error):
-            return False
-        raise
-    return any(Path(file.path).name == "MLmodel" for file in files)
-
-
-def _versions(name: str, key: str) -> list[ModelVersion]:
-    """The versions with this key, the newest first."""
-    return versions(MlflowClient(), name, f"tags.`{KEY}` = '{key}'")
-
-
-def _version(model: str) -> ModelVersion | None:
-    """The newest version that was made from what is here now, and is still whole."""
-    found = _versions(registered_name(model), version_key(model))
-    return next((version for version in found if _is_there(version)), None)
-
-
-def _is_rejected(version: ModelVersion) -> bool:
-    """Whether a person said so, in a review or by hand."""
-    return version.tags.get(REVIEW, "").strip().lower() == REJECTED
-
-
-def _is_unfinished(version: ModelVersion) -> bool:
-    """Whether its registration was killed before the version became the challenger."""
-    run = if_there(lambda: MlflowClient().get_run(version.run_id)) if version.run_id else None
-    return run is not None and run.data.tags.get(UNFINISHED) == "true"
-
-
-def _was_deleted(model: str) -> bool:
-    """Whether a person deleted every version of what is here now: its registration ended well and left its run."""
-    if _versions(registered_name(model), version_key(model)):
-        return False
-    done = f"tags.`{KEY}` = '{version_key(model)}' AND tags.`{UNFINISHED}` = 'false'"
-    return bool(mlflow.search_runs(filter_string=done, max_results=1, output_format="list"))
+    return digest([made, code_digest(model)])
 
 
 def registered(models: Iterable[str]) -> dict[str, str | None]:
     """The version of each model that has its bytes and evidence, and its aliases; None where there is none.
 
-    So it is where a registration was killed before its end, too.
-
-    What people did in the registry is not undone: an alias that they moved or removed, a version that they deleted.
+    So it is where a registration was killed before its end, too. A version that people deleted is DELETED.
     """
     configure_tracking()
 
     def described(model: str) -> str | None:
         try:
-            version = _version(model)
+            name, key = registered_name(model), version_key(model)
         except (UserError, OSError):  # never ran, or is not here
             return None
-        if version is None:
-            return DELETED if _was_deleted(model) else None
+        if (version := _whole_version(name, key)) is None:
+            return DELETED if _was_deleted(name, key) else None
         if _is_unfinished(version):
             return None
         aliases = MlflowClient().get_model_version(version.name, version.version).aliases
-        said = [*aliases, *([REJECTED] if _is_rejected(version) else [])]
-        return ", ".join([f"version {version.version}", *said])
+        return ", ".join([f"version {version.version}", *aliases, *([REJECTED] if _is_rejected(version) else [])])
 
     with server_errors():
         return {model: described(model) for model in models}
 
 
-def _origin(
-    key: str, commit: str, uncommitted: str, training: Hashes, evaluation: Hashes, runs: Mapping[str, Run | None]
-) -> Origin:
-    """Where a version comes from, and the pages of the runs of its training and evaluation, and of those in Prefect."""
-    known = {what: run for what, run in runs.items() if run}
-    links = {what: f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}" for what, run in known.items()}
-    for what, run in known.items():
-        if (flow_run := run.data.tags.get(f"{PREFIX}.prefect.flow_run", NO_RUN)) != NO_RUN:
-            links[f"{what} in Prefect"] = prefect_page(flow_run)
-    trained = runs["training"]
-    return Origin(
-        training=training,
-        evaluation=evaluation,
-        commit=commit,
-        uncommitted=uncommitted,
-        training_run=trained.info.run_id if trained else NO_RUN,
-        run_tags=trained.data.tags if trained else {},
-        links=links,
-        key=key,
-    )
+def register_model(model: str) -> str:
+    """Make the model and its evidence, as dvc.lock has them, a version, and return it.
 
-
-def _remove_unfinished(key: str) -> None:
-    """Remove the runs of registrations of the same that were killed before they made a version."""
-    client = MlflowClient()
-    left = f"tags.`{KEY}` = '{key}' AND tags.`{UNFINISHED}` = 'true' AND tags.`{PREFIX}.workspace` = '{workspace()}'"
-    for run in mlflow.search_runs(filter_string=left, run_view_type=ViewType.ACTIVE_ONLY, output_format="list"):
-        for output in run.outputs.model_outputs if run.outputs else ():
-            client.delete_logged_model(output.model_id)
-        client.delete_run(run.info.run_id)
-
-
-@contextmanager
-def _code_paths(model: str) -> Iterator[list[str]]:
-    """`llm` and a package `tasks` that holds nothing but the text cleaning, as folders that MLflow copies."""
-    with tempfile.TemporaryDirectory() as folder:
-        packages = set()
-        for path in shipped_code(model):
-            if path == SERVED:
-                continue
-            copy = Path(folder, path)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-            packages.add(path.parts[0])
-            for parent in path.parents[:-1]:
-                (Path(folder, parent) / "__init__.py").touch()
-        yield [str(Path(folder, package)) for package in sorted(packages)]
-
-
-def _register(model: str) -> ModelVersion:
-    """Log the weights, the evidence and a model card in a run of their own and make a version of them."""
-    from tasks.registry.ancestry import write_stages
-    from tasks.served import cleaning_module, example, signature
-
-    weights = Path("models", model)
-    training, evaluation = locked(training_stage(model)), locked(evaluation_stage(model))
-    facts, changed = lineage(None), uncommitted(model)
-    runs = {
-        "training": made_by(training_stage(model), {f"models/{model}": training.outs[f"models/{model}"]}),
-        "evaluation": made_by(evaluation_stage(model), evaluation.outs),
-    }
-    tags = training.tags() | evaluation.tags() | {name: fact for name, fact in facts.items() if ".git." in name}
-    # Which code it was says the commit.
-    tags = {name: value for name, value in tags.items() if not name.startswith(CODE)}
-    ids = {what: run.info.run_id if run else NO_RUN for what, run in runs.items()}
-    tags |= {KEY: version_key(model), TRAINING_RUN: ids["training"], EVALUATION_RUN: ids["evaluation"]}
-    if changed.said:
-        tags[UNCOMMITTED] = changed.said[:MOST_OF_A_TAG]
-    evidence = Path("reports/evaluation", model)
-    metrics = json.loads((evidence / "metrics.json").read_text())
-    cleaning = cleaning_module(weights)
-    needed = (*REQUIREMENTS, *(cleaning.REQUIREMENTS if cleaning else ()))
-    requirements = [f"{name}=={Version(importlib.metadata.version(name)).public}" for name in sorted(needed)]
-    name, commit = registered_name(model), tags[f"{PREFIX}.git.commit"]
-    origin = _origin(tags[KEY], commit, changed.said, training, evaluation, runs)
-    _remove_unfinished(tags[KEY])
-    with (
-        _code_paths(model) as code,
-        mlflow.start_run(run_name=f"register {model}", tags=facts | tags | {UNFINISHED: "true"}) as run,
-    ):
-        logged = mlflow.pyfunc.log_model(
-            name=model,
-            python_model=str(SERVED),
-            code_paths=code,
-            artifacts={"model": str(weights)},
-            signature=signature(weights),
-            input_example=example(weights),
-            pip_requirements=requirements,
-        )
-        mlflow.log_metrics(metrics, model_id=logged.model_id)
-        log_inputs(training, evaluation)
-        mlflow.log_artifacts(str(evidence), "evaluation")
-        mlflow.log_artifacts(str(training_report(model)), "training")
-        with tempfile.TemporaryDirectory() as folder:
-            write_card(Path(folder), model, name, metrics, origin)
-            mlflow.log_artifacts(folder, "card")
-        with tempfile.TemporaryDirectory() as folder:
-            write_stages(Path(folder), model)
-            if changed.diff:
-                Path(folder, "uncommitted.diff").write_bytes(changed.diff)
-            mlflow.log_artifacts(folder, "lineage")
-    client = MlflowClient()
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    version = client.create_model_version(
-        name,
-        logged.model_uri,
-        run.info.run_id,
-        tags=tags,
-        description=description(model, metrics, origin),
-        model_id=logged.model_id,  # a tracking server refuses a source that it can't tie to a model
-    )
-    link = json.dumps([{"name": name, "version": version.version}])
-    client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: link})
-    _finish(version)
-    return version
-
-
-def _finish(version: ModelVersion) -> None:
-    """Draw a new version's lineage and make it the challenger, once: also where its registration was killed before.
-
-    What a person rejected is made no challenger again, in whichever version it comes.
+    A new version becomes the challenger; one that is there already is left as people have it, and one that they
+    deleted stays deleted. What an earlier registration left that was killed is finished or removed first. Raises
+    UserError for a model or an evaluation that never ran, is stale or damaged, or when something that they are made
+    from is missing.
     """
-    client = MlflowClient()
-    if not _is_unfinished(version):
-        return
-    from tasks.registry.ancestry import version_ancestry
-    from tasks.registry.drawing import as_json, as_svg
-
-    drawn = version_ancestry(version)
-    client.log_text(version.run_id, as_svg(drawn, datetime.now(UTC)), "lineage/lineage.svg")
-    client.log_text(version.run_id, json.dumps(as_json(drawn), indent=2) + "\n", "lineage/lineage.json")
-    if any(map(_is_rejected, _versions(version.name, version.tags[KEY]))):
-        logger.info("%s version %s was rejected, and stays so", version.name, version.version)
-    else:
-        client.set_registered_model_alias(version.name, CHALLENGER, version.version)
-        logger.info("%s version %s is the challenger", version.name, version.version)
-    client.set_tag(version.run_id, UNFINISHED, "false")
+    configure_tracking()
+    for stage, names in stale(evaluation_stage(model)).items():
+        raise UserError(f"stage {stage} is stale, {', '.join(names)} changed since it ran: run `dvc repro`")
+    check_bytes(model)
+    with server_errors(), exclusive("register"):
+        _clean_up()
+        name, key = registered_name(model), version_key(model)
+        if version := _whole_version(name, key):
+            return str(version.version)
+        if _was_deleted(name, key):
+            said = "%s: its version was deleted in the registry, and stays so, until its run in MLflow is deleted, too"
+            logger.info(said, name)
+            return DELETED
+        version = _register(model, name, key)
+        _finish(version)
+        return str(version.version)
 
 
 def check_bytes(model: str) -> None:
@@ -302,24 +119,129 @@ def check_bytes(model: str) -> None:
                 raise UserError(f"{path}: its bytes are not those of dvc.lock, {expected}; {way_out}")
 
 
-def register_model(model: str) -> str:
-    """Make the model and its evidence, as dvc.lock has them, a version, and return it.
+def _versions(name: str, key: str) -> list[ModelVersion]:
+    """The versions with this key, the newest first."""
+    return versions(MlflowClient(), name, f"tags.`{KEY}` = '{key}'")
 
-    A new version becomes the challenger; one that is there already is left as people have it, and one that they
-    deleted stays deleted. Raises UserError for a model or an evaluation that never ran, is stale or damaged, or when
-    something that they are made from is missing.
+
+def _whole_version(name: str, key: str) -> ModelVersion | None:
+    found = _versions(name, key)
+    return next((version for version in found if is_whole(f"models:/{version.name}/{version.version}")), None)
+
+
+def _is_rejected(version: ModelVersion) -> bool:
+    """Whether a person said so, in a review or by hand."""
+    return version.tags.get(STATE, "").strip().lower() == REJECTED
+
+
+def _is_unfinished(version: ModelVersion) -> bool:
+    """Whether its registration was killed before the version became the challenger."""
+    run = find_run(version.run_id)
+    return run is not None and run.data.tags.get(REGISTERING, DONE) != DONE
+
+
+def _was_deleted(name: str, key: str) -> bool:
+    """Whether a person deleted every version with this key: its registration ended well and left its run."""
+    if _versions(name, key):
+        return False
+    done = f"tags.`{KEY}` = '{key}' AND tags.`{REGISTERING}` = '{DONE}'"
+    return bool(mlflow.search_runs(filter_string=done, max_results=1, output_format="list"))
+
+
+def _clean_up() -> None:
+    """Finish the registrations of this folder that were killed after they made a version, and remove the others."""
+    client, mine = MlflowClient(), f"tags.`{REGISTERING}` = '{workspace()}'"
+    for run in mlflow.search_runs(filter_string=mine, run_view_type=ViewType.ACTIVE_ONLY, output_format="list"):
+        run_id = run.info.run_id
+        if made := client.search_model_versions(f"run_id = '{run_id}'"):
+            _finish(made[0])
+            continue
+        remove_models(run_id)
+        get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+        client.set_terminated(run_id, "KILLED")
+        client.delete_run(run_id)
+
+
+def _register(model: str, name: str, key: str) -> ModelVersion:
+    """Log the evidence, a model card and a record in a run of their own and make a version of them and the model."""
+    training, evaluation = locked(training_stage(model)), locked(evaluation_stage(model))
+    runs = {
+        "training": made_by(training_stage(model), training.outs),
+        "evaluation": made_by(evaluation_stage(model), evaluation.outs),
+    }
+    changed, evidence = uncommitted(), Path("reports/evaluation", model)
+    metrics = json.loads((evidence / "metrics.json").read_text())
+    record = _record(key, training, evaluation, runs, changed.summary)
+    trained = runs["training"] and read_record(runs["training"].info.run_id)
+    origin = Origin(
+        training=training,
+        evaluation=evaluation,
+        commit=record.facts["git.commit"],
+        uncommitted=changed.summary,
+        training_run=record.facts["run.training"],
+        facts=trained.facts if trained else {},
+        key=key,
+    )
+    with mlflow.start_run(
+        run_name=f"register {model}",
+        parent_run_id=os.environ.get(PARENT_RUN),
+        tags={KEY: key, REGISTERING: workspace()},
+        description=f"Version of the {model}: its evaluation, card and lineage. Its weights are with the training run.",
+    ) as run:
+        write_record(run.info.run_id, record)
+        log_inputs(training, evaluation)
+        logged = find_model(training.outs[f"models/{model}"], code_digest(model)) or mlflow.get_logged_model(
+            log_model(model)
+        )
+        known = {metric.run_id for metric in logged.metrics or ()}
+        measured = runs["evaluation"] and runs["evaluation"].info.run_id in known
+        log_measured(metrics, "test", None if measured else logged.model_id)
+        mlflow.log_artifacts(str(evidence), "evaluation")
+        mlflow.log_artifacts(str(training_report(model)), "training")
+        with tempfile.TemporaryDirectory() as folder:
+            write_card(Path(folder), model, name, metrics, origin)
+            mlflow.log_artifacts(folder, "card")
+        with tempfile.TemporaryDirectory() as folder:
+            behind = stages_behind(training_stage(model), evaluation_stage(model))
+            Path(folder, "stages.json").write_text(json.dumps(behind, indent=1) + "\n")
+            if changed.diff:
+                Path(folder, "uncommitted.diff").write_bytes(changed.diff)
+            mlflow.log_artifacts(folder, "lineage")
+    client = MlflowClient()
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    return client.create_model_version(
+        name,
+        logged.model_uri,
+        run.info.run_id,
+        tags={KEY: key, BYTES: logged.tags[BYTES]},
+        description=description(model, metrics, record, run, runs),
+        model_id=logged.model_id,  # a tracking server refuses a source that it can't tie to a model
+    )
+
+
+def _finish(version: ModelVersion) -> None:
+    """Link a new version from its model and make it the challenger, once.
+
+    What a person rejected is made no challenger again, in whichever version it comes.
     """
-    configure_tracking()
-    for stage, names in stale(evaluation_stage(model)).items():
-        raise UserError(f"stage {stage} is stale, {', '.join(names)} changed since it ran: run `dvc repro`")
-    check_bytes(model)
-    with server_errors(), exclusive("register"):
-        if version := _version(model):
-            _finish(version)
-        elif _was_deleted(model):
-            said = "%s: its version was deleted in the registry, and stays so, until its run in MLflow is deleted, too"
-            logger.info(said, registered_name(model))
-            return DELETED
-        else:
-            version = _register(model)
-    return str(version.version)
+    client = MlflowClient()
+    logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    linked, link = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]")), [version.name, int(version.version)]
+    if link not in [[each["name"], int(each["version"])] for each in linked]:
+        linked.append({"name": version.name, "version": version.version})
+        client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})
+    if any(map(_is_rejected, _versions(version.name, version.tags[KEY]))):
+        logger.info("%s version %s was rejected, and stays so", version.name, version.version)
+    else:
+        client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+        logger.info("%s version %s is the challenger", version.name, version.version)
+    client.set_tag(version.run_id, REGISTERING, DONE)
+
+
+def _record(key: str, training: Hashes, evaluation: Hashes, runs: dict[str, Run | None], uncommitted: str) -> Record:
+    """The record of a version's run: the hashes of both stages, and the runs that they had."""
+    both = ((getattr(training, kind), getattr(evaluation, kind)) for kind in ("params", "deps", "outs"))
+    ids = {f"run.{what}": run.info.run_id if run else NONE for what, run in runs.items()}
+    facts = current_facts() | {"key": key, "uncommitted": uncommitted} | ids
+    return Record("register", Hashes(*(first | second for first, second in both)), facts)

@@ -1,243 +1,229 @@
-"""Make a registered version again, and hold its bytes against the registered ones.
+"""Make a registered version again, and compare its bytes with the recorded ones.
 
-A version's tags say of which commit it was, what it was made from and what came out. All happens in a temporary folder:
-a clean git worktree of that commit, with a tracking store and a DVC cache of its own, so that what comes out here never
-gets into the caches of this folder. What training read comes back by its hash from DVC's cache or remote; what neither
-has is made again, from the pinned sources. The training itself always runs.
+It happens in a git worktree of the version's commit, with its uncommitted diff applied and the version's record as
+dvc.lock. What the training read comes from DVC's cache or remote by its hash; what neither has is made again, from the
+pinned sources. The training itself always runs.
 """
 
-import importlib.metadata
-import json
 import logging
+import re
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
-from mlflow.exceptions import MlflowException
-from packaging.version import Version
 
 from llm.errors import UserError
-from tasks.registry.find import is_gone
-from tasks.registry.lineage import lineage
-from tasks.registry.tracking import made_by, server_errors
-from tasks.registry.uncommitted import LEFT_OUT
-from tasks.registry.verdict import Verdict, machine_class, why
-from tasks.registry.worktree import Registered, Worktree
-from tasks.stages.hashes import LOCK, PREFIX, Hashes, as_hashes, locked, locked_stages, md5_of, sha256_of
-from tasks.stages.libraries import FILE as LIBRARIES_FILE
-from tasks.stages.libraries import LIBRARIES
+from tasks.registry.find import find_version
+from tasks.registry.git import fetch_more, git, git_output
+from tasks.registry.lineage import Stages, recorded_stages
+from tasks.registry.record import FILE, NONE, RECORD, current_facts, holds, read_record
+from tasks.registry.tracking import configure_tracking, made_by, server_errors
+from tasks.registry.uncommitted import not_in_git
+from tasks.registry.worktree import Worktree, checkout
+from tasks.stages.hashes import LOCK, Hashes, as_hashes, flatten, locked_stages, md5_of, write_lock
+from tasks.stages.libraries import LIBRARIES, installed
 from tasks.stages.params import training_stage
+
+UNCOMMITTED = "lineage/uncommitted.diff"  # an artifact of a version's run: what its commit lacks
+CLASS = (
+    "machine.cpu",
+    "machine.os",
+    "machine.python",
+    "device",
+    "dtype",
+    "blocks",
+)  # facts of a machine that may change bytes
+UNKNOWN = "of an unknown reason: deps, parameters, libraries and machine are as they were, as far as recorded"
 
 logger = logging.getLogger(__name__)
 
 
-class Attempt:
-    """A version about to be made again, in a worktree of its commit."""
+@dataclass(frozen=True)
+class Registered:
+    """A version as the registry has it."""
 
-    def __init__(self, version: Registered, tree: Worktree) -> None:
-        self.version, self.project, self._tree = version, tree.project, tree
-        self.stage = training_stage(self.version.model)
-        self.ran: list[str] = []
-        self._deps, self._maker, self._added = self._read_graph()
-        self._expected = {self.stage: self._registered()}
-        self._foreseen = self._libraries() + self._machine() + self._left_out()
+    uri: str
+    """`models:/threestage-classifier/3`."""
+    run_id: str
+    stage: str
+    """The stage that trained it."""
+    commit: str
+    uncommitted: str
+    """Such as `not in git: params.yaml, steps 900 -> 20`; empty where the commit holds all."""
+    stages: Stages
+    """The stages behind it, as dvc.lock had them."""
+    facts: Mapping[str, str]
+    """Of the run that trained it; empty where this store does not have it."""
 
-    def _registered(self) -> Hashes:
-        """What is known of the training: the version's tags count before all else."""
-        version, path = self.version, f"models/{self.version.model}"
-        known = self._made_by(self.stage, path, version.hashes.outs[path])
-        run = Hashes.of_tags(version.training.data.tags if version.training else {})
-        own = {path for path, stage in self._maker.items() if stage == self.stage}
-        outs = {path: md5 for path, md5 in version.hashes.outs.items() if path in own}
-        deps = {name: md5 for name, md5 in version.hashes.deps.items() if name in self._deps[self.stage]}
-        return Hashes(known.params, known.deps | run.deps | deps, outs)
+    @property
+    def hashes(self) -> dict[str, Hashes]:
+        """The same by stage."""
+        return {name: as_hashes(stage) for name, stage in self.stages.items()}
 
-    def _made_by(self, stage: str, path: str, md5: str) -> Hashes:
-        """All that is known of the run of a stage that made these bytes; of an MLflow run only its hashes.
 
-        By what was written down with the version, else by dvc.lock here, else by MLflow; without any, the bytes alone.
-        """
-        known = [self.version.stages.get(stage)]
-        with suppress(UserError):
-            known.append(locked(stage))
-        for hashes in known:
-            if hashes and hashes.outs.get(path) == md5:
-                return hashes
-        with server_errors():
-            run = made_by(stage, {path: md5})
-        return Hashes.of_tags(run.data.tags) if run else Hashes({}, {}, {path: md5})
+@dataclass(frozen=True)
+class Comparison:
+    """What a stage made again, next to what the version's record says of it."""
 
-    def _read_graph(self) -> tuple[dict[str, list[str]], dict[str, str], dict[str, str]]:
-        """The deps of each stage, without parameters, the stage that makes each out, and the hashes of what no stage
-        makes and `dvc add` took in, by their paths."""
-        from dvc.exceptions import DvcException
+    uri: str
+    ran: tuple[str, ...]
+    """The stages that ran, in order; the last one is compared."""
+    made: Mapping[str, str]
+    """The MD5 of each of its outs, by path."""
+    differs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """The outs with other bytes: the recorded MD5 and the one here."""
+    reasons: tuple[str, ...] = ()
 
-        deps, maker, added = {}, {}, {}
-        try:
-            with self._tree.repo() as repo:
-                for stage in repo.index.stages:
-                    if stage.is_data_source:
-                        outs = {Path(out.fs_path).relative_to(self.project): out.hash_info.value for out in stage.outs}
-                        added |= {path.as_posix(): md5 for path, md5 in outs.items() if md5}
-                        continue
-                    deps[stage.name] = [dep.def_path.rstrip("/") for dep in stage.deps if dep not in stage.params]
-                    maker |= {out.def_path.rstrip("/"): stage.name for out in stage.outs}
-        except DvcException as error:
-            raise UserError(f"commit {self.version.commit}: {' '.join(str(error).split())}") from None
-        if self.stage not in deps:
-            raise UserError(f"commit {self.version.commit}: dvc.yaml has no stage {self.stage}")
-        return deps, maker, added
+    def __str__(self) -> str:
+        if not self.differs:
+            lines = [f"identical: {', '.join(self.ran)} made the bytes of {self.uri} again"]
+            return "\n".join(lines + [f"  {path}: md5 {md5}" for path, md5 in self.made.items()])
+        lines = [f"differs: {self.ran[-1]} is the first stage that made other bytes than those of {self.uri}"]
+        lines += [f"  {path}: {then} then, {now} here" for path, (then, now) in self.differs.items()]
+        return "\n".join(lines + [f"  because {reason}" for reason in self.reasons])
 
-    def _libraries(self) -> list[str]:
-        """How the libraries that compute differ from the locked ones; the worktree then names those that are here."""
-        file = self.project / LIBRARIES_FILE
-        locked: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
-        here = {}
-        for name in locked:
-            try:
-                here[name] = Version(importlib.metadata.version(name)).public
-            except importlib.metadata.PackageNotFoundError:
-                here[name] = "missing"
-        if locked != here:  # a stage refuses to run where it names others
-            file.write_text(json.dumps(here, indent=2) + "\n")
-        known = {name: value for name, value in self._expected[self.stage].params.items() if name in LIBRARIES}
-        return [
-            f"library {name} was {then}, here it is {here[name]}"
-            for name, then in (locked | known).items()
-            if name in here and here[name] != then
-        ]
 
-    def _machine(self) -> list[str]:
-        """How this class of machine differs from the one that trained; the number of threads is made the same."""
-        tags = self.version.training.data.tags if self.version.training else {}
-        then = machine_class(tags)
-        if not then:
-            logger.info("on which machine %s was trained is not known here", self.version.uri)
-            return []
-        from llm.device import EAGER, choose_compute
-        from llm.model.int8 import has_fast_int8
-        from llm.training.compiled import can_learn_in_c, compiled_by, cpp_compiler, described
+def registered(named: str) -> Registered:
+    """The version that `named` names, as `find_version` reads it.
 
-        compute = choose_compute()
-        device = {"device": str(compute.device), "dtype": str(compute.dtype).removeprefix("torch.")}
-        if "blocks" in then:
-            asked = replace(compute, blocks=then["blocks"])  # by parameters, which are the same here
-            compiler = cpp_compiler() if asked.compiled else None
-            in_c, fast = asked.in_c if can_learn_in_c(compute) else [], has_fast_int8(compute.device)
-            in_int8 = ["logits"] * (fast and asked.logits_in_int8 and "loss" in in_c)
-            in_int8 += ["products"] * (fast and asked.in_int8 and compiler is not None)
-            device["blocks"] = described(compiled_by(compiler) if compiler else EAGER, in_c, in_int8)
-        now = machine_class(lineage(None) | {f"{PREFIX}.{name}": value for name, value in device.items()})
-        return [
-            f"{name} was {then[name]}, here it is {now[name]}"
-            for name in then
-            if now.get(name, then[name]) != then[name]
-        ]
+    Raises UserError for one that is not there, without a record, made outside git, or whose commit is not in this
+    repository.
+    """
+    configure_tracking()
+    with server_errors():
+        version = find_version(named)
+        stages, stage = recorded_stages(version), training_stage(version.name.partition("-")[2])
+        run, own = made_by(stage, as_hashes(stages[stage]).outs), read_record(version.run_id)
+        trained = read_record(run.info.run_id) if run else None
+    uri, facts = f"models:/{version.name}/{version.version}", own.facts if own else {}
+    commit = facts.get("git.commit", NONE)
+    if commit == NONE:
+        raise UserError(f"{uri}: it was registered outside git, so its code and parameters are not known")
+    git("rev-parse", "--show-toplevel")  # its own error where there is no repository
+    if git_output("cat-file", "-e", f"{commit}^{{commit}}") is None:
+        way_out = f"`{fetch_more()}` where it was pushed, or run this in the clone that made it"
+        raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}")
+    return Registered(uri, version.run_id, stage, commit, not_in_git(own), stages, trained.facts if trained else {})
 
-    def _left_out(self) -> list[str]:
-        """What no commit holds and nobody kept, so that the worktree lacks it."""
-        said = self.version.uncommitted.removeprefix("not in git: ").partition("; ")[0]
-        files = said.removeprefix(f"{LEFT_OUT}, ")
-        return [f"not in git, and too large or binary to be kept with it: {files}"] if files != said else []
 
-    def foreseen(self) -> list[str]:
-        """Why other bytes are to be expected, before anything runs: other libraries, another class of machine, files
-        that nobody kept."""
-        return self._foreseen
+@contextmanager
+def worktree(version: Registered) -> Iterator[Worktree]:
+    """Yield a worktree of a version: its commit, what that lacked, and its record as dvc.lock.
 
-    def gather(self) -> list[str]:
-        """Bring back what the training read, by its hash. The stages that must run, in order; the training is last."""
-        needed: list[str] = []
+    Raises UserError where what the commit lacked was not kept, or does not apply.
+    """
+    with checkout(version.commit) as tree:
+        if version.uncommitted:
+            _apply_uncommitted(version, tree)
+        write_lock(tree.project / LOCK, version.stages)
+        yield tree
 
-        def need(stage: str) -> None:
-            for dep in self._deps[stage]:
-                maker = next((self._maker[out] for out in self._maker if Path(dep).is_relative_to(out)), None)
-                md5 = self._expected[stage].deps.get(dep)
-                if maker is None:
-                    self._take_from_here(dep, md5)
-                elif maker not in needed:
-                    whole = md5 if dep in self._maker else None
-                    if whole and self._tree.restore(dep, whole):
-                        continue
-                    self._expected[maker] = self._made_by(maker, dep, whole) if whole else Hashes({}, {}, {})
-                    need(maker)
-            needed.append(stage)
 
-        need(self.stage)
-        if needed != [self.stage]:
-            for path, md5 in self._added.items():  # which a source may name
-                self._tree.restore(path, md5)
-        return needed
+def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
+    lacking = f"{version.uri}: its commit {version.commit} lacks what it was made with ({version.uncommitted})"
+    with server_errors():
+        if not holds(version.run_id, UNCOMMITTED):
+            raise UserError(f"{lacking}, and its run has no {UNCOMMITTED}, so it can't be made again")
+        diff = mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{UNCOMMITTED}", dst_path=str(tree.scratch))
+    root = Path(git("rev-parse", "--show-toplevel", folder=tree.project))
+    inside = f"--directory={tree.project.relative_to(root)}"  # the project may be a folder of a larger repository
+    try:
+        git("apply", "--whitespace=nowarn", inside, diff, folder=root)
+    except UserError as error:
+        raise UserError(f"{lacking}, and {UNCOMMITTED} of its run does not apply: {error}") from None
+    logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)
 
-    def _take_from_here(self, dep: str, md5: str | None) -> None:
-        """What no stage makes and the commit doesn't have as it was, such as an inbox: from this folder, if it does."""
-        there, here = self.project / dep, Path(dep)
-        if md5 is None or not here.exists() or (there.exists() and md5_of(there) == md5) or md5_of(here) != md5:
-            return
-        if here.is_dir():
-            shutil.rmtree(there, ignore_errors=True)
-            shutil.copytree(here, there)
-        else:
-            there.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(here, there)
-        logger.info("%s: not in the commit, but here as it was", dep)
 
-    def run(self, stage: str, environment: Mapping[str, str]) -> None:
-        """Run one stage in the worktree, as `Worktree.run`, with as many threads as then.
+def expected_differences(version: Registered, here: Mapping[str, str]) -> list[str]:
+    """Why other bytes are to be expected with these facts of a machine: other libraries, another kind of machine."""
+    libraries = installed()
+    then = {name: value for name, value in version.hashes[version.stage].params.items() if name in LIBRARIES}
+    found = [
+        f"library {name} was {value}, here it is {libraries[name]}"
+        for name, value in then.items()
+        if libraries[name] != value
+    ]
+    for name in CLASS:
+        before, now = (_kind(facts.get(name, "")) for facts in (version.facts, here))
+        if before and now and before != now:
+            found.append(f"{name.removeprefix('machine.')} was {before}, here it is {now}")
+    return found
 
-        Raises UserError when it fails.
-        """
-        self.ran.append(stage)
-        tags = self.version.training.data.tags if self.version.training else {}
-        try:
-            self._tree.run(stage, environment, tags.get(f"{PREFIX}.threads"))
-        except UserError as error:
-            raise UserError(f"{self.version.uri} can't be made again: {error}") from None
 
-    def verdict(self) -> Verdict | None:
-        """Whether the stage that ran last made other bytes; after the training, also that it made the same.
+def facts_here() -> dict[str, str]:
+    """The facts of this machine, with the device that a training would choose."""
+    import torch  # noqa: F401, without it they lack the device
 
-        None where there is more to run.
-        """
-        stage = self.ran[-1]
-        expected = self._expected[stage]
-        made = {path: md5_of(self.project / path) for path in expected.outs if (self.project / path).exists()}
-        differs = {
-            path: (md5, made.get(path, "missing")) for path, md5 in expected.outs.items() if made.get(path) != md5
-        }
-        if differs:
-            now = as_hashes(locked_stages(self.project / LOCK)[stage])
-            known = why(expected, now) or self._foreseen
-            unknown = (
-                "of an unknown reason: deps, parameters, libraries and machine are as far as they are recorded as then"
-            )
-            reasons = tuple(known) or (unknown,)
-            return Verdict(self.version.uri, tuple(self.ran), differs=differs, reasons=reasons)
-        return self._identical() if stage == self.stage else None
+    return current_facts()
 
-    def _identical(self) -> Verdict:
-        """The bytes are those of the tags; are they those that the registry serves, too?"""
-        model = self.version.model
-        made = sha256_of(self.project / "models" / model, f"models/{model}")
-        place = f"{self.version.uri}/artifacts/{model}"
-        with server_errors():
-            try:
-                copy = mlflow.artifacts.download_artifacts(place, dst_path=str(self._tree.scratch / "served"))
-            except (MlflowException, OSError) as error:
-                if not is_gone(error):
-                    raise
-                logger.warning(
-                    "%s: the store no longer holds its files; its tags' hashes are those of what came out", place
-                )
-                return Verdict(self.version.uri, tuple(self.ran), made)
-        served = sha256_of(Path(copy), f"models/{model}")
-        differs = {
-            path: (served.get(path, "missing"), made.get(path, "missing"))
-            for path in sorted(made | served)
-            if made.get(path) != served.get(path)
-        }
-        reasons = ("the files that the registry serves are not those that its tags name",) if differs else ()
-        return Verdict(self.version.uri, tuple(self.ran), made, differs, reasons)
+
+def _facts_of(tree: Worktree, stage: str) -> dict[str, str]:
+    """The facts that a stage recorded in a worktree's own tracking store; those of this machine where it logs none."""
+    for path in tree.scratch.glob(f"mlartifacts/**/{RECORD}"):
+        if (record := FILE.validate_json(path.read_bytes())).stage == stage:
+            return record.facts
+    return facts_here()
+
+
+def _kind(fact: str) -> str:
+    """A fact of a machine without the version of its kernel: `Linux-6.1.0-x86_64-with-glibc2.36` is `Linux x86_64`."""
+    system = re.match(r"(Linux|macOS|Darwin|Windows)\b.*?(x86_64|aarch64|arm64|AMD64)", fact)
+    return " ".join(system.groups()) if system else fact
+
+
+def gather(version: Registered, tree: Worktree) -> list[str]:
+    """Bring what the training read, by its hash. The stages that must run, in order; the training is the last."""
+    makers = {path: name for name, hashes in version.hashes.items() for path in hashes.outs}
+    needed: list[str] = []
+
+    def need(stage: str) -> None:
+        deps = version.hashes[stage].deps
+        _copy_inputs(tree, {path: md5 for path, md5 in deps.items() if path not in makers})
+        for path in tree.bring({path: md5 for path, md5 in deps.items() if path in makers}):
+            if makers[path] not in needed:
+                need(makers[path])
+        needed.append(stage)
+
+    need(version.stage)
+    return needed
+
+
+def _copy_inputs(tree: Worktree, deps: Mapping[str, str]) -> None:
+    """Copy from this folder what neither a stage makes nor the commit has as it was, such as an inbox."""
+    for path, md5 in deps.items():
+        here, there = Path(path), tree.project / path
+        if (there.exists() and md5_of(there) == md5) or not here.exists() or md5_of(here) != md5:
+            continue
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(here, there, dirs_exist_ok=True) if here.is_dir() else shutil.copyfile(here, there)
+        logger.info("%s: not in the commit, copied from here", path)
+
+
+def compare(version: Registered, tree: Worktree, ran: list[str]) -> Comparison:
+    """Compare what the stage that ran last made with the version's record."""
+    then, now = version.hashes[ran[-1]], as_hashes(locked_stages(tree.project / LOCK)[ran[-1]])
+    differs = {
+        path: (md5, now.outs.get(path, "missing")) for path, md5 in then.outs.items() if now.outs.get(path) != md5
+    }
+    reasons = []
+    if differs:
+        reasons = why(then, now) or expected_differences(version, _facts_of(tree, ran[-1])) or [UNKNOWN]
+    return Comparison(version.uri, tuple(ran), now.outs, differs, tuple(reasons))
+
+
+def why(then: Hashes, now: Hashes) -> list[str]:
+    """How what a stage ran from differs: deps first, then parameters, then libraries."""
+    reasons = [
+        f"its dep {name} was {md5}, here it is {now.deps.get(name, 'missing')}"
+        for name, md5 in then.deps.items()
+        if now.deps.get(name) != md5
+    ]
+    before, after = flatten(then.params), flatten(now.params)
+    changed = [name for name in before | after if before.get(name) != after.get(name)]
+    for name in sorted(changed, key=lambda name: name in LIBRARIES):
+        kind = "library" if name in LIBRARIES else "parameter"
+        reasons.append(f"{kind} {name} was {before.get(name, 'missing')}, here it is {after.get(name, 'missing')}")
+    return reasons

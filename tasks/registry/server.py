@@ -1,13 +1,15 @@
 """MLflow's store by its address: whether a tracking server answers, and what it refuses, said in a line."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking._tracking_service.utils import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from requests import HTTPError, RequestException
@@ -21,6 +23,9 @@ REASON_LENGTH = 300
 TOO_MANY_REQUESTS = 429
 SERVER_ERRORS = 500
 """This status and all above say that the server itself is in trouble."""
+
+
+T = TypeVar("T")
 
 
 class ServerAwayError(UserError):
@@ -40,6 +45,21 @@ def is_server(uri: str) -> bool:
 def place(uri: str) -> str:
     """The address for people."""
     return f"MLFLOW_TRACKING_URI={without_secret(uri, uri)}"
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Whether a store says that it holds nothing of that name; any other error says nothing about that."""
+    return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+
+
+def if_there(ask: Callable[[], T]) -> T | None:
+    """What a store answers; None where it holds nothing of that name."""
+    try:
+        return ask()
+    except MlflowException as error:
+        if is_missing(error):
+            return None
+        raise
 
 
 @contextmanager

@@ -7,12 +7,12 @@ import re
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from getpass import getuser
 from pathlib import Path
 from platform import node
-from typing import TypeVar
 
 import mlflow
 import pandas as pd
@@ -21,18 +21,26 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from llm.errors import UserError
-from tasks.registry.lineage import lineage
+from tasks.registry.record import Record, current_facts, read_record, readable, write_record
 from tasks.registry.server import check_server, is_server, place, server_errors, tracking_uri
-from tasks.stages.hashes import PREFIX, Hashes, current, flatten
+from tasks.stages.hashes import PREFIX, Hashes, current, digest, flatten, inputs
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.lock import exclusive, workspace
 
-FINGERPRINT = f"{PREFIX}.fingerprint"
+OUTS = f"{PREFIX}.outs"
+"""One digest over the outs that a run made."""
+PARENT_RUN = "THREESTAGE_PARENT_RUN"
+"""The variable that holds the id of the MLflow run under which the runs of a retraining hang."""
+PARENT_OF = f"{PREFIX}.parent_of"
+"""Tag of such a run: the folder that it is of."""
+UNFINISHED = f"{PREFIX}.unfinished"
+"""Of a training that did not end well: its fingerprint and workspace."""
 METRICS_A_CALL, PARAMETERS_A_CALL = 1000, 100  # MLflow takes no more
 SPLITS = ("train", "validation", "test")
 LOCKED_FOR = 30  # seconds that another writer of a SQLite store may take
@@ -44,9 +52,10 @@ PLACES = {  # where a SQLite store keeps the paths of its artifacts
 }
 
 BEHIND_A_SERVER = "mlflow-artifacts:"  # how addresses of files begin that a server alone gives out
+# MLflow then opens an experiment as trainings, not as chats.
+KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 NO_NAMESPACE = r"[^A-Za-z0-9._]"
 
-T = TypeVar("T")
 Parameters = BaseModel | Sequence[BaseModel]
 
 
@@ -91,16 +100,18 @@ def configure_tracking() -> None:
         if uri.startswith("sqlite:///"):
             database = Path(uri.removeprefix("sqlite:///")).absolute()
             artifacts = database.with_name("mlartifacts")
-            _move_artifacts(database, artifacts)
+            _move_artifacts(database, artifacts, namespace())
         try:
             with server_errors():
                 client, name = MlflowClient(), namespace()
                 if client.get_experiment_by_name(name) is None:
                     _create_experiment(client, name, artifacts)
-                kept = mlflow.set_experiment(name).artifact_location
+                experiment = mlflow.set_experiment(name)
+                if KIND not in experiment.tags:
+                    client.set_experiment_tag(experiment.experiment_id, KIND, MODEL_TRAINING)
         except MlflowException as error:  # such as an experiment that somebody deleted
             raise UserError(f"{place(uri)}: {' '.join(str(error).split())}") from error
-    if kept.startswith(BEHIND_A_SERVER) and not is_server(uri):
+    if experiment.artifact_location.startswith(BEHIND_A_SERVER) and not is_server(uri):
         raise UserError(f"{place(uri)}: its files are behind an MLflow server; start that, and set MLFLOW_TRACKING_URI")
 
 
@@ -112,23 +123,11 @@ def _create_experiment(client: MlflowClient, name: str, artifacts: Path | None) 
             raise
 
 
-def is_missing(error: MlflowException) -> bool:
-    """Whether a store says that it holds nothing of that name; any other error says nothing about that."""
-    return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+def _move_artifacts(database: Path, artifacts: Path, experiment: str) -> None:
+    """Where a store and its artifacts were moved or copied together, tell the store, which keeps absolute paths.
 
-
-def if_there(ask: Callable[[], T]) -> T | None:
-    """What a store answers; None where it holds nothing of that name."""
-    try:
-        return ask()
-    except MlflowException as error:
-        if is_missing(error):
-            return None
-        raise
-
-
-def _move_artifacts(database: Path, artifacts: Path) -> None:
-    """Where a store and its artifacts were moved or copied together, tell the store, which keeps absolute paths."""
+    They moved where this experiment's artifacts were in another folder `mlartifacts`; only paths in that one change.
+    """
     if not database.exists():
         return
     try:
@@ -136,17 +135,17 @@ def _move_artifacts(database: Path, artifacts: Path) -> None:
             known = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if "experiments" not in known or not artifacts.is_dir():
                 return
-            found = {place for (place,) in store.execute("SELECT artifact_location FROM experiments") if place}
-            for before in {place for place in found if place.startswith("/") and place.endswith("/mlartifacts")} - {
-                str(artifacts)
-            }:
-                for table, columns in PLACES.items():
-                    for column in columns if table in known else ():
-                        store.execute(
-                            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                            f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                            (str(artifacts), len(before) + 1, before, len(before) + 1, f"{before}/"),
-                        )
+            query = "SELECT artifact_location FROM experiments WHERE name = ?"
+            (before,) = store.execute(query, (experiment,)).fetchone() or ("",)
+            if before == str(artifacts) or not before.startswith("/") or not before.endswith(f"/{artifacts.name}"):
+                return
+            for table, columns in PLACES.items():
+                for column in columns if table in known else ():
+                    store.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                        (str(artifacts), len(before) + 1, before, len(before) + 1, f"{before}/"),
+                    )
     except sqlite3.OperationalError as error:  # locked, or not to be written
         raise UserError(f"{database}: {error}; try again when nobody else writes to it") from None
     except sqlite3.DatabaseError as error:
@@ -174,20 +173,40 @@ def _log_dataset(path: Path, context: str) -> None:
         mlflow.log_input(dataset, context=context)
 
 
-def _unfinished(fingerprint: str) -> Run | None:
-    """The latest run of this workspace that started from the same fingerprint and did not finish."""
-    unfinished = f"tags.`{FINGERPRINT}` = '{fingerprint}' AND attributes.status != 'FINISHED'"
-    runs = mlflow.search_runs(filter_string=unfinished, output_format="list")
-    return next((run for run in runs if run.data.tags.get(f"{PREFIX}.workspace") == workspace()), None)
+def _unfinished(key: str) -> Run | None:
+    """The latest run that started under the same key and did not finish."""
+    runs = mlflow.search_runs(filter_string=f"tags.`{UNFINISHED}` = '{key}'", max_results=1, output_format="list")
+    return runs[0] if runs else None
 
 
 def made_by(stage: str, outs: Mapping[str, str]) -> Run | None:
-    """The latest run of a stage that made these very outs, MD5 by path; None where another store has it."""
-    made = [f"tags.`{PREFIX}.dvc.out.{path}` = '{md5}'" for path, md5 in outs.items()]
-    filters = " AND ".join([f"tags.`{PREFIX}.dvc.stage` = '{stage}'", *made])
+    """The latest run of a stage that made these outs, MD5 by path, all of them; None where another store has it."""
+    filters = f"tags.`{PREFIX}.stage` = '{stage}' AND tags.`{OUTS}` = '{digest(dict(outs))}'"
     # In any experiment: bytes that were pushed may be another namespace's.
     runs = mlflow.search_runs(filter_string=filters, max_results=1, search_all_experiments=True, output_format="list")
     return runs[0] if runs else None
+
+
+def _write(run_id: str, record: Record) -> None:
+    """Write a run's record, and the few facts that people read as its tags."""
+    write_record(run_id, record)
+    for name, value in readable(record).items():
+        MlflowClient().set_tag(run_id, f"{PREFIX}.{name}", value)
+
+
+def add_facts(**facts: str) -> None:
+    """Add facts to the record of the active run, which `stage_run` began."""
+    run_id = mlflow.active_run().info.run_id
+    record = read_record(run_id)
+    _write(run_id, replace(record, facts=record.facts | facts))
+
+
+def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None = None) -> None:
+    """Log metrics to the active run, tied to its dataset of one split, and to a model of MLflow's if there is one."""
+    run = MlflowClient().get_run(mlflow.active_run().info.run_id)
+    inputs = [each for each in run.inputs.dataset_inputs if split in [tag.value for tag in each.tags]]
+    dataset = inputs[0].dataset if inputs else None
+    mlflow.log_metrics(dict(metrics), run_id=run.info.run_id, model_id=model_id, dataset=dataset)
 
 
 def log_inputs(training: Hashes, evaluation: Hashes) -> None:
@@ -231,22 +250,33 @@ def _stage_run(
 ) -> Iterator[ActiveRun]:
     configure_tracking()
     stage = os.environ.get("DVC_STAGE")
-    tags = lineage(stage)
-    before = _unfinished(fingerprint) if fingerprint and resume else None
-    if fingerprint:
-        tags[FINGERPRINT] = fingerprint
-    if (seed := getattr(params, "seed", None)) is not None:
-        tags[f"{PREFIX}.seed"] = str(seed)
-    run = mlflow.start_run(before and before.info.run_id, run_name=stage, log_system_metrics=True)
+    key = digest([fingerprint, workspace()]) if fingerprint else None
+    before = _unfinished(key) if key and resume else None
+    seed = getattr(params, "seed", None)
+    facts = current_facts() | ({} if seed is None else {"seed": str(seed)})
+    record = Record(stage or "", inputs(stage) if stage else Hashes({}, {}, {}), facts)
+    run = mlflow.start_run(
+        before and before.info.run_id,
+        run_name=stage,
+        parent_run_id=os.environ.get(PARENT_RUN),
+        description=_flow_description(),
+        log_system_metrics=True,
+    )
     status = "KILLED"
     try:
-        mlflow.set_tags(tags)
+        if key:
+            mlflow.set_tag(UNFINISHED, key)
+        _write(run.info.run_id, record)
         mlflow.log_params(flatten(to_jsonable_python(params or {})))
         for context, path in (datasets or {}).items():
             _log_dataset(path, context)
         yield run
         if stage:
-            mlflow.set_tags(current(stage).tags())
+            made = current(stage)
+            write_record(run.info.run_id, replace(read_record(run.info.run_id), hashes=made))
+            mlflow.set_tag(OUTS, digest(made.outs))
+        if key:
+            mlflow.delete_tag(UNFINISHED)
         status = "FINISHED"
     except InterruptedError:
         raise
@@ -255,6 +285,42 @@ def _stage_run(
         raise
     finally:
         mlflow.end_run(status)
+
+
+def _flow_description() -> str | None:
+    """The sentence that the Prefect flow of this process says of itself."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    return context.flow.description if context and context.flow else None
+
+
+@contextmanager
+def parent_run(name: str, description: str) -> Iterator[None]:
+    """An MLflow run under which hang all that this process and its children begin inside the block.
+
+    One that an earlier process of this folder left open, as it was killed, is closed.
+    """
+    configure_tracking()
+    client, tags = MlflowClient(), {PARENT_OF: workspace()}
+    with server_errors():
+        left = f"tags.`{PARENT_OF}` = '{workspace()}' AND attributes.status = 'RUNNING'"
+        for run in mlflow.search_runs(filter_string=left, output_format="list"):
+            client.set_terminated(run.info.run_id, "KILLED")
+        experiment = mlflow.get_experiment_by_name(namespace()).experiment_id
+        run_id = client.create_run(experiment, run_name=name, tags=tags | {MLFLOW_RUN_NOTE: description}).info.run_id
+    os.environ[PARENT_RUN] = run_id
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, InterruptedError):
+        status = "KILLED"
+        raise
+    finally:
+        del os.environ[PARENT_RUN]
+        with suppress(UserError), server_errors():
+            client.set_terminated(run_id, status)
 
 
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:

@@ -14,15 +14,16 @@ from mlflow.entities.model_registry import ModelVersion
 from llm.tokenizer import end_of_text, load_tokenizer
 from llm.tokens import open_tokens
 from tasks.registry.git import git_output
+from tasks.registry.record import read_record
 from tasks.registry.register import registered_name
-from tasks.registry.tracking import configure_tracking, if_there, server_errors
-from tasks.stages.hashes import LOCK, PREFIX, as_hashes, md5_of, parse_stages
+from tasks.registry.server import if_there, server_errors
+from tasks.registry.tracking import configure_tracking
+from tasks.stages.hashes import LOCK, as_hashes, md5_of, parse_stages
 
 if TYPE_CHECKING:
     from dvc.cachemgr import CacheManager
 
 PROCESSED = "data/processed/"
-DATA = f"{PREFIX}.dvc.dep.{PROCESSED}"
 TRAIN_TABLE = "train.parquet"
 SPANS, SPAN = 64, 2**18  # of tokens: of more than so many, documents of spans all over them are looked at
 
@@ -39,13 +40,15 @@ class TrainedOn:
 
 
 def data_of(model: str, version: ModelVersion) -> TrainedOn | None:
-    """What a version of a model was trained on; None where its tags don't say so."""
-    found = [(name.removeprefix(DATA), md5) for name, md5 in version.tags.items() if name.startswith(DATA)]
+    """What a version of a model was trained on; None where it has no record of that."""
+    record = read_record(version.run_id)
+    deps = record.hashes.deps if record else {}
+    found = [(path.removeprefix(PROCESSED), md5) for path, md5 in deps.items() if path.startswith(PROCESSED)]
     return TrainedOn(model, str(version.version), *found[0]) if found else None
 
 
 def trained_on(model: str, alias: str) -> TrainedOn | None:
-    """What the version of a model with an alias was trained on; None where there is none, or its tags don't say so."""
+    """What the version of a model with an alias was trained on; None where there is none, or it has no record."""
     configure_tracking()
     client, name = MlflowClient(), registered_name(model)
     with server_errors():

@@ -1,42 +1,39 @@
-"""What git doesn't hold of what a model was made with: in words, with the values that changed, and as a diff."""
+"""What git does not hold of the code and parameters that a model is made with: in words, and as a diff."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tasks.registry.git import git_output
-from tasks.registry.lineage import CODE, DATA
+from tasks.registry.record import CODE, DATA, NONE, Record, uncommitted_parts
 from tasks.stages.hashes import flatten
-from tasks.stages.params import FOUNDATION, PARAMS_FILE
+from tasks.stages.params import PARAMS_FILE
 
 MOST_BYTES = 1_000_000  # of a diff
-MOST_NAMED = 5  # values, stages or files
+MOST_NAMED = 5  # values or files
 LONGEST = 40  # characters of a value
 LEFT_OUT = "left out of the diff"
 DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
-MISSING = object()
+MISSING = "nothing"
 
 
 @dataclass(frozen=True)
 class Uncommitted:
-    """What the last commit doesn't hold of params.yaml, dvc.yaml and the code, new files too."""
+    """What the last commit lacks of params.yaml, dvc.yaml and the code, new files too."""
 
-    said: str
-    """Such as `not in git: params.yaml, steps 900 -> 20; code, llm/model/gpt.py`; empty where git holds all of it."""
-    diff: bytes
-    """With which `git apply` makes it from the commit; empty where git holds all. Of what is too much or binary, which
-    `said` names as left out, it has nothing."""
-
-
-def uncommitted(model: str) -> Uncommitted:
-    """What is not in git, for a reviewer of this model: its own values are named first, and without their section.
-
-    Empty without git and without a commit: the commit is then `none`.
+    summary: str
+    """Such as `not in git: params.yaml, foundation.train.steps 900 -> 20; llm/model/gpt.py`; empty where git holds all.
     """
+    diff: bytes
+    """`git apply` makes it from the commit; empty where git holds all. Large and binary files are left out, and
+    `summary` names them."""
+
+
+def uncommitted() -> Uncommitted:
+    """What is not in git. Empty without git and without a commit: the commit is then `none`."""
     diffs, left_out, size = [], [], 0
     files = _changed()
     for path, diff in files.items():
@@ -45,24 +42,30 @@ def uncommitted(model: str) -> Uncommitted:
         else:
             diffs.append(diff)
             size += len(diff)
-    parts = {PARAMS_FILE.as_posix(): lambda: _values(model), "dvc.yaml": _stages}
-    said = [_named(path, names()) for path, names in parts.items() if path in files]
-    if code := [path for path in files if path not in DATA]:
-        said.append(_named("code", code))
-    if left_out:
-        said.insert(0, _named(LEFT_OUT, left_out))  # where a tag that is cut has it, too
-    return Uncommitted(f"not in git: {'; '.join(said)}" if said else "", b"".join(diffs))
+    parts = [_listed([LEFT_OUT, *left_out])] if left_out else []  # first, where a text that is cut has it
+    if (params := PARAMS_FILE.as_posix()) in files:
+        parts.append(_listed([params, *_values()]))
+    if others := [path for path in files if path != params]:
+        parts.append(_listed(others))
+    return Uncommitted(f"not in git: {'; '.join(parts)}" if parts else "", b"".join(diffs))
 
 
-def _named(what: str, names: Iterable[str]) -> str:
-    """`what`, and the first of the names of what changed in it."""
-    known = list(names)
-    more = [f"and {len(known) - MOST_NAMED} more"] if len(known) > MOST_NAMED else []
-    return ", ".join([what, *known[:MOST_NAMED], *more])
+def not_in_git(record: Record | None) -> str:
+    """What a version was made with that no commit holds, in words; empty where a commit holds all."""
+    facts = record.facts if record else {}
+    if facts.get("git.commit", NONE) == NONE:
+        return "no git commit is known"
+    parts = uncommitted_parts(facts)
+    return (facts.get("uncommitted") or f"not in git: {', '.join(parts)}") if parts else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - MOST_NAMED - 1} more"] if len(names) > MOST_NAMED + 1 else []
+    return ", ".join([*names[: MOST_NAMED + 1], *more])
 
 
 def _changed() -> dict[str, bytes]:
-    """The diff of each file that git doesn't hold as it is here, by its path from this folder."""
+    """The diff of each file that git does not hold as it is here, by its path from this folder."""
     paths = ("--", *DATA, *CODE)
     tracked = git_output("diff", "--name-only", "--relative", "--no-renames", "-z", "HEAD", *paths)
     if tracked is None:
@@ -77,50 +80,22 @@ def _split(names: bytes) -> list[str]:
     return sorted(name.decode(errors="surrogateescape") for name in names.split(b"\0") if name)
 
 
-def _before_and_after(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The YAML that the commit holds and the one that is here; what is none, or no mapping, is empty."""
-
-    def read(content: bytes | None) -> dict[str, Any]:
-        try:
-            values = yaml.load(content or b"", Loader=yaml.CSafeLoader)
-        except yaml.YAMLError:
-            return {}
-        return values if isinstance(values, dict) else {}
-
-    here = Path(path)
-    return read(git_output("show", f"HEAD:./{path}")), read(here.read_bytes() if here.exists() else None)
+def _values() -> list[str]:
+    """The parameters that changed, such as `foundation.train.steps 900 -> 20`, in the order of the file."""
+    before = _parameters(git_output("show", f"HEAD:./{PARAMS_FILE}"))
+    after = _parameters(PARAMS_FILE.read_bytes() if PARAMS_FILE.exists() else None)
+    both = ((key, before.get(key, MISSING), after.get(key, MISSING)) for key in before | after)
+    return [f"{key} {then} -> {now}" for key, then, now in both if then != now]
 
 
-def _values(model: str) -> list[str]:
-    """The parameters that changed, such as `steps 900 -> 20`, this model's own first."""
-    before, after = map(flatten, _before_and_after(PARAMS_FILE.as_posix()))
-    own = f"{model}." if model == FOUNDATION else f"applications.{model}."
-    changed = [
-        key for key in (before | after) if before.get(key, MISSING) != after.get(key, MISSING)
-    ]  # in the order of the file
-    named = [
-        (
-            not key.startswith(own),
-            f"{_short(key, own)} {_said(before.get(key, MISSING))} -> {_said(after.get(key, MISSING))}",
-        )
-        for key in changed
-    ]
-    return [text for _, text in sorted(named, key=lambda pair: pair[0])] or ["no value of it"]
-
-
-def _short(key: str, own: str) -> str:
-    return key.removeprefix(f"{own}train.").removeprefix(own)
-
-
-def _said(value: Any) -> str:
-    """A value as YAML spells it, on one line."""
-    if value is MISSING:
-        return "nothing"
-    text = " ".join(value.split()) if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= LONGEST else text[:LONGEST].rstrip() + "…"
-
-
-def _stages() -> list[str]:
-    """The stages of dvc.yaml that changed, such as `stage pretrain`."""
-    before, after = (values.get("stages") or {} for values in _before_and_after("dvc.yaml"))
-    return [f"stage {name}" for name in (before | after) if before.get(name) != after.get(name)] or ["no stage of it"]
+def _parameters(content: bytes | None) -> dict[str, str]:
+    """The values as YAML spells them, each on one line; none where it is not YAML."""
+    try:
+        values: Any = yaml.load(content or b"", Loader=yaml.CSafeLoader)
+    except yaml.YAMLError:
+        return {}
+    texts = {
+        key: " ".join(value.split()) if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in flatten(values if isinstance(values, dict) else {}).items()
+    }
+    return {key: text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()}…" for key, text in texts.items()}

@@ -1,7 +1,7 @@
-"""Whether a challenger should be champion: both answer the same test rows, it is held against gates, a page says all.
+"""Whether a challenger should be champion: both are compared on the same test rows, gates are checked, a page shows it.
 
-How a model is reviewed is a module here with a `REVIEW`, of the application's name. One without such a file has its
-own evaluation's metrics reviewed, and no rows are asked.
+How a model is reviewed is a module here with a `REVIEW`, named after the application. Without that file a review
+compares the metrics that the evaluations logged.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +15,8 @@ import pandas as pd
 
 from tasks.evaluation.statistics import Wordings
 
-
-def no_options(evaluate: Any) -> dict[str, Any]:
-    """A model is asked as it stands."""
-    return {}
+Evidence = tuple[pd.DataFrame, Mapping[tuple[str, str], float]]
+"""The answers of a version, and the baseline's mean score in each slice: `("kind", "counting")`."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,11 @@ class Sample:
     """A metric of one version as a statistic over test rows, so that it can be resampled."""
 
     statistic: Callable[..., np.ndarray]
-    """Of arrays of one length, along `axis`; the same function wherever the metric is the same."""
+    """Takes arrays of one length and an `axis`; the same function wherever the metric is the same."""
     columns: tuple[np.ndarray, ...]
-    """These arrays; of two versions each element is of the same row."""
+    """These arrays; element n is of row n."""
     wordings: Wordings | None = None
-    """Of the same rows, where they were put in wordings that are to be resampled, too."""
+    """The wording of each row, where wordings are resampled, too."""
 
     @property
     def value(self) -> float:
@@ -40,38 +38,34 @@ class Sample:
 
 @dataclass(frozen=True)
 class Review:
-    """How two versions of a model are held against each other."""
+    """How two versions of a model are compared."""
 
-    main: str
-    """The metric that the verdict speaks of, or, where no row has it, the first that is measured; metrics are named as
-    the evaluation names them."""
     unit: str
-    """What a row is, in the plural."""
+    """What a row is called, in the plural."""
     columns: tuple[str, ...]
-    """What of a row a version is asked with."""
+    """The columns that a version is asked with."""
     rows: Callable[[Path], pd.DataFrame]
-    """`rows(data)`: the test rows of a dataset's folder, with the columns `id`, `text` and `expected` for people,
-    `columns`, `slices`, and what scoring needs."""
+    """`rows(data)`: the test rows of a dataset's folder, with `id`, `text` and `expected` for people, `columns`,
+    `slices`, and what scoring needs."""
     score: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
-    """`score(rows, answers)`: a row each with `score`, `said` (the answer for people) and `surety`, the greater the
-    worse an error is; of what has none it is 0."""
+    """`score(rows, answers)`: for each row its `score`, `said` (the answer as people read it) and `confidence`: the
+    greater, the worse an error is."""
     measure: Callable[[pd.DataFrame, pd.DataFrame], Mapping[str, Sample]]
-    """`measure(rows, answers)`: the metrics."""
-    step: float = 1.0
-    """By how much a row's score changes at least before people are shown it."""
-    low_scores_are_good: bool = False
+    """`measure(rows, answers)`: the metrics, named as the evaluation names them."""
+    explained: Mapping[str, str]
+    """What each metric means. People read the first five first, and the verdict is about the first."""
+    evidence: Callable[[pd.DataFrame, Path], Evidence | None] | None = None
+    """`evidence(rows, folder)`: the answers that the evaluation wrote there, indexed as the rows; None without any."""
+    baseline: str = ""
+    """What the baseline is."""
     slices: tuple[str, ...] = ()
     """Columns that say which slice a row is in; None is in none."""
+    step: float = 1.0
+    """The page shows a row whose score changed by at least this much."""
     ask: Literal["predict", "bits"] = "predict"
-    """What is asked of a version: its answers, or the bits in which it writes each `text`."""
-    baseline: str = ""
-    """What the baseline is, for people."""
-    explained: Mapping[str, str] = field(default_factory=dict)
-    """What a metric says, for people who know none, by its name."""
-    tell: Callable[[pd.DataFrame, pd.DataFrame], str] | None = None
-    """`tell(rows, answers)`: the errors of a version, counted, in a sentence."""
-    options: Callable[[Any], dict[str, Any]] = no_options
-    """`options(evaluate)`: what it is asked with besides, from the `evaluate` section in params.yaml."""
+    """What a version is asked for: its answers, or the bits in which it writes each `text`."""
+    options: Callable[[Any], dict[str, Any]] = field(default=lambda evaluate: {})
+    """`options(evaluate)`: further options of an answer, from the `evaluate` section in params.yaml."""
 
 
 def find(name: str) -> Review:

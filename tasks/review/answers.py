@@ -1,4 +1,8 @@
-"""What a registered version answers to rows, by the code that it ships, and how long it takes."""
+"""What a registered version answers to rows, by the code that it ships, and how long that takes.
+
+The version runs in a process of its own without the environment of this one: it sees no credentials. It runs as the
+same user and may read files.
+"""
 
 import json
 import os
@@ -12,44 +16,50 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
 
+from llm.c_library import cache_folder
 from llm.errors import UserError
-from tasks.registry.server import without_secret
-from tasks.review import Sample
-from tasks.review.ask import AWAY
+from tasks.registry.server import is_missing, server_errors
 from tasks.stages import lifeline
 
 ASK = Path(__file__).with_name("ask.py")
-WITHIN = 3600.0  # seconds that a version has for all rows
-SAID = 300  # characters of what a version that failed said last
-OURS = ("PYTHONPATH", "DVC_STAGE")  # variables by which a process would find this project
+WITHIN = 3600.0  # seconds for all rows
+SAID = 300  # characters of a failed version's last message
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CC", "CUDA_VISIBLE_DEVICES")
+THREADS = ("OMP_", "MKL_")  # how the names of such variables begin
 
 
 class NoAnswerError(UserError):
     """A version that can't be loaded, fails, or takes too long."""
 
 
-def _seconds_a_row(seconds: np.ndarray, sizes: np.ndarray, axis: int) -> np.ndarray:
-    return seconds.sum(axis) / sizes.sum(axis)
-
-
 @dataclass(frozen=True)
 class Answers:
-    """What a version answers, a row each and in their order."""
+    """What a version answers, in the order of the rows."""
 
     table: pd.DataFrame
     """The served columns; `error` says why a row has no answer."""
-    seconds: np.ndarray
-    """Of each chunk of rows, after the version was loaded."""
-    sizes: np.ndarray
-    """The rows of each chunk."""
+    seconds: float
+    """For a row, after the version was loaded."""
 
-    @property
-    def speed(self) -> Sample:
-        """Seconds a row."""
-        return Sample(_seconds_a_row, (self.seconds, self.sizes))
+
+def environment(folder: Path) -> dict[str, str]:
+    """The variables that a version's process sees: an allow-list. `folder` is its home and its temporary folder."""
+    kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(THREADS)}
+    own = dict.fromkeys(("HOME", "TMPDIR"), str(folder)) | {"XDG_CACHE_HOME": str(cache_folder().parent)}
+    return kept | own | {"MLFLOW_TRACKING_URI": (folder / "mlruns").as_uri(), "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def _downloaded(uri: str, folder: Path) -> str:
+    with server_errors():
+        try:
+            return mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
+        except (MlflowException, FileNotFoundError) as error:
+            if isinstance(error, MlflowException) and not is_missing(error):
+                raise
+            raise NoAnswerError(f"{uri} gives no answers: {' '.join(str(error).split())[:SAID]}") from None
 
 
 def answers(
@@ -61,25 +71,25 @@ def answers(
     options: Mapping[str, Any] | None = None,
     within: float = WITHIN,
 ) -> Answers:
-    """The answers of a registered version to rows, in a process of its own that knows nothing of this project.
+    """The answers of a registered version to rows.
 
-    Raises NoAnswerError where it can't be loaded, fails, needs code that it does not ship, or takes more than `within`
-    seconds, and another UserError where that says nothing about the version: its store does not give it, or something
-    outside ended its process, as for want of memory.
+    This process downloads the version with its own credentials; another runs it. Raises NoAnswerError where the version
+    can't be loaded, fails, needs code that it does not ship, or takes more than `within` seconds. Raises another
+    UserError for failures of something else: the store is away, or the process was killed from outside.
     """
     uri = f"models:/{name}/{version}"
-    kept = {key: value for key, value in os.environ.items() if key not in OURS}
-    places = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri()}
     listed = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    with tempfile.TemporaryDirectory(prefix="threestage-review-") as folder:
-        request, answered = Path(folder, "request.json"), Path(folder, "answers.json")
+    with tempfile.TemporaryDirectory(prefix="threestage-review-") as place:
+        folder = Path(place)
+        model = _downloaded(uri, folder / "model")
+        request, answered = folder / "request.json", folder / "answers.json"
         request.write_text(json.dumps({"rows": listed, "ask": ask, "options": dict(options or {})}))
-        command = [sys.executable, "-P", lifeline.__file__, sys.executable, "-P", str(ASK), uri]
+        command = [sys.executable, "-P", lifeline.__file__, sys.executable, "-P", str(ASK), model]
         try:
             done = subprocess.run(
                 [*command, str(request), str(answered)],
                 cwd=folder,
-                env=kept | places | {"TMPDIR": folder, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"},
+                env=environment(folder),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -95,13 +105,9 @@ def answers(
             raise failure(f"{uri} gives no answers: signal {-done.returncode} ended its process")
         if done.returncode:
             *_, last = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-            failure = UserError if done.returncode == AWAY else NoAnswerError
-            last = without_secret(last, places["MLFLOW_TRACKING_URI"])
-            raise failure(f"{uri} gives no answers: {last.strip()[:SAID]}")
+            raise NoAnswerError(f"{uri} gives no answers: {last.strip()[:SAID]}")
         found = json.loads(answered.read_text())
-    table = pd.DataFrame(found["rows"], index=rows.index)
+    table = pd.DataFrame(found["rows"])
     if len(table) != len(rows):
         raise NoAnswerError(f"{uri} gave {len(table)} answers to {len(rows)} rows")
-    seconds = np.array(found["seconds"])
-    starts = np.arange(len(seconds)) * found["chunk"]
-    return Answers(table, seconds, np.minimum(found["chunk"], len(rows) - starts).astype(float))
+    return Answers(table.set_index(rows.index), found["seconds"] / len(rows))

@@ -1,7 +1,7 @@
-"""A registered version answers rows: `python -P ask.py URI REQUEST ANSWERS`, a process of its own for each version.
+"""A version answers rows: `python -P ask.py FOLDER REQUEST ANSWERS`, in a process of its own.
 
-Stands alone, so that what answers is the code that the version ships: nothing of ours is imported but from the version,
-and where something else came in after all, it says so and fails.
+Stands alone, so that the code that answers is the code that the version ships. Where a module of ours came from
+elsewhere, this program says so and fails.
 """
 
 import gc
@@ -14,24 +14,10 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    gc.disable()  # until the version is loaded: to look for garbage among imports takes a sixth of all the time
+    gc.disable()  # until the version is loaded: collecting garbage during imports takes a sixth of the time
 
 import mlflow
 import pandas as pd
-
-CHUNK = 32  # rows that are asked at once, and timed
-AWAY = 69  # an exit code: EX_UNAVAILABLE of sysexits.h
-
-
-def fetched(uri: str) -> Path:
-    """The folder of a version. Ends this process with AWAY where its store does not give it now, and may later."""
-    try:
-        return Path(mlflow.artifacts.download_artifacts(uri)).resolve()
-    except Exception as error:  # whatever a store's client raises
-        if isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-            raise
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(AWAY)
 
 
 def bits(served: Any, texts: list[str]) -> Iterator[float]:
@@ -53,7 +39,7 @@ def bits(served: Any, texts: list[str]) -> Iterator[float]:
 
 
 def answer(model: Any, ask: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row each; one that can't be answered has its reason in `error`."""
+    """An answer for each row, or the reason for none in `error`."""
     if ask == "bits":
         return [{"bits": each} for each in bits(model.unwrap_python_model(), [row["text"] for row in rows])]
     table = model.predict(pd.DataFrame(rows, dtype=object), params=options or None)
@@ -61,7 +47,7 @@ def answer(model: Any, ask: str, rows: list[dict[str, Any]], options: dict[str, 
 
 
 def foreign(folder: Path) -> list[str]:
-    """Modules of the names that versions ship which came from elsewhere."""
+    """Modules that a version has to ship and that came from elsewhere."""
     found = {name: getattr(sys.modules.get(name), "__file__", None) for name in ("llm", "tasks")}
     return [
         f"{name} of {file}" for name, file in found.items() if file and not Path(file).resolve().is_relative_to(folder)
@@ -69,25 +55,19 @@ def foreign(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """Read the request, load the version, answer, and write the answers with the seconds of each chunk."""
-    uri, request, answers = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
-    folder = fetched(uri)
+    """Read the request, load the version, answer, and write the answers and the seconds that they took."""
+    folder, request, answers = Path(sys.argv[1]).resolve(), json.loads(Path(sys.argv[2]).read_text()), sys.argv[3]
     model = mlflow.pyfunc.load_model(str(folder))
     rows, ask, options = request["rows"], request["ask"], request["options"]
-    answer(model, ask, rows[:1], options)  # what is done once is no part of what a row takes
+    answer(model, ask, rows[:1], options)  # the first answer prepares what the others reuse
     gc.freeze()
     gc.enable()
-    found: list[dict[str, Any]] = []
-    seconds: list[float] = []
-    for first in range(0, len(rows), CHUNK):
-        begun = time.perf_counter()
-        found += answer(model, ask, rows[first : first + CHUNK], options)
-        seconds.append(time.perf_counter() - begun)
+    begun = time.perf_counter()
+    found = answer(model, ask, rows, options)
+    seconds = time.perf_counter() - begun
     if strangers := foreign(folder):
         sys.exit(f"it does not ship all of its code: {', '.join(strangers)}")
-    answers.write_text(
-        json.dumps({"rows": found, "seconds": seconds, "chunk": CHUNK}, default=lambda value: value.item())
-    )
+    Path(answers).write_text(json.dumps({"rows": found, "seconds": seconds}, default=lambda value: value.item()))
 
 
 if __name__ == "__main__":

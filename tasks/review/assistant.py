@@ -9,8 +9,8 @@ import pandas as pd
 
 from tasks.data.conversations import contains_answer, is_right
 from tasks.evaluation.rouge import rouge_l
-from tasks.evaluation.statistics import Wordings
-from tasks.review import Review, Sample
+from tasks.evaluation.statistics import FORMULA, Wordings
+from tasks.review import Evidence, Review, Sample
 from tasks.training.setup import split_file
 
 
@@ -42,7 +42,7 @@ def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
             found.append((float(is_right(output, accepted)), output))
         else:
             found.append((rouge_l(expected, output), output))
-    return pd.DataFrame(found, columns=["score", "said"], index=rows.index).assign(surety=0.0)
+    return pd.DataFrame(found, columns=["score", "said"], index=rows.index).assign(confidence=0.0)
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
@@ -60,26 +60,41 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
     }
 
 
+def evidence(rows: pd.DataFrame, folder: Path) -> Evidence | None:
+    """The answers in the evaluation's `answers.csv`, and the scores of its baseline by kind."""
+    if not (path := folder / "answers.csv").exists():
+        return None
+    table = pd.read_csv(path, keep_default_na=False).set_index(rows.index)
+    marked = table["answer"].str.startswith(tuple(f"'{each}" for each in FORMULA))  # for spreadsheets
+    output = table["answer"].where(~marked, table["answer"].str[1:])
+    checkable = rows["answers"].map(len) > 0
+    its = table["baseline_correct"].map({"True": 1.0, "False": 0.0, True: 1.0, False: 0.0})
+    scores = its.where(checkable, table["baseline_rouge_l"].astype(float))
+    return pd.DataFrame({"output": output, "error": None}), {
+        ("kind", str(kind)): float(mean) for kind, mean in scores.groupby(rows["kind"]).mean().items()
+    }
+
+
 def options(evaluate: Any) -> dict[str, Any]:
     """An answer is cut where the evaluation cuts it."""
     return {"max_new_tokens": evaluate.max_new_tokens}
 
 
 REVIEW = Review(
-    main="exact_match",
     unit="questions",
     columns=("instruction", "input", "system", "history"),
     rows=rows,
     score=score,
     measure=measure,
-    step=0.5,
-    slices=("kind",),
-    baseline="the model that it was tuned from, in its own template",
     explained={
-        "exact_match": "share right of the questions whose answers a rule can check; over the base much of it is form",
-        "contains_answer": "share of them whose answer contains a right one, by copying the question, too",
-        "rouge_l": "how much of the expected words the other answers have, in their order; templates score high",
+        "exact_match": "share of right answers, of the questions whose answers a rule can check",
+        "contains_answer": "share of those whose answer contains a right one, which copying the question may do, too",
+        "rouge_l": "of the other questions: overlap with the expected words, in their order; templates score high",
         "response_loss": "nats a token of the expected answers",
     },
+    evidence=evidence,
+    baseline="the model that training started from, asked in its own template",
+    slices=("kind",),
+    step=0.5,
     options=options,
 )

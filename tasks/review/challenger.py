@@ -16,21 +16,20 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.registry.decisions import REASON_LENGTH, carry_out, set_pending
+from tasks.registry.decide import APPROVED, BY, CHAMPION, WHY, WHY_LENGTH, compared, settle, standing
 from tasks.registry.events import WAITS, emit, version_page
-from tasks.registry.register import REJECTED, REVIEW, registered_name
+from tasks.registry.register import REJECTED, STATE, registered_name
 from tasks.registry.server import is_server, without_secret
-from tasks.registry.standing import APPROVED, CHAMPION, INSTEAD_OF, NONE, PENDING, said, standing
 from tasks.registry.tracking import server_errors, tracking_uri
 from tasks.review.comparison import compare
-from tasks.review.gates import Gate, all_passed, check
-from tasks.review.page import verdict, write_page
+from tasks.review.gates import Gate, check
+from tasks.review.page import summary, verdict, write_page
 from tasks.stages.lock import exclusive
 from tasks.stages.params import load_application
 
 FOLDER = "review"
 """Among the artifacts of the version's run."""
-HTML, MARKDOWN, FINDINGS = (f"{FOLDER}/{name}" for name in ("review.html", "review.md", "gates.json"))
+HTML, FINDINGS = (f"{FOLDER}/{name}" for name in ("review.html", "gates.json"))
 LABEL = "Review against"  # how the first line of a description begins once there is a page
 
 
@@ -45,24 +44,33 @@ class Reviewed:
     verdict: str
     """A sentence or two of Markdown."""
     page: str
-    """The comparison in Markdown, without its pictures."""
+    """Verdict and gates in Markdown."""
     address: str
     """Of the page as HTML: a file, or a URL of the tracking server."""
     new: bool = field(default=False, compare=False)
     """Whether this review compared it, and none before."""
 
     @property
+    def failed(self) -> list[str]:
+        """The gates that it does not pass."""
+        return [gate.name for gate in self.gates if gate.passed is False]
+
+    @property
+    def unknown(self) -> list[str]:
+        """The gates that could not be computed: a person decides."""
+        return [gate.name for gate in self.gates if gate.passed is None]
+
+    @property
     def passed(self) -> bool:
-        """Whether it holds against every gate."""
-        return all_passed(self.gates)
+        """Whether it passes every gate."""
+        return not self.failed and not self.unknown
 
     @property
     def reason(self) -> str:
         """Why the gates alone would approve or reject it, as plain text."""
-        open_ = [gate for gate in self.gates if gate.passed is not True]
         words = {False: "failed", None: "could not be computed"}
-        said_ = [f"{gate.name}: {words[gate.passed]} ({gate.said})" for gate in open_]
-        return ("; ".join(said_) or text(self.verdict))[:REASON_LENGTH]
+        found = [f"{gate.name}: {words[gate.passed]} ({gate.said})" for gate in self.gates if gate.passed is not True]
+        return ("; ".join(found) or text(self.verdict))[:WHY_LENGTH]
 
     def announce(self) -> None:
         """Tell whoever wants to hear of it that it waits."""
@@ -74,14 +82,14 @@ def text(markdown: str) -> str:
     return re.sub(r"\\([^\w\s])", r"\1", re.sub(r"(?<!\\)(\*\*|`)", "", markdown))
 
 
-def ways(model: str, version: str) -> list[str]:
+def ways(model: str, version: str, failed: bool) -> list[str]:
     """The ways in which a person can decide on a version, a line of Markdown each."""
     line, name = "python -m flows.review", registered_name(model)
+    despite = " --despite-gates" if failed else ""
     return [
-        f"On the command line: `{line} approve {model}/{version} --reason TEXT`, or `reject`.",
-        f"In MLflow, {version_page(name, version)}: set the tag `{REVIEW}` to `{APPROVED}` or `{REJECTED}` (the tags "
-        f"`{REVIEW}.by` and `{REVIEW}.reason` say who and why), or move the alias `{CHAMPION}` to it; the next review "
-        "carries out what the tag says.",
+        f"On the command line: `{line} approve {model}/{version}{despite} --reason TEXT`, or `reject`.",
+        f"In MLflow, {version_page(name, version)}: set the tag `{STATE}` to `{APPROVED}` or `{REJECTED}`, `{BY}` to "
+        f"your name and `{WHY}` to the reason, or move the alias `{CHAMPION}` to it; the next review records it.",
     ]
 
 
@@ -103,11 +111,8 @@ def _asked(model: str) -> dict[str, Any]:
 
 def _found(version: ModelVersion, pair: dict[str, Any]) -> tuple[str, tuple[Gate, ...]] | None:
     """What an earlier review of the same pair found, with the same gates: the verdict and the gates."""
-    compared = version.tags.get(REVIEW), version.tags.get(INSTEAD_OF)
-    if compared != (PENDING, pair["champion"] or NONE):
-        return None
     there = {file.path for file in MlflowClient().list_artifacts(version.run_id, FOLDER)}
-    if not there >= {HTML, MARKDOWN, FINDINGS}:
+    if not there >= {HTML, FINDINGS}:
         return None
     before = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{FINDINGS}")
     if {name: before.get(name) for name in pair} != pair:
@@ -122,7 +127,7 @@ def _compare(model: str, version: ModelVersion, pair: dict[str, Any]) -> tuple[s
     gates = tuple(check(comparison, load_application(model).review))
     judged = verdict(comparison, gates)
     with tempfile.TemporaryDirectory() as folder:
-        write_page(Path(folder), comparison, gates, ways(model, number))
+        write_page(Path(folder), comparison, gates, ways(model, number, any(gate.passed is False for gate in gates)))
         findings = {**pair, "verdict": judged, "gates": [asdict(gate) for gate in gates]}
         Path(folder, Path(FINDINGS).name).write_text(json.dumps(findings, indent=2) + "\n")
         client.log_artifacts(version.run_id, folder, FOLDER)
@@ -132,25 +137,25 @@ def _compare(model: str, version: ModelVersion, pair: dict[str, Any]) -> tuple[s
     against = f"champion {champion}" if champion else "the baseline"
     head = f"[{LABEL} {against}]({_link(version)}): {judged}"
     client.update_model_version(version.name, number, f"{head}\n\n{kept}".rstrip() + "\n")
-    set_pending(model, number, HTML, instead_of=champion)
+    failed, unknown = ([gate.name for gate in gates if gate.passed is passed] for passed in (False, None))
+    compared(model, number, champion, failed, unknown)
     return judged, gates
 
 
-def _review(model: str, version: str, champion: str | None) -> Reviewed:
+def _review(model: str, version: str, champion: str | None, again: bool) -> Reviewed:
     pair = {"challenger": version, "champion": champion, "asked": _asked(model)}
     there = MlflowClient().get_model_version(registered_name(model), version)
-    before = _found(there, pair)
+    before = None if again else _found(there, pair)
     judged, gates = before or _compare(model, there, pair)
-    markdown = mlflow.artifacts.load_text(f"runs:/{there.run_id}/{MARKDOWN}")
-    page = re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"(picture in review.html: \1)", markdown)
+    page = summary(there.name, version, champion, judged, gates)
     return Reviewed(model, version, champion, gates, judged, page, _address(there), new=before is None)
 
 
 def review_challenger(model: str) -> Reviewed | str:
     """Review a model's challenger against its champion, or its baseline; or why there is nothing to decide.
 
-    Of two at once the second waits, and then finds what the first did. Raises UserError where it can't be compared,
-    where the champion moved meanwhile, and where a person's tag on the challenger says nothing that is known.
+    Of two at once the second waits, and then finds what the first did. Raises UserError where it can't be compared and
+    where the champion moved meanwhile.
     """
     with exclusive(f"{FOLDER}/{model}"):
         now = standing(model)
@@ -159,19 +164,16 @@ def review_challenger(model: str) -> Reviewed | str:
             return "no version yet: `make run` makes one"
         if version is None or version == now.champion:
             return f"no challenger; {champion}"
-        by_hand = said(model, version)
-        if by_hand and by_hand.decision == "unclear":
-            raise UserError(f"{registered_name(model)} version {version}: {by_hand.reason}; set it in MLflow")
-        if by_hand and by_hand.decision == REJECTED:
-            return f"version {version} was rejected by {by_hand.by}: {by_hand.reason}; {champion}"
+        before = now.last(version)
         try:
             with server_errors():
-                return _review(model, version, now.champion)
+                same = before is not None and (before.event, before.champion) == ("compared", now.champion)
+                return _review(model, version, now.champion, again=not same)
         except (UserError, MlflowException):
-            ended = said(model, version)
-            if ended in (None, by_hand) or ended.decision == "unclear":  # nobody said anything meanwhile
-                raise
-            carry_out(model, version)
-            if ended.decision == "withdrawn":
+            settle(model)
+            now = standing(model)
+            if version not in now.state_of:
                 return f"version {version} was deleted meanwhile: its review ends"
-            return f"version {version} was {ended.decision} by {ended.by} meanwhile: {ended.reason}"
+            if (ended := now.last(version)) in (None, before) or ended.event == "compared":
+                raise
+            return f"{ended} (while it was compared)"

@@ -1,19 +1,16 @@
 """Two versions of the classifier on the same mails: the test split, and the everyday ones that were written for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from tasks.evaluation.statistics import short_paths
-from tasks.review import Review, Sample
+from tasks.review import Evidence, Review, Sample
 from tasks.training.setup import split_file
 
-FALSE_POSITIVES = 0.005  # one ham in 200
-BINS = 10
 LENGTHS = {"to 50": 50, "51 to 200": 200, "201 to 500": 500, "over 500": np.inf}
 PROBABILITY = "_probability"
 
@@ -21,11 +18,6 @@ PROBABILITY = "_probability"
 def accuracy(right: np.ndarray, axis: int) -> np.ndarray:
     """The share of rows that are right."""
     return right.mean(axis)
-
-
-def precision(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
-    """Of what is called 1 the share that is; 0 where nothing is."""
-    return (actual * predicted).sum(axis) / np.maximum(1, predicted.sum(axis))
 
 
 def recall(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
@@ -61,28 +53,6 @@ def of_label(statistic: Callable[..., np.ndarray], label: str) -> Callable[..., 
     return lambda *columns, axis: statistic(*columns, axis=axis)
 
 
-def roc_auc(actual: np.ndarray, probability: np.ndarray, axis: int) -> np.ndarray:
-    """How likely a 1 is to be above a 0, from the ranks (Mann and Whitney 1947)."""
-    ones = actual.sum(axis)
-    zeros = actual.shape[axis] - ones
-    above = (rankdata(probability, axis=axis) * actual).sum(axis) - ones * (ones + 1) / 2
-    return above / np.maximum(1, ones * zeros)
-
-
-def recall_at(actual: np.ndarray, probability: np.ndarray, axis: int) -> np.ndarray:
-    """The recall of the lowest threshold that calls at most FALSE_POSITIVES of what is 0 a 1; the last axis alone."""
-    zeros = np.sort(np.where(actual > 0, -np.inf, probability), axis=axis)[..., ::-1]
-    allowed = np.floor(FALSE_POSITIVES * (1 - actual).sum(axis) + 1e-9).astype(int)
-    limit = np.take_along_axis(zeros, np.expand_dims(allowed, axis), axis)
-    return (actual * (probability > limit)).sum(axis) / np.maximum(1, actual.sum(axis))
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray, axis: int) -> np.ndarray:
-    """Expected calibration error (Guo et al. 2017): the mean gap of confidence and accuracy, by bin of confidence."""
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return sum(abs(((confidence - right) * (place == n)).sum(axis)) for n in range(BINS)) / right.shape[axis]
-
-
 def _everyday(name: str, labels: set[str]) -> pd.DataFrame:
     """The behavioural mails for a dataset of this name and labels, with their slice; none where there are none."""
     file = Path("data/behavioural") / name / "test.jsonl"
@@ -110,51 +80,41 @@ def _labels(answers: pd.DataFrame) -> list[str]:
     return [name.removesuffix(PROBABILITY) for name in answers.columns if name.endswith(PROBABILITY)]
 
 
-def _probabilities(answers: pd.DataFrame, labels: Sequence[str]) -> np.ndarray:
-    """N x K; zeros for a row without an answer."""
-    return answers[[f"{label}{PROBABILITY}" for label in labels]].astype(float).fillna(0.0).to_numpy()
-
-
 def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """1 for a mail that is given its label, with the label that it is given and the probability of that.
+    """1 for a mail that gets its label, and the label with its probability.
 
-    Of two labels people are shown the probability of the second, whichever is given: it is what the threshold is for.
+    With two labels people see the probability of the second, whichever it gets: the threshold is for that one.
     """
     labels = _labels(answers)
-    places = {label: n for n, label in enumerate(labels)}
-    given = answers["label"].map(places)
-    surety = _probabilities(answers, labels)[np.arange(len(rows)), given.fillna(0).astype(int)]
-    named, shown = ("", surety) if len(labels) > 2 else (f"{labels[1]} ", _probabilities(answers, labels)[:, 1])
+    given = answers["label"].map({label: n for n, label in enumerate(labels)}).fillna(0).astype(int)
+    chances = answers[[f"{label}{PROBABILITY}" for label in labels]].astype(float).fillna(0.0).to_numpy()
+    confidence = chances[np.arange(len(rows)), given]
+    named, shown = (f"{labels[1]} ", chances[:, 1]) if len(labels) == 2 else ("", confidence)
     said = [
         f"{label} ({named}{chance:.4f})" if isinstance(label, str) else f"no answer: {error}"
         for label, chance, error in zip(answers["label"], shown, answers["error"], strict=True)
     ]
     right = (answers["label"] == rows["expected"]).astype(float)
-    return pd.DataFrame({"score": right, "said": said, "surety": surety}, index=rows.index)
+    return pd.DataFrame({"score": right, "said": said, "confidence": confidence}, index=rows.index)
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
-    """The metrics of the evaluation, from what a version answers; a row without an answer is wrong."""
+    """The evaluation's metrics of the labels that are given; a row without an answer is wrong."""
     labels = _labels(answers)
     right = score(rows, answers)["score"].to_numpy()
     test = rows["everyday"].isna().to_numpy()
-    probability = _probabilities(answers, labels)[test]
     actual, predicted = (
         each[test].map({label: n for n, label in enumerate(labels)}).fillna(-1).to_numpy(float)
         for each in (rows["expected"], answers["label"])
     )
-    likeliest = (probability.argmax(axis=1) == actual).astype(float)
     found = {
-        "accuracy": Sample(accuracy, (right[test],)),
         "f1": Sample(mean_f1(tuple(labels)), (actual, predicted)),
-        "calibration_error": Sample(calibration_error, (probability.max(axis=1), likeliest)),
+        "accuracy": Sample(accuracy, (right[test],)),
     }
     if len(labels) == 2:
-        wanted, called = (actual == 1).astype(float), (predicted == 1).astype(float)
-        by_label = {"f1": f1, "false_positive_rate": false_positive_rate, "precision": precision, "recall": recall}
-        by_chance = {"roc_auc": roc_auc, f"recall_at_fpr_{FALSE_POSITIVES}": recall_at}
-        for statistics, columns in ((by_label, (wanted, called)), (by_chance, (wanted, probability[:, 1]))):
-            found |= {name: Sample(of_label(each, labels[1]), columns) for name, each in statistics.items()}
+        columns = (actual == 1).astype(float), (predicted == 1).astype(float)
+        statistics = {"f1": f1, "false_positive_rate": false_positive_rate, "recall": recall}
+        found |= {name: Sample(of_label(each, labels[1]), columns) for name, each in statistics.items()}
     for label in labels:
         chosen = ~test & (rows["expected"] == label).to_numpy()
         if chosen.any():
@@ -162,40 +122,51 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
     return found
 
 
-def tell(rows: pd.DataFrame, answers: pd.DataFrame) -> str:
-    """How many mails of each label are given another, of the test split and of the everyday ones."""
-    said = []
-    for of, chosen in (("", rows["everyday"].isna()), ("everyday ", rows["everyday"].notna())):
-        for label in _labels(answers):
-            own = chosen & (rows["expected"] == label)
-            wrong = int((answers["label"][own] != label).sum())
-            said += [f"{wrong} of {own.sum()} {of}{label} wrong"] if own.any() else []
-    return ", ".join(said)
+def evidence(rows: pd.DataFrame, folder: Path) -> Evidence | None:
+    """The evaluation's `predictions.csv` and `behavioural.csv`, and its baseline's share of right mails by slice.
+
+    Everyday mails that the evaluation left out have no answer here.
+    """
+    if not (path := folder / "predictions.csv").exists():
+        return None
+    tested = rows["everyday"].isna()
+    test = pd.read_csv(path, dtype={"predicted": str}, keep_default_na=False).set_index(rows.index[tested])
+    chances = [name for name in test if name.endswith(PROBABILITY)]
+    found = [test[["predicted", *chances]].rename(columns={"predicted": "label"})]
+    slices = pd.read_csv(folder / "slices.csv").set_index(["by", "slice"])["baseline_right"].to_dict()
+    if (path := folder / "behavioural.csv").exists():
+        mails = pd.read_csv(path, dtype={"id": str, "predicted": str}, keep_default_na=False)
+        places = pd.Series(rows.index[~tested], rows.loc[~tested, "id"])
+        mails = mails[mails["id"].isin(places.index)].set_index(mails["id"].map(places).dropna().astype(int))
+        rest = (1 - mails["probability"]) / (len(chances) - 1)
+        given = {each: mails["probability"].where(mails["predicted"] + PROBABILITY == each, rest) for each in chances}
+        found.append(pd.DataFrame({"label": mails["predicted"], **given}))
+        slices |= {("everyday", name): share for name, share in mails.groupby("slice")["baseline_right"].mean().items()}
+    return pd.concat(found).assign(error=None), slices
 
 
 REVIEW = Review(
-    main="f1",
     unit="mails",
     columns=("subject", "body"),
     rows=rows,
     score=score,
     measure=measure,
-    slices=("label", "source", "words", "everyday"),
-    baseline="logistic regression on TF-IDF, of words or of words and characters, with a threshold by the same rule",
     explained={
-        "accuracy": "share of the mails of the test split that are right; mail of other people is not in it",
-        "f1": "harmonic mean of precision and recall, of the label that is looked for; of three or more their mean",
-        "false_positive_rate": "share of the other mails that are called spam, which is what the threshold bounds",
-        "precision": "of what is called spam the share that is",
-        "recall": "of the spam the share that is called so",
-        "calibration_error": "how far probabilities are from the share that is right, on average",
-        "roc_auc": "how often a spam has a higher probability than another mail",
-        f"recall_at_fpr_{FALSE_POSITIVES}": "recall where one other mail in 200 is called spam, by a threshold of test",
+        "f1": "harmonic mean of precision and recall of spam; of three or more labels their mean",
+        "false_positive_rate": "share of the other mails that are called spam; the threshold bounds it",
         "everyday_ham": "share right of today's wanted mails, which were written for this project",
-        "everyday_spam": "share right of today's spam, the same",
-        "evasion_recall": "share of spam that is caught where it is written to pass, over all forms of evasion",
-        "evasion_loss": "by how much that is below the recall of the same spam as it was",
-        "evasion_worst": "the share of that recall which is left in the worst form",
+        "everyday_spam": "share right of today's spam, also written for this project",
+        "evasion_recall": "share of spam that is caught when it is rewritten to pass, over all forms of evasion",
+        "evasion_loss": "recall of the same spam as it was, minus that",
+        "evasion_worst": "share of that recall which is left in the worst form",
+        "accuracy": "share right of the mails of the test split",
+        "calibration_error": "how far probabilities are from the share that is right, on average",
+        "precision": "share of spam in what is called spam",
+        "recall": "share of the spam that is called spam",
+        "roc_auc": "how often a spam has a higher probability than another mail",
+        "recall_at_fpr_0.005": "recall where 1 other mail in 200 is called spam, with a threshold of test",
     },
-    tell=tell,
+    evidence=evidence,
+    baseline="logistic regression on TF-IDF, of words or of words and characters, with a threshold by the same rule",
+    slices=("label", "source", "words", "everyday"),
 )

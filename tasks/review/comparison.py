@@ -1,11 +1,17 @@
-"""Challenger against champion and baseline: the same rows asked of both, and what came of it as numbers."""
+"""Challenger against champion and baseline: the answers of both to the same rows, and what differs, as numbers.
+
+The answers are those that each version's evaluation wrote. The champion answers again where it was evaluated on other
+rows; the challenger answers a few again, by the code that it ships.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
@@ -14,32 +20,32 @@ from mlflow.entities.model_registry import ModelVersion
 from llm.errors import UserError
 from tasks.evaluation.statistics import interval
 from tasks.registry.register import registered_name
-from tasks.registry.tracking import configure_tracking, if_there, server_errors
+from tasks.registry.server import if_there, server_errors
+from tasks.registry.tracking import configure_tracking
 from tasks.registry.trained_on import current_md5, data_of, learned_units
-from tasks.review import Review, find
+from tasks.review import Evidence, Review, find
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
-from tasks.review.changes import splits
-from tasks.review.metrics import BASE, CHAMPION, SPEED, Difference, Metric, metrics_of
-from tasks.stages.hashes import PREFIX, md5_of
+from tasks.review.changes import evaluated_rows
+from tasks.review.metrics import BASE, CHAMPION, Difference, Metric, metrics_of
 from tasks.stages.params import load_application
 from tasks.training.setup import split_file
 
-ERRORS = 12  # of the challenger that people are shown
+ERRORS = 8  # of the challenger that people are shown
+CHECKED = 16  # rows that a challenger answers again
+EVIDENCE = "evaluation/evidence"  # among the artifacts of a version's run
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row, and what was answered to it."""
+    """A row and the answers to it."""
 
     id: str
     text: str
     expected: str
     challenger: str
     champion: str | None
-    gain: float
-    """What the challenger's score has more than the champion's; below zero where it lost."""
 
 
 @dataclass(frozen=True)
@@ -50,250 +56,254 @@ class Slice:
     name: str
     rows: int
     challenger: float
-    champion: float | None
-    difference: Difference | None
+    champion: float | None = None
+    difference: Difference | None = None
+    baseline: float | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was found. Without a champion the challenger stands against the baseline alone."""
+    """Everything that a review found. Without a champion the challenger is compared with the baseline."""
 
     model: str
     name: str
-    """What the registry calls the model."""
+    """The registered model."""
     challenger: ModelVersion
     champion: ModelVersion | None
-    main: str
-    """The metric that counts most; empty where nobody said."""
     metrics: Mapping[str, Metric]
+    main: str = ""
+    """The metric that the verdict is about; empty where nobody named one."""
+    explained: Mapping[str, str] = field(default_factory=dict)
+    baseline: str = ""
+    """What the baseline is."""
     unit: str = "rows"
     rows: int = 0
-    """That were answered."""
-    asked: str = ""
-    """The dataset's folder and the hash of its test file."""
+    """Rows that were compared."""
+    checked: int = 0
+    """Rows that the challenger answered now, by the code that it ships."""
+    agreed: int | None = None
+    """Those that score as in its evaluation; None where that wrote no answers."""
+    unanswered: int = 0
+    """Rows that the challenger gave no answer to."""
     failed: str = ""
     """Why the challenger answered nothing."""
     incomparable: str = ""
     """Why there is no difference to the champion."""
-    learned: Mapping[str, int | None] = field(default_factory=dict)
-    """How many test rows each version learned, which neither was asked; None where that is not known."""
-    low_scores_are_good: bool = False
+    learned: int | None = 0
+    """Test rows that the champion learned, which are left out; None where that is not known."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """For an answer, by who answered now."""
     lost: Sequence[Row] = ()
-    """Rows that the champion had better, the worst loss first."""
+    """Rows on which the champion is better, the worst loss first."""
     won: Sequence[Row] = ()
     errors: Sequence[Row] = ()
     """The challenger's, the worst first."""
-    told: Mapping[str, str] = field(default_factory=dict)
-    """The errors of each in a sentence."""
-    baseline: str = ""
-    explained: Mapping[str, str] = field(default_factory=dict)
-    """What the baseline and the metrics are."""
-    unanswered: int = 0
-    """Rows that the challenger gave no answer to."""
     slices: Sequence[Slice] = ()
-    logged: Mapping[str, float] = field(default_factory=dict)
-    """What the challenger's own evaluation logged."""
 
     @property
     def against(self) -> str:
-        """Whom the challenger has to stand against."""
+        """Whom the challenger is compared with."""
         return CHAMPION if self.champion else BASE
 
     @property
+    def opponent(self) -> str:
+        """The same for people, with the version."""
+        return f"champion {self.champion.version}" if self.champion else "the baseline"
+
+    @property
     def left_out(self) -> str:
-        """Which test rows were left out, in sentences; empty where none were."""
-        return " ".join(
-            f"{count} test {self.unit} left out: the {who} learned {'it' if count == 1 else 'them'}."
-            for who, count in self.learned.items()
-            if count
-        )
+        """Which test rows were left out, in a sentence; empty where none were."""
+        if self.learned is None:
+            return f"Which of these {self.unit} the champion learned is not known."
+        them = "it" if self.learned == 1 else "them"
+        return f"{self.learned} test {self.unit} left out: the champion learned {them}." if self.learned else ""
 
 
-def _version(name: str, number: str) -> ModelVersion:
+def version_of(name: str, number: str) -> ModelVersion:
+    """A version of a registered model. Raises UserError where there is none."""
     if (found := if_there(lambda: MlflowClient().get_model_version(name, number))) is None:
         raise UserError(f"{name} has no version {number}, or no longer: look at its versions in MLflow")
     return found
 
 
 def _logged(version: ModelVersion) -> dict[str, float]:
-    """What the version's own evaluation found."""
     return dict(MlflowClient().get_run(version.run_id).data.metrics) if version.run_id else {}
 
 
-def _same_test(mine: ModelVersion, its: ModelVersion, dataset: str) -> bool:
-    """Whether both were evaluated on the same test rows, as far as is known: by that file, or the dataset's folder."""
-    files = [splits(each).get("test") for each in (mine, its)]
-    folders = [each.tags.get(f"{PREFIX}.dvc.dep.data/processed/{dataset}") for each in (mine, its)]
-    return any(None not in pair and pair[0] == pair[1] for pair in (files, folders))
+def _check_data(model: str, version: ModelVersion, dataset: str) -> None:
+    """That the challenger learned from the data that is here, so that the test rows here are its own."""
+    trained, here = data_of(model, version), current_md5(dataset)
+    if trained is None or trained.md5 != here:
+        learned = trained.md5 if trained else "data that is not known"
+        way_out = "check out its commit and run `dvc pull`, or `make run` for a version of the data here"
+        raise UserError(
+            f"data/processed/{dataset} is {here}, and version {version.version} learned from {learned}: {way_out}"
+        )
 
 
 def _learned(
-    found: Comparison, data: Path, rows: pd.DataFrame, versions: Mapping[str, ModelVersion], *, same_test: bool
-) -> dict[str, pd.Series | None]:
-    """Which of the rows each version learned; None where that is not known.
+    model: str, data: Path, rows: pd.DataFrame, champion: ModelVersion, *, same_test: bool
+) -> np.ndarray | None:
+    """Which rows the champion learned; None where that is not known.
 
-    A version that was trained on this folder, and a champion that was evaluated on the same test rows, learned none.
-    For others the hashes of what they learned are looked up. Rows that are not of the test split count as not learned.
-    Raises UserError where a version learned all of the test split.
+    A champion with the same test rows learned none. Otherwise the hashes of what it learned say so. Rows outside of the
+    test split count as not learned. Raises UserError where it learned the whole test split.
     """
-    path, learned = split_file(data, "test"), dict[str, pd.Series | None]()
+    path, trained = split_file(data, "test"), data_of(model, champion)
+    if same_test or (trained and trained.md5 == current_md5(data.name)):
+        return np.zeros(len(rows), bool)
     test = pd.read_parquet(path) if path.suffix == ".parquet" else pd.DataFrame()
-    for who, version in versions.items():
-        trained = data_of(found.model, version)
-        if trained and trained.md5 == current_md5(data.name):
-            units = np.zeros(0, np.int64)
-        else:
-            units = learned_units(trained) if trained and "unit" in test else None
-        if units is None:
-            learned[who] = pd.Series(False, rows.index) if who == CHAMPION and same_test else None
-        elif len(units) and test["unit"].isin(units).all():
-            raise UserError(f"{data}: the {who} learned all of the test split, so nothing is left to compare by")
-        else:
-            learned[who] = rows["id"].isin(test["id"][test["unit"].isin(units)] if len(units) else ())
-    return learned
+    units = learned_units(trained) if trained and "unit" in test else None
+    if units is None:
+        return None
+    learned = test["unit"].isin(units).to_numpy()
+    if len(units) and learned.all():
+        raise UserError(f"{data}: the champion learned all of the test split, so nothing is left to compare by")
+    return np.concatenate([learned, np.zeros(len(rows) - len(test), bool)])
 
 
-def _rows(
-    rows: pd.DataFrame, order: pd.Index, gain: pd.Series, mine: pd.DataFrame, its: pd.DataFrame | None
-) -> list[Row]:
-    chosen, said = rows.loc[order], None if its is None else its["said"]
-    return [
-        Row(
-            str(each.id), each.text, each.expected, mine.loc[each.Index, "said"],
-            None if said is None else said[each.Index], float(gain.get(each.Index, 0.0)),
-        )
-        for each in chosen[["id", "text", "expected"]].itertuples()
-    ]  # fmt: skip
-
-
-def _slices(rows: pd.DataFrame, columns: Sequence[str], mine: pd.Series, its: pd.Series | None) -> list[Slice]:
-    found = []
-    for by in columns:
-        for name, part in rows.groupby(by, sort=True).groups.items():
-            difference = None
-            if its is not None:
-                lead = (mine[part] - its[part]).to_numpy()
-                difference = Difference(float(lead.mean()), *interval(np.mean, lead))
-            other = None if its is None else float(its[part].mean())
-            found.append(Slice(by, str(name), len(part), float(mine[part].mean()), other, difference))
-    return found
-
-
-def _worst(rows: pd.DataFrame, mine: pd.DataFrame, review: Review) -> pd.Index:
-    """The rows that are not wholly right, the worst first, by turns from the slices of the first kind."""
-    if review.low_scores_are_good:
-        return mine.sort_values("surety", ascending=False, kind="stable").index
-    wrong = mine[mine["score"] < 1].sort_values(["score", "surety"], ascending=[True, False], kind="stable")
-    if not review.slices:
-        return wrong.index
-    turn = wrong.groupby(rows.loc[wrong.index, review.slices[0]], dropna=False).cumcount()
-    return turn.sort_values(kind="stable").index
+def _read_evidence(review: Review, version: ModelVersion, rows: pd.DataFrame) -> Evidence | None:
+    """The answers that the version's evaluation wrote; None where it wrote none."""
+    with server_errors(), TemporaryDirectory() as folder:
+        if not review.evidence or not MlflowClient().list_artifacts(version.run_id, EVIDENCE):
+            return None
+        place = {"run_id": version.run_id, "artifact_path": EVIDENCE, "dst_path": folder}
+        return review.evidence(rows, Path(mlflow.artifacts.download_artifacts(**place)))
 
 
 def _ask(review: Review, version: ModelVersion, rows: pd.DataFrame, evaluate: Any, within: float) -> Answers:
     logger.info("%s version %s answers %d %s", version.name, version.version, len(rows), review.unit)
     asked, options = rows[list(review.columns)], review.options(evaluate)
-    return answers(version.name, version.version, asked, ask=review.ask, options=options, within=within)
+    found = answers(version.name, version.version, asked, ask=review.ask, options=options, within=within)
+    logger.info("%s version %s took %.3f s for each", version.name, version.version, found.seconds)
+    return found
+
+
+def _rows(rows: pd.DataFrame, order: pd.Index, mine: pd.DataFrame, its: pd.DataFrame | None) -> list[Row]:
+    return [
+        Row(
+            *rows.loc[place, ["id", "text", "expected"]],
+            mine["said"][place],
+            None if its is None else its["said"][place],
+        )
+        for place in order
+    ]
+
+
+def _slices(
+    rows: pd.DataFrame, columns: Sequence[str], baseline: Mapping[tuple[str, str], float],
+    mine: pd.Series, its: pd.Series | None,
+) -> list[Slice]:  # fmt: skip
+    found = []
+    for by in columns:
+        for name, part in rows.groupby(by, sort=True).groups.items():
+            value, its_value, difference = float(mine[part].mean()), None, None
+            if its is not None:
+                lead, its_value = (mine[part] - its[part]).to_numpy(), float(its[part].mean())
+                difference = Difference(float(lead.mean()), *interval(np.mean, lead))
+            found.append(Slice(by, str(name), len(part), value, its_value, difference, baseline.get((by, str(name)))))
+    return found
+
+
+def _compared(
+    found: Comparison, review: Review, rows: pd.DataFrame, mine: pd.DataFrame, its: pd.DataFrame | None,
+    baseline: Mapping[tuple[str, str], float],
+) -> Comparison:  # fmt: skip
+    """The comparison with rows, slices and paired differences."""
+    scores, its_scores = (None if each is None else review.score(rows, each) for each in (mine, its))
+    gain = pd.Series(0.0, rows.index) if its_scores is None else scores["score"] - its_scores["score"]
+    lost, won = (
+        (sign * gain[sign * gain >= review.step]).sort_values(ascending=False, kind="stable").index for sign in (-1, 1)
+    )
+    wrong = scores[scores["score"] < 1].sort_values(["score", "confidence"], ascending=[True, False], kind="stable")
+    points = scores["score"], None if its_scores is None else its_scores["score"]
+    return replace(
+        found,
+        rows=len(rows),
+        unanswered=int(mine["error"].notna().sum()) if "error" in mine else 0,
+        lost=_rows(rows, lost, scores, its_scores),
+        won=_rows(rows, won, scores, its_scores),
+        errors=_rows(rows, wrong.index[:ERRORS], scores, its_scores),
+        slices=_slices(rows, review.slices, baseline, *points),
+    )
 
 
 def _asked(
-    review: Review,
-    data: Path,
-    found: Comparison,
-    evaluate: Any,
-    its_logged: Mapping[str, float],
-    within: float,
-    *,
-    same_test: bool,
+    found: Comparison, review: Review, data: Path, evaluate: Any, within: float, *, same_test: bool
 ) -> Comparison:
-    """The comparison with what both versions answer to the rows of `data` that neither learned."""
-    rows = review.rows(data)
-    if rows.empty:
+    """The comparison with what both versions answer to the rows of `data` that the champion did not learn."""
+    every, challenger, champion = review.rows(data), found.challenger, found.champion
+    if every.empty:
         raise UserError(f"{data}: its test split has no rows; run `dvc repro preprocess@{data.name}`")
-    versions = {"challenger": found.challenger} | ({CHAMPION: found.champion} if found.champion else {})
-    learned = _learned(found, data, rows, versions, same_test=same_test)
-    counts = {who: None if each is None else int(each.sum()) for who, each in learned.items()}
-    found = replace(found, unit=review.unit, learned=counts)
-    if any(counts.values()):
-        rows = rows[~np.any([each for each in learned.values() if each is not None], axis=0)].reset_index(drop=True)
-    logged, its, incomparable = found.logged, None, ""
+    _check_data(found.model, challenger, data.name)
+    rows = every
+    if champion:
+        learned = _learned(found.model, data, every, champion, same_test=same_test)
+        found = replace(found, learned=None if learned is None else int(learned.sum()))
+        rows = every if learned is None else every[~learned]
+    mine, baseline = _read_evidence(review, challenger, every) or (None, {})
+    whole = mine is None and (review.evidence is not None or champion is not None)
+    few = rows if whole else rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
     try:
-        mine = _ask(review, found.challenger, rows, evaluate, within)
+        now = _ask(review, challenger, few, evaluate, within)
     except NoAnswerError as error:
-        reason = str(error)
-        metrics, incomparable = metrics_of({}, {}, logged, its_logged), reason if found.champion else ""
-        return replace(found, main=review.main, metrics=metrics, failed=reason, incomparable=incomparable)
-    if found.champion:
+        return replace(found, failed=str(error), incomparable=str(error) if champion else "")
+    found = replace(found, checked=len(few), seconds={"challenger": now.seconds})
+    if mine is None:
+        if not whole:  # the evaluation's metrics are all that there is
+            return found
+        mine = now.table
+    else:
+        rows = rows.loc[rows.index.intersection(mine.index)]
+        both = few.index.intersection(mine.index)
+        pair = (review.score(few.loc[both], each.loc[both])["score"] for each in (now.table, mine))
+        found = replace(found, agreed=int(np.equal(*pair).sum()))
+    its = None
+    if champion:
         try:
-            its = _ask(review, found.champion, rows, evaluate, within)
+            if read := _read_evidence(review, champion, every) if same_test else None:
+                its = read[0]
+                rows = rows.loc[rows.index.intersection(its.index)]
+            else:
+                asked = _ask(review, champion, rows, evaluate, within)
+                its, found = asked.table, replace(found, seconds={**found.seconds, CHAMPION: asked.seconds})
+            if lacking := {*mine.columns} - {*its.columns}:
+                raise NoAnswerError(f"the champion's answers have no {', '.join(sorted(lacking))}")
         except NoAnswerError as error:
-            incomparable = str(error)
-    if its is not None and (lacking := {*mine.table.columns} - {*its.table.columns}):
-        its, incomparable = None, f"the champion's answers have no {', '.join(sorted(lacking))}"
-    measured, scores = (
-        [None if each is None else function(rows, each.table) for each in (mine, its)]
-        for function in (review.measure, review.score)
-    )
-    speeds = [{} if each is None else {SPEED: each.speed} for each in (mine, its)]
-    tables = {"challenger": mine} | ({} if its is None else {CHAMPION: its})
-    told = {who: review.tell(rows, each.table) for who, each in tables.items()} if review.tell else {}
-    points = scores[0]["score"], None if its is None else scores[1]["score"]
-    gain = pd.Series(0.0, rows.index) if its is None else points[0] - points[1]
-    gain = -gain if review.low_scores_are_good else gain
-    changed = {sign: gain[sign * gain >= review.step] * sign for sign in (-1, 1)}
-    lost, won, wrong = (
-        _rows(rows, order, gain, *scores)
-        for order in (
-            *(each.sort_values(ascending=False, kind="stable").index for each in changed.values()),
-            _worst(rows, scores[0], review)[:ERRORS],
-        )
-    )
-    return replace(
-        found,
-        main=review.main if review.main in measured[0] else next(iter(measured[0]), review.main),
-        metrics=metrics_of(
-            measured[0] | speeds[0],
-            (measured[1] or {}) | speeds[1],
-            logged,
-            its_logged,
-            as_evaluated=review.ask == "predict" and not any(counts.values()),
-        ),
-        rows=len(rows),
-        asked=f"{data.as_posix()} ({md5_of(split_file(data, 'test'))})",
-        incomparable=incomparable,
-        low_scores_are_good=review.low_scores_are_good,
-        lost=lost,
-        won=won,
-        errors=wrong,
-        told=told,
-        baseline=review.baseline,
-        explained=review.explained,
-        unanswered=int(mine.table["error"].notna().sum()) if "error" in mine.table else 0,
-        slices=_slices(rows, review.slices, *points),
-    )
+            its, found = None, replace(found, incomparable=str(error))
+    mine, its = mine.loc[rows.index], None if its is None else its.loc[rows.index]
+    found = _compared(found, review, rows, mine, its, baseline)
+    samples = (None if each is None else review.measure(rows, each) for each in (mine, its))
+    its_logged = _logged(champion) if same_test else None
+    return replace(found, metrics=metrics_of(_logged(challenger), its_logged, *samples))
 
 
 def compare(model: str, challenger: str, champion: str | None = None, *, within: float = WITHIN) -> Comparison:
-    """Ask both versions the test rows that lie here, and say how they differ; without a champion, the challenger alone.
+    """Compare two versions on the test rows that are here; without a champion, the challenger with its baseline.
 
-    Rows that one of them learned are left out and counted.
-    `within` is what each has, in seconds. A version that gives no answers is a finding, not an error. Raises UserError
-    for a version that is not in the registry, and for test rows that are missing.
+    A version may answer for `within` seconds. One that gives no answers is a finding, not an error. Raises UserError
+    for a version that is not in the registry, for missing test rows, and where they are not the challenger's.
     """
     configure_tracking()
     name, block = registered_name(model), load_application(model)
     with server_errors():
-        mine, its = _version(name, challenger), _version(name, champion) if champion else None
-        logged = _logged(mine)
-        same_test = its is not None and _same_test(mine, its, block.dataset)
-        its_logged = _logged(its) if same_test else {}
-    found = Comparison(model, name, mine, its, "", {}, logged=logged)
+        mine, its = version_of(name, challenger), version_of(name, champion) if champion else None
+        same_test = its is not None and evaluated_rows(mine) is not None and evaluated_rows(mine) == evaluated_rows(its)
+        metrics = metrics_of(_logged(mine), _logged(its) if same_test else {})
+    found = Comparison(model, name, mine, its, metrics)
     try:
         review = find(model)
     except ModuleNotFoundError as error:
         if error.name != f"tasks.review.{model}":
             raise
         reason = f"no rows are asked, as there is no tasks/review/{model}.py" if its else ""
-        return replace(found, metrics=metrics_of({}, {}, logged, its_logged), incomparable=reason)
+        return replace(found, incomparable=reason)
+    found = replace(
+        found,
+        unit=review.unit,
+        explained=review.explained,
+        baseline=review.baseline,
+        main=next((each for each in review.explained if each in metrics), next(iter(review.explained))),
+    )
     data = Path("data/processed", block.dataset)
-    return _asked(review, data, found, block.evaluate, its_logged, within, same_test=same_test)
+    return _asked(found, review, data, block.evaluate, within, same_test=same_test)

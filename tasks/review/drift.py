@@ -1,6 +1,5 @@
 """How far the data that one version learned from is from another's, by the dataset's properties."""
 
-import numpy as np
 import pandas as pd
 
 from tasks.data.drift import Drift, drift
@@ -9,8 +8,6 @@ from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, rows
 FETCH = "`dvc fetch --all-commits` brings what a remote has"
 LABELS = ("label", "kind")  # columns that say what a row is
 NO_PROPERTY = ("id", "source")
-FEW = 2000  # rows of a side: of more, chance moves nothing by 0.05
-DRAWS = 9
 
 
 def rows_of(data: TrainedOn) -> pd.DataFrame | None:
@@ -34,18 +31,3 @@ def moved(before: pd.DataFrame, now: pd.DataFrame, *, sources: bool = False) -> 
     ]
     source = "source" if sources and label != "source" and all("source" in table for table in (before, now)) else None
     return drift(before, now, texts, label, source)
-
-
-def moved_by_chance(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, float]:
-    """How far each property moves at most where the rows of both are dealt out anew, DRAWS times, to sides of the same
-    sizes, but for FEW rows of a larger one; nothing where both have more."""
-    if min(len(before), len(now)) > FEW:
-        return {}
-    dealt = [side.sample(min(len(side), FEW), random_state=0) for side in (before, now)]
-    both, most = pd.concat(dealt, ignore_index=True), dict[str, float]()
-    for seed in range(DRAWS):
-        order = np.random.default_rng(seed).permutation(len(both))
-        sides = (both.iloc[part].reset_index(drop=True) for part in np.split(order, [len(dealt[0])]))
-        for each in moved(*sides):
-            most[each.name] = max(each.index, most.get(each.name, 0.0))
-    return most

@@ -46,10 +46,9 @@ def rows(data: Path) -> pd.DataFrame:
 
 
 def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """Bits a byte of each piece; the worst are those that cost the most bits more than pieces of their size do."""
-    found, sizes = answers["bits"] / rows["bytes"], rows["bytes"]
-    excess = answers["bits"] - sizes * answers["bits"].sum() / sizes.sum()
-    return pd.DataFrame({"score": found, "said": found.map("{:.3f} bits a byte".format), "surety": excess})
+    """Bits a byte of each piece, negative, so that more is better."""
+    found = answers["bits"] / rows["bytes"]
+    return pd.DataFrame({"score": -found, "said": found.map("{:.3f} bits a byte".format), "confidence": 0.0})
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
@@ -58,20 +57,17 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
 
 
 REVIEW = Review(
-    baseline="the better of PPMd and n-grams (modified Kneser-Ney, of the order that validation chose); the lead over "
-    "it is of the evaluation's windows",
-    explained={
-        "bits_per_byte": "bits in which it writes a byte of the text; says nothing of whether its own text makes sense",
-        "test_loss": "the same in nats a token, which depends on the tokenizer",
-        "perplexity": "the loss as a number of equally likely tokens",
-    },
-    main="bits_per_byte",
     unit="pieces of text",
     columns=("text",),
     rows=rows,
     score=score,
     measure=measure,
+    explained={
+        "bits_per_byte": "bits that it needs for a byte of the text; says nothing about the sense of what it writes",
+        "test_loss": "the same in nats a token, which depends on the tokenizer",
+        "perplexity": "the loss as a number of equally likely tokens",
+    },
+    baseline="the better of PPMd, a compressor, and of n-grams (modified Kneser-Ney, the order chosen on validation)",
     step=0.25,
-    low_scores_are_good=True,
     ask="bits",
 )

@@ -1,31 +1,24 @@
-"""The metrics of challenger, champion and baseline, how they differ, and how sure that is."""
+"""The metrics of challenger, champion and baseline, their differences, and how certain those are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from tasks.evaluation.statistics import interval
-from tasks.registry.figures import BASELINE, LOWER_IS_BETTER, OTHERS
+from tasks.registry.figures import BASELINE, is_own, lower_is_better
 from tasks.review import Sample
 
-SPEED = "seconds_a_row"
 ENDS = ("_low", "_high")
-GAIN = "_gain"
 CHAMPION, BASE = "champion", "baseline"
 
-Verdict = Literal["better", "worse", "no difference", "not known"]
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better."""
-    return metric == SPEED or metric.endswith(LOWER_IS_BETTER)
+Verdict = Literal["better", "worse", "no clear difference", "not known"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What the challenger has more than another, with the 95 % interval of that where there is one."""
+    """Challenger minus another, with the 95 % interval where there is one."""
 
     value: float
     low: float | None = None
@@ -38,14 +31,14 @@ class Difference:
 
 
 def judged(found: Difference | None, *, less: bool) -> Verdict:
-    """How a challenger stands by a difference: `no difference` where its interval has zero in it.
+    """The verdict on a difference: `no clear difference` where its interval includes zero.
 
     `less` says that lower values are better.
     """
     if found is None or found.low is None or found.high is None:
         return "not known"
     if found.low <= 0 <= found.high:
-        return "no difference"
+        return "no clear difference"
     return "better" if (found.high < 0) == less else "worse"
 
 
@@ -54,35 +47,32 @@ class Metric:
     """A metric of all that are compared; None where it is not known."""
 
     name: str
-    challenger: float | None
-    champion: float | None = None
-    baseline: float | None = None
+    value: float
+    """The challenger's, as its evaluation measured it."""
     low: float | None = None
-    """With `high` the 95 % interval of the challenger's."""
+    """With `high` its 95 % interval."""
     high: float | None = None
-    evaluated: float | None = None
-    """What the challenger's own evaluation found."""
-    answered: bool = False
-    """Whether it is from what the versions answered now; else it is what their evaluations logged."""
-    to_champion: Difference | None = None
+    baseline: float | None = None
     to_baseline: Difference | None = None
-    as_evaluated: bool = True
-    """Whether what was answered now is of the same rows as the evaluation's value, and the baseline's."""
+    champion: float | None = None
+    paired: float | None = None
+    """The challenger's on the rows that both answered, in the way in which the champion's was measured."""
+    to_champion: Difference | None = None
 
     def difference(self, against: str) -> Difference | None:
         """To the champion, or to the baseline."""
         return self.to_champion if against == CHAMPION else self.to_baseline
 
     def verdict(self, against: str) -> Verdict:
-        """How the challenger stands against the champion, or against the baseline."""
+        """The verdict on that difference."""
         return judged(self.difference(against), less=lower_is_better(self.name))
 
 
 def _interval(mine: Sample, its: Sample | None = None) -> tuple[float | None, float | None]:
-    """The 95 % interval of a metric, or of its difference to another version's, paired by row; None for what is NaN.
+    """The 95 % interval of a metric, or of its difference to another version's, paired by row; None where it is NaN.
 
-    Where both say the same of each row there is no difference, however few rows there are. Rows that are all alike
-    leave no interval of a metric alone.
+    Equal answers to all rows leave no difference, however few rows there are. Rows that are all alike leave no interval
+    of a metric.
     """
     if its is not None and all(map(np.array_equal, mine.columns, its.columns)):
         return 0.0, 0.0
@@ -97,78 +87,50 @@ def _interval(mine: Sample, its: Sample | None = None) -> tuple[float | None, fl
     return (None, None) if unknown else ends
 
 
-def _to_baseline(name: str, logged: Mapping[str, float], sample: Sample | None = None) -> Difference | None:
-    """The lead over the logged baseline of what it answers now, or of what its evaluation logged.
+def _to_baseline(name: str, logged: Mapping[str, float]) -> Difference | None:
+    """The lead over the baseline that the evaluation logged.
 
-    The interval's ends lie from the lead as far as those that the evaluation logged of its pairs do, whose gain is
-    above zero where the model is better. Where it logged none the baseline is taken for certain, and the interval is
-    the challenger's own.
+    A gain is above zero where the model is better, and its interval is paired by row. Without a logged gain the
+    baseline counts as certain, and the interval is the challenger's own.
     """
-    if name not in logged or BASELINE + name not in logged:
+    if BASELINE + name not in logged:
         return None
-    value = logged[name] if sample is None else sample.value
-    moved, lead = value - logged[name], value - logged[BASELINE + name]
-    gain = [logged.get(f"{name}{GAIN}{end}") for end in ENDS]
-    own = [logged.get(f"{name}{end}") for end in ENDS]
+    lead = logged[name] - logged[BASELINE + name]
+    gain, own = ([logged.get(f"{stem}{end}") for end in ENDS] for stem in (f"{name}_gain", name))
     if None not in gain:
-        ends = [-end for end in reversed(gain)] if lower_is_better(name) else gain
-        return Difference(lead, *(end + moved for end in ends))
-    if None not in own:
-        return Difference(lead, *(end + moved - logged[BASELINE + name] for end in own))
-    if sample is not None and None not in (found := _interval(sample)):
-        return Difference(lead, *(end - logged[BASELINE + name] for end in found))
-    return Difference(lead)
-
-
-def _of_versions(name: str, logged: Mapping[str, float]) -> bool:
-    """Whether a logged value is a metric of the version: no end, no lead, and no baseline's."""
-    stem = next((name.removesuffix(end) for end in (*ENDS, GAIN) if name.endswith(end)), None)
-    return not (name.startswith((BASELINE, *OTHERS)) or stem in logged)
+        return Difference(lead, *([-end for end in reversed(gain)] if lower_is_better(name) else gain))
+    return Difference(lead) if None in own else Difference(lead, *(end - logged[BASELINE + name] for end in own))
 
 
 def metrics_of(
-    mine: Mapping[str, Sample],
-    its: Mapping[str, Sample],
     logged: Mapping[str, float],
-    its_logged: Mapping[str, float],
-    *,
-    as_evaluated: bool = True,
+    its_logged: Mapping[str, float] | None = None,
+    mine: Mapping[str, Sample] | None = None,
+    its: Mapping[str, Sample] | None = None,
 ) -> dict[str, Metric]:
-    """Those that were answered, then those that the evaluations alone know.
+    """The metrics that the challenger's evaluation logged, next to the champion's.
 
-    Of the champion's answers counts what is measured in the same way: F1 of two labels is none of three. Without
-    `as_evaluated` answers are of other pieces of the rows than the evaluation's, and the baseline's: then the lead over
-    the baseline is what the evaluation logged.
+    `its_logged` are the champion's, where they are of the same test rows. `mine` and `its` are samples of the same
+    rows; only equal statistics are compared: F1 of two labels is not F1 of three.
     """
-    found = {}
-    its = {name: other for name, other in its.items() if name in mine and other.statistic is mine[name].statistic}
-    for name, sample in mine.items():
-        low, high = _interval(sample)
-        found[name] = Metric(
-            name,
-            sample.value,
-            its[name].value if name in its else None,
-            logged.get(BASELINE + name),
-            low,
-            high,
-            logged.get(name),
-            True,
-            Difference(sample.value - its[name].value, *_interval(sample, its[name])) if name in its else None,
-            _to_baseline(name, logged, sample if as_evaluated or name not in logged else None),
-            as_evaluated,
-        )
+    found, mine, its = {}, mine or {}, its or {}
     for name, value in logged.items():
-        if name in found or not _of_versions(name, logged):
-            continue
-        other = its_logged.get(name)
-        found[name] = Metric(
-            name,
-            value,
-            other,
-            logged.get(BASELINE + name),
-            *(logged.get(f"{name}{end}") for end in ENDS),
-            evaluated=value,
-            to_champion=None if other is None else Difference(value - other),
-            to_baseline=_to_baseline(name, logged),
-        )
+        if is_own(name, logged):
+            ends = (logged.get(f"{name}{end}") for end in ENDS)
+            found[name] = Metric(name, value, *ends, logged.get(BASELINE + name), _to_baseline(name, logged))
+            if (other := (its_logged or {}).get(name)) is not None:
+                found[name] = replace(found[name], champion=other, to_champion=Difference(value - other))
+    for name, sample in mine.items():
+        metric = found.get(name, Metric(name, sample.value))
+        if metric.low is None:
+            metric = replace(metric, **dict(zip(("low", "high"), _interval(sample), strict=True)))
+        if metric.to_baseline and metric.to_baseline.low is None and metric.low is not None:
+            ends = (end - metric.baseline for end in (metric.low, metric.high))
+            metric = replace(metric, to_baseline=Difference(metric.to_baseline.value, *ends))
+        if name in its and its[name].statistic is sample.statistic:
+            difference = Difference(sample.value - its[name].value, *_interval(sample, its[name]))
+            metric = replace(metric, champion=its[name].value, paired=sample.value, to_champion=difference)
+        elif its:
+            metric = replace(metric, champion=None, to_champion=None)
+        found[name] = metric
     return found

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from llm.errors import UserError, UserFileError
+from llm.files import write_atomic
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -39,20 +40,6 @@ class Hashes:
     params: dict[str, Any]
     deps: dict[str, str]
     outs: dict[str, str]
-
-    def tags(self) -> dict[str, str]:
-        """The data and code as flat tags, such as `threestage.dvc.out.models/classifier`."""
-        kinds = {"dep": self.deps, "out": self.outs}
-        return {f"{PREFIX}.dvc.{kind}.{path}": md5 for kind, paths in kinds.items() for path, md5 in paths.items()}
-
-    @classmethod
-    def of_tags(cls, tags: Mapping[str, str]) -> Self:
-        """The hashes that the tags of a run or a version hold, without parameters."""
-        deps, outs = (
-            {name.removeprefix(start): md5 for name, md5 in tags.items() if name.startswith(start)}
-            for start in (f"{PREFIX}.dvc.dep.", f"{PREFIX}.dvc.out.")
-        )
-        return cls({}, deps, outs)
 
     def differences(self, other: "Hashes") -> list[str]:
         """Names of what differs between the two, sorted; of a parameter with its section, `foundation.train.steps`."""
@@ -134,6 +121,24 @@ def as_hashes(entry: Mapping[str, Any]) -> Hashes:
     return Hashes(params, deps, outs)
 
 
+def write_lock(lock: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write stages, in dvc.lock's own form, as a dvc.lock."""
+    write_atomic(lock, json.dumps({"schema": "2.0", "stages": stages}) + "\n")  # JSON is YAML, too
+
+
+def stages_behind(*last: str) -> dict[str, dict[str, Any]]:
+    """Some stages and all that they are made from, as dvc.lock has them. Raises KeyError for one that never ran."""
+    known = locked_stages()
+    makers = {path: name for name, stage in known.items() for path in as_hashes(stage).outs}
+    found, queue = {}, [*last]
+    while queue:
+        name = queue.pop(0)
+        if name not in found:
+            found[name] = known[name]
+            queue += [makers[path] for path in as_hashes(known[name]).deps if path in makers]
+    return found
+
+
 def locked(stage: str) -> Hashes:
     """Hashes of a stage as dvc.lock has them. Raises UserError when dvc.lock does not know the stage."""
     stages = locked_stages()
@@ -172,12 +177,3 @@ def md5_of(path: Path) -> str:
     listed = sorted((file.relative_to(path).as_posix(), md5_of(file)) for file in files)
     content = json.dumps([{"md5": md5, "relpath": name} for name, md5 in listed], sort_keys=True)
     return f"{hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()}.dir"
-
-
-def sha256_of(folder: Path, name: str) -> dict[str, str]:
-    """The SHA-256 of each file of a folder, by its path below `name`."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            found[f"{name}/{path.relative_to(folder).as_posix()}"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found

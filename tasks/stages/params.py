@@ -22,6 +22,26 @@ PARAMS_FILE = Path("params.yaml")
 FOUNDATION = "foundation"
 PUBLISHED = "published"
 SWITCHED_OFF = "switched_off"  # blocks of applications that no stage runs; without its line they are under applications
+SMOKE = "smoke"
+LISTS = ("datasets", "applications")  # sections of blocks that each have a name
+
+
+class Bounds(Config):
+    """Bounds of what an evaluation measures, by the names of its metrics."""
+
+    at_least: dict[str, float] = Field({})
+    at_most: dict[str, float] = Field({})
+
+
+class Smoke(Config):
+    """What makes a smoke run small, and what must come out; no stage reads it."""
+
+    raw: tuple[str, ...] = ()
+    """The files below `data/raw/` that it reads, as globs; of a dataset that none begins with, all."""
+    params: dict[str, Any] = Field({})
+    """What is different in params.yaml, in blocks that are there."""
+    bounds: dict[str, Bounds] = Field(min_length=1)
+    """By model; the others are not made."""
 
 
 class _UniqueKeys(yaml.CSafeLoader):
@@ -67,6 +87,15 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Nested values with some of them changed."""
     inner = {key: merged(values.get(key) or {}, new) for key, new in changes.items() if isinstance(new, dict)}
     return values | changes | inner
+
+
+def reduced(values: dict[str, Any], smoke: Smoke) -> dict[str, Any]:
+    """All parameters with those of a smoke run, which may name datasets and applications that are not there."""
+    changes = {
+        name: {key: each for key, each in new.items() if key in values[name]} if name in LISTS else new
+        for name, new in smoke.params.items()
+    }
+    return merged(values, changes)
 
 
 def _find(kind: str, name: str) -> Any:
@@ -126,7 +155,7 @@ def _reason(error: dict[str, Any], place: str, model: type[Config]) -> str:
 def _known_keys(model: Any, location: list[int | str]) -> list[str]:
     """The keys that the mapping at `location` takes."""
     for part in location:
-        if isinstance(part, str):
+        if part in model.model_fields:  # and no place in a list or name in a mapping
             annotation = model.model_fields[part].annotation
             parts = getattr(annotation, "__args__", (annotation,))
             model = next(each for each in parts if hasattr(each, "model_fields"))
@@ -190,6 +219,19 @@ def load_published_name(path: Path = PARAMS_FILE) -> str:
     return name
 
 
+def load_smoke(path: Path = PARAMS_FILE) -> Smoke:
+    """The section `smoke`. Raises UserError naming file, key and reason, also for a block that it makes wrong."""
+    values = read_yaml(path)
+    try:
+        smoke = Smoke.model_validate(_section(values, SMOKE, path))
+    except ValidationError as error:
+        raise UserError("; ".join(f"{path}: {_reason(each, SMOKE, Smoke)}" for each in error.errors())) from None
+    if unknown := [name for name in smoke.params if name not in (*LISTS, PUBLISHED, FOUNDATION)]:
+        raise UserError(f"{path}: {SMOKE}.params.{unknown[0]}: unknown key")
+    _check_blocks(reduced(values, smoke), Path(f"{path}: {SMOKE}.params"))
+    return smoke
+
+
 def dataset_names(path: Path = PARAMS_FILE) -> list[str]:
     """The datasets, in the order of params.yaml."""
     return list(_section(read_yaml(path), "datasets", path))
@@ -227,7 +269,7 @@ def check_outline(path: Path = PARAMS_FILE) -> None:
     together. Datasets and models are not imported, so that it takes a moment.
     """
     values = read_yaml(path)
-    sections = ("datasets", PUBLISHED, FOUNDATION, "applications", SWITCHED_OFF)
+    sections = ("datasets", PUBLISHED, FOUNDATION, "applications", SWITCHED_OFF, SMOKE)
     if unknown := [key for key in values if key not in sections]:
         close = difflib.get_close_matches(str(unknown[0]), sections, n=1)
         raise UserError(f"{path}: {unknown[0]}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
@@ -249,9 +291,17 @@ def check_params(path: Path = PARAMS_FILE) -> None:
     """Read all of params.yaml. Raises UserError naming file, key and reason for the first block that is wrong."""
     check_outline(path)
     values = read_yaml(path)
+    if PUBLISHED in values:
+        load_published_name(path)
+    _check_blocks(values, path)
+    if SMOKE in values:
+        load_smoke(path)
+
+
+def _check_blocks(values: dict[str, Any], path: Path) -> None:
     datasets, applications = values["datasets"], values["applications"]
     blocks = {FOUNDATION: values[FOUNDATION], **applications}
-    bases = [*blocks, *([PUBLISHED] if PUBLISHED in values and load_published_name(path) else [])]
+    bases = [*blocks, *([PUBLISHED] if PUBLISHED in values else [])]
     for name, block in datasets.items():
         _parse("datasets", name, block, path)
     for name, block in blocks.items():

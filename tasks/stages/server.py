@@ -31,9 +31,11 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Cancelled, Pending, State
+from prefect.utilities.urls import url_for
 
 from llm.errors import UserError
 from tasks.stages.lock import workspace
+from tasks.stages.ui import address
 
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
 TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # the address of one that ends with its command, and has no pages
@@ -302,3 +304,11 @@ def tag_with_workspace(client: SyncPrefectClient, run: FlowRun) -> None:
 def artifact_key(name: str) -> str:
     """A name as Prefect takes it for an artifact: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def prefect_page(flow_run: str) -> str:
+    """The address of a flow run's page: on the configured server, or on the one that `make ui` starts."""
+    api = PREFECT_API_URL.value()
+    if api and api != os.environ.get(TEMPORARY) and (url := url_for("flow-run", flow_run)):
+        return url
+    return f"{address('prefect')}/runs/flow-run/{flow_run}"

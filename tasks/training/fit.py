@@ -25,7 +25,7 @@ from llm.training.checkpoint import Checkpoints, restore_weights
 from llm.training.compiled import compile_blocks
 from llm.training.loop import Row, memory_needed, train
 from llm.training.workers import ALONE
-from tasks.registry.tracking import stage_run
+from tasks.registry.tracking import add_facts, stage_run
 from tasks.stages.cluster import Cluster
 from tasks.stages.command import current_stage, leave_soon, state_folder
 from tasks.stages.hashes import fingerprint, inputs
@@ -86,7 +86,6 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
     if cluster is not None and compute.blocks != EAGER:
         compute = replace(compute, blocks=EAGER, blocks_reason="several workers share the batches")
     logger.info("%s; %.1f M weights, %.1f M of them trained", compute, count / 1e6, trained / 1e6)
-    mlflow.set_tags({"threestage.device": str(compute.device), "threestage.dtype": str(compute.dtype)})
     mlflow.log_params({"weights": count, "trained_weights": trained})
     if found := checkpoints.load():
         logger.info("going on after step %d of %d", found[1]["step"], params.steps)
@@ -99,12 +98,12 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
         if compute.compiled:  # what the compiler makes is kept here: the next training waits 4 s, not 20
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
         compute = compile_blocks(model, objective, compute)
-    mlflow.set_tag("threestage.blocks", compute.blocks)
+    add_facts(device=str(compute.device), dtype=str(compute.dtype).removeprefix("torch."), blocks=compute.blocks)
     throughput = setup.throughput
     if cluster is not None:
         throughput = throughput._replace(flops_a_unit=0)  # the peak is this machine's
     logged = _last_logged("train_loss", objective.best)
-    progress = ProgressReporter(current_stage(), params.steps, logged, throughput, compute)
+    progress = ProgressReporter(current_stage(), params.steps, logged, throughput, compute, checkpoints)
     try:
         with progress.bar, StopRequest() as stop:
             if cluster is None:

@@ -1,25 +1,33 @@
-"""A training as people see it: a progress bar, live curves in MLflow, progress in Prefect, a polite stop."""
+"""A training as people see it: a progress bar, curves and checkpoints in MLflow, progress in Prefect, a polite stop."""
 
 import logging
 import signal
 import time
 from collections.abc import Callable
 from contextvars import copy_context
+from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, Self
 
 import mlflow
+from mlflow import MlflowClient
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from llm.device import Compute, matmul_peak
+from llm.training.checkpoint import Checkpoints
 from llm.training.loop import Row
 from tasks.registry.tracking import log_steps
 from tasks.stages.server import artifact_key
 from tasks.training.setup import Throughput
 
 REPORT_EVERY = 25  # steps between messages to MLflow and Prefect: each takes about 50 ms
+CHECKPOINTS, KEPT = "checkpoints", 3  # where in a run they are, and how many of the newest stay
 PATIENCE = 5  # seconds that a finished training waits for its progress to reach Prefect
 
 logger = logging.getLogger(__name__)
@@ -63,10 +71,38 @@ class _Sender:
                 logger.warning("%s did not take what is new: %s", self.server, error)
 
 
+def log_checkpoint(run_id: str, folder: Path, step: int) -> None:
+    """Log the trained weights of a checkpoint to an MLflow run, and remove all but the newest KEPT there.
+
+    The optimizer's state stays in the local file alone, which is three times as large and goes when training ends.
+    """
+    client = MlflowClient()
+    with TemporaryDirectory() as scratch:
+        for file in folder.glob(f"step-{step:06}*.safetensors"):
+            with safe_open(file, framework="pt") as content:
+                names = [name for name in content.keys() if name.startswith("model/")]  # noqa: SIM118 - it is no dict
+                weights = {name.removeprefix("model/"): content.get_tensor(name) for name in names}
+            save_file(weights, Path(scratch, file.name), {"step": str(step)})
+        client.log_artifacts(run_id, scratch, CHECKPOINTS)
+    logged = {int(Path(file.path).name[5:11]): file.path for file in client.list_artifacts(run_id, CHECKPOINTS)}
+    repository = get_artifact_repository(client.get_run(run_id).info.artifact_uri)
+    for old in sorted(logged)[:-KEPT]:
+        repository.delete_artifacts(logged[old])
+
+
 class ProgressReporter:
     """Tells the terminal about each step, MLflow and Prefect about each after number `logged`, which they have."""
 
-    def __init__(self, name: str, steps: int, logged: int, throughput: Throughput, compute: Compute) -> None:
+    def __init__(
+        self,
+        name: str,
+        steps: int,
+        logged: int,
+        throughput: Throughput,
+        compute: Compute,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.checkpoints, self.saved = checkpoints, None
         self.steps, self.logged, self.throughput = steps, logged, throughput
         # The peak is none of products in 8 bits.
         self.peak = matmul_peak(compute) if throughput.flops_a_unit and not compute.in_int8 else None
@@ -76,6 +112,7 @@ class ProgressReporter:
         key, run = artifact_key(name), mlflow.active_run().info.run_id
         artifact = create_progress_artifact(progress=0.0, key=key, description=f"{name}: steps")
         self.curves = _Sender("MLflow", lambda rows: log_steps(run, rows))
+        self.weights = _Sender("MLflow", lambda steps: log_checkpoint(run, checkpoints.folder, steps[-1]))
         self.progress = _Sender("Prefect", lambda shares: update_progress_artifact(artifact, progress=shares[-1]))
 
     def __call__(self, row: Row, seconds: float) -> None:
@@ -109,11 +146,19 @@ class ProgressReporter:
             self.curves(self.waiting)
             self.waiting = []
             self.progress([100.0 * step / max(1, self.steps)])
+            self._log_checkpoint()
+
+    def _log_checkpoint(self) -> None:
+        if (newest := self.checkpoints.newest()) != self.saved:
+            self.saved = newest
+            self.weights([newest])
 
     def end(self) -> None:
         """Let the servers hear all: MLflow for as long as its client tries, Prefect for PATIENCE seconds."""
         self.curves(self.waiting)
+        self._log_checkpoint()
         self.curves.end()
+        self.weights.end()
         self.progress.end(PATIENCE)
 
 

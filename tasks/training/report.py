@@ -16,6 +16,8 @@ from prefect.cache_policies import NO_CACHE
 from llm.files import atomic_folder, write_atomic
 from llm.formats.model_folder import save_model
 from llm.training.loop import Row, best_evaluation
+from tasks.registry.logged_model import log_model
+from tasks.registry.tracking import log_measured
 from tasks.stages.params import training_report
 from tasks.stages.server import artifact_key
 from tasks.training.setup import TrainingSetup
@@ -75,9 +77,9 @@ def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row]
     with atomic_folder(folder) as fresh:
         save_model(fresh, setup.model, setup.encoding, objective, **more)
 
-    mlflow.log_metrics({f"final.{name}": value for name, value in metrics.items()})
+    log_measured({f"final.{name}": value for name, value in metrics.items()}, "validation")
     mlflow.log_artifacts(str(report), "report")
-    mlflow.log_artifacts(str(folder), "model")
+    log_model(model)
     create_table_artifact(
         key=artifact_key(f"{model}-training"), table=[metrics], description=f"The training of the {model}"
     )

@@ -37,8 +37,8 @@ def handed_over(tmp_path, registry):
         ("review classifier assistant --auto", ["classifier", "assistant", "--auto"]),
         ("review classifier --wait 30 --verbose", ["classifier", "--wait", "30.0", "--verbose"]),
         (
-            "review approve classifier/3 --by reviewer-1 --reason '-- two words'",
-            ["approve", "classifier/3", "--reason=-- two words", "--by=reviewer-1"],
+            "review approve classifier/3 --despite-gates --by reviewer-1 --reason '-- two words'",
+            ["approve", "classifier/3", "--despite-gates", "--reason=-- two words", "--by=reviewer-1"],
         ),
     ],
 )
@@ -47,8 +47,8 @@ def test_review_hands_over_what_it_was_told(handed_over, line, arguments):
 
 
 def test_lineage_hands_over_what_it_was_told(handed_over):
-    line = "threestage lineage models:/threestage-classifier@champion --json --svg 'a picture.svg'"
-    assert handed_over(line) == (["models:/threestage-classifier@champion", "--json", "--svg=a picture.svg"], 0)
+    line = "threestage lineage models:/threestage-classifier@champion --mermaid"
+    assert handed_over(line) == (["models:/threestage-classifier@champion", "--mermaid"], 0)
 
 
 def test_reproduce_hands_over_what_it_was_told_and_its_exit_code_comes_back(handed_over):

@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import contextmanager
 from datetime import UTC
+from pathlib import Path
 from uuid import UUID
 
 import psutil
@@ -289,6 +290,11 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert "| pretrain | restored |" in page(decided)
     assert f"- committed to the branch {branch}\n" in page(decided)
     assert said(deployed, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
+    version = registry(deployed).get_model_version("threestage-classifier", "2")
+    assert version.tags["threestage.by"] == "gates"
+    review = Path(registry(deployed).get_run(version.run_id).info.artifact_uri, "review/gates.json").read_text()
+    gates = {gate["name"]: gate for gate in json.loads(review)["gates"]}
+    assert gates["its data moved at most 0.25 from the champion's"]["passed"]
 
 
 def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, prefect_api, tmp_path):

@@ -21,13 +21,12 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import Cancelling
 from projects import ROOT, change_params, environment
 
+from flows import form
 from flows import review as command
 from flows.review import NotReviewedError, review
 from llm.errors import UserError
-from tasks.registry import decisions
-from tasks.registry.decisions import approve, reject, set_pending
+from tasks.registry.decide import approve, compared, history, reject, settle, standing
 from tasks.registry.events import WAITS
-from tasks.registry.standing import history, standing
 from tasks.registry.tracking import configure_tracking
 from tasks.review.challenger import Reviewed, review_challenger
 from tasks.stages.server import run_as_child
@@ -38,7 +37,7 @@ pytestmark = pytest.mark.slow
 NAME = "threestage-classifier"
 HANGS = 600  # seconds that only something that hangs takes
 LONG = HANGS / 60
-WHOLE = {"git__commit": "a" * 40, "training_run": "b"} | {
+WHOLE = {"git__commit": "a" * 40, "run__training": "b"} | {
     f"git__dirty__{part}": "false" for part in ("code", "params__yaml", "dvc__yaml")
 }
 GATES = {"at_least": {"f1": 1.1, "charm": 1}, "at_most": {}, "no_loss": []}
@@ -50,7 +49,7 @@ def reviewed(*models, **parameters):
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, token_files, prefect_api) -> Path:
+def was_compared(tmp_path_factory, token_files, prefect_api) -> Path:
     """Version 1 is champion; the challenger, version 2, was compared with it and is pending. Copy it to change it."""
     folder = tmp_path_factory.mktemp("compared")
     write_project(folder, token_files)
@@ -66,8 +65,8 @@ def compared(tmp_path_factory, token_files, prefect_api) -> Path:
 
 
 @pytest.fixture
-def project(compared, tmp_path, monkeypatch) -> Path:
-    folder = shutil.copytree(compared, tmp_path / "project")
+def project(was_compared, tmp_path, monkeypatch) -> Path:
+    folder = shutil.copytree(was_compared, tmp_path / "project")
     monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())  # MLflow's, of where runs were
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
@@ -78,7 +77,7 @@ def project(compared, tmp_path, monkeypatch) -> Path:
 @pytest.fixture(autouse=True)
 def _often(monkeypatch):
     """A review that waits looks often: what ends the wait is the same."""
-    monkeypatch.setattr(command, "POLL", 0.1)
+    monkeypatch.setattr(form, "POLL", 0.1)
 
 
 @pytest.fixture
@@ -126,8 +125,7 @@ def answer(client, **given):
 
     def fill(flow_run):
         deadline = time.monotonic() + HANGS
-        while (said := client.resume_flow_run(flow_run, run_input=given)).status != "ACCEPT":
-            assert "schema not found" in said.details.reason, said.details.reason
+        while client.resume_flow_run(flow_run, run_input=given).status != "ACCEPT":
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -155,12 +153,12 @@ def announced(client, flow_run):
 def test_what_there_is_to_decide_is_said_with_the_ways_to_do_it(project):
     said = (project / "said").read_text().splitlines()
     assert said[0] == "version 2 waits for a decision"
-    assert said[1].startswith("  Version 2 does not hold: of 6 gates 1 failed and 1 could not be computed. Not passed:")
+    assert said[1].startswith("  Version 2 does not pass: of 6 gates 1 failed and 1 could not be computed. Not passed:")
     page = Path(said[2].removeprefix("  page: "))
     assert (page.name, page.parent.name) == ("review.html", "review")
-    assert "python -m flows.review approve classifier/2 --reason TEXT, or reject." in said[3]
+    assert "python -m flows.review approve classifier/2 --despite-gates --reason TEXT, or reject." in said[3]
     place = "/#/models/threestage-classifier/versions/2"
-    assert f"{place}: set the tag threestage.review to approved or rejected" in said[4]
+    assert f"{place}: set the tag threestage.state to approved or rejected" in said[4]
 
 
 def test_the_page_is_linked_in_the_first_line_of_the_description_and_the_rest_is_kept(project):
@@ -168,16 +166,12 @@ def test_the_page_is_linked_in_the_first_line_of_the_description_and_the_rest_is
     first, *rest = version.description.splitlines()
     experiment = MlflowClient().get_run(version.run_id).info.experiment_id
     page = f"#/experiments/{experiment}/runs/{version.run_id}/artifacts/review/review.html"
-    assert first.startswith(f"[Review against champion 1]({page}): **Version 2 does not hold")
+    assert first.startswith(f"[Review against champion 1]({page}): **Version 2 does not pass")
     assert rest == ["", "Classifier, trained here.", "", "More of it."]
     names = {file.path for file in MlflowClient().list_artifacts(version.run_id, "review")}
-    assert names >= {"review/review.html", "review/review.md", "review/gates.json"}
-    review_tags = {key: value for key, value in version.tags.items() if key.startswith("threestage.review")}
-    assert review_tags == {
-        "threestage.review": "pending",
-        "threestage.review.instead_of": "1",
-        "threestage.review.page": "review/review.html",
-    }
+    assert names >= {"review/review.html", "review/gates.json"}
+    why = "failed: f1 at least 1.1; not known: charm at least 1"
+    assert (version.tags["threestage.state"], version.tags["threestage.why"]) == ("pending", why)
 
 
 def test_prefect_shows_the_page_and_what_became_of_the_version_and_tells_that_it_waits(project, client):
@@ -190,12 +184,11 @@ def test_prefect_shows_the_page_and_what_became_of_the_version_and_tells_that_it
 
     page, run = asyncio.run(read())
     assert page.data.startswith("# threestage-classifier: challenger 2 against champion 1\n")
-    assert "![" not in page.data
-    assert page.description.startswith("**Version 2 does not hold")
+    assert page.description.startswith("**Version 2 does not pass")
     assert (run.name, run.state.name) == ("review: classifier 2 waits", "Completed")
     (told,) = announced(client, run.id)
     assert (told.resource.name, told.payload["model"]) == (f"{NAME} version 2", "classifier")
-    assert told.payload["verdict"].startswith("Version 2 does not hold: of 6 gates 1 failed")
+    assert told.payload["verdict"].startswith("Version 2 does not pass: of 6 gates 1 failed")
     assert told.payload["page"] == f"http://127.0.0.1:5000/#/models/{NAME}/versions/2"
     assert told.payload["run"].endswith(f"/runs/flow-run/{run.id}")
 
@@ -213,9 +206,7 @@ def test_the_same_pair_is_compared_and_told_of_once_and_the_gates_alone_can_deci
     assert "charm at least 1: could not be computed (there is no metric charm of this version)" in said
     assert aliases() == ("1", None, None)
     assert reviewed()["classifier"] == "no challenger; version 1 is champion"
-    MlflowClient().set_registered_model_alias(NAME, "challenger", "2")
-    assert reviewed(auto=True)["classifier"].startswith("version 2 was rejected by gates: charm at least 1: could")
-    assert len(history("classifier")) == 2  # the champion's alias, moved by hand, and this
+    assert [each.event for each in history("classifier")] == ["approved", "compared", "rejected"]
 
 
 def test_without_a_champion_two_reviews_at_once_compare_with_the_baseline_once_and_the_gates_promote(project):
@@ -237,7 +228,7 @@ def test_without_a_champion_two_reviews_at_once_compare_with_the_baseline_once_a
     said = reviewed(auto=True)["classifier"]
     assert said.startswith("version 2 approved by gates, ")
     assert "Version 2 passes all 4 gates. There is no champion yet." in said
-    assert aliases() == ("2", None, None)
+    assert aliases() == ("2", "1", None)  # whose alias a person took away
 
 
 @contextmanager
@@ -261,17 +252,17 @@ def test_a_version_that_is_deleted_while_it_is_compared_ends_its_review(project)
     change_params(project, lambda values: values["applications"]["classifier"].update(review={}))  # compared again
     with heard_by(Delete()):
         assert review_challenger("classifier") == "version 2 was deleted meanwhile: its review ends"
-    assert [each.decision for each in history("classifier")][-1] == "withdrawn"
+    assert history("classifier")[-1].event == "withdrawn"
     assert review_challenger("classifier") == "no challenger; version 1 is champion"
 
 
 def test_an_error_is_not_taken_for_what_somebody_said_before(project, monkeypatch):
-    approve("classifier", "2", **ME)
+    approve("classifier", "2", **ME, despite_gates=True)
     MlflowClient().set_registered_model_alias(NAME, "champion", "1")
     MlflowClient().set_registered_model_alias(NAME, "challenger", "2")
-    decisions.settle("classifier")
+    settle("classifier")
 
-    def fail(*_):
+    def fail(*_, **__):
         raise UserError("the test rows are missing")
 
     monkeypatch.setattr("tasks.review.challenger._review", fail)
@@ -284,12 +275,14 @@ def test_what_a_person_tags_while_it_is_compared_counts_and_not_what_the_gates_s
     class Approve(logging.Handler):
         def emit(self, record):
             if "version 2 answers" in record.getMessage():
-                for key, value in (("by", "reviewer-2"), ("reason", "seen"), ("", "approved")):
-                    MlflowClient().set_model_version_tag(NAME, "2", f"threestage.review.{key}".rstrip("."), value)
+                for key, value in (("by", "reviewer-2"), ("why", "seen"), ("state", "approved")):
+                    MlflowClient().set_model_version_tag(NAME, "2", f"threestage.{key}", value)
 
     change_params(project, lambda values: values["applications"]["classifier"]["review"]["at_least"].update(f1=1.05))
     with heard_by(Approve()):
-        assert reviewed(auto=auto)["classifier"] == "version 2 approved by reviewer-2: seen"
+        said = reviewed(auto=auto)["classifier"]
+    assert said.startswith("version 2 approved despite f1 at least 1.1 by reviewer-2, ")
+    assert said.endswith(": seen (while it was compared)")
     assert aliases() == ("2", "1", None)
 
 
@@ -302,15 +295,14 @@ def test_what_a_person_decides_while_it_is_compared_is_carried_out(project, by_h
             if by_hand == "alias":
                 MlflowClient().set_registered_model_alias(NAME, "champion", "2")
             else:
-                MlflowClient().set_model_version_tag(NAME, "2", "threestage.review", "rejected")
+                MlflowClient().set_model_version_tag(NAME, "2", "threestage.state", "rejected")
 
     change_params(project, lambda values: values["applications"]["classifier"].update(review={}))  # compared again
     with heard_by(Decide()):
         said = review_challenger("classifier")
-    what = "approved by somebody in MLflow meanwhile: alias champion moved to it"
-    if by_hand == "tag":
-        what = "rejected by somebody in MLflow meanwhile: tag threestage.review set to rejected"
-    assert said == f"version 2 was {what}"
+    last = history("classifier")[-1]
+    assert (last.event, last.by) == ("approved" if by_hand == "alias" else "rejected", "somebody in MLflow")
+    assert said == f"{last} (while it was compared)"
     assert aliases() == (("2", "1", None) if by_hand == "alias" else ("1", None, None))
 
 
@@ -318,8 +310,8 @@ def test_what_a_person_decides_while_it_is_compared_is_carried_out(project, by_h
 
 
 def test_a_decision_in_prefects_form_moves_the_champion(project, client):
-    said = waits(client, answer(client, decision="approve", **ME))
-    assert said.startswith("version 2 approved by reviewer-1, ")
+    said = waits(client, answer(client, decision="approve", **ME, despite_gates=True))
+    assert said.startswith("version 2 approved despite f1 at least 1.1 by reviewer-1, ")
     assert said.endswith(": it reads well")
     assert aliases() == ("2", "1", None)
     run = newest(client)
@@ -340,22 +332,38 @@ def test_the_form_refuses_a_decision_without_a_reason_or_a_name_and_takes_later(
     assert aliases() == ("1", None, "2")
 
 
+def test_a_form_that_can_not_be_carried_out_is_shown_again_with_the_reason(project, client):
+    shown = []
+
+    def decide(flow_run):
+        answer(client, decision="approve", **ME)(flow_run)  # it failed a gate
+        answer(client, decision="approve", reason="x", by="gates", despite_gates=True)(flow_run)
+        answer(client, decision="reject", **ME)(flow_run)
+        shown.extend(each.value for each in client.filter_flow_run_input(flow_run, "", limit=99, exclude_keys=set()))
+
+    assert waits(client, decide) == str(history("classifier")[-1])
+    assert aliases() == ("1", None, None)
+    refused = "\n".join(shown)
+    assert "**Not done**: threestage-classifier version 2 failed f1 at least 1.1: --despite-gates approves" in refused
+    assert "**Not done**: 'gates' is no person's name" in refused
+
+
 def test_a_tag_set_in_mlflow_ends_the_wait(project, client):
     tag = MlflowClient().set_model_version_tag
-    said = waits(client, lambda _: tag(NAME, "2", "threestage.review", "approved"))
-    assert said.startswith("version 2 approved by somebody in MLflow")
+    said = waits(client, lambda _: tag(NAME, "2", "threestage.state", "approved"))
+    assert said.startswith("version 2 approved despite f1 at least 1.1 by somebody in MLflow")
     assert aliases() == ("2", "1", None)
 
 
 def test_a_decision_on_the_command_line_ends_the_wait(project, client):
     said = waits(client, lambda _: reject("classifier", "2", **ME))
-    assert said == "version 2 rejected by reviewer-1: it reads well"
+    assert said == str(history("classifier")[-1])
     assert aliases() == ("1", None, None)
 
 
 def test_a_version_that_is_deleted_ends_the_wait(project, client):
     said = waits(client, lambda _: MlflowClient().delete_model_version(NAME, "2"))
-    assert said == "version 2 withdrawn by somebody in MLflow: deleted in the registry"
+    assert said.startswith("version 2 withdrawn by somebody in MLflow, ")
     assert newest(client).name == "review: classifier 2 withdrawn"
 
 
@@ -392,22 +400,22 @@ def test_a_run_that_is_cancelled_while_it_waits_ends_so(project, client, prefect
 # ---- what goes wrong
 
 
-def test_what_a_person_wrote_that_means_nothing_is_an_error_and_the_other_models_are_reviewed(project, client):
-    MlflowClient().set_model_version_tag(NAME, "2", "threestage.review", "fine")
-    with pytest.raises(NotReviewedError, match=r"classifier: threestage-classifier version 2: tag threestage"):
-        reviewed("classifier", "assistant")
-    assert newest(client).state.name == "Failed"
-    with pytest.raises(NotReviewedError) as error:
+def challenge_again():
+    """A person has the classifier's version 2 reviewed again."""
+    reject("classifier", "2", **ME)
+    MlflowClient().set_registered_model_alias(NAME, "challenger", "2")
+
+
+def test_test_rows_that_are_missing_are_an_error_which_changes_no_state_and_the_other_models_are_reviewed(
+    project, client
+):
+    (project / "data/processed/emails/test.parquet").unlink()
+    challenge_again()
+    with pytest.raises(NotReviewedError, match=r"classifier: .*emails") as error:
         reviewed("classifier", "assistant")
     assert error.value.outcomes == {"assistant": "no version yet: `make run` makes one"}
-
-
-def test_test_rows_that_are_missing_are_an_error_and_leave_no_state(project):
-    (project / "data/processed/emails/test.parquet").unlink()
-    MlflowClient().delete_model_version_tag(NAME, "2", "threestage.review")
-    with pytest.raises(NotReviewedError, match=r"classifier: .*emails"):
-        reviewed()
-    assert standing("classifier").state_of["2"] is None
+    assert newest(client).state.name == "Failed"
+    assert standing("classifier").state_of["2"] == "rejected"
 
 
 # ---- the command line
@@ -426,28 +434,30 @@ def line(stage_line, monkeypatch, capsys):
 
 
 def test_decisions_are_made_told_and_taken_back_on_the_command_line(project, line):
-    code, said, _ = line("approve", "classifier", "--reason", "it reads well", "--by", "reviewer-1")
+    decision = ("approve", "classifier", "--reason", "it reads well", "--by", "reviewer-1")
+    code, _, error = line(*decision)
+    assert (code, error.count("version 2 failed f1 at least 1.1: --despite-gates approves it all the same")) == (1, 1)
+    code, said, _ = line(*decision, "--despite-gates")
     assert (code, aliases()) == (0, ("2", "1", None))
-    assert said.startswith("classifier: version 2 approved by reviewer-1, ")
+    assert said.startswith("classifier: version 2 approved despite f1 at least 1.1 by reviewer-1, ")
     assert line("rollback", "classifier/1", "--reason", "no")[0] == 1  # another is champion
     code, said, _ = line("rollback", "classifier", "--reason", "complaints", "--by", "reviewer-1")
-    assert (code, said, aliases()[0]) == (0, "classifier: version 1 is champion again\n", "1")
+    assert (code, said, aliases()[0]) == (0, f"classifier: {history('classifier')[-1]}\n", "1")
     code, said, _ = line("history", "classifier")
     assert code == 0
     *_, approved, back, now = said.splitlines()
-    assert approved.startswith("version 2 approved by reviewer-1, ")
+    assert approved.startswith("version 2 approved despite f1 at least 1.1 by reviewer-1, ")
     assert back.startswith("version 2 rolled back to version 1 by reviewer-1, ")
     assert back.endswith(": complaints")
     assert now == "now: champion 1"
 
 
 def test_what_became_of_each_model_is_printed_also_where_one_can_not_be_reviewed(project, line):
-    MlflowClient().set_model_version_tag(NAME, "2", "threestage.review", "fine")
+    (project / "data/processed/emails/test.parquet").unlink()
+    challenge_again()
     code, said, error = line("classifier", "assistant")
     assert (code, said) == (1, "assistant: no version yet: `make run` makes one\n")
-    assert error.splitlines()[-1].startswith(
-        "error: classifier: threestage-classifier version 2: tag threestage.review"
-    )
+    assert error.splitlines()[-1].startswith("error: classifier: ")
     code, said, error = line("assistant")
     assert (code, said) == (0, "assistant: no version yet: `make run` makes one\n"), error
 
@@ -458,8 +468,8 @@ def test_a_version_that_is_not_the_challenger_can_be_named(project, line):
     MlflowClient().set_registered_model_alias(NAME, "challenger", "3")
     code, _, error = line("approve", "classifier", "--reason", "x")
     assert (code, error.count("was not compared yet: review it first")) == (1, 1)
-    set_pending("classifier", "3", "review/review.html", instead_of="1")
-    assert line("approve", "classifier/2", "--reason", "x")[0] == 0
+    compared("classifier", "3", "1", [])
+    assert line("approve", "classifier/2", "--reason", "x", "--despite-gates")[0] == 0
     assert aliases() == ("2", "1", "3")
 
 
@@ -470,7 +480,7 @@ def test_a_version_that_is_not_the_challenger_can_be_named(project, line):
         (["history", "nobody"], "error: there is no model 'nobody'; those are: foundation, assistant, classifier\n"),
         (["reject", "assistant", "--reason", "x"], "error: assistant: no version waits for a decision; name one as "),
         (["reject", "classifier/7", "--reason", "x"], "error: threestage-classifier version 7 is not there, or not "),
-        (["reject", "classifier", "--reason", " "], "error: threestage-classifier version 2: a decision needs a rea"),
+        (["reject", "classifier", "--reason", " "], "error: a decision needs a rea"),
     ],
 )
 def test_what_can_not_be_done_is_one_line(project, line, arguments, said):

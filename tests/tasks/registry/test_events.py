@@ -10,9 +10,8 @@ from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.registry.decisions import approve, set_pending
+from tasks.registry.decide import approve, compared, standing
 from tasks.registry.events import DECIDED, version_page
-from tasks.registry.standing import standing
 from tasks.registry.tracking import configure_tracking
 from tasks.stages import server
 from tasks.stages.server import TEMPORARY
@@ -30,7 +29,7 @@ def pending(mlflow_store, tmp_path, monkeypatch) -> None:
     configure_tracking()
     MlflowClient().create_registered_model(NAME)
     MlflowClient().create_model_version(NAME, str(tmp_path / "mlartifacts"))
-    set_pending("classifier", "1", "review/1.html", instead_of=None)
+    compared("classifier", "1", None, [])
 
 
 @pytest.fixture

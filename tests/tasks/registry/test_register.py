@@ -1,7 +1,9 @@
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -10,18 +12,19 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from small_models import MODELS, challenger, run
 
-from tasks.registry.lineage import prefect_page
+from tasks.registry.logged_model import find_model, log_model
+from tasks.registry.record import read_record
 from tasks.registry.register import register_model, registered
-from tasks.registry.tracking import configure_tracking
-from tasks.stages.hashes import locked, stale
+from tasks.registry.tracking import log_measured, stage_run
+from tasks.stages.hashes import locked, md5_of, stale
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
 NAME = "threestage-classifier"
-FLOW_RUN = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"
 
 
 def evaluated_with(f1: float) -> None:
@@ -44,37 +47,58 @@ def test_three_models_become_challengers_that_load_and_predict(project):
         assert isinstance(served.predict(table)[columns[model]][0], str)
 
 
-def test_a_version_holds_its_metrics_plots_lineage_and_a_table_to_review(project):
-    configure_tracking()
-    weights = locked("finetune@classifier").outs["models/classifier"]
-    made = {"threestage.dvc.stage": "finetune@classifier", "threestage.dvc.out.models/classifier": weights}
-    with mlflow.start_run(tags=made | {"threestage.prefect.flow_run": FLOW_RUN}) as training:
-        pass
-    measured = {f"threestage.dvc.out.{path}": md5 for path, md5 in locked("evaluate@classifier").outs.items()}
-    with mlflow.start_run(tags=measured | {"threestage.dvc.stage": "evaluate@classifier"}) as evaluation:
-        pass
+def test_a_version_holds_its_record_metrics_and_evidence(project):
     register_model("classifier")
     version = challenger()
-    assert version.tags["threestage.training_run"] == training.info.run_id
-    assert version.tags["threestage.evaluation_run"] == evaluation.info.run_id
-    experiment = f"#/experiments/{training.info.experiment_id}/runs"
-    links = (
-        f"[training]({experiment}/{training.info.run_id})",
-        f"[evaluation]({experiment}/{evaluation.info.run_id})",
-        f"[training in Prefect]({prefect_page(FLOW_RUN)})",
-    )
-    assert f"Runs: {', '.join(links)}." in version.description
-    assert version.tags["threestage.dvc.out.models/classifier"] == weights
-    foundation = locked("pretrain").outs["models/foundation"]
-    assert version.tags["threestage.dvc.dep.models/foundation"] == foundation
-    assert version.tags["threestage.git.commit"] == "none"
-    assert "| f1 | 0.5000 |  | 0.9000 | -0.4000 |\n| accuracy | 0.7500 |  | | |" in version.description
-    assert MlflowClient().get_run(version.run_id).data.metrics == {"f1": 0.5, "accuracy": 0.75, "baseline_f1": 0.9}
-    folders = [MlflowClient().list_artifacts(version.run_id, path) for path in ("evaluation", "training")]
-    names = {file.path for folder in folders for file in folder}
-    assert names >= {"evaluation/curve.csv", "evaluation/metrics.json", "training/loss.csv"}
+    training, evaluation = locked("finetune@classifier"), locked("evaluate@classifier")
+    record = read_record(version.run_id)
+    assert record.hashes.outs == training.outs | evaluation.outs
+    assert record.hashes.deps == training.deps | evaluation.deps
+    assert {name: record.facts[name] for name in ("git.commit", "run.training", "run.evaluation")} == {
+        "git.commit": "none",
+        "run.training": "none",
+        "run.evaluation": "none",
+    }
+    assert set(version.tags) == {"threestage.key", "threestage.model"}
+    assert version.tags["threestage.model"] == training.outs["models/classifier"]
+    run = MlflowClient().get_run(version.run_id)
+    assert run.data.metrics == {"f1": 0.5, "accuracy": 0.75, "baseline_f1": 0.9}
+    assert run.data.tags["mlflow.note.content"].startswith("Version of the classifier")
+    names = {
+        file.path
+        for folder in ("evaluation", "training", "card", "lineage")
+        for file in MlflowClient().list_artifacts(version.run_id, folder)
+    }
+    assert names >= {"evaluation/curve.csv", "evaluation/metrics.json", "training/loss.csv", "card/card.html"}
     model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
+    assert (model.source_run_id, model.params["f1"]) == (version.run_id, "0.5")
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": 1}]
+
+
+def test_a_version_has_the_weights_that_its_training_logged(project, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "finetune@classifier")
+    with stage_run() as training:
+        mlflow.log_param("rate", 0.1)
+        logged = log_model("classifier")
+    monkeypatch.setenv("DVC_STAGE", "evaluate@classifier")
+    with stage_run() as evaluation:
+        log_measured({"f1": 0.5}, "test", find_model(md5_of(Path("models/classifier"))).model_id)
+    monkeypatch.delenv("DVC_STAGE")
+    register_model("classifier")
+    evaluated_with(0.6)
+    assert register_model("classifier") == "2"
+    found = MlflowClient().search_model_versions(f"name = '{NAME}'")
+    assert [version.source for version in found] == [f"models:/{logged}"] * 2
+    assert len([*Path("mlartifacts").rglob("model.safetensors")]) == 1
+    model = mlflow.get_logged_model(logged)
+    assert (model.source_run_id, model.params) == (training.info.run_id, {"rate": "0.1"})
+    assert evaluation.info.run_id in {metric.run_id for metric in model.metrics}
+    assert len(json.loads(model.tags["mlflow.modelVersions"])) == 2
+    description = MlflowClient().get_model_version(NAME, "1").description
+    assert f"[training run](#/experiments/1/runs/{training.info.run_id})" in description
+    served = mlflow.pyfunc.load_model(f"models:/{NAME}/1")
+    assert served.predict(pd.DataFrame({"subject": ["the cat"]}))["label"][0] in ("ham", "spam")
 
 
 def test_equal_bytes_and_evidence_make_no_new_version_and_what_people_did_stays(project):
@@ -160,19 +184,73 @@ def test_a_version_that_a_person_deleted_does_not_come_back(project):
     assert register_model("classifier") in ("2", "3")  # new evidence is another matter
 
 
-def register_and_die_in(call: str) -> None:
-    code = "import os, mlflow\nfrom tasks.registry import register\n"
-    code += f"register.MlflowClient.{call} = lambda *a, **k: os._exit(9)\n"
-    code += "register.register_model('classifier')"
-    killed = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert killed.returncode == 9
+REGISTERS_AND_DIES = """
+import itertools, os, signal, sys
+import sqlalchemy
+import tasks.served
+from tasks.registry.register import register_model
+for moment in map(int, sys.stdin):
+    if (child := os.fork()) == 0:
+        writes = itertools.count(1)
+        @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "commit")
+        def count(_):
+            if next(writes) == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+        register_model("classifier")
+        print(next(writes) - 1, flush=True)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        print("killed", flush=True)
+"""
 
 
-def test_a_registration_that_was_killed_before_its_alias_comes_to_its_end(project):
-    register_and_die_in("set_registered_model_alias")
-    assert registered(["classifier"]) == {"classifier": None}  # so that whoever asks registers it
+@pytest.fixture
+def dies() -> Iterator[Callable[[int], str]]:
+    """Register in a process that is killed before a write to the store, the n-th; of 0, how many writes there are."""
+    command = [sys.executable, "-c", REGISTERS_AND_DIES]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as process:
+
+        def register_until(moment: int) -> str:
+            process.stdin.write(f"{moment}\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        yield register_until
+
+
+def test_a_killed_registration_leaves_nothing_behind_the_next_one(project, dies):
+    def mend() -> None:
+        Path("tasks/served.py").write_text(Path("tasks/served.py").read_text() + "# mended\n")
+
+    register_model("classifier")
+    mend()
+    writes = int(dies(0))
+    moments = [1 + number * (writes - 1) // 9 for number in range(10)]
+    assert len(set(moments)) == 10
+    for number, moment in enumerate(moments, start=3):
+        mend()
+        assert dies(moment) == "killed"
+        assert register_model("classifier") == str(number)
+        assert registered(["classifier"]) == {"classifier": f"version {number}, challenger"}
+        found = MlflowClient().search_model_versions(f"name = '{NAME}'")
+        assert sorted(int(version.version) for version in found) == list(range(1, number + 1))
+        runs = mlflow.search_runs(output_format="list")
+        assert sorted(run.info.run_id for run in runs) == sorted(version.run_id for version in found)
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        models = mlflow.search_logged_models(output_format="list")
+        assert {model.status for model in models} == {LoggedModelStatus.READY}
+        assert sorted(model.model_uri for model in models) == sorted(version.source for version in found)
+        assert len([*Path("mlartifacts").rglob("model.safetensors")]) == number
+
+
+def test_what_was_killed_is_cleaned_up_by_the_registration_of_another_version(project, dies):
+    assert dies(20) == "killed"
+    evaluated_with(0.6)
     assert register_model("classifier") == "1"
-    assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
+    assert len(mlflow.search_runs(output_format="list")) == 1
+    assert len([*Path("mlartifacts").rglob("model.safetensors")]) == 1
 
 
 def test_a_store_that_does_not_answer_for_its_artifacts_makes_no_second_version(project, monkeypatch):
@@ -187,22 +265,6 @@ def test_a_store_that_does_not_answer_for_its_artifacts_makes_no_second_version(
     assert len(MlflowClient().search_model_versions(f"name = '{NAME}'")) == 1
 
 
-def test_a_registration_that_was_killed_leaves_nothing_behind_the_next_one(project):
-    register_and_die_in("create_model_version")
-    assert register_model("classifier") == "1"
-    runs = mlflow.search_runs(output_format="list")
-    assert [run.info.run_name for run in runs] == ["register classifier"]
-    assert len(mlflow.search_logged_models(output_format="list")) == 1
-
-
-def test_a_metric_of_which_less_is_better_says_so(project):
-    report = Path("reports/evaluation/classifier/metrics.json")
-    report.write_text('{"response_loss": 0.5, "baseline_response_loss": 3.0}')
-    run(sys.executable, "-m", "dvc", "commit", "--quiet", "--force")
-    register_model("classifier")
-    assert "| response_loss (lower is better) | 0.5000 |  | 3.0000 | -2.5000 |" in challenger().description
-
-
 def test_what_is_not_in_git_stands_in_the_description(project):
     run("git", "add", ".")
     run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "all")
@@ -210,7 +272,7 @@ def test_what_is_not_in_git_stands_in_the_description(project):
     register_model("classifier")
     version = challenger()
     assert "; **not in git: params.yaml, no value of it**." in version.description
-    assert version.tags["threestage.git.dirty.params"] == "not in git: params.yaml, no value of it"
+    assert read_record(version.run_id).facts["uncommitted"] == "not in git: params.yaml, no value of it"
     diff = mlflow.artifacts.load_text(f"runs:/{version.run_id}/lineage/uncommitted.diff")
     assert diff.endswith("-f1: 0.5\n+f1: 0.5 # as it was\n")
 
@@ -221,9 +283,9 @@ def test_a_commit_that_holds_all_leaves_nothing_to_say(project):
     register_model("classifier")
     version = challenger()
     assert "not in git" not in version.description
-    assert "threestage.git.dirty.params" not in version.tags
+    assert read_record(version.run_id).facts["uncommitted"] == ""
     names = [file.path for file in MlflowClient().list_artifacts(version.run_id, "lineage")]
-    assert names == [f"lineage/{name}" for name in ("lineage.json", "lineage.svg", "stages.json")]
+    assert names == ["lineage/stages.json"]
 
 
 def test_parameters_stand_in_the_versions_own_run(project):
@@ -232,7 +294,7 @@ def test_parameters_stand_in_the_versions_own_run(project):
 
 
 def reject(version: str) -> None:
-    MlflowClient().set_model_version_tag(NAME, version, "threestage.review", "rejected")
+    MlflowClient().set_model_version_tag(NAME, version, "threestage.state", "rejected")
     MlflowClient().delete_registered_model_alias(NAME, "challenger")
 
 
@@ -247,13 +309,6 @@ def test_a_rejected_version_is_never_made_challenger_again(project):
     evaluated_with(0.6)
     assert register_model("classifier") == "3"
     assert registered(["classifier"]) == {"classifier": "version 3, challenger"}
-
-
-def test_what_was_rejected_before_its_registration_ended_is_no_challenger(project):
-    register_and_die_in("set_registered_model_alias")
-    MlflowClient().set_model_version_tag(NAME, "1", "threestage.review", " Rejected")
-    assert register_model("classifier") == "1"
-    assert registered(["classifier"]) == {"classifier": "version 1, rejected"}
 
 
 def test_more_models_than_a_page_of_the_registry_hide_none(project):

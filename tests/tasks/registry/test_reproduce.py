@@ -9,34 +9,37 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-import mlflow
 import psutil
 import pytest
 from mlflow import MlflowClient
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from projects import git
 from small_models import ROOT, run
 
-from llm.device import EAGER, choose_compute
 from llm.errors import UserError
-from llm.model.int8 import has_fast_int8
-from llm.training.compiled import can_learn_in_c, compiled_by, cpp_compiler
-from tasks.registry.ancestry import STAGES
+from tasks.registry.record import FILE, RECORD
 from tasks.registry.register import register_model
-from tasks.registry.reproduce import Attempt
+from tasks.registry.reproduce import (
+    UNCOMMITTED,
+    Comparison,
+    Registered,
+    compare,
+    expected_differences,
+    gather,
+    registered,
+    why,
+    worktree,
+)
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.uncommitted import LEFT_OUT
-from tasks.registry.verdict import Verdict
-from tasks.registry.worktree import UNCOMMITTED, Worktree, registered, worktree
-from tasks.stages.hashes import locked
+from tasks.registry.worktree import Worktree
+from tasks.stages.hashes import Hashes, locked
 
 pytestmark = pytest.mark.slow
 
 NAME = "threestage-classifier"
 URI = f"models:/{NAME}/1"
-WEIGHTS = "models/classifier/model.safetensors"
 STATE = ("mlflow.db*", ".threestage/", ".prefect/", "mlartifacts/", "tmp/", "remote/")
 WAIT = """\
 import os, pathlib, time
@@ -46,18 +49,13 @@ if name := os.environ.get("WAIT"):
 """
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def state() -> dict[str, str]:
-    """What git says of this folder, its worktrees and its refs, and the hash of every file that is no engine's note."""
+    """What git says of this folder, its worktrees and its refs, and the hash of every file but the engines' own."""
     asked = ("status --porcelain", "worktree list", "show-ref --head", "stash list")
     said = {each: subprocess.check_output(["git", *each.split()], text=True) for each in asked}
-    # Of .dvc its cache and settings are looked at; Python's own cache comes and goes with what is imported.
-    kept = {".git", ".threestage", ".prefect", "tmp", "__pycache__"}
+    kept = {".git", ".threestage", ".prefect", "tmp", "__pycache__"}  # of .dvc the cache and the settings count
     files = (path for path in Path().rglob("*") if path.is_file() and not kept & {*path.parts})
-    return said | {str(path): sha256(path) for path in files}
+    return said | {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def commit() -> None:
@@ -66,7 +64,7 @@ def commit() -> None:
 
 
 def register() -> str:
-    """Make what is here a version; where it is."""
+    """Make what is here a version; its URI."""
     return f"models:/{NAME}/{register_model('classifier')}"
 
 
@@ -103,27 +101,22 @@ def with_version(registered_folder, temporary, monkeypatch) -> Path:
 
 
 @contextmanager
-def attempted(uri: str = URI) -> Iterator[tuple[Attempt, Verdict]]:
+def reproducing(uri: str = URI) -> Iterator[tuple[Worktree, Comparison]]:
     """As the flow does it, without a Prefect server, while its worktree is there."""
-    version = registered(uri)
+    version, ran = registered(uri), []
     with worktree(version) as tree:
-        attempt = Attempt(version, tree)
-        for stage in attempt.gather():
-            attempt.run(stage, {})
-            if verdict := attempt.verdict():
+        for stage in gather(version, tree):
+            tree.run(stage, {})
+            ran.append(stage)
+            result = compare(version, tree, ran)
+            if result.differs:
                 break
-        yield attempt, verdict
+        yield tree, result
 
 
-def reproduced(uri: str = URI) -> Verdict:
-    with attempted(uri) as (_, verdict):
-        return verdict
-
-
-def foreseen(uri: str = URI) -> list[str]:
-    version = registered(uri)
-    with worktree(version) as tree:
-        return Attempt(version, tree).foreseen()
+def reproduced(uri: str = URI) -> Comparison:
+    with reproducing(uri) as (_, result):
+        return result
 
 
 def change_data(model: str) -> None:
@@ -131,173 +124,95 @@ def change_data(model: str) -> None:
     path.write_text(path.read_text() + "\n")
 
 
-def test_a_model_comes_out_as_it_was_and_a_registry_that_serves_other_bytes_is_caught(with_version, temporary):
-    before = state()
-    with attempted(f"models:/{NAME}@challenger") as (attempt, verdict):
-        assert verdict.identical
-        assert verdict.ran == ("finetune@classifier",)
-        assert f"{WEIGHTS}: sha256 {sha256(Path(WEIGHTS))}" in str(verdict)
-        assert state() == before | {"worktree list": state()["worktree list"]}
+def change_facts(**facts: str) -> None:
+    """Version 1 as if these were facts of its record: MLflow's client knows where its run was before the copy."""
+    path = Path("mlartifacts", MlflowClient().get_model_version(NAME, "1").run_id, "artifacts", RECORD)
+    record = FILE.validate_json(path.read_bytes())
+    names = {name.replace("__", "."): value for name, value in facts.items()}
+    path.write_bytes(FILE.dump_json(replace(record, facts=record.facts | names)))
 
-        (served,) = Path("mlartifacts").rglob(f"artifacts/{WEIGHTS.removeprefix('models/')}")
-        kept = served.read_bytes()
-        served.write_bytes(kept[:-1] + b"\0")
-        verdict = attempt.verdict()
-        assert verdict.differs == {WEIGHTS: (sha256(served), sha256(Path(WEIGHTS)))}
-        assert verdict.reasons == ("the files that the registry serves are not those that its tags name",)
-        served.write_bytes(kept)
+
+def at_this_commit() -> None:
+    change_facts(git__commit=subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip())
+
+
+def test_the_same_bytes_are_identical_and_nothing_is_left_behind(with_version, temporary):
+    before = state()
+    with reproducing(f"models:/{NAME}@challenger") as (tree, result):
+        assert not result.differs
+        assert result.ran == ("finetune@classifier",)
+        assert f"models/classifier: md5 {locked('finetune@classifier').outs['models/classifier']}" in str(result)
+        assert state() == before | {"worktree list": state()["worktree list"]}
+        assert tree.project.is_relative_to(temporary)
     assert state() == before
     assert list(temporary.iterdir()) == []
 
 
-def test_data_that_is_in_no_commit_is_taken_from_here_and_once_it_is_changed_named_with_its_stage(with_version):
+def test_a_dep_in_no_commit_is_copied_from_here_and_named_once_it_has_changed(with_version):
     change_data("classifier")
     run("dvc", "repro", "-q")
     uri = register()
-    then = MlflowClient().get_model_version(NAME, "2").tags["threestage.dvc.dep.made/classifier"]
+    then = locked("finetune@classifier").deps["made/classifier"]
     run("dvc", "remote", "add", "--local", "--default", "storage", "remote")
     run("dvc", "push", "--quiet")
-    shutil.rmtree(".dvc/cache")  # what the training read the remote has
+    shutil.rmtree(".dvc/cache")  # what the training read is in the remote alone
     Path("params.yaml").write_text("f1: 0.6\n")  # a later state of this folder does not count
     Path("dvc.yaml").unlink()
-    before = state()
-    verdict = reproduced(uri)
-    assert verdict.identical
-    assert verdict.ran == ("finetune@classifier",)
-    assert state() == before
+    result = reproduced(uri)
+    assert not result.differs
+    assert result.ran == ("finetune@classifier",)
     git(Path(), "checkout", "--quiet", "made")
-    verdict = reproduced(uri)
-    assert not verdict.identical
-    assert verdict.ran == ("finetune@classifier",)
-    assert list(verdict.differs) == ["models/classifier"]
-    assert verdict.reasons[0].startswith(f"its dep made/classifier was {then}, here it is ")
-    assert len(verdict.reasons) == 1
-    assert f"finetune@classifier is the first stage that made other bytes than those of {uri}" in str(verdict)
+    result = reproduced(uri)
+    assert result.ran == ("finetune@classifier",)
+    assert list(result.differs) == ["models/classifier"]
+    (reason,) = result.reasons
+    assert reason.startswith(f"its dep made/classifier was {then}, here it is ")
+    assert f"finetune@classifier is the first stage that made other bytes than those of {uri}" in str(result)
 
 
-def test_what_the_cache_has_damaged_is_made_again(with_version):
+def test_what_the_cache_lacks_or_has_damaged_is_made_again_up_to_the_first_stage_that_differs(with_version):
     for path in Path(".dvc/cache/files").rglob("*"):
         if path.is_file():
             path.chmod(0o644)
             path.write_bytes(path.read_bytes() + b" ")
-    verdict = reproduced()
-    assert verdict.identical
-    assert verdict.ran == ("pretrain", "finetune@classifier")
+    result = reproduced()
+    assert not result.differs
+    assert result.ran == ("pretrain", "finetune@classifier")
 
-
-def test_data_that_was_added_to_dvc_is_there_where_it_may_be_read_again(with_version):
-    Path("own.csv").write_text("ham,hello\n")
-    run("dvc", "add", "--quiet", "own.csv")
-    commit()
-    at_this_commit()
-    foundation = locked("pretrain").outs["models/foundation"]
-    (listing,) = Path(".dvc/cache/files").rglob(foundation[2:])
-    listing.unlink()
-    version = registered(URI)
-    with worktree(version) as tree:
-        assert not (tree.project / "own.csv").exists()
-        assert Attempt(version, tree).gather() == ["pretrain", "finetune@classifier"]
-        assert (tree.project / "own.csv").read_text() == "ham,hello\n"
-
-
-def test_the_first_stage_that_differs_ends_it_whatever_it_is_known_by(with_version):
-    change_data("foundation")
-    change_data("classifier")  # else it is version 1
-    run("dvc", "repro", "-q")
-    pretrain = locked("pretrain")
-    uri = register()
-    git(Path(), "checkout", "--quiet", "made")
     shutil.rmtree(".dvc/cache")
-
-    def check(verdict: Verdict) -> None:
-        assert verdict.ran == ("pretrain",)
-        assert list(verdict.differs) == ["models/foundation"]
-        reason = f"its dep made/foundation was {pretrain.deps['made/foundation']}, here it is "
-        assert verdict.reasons[0].startswith(reason)
-
-    def asked_again(tree: Worktree) -> Verdict:
-        attempt = Attempt(registered(uri), tree)
-        assert attempt.gather() == ["pretrain", "finetune@classifier"]
-        attempt.ran.append("pretrain")
-        return attempt.verdict()
-
-    with attempted(uri) as (attempt, verdict):
-        check(verdict)  # by what was written down with the version
-        tree = Worktree(attempt.project, attempt.project.parent)
-        for record in Path("mlartifacts").rglob(STAGES):  # as in one of before this was done
-            record.unlink()
-        check(asked_again(tree))  # by dvc.lock
-        Path("dvc.lock").unlink()
-        with mlflow.start_run(tags=pretrain.tags() | {"threestage.dvc.stage": "pretrain"}):
-            pass
-        check(asked_again(tree))  # by a run
-
-
-def test_another_library_is_said_before_anything_runs(with_version):
-    known = '{"torch": "1.0.0", "no-such-library": "3.2"}\n'
-    Path("libraries.json").write_text(known)
+    change_data("foundation")
     commit()
     at_this_commit()
-    shipped = Path(mlflow.pyfunc.get_model_dependencies(URI)).read_text().split()
-    (torch,) = (line.removeprefix("torch==") for line in shipped if line.startswith("torch=="))
-    assert foreseen() == [
-        f"library torch was 1.0.0, here it is {torch}",
-        "library no-such-library was 3.2, here it is missing",
+    result = reproduced()
+    assert result.ran == ("pretrain",)
+    assert list(result.differs) == ["models/foundation"]
+    assert result.reasons[0].startswith(f"its dep made/foundation was {locked('pretrain').deps['made/foundation']}, ")
+
+
+def test_reasons_are_deps_then_parameters_then_libraries():
+    then = Hashes({"torch": "2.12.0", "foundation.train": {"steps": 20, "seed": 1}}, {"data": "a", "llm": "b"}, {})
+    now = Hashes({"torch": "2.13.0", "foundation.train": {"steps": 30, "seed": 1}}, {"data": "c", "llm": "b"}, {})
+    assert why(then, now) == [
+        "its dep data was a, here it is c",
+        "parameter foundation.train.steps was 20, here it is 30",
+        "library torch was 2.12.0, here it is 2.13.0",
     ]
-    assert Path("libraries.json").read_text() == known
 
 
-def at_this_commit() -> None:
-    """Version 1 as if it had been made here and now."""
-    head = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
-    MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.commit", head)
-
-
-def foreseen_of(tags: dict[str, str]) -> list[str]:
-    """What is foreseen of a version whose training has these tags."""
-    with mlflow.start_run(tags={f"threestage.{name}": value for name, value in tags.items()}) as training:
-        pass
-    MlflowClient().set_model_version_tag(NAME, "1", "threestage.training_run", training.info.run_id)
-    return foreseen()
-
-
-def test_another_class_of_machine_is_said_before_anything_runs(with_version):
-    said = foreseen_of({"machine.cpu": "Z80", "machine.os": "Linux", "device": "cuda", "blocks": "compiled by g++ 1.0"})
-    assert said[0].startswith("cpu was Z80, here it is ")
-    here = compiled_by(compiler) if (compiler := cpp_compiler()) else EAGER
-    assert said[-2:] == ["device was cuda, here it is cpu", f"blocks was compiled by g++ 1.0, here it is {here}"]
-    assert "python" not in " ".join(said)  # which nobody wrote down
-
-
-@pytest.mark.parametrize(
-    "blocks",
-    [
-        EAGER,
-        f"{EAGER}, attention and loss and Muon in C, logits in 8 bits",
-        "compiled, attention in C",
-        "compiled, products in 8 bits",
-        "compiled, attention and loss in C, logits and products in 8 bits",
-    ],
-)
-def test_what_parameters_asked_for_is_expected_where_this_machine_has_it(with_version, blocks):
-    compute, compiler = choose_compute(), cpp_compiler()
-    has = {"compiled": compiler is not None, "in C": can_learn_in_c(compute), "8 bits": has_fast_int8(compute.device)}
-    then = blocks.replace("compiled", compiled_by(compiler or "g++"))
-    said = [each for each in foreseen_of({"device": str(compute.device), "blocks": then}) if "blocks" in each]
-    assert bool(said) == any(asked in blocks and not here for asked, here in has.items())
-    assert all(each.startswith(f"blocks was {then}, here it is ") for each in said)
-
-
-def test_a_version_that_was_registered_outside_git_is_said(with_version):
-    MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.commit", "none")
-    with pytest.raises(UserError, match=rf"^{URI}: it was registered outside git"):
-        registered(URI)
+def test_other_libraries_and_another_kind_of_machine_are_expected_to_make_other_bytes():
+    entry = {"params": {"libraries.json": {"numpy": "0.0.1"}}}
+    facts = {"machine.cpu": "Z80", "machine.os": "Linux-6.1.0-9-x86_64-with-glibc2.36", "device": "cpu"}
+    version = Registered(URI, "", "finetune@classifier", "", "", {"finetune@classifier": entry}, facts)
+    here = {"machine.cpu": "EPYC", "machine.os": "Linux-5.4.0-x86_64-with-glibc2.31", "device": "cpu", "dtype": "float"}
+    library, machine = expected_differences(version, here)
+    assert library.startswith("library numpy was 0.0.1, here it is ")
+    assert machine == "cpu was Z80, here it is EPYC"
 
 
 @pytest.fixture
-def dirty(with_version, monkeypatch) -> str:
-    """A version that was made when train.py was not as in its commit, and read a file that was in none; in a project
-    that is a folder of a larger repository."""
+def dirty(with_version) -> str:
+    """A version made when train.py was not as in its commit and read a file that was in none; in a project that is a
+    folder of a larger repository."""
     shutil.move(".git", with_version.parent)
     Path(with_version.parent, ".gitignore").write_text("tmp/\n")
     commit()
@@ -313,68 +228,41 @@ def dirty(with_version, monkeypatch) -> str:
     return uri
 
 
-def test_what_was_not_in_its_commit_is_applied_and_said(dirty, caplog):
-    with caplog.at_level(logging.WARNING, logger="tasks"):
-        assert reproduced(dirty).identical
-    assert "not in git: code, train.py, note.py; applied to its commit from lineage/uncommitted.diff" in caplog.text
+def test_an_uncommitted_diff_is_applied_and_one_that_does_not_apply_or_is_gone_is_an_error(dirty, temporary, caplog):
+    with caplog.at_level(logging.WARNING, logger="tasks.registry.reproduce"):
+        assert not reproduced(dirty).differs
+    messages = [record.getMessage() for record in caplog.records if record.name == "tasks.registry.reproduce"]
+    assert messages == [
+        "not in git: code, train.py, note.py; applied to its commit from lineage/uncommitted.diff of its run"
+    ]
     assert not Path("note.py").exists()
-
-
-def test_a_dirty_version_whose_diff_does_not_apply_or_is_not_kept_is_said_and_leaves_nothing(dirty, temporary):
     (kept,) = Path("mlartifacts").rglob(UNCOMMITTED)
     kept.write_text("--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-import nothing\n+import all\n")
-    with pytest.raises(UserError, match=r"code, train.py, note.py\), and .* doesn't apply to that: git apply: error"):
+    with pytest.raises(UserError, match=r"code, train.py, note.py\), and .* does not apply: git apply: error"):
         reproduced(dirty)
     kept.unlink()
-    with pytest.raises(UserError, match=rf"its run holds no {UNCOMMITTED}, so it can't be made again"):
+    with pytest.raises(UserError, match=rf"its run has no {UNCOMMITTED}, so it can't be made again"):
         reproduced(dirty)
     assert list(temporary.iterdir()) == []
     assert len(subprocess.check_output(["git", "worktree", "list"]).splitlines()) == 1
 
 
-def test_what_its_diff_leaves_out_is_a_reason_to_expect_other_bytes(with_version):
-    MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.dirty.code", "true")
-    said = f"not in git: {LEFT_OUT}, data/large.jsonl; code, data/large.jsonl, train.py"
-    MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.dirty.params", said)
-    (record,) = Path("mlartifacts").rglob(STAGES)
-    record.with_name(Path(UNCOMMITTED).name).write_text("--- /dev/null\n+++ b/note.py\n@@ -0,0 +1 @@\n+# a line\n")
-    assert foreseen() == ["not in git, and too large or binary to be kept with it: data/large.jsonl"]
-
-
-def test_a_stage_that_fails_is_named(with_version, temporary):
+def test_a_stage_that_fails_is_named_and_leaves_nothing(with_version, temporary):
     Path("train.py").write_text("raise SystemExit(3)\n" + Path("train.py").read_text())
     commit()
     at_this_commit()
-    with pytest.raises(UserError, match=rf"^{URI} can't be made again: stage finetune@classifier failed; the reason"):
+    with pytest.raises(UserError, match=r"^stage finetune@classifier failed; the reason stands above"):
         reproduced()
     assert list(temporary.iterdir()) == []
 
 
-def test_a_commit_that_git_does_not_have_is_said_before_a_server_starts(with_version, stage_line):
-    MlflowClient().set_model_version_tag(NAME, "1", "threestage.git.commit", "0" * 40)
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        code, said = stage_line(with_version, f"reproduce@{URI}")
-    assert code == 2, said
-    assert said.startswith(f"error: {URI}: this repository has no commit {'0' * 40}; `git fetch --all`")
-
-
-def test_one_that_was_killed_is_tidied_up_by_the_next_but_not_one_that_still_runs(with_version, temporary):
-    before, version = state(), registered(URI)
-    if not (child := os.fork()):
-        try:
-            with worktree(version):
-                os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    os.waitpid(child, 0)
-    (abandoned,) = temporary.iterdir()
-    with worktree(version) as first:
-        assert list(temporary.iterdir()) == [first.scratch]
-        assert first.scratch != abandoned
-        with worktree(version):
-            assert first.project.exists()
-    assert list(temporary.iterdir()) == []
-    assert state() == before
+def test_a_commit_that_git_does_not_have_and_none_at_all_are_errors(with_version):
+    change_facts(git__commit="0" * 40)
+    with pytest.raises(UserError, match=rf"^{URI}: this repository has no commit {'0' * 40}; `git fetch --all`"):
+        registered(URI)
+    change_facts(git__commit="none")
+    with pytest.raises(UserError, match=rf"^{URI}: it was registered outside git"):
+        registered(URI)
 
 
 def test_a_command_that_is_stopped_leaves_nothing(with_version, temporary, prefect_api):
@@ -390,10 +278,8 @@ def test_a_command_that_is_stopped_leaves_nothing(with_version, temporary, prefe
         text=True,
     )
     try:
-        deadline = time.monotonic() + 300
         while not (begun.exists() and begun.read_text()):
             assert running.poll() is None, running.stderr.read()
-            assert time.monotonic() < deadline
             time.sleep(0.05)
         assert len(subprocess.check_output(["git", "worktree", "list"]).splitlines()) == 2
         running.send_signal(signal.SIGTERM)

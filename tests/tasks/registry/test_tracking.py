@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 from llm.config import Config
 from llm.errors import UserError
 from tasks.registry import server, tracking
-from tasks.registry.tracking import configure_tracking, log_inputs, log_steps, made_by, namespace, stage_run
+from tasks.registry.record import read_record
+from tasks.registry.tracking import configure_tracking, log_inputs, log_steps, made_by, namespace, parent_run, stage_run
 from tasks.stages.hashes import Hashes, fingerprint, inputs
 
 pytestmark = pytest.mark.slow
@@ -65,10 +66,8 @@ def test_a_run_holds_parameters_lineage_and_the_outs_that_it_made(stage):
     assert run.info.run_name == "train"
     assert run.data.params == {"seed": "3", "inner.rate": "0.5", "prompts.0": "a", "prompts.1": "b"}
     assert run.data.metrics["loss"] == 2.5
-    tags = run.data.tags
-    assert tags["threestage.seed"] == "3"
-    assert tags["threestage.dvc.dep.data"] == hashlib.md5(Path("data").read_bytes()).hexdigest()
-    assert tags["threestage.dvc.out.model"] == hashlib.md5(b"weights").hexdigest()
+    assert run.data.tags["threestage.seed"] == "3"
+    assert read_record(run.info.run_id).hashes.outs == {"model": hashlib.md5(b"weights").hexdigest()}
 
 
 def test_artifacts_lie_in_mlartifacts_beside_the_database(stage, store):
@@ -93,6 +92,39 @@ def test_a_store_moves_with_its_folder(stage, ready_store, tmp_path, monkeypatch
         mlflow.log_text("here", "said.txt")
     assert Path(another.info.artifact_uri).is_relative_to(after)
     assert len(list(before.rglob("said.txt"))) == 0
+
+
+def test_only_what_lay_in_the_moved_folder_is_told_to_the_store(stage, ready_store, tmp_path, monkeypatch):
+    (folder := tmp_path / "moved" / "mlartifacts").mkdir(parents=True)
+    shutil.copy(ready_store, store := folder.with_name("mlflow.db"))
+    client = MlflowClient(f"sqlite:///{store}")
+    for name, place in (("threestage", "/before/mlartifacts"), ("another", "/elsewhere/mlartifacts")):
+        client.create_experiment(name, artifact_location=place)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    configure_tracking()
+    places = [client.get_experiment_by_name(name).artifact_location for name in ("threestage", "another")]
+    assert places == [str(folder), "/elsewhere/mlartifacts"]
+
+
+def test_mlflow_opens_the_experiment_as_trainings(stage):
+    configure_tracking()
+    assert mlflow.get_experiment_by_name("threestage").tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_runs_of_a_retraining_hang_under_one_run_and_a_killed_one_is_closed(stage):
+    killed = "import os\nfrom tasks.registry.tracking import parent_run\n"
+    killed += "with parent_run('retrain', 'All of it.'):\n  os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", killed], env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode == 9
+    with parent_run("retrain", "All of it."), stage_run() as child:
+        pass
+    parent = MlflowClient().get_run(read(child).data.tags["mlflow.parentRunId"])
+    assert (parent.info.run_name, parent.data.tags["mlflow.note.content"]) == ("retrain", "All of it.")
+    assert parent.info.status == "FINISHED"
+    with stage_run() as alone:
+        pass
+    assert "mlflow.parentRunId" not in read(alone).data.tags
+    runs = mlflow.search_runs(filter_string="attributes.run_name = 'retrain'", output_format="list")
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
 
 
 def test_names_are_ones_own_on_a_server_that_others_use(monkeypatch):
@@ -167,7 +199,7 @@ def test_a_store_that_is_written_to_is_not_called_broken(stage, mlflow_store, tm
     with sqlite3.connect(mlflow_store) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(UserError, match=r"mlflow\.db: database is locked; try again when nobody else writes to it"):
-            tracking._move_artifacts(mlflow_store, tmp_path / "mlartifacts")
+            tracking._move_artifacts(mlflow_store, tmp_path / "mlartifacts", "threestage")
 
 
 def test_a_file_that_is_no_store_is_named(stage, monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from small_models import challenger
 from app.errors import Unavailable
 from app.settings import Settings
 from app.versions import Versions
-from tasks.registry.ancestry import ancestry
+from tasks.registry.lineage import find_lineage
 from tasks.registry.register import register_model, registered
 from tasks.registry.server import ServerAwayError, server_errors
 
@@ -33,8 +33,8 @@ def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_ser
     table = served.predict(pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
     assert table["label"][0] in ("ham", "spam")
     files = [file.path for file in MlflowClient().list_artifacts(challenger().run_id, "lineage")]
-    assert {"lineage/lineage.svg", "lineage/stages.json"} <= set(files)
-    assert ancestry("classifier").title == "threestage-classifier version 1 (challenger)"
+    assert "lineage/stages.json" in files
+    assert find_lineage("classifier").title == "threestage-classifier version 1 (challenger)"
     model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
 

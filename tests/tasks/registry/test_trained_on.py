@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import mlflow
 import pandas as pd
 import pytest
 from dvc.repo import Repo
@@ -11,7 +12,10 @@ from token_files import write_tokens
 
 from llm.errors import UserError
 from llm.tokenizer import save_tokenizer
+from tasks.registry.record import Record, write_record
+from tasks.registry.tracking import configure_tracking
 from tasks.registry.trained_on import TrainedOn, committed, current_md5, current_rows, rows_before, trained_on
+from tasks.stages.hashes import Hashes
 
 NAME = "threestage-classifier"
 
@@ -28,17 +32,21 @@ def write(dataset, rows):
     rows.to_parquet(folder / "train.parquet", index=False)
 
 
-def test_the_data_of_a_version_is_named_by_its_tags(project, mlflow_store, tmp_path):
-    client = MlflowClient(f"sqlite:///{mlflow_store}")
+def test_the_data_of_a_version_is_named_by_its_record(project, mlflow_store, tmp_path):
+    configure_tracking()
+    client = MlflowClient()
     client.create_registered_model(NAME)
-    tags = {"threestage.dvc.dep.data/processed/emails": "abc.dir", "threestage.dvc.dep.models/published": "def.dir"}
-    version = client.create_model_version(NAME, str(tmp_path), tags=tags)
+    deps = {"models/published": "def.dir", "data/processed/emails": "abc.dir"}
+    for found in (deps, {}):
+        with mlflow.start_run() as run:
+            write_record(run.info.run_id, Record("register", Hashes({}, found, {}), {}))
+        client.create_model_version(NAME, str(tmp_path), run.info.run_id)
     assert trained_on("classifier", "champion") is None
-    client.set_registered_model_alias(NAME, "champion", version.version)
+    client.set_registered_model_alias(NAME, "champion", "1")
     assert trained_on("classifier", "champion") == TrainedOn("classifier", "1", "emails", "abc.dir")
     assert trained_on("assistant", "champion") is None
     assert trained_on("classifier", "previous") is None
-    client.delete_model_version_tag(NAME, version.version, "threestage.dvc.dep.data/processed/emails")
+    client.set_registered_model_alias(NAME, "champion", "2")
     assert trained_on("classifier", "champion") is None
 
 

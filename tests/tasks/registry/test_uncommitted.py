@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from tasks.registry import uncommitted as module
-from tasks.registry.uncommitted import uncommitted
+from tasks.registry.record import Record
+from tasks.registry.uncommitted import not_in_git, uncommitted
+from tasks.stages.hashes import Hashes
 
 PARAMS = """\
 foundation: {train: {steps: 1500}}
@@ -43,58 +45,46 @@ def committed(tmp_path, monkeypatch):
 
 def test_a_commit_that_holds_all_leaves_nothing(committed):
     write("tests/test_gpt.py", "changed\n")
-    assert uncommitted("mail") == module.Uncommitted("", b"")
+    assert uncommitted() == module.Uncommitted("", b"")
 
 
-def test_values_are_named_as_they_were_and_are_the_models_own_first(committed):
-    write(
-        "params.yaml", PARAMS.replace("1500", "20").replace("900, lora: null", "20, lora: {rank: 4}").replace("8", "9")
+def test_values_are_named_as_they_were_and_many_or_long_ones_are_cut(committed):
+    write("params.yaml", PARAMS.replace("1500", "20").replace("900, lora: null", "20, lora: {rank: 4}"))
+    assert uncommitted().summary == (
+        "not in git: params.yaml, foundation.train.steps 1500 -> 20, applications.mail.train.steps 900 -> 20, "
+        "applications.mail.train.lora null -> nothing, applications.mail.train.lora.rank nothing -> 4"
     )
-    own = "steps 900 -> 20, lora null -> nothing, evaluate.batch_size 8 -> 9, lora.rank nothing -> 4"
-    assert uncommitted("mail").said == f"not in git: params.yaml, {own}, foundation.train.steps 1500 -> 20"
-    other = "applications.mail.train.steps 900 -> 20"
-    assert uncommitted("foundation").said.startswith(f"not in git: params.yaml, steps 1500 -> 20, {other}, ")
+    write("params.yaml", PARAMS + "".join(f"k{n}: {'v' * 50}\n" for n in range(20)))
+    summary = uncommitted().summary
+    assert f"k0 nothing -> {'v' * 40}…, k1" in summary
+    assert summary.endswith(", and 15 more")
 
 
-def test_stages_and_files_are_named_and_the_diff_makes_them_from_the_commit(committed, tmp_path):
-    write("dvc.yaml", FILES["dvc.yaml"].replace("cmd: b", "cmd: c"))
+def test_files_are_named_and_the_diff_makes_them_from_the_commit(committed, tmp_path):
+    write("params.yaml", PARAMS + "# why\n")
+    write("dvc.yaml", "stages: [\n")
     write("llm/gpt.py", "one\r\nthree\r\n")
     write("tasks/new.py", "")
     write("tasks/data/newer.py", "x = 1  # ü\n")
     git("config", "diff.noprefix", "true")
     git("config", "color.diff", "always")
-    changed = uncommitted("mail")
-    assert changed.said == "not in git: dvc.yaml, stage finetune; code, llm/gpt.py, tasks/data/newer.py, tasks/new.py"
+    changed = uncommitted()
+    assert changed.summary == "not in git: params.yaml; dvc.yaml, llm/gpt.py, tasks/data/newer.py, tasks/new.py"
     git("worktree", "add", "-q", "--detach", "elsewhere", "HEAD")
     subprocess.run(["git", "apply", "-"], cwd="elsewhere", input=changed.diff, check=True)
-    for path in ("dvc.yaml", "llm/gpt.py", "tasks/new.py", "tasks/data/newer.py"):
+    for path in ("params.yaml", "dvc.yaml", "llm/gpt.py", "tasks/new.py", "tasks/data/newer.py"):
         assert Path("elsewhere", path).read_bytes() == Path(path).read_bytes(), path
-
-
-def test_a_comment_a_deleted_file_and_one_that_is_no_yaml_are_said(committed):
-    write("params.yaml", PARAMS + "# why\n")
-    write("dvc.yaml", "stages: [\n")
     Path("llm/gpt.py").unlink()
-    changed = uncommitted("mail")
-    stages = "dvc.yaml, stage pretrain, stage finetune"
-    assert changed.said == f"not in git: params.yaml, no value of it; {stages}; code, llm/gpt.py"
-    assert b"deleted file mode" in changed.diff
+    assert b"deleted file mode" in uncommitted().diff
 
 
-def test_many_and_long_values_are_cut(committed):
-    write("params.yaml", PARAMS + "".join(f"k{n}: {'v' * 50}\n" for n in range(20)))
-    said = uncommitted("mail").said
-    assert f"k0 nothing -> {'v' * 40}…, k1" in said
-    assert said.endswith(", and 15 more")
-
-
-def test_what_is_too_much_or_binary_is_left_out_of_the_diff_and_named(committed, monkeypatch):
+def test_large_and_binary_files_are_left_out_of_the_diff_and_named(committed, monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 500)
     write("a.py", "x\n" * 300)
     write("b.py", "y = 1\n")
     Path("c.py").write_bytes(bytes(99))
-    changed = uncommitted("mail")
-    assert changed.said == "not in git: left out of the diff, a.py, c.py; code, a.py, b.py, c.py"
+    changed = uncommitted()
+    assert changed.summary == "not in git: left out of the diff, a.py, c.py; a.py, b.py, c.py"
     assert changed.diff.startswith(b"diff --git a/b.py b/b.py\nnew file mode 100644\n")
     assert len(changed.diff) < 500
 
@@ -106,10 +96,24 @@ def test_without_a_commit_there_is_nothing_to_compare_with(tmp_path, monkeypatch
     if with_git:
         git("init", "-q")
     write("params.yaml", PARAMS)
-    assert uncommitted("mail") == module.Uncommitted("", b"")
+    assert uncommitted() == module.Uncommitted("", b"")
 
 
 def test_without_the_command_git_there_is_nothing_to_compare_with(committed, monkeypatch):
     write("params.yaml", "")
     monkeypatch.setenv("PATH", "")
-    assert uncommitted("mail") == module.Uncommitted("", b"")
+    assert uncommitted() == module.Uncommitted("", b"")
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"git.dirty.code": "false", "uncommitted": ""}, ""),
+        ({"git.dirty.code": "true", "uncommitted": "not in git: a.py"}, "not in git: a.py"),
+        ({"git.dirty.code": "unknown", "uncommitted": ""}, "not in git: code"),
+        ({"git.commit": "none"}, "no git commit is known"),
+    ],
+)
+def test_the_record_of_a_version_says_what_no_commit_holds(facts, words):
+    clean = {"git.commit": "c1", "git.dirty.params.yaml": "false", "git.dirty.dvc.yaml": "false"}
+    assert not_in_git(Record("register", Hashes({}, {}, {}), clean | facts)) == words

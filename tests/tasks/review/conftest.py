@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,9 +18,10 @@ from mlflow import MlflowClient
 from projects import ROOT
 from small_models import TEXT
 
+from tasks.registry.record import Record, read_record, write_record
 from tasks.registry.tracking import configure_tracking
 from tasks.served import signature
-from tasks.stages.hashes import PREFIX
+from tasks.stages.hashes import Hashes, md5_of
 
 DATASETS = {"assistant": "instructions", "classifier": "emails", "foundation": "corpus"}
 WORDS = TEXT[0].split()
@@ -53,9 +55,12 @@ def ship(folder: Path, changed: Mapping[str, tuple[str, str]]) -> list[str]:
 
 
 def register(
-    weights: Path, model: str, *, changed: Mapping[str, tuple[str, str]] | None = None, bare: bool = False, **tags: str
+    weights: Path, model: str, *, changed: Mapping[str, tuple[str, str]] | None = None, bare: bool = False, **facts: str
 ) -> str:
-    """A version as `register` leaves it, of logged metrics that are made up; `bare` ships no code. Its number."""
+    """A version as `register` leaves it, of logged metrics that are made up; `bare` ships no code. Its number.
+
+    `facts` are those of its record, with two underscores for a point.
+    """
     configure_tracking()
     client, name = MlflowClient(), f"threestage-{model}"
     if not client.search_registered_models(f"name = '{name}'"):
@@ -75,11 +80,22 @@ def register(
         mlflow.log_artifact(f"{folder}/card.html", "card")
         Path(folder, "roc.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
         mlflow.log_artifact(f"{folder}/roc.svg", "evaluation/evidence")
-    given = {name.replace("__", "."): value for name, value in tags.items()}
-    made = {f"dvc.dep.data/processed/{DATASETS[model]}": "d1.dir", f"dvc.out.models/{model}": weights.parent.name}
-    tags = {f"{PREFIX}.{name}": value for name, value in (made | given).items()}
-    version = client.create_model_version(name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id)
+    data = f"data/processed/{DATASETS[model]}"
+    hashes = Hashes({}, {data: md5_of(Path(data))}, {f"models/{model}": weights.parent.name})
+    named = {name.replace("__", "."): value for name, value in facts.items()}
+    write_record(run.info.run_id, Record("register", hashes, named))
+    version = client.create_model_version(name, logged.model_uri, run.info.run_id, model_id=logged.model_id)
     return str(version.version)
+
+
+def set_deps(model: str, number: str, **deps: str) -> None:
+    """Record other hashes of what a version learned from, by dataset or folder below data/."""
+    run_id = MlflowClient().get_model_version(f"threestage-{model}", number).run_id
+    record = read_record(run_id)
+    made = {
+        f"data/processed/{name}" if name in DATASETS.values() else f"data/{name}": md5 for name, md5 in deps.items()
+    }
+    write_record(run_id, replace(record, hashes=replace(record.hashes, deps=record.hashes.deps | made)))
 
 
 @contextmanager
@@ -140,7 +156,8 @@ def write_project(folder: Path, corpus: Path) -> None:
     everyday.drop(columns="source").to_json(folder / "data/behavioural/emails/test.jsonl", orient="records", lines=True)
     stages = {}
     for dataset in DATASETS.values():
-        outs = [{"path": f"data/processed/{dataset}", "md5": "d1.dir"}]
+        made = f"data/processed/{dataset}"
+        outs = [{"path": made, "md5": md5_of(folder / made)}]
         stages[f"preprocess@{dataset}"] = {"cmd": "preprocess", "outs": outs}
         report = folder / "reports/quality" / dataset / "validation.json"
         report.parent.mkdir(parents=True)
@@ -159,9 +176,10 @@ def reviewed_files(tmp_path_factory, token_files) -> Path:
 
 @pytest.fixture(scope="session")
 def reviewed(tmp_path_factory, reviewed_files) -> Path:
-    """A project in which the assistant and the foundation have two versions, the classifier three. Look at it only.
+    """A project in which the assistant and the foundation have two versions, the classifier four. Look at it only.
 
-    The classifier's second has the first's weights, and ships code that decides the other way; the third ships none.
+    All versions of the classifier have the same weights. The second ships code that decides the other way, the third
+    ships none, and the fourth answers with the names of the environment variables that it sees.
     """
     folder = shutil.copytree(reviewed_files, tmp_path_factory.mktemp("reviewed"), dirs_exist_ok=True)
     with inside(folder):
@@ -170,6 +188,8 @@ def reviewed(tmp_path_factory, reviewed_files) -> Path:
         register(weights, "classifier")
         register(weights, "classifier", changed={"llm/applications/classifier.py": other_way})
         register(weights, "classifier", bare=True)
+        seen = ("labels[label], **{", "' '.join(__import__('os').environ), **{")
+        register(weights, "classifier", changed={"llm/applications/classifier.py": seen})
         for model in ("assistant", "foundation"):
             for number in (1, 2):
                 register(write_model(folder / f"made/{model}-{number}" / model, model, number), model)

@@ -1,8 +1,9 @@
 import pandas as pd
 import pytest
 
+from tasks.evaluation.answers import COLUMNS, OTHERS, Evaluate, _write_evidence
 from tasks.review import find
-from tasks.review.assistant import measure, rows, score
+from tasks.review.assistant import evidence, measure, rows, score
 from tasks.review.metrics import metrics_of
 
 
@@ -49,8 +50,25 @@ def test_intervals_of_a_review_resample_wordings_as_those_of_the_evaluation_do(a
     rows = pd.concat([asked.iloc[:1]] * 24, ignore_index=True).assign(wording=["a"] * 12 + ["b"] * 12)
     answers = [pd.DataFrame({"output": said, "error": None}) for said in (["2"] * 12 + ["3"] * 12, ["3"] * 24)]
     mine, its = (measure(rows, each) for each in answers)
-    found = metrics_of(mine, its, {}, {})["exact_match"]
+    found = metrics_of({}, None, mine, its)["exact_match"]
     assert (found.low, found.high) == (found.to_champion.low, found.to_champion.high) == (0.0, 1.0)
+
+
+def test_answers_are_read_from_what_the_evaluation_wrote(asked, tmp_path):
+    said = ["=1+1", "NA", "the cat sat", ""]
+    test = pd.read_parquet(tmp_path / "test.parquet").assign(answer=said)
+    for who in ("", *OTHERS):
+        test[f"{who}answer"] = test.get(f"{who}answer", "")
+        test = test.assign(**{f"{who}{column}": False for column in COLUMNS.values()})
+        test[f"{who}rouge_l"] = 0.5
+    test.loc[1, "baseline_correct"] = True
+    checkable = test["answers"].map(len) > 0
+    assert evidence(asked, tmp_path) is None
+    _write_evidence(test, checkable, Evaluate(batch_size=1, max_new_tokens=9), tmp_path)
+    found, baseline = evidence(asked, tmp_path)
+    assert found["output"].tolist() == said
+    assert found["error"].isna().all()
+    assert baseline == {("kind", "a"): 0.5, ("kind", "b"): 0.5}  # one of two right; ROUGE-L
 
 
 def test_an_assistant_that_learned_preferences_is_reviewed_as_any(asked):

@@ -5,19 +5,29 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
+from mlflow.entities.model_registry import ModelVersion
 from projects import git
 
+from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.review.changes import changes, hashes, splits
+from tasks.review.changes import changes, evaluated_rows, made_from, splits
+from tasks.stages.hashes import Hashes
 
-COMMIT = "threestage.git.commit"
+pytestmark = pytest.mark.usefixtures("mlflow_store")
 
 
-def version(number: str, run_id: str | None = None, **tags: str) -> ModelVersion:
-    given = [ModelVersionTag(name, value) for name, value in tags.items()]
-    return ModelVersion("threestage-classifier", number, 0, run_id=run_id, tags=given)
+def version(number: str, params: dict[str, object] | None = None, rows: int = 0, **given: object) -> ModelVersion:
+    """A version with parameters, splits of so many rows, and a record with a `commit`, `deps` and `outs`."""
+    configure_tracking()
+    with mlflow.start_run() as run, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.log_params(params or {})
+        for split in ("test", "train") if rows else ():
+            table = pd.DataFrame({"text": ["a"] * rows})
+            mlflow.log_input(mlflow.data.from_pandas(table, name="emails", digest=f"{split}{rows}"), context=split)
+    hashes = Hashes({}, given.get("deps", {}), given.get("outs", {}))
+    write_record(run.info.run_id, Record("register", hashes, {"git.commit": given.get("commit", "none")}))
+    return ModelVersion("threestage-classifier", number, 0, run_id=run.info.run_id)
 
 
 @pytest.fixture
@@ -38,73 +48,52 @@ def commits(tmp_path, monkeypatch) -> list[str]:
     return found
 
 
-def test_commits_between_two_versions_are_named_with_the_code_that_differs(commits):
-    found = changes(version("2", **{COMMIT: commits[2]}), version("1", **{COMMIT: commits[0]}))
+def test_commits_between_two_versions_are_named_and_their_files_of_code_counted(commits):
+    found = changes(version("2", commit=commits[2]), version("1", commit=commits[0]))
     assert found.commits == [f"{commits[2][:7]} A *better* one", f"{commits[1][:7]} Notes"]
-    assert found.files == ["M model.py"]
-    assert found.diff == f"git diff {commits[0][:10]} {commits[2][:10]}"
-    assert found.code_unknown == ""
-
-
-def test_the_same_commit_is_no_change(commits):
-    found = changes(version("2", **{COMMIT: commits[0]}), version("1", **{COMMIT: commits[0]}))
-    assert (found.commits, found.files, found.code_unknown) == ((), (), "")
+    assert found.code == f"`git diff {commits[0][:10]} {commits[2][:10]}` shows 1 changed files of code."
 
 
 @pytest.mark.parametrize(
     ("before", "said"),
     [
-        ("none", "of one of the two no git commit is known"),
-        ("0" * 40, "this repository does not hold both 0000000000 and "),
+        (None, "The same commit."),
+        ("none", "none or "),
+        ("0" * 40, "This repository lacks 0000000000 or "),
         ("--output=x", "--output=x or "),
     ],
 )
-def test_commits_that_are_not_known_here_are_said(commits, before, said):
-    found = changes(version("2", **{COMMIT: commits[0]}), version("1", **{COMMIT: before}))
-    assert found.code_unknown.startswith(said)
+def test_commits_that_are_the_same_or_not_known_here_are_said(commits, before, said):
+    found = changes(version("2", commit=commits[0]), version("1", commit=before or commits[0]))
+    assert found.code.startswith(said)
     assert not Path("x").exists()
-    assert found.commits == ()
+    assert found.commits == []
 
 
-def test_hashes_that_differ_and_those_that_do_not_stand_side_by_side(commits):
-    made, learned = "threestage.dvc.out.models/classifier", "threestage.dvc.dep.data/processed/emails"
-    challenger = version("2", **{made: "m2", learned: "d1", "a": "b"})
-    champion = version("1", **{made: "m1", learned: "d1"})
-    assert hashes(challenger) == {"dep: data/processed/emails": "d1", "out: models/classifier": "m2"}
-    assert changes(challenger, champion).data == [
-        ("dep: data/processed/emails", "d1", "d1"),
-        ("out: models/classifier", "m1", "m2"),
-    ]
-    assert changes(challenger, version("1")).data[0] == ("dep: data/processed/emails", "-", "d1")
+def test_hashes_that_differ_are_shown_and_those_that_do_not_are_not(commits):
+    made, learned = "models/classifier", "data/processed/emails"
+    challenger = version("2", deps={learned: "d1"}, outs={made: "m2"})
+    champion = version("1", deps={learned: "d1"}, outs={made: "m1"})
+    assert made_from(challenger) == {"from data/processed/emails": "d1", "made models/classifier": "m2"}
+    assert changes(challenger, champion).data == [("made models/classifier", "m1", "m2")]
+    assert changes(challenger, version("1")).data[0] == ("from data/processed/emails", "-", "d1")
 
 
-def run_with(params: dict[str, object], rows: int | None = None) -> str:
-    with mlflow.start_run() as run, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow.log_params(params)
-        if rows:
-            table = pd.DataFrame({"text": ["a"] * rows})
-            mlflow.log_input(mlflow.data.from_pandas(table, name="emails", digest=f"digest{rows}"), context="train")
-    return run.info.run_id
+def test_parameters_and_splits_that_differ_are_those_of_the_versions_runs():
+    before, after = (version("1", {"train.steps": steps, "train.seed": 1}, rows) for steps, rows in ((900, 3), (20, 4)))
+    found = changes(after, before)
+    assert found.parameters == [("train.steps", "900", "20")]
+    assert splits(after) == {"test": "4 rows, test4", "train": "4 rows, train4"}
+    assert found.data[1] == ("split train", "3 rows, train3", "4 rows, train4")
 
 
-@pytest.mark.slow
-def test_parameters_that_differ_are_those_of_the_versions_runs(mlflow_store, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    configure_tracking()
-    before, after = (
-        run_with({"train.steps": 900, "train.seed": 1}, 3),
-        run_with({"train.steps": 20, "train.seed": 1}, 4),
-    )
-    found = changes(version("2", after), version("1", before))
-    assert (found.parameters, found.parameters_unknown) == ([("train.steps", "900", "20")], "")
-    assert splits(version("2", after)) == {"train": ("4 rows,", "digest4")}
-    assert found.data == [("split: train", "3 rows, digest3", "4 rows, digest4")]
-    empty = run_with({})
-    found = changes(version("2", after), version("1", empty))
-    assert (found.parameters, found.parameters_unknown) == ([], "the runs of the two do not both say them")
-    trained = {"threestage.training_run": before}
-    found = changes(version("2", empty, **{"threestage.training_run": after}), version("1", empty, **trained))
-    assert found.parameters == [("train.steps", "900", "20")]  # versions from before their own runs had any
-    MlflowClient().delete_run(after)
-    assert changes(version("2", after), version("1", before)).parameters == [("train.steps", "900", "20")]
+def test_the_same_test_rows_are_the_same_split_and_the_same_other_data():
+    def rows(emails: str, mails: str, count: int = 3) -> object:
+        deps = {"data/processed/emails": emails, "data/behavioural": mails}
+        return evaluated_rows(version("1", rows=count, deps=deps))
+
+    assert rows("a", "a") == rows("b", "a")  # train may differ
+    assert rows("a", "a") != rows("a", "b")
+    assert rows("a", "a") != rows("a", "a", 4)
+    assert rows("a", "b", 0) == {"data/processed/emails": "a", "data/behavioural": "b"}
+    assert evaluated_rows(version("1")) is None

@@ -1,5 +1,5 @@
 import shutil
-from dataclasses import replace
+from collections import OrderedDict
 from pathlib import Path
 
 import mlflow
@@ -11,6 +11,7 @@ import torch
 import yaml
 from dvc.repo import Repo
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils
 
 import tasks.applications
 import tasks.evaluation
@@ -20,11 +21,13 @@ from llm.applications.classifier import serve
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.tokenizer import end_of_text
+from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.trained_on import DATA
 from tasks.review import assistant, classifier, find, foundation
-from tasks.review.comparison import _learned, compare
-from tasks.stages.hashes import md5_of
+from tasks.review.comparison import compare
+from tasks.review.metrics import Difference
+from tasks.stages.hashes import Hashes, md5_of
+from tests.tasks.review.conftest import set_deps
 
 pytestmark = pytest.mark.slow
 
@@ -48,37 +51,80 @@ def test_both_answer_by_the_code_that_they_ship(in_project):
     test = slice(0, 40)
     actual, called = rows["expected"][test] == "spam", labels[test] == "spam"
     metric = found.metrics["f1"]
-    assert metric.challenger == pytest.approx(sklearn.metrics.f1_score(actual, called))
+    assert metric.paired == pytest.approx(sklearn.metrics.f1_score(actual, called))
     assert metric.champion == pytest.approx(sklearn.metrics.f1_score(actual, ~called & labels[test].notna()))
-    assert metric.to_champion.value == pytest.approx(metric.challenger - metric.champion)
+    assert metric.to_champion.value == pytest.approx(metric.paired - metric.champion)
     assert metric.to_champion.low <= metric.to_champion.value <= metric.to_champion.high
-    assert metric.evaluated == 0.5
-    assert metric.to_baseline.value == pytest.approx(metric.challenger - 0.4)
-    assert found.metrics["roc_auc"].to_champion.value == 0  # the probabilities are the same
-    assert found.metrics["seconds_a_row"].challenger > 0
-    assert found.metrics["everyday_ham"].challenger + found.metrics["everyday_ham"].champion == pytest.approx(1)
-    assert (found.rows, found.unanswered, found.failed, found.incomparable) == (46, 1, "", "")
-    assert found.learned == {"challenger": None, "champion": 0}  # that was evaluated on the same rows
-    of_ham = [ok for ok, label in zip(right[40:], rows["expected"][40:], strict=True) if label == "ham"]
-    assert f"{of_ham.count(False)} of 3 everyday ham wrong" in found.told["challenger"]
-    assert f"{of_ham.count(True)} of 3 everyday ham wrong" in found.told["champion"]
+    assert (metric.value, metric.to_baseline.value) == (0.5, pytest.approx(0.1))  # as logged
+    assert found.metrics["everyday_ham"].paired + found.metrics["everyday_ham"].champion == pytest.approx(1)
+    assert (found.rows, found.checked, found.agreed, found.unanswered) == (46, 46, None, 1)
+    assert (found.failed, found.incomparable, found.learned) == ("", "", 0)
+    assert found.seconds.keys() == {"challenger", "champion"}
     won = {row.id for row in found.won}
     assert won == {each for each, is_right in zip(rows["id"], right, strict=True) if is_right}
     assert {row.id for row in found.lost} == {*rows["id"]} - won - {"mail-39"}  # which neither can answer
     one = found.won[0]
     assert one.challenger.split()[0] == one.expected != one.champion.split()[0]
-    assert len(found.errors) == 12
+    assert len(found.errors) == 8
     everyday = next(each for each in found.slices if each.name == "thanks")
     assert (everyday.rows, everyday.challenger) == (3, pytest.approx(sum(right[40:43]) / 3))
     assert everyday.difference.value == pytest.approx(everyday.challenger - everyday.champion)
 
 
 @pytest.fixture
-def learned_some(in_project, tmp_path, monkeypatch) -> Path:
-    """A copy of the project in whose cache is what the champion, version 2, learned: five mails of this test split."""
+def copied(in_project, tmp_path, monkeypatch) -> Path:
+    """A copy of the project, to change."""
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())  # MLflow's, of where runs were
     monkeypatch.chdir(shutil.copytree(in_project, tmp_path / "project"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'project/mlflow.db'}")
     configure_tracking()
+    return tmp_path / "project"
+
+
+def write_evidence(number: str, rows: pd.DataFrame, labels: pd.Series) -> None:
+    """Log with a version of the classifier that its evaluation gave the mails these labels, each at 0.75."""
+    run = MlflowClient().get_model_version("threestage-classifier", number).run_id
+    table = pd.DataFrame({"id": rows["id"], "label": rows["expected"], "slice": rows["everyday"], "predicted": labels})
+    for label, other in (("ham", "spam"), ("spam", "ham")):
+        table[f"{label}_probability"] = table["predicted"].map({label: 0.75, other: 0.25})
+    table = table.assign(probability=0.75, right=table["predicted"] == table["label"], baseline_right=True)
+    slices = pd.DataFrame({"by": ["label"], "slice": ["ham"], "baseline_right": [0.25]})
+    tables = {"predictions": table[:40], "behavioural": table[40:], "slices": slices}
+    for name, each in tables.items():
+        MlflowClient().log_text(run, each.to_csv(index=False), f"evaluation/evidence/{name}.csv")
+
+
+def test_answers_of_the_evaluation_are_compared_without_asking_for_them_again(copied):
+    """The champion, version 3, ships no code and could not answer."""
+    rows = classifier.rows(copied / "data/processed/emails")
+    model, encoding = load_for_inference(copied / "made/c1/classifier")
+    served = pd.DataFrame(serve(model, encoding, rows[["subject", "body"]].to_dict("records")))["label"].fillna("ham")
+    write_evidence("1", rows, served)
+    write_evidence("3", rows, served.map({"ham": "spam", "spam": "ham"}))
+    found = compare("classifier", "1", "3")
+    right = served == rows["expected"]
+    assert {row.id for row in found.won} == {*rows["id"][right]}
+    assert {row.id for row in found.lost} == {*rows["id"][~right]}
+    actual, called = rows["expected"][:40] == "spam", served[:40] == "spam"
+    assert found.metrics["f1"].paired == pytest.approx(sklearn.metrics.f1_score(actual, called))
+    assert found.metrics["f1"].champion == pytest.approx(sklearn.metrics.f1_score(actual, ~called))
+    assert (found.rows, found.checked, found.agreed) == (46, 16, 16)
+    assert found.seconds.keys() == {"challenger"}
+    baseline = {(each.by, each.name): each.baseline for each in found.slices}
+    assert (baseline["label", "ham"], baseline["everyday", "thanks"], baseline["label", "spam"]) == (0.25, 1.0, None)
+    set_deps("classifier", "3", behavioural="other mails")
+    assert compare("classifier", "1", "3").incomparable.startswith("models:/threestage-classifier/3 gives no answers")
+
+
+def test_a_challenger_that_was_evaluated_on_other_data_is_an_error_with_a_way_out(copied):
+    set_deps("classifier", "1", emails="d9.dir")
+    with pytest.raises(UserError, match=r"and version 1 learned from d9\.dir: check out its commit and run `dvc pull`"):
+        compare("classifier", "1")
+
+
+@pytest.fixture
+def learned_some(copied) -> Path:
+    """In the cache is what the champion, version 2, learned: five mails of this test split."""
     Repo.init(no_scm=True).close()
     data = Path("data/processed/emails")
     mails = pd.read_parquet(data / "test.parquet")
@@ -89,32 +135,26 @@ def learned_some(in_project, tmp_path, monkeypatch) -> Path:
         mails.assign(unit=test).to_parquet(data / "test.parquet")
         with Repo() as repo:
             repo.add(str(data))
-        MlflowClient().set_model_version_tag("threestage-classifier", number, f"{DATA}emails", md5_of(data))
+        set_deps("classifier", number, emails=md5_of(data))
     return data
 
 
 def test_test_rows_that_the_champion_learned_are_left_out_and_counted(learned_some):
     found = compare("classifier", "1", "2")
-    assert found.learned == {"challenger": 0, "champion": 5}
-    assert found.rows == 41
+    assert (found.learned, found.rows) == (5, 41)
     assert not {row.id for row in (*found.lost, *found.won)} & {f"mail-{n}" for n in range(35, 40)}
     assert found.left_out == "5 test mails left out: the champion learned them."
     assert found.metrics["f1"].to_baseline.value == pytest.approx(0.1)  # of all rows, as it was logged
-    MlflowClient().set_model_version_tag("threestage-classifier", "2", f"{DATA}emails", "gone.dir")
-    mine, its = (MlflowClient().get_model_version("threestage-classifier", number) for number in "12")
-    rows = classifier.rows(learned_some)
-    versions = {"challenger": mine, "champion": its}
-    found = replace(found, champion=its)
-    learned = _learned(found, learned_some, rows, versions, same_test=False)
-    assert (learned["challenger"].sum(), learned["champion"]) == (0, None)
-    pd.read_parquet(learned_some / "test.parquet").drop(columns="unit").to_parquet(learned_some / "test.parquet")
-    assert [*_learned(found, learned_some, rows, versions, same_test=False).values()] == [None, None]
-    assert _learned(found, learned_some, rows, versions, same_test=True)["champion"].sum() == 0
+    set_deps("classifier", "2", emails="gone.dir")
+    found = compare("classifier", "1", "2")
+    assert (found.learned, found.rows) == (None, 46)
+    assert found.left_out == "Which of these mails the champion learned is not known."
 
 
 def test_a_champion_that_learned_the_whole_test_split_is_an_error(learned_some):
     test = pd.read_parquet(learned_some / "test.parquet")
     test.assign(unit=99).to_parquet(learned_some / "test.parquet")
+    set_deps("classifier", "1", emails=md5_of(learned_some))
     with pytest.raises(UserError, match="the champion learned all of the test split"):
         compare("classifier", "1", "2")
 
@@ -123,8 +163,8 @@ def test_an_assistant_without_a_champion_stands_against_the_baseline(in_project)
     found = compare("assistant", "2")
     assert found.against == "baseline"
     assert found.champion is None
-    assert found.metrics["exact_match"].challenger == 0  # of random weights
-    assert 0 <= found.metrics["rouge_l"].challenger < 0.5
+    assert found.metrics["exact_match"].value == 0.1
+    assert 0 <= found.metrics["rouge_l"].value < 0.5  # of random weights
     assert found.metrics["response_loss"].to_baseline.value == -1
     assert "nearest_exact_match" not in found.metrics
     assert (found.rows, list(found.lost), list(found.won)) == (12, [], [])
@@ -134,10 +174,8 @@ def test_an_assistant_without_a_champion_stands_against_the_baseline(in_project)
     asked = rows[["instruction", "input", "system", "history"]].to_dict("records")
     served = serve_assistant(*load_for_inference(in_project / "made/assistant-2/assistant"), asked, max_new_tokens=80)
     texts = dict(zip(rows["id"], (each["output"] for each in served), strict=True))
-    assert {row.id: row.challenger for row in found.errors} == texts
+    assert {row.id: row.challenger for row in found.errors}.items() <= texts.items()
     assert len({*texts.values()}) > 1
-    history = next(row for row in found.errors if row.id == "question-3")
-    assert history.text.startswith("hello how are you ?")
 
 
 def bits(model: GPT, encoding: tiktoken.Encoding, text: str) -> float:
@@ -155,34 +193,38 @@ def test_two_foundations_write_the_same_text(in_project):
     found = compare("foundation", "1", "2")
     metric = found.metrics["bits_per_byte"]
     rows = foundation.rows(in_project / "data/processed/corpus")
-    for version, value in ((1, metric.challenger), (2, metric.champion)):
+    for version, value in ((1, metric.paired), (2, metric.champion)):
         model, encoding = load_for_inference(in_project / f"made/foundation-{version}/foundation")
         assert len(encoding.encode_ordinary(rows["text"][0])) > model.config.context_length
         total = sum(bits(model, encoding, text) for text in rows["text"])
         assert value == pytest.approx(total / sum(len(text.encode()) for text in rows["text"]), rel=1e-4)
-    assert metric.challenger != pytest.approx(metric.champion, rel=1e-2)
-    assert metric.to_champion.value == pytest.approx(metric.challenger - metric.champion)
-    assert metric.evaluated == 5
+    assert metric.paired != pytest.approx(metric.champion, rel=1e-2)
+    assert metric.to_champion.value == pytest.approx(metric.paired - metric.champion)
+    assert metric.value == 5  # the evaluation reads in another way
     assert (found.unit, found.rows) == ("pieces of text", 2)
     assert "ppmd_bits_per_byte" not in found.metrics  # another baseline's
-    first = found.errors[0]
-    assert first.challenger.endswith(" bits a byte")
+    assert [row.challenger.endswith(" bits a byte") for row in found.errors] == [True, True]
+
+
+def test_a_first_foundation_is_asked_a_few_pieces_and_has_its_evaluations_metrics(in_project):
+    found = compare("foundation", "1")
+    assert (found.checked, found.rows, found.errors) == (2, 0, ())
+    assert found.metrics["bits_per_byte"].verdict("baseline") == "no clear difference"
 
 
 def test_a_challenger_that_gives_no_answers_is_a_finding(in_project):
     found = compare("classifier", "3", "1")
     assert found.failed.startswith("models:/threestage-classifier/3 gives no answers")
     assert found.incomparable == found.failed
-    assert found.metrics["f1"].challenger == 0.5  # by its own evaluation
-    assert not found.metrics["f1"].answered
-    assert found.rows == 0
+    assert found.metrics["f1"].value == 0.5  # by its own evaluation
+    assert (found.rows, found.checked) == (0, 0)
 
 
 def test_a_champion_that_gives_no_answers_leaves_the_challenger_alone(in_project):
     found = compare("classifier", "1", "3")
     assert found.incomparable.startswith("models:/threestage-classifier/3 gives no answers")
     assert (found.failed, found.rows) == ("", 46)
-    assert found.metrics["f1"].to_champion is None
+    assert found.metrics["f1"].to_champion == Difference(0.0)  # of their evaluations, without an interval
 
 
 def test_a_version_that_is_gone_is_named(in_project):
@@ -221,8 +263,9 @@ def quiz(in_project, tmp_path, monkeypatch) -> None:
         with mlflow.start_run() as run:
             ends = {"accuracy_low": accuracy - 0.05, "accuracy_high": accuracy + 0.05}
             mlflow.log_metrics({"accuracy": accuracy, "baseline_accuracy": 0.6} | ends)
-        tags = {"threestage.dvc.dep.data/processed/instructions": "d1.dir"}
-        MlflowClient().create_model_version("threestage-quiz", run.info.artifact_uri, run.info.run_id, tags=tags)
+        hashes = Hashes({}, {"data/processed/instructions": "d1.dir"}, {})
+        write_record(run.info.run_id, Record("register", hashes, {}))
+        MlflowClient().create_model_version("threestage-quiz", run.info.artifact_uri, run.info.run_id)
 
 
 def test_an_application_without_a_review_has_its_evaluations_compared(quiz):
@@ -232,11 +275,11 @@ def test_an_application_without_a_review_has_its_evaluations_compared(quiz):
     assert found.incomparable == "no rows are asked, as there is no tasks/review/quiz.py"
     assert found.metrics["accuracy"].to_champion.value == pytest.approx(0.1)
     assert found.metrics["accuracy"].verdict("baseline") == "better"
-    assert found.rows == 0
+    assert found.checked == 0
 
 
 def test_evaluations_on_other_test_rows_are_not_held_against_each_other(quiz):
-    MlflowClient().set_model_version_tag("threestage-quiz", "1", "threestage.dvc.dep.data/processed/instructions", "d2")
+    set_deps("quiz", "1", instructions="d2")
     found = compare("quiz", "2", "1")
     assert found.metrics["accuracy"].champion is None
 

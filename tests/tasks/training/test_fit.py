@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from prefect import flow
 from prefect.artifacts import Artifact
 from projects import change_params
+from safetensors.torch import load_file
 
 from llm.device import Compute
 from llm.errors import UserError
@@ -24,12 +25,14 @@ from llm.training.checkpoint import Checkpoints
 from llm.training.loop import DivergedError, Objective, memory_needed
 from llm.training.workers import Workers
 from tasks.applications.foundation import Train
+from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder
 from tasks.stages.lock import FINISHED, KEEP
 from tasks.stages.params import load_application
 from tasks.training.fit import fit, training_run
 from tasks.training.interrupted import interrupted, main, remove
+from tasks.training.progress import KEPT, log_checkpoint
 from tasks.training.report import _evaluations, publish
 from tasks.training.setup import Throughput, TrainingSetup
 
@@ -93,11 +96,36 @@ def test_an_interrupted_run_goes_on_in_the_same_mlflow_run_with_each_step_once(s
     (run,) = mlflow.search_runs(output_format="list")
     assert run.info.status == "FINISHED"
     assert run.data.params["weights"] == run.data.params["trained_weights"] == "5"
-    assert run.data.tags["threestage.blocks"] == "eager"
+    facts = read_record(run.info.run_id).facts
+    assert {name: facts[name] for name in ("device", "dtype", "blocks")} == {
+        "device": "cpu",
+        "dtype": "float32",
+        "blocks": "eager",
+    }
     history = MlflowClient().get_metric_history(run.info.run_id, "train_loss")
     assert [point.step for point in history] == sorted({point.step for point in history}) == list(range(1, 61))
     evaluations = MlflowClient().get_metric_history(run.info.run_id, "validation_loss")
     assert [point.step for point in evaluations] == [20, 40, 60]
+
+
+def test_a_run_holds_its_newest_checkpoints_by_step(stage):
+    learn()
+    (run,) = mlflow.search_runs(output_format="list")
+    names = [file.path for file in MlflowClient().list_artifacts(run.info.run_id, "checkpoints")]
+    assert names[-1] == "checkpoints/step-000060.safetensors"
+    assert len(names) <= KEPT
+    weights = load_file(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/{names[-1]}"))
+    assert {name: weight.numel() for name, weight in weights.items()} == {"weight": 4, "bias": 1}
+
+
+def test_older_checkpoints_leave_the_run(stage, tmp_path):
+    local = Checkpoints(tmp_path / "local", keep=9)
+    with stage_run() as run:
+        for step in range(1, 6):
+            local.save(step, {"model": {"weight": torch.full((2,), step)}, "optimizer": {"m": torch.ones(9)}}, {})
+            log_checkpoint(run.info.run_id, local.folder, step)
+    names = [file.path for file in MlflowClient().list_artifacts(run.info.run_id, "checkpoints")]
+    assert names == [f"checkpoints/step-{step:06}.safetensors" for step in (3, 4, 5)]
 
 
 def test_the_checkpoints_of_a_finished_training_stay_until_dvc_has_kept_what_it_made(stage, monkeypatch):
@@ -268,12 +296,11 @@ def test_pretraining_twice_writes_the_same_bytes_and_what_it_says_is_true(stage,
     runs = mlflow.search_runs(output_format="list")
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
     assert runs[0].data.metrics["final.validation_loss"] == metrics["validation_loss"]
-    artifacts = {
-        file.path
-        for folder in ("model", "report")
-        for file in MlflowClient().list_artifacts(runs[0].info.run_id, folder)
-    }
-    assert artifacts >= {"model/model.safetensors", "report/loss.svg"}
+    artifacts = {file.path for file in MlflowClient().list_artifacts(runs[0].info.run_id, "report")}
+    assert artifacts >= {"report/curves.csv", "report/loss.svg"}
+    models = mlflow.search_logged_models(output_format="list")
+    assert {model.source_run_id for model in models} == {run.info.run_id for run in runs}
+    assert (models[0].name, models[0].params["steps"]) == ("foundation", "60")
 
 
 def test_what_is_published_loads_and_the_report_names_the_best_step(stage, make_gpt, encoding):

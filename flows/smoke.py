@@ -1,0 +1,92 @@
+"""Every stage at reduced scale, from the real data on, with results within bounds: `python -m flows.smoke`.
+
+Tests say that a change is right. A smoke run says each week that what is committed still works on this machine, with
+these libraries and sources. It keeps nothing that it makes: no model, no version.
+"""
+
+import sys
+from argparse import ArgumentParser
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
+
+from flows.reproduce import make
+from llm.errors import UserError
+from tasks.registry.record import current_facts, uncommitted_parts
+from tasks.registry.smoke import FETCH, Result, bring_raw, prepare, results, thin
+from tasks.registry.worktree import checkout
+from tasks.stages.command import run_command
+from tasks.stages.lock import STATE, exclusive
+from tasks.stages.params import load_smoke
+from tasks.stages.server import prefect_server, quiet_stops, run_as_child, tag_with_workspace
+from tasks.stages.worker import depend_on_worker, end_stopped
+
+NAME = "smoke"
+LONGEST = 6 * 3600  # seconds
+
+
+@flow(name=NAME, flow_run_name=NAME, timeout_seconds=LONGEST)
+def smoke() -> str:
+    """Run all stages of the last commit with small parameters in a temporary folder, and check the results.
+
+    Fails where a result is outside its bound. Returns the results in a line.
+    """
+    depend_on_worker(NAME)
+    quiet_stops()
+    context = FlowRunContext.get()
+    client, flow_run = context.client, context.flow_run
+    tag_with_workspace(client, flow_run)
+    try:
+        with exclusive(NAME, patience=0):
+            found = _run(str(client.api_url))
+    except (KeyboardInterrupt, TerminationSignal) as stop:
+        end_stopped(client, flow_run.id, stop)
+        raise
+    failed = [result for result in found if not result.passed]
+    table = [
+        {"result": each.name, "value": str(each.value), "bound": each.bound, "": "" if each.passed else "OUTSIDE"}
+        for each in [*failed, *(each for each in found if each.passed)]
+    ]
+    create_table_artifact(table, key=NAME, description="Results of a smoke run and their bounds")
+    if failed:
+        raise UserError(f"{NAME}: outside its bound: {'; '.join(map(str, failed))}")
+    return f"{NAME}: within bounds: {'; '.join(map(str, found))}"
+
+
+def _run(api_url: str) -> list[Result]:
+    log = get_run_logger()
+    if parts := uncommitted_parts(current_facts()):
+        log.warning("uncommitted changes of %s are not in it: it runs the last commit", ", ".join(parts))
+    with checkout("HEAD") as tree:
+        small, stages = prepare(tree)
+        for stage in stages:
+            if not (stage.startswith(FETCH) and bring_raw(tree, stage)):
+                make(tree, stage, api_url)
+            if stage.startswith(FETCH):
+                thin(tree, small, stage)
+        return results(tree, small)
+
+
+def main() -> int:
+    """Run the flow on the configured Prefect server or on a temporary one; the exit code."""
+    parser = ArgumentParser(
+        prog="python -m flows.smoke",
+        description="Run every stage of the last commit at reduced scale, and check the results.",
+        epilog="The section `smoke` of params.yaml says what makes it small, and the bounds.",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
+    options = parser.parse_args()
+
+    def work() -> None:
+        load_smoke()  # an error comes before a server starts
+        with prefect_server():
+            said = run_as_child(smoke, {})
+        sys.stdout.write(f"{said}\n")
+
+    return run_command(work, STATE / NAME / "log", verbose=options.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

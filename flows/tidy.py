@@ -1,0 +1,97 @@
+"""Remove what nothing needs any more: `python -m flows.tidy` lists it, `make tidy YES=1` removes it."""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
+
+from prefect import flow
+
+from llm.errors import UserError
+from tasks.registry.tidy import DAY, Item, cache_files, old_versions, training_weights
+from tasks.stages.command import run_command
+from tasks.stages.lock import STATE, exclusive
+from tasks.stages.server import prefect_server, run_as_child
+from tasks.training.interrupted import interrupted, remove
+
+TRAININGS = 3  # interrupted ones that stay, however old
+SHOWN = 10  # of a kind, without --verbose
+
+
+def _checkpoints(days: float) -> list[Item]:
+    old = [each for each in interrupted()[TRAININGS:] if each.age > days * DAY]
+    return [Item(str(each), each.bytes, lambda each=each: remove([each], days, 0)) for each in old]
+
+
+@flow(name="tidy", validate_parameters=False)
+def tidy(versions: int = 5, days: float = 30, delete: bool = False, verbose: bool = False) -> str:
+    """List what nothing needs any more, and remove it. Returns the list; raises UserError where a part can't be listed.
+
+    Args:
+        versions: the newest of each model, which stay
+        days: how long models, checkpoints and branches of a retraining stay
+        delete: whether to remove it
+        verbose: name each, however many there are
+    """
+    kinds: dict[str, tuple[str, Callable[[], Sequence[Item]]]] = {
+        "versions": (
+            f"the newest {versions} of a model, and any that has an alias, waits for a decision, or is in this folder, "
+            "a branch or a tag",
+            lambda: old_versions(versions, days),
+        ),
+        "models and checkpoints of trainings": (
+            f"those of the last {days:g} days, of a version, or in this folder, a branch or a tag",
+            lambda: training_weights(days),
+        ),
+        "checkpoints of interrupted trainings": (
+            f"the newest {TRAININGS}, and those of the last {days:g} days",
+            lambda: _checkpoints(days),
+        ),
+        "files of DVC's cache": (
+            "those of this folder, a branch, a tag, an experiment, or a version that has an alias or waits",
+            lambda: cache_files(days),
+        ),
+    }
+    lines, failed, total = [], [], 0
+    for name, (kept, find) in kinds.items():
+        try:
+            found = find()
+        except UserError as error:  # the other kinds are tidied all the same
+            failed.append(f"{name}: {error}")
+            continue
+        size = sum(each.bytes for each in found)
+        total += size
+        lines.append(f"{len(found)} {name}, {size / 1e6:.1f} MB; what stays: {kept}")
+        lines += [f"  {each.name}" for each in found if verbose or len(found) <= SHOWN]
+        if delete:
+            for each in found:
+                each.remove()
+    lines.append(f"{total / 1e6:.1f} MB {'removed' if delete else 'would go; `make tidy YES=1` removes it'}")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    if failed:
+        raise UserError("; ".join(failed))
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """List what may go; with --yes, remove it. The exit code."""
+    parser = ArgumentParser(prog="python -m flows.tidy", description=__doc__)
+    parser.add_argument("--yes", action="store_true", help="remove it")
+    parser.add_argument("--versions", type=int, default=5, metavar="N", help="keep the newest N of a model (default 5)")
+    parser.add_argument("--days", type=float, default=30, metavar="D", help="keep models and checkpoints as long (30)")
+    parser.add_argument("--verbose", action="store_true", help="name each, and show the traceback of every error")
+    options = parser.parse_args()
+
+    def work() -> None:
+        named = {"versions": options.versions, "days": options.days, "delete": options.yes, "verbose": options.verbose}
+        with prefect_server():
+            if options.yes:
+                with exclusive("retrain", patience=0):
+                    run_as_child(tidy, named)
+            else:
+                run_as_child(tidy, named)
+
+    return run_command(work, STATE / "tidy" / "log", verbose=options.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""A model in MLflow: logged once, by the run that trained it, with the code that serves it.
+
+Its parameters and datasets are the run's, an evaluation logs its metrics to it, and versions in the registry point to
+it. A version needs its weights and its code as they are now; where the training's model has other code, or is in
+another store, the registration logs one of its own.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from packaging.version import Version
+
+from tasks.registry.server import is_missing
+from tasks.stages.hashes import PREFIX, digest, md5_of
+
+BYTES, CODE = f"{PREFIX}.model", f"{PREFIX}.code"
+"""Tags: DVC's MD5 of the model's folder, and a digest of the code that is shipped with it."""
+SERVED = Path("tasks/served.py")
+REQUIREMENTS = ("jinja2", "mlflow", "numpy", "pandas", "pydantic", "safetensors", "tiktoken", "tokenizers", "torch")
+
+
+def shipped_code(model: str) -> list[Path]:
+    """The files of ours that a model runs: the served wrapper, `llm`, and its text cleaning."""
+    cleaning = json.loads(Path("models", model, "config.json").read_text()).get("cleaning")
+    module = [Path(*cleaning.split(".")).with_suffix(".py")] if cleaning else []
+    return [SERVED, *sorted(path for path in Path("llm").rglob("*") if path.suffix in (".py", ".c", ".h")), *module]
+
+
+def code_digest(model: str) -> str:
+    """SHA-256 over the code that is shipped with a model, as it is now."""
+    return digest({path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped_code(model)})
+
+
+def log_model(model: str) -> str:
+    """Log `models/<model>` and its code to the active run, instead of what an interrupted try logged; its id."""
+    from tasks.served import cleaning_module, example, signature
+
+    remove_models(mlflow.active_run().info.run_id)
+    weights = Path("models", model)
+    cleaning = cleaning_module(weights)
+    needed = sorted((*REQUIREMENTS, *(cleaning.REQUIREMENTS if cleaning else ())))
+    with _code_paths(model) as code:
+        logged = mlflow.pyfunc.log_model(
+            name=model,
+            python_model=str(SERVED),
+            code_paths=code,
+            artifacts={"model": str(weights)},
+            signature=signature(weights),
+            input_example=example(weights),
+            pip_requirements=[f"{name}=={Version(importlib.metadata.version(name)).public}" for name in needed],
+            tags={BYTES: md5_of(weights), CODE: code_digest(model)},
+        )
+    return logged.model_id
+
+
+def find_model(md5: str, code: str | None = None) -> LoggedModel | None:
+    """The newest whole model with these bytes in this namespace and, with `code`, with this code."""
+    wanted = f"tags.`{BYTES}` = '{md5}'" + (f" AND tags.`{CODE}` = '{code}'" if code else "")
+    found = mlflow.search_logged_models(filter_string=wanted, output_format="list")
+    ready = (each for each in found if each.status == LoggedModelStatus.READY)
+    return next((each for each in ready if is_whole(each.model_uri)), None)
+
+
+def is_whole(uri: str) -> bool:
+    """Whether the store holds the files of a model; a store that does not answer raises as it does."""
+    try:
+        files = mlflow.artifacts.list_artifacts(uri)
+    except FileNotFoundError:
+        return False
+    except MlflowException as error:
+        if is_missing(error):
+            return False
+        raise
+    return any(Path(file.path).name == "MLmodel" for file in files)
+
+
+def remove_models(run_id: str) -> None:
+    """Remove the models that a run logged, files included."""
+    for each in mlflow.search_logged_models(filter_string=f"source_run_id = '{run_id}'", output_format="list"):
+        get_artifact_repository(each.artifact_location).delete_artifacts()
+        MlflowClient().delete_logged_model(each.model_id)
+
+
+@contextmanager
+def _code_paths(model: str) -> Iterator[list[str]]:
+    """`llm` and a package `tasks` that holds nothing but the text cleaning, as folders that MLflow copies."""
+    with tempfile.TemporaryDirectory() as folder:
+        packages = set()
+        for path in shipped_code(model):
+            if path == SERVED:
+                continue
+            copy = Path(folder, path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            packages.add(path.parts[0])
+            for parent in path.parents[:-1]:
+                (Path(folder, parent) / "__init__.py").touch()
+        yield [str(Path(folder, package)) for package in sorted(packages)]

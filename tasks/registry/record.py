@@ -1,0 +1,142 @@
+"""The record of a run: the hashes, parameters, code and machine behind it, in one JSON artifact, `record.json`.
+
+A run's tags hold the few facts that people read. Programs read the record: it holds all of them.
+"""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from pydantic import TypeAdapter
+
+from tasks.registry.git import git_text
+from tasks.registry.server import if_there
+from tasks.stages.hashes import Hashes
+from tasks.stages.lock import workspace
+
+RECORD = "record.json"
+DATA = ("params.yaml", "dvc.yaml")
+CODE = (
+    "*.py",
+    "*.[ch]",
+    "pyproject.toml",
+    "data/behavioural",
+    "data/*.jsonl",
+    ":(exclude)tests",
+    ":(exclude)benchmarks",
+)
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run was made from."""
+
+    stage: str
+    """The DVC stage that it ran, such as `finetune@classifier`; `register` for the run of a version."""
+    hashes: Hashes
+    """Of that stage; for the run of a version, of the stages that trained and measured it, together."""
+    facts: dict[str, str]
+    """Such as `git.commit`, `git.dirty.code`, `machine.cpu`, `device`, `dtype`, `threads`, `seed`; `none` where there
+    is nothing."""
+
+
+FILE = TypeAdapter(Record)
+
+
+def write_record(run_id: str, record: Record) -> None:
+    """Log a record to a run; a later one replaces it."""
+    MlflowClient().log_text(run_id, FILE.dump_json(record, indent=1).decode() + "\n", RECORD)
+
+
+def read_record(run_id: str | None) -> Record | None:
+    """The record of a run; None where this store has no such run, or the run has no record."""
+    if not holds(run_id, RECORD):
+        return None
+    return FILE.validate_json(mlflow.artifacts.load_text(f"runs:/{run_id}/{RECORD}"))
+
+
+def find_run(run_id: str | None) -> Run | None:
+    """A run; None where this store has none of that id."""
+    return if_there(lambda: MlflowClient().get_run(run_id)) if run_id and run_id != NONE else None
+
+
+def holds(run_id: str | None, path: str) -> bool:
+    """Whether a run is there and has this artifact."""
+    there = MlflowClient().list_artifacts(run_id, str(Path(path).parent)) if find_run(run_id) else []
+    return path in [file.path for file in there]
+
+
+def current_facts() -> dict[str, str]:
+    """The facts of this process: git commit and uncommitted changes, folder, machine, Prefect flow run.
+
+    Device, dtype and threads are among them when torch is loaded. Works without git and without a commit.
+    """
+    facts = {
+        "git.commit": git_text("rev-parse", "HEAD") or NONE,
+        "git.dirty.code": _dirty(*CODE),
+        **{f"git.dirty.{path}": _dirty(path) for path in DATA},
+        "workspace": workspace(),
+        "machine.cpu": _cpu_model(),
+        "machine.cores": str(os.cpu_count()),
+        "machine.os": platform.platform(),
+        "machine.python": platform.python_version(),
+        "machine.torch": importlib.metadata.version("torch"),
+        "prefect.flow_run": _flow_run_id(),
+    }
+    return facts | _compute() if "torch" in sys.modules else facts
+
+
+def uncommitted_parts(facts: dict[str, str]) -> list[str]:
+    """Those of code, params.yaml and dvc.yaml that had changes which no commit holds, or of which that is unknown."""
+    return [part for part in ("code", *DATA) if facts.get(f"git.dirty.{part}") != "false"]
+
+
+def readable(record: Record) -> dict[str, str]:
+    """The facts that people look for, by short names: a run's tags."""
+    facts = record.facts
+    device = (facts.get("device"), facts.get("dtype"), facts.get("threads") and f"{facts['threads']} threads")
+    found = {
+        "stage": record.stage,
+        "commit": facts["git.commit"],
+        "uncommitted": ", ".join(uncommitted_parts(facts)) or NONE,
+        "machine": f"{facts['machine.cpu']}, {facts['machine.cores']} cores",
+        "device": ", ".join(filter(None, device)),
+        "seed": facts.get("seed"),
+        "prefect": facts["prefect.flow_run"],
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _dirty(*paths: str) -> str:
+    """`true` when git sees changes below `paths` that no commit holds, `unknown` where there is no git."""
+    changes = git_text("status", "--porcelain", "--untracked-files=normal", "--", *paths)
+    return "unknown" if changes is None else str(bool(changes)).lower()
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _flow_run_id() -> str:
+    from prefect.runtime import flow_run
+
+    return str(flow_run.id or NONE)
+
+
+def _compute() -> dict[str, str]:
+    import torch
+
+    from llm.device import choose_compute
+
+    compute = choose_compute()
+    dtype = str(compute.dtype).removeprefix("torch.")
+    return {"device": str(compute.device), "dtype": dtype, "threads": str(torch.get_num_threads())}

@@ -1,0 +1,203 @@
+"""What nothing needs any more: old versions, weights of trainings, and files of DVC's cache, each with its bytes.
+
+A version that stays needs something, or this folder, or a branch or tag that git knows here, a remote's included. A
+branch `retrain/<date>` counts for some days only: there is one for each night. MLflow keeps the rows of what is removed
+here as deleted until somebody runs `mlflow gc` on its database. Prefect removes old runs itself.
+"""
+
+import json
+import re
+import time
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import mlflow
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.scm import NoSCM
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from llm.errors import UserError
+from tasks.registry.decide import standing
+from tasks.registry.git import git_output
+from tasks.registry.lineage import recorded_stages
+from tasks.registry.listing import every_version, own_models, versions
+from tasks.registry.logged_model import BYTES
+from tasks.registry.record import find_run, read_record
+from tasks.registry.register import REJECTED
+from tasks.registry.server import server_errors
+from tasks.registry.tracking import configure_tracking
+from tasks.stages.hashes import LOCK, as_hashes, parse_stages
+
+DAY = 86_400
+NIGHTLY = re.compile(r"(^|/)retrain/\d{4}-\d{2}-\d{2}(-\d+)?$")
+CHECKPOINTS = "checkpoints"  # where a training's run has them
+FOLDER = ".dir"  # how the hash of a folder's listing ends
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that may go."""
+
+    name: str
+    bytes: int
+    remove: Callable[[], None]
+
+
+def old_versions(keep: int, days: float) -> list[Item]:
+    """The versions of this namespace that may go: not the newest `keep` of a model, none with an alias, none that waits
+    for a decision, and none that this folder, a branch or a tag holds."""
+    configure_tracking()
+    found = []
+    with server_errors():
+        client, locks = MlflowClient(), [*_locked_outs(days)]
+        runs = [each.run_id for each in every_version(client)]
+        for model, registered in own_models(client):
+            kept, state_of = _kept(model, registered), standing(model).state_of
+            for each in versions(client, registered.name)[max(keep, 0) :]:
+                record = read_record(each.run_id)
+                outs = record.hashes.outs if record else {}
+                held = outs and any(outs.items() <= lock.items() for lock in locks)
+                # A person may have registered the same run once more.
+                if not (held or str(each.version) in kept or runs.count(each.run_id) > 1):
+                    found.append(_version(each, state_of.get(str(each.version)) == REJECTED))
+    return found
+
+
+def training_weights(days: float) -> list[Item]:
+    """The models and checkpoints that trainings of this namespace logged more than so many days ago, of which no
+    version serves the model and neither this folder nor a branch or a tag holds it."""
+    configure_tracking()
+    before = int((time.time() - days * DAY) * 1000)
+    with server_errors():
+        client, held = MlflowClient(), {md5 for lock in _locked_outs(days) for md5 in lock.values()}
+        served = {client.get_model_version_download_uri(each.name, each.version) for each in every_version(client)}
+        found, needed = [], set()
+        for each in mlflow.search_logged_models(output_format="list"):
+            if each.artifact_location in served or each.tags.get(BYTES) in held or each.creation_timestamp > before:
+                needed.add(each.source_run_id)
+            else:
+                remove = partial(client.delete_logged_model, each.model_id)
+                found.append(_artifacts(f"{each.name} of run {each.source_run_id}", each.artifact_location, remove))
+        ended = f"attributes.start_time < {before} AND attributes.status != 'RUNNING'"
+        for run in mlflow.search_runs(filter_string=ended, output_format="list"):
+            if run.info.run_id not in needed:
+                name = f"{CHECKPOINTS} of run {run.info.run_id}, {run.info.run_name}"
+                found.append(_artifacts(name, f"{run.info.artifact_uri}/{CHECKPOINTS}"))
+        return [each for each in found if each.bytes]
+
+
+def cache_files(days: float) -> list[Item]:
+    """The files of DVC's cache that may go: not those that this folder, a branch, a tag or an experiment holds, nor
+    those behind a version that has an alias or waits for a decision.
+
+    Raises UserError where the cache is not this project's alone, and where a dvc.lock can't be read.
+    """
+    needed = _behind_versions()
+    try:
+        with Repo() as repo:
+            cache = Path(repo.cache.local.path).resolve()
+            if not cache.is_relative_to(Path(repo.root_dir).resolve()):
+                raise UserError(f"{cache}: others may share it; `dvc gc --projects` knows how to clean it")
+            with_git = not isinstance(repo.scm, NoSCM)
+            # By force: of another machine's results not even the listings are here.
+            used = repo.used_objs(force=True, revs=[*_refs(days)], all_experiments=with_git).values()
+            needed |= {info.value for infos in used for info in infos}
+    except DvcException as error:
+        raise UserError(" ".join(str(error).split())) from None
+    needed |= {md5 for each in needed if each.endswith(FOLDER) for md5 in _listed(cache / each[:2] / each[2:])}
+    files = (path for path in cache.glob("[0-9a-f][0-9a-f]/*") if path.is_file())
+    unused = [path for path in files if path.parent.name + path.name not in needed]
+    # A folder's listing goes first: one whose files are gone would be taken for whole.
+    unused.sort(key=lambda path: (path.suffix != FOLDER, path))
+    return [Item(str(path), path.stat().st_size, lambda path=path: path.unlink(missing_ok=True)) for path in unused]
+
+
+def _kept(model: str, registered: RegisteredModel) -> set[str]:
+    """The versions that have an alias or wait for a decision."""
+    aliases, now = MlflowClient().get_registered_model(registered.name).aliases, standing(model)
+    return {*map(str, aliases.values()), *filter(now.waits, now.state_of)}
+
+
+def _version(version: ModelVersion, rejected: bool) -> Item:
+    """A version with its evidence. Its model goes as one that no version serves."""
+    client, run = MlflowClient(), find_run(version.run_id)
+
+    def remove() -> None:
+        # The same bytes would be registered again, but those that were rejected: the run of these stays.
+        if run and not rejected:
+            client.delete_run(run.info.run_id)
+        # After its run: a version that is gone while its run is there was deleted by a person.
+        client.delete_model_version(version.name, version.version)
+
+    name = f"{version.name} version {version.version}" + (", rejected" if rejected else "")
+    return _artifacts(name, run.info.artifact_uri if run else "", remove)
+
+
+def _artifacts(name: str, place: str, then: Callable[[], object] = lambda: None) -> Item:
+    """The files below a place, and what to do when they are gone."""
+    repository, size = get_artifact_repository(place) if place else None, 0
+    try:
+        listed = repository.list_artifacts() if repository else []
+        while listed:
+            each = listed.pop()
+            size += each.file_size or 0
+            listed += repository.list_artifacts(each.path) if each.is_dir else []
+    except (MlflowException, FileNotFoundError):  # a person may have removed some of it
+        pass
+
+    def remove() -> None:
+        if repository:
+            repository.delete_artifacts()
+        then()
+
+    return Item(name, size, remove)
+
+
+def _refs(days: float) -> Iterator[str]:
+    """The commits of branches and tags that git knows here, those of remotes, too, but not of old nightly branches."""
+    listed = git_output("for-each-ref", "--format=%(objectname) %(creatordate:unix) %(refname)", *REFS) or b""
+    for line in listed.decode().splitlines():
+        commit, date, name = line.split(" ", 2)
+        if not NIGHTLY.search(name) or float(date) > time.time() - days * DAY:
+            yield commit
+
+
+REFS = ("refs/heads", "refs/remotes", "refs/tags")
+
+
+def _locked_outs(days: float) -> Iterator[dict[str, str]]:
+    """The outs, MD5 by path, of the dvc.lock of this folder and of each commit that counts."""
+    texts = {Path(LOCK).read_text(): "here"} if Path(LOCK).exists() else {}
+    for commit in _refs(days):
+        if (text := git_output("show", f"{commit}:./{LOCK}")) is not None:
+            texts.setdefault(text.decode(errors="replace"), commit)
+    for text, where in texts.items():
+        yield dict(ChainMap(*(as_hashes(stage).outs for stage in parse_stages(text, f"{LOCK} of {where}").values())))
+
+
+def _behind_versions() -> set[str]:
+    """The MD5s of all stages behind the versions that have an alias or wait for a decision."""
+    configure_tracking()
+    client, needed = MlflowClient(), set()
+    with server_errors():
+        for model, registered in own_models(client):
+            kept = _kept(model, registered)
+            for version in (each for each in versions(client, registered.name) if str(each.version) in kept):
+                try:
+                    stages = recorded_stages(version)
+                except UserError:  # nothing is recorded of it
+                    continue
+                for stage in map(as_hashes, stages.values()):
+                    needed |= {*stage.deps.values(), *stage.outs.values()}
+    return needed
+
+
+def _listed(listing: Path) -> Iterable[str]:
+    return (entry["md5"] for entry in json.loads(listing.read_text())) if listing.exists() else ()

@@ -1,0 +1,321 @@
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from dvc.repo import Repo
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from small_models import challenger, run
+
+from flows.tidy import main
+from llm.errors import UserError
+from tasks.registry.decide import compared, settle
+from tasks.registry.register import DELETED, register_model
+from tasks.registry.tidy import cache_files, old_versions, training_weights
+from tasks.registry.tracking import configure_tracking
+from tasks.stages.hashes import locked, md5_of
+from tasks.stages.lock import exclusive
+from tests.tasks.registry.conftest import enter
+
+pytestmark = pytest.mark.slow
+
+NAME = "threestage-classifier"
+DVC_YAML = """
+stages:
+  train: {cmd: "mkdir model; cp raw model/weights; cp raw metrics", deps: [raw], outs: [model, metrics]}
+"""
+LONG_AGO = "2026-01-02T03:04:05Z"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def someone():
+    with pytest.MonkeyPatch.context() as patch:
+        for who in ("AUTHOR", "COMMITTER"):
+            for what in ("NAME", "EMAIL"):
+                patch.setenv(f"GIT_{who}_{what}", "test@localhost")
+        yield
+
+
+def another(f1):
+    """Register the classifier with other evidence."""
+    Path("params.yaml").write_text(f"f1: {f1}\n")
+    run("dvc", "repro", "-q", "evaluate@classifier")
+    return register_model("classifier")
+
+
+def there():
+    return {str(each.version) for each in MlflowClient().search_model_versions(f"name = '{NAME}'")}
+
+
+def old(keep=0, days=30.0):
+    """The versions that may go."""
+    return [each.name.removeprefix(f"{NAME} version ") for each in old_versions(keep, days)]
+
+
+def remove(version):
+    (found,) = (each for each in old_versions(1, 30) if each.name.startswith(f"{NAME} version {version}"))
+    found.remove()
+
+
+@pytest.fixture(scope="module")
+def made(ran, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("four")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(ran, folder, patch)
+        register_model("classifier")
+        for f1 in (0.6, 0.7, 0.8):
+            another(f1)
+    return folder
+
+
+@pytest.fixture
+def four(made, tmp_path, monkeypatch):
+    """Four versions of one model, of which the last is the challenger and what is here."""
+    enter(made, tmp_path, monkeypatch)
+    configure_tracking()  # the store has moved
+
+
+def test_what_has_an_alias_waits_is_here_or_among_the_newest_stays(four):
+    client = MlflowClient()
+    assert old(1) == old(0) == ["3", "2", "1"]  # the fourth is the challenger
+    client.delete_registered_model_alias(NAME, "challenger")
+    assert old() == ["3", "2", "1"]  # and what is here
+    client.set_registered_model_alias(NAME, "mine", "2")
+    compared("classifier", "1", None, [])
+    assert old() == ["3"]
+    client.set_model_version_tag(NAME, "3", "threestage.state", "approved")  # by hand, and no run has seen it yet
+    assert old() == []
+    assert old(2) == []
+
+
+def test_what_a_branch_or_a_tag_has_stays_but_a_nightly_branch_only_for_some_days(four, monkeypatch):
+    run("git", "commit", "-q", "--allow-empty", "-m", "without a dvc.lock")
+    for f1, ref in {0.5: "refs/tags/of-ours", 0.6: "refs/remotes/origin/theirs", 0.7: "refs/heads/retrain/x"}.items():
+        another(f1)
+        run("git", "checkout", "-q", "--detach")
+        run("git", "add", "--force", "dvc.lock")
+        monkeypatch.setenv("GIT_COMMITTER_DATE", LONG_AGO)
+        run("git", "commit", "-q", "-m", ref)
+        run("git", "update-ref", ref, "HEAD")
+    another(0.8)
+    assert old() == []
+    run("git", "update-ref", "refs/remotes/origin/retrain/2026-01-02", "refs/heads/retrain/x")
+    run("git", "update-ref", "refs/heads/retrain/2026-01-02-2", "refs/heads/retrain/x")
+    run("git", "branch", "-q", "-D", "retrain/x")
+    assert old() == ["3"]
+    assert old(days=(time.time() - 1_767_000_000) / 86_400) == []
+
+
+def test_a_version_goes_with_its_evidence_and_is_registered_again_when_it_is_made_again(four):
+    (found,) = (each for each in old_versions(1, 30) if each.name.endswith(" 3"))
+    run_id = MlflowClient().get_model_version(NAME, "3").run_id
+    evidence = Path(MlflowClient().get_run(run_id).info.artifact_uri)
+    assert found.bytes == sum(path.stat().st_size for path in evidence.rglob("*") if path.is_file()) > 1000
+    found.remove()
+    assert there() == {"1", "2", "4"}
+    assert not any(path.is_file() for path in evidence.rglob("*"))
+    assert another(0.7) == "5"
+    assert str(challenger().version) == "5"
+
+
+def test_a_removal_that_is_interrupted_goes_on_and_nobody_seems_to_have_deleted_a_version(four, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for step in ("delete_run", "delete_model_version"):
+        with monkeypatch.context() as patched:
+            patched.setattr(MlflowClient, step, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                remove("3")
+    remove("3")
+    assert there() == {"1", "2", "4"}
+    assert another(0.7) == "5"
+
+
+def test_what_was_rejected_stays_rejected_when_its_version_is_gone(four):
+    MlflowClient().set_model_version_tag(NAME, "2", "threestage.state", "Rejected")
+    assert "2" not in " ".join(old(1))  # nobody has recorded that yet
+    settle("classifier")
+    remove("2")
+    assert another(0.6) == DELETED
+    assert str(challenger().version) == "4"
+
+
+def test_the_run_and_the_model_of_another_version_stay(four):
+    client = MlflowClient()
+    first = client.get_model_version(NAME, "1")
+    again = client.create_model_version(NAME, first.source, first.run_id)  # "Register model" in MLflow's pages
+    client.set_registered_model_alias(NAME, "champion", again.version)
+    client.copy_model_version(f"models:/{NAME}/2", "shipped")  # "Promote" there
+    assert "1" not in old(1)
+    for each in old_versions(1, 30):
+        each.remove()
+    assert training_weights(0) == []
+    for name in (f"{NAME}@champion", "shipped/1"):
+        assert mlflow.pyfunc.load_model(f"models:/{name}").predict(pd.DataFrame({"subject": ["the cat"]})) is not None
+
+
+def test_a_model_that_no_version_serves_and_no_lock_holds_goes_after_some_days(four):
+    (model,) = mlflow.search_logged_models(output_format="list")
+    client = MlflowClient()
+    artifacts = Path(client.get_run(model.source_run_id).info.artifact_uri)
+    (artifacts / "checkpoints").mkdir()
+    (artifacts / "checkpoints/step-000001.safetensors").write_text("weights")
+    (artifacts / "progress.csv").touch()
+    client.delete_registered_model(NAME)
+    assert training_weights(0) == []  # it is here
+    lock = Path("dvc.lock").read_text()
+    Path("dvc.lock").write_text(
+        lock.replace(locked("finetune@classifier").outs["models/classifier"], "0" * 32 + ".dir")
+    )
+    assert training_weights(30) == []
+    found, checkpoints = training_weights(0)
+    size = sum(path.stat().st_size for path in Path(model.artifact_location).rglob("*") if path.is_file())
+    assert found.bytes == size > 10_000
+    found.remove()
+    assert checkpoints.bytes == len("weights")
+    checkpoints.remove()
+    assert training_weights(0) == []
+    assert (artifacts / "progress.csv").exists()
+    assert not any(path.is_file() for path in Path(model.artifact_location).rglob("*"))
+    with pytest.raises(MlflowException):
+        client.get_logged_model(model.model_id)
+
+
+def test_versions_of_which_something_is_missing_go_and_keep_nothing_from_going(four):
+    client = MlflowClient()
+    Path("nothing").mkdir()
+    bare = client.create_model_version(NAME, str(Path("nothing").absolute()))
+    client.set_registered_model_alias(NAME, "champion", bare.version)
+    assert cache_files(30) is not None
+    client.delete_registered_model_alias(NAME, "champion")
+    shutil.rmtree(MlflowClient().get_run(client.get_model_version(NAME, "3").run_id).info.artifact_uri)
+    assert old() == [str(bare.version), "3", "2", "1"]
+    for each in old_versions(0, 30):
+        each.remove()
+    assert there() == {"4"}
+
+
+def names(files):
+    return {Path(each.name).parent.name + Path(each.name).name for each in files}
+
+
+def test_the_data_behind_a_version_that_has_an_alias_or_waits_stays_in_the_cache(four):
+    evidence = locked("evaluate@classifier").outs["reports/evaluation/classifier/curve.csv"]
+    weights = {md5 for stage in ("pretrain", "finetune@classifier") for md5 in locked(stage).outs.values()}
+    client = MlflowClient()
+    compared("classifier", "4", None, [])
+    Path("dvc.lock").unlink()
+    run("git", "rm", "-q", "--cached", "--ignore-unmatch", "dvc.lock")
+    assert not names(cache_files(30)) & {evidence, *weights}
+    client.delete_registered_model_alias(NAME, "challenger")
+    assert not names(cache_files(30)) & {evidence, *weights}  # it waits
+    client.delete_model_version(NAME, "4")
+    assert {evidence, *weights} <= names(cache_files(30))
+
+
+# ---- DVC's cache
+
+
+def git(*arguments):
+    run("git", *arguments)
+
+
+def train(content):
+    """Run the stage on other data; the MD5s of the folder and of the file that it made."""
+    Path("raw").write_text(content)
+    with Repo() as repo:
+        repo.reproduce()
+    return md5_of(Path("model")), md5_of(Path("metrics"))
+
+
+@pytest.fixture
+def results(mlflow_store, tmp_path, monkeypatch):
+    """A project of one stage, without a version."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet")
+    Repo.init().close()
+    Path("dvc.yaml").write_text(DVC_YAML)
+    Path(".gitignore").write_text("mlflow.db\n.threestage\nmlartifacts\n")
+
+
+def test_what_this_folder_a_branch_or_a_remotes_branch_has_stays_in_the_cache(results):
+    committed = train("committed")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "Results")
+    theirs = train("theirs")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "Theirs")
+    git("update-ref", "refs/remotes/origin/theirs", "HEAD")
+    git("reset", "--quiet", "--hard", "HEAD~1")
+    gone, here = train("old and long"), train("here")
+    found = cache_files(30)
+    assert names(found) == {*gone}
+    assert [Path(each.name).suffix for each in found] == [".dir", ""], "a listing goes before its files"
+    assert min(each.bytes for each in found) == len("old and long")
+    for each in found:
+        each.remove()
+    assert cache_files(30) == []
+    for revision, made in {"HEAD": committed, "origin/theirs": theirs}.items():
+        git("checkout", "--quiet", "--force", revision, "--", "dvc.lock")
+        with Repo() as repo:
+            repo.checkout(force=True)
+        assert (md5_of(Path("model")), md5_of(Path("metrics"))) == made != here
+
+
+def test_results_of_another_machine_of_which_nothing_is_here_stop_nothing(results):
+    train("theirs")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "Results")
+    git("branch", "theirs")
+    shutil.rmtree(".dvc/cache")
+    unused, here = train("old"), train("here")
+    assert names(cache_files(30)) == {*unused} - {*here}
+
+
+def test_a_cache_that_others_may_share_is_left_alone(results, tmp_path_factory):
+    with Repo() as repo, repo.config.edit() as settings:
+        settings["cache"]["dir"] = str(tmp_path_factory.mktemp("shared"))
+    train("mine")
+    train("mine again")
+    with pytest.raises(UserError, match="others may share it; `dvc gc --projects`"):
+        cache_files(30)
+
+
+# ---- the command
+
+
+def tidied(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["tidy", *options])
+    return main()
+
+
+def test_the_command_lists_also_during_a_retraining_and_removes_when_told_to(four, monkeypatch, capsys, prefect_api):
+    with exclusive("retrain"):
+        assert tidied(monkeypatch, "--versions", "2") == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert tidied(monkeypatch, "--versions", "2", "--yes") == 1
+        assert "retrain/lock is held by process" in capsys.readouterr().err
+    assert lines[0].startswith("2 versions, ")
+    assert lines[1:3] == [f"  {NAME} version 2", f"  {NAME} version 1"]
+    assert lines[-1].endswith(" MB would go; `make tidy YES=1` removes it")
+    assert there() == {"1", "2", "3", "4"}
+    assert tidied(monkeypatch, "--versions", "2", "--yes") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" MB removed")
+    assert there() == {"3", "4"}
+    run("dvc", "status")
+    assert tidied(monkeypatch, "--versions", "2", "--yes") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0.0 MB removed"
+
+
+def test_a_lock_that_can_not_be_read_is_named_and_leaves_the_rest_to_be_tidied(four, monkeypatch, capsys, prefect_api):
+    blob = "printf '100644 blob %s\\tdvc.lock\\n' $(echo '<<<<<<< HEAD' | git hash-object -w --stdin)"
+    run("sh", "-c", f"git branch unmerged $(git commit-tree $({blob} | git mktree) -m middle)")
+    assert tidied(monkeypatch) == 1
+    said = capsys.readouterr()
+    assert "not what DVC writes" in said.err
+    assert "0 checkpoints of interrupted trainings" in said.out
