@@ -26,7 +26,7 @@ pytestmark = [
 
 MODELS = ("foundation", "classifier", "assistant")
 NAMES = {f"threestage-{model}" for model in MODELS}
-UNFINISHED = "tags.`threestage.unfinished` = 'true'"
+UNFINISHED = "tags.`threestage.registering` != 'done'"
 SOMEONE = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
