@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from llm.errors import UserError, UserFileError
 from llm.files import write_atomic
@@ -40,20 +40,6 @@ class Hashes:
     params: dict[str, Any]
     deps: dict[str, str]
     outs: dict[str, str]
-
-    def tags(self) -> dict[str, str]:
-        """The data and code as flat tags, such as `threestage.dvc.out.models/classifier`."""
-        kinds = {"dep": self.deps, "out": self.outs}
-        return {f"{PREFIX}.dvc.{kind}.{path}": md5 for kind, paths in kinds.items() for path, md5 in paths.items()}
-
-    @classmethod
-    def of_tags(cls, tags: Mapping[str, str]) -> Self:
-        """The hashes that the tags of a run or a version hold, without parameters."""
-        deps, outs = (
-            {name.removeprefix(start): md5 for name, md5 in tags.items() if name.startswith(start)}
-            for start in (f"{PREFIX}.dvc.dep.", f"{PREFIX}.dvc.out.")
-        )
-        return cls({}, deps, outs)
 
     def differences(self, other: "Hashes") -> list[str]:
         """Names of what differs between the two, sorted; of a parameter with its section, `foundation.train.steps`."""
