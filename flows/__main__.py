@@ -7,8 +7,8 @@ import time
 
 
 def main() -> int:
-    """Retrain where anything is stale or not registered, then say what there is; the exit code."""
-    description = "Bring the models, their evaluations and the registry up to date."
+    """Retrain where anything is stale or not registered, compare new challengers, say what there is; the exit code."""
+    description = "Bring the models, their evaluations, the registry and its reviews up to date."
     parser = argparse.ArgumentParser(prog="python -m flows", description=description)
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()
@@ -20,14 +20,15 @@ def main() -> int:
 
 
 def _bring_up_to_date(*, verbose: bool) -> int:
-    started = time.monotonic()
+    began = time.monotonic()
     from llm.errors import UserError
     from tasks.stages.params import check_outline, check_params, model_names
 
     try:
         check_outline()
+        from tasks.registry.decide import is_open
         from tasks.registry.register import check_bytes, registered
-        from tasks.registry.summary import print_summary
+        from tasks.registry.summary import next_step, print_summary
         from tasks.stages.graph import is_stale
         from tasks.stages.libraries import write_libraries
 
@@ -38,7 +39,7 @@ def _bring_up_to_date(*, verbose: bool) -> int:
             check_params()  # which says it better, where it is the reason
             raise
         versions = {} if stale else registered(model_names())
-        if not stale and all(versions.values()):
+        if not stale and all(versions.values()) and not any(map(is_open, versions)):
             for model in versions:
                 check_bytes(model)
             print_summary(versions, "Everything is up to date")
@@ -50,7 +51,7 @@ def _bring_up_to_date(*, verbose: bool) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
 
-    from tasks.stages.command import run_command
+    from tasks.stages.command import lasted, run_command
     from tasks.stages.lock import STATE
     from tasks.stages.server import prefect_server, run_as_child
 
@@ -58,13 +59,13 @@ def _bring_up_to_date(*, verbose: bool) -> int:
         if stale:  # else the parameters are those that ran; to check them takes the models' libraries
             check_params()
 
-    def work() -> None:
+    def work() -> str:
         with prefect_server(meanwhile=check):
             from flows.retrain import retrain
 
-            run_as_child(retrain, {"decide": "nobody", "share": False})
-        minutes, seconds = divmod(round(time.monotonic() - started), 60)
-        print_summary(registered(model_names()), f"Done in {minutes} min {seconds} s")
+            run_as_child(retrain, {"share": False})
+        print_summary(registered(model_names()), f"Done in {lasted(began)}")
+        return next_step()
 
     return run_command(work, STATE / "flows" / "log", verbose=verbose)
 

@@ -2,12 +2,14 @@
 
 import sys
 from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
 
 from prefect import Task, flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import State
 
+from llm.errors import UserError
 from tasks.registry.lineage import log_lineage
 from tasks.registry.register import DELETED, register_model, registered_name
 from tasks.registry.server import ServerAwayError
@@ -33,16 +35,37 @@ def _register(model: str) -> str:
     return version
 
 
+class NotRegisteredError(UserError):
+    """Some models could not be registered; `versions` has the others."""
+
+    def __init__(self, failed: Mapping[str, Exception], versions: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{model} is not registered: {error}" for model, error in failed.items()))
+        self.versions = versions
+
+
 @flow(name="register")
-def register() -> dict[str, str]:
-    """Make each model and its evaluation a version, a new one the challenger; what is there already stays as it is."""
+def register(models: Sequence[str] | None = None) -> dict[str, str]:
+    """Make each model and its evaluation a version, a new one the challenger; a version that exists stays as it is.
+
+    A model that fails stops no other: NotRegisteredError comes at the end.
+
+    Args:
+        models: these alone; without any, all
+    """
     retries = {"retries": len(AGAIN_AFTER), "retry_delay_seconds": list(AGAIN_AFTER), "retry_condition_fn": _is_away}
-    versions = {
-        registered_name(model): task(_register, task_run_name=f"register {model}", **retries)(model)
-        for model in model_names()
-    }
+    versions: dict[str, str] = {}
+    failed: dict[str, Exception] = {}
+    for model in model_names() if models is None else models:
+        try:
+            done = task(_register, task_run_name=f"register {model}", **retries)(model)
+        except Exception as error:  # also a bug: its traceback is in the log, and the other models are registered
+            failed[model] = error
+        else:
+            versions[registered_name(model)] = done
     table = [{"model": name, "version": version} for name, version in versions.items()]
     create_table_artifact(table, key="registry", description="The models in the MLflow registry")
+    if failed:
+        raise NotRegisteredError(failed, versions)
     return versions
 
 

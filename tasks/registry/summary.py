@@ -7,7 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tasks.registry.decide import PENDING, standing
 from tasks.registry.figures import compared
+from tasks.stages.params import model_names
+
+OPEN = (None, PENDING)  # states: nobody compared it, or nobody decided
 
 
 def _metrics(model: str) -> str:
@@ -21,6 +25,16 @@ def _metrics(model: str) -> str:
         for name, value, interval, baseline in compared(values)
     ]
     return "\n".join(lines) or "not evaluated"
+
+
+def next_step() -> str:
+    """Which challengers wait for a person, and how one decides."""
+    found = [standing(model) for model in model_names()]
+    waiting = [f"{each.model}/{each.challenger}" for each in found if each.state_of.get(each.challenger, "") in OPEN]
+    if not waiting:
+        return "no version waits for a decision"
+    way = f"`python -m flows.review`, then `python -m flows.review approve {waiting[0]} --reason TEXT`, or `reject`"
+    return f"{', '.join(waiting)} wait{'s' * (len(waiting) == 1)} for a decision: {way}"
 
 
 def print_summary(versions: Mapping[str, str | None], done: str) -> None:
@@ -37,3 +51,4 @@ def print_summary(versions: Mapping[str, str | None], done: str) -> None:
         "samples and answers are below [bold]reports/evaluation[/bold].",
         soft_wrap=True,
     )
+    console.print(next_step(), soft_wrap=True, markup=False, highlight=False)

@@ -132,7 +132,7 @@ def _logged(version: ModelVersion) -> dict[str, float]:
 
 def _check_data(model: str, version: ModelVersion, dataset: str) -> None:
     """That the challenger learned from the data that is here, so that the test rows here are its own."""
-    trained, here = data_of(model, version), current_md5(dataset)
+    trained, here = data_of(version), current_md5(dataset)
     if trained is None or trained.md5 != here:
         learned = trained.md5 if trained else "data that is not known"
         way_out = "check out its commit and run `dvc pull`, or `make run` for a version of the data here"
@@ -149,7 +149,7 @@ def _learned(
     A champion with the same test rows learned none. Otherwise the hashes of what it learned say so. Rows outside of the
     test split count as not learned. Raises UserError where it learned the whole test split.
     """
-    path, trained = split_file(data, "test"), data_of(model, champion)
+    path, trained = split_file(data, "test"), data_of(champion)
     if same_test or (trained and trained.md5 == current_md5(data.name)):
         return np.zeros(len(rows), bool)
     test = pd.read_parquet(path) if path.suffix == ".parquet" else pd.DataFrame()

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -105,15 +106,26 @@ def leave_soon() -> None:
     timer.start()
 
 
-def run_command(work: Callable[[], Any], log: Path, *, again: str = "the same command", verbose: bool = False) -> int:
+def lasted(began: float) -> str:
+    """How long it is since a moment of `time.monotonic`, for people."""
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def run_command(
+    work: Callable[[], str | None], log: Path, *, again: str = "the same command", verbose: bool = False
+) -> int:
     """Do a command line's work and give its exit code.
 
     What the user can mend (UserError, and a system without space or permission) is one line on stderr, with its
     traceback in the file `log` and, if `verbose`, before the line; anything else is a bug and keeps its traceback on
     the console, too. Ctrl-C gives 130 and SIGTERM 143, but STOPPED where a training had time for a checkpoint.
+
+    The last line of the log says how it ended, with what `work` returns of what comes next.
     """
     gc.freeze()  # what was imported stays
     gc.enable()
+    began = time.monotonic()
     _configure_logging(log)
     sys.unraisablehook = _on_dropped
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
@@ -121,24 +133,26 @@ def run_command(work: Callable[[], Any], log: Path, *, again: str = "the same co
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # which Prefect, after its own, hands the signal on to
         signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        work()
+        further = work()
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+        code, said = 130, "interrupted"
     except InterruptedError as error:
-        sys.stderr.write(f"{error}; {again} goes on from it\n")
-        return STOPPED
+        code, said = STOPPED, f"{error}; {again} goes on from it"
     except TerminationSignal:
-        sys.stderr.write("terminated\n")
-        return 143
+        code, said = 143, "terminated"
     except Exception as error:
-        _write_traceback(log)
         reason = _mendable(error)
         if verbose or reason is None:
             traceback.print_exc()
-        sys.stderr.write(f"this is a bug; {log} holds all that was said\n" if reason is None else f"error: {reason}\n")
-        return 1
-    return 0
+        code, said = 1, f"this is a bug; {log} holds its log" if reason is None else f"error: {reason}"
+        _write(log, traceback.format_exc())
+    else:
+        code, said = 0, ""
+        _write(log, f"finished in {lasted(began)}{f'; {further}' if further else ''}\n")
+    if code:
+        sys.stderr.write(f"{said}\n")
+        _write(log, f"{said}; ended after {lasted(began)}\n")
+    return code
 
 
 def _mendable(error: Exception) -> str | None:
@@ -150,10 +164,10 @@ def _mendable(error: Exception) -> str | None:
     return None
 
 
-def _write_traceback(log: Path) -> None:
+def _write(log: Path, text: str) -> None:
     try:
         with log.open("a", encoding="utf-8") as file:
-            traceback.print_exc(file=file)
+            file.write(text)
     except OSError as error:  # the disk may be what is full
         sys.stderr.write(f"{log} can't be written: {error.strerror}\n")
 

@@ -1,11 +1,11 @@
 """The DVC graph: its stages in order, which of them are stale, and how one is run."""
 
-import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,16 +15,14 @@ from typing import Any
 import networkx as nx
 import psutil
 from dvc.exceptions import DvcException
-from dvc.lock import LockError, make_lock
+from dvc.lock import LockError
 from dvc.repo import Repo
-from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc.stage import PipelineStage
 
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.stages import lifeline
-from tasks.stages.hashes import parse_stages
-from tasks.stages.lock import FINISHED, KEEP, STATE, exclusive
+from tasks.stages.lock import FINISHED, KEEP, STATE
 
 LOCK_FILE = "dvc.lock"
 LOAD_PUBLISHED = "load_published"  # a stage that runs only where something starts from what it loads
@@ -36,69 +34,6 @@ OF_A_RUN = (
 )
 
 logger = logging.getLogger(__name__)
-
-
-def _is_torn(note: Path) -> bool:
-    try:
-        if note.exists():
-            json.loads(note.read_bytes())
-    except ValueError:
-        return True
-    return False
-
-
-def _remove_torn_note(repo: Repo) -> None:
-    """Remove DVC's note of who reads and writes which files if it is torn, without which DVC runs and with which not.
-
-    DVC writes it in place, so that a loss of power, or a kill in that moment, leaves a part of it.
-    """
-    note = Path(repo.tmp_dir, RWLOCK_FILE)
-    if _is_torn(note):
-        hardlink = repo.config["core"].get("hardlink_lock", False)
-        with make_lock(str(note.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):
-            if _is_torn(note):  # and nobody is at it
-                logger.warning("%s was cut off as it was written, and is removed", note)
-                note.unlink()
-
-
-@contextmanager
-def _lock_file_kept() -> Iterator[None]:
-    """Keep what dvc.lock says while dvc may write it, for who comes after a kill in that moment: it writes in place."""
-    kept = STATE / LOCK_FILE / "before"
-    with exclusive(LOCK_FILE):
-        if Path(LOCK_FILE).exists():
-            write_atomic(kept, Path(LOCK_FILE).read_bytes())
-        try:
-            yield
-        finally:
-            _put_back(kept)
-
-
-def _mend_lock_file() -> None:
-    """Put dvc.lock back as it was before where this process and dvc were killed as dvc wrote it."""
-    kept = STATE / LOCK_FILE / "before"
-    if kept.exists():
-        with suppress(UserError), exclusive(LOCK_FILE, patience=0):  # held: a stage runs, and dvc is well
-            _put_back(kept)
-
-
-def _put_back(kept: Path) -> None:
-    now = Path(LOCK_FILE)
-    if not kept.exists():
-        return
-    if _is_cut(now):
-        logger.warning("%s was cut off as it was written, and is put back", now)
-        write_atomic(now, kept.read_bytes())
-    kept.unlink()
-
-
-def _is_cut(file: Path) -> bool:
-    try:
-        text = file.read_text(encoding="utf-8")
-        parse_stages(text, LOCK_FILE)
-    except (UserError, OSError, UnicodeDecodeError):
-        return True
-    return not text.endswith("\n")  # as all that DVC writes does; many beginnings of a YAML file can be read
 
 
 def _graph(repo: Repo) -> nx.DiGraph:
@@ -127,10 +62,8 @@ def is_stale(stage: str | None = None) -> bool:
     Only what a stage names itself is looked at, not what stands behind it: ask in the order of `stages`.
     Raises UserError for a dvc.yaml or dvc.lock that DVC cannot read.
     """
-    _mend_lock_file()
     try:
         with Repo() as repo:
-            _remove_torn_note(repo)
             if stage:
                 return bool(repo.status(targets=[stage]))
             found = repo.status().keys()
@@ -147,8 +80,9 @@ class Plan:
     """All of them."""
     why: dict[str, list[str]]
     """What differs from dvc.lock for each that is stale, such as `models/foundation is missing`."""
-    behind: list[str]
-    """Those that are stale and all that depend on one, which become stale only where its outs change."""
+    behind: dict[str, set[str]]
+    """Those that are stale and all that depend on one, which become stale only where its outs change; each with the
+    stages that it depends on."""
 
 
 def plan() -> Plan:
@@ -156,22 +90,38 @@ def plan() -> Plan:
 
     One whose files a stage that runs now holds says so. Raises UserError as `is_stale`.
     """
-    _mend_lock_file()
     try:
         with Repo() as repo, repo.lock:
-            _remove_torn_note(repo)
             graph, known = _graph(repo), {stage.addressing: stage for stage in repo.index.stages}
             names = list(nx.lexicographical_topological_sort(graph))
             why = {name: reasons for name in names if (reasons := _reasons(known[name]))}
             after = set(why).union(*(nx.descendants(graph, name) for name in why))
+            behind = {name: nx.ancestors(graph, name) for name in names if name in after}
     except DvcException as error:
         raise UserError(" ".join(str(error).split())) from None
-    return Plan(names, why, [name for name in names if name in after])
+    return Plan(names, why, behind)
 
 
 def changes() -> dict[str, list[str]]:
     """Why each stale stage is stale, in order: what differs from dvc.lock. Raises UserError as `is_stale`."""
     return plan().why
+
+
+def is_cached(stage: str) -> bool:
+    """Whether DVC has what a stage makes of its present parameters and deps: from an earlier run, or as dvc.lock says.
+
+    `reproduce` then brings the outs back and runs nothing.
+    """
+    with Repo() as repo, repo.lock:
+        (found,) = repo.stage.collect(stage)
+        if not found.changed_stage() and found.deps_cached():
+            return found.outs_cached()
+        try:
+            found.save_deps()
+        except DvcException:  # one is missing, which DVC says when the stage runs
+            return False
+        cache = repo.stage_cache._load(found)
+        return bool(cache) and repo.stage_cache._create_stage(cache, found.wdir).outs_cached()
 
 
 def _reasons(stage: PipelineStage) -> list[str]:
@@ -217,14 +167,17 @@ def track(folder: Path) -> list[str]:
     return [f"{path}.dvc" for path in paths]
 
 
-def results() -> list[str]:
-    """What git is to keep of the graph's results: dvc.lock, parameters, outs that DVC does not cache, its pointers."""
+def results() -> tuple[list[str], list[str]]:
+    """The files that git is to keep: what the graph makes, and the parameters that it was made with.
+
+    It makes dvc.lock, outs that DVC does not cache, and pointers to data.
+    """
     with Repo() as repo:
         stages = repo.index.stages
         pointers = {stage.relpath for stage in stages if not isinstance(stage, PipelineStage)}
         parameters = {dep.def_path for stage in stages for dep in stage.params}
         kept = {out.def_path for stage in stages for out in stage.outs if not out.use_cache}
-    return [LOCK_FILE, *sorted(parameters), *sorted(path for path in kept | pointers if Path(path).exists())]
+    return [LOCK_FILE, *sorted(path for path in kept | pointers if Path(path).exists())], sorted(parameters)
 
 
 def remote() -> str | None:
@@ -292,7 +245,8 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
     The checkpoints of a finished training stay, too, until dvc has kept what it made. `environment` is added to this
     process's. Raises UserError when it fails, and when it takes longer than `seconds`.
     """
-    with _lock_file_kept(), _outs_kept(stage):
+    began = time.time()
+    with _outs_kept(stage):
         dvc = _start_dvc(["repro", "--quiet", "--single-item", stage], {**environment, KEEP: "1"})
         try:
             failed = dvc.wait(seconds)
@@ -304,11 +258,19 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
             stop(dvc)
             raise
         if failed:
-            log = STATE / "stages" / stage / "log"
-            reason = f"dvc was killed by signal {-failed}" if failed < 0 else f"the reason stands above, or in {log}"
-            raise UserError(f"stage {stage} failed; {reason}")
+            reason = f"dvc was killed by signal {-failed}" if failed < 0 else _last_words(stage, began)
+            raise UserError(f"stage {stage} failed: {reason}")
     for mark in (STATE / "stages" / stage).glob(f"*/{FINISHED}"):
         shutil.rmtree(mark.parent)
+
+
+def _last_words(stage: str, began: float) -> str:
+    """How the log of a stage says that it ended, if it was written since."""
+    log = STATE / "stages" / stage / "log"
+    if not log.exists() or log.stat().st_mtime < began:
+        return "the reason stands above"
+    *_, last = ["", *log.read_text(errors="replace").splitlines()]
+    return f"{last.removeprefix('error: ')} ({log})"
 
 
 def stop(dvc: psutil.Process, patience: float | None = None) -> None:

@@ -82,6 +82,7 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
         meanwhile()
         yield url
         return
+    _reach_directly()
     with free_port() as port:
         url = f"http://127.0.0.1:{port}/api"
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
@@ -112,6 +113,13 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+def _reach_directly() -> None:
+    """Have this process and those below it reach this machine's own servers through no proxy."""
+    names = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    own = [name for name in ("127.0.0.1", "localhost") if name not in names.split(",")]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join([*filter(None, [names]), *own])
 
 
 def _trusted() -> ssl.SSLContext | bool:
@@ -183,6 +191,8 @@ class _Stopped(logging.Filter):
             self.ended.setdefault(record.flow_run_id, []).append(UUID(task_run))
         if said.startswith("Finished in state") and (self.aborted in said or self.interrupted in said):
             return False  # a word that is none of ours, and goes at once: `end_below`
+        if said.startswith("Finished in state Running("):  # Prefect's worker gives a cancelled run its state
+            record.msg, record.args = "Stopped; the next run goes on where this one ended", ()
         if isinstance(error, STOPS) or said.startswith(f"Crash detected! {self.aborted}"):
             record.levelno, record.levelname = logging.INFO, "INFO"
             record.exc_info, record.msg, record.args = None, str(error or "") or "stopped", ()

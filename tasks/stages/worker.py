@@ -23,6 +23,7 @@ from tasks.stages.server import end_below, end_lost
 
 OF_A_WORKER = f"{OF_A_RUN}FLOW_RUN_ID"  # set where a worker of Prefect's started this process
 WORKER_IS_GONE = signal.SIGUSR1
+LATER = "the next run goes on from the last checkpoint."
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
         if holder.exists():
             with suppress(ValueError):
                 if (before := UUID(holder.read_text())) != flow_run:
-                    end_lost(before, Crashed(message="Its process is gone."))
+                    end_lost(before, Crashed(message=f"Its process is gone; {LATER}"))
         write_atomic(holder, str(flow_run))
         yield
         holder.unlink()
@@ -84,8 +85,8 @@ def end_stopped(client: SyncPrefectClient, flow_run: UUID, stop: BaseException) 
     """
     state = client.read_flow_run(flow_run).state
     asked = state is not None and (state.is_cancelling() or state.is_cancelled())
-    word: State = Cancelled(message="The run was cancelled.")
+    word: State = Cancelled(message=f"The run was cancelled; {LATER}")
     if OF_A_WORKER in os.environ and isinstance(stop, TerminationSignal) and not asked:
-        word = Crashed(message="Its worker is gone.")
+        word = Crashed(message=f"Its worker is gone; {LATER}")
     end_below(client, flow_run, word)
     client.set_flow_run_state(flow_run, word.fresh_copy(), force=True)

@@ -119,7 +119,10 @@ class ProgressReporter:
         """Take in one row of metrics."""
         step = row["step"]
         if step > 0:
-            self.smooth = row["train_loss"] if step == 1 else 0.95 * self.smooth + 0.05 * row["train_loss"]
+            if not self.bar.n:  # the first step here, which of a resumed training is a later one
+                self.smooth, self.bar.n = row["train_loss"], step - 1
+                self.bar.initial = self.bar.last_print_n = self.bar.n
+            self.smooth = 0.95 * self.smooth + 0.05 * row["train_loss"]
             status = f"loss {row['train_loss']:.3f}, smoothed {self.smooth:.3f}"
             if seconds:
                 rate = self.throughput.units_a_step / seconds

@@ -1,28 +1,28 @@
-"""A person is told: a real Prefect server sends to a real webhook what happens to runs and versions."""
+"""A person is told: a real Prefect server sends to a real webhook what happens to runs, workers and versions."""
 
 import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from queue import Queue
+from uuid import uuid4
 
 import pytest
-from mlflow import MlflowClient
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
-from projects import free_ports, run
+from projects import free_ports
 
+from flows import notify
 from flows.notify import listed, remove, set_up
 from llm.errors import UserError
-from tasks.registry.decide import approve, compared, reject, roll_back
-from tasks.registry.tracking import configure_tracking
-from tasks.review.challenger import Reviewed
+from tasks.registry.events import DECIDED, WAITS, emit
 from tasks.stages.server import run_as_child
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,8 @@ HANGS = 600  # seconds that only something that hangs takes
 SECRET = "oh-so-secret"
 NAME = "threestage-classifier"
 RUN = "retrain 2026-11-26: 3 of 12 stages"
-KINDS = ("failure", "challenger", "decision")
+KINDS = ("failure", "worker", "challenger", "decision")
+NOBODY = "nobody gets messages: `python -m flows.notify URL`"
 
 
 class Webhook:
@@ -63,38 +64,19 @@ class Webhook:
 
 
 @pytest.fixture
-def webhook() -> Iterator[Webhook]:
+def webhook(prefect_api) -> Iterator[Webhook]:
+    """One, that gets nothing any more afterwards: other tests on the same server are nobody's news."""
     webhook = Webhook()
     yield webhook
+    with suppress(UserError):
+        remove("team")
     webhook.server.shutdown()
     webhook.server.server_close()
 
 
-@pytest.fixture(autouse=True)
-def _nobody_left(request) -> Iterator[None]:
-    """Other tests on the same server are nobody's news."""
-    yield
-    if "prefect_api" in request.fixturenames:
-        with suppress(UserError):
-            remove("team")
-
-
-@pytest.fixture
-def versions(mlflow_store, tmp_path, monkeypatch) -> None:
-    """Three versions without weights, the first of them champion."""
-    monkeypatch.chdir(tmp_path)
-    configure_tracking()
-    client = MlflowClient()
-    client.create_registered_model(NAME)
-    for _ in range(3):
-        client.create_model_version(NAME, str(tmp_path / "mlartifacts"))
-    compared("classifier", "1", None, [])
-    approve("classifier", "1", by="reviewer-1", reason="the first")
-
-
 @flow(name="retrain", flow_run_name=RUN)
 def failing() -> None:
-    raise UserError("stage finetune@classifier failed; the reason stands above")
+    raise UserError("stage finetune@classifier failed: no space left")
 
 
 @flow(name="pretrain", flow_run_name="a stage")
@@ -102,77 +84,66 @@ def failing_stage() -> None:
     raise UserError("no space left")
 
 
-def test_failure_challenger_and_decision_arrive_once_with_what_happened_and_where(
-    webhook, versions, prefect_api, tmp_path
-) -> None:
+def test_each_message_arrives_once_with_what_happened_and_where(webhook, stage_line, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(notify, "WORKER_GONE", timedelta(seconds=10))  # Prefect takes no less
+    code, output = stage_line(tmp_path, f"notify@{webhook.url}")
+    assert code == 0, output
     set_up(webhook.url, "team", KINDS)  # twice, and nothing is doubled
-    root = str(Path(__file__).parents[2])
-    done = run(tmp_path, "flows.notify", webhook.url, PREFECT_API_URL=prefect_api, PYTHONPATH=root)
-    assert done.returncode == 0, done.stderr
-    said = done.stdout + done.stderr + "".join(path.read_text() for path in tmp_path.rglob("log"))
-    assert "team: JSON hears of a run of retrain or smoke that failed or crashed; a version that was compared" in said
-    assert SECRET not in said
+    assert SECRET not in output + "".join(path.read_text() for path in tmp_path.rglob("log"))
     assert [webhook.got.get(timeout=HANGS)[0] for _ in range(2)] == ["Threestage notifications"] * 2
 
     for each in (failing_stage, failing):
         with pytest.raises(UserError):
             run_as_child(each, {})
     webhook.until(f"{RUN}: Failed")  # with the state of that moment
+    for name in ("local", "another"):
+        resource = {"prefect.resource.id": f"prefect.work-pool.{uuid4()}", "prefect.resource.name": name}
+        emit_event("prefect.work-pool.not-ready", resource)  # as the server does where no worker polls
     with get_client(sync_client=True) as client:  # what a worker may say of the same run, too
         (ended,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[RUN])))
         client.set_flow_run_state(ended.id, Crashed(message="Its process is gone."), force=True)
-    verdict = r"F1 of spam rose by **0.02** (0.01 to 0.03); all 7 gates pass\."
-    Reviewed("classifier", "2", "1", (), verdict, "# Page", "review.html", new=True).announce()
-    compared("classifier", "2", "1", [])
-    approve("classifier", "2", by="reviewer-2", reason="f1 is up, see the page")
-    roll_back("classifier", by="reviewer-1", reason="too slow")
-
-    expected = (
-        f"{RUN}: Failed",
-        f"{NAME} version 2 waits for a decision",
-        f"{NAME} version 2 approved",
-        f"{NAME} version 2 rolled back to version 1",
-    )
-    webhook.until(*expected)
-    reject("classifier", "3", by="reviewer-2", reason="worse")  # time for what must not come
-    told = webhook.until(f"{NAME} version 3 rejected")
-    assert told.keys() == {*expected, f"{NAME} version 3 rejected"}
+    emit(WAITS, NAME, "2", model="classifier", verdict="F1 of spam rose by 0.02.")
+    decided = {"by": "reviewer", "reason": "see the page"}
+    for outcome in ("approved", "rolled back to version 1"):
+        emit(DECIDED, NAME, "2", model="classifier", outcome=outcome, **decided)
+    gone = "No worker polls the work pool local"
+    version = [f"{NAME} version 2 {what}" for what in ("waits for a decision", "approved", "rolled back to version 1")]
+    assert webhook.until(f"{RUN}: Failed", gone, *version).keys() == {f"{RUN}: Failed", gone, *version}
+    told = dict(webhook.told)
     failure = told[f"{RUN}: Failed"].splitlines()
-    assert "UserError: stage finetune@classifier failed" in failure[0]
+    assert "UserError: stage finetune@classifier failed: no space left" in failure[0]
     assert "/runs/flow-run/" in failure[1]
+    assert "`prefect worker start --pool local`" in told[gone]
     page = f"http://127.0.0.1:5000/#/models/{NAME}/versions/2"
-    waits = ["F1 of spam rose by 0.02 (0.01 to 0.03); all 7 gates pass.", page]
-    assert told[f"{NAME} version 2 waits for a decision"].splitlines() == waits
-    assert told[f"{NAME} version 2 approved"].splitlines() == ["by reviewer-2: f1 is up, see the page", page]
-    assert told[f"{NAME} version 2 rolled back to version 1"].splitlines() == ["by reviewer-1: too slow", page]
+    assert told[version[0]].splitlines() == ["F1 of spam rose by 0.02.", page]
+    assert told[version[1]].splitlines() == told[version[2]].splitlines() == ["by reviewer: see the page", page]
 
 
-def test_a_place_hears_only_of_what_it_asked_for_last_and_nothing_after_its_removal(webhook, prefect_api) -> None:
-    nobody = "nobody is told anything: `python -m flows.notify URL`"
-    assert listed() == nobody
-    set_up(webhook.url, "team", KINDS, unchecked=True)
-    assert len(listed().splitlines()) == 3
-    set_up(webhook.url, "team", ["decision"], unchecked=True)
+def test_a_place_gets_the_kinds_that_it_asked_for_last_and_nothing_after_its_removal(webhook) -> None:
+    assert listed() == NOBODY
+    set_up(webhook.url, "team", KINDS)
+    assert len(listed().splitlines()) == len(KINDS)
+    set_up(webhook.url, "team", ["decision"])
     assert listed() == "threestage: decision to team. By JSON: a version that was approved, rejected or rolled back."
-    assert webhook.got.empty()
-    assert remove("team") == "team hears nothing any more"
-    assert listed() == nobody
+    assert remove("team") == "team gets no messages any more"
+    assert listed() == NOBODY
     with pytest.raises(UserError, match=r"there is no team; `python -m flows\.notify list` names them"):
         remove("team")
 
 
 def test_a_place_that_takes_no_message_is_not_set_up_and_no_word_repeats_its_url(prefect_api, caplog) -> None:
-    with pytest.raises(UserError, match="this URL is none that apprise can send to") as error:
+    with pytest.raises(UserError, match="apprise knows no such URL") as error:
         set_up(f"nothing://{SECRET}", "team", KINDS)
     (port,) = free_ports(1)
     with pytest.raises(UserError, match="JSON did not take a first message") as other:
         set_up(f"json://user:{SECRET}@127.0.0.1:{port}/hook", "team", KINDS)
     assert SECRET not in f"{error.value} {other.value} {caplog.text}"
-    assert listed().startswith("nobody is told anything")
+    assert listed() == NOBODY
 
 
-def test_without_a_standing_server_nobody_could_tell(tmp_path, stage_line) -> None:
+def test_without_a_standing_server_nobody_could_send(tmp_path, stage_line) -> None:
     with temporary_settings(restore_defaults=[PREFECT_API_URL]):
-        code, said = stage_line(tmp_path, "notify@list")
+        code, output = stage_line(tmp_path, "notify@list")
     assert code == 1
-    assert said == "error: a standing Prefect server is what tells: set PREFECT_API_URL to it (`make ui` starts one)\n"
+    way_out = "set PREFECT_API_URL (`make ui` starts one)"
+    assert output == f"error: a standing Prefect server sends the messages: {way_out}\n"

@@ -1,0 +1,104 @@
+"""Where scheduled runs happen: `prefect deploy` checks that, and each run of `daily` first brings the merged code.
+
+prefect.yaml names both as steps. The second one is a command of its own, `python -m flows.deploy`, so that no module is
+imported before its code is there.
+"""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.exceptions import ObjectNotFound
+
+from llm.errors import UserError
+from llm.files import write_atomic
+from tasks.registry.branch import put_back
+from tasks.registry.git import git
+from tasks.stages import graph
+from tasks.stages.command import run_command
+from tasks.stages.lock import STATE, exclusive, workspace
+
+PROCESS = "process"
+PULL_WITHIN = 600  # seconds
+REASON = STATE / "deploy" / "failed"
+
+
+def here(pool: str) -> dict[str, str]:
+    """The build step of `prefect deploy`: `check`, then what prefect.yaml needs of this folder."""
+    try:
+        check(pool)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None  # of any other exception Prefect prints its own traceback
+    return {"folder": str(Path.cwd()), "python": sys.executable, "workspace": workspace()}
+
+
+def check(pool: str) -> None:
+    """Raise UserError for a work pool of another kind, and for deployments that are of another folder or machine."""
+    names = [each["name"] for each in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]]
+    with get_client(sync_client=True) as client:
+        try:
+            kind = client.read_work_pool(pool).type
+        except ObjectNotFound:
+            kind = ""
+        if kind != PROCESS:
+            found = f"is of the type {kind}" if kind else "does not exist"
+            way_out = f"`prefect work-pool create {pool} --type {PROCESS}`"
+            raise UserError(f"the work pool {pool} {found}; runs share one checkout on one machine: {way_out}")
+        ours = DeploymentFilter(name=DeploymentFilterName(any_=names))
+        for each in client.read_deployments(deployment_filter=ours):
+            if workspace() not in each.tags:
+                place, name = ", ".join(each.tags) or "another folder", client.read_flow(each.flow_id).name
+                way_out = f"deploy there, or first `prefect deployment delete {name}/{each.name}`"
+                raise UserError(f"the deployment {each.name} runs in {place}, and not in {workspace()}: {way_out}")
+
+
+def update() -> str:
+    """Fast-forward this checkout to its upstream branch, and say which commit it has; without an upstream it stays.
+
+    What a killed run left of its results is put back as HEAD has it: DVC's run cache has the results. Raises UserError
+    where a change of somebody's is in the way, and where git's remote does not answer.
+    """
+    with exclusive("retrain"):
+        put_back([graph.LOCK_FILE])  # which DVC reads, and a kill may have cut off
+        put_back(graph.results()[0])
+        try:
+            upstream = git("rev-parse", "--abbrev-ref", "@{upstream}")
+        except UserError:
+            upstream = ""
+        if upstream:
+            try:
+                git("pull", "--quiet", "--ff-only", seconds=PULL_WITHIN)
+            except UserError as error:
+                way_out = f"`git pull --ff-only` in {Path.cwd()} must work"
+                raise UserError(f"the code is not what was merged: {error}; {way_out}") from None
+        return f"commit {git('rev-parse', '--short', 'HEAD')} of {upstream or 'this checkout, which has no upstream'}"
+
+
+def outdated() -> list[str]:
+    """Why the last `python -m flows.deploy` failed; it says so once."""
+    found = [REASON.read_text()] if REASON.exists() else []
+    REASON.unlink(missing_ok=True)
+    return found
+
+
+def main() -> int:
+    """Bring what was merged; where that fails the exit code is 0, too: the run goes on with the code that is here."""
+    parser = ArgumentParser(prog="python -m flows.deploy", description=update.__doc__)
+    parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
+    options = parser.parse_args()
+
+    def work() -> None:
+        try:
+            sys.stdout.write(f"{update()}\n")
+        except UserError as error:
+            write_atomic(REASON, str(error))
+            sys.stdout.write(f"{error}\n")
+
+    return run_command(work, STATE / "deploy" / "log", verbose=options.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Nights of small models: a part fails, results wait for a merge, merged code comes, a change is in the way."""
+
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.sorting import FlowRunSort
+from small_models import make_models
+
+from flows.deploy import main, update
+from flows.retrain import retrain
+from llm.errors import UserError
+from tasks.stages import graph
+from tasks.stages.lock import workspace
+from tasks.stages.server import run_as_child
+
+pytestmark = pytest.mark.slow
+
+PARAMS = "f1: 0.5\napplications: {classifier: {}, assistant: {}}\n"
+STATUS = ("status", "--short", "--untracked-files=no")
+UPSTREAM = "origin/main"
+IGNORED = ".threestage/\nmlflow.db*\nmlartifacts/\n"
+PARAMETERS = {"decide": "nobody", "push_to": "origin"}
+
+
+def git(*arguments: str, folder: Path | str = ".") -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(message: str, folder: Path | str = ".") -> None:
+    git("add", "--all", folder=folder)
+    git("commit", "--quiet", "--message", message, folder=folder)
+
+
+@pytest.fixture
+def colleague(tmp_path, monkeypatch, prefect_api) -> Path:
+    """A colleague's clone. The working folder is the training machine's, where nothing ran; each pushes to `origin`."""
+    someone = {f"GIT_{who}_{what}": "ada@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    for name, value in (someone | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/project/mlflow.db"}).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    make_models(Path())
+    git("branch", "--quiet", "--move", "main")
+    Path("params.yaml").write_text(PARAMS)
+    Path(".gitignore").write_text(IGNORED)
+    with Repo() as repo, repo.config.edit() as config:
+        config["core"]["remote"], config["remote"]["store"] = "store", {"url": str(tmp_path / "store")}
+    commit("A project")
+    git("clone", "--quiet", "--bare", ".", "../origin")
+    git("remote", "add", "origin", "../origin")
+    git("fetch", "--quiet", "origin")
+    git("branch", "--quiet", "--set-upstream-to", UPSTREAM)
+    git("clone", "--quiet", "origin", "colleague", folder=tmp_path)
+    return tmp_path / "colleague"
+
+
+def night() -> tuple[str, str]:
+    """Run; what the run is called beside its day, and how its state says that it ended."""
+    with suppress(UserError):
+        run_as_child(retrain, PARAMETERS)
+    here = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace()]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=here, sort=FlowRunSort.START_TIME_DESC)
+    run = next(each for each in runs if each.name.startswith("retrain "))
+    return run.name.partition(": ")[2], f"{run.state.name}: {run.state.message}"
+
+
+def branches(folder: Path | str = ".") -> list[str]:
+    return git("branch", "--list", "retrain/*", "--format=%(refname:short)", folder=folder).splitlines()
+
+
+def versions() -> dict[str, str]:
+    """The newest version of each model."""
+    names = ("foundation", "classifier", "assistant")
+    found = ((name, MlflowClient().search_model_versions(f"name='threestage-{name}'")) for name in names)
+    return {name: str(versions[0].version) for name, versions in found if versions}
+
+
+def test_nights_of_a_training_machine_and_its_team(colleague, monkeypatch):
+    source = Path("made/assistant").rename("../away")
+    before = git(*STATUS)
+    name, end = night()
+    assert name == "4 of 6 stages"
+    assert end.startswith("Failed: ")
+    assert "finetune@assistant failed: " in end
+    assert "evaluate" not in end, "what is skipped is no failure of its own"
+    assert versions() == {"foundation": "1", "classifier": "1"}
+    assert git(*STATUS) == before
+    assert not Path("dvc.lock").exists()
+    (first,) = branches()
+    assert branches("../origin") == [first]
+    assert git("log", "-1", "--format=%an|%s", first) == f"Threestage|{first.replace('/', ' ')}"
+    message = git("log", "-1", "--format=%b", first)
+    assert {"pretrain: it never ran", "threestage-classifier version 1"} <= {*message.splitlines()}
+    assert "assistant" not in message
+    made = [f"reports/evaluation/{model}/metrics.json" for model in ("classifier", "foundation")]
+    assert git("diff", "--name-only", "HEAD", first).splitlines() == ["dvc.lock", *made]
+
+    source.rename("made/assistant")
+    name, end = night()
+    assert name == "2 of 6 stages", "DVC's run cache brings back what the night before made"
+    assert end.startswith("Completed: ")
+    assert " wait for a decision: `python -m flows.review`" in end
+    assert versions() == {"foundation": "1", "classifier": "1", "assistant": "1"}
+    second = f"{first}-2"
+    assert branches() == branches("../origin") == [first, second]
+    assert git(*STATUS) == ""
+    assert not list(Path("reports").rglob("metrics.json"))
+    assert night()[0] == "nothing new"
+    assert branches() == [first, second]
+
+    git("fetch", "--quiet", folder=colleague)
+    git("merge", "--quiet", f"origin/{second}", folder=colleague)
+    (colleague / "notes.md").write_text("Merged.")
+    commit("Notes", colleague)
+    git("push", "--quiet", folder=colleague)
+    Path("dvc.lock").write_text("schema: '2")  # as a kill may leave it
+    assert update() == f"commit {git('rev-parse', '--short', 'HEAD', folder=colleague)} of {UPSTREAM}"
+    assert Path("notes.md").read_text() == "Merged."
+    assert graph.plan().why == {}
+    assert night()[0] == "nothing new"
+
+    (colleague / "params.yaml").write_text(PARAMS.replace("0.5", "0.6"))
+    commit("Better", colleague)
+    git("push", "--quiet", folder=colleague)
+    Path("params.yaml").write_text(PARAMS.replace("0.5", "0.7"))
+    monkeypatch.setattr(sys, "argv", ["deploy"])
+    assert main() == 0
+    name, end = night()
+    assert name == "3 of 6 stages"
+    assert "the code is not what was merged: git pull: error: " in end
+    assert night()[0] == "nothing new"
