@@ -49,8 +49,9 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 		$(BIN)/python -c 'import socket, sys; sys.exit(not socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))))' \
 			"$${each#*=}" 2>/dev/null || { echo "$$each is no free port: name another, as in make ui $${each%=*}=5050"; exit 1; }; \
 	done
-	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT); runs show live in Prefect with PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api"
-	@trap 'kill $$mlflow $$! 2>/dev/null; wait' EXIT; trap exit HUP INT TERM; \
+	@echo "Starting MLflow and Prefect (up to a minute); runs show live in Prefect with PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api"
+	@trap 'kill $$ready $$mlflow $$! 2>/dev/null; wait' EXIT; trap exit HUP INT TERM; \
+	$(BIN)/python -m tasks.stages.ui $(MLFLOW_PORT) $(PREFECT_PORT) & ready=$$!; \
 	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --default-artifact-root "$$(pwd -P)/mlartifacts" --host 127.0.0.1 --port $(MLFLOW_PORT) & mlflow=$$!; \
 	PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED=events,flow_runs PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api \
 		$(BIN)/prefect server start --host 127.0.0.1 --port $(PREFECT_PORT) & \

@@ -27,10 +27,10 @@ from llm.applications import load_for_inference
 from llm.errors import UserError
 from llm.formats.model_folder import read_config
 from llm.model.gpt import GPT
+from tasks.registry.record import read_record
 from tasks.registry.register import registered_name
-from tasks.stages.hashes import PREFIX
 
-DATASET = f"{PREFIX}.dvc.dep.data/processed/"
+DATASET = "data/processed/"
 KEPT = 4
 """Versions that stay loaded; one more sends off the one that was asked for least lately. Defaults stay in any case, and
 one beside them."""
@@ -186,6 +186,7 @@ class Versions:
         settings, engine, removed = self.settings, None, ExitStack()
         try:
             version = self.registry.version(named)
+            record = read_record(version.run_id)
             fetched = Path(removed.enter_context(TemporaryDirectory(prefix="threestage-version-")))
             folder = self.registry.files(named, fetched)
             objective = read_config(folder)["objective"]
@@ -202,7 +203,8 @@ class Versions:
                 logger.exception("%s can't be loaded", named)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise Unavailable(f"{named} can't be loaded: {reason}", "model") from error
-        dataset = next((tag.removeprefix(DATASET) for tag in version.tags if tag.startswith(DATASET)), None)
+        deps = record.hashes.deps if record else {}
+        dataset = next((path.removeprefix(DATASET) for path in deps if path.startswith(DATASET)), None)
         found = named, objective, model, encoding, folder, removed, dataset, engine, self._cleaner
         return Loaded(*found, settings.client_share)
 

@@ -32,6 +32,7 @@ from tasks.registry.decide import is_open
 from tasks.registry.markup import plain, table
 from tasks.registry.register import check_bytes, registered, registered_name
 from tasks.registry.summary import next_step
+from tasks.registry.tracking import parent_run
 from tasks.stages import graph
 from tasks.stages.command import lasted
 from tasks.stages.params import evaluation_stage, model_names, training_stage
@@ -122,7 +123,8 @@ class _Run:
             self.versions = {} if plan.why else _registered()
             if not self.versions:
                 self._rename(f"{len(plan.behind)} of {len(plan.stages)} stages")
-                self._make(plan)
+                with parent_run(f"{RETRAIN} {self.day}", f"One retraining, in Prefect the flow run {self.flow_run}."):
+                    self._make(plan)
             self._review()
             ran = sum(became == RAN for _, became, *_ in self.stages)
             idle = "nothing to train, a review" if self.reviewed else "nothing new"

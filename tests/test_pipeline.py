@@ -27,6 +27,7 @@ from llm.config import GPTConfig
 from llm.formats.huggingface import export_huggingface
 from llm.formats.model_folder import load_model, read_config
 from llm.model.gpt import GPT
+from tasks.registry.record import read_record
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
 CLASSIFIED = (
@@ -109,7 +110,11 @@ def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client
         run = client.get_run(version.run_id)
         assert int(version.version) == 1
         assert names <= run.data.metrics.keys()
-        assert f"threestage.dvc.out.models/{model}" in version.tags
+        record = read_record(version.run_id)
+        assert record.hashes.outs[f"models/{model}"] == version.tags["threestage.model"]
+        trained = record.facts["run.training"]
+        assert client.get_logged_model(version.source.removeprefix("models:/")).source_run_id == trained
+        assert client.list_artifacts(trained, "checkpoints")
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
 
 
@@ -129,15 +134,14 @@ def test_a_version_says_which_model_it_started_from(client: MlflowClient) -> Non
     said = {
         model: client.get_model_version_by_alias(f"threestage-{model}", "challenger").description for model in METRICS
     }
-    assert "It started from `models/published` (`" in said["assistant"]
-    assert "), the weights `published`. " in said["assistant"]
-    assert "It started from `models/foundation` (`" in said["classifier"]
-    assert "It started from" not in said["foundation"]
+    assert "trained by `finetune@assistant` from `models/published`;" in said["assistant"]
+    assert "trained by `finetune@classifier` from `models/foundation`;" in said["classifier"]
+    assert "trained by `pretrain`;" in said["foundation"]
 
 
 def test_every_stage_left_a_finished_mlflowrun(client: MlflowClient) -> None:
     runs = mlflow.search_runs(experiment_names=["threestage"], output_format="list")
-    by_stage = {run.data.tags.get("threestage.dvc.stage"): run for run in runs}
+    by_stage = {run.data.tags.get("threestage.stage"): run for run in runs}
     assert {"fetch@corpus", "preprocess@emails", "pretrain", "load_published", "evaluate@assistant"} <= by_stage.keys()
     assert all(run.info.status == "FINISHED" for run in runs)
     losses = client.get_metric_history(by_stage["pretrain"].info.run_id, "train_loss")
@@ -185,11 +189,19 @@ def test_evaluation_and_a_version_elsewhere_give_the_same_probability_for_parts_
     assert probabilities == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_main_command_finds_nothing_to_do(project: Path, prefect_api: str) -> None:
-    done = run(project, "flows", PREFECT_API_URL=prefect_api)
-    assert done.returncode == 0, done.stderr
-    assert "Everything is up to date" in done.stdout
-    assert "version 1" in done.stdout
+def test_the_main_command_compares_what_nobody_compared_and_then_finds_nothing_to_do(
+    project: Path, prefect_api: str
+) -> None:
+    for title in ("Done in ", "Everything is up to date"):
+        done = run(project, "flows", PREFECT_API_URL=prefect_api)
+        assert done.returncode == 0, done.stderr
+        assert title in done.stdout
+        assert "version 1" in done.stdout
+        assert "wait for a decision: `python -m flows.review`" in done.stdout
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    for model in METRICS:
+        version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
+        assert "review" in {each.path for each in client.list_artifacts(version.run_id)}
 
 
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
@@ -268,7 +280,7 @@ def test_a_killed_training_goes_on_and_gives_the_same_weights_also_in_another_cl
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("threestage").experiment_id
-    runs = client.search_runs(experiment, "tags.`threestage.dvc.stage` = 'pretrain'")
+    runs = client.search_runs(experiment, "tags.`threestage.stage` = 'pretrain'")
     assert len(runs) == (1 if clean else 2)  # one for both halves of this, beside the undisturbed one
     losses = client.get_metric_history(runs[0].info.run_id, "train_loss")  # the latest comes first
     assert [metric.step for metric in losses] == list(range(1, 61))

@@ -114,7 +114,7 @@ class World:
     def steps_of(self, steps: int) -> list[list[int]]:
         """Of each MLflow run that trained the foundation for so many steps, those of which it has a loss."""
         client = MlflowClient(self.store, self.store)
-        ours = f"tags.`threestage.dvc.stage` = 'pretrain' AND params.steps = '{steps}'"
+        ours = f"tags.`threestage.stage` = 'pretrain' AND params.steps = '{steps}'"
         runs = client.search_runs([client.get_experiment_by_name("threestage").experiment_id], ours)
         losses = (client.get_metric_history(run.info.run_id, "train_loss") for run in runs)
         return [sorted(metric.step for metric in each) for each in losses]

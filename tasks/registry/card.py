@@ -20,7 +20,7 @@ from llm.errors import UserError
 from llm.files import read_text, write_atomic
 from tasks.registry.figures import OTHERS, compared, figures_table, lower_is_better
 from tasks.registry.markup import as_source, first_entries, plain, render
-from tasks.stages.hashes import PREFIX, Hashes, flatten, locked
+from tasks.stages.hashes import Hashes, flatten, locked
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.params import PARAMS_FILE, PUBLISHED, evaluation_stage, training_report, training_stage
 
@@ -28,8 +28,6 @@ TEMPLATE = Path(__file__).with_name("card.html.j2")
 TABLES = ("baselines.csv", "slices*.csv", "by_*.csv")
 ENTRIES = {"errors.md": ("The worst errors", 20), "samples.md": ("Samples", 10)}
 ROWS = 70  # of a table
-SENTENCE = 2000  # characters of what is not in git
-NO_COMMIT = "none"
 MACHINE = ("machine.cpu", "machine.cores", "machine.os", "machine.python", "device", "dtype", "threads")
 
 
@@ -47,10 +45,8 @@ class Origin:
     """What was not in that commit, such as `not in git: params.yaml, steps 900 -> 20`; empty where it held all."""
     training_run: str
     """Id of the MLflow run that trained it; `none` where another store has that."""
-    run_tags: Mapping[str, str]
-    """The tags of that run, which say of which commit it was and on what it ran; empty without one."""
-    links: Mapping[str, str]
-    """The pages of the runs that made it, by what they are called; of those that are known here."""
+    facts: Mapping[str, str]
+    """What the record of that run says of its commit and machine; empty without one."""
     key: str
     """The key of the version."""
 
@@ -62,13 +58,6 @@ def base_sentence(training: Hashes) -> str:
         return ""
     weights = f", the weights `{locked('load_published').params[PUBLISHED]}`" if base == f"models/{PUBLISHED}" else ""
     return f"It started from `{base}` (`{training.deps[base]}`){weights}. "
-
-
-def _commit(origin: Origin) -> str:
-    if origin.commit == NO_COMMIT:
-        return "**no git commit**"
-    said = plain(origin.uncommitted, SENTENCE).replace("-\\>", "->")
-    return f"git commit `{origin.commit}`" + (f"; **{said}**" if said else "")
 
 
 def _made_by(model: str) -> str:
@@ -161,7 +150,7 @@ def _training(model: str, origin: Origin, report: Path) -> dict[str, dict[str, s
     params, measured = origin.training.params, report / "metrics.json"
     return {
         "How it went": _spelled(json.loads(measured.read_text()) if measured.exists() else {}),
-        "Machine": {name: origin.run_tags[tag] for name in MACHINE if (tag := f"{PREFIX}.{name}") in origin.run_tags},
+        "Machine": {name: origin.facts[name] for name in MACHINE if name in origin.facts},
         "The model": _spelled(json.loads(Path("models", model, "config.json").read_text())),
         "Parameters": _spelled({key: value for key, value in params.items() if key not in LIBRARIES}),
         "Libraries": _spelled({key: value for key, value in params.items() if key in LIBRARIES}),
@@ -178,7 +167,7 @@ def _lineage(model: str, origin: Origin) -> dict[str, str]:
         "git commit at registration": origin.commit,
         "not in git": origin.uncommitted.removeprefix("not in git: ") or "nothing",
         "training run in MLflow": origin.training_run,
-        "git commit of that run": origin.run_tags.get(f"{PREFIX}.git.commit", "not known here"),
+        "git commit of that run": origin.facts.get("git.commit", "not known here"),
         "key of this version": origin.key,
         **{f"made: {path}": md5 for path, md5 in (training.outs | evaluation.outs).items()},
         **{f"from: {path}": md5 for path, md5 in used.items() if path != f"models/{model}"},

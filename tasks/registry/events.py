@@ -8,9 +8,9 @@ import httpx
 from tasks.registry.server import is_server, tracking_uri, without_secret
 from tasks.stages.hashes import PREFIX
 from tasks.stages.server import prefect_page
+from tasks.stages.ui import address
 
 WAITS, DECIDED = f"{PREFIX}.version.waits", f"{PREFIX}.version.decided"
-MLFLOW_PAGES = "http://127.0.0.1:5000"  # where `make ui` shows a store that is a file
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def version_page(name: str, version: str) -> str:
     """The address of a version's page in MLflow: of the tracking server, or of the one that `make ui` starts."""
     uri = tracking_uri()
-    place = without_secret(uri, uri).rstrip("/") if is_server(uri) else MLFLOW_PAGES
+    place = without_secret(uri, uri).rstrip("/") if is_server(uri) else address("mlflow")
     return f"{place}/#/models/{name}/versions/{version}"
 
 

@@ -179,8 +179,7 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         commit=record.facts["git.commit"],
         uncommitted=changed.summary,
         training_run=record.facts["run.training"],
-        run_tags={f"{PREFIX}.{fact}": value for fact, value in trained.facts.items()} if trained else {},
-        links={},
+        facts=trained.facts if trained else {},
         key=key,
     )
     with mlflow.start_run(

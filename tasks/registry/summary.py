@@ -29,8 +29,9 @@ def _metrics(model: str) -> str:
 
 def next_step() -> str:
     """Which challengers wait for a person, and how one decides."""
-    found = [standing(model) for model in model_names()]
-    waiting = [f"{each.model}/{each.challenger}" for each in found if each.state_of.get(each.challenger, "") in OPEN]
+    found = {model: standing(model) for model in model_names()}
+    open_ones = {model: now.challenger for model, now in found.items() if now.state_of.get(now.challenger, "") in OPEN}
+    waiting = [f"{model}/{version}" for model, version in open_ones.items()]
     if not waiting:
         return "no version waits for a decision"
     way = f"`python -m flows.review`, then `python -m flows.review approve {waiting[0]} --reason TEXT`, or `reject`"

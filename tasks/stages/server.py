@@ -35,9 +35,9 @@ from prefect.utilities.urls import url_for
 
 from llm.errors import UserError
 from tasks.stages.lock import workspace
+from tasks.stages.ui import address
 
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
-PAGES = "http://127.0.0.1:4200"  # where `make ui` shows Prefect's runs
 TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # the address of one that ends with its command, and has no pages
 STARTS_WITHIN = (
     300  # seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones
@@ -311,4 +311,4 @@ def prefect_page(flow_run: str) -> str:
     api = PREFECT_API_URL.value()
     if api and api != os.environ.get(TEMPORARY) and (url := url_for("flow-run", flow_run)):
         return url
-    return f"{PAGES}/runs/flow-run/{flow_run}"
+    return f"{address('prefect')}/runs/flow-run/{flow_run}"

@@ -22,8 +22,9 @@ from typer.testing import CliRunner, Result
 from app.command import cli
 from app.server import create_app, http_config
 from app.settings import Settings
+from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.stages.hashes import PREFIX
+from tasks.stages.hashes import Hashes
 
 CHARSETS = {
     charset: f"From: a@b.example\nSubject: Lunch\nContent-Type: text/plain; charset={charset}\n"
@@ -47,9 +48,10 @@ def register(folder: Path, model: str, *aliases: str) -> str:
         logged = mlflow.pyfunc.log_model(
             name=model, python_model="tasks/served.py", artifacts={"model": str(folder)}, pip_requirements=["mlflow"]
         )
-    tags = {f"{PREFIX}.dvc.dep.data/processed/{DATASETS[model]}": "0" * 32}
+        deps = {f"data/processed/{DATASETS[model]}": "0" * 32}
+        write_record(run.info.run_id, Record("register", Hashes({}, deps, {}), {}))
     version = client.create_model_version(
-        name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id, description=f"A small {model}."
+        name, logged.model_uri, run.info.run_id, model_id=logged.model_id, description=f"A small {model}."
     )
     for alias in aliases:
         client.set_registered_model_alias(name, alias, version.version)

@@ -21,6 +21,7 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import Cancelling
 from projects import ROOT, change_params, environment
 
+from flows import form
 from flows import review as command
 from flows.review import NotReviewedError, review
 from llm.errors import UserError
@@ -76,7 +77,7 @@ def project(was_compared, tmp_path, monkeypatch) -> Path:
 @pytest.fixture(autouse=True)
 def _often(monkeypatch):
     """A review that waits looks often: what ends the wait is the same."""
-    monkeypatch.setattr(command, "POLL", 0.1)
+    monkeypatch.setattr(form, "POLL", 0.1)
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.registry.events import version_page
+from tasks.stages.server import prefect_page
+from tasks.stages.ui import address, main
+
+
+@contextmanager
+def answering_from(request: int) -> Iterator[tuple[str, list[str]]]:
+    """A server that is not ready before this request; its port, and the paths that it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200 if len(asked) >= request else 503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield str(server.server_port), asked
+        server.shutdown()
+
+
+def test_both_pages_are_awaited_and_links_lead_where_they_were_opened(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert [address("mlflow"), address("prefect")] == ["http://127.0.0.1:5000", "http://127.0.0.1:4200"]
+    with answering_from(3) as (mlflow, asked), answering_from(2) as (prefect, also):
+        main(mlflow, prefect)
+    assert (asked, also) == (["/health"] * 3, ["/api/health"] * 2)
+    said = capsys.readouterr().out
+    assert said.startswith(f"Ready: MLflow at http://127.0.0.1:{mlflow}, Prefect at http://127.0.0.1:{prefect};")
+    assert version_page("threestage-mail", "2") == f"http://127.0.0.1:{mlflow}/#/models/threestage-mail/versions/2"
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert prefect_page("f1") == f"http://127.0.0.1:{prefect}/runs/flow-run/f1"
