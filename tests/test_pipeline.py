@@ -189,19 +189,11 @@ def test_evaluation_and_a_version_elsewhere_give_the_same_probability_for_parts_
     assert probabilities == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_main_command_compares_what_nobody_compared_and_then_finds_nothing_to_do(
-    project: Path, prefect_api: str
-) -> None:
-    for title in ("Done in ", "Everything is up to date"):
-        done = run(project, "flows", PREFECT_API_URL=prefect_api)
-        assert done.returncode == 0, done.stderr
-        assert title in done.stdout
-        assert "version 1" in done.stdout
-        assert "wait for a decision: `python -m flows.review`" in done.stdout
-    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    for model in METRICS:
-        version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
-        assert "review" in {each.path for each in client.list_artifacts(version.run_id)}
+def test_the_main_command_finds_nothing_to_do(project: Path, prefect_api: str) -> None:
+    done = run(project, "flows", PREFECT_API_URL=prefect_api)
+    assert done.returncode == 0, done.stderr
+    assert "Everything is up to date" in done.stdout
+    assert "version 1" in done.stdout
 
 
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from mlflow.entities.model_registry import ModelVersion
 
 from llm.tokenizer import end_of_text, load_tokenizer
@@ -66,31 +65,15 @@ def committed(dataset: str) -> TrainedOn | None:
 
 def rows_before(data: TrainedOn) -> pd.DataFrame | None:
     """The train rows that a version was trained on; None where DVC's cache has them no more."""
-    files = _files_before(data)
-    return _rows(files) if files else None
-
-
-def learned_units(data: TrainedOn) -> np.ndarray | None:
-    """The hashes by which the rows were split that a version was trained or chosen on, int64, in no order.
-
-    None where DVC's cache has the rows no more, or they have no column `unit`: token files, tables of older code.
-    """
-    files = _files_before(data)
-    tables = [files[name] for name in (TRAIN_TABLE, "validation.parquet") if name in files]
-    if not tables or any("unit" not in pq.read_schema(path).names for path in tables):
-        return None
-    return pd.concat([pd.read_parquet(path, columns=["unit"]) for path in tables])["unit"].unique()
-
-
-def _files_before(data: TrainedOn) -> dict[str, Path]:
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
     try:
         with Repo() as repo:
-            return _cached(repo.cache, data.md5)
+            files = _cached(repo.cache, data.md5)
     except NotDvcRepoError:  # no repository, no cache
-        return {}
+        return None
+    return _rows(files) if files else None
 
 
 def _cached(cache: "CacheManager", md5: str) -> dict[str, Path]:

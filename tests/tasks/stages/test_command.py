@@ -189,27 +189,6 @@ def test_an_interrupt_reaches_what_a_test_starts():
         assert child.wait(timeout=120) == -signal.SIGINT
 
 
-def test_ctrl_c_inside_a_finaliser_still_ends_the_command(tmp_path):
-    code = """
-        import signal, sys, time
-        from pathlib import Path
-        from tasks.stages.command import run_command
-
-        class Slow:
-            def __del__(self):
-                signal.raise_signal(signal.SIGINT)
-
-        def work():
-            Slow()
-            time.sleep(30)
-
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.exit(run_command(work, Path('log')))
-    """
-    done = run(tmp_path, "-c", textwrap.dedent(code), PYTHONPATH=str(ROOT))
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
-
-
 def test_ctrl_c_inside_the_import_system_waits_until_it_has_given_its_lock_back():
     frames = []
     sys.setprofile(lambda frame, *_: frames.append(frame))
