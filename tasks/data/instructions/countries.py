@@ -1,17 +1,15 @@
-"""Facts of countries: the npm package world-countries, with the corrections of data/instructions/countries.yaml."""
+"""Facts of countries: the npm package world-countries, with the corrections of the list `countries`."""
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field
 
 from llm.config import Config
-from llm.errors import UserError
-from tasks.data.instructions.choose import Lists, Sources, Values, table
+from tasks.data.instructions.choose import Generator, Lists, Sources, Values
 from tasks.data.instructions.fill import an
-from tasks.data.instructions.wordnet import bad_row
 from tasks.data.textfiles import parse_json, read_text
 
 Column = Literal["names", "capitals", "currencies", "languages", "continents", "nationalities", "neighbours"]
@@ -24,127 +22,87 @@ class Correction(Config):
     """Its name as in a sentence."""
     with_article: bool = False
     """Whether people say `the` before it."""
-    learn: dict[Column, str] = {}
+    learn: dict[Column, str] = Field(default={})
     """The answer to learn instead of the package's first."""
-    also: dict[Column, list[str]] = {}
+    also: dict[Column, list[str]] = Field(default={})
     """Other right answers."""
-    never_ask: list[Column] = []
-    """Facts that people argue about, or that are no longer true."""
-    ignore: list[Literal["languages"]] = []
+    ignore: tuple[Column, ...] = ()
     """Columns of the package that are wrong."""
+    never_ask: tuple[Column, ...] = ()
+    """Facts that people argue about, or that are no longer true."""
     official_languages: Literal["", "one", "several"] = ""
     """If the package counts wrong."""
-    only_as_neighbour: bool = False
-    """A country that nobody is asked about."""
     last_neighbour: bool = False
     """A country with so many neighbours that few people would name it first."""
+    only_as_neighbour: bool = False
+    """A country that nobody is asked about."""
 
 
-def _plain(texts: Iterable[str]) -> list[str]:
+def _plain(texts: list[str]) -> list[str]:
     """Each text once, and without its accents, as people type it."""
-    texts = list(texts)
     bare = [unicodedata.normalize("NFKD", text.replace("ł", "l").replace("đ", "d")) for text in texts]
     return list(dict.fromkeys([*texts, *("".join(c for c in text if not unicodedata.combining(c)) for text in bare)]))
 
 
-def _entries(path: Path) -> dict[str, dict[str, Any]]:
-    """The package's countries by code."""
-    content = parse_json(read_text(path), path)
-    if not isinstance(content, list):
-        raise UserError(f"{path}: not a list of countries")
-    entries = {}
-    for row, entry in enumerate(content, 1):
-        try:
-            entries[entry["cca3"]] = entry | {"row": row, "common": entry["name"]["common"]}
-        except (KeyError, TypeError):
-            raise bad_row(path, row, "a country without cca3 and name") from None
-    return entries
-
-
-def _country(code: str, entry: dict[str, Any], correction: Correction, lists: Lists) -> Values:
+def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[str, str]) -> Values:
     """The facts of a country; of each column with several the first is the answer to learn, and all are right."""
     spoken = {name.removeprefix("Swiss ").removeprefix("Austro-Bavarian ") for name in entry["languages"].values()}
-    learn = correction.learn
-    languages = [learn["languages"]] if "languages" in learn else []
-    if "languages" not in correction.ignore and (len(spoken) == 1 or languages):
-        languages += sorted(name.partition(" (")[0] for name in spoken)
-    currencies = [learn["currencies"]] if "currencies" in learn else []
-    for key in sorted(entry["currencies"] or {}):
-        full = entry["currencies"][key]["name"].replace("Euro", "euro")
-        currencies += [full.split()[-1], full]
+    languages = sorted(name.partition(" (")[0] for name in spoken)
+    if "languages" in correction.ignore or (len(languages) > 1 and "languages" not in correction.learn):
+        languages = []  # nobody knows which of several is the one to learn
+    names = [money["name"].replace("Euro", "euro") for _, money in sorted((entry["currencies"] or {}).items())]
     demonym, region, subregion = entry["demonyms"]["eng"], entry["region"], entry["subregion"]
-    nationalities = [learn["nationalities"]] if "nationalities" in learn else []
-    of_subregion = lists["continent_of_subregion"]
-    continent = of_subregion.get(subregion, subregion if region == "Americas" else region)
+    americas = region == "Americas"
     facts = {
         "capitals": entry["capital"],
-        "currencies": currencies,
+        "currencies": [form for name in names for form in (name.split()[-1], name)],
         "languages": languages,
-        "continents": [continent],
-        "nationalities": [*nationalities, demonym["m"], demonym["f"]],
+        "continents": [of_subregion.get(subregion, subregion if americas else region)],
+        "nationalities": [demonym["m"], demonym["f"]],
     }
-    for column, right in facts.items():
-        also = correction.also.get(column, []) if right else []
-        facts[column] = [] if column in correction.never_ask else _plain([*right, *also])
-    facts["continents"] += [subregion] if subregion in of_subregion else []
-    facts["continents"] += ["America", "the Americas"] if region == "Americas" else []
-    official = correction.official_languages or ("one" if len(spoken) == 1 else "several")
-    return facts | {"the_language": "The" if official == "one" else "An", "borders": entry["borders"]}
+    for column, found in facts.items():
+        right = [correction.learn[column], *found] if column in correction.learn else found
+        right = _plain([*right, *correction.also.get(column, [])]) if right else []
+        facts[column] = [] if column in correction.never_ask else right
+    facts["continents"] += [subregion] * (subregion in of_subregion) + ["America", "the Americas"] * americas
+    is_one = correction.official_languages == "one" or (not correction.official_languages and len(spoken) == 1)
+    people = [text for text in facts["nationalities"] if "," not in text and " or " not in text]
+    return facts | {
+        "the_language": "The" if is_one else "An",
+        "nationalities": people,
+        "persons": [an(text) for text in people],
+        "people": [f"{text}s" for text in people if not text.endswith(("s", "sh", "ch", "se", "man"))],
+        "borders": [] if "neighbours" in correction.never_ask else entry["borders"],
+    }
 
 
 def read_countries(path: Path, lists: Lists) -> list[Values]:
-    """The countries of the list `countries`, in its order. Raises UserError naming file and entry that it can't read."""
-    entries = _entries(path)
-    try:
-        corrections = {code: Correction.model_validate(given or {}) for code, given in lists["countries"].items()}
-    except ValidationError as error:
-        raise UserError(f"the list `countries`: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from None
-    names = {}
+    """The countries of the list, in its order. Raises ValueError, LookupError or TypeError for another form."""
+    corrections = lists["countries"]
+    names, rows = {}, {}
+    entries = {entry["cca3"]: entry for entry in parse_json(read_text(path), path)}
     for code, entry in entries.items():
-        correction = corrections.get(code, Correction())
-        name = correction.name or ("the " if correction.with_article else "") + entry["common"]
-        names[code] = [name.removeprefix("the "), name, entry["common"], *correction.also.get("names", [])]
-    rows = []
-    known = [code for code in corrections if code in entries and not corrections[code].only_as_neighbour]
-    for number, code in enumerate(known):
-        try:
-            row = _country(code, entries[code], corrections[code], lists)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise bad_row(path, entries[code]["row"], f"{code}: no {error}") from None
-        row |= {"country": names[code][1], "names": _plain(names[code]), "name": names[code][0]}
+        correction, common = corrections.get(code, Correction()), entry["name"]["common"]
+        name = correction.name or f"the {common}" * correction.with_article or common
+        names[code] = [name.removeprefix("the "), name, common, *correction.also.get("names", [])]
+    for code in (code for code in corrections if code in entries and not corrections[code].only_as_neighbour):
+        rows[code] = _country(entries[code], corrections[code], lists["continent_of_subregion"])
+        rows[code] |= {"name": names[code][0], "country": names[code][1], "names": _plain(names[code])}
+    fame = {name: place for place, code in enumerate(rows) for name in rows[code]["names"]}
+    last = {name for code in rows if corrections[code].last_neighbour for name in names[code]}
+    known = list(rows)
+    for place, row in enumerate(rows.values()):
         # Two neighbours in fame are one group: a conversation asks about one after the other.
-        rows.append(row | {"group": f"country: {known[number - number % 2]}"})
-    fame = {name: n for n, row in enumerate(rows) for name in row["names"]}
-    last = {name for code in known if corrections[code].last_neighbour for name in names[code]}
-    for code, row in zip(known, rows, strict=True):
-        found = [] if "neighbours" in corrections[code].never_ask else row.pop("borders")
-        row["neighbours"] = [name for border in found for name in names.get(border, ())]
-        best = sorted((name for name in row["neighbours"] if name in fame), key=lambda name: (name in last, fame[name]))
-        row["neighbours"] = [rows[fame[best[0]]]["country"], *row["neighbours"]] if best else []
+        row["group"] = f"country: {known[place - place % 2]}"
+        found = [name for border in row["borders"] for name in names.get(border, ())]
+        best = min((name for name in found if name in fame), key=lambda name: (name in last, fame[name]), default="")
+        row["neighbours"] = [rows[known[fame[best]]]["country"], *found] if best else []
         # Nobody asks for a capital that the country's name gives away, as Mexico's.
-        told = row["capitals"][:1]
-        is_given_away = told and (told[0] in row["names"] or row["name"] in told[0])
-        row["unknown_capitals"] = [] if is_given_away else row["capitals"]
-        people = [text for text in row["nationalities"] if "," not in text and " or " not in text]
-        row["nationalities"] = people
-        row["people"] = [f"{text}s" for text in people if not text.endswith(("s", "sh", "ch", "se", "man"))]
-        row["persons"] = [an(text) for text in people]
-    return rows
+        told = any(capital in row["names"] or row["name"] in capital for capital in row["capitals"][:1])
+        row["unknown_capitals"] = [] if told else row["capitals"]
+    return list(rows.values())
 
 
-@table("world-countries")
-def countries(generator: object, lists: Lists, sources: Sources) -> Iterator[Values]:
+def countries(generator: Generator, sources: Sources) -> Iterator[Values]:
     """What is known of each country, the best known first."""
-    yield from read_countries(sources.paths["world-countries"], lists)
-
-
-@table("world-countries")
-def pairs_of_countries(generator: object, lists: Lists, sources: Sources) -> Iterator[Values]:
-    """Each country whose capital can be asked for after that of the other one of its group: `first`, `first_capital`."""
-    groups: dict[str, list[Values]] = {}
-    for row in read_countries(sources.paths["world-countries"], lists):
-        if row["unknown_capitals"]:
-            groups.setdefault(row["group"], []).append(row)
-    for one, two in (pair for pair in groups.values() if len(pair) == 2):
-        for first, second in ((one, two), (two, one)):
-            yield second | {"first": first["country"], "first_capital": first["unknown_capitals"][0]}
+    yield from sources.read(read_countries, "world-countries")

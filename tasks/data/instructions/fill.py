@@ -1,39 +1,19 @@
-"""Templates: texts with {fields} that a task's values fill in."""
+"""Templates: texts with {fields} that the columns of a task fill in.
+
+`{Name}` is {name} with a capital letter, `{sender}` the name of a person and `{sender.title}` another column of theirs,
+`{n:in_words}` a column after one of FILTERS. Columns may be templates themselves.
+"""
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from tasks.data.instructions.choose import BySplit, Values
 
 FIELD = re.compile(r"\{(\w+)(?:\.(\w+))?(?::(\w+))?\}")
-ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
-
-
-class Person(NamedTuple):
-    """Somebody, and the pronouns for them."""
-
-    name: str
-    he: str
-    his: str
-    him: str
-
-    @property
-    def title(self) -> str:
-        """Ms or Mr."""
-        return "Ms" if self.he == "she" else "Mr"
-
-    def __str__(self) -> str:
-        return self.name
-
-
-def capitalised(text: str) -> str:
-    """The text with a capital letter at its beginning."""
-    return text[:1].upper() + text[1:]
+ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+ONES += [f"{stem}teen" for stem in ("thir", "four", "fif", "six", "seven", "eigh", "nine")]
+TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
 def in_words(number: int) -> str:
@@ -53,16 +33,10 @@ def words(number: int) -> list[str]:
     return [form for form in forms if form]
 
 
-def spellings(number: int) -> list[str]:
-    """The ways to write a number, in digits and in words."""
-    return [str(number), f"{number}.0", f"{number:,}", *words(number)]
-
-
 def beginnings(answer: str) -> list[str]:
     """The ways in which an answer like this one begins, with and without the short form."""
     first = re.split(r"[,.:!?]", answer)[0]
-    short = first.replace("I am ", "I'm ")
-    return [f"{first}…", f"{short}…"]
+    return [f"{first}…", f"{first}…".replace("I am ", "I'm ")]
 
 
 def an(text: str) -> str:
@@ -71,48 +45,44 @@ def an(text: str) -> str:
 
 
 FILTERS: dict[str, Callable[[Any], str | list[str]]] = {
-    "an": an,
     "beginnings": beginnings,
-    "euros": lambda number: "1 euro" if int(number) == 1 else f"{number} euros",
-    "four_digits": lambda number: f"{int(number):04d}",
-    "in_words": lambda number: in_words(int(number)),
+    "euros": lambda n: "1 euro" if int(n) == 1 else f"{n} euros",
+    "four_digits": lambda n: f"{int(n):04d}",
+    "in_words": lambda n: in_words(int(n)),
     "initial": lambda text: text[0].upper(),
     "lower": str.lower,
-    "parity": lambda number: ("even", "odd")[int(number) % 2],
-    "spellings": lambda number: spellings(int(number)),
+    "parity": lambda n: ("even", "odd")[int(n) % 2],
+    "spellings": lambda n: [str(n), f"{n}.0", f"{int(n):,}", *words(int(n))],
     "to_you": lambda text: re.sub(r"\b(my|our)\b", "your", text),
     "unfilled": lambda text: text,
     "upper": str.upper,
     "without_stop": lambda text: text.rstrip("."),
-    "words": lambda number: words(int(number)),
+    "words": lambda n: words(int(n)),
 }
-"""What may follow a field's name and a colon."""
 
 
-def fields_of(text: str) -> set[str]:
-    """The names of a template's fields."""
-    return {match[1] for match in FIELD.finditer(text)}
+def _column(name: str, values: Values) -> str:
+    return name if name in values else name[0].lower() + name[1:]
 
 
-def has(values: Values, name: str) -> bool:
-    """Whether a template may use the field: {Name} is {name} with a capital letter."""
-    return name in values or name[:1].lower() + name[1:] in values
+def unknown_fields(text: str, values: Values) -> list[str]:
+    """The fields of a template that no column fills in."""
+    return [match[1] for match in FIELD.finditer(text) if _column(match[1], values) not in values]
 
 
 def _value(match: re.Match[str], values: Values, split: int) -> str | list[str]:
     """The text of a field, or its texts."""
     name, attribute, function = match.groups()
-    value = values[name] if name in values else values[name[0].lower() + name[1:]]
-    value = getattr(value, attribute) if attribute else value
-    if isinstance(value, BySplit):
-        value = value[split]
+    value = values[_column(name, values)]
+    value = value[attribute or "name"] if isinstance(value, dict) else value
+    value = value[split] if isinstance(value, BySplit) else value
     if isinstance(value, str) and function != "unfilled":
         value = fill(value, values, split)
     if function:
         value = [FILTERS[function](each) for each in value] if isinstance(value, list) else FILTERS[function](value)
-    if isinstance(value, list):
-        return value
-    return str(value) if name in values else capitalised(str(value))
+    if isinstance(value, list) or name in values:
+        return value if isinstance(value, list) else str(value)
+    return str(value)[:1].upper() + str(value)[1:]
 
 
 def fill(text: str, values: Values, split: int = 0) -> str:
@@ -128,12 +98,11 @@ def fill(text: str, values: Values, split: int = 0) -> str:
 def fill_each(text: str, values: Values) -> list[str]:
     """The template filled in once for each value of the lists in it."""
     for match in FIELD.finditer(text):
-        found = _value(match, values, 0)
-        if isinstance(found, list):
+        if isinstance(found := _value(match, values, 0), list):
             return [filled for one in found for filled in fill_each(text.replace(match[0], one), values)]
     return [fill(text, values)]
 
 
-def number(name: str, values: Values) -> int:
-    """The whole number in a column."""
-    return int(fill(f"{{{name}}}", values))
+def number(bound: int | str, values: Values) -> int:
+    """A whole number, or that of a column."""
+    return bound if isinstance(bound, int) else int(fill(f"{{{bound}}}", values))

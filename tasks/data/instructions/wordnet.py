@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +11,11 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from llm.errors import UserError
-from tasks.data.instructions.choose import Lists, Sources
+from tasks.data.instructions.choose import Lists
 from tasks.data.textfiles import read_text
 
 PARTS_OF_SPEECH = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 SENSE_TYPES = {"1": "n", "2": "v", "3": "a", "4": "r", "5": "a"}
-PLAIN_WORD = re.compile(r"[a-z]{3,}")
 
 
 class Synset(NamedTuple):
@@ -27,11 +25,6 @@ class Synset(NamedTuple):
     antonyms: list[tuple[str, int, int]]
     """Synset, number of the word here, number of its opposite there."""
     definition: str
-
-    @property
-    def gloss(self) -> str:
-        """The definition without its field and its examples."""
-        return re.sub(r"^\([^)]*\)\s*", "", self.definition.partition(";")[0]).strip()
 
 
 class Sense(NamedTuple):
@@ -68,76 +61,53 @@ class WordNet(NamedTuple):
         number = {key: n for n, key in enumerate(self.synsets)}
         known = [[number[key] for word in words if (key := self.main(word))] for words in alike]
         pairs = [pair for meanings in known for pair in pairwise(meanings)]
-        by_gloss: dict[str, int] = {}
+        by_definition: dict[str, int] = {}
         for key, synset in self.synsets.items():
             pairs += [(number[key], number[target]) for target, _, _ in synset.antonyms if target in number]
-            pairs.append((number[key], by_gloss.setdefault(synset.gloss, number[key])))
+            text = re.sub(r"^\([^)]*\)\s*", "", synset.definition.partition(";")[0]).strip()
+            pairs.append((number[key], by_definition.setdefault(text, number[key])))
         left, right = np.array(pairs).T
         graph = coo_array((np.ones(len(pairs), bool), (left, right)), shape=(len(number), len(number)))
         parts = connected_components(graph, directed=False)[1]
         return {key: f"meaning: {part}" for key, part in zip(self.synsets, parts, strict=True)}
 
 
-def wordnet(sources: Sources, lists: Lists) -> WordNet:
-    """WordNet as it is in the sources, without the words and meanings that the lists call coarse."""
-    synsets = sources.read(read_synsets, "wordnet")
-    counts = sources.read(read_counts, "wordnet")
-    coarse = re.compile(rf"\b({'|'.join(lists['coarse_definitions'])})")
-    words = frozenset(lists["coarse_words"])
+def read_wordnet(index: Path, lists: Lists) -> WordNet:
+    """WordNet, of `index.sense` and the `data.*` beside it, without the words and meanings that the lists call coarse.
+
+    Raises ValueError, LookupError or OSError for what is not in WordNet's format.
+    """
+    synsets = {
+        f"{offset}-{letter}": synset
+        for part, letter in PARTS_OF_SPEECH.items()
+        for offset, synset in _synsets(index.with_name(f"data.{part}"))
+    }
+    counts = {}
+    for line in read_text(index).splitlines():
+        key, offset, _, count = line.split()
+        word, _, sense = key.partition("%")
+        counts[word, f"{offset}-{SENSE_TYPES[sense[0]]}"] = int(count)
+    coarse, coarse_words = re.compile(rf"\b({'|'.join(lists['coarse_definitions'])})"), {*lists["coarse_words"]}
     senses = defaultdict(list)
     for key, synset in synsets.items():
-        if coarse.search(synset.definition):
-            continue
-        for number, word in enumerate(synset.words):
-            if PLAIN_WORD.fullmatch(word) and word not in words and counts.get((word, key)):
+        for number, word in enumerate(synset.words if not coarse.search(synset.definition) else ()):
+            if re.fullmatch(r"[a-z]{3,}", word) and word not in coarse_words and counts.get((word, key)):
                 senses[word].append(Sense(counts[word, key], key, number))
-    by_word = {word: sorted(found, key=lambda sense: -sense.count) for word, found in sorted(senses.items())}
-    return WordNet(synsets, by_word)
+    return WordNet(synsets, {word: sorted(found, key=lambda s: -s.count) for word, found in sorted(senses.items())})
 
 
-def bad_row(path: Path, row: int, reason: str) -> UserError:
-    """The error for content that a source should not hold."""
-    return UserError(f"{path}, row {row}: {reason}")
-
-
-def read_synsets(index: Path) -> dict[str, Synset]:
-    """The synsets of the `data.*` beside index.sense (format: wndb(5WN)), by offset and part of speech.
-
-    Raises UserError for a file that is missing and for a broken row.
-    """
-    synsets = {}
-    for part, letter in PARTS_OF_SPEECH.items():
-        path = index.with_name(f"data.{part}")
-        if not path.is_file():
-            raise UserError(f"{index.parent}: no {path.name}; let `files` of the WordNet source keep it")
-        for row, line in enumerate(read_text(path).splitlines(), 1):
-            if line.startswith("  "):  # the licence
-                continue
-            try:
-                head, gloss = line.split("|", 1)
-                offset, _, _, count, *rest = head.split()
-                size = 2 * int(count, 16)
-                words = [re.sub(r"\(\w+\)$", "", word) for word in rest[:size:2]]
-                pointers = iter(rest[size + 1 : size + 1 + 4 * int(rest[size])])
-                antonyms = [
-                    (f"{target}-{part}", int(words_of[:2], 16) - 1, int(words_of[2:], 16) - 1)
-                    for symbol, target, part, words_of in zip(pointers, pointers, pointers, pointers, strict=True)
-                    if symbol == "!"
-                ]
-            except (ValueError, IndexError):
-                raise bad_row(path, row, "not a synset of WordNet") from None
-            synsets[f"{offset}-{letter}"] = Synset(words, antonyms, gloss.strip())
-    return synsets
-
-
-def read_counts(index: Path) -> dict[tuple[str, str], int]:
-    """How often a tagged corpus uses a word in the meaning of a synset. Raises UserError for a broken row."""
-    counts = {}
-    for row, line in enumerate(read_text(index).splitlines(), 1):
-        try:
-            key, offset, _, count = line.split()
-            word, _, sense = key.partition("%")
-            counts[word, f"{offset}-{SENSE_TYPES[sense[0]]}"] = int(count)
-        except (ValueError, LookupError):
-            raise bad_row(index, row, "not a sense of WordNet") from None
-    return counts
+def _synsets(path: Path) -> Iterator[tuple[str, Synset]]:
+    """The synsets of a data file by offset (format: wndb(5WN))."""
+    for line in read_text(path).splitlines():
+        if line.startswith("  "):  # the licence
+            continue
+        head, definition = line.split("|", 1)
+        offset, _, _, count, *rest = head.split()
+        size = 2 * int(count, 16)
+        pointers = iter(rest[size + 1 : size + 1 + 4 * int(rest[size])])
+        antonyms = [
+            (f"{target}-{part}", int(words_of[:2], 16) - 1, int(words_of[2:], 16) - 1)
+            for symbol, target, part, words_of in zip(pointers, pointers, pointers, pointers, strict=True)
+            if symbol == "!"
+        ]
+        yield offset, Synset([re.sub(r"\(\w+\)$", "", word) for word in rest[:size:2]], antonyms, definition.strip())

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from tasks.data.checkable import kinds
 
 from llm.errors import UserError
-from tasks.data.checkable import kinds
 from tasks.data.cleaning.record import recorded
 from tasks.data.quality import validate
 from tasks.data.shingles import text_hashes

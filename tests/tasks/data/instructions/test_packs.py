@@ -1,0 +1,155 @@
+"""Packs that people write: a new kind in a few lines of YAML, and what is wrong in one."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from llm.errors import UserError
+from tasks.data.instructions.choose import Sources
+from tasks.data.instructions.packs import read_packs
+from tasks.data.instructions.rows import made_rows, tasks_of
+from tasks.data.splits import SPLITS
+
+ROOT = Path(__file__).parents[4]
+PAGE = (ROOT / "docs/your-data.md").read_text()
+PACK = re.search(r"```yaml\n# data/instructions/(\S+)\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the pack of docs/your-data.md."""
+    (tmp_path / PACK[1]).write_text(PACK[2])
+    return tmp_path
+
+
+def rows_of(folder, count=10):
+    return list(made_rows(read_packs(folder), [], 1, {}, count))
+
+
+def test_the_kind_of_the_docs_makes_rows_whose_group_is_the_fact(folder):
+    rows = rows_of(folder)
+    assert {row["kind"] for row in rows} == {"young_animal"}
+    assert {row["group"]: row["output"] for row in rows} == {"young: cow": "calf", "young: sheep": "lamb", "young: cat": "kitten"}
+    assert all(row["answers"] == [row["output"], f"a {row['output']}"] for row in rows)
+    assert all(row["source"] == "written here" and row["id"] == f"young_animal: {row['group'][7:]}" for row in rows)
+
+
+def test_no_split_sees_a_wording_of_another(folder):
+    wordings = read_packs(folder).kinds["young_animal"].wordings
+    rows = rows_of(folder)
+    assert {row["wording"] for row in rows} <= set(wordings.train)
+    for split in SPLITS[1:]:
+        assert {row[f"{split}_wording"] for row in rows} <= set(getattr(wordings, split))
+    row = rows[0]
+    for prefix in ("", "validation_", "test_"):
+        instruction, _, given = row[f"{prefix}wording"].partition("\n")
+        animal = row["group"].removeprefix("young: ")
+        assert row[f"{prefix}instruction"] == instruction.replace("{animal}", animal)
+        assert row[f"{prefix}input"] == given.replace("{animal}", animal)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    asked:", "    ask:", r"kinds\.young_animal\.ask: Extra inputs"),
+        ("      test:\n        -", "      test: []\n      train:\n        -", r"row \d+: train stands here and in row"),
+        ("Who is the young of {animal}s?", "{animal}: its young?", r"young_animal\.wordings: '{animal}: its young\?' is there"),
+        ("cow | calf", "cow", r"'cow' has not one cell for each column of 'animal | young'"),
+        ("rows: ", "table: cows\n    rows: ", r"kinds\.young_animal: table 'cows'"),
+    ],
+)
+def test_what_is_wrong_in_a_pack_is_named_by_file_kind_and_reason(folder, old, new, message):
+    assert old in PACK[2] or old == "rows: "
+    text = PACK[2].replace(old, new, 1) if old != "rows: " else PACK[2].replace("    rows:", "    table: cows\n    rows:", 1)
+    (folder / PACK[1]).write_text(text)
+    with pytest.raises(UserError, match=rf"{PACK[1]}.*{message}") as error:
+        read_packs(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_too_few_wordings_are_named(folder):
+    text = re.sub(r"(      validation:\n        - .*\n)        - .*\n", r"\1", PACK[2])
+    (folder / PACK[1]).write_text(text)
+    with pytest.raises(UserError, match=r"kinds\.young_animal\.wordings\.validation: .* at least 2 items"):
+        read_packs(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("Name the young of the animal.", "Name the young of {beast}.", r"there is no column 'beast'; columns are .*young"),
+        ("{young}", "{child}", r"no such column, list, function or form of a step: 'child'"),
+    ],
+)
+def test_a_field_that_no_column_has_is_named(folder, old, new, message):
+    (folder / PACK[1]).write_text(PACK[2].replace(old, new, 1))
+    with pytest.raises(UserError, match=rf"{PACK[1]}, kinds\.young_animal: .*{message}"):
+        rows_of(folder)
+
+
+def test_two_packs_may_not_have_a_kind_of_one_name(folder):
+    (folder / "zoo.yaml").write_text(PACK[2])
+    with pytest.raises(UserError, match=rf"zoo\.yaml: kinds\.young_animal: .*{PACK[1]} has one of this name"):
+        read_packs(folder)
+
+
+STEPS = """
+lists:
+  greetings: {{train: [a, b], validation: [c], test: [d, e]}}
+kinds:
+  drawn:
+    about: Everything that a step can draw.
+    draw: {steps}
+    asked: "{{asked}}"
+    answers: ["{{answer}}"]
+    wordings: {{train: [a, b, c], validation: [d, e], test: [f, g, h]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "asked", "answer", "found"),
+    [
+        ("[a: {number: [1, 2]}, b: {sum: [a, 10]}]", "{a}", "{b}", {"1": "11", "2": "12"}),
+        ("['a, b': [x, y]]", "{a}{b}", "{A}", {"xy": "X", "yx": "Y"}),
+        ("[a: [x, y], b: [x, y], unlike: [a, b]]", "{a}{b}", "z", {"xy": "z", "yx": "z"}),
+        ("[a: {chance: 0.5, yes: {b: x, c: '{b}{b}'}, no: {b: y, c: z}}]", "{b}", "{c}", {"x": "xx", "y": "z"}),
+        ("[a: [{b: x, draw: [c: [u, v]]}, {b: y, c: w}]]", "{b}{c}", "{c}", {"xu": "u", "xv": "v", "yw": "w"}),
+        ("[n: [21, 1200]]", "{n}", "{n:spellings}", {"21": "21", "1200": "1200"}),
+        ("[a: greetings]", "{a}", "{a}", {"a": "a", "b": "b"}),
+    ],
+)
+def test_steps_draw_in_turn_and_a_kind_without_more_tasks_ends(tmp_path, steps, asked, answer, found):
+    text = STEPS.format(steps=steps).replace("{asked}", asked).replace("{answer}", answer)
+    (tmp_path / "a.yaml").write_text(text)
+    packs = read_packs(tmp_path)
+    drawn = tasks_of(packs, "drawn", Sources({}, packs.lists), 1, 50)
+    assert {task.asked: task.answers[0] for task in drawn} == found
+
+
+def test_equal_seeds_draw_equal_rows_and_no_kind_changes_another(packs, sources):
+    paths = list(sources.paths.values())
+    every = list(made_rows(packs, paths, 1, {}, 4))
+    assert every == list(made_rows(packs, paths, 1, {}, 4))
+    fewer = list(made_rows(packs, paths, 1, {"capital": 0, "addition": 2}, 4))
+    assert [row for row in every if row["kind"] not in ("capital", "addition")] == [
+        row for row in fewer if row["kind"] != "addition"
+    ]
+    assert [row["id"] for row in fewer if row["kind"] == "addition"] == [
+        row["id"] for row in every if row["kind"] == "addition"
+    ][:2]
+    assert every != list(made_rows(packs, paths, 2, {}, 4))
+
+
+def test_a_kind_whose_source_is_missing_is_left_out(packs, sources):
+    paths = [path for name, path in sources.paths.items() if name != "lemminflect"]
+    left = {row["kind"] for row in made_rows(packs, paths, 1, {}, 1)}
+    assert packs.kinds.keys() - left == {name for name, kind in packs.kinds.items() if "lemminflect" in kind.needs}
+
+
+def test_each_wording_of_test_has_its_share_of_rows(packs, sources):
+    rows = list(made_rows(packs, list(sources.paths.values()), 1, dict.fromkeys(packs.kinds, 0) | {"addition": 30}, 0))
+    counts = Counter(row["test_wording"] for row in rows)
+    assert counts.keys() == set(packs.kinds["addition"].wordings.test)
+    assert max(counts.values()) - min(counts.values()) <= 1
