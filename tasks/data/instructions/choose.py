@@ -42,7 +42,9 @@ class Sources:
             try:
                 self._read[reader] = reader(path, self.lists)
             except (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, zlib.error) as error:
-                raise UserError(f"{path}: not in the form of {source} that is expected: {error!r}") from None
+                raise UserError(
+                    f"{path}: not in the form of {source} that is expected: {type(error).__name__}: {error}"
+                ) from None
         return self._read[reader]
 
 

@@ -4,7 +4,7 @@ A Table yields rows. All other functions are steps of `draw`: they return what t
 task.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,10 +19,10 @@ def times_tables(generator: Generator, sources: Sources) -> Iterator[Values]:
 
 
 def numbers(
-    generator: Generator, sources: Sources, lowest: int, highest: int, weights: tuple[float, ...] = ()
+    generator: Generator, sources: Sources, bounds: list[int], weights: Sequence[float] = ()
 ) -> Iterator[Values]:
     """Numbers in random order; of two weights, the first is for those below 100."""
-    found = range(lowest, highest + 1)
+    found = range(bounds[0], bounds[1] + 1)
     for n in shuffled(generator, found, [weights[n >= 100] for n in found] if weights else []):
         yield {"n": n}
 

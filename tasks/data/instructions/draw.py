@@ -55,8 +55,8 @@ class Drawing:
             case str() if name == "compute":
                 found = getattr(compute, source)(generator, values, self.lists)
                 return found is not None and self.add(name, found)
-            case {"chance": chance, "yes": yes, "no": no}:
-                return self.add(name, yes if generator.random() < chance else no)
+            case {"chance": chance, "then": one, "else": other}:
+                return self.add(name, one if generator.random() < chance else other)
             case {"shuffled": choices}:
                 return self.add(name, shuffled(generator, self.choices(choices))[0])
             case {"number": bounds}:

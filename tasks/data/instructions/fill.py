@@ -45,6 +45,7 @@ def an(text: str) -> str:
 
 
 FILTERS: dict[str, Callable[[Any], str | list[str]]] = {
+    "an": an,
     "beginnings": beginnings,
     "euros": lambda n: "1 euro" if int(n) == 1 else f"{n} euros",
     "four_digits": lambda n: f"{int(n):04d}",

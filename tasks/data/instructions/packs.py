@@ -128,9 +128,8 @@ def read_packs(folder: Path = PACKS) -> Packs:
         try:
             pack = Pack.model_validate(as_rows(read_yaml(path)))
         except ValidationError as error:
-            first = error.errors()[0]
-            place, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{path}: {place}: {reason}") from None
+            wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+            raise UserError(f"{path}: {'; '.join(wrong)}") from None
         except ValueError as error:
             raise UserError(f"{path}: {error}") from None
         for what, known, found in (("kinds", packs.kinds, pack.kinds), ("lists", packs.lists, pack.lists)):

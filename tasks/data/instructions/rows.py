@@ -5,12 +5,11 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from llm.errors import UserError
-from tasks.data.instructions.choose import SPLITS, BySplit, Generator, Sources
+from tasks.data.instructions.choose import SPLITS, BySplit, Generator, Sources, Values
 from tasks.data.instructions.draw import Task, tasks
 from tasks.data.instructions.fill import fill, unknown_fields
 from tasks.data.instructions.packs import Kind, Packs
@@ -73,9 +72,7 @@ def tasks_of(packs: Packs, name: str, sources: Sources, seed: int, count: int) -
     return found
 
 
-def made_rows(
-    packs: Packs, paths: Sequence[Path], seed: int, rows_of: dict[str, int], rows: int
-) -> Iterator[dict[str, Any]]:
+def made_rows(packs: Packs, paths: Sequence[Path], seed: int, rows_of: dict[str, int], rows: int) -> Iterator[Values]:
     """Rows of every kind in the packs whose sources are among the files `paths`: `rows_of` it, else `rows`.
 
     A row is worded for train; the columns `validation_…` and `test_…` have the wordings of those splits, as splits are
@@ -96,7 +93,7 @@ def made_rows(
             yield _row(name, kind, task, int(number), int(manner), hints)
 
 
-def _row(name: str, kind: Kind, task: Task, number: int, manner: int, hints: dict[str, list[str]]) -> dict[str, Any]:
+def _row(name: str, kind: Kind, task: Task, number: int, manner: int, hints: dict[str, list[str]]) -> Values:
     """Of a kind with sentences every other row asks for the answer alone. The others count a sentence as right, and
     learn one where their wording does not ask for less."""
     wordings = {split: texts[number % len(texts)] for split in SPLITS if (texts := getattr(kind.wordings, split))}

@@ -33,8 +33,7 @@ class Sense(NamedTuple):
     count: int
     """How often a tagged corpus uses the word in this meaning."""
     synset: str
-    number: int
-    """Of the word in its synset."""
+    number: int  # of the word in its synset
 
 
 class WordNet(NamedTuple):
