@@ -9,7 +9,6 @@ from pydantic import Field
 
 from llm.config import Config
 from tasks.data.instructions.choose import Generator, Lists, Sources, Values
-from tasks.data.instructions.fill import an
 from tasks.data.textfiles import parse_json, read_text
 
 Column = Literal["names", "capitals", "currencies", "languages", "continents", "nationalities", "neighbours"]
@@ -70,7 +69,6 @@ def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[s
     return facts | {
         "the_language": "The" if is_one else "An",
         "nationalities": people,
-        "persons": [an(text) for text in people],
         "people": [f"{text}s" for text in people if not text.endswith(("s", "sh", "ch", "se", "man"))],
         "borders": [] if "neighbours" in correction.never_ask else entry["borders"],
     }

@@ -39,13 +39,8 @@ def beginnings(answer: str) -> list[str]:
     return [f"{first}…", f"{first}…".replace("I am ", "I'm ")]
 
 
-def an(text: str) -> str:
-    """The text with its indefinite article."""
-    return f"{'an' if re.match('[aeioAEIO]|Uz', text) else 'a'} {text}"
-
-
 FILTERS: dict[str, Callable[[Any], str | list[str]]] = {
-    "an": an,
+    "an": lambda text: f"{'an' if re.match('[aeioAEIO]|Uz', text) else 'a'} {text}",
     "beginnings": beginnings,
     "euros": lambda n: "1 euro" if int(n) == 1 else f"{n} euros",
     "four_digits": lambda n: f"{int(n):04d}",

@@ -128,7 +128,8 @@ def read_packs(folder: Path = PACKS) -> Packs:
         try:
             pack = Pack.model_validate(as_rows(read_yaml(path)))
         except ValidationError as error:
-            wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+            places = [(".".join(map(str, each["loc"])), each["msg"], each["type"]) for each in error.errors()]
+            wrong = [f"{at}: {'unknown key' if of == 'extra_forbidden' else text}" for at, text, of in places]
             raise UserError(f"{path}: {'; '.join(wrong)}") from None
         except ValueError as error:
             raise UserError(f"{path}: {error}") from None

@@ -64,7 +64,6 @@ def answers(packs, sources):
 
 def test_capitals_count_with_their_other_names_and_none_that_the_country_gives_away(answers):
     found = answers("capital")
-    assert list(found)[:3] == ["France", "Italy", "Germany"] or {"France", "Italy", "Germany"} <= found.keys()
     assert found["France"] == ["Paris", "Paris is the capital of France."]
     assert found["United States"][:4] == ["Washington D.C.", "Washington, D.C", "Washington", "Washington DC"]
     assert found["Brazil"][:2] == ["Brasília", "Brasilia"]
@@ -84,15 +83,6 @@ def test_all_that_people_say_of_a_country_is_right(answers):
     assert "Japan" not in answers("neighbour")
 
 
-def test_facts_of_a_country_share_its_group(packs, sources):
-    groups = {
-        name: {task.asked: task.group for task in tasks_of(packs, name, sources, 1, 500)}
-        for name in ("capital", "currency", "country_portrait")
-    }
-    for name, found in groups.items():
-        assert all(group == groups["currency"].get(country, group) for country, group in found.items()), name
-
-
 def test_everyday_synonyms_come_first_and_all_words_of_the_meaning_are_right(answers, small):
     found = answers("synonym", small)
     assert found["boat"][0] in ("ship", "vessel")
@@ -110,15 +100,8 @@ def test_an_opposite_is_learned_one_way_and_all_of_wordnets_are_right(answers, s
 
 def test_opposites_and_meanings_defined_alike_are_one_group(small, packs):
     group = read_wordnet(small.paths["wordnet"], packs.lists).groups([])
-    assert group["00000005-v"] == group["00000006-v"]
-    assert group["00000007-a"] == group["00000008-a"]
+    assert (group["00000005-v"], group["00000007-a"]) == (group["00000006-v"], group["00000008-a"])
     assert group["00000001-n"] == group["00000009-n"] != group["00000005-v"]
-
-
-def test_everyday_words_are_listed_once_with_others(packs):
-    words = [line.split() for line in packs.lists["synonyms"]]
-    assert all(len(set(each)) == len(each) > 1 for each in words)
-    assert all(pair["word"] != pair["opposite"] for pair in packs.lists["opposites"])
 
 
 def test_inflections_are_those_of_plain_english(answers):
