@@ -90,7 +90,7 @@ def read_countries(path: Path, lists: Lists) -> list[Values]:
     last = {name for code in rows if corrections[code].last_neighbour for name in names[code]}
     known = list(rows)
     for place, row in enumerate(rows.values()):
-        # Two neighbours in fame are one group: a conversation asks about one after the other.
+        # Two neighbours in fame are one group, so that a conversation may ask about one after the other.
         row["group"] = f"country: {known[place - place % 2]}"
         found = [name for border in row["borders"] for name in names.get(border, ())]
         best = min((name for name in found if name in fame), key=lambda name: (name in last, fame[name]), default="")

@@ -30,7 +30,7 @@ def as_rows(content: Any) -> Any:
     match content:
         case {"columns": str(columns), "rows": [*lines]} if len(content) == 2:
             names = columns.split(" | ")
-            rows = [[cell.strip() for cell in line.split("|")] for line in lines]
+            rows = [[cell.strip() for cell in str(line).split("|")] for line in lines]
             if wrong := [line for line, row in zip(lines, rows, strict=True) if len(row) != len(names)]:
                 raise ValueError(f"{wrong[0]!r} has not one cell for each column of {columns!r}")
             return [dict(zip(names, row, strict=True)) for row in rows]
@@ -91,7 +91,7 @@ class Kind(Config):
     where: Texts = ()
     """Columns that must not be empty, or the row is left out."""
     draw: tuple[dict[str, Any], ...] = ()
-    """What is drawn for each row, in this order: tasks/data/instructions/draw.py."""
+    """What is drawn for each row, in this order: docs/your-data.md has the forms of a step."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -125,8 +125,9 @@ def read_packs(folder: Path = PACKS) -> Packs:
     """Every `.yaml` of the folder. Raises UserError that names file, kind and reason for what is wrong in one."""
     packs = Packs({}, {}, {})
     for path in sorted(folder.glob("*.yaml")):
+        content = read_yaml(path)
         try:
-            pack = Pack.model_validate(as_rows(read_yaml(path)))
+            pack = Pack.model_validate(as_rows(content))
         except ValidationError as error:
             places = [(".".join(map(str, each["loc"])), each["msg"], each["type"]) for each in error.errors()]
             wrong = [f"{at}: {'unknown key' if of == 'extra_forbidden' else text}" for at, text, of in places]

@@ -86,10 +86,7 @@ def read_wordnet(index: Path, lists: Lists) -> WordNet:
         key, offset, _, count = line.split()
         word, _, sense = key.partition("%")
         counts[word, f"{offset}-{SENSE_TYPES[sense[0]]}"] = int(count)
-    coarse, coarse_words = (
-        re.compile(rf"\b({'|'.join(map(re.escape, lists['coarse_definitions']))})"),
-        {*lists["coarse_words"]},
-    )
+    coarse, coarse_words = re.compile(rf"\b({'|'.join(lists['coarse_definitions'])})"), {*lists["coarse_words"]}
     senses = defaultdict(list)
     for key, synset in synsets.items():
         for number, word in enumerate(synset.words if not coarse.search(synset.definition) else ()):

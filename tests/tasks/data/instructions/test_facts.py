@@ -12,54 +12,17 @@ from tasks.data.instructions.rows import tasks_of
 from tasks.data.instructions.wordnet import read_wordnet
 from tasks.data.instructions.words import read_forms
 
-# In WordNet's format; how often a word has a meaning is in SENSES.
-FILES = {
-    "data.noun": """  1 a licence line
-00000001 06 n 02 boat 0 vessel 0 000 | (nautical) a thing that floats on water; "the boat sank"
-00000002 03 n 02 color 0 colour 0 000 | what light does to the eye
-00000004 03 n 02 fool 0 twit 0 000 | (offensive) someone silly
-00000009 03 n 01 canoe 0 000 | a thing that floats on water
-""",
-    "data.verb": """00000005 29 v 01 rise 0 001 ! 00000006 v 0101 01 + 02 00 | go up some way
-00000006 29 v 02 sink 0 drop 0 001 ! 00000005 v 0101 01 + 02 00 | go down some way
-""",
-    "data.adj": """00000007 00 a 02 glad(p) 0 happy 0 001 ! 00000008 a 0201 | full of joy
-00000008 00 s 02 unhappy 0 miserable 0 000 | not happy
-""",
-    "data.adv": "",
-    "index.sense": """boat%1:06:00:: 00000001 1 9
-vessel%1:06:00:: 00000001 1 8
-color%1:03:00:: 00000002 1 9
-colour%1:03:00:: 00000002 1 8
-fool%1:03:00:: 00000004 1 8
-canoe%1:03:00:: 00000009 1 8
-rise%2:29:00:: 00000005 1 8
-sink%2:29:00:: 00000006 1 9
-drop%2:29:00:: 00000006 1 1
-glad%3:00:00:: 00000007 1 9
-happy%3:00:00:: 00000007 1 9
-unhappy%5:00:00:glad:01 00000008 1 5
-miserable%5:00:00:glad:01 00000008 1 5
-""",
-}
+
+@pytest.fixture
+def tasks(packs, sources):
+    """The tasks of a kind by what it asks."""
+    return lambda name: {task.asked: task for task in tasks_of(packs, name, sources, 1, 2000)}
 
 
 @pytest.fixture
-def small(tmp_path, packs):
-    """A WordNet of nine meanings."""
-    for name, content in FILES.items():
-        (tmp_path / name).write_text(content)
-    return Sources({"wordnet": tmp_path / "index.sense"}, packs.lists)
-
-
-@pytest.fixture
-def answers(packs, sources):
-    """The answers of a kind by what it asks."""
-
-    def of(name, sources=sources):
-        return {task.asked: task.answers for task in tasks_of(packs, name, sources, 1, 500)}
-
-    return of
+def answers(tasks):
+    """Their answers."""
+    return lambda name: {asked: task.answers for asked, task in tasks(name).items()}
 
 
 def test_capitals_count_with_their_other_names_and_none_that_the_country_gives_away(answers):
@@ -83,25 +46,19 @@ def test_all_that_people_say_of_a_country_is_right(answers):
     assert "Japan" not in answers("neighbour")
 
 
-def test_everyday_synonyms_come_first_and_all_words_of_the_meaning_are_right(answers, small):
-    found = answers("synonym", small)
-    assert found["boat"][0] in ("ship", "vessel")
-    assert (found["happy"][0], found["glad"][0]) == ("glad", "happy")
-    assert {"joyful", "pleased"} <= set(found["glad"])
-    assert not {"colour", "fool"} & found.keys()  # a spelling is no synonym; nobody is asked about coarse words
+def test_everyday_words_come_first_and_all_words_of_the_meaning_are_right(answers):
+    synonyms, antonyms = answers("synonym"), answers("antonym")
+    assert (synonyms["happy"][0], synonyms["glad"][0], synonyms["person"][0]) == ("glad", "happy", "individual")
+    assert {"joyful", "pleased"} <= set(synonyms["glad"])
+    assert "felicitous" in synonyms["happy"]  # WordNet's
+    assert antonyms["happy"] == ["sad", "unhappy"]
+    assert (antonyms["man"][0], antonyms["son"][0]) == ("woman", "daughter")
 
 
-def test_an_opposite_is_learned_one_way_and_all_of_wordnets_are_right(answers, small):
-    found = answers("antonym", small)
-    assert found["happy"] == ["sad", "unhappy", "miserable"]
-    assert found["sink"][0] == "float"
-    assert found["rise"] == ["drop", "sink"]
-
-
-def test_opposites_and_meanings_defined_alike_are_one_group(small, packs):
-    group = read_wordnet(small.paths["wordnet"], packs.lists).groups([])
-    assert (group["00000005-v"], group["00000007-a"]) == (group["00000006-v"], group["00000008-a"])
-    assert group["00000001-n"] == group["00000009-n"] != group["00000005-v"]
+def test_words_of_one_meaning_and_of_opposite_ones_are_one_group(tasks):
+    synonyms, antonyms = tasks("synonym"), tasks("antonym")
+    assert synonyms["big"].group == antonyms["big"].group == antonyms["small"].group != antonyms["man"].group
+    assert synonyms["big"].group.startswith("meaning: ")
 
 
 def test_inflections_are_those_of_plain_english(answers):
@@ -132,8 +89,6 @@ def test_inflections_are_those_of_plain_english(answers):
     ],
 )
 def test_a_source_of_another_form_is_named(tmp_path, packs, name, source, reader, content):
-    for each, text in FILES.items():
-        (tmp_path / each).write_text(text)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}: not in the form of {source} that is expected: "):
         Sources({source: tmp_path / name}, packs.lists).read(reader, source)
