@@ -62,7 +62,9 @@ def tasks_of(packs: Packs, name: str, sources: Sources, seed: int, count: int) -
     kind, place = packs.kinds[name], f"{packs.files[f'kinds.{name}']}, kinds.{name}"
     try:
         found = tasks(kind, stream(name, seed), sources, count)
-    except (AttributeError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{place}: there is no such column, list, function or form of a step: {error}") from None
     for task in found[:1]:
         for wording in (wording for split in SPLITS for wording in getattr(kind.wordings, split)):

@@ -66,6 +66,16 @@ def test_no_split_sees_a_wording_of_another(folder):
         ("cow | calf", "cow", r": 'cow' has not one cell for each column of 'animal | young'"),
         ("    rows:\n", "    table: cows\n    rows:\n", r"kinds\.young_animal: .*table 'cows'"),
         ("Name the young of", "Name the {beast} of", r"kinds\.young_animal: .* no column 'beast'; columns are .*young"),
+        (
+            "    asked:",
+            "    draw: [n: {number: [1, x]}]\n    asked:",
+            r"kinds\.young_animal: there is no such column, .*: 'x'",
+        ),
+        (
+            "    asked:",
+            "    draw: [n: {number: [1]}]\n    asked:",
+            r"kinds\.young_animal: there is no such .*not enough",
+        ),
         ("{young}", "{child}", r"kinds\.young_animal: there is no such column, .*: 'child'"),
     ],
 )
