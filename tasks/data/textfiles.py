@@ -205,10 +205,3 @@ def large_list(path: Path) -> Iterator[Any]:
         except ijson.JSONError as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{path}: element {count + 1} of its list is not JSON: {reason}") from None
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a .jsonl file, each with its number from 1; blank lines are passed over."""
-    for number, line in lines(path):
-        if line.strip():
-            yield number, parse_json(line.removesuffix("\n"), path, number)
