@@ -124,7 +124,7 @@ def _logged(version: ModelVersion) -> dict[str, float]:
 
 def _check_data(model: str, version: ModelVersion, dataset: str) -> None:
     """That the challenger learned from the data that is here, so that the test rows here are its own."""
-    trained, here = data_of(model, version), current_md5(dataset)
+    trained, here = data_of(version), current_md5(dataset)
     if trained is None or trained.md5 != here:
         learned = trained.md5 if trained else "data that is not known"
         way_out = "check out its commit and run `dvc pull`, or `make run` for a version of the data here"
