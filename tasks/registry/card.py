@@ -17,7 +17,7 @@ from typing import Any
 
 from llm.errors import UserError
 from llm.files import read_text, write_atomic
-from tasks.registry.figures import OTHERS, compared, figures_table, lower_is_better
+from tasks.registry.figures import OTHERS, compared, figures_table, lower_is_better, main_figures
 from tasks.registry.markup import as_source, first_entries, plain, render
 from tasks.stages.hashes import Hashes, flatten, locked
 from tasks.stages.libraries import LIBRARIES
@@ -26,6 +26,7 @@ from tasks.stages.params import PARAMS_FILE, PUBLISHED, evaluation_stage, traini
 TEMPLATE = Path(__file__).with_name("card.html.j2")
 TABLES = ("baselines.csv", "slices*.csv", "by_*.csv")
 ENTRIES = {"errors.md": ("The worst errors", 20), "samples.md": ("Samples", 10)}
+MAIN_FIGURES = re.compile(r"^## Main figures\n+(?:- .*\n?)*\n*", re.MULTILINE)  # which the table of figures has
 ROWS = 70  # of a table
 MACHINE = ("machine.cpu", "machine.cores", "machine.os", "machine.python", "device", "dtype", "threads")
 
@@ -163,15 +164,16 @@ def write_card(
     """
     evidence, report = Path("reports/evaluation", model, "evidence"), training_report(model)
     made_by, prose = _made_by(model, training), _prose(model)
-    figures = "\n".join(figures_table(metrics))
+    figures, meanings = "\n".join(figures_table(metrics)), main_figures(model)
     write_atomic(folder / "card.md", f"# {plain(name)}\n\n{made_by}\n\n## Figures\n\n{figures}\n\n{prose}\n")
     tables = (_table(path) for pattern in TABLES for path in sorted(evidence.glob(pattern)))
     page = render(
         TEMPLATE,
         title=name,
         made_by=made_by,
-        prose=prose,
-        figures=list(compared(metrics)),
+        prose=MAIN_FIGURES.sub("", prose),
+        figures=sorted(compared(metrics), key=lambda each: each.name not in meanings),
+        meanings=meanings,
         lower_better=lower_is_better,
         others={each: value for each, value in metrics.items() if each.startswith(OTHERS)},
         tables=[each for each in tables if each],

@@ -19,6 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
 from tasks.evaluation.statistics import interval
+from tasks.registry.figures import main_figures
 from tasks.registry.register import registered_name
 from tasks.registry.server import if_there, server_errors
 from tasks.registry.tracking import configure_tracking
@@ -273,9 +274,9 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
     found = replace(
         found,
         unit=review.unit,
-        explained=review.explained,
+        explained={**main_figures(model), **review.explained},
         baseline=review.baseline,
-        main=next((each for each in review.explained if each in metrics), next(iter(review.explained))),
+        main=review.main,
     )
     data = Path("data/processed", block.dataset)
     return _asked(found, review, data, block.evaluate, within, same_test=same_test)

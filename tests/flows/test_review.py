@@ -209,6 +209,14 @@ def test_the_same_pair_is_compared_and_told_of_once_and_the_gates_alone_can_deci
     assert [each.event for each in history("classifier")] == ["approved", "compared", "rejected"]
 
 
+def test_what_the_gates_cannot_tell_waits_for_a_person_also_where_they_decide(project):
+    change_params(
+        project, lambda values: values["applications"]["classifier"].update(review={"at_least": {"charm": 1}})
+    )
+    assert reviewed(auto=True)["classifier"].startswith("version 2 waits for a decision\n")
+    assert aliases() == ("1", None, "2")
+
+
 def test_without_a_champion_two_reviews_at_once_compare_with_the_baseline_once_and_the_gates_promote(project):
     MlflowClient().delete_registered_model_alias(NAME, "champion")
     change_params(project, lambda values: values["applications"]["classifier"].update(review={}))

@@ -69,7 +69,8 @@ def mail(tmp_path, monkeypatch):
         "reports/evaluation/mail/evidence/errors.md": f"# The worst\n\n**1.json**: is ham\n\n> {ATTACK}\n",
         "reports/evaluation/mail/evidence/samples.md": "# Samples\n\n"
         + "\n\n".join(f"**q{n}**\n\n- a{n}" for n in range(12)),
-        "tasks/applications/mail.md": "## What it is for\n\nSorting mail.\n",
+        "tasks/applications/mail.md": "## What it is for\n\nSorting mail.\n\n"
+        "## Main figures\n\n- `f1`: how well spam is found\n",
     }
     for path, content in files.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,15 @@ def text(found: BeautifulSoup) -> str:
 
 
 def test_a_card_says_what_its_files_say(written):
-    metrics = {"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6, "f1_gain": 0.1, "baseline_f1": 0.4, "nearest_f1": 0.3}
+    metrics = {
+        "accuracy": 0.75,
+        "f1": 0.5,
+        "f1_low": 0.4,
+        "f1_high": 0.6,
+        "f1_gain": 0.1,
+        "baseline_f1": 0.4,
+        "nearest_f1": 0.3,
+    }
     page = written(metrics)
     evidence = ["Figures", "Slices", "Pictures", "The worst errors", "Samples"]
     assert [each.get_text() for each in page.find_all("h2")] == [
@@ -117,7 +126,8 @@ def test_a_card_says_what_its_files_say(written):
     assert page.h1.get_text() == "threestage-mail"
     assert "It started from models/foundation ( b1.dir )." in text(page.p)
     assert rows(section(page, "Figures")) == [
-        ["f1", "0.5000", "0.4000 to 0.6000", "0.4000", "+0.1000"],
+        ["f1how well spam is found", "0.5000", "0.4000 to 0.6000", "0.4000", "+0.1000"],
+        ["accuracy", "0.7500", "", "", ""],
         ["nearest_f1", "0.3000"],  # of another contender, in a table of its own
     ]
     assert text(section(page, "What it is for")) == "Sorting mail."
@@ -149,7 +159,7 @@ def test_the_short_card_has_figures_use_and_limits(written, tmp_path):
     found = (tmp_path / "card.md").read_text()
     assert found.startswith("# threestage-mail\n\nMail, trained by `finetune@mail`")
     assert "| f1 | 0.5000 |  | | |" in found
-    assert found.endswith("## What it is for\n\nSorting mail.\n")
+    assert "## What it is for\n\nSorting mail.\n" in found
 
 
 def test_a_long_table_and_many_samples_end_and_say_where_the_rest_is(written):
