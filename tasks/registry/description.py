@@ -95,13 +95,18 @@ def _entries(path: Path) -> list[str]:
         return []
     text, _ = first_entries(read_text(path), EXAMPLES)
     entries = re.split(r"\n{2,}(?=\*\*)" if "**" in text else r"\n{2,}", text)
-    return [f"- {plain(re.sub(r'^> ?|[*]{2}', '', entry, flags=re.MULTILINE), LONGEST)}" for entry in entries]
+    return [f"- {_text(re.sub(r'^> ?|[*]{2}', '', entry, flags=re.MULTILINE))}" for entry in entries]
 
 
 def _answers(rows: pd.DataFrame) -> list[str]:
     """Rows of an evaluation's answers, a list item each."""
     return [
-        f"- {plain(f'{row.instruction} {row.input}'.strip(), LONGEST)} → **{plain(row.answer or 'nothing', LONGEST)}**"
-        + ("" if row.answer == row.output else f" (expected: {plain(row.output, LONGEST)})")
+        f"- {_text(f'{row.instruction} {row.input}'.strip())} → **{_text(row.answer or 'nothing')}**"
+        + ("" if row.answer == row.output else f" (expected: {_text(row.output)})")
         for row in rows.head(EXAMPLES).itertuples()
     ]
+
+
+def _text(text: str) -> str:
+    """Text of other people: one line without markup, in which no address becomes a link."""
+    return plain(text, LONGEST).replace("://", ": //").replace("www.", "www .")

@@ -18,6 +18,7 @@ ADDRESSES = STATE / "ui.json"
 PORTS = {"mlflow": 5000, "prefect": 4200}
 HEALTH = {"mlflow": "/health", "prefect": "/api/health"}
 EVERY = 0.2  # seconds
+MODEL_TRAINING = "?workflowType=machine_learning"  # MLflow shows tools for chats by itself
 
 
 def address(server: Literal["mlflow", "prefect"]) -> str:
@@ -33,7 +34,8 @@ def main(mlflow: str, prefect: str) -> None:
     for server, place in addresses.items():
         while not _answers(place + HEALTH[server]):
             time.sleep(EVERY)
-    sys.stdout.write(f"Ready: MLflow at {addresses['mlflow']}, Prefect at {addresses['prefect']}; Ctrl-C ends both\n")
+    registry = f"{addresses['mlflow']}/#/models{MODEL_TRAINING}"
+    sys.stdout.write(f"Ready: MLflow at {registry}, Prefect at {addresses['prefect']}; Ctrl-C ends both\n")
 
 
 def _answers(url: str) -> bool:

@@ -77,9 +77,8 @@ def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row]
     with atomic_folder(folder) as fresh:
         save_model(fresh, setup.model, setup.encoding, objective, **more)
 
-    log_measured({f"final.{name}": value for name, value in metrics.items()}, "validation")
     mlflow.log_artifacts(str(report), "report")
-    log_model(model)
+    log_measured({f"final.{name}": value for name, value in metrics.items()}, "validation", log_model(model))
     create_table_artifact(
         key=artifact_key(f"{model}-training"), table=[metrics], description=f"The training of the {model}"
     )

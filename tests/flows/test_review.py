@@ -203,7 +203,7 @@ def test_the_same_pair_is_compared_and_told_of_once_and_the_gates_alone_can_deci
     assert page.stat().st_mtime_ns == before
     assert said.startswith("version 2 rejected by gates, ")
     assert "f1 at least 1.1: failed (" in said
-    assert "charm at least 1: could not be computed (there is no metric charm of this version)" in said
+    assert "charm at least 1: could not be computed (this version has no metric charm)" in said
     assert aliases() == ("1", None, None)
     assert reviewed()["classifier"] == "no challenger; version 1 is champion"
     assert [each.event for each in history("classifier")] == ["approved", "compared", "rejected"]

@@ -271,8 +271,8 @@ def test_what_is_not_in_git_stands_in_the_description(project):
     Path("params.yaml").write_text("f1: 0.5 # as it was\n")
     register_model("classifier")
     version = challenger()
-    assert "; **not in git: params.yaml, no value of it**." in version.description
-    assert read_record(version.run_id).facts["uncommitted"] == "not in git: params.yaml, no value of it"
+    assert "; **not in git: params.yaml**." in version.description
+    assert read_record(version.run_id).facts["uncommitted"] == "not in git: params.yaml"
     diff = mlflow.artifacts.load_text(f"runs:/{version.run_id}/lineage/uncommitted.diff")
     assert diff.endswith("-f1: 0.5\n+f1: 0.5 # as it was\n")
 
