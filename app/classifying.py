@@ -194,16 +194,5 @@ def verdicts_of(
     return verdicts
 
 
-def in_words(found: Verdict, version: str, threshold: float | None) -> str:
-    """Why a mail has its label: the probability of the last of two labels and the threshold, else the label's own."""
-    label, probability = list((found.probabilities or {}).items())[-1]
-    if threshold is None:
-        return f"Probability of {found.label}: {found.probability:.3f}; {version} takes the likeliest label."
-    # enough digits that the two numbers do not look equal
-    digits = next(many for many in range(3, 18) if many == 17 or round(probability, many) != round(threshold, many))
-    decides = f"{version} calls a mail {label} above {threshold:.{digits}f}"
-    return f"Probability of {label}: {probability:.{digits}f}; {decides}."
-
-
 def _as_it_is(row: dict[str, Any]) -> dict[str, Any] | str:
     return "this model reads no raw messages; give subject and body" if "message" in row else row

@@ -228,7 +228,7 @@ def chat(
     alone = bool(question) or not sys.stdin.isatty()
     with _loaded(model) as loaded:
         from app.errors import RequestError
-        from app.talk import answer, lines, typed
+        from app.terminal_chat import answer, lines, typed
         from llm.chat import Message
         from llm.generation.sampling import Sampling
 

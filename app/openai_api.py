@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, RequestError, Unavailable
+from app.generation import Choice, Generation, Piece, Told, chat_prompt, check_size, ends, whole
 from app.limits import network_of, until_gone
 from app.metrics import FIRST_TOKEN, TOKENS
 from app.registry import BY_DEFAULT, Listed
@@ -41,7 +42,6 @@ from app.schema import (
     Usage,
 )
 from app.versions import Loaded, Versions
-from app.writing import Choice, Piece, Told, Writing, chat_prompt, check_size, ends, whole
 from llm.tokenizer import token_bytes
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -50,7 +50,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "The request can't be answered as it is",
         401: "No key, or a wrong one",
         404: "No such model",
-        408: "The request came too slowly",
         413: "The request is too large",
         422: "The request has not the form that is asked for (400 below /v1, as OpenAI has it)",
         429: "Too much waits already",
@@ -186,13 +185,15 @@ def _spelled(token: TopLogprob) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
 
 
-def _usage(writing: Writing) -> Usage:
-    made = writing.completion_tokens
-    return Usage(prompt_tokens=writing.prompt_tokens, completion_tokens=made, total_tokens=writing.prompt_tokens + made)
+def _usage(generation: Generation) -> Usage:
+    made = generation.completion_tokens
+    return Usage(
+        prompt_tokens=generation.prompt_tokens, completion_tokens=made, total_tokens=generation.prompt_tokens + made
+    )
 
 
 def _events(
-    writing: Writing,
+    generation: Generation,
     loaded: Loaded,
     began: float,
     first: Sequence[BaseModel],
@@ -206,59 +207,59 @@ def _events(
             for each in first:
                 yield _event(each)
             waiting = True
-            async for piece in writing:
+            async for piece in generation:
                 if waiting:
                     FIRST_TOKEN.labels(loaded.registered_name).observe(time.monotonic() - began)
                     waiting = False
                 yield _event(chunk(piece))
             if last:
-                yield _event(last(_usage(writing)))
+                yield _event(last(_usage(generation)))
             yield "data: [DONE]\n\n"
         except RequestError as error:
             yield f"data: {json.dumps(error_content(error))}\n\n"
 
-    return _EventStream(events(), writing, loaded)
+    return _EventStream(events(), generation, loaded)
 
 
 class _EventStream(StreamingResponse):
     """Events; the places go back where the client leaves, also before the first."""
 
-    def __init__(self, events: AsyncIterator[str], writing: Writing, loaded: Loaded) -> None:
+    def __init__(self, events: AsyncIterator[str], generation: Generation, loaded: Loaded) -> None:
         super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self.writing, self.loaded = writing, loaded
+        self.generation, self.loaded = generation, loaded
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.writing.close()
-            TOKENS.labels(self.loaded.registered_name).inc(self.writing.completion_tokens)
+            self.generation.close()
+            TOKENS.labels(self.loaded.registered_name).inc(self.generation.completion_tokens)
 
 
 def _event(content: BaseModel) -> str:
     return f"data: {content.model_dump_json()}\n\n"
 
 
-async def _whole(request: Request, writing: Writing, loaded: Loaded) -> list[Choice]:
+async def _whole(request: Request, generation: Generation, loaded: Loaded) -> list[Choice]:
     try:
-        return await until_gone(request, whole(writing), writing.close)
+        return await until_gone(request, whole(generation), generation.close)
     finally:
-        TOKENS.labels(loaded.registered_name).inc(writing.completion_tokens)
+        TOKENS.labels(loaded.registered_name).inc(generation.completion_tokens)
 
 
 async def _written(
     request: Request,
-    writing: Writing,
+    generation: Generation,
     loaded: Loaded,
     answer: Callable[..., BaseModel],
     choice: Callable[[int, Choice], BaseModel],
 ) -> Any:
     """An answer with all choices as JSON, made in a thread: with log-probabilities it may have megabytes, in which all
     others would wait. `choice` makes one from its number and what was written."""
-    choices = await _whole(request, writing, loaded)
+    choices = await _whole(request, generation, loaded)
 
     def write() -> Response:
-        made = answer(usage=_usage(writing), choices=[choice(number, each) for number, each in enumerate(choices)])
+        made = answer(usage=_usage(generation), choices=[choice(number, each) for number, each in enumerate(choices)])
         return Response(made.model_dump_json(), media_type="application/json")
 
     return await run_in_threadpool(write)
@@ -284,7 +285,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
     began, settings = time.monotonic(), request.app.state.settings
     loaded = await asked(request, body.model, ("assistant",))
     prompt = await run_in_threadpool(chat_prompt, loaded, [each.turn() for each in body.messages])
-    writing = Writing(
+    generation = Generation(
         loaded,
         [prompt],
         sampling=body.sampling,
@@ -310,13 +311,13 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
             for n in range(body.n or 1)
         ]
         end = (lambda used: ChatCompletionChunk(**about, choices=[], usage=used)) if body.tells_usage else None
-        return _events(writing, loaded, began, begin, chunk, end)
+        return _events(generation, loaded, began, begin, chunk, end)
 
     def chosen(number: int, found: Choice) -> ChatChoice:
         told, message = _told(loaded, found.told) if body.logprobs else None, AnswerMessage(content=found.text)
         return ChatChoice(index=number, message=message, logprobs=told, finish_reason=found.finish)
 
-    return await _written(request, writing, loaded, partial(ChatCompletion, **about), chosen)
+    return await _written(request, generation, loaded, partial(ChatCompletion, **about), chosen)
 
 
 @router.post("/completions", summary="Go on with texts", responses=EVENTS)
@@ -325,7 +326,7 @@ async def completions(request: Request, body: CompletionRequest) -> Completion:
     began, settings = time.monotonic(), request.app.state.settings
     loaded = await asked(request, body.model, ("language_model", "assistant"))
     prompts = await run_in_threadpool(_prompts, loaded, body.prompt)
-    writing = Writing(
+    generation = Generation(
         loaded,
         prompts,
         sampling=body.sampling,
@@ -348,13 +349,13 @@ async def completions(request: Request, body: CompletionRequest) -> Completion:
             return Completion(**about, choices=[choice])
 
         end = (lambda used: Completion(**about, choices=[], usage=used)) if body.tells_usage else None
-        return _events(writing, loaded, began, [], chunk, end)
+        return _events(generation, loaded, began, [], chunk, end)
 
     def chosen(number: int, found: Choice) -> CompletionChoice:
         told = None if body.logprobs is None else _completion_told(loaded, found.told, _Place())
         return CompletionChoice(index=number, text=found.text, logprobs=told, finish_reason=found.finish)
 
-    return await _written(request, writing, loaded, partial(Completion, **about), chosen)
+    return await _written(request, generation, loaded, partial(Completion, **about), chosen)
 
 
 def _prompts(loaded: Loaded, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:

@@ -35,9 +35,6 @@ class Settings(Config):
     """Time that a request has from its first byte to its answer's last."""
     body_bytes: int = Field(default=4_000_000, gt=0)
     """Size of the largest request."""
-    body_seconds: float = Field(default=20, gt=0)
-    """Time that a request's head has to come, and then its body, and that a client has to take a piece of its answer; a
-    slower one is sent away."""
     poll_seconds: float = Field(default=3, gt=0)
     """Time between two looks at the registry's aliases."""
     feedback: bool = True

@@ -7,8 +7,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from app.errors import RequestError
+from app.generation import Generation, chat_prompt, ends
 from app.versions import Loaded
-from app.writing import Writing, chat_prompt, ends
 from llm.chat import Message
 from llm.errors import UserError
 from llm.generation.sampling import Sampling
@@ -78,8 +78,10 @@ def answer(
 
     async def write() -> None:
         nonlocal finish
-        writing = Writing(loaded, [prompt], sampling=sampling, stop_tokens=ends(loaded, chat=True), max_new_tokens=new)
-        async for piece in writing:
+        generation = Generation(
+            loaded, [prompt], sampling=sampling, stop_tokens=ends(loaded, chat=True), max_new_tokens=new
+        )
+        async for piece in generation:
             pieces.append(piece.text)
             finish = piece.finish or finish
             if show:

@@ -73,7 +73,7 @@ def ends(loaded: Loaded, *, chat: bool) -> frozenset[int]:
     return turn_ends(loaded.encoding, loaded.model.chat) if chat else stop_tokens(loaded.encoding)
 
 
-class Writing:
+class Generation:
     """The choices of one client's request while they are written: iterate for pieces, `close` where nobody reads on."""
 
     def __init__(
@@ -173,10 +173,10 @@ class Choice(NamedTuple):
     finish: str
 
 
-async def whole(writing: Writing) -> list[Choice]:
+async def whole(generation: Generation) -> list[Choice]:
     """All choices, when the last is done."""
     pieces: dict[int, list[Piece]] = {}
-    async for piece in writing:
+    async for piece in generation:
         pieces.setdefault(piece.choice, []).append(piece)
     return [
         Choice("".join(each.text for each in found), [told for each in found for told in each.told], found[-1].finish)
