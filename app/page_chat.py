@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from app.feedback import AnswerFeedback, answer_row
 from app.generation import NEW_TOKENS, Generation, chat_prompt, ends
 from app.limits import network_of
-from app.page_shared import PRIVATE, keep_feedback, shown_errors, texts_so_far, version_dropdown
+from app.page_shared import PRIVATE, PROBLEMS, keep_feedback, sentence, shown_errors, texts_so_far, version_dropdown
 from app.schema import ChatMessage
 from llm.chat import Message
 from llm.generation.sampling import Sampling
@@ -58,7 +58,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         seed: str,
         request: gr.Request,
     ) -> AsyncIterator[str]:
-        with shown_errors():
+        try:
             loaded = await app.state.loader.get(name or "assistant")
             before = [Message("system", instead)] if instead.strip() else []
             messages = [*before, *answered(history), Message("user", question)]
@@ -78,6 +78,8 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             async with aclosing(texts_so_far([loaded], [generation])) as texts:
                 async for (text,) in texts:
                     yield text
+        except PROBLEMS as error:
+            gr.Warning(sentence(error))  # after an error, Gradio's chat takes no more questions
 
     chat = gr.ChatInterface(
         answer,

@@ -28,12 +28,16 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": Non
 """Options of an event: it is no API, which is /v1, and the versions have the limits."""
 
 
+PROBLEMS = (UserError, ValidationError, MlflowException)
+"""Errors that a user can understand."""
+
+
 @contextmanager
 def shown_errors() -> Iterator[None]:
-    """Show an error that a user can understand as a sentence on the page."""
+    """End an event with one of PROBLEMS as a sentence on the page."""
     try:
         yield
-    except (UserError, ValidationError, MlflowException) as error:
+    except PROBLEMS as error:
         raise gr.Error(sentence(error), print_exception=False) from None
 
 

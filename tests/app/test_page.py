@@ -431,6 +431,8 @@ def test_no_tab_is_wider_than_a_phone_and_all_have_one_width(page, address):
 
 
 def test_no_other_host_is_asked_and_nothing_is_blocked(page, address, seen):
+    seen["errors"].clear()
+    opened(page, address)
     for tab in ("Email", "Compare", "Chat"):
         page.get_by_role("tab", name=tab).click()
     sent = httpx.get(address, timeout=60, headers={"accept-encoding": "br"})
@@ -464,12 +466,15 @@ def test_what_a_client_names_as_a_file_is_neither_read_nor_fetched(address, tmp_
     secret, far = tmp_path / "secret.eml", "http://model.example/mail.eml"
     secret.write_bytes(b"Subject: a secret\n\nof this machine")
     own = httpx.post(f"{address}/gradio_api/upload", files={"files": ("m.eml", EML)}, timeout=60).json()[0]
-    events = httpx.get(f"{address}/config", timeout=60).json()["dependencies"]
+    config = httpx.get(f"{address}/config", timeout=60).json()
+    (upload,) = (each["id"] for each in config["components"] if each["type"] == "uploadbutton")
     for number, named in enumerate((str(secret), far, own)):
         given = {"path": named, "meta": {"_type": "gradio.FileData"}}
-        for event in events:
+        for event in config["dependencies"]:
             if event["queue"] and event["inputs"]:
-                asked = {"fn_index": event["id"], "data": [given] * len(event["inputs"]), "session_hash": f"s{number}"}
+                files = upload in event["inputs"]
+                data = [given if not files or each == upload else None for each in event["inputs"]]
+                asked = {"fn_index": event["id"], "data": data, "session_hash": f"s{number}"}
                 httpx.post(f"{address}/gradio_api/queue/join", json=asked, timeout=60)
         said = httpx.get(f"{address}/gradio_api/queue/data?session_hash=s{number}", timeout=300).text
         assert "process_completed" in said
