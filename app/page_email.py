@@ -130,16 +130,7 @@ def _explained(loaded: Loaded, found: Verdict) -> str:
     """A verdict, its probability and the words that moved it, as Markdown. Raises RequestError without a verdict."""
     if found.error:
         raise RequestError(found.error)
-    label, probability = list((found.probabilities or {}).items())[-1]
-    threshold = loaded.model.config.threshold
-    why = f"The probability of {found.label} is {found.probability:.1%}."
-    if threshold is not None:
-        # enough digits that the two numbers do not look equal
-        digits = next(
-            many for many in range(1, 16) if many == 15 or f"{probability:.{many}%}" != f"{threshold:.{many}%}"
-        )
-        why = f"The probability of {label} is {probability:.{digits}%}; above {threshold:.{digits}%} "
-        why += f"{loaded.registered_name} calls a mail {label}."
+    why = probability_in_words(found, loaded.registered_name, loaded.model.config.threshold)
     words = {
         f"Words for “{_in_words(loaded, found.label)}”": [each for each in found.moved_by or () if each.effect > 0],
         "Words against it": [each for each in found.moved_by or () if each.effect < 0],
@@ -150,6 +141,16 @@ def _explained(loaded: Loaded, found: Verdict) -> str:
         if some
     ]
     return "\n\n".join([f"## {plain(_in_words(loaded, found.label))}", plain(why), *lines])
+
+
+def probability_in_words(found: Verdict, version: str, threshold: float | None) -> str:
+    """The probability that decided, and where the version draws the line."""
+    if threshold is None:
+        return f"The probability of {found.label} is {found.probability:.1%}; {version} takes the likeliest label."
+    label, probability = list((found.probabilities or {}).items())[-1]
+    # enough digits that the two numbers do not look equal
+    digits = next(many for many in range(1, 16) if many == 15 or f"{probability:.{many}%}" != f"{threshold:.{many}%}")
+    return f"The probability of {label} is {probability:.{digits}%}; above {threshold:.{digits}%} {version} calls a mail {label}."
 
 
 def _table(loaded: Loaded, verdicts: list[Verdict]) -> list[str]:

@@ -22,8 +22,10 @@ from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, e
 from small_models import TEXT
 from torch.nn import functional as F
 
+from app.classifying import Verdict
 from app.page import policy
 from app.page_chat import PICTURES, answered
+from app.page_email import probability_in_words
 from app.quarantine import Quarantine
 from app.settings import Settings
 from llm.applications.assistant import Assistant
@@ -559,6 +561,16 @@ def test_only_answered_questions_go_on_with_a_conversation():
         for role, text in zip(("user", "assistant", "user", "user", "assistant"), "abcde", strict=True)
     ]
     assert [each.content for each in answered(turns)] == ["a", "b", "d", "e"]
+
+
+def test_a_verdict_in_words_agrees_with_its_label():
+    found = Verdict(label="spam", probability=0.464, probabilities={"ham": 0.536, "spam": 0.464})
+    text = "The probability of spam is 46.4%; above 41.0% classifier/3 calls a mail spam."
+    assert probability_in_words(found, "classifier/3", 0.41) == text
+    assert "is 46.400%; above 46.391% classifier/3" in probability_in_words(found, "classifier/3", 0.46391)
+    three = Verdict(label="b", probability=0.4, probabilities={"a": 0.3, "b": 0.4, "c": 0.3})
+    text = "The probability of b is 40.0%; kinds/1 takes the likeliest label."
+    assert probability_in_words(three, "kinds/1", None) == text
 
 
 def test_pictures_of_a_card_go_with_their_heading():
