@@ -150,7 +150,8 @@ def probability_in_words(found: Verdict, version: str, threshold: float | None) 
     label, probability = list((found.probabilities or {}).items())[-1]
     # enough digits that the two numbers do not look equal
     digits = next(many for many in range(1, 16) if many == 15 or f"{probability:.{many}%}" != f"{threshold:.{many}%}")
-    return f"The probability of {label} is {probability:.{digits}%}; above {threshold:.{digits}%} {version} calls a mail {label}."
+    decides = f"above {threshold:.{digits}%} {version} calls a mail {label}"
+    return f"The probability of {label} is {probability:.{digits}%}; {decides}."
 
 
 def _table(loaded: Loaded, verdicts: list[Verdict]) -> list[str]:

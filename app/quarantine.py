@@ -24,7 +24,7 @@ from app.errors import Busy, Unavailable
 from app.limits import network_of
 from app.metrics import FEEDBACK as WRITTEN
 from app.pipeline import in_project
-from app.settings import Settings
+from app.settings import Settings, is_key
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.data.inbox import FEEDBACK, INBOX, plain
@@ -115,8 +115,7 @@ class Quarantine:
         written.
         """
         key = request.headers.get("authorization", "").partition(" ")[2].strip()
-        known = any(hmac.compare_digest(key.encode(), each.encode()) for each in keys)
-        who = key if known else network_of(request) or ""
+        who = key if is_key(key, keys) else network_of(request) or ""
         with self._lock, _writing():
             salt = _salt(self.folder / ".salt")
         return hmac.new(salt, who.encode(), "sha256").hexdigest()[:12]

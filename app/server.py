@@ -186,19 +186,19 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
 
 
 def _there(parts: Sequence[str | int], body: Any, missing: bool) -> list[str | int]:
-    """The parts of a place that a body has, or of which the last is `missing`; pydantic names types between, too."""
-    if not parts:
-        return []
-    first, *rest = parts
-    if missing and not rest:
-        return [] if isinstance(body, str | int | float | list) else [first]
-    without = _there(rest, body, missing)
-    try:
-        there = [first, *_there(rest, body[first], missing)]
-    except (LookupError, TypeError):
-        return without
-    is_a_type = rest and without[-1:] == rest[-1:] and there[-1] != rest[-1]  # with the name of a part
-    return without if is_a_type else there
+    """The parts of a place that a body has, and its last one where that is `missing`.
+
+    pydantic names the types between them, too.
+    """
+    found: list[str | int] = []
+    for number, part in enumerate(parts, 1):
+        try:
+            body = body[part]
+        except (LookupError, TypeError):
+            if not (missing and number == len(parts) and isinstance(body, dict)):
+                continue
+        found.append(part)
+    return found
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
