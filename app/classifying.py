@@ -162,7 +162,7 @@ async def _classified(
 def verdicts_of(
     loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0, seconds: float = math.inf
 ) -> list[Verdict]:
-    """A verdict for each row, by a version's own cleaning, which has so many seconds; it takes the version's turn."""
+    """A verdict for each row, by a version's own cleaning, which has so many seconds. Hold the version's `turn`."""
     cleaning = cleaning_module(loaded.folder)
     model: Classifier = loaded.model
     verdicts = [Verdict() for _ in rows]
@@ -182,15 +182,14 @@ def verdicts_of(
             tokens[number] = found
     if not tokens:
         return verdicts
-    with loaded.busy:
-        found = predict(model, list(tokens.values())).double().softmax(dim=-1).numpy()
-        for number, row, label in zip(tokens, found, model.decide(found), strict=True):
-            verdict, labels = verdicts[number], model.config.labels
-            verdict.label, verdict.probability = labels[label], float(row[label])
-            verdict.probabilities = {name: float(share) for name, share in zip(labels, row, strict=True)}
-            if explained:
-                moved = explain(model, loaded.encoding, texts[number])[:explained]
-                verdict.moved_by = [Moved(text=text, effect=effect) for text, effect in moved]
+    found = predict(model, list(tokens.values())).double().softmax(dim=-1).numpy()
+    for number, row, label in zip(tokens, found, model.decide(found), strict=True):
+        verdict, labels = verdicts[number], model.config.labels
+        verdict.label, verdict.probability = labels[label], float(row[label])
+        verdict.probabilities = {name: float(share) for name, share in zip(labels, row, strict=True)}
+        if explained:
+            moved = explain(model, loaded.encoding, texts[number])[:explained]
+            verdict.moved_by = [Moved(text=text, effect=effect) for text, effect in moved]
     return verdicts
 
 
