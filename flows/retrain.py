@@ -26,9 +26,8 @@ from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.data.inbox import INBOX
 from tasks.registry.branch import share
-from tasks.registry.lineage import lineage, prefect_page
+from tasks.registry.lineage import prefect_page
 from tasks.registry.markup import plain, table
-from tasks.registry.openlineage import listens, run_events
 from tasks.registry.register import check_bytes, registered, registered_name
 from tasks.registry.standing import CHAMPION, is_open
 from tasks.registry.trained_on import current_md5, current_rows, rows_before, trained_on
@@ -162,8 +161,7 @@ def retrain(
     client, flow_run = context.client, context.flow_run.id
     tag_with_workspace(client, context.flow_run)
     try:
-        facts = lineage(None) if listens() else {}
-        with alone(RETRAIN, flow_run, hours * HOUR), run_events(RETRAIN, ("PREFECT", "FLOW"), facts):
+        with alone(RETRAIN, flow_run, hours * HOUR):
             deadline = time.monotonic() + hours * HOUR
             run = _Run(client, flow_run, deadline, stage_hours * HOUR, decide, share, push_to)
             return run.retrain()

@@ -13,13 +13,12 @@ from dvc.repo import Repo
 
 from tasks.applications import find
 from tasks.evaluation import find as find_evaluation
-from tasks.registry import openlineage
 from tasks.stages.graph import stages
 from tasks.stages.params import model_names
 
 LATER = (  # what stages import only when they come to it
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.system_metrics.system_metrics_monitor", "mlflow.pyfunc"),
-    *("git", "graphviz", "great_expectations", "matplotlib.backends.backend_svg", "tasks.registry.facets"),
+    *("git", "graphviz", "great_expectations", "matplotlib.backends.backend_svg"),
     "torch._dynamo",
 )
 
@@ -41,7 +40,6 @@ def main() -> None:
         import_module(f"flows.{name}")
     for name in LATER:
         import_module(name)
-    openlineage.PATIENCE = 600  # seconds; on a busy machine
     for model in model_names():
         find(model)
         find_evaluation(model)

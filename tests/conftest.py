@@ -16,7 +16,6 @@ import torch
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from projects import PACKAGES, copy_code, make_project, run
-from told import EVENTS, to_file
 
 from llm.config import GPTConfig, TrainConfig
 from llm.model.gpt import GPT
@@ -246,7 +245,7 @@ def project(shared, prefect_api) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             make_project(folder)
             variables = {"PREFECT_API_URL": prefect_api, "PYTHONPATH": str(Path(__file__).parent)}
-            made = run(folder, "all_stages", **variables, **to_file(shared / EVENTS))
+            made = run(folder, "all_stages", **variables)
             assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
             done.touch()
     return folder

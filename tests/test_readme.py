@@ -1,4 +1,4 @@
-"""The commands of the README do what it says, in a project of small size."""
+"""The commands of README.md and docs/pipeline.md do what these say, in a project of small size."""
 
 import doctest
 import json
@@ -17,7 +17,12 @@ from projects import ROOT, environment, git
 
 HANGS = 600  # seconds that only something that hangs takes
 COMMAND_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-TESTED_AS_A_WHOLE = {"make run": "by a fresh clone", "make test": "by the command that runs this test"}
+PAGES = ("README.md", "docs/pipeline.md")
+TESTED_ELSEWHERE = {
+    "make run": "by a fresh clone",
+    "make test": "by the command that runs this test",
+    "make serve": "by tests/app",
+}
 SHORTENED = {
     "train.steps=200": "train.steps=8",
     "dvc repro pretrain": "dvc repro --force --single-item pretrain",
@@ -33,8 +38,9 @@ SERVERS = {  # a command that runs until it is stopped, and what it prints or an
 
 
 def _commands() -> list[str]:
-    """Every command of the README's shell blocks, without its comment, in order."""
-    lines = "\n".join(COMMAND_BLOCK.findall((ROOT / "README.md").read_text())).splitlines()
+    """Every command of the pages' shell blocks, without its comment, in order."""
+    blocks = [block for page in PAGES for block in COMMAND_BLOCK.findall((ROOT / page).read_text())]
+    lines = "\n".join(blocks).splitlines()
     return [line.split("  #")[0].strip() for line in lines]
 
 
@@ -63,14 +69,14 @@ def test_the_walkthrough_prints_what_it_says() -> None:
     assert found.failed == 0
 
 
-def test_the_readme_has_these_commands() -> None:
+def test_the_pages_have_these_commands() -> None:
     commands = _commands()
     assert len(commands) > 10
-    assert {*TESTED_AS_A_WHOLE, *SERVERS} <= set(commands)
+    assert {*TESTED_ELSEWHERE, *SERVERS} <= set(commands)
 
 
-@pytest.mark.parametrize("command", [c for c in _commands() if c not in TESTED_AS_A_WHOLE and c not in SERVERS])
-def test_a_command_of_the_readme_ends_well(command: str, readme_project: Path, prefect_api: str) -> None:
+@pytest.mark.parametrize("command", [c for c in _commands() if c not in TESTED_ELSEWHERE and c not in SERVERS])
+def test_a_command_ends_well(command: str, readme_project: Path, prefect_api: str) -> None:
     someone = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     variables = environment(PREFECT_API_URL=prefect_api, **someone)
     for written, meant in SHORTENED.items():
@@ -100,7 +106,7 @@ def _post(url: str, body: dict) -> httpx.Response | None:
 
 
 @pytest.mark.parametrize("command", SERVERS)
-def test_a_server_of_the_readme_answers(command: str, readme_project: Path, prefect_api: str) -> None:
+def test_a_server_answers(command: str, readme_project: Path, prefect_api: str) -> None:
     variables = environment(PREFECT_API_URL=prefect_api)
     server = subprocess.Popen(command.split(), cwd=readme_project, env=variables, process_group=0)
     try:

@@ -15,9 +15,7 @@ from mlflow import MlflowClient
 
 from llm.errors import UserError
 from tasks.registry.events import DECIDED, emit
-from tasks.registry.lineage import lineage
-from tasks.registry.openlineage import Data, listens, run_events
-from tasks.registry.register import CHALLENGER, REJECTED, REVIEW, registered_name
+from tasks.registry.register import CHALLENGER, REJECTED, REVIEW
 from tasks.registry.standing import (
     APPROVED,
     AT,
@@ -330,16 +328,3 @@ def _record(registry: Registry, decision: Decision) -> None:
     if version in registry.tags_of:
         client.set_model_version_tag(registry.name, version, DECISION, TEXT.dump_json(decision).decode())
     emit(DECIDED, registry.name, version, outcome=decision.outcome, by=short.by, reason=short.reason)
-    _tell(registry, decision)
-
-
-def _tell(registry: Registry, decision: Decision) -> None:
-    """To whoever listens: a decision takes the version that it is on, and makes the champion, where it moves that."""
-    if not listens():
-        return
-    facts, uri = lineage(None) | {DECISION: TEXT.dump_json(decision).decode()}, f"models:/{registry.name}"
-    job = f"decision@{registry.name.removeprefix(registered_name(''))}"
-    decided = Data(uri, decision.version, of_registry=True)
-    with run_events(job, ("MLFLOW", "DECISION"), facts, [decided]) as told:
-        if decision.champion and decision.decision in ("approved", "rolled back"):
-            told.outputs.append(Data(f"{uri}@{CHAMPION}", decision.champion, of_registry=True))

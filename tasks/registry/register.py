@@ -27,7 +27,6 @@ from llm.errors import UserError
 from tasks.registry.card import Origin, description, write_card
 from tasks.registry.lineage import UNCOMMITTED, lineage, prefect_page
 from tasks.registry.listing import versions
-from tasks.registry.openlineage import MLFLOW_RUN, Data, as_data, listens, run_events
 from tasks.registry.tracking import (
     configure_tracking,
     if_there,
@@ -322,10 +321,5 @@ def register_model(model: str) -> str:
             logger.info(said, registered_name(model))
             return DELETED
         else:
-            made = locked(training_stage(model)).outs | locked(evaluation_stage(model)).outs
-            facts = lineage(None) if listens() else {}
-            with run_events(f"register@{model}", ("MLFLOW", "REGISTRATION"), facts, as_data(made)) as told:
-                version = _register(model)
-                told.facts[MLFLOW_RUN] = version.run_id
-                told.outputs.append(Data(f"models:/{version.name}", str(version.version), of_registry=True))
+            version = _register(model)
     return str(version.version)

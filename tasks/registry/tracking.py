@@ -27,14 +27,12 @@ from pydantic_core import to_jsonable_python
 
 from llm.errors import UserError
 from tasks.registry.lineage import lineage
-from tasks.registry.openlineage import MLFLOW_RUN, as_data, run_events
 from tasks.registry.server import check_server, is_server, place, server_errors, tracking_uri
 from tasks.stages.hashes import PREFIX, Hashes, current, flatten
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.lock import exclusive, workspace
 
 FINGERPRINT = f"{PREFIX}.fingerprint"
-OPENLINEAGE_RUN = f"{PREFIX}.openlineage.run"
 METRICS_A_CALL, PARAMETERS_A_CALL = 1000, 100  # MLflow takes no more
 SPLITS = ("train", "validation", "test")
 LOCKED_FOR = 30  # seconds that another writer of a SQLite store may take
@@ -241,26 +239,22 @@ def _stage_run(
         tags[f"{PREFIX}.seed"] = str(seed)
     run = mlflow.start_run(before and before.info.run_id, run_name=stage, log_system_metrics=True)
     status = "KILLED"
-    deps = as_data(Hashes.of_tags(tags).deps)
-    with run_events(stage, ("DVC", "STAGE"), tags | {MLFLOW_RUN: run.info.run_id}, deps) as told:
-        try:
-            mlflow.set_tags(tags | ({OPENLINEAGE_RUN: told.run_id} if told.run_id else {}))
-            mlflow.log_params(flatten(to_jsonable_python(params or {})))
-            for context, path in (datasets or {}).items():
-                _log_dataset(path, context)
-            yield run
-            if stage:
-                made = current(stage)
-                mlflow.set_tags(made.tags())
-                told.outputs += as_data(made.outs)
-            status = "FINISHED"
-        except InterruptedError:
-            raise
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
-            mlflow.end_run(status)
+    try:
+        mlflow.set_tags(tags)
+        mlflow.log_params(flatten(to_jsonable_python(params or {})))
+        for context, path in (datasets or {}).items():
+            _log_dataset(path, context)
+        yield run
+        if stage:
+            mlflow.set_tags(current(stage).tags())
+        status = "FINISHED"
+    except InterruptedError:
+        raise
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        mlflow.end_run(status)
 
 
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:

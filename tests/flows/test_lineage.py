@@ -1,23 +1,14 @@
-"""The command over a whole small project, from each model back to its pinned sources; and what listeners heard."""
+"""The command over a whole small project, from each model back to its pinned sources."""
 
 import json
 import os
 import shutil
 import sys
-from uuid import UUID
 from xml.etree import ElementTree
 
 import pytest
 from mlflow import MlflowClient
-from prefect.client.orchestration import get_client
-from projects import change_params, read_params, run
-from told import EVENTS, check, read_events, to_file
-
-from flows.retrain import retrain
-from llm.errors import UserError
-from tasks.registry import openlineage
-from tasks.stages.hashes import as_hashes, locked_stages
-from tasks.stages.server import run_as_child
+from projects import read_params, run
 
 pytestmark = pytest.mark.slow
 
@@ -114,85 +105,3 @@ def test_a_reader_who_has_seen_enough_and_ctrl_c_end_it_without_a_traceback(proj
 
     monkeypatch.setattr("tasks.registry.ancestry.ancestry", interrupted)
     assert command_line(project, "lineage", "classifier") == (130, "", "interrupted\n")
-
-
-@pytest.fixture(scope="module")
-def told(project, shared):
-    """The events of each run, by its job."""
-    runs = {}
-    for event in read_events(shared / EVENTS):
-        runs.setdefault((event["job"]["name"], event["run"]["runId"]), []).append(event)
-    jobs = [job for job, _ in runs]
-    assert len(jobs) == len(set(jobs))
-    return {job: heard for (job, _), heard in runs.items()}
-
-
-def versions(datasets):
-    return {each["name"]: each["facets"]["version"]["datasetVersion"] for each in datasets}
-
-
-def test_every_stage_and_registration_was_told_with_the_bytes_that_dvc_lock_has(project, told):
-    stages = {name: as_hashes(stage) for name, stage in locked_stages(project / "dvc.lock").items()}
-    models = ("foundation", "classifier", "assistant")
-    assert told.keys() == stages.keys() | {f"register@{model}" for model in models}
-    for job, heard in told.items():
-        assert [event["eventType"] for event in heard] == ["START", "COMPLETE"], job
-        for event in heard:
-            check(event)
-    for job, hashes in stages.items():
-        begun, ended = told[job]
-        assert versions(ended["outputs"]) == hashes.outs
-        data = {path: md5 for path, md5 in hashes.deps.items() if path.split("/")[0] not in ("flows", "llm", "tasks")}
-        assert versions(begun["inputs"]) == versions(ended["inputs"]) == data
-    for model in models:
-        trained = "pretrain" if model == "foundation" else f"finetune@{model}"
-        begun, ended = told[f"register@{model}"]
-        assert versions(ended["outputs"]) == {f"models:/threestage-{model}": "1"}
-        path = f"models/{model}"
-        assert versions(begun["inputs"])[path] == versions(told[trained][1]["outputs"])[path]
-
-
-def test_tables_come_with_columns_rows_and_what_was_checked_of_them(told):
-    (emails,) = (each for each in told["finetune@classifier"][0]["inputs"] if each["name"] == "data/processed/emails")
-    assert {"subject", "body", "label"} <= {field["name"] for field in emails["facets"]["schema"]["fields"]}
-    assert emails["inputFacets"]["inputStatistics"]["rowCount"] > 100
-    checks = emails["inputFacets"]["dataQualityAssertions"]["assertions"]
-    assert len(checks) > 5
-    assert all(each["success"] for each in checks)
-    made = {each["name"]: each["outputFacets"]["outputStatistics"] for each in told["preprocess@emails"][1]["outputs"]}
-    assert made["data/processed/emails"]["rowCount"] == emails["inputFacets"]["inputStatistics"]["rowCount"]
-    assert made["data/processed/emails"]["size"] > 10_000
-
-
-def test_a_run_leads_to_those_in_mlflow_and_prefect_and_one_in_mlflow_back(project, told):
-    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    for job in ("fetch@corpus", "pretrain", "evaluate@assistant"):
-        ours = told[job][0]["run"]["facets"]["threestage_lineage"]["tags"]
-        tags = client.get_run(ours["threestage.mlflow.run"]).data.tags
-        assert tags["threestage.openlineage.run"] == told[job][0]["run"]["runId"]
-        assert ours["threestage.prefect.flow_run"] == tags["threestage.prefect.flow_run"] != "none"
-
-
-def test_a_retraining_is_told_with_its_run_in_prefect_and_with_what_ended_it(
-    project, prefect_api, tmp_path, monkeypatch
-):
-    folder = shutil.copytree(project, tmp_path / "project", symlinks=True)
-    change_params(folder, {"foundation": {"train": {"steps": 7}}})
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    monkeypatch.setattr(openlineage, "PATIENCE", 600)  # on a busy machine
-    for name, value in to_file(tmp_path / EVENTS).items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="longer than it may"):
-        run_as_child(retrain, {"hours": 1e-9, "stage_hours": 1})
-    begun, failed = read_events(tmp_path / EVENTS)
-    check(failed)
-    assert [(each["job"]["name"], each["eventType"]) for each in (begun, failed)] == [
-        ("retrain", "START"),
-        ("retrain", "FAIL"),
-    ]
-    assert failed["job"]["facets"]["jobType"]["integration"] == "PREFECT"
-    with get_client(sync_client=True) as client:
-        flow_run = begun["run"]["facets"]["threestage_lineage"]["tags"]["threestage.prefect.flow_run"]
-        assert client.read_flow_run(UUID(flow_run)).state.is_failed()
-    assert failed["run"]["facets"]["errorMessage"]["message"].startswith("UserError: the run took longer than it may")
