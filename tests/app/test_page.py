@@ -567,7 +567,7 @@ def test_a_verdict_in_words_agrees_with_its_label():
     found = Verdict(label="spam", probability=0.464, probabilities={"ham": 0.536, "spam": 0.464})
     text = "The probability of spam is 46.4%; above 41.0% classifier/3 calls a mail spam."
     assert probability_in_words(found, "classifier/3", 0.41) == text
-    assert "is 46.400%; above 46.391% classifier/3" in probability_in_words(found, "classifier/3", 0.46391)
+    assert "is 46.40%; above 46.39% classifier/3" in probability_in_words(found, "classifier/3", 0.46391)
     three = Verdict(label="b", probability=0.4, probabilities={"a": 0.3, "b": 0.4, "c": 0.3})
     text = "The probability of b is 40.0%; kinds/1 takes the likeliest label."
     assert probability_in_words(three, "kinds/1", None) == text
