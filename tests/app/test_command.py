@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from app.command import cli
 from llm.training.checkpoint import Checkpoints
 from tasks.stages.graph import reproduce
-from tests.app.conftest import error_of, shell, tracked, wait_until
+from tests.app.conftest import alive, children, error_of, shell, tracked, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -199,6 +199,11 @@ def test_the_server_answers_who_has_a_key_until_it_is_told_to_end(tmp_path, regi
         assert httpx.get(f"{address}/v1/models", timeout=60).status_code == 401
         found = httpx.get(f"{address}/v1/models", headers=key, timeout=60).json()["data"]
         assert "assistant@champion" in [each["id"] for each in found]
+        mails = {"emails": [{"body": "the cat"}]}
+        answer = httpx.post(f"{address}/classify", json=mails, headers=key, timeout=300)
+        assert answer.json()["verdicts"][0]["label"] in ("ham", "spam")
+        helpers = children(server.pid)
+        assert helpers  # the process that reads mails
     finally:
         server.send_signal(signal.SIGINT)
         _, errors = server.communicate(timeout=120)
@@ -206,6 +211,7 @@ def test_the_server_answers_who_has_a_key_until_it_is_told_to_end(tmp_path, regi
     assert errors.endswith("interrupted\n")
     assert "threestage-assistant/1 is loaded" in errors
     assert "terminate called" not in errors
+    wait_until(lambda: not any(map(alive, helpers)), 60)
 
 
 def is_ready(address: str) -> bool:
