@@ -19,9 +19,7 @@ from app.settings import is_key
 from llm.errors import UserError
 
 TITLE = "Threestage"
-WELCOME = (
-    f"# {TITLE}\nLanguage models trained from scratch: chat with the assistant, check a mail, or compare two versions."
-)
+WELCOME = f"# {TITLE}\nChat with the assistant, check a mail, or compare two versions."
 STYLES = """
 .gradio-container { width: 100% !important; max-width: 60rem !important; margin: 0 auto; }
 #verdict { overflow-wrap: anywhere; }
