@@ -19,6 +19,7 @@ CODE = (
     "libraries.json",
     "data/behavioural",
     "data/*.jsonl",
+    "data/*.yaml",
     ":(exclude)tests",
     ":(exclude)benchmarks",
 )
