@@ -195,7 +195,7 @@ def _there(parts: Sequence[str | int], body: Any, missing: bool) -> list[str | i
         try:
             body = body[part]
         except (LookupError, TypeError):
-            if not (missing and number == len(parts) and isinstance(body, dict)):
+            if not missing or number < len(parts) or isinstance(body, str | int | float | list):
                 continue
         found.append(part)
     return found
