@@ -131,7 +131,7 @@ def test_a_mail_says_what_its_notes_say(name, drawn):
 
 def test_a_reply_gives_the_reason_that_it_was_given(drawn):
     for task in drawn["email_reply"]:
-        asked = fill("{told}", task.values)
+        asked = fill("{wanted}", task.values)
         assert ("can't" in task.answers[0]) is (" because " in asked)
         assert asked.partition(" because ")[2] in task.answers[0]
 
