@@ -108,6 +108,7 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
         for each in (rows["expected"], answers["label"])
     )
     found = {
+        "f1": Sample(mean_f1(tuple(labels)), (actual, predicted)),
         "accuracy": Sample(accuracy, (right[test],)),
     }
     if len(labels) == 2:
