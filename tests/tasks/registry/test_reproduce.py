@@ -231,9 +231,7 @@ def test_an_uncommitted_diff_is_applied_and_one_that_does_not_apply_or_is_gone_i
     with caplog.at_level(logging.WARNING, logger="tasks.registry.reproduce"):
         assert not reproduced(dirty).differs
     messages = [record.getMessage() for record in caplog.records if record.name == "tasks.registry.reproduce"]
-    assert messages == [
-        "not in git: train.py, note.py; applied to its commit from lineage/uncommitted.diff of its run"
-    ]
+    assert messages == ["not in git: train.py, note.py; applied to its commit from lineage/uncommitted.diff of its run"]
     assert not Path("note.py").exists()
     (kept,) = Path("mlartifacts").rglob(UNCOMMITTED)
     kept.write_text("--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-import nothing\n+import all\n")
