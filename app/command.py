@@ -146,7 +146,9 @@ def status(as_json: Json = False) -> None:
     versions = _registered()
     typer.echo("the registry has these versions:" if versions else "the registry is empty")
     for row in versions:
-        typer.echo(f"  {row['model']}/{row['version']}  {row['created']}  {', '.join(row['aliases'])}".rstrip())
+        despite = [f"approved despite {' and '.join(row['despite'])}"] if "despite" in row else []
+        known = ", ".join([*row["aliases"], *despite])
+        typer.echo(f"  {row['model']}/{row['version']}  {row['created']}  {known}".rstrip())
 
 
 def _registered() -> list[dict[str, Any]]:
@@ -157,6 +159,7 @@ def _registered() -> list[dict[str, Any]]:
 
     from mlflow import MlflowClient
 
+    from tasks.registry.decide import standing
     from tasks.registry.listing import own_models, versions
     from tasks.registry.tracking import configure_tracking, server_errors
 
@@ -165,10 +168,13 @@ def _registered() -> list[dict[str, Any]]:
         configure_tracking()
         client = MlflowClient()
         for model, registered in own_models(client):
+            now = standing(model)
             for each in versions(client, registered.name):
                 created = datetime.fromtimestamp(each.creation_timestamp / 1000, UTC)
                 row = {"model": model, "version": str(each.version)}
                 row["aliases"] = sorted(name for name, of in registered.aliases.items() if str(of) == str(each.version))
+                if despite := now.despite(row["version"]):
+                    row["despite"] = list(despite)
                 found.append(row | {"created": created.isoformat(" ", "minutes")})
     return found
 

@@ -257,8 +257,8 @@ def add(
     """
     in_project()
     from app.params_file import add_source
-    from tasks.data.checkable import source_of
     from tasks.data.folders import files_below
+    from tasks.data.instructions.rows import source_of
     from tasks.data.local import digest
     from tasks.data.sources import fetch_source, is_here, obtain, pinned
     from tasks.stages.params import dataset_names

@@ -26,7 +26,6 @@ def _bring_up_to_date(*, verbose: bool) -> int:
 
     try:
         check_outline()
-        from tasks.registry.decide import is_open
         from tasks.registry.register import check_bytes, registered
         from tasks.registry.summary import next_step, print_summary
         from tasks.stages.graph import is_stale
@@ -39,7 +38,7 @@ def _bring_up_to_date(*, verbose: bool) -> int:
             check_params()  # which says it better, where it is the reason
             raise
         versions = {} if stale else registered(model_names())
-        if not stale and all(versions.values()) and not any(map(is_open, versions)):
+        if not stale and all(versions.values()):
             for model in versions:
                 check_bytes(model)
             print_summary(versions, "Everything is up to date")

@@ -138,9 +138,6 @@ def show_cleaning(name: str, record: Record, report: Path) -> None:
     for page in ("cleaning.md", "cleaning.json"):
         mlflow.log_artifact(str(report / page))
     mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
-    mlflow.log_metrics(
-        {f"rows_by.{what}.{kind}": n for what, rows in record.counted.items() for kind, n in rows.items()}
-    )
     create_markdown_artifact((report / "cleaning.md").read_text(), key=artifact_key(f"cleaning-{name}"))
 
 

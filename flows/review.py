@@ -1,39 +1,27 @@
 """Whether a challenger becomes champion: `python -m flows.review`, then a person decides, or the gates alone."""
 
-import os
 import re
-import signal
 import sys
-import threading
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from contextvars import copy_context
 from getpass import getuser
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-import httpx
-from mlflow.exceptions import MlflowException
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.flow_runs import pause_flow_run
-from prefect.input import RunInput
-from prefect.settings import PREFECT_API_URL
 from pydantic import Field
 
+from flows.form import ask, decide_as, elsewhere, pending
 from llm.errors import UserError
 from tasks.registry.decide import GATES, PENDING, approve, check_name, reject, roll_back, settle, standing
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
 from tasks.stages.server import (
-    TEMPORARY,
     artifact_key,
-    prefect_page,
     prefect_server,
     quiet_stops,
     run_as_child,
@@ -43,10 +31,8 @@ from tasks.stages.server import (
 if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
 
-POLL = 5  # seconds between two looks for a decision made elsewhere
-SPARE = 600  # seconds that a form stays open beyond the wait, which this process ends itself
 LONGEST = 10_080  # minutes, a week
-DECIDE, HISTORY = {"approve": approve, "reject": reject, "rollback": roll_back}, "history"
+DECIDE, HISTORY = ("approve", "reject", "rollback"), "history"
 BECAME = r"version (\d+) (approved|rejected|withdrawn|waits)"
 HELP = """\
 Compare each model's challenger with its champion, or with its baseline while there is none, on the same test rows, and
@@ -76,15 +62,6 @@ class NotReviewedError(UserError):
         self.outcomes = outcomes
 
 
-class Answer(RunInput):
-    """A person's decision in Prefect's form."""
-
-    decision: Literal["approve", "reject", "later"] = Field(description="later: it stays pending")
-    reason: str = Field(pattern=r"\S", description="for those who ask later")
-    by: str = Field(pattern=r"\S", title="Your name")
-    despite_gates: bool = Field(default=False, description="Approve a version that failed gates; the history keeps it.")
-
-
 @task(task_run_name="review {model}", cache_policy=NO_CACHE, persist_result=False)
 def review_model(model: str) -> "Reviewed | str":
     """Carry out what people decided in MLflow, then compare; the comparison, or why there is none."""
@@ -98,80 +75,12 @@ def review_model(model: str) -> "Reviewed | str":
     return found
 
 
-def _elsewhere(found: "Reviewed") -> str | None:
-    """What was decided on a version meanwhile, in MLflow or on the command line; None while it waits."""
-    settle(found.model)
-    now = standing(found.model)
-    if (last := now.last(found.version)).event != "compared":
-        return str(last)
-    if now.champion == found.champion:
-        return None
-    champion = f"version {now.champion} is champion" if now.champion else "there is no champion"
-    return f"version {found.version} waits, but {champion} now: review it again"
-
-
-def _close(found: "Reviewed", deadline: float, closed: threading.Event) -> None:
-    """Close a run's form, by an answer of its own, where it was decided elsewhere or nobody answers in time."""
-    flow_run = FlowRunContext.get().flow_run.id
-    answer = {"decision": "later", "reason": "decided elsewhere, or not in time", "by": "the review"}
-    with get_client(sync_client=True) as client:
-        while not closed.wait(POLL):
-            with suppress(UserError, MlflowException, httpx.HTTPError):  # a store or server that is away for a moment
-                state = client.read_flow_run(flow_run).state
-                if state and (state.is_cancelling() or state.is_cancelled()):
-                    os.kill(os.getpid(), signal.SIGTERM)  # as Prefect's worker would
-                    return
-                if time.monotonic() > deadline or _elsewhere(found):
-                    client.resume_flow_run(flow_run, run_input=answer)
-
-
-def _ask(found: "Reviewed", deadline: float) -> str:
-    """Wait for a decision in Prefect's form or elsewhere; what came of it. A form that can't be carried out is shown
-    again, with the reason."""
-    context, closed = FlowRunContext.get(), threading.Event()
-    flow_run, what = context.flow_run.id, f"{found.model} version {found.version}"
-    has_pages = PREFECT_API_URL.value() != os.environ.get(TEMPORARY)
-    place = f"; the form: {prefect_page(str(flow_run))}" if has_pages else "; without a standing Prefect server no form"
-    seconds = max(0.0, deadline - time.monotonic())
-    get_run_logger().info("%s: for %.0f minutes%s; %s", found.model, seconds / 60, place, _pending(found))
-    context.client.set_flow_run_name(flow_run, f"review: {found.model} {found.version} waits")
-    watch = threading.Thread(target=copy_context().run, args=(_close, found, deadline, closed), daemon=True)
-    watch.start()
-    text, forms = f"**{what}**\n\n{found.verdict}\n\nThe page: `{found.address}`", 0
-    try:
-        while True:
-            form, forms = Answer.with_initial_data(description=text), forms + 1
-            patience = int(max(0.0, deadline - time.monotonic())) + SPARE
-            answer = pause_flow_run(form, timeout=patience, poll_interval=POLL, key=artifact_key(f"{what} {forms}"))
-            if elsewhere := _elsewhere(found):
-                return elsewhere
-            if answer.decision == "later":
-                return _pending(found)
-            despite = {"despite_gates": answer.despite_gates} if answer.decision == "approve" else {}
-            try:
-                decide = DECIDE[answer.decision]
-                return str(decide(found.model, found.version, check_name(answer.by), answer.reason, **despite))
-            except UserError as error:
-                text = f"**Not done**: {error}\n\n{text}"
-    finally:
-        closed.set()
-        watch.join()
-
-
 def _decided(found: "Reviewed", auto: bool, deadline: float | None) -> str:
-    if elsewhere := _elsewhere(found):
-        return elsewhere
+    if outcome := elsewhere(found):
+        return outcome
     if auto and (found.passed or found.failed):  # what the gates can't tell waits for a person
         return str((approve if found.passed else reject)(found.model, found.version, GATES, found.reason))
-    return _pending(found) if deadline is None else _ask(found, deadline)
-
-
-def _pending(found: "Reviewed") -> str:
-    from tasks.review.challenger import text, ways
-
-    failed = any(gate.passed is False for gate in found.gates)
-    lines = [text(found.verdict), f"page: {found.address}", *map(text, ways(found.model, found.version, failed))]
-    return "\n".join([f"version {found.version} waits for a decision", *(f"  {line}" for line in lines)])
+    return pending(found) if deadline is None else ask(found, deadline)
 
 
 def _chosen(models: Sequence[str] | None) -> list[str]:
@@ -223,7 +132,7 @@ def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Mi
     return outcomes
 
 
-def _print(outcomes: Mapping[str, str]) -> None:
+def _print(outcomes: Mapping[str, object]) -> None:
     sys.stdout.writelines(f"{model}: {outcome}\n" for model, outcome in outcomes.items())
 
 
@@ -245,24 +154,22 @@ def _history(options: Namespace) -> None:
     sys.stdout.writelines(f"{line}\n" for line in (*now.history, f"now: {there or 'no alias'}"))
 
 
-def _decide(options: Namespace) -> None:
+def _command(options: Namespace) -> None:
     """Carry out a decision of the command line. Without a version it is about the challenger, else the newest that
     waits."""
     model, _, version = options.model.partition("/")
     now = standing(*_chosen([model]))
     try:
-        by = check_name(options.by or getuser())
+        by = options.by or getuser()
     except (KeyError, OSError):  # a container's user has no name
         raise UserError("nobody knows who you are: --by NAME") from None
     if options.word == "rollback":
-        event = roll_back(model, by, options.reason, instead_of=version or now.champion)
-    else:
-        waiting = [each for each, state in now.state_of.items() if state == PENDING]
-        if not (version := version or now.challenger or next(iter(waiting), "")):
-            raise UserError(f"{model}: no version waits for a decision; name one as {model}/VERSION")
-        more = {"despite_gates": options.despite_gates} if options.word == "approve" else {}
-        event = DECIDE[options.word](model, version, by, options.reason, **more)
-    _print({model: str(event)})
+        return _print({model: roll_back(model, check_name(by), options.reason, instead_of=version or now.champion)})
+    waiting = [each for each, state in now.state_of.items() if state == PENDING]
+    if not (version := version or now.challenger or next(iter(waiting), "")):
+        raise UserError(f"{model}: no version waits for a decision; name one as {model}/VERSION")
+    despite_gates = getattr(options, "despite_gates", False)
+    _print({model: decide_as(options.word, model, version, by, options.reason, despite_gates)})
 
 
 def _parse() -> Namespace:
@@ -270,7 +177,7 @@ def _parse() -> Namespace:
     if word in (*DECIDE, HISTORY):
         parser = ArgumentParser(prog=f"python -m flows.review {word}")
         parser.add_argument("model", metavar="MODEL" if word == HISTORY else "MODEL[/VERSION]")
-        parser.set_defaults(word=word, work=_history if word == HISTORY else _decide)
+        parser.set_defaults(word=word, work=_history if word == HISTORY else _command)
         if word in DECIDE:
             parser.add_argument("--reason", required=True, metavar="TEXT", help="it is kept with the decision")
             parser.add_argument("--by", metavar="NAME", help="who decides; without it, this user")

@@ -269,7 +269,6 @@ def stage_line(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, str]]]:
             runpy.run_module(f"flows.{module}", run_name="__main__")
         return end.value.code, capsys.readouterr().err
 
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     yield run_stage
     for logger, handlers, level in before:
         logger.handlers[:] = handlers

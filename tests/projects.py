@@ -83,6 +83,7 @@ def copy_code(folder: Path) -> None:
     for inbox in (ROOT / "data/inbox").iterdir():  # and nothing that people left there
         (folder / "data/inbox" / inbox.name).mkdir(parents=True)
         shutil.copy(inbox / ".gitignore", folder / "data/inbox" / inbox.name)
+        shutil.copytree(ROOT / "data" / inbox.name, folder / "data" / inbox.name)
 
 
 def publish_small(folder: Path) -> None:

@@ -226,11 +226,11 @@ def test_what_a_command_imports_is_a_dep_or_changes_no_byte(deps, commands):
         assert unknown == [], f"{stage}: add to its deps in dvc.yaml, or say here why it changes no byte"
 
 
-def test_an_inbox_makes_its_own_dataset_stale_and_no_other(deps):
+def test_an_inbox_and_content_of_our_own_make_their_dataset_stale_and_no_other(deps):
     for dataset in DATASETS:
-        inbox = f"data/inbox/{dataset}"
-        assert [stage for stage, names in deps.items() if inbox in names] == [f"preprocess@{dataset}"]
-        assert (ROOT / inbox).is_dir()
+        for folder in (f"data/inbox/{dataset}", f"data/{dataset}"):
+            assert [stage for stage, names in deps.items() if folder in names] == [f"preprocess@{dataset}"]
+            assert (ROOT / folder).is_dir()
     assert not any("data/inbox" in names for names in deps.values())
 
 

@@ -10,7 +10,7 @@ import psutil
 from mlflow import MlflowClient
 
 from tests.console import Console
-from tests.projects import change_params, environment, free_ports
+from tests.projects import change_params, environment, free_ports, git
 from tests.real_servers import OPENS_STORE, Process, Runs, wait_for
 
 MODELS = ("foundation", "classifier", "assistant")
@@ -30,8 +30,10 @@ class World:
     """The project, its servers, and a console in it; runs leave their names and the states of all below them."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is the project's."""
+        """`folder` is the project's; all that was made in it is committed."""
         self.folder = folder
+        git(folder, "add", "--all")
+        git(folder, "commit", "--quiet", "--allow-empty", "--message", "The models")
         prefect, mlflow = free_ports(2)
         self.store, api = f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}/api"
         someone = {

@@ -147,61 +147,46 @@ def _matches(member: Member, pattern: str) -> bool:
     return not member.is_folder and fnmatchcase(str(PurePosixPath(member.name)), pattern)
 
 
-def _check_declared(archive: Path, pattern: str, max_bytes: int) -> None:
-    """Raise UserError where members to be written are too large by what they say, or there is none."""
-    declared = whole = count = found = 0
-    with _members(archive) as members:
-        for member in members:
-            count, whole = count + 1, whole + (0 if _is_zip(archive) else member.size)
-            if _matches(member, pattern):
-                found += 1
-                declared += member.size
-            for size, most in ((declared, max_bytes), (whole, READ)):
-                if size > most:
-                    raise UserError(f"{archive.name}: its files are {size:,} bytes or more, over {most:,}")
-            if count > MEMBERS:
-                raise UserError(f"{archive.name}: it has more than {MEMBERS:,} members")
-    if not found:
-        raise UserError(f"{archive.name}: none of its {count} members matches files: {pattern}")
-
-
 def unpack(archive: Path, pattern: str, folder: Path, max_bytes: int = MAX_BYTES) -> None:
     """Write the members of a tar or zip whose whole path matches the glob `pattern` to the same paths below `folder`.
 
-    Raises UserError, naming archive and member, for a member that would land outside `folder`, is a link or a device,
-    or is there twice, for more than `max_bytes` of content or than the disk has left, for no match at all and for an
-    archive that can't be read.
+    No member has more bytes than it declares. Raises UserError, naming archive and member, for a member that would land
+    outside `folder`, is a link or a device, or is there twice, before a member that goes over `max_bytes` in all or
+    over what the disk has left, for no match at all and for an archive that can't be read.
     """
     most = min(max_bytes, shutil.disk_usage(folder if folder.exists() else folder.parent).free)
+    is_zip, count, found, declared, whole = _is_zip(archive), 0, 0, 0, 0
     try:
-        _check_declared(archive, pattern, most)
         with _members(archive) as members:
-            room = most
-            for member in bar(archive.name, iterable=members, unit="file"):
-                if _matches(member, pattern):
-                    room = _write(archive, member, _target(archive, member, folder), room, most)
+            for count, member in enumerate(bar(archive.name, iterable=members, unit="file"), 1):
+                matches = _matches(member, pattern)
+                found, declared = found + matches, declared + matches * member.size
+                whole += 0 if is_zip else member.size
+                for size, limit in ((declared, most), (whole, READ)):
+                    if size > limit:
+                        raise UserError(f"{archive.name}: its files are {size:,} bytes or more, over {limit:,}")
+                if count > MEMBERS:
+                    raise UserError(f"{archive.name}: it has more than {MEMBERS:,} members")
+                if matches:
+                    _write(archive, member, _target(archive, member, folder))
     except UserError:
         raise
     except (*UNREADABLE, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UserError(f"{archive.name}: not readable as an archive: {error}") from None
+    if not found:
+        raise UserError(f"{archive.name}: none of its {count} members matches files: {pattern}")
 
 
-def _write(archive: Path, member: Member, target: Path, room: int, most: int) -> int:
-    """Write a member, and return the bytes that there is room for after it."""
+def _write(archive: Path, member: Member, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with member.open() as source, target.open("xb") as file:
-            while chunk := source.read(CHUNK):
-                room -= len(chunk)
-                if room < 0:
-                    raise UserError(f"{archive.name}: member {member.name!r} goes over {most:,} bytes in all")
-                file.write(chunk)
+            shutil.copyfileobj(source, file, CHUNK)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise UserError(f"{archive.name}: member {member.name!r} is there twice, as a file or as a folder") from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise UserError(f"{archive.name}: member {member.name[:100]!r}… has too long a name") from None
-    return room

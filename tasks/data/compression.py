@@ -4,54 +4,27 @@ import bz2
 import gzip
 import io
 import lzma
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import zstandard
-
 from llm.errors import UserError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 SUFFIXES = (".gz", ".zst", ".xz", ".bz2")
-BROKEN = (zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError, EOFError)
-
-
-class _Zstandard(io.RawIOBase):
-    """Frames of Zstandard, one after another; a library's own reader takes one that is cut for whole."""
-
-    PIECE = 4096  # bytes at a time, of which a bomb makes 128 MB
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.frame = file, None
-        self.waiting, self.plain = b"", memoryview(b"")
-
-    def readable(self) -> bool:
-        """It is there to be read."""
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Fill a part of the buffer."""
-        while not self.plain:
-            piece = self.waiting or self.file.read(self.PIECE)
-            if not piece:
-                if self.frame is not None:
-                    raise EOFError("it ends within a frame")
-                return 0
-            self.frame = self.frame or zstandard.ZstdDecompressor().decompressobj()
-            self.plain, self.waiting = memoryview(self.frame.decompress(piece)), b""
-            if self.frame.eof:
-                self.waiting, self.frame = self.frame.unused_data, None
-        size = min(len(buffer), len(self.plain))
-        buffer[:size] = self.plain[:size]
-        self.plain = self.plain[size:]
-        return size
+BROKEN = (zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstd.ZstdError, EOFError)
 
 
 OPENERS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-    b"\x28\xb5\x2f\xfd": lambda file: io.BufferedReader(_Zstandard(file), 2**20),
+    b"\x28\xb5\x2f\xfd": lambda file: io.BufferedReader(zstd.ZstdFile(file), 2**20),
     b"\xfd7zXZ\x00": lzma.LZMAFile,
     b"BZh": bz2.BZ2File,
 }

@@ -36,7 +36,11 @@ logger = logging.getLogger(__name__)
 
 
 def open_inbox(dataset: str) -> Path:
-    """The inbox of a dataset, made where it is missing."""
+    """The inbox of a dataset, made where it is missing, as is the folder for content of the project's own."""
+    own = INBOX.parent / dataset
+    own.mkdir(parents=True, exist_ok=True)
+    if not any(own.iterdir()):
+        write_atomic(own / ".gitkeep", "")
     folder = INBOX / dataset
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ".gitignore").exists():

@@ -1,7 +1,7 @@
 """Texts as sets of word 3-shingles, and MinHash to find those that are nearly the same (Broder 1997).
 
-Words are found in code points by numpy, and a set is an array of 64-bit hashes, so that no text
-becomes a list of words.
+rensa makes the MinHashes; texts that have some in common are compared exactly. numpy finds words in code points, and a
+set is an array of 64-bit hashes, so that no text becomes a list of words.
 """
 
 import re
@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 
 import numpy as np
+from rensa import RMinHash
 from scipy.sparse import csr_array
 
 PERMUTATIONS = 128
 MISSED = 1e-6  # chance that the bands overlook two texts whose similarity is just the threshold
+SEED = 1  # of MinHash
 BLOCK = 1024  # rows at a time, which bounds the memory
-MAPPED = 1024  # shingles at a time, whose maps are in the cache of a core
 HELD = 2**22  # shingles of the texts whose similarity is computed at a time
 REACH = 1_000  # rows of one band in a row that each is held against: of thousands of equal forms all pairs never end
 REMEMBERED = 2**24  # pairs known to be different
@@ -113,28 +114,16 @@ def band_shape(threshold: float) -> tuple[int, int]:
 def bands(sets: Sets, threshold: float) -> np.ndarray:
     """A hash of each band of each text's MinHashes; uint64 [bands, texts]. Two similar texts have one in common."""
     count, rows = band_shape(threshold)
-    generator = np.random.default_rng(1)
-    factor, more = generator.integers(2**32, size=(2, count * rows, 1), dtype=np.uint32)
-    factor |= np.uint32(1)  # an odd one maps 32-bit numbers one to one
-    found, least = np.zeros((count, len(sets)), np.uint64), np.empty((count * rows, BLOCK), np.uint32)
+    found = np.zeros((count, len(sets)), np.uint64)
     for begin in range(0, len(sets), BLOCK):
         some = sets[begin : begin + BLOCK]
-        for number, each in enumerate(some):
-            least[:, number] = _least((each >> np.uint64(32)).astype(np.uint32), factor, more)
+        ends = np.cumsum([0, *map(len, some)], dtype=np.uint64)
+        hashes = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(some), ends, count * rows, SEED).to_rows()
+        least = np.array(hashes, np.uint64).T
+        folded = found[:, begin : begin + len(some)]
         for row in range(rows):
-            folded = found[:, begin : begin + len(some)]
-            folded[:] = (folded + least[row::rows, : len(some)]) * ODD
+            folded[:] = (folded + least[row::rows]) * ODD
     return _mixed(found)
-
-
-def _least(hashes: np.ndarray, factor: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """The least that each of some maps of 32-bit numbers, `factor` and `more` [maps, 1], makes of the hashes."""
-    least = np.full(len(factor), 2**32 - 1, np.uint32)
-    for start in range(0, len(hashes), MAPPED):
-        mapped = factor * hashes[start : start + MAPPED]
-        mapped += more
-        np.minimum(least, mapped.min(axis=1), out=least)
-    return least
 
 
 def same(left: np.ndarray, right: np.ndarray, threshold: float) -> bool:

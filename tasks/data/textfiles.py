@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import ftfy
+import ijson
 
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
@@ -19,11 +20,15 @@ from tasks.data.mail import flat_entities
 
 LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
 LARGEST = 64 * 2**20  # bytes of a text that is read as a whole: HTML takes 14 times as much memory, JSON 9
-PIECE = 4 * 2**20  # characters of a list of JSON that are in memory
+PIECE = 2**16  # bytes of a list of JSON that are parsed at a time
 ASCII = bytes([*b"\t\n", *range(32, 127)]).replace(b"&", b"")
 ENGLISH = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, an ellipsis
 UNUSUAL = re.compile(f"[^\t\n -%'-~{ENGLISH}]")  # what ftfy may mend, quotes apart
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class TooLargeError(UserError):
+    """A text, or a line of one, that is not read as a whole."""
 
 
 def raw_files(folder: Path) -> list[Path]:
@@ -56,7 +61,7 @@ def _bounded(path: Path, file: IO[Any], nothing: Any) -> Iterator[tuple[int, Any
     while (line := file.readline(LONGEST_LINE + 1)) != nothing:
         row += 1
         if len(line) > LONGEST_LINE:
-            raise UserError(f"{path}, row {row}: a line of over {LONGEST_LINE:,} bytes; break it into several")
+            raise TooLargeError(f"{path}, row {row}: a line of over {LONGEST_LINE:,} bytes; break it into several")
         yield row, line
 
 
@@ -95,7 +100,7 @@ def _wide_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text as a whole. Raises UserError naming file, row and byte where it is none or is too large."""
+    """Read a text as a whole. Raises UserError naming file, row and byte where it is none; TooLargeError."""
     return "".join(_within(path, (line for _, line in lines(path))))
 
 
@@ -113,7 +118,7 @@ def _within(path: Path, parts: Iterator[str]) -> Iterator[str]:
     for row, part in enumerate(parts, 1):
         size += len(part)
         if size > LARGEST:
-            raise UserError(f"{path}, row {row}: goes over {LARGEST:,} characters; split the file")
+            raise TooLargeError(f"{path}, row {row}: goes over {LARGEST:,} characters; split the file")
         yield part
 
 
@@ -163,12 +168,6 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
-SPACE = " \t\n\r"
-SPACES = re.compile(f"[{SPACE}]*")
-TOKEN = 100  # characters: a number, a name or an escape that is cut is shorter
-
-
 def parse_json(text: str, path: Path, row: int | None = None) -> Any:
     """Parse the JSON of a file, or of its row. Raises UserError naming file, row and reason."""
     try:
@@ -182,83 +181,27 @@ def parse_json(text: str, path: Path, row: int | None = None) -> Any:
 
 
 def large_list(path: Path) -> Iterator[Any]:
-    """The elements of a JSON list, as the file comes; none where it has less than PIECE characters or another value.
+    """The elements of a JSON list that is too large to be read as a whole.
 
-    Raises UserError as `parse_json` does of the whole, after what comes before the mistake, and for a huge element.
+    Raises UserError naming file, element and reason for a mistake, after the elements before it, and for an element of
+    over LARGEST bytes. Unlike `parse_json` it refuses NaN and whole numbers of over 64 bits, and of a key that stands
+    twice in an object the last one counts.
     """
-    parts, text, mark, count, ended = (line for _, line in lines(path)), "", "[", 0, False
-    rows, column, size = 0, 0, 0  # of what is read and no longer in the text
-    while not ended:
-        text, ended = _filled(text, parts)
-        if mark == "[" and (ended or not text.lstrip().startswith("[")):
-            return
-        place = 0
-        while found := _element(text, place, mark):
-            element, place, mark = found
-            count += 1
-            yield element
-        line = text.rfind("\n", 0, place) + 1
-        rows, column = rows + text.count("\n", 0, place), place - line + (0 if line else column)
-        text, size = text[place:], size + place
-        if mark == "," and text.startswith("]") and not text[1:].strip(SPACE):
-            if not any(part.strip(SPACE) for part in parts):  # one after the other: it may be gigabytes of spaces
-                return
-            break
-        if len(text) > LARGEST or (ended and size + len(text) > LARGEST):
-            _raise_mistake(text, ended, path, rows, column)
-            raise UserError(f"{path}: element {count + 1} of its list has over {LARGEST:,} characters; split it")
-    yield from parse_json(read_text(path), path)[count:]
+    count = size = 0
 
+    def pieces() -> Iterator[bytes]:
+        nonlocal size
+        while piece := file.read(PIECE):
+            size += len(piece.strip())
+            if size > LARGEST + PIECE:
+                raise UserError(f"{path}: element {count + 1} of its list has over {LARGEST:,} bytes; split it")
+            yield piece
 
-def _raise_mistake(text: str, ended: bool, path: Path, rows: int, column: int) -> None:
-    """Raise UserError for what is no JSON behind a mark in a list, and not for want of the rest.
-
-    So many rows of the file are before it, and characters of its first row.
-    """
-    start = SPACES.match(text).end()
-    instead = "0" if text[start] == "]" else "["  # so that what is left is a value, and every place in it stays
-    try:
-        DECODER.decode(f"{text[:start]}{instead}{text[start + 1 :]}")
-    except json.JSONDecodeError as error:
-        cut = error.msg.startswith("Unterminated string") or error.pos > len(text) - TOKEN
-        if ended or not cut:
-            place = error.colno + (column if error.lineno == 1 else 0)
-            raise UserError(f"{path}, row {rows + error.lineno}: not JSON: {error.msg} at column {place}") from None
-    except RecursionError:
-        raise UserError(f"{path}, row {rows + 1}: not readable as JSON: it is nested too deep") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from None
-    if ended:  # what is left would be whole, but for its mark
-        row = rows + 1 + text.count("\n", 0, start)
-        raise UserError(f"{path}, row {row}: not JSON: a comma behind the last element")
-
-
-def _filled(text: str, parts: Iterator[str]) -> tuple[str, bool]:
-    """The text with more of its parts behind it, PIECE characters at least or twice as many; whether these were all."""
-    found, size, wanted = [text], len(text), max(PIECE, 2 * len(text))
-    while size < wanted:
-        if (part := next(parts, None)) is None:
-            return "".join(found), True
-        found.append(part)
-        size += len(part)
-    return "".join(found), False
-
-
-def _element(text: str, place: int, mark: str) -> tuple[Any, int, str] | None:
-    """What stands behind a mark in a list of JSON, where that ends, and the next mark; None for what is not whole."""
-    start = SPACES.match(text, place).end()
-    if not text.startswith(mark, start):
-        return None
-    try:
-        element, end = DECODER.raw_decode(text, SPACES.match(text, start + 1).end())
-    except (ValueError, RecursionError):  # perhaps for want of the rest
-        return None
-    end = SPACES.match(text, end).end()
-    return (element, end, ",") if text.startswith((",", "]"), end) else None
-
-
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the rows of a .jsonl file, each with its number from 1; blank lines are passed over."""
-    for number, line in lines(path):
-        if line.strip():
-            yield number, parse_json(line.removesuffix("\n"), path, number)
+    with open_plain(path) as file:
+        try:
+            for element in ijson.items(ijson.from_iter(pieces()), "item", use_float=True):
+                count, size = count + 1, 0
+                yield element
+        except ijson.JSONError as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{path}: element {count + 1} of its list is not JSON: {reason}") from None

@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +11,8 @@ import numpy as np
 import tiktoken
 
 from llm.files import write_atomic
-from llm.tokenizer import PartialEncoding, end_of_text
+from llm.tokenizer import end_of_text
 
-WHOLE = 2**20  # bytes of text that are cut into tokens at a time
-CUT, END = b"<|\x00cut|>", b"<|\x00end|>"
-ASCII, SPACES = bytes(range(128)), bytes.maketrans(b"\t\n\v\f\r", b"     ")
-WIDE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")  # spaces, too
-RUN = re.compile(rb"  +")
-# GPT-2's split pattern, and one that cuts a text alike where runs of spaces are at its end alone: it looks at nothing
-# that follows a word, so that tiktoken's regular expressions have an automaton for it.
-PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-SIMPLE = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+"
 SHARD = 256 * 2**20  # bytes; of these a token file is made that is larger
 
 
@@ -35,48 +23,10 @@ def token_type(encoding: tiktoken.Encoding) -> np.dtype:
 
 def encode(encoding: tiktoken.Encoding, texts: list[str]) -> tuple[bytes, dict[str, int]]:
     """Texts as the bytes of their tokens, each with the end-of-text token behind it; documents, tokens, UTF-8 bytes."""
-    dtype, coded = token_type(encoding), [text.encode() for text in texts]
-    simple = encoding._pat_str == PATTERN and not isinstance(encoding, PartialEncoding)
-    found = b"".join(each.astype(dtype).tobytes() for each in (_simple if simple else _each)(encoding, coded))
-    size = sum(map(len, coded))
+    dtype, end = token_type(encoding), end_of_text(encoding)
+    found = b"".join(np.array([*encoding.encode_ordinary(text), end], dtype).tobytes() for text in texts)
+    size = sum(len(text.encode()) for text in texts)
     return found, {"documents": len(texts), "tokens": len(found) // dtype.itemsize, "bytes": size}
-
-
-def _each(encoding: tiktoken.Encoding, texts: Iterable[bytes]) -> Iterator[np.ndarray]:
-    """The tokens of each text, with the end-of-text token behind them."""
-    end = end_of_text(encoding)
-    for text in texts:
-        yield np.array([*encoding.encode_ordinary(text.decode()), end])
-
-
-@lru_cache(maxsize=1)
-def _with_simple_pattern(encoding: tiktoken.Encoding) -> tiktoken.Encoding:
-    special = {END.decode(): end_of_text(encoding), CUT.decode(): encoding.max_token_value + 1}
-    return tiktoken.Encoding("bpe", pat_str=SIMPLE, mergeable_ranks=encoding._mergeable_ranks, special_tokens=special)
-
-
-def _simple(encoding: tiktoken.Encoding, texts: Iterable[bytes]) -> Iterator[np.ndarray]:
-    """As `_each`, of many texts at once, by SIMPLE: of a run of spaces before a word the last one is cut off."""
-    simple, held, size = _with_simple_pattern(encoding), [], 0
-
-    def tokens() -> np.ndarray:
-        found = simple.encode_to_numpy(b"".join(held).decode(), allowed_special="all")
-        held.clear()
-        return found[found != simple.max_token_value]
-
-    for text in texts:
-        if b"\0" in text or WIDE.search(text.translate(None, ASCII).decode()):
-            yield tokens()
-            yield from _each(encoding, [text])
-            continue
-        ends = (run.end() for run in RUN.finditer(text.translate(SPACES)))
-        cuts = [0, *(end - 1 for end in ends if end < len(text)), len(text)]
-        held += [CUT.join(text[start:end] for start, end in pairwise(cuts)), END]
-        size += len(text)
-        if size > WHOLE:
-            yield tokens()
-            size = 0
-    yield tokens()
 
 
 class TokenFile:

@@ -1,4 +1,4 @@
-"""Instruction rows: checkable tasks, conversations, and people's own files."""
+"""Instruction rows: tasks made of packs, conversations, and people's own files."""
 
 import logging
 import re
@@ -13,12 +13,13 @@ import yaml
 from pydantic import Field
 
 from llm.errors import UserError
-from tasks.data.checkable import WORDED, checkable_rows, kinds, source_of
 from tasks.data.cleaning.record import left_out
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.conversations import conversations
 from tasks.data.formats.sniff import suffix_of
 from tasks.data.inbox import FEEDBACK, SAID, by_votes
+from tasks.data.instructions.packs import read_packs
+from tasks.data.instructions.rows import WORDED, made_rows, source_of
 from tasks.data.splits import SPLITS, Split
 from tasks.data.textfiles import raw_files, read_text, tidy
 from tasks.datasets import Dataset, Table, write_parquet
@@ -82,7 +83,7 @@ class Params(Split):
     """How instruction rows are made, cleaned and split."""
 
     rows_a_kind: int = Field(ge=0)
-    """Rows of each kind of task in tasks/data/checkable, as far as its sources go."""
+    """Rows of each kind of task in data/instructions, as far as its sources go."""
     rows_of: dict[str, int] = Field(default_factory=dict)
     """Kinds that have another number of rows; 0 leaves one out."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -92,7 +93,7 @@ class Params(Split):
 def read_instructions(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
     """Read every file below `folder` into a table with the columns COLUMNS.
 
-    - Sources of facts (tasks/data/checkable says which): tasks of every kind, as many as `params` says.
+    - Sources of facts: tasks of every kind in data/instructions that they serve, as many as `params` says.
     - `.yml` is a ChatterBot corpus: `conversations`, each a list of turns. The last one answers the one before, and
       earlier ones are its history; of the package's own files (below chatterbot_corpus/) only what CHATTERBOT says.
     - All else are people's own rows, in the forms of tasks/data/formats/conversations.py: instruction, output and, if
@@ -103,10 +104,11 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
     and test get in `write_instructions`. Rows of one `group` (the same question, country, meaning) must not straddle
     splits. What can't be read is put into `problems`; without that list it raises UserError with file, row and reason.
     """
-    if unknown := set(params.rows_of) - kinds().keys():
-        raise UserError(f"rows_of: there is no kind {min(unknown)!r}; kinds are {', '.join(kinds())}")
+    packs = read_packs()
+    if unknown := set(params.rows_of) - packs.kinds.keys():
+        raise UserError(f"rows_of: there is no kind {min(unknown)!r}; kinds are {', '.join(packs.kinds)}")
     paths = raw_files(folder)
-    rows = list(checkable_rows(paths, params.seed, params.rows_of, params.rows_a_kind))
+    rows = list(made_rows(packs, paths, params.seed, params.rows_of, params.rows_a_kind))
     for path in paths:
         name = path.relative_to(folder).as_posix()
         if source_of(path) or WORDNET.fullmatch(path.name):
@@ -240,7 +242,7 @@ def instruction_expectations() -> list["Expectation"]:
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
-        gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=[*FREE, *kinds()]),
+        gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=[*FREE, *read_packs().kinds]),
         *(
             gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=low, max_value=high)
             for column, (low, high) in LENGTHS.items()

@@ -12,13 +12,12 @@ import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm.errors import UserError
 from llm.files import read_text, write_atomic
-from tasks.registry.figures import OTHERS, compared, figures_table, lower_is_better
+from tasks.registry.figures import OTHERS, compared, figures_table, lower_is_better, main_figures
 from tasks.registry.markup import as_source, first_entries, plain, render
 from tasks.stages.hashes import Hashes, flatten, locked
 from tasks.stages.libraries import LIBRARIES
@@ -27,44 +26,18 @@ from tasks.stages.params import PARAMS_FILE, PUBLISHED, evaluation_stage, traini
 TEMPLATE = Path(__file__).with_name("card.html.j2")
 TABLES = ("baselines.csv", "slices*.csv", "by_*.csv")
 ENTRIES = {"errors.md": ("The worst errors", 20), "samples.md": ("Samples", 10)}
+MAIN_FIGURES = re.compile(r"^## Main figures\n+(?:- .*\n?)*\n*", re.MULTILINE)  # which the table of figures has
 ROWS = 70  # of a table
 MACHINE = ("machine.cpu", "machine.cores", "machine.os", "machine.python", "device", "dtype", "threads")
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a version comes from."""
-
-    training: Hashes
-    """Of the stage that trained it, as dvc.lock has them."""
-    evaluation: Hashes
-    """Of the stage that measured it."""
-    commit: str
-    """The git commit that it was registered at; `none` without one."""
-    uncommitted: str
-    """What was not in that commit, such as `not in git: params.yaml, steps 900 -> 20`; empty where it held all."""
-    training_run: str
-    """Id of the MLflow run that trained it; `none` where another store has that."""
-    facts: Mapping[str, str]
-    """What the record of that run says of its commit and machine; empty without one."""
-    key: str
-    """The key of the version."""
-
-
-def base_sentence(training: Hashes) -> str:
-    """The model that training started from, as a sentence; empty where it started from nothing."""
+def _made_by(model: str, training: Hashes) -> str:
     base = next((path for path in training.deps if path.startswith("models/")), None)
+    stages = f"trained by `{training_stage(model)}` and measured on the test split by `{evaluation_stage(model)}`."
     if base is None:
-        return ""
+        return f"{model.capitalize()}, {stages}"
     weights = f", the weights `{locked('load_published').params[PUBLISHED]}`" if base == f"models/{PUBLISHED}" else ""
-    return f"It started from `{base}` (`{training.deps[base]}`){weights}. "
-
-
-def _made_by(model: str) -> str:
-    return (
-        f"{model.capitalize()}, trained by `{training_stage(model)}` and measured on the test split by "
-        f"`{evaluation_stage(model)}`."
-    )
+    return f"{model.capitalize()}, {stages} It started from `{base}` (`{training.deps[base]}`){weights}."
 
 
 def _prose(model: str) -> str:
@@ -145,56 +118,70 @@ def _spelled(values: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(values).items()}
 
 
-def _training(model: str, origin: Origin, report: Path) -> dict[str, dict[str, str]]:
+def _training(model: str, params: Mapping[str, Any], trained: Mapping[str, str], report: Path) -> dict[str, Any]:
     """How the training went, on what, with which parameters and libraries, and the model's shape."""
-    params, measured = origin.training.params, report / "metrics.json"
+    measured = report / "metrics.json"
     return {
         "How it went": _spelled(json.loads(measured.read_text()) if measured.exists() else {}),
-        "Machine": {name: origin.facts[name] for name in MACHINE if name in origin.facts},
+        "Machine": {name: trained[name] for name in MACHINE if name in trained},
         "The model": _spelled(json.loads(Path("models", model, "config.json").read_text())),
         "Parameters": _spelled({key: value for key, value in params.items() if key not in LIBRARIES}),
         "Libraries": _spelled({key: value for key, value in params.items() if key in LIBRARIES}),
     }
 
 
-def _lineage(model: str, origin: Origin) -> dict[str, str]:
+def _lineage(
+    model: str, training: Hashes, evaluation: Hashes, facts: Mapping[str, str], trained: Mapping[str, str]
+) -> dict[str, str]:
     """What leads back to the bytes that it was made from."""
-    training, evaluation = origin.training, origin.evaluation
-    used = {
-        path: md5 for path, md5 in (training.deps | evaluation.deps).items() if path.startswith(("data/", "models/"))
-    }
+    deps = training.deps | evaluation.deps
+    used = {path: md5 for path, md5 in deps.items() if path.startswith(("data/", "models/"))}
     return {
-        "git commit at registration": origin.commit,
-        "not in git": origin.uncommitted.removeprefix("not in git: ") or "nothing",
-        "training run in MLflow": origin.training_run,
-        "git commit of that run": origin.facts.get("git.commit", "not known here"),
-        "key of this version": origin.key,
+        "git commit at registration": facts["git.commit"],
+        "not in git": facts["uncommitted"].removeprefix("not in git: ") or "nothing",
+        "training run in MLflow": facts["run.training"],
+        "git commit of that run": trained.get("git.commit", "not known here"),
+        "key of this version": facts["key"],
         **{f"made: {path}": md5 for path, md5 in (training.outs | evaluation.outs).items()},
         **{f"from: {path}": md5 for path, md5 in used.items() if path != f"models/{model}"},
     }
 
 
-def write_card(folder: Path, model: str, name: str, metrics: Mapping[str, float], origin: Origin) -> None:
-    """Write `card.md` and `card.html`, as logged with a version's run, into a folder that is there."""
+def write_card(
+    folder: Path,
+    model: str,
+    name: str,
+    metrics: Mapping[str, float],
+    training: Hashes,
+    evaluation: Hashes,
+    facts: Mapping[str, str],
+    trained: Mapping[str, str],
+) -> None:
+    """Write `card.md` and `card.html`, as logged with a version's run, into a folder that is there.
+
+    `training` and `evaluation` are those stages in dvc.lock, `facts` those of the version's record, and `trained` those
+    of its training's record; empty where another store has that.
+    """
     evidence, report = Path("reports/evaluation", model, "evidence"), training_report(model)
-    made_by, prose = f"{_made_by(model)} {base_sentence(origin.training)}".rstrip(), _prose(model)
-    figures = "\n".join(figures_table(metrics))
+    made_by, prose = _made_by(model, training), _prose(model)
+    figures, meanings = "\n".join(figures_table(metrics)), main_figures(model)
     write_atomic(folder / "card.md", f"# {plain(name)}\n\n{made_by}\n\n## Figures\n\n{figures}\n\n{prose}\n")
     tables = (_table(path) for pattern in TABLES for path in sorted(evidence.glob(pattern)))
     page = render(
         TEMPLATE,
         title=name,
         made_by=made_by,
-        prose=prose,
-        figures=list(compared(metrics)),
+        prose=MAIN_FIGURES.sub("", prose),
+        figures=sorted(compared(metrics), key=lambda each: each.name not in meanings),
+        meanings=meanings,
         lower_better=lower_is_better,
         others={each: value for each, value in metrics.items() if each.startswith(OTHERS)},
         tables=[each for each in tables if each],
         pictures={_title(path): as_source(path) for path in sorted(evidence.glob("*.svg"))},
         entries=[_entries(evidence / each) for each in ENTRIES if (evidence / each).exists()],
-        data=_data(origin.training),
+        data=_data(training),
         loss=as_source(report / "loss.svg") if (report / "loss.svg").exists() else None,
-        training=_training(model, origin, report),
-        lineage=_lineage(model, origin),
+        training=_training(model, training.params, trained, report),
+        lineage=_lineage(model, training, evaluation, facts, trained),
     )
     write_atomic(folder / "card.html", page)

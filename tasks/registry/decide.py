@@ -179,8 +179,12 @@ def is_open(model: str, *, pending: bool = False) -> bool:
 
 def settle(model: str) -> list[Event]:
     """Complete a decision that was killed and carry out what people decided in MLflow; what it did, in order."""
-    with _errors(), exclusive("register"):
-        return _settled(model)[1]
+    with _errors():
+        now = _read(model)
+        if not now.deciding and not _by_hand(now):  # a registration may hold the lock for minutes
+            return []
+        with exclusive("register"):
+            return _settled(model)[1]
 
 
 def compared(
@@ -197,8 +201,8 @@ def compared(
         if now.challenger != version:
             _check_not_rejected(now, version)
         _check_champion(now, version, champion)
-        parts = {"failed": failed, "not known": unknown}
-        why = "; ".join(f"{what}: {', '.join(gates)}" for what, gates in parts.items() if gates) or "all gates passed"
+        named = [f"{what}: {', '.join(gates)}" for what, gates in (("failed", failed), ("not known", unknown)) if gates]
+        why = "; ".join(named) or "all gates passed"
         return _decide(now, _event(now, "compared", version, REVIEW, why, failed=(*failed,), unknown=(*unknown,)))
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow.entities import Run
 
 from llm.files import read_text
-from tasks.registry.figures import compared
+from tasks.registry.figures import compared, main_figures
 from tasks.registry.markup import first_entries, plain, table
 from tasks.registry.record import NONE, Record
 from tasks.stages.hashes import PREFIX
@@ -21,7 +21,6 @@ from tasks.stages.params import evaluation_stage, training_stage
 
 FIGURES, EXAMPLES = 5, 3
 LONGEST = 400  # characters of an answer or an error
-FIGURE = re.compile(r"^- `(\w[\w.]*)`: (.+)$", re.MULTILINE)
 
 
 def description(
@@ -64,8 +63,7 @@ def _page(run: Run, path: str = "") -> str:
 
 
 def _figures(model: str, metrics: Mapping[str, float]) -> list[str]:
-    prose = Path("tasks/applications", f"{model}.md")
-    meanings = dict(FIGURE.findall(read_text(prose))) if prose.exists() else {}
+    meanings = main_figures(model)
     known = {each.name: each for each in compared(metrics)}
     rows = []
     for name in islice(filter(known.__contains__, meanings or known), FIGURES):

@@ -1,8 +1,11 @@
 """The metrics of a model as people read them: each next to its interval and its baseline."""
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
+from llm.files import read_text
 from tasks.registry.markup import plain
 
 BASELINE = "baseline_"
@@ -11,6 +14,7 @@ OTHERS = ("instructed_", "nearest_", "ngram_", "ppmd_")
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "false_positive_rate", "unanswered", "unjudged")
 """How the names of such metrics end."""
 DERIVED = ("_low", "_high", "_gain")
+FIGURE = re.compile(r"^- `(\w[\w.]*)`: (.+)$", re.MULTILINE)
 
 
 class Compared(NamedTuple):
@@ -21,6 +25,12 @@ class Compared(NamedTuple):
     interval: str
     """The ends of its 95 % interval as text; empty without one."""
     baseline: float | None
+
+
+def main_figures(model: str) -> dict[str, str]:
+    """The metrics that people read first, with their meaning: the list in `tasks/applications/<model>.md`."""
+    prose = Path("tasks/applications", f"{model}.md")
+    return dict(FIGURE.findall(read_text(prose))) if prose.exists() else {}
 
 
 def lower_is_better(metric: str) -> bool:

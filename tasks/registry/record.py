@@ -28,6 +28,7 @@ CODE = (
     "pyproject.toml",
     "data/behavioural",
     "data/*.jsonl",
+    "data/*.yaml",
     ":(exclude)tests",
     ":(exclude)benchmarks",
 )

@@ -19,7 +19,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from llm.errors import UserError
-from tasks.registry.card import Origin, write_card
+from tasks.registry.card import write_card
 from tasks.registry.description import description
 from tasks.registry.listing import versions
 from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
@@ -173,15 +173,6 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
     metrics = json.loads((evidence / "metrics.json").read_text())
     record = _record(key, training, evaluation, runs, changed.summary)
     trained = runs["training"] and read_record(runs["training"].info.run_id)
-    origin = Origin(
-        training=training,
-        evaluation=evaluation,
-        commit=record.facts["git.commit"],
-        uncommitted=changed.summary,
-        training_run=record.facts["run.training"],
-        facts=trained.facts if trained else {},
-        key=key,
-    )
     with mlflow.start_run(
         run_name=f"register {model}",
         parent_run_id=os.environ.get(PARENT_RUN),
@@ -199,7 +190,8 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         mlflow.log_artifacts(str(evidence), "evaluation")
         mlflow.log_artifacts(str(training_report(model)), "training")
         with tempfile.TemporaryDirectory() as folder:
-            write_card(Path(folder), model, name, metrics, origin)
+            facts = trained.facts if trained else {}
+            write_card(Path(folder), model, name, metrics, training, evaluation, record.facts, facts)
             mlflow.log_artifacts(folder, "card")
         with tempfile.TemporaryDirectory() as folder:
             behind = stages_behind(training_stage(model), evaluation_stage(model))

@@ -36,7 +36,7 @@ from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import LOCK, as_hashes, parse_stages
 
 DAY = 86_400
-NIGHTLY = re.compile(r"(^|/)retrain/\d{4}-\d{2}-\d{2}$")
+NIGHTLY = re.compile(r"(^|/)retrain/\d{4}-\d{2}-\d{2}(-\d+)?$")
 CHECKPOINTS = "checkpoints"  # where a training's run has them
 FOLDER = ".dir"  # how the hash of a folder's listing ends
 

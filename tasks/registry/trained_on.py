@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from llm.tokenizer import end_of_text, load_tokenizer
 from llm.tokens import open_tokens
 from tasks.registry.git import git_output
 from tasks.registry.record import read_record
-from tasks.registry.register import registered_name
-from tasks.registry.server import if_there, server_errors
-from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import LOCK, as_hashes, md5_of, parse_stages
 
 if TYPE_CHECKING:
@@ -32,30 +27,17 @@ SPANS, SPAN = 64, 2**18  # of tokens: of more than so many, documents of spans a
 class TrainedOn:
     """The processed dataset that a version of a model was trained on."""
 
-    model: str
-    version: str
     dataset: str
     md5: str
     """By which DVC knows its folder."""
 
 
-def data_of(model: str, version: ModelVersion) -> TrainedOn | None:
-    """What a version of a model was trained on; None where it has no record of that."""
+def data_of(version: ModelVersion) -> TrainedOn | None:
+    """What a version was trained on; None where it has no record of that."""
     record = read_record(version.run_id)
     deps = record.hashes.deps if record else {}
     found = [(path.removeprefix(PROCESSED), md5) for path, md5 in deps.items() if path.startswith(PROCESSED)]
-    return TrainedOn(model, str(version.version), *found[0]) if found else None
-
-
-def trained_on(model: str, alias: str) -> TrainedOn | None:
-    """What the version of a model with an alias was trained on; None where there is none, or it has no record."""
-    configure_tracking()
-    client, name = MlflowClient(), registered_name(model)
-    with server_errors():
-        found = if_there(lambda: client.get_registered_model(name))
-        if found is None or alias not in found.aliases:
-            return None
-        return data_of(model, client.get_model_version(name, found.aliases[alias]))
+    return TrainedOn(*found[0]) if found else None
 
 
 def current_md5(dataset: str) -> str:
@@ -78,36 +60,20 @@ def committed(dataset: str) -> TrainedOn | None:
     text = git_output("show", f"HEAD:./{LOCK}")
     stage = parse_stages(text.decode(), f"HEAD:{LOCK}").get(f"preprocess@{dataset}") if text else None
     md5 = as_hashes(stage).outs.get(f"{PROCESSED}{dataset}") if stage else None
-    return TrainedOn("", "", dataset, md5) if md5 else None
+    return TrainedOn(dataset, md5) if md5 else None
 
 
 def rows_before(data: TrainedOn) -> pd.DataFrame | None:
     """The train rows that a version was trained on; None where DVC's cache has them no more."""
-    files = _files_before(data)
-    return _rows(files) if files else None
-
-
-def learned_units(data: TrainedOn) -> np.ndarray | None:
-    """The hashes by which the rows were split that a version was trained or chosen on, int64, in no order.
-
-    None where DVC's cache has the rows no more, or they have no column `unit`: token files, tables of older code.
-    """
-    files = _files_before(data)
-    tables = [files[name] for name in (TRAIN_TABLE, "validation.parquet") if name in files]
-    if not tables or any("unit" not in pq.read_schema(path).names for path in tables):
-        return None
-    return pd.concat([pd.read_parquet(path, columns=["unit"]) for path in tables])["unit"].unique()
-
-
-def _files_before(data: TrainedOn) -> dict[str, Path]:
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
     try:
         with Repo() as repo:
-            return _cached(repo.cache, data.md5)
+            files = _cached(repo.cache, data.md5)
     except NotDvcRepoError:  # no repository, no cache
-        return {}
+        return None
+    return _rows(files) if files else None
 
 
 def _cached(cache: "CacheManager", md5: str) -> dict[str, Path]:

@@ -40,6 +40,8 @@ class Sample:
 class Review:
     """How two versions of a model are compared."""
 
+    main: str
+    """The metric that the verdict is about."""
     unit: str
     """What a row is called, in the plural."""
     columns: tuple[str, ...]
@@ -52,10 +54,10 @@ class Review:
     greater, the worse an error is."""
     measure: Callable[[pd.DataFrame, pd.DataFrame], Mapping[str, Sample]]
     """`measure(rows, answers)`: the metrics, named as the evaluation names them."""
-    explained: Mapping[str, str]
-    """What each metric means. People read the first five first, and the verdict is about the first."""
     evidence: Callable[[pd.DataFrame, Path], Evidence | None] | None = None
     """`evidence(rows, folder)`: the answers that the evaluation wrote there, indexed as the rows; None without any."""
+    explained: Mapping[str, str] = field(default_factory=dict)
+    """What metrics mean that are no main figures in `tasks/applications/<model>.md`."""
     baseline: str = ""
     """What the baseline is."""
     slices: tuple[str, ...] = ()

@@ -81,17 +81,12 @@ def options(evaluate: Any) -> dict[str, Any]:
 
 
 REVIEW = Review(
+    main="exact_match",
     unit="questions",
     columns=("instruction", "input", "system", "history"),
     rows=rows,
     score=score,
     measure=measure,
-    explained={
-        "exact_match": "share of right answers, of the questions whose answers a rule can check",
-        "contains_answer": "share of those whose answer contains a right one, which copying the question may do, too",
-        "rouge_l": "of the other questions: overlap with the expected words, in their order; templates score high",
-        "response_loss": "nats a token of the expected answers",
-    },
     evidence=evidence,
     baseline="the model that training started from, asked in its own template",
     slices=("kind",),

@@ -85,8 +85,10 @@ def text(markdown: str) -> str:
 def ways(model: str, version: str, failed: bool) -> list[str]:
     """The ways in which a person can decide on a version, a line of Markdown each."""
     line, name = "python -m flows.review", registered_name(model)
-    despite = " --despite-gates" if failed else ""
+    despite, now = " --despite-gates" if failed else "", standing(model)
+    before = now.despite(now.champion) if now.champion else ()
     return [
+        *([f"Champion {now.champion} was approved despite {', '.join(before)}."] if before else []),
         f"On the command line: `{line} approve {model}/{version}{despite} --reason TEXT`, or `reject`.",
         f"In MLflow, {version_page(name, version)}: set the tag `{STATE}` to `{APPROVED}` or `{REJECTED}`, `{BY}` to "
         f"your name and `{WHY}` to the reason, or move the alias `{CHAMPION}` to it; the next review records it.",

@@ -19,16 +19,16 @@ from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
 from tasks.evaluation.statistics import interval
+from tasks.registry.figures import main_figures
 from tasks.registry.register import registered_name
 from tasks.registry.server import if_there, server_errors
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.trained_on import current_md5, data_of, learned_units
+from tasks.registry.trained_on import current_md5, data_of
 from tasks.review import Evidence, Review, find
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
 from tasks.review.changes import evaluated_rows
 from tasks.review.metrics import BASE, CHAMPION, Difference, Metric, metrics_of
 from tasks.stages.params import load_application
-from tasks.training.setup import split_file
 
 ERRORS = 8  # of the challenger that people are shown
 CHECKED = 16  # rows that a challenger answers again
@@ -89,8 +89,8 @@ class Comparison:
     """Why the challenger answered nothing."""
     incomparable: str = ""
     """Why there is no difference to the champion."""
-    learned: int | None = 0
-    """Test rows that the champion learned, which are left out; None where that is not known."""
+    other_rows: bool = False
+    """Whether the champion was evaluated on other rows, and answered these now."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """For an answer, by who answered now."""
     lost: Sequence[Row] = ()
@@ -110,14 +110,6 @@ class Comparison:
         """The same for people, with the version."""
         return f"champion {self.champion.version}" if self.champion else "the baseline"
 
-    @property
-    def left_out(self) -> str:
-        """Which test rows were left out, in a sentence; empty where none were."""
-        if self.learned is None:
-            return f"Which of these {self.unit} the champion learned is not known."
-        them = "it" if self.learned == 1 else "them"
-        return f"{self.learned} test {self.unit} left out: the champion learned {them}." if self.learned else ""
-
 
 def version_of(name: str, number: str) -> ModelVersion:
     """A version of a registered model. Raises UserError where there is none."""
@@ -132,34 +124,13 @@ def _logged(version: ModelVersion) -> dict[str, float]:
 
 def _check_data(model: str, version: ModelVersion, dataset: str) -> None:
     """That the challenger learned from the data that is here, so that the test rows here are its own."""
-    trained, here = data_of(model, version), current_md5(dataset)
+    trained, here = data_of(version), current_md5(dataset)
     if trained is None or trained.md5 != here:
         learned = trained.md5 if trained else "data that is not known"
         way_out = "check out its commit and run `dvc pull`, or `make run` for a version of the data here"
         raise UserError(
             f"data/processed/{dataset} is {here}, and version {version.version} learned from {learned}: {way_out}"
         )
-
-
-def _learned(
-    model: str, data: Path, rows: pd.DataFrame, champion: ModelVersion, *, same_test: bool
-) -> np.ndarray | None:
-    """Which rows the champion learned; None where that is not known.
-
-    A champion with the same test rows learned none. Otherwise the hashes of what it learned say so. Rows outside of the
-    test split count as not learned. Raises UserError where it learned the whole test split.
-    """
-    path, trained = split_file(data, "test"), data_of(model, champion)
-    if same_test or (trained and trained.md5 == current_md5(data.name)):
-        return np.zeros(len(rows), bool)
-    test = pd.read_parquet(path) if path.suffix == ".parquet" else pd.DataFrame()
-    units = learned_units(trained) if trained and "unit" in test else None
-    if units is None:
-        return None
-    learned = test["unit"].isin(units).to_numpy()
-    if len(units) and learned.all():
-        raise UserError(f"{data}: the champion learned all of the test split, so nothing is left to compare by")
-    return np.concatenate([learned, np.zeros(len(rows) - len(test), bool)])
 
 
 def _read_evidence(review: Review, version: ModelVersion, rows: pd.DataFrame) -> Evidence | None:
@@ -228,53 +199,55 @@ def _compared(
     )
 
 
+def _champions(
+    found: Comparison, review: Review, rows: pd.DataFrame, evaluate: Any, within: float, *, same_test: bool
+) -> tuple[pd.DataFrame | None, Comparison]:
+    """The champion's answers, None where it gives none, and the comparison with what is to be said of that."""
+    try:
+        if read := _read_evidence(review, found.champion, rows) if same_test else None:
+            return read[0], found
+        asked = _ask(review, found.champion, rows, evaluate, within)
+    except NoAnswerError as error:
+        return None, replace(found, incomparable=str(error))
+    seconds = {**found.seconds, CHAMPION: asked.seconds}
+    return asked.table, replace(found, seconds=seconds, other_rows=not same_test)
+
+
 def _asked(
     found: Comparison, review: Review, data: Path, evaluate: Any, within: float, *, same_test: bool
 ) -> Comparison:
-    """The comparison with what both versions answer to the rows of `data` that the champion did not learn."""
-    every, challenger, champion = review.rows(data), found.challenger, found.champion
-    if every.empty:
+    """The comparison with what both versions answer to the test rows of `data`."""
+    rows, challenger = review.rows(data), found.challenger
+    if rows.empty:
         raise UserError(f"{data}: its test split has no rows; run `dvc repro preprocess@{data.name}`")
     _check_data(found.model, challenger, data.name)
-    rows = every
-    if champion:
-        learned = _learned(found.model, data, every, champion, same_test=same_test)
-        found = replace(found, learned=None if learned is None else int(learned.sum()))
-        rows = every if learned is None else every[~learned]
-    mine, baseline = _read_evidence(review, challenger, every) or (None, {})
-    whole = mine is None and (review.evidence is not None or champion is not None)
-    few = rows if whole else rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
+    mine, baseline = _read_evidence(review, challenger, rows) or (None, {})
+    all_of_them = mine is None and (review.evidence is not None or found.champion is not None)
+    few = rows if all_of_them else rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
     try:
         now = _ask(review, challenger, few, evaluate, within)
     except NoAnswerError as error:
-        return replace(found, failed=str(error), incomparable=str(error) if champion else "")
+        return replace(found, failed=str(error), incomparable=str(error) if found.champion else "")
     found = replace(found, checked=len(few), seconds={"challenger": now.seconds})
-    if mine is None:
-        if not whole:  # the evaluation's metrics are all that there is
-            return found
-        mine = now.table
-    else:
-        rows = rows.loc[rows.index.intersection(mine.index)]
+    if mine is not None:
         both = few.index.intersection(mine.index)
         pair = (review.score(few.loc[both], each.loc[both])["score"] for each in (now.table, mine))
         found = replace(found, agreed=int(np.equal(*pair).sum()))
+    elif all_of_them:
+        mine = now.table
+    else:  # the evaluation's metrics are all that there is
+        return found
     its = None
-    if champion:
-        try:
-            if read := _read_evidence(review, champion, every) if same_test else None:
-                its = read[0]
-                rows = rows.loc[rows.index.intersection(its.index)]
-            else:
-                asked = _ask(review, champion, rows, evaluate, within)
-                its, found = asked.table, replace(found, seconds={**found.seconds, CHAMPION: asked.seconds})
-            if lacking := {*mine.columns} - {*its.columns}:
-                raise NoAnswerError(f"the champion's answers have no {', '.join(sorted(lacking))}")
-        except NoAnswerError as error:
-            its, found = None, replace(found, incomparable=str(error))
+    if found.champion:
+        its, found = _champions(found, review, rows, evaluate, within, same_test=same_test)
+        if its is not None and (lacking := {*mine.columns} - {*its.columns}):
+            its, found = None, replace(found, incomparable=f"its answers have no {', '.join(sorted(lacking))}")
+    answered = [each for each in (mine, its) if each is not None]
+    rows = rows.loc[[place for place in rows.index if all(place in each.index for each in answered)]]
     mine, its = mine.loc[rows.index], None if its is None else its.loc[rows.index]
     found = _compared(found, review, rows, mine, its, baseline)
     samples = (None if each is None else review.measure(rows, each) for each in (mine, its))
-    its_logged = _logged(champion) if same_test else None
+    its_logged = _logged(found.champion) if same_test else None
     return replace(found, metrics=metrics_of(_logged(challenger), its_logged, *samples))
 
 
@@ -301,9 +274,9 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
     found = replace(
         found,
         unit=review.unit,
-        explained=review.explained,
+        explained={**main_figures(model), **review.explained},
         baseline=review.baseline,
-        main=next((each for each in review.explained if each in metrics), next(iter(review.explained))),
+        main=review.main,
     )
     data = Path("data/processed", block.dataset)
     return _asked(found, review, data, block.evaluate, within, same_test=same_test)

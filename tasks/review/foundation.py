@@ -57,16 +57,12 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
 
 
 REVIEW = Review(
+    main="bits_per_byte",
     unit="pieces of text",
     columns=("text",),
     rows=rows,
     score=score,
     measure=measure,
-    explained={
-        "bits_per_byte": "bits that it needs for a byte of the text; says nothing about the sense of what it writes",
-        "test_loss": "the same in nats a token, which depends on the tokenizer",
-        "perplexity": "the loss as a number of equally likely tokens",
-    },
     baseline="the better of PPMd, a compressor, and of n-grams (modified Kneser-Ney, the order chosen on validation)",
     step=0.25,
     ask="bits",

@@ -93,7 +93,7 @@ def _data_quality(model: str, version: "ModelVersion") -> Gate:
     from tasks.registry.trained_on import data_of
 
     name, dataset = "its data passed the checks", load_application(model).dataset
-    made, trained = f"data/processed/{dataset}", data_of(model, version)
+    made, trained = f"data/processed/{dataset}", data_of(version)
     report = Path("reports/quality", dataset, "validation.json")
     try:
         here = locked(f"preprocess@{dataset}").outs.get(made)
@@ -123,7 +123,7 @@ def _drift(comparison: "Comparison", most: float) -> Gate:
     if comparison.champion is None:
         return Gate(name, True, "there is no champion yet")
     versions = {"challenger": comparison.challenger, "champion": comparison.champion}
-    found = {who: data_of(comparison.model, version) for who, version in versions.items()}
+    found = {who: data_of(version) for who, version in versions.items()}
     if lacking := [who for who, data in found.items() if data is None]:
         return Gate(name, None, f"the data of the {' and the '.join(lacking)} is not known")
     mine, its = found.values()

@@ -77,26 +77,16 @@ def _configure_logging(log: Path) -> None:
             logging.getLogger(name).addHandler(file)
 
 
-def _interrupt_again() -> None:
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-
 def _on_interrupt(_: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, but a moment later where the import system would never give its lock back."""
     if frame is not None and frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-        return _interrupt_again()
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return
     raise KeyboardInterrupt
 
 
 def _on_terminate(number: int, _: FrameType | None) -> None:
     raise TerminationSignal(number)
-
-
-def _on_dropped(dropped: "sys.UnraisableHookArgs") -> None:
-    """Interrupt again after a Ctrl-C in a finaliser, where Python drops exceptions; report others as Python does."""
-    if issubclass(dropped.exc_type, KeyboardInterrupt):
-        return _interrupt_again()
-    sys.__unraisablehook__(dropped)
 
 
 def leave_soon() -> None:
@@ -127,7 +117,6 @@ def run_command(
     gc.enable()
     began = time.monotonic()
     _configure_logging(log)
-    sys.unraisablehook = _on_dropped
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
         signal.signal(signal.SIGINT, _on_interrupt)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # which Prefect, after its own, hands the signal on to

@@ -1,12 +1,12 @@
 """Who may write: one process a name, in this folder."""
 
-import fcntl
 import os
 import platform
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from llm.errors import UserError
 
@@ -29,18 +29,10 @@ def exclusive(name: str, patience: float | None = None) -> Iterator[None]:
     """
     path = STATE / name / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = None if patience is None else time.monotonic() + patience
-    with path.open("a+") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if deadline is not None and time.monotonic() > deadline:
-                    file.seek(0)
-                    raise UserError(f"{path} is held by process {file.read()}, which still runs") from None
-            time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    try:
+        lock = FileLock(path).acquire(-1 if patience is None else patience)
+    except Timeout:
+        raise UserError(f"{path} is held by process {path.read_text()}, which still runs") from None
+    with lock:
+        path.write_text(str(os.getpid()))
         yield

@@ -14,11 +14,14 @@ import pytest
 import torch
 import yaml
 from dvc.repo import Repo
+from mlflow import MlflowClient
 from projects import ROOT, free_ports
 from typer.testing import CliRunner
 
 from app.command import cli
 from llm.training.checkpoint import Checkpoints
+from tasks.registry.decide import approve, compared
+from tasks.registry.tracking import configure_tracking
 from tasks.stages.graph import reproduce
 from tests.app.conftest import error_of, shell, tracked, wait_until
 
@@ -161,6 +164,16 @@ def test_status_names_versions_with_their_aliases(pipeline, registry):
         ("foundation", "1", ["challenger"]),
     ]
     assert re.search(r"^  assistant/1  \d{4}-\d\d-\d\d \d\d:\d\d\S*  champion$", said, re.MULTILINE)
+
+
+def test_status_names_the_gates_in_spite_of_which_a_version_was_approved(pipeline, mlflow_store):
+    configure_tracking()
+    MlflowClient().create_registered_model("threestage-classifier")
+    MlflowClient().create_model_version("threestage-classifier", str(Path.cwd() / "mlartifacts"))
+    compared("classifier", "1", None, ["f1", "drift"])
+    approve("classifier", "1", "reviewer-1", "we need one", despite_gates=True)
+    said = CliRunner().invoke(cli, ["status"]).stdout
+    assert re.search(r"^  classifier/1 .*  champion, approved despite f1 and drift$", said, re.MULTILINE)
 
 
 def test_status_names_interrupted_trainings(pipeline):

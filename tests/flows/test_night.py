@@ -61,10 +61,10 @@ def colleague(tmp_path, monkeypatch, prefect_api) -> Path:
     return tmp_path / "colleague"
 
 
-def night() -> tuple[str, str]:
+def night(**parameters: float) -> tuple[str, str]:
     """Run; what the run is called beside its day, and how its state says that it ended."""
     with suppress(UserError):
-        run_as_child(retrain, PARAMETERS)
+        run_as_child(retrain, PARAMETERS | parameters)
     here = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace()]))
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=here, sort=FlowRunSort.START_TIME_DESC)
@@ -84,6 +84,9 @@ def versions() -> dict[str, str]:
 
 
 def test_nights_of_a_training_machine_and_its_team(colleague, monkeypatch):
+    name, end = night(hours=1e-9)
+    assert (name, versions()) == ("0 of 6 stages", {})
+    assert end.count("the run took longer than it may (`hours`)") == 1
     source = Path("made/assistant").rename("../away")
     before = git(*STATUS)
     name, end = night()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from projects import ROOT
 
 from flows.preprocess import add_inbox, check, read, read_inbox, split_rows, write
 from llm.errors import UserError
@@ -212,6 +213,7 @@ def test_a_row_of_an_inbox_that_cannot_be_read_is_named(drawn):
 
 def test_the_same_question_in_any_wording_of_validation_or_test_is_left_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "data/instructions", "data/instructions")
     instructions = find("instructions")
     params = instructions.params(**PARAMS, rows_a_kind=12)
     Path("data/raw/instructions").mkdir(parents=True)

@@ -1,10 +1,9 @@
-"""The schedule on a real Prefect server and worker: reviews, no-ops, a cancelled run, killed workers, a killed run."""
+"""The schedule on a real Prefect server and worker: a deployment, a cancelled run, a killed worker, a killed run."""
 
 import asyncio
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -20,19 +19,19 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
     FlowRunFilter,
     FlowRunFilterId,
-    FlowRunFilterName,
     FlowRunFilterParentFlowRunId,
-    FlowRunFilterTags,
 )
 from prefect.states import Cancelling
 from projects import change_params, environment, git, run
 
-from flows.retrain import Report
+from flows.deploy import check
+from llm.errors import UserError
 from tests.world import ENDS
 
 HANGS = 600  # seconds that only something that hangs takes
@@ -83,9 +82,12 @@ def deployed(project, prefect_api, tmp_path_factory):
     git(folder, "config", "user.email", "ada@localhost")
     done = run(folder, "dvc", "remote", "add", "--default", "store", str(folder.parent / "store"))
     assert done.returncode == 0, done.stderr
-    git(folder, "commit", "--quiet", "--message", "A remote", ".dvc/config")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "The models, and a remote")
     git(folder.parent, "clone", "--quiet", "--bare", str(folder), "origin")
     git(folder, "remote", "add", "origin", str(folder.parent / "origin"))
+    git(folder, "fetch", "--quiet", "origin")
+    git(folder, "branch", "--quiet", "--set-upstream-to", f"origin/{said(folder, 'branch', '--show-current')}")
     for model in ("foundation", "assistant"):
         registry(folder).delete_registered_model_alias(f"threestage-{model}", "challenger")
     create = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
@@ -93,9 +95,6 @@ def deployed(project, prefect_api, tmp_path_factory):
     for command in (create, ["--no-prompt", "deploy", "--all"], pause):
         done = run(folder, "prefect", *command, PREFECT_API_URL=prefect_api)
         assert done.returncode == 0, done.stdout + done.stderr
-    with get_client(sync_client=True) as client:
-        steps = client.read_deployment_by_name("retrain/daily").pull_steps
-    assert steps == [{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}]
     return folder
 
 
@@ -170,12 +169,12 @@ def checkpoints(folder):
 
 def what(run):
     """What a run's name says beside the day, which is one of its own."""
-    day, said = re.fullmatch(r"retrain (\d{4}-\d\d-\d\d): (.+)", run.name).groups()
+    day, rest = re.fullmatch(r"retrain (\d{4}-\d\d-\d\d): (.+)", run.name).groups()
     assert f"{run.start_time.astimezone(UTC):%Y-%m-%d}" <= day <= f"{run.end_time.astimezone(UTC):%Y-%m-%d}"
-    return said
+    return rest
 
 
-def test_a_run_is_due_each_day_and_none_is_dropped_while_another_runs(deployed, client):
+def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(deployed, client, monkeypatch, tmp_path):
     daily = client.read_deployment_by_name("retrain/daily")
     assert [each.schedule.cron for each in daily.schedules] == ["0 3 * * *"]
     assert daily.global_concurrency_limit.limit == 1
@@ -183,66 +182,27 @@ def test_a_run_is_due_each_day_and_none_is_dropped_while_another_runs(deployed, 
     form = daily.parameter_openapi_schema["properties"]
     assert form.keys() == {"hours", "stage_hours", "decide", "share", "push_to"}
     assert (form["decide"]["enum"], daily.parameters["decide"]) == (["person", "gates", "nobody"], "person")
-    assert daily.parameters["push_to"] == ""
     assert form["stage_hours"]["exclusiveMinimum"] == 0
-    assert "next run goes on" in form["stage_hours"]["description"]
+    place, code = (next(iter(step.values())) for step in daily.pull_steps)
+    assert place == {"directory": str(deployed)}
+    assert code == {"script": f"{sys.executable} -m flows.deploy"}
+    assert client.read_deployment_by_name("review/review").pull_steps == daily.pull_steps[:1]
+
+    client.create_work_pool(WorkPoolCreate(name="swarm", type="docker"), overwrite=True)
+    monkeypatch.chdir(deployed)
+    check(POOL)
+    for pool, reason in {"swarm": "is of the type docker", "nowhere": "does not exist"}.items():
+        with pytest.raises(UserError, match=rf"^the work pool {pool} {reason}; .* `prefect work-pool create {pool} "):
+            check(pool)
+    shutil.copy("prefect.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=rf"^the deployment \w+ runs in .*{deployed}, and not in .*{tmp_path}: deploy there"
+    ):
+        check(POOL)
 
 
-def test_a_challenger_that_nobody_compared_is_compared_once_and_then_nothing_is_new(deployed, prefect_api, client):
-    with worker(deployed, prefect_api):
-        reviewed = start(client)
-        done = ended(client, reviewed)
-        nothing = start(client)
-        then = ended(client, nothing)
-    assert done.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
-    assert what(done) == "nothing to train, a review"
-    states = tree(client, reviewed)
-    assert set(states.values()) == {"Completed"}
-    assert {done.name, "review: classifier 1 waits", "review classifier"} <= states.keys()
-    shown = page(reviewed)
-    (review,) = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[reviewed]))
-    )
-    assert f"/runs/flow-run/{review.id})" in shown
-    assert "- **classifier**: version 1 waits for a decision\n  - Version 1 " in shown
-    assert "review/review.html\n" in shown
-    tags = registry(deployed).get_model_version("threestage-classifier", "1").tags
-    assert (tags["threestage.state"], tags["threestage.by"]) == ("pending", "review")
-
-    assert (what(then), then.state.name) == ("nothing new", "Completed")
-    assert tree(client, nothing) == {then.name: "Completed"}
-    assert "| threestage-classifier | version 1, challenger |" in page(nothing)
-    assert not said(deployed, "branch", "--list", "retrain/*")
-
-
-def test_a_run_that_takes_longer_than_it_may_fails_before_its_next_stage(deployed, prefect_api, client):
-    path = deployed / "params.yaml"
-    kept = path.read_text()
-    change_params(deployed, {"foundation": {"train": {"steps": 7}}})
-    try:
-        code = (
-            "from flows.retrain import retrain; from tasks.stages.server import run_as_child; "
-            "run_as_child(retrain, {'hours': 1e-9, 'stage_hours': 1})"
-        )
-        command = [sys.executable, "-c", code]
-        variables = environment(PREFECT_API_URL=prefect_api)
-        done = subprocess.run(command, cwd=deployed, env=variables, capture_output=True, text=True, check=False)
-    finally:
-        path.write_text(kept)
-    assert "UserError: the run took longer than it may (`hours`)" in done.stderr
-    assert (deployed / "models/foundation").exists()
-    (latest,) = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            name=FlowRunFilterName(like_=": 4 of 13 stages"),
-            tags=FlowRunFilterTags(all_=[f"{platform.node()}:{deployed}"]),  # the server has others' runs, too
-        )
-    )
-    assert latest.state.name == "Failed"
-
-
-def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_back(
-    deployed, prefect_api, client, tmp_path
-):
+def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_back(deployed, prefect_api, client):
     before, path = weights(deployed), deployed / "params.yaml"
     kept = path.read_text()
     change_params(deployed, {"foundation": {"train": ENDLESS | {"checkpoint_every": 10}}})
@@ -255,24 +215,22 @@ def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_
             client.set_flow_run_state(flow_run, Cancelling())
             done = ended(client, flow_run)
             ends = [each for each in client.read_flow_run_states(flow_run) if each.is_final()]
-            assert ends[0].message == "The run was cancelled."  # as it says itself, before its worker looks
+            later = "the next run goes on from the last checkpoint."
+            assert ends[0].message == f"The run was cancelled; {later}"  # as it says itself, before its worker looks
             assert weights(deployed) == before
+            run_log = deployed / ".threestage/retrain/log"
+            wait_for(lambda: "Stopped; the next run goes on" in run_log.read_text())
+        assert "Finished in state Running" not in run_log.read_text()
         states = tree(client, flow_run)
         assert set(states.values()) == {"Cancelled"}, states
         assert {"pretrain", "pretrain-scratch", done.name} <= states.keys()
         assert "Crash" not in log.read_text()
-        assert checkpoints(deployed)
+        assert " goes on from it; ended after " in log.read_text().splitlines()[-1]
+        assert said(deployed, "status", "--short", "--", "dvc.lock", "reports") == ""
     finally:
         path.write_text(kept)
         for folder in {each.parent for each in checkpoints(deployed)}:
             shutil.rmtree(folder)
-
-
-def test_what_a_run_shares_are_the_numbers_of_its_versions_that_are_there():
-    said = {"a": "12", "b": "version 3, champion", "c": "deleted in the registry", "d": "version 4"}
-    report = Report("retrain 2026-11-29: nothing new", versions=said)
-    assert report.numbers == {"a": "12", "b": "3", "d": "4"}
-    assert report.message().splitlines()[2:] == ["a version 12", "b version 3", "d version 4"]
 
 
 def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_checkpoint(
@@ -300,9 +258,6 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     with worker(deployed, prefect_api):
         again = start(client, push_to="origin")
         finished = ended(client, again)
-        unshared = deployed / ".threestage/retrain/unshared"
-        assert not unshared.exists()
-        unshared.touch()  # as a run leaves it that is stopped before it has shared what it made
         decided = start(client, decide="gates")
         judged = ended(client, decided)
     assert finished.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
@@ -311,37 +266,35 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert what(finished) == "5 of 13 stages"  # emails, the foundation, the classifier, which starts from it
     states = tree(client, again)
     assert set(states.values()) == {"Completed"}
-    assert {"review: foundation 2 waits, classifier 2 waits", "share"} <= states.keys()
+    assert {"review: foundation 2 waits, classifier 2 waits", "register", "share"} <= states.keys()
+    assert "; finished in " in finished.state.message
+    assert "foundation/2, classifier/2 wait for a decision: `python -m flows.review`, " in finished.state.message
     shown = page(again)
     assert "| pretrain | ran | foundation.train modified |" in shown
-    assert "| emails, threestage-classifier version 1 | label | 0.0" in shown
     assert "- **classifier**: version 2 waits for a decision\n" in shown
 
     branch = finished.name.partition(":")[0].replace(" ", "/")
-    commit = said(deployed, "rev-parse", branch)
     assert before == (said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage"))
+    assert said(deployed, "status", "--short", "--untracked-files=no") == "M params.yaml"
     assert said(deployed, "rev-parse", f"{branch}^@") == before[0]
-    subject, stages, versions = said(deployed, "log", "-1", "--format=%an: %B", branch).split("\n\n")
-    assert subject == f"Ada: {finished.name}"
-    assert "pretrain: foundation.train modified" in stages.splitlines()
-    assert {"threestage-classifier version 2", "threestage-assistant version 1"} <= {*versions.splitlines()}
+    message = said(deployed, "log", "-1", "--format=%B", branch).splitlines()
+    assert {"pretrain: foundation.train modified", "threestage-classifier version 2"} <= {*message}
     pointer = "data/inbox/emails/more.jsonl.dvc"
-    for path in ("dvc.lock", "params.yaml", "reports/evaluation/classifier/metrics.json", pointer):
-        assert said(deployed, "show", f"{branch}:{path}") == (deployed / path).read_text().strip()
-    assert said(deployed.parent / "origin", "rev-parse", branch) == commit
-    assert f"- committed to the branch {branch}, {commit[:10]}\n- data pushed to DVC's remote store\n" in shown
-    version = registry(deployed).get_model_version("threestage-classifier", "2")
-    assert (version.tags["threestage.git.branch"], version.tags["threestage.git.results"]) == (branch, commit)
-    assert version.tags["threestage.git.commit"] == before[0]
+    changed = said(deployed, "diff", "--name-only", "HEAD", branch).splitlines()
+    assert {"dvc.lock", "params.yaml", "reports/evaluation/classifier/metrics.json", pointer} <= {*changed}
+    assert said(deployed.parent / "origin", "rev-parse", branch) == said(deployed, "rev-parse", branch)
+    assert f"- committed to the branch {branch}\n- data pushed to DVC's remote store\n" in shown
 
+    assert judged.state.name == "Completed"
+    assert what(judged) == "nothing to train, a review", "DVC's run cache brought back what nobody merged"
+    assert "| pretrain | restored |" in page(decided)
+    assert f"- committed to the branch {branch}\n" in page(decided)
+    assert said(deployed, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
+    version = registry(deployed).get_model_version("threestage-classifier", "2")
+    assert version.tags["threestage.by"] == "gates"
     review = Path(registry(deployed).get_run(version.run_id).info.artifact_uri, "review/gates.json").read_text()
     gates = {gate["name"]: gate for gate in json.loads(review)["gates"]}
     assert gates["its data moved at most 0.25 from the champion's"]["passed"]
-    assert (what(judged), judged.state.name) == ("nothing to train, a review", "Completed")
-    assert f"- nothing to commit: {branch} holds it all, {commit[:10]}\n" in page(decided)
-    assert not unshared.exists()
-    now = registry(deployed).get_model_version("threestage-classifier", "2").tags
-    assert now["threestage.by"] == "gates"
 
 
 def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, prefect_api, tmp_path):
@@ -352,8 +305,8 @@ def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, 
     assert done.stdout.startswith(
         "identical: finetune@classifier made the bytes of models:/threestage-classifier/2 again"
     )
-    tags = registry(deployed).get_model_version("threestage-classifier", "2").tags
-    git(tmp_path / "clone", "checkout", "--quiet", tags["threestage.git.branch"])
+    (branch,) = said(tmp_path / "clone", "branch", "--remotes", "--list", "origin/retrain/*").split()
+    git(tmp_path / "clone", "checkout", "--quiet", branch)
     for command in (["pull", "--quiet"], ["status", "--quiet", "pretrain"]):
         done = run(tmp_path / "clone", "dvc", *command)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -381,7 +334,9 @@ def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_an
     assert done.returncode == 0, done.stderr[-3000:]
     ran = re.findall(r"Beginning subflow run '(.+)' for flow", done.stderr)
     stages = ["pretrain-scratch", "evaluate-foundation", "finetune-classifier", "evaluate-classifier"]
-    assert ran == [*stages, "register"], "only what reads the changed section, and what reads that"
+    assert ran[:5] == [*stages, "register"], "only what reads the changed section, and what reads that"
+    assert ran[5].startswith("review")
+    assert "classifier/3 wait for a decision: `python -m flows.review`" in done.stdout
     assert "version 3" in done.stdout
     states = tree(client, lost)
     assert set(states.values()) == {"Crashed"}, states

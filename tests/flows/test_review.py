@@ -21,6 +21,7 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import Cancelling
 from projects import ROOT, change_params, environment
 
+from flows import form
 from flows import review as command
 from flows.review import NotReviewedError, review
 from llm.errors import UserError
@@ -76,7 +77,7 @@ def project(was_compared, tmp_path, monkeypatch) -> Path:
 @pytest.fixture(autouse=True)
 def _often(monkeypatch):
     """A review that waits looks often: what ends the wait is the same."""
-    monkeypatch.setattr(command, "POLL", 0.1)
+    monkeypatch.setattr(form, "POLL", 0.1)
 
 
 @pytest.fixture
@@ -202,10 +203,18 @@ def test_the_same_pair_is_compared_and_told_of_once_and_the_gates_alone_can_deci
     assert page.stat().st_mtime_ns == before
     assert said.startswith("version 2 rejected by gates, ")
     assert "f1 at least 1.1: failed (" in said
-    assert "charm at least 1: could not be computed (there is no metric charm of this version)" in said
+    assert "charm at least 1: could not be computed (this version has no metric charm)" in said
     assert aliases() == ("1", None, None)
     assert reviewed()["classifier"] == "no challenger; version 1 is champion"
     assert [each.event for each in history("classifier")] == ["approved", "compared", "rejected"]
+
+
+def test_what_the_gates_cannot_tell_waits_for_a_person_also_where_they_decide(project):
+    change_params(
+        project, lambda values: values["applications"]["classifier"].update(review={"at_least": {"charm": 1}})
+    )
+    assert reviewed(auto=True)["classifier"].startswith("version 2 waits for a decision\n")
+    assert aliases() == ("1", None, "2")
 
 
 def test_without_a_champion_two_reviews_at_once_compare_with_the_baseline_once_and_the_gates_promote(project):

@@ -89,8 +89,6 @@ class Record:
     """Rows that each rule left out."""
     shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The first of them."""
-    counted: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Rows of each kind, of what was counted, such as of each language."""
     folder: Path | None = None
     """Where the quarantine is written as it grows; without it all is in memory."""
     _file: pq.ParquetWriter | None = None
@@ -117,11 +115,6 @@ class Record:
             if self.folder and len(self.rows) >= IN_MEMORY:
                 self._flush(self.folder)
 
-    def count(self, what: str, rows: Mapping[str, int]) -> None:
-        """So many rows are of each kind."""
-        sums = self.counted.setdefault(what, {})
-        sums |= {kind: sums.get(kind, 0) + count for kind, count in rows.items()}
-
     def absorb(self, other: Self, rule: str | None = None) -> None:
         """Add what another record holds in memory, as if it had happened here; of one rule alone, where it is named."""
         for name, count in other.changes.items():
@@ -130,20 +123,17 @@ class Record:
                 examples = self.examples.setdefault(name, [])
                 more = [each for each in other.examples.get(name, []) if each not in examples]
                 examples += more[: EXAMPLES - len(examples)]
-        for what, rows in other.counted.items():
-            if rule in (None, what):
-                self.count(what, rows)
         self.left_out(row for row in other.rows if rule in (None, row["rule"]))
 
     def to_json(self) -> str:
         """What it holds in memory, for `from_json`."""
-        return json.dumps([self.changes, self.examples, self.counted, self.rows])
+        return json.dumps([self.changes, self.examples, self.rows])
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """The record that `to_json` gave the text of."""
-        changes, examples, counted, rows = json.loads(text)
-        record = cls(changes=changes, examples=examples, counted=counted)
+        changes, examples, rows = json.loads(text)
+        record = cls(changes=changes, examples=examples)
         record.left_out(rows)
         return record
 
@@ -158,8 +148,8 @@ class Record:
         self.rows.clear()
 
     def rules(self) -> set[str]:
-        """The rules that changed, left out or counted anything."""
-        return {*self.changes, *self.dropped, *self.counted}
+        """The rules that changed or left out anything."""
+        return {*self.changes, *self.dropped}
 
     def counts(self) -> dict[str, int]:
         """Of each rule that did anything the texts that it changed and the rows that it left out."""
@@ -181,8 +171,7 @@ class Record:
             for rule in self.counts()
         }
         write_atomic(folder / "cleaning.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        page = [*_page(dataset, content), *_counted(self.counted)]
-        write_atomic(folder / "cleaning.md", "\n".join(page) + "\n")
+        write_atomic(folder / "cleaning.md", "\n".join(_page(dataset, content)) + "\n")
         self._flush(self.folder or folder)
         self._file.close()
 
@@ -204,12 +193,6 @@ def changed(rule: str, before: str, after: str) -> None:
     """Say that a rule made of a text another one; equal ones, but for spaces, are none."""
     if record := _current.get():
         record.changed(rule, before, after)
-
-
-def counted(what: str, rows: Mapping[str, int]) -> None:
-    """Say how many rows are of which kind, before any is left out for it."""
-    if record := _current.get():
-        record.count(what, rows)
 
 
 def absorb(other: Record, rule: str | None = None) -> None:
@@ -286,13 +269,6 @@ def _page(dataset: str, content: Mapping[str, Any]) -> Iterator[str]:
         for row in found["left_out"]:
             text = " ".join(row["text"].split())[:LONGEST].replace("`", "'")
             yield from ("", f"`{row['id']}`: {row['reason']}" + (f": `{text}`" if text else ""))
-
-
-def _counted(found: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    for what, counts in found.items():
-        yield from ("", f"## Rows by {what}", "", f"| {what} | rows | share |", "|---|--:|--:|")
-        for kind, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
-            yield f"| {kind} | {count} | {count / sum(counts.values()):.2%} |"
 
 
 def _marked(mark: str, text: str) -> Iterator[str]:

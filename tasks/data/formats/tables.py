@@ -12,7 +12,7 @@ import pyarrow.parquet
 from llm.errors import UserError
 from tasks.data.formats import Problem, RowError
 from tasks.data.formats.sniff import head_of, is_json, separator_of, suffix_of
-from tasks.data.textfiles import LARGEST, LONGEST_LINE, large_list, lines, parse_json, read_text
+from tasks.data.textfiles import LARGEST, LONGEST_LINE, TooLargeError, large_list, lines, parse_json, read_text
 
 T = TypeVar("T")
 BATCH = 16  # rows of a Parquet file in memory; a value of megabytes may stand in each of them for a few bytes of file
@@ -160,13 +160,14 @@ def _json_lines(path: Path) -> Iterator[Row | Problem]:
 
 
 def _json(path: Path) -> Iterator[Row | Problem]:
-    """A list of rows, of which a large one is read as its rows come, a row a line, or the one object of a file."""
-    number = 0
-    for number, row in enumerate(large_list(path), 1):
-        yield number, row
-    if number:
+    """A list of rows, one after the other if it is too large to be read as a whole, or the one object of a file."""
+    try:
+        text = read_text(path)
+    except TooLargeError:
+        if not (head_of(path) or "").lstrip().startswith("["):
+            raise
+        yield from enumerate(large_list(path), 1)
         return
-    text = read_text(path)
     first, _, rest = text.strip().partition("\n")
     if first.startswith("{") and rest and is_json(first):  # a row a line, of which the first one is long
         yield from _json_lines(path)

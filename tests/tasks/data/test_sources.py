@@ -12,13 +12,12 @@ from pathlib import Path
 import fsspec
 import pandas as pd
 import pytest
-import zstandard
 from archive_files import files_below, make_tar, make_zip
 from pydantic import ValidationError
 
 from flows.fetch import fetch
 from llm.errors import UserError, UserFileError
-from tasks.data.compression import open_plain
+from tasks.data.compression import open_plain, zstd
 from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, source_name
 
@@ -303,7 +302,7 @@ def test_a_compressed_text_of_another_encoding_is_read_as_one_and_bytes_of_bytes
 
 def test_zstandard_may_begin_with_a_frame_to_skip(tmp_path):
     path = tmp_path / "a.zst"
-    path.write_bytes(b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstandard.compress(b"hello"))
+    path.write_bytes(b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstd.compress(b"hello"))
     with open_plain(path) as file:
         assert file.read() == b"hello"
 
@@ -323,7 +322,7 @@ def test_an_encoding_is_that_of_texts_which_are_not_utf_8_already(tmp_path):
     pd.DataFrame({"text": [old]}).to_parquet(mine / "rows.parquet")
     mail = "From: a@b.org\nSubject: s\nContent-Type: text/plain; charset=iso-8859-1\n\n"
     files = {"old.txt": old.encode("windows-1252"), "new.txt": old.encode(), "plain.txt": b"plain\n"}
-    files |= {"packed.txt.zst": zstandard.compress(old.encode("windows-1252"))}
+    files |= {"packed.txt.zst": zstd.compress(old.encode("windows-1252"))}
     files |= {"cut.bin": b"a\0\xe9", "a.eml": mail.encode() + "Gr\u00fc\u00dfe".encode("iso-8859-1")}
     for name, content in files.items():
         (mine / name).write_bytes(content)

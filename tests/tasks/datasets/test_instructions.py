@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from llm.errors import UserError
-from tasks.data.checkable import kinds
 from tasks.data.cleaning.record import recorded
+from tasks.data.instructions.packs import read_packs
 from tasks.data.quality import validate
 from tasks.data.shingles import text_hashes
 from tasks.data.splits import deduplicate, overlap, split
@@ -68,11 +68,12 @@ def splits(table):
 
 def test_there_are_rows_of_every_kind_and_those_with_answers_are_checkable(table):
     assert list(table.columns) == COLUMNS
-    assert set(table["kind"]) == {"conversation", *kinds()}
+    assert set(table["kind"]) == {"conversation", *read_packs().kinds}
     assert (table["kind"].value_counts().drop("conversation") == 10).all()
     assert table["id"].is_unique
     free = table["answers"].map(len) == 0
-    assert set(table.loc[free, "kind"]) == {"conversation", *(k.name for k in kinds().values() if not k.checkable)}
+    unchecked = [name for name, kind in read_packs().kinds.items() if not kind.checkable]
+    assert set(table.loc[free, "kind"]) == {"conversation", *unchecked}
     checkable = table[~free]
     assert all(output == right[0] for output, right in zip(checkable["output"], checkable["answers"], strict=True))
 
@@ -83,9 +84,9 @@ def test_the_same_seed_makes_the_same_table_and_another_seed_another(raw, table)
 
 
 def test_a_kind_has_as_many_rows_as_it_is_given(raw):
-    table = read_instructions(raw, params(rows_a_kind=2, rows_of={"spam": 5, "rhyme": 0}))
+    table = read_instructions(raw, params(rows_a_kind=2, rows_of={"spam": 5, "synonym": 0}))
     counts = table["kind"].value_counts()
-    assert (counts["spam"], counts["sentiment"], counts.get("rhyme", 0)) == (5, 2, 0)
+    assert (counts["spam"], counts["sentiment"], counts.get("synonym", 0)) == (5, 2, 0)
     with pytest.raises(UserError, match="rows_of: there is no kind 'spamm'; kinds are "):
         read_instructions(raw, params(rows_of={"spamm": 5}))
 
@@ -202,7 +203,7 @@ def test_own_rows_come_from_json_and_json_lines_with_what_else_they_carry(tmp_pa
         ("a.yml", "conversations:\n- [Is it?, Yes]\n", r"a\.yml, conversation 1: True is not text; put it in quotes"),
         ("a.yml", "talks: []\n", r"a\.yml: no list under `conversations`"),
         ("a.txt", "Once", r"a\.txt: no table of instructions; they are read from csv, json, jsonl, parquet and Chat"),
-        ("index.sense", "", r"no data\.noun; let `files` of the WordNet source keep it"),
+        ("index.sense", "", r"index\.sense: not in the form of wordnet that is expected: .*No such file.*data\.noun"),
     ],
 )
 def test_what_cannot_be_read_is_named_by_file_row_and_reason(tmp_path, name, content, message):

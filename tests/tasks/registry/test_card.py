@@ -1,6 +1,5 @@
 import json
 import platform
-from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -9,26 +8,20 @@ from bs4 import BeautifulSoup
 from mlflow import MlflowClient
 from small_models import challenger
 
-from tasks.registry.card import Origin, write_card
+from tasks.registry.card import write_card
 from tasks.registry.register import register_model
 from tasks.registry.tracking import stage_run
 from tasks.stages.hashes import Hashes
 
 ATTACK = "<script>alert(1)</script> | [free](https://example.com/win) ![](https://example.com/x.png)"
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'
-ORIGIN = Origin(
-    training=Hashes(
-        {"applications.mail.train": {"seed": 7, "lora": None, "rate": 1e-05, "names": ["a|b"]}, "torch": "2.13.0"},
-        {"data/processed/emails": "d1.dir", "models/foundation": "b1.dir", "llm/model": "c1.dir"},
-        {"models/mail": "m1.dir", "reports/training/mail/loss.svg": "l1"},
-    ),
-    evaluation=Hashes({}, {"models/mail": "m1.dir", "data/behavioural": "h1.dir"}, {"reports/evaluation/mail": "e1"}),
-    commit="0123abc",
-    uncommitted="",
-    training_run="none",
-    facts={},
-    key="k1",
+TRAINING = Hashes(
+    {"applications.mail.train": {"seed": 7, "lora": None, "rate": 1e-05, "names": ["a|b"]}, "torch": "2.13.0"},
+    {"data/processed/emails": "d1.dir", "models/foundation": "b1.dir", "llm/model": "c1.dir"},
+    {"models/mail": "m1.dir", "reports/training/mail/loss.svg": "l1"},
 )
+EVALUATION = Hashes({}, {"models/mail": "m1.dir", "data/behavioural": "h1.dir"}, {"reports/evaluation/mail": "e1"})
+FACTS = {"git.commit": "0123abc", "uncommitted": "", "run.training": "none", "key": "k1"}
 PARAMS = """\
 datasets:
   corpus:
@@ -76,7 +69,8 @@ def mail(tmp_path, monkeypatch):
         "reports/evaluation/mail/evidence/errors.md": f"# The worst\n\n**1.json**: is ham\n\n> {ATTACK}\n",
         "reports/evaluation/mail/evidence/samples.md": "# Samples\n\n"
         + "\n\n".join(f"**q{n}**\n\n- a{n}" for n in range(12)),
-        "tasks/applications/mail.md": "## What it is for\n\nSorting mail.\n",
+        "tasks/applications/mail.md": "## What it is for\n\nSorting mail.\n\n"
+        "## Main figures\n\n- `f1`: how well spam is found\n",
     }
     for path, content in files.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +81,9 @@ def mail(tmp_path, monkeypatch):
 def written(mail, tmp_path):
     """The card's page, written anew at each call."""
 
-    def write(metrics: dict[str, float] | None = None, origin: Origin = ORIGIN) -> BeautifulSoup:
-        write_card(tmp_path, "mail", "threestage-mail", {"f1": 0.5} if metrics is None else metrics, origin)
+    def write(metrics: dict[str, float] | None = None, trained: dict[str, str] | None = None) -> BeautifulSoup:
+        values = {"f1": 0.5} if metrics is None else metrics
+        write_card(tmp_path, "mail", "threestage-mail", values, TRAINING, EVALUATION, FACTS, trained or {})
         return BeautifulSoup((tmp_path / "card.html").read_text(), "lxml")
 
     return write
@@ -114,7 +109,15 @@ def text(found: BeautifulSoup) -> str:
 
 
 def test_a_card_says_what_its_files_say(written):
-    metrics = {"f1": 0.5, "f1_low": 0.4, "f1_high": 0.6, "f1_gain": 0.1, "baseline_f1": 0.4, "nearest_f1": 0.3}
+    metrics = {
+        "accuracy": 0.75,
+        "f1": 0.5,
+        "f1_low": 0.4,
+        "f1_high": 0.6,
+        "f1_gain": 0.1,
+        "baseline_f1": 0.4,
+        "nearest_f1": 0.3,
+    }
     page = written(metrics)
     evidence = ["Figures", "Slices", "Pictures", "The worst errors", "Samples"]
     assert [each.get_text() for each in page.find_all("h2")] == [
@@ -123,7 +126,8 @@ def test_a_card_says_what_its_files_say(written):
     assert page.h1.get_text() == "threestage-mail"
     assert "It started from models/foundation ( b1.dir )." in text(page.p)
     assert rows(section(page, "Figures")) == [
-        ["f1", "0.5000", "0.4000 to 0.6000", "0.4000", "+0.1000"],
+        ["f1how well spam is found", "0.5000", "0.4000 to 0.6000", "0.4000", "+0.1000"],
+        ["accuracy", "0.7500", "", "", ""],
         ["nearest_f1", "0.3000"],  # of another contender, in a table of its own
     ]
     assert text(section(page, "What it is for")) == "Sorting mail."
@@ -155,7 +159,7 @@ def test_the_short_card_has_figures_use_and_limits(written, tmp_path):
     found = (tmp_path / "card.md").read_text()
     assert found.startswith("# threestage-mail\n\nMail, trained by `finetune@mail`")
     assert "| f1 | 0.5000 |  | | |" in found
-    assert found.endswith("## What it is for\n\nSorting mail.\n")
+    assert "## What it is for\n\nSorting mail.\n" in found
 
 
 def test_a_long_table_and_many_samples_end_and_say_where_the_rest_is(written):
@@ -184,10 +188,10 @@ def test_the_same_files_give_the_same_bytes(written, tmp_path):
     assert str(written()) == str(written())
 
 
-def test_what_was_not_in_git_and_what_nobody_wrote_down_is_said(written):
+def test_what_was_not_in_git_and_what_nobody_wrote_down_is_said(written, monkeypatch):
     Path("tasks/applications/mail.md").unlink()
-    facts = {"machine.cpu": "EPYC", "git.commit": "456"}
-    page = written({}, replace(ORIGIN, uncommitted="not in git: params.yaml, steps 900 -> 20", facts=facts))
+    monkeypatch.setitem(FACTS, "uncommitted", "not in git: params.yaml, steps 900 -> 20")
+    page = written({}, {"machine.cpu": "EPYC", "git.commit": "456"})
     assert text(section(page, "Use")) == "Nobody has written it down yet, in tasks/applications/mail.md ."
     lineage = rows(section(page, "Lineage"))
     assert ["not in git", "params.yaml, steps 900 -> 20"] in lineage
@@ -226,8 +230,8 @@ def test_a_version_has_its_card_and_a_better_card_makes_no_version(project, monk
     assert ["f1", "0.5000", "", "0.9000", "-0.4000"] in rows(section(page, "Figures"))
     assert ["machine.python", platform.python_version()] in rows(section(page, "Training"))
     lineage = rows(section(page, "Lineage"))
-    assert ["made: models/classifier", version.tags["threestage.model"]] in lineage
     assert ["training run in MLflow", training.info.run_id] in lineage
+    assert ["made: models/classifier", version.tags["threestage.model"]] in lineage
     assert ["key of this version", version.tags["threestage.key"]] in lineage
     Path("tasks/applications").mkdir()
     Path("tasks/applications/classifier.md").write_text("## What it is for\n\nMail.\n")

@@ -104,7 +104,7 @@ def test_what_a_branch_or_a_tag_has_stays_but_a_nightly_branch_only_for_some_day
     another(0.8)
     assert old() == []
     run("git", "update-ref", "refs/remotes/origin/retrain/2026-01-02", "refs/heads/retrain/x")
-    run("git", "update-ref", "refs/heads/retrain/2026-01-02", "refs/heads/retrain/x")
+    run("git", "update-ref", "refs/heads/retrain/2026-01-02-2", "refs/heads/retrain/x")
     run("git", "branch", "-q", "-D", "retrain/x")
     assert old() == ["3"]
     assert old(days=(time.time() - 1_767_000_000) / 86_400) == []
@@ -161,9 +161,11 @@ def test_the_run_and_the_model_of_another_version_stay(four):
 
 def test_a_model_that_no_version_serves_and_no_lock_holds_goes_after_some_days(four):
     (model,) = mlflow.search_logged_models(output_format="list")
-    client, run_id = MlflowClient(), model.source_run_id
-    client.log_text(run_id, "weights", "checkpoints/step-000001.safetensors")
-    client.log_text(run_id, "numbers", "progress.csv")
+    client = MlflowClient()
+    artifacts = Path(client.get_run(model.source_run_id).info.artifact_uri)
+    (artifacts / "checkpoints").mkdir()
+    (artifacts / "checkpoints/step-000001.safetensors").write_text("weights")
+    (artifacts / "progress.csv").touch()
     client.delete_registered_model(NAME)
     assert training_weights(0) == []  # it is here
     lock = Path("dvc.lock").read_text()
@@ -178,7 +180,7 @@ def test_a_model_that_no_version_serves_and_no_lock_holds_goes_after_some_days(f
     assert checkpoints.bytes == len("weights")
     checkpoints.remove()
     assert training_weights(0) == []
-    assert "progress.csv" in [file.path for file in client.list_artifacts(run_id)]
+    assert (artifacts / "progress.csv").exists()
     assert not any(path.is_file() for path in Path(model.artifact_location).rglob("*"))
     with pytest.raises(MlflowException):
         client.get_logged_model(model.model_id)

@@ -10,11 +10,10 @@ from mlflow import MlflowClient
 from projects import git
 from token_files import write_tokens
 
-from llm.errors import UserError
 from llm.tokenizer import save_tokenizer
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.trained_on import TrainedOn, committed, current_md5, current_rows, rows_before, trained_on
+from tasks.registry.trained_on import TrainedOn, committed, current_md5, current_rows, data_of, rows_before
 from tasks.stages.hashes import Hashes
 
 NAME = "threestage-classifier"
@@ -37,24 +36,10 @@ def test_the_data_of_a_version_is_named_by_its_record(project, mlflow_store, tmp
     client = MlflowClient()
     client.create_registered_model(NAME)
     deps = {"models/published": "def.dir", "data/processed/emails": "abc.dir"}
-    for found in (deps, {}):
+    for found, expected in ((deps, TrainedOn("emails", "abc.dir")), ({}, None)):
         with mlflow.start_run() as run:
             write_record(run.info.run_id, Record("register", Hashes({}, found, {}), {}))
-        client.create_model_version(NAME, str(tmp_path), run.info.run_id)
-    assert trained_on("classifier", "champion") is None
-    client.set_registered_model_alias(NAME, "champion", "1")
-    assert trained_on("classifier", "champion") == TrainedOn("classifier", "1", "emails", "abc.dir")
-    assert trained_on("assistant", "champion") is None
-    assert trained_on("classifier", "previous") is None
-    client.set_registered_model_alias(NAME, "champion", "2")
-    assert trained_on("classifier", "champion") is None
-
-
-def test_a_registry_that_is_away_is_not_taken_for_one_without_a_champion(project, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
-        trained_on("classifier", "champion")
+        assert data_of(client.create_model_version(NAME, str(tmp_path), run.info.run_id)) == expected
 
 
 def test_the_rows_of_before_come_from_the_cache_as_long_as_it_has_them(project):
@@ -62,7 +47,7 @@ def test_the_rows_of_before_come_from_the_cache_as_long_as_it_has_them(project):
     write("emails", rows)
     with Repo() as repo:
         repo.add("data/processed/emails")
-    before = TrainedOn("classifier", "1", "emails", current_md5("emails"))
+    before = TrainedOn("emails", current_md5("emails"))
     assert before.md5.endswith(".dir")
     write("emails", rows.assign(body=["other", "rows"]))
     assert rows_before(before).equals(rows)
@@ -90,5 +75,5 @@ def test_the_committed_data_is_what_the_lock_of_the_commit_says(project):
     git(Path.cwd(), "add", "dvc.lock")
     git(Path.cwd(), "commit", "--quiet", "--message", "A lock")
     Path("dvc.lock").unlink()
-    assert committed("emails") == TrainedOn("", "", "emails", "abc.dir")
+    assert committed("emails") == TrainedOn("emails", "abc.dir")
     assert committed("corpus") is None

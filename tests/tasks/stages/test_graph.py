@@ -81,13 +81,22 @@ def ran(once_run, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(once_run, tmp_path, dirs_exist_ok=True))
 
 
-def test_stages_come_behind_what_they_depend_on(project):
-    assert stages() == ["clean", "train", "broken"]
-
-
-def test_of_a_project_elsewhere_those_that_some_need_can_be_asked_for(project, monkeypatch):
+def test_a_plan_names_the_stages_in_order_what_is_stale_and_why_and_what_is_behind_it(ran, once_run, monkeypatch):
+    Path("model").unlink()
+    found = plan()
+    assert found.stages == ["clean", "train", "broken"]
+    assert found.why == changes() == {"train": ["model is missing"], "broken": ["it never ran"]}
+    assert found.behind == {"train": {"clean"}, "broken": {"clean", "train"}}
+    Path("params.yaml").write_text("rate: 2\n")
+    Path("raw").write_text("other")
+    Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw", "cat  raw"))
+    found = plan()
+    assert sorted(found.why["clean"]) == ["changed command", "rate modified", "raw modified"]
+    assert list(found.behind) == ["clean", "train", "broken"]
+    Path("dvc.lock").unlink()
+    assert changes() == {stage: ["it never ran"] for stage in ("clean", "train", "broken")}
     monkeypatch.chdir("/")
-    assert stages(project, ["train"]) == ["clean", "train"]
+    assert stages(once_run, ["train"]) == ["clean", "train"]
 
 
 def test_our_own_graph_is_whole_and_in_order(monkeypatch):
@@ -154,31 +163,6 @@ def test_a_stage_is_stale_until_it_ran_and_again_when_what_it_reads_changes(proj
     assert is_stale("train")
 
 
-def test_stages_that_never_ran_say_so_in_order(project):
-    assert list(changes().items()) == [(stage, ["it never ran"]) for stage in ("clean", "train", "broken")]
-
-
-def test_each_stale_stage_says_why(ran):
-    assert set(changes()) == {"broken"}
-    Path("params.yaml").write_text("rate: 2\n")
-    Path("raw").write_text("other")
-    Path("model").unlink()
-    Path("dvc.yaml").write_text(DVC_YAML.replace("cat raw", "cat  raw"))
-    found = changes()
-    assert sorted(found["clean"]) == ["changed command", "rate modified", "raw modified"]
-    assert found["train"] == ["model is missing"]
-
-
-def test_a_plan_names_what_is_stale_and_what_is_behind_it_in_order(ran):
-    Path("model").unlink()
-    found = plan()
-    assert found.stages == ["clean", "train", "broken"]
-    assert found.why == {"train": ["model is missing"], "broken": ["it never ran"]}
-    assert found.behind == {"train": {"clean"}, "broken": {"clean", "train"}}
-    Path("raw").write_text("other")
-    assert list(plan().behind) == ["clean", "train", "broken"]
-
-
 def test_what_an_earlier_run_made_of_the_same_is_known_and_comes_back_without_a_run(ran):
     made, said = Path("model").read_text(), Path("said").read_text()
     assert graph.is_cached("train")  # as dvc.lock says
@@ -222,17 +206,35 @@ def test_published_weights_are_loaded_only_where_something_starts_from_them(proj
     assert is_stale()
 
 
-def test_one_stage_runs_with_the_environment_and_this_interpreter(project):
+def test_one_stage_runs_alone_with_this_interpreter_and_as_no_run_of_a_worker(project, monkeypatch):
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "another")
+    Path("dvc.yaml").write_text(DVC_YAML.replace("$SAID", "$SAID $PREFECT__FLOW_RUN_ID"))
     Path("clean").write_text("as it is")
     reproduce("train", {"SAID": "hello"})
-    assert Path("model").read_text() == "as it is"  # clean@ did not run before
+    assert Path("model").read_text() == "as it is"  # `clean` did not run before
     assert Path("said").read_text() == "hello\n"
     assert Path(Path("which").read_text().strip()).parent == Path(sys.executable).parent
 
 
-def test_a_failing_stage_is_named(project):
+@pytest.mark.parametrize(
+    ("command", "reason"), [("exit 3", "the reason"), ("kill -9 $PPID", "dvc was killed by signal 9")]
+)
+def test_a_failing_stage_is_named_with_the_reason(project, command, reason):
+    Path("dvc.yaml").write_text(DVC_YAML.replace("exit 3", command))
     Path("model").write_text("x")
-    with pytest.raises(UserError, match="stage broken failed: the reason stands above"):
+    with pytest.raises(UserError, match=f"stage broken failed: {reason}"):
+        reproduce("broken", {})
+
+
+def test_the_last_line_of_a_stages_log_is_the_reason(project):
+    log = STATE / "stages/broken/log"
+    log.parent.mkdir(parents=True)
+    line = "error: emails.csv, row 17: no label; ended after 3 s"
+    Path("dvc.yaml").write_text(DVC_YAML.replace("exit 3", f"echo '{line}' > {log}; exit 1"))
+    Path("model").write_text("x")
+    with pytest.raises(
+        UserError, match=r"^stage broken failed: emails\.csv, row 17: no label; ended after 3 s \(.*log\)$"
+    ):
         reproduce("broken", {})
 
 
@@ -240,13 +242,6 @@ def test_a_dvc_yaml_that_cannot_be_read_is_said_in_a_line(project):
     Path("dvc.yaml").write_text("stages: {train: {cmd: [}}")
     with pytest.raises(UserError, match=r"dvc\.yaml"):
         is_stale()
-
-
-def test_a_stage_that_is_killed_is_told_from_one_that_fails(project):
-    Path("dvc.yaml").write_text(DVC_YAML.replace("exit 3", "kill -9 $PPID"))
-    Path("model").write_text("x")
-    with pytest.raises(UserError, match="stage broken failed: dvc was killed by signal 9"):
-        reproduce("broken", {})
 
 
 def test_a_stage_that_fails_or_is_stopped_leaves_what_it_made_before(project):
@@ -289,14 +284,6 @@ def test_a_stage_that_takes_too_long_is_ended_and_leaves_what_it_made_before(pro
     assert Path("model").read_text() == "text"
     assert not Path("pid").exists() or not psutil.pid_exists(int(Path("pid").read_text()))
     assert is_stale("train")
-
-
-def test_a_stage_does_not_take_itself_for_the_run_that_a_worker_started(project, monkeypatch):
-    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "another")
-    Path("clean").write_text("as it is")
-    Path("dvc.yaml").write_text(DVC_YAML.replace("$SAID", "run $PREFECT__FLOW_RUN_ID"))
-    reproduce("train", {})
-    assert Path("said").read_text() == "run\n"
 
 
 def test_git_is_to_keep_what_the_lock_names_parameters_and_outs_that_dvc_does_not_cache(project):

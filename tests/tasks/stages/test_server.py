@@ -1,4 +1,5 @@
 import asyncio
+import os
 import socket
 import socketserver
 import ssl
@@ -68,9 +69,23 @@ def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_ti
             server._check_answers(url)
 
 
-def test_the_patience_is_enough_for_a_busy_machine():
-    """A first start took over 60 s on two busy cores."""
-    assert server.STARTS_WITHIN >= 180
+def test_no_proxy_stands_between_this_machine_and_its_own_servers(monkeypatch, port):
+    here = HTTPServer(("127.0.0.1", port), Healthy)
+    threading.Thread(target=here.serve_forever).start()
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "own.example")
+    monkeypatch.setenv("no_proxy", "")
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
+        for _ in range(2):
+            server._reach_directly()
+            assert httpx.get(url).is_success
+    finally:
+        here.shutdown()
+        here.server_close()
+    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "own.example,127.0.0.1,localhost"
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import zstandard
 
 from llm.errors import UserError
+from tasks.data.compression import zstd
 from tasks.data.formats.sniff import sniff
 from tasks.data.sources import Source, fetch_source
 from tasks.datasets import corpus, emails, instructions
@@ -100,7 +100,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "gzip": ("rows.jsonl.gz", lambda f: put(f / "rows.jsonl.gz", gzip.compress(json_lines(ROWS).encode()))),
     "Zstandard": (
         "rows.jsonl.zst",
-        lambda f: put(f / "rows.jsonl.zst", zstandard.ZstdCompressor().compress(json_lines(ROWS).encode())),
+        lambda f: put(f / "rows.jsonl.zst", zstd.compress(json_lines(ROWS).encode())),
     ),
     "xz": ("rows.jsonl.xz", lambda f: put(f / "rows.jsonl.xz", lzma.compress(json_lines(ROWS).encode()))),
     "bzip2": ("rows.jsonl.bz2", lambda f: put(f / "rows.jsonl.bz2", bz2.compress(json_lines(ROWS).encode()))),
@@ -110,7 +110,7 @@ CORPUS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "tar.gz by its content": ("texts", lambda f: put(f / "texts", tarred(FILES, "w:gz"))),
     "tar.zst": (
         "texts.tar.zst",
-        lambda f: put(f / "texts.tar.zst", zstandard.ZstdCompressor().compress(tarred(FILES))),
+        lambda f: put(f / "texts.tar.zst", zstd.compress(tarred(FILES))),
     ),
     "tar.xz": ("texts.tar.xz", lambda f: put(f / "texts.tar.xz", tarred(FILES, "w:xz"))),
     "an archive in a folder": ("all", lambda f: put(f / "all/part-1.zip", zipped(FILES))),

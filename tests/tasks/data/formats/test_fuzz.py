@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 
-import zstandard
 from bs4 import BeautifulSoup, CData, NavigableString
 from bs4.element import RubyParenthesisString, RubyTextString
 from hypothesis import example, given, settings
@@ -23,7 +22,7 @@ from hypothesis import strategies as st
 
 from llm.errors import UserError
 from tasks.data.archives import is_archive, unpack
-from tasks.data.compression import open_plain
+from tasks.data.compression import open_plain, zstd
 from tasks.data.mail import DROPPED, ENDS, RowError, clean_mail, html_text, parse_message
 
 CASES = settings(max_examples=300)
@@ -295,7 +294,7 @@ def tarred(members: list[tuple[str, str, bytes]], mode: str = "w") -> bytes:
 
 
 def tarred_zstandard(members: list[tuple[str, str, bytes]]) -> bytes:
-    return zstandard.ZstdCompressor().compress(tarred(members))
+    return zstd.compress(tarred(members))
 
 
 def zipped(members: list[tuple[str, str, bytes]]) -> bytes:
@@ -333,7 +332,7 @@ def test_an_archive_is_unpacked_into_its_folder_or_refused(members, make, change
         assert sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) <= 10_000
 
 
-COMPRESSIONS = [gzip.compress, bz2.compress, lzma.compress, zstandard.ZstdCompressor().compress, bytes]
+COMPRESSIONS = [gzip.compress, bz2.compress, lzma.compress, zstd.compress, bytes]
 
 
 @CASES

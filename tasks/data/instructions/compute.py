@@ -1,0 +1,73 @@
+"""Tasks that Python makes, as no template says how.
+
+A Table yields rows. All other functions are steps of `draw`: they return what they add to the columns, or None for no
+task.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tasks.data.instructions.choose import Generator, Lists, Sources, Values, pick, shuffled
+from tasks.data.instructions.fill import fill, number
+
+
+def times_tables(generator: Generator, sources: Sources) -> Iterator[Values]:
+    """The times tables up to 12 times 10."""
+    pairs = [{"a": a, "b": b} for a in range(1, 13) for b in range(2, 11)]
+    yield from shuffled(generator, pairs)
+
+
+def numbers(
+    generator: Generator, sources: Sources, bounds: list[int], weights: Sequence[float] = ()
+) -> Iterator[Values]:
+    """Numbers in random order; of two weights, the first is for those below 100."""
+    found = range(bounds[0], bounds[1] + 1)
+    for n in shuffled(generator, found, [weights[n >= 100] for n in found] if weights else []):
+        yield {"n": n}
+
+
+def as_much_spam_as_ham(generator: Generator, sources: Sources) -> Iterator[Values]:
+    """All mails once; then those that differ from draw to draw, as many of spam as of ham."""
+    verdicts = sources.lists["mails"]
+    rows = shuffled(generator, [verdict | {"mail": mail} for verdict in verdicts for mail in verdict["mails"]])
+    varied = [row for row in rows if "{" in row["mail"]]
+    spam, ham = ([row for row in varied if row["label"] == verdict["label"]] for verdict in verdicts)
+    while True:
+        yield from rows
+        rows = shuffled(generator, [*spam, *shuffled(generator, ham)[: len(spam)]])
+
+
+def unsorted_numbers(generator: Generator, values: Values, lists: Lists) -> Values | None:
+    """Three or four numbers below 100 that are not in order, and forms of the right order."""
+    size = 3 if generator.random() < 0.6 else 4
+    found = [int(n) for n in generator.choice(np.arange(1, 100), size=size, replace=False)]
+    forms = [between.join(map(str, sorted(found))) for between in (", ", " ", ",")]
+    return (
+        {"numbers": ", ".join(map(str, found)), "right": forms[1], "forms": forms} if sorted(found) != found else None
+    )
+
+
+def four_steps(generator: Generator, values: Values, lists: Lists) -> Values:
+    """Four numbers from `start` on, `step` apart, and the next."""
+    start, step = number("start", values), number("step", values)
+    return {"numbers": ", ".join(str(start + n * step) for n in range(4)), "next": start + 4 * step}
+
+
+def who_has_more(generator: Generator, values: Values, lists: Lists) -> Values:
+    """Which of `one`, who has `a`, and `two`, who has `b`, has more."""
+    winner, loser = ("one", "two") if values["a"] > values["b"] else ("two", "one")
+    return {"winner": values[winner], "loser": values[loser]}
+
+
+def told_before(generator: Generator, values: Values, lists: Lists) -> Values:
+    """One or two things that a user says, and which of them is asked for."""
+    first, second = shuffled(generator, lists["told"])[:2]
+    facts = [(what, {"value": pick(generator, lists[what["values"]])}) for what in (first, second)]
+    history = []
+    for what, value in facts:
+        history += [fill(pick(generator, what["said"]), value), pick(generator, lists["acknowledgements"])]
+    history = history[: 4 if generator.random() < 0.5 else 2]
+    what, value = pick(generator, facts) if len(history) == 4 else facts[0]
+    forms = [fill(form, value) for form in what["answers"]]
+    return {**value, "asked": what["asked"], "forms": forms, "said": " / ".join(history[::2]), "history": history}

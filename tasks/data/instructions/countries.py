@@ -1,0 +1,106 @@
+"""Facts of countries: the npm package world-countries, with the corrections of the list `countries`."""
+
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from llm.config import Config
+from tasks.data.instructions.choose import Generator, Lists, Sources, Values
+from tasks.data.textfiles import parse_json, read_text
+
+Column = Literal["names", "capitals", "currencies", "languages", "continents", "nationalities", "neighbours"]
+
+
+class Correction(Config):
+    """What to say of a country where the package says something else than people do."""
+
+    name: str = ""
+    """Its name as in a sentence."""
+    with_article: bool = False
+    """Whether people say `the` before it."""
+    learn: dict[Column, str] = Field(default={})
+    """The answer to learn instead of the package's first."""
+    also: dict[Column, list[str]] = Field(default={})
+    """Other right answers."""
+    ignore: tuple[Column, ...] = ()
+    """Columns of the package that are wrong."""
+    never_ask: tuple[Column, ...] = ()
+    """Facts that people argue about, or that are no longer true."""
+    official_languages: Literal["", "one", "several"] = ""
+    """If the package counts wrong."""
+    last_neighbour: bool = False
+    """A country with so many neighbours that few people would name it first."""
+    only_as_neighbour: bool = False
+    """A country that nobody is asked about."""
+
+
+def _plain(texts: list[str]) -> list[str]:
+    """Each text once, and without its accents, as people type it."""
+    bare = [unicodedata.normalize("NFKD", text.replace("ł", "l").replace("đ", "d")) for text in texts]
+    return list(dict.fromkeys([*texts, *("".join(c for c in text if not unicodedata.combining(c)) for text in bare)]))
+
+
+def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[str, str]) -> Values:
+    """The facts of a country; of each column with several the first is the answer to learn, and all are right."""
+    spoken = {name.removeprefix("Swiss ").removeprefix("Austro-Bavarian ") for name in entry["languages"].values()}
+    languages = sorted(name.partition(" (")[0] for name in spoken)
+    if "languages" in correction.ignore or (len(languages) > 1 and "languages" not in correction.learn):
+        languages = []  # nobody knows which of several is the one to learn
+    names = [money["name"].replace("Euro", "euro") for _, money in sorted((entry["currencies"] or {}).items())]
+    demonym, region, subregion = entry["demonyms"]["eng"], entry["region"], entry["subregion"]
+    americas = region == "Americas"
+    facts = {
+        "capitals": entry["capital"],
+        "currencies": [form for name in names for form in (name.split()[-1], name)],
+        "languages": languages,
+        "continents": [of_subregion.get(subregion, subregion if americas else region)],
+        "nationalities": [demonym["m"], demonym["f"]],
+    }
+    for column, found in facts.items():
+        right = [correction.learn[column], *found] if column in correction.learn else found
+        right = _plain([*right, *correction.also.get(column, [])]) if right else []
+        facts[column] = [] if column in correction.never_ask else right
+    facts["continents"] += [subregion] * (subregion in of_subregion) + ["America", "the Americas"] * americas
+    is_one = correction.official_languages == "one" or (not correction.official_languages and len(spoken) == 1)
+    people = [text for text in facts["nationalities"] if "," not in text and " or " not in text]
+    return facts | {
+        "the_language": "The" if is_one else "An",
+        "nationalities": people,
+        "people": [f"{text}s" for text in people if not text.endswith(("s", "sh", "ch", "se", "man"))],
+        "borders": [] if "neighbours" in correction.never_ask else entry["borders"],
+    }
+
+
+def read_countries(path: Path, lists: Lists) -> list[Values]:
+    """The countries of the list, in its order. Raises ValueError, LookupError or TypeError for another form."""
+    corrections = lists["countries"]
+    names, rows = {}, {}
+    entries = {entry["cca3"]: entry for entry in parse_json(read_text(path), path)}
+    for code, entry in entries.items():
+        correction, common = corrections.get(code, Correction()), entry["name"]["common"]
+        name = correction.name or f"the {common}" * correction.with_article or common
+        names[code] = [name.removeprefix("the "), name, common, *correction.also.get("names", [])]
+    for code in (code for code in corrections if code in entries and not corrections[code].only_as_neighbour):
+        rows[code] = _country(entries[code], corrections[code], lists["continent_of_subregion"])
+        rows[code] |= {"name": names[code][0], "country": names[code][1], "names": _plain(names[code])}
+    fame = {name: place for place, code in enumerate(rows) for name in rows[code]["names"]}
+    last = {name for code in rows if corrections[code].last_neighbour for name in names[code]}
+    known = list(rows)
+    for place, row in enumerate(rows.values()):
+        # Two neighbours in fame are one group, so that a conversation may ask about one after the other.
+        row["group"] = f"country: {known[place - place % 2]}"
+        found = [name for border in row["borders"] for name in names.get(border, ())]
+        best = min((name for name in found if name in fame), key=lambda name: (name in last, fame[name]), default="")
+        row["neighbours"] = [rows[known[fame[best]]]["country"], *found] if best else []
+        # Nobody asks for a capital that the country's name gives away, as Mexico's.
+        told = any(capital in row["names"] or row["name"] in capital for capital in row["capitals"][:1])
+        row["unknown_capitals"] = [] if told else row["capitals"]
+    return list(rows.values())
+
+
+def countries(generator: Generator, sources: Sources) -> Iterator[Values]:
+    """What is known of each country, the best known first."""
+    yield from sources.read(read_countries, "world-countries")

@@ -1,0 +1,94 @@
+"""Facts of countries and words, on slices of the real sources and on small ones made here."""
+
+import gzip
+import json
+
+import pytest
+
+from llm.errors import UserError
+from tasks.data.instructions.choose import Sources
+from tasks.data.instructions.countries import read_countries
+from tasks.data.instructions.rows import tasks_of
+from tasks.data.instructions.wordnet import read_wordnet
+from tasks.data.instructions.words import read_forms
+
+
+@pytest.fixture
+def tasks(packs, sources):
+    """The tasks of a kind by what it asks."""
+    return lambda name: {task.asked: task for task in tasks_of(packs, name, sources, 1, 2000)}
+
+
+@pytest.fixture
+def answers(tasks):
+    """Their answers."""
+    return lambda name: {asked: task.answers for asked, task in tasks(name).items()}
+
+
+def test_capitals_count_with_their_other_names_and_none_that_the_country_gives_away(answers):
+    found = answers("capital")
+    assert found["France"] == ["Paris", "Paris is the capital of France."]
+    assert found["United States"][:4] == ["Washington D.C.", "Washington, D.C", "Washington", "Washington DC"]
+    assert found["Brazil"][:2] == ["Brasília", "Brasilia"]
+    assert "Mexico" not in found
+
+
+def test_all_that_people_say_of_a_country_is_right(answers):
+    assert answers("currency")["Japan"] == ["yen", "Japanese yen"]
+    assert answers("currency")["Germany"] == ["euro"]
+    assert "pound sterling" in answers("currency")["United Kingdom"]
+    told = [f"An official language of Canada is {language}." for language in ("English", "French")]
+    assert answers("official_language")["Canada"] == ["English", "French", *told]
+    assert answers("continent")["Russia"] == ["Europe", "Asia"]
+    assert answers("continent")["Haiti"][:2] == ["North America", "Caribbean"]
+    assert set(answers("nationality")["Greece"]) == {"Greek", "a Greek", "Greeks"}
+    assert {"France", "Portugal"} <= set(answers("neighbour")["Spain"])
+    assert "Japan" not in answers("neighbour")
+
+
+def test_everyday_words_come_first_and_all_words_of_the_meaning_are_right(answers):
+    synonyms, antonyms = answers("synonym"), answers("antonym")
+    assert (synonyms["happy"][0], synonyms["glad"][0], synonyms["person"][0]) == ("glad", "happy", "individual")
+    assert {"joyful", "pleased"} <= set(synonyms["glad"])
+    assert "felicitous" in synonyms["happy"]  # WordNet's
+    assert antonyms["happy"] == ["sad", "unhappy"]
+    assert (antonyms["man"][0], antonyms["son"][0]) == ("woman", "daughter")
+
+
+def test_words_of_one_meaning_and_of_opposite_ones_are_one_group(tasks):
+    synonyms, antonyms = tasks("synonym"), tasks("antonym")
+    assert synonyms["big"].group == antonyms["big"].group == antonyms["small"].group != antonyms["man"].group
+    assert synonyms["big"].group.startswith("meaning: ")
+
+
+def test_inflections_are_those_of_plain_english(answers):
+    plurals, past = answers("plural"), answers("past_tense")
+    assert (plurals["child"], plurals["leaf"], plurals["person"]) == (["children"], ["leaves"], ["people"])
+    assert (past["take"], past["make"]) == (["took"], ["made"])
+    assert not {"can", "lie", "quit"} & past.keys()
+    assert not {"information", "people"} & plurals.keys()
+    more, most = answers("comparative"), answers("superlative")
+    assert (more["big"], more["happy"], more["slow"]) == (["bigger"], ["happier", "more happy"], ["slower"])
+    assert most["happy"] == ["happiest", "most happy", "the happiest", "the most happy"]
+    assert not {"loyal", "frank", "homely"} & more.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "reader", "content"),
+    [
+        ("index.sense", "wordnet", read_wordnet, b"rise 1 2\n"),
+        ("infl_lu.csv.gz", "lemminflect", read_forms, b"plain"),
+        ("infl_lu.csv.gz", "lemminflect", read_forms, gzip.compress(b"go\n")),
+        ("countries.json", "world-countries", read_countries, b"[3]"),
+        (
+            "countries.json",
+            "world-countries",
+            read_countries,
+            json.dumps([{"cca3": "FRA", "name": {"common": "F"}}]).encode(),
+        ),
+    ],
+)
+def test_a_source_of_another_form_is_named(tmp_path, packs, name, source, reader, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: not in the form of {source} that is expected: "):
+        Sources({source: tmp_path / name}, packs.lists).read(reader, source)
