@@ -162,7 +162,7 @@ async def _classified(
 def verdicts_of(
     loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0, seconds: float = math.inf
 ) -> list[Verdict]:
-    """A verdict for each row, by a version's own cleaning, which has so many seconds; it takes the version's turn."""
+    """A verdict for each row, by a version's own cleaning, which has so many seconds. Hold the version's `turn`."""
     cleaning = cleaning_module(loaded.folder)
     model: Classifier = loaded.model
     verdicts = [Verdict() for _ in rows]
@@ -182,27 +182,15 @@ def verdicts_of(
             tokens[number] = found
     if not tokens:
         return verdicts
-    with loaded.busy:
-        found = predict(model, list(tokens.values())).double().softmax(dim=-1).numpy()
-        for number, row, label in zip(tokens, found, model.decide(found), strict=True):
-            verdict, labels = verdicts[number], model.config.labels
-            verdict.label, verdict.probability = labels[label], float(row[label])
-            verdict.probabilities = {name: float(share) for name, share in zip(labels, row, strict=True)}
-            if explained:
-                moved = explain(model, loaded.encoding, texts[number])[:explained]
-                verdict.moved_by = [Moved(text=text, effect=effect) for text, effect in moved]
+    found = predict(model, list(tokens.values())).double().softmax(dim=-1).numpy()
+    for number, row, label in zip(tokens, found, model.decide(found), strict=True):
+        verdict, labels = verdicts[number], model.config.labels
+        verdict.label, verdict.probability = labels[label], float(row[label])
+        verdict.probabilities = {name: float(share) for name, share in zip(labels, row, strict=True)}
+        if explained:
+            moved = explain(model, loaded.encoding, texts[number])[:explained]
+            verdict.moved_by = [Moved(text=text, effect=effect) for text, effect in moved]
     return verdicts
-
-
-def in_words(found: Verdict, version: str, threshold: float | None) -> str:
-    """Why a mail has its label: the probability of the last of two labels and the threshold, else the label's own."""
-    label, probability = list((found.probabilities or {}).items())[-1]
-    if threshold is None:
-        return f"Probability of {found.label}: {found.probability:.3f}; {version} takes the likeliest label."
-    # enough digits that the two numbers do not look equal
-    digits = next(many for many in range(3, 18) if many == 17 or round(probability, many) != round(threshold, many))
-    decides = f"{version} calls a mail {label} above {threshold:.{digits}f}"
-    return f"Probability of {label}: {probability:.{digits}f}; {decides}."
 
 
 def _as_it_is(row: dict[str, Any]) -> dict[str, Any] | str:

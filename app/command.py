@@ -12,17 +12,16 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from app.data import data
 from app.feedback_command import feedback
-from app.pipeline import Json, in_project, lineage, reproduce, review, run
+from app.pipeline import AS_IT_IS, FLOWS, Json, hand_over, in_project
 from llm.errors import UserError
 
 if TYPE_CHECKING:  # libraries are loaded by the commands that need them: --help takes a moment
@@ -106,8 +105,8 @@ def _options(
     pass
 
 
-for command in (run, review, lineage, reproduce):
-    cli.command()(command)
+for name, (module, summary) in FLOWS.items():
+    cli.command(name, help=summary, context_settings=AS_IT_IS, add_help_option=False)(hand_over(module))
 cli.add_typer(data, name="data")
 cli.add_typer(feedback, name="feedback")
 
@@ -220,7 +219,7 @@ def _undisturbed() -> Iterator[None]:
 def chat(
     question: Annotated[list[str] | None, typer.Argument(help="What to ask; without it, stdin asks.")] = None,
     model: Model = "assistant",
-    system: Annotated[str | None, typer.Option(help="What the assistant is told before.")] = None,
+    system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest words.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes a draw the same each time.")] = None,
@@ -228,38 +227,36 @@ def chat(
 ) -> None:
     """Talk to the assistant.
 
-    On a terminal it remembers the talk; Ctrl-C stops an answer, an empty line ends. From a pipe each line is a question
-    of its own.
+    On a terminal it remembers the conversation; Ctrl-C stops an answer, an empty line ends. From a pipe each line is a
+    question of its own.
     """
-    alone = bool(question) or not sys.stdin.isatty()
+    conversation = not question and sys.stdin.isatty()
     with _loaded(model) as loaded:
         from app.errors import RequestError
-        from app.talk import answer, lines, typed
+        from app.terminal_chat import answer, piped_questions, typed_questions
         from llm.chat import Message
         from llm.generation.sampling import Sampling
 
-        if not alone:
+        if conversation:
             _say(f"{loaded.registered_name}; an empty line ends")
-        before = [Message("system", system)] if system else []
-        talk, failed = list(before), False
-        sampling = Sampling(temperature=temperature, seed=seed)
-        for asked in [" ".join(question)] if question else lines() if alone else typed():
-            talk = [*(before if alone else talk), Message("user", asked)]
-            said: dict[str, str] = {}
+        before, failed = [Message("system", system)] if system else [], False
+        messages, sampling = list(before), Sampling(temperature=temperature, seed=seed)
+        for asked in [" ".join(question)] if question else typed_questions() if conversation else piped_questions():
+            messages = [*(messages if conversation else before), Message("user", asked)]
             try:
-                came = answer(loaded, talk, len(before), sampling, max_tokens, show=not as_json, stops=not alone)
+                found = answer(
+                    loaded, messages, len(before), sampling, max_tokens, show=not as_json, stops=conversation
+                )
             except RequestError as error:
-                failed = True
+                failed, result = True, {"error": str(error)}
                 _say(f"error: {error}")
-                talk.pop()
-                said = {"error": str(error)}
+                messages.pop()
             else:
-                talk.append(Message("assistant", came.text))
-                said = {"answer": came.text, "finish": came.finish}
+                result = {"answer": found.text, "finish": found.finish}
+                messages.append(Message("assistant", found.text))
             if as_json:
-                line = {"model": loaded.registered_name, "question": asked, **said}
-                typer.echo(_json(line))
-    if failed and alone:
+                typer.echo(_json({"model": loaded.registered_name, "question": asked, **result}))
+    if failed and not conversation:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -324,15 +321,6 @@ def _print_verdict(place: "Place", said: dict[str, Any], as_json: bool) -> None:
             typer.echo(f"\t{moved['effect']:+.2f}\t{moved['text']!r}")
 
 
-class LogLevel(StrEnum):
-    """What the server says of itself."""
-
-    error = "error"
-    warning = "warning"
-    info = "info"
-    debug = "debug"
-
-
 @cli.command()
 def serve(
     host: Annotated[
@@ -367,11 +355,10 @@ def serve(
             help="NAME,NAME: what the server is called beside localhost and its addresses.",
         ),
     ] = "",
-    log_level: Annotated[LogLevel, typer.Option(help="How much it says.")] = LogLevel.info,
+    log_level: Annotated[Literal["error", "warning", "info", "debug"], typer.Option(help="How much to log.")] = "info",
 ) -> None:
     """Serve champions: a page, OpenAI's API, /classify, /feedback."""
     _check_store()
-    _check_free(host, port)
     from app.server import serve as run_server
     from app.settings import Settings, host_of
 
@@ -387,17 +374,6 @@ def serve(
     known = {"api_keys": keys, "reviewer_keys": reviewers, "allowed_hosts": (*names, host)}
     settings = Settings(**bounds, **known, feedback=take_feedback)
     run_server(settings, host, port, page=page, log_level=log_level)
-
-
-def _check_free(host: str, port: int) -> None:
-    """Say in a line, before models are loaded, what uvicorn would say after. Raises UserError."""
-    import socket
-
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        raise UserError(f"{host}:{port}: {error.strerror or error}; --host and --port name another") from None
 
 
 if __name__ == "__main__":

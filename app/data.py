@@ -1,9 +1,10 @@
-"""`threestage data`: what is in people's own files, and the block of params.yaml that takes them in."""
+"""`threestage data check`: what is in people's own files, and the lines of params.yaml that take them in."""
 
 import json
 import re
 import shlex
 import tempfile
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,8 @@ SHOWN = 3
 """Rows of a preview."""
 NAMED = 20
 """Problems that are said."""
+INDENT = 6
+"""Spaces before an item of datasets.<name>.sources in params.yaml."""
 LONGEST = 72
 """Characters of a value in a preview."""
 SHOWN_FIRST = ("label", "text")
@@ -32,7 +35,7 @@ Read = tuple[str, "pd.DataFrame", list["Problem"]]
 """A dataset, the rows that it finds in files, and what it can't read."""
 
 data = typer.Typer(
-    help="Look at your own files, and take them in.",
+    help="Look at your own files before anything learns from them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -63,9 +66,9 @@ def check(
     """
     in_project()
     from tasks.data.folders import files_below
-    from tasks.data.sources import fetch_source
+    from tasks.data.sources import fetch_source, pinned
 
-    source = _source(source=path, files=files, encoding=encoding)
+    source = pinned(_source(source=path, files=files, encoding=encoding))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         fetched = fetch_source.fn(source, folder)
@@ -76,23 +79,14 @@ def check(
         typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")
         _say_problems(problems, stopping, str(folder), dataset, table)
         _preview(dataset, table)
-    block = {
-        "source": path,
-        "sha256": None if path.startswith("hf:") else fetched["sha256"],
-        "files": files,
-        "encoding": encoding,
-    }
     if len(best) > 1 or stopping or table.empty:
         raise typer.Exit(1)
     if _is_in_inbox(path):
         typer.echo(NO_LINE_NEEDED)
         return
-    options = [f"--label={each}" for each in label or []]
-    options += [f"--{name}={value}" for name in ("files", "encoding") if (value := block[name]) not in ("*", None)]
-    command = shlex.join(["threestage", "data", "add", dataset, path, *options])
-    typer.echo(f"to take them in: {command}")
-    typer.echo(f"or below datasets.{dataset}.sources in params.yaml:")
-    typer.echo(_block(block))
+    typer.echo(f"to take them in, put this below datasets.{dataset}.sources in params.yaml:")
+    sha256 = None if path.startswith("hf:") else fetched["sha256"]
+    typer.echo(_block({"source": source.source, "sha256": sha256, "files": files, "encoding": encoding}))
     if label:
         typer.echo(f"and below datasets.{dataset}.preprocess: label_map: {json.dumps(dict(map(_meaning, label)))}")
 
@@ -206,7 +200,7 @@ def _say_problems(
         typer.echo(f"  and {len(problems) - NAMED} more")
     if strange := _strange_labels(problems):
         meanings = " ".join(f"--label {shlex.quote(value)}=…" for value in sorted(strange)[:NAMED])
-        typer.echo(f"say what these labels mean with {meanings}, here and to `threestage data add`")
+        typer.echo(f"say what these labels mean with {meanings}")
         labels = [*(table["label"].unique() if "label" in table else ()), *sorted(strange)]
         if 2 < len(labels) <= NAMED:
             own = f"labels: [{', '.join(labels)}]"
@@ -233,71 +227,13 @@ def _short(value: Any) -> str:
 
 
 def _block(entry: dict[str, Any]) -> str:
-    """An item of `sources` as YAML."""
-    from app.params_file import as_item
+    """A source as the lines that stand below `sources` in params.yaml."""
+    import yaml
 
-    return as_item({key: value for key, value in entry.items() if value not in (None, "*")})
-
-
-@data.command()
-def add(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="corpus, emails, instructions or your own.")],
-    path: Place,
-    files: Files = "*",
-    encoding: Encoding = None,
-    name: Annotated[
-        str | None, typer.Option(help="Its folder in data/raw, where two would be called the same.")
-    ] = None,
-    label: Meanings = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Instead of all sources that are there.")] = False,
-) -> None:
-    """Write a source with its sha256 into params.yaml; again after it changed.
-
-    The next `threestage run` learns from it. Files of this machine that would stop it are refused, with their problems.
-    """
-    in_project()
-    from app.params_file import add_source
-    from tasks.data.folders import files_below
-    from tasks.data.instructions.rows import source_of
-    from tasks.data.local import digest
-    from tasks.data.sources import fetch_source, is_here, obtain, pinned
-    from tasks.stages.params import dataset_names
-
-    source = _source(source=path, files=files, encoding=encoding, name=name)
-    meanings = dict(_meaning(each) for each in label or [])
-    with tempfile.TemporaryDirectory() as scratch:
-        if is_here(source) and dataset in dataset_names():
-            folder = Path(scratch, "read").resolve()
-            folder.mkdir()
-            sha256 = fetch_source.fn(source, folder)["sha256"]
-            table, problems = _read(dataset, folder, meanings)
-            if stopping := [problem for problem in problems if not problem.left_out]:
-                _say_problems(problems, stopping, str(folder), dataset, table)
-                raise UserError(f"{path} is not taken in: what is said above would stop `threestage run`")
-            if _is_in_inbox(path):
-                raise UserError(f"{path} is not taken in: {NO_LINE_NEEDED}")
-            if table.empty and not any(map(source_of, files_below(folder))):
-                raise UserError(f"{path} is not taken in: it has no row of {dataset}")
-            typer.echo(f"as {dataset}: {len(table)} rows{_labels(table)}")
-        else:
-            source = pinned(source)
-            sha256 = None if source.source.startswith("hf:") else digest(obtain(source, Path(scratch)))
-    entry = source.model_dump(exclude_defaults=True) | ({"sha256": sha256} if sha256 else {})
-    what = add_source(dataset, entry, meanings, replace=replace)
-    typer.echo(f"params.yaml: datasets.{dataset}.sources {what}")
-    typer.echo(_block(entry))
-
-
-@data.command()
-def remove(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="corpus, emails, instructions or your own.")],
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="As params.yaml has it, or its folder in data/raw.")],
-) -> None:
-    """Take a source out of params.yaml, and what `train_only` says of it. Its files stay where they are."""
-    in_project()
-    from app.params_file import remove_source
-
-    typer.echo(f"params.yaml: datasets.{dataset}.sources {remove_source(dataset, source)}")
+    said = {key: value for key, value in entry.items() if value not in (None, "*")}
+    return textwrap.indent(
+        yaml.safe_dump([said], sort_keys=False, allow_unicode=True, width=2**16), " " * INDENT
+    ).rstrip()
 
 
 def _meaning(said: str) -> tuple[str, str]:

@@ -1,47 +1,25 @@
 """/v1: chat, completions and models, as OpenAI's clients ask for them."""
 
 import asyncio
-import codecs
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, RequestError, Unavailable
+from app.generation import Choice, GeneratedToken, Generation, Piece, chat_prompt, check_size, ends, whole
 from app.limits import network_of, until_gone
 from app.metrics import FIRST_TOKEN, TOKENS
 from app.registry import BY_DEFAULT, Listed
-from app.schema import (
-    AnswerMessage,
-    ChatChoice,
-    ChatChunkChoice,
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatRequest,
-    ChoiceLogprobs,
-    Completion,
-    CompletionChoice,
-    CompletionLogprobs,
-    CompletionRequest,
-    Delta,
-    Error,
-    Model,
-    Models,
-    TokenLogprob,
-    TopLogprob,
-    Usage,
-)
+from app.schema import ChatRequest, CompletionRequest, Error, Model, Models
 from app.versions import Loaded, Versions
-from app.writing import Choice, Piece, Told, Writing, chat_prompt, check_size, ends, whole
 from llm.tokenizer import token_bytes
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -50,7 +28,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         400: "The request can't be answered as it is",
         401: "No key, or a wrong one",
         404: "No such model",
-        408: "The request came too slowly",
         413: "The request is too large",
         422: "The request has not the form that is asked for (400 below /v1, as OpenAI has it)",
         429: "Too much waits already",
@@ -138,128 +115,98 @@ async def asked(request: Request, name: str | None, objectives: Sequence[str]) -
     return await state.loader.get(name or await run_in_threadpool(default))
 
 
-def _told(loaded: Loaded, told: Iterable[Told]) -> ChoiceLogprobs:
+def _logprobs(loaded: Loaded, tokens: Sequence[GeneratedToken]) -> dict[str, Any] | None:
+    """The tokens of a chat answer with what was likely in their places; None without any."""
+
     def entry(token: int, logprob: float) -> dict[str, Any]:
         content = token_bytes(loaded.encoding, token)
         return {"token": content.decode(errors="replace"), "logprob": logprob, "bytes": list(content)}
 
-    return ChoiceLogprobs(
-        content=[
-            TokenLogprob(
-                **entry(each.token, each.logprobs.token),
-                top_logprobs=[TopLogprob(**entry(*likely)) for likely in each.logprobs.likeliest],
-            )
-            for each in told
-        ]
+    return (
+        {
+            "content": [
+                entry(each.token, each.logprobs.token)
+                | {"top_logprobs": [entry(*likely) for likely in each.logprobs.likeliest]}
+                for each in tokens
+            ],
+            "refusal": None,
+        }
+        if tokens
+        else None
     )
 
 
-class _Place:
-    """Where in its text a completion is."""
-
-    def __init__(self) -> None:
-        self.characters = 0
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def passes(self, content: list[int]) -> int:
-        """Where a token of these bytes begins; what comes next begins behind it."""
-        began = self.characters
-        self.characters += len(self._decoder.decode(bytes(content)))
-        return began
+def _usage(generation: Generation) -> dict[str, int]:
+    made, prompt = generation.completion_tokens, generation.prompt_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
 
-def _completion_told(loaded: Loaded, told: Sequence[Told], place: _Place) -> CompletionLogprobs:
-    chat = _told(loaded, told).content
-    return CompletionLogprobs(
-        tokens=[_spelled(each) for each in chat],
-        token_logprobs=[each.logprob for each in chat],
-        top_logprobs=[{_spelled(likely): likely.logprob for likely in each.top_logprobs} for each in chat],
-        text_offset=[place.passes(each.bytes) for each in chat],
-    )
-
-
-def _spelled(token: TopLogprob) -> str:
-    """A token as a name: a part of a character by its bytes, so that no two are the same."""
-    try:
-        return bytes(token.bytes).decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)
-
-
-def _usage(writing: Writing) -> Usage:
-    made = writing.completion_tokens
-    return Usage(prompt_tokens=writing.prompt_tokens, completion_tokens=made, total_tokens=writing.prompt_tokens + made)
-
-
-def _events(
-    writing: Writing,
-    loaded: Loaded,
-    began: float,
-    first: Sequence[BaseModel],
-    chunk: Callable[[Piece], BaseModel],
-    last: Callable[[Usage], BaseModel] | None,
-) -> StreamingResponse:
-    """Pieces as server-sent events; what goes wrong on the way is the last of them."""
-
-    async def events() -> AsyncIterator[str]:
-        try:
-            for each in first:
-                yield _event(each)
-            waiting = True
-            async for piece in writing:
-                if waiting:
-                    FIRST_TOKEN.labels(loaded.registered_name).observe(time.monotonic() - began)
-                    waiting = False
-                yield _event(chunk(piece))
-            if last:
-                yield _event(last(_usage(writing)))
-            yield "data: [DONE]\n\n"
-        except RequestError as error:
-            yield f"data: {json.dumps(error_content(error))}\n\n"
-
-    return _EventStream(events(), writing, loaded)
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content)}\n\n"
 
 
 class _EventStream(StreamingResponse):
-    """Events; the places go back where the client leaves, also before the first."""
+    """Pieces as server-sent events; what goes wrong on the way is the last of them.
 
-    def __init__(self, events: AsyncIterator[str], writing: Writing, loaded: Loaded) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self.writing, self.loaded = writing, loaded
+    The places go back where the client leaves, also before the first.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        loaded: Loaded,
+        began: float,
+        about: dict[str, Any],
+        first: Sequence[dict[str, Any]],
+        choice: Callable[[Piece], dict[str, Any]],
+        with_usage: bool,
+    ) -> None:
+        """`about` is in every event, `first` the choices of the first ones, `choice` makes that of a piece."""
+        self.generation, self.loaded = generation, loaded
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                for each in first:
+                    yield _event(about | {"choices": [each]})
+                waiting = True
+                async for piece in generation:
+                    if waiting:
+                        FIRST_TOKEN.labels(loaded.registered_name).observe(time.monotonic() - began)
+                        waiting = False
+                    yield _event(about | {"choices": [choice(piece)]})
+                if with_usage:
+                    yield _event(about | {"choices": [], "usage": _usage(generation)})
+                yield "data: [DONE]\n\n"
+            except RequestError as error:
+                yield _event(error_content(error))
+
+        super().__init__(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.writing.close()
-            TOKENS.labels(self.loaded.registered_name).inc(self.writing.completion_tokens)
+            self.generation.close()
+            TOKENS.labels(self.loaded.registered_name).inc(self.generation.completion_tokens)
 
 
-def _event(content: BaseModel) -> str:
-    return f"data: {content.model_dump_json()}\n\n"
-
-
-async def _whole(request: Request, writing: Writing, loaded: Loaded) -> list[Choice]:
-    try:
-        return await until_gone(request, whole(writing), writing.close)
-    finally:
-        TOKENS.labels(loaded.registered_name).inc(writing.completion_tokens)
-
-
-async def _written(
+async def _answer(
     request: Request,
-    writing: Writing,
+    generation: Generation,
     loaded: Loaded,
-    answer: Callable[..., BaseModel],
-    choice: Callable[[int, Choice], BaseModel],
-) -> Any:
+    about: dict[str, Any],
+    choice: Callable[[Choice], dict[str, Any]],
+) -> Response:
     """An answer with all choices as JSON, made in a thread: with log-probabilities it may have megabytes, in which all
-    others would wait. `choice` makes one from its number and what was written."""
-    choices = await _whole(request, writing, loaded)
+    others would wait."""
+    try:
+        choices = await until_gone(request, whole(generation), generation.close)
+    finally:
+        TOKENS.labels(loaded.registered_name).inc(generation.completion_tokens)
 
     def write() -> Response:
-        made = answer(usage=_usage(writing), choices=[choice(number, each) for number, each in enumerate(choices)])
-        return Response(made.model_dump_json(), media_type="application/json")
+        made = [{"index": number} | choice(each) for number, each in enumerate(choices)]
+        return JSONResponse(about | {"choices": made, "usage": _usage(generation)})
 
     return await run_in_threadpool(write)
 
@@ -267,10 +214,10 @@ async def _written(
 def error_content(error: RequestError) -> dict[str, Any]:
     """An error as OpenAI's clients read it."""
     kind = "invalid_request_error" if error.status < 429 else "server_error"
-    return {"error": {"message": _said(str(error)), "type": kind, "param": _said(error.param), "code": error.code}}
+    return {"error": {"message": _short(str(error)), "type": kind, "param": _short(error.param), "code": error.code}}
 
 
-def _said(text: str | None) -> str | None:
+def _short(text: str | None) -> str | None:
     """What may go out of a text that may hold what a client sent: no halves of surrogate pairs, and not all of it."""
     if text is None:
         return None
@@ -278,13 +225,23 @@ def _said(text: str | None) -> str | None:
     return short.encode(errors="replace").decode()
 
 
+def _about(kind: str, prefix: str, loaded: Loaded) -> dict[str, Any]:
+    """What an answer and each of its pieces begin with."""
+    return {
+        "id": f"{prefix}-{uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": loaded.registered_name,
+    }
+
+
 @router.post("/chat/completions", summary="Go on with a conversation", responses=EVENTS)
-async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletion:
+async def chat_completions(request: Request, body: ChatRequest) -> Response:
     """The assistant's next turn, whole or (`stream`) as server-sent events."""
     began, settings = time.monotonic(), request.app.state.settings
     loaded = await asked(request, body.model, ("assistant",))
     prompt = await run_in_threadpool(chat_prompt, loaded, [each.turn() for each in body.messages])
-    writing = Writing(
+    generation = Generation(
         loaded,
         [prompt],
         sampling=body.sampling,
@@ -296,36 +253,32 @@ async def chat_completions(request: Request, body: ChatRequest) -> ChatCompletio
         seconds=settings.request_seconds - (time.monotonic() - began),
         network=network_of(request),
     )
-    about = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": loaded.registered_name}
     if body.stream:
 
-        def chunk(piece: Piece) -> ChatCompletionChunk:
-            told = _told(loaded, piece.told) if piece.told else None
-            delta = Delta(content=piece.text or None)
-            choice = ChatChunkChoice(index=piece.choice, delta=delta, logprobs=told, finish_reason=piece.finish)
-            return ChatCompletionChunk(**about, choices=[choice])
+        def piece_of(piece: Piece) -> dict[str, Any]:
+            delta = {"content": piece.text} if piece.text else {}
+            more = {"logprobs": _logprobs(loaded, piece.tokens), "finish_reason": piece.finish}
+            return {"index": piece.choice, "delta": delta, **more}
 
-        begin = [
-            ChatCompletionChunk(**about, choices=[ChatChunkChoice(index=n, delta=Delta(role="assistant", content=""))])
-            for n in range(body.n or 1)
-        ]
-        end = (lambda used: ChatCompletionChunk(**about, choices=[], usage=used)) if body.tells_usage else None
-        return _events(writing, loaded, began, begin, chunk, end)
+        begin = {"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+        first = [{"index": number, **begin} for number in range(body.n or 1)]
+        about = _about("chat.completion.chunk", "chatcmpl", loaded)
+        return _EventStream(generation, loaded, began, about, first, piece_of, body.tells_usage)
 
-    def chosen(number: int, found: Choice) -> ChatChoice:
-        told, message = _told(loaded, found.told) if body.logprobs else None, AnswerMessage(content=found.text)
-        return ChatChoice(index=number, message=message, logprobs=told, finish_reason=found.finish)
+    def chosen(found: Choice) -> dict[str, Any]:
+        message = {"role": "assistant", "content": found.text, "refusal": None}
+        return {"message": message, "logprobs": _logprobs(loaded, found.tokens), "finish_reason": found.finish}
 
-    return await _written(request, writing, loaded, partial(ChatCompletion, **about), chosen)
+    return await _answer(request, generation, loaded, _about("chat.completion", "chatcmpl", loaded), chosen)
 
 
 @router.post("/completions", summary="Go on with texts", responses=EVENTS)
-async def completions(request: Request, body: CompletionRequest) -> Completion:
+async def completions(request: Request, body: CompletionRequest) -> Response:
     """What comes after a text, whole or (`stream`) as server-sent events."""
     began, settings = time.monotonic(), request.app.state.settings
     loaded = await asked(request, body.model, ("language_model", "assistant"))
     prompts = await run_in_threadpool(_prompts, loaded, body.prompt)
-    writing = Writing(
+    generation = Generation(
         loaded,
         prompts,
         sampling=body.sampling,
@@ -333,28 +286,22 @@ async def completions(request: Request, body: CompletionRequest) -> Completion:
         max_new_tokens=body.max_tokens or 16,
         stop=body.stops,
         n=body.n or 1,
-        logprobs=body.logprobs,
         seconds=settings.request_seconds - (time.monotonic() - began),
         network=network_of(request),
         param="prompt",
     )
-    about = {"id": f"cmpl-{uuid4().hex}", "created": int(time.time()), "model": loaded.registered_name}
+    about = _about("text_completion", "cmpl", loaded)
     if body.stream:
-        places = [_Place() for _ in range(len(prompts) * (body.n or 1))]
 
-        def chunk(piece: Piece) -> Completion:
-            told = _completion_told(loaded, piece.told, places[piece.choice]) if piece.told else None
-            choice = CompletionChoice(index=piece.choice, text=piece.text, logprobs=told, finish_reason=piece.finish)
-            return Completion(**about, choices=[choice])
+        def piece_of(piece: Piece) -> dict[str, Any]:
+            return {"index": piece.choice, "text": piece.text, "logprobs": None, "finish_reason": piece.finish}
 
-        end = (lambda used: Completion(**about, choices=[], usage=used)) if body.tells_usage else None
-        return _events(writing, loaded, began, [], chunk, end)
+        return _EventStream(generation, loaded, began, about, [], piece_of, body.tells_usage)
 
-    def chosen(number: int, found: Choice) -> CompletionChoice:
-        told = None if body.logprobs is None else _completion_told(loaded, found.told, _Place())
-        return CompletionChoice(index=number, text=found.text, logprobs=told, finish_reason=found.finish)
+    def chosen(found: Choice) -> dict[str, Any]:
+        return {"text": found.text, "logprobs": None, "finish_reason": found.finish}
 
-    return await _written(request, writing, loaded, partial(Completion, **about), chosen)
+    return await _answer(request, generation, loaded, about, chosen)
 
 
 def _prompts(loaded: Loaded, prompt: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:

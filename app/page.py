@@ -1,15 +1,13 @@
 """The page: chat, mail and the comparison of two versions, on the server's own address.
 
-It is Gradio's, and calls the app's functions in this process. Nothing on it asks another host: not the page as it is
-sent, which `Guard` rids of Gradio's own links, and nothing that a text could bring in, by its Content-Security-Policy.
+Gradio builds it and calls the app's functions in this process. Its Content-Security-Policy keeps the page, and what a
+text could bring in, from asking another host.
 """
 
 import hashlib
-import hmac
 import os
 import re
 from base64 import b64encode
-from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -17,50 +15,39 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.settings import is_key
 from llm.errors import UserError
 
 TITLE = "Threestage"
-WELCOME = f"# {TITLE}\nLanguage models made from scratch: ask the assistant, check a mail, or compare two versions."
+WELCOME = f"# {TITLE}\nChat with the assistant, check a mail, or compare two versions."
 STYLES = """
-.gradio-container { max-width: 60rem !important; margin: 0 auto; }
-.message-markdown-disabled { white-space: pre-wrap !important; overflow-wrap: anywhere; }
-.words table { table-layout: fixed; width: 100%; }
-.words td { overflow-wrap: anywhere; }
+.gradio-container { width: 100% !important; max-width: 60rem !important; margin: 0 auto; }
+#verdict { overflow-wrap: anywhere; }
 """
 MOST_PAGE = 10_000
 """Bytes of a request around the file that it carries."""
-POLICY = {
-    "default-src": "'self'",
-    "script-src": "'self'",  # and the page's own scripts, by their hashes
-    "style-src": "'self' 'unsafe-inline'",  # Gradio sets styles on elements
-    "img-src": "'self' data: blob:",
-    "font-src": "'self' data:",
-    "connect-src": "'self'",
-    "worker-src": "'self' blob:",
-    "frame-src": "'none'",
-    "frame-ancestors": "'self'",
-    "object-src": "'none'",
-    "base-uri": "'self'",
-    "form-action": "'self'",
-}
+POLICY = (
+    "default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; frame-src 'none'; frame-ancestors 'self'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+"""Gradio sets styles on elements; of inline scripts only the page's own run, by their hashes."""
 SESSIONS = 200
-"""Pages of which Gradio holds in memory what they show, such as the mail that was checked last."""
+"""Pages whose fields Gradio holds in memory, such as the mail that was checked last."""
 REMEMBERED = 3600
-"""Seconds that it does so behind what was last done there."""
+"""Seconds after the last use of a page until Gradio forgets them."""
 OPEN = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/login", "/logout")
 EVENTS = ("run/predict", "queue/join", "queue/data", "heartbeat/", "upload", "cancel", "reset")
 """What the page asks for beside itself: Gradio has more, by which files are handed out or what a page shows is kept."""
 SCRIPT = re.compile(rb"<script\b(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
-PREVIEW = re.compile(rb"<meta\s+(?:property|name)=\"(?:og|twitter):[^>]*>\s*")
-"""What sites that link to the page are told, with pictures of Gradio's on other hosts."""
 
 
 def mount_page(app: FastAPI) -> FastAPI:
     """Give the page what it asks for and no route of the app takes; what is not there stays the app's 404.
 
     Where the settings have keys, one of them is the password of a log-in. An open page keeps a connection, and with it
-    the server, for as long as it is open: `app.state.end_page()` ends them all. `app.state.forget()` is to be called
-    now and then.
+    the server, for as long as it is open: `app.state.end_page()` ends them all.
+    Call `app.state.forget()` now and then.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported, which takes seconds
     import gradio as gr
@@ -92,8 +79,8 @@ def mount_page(app: FastAPI) -> FastAPI:
         max_file_size=max(1, settings.body_bytes - MOST_PAGE),
         theme=gr.themes.Default(**fonts),
         css=STYLES,
-        auth=_log_in(settings.api_keys) if settings.api_keys else None,
-        auth_message="A name of your own, of which a log-out ends all log-ins, and as password a key of this server.",
+        auth=(lambda _, password: is_key(password, settings.api_keys)) if settings.api_keys else None,
+        auth_message="Choose a name; the password is a key of this server. Logging out ends every session of a name.",
     )
     # By itself Gradio looks at which files a client names only where its own launch() was called; and it fetches what a
     # URL names, of any size.
@@ -118,27 +105,15 @@ async def _fetch_nothing(url: str, cache_dir: str) -> str:
 
 
 def _forget(sessions: Any) -> None:
-    """What Gradio holds of pages on which nothing was done for REMEMBERED seconds."""
-    now = datetime.now()
+    """Delete what Gradio holds of pages that nobody used for REMEMBERED seconds."""
     for session, used in list(sessions.time_last_used.items()):
-        if (now - used).total_seconds() > REMEMBERED:
+        if (datetime.now() - used).total_seconds() > REMEMBERED:
             sessions.session_data.pop(session, None)
             sessions.time_last_used.pop(session, None)
 
 
-def _log_in(keys: tuple[str, ...]) -> Callable[[str, str], bool]:
-    known = [key.encode() for key in keys]
-
-    def right(_: str, password: str) -> bool:
-        given = password.strip().encode(errors="replace")
-        same = [hmac.compare_digest(given, each) for each in known]  # all, so that the time says nothing
-        return any(same)
-
-    return right
-
-
 class Guard:
-    """Sends HTML without links to other hosts and with a policy that lets it ask none."""
+    """Sends HTML with a policy under which the page can ask no other host."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -152,24 +127,19 @@ class Guard:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *SAFE]
                 if dict(message["headers"]).get(b"content-type", b"").startswith(b"text/html"):
-                    begun = message
+                    begun = message  # until its scripts are known
                     return
             elif begun:
                 body += message.get("body", b"")
                 if message.get("more_body"):
                     return
-                message["body"] = PREVIEW.sub(b"", body)
-                headers = [each for each in begun["headers"] if each[0] != b"content-length"]
-                headers += [
-                    (b"content-security-policy", policy(message["body"]).encode()),
-                    (b"content-length", str(len(message["body"])).encode()),
-                ]
-                await send(begun | {"headers": headers})
+                header = (b"content-security-policy", policy(body).encode())
+                await send(begun | {"headers": [*begun["headers"], header]})
+                message["body"] = body
             await send(message)
 
-        if scope["type"] == "http" and scope["path"].count("/") == 1:  # HTML is to come as it is, not compressed
-            plain = [each for each in scope["headers"] if each[0] != b"accept-encoding"]
-            scope = scope | {"headers": plain}
+        if scope["path"].count("/") == 1:  # HTML is to come as it is, not compressed
+            scope = scope | {"headers": [each for each in scope["headers"] if each[0] != b"accept-encoding"]}
         await self.app(scope, receive, guarded)
 
 
@@ -177,7 +147,6 @@ SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-ori
 
 
 def policy(html: bytes) -> str:
-    """A Content-Security-Policy under which of all inline scripts only those of this page run."""
-    hashes = {b64encode(hashlib.sha256(script).digest()).decode(): None for script in SCRIPT.findall(html)}
-    scripts = " ".join([POLICY["script-src"], *(f"'sha256-{each}'" for each in hashes)])
-    return "; ".join(f"{name} {sources}" for name, sources in (POLICY | {"script-src": scripts}).items())
+    """A Content-Security-Policy that lets the inline scripts of this page run and no others."""
+    hashes = dict.fromkeys(b64encode(hashlib.sha256(script).digest()).decode() for script in SCRIPT.findall(html))
+    return POLICY.format(scripts=" ".join(f"'sha256-{each}'" for each in hashes))

@@ -1,9 +1,9 @@
-"""The page's chat: questions and answers in turn, kept by the browser; the server has them in memory for a while."""
+"""The page's chat: a conversation with one version of the assistant, and what a person thinks of its answers."""
 
-import html
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from itertools import pairwise
 from typing import Any
 
 import gradio as gr
@@ -11,25 +11,10 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from app.feedback import AnswerFeedback, answer_row
+from app.generation import NEW_TOKENS, Generation, chat_prompt, ends
 from app.limits import network_of
-from app.page_parts import (
-    AT_ONCE,
-    PRIVATE,
-    PROBLEMS,
-    Answering,
-    answering,
-    default,
-    named_with_aliases,
-    of_objective,
-    sentence,
-    thank,
-    together,
-    warn,
-)
-from app.registry import Named
+from app.page_shared import PRIVATE, PROBLEMS, keep_feedback, sentence, shown_errors, texts_so_far, version_dropdown
 from app.schema import ChatMessage
-from app.versions import Loaded, Versions
-from app.writing import NEW_TOKENS, Writing, chat_prompt, ends
 from llm.chat import Message
 from llm.generation.sampling import Sampling
 
@@ -39,265 +24,159 @@ EXAMPLES = (
     "Name three animals that live in the sea.",
 )
 CONSENT = (
-    "If you use the thumbs, this server keeps the conversation up to that answer, the answer, what you say about it, "
-    "the time and a code made from your network, and a training learns from it once a person has accepted it; else it "
-    "keeps nothing."
+    "<small>If you click a thumb, this server keeps the conversation up to that answer, the answer, your opinion, the "
+    "time and a code made from your network. A training learns from it once a person has accepted it. Otherwise "
+    "nothing is stored.</small>"
 )
 LONGEST = 100_000
 """Characters of a question."""
 PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTILINE)
-HTML = re.compile(r"<(?=[A-Za-z/!?])|&(?=[#A-Za-z])")
-"""What begins a tag or a character reference."""
-
-Turn = dict[str, str]
-"""`role` and `content`; an answer has its `version` and the `system` prompt, too."""
-Step = tuple[Any, Any, Any, Any]
-"""What becomes of the conversation as it is shown, as it is kept, of the question's box, and of the version's line."""
 
 
 def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
-    versions, settings, running = app.state.versions, app.state.settings, Answering()
-    longest, cleared = settings.context_length, set[str]()
-    history = gr.BrowserState([], storage_key="threestage-chat", secret="threestage")
-    line = gr.Markdown(elem_id="version")
-    chatbot = gr.Chatbot(
-        label="Conversation",
-        height="55vh",
-        editable="user",
-        render_markdown=False,
-        allow_tags=False,
-        latex_delimiters=[],
-        buttons=[],
-        examples=[{"text": each} for each in EXAMPLES],
-        elem_id="chat",
-    )
-    box = gr.Textbox(
-        "",
-        placeholder="Ask something; Enter sends",
-        label="Your question",
-        show_label=False,
-        max_lines=8,
-        max_length=LONGEST,
-        submit_btn="Send",
-        autofocus=True,
-        elem_id="question",
-    )
-    if settings.feedback:
-        _thumbs(app, history, chatbot)
-    with gr.Accordion("Settings", open=False):
-        system = gr.Textbox(
-            "", label="System prompt", info="Empty: the model's own.", lines=2, max_length=LONGEST, elem_id="system"
-        )
-        with gr.Row():
-            temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0 takes the likeliest token.")
-            top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top p", info="The likeliest with this share may be drawn.")
-        with gr.Row():
-            most = gr.Slider(1, longest, min(NEW_TOKENS, longest), step=1, label="Most tokens", elem_id="most")
-            seed = gr.Number(None, label="Seed", info="Empty: another draw each time.", precision=0, minimum=0)
-    with gr.Accordion("Model card", open=False) as about:
-        card = gr.Markdown(latex_delimiters=[], elem_id="card")
+    versions, settings = app.state.versions, app.state.settings
+    version = version_dropdown(blocks, versions, "assistant")
+    system = gr.Textbox("", label="System prompt", info="Empty: the model's own.", lines=2, max_length=LONGEST)
+    options = [
+        gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0: the same answer each time."),
+        gr.Slider(0.05, 1, 1, step=0.05, label="Top p", info="Draw among the likeliest words with this probability."),
+        gr.Slider(1, settings.context_length, min(NEW_TOKENS, settings.context_length), step=1, label="Longest answer"),
+        gr.Textbox("", label="Seed", info="Empty: another draw each time.", max_length=18),
+    ]
+    for each in (system, *options):
+        each.unrender()  # the chat shows them in its accordion
 
-    async def respond(
-        kept: list[Turn], before: list[Turn], question: str, chosen: tuple[Any, ...], request: gr.Request
-    ) -> AsyncIterator[Step]:
-        """The answer to a question after some turns, as it grows; where there is none, what was kept stays."""
-        browser = request.session_hash
-        if not question.strip() or (writings := running.begin(browser)) is None:
-            yield shown(kept), gr.skip(), gr.skip(), gr.skip()
-            return
-        asked = [*before, {"role": "user", "content": question}]
-        done, named = kept, None
+    async def answer(
+        question: str,
+        history: list[dict[str, Any]],
+        name: str | None,
+        instead: str,
+        temperature: float,
+        top_p: float,
+        longest: float,
+        seed: str,
+        request: gr.Request,
+    ) -> AsyncIterator[str]:
         try:
-            yield shown(asked), asked, gr.Textbox("", submit_btn=False, stop_btn="Stop"), gr.skip()
-            loaded = await default(app.state, "assistant")
-            prompt = await run_in_threadpool(_prompt, loaded, asked, chosen[0])
-            named = loaded.named
-            if running.goes_on(browser, writings):
-                writings.append(_written(loaded, prompt, chosen, settings.request_seconds, network_of(request)))
-                about = {"role": "assistant", "version": str(named), "system": chosen[0]}
-                async with aclosing(together([loaded], writings)) as texts:
-                    async for (text,) in texts:
-                        done = [*asked, about | {"content": text}]
-                        yield shown(done), gr.skip(), gr.skip(), gr.skip()
+            loaded = await app.state.loader.get(name or "assistant")
+            before = [Message("system", instead)] if instead.strip() else []
+            messages = [*before, *answered(history), Message("user", question)]
+            prompt = await run_in_threadpool(chat_prompt, loaded, messages)
+            room = loaded.engine.context_length - len(prompt)
+            generation = Generation(
+                loaded,
+                [prompt],
+                sampling=Sampling(
+                    temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed.strip() or None
+                ),
+                stop_tokens=ends(loaded, chat=True),
+                max_new_tokens=max(1, min(int(longest), room)),
+                seconds=settings.request_seconds,
+                network=network_of(request),
+            )
+            async with aclosing(texts_so_far([loaded], [generation])) as texts:
+                async for (text,) in texts:
+                    yield text
         except PROBLEMS as error:
-            warn(error)
-        finally:
-            running.end(browser, writings)
-        if browser in cleared:  # while the answer was written
-            cleared.discard(browser)
-            kept = done = []
-        back = {"value": question} if done is kept and before is kept else {}
-        free = gr.Textbox(**back, submit_btn="Send", stop_btn=False)
-        yield shown(done), done, free, await run_in_threadpool(_line, versions, named)
+            gr.Warning(sentence(error))  # after an error, Gradio's chat takes no more questions
 
-    async def ask(request: gr.Request, kept: Any, question: str, *chosen: Any) -> AsyncIterator[Step]:
-        kept = turns(kept)
-        async with aclosing(respond(kept, kept, question, chosen, request)) as steps:
-            async for step in steps:
-                yield step
+    chat = gr.ChatInterface(
+        answer,
+        chatbot=gr.Chatbot(
+            show_label=False,
+            height="50vh",
+            latex_delimiters=[],
+            buttons=["copy", "copy_all"],
+            placeholder="Ask the assistant something, or try an example.",
+            elem_id="chat",
+        ),
+        textbox=gr.Textbox(
+            "",
+            placeholder="Your question; Enter sends it",
+            max_length=LONGEST,
+            submit_btn="Send",
+            stop_btn="Stop",
+            autofocus=True,
+            elem_id="question",
+        ),
+        examples=[[each] for each in EXAMPLES],
+        additional_inputs=[version, system, *options],
+        additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False),
+        editable=True,
+        fill_height=False,
+        analytics_enabled=False,
+        **PRIVATE,
+    )
+    conversation = [chat.chatbot, chat.chatbot_state, chat.chatbot_value]
+    version.change(lambda: ([], [], []), None, conversation, queue=False, show_progress="hidden", **PRIVATE)
+    if settings.feedback:
+        _feedback(app, chat.chatbot, version, system)
+    with gr.Accordion("About this version", open=False) as about:
+        card = gr.Markdown(latex_delimiters=[], max_height=400, elem_id="card")
 
-    async def ask_example(request: gr.Request, data: gr.SelectData, kept: Any, *chosen: Any) -> AsyncIterator[Step]:
-        kept = turns(kept)
-        async with aclosing(respond(kept, kept, data.value["text"], chosen, request)) as steps:
-            async for step in steps:
-                yield step
+    def read_card(name: str | None) -> str:
+        with shown_errors():
+            found = versions.registry.card(versions.registry.find(name or "assistant"))
+        return PICTURES.sub("", found or "This version has no model card.")
 
-    async def retry(request: gr.Request, data: gr.RetryData, kept: Any, *chosen: Any) -> AsyncIterator[Step]:
-        kept, place = turns(kept), _place(data)
-        question = kept[place]["content"] if place < len(kept) else ""
-        async with aclosing(respond(kept, kept[:place], question, chosen, request)) as steps:
-            async for step in steps:
-                yield step
-
-    async def edit(request: gr.Request, data: gr.EditData, kept: Any, *chosen: Any) -> AsyncIterator[Step]:
-        """Another question in the place of one; the turns that came after it go."""
-        kept, question = turns(kept), html.unescape(str(data.value))
-        async with aclosing(respond(kept, kept[: _place(data)], question, chosen, request)) as steps:
-            async for step in steps:
-                yield step
-
-    def opened(kept: Any) -> Step:
-        """As the browser left it; a question whose answer it did not wait for is back in the box."""
-        left = kept[-1] if isinstance(kept, list) and kept and _is_turn(kept[-1]) else {}
-        question = left["content"] if left.get("role") == "user" else ""
-        kept = turns(kept)
-        return shown(kept), kept, gr.Textbox(question, submit_btn="Send", stop_btn=False), _line(versions)
-
-    async def clear(request: gr.Request) -> list[Turn]:  # in the loop, where answers come to their end
-        if running.stopped(request.session_hash):
-            cleared.add(request.session_hash)
-        return []
-
-    outputs = [chatbot, history, box, line]
-    controls = [system, temperature, top_p, most, seed]
-    box.submit(ask, [history, box, *controls], outputs, **PRIVATE)
-    chatbot.example_select(ask_example, [history, *controls], outputs, **PRIVATE)
-    chatbot.retry(retry, [history, *controls], outputs, **PRIVATE)
-    chatbot.edit(edit, [history, *controls], outputs, **PRIVATE)
-    chatbot.clear(clear, None, history, **AT_ONCE)
-    box.stop(running.stop, None, None, **AT_ONCE)
-    about.expand(lambda: _card(versions), None, card, **PRIVATE)
-    blocks.load(opened, history, outputs, **AT_ONCE)
+    about.expand(read_card, version, card, **PRIVATE)
 
 
-def _thumbs(app: FastAPI, history: gr.BrowserState, chatbot: gr.Chatbot) -> None:
-    """What people say of an answer: good, bad, or what it should have been."""
+def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: gr.Textbox) -> None:
+    """Good, bad, or what an answer should have been."""
     gr.Markdown(CONSENT, elem_classes="consent")
     place = gr.State()
-    with gr.Group(visible=False) as asking:
-        better = gr.Textbox(
-            "",
-            label="What should the answer have been?",
-            max_lines=8,
-            max_length=10_000,
-            submit_btn="Keep",
-            elem_id="better",
-        )
-
-    def keep(kept: list[Turn], number: int, good: bool, instead: str | None, request: gr.Request) -> None:
-        if not 0 < number < len(kept):
-            return
-        answer = kept[number]
-        before = [{"role": "system", "content": answer["system"]}] if answer.get("system") else []
-        before += [{"role": each["role"], "content": each["content"]} for each in kept[:number]]
-        try:
-            messages = [ChatMessage(**each) for each in before]
-            said = AnswerFeedback(
-                about="answer", messages=messages, answer=answer["content"], good=good, better=instead
-            )
-            loaded = app.state.versions.get(answer.get("version") or "assistant")
-            thank(app.state, loaded, answer_row(loaded, said), request)
-        except PROBLEMS as error:
-            warn(error)
-
-    def judge(request: gr.Request, data: gr.LikeData, kept: Any) -> tuple[Any, Any, int]:
-        bad = data.liked is False
-        if isinstance(data.liked, bool):  # else it was taken back
-            keep(turns(kept), _place(data), data.liked, None, request)
-        return gr.Group(visible=bad), gr.Textbox("", autofocus=bad), _place(data)
-
-    def correct(request: gr.Request, kept: Any, number: int, instead: str) -> tuple[Any, Any]:
-        if not instead.strip():
-            return gr.skip(), gr.skip()
-        keep(turns(kept), number, False, instead, request)
-        return gr.Group(visible=False), ""
-
-    chatbot.like(judge, history, [asking, better, place], **PRIVATE)
-    better.submit(correct, [history, place, better], [asking, better], **PRIVATE)
-
-
-def turns(kept: Any) -> list[Turn]:
-    """What a browser kept, as far as it is whole turns: each question with its answer."""
-    whole: list[Turn] = []
-    for each in kept if isinstance(kept, list) else ():
-        if not _is_turn(each) or each["role"] != ("user", "assistant")[len(whole) % 2]:
-            break
-        whole.append(each)
-    return whole[: len(whole) // 2 * 2]
-
-
-def _is_turn(each: Any) -> bool:
-    return isinstance(each, dict) and all(isinstance(each.get(name), str) for name in ("role", "content"))
-
-
-def shown(kept: list[Turn]) -> list[dict[str, Any]]:
-    """Turns as the page shows them: their text as it is, also where it looks like HTML."""
-    return [{"role": each["role"], "content": [{"type": "text", "text": as_text(each["content"])}]} for each in kept]
-
-
-def as_text(text: str) -> str:
-    """HTML that shows this text."""
-    return HTML.sub(lambda found: html.escape(found[0]), text)
-
-
-def _place(data: gr.EventData) -> int:
-    """Which turn an event is about."""
-    return data.index[0] if isinstance(data.index, list | tuple) else data.index
-
-
-def _prompt(loaded: Loaded, asked: list[Turn], system: str) -> list[int]:
-    before = [Message("system", system)] if system.strip() else []
-    return chat_prompt(loaded, [*before, *(Message(each["role"], each["content"]) for each in asked)])
-
-
-def _written(
-    loaded: Loaded, prompt: list[int], chosen: tuple[Any, ...], seconds: float, network: str | None
-) -> Writing:
-    """The answer, as long as was asked for or as there is room, by the settings that were chosen."""
-    _, temperature, top_p, most, seed = chosen
-    room = loaded.engine.context_length - len(prompt) if loaded.engine else 0
-    sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed)
-    return Writing(
-        loaded,
-        [prompt],
-        sampling=sampling,
-        stop_tokens=ends(loaded, chat=True),
-        max_new_tokens=max(1, min(int(most), room)),
-        seconds=seconds,
-        network=network,
+    better = gr.Textbox(
+        "", label="What should the answer have been?", visible=False, submit_btn="Send", max_length=10_000
     )
 
+    def keep(number: int, good: bool, better: str | None, *about: Any) -> None:
+        history, name, instead, request = about
+        with shown_errors():
+            loaded = app.state.versions.get(name or "assistant")
+            before = [Message("system", instead)] if instead.strip() else []
+            messages = [*before, *answered(history[: number - 1]), Message("user", text_of(history[number - 1]))]
+            feedback = AnswerFeedback(
+                about="answer",
+                messages=[ChatMessage(role=each.role, content=each.content) for each in messages],
+                answer=text_of(history[number]),
+                good=good,
+                better=better,
+            )
+            keep_feedback(app.state, loaded, answer_row(loaded, feedback), request)
 
-def _line(versions: Versions, named: Named | None = None) -> str:
-    """Which version answered, or else would."""
-    try:
-        found = of_objective(versions, "assistant")
-    except PROBLEMS as error:
-        return sentence(error)
-    answered = [named_with_aliases(each) for each in found if each.named == named]
-    return f"Answers: **{answered[0] if answered else answering(found)[1]}**"
+    def judge(
+        history: list[dict[str, Any]], name: str | None, instead: str, data: gr.LikeData, request: gr.Request
+    ) -> tuple[Any, int]:
+        number = data.index[0] if isinstance(data.index, list | tuple) else data.index
+        if isinstance(data.liked, bool):  # else it was taken back
+            keep(number, data.liked, None, history, name, instead, request)
+        return gr.Textbox("", visible=data.liked is False), number
+
+    def correct(
+        history: list[dict[str, Any]], name: str | None, instead: str, text: str, number: int, request: gr.Request
+    ) -> Any:
+        if text.strip():
+            keep(number, False, text, history, name, instead, request)
+        return gr.Textbox("", visible=not text.strip())
+
+    about = [chatbot, version, system]
+    chatbot.like(judge, about, [better, place], show_progress="hidden", **PRIVATE)
+    better.submit(correct, [*about, better, place], better, show_progress="hidden", **PRIVATE)
 
 
-def _card(versions: Versions) -> str:
-    """The model card of the version that answers, without its pictures; its description where it has no card."""
-    try:
-        found, nobody = answering(of_objective(versions, "assistant"))
-        if found is None:
-            return nobody
-        card = versions.registry.card(found.named)
-    except PROBLEMS as error:
-        return sentence(error)
-    if card is None:
-        return found.description or "This version has neither a card nor a description."
-    return PICTURES.sub("", card)
+def answered(history: list[dict[str, Any]]) -> list[Message]:
+    """The questions of a conversation that were answered, with their answers."""
+    return [
+        Message(each["role"], text_of(each))
+        for question, answer in pairwise(history)
+        if (question["role"], answer["role"]) == ("user", "assistant")
+        for each in (question, answer)
+    ]
+
+
+def text_of(turn: dict[str, Any]) -> str:
+    """The text of a turn as Gradio has it."""
+    content = turn["content"]
+    return content if isinstance(content, str) else "".join(each.get("text", "") for each in content)

@@ -1,5 +1,6 @@
 """The page's mail: is it spam, which words say so, and what a person says to that."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -7,137 +8,159 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from app.classifying import Verdict, in_words, verdicts_of
+from app.classifying import Verdict, verdicts_of
 from app.errors import RequestError
 from app.feedback import EmailFeedback, labelled
 from app.limits import network_of
+from app.mail_files import read_mails
 from app.metrics import EMAILS
-from app.page_parts import AT_ONCE, PRIVATE, PROBLEMS, answering, default, of_objective, sentence, thank, warn
+from app.page_shared import PRIVATE, keep_feedback, shown_errors, version_dropdown
 from app.versions import Loaded
 from llm.applications.classifier import Classifier
-from tasks.data.formats.mails import message_bytes
 from tasks.registry.markup import plain
+from tasks.served import cleaning_module
 
 EXPLAINED = 10
 """Words that are shown."""
+MOST_MAILS = 64
+"""Mails of a file that are checked."""
 CONSENT = (
-    "If you say what this mail is, this server keeps its subject and body, what you say, the time and a code made from "
-    "your network, and a training learns from it once a person has accepted it; else it keeps nothing."
+    "<small>If you click one of these, this server keeps the subject and body above, your answer, the time and a code "
+    "made from your network. A training learns from it once a person has accepted it. Otherwise nothing is "
+    "stored.</small>"
 )
-
-
-class _Labelled(EmailFeedback):
-    """The same of a mail from a file, whose bytes say their charset."""
-
-    message: str | bytes | None = None
-
-
-Checked = dict[str, Any]
-"""A mail that was checked: its `row`, the `version` that did, and its `labels`."""
+EXAMPLES = [
+    ["You have won", "Congratulations! You have been selected for a free prize of $5,000. Click here to claim it now."],
+    ["Lunch on Friday", "Hi Ann,\n\nshall we meet at noon at the usual place? I will bring the slides.\n\nTom"],
+]
+FILE_TYPES = [".eml", ".mbox"]
 
 
 def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     versions, settings = app.state.versions, app.state.settings
-    line = gr.Markdown()
+    version = version_dropdown(blocks, versions, "classifier")
     subject = gr.Textbox("", label="Subject", max_lines=1, max_length=10_000, elem_id="subject")
-    body = gr.Textbox("", label="Body", lines=6, max_lines=16, max_length=settings.body_bytes // 4, elem_id="body")
-    check = gr.Button("Check this mail", variant="primary")
-    file = gr.File(label="Or a message as your mail program saves it (.eml)", file_types=[".eml"], height=120)
-    with gr.Column(elem_id="verdict"):
-        problem = gr.Markdown(visible=False)
-        words = gr.Markdown(visible=False, elem_classes="words", elem_id="words")
-    checked = gr.State()
-    outputs = [problem, words, checked]
+    body = gr.Textbox("", label="Body", lines=5, max_lines=16, max_length=settings.body_bytes // 4, elem_id="body")
+    gr.Examples(EXAMPLES, [subject, body], label="Examples", example_labels=[title for title, _ in EXAMPLES])
+    with gr.Row():
+        check = gr.Button("Check this mail", variant="primary")
+        file = gr.UploadButton("Check a file (.eml or .mbox)", file_types=FILE_TYPES)
+    result = gr.Markdown(elem_id="verdict", min_height=40)
 
-    async def verdict(row: dict[str, Any], request: gr.Request) -> tuple[Any, ...]:
+    async def of_text(name: str | None, subject: str, body: str, request: gr.Request) -> str:
+        with shown_errors():
+            loaded, (found,) = await _classified(app, name, [{"subject": subject, "body": body}], request)
+            return _explained(loaded, found)
+
+    async def of_file(name: str | None, path: str, request: gr.Request) -> tuple[str, Any, Any]:
         try:
-            loaded, found = await _classified(app, row, network_of(request))
-        except PROBLEMS as error:
-            warn(error)
-            return gr.Markdown(sentence(error), visible=True), gr.Markdown(visible=False), None
-        return (
-            gr.Markdown(visible=False),
-            gr.Markdown(_shown(found, loaded), visible=True),
-            {"row": row, "version": str(loaded.named), "labels": list(loaded.model.config.labels)},
-        )
+            mails = await run_in_threadpool(lambda: list(islice(read_mails([path]), MOST_MAILS + 1)))
+        finally:
+            Path(path).unlink()  # the server is to keep no mail that nobody gave it to keep
+        with shown_errors():
+            if len(mails) == 1:
+                return await of_mail(name, mails[0][1], request)
+            rows = [row for _, row in mails[:MOST_MAILS] if "error" not in row]
+            loaded, found = await _classified(app, name, rows, request)
+        verdicts = iter(found)
+        lines = [next(verdicts) if "error" not in row else Verdict(error=row["error"]) for _, row in mails[:MOST_MAILS]]
+        more = [f"The file has more mails; these are the first {MOST_MAILS}."] if len(mails) > MOST_MAILS else []
+        return "\n".join([*_table(loaded, lines), "", *more]), gr.skip(), gr.skip()
 
-    async def of_text(subject: str, body: str, request: gr.Request) -> tuple[Any, ...]:
-        return await verdict({"subject": subject, "body": body}, request)
+    async def of_mail(name: str | None, row: dict[str, Any], request: gr.Request) -> tuple[str, str, str]:
+        """The verdict on one mail of a file, and the subject and body that the classifier read."""
+        if "error" in row:
+            raise RequestError(row["error"])
+        loaded, (found,) = await _classified(app, name, [row], request)
+        cleaning = cleaning_module(loaded.folder)
+        if cleaning and not found.error:
+            (row,) = await run_in_threadpool(loaded.cleaner, cleaning.clean_row, [row])
+        return _explained(loaded, found), row.get("subject", ""), row.get("body", "")
 
-    async def of_file(path: str, request: gr.Request) -> tuple[Any, ...]:
-        message = message_bytes(Path(path).read_bytes())
-        Path(path).unlink()  # the server is to keep no mail that nobody gave it to keep
-        return await verdict({"message": message}, request)
-
-    def opened() -> str:
-        try:
-            return f"Decides: **{answering(of_objective(versions, 'classifier'))[1]}**"
-        except PROBLEMS as error:
-            return sentence(error)
-
-    gr.on([check.click, subject.submit], of_text, [subject, body], outputs, **PRIVATE)
-    file.upload(of_file, file, outputs, **PRIVATE)
-    blocks.load(opened, None, line, **AT_ONCE)
+    gr.on([check.click, subject.submit], of_text, [version, subject, body], result, **PRIVATE)
+    file.upload(of_file, [version, file], [result, subject, body], **PRIVATE)
     if not settings.feedback:
         return
 
-    async def tell(checked: Checked, label: str, request: gr.Request) -> None:
-        try:
-            loaded = await app.state.loader.get(checked["version"])
-            said = _Labelled(about="email", label=label, **checked["row"])
-            row = await labelled(loaded, said, settings.queue, network_of(request))
-            await run_in_threadpool(thank, app.state, loaded, row, request)
-        except PROBLEMS as error:
-            warn(error)
+    async def label_buttons(name: str | None) -> gr.Dataset:
+        with shown_errors():
+            loaded = await app.state.loader.get(name or "classifier")
+        return gr.Dataset(samples=[[_in_words(loaded, label)] for label in loaded.model.config.labels])
 
-    @gr.render(inputs=checked, triggers=[checked.change], show_progress="hidden", concurrency_limit=None)
-    def buttons(checked: Checked | None) -> None:
-        if not checked:
-            return
-        with gr.Row():
-            for label, text in zip(checked["labels"], what_it_is(checked["labels"]), strict=True):
+    async def tell(name: str | None, subject: str, body: str, chosen: list[str], request: gr.Request) -> None:
+        with shown_errors():
+            loaded = await app.state.loader.get(name or "classifier")
+            label = next((each for each in loaded.model.config.labels if _in_words(loaded, each) == chosen[0]), "")
+            feedback = EmailFeedback(about="email", label=label, subject=subject, body=body)
+            row = await labelled(loaded, feedback, settings.queue, network_of(request))
+            await run_in_threadpool(keep_feedback, app.state, loaded, row, request)
 
-                async def told(request: gr.Request, checked: Checked = checked, label: str = label) -> None:
-                    await tell(checked, label, request)
-
-                gr.Button(text).click(told, None, None, **PRIVATE)
-        gr.Markdown(CONSENT, elem_classes="consent")
+    labels = gr.Dataset(components=[gr.Textbox(visible=False)], samples=[], label="What is this mail really?")
+    gr.Markdown(CONSENT, elem_classes="consent")
+    version.change(label_buttons, version, labels, show_progress="hidden", **PRIVATE)
+    labels.click(tell, [version, subject, body, labels], None, **PRIVATE)
 
 
-def what_it_is(labels: list[str]) -> list[str]:
-    """A sentence a label; of two the last is what is looked for, as `threshold` has it."""
-    if len(labels) == 2:
-        return [f"This is not {labels[1]}", f"This is {labels[1]}"]
-    return [f"This is {label}" for label in labels]
-
-
-async def _classified(app: FastAPI, row: dict[str, Any], network: str | None) -> tuple[Loaded, Verdict]:
-    """A mail's verdict with its strongest words. Raises RequestError for one that can't be read, and Busy."""
-    loaded = await default(app.state, "classifier")
+async def _classified(
+    app: FastAPI, name: str | None, rows: list[dict[str, Any]], request: gr.Request
+) -> tuple[Loaded, list[Verdict]]:
+    """The verdicts on some mails, explained if it is one. Raises RequestError for a wrong version, and Busy."""
+    loaded = await app.state.loader.get(name or "classifier")
     if not isinstance(loaded.model, Classifier):
         raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
-    with loaded.classified_by(app.state.settings.queue, network):
+    explained = EXPLAINED if len(rows) == 1 else 0
+    with loaded.classified_by(app.state.settings.queue, network_of(request)):
         async with loaded.turn:
-            (found,) = await run_in_threadpool(verdicts_of, loaded, [row], EXPLAINED)
-            if found.error:  # it may be too long for an explanation, and for nothing else
-                (found,) = await run_in_threadpool(verdicts_of, loaded, [row])
-    if found.error:
-        raise RequestError(found.error)
-    EMAILS.labels(loaded.registered_name).inc()
+            found = await run_in_threadpool(verdicts_of, loaded, rows, explained)
+            if explained and found[0].error:  # it may be too long for an explanation, and for nothing else
+                found = await run_in_threadpool(verdicts_of, loaded, rows)
+    EMAILS.labels(loaded.registered_name).inc(len(rows))
     return loaded, found
 
 
-def _shown(found: Verdict, loaded: Loaded) -> str:
-    """A verdict and the words that moved it, as Markdown in which they are but text."""
-    labels = list(found.probabilities or ())
-    others = [label for label in labels if label != found.label]
-    against = others[0] if len(others) == 1 else f"not {found.label}"
-    rows = [
-        f"| {plain(each.text)} | {found.label if each.effect > 0 else against} | {abs(each.effect):.2f} |"
-        for each in found.moved_by or ()
+def _in_words(loaded: Loaded, label: str) -> str:
+    """A label for people; of two labels the second is what the classifier looks for, so the first is its opposite."""
+    labels = loaded.model.config.labels
+    name = f"not {labels[1]}" if len(labels) == 2 and label == labels[0] else label
+    return f"{name[:1].upper()}{name[1:]}"
+
+
+def _explained(loaded: Loaded, found: Verdict) -> str:
+    """A verdict, its probability and the words that moved it, as Markdown. Raises RequestError without a verdict."""
+    if found.error:
+        raise RequestError(found.error)
+    why = probability_in_words(found, loaded.registered_name, loaded.model.config.threshold)
+    words = {
+        f"Words for “{_in_words(loaded, found.label)}”": [each for each in found.moved_by or () if each.effect > 0],
+        "Words against it": [each for each in found.moved_by or () if each.effect < 0],
+    }
+    lines = [
+        f"{plain(name)}: " + ", ".join(f"**{plain(each.text)}**" for each in some)
+        for name, some in words.items()
+        if some
     ]
-    why = in_words(found, loaded.registered_name, loaded.model.config.threshold)
-    said = plain(f"{found.label}"[:1].upper() + f"{found.label}"[1:])
-    head = ["| Words that moved it most | speak for | by (log-odds) |", "|:--|:--|--:|"]
-    return "\n".join([f"## {said}", "", plain(why), "", *(head + rows if rows else ())])
+    return "\n\n".join([f"## {plain(_in_words(loaded, found.label))}", plain(why), *lines])
+
+
+def probability_in_words(found: Verdict, version: str, threshold: float | None) -> str:
+    """The probability that decided, and where the version draws the line."""
+    if threshold is None:
+        return f"The probability of {found.label} is {found.probability:.1%}; {version} takes the likeliest label."
+    label, probability = list((found.probabilities or {}).items())[-1]
+    # enough digits that the two numbers do not look equal
+    digits = next(many for many in range(1, 16) if many == 15 or f"{probability:.{many}%}" != f"{threshold:.{many}%}")
+    decides = f"above {threshold:.{digits}%} {version} calls a mail {label}"
+    return f"The probability of {label} is {probability:.{digits}%}; {decides}."
+
+
+def _table(loaded: Loaded, verdicts: list[Verdict]) -> list[str]:
+    """A line for each mail of a file, as a table in Markdown."""
+    label = loaded.model.config.labels[-1]
+    lines = ["| Mail | Verdict | Probability of " + plain(label) + " |", "|--:|:--|--:|"]
+    for number, each in enumerate(verdicts, 1):
+        if each.error:
+            lines.append(f"| {number} | {plain(each.error)} | |")
+        else:
+            lines.append(f"| {number} | {plain(_in_words(loaded, each.label))} | {each.probabilities[label]:.1%} |")
+    return lines

@@ -1,6 +1,5 @@
 """The page for who decides what is learned from: feedback that waits, behind a reviewer's key."""
 
-import hmac
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +8,9 @@ from fastapi import FastAPI
 
 from app.errors import RequestError
 from app.feedback_list import COLUMNS, Text, select, texts
-from app.page_parts import PRIVATE, PROBLEMS, warn
+from app.page_shared import PRIVATE, shown_errors
 from app.quarantine import Decision
+from app.settings import is_key
 
 HELP = (
     "Nothing learns from these rows until you accept them. Nearly equal rows are one line. Click a line to choose it "
@@ -18,27 +18,29 @@ HELP = (
     "ones; of several wordings training learns the first."
 )
 
+WIDTHS = [110, 120, 130, 200, 110, 300, 110, 160, 220]
+"""Pixels of the columns."""
+
 
 def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     key = gr.Textbox("", label="Reviewer's key", type="password", submit_btn="Show")
     gr.Markdown(HELP)
     shown = gr.State([])
-    table = gr.Dataframe(headers=list(COLUMNS), datatype="str", interactive=False, wrap=True, elem_id="waiting")
-    whole = gr.Textbox("", label="Whole text", lines=3, max_lines=30, interactive=False, elem_id="whole")
+    table = gr.Dataframe(
+        headers=list(COLUMNS), datatype="str", interactive=False, column_widths=WIDTHS, elem_id="waiting"
+    )
+    whole = gr.Textbox("", label="Whole text", lines=3, max_lines=30, interactive=False)
     which = gr.Textbox("", label="Rows")
     with gr.Row():
         accept, drop = gr.Button("Accept", variant="primary"), gr.Button("Drop", variant="stop")
 
     def decided(decision: Decision | None, key: str, which: str, shown: list[Text]) -> tuple[Any, ...]:
-        try:
+        with shown_errors():
             if decision:
-                gr.Info(f"{decide(app.state, key, shown, which, decision)} rows {decision}.")
+                gr.Info(f"{decide(app.state, key, shown, which, decision)} rows {decision}.", duration=5)
             found = waiting(app.state, key)
-            return found, [each.cells() for each in found], "", ""
-        except PROBLEMS as error:
-            warn(error)
-            return gr.skip(), gr.skip(), gr.skip(), which
+        return found, [each.cells() for each in found], "", ""
 
     def choose(which: str, shown: list[Text], data: gr.SelectData) -> tuple[str, str]:
         chosen = data.row_value[0]
@@ -65,8 +67,5 @@ def decide(state: Any, key: str, shown: Sequence[Text], which: str, decision: De
 
 
 def _check(state: Any, key: str) -> None:
-    given = key.strip().encode(errors="replace")
-    # every key is compared, so that the time says nothing about which one was close
-    right = [hmac.compare_digest(given, each.encode()) for each in state.settings.reviewer_keys]
-    if not any(right):
+    if not is_key(key, state.settings.reviewer_keys):
         raise RequestError("this is no reviewer's key", None, "not_a_reviewer")

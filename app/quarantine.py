@@ -11,11 +11,10 @@ import json
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import mkstemp
 from typing import Any, Literal
 
 from fastapi import Request
@@ -24,7 +23,7 @@ from app.errors import Busy, Unavailable
 from app.limits import network_of
 from app.metrics import FEEDBACK as WRITTEN
 from app.pipeline import in_project
-from app.settings import Settings
+from app.settings import Settings, is_key
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.data.inbox import FEEDBACK, INBOX, plain
@@ -115,9 +114,8 @@ class Quarantine:
         written.
         """
         key = request.headers.get("authorization", "").partition(" ")[2].strip()
-        known = any(hmac.compare_digest(key.encode(), each.encode()) for each in keys)
-        who = key if known else network_of(request) or ""
-        with self._lock, _writing():
+        who = key if is_key(key, keys) else network_of(request) or ""
+        with self._alone():
             salt = _salt(self.folder / ".salt")
         return hmac.new(salt, who.encode(), "sha256").hexdigest()[:12]
 
@@ -208,21 +206,12 @@ def _digest(content: Any) -> bytes:
 
 def _salt(path: Path) -> bytes:
     """Random bytes, the same as long as their file is there."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, made = mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(os.urandom(16))
-                file.flush()
-                os.fsync(descriptor)
-            with suppress(FileExistsError):
-                os.link(made, path)  # of several servers the first one's counts
-        finally:
-            Path(made).unlink()
-        return path.read_bytes()
+    if not path.exists():
+        new = path.with_name(".salt.new")
+        new.touch(0o600)
+        new.write_bytes(os.urandom(16))
+        new.replace(path)
+    return path.read_bytes()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What /v1 takes and gives: OpenAI's schema, as far as it means something here.
+"""What /v1 takes: OpenAI's schema, as far as it means something here; and its lists of models and errors.
 
 Names and meaning are those of OpenAI's reference of /chat/completions and /completions. Every name that a request may
 have stands here, in its nested objects, too: those that change an answer, those that change nothing (`user`, say), and
@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from llm.chat import Message
@@ -195,126 +195,7 @@ class CompletionRequest(_Request):
     """Texts that go on."""
 
     prompt: str | Tokens | Prompts[str] | Prompts[Tokens]
-    logprobs: int | None = Field(default=None, ge=0, le=20)
-
-
-class TopLogprob(BaseModel):
-    """A token that was likely."""
-
-    token: str
-    logprob: float
-    bytes: list[int] | None
-
-
-class TokenLogprob(TopLogprob):
-    """A token that was made, and what was likely in its place."""
-
-    top_logprobs: list[TopLogprob]
-
-
-class ChoiceLogprobs(BaseModel):
-    """The tokens of a chat answer."""
-
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class CompletionLogprobs(BaseModel):
-    """The tokens of a text."""
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
-    text_offset: list[int]
-
-
-class Usage(BaseModel):
-    """Tokens of a request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class AnswerMessage(BaseModel):
-    """What the assistant says."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str
-    refusal: None = None
-
-
-class Delta(BaseModel):
-    """What came to what the assistant says."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _what_came(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if value is not None}
-
-
-Finish = Literal["stop", "length"]
-
-
-class ChatChoice(BaseModel):
-    """An answer."""
-
-    index: int
-    message: AnswerMessage
-    logprobs: ChoiceLogprobs | None = None
-    finish_reason: Finish
-
-
-class ChatChunkChoice(BaseModel):
-    """A piece of an answer."""
-
-    index: int
-    delta: Delta
-    logprobs: ChoiceLogprobs | None = None
-    finish_reason: Finish | None = None
-
-
-class CompletionChoice(BaseModel):
-    """A text, or a piece of one."""
-
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None = None
-    finish_reason: Finish | None = None
-
-
-class _Answer(BaseModel):
-    """What all answers have."""
-
-    id: str
-    created: int
-    model: str
-    """The version that answers, such as `threestage-assistant/3`."""
-    system_fingerprint: str | None = None
-    usage: Usage | None = None
-
-
-class ChatCompletion(_Answer):
-    """The answers to a conversation."""
-
-    object: Literal["chat.completion"] = "chat.completion"
-    choices: list[ChatChoice]
-
-
-class ChatCompletionChunk(_Answer):
-    """A piece of them, as an event."""
-
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    choices: list[ChatChunkChoice]
-
-
-class Completion(_Answer):
-    """Texts, or pieces of them."""
-
-    object: Literal["text_completion"] = "text_completion"
-    choices: list[CompletionChoice]
+    unsupported: ClassVar = UNSUPPORTED | {"logprobs": (None,)}
 
 
 class Model(BaseModel):

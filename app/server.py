@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from threading import Thread
 from types import FrameType
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from app import classifying, feedback, openai_api
 from app.errors import Busy, Failed, RequestError, Timeout
-from app.limits import Bodies, Keys, Measured, Sites, TimedHeads
+from app.limits import Bodies, Keys, Measured, Sites
 from app.metrics import RUNNING, WAITING
 from app.quarantine import Quarantine
 from app.settings import Settings
@@ -39,6 +38,8 @@ IN_VAIN = {"x-should-retry": "false"}
 """Of an error that the next try would meet again: OpenAI's clients would have it all computed twice more."""
 CONNECTIONS = 1000
 """Connections at once; more are refused with 503."""
+MOST_HEAD = 16_384
+"""Bytes of a request's head."""
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _bug)
     app.add_middleware(Keys, keys=settings.api_keys, guarded=GUARDED)
-    app.add_middleware(Bodies, most=settings.body_bytes, seconds=settings.body_seconds)
+    app.add_middleware(Bodies, most=settings.body_bytes)
     app.add_middleware(Sites, allowed=settings.allowed_hosts, any_name=bool(settings.api_keys))
     app.add_middleware(Measured)
     if page:
@@ -185,23 +186,23 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
 
 
 def _there(parts: Sequence[str | int], body: Any, missing: bool) -> list[str | int]:
-    """The parts of a place that a body has, or of which the last is `missing`; pydantic names types between, too."""
-    if not parts:
-        return []
-    first, *rest = parts
-    if missing and not rest:
-        return [] if isinstance(body, str | int | float | list) else [first]
-    without = _there(rest, body, missing)
-    try:
-        there = [first, *_there(rest, body[first], missing)]
-    except (LookupError, TypeError):
-        return without
-    is_a_type = rest and without[-1:] == rest[-1:] and there[-1] != rest[-1]  # with the name of a part
-    return without if is_a_type else there
+    """The parts of a place that a body has, and its last one where that is `missing`.
+
+    pydantic names the types between them, too.
+    """
+    found: list[str | int] = []
+    for number, part in enumerate(parts, 1):
+        try:
+            body = body[part]
+        except (LookupError, TypeError):
+            if not missing or number < len(parts) or isinstance(body, str | int | float | list):
+                continue
+        found.append(part)
+    return found
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
-    said, code = str(error.detail), "not_found" if error.status_code == 404 else "invalid_request"
+    said, code = str(error.detail), {404: "not_found", 413: "too_large"}.get(error.status_code, "invalid_request")
     if error.status_code == 404 and request.url.path.startswith(openai_api.router.prefix):
         said = f"{said}: below {openai_api.router.prefix} there are chat/completions, completions and models"
     found = RequestError(said, None, code)
@@ -215,9 +216,10 @@ def http_config(app: FastAPI, host: str, port: int, log_level: str) -> uvicorn.C
         host=host,
         port=port,
         log_level=log_level,
-        http=partial(TimedHeads, seconds=app.state.settings.body_seconds),
-        ws="none",  # nothing here speaks them
+        http="h11",
+        ws="none",
         limit_concurrency=CONNECTIONS,
+        h11_max_incomplete_event_size=MOST_HEAD,
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # else any client on this machine could write its address
         timeout_keep_alive=15,
         timeout_graceful_shutdown=int(GOODBYE) + 5,

@@ -62,8 +62,6 @@ class Loaded:
     """Of the requests that may wait for the classifier, what one client network may have."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the request whose mails are read now; the next waits for it without a thread."""
-    busy: threading.Lock = field(default_factory=threading.Lock)
-    """Held by who classifies."""
     classifying: list[str | None] = field(default_factory=list)
     """Requests whose mails are read or classified, or that wait for it, by their client network."""
     asked: float = field(default_factory=time.monotonic)

@@ -13,6 +13,7 @@ from llm.errors import UserError
 from tasks.registry.lineage import log_lineage
 from tasks.registry.register import DELETED, register_model, registered_name
 from tasks.registry.server import ServerAwayError
+from tasks.registry.summary import next_step
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
@@ -75,10 +76,11 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()
 
-    def work() -> None:
+    def work() -> str:
         configure_tracking()  # one that is away before anything begins is said at once
         with prefect_server():
             run_as_child(register, {})
+        return next_step()
 
     return run_command(work, STATE / "register" / "log", verbose=options.verbose)
 

@@ -14,15 +14,7 @@ from prefect.context import FlowRunContext
 from prefect.runtime import task_run
 from prefect.settings import get_current_settings
 
-from tasks.registry.reproduce import (
-    Comparison,
-    compare,
-    expected_differences,
-    facts_here,
-    gather,
-    registered,
-    worktree,
-)
+from tasks.registry.reproduce import Comparison, compare, expected_differences, gather, registered, worktree
 from tasks.registry.worktree import Worktree
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
@@ -44,14 +36,15 @@ def reproduce(version: str) -> Comparison:
     """Train a registered version again from its commit, and compare the bytes, up to the first stage that differs."""
     log, api_url = get_run_logger(), str(FlowRunContext.get().client.api_url)
     found = registered(version)
-    for difference in expected_differences(found, facts_here()):
+    expected = expected_differences(found)
+    for difference in expected:
         log.warning("other bytes are to be expected: %s", difference)
     with worktree(found) as tree:
         stages = task(gather, task_run_name="gather", cache_policy=NO_CACHE)(found, tree)
         log.info("to run: %s", ", ".join(stages))
         for number, stage in enumerate(stages, 1):
             make(tree, stage, api_url, found.facts.get("threads"))
-            result = compare(found, tree, stages[:number])
+            result = compare(found, tree, stages[:number], expected)
             if result.differs:
                 break
     create_markdown_artifact(f"```\n{result}\n```", key="reproduce", description=version)

@@ -36,7 +36,7 @@ from tasks.registry.tracking import parent_run
 from tasks.stages import graph
 from tasks.stages.command import lasted
 from tasks.stages.params import evaluation_stage, model_names, training_stage
-from tasks.stages.server import PARENT_TASK_RUN, prefect_page, quiet_stops, tag_with_workspace
+from tasks.stages.server import PARENT_TASK_RUN, prefect_page, quiet_stops
 from tasks.stages.worker import alone, depend_on_worker, end_stopped
 
 RETRAIN = "retrain"
@@ -85,7 +85,6 @@ def retrain(
     quiet_stops()
     context = FlowRunContext.get()
     client, flow_run = context.client, context.flow_run.id
-    tag_with_workspace(client, context.flow_run)
     try:
         with alone(RETRAIN, flow_run, hours * HOUR):
             return _Run(client, flow_run, hours, stage_hours, decide, share, push_to).retrain()

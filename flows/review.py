@@ -25,7 +25,6 @@ from tasks.stages.server import (
     prefect_server,
     quiet_stops,
     run_as_child,
-    tag_with_workspace,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +102,6 @@ def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Mi
         raise UserError("auto and wait_minutes: either the gates decide or a person does")
     quiet_stops()
     context, log = FlowRunContext.get(), get_run_logger()
-    tag_with_workspace(context.client, context.flow_run)
     found: dict[str, Reviewed] = {}
     outcomes: dict[str, str] = {}
     failed: dict[str, UserError] = {}

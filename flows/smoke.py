@@ -20,7 +20,7 @@ from tasks.registry.worktree import checkout
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.params import load_smoke
-from tasks.stages.server import prefect_server, quiet_stops, run_as_child, tag_with_workspace
+from tasks.stages.server import prefect_server, quiet_stops, run_as_child
 from tasks.stages.worker import depend_on_worker, end_stopped
 
 NAME = "smoke"
@@ -37,7 +37,6 @@ def smoke() -> str:
     quiet_stops()
     context = FlowRunContext.get()
     client, flow_run = context.client, context.flow_run
-    tag_with_workspace(client, flow_run)
     try:
         with exclusive(NAME, patience=0):
             found = _run(str(client.api_url))

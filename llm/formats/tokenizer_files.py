@@ -70,39 +70,29 @@ def byte_level_bpe(
     for pair in merges:
         if len(pair) != 2 or pair[0] not in vocabulary or pair[1] not in vocabulary or "".join(pair) not in vocabulary:
             raise UserError(f"the merge {' '.join(pair)!r} is not of two tokens to a third")
-    made = _ids(vocabulary, map("".join, merges))
+    made = np.fromiter((vocabulary["".join(pair)] for pair in merges), np.int64)
     if len(late := np.flatnonzero(made[1:] < made[:-1])):
         before, after = (" ".join(pair) for pair in merges[late[0] : late[0] + 2])
         raise UserError(
             f"the merge {after!r} is after {before!r} but makes a lower id: "
             "ids that aren't in the order of merges can't be kept"
         )
-    _check_merges(vocabulary, merges, made, whole_words)
+    _check_merges(vocabulary, merges, whole_words)
     as_bytes, ends = to_bytes(spelled), [0, *accumulate(map(len, vocabulary))]  # a token by itself takes twice as long
     tokens = (as_bytes[start:end] for start, end in pairwise(ends))
     return make_encoding(pattern, dict(zip(tokens, vocabulary.values(), strict=True)), special)
 
 
-def _ids(vocabulary: dict[str, int], tokens: Iterable[str]) -> np.ndarray:
-    return np.fromiter(map(vocabulary.__getitem__, tokens), np.int64)
-
-
-def _check_merges(
-    vocabulary: dict[str, int], merges: list[tuple[str, ...]], made: np.ndarray, whole_words: bool
-) -> None:
-    """Hold that merging by rank merges nothing that the list of merges, which `made` these ids, doesn't.
+def _check_merges(vocabulary: dict[str, int], merges: list[tuple[str, ...]], whole_words: bool) -> None:
+    """Hold that merging by rank merges nothing that the list of merges doesn't.
 
     What happens within a token's bytes doesn't depend on what surrounds them, as long as no merge crosses their border.
     So it is enough to merge each token by itself with the published merges. If one token comes out, the last two parts
     before it are the only ones of which rank makes it too. If three or more do, rank never makes it either. But if
     two do, rank would join them.
     """
-    letters = {token: vocabulary[token] for token in byte_characters() if token in vocabulary}
-    left, right = (_ids(vocabulary, side) for side in ((left for left, _ in merges), (right for _, right in merges)))
-    seen = {*made.tolist()} if _all_made(np.array(sorted(letters.values())), left, right, made) else set()
-    rest = [token for token, index in vocabulary.items() if index not in seen and token not in letters]
-    if not rest:
-        return
+    letters = byte_characters() & vocabulary.keys()
+    rest = [token for token in vocabulary if token not in letters]
     from tokenizers import Tokenizer, models
 
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
@@ -113,36 +103,6 @@ def _check_merges(
             if alone.ids != [vocabulary[token]] and not (len(alone.ids) > 2 and whole_words and complete):
                 parts = " ".join(map(tokenizer.id_to_token, alone.ids))
                 raise UserError(f"merges make {parts!r} of token {token!r}, which tiktoken would take whole")
-
-
-def _all_made(letters: np.ndarray, left: np.ndarray, right: np.ndarray, made: np.ndarray) -> bool:
-    """Whether merging a token's letters makes it, for each that a merge is for; all arrays are of ids.
-
-    A token is made last, of its left and its right part. Going back in time from there, the later one of the two falls
-    into its own parts, one of which lies at the border, and so on down to letters. The token is made if no two parts
-    that so meet at the border are merged before one of them is gone. All tokens go back at once, a step at a time.
-    False as well where merges don't make one token each, of letters and of what was made before.
-    """
-    known = np.concatenate([letters, made])
-    if (np.diff(known) <= 0).any() or (np.maximum(left, right) >= made).any():
-        return False
-    parts = np.searchsorted(known, (left, right))  # from here on a token's number is its place among the known
-    if (known[parts] != (left, right)).any():
-        return False
-    first, pairs = len(letters), parts[0] * len(known) + parts[1]
-    by_pair, (left, right) = np.argsort(pairs), parts
-    while len(left):
-        later = np.maximum(left, right)
-        left, right, later = (each[later >= first] for each in (left, right, later))
-        right_falls = right >= left  # of two alike the right one is later: merging begins on the left
-        left = np.where(right_falls, left, parts[1][later - first])
-        right = np.where(right_falls, parts[0][later - first], right)
-        met = left * len(known) + right
-        merge = by_pair[np.searchsorted(pairs, met, sorter=by_pair).clip(max=len(pairs) - 1)]
-        # Of one rank the left pair comes first, which is this one where the other was the right part's.
-        if ((pairs[merge] == met) & (merge + first < later + right_falls)).any():
-            return False
-    return True
 
 
 def gguf_encoding(metadata: dict[str, Any]) -> tiktoken.Encoding:

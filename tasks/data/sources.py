@@ -60,7 +60,7 @@ class Source(Config):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower=True)] | None = None
     """Of the archive or the file, or of the list of a folder's files (tasks/data/local.py), which must be these.
 
-    Without it what is there is taken. `threestage data add` writes it. A dataset of the hub has a revision instead."""
+    Without it, the file is taken as it is. `threestage data check` prints it. A dataset of the hub has a revision."""
     files: str = "*"
     """Which files of an archive or a folder to keep, as a glob on their whole path in it; `*` also stands for `/`."""
     encoding: str | None = None

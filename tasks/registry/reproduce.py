@@ -6,7 +6,6 @@ pinned sources. The training itself always runs.
 """
 
 import logging
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from llm.errors import UserError
 from tasks.registry.find import find_version
 from tasks.registry.git import fetch_more, git, git_output
 from tasks.registry.lineage import Stages, recorded_stages
-from tasks.registry.record import FILE, NONE, RECORD, current_facts, holds, read_record
+from tasks.registry.record import NONE, current_facts, holds, read_record
 from tasks.registry.tracking import configure_tracking, made_by, server_errors
 from tasks.registry.uncommitted import not_in_git
 from tasks.registry.worktree import Worktree, checkout
@@ -137,9 +136,11 @@ def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
     logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)
 
 
-def expected_differences(version: Registered, here: Mapping[str, str]) -> list[str]:
-    """Why other bytes are to be expected with these facts of a machine: other libraries, another kind of machine."""
-    libraries = installed()
+def expected_differences(version: Registered) -> list[str]:
+    """Why other bytes are to be expected: other libraries, another kind of machine."""
+    import torch  # noqa: F401, without it the facts lack the device
+
+    libraries, here = installed(), current_facts()
     then = {name: value for name, value in version.hashes[version.stage].params.items() if name in LIBRARIES}
     found = [
         f"library {name} was {value}, here it is {libraries[name]}"
@@ -147,31 +148,10 @@ def expected_differences(version: Registered, here: Mapping[str, str]) -> list[s
         if libraries[name] != value
     ]
     for name in CLASS:
-        before, now = (_kind(facts.get(name, "")) for facts in (version.facts, here))
+        before, now = (facts.get(name, "") for facts in (version.facts, here))
         if before and now and before != now:
             found.append(f"{name.removeprefix('machine.')} was {before}, here it is {now}")
     return found
-
-
-def facts_here() -> dict[str, str]:
-    """The facts of this machine, with the device that a training would choose."""
-    import torch  # noqa: F401, without it they lack the device
-
-    return current_facts()
-
-
-def _facts_of(tree: Worktree, stage: str) -> dict[str, str]:
-    """The facts that a stage recorded in a worktree's own tracking store; those of this machine where it logs none."""
-    for path in tree.scratch.glob(f"mlartifacts/**/{RECORD}"):
-        if (record := FILE.validate_json(path.read_bytes())).stage == stage:
-            return record.facts
-    return facts_here()
-
-
-def _kind(fact: str) -> str:
-    """A fact of a machine without the version of its kernel: `Linux-6.1.0-x86_64-with-glibc2.36` is `Linux x86_64`."""
-    system = re.match(r"(Linux|macOS|Darwin|Windows)\b.*?(x86_64|aarch64|arm64|AMD64)", fact)
-    return " ".join(system.groups()) if system else fact
 
 
 def gather(version: Registered, tree: Worktree) -> list[str]:
@@ -202,15 +182,13 @@ def _copy_inputs(tree: Worktree, deps: Mapping[str, str]) -> None:
         logger.info("%s: not in the commit, copied from here", path)
 
 
-def compare(version: Registered, tree: Worktree, ran: list[str]) -> Comparison:
-    """Compare what the stage that ran last made with the version's record."""
+def compare(version: Registered, tree: Worktree, ran: list[str], expected: list[str]) -> Comparison:
+    """Compare what the stage that ran last made with the version's record; `expected` are reasons known before."""
     then, now = version.hashes[ran[-1]], as_hashes(locked_stages(tree.project / LOCK)[ran[-1]])
     differs = {
         path: (md5, now.outs.get(path, "missing")) for path, md5 in then.outs.items() if now.outs.get(path) != md5
     }
-    reasons = []
-    if differs:
-        reasons = why(then, now) or expected_differences(version, _facts_of(tree, ran[-1])) or [UNKNOWN]
+    reasons = (why(then, now) or expected or [UNKNOWN]) if differs else []
     return Comparison(version.uri, tuple(ran), now.outs, differs, tuple(reasons))
 
 

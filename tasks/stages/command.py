@@ -121,26 +121,25 @@ def run_command(
         signal.signal(signal.SIGINT, _on_interrupt)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # which Prefect, after its own, hands the signal on to
         signal.signal(signal.SIGTERM, _on_terminate)
+    again, code, said = f"{again} goes on from there", 1, ""
     try:
-        further = work()
+        again, code = work(), 0
     except KeyboardInterrupt:
         code, said = 130, "interrupted"
     except InterruptedError as error:
-        code, said = STOPPED, f"{error}; {again} goes on from it"
+        code, said = STOPPED, f"{error}; {again}"
     except TerminationSignal:
         code, said = 143, "terminated"
     except Exception as error:
         reason = _mendable(error)
         if verbose or reason is None:
             traceback.print_exc()
-        code, said = 1, f"this is a bug; {log} holds its log" if reason is None else f"error: {reason}"
+        said = f"this is a bug; {log} holds its log" if reason is None else f"error: {reason}"
         _write(log, traceback.format_exc())
-    else:
-        code, said = 0, ""
-        _write(log, f"finished in {lasted(began)}{f'; {further}' if further else ''}\n")
     if code:
         sys.stderr.write(f"{said}\n")
-        _write(log, f"{said}; ended after {lasted(began)}\n")
+    end = f"{said}; ended after {lasted(began)}" if code else f"finished in {lasted(began)}"
+    _write(log, f"{end}; {again}\n" if again and code in (0, 130, 143) else f"{end}\n")
     return code
 
 

@@ -19,7 +19,6 @@ import httpx
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
-from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.flow_engine import run_flow
 from prefect.settings import (
@@ -293,12 +292,6 @@ def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
         with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
             end_below(client, flow_run.id, Cancelled(message=str(stops[0]) or "stopped"))
         raise stops[0] from None
-
-
-def tag_with_workspace(client: SyncPrefectClient, run: FlowRun) -> None:
-    """Tag a flow run with the folder that it works in, which nobody knew before its worker started it."""
-    if workspace() not in run.tags:
-        client.update_flow_run(run.id, tags=[*run.tags, workspace()])
 
 
 def artifact_key(name: str) -> str:

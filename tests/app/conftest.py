@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import mlflow
+import psutil
 import pytest
 import uvicorn
 from mlflow import MlflowClient
@@ -162,3 +163,15 @@ def error_of(result: Result, code: int = 1) -> str:
 
 def rows_of(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    return [each.pid for each in psutil.Process(pid).children(recursive=True)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

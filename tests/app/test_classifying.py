@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from mlflow.pyfunc import PythonModelContext
 
-from app.classifying import Verdict, in_words
 from app.cleaning import Cleaner
 from app.errors import Busy
 from app.settings import Settings
@@ -158,19 +157,6 @@ def test_files_in_any_charset_are_read_as_training_reads_them(server):
     found = answer.raise_for_status().json()["verdicts"]
     expected = verdicts(server, learned)
     assert [each["probability"] for each in found] == [each["probability"] for each in expected]
-
-
-def test_a_verdict_in_words_agrees_with_its_label():
-    found = {"label": "spam", "probability": 0.464, "probabilities": {"ham": 0.536, "spam": 0.464}}
-    said = in_words(Verdict(**found), "threestage-classifier/3", 0.41)
-    assert said == "Probability of spam: 0.464; threestage-classifier/3 calls a mail spam above 0.410."
-    assert "spam: 0.4640; threestage-classifier/3 calls a mail spam above 0.4639." in in_words(
-        Verdict(**found), "threestage-classifier/3", 0.46391
-    )
-    three = Verdict(label="b", probability=0.4, probabilities={"a": 0.3, "b": 0.4, "c": 0.3})
-    assert in_words(three, "threestage-kinds/1", None) == (
-        "Probability of b: 0.400; threestage-kinds/1 takes the likeliest label."
-    )
 
 
 @pytest.mark.parametrize(

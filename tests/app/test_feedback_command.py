@@ -98,12 +98,12 @@ def test_accepted_rows_are_in_their_inboxes_once_as_they_came_and_dvc_holds_them
         "3 rows accepted",
         f"for git and DVC's remote: git add {inbox}.dvc && dvc push",
     ]
-    assert [*map(json.loads, inbox.read_text().splitlines())] == rows[:3]
+    assert [*map(json.loads, inbox.read_bytes().splitlines())] == rows[:3]
     before = Path(f"{inbox}.dvc").read_text()
     assert json.loads(threestage("accept", "--yes", "emails", "--json").stdout)["accepted"] == 0
     quarantine.add("emails", rows[0] | {"subject": "More"}, "network 3", "m/1")
     assert threestage("accept", "--yes", "all").stdout.startswith("3 rows accepted\n")
-    assert [*map(json.loads, inbox.read_text().splitlines())][:3] == rows[:3]
+    assert [*map(json.loads, inbox.read_bytes().splitlines())][:3] == rows[:3]
     assert Path(f"{inbox}.dvc").read_text() != before
     assert quarantine.waiting() == []
 

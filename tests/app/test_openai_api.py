@@ -198,30 +198,6 @@ def test_log_probabilities_are_those_of_a_forward_pass(client, assistant):
     assert ask(client).choices[0].logprobs is None
 
 
-def test_the_log_probabilities_of_a_completion_lie_where_its_text_does(client):
-    options = {
-        "model": "foundation",
-        "prompt": "the cat",
-        "logprobs": 3,
-        "max_tokens": 12,
-        "temperature": 1.0,
-        "seed": 5,
-    }
-    answer = client.completions.create(**options)
-    (choice,) = answer.choices
-    told, made = choice.logprobs, answer.usage.completion_tokens
-    assert [*map(len, (told.tokens, told.token_logprobs, told.top_logprobs, told.text_offset))] == [made] * 4
-    assert made > 1
-    assert all(len(likely) == 3 and max(likely.values()) <= 0 for likely in told.top_logprobs)
-    for token, offset in zip(told.tokens, told.text_offset, strict=True):
-        if not token.startswith("bytes:"):
-            assert choice.text[offset:].startswith(token)
-    chunks = [chunk.choices[0] for chunk in client.completions.create(**options, stream=True)]
-    assert [offset for chunk in chunks if chunk.logprobs for offset in chunk.logprobs.text_offset] == told.text_offset
-    assert "".join(chunk.text for chunk in chunks) == choice.text
-    assert client.completions.create(**options | {"logprobs": 0}).choices[0].logprobs.top_logprobs == [{}] * made
-
-
 def test_completions_go_on_with_texts_tokens_and_several_at_once(client, foundation):
     model, encoding = foundation
     tokens = encoding.encode_ordinary("the cat sat")
@@ -385,7 +361,7 @@ def test_what_would_change_the_answer_and_is_not_done_is_refused_by_name(client,
 
 
 def test_a_completions_own_unsupported_parts_are_refused(client):
-    for part in ({"echo": True}, {"suffix": "x"}, {"best_of": 3}):
+    for part in ({"echo": True}, {"suffix": "x"}, {"best_of": 3}, {"logprobs": 3}):
         with pytest.raises(openai.BadRequestError, match=f"{next(iter(part))} is not supported"):
             client.completions.create(model="foundation", prompt="x", **part)
     with pytest.raises(openai.BadRequestError, match="the prompt is empty"):

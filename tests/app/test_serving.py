@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from projects import free_ports
 
 from app.server import GOODBYE
-from tests.app.conftest import tracked, wait_until
+from tests.app.conftest import alive, children, tracked, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -132,29 +131,6 @@ def test_a_stream_that_would_outlast_the_goodbye_ends_with_an_error(registry, tm
         assert server.wait(120) == 0, (tmp_path / "log").read_text()
 
 
-def test_the_command_serves_and_ends_at_sigterm_with_its_helpers(registry, tmp_path, port):
-    options = (
-        "-m",
-        "app.command",
-        "serve",
-        "--port",
-        str(port),
-        "--no-page",
-        "--no-feedback",
-        "--log-level",
-        "warning",
-    )
-    with tracked(registry), process(*options, port=port, folder=tmp_path) as (server, address):
-        answer = httpx.post(f"{address}/classify", json={"emails": [{"body": "the cat"}]}, timeout=300)
-        assert answer.json()["verdicts"][0]["label"] in ("ham", "spam")
-        helpers = children(server.pid)
-        assert helpers  # the process that reads mails
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(120) == 0, (tmp_path / "log").read_text()
-        wait_until(lambda: not any(alive(pid) for pid in helpers), 60)
-        assert "Traceback" not in (tmp_path / "log").read_text()
-
-
 def test_a_server_that_is_killed_leaves_no_process_behind(registry, tmp_path, port):
     with tracked(registry), process("-c", SERVE, str(port), "0", port=port, folder=tmp_path) as (server, address):
         httpx.post(f"{address}/classify", json={"emails": [{"body": "the cat"}]}, timeout=300).raise_for_status()
@@ -162,18 +138,6 @@ def test_a_server_that_is_killed_leaves_no_process_behind(registry, tmp_path, po
         server.kill()
         server.wait()
         wait_until(lambda: not any(alive(pid) for pid in helpers), 60)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    return [each.pid for each in psutil.Process(pid).children(recursive=True)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_port_that_is_taken_is_said(registry, tmp_path, port):

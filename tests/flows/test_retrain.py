@@ -225,7 +225,7 @@ def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_
         assert set(states.values()) == {"Cancelled"}, states
         assert {"pretrain", "pretrain-scratch", done.name} <= states.keys()
         assert "Crash" not in log.read_text()
-        assert " goes on from it; ended after " in log.read_text().splitlines()[-1]
+        assert " goes on from there; ended after " in log.read_text().splitlines()[-1]
         assert said(deployed, "status", "--short", "--", "dvc.lock", "reports") == ""
     finally:
         path.write_text(kept)

@@ -32,7 +32,7 @@ class Correction(Config):
     official_languages: Literal["", "one", "several"] = ""
     """If the package counts wrong."""
     last_neighbour: bool = False
-    """A country with so many neighbours that few people would name it first."""
+    """A country that people would not name first, as China and Poland for Russia."""
     only_as_neighbour: bool = False
     """A country that nobody is asked about."""
 

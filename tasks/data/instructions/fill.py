@@ -49,9 +49,9 @@ FILTERS: dict[str, Callable[[Any], str | list[str]]] = {
     "lower": str.lower,
     "parity": lambda n: ("even", "odd")[int(n) % 2],
     "spellings": lambda n: [str(n), f"{n}.0", f"{int(n):,}", *words(int(n))],
-    "to_you": lambda text: re.sub(r"\b(my|our)\b", "your", text),
     "unfilled": lambda text: text,
     "upper": str.upper,
+    "with_the": lambda text: re.sub(r"\b(my|our)\b", "the", text),
     "without_stop": lambda text: text.rstrip("."),
     "words": lambda n: words(int(n)),
 }

@@ -60,10 +60,10 @@ def rows_of(elements) -> tuple[list[str], str]:
 
 
 @settings(max_examples=1_000)
-@given(st.lists(VALUES, max_size=6), st.sampled_from([None, 0, 1]), st.integers(0, 60), PUT)
+@given(st.lists(VALUES, max_size=6), st.sampled_from([None, 0, 1]), st.integers(1, 60), PUT)
 def test_a_large_list_has_the_rows_and_the_mistakes_of_a_whole_one(tmp_path_factory, rows, indent, place, put):
     text = json.dumps(rows, indent=indent, ensure_ascii=False)
-    place = min(place, len(text) - 1)  # behind the list, half a string is no mistake for ijson
+    place = min(place, len(text) - 1)  # within the list: behind it, half a string is no mistake for ijson
     text = text[:place] + put + text[place:]
     path = tmp_path_factory.getbasetemp() / "rows.json"
     path.write_text(text)

@@ -147,7 +147,7 @@ def test_a_prefect_server_that_is_down_is_said_in_a_line(project_copy, stage_lin
         (
             InterruptedError("stopped after step 3 of 9"),
             75,
-            "stopped after step 3 of 9; the same command goes on from it\n",
+            "stopped after step 3 of 9; the same command goes on from there\n",
         ),
         (TerminationSignal(signal.SIGTERM), 143, "terminated\n"),
     ],
@@ -162,7 +162,8 @@ def test_a_command_line_says_its_error_once_and_gives_its_exit_code(capsys, tmp_
     assert command.run_command(work, log) == code
     assert capsys.readouterr().err == line
     last = log.read_text().splitlines()[-1]
-    assert last == ("finished in 0 s; a version waits" if code == 0 else f"{line.strip()}; ended after 0 s")
+    further = "; the same command goes on from there" if code in (130, 143) else ""
+    assert last == (f"{line.strip()}; ended after 0 s{further}" if code else "finished in 0 s; a version waits")
 
 
 def test_sigterm_in_a_flow_is_said_in_a_word(tmp_path, prefect_server_for_tests):

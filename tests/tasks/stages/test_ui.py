@@ -37,7 +37,7 @@ def test_both_pages_are_awaited_and_links_lead_where_they_were_opened(tmp_path, 
         main(mlflow, prefect)
     assert (asked, also) == (["/health"] * 3, ["/api/health"] * 2)
     said = capsys.readouterr().out
-    assert said.startswith(f"Ready: MLflow at http://127.0.0.1:{mlflow}/#/models?workflowType=machine_learning, Prefect")
+    assert f"MLflow at http://127.0.0.1:{mlflow}/#/models?workflowType=machine_learning, Prefect at http" in said
     assert version_page("threestage-mail", "2") == f"http://127.0.0.1:{mlflow}/#/models/threestage-mail/versions/2"
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert prefect_page("f1") == f"http://127.0.0.1:{prefect}/runs/flow-run/f1"

@@ -131,7 +131,7 @@ def test_a_mail_says_what_its_notes_say(name, drawn):
 
 def test_a_reply_gives_the_reason_that_it_was_given(drawn):
     for task in drawn["email_reply"]:
-        asked = fill("{told}", task.values)
+        asked = fill("{wanted}", task.values)
         assert ("can't" in task.answers[0]) is (" because " in asked)
         assert asked.partition(" because ")[2] in task.answers[0]
 
@@ -163,3 +163,13 @@ def test_other_answers_say_what_was_asked_for(packs, sources, drawn):
     for task in drawn["told_before"]:
         assert any(task.answers[0].lower() in turn.lower() for turn in task.history[::2])
     assert all(task.answers[1] in task.system for task in drawn["role"])
+
+
+def test_the_assistant_claims_nothing_about_where_it_runs_and_keeps_the_role_of_a_system_prompt(packs, sources, drawn):
+    for task in tasks_of(packs, "identity", sources, 1, 300):
+        assert "your machine" not in task.answers[0]
+        if re.search(r"private|sent away|stored|saved", task.asked):
+            assert task.answers[0] == "I do not know: please ask the people who run me here."
+    for task in drawn["nameless"]:
+        assert "Threestage" not in task.answers[0]
+        assert fill("{city}", task.values) in task.answers[0]

@@ -1,4 +1,4 @@
-"""A talk on a terminal or through a pipe: what is asked, and the answer as it comes."""
+"""A chat on a terminal or through a pipe: the questions, and the answer while it is generated."""
 
 import asyncio
 import sys
@@ -7,14 +7,14 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from app.errors import RequestError
+from app.generation import Generation, chat_prompt, ends
 from app.versions import Loaded
-from app.writing import Writing, chat_prompt, ends
 from llm.chat import Message
 from llm.errors import UserError
 from llm.generation.sampling import Sampling
 
 
-def lines() -> Iterator[str]:
+def piped_questions() -> Iterator[str]:
     """The questions of a pipe."""
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
@@ -24,7 +24,7 @@ def lines() -> Iterator[str]:
             raise UserError(f"stdin, line {number}: no UTF-8 text ({error.reason})") from None
 
 
-def typed() -> Iterator[str]:
+def typed_questions() -> Iterator[str]:
     """The questions of a person, until an empty line."""
     with suppress(ImportError):
         import readline  # noqa: F401, lines can be edited and had again
@@ -40,7 +40,7 @@ def typed() -> Iterator[str]:
 
 
 class Answer(NamedTuple):
-    """What the assistant said."""
+    """The text of the assistant."""
 
     text: str
     finish: str
@@ -49,7 +49,7 @@ class Answer(NamedTuple):
 
 def answer(
     loaded: Loaded,
-    talk: list[Message],
+    messages: list[Message],
     fixed: int,
     sampling: Sampling,
     max_tokens: int,
@@ -57,7 +57,7 @@ def answer(
     show: bool,
     stops: bool,
 ) -> Answer:
-    """The next turn, shown as it comes. Where the talk is too long for the model, its first turns are forgotten.
+    """The next turn, shown as it comes. If the conversation is too long for the model, its first turns are deleted.
 
     The first `fixed` messages stay. Raises RequestError; Ctrl-C goes through, unless it only `stops` this answer.
     """
@@ -65,12 +65,12 @@ def answer(
     prompt, most = None, context - min(max_tokens, context // 4)
     while prompt is None:
         try:
-            prompt = chat_prompt(loaded, talk)
+            prompt = chat_prompt(loaded, messages)
         except RequestError as error:
-            if error.code != "context_length_exceeded" or len(talk) <= fixed + 1:
+            if error.code != "context_length_exceeded" or len(messages) <= fixed + 1:
                 raise
-        if len(talk) > fixed + 1 and (prompt is None or len(prompt) > most):
-            del talk[fixed : fixed + 2]
+        if len(messages) > fixed + 1 and (prompt is None or len(prompt) > most):
+            del messages[fixed : fixed + 2]
             prompt = None
     new = min(max_tokens, max(1, context - len(prompt)))
     pieces: list[str] = []
@@ -78,8 +78,10 @@ def answer(
 
     async def write() -> None:
         nonlocal finish
-        writing = Writing(loaded, [prompt], sampling=sampling, stop_tokens=ends(loaded, chat=True), max_new_tokens=new)
-        async for piece in writing:
+        generation = Generation(
+            loaded, [prompt], sampling=sampling, stop_tokens=ends(loaded, chat=True), max_new_tokens=new
+        )
+        async for piece in generation:
             pieces.append(piece.text)
             finish = piece.finish or finish
             if show:

@@ -22,7 +22,7 @@ NEW_TOKENS = 512
 """Tokens of an answer where nobody says how many, and the context has room for them."""
 
 
-class Told(NamedTuple):
+class GeneratedToken(NamedTuple):
     """A token and its log-probabilities."""
 
     token: int
@@ -34,7 +34,7 @@ class Piece(NamedTuple):
 
     choice: int
     text: str
-    told: list[Told]
+    tokens: list[GeneratedToken]
     """The tokens since the last piece, where they were asked for."""
     finish: Literal["stop", "length"] | None = None
 
@@ -73,7 +73,7 @@ def ends(loaded: Loaded, *, chat: bool) -> frozenset[int]:
     return turn_ends(loaded.encoding, loaded.model.chat) if chat else stop_tokens(loaded.encoding)
 
 
-class Writing:
+class Generation:
     """The choices of one client's request while they are written: iterate for pieces, `close` where nobody reads on."""
 
     def __init__(
@@ -113,7 +113,7 @@ class Writing:
         self.encoding: tiktoken.Encoding = loaded.encoding
         self.prompt_tokens, self.completion_tokens = sum(map(len, prompts)), 0
         self._texts = [TextStream(loaded.encoding, stop) for _ in requests]
-        self._told: list[list[Told]] = [[] for _ in requests]
+        self._tokens: list[list[GeneratedToken]] = [[] for _ in requests]
         self._deadline = time.monotonic() + seconds
         try:
             self._stream: Stream = loaded.engine.submit(requests, network)
@@ -142,16 +142,16 @@ class Writing:
                 if event.token is not None:
                     self.completion_tokens += 1
                     if event.logprobs:
-                        self._told[choice].append(Told(event.token, event.logprobs))
+                        self._tokens[choice].append(GeneratedToken(event.token, event.logprobs))
                     said = text.feed(event.token)
                 if text.stopped:
                     self._stream.stop(choice)
                 finish = "stop" if text.stopped else event.ended
                 if event.ended and not text.stopped:
                     said += text.finish()
-                if said or finish or self._told[choice]:
-                    told, self._told[choice] = self._told[choice], []
-                    yield Piece(choice, said, told, finish)
+                if said or finish or self._tokens[choice]:
+                    tokens, self._tokens[choice] = self._tokens[choice], []
+                    yield Piece(choice, said, tokens, finish)
         finally:
             self.close()
 
@@ -169,16 +169,18 @@ class Choice(NamedTuple):
     """A choice that is done."""
 
     text: str
-    told: list[Told]
+    tokens: list[GeneratedToken]
     finish: str
 
 
-async def whole(writing: Writing) -> list[Choice]:
+async def whole(generation: Generation) -> list[Choice]:
     """All choices, when the last is done."""
     pieces: dict[int, list[Piece]] = {}
-    async for piece in writing:
+    async for piece in generation:
         pieces.setdefault(piece.choice, []).append(piece)
     return [
-        Choice("".join(each.text for each in found), [told for each in found for told in each.told], found[-1].finish)
+        Choice(
+            "".join(each.text for each in found), [token for each in found for token in each.tokens], found[-1].finish
+        )
         for _, found in sorted(pieces.items())
     ]

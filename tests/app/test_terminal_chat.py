@@ -13,7 +13,7 @@ import torch
 from small_models import TEXT
 
 from app.command import _loaded
-from app.talk import answer
+from app.terminal_chat import answer
 from llm.applications.assistant import Assistant
 from llm.chat import Chat, Message, turn_ends
 from llm.config import GPTConfig
