@@ -65,15 +65,31 @@ def committed(dataset: str) -> TrainedOn | None:
 
 def rows_before(data: TrainedOn) -> pd.DataFrame | None:
     """The train rows that a version was trained on; None where DVC's cache has them no more."""
+    files = _files_before(data)
+    return _rows(files) if files else None
+
+
+def learned_units(data: TrainedOn) -> np.ndarray | None:
+    """The hashes by which the train and validation rows of a version were split, int64.
+
+    None where DVC's cache has the rows no more, and for token files, which have no such hashes.
+    """
+    files = _files_before(data)
+    if TRAIN_TABLE not in files:
+        return None
+    tables = (pd.read_parquet(files[name], columns=["unit"]) for name in (TRAIN_TABLE, "validation.parquet"))
+    return pd.concat(tables)["unit"].unique()
+
+
+def _files_before(data: TrainedOn) -> dict[str, Path]:
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
     try:
         with Repo() as repo:
-            files = _cached(repo.cache, data.md5)
+            return _cached(repo.cache, data.md5)
     except NotDvcRepoError:  # no repository, no cache
-        return None
-    return _rows(files) if files else None
+        return {}
 
 
 def _cached(cache: "CacheManager", md5: str) -> dict[str, Path]:

@@ -23,12 +23,13 @@ from tasks.registry.figures import main_figures
 from tasks.registry.register import registered_name
 from tasks.registry.server import if_there, server_errors
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.trained_on import current_md5, data_of
+from tasks.registry.trained_on import current_md5, data_of, learned_units
 from tasks.review import Evidence, Review, find
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
 from tasks.review.changes import evaluated_rows
 from tasks.review.metrics import BASE, CHAMPION, Difference, Metric, metrics_of
 from tasks.stages.params import load_application
+from tasks.training.setup import split_file
 
 ERRORS = 8  # of the challenger that people are shown
 CHECKED = 16  # rows that a challenger answers again
@@ -91,6 +92,8 @@ class Comparison:
     """Why there is no difference to the champion."""
     other_rows: bool = False
     """Whether the champion was evaluated on other rows, and answered these now."""
+    learned: int | None = 0
+    """Test rows that the champion learned, which are left out; None where that is not known."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """For an answer, by who answered now."""
     lost: Sequence[Row] = ()
@@ -109,6 +112,13 @@ class Comparison:
     def opponent(self) -> str:
         """The same for people, with the version."""
         return f"champion {self.champion.version}" if self.champion else "the baseline"
+
+    @property
+    def left_out(self) -> str:
+        """A sentence on the rows that the champion learned; empty where it learned none."""
+        if self.learned is None:
+            return f"Which of the {self.unit} the champion learned is not known, so all are compared."
+        return f"Test {self.unit} left out because the champion learned them: {self.learned}." if self.learned else ""
 
 
 def version_of(name: str, number: str) -> ModelVersion:
@@ -131,6 +141,26 @@ def _check_data(model: str, version: ModelVersion, dataset: str) -> None:
         raise UserError(
             f"data/processed/{dataset} is {here}, and version {version.version} learned from {learned}: {way_out}"
         )
+
+
+def _learned(champion: ModelVersion, data: Path) -> list[str] | None:
+    """The ids of test rows that the champion learned; None where that is not known.
+
+    The challenger learned none: its data is the data here. Raises UserError where the champion learned all of them.
+    """
+    trained = data_of(champion)
+    if trained and trained.md5 == current_md5(data.name):
+        return []
+    path, units = split_file(data, "test"), learned_units(trained) if trained else None
+    if units is None or path.suffix != ".parquet":
+        return None
+    test = pd.read_parquet(path, columns=["id", "unit"])
+    if (learned := test["unit"].isin(units)).all():
+        raise UserError(
+            f"{data}: champion {champion.version} learned all test rows, so none are left to compare on. Restore the "
+            f"seed and the shares of its split and `make run`, or move the alias {CHAMPION} in MLflow yourself"
+        )
+    return test["id"][learned].tolist()
 
 
 def _read_evidence(review: Review, version: ModelVersion, rows: pd.DataFrame) -> Evidence | None:
@@ -216,11 +246,12 @@ def _champions(
 def _asked(
     found: Comparison, review: Review, data: Path, evaluate: Any, within: float, *, same_test: bool
 ) -> Comparison:
-    """The comparison with what both versions answer to the test rows of `data`."""
+    """The comparison with what both versions answer to the test rows of `data` that the champion did not learn."""
     rows, challenger = review.rows(data), found.challenger
     if rows.empty:
         raise UserError(f"{data}: its test split has no rows; run `dvc repro preprocess@{data.name}`")
     _check_data(found.model, challenger, data.name)
+    learned = _learned(found.champion, data) if found.champion and not same_test else []
     mine, baseline = _read_evidence(review, challenger, rows) or (None, {})
     all_of_them = mine is None and (review.evidence is not None or found.champion is not None)
     few = rows if all_of_them else rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
@@ -237,7 +268,9 @@ def _asked(
         mine = now.table
     else:  # the evaluation's metrics are all that there is
         return found
-    its = None
+    own, its = review.measure(rows.loc[mine.index], mine), None
+    rows = rows[~rows["id"].isin(learned or [])]
+    found = replace(found, learned=None if learned is None else len(learned))
     if found.champion:
         its, found = _champions(found, review, rows, evaluate, within, same_test=same_test)
         if its is not None and (lacking := {*mine.columns} - {*its.columns}):
@@ -245,10 +278,10 @@ def _asked(
     answered = [each for each in (mine, its) if each is not None]
     rows = rows.loc[[place for place in rows.index if all(place in each.index for each in answered)]]
     mine, its = mine.loc[rows.index], None if its is None else its.loc[rows.index]
-    found = _compared(found, review, rows, mine, its, baseline)
+    found = _compared(found, review, rows, mine, its, {} if learned else baseline)
     samples = (None if each is None else review.measure(rows, each) for each in (mine, its))
     its_logged = _logged(found.champion) if same_test else None
-    return replace(found, metrics=metrics_of(_logged(challenger), its_logged, *samples))
+    return replace(found, metrics=metrics_of(_logged(challenger), its_logged, *samples, own))
 
 
 def compare(model: str, challenger: str, champion: str | None = None, *, within: float = WITHIN) -> Comparison:

@@ -107,13 +107,16 @@ def metrics_of(
     its_logged: Mapping[str, float] | None = None,
     mine: Mapping[str, Sample] | None = None,
     its: Mapping[str, Sample] | None = None,
+    own: Mapping[str, Sample] | None = None,
 ) -> dict[str, Metric]:
     """The metrics that the challenger's evaluation logged, next to the champion's.
 
     `its_logged` are the champion's, where they are of the same test rows. `mine` and `its` are samples of the same
-    rows; only equal statistics are compared: F1 of two labels is not F1 of three.
+    rows; only equal statistics are compared: F1 of two labels is not F1 of three. `own` are samples of all rows that
+    the challenger answered, where `mine` lacks some.
     """
     found, mine, its = {}, mine or {}, its or {}
+    own = own or mine
     for name, value in logged.items():
         if is_own(name, logged):
             ends = (logged.get(f"{name}{end}") for end in ENDS)
@@ -121,9 +124,9 @@ def metrics_of(
             if (other := (its_logged or {}).get(name)) is not None:
                 found[name] = replace(found[name], champion=other, to_champion=Difference(value - other))
     for name, sample in mine.items():
-        metric = found.get(name, Metric(name, sample.value))
+        metric = found.get(name, Metric(name, own[name].value))
         if metric.low is None:
-            metric = replace(metric, **dict(zip(("low", "high"), _interval(sample), strict=True)))
+            metric = replace(metric, **dict(zip(("low", "high"), _interval(own[name]), strict=True)))
         if metric.to_baseline and metric.to_baseline.low is None and metric.low is not None:
             ends = (end - metric.baseline for end in (metric.low, metric.high))
             metric = replace(metric, to_baseline=Difference(metric.to_baseline.value, *ends))

@@ -36,7 +36,7 @@ def verdict(comparison: Comparison, gates: Sequence[Gate]) -> str:
         first = f"**{version} does not pass: of {len(gates)} gates {counts}.** Not passed: {plain(reasons, 900)}."
     else:
         first = f"**{version} passes all {len(gates)} gates.**"
-    return f"{first} {_by_main_metric(comparison)}"
+    return f"{first} {_by_main_metric(comparison)} {comparison.left_out}".rstrip()
 
 
 def _by_main_metric(comparison: Comparison) -> str:

@@ -13,7 +13,15 @@ from token_files import write_tokens
 from llm.tokenizer import save_tokenizer
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.trained_on import TrainedOn, committed, current_md5, current_rows, data_of, rows_before
+from tasks.registry.trained_on import (
+    TrainedOn,
+    committed,
+    current_md5,
+    current_rows,
+    data_of,
+    learned_units,
+    rows_before,
+)
 from tasks.stages.hashes import Hashes
 
 NAME = "threestage-classifier"
@@ -54,6 +62,19 @@ def test_the_rows_of_before_come_from_the_cache_as_long_as_it_has_them(project):
     assert current_rows("emails")["body"].tolist() == ["other", "rows"]
     shutil.rmtree(".dvc/cache")
     assert rows_before(before) is None
+
+
+def test_units_of_train_and_validation_are_those_that_a_version_learned(project):
+    folder = Path("data/processed/emails")
+    folder.mkdir(parents=True)
+    for name, units in (("train", [1, 2, 2]), ("validation", [3]), ("test", [4])):
+        pd.DataFrame({"unit": units}).to_parquet(folder / f"{name}.parquet")
+    with Repo() as repo:
+        repo.add(str(folder))
+    before = TrainedOn("emails", current_md5("emails"))
+    assert sorted(learned_units(before)) == [1, 2, 3]
+    shutil.rmtree(".dvc/cache")
+    assert learned_units(before) is None
 
 
 def test_tokens_are_read_as_the_documents_that_they_came_from(project, encoding):

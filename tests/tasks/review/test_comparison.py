@@ -9,6 +9,7 @@ import sklearn.metrics
 import tiktoken
 import torch
 import yaml
+from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
@@ -25,7 +26,7 @@ from tasks.registry.tracking import configure_tracking
 from tasks.review import assistant, classifier, find, foundation
 from tasks.review.comparison import compare
 from tasks.review.metrics import Difference
-from tasks.stages.hashes import Hashes
+from tasks.stages.hashes import Hashes, md5_of
 from tests.tasks.review.conftest import set_deps
 
 pytestmark = pytest.mark.slow
@@ -122,6 +123,50 @@ def test_a_challenger_that_was_evaluated_on_other_data_is_an_error_with_a_way_ou
     set_deps("classifier", "1", emails="d9.dir")
     with pytest.raises(UserError, match=r"and version 1 learned from d9\.dir: check out its commit and run `dvc pull`"):
         compare("classifier", "1")
+
+
+@pytest.fixture
+def learned_some(copied) -> Path:
+    """The data of a copied project whose champion, version 2, learned five mails of today's test split."""
+    Repo.init(no_scm=True).close()
+    data = Path("data/processed/emails")
+    mails = pd.read_parquet(data / "test.parquet")
+    drawn = {"2": ([35, 36, 37, 38], [39, 99], range(100, 140)), "1": ([200], [201], range(40))}
+    for number, units in drawn.items():
+        for name, each in zip(("train", "validation"), units, strict=False):
+            pd.DataFrame({"unit": each}).to_parquet(data / f"{name}.parquet")
+        mails.assign(unit=units[-1]).to_parquet(data / "test.parquet")
+        with Repo() as repo:
+            repo.add(str(data))
+        set_deps("classifier", number, emails=md5_of(data))
+    return data
+
+
+def test_test_rows_that_the_champion_learned_are_left_out_and_counted(learned_some):
+    rows = classifier.rows(learned_some)
+    write_evidence("1", rows, rows["expected"])
+    found = compare("classifier", "1", "2")
+    assert (found.learned, found.rows, found.other_rows) == (5, 41, True)
+    assert not {row.id for row in (*found.lost, *found.won)} & {f"mail-{n}" for n in range(35, 40)}
+    assert found.left_out == "Test mails left out because the champion learned them: 5."
+    assert found.metrics["f1"].to_baseline.value == pytest.approx(0.1)  # of all rows, as it was logged
+    set_deps("classifier", "2", emails="gone.dir")
+    found = compare("classifier", "1", "2")
+    assert (found.learned, found.rows) == (None, 46)
+
+
+def test_a_champion_that_learned_the_whole_test_split_is_an_error_with_a_way_out(learned_some):
+    test = pd.read_parquet(learned_some / "test.parquet")
+    test.assign(unit=99).to_parquet(learned_some / "test.parquet")
+    set_deps("classifier", "1", emails=md5_of(learned_some))
+    with pytest.raises(UserError, match="champion 2 learned all test rows, so none are left to compare on"):
+        compare("classifier", "1", "2")
+
+
+def test_which_text_another_foundation_learned_is_not_known(copied):
+    set_deps("foundation", "2", corpus="gone.dir")
+    found = compare("foundation", "1", "2")
+    assert (found.learned, found.rows, found.other_rows) == (None, 2, True)
 
 
 def test_an_assistant_without_a_champion_stands_against_the_baseline(in_project):

@@ -75,6 +75,13 @@ def test_a_lead_without_any_logged_interval_has_that_of_the_answers():
     assert found.verdict("baseline") == ("better" if found.low > 0.9 else "no clear difference")
 
 
+def test_rows_that_are_not_compared_count_in_the_challengers_own_metric():
+    every, some = (Sample(mean, (np.arange(count) % 2.0,)) for count in (200, 21))
+    found = metrics_of({}, None, {"f1": some}, {"f1": some}, {"f1": every})["f1"]
+    assert (found.value, found.paired) == (0.5, some.value)
+    assert (found.low, found.high) == interval(mean, *every.columns)
+
+
 def test_what_is_measured_in_another_way_is_not_compared():
     def another(values: np.ndarray, axis: int) -> np.ndarray:
         return values.sum(axis)

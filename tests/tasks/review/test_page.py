@@ -161,9 +161,22 @@ def test_gates_and_five_figures_stand_in_tables_the_most_important_first(compare
 
 
 def test_a_champion_of_other_rows_is_said_to_be_one(compared, tmp_path):
-    said = "The champion was evaluated on other rows and answered these now. It learned none of them, unless"
+    said = "The champion was evaluated on other rows and answered these now."
     assert said in text(page(tmp_path, replace(compared, other_rows=True)))
     assert said not in text(page(tmp_path, compared))
+
+
+@pytest.mark.parametrize(
+    ("learned", "said"),
+    [
+        (12, "Test mails left out because the champion learned them: 12."),
+        (None, "Which of the mails the champion learned is not known, so all are compared."),
+    ],
+)
+def test_rows_that_the_champion_learned_are_counted_in_the_verdict_and_on_the_page(compared, tmp_path, learned, said):
+    found = replace(compared, learned=learned, other_rows=True)
+    assert verdict(found, PASSED) == f"{verdict(compared, PASSED)} {said}"
+    assert said in text(section(page(tmp_path, found), "Figures"))
 
 
 def test_answers_that_changed_are_counted_and_shown_with_their_text(compared, tmp_path):
