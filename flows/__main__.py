@@ -64,7 +64,7 @@ def _bring_up_to_date(*, verbose: bool) -> int:
 
             run_as_child(retrain, {"share": False})
         print_summary(registered(model_names()), f"Done in {lasted(began)}")
-        return next_step()
+        return next_step(model_names())
 
     return run_command(work, STATE / "flows" / "log", verbose=verbose)
 

@@ -80,7 +80,7 @@ def main() -> int:
         configure_tracking()  # one that is away before anything begins is said at once
         with prefect_server():
             run_as_child(register, {})
-        return next_step()
+        return next_step(model_names())
 
     return run_command(work, STATE / "register" / "log", verbose=options.verbose)
 

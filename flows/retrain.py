@@ -134,7 +134,9 @@ class _Run:
             create_markdown_artifact(self._page(), key=RETRAIN, description=self.name)
         if self.failures:
             raise UserError(f"{'; '.join(self.failures)}; the next run tries again")
-        return Completed(message=f"{self.name}; finished in {lasted(self.began)}; {next_step()}", data=self.versions)
+        return Completed(
+            message=f"{self.name}; finished in {lasted(self.began)}; {next_step(model_names())}", data=self.versions
+        )
 
     def _rename(self, what: str) -> None:
         self.name = f"{RETRAIN} {self.day}: {what}"

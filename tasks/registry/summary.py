@@ -1,7 +1,7 @@
 """What stands at the end of a run: the metrics on the test split, the challengers, and what to open next."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +9,6 @@ from rich.table import Table
 
 from tasks.registry.decide import PENDING, standing
 from tasks.registry.figures import compared
-from tasks.stages.params import model_names
 
 OPEN = (None, PENDING)  # states: nobody compared it, or nobody decided
 
@@ -27,9 +26,9 @@ def _metrics(model: str) -> str:
     return "\n".join(lines) or "not evaluated"
 
 
-def next_step() -> str:
+def next_step(models: Iterable[str]) -> str:
     """Which challengers wait for a person, and how one decides."""
-    found = {model: standing(model) for model in model_names()}
+    found = {model: standing(model) for model in models}
     open_ones = {model: now.challenger for model, now in found.items() if now.state_of.get(now.challenger, "") in OPEN}
     waiting = [f"{model}/{version}" for model, version in open_ones.items()]
     if not waiting:
@@ -52,4 +51,4 @@ def print_summary(versions: Mapping[str, str | None], done: str) -> None:
         "samples and answers are below [bold]reports/evaluation[/bold].",
         soft_wrap=True,
     )
-    console.print(next_step(), soft_wrap=True, markup=False, highlight=False)
+    console.print(next_step(versions), soft_wrap=True, markup=False, highlight=False)

@@ -418,8 +418,10 @@ def test_beside_any_number_of_defaults_another_version_may_answer(store, monkeyp
 
 
 def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, tmp_path):
-    run = MlflowClient().get_model_version("threestage-assistant", "1").run_id
-    MlflowClient().log_text(run, "# It says one thing", CARD)
+    run = MlflowClient().get_run(MlflowClient().get_model_version("threestage-assistant", "1").run_id)
+    card = Path(run.info.artifact_uri, CARD)  # by its path, as MLflow remembers the folder before it was copied
+    card.parent.mkdir()
+    card.write_text("# It says one thing")
     versions = Versions(Settings(rows=1))
     versions.registry.read()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")

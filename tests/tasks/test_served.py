@@ -26,7 +26,7 @@ from llm.generation.text import generate_text
 from llm.model.gpt import GPT
 from llm.tokenizer import train_bpe
 from tasks.data.mail import clean_mail
-from tasks.registry.register import REQUIREMENTS
+from tasks.registry.logged_model import REQUIREMENTS
 from tasks.served import ServedModel, example, signature
 
 ROOT = Path(__file__).parents[2]

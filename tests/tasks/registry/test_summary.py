@@ -4,7 +4,9 @@ from pathlib import Path
 from tasks.registry.summary import print_summary
 
 
-def test_the_closing_table_has_metrics_beside_their_baseline_and_the_version_of_each(tmp_path, monkeypatch, capsys):
+def test_the_closing_table_has_metrics_beside_their_baseline_and_the_version_of_each(
+    mlflow_store, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     for model, metrics in {
@@ -27,4 +29,5 @@ def test_the_closing_table_has_metrics_beside_their_baseline_and_the_version_of_
     ):
         assert line in lines
     assert not any("baseline_f1" in line for line in lines)
-    assert lines[-1].startswith("Next: make ui")
+    assert lines[-2].startswith("Next: make ui")
+    assert lines[-1] == "no version waits for a decision"
