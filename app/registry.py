@@ -27,6 +27,7 @@ from llm.errors import UserError
 from llm.formats.model_folder import CONFIG, read_config
 from tasks.registry.decide import CHAMPION
 from tasks.registry.listing import own_models, versions
+from tasks.registry.record import FILE, RECORD, Record
 from tasks.registry.register import CHALLENGER, registered_name
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
 
@@ -181,11 +182,19 @@ class Registry:
 
     def card(self, named: Named) -> str | None:
         """The model card of a version in Markdown; None where it has none, or where it can't be had."""
+        return self._text(named, CARD)
+
+    def record(self, named: Named) -> Record | None:
+        """What a version was made from; None where that is not recorded."""
+        text = self._text(named, RECORD)
+        return None if text is None else FILE.validate_json(text)
+
+    def _text(self, named: Named, artifact: str) -> str | None:
         with server_errors():
             run = self.version(named).run_id
         with TemporaryDirectory() as folder:
             try:
-                return Path(self._store().download_artifacts(run, CARD, folder)).read_text(encoding="utf-8")
+                return Path(self._store().download_artifacts(run, artifact, folder)).read_text(encoding="utf-8")
             except (MlflowException, OSError):
                 return None
 

@@ -27,7 +27,6 @@ from llm.applications import load_for_inference
 from llm.errors import UserError
 from llm.formats.model_folder import read_config
 from llm.model.gpt import GPT
-from tasks.registry.record import read_record
 from tasks.registry.register import registered_name
 
 DATASET = "data/processed/"
@@ -184,7 +183,6 @@ class Versions:
         settings, engine, removed = self.settings, None, ExitStack()
         try:
             version = self.registry.version(named)
-            record = read_record(version.run_id)
             fetched = Path(removed.enter_context(TemporaryDirectory(prefix="threestage-version-")))
             folder = self.registry.files(named, fetched)
             objective = read_config(folder)["objective"]
