@@ -182,7 +182,7 @@ class Versions:
     def _load(self, named: Named) -> Loaded:
         settings, engine, removed = self.settings, None, ExitStack()
         try:
-            version = self.registry.version(named)
+            record = self.registry.record(named)
             fetched = Path(removed.enter_context(TemporaryDirectory(prefix="threestage-version-")))
             folder = self.registry.files(named, fetched)
             objective = read_config(folder)["objective"]
