@@ -127,7 +127,8 @@ class _Run:
             self._review()
             ran = sum(became == RAN for _, became, *_ in self.stages)
             idle = "nothing to train, a review" if self.reviewed else "nothing new"
-            self._rename(f"{ran} of {len(plan.stages)} stages" if ran or self.failures else idle)
+            failed = f", {len(self.failures)} failed" if self.failures else ""
+            self._rename(f"{ran} of {len(plan.stages)} stages{failed}" if ran or failed else idle)
         finally:
             if self.share:
                 branch.put_back(graph.results()[0])
@@ -217,14 +218,16 @@ class _Run:
         return state.result(raise_on_failure=False), state.state_details.flow_run_id
 
     def _page(self) -> str:
-        lines = [f"# {self.name}", ""]
+        lines = [f"# {self.name}"]
+        if self.failures:
+            lines += ["", "## What failed", "", *(f"- {plain(line, LONGEST)}" for line in self.failures)]
         if self.stages:
+            lines += ["", "## Stages", ""]
             lines += table(("stage", "what became of it", "why", "seconds"), self.stages, right={3})
         if self.versions:
             lines += ["", "## In the registry", "", *table(("model", "version"), self.versions.items())]
-        for title, said in (("What failed", self.failures), ("For others", self.shared)):
-            if said:
-                lines += ["", f"## {title}", "", *(f"- {plain(line, LONGEST)}" for line in said)]
+        if self.shared:
+            lines += ["", "## Shared", "", *(f"- {plain(line, LONGEST)}" for line in self.shared)]
         if self.reviewed:
             lines += ["", "## Challenger against champion", "", *self.reviewed]
         return "\n".join(lines) + "\n"

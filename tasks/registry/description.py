@@ -93,6 +93,7 @@ def _entries(path: Path) -> list[str]:
         return []
     text, _ = first_entries(read_text(path), EXAMPLES)
     entries = re.split(r"\n{2,}(?=\*\*)" if "**" in text else r"\n{2,}", text)
+    entries = [re.sub(r"^\*\*[^*\n]*/", "**", entry) for entry in entries]  # of a path its last part
     return [f"- {_text(re.sub(r'^> ?|[*]{2}', '', entry, flags=re.MULTILINE))}" for entry in entries]
 
 
