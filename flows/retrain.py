@@ -127,7 +127,7 @@ class _Run:
             self._review()
             ran = sum(became == RAN for _, became, *_ in self.stages)
             idle = "nothing to train, a review" if self.reviewed else "nothing new"
-            failed = f", {len(self.failures)} failed" if self.failures else ""
+            failed = f"; {len(self.failures)} failed" if self.failures else ""
             self._rename(f"{ran} of {len(plan.stages)} stages{failed}" if ran or failed else idle)
         finally:
             if self.share:
@@ -223,7 +223,7 @@ class _Run:
             lines += ["", "## What failed", "", *(f"- {plain(line, LONGEST)}" for line in self.failures)]
         if self.stages:
             lines += ["", "## Stages", ""]
-            lines += table(("stage", "what became of it", "why", "seconds"), self.stages, right={3})
+            lines += table(("stage", "what became of it", "why it was stale", "seconds"), self.stages, right={3})
         if self.versions:
             lines += ["", "## In the registry", "", *table(("model", "version"), self.versions.items())]
         if self.shared:

@@ -43,7 +43,8 @@ def description(
     return "\n".join(
         [
             f"**To decide, set the tag `{PREFIX}.state` of this version to `approved` or `rejected`** and say why in "
-            f"`{PREFIX}.why`. The review shows how it compares with the champion.",
+            f"`{PREFIX}.why`. The next review or retraining carries it out. The review shows how it compares with "
+            "the champion, or with the baseline where there is none.",
             "",
             f"{made}; measured on the test split by `{evaluation_stage(model)}`.",
             "",

@@ -115,13 +115,11 @@ def _data_quality(model: str, version: "ModelVersion") -> Gate:
 
 
 def _drift(comparison: "Comparison", most: float) -> Gate:
-    """Whether its data is that of the champion, or near enough. Without a champion there is nothing to move from."""
+    """Whether its data is that of the champion, or near enough."""
     from tasks.registry.trained_on import data_of
     from tasks.review.drift import FETCH, moved, rows_of
 
     name = f"its data moved at most {most:g} from the champion's"
-    if comparison.champion is None:
-        return Gate(name, True, "there is no champion yet")
     versions = {"challenger": comparison.challenger, "champion": comparison.champion}
     found = {who: data_of(version) for who, version in versions.items()}
     if lacking := [who for who, data in found.items() if data is None]:
@@ -175,7 +173,7 @@ def _gates(comparison: "Comparison", gates: Gates) -> Iterator[Gate]:
         yield _limit(comparison.metrics.get(name), name, None, most)
     for name in gates.no_loss:
         yield _no_loss(comparison, name)
-    if gates.drift is not None:
+    if gates.drift is not None and comparison.champion is not None:
         yield _drift(comparison, gates.drift)
     yield _data_quality(comparison.model, comparison.challenger)
     yield _lineage(comparison.model, comparison.challenger)
