@@ -22,7 +22,7 @@ def _checkpoints(days: float) -> list[Item]:
     return [Item(str(each), each.bytes, lambda each=each: remove([each], days, 0)) for each in old]
 
 
-@flow(name="tidy")
+@flow(name="tidy", flow_run_name="tidy")
 def tidy(versions: int = 5, days: float = 30, delete: bool = False, verbose: bool = False) -> str:
     """List what nothing needs any more, and remove it. Returns the list; raises UserError where a part can't be listed.
 

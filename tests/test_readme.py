@@ -49,8 +49,11 @@ def readme_project(project: Path, prefect_api: str, tmp_path_factory: pytest.Tem
     """A copy of the finished project, as after a clone and `make run`: committed are another machine's results.
 
     Of these no cache here holds the models. (Their hashes are a digit short: git may take a file for unchanged that
-    gets other content of the same size within a second.) The Prefect server has no pool, whatever ran on it before.
+    gets other content of the same size within a second.) The Prefect server has no pool and no
+    deployment, whatever ran on it before.
     """
+    for each in httpx.post(f"{prefect_api}/deployments/filter", json={}, timeout=HANGS).json():
+        httpx.delete(f"{prefect_api}/deployments/{each['id']}", timeout=HANGS).raise_for_status()
     assert httpx.delete(f"{prefect_api}/work_pools/local", timeout=HANGS).status_code in (204, 404)
     folder = shutil.copytree(project, tmp_path_factory.mktemp("readme") / "project", symlinks=True)
     lock = folder / "dvc.lock"

@@ -70,7 +70,8 @@ def find_run(run_id: str | None) -> Run | None:
 
 def holds(run_id: str | None, path: str) -> bool:
     """Whether a run is there and has this artifact."""
-    there = MlflowClient().list_artifacts(run_id, str(Path(path).parent)) if find_run(run_id) else []
+    folder = path.rpartition("/")[0] or None
+    there = MlflowClient().list_artifacts(run_id, folder) if find_run(run_id) else []
     return path in [file.path for file in there]
 
 

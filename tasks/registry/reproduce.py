@@ -128,9 +128,10 @@ def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
             raise UserError(f"{lacking}, and its run has no {UNCOMMITTED}, so it can't be made again")
         diff = mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{UNCOMMITTED}", dst_path=str(tree.scratch))
     root = Path(git("rev-parse", "--show-toplevel", folder=tree.project))
-    inside = f"--directory={tree.project.relative_to(root)}"  # the project may be a folder of a larger repository
+    place = tree.project.relative_to(root).as_posix()  # the project may be a folder of a larger repository
+    inside = [] if place == "." else [f"--directory={place}"]
     try:
-        git("apply", "--whitespace=nowarn", inside, diff, folder=root)
+        git("apply", "--whitespace=nowarn", *inside, diff, folder=root)
     except UserError as error:
         raise UserError(f"{lacking}, and {UNCOMMITTED} of its run does not apply: {error}") from None
     logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)

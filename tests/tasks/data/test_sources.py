@@ -148,7 +148,7 @@ def test_a_file_source_goes_end_to_end(tmp_path, monkeypatch, prefect_server_for
     Path("rows.jsonl").write_text('{"text": "two"}\n')
     fetch("corpus", [pin("file:books.tgz", archive, "package/*.txt"), pin("file:rows.jsonl", Path("rows.jsonl"))])
     raw = ["raw/corpus/books/package/data/a.txt", "raw/corpus/rows/rows.jsonl"]
-    assert files_below(tmp_path / "data") == ["inbox/corpus/.gitignore", *raw]
+    assert files_below(tmp_path / "data") == ["corpus/.gitkeep", "inbox/corpus/.gitignore", *raw]
     assert Path("data/raw/corpus/books/package/data/a.txt").read_bytes() == b"one"
 
 

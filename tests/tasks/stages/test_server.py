@@ -320,7 +320,8 @@ FLOW_RUN = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"
         (None, "", "http://127.0.0.1:4200"),
     ],
 )
-def test_the_page_of_a_flow_run_is_on_a_server_that_stays(monkeypatch, api, temporary, page):
+def test_the_page_of_a_flow_run_is_on_a_server_that_stays(monkeypatch, tmp_path, api, temporary, page):
+    monkeypatch.chdir(tmp_path)  # where `make ui` opened no page
     monkeypatch.setenv(server.TEMPORARY, temporary)
     with temporary_settings({PREFECT_API_URL: api} if api else {}, restore_defaults=() if api else {PREFECT_API_URL}):
         assert server.prefect_page(FLOW_RUN) == f"{page}/runs/flow-run/{FLOW_RUN}"
