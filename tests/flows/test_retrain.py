@@ -12,7 +12,6 @@ import sys
 import time
 from contextlib import contextmanager
 from datetime import UTC
-from pathlib import Path
 from uuid import UUID
 
 import psutil
@@ -237,6 +236,8 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     project, deployed, prefect_api, client
 ):
     change_params(deployed, {"foundation": {"train": {"steps": 80, "sample_prompts": []}}})
+    # Of so few rows drift is not known, and would wait for a person.
+    change_params(deployed, {"applications": {"classifier": {"review": {"drift": None}}}})
     lock = deployed / ".threestage/stages/pretrain/lock"
     with worker(deployed, prefect_api) as working:
         flow_run = start(client)
@@ -291,10 +292,8 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert f"- committed to the branch {branch}\n" in page(decided)
     assert said(deployed, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
     version = registry(deployed).get_model_version("threestage-classifier", "2")
-    assert version.tags["threestage.by"] == "gates"
-    review = Path(registry(deployed).get_run(version.run_id).info.artifact_uri, "review/gates.json").read_text()
-    gates = {gate["name"]: gate for gate in json.loads(review)["gates"]}
-    assert gates["its data moved at most 0.25 from the champion's"]["passed"]
+    assert (version.tags["threestage.by"], version.tags["threestage.state"]) == ("gates", "rejected")
+    assert "f1 at least 0.95" in version.tags["threestage.why"]
 
 
 def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, prefect_api, tmp_path):
@@ -339,6 +338,7 @@ def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_an
     assert "classifier/3 wait for a decision: `python -m flows.review`" in done.stdout
     assert "version 3" in done.stdout
     states = tree(client, lost)
+    assert states.pop("preprocess@emails") == "Completed"  # brought back for the inbox, which nobody merged
     assert set(states.values()) == {"Crashed"}, states
     assert {"pretrain", "pretrain-scratch"} <= states.keys()
     assert not holder.exists()
