@@ -85,12 +85,12 @@ def versions() -> dict[str, str]:
 
 def test_nights_of_a_training_machine_and_its_team(colleague, monkeypatch):
     name, end = night(hours=1e-9)
-    assert (name, versions()) == ("0 of 6 stages", {})
+    assert (name, versions()) == ("0 of 6 stages; 1 failed", {})
     assert end.count("the run took longer than it may (`hours`)") == 1
     source = Path("made/assistant").rename("../away")
     before = git(*STATUS)
     name, end = night()
-    assert name == "4 of 6 stages"
+    assert name == "4 of 6 stages; 1 failed"
     assert end.startswith("Failed: ")
     assert "finetune@assistant failed: " in end
     assert "evaluate" not in end, "what is skipped is no failure of its own"
@@ -137,6 +137,6 @@ def test_nights_of_a_training_machine_and_its_team(colleague, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["deploy"])
     assert main() == 0
     name, end = night()
-    assert name == "3 of 6 stages"
+    assert name == "3 of 6 stages; 1 failed"
     assert "the code is not what was merged: git pull: error: " in end
     assert night()[0] == "nothing new"
