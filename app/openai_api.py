@@ -226,7 +226,7 @@ def _short(text: str | None) -> str | None:
 
 
 def _about(kind: str, prefix: str, loaded: Loaded) -> dict[str, Any]:
-    """What an answer and each of its pieces begin with."""
+    """The fields that start an answer and each of its chunks."""
     return {
         "id": f"{prefix}-{uuid4().hex}",
         "object": kind,

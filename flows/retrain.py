@@ -115,7 +115,7 @@ class _Run:
     failures: list[str] = field(default_factory=outdated)
 
     def retrain(self) -> State:
-        """Do all of it. Raises UserError at the end, with all that failed."""
+        """Train, register and review. Raises UserError at the end that lists every failure."""
         try:
             graph.track(INBOX)
             plan = graph.plan()

@@ -67,7 +67,7 @@ class Event:
     unknown: tuple[str, ...] = ()
     """The gates that could not be computed."""
     despite: tuple[str, ...] = ()
-    """The failed gates in spite of which a version was approved."""
+    """The gates that the version had failed when it was approved."""
 
     @property
     def moves(self) -> bool:
@@ -124,7 +124,7 @@ class Standing:
         return next((each for each in found if event in ("", each.event)), None)
 
     def despite(self, version: str) -> tuple[str, ...]:
-        """The failed gates in spite of which a version was approved."""
+        """The gates that the version had failed when it was approved."""
         approved = self.last(version, "approved")
         return approved.despite if approved else ()
 

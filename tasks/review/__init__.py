@@ -43,7 +43,7 @@ class Review:
     main: str
     """The metric that the verdict is about."""
     unit: str
-    """What a row is called, in the plural."""
+    """The plural noun for rows on the page, such as `mails`."""
     columns: tuple[str, ...]
     """The columns that a version is asked with."""
     rows: Callable[[Path], pd.DataFrame]

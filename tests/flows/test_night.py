@@ -62,7 +62,7 @@ def colleague(tmp_path, monkeypatch, prefect_api) -> Path:
 
 
 def night(**parameters: float) -> tuple[str, str]:
-    """Run; what the run is called beside its day, and how its state says that it ended."""
+    """Run one night. Returns the name of the run without its date, and the message of its final state."""
     with suppress(UserError):
         run_as_child(retrain, PARAMETERS | parameters)
     here = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace()]))

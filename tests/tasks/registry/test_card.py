@@ -5,6 +5,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from bs4 import BeautifulSoup
+from html_pages import rows, section
 from mlflow import MlflowClient
 from small_models import challenger
 
@@ -89,21 +90,6 @@ def written(mail, tmp_path):
     return write
 
 
-def section(page: BeautifulSoup, title: str) -> BeautifulSoup:
-    """What stands between a heading and the next."""
-    heading = next(each for each in page.find_all("h2") if each.get_text() == title)
-    inside = []
-    for each in heading.find_next_siblings():
-        if each.name == "h2":
-            break
-        inside.append(str(each))
-    return BeautifulSoup("".join(inside), "lxml")
-
-
-def rows(found: BeautifulSoup) -> list[list[str]]:
-    return [[cell.get_text() for cell in row.find_all("td")] for row in found.select("tbody tr")]
-
-
 def text(found: BeautifulSoup) -> str:
     return " ".join(found.get_text(" ").split())
 
@@ -126,7 +112,7 @@ def test_a_card_says_what_its_files_say(written):
     assert page.h1.get_text() == "threestage-mail"
     assert "It started from models/foundation ( b1.dir )." in text(page.p)
     assert rows(section(page, "Figures")) == [
-        ["f1how well spam is found", "0.5000", "0.4000 to 0.6000", "0.4000", "+0.1000"],
+        ["f1 how well spam is found", "0.5000", "0.4000 to 0.6000", "0.4000", "+0.1000"],
         ["accuracy", "0.7500", "", "", ""],
         ["nearest_f1", "0.3000"],  # of another contender, in a table of its own
     ]

@@ -4,7 +4,8 @@ from getpass import getuser
 from pathlib import Path
 
 import pytest
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
+from html_pages import rows, section, text
 
 from tasks.registry.git import git_text
 from tasks.review.comparison import Comparison, Row, Slice, version_of
@@ -60,25 +61,6 @@ def alone(compared: Comparison) -> Comparison:
 def page(folder: Path, comparison: Comparison, gates: list[Gate] = PASSED, **options: list[str]) -> BeautifulSoup:
     write_page(folder, comparison, gates, **options)
     return BeautifulSoup((folder / "review.html").read_text(), "lxml")
-
-
-def text(tag: Tag) -> str:
-    return " ".join(tag.get_text(" ").split())
-
-
-def section(found: BeautifulSoup, title: str) -> BeautifulSoup:
-    """What stands between a heading and the next."""
-    heading = next(each for each in found.find_all("h2") if text(each) == title)
-    inside = []
-    for each in heading.find_next_siblings():
-        if each.name == "h2":
-            break
-        inside.append(str(each))
-    return BeautifulSoup("".join(inside), "lxml")
-
-
-def rows(found: BeautifulSoup) -> list[list[str]]:
-    return [[text(cell) for cell in row.find_all("td")] for row in found.select("tbody tr")]
 
 
 def titles(found: BeautifulSoup) -> list[str]:
