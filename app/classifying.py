@@ -17,7 +17,7 @@ from app.metrics import EMAILS
 from app.openai_api import ERRORS, asked
 from app.schema import Closed
 from app.versions import Loaded
-from llm.applications.classifier import Classifier, email_text, explain, predict
+from llm.objectives.classifier import Classifier, email_text, explain, predict
 from tasks.data.formats.mails import message_bytes
 from tasks.data.formats.sniff import LINES, POSTMARK, TABLES, suffix_of
 from tasks.served import cleaning_module

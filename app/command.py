@@ -277,7 +277,7 @@ def classify(
     """
     from app.classifying import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
-    from llm.applications.classifier import Classifier
+    from llm.objectives.classifier import Classifier
 
     failed = False
     with _loaded(model) as loaded:

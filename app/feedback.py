@@ -17,7 +17,7 @@ from app.quarantine import Quarantine
 from app.schema import ChatMessage, Closed
 from app.settings import Settings
 from app.versions import Loaded
-from llm.applications.classifier import Classifier
+from llm.objectives.classifier import Classifier
 from tasks.data.textfiles import tidy
 from tasks.datasets import find
 from tasks.served import cleaning_module

@@ -10,12 +10,12 @@ import tiktoken
 from app.async_engine import Stream
 from app.errors import RequestError, Timeout
 from app.versions import Loaded
-from llm.applications.assistant import Assistant
 from llm.chat import Message, prompt_tokens, turn_ends
 from llm.errors import UserError
 from llm.generation.engine import Logprobs, Request
 from llm.generation.sampling import Sampling
 from llm.generation.text import TextStream
+from llm.objectives.assistant import Assistant
 from llm.tokenizer import stop_tokens
 
 NEW_TOKENS = 512

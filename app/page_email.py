@@ -16,7 +16,7 @@ from app.mail_files import read_mails
 from app.metrics import EMAILS
 from app.page_shared import PRIVATE, keep_feedback, shown_errors, version_dropdown
 from app.versions import Loaded
-from llm.applications.classifier import Classifier
+from llm.objectives.classifier import Classifier
 from tasks.registry.markup import plain
 from tasks.served import cleaning_module
 

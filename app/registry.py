@@ -61,7 +61,7 @@ class Listed:
     """Seconds since 1970."""
     description: str
     objective: str
-    """The module of llm/applications by which it answers."""
+    """The module of llm/objectives by which it answers."""
 
 
 class Registry:

@@ -23,10 +23,10 @@ from app.cleaning import Cleaner
 from app.errors import Busy, NotFound, Unavailable
 from app.registry import BY_DEFAULT, Named, Registry, models_of
 from app.settings import Settings
-from llm.applications import load_for_inference
 from llm.errors import UserError
 from llm.formats.model_folder import read_config
 from llm.model.gpt import GPT
+from llm.objectives import load_for_inference
 from tasks.registry.register import registered_name
 
 DATASET = "data/processed/"

@@ -21,8 +21,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from benchmarks import report
 from benchmarks.contenders import ROOT
-from llm.applications.classifier import email_texts
 from llm.errors import UserError
+from llm.objectives.classifier import email_texts
 from tasks.served import ERROR, example, signature
 from tasks.training.setup import split_file
 

@@ -170,10 +170,10 @@ def our_model(
     config: dict[str, Any], precision: str, batches: Batches, sees: Callable[[int], int | None] = lambda index: None
 ) -> tuple[nn.Module, Callable[[int], Tensor]]:
     """This project's GPT and its loss of batch number i; `sees` says how many of its tokens see each other, or all."""
-    from llm.applications.language_model import window_loss
     from llm.config import GPTConfig
     from llm.device import Compute
     from llm.model.gpt import GPT
+    from llm.objectives.language_model import window_loss
 
     model = GPT(GPTConfig(**config))
     compute = Compute(torch.device("cpu"), DTYPES[precision], "as the benchmark asks")

@@ -162,10 +162,10 @@ def their_loss(model: nn.Module, precision: str, given: Given) -> Tensor:
 
 def our_model(folder: Path, window: int) -> nn.Module:
     """A model folder as the assistant is trained: what LoRA freezes stays as it is stored, where bfloat16 is fast."""
-    from llm.applications.assistant import build
     from llm.config import LoRAConfig
     from llm.formats.model_folder import load_model
     from llm.model.lora import add_lora
+    from llm.objectives.assistant import build
 
     model, _ = load_model(folder, build=build, context_length=window, as_stored=TAKEN == "bf16")
     targets = ("query_key_value", "projection", "gate", "expand")
@@ -175,8 +175,8 @@ def our_model(folder: Path, window: int) -> nn.Module:
 
 def our_loss(model: nn.Module, rows: Rows) -> Tensor:
     """The assistant's loss of packed windows, the mean over what is learned."""
-    from llm.applications.assistant import Example, response_loss
     from llm.device import Compute
+    from llm.objectives.assistant import Example, response_loss
 
     compute = Compute(torch.device("cpu"), DTYPES[TAKEN], "as the benchmark asks")
     windows = [

@@ -51,13 +51,13 @@ from benchmarks.contenders import (
     same_size,
     transformers_gpt2,
 )
-from llm.applications.language_model import context_at
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler, TokenWindows
 from llm.files import write_atomic
+from llm.objectives.language_model import context_at
 from llm.tokenizer import load_tokenizer
 from llm.training.loss import bits_per_byte
-from tasks.applications.foundation import SCRATCH, Train
+from tasks.applications.foundation.train import SCRATCH, Train
 from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application
 
 STATE = Path(".threestage/benchmarks/time_to_loss")

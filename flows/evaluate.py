@@ -9,11 +9,11 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from llm.applications import load
 from llm.config import Config
 from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
-from tasks.evaluation import find
+from llm.objectives import load
+from tasks.applications import evaluation
 from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.command import stage_command
@@ -26,7 +26,7 @@ from tasks.training.setup import split_file
 @flow(flow_run_name="evaluate-{name}")
 def evaluate(name: str, params: Config) -> None:
     """Measure a model on the test split and keep the evidence that a reviewer reads."""
-    measure = task(find(name).measure, name="measure", cache_policy=NO_CACHE)
+    measure = task(evaluation(name).measure, name="measure", cache_policy=NO_CACHE)
     data, report = Path("data/processed") / params.dataset, Path("reports/evaluation") / name
     with stage_run(params.evaluate, {"test": split_file(data, "test")}):
         keep_freed_memory()

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow
 
 from llm.config import Config
-from tasks.applications import find
+from tasks.applications import training
 from tasks.stages.command import stage_command
 from tasks.stages.params import application_names, load_application
 from tasks.training.fit import fit, training_run
@@ -18,7 +18,7 @@ from tasks.training.setup import training_files
 @flow(flow_run_name="finetune-{name}")
 def finetune(name: str, params: Config, resume: bool = True) -> None:
     """Train an application from its base, and keep the weights that are best on validation."""
-    application, data = find(name), Path("data/processed") / params.dataset
+    application, data = training(name), Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, data, Path("models") / params.base)
     cleaning = {"cleaning": application.cleaning} if application.cleaning else {}
     with training_run(params.train, training_files(data), resume, application.identity(params.train)) as checkpoints:

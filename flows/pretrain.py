@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow
 
 from llm.config import Config
-from tasks.applications import find
+from tasks.applications import training
 from tasks.stages.command import stage_command
 from tasks.stages.params import FOUNDATION, load_application
 from tasks.training.fit import fit, training_run
@@ -18,7 +18,7 @@ from tasks.training.setup import training_files
 @flow(flow_run_name="pretrain-{params.train.init_from}")
 def pretrain(params: Config, resume: bool = True) -> None:
     """Train a GPT on the corpus, and keep the weights with the lowest validation loss."""
-    application, data = find(FOUNDATION), Path("data/processed") / params.dataset
+    application, data = training(FOUNDATION), Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, data, None)
     with training_run(params.train, training_files(data), resume, application.identity(params.train)) as checkpoints:
         publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints))

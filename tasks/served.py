@@ -15,8 +15,8 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from llm.applications import load_for_inference, objective_module, outputs
 from llm.formats.model_folder import read_config
+from llm.objectives import load_for_inference, objective_module, outputs
 
 TYPES = {str: DataType.string, int: DataType.long, float: DataType.double}
 ERROR = "error"

@@ -11,8 +11,7 @@ from importlib import import_module
 
 from dvc.repo import Repo
 
-from tasks.applications import find
-from tasks.evaluation import find as find_evaluation
+from tasks.applications import evaluation, training
 from tasks.stages.graph import stages
 from tasks.stages.params import model_names
 
@@ -41,8 +40,8 @@ def main() -> None:
     for name in LATER:
         import_module(name)
     for model in model_names():
-        find(model)
-        find_evaluation(model)
+        training(model)
+        evaluation(model)
     for stage in stages():
         name, _, key = stage.replace("evaluate_foundation", "evaluate@foundation").partition("@")
         run_in_fork(f"flows.{name}", *([key] if key else []))

@@ -10,13 +10,13 @@ import mlflow
 import torch
 from mlflow import MlflowClient
 
-from llm.applications import assistant
-from llm.applications.assistant import Assistant
-from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.chat import Chat
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.model.gpt import GPT
+from llm.objectives import assistant
+from llm.objectives.assistant import Assistant
+from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
 
 ROOT = Path(__file__).parents[1]

@@ -15,12 +15,12 @@ import yaml
 from benchmarks import all as every
 from benchmarks import classify_speed, generate, lora_speed, report, serve_load, time_to_loss, train_speed
 from benchmarks.contenders import NANOGPT, TAKEN, matmul_weights, peers_python, same_size, transformers_gpt2
-from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.config import GPTConfig
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.generation.packed import can_prepack
 from llm.model.gpt import GPT
+from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe
 from tasks.stages.params import PARAMS_FILE, load_application
 from tests.app.conftest import write_model

@@ -53,6 +53,7 @@ def extended(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if section:
             parameters[section] |= yaml.safe_load(text)
         else:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
     (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
     return folder
@@ -62,7 +63,8 @@ def test_a_dataset_and_an_application_are_slices_a_block_and_a_test_each(extende
     assert changed(extended) == {
         "params.yaml",
         *("tasks/datasets/questions.py", "tests/tasks/datasets/test_questions.py"),
-        *("tasks/applications/quiz.py", "tasks/evaluation/quiz.py", "tests/tasks/evaluation/test_quiz.py"),
+        *("tasks/applications/quiz/train.py", "tasks/applications/quiz/evaluate.py"),
+        "tests/tasks/applications/quiz/test_evaluate.py",
     }
 
 
@@ -74,7 +76,7 @@ def test_the_page_adds_blocks_to_the_sections_that_our_own_file_has(extended: Pa
 
 
 def test_its_own_tests_pass(extended: Path) -> None:
-    tests = ["tests/tasks/datasets/test_questions.py", "tests/tasks/evaluation/test_quiz.py"]
+    tests = ["tests/tasks/datasets/test_questions.py", "tests/tasks/applications/quiz/test_evaluate.py"]
     done = run(extended, "pytest", "-p", "no:cacheprovider", "-n0", *tests)
     assert done.returncode == 0, done.stdout[-3000:]
     assert "3 passed" in done.stdout

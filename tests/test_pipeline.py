@@ -21,12 +21,12 @@ import torch
 from mlflow import MlflowClient
 from projects import CHATML, NO_COMPILER, change_params, environment, make_project, read_params, run
 
-from llm.applications import load
-from llm.applications.classifier import email_text, probabilities
 from llm.config import GPTConfig
 from llm.formats.huggingface import export_huggingface
 from llm.formats.model_folder import load_model, read_config
 from llm.model.gpt import GPT
+from llm.objectives import load
+from llm.objectives.classifier import email_text, probabilities
 from tasks.registry.record import read_record
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}

@@ -52,7 +52,7 @@ STALE = {  # the first pattern that fits a module counts
     "llm/tokens.py": (*TRAINING, *EVALUATION),
     "llm/device.py": (*TRAINING, *EVALUATION),
     "llm/model/*": (LOAD, *TRAINING, *EVALUATION),
-    "llm/preference.py": FINETUNE,  # foreach gives all fine-tunes the same deps
+    "llm/objectives/preference.py": FINETUNE,  # foreach gives all fine-tunes the same deps
     "llm/generation/__init__.py": (),
     "llm/generation/memory.py": (),  # where weights lie changes no byte
     "llm/generation/native.py": EVALUATED,  # what a served model computes with
@@ -64,13 +64,13 @@ STALE = {  # the first pattern that fits a module counts
     "llm/training/calibration.py": (*TRAINING, *EVALUATED),  # of the baseline, too
     "llm/training/loss.py": (*TRAINING, *EVALUATION),
     "llm/training/*": TRAINING,
-    "llm/applications/__init__.py": (),
+    "llm/objectives/__init__.py": (),
     **{
-        f"llm/applications/{objective}.py": stages_of(block["objective"] == objective for block in MODELS.values())
+        f"llm/objectives/{objective}.py": stages_of(block["objective"] == objective for block in MODELS.values())
         for objective in {block["objective"]: None for block in MODELS.values()}
     },
     "tasks/applications/__init__.py": (),
-    **{f"tasks/applications/{name}.py": (training_stage(name),) for name in MODELS},
+    **{f"tasks/applications/{name}/train.py": (training_stage(name),) for name in MODELS},
     "tasks/data/archives.py": FETCH,
     "tasks/data/compression.py": (*FETCH, *PREPROCESS),
     "tasks/data/folders.py": (*FETCH, *PREPROCESS),
@@ -86,13 +86,14 @@ STALE = {  # the first pattern that fits a module counts
     "tasks/data/*": PREPROCESS,
     "tasks/datasets/__init__.py": PREPROCESS,
     "tasks/evaluation/__init__.py": (),
-    **{f"tasks/evaluation/{name}.py": (evaluation_stage(name),) for name in MODELS},
-    "tasks/evaluation/kneser_ney.py": ("evaluate_foundation",),
+    **{f"tasks/applications/{name}/evaluate.py": (evaluation_stage(name),) for name in MODELS},
     "tasks/evaluation/statistics.py": EVALUATION,
-    "tasks/evaluation/answers.py": EVALUATED,
-    "tasks/evaluation/judge.py": EVALUATED,
-    "tasks/evaluation/evasions.py": EVALUATED,
-    "tasks/evaluation/rouge.py": EVALUATED,
+    **{
+        f"tasks/evaluation/{objective}/*": tuple(
+            evaluation_stage(name) for name, block in MODELS.items() if block["objective"] == objective
+        )
+        for objective in {block["objective"]: None for block in MODELS.values()}
+    },
     **{f"tasks/datasets/{name}.py": (f"preprocess@{name}",) for name in DATASETS},
     "tasks/training/fit.py": TRAINING,
     "tasks/training/report.py": TRAINING,

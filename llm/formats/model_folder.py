@@ -32,7 +32,7 @@ def build_gpt(gpt: GPT, config: Mapping[str, Any]) -> GPT:
 def save_model(folder: Path, model: nn.Module, encoding: tiktoken.Encoding, objective: str, **more: Any) -> None:
     """Write config.json, model.safetensors and tokenizer.json into an existing folder.
 
-    config.json holds the objective, which names a module of llm/applications, `more`, and what `model.describe()` says.
+    config.json holds the objective, which names a module of llm/objectives, `more`, and what `model.describe()` says.
     """
     config = {"objective": objective, **more, **model.describe()}
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}

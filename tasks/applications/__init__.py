@@ -1,16 +1,31 @@
-"""The models that people use: one file each, which says how one is prepared for training.
+"""The models that people use: one folder each, with the same files.
 
-An application is a module here with an `APPLICATION`, one in tasks/evaluation that measures it, a block under
-`applications` in params.yaml, and a test; one in llm/applications, too, where it learns something new.
+- `train.py` says how it is prepared for training: a `TRAINING`;
+- `evaluate.py` measures it on the test split, next to a baseline: an `EVALUATION`. It stands apart from training, so
+  that a new metric trains nothing again;
+- `review.py` says how two versions of it are compared: a `REVIEW`. Without that file a review compares the metrics
+  that the evaluations logged;
+- `card.md` says in words what it is for, and where its limits are.
+
+An application is such a folder, a block under `applications` in params.yaml, and a test; it is one file more in
+llm/objectives where it learns something new.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from llm.config import TrainConfig
+import numpy as np
+import pandas as pd
+
+from llm.config import Config, TrainConfig
+from tasks.evaluation.statistics import Wordings
 from tasks.training.setup import TrainingSetup
+
+Evidence = tuple[pd.DataFrame, Mapping[tuple[str, str], float]]
+"""The answers of a version, and the baseline's mean score in each slice: `("kind", "counting")`."""
 
 
 def no_identity(params: TrainConfig) -> dict[str, str]:
@@ -19,11 +34,11 @@ def no_identity(params: TrainConfig) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Application:
+class Training:
     """What is an application's own."""
 
     objective: str
-    """The file of llm/applications that it learns and answers by; its block in params.yaml names it for DVC."""
+    """The file of llm/objectives that it learns and answers by; its block in params.yaml names it for DVC."""
     train: type[TrainConfig]
     """Its `train` section in params.yaml."""
     prepare: Callable[..., TrainingSetup]
@@ -36,6 +51,81 @@ class Application:
     """What else the trained weights depend on, from the `train` section: names and hashes."""
 
 
-def find(name: str) -> Application:
-    """The application in `tasks/applications/<name>.py`. Raises ModuleNotFoundError without that file."""
-    return import_module(f"{__name__}.{name}").APPLICATION
+@dataclass(frozen=True)
+class Evaluation:
+    """How an application is measured."""
+
+    params: type[Config]
+    """Its `evaluate` section in params.yaml."""
+    measure: Callable[..., Mapping[str, float]]
+    """`measure(model, encoding, data, base, params, compute, evidence)`: metrics on the test split, from the `evaluate`
+    section; `base` is the folder of the model that it started from (None for the foundation), and what a reviewer reads
+    goes to the folder `evidence`. A `baseline_<metric>` is of what a user would pick, `<metric>_low` and
+    `<metric>_high` are the ends of its interval; `<metric>_gain`, with ends of its own, is the lead over the baseline,
+    paired by row, above zero where the model is better."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A metric of one version as a statistic over test rows, so that it can be resampled."""
+
+    statistic: Callable[..., np.ndarray]
+    """Takes arrays of one length and an `axis`; the same function wherever the metric is the same."""
+    columns: tuple[np.ndarray, ...]
+    """These arrays; element n is of row n."""
+    wordings: Wordings | None = None
+    """The wording of each row, where wordings are resampled, too."""
+
+    @property
+    def value(self) -> float:
+        """The metric."""
+        return float(self.statistic(*self.columns, axis=-1))
+
+
+@dataclass(frozen=True)
+class Review:
+    """How two versions of a model are compared."""
+
+    main: str
+    """The metric that the verdict is about."""
+    unit: str
+    """The plural noun for rows on the page, such as `mails`."""
+    columns: tuple[str, ...]
+    """The columns that a version is asked with."""
+    rows: Callable[[Path], pd.DataFrame]
+    """`rows(data)`: the test rows of a dataset's folder, with `id`, `text` and `expected` for people, `columns`,
+    `slices`, and what scoring needs."""
+    score: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
+    """`score(rows, answers)`: for each row its `score`, `said` (the answer as people read it) and `confidence`: the
+    greater, the worse an error is."""
+    measure: Callable[[pd.DataFrame, pd.DataFrame], Mapping[str, Sample]]
+    """`measure(rows, answers)`: the metrics, named as the evaluation names them."""
+    evidence: Callable[[pd.DataFrame, Path], Evidence | None] | None = None
+    """`evidence(rows, folder)`: the answers that the evaluation wrote there, indexed as the rows; None without any."""
+    explained: Mapping[str, str] = field(default_factory=dict)
+    """What metrics mean that are no main figures in `tasks/applications/<model>/card.md`."""
+    baseline: str = ""
+    """What the baseline is."""
+    slices: tuple[str, ...] = ()
+    """Columns that say which slice a row is in; None is in none."""
+    step: float = 1.0
+    """The page shows a row whose score changed by at least this much."""
+    ask: Literal["predict", "bits"] = "predict"
+    """What a version is asked for: its answers, or the bits in which it writes each `text`."""
+    options: Callable[[Any], dict[str, Any]] = field(default=lambda evaluate: {})
+    """`options(evaluate)`: further options of an answer, from the `evaluate` section in params.yaml."""
+
+
+def training(name: str) -> Training:
+    """How the application is trained. Raises ModuleNotFoundError where its folder has no train.py."""
+    return import_module(f"{__name__}.{name}.train").TRAINING
+
+
+def evaluation(name: str) -> Evaluation:
+    """How the application is measured. Raises ModuleNotFoundError where its folder has no evaluate.py."""
+    return import_module(f"{__name__}.{name}.evaluate").EVALUATION
+
+
+def review(name: str) -> Review:
+    """How two versions of it are compared. Raises ModuleNotFoundError where its folder has no review.py."""
+    return import_module(f"{__name__}.{name}.review").REVIEW

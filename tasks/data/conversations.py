@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import tiktoken
 
-from llm.applications.assistant import Example, Question, encode_examples
 from llm.chat import Chat
 from llm.errors import UserError
+from llm.objectives.assistant import Example, Question, encode_examples
 
 BEGINNING = "…"  # ends an answer that any reply beginning with it counts as
 

@@ -1,9 +1,8 @@
 """The model card of a version: how good it is, where it fails, what it is for and what it was made from.
 
 `card.html` is a file that needs no other; `card.md` is a short text: figures, use and limits. Everything in them is
-read from files of the project, and the same files give the same bytes. People write what a model is for, what it is not
-for and where its limits are, in `tasks/applications/<model>.md`. The card shows an evaluation's pictures (`*.svg`),
-tables (`baselines.csv`, `slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`.
+read from files of the project, and the same files give the same bytes. People write what a model is for and where its
+limits are, in `tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`), tables (`baselines.csv`, `slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`.
 
 The card is no part of a version's key: a better card of the same model, evidence and code makes no new version.
 """
@@ -41,7 +40,7 @@ def _made_by(model: str, training: Hashes) -> str:
 
 
 def _prose(model: str) -> str:
-    path = Path("tasks/applications", f"{model}.md")
+    path = Path("tasks/applications", model, "card.md")
     return read_text(path).strip() if path.exists() else f"## Use\n\nNobody has written it down yet, in `{path}`."
 
 

@@ -1,7 +1,7 @@
 """The description of a version: the page that a reviewer opens first in MLflow.
 
 It names the tag that decides, five figures with their meaning, answers and errors to look at, and links to the rest.
-The figures and their meanings are the list under `## Main figures` in `tasks/applications/<model>.md`.
+The figures and their meanings are the list under `## Main figures` in `tasks/applications/<model>/card.md`.
 """
 
 import re

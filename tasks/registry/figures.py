@@ -28,8 +28,8 @@ class Compared(NamedTuple):
 
 
 def main_figures(model: str) -> dict[str, str]:
-    """The metrics that people read first, with their meaning: the list in `tasks/applications/<model>.md`."""
-    prose = Path("tasks/applications", f"{model}.md")
+    """The metrics that people read first, with their meaning: the list in `tasks/applications/<model>/card.md`."""
+    prose = Path("tasks/applications", model, "card.md")
     return dict(FIGURE.findall(read_text(prose))) if prose.exists() else {}
 
 

@@ -18,13 +18,14 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
+from tasks.applications import Evidence, Review
+from tasks.applications import review as find_review
 from tasks.evaluation.statistics import interval
 from tasks.registry.figures import main_figures
 from tasks.registry.register import registered_name
 from tasks.registry.server import if_there, server_errors
 from tasks.registry.tracking import configure_tracking
 from tasks.registry.trained_on import current_md5, data_of, learned_units
-from tasks.review import Evidence, Review, find
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
 from tasks.review.changes import evaluated_rows
 from tasks.review.metrics import BASE, CHAMPION, Difference, Metric, metrics_of
@@ -298,11 +299,11 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
         metrics = metrics_of(_logged(mine), _logged(its) if same_test else {})
     found = Comparison(model, name, mine, its, metrics)
     try:
-        review = find(model)
+        review = find_review(model)
     except ModuleNotFoundError as error:
-        if error.name != f"tasks.review.{model}":
+        if error.name not in (f"tasks.applications.{model}", f"tasks.applications.{model}.review"):
             raise
-        reason = f"no rows are asked, as there is no tasks/review/{model}.py" if its else ""
+        reason = f"no rows are asked, as there is no tasks/applications/{model}/review.py" if its else ""
         return replace(found, incomparable=reason)
     found = replace(
         found,

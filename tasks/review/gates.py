@@ -82,7 +82,9 @@ def _answers(comparison: "Comparison") -> Gate:
     if comparison.failed:
         return Gate(name, False, comparison.failed)
     if not comparison.checked:
-        return Gate(name, None, f"nothing says which rows to ask: there is no tasks/review/{comparison.model}.py")
+        return Gate(
+            name, None, f"nothing says which rows to ask: there is no tasks/applications/{comparison.model}/review.py"
+        )
     said = f"{comparison.checked} {comparison.unit}"
     said += "" if comparison.agreed is None else f", {comparison.agreed} of them scored as in its evaluation"
     return Gate(name, True, said + (f"; {comparison.unanswered} without an answer" if comparison.unanswered else ""))

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
+from tasks.applications import Sample
 from tasks.evaluation.statistics import interval
 from tasks.registry.figures import BASELINE, is_own, lower_is_better
-from tasks.review import Sample
 
 ENDS = ("_low", "_high")
 CHAMPION, BASE = "champion", "baseline"

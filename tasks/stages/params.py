@@ -1,7 +1,7 @@
 """params.yaml as frozen, validated models, and the stages and folders that belong to a model.
 
 A block is read with the models that its dataset or application brings: `tasks/datasets/<name>.py`,
-`tasks/applications/<name>.py` and `tasks/evaluation/<name>.py`. A stage reads its own block alone. What a challenger
+`tasks/applications/<name>/train.py` and `evaluate.py`. A stage reads its own block alone. What a challenger
 must hold, the section `review`, is the same for all, and may be left out: `tasks/review/gates.py`.
 """
 
@@ -98,16 +98,15 @@ def reduced(values: dict[str, Any], smoke: Smoke) -> dict[str, Any]:
     return merged(values, changes)
 
 
-def _find(kind: str, name: str) -> Any:
-    """The dataset, the application or the evaluation of that name, by its package in tasks."""
-    package = f"tasks.{kind}"
+def _find(package: str, finder: str, name: str) -> Any:
+    """What a finder of `tasks.datasets` or `tasks.applications` finds for a name. Raises UserError without its file."""
     try:
-        return import_module(package).find(name)
+        return getattr(import_module(f"tasks.{package}"), finder)(name)
     except ModuleNotFoundError as error:
-        if error.name != f"{package}.{name}":
+        if not (error.name or "").startswith(f"tasks.{package}.{name}"):
             raise
-        place = "datasets" if kind == "datasets" else "applications"
-        raise UserError(f"{place}.{name}: there is no {package.replace('.', '/')}/{name}.py") from None
+        place = error.name.replace(".", "/")
+        raise UserError(f"{package}.{name}: there is no {place}{'.py' if package == 'datasets' else ''}") from None
 
 
 @cache
@@ -123,13 +122,14 @@ def _outline_type() -> type[Config]:
 @cache
 def _block_type(kind: str, name: str) -> type[Config]:
     """The model of one block."""
-    found = _find(kind, name)
     if kind == "datasets":
+        found = _find("datasets", "find", name)
         source = import_module("tasks.data.sources").Source
         fields = {"sources": (list[source], Field(min_length=1)), "preprocess": (found.params, ...)}
     else:
         fields = {"dataset": (str, ...), "objective": (str, ...)}
-        fields |= {"train": (found.train, ...), "evaluate": (_find("evaluation", name).params, ...)}
+        training, evaluation = (_find("applications", finder, name) for finder in ("training", "evaluation"))
+        fields |= {"train": (training.train, ...), "evaluate": (evaluation.params, ...)}
         gates = import_module("tasks.review.gates").Gates
         fields["review"] = (gates, gates())
         if name != FOUNDATION:
@@ -171,9 +171,9 @@ def _parse(kind: str, name: str, values: Any, path: Path) -> Config:
         raise UserError("; ".join(f"{path}: {_reason(each, place, model)}" for each in error.errors())) from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    if kind == "applications" and parsed.objective != (wanted := _find(kind, name).objective):
+    if kind == "applications" and parsed.objective != (wanted := _find(kind, "training", name).objective):
         raise UserError(
-            f"{path}: {place}.objective: tasks/applications/{name}.py has {wanted}, not {parsed.objective!r}"
+            f"{path}: {place}.objective: tasks/applications/{name}/train.py has {wanted}, not {parsed.objective!r}"
         )
     return parsed
 

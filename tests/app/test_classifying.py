@@ -11,7 +11,7 @@ from app.cleaning import Cleaner
 from app.errors import Busy
 from app.settings import Settings
 from app.versions import Loaded
-from llm.applications.classifier import explain
+from llm.objectives.classifier import explain
 from tasks.data.mail import clean_row, parse_message
 from tasks.served import ServedModel
 from tests.app.conftest import CHARSETS, register, running, tracked, wait_until, write_model

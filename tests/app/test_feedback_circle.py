@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from projects import ROOT, run
 
 from app.settings import Settings
-from llm.applications.classifier import f1_score
+from llm.objectives.classifier import f1_score
 from tasks.evaluation.statistics import interval
 from tests.app.conftest import running, tracked, wait_until
 

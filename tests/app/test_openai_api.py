@@ -10,9 +10,9 @@ import torch
 from langchain_openai import ChatOpenAI
 
 from app.settings import Settings
-from llm.applications import load_for_inference
-from llm.applications.assistant import Question, answer_all
 from llm.chat import Message, prompt_tokens
+from llm.objectives import load_for_inference
+from llm.objectives.assistant import Question, answer_all
 from llm.tokenizer import decode
 from tests.app.conftest import running, tracked, wait_until
 from tests.app.steps import running_texts, samples, stepwise

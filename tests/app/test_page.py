@@ -28,10 +28,10 @@ from app.page_chat import PICTURES, answered
 from app.page_email import probability_in_words
 from app.quarantine import Quarantine
 from app.settings import Settings
-from llm.applications.assistant import Assistant
 from llm.chat import Chat, Message, prompt_tokens
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
+from llm.objectives.assistant import Assistant
 from llm.tokenizer import end_of_text, train_bpe
 from tasks.data.mail import parse_message
 from tests.app.conftest import CHARSETS, register, running, tracked, wait_until, write_model

@@ -14,11 +14,11 @@ from small_models import TEXT
 
 from app.command import _loaded
 from app.terminal_chat import answer
-from llm.applications.assistant import Assistant
 from llm.chat import Chat, Message, turn_ends
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.generation.sampling import Sampling
+from llm.objectives.assistant import Assistant
 from llm.tokenizer import train_bpe
 from tests.app.conftest import error_of, register, rows_of, shell, tracked
 

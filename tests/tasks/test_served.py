@@ -16,14 +16,14 @@ import pytest
 import torch
 from mlflow.pyfunc import PythonModelContext
 
-from llm.applications import assistant, classifier, load, load_for_inference
-from llm.applications.assistant import Question
-from llm.applications.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.config import GPTConfig
 from llm.formats.model_folder import save_model
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate_text
 from llm.model.gpt import GPT
+from llm.objectives import assistant, classifier, load, load_for_inference
+from llm.objectives.assistant import Question
+from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.tokenizer import train_bpe
 from tasks.data.mail import clean_mail
 from tasks.registry.logged_model import REQUIREMENTS

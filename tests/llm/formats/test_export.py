@@ -6,14 +6,14 @@ from projects import CHATML
 from published import TOKENS, difference
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from llm.applications import assistant
-from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.chat import TEMPLATE, Chat, Message, prompt_tokens
 from llm.config import GPTConfig
 from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA
 from llm.formats.huggingface import export_huggingface, load_pretrained, main
 from llm.formats.model_folder import load_model, save_model
 from llm.formats.tokenizer_files import read_chat_template
+from llm.objectives import assistant
+from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import END_OF_TEXT, make_encoding, stop_tokens
 
 OURS = [

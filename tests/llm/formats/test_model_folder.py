@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm.applications import load, objective_module
-from llm.applications.classifier import Classifier, ClassifierConfig, build
 from llm.errors import UserError, UserFileError
 from llm.formats.model_folder import load_model, read_config, save_model
 from llm.model.attention import Context
+from llm.objectives import load, objective_module
+from llm.objectives.classifier import Classifier, ClassifierConfig, build
 
 TOKENS = torch.tensor([[5, 7, 11, 13]])
 
@@ -55,7 +55,7 @@ def test_the_config_holds_the_objective_and_what_else_it_was_given(tmp_path, mak
     config = read_config(tmp_path)
     assert (config["objective"], config["cleaning"]) == ("assistant", "tasks.data.mail")
     assert config["gpt"] == make_gpt().config.model_dump()
-    assert objective_module(tmp_path).__name__ == "llm.applications.assistant"
+    assert objective_module(tmp_path).__name__ == "llm.objectives.assistant"
     assert load(tmp_path)[0].config == make_gpt().config
 
 

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from processors import needs_packed_bfloat16
 from torch import nn
 
-from llm.applications import load_for_inference
-from llm.applications.classifier import Classifier, ClassifierConfig, probabilities
 from llm.formats.model_folder import load_model, save_model
 from llm.generation import packed
 from llm.generation.packed import PackedLinear, pack_for_inference, pack_for_reading, prepack
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
+from llm.objectives import load_for_inference
+from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
 
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "tied": False, "n_kv_head": 2}
 FAMILIES = {"gpt2": {}, "llama": LLAMA}

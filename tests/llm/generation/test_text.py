@@ -3,9 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.applications.language_model import continuations
 from llm.generation.sampling import Sampling
 from llm.generation.text import MOST_AT_ONCE, TextStream, generate, generate_text, stream_text
+from llm.objectives.language_model import continuations
 from llm.tokenizer import END_OF_TEXT, stop_tokens
 
 quick = settings(max_examples=60)

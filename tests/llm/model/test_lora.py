@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.config import GPTConfig, LoRAConfig
 from llm.model.gpt import GPT
 from llm.model.lora import LoRALinear, add_lora, merge_lora
+from llm.objectives.classifier import Classifier, ClassifierConfig
 
 TOKENS = torch.tensor([[1, 2, 3, 4, 5]])
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from llm.applications import assistant, classifier, language_model
-from llm.applications.assistant import Example
-from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.dataset import TokenWindows
 from llm.device import Compute
+from llm.objectives import assistant, classifier, language_model
+from llm.objectives.assistant import Example
+from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.training.loop import train
 from llm.training.selection import LabelledTexts
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.applications.language_model import objective
 from llm.config import TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import Compute
+from llm.objectives.language_model import objective
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import Objective, train
 
@@ -127,7 +127,7 @@ from llm.config import GPTConfig, TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.model.gpt import GPT
-from llm.applications.language_model import objective
+from llm.objectives.language_model import objective
 from llm.training.checkpoint import Checkpoints
 from llm.tokenizer import load_tokenizer
 from llm.training.loop import train

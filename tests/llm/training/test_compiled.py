@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.applications.language_model import window_loss
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.device import EAGER, IN_INT8, Compute, has_fast_bfloat16_registers
 from llm.model.gpt import GPT
 from llm.model.int8 import LearnedInt8Linear, has_fast_int8, learn_in_int8, sums_are_exact
 from llm.model.lora import LoRALinear, add_lora, multiply_in_int8
+from llm.objectives.language_model import window_loss
 from llm.training import compiled
 from llm.training.checkpoint import Checkpoints
 from llm.training.compiled import (

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from llm.applications.language_model import objective, text_loss
 from llm.dataset import BatchSampler, TokenWindows
 from llm.device import Compute
+from llm.objectives.language_model import objective, text_loss
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import LOWER, DivergedError, Objective, train
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 from processors import needs_registers
 
-from llm.applications.classifier import Classifier, ClassifierConfig
 from llm.config import LoRAConfig
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
+from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.training import optim
 from llm.training.optim import Muon, Optimizers, build_optimizer, orthogonal, schedule
 

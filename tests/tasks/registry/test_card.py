@@ -70,7 +70,7 @@ def mail(tmp_path, monkeypatch):
         "reports/evaluation/mail/evidence/errors.md": f"# The worst\n\n**1.json**: is ham\n\n> {ATTACK}\n",
         "reports/evaluation/mail/evidence/samples.md": "# Samples\n\n"
         + "\n\n".join(f"**q{n}**\n\n- a{n}" for n in range(12)),
-        "tasks/applications/mail.md": "## What it is for\n\nSorting mail.\n\n"
+        "tasks/applications/mail/card.md": "## What it is for\n\nSorting mail.\n\n"
         "## Main figures\n\n- `f1`: how well spam is found\n",
     }
     for path, content in files.items():
@@ -175,10 +175,10 @@ def test_the_same_files_give_the_same_bytes(written, tmp_path):
 
 
 def test_what_was_not_in_git_and_what_nobody_wrote_down_is_said(written, monkeypatch):
-    Path("tasks/applications/mail.md").unlink()
+    Path("tasks/applications/mail/card.md").unlink()
     monkeypatch.setitem(FACTS, "uncommitted", "not in git: params.yaml, steps 900 -> 20")
     page = written({}, {"machine.cpu": "EPYC", "git.commit": "456"})
-    assert text(section(page, "Use")) == "Nobody has written it down yet, in tasks/applications/mail.md ."
+    assert text(section(page, "Use")) == "Nobody has written it down yet, in tasks/applications/mail/card.md ."
     lineage = rows(section(page, "Lineage"))
     assert ["not in git", "params.yaml, steps 900 -> 20"] in lineage
     assert ["git commit of that run", "456"] in lineage
@@ -220,5 +220,5 @@ def test_a_version_has_its_card_and_a_better_card_makes_no_version(project, monk
     assert ["made: models/classifier", version.tags["threestage.model"]] in lineage
     assert ["key of this version", version.tags["threestage.key"]] in lineage
     Path("tasks/applications").mkdir()
-    Path("tasks/applications/classifier.md").write_text("## What it is for\n\nMail.\n")
+    Path("tasks/applications/classifier/card.md").write_text("## What it is for\n\nMail.\n")
     assert register_model("classifier") == "1"

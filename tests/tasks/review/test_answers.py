@@ -4,10 +4,10 @@ import mlflow
 import pandas as pd
 import pytest
 
-from llm.applications import load_for_inference
-from llm.applications.classifier import serve
 from llm.errors import UserError
-from tasks.review import classifier
+from llm.objectives import load_for_inference
+from llm.objectives.classifier import serve
+from tasks.applications.classifier import review as classifier
 from tasks.review.answers import NoAnswerError, answers
 
 pytestmark = pytest.mark.slow

@@ -15,15 +15,18 @@ from mlflow.tracking._tracking_service import utils
 
 import tasks.applications
 import tasks.evaluation
-from llm.applications import load_for_inference
-from llm.applications.assistant import serve as serve_assistant
-from llm.applications.classifier import serve
 from llm.errors import UserError
 from llm.model.gpt import GPT
+from llm.objectives import load_for_inference
+from llm.objectives.assistant import serve as serve_assistant
+from llm.objectives.classifier import serve
 from llm.tokenizer import end_of_text
+from tasks.applications import review as find_review
+from tasks.applications.assistant import review as assistant
+from tasks.applications.classifier import review as classifier
+from tasks.applications.foundation import review as foundation
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
-from tasks.review import assistant, classifier, find, foundation
 from tasks.review.comparison import compare
 from tasks.review.metrics import Difference
 from tasks.stages.hashes import Hashes, md5_of
@@ -280,9 +283,9 @@ def quiz(in_project, tmp_path, monkeypatch) -> None:
 
 def test_an_application_without_a_review_has_its_evaluations_compared(quiz):
     with pytest.raises(ModuleNotFoundError):
-        find("quiz")
+        find_review("quiz")
     found = compare("quiz", "2", "1")
-    assert found.incomparable == "no rows are asked, as there is no tasks/review/quiz.py"
+    assert found.incomparable == "no rows are asked, as there is no tasks/applications/quiz/review.py"
     assert found.metrics["accuracy"].to_champion.value == pytest.approx(0.1)
     assert found.metrics["accuracy"].verdict("baseline") == "better"
     assert found.checked == 0

@@ -110,7 +110,7 @@ def test_why_there_is_no_difference_is_said(files):
         ({}, True, "16 mails, 15 of them scored as in its evaluation"),
         ({"unanswered": 3, "agreed": None}, True, "16 mails; 3 without an answer"),
         ({"failed": "it ended with 1"}, False, "it ended with 1"),
-        ({"checked": 0}, None, "nothing says which rows to ask: there is no tasks/review/classifier.py"),
+        ({"checked": 0}, None, "nothing says which rows to ask: there is no tasks/applications/classifier/review.py"),
     ],
 )
 def test_a_version_must_answer(files, values, passed, said):

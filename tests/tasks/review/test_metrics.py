@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from tasks.applications import Sample
 from tasks.evaluation.statistics import interval
 from tasks.registry.figures import lower_is_better
-from tasks.review import Sample
 from tasks.review.metrics import Difference, Metric, judged, metrics_of
 
 LOGGED = {

@@ -11,10 +11,9 @@ import yaml
 from pydantic import BaseModel
 
 from flows import fetch
-from tasks.applications import find as find_application
+from tasks.applications import evaluation, training
 from tasks.data.gates import Gates as DataGates
 from tasks.datasets import find as find_dataset
-from tasks.evaluation import find as find_evaluation
 from tasks.review.gates import Gates
 from tasks.stages.params import (
     application_names,
@@ -151,7 +150,11 @@ def test_what_is_switched_off_hangs_on_nothing(written):
         ("publishd", "x", "unknown key; did you mean published?"),
         ("published", None, "missing"),
         ("published", 124, "124 is no name of weights"),
-        ("applications.classifier.objective", "assistant", "tasks/applications/classifier.py has classifier, not 'ass"),
+        (
+            "applications.classifier.objective",
+            "assistant",
+            "classifier/train.py has classifier, not 'ass",
+        ),
         ("applications.classifier.dataset", "mails", "'mails' is not one of corpus, emails, instructions"),
     ],
 )
@@ -311,7 +314,7 @@ def test_every_field_says_what_it_means():
 
     sections = {name: find_dataset(name).params for name in dataset_names(OURS)}
     for name in model_names(OURS):
-        sections |= {f"{name}.train": find_application(name).train, f"{name}.evaluate": find_evaluation(name).params}
+        sections |= {f"{name}.train": training(name).train, f"{name}.evaluate": evaluation(name).params}
     sections["review"] = Gates
     for place, model in sections.items():
         assert [name for name, meaning in fields(model, f"{place}.") if not meaning] == []

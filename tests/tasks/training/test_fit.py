@@ -24,7 +24,7 @@ from llm.formats.model_folder import load_model
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import DivergedError, Objective, memory_needed
 from llm.training.workers import Workers
-from tasks.applications.foundation import Train
+from tasks.applications.foundation.train import Train
 from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder

@@ -12,11 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.applications.assistant import Assistant, Question, encode_examples, pack_sequences
-from llm.applications.assistant import objective as assistant_objective
-from llm.applications.classifier import Classifier, ClassifierConfig, email_text
-from llm.applications.classifier import objective as classifier_objective
-from llm.applications.language_model import objective
 from llm.chat import Chat
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.dataset import TokenWindows
@@ -24,6 +19,11 @@ from llm.device import Compute
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
+from llm.objectives.assistant import Assistant, Question, encode_examples, pack_sequences
+from llm.objectives.assistant import objective as assistant_objective
+from llm.objectives.classifier import Classifier, ClassifierConfig, email_text
+from llm.objectives.classifier import objective as classifier_objective
+from llm.objectives.language_model import objective
 from llm.tokenizer import load_tokenizer
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import DivergedError, train

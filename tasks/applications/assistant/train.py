@@ -1,0 +1,72 @@
+"""The assistant: answers instructions, some of them with an input or after other turns."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from pydantic import Field
+
+from llm.device import choose_compute
+from llm.formats.model_folder import load_model, read_config
+from llm.model.lora import add_lora
+from llm.objectives.assistant import build, objective, pack_sequences, row_width
+from llm.training.compiled import choose_blocks
+from llm.training.workers import Workers
+from tasks.applications import Training
+from tasks.data.conversations import examples_of, questions_of
+from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
+
+
+class Train(FinetuneConfig):
+    """The assistant and its training on instructions."""
+
+    system: str = ""
+    """What it is told before every conversation that brings no system prompt of its own."""
+    context_length: int | None = Field(default=None, gt=0)
+    """Tokens of the longest conversation, where the base has more; null, as a larger number, keeps the base's."""
+    window: int | None = Field(default=None, gt=0)
+    """Tokens of a packed training row, and so of the longest example; null is the context."""
+    sample_rows: int = Field(default=5, ge=0)
+    """Validation rows answered at every evaluation, for people to read."""
+
+
+def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:
+    """The base and the packed instructions that it is to answer. What LoRA freezes stays in the base's precision."""
+    compute = choose_compute()
+    torch.manual_seed(params.seed)
+    context_length, base_has = params.context_length, read_config(base)["gpt"].get("context_length")
+    if context_length and isinstance(base_has, int):  # what else it may be, load_model says
+        context_length = min(context_length, base_has)
+    model, encoding = load_model(
+        base,
+        compute.device,
+        build=build,
+        dropout=params.dropout,
+        context_length=context_length,
+        as_stored=keeps_precision(params, compute, workers),
+    )
+    model.chat = model.chat.model_copy(update={"system": params.system})
+    if params.lora:
+        add_lora(model, params.lora)
+    files = [split_file(data, split) for split in ("train", "validation")]
+    tables = [pd.read_parquet(path).sample(frac=1, random_state=params.seed) for path in files]
+    window = min(params.window or model.config.context_length, model.config.context_length)
+    way_out = f"raise train.window and train.context_length (the base has {base_has}), or bring shorter rows"
+    train, validation = examples = [
+        examples_of(encoding, model.chat, table, window, path, way_out)
+        for table, path in zip(tables, files, strict=True)
+    ]
+    left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
+    told = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
+    questions = questions_of(tables[1].head(params.sample_rows))
+    windows = pack_sequences(train, window)
+    forward = params.steps * params.gradient_accumulation * params.batch_size
+    widths = [row_width(each) for each in windows]
+    compute = choose_blocks(model, compute, forward * max(widths), model.config.n_embd, muon=params.optimizer == "muon")
+    goal = objective(model, encoding, params, windows, validation, compute, questions=questions, workers=workers)
+    tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
+    flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient
+    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops), finish=lambda: told)
+
+
+TRAINING = Training(objective="assistant", train=Train, prepare=prepare)

@@ -1,0 +1,1 @@
+"""A classifier of emails: spam or ham."""

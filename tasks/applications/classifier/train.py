@@ -1,0 +1,114 @@
+"""The email classifier: spam or no spam."""
+
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Literal, Self
+
+import pandas as pd
+import torch
+from pydantic import Field, model_validator
+
+from llm.config import Rate
+from llm.device import choose_compute
+from llm.errors import UserError
+from llm.formats.model_folder import load_model
+from llm.model.lora import add_lora
+from llm.objectives.classifier import Classifier, ClassifierConfig, email_texts, finish, objective
+from llm.training.compiled import choose_blocks
+from llm.training.selection import LabelledTexts, covered, fit_ngrams, to_be_read
+from llm.training.workers import Workers
+from tasks.applications import Training
+from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
+
+
+class Train(FinetuneConfig):
+    """The classifier and its training on labelled emails."""
+
+    frozen_layers: int = Field(default=0, ge=0)
+    """Blocks, from the input on, that stay as the base has them; with one, the embeddings do too."""
+    layers: int | None = Field(default=None, gt=0)
+    """Blocks of the base that are kept, from the input on; null keeps all."""
+    max_tokens: int = Field(gt=1)
+    """Tokens of an email that the GPT reads: of a longer one those that the linear model finds most like spam."""
+    ngram_buckets: int = Field(default=0, ge=0)
+    """Buckets of a linear model that reads all of an email and decides with the GPT; 0 leaves it out."""
+    certain: float | None = Field(default=None, gt=0.5, le=1)
+    """A mail to which that model gives a label with this probability is not read by the GPT, which learns from few of
+    them; null reads all."""
+    positive: str | None = None
+    """Of two labels the one that is looked for, whose false alarms cost; null is the last in alphabetical order."""
+    false_positive_rate: Rate = 0.005
+    """Share of the other mail in validation that the threshold may give it: losing real mail is worse than spam. Of
+    more than two labels the likeliest is given, without a threshold."""
+    class_weights: Literal["balanced", "none"] = "balanced"
+    """`balanced` weighs a class by the inverse of its frequency."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.lora and self.frozen_layers:
+            raise ValueError(f"frozen_layers {self.frozen_layers} and lora: LoRA freezes all layers; keep one of them")
+        if self.certain is not None and not self.ngram_buckets:
+            raise ValueError(f"certain {self.certain}: without ngram_buckets there is no linear model to be so")
+        return self
+
+
+def _labels(tables: dict[str, pd.DataFrame], positive: str | None, data: Path) -> tuple[str, ...]:
+    """All labels in alphabetical order, but for the positive one, which is last. Every split must have each of them."""
+    labels = sorted(set().union(*(table["label"] for table in tables.values())))
+    if len(labels) < 2:
+        raise UserError(f"{data}: all rows have the label {labels[0]!r}; a classifier tells two or more apart")
+    for split, table in tables.items():
+        if missing := sorted(set(labels) - set(table["label"])):
+            raise UserError(f"{data}: {split} has no row with the label {missing[0]!r}, which others have")
+    if positive is not None and positive not in labels:
+        known = ", ".join(labels)
+        raise UserError(f"train.positive: {positive!r} is not one of the labels in {data}, {known}: name one, or null")
+    return (*(label for label in labels if label != positive), *([positive] if positive else []))
+
+
+def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:
+    """The base with a head, and the emails that it is to tell apart."""
+    compute = choose_compute()
+    tables = {split: pd.read_parquet(split_file(data, split)) for split in ("train", "validation")}
+    labels = _labels(tables, params.positive, data)
+    torch.manual_seed(params.seed)
+    foundation, encoding = load_model(
+        base,
+        dropout=params.dropout,
+        n_layer=params.layers,
+        as_stored=keeps_precision(params, compute, workers),
+    )
+    same = {name: getattr(params, name) for name in ("max_tokens", "ngram_buckets", "certain")}
+    config = ClassifierConfig(labels=labels, **same)
+    model = Classifier(foundation, config).to(compute.device)
+    model.freeze(params.frozen_layers)
+    if params.lora:
+        add_lora(model, params.lora)
+    train, validation = (
+        LabelledTexts(
+            encoding.encode_ordinary_batch(email_texts(table["subject"], table["body"])),
+            torch.tensor([labels.index(label) for label in table["label"]]),
+        )
+        for table in tables.values()
+    )
+    balanced = params.class_weights == "balanced"
+    if model.ngrams is not None:
+        fit_ngrams(model.ngrams, train, balanced)
+    learned = train
+    if params.certain is not None:
+        buckets, certain = params.ngram_buckets, params.certain
+        learned = to_be_read(train, len(labels), buckets=buckets, certain=certain, balanced=balanced)
+    if model.reads_windows:
+        learned += covered(learned, params.seed)
+    lengths = [len(tokens) for tokens in model.read(learned.tokens).windows]
+    read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
+    filled, muon = fmean(lengths) / max(lengths), params.optimizer == "muon"
+    compute = choose_blocks(model, compute, read, foundation.config.n_embd, filled, muon=muon)
+    goal = objective(model, params, learned, validation, compute, balanced=balanced, workers=workers)
+    emails = params.batch_size * params.gradient_accumulation
+    done = partial(finish, model, validation, false_positive_rate=params.false_positive_rate, seed=params.seed)
+    return TrainingSetup(model, encoding, goal, compute, Throughput("emails", emails), finish=done)
+
+
+TRAINING = Training(objective="classifier", train=Train, prepare=prepare, cleaning="tasks.data.mail")

@@ -1,0 +1,1 @@
+"""The GPT that is trained from scratch and that fine-tunes can start from."""

@@ -1,0 +1,110 @@
+"""The foundation: a GPT that predicts the next token, from scratch or from published weights."""
+
+from pathlib import Path
+from typing import Self
+
+import tiktoken
+import torch
+from pydantic import Field, model_validator
+
+from llm.config import GPTConfig, GPTShape, TrainConfig
+from llm.dataset import TokenWindows
+from llm.device import choose_compute
+from llm.errors import UserError
+from llm.model.gpt import GPT
+from llm.objectives.language_model import objective
+from llm.tokenizer import load_tokenizer, same_tokens
+from llm.training.compiled import choose_blocks
+from llm.training.workers import Workers
+from tasks.applications import Training
+from tasks.training.setup import Throughput, TrainingSetup
+
+SCRATCH = "scratch"
+
+
+class Train(GPTShape, TrainConfig):
+    """The model and its training on unlabelled text.
+
+    Published weights bring their own shape: of the keys that give it only `context_length` and `dropout` count.
+    """
+
+    init_from: str = SCRATCH
+    """`scratch`, or the published weights that training goes on from: a name of tasks/data/published.py, a folder in
+    Hugging Face layout, or a `.gguf` file."""
+    first_context_length: int | None = Field(default=None, gt=0)
+    """Tokens that see each other at first, doubled after equal parts of the steps up to `context_length`; null has all
+    see each other from the start, as published weights want it."""
+    steps: int = Field(ge=0)
+    """Updates of the weights; 0 takes published ones as they are."""
+    evaluation_batches: int = Field(gt=0)
+    """Validation batches an evaluation; the same ones each time."""
+    sample_prompts: tuple[str, ...] = ()
+    """Continued at every evaluation, for people to read."""
+
+    def gpt(self, vocabulary_size: int) -> GPTConfig:
+        """The model's shape over a tokenizer of `vocabulary_size` tokens."""
+        return GPTConfig(
+            vocabulary_size=vocabulary_size, **{name: getattr(self, name) for name in GPTShape.model_fields}
+        )
+
+    @model_validator(mode="after")
+    def _scratch_must_learn(self) -> Self:
+        if self.init_from == SCRATCH and self.steps == 0:
+            raise ValueError("steps 0 leave a model from scratch untrained; name published weights in init_from")
+        return self
+
+
+def start(params: Train, corpus: tiktoken.Encoding) -> GPT:
+    """The model before its first step; raises UserError where the corpus was cut by another model's tokenizer."""
+    torch.manual_seed(params.seed)
+    if params.init_from == SCRATCH:
+        return GPT(params.gpt(corpus.n_vocab))
+    from llm.formats.huggingface import load_pretrained
+    from tasks.data.published import published_weights
+
+    path = published_weights(params.init_from)
+    model, encoding = load_pretrained(path, context_length=params.context_length, dropout=params.dropout)
+    if not same_tokens(encoding, corpus):
+        raise UserError(
+            f"the corpus was cut by another tokenizer than that of {params.init_from}: set tokenizer in the corpus's "
+            f"block of params.yaml to {params.init_from}"
+        )
+    return model
+
+
+def identity(params: Train) -> dict[str, str]:
+    """The hash of published weights, which their name or path alone does not tell."""
+    if params.init_from == SCRATCH:
+        return {}
+    from tasks.data.published import published_weights, weights_digest
+
+    return {"init_from.sha256": weights_digest(published_weights(params.init_from))}
+
+
+def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> TrainingSetup:
+    """The model and the windows of the corpus that it is to predict."""
+    compute = choose_compute()
+    encoding = load_tokenizer(data / "tokenizer.json")
+    model = start(params, encoding).to(compute.device)
+    train, validation = (TokenWindows(data, split, model.config.context_length) for split in ("train", "validation"))
+    tokens = params.batch_size * params.gradient_accumulation * model.config.context_length
+    from_scratch = params.init_from == SCRATCH
+    how = {"from_scratch": from_scratch, "muon": params.optimizer == "muon"}
+    compute = choose_blocks(model, compute, params.steps * tokens, model.config.n_embd, **how)
+    goal = objective(
+        model,
+        encoding,
+        params,
+        train,
+        validation,
+        compute,
+        evaluation_batches=params.evaluation_batches,
+        prompts=params.sample_prompts,
+        first_context_length=params.first_context_length,
+        start_counts=not from_scratch,
+        workers=workers,
+    )
+    return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
+
+
+TRAINING = Training(objective="language_model", train=Train, prepare=prepare, identity=identity)

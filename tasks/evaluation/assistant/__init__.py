@@ -1,0 +1,1 @@
+"""Measures of an assistant: right answers, ROUGE-L, and a judge."""

@@ -1,0 +1,209 @@
+"""How good answers to instructions are, beside the base's and those of the training row most alike."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import tiktoken
+from pydantic import Field
+from sklearn.feature_extraction.text import TfidfVectorizer
+from tqdm import tqdm
+
+from llm.chat import turn_ends
+from llm.config import Config
+from llm.device import Compute
+from llm.errors import UserError
+from llm.formats.model_folder import load_model
+from llm.generation.engine import Request
+from llm.generation.packed import pack_for_inference
+from llm.generation.sampling import GREEDY
+from llm.generation.text import run
+from llm.objectives.assistant import Assistant, Example, build, encode_example
+from llm.tokenizer import decode
+from tasks.data.conversations import contains_answer, examples_of, is_right, questions_of
+from tasks.evaluation.assistant.judge import Judge, judge_answers
+from tasks.evaluation.assistant.rouge import rouge_l
+from tasks.evaluation.statistics import Wordings, for_spreadsheets, interval, lead, with_interval
+from tasks.training.setup import split_file
+
+MARGIN = 16  # tokens by which a checkable answer may be longer than all that count: it is wrong however it goes on
+TOGETHER = 256  # questions that are asked at once: in the batch one takes the place of another that is answered
+
+ALONE = "Answer with the answer alone, without a sentence."
+"""The system prompt, or its last line, of a base that is told what form is wanted."""
+OTHERS = ("baseline_", "instructed_", "nearest_")
+"""How the names of the others' metrics and columns begin."""
+COLUMNS = {"exact_match": "correct", "contains_answer": "contains", "rouge_l": "rouge_l"}
+"""The metrics of answers, and the columns of the evidence with each row's part in them."""
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluate(Config):
+    """How the assistant is measured on the test split."""
+
+    batch_size: int = Field(gt=0)
+    """Rows that are answered at once."""
+    max_new_tokens: int = Field(gt=0)
+    """An answer is cut after this many tokens, one that a rule checks when it is longer than what could be right."""
+    samples: int = Field(default=30, ge=0)
+    """Answers kept for people to read."""
+    judge: Judge | None = None
+    """Scores answers that no rule checks, by a language model at an endpoint; null leaves it out."""
+
+
+def _answers(
+    model: Assistant, encoding: tiktoken.Encoding, test: pd.DataFrame, file: Path, params: Evaluate, name: str
+) -> tuple[list[str], float, int]:
+    """Greedy answers, empty where the context has no room for one; the loss of those that are in the rows, in nats a
+    token, but for rows that are too long; and how many questions had no room.
+
+    Both at once, so that what is asked is read one time. Untuned weights would write on to the last token. Raises
+    UserError where no question has room.
+    """
+    context, ends = model.config.context_length, turn_ends(encoding, model.chat)
+    rows = zip(questions_of(test), test["output"], strict=True)
+    examples = [encode_example(encoding, model.chat, *row) for row in rows]
+    counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
+    most = [min(params.max_new_tokens, max(map(len, each), default=sys.maxsize) + MARGIN) for each in counted]
+    long = sum(len(example) > context for example in examples)
+    if long == len(examples):
+        examples_of(encoding, model.chat, test, context, file, "raise train.context_length, or bring shorter rows")
+    if long:
+        logger.warning(
+            "%s: %d of %d rows are longer than %d tokens: no part of its loss", name, long, len(test), context
+        )
+    requests, roomy = dict[int, Request](), set[int]()
+    for n, example in sorted(enumerate(examples), key=lambda each: len(each[1])):  # so there is little padding
+        asked = max((place for place, learned in enumerate(example.learned, 1) if not learned), default=0)
+        if asked + most[n] <= context:
+            roomy.add(n)
+        if n in roomy or len(example) <= context:
+            requests[n] = _request(example, asked, most[n] if n in roomy else 1, context, ends)
+    if not roomy:
+        raise UserError(
+            f"{file}: no question of its {len(test)} leaves {min(most)} of {context} tokens for an answer: lower "
+            "evaluate.max_new_tokens, or raise train.context_length"
+        )
+    if unanswered := len(examples) - len(roomy):
+        logger.warning(
+            "%s: %d of %d questions leave no room for an answer, and count as wrong", name, unanswered, len(test)
+        )
+    answers, nats, tokens, order = [""] * len(examples), 0.0, 0, list(requests)
+    with tqdm(total=len(order), desc=name, unit="answer") as bar:
+        for first in range(0, len(order), TOGETHER):
+            part = order[first : first + TOGETHER]
+            written = run(model, [requests[n] for n in part], params.batch_size)
+            for n, (text, scored) in zip(part, written, strict=True):
+                answers[n] = decode(encoding, text).strip() if n in roomy else ""
+                learned = examples[n].learned[len(examples[n]) - len(scored) :]
+                said = [value for value, learns in zip(scored, learned, strict=True) if learns]
+                nats, tokens = nats - sum(said), tokens + len(said)
+            bar.update(len(part))
+    return answers, nats / tokens, unanswered
+
+
+def _request(example: Example, asked: int, new: int, context: int, ends: frozenset[int]) -> Request:
+    """Ask what an example's first `asked` tokens ask; and, where it fits the context, how likely all is that its
+    assistant says, which has no first token."""
+    prompt = example.tokens[:asked]
+    if len(example) > context:
+        return Request(prompt, new, GREEDY, ends)
+    said = next(place for place, learned in enumerate(example.learned) if learned and place)
+    return Request(prompt, new, GREEDY, ends, scored=example.tokens[asked:], prompt_scored=max(0, asked - said))
+
+
+def _nearest(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
+    """For each test row the answer to the training row that asks most alike: TF-IDF of words, cosine.
+
+    What is asked is all that the assistant reads: system prompt and earlier turns, too.
+    """
+    asked = [["\n".join(turn.content for turn in each.messages()) for each in questions_of(t)] for t in (train, test)]
+    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+")
+    known, wanted = words.fit_transform(asked[0]), words.transform(asked[1])
+    outputs = train["output"].to_numpy()
+    return [outputs[int((wanted[n] @ known.T).toarray().argmax())] for n in range(len(test))]
+
+
+def measure(
+    model: Assistant,
+    encoding: tiktoken.Encoding,
+    data: Path,
+    base: Path,
+    params: Evaluate,
+    compute: Compute,
+    evidence: Path,
+) -> dict[str, float]:
+    """Response loss in nats a token; exact match of checkable rows, and the share whose answer contains a right one
+    (`contains_answer`); mean ROUGE-L of the other rows; answers as evidence.
+
+    The model is measured as it is served: on a CPU in the weights that decode.c has. The baseline is the base in its
+    own template, untuned; `instructed_…` is the base with the system prompt ALONE, asked checkable rows only;
+    `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the baseline, paired by row.
+    Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no room for an answer, where
+    there are any.
+    """
+    train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
+    untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
+    metrics: dict[str, float] = {}
+    both = (("", "assistant", model, encoding), ("baseline_", "its base", untuned, its_encoding))
+    for name, who, asked, tokens in both:
+        packed, file = pack_for_inference(asked), split_file(data, "test")
+        answers, loss, unanswered = _answers(packed, tokens, test, file, params, who)
+        test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
+        metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
+    test["nearest_answer"] = _nearest(train, test)
+    checkable = test["answers"].map(len) > 0
+    test["instructed_answer"] = ""
+    if checkable.any():
+        briefly = test[checkable].assign(system=[f"{system} {ALONE}".strip() for system in test["system"][checkable]])
+        name = "its base, told to answer alone"
+        answers, *_ = _answers(packed, tokens, briefly, split_file(data, "test"), params, name)
+        test.loc[checkable, "instructed_answer"] = answers
+
+    for name in ("", *OTHERS):
+        said = test[f"{name}answer"]
+        test[f"{name}correct"] = list(map(is_right, said, test["answers"]))
+        test[f"{name}contains"] = list(map(contains_answer, said, test["answers"]))
+        test[f"{name}rouge_l"] = list(map(rouge_l, test["output"], said))
+    test["instructed_rouge_l"] = test["instructed_rouge_l"].where(checkable)  # it was not asked the others
+    for metric, column in COLUMNS.items():
+        rows = test[~checkable if metric == "rouge_l" else checkable]
+        if rows.empty:
+            continue
+        wordings = Wordings(rows["kind"].to_numpy(), rows["wording"].to_numpy())
+        ours, its = rows[column].to_numpy(float), rows[f"baseline_{column}"].to_numpy(float)
+        ends = interval(np.mean, ours, wordings=wordings)
+        metrics |= with_interval(metric, float(ours.mean()), ends) | lead(metric, ours, its, wordings)
+        others = {f"{name}{metric}": float(rows[f"{name}{column}"].mean()) for name in OTHERS}
+        metrics |= {name: value for name, value in others.items() if not np.isnan(value)}
+    if params.judge:
+        metrics |= judge_answers(test[~checkable], params.judge, evidence)
+    _write_evidence(test, checkable, params, evidence)
+    return metrics
+
+
+def _write_evidence(test: pd.DataFrame, checkable: pd.Series, params: Evaluate, evidence: Path) -> None:
+    """All answers (their history as JSON, as a served model takes it), a row a kind, and a sample to read."""
+    columns = [f"{who}{name}" for who in ("", *OTHERS) for name in ("answer", *COLUMNS.values())]
+    history = [json.dumps(list(turns), ensure_ascii=False) if len(turns) else "" for turns in test["history"]]
+    rows = test.assign(history=history)
+    rows = rows[["id", "kind", "wording", "system", "history", "instruction", "input", "output", *columns]]
+    for_spreadsheets(rows).to_csv(evidence / "answers.csv", index=False, float_format="%.4f")
+    scores = {
+        f"{who}{metric}": test[f"{who}{column}"].where(checkable | (metric == "rouge_l")).astype(float)
+        for metric, column in COLUMNS.items()
+        for who in ("", *OTHERS)
+    }
+    by_kind = pd.DataFrame({"kind": test["kind"], "rows": 1, **scores}).groupby("kind")
+    by_kind.agg({"rows": "sum", **dict.fromkeys(scores, "mean")}).to_csv(evidence / "by_kind.csv", float_format="%.4f")
+    shown = test.sample(min(params.samples, len(test)), random_state=1).sort_index()
+    lines = [
+        f"**{' '.join([*row.history, row.instruction, row.input]).strip()}**\n\n- answer: {row.answer}\n"
+        f"- expected: {row.output}\n- its base says: {' '.join(row.baseline_answer.split())}"
+        for row in shown.itertuples()
+    ]
+    (evidence / "samples.md").write_text("\n\n".join(["# Answers of the assistant", *lines]) + "\n")

@@ -1,0 +1,1 @@
+"""Measures of a classifier of mails: ways to hide spam from it."""

@@ -1,0 +1,1 @@
+"""Measures of a language model: the n-grams that it must beat."""

@@ -1,6 +1,0 @@
-"""How good the answers of the preference-tuned assistant are: measured as the assistant's, which is its baseline."""
-
-from tasks.evaluation import Evaluation
-from tasks.evaluation.answers import Evaluate, measure
-
-EVALUATION = Evaluation(params=Evaluate, measure=measure)

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from instruction_tables import write
+
+from llm.chat import Chat
+from llm.config import LoRAConfig
+from llm.device import Compute
+from llm.errors import UserError
+from llm.formats.model_folder import save_model
+from llm.objectives.assistant import Question, encode_examples, pack_sequences, prompt_tokens, row_width
+from llm.training.workers import ALONE
+from tasks.applications.assistant import train as assistant
+
+SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
+
+
+@pytest.fixture
+def prepared(make_gpt, encoding, tmp_path, monkeypatch):
+    """Prepare a training on a base with bfloat16 matrices, on a device that computes in `dtype`."""
+    llama = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "context_length": 128}
+    gpt = make_gpt(**llama)
+    for weight in gpt.parameters():
+        if weight.ndim == 2:
+            weight.data = weight.data.bfloat16()
+    (tmp_path / "base").mkdir()
+    save_model(tmp_path / "base", gpt, encoding, "language_model", chat=SAME | {"system": "the hat"})
+    for split in ("train", "validation"):
+        write(
+            tmp_path,
+            split,
+            instruction=["the cat", "the dog", "sat " * 40],
+            output=["sat", "ate", "mat"],
+            history=[["hi", "hello"], [], []],
+            system=["the mat", "", ""],
+        )
+
+    def prepare(dtype: torch.dtype = torch.float32, **values):
+        monkeypatch.setattr(assistant, "choose_compute", lambda: Compute(torch.device("cpu"), dtype, "a test"))
+        short = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1}
+        params = assistant.Train(**short | {"checkpoint_every": 1} | values)
+        return assistant.prepare(params, tmp_path, tmp_path / "base", ALONE)
+
+    return prepare
+
+
+def test_an_assistant_speaks_in_its_bases_template_with_a_system_prompt_of_its_own(prepared, encoding):
+    model = prepared(system="the moon").model
+    assert model.chat == Chat(**SAME, system="the moon")
+    asked = encoding.decode(prompt_tokens(encoding, model.chat, Question("sat").messages()))
+    assert asked == "the moon<|endoftext|>sat<|endoftext|>"
+
+
+def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(prepared, encoding, caplog):
+    caplog.set_level("WARNING")
+    assert prepared().model.config.context_length == 128
+    assert "left out" not in caplog.text
+    setup = prepared(context_length=64, window=32)
+    assert setup.model.config.context_length == 64
+    assert "1 rows are longer than 32 tokens and left out" in caplog.text
+    rows = [Question("the cat", system="the mat", history=("hi", "hello")), Question("the dog")]
+    examples = encode_examples(encoding, setup.model.chat, rows, ["sat", "ate"], 32)
+    (window,) = pack_sequences(examples, 32)  # both share one
+    assert setup.throughput.units_a_step == row_width(window)
+
+
+def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
+    assert prepared(context_length=4096).model.config.context_length == 128
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_whose_rows_are_all_longer_than_a_window_is_named_with_the_longest(prepared, tmp_path, split, encoding):
+    rows = {"instruction": ["sat " * 9, "the dog " * 20], "output": ["mat", "ate"]}
+    write(tmp_path, split, **rows)
+    (longest,) = encode_examples(encoding, Chat(**SAME), [Question("the dog " * 20)], ["ate"], 999)
+    with pytest.raises(UserError) as error:
+        prepared(window=10)
+    assert str(error.value) == (
+        f"{tmp_path / split}.parquet: none of its 2 rows fits 10 tokens, and the longest has {len(longest)}; raise "
+        "train.window and train.context_length (the base has 128), or bring shorter rows"
+    )
+
+
+@pytest.mark.parametrize("chat", [None, SAME])
+def test_any_base_will_do_with_and_without_a_template_and_with_learned_positions(
+    prepared, make_gpt, encoding, tmp_path, chat
+):
+    save_model(
+        tmp_path / "base", make_gpt(context_length=96), encoding, "language_model", **({"chat": chat} if chat else {})
+    )
+    model = prepared(context_length=2048, system="the moon").model
+    assert model.config.context_length == 96
+    assert model.chat == (Chat(**SAME, system="the moon") if chat else Chat(system="the moon"))
+
+
+def test_what_lora_freezes_stays_in_bfloat16_where_the_device_computes_in_it(prepared):
+    lora = LoRAConfig(rank=2, alpha=4)
+
+    def dtypes(setup) -> dict[bool, set[torch.dtype]]:
+        found = {True: set(), False: set()}
+        for weight in setup.model.parameters():
+            found[weight.requires_grad].add(weight.dtype)
+        return found
+
+    both = {torch.float32, torch.bfloat16}
+    assert dtypes(prepared(torch.bfloat16, lora=lora)) == {True: {torch.float32}, False: both}
+    assert dtypes(prepared(torch.float32, lora=lora)) == {True: {torch.float32}, False: {torch.float32}}
+    assert dtypes(prepared(torch.bfloat16)) == {True: {torch.float32}, False: set()}

@@ -1,0 +1,216 @@
+import json
+from copy import deepcopy
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+import torch
+
+from llm.device import Compute
+from llm.generation.packed import pack_for_reading
+from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
+from tasks.applications.classifier import evaluate as classifier
+from tasks.applications.classifier.evaluate import _thinned
+
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+
+
+def test_a_thinned_curve_keeps_its_ends():
+    curve = pd.DataFrame({"x": range(1000)})
+    assert len(_thinned(curve)) == 200
+    assert _thinned(curve)["x"].iloc[[0, -1]].tolist() == [0, 999]
+    assert _thinned(curve.head(3))["x"].tolist() == [0, 1, 2]
+
+
+@pytest.fixture
+def emails(tmp_path):
+    ham, spam = ["the cat sat", "the dog ate", "a bird sang"], ["buy the hat now", "buy the moon now"]
+    for split, times in (("train", 4), ("validation", 2), ("test", 3)):
+        texts = [*ham, *spam] * times
+        table = {"id": [f"-{split}{n}" for n in range(len(texts))], "subject": texts, "body": [t[::-1] for t in texts]}
+        table["source"] = [f"a/{text[:3]}" for text in texts]
+        pd.DataFrame(table | {"label": (["ham"] * 3 + ["spam"] * 2) * times}).to_parquet(tmp_path / f"{split}.parquet")
+    return tmp_path
+
+
+def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_them(
+    make_gpt, encoding, emails, tmp_path
+):
+    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    as_served = deepcopy(model)
+    pack_for_reading(as_served.gpt)
+    test = pd.read_parquet(emails / "test.parquet")
+    texts = [email_text(*row) for row in zip(test["subject"], test["body"], strict=True)]
+    probability = probabilities(as_served, encoding, texts)[:, 1]
+    with torch.no_grad():  # so that it calls four of five texts spam: some of them are, and some not
+        logit = float(np.log(1 / np.sort(probability)[2:4].mean() - 1))
+        for each in (model, as_served):
+            each.head.bias += torch.tensor([-logit / 2, logit / 2])
+    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert table["id"].tolist() == [f"'{name}" for name in test["id"]]  # no formulas where it is opened
+    assert table["actual"].tolist() == test["label"].tolist()
+    actual, predicted = table["actual"] == "spam", table["predicted"] == "spam"
+    assert predicted.nunique() == 2
+    probability = probabilities(as_served, encoding, texts)[:, 1]
+    assert predicted.tolist() == (probability > 0.5).tolist()
+    assert table["spam_probability"].to_numpy() == pytest.approx(probability, abs=1e-4)
+    assert hasattr(model.gpt, "decoder") == hasattr(as_served.gpt, "decoder")
+    expected = {
+        "accuracy": sklearn.metrics.accuracy_score(actual, predicted),
+        "precision": sklearn.metrics.precision_score(actual, predicted),
+        "recall": sklearn.metrics.recall_score(actual, predicted),
+        "f1": sklearn.metrics.f1_score(actual, predicted),
+        "roc_auc": sklearn.metrics.roc_auc_score(actual, probability),
+        "baseline_f1": 1.0,  # `buy` gives it away
+        "baseline_roc_auc": 1.0,
+        "baseline_recall_at_fpr_0.005": 1.0,
+        "f1_gain": sklearn.metrics.f1_score(actual, predicted) - 1.0,
+        "false_positive_rate": predicted[~actual].mean(),
+        "baseline_false_positive_rate": 0.0,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert found["f1_low"] < found["f1"] < found["f1_high"]
+    assert found["f1_gain_low"] < found["f1_gain_high"] < 0
+    slices = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"])
+    assert slices.loc[("source", "buy"), "rows"] == 6
+    assert slices.loc[("label", "ham"), "right_of_ham"] == pytest.approx((~predicted)[~actual].mean(), abs=1e-4)
+    assert slices["baseline_right"].tolist() == [1.0] * len(slices)
+    wrong = table[table["actual"] != table["predicted"]]
+    errors = (tmp_path / "errors.md").read_text()
+    assert all(f"**{name[1:]}**" in errors for name in wrong["id"])
+    assert errors.count("What moved it: ") == len(wrong)
+    for name in ("roc", "precision_recall", "reliability", "confusion"):
+        assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
+    assert pd.read_csv(tmp_path / "roc.csv").iloc[-1].tolist() == [1.0, 1.0]
+    assert pd.read_csv(tmp_path / "precision_recall.csv").iloc[-1].tolist() == [0.0, 1.0]
+
+
+def test_behavioural_mails_are_measured_where_their_dataset_has_some(make_gpt, encoding, emails, tmp_path, monkeypatch):
+    folder = tmp_path / "data/behavioural" / emails.name
+    folder.mkdir(parents=True)
+    rows = [("ham", "sat"), ("ham", "ate"), ("spam", "buy"), ("spam", "sang")]
+    mails = [{"id": f"={n}", "label": a, "slice": "s", "subject": "", "body": b} for n, (a, b) in enumerate(rows)]
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, mails)))
+    monkeypatch.chdir(tmp_path)
+    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    assert (found["baseline_everyday_ham"], found["baseline_everyday_spam"]) == (1.0, 0.5)
+    table = pd.read_csv(tmp_path / "behavioural.csv")
+    assert table["id"].tolist() == ["'=0", "'=1", "'=2", "'=3"]
+    assert found["everyday_spam"] == table["right"][2:].mean()
+    assert table["baseline_right"].tolist() == [True, True, True, False]
+
+
+def test_behavioural_mails_that_repeat_what_was_learned_are_left_out(caplog):
+    learned = pd.DataFrame({"subject": ["A trip"], "body": ["We meet at the station at nine on Sunday."]})
+    mails = pd.DataFrame({"id": list("abc"), "subject": ["RE: a trip!", "", ""], "body": ["One", "Two", ""]})
+    mails.loc[2, "body"] = "Anna, we meet at the STATION, at ten."
+    with caplog.at_level("WARNING"):
+        assert classifier.unlike(mails, learned)["id"].tolist() == ["b"]
+    assert "2 of 3 behavioural mails left out" in caplog.text
+
+
+def test_spam_that_is_written_to_pass_is_measured_by_form(make_gpt, encoding, emails, tmp_path, monkeypatch):
+    for split in ("train", "validation", "test"):
+        table = pd.read_parquet(emails / f"{split}.parquet")
+        words = {"ham": "cats sleep near warm doors " * 20, "spam": "purchase cheap hats today here " * 6}
+        table.assign(body=table["label"].map(words)).to_parquet(emails / f"{split}.parquet")
+    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    table = pd.read_csv(tmp_path / "evasions.csv").set_index("form")
+    assert table.index[0] == "as it was"
+    assert len(table) >= 31
+    assert table["mails"].tolist() == [6] * len(table)
+    assert table.loc["as it was", "baseline_caught"] == 1
+    assert (
+        table.loc[["homoglyphs", "zero-width characters", "comments in words"], "baseline_caught"].tolist() == [1] * 3
+    )
+    plain, evaded = table["caught"].iloc[0], table["caught"].iloc[1:]
+    assert found["evasion_recall"] == pytest.approx(evaded.mean(), abs=1e-3)
+    assert found["evasion_loss"] == pytest.approx(plain - evaded.mean(), abs=1e-3)
+    assert found["baseline_evasion_recall"] == pytest.approx(table["baseline_caught"].iloc[1:].mean(), abs=1e-3)
+
+
+def test_a_classifier_of_three_labels_is_measured_by_their_mean(make_gpt, encoding, emails, tmp_path):
+    for split in ("train", "validation", "test"):
+        table = pd.read_parquet(emails / f"{split}.parquet")
+        table.loc[table["subject"] == "a bird sang", "label"] = "bird"
+        table.to_parquet(emails / f"{split}.parquet")
+    config = ClassifierConfig(labels=("bird", "ham", "spam"), max_tokens=64)
+    model = Classifier(make_gpt(context_length=64), config).eval()
+    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert found["f1"] == pytest.approx(
+        sklearn.metrics.f1_score(table["actual"], table["predicted"], average="macro", zero_division=0)
+    )
+    assert found["baseline_f1"] == 1.0
+    assert "roc_auc" not in found
+    slices = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"])
+    assert slices.loc[("source", "a b"), "share_of_bird"] == 1.0
+    assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")
+
+
+def test_the_same_predictions_give_the_same_bytes_of_evidence(make_gpt, encoding, emails, tmp_path):
+    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    contents = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        params = classifier.Evaluate(batch_size=4)
+        found = classifier.measure(model, encoding, emails, tmp_path, params, CPU, tmp_path / name)
+        contents.append((found, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}))
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    ("probability", "expected"),
+    [([0.9, 0.1], 0.0), ([0.9, 0.9], 0.4), ([1.0, 0.0], 0.0)],
+)
+def test_the_calibration_error_by_hand(probability, expected):
+    found = classifier._calibration_error(np.array([1, 0]), np.stack([1 - np.array(probability), probability], axis=1))
+    assert found == pytest.approx(expected if expected else abs(np.max(probability) - 1), abs=1e-6)
+
+
+def test_the_baseline_of_few_mails_and_of_a_script_without_spaces_goes_by_characters():
+    texts = ["中奖了快点击", "今天开会吗", "免费领取奖金", "明天见面", "点击领奖", "会议改期"]
+    table = pd.DataFrame({"subject": texts, "body": "", "label": ["spam", "ham"] * 3})
+    found = classifier._baseline(table, table, ("ham", "spam"))
+    assert found.predict(classifier._texts(table)).tolist() == table["label"].tolist()
+
+
+def test_the_baselines_probabilities_are_calibrated_on_validation_as_the_models_are():
+    generator = np.random.default_rng(1)
+    odds = generator.normal(size=(2, 4000))
+    actual = (generator.random((2, 4000)) < 1 / (1 + np.exp(-odds))).astype(int)
+    overconfident = 1 / (1 + np.exp(-3 * odds - 1))
+    validation, test = (np.stack([1 - each, each], axis=1) for each in overconfident)
+    calibrated = classifier._calibration(validation, actual[0])(test)
+    assert classifier._calibration_error(actual[1], test) > 0.1
+    assert classifier._calibration_error(actual[1], calibrated) < 0.02
+    assert (np.argsort(calibrated[:, 1]) == np.argsort(test[:, 1])).all()
+
+
+def test_the_baseline_decides_by_the_threshold_of_the_same_budget_of_false_positives(
+    make_gpt, encoding, emails, tmp_path
+):
+    config = ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5, false_positive_rate=0.7)
+    model = Classifier(make_gpt(context_length=64), config).eval()
+    validation = pd.read_parquet(emails / "validation.parquet")
+    params = classifier.Evaluate(batch_size=4)
+    found = classifier.measure(model, encoding, emails, tmp_path, params, CPU, tmp_path)
+    # Of three texts of ham the two that begin as spam does are equally likely to be called so, and both may be.
+    assert found["baseline_false_positive_rate"] == pytest.approx(2 / 3, abs=1e-4)
+    assert found["baseline_f1"] == pytest.approx(2 * 6 / (2 * 6 + 6))
+    assert found["baseline_accuracy"] == pytest.approx(9 / 15)
+    ham = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"]).loc[("label", "ham")]
+    assert ham["baseline_right"] == pytest.approx(1 / 3, abs=1e-4)
+    baseline = classifier._baseline(pd.read_parquet(emails / "train.parquet"), validation, config.labels)
+    probability = baseline.predict_proba(classifier._texts(validation))
+    decide = classifier._decision(probability, (validation["label"] == "spam").to_numpy().astype(int), None)
+    assert (decide(probability) == (validation["label"] == "spam")).all()  # without a budget, at one half
+
+
+def test_a_label_with_signs_of_formulas_is_drawn_as_it_is(tmp_path):
+    classifier._confusion(np.array([0, 1]), np.array([0, 1]), ("$a_{$", "ham"), tmp_path / "confusion.svg")
+    assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")
