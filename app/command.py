@@ -159,8 +159,8 @@ def _registered() -> list[dict[str, Any]]:
     from mlflow import MlflowClient
 
     from tasks.registry.decide import standing
-    from tasks.registry.listing import own_models, versions
     from tasks.registry.tracking import configure_tracking, server_errors
+    from tasks.registry.versions import own_models, versions
 
     found = []
     with server_errors():

@@ -16,8 +16,8 @@ from mlflow.entities import ViewType
 from projects import git
 from team import Team, block, blocks, servers, until, why_no_postgres
 
-from tasks.registry.listing import own_models, versions
 from tasks.registry.tracking import namespace
+from tasks.registry.versions import own_models, versions
 
 pytestmark = [
     pytest.mark.slow,

@@ -21,121 +21,24 @@ there is none: of two decisions within a second the later one stands.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from pydantic import TypeAdapter, ValidationError
 
 from llm.errors import UserError
+from tasks.registry.card import note_failed_gates
 from tasks.registry.events import DECIDED, emit
-from tasks.registry.listing import versions
-from tasks.registry.register import CHALLENGER, REJECTED, STATE, registered_name
-from tasks.registry.server import if_there, is_missing, server_errors
+from tasks.registry.history import DECIDING, HISTORY, JSON, Event, Standing, read_standing
+from tasks.registry.server import is_missing, server_errors
 from tasks.registry.tracking import configure_tracking
-from tasks.stages.hashes import PREFIX
+from tasks.registry.versions import APPROVED, AT, BY, CHALLENGER, CHAMPION, PREVIOUS, REJECTED, STATE, WHY
 from tasks.stages.lock import exclusive
 
-CHAMPION, PREVIOUS = "champion", "previous"
-PENDING, APPROVED = "pending", "approved"
-BY, AT, WHY = (f"{PREFIX}.{name}" for name in ("by", "at", "why"))
-HISTORY, DECIDING = f"{PREFIX}.history.", f"{PREFIX}.deciding"
 REVIEW, GATES, IN_MLFLOW = "review", "gates", "somebody in MLflow"
 """Who compares, who decides with `--auto`, and who decided where MLflow does not know the name."""
 BY_LENGTH, WHY_LENGTH = 200, 1000  # PostgreSQL keeps 5000 characters of a model's tag
-
-
-@dataclass(frozen=True)
-class Event:
-    """An entry of a model's history."""
-
-    event: Literal["compared", "approved", "rejected", "rolled back", "withdrawn"]
-    version: str
-    """For `rolled back`, the champion that went."""
-    by: str
-    at: str
-    """ISO 8601, UTC."""
-    why: str
-    champion: str | None
-    """After it; for `compared`, the one that the version was compared with."""
-    previous: str | None
-    """After it."""
-    failed: tuple[str, ...] = ()
-    """The gates that a compared version failed."""
-    unknown: tuple[str, ...] = ()
-    """The gates that could not be computed."""
-    despite: tuple[str, ...] = ()
-    """The gates that the version had failed when it was approved."""
-
-    @property
-    def moves(self) -> bool:
-        """Whether it made a champion."""
-        return self.event in ("approved", "rolled back")
-
-    @property
-    def states(self) -> dict[str, str]:
-        """The state of each version that it changed."""
-        if self.event == "rolled back":
-            return {self.version: REJECTED} | ({self.champion: APPROVED} if self.champion else {})
-        state = {"compared": PENDING, "approved": APPROVED, "rejected": REJECTED}.get(self.event)
-        return {self.version: state} if state else {}
-
-    @property
-    def outcome(self) -> str:
-        """What came of it, such as `approved despite f1` or `rolled back to version 2`."""
-        if self.event == "compared":
-            return f"compared with {f'champion {self.champion}' if self.champion else 'the baseline'}"
-        if self.event == "rolled back":
-            return f"rolled back to {f'version {self.champion}' if self.champion else 'no champion'}"
-        return f"{self.event} despite {', '.join(self.despite)}" if self.despite else self.event
-
-    def __str__(self) -> str:
-        return f"version {self.version} {self.outcome} by {self.by}, {self.at}: {self.why}"
-
-
-JSON = TypeAdapter(Event)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What the registry holds of a model, as of one reading."""
-
-    name: str
-    champion: str | None = None
-    previous: str | None = None
-    challenger: str | None = None
-    state_of: dict[str, str | None] = field(default_factory=dict)
-    """The word in each version's tag, newest first; None where there is none."""
-    tags_of: dict[str, dict[str, str]] = field(default_factory=dict)
-    history: list[Event] = field(default_factory=list)
-    """Oldest first."""
-    deciding: Event | None = None
-    """A decision that is not complete."""
-
-    @property
-    def last_move(self) -> Event | None:
-        return next((each for each in reversed(self.history) if each.moves), None)
-
-    def last(self, version: str, event: str = "") -> Event | None:
-        """The last event of a version, or the last of this kind."""
-        found = (each for each in reversed(self.history) if version in (each.version, *each.states))
-        return next((each for each in found if event in ("", each.event)), None)
-
-    def despite(self, version: str) -> tuple[str, ...]:
-        """The gates that the version had failed when it was approved."""
-        approved = self.last(version, "approved")
-        return approved.despite if approved else ()
-
-    def recorded(self, version: str) -> str | None:
-        """The state that the history gives a version."""
-        return last.states.get(version) if (last := self.last(version)) else None
-
-    def waits(self, version: str) -> bool:
-        """Whether a version waits for a person, or for a run that carries out what a person decided in MLflow."""
-        state = self.state_of[version]
-        return state == PENDING or state not in (None, self.recorded(version))
 
 
 @contextmanager
@@ -152,13 +55,13 @@ def _errors() -> Iterator[None]:
 
 
 def standing(model: str) -> Standing:
-    """What the registry holds of a model; one that was never registered has no versions."""
+    """The aliases, tags and history of a model; one that was never registered has no versions."""
     with _errors():
-        return _read(model)
+        return read_standing(model)
 
 
 def history(model: str) -> list[Event]:
-    """All that happened to a model's versions, also to those that are deleted by now, oldest first."""
+    """The events of a model's versions, deleted ones too, oldest first."""
     return standing(model).history
 
 
@@ -166,7 +69,7 @@ def is_open(model: str, *, pending: bool = False) -> bool:
     """Whether a review has something to do: a challenger that was not compared with the present champion, or a decision
     that was not carried out; with `pending` also a challenger on which the gates can decide."""
     with _errors():
-        now = _read(model)
+        now = read_standing(model)
         if now.deciding or _by_hand(now):
             return True
     if now.challenger in (None, now.champion):
@@ -180,7 +83,7 @@ def is_open(model: str, *, pending: bool = False) -> bool:
 def settle(model: str) -> list[Event]:
     """Complete a decision that was killed and carry out what people decided in MLflow; what it did, in order."""
     with _errors():
-        now = _read(model)
+        now = read_standing(model)
         if not now.deciding and not _by_hand(now):  # a registration may hold the lock for minutes
             return []
         with exclusive("register"):
@@ -261,32 +164,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def _read(model: str) -> Standing:
-    client, name = MlflowClient(), registered_name(model)
-    if (found := if_there(lambda: client.get_registered_model(name))) is None:
-        return Standing(name)
-    tags_of = {str(each.version): dict(each.tags) for each in versions(client, name)}
-    state_of = {version: tags.get(STATE, "").strip().casefold() or None for version, tags in tags_of.items()}
-    aliases = (str(found.aliases.get(alias)) for alias in (CHAMPION, PREVIOUS, CHALLENGER))
-    events = (_parse(found.tags[key]) for key in sorted(found.tags) if key.startswith(HISTORY))
-    return Standing(
-        name,
-        *(version if version in tags_of else None for version in aliases),
-        state_of,
-        tags_of,
-        [*filter(None, events)],
-        _parse(found.tags.get(DECIDING, "")),
-    )
-
-
-def _parse(text: str) -> Event | None:
-    """An event from its tag; None where a person wrote something else there."""
-    try:
-        return JSON.validate_json(text)
-    except ValidationError:
-        return None
-
-
 @contextmanager
 def _deciding(model: str) -> Iterator[Standing]:
     with _errors(), exclusive("register"):  # register's lock, as both move the challenger
@@ -296,7 +173,7 @@ def _deciding(model: str) -> Iterator[Standing]:
 def _settled(model: str) -> tuple[Standing, list[Event]]:
     done: list[Event] = []
     while True:
-        now = _read(model)
+        now = read_standing(model)
         if (event := now.deciding) and event.moves and event.champion not in (None, *now.tags_of):
             MlflowClient().delete_registered_model_tag(now.name, DECIDING)  # its version was deleted: it is undone
         elif event:
@@ -435,6 +312,8 @@ def _carry_out(now: Standing, event: Event) -> Event:
         move(PREVIOUS, event.previous)
         if str(client.get_registered_model(name).aliases.get(CHALLENGER)) in event.states:  # another may be by now
             client.delete_registered_model_alias(name, CHALLENGER)
+    if event.event == "approved":
+        note_failed_gates(client.get_model_version(name, event.version).run_id, event.despite)
     for version in event.states.keys() & now.tags_of.keys():
         for tag, text in ((STATE, event.states[version]), (BY, event.by), (AT, event.at), (WHY, event.why)):
             client.set_model_version_tag(name, version, tag, text)

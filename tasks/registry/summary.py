@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tasks.registry.decide import PENDING, standing
+from tasks.registry.decide import standing
 from tasks.registry.figures import compared
+from tasks.registry.versions import PENDING
 
 OPEN = (None, PENDING)  # states: nobody compared it, or nobody decided
 

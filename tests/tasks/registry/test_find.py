@@ -3,9 +3,9 @@ import pytest
 from mlflow import MlflowClient
 
 from llm.errors import UserError
-from tasks.registry.find import find_version
 from tasks.registry.record import find_run, holds
 from tasks.registry.tracking import configure_tracking
+from tasks.registry.versions import find_version
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,7 @@
 import pytest
 from mlflow import MlflowClient
 
-from tasks.registry.listing import own_models, versions
+from tasks.registry.versions import own_models, versions
 
 pytestmark = pytest.mark.slow
 
