@@ -158,7 +158,7 @@ def _registered() -> list[dict[str, Any]]:
 
     from mlflow import MlflowClient
 
-    from tasks.registry.decide import standing
+    from tasks.registry.decide import model_state
     from tasks.registry.tracking import configure_tracking, server_errors
     from tasks.registry.versions import own_models, versions
 
@@ -167,7 +167,7 @@ def _registered() -> list[dict[str, Any]]:
         configure_tracking()
         client = MlflowClient()
         for model, registered in own_models(client):
-            now = standing(model)
+            now = model_state(model)
             for each in versions(client, registered.name):
                 created = datetime.fromtimestamp(each.creation_timestamp / 1000, UTC)
                 row = {"model": model, "version": str(each.version)}

@@ -30,7 +30,7 @@ from mlflow.exceptions import MlflowException
 from llm.errors import UserError
 from tasks.registry.card import note_failed_gates
 from tasks.registry.events import DECIDED, emit
-from tasks.registry.history import DECIDING, HISTORY, JSON, Event, Standing, read_standing
+from tasks.registry.history import DECIDING, HISTORY, JSON, Event, ModelState, read_state
 from tasks.registry.server import is_missing, server_errors
 from tasks.registry.tracking import configure_tracking
 from tasks.registry.versions import APPROVED, AT, BY, CHALLENGER, CHAMPION, PREVIOUS, REJECTED, STATE, WHY
@@ -54,22 +54,22 @@ def _errors() -> Iterator[None]:
             raise UserError(f"{' '.join(str(error).split())}: it was deleted meanwhile; look again") from error
 
 
-def standing(model: str) -> Standing:
+def model_state(model: str) -> ModelState:
     """The aliases, tags and history of a model; one that was never registered has no versions."""
     with _errors():
-        return read_standing(model)
+        return read_state(model)
 
 
 def history(model: str) -> list[Event]:
     """The events of a model's versions, deleted ones too, oldest first."""
-    return standing(model).history
+    return model_state(model).history
 
 
 def is_open(model: str, *, pending: bool = False) -> bool:
     """Whether a review has something to do: a challenger that was not compared with the present champion, or a decision
     that was not carried out; with `pending` also a challenger on which the gates can decide."""
     with _errors():
-        now = read_standing(model)
+        now = read_state(model)
         if now.deciding or _by_hand(now):
             return True
     if now.challenger in (None, now.champion):
@@ -81,9 +81,9 @@ def is_open(model: str, *, pending: bool = False) -> bool:
 
 
 def settle(model: str) -> list[Event]:
-    """Complete a decision that was killed and carry out what people decided in MLflow; what it did, in order."""
+    """Complete a decision that was killed, and carry out decisions made in MLflow; their events, in order."""
     with _errors():
-        now = read_standing(model)
+        now = read_state(model)
         if not now.deciding and not _by_hand(now):  # a registration may hold the lock for minutes
             return []
         with exclusive("register"):
@@ -104,8 +104,8 @@ def compared(
         if now.challenger != version:
             _check_not_rejected(now, version)
         _check_champion(now, version, champion)
-        named = [f"{what}: {', '.join(gates)}" for what, gates in (("failed", failed), ("not known", unknown)) if gates]
-        why = "; ".join(named) or "all gates passed"
+        lists = [f"{what}: {', '.join(gates)}" for what, gates in (("failed", failed), ("not known", unknown)) if gates]
+        why = "; ".join(lists) or "all gates passed"
         return _decide(now, _event(now, "compared", version, REVIEW, why, failed=(*failed,), unknown=(*unknown,)))
 
 
@@ -116,7 +116,7 @@ def approve(model: str, version: str, by: str, reason: str, despite_gates: bool 
     rejected, is the champion or is not there, and without a name or a reason.
     """
     with _deciding(model) as now:
-        title, (by, reason) = _title(now, version), _given(by, reason)
+        title, (by, reason) = _title(now, version), _check_texts(by, reason)
         if now.champion == version:
             raise UserError(f"{title} is the champion already")
         _check_not_rejected(now, version)
@@ -133,24 +133,24 @@ def reject(model: str, version: str, by: str, reason: str) -> Event:
     """Take a version's aliases away. Raises UserError where it is the champion or is not there, and without a name or a
     reason."""
     with _deciding(model) as now:
-        title, (by, reason) = _title(now, version), _given(by, reason)
+        title, (by, reason) = _title(now, version), _check_texts(by, reason)
         if now.champion == version:
             raise UserError(f"{title} is the champion and can't be rejected: roll back instead")
         return _decide(now, _rejected(now, version, by, reason))
 
 
 def roll_back(model: str, by: str, reason: str, instead_of: str | None = None) -> Event:
-    """Make `previous` the champion again, also where the champion was deleted; the one that goes is rejected.
+    """Make `previous` the champion again, and reject the champion; it may also have been deleted.
 
-    `previous` is the champion before both. With `instead_of` only that champion goes: of two people who roll back at
-    once, one does. Raises UserError where there is no way back.
+    `previous` is then the champion before both. With `instead_of` only that champion is rolled back, so that two people
+    do it once. Raises UserError where there is no previous version.
     """
     with _deciding(model) as now:
-        by, reason = _given(by, reason)
+        by, reason = _check_texts(by, reason)
         if instead_of not in (None, now.champion):
             raise UserError(f"{now.name}: the champion is {now.champion or 'gone'}, not {instead_of}; look again")
-        goes = now.champion or (now.last_move and now.last_move.champion)
-        if goes is None or (event := _rolled_back(now, goes, by, reason)).champion is None:
+        leaving = now.champion or (now.last_move and now.last_move.champion)
+        if leaving is None or (event := _rolled_back(now, leaving, by, reason)).champion is None:
             raise UserError(f"{now.name} has no {PREVIOUS} version: move the alias {CHAMPION} in MLflow")
         return _decide(now, event)
 
@@ -165,15 +165,15 @@ def check_name(name: str) -> str:
 
 
 @contextmanager
-def _deciding(model: str) -> Iterator[Standing]:
+def _deciding(model: str) -> Iterator[ModelState]:
     with _errors(), exclusive("register"):  # register's lock, as both move the challenger
         yield _settled(model)[0]
 
 
-def _settled(model: str) -> tuple[Standing, list[Event]]:
+def _settled(model: str) -> tuple[ModelState, list[Event]]:
     done: list[Event] = []
     while True:
-        now = read_standing(model)
+        now = read_state(model)
         if (event := now.deciding) and event.moves and event.champion not in (None, *now.tags_of):
             MlflowClient().delete_registered_model_tag(now.name, DECIDING)  # its version was deleted: it is undone
         elif event:
@@ -184,14 +184,14 @@ def _settled(model: str) -> tuple[Standing, list[Event]]:
             return now, done
 
 
-def _by_hand(now: Standing) -> Event | None:
-    """The first thing that people did in MLflow and the history lacks; the module's docstring lists them."""
+def _by_hand(now: ModelState) -> Event | None:
+    """The first decision in MLflow that the history lacks; the module's docstring lists them all."""
     if now.champion and (now.last_move is None or now.last_move.champion != now.champion):
-        return _approved(now, now.champion, *_words(now, now.champion, f"alias {CHAMPION} moved to it"))
+        return _approved(now, now.champion, *_who_and_why(now, now.champion, f"alias {CHAMPION} moved to it"))
     for version, state in reversed(now.state_of.items()):
         if state not in (APPROVED, REJECTED) or state == now.recorded(version):
             continue
-        by, why = _words(now, version, f"tag {STATE} set to {state}")
+        by, why = _who_and_why(now, version, f"tag {STATE} set to {state}")
         if state == REJECTED:
             return (_rolled_back if version == now.champion else _rejected)(now, version, by, why)
         comparison = now.last(version, "compared")
@@ -205,15 +205,15 @@ def _by_hand(now: Standing) -> Event | None:
     return None
 
 
-def _words(now: Standing, version: str, otherwise: str) -> tuple[str, str]:
-    """Who decided by hand, and why: what the version's tags hold, unless that is of the event before."""
+def _who_and_why(now: ModelState, version: str, otherwise: str) -> tuple[str, str]:
+    """Who decided by hand, and why: the version's tags, unless they are of the event before."""
     tags, last = now.tags_of[version], now.last(version)
     by, why = _one_line(tags.get(BY, "")), _one_line(tags.get(WHY, ""))
     before = (last.by, last.why) if last else ("", "")
     return by if by not in ("", before[0]) else IN_MLFLOW, why if why not in ("", before[1]) else otherwise
 
 
-def _later(now: Standing) -> str:
+def _later(now: ModelState) -> str:
     """The time now, or a millisecond after the last event."""
     at = datetime.now(UTC)
     if now.history:
@@ -221,13 +221,13 @@ def _later(now: Standing) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _event(now: Standing, event: str, version: str, by: str, why: str, **more: object) -> Event:
-    """An event after which champion and previous are what they are, unless `more` has others."""
+def _event(now: ModelState, event: str, version: str, by: str, why: str, **more: object) -> Event:
+    """An event after which champion and previous are the same as before, unless `more` has others."""
     after = {"champion": now.champion, "previous": now.previous} | more
     return Event(event, version, by[:BY_LENGTH], _later(now), why[:WHY_LENGTH], **after)
 
 
-def _approved(now: Standing, version: str, by: str, why: str) -> Event:
+def _approved(now: ModelState, version: str, by: str, why: str) -> Event:
     """`previous` is the champion before, unless a person moved both aliases."""
     known = now.last_move and now.last_move.previous
     both = now.champion == version and now.previous not in (None, version, known)
@@ -237,12 +237,12 @@ def _approved(now: Standing, version: str, by: str, why: str) -> Event:
     return _event(now, "approved", version, by, why, champion=version, previous=previous, despite=despite)
 
 
-def _rejected(now: Standing, version: str, by: str, why: str) -> Event:
+def _rejected(now: ModelState, version: str, by: str, why: str) -> Event:
     previous = _way_back(now, version, now.champion) if now.previous == version else now.previous
     return _event(now, "rejected", version, by, why, previous=previous)
 
 
-def _rolled_back(now: Standing, version: str, by: str, why: str) -> Event:
+def _rolled_back(now: ModelState, version: str, by: str, why: str) -> Event:
     """To `previous`; to no champion where there is none that was not rejected."""
     usable = now.previous not in (None, version) and now.state_of[now.previous] != REJECTED
     target = now.previous if usable else None
@@ -250,8 +250,8 @@ def _rolled_back(now: Standing, version: str, by: str, why: str) -> Event:
     return _event(now, "rolled back", version, by, why, champion=target, previous=previous)
 
 
-def _way_back(now: Standing, *without: str | None) -> str | None:
-    """The latest champion that is there, was not rejected and is not left out."""
+def _way_back(now: ModelState, *without: str | None) -> str | None:
+    """The latest champion that exists, was not rejected and is not among `without`."""
     champions = (each.champion for each in reversed(now.history) if each.moves)
     usable = (each for each in champions if each in now.tags_of and each not in without)
     return next((each for each in usable if now.state_of[each] != REJECTED), None)
@@ -261,14 +261,14 @@ def _one_line(text: str) -> str:
     return "".join(each for each in " ".join(text.split()) if each.isprintable())
 
 
-def _given(by: str, reason: str) -> tuple[str, str]:
+def _check_texts(by: str, reason: str) -> tuple[str, str]:
     by, reason = _one_line(by), _one_line(reason)
     if not by or not reason:
         raise UserError(f"a decision needs {'a reason' if by else 'the name of who decides'}, for those who ask later")
     return by, reason
 
 
-def _title(now: Standing, version: str) -> str:
+def _title(now: ModelState, version: str) -> str:
     if not now.tags_of:
         raise UserError(f"{now.name} has no version yet: `make run` makes one")
     if version not in now.state_of:
@@ -277,7 +277,7 @@ def _title(now: Standing, version: str) -> str:
     return f"{now.name} version {version}"
 
 
-def _check_not_rejected(now: Standing, version: str) -> None:
+def _check_not_rejected(now: ModelState, version: str) -> None:
     if now.state_of[version] == REJECTED:
         last = now.last(version)
         by = f" by {last.by} ({last.why})" if last else ""
@@ -285,18 +285,18 @@ def _check_not_rejected(now: Standing, version: str) -> None:
         raise UserError(f"{now.name} version {version} was rejected{by}; {way_out}")
 
 
-def _check_champion(now: Standing, version: str, champion: str | None) -> None:
+def _check_champion(now: ModelState, version: str, champion: str | None) -> None:
     if now.champion != champion:
         was = f"{now.name} version {version} was compared with champion {champion or 'none'}"
         raise UserError(f"{was}, and it is {now.champion or 'none'} now: review it again")
 
 
-def _decide(now: Standing, event: Event) -> Event:
+def _decide(now: ModelState, event: Event) -> Event:
     MlflowClient().set_registered_model_tag(now.name, DECIDING, JSON.dump_json(event).decode())
     return _carry_out(now, event)
 
 
-def _carry_out(now: Standing, event: Event) -> Event:
+def _carry_out(now: ModelState, event: Event) -> Event:
     """Move the aliases, write the tags, append to the history; to do it again changes nothing."""
     client, name = MlflowClient(), now.name
 

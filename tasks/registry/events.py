@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 def version_page(name: str, version: str) -> str:
     """The address of a version's page in MLflow: of the tracking server, or of the one that `make ui` starts."""
     uri = tracking_uri()
-    place = without_secret(uri, uri).rstrip("/") if is_server(uri) else address("mlflow")
-    return f"{place}/#/models/{name}/versions/{version}"
+    pages = without_secret(uri, uri).rstrip("/") if is_server(uri) else address("mlflow")
+    return f"{pages}/#/models/{name}/versions/{version}"
 
 
 def emit(event: str, name: str, version: str, **details: str) -> None:

@@ -78,7 +78,7 @@ JSON = TypeAdapter(Event)
 
 
 @dataclass(frozen=True)
-class Standing:
+class ModelState:
     """The aliases, tags and history of a model, as of one reading."""
 
     name: str
@@ -118,15 +118,15 @@ class Standing:
         return state == PENDING or state not in (None, self.recorded(version))
 
 
-def read_standing(model: str) -> Standing:
+def read_state(model: str) -> ModelState:
     """What the registry has of a model; one that was never registered has no versions."""
     name = registered_name(model)
     if (registered := if_there(lambda: MlflowClient().get_registered_model(name))) is None:
-        return Standing(name)
+        return ModelState(name)
     there = {str(each.version): each for each in versions(MlflowClient(), name)}
     aliases = (str(registered.aliases.get(alias)) for alias in (CHAMPION, PREVIOUS, CHALLENGER))
     events = (_parse(registered.tags[key]) for key in sorted(registered.tags) if key.startswith(HISTORY))
-    return Standing(
+    return ModelState(
         name,
         *(version if version in there else None for version in aliases),
         {version: state_of(each) for version, each in there.items()},

@@ -93,11 +93,12 @@ def register_model(model: str) -> str:
         if version := _whole_version(name, key):
             return str(version.version)
         if _was_deleted(name, key):
-            said = "%s: its version was deleted in the registry, and stays so, until its run in MLflow is deleted, too"
-            logger.info(said, name)
+            logger.info(
+                "%s: its version was deleted in MLflow; delete the version's run, too, to register it again", name
+            )
             return DELETED
         version = _register(model, name, key)
-        _finish(version)
+        _make_challenger(version)
         return str(version.version)
 
 
@@ -136,7 +137,7 @@ def _clean_up() -> None:
     for run in mlflow.search_runs(filter_string=mine, run_view_type=ViewType.ACTIVE_ONLY, output_format="list"):
         run_id = run.info.run_id
         if made := client.search_model_versions(f"run_id = '{run_id}'"):
-            _finish(made[0])
+            _make_challenger(made[0])
             continue
         remove_models(run_id)
         get_artifact_repository(run.info.artifact_uri).delete_artifacts()
@@ -165,8 +166,8 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
         log_inputs(training, evaluation)
         logged = find_model(training.outs[f"models/{model}"], code_digest(model))
         logged = logged or mlflow.get_logged_model(log_model(model))
-        known = {metric.run_id for metric in logged.metrics or ()}
-        measured = runs["evaluation"] and runs["evaluation"].info.run_id in known
+        measured_by = {metric.run_id for metric in logged.metrics or ()}
+        measured = runs["evaluation"] and runs["evaluation"].info.run_id in measured_by
         log_measured(metrics, "test", None if measured else logged.model_id)
         mlflow.log_artifacts(str(evidence), "evaluation")
         mlflow.log_artifacts(str(training_report(model)), "training")
@@ -194,7 +195,7 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
     )
 
 
-def _finish(version: ModelVersion) -> None:
+def _make_challenger(version: ModelVersion) -> None:
     """Link a new version from its model and make it the challenger, once, unless a person rejected the same key."""
     client = MlflowClient()
     logged = client.get_logged_model(version.source.removeprefix("models:/"))

@@ -1,8 +1,8 @@
 """Make a registered version again, and compare its bytes with the recorded ones.
 
 It happens in a git worktree of the version's commit, with its uncommitted diff applied and the version's record as
-dvc.lock. The training's inputs come from DVC's cache or remote by their hashes; stages make missing ones again, from the
-pinned sources. The training itself always runs.
+dvc.lock. The training's inputs come from DVC's cache or remote by their hashes; stages make missing ones again, from
+the pinned sources. The training itself always runs.
 """
 
 import logging

@@ -1,8 +1,8 @@
-"""What nothing needs any more: old versions, weights of trainings, and files of DVC's cache, each with its bytes.
+"""Old versions, weights of trainings and files of DVC's cache that nothing needs any more, each with its bytes.
 
-A version that stays needs something, or this folder, or a branch or tag that git knows here, a remote's included. A
-branch `retrain/<date>` counts for some days only: there is one for each night. MLflow keeps the rows of what is removed
-here as deleted until somebody runs `mlflow gc` on its database. Prefect removes old runs itself.
+They are needed by the versions that stay, by this folder, and by the branches and tags of this clone, those of remotes
+too. A branch `retrain/<date>` counts for some days only: there is one for each night. MLflow keeps the rows of removed
+runs as deleted until somebody runs `mlflow gc` on its database. Prefect removes old runs itself.
 """
 
 import json
@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from llm.errors import UserError
-from tasks.registry.decide import standing
+from tasks.registry.decide import model_state
 from tasks.registry.git import git_output
 from tasks.registry.lineage import recorded_stages
 from tasks.registry.logged_model import BYTES
@@ -60,7 +60,7 @@ def old_versions(keep: int, days: float) -> list[Item]:
         locks = [*_locked_outs(days)]
         runs = [each.run_id for each in mlflow.search_model_versions()]
         for model, registered in own_models(MlflowClient()):
-            state_of = standing(model).state_of
+            state_of = model_state(model).state_of
             needed = {str(each.version) for each in _needed(model, registered.name)}
             for each in versions(MlflowClient(), registered.name)[max(keep, 0) :]:
                 record = read_record(each.run_id)
@@ -127,7 +127,7 @@ def cache_files(days: float) -> list[Item]:
 
 def _needed(model: str, name: str) -> list[ModelVersion]:
     """The versions that have an alias or wait for a decision."""
-    aliases, now = MlflowClient().get_registered_model(name).aliases, standing(model)
+    aliases, now = MlflowClient().get_registered_model(name).aliases, model_state(model)
     needed = {*map(str, aliases.values()), *filter(now.waits, now.state_of)}
     return [each for each in versions(MlflowClient(), name) if str(each.version) in needed]
 
@@ -147,9 +147,9 @@ def _version(version: ModelVersion, rejected: bool) -> Item:
     return _artifacts(name, run.info.artifact_uri if run else "", remove)
 
 
-def _artifacts(name: str, place: str, then: Callable[[], object] = lambda: None) -> Item:
-    """The files below a place, and what to do when they are gone."""
-    repository, size = get_artifact_repository(place) if place else None, 0
+def _artifacts(name: str, uri: str, then: Callable[[], object] = lambda: None) -> Item:
+    """The files below a URI; `then` runs after they are removed."""
+    repository, size = get_artifact_repository(uri) if uri else None, 0
     try:
         listed = repository.list_artifacts() if repository else []
         while listed:

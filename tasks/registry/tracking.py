@@ -142,9 +142,9 @@ def _log_dataset(path: Path, context: str) -> None:
     with warnings.catch_warnings():  # of integers that could be missing, and of a source registered twice
         warnings.simplefilter("ignore")
         source = resolve_dataset_source(str(path.parent if shards else path))
-        named = {"source": source, "name": path.parent.name, "digest": md5.hexdigest()}
+        about = {"source": source, "name": path.parent.name, "digest": md5.hexdigest()}
         is_table = path.suffix == ".parquet"
-        mlflow.log_input(from_pandas(pd.read_parquet(path), **named) if is_table else MetaDataset(**named), context)
+        mlflow.log_input(from_pandas(pd.read_parquet(path), **about) if is_table else MetaDataset(**about), context)
 
 
 def _unfinished(key: str) -> Run | None:

@@ -39,8 +39,8 @@ def own_models(client: MlflowClient) -> Iterator[tuple[str, RegisteredModel]]:
 
 def versions(client: MlflowClient, name: str, having: str = "") -> list[ModelVersion]:
     """The versions of a registered model, the newest first; with `having`, those that this filter finds."""
-    wanted = " AND ".join(filter(None, (f"name = '{name}'", having)))
-    return sorted(client.search_model_versions(wanted), key=lambda each: -int(each.version))
+    filters = " AND ".join(filter(None, (f"name = '{name}'", having)))
+    return sorted(client.search_model_versions(filters), key=lambda each: -int(each.version))
 
 
 def find_version(name: str) -> ModelVersion:
@@ -50,21 +50,21 @@ def find_version(name: str) -> ModelVersion:
     nor alias it is the champion, or else the challenger, or else the newest. Raises UserError where there is none.
     """
     title, at, alias = name.removeprefix("models:/").partition("@")
-    title, _, wanted = (title, "", "") if at else title.partition("/")
+    title, _, number = (title, "", "") if at else title.partition("/")
     model = _registered(title) or _registered(registered_name(title))
     if model is None:
         raise UserError(f"{name}: there is no such registered model; {_there_are(_all_names())}")
     numbers = [str(each.version) for each in reversed(versions(MlflowClient(), model.name))]
     aliases = {alias: str(version) for alias, version in model.aliases.items()}
     if at:
-        wanted = aliases.get(alias, "")
-    elif not wanted:
-        wanted = aliases.get(CHAMPION) or aliases.get(CHALLENGER) or next(reversed(numbers), "")
-    if wanted not in numbers:
+        number = aliases.get(alias, "")
+    elif not number:
+        number = aliases.get(CHAMPION) or aliases.get(CHALLENGER) or next(reversed(numbers), "")
+    if number not in numbers:
         alias_of = {version: f"{version} ({alias})" for alias, version in aliases.items()}
         there = ", ".join(alias_of.get(each, each) for each in numbers)
         raise UserError(f"{name}: {model.name} has no such version; {_there_are(there)}")
-    return MlflowClient().get_model_version(model.name, wanted)
+    return MlflowClient().get_model_version(model.name, number)
 
 
 def _registered(name: str) -> RegisteredModel | None:

@@ -38,21 +38,21 @@ class Worktree:
     scratch: Path
     """A temporary folder next to it."""
 
-    def bring(self, wanted: Mapping[str, str]) -> list[str]:
+    def bring(self, hashes: Mapping[str, str]) -> list[str]:
         """Bring files and folders by DVC's MD5 from the cache or else the default remote; the paths that neither has.
 
         The worktree's dvc.lock must name these hashes.
         """
 
         def missing() -> list[str]:
-            paths = ((self.project / path, path, md5) for path, md5 in wanted.items())
-            return [path for place, path, md5 in paths if not place.exists() or md5_of(place) != md5]
+            there = {path: self.project / path for path in hashes}
+            return [path for path, md5 in hashes.items() if not there[path].exists() or md5_of(there[path]) != md5]
 
         for command in ("checkout", *(["pull"] if remote() else [])):
             if paths := missing():
                 self._dvc(command, "--force", "--allow-missing", *paths)
         paths = missing()
-        for path in wanted:
+        for path in hashes:
             logger.info("%s: %s", path, "in neither cache nor remote" if path in paths else "from DVC")
         return paths
 

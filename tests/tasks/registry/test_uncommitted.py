@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from tasks.registry import uncommitted as module
-from tasks.registry.record import Record
-from tasks.registry.uncommitted import not_in_git, uncommitted
+from tasks.registry.record import Record, not_in_git
+from tasks.registry.uncommitted import uncommitted
 from tasks.stages.hashes import Hashes
 
 PARAMS = """\
