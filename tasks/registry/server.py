@@ -111,20 +111,25 @@ def check_server(uri: str) -> None:
 
 
 def _status(error: MlflowException | RequestException, uri: str) -> int:
-    """The HTTP status behind an error. MLflow hides some: then the server itself is asked whether it answers."""
+    """The HTTP status behind an error; 0 for an error that is not about the server."""
     if isinstance(error, HTTPError) and error.response is not None:
         return error.response.status_code
     if isinstance(error, RestException):
         return error.get_http_status_code()
     if isinstance(error, RequestException) or isinstance(error.__cause__ or error.__context__, RequestException):
         return SERVER_ERRORS
-    try:
-        check_server(uri)
-    except ServerAwayError:
-        return SERVER_ERRORS
-    except UserError:
-        pass
-    return 0
+    if isinstance(error.__cause__, MlflowException):  # such as one that a model may have been deleted
+        return _status(error.__cause__, uri)
+    status = error.get_http_status_code()
+    if _is_trouble(status):  # also MLflow's status for errors of its client's, such as a failed download
+        try:
+            check_server(uri)
+        except ServerAwayError:
+            return status
+        except UserError:
+            pass
+        return 0
+    return status
 
 
 def _is_trouble(status: int) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from bs4 import BeautifulSoup
-from html_pages import rows, section
+from html_pages import rows, section, text
 from mlflow import MlflowClient
 from small_models import challenger
 
@@ -91,10 +91,6 @@ def written(mail, tmp_path):
     return write
 
 
-def text(found: BeautifulSoup) -> str:
-    return " ".join(found.get_text(" ").split())
-
-
 def test_a_card_says_what_its_files_say(written):
     metrics = {
         "accuracy": 0.75,
@@ -141,8 +137,8 @@ def test_a_card_says_what_its_files_say(written):
     ]  # fmt: skip
 
 
-def test_the_short_card_has_figures_use_and_limits(written, tmp_path):
-    written()
+def test_the_short_card_has_figures_use_and_limits_and_the_same_files_give_the_same_cards(written, tmp_path):
+    assert str(written()) == str(written())
     found = (tmp_path / "card.md").read_text()
     assert found.startswith("# threestage-mail\n\nMail, trained by `finetune@mail`")
     assert "| f1 | 0.5000 |  | | |" in found
@@ -169,10 +165,6 @@ def test_hostile_text_is_text_in_the_card(written):
     assert not page.find_all(["script", "a"])
     assert {image["src"].split(",")[0] for image in page.find_all("img")} == {"data:image/svg+xml;base64"}
     assert len(page.find_all("img")) == 2
-
-
-def test_the_same_files_give_the_same_bytes(written):
-    assert str(written()) == str(written())
 
 
 def test_what_was_not_in_git_and_what_nobody_wrote_down_is_said(written, monkeypatch):

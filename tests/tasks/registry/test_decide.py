@@ -402,7 +402,8 @@ def test_a_version_deleted_while_it_is_approved_leaves_the_champion(decided, mon
 
 DECIDES_AND_DIES = """
 import os, signal, sys
-import mlflow.store.tracking.sqlalchemy_store
+import alembic.script, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
+import prefect.settings, tasks.stages.server  # once, and not in each child
 from mlflow import MlflowClient
 from tasks.registry import decide
 for line in sys.stdin:

@@ -195,8 +195,8 @@ def test_uncommitted_parameters_stand_in_the_description_and_in_a_diff(project):
 
 REGISTERS_AND_DIES = """
 import itertools, os, signal, sys
-import sqlalchemy
-import tasks.served
+import alembic.script, dvc.repo, mlflow.pyfunc, mlflow.store.model_registry.sqlalchemy_store, sqlalchemy
+import mlflow.store.tracking.sqlalchemy_store, prefect.runtime, tasks.served  # once, and not in each child
 from tasks.registry.register import register_model
 for moment in map(int, sys.stdin):
     if (child := os.fork()) == 0:
