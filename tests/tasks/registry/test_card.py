@@ -141,7 +141,7 @@ def test_the_short_card_has_figures_use_and_limits_and_the_same_files_give_the_s
     assert str(written()) == str(written())
     found = (tmp_path / "card.md").read_text()
     assert found.startswith("# threestage-mail\n\nMail, trained by `finetune@mail`")
-    assert "| f1 | 0.5000 |  | | |" in found
+    assert "| f1 | 0.5000 |  |  |  |" in found
     assert "## What it is for\n\nSorting mail.\n" in found
 
 

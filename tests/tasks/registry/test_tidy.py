@@ -154,7 +154,7 @@ def test_weights_of_trainings_go_after_some_days_unless_a_version_or_a_lock_need
     (artifacts / "checkpoints").mkdir()
     (artifacts / "checkpoints/step-000001.safetensors").write_text("weights")
     (artifacts / "progress.csv").touch()
-    killed = client.create_run("1", start_time=0, run_name="finetune@classifier")  # never registered
+    killed = client.create_run("1", start_time=1, run_name="finetune@classifier")  # never registered
     client.log_text(killed.info.run_id, "more", "checkpoints/step-000001.safetensors")
     (item,) = training_weights(30)
     assert (item.name, item.bytes) == (f"checkpoints of run {killed.info.run_id}, finetune@classifier", len("more"))
