@@ -36,14 +36,6 @@ MAIN_FIGURES = re.compile(r"^## Main figures\n+(?:- .*\n?)*\n*", re.MULTILINE)  
 ROWS = 70  # of a table
 MACHINE = ("machine.cpu", "machine.cores", "machine.os", "machine.python", "device", "dtype", "threads")
 
-CARD, SHORT_CARD = "card/card.html", "card/card.md"
-"""Artifacts of a version's run."""
-NOTES = {
-    CARD: re.compile(r'<p id="despite".*?</p>\n'),
-    SHORT_CARD: re.compile(r"^\*\*Approved despite .*\n\n", re.MULTILINE),
-}
-BEFORE_NOTE = {CARD: re.compile(r"</h1>\n"), SHORT_CARD: re.compile(r"\A# .*\n\n")}
-
 
 def _made_by(model: str, training: Hashes) -> str:
     base = next((path for path in training.deps if path.startswith("models/")), None)
@@ -203,15 +195,14 @@ def write_card(
 
 def note_failed_gates(run_id: str | None, gates: Sequence[str]) -> None:
     """Note on the card of a version's run despite which failed gates it was approved; without any, remove that note."""
-    names = ", ".join(gates)
-    new = {
-        CARD: f'<p id="despite" class="verdict bad">Approved despite failed gates: {escape(names)}.</p>\n',
-        SHORT_CARD: f"**Approved despite failed gates: {plain(names)}.**\n\n",
-    }
-    for path, note in new.items():
+    html = f'<p id="despite" class="verdict bad">Approved despite failed gates: {escape(", ".join(gates))}.</p>\n'
+    markdown = f"**Approved despite failed gates: {plain(', '.join(gates))}.**\n\n"
+    for path, heading, before, note in (
+        ("card/card.html", r"(</h1>\n)", r'(?:<p id="despite".*</p>\n)?', html),
+        ("card/card.md", r"\A(# .*\n\n)", r"(?:\*\*Approved despite .*\n\n)?", markdown),
+    ):
         if holds(run_id, path):
-            before = mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
-            bare = NOTES[path].sub("", before)
-            after = BEFORE_NOTE[path].sub(lambda head, note=note: head[0] + note, bare, count=1) if gates else bare
-            if after != before:
-                MlflowClient().log_text(run_id, after, path)
+            text = mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
+            noted = re.sub(heading + before, lambda match, note=note: match[1] + (note if gates else ""), text, count=1)
+            if noted != text:
+                MlflowClient().log_text(run_id, noted, path)

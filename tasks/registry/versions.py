@@ -53,7 +53,9 @@ def find_version(name: str) -> ModelVersion:
     title, _, number = (title, "", "") if at else title.partition("/")
     model = _registered(title) or _registered(registered_name(title))
     if model is None:
-        raise UserError(f"{name}: there is no such registered model; {_there_are(_all_names())}")
+        names = ", ".join(each.name for each in mlflow.search_registered_models(max_results=20))
+        there = f"there are: {names}" if names else "there are none yet: run `python -m flows`"
+        raise UserError(f"{name}: there is no such registered model; {there}")
     numbers = [str(each.version) for each in reversed(versions(MlflowClient(), model.name))]
     aliases = {alias: str(version) for alias, version in model.aliases.items()}
     if at:
@@ -62,18 +64,10 @@ def find_version(name: str) -> ModelVersion:
         number = aliases.get(CHAMPION) or aliases.get(CHALLENGER) or next(reversed(numbers), "")
     if number not in numbers:
         alias_of = {version: f"{version} ({alias})" for alias, version in aliases.items()}
-        there = ", ".join(alias_of.get(each, each) for each in numbers)
-        raise UserError(f"{name}: {model.name} has no such version; {_there_are(there)}")
+        there = ", ".join(alias_of.get(each, each) for each in numbers) or "none"
+        raise UserError(f"{name}: {model.name} has no such version; there are: {there}")
     return MlflowClient().get_model_version(model.name, number)
 
 
 def _registered(name: str) -> RegisteredModel | None:
     return if_there(lambda: MlflowClient().get_registered_model(name)) if name else None
-
-
-def _all_names() -> str:
-    return ", ".join(each.name for each in mlflow.search_registered_models(max_results=20))
-
-
-def _there_are(names: str) -> str:
-    return f"there are: {names}" if names else "there are none yet: run `python -m flows`"
