@@ -20,9 +20,10 @@ def finetune(name: str, params: Config, resume: bool = True) -> None:
     """Train an application from its base, and keep the weights that are best on validation."""
     application, data = training(name), Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, data, Path("models") / params.base)
+    samples = partial(application.samples, data=data, evaluate=params.evaluate)
     cleaning = {"cleaning": application.cleaning} if application.cleaning else {}
     with training_run(params.train, training_files(data), resume, application.identity(params.train)) as checkpoints:
-        publish(name, params.objective, *fit(prepare, params.train, checkpoints), **cleaning)
+        publish(name, params.objective, *fit(prepare, params.train, checkpoints, samples), **cleaning)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ def pretrain(params: Config, resume: bool = True) -> None:
     """Train a GPT on the corpus, and keep the weights with the lowest validation loss."""
     application, data = training(FOUNDATION), Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, data, None)
+    samples = partial(application.samples, data=data, evaluate=params.evaluate)
     with training_run(params.train, training_files(data), resume, application.identity(params.train)) as checkpoints:
-        publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints))
+        publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints, samples))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from llm.config import Config, TrainConfig
-from tasks.evaluation.statistics import Wordings
 from tasks.training.setup import TrainingSetup
+
+if TYPE_CHECKING:
+    from tasks.evaluation.statistics import Wordings  # with matplotlib and scipy, which a training can do without
 
 Evidence = tuple[pd.DataFrame, Mapping[tuple[str, str], float]]
 """The answers of a version, and the baseline's mean score in each slice: `("kind", "counting")`."""
@@ -31,6 +33,11 @@ Evidence = tuple[pd.DataFrame, Mapping[tuple[str, str], float]]
 def no_identity(params: TrainConfig) -> dict[str, str]:
     """Parameters and deps say it all."""
     return {}
+
+
+def no_samples(setup: TrainingSetup, data: Path, evaluate: Config) -> list[str]:
+    """Nothing to read."""
+    return []
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ class Training:
     prepare: Callable[..., TrainingSetup]
     """`prepare(params, data, base, workers)`: what is trained, from the `train` section, the dataset's folder, the
     folder of the model that it starts from (None for the foundation) and the workers that share it out."""
+    samples: Callable[[TrainingSetup, Path, Any], list[str]] = no_samples
+    """`samples(setup, data, evaluate)`: texts that people read at each evaluation of a training, from the dataset's
+    folder and the `evaluate` section. They are logged, and change nothing that a training makes."""
     cleaning: str | None = None
     """The module whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
     `INPUTS` and `REQUIREMENTS`, and ships with every version."""
@@ -73,7 +83,7 @@ class Sample:
     """Takes arrays of one length and an `axis`; the same function wherever the metric is the same."""
     columns: tuple[np.ndarray, ...]
     """These arrays; element n is of row n."""
-    wordings: Wordings | None = None
+    wordings: "Wordings | None" = None
     """The wording of each row, where wordings are resampled, too."""
 
     @property

@@ -2,7 +2,8 @@
 
 `card.html` is a file that needs no other; `card.md` is a short text: figures, use and limits. Everything in them is
 read from files of the project, and the same files give the same bytes. People write what a model is for and where its
-limits are, in `tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`), tables (`baselines.csv`, `slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`.
+limits are, in `tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`), tables
+(`baselines.csv`, `slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`.
 
 The card is no part of a version's key: a better card of the same model, evidence and code makes no new version.
 """
@@ -179,7 +180,6 @@ def write_card(
         pictures={_title(path): as_source(path) for path in sorted(evidence.glob("*.svg"))},
         entries=[_entries(evidence / each) for each in ENTRIES if (evidence / each).exists()],
         data=_data(training),
-        loss=as_source(report / "loss.svg") if (report / "loss.svg").exists() else None,
         training=_training(model, training.params, trained, report),
         lineage=_lineage(model, training, evaluation, facts, trained),
     )

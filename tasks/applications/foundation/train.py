@@ -1,7 +1,7 @@
 """The foundation: a GPT that predicts the next token, from scratch or from published weights."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import tiktoken
 import torch
@@ -12,7 +12,7 @@ from llm.dataset import TokenWindows
 from llm.device import choose_compute
 from llm.errors import UserError
 from llm.model.gpt import GPT
-from llm.objectives.language_model import objective
+from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer, same_tokens
 from llm.training.compiled import choose_blocks
 from llm.training.workers import Workers
@@ -38,8 +38,6 @@ class Train(GPTShape, TrainConfig):
     """Updates of the weights; 0 takes published ones as they are."""
     evaluation_batches: int = Field(gt=0)
     """Validation batches an evaluation; the same ones each time."""
-    sample_prompts: tuple[str, ...] = ()
-    """Continued at every evaluation, for people to read."""
 
     def gpt(self, vocabulary_size: int) -> GPTConfig:
         """The model's shape over a tokenizer of `vocabulary_size` tokens."""
@@ -93,13 +91,11 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     compute = choose_blocks(model, compute, params.steps * tokens, model.config.n_embd, **how)
     goal = objective(
         model,
-        encoding,
         params,
         train,
         validation,
         compute,
         evaluation_batches=params.evaluation_batches,
-        prompts=params.sample_prompts,
         first_context_length=params.first_context_length,
         start_counts=not from_scratch,
         workers=workers,
@@ -107,4 +103,11 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
 
 
-TRAINING = Training(objective="language_model", train=Train, prepare=prepare, identity=identity)
+def samples(setup: TrainingSetup, data: Path, evaluate: Any) -> list[str]:
+    """The prompts that the evaluation continues, continued; those that leave no room are left out."""
+    encoding, context = setup.encoding, setup.model.config.context_length
+    prompts = [each for each in evaluate.sample_prompts if 0 < len(encoding.encode_ordinary(each)) < context]
+    return continuations(setup.model, encoding, prompts, tokens=evaluate.sample_tokens, seed=evaluate.seed)
+
+
+TRAINING = Training(objective="language_model", train=Train, prepare=prepare, samples=samples, identity=identity)
