@@ -11,22 +11,23 @@ An application is such a folder, a block under `applications` in params.yaml, an
 llm/objectives where it learns something new.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:  # this door opens without what lies behind it
+    import numpy as np
+    import pandas as pd
 
-from llm.config import Config, TrainConfig
-from tasks.training.setup import TrainingSetup
+    from llm.config import Config, TrainConfig
+    from tasks.evaluation.statistics import Wordings
+    from tasks.training.setup import TrainingSetup
 
-if TYPE_CHECKING:
-    from tasks.evaluation.statistics import Wordings  # with matplotlib and scipy, which a training can do without
-
-Evidence = tuple[pd.DataFrame, Mapping[tuple[str, str], float]]
+Evidence = tuple["pd.DataFrame", Mapping[tuple[str, str], float]]
 """The answers of a version, and the baseline's mean score in each slice: `("kind", "counting")`."""
 
 
@@ -45,7 +46,7 @@ class Training:
     """What is an application's own."""
 
     objective: str
-    """The file of llm/objectives that it learns and answers by; its block in params.yaml names it for DVC."""
+    """The folder of llm/objectives that it learns and answers by; its block in params.yaml names it for DVC."""
     train: type[TrainConfig]
     """Its `train` section in params.yaml."""
     prepare: Callable[..., TrainingSetup]
@@ -83,7 +84,7 @@ class Sample:
     """Takes arrays of one length and an `axis`; the same function wherever the metric is the same."""
     columns: tuple[np.ndarray, ...]
     """These arrays; element n is of row n."""
-    wordings: "Wordings | None" = None
+    wordings: Wordings | None = None
     """The wording of each row, where wordings are resampled, too."""
 
     @property
