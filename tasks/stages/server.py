@@ -89,7 +89,7 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
         settings = get_current_settings().to_environment_variables(exclude_unset=True)
         environment = {**os.environ, **settings, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
         server = subprocess.Popen(
-            [sys.executable, "-m", "tasks.stages.lifeline", *command],
+            [sys.executable, "-m", "tasks.stages.parent_death", *command],
             env=environment,
             process_group=0,
             stdin=subprocess.DEVNULL,
