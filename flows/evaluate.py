@@ -19,7 +19,7 @@ from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.command import stage_command
 from tasks.stages.hashes import md5_of
-from tasks.stages.params import evaluation_stage, load_application, model_names, training_report
+from tasks.stages.params import evaluation_stage, load_evaluation, model_names, training_report
 from tasks.stages.server import artifact_key
 from tasks.training.setup import split_file
 
@@ -49,4 +49,4 @@ def evaluate(name: str, params: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(evaluate, load_application, model_names, "model", evaluation_stage))
+    sys.exit(stage_command(evaluate, load_evaluation, model_names, "model", evaluation_stage))

@@ -9,7 +9,7 @@ from prefect import flow
 from llm.config import Config
 from tasks.applications import training
 from tasks.stages.command import stage_command
-from tasks.stages.params import application_names, load_application
+from tasks.stages.params import application_names, load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import training_files
@@ -27,4 +27,4 @@ def finetune(name: str, params: Config, resume: bool = True) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(finetune, load_application, application_names, "application"))
+    sys.exit(stage_command(finetune, load_training, application_names, "application"))

@@ -9,7 +9,7 @@ from prefect import flow
 from llm.config import Config
 from tasks.applications import training
 from tasks.stages.command import stage_command
-from tasks.stages.params import FOUNDATION, load_application
+from tasks.stages.params import FOUNDATION, load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import training_files
@@ -26,4 +26,4 @@ def pretrain(params: Config, resume: bool = True) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(pretrain, partial(load_application, FOUNDATION)))
+    sys.exit(stage_command(pretrain, partial(load_training, FOUNDATION)))

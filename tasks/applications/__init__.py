@@ -36,7 +36,7 @@ def no_identity(params: TrainConfig) -> dict[str, str]:
     return {}
 
 
-def no_samples(setup: TrainingSetup, data: Path, evaluate: Config) -> list[str]:
+def no_samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
     """Nothing to read."""
     return []
 
@@ -52,9 +52,9 @@ class Training:
     prepare: Callable[..., TrainingSetup]
     """`prepare(params, data, base, workers)`: what is trained, from the `train` section, the dataset's folder, the
     folder of the model that it starts from (None for the foundation) and the workers that share it out."""
-    samples: Callable[[TrainingSetup, Path, Any], list[str]] = no_samples
+    samples: Callable[[TrainingSetup, Path, Mapping[str, Any]], list[str]] = no_samples
     """`samples(setup, data, evaluate)`: texts that people read at each evaluation of a training, from the dataset's
-    folder and the `evaluate` section. They are logged, and change nothing that a training makes."""
+    folder and the `evaluate` section as it is written. They are logged, and change nothing that a training makes."""
     cleaning: str | None = None
     """The module whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
     `INPUTS` and `REQUIREMENTS`, and ships with every version."""

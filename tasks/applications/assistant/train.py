@@ -1,5 +1,6 @@
 """The assistant: answers instructions, some of them with an input or after other turns."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops), finish=lambda: told)
 
 
-def samples(setup: TrainingSetup, data: Path, evaluate: Any) -> list[str]:
+def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
     """Some questions of the validation split with the model's answers."""
     table = pd.read_parquet(split_file(data, "validation")).sample(frac=1, random_state=1)
     return shown_answers(setup.model, setup.encoding, questions_of(table), setup.compute)

@@ -1,5 +1,6 @@
 """The foundation: a GPT that predicts the next token, from scratch or from published weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ from tasks.applications import Training
 from tasks.training.setup import Throughput, TrainingSetup
 
 SCRATCH = "scratch"
+SAMPLE_TOKENS = 40
 
 
 class Train(GPTShape, TrainConfig):
@@ -103,11 +105,13 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
 
 
-def samples(setup: TrainingSetup, data: Path, evaluate: Any) -> list[str]:
+def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
     """The prompts that the evaluation continues, continued; those that leave no room are left out."""
     encoding, context = setup.encoding, setup.model.config.context_length
-    prompts = [each for each in evaluate.sample_prompts if 0 < len(encoding.encode_ordinary(each)) < context]
-    return continuations(setup.model, encoding, prompts, tokens=evaluate.sample_tokens, seed=evaluate.seed)
+    written = evaluate.get("sample_prompts")
+    prompts = [str(each) for each in written] if isinstance(written, list) else []
+    prompts = [each for each in prompts if 0 < len(encoding.encode_ordinary(each)) < context]
+    return continuations(setup.model, encoding, prompts, tokens=SAMPLE_TOKENS, seed=1)
 
 
 TRAINING = Training(objective="language_model", train=Train, prepare=prepare, samples=samples, identity=identity)

@@ -9,7 +9,7 @@ V vocabulary.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -303,7 +303,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     )
 
 
-def samples(setup: TrainingSetup, data: Path, evaluate: Any) -> list[str]:
+def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
     """Some questions of the validation split with the model's answers."""
     table = pd.read_parquet(split_file(data, "validation"))
     return shown_answers(setup.model, setup.encoding, questions_of(table), setup.compute)

@@ -29,7 +29,7 @@ from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder
 from tasks.stages.lock import FINISHED, KEEP
-from tasks.stages.params import load_application
+from tasks.stages.params import load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.interrupted import interrupted, main, remove
 from tasks.training.progress import KEPT, log_checkpoint
@@ -275,7 +275,7 @@ def test_pretraining_twice_writes_the_same_bytes_and_what_it_says_is_true(stage,
 
     train = SMALL | {"seed": 1, "learning_rate": 3e-2}
     change_params(Path(), {"foundation": {"train": train, "evaluate": {"sample_prompts": ["the cat", ""]}}})
-    params, made = load_application("foundation"), []
+    params, made = load_training("foundation"), []
     for _ in range(2):
         pretrain(params)
         made.append({**files(Path("models/foundation")), **files(REPORT)})
