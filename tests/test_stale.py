@@ -62,6 +62,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/data/published.py": [*PREPROCESS, *LOAD, "pretrain"],
     "tasks/data/mail.py": PREPROCESS + EVALUATE,
     "tasks/data/splits.py": PREPROCESS,
+    "tasks/data/formats/mails.py": PREPROCESS,  # any dataset may read any form
     "tasks/data/drift.py": [],
     "tasks/datasets/emails.py": ["preprocess@emails"],
     "tasks/stages/command.py": [],
@@ -116,7 +117,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         **dict.fromkeys(FETCHING, "published weights are checked against a hash"),
     },
     "flows.finetune": {
-        "llm/generation/*": "samples are shown and logged, and in no out",
+        "llm/generation/*": "samples are shown and logged, and in no out; preference tuning: docs/pipeline.md",
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {
