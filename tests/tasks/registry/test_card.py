@@ -218,6 +218,6 @@ def test_a_version_has_its_card_and_a_better_card_makes_no_version(project, monk
     assert ["training run in MLflow", training.info.run_id] in lineage
     assert ["made: models/classifier", version.tags["threestage.model"]] in lineage
     assert ["key of this version", version.tags["threestage.key"]] in lineage
-    Path("tasks/applications").mkdir()
+    Path("tasks/applications/classifier").mkdir(parents=True)
     Path("tasks/applications/classifier/card.md").write_text("## What it is for\n\nMail.\n")
     assert register_model("classifier") == "1"
