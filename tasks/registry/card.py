@@ -186,7 +186,6 @@ def write_card(
         pictures={_title(path): as_source(path) for path in sorted(evidence.glob("*.svg"))},
         entries=[_entries(evidence / each) for each in ENTRIES if (evidence / each).exists()],
         data=_data(training),
-        loss=as_source(report / "loss.svg") if (report / "loss.svg").exists() else None,
         training=_training(model, training.params, trained, report),
         lineage=_lineage(model, training, evaluation, facts, trained),
     )

@@ -18,7 +18,7 @@ import psutil
 
 from llm.errors import UserError
 from tasks.registry.git import git, git_output
-from tasks.stages import lifeline
+from tasks.stages import parent_death
 from tasks.stages.graph import remote, stop
 from tasks.stages.hashes import PREFIX, md5_of
 from tasks.stages.libraries import FILE, write_libraries
@@ -78,7 +78,7 @@ class Worktree:
             "MLFLOW_TRACKING_URI": f"sqlite:///{self.scratch / 'mlflow.db'}",
             **(environment or {}),
         }
-        command = [sys.executable, "-P", lifeline.__file__, sys.executable, "-m", "dvc", *arguments, "--quiet"]
+        command = [sys.executable, "-P", parent_death.__file__, sys.executable, "-m", "dvc", *arguments, "--quiet"]
         dvc = psutil.Popen(command, cwd=self.project, env=variables, stdin=subprocess.DEVNULL, process_group=0)
         try:
             return dvc.wait()

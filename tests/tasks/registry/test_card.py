@@ -20,7 +20,7 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 TRAINING = Hashes(
     {"applications.mail.train": {"seed": 7, "lora": None, "rate": 1e-05, "names": ["a|b"]}, "torch": "2.13.0"},
     {"data/processed/emails": "d1.dir", "models/foundation": "b1.dir", "llm/model": "c1.dir"},
-    {"models/mail": "m1.dir", "reports/training/mail/loss.svg": "l1"},
+    {"models/mail": "m1.dir", "reports/training/mail/curves.csv": "l1"},
 )
 EVALUATION = Hashes({}, {"models/mail": "m1.dir", "data/behavioural": "h1.dir"}, {"reports/evaluation/mail": "e1"})
 FACTS = {"git.commit": "0123abc", "uncommitted": "", "run.training": "none", "key": "k1"}
@@ -64,7 +64,6 @@ def mail(tmp_path, monkeypatch):
         "models/mail/config.json": json.dumps({"objective": "classifier", "gpt": {"n_layer": 2}}),
         "reports/quality/emails/validation.json": json.dumps(report),
         "reports/training/mail/metrics.json": json.dumps({"train_loss": 0.25, "steps": 280}),
-        "reports/training/mail/loss.svg": SVG,
         "reports/evaluation/mail/evidence/roc.svg": SVG,
         "reports/evaluation/mail/evidence/roc.csv": "x,y\n0,1\n",
         "reports/evaluation/mail/evidence/slices.csv": f"by,slice,rows,share,none\n{slices}\n",
@@ -131,7 +130,7 @@ def test_a_card_says_what_its_files_say(written):
     assert rows(section(page, "Lineage")) == [
         ["git commit at registration", "0123abc"], ["not in git", "nothing"], ["training run in MLflow", "none"],
         ["git commit of that run", "not known here"], ["key of this version", "k1"],
-        ["made: models/mail", "m1.dir"], ["made: reports/training/mail/loss.svg", "l1"],
+        ["made: models/mail", "m1.dir"], ["made: reports/training/mail/curves.csv", "l1"],
         ["made: reports/evaluation/mail", "e1"], ["from: data/processed/emails", "d1.dir"],
         ["from: models/foundation", "b1.dir"], ["from: data/behavioural", "h1.dir"],
     ]  # fmt: skip
@@ -164,7 +163,7 @@ def test_hostile_text_is_text_in_the_card(written):
     assert f"3 | {ATTACK}" in [cell.get_text() for cell in page.find_all("td")]
     assert not page.find_all(["script", "a"])
     assert {image["src"].split(",")[0] for image in page.find_all("img")} == {"data:image/svg+xml;base64"}
-    assert len(page.find_all("img")) == 2
+    assert len(page.find_all("img")) == 1
 
 
 def test_what_was_not_in_git_and_what_nobody_wrote_down_is_said(written, monkeypatch):
