@@ -30,8 +30,8 @@ IGNORED = "mlflow.db*\n.threestage/\n.prefect/\nmlartifacts/\ntmp/\nremote/\n__p
 def enter(folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a copy of a project, with its store."""
     monkeypatch.chdir(shutil.copytree(folder, place, dirs_exist_ok=True, symlinks=True))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
     mlflow.set_tracking_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
     configure_tracking()  # the store has moved
 
 
