@@ -131,7 +131,7 @@ def test_an_address_is_removed_under_its_name_and_others_stay(webhook) -> None:
     assert remove("me") == "me gets no messages any more"
     assert titles() == {f"threestage: {kind} to team" for kind in messages()}
     with pytest.raises(
-        UserError, match=r"there is no address me; Prefect's page Automations lists those that there are"
+        UserError, match="there is no address me; Prefect's page Automations lists those"
     ):
         remove("me")
 

@@ -13,11 +13,10 @@ from tempfile import TemporaryDirectory
 import mlflow
 import pandas as pd
 import pytest
-import small_models
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 from projects import ROOT
-from small_models import TEXT
+from small_models import TEXT, write_model
 
 from tasks.registry.record import Record, read_record, write_record
 from tasks.registry.tracking import configure_tracking
@@ -36,12 +35,6 @@ LOGGED = {
     "foundation": {"bits_per_byte": 5.0, "bits_per_byte_low": 4.5, "bits_per_byte_high": 5.5}
     | {"baseline_bits_per_byte": 5.2, "ppmd_bits_per_byte": 5.3},
 }
-
-
-def write_model(folder: Path, model: str, seed: int) -> Path:
-    """A smaller model folder still; the foundation's context is less than a piece of text has."""
-    context = 64 if model == "foundation" else 256
-    return small_models.write_model(folder, model, seed, context_length=context, n_layer=1)
 
 
 def ship(folder: Path, changed: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -197,16 +190,14 @@ def reviewed(tmp_path_factory, reviewed_files) -> Path:
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory, reviewed_files) -> Path:
-    """A project with versions that can be loaded: two of the classifier, of which one answers with the names of the
-    environment variables that it sees and the other ships no code, and two of the foundation."""
+    """A project with versions of the classifier that can be loaded: one answers with the names of the environment
+    variables that it sees, the other ships no code."""
     folder = shutil.copytree(reviewed_files, tmp_path_factory.mktemp("shipped"), dirs_exist_ok=True)
     with inside(folder):
-        weights = write_model(folder / "made/classifier", "classifier", 3)
+        weights = write_model(folder / "made/classifier", "classifier", 3, context_length=256, n_layer=1)
         seen = ("labels[label], **{", "' '.join(__import__('os').environ), **{")
         register("classifier", weights, changed={"llm/objectives/classifier.py": seen})
         register("classifier", weights, bare=True)
-        for number in (1, 2):
-            register("foundation", write_model(folder / f"made/foundation-{number}", "foundation", number))
     return folder
 
 

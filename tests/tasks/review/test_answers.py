@@ -1,15 +1,21 @@
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pandas as pd
 import pytest
+import tiktoken
+import torch
 
 from llm.errors import UserError
+from llm.model.gpt import GPT
 from llm.objectives import load_for_inference
 from llm.objectives.classifier import serve
+from llm.tokenizer import end_of_text
 from tasks.applications.classifier import review
 from tasks.review.answers import NoAnswerError, answers
+from tasks.review.ask import answer
 from tests.tasks.review.conftest import enter
 
 pytestmark = pytest.mark.slow
@@ -79,3 +85,22 @@ def test_a_process_that_is_killed_from_outside_says_nothing_about_the_version_ei
     with pytest.raises(UserError, match=r"signal \d+ ended its process") as raised:
         answers(NAME, SEES_ENVIRONMENT, ROW)
     assert isinstance(raised.value, NoAnswerError) == of_the_version
+
+
+def bits(model: GPT, encoding: tiktoken.Encoding, text: str) -> float:
+    """The bits in which a model writes a text: of each token's chance, in windows of the model's context."""
+    tokens, found, context = [end_of_text(encoding), *encoding.encode_ordinary(text)], 0.0, model.config.context_length
+    for first in range(0, len(tokens) - 1, context):
+        part = torch.tensor(tokens[first : first + context + 1])
+        with torch.inference_mode():
+            chances = model(part[None, :-1])[0].double().softmax(-1)
+        found -= chances[range(len(part) - 1), part[1:]].log2().sum().item()
+    return found
+
+
+def test_a_foundation_is_asked_for_the_bits_in_which_it_writes_a_text(make_gpt, encoding):
+    model, texts = make_gpt(), ["the cat sat on the mat . " * 9, "a bird"]
+    assert len(encoding.encode_ordinary(texts[0])) > model.config.context_length
+    loaded = SimpleNamespace(unwrap_python_model=lambda: SimpleNamespace(model=model, encoding=encoding))
+    found = answer(loaded, "bits", [{"text": text} for text in texts], {})
+    assert [each["bits"] for each in found] == pytest.approx([bits(model, encoding, text) for text in texts], rel=1e-4)
