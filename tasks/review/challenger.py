@@ -131,22 +131,19 @@ def review_challenger(model: str) -> Reviewed | str:
 
 def _review(model: str, number: str, champion: str | None, again: bool) -> Reviewed:
     """The earlier review of the same pair with the same gates, or a new one."""
-    pair = {"challenger": number, "champion": champion, "params": _gates_in_params(model)}
+    bounds = load_application(model).review
+    pair = {"challenger": number, "champion": champion, "params": bounds.model_dump(mode="json")}
     version = MlflowClient().get_model_version(registered_name(model), number)
     earlier = None if again else _earlier(version, pair)
     if earlier:
         gates, judged = tuple(Gate(**gate) for gate in earlier["gates"]), earlier["verdict"]
         return Reviewed(model, number, champion, gates, judged, _address(version))
     comparison = compare(model, number, champion)
-    gates = tuple(check(comparison, load_application(model).review))
+    gates = tuple(check(comparison, bounds))
     reviewed = Reviewed(model, number, champion, gates, verdict(comparison, gates), _address(version), new=True)
     _publish(reviewed, comparison, pair)
     compared(model, number, champion, reviewed.failed, reviewed.unknown)
     return reviewed
-
-
-def _gates_in_params(model: str) -> dict[str, Any]:
-    return json.loads(load_application(model).review.model_dump_json())
 
 
 def _earlier(version: ModelVersion, pair: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """What a version was made from, and what of that changed since the champion: commits, parameters, data and models."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,34 +43,24 @@ class Origin:
         return self.run.data.params if self.run else {}
 
     @property
-    def splits(self) -> dict[str, str]:
-        """Rows and digest of each split that its run names as an input."""
-        splits = {}
-        for each in self.run.inputs.dataset_inputs if self.run and self.run.inputs else ():
-            context = next((tag.value for tag in each.tags if tag.key == MLFLOW_DATASET_CONTEXT), each.dataset.name)
-            rows = json.loads(each.dataset.profile or "{}").get("num_rows")
-            splits[context] = f"{rows} rows, {each.dataset.digest}" if rows else each.dataset.digest
-        return dict(sorted(splits.items()))
-
-    @property
     def test_rows(self) -> object:
         """What identifies the rows that it was evaluated on; None where that is not known.
 
-        That is the test split, or the whole dataset where no split is known, and other data such as hand-written mails.
+        That is the digest of the test split, or the hash of the dataset where its run names no split, and other data
+        such as hand-written mails.
         """
         data = {path: md5 for path, md5 in self.record.hashes.deps.items() if path.startswith("data/")}
         other = {path: md5 for path, md5 in data.items() if not path.startswith("data/processed/")}
-        return (split, other) if (split := self.splits.get("test")) else data or None
+        for each in self.run.inputs.dataset_inputs if self.run and self.run.inputs else ():
+            if "test" in (tag.value for tag in each.tags if tag.key == MLFLOW_DATASET_CONTEXT):
+                return each.dataset.digest, other
+        return data or None
 
     @property
     def data(self) -> dict[str, str]:
-        """Splits, data and models by name, with their hashes."""
-        hashes = self.record.hashes
-        return {
-            **{f"split {name}": text for name, text in self.splits.items()},
-            **{f"from {path}": md5 for path, md5 in sorted(hashes.deps.items())},
-            **{f"made {path}": md5 for path, md5 in sorted(hashes.outs.items())},
-        }
+        """Data and models by name, with their hashes."""
+        kinds = {"from": self.record.hashes.deps, "made": self.record.hashes.outs}
+        return {f"{kind} {path}": md5 for kind, paths in kinds.items() for path, md5 in sorted(paths.items())}
 
 
 def origin(version: ModelVersion) -> Origin:

@@ -37,6 +37,7 @@ CHECKED = 16  # rows that a challenger answers again
 EVIDENCE = "evaluation/evidence"  # among the artifacts of a version's run
 
 Logged = Mapping[str, float]
+Ask = Callable[[ModelVersion, pd.DataFrame], tuple[pd.DataFrame, float]]
 
 logger = logging.getLogger(__name__)
 
@@ -158,48 +159,59 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
 
 
 def _with_answers(
-    found: Comparison, form: Review, data: Path, logged: Logged, its_logged: Logged, same_test: bool,
-    ask: Callable[[ModelVersion, pd.DataFrame], tuple[pd.DataFrame, float]],
-) -> Comparison:  # fmt: skip
+    found: Comparison, form: Review, data: Path, logged: Logged, its_logged: Logged, same_test: bool, ask: Ask
+) -> Comparison:
     """The comparison with both versions' answers to the test rows of `data` that the champion did not learn."""
-    rows, champion = form.rows(data), found.champion
+    rows, champion, its = form.rows(data), found.champion, None
     if rows.empty:
         raise UserError(f"{data}: its test split has no rows; run `dvc repro preprocess@{data.name}`")
     _check_data(found.challenger, data.name)
     learned = _learned(champion, data) if champion and not same_test else []
-    table, baseline = _read_evidence(form, found.challenger, rows) or (None, {})
-    ask_all = table is None and champion is not None
+    mine, baseline, found = _challengers(found, form, rows, ask)
+    if mine is None:
+        return found
+    own, pair = form.measure(rows.loc[mine.index], mine), None
+    if champion:
+        rows = rows[~rows["id"].isin(learned or [])]
+        found = replace(found, learned=None if learned is None else len(learned))
+        its, found = _champions(found, form, rows, same_test, ask)
+    index = rows.index.intersection(mine.index)
+    if its is not None:
+        index = index.intersection(its.index)
+        its = its.loc[index]
+        pair = form.measure(rows.loc[index], mine.loc[index]), form.measure(rows.loc[index], its)
+    found = replace(found, metrics=metrics_of(logged, its_logged, own, pair))
+    return _with_rows(found, form, rows.loc[index], mine.loc[index], its, {} if learned else baseline)
+
+
+def _challengers(
+    found: Comparison, form: Review, rows: pd.DataFrame, ask: Ask
+) -> tuple[pd.DataFrame | None, Mapping[tuple[str, str], float], Comparison]:
+    """The challenger's answers, None where its evaluation's metrics are all that there is; the baseline's slices; and
+    the comparison with what it answered now."""
+    mine, baseline = _read_evidence(form, found.challenger, rows) or (None, {})
+    ask_all = mine is None and found.champion is not None
     asked = rows if ask_all else rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
     try:
         now, seconds = ask(found.challenger, asked)
     except NoAnswerError as error:
-        return replace(found, failed=str(error), incomparable=str(error) if champion else "")
-    found = replace(found, checked=len(asked), seconds={"challenger": seconds})
-    if table is not None:
-        found = replace(found, agreed=_agreed(form, asked, now, table))
-    elif ask_all:
-        table = now
-    else:  # the evaluation's metrics are all that there is
-        return found
-    own, pair, its_table = form.measure(rows.loc[table.index], table), None, None
-    rows = rows[~rows["id"].isin(learned or [])]
-    if champion:
-        found = replace(found, learned=None if learned is None else len(learned))
-        try:
-            if same_test and (evidence := _read_evidence(form, champion, rows)):
-                its_table = evidence[0]
-            else:
-                its_table, seconds = ask(champion, rows)
-                found = replace(found, seconds={**found.seconds, CHAMPION: seconds})
-        except NoAnswerError as error:
-            found = replace(found, incomparable=str(error))
-    rows = rows.loc[[n for n in rows.index if all(n in each.index for each in (table, its_table) if each is not None)]]
-    table = table.loc[rows.index]
-    if its_table is not None:
-        its_table = its_table.loc[rows.index]
-        pair = form.measure(rows, table), form.measure(rows, its_table)
-    found = replace(found, metrics=metrics_of(logged, its_logged, own, pair))
-    return _with_rows(found, form, rows, table, its_table, {} if learned else baseline)
+        return None, {}, replace(found, failed=str(error), incomparable=str(error) if found.champion else "")
+    agreed = None if mine is None else _agreed(form, asked, now, mine)
+    found = replace(found, checked=len(asked), agreed=agreed, seconds={"challenger": seconds})
+    return (now if ask_all else mine), baseline, found
+
+
+def _champions(
+    found: Comparison, form: Review, rows: pd.DataFrame, same_test: bool, ask: Ask
+) -> tuple[pd.DataFrame | None, Comparison]:
+    """The champion's answers, None where it gives none; and the comparison with the time or the reason."""
+    if same_test and (evidence := _read_evidence(form, found.champion, rows)):
+        return evidence[0], found
+    try:
+        its, seconds = ask(found.champion, rows)
+    except NoAnswerError as error:
+        return None, replace(found, incomparable=str(error))
+    return its, replace(found, seconds={**found.seconds, CHAMPION: seconds})
 
 
 def version_of(name: str, number: str) -> ModelVersion:

@@ -12,9 +12,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from llm.files import read_text, write_atomic
 from tasks.registry.figures import lower_is_better
-from tasks.registry.git import git_text
 from tasks.registry.markup import as_source, first_entries, number, plain, render, signed
-from tasks.review.changes import HASH, Origin, changed, changed_code, origin
+from tasks.review.changes import changed, changed_code, origin
 from tasks.review.comparison import EVIDENCE, Comparison
 from tasks.review.gates import Gate
 from tasks.review.metrics import CHAMPION
@@ -80,7 +79,6 @@ def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how:
     slices = sorted(
         comparison.slices, key=lambda each: each.difference.value * each.rows if compared else each.challenger
     )
-    different = [each for each in slices if not compared or each.difference.value]
     passed = {gate.passed for gate in gates}
     with TemporaryDirectory() as downloads:
         files = {who: _files(version, Path(downloads, who)) for who, version in versions.items()}
@@ -94,14 +92,14 @@ def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how:
             marks=MARKS,
             state="bad" if False in passed else "open" if None in passed else "good",
             verdict=verdict(comparison, gates),
-            made=_made(comparison.challenger, after),
+            registered=datetime.fromtimestamp(comparison.challenger.creation_timestamp / 1000, UTC),
+            user=after.run.data.tags.get(MLFLOW_USER) if after.run else None,
             how=how,
             figures=names[:FIGURES],
             other_metrics=names[FIGURES:],
             lower_better=lower_is_better,
-            slices=different,
+            slices=slices,
             shown_slices=SLICES,
-            same=[f"{each.by} {each.name}" for each in slices if each not in different],
             shown_rows=ROWS,
             origins=origins,
             code=changed_code(before.commit, after.commit) if before else None,
@@ -120,17 +118,6 @@ def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how:
             },
         )
     write_atomic(folder / "review.html", page)
-
-
-def _made(version: ModelVersion, origin: Origin) -> str:
-    """When, by whom and from which commit a version was registered, as far as that is known."""
-    user, commit = origin.run.data.tags.get(MLFLOW_USER) if origin.run else None, origin.commit
-    when = f"Registered {datetime.fromtimestamp(version.creation_timestamp / 1000, UTC):%Y-%m-%d %H:%M} UTC"
-    by, at = f" by {user}" if user else "", ""
-    if HASH.fullmatch(commit):
-        subject = git_text("log", "-1", "--format=%s", commit, "--")
-        at = f", from commit {commit[:10]}" + (f": {subject}" if subject else "")
-    return f"{when}{by}{at}."
 
 
 def _files(version: ModelVersion, folder: Path) -> dict[str, Path]:
