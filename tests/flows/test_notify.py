@@ -130,9 +130,7 @@ def test_an_address_is_removed_under_its_name_and_others_stay(webhook) -> None:
     assert titles() == {f"threestage: {kind} to {name}" for kind in messages() for name in ("team", "me")}
     assert remove("me") == "me gets no messages any more"
     assert titles() == {f"threestage: {kind} to team" for kind in messages()}
-    with pytest.raises(
-        UserError, match="there is no address me; Prefect's page Automations lists those"
-    ):
+    with pytest.raises(UserError, match="there is no address me; Prefect's page Automations lists those"):
         remove("me")
 
 
