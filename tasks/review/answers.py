@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from llm.c_library import cache_folder
 from llm.errors import UserError
 from tasks.registry.server import is_missing, server_errors
-from tasks.stages import lifeline
+from tasks.stages import parent_death
 
 ASK = Path(__file__).with_name("ask.py")
 WITHIN = 3600.0  # seconds for all rows
@@ -87,7 +87,7 @@ def _run(program: list[str], uri: str, folder: Path, within: float) -> None:
     python = [sys.executable, "-P"]
     try:
         done = subprocess.run(
-            [*python, lifeline.__file__, *python, *program],
+            [*python, parent_death.__file__, *python, *program],
             cwd=folder,
             env=environment(folder),
             stdout=subprocess.DEVNULL,

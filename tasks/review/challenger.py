@@ -16,12 +16,12 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.registry.decide import APPROVED, BY, CHAMPION, WHY, WHY_LENGTH, compared, settle, standing
+from tasks.registry.decide import WHY_LENGTH, compared, model_state, settle
 from tasks.registry.events import WAITS, emit, version_page
 from tasks.registry.markup import plain
-from tasks.registry.register import REJECTED, STATE, registered_name
 from tasks.registry.server import is_server, without_secret
 from tasks.registry.tracking import server_errors, tracking_uri
+from tasks.registry.versions import APPROVED, BY, CHAMPION, REJECTED, STATE, WHY, registered_name
 from tasks.review.comparison import Comparison, compare
 from tasks.review.gates import Gate, check
 from tasks.review.page import MARKS, summary, verdict, write_page
@@ -80,7 +80,7 @@ class Reviewed:
     @property
     def ways(self) -> list[str]:
         """The ways in which a person can decide, a line of Markdown each."""
-        line, which, now = "python -m flows.review", f"{self.model}/{self.version}", standing(self.model)
+        line, which, now = "python -m flows.review", f"{self.model}/{self.version}", model_state(self.model)
         despite = now.despite(now.champion) if now.champion else ()
         return [
             *([f"Champion {now.champion} was approved despite {', '.join(despite)}."] if despite else []),
@@ -108,7 +108,7 @@ def review_challenger(model: str) -> Reviewed | str:
     and where the champion moved meanwhile.
     """
     with exclusive(f"{FOLDER}/{model}"):
-        now = standing(model)
+        now = model_state(model)
         version, champion = now.challenger, f"version {now.champion} is champion" if now.champion else "no champion"
         if not now.state_of:
             return "no version yet: `make run` makes one"
@@ -121,7 +121,7 @@ def review_challenger(model: str) -> Reviewed | str:
                 return _review(model, version, now.champion, again=not same)
         except (UserError, MlflowException):
             settle(model)
-            now = standing(model)
+            now = model_state(model)
             if version not in now.state_of:
                 return f"version {version} was deleted meanwhile: its review ends"
             if (ended := now.last(version)) in (None, before) or ended.event == "compared":

@@ -121,10 +121,8 @@ def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how:
 
 
 def _files(version: ModelVersion, folder: Path) -> dict[str, Path]:
-    """The evaluation's pictures and samples, and the picture of the training's loss, by name."""
-    files = {}
-    for path in (EVIDENCE, "training"):
-        if version.run_id and MlflowClient().list_artifacts(version.run_id, path):
-            place = {"run_id": version.run_id, "artifact_path": path, "dst_path": str(folder)}
-            files |= {file.name: file for file in Path(mlflow.artifacts.download_artifacts(**place)).iterdir()}
-    return files
+    """The evaluation's evidence, by name."""
+    if not version.run_id or not MlflowClient().list_artifacts(version.run_id, EVIDENCE):
+        return {}
+    place = {"run_id": version.run_id, "artifact_path": EVIDENCE, "dst_path": str(folder)}
+    return {file.name: file for file in Path(mlflow.artifacts.download_artifacts(**place)).iterdir()}

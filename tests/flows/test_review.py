@@ -25,7 +25,7 @@ from flows.form import decided_elsewhere
 from flows.review import NotReviewedError, review
 from llm.errors import UserError
 from tasks.applications.classifier.review import rows
-from tasks.registry.decide import approve, compared, history, reject, settle, standing
+from tasks.registry.decide import approve, compared, history, model_state, reject, settle
 from tasks.registry.events import WAITS
 from tasks.review import comparison
 from tasks.review.challenger import Reviewed, review_challenger
@@ -87,7 +87,7 @@ def change_gates(project, **gates):
 
 
 def aliases():
-    now = standing("classifier")
+    now = model_state("classifier")
     return now.champion, now.previous, now.challenger
 
 
@@ -340,7 +340,7 @@ def test_where_nobody_answers_in_time_it_stays_pending_and_the_run_ends_well(pro
     assert reviewed(wait_minutes=0.01)["classifier"].startswith("version 2 waits for a decision\n")
     run = newest(client)
     assert (run.name, run.state.name) == ("review: classifier 2 waits", "Completed")
-    assert standing("classifier").state_of["2"] == "pending"
+    assert model_state("classifier").state_of["2"] == "pending"
 
 
 def test_a_run_that_is_cancelled_while_it_waits_ends_so(project, client):
@@ -351,7 +351,7 @@ def test_a_run_that_is_cancelled_while_it_waits_ends_so(project, client):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert newest(client).state.name == "Cancelled"
-    assert standing("classifier").state_of["2"] == "pending"
+    assert model_state("classifier").state_of["2"] == "pending"
 
 
 # ---- the command line
@@ -400,7 +400,7 @@ def test_the_other_models_are_reviewed_and_printed_where_one_can_not_be(project,
     code, shown, error = line("classifier", "assistant")
     assert (code, shown) == (1, f"assistant: {none}\n")
     assert error.splitlines()[-1].startswith("error: classifier: ")
-    assert standing("classifier").state_of["2"] == "rejected"
+    assert model_state("classifier").state_of["2"] == "rejected"
 
 
 def test_a_version_that_is_not_the_challenger_can_be_named(project, line):

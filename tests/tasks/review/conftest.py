@@ -196,7 +196,7 @@ def shipped(tmp_path_factory, reviewed_files) -> Path:
     with inside(folder):
         weights = write_model(folder / "made/classifier", "classifier", 3, context_length=256, n_layer=1)
         seen = ("labels[label], **{", "' '.join(__import__('os').environ), **{")
-        register("classifier", weights, changed={"llm/objectives/classifier.py": seen})
+        register("classifier", weights, changed={"llm/objectives/classifier/__init__.py": seen})
         register("classifier", weights, bare=True)
     return folder
 
