@@ -31,7 +31,9 @@ class Bounds(Config):
     """Bounds of what an evaluation measures, by the names of its metrics."""
 
     at_least: dict[str, float] = Field({})
+    """Metrics that may not be lower."""
     at_most: dict[str, float] = Field({})
+    """Metrics that may not be higher."""
 
 
 class Gates(Bounds):
