@@ -70,7 +70,13 @@ cli = typer.Typer(
 )
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="By name its champion, else its challenger; or NAME@ALIAS, NAME/VERSION.")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="By name its champion, else its challenger; or NAME@ALIAS, NAME/VERSION. By default the "
+        "first that can do this.",
+    ),
 ]
 
 
@@ -191,7 +197,7 @@ def _check_store() -> None:
 
 
 @contextmanager
-def _loaded(model: str) -> Iterator["Loaded"]:
+def _loaded(model: str | None, capability: str) -> Iterator["Loaded"]:
     """A version to ask one thing at a time. Raises UserError where there is none."""
     _check_store()
     from app.settings import Settings
@@ -200,7 +206,7 @@ def _loaded(model: str) -> Iterator["Loaded"]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     versions = Versions(Settings(rows=1, queue=1))  # one may wait for one that was stopped to leave
     try:
-        yield versions.get(model)
+        yield versions.get(model, capability)
     finally:
         with _undisturbed():  # Python must not end under a thread that computes
             versions.close(0)
@@ -218,7 +224,7 @@ def _undisturbed() -> Iterator[None]:
 @cli.command()
 def chat(
     question: Annotated[list[str] | None, typer.Argument(help="What to ask; without it, stdin asks.")] = None,
-    model: Model = "assistant",
+    model: Model = None,
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest words.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
@@ -231,7 +237,9 @@ def chat(
     question of its own.
     """
     conversation = not question and sys.stdin.isatty()
-    with _loaded(model) as loaded:
+    from llm.objectives import CHAT
+
+    with _loaded(model, CHAT) as loaded:
         from app.errors import RequestError
         from app.terminal_chat import answer, piped_questions, typed_questions
         from llm.chat import Message
@@ -265,7 +273,7 @@ def classify(
     files: Annotated[
         list[str], typer.Argument(help="Messages, mailboxes (mbox), texts, tables of mails, or - for one on stdin.")
     ],
-    model: Model = "classifier",
+    model: Model = None,
     explain: Annotated[int, typer.Option(min=0, max=100, help="So many words that moved each decision most.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -275,14 +283,12 @@ def classify(
     such as ham and spam, the number is the probability of the second. A mail gets that label above a threshold, which
     was chosen on validation and need not be one half: the first line on stderr names it, and so does --json.
     """
-    from app.classifying import AT_ONCE, verdicts_of
+    from app.api.classify import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
-    from llm.objectives.classifier import Classifier
+    from llm.objectives import CLASSIFY
 
     failed = False
-    with _loaded(model) as loaded:
-        if not isinstance(loaded.model, Classifier):
-            raise UserError(f"{loaded.named} is no classifier; --model names one")
+    with _loaded(model, CLASSIFY) as loaded:
         limit = loaded.model.config.threshold
         threshold = {} if limit is None else {"threshold": limit}
         label = loaded.model.config.labels[-1]
@@ -359,8 +365,10 @@ def serve(
 ) -> None:
     """Serve champions: a page, OpenAI's API, /classify, /feedback."""
     _check_store()
-    from app.server import serve as run_server
-    from app.settings import Settings, host_of
+    from app.api.server import create_app
+    from app.api.server import serve as run_server
+    from app.clients import host_of
+    from app.settings import Settings
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(log_level.upper())
@@ -373,7 +381,12 @@ def serve(
     bounds = {"rows": rows, "queue": queue, "client_share": client_share}
     known = {"api_keys": keys, "reviewer_keys": reviewers, "allowed_hosts": (*names, host)}
     settings = Settings(**bounds, **known, feedback=take_feedback)
-    run_server(settings, host, port, page=page, log_level=log_level)
+    app = create_app(settings)
+    if page:
+        from app.page import mount_page
+
+        mount_page(app)
+    run_server(app, host, port, log_level)
 
 
 if __name__ == "__main__":

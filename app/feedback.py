@@ -10,14 +10,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from app.api.schema import ChatMessage, Closed
+from app.api.v1 import ERRORS
+from app.clients import network_of
 from app.errors import RequestError
-from app.limits import network_of
-from app.openai_api import ERRORS, asked
 from app.quarantine import Quarantine
-from app.schema import ChatMessage, Closed
 from app.settings import Settings
 from app.versions import Loaded
-from llm.objectives.classifier import Classifier
+from llm.objectives import CHAT, CLASSIFY
 from tasks.data.textfiles import tidy
 from tasks.datasets import find
 from tasks.served import cleaning_module
@@ -70,8 +70,6 @@ class Kept(BaseModel):
 
 def email_row(loaded: Loaded, said: EmailFeedback) -> dict[str, Any]:
     """A labelled mail. Raises RequestError for an unknown label and a mail without text."""
-    if not isinstance(loaded.model, Classifier):
-        raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
     labels = {label.casefold(): label for label in loaded.model.config.labels}
     if said.label.casefold() not in labels:
         known = ", ".join(labels.values())
@@ -98,8 +96,6 @@ async def labelled(loaded: Loaded, said: EmailFeedback, queue: int, network: str
 
 def answer_row(loaded: Loaded, said: AnswerFeedback) -> dict[str, Any]:
     """An instruction with the answer that a person wants. Raises RequestError for turns without order or text."""
-    if loaded.objective != "assistant":
-        raise RequestError(f"{loaded.named} is no assistant", "model", "not_a_chat_model")
     turns = [each.turn() for each in said.messages]
     system = "\n\n".join(each.content for each in turns if each.role == "system")
     talk = [each for each in turns if each.role != "system"]
@@ -131,8 +127,8 @@ async def feedback(request: Request, said: Feedback) -> Kept:
     """What a mail really is, or what an answer should have been; nothing learns from it until a person accepts it."""
     settings: Settings = request.app.state.settings
     _check_on(settings)
-    name = "classifier" if isinstance(said, EmailFeedback) else "assistant"
-    loaded = await asked(request, said.model, (name,))
+    capability = CLASSIFY if isinstance(said, EmailFeedback) else CHAT
+    loaded = await request.app.state.loader.get(said.model, capability)
     if isinstance(said, EmailFeedback):
         row = await labelled(loaded, said, settings.queue, network_of(request))
     else:

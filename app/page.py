@@ -15,7 +15,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.settings import is_key
+from app.clients import is_key
 from llm.errors import UserError
 
 TITLE = "Threestage"

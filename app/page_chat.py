@@ -10,13 +10,14 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from app.api.schema import ChatMessage
+from app.clients import network_of
 from app.feedback import AnswerFeedback, answer_row
 from app.generation import NEW_TOKENS, Generation, chat_prompt, ends
-from app.limits import network_of
 from app.page_shared import PRIVATE, PROBLEMS, keep_feedback, sentence, shown_errors, texts_so_far, version_dropdown
-from app.schema import ChatMessage
 from llm.chat import Message
 from llm.generation.sampling import Sampling
+from llm.objectives import CHAT
 
 EXAMPLES = (
     "What is the capital of France?",
@@ -36,7 +37,7 @@ PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTIL
 def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     versions, settings = app.state.versions, app.state.settings
-    version = version_dropdown(blocks, versions, "assistant")
+    version = version_dropdown(blocks, versions, CHAT)
     system = gr.Textbox("", label="System prompt", info="Empty: the model's own.", lines=2, max_length=LONGEST)
     options = [
         gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0: the same answer each time."),
@@ -59,7 +60,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         request: gr.Request,
     ) -> AsyncIterator[str]:
         try:
-            loaded = await app.state.loader.get(name or "assistant")
+            loaded = await app.state.loader.get(name, CHAT)
             before = [Message("system", instead)] if instead.strip() else []
             messages = [*before, *answered(history), Message("user", question)]
             prompt = await run_in_threadpool(chat_prompt, loaded, messages)
@@ -117,7 +118,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
     def read_card(name: str | None) -> str:
         with shown_errors():
-            found = versions.registry.card(versions.registry.find(name or "assistant"))
+            found = versions.registry.card(versions.registry.find(name, CHAT))
         return PICTURES.sub("", found or "This version has no model card.")
 
     about.expand(read_card, version, card, **PRIVATE)
@@ -134,7 +135,7 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: g
     def keep(number: int, good: bool, better: str | None, *about: Any) -> None:
         history, name, instead, request = about
         with shown_errors():
-            loaded = app.state.versions.get(name or "assistant")
+            loaded = app.state.versions.get(name, CHAT)
             before = [Message("system", instead)] if instead.strip() else []
             messages = [*before, *answered(history[: number - 1]), Message("user", text_of(history[number - 1]))]
             feedback = AnswerFeedback(

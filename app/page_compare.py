@@ -8,11 +8,12 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from app.clients import network_of
 from app.generation import Generation, chat_prompt, ends
-from app.limits import network_of
 from app.page_shared import PRIVATE, shown_errors, texts_so_far, version_choices
 from llm.chat import Message
 from llm.generation.sampling import GREEDY
+from llm.objectives import CHAT
 
 WIDE = 300
 """Pixels of a column; on a phone they stand below each other."""
@@ -41,7 +42,7 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         if left == right:
             raise gr.Error("Choose two different versions.", print_exception=False)
         with shown_errors():
-            loaded = [await app.state.loader.get(name) for name in (left, right)]
+            loaded = [await app.state.loader.get(name, CHAT) for name in (left, right)]
             asked = [Message("user", question)]
             prompts = [await run_in_threadpool(chat_prompt, each, asked) for each in loaded]
             generations: list[Generation] = []
@@ -60,7 +61,7 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     def opened() -> list[Any]:
         """The version in use against the one that waits for approval, or against the newest other one."""
         with shown_errors():
-            choices, by_alias = version_choices(versions, "assistant")
+            choices, by_alias = version_choices(versions, CHAT)
         first = list(dict.fromkeys([*by_alias, *(name for _, name in choices)]))[:2]
         pair = first + [None] * (2 - len(first))
         ready = len(first) == 2

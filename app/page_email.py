@@ -8,15 +8,15 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from app.classifying import Verdict, verdicts_of
+from app.api.classify import Verdict, verdicts_of
+from app.clients import network_of
 from app.errors import RequestError
 from app.feedback import EmailFeedback, labelled
-from app.limits import network_of
 from app.mail_files import read_mails
 from app.metrics import EMAILS
 from app.page_shared import PRIVATE, keep_feedback, shown_errors, version_dropdown
 from app.versions import Loaded
-from llm.objectives.classifier import Classifier
+from llm.objectives import CLASSIFY
 from tasks.registry.markup import plain
 from tasks.served import cleaning_module
 
@@ -39,7 +39,7 @@ FILE_TYPES = [".eml", ".mbox"]
 def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     versions, settings = app.state.versions, app.state.settings
-    version = version_dropdown(blocks, versions, "classifier")
+    version = version_dropdown(blocks, versions, CLASSIFY)
     subject = gr.Textbox("", label="Subject", max_lines=1, max_length=10_000, elem_id="subject")
     body = gr.Textbox("", label="Body", lines=5, max_lines=16, max_length=settings.body_bytes // 4, elem_id="body")
     gr.Examples(EXAMPLES, [subject, body], label="Examples", example_labels=[title for title, _ in EXAMPLES])
@@ -85,12 +85,12 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
     async def label_buttons(name: str | None) -> gr.Dataset:
         with shown_errors():
-            loaded = await app.state.loader.get(name or "classifier")
+            loaded = await app.state.loader.get(name, CLASSIFY)
         return gr.Dataset(samples=[[_in_words(loaded, label)] for label in loaded.model.config.labels])
 
     async def tell(name: str | None, subject: str, body: str, chosen: list[str], request: gr.Request) -> None:
         with shown_errors():
-            loaded = await app.state.loader.get(name or "classifier")
+            loaded = await app.state.loader.get(name, CLASSIFY)
             label = next((each for each in loaded.model.config.labels if _in_words(loaded, each) == chosen[0]), "")
             feedback = EmailFeedback(about="email", label=label, subject=subject, body=body)
             row = await labelled(loaded, feedback, settings.queue, network_of(request))
@@ -106,9 +106,7 @@ async def _classified(
     app: FastAPI, name: str | None, rows: list[dict[str, Any]], request: gr.Request
 ) -> tuple[Loaded, list[Verdict]]:
     """The verdicts on some mails, explained if it is one. Raises RequestError for a wrong version, and Busy."""
-    loaded = await app.state.loader.get(name or "classifier")
-    if not isinstance(loaded.model, Classifier):
-        raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
+    loaded = await app.state.loader.get(name, CLASSIFY)
     explained = EXPLAINED if len(rows) == 1 else 0
     with loaded.classified_by(app.state.settings.queue, network_of(request)):
         async with loaded.turn:

@@ -6,11 +6,11 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
+from app.clients import is_key
 from app.errors import RequestError
 from app.feedback_list import COLUMNS, Text, select, texts
 from app.page_shared import PRIVATE, shown_errors
 from app.quarantine import Decision
-from app.settings import is_key
 
 HELP = (
     "Nothing learns from these rows until you accept them. Nearly equal rows are one line. Click a line to choose it "

@@ -52,22 +52,22 @@ def sentence(error: Exception) -> str:
     return html.escape(f"{text[:1].upper()}{text[1:]}.")
 
 
-def version_choices(versions: Versions, objective: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """The versions of an objective with their names for people, the newest first; and those with an alias, the one that
-    answers by default first. Raises as `Registry.listed`."""
-    found = [each for each in versions.registry.listed() if each.objective == objective]
+def version_choices(versions: Versions, capability: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The versions with a capability and their names for people, the newest first; and those with an alias, the default
+    first. Raises as `Registry.listed`."""
+    found = [each for each in versions.registry.listed() if capability in each.capabilities]
     names = [", ".join([str(each.named), *(PLAIN.get(alias, alias) for alias in each.aliases)]) for each in found]
     by_alias = [str(each.named) for alias in BY_DEFAULT for each in found if alias in each.aliases]
     return [(name, str(each.named)) for name, each in zip(names, found, strict=True)], list(dict.fromkeys(by_alias))
 
 
-def version_dropdown(blocks: gr.Blocks, versions: Versions, objective: str) -> gr.Dropdown:
-    """A choice among the versions of an objective, read each time the page is opened."""
-    dropdown = gr.Dropdown(label="Version", filterable=False, elem_id=f"version-{objective}")
+def version_dropdown(blocks: gr.Blocks, versions: Versions, capability: str) -> gr.Dropdown:
+    """A choice among the versions with a capability, read each time the page is opened."""
+    dropdown = gr.Dropdown(label="Version", filterable=False, elem_id=f"version-{capability}")
 
     def opened() -> gr.Dropdown:
         with shown_errors():
-            choices, by_alias = version_choices(versions, objective)
+            choices, by_alias = version_choices(versions, capability)
         info = None if choices else "There is no version yet: `make run` makes one."
         return gr.Dropdown(choices=choices, value=next(iter(by_alias), None), info=info)
 

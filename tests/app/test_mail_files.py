@@ -116,7 +116,7 @@ def test_what_is_no_mail_has_its_reason_and_leaves_the_others_alone(threestage, 
 
 def test_a_model_that_is_no_classifier_is_said(threestage):
     said = error_of(threestage("classify", "-", "--model", "assistant", stdin="hello"))
-    assert said == "error: assistant/1 is no classifier; --model names one"
+    assert said == "error: assistant/1 can't classify; models that can: classifier"
 
 
 @pytest.mark.parametrize(

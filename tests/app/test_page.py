@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, e
 from small_models import TEXT
 from torch.nn import functional as F
 
-from app.classifying import Verdict
+from app.api.classify import Verdict
 from app.page import policy
 from app.page_chat import PICTURES, answered
 from app.page_email import probability_in_words

@@ -82,7 +82,7 @@ def test_a_talk_that_grows_too_long_loses_its_first_turns_but_never_what_it_is_t
 
 def test_a_model_that_knows_no_talk_is_said(threestage):
     said = error_of(threestage("chat", "hello", "--model", "foundation"), 3)
-    assert said == "error: foundation/1 is no chat model; ask /v1/completions"
+    assert said == "error: foundation/1 can't chat; models that can: assistant"
 
 
 def test_a_seed_makes_a_draw_the_same(threestage):
