@@ -19,9 +19,9 @@ import tiktoken
 from mlflow.exceptions import MlflowException
 from torch import nn
 
-from app.async_engine import AsyncEngine
+from app.async_engine import AsyncEngine, check_room
 from app.cleaning import Cleaner
-from app.errors import Busy, NotFound, Unavailable
+from app.errors import NotFound, Unavailable
 from app.registry import BY_DEFAULT, Named, Registry, models_with, pick
 from app.settings import Settings
 from llm.errors import UserError
@@ -77,11 +77,7 @@ class Loaded:
 
         Raises Busy if `most` requests do already, or the network's share of them.
         """
-        own, share = self.classifying.count(network), max(1, int(self.client_share * most))
-        if len(self.classifying) >= most:
-            raise Busy(f"{len(self.classifying)} requests wait for {self.named} already", retry_after=1)
-        if network is not None and own >= share:
-            raise Busy(f"{own} requests of your network wait for {self.named} already", retry_after=1)
+        check_room(self.classifying, 1, most, max(1, int(self.client_share * most)), network, seconds=0)
         self.classifying.append(network)
         try:
             yield

@@ -102,30 +102,23 @@ async def classify_files(
 ) -> Classification:
     """The same for files. The answer repeats their names, which are used for nothing else."""
     loaded = await request.app.state.loader.get(model, CLASSIFY)
-    rows = [{"message": message_bytes(await each.read())} for each in files]
-    reasons = [_no_message(row["message"]) for row in rows]
-    mails = [(row, each.filename) for each, row, reason in zip(files, rows, reasons, strict=True) if not reason]
-    found = await _classified(request, loaded, [row for row, _ in mails], explain, [name for _, name in mails])
-    verdicts = iter(found.verdicts)
-    found.verdicts = [
-        Verdict(name=each.filename, error=reason) if reason else next(verdicts)
-        for each, reason in zip(files, reasons, strict=True)
-    ]
+    found = await _classified(request, loaded, [_row(await each.read()) for each in files], explain)
+    for verdict, file in zip(found.verdicts, files, strict=True):
+        verdict.name = file.filename
     return found
 
 
-def _no_message(content: bytes) -> str | None:
-    """Why a file is not one message; None if it may be."""
+def _row(content: bytes) -> dict[str, Any]:
+    """A file as a row, or the error if it is not one message."""
+    content = message_bytes(content)
     if b"\0" in content:
-        return "it is no text"
+        return {"error": "it is no text"}
     if content.startswith(b"From ") and SECOND_MESSAGE.search(content):
-        return "it has several messages: each must be a file of its own"
-    return None
+        return {"error": "it has several messages: each must be a file of its own"}
+    return {"message": content}
 
 
-async def _classified(
-    request: Request, loaded: Loaded, rows: list[dict[str, Any]], explained: int, names: list[str | None] | None = None
-) -> Classification:
+async def _classified(request: Request, loaded: Loaded, rows: list[dict[str, Any]], explained: int) -> Classification:
     settings, began = request.app.state.settings, time.monotonic()
     if explained and len(rows) > MOST_EXPLAINED:
         raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
@@ -140,8 +133,6 @@ async def _classified(
                     raise Timeout(f"{first} of {len(rows)} mails were classified in the time that a request may take")
                 part, seconds = rows[first : first + AT_ONCE], min(left, MOST_SECONDS)
                 verdicts += await run_in_threadpool(verdicts_of, loaded, part, explained, seconds)
-    for verdict, name in zip(verdicts, names or (), strict=False):
-        verdict.name = name
     config = loaded.model.config
     EMAILS.labels(loaded.registered_name).inc(len(rows))
     return Classification(
@@ -152,21 +143,26 @@ async def _classified(
 def verdicts_of(
     loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0, seconds: float = math.inf
 ) -> list[Verdict]:
-    """A verdict for each row, after the version's own cleaning within `seconds`. Hold the version's `turn`."""
+    """A verdict for each row, after the version's own cleaning within `seconds`; a row may be an `error` already.
+
+    Hold the version's `turn`.
+    """
     cleaning = cleaning_module(loaded.folder)
     model: Classifier = loaded.model
-    verdicts = [Verdict() for _ in rows]
+    verdicts = [Verdict(error=row.get("error")) for row in rows]
+    readable = {number: row for number, row in enumerate(rows) if "error" not in row}
     tokens: dict[int, list[int]] = {}
     texts: dict[int, str] = {}
-    clean = loaded.cleaner(cleaning.clean_row, rows, seconds) if cleaning else map(_as_it_is, rows)
-    for number, row in enumerate(clean):
+    given = list(readable.values())
+    clean = loaded.cleaner(cleaning.clean_row, given, seconds) if cleaning else map(_as_it_is, given)
+    for number, row in zip(readable, clean, strict=True):
         if isinstance(row, str):
             verdicts[number].error = row
             continue
-        texts[number] = email_text(row.get("subject", ""), row.get("body", ""))
-        if explained and len(texts[number]) > LONGEST_EXPLAINED:
-            verdicts[number].error = f"{len(texts[number])} characters; at most {LONGEST_EXPLAINED} are explained"
-        elif not re.search(r"\S", texts[number]) or not (found := loaded.encoding.encode_ordinary(texts[number])):
+        texts[number] = text = email_text(row.get("subject", ""), row.get("body", ""))
+        if explained and len(text) > LONGEST_EXPLAINED:
+            verdicts[number].error = f"{len(text)} characters; at most {LONGEST_EXPLAINED} are explained"
+        elif not text.strip() or not (found := loaded.encoding.encode_ordinary(text)):
             verdicts[number].error = "there is no text to classify"
         else:
             tokens[number] = found

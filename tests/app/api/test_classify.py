@@ -180,7 +180,7 @@ def test_a_request_whose_queue_is_full_is_refused_and_answered_later(server, cha
 def test_a_network_waits_with_its_share_of_requests_and_leaves_the_rest_to_others():
     loaded = Loaded("classifier/1", *([None] * 7), client_share=0.25)
     with loaded.classified_by(8, "one"), loaded.classified_by(8, "one"):
-        with pytest.raises(Busy, match="2 requests of your network wait for classifier/1 already"):
+        with pytest.raises(Busy, match="2 requests of your network run or wait already, and at most 2 may"):
             loaded.classified_by(8, "one").__enter__()
         with loaded.classified_by(8, "another"), loaded.classified_by(8), loaded.classified_by(8, "third"):
             assert len(loaded.classifying) == 5

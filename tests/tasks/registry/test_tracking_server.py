@@ -13,6 +13,7 @@ from small_models import challenger
 from app.errors import Unavailable
 from app.settings import Settings
 from app.versions import Versions
+from llm.objectives import CLASSIFY
 from tasks.registry.lineage import find_lineage
 from tasks.registry.register import register_model, registered
 from tasks.registry.server import ServerAwayError, server_errors
@@ -43,19 +44,18 @@ def test_what_the_app_fetches_from_a_tracking_server_goes_with_the_version(track
     assert register_model("classifier") == "1"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = {*tmp_path.iterdir()}
-    versions = Versions(Settings())
+    versions, failing = Versions(Settings()), Versions(Settings())
     try:
-        loaded = versions.get("classifier")
+        loaded = versions.get("classifier", CLASSIFY)
         assert loaded.folder.is_relative_to(tmp_path)
         assert (loaded.folder / "model.safetensors").exists()
         with monkeypatch.context() as patched:
             patched.setattr("app.versions.load_for_inference", lambda folder: 1 / 0)
-            versions._loaded.clear()
             with pytest.raises(Unavailable, match="ZeroDivisionError"):
-                versions.get("classifier")
-        versions._loaded[loaded.named] = loaded
+                failing.get("classifier", CLASSIFY)
     finally:
         versions.close(0)
+        failing.close(0)
     assert {*tmp_path.iterdir()} == before
 
 
