@@ -87,7 +87,7 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     app.state.registry_error = "the registry has not been read yet"
     app.state.feedback = Quarantine(settings)
     app.state.loader = openai_api.Loader(versions)
-    app.state.end_page = app.state.forget = lambda: None
+    app.state.end_page = lambda: None
     for router in (openai_api.router, classifying.router, feedback.router):
         app.include_router(router)
 
@@ -127,7 +127,7 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     app.add_middleware(Sites, allowed=settings.allowed_hosts, any_name=bool(settings.api_keys))
     app.add_middleware(Measured)
     if page:
-        from app.page import mount_page
+        from app.page.mount import mount_page
 
         return mount_page(app)
     return app
@@ -145,7 +145,6 @@ async def _watch(app: FastAPI) -> None:
             if reason != app.state.registry_error:
                 logger.warning("the registry: %s", reason)
             app.state.registry_error = reason
-        app.state.forget()
         await asyncio.sleep(settings.poll_seconds)
 
 

@@ -6,7 +6,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from app.command import cli
+from app.cli.command import cli
 from app.limits import Sites
 from tests.app.conftest import error_of, tracked
 
