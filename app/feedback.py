@@ -9,14 +9,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from app.api.schema import ChatMessage, Closed
+from app.api.v1 import ERRORS
+from app.clients import network_of
 from app.errors import RequestError
-from app.limits import network_of
-from app.openai_api import ERRORS, asked
 from app.quarantine import Quarantine
-from app.schema import ChatMessage, Closed
 from app.settings import Settings
 from app.versions import Loaded
-from llm.objectives.classifier import Classifier
+from llm.objectives import CHAT, CLASSIFY
 from tasks.data.textfiles import tidy
 from tasks.datasets import find
 from tasks.served import cleaning_module
@@ -72,11 +72,11 @@ async def feedback(request: Request, given: Feedback) -> Kept:
     """Keep the right label of a mail, or an opinion on an answer. Nothing learns from it until a person accepts it."""
     settings: Settings = request.app.state.settings
     about_mail = isinstance(given, EmailFeedback)
-    loaded = await asked(request, given.model, ("classifier" if about_mail else "assistant",))
+    loaded = await request.app.state.loader.get(given.model, CLASSIFY if about_mail else CHAT)
     if about_mail:
         row = await labelled(loaded, given, settings.queue, network_of(request))
     else:
-        row = await run_in_threadpool(answer_row, loaded, given)
+        row = await run_in_threadpool(answer_row, given)
     client = await run_in_threadpool(request.app.state.feedback.client_of, request, settings.api_keys)
     return await run_in_threadpool(keep, request.app.state.feedback, settings, loaded, row, client)
 
@@ -90,8 +90,6 @@ async def labelled(loaded: Loaded, given: EmailFeedback, queue: int, network: st
 
 def email_row(loaded: Loaded, given: EmailFeedback) -> dict[str, Any]:
     """A labelled mail. Raises RequestError for an unknown label and a mail without text."""
-    if not isinstance(loaded.model, Classifier):
-        raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
     labels = loaded.model.config.labels
     if given.label not in labels:
         raise RequestError(f"label {given.label!r} is not one of {', '.join(labels)}", "label")
@@ -106,10 +104,8 @@ def email_row(loaded: Loaded, given: EmailFeedback) -> dict[str, Any]:
     return {"label": given.label, "subject": subject, "body": body}
 
 
-def answer_row(loaded: Loaded, given: AnswerFeedback) -> dict[str, Any]:
+def answer_row(given: AnswerFeedback) -> dict[str, Any]:
     """An instruction with the answer that a person wants. Raises RequestError for turns without order or text."""
-    if loaded.objective != "assistant":
-        raise RequestError(f"{loaded.named} is no assistant", "model", "not_a_chat_model")
     turns = [each.turn() for each in given.messages]
     system = "\n\n".join(each.content for each in turns if each.role == "system")
     talk = [each for each in turns if each.role != "system"]

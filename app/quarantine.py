@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from fastapi import Request
 
+from app.clients import is_key, network_of
 from app.errors import Busy, Unavailable
-from app.limits import network_of
 from app.metrics import FEEDBACK as WRITTEN
 from app.project import in_project
-from app.settings import Settings, is_key
+from app.settings import Settings
 from llm.files import write_atomic
 from tasks.data.inbox import FEEDBACK, INBOX, plain
 from tasks.stages.graph import LOCK_FILE, track

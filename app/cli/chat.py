@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def chat(
     question: Annotated[list[str] | None, typer.Argument(help="Your question; without it, stdin has them.")] = None,
-    model: Model = "assistant",
+    model: Model = None,
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest words.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
@@ -32,11 +32,12 @@ def chat(
     question of its own.
     """
     on_terminal, failed = not question and sys.stdin.isatty(), False
-    with loaded_version(model) as loaded:
-        from app.errors import RequestError
-        from llm.chat import Message
-        from llm.generation.sampling import Sampling
+    from app.errors import RequestError
+    from llm.chat import Message
+    from llm.generation.sampling import Sampling
+    from llm.objectives import CHAT
 
+    with loaded_version(model, CHAT) as loaded:
         if on_terminal:
             to_person(f"{loaded.registered_name}; an empty line ends")
         before = [Message("system", system)] if system else []

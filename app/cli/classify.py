@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.shared import SOME_FAILED, Json, Model, loaded_version, print_json, to_person
-from llm.errors import UserError
 
 if TYPE_CHECKING:
     from app.mail_files import Place
@@ -16,7 +15,7 @@ def classify(
     files: Annotated[
         list[str], typer.Argument(help="Messages, mailboxes (mbox), texts, tables of mails, or - for one on stdin.")
     ],
-    model: Model = "classifier",
+    model: Model = None,
     explain: Annotated[int, typer.Option(min=0, max=100, help="So many words that moved each decision most.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -26,14 +25,12 @@ def classify(
     such as ham and spam, the number is the probability of the second. A mail gets that label above a threshold, which
     was chosen on validation and need not be one half: the first line on stderr names it, and so does --json.
     """
-    from app.classifying import AT_ONCE, verdicts_of
+    from app.api.classify import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
-    from llm.objectives.classifier import Classifier
+    from llm.objectives import CLASSIFY
 
     failed = False
-    with loaded_version(model) as loaded:
-        if not isinstance(loaded.model, Classifier):
-            raise UserError(f"{loaded.named} is no classifier; --model names one")
+    with loaded_version(model, CLASSIFY) as loaded:
         config = loaded.model.config
         threshold = {} if config.threshold is None else {"threshold": config.threshold}
         if threshold and not as_json:

@@ -34,8 +34,10 @@ def serve(
 ) -> None:
     """Serve champions: a page, OpenAI's API, /classify, /feedback."""
     check_store()
-    from app.server import serve as run_server
-    from app.settings import Settings, host_of
+    from app.api.server import create_app
+    from app.api.server import serve as run_server
+    from app.clients import host_of
+    from app.settings import Settings
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(log_level.upper())
@@ -54,4 +56,9 @@ def serve(
         client_share=client_share,
         feedback=feedback,
     )
-    run_server(settings, host, port, page=page, log_level=log_level)
+    app = create_app(settings)
+    if page:
+        from app.page.mount import mount_page
+
+        mount_page(app)
+    run_server(app, host, port, log_level)

@@ -22,7 +22,13 @@ SOME_FAILED = 3
 """Exit code: some mails or questions had no answer."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="By name its champion, else its challenger; or NAME@ALIAS, NAME/VERSION.")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="By name its champion, else its challenger; or NAME@ALIAS, NAME/VERSION. By default the first that can "
+        "do this.",
+    ),
 ]
 
 
@@ -53,8 +59,8 @@ def check_store() -> None:
 
 
 @contextmanager
-def loaded_version(model: str) -> Iterator["Loaded"]:
-    """A version that answers one question at a time. Raises UserError if it does not exist."""
+def loaded_version(model: str | None, capability: str) -> Iterator["Loaded"]:
+    """A version that answers one question at a time. Raises UserError if it does not exist or can't do this."""
     check_store()
     from app.settings import Settings
     from app.versions import Versions
@@ -62,7 +68,7 @@ def loaded_version(model: str) -> Iterator["Loaded"]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     versions = Versions(Settings(rows=1, queue=1))  # a question may wait until a stopped one has left
     try:
-        yield versions.get(model)
+        yield versions.get(model, capability)
     finally:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python must not end under a thread that computes
         versions.close(0)

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
+from app.api.schema import ChatMessage
 from app.feedback import LONGEST as LONGEST_FEEDBACK
 from app.feedback import AnswerFeedback, answer_row
 from app.generation import NEW_TOKENS
@@ -22,9 +23,9 @@ from app.page.shared import (
     shown_errors,
     version_dropdown,
 )
-from app.schema import ChatMessage
 from llm.chat import Message
 from llm.generation.sampling import Sampling
+from llm.objectives import CHAT
 
 EXAMPLES = (
     "What is the capital of France?",
@@ -43,7 +44,7 @@ PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTIL
 def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     settings, registry = app.state.settings, app.state.versions.registry
-    version = version_dropdown(blocks, app.state.versions, "assistant")
+    version = version_dropdown(blocks, app.state.versions, CHAT)
     system = gr.Textbox(
         "", label="System prompt", info="Empty: the model's own.", lines=2, max_length=LONGEST, render=False
     )
@@ -76,8 +77,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         try:
             messages = [*conversation(instead, history), Message("user", question)]
             sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed.strip() or None)
-            names = [name or "assistant"]
-            async with aclosing(answers_so_far(app, names, messages, sampling, request, int(longest))) as texts:
+            async with aclosing(answers_so_far(app, [name], messages, sampling, request, int(longest))) as texts:
                 async for (text,) in texts:
                     yield text
         except PROBLEMS as error:
@@ -119,7 +119,7 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
     def read_card(name: str | None) -> str:
         with shown_errors():
-            found = registry.card(registry.find(name or "assistant"))
+            found = registry.card(registry.find(name, CHAT))
         return PICTURES.sub("", found or "This version has no model card.")
 
     about.expand(read_card, version, card, **PRIVATE)
@@ -138,13 +138,13 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: g
         turns: Turns, name: str | None, instead: str, place: int, better: str | None, good: bool, request: gr.Request
     ) -> None:
         with shown_errors():
-            loaded = app.state.versions.get(name or "assistant")
+            loaded = app.state.versions.get(name, CHAT)
             before = [*conversation(instead, turns[: place - 1]), Message("user", text_of(turns[place - 1]))]
             messages = [ChatMessage(role=each.role, content=each.content) for each in before]
             given = AnswerFeedback(
                 about="answer", messages=messages, answer=text_of(turns[place]), good=good, better=better
             )
-            keep_feedback(app.state, loaded, answer_row(loaded, given), request)
+            keep_feedback(app.state, loaded, answer_row(given), request)
 
     def judge(turns: Turns, name: str | None, instead: str, data: gr.LikeData, request: gr.Request) -> tuple[Any, int]:
         place = data.index[0] if isinstance(data.index, list | tuple) else data.index

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from app.page.shared import LONGEST, PRIVATE, answers_so_far, shown_errors, version_dropdown
 from llm.chat import Message
 from llm.generation.sampling import GREEDY
+from llm.objectives import CHAT
 
 HELP = (
     "Ask two versions of the assistant the same question. Both give their likeliest answer. If there is only one "
@@ -24,7 +25,7 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     gr.Markdown(HELP)
     with gr.Row():
         chosen = [
-            version_dropdown(blocks, app.state.versions, "assistant", f"{side} version", place)
+            version_dropdown(blocks, app.state.versions, CHAT, f"{side} version", place)
             for place, side in enumerate(("Left", "Right"))
         ]
     box = gr.Textbox(

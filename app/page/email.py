@@ -8,15 +8,15 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from app.classifying import Verdict, verdicts_of
+from app.api.classify import Verdict, verdicts_of
+from app.clients import network_of
 from app.errors import RequestError
 from app.feedback import EmailFeedback, labelled
-from app.limits import network_of
 from app.mail_files import read_mails
 from app.metrics import EMAILS
 from app.page.shared import PRIVATE, keep_feedback, shown_errors, version_dropdown
 from app.versions import Loaded
-from llm.objectives.classifier import Classifier
+from llm.objectives import CLASSIFY
 from tasks.registry.markup import plain
 from tasks.served import cleaning_module
 
@@ -37,7 +37,7 @@ Row = dict[str, Any]
 def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
     """Build the tab inside the open block."""
     settings = app.state.settings
-    version = version_dropdown(blocks, app.state.versions, "classifier")
+    version = version_dropdown(blocks, app.state.versions, CLASSIFY)
     subject = gr.Textbox("", label="Subject", max_lines=1, max_length=10_000, elem_id="subject")
     body = gr.Textbox("", label="Body", lines=5, max_lines=16, max_length=settings.body_bytes // 4, elem_id="body")
     gr.Examples(EXAMPLES, [subject, body], label="Examples", example_labels=[title for title, _ in EXAMPLES])
@@ -76,12 +76,12 @@ def _feedback(app: FastAPI, version: gr.Dropdown, subject: gr.Textbox, body: gr.
 
     async def labels_of(name: str | None) -> gr.Dataset:
         with shown_errors():
-            loaded = await app.state.loader.get(name or "classifier")
+            loaded = await app.state.loader.get(name, CLASSIFY)
         return gr.Dataset(samples=[[_in_words(loaded, label)] for label in loaded.model.config.labels])
 
     async def correct(name: str | None, subject: str, body: str, place: int, request: gr.Request) -> None:
         with shown_errors():
-            loaded = await app.state.loader.get(name or "classifier")
+            loaded = await app.state.loader.get(name, CLASSIFY)
             label = loaded.model.config.labels[place]
             given = EmailFeedback(about="email", label=label, subject=subject, body=body)
             row = await labelled(loaded, given, app.state.settings.queue, network_of(request))
@@ -96,10 +96,8 @@ def _feedback(app: FastAPI, version: gr.Dropdown, subject: gr.Textbox, body: gr.
 
 
 async def _classified(app: FastAPI, name: str | None, mail: Row, request: gr.Request) -> tuple[Loaded, Verdict]:
-    """The version and its explained verdict. Raises RequestError for a wrong version or an unreadable mail, and Busy."""
-    loaded = await app.state.loader.get(name or "classifier")
-    if not isinstance(loaded.model, Classifier):
-        raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
+    """The version and its explained verdict. Raises RequestError for an unreadable mail, and Busy."""
+    loaded = await app.state.loader.get(name, CLASSIFY)
     if "error" in mail:
         raise RequestError(mail["error"])
     with loaded.classified_by(app.state.settings.queue, network_of(request)):

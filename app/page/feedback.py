@@ -6,10 +6,10 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
+from app.clients import is_key
 from app.errors import RequestError
 from app.page.shared import PRIVATE, shown_errors
 from app.quarantine import Decision
-from app.settings import is_key
 from app.waiting import COLUMNS, Text, select, texts
 
 HELP = (

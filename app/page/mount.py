@@ -12,11 +12,11 @@ from fastapi import FastAPI
 from gradio import processing_utils
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.clients import is_key
 from app.page.chat import chat_tab
 from app.page.compare import compare_tab
 from app.page.email import email_tab
 from app.page.feedback import feedback_tab
-from app.settings import is_key
 from llm.errors import UserError
 
 TITLE = "Threestage"

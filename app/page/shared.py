@@ -12,16 +12,17 @@ from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from app.clients import network_of
 from app.errors import Busy
 from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
-from app.limits import network_of
 from app.metrics import TOKENS
 from app.registry import BY_DEFAULT
 from app.versions import Loaded, Versions
 from llm.chat import Message
 from llm.errors import UserError
 from llm.generation.sampling import Sampling
+from llm.objectives import CHAT
 from tasks.registry.decide import CHAMPION
 from tasks.registry.register import CHALLENGER
 
@@ -57,24 +58,27 @@ def sentence(error: Exception) -> str:
     return html.escape(f"{text[:1].upper()}{text[1:]}.")
 
 
-def version_dropdown(
-    blocks: gr.Blocks, versions: Versions, objective: str, label: str = "Version", place: int = 0
-) -> gr.Dropdown:
-    """A choice among the versions of an objective, which are read each time somebody opens the page.
+def version_choices(versions: Versions, capability: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The versions with a capability under their names for people, the newest first; and in the order in which a person
+    wants them: those with an alias first, and of these the default. Raises as `Registry.listed`."""
+    found = [each for each in versions.registry.listed() if capability in each.capabilities]
+    names = [", ".join([str(each.named), *(PLAIN.get(alias, alias) for alias in each.aliases)]) for each in found]
+    values = [str(each.named) for each in found]
+    by_alias = [str(each.named) for alias in BY_DEFAULT for each in found if alias in each.aliases]
+    return list(zip(names, values, strict=True)), list(dict.fromkeys([*by_alias, *values]))
 
-    It begins with the version at `place` of those with an alias, the default first, and then of the newest.
-    """
-    dropdown = gr.Dropdown(label=label, filterable=False, elem_id=f"version-{objective}")
+
+def version_dropdown(
+    blocks: gr.Blocks, versions: Versions, capability: str, label: str = "Version", place: int = 0
+) -> gr.Dropdown:
+    """A choice of a version, read each time somebody opens the page. It begins at this place of the wanted ones."""
+    dropdown = gr.Dropdown(label=label, filterable=False, elem_id=f"version-{capability}")
 
     def opened() -> gr.Dropdown:
         with shown_errors():
-            found = [each for each in versions.registry.listed() if each.objective == objective]
-        names = [", ".join([str(each.named), *(PLAIN.get(alias, alias) for alias in each.aliases)]) for each in found]
-        values = [str(each.named) for each in found]
-        by_alias = [str(each.named) for alias in BY_DEFAULT for each in found if alias in each.aliases]
-        first = [*dict.fromkeys([*by_alias, *values]), None, None][place]
-        info = None if found else "There is no version yet: `make run` makes one."
-        return gr.Dropdown(choices=list(zip(names, values, strict=True)), value=first, info=info)
+            choices, wanted = version_choices(versions, capability)
+        info = None if choices else "There is no version yet: `make run` makes one."
+        return gr.Dropdown(choices=choices, value=[*wanted, None, None][place], info=info)
 
     blocks.load(opened, None, dropdown, queue=False, show_progress="hidden", **PRIVATE)
     return dropdown
@@ -82,7 +86,7 @@ def version_dropdown(
 
 async def answers_so_far(
     app: FastAPI,
-    names: Sequence[str],
+    names: Sequence[str | None],
     messages: Sequence[Message],
     sampling: Sampling,
     request: gr.Request,
@@ -93,7 +97,7 @@ async def answers_so_far(
     Raises as `Loader.get`, `chat_prompt` and `Generation`. Whoever stops before the end closes it, which stops the
     versions.
     """
-    loaded = [await app.state.loader.get(name) for name in names]
+    loaded = [await app.state.loader.get(name, CHAT) for name in names]
     prompts = [await run_in_threadpool(chat_prompt, each, messages) for each in loaded]
     options = {"seconds": app.state.settings.request_seconds, "network": network_of(request)}
     texts, generations, tasks = [""] * len(names), list[Generation](), list[asyncio.Task]()

@@ -12,9 +12,9 @@ import pytest
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
+from app.api.server import create_app
 from app.errors import Busy, Unavailable
 from app.quarantine import Quarantine
-from app.server import create_app
 from app.settings import Settings
 from tests.app.conftest import running, tracked
 
@@ -91,10 +91,10 @@ def test_equal_feedback_is_kept_once_a_changed_label_again_and_odd_characters_as
         (EMAIL | {"subject": "", "body": " \n"}, 400, "body", "there is no text in this mail"),
         (EMAIL | {"message": "Subject: a\n\nb"}, 400, "message", "either message or subject and body"),
         (EMAIL | {"subject": "long " * 401}, 400, "subject", "2004 characters; the limit is 2000"),
-        (EMAIL | {"model": "assistant"}, 400, "model", "assistant/1 is no classifier"),
+        (EMAIL | {"model": "assistant"}, 400, "model", "assistant/1 can't classify; models that can: classifier"),
         (EMAIL | {"mood": "bad"}, 422, "mood", "mood is not known"),
         (EMAIL | {"about": "weather"}, 422, "about", "about: one of email, answer"),
-        (ANSWER | {"model": "classifier"}, 400, "model", "classifier/1 is no assistant"),
+        (ANSWER | {"model": "classifier"}, 400, "model", "classifier/1 can't chat; models that can: assistant"),
         (ANSWER | {"answer": "\x07"}, 400, "answer", "there is no text to learn from"),
         (ANSWER | {"good": False, "better": " "}, 400, "better", "there is no text to learn from"),
         (ANSWER | {"better": "Hi"}, 400, "better", "a good answer needs no better one"),

@@ -16,9 +16,9 @@ from dvc.repo import Repo
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
+from app.api.server import create_app
 from app.cli.command import cli
 from app.quarantine import Quarantine
-from app.server import create_app
 from app.settings import Settings
 from flows.preprocess import add_inbox, read_inbox
 from tasks.data.inbox import open_inbox

@@ -100,7 +100,7 @@ def test_a_file_that_is_no_mail_has_its_reason_and_does_not_stop_the_others(thre
 
 def test_a_model_that_is_no_classifier_is_an_error(threestage):
     said = error_of(threestage("classify", "-", "--model", "assistant", stdin="hello"))
-    assert said == "error: assistant/1 is no classifier; --model names one"
+    assert said == "error: assistant/1 can't classify; models that can: classifier"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from app.cli.command import cli
 from app.cli.shared import loaded_version
 from llm.chat import Message
 from llm.generation.sampling import Sampling
+from llm.objectives import CHAT
 from tests.app.conftest import error_of, rows_of, tracked, wait_until
 from tests.app.steps import Steps, stepwise
 
@@ -52,14 +53,14 @@ def test_the_lines_of_a_pipe_are_questions_of_their_own(threestage):
 
 
 def test_a_model_that_knows_no_conversation_is_an_error(threestage):
-    said = error_of(threestage("chat", "hello", "--model", "foundation"), 3)
-    assert said == "error: foundation/1 is no chat model; ask /v1/completions"
+    said = error_of(threestage("chat", "hello", "--model", "foundation"))
+    assert said == "error: foundation/1 can't chat; models that can: assistant"
 
 
 def test_a_conversation_that_grows_too_long_loses_its_first_turns_but_not_the_system_prompt(registry):
     system = Message("system", "hello")
     turns = [Message(role, f"{number} the cat sat") for number in range(60) for role in ("user", "assistant")]
-    with tracked(registry), loaded_version("assistant") as loaded:
+    with tracked(registry), loaded_version("assistant", CHAT) as loaded:
         for times in (1, 20):  # too many tokens, and too many characters to make tokens of
             talk = [system, *turns * times, Message("user", "hello")]
             came = answer(loaded, talk, 1, Sampling(), 9, show=False, stops=False)

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, e
 from small_models import TEXT
 from torch.nn import functional as F
 
-from app.classifying import Verdict
+from app.api.classify import Verdict
 from app.page.chat import conversation
 from app.page.email import probability_in_words
 from app.page.mount import policy

@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from app.quarantine import Quarantine
 from app.settings import Settings
-from tests.app.conftest import running, tracked
 
 CHECKS = [
     not_a_server_error,
@@ -38,14 +38,8 @@ OPERATIONS = [
     *(("post", path) for path in ("/v1/chat/completions", "/v1/completions")),
     *(("post", path) for path in ("/classify", "/classify/files", "/feedback")),
 ]
-CASES = {"get": 20, "post": 120}
+CASES = {"get": 10, "post": 60}
 """Of an operation."""
-
-
-@pytest.fixture(autouse=True)
-def _store(registry):
-    with tracked(registry):
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +52,13 @@ def _same_cases(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def described(registry, tmp_path_factory):
-    """The schema of a server of one's own, whose quarantine has room for all that is said."""
-    settings = Settings(quarantine=tmp_path_factory.mktemp("fuzzed"), feedback_a_client=10**9, queue=400)
-    with tracked(registry), running(settings) as address:
-        yield schemathesis.openapi.from_url(f"{address}/openapi.json")
+def described(app, server, tmp_path_factory):
+    """The schema of the shared server, with room for all feedback and all requests."""
+    before = app.state.feedback, app.state.settings
+    app.state.settings = before[1].model_copy(update={"queue": 400})
+    app.state.feedback = Quarantine(Settings(quarantine=tmp_path_factory.mktemp("fuzzed"), feedback_a_client=10**9))
+    yield schemathesis.openapi.from_url(f"{server}/openapi.json")
+    app.state.feedback, app.state.settings = before
 
 
 def test_every_operation_is_tried(described):
@@ -95,7 +91,7 @@ def test_what_an_operation_answers_fits_its_schema(described, method, path):
     with_cases(operation, CASES[method], try_it)
     if method == "post":
         assert sum(statuses.values()) == CASES[method]
-        assert sum(count for status, count in statuses.items() if status < 500 and status != 200) > 20
+        assert sum(count for status, count in statuses.items() if status < 500 and status != 200) > 10
         assert statuses[200] > 1, statuses
     assert not any(status >= 500 for status in statuses)
 
@@ -141,7 +137,7 @@ def modes(operation) -> list[GenerationMode]:
 
 
 def shorten(case) -> None:
-    """A long answer takes time, and a model that nobody knows gives none: neither shows anything more."""
+    """A long answer takes time; an unknown model and a talk that does not end with a question have no answer."""
     if not isinstance(case.body, dict):
         return
     if case.meta.generation.mode == GenerationMode.POSITIVE:
@@ -149,6 +145,8 @@ def shorten(case) -> None:
             case.body["model"] = None
         if "label" in case.body:
             case.body["label"] = "spam"
+        if case.operation.path == "/v1/chat/completions":
+            case.body["messages"].append({"role": "user", "content": "hello"})
     if case.operation.path not in ("/v1/chat/completions", "/v1/completions"):
         return
     for name in ("max_tokens", "max_completion_tokens"):

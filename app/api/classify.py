@@ -1,43 +1,41 @@
-"""/classify: is this mail spam? One mail or thousands, as text, as raw messages or as .eml files."""
+"""/classify: labels for mails, one or thousands, as text, as raw messages or as .eml files."""
 
 import math
 import re
 import time
-from itertools import pairwise
-from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from app.api.schema import Closed
+from app.api.v1 import ERRORS
+from app.clients import network_of
 from app.errors import Gone, RequestError, Timeout
-from app.limits import network_of
 from app.metrics import EMAILS
-from app.openai_api import ERRORS, asked
-from app.schema import Closed
 from app.versions import Loaded
+from llm.objectives import CLASSIFY
 from llm.objectives.classifier import Classifier, email_text, explain, predict
 from tasks.data.formats.mails import message_bytes
-from tasks.data.formats.sniff import LINES, POSTMARK, TABLES, suffix_of
 from tasks.served import cleaning_module
 
 AT_ONCE = 64
-"""Mails of one request that are read before another request has its turn."""
+"""Mails of a request that are read before it is another request's turn."""
 MOST_EXPLAINED = 16
 """An explanation costs as much as a hundred mails."""
 LONGEST_EXPLAINED = 50_000
-"""Characters of a mail that is explained; it is read a hundred times."""
+"""Characters of a mail with an explanation, for which it is read a hundred times."""
 MOST_SECONDS = 60.0
-"""Time that the mails which are read at once may take to become text, in which no other request has its turn."""
-LONGEST_POSTMARK = 400
-"""Characters of a line that may begin a message in an mbox."""
+"""Time in which AT_ONCE mails must become text, as other requests wait for their turn."""
+SECOND_MESSAGE = re.compile(rb"\n\r?\nFrom \S{1,300} .{10,60}\d{4}\r?\n")
+"""The beginning of another message in an mbox."""
 
 router = APIRouter(tags=["email"], responses=ERRORS)
 
 
 class Email(Closed):
-    """A mail: subject and body, or all of it as it came under `message`."""
+    """A mail: subject and body, or the whole `message`."""
 
     subject: str | None = None
     body: str | None = None
@@ -52,7 +50,7 @@ class ClassifyRequest(Closed):
     model: str | None = Field(default=None, max_length=200)
     """As in /v1: `classifier` is its champion, `classifier/3` a version."""
     explain: int = Field(default=0, ge=0, le=100)
-    """So many words that moved each decision most; of at most 16 mails, none longer than 50,000 characters."""
+    """Number of words to list that moved each decision most; for at most 16 mails of 50,000 characters."""
 
 
 class Moved(BaseModel):
@@ -63,10 +61,10 @@ class Moved(BaseModel):
 
 
 class Verdict(BaseModel):
-    """What a mail is, or why nobody can say."""
+    """The label of a mail, or why it has none."""
 
     name: str | None = None
-    """The file that it came in."""
+    """The name of its file."""
     label: str | None = None
     probability: float | None = None
     """Of this label."""
@@ -82,15 +80,15 @@ class Classification(BaseModel):
     model: str
     """The version that answers, such as `threestage-classifier/3`."""
     threshold: float | None
-    """Above this probability of the last label a mail is given it; null takes the likelier."""
+    """A mail gets the last label if its probability is above this; null takes the likeliest."""
     labels: list[str]
     verdicts: list[Verdict]
 
 
 @router.post("/classify", summary="Classify mails")
 async def classify(request: Request, body: ClassifyRequest) -> Classification:
-    """A verdict for each mail; one that can't be read has its reason, and leaves the others alone."""
-    loaded = await asked(request, body.model, ("classifier",))
+    """A verdict for each mail; one that can't be read has an error, and the others have their verdicts."""
+    loaded = await request.app.state.loader.get(body.model, CLASSIFY)
     rows = [each.model_dump(exclude_none=True) for each in body.emails]
     return await _classified(request, loaded, rows, body.explain)
 
@@ -102,10 +100,10 @@ async def classify_files(
     model: Annotated[str | None, Form(max_length=200)] = None,
     explain: Annotated[int, Form(ge=0, le=100)] = 0,
 ) -> Classification:
-    """The same for files. Their names are told back and used for nothing else."""
-    loaded = await asked(request, model, ("classifier",))
+    """The same for files. The answer repeats their names, which are used for nothing else."""
+    loaded = await request.app.state.loader.get(model, CLASSIFY)
     rows = [{"message": message_bytes(await each.read())} for each in files]
-    reasons = [_no_message(each.filename or "", row["message"]) for each, row in zip(files, rows, strict=True)]
+    reasons = [_no_message(row["message"]) for row in rows]
     mails = [(row, each.filename) for each, row, reason in zip(files, rows, reasons, strict=True) if not reason]
     found = await _classified(request, loaded, [row for row, _ in mails], explain, [name for _, name in mails])
     verdicts = iter(found.verdicts)
@@ -116,18 +114,12 @@ async def classify_files(
     return found
 
 
-def _no_message(name: str, content: bytes) -> str | None:
-    """Why a file can't be one message; None where it may be."""
-    text = content.decode("latin-1")  # for what is ASCII in it
-    if "\0" in text:
+def _no_message(content: bytes) -> str | None:
+    """Why a file is not one message; None if it may be."""
+    if b"\0" in content:
         return "it is no text"
-    if suffix_of(PurePath(name)) in (*LINES, *TABLES, ".json"):
-        return "it has rows, not a message: /classify takes them as `emails`"
-    if text.startswith("From ") and any(
-        not before.strip() and after.startswith("From ") and POSTMARK.match(after[:LONGEST_POSTMARK])
-        for before, after in pairwise(text.split("\n"))
-    ):
-        return "it has several messages: each is to be a file of its own"
+    if content.startswith(b"From ") and SECOND_MESSAGE.search(content):
+        return "it has several messages: each must be a file of its own"
     return None
 
 
@@ -135,8 +127,6 @@ async def _classified(
     request: Request, loaded: Loaded, rows: list[dict[str, Any]], explained: int, names: list[str | None] | None = None
 ) -> Classification:
     settings, began = request.app.state.settings, time.monotonic()
-    if not isinstance(loaded.model, Classifier):
-        raise RequestError(f"{loaded.named} is no classifier", "model", "not_a_classifier")
     if explained and len(rows) > MOST_EXPLAINED:
         raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
     verdicts: list[Verdict] = []
@@ -162,7 +152,7 @@ async def _classified(
 def verdicts_of(
     loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0, seconds: float = math.inf
 ) -> list[Verdict]:
-    """A verdict for each row, by a version's own cleaning, which has so many seconds. Hold the version's `turn`."""
+    """A verdict for each row, after the version's own cleaning within `seconds`. Hold the version's `turn`."""
     cleaning = cleaning_module(loaded.folder)
     model: Classifier = loaded.model
     verdicts = [Verdict() for _ in rows]

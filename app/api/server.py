@@ -1,10 +1,10 @@
-"""The server: one FastAPI application over the registry's versions, and its life from start to SIGTERM."""
+"""The server: one FastAPI application over the registry's versions, from its start to SIGTERM."""
 
 import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from threading import Thread
 from types import FrameType
@@ -13,29 +13,29 @@ from typing import Any, Literal
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from app import classifying, feedback, openai_api
+from app import feedback
+from app.api import classify, v1
+from app.api.limits import Bodies, Keys, Measured, Sites
+from app.api.schema import error_response
 from app.errors import Busy, Failed, RequestError, Timeout
-from app.limits import Bodies, Keys, Measured, Sites
 from app.metrics import RUNNING, WAITING
 from app.quarantine import Quarantine
 from app.settings import Settings
-from app.versions import Versions
+from app.versions import Loader, Versions
 from llm.errors import UserError
 
 GUARDED = ("/v1", "/classify", "/feedback", "/metrics")
-PRELOADED = ("assistant", "classifier")
-"""Objectives whose default versions are loaded before anybody asks."""
 GOODBYE = 20.0
-"""Seconds that answers have to come to their end when the server is told to end."""
+"""Seconds in which running answers may finish after SIGTERM."""
 IN_VAIN = {"x-should-retry": "false"}
-"""Of an error that the next try would meet again: OpenAI's clients would have it all computed twice more."""
+"""For an error that a retry would meet again: OpenAI's clients would have everything computed twice more."""
 CONNECTIONS = 1000
 """Connections at once; more are refused with 503."""
 MOST_HEAD = 16_384
@@ -55,16 +55,13 @@ class Ready(BaseModel):
 
     ready: bool
     versions: dict[str, str]
-    """Each model's default with the version that answers, and `champion` or `challenger`."""
+    """Each model with the version that answers by its name, and `champion` or `challenger`."""
     reason: str | None = None
-    """Why the server is not ready, or what the registry said last."""
+    """Why the server is not ready, or the registry's last error."""
 
 
-def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
-    """The application, with the `page` where wished.
-
-    It loads what the registry has when it starts, and watches the aliases while it runs.
-    """
+def create_app(settings: Settings) -> FastAPI:
+    """The application. It loads default versions when it starts, and watches their aliases while it runs."""
     versions = Versions(settings)
 
     @asynccontextmanager
@@ -78,7 +75,7 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
 
     app = FastAPIOffline(  # its page at /docs asks no other host
         title="Threestage",
-        summary="The champions of the registry, as OpenAI's clients ask for them, and for mail",
+        summary="The registry's champions: OpenAI's API, and a classifier of mail",
         version="1",
         lifespan=life,
         redoc_url=None,
@@ -86,20 +83,20 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     app.state.versions, app.state.settings = versions, settings
     app.state.registry_error = "the registry has not been read yet"
     app.state.feedback = Quarantine(settings)
-    app.state.loader = openai_api.Loader(versions)
+    app.state.loader = Loader(versions)
     app.state.end_page = lambda: None
-    for router in (openai_api.router, classifying.router, feedback.router):
+    for router in (v1.router, classify.router, feedback.router):
         app.include_router(router)
 
-    @app.get("/healthz", tags=["server"], summary="Does it live?")
+    @app.get("/healthz", tags=["server"], summary="Is the server up?")
     async def healthz() -> Health:
-        """Yes, where this answers."""
+        """The answer is always yes."""
         return Health()
 
-    @app.get("/readyz", tags=["server"], summary="Can it answer?", responses={503: {"model": Ready}})
+    @app.get("/readyz", tags=["server"], summary="Is a model loaded?", responses={503: {"model": Ready}})
     async def readyz(response: Response) -> Ready:
         """Whether the default versions are loaded, and which they are."""
-        found = versions.defaults(PRELOADED)
+        found = versions.defaults()
         ready, reason = bool(found) and all(found.values()), app.state.registry_error
         if not ready:
             response.status_code = 503
@@ -126,19 +123,15 @@ def create_app(settings: Settings, *, page: bool = False) -> FastAPI:
     app.add_middleware(Bodies, most=settings.body_bytes)
     app.add_middleware(Sites, allowed=settings.allowed_hosts, any_name=bool(settings.api_keys))
     app.add_middleware(Measured)
-    if page:
-        from app.page.mount import mount_page
-
-        return mount_page(app)
     return app
 
 
 async def _watch(app: FastAPI) -> None:
-    """Keep what is loaded what the registry's aliases say; while it does not answer, what is loaded goes on."""
+    """Load what the registry's aliases point at; while the registry does not answer, what is loaded goes on."""
     versions, settings = app.state.versions, app.state.settings
     while True:
         try:
-            await run_in_threadpool(versions.refresh, PRELOADED)
+            await run_in_threadpool(versions.refresh)
             app.state.registry_error = None
         except Exception as error:
             reason = " ".join(str(error).split())
@@ -148,68 +141,58 @@ async def _watch(app: FastAPI) -> None:
         await asyncio.sleep(settings.poll_seconds)
 
 
-async def _refused(_: Request, error: RequestError) -> JSONResponse:
+async def _refused(_: Request, error: RequestError) -> Response:
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
-    if isinstance(error, Failed | Timeout):
-        headers = IN_VAIN
-    return JSONResponse(openai_api.error_content(error), error.status, headers)
+    return error_response(error, headers=IN_VAIN if isinstance(error, Failed | Timeout) else headers)
 
 
-async def _user_error(_: Request, error: UserError) -> JSONResponse:
-    return JSONResponse(openai_api.error_content(RequestError(str(error))), 400)
+async def _user_error(_: Request, error: UserError) -> Response:
+    return error_response(RequestError(str(error)))
 
 
-async def _bug(_: Request, error: Exception) -> JSONResponse:
-    """Whoever runs the server finds the traceback in its log."""
-    said = Failed("the server failed; its log says why")
-    return JSONResponse(openai_api.error_content(said), Failed.status, IN_VAIN)
+async def _bug(_: Request, error: Exception) -> Response:
+    """The log has the traceback."""
+    return error_response(Failed("the server failed; its log says why"), headers=IN_VAIN)
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    """What is wrong with one part that is wrong, named as in `messages.0.role`."""
-    # where a part may have several types, most of what pydantic finds is that it is none of the others
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    """The reason why one part is wrong, with its place, such as `messages.0.role`."""
+    # for a part of several types, most of pydantic's errors are that it is none of the others
     found = next((each for each in error.errors() if not each["type"].endswith("_type")), error.errors()[0])
-    place = ".".join(map(str, _there(found["loc"][1:], error.body, found["type"] == "missing")))
-    reason = found["msg"].removeprefix("Value error, ")
+    place, reason, context = _place(found, error.body), found["msg"].removeprefix("Value error, "), found.get("ctx", {})
     if isinstance(error.body, bytes):
         place, reason = "", "the body is not said to be JSON: send the header Content-Type: application/json"
     elif found["type"].startswith("union_tag"):  # whose place is the whole
-        place = found["ctx"]["discriminator"].strip("'")
-        reason = f"one of {', '.join(feedback.ABOUT)}"
+        place, reason = context["discriminator"].strip("'"), f"one of {', '.join(feedback.ABOUT)}"
     elif found["type"] == "json_invalid":  # whose place is a number of characters
-        place, reason = "", f"no JSON: {found['ctx']['error']}"
-    param = ".".join(filter(None, (place, found.get("ctx", {}).get("part"))))
-    named = RequestError(f"{place}: {reason}" if place else reason, param or None, "invalid_request")
-    as_openai_has_it = request.url.path.startswith(openai_api.router.prefix)
-    return JSONResponse(openai_api.error_content(named), 400 if as_openai_has_it else 422)
+        place, reason = "", f"no JSON: {context['error']}"
+    param = ".".join(filter(None, (place, context.get("part"))))
+    named = RequestError(f"{place}: {reason}" if place else reason, param or None)
+    return error_response(named, 400 if request.url.path.startswith(v1.router.prefix) else 422)
 
 
-def _there(parts: Sequence[str | int], body: Any, missing: bool) -> list[str | int]:
-    """The parts of a place that a body has, and its last one where that is `missing`.
-
-    pydantic names the types between them, too.
-    """
-    found: list[str | int] = []
-    for number, part in enumerate(parts, 1):
+def _place(found: dict[str, Any], body: Any) -> str:
+    """The parts of a place that the body has, and a missing one: pydantic also names the types of a union."""
+    parts = []
+    for number, part in enumerate(found["loc"][1:], 2):
         try:
             body = body[part]
         except (LookupError, TypeError):
-            if not missing or number < len(parts) or isinstance(body, str | int | float | list):
+            if found["type"] != "missing" or number < len(found["loc"]):
                 continue
-        found.append(part)
-    return found
+        parts.append(str(part))
+    return ".".join(parts)
 
 
-async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
-    said, code = str(error.detail), {404: "not_found", 413: "too_large"}.get(error.status_code, "invalid_request")
-    if error.status_code == 404 and request.url.path.startswith(openai_api.router.prefix):
-        said = f"{said}: below {openai_api.router.prefix} there are chat/completions, completions and models"
-    found = RequestError(said, None, code)
-    return JSONResponse(openai_api.error_content(found), error.status_code, error.headers)
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    reason, code = str(error.detail), {404: "not_found", 413: "too_large"}.get(error.status_code)
+    if error.status_code == 404 and request.url.path.startswith(v1.router.prefix):
+        reason = f"{reason}: below {v1.router.prefix} there are chat/completions, completions and models"
+    return error_response(RequestError(reason, None, code), error.status_code, error.headers)
 
 
 def http_config(app: FastAPI, host: str, port: int, log_level: str) -> uvicorn.Config:
-    """How the application meets the network."""
+    """uvicorn's settings."""
     return uvicorn.Config(
         app,
         host=host,
@@ -226,9 +209,8 @@ def http_config(app: FastAPI, host: str, port: int, log_level: str) -> uvicorn.C
     )
 
 
-def serve(settings: Settings, host: str, port: int, *, page: bool = True, log_level: str = "info") -> None:
-    """Run the server until SIGTERM or Ctrl-C; texts that are written then have GOODBYE seconds to come to their end."""
-    app = create_app(settings, page=page)
+def serve(app: FastAPI, host: str, port: int, log_level: str = "info") -> None:
+    """Run the server until SIGTERM or Ctrl-C; running answers then have GOODBYE seconds to finish."""
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:

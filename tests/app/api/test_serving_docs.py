@@ -3,14 +3,12 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 from projects import ROOT
 
-from app.openai_api import ERRORS
+from app.api.v1 import ERRORS
 from app.settings import Settings
-from tests.app.conftest import running, tracked
 
 TEXT = (ROOT / "docs/serving.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
@@ -25,20 +23,6 @@ def curl_lines() -> list[str]:
     """Each command with curl in it, over as many lines as it has."""
     lines = "".join(blocks("sh")).replace("\\\n", " ").replace("|\n", "| ").splitlines()
     return [re.sub(" +", " ", line) for line in lines if "curl " in line]
-
-
-@pytest.fixture(scope="module")
-def address(registry, tmp_path_factory) -> Iterator[str]:
-    """A server whose feedback no other test looks at."""
-    with tracked(registry), running(Settings(quarantine=tmp_path_factory.mktemp("feedback"), rows=2)) as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def _store_of_the_server(registry, _own_tracking):
-    """A version that is loaded when it is asked for comes from the store that MLflow has in this process."""
-    with tracked(registry):
-        yield
 
 
 def events(body: str) -> list[dict]:
@@ -61,16 +45,16 @@ HOLDS = {  # what the answer of each path has
 }
 
 
-def test_there_is_a_line_for_every_path_of_the_server(address):
+def test_there_is_a_line_for_every_path_of_the_server():
     said = {re.search(rf"{ADDRESS}(/\S+)", line)[1] for line in curl_lines()}
     assert said == {*HOLDS, "/metrics"}
     assert len(curl_lines()) >= 14
 
 
 @pytest.mark.parametrize("line", curl_lines())
-def test_a_curl_line_is_answered(address, line):
+def test_a_curl_line_is_answered(server, line):
     path = re.search(rf"{ADDRESS}(/\S+)", line)[1]
-    command = line.replace("curl ", SAY, 1).replace(ADDRESS, address)
+    command = line.replace("curl ", SAY, 1).replace(ADDRESS, server)
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     body, _, said = done.stdout.rpartition("\n")
@@ -91,9 +75,9 @@ def test_a_curl_line_is_answered(address, line):
         assert HOLDS[path](json.loads(body)), body
 
 
-def test_the_python_example_prints_the_same_answer_whole_and_in_pieces(address, capsys):
+def test_the_python_example_prints_the_same_answer_whole_and_in_pieces(server, capsys):
     (code,) = blocks("python")
-    exec(compile(code.replace(ADDRESS, address), "docs/serving.md", "exec"), {})
+    exec(compile(code.replace(ADDRESS, server), "docs/serving.md", "exec"), {})
     whole, _, pieces = capsys.readouterr().out.partition("\n")
     said = (whole + "\n" + pieces).rstrip("\n")
     half = len(said) // 2
