@@ -84,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.registry_error = "the registry has not been read yet"
     app.state.feedback = Quarantine(settings)
     app.state.loader = Loader(versions)
-    app.state.end_page = app.state.forget = lambda: None
+    app.state.end_page = lambda: None
     for router in (v1.router, classify.router, feedback.router):
         app.include_router(router)
 
@@ -138,7 +138,6 @@ async def _watch(app: FastAPI) -> None:
             if reason != app.state.registry_error:
                 logger.warning("the registry: %s", reason)
             app.state.registry_error = reason
-        app.state.forget()
         await asyncio.sleep(settings.poll_seconds)
 
 

@@ -21,8 +21,8 @@ from app.api.classify import ClassifyRequest
 from app.api.limits import Sites
 from app.api.schema import ChatRequest, CompletionRequest
 from app.api.server import create_app
+from app.cli.command import cli
 from app.clients import network_of
-from app.command import cli
 from app.feedback import AnswerFeedback
 from app.settings import Settings
 from tests.app.conftest import error_of, running, tracked

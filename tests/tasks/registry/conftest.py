@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from real_servers import OPENS_STORE
+from projects import OPENS_STORE
 from small_models import make_models, run
 
 

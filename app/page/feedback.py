@@ -1,4 +1,4 @@
-"""The page for who decides what is learned from: feedback that waits, behind a reviewer's key."""
+"""The tab Feedback: a person with a reviewer's key accepts and drops feedback that waits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,15 @@ from fastapi import FastAPI
 
 from app.clients import is_key
 from app.errors import RequestError
-from app.feedback_list import COLUMNS, Text, select, texts
-from app.page_shared import PRIVATE, shown_errors
+from app.page.shared import PRIVATE, shown_errors
 from app.quarantine import Decision
+from app.waiting import COLUMNS, Text, select, texts
 
 HELP = (
     "Nothing learns from these rows until you accept them. Nearly equal rows are one line. Click a line to choose it "
     "and read it whole, or name IDs, networks, datasets, or all. You decide on the rows that are shown, not on later "
     "ones; of several wordings training learns the first."
 )
-
 WIDTHS = [110, 120, 130, 200, 110, 300, 110, 160, 220]
 """Pixels of the columns."""
 
@@ -55,17 +54,13 @@ def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
 
 def waiting(state: Any, key: str) -> list[Text]:
-    """The texts that wait. Raises RequestError for a key that is no reviewer's."""
-    _check(state, key)
+    """The texts that wait. Raises RequestError unless the key is a reviewer's."""
+    if not is_key(key, state.settings.reviewer_keys):
+        raise RequestError("this is no reviewer's key", None, "not_a_reviewer")
     return texts(state.feedback.waiting())
 
 
 def decide(state: Any, key: str, shown: Sequence[Text], which: str, decision: Decision) -> int:
     """Accept or drop those rows of `shown` that the words name; how many. Raises RequestError as `waiting`."""
-    _check(state, key)
+    waiting(state, key)
     return state.feedback.decide(select(shown, which.split()), decision)[0]
-
-
-def _check(state: Any, key: str) -> None:
-    if not is_key(key, state.settings.reviewer_keys):
-        raise RequestError("this is no reviewer's key", None, "not_a_reviewer")
