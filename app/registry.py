@@ -24,11 +24,9 @@ from app.errors import NotFound, RequestError, Unavailable
 from llm.errors import UserError
 from llm.formats.model_folder import CONFIG
 from llm.objectives import capabilities
-from tasks.registry.decide import CHAMPION
-from tasks.registry.listing import own_models, versions
 from tasks.registry.record import FILE, RECORD, Record
-from tasks.registry.register import CHALLENGER, registered_name
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
+from tasks.registry.versions import CHALLENGER, CHAMPION, own_models, registered_name, versions
 
 BY_DEFAULT = (CHAMPION, CHALLENGER)
 AGAIN = 30.0

@@ -27,7 +27,7 @@ from app.settings import Settings
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, CLASSIFY, load_for_inference
-from tasks.registry.register import registered_name
+from tasks.registry.versions import registered_name
 
 PRELOADED = (CHAT, CLASSIFY)
 """The default versions of models with these capabilities are loaded before the first request."""

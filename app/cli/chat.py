@@ -92,8 +92,8 @@ def answer(
 ) -> tuple[str, str]:
     """The text of the next turn, printed while it is generated, and how it ended: `stop`, `length` or `interrupted`.
 
-    If the conversation is too long, its first turns are deleted; the first `fixed` messages stay. Raises RequestError; and
-    KeyboardInterrupt, unless Ctrl-C only `stops` this answer.
+    If the conversation is too long, its first turns are deleted; the first `fixed` messages stay. Raises
+    RequestError; and KeyboardInterrupt, unless Ctrl-C only `stops` this answer.
     """
     from app.generation import Generation, ends
 

@@ -23,8 +23,7 @@ from llm.chat import Message
 from llm.errors import UserError
 from llm.generation.sampling import Sampling
 from llm.objectives import CHAT
-from tasks.registry.decide import CHAMPION
-from tasks.registry.register import CHALLENGER
+from tasks.registry.versions import CHALLENGER, CHAMPION
 
 LONGEST = 100_000
 """Characters of a question."""

@@ -9,8 +9,8 @@ import pytest
 from app.errors import NotFound, RequestError, Unavailable
 from app.registry import Listed, Named, Registry, models_with
 from llm.objectives import CHAT, CLASSIFY, COMPLETE
-from tasks.registry.listing import own_models
 from tasks.registry.tracking import configure_tracking
+from tasks.registry.versions import own_models
 from tests.app.conftest import tracked
 
 
