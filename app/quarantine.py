@@ -151,7 +151,8 @@ class Quarantine:
                         store.execute(table)
                     yield store
         except (OSError, sqlite3.Error) as error:
-            raise Unavailable(f"feedback can't be kept: {error}", None, "feedback_not_kept") from error
+            reason = getattr(error, "strerror", error)  # without the path
+            raise Unavailable(f"feedback can't be kept: {reason}", None, "feedback_not_kept") from error
 
 
 def _waiting(store: sqlite3.Connection) -> list[Waiting]:

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -45,14 +45,16 @@ def chat(
         for asked in [" ".join(question)] if question else _typed() if on_terminal else _piped():
             messages = [*(messages if on_terminal else before), Message("user", asked)]
             try:
-                found = answer(loaded, messages, len(before), sampling, max_tokens, show=not as_json, stops=on_terminal)
+                text, finish = answer(
+                    loaded, messages, len(before), sampling, max_tokens, show=not as_json, stops=on_terminal
+                )
             except RequestError as error:
                 failed, result = True, {"error": str(error)}
                 to_person(f"error: {error}")
                 messages.pop()
             else:
-                result = {"answer": found.text, "finish": found.finish}
-                messages.append(Message("assistant", found.text))
+                result = {"answer": text, "finish": finish}
+                messages.append(Message("assistant", text))
             if as_json:
                 print_json({"model": loaded.registered_name, "question": asked, **result})
     if failed and not on_terminal:
@@ -78,14 +80,6 @@ def _typed() -> Iterator[str]:
             yield line
 
 
-class Answer(NamedTuple):
-    """The text of the assistant."""
-
-    text: str
-    finish: str
-    """`stop` at its own end, `length` at the last token allowed, `interrupted` by Ctrl-C."""
-
-
 def answer(
     loaded: "Loaded",
     messages: list["Message"],
@@ -95,10 +89,11 @@ def answer(
     *,
     show: bool,
     stops: bool,
-) -> Answer:
-    """The next turn, printed while it is generated. If the conversation is too long, its first turns are deleted.
+) -> tuple[str, str]:
+    """The text of the next turn, printed while it is generated, and how it ended: `stop`, `length` or `interrupted`.
 
-    The first `fixed` messages stay. Raises RequestError; and KeyboardInterrupt, unless Ctrl-C only `stops` this answer.
+    If the conversation is too long, its first turns are deleted; the first `fixed` messages stay. Raises
+    RequestError; and KeyboardInterrupt, unless Ctrl-C only `stops` this answer.
     """
     from app.generation import Generation, ends
 
@@ -124,7 +119,7 @@ def answer(
             raise
     if show:
         sys.stdout.write(" [stopped]\n" if finish == "interrupted" else "\n")
-    return Answer("".join(pieces).strip(), finish)
+    return "".join(pieces).strip(), finish
 
 
 def _fitting_prompt(loaded: "Loaded", messages: list["Message"], fixed: int, max_tokens: int) -> list[int]:

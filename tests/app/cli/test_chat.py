@@ -6,7 +6,8 @@ import pty
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -63,63 +64,56 @@ def test_a_conversation_that_grows_too_long_loses_its_first_turns_but_not_the_sy
     with tracked(registry), loaded_version("assistant", CHAT) as loaded:
         for times in (1, 20):  # too many tokens, and too many characters to make tokens of
             talk = [system, *turns * times, Message("user", "hello")]
-            came = answer(loaded, talk, 1, Sampling(), 9, show=False, stops=False)
-            assert came.finish == "length"
+            _, finish = answer(loaded, talk, 1, Sampling(), 9, show=False, stops=False)
+            assert finish == "length"
             assert talk[0] == system
             assert 10 < len(talk) < len(turns)
             assert talk[1:-1] == (turns * times)[-len(talk) + 2 :]
             assert talk[1].role == "user"
 
 
-@pytest.fixture
-def printed(capsys, monkeypatch, registry) -> Iterator[io.StringIO]:
-    """Stdout, over the shared registry."""
-    with tracked(registry):
-        monkeypatch.setattr(sys, "stdout", io.StringIO())
-        yield sys.stdout
-
-
 @contextmanager
-def a_person(acts: Callable[[Steps], None]) -> Iterator[None]:
-    """Somebody who acts while the command runs in this thread."""
-    with stepwise() as steps:
+def a_person(registry: Path, acts: Callable[[Steps, io.StringIO], None]) -> Iterator[io.StringIO]:
+    """Somebody who acts on what is printed while the command runs in this thread, over the shared registry."""
+    printed = io.StringIO()
+    with tracked(registry), stepwise() as steps, redirect_stdout(printed):
 
         def act() -> None:
             try:
-                acts(steps)
+                acts(steps, printed)
             finally:
                 steps.open()
 
         person = Thread(target=act)
         person.start()
         try:
-            yield
+            yield printed
         finally:
             person.join()
 
 
-def test_ctrl_c_ends_an_answer_with_130_and_nothing_but_a_line(printed, capsys):
-    def interrupts(steps: Steps) -> None:
+def test_ctrl_c_ends_an_answer_with_130_and_nothing_but_a_line(registry, capsys):
+    def interrupts(steps: Steps, printed: io.StringIO) -> None:
         wait_until(lambda: steps.let(1) or printed.getvalue(), HANGS)  # a model makes steps while it is loaded, too
         os.kill(os.getpid(), signal.SIGINT)
 
-    with a_person(interrupts), pytest.raises(SystemExit) as end:
+    with a_person(registry, interrupts), pytest.raises(SystemExit) as end:
         cli(["chat", "hello"])
     assert (end.value.code, capsys.readouterr().err) == (130, "interrupted\n")
 
 
-def test_on_a_terminal_ctrl_c_stops_the_answer_and_an_empty_line_the_conversation(printed, capsys, monkeypatch):
+def test_on_a_terminal_ctrl_c_stops_the_answer_and_an_empty_line_the_conversation(registry, capsys, monkeypatch):
     keyboard, stdin = pty.openpty()
     monkeypatch.setattr(sys, "stdin", os.fdopen(stdin))
     os.write(keyboard, b"hello\nhello\n\n")
 
-    def stops_each_answer(steps: Steps) -> None:
+    def stops_each_answer(steps: Steps, printed: io.StringIO) -> None:
         for number in range(2):
             wait_until(lambda: steps.let(1) or printed.getvalue().split("[stopped]\n")[-1], HANGS)
             os.kill(os.getpid(), signal.SIGINT)
             wait_until(lambda number=number: printed.getvalue().count(" [stopped]\n") > number, HANGS)
 
-    with a_person(stops_each_answer), pytest.raises(SystemExit) as end:
+    with a_person(registry, stops_each_answer) as printed, pytest.raises(SystemExit) as end:
         cli(["chat"])
     os.close(keyboard)
     assert end.value.code == 0
