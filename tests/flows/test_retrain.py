@@ -31,12 +31,12 @@ from projects import change_params, environment, git, run
 
 from flows.deploy import check
 from llm.errors import UserError
-from tests.world import ENDS
 
 HANGS = 600  # seconds that only something that hangs takes
 NEVER = 10**6
 ENDLESS = {"steps": NEVER, "evaluate_every": NEVER, "checkpoint_every": NEVER}
 POOL = "local"
+ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
 SPAM = {"label": "spam", "subject": "A prize", "body": "Click to claim the money that you have won: it costs nothing."}
 
 
