@@ -74,8 +74,8 @@ STALE = {  # the first pattern that fits a module counts
     "tasks/data/archives.py": FETCH,
     "tasks/data/compression.py": (*FETCH, *PREPROCESS),
     "tasks/data/folders.py": (*FETCH, *PREPROCESS),
+    "tasks/data/formats/sniff.py": (*FETCH, *PREPROCESS),
     "tasks/data/local.py": FETCH,
-    "tasks/data/registries.py": FETCH,
     "tasks/data/remote.py": FETCH,
     "tasks/data/sources.py": FETCH,
     "tasks/data/published.py": (LOAD,),
@@ -102,7 +102,7 @@ STALE = {  # the first pattern that fits a module counts
 }
 FETCHING = [
     f"tasks/data/{name}.py"
-    for name in ("archives", "compression", "folders", "local", "registries", "remote", "sources")
+    for name in ("archives", "compression", "folders", "formats/sniff", "local", "remote", "sources")
 ]
 SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none

@@ -1,6 +1,7 @@
 """Sources that a dataset is made from: fetched, checked against a hash, read without trusting them."""
 
 import codecs
+import io
 import logging
 import re
 import shutil
@@ -20,11 +21,13 @@ from pydantic import StringConstraints, field_validator, model_validator
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.data.archives import MAX_BYTES, TAR, ZIP, is_archive, unpack
+from tasks.data.archives import CHUNK, MAX_BYTES, TAR, ZIP, is_archive, unpack
 from tasks.data.compression import open_plain, without_compression
+from tasks.data.formats.sniff import HEAD, PROSE, sniff, suffix_of
 from tasks.data.local import Found, digest, find_files
-from tasks.data.registries import NPM, PYPI, npm_pack, pip_download, wrong_hash
 from tasks.data.remote import (
+    NPM,
+    PYPI,
     STORES,
     WILD,
     UnreachableError,
@@ -32,19 +35,15 @@ from tasks.data.remote import (
     download,
     download_from_hub,
     download_from_store,
+    npm_pack,
+    pip_download,
     revision_of,
+    wrong_hash,
 )
 
 KNOWN = re.compile(
     rf"({NPM}|{PYPI}|hf:[\w./~-]+(:[\w.-]+)?(@[\w.-]+)?|https://.+|({'|'.join(STORES)})://.+|file:.+"
     r"|(?![A-Za-z][A-Za-z0-9+.-]*:).+)"
-)
-MAILS = (".eml", ".emlx", ".mbox")
-TEXTS = (".md", ".txt")  # whatever they begin with
-HEADERS = re.compile(  # of a mail, perhaps in an mbox: two at least
-    rb"(?:From \S.*\n)?(?:(?:Received|Return-Path|Delivered-To|From|To|Subject|Date|Message-ID|MIME-Version|X-[\w-]+)"
-    rb":.*\n(?:[ \t].*\n)*){2}",
-    re.IGNORECASE,
 )
 FORMS = "npm:NAME@VERSION, pypi:NAME==VERSION, hf:DATASET, https://…, s3://…, gs://… and paths of files, folders, globs"
 
@@ -258,24 +257,18 @@ def _write_folder(found: Found, source: Source, target: Path) -> None:
 
 def _is_written_in(path: Path, encoding: str) -> bool:
     """Whether a file may be a text of the encoding: no mail, which says its own, no UTF-8 already, nothing with NUL."""
-    suffix = PurePosixPath(without_compression(path.name)).suffix.lower()
-    if suffix in MAILS:
+    form = sniff(path)
+    if form in ("mbox", "parquet", "pdf") or (form == "eml" and suffix_of(path) not in PROSE):
         return False
-    decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
     with open_plain(path) as file:
-        piece = file.read(2**16)
-        if b"\0" in piece:
+        if b"\0" in file.read(HEAD):
             return b"\0" in "a".encode(encoding)
-        if suffix not in TEXTS and HEADERS.match(piece):
-            return False
+    with open_plain(path) as file, io.TextIOWrapper(file, "utf-8") as text:
         try:
-            while piece:
-                is_ascii = decoder.decode(piece).isascii() and is_ascii
-                piece = file.read(2**20)
-            decoder.decode(b"", final=True)
+            pieces = [piece.isascii() for piece in iter(lambda: text.read(CHUNK), "")]
+            return all(pieces)  # ASCII may be any encoding: ISO 2022 writes everything with it
         except UnicodeDecodeError:
             return True
-    return is_ascii  # which may be of any encoding: ISO 2022 writes all with it
 
 
 def _recode(folder: Path, source: Source) -> None:

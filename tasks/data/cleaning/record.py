@@ -95,7 +95,7 @@ class Record:
 
     def changed(self, rule: str, before: str, after: str) -> None:
         """A rule made of a text another one."""
-        if before == after or _same_words(before, after):
+        if before == after or before.split() == after.split():
             return
         self.changes[rule] = self.changes.get(rule, 0) + 1
         examples = self.examples.setdefault(rule, [])
@@ -219,21 +219,6 @@ def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) ->
         found = zip(ids, sources, reasons[out], text[out], strict=True)
         left_out(rule, (dict(zip(("id", "source", "reason", "text"), row, strict=True)) for row in found))
     return table[~out]
-
-
-def _same_words(before: str, after: str) -> bool:
-    """Whether two texts differ in spaces alone."""
-    same, end = 0, min(len(before), len(after))
-    while same < end:  # where they begin to differ, by halves
-        middle = (same + end + 1) // 2
-        if before[same:middle] == after[same:middle]:
-            same = middle
-        else:
-            end = middle - 1
-    differ = before[same : same + 1], after[same : same + 1]
-    if all(differ) and not any(map(str.isspace, differ)):  # what is before is the same, so words are others
-        return False
-    return before.split() == after.split()
 
 
 def _difference(before: str, after: str) -> dict[str, str]:

@@ -76,13 +76,6 @@ def test_forms_that_are_not_similar_enough_take_no_longer_the_more_are_known_to_
     assert same(sets[0], sets[1], 0.67)
 
 
-def test_texts_that_are_known_are_found_among_others_whatever_else_these_hold():
-    known = Known([shingles("one two three four five"), shingles("nothing of it")])
-    others = [shingles(text) for text in ("six seven eight nine", "One, two; three four!", "nothing of it")]
-    assert known.pairs(others, 0.6).tolist() == [[0, 1], [1, 2]]
-    assert known.pairs([], 0.6).shape == Known([]).pairs(others, 0.6).shape == (0, 2)
-
-
 @pytest.mark.parametrize("threshold", [0.3, 0.8, 1.0])
 def test_prefixes_leave_out_no_pair_that_is_similar_enough_and_most_others(threshold):
     generator = np.random.default_rng(1)
