@@ -37,7 +37,7 @@ def summarise(
     groups: str | None = None,
     labels: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """One row on a whole de-duplicated and split table: what no single row of it can tell.
+    """Sum up a de-duplicated and split table in one row.
 
     Rows read and kept, the shares of them that were duplicates or left out for other reasons, the rows of each split,
     the rows `overlapping` that have a near duplicate in an earlier split, the values of the column `groups` that are
@@ -88,7 +88,7 @@ def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectati
 
 
 def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any]:
-    """What one expectation wanted and saw, with nothing in it that differs between equal runs."""
+    """What one expectation wanted and saw, without anything that differs between equal runs."""
     details = result.to_json_dict()
     seen, config = details["result"], details["expectation_config"]
     wanted = {key: value for key, value in config["kwargs"].items() if key not in ("batch_id", "column")}

@@ -109,8 +109,8 @@ class Source(Config):
         return self
 
 
-def _parts(source: Source) -> tuple[str, str]:
-    """Which kind of place it is, and the place."""
+def _kind_and_place(source: Source) -> tuple[str, str]:
+    """The kind of place, such as npm, and what follows it."""
     kind, mark, rest = source.source.partition(":")
     if kind in ("npm", "pypi", "hf", "file") and mark:
         return kind, rest
@@ -120,8 +120,8 @@ def _parts(source: Source) -> tuple[str, str]:
 
 
 def is_here(source: Source) -> bool:
-    """Whether its files are this machine's own."""
-    return _parts(source)[0] == "file"
+    """Whether its files are on this machine."""
+    return _kind_and_place(source)[0] == "file"
 
 
 def _may_pass(_task: Task, _task_run: TaskRun, state: State) -> bool:
@@ -131,7 +131,7 @@ def _may_pass(_task: Task, _task_run: TaskRun, state: State) -> bool:
 def source_name(source: Source) -> str:
     """The folder of a source below its dataset: its name, else the package without its scope, the file without its
     suffix, or the folder."""
-    kind, rest = _parts(source)
+    kind, rest = _kind_and_place(source)
     if source.name:
         return source.name
     match kind:
@@ -179,7 +179,7 @@ def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
 
 def pinned(source: Source) -> Source:
     """The source with the commit that a dataset of the hub is at now, if it has none. Raises UnreachableError."""
-    kind, place = _parts(source)
+    kind, place = _kind_and_place(source)
     if kind != "hf" or "@" in place or Path(place).exists():
         return source
     return source.model_copy(update={"source": f"{source.source}@{revision_of(place.partition(':')[0])}"})
@@ -187,7 +187,7 @@ def pinned(source: Source) -> Source:
 
 def obtain(source: Source, scratch: Path) -> Found:
     """The files of a source where they are, or in `scratch`. Raises UserError and UnreachableError."""
-    kind, rest = _parts(source)
+    kind, rest = _kind_and_place(source)
     match kind:
         case "npm":
             path = npm_pack(rest, scratch)
@@ -256,7 +256,7 @@ def _write_folder(found: Found, source: Source, target: Path) -> None:
 
 
 def _is_written_in(path: Path, encoding: str) -> bool:
-    """Whether a file may be a text of the encoding: no mail, which says its own, no UTF-8 already, nothing with NUL."""
+    """Whether to recode a file: mails declare their own charset; valid UTF-8 and files with NUL stay as they are."""
     form = sniff(path)
     if form in ("mbox", "parquet", "pdf") or (form == "eml" and suffix_of(path) not in PROSE):
         return False

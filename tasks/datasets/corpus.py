@@ -23,9 +23,9 @@ from tasks.data.cleaning.rules import in_languages, within_lengths, without_repe
 from tasks.data.compression import without_compression
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.documents import documents, raw_documents, tidy_document
-from tasks.data.parts import make_parts, read_part, read_record, with_record
 from tasks.data.splits import Split, check_train_only
 from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_learn, write_stream
+from tasks.data.table_parts import make_parts, read_part, read_record, with_record
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
 from tasks.stages.cluster import same_processes

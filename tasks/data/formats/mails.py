@@ -37,7 +37,7 @@ HEADER_LINE = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:[ \t]*\S")
 
 @dataclass(frozen=True)
 class Labels:
-    """What an email may be, and how files call that."""
+    """The labels of emails, and the names that files use for them."""
 
     names: tuple[str, ...]
     label_map: Mapping[str, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Labels:
         return str(value) in self.names or str(value).strip().casefold() in self._known
 
     def of_path(self, path: PurePath) -> str | None:
-        """The label that a file's name or the nearest folder's says, as a word: `easy-ham-1/3.eml` is ham.
+        """The label that stands as a word in a file's name, else in the nearest folder's: `easy-ham-1/3.eml` is ham.
 
         A name that denies one, as `not-spam` does, ends the search for that one.
         """

@@ -24,7 +24,7 @@ Row = tuple[int | None, Any]
 
 
 def place_of(path: Path, number: int | None) -> str:
-    """How a row is named in what is said of it."""
+    """The name of a row in messages."""
     return f"{path}, row {number}" if number else str(path)
 
 

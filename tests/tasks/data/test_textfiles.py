@@ -30,7 +30,7 @@ def rows_of(elements) -> tuple[list[str], str]:
     return found, ""
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(VALUES, max_size=6), st.sampled_from([None, 0, 1]), st.integers(1, 60), PUT)
 def test_a_large_list_has_the_rows_and_the_mistakes_of_a_whole_one(tmp_path_factory, rows, indent, place, put):
     text = json.dumps(rows, indent=indent, ensure_ascii=False)
