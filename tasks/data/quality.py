@@ -130,7 +130,7 @@ def _sentence(finding: dict[str, Any]) -> str:
 def _of_batches(findings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What one expectation saw in batches, as in one table of all their rows."""
     first = next((each for each in findings if not each["success"]), findings[0])
-    if not all("unexpected" in each for each in findings):
+    if len(findings) == 1 or not all("unexpected" in each for each in findings):
         return first
     counts = {name: sum(each[name] for each in findings) for name in ("unexpected", "rows")}
     examples = [example for each in findings for example in each["examples"]][:EXAMPLES]

