@@ -21,11 +21,9 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.errors import UserError
 from llm.files import atomic_folder
-from tasks.data.cleaning.languages import in_languages
-from tasks.data.cleaning.lines import without_known_lines
 from tasks.data.cleaning.personal import mask, mask_rows
 from tasks.data.cleaning.record import RULES, Record, recorded
-from tasks.data.cleaning.rules import within_lengths, without_repetition
+from tasks.data.cleaning.rules import in_languages, within_lengths, without_known_lines, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
 from tasks.data.shingles import text_hashes

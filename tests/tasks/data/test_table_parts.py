@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.data.cleaning.record import changed, left_out, recorded
-from tasks.data.parts import column, make_parts, read_part, read_record, with_record
+from tasks.data.table_parts import column, make_parts, read_part, read_record, with_record
 
 
 def squares(number: int) -> pa.Table:
@@ -20,7 +20,7 @@ def squares(number: int) -> pa.Table:
 def here(monkeypatch):
     """Parts are made in this process, where this file can be imported from."""
     monkeypatch.delenv("THREESTAGE_RAY", raising=False)
-    monkeypatch.setattr("tasks.data.parts.map_in_order", map)
+    monkeypatch.setattr("tasks.data.table_parts.map_in_order", map)
 
 
 def test_parts_come_in_the_order_of_jobs_with_what_cleaning_did_to_each(tmp_path):

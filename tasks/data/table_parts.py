@@ -1,7 +1,7 @@
 """A table too large for memory, as parts on disk: each is made once, by any core, and is there whole or not at all.
 
-A part is an Arrow file, read through a memory map, which has what cleaning did to it among its metadata. Whoever makes
-parts again, after an interruption, goes on with the first that is missing.
+A part is an Arrow file, read through a memory map; its metadata say what cleaning did to it. A run that was interrupted
+goes on with the first missing part.
 """
 
 import logging
