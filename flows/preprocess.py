@@ -179,8 +179,8 @@ def show_drift(name: str, folder: Path) -> None:
     """Show how far the rows are from those of the last commit, for people; no out has it, as none may hang on that."""
     from dvc.exceptions import DvcException
 
+    from tasks.data.drift import FETCH, moved
     from tasks.registry.trained_on import committed, rows_before, rows_in
-    from tasks.review.drift import FETCH, moved
 
     try:
         before = committed(name)

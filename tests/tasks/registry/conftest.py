@@ -17,8 +17,7 @@ import mlflow
 import pytest
 from dvc.repo import Repo
 from filelock import FileLock
-from projects import git
-from real_servers import OPENS_STORE
+from projects import OPENS_STORE, git
 from small_models import make_models
 
 from tasks.registry.register import register_model
