@@ -163,7 +163,7 @@ def test_overlap_finds_all_that_comparing_every_pair_finds(varied, threshold):
     found = len(np.unique(near_pairs(left, right, threshold)[:, 0]))
     left, right = (table[table["split"] == name]["text"].tolist() for name in ("validation", "train"))
     found += len(np.unique(near_pairs(left, right, threshold)[:, 0]))
-    assert overlap(table, table["text"], threshold) == found > 3
+    assert overlap(table, table["text"], threshold) == found > 0
 
 
 def test_rows_that_begin_alike_are_not_all_compared_with_each_other(monkeypatch):
