@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from llm.errors import UserError
 from tasks.data.formats import Problem
 from tasks.data.formats.mails import message_bytes, messages
-from tasks.data.formats.sniff import TABLES, sniff, suffix_of
 from tasks.data.formats.tables import READERS
+from tasks.data.sniff import TABLES, sniff, suffix_of
 from tasks.data.textfiles import read_bytes
 
 NO_TEXT = "it is no text"

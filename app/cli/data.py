@@ -116,7 +116,7 @@ def _meaning(given: str) -> tuple[str, str]:
 
 
 def _forms(paths: list[Path]) -> str:
-    from tasks.data.formats.sniff import sniff
+    from tasks.data.sniff import sniff
 
     def form(path: Path) -> str:
         try:

@@ -23,7 +23,6 @@ from llm.config import Config
 from llm.errors import UserError
 from tasks.data.archives import CHUNK, MAX_BYTES, TAR, ZIP, is_archive, unpack
 from tasks.data.compression import open_plain, without_compression
-from tasks.data.formats.sniff import HEAD, PROSE, sniff, suffix_of
 from tasks.data.local import Found, digest, find_files
 from tasks.data.remote import (
     NPM,
@@ -40,6 +39,7 @@ from tasks.data.remote import (
     revision_of,
     wrong_hash,
 )
+from tasks.data.sniff import HEAD, PROSE, sniff, suffix_of
 
 KNOWN = re.compile(
     rf"({NPM}|{PYPI}|hf:[\w./~-]+(:[\w.-]+)?(@[\w.-]+)?|https://.+|({'|'.join(STORES)})://.+|file:.+"

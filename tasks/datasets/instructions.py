@@ -16,10 +16,10 @@ from llm.errors import UserError
 from tasks.data.cleaning.record import left_out
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.conversations import conversations
-from tasks.data.formats.sniff import suffix_of
 from tasks.data.inbox import FEEDBACK, SAID, by_votes
 from tasks.data.instructions.packs import read_packs
 from tasks.data.instructions.rows import WORDED, made_rows, source_of
+from tasks.data.sniff import suffix_of
 from tasks.data.splits import SPLITS, Split
 from tasks.data.textfiles import raw_files, read_text, tidy
 from tasks.datasets import Dataset, Table, write_parquet

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.data.formats import Problem, RowError, check_form, columns_of
-from tasks.data.formats.sniff import sniff
 from tasks.data.formats.tables import READERS, each_row
+from tasks.data.sniff import sniff
 from tasks.data.textfiles import tidy
 
 COLUMNS = {

@@ -8,10 +8,10 @@ from typing import Any
 
 from tasks.data.cleaning.record import changed, left_out
 from tasks.data.formats import Problem, RowError, check_form, columns_of
-from tasks.data.formats.sniff import PROSE, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, each_row
 from tasks.data.mail import html_text
+from tasks.data.sniff import PROSE, sniff, suffix_of
 from tasks.data.textfiles import lines, mend, read_text
 
 COLUMNS = {"text": ("text", "content", "body", "document", "article", "story", "passage", "markdown")}

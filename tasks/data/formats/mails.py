@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
 from tasks.data.formats import Problem, RowError, check_form, columns_of
-from tasks.data.formats.sniff import POSTMARK, is_message, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, each_row, named_rows, place_of
 from tasks.data.mail import RowError as MailError
 from tasks.data.mail import clean_mail, parse_message
+from tasks.data.sniff import POSTMARK, is_message, sniff, suffix_of
 from tasks.data.textfiles import LARGEST, byte_lines, read_bytes, read_text
 
 COLUMNS = {

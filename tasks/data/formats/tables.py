@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from llm.errors import UserError
 from tasks.data.formats import Problem, RowError
-from tasks.data.formats.sniff import head_of, is_json, separator_of, suffix_of
+from tasks.data.sniff import head_of, is_json, separator_of, suffix_of
 from tasks.data.textfiles import LARGEST, LONGEST_LINE, TooLargeError, large_list, lines, parse_json, read_text
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ import pytest
 
 from llm.errors import UserError
 from tasks.data.compression import zstd
-from tasks.data.formats.sniff import sniff
+from tasks.data.sniff import sniff
 from tasks.data.sources import Source, fetch_source
 from tasks.datasets import corpus, emails, instructions
 
