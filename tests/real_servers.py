@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
+import psutil
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -36,6 +38,12 @@ def wait_for(there: Callable[[], Found], every: float = 0.2) -> Found:
         assert time.monotonic() < deadline
         time.sleep(every)
     return found
+
+
+def is_asked_to_stop(process: psutil.Process) -> bool:
+    """Whether SIGTERM waits for a process that is suspended. Linux only."""
+    pending = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return bool(int(pending[1], 16) >> signal.SIGTERM - 1 & 1)
 
 
 class Process:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 
 import pytest
 
@@ -27,6 +28,20 @@ def classifier(story, scene):
     return found.aliases, found.said
 
 
+def test_the_deployment_has_its_schedule_one_slot_and_a_form_with_bounds(story):
+    daily = story.daily
+    assert [each.schedule.cron for each in daily.schedules] == ["0 3 * * *"]
+    assert daily.global_concurrency_limit.limit == 1
+    assert daily.concurrency_options.collision_strategy == "ENQUEUE"
+    form = daily.parameter_openapi_schema["properties"]
+    assert form.keys() == {"hours", "stage_hours", "decide", "share", "push_to"}
+    assert (form["decide"]["enum"], daily.parameters["decide"]) == (["person", "gates", "nobody"], "person")
+    assert form["stage_hours"]["exclusiveMinimum"] == 0
+    place, code = (next(iter(step.values())) for step in daily.pull_steps)
+    assert place == {"directory": str(story.folder)}
+    assert code == {"script": f"{sys.executable} -m flows.deploy"}, "merged code comes first"
+
+
 def test_a_schedule_runs_what_new_mail_makes_stale_and_compares_the_challenger(story):
     tree = story.trees["schedule"]
     assert {name for name in tree if "@" in name} == RAN
@@ -47,6 +62,17 @@ def test_an_answer_in_prefects_form_moves_the_champion(story):
     aliases, said = classifier(story, "approve")
     assert aliases == {"champion": "2", "previous": "1"}
     assert said == {"1": "approved", "2": "approved"}
+
+
+def test_a_cancelled_run_is_cancelled_at_every_level_and_the_last_good_model_is_back(story):
+    assert set(story.trees["cancel"].values()) == {"Cancelled"}, story.trees["cancel"]
+    assert {"pretrain", "pretrain-scratch", story.names["cancel"]} <= story.trees["cancel"].keys()
+    assert story.first_end.message == "The run was cancelled; the next run goes on from the last checkpoint."
+    assert "Finished in state Running" not in story.retrain_log
+    assert "Crash" not in story.stage_log
+    assert " goes on from there; ended after " in story.stage_log.splitlines()[-1]
+    assert story.weights["cancel"] == story.weights["before"]
+    assert "git status --short dvc.lock reports\n```" in story.console.page(), "it prints nothing"
 
 
 def test_a_run_outlives_its_prefect_server_and_keeps_its_slot(story):
@@ -72,18 +98,13 @@ def test_the_next_run_finishes_to_the_bit_what_the_killed_one_began_and_doubles_
     assert story.trainings == [list(range(1, STEPS + 1))]
 
 
-def test_the_gates_refuse_a_worse_challenger(story):
-    aliases, said = classifier(story, "refuse")
-    assert aliases == {"champion": "2", "previous": "1"}
-    assert said == {"1": "approved", "2": "approved", "3": "rejected"}
-
-
-def test_what_a_person_rejects_stays_rejected_through_the_next_retrain(story):
-    assert story.names["reject"].endswith(": nothing new")
+def test_the_gates_reject_a_worse_challenger_and_leave_what_a_person_rejected(story):
+    assert story.names["reject"].endswith(": nothing to train, a review")
     now = story.standings["reject"]
     assert now["foundation"].aliases == {"champion": "1"}
     assert now["foundation"].said == {"1": "approved", "2": "rejected"}
-    assert now["classifier"] == story.standings["refuse"]["classifier"]
+    assert now["classifier"].aliases == {"champion": "2", "previous": "1"}
+    assert now["classifier"].said == {"1": "approved", "2": "approved", "3": "rejected"}
 
 
 def test_a_rollback_makes_the_champion_before_champion_again(story):

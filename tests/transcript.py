@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from tasks.review.gates import Gate
 from tasks.review.page import summary
 from tests.projects import ROOT, change_params, environment, git, make_project, run
-from tests.real_servers import Process, wait_for
+from tests.real_servers import Process, is_asked_to_stop, wait_for
 from tests.world import MODELS, Standing, World
 
 PAGE = ROOT / "docs/transcript.md"
@@ -59,10 +59,10 @@ class Story(World):
 
     def play(self) -> None:
         """All scenes; the servers end with them."""
-        alive = (self.deploy, self.schedule, self.approve)
+        alive = (self.deploy, self.schedule, self.approve, self.cancel)
         dying = (self.servers_die, self.worker_dies)
         try:
-            for scene in (*alive, *dying, self.go_on, self.refuse, self.reject, self.roll_back):
+            for scene in (*alive, *dying, self.go_on, self.reject, self.roll_back):
                 began = time.monotonic()
                 self.tell(scene.__name__)
                 scene()
@@ -95,6 +95,7 @@ class Story(World):
         console.type("prefect --no-prompt deploy --all", keep="successfully created")
         self.worker.start()
         console.show(f"{' '.join(self.worker.command[2:])} &")
+        self.daily = self.runs.client.read_deployment_by_name(DAILY)
         self.mlflow.wait_until_ready()
         self.tell("first_champions")
         body = r'"{\"name\": \"threestage-$model\", \"alias\": \"champion\", \"version\": \"1\"}"'
@@ -153,13 +154,30 @@ class Story(World):
         gates = [Gate(**each) for each in found["gates"]]
         return summary(there.name, version, found["champion"], found["verdict"], gates)
 
+    def cancel(self) -> None:
+        """A person cancels a run while its foundation is trained."""
+        self.change(LONGER, "A longer training of the foundation, a shorter one of the classifier")
+        self.weights["before"] = self.sha256()
+        run = self.deployment_run(DAILY, 'decide="nobody"')
+        stage = self.hold_after(0)
+        self.console.type(f"prefect flow-run cancel {run}", keep="cancel")
+        wait_for(lambda: is_asked_to_stop(stage), every=0.02)
+        stage.resume()
+        self.ended(run, "cancel")
+        self.tell("cancelled")
+        log = self.folder / ".threestage/retrain/log"
+        wait_for(lambda: "Stopped; the next run goes on" in log.read_text())
+        self.retrain_log = log.read_text()
+        self.stage_log = (self.folder / ".threestage/stages/pretrain/log").read_text()
+        self.first_end = next(each for each in self.runs.client.read_flow_run_states(run) if each.is_final())
+        self.weights["cancel"] = self.sha256()
+        self.console.type("git status --short dvc.lock reports")
+
     def servers_die(self) -> None:
         """SIGKILL of the Prefect server, which is started again, and of the MLflow server, which is not for a while."""
-        self.change(LONGER, "A longer training of the foundation, a shorter one of the classifier")
         self.beside = self._undisturbed()
-        self.weights["before"] = self.sha256()
         self.dying = self.deployment_run(DAILY, 'decide="nobody"')
-        stage = self.hold_after(0)
+        stage = self.hold_after(self.checkpoint())
         self.prefect.kill()
         self.console.show("kill -9 $PREFECT_SERVER")
         stage.resume()
@@ -209,16 +227,12 @@ class Story(World):
         self.weights["undisturbed"] = self.sha256(self.beside.folder)
         self.trainings = self.steps_of(STEPS)
 
-    def refuse(self) -> None:
-        """The classifier of that run is worse, and the gates refuse it."""
-        self.console.type("python -m flows.review classifier --auto")
-
     def reject(self) -> None:
-        """A person rejects, and the next retrain leaves it so."""
+        """A person rejects the foundation; the gates of the next run reject the classifier alone."""
         said = '--reason "nobody needs it yet" --by reviewer-2'
         self.console.type(f"python -m flows.review reject foundation {said}")
-        self.tell("stays_rejected")
-        run = self.deployment_run(DAILY)
+        self.tell("gates")
+        run = self.deployment_run(DAILY, 'decide="gates"')
         self.ended(run, "reject")
         self.console.quote(self.runs.page(run, "retrain"))
 
