@@ -1,11 +1,10 @@
 import argparse
 import json
 import os
-import platform
 import re
-import subprocess
 import sys
 import textwrap
+from importlib import import_module
 
 import pandas as pd
 import pytest
@@ -14,7 +13,7 @@ import yaml
 
 from benchmarks import all as every
 from benchmarks import classify_speed, generate, lora_speed, report, serve_load, time_to_loss, train_speed
-from benchmarks.contenders import NANOGPT, TAKEN, matmul_weights, peers_python, same_size, transformers_gpt2
+from benchmarks.contenders import NANOGPT, matmul_weights, peers_python, same_size, transformers_gpt2
 from llm.config import GPTConfig
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
@@ -62,18 +61,6 @@ def test_results_name_the_machine_and_not_the_host(results):
     assert os.uname().nodename not in json.dumps(results)
 
 
-def test_results_of_each_kind_of_processor_have_a_file_of_their_own(monkeypatch):
-    def kind(*flags):
-        monkeypatch.setattr(report, "_processor", lambda: ("a processor", {"avx2", *flags}))
-        return report.results("generate").relative_to(report.RESULTS).as_posix()
-
-    assert kind("avx512f", "avx512_bf16", "amx_bf16") == "generate/amx.json"
-    assert kind("avx512f", "avx512_bf16") == "generate/avx512-bf16.json"
-    assert kind() == "generate/avx2.json"
-    monkeypatch.setattr(report, "_processor", lambda: ("arm64", set()))
-    assert report.results("generate").stem == platform.machine()
-
-
 def test_a_token_reads_the_blocks_and_the_output_layer():
     shape = {"context_length": 8, "n_layer": 3, "n_head": 2, "n_embd": 4, "vocabulary_size": 50}
     block = (2 * 4) + (4 * 12 + 12) + (4 * 4 + 4) + (2 * 4) + (4 * 16 + 16) + (16 * 4 + 4)
@@ -98,11 +85,6 @@ def test_contenders_take_turns_and_the_first_round_does_not_count():
         report.take_turns({}, 0)
 
 
-def test_a_table_lines_up(capsys):
-    report.show("Speed", ("", "tokens"), [("one", 12345.6), ("three", 1.23456)])
-    assert capsys.readouterr().out == "Speed\n\n       tokens\none    12,346\nthree    1.23\n\n"
-
-
 @pytest.fixture(scope="module")
 def small_params(tmp_path_factory):
     """params.yaml with a small default model."""
@@ -122,17 +104,17 @@ def setup(small_params):
 
 def test_training_is_compared_side_by_side_and_written(small_params, tmp_path, capsys):
     out = tmp_path / "train_speed.json"
+    names = ["ours fp32", "transformers fp32"]
     options = ["--set-ups", "default", "--rounds", "1", "--seconds", "0.1", "--warmup", "1", "--threads", "1"]
-    train_speed.main([*options, "--params", str(small_params), "--out", str(out)])
+    train_speed.main([*options, "--only", *names, "--params", str(small_params), "--out", str(out)])
     (found,) = json.loads(out.read_text())["set_ups"].values()
-    low = ["ours bf16"] if TAKEN == "bf16" else []
-    assert list(found["contenders"]) == ["ours fp32", *low, f"ours {TAKEN} + compile"]
+    assert list(found["contenders"]) == names
     assert found["tokens_a_step"] == 4 * 32
     for each in found["contenders"].values():
         assert each["steps"] >= train_speed.LEAST_STEPS
         assert each["tokens_per_second"] == pytest.approx(4 * 32 / each["seconds_a_step"], rel=1e-2)
         assert each["peak_memory_bytes"] > 1e8
-    assert found["contenders"][f"ours {TAKEN} + compile"]["ours_is_faster_by"] == 1
+        assert each["matmul_weights"] == 12 * 16 * 16 + 300 * 16, "a peer trains the same matrices"
     assert "ours fp32" in capsys.readouterr().out
 
 
@@ -160,11 +142,11 @@ def test_ours_stands_beside_the_best_of_the_others():
 
 
 @pytest.mark.parametrize("name", list(every.BENCHMARKS))
-def test_what_a_short_look_asks_for_is_what_the_benchmark_takes(name):
-    options = [*every.BENCHMARKS[name].quick, "--out", "x.json", "--no-such-option"]
-    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
-    done = subprocess.run(command, cwd=report.RESULTS.parents[1], capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1].endswith(" error: unrecognized arguments: --no-such-option")
+def test_what_a_short_look_asks_for_is_what_the_benchmark_takes(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, *every.BENCHMARKS[name].quick, "--out", "x.json", "--no-such-option"])
+    with pytest.raises(SystemExit):
+        import_module(f"benchmarks.{name}").main()
+    assert capsys.readouterr().err.splitlines()[-1].endswith(" error: unrecognized arguments: --no-such-option")
 
 
 def test_a_short_look_at_every_claim_leaves_the_results_alone_and_says_what_failed(monkeypatch, tmp_path, capfd):
@@ -228,21 +210,12 @@ def test_a_checkout_of_nanogpt_takes_part_with_the_loss_that_its_model_gives(
 
 
 def test_a_contender_that_fails_is_named_with_its_reason(setup, capsys):
-    options = argparse.Namespace(rounds=2, seconds=0.0, warmup=0, threads=1, peers=sys.executable)
-    found = train_speed.compare(setup, [train_speed.OURS[0], train_speed.Contender("litgpt", "fp32")], options)
-    assert found["contenders"]["ours fp32"]["steps"] == 2 * train_speed.LEAST_STEPS
+    options = argparse.Namespace(rounds=1, seconds=0.0, warmup=0, threads=1, peers=sys.executable)
+    found = train_speed.compare(setup, [train_speed.Contender("litgpt", "fp32")], options)
     reason = "exit code 1: ModuleNotFoundError: No module named 'litgpt'"
     assert found["contenders"]["litgpt fp32"] == {"failed": reason}
     train_speed.table("small", found)
     assert re.search(rf"^litgpt fp32 +failed +{reason}$", capsys.readouterr().out, re.MULTILINE)
-
-
-def test_a_peer_trains_the_same_matrices_and_its_warm_up_does_not_count(setup):
-    job = {"ours": setup.ours.model_dump(), "shape": vars(setup.shape), "train": setup.train.model_dump()}
-    took = train_speed.measure(contender=["transformers", "fp32", "eager"], **job, warmup=4, seconds=0.0)
-    assert len(took["step_seconds"]) == train_speed.LEAST_STEPS
-    block, output = 12 * 16 * 16, 300 * 16
-    assert took["matmul_weights"] == matmul_weights(GPT(setup.ours)) == block + output
 
 
 def test_operations_of_a_step_are_those_of_the_model():
@@ -255,20 +228,20 @@ def test_what_a_minute_buys_is_compared_and_a_run_is_made_once(small_params, tok
     monkeypatch.setattr(time_to_loss, "SIZES", ((3, 4),))
     monkeypatch.setattr(time_to_loss, "RATES", {"gpt2": (1e-3,)})
     out, state = tmp_path / "made.json", tmp_path / "state"
-    options = ["--only", "ours", "gpt2", "--budgets", "4.0", "2.0", "--threads", "1"]
+    options = ["--only", "ours", "gpt2", "--budgets", "1.0", "0.5", "--threads", "1"]
     options += ["--params", str(small_params), "--data", str(token_files), "--state", str(state), "--out", str(out)]
     time_to_loss.main(options)
     results, kept = json.loads(out.read_text()), {path: path.stat().st_mtime_ns for path in state.iterdir()}
     assert [(look["contender"], look["budget"]) for look in results["evaluations"]] == [
-        *(("ours", 2.0), ("ours", 4.0)),
-        *(("gpt2", 4.0), ("gpt2", 2.0)),
+        *(("ours", 0.5), ("ours", 1.0)),
+        *(("gpt2", 1.0), ("gpt2", 0.5)),
     ]
     for look in results["evaluations"]:
         assert 0 < look["bits_per_byte"] < 8
         assert look["steps"] > 1
-    assert results["evaluations"][3]["seconds"] >= 2.0
+    assert results["evaluations"][3]["seconds"] >= 0.5
     assert [results["evaluations"][3][name] for name in ("n_layer", "n_head", "n_embd")] == [3, 4, 32]
-    assert results["best"]["gpt2"]["4"] == results["evaluations"][2]
+    assert results["best"]["gpt2"]["1"] == results["evaluations"][2]
     assert results["failed"] == {}
 
     time_to_loss.main(options)
@@ -327,12 +300,12 @@ def published(tmp_path_factory):
 def test_a_step_of_lora_is_measured_and_written(published, tmp_path, capsys):
     out = tmp_path / "lora_speed.json"
     options = ["--rounds", "1", "--seconds", "0", "--warmup", "1", "--threads", "1", "--rows", "2", "--window", "64"]
-    lora_speed.main([*options, "--texts", "4", "--base", str(published), "--out", str(out)])
+    only = ["--only", str(lora_speed.OURS)]
+    lora_speed.main([*options, *only, "--texts", "4", "--base", str(published), "--out", str(out)])
     results = json.loads(out.read_text())
     assert results["size"]["texts"] == 4
     assert results["machine"]["processor"]
-    ours, compiled = results["contenders"].values()
-    assert ours["first_loss"] == pytest.approx(compiled["first_loss"], rel=1e-3)
+    (ours,) = results["contenders"].values()
     assert ours["steps"] == lora_speed.LEAST_STEPS
     assert ours["tokens_per_second"] == pytest.approx(2 * 64 / ours["seconds_a_step"], rel=1e-2)
     assert ours["trained_weights"] == 2 * 16 * sum(((32 + 64), (32 + 32), 2 * (32 + 128), (128 + 32)))
@@ -410,7 +383,7 @@ def test_requests_hold_every_mail_once_and_one_without_an_answer_is_named(mails,
 def test_chats_at_once_are_served_while_an_alias_moves_and_the_server_ends_well(tmp_path, monkeypatch):
     model, out = write_model(tmp_path / "assistant", "assistant"), tmp_path / "out.json"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which the benchmark sets to a store of its own
-    options = ["--clients", "3", "--seconds", "2", "--new", "8"]
+    options = ["--clients", "3", "--seconds", "1", "--new", "8"]
     serve_load.main([*options, "--model", str(model), "--out", str(out)])
     found = json.loads(out.read_text())["found"]
     assert list(found) == ["ours"]

@@ -6,14 +6,12 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -34,10 +32,10 @@ from prefect.settings import (
     PREFECT_CLIENT_MAX_RETRIES,
     temporary_settings,
 )
-from prefect.states import Cancelled, Crashed
 
 from llm.errors import UserError
 from tasks.stages import server
+from tasks.stages.worker import alone
 
 HOUR = timedelta(hours=1)
 
@@ -48,7 +46,7 @@ def started(code: str) -> subprocess.Popen:
 
 def test_a_server_that_ends_at_once_is_said_with_its_exit_code():
     with started("raise SystemExit(3)") as process, pytest.raises(UserError, match="ended with exit code 3"):
-        server._wait_until_healthy(process, "http://127.0.0.1:9/api")
+        server.wait_until_healthy(process, "http://127.0.0.1:9/api")
 
 
 def test_a_server_that_never_answers_is_said_with_the_way_out(monkeypatch):
@@ -56,8 +54,14 @@ def test_a_server_that_never_answers_is_said_with_the_way_out(monkeypatch):
     with started("import time; time.sleep(60)") as process:
         reason = "the temporary Prefect server does not answer after 0.3 s; set PREFECT_API_URL to a standing one"
         with pytest.raises(UserError, match=reason):
-            server._wait_until_healthy(process, "http://127.0.0.1:9/api")
+            server.wait_until_healthy(process, "http://127.0.0.1:9/api")
         process.kill()
+
+
+def connect(url: str) -> None:
+    """Use the Prefect server of this address for a moment."""
+    with temporary_settings({PREFECT_API_URL: url}), server.prefect_server() as found:
+        assert found == url
 
 
 def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_time_that_it_has(monkeypatch):
@@ -66,7 +70,7 @@ def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_ti
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/api/"
         with pytest.raises(UserError, match=f"^PREFECT_API_URL={url}: nobody answers"):
-            server._check_answers(url)
+            connect(url)
 
 
 def test_no_proxy_stands_between_this_machine_and_its_own_servers(monkeypatch, port):
@@ -80,7 +84,7 @@ def test_no_proxy_stands_between_this_machine_and_its_own_servers(monkeypatch, p
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
         for _ in range(2):
-            server._reach_directly()
+            server.reach_directly()
             assert httpx.get(url).is_success
     finally:
         here.shutdown()
@@ -153,7 +157,7 @@ def late(monkeypatch) -> Iterator[None]:
     begun.set()
 
 
-@pytest.mark.parametrize("stop", [InterruptedError("after step 3"), KeyboardInterrupt(), TerminationSignal(15)])
+@pytest.mark.parametrize("stop", [InterruptedError("after step 3"), TerminationSignal(15)])
 @pytest.mark.slow
 def test_a_stopped_run_is_cancelled_at_every_level_and_raises_what_stopped_it(prefect_api, late, stop):
     ids = []
@@ -181,20 +185,25 @@ def test_a_run_that_fails_is_failed_and_one_that_ends_well_gives_its_value(prefe
 
 
 @pytest.mark.slow
-def test_runs_whose_process_is_gone_get_a_word_and_those_that_said_theirs_keep_it(prefect_api):
+def test_a_run_whose_process_is_gone_has_crashed_and_one_that_ended_stays_as_it_is(prefect_api, monkeypatch, tmp_path):
     @flow(flow_run_name="root")
     def root():
         pass
 
+    monkeypatch.chdir(tmp_path)
+    holder = tmp_path / ".threestage/retrain/flow_run"
     ended = root(return_state=True).state_details.flow_run_id
     with get_client(sync_client=True) as client:
         lost = client.create_flow_run(root, state=server.Pending()).id
-        server.end_lost(lost, Crashed(message="gone"))
-        server.end_lost(ended, Crashed(message="gone"))
+        for before in (lost, ended, server.UUID(int=7)):  # the last one is of another server
+            holder.parent.mkdir(parents=True, exist_ok=True)
+            holder.write_text(str(before))
+            with alone("retrain", server.UUID(int=1), seconds=60):
+                assert holder.read_text() == str(server.UUID(int=1))
+            assert not holder.exists()
         found = [client.read_flow_run(each).state for each in (lost, ended)]
     assert [each.name for each in found] == ["Crashed", "Completed"]
-    assert found[0].message == "gone"
-    server.end_lost(server.UUID(int=7), Cancelled())  # of another server
+    assert found[0].message == "Its process is gone; the next run goes on from the last checkpoint."
 
 
 class Wire(socketserver.ThreadingTCPServer):
@@ -262,18 +271,20 @@ class Healthy(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_is_started_again_is_waited_for(monkeypatch, port):
+def test_a_server_that_is_started_again_below_a_run_is_waited_for(monkeypatch, port):
+    monkeypatch.setenv(server.PARENT_TASK_RUN, "of a run")
     started = []
 
-    def start(_):
+    def start():
         started.append(HTTPServer(("127.0.0.1", port), Healthy))
-        threading.Thread(target=started[0].serve_forever).start()
+        started[0].serve_forever()
 
-    monkeypatch.setattr(server, "time", SimpleNamespace(sleep=start, monotonic=time.monotonic))
-    server._check_answers(f"http://127.0.0.1:{port}/api", patience=60)
-    (one,) = started
-    one.shutdown()
-    one.server_close()
+    later = threading.Timer(0.3, start)
+    later.start()
+    connect(f"http://127.0.0.1:{port}/api")
+    started[0].shutdown()
+    later.join()
+    started[0].server_close()
 
 
 def certificate(folder: Path) -> Path:
@@ -300,10 +311,10 @@ def test_a_server_is_trusted_whose_certificate_prefects_settings_name(tmp_path):
     url = f"https://127.0.0.1:{here.server_port}/api"
     try:
         with pytest.raises(UserError, match=r"nobody answers \(.*CERTIFICATE_VERIFY_FAILED"):
-            server._check_answers(url)
+            connect(url)
         for settings in ({PREFECT_API_SSL_CERT_FILE: str(file)}, {PREFECT_API_TLS_INSECURE_SKIP_VERIFY: True}):
             with temporary_settings(settings):
-                server._check_answers(url)
+                connect(url)
     finally:
         here.shutdown()
         here.server_close()
