@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import sys
 import time
@@ -10,8 +11,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from projects import change_params
 
 from llm.chat import Chat
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
@@ -218,6 +221,25 @@ def test_two_workers_that_share_the_weights_fine_tune_by_lora_as_one_does(learn,
     alone = train(setup.model, config, setup.objective)
     check_same(history, best, setup, alone)
     assert numbers(history, "samples") == numbers(alone, "samples")
+
+
+def test_a_stage_that_is_to_train_on_ray_learns_the_same_loss(
+    project_copy, token_files, mlflow_store, prefect_api, stage_line, monkeypatch
+):
+    shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "batch_size": 2, "sample_prompts": []}
+    short = {"steps": 8, "evaluate_every": 4, "checkpoint_every": 4, "evaluation_batches": 1, "dropout": 0.0}
+    change_params(project_copy, {"foundation": {"train": shape | short}})
+    shutil.copytree(token_files, project_copy / "data/processed/corpus")
+    curves = project_copy / "reports/training/pretrain/curves.csv"
+    losses = []
+    for workers in ("", "2"):
+        monkeypatch.setenv("THREESTAGE_RAY", "local" if workers else "")
+        monkeypatch.setenv("THREESTAGE_WORKERS", workers or "1")
+        code, error = stage_line(project_copy, "pretrain", "--no-resume")
+        assert code == 0, error
+        losses.append(pd.read_csv(curves)[["train_loss", "validation_loss"]].to_numpy())
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    assert "2 workers, ddp, on Ray at local" in (project_copy / ".threestage/stages/pretrain/log").read_text()
 
 
 def test_a_full_disk_that_one_worker_meets_ends_all_and_is_not_tried_again(learn, token_files):
