@@ -32,7 +32,7 @@ FIRST_OF_ALL, SLOW, WITH_PROJECT, QUICK = range(4)
 PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
     *(PROJECT, "project_copy", "prefect_server_for_tests", "prefect_api", "small_project", "readme_project"),
     *("mlflow_store", "smollm2", "reproduced", "extended", "stage", "saved", "tracking_server", "hub"),
-    *("registry", "server", "page", "deployed"),
+    *("registry", "server", "page"),
 }
 
 
@@ -235,7 +235,7 @@ def prefect_api(prefect_server_for_tests) -> str:
 
 
 @pytest.fixture(scope="session")
-def project(shared, prefect_api) -> Path:
+def project(shared, prefect_api, ready_store) -> Path:
     """A small project as `dvc repro` and `python -m flows.register` leave it, for looking at; copy it to change it.
 
     Whichever process needs it first makes it; the others wait.
@@ -245,6 +245,7 @@ def project(shared, prefect_api) -> Path:
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             make_project(folder)
+            shutil.copy(ready_store, folder / "mlflow.db")
             variables = {"PREFECT_API_URL": prefect_api, "PYTHONPATH": str(Path(__file__).parent)}
             made = run(folder, "all_stages", **variables)
             assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]

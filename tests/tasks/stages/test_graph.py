@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import psutil
 import pytest
 from dvc.repo import Repo
 from projects import git
+from real_servers import wait_for
 
 from llm.errors import UserError
 from tasks.data.inbox import INBOX, open_inbox
@@ -62,11 +62,7 @@ def begun(stage):
     code = f"from tasks.stages.graph import reproduce; reproduce({stage!r}, {{}})"
     with subprocess.Popen([sys.executable, "-c", code], process_group=0) as running:
         try:
-            deadline = time.monotonic() + 120
-            while not Path("begun").exists():
-                assert running.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_for(lambda: Path("begun").exists() or running.poll() is not None)
             yield running
             os.killpg(running.pid, signal.SIGINT)
             running.wait(timeout=60)

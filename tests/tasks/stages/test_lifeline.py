@@ -2,11 +2,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from real_servers import wait_for
 
 ROOT = Path(__file__).parents[3]
 PARENT = """
@@ -31,14 +31,10 @@ def test_a_command_on_the_lifeline_dies_when_its_parent_is_killed():
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         child = psutil.Process(int(parent.stdout.readline()))
-        while not (line := child.cmdline()) or "tasks.stages.lifeline" in line:  # not yet become the command
-            time.sleep(0.01)
+        wait_for(lambda: (line := child.cmdline()) and "tasks.stages.lifeline" not in line)  # it is the command now
         assert child.status() != psutil.STATUS_ZOMBIE
         parent.send_signal(signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        while runs(child) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not runs(child)
+        wait_for(lambda: not runs(child), every=0.01)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
