@@ -226,7 +226,7 @@ def _start(folder: Path, *line: str, **options: object) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-m", *line], cwd=folder, **options)
 
 
-def test_a_training_that_is_killed_three_times_gives_the_same_weights_also_in_another_clean_folder(
+def test_a_training_that_is_killed_twice_gives_the_same_weights_also_in_another_clean_folder(
     project: Path, tmp_path: Path, prefect_api: str
 ) -> None:
     folder, line = make_project(tmp_path / "project"), ("dvc", "repro", "pretrain")
@@ -237,20 +237,17 @@ def test_a_training_that_is_killed_three_times_gives_the_same_weights_also_in_an
         return max((int(path.stem[5:]) for path in checkpoints.glob("*/step-*.safetensors")), default=0)
 
     killed = []
-    for victim in ("dvc", "stage", "group"):
+    for victim in ("dvc", "group"):
         before, running = newest(), _start(folder, *line, env=env, process_group=0)
         wait_for(lambda before=before: newest() > before, every=0.02)
         stage = psutil.Process(int((checkpoints / "lock").read_text()))
         stage.suspend()  # so that it does not end before
         killed.append(stage.pid)
         assert not (folder / "models/foundation").exists()
-        match victim:
-            case "dvc":
-                running.kill()
-            case "stage":
-                stage.kill()
-            case "group":
-                os.killpg(running.pid, signal.SIGKILL)
+        if victim == "dvc":
+            running.kill()
+        else:
+            os.killpg(running.pid, signal.SIGKILL)
         assert running.wait() != 0
         with suppress(psutil.NoSuchProcess):
             stage.resume()
