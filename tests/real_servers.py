@@ -40,10 +40,15 @@ def wait_for(there: Callable[[], Found], every: float = 0.2) -> Found:
     return found
 
 
-def is_asked_to_stop(process: psutil.Process) -> bool:
-    """Whether SIGTERM waits for a process that is suspended. Linux only."""
-    pending = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
-    return bool(int(pending[1], 16) >> signal.SIGTERM - 1 & 1)
+def resume_when_asked_to_stop(process: psutil.Process) -> None:
+    """Resume a process that is suspended as soon as SIGTERM waits for it. Linux only."""
+
+    def asked() -> bool:
+        pending = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+        return bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+    wait_for(asked, every=0.02)
+    process.resume()
 
 
 class Process:

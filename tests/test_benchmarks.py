@@ -3,7 +3,6 @@ import json
 import os
 import re
 import sys
-import textwrap
 from importlib import import_module
 
 import pandas as pd
@@ -13,7 +12,7 @@ import yaml
 
 from benchmarks import all as every
 from benchmarks import classify_speed, generate, lora_speed, report, serve_load, time_to_loss, train_speed
-from benchmarks.contenders import NANOGPT, matmul_weights, peers_python, same_size, transformers_gpt2
+from benchmarks.contenders import matmul_weights, same_size, transformers_gpt2
 from llm.config import GPTConfig
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
@@ -29,14 +28,10 @@ pytestmark = pytest.mark.slow
 TINY = "--rounds 1 --prompt 4 --new 6 --texts 3 --context-length 32 --n-layer 1 --n-head 2 --n-embd 32"
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    out = tmp_path_factory.mktemp("results") / "made" / "generate.json"
+def test_generation_is_compared_side_by_side_and_written_with_the_machine_and_not_the_host(tmp_path):
+    out = tmp_path / "made" / "generate.json"
     generate.main([*TINY.split(), "--vocabulary-size", "300", "--out", str(out)])
-    return json.loads(out.read_text())
-
-
-def test_generation_is_compared_side_by_side_and_written(results):
+    results = json.loads(out.read_text())
     speeds, limits = results["tokens_per_second"], results["memory"]["limits"]
     low = [name for name in ("bfloat16", "packed") if can_prepack()]
     assert list(speeds) == [
@@ -50,9 +45,6 @@ def test_generation_is_compared_side_by_side_and_written(results):
     assert limits["8 bits"] / limits["float32"] == pytest.approx(32 / 8.5, rel=1e-2)
     assert results["settings"] == {"rounds": 1, "prompt": 4, "new": 6, "texts": 3}
     assert results["model"]["n_embd"] == 32
-
-
-def test_results_name_the_machine_and_not_the_host(results):
     machine = results["machine"]
     version, build = machine["versions"]["torch"], torch.__version__  # a package may or may not name its build, `+cpu`
     assert version.split("+")[0] == build.split("+")[0]
@@ -160,53 +152,29 @@ def test_a_short_look_at_every_claim_leaves_the_results_alone_and_says_what_fail
     assert {path: path.read_bytes() for path in report.RESULTS.rglob("*.json")} == before
 
 
-def test_a_contender_that_nobody_knows_is_refused_with_those_that_are_there(capsys, small_params):
+@pytest.mark.parametrize(
+    ("main", "options", "reason"),
+    [
+        (train_speed.main, ["--only", "ours fp16"], f"--only 'ours fp16': those are '{train_speed.OURS[0]}', "),
+        (train_speed.main, ["--nanogpt", "nowhere"], "--nanogpt nowhere: there is no model.py"),
+        (time_to_loss.main, ["--only", "ours", "--budgets", "0"], "--budgets 0: seconds are more than none"),
+        (
+            time_to_loss.main,
+            ["--only", "ours", "--data", "nowhere"],
+            "--data nowhere: no corpus there; `make run` makes",
+        ),
+        (time_to_loss.main, ["--data", "{data}"], "`book` needs --peers PYTHON"),
+        (time_to_loss.main, ["--peers", "nowhere/python"], "no such file; make it with: python3 -m venv"),
+        (time_to_loss.main, ["--peers", sys.executable], "No package metadata was found for llms-from-scratch"),
+        (lora_speed.main, ["--texts", "3"], "--texts 3: an even number, each of at least 8 of --window 512 tokens"),
+        (lora_speed.main, ["--base", "nowhere"], "--base nowhere: no model folder; `dvc repro load_published` makes"),
+        (lora_speed.main, ["--peers", sys.executable], "No package metadata was found for peft"),
+    ],
+)
+def test_what_can_not_be_compared_is_one_line(main, options, reason, token_files, capsys):
     with pytest.raises(SystemExit):
-        train_speed.main(["--only", "ours fp16", "--params", str(small_params)])
-    assert (
-        f"--only 'ours fp16': those are {', '.join(map(repr, map(str, train_speed.OURS)))}, 'transf"
-        in capsys.readouterr().err
-    )
-
-
-def test_a_checkout_of_nanogpt_takes_part_with_the_loss_that_its_model_gives(
-    small_params, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setenv(NANOGPT, "")  # main sets it
-    own = """
-        from dataclasses import dataclass
-        from torch import nn
-        from torch.nn import functional as F
-
-        @dataclass
-        class GPTConfig:
-            block_size: int
-            vocab_size: int
-            n_layer: int
-            n_head: int
-            n_embd: int
-            dropout: float
-
-        class GPT(nn.Module):
-            def __init__(self, config):
-                super().__init__()
-                self.table = nn.Embedding(config.vocab_size, config.n_embd)
-                self.output = nn.Linear(config.n_embd, config.vocab_size)
-
-            def forward(self, tokens, targets=None):
-                logits = self.output(self.table(tokens))
-                return logits[:, -1:], F.cross_entropy(logits.flatten(0, 1), targets.view(-1))
-    """
-    options = ["--rounds", "1", "--seconds", "0", "--warmup", "0", "--set-ups", "default", "--only", "nanoGPT fp32"]
-    options += ["--params", str(small_params), "--out", str(tmp_path / "found.json")]
-    with pytest.raises(SystemExit):
-        train_speed.main([*options, "--nanogpt", str(tmp_path)])
-    assert f"--nanogpt {tmp_path}: there is no model.py" in capsys.readouterr().err
-    (tmp_path / "model.py").write_text(textwrap.dedent(own))
-    train_speed.main([*options, "--nanogpt", str(tmp_path)])
-    (found,) = json.loads((tmp_path / "found.json").read_text())["set_ups"]["default"]["contenders"].values()
-    assert found["steps"] == train_speed.LEAST_STEPS
-    assert found["matmul_weights"] == 300 * 16
+        main([option.format(data=token_files) for option in options])
+    assert reason in capsys.readouterr().err
 
 
 def test_a_contender_that_fails_is_named_with_its_reason(setup, capsys):
@@ -262,26 +230,6 @@ def test_the_best_evaluation_is_the_lowest_and_one_without_a_number_never():
     assert list(time_to_loss.shorter(None, [1.0, 9.0], looks[:1])) == []
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (["--only", "ours", "--budgets", "0"], "--budgets 0: seconds are more than none"),
-        (["--only", "ours", "--data", "nowhere"], "--data nowhere: no corpus there; `make run` makes one"),
-        (["--data", "{data}"], "`book` needs --peers PYTHON"),
-        (["--peers", "nowhere/python"], "nowhere/python: no such file; make it with: python3 -m venv"),
-    ],
-)
-def test_what_can_not_be_compared_is_one_line(options, reason, token_files, capsys):
-    with pytest.raises(SystemExit):
-        time_to_loss.main([option.format(data=token_files) for option in options])
-    assert reason in capsys.readouterr().err
-
-
-def test_peers_need_their_packages():
-    with pytest.raises(argparse.ArgumentTypeError, match="No package metadata was found for llms-from-scratch"):
-        peers_python(sys.executable)
-
-
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A small model of the shape and precision of published weights, large enough for attention to matter."""
@@ -325,20 +273,6 @@ def test_lora_starts_from_the_same_loss_in_transformers(published, tmp_path):
         assert found["padded"].item() == pytest.approx(ours, rel=2e-3)
         assert found["separated"].item() == pytest.approx(ours, rel=2e-3)
         assert found["packed"].item() != pytest.approx(ours, rel=2e-2)  # where texts see each other
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (["--texts", "3"], "--texts 3: an even number, each of at least 8 of --window 512 tokens"),
-        (["--base", "nowhere"], "--base nowhere: no model folder; `dvc repro load_published` makes models/published"),
-        (["--peers", sys.executable], "No package metadata was found for peft"),
-    ],
-)
-def test_lora_that_can_not_be_compared_is_one_line(options, reason, capsys):
-    with pytest.raises(SystemExit):
-        lora_speed.main(options)
-    assert reason in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
