@@ -238,7 +238,7 @@ def test_a_stage_that_is_to_train_on_ray_learns_the_same_loss(
         code, error = stage_line(project_copy, "pretrain", "--no-resume")
         assert code == 0, error
         losses.append(pd.read_csv(curves)[["train_loss", "validation_loss"]].to_numpy())
-    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3), "it computes in bfloat16 where the processor has it"
     assert "2 workers, ddp, on Ray at local" in (project_copy / ".threestage/stages/pretrain/log").read_text()
 
 
