@@ -15,8 +15,8 @@ from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.model.lora import add_lora
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_texts, finish, objective
+from llm.objectives.classifier.selection import LabelledTexts, covered, fit_ngrams, to_be_read
 from llm.training.compiled import choose_blocks
-from llm.training.selection import LabelledTexts, covered, fit_ngrams, to_be_read
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file

@@ -228,7 +228,7 @@ def test_a_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_th
     project_copy, token_files, mlflow_store, port
 ):
     edit_params(project_copy, n_layer=1, n_embd=16, n_head=2, context_length=64, batch_size=2, steps=10**6)
-    edit_params(project_copy, evaluate_every=10**6, checkpoint_every=20, sample_prompts=[])
+    edit_params(project_copy, evaluate_every=10**6, checkpoint_every=20)
     shutil.copytree(token_files, project_copy / "data/processed/corpus")
     env, (other,) = environment(), free_ports(1)
     prefect = f"uvicorn --factory prefect.server.api.server:create_app --host 127.0.0.1 --port {port}"
