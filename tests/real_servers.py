@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
-import psutil
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -23,10 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun
 
-OPENS_STORE = "/api/2.0/mlflow/experiments/search?max_results=1"
-"""What MLflow's server opens its store for; to /health it answers before that."""
 HANGS = 1800  # seconds that only something that hangs takes
 Found = TypeVar("Found")
 
@@ -38,17 +33,6 @@ def wait_for(there: Callable[[], Found], every: float = 0.2) -> Found:
         assert time.monotonic() < deadline
         time.sleep(every)
     return found
-
-
-def resume_when_asked_to_stop(process: psutil.Process) -> None:
-    """Resume a process that is suspended as soon as SIGTERM waits for it. Linux only."""
-
-    def asked() -> bool:
-        pending = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
-        return bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-    wait_for(asked, every=0.02)
-    process.resume()
 
 
 class Process:
@@ -105,22 +89,9 @@ class Runs:
     def __init__(self, api: str) -> None:
         self.api, self.client = api, SyncPrefectClient(api, httpx_settings={"timeout": HANGS})
 
-    def of(self, deployment: str) -> list[FlowRun]:
-        """The runs of a deployment, also those that are only planned."""
-        there = FlowRunFilter(deployment_id={"any_": [self.client.read_deployment_by_name(deployment).id]})
-        return self.client.read_flow_runs(flow_run_filter=there)
-
-    def state(self, run: UUID) -> str:
-        """What its state is called."""
-        return self.client.read_flow_run(run).state.name
-
     def ended(self, run: UUID) -> str:
         """What its state is called once it has ended."""
         return wait_for(lambda: (state := self.client.read_flow_run(run).state).is_final() and state.name)
-
-    def name(self, run: UUID) -> str:
-        """What it is called."""
-        return self.client.read_flow_run(run).name
 
     def tree(self, run: UUID) -> dict[str, str]:
         """The states of a flow run and of all below it, by their names."""
