@@ -1,7 +1,7 @@
-"""Make everything in the project of this folder: each stage in a fork of one process that has imported what they need.
+"""Run stages of the project in this folder, each in a fork of one process that has imported what they need.
 
-Imports are most of what such small stages take. `dvc commit` then records what they made as `dvc repro` does, which the
-tests of changed projects run.
+`python -m all_stages` runs all of them and then `register`; `python -m all_stages pretrain register` runs these two.
+Imports take most of the time of such small stages. `dvc commit` records what they made as `dvc repro` does.
 """
 
 import os
@@ -15,6 +15,7 @@ from tasks.applications import evaluation, training
 from tasks.stages.graph import stages
 from tasks.stages.params import model_names
 
+REGISTER = "register"
 LATER = (  # what stages import only when they come to it
     *("mlflow.store.tracking.sqlalchemy_store", "mlflow.system_metrics.system_metrics_monitor", "mlflow.pyfunc"),
     *("git", "graphviz", "great_expectations", "matplotlib.backends.backend_svg"),
@@ -34,7 +35,7 @@ def run_in_fork(module: str, *arguments: str) -> None:
 
 
 def main() -> None:
-    """All stages in order, and the registry."""
+    """Run the stages that the command line names, or all in order, and the registration."""
     for name in ("fetch", "preprocess", "pretrain", "load_published", "finetune", "evaluate", "register"):
         import_module(f"flows.{name}")
     for name in LATER:
@@ -42,12 +43,16 @@ def main() -> None:
     for model in model_names():
         training(model)
         evaluation(model)
-    for stage in stages():
+    asked = sys.argv[1:] or [*stages(), REGISTER]
+    made = [stage for stage in asked if stage != REGISTER]
+    for stage in made:
         name, _, key = stage.replace("evaluate_foundation", "evaluate@foundation").partition("@")
         run_in_fork(f"flows.{name}", *([key] if key else []))
     with Repo() as repo:
-        repo.commit(force=True)
-    run_in_fork("flows.register")
+        for stage in made:
+            repo.commit(stage, force=True)
+    if REGISTER in asked:
+        run_in_fork("flows.register")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ FIRST_OF_ALL, SLOW, WITH_PROJECT, QUICK = range(4)
 PROCESSES = {  # fixtures of tests that start servers, stages or whole projects
     *(PROJECT, "project_copy", "prefect_server_for_tests", "prefect_api", "small_project", "readme_project"),
     *("mlflow_store", "smollm2", "reproduced", "extended", "stage", "saved", "tracking_server", "hub"),
-    *("registry", "server", "page", "deployed"),
+    *("registry", "server", "page"),
 }
 
 
@@ -234,7 +235,7 @@ def prefect_api(prefect_server_for_tests) -> str:
 
 
 @pytest.fixture(scope="session")
-def project(shared, prefect_api) -> Path:
+def project(shared, prefect_api, ready_store) -> Path:
     """A small project as `dvc repro` and `python -m flows.register` leave it, for looking at; copy it to change it.
 
     Whichever process needs it first makes it; the others wait.
@@ -244,6 +245,7 @@ def project(shared, prefect_api) -> Path:
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             make_project(folder)
+            shutil.copy(ready_store, folder / "mlflow.db")
             variables = {"PREFECT_API_URL": prefect_api, "PYTHONPATH": str(Path(__file__).parent)}
             made = run(folder, "all_stages", **variables)
             assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
@@ -277,3 +279,30 @@ def stage_line(monkeypatch, capsys) -> Iterator[Callable[..., tuple[int, str]]]:
         handler.filters[:] = kept
     for number, handler in signals.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def command_line(stage_line, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Call the `main` of a flow in a project: exit code and both outputs; `stage_line` restores what it changed."""
+
+    def call(folder: Path, flow: str, *arguments: str, **variables: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        for name, value in ({"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"} | variables).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", [flow, *arguments])
+        capsys.readouterr()
+        return import_module(f"flows.{flow}").main(), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def untouched_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Code and sources of a project in which no stage ran; look at it only."""
+    return make_project(tmp_path_factory.mktemp("untouched") / "project")
+
+
+@pytest.fixture
+def small_project(untouched_project: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(untouched_project, tmp_path / "project", symlinks=True)

@@ -12,7 +12,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +21,10 @@ from unittest import mock
 import httpx
 from mlflow import MlflowClient
 from projects import ROOT, environment, free_ports
+from real_servers import wait_for
 
 GUIDE = (ROOT / "docs/team.md").read_text()
 POSTGRES = "postgres"
-STARTS_WITHIN = 600  # seconds, on a machine that has much else to do
 NOT_OF_A_SERVER = ("MLFLOW_", "PREFECT_", "AWS_", "PG", "THREESTAGE_")
 
 
@@ -136,20 +135,12 @@ class Team:
                 return httpx.get(url).is_success
             return False
 
-        until(answers, lambda: self.log(name)[-3000:])
+        wait_for(answers)
 
     def run(self, command: str, env: Mapping[str, str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         """A command of the guide, for one of the team, in a folder."""
         shell = ["sh", "-c", self.here(command)]
         return subprocess.run(shell, cwd=folder or self.folder, env=env, capture_output=True, text=True, check=False)
-
-
-def until(true: Callable[[], bool], said: Callable[[], str] = str) -> None:
-    """Wait for what must come; the deadline is for what hangs."""
-    deadline = time.monotonic() + STARTS_WITHIN
-    while not true():
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.1)
 
 
 @contextmanager

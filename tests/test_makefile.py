@@ -20,6 +20,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 from projects import ROOT, environment, free_ports
+from real_servers import wait_for
 
 OLD_PYTHON = """#!/bin/sh
 exec "{python}" -c 'import sys; sys.version_info = (3, 9, 2); exec(sys.argv[2])' "$@"
@@ -109,20 +110,6 @@ def test_another_python_is_taken_where_it_is_named(folder):
     assert _calls(folder) == [QUICK]
 
 
-def test_a_ready_environment_is_used_as_it_is(ready):
-    done = _make(ready, "test-quick")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert _calls(ready) == [QUICK]
-
-
-def test_changed_pins_are_installed_into_the_same_environment(ready):
-    later = time.time() + 9
-    os.utime(ready / "requirements.lock", (later, later))
-    done = _make(ready, "test-quick")
-    assert MADE_ANEW not in done.stdout
-    assert _calls(ready) == [*SET_UP[1:], TOOLS, QUICK]
-
-
 def test_the_main_job_installs_nothing_that_tests_alone_need(folder):
     assert _make(folder, "run").returncode == 0
     calls = _calls(folder)
@@ -162,14 +149,25 @@ def _folder_has_moved(folder: Path) -> None:
     (folder / ".venv/ready").write_text("/where/it/was\n")
 
 
-@pytest.mark.parametrize("harm", [_interpreter_is_gone, _python_is_old, _pip_is_missing, _folder_has_moved])
-def test_a_broken_environment_is_made_anew_and_said(ready, harm):
-    harm(ready)
-    done = _make(ready, "test-quick")
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[0] == MADE_ANEW
-    assert _calls(ready) == [*SET_UP, TOOLS, QUICK]
-    assert _make(ready, "test-quick").stdout == ""
+def test_an_environment_is_used_as_it_is_until_pins_change_or_it_is_broken(ready):
+    def second() -> tuple[str, list[str]]:
+        done = _make(ready, "test-quick")
+        assert done.returncode == 0
+        return done.stdout, _calls(ready)
+
+    assert second() == ("", [QUICK])
+    later = time.time() + 9
+    os.utime(ready / "requirements.lock", (later, later))
+    said, calls = second()
+    assert MADE_ANEW not in said
+    assert calls == [*SET_UP[1:], TOOLS, QUICK]
+    os.utime(ready / "requirements.lock", (1, 1))
+    for harm in (_interpreter_is_gone, _python_is_old, _pip_is_missing, _folder_has_moved):
+        harm(ready)
+        said, calls = second()
+        assert said.splitlines()[0] == MADE_ANEW, harm.__name__
+        assert calls == [*SET_UP, TOOLS, QUICK], harm.__name__
+    assert second() == ("", [QUICK])
 
 
 def _free() -> list[str]:
@@ -183,14 +181,14 @@ def _servers(folder: Path, **ends: str) -> None:
         _script(folder / f".venv/bin/{name}", f"#!/bin/sh\n{wrote}\n{ends.get(name, 'exec sleep 600')}\n")
 
 
-@pytest.mark.parametrize("name", ["MLFLOW_PORT", "PREFECT_PORT"])
-def test_a_port_that_is_taken_is_named_before_a_server_starts(ready, name):
+def test_a_port_that_is_taken_is_named_before_a_server_starts(ready):
     _servers(ready)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        done = _make(ready, "ui", *_free(), f"{name}={port}")
-    assert done.returncode == 2
-    assert done.stdout == f"{name}={port} is no free port: name another, as in make ui {name}=5050\n"
+    for name in ("MLFLOW_PORT", "PREFECT_PORT"):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            done = _make(ready, "ui", *_free(), f"{name}={port}")
+        assert done.returncode == 2
+        assert done.stdout == f"{name}={port} is no free port: name another, as in make ui {name}=5050\n"
     assert not list(ready.glob("*.pid"))
 
 
@@ -218,25 +216,23 @@ def _ui(folder: Path) -> Iterator[subprocess.Popen[str]]:
         started.communicate()
 
 
-@pytest.mark.parametrize(("first", "other"), [("mlflow", "prefect"), ("prefect", "mlflow")])
-def test_a_server_that_ends_early_is_said_and_ends_the_other(ready, first, other):
-    _servers(ready, **{first: f"while [ ! -e {other}.pid ]; do sleep 0.05; done; exit 1"})
-    with _ui(ready) as ui:
-        said, _ = ui.communicate(timeout=300)
+def test_a_server_that_ends_early_is_said_and_ends_the_other(ready):
     names = {"mlflow": "MLflow", "prefect": "Prefect"}
-    assert ui.returncode == 2
-    assert said.splitlines()[-1] == f"{names[first]} has ended, and {names[other]} with it"
-    assert not _alive(ready, other)
+    for first, other in (("mlflow", "prefect"), ("prefect", "mlflow")):
+        (ready / f"{other}.pid").unlink(missing_ok=True)
+        _servers(ready, **{first: f"while [ ! -e {other}.pid ]; do sleep 0.05; done; exit 1"})
+        with _ui(ready) as ui:
+            said, _ = ui.communicate(timeout=300)
+        assert ui.returncode == 2
+        assert said.splitlines()[-1] == f"{names[first]} has ended, and {names[other]} with it"
+        assert not _alive(ready, other)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopping_ends_both_servers(ready, sent):
     _servers(ready)
     with _ui(ready) as ui:
-        deadline = time.monotonic() + 300
-        while len(list(ready.glob("*.pid"))) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: len(list(ready.glob("*.pid"))) == 2)
         assert _alive(ready, "mlflow")
         assert _alive(ready, "prefect")
         # where commands put them that know of no server
@@ -247,12 +243,10 @@ def test_stopping_ends_both_servers(ready, sent):
     assert not _alive(ready, "prefect")
 
 
-@pytest.mark.parametrize(
-    ("said", "given"), [("", ""), ("YES=0", ""), ("YES=no", ""), ("YES=1", " --yes"), ("YES=yes", " --yes")]
-)
-def test_what_is_removed_was_said_with_a_yes(ready, said, given):
-    assert _make(ready, "tidy", *filter(None, [said])).returncode == 0
-    assert (ready / "calls").read_text().splitlines()[-1] == f"-m flows.tidy{given}"
+def test_what_is_removed_was_said_with_a_yes(ready):
+    for said, given in {"": "", "YES=0": "", "YES=no": "", "YES=1": " --yes", "YES=yes": " --yes"}.items():
+        assert _make(ready, "tidy", *filter(None, [said])).returncode == 0
+        assert _calls(ready) == [f"-m flows.tidy{given}"]
 
 
 def _clean(folder: Path, *arguments: str, answer: str | None = None) -> tuple[int, str]:

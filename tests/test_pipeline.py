@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +18,8 @@ import pytest
 import tiktoken
 import torch
 from mlflow import MlflowClient
-from projects import CHATML, NO_COMPILER, change_params, environment, make_project, read_params, run
+from projects import CHATML, NO_COMPILER, ROOT, change_params, environment, make_project, read_params, run
+from real_servers import wait_for
 
 from llm.config import GPTConfig
 from llm.formats.huggingface import export_huggingface
@@ -100,10 +100,6 @@ def test_pretraining_lowers_the_validation_loss(project: Path) -> None:
     assert curve["validation_loss"].iloc[-1] < 6.3  # a uniform guess over 1,024 tokens costs 6.93
 
 
-def test_after_a_run_nothing_is_stale(project: Path) -> None:
-    assert run(project, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
-
-
 def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client: MlflowClient) -> None:
     for model, names in METRICS.items():
         version = client.get_model_version_by_alias(f"threestage-{model}", "challenger")
@@ -148,13 +144,6 @@ def test_every_stage_left_a_finished_mlflowrun(client: MlflowClient) -> None:
     assert [metric.step for metric in losses] == list(range(1, 61))
 
 
-def test_the_registered_classifier_answers(client: MlflowClient) -> None:
-    served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
-    answer = served.predict(pd.DataFrame({"subject": ["FREE money"], "body": ["Click here to win"]}))
-    assert answer["label"].isin(["ham", "spam"]).all()
-    assert 0 <= answer["spam_probability"].iloc[0] <= 1
-
-
 CLEAN = """
 import json, sys
 import mlflow, pandas as pd
@@ -189,11 +178,11 @@ def test_evaluation_and_a_version_elsewhere_give_the_same_probability_for_parts_
     assert probabilities == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_main_command_finds_nothing_to_do(project: Path, prefect_api: str) -> None:
-    done = run(project, "flows", PREFECT_API_URL=prefect_api)
-    assert done.returncode == 0, done.stderr
-    assert "Everything is up to date" in done.stdout
-    assert "version 1" in done.stdout
+def test_a_second_run_of_the_main_command_finds_nothing_to_do(project: Path, command_line) -> None:
+    code, said, error = command_line(project, "__main__")
+    assert (code, error) == (0, "")
+    assert "Everything is up to date" in said
+    assert "version 1" in said
 
 
 def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
@@ -213,7 +202,8 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
             "applications": {"assistant": {"base": "foundation", "train": {"lora": LORA}}},
         },
     )
-    done = run(folder, "dvc", "repro", "finetune@assistant", PREFECT_API_URL=prefect_api)
+    stages = ("preprocess@corpus", "pretrain", "finetune@assistant")
+    done = run(folder, "all_stages", *stages, PREFECT_API_URL=prefect_api, PYTHONPATH=str(ROOT / "tests"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
     foundation, tokenizer = load_model(folder / "models/foundation")
@@ -232,89 +222,82 @@ def test_published_weights_and_their_tokenizer_go_through_the_same_graph(
     assert moved == {f"blocks.{number}.{layer}.weight" for number in range(2) for layer in layers}
 
 
-@pytest.mark.parametrize("victim", ["dvc", "stage", "group"])
-def test_a_killed_training_goes_on_and_gives_the_same_weights_also_in_another_clean_folder(
-    project: Path, tmp_path: Path, prefect_api: str, victim: str
+def _start(folder: Path, *line: str, **options: object) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-m", *line], cwd=folder, **options)
+
+
+def test_a_training_that_is_killed_twice_gives_the_same_weights_also_in_another_clean_folder(
+    project: Path, tmp_path: Path, prefect_api: str
 ) -> None:
-    if clean := victim == "dvc":
-        folder, line = make_project(tmp_path / victim), ["dvc", "repro", "pretrain"]
-    else:
-        folder = shutil.copytree(project, tmp_path / victim, symlinks=True)
-        line = ["dvc", "repro", "--force", "--single-item", "pretrain"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", *line], cwd=folder, env=environment(PREFECT_API_URL=prefect_api), process_group=0
-    )
-    checkpoints = folder / ".threestage/stages/pretrain"
-    deadline = time.monotonic() + 600
-    while not list(checkpoints.glob("*/step-*.safetensors")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    stage = psutil.Process(int((checkpoints / "lock").read_text()))
-    stage.suspend()  # so that it does not end before
-    assert not (folder / "models/foundation").exists()
-    match victim:
-        case "dvc":
+    folder, line = make_project(tmp_path / "project"), ("dvc", "repro", "pretrain")
+    change_params(folder, {"foundation": {"train": {"checkpoint_every": 2}}})  # which changes no weight
+    checkpoints, env = folder / ".threestage/stages/pretrain", environment(PREFECT_API_URL=prefect_api)
+
+    def newest() -> int:
+        return max((int(path.stem[5:]) for path in checkpoints.glob("*/step-*.safetensors")), default=0)
+
+    killed = []
+    for victim in ("dvc", "group"):
+        before, running = newest(), _start(folder, *line, env=env, process_group=0)
+        wait_for(lambda before=before: newest() > before, every=0.02)
+        stage = psutil.Process(int((checkpoints / "lock").read_text()))
+        stage.suspend()  # so that it does not end before
+        killed.append(stage.pid)
+        assert not (folder / "models/foundation").exists()
+        if victim == "dvc":
             running.kill()
-        case "stage":
-            stage.kill()
-        case "group":
+        else:
             os.killpg(running.pid, signal.SIGKILL)
-    assert running.wait() != 0
-    with suppress(psutil.NoSuchProcess):
-        stage.resume()
+        assert running.wait() != 0
+        with suppress(psutil.NoSuchProcess):
+            stage.resume()
 
     done = run(folder, *line, PREFECT_API_URL=prefect_api)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "going on after step" in done.stderr
-    assert not Path(f"/proc/{stage.pid}").exists()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in killed)
     assert _model_hash(folder, "foundation") == _model_hash(project, "foundation")
     assert not list(checkpoints.glob("*/step-*"))
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("threestage").experiment_id
-    runs = client.search_runs(experiment, "tags.`threestage.stage` = 'pretrain'")
-    assert len(runs) == (1 if clean else 2)  # one for both halves of this, beside the undisturbed one
-    losses = client.get_metric_history(runs[0].info.run_id, "train_loss")  # the latest comes first
+    (only,) = client.search_runs(experiment, "tags.`threestage.stage` = 'pretrain'")
+    losses = client.get_metric_history(only.info.run_id, "train_loss")
     assert [metric.step for metric in losses] == list(range(1, 61))
 
 
-@pytest.mark.parametrize(("number", "standing"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
-def test_the_main_command_asked_to_stop_leaves_a_checkpoint(
-    project: Path, tmp_path: Path, prefect_api: str, number: int, standing: bool
+def test_ctrl_c_in_the_main_command_leaves_a_checkpoint_the_last_good_model_and_no_process(
+    project: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(project, tmp_path / "interrupted", symlinks=True)
     never = 10**6  # so that the checkpoint can only be that of the interrupt
     change_params(
         folder, {"foundation": {"train": {"steps": never, "evaluate_every": never, "checkpoint_every": never}}}
     )
-    path = tmp_path / "said"
+    log = tmp_path / "said"
+    with log.open("w") as file:
+        streams = {"stdout": file, "stderr": subprocess.STDOUT}
+        running = _start(folder, "flows", env=environment(**NO_COMPILER), start_new_session=True, **streams)
 
     def said() -> str:
-        return path.read_text(errors="replace")  # a progress bar's last character may be half written
+        return log.read_text(errors="replace")  # the last character of a progress bar may be half written
 
-    with path.open("w") as file:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "flows"],
-            cwd=folder,
-            env=environment(**NO_COMPILER | ({"PREFECT_API_URL": prefect_api} if standing else {})),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    def trains() -> bool:
+        assert running.poll() is None, said()[-3000:]
+        return bool(re.search(rf" [1-9]\d*/{never} ", said()))
+
     try:
-        deadline = time.monotonic() + 300
-        while not re.search(rf" [1-9]\d*/{never} ", said()):
-            assert running.poll() is None, said()[-3000:]
-            assert time.monotonic() < deadline, said()[-3000:]
-            time.sleep(0.1)
-        if number == signal.SIGINT:  # a terminal tells all
-            os.killpg(running.pid, number)
-        else:
-            running.terminate()
+        wait_for(trains)
+        children = psutil.Process(running.pid).children(recursive=True)
+        assert any("uvicorn" in child.cmdline() for child in children), "it has started a Prefect server"
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
         assert running.wait(timeout=120) != 0
     finally:
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
+    assert not psutil.wait_procs(children, timeout=60)[1]
     assert list(folder.glob(".threestage/stages/pretrain/*/step-*.safetensors")), said()[-3000:]
     assert re.search(rf"stopped after step [1-9]\d* of {never}, with a checkpoint", said())
+    assert "Traceback" not in said()
+    assert _model_hash(folder, "foundation") == _model_hash(project, "foundation")

@@ -1,7 +1,6 @@
 """The project as a team has it: servers on PostgreSQL and S3, two clones, and what each of the five may do."""
 
 import json
-import platform
 import re
 import shutil
 import signal
@@ -14,7 +13,8 @@ import httpx
 import pytest
 from mlflow.entities import ViewType
 from projects import git
-from team import Team, block, blocks, servers, until, why_no_postgres
+from real_servers import wait_for
+from team import Team, block, blocks, servers, why_no_postgres
 
 from tasks.registry.tracking import namespace
 from tasks.registry.versions import own_models, versions
@@ -57,7 +57,7 @@ def registered(team: Team, training: Path) -> str:
         return log.read_text(errors="replace")
 
     def says(word: str, text: Callable[[], str]) -> None:
-        until(lambda: word in text() or registering.poll() is not None, said)
+        wait_for(lambda: word in text() or registering.poll() is not None)
         assert registering.poll() is None, said()
 
     with log.open("w") as file:
@@ -173,14 +173,6 @@ def test_a_laptop_touches_none_of_the_teams_models(team, clone, monkeypatch):
         assert [len(versions(client, name)) for name in (own, "threestage-classifier")] == [1, 1]
         monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage")
         assert {model for model, _ in own_models(client)} == set(MODELS)
-
-
-def test_tidying_finds_no_version_that_somebody_needs(team, clone):
-    done = team.run("python -m flows.tidy --versions 0 --days 0 --verbose", team.of_the_team("reviewer"), clone)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^0 versions, 0.0 MB", done.stdout, re.MULTILINE)
-    names = {run["name"].partition(":")[0] for run in flow_runs(team) if run["tags"] == [f"{platform.node()}:{clone}"]}
-    assert names == {"review", "tidy"}
 
 
 def test_servers_find_their_database_again(team, registered):

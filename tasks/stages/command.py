@@ -77,7 +77,7 @@ def _configure_logging(log: Path) -> None:
             logging.getLogger(name).addHandler(file)
 
 
-def _on_interrupt(_: int, frame: FrameType | None) -> None:
+def on_interrupt(_: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, but a moment later where the import system would never give its lock back."""
     if frame is not None and frame.f_code.co_filename == "<frozen importlib._bootstrap>":
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -118,7 +118,7 @@ def run_command(
     began = time.monotonic()
     _configure_logging(log)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
-        signal.signal(signal.SIGINT, _on_interrupt)
+        signal.signal(signal.SIGINT, on_interrupt)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # which Prefect, after its own, hands the signal on to
         signal.signal(signal.SIGTERM, _on_terminate)
     again, code, said = f"{again} goes on from there", 1, ""

@@ -81,7 +81,7 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
         meanwhile()
         yield url
         return
-    _reach_directly()
+    reach_directly()
     with free_port() as port:
         url = f"http://127.0.0.1:{port}/api"
         command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
@@ -96,7 +96,7 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
         )
         try:
             meanwhile()
-            _wait_until_healthy(server, url)
+            wait_until_healthy(server, url)
             os.environ["PREFECT_API_URL"] = os.environ[TEMPORARY] = url
             with temporary_settings({PREFECT_API_URL: url}):
                 try:
@@ -114,7 +114,7 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
                 server.wait()
 
 
-def _reach_directly() -> None:
+def reach_directly() -> None:
     """Have this process and those below it reach this machine's own servers through no proxy."""
     names = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
     own = [name for name in ("127.0.0.1", "localhost") if name not in names.split(",")]
@@ -150,7 +150,7 @@ def _check_answers(url: str, patience: float = 0) -> None:
         raise UserError(f"PREFECT_API_URL={url}: it refuses (401); PREFECT_API_AUTH_STRING must be its USER:PASSWORD")
 
 
-def _wait_until_healthy(server: subprocess.Popen, url: str) -> None:
+def wait_until_healthy(server: subprocess.Popen, url: str) -> None:
     deadline = time.monotonic() + STARTS_WITHIN
     with httpx.Client(verify=False) as client:  # else each look reads certificates for 10 ms
         while time.monotonic() < deadline and server.poll() is None:

@@ -1,36 +1,20 @@
-"""The schedule on a real Prefect server and worker: a deployment, a cancelled run, a killed worker, a killed run."""
+"""The schedule on a real Prefect server and worker: a deployment, a cancelled run, a killed worker."""
 
-import asyncio
 import hashlib
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from datetime import UTC
-from uuid import UUID
 
 import psutil
 import pytest
 from mlflow import MlflowClient
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterParentFlowRunId,
-)
 from prefect.states import Cancelling
 from projects import change_params, environment, git, run
-
-from flows.deploy import check
-from llm.errors import UserError
+from real_servers import Runs, wait_for
 
 HANGS = 600  # seconds that only something that hangs takes
 NEVER = 10**6
@@ -38,16 +22,6 @@ ENDLESS = {"steps": NEVER, "evaluate_every": NEVER, "checkpoint_every": NEVER}
 POOL = "local"
 ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
 SPAM = {"label": "spam", "subject": "A prize", "body": "Click to claim the money that you have won: it costs nothing."}
-
-
-def wait_for(there, running=None):
-    """What `there` gives as soon as that is something."""
-    deadline = time.monotonic() + HANGS
-    while not (found := there()):
-        assert time.monotonic() < deadline
-        assert running is None or running.poll() is None
-        time.sleep(0.1)
-    return found
 
 
 @contextmanager
@@ -108,54 +82,25 @@ def said(folder, *arguments):
 
 
 @pytest.fixture
-def client(prefect_api):
-    with get_client(sync_client=True) as client:
-        yield client
+def runs(prefect_api):
+    return Runs(prefect_api)
 
 
-def start(client, **parameters):
+def start(runs, **parameters):
     """Start the deployment `daily` now."""
-    deployment = client.read_deployment_by_name("retrain/daily")
-    return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+    deployment = runs.client.read_deployment_by_name("retrain/daily")
+    return runs.client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
 
 
-def ended(client, flow_run):
+def ended(runs, flow_run):
     """The flow run once it has ended."""
-
-    def there():
-        found = client.read_flow_run(flow_run)
-        return found if found.state.is_final() else None
-
-    return wait_for(there)
+    runs.ended(flow_run)
+    return runs.client.read_flow_run(flow_run)
 
 
-def tree(client, flow_run):
+def tree(runs, flow_run):
     """The states in which a flow run and all below it ended, by their names: a server hears of tasks a little later."""
-
-    def there():
-        found, levels = {}, [client.read_flow_run(flow_run)]
-        while levels:
-            found |= {each.name: each.state_name for each in levels}
-            below = [each.id for each in levels]
-            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=below)))
-            found |= {each.name: each.state_name for each in tasks}  # None before it has one
-            parent = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=below))
-            levels = client.read_flow_runs(flow_run_filter=parent)
-        return found if ENDS.issuperset(found.values()) else None
-
-    return wait_for(there)
-
-
-def page(flow_run):
-    """The page that a run left."""
-
-    async def read():
-        async with get_client() as client:
-            ours = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run]))
-            return await client.read_artifacts(artifact_filter=ours)
-
-    (found,) = (each for each in asyncio.run(read()) if each.key == "retrain")
-    return found.data
+    return wait_for(lambda: ENDS.issuperset((found := runs.tree(flow_run)).values()) and found)
 
 
 def weights(folder):
@@ -173,8 +118,8 @@ def what(run):
     return rest
 
 
-def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(deployed, client, monkeypatch, tmp_path):
-    daily = client.read_deployment_by_name("retrain/daily")
+def test_a_deployment_has_its_schedule_one_slot_and_a_form_with_bounds(deployed, runs):
+    daily = runs.client.read_deployment_by_name("retrain/daily")
     assert [each.schedule.cron for each in daily.schedules] == ["0 3 * * *"]
     assert daily.global_concurrency_limit.limit == 1
     assert daily.concurrency_options.collision_strategy == "ENQUEUE"
@@ -185,42 +130,29 @@ def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(deployed, cl
     place, code = (next(iter(step.values())) for step in daily.pull_steps)
     assert place == {"directory": str(deployed)}
     assert code == {"script": f"{sys.executable} -m flows.deploy"}
-    assert client.read_deployment_by_name("review/review").pull_steps == daily.pull_steps[:1]
-
-    client.create_work_pool(WorkPoolCreate(name="swarm", type="docker"), overwrite=True)
-    monkeypatch.chdir(deployed)
-    check(POOL)
-    for pool, reason in {"swarm": "is of the type docker", "nowhere": "does not exist"}.items():
-        with pytest.raises(UserError, match=rf"^the work pool {pool} {reason}; .* `prefect work-pool create {pool} "):
-            check(pool)
-    shutil.copy("prefect.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UserError, match=rf"^the deployment \w+ runs in .*{deployed}, and not in .*{tmp_path}: deploy there"
-    ):
-        check(POOL)
+    assert runs.client.read_deployment_by_name("review/review").pull_steps == daily.pull_steps[:1]
 
 
-def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_back(deployed, prefect_api, client):
+def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_back(deployed, prefect_api, runs):
     before, path = weights(deployed), deployed / "params.yaml"
     kept = path.read_text()
     change_params(deployed, {"foundation": {"train": ENDLESS | {"checkpoint_every": 10}}})
     log = deployed / ".threestage/stages/pretrain/log"
     try:
-        with worker(deployed, prefect_api) as working:
-            flow_run = start(client)
-            wait_for(lambda: checkpoints(deployed), working)
+        with worker(deployed, prefect_api):
+            flow_run = start(runs)
+            wait_for(lambda: checkpoints(deployed))
             assert not (deployed / "models/foundation").exists()
-            client.set_flow_run_state(flow_run, Cancelling())
-            done = ended(client, flow_run)
-            ends = [each for each in client.read_flow_run_states(flow_run) if each.is_final()]
+            runs.client.set_flow_run_state(flow_run, Cancelling())
+            done = ended(runs, flow_run)
+            ends = [each for each in runs.client.read_flow_run_states(flow_run) if each.is_final()]
             later = "the next run goes on from the last checkpoint."
             assert ends[0].message == f"The run was cancelled; {later}"  # as it says itself, before its worker looks
             assert weights(deployed) == before
             run_log = deployed / ".threestage/retrain/log"
             wait_for(lambda: "Stopped; the next run goes on" in run_log.read_text())
         assert "Finished in state Running" not in run_log.read_text()
-        states = tree(client, flow_run)
+        states = tree(runs, flow_run)
         assert set(states.values()) == {"Cancelled"}, states
         assert {"pretrain", "pretrain-scratch", done.name} <= states.keys()
         assert "Crash" not in log.read_text()
@@ -233,22 +165,22 @@ def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_
 
 
 def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_checkpoint(
-    project, deployed, prefect_api, client
+    project, deployed, prefect_api, runs
 ):
     change_params(deployed, {"foundation": {"train": {"steps": 80}}})
     # Of so few rows drift is not known, and would wait for a person.
     change_params(deployed, {"applications": {"classifier": {"review": {"drift": None}}}})
     lock = deployed / ".threestage/stages/pretrain/lock"
     with worker(deployed, prefect_api) as working:
-        flow_run = start(client)
-        wait_for(lambda: checkpoints(deployed), working)
+        flow_run = start(runs)
+        wait_for(lambda: checkpoints(deployed))
         stage = psutil.Process(int(lock.read_text()))
         stage.suspend()  # so that it does not end before
         working.kill()
         working.wait()
         stage.resume()
-    done = ended(client, flow_run)
-    states = tree(client, flow_run)  # the stage may still write its checkpoint
+    done = ended(runs, flow_run)
+    states = tree(runs, flow_run)  # the stage may still write its checkpoint
     assert set(states.values()) == {"Crashed"}, states
     assert {"pretrain", "pretrain-scratch", done.name} <= states.keys()
     assert weights(deployed) == weights(project)
@@ -257,20 +189,20 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     registry(deployed).set_registered_model_alias("threestage-classifier", "champion", "1")  # as a person may
     before = said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage")
     with worker(deployed, prefect_api):
-        again = start(client, push_to="origin")
-        finished = ended(client, again)
-        decided = start(client, decide="gates")
-        judged = ended(client, decided)
+        again = start(runs, push_to="origin")
+        finished = ended(runs, again)
+        decided = start(runs, decide="gates")
+        judged = ended(runs, decided)
     assert finished.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
     assert "going on after step" in (deployed / ".threestage/stages/pretrain/log").read_text()
     assert weights(deployed) != weights(project)
     assert what(finished) == "5 of 13 stages"  # emails, the foundation, the classifier, which starts from it
-    states = tree(client, again)
+    states = tree(runs, again)
     assert set(states.values()) == {"Completed"}
     assert {"review: foundation 2 waits, classifier 2 waits", "register", "share"} <= states.keys()
     assert "; finished in " in finished.state.message
     assert "foundation/2, classifier/2 wait for a decision: run `python -m flows.review`, " in finished.state.message
-    shown = page(again)
+    shown = runs.page(again, "retrain")
     assert "| pretrain | ran | foundation.train modified |" in shown
     assert "- **classifier**: version 2 waits for a decision\n" in shown
 
@@ -288,58 +220,9 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
 
     assert judged.state.name == "Completed"
     assert what(judged) == "nothing to train, a review", "DVC's run cache brought back what nobody merged"
-    assert "| pretrain | restored |" in page(decided)
-    assert f"- committed to the branch {branch}\n" in page(decided)
+    assert "| pretrain | restored |" in runs.page(decided, "retrain")
+    assert f"- committed to the branch {branch}\n" in runs.page(decided, "retrain")
     assert said(deployed, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
     version = registry(deployed).get_model_version("threestage-classifier", "2")
     assert (version.tags["threestage.by"], version.tags["threestage.state"]) == ("gates", "rejected")
     assert "f1 at least 0.95" in version.tags["threestage.why"]
-
-
-def test_what_a_run_pushed_makes_its_version_again_from_another_clone(deployed, prefect_api, tmp_path):
-    git(tmp_path, "clone", "--quiet", str(deployed.parent / "origin"), "clone")
-    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{deployed / 'mlflow.db'}", "PREFECT_API_URL": prefect_api}
-    done = run(tmp_path / "clone", "flows.reproduce", "models:/threestage-classifier/2", **variables)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.startswith(
-        "identical: finetune@classifier made the bytes of models:/threestage-classifier/2 again"
-    )
-    (branch,) = said(tmp_path / "clone", "branch", "--remotes", "--list", "origin/retrain/*").split()
-    git(tmp_path / "clone", "checkout", "--quiet", branch)
-    for command in (["pull", "--quiet"], ["status", "--quiet", "pretrain"]):
-        done = run(tmp_path / "clone", "dvc", *command)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert weights(tmp_path / "clone") == weights(deployed)
-
-
-def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_and_runs_what_a_changed_section_needs(
-    deployed, prefect_api, client
-):
-    change_params(deployed, {"foundation": {"train": {"steps": 100}}})
-    variables = environment(PREFECT_API_URL=prefect_api)
-    command = [sys.executable, "-m", "flows"]
-    with subprocess.Popen(command, cwd=deployed, env=variables, stderr=subprocess.DEVNULL) as running:
-        wait_for(lambda: checkpoints(deployed), running)
-        every = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
-        for each in every:
-            each.suspend()
-        for each in every:
-            os.kill(each.pid, signal.SIGKILL)
-    psutil.wait_procs(every, timeout=60)  # DVC takes a lock for held while whoever held it is still to be buried
-    holder = deployed / ".threestage/retrain/flow_run"
-    lost = UUID(holder.read_text())
-    assert client.read_flow_run(lost).state.name == "Running"
-    done = run(deployed, "flows", PREFECT_API_URL=prefect_api)
-    assert done.returncode == 0, done.stderr[-3000:]
-    ran = re.findall(r"Beginning subflow run '(.+)' for flow", done.stderr)
-    stages = ["pretrain-scratch", "evaluate-foundation", "finetune-classifier", "evaluate-classifier"]
-    assert ran[:5] == [*stages, "register"], "only what reads the changed section, and what reads that"
-    assert ran[5].startswith("review")
-    assert "classifier/3 wait for a decision: run `python -m flows.review`" in done.stdout
-    assert "version 3" in done.stdout
-    states = tree(client, lost)
-    assert states.pop("preprocess@emails") == "Completed"  # brought back for the inbox, which nobody merged
-    assert set(states.values()) == {"Crashed"}, states
-    assert {"pretrain", "pretrain-scratch"} <= states.keys()
-    assert not holder.exists()
-    assert "going on after step" in (deployed / ".threestage/stages/pretrain/log").read_text()

@@ -6,14 +6,12 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -23,7 +21,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from prefect import flow, task
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
 from prefect.context import FlowRunContext
 from prefect.events.clients import PrefectEventsClient
 from prefect.exceptions import TerminationSignal
@@ -34,10 +31,11 @@ from prefect.settings import (
     PREFECT_CLIENT_MAX_RETRIES,
     temporary_settings,
 )
-from prefect.states import Cancelled, Crashed
+from real_servers import Runs
 
 from llm.errors import UserError
 from tasks.stages import server
+from tasks.stages.worker import alone
 
 HOUR = timedelta(hours=1)
 
@@ -48,7 +46,7 @@ def started(code: str) -> subprocess.Popen:
 
 def test_a_server_that_ends_at_once_is_said_with_its_exit_code():
     with started("raise SystemExit(3)") as process, pytest.raises(UserError, match="ended with exit code 3"):
-        server._wait_until_healthy(process, "http://127.0.0.1:9/api")
+        server.wait_until_healthy(process, "http://127.0.0.1:9/api")
 
 
 def test_a_server_that_never_answers_is_said_with_the_way_out(monkeypatch):
@@ -56,8 +54,14 @@ def test_a_server_that_never_answers_is_said_with_the_way_out(monkeypatch):
     with started("import time; time.sleep(60)") as process:
         reason = "the temporary Prefect server does not answer after 0.3 s; set PREFECT_API_URL to a standing one"
         with pytest.raises(UserError, match=reason):
-            server._wait_until_healthy(process, "http://127.0.0.1:9/api")
+            server.wait_until_healthy(process, "http://127.0.0.1:9/api")
         process.kill()
+
+
+def connect(url: str) -> None:
+    """Use the Prefect server of this address for a moment."""
+    with temporary_settings({PREFECT_API_URL: url}), server.prefect_server() as found:
+        assert found == url
 
 
 def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_time_that_it_has(monkeypatch):
@@ -66,25 +70,42 @@ def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_ti
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/api/"
         with pytest.raises(UserError, match=f"^PREFECT_API_URL={url}: nobody answers"):
-            server._check_answers(url)
+            connect(url)
 
 
-def test_no_proxy_stands_between_this_machine_and_its_own_servers(monkeypatch, port):
-    here = HTTPServer(("127.0.0.1", port), Healthy)
-    threading.Thread(target=here.serve_forever).start()
+class Healthy(BaseHTTPRequestHandler):
+    """A server that is well."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def healthy(port: int = 0, context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """The port of one."""
+    with HTTPServer(("127.0.0.1", port), Healthy) as here:
+        if context:
+            here.socket = context.wrap_socket(here.socket, server_side=True)
+        threading.Thread(target=here.serve_forever, daemon=True).start()
+        yield here.server_port
+        here.shutdown()
+
+
+def test_no_proxy_stands_between_this_machine_and_its_own_servers(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "own.example")
     monkeypatch.setenv("no_proxy", "")
-    url = f"http://127.0.0.1:{port}/api"
-    try:
+    with healthy() as port:
+        url = f"http://127.0.0.1:{port}/api"
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
         for _ in range(2):
-            server._reach_directly()
+            server.reach_directly()
             assert httpx.get(url).is_success
-    finally:
-        here.shutdown()
-        here.server_close()
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "own.example,127.0.0.1,localhost"
 
 
@@ -94,18 +115,6 @@ def test_no_proxy_stands_between_this_machine_and_its_own_servers(monkeypatch, p
 )
 def test_any_name_makes_an_artifact_key_that_prefect_takes(name, key):
     assert server.artifact_key(name) == key
-
-
-def states(flow_run):
-    """The states of a flow run and of all that is right below it, by their names."""
-    with get_client(sync_client=True) as client:
-        one = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
-        below = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run]))
-        children = [each.id for each in client.read_flow_runs(flow_run_filter=below)]
-        deeper = FlowRunFilter(id=FlowRunFilterId(any_=children))
-        runs = [*client.read_flow_runs(flow_run_filter=one), *client.read_task_runs(flow_run_filter=one)]
-        runs += [*client.read_flow_runs(flow_run_filter=below), *client.read_task_runs(flow_run_filter=deeper)]
-    return {each.name: each.state.name for each in runs}
 
 
 def stopping(stop, ids):
@@ -153,7 +162,7 @@ def late(monkeypatch) -> Iterator[None]:
     begun.set()
 
 
-@pytest.mark.parametrize("stop", [InterruptedError("after step 3"), KeyboardInterrupt(), TerminationSignal(15)])
+@pytest.mark.parametrize("stop", [InterruptedError("after step 3"), TerminationSignal(15)])
 @pytest.mark.slow
 def test_a_stopped_run_is_cancelled_at_every_level_and_raises_what_stopped_it(prefect_api, late, stop):
     ids = []
@@ -161,7 +170,8 @@ def test_a_stopped_run_is_cancelled_at_every_level_and_raises_what_stopped_it(pr
         server.run_as_child(stopping(stop, ids), {"number": 1})
     assert raised.value is stop
     expected = dict.fromkeys(("root", "child", "stopped"), "Cancelled") | {"before": "Completed"}
-    assert {name: state for name, state in states(ids[0]).items() if not name.startswith("child-")} == expected
+    found = Runs(prefect_api).tree(ids[0])
+    assert {name: state for name, state in found.items() if not name.startswith("child-")} == expected
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(ids[0]).state.message == (str(stop) or "stopped")
 
@@ -171,7 +181,7 @@ def test_a_run_that_fails_is_failed_and_one_that_ends_well_gives_its_value(prefe
     ids = []
     with pytest.raises(ValueError, match="wrong"):
         server.run_as_child(stopping(ValueError("wrong"), ids), {"number": 1})
-    assert states(ids[0])["root"] == "Failed"
+    assert Runs(prefect_api).tree(ids[0])["root"] == "Failed"
 
     @flow
     def well(number: int) -> int:
@@ -181,20 +191,25 @@ def test_a_run_that_fails_is_failed_and_one_that_ends_well_gives_its_value(prefe
 
 
 @pytest.mark.slow
-def test_runs_whose_process_is_gone_get_a_word_and_those_that_said_theirs_keep_it(prefect_api):
+def test_a_run_whose_process_is_gone_has_crashed_and_one_that_ended_stays_as_it_is(prefect_api, monkeypatch, tmp_path):
     @flow(flow_run_name="root")
     def root():
         pass
 
+    monkeypatch.chdir(tmp_path)
+    holder = tmp_path / ".threestage/retrain/flow_run"
     ended = root(return_state=True).state_details.flow_run_id
     with get_client(sync_client=True) as client:
         lost = client.create_flow_run(root, state=server.Pending()).id
-        server.end_lost(lost, Crashed(message="gone"))
-        server.end_lost(ended, Crashed(message="gone"))
+        for before in (lost, ended, server.UUID(int=7)):  # the last one is of another server
+            holder.parent.mkdir(parents=True, exist_ok=True)
+            holder.write_text(str(before))
+            with alone("retrain", server.UUID(int=1), seconds=60):
+                assert holder.read_text() == str(server.UUID(int=1))
+            assert not holder.exists()
         found = [client.read_flow_run(each).state for each in (lost, ended)]
     assert [each.name for each in found] == ["Crashed", "Completed"]
-    assert found[0].message == "gone"
-    server.end_lost(server.UUID(int=7), Cancelled())  # of another server
+    assert found[0].message == "Its process is gone; the next run goes on from the last checkpoint."
 
 
 class Wire(socketserver.ThreadingTCPServer):
@@ -251,29 +266,19 @@ def test_what_a_flow_has_done_counts_where_its_server_is_gone_and_what_it_has_no
                     server.run_as_child(work, {"done": False})
 
 
-class Healthy(BaseHTTPRequestHandler):
-    """A server that is well."""
+def test_a_server_that_is_started_again_below_a_run_is_waited_for(monkeypatch, port):
+    monkeypatch.setenv(server.PARENT_TASK_RUN, "of a run")
+    answered = threading.Event()
 
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
+    def start():
+        with healthy(port):
+            answered.wait()
 
-    def log_message(self, *_):
-        pass
-
-
-def test_a_server_that_is_started_again_is_waited_for(monkeypatch, port):
-    started = []
-
-    def start(_):
-        started.append(HTTPServer(("127.0.0.1", port), Healthy))
-        threading.Thread(target=started[0].serve_forever).start()
-
-    monkeypatch.setattr(server, "time", SimpleNamespace(sleep=start, monotonic=time.monotonic))
-    server._check_answers(f"http://127.0.0.1:{port}/api", patience=60)
-    (one,) = started
-    one.shutdown()
-    one.server_close()
+    later = threading.Timer(0.3, start)
+    later.start()
+    connect(f"http://127.0.0.1:{port}/api")
+    answered.set()
+    later.join()
 
 
 def certificate(folder: Path) -> Path:
@@ -292,21 +297,15 @@ def certificate(folder: Path) -> Path:
 
 def test_a_server_is_trusted_whose_certificate_prefects_settings_name(tmp_path):
     file = certificate(tmp_path)
-    here = HTTPServer(("127.0.0.1", 0), Healthy)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file)
-    here.socket = context.wrap_socket(here.socket, server_side=True)
-    threading.Thread(target=here.serve_forever).start()
-    url = f"https://127.0.0.1:{here.server_port}/api"
-    try:
+    with healthy(context=context) as port:
+        url = f"https://127.0.0.1:{port}/api"
         with pytest.raises(UserError, match=r"nobody answers \(.*CERTIFICATE_VERIFY_FAILED"):
-            server._check_answers(url)
+            connect(url)
         for settings in ({PREFECT_API_SSL_CERT_FILE: str(file)}, {PREFECT_API_TLS_INSECURE_SKIP_VERIFY: True}):
             with temporary_settings(settings):
-                server._check_answers(url)
-    finally:
-        here.shutdown()
-        here.server_close()
+                connect(url)
 
 
 FLOW_RUN = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"

@@ -2,10 +2,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from real_servers import wait_for
 
 from tasks.stages.worker import OF_A_WORKER
 
@@ -35,13 +35,11 @@ subprocess.run([sys.executable, "-c", sys.argv[1]])
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 @pytest.mark.parametrize("before", [0, 2])  # ends that are heard in one moment, one handler within the other
 def test_a_run_whose_worker_is_killed_is_asked_to_stop_once_however_many_threads_that_had(tmp_path, before):
-    log, deadline = tmp_path / ".threestage/run/log", time.monotonic() + 300
+    log = tmp_path / ".threestage/run/log"
     variables = os.environ | {"PYTHONPATH": str(ROOT), OF_A_WORKER: "x"}
 
     def says(words):
-        while not (log.exists() and words in log.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: log.exists() and words in log.read_text(), every=0.01)
 
     command = [sys.executable, "-c", WORKER, RUN.format(before=before)]
     with subprocess.Popen(command, cwd=tmp_path, env=variables) as worker:

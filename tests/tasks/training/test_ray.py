@@ -2,15 +2,19 @@
 
 import errno
 import os
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from projects import change_params
 
 from llm.chat import Chat
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
@@ -27,9 +31,8 @@ from llm.objectives.classifier.selection import LabelledTexts
 from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer
 from llm.training.checkpoint import Checkpoints
-from llm.training.loop import DivergedError, train
+from llm.training.loop import train
 from llm.training.workers import ALONE, Workers
-from tasks.data.tokens import encode
 from tasks.datasets.corpus import Params, read_stream
 from tasks.stages.cluster import Cluster, map_in_order
 from tasks.training.ray import train_on_ray
@@ -55,36 +58,15 @@ SIZES = {"vocabulary_size": 300, "context_length": 32, "n_layer": 2, "n_head": 2
 SPAM = ClassifierConfig(labels=("ham", "spam"), max_tokens=32)
 
 
-def prepare_gpt(
-    config: TrainConfig,
-    data: Path,
-    marker: Path | None,
-    workers: Workers,
-    full: bool = False,
-    known: Path | None = None,
-) -> TrainingSetup:
-    """A small GPT on the tiny text; with a `marker`, the second worker is killed once, in the middle of step 25.
-
-    With a `full` disk the first one fails there. Step 11 waits for the file `known`.
-    """
+def prepare_gpt(config: TrainConfig, data: Path, workers: Workers) -> TrainingSetup:
+    """A small GPT on the tiny text."""
     torch.manual_seed(config.seed)
     torch.set_num_threads(1)
     encoding = load_tokenizer(data / "tokenizer.json")
     gpt = GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab}))
     splits = (TokenWindows(data, split, 32) for split in ("train", "validation"))
     goal = objective(gpt, config, *splits, CPU, evaluation_batches=3, workers=workers)
-
-    def loss(index: int) -> torch.Tensor:
-        if marker and index == 25 * config.gradient_accumulation and workers.rank == 1 and not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if full and index == 25 and workers.rank == 0:
-            raise OSError(errno.ENOSPC, "step-000025.safetensors can't be written: No space left on device")
-        while known and index == 10 and not known.exists():
-            time.sleep(0.01)
-        return goal.loss(index)
-
-    return TrainingSetup(gpt, encoding, replace(goal, loss=loss), CPU, Throughput("tokens", 256))
+    return TrainingSetup(gpt, encoding, goal, CPU, Throughput("tokens", 256))
 
 
 def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> TrainingSetup:
@@ -119,6 +101,30 @@ def sample(setup: TrainingSetup) -> list[str]:
     return continuations(gpt, setup.encoding, ("the cat",), tokens=8, seed=1)
 
 
+def disturbed(
+    prepare: Callable[[Workers], TrainingSetup], step: int, workers: Workers, *, kill=None, full=False, known=None
+) -> TrainingSetup:
+    """What `prepare` makes, but `step` is disturbed.
+
+    With a file `kill` the second worker is killed in it, once. With a `full` disk the first worker fails in it. It
+    waits for the file `known`.
+    """
+    setup = prepare(workers)
+
+    def loss(index: int) -> torch.Tensor:
+        if index == step:
+            if kill and workers.rank == 1 and not kill.exists():
+                kill.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if full and workers.rank == 0:
+                raise OSError(errno.ENOSPC, "step-000025.safetensors can't be written: No space left on device")
+            while known and not known.exists():
+                time.sleep(0.01)
+        return setup.objective.loss(index)
+
+    return replace(setup, objective=replace(setup.objective, loss=loss))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
     """One cluster for all, as starting one takes seconds.
@@ -134,12 +140,12 @@ def _ray():
 
 
 @pytest.fixture
-def learn(token_files, tmp_path):
-    """Train on two workers; gives the history, the weights and the rows that were reported."""
+def learn(tmp_path):
+    """Train on two workers; gives the history, the weights and the samples of each reported step."""
 
-    def go(sharding, config=CONFIG, marker=None, stop_after=None, workers=2, prepare=None):
+    def go(sharding, config, prepare, stop_after=None, known=None, workers=2):
         checkpoints, rows = Checkpoints(tmp_path / sharding), []
-        known, asked = tmp_path / "known" if stop_after else None, []
+        asked = []
 
         def stop():
             if stop_after is None or len(rows) < stop_after:
@@ -149,28 +155,12 @@ def learn(token_files, tmp_path):
             asked.append(True)
             return True
 
-        train_on_ray(
-            Cluster("local", workers, sharding),
-            prepare or partial(prepare_gpt, config, token_files, marker, known=known),
-            config,
-            checkpoints,
-            lambda row, seconds: rows.append(row),
-            stop,
-            sample,
-        )
+        report = lambda row, seconds: rows.append(row)  # noqa: E731
+        train_on_ray(Cluster("local", workers, sharding), prepare, config, checkpoints, report, stop, sample)
         groups, state = checkpoints.load()
-        return state["history"], groups["best"], rows
-
-    return go
-
-
-@pytest.fixture(scope="module")
-def alone(token_files):
-    """The same training in this process alone."""
-
-    def go(config=CONFIG):
-        setup = prepare_gpt(config, token_files, None, ALONE)
-        return train(setup.model, config, setup.objective), dict(setup.model.named_parameters())
+        shown = [row.pop("samples", None) for row in rows]
+        assert rows == state["history"]
+        return state["history"], groups["best"], shown
 
     return go
 
@@ -185,88 +175,91 @@ def check_close(learned, expected):
     assert torch.linalg.vector_norm(learned - expected) <= 0.02 * torch.linalg.vector_norm(expected)
 
 
-def check_same(learned, expected, data):
-    """50 steps of two workers, and of one."""
-    (history, best, rows), (alone, weights) = learned, expected
-    assert [row["step"] for row in rows] == list(range(1, 51))
-    shown = [row.pop("samples", None) for row in rows]
-    assert rows == history
-    for name in ("train_loss", "validation_loss", "gradient_norm"):
-        assert numbers(history, name) == pytest.approx(numbers(alone, name), abs=1e-4)
-    assert best.keys() == weights.keys()
-    for name, weight in weights.items():
-        check_close(best[name], weight.detach())
-    setup = prepare_gpt(CONFIG, data, None, ALONE)
-    setup.model.eval().load_state_dict(best)
-    evaluated = [row for row in history if "validation_loss" in row]
-    chosen = min(evaluated, key=lambda row: row["validation_loss"])
-    assert sample(setup) == shown[history.index(chosen)]  # drawn; those of one process may differ by rounding
-
-
-def test_two_workers_that_are_stopped_and_lose_one_learn_what_one_learns(learn, alone, tmp_path, token_files):
-    with pytest.raises(InterruptedError, match=r"stopped after step \d+ of 50, with a checkpoint"):
-        learn("ddp", stop_after=3)
-    assert 3 <= Checkpoints(tmp_path / "ddp").newest() < 50
-    check_same(learn("ddp", marker=tmp_path / "killed"), alone(), token_files)
-    assert (tmp_path / "killed").exists()
-
-
-def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(learn, alone, tmp_path, token_files):
-    config = CONFIG.model_copy(update={"gradient_accumulation": 2})
-    learned, expected = learn("fsdp", config, marker=tmp_path / "killed"), alone(config)
-    check_same(learned, expected, token_files)
-    assert (tmp_path / "killed").exists()
-
-    checkpoints = Checkpoints(tmp_path / "fsdp")
-    for part in (1, 2):
-        (checkpoints.folder / f"step-000050.{part}-of-2.safetensors").unlink()
-    assert checkpoints.newest() == 40
-    setup = prepare_gpt(config, token_files, None, ALONE)  # one goes on from what two wrote
-    history = train(setup.model, config, setup.objective, checkpoints=checkpoints)
-    assert history[:40] == learned[0][:40]
-    assert numbers(history, "train_loss") == pytest.approx(numbers(expected[0], "train_loss"), abs=1e-4)
-
-
-@pytest.mark.parametrize(("prepare", "sharding"), [(prepare_classifier, "ddp"), (prepare_assistant, "fsdp")])
-def test_two_workers_fine_tune_as_one_does(learn, token_files, prepare, sharding):
-    config = CONFIG.model_copy(update={"optimizer": "adamw", "steps": 20, "batch_size": 4, "evaluate_every": 10})
-    prepared = partial(prepare, config, token_files)
-    history, best, _ = learn(sharding, config, prepare=prepared)
-    setup = prepared(ALONE)
-    alone = train(setup.model, config, setup.objective)
+def check_same(history, best, setup, alone):
+    """What two workers learned, and what one learned in `setup`."""
+    assert [row["step"] for row in history] == [row["step"] for row in alone]
     for name in ("train_loss", "validation_loss", "validation_f1", "gradient_norm"):
         assert numbers(history, name) == pytest.approx(numbers(alone, name), abs=1e-4)
     for name, weight in best.items():
         check_close(weight, setup.model.get_parameter(name).detach())
 
 
-def test_a_loss_that_explodes_is_not_tried_again(learn):
-    config = CONFIG.model_copy(update={"learning_rate": 1e30, "muon_learning_rate": 1e30})
-    with pytest.raises(DivergedError, match=r"^step 2: loss .* try a lower learning_rate"):
-        learn("ddp", config, workers=1)
+def test_two_workers_that_are_stopped_and_go_on_learn_what_one_learns(learn, tmp_path, token_files):
+    config = CONFIG.model_copy(update={"optimizer": "adamw", "steps": 20, "batch_size": 4, "evaluate_every": 10})
+    prepare, known = partial(prepare_classifier, config, token_files), tmp_path / "known"
+    with pytest.raises(InterruptedError, match=r"stopped after step \d+ of 20, with a checkpoint"):
+        learn("ddp", config, partial(disturbed, prepare, 10, known=known), stop_after=3, known=known)
+    assert 3 <= Checkpoints(tmp_path / "ddp").newest() < 20
+    history, best, _ = learn("ddp", config, prepare)
+    setup = prepare(ALONE)
+    check_same(history, best, setup, train(setup.model, config, setup.objective))
 
 
-def test_a_full_disk_that_one_worker_meets_ends_all(learn, token_files):
+def test_two_workers_that_share_the_weights_and_lose_one_learn_what_one_learns(learn, tmp_path, token_files):
+    config = CONFIG.model_copy(update={"gradient_accumulation": 2})
+    prepare, killed = partial(prepare_gpt, config, token_files), tmp_path / "killed"
+    history, best, shown = learn("fsdp", config, partial(disturbed, prepare, 50, kill=killed))
+    assert killed.exists()
+    setup = prepare(ALONE)
+    alone = train(setup.model, config, setup.objective)
+    check_same(history, best, setup, alone)
+    setup.model.eval().load_state_dict(best)
+    evaluated = [row for row in history if "validation_loss" in row]
+    chosen = min(evaluated, key=lambda row: row["validation_loss"])
+    assert sample(setup) == shown[history.index(chosen)]  # drawn; those of one process may differ by rounding
+
+    checkpoints = Checkpoints(tmp_path / "fsdp")
+    for part in (1, 2):
+        (checkpoints.folder / f"step-000050.{part}-of-2.safetensors").unlink()
+    assert checkpoints.newest() == 40
+    setup = prepare(ALONE)  # one goes on from what two wrote
+    again = train(setup.model, config, setup.objective, checkpoints=checkpoints)
+    assert again[:40] == history[:40]
+    assert numbers(again, "train_loss") == pytest.approx(numbers(alone, "train_loss"), abs=1e-4)
+
+
+def test_two_workers_that_share_the_weights_fine_tune_by_lora_as_one_does(learn, token_files):
+    config = CONFIG.model_copy(update={"optimizer": "adamw", "steps": 20, "batch_size": 4, "evaluate_every": 10})
+    prepare = partial(prepare_assistant, config, token_files)
+    history, best, _ = learn("fsdp", config, prepare)
+    setup = prepare(ALONE)
+    alone = train(setup.model, config, setup.objective)
+    check_same(history, best, setup, alone)
+
+
+def test_a_stage_that_is_to_train_on_ray_learns_the_same_loss(
+    project_copy, token_files, mlflow_store, prefect_api, stage_line, monkeypatch
+):
+    shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "batch_size": 2}
+    short = {"steps": 8, "evaluate_every": 4, "checkpoint_every": 4, "evaluation_batches": 1, "dropout": 0.0}
+    change_params(project_copy, {"foundation": {"train": shape | short}})
+    shutil.copytree(token_files, project_copy / "data/processed/corpus")
+    curves = project_copy / "reports/training/pretrain/curves.csv"
+    losses = []
+    for workers in ("", "2"):
+        monkeypatch.setenv("THREESTAGE_RAY", "local" if workers else "")
+        monkeypatch.setenv("THREESTAGE_WORKERS", workers or "1")
+        code, error = stage_line(project_copy, "pretrain", "--no-resume")
+        assert code == 0, error
+        losses.append(pd.read_csv(curves)[["train_loss", "validation_loss"]].to_numpy())
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3), "it computes in bfloat16 where the processor has it"
+    assert "2 workers, ddp, on Ray at local" in (project_copy / ".threestage/stages/pretrain/log").read_text()
+
+
+def test_a_full_disk_that_one_worker_meets_ends_all_and_is_not_tried_again(learn, token_files):
+    prepare = partial(disturbed, partial(prepare_gpt, CONFIG, token_files), 25, full=True)
     with pytest.raises(OSError, match="No space left on device"):
-        learn("ddp", prepare=partial(prepare_gpt, CONFIG, token_files, None, full=True))
+        learn("ddp", CONFIG, prepare)
 
 
 def test_a_batch_that_the_workers_can_not_share_is_an_error(learn):
     with pytest.raises(UserError, match="batch_size 7 is no multiple of 2 workers"):
-        learn("ddp", CONFIG.model_copy(update={"batch_size": 7}))
+        learn("ddp", CONFIG.model_copy(update={"batch_size": 7}), None)
 
 
 def test_more_workers_than_cores_are_an_error_and_not_an_endless_wait(learn):
     with pytest.raises(UserError, match=r"^\d+ workers need a core each; the cluster has \d+$"):
-        learn("ddp", CONFIG.model_copy(update={"batch_size": 4096}), workers=4096)
-
-
-def test_tasks_of_ray_cut_the_same_tokens_in_the_same_order(encoding, monkeypatch):
-    texts = [f"the cat sat on mat {number} ." for number in range(2500)]
-    parts = [texts[start : start + 100] for start in range(0, len(texts), 100)]
-    here = [encode(encoding, part) for part in parts]
-    monkeypatch.setenv("THREESTAGE_RAY", "local")
-    assert list(map_in_order(partial(encode, encoding), parts)) == here
+        learn("ddp", CONFIG.model_copy(update={"batch_size": 4096}), None, workers=4096)
 
 
 @pytest.mark.parametrize(

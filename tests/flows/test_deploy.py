@@ -1,0 +1,35 @@
+"""`prefect deploy` refuses work pools of other kinds, and deployments that belong to another checkout."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+
+from flows.deploy import check, here
+from llm.errors import UserError
+from tasks.stages.lock import workspace
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(prefect_api, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("prefect.yaml").write_text("deployments: [{name: nightly}]\n")
+    with get_client(sync_client=True) as client:
+        for pool, kind in {"ours": "process", "swarm": "docker"}.items():
+            client.create_work_pool(WorkPoolCreate(name=pool, type=kind), overwrite=True)
+        check("ours")
+        for pool, reason in {"swarm": "is of the type docker", "nowhere": "does not exist"}.items():
+            with pytest.raises(UserError, match=rf"^the work pool {pool} {reason}; .* work-pool create {pool} "):
+                check(pool)
+        flow = client.create_flow_from_name("work")
+        client.create_deployment(flow, name="nightly", tags=[workspace()])
+        assert here("ours")["folder"] == str(tmp_path)
+        client.create_deployment(flow, name="nightly", tags=["another:/checkout"])
+        found = rf"^the deployment nightly runs in another:/checkout, and not in {re.escape(workspace())}: deploy there"
+        with pytest.raises(UserError, match=found):
+            check("ours")
+        with pytest.raises(SystemExit, match=r"^error: the deployment nightly runs in"):
+            here("ours")
