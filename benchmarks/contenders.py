@@ -201,8 +201,8 @@ def our_steps(
     Raises RuntimeError where the compiler fails.
     """
     from llm.device import Compute
+    from llm.kernels.training.compiled import choose_blocks, compile_blocks
     from llm.model.lora import LoRALinear
-    from llm.training.compiled import choose_blocks, compile_blocks
     from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")

@@ -30,9 +30,9 @@ from benchmarks import report
 from llm.config import GPTConfig
 from llm.formats.huggingface import load_pretrained
 from llm.generation.engine import Engine, Request
-from llm.generation.native import load_library
-from llm.generation.packed import PackedLinear, can_prepack, decode_natively, pack_for_inference, prepack
 from llm.generation.text import generate
+from llm.kernels.serving.native import load_library
+from llm.kernels.serving.packed import PackedLinear, can_prepack, decode_natively, pack_for_inference, prepack
 from llm.model.gpt import GPT
 
 VARIANTS: dict[str, tuple[float, Callable[[GPT], GPT]]] = {
@@ -50,7 +50,7 @@ PACKED = [name for name in ("packed", "8 bits") if name in VARIANTS]
 FIRST_TOKEN = """
 import sys, time
 from pathlib import Path
-from llm.generation.packed import pack_for_inference
+from llm.kernels.serving.packed import pack_for_inference
 from llm.generation.text import stream_text
 from llm.formats.huggingface import load_pretrained
 start = time.perf_counter()

@@ -46,7 +46,7 @@ from benchmarks.contenders import (
 )
 from llm.config import GPTConfig, TrainConfig
 from llm.errors import UserError
-from llm.model.int8 import LearnedInt8Linear
+from llm.kernels.training.int8 import LearnedInt8Linear
 from tasks.applications.foundation.train import Train
 from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application, load_dataset
 

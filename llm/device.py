@@ -26,7 +26,7 @@ class Compute:
     reason: str
     blocks: str = EAGER
     """How a training computes: blocks eager, or compiled, and by what; what is in C, and what in 8 bits
-    (llm/training/compiled.py)."""
+    (llm/kernels/training/compiled.py)."""
     blocks_reason: str = ""
 
     @property
@@ -36,18 +36,18 @@ class Compute:
 
     @property
     def in_c(self) -> list[str]:
-        """What a training has computed in C: of attention, loss and Muon (llm/training/compiled.py)."""
+        """What a training has computed in C: of attention, loss and Muon (llm/kernels/training/compiled.py)."""
         found = re.search(f", ([A-Za-z ]+){IN_C}", self.blocks)
         return found[1].split(" and ") if found else []
 
     @property
     def in_int8(self) -> bool:
-        """Whether a training has its blocks multiply in 8 bits (llm/model/int8.py)."""
+        """Whether a training has its blocks multiply in 8 bits (llm/kernels/training/int8.py)."""
         return "products" + IN_INT8 in self.blocks
 
     @property
     def logits_in_int8(self) -> bool:
-        """Whether a training has its logits made in 8 bits (llm/training/loss.c)."""
+        """Whether a training has its logits made in 8 bits (llm/kernels/training/loss.c)."""
         return ", logits" in self.blocks
 
     def autocast(self) -> AbstractContextManager:

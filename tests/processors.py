@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llm.generation.packed import can_prepack
+from llm.kernels.serving.packed import can_prepack
 
 needs_registers = pytest.mark.skipif(
     not torch.cpu._is_avx512_bf16_supported(), reason="the processor has no bfloat16 in its AVX-512 registers"

@@ -18,7 +18,7 @@ from benchmarks.contenders import NANOGPT, TAKEN, matmul_weights, peers_python, 
 from llm.config import GPTConfig
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
-from llm.generation.packed import can_prepack
+from llm.kernels.serving.packed import can_prepack
 from llm.model.gpt import GPT
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import train_bpe

@@ -47,16 +47,18 @@ STALE = {  # the first pattern that fits a module counts
     "llm/tokenizer.py": (LOAD, *PREPROCESS, *TRAINING, *EVALUATION),
     "llm/chat.py": (LOAD, *FINETUNE, *EVALUATED),
     "llm/config.py": (LOAD, *TRAINING, *EVALUATION),
-    "llm/c_library.py": (*TRAINING, *EVALUATION),  # its options of the compiler
     "llm/dataset.py": (*TRAINING, *EVALUATION),
     "llm/tokens.py": (*TRAINING, *EVALUATION),
     "llm/device.py": (*TRAINING, *EVALUATION),
     "llm/model/*": (LOAD, *TRAINING, *EVALUATION),
+    "llm/kernels/__init__.py": (),
+    "llm/kernels/c_library.py": (*TRAINING, *EVALUATION),  # its options of the compiler
+    "llm/kernels/training/*": (*TRAINING, *EVALUATION),
+    "llm/kernels/serving/__init__.py": (),
+    "llm/kernels/serving/large_pages.py": (),  # where weights lie changes no byte
+    "llm/kernels/serving/*": EVALUATED,  # what a served model computes with
     "llm/objectives/preference.py": FINETUNE,  # foreach gives all fine-tunes the same deps
     "llm/generation/__init__.py": (),
-    "llm/generation/memory.py": (),  # where weights lie changes no byte
-    "llm/generation/native.py": EVALUATED,  # what a served model computes with
-    "llm/generation/packed.py": EVALUATED,
     "llm/generation/*": (*TRAINING, *EVALUATION),  # samples and answers are among the outs
     "llm/formats/model_folder.py": (LOAD, *TRAINING, *EVALUATION),
     "llm/formats/weights.py": (LOAD, *TRAINING, *EVALUATION),
@@ -110,10 +112,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "*/__init__.py": "doors, finders, and the forms that slices fill in",
         "llm/errors.py": "how a mistake is said",
         "llm/files.py": "writes the bytes that it is given",
-        **dict.fromkeys(
-            ("llm/generation/memory.py", "llm/generation/native.py", "llm/generation/packed.py"),
-            "for serving; an evaluation that computes with them names them",
-        ),
+        "llm/kernels/serving/*": "for serving; an evaluation that computes with them names them",
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
     },
@@ -134,7 +133,6 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/training/*": "forms, progress, interrupted ones",
     },
     "flows.load_published": {
-        "llm/c_library.py": "builds what models learn and answer with",
         **dict.fromkeys(FETCHING, "how they are fetched, checked against a hash"),
     },
     "flows.finetune": {
@@ -238,7 +236,7 @@ def test_an_inbox_and_content_of_our_own_make_their_dataset_stale_and_no_other(d
 def test_what_is_written_in_c_is_a_dep_where_the_module_that_builds_it_is_one(deps):
     for names in deps.values():
         for source in ("decode.c", "products.h"):
-            assert (f"llm/generation/{source}" in names) == ("llm/generation/native.py" in names)
+            assert (f"llm/kernels/serving/{source}" in names) == ("llm/kernels/serving/native.py" in names)
 
 
 def test_every_dep_that_is_code_exists(deps):

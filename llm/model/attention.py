@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm.config import GPTShape
-from llm.model.blockwise import blockwise_attention, suits_blockwise
+from llm.kernels.training.blockwise import blockwise_attention, suits_blockwise
+from llm.kernels.training.flash import flash_attention
 from llm.model.embedding import Rotation, rotate
-from llm.model.flash import flash_attention
 
 
 def attention(
@@ -239,8 +239,8 @@ class Context:
 class GroupedQueryAttention(nn.Module):
     """Multi-head attention as the model uses it: causal, all heads in one product.
 
-    It is torch's fused kernel, or goes by blocks of queries where a CPU learns (llm/model/blockwise.py; in C, where
-    that pays, llm/model/flash.py). Several heads of queries may share one of keys and values, which shrinks
+    It is torch's fused kernel, or goes by blocks of queries where a CPU learns (llm/kernels/training: blockwise.py;
+    flash.py in C, where that pays). Several heads of queries may share one of keys and values, which shrinks
     the cache (Ainslie et al. 2023); with as many of both it is `MultiHeadAttention`.
     """
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llm.config import LoRAConfig
 from llm.errors import UserError
-from llm.model.int8 import Int8Linear
+from llm.kernels.training.int8 import Int8Linear
 
 
 class LoRALinear(nn.Module):

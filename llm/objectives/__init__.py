@@ -23,7 +23,7 @@ from torch import nn
 
 from llm.errors import UserError
 from llm.formats.model_folder import load_model, read_config
-from llm.generation.packed import pack_for_inference, pack_for_reading
+from llm.kernels.serving.packed import pack_for_inference, pack_for_reading
 from llm.model.gpt import GPT
 
 T = TypeVar("T")

@@ -3,24 +3,18 @@
 Tensor names end in their shape: N tokens, C width of the model, V vocabulary.
 """
 
-import ctypes
 import math
-from ctypes import c_int, c_int64, c_void_p
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm import c_library
-from llm.model.flash import HEADER, PANEL
+from llm.kernels.training.loss import fused_cross_entropy
 
 IGNORE = -100  # a target that does not count
 ROWS = 256  # tokens whose logits exist at a time: 8 MB for a vocabulary of 8,192, which stays in the caches
 GROUP = 1024  # tokens whose gradients are multiplied at once: each sum into that of the weights passes over all of it
-SOURCES = (Path(__file__).with_name("loss.c"), HEADER)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -67,55 +61,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return dx_NC * upstream, None if dweight_VC is None else dweight_VC * upstream, None, None
 
 
-@cache
-def load_loss() -> ctypes.CDLL | None:
-    """loss.c, built and loaded; None where it can't be, with the reason in the log, once."""
-    if (found := c_library.load(SOURCES)) is not None:
-        found.pack_output.argtypes = [c_int64, c_int64, *5 * [c_void_p], c_int]
-        found.pack_output.restype = None
-        found.cross_entropy.argtypes = [*3 * [c_int64], *10 * [c_void_p], c_int]
-    return found
-
-
-def _pointers(*tensors: Tensor | None) -> list[int | None]:
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-
-class _FusedCrossEntropy(torch.autograd.Function):
-    """The same by loss.c, in bfloat16; none of its pieces goes through torch."""
-
-    @staticmethod
-    def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, logits_in_int8: bool) -> Tensor:
-        ctx.dtypes = x_NC.dtype, weight_VC.dtype
-        x_NC, low_VC, targets_N = (
-            x_NC.float().contiguous(),
-            weight_VC.bfloat16().contiguous(),
-            targets_N.long().contiguous(),
-        )
-        (tokens, width), vocabulary, threads = x_NC.shape, len(low_VC), torch.get_num_threads()
-        padded = -(-vocabulary // PANEL) * PANEL
-        across, down = (low_VC.new_empty(size) for size in (padded * width // (1 + logits_in_int8), padded * width))
-        steps_V, shifted_V = (
-            torch.zeros(padded, dtype=dtype) if logits_in_int8 else None for dtype in (torch.float32, torch.int32)
-        )
-        losses_N, dx_NC = x_NC.new_empty(tokens), torch.empty_like(x_NC)
-        dweight_VC = torch.empty_like(low_VC, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        library, weights = load_loss(), (low_VC, across, down, steps_V, shifted_V)
-        library.pack_output(width, vocabulary, *_pointers(*weights), threads)
-        pointers = _pointers(x_NC, *weights, targets_N, losses_N, dx_NC, dweight_VC)
-        if library.cross_entropy(tokens, width, vocabulary, *pointers, threads):
-            raise MemoryError("no memory for the loss")
-        ctx.save_for_backward(dx_NC, dweight_VC)
-        return losses_N.sum()
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        dx_NC, dweight_VC = ctx.saved_tensors
-        x_dtype, weight_dtype = ctx.dtypes
-        dweight_VC = None if dweight_VC is None else dweight_VC.mul_(upstream).to(weight_dtype)  # it is nobody else's
-        return (dx_NC * upstream).to(x_dtype), dweight_VC, None, None
-
-
 def linear_cross_entropy(
     x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, *, in_c: bool = False, logits_in_int8: bool = False
 ) -> Tensor:
@@ -132,9 +77,7 @@ def linear_cross_entropy(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
     with torch.autocast(device, enabled=False):
         if in_c and torch.is_grad_enabled() and len(x_NC):
-            if x_NC.shape[1] % PANEL:
-                raise ValueError(f"a stream is {x_NC.shape[1]} wide, no multiple of {PANEL}")
-            return _FusedCrossEntropy.apply(x_NC, weight_VC, targets_N, logits_in_int8)
+            return fused_cross_entropy(x_NC, weight_VC, targets_N, logits_in_int8)
         if torch.is_grad_enabled():
             return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, dtype)
         low_VC = weight_VC.to(dtype)

@@ -7,50 +7,17 @@ so that rare directions move as far as frequent ones. It takes the matrices insi
 Tensor names end in their shape: N matrices, R rows, C columns.
 """
 
-import ctypes
 from collections import defaultdict
 from collections.abc import Iterator
-from ctypes import c_float, c_int, c_int64, c_void_p
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llm import c_library
 from llm.config import TrainConfig
 from llm.device import has_fast_bfloat16
-from llm.model.flash import HEADER, PANEL
+from llm.kernels.training.muon import NEWTON_SCHULZ, fits_c, muon_in_c
 from llm.training.workers import full_tensor, redistribute, to_local
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest at zero, and between 0.7 and 1.2 after five steps
-
-SOURCES = (Path(__file__).with_name("muon.c"), HEADER)
-
-
-class _Matrix(ctypes.Structure):
-    _fields_ = (
-        ("rows", c_int64),
-        ("columns", c_int64),
-        ("gradient", c_void_p),
-        ("momentum", c_void_p),
-        ("weight", c_void_p),
-    )
-
-
-@cache
-def load_muon() -> ctypes.CDLL | None:
-    """muon.c, built and loaded; None where it can't be, with the reason in the log, once."""
-    if (found := c_library.load(SOURCES)) is not None:
-        found.muon.argtypes = [c_int64, c_void_p, *3 * [c_float], c_void_p, c_int]
-    return found
-
-
-def fits_c(weight_RC: Tensor) -> bool:
-    """Whether muon.c takes a matrix."""
-    whole = weight_RC.dtype == torch.float32 and weight_RC.is_contiguous()
-    return whole and not any(side % PANEL for side in weight_RC.shape)
 
 
 def schedule(step: int, config: TrainConfig) -> float:
@@ -109,18 +76,8 @@ class Muon(torch.optim.Optimizer):
     def _step_in_c(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         if not weights:
             return
-        weights = sorted(weights, key=torch.numel, reverse=True)
-        gradients = [weight_RC.grad.contiguous() for weight_RC in weights]
-        matrices = [
-            _Matrix(
-                *weight_RC.shape, gradient_RC.data_ptr(), self._momentum(weight_RC).data_ptr(), weight_RC.data_ptr()
-            )
-            for weight_RC, gradient_RC in zip(weights, gradients, strict=True)
-        ]
-        numbers = group["momentum"], 1 - group["lr"] * group["weight_decay"], group["lr"]
-        array, abc = (_Matrix * len(matrices))(*matrices), (c_float * 3)(*NEWTON_SCHULZ)
-        if load_muon().muon(len(array), array, *numbers, abc, torch.get_num_threads()):
-            raise MemoryError("no memory for the update")
+        gradients, momenta = [weight_RC.grad for weight_RC in weights], [self._momentum(weight) for weight in weights]
+        muon_in_c(weights, gradients, momenta, group["momentum"], group["lr"], group["weight_decay"])
 
     def _momentum(self, weight_RC: Tensor) -> Tensor:
         state = self.state[weight_RC]

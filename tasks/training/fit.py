@@ -20,9 +20,9 @@ from llm.config import TrainConfig
 from llm.device import EAGER, choose_compute
 from llm.errors import UserError
 from llm.files import write_atomic
+from llm.kernels.training.compiled import compile_blocks
 from llm.model.lora import merge_lora
 from llm.training.checkpoint import Checkpoints, restore_weights
-from llm.training.compiled import compile_blocks
 from llm.training.loop import Row, memory_needed, train
 from llm.training.workers import ALONE
 from tasks.registry.tracking import add_facts, stage_run

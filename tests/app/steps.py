@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm.generation.native import Decoder
+from llm.kernels.serving.native import Decoder
 from llm.model.gpt import GPT
 
 

@@ -28,7 +28,7 @@ import sys, time
 from pathlib import Path
 from app.server import serve
 from app.settings import Settings
-from llm.generation.native import Decoder
+from llm.kernels.serving.native import Decoder
 from llm.model.gpt import GPT
 
 pause = float(sys.argv[2])

@@ -10,11 +10,10 @@ from hashlib import sha256
 
 import pytest
 
-from llm import c_library
-from llm.c_library import NotBuiltError, build, load
-from llm.generation.native import SOURCES
-from llm.model import flash
-from llm.training import loss
+from llm.kernels import c_library
+from llm.kernels.c_library import NotBuiltError, build, load
+from llm.kernels.serving.native import SOURCES
+from llm.kernels.training import flash, loss
 
 
 @pytest.fixture
@@ -60,7 +59,7 @@ def test_another_source_or_processor_is_another_file(small, tmp_path, monkeypatc
 PROCESS = """
 import torch
 from pathlib import Path
-from llm.generation.native import load_library
+from llm.kernels.serving.native import load_library
 assert load_library() is not None
 maps = Path("/proc/self/maps").read_text().splitlines()
 print(len({line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}))

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from llm.device import choose_compute
 from llm.formats.model_folder import load_model, read_config
+from llm.kernels.training.compiled import choose_blocks
 from llm.model.lora import add_lora
 from llm.objectives.assistant import build, objective, pack_sequences, row_width
-from llm.training.compiled import choose_blocks
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.data.conversations import examples_of, questions_of

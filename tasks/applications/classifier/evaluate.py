@@ -23,7 +23,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 
 from llm.config import Config
 from llm.device import Compute
-from llm.generation.packed import pack_for_reading
+from llm.kernels.serving.packed import pack_for_reading
 from llm.objectives.classifier import Classifier, email_text, email_texts, f1_score, moved_by, probabilities
 from llm.training.calibration import best_threshold, fit_mixture
 from tasks.applications import Evaluation

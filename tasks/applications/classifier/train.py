@@ -13,9 +13,9 @@ from llm.config import Rate
 from llm.device import choose_compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
+from llm.kernels.training.compiled import choose_blocks
 from llm.model.lora import add_lora
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_texts, finish, objective
-from llm.training.compiled import choose_blocks
 from llm.training.selection import LabelledTexts, covered, fit_ngrams, to_be_read
 from llm.training.workers import Workers
 from tasks.applications import Training

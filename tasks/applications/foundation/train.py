@@ -11,10 +11,10 @@ from llm.config import GPTConfig, GPTShape, TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import choose_compute
 from llm.errors import UserError
+from llm.kernels.training.compiled import choose_blocks
 from llm.model.gpt import GPT
 from llm.objectives.language_model import objective
 from llm.tokenizer import load_tokenizer, same_tokens
-from llm.training.compiled import choose_blocks
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import Throughput, TrainingSetup

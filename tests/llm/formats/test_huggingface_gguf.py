@@ -8,10 +8,10 @@ from transformers import AutoModelForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from llm.formats.huggingface import load_pretrained
-from llm.generation import packed
-from llm.generation.native import NIBBLES
-from llm.generation.packed import pack_for_inference
 from llm.generation.text import generate
+from llm.kernels.serving import packed
+from llm.kernels.serving.native import NIBBLES
+from llm.kernels.serving.packed import pack_for_inference
 
 
 def merges_of(encoding) -> list[tuple[bytes, bytes]]:

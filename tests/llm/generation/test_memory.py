@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.generation import memory
-from llm.generation.memory import LARGE, Memory
+from llm.kernels.serving import large_pages as memory
+from llm.kernels.serving.large_pages import LARGE, Memory
 
 
 def large_pages_are_there() -> bool:

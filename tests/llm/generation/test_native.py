@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processors import needs_packed_bfloat16
 
-from llm import c_library
 from llm.formats.huggingface import load_pretrained
-from llm.generation import native
 from llm.generation.engine import Engine, Request
-from llm.generation.native import BITS, BYTES, FLOAT, NIBBLES, SCALES, load_library
-from llm.generation.packed import PackedLinear, can_prepack, decode_natively, pack_for_inference, prepack
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
+from llm.kernels import c_library
+from llm.kernels.serving import native
+from llm.kernels.serving.native import BITS, BYTES, FLOAT, NIBBLES, SCALES, load_library
+from llm.kernels.serving.packed import PackedLinear, can_prepack, decode_natively, pack_for_inference, prepack
 from llm.model.attention import KeyValueCache
 
 SHAPES = [

@@ -9,10 +9,10 @@ from processors import needs_packed_bfloat16
 from torch import nn
 
 from llm.formats.model_folder import load_model, save_model
-from llm.generation import packed
-from llm.generation.packed import PackedLinear, pack_for_inference, pack_for_reading, prepack
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
+from llm.kernels.serving import packed
+from llm.kernels.serving.packed import PackedLinear, pack_for_inference, pack_for_reading, prepack
 from llm.objectives import load_for_inference
 from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import GPTConfig
+from llm.kernels.training.blockwise import BLOCK, LONGEST, blockwise_attention, suits_blockwise
 from llm.model import attention as layer
-from llm.model.blockwise import BLOCK, LONGEST, blockwise_attention, suits_blockwise
 from llm.model.gpt import GPT
 
 

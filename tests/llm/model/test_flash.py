@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from processors import needs_registers
 
 from llm.config import GPTConfig
+from llm.kernels.training.flash import PANEL, flash_attention, load_flash
 from llm.model import attention as layer
 from llm.model.attention import Segments
-from llm.model.flash import PANEL, flash_attention, load_flash
 from llm.model.gpt import GPT
 
 pytestmark = needs_registers

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from llm.config import LoRAConfig
-from llm.model.int8 import Int8Linear, LearnedInt8Linear, learn_in_int8, sums_are_exact
+from llm.kernels.training.int8 import Int8Linear, LearnedInt8Linear, learn_in_int8, sums_are_exact
 from llm.model.lora import LoRALinear, add_lora, merge_lora, multiply_in_int8
 
 TOKENS = torch.tensor([[1, 2, 3, 4, 5, 6]])
@@ -202,7 +202,7 @@ def test_a_model_without_updates_is_not_asked(make_gpt):
 
 def test_where_sums_overflow_8_bits_are_never_fast():
     code = (
-        "import torch; from llm.model.int8 import has_fast_int8, sums_are_exact;"
+        "import torch; from llm.kernels.training.int8 import has_fast_int8, sums_are_exact;"
         "print(sums_are_exact(), has_fast_int8(torch.device('cpu')), has_fast_int8(torch.device('meta')))"
     )
     # as on a processor that has no more than AVX2; one that is no x86 has nothing to be limited

@@ -10,13 +10,8 @@ import torch
 
 from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.device import EAGER, IN_INT8, Compute, has_fast_bfloat16_registers
-from llm.model.gpt import GPT
-from llm.model.int8 import LearnedInt8Linear, has_fast_int8, learn_in_int8, sums_are_exact
-from llm.model.lora import LoRALinear, add_lora, multiply_in_int8
-from llm.objectives.language_model import window_loss
-from llm.training import compiled
-from llm.training.checkpoint import Checkpoints
-from llm.training.compiled import (
+from llm.kernels.training import compiled
+from llm.kernels.training.compiled import (
     WIDE_INT8,
     WORTH,
     WORTH_C,
@@ -28,6 +23,11 @@ from llm.training.compiled import (
     cpp_compiler,
     described,
 )
+from llm.kernels.training.int8 import LearnedInt8Linear, has_fast_int8, learn_in_int8, sums_are_exact
+from llm.model.gpt import GPT
+from llm.model.lora import LoRALinear, add_lora, multiply_in_int8
+from llm.objectives.language_model import window_loss
+from llm.training.checkpoint import Checkpoints
 from llm.training.loop import Objective, train
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")

@@ -123,7 +123,7 @@ def test_new_evidence_makes_a_version_old_evidence_finds_its_own_and_aliases_sta
 
 
 @pytest.mark.parametrize(
-    "path", ["tasks/served.py", "llm/model/gpt.py", "llm/generation/decode.c", "tasks/data/mail.py"]
+    "path", ["tasks/served.py", "llm/model/gpt.py", "llm/kernels/serving/decode.c", "tasks/data/mail.py"]
 )
 def test_other_shipped_code_makes_a_version(project, path):
     register_model("classifier")

@@ -8,7 +8,7 @@ import sklearn.metrics
 import torch
 
 from llm.device import Compute
-from llm.generation.packed import pack_for_reading
+from llm.kernels.serving.packed import pack_for_reading
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from tasks.applications.classifier import evaluate as classifier
 from tasks.applications.classifier.evaluate import _thinned

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from llm.device import choose_compute
+from llm.kernels.training.compiled import WIDE_INT8, WORTH, cpp_compiler
+from llm.kernels.training.int8 import has_fast_int8
 from llm.model.gpt import GPT
-from llm.model.int8 import has_fast_int8
-from llm.training.compiled import WIDE_INT8, WORTH, cpp_compiler
 from llm.training.workers import ALONE
 from tasks.applications.foundation import train as foundation
 from tasks.applications.foundation.train import SCRATCH, Train

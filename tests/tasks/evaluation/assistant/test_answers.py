@@ -6,7 +6,7 @@ from instruction_tables import write
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
-from llm.generation.packed import pack_for_inference
+from llm.kernels.serving.packed import pack_for_inference
 from llm.objectives.assistant import build
 from tasks.evaluation.assistant import answers as assistant
 

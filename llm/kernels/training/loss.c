@@ -15,7 +15,7 @@ little but sums, which matters where they share no cache. There are SLICES wheth
 that these few come to the same sums, and as many as threads where there are more.
 Names: N tokens, C width of the model, V vocabulary. */
 
-#include "../model/bfloat16.h"
+#include "bfloat16.h"
 
 enum { ROWS = 44 * TALL, DEEP = 8 * WIDE, SLICES = 4 };
 enum { BESIDE = DEEP + 32 }; /* from a row of exps to the next, so that they begin in other sets of a cache */

@@ -1,7 +1,7 @@
 """A model for inference alone, on a CPU: weights in the layout and precision in which they are read fastest.
 
 To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
-weights take from memory. Where there is a C compiler they are read by decode.c (llm/generation/native.py), in 8 bits
+weights take from memory. Where there is a C compiler they are read by decode.c (native.py), in 8 bits
 or 4. Elsewhere they are bfloat16, which halves them, in an order of oneDNN's, with which torch multiplies; float32
 where a processor has no bfloat16. Each changes a model in place, for good: it is not to be trained or saved any more.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llm.device import has_fast_bfloat16
 from llm.errors import UserError
-from llm.generation.native import Decoder, Packed, load_library
+from llm.kernels.serving.native import Decoder, Packed, load_library
 from llm.model.gpt import GPT
 
 

@@ -1,7 +1,7 @@
 """Causal attention that learns, by flash.c: where a CPU has fast products of bfloat16 in its vector registers.
 
 There a score never leaves the caches, a text's keys and values are found where they stand in a row of several, and
-little is left to do between products. It pays in a training of some length (llm/training/compiled.py);
+little is left to do between products. It pays in a training of some length (llm/kernels/training/compiled.py);
 llm/model/attention.py is its oracle.
 
 Tensor names end in their shape: B batch, T positions, H heads of queries, K of keys and values, D width of a head; E4
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm import c_library
+from llm.kernels import c_library
 
 PANEL = 64
 """Widths that flash.c, loss.c and muon.c can work with are multiples of it: WIDE in bfloat16.h."""

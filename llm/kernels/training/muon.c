@@ -3,7 +3,7 @@
 A matrix of R x C is worked on as `x`, n x m of bfloat16 with n <= m: turned where it is taller than wide. Its rows, and
 those of the n x n beside it, are padded to TALL by zeros, which stay zeros. */
 
-#include "../model/bfloat16.h"
+#include "bfloat16.h"
 
 enum { STEPS = 5, GAP = 32 }; /* GAP between rows, so that they begin in other sets of a cache */
 

@@ -1,4 +1,4 @@
-"""Decoding in C: a model's weights in the form in which decode.c reads them (llm/c_library.py builds it)."""
+"""Decoding in C: a model's weights in the form in which decode.c reads them (llm/kernels/c_library.py builds it)."""
 
 import ctypes
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from llm import c_library
-from llm.generation.memory import Memory
+from llm.kernels import c_library
+from llm.kernels.serving.large_pages import Memory
 from llm.model.attention import KeyValueCache
 from llm.model.embedding import rotation
 from llm.model.gpt import GPT, MLP

@@ -5,8 +5,8 @@ compiler makes a few loops of them. Their last bits are others than those of eag
 so whether blocks are compiled depends on parameters, data and machine alone, never on a clock or on where a training
 goes on. Attention, whose shapes change from batch to batch, stays as it is, and so does all that needs no gradient.
 
-Attention, the loss and Muon's step are ours in C (llm/model/flash.c, loss.c, muon.c) in a shorter training, too, where
-the processor multiplies bfloat16 in vector registers. With AMX, of which nothing was measured, they stay torch's.
+Attention, the loss and Muon's step are ours in C (flash.c, loss.c, muon.c) in a shorter training, too, where the
+processor multiplies bfloat16 in vector registers. With AMX, of which nothing was measured, they stay torch's.
 
 Where the processor is faster so, some products are in 8 bits: loss.c's logits in a model that begins from nothing; in
 compiled blocks those of a wide one, and in a still longer training those that are frozen but for LoRA. What quantizes
@@ -27,13 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from llm.device import EAGER, IN_C, IN_INT8, Compute, has_fast_bfloat16_registers
-from llm.model.flash import PANEL, load_flash
+from llm.kernels.training.flash import PANEL, load_flash
+from llm.kernels.training.int8 import has_fast_int8, learn_in_int8
+from llm.kernels.training.loss import load_loss
+from llm.kernels.training.muon import fits_c, load_muon
 from llm.model.gpt import GPT, Block
-from llm.model.int8 import has_fast_int8, learn_in_int8
 from llm.model.lora import LoRALinear, multiply_in_int8
 from llm.training.loop import Objective
-from llm.training.loss import load_loss
-from llm.training.optim import fits_c, load_muon
 
 WORTH = 1e9
 """Values of the stream, which are steps times tokens times blocks times width: compiled blocks save 15 to 25 ns each on
