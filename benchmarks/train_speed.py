@@ -46,7 +46,6 @@ from benchmarks.contenders import (
 )
 from llm.config import GPTConfig, TrainConfig
 from llm.errors import UserError
-from llm.kernels.training.int8 import LearnedInt8Linear
 from tasks.applications.foundation.train import Train
 from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application, load_dataset
 
@@ -120,8 +119,7 @@ def measure(*, contender: list, ours: dict, shape: dict, train: dict, warmup: in
         network, loss = our_model(ours, precision, batches)
         how = {"tokens": LONG if mode == "compiled" else 0, "dtype": DTYPES[precision]}
         our_steps(network, TrainConfig(**train), loss, taken.append, enough, **how)
-        blocks_in_int8 = any(isinstance(module, LearnedInt8Linear) for module in network.modules())
-        in_int8 = "products" if blocks_in_int8 else "logits" if network.logits_in_int8 else None
+        in_int8 = "products" if network.training_backend.in_int8 else None
     else:
         published = mode == "published"
         peer = MODELS[model](Shape(**shape | {"dropout": 0.1 if published else 0.0}))

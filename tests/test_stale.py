@@ -52,19 +52,17 @@ STALE = {  # the first pattern that fits a module counts
     "llm/device.py": (*TRAINING, *EVALUATION),
     "llm/model/*": (LOAD, *TRAINING, *EVALUATION),
     "llm/kernels/__init__.py": (),
-    "llm/kernels/c_library.py": (*TRAINING, *EVALUATION),  # its options of the compiler
-    "llm/kernels/training/*": (*TRAINING, *EVALUATION),
-    "llm/kernels/serving/__init__.py": (),
-    "llm/kernels/serving/large_pages.py": (),  # where weights lie changes no byte
     "llm/kernels/serving/*": EVALUATED,  # what a served model computes with
+    "llm/kernels/*": (*TRAINING, *EVALUATION),
     "llm/objectives/preference.py": FINETUNE,  # foreach gives all fine-tunes the same deps
     "llm/generation/__init__.py": (),
+    "llm/generation/greedy.py": (),  # what tests compare with
+    "llm/generation/packed.py": EVALUATED,
     "llm/generation/*": (*TRAINING, *EVALUATION),  # samples and answers are among the outs
     "llm/formats/model_folder.py": (LOAD, *TRAINING, *EVALUATION),
     "llm/formats/weights.py": (LOAD, *TRAINING, *EVALUATION),
     "llm/formats/*": (LOAD,),  # published weights: a training from them sees what was loaded
     "llm/training/calibration.py": (*TRAINING, *EVALUATED),  # of the baseline, too
-    "llm/training/loss.py": (*TRAINING, *EVALUATION),
     "llm/training/*": TRAINING,
     "llm/objectives/__init__.py": (),
     **{
@@ -112,7 +110,10 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "*/__init__.py": "doors, finders, and the forms that slices fill in",
         "llm/errors.py": "how a mistake is said",
         "llm/files.py": "writes the bytes that it is given",
-        "llm/kernels/serving/*": "for serving; an evaluation that computes with them names them",
+        **dict.fromkeys(
+            ("llm/generation/packed.py", "llm/kernels/serving/*"),
+            "for serving; an evaluation that computes with them names them",
+        ),
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
     },
@@ -231,12 +232,6 @@ def test_an_inbox_and_content_of_our_own_make_their_dataset_stale_and_no_other(d
             assert [stage for stage, names in deps.items() if folder in names] == [f"preprocess@{dataset}"]
             assert (ROOT / folder).is_dir()
     assert not any("data/inbox" in names for names in deps.values())
-
-
-def test_what_is_written_in_c_is_a_dep_where_the_module_that_builds_it_is_one(deps):
-    for names in deps.values():
-        for source in ("decode.c", "products.h"):
-            assert (f"llm/kernels/serving/{source}" in names) == ("llm/kernels/serving/native.py" in names)
 
 
 def test_every_dep_that_is_code_exists(deps):

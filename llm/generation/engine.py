@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from llm.dataset import pad
 from llm.errors import UserError
 from llm.generation.sampling import GREEDY, Sampler, Sampling, choose
-from llm.model.attention import KeyValueCache
 from llm.model.gpt import GPT
+from llm.model.key_value_cache import KeyValueCache
 
 PREFILL_TOKENS = 2048
 """Most prompt tokens, padding included, that a step reads; a longer prompt is read alone. Running texts wait for it."""
@@ -103,7 +103,7 @@ class _Held:
     """When a text last came or left."""
 
     def shared(self, request: Request) -> int:
-        """How many tokens of its prompt's beginning, but for those whose features tell what comes next."""
+        """How many tokens of its prompt's beginning, but for those whose hidden states predict the next token."""
         prompt = request.prompt
         most = min(len(self.tokens), max(0, len(prompt) - 1 - request.prompt_scored))
         return next((n for n in range(most) if self.tokens[n] != prompt[n]), most)
@@ -260,15 +260,15 @@ class Engine:
         self._held[one], self._held[other] = self._held[other], self._held[one]
 
     def _prefill(self, first: int, joining: list[_Row]) -> Tensor:
-        """Read what is new of prompts, and what is scored, into the rows from `first` on; features of each prompt's
-        last token, BC."""
+        """Read what is new of prompts, and what is scored, into the rows from `first` on; the hidden states of each
+        prompt's last token, BC."""
         device, starts = self.model.device, [len(row.held.tokens) for row in joining]
         texts = [[*row.request.prompt, *row.request.scored[:-1]] for row in joining]
         tokens_BT, _ = pad([text[start:] for text, start in zip(texts, starts, strict=True)], 0)
         positions_BT = torch.tensor(starts)[:, None] + torch.arange(tokens_BT.shape[1])
         positions_BT.clamp_(max=self.context_length - 1)  # padding stays within the row, and no text holds that place
         cache = self._cache.rows(first, first + len(joining))
-        x_BTC = self.model.features(tokens_BT.to(device), positions_BT.to(device), cache=cache)
+        x_BTC = self.model.hidden_states(tokens_BT.to(device), positions_BT.to(device), cache=cache)
         lasts = [len(row.request.prompt) - 1 - start for row, start in zip(joining, starts, strict=True)]
         for x_TC, row, last in zip(x_BTC, joining, lasts, strict=True):
             first_scored = len(row.request.prompt) - row.request.prompt_scored
@@ -278,18 +278,18 @@ class Engine:
         return x_BTC[torch.arange(len(joining)), torch.tensor(lasts)]
 
     def _score(self, x_TC: Tensor, tokens: Sequence[int]) -> list[float]:
-        """The log-probability of tokens, from features of those before them."""
+        """The log-probability of tokens, from the hidden states before them."""
         tokens_T, found = torch.tensor(tokens, device=x_TC.device), []
         for x_SC, tokens_S in zip(x_TC.split(SCORED), tokens_T.split(SCORED), strict=True):
             found += (-F.cross_entropy(self.model.logits(x_SC).float(), tokens_S, reduction="none")).tolist()
         return found
 
     def _decode(self, rows: list[_Row]) -> Tensor:
-        """Read each row's newest token; its features, BC."""
+        """Read each row's newest token; its hidden states, BC."""
         device = self.model.device
         tokens_B1 = torch.tensor([[row.token] for row in rows], device=device)
         positions_B1 = torch.tensor([[len(row.held.tokens)] for row in rows], device=device)
-        return self.model.features(tokens_B1, positions_B1, cache=self._cache.rows(0, len(rows)))[:, 0]
+        return self.model.hidden_states(tokens_B1, positions_B1, cache=self._cache.rows(0, len(rows)))[:, 0]
 
     def _leave(self, places: list[int]) -> None:
         for place in reversed(places):

@@ -23,7 +23,7 @@ from torch import nn
 
 from llm.errors import UserError
 from llm.formats.model_folder import load_model, read_config
-from llm.kernels.serving.packed import pack_for_inference, pack_for_reading
+from llm.generation.packed import pack_for_inference, pack_for_reading
 from llm.model.gpt import GPT
 
 T = TypeVar("T")
@@ -57,9 +57,9 @@ def load_for_inference(folder: Path) -> tuple[nn.Module, tiktoken.Encoding]:
     """Read any model folder for answers alone, its matrices in what a CPU multiplies fastest; raises as above."""
     model, encoding = load_model(folder, build=objective_module(folder).build, as_stored=True)
     if isinstance(model, GPT):
-        pack_for_inference(model)
+        model = pack_for_inference(model)
     else:
-        pack_for_reading(model.float().gpt)
+        model.gpt = pack_for_reading(model.float().gpt)
     return model, encoding
 
 

@@ -19,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from llm.config import TrainConfig
 from llm.dataset import BatchSampler
 from llm.device import Compute
+from llm.kernels.training.cross_entropy import IGNORE, ROWS
 from llm.model.gpt import GPT
 from llm.objectives.assistant import Assistant, Example, batch
 from llm.training.loop import Objective, Row
-from llm.training.loss import IGNORE, ROWS
 from llm.training.workers import ALONE, Workers
 
 
@@ -46,7 +46,7 @@ def log_probabilities(model: GPT, pairs: Sequence[Pair], compute: Compute) -> Te
     inputs_BT, targets_BT, *_ = (t.to(compute.device) for t in batch([[each] for pair in pairs for each in pair]))
     counted_BT = targets_BT != IGNORE
     with compute.autocast():
-        x_NC, targets_N = model.features(inputs_BT)[counted_BT], targets_BT[counted_BT]
+        x_NC, targets_N = model.hidden_states(inputs_BT)[counted_BT], targets_BT[counted_BT]
         pieces = zip(x_NC.split(ROWS), targets_N.split(ROWS), strict=True)
         losses = [
             checkpoint(_token_losses, x_RC, model.output_weight, targets_R, use_reentrant=False)

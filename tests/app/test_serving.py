@@ -28,19 +28,19 @@ import sys, time
 from pathlib import Path
 from app.server import serve
 from app.settings import Settings
-from llm.kernels.serving.native import Decoder
+from llm.kernels.serving.decode import Decoder
 from llm.model.gpt import GPT
 
 pause = float(sys.argv[2])
 
-def slowly(features):
+def slowly(hidden_states):
     def step(self, *args, **options):
         time.sleep(pause)
-        return features(self, *args, **options)
+        return hidden_states(self, *args, **options)
     return step
 
 for kind in (GPT, Decoder):
-    kind.features = slowly(kind.features)
+    kind.hidden_states = slowly(kind.hidden_states)
 serve(Settings(feedback=False), "127.0.0.1", int(sys.argv[1]), page=False, log_level="warning")
 """
 

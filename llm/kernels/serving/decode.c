@@ -8,7 +8,7 @@ Names: N tokens of a step, C width of the model, D width of a head, `stream` N x
 
 #include "products.h"
 
-typedef enum { GELU, RELU2, SWIGLU } Bend;
+typedef enum { GELU, RELU2, SWIGLU } Activation;
 
 typedef struct {
     const float *weight, *bias; /* bias may be NULL */
@@ -20,7 +20,7 @@ typedef struct {
 } Block;
 
 typedef struct {
-    int32_t n_layer, n_embd, n_head, kv_heads, hidden, rms, qk_norm, bend;
+    int32_t n_layer, n_embd, n_head, kv_heads, hidden, rms, qk_norm, activation;
     float epsilon;
     const float *positions;     /* context x C, or NULL */
     const float *cosine, *sine; /* context x D, or NULL */
@@ -238,7 +238,7 @@ typedef struct {
 
 static size_t lay_out(const Model *model, int n, int64_t positions, int threads, char *memory, Room *room) {
     const int qkv = model->n_embd / model->n_head * (model->n_head + 2 * model->kv_heads);
-    const int expanded = model->hidden * (model->bend == SWIGLU ? 2 : 1);
+    const int expanded = model->hidden * (model->activation == SWIGLU ? 2 : 1);
     const int most = groups(model->hidden > model->n_embd ? model->hidden : model->n_embd);
     size_t used = 0;
 #define PLACE(pointer, count)                                                        \
@@ -262,7 +262,7 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
                  const Cache *cache, float *out, const Room *room, int thread) {
     const int width = model->n_embd, heads = model->n_head, shared = model->kv_heads;
     const int head = width / heads, qkv = head * (heads + 2 * shared), hidden = model->hidden;
-    const int expanded = hidden * (model->bend == SWIGLU ? 2 : 1);
+    const int expanded = hidden * (model->activation == SWIGLU ? 2 : 1);
     const Inputs *x = &room->x;
     float *row = room->rows + (size_t)thread * width, *scores = room->scores + thread * cache->positions;
 #pragma omp for schedule(static)
@@ -308,17 +308,17 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
             for (int group = 0; group < groups(hidden); group++) {
                 const int from = group * GROUP, count = hidden - from < GROUP ? hidden - from : GROUP;
                 const float *y = room->wide + (int64_t)i * expanded + from;
-                float bent[GROUP];
-                if (model->bend == SWIGLU)
+                float active[GROUP];
+                if (model->activation == SWIGLU)
                     for (int j = 0; j < count; j++)
-                        bent[j] = silu(y[j]) * y[hidden + j];
-                else if (model->bend == GELU)
+                        active[j] = silu(y[j]) * y[hidden + j];
+                else if (model->activation == GELU)
                     for (int j = 0; j < count; j++)
-                        bent[j] = gelu(y[j]);
+                        active[j] = gelu(y[j]);
                 else
                     for (int j = 0; j < count; j++)
-                        bent[j] = y[j] > 0 ? y[j] * y[j] : 0;
-                give(x, block->mlp_projection.kind, (int64_t)i * groups(hidden) + group, bent, count);
+                        active[j] = y[j] > 0 ? y[j] * y[j] : 0;
+                give(x, block->mlp_projection.kind, (int64_t)i * groups(hidden) + group, active, count);
             }
         multiply(&block->mlp_projection, x, n, 1, room->stream, width);
     }
@@ -330,7 +330,7 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
 /* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Keys and values
 go into the cache. Returns 0; 1 without memory, 2 for a token that the model, 3 for a position that the cache
 does not have, which may not be longer than the model's context. */
-int features(const Model *model, int64_t n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
+int hidden_states(const Model *model, int64_t n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
              const Cache *cache, float *out, int threads) {
     for (int64_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= model->embedding.outputs)

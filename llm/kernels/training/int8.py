@@ -13,31 +13,14 @@ learns from nothing is quantized at every use, and its own gradient is a product
 Tensor names end in their shape: N tokens, I inputs, O outputs.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-LARGEST = 127
+from llm.kernels.processor import LARGEST
+
 GOLDEN = 0.6180339887498949  # whose multiples, without their whole part, are spread evenly from 0 to 1
-
-
-def sums_are_exact() -> bool:
-    """Whether the sums of torch's 8-bit products are right: on an x86 processor without VNNI they overflow."""
-    most_NI = torch.full((64, 64), LARGEST, dtype=torch.int8)
-    return bool((torch._int_mm(most_NI, most_NI.T) == 64 * LARGEST**2).all())
-
-
-def has_fast_int8(device: torch.device) -> bool:
-    """Whether a device has products of 8-bit integers that are worth their rounding.
-
-    Two cores of an AMD EPYC with AVX-512 VNNI make 850 billion operations a second of them, 430 in bfloat16. Of AMX,
-    whose tiles do both, nothing was measured.
-    """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # without it torch has but a slow loop
-        return False
-    return torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported() and sums_are_exact()
 
 
 def _magnitudes(largest_I: Tensor) -> Tensor:
@@ -75,7 +58,7 @@ class _FrozenProduct(torch.autograd.Function):
         return (torch._int_mm(quantized_NO, weight_OI) * scale_N1 / smoothing_I).to(ctx.dtype), None, None, None
 
 
-class Int8Linear(nn.Module):
+class FrozenInt8Linear(nn.Module):
     """A frozen linear layer that multiplies 8-bit integers; `largest_I` is how large each input was in some batch."""
 
     def __init__(self, frozen: nn.Linear, largest_I: Tensor) -> None:
@@ -114,7 +97,7 @@ class _LearnedProduct(torch.autograd.Function):
         return dx_NI.to(ctx.dtypes[0]), dweight_OI.to(ctx.dtypes[1])
 
 
-class LearnedInt8Linear(nn.Linear):
+class Int8Linear(nn.Linear):
     """A linear layer that learns by products of 8-bit integers; where no gradient is needed it is an ordinary one."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,9 +106,3 @@ class LearnedInt8Linear(nn.Linear):
             return super().forward(x)
         y = _LearnedProduct.apply(x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
         return y if self.bias is None else y + self.bias.bfloat16()
-
-
-def learn_in_int8(layers: Iterable[nn.Linear]) -> None:
-    """Have ordinary layers learn by products in 8 bits; they keep their weights and names."""
-    for layer in layers:
-        layer.__class__ = LearnedInt8Linear

@@ -23,7 +23,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 
 from llm.config import Config
 from llm.device import Compute
-from llm.kernels.serving.packed import pack_for_reading
+from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier import Classifier, email_text, email_texts, f1_score, moved_by, probabilities
 from llm.training.calibration import best_threshold, fit_mixture
 from tasks.applications import Evaluation
@@ -225,7 +225,7 @@ def measure(
     shares of the behavioural mails that are right. The model reads them as it is served. The baseline has its threshold
     by the same rule, from the same share of validation's ham, and its probabilities are calibrated there, too.
     """
-    pack_for_reading(model.gpt)
+    model.gpt = pack_for_reading(model.gpt)
     train, validation, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "validation", "test"))
     labels = model.config.labels
     actual = _numbers(test["label"], labels)

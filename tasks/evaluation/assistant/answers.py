@@ -18,9 +18,9 @@ from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.generation.engine import Request
+from llm.generation.packed import pack_for_inference
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
-from llm.kernels.serving.packed import pack_for_inference
 from llm.objectives.assistant import Assistant, Example, build, encode_example
 from llm.tokenizer import decode
 from tasks.data.conversations import contains_answer, examples_of, is_right, questions_of

@@ -7,16 +7,22 @@ import torch
 from torch import nn
 
 from llm.config import LoRAConfig
-from llm.kernels.training.int8 import Int8Linear, LearnedInt8Linear, learn_in_int8, sums_are_exact
-from llm.model.lora import LoRALinear, add_lora, merge_lora, multiply_in_int8
+from llm.kernels.processor import int8_sums_are_exact
+from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
+from llm.model.lora import LoRALinear, add_lora, merge_lora, replace_frozen
 
 TOKENS = torch.tensor([[1, 2, 3, 4, 5, 6]])
-needs_exact_sums = pytest.mark.skipif(not sums_are_exact(), reason="without VNNI sums of 8-bit products overflow")
+needs_exact_sums = pytest.mark.skipif(not int8_sums_are_exact(), reason="without VNNI sums of 8-bit products overflow")
 
 
 def layer(inputs: int = 96, outputs: int = 64, bias: bool = False) -> nn.Linear:
     torch.manual_seed(1)
     return nn.Linear(inputs, outputs, bias=bias)
+
+
+def learning(inputs: int = 96, outputs: int = 64, bias: bool = False) -> Int8Linear:
+    torch.manual_seed(1)
+    return Int8Linear(inputs, outputs, bias=bias)
 
 
 def wrong(found: torch.Tensor, exact: torch.Tensor) -> float:
@@ -34,7 +40,7 @@ def test_integers_are_multiplied_exactly_in_both_directions():
     x_NI = torch.randint(-126, 127, (10, 96)).float()
     x_NI[:, 5] = 127
     x_NI.requires_grad_()
-    y_NO = Int8Linear(frozen, torch.full((96,), 127.0))(x_NI)
+    y_NO = FrozenInt8Linear(frozen, torch.full((96,), 127.0))(x_NI)
     assert torch.equal(y_NO, (x_NI @ weight_OI.T).bfloat16())
     upstream_NO = torch.randint(-126, 127, y_NO.shape).bfloat16()
     upstream_NO[:, 7] = 127
@@ -50,7 +56,7 @@ def test_products_are_within_1_percent_and_gradients_within_3_of_those_of_double
     x_BTI[..., 3] *= 30  # as large as a few inputs of trained models are
     upstream_BTO = torch.randn(4, 25, 64)
     found_BTI, exact_BTI = x_BTI.clone().requires_grad_(), x_BTI.double().requires_grad_()
-    y_BTO = Int8Linear(frozen, x_BTI.flatten(0, 1).abs().amax(0))(found_BTI)
+    y_BTO = FrozenInt8Linear(frozen, x_BTI.flatten(0, 1).abs().amax(0))(found_BTI)
     exact_BTO = frozen.double()(exact_BTI)
     y_BTO.backward(upstream_BTO.bfloat16())
     exact_BTO.backward(upstream_BTO.double())
@@ -67,7 +73,7 @@ def test_gradients_far_below_the_largest_of_their_token_are_right_on_average():
     upstream_O[20] = 1
     x_NI = torch.zeros(4000, 96, requires_grad=True)
     torch.manual_seed(1)
-    Int8Linear(frozen, torch.ones(96))(x_NI).backward(upstream_O.expand(4000, 64).bfloat16())
+    FrozenInt8Linear(frozen, torch.ones(96))(x_NI).backward(upstream_O.expand(4000, 64).bfloat16())
     exact_I = (upstream_O.bfloat16().double() @ frozen.weight.double())[1:]
     assert wrong(x_NI.grad[0, 1:], exact_I) > 0.5
     assert wrong(x_NI.grad[:, 1:].double().mean(0), exact_I) < 0.05
@@ -81,7 +87,7 @@ def test_one_large_input_does_not_cost_the_others_their_digits():
     x_NI[:, 3] *= 100
     exact_NO = frozen(x_NI).double()
     even, as_they_are = (
-        wrong(Int8Linear(frozen, largest_I)(x_NI), exact_NO)
+        wrong(FrozenInt8Linear(frozen, largest_I)(x_NI), exact_NO)
         for largest_I in (x_NI.abs().amax(0), frozen.weight.abs().amax(0))  # the latter has every factor 1
     )
     assert even < 0.02 < 0.2 < as_they_are
@@ -94,16 +100,16 @@ def test_an_input_that_was_silent_may_speak_up_and_an_output_may_be_silent():
     x_NI = torch.randn(100, 96)
     largest_I = x_NI.abs().amax(0)
     largest_I[40:] = 0
-    y_NO = Int8Linear(frozen, largest_I)(x_NI)
+    y_NO = FrozenInt8Linear(frozen, largest_I)(x_NI)
     assert wrong(y_NO, frozen(x_NI).double()) < 0.05
     assert torch.equal(y_NO[:, 11], torch.zeros(100, dtype=torch.bfloat16))
-    assert not Int8Linear(frozen, torch.zeros(96))(torch.zeros(2, 96)).any()
+    assert not FrozenInt8Linear(frozen, torch.zeros(96))(torch.zeros(2, 96)).any()
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_what_is_no_number_stays_none(value):
     x_NI = torch.randn(3, 96, requires_grad=True)
-    int8 = Int8Linear(layer(), torch.ones(96))
+    int8 = FrozenInt8Linear(layer(), torch.ones(96))
     y_NO = int8(x_NI.detach().index_fill(0, torch.tensor([1]), value))
     assert y_NO.isfinite().all(dim=1).tolist() == [True, False, True]
     upstream_NO = torch.ones(3, 64, dtype=torch.bfloat16)
@@ -115,8 +121,7 @@ def test_what_is_no_number_stays_none(value):
 @needs_exact_sums
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_matrix_that_learns_has_its_own_gradient_within_3_percent_too(bias):
-    learned, exact = layer(bias=bias), layer(bias=bias).double()
-    learn_in_int8([learned])
+    learned, exact = learning(bias=bias), layer(bias=bias).double()
     x_BTI, upstream_BTO = torch.randn(4, 25, 96), torch.randn(4, 25, 64)
     x_BTI[1] *= 30  # tokens may differ in size
     upstream_BTO[2] *= 30
@@ -135,30 +140,24 @@ def test_a_matrix_that_learns_has_its_own_gradient_within_3_percent_too(bias):
 
 @needs_exact_sums
 def test_gradients_of_a_matrix_far_below_the_largest_are_right_on_average():
-    learned = layer()
-    learn_in_int8([learned])
+    learned = learning()
     x_NI, upstream_NO = torch.randn(40, 96), torch.full((40, 64), 1e-3)
     upstream_NO[0] = 1  # of which eight bits have steps of 8e-3
     x_NI[0] = 0
     x_NI[0, 0] = 3  # the token of the large ones has but one input
     torch.manual_seed(1)
     exact_OI = (upstream_NO.bfloat16().double().T @ x_NI.double())[:, 1:]
-    for times in range(1, 2001):
+    for times in range(1, 1001):
         learned(x_NI).backward(upstream_NO.bfloat16())
         if times == 1:
             assert wrong(learned.weight.grad[:, 1:], exact_OI) > 0.5
     assert wrong(learned.weight.grad[:, 1:] / times, exact_OI) < 0.1
 
 
-def test_a_layer_that_learned_in_eight_bits_keeps_its_weights_and_answers_as_an_ordinary_one():
-    learned = layer()
-    weight_OI, x_NI = learned.weight, torch.randn(3, 96)
-    expected_NO = learned(x_NI)
-    learn_in_int8([learned])
-    assert type(learned) is LearnedInt8Linear
-    assert learned.weight is weight_OI
+def test_where_nothing_is_learned_a_layer_in_eight_bits_is_an_ordinary_one():
+    x_NI = torch.randn(3, 96)
     with torch.no_grad():
-        assert torch.equal(learned(x_NI), expected_NO)
+        assert torch.equal(learning()(x_NI), layer()(x_NI))
 
 
 @needs_exact_sums
@@ -168,10 +167,10 @@ def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weight
     names = list(gpt.state_dict())
     with torch.inference_mode():
         before = gpt(TOKENS)
-    layers = multiply_in_int8(gpt, lambda: gpt(TOKENS))
-    assert layers == [module for module in gpt.modules() if isinstance(module, LoRALinear)]
+    replace_frozen(gpt, FrozenInt8Linear, lambda: gpt(TOKENS))
+    layers = [module for module in gpt.modules() if isinstance(module, LoRALinear)]
     frozen = [module.frozen.weight.clone() for module in layers]
-    assert all(module.int8.weight_OI.dtype == torch.int8 for module in layers)
+    assert all(module.fast.weight_OI.dtype == torch.int8 for module in layers)
     assert list(gpt.state_dict()) == names
     with torch.inference_mode():
         assert torch.equal(gpt(TOKENS), before)  # nothing is learned, so nothing is rounded
@@ -196,14 +195,14 @@ def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weight
 
 def test_a_model_without_updates_is_not_asked(make_gpt):
     asked = []
-    assert multiply_in_int8(make_gpt(), lambda: asked.append(1)) == []
+    replace_frozen(make_gpt(), FrozenInt8Linear, lambda: asked.append(1))
     assert not asked
 
 
 def test_where_sums_overflow_8_bits_are_never_fast():
     code = (
-        "import torch; from llm.kernels.training.int8 import has_fast_int8, sums_are_exact;"
-        "print(sums_are_exact(), has_fast_int8(torch.device('cpu')), has_fast_int8(torch.device('meta')))"
+        "import torch; from llm.kernels.processor import has_fast_int8, int8_sums_are_exact;"
+        "print(int8_sums_are_exact(), has_fast_int8(torch.device('cpu')), has_fast_int8(torch.device('meta')))"
     )
     # as on a processor that has no more than AVX2; one that is no x86 has nothing to be limited
     limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}

@@ -12,8 +12,8 @@ import pytest
 
 from llm.kernels import c_library
 from llm.kernels.c_library import NotBuiltError, build, load
-from llm.kernels.serving.native import SOURCES
-from llm.kernels.training import flash, loss
+from llm.kernels.serving.decode import SOURCES
+from llm.kernels.training import cross_entropy, flash
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def small(tmp_path):
 def test_what_a_compiler_says_is_the_reason(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     broken = tmp_path / "broken.c"
-    broken.write_text("int features(void) { return 0 }\n")
+    broken.write_text("int broken(void) { return 0 }\n")
     assert load((broken,)) is None
     assert "error: expected ';' before '}' token" in caplog.text
 
@@ -59,7 +59,7 @@ def test_another_source_or_processor_is_another_file(small, tmp_path, monkeypatc
 PROCESS = """
 import torch
 from pathlib import Path
-from llm.kernels.serving.native import load_library
+from llm.kernels.serving.decode import load_library
 assert load_library() is not None
 maps = Path("/proc/self/maps").read_text().splitlines()
 print(len({line.split()[-1] for line in maps if "libgomp" in line or "libomp" in line or "libiomp" in line}))
@@ -135,7 +135,9 @@ def test_a_compiler_that_is_no_command_is_a_reason_and_none_is_waited_for_for_ev
         build(small, tmp_path)
 
 
-@pytest.mark.parametrize("sources", [SOURCES, flash.SOURCES, loss.SOURCES], ids=lambda sources: sources[0].name)
+@pytest.mark.parametrize(
+    "sources", [SOURCES, flash.SOURCES, cross_entropy.SOURCES], ids=lambda sources: sources[0].name
+)
 def test_what_a_source_includes_is_part_of_what_names_the_built_file(sources):
     included = set()
     for source in sources:

@@ -1,0 +1,136 @@
+"""A model for inference alone, on a CPU: weights in the layout and precision in which they are read fastest.
+
+To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
+weights take from memory. With a C compiler decode.c reads them, in 8 bits or 4. Without one they are bfloat16 where the
+processor multiplies that fast, else float32.
+"""
+
+from ctypes import CDLL
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llm.kernels.processor import has_fast_bfloat16, reads_fastest_in_int8
+from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, load_library
+from llm.model.embedding import rotation
+from llm.model.gpt import GPT, Block
+from llm.model.key_value_cache import KeyValueCache
+
+
+class PackedGPT(GPT):
+    """A GPT that decode.c computes; it has no parameters, and can't be trained, saved or copied.
+
+    Prompts are read by `prompt_model` where one is given: with AMX, whose tiles multiply many tokens several times as
+    fast.
+    """
+
+    padding = 1  # decode.c reads text by text, and would read padding, too
+    reading_dtype = torch.float32
+
+    def __init__(self, model: GPT, decoder: Decoder, prompt_model: GPT | None = None) -> None:
+        nn.Module.__init__(self)
+        public = {name: value for name, value in vars(model).items() if not name.startswith("_")}
+        vars(self).update(public)  # its config, and an assistant's chat
+        self.decoder = decoder
+        self.prompt_model = prompt_model
+        self.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """A CPU."""
+        return torch.device("cpu")
+
+    def hidden_states(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        *,
+        sequences_BT: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """As `GPT.hidden_states`, float32 BTC. Raises ValueError for packed sequences, which training alone has."""
+        if sequences_BT is not None:
+            raise ValueError("a model that is packed for inference reads a text a row")
+        if self.prompt_model is not None and tokens_BT.shape[1] > 1:
+            return self.prompt_model.hidden_states(tokens_BT, positions_BT, cache=cache)
+        cache_LBKSD = None if cache is None else (cache.keys_LBKSD, cache.values_LBKSD)
+        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD)
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """As `GPT.logits`, float32."""
+        return self.decoder.logits(x_BTC)
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise ValueError("a model packed for inference can't be saved; keep the one that it was made from")
+
+
+def pack_for_inference(model: GPT) -> GPT:
+    """A model on a CPU with the weights with which it makes texts fastest; use it instead of `model`.
+
+    By decode.c, or `model` itself in the dtype that torch multiplies fastest.
+    """
+    if model.device.type != "cpu" or isinstance(model, PackedGPT):
+        return model
+    if (library := load_library()) is not None:
+        return pack(model, library)
+    model = _without_gguf_blocks(model)
+    model = model.bfloat16() if has_fast_bfloat16(model.device) else model.float()
+    return model.requires_grad_(False).eval()
+
+
+def pack_for_reading(model: GPT) -> GPT:
+    """As `pack_for_inference`, for whole texts, of which `hidden_states` alone are wanted.
+
+    They are many tokens at once, which are as fast as products are: in bfloat16 by AMX, then decode.c's of 8 bits with
+    VNNI, then bfloat16 by AVX-512; with AVX2 alone those of 8 bits are faster than float32, too (benchmarks/LOG.md).
+    """
+    if model.device.type != "cpu" or isinstance(model, PackedGPT):
+        return model
+    if reads_fastest_in_int8() and (library := load_library()) is not None:
+        return pack(model, library)
+    if has_fast_bfloat16(model.device):
+        for module in model.modules():
+            if isinstance(module, nn.Linear):  # which autocast would convert each time
+                module.bfloat16()
+    return model.requires_grad_(False).eval()
+
+
+def pack(model: GPT, library: CDLL, *, exact: bool = False) -> PackedGPT:
+    """A model as decode.c computes it. For `exact` see `Decoder`."""
+    decoder = Decoder(model.config, _weights(model), library, exact=exact)
+    if torch.cpu._is_amx_tile_supported() and not exact:
+        return PackedGPT(model, decoder, _without_gguf_blocks(model).bfloat16())
+    return PackedGPT(model, decoder)
+
+
+def _weights(model: GPT) -> Weights:
+    config, position = model.config, model.embedding.position
+    angles = None
+    if config.positions == "rotary":
+        angles = tuple(rotation(torch.arange(config.context_length)[None], config.head_width, config.rotary_base))
+    return Weights(
+        embedding=model.embedding.token.weight,
+        positions=None if position is None else position.weight,
+        rotation=angles,
+        blocks=[_block_weights(block) for block in model.blocks],
+        norm=model.norm,
+        output=None if model.output is None else model.output.weight,
+    )
+
+
+def _block_weights(block: Block) -> BlockWeights:
+    attention, mlp = block.attention, block.mlp
+    return BlockWeights(
+        attention_norm=block.attention_norm,
+        query_key_value=attention.query_key_value,
+        attention_projection=attention.projection,
+        mlp_norm=block.mlp_norm,
+        expand=[mlp.expand] if mlp.gate is None else [mlp.gate, mlp.expand],
+        mlp_projection=mlp.projection,
+    )
+
+
+def _without_gguf_blocks(model: GPT) -> GPT:
+    """Make floats of the matrices that lie in the blocks of a GGUF file, in place; returns the model."""
+    return model._apply(lambda weight: weight.blocks.floats() if hasattr(weight, "blocks") else weight)
