@@ -352,7 +352,7 @@ int hidden_states(const Model *model, int64_t n, const int64_t *tokens, const in
     return 0;
 }
 
-/* Logits of N rows of features, to `out`, N x vocabulary. Returns 0, or 1 without memory. */
+/* Logits of N rows of hidden states, to `out`, N x vocabulary. Returns 0, or 1 without memory. */
 int logits(const Model *model, int64_t n, const float *stream, float *out, int threads) {
     Room room;
     const int most = n < STEP ? (int)n : STEP, width = model->n_embd, wide = groups(width);

@@ -204,7 +204,7 @@ def pack_tiles(kind, stored, outputs, inputs, rows, threads=1):
     tiles = -(-outputs // 16) * -(-inputs // 32)
     packed, scales = (torch.zeros(tiles * 16 * each, dtype=torch.uint8) for each in (4 * BITS[kind], 2 * SCALES[kind]))
     pointers = rows.data_ptr(), rows.nbytes // outputs, packed.data_ptr(), scales.data_ptr()
-    return load_library().pack_tiles(kind, stored, outputs, inputs, *pointers, threads), packed, scales
+    return load_library().pack(kind, stored, outputs, inputs, *pointers, threads), packed, scales
 
 
 def unpacked(packed, scales, groups):

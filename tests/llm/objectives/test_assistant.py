@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm.training.loss import IGNORE
 from torch.nn import functional as F
 
 from llm.chat import TEMPLATE, Chat
 from llm.device import Compute
+from llm.kernels.training.cross_entropy import IGNORE
 from llm.objectives.assistant import (
     Example,
     Question,

@@ -8,8 +8,9 @@ from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
 from llm.dataset import BatchSampler, pad
-from llm.device import Compute, has_fast_bfloat16
+from llm.device import Compute
 from llm.formats.model_folder import save_model
+from llm.kernels.processor import has_fast_bfloat16
 from llm.model.gpt import GPT
 from llm.objectives import classifier, load
 from llm.objectives.classifier import (
