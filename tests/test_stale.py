@@ -189,8 +189,9 @@ def commands() -> dict[str, list[str]]:
             module, *name = stage.cmd.removeprefix("exec python -m ").split()
             slices = {"fetch": [], LOAD: [], "preprocess": [f"tasks.datasets.{name[0]}"] if name else []}
             model = name[0] if name else "foundation"
-            package = "evaluation" if module == "flows.evaluate" else "applications"
-            found[stage.addressing] = [module, *slices.get(module.partition(".")[2], [f"tasks.{package}.{model}"])]
+            part = "evaluate" if module == "flows.evaluate" else "train"
+            application = [f"tasks.applications.{model}.{part}"]
+            found[stage.addressing] = [module, *slices.get(module.partition(".")[2], application)]
     return found
 
 

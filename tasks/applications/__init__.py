@@ -11,20 +11,23 @@ An application is such a folder, a block under `applications` in params.yaml, an
 llm/objectives where it learns something new.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import pandas as pd
+if TYPE_CHECKING:  # this door opens without what lies behind it
+    import numpy as np
+    import pandas as pd
 
-from llm.config import Config, TrainConfig
-from tasks.evaluation.statistics import Wordings
-from tasks.training.setup import TrainingSetup
+    from llm.config import Config, TrainConfig
+    from tasks.evaluation.statistics import Wordings
+    from tasks.training.setup import TrainingSetup
 
-Evidence = tuple[pd.DataFrame, Mapping[tuple[str, str], float]]
+Evidence = tuple["pd.DataFrame", Mapping[tuple[str, str], float]]
 """The answers of a version, and the baseline's mean score in each slice: `("kind", "counting")`."""
 
 

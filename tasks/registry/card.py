@@ -2,7 +2,8 @@
 
 `card.html` is a file that needs no other; `card.md` is a short text: figures, use and limits. Everything in them is
 read from files of the project, and the same files give the same bytes. People write what a model is for and where its
-limits are, in `tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`), tables (`baselines.csv`, `slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`.
+limits are, in `tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`),
+tables (`baselines.csv`, `slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`.
 
 The card is no part of a version's key: a better card of the same model, evidence and code makes no new version.
 """

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 QUIZ = """
 from llm.config import Config
-from tasks.{package} import {kind}
+from tasks.applications import {kind}
 class Params(Config):
     rows: int = 1
 {name} = {kind}({fields})
@@ -250,20 +250,14 @@ def test_a_version_that_is_gone_is_named(in_project):
 @pytest.fixture
 def quiz(in_project, tmp_path, monkeypatch) -> None:
     """An application of somebody's own, with two registered versions and no way of review."""
-    slices = {
-        "applications": QUIZ.format(
-            package="applications", kind="Application", name="APPLICATION",
-            fields="objective='assistant', train=Params, prepare=print",
-        ),
-        "evaluation": QUIZ.format(
-            package="evaluation", kind="Evaluation", name="EVALUATION", fields="params=Params, measure=print"
-        ),
-    }  # fmt: skip
-    for package, code in slices.items():
-        (tmp_path / package).mkdir()
-        (tmp_path / package / "quiz.py").write_text(code)
-        where = getattr(tasks, package)
-        monkeypatch.setattr(where, "__path__", [*where.__path__, str(tmp_path / package)])
+    forms = {
+        "train": ("Training", "TRAINING", "objective='assistant', train=Params, prepare=print"),
+        "evaluate": ("Evaluation", "EVALUATION", "params=Params, measure=print"),
+    }
+    (tmp_path / "slices/quiz").mkdir(parents=True)
+    for part, (kind, name, fields) in forms.items():
+        (tmp_path / f"slices/quiz/{part}.py").write_text(QUIZ.format(kind=kind, name=name, fields=fields))
+    monkeypatch.setattr(tasks.applications, "__path__", [*tasks.applications.__path__, str(tmp_path / "slices")])
     block = {"dataset": "instructions", "base": "published", "objective": "assistant", "train": {}, "evaluate": {}}
     params = yaml.safe_load((in_project / "params.yaml").read_text())
     params["applications"]["quiz"] = block

@@ -153,7 +153,7 @@ def test_what_is_switched_off_hangs_on_nothing(written):
         (
             "applications.classifier.objective",
             "assistant",
-            "classifier/train.py has classifier, not 'ass",
+            "tasks/applications/classifier/train.py has cl",
         ),
         ("applications.classifier.dataset", "mails", "'mails' is not one of corpus, emails, instructions"),
     ],

@@ -188,4 +188,4 @@ def test_its_evaluation_says_how_many_of_the_questions_that_it_drew_it_answers_r
 def test_it_speaks_in_the_form_of_its_base_and_is_served_as_an_assistant(folder):
     base, _ = load(folder / "base")
     assert prepared(folder).model.chat == base.chat
-    assert preference.APPLICATION.objective == "assistant"
+    assert preference.TRAINING.objective == "assistant"
