@@ -45,7 +45,11 @@ def library():
     return found
 
 
-@pytest.fixture(params=SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
+def name_of(shape):
+    return "-".join(map(str, shape.values()))
+
+
+@pytest.fixture(params=SHAPES[::4], ids=name_of)
 def gpt(request, make_gpt):
     return make_gpt(**({"n_head": 4} | request.param))
 
@@ -68,17 +72,18 @@ def distance(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
-def test_in_float32_it_is_the_model_of_any_shape(gpt, library):
-    tokens = some_tokens(gpt, 3, 32)
-    torch.testing.assert_close(logits(exact(gpt, library), tokens), logits(gpt, tokens), atol=5e-4, rtol=1e-4)
-
-
-def test_in_float32_it_generates_the_same_tokens_as_torch_with_rows_that_join_and_leave(gpt, library):
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+def test_in_float32_it_is_the_model_of_any_shape_and_makes_the_same_texts(make_gpt, library, shape):
+    gpt = make_gpt(**({"n_head": 4} | shape))
+    model, tokens, places = exact(gpt, library), some_tokens(gpt, 3, 32), torch.arange(32)[None]
+    torch.testing.assert_close(logits(model, tokens), logits(gpt, tokens), atol=5e-4, rtol=1e-4)
+    with torch.inference_mode():  # one row of positions is that of all
+        assert torch.equal(model.logits(model.hidden_states(tokens, places)), logits(model, tokens))
     prompts = [[1 + n, 2 * n, 7][: 1 + n % 3] for n in range(7)]
     most = [3 + 5 * n % 11 for n in range(7)]
     texts = []
-    for model in (gpt, exact(gpt, library)):
-        engine = Engine(model, rows=3)
+    for each in (gpt, model):
+        engine = Engine(each, rows=3)  # which join and leave
         found = {engine.submit(Request(*asked)): [] for asked in zip(prompts, most, strict=True)}
         while engine.busy:
             for event in engine.step():
@@ -101,12 +106,6 @@ def test_a_text_is_the_same_alone_and_among_others_to_the_bit(gpt):
     for sampling in (Sampling(), Sampling(temperature=1.0, seed=1)):
         alone = [generate(model, [prompt], max_new_tokens=8, sampling=sampling)[0] for prompt in prompts]
         assert generate(model, prompts, max_new_tokens=8, sampling=sampling) == alone
-
-
-def test_a_text_that_begins_later_needs_what_comes_before(gpt, library):
-    tokens = some_tokens(gpt, 2, 9)
-    with pytest.raises(ValueError, match="a text that does not begin at 0, and no cache"):
-        exact(gpt, library).hidden_states(tokens, torch.arange(1, 10)[None])
 
 
 def test_a_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
@@ -349,19 +348,6 @@ def test_an_input_that_is_no_number_makes_all_outputs_of_its_token_nan_and_no_ot
     assert torch.equal(found[[0, 2]], expected[[0, 2]])
 
 
-def test_tokens_and_positions_that_are_not_there_are_errors(make_gpt):
-    model = pack_for_inference(make_gpt())
-    cache = KeyValueCache(model.config.model_copy(update={"context_length": 4}), 1, model.device, torch.float32)
-    with pytest.raises(IndexError, match="a token that the model lacks"):
-        model.hidden_states(torch.tensor([[model.config.vocabulary_size]]))
-    with pytest.raises(IndexError, match="a position that the cache lacks"):
-        model.hidden_states(torch.tensor([[1]]), torch.tensor([[4]]), cache=cache)
-    with pytest.raises(ValueError, match="33 tokens do not fit the context of 32"):
-        model.hidden_states(torch.zeros(1, 33, dtype=torch.int64))
-    with pytest.raises(ValueError, match="reads a text a row"):
-        model.hidden_states(torch.tensor([[1, 2]]), sequences_BT=torch.tensor([[0, 1]]))
-
-
 def test_a_packed_model_has_no_other_weights(make_gpt):
     gpt = make_gpt(n_embd=64)
     count, model = sum(weight.numel() for weight in gpt.parameters()), pack_for_inference(gpt)
@@ -411,38 +397,37 @@ def test_without_a_compiler_torch_makes_the_texts_and_the_reason_is_said_once(un
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86")
 @pytest.mark.parametrize("march", ["x86-64-v2", "x86-64-v3"])
-@pytest.mark.parametrize(("kind", "name"), [(BYTES, None), (NIBBLES, "Q4_0"), (NIBBLES, "Q4_1")])
-def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, kind, name, tmp_path, monkeypatch):
-    gpt = make_gpt(n_embd=64, n_head=4)
-    if name:
-        round_matrices(gpt, name)
-    tokens, expected = some_tokens(gpt, 19, 5), pack(deepcopy(gpt), library)
+def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
     monkeypatch.setattr(c_library, "COMPILE", tuple(each.replace("native", march) for each in c_library.COMPILE))
-    other = pack(deepcopy(gpt), declare(ctypes.CDLL(str(c_library.build(SOURCES, tmp_path)))))
-    assert other.decoder.bits[0] == BITS[kind]
-    assert distance(logits(other, tokens), logits(expected, tokens)) < 1e-3  # rounding of one input may differ
+    older = declare(ctypes.CDLL(str(c_library.build(SOURCES, tmp_path))))
+    for bits, name in ((8, None), (4, "Q4_0"), (4, "Q4_1")):
+        gpt = make_gpt(n_embd=64, n_head=4)
+        if name:
+            round_matrices(gpt, name)
+        tokens, model, other = some_tokens(gpt, 19, 5), pack(gpt, library), pack(gpt, older)
+        assert other.decoder.bits[0] == bits
+        assert distance(logits(other, tokens), logits(model, tokens)) < 1e-3  # rounding of one input may differ
 
 
-def test_a_cache_that_is_another_models_is_refused_and_nothing_is_written(make_gpt):
-    gpt = make_gpt(positions="rotary")
-    model, config, cpu = pack_for_inference(deepcopy(gpt)), gpt.config, torch.device("cpu")
-    tokens = torch.ones(2, 1, dtype=torch.long)
-    places = torch.zeros(2, 1, dtype=torch.long)
-    for dtype, rows, said in ((torch.bfloat16, 2, "a cache of torch.bfloat16"), (torch.float32, 1, "2 texts, and the")):
-        with pytest.raises(ValueError, match=said):
-            model.hidden_states(tokens, places, cache=KeyValueCache(config, rows, cpu, dtype))
-    longer = config.model_copy(update={"context_length": 10 * config.context_length})
-    with pytest.raises(IndexError, match="a position that the cache lacks"):
-        model.hidden_states(tokens, places + config.context_length, cache=KeyValueCache(longer, 2, cpu, torch.float32))
+def test_what_it_can_not_read_is_an_error(make_gpt):
+    model, cpu = pack_for_inference(make_gpt(positions="rotary")), torch.device("cpu")
+    one, two, zero = torch.tensor([[1]]), torch.ones(2, 1, dtype=torch.long), torch.zeros(2, 1, dtype=torch.long)
 
+    def cache(rows=2, dtype=torch.float32, length=model.config.context_length):
+        return KeyValueCache(model.config.model_copy(update={"context_length": length}), rows, cpu, dtype)
 
-def test_positions_of_one_row_are_those_of_all_and_may_begin_anywhere(make_gpt, library):
-    gpt = make_gpt(positions="rotary")
-    tokens, places = some_tokens(gpt, 3, 4), torch.arange(4)[None]
-    with torch.inference_mode():
-        wanted = gpt.hidden_states(tokens, places.expand(3, 4))
-        found = exact(gpt, library).hidden_states(tokens, places)
-    torch.testing.assert_close(found, wanted, atol=5e-4, rtol=1e-4)
+    for error, reason, inputs, options in [
+        (IndexError, "a token that the model lacks", [one * model.config.vocabulary_size], {}),
+        (IndexError, "a position that the cache lacks", [one, one * 4], {"cache": cache(length=4)}),
+        (IndexError, "a position that the cache lacks", [two, zero + 32], {"cache": cache(length=320)}),
+        (ValueError, "33 tokens do not fit the context of 32", [torch.zeros(1, 33).long()], {}),
+        (ValueError, "reads a text a row", [one], {"sequences_BT": one}),
+        (ValueError, "a text that does not begin at 0, and no cache", [one, one], {}),
+        (ValueError, "a cache of torch.bfloat16", [two, zero], {"cache": cache(dtype=torch.bfloat16)}),
+        (ValueError, "2 texts, and the cache has 1", [two, zero], {"cache": cache(rows=1)}),
+    ]:
+        with pytest.raises(error, match=reason):
+            model.hidden_states(*inputs, **options)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
