@@ -161,8 +161,8 @@ static inline __attribute__((always_inline)) Floats totals(Floats sums[REGISTER]
 #endif
 }
 
-/* `count` * REGISTER values of what a head hears: the weighted sum of its values. */
-static inline __attribute__((always_inline)) void hear(
+/* `count` * REGISTER values of a head's output: the weighted sum of its values. */
+static inline __attribute__((always_inline)) void weigh(
     const float *values, int64_t last, int width, const float *scores, float all_scores, const int count, float *out) {
     Floats sums[4] = {{0}};
     for (int64_t s = 0; s <= last; s++)
@@ -173,7 +173,7 @@ static inline __attribute__((always_inline)) void hear(
         *(Floats *)(out + i * REGISTER) = sums[i] / all_scores;
 }
 
-/* What one head of one token hears of positions 0 … last of its row of the cache. */
+/* The output of one head for one token, over positions 0 … last of its row of the cache. */
 static void attend(const float *query, const float *keys, const float *values, int64_t last, int width, float *scores,
                    float *out) {
     const float root = 1.0f / sqrtf((float)width);
@@ -213,9 +213,9 @@ static void attend(const float *query, const float *keys, const float *values, i
     }
     int i = 0;
     for (; i + 4 * REGISTER <= width; i += 4 * REGISTER)
-        hear(values + i, last, width, scores, all_scores, 4, out + i);
+        weigh(values + i, last, width, scores, all_scores, 4, out + i);
     for (; i + REGISTER <= width; i += REGISTER)
-        hear(values + i, last, width, scores, all_scores, 1, out + i);
+        weigh(values + i, last, width, scores, all_scores, 1, out + i);
     for (; i < width; i++) {
         float sum = 0;
         for (int64_t s = 0; s <= last; s++)
@@ -232,7 +232,7 @@ static void embed(const Model *model, int64_t token, int64_t position, float *ou
 
 /* Room of a step: every pointer of it lies in one block of memory, whose size `lay_out` gives. */
 typedef struct {
-    float *stream, *wide, *heard, *rows, *scores;
+    float *stream, *wide, *attended, *rows, *scores;
     Inputs x;
 } Room;
 
@@ -246,7 +246,7 @@ static size_t lay_out(const Model *model, int n, int64_t positions, int threads,
     used += ((count) * sizeof *(pointer) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     PLACE(room->stream, (size_t)n * model->n_embd)
     PLACE(room->wide, (size_t)n * (qkv > expanded ? qkv : expanded))
-    PLACE(room->heard, (size_t)n * model->n_embd)
+    PLACE(room->attended, (size_t)n * model->n_embd)
     PLACE(room->rows, (size_t)threads * model->n_embd)
     PLACE(room->scores, (size_t)threads * positions)
     PLACE(room->x.floats, (size_t)n * most * GROUP)
@@ -286,19 +286,19 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
                            part, head * sizeof *part);
                 }
             }
-#pragma omp for schedule(static, heads) collapse(2) /* in turns: the later a token, the more it hears */
+#pragma omp for schedule(static, heads) collapse(2) /* in turns: the later a token, the more keys it has */
         for (int i = 0; i < n; i++)
             for (int h = 0; h < heads; h++) {
                 const int64_t at = layer * cache->layer + rows[i] * cache->row + h / (heads / shared) * cache->head;
                 attend(room->wide + (int64_t)i * qkv + h * head, cache->keys + at, cache->values + at, positions[i],
-                       head, scores, room->heard + (int64_t)i * width + h * head);
+                       head, scores, room->attended + (int64_t)i * width + h * head);
             }
 #pragma omp for schedule(static) collapse(2)
         for (int i = 0; i < n; i++)
             for (int group = 0; group < groups(width); group++) {
                 const int from = group * GROUP, count = width - from < GROUP ? width - from : GROUP;
                 give(x, block->attention_projection.kind, (int64_t)i * groups(width) + group,
-                     room->heard + (int64_t)i * width + from, count);
+                     room->attended + (int64_t)i * width + from, count);
             }
         multiply(&block->attention_projection, x, n, 1, room->stream, width);
         normalise_inputs(model, &block->mlp_norm, block->expand.kind, room->stream, row, x, n);

@@ -1,14 +1,14 @@
-"""Products in 8-bit integers, which some processors multiply twice as fast as bfloat16, for learning.
+"""Training with products of 8-bit integers, which some processors multiply twice as fast as bfloat16.
 
-A matrix is quantized with a scale for each output that makes its largest weight 127; what comes in is quantized token
-by token, likewise. A gradient on its way back takes the same integers, the other way round. Most of its values are far
-below the largest of their token, and to the nearest integer many would always be none. So a gradient is rounded up or
-down by chance, and on average is what it was.
+A matrix is quantized with a scale for each output that makes its largest weight 127, and its inputs with one for each
+token. The backward pass multiplies the same integers by the gradient. Most values of a gradient are far below the
+largest of their token, and rounding to the nearest would make many of them zero every time. So a gradient is rounded up
+or down by chance, which is right on average.
 
 A few inputs of a trained model are always much larger than the others, which would be left a few steps of their token's
-scale. So before a frozen matrix, which is quantized once, each input is divided by a smoothing factor and its weights
-are multiplied by it: the product is the same, and what is rounded is more even (SmoothQuant, Xiao et al. 2023). What
-learns from nothing is quantized at every use, and its own gradient is a product in 8 bits, too.
+scale. So a frozen matrix, which is quantized once, multiplies the weights of each input by a smoothing factor and
+divides the input by it: the product is the same, and the values to be rounded are more even (SmoothQuant, Xiao et al.
+2023). A matrix that learns is quantized at every use, and its own gradient is a product in 8 bits, too.
 
 Tensor names end in their shape: N tokens, I inputs, O outputs.
 """
@@ -24,7 +24,7 @@ GOLDEN = 0.6180339887498949  # whose multiples, without their whole part, are sp
 
 
 def _magnitudes(largest_I: Tensor) -> Tensor:
-    """How large inputs, or their weights, count as: those that were silent in a batch may yet speak up."""
+    """Largest values of inputs, or of their weights, raised from zero: inputs silent in one batch may be loud later."""
     return largest_I.clamp(min=largest_I.mean() / 10).clamp(min=torch.finfo(torch.float32).tiny)
 
 
