@@ -23,7 +23,7 @@ help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 run: $(READY) ## set up, then bring models, evaluations and registry up to date
-	@$(BIN)/python -m tasks.stages.lifeline $(BIN)/python -m flows
+	@$(BIN)/python -m tasks.stages.parent_death $(BIN)/python -m flows
 
 serve: $(READY) ## talk to the champions: a page and OpenAI's API on this machine
 	@$(BIN)/threestage serve --port $(APP_PORT)

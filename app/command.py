@@ -158,16 +158,16 @@ def _registered() -> list[dict[str, Any]]:
 
     from mlflow import MlflowClient
 
-    from tasks.registry.decide import standing
-    from tasks.registry.listing import own_models, versions
+    from tasks.registry.decide import model_state
     from tasks.registry.tracking import configure_tracking, server_errors
+    from tasks.registry.versions import own_models, versions
 
     found = []
     with server_errors():
         configure_tracking()
         client = MlflowClient()
         for model, registered in own_models(client):
-            now = standing(model)
+            now = model_state(model)
             for each in versions(client, registered.name):
                 created = datetime.fromtimestamp(each.creation_timestamp / 1000, UTC)
                 row = {"model": model, "version": str(each.version)}

@@ -17,8 +17,7 @@ from app.metrics import TOKENS
 from app.registry import BY_DEFAULT
 from app.versions import Loaded, Versions
 from llm.errors import UserError
-from tasks.registry.decide import CHAMPION
-from tasks.registry.register import CHALLENGER
+from tasks.registry.versions import CHALLENGER, CHAMPION
 
 PAUSE = 0.05
 """Seconds between two updates of a text on the page."""

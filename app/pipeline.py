@@ -36,6 +36,6 @@ def hand_over(module: str) -> Callable[[typer.Context], NoReturn]:
     def command(context: typer.Context) -> NoReturn:
         in_project()
         python = sys.executable
-        os.execv(python, [python, "-m", "tasks.stages.lifeline", python, "-m", module, *context.args])
+        os.execv(python, [python, "-m", "tasks.stages.parent_death", python, "-m", module, *context.args])
 
     return command

@@ -25,11 +25,9 @@ from mlflow.utils.uri import is_local_uri
 from app.errors import NotFound, Unavailable
 from llm.errors import UserError
 from llm.formats.model_folder import CONFIG, read_config
-from tasks.registry.decide import CHAMPION
-from tasks.registry.listing import own_models, versions
 from tasks.registry.record import FILE, RECORD, Record
-from tasks.registry.register import CHALLENGER, registered_name
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
+from tasks.registry.versions import CHALLENGER, CHAMPION, own_models, registered_name, versions
 
 BY_DEFAULT = (CHAMPION, CHALLENGER)
 AGAIN = 30.0

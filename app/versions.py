@@ -27,7 +27,7 @@ from llm.errors import UserError
 from llm.formats.model_folder import read_config
 from llm.model.gpt import GPT
 from llm.objectives import load_for_inference
-from tasks.registry.register import registered_name
+from tasks.registry.versions import registered_name
 
 DATASET = "data/processed/"
 KEPT = 4

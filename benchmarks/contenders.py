@@ -253,7 +253,7 @@ def alone(task: str, job: dict[str, Any], threads: int, python: str = sys.execut
     job = {name: asdict(value) if isinstance(value, Shape) else value for name, value in job.items()}
     command = [python, "-m", "benchmarks.contenders", task, json.dumps(job), str(threads)]
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.stages.lifeline", *command],
+        [sys.executable, "-m", "tasks.stages.parent_death", *command],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         capture_output=True,

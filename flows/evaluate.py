@@ -14,11 +14,12 @@ from llm.device import choose_compute, keep_freed_memory
 from llm.files import atomic_folder, write_atomic
 from llm.objectives import load
 from tasks.applications import evaluation
+from tasks.evaluation.statistics import draw_curves
 from tasks.registry.logged_model import find_model
 from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.command import stage_command
 from tasks.stages.hashes import md5_of
-from tasks.stages.params import evaluation_stage, load_application, model_names
+from tasks.stages.params import evaluation_stage, load_evaluation, model_names, training_report
 from tasks.stages.server import artifact_key
 from tasks.training.setup import split_file
 
@@ -35,6 +36,8 @@ def evaluate(name: str, params: Config) -> None:
         base = Path("models") / params.base if hasattr(params, "base") else None
         with atomic_folder(report / "evidence") as evidence:
             found = measure(model, encoding, data, base, params.evaluate, compute, evidence)
+            if (curves := training_report(name) / "curves.csv").exists():
+                draw_curves(curves, evidence / "loss.svg")
         metrics = {metric: round(value, 5) for metric, value in found.items()}
         write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         logged = find_model(md5_of(Path("models") / name))
@@ -46,4 +49,4 @@ def evaluate(name: str, params: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(evaluate, load_application, model_names, "model", evaluation_stage))
+    sys.exit(stage_command(evaluate, load_evaluation, model_names, "model", evaluation_stage))

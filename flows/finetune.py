@@ -9,7 +9,7 @@ from prefect import flow
 from llm.config import Config
 from tasks.applications import training
 from tasks.stages.command import stage_command
-from tasks.stages.params import application_names, load_application
+from tasks.stages.params import application_names, load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import training_files
@@ -20,10 +20,11 @@ def finetune(name: str, params: Config, resume: bool = True) -> None:
     """Train an application from its base, and keep the weights that are best on validation."""
     application, data = training(name), Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, data, Path("models") / params.base)
+    samples = partial(application.samples, data=data, evaluate=params.evaluate)
     cleaning = {"cleaning": application.cleaning} if application.cleaning else {}
     with training_run(params.train, training_files(data), resume, application.identity(params.train)) as checkpoints:
-        publish(name, params.objective, *fit(prepare, params.train, checkpoints), **cleaning)
+        publish(name, params.objective, *fit(prepare, params.train, checkpoints, samples), **cleaning)
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(finetune, load_application, application_names, "application"))
+    sys.exit(stage_command(finetune, load_training, application_names, "application"))

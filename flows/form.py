@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import Field
 
 from llm.errors import UserError
-from tasks.registry.decide import approve, check_name, reject, settle, standing
+from tasks.registry.decide import approve, check_name, model_state, reject, settle
 from tasks.stages.server import TEMPORARY, artifact_key, prefect_page
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def decide_as(word: str, model: str, version: str, by: str, reason: str, despite
 def elsewhere(found: "Reviewed") -> str | None:
     """What was decided on a version meanwhile, in MLflow or on the command line; None while it waits."""
     settle(found.model)
-    now = standing(found.model)
+    now = model_state(found.model)
     if (last := now.last(found.version)).event != "compared":
         return str(last)
     if now.champion == found.champion:

@@ -26,7 +26,8 @@ def main() -> int:
     from rich.console import Console
 
     from llm.errors import UserError
-    from tasks.registry.lineage import as_json, as_mermaid, as_text, find_lineage
+    from tasks.registry.lineage import find_lineage
+    from tasks.registry.tree import as_json, as_mermaid, as_text
 
     try:
         root = find_lineage(options.version)

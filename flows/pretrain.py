@@ -9,7 +9,7 @@ from prefect import flow
 from llm.config import Config
 from tasks.applications import training
 from tasks.stages.command import stage_command
-from tasks.stages.params import FOUNDATION, load_application
+from tasks.stages.params import FOUNDATION, load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
 from tasks.training.setup import training_files
@@ -20,9 +20,10 @@ def pretrain(params: Config, resume: bool = True) -> None:
     """Train a GPT on the corpus, and keep the weights with the lowest validation loss."""
     application, data = training(FOUNDATION), Path("data/processed") / params.dataset
     prepare = partial(application.prepare, params.train, data, None)
+    samples = partial(application.samples, data=data, evaluate=params.evaluate)
     with training_run(params.train, training_files(data), resume, application.identity(params.train)) as checkpoints:
-        publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints))
+        publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints, samples))
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(pretrain, partial(load_application, FOUNDATION)))
+    sys.exit(stage_command(pretrain, partial(load_training, FOUNDATION)))

@@ -11,10 +11,11 @@ from prefect.states import State
 
 from llm.errors import UserError
 from tasks.registry.lineage import log_lineage
-from tasks.registry.register import DELETED, register_model, registered_name
+from tasks.registry.register import DELETED, register_model
 from tasks.registry.server import ServerAwayError
 from tasks.registry.summary import next_step
 from tasks.registry.tracking import configure_tracking
+from tasks.registry.versions import registered_name
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names

@@ -35,16 +35,16 @@ def make(tree: Worktree, stage: str, api_url: str, threads: int | str | None = N
 def reproduce(version: str) -> Comparison:
     """Train a registered version again from its commit, and compare the bytes, up to the first stage that differs."""
     log, api_url = get_run_logger(), str(FlowRunContext.get().client.api_url)
-    found = registered(version)
-    expected = expected_differences(found)
+    recorded = registered(version)
+    expected = expected_differences(recorded)
     for difference in expected:
         log.warning("other bytes are to be expected: %s", difference)
-    with worktree(found) as tree:
-        stages = task(gather, task_run_name="gather", cache_policy=NO_CACHE)(found, tree)
+    with worktree(recorded) as tree:
+        stages = task(gather, task_run_name="gather", cache_policy=NO_CACHE)(recorded, tree)
         log.info("to run: %s", ", ".join(stages))
         for number, stage in enumerate(stages, 1):
-            make(tree, stage, api_url, found.facts.get("threads"))
-            result = compare(found, tree, stages[:number], expected)
+            make(tree, stage, api_url, recorded.facts.get("threads"))
+            result = compare(recorded, tree, stages[:number], expected)
             if result.differs:
                 break
     create_markdown_artifact(f"```\n{result}\n```", key="reproduce", description=version)

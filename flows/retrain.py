@@ -30,9 +30,10 @@ from tasks.data.inbox import INBOX
 from tasks.registry import branch
 from tasks.registry.decide import is_open
 from tasks.registry.markup import plain, table
-from tasks.registry.register import check_bytes, registered, registered_name
+from tasks.registry.register import check_bytes, registered
 from tasks.registry.summary import next_step
 from tasks.registry.tracking import parent_run
+from tasks.registry.versions import registered_name
 from tasks.stages import graph
 from tasks.stages.command import lasted
 from tasks.stages.params import evaluation_stage, model_names, training_stage

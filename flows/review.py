@@ -16,7 +16,8 @@ from pydantic import Field
 
 from flows.form import ask, decide_as, elsewhere, pending
 from llm.errors import UserError
-from tasks.registry.decide import GATES, PENDING, approve, check_name, reject, roll_back, settle, standing
+from tasks.registry.decide import GATES, approve, check_name, model_state, reject, roll_back, settle
+from tasks.registry.versions import PENDING
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
@@ -146,7 +147,7 @@ def _review(options: Namespace) -> None:
 
 
 def _history(options: Namespace) -> None:
-    now = standing(*_chosen([options.model]))
+    now = model_state(*_chosen([options.model]))
     aliases = {"champion": now.champion, "previous": now.previous, "challenger": now.challenger}
     there = ", ".join(f"{alias} {version}" for alias, version in aliases.items() if version)
     sys.stdout.writelines(f"{line}\n" for line in (*now.history, f"now: {there or 'no alias'}"))
@@ -156,7 +157,7 @@ def _command(options: Namespace) -> None:
     """Carry out a decision of the command line. Without a version it is about the challenger, else the newest that
     waits."""
     model, _, version = options.model.partition("/")
-    now = standing(*_chosen([model]))
+    now = model_state(*_chosen([model]))
     try:
         by = options.by or getuser()
     except (KeyError, OSError):  # a container's user has no name

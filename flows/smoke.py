@@ -15,7 +15,7 @@ from prefect.exceptions import TerminationSignal
 from flows.reproduce import make
 from llm.errors import UserError
 from tasks.registry.record import current_facts, uncommitted_parts
-from tasks.registry.smoke import FETCH, Result, bring_raw, prepare, results, thin
+from tasks.registry.smoke import FETCH, Result, bring_raw, measured, prepare, thin
 from tasks.registry.worktree import checkout
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE, exclusive
@@ -39,19 +39,19 @@ def smoke() -> str:
     client, flow_run = context.client, context.flow_run
     try:
         with exclusive(NAME, patience=0):
-            found = _run(str(client.api_url))
+            results = _run(str(client.api_url))
     except (KeyboardInterrupt, TerminationSignal) as stop:
         end_stopped(client, flow_run.id, stop)
         raise
-    failed = [result for result in found if not result.passed]
+    failed = [result for result in results if not result.passed]
     table = [
         {"result": each.name, "value": str(each.value), "bound": each.bound, "": "" if each.passed else "OUTSIDE"}
-        for each in [*failed, *(each for each in found if each.passed)]
+        for each in [*failed, *(each for each in results if each.passed)]
     ]
     create_table_artifact(table, key=NAME, description="Results of a smoke run and their bounds")
     if failed:
         raise UserError(f"{NAME}: outside its bound: {'; '.join(map(str, failed))}")
-    return f"{NAME}: within bounds: {'; '.join(map(str, found))}"
+    return f"{NAME}: within bounds: {'; '.join(map(str, results))}"
 
 
 def _run(api_url: str) -> list[Result]:
@@ -65,7 +65,7 @@ def _run(api_url: str) -> list[Result]:
                 make(tree, stage, api_url)
             if stage.startswith(FETCH):
                 thin(tree, small, stage)
-        return results(tree, small)
+        return measured(tree, small)
 
 
 def main() -> int:
@@ -81,8 +81,8 @@ def main() -> int:
     def work() -> None:
         load_smoke()  # an error comes before a server starts
         with prefect_server():
-            said = run_as_child(smoke, {})
-        sys.stdout.write(f"{said}\n")
+            line = run_as_child(smoke, {})
+        sys.stdout.write(f"{line}\n")
 
     return run_command(work, STATE / NAME / "log", verbose=options.verbose)
 

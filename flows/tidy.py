@@ -54,16 +54,16 @@ def tidy(versions: int = 5, days: float = 30, delete: bool = False, verbose: boo
     lines, failed, total = [], [], 0
     for name, (kept, find) in kinds.items():
         try:
-            found = find()
+            items = find()
         except UserError as error:  # the other kinds are tidied all the same
             failed.append(f"{name}: {error}")
             continue
-        size = sum(each.bytes for each in found)
+        size = sum(each.bytes for each in items)
         total += size
-        lines.append(f"{len(found)} {name}, {size / 1e6:.1f} MB; what stays: {kept}")
-        lines += [f"  {each.name}" for each in found if verbose or len(found) <= SHOWN]
+        lines.append(f"{len(items)} {name}, {size / 1e6:.1f} MB; what stays: {kept}")
+        lines += [f"  {each.name}" for each in items if verbose or len(items) <= SHOWN]
         if delete:
-            for each in found:
+            for each in items:
                 each.remove()
     lines.append(f"{total / 1e6:.1f} MB {'removed' if delete else 'would go; `make tidy YES=1` removes it'}")
     sys.stdout.write("".join(f"{line}\n" for line in lines))
@@ -82,13 +82,18 @@ def main() -> int:
     options = parser.parse_args()
 
     def work() -> None:
-        named = {"versions": options.versions, "days": options.days, "delete": options.yes, "verbose": options.verbose}
+        parameters = {
+            "versions": options.versions,
+            "days": options.days,
+            "delete": options.yes,
+            "verbose": options.verbose,
+        }
         with prefect_server():
             if options.yes:
                 with exclusive("retrain", patience=0):
-                    run_as_child(tidy, named)
+                    run_as_child(tidy, parameters)
             else:
-                run_as_child(tidy, named)
+                run_as_child(tidy, parameters)
 
     return run_command(work, STATE / "tidy" / "log", verbose=options.verbose)
 

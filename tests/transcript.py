@@ -28,7 +28,7 @@ DAILY, REVIEW = "retrain/daily", "review/review"
 STEPS = 200  # of the training in which things die; all of them do in its first steps
 GATES = {"at_least": {"f1": 0.5}, "at_most": {}, "no_loss": ["f1"]}
 LONGER = {
-    "foundation": {"train": {"steps": STEPS, "sample_prompts": []}},
+    "foundation": {"train": {"steps": STEPS}},
     "applications": {"classifier": {"train": {"steps": 1, "ngram_buckets": 0, "certain": None}}},  # worse
 }
 MAILS = """\

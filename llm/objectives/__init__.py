@@ -1,9 +1,9 @@
-"""What is learned: one file an objective, from the rows that it learns from to the answers that it gives.
+"""What is learned: one folder an objective, from the rows that it learns from to the answers that it gives.
 
 A model folder's config.json names its `objective`, which is a module of this package and has
 
 - `objective(model, …)`: the `Objective` that llm/training/loop.py minimises. What its `evaluate` gives is named
-  `validation_…`, `validation_loss` among it, but for `samples`, texts to read;
+  `validation_…`, `validation_loss` among it;
 - `build(gpt, config)`: a GPT, or a module around it as its `gpt`, from the rest of config.json, where its `describe()`
   wrote it;
 - `INPUTS`, `OUTPUTS`, `OPTIONS` and `EXAMPLE`: the columns of a row that it answers and of its answer, with their
@@ -33,7 +33,7 @@ Row = Mapping[str, Any]
 def objective_module(folder: Path) -> ModuleType:
     """The module of this package that a model folder's config.json names. Raises UserError for an unknown one."""
     name = read_config(folder)["objective"]
-    known = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+    known = sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))
     if name not in known:
         raise UserError(f"{folder / 'config.json'}: objective {name!r} is not one of {', '.join(known)}")
     return import_module(f"{__name__}.{name}")

@@ -41,7 +41,7 @@ class Objective:
     loss: Callable[[int], Tensor]
     """The mean loss of batch number i, under autocast; i counts forward passes from 0."""
     evaluate: Callable[[], Row]
-    """Metrics on the validation split; under `samples`, texts for people to read."""
+    """Metrics on the validation split."""
     best: str
     """The metric that chooses the weights to keep."""
     lower_is_better: bool = True
@@ -51,6 +51,8 @@ class Objective:
     """Whether the weights before the first step, published ones, may be the best; row 0 is their evaluation."""
     weight: Callable[[int], float] = lambda index: 1.0
     """How much batch number i counts among those of one update: what its mean was divided by, such as tokens."""
+    samples: Callable[[], list[str]] = list
+    """Texts for people to read, made at each evaluation and only reported."""
 
 
 def training_step(
@@ -103,11 +105,12 @@ def train(
 
     Goes on from the newest checkpoint where there is one. A row holds `step` (from 1), `train_loss`, `learning_rate`,
     `gradient_norm`, and what `evaluate` found where it ran. `report` gets each row with the seconds that its update
-    took; a checkpoint's rows are reported again. Training ends early after `patience` evaluations without a better one.
+    took, and under `samples` the texts that `objective` made; a checkpoint's rows are reported again. Training ends
+    early after `patience` evaluations without a better one.
 
-    `stop` is asked before each step, and `evaluate` may raise InterruptedError: both save a checkpoint and raise
-    InterruptedError. Raises DivergedError when the loss is no number or explodes, naming the step and the newest
-    checkpoint from before.
+    `stop` is asked before each step, and `evaluate` and `samples` may raise InterruptedError: both save a checkpoint
+    and raise InterruptedError. Raises DivergedError when the loss is no number or explodes, naming the step and the
+    newest checkpoint from before.
 
     Of several `workers` each calls this, with an objective that takes its part of every batch.
     """
@@ -129,15 +132,17 @@ def train(
     def finish(row: Row, seconds: float) -> None:
         """Evaluate on the validation split where it is time, and report the row."""
         nonlocal best
+        samples: list[str] = []
         if objective.best not in row and (row["step"] % config.evaluate_every == 0 or row["step"] == config.steps):
-            row |= _evaluate(model, objective)
+            samples, found = _evaluate(model, objective)
+            row |= found
             workers.release()
             if not math.isfinite(row[objective.best]):
                 reason = f"step {row['step']}: {objective.best} {row[objective.best]}: {LOWER}"
                 raise _UnsoundError(reason, row["step"] - 1)
             if _evaluations_since_best(history, objective) == 0:
                 best = trained_weights(model)
-        report(row, seconds)
+        report(row | ({"samples": samples} if samples else {}), seconds)
 
     for row in history[:-1]:
         report(row, 0.0)
@@ -207,10 +212,10 @@ def _resume(
     return best, state["history"]
 
 
-def _evaluate(model: nn.Module, objective: Objective) -> Row:
+def _evaluate(model: nn.Module, objective: Objective) -> tuple[list[str], Row]:
     model.eval()
     with torch.inference_mode():
-        return objective.evaluate()
+        return objective.samples(), objective.evaluate()
 
 
 def _check_explosion(history: list[Row]) -> None:

@@ -36,17 +36,25 @@ def no_identity(params: TrainConfig) -> dict[str, str]:
     return {}
 
 
+def no_samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
+    """Nothing to read."""
+    return []
+
+
 @dataclass(frozen=True)
 class Training:
     """What is an application's own."""
 
     objective: str
-    """The file of llm/objectives that it learns and answers by; its block in params.yaml names it for DVC."""
+    """The folder of llm/objectives that it learns and answers by; its block in params.yaml names it for DVC."""
     train: type[TrainConfig]
     """Its `train` section in params.yaml."""
     prepare: Callable[..., TrainingSetup]
     """`prepare(params, data, base, workers)`: what is trained, from the `train` section, the dataset's folder, the
     folder of the model that it starts from (None for the foundation) and the workers that share it out."""
+    samples: Callable[[TrainingSetup, Path, Mapping[str, Any]], list[str]] = no_samples
+    """`samples(setup, data, evaluate)`: texts that people read at each evaluation of a training, from the dataset's
+    folder and the `evaluate` section as it is written. They are logged, and change nothing that a training makes."""
     cleaning: str | None = None
     """The module whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
     `INPUTS` and `REQUIREMENTS`, and ships with every version."""

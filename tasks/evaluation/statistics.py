@@ -119,3 +119,11 @@ def picture(path: Path, xlabel: str, ylabel: str) -> Iterator[Axes]:
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def draw_curves(curves: Path, path: Path) -> None:
+    """Training and validation loss by step, from a training's curves.csv, as an SVG."""
+    table = pd.read_csv(curves)
+    with picture(path, "step", "loss (nats)") as axes:
+        for name in ("train_loss", "validation_loss"):
+            axes.plot(table["step"], table[name], marker=".", label=name.replace("_", " "))

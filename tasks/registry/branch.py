@@ -1,14 +1,15 @@
-"""What a scheduled run made, for others: a commit on a branch of its own, and the data in DVC's remote.
+"""The results of a scheduled run, for others: a commit on a branch of its own, and the data in DVC's remote.
 
 No branch is checked out and the index stays as it is. At its end the run puts its files back as HEAD has them, so that
-`git pull` finds nothing in its way; while nobody merged them, DVC's run cache brings the results back the next night.
+`git pull` works; until the branch is merged, DVC's run cache restores the results the next night.
 """
 
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
-from itertools import chain, count
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from llm.errors import UserError
@@ -16,19 +17,20 @@ from tasks.registry.git import git
 from tasks.stages import graph
 
 BRANCHES = "retrain"
-NAME, EMAIL = "Threestage", f"threestage@{platform.node() or 'localhost'}"
+EMAIL = f"threestage@{platform.node() or 'localhost'}"
 AUTHOR = {
-    f"GIT_{who}_{what}": said for who in ("AUTHOR", "COMMITTER") for what, said in (("NAME", NAME), ("EMAIL", EMAIL))
+    **{f"GIT_{role}_NAME": "Threestage" for role in ("AUTHOR", "COMMITTER")},
+    **{f"GIT_{role}_EMAIL": EMAIL for role in ("AUTHOR", "COMMITTER")},
 }
 """A machine commits here, whoever git's configuration names."""
 
 
 def _files(paths: Sequence[str]) -> list[str]:
     """The files that are these paths or lie below them, and paths that are gone."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, paths):
-        found += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return [path.as_posix() for path in found]
+        files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return [path.as_posix() for path in files]
 
 
 def _tree(paths: Sequence[str]) -> str:
@@ -36,29 +38,28 @@ def _tree(paths: Sequence[str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         git("read-tree", "HEAD", **index)
-        git("update-index", "--add", "--remove", "-z", "--stdin", given="\0".join(_files(paths)), **index)
+        git("update-index", "--add", "--remove", "-z", "--stdin", text="\0".join(_files(paths)), **index)
         return git("write-tree", **index)
 
 
 def commit_results(day: str, paths: Sequence[str], message: str) -> str:
     """Commit files as they are here, on top of HEAD, to a new branch `retrain/<day>`, or `retrain/<day>-2` and so on.
 
-    Returns the branch: an earlier one where that has the same files on top of HEAD, none where HEAD itself has them.
-    Raises UserError for all that git refuses.
+    Returns the branch: an earlier one with the same files on top of HEAD, or "" if HEAD itself has them. Raises
+    UserError for everything that git refuses.
     """
     head, tree = git("rev-parse", "--verify", "HEAD"), _tree(paths)
     if tree == git("rev-parse", "HEAD^{tree}"):
         return ""
     lines = git("for-each-ref", "--format=%(refname:short) %(tree) %(parent)", f"refs/heads/{BRANCHES}/").splitlines()
     branches = dict(line.split(" ", 1) for line in lines)
-    for branch, made in branches.items():
-        if made == f"{tree} {head}":
-            return branch
+    if same := [branch for branch, contents in branches.items() if contents == f"{tree} {head}"]:
+        return same[0]
     name = f"{BRANCHES}/{day}"
-    branch = next(each for each in chain([name], (f"{name}-{number}" for number in count(2))) if each not in branches)
-    commit = git("commit-tree", tree, "-p", head, "-F", "-", given=message, **AUTHOR)
-    git("branch", "--no-track", branch, commit)
-    return branch
+    if name in branches:
+        name = next(each for number in count(2) if (each := f"{name}-{number}") not in branches)
+    git("branch", "--no-track", name, git("commit-tree", tree, "-p", head, "-F", "-", text=message, **AUTHOR))
+    return name
 
 
 def put_back(paths: Sequence[str]) -> None:
@@ -71,31 +72,32 @@ def put_back(paths: Sequence[str]) -> None:
 
 
 def share(day: str, message: str, push_to: str, seconds: float) -> tuple[list[str], list[str]]:
-    """Commit what a run made to a branch, and push data and branch within `seconds`.
+    """Commit the results of a run to a branch, and push data and branch within `seconds`.
 
-    Data is pushed where DVC has a default remote, the branch to the git remote `push_to`, unless that is empty. Returns
-    a line each on what was done, and on what failed.
+    Data is pushed to DVC's default remote, the branch to the git remote `push_to`, if there are such. Returns a line
+    for each thing that was done, and for each that failed.
     """
-    done, failed, deadline = [], [], time.monotonic() + seconds
-    made, parameters = graph.results()
-    try:
-        branch = commit_results(day, [*made, *parameters], message)
+    done, failed, branch, deadline = [], [], "", time.monotonic() + seconds
+
+    @contextmanager
+    def failure(what: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            failed.append(f"{what}: {error}")
+
+    results, parameters = graph.results()
+    with failure("not committed"):
+        branch = commit_results(day, [*results, *parameters], message)
         done.append(f"committed to the branch {branch}" if branch else "nothing to commit: HEAD has all results")
-    except UserError as error:
-        branch = ""
-        failed.append(f"not committed: {error}")
-    try:
+    with failure("data not pushed"):
         if remote := graph.remote():
             graph.push(deadline - time.monotonic())
         done.append(f"data pushed to DVC's remote {remote}" if remote else "data not pushed: DVC has no default remote")
-    except UserError as error:
-        failed.append(f"data not pushed: {error}")
-    try:
+    with failure(f"{branch} not pushed"):
         if branch and push_to:
             git("push", "--quiet", push_to, f"refs/heads/{branch}", seconds=deadline - time.monotonic())
             done.append(f"{branch} pushed to {push_to}")
         elif branch:
             done.append(f"{branch} not pushed: `push_to` names no git remote")
-    except UserError as error:
-        failed.append(f"{branch} not pushed: {error}")
     return done, failed

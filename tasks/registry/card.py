@@ -1,9 +1,10 @@
-"""The model card of a version: how good it is, where it fails, what it is for and what it was made from.
+"""The model card of a version: how good it is, where it fails, its use and limits, and its origins.
 
-`card.html` is a file that needs no other; `card.md` is a short text: figures, use and limits. Everything in them is
-read from files of the project, and the same files give the same bytes. People write what a model is for and where its
-limits are, in `tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`),
-tables (`baselines.csv`, `slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`.
+`card.html` is one file without links to others; `card.md` is a short text: figures, use and limits. Everything in them
+is read from files of the project, and the same files give the same bytes. People describe use and limits in
+`tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`), tables (`baselines.csv`,
+`slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`, and the failed gates of a version that was approved despite
+them.
 
 The card is no part of a version's key: a better card of the same model, evidence and code makes no new version.
 """
@@ -15,10 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlflow
+from markupsafe import escape
+from mlflow import MlflowClient
+
 from llm.errors import UserError
 from llm.files import read_text, write_atomic
 from tasks.registry.figures import OTHERS, compared, figures_table, lower_is_better, main_figures
 from tasks.registry.markup import as_source, first_entries, plain, render
+from tasks.registry.record import holds
 from tasks.stages.hashes import Hashes, flatten, locked
 from tasks.stages.libraries import LIBRARIES
 from tasks.stages.params import PARAMS_FILE, PUBLISHED, evaluation_stage, training_report, training_stage
@@ -180,8 +186,22 @@ def write_card(
         pictures={_title(path): as_source(path) for path in sorted(evidence.glob("*.svg"))},
         entries=[_entries(evidence / each) for each in ENTRIES if (evidence / each).exists()],
         data=_data(training),
-        loss=as_source(report / "loss.svg") if (report / "loss.svg").exists() else None,
         training=_training(model, training.params, trained, report),
         lineage=_lineage(model, training, evaluation, facts, trained),
     )
     write_atomic(folder / "card.html", page)
+
+
+def note_failed_gates(run_id: str | None, gates: Sequence[str]) -> None:
+    """Note on the card of a version's run despite which failed gates it was approved; without any, remove that note."""
+    html = f'<p id="despite" class="verdict bad">Approved despite failed gates: {escape(", ".join(gates))}.</p>\n'
+    markdown = f"**Approved despite failed gates: {plain(', '.join(gates))}.**\n\n"
+    for path, heading, before, note in (
+        ("card/card.html", r"(</h1>\n)", r'(?:<p id="despite".*</p>\n)?', html),
+        ("card/card.md", r"\A(# .*\n\n)", r"(?:\*\*Approved despite .*\n\n)?", markdown),
+    ):
+        if holds(run_id, path):
+            text = mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
+            noted = re.sub(heading + before, lambda match, note=note: match[1] + (note if gates else ""), text, count=1)
+            if noted != text:
+                MlflowClient().log_text(run_id, noted, path)

@@ -21,121 +21,24 @@ there is none: of two decisions within a second the later one stands.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from pydantic import TypeAdapter, ValidationError
 
 from llm.errors import UserError
+from tasks.registry.card import note_failed_gates
 from tasks.registry.events import DECIDED, emit
-from tasks.registry.listing import versions
-from tasks.registry.register import CHALLENGER, REJECTED, STATE, registered_name
-from tasks.registry.server import if_there, is_missing, server_errors
+from tasks.registry.history import DECIDING, HISTORY, JSON, Event, ModelState, read_state
+from tasks.registry.server import is_missing, server_errors
 from tasks.registry.tracking import configure_tracking
-from tasks.stages.hashes import PREFIX
+from tasks.registry.versions import APPROVED, AT, BY, CHALLENGER, CHAMPION, PREVIOUS, REJECTED, STATE, WHY
 from tasks.stages.lock import exclusive
 
-CHAMPION, PREVIOUS = "champion", "previous"
-PENDING, APPROVED = "pending", "approved"
-BY, AT, WHY = (f"{PREFIX}.{name}" for name in ("by", "at", "why"))
-HISTORY, DECIDING = f"{PREFIX}.history.", f"{PREFIX}.deciding"
 REVIEW, GATES, IN_MLFLOW = "review", "gates", "somebody in MLflow"
 """Who compares, who decides with `--auto`, and who decided where MLflow does not know the name."""
 BY_LENGTH, WHY_LENGTH = 200, 1000  # PostgreSQL keeps 5000 characters of a model's tag
-
-
-@dataclass(frozen=True)
-class Event:
-    """An entry of a model's history."""
-
-    event: Literal["compared", "approved", "rejected", "rolled back", "withdrawn"]
-    version: str
-    """For `rolled back`, the champion that went."""
-    by: str
-    at: str
-    """ISO 8601, UTC."""
-    why: str
-    champion: str | None
-    """After it; for `compared`, the one that the version was compared with."""
-    previous: str | None
-    """After it."""
-    failed: tuple[str, ...] = ()
-    """The gates that a compared version failed."""
-    unknown: tuple[str, ...] = ()
-    """The gates that could not be computed."""
-    despite: tuple[str, ...] = ()
-    """The gates that the version had failed when it was approved."""
-
-    @property
-    def moves(self) -> bool:
-        """Whether it made a champion."""
-        return self.event in ("approved", "rolled back")
-
-    @property
-    def states(self) -> dict[str, str]:
-        """The state of each version that it changed."""
-        if self.event == "rolled back":
-            return {self.version: REJECTED} | ({self.champion: APPROVED} if self.champion else {})
-        state = {"compared": PENDING, "approved": APPROVED, "rejected": REJECTED}.get(self.event)
-        return {self.version: state} if state else {}
-
-    @property
-    def outcome(self) -> str:
-        """What came of it, such as `approved despite f1` or `rolled back to version 2`."""
-        if self.event == "compared":
-            return f"compared with {f'champion {self.champion}' if self.champion else 'the baseline'}"
-        if self.event == "rolled back":
-            return f"rolled back to {f'version {self.champion}' if self.champion else 'no champion'}"
-        return f"{self.event} despite {', '.join(self.despite)}" if self.despite else self.event
-
-    def __str__(self) -> str:
-        return f"version {self.version} {self.outcome} by {self.by}, {self.at}: {self.why}"
-
-
-JSON = TypeAdapter(Event)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What the registry holds of a model, as of one reading."""
-
-    name: str
-    champion: str | None = None
-    previous: str | None = None
-    challenger: str | None = None
-    state_of: dict[str, str | None] = field(default_factory=dict)
-    """The word in each version's tag, newest first; None where there is none."""
-    tags_of: dict[str, dict[str, str]] = field(default_factory=dict)
-    history: list[Event] = field(default_factory=list)
-    """Oldest first."""
-    deciding: Event | None = None
-    """A decision that is not complete."""
-
-    @property
-    def last_move(self) -> Event | None:
-        return next((each for each in reversed(self.history) if each.moves), None)
-
-    def last(self, version: str, event: str = "") -> Event | None:
-        """The last event of a version, or the last of this kind."""
-        found = (each for each in reversed(self.history) if version in (each.version, *each.states))
-        return next((each for each in found if event in ("", each.event)), None)
-
-    def despite(self, version: str) -> tuple[str, ...]:
-        """The gates that the version had failed when it was approved."""
-        approved = self.last(version, "approved")
-        return approved.despite if approved else ()
-
-    def recorded(self, version: str) -> str | None:
-        """The state that the history gives a version."""
-        return last.states.get(version) if (last := self.last(version)) else None
-
-    def waits(self, version: str) -> bool:
-        """Whether a version waits for a person, or for a run that carries out what a person decided in MLflow."""
-        state = self.state_of[version]
-        return state == PENDING or state not in (None, self.recorded(version))
 
 
 @contextmanager
@@ -151,22 +54,22 @@ def _errors() -> Iterator[None]:
             raise UserError(f"{' '.join(str(error).split())}: it was deleted meanwhile; look again") from error
 
 
-def standing(model: str) -> Standing:
-    """What the registry holds of a model; one that was never registered has no versions."""
+def model_state(model: str) -> ModelState:
+    """The aliases, tags and history of a model; one that was never registered has no versions."""
     with _errors():
-        return _read(model)
+        return read_state(model)
 
 
 def history(model: str) -> list[Event]:
-    """All that happened to a model's versions, also to those that are deleted by now, oldest first."""
-    return standing(model).history
+    """The events of a model's versions, deleted ones too, oldest first."""
+    return model_state(model).history
 
 
 def is_open(model: str, *, pending: bool = False) -> bool:
     """Whether a review has something to do: a challenger that was not compared with the present champion, or a decision
     that was not carried out; with `pending` also a challenger on which the gates can decide."""
     with _errors():
-        now = _read(model)
+        now = read_state(model)
         if now.deciding or _by_hand(now):
             return True
     if now.challenger in (None, now.champion):
@@ -178,9 +81,9 @@ def is_open(model: str, *, pending: bool = False) -> bool:
 
 
 def settle(model: str) -> list[Event]:
-    """Complete a decision that was killed and carry out what people decided in MLflow; what it did, in order."""
+    """Complete a decision that was killed, and carry out decisions made in MLflow; their events, in order."""
     with _errors():
-        now = _read(model)
+        now = read_state(model)
         if not now.deciding and not _by_hand(now):  # a registration may hold the lock for minutes
             return []
         with exclusive("register"):
@@ -201,8 +104,8 @@ def compared(
         if now.challenger != version:
             _check_not_rejected(now, version)
         _check_champion(now, version, champion)
-        named = [f"{what}: {', '.join(gates)}" for what, gates in (("failed", failed), ("not known", unknown)) if gates]
-        why = "; ".join(named) or "all gates passed"
+        lists = [f"{what}: {', '.join(gates)}" for what, gates in (("failed", failed), ("not known", unknown)) if gates]
+        why = "; ".join(lists) or "all gates passed"
         return _decide(now, _event(now, "compared", version, REVIEW, why, failed=(*failed,), unknown=(*unknown,)))
 
 
@@ -213,7 +116,7 @@ def approve(model: str, version: str, by: str, reason: str, despite_gates: bool 
     rejected, is the champion or is not there, and without a name or a reason.
     """
     with _deciding(model) as now:
-        title, (by, reason) = _title(now, version), _given(by, reason)
+        title, (by, reason) = _title(now, version), _check_texts(by, reason)
         if now.champion == version:
             raise UserError(f"{title} is the champion already")
         _check_not_rejected(now, version)
@@ -230,24 +133,24 @@ def reject(model: str, version: str, by: str, reason: str) -> Event:
     """Take a version's aliases away. Raises UserError where it is the champion or is not there, and without a name or a
     reason."""
     with _deciding(model) as now:
-        title, (by, reason) = _title(now, version), _given(by, reason)
+        title, (by, reason) = _title(now, version), _check_texts(by, reason)
         if now.champion == version:
             raise UserError(f"{title} is the champion and can't be rejected: roll back instead")
         return _decide(now, _rejected(now, version, by, reason))
 
 
 def roll_back(model: str, by: str, reason: str, instead_of: str | None = None) -> Event:
-    """Make `previous` the champion again, also where the champion was deleted; the one that goes is rejected.
+    """Make `previous` the champion again, and reject the champion; it may also have been deleted.
 
-    `previous` is the champion before both. With `instead_of` only that champion goes: of two people who roll back at
-    once, one does. Raises UserError where there is no way back.
+    `previous` is then the champion before both. With `instead_of` only that champion is rolled back, so that two people
+    do it once. Raises UserError where there is no previous version.
     """
     with _deciding(model) as now:
-        by, reason = _given(by, reason)
+        by, reason = _check_texts(by, reason)
         if instead_of not in (None, now.champion):
             raise UserError(f"{now.name}: the champion is {now.champion or 'gone'}, not {instead_of}; look again")
-        goes = now.champion or (now.last_move and now.last_move.champion)
-        if goes is None or (event := _rolled_back(now, goes, by, reason)).champion is None:
+        leaving = now.champion or (now.last_move and now.last_move.champion)
+        if leaving is None or (event := _rolled_back(now, leaving, by, reason)).champion is None:
             raise UserError(f"{now.name} has no {PREVIOUS} version: move the alias {CHAMPION} in MLflow")
         return _decide(now, event)
 
@@ -261,42 +164,16 @@ def check_name(name: str) -> str:
     return name
 
 
-def _read(model: str) -> Standing:
-    client, name = MlflowClient(), registered_name(model)
-    if (found := if_there(lambda: client.get_registered_model(name))) is None:
-        return Standing(name)
-    tags_of = {str(each.version): dict(each.tags) for each in versions(client, name)}
-    state_of = {version: tags.get(STATE, "").strip().casefold() or None for version, tags in tags_of.items()}
-    aliases = (str(found.aliases.get(alias)) for alias in (CHAMPION, PREVIOUS, CHALLENGER))
-    events = (_parse(found.tags[key]) for key in sorted(found.tags) if key.startswith(HISTORY))
-    return Standing(
-        name,
-        *(version if version in tags_of else None for version in aliases),
-        state_of,
-        tags_of,
-        [*filter(None, events)],
-        _parse(found.tags.get(DECIDING, "")),
-    )
-
-
-def _parse(text: str) -> Event | None:
-    """An event from its tag; None where a person wrote something else there."""
-    try:
-        return JSON.validate_json(text)
-    except ValidationError:
-        return None
-
-
 @contextmanager
-def _deciding(model: str) -> Iterator[Standing]:
+def _deciding(model: str) -> Iterator[ModelState]:
     with _errors(), exclusive("register"):  # register's lock, as both move the challenger
         yield _settled(model)[0]
 
 
-def _settled(model: str) -> tuple[Standing, list[Event]]:
+def _settled(model: str) -> tuple[ModelState, list[Event]]:
     done: list[Event] = []
     while True:
-        now = _read(model)
+        now = read_state(model)
         if (event := now.deciding) and event.moves and event.champion not in (None, *now.tags_of):
             MlflowClient().delete_registered_model_tag(now.name, DECIDING)  # its version was deleted: it is undone
         elif event:
@@ -307,14 +184,14 @@ def _settled(model: str) -> tuple[Standing, list[Event]]:
             return now, done
 
 
-def _by_hand(now: Standing) -> Event | None:
-    """The first thing that people did in MLflow and the history lacks; the module's docstring lists them."""
+def _by_hand(now: ModelState) -> Event | None:
+    """The first decision in MLflow that the history lacks; the module's docstring lists them all."""
     if now.champion and (now.last_move is None or now.last_move.champion != now.champion):
-        return _approved(now, now.champion, *_words(now, now.champion, f"alias {CHAMPION} moved to it"))
+        return _approved(now, now.champion, *_who_and_why(now, now.champion, f"alias {CHAMPION} moved to it"))
     for version, state in reversed(now.state_of.items()):
         if state not in (APPROVED, REJECTED) or state == now.recorded(version):
             continue
-        by, why = _words(now, version, f"tag {STATE} set to {state}")
+        by, why = _who_and_why(now, version, f"tag {STATE} set to {state}")
         if state == REJECTED:
             return (_rolled_back if version == now.champion else _rejected)(now, version, by, why)
         comparison = now.last(version, "compared")
@@ -328,15 +205,15 @@ def _by_hand(now: Standing) -> Event | None:
     return None
 
 
-def _words(now: Standing, version: str, otherwise: str) -> tuple[str, str]:
-    """Who decided by hand, and why: what the version's tags hold, unless that is of the event before."""
+def _who_and_why(now: ModelState, version: str, otherwise: str) -> tuple[str, str]:
+    """Who decided by hand, and why: the version's tags, unless they are of the event before."""
     tags, last = now.tags_of[version], now.last(version)
     by, why = _one_line(tags.get(BY, "")), _one_line(tags.get(WHY, ""))
     before = (last.by, last.why) if last else ("", "")
     return by if by not in ("", before[0]) else IN_MLFLOW, why if why not in ("", before[1]) else otherwise
 
 
-def _later(now: Standing) -> str:
+def _later(now: ModelState) -> str:
     """The time now, or a millisecond after the last event."""
     at = datetime.now(UTC)
     if now.history:
@@ -344,13 +221,13 @@ def _later(now: Standing) -> str:
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _event(now: Standing, event: str, version: str, by: str, why: str, **more: object) -> Event:
-    """An event after which champion and previous are what they are, unless `more` has others."""
+def _event(now: ModelState, event: str, version: str, by: str, why: str, **more: object) -> Event:
+    """An event after which champion and previous are the same as before, unless `more` has others."""
     after = {"champion": now.champion, "previous": now.previous} | more
     return Event(event, version, by[:BY_LENGTH], _later(now), why[:WHY_LENGTH], **after)
 
 
-def _approved(now: Standing, version: str, by: str, why: str) -> Event:
+def _approved(now: ModelState, version: str, by: str, why: str) -> Event:
     """`previous` is the champion before, unless a person moved both aliases."""
     known = now.last_move and now.last_move.previous
     both = now.champion == version and now.previous not in (None, version, known)
@@ -360,12 +237,12 @@ def _approved(now: Standing, version: str, by: str, why: str) -> Event:
     return _event(now, "approved", version, by, why, champion=version, previous=previous, despite=despite)
 
 
-def _rejected(now: Standing, version: str, by: str, why: str) -> Event:
+def _rejected(now: ModelState, version: str, by: str, why: str) -> Event:
     previous = _way_back(now, version, now.champion) if now.previous == version else now.previous
     return _event(now, "rejected", version, by, why, previous=previous)
 
 
-def _rolled_back(now: Standing, version: str, by: str, why: str) -> Event:
+def _rolled_back(now: ModelState, version: str, by: str, why: str) -> Event:
     """To `previous`; to no champion where there is none that was not rejected."""
     usable = now.previous not in (None, version) and now.state_of[now.previous] != REJECTED
     target = now.previous if usable else None
@@ -373,8 +250,8 @@ def _rolled_back(now: Standing, version: str, by: str, why: str) -> Event:
     return _event(now, "rolled back", version, by, why, champion=target, previous=previous)
 
 
-def _way_back(now: Standing, *without: str | None) -> str | None:
-    """The latest champion that is there, was not rejected and is not left out."""
+def _way_back(now: ModelState, *without: str | None) -> str | None:
+    """The latest champion that exists, was not rejected and is not among `without`."""
     champions = (each.champion for each in reversed(now.history) if each.moves)
     usable = (each for each in champions if each in now.tags_of and each not in without)
     return next((each for each in usable if now.state_of[each] != REJECTED), None)
@@ -384,14 +261,14 @@ def _one_line(text: str) -> str:
     return "".join(each for each in " ".join(text.split()) if each.isprintable())
 
 
-def _given(by: str, reason: str) -> tuple[str, str]:
+def _check_texts(by: str, reason: str) -> tuple[str, str]:
     by, reason = _one_line(by), _one_line(reason)
     if not by or not reason:
         raise UserError(f"a decision needs {'a reason' if by else 'the name of who decides'}, for those who ask later")
     return by, reason
 
 
-def _title(now: Standing, version: str) -> str:
+def _title(now: ModelState, version: str) -> str:
     if not now.tags_of:
         raise UserError(f"{now.name} has no version yet: `make run` makes one")
     if version not in now.state_of:
@@ -400,7 +277,7 @@ def _title(now: Standing, version: str) -> str:
     return f"{now.name} version {version}"
 
 
-def _check_not_rejected(now: Standing, version: str) -> None:
+def _check_not_rejected(now: ModelState, version: str) -> None:
     if now.state_of[version] == REJECTED:
         last = now.last(version)
         by = f" by {last.by} ({last.why})" if last else ""
@@ -408,18 +285,18 @@ def _check_not_rejected(now: Standing, version: str) -> None:
         raise UserError(f"{now.name} version {version} was rejected{by}; {way_out}")
 
 
-def _check_champion(now: Standing, version: str, champion: str | None) -> None:
+def _check_champion(now: ModelState, version: str, champion: str | None) -> None:
     if now.champion != champion:
         was = f"{now.name} version {version} was compared with champion {champion or 'none'}"
         raise UserError(f"{was}, and it is {now.champion or 'none'} now: review it again")
 
 
-def _decide(now: Standing, event: Event) -> Event:
+def _decide(now: ModelState, event: Event) -> Event:
     MlflowClient().set_registered_model_tag(now.name, DECIDING, JSON.dump_json(event).decode())
     return _carry_out(now, event)
 
 
-def _carry_out(now: Standing, event: Event) -> Event:
+def _carry_out(now: ModelState, event: Event) -> Event:
     """Move the aliases, write the tags, append to the history; to do it again changes nothing."""
     client, name = MlflowClient(), now.name
 
@@ -435,6 +312,8 @@ def _carry_out(now: Standing, event: Event) -> Event:
         move(PREVIOUS, event.previous)
         if str(client.get_registered_model(name).aliases.get(CHALLENGER)) in event.states:  # another may be by now
             client.delete_registered_model_alias(name, CHALLENGER)
+    if event.event == "approved":
+        note_failed_gates(client.get_model_version(name, event.version).run_id, event.despite)
     for version in event.states.keys() & now.tags_of.keys():
         for tag, text in ((STATE, event.states[version]), (BY, event.by), (AT, event.at), (WHY, event.why)):
             client.set_model_version_tag(name, version, tag, text)

@@ -65,10 +65,10 @@ def _page(run: Run, path: str = "") -> str:
 
 def _figures(model: str, metrics: Mapping[str, float]) -> list[str]:
     meanings = main_figures(model)
-    known = {each.name: each for each in compared(metrics)}
+    figures = {each.name: each for each in compared(metrics)}
     rows = []
-    for name in islice(filter(known.__contains__, meanings or known), FIGURES):
-        _, value, interval, baseline = known[name]
+    for name in islice(filter(figures.__contains__, meanings or figures), FIGURES):
+        _, value, interval, baseline = figures[name]
         shown = f"{value:.3f}" + (f" ({interval})" if interval else "")
         rows.append((name, shown, "" if baseline is None else f"{baseline:.3f}", meanings.get(name, "")))
     return table(("figure", "this version (95 % interval)", "baseline", "meaning"), rows, right=(1, 2))
@@ -83,9 +83,9 @@ def _examples(evidence: Path) -> Iterator[str]:
             judged = rows[rows["contains"].astype(str).isin(("True", "False"))]
             right = judged["contains"].astype(str) == "True"
             answers, errors = (_answers(judged[which].drop_duplicates("kind")) for which in (right, ~right))
-    for title, found in (("Answers", answers), ("Errors", errors)):
-        if found:
-            yield from ("", f"**{title}**", "", *found)
+    for title, items in (("Answers", answers), ("Errors", errors)):
+        if items:
+            yield from ("", f"**{title}**", "", *items)
 
 
 def _entries(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What becomes of a model's versions, as events of Prefect's, for the notifications of `flows/notify.py`."""
+"""Events of Prefect's about a model's versions, for the notifications of `flows/notify.py`."""
 
 import logging
 import os
@@ -18,15 +18,15 @@ logger = logging.getLogger(__name__)
 def version_page(name: str, version: str) -> str:
     """The address of a version's page in MLflow: of the tracking server, or of the one that `make ui` starts."""
     uri = tracking_uri()
-    place = without_secret(uri, uri).rstrip("/") if is_server(uri) else address("mlflow")
-    return f"{place}/#/models/{name}/versions/{version}"
+    pages = without_secret(uri, uri).rstrip("/") if is_server(uri) else address("mlflow")
+    return f"{pages}/#/models/{name}/versions/{version}"
 
 
-def emit(event: str, name: str, version: str, **said: str) -> None:
-    """Tell the standing Prefect server what became of a version, where one is configured.
+def emit(event: str, name: str, version: str, **details: str) -> None:
+    """Send an event to the standing Prefect server, where one is configured.
 
-    In one request, and none that is repeated: unlike `prefect.events.emit_event` it leaves nothing behind for the end
-    of the process. A server that doesn't take it is a warning, for what happened has happened.
+    In one request that is not repeated: unlike `prefect.events.emit_event` it leaves nothing for the end of the
+    process. A server that doesn't take it is a warning: the decision stands.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -39,18 +39,14 @@ def emit(event: str, name: str, version: str, **said: str) -> None:
     from prefect.context import FlowRunContext
     from prefect.events import Event
 
-    title, context, said = (
-        f"{name} version {version}",
-        FlowRunContext.get(),
-        {"page": version_page(name, version)} | said,
-    )
-    related = []
+    context, title = FlowRunContext.get(), f"{name} version {version}"
+    payload, related = {"page": version_page(name, version)} | details, []
     if context and context.flow_run:
-        said["run"] = prefect_page(str(context.flow_run.id))
+        payload["run"] = prefect_page(str(context.flow_run.id))
         run = f"prefect.flow-run.{context.flow_run.id}"
         related = [{"prefect.resource.id": run, "prefect.resource.role": "flow-run"}]
     resource = {"prefect.resource.id": f"{PREFIX}.version.{name}.{version}", "prefect.resource.name": title}
-    happened = Event(event=event, resource=resource, related=related, payload=said)
+    happened = Event(event=event, resource=resource, related=related, payload=payload)
     try:
         with (
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),

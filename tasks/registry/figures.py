@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm.files import read_text
-from tasks.registry.markup import plain
+from tasks.registry.markup import number, table
 
 BASELINE = "baseline_"
 OTHERS = ("instructed_", "nearest_", "ngram_", "ppmd_")
@@ -55,9 +55,9 @@ def compared(metrics: Mapping[str, float]) -> Iterator[Compared]:
 
 def figures_table(metrics: Mapping[str, float]) -> list[str]:
     """The lines of a Markdown table of them; it marks those of which less is better."""
-    rows = ["| metric | test | 95 % interval | baseline | difference |", "|---|---:|---|---:|---:|"]
+    rows = []
     for name, value, interval, baseline in compared(metrics):
-        beside = "| | |" if baseline is None else f"| {baseline:.4f} | {value - baseline:+.4f} |"
-        lower = " (lower is better)" if lower_is_better(name) else ""
-        rows.append(f"| {plain(name)}{lower} | {value:.4f} | {interval} {beside}")
-    return rows
+        title = f"{name} (lower is better)" if lower_is_better(name) else name
+        difference = "" if baseline is None else f"{value - baseline:+.4f}"
+        rows.append((title, f"{value:.4f}", interval, number(baseline), difference))
+    return table(("metric", "test", "95 % interval", "baseline", "difference"), rows, right=(1, 3, 4))

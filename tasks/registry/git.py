@@ -1,4 +1,4 @@
-"""Git by its own command: what must come out, and what may be unknown."""
+"""Git by its own command: output that is required, and output that may be missing."""
 
 import os
 import subprocess
@@ -11,18 +11,17 @@ COMMAND = ("git", "-c", f"core.hooksPath={os.devnull}")  # DVC's hooks would pus
 
 
 def git(
-    *arguments: str, folder: Path = Path(), given: str | None = None, seconds: float | None = None, **variables: str
+    *arguments: str, folder: Path = Path(), text: str | None = None, seconds: float | None = None, **variables: str
 ) -> str:
-    """What a git command prints, without its last line's end. Raises UserError with what git says where it refuses.
+    """The output of a git command, without the end of its last line. Raises UserError with git's reason.
 
-    `given` is its input; after `seconds` it is given up.
+    `text` is its input. It may take `seconds`.
     """
     try:
         done = subprocess.run(
             [*COMMAND, *arguments],
             cwd=folder,
-            input=given,
-            stdin=subprocess.DEVNULL if given is None else None,
+            input=text or "",
             capture_output=True,
             text=True,
             errors="surrogateescape",
@@ -34,24 +33,19 @@ def git(
     except subprocess.TimeoutExpired:
         raise UserError(f"git {arguments[0]} took longer than {seconds:.0f} s") from None
     if done.returncode:
-        raise UserError(f"git {arguments[0]}: {_reason(done.stderr) or f'exit code {done.returncode}'}")
+        lines = [" ".join(line.split()) for line in done.stderr.splitlines()]  # hints stand around the reason
+        reasons = (line for line in lines if line.startswith(("! [", "fatal: ", "error: ")))
+        raise UserError(f"git {arguments[0]}: {next(reasons, '') or f'exit code {done.returncode}'}")
     return done.stdout.removesuffix("\n")
 
 
-def _reason(said: str) -> str:
-    """The line of what git says that is the reason: behind it come hints."""
-    lines = [" ".join(line.split()) for line in said.splitlines()]
-    reasons = [line for line in lines if line.startswith(("! [", "fatal: ", "error: "))]
-    return next(iter(sorted(reasons, key=lambda line: not line.startswith("! ["))), lines[-1] if lines else "")
-
-
 def git_output(*arguments: str) -> bytes | None:
-    """What a git command prints; None without git, without a repository, or without a commit to answer for."""
+    """The output of a git command; None without git, without a repository and without a commit."""
     try:
         done = subprocess.run([*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True)
     except OSError:
         return None
-    return done.stdout if done.returncode in (0, 1) else None  # 1: `diff --no-index` found what differs
+    return done.stdout if done.returncode in (0, 1) else None  # 1: `diff --no-index` found a difference
 
 
 def git_text(*arguments: str) -> str | None:

@@ -66,9 +66,9 @@ def log_model(model: str) -> str:
 
 def find_model(md5: str, code: str | None = None) -> LoggedModel | None:
     """The newest whole model with these bytes in this namespace and, with `code`, with this code."""
-    wanted = f"tags.`{BYTES}` = '{md5}'" + (f" AND tags.`{CODE}` = '{code}'" if code else "")
-    found = mlflow.search_logged_models(filter_string=wanted, output_format="list")
-    ready = (each for each in found if each.status == LoggedModelStatus.READY)
+    same = f"tags.`{BYTES}` = '{md5}'" + (f" AND tags.`{CODE}` = '{code}'" if code else "")
+    models = mlflow.search_logged_models(filter_string=same, output_format="list")
+    ready = (each for each in models if each.status == LoggedModelStatus.READY)
     return next((each for each in ready if is_whole(each.model_uri)), None)
 
 

@@ -1,6 +1,6 @@
 """The record of a run: the hashes, parameters, code and machine behind it, in one JSON artifact, `record.json`.
 
-A run's tags hold the few facts that people read. Programs read the record: it holds all of them.
+A run's tags hold the few facts that people read. Programs read the record, which holds all of them.
 """
 
 import importlib.metadata
@@ -23,29 +23,22 @@ from tasks.stages.lock import workspace
 RECORD = "record.json"
 DATA = ("params.yaml", "dvc.yaml")
 CODE = (
-    "*.py",
-    "*.[ch]",
-    "pyproject.toml",
-    "data/behavioural",
-    "data/*.jsonl",
-    "data/*.yaml",
-    ":(exclude)tests",
-    ":(exclude)benchmarks",
+    *("*.py", "*.[ch]", "pyproject.toml", "data/behavioural", "data/*.jsonl", "data/*.yaml"),
+    *(":(exclude)tests", ":(exclude)benchmarks"),
 )
 NONE = "none"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run was made from."""
+    """Where a run comes from."""
 
     stage: str
     """The DVC stage that it ran, such as `finetune@classifier`; `register` for the run of a version."""
     hashes: Hashes
-    """Of that stage; for the run of a version, of the stages that trained and measured it, together."""
+    """Of that stage; for the run of a version, of its training and its evaluation together."""
     facts: dict[str, str]
-    """Such as `git.commit`, `git.dirty.code`, `machine.cpu`, `device`, `dtype`, `threads`, `seed`; `none` where there
-    is nothing."""
+    """Such as `git.commit`, `git.dirty.code`, `machine.cpu`, `device`, `dtype`, `threads`, `seed`; or `none`."""
 
 
 FILE = TypeAdapter(Record)
@@ -69,10 +62,10 @@ def find_run(run_id: str | None) -> Run | None:
 
 
 def holds(run_id: str | None, path: str) -> bool:
-    """Whether a run is there and has this artifact."""
+    """Whether a run exists and has this artifact."""
     folder = path.rpartition("/")[0] or None
-    there = MlflowClient().list_artifacts(run_id, folder) if find_run(run_id) else []
-    return path in [file.path for file in there]
+    files = MlflowClient().list_artifacts(run_id, folder) if find_run(run_id) else []
+    return path in [file.path for file in files]
 
 
 def current_facts() -> dict[str, str]:
@@ -80,6 +73,8 @@ def current_facts() -> dict[str, str]:
 
     Device, dtype and threads are among them when torch is loaded. Works without git and without a commit.
     """
+    from prefect.runtime import flow_run
+
     facts = {
         "git.commit": git_text("rev-parse", "HEAD") or NONE,
         "git.dirty.code": _dirty(*CODE),
@@ -90,21 +85,30 @@ def current_facts() -> dict[str, str]:
         "machine.os": platform.platform(),
         "machine.python": platform.python_version(),
         "machine.torch": importlib.metadata.version("torch"),
-        "prefect.flow_run": _flow_run_id(),
+        "prefect.flow_run": str(flow_run.id or NONE),
     }
     return facts | _compute() if "torch" in sys.modules else facts
 
 
 def uncommitted_parts(facts: dict[str, str]) -> list[str]:
-    """Those of code, params.yaml and dvc.yaml that had changes which no commit holds, or of which that is unknown."""
+    """Those of code, params.yaml and dvc.yaml that had uncommitted changes, or may have had some."""
     return [part for part in ("code", *DATA) if facts.get(f"git.dirty.{part}") != "false"]
+
+
+def not_in_git(record: Record | None) -> str:
+    """What a version was made with that no commit holds, in words; empty where a commit holds all."""
+    facts = record.facts if record else {}
+    if facts.get("git.commit", NONE) == NONE:
+        return "no git commit is known"
+    parts = uncommitted_parts(facts)
+    return (facts.get("uncommitted") or f"not in git: {', '.join(parts)}") if parts else ""
 
 
 def readable(record: Record) -> dict[str, str]:
     """The facts that people look for, by short names: a run's tags."""
     facts = record.facts
     device = (facts.get("device"), facts.get("dtype"), facts.get("threads") and f"{facts['threads']} threads")
-    found = {
+    tags = {
         "stage": record.stage,
         "commit": facts["git.commit"],
         "uncommitted": ", ".join(uncommitted_parts(facts)) or NONE,
@@ -113,11 +117,11 @@ def readable(record: Record) -> dict[str, str]:
         "seed": facts.get("seed"),
         "prefect": facts["prefect.flow_run"],
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in tags.items() if value}
 
 
 def _dirty(*paths: str) -> str:
-    """`true` when git sees changes below `paths` that no commit holds, `unknown` where there is no git."""
+    """`true` when git sees uncommitted changes below `paths`, `unknown` without git."""
     changes = git_text("status", "--porcelain", "--untracked-files=normal", "--", *paths)
     return "unknown" if changes is None else str(bool(changes)).lower()
 
@@ -126,12 +130,6 @@ def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _flow_run_id() -> str:
-    from prefect.runtime import flow_run
-
-    return str(flow_run.id or NONE)
 
 
 def _compute() -> dict[str, str]:

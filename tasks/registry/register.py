@@ -21,30 +21,23 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from llm.errors import UserError
 from tasks.registry.card import write_card
 from tasks.registry.description import description
-from tasks.registry.listing import versions
 from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
 from tasks.registry.record import NONE, Record, current_facts, find_run, read_record, write_record
 from tasks.registry.server import server_errors
-from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_measured, made_by, namespace
+from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_measured, made_by
 from tasks.registry.uncommitted import uncommitted
+from tasks.registry.versions import CHALLENGER, REJECTED, registered_name, state_of, versions
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stages_behind, stale
 from tasks.stages.lock import exclusive, workspace
 from tasks.stages.params import evaluation_stage, training_report, training_stage
 
-CHALLENGER = "challenger"
 KEY = f"{PREFIX}.key"
 REGISTERING = f"{PREFIX}.registering"
 """Tag of a version's run: the folder that registers it, until it is the challenger; then DONE."""
 DONE = "done"
-STATE, REJECTED = f"{PREFIX}.state", "rejected"
 DELETED = "deleted in the registry"
 
 logger = logging.getLogger(__name__)
-
-
-def registered_name(model: str) -> str:
-    """What the registry calls a model."""
-    return f"{namespace()}-{model}"
 
 
 def version_key(model: str) -> str:
@@ -61,24 +54,25 @@ def version_key(model: str) -> str:
 def registered(models: Iterable[str]) -> dict[str, str | None]:
     """The version of each model that has its bytes and evidence, and its aliases; None where there is none.
 
-    So it is where a registration was killed before its end, too. A version that people deleted is DELETED.
+    That includes a registration that was killed before its end. A version that people deleted is DELETED.
     """
     configure_tracking()
-
-    def described(model: str) -> str | None:
-        try:
-            name, key = registered_name(model), version_key(model)
-        except (UserError, OSError):  # never ran, or is not here
-            return None
-        if (version := _whole_version(name, key)) is None:
-            return DELETED if _was_deleted(name, key) else None
-        if _is_unfinished(version):
-            return None
-        aliases = MlflowClient().get_model_version(version.name, version.version).aliases
-        return ", ".join([f"version {version.version}", *aliases, *([REJECTED] if _is_rejected(version) else [])])
-
     with server_errors():
-        return {model: described(model) for model in models}
+        return {model: _describe(model) for model in models}
+
+
+def _describe(model: str) -> str | None:
+    try:
+        name, key = registered_name(model), version_key(model)
+    except (UserError, OSError):  # never ran, or is not here
+        return None
+    if (version := _whole_version(name, key)) is None:
+        return DELETED if _was_deleted(name, key) else None
+    run = find_run(version.run_id)
+    if run and run.data.tags.get(REGISTERING, DONE) != DONE:
+        return None
+    aliases = MlflowClient().get_model_version(name, version.version).aliases
+    return ", ".join([f"version {version.version}", *aliases, *([REJECTED] if state_of(version) == REJECTED else [])])
 
 
 def register_model(model: str) -> str:
@@ -99,11 +93,12 @@ def register_model(model: str) -> str:
         if version := _whole_version(name, key):
             return str(version.version)
         if _was_deleted(name, key):
-            said = "%s: its version was deleted in the registry, and stays so, until its run in MLflow is deleted, too"
-            logger.info(said, name)
+            logger.info(
+                "%s: its version was deleted in MLflow; delete the version's run, too, to register it again", name
+            )
             return DELETED
         version = _register(model, name, key)
-        _finish(version)
+        _make_challenger(version)
         return str(version.version)
 
 
@@ -125,19 +120,7 @@ def _versions(name: str, key: str) -> list[ModelVersion]:
 
 
 def _whole_version(name: str, key: str) -> ModelVersion | None:
-    found = _versions(name, key)
-    return next((version for version in found if is_whole(f"models:/{version.name}/{version.version}")), None)
-
-
-def _is_rejected(version: ModelVersion) -> bool:
-    """Whether a person said so, in a review or by hand."""
-    return version.tags.get(STATE, "").strip().lower() == REJECTED
-
-
-def _is_unfinished(version: ModelVersion) -> bool:
-    """Whether its registration was killed before the version became the challenger."""
-    run = find_run(version.run_id)
-    return run is not None and run.data.tags.get(REGISTERING, DONE) != DONE
+    return next((each for each in _versions(name, key) if is_whole(f"models:/{name}/{each.version}")), None)
 
 
 def _was_deleted(name: str, key: str) -> bool:
@@ -154,7 +137,7 @@ def _clean_up() -> None:
     for run in mlflow.search_runs(filter_string=mine, run_view_type=ViewType.ACTIVE_ONLY, output_format="list"):
         run_id = run.info.run_id
         if made := client.search_model_versions(f"run_id = '{run_id}'"):
-            _finish(made[0])
+            _make_challenger(made[0])
             continue
         remove_models(run_id)
         get_artifact_repository(run.info.artifact_uri).delete_artifacts()
@@ -181,24 +164,24 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
     ) as run:
         write_record(run.info.run_id, record)
         log_inputs(training, evaluation)
-        logged = find_model(training.outs[f"models/{model}"], code_digest(model)) or mlflow.get_logged_model(
-            log_model(model)
-        )
-        known = {metric.run_id for metric in logged.metrics or ()}
-        measured = runs["evaluation"] and runs["evaluation"].info.run_id in known
+        logged = find_model(training.outs[f"models/{model}"], code_digest(model))
+        logged = logged or mlflow.get_logged_model(log_model(model))
+        measured_by = {metric.run_id for metric in logged.metrics or ()}
+        measured = runs["evaluation"] and runs["evaluation"].info.run_id in measured_by
         log_measured(metrics, "test", None if measured else logged.model_id)
         mlflow.log_artifacts(str(evidence), "evaluation")
         mlflow.log_artifacts(str(training_report(model)), "training")
         with tempfile.TemporaryDirectory() as folder:
+            card, lineage = Path(folder, "card"), Path(folder, "lineage")
+            card.mkdir()
+            lineage.mkdir()
             facts = trained.facts if trained else {}
-            write_card(Path(folder), model, name, metrics, training, evaluation, record.facts, facts)
-            mlflow.log_artifacts(folder, "card")
-        with tempfile.TemporaryDirectory() as folder:
+            write_card(card, model, name, metrics, training, evaluation, record.facts, facts)
             behind = stages_behind(training_stage(model), evaluation_stage(model))
-            Path(folder, "stages.json").write_text(json.dumps(behind, indent=1) + "\n")
+            (lineage / "stages.json").write_text(json.dumps(behind, indent=1) + "\n")
             if changed.diff:
-                Path(folder, "uncommitted.diff").write_bytes(changed.diff)
-            mlflow.log_artifacts(folder, "lineage")
+                (lineage / "uncommitted.diff").write_bytes(changed.diff)
+            mlflow.log_artifacts(folder)
     client = MlflowClient()
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
@@ -212,18 +195,15 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
     )
 
 
-def _finish(version: ModelVersion) -> None:
-    """Link a new version from its model and make it the challenger, once.
-
-    What a person rejected is made no challenger again, in whichever version it comes.
-    """
+def _make_challenger(version: ModelVersion) -> None:
+    """Link a new version from its model and make it the challenger, once, unless a person rejected the same key."""
     client = MlflowClient()
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
     linked, link = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]")), [version.name, int(version.version)]
     if link not in [[each["name"], int(each["version"])] for each in linked]:
         linked.append({"name": version.name, "version": version.version})
         client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})
-    if any(map(_is_rejected, _versions(version.name, version.tags[KEY]))):
+    if any(state_of(each) == REJECTED for each in _versions(version.name, version.tags[KEY])):
         logger.info("%s version %s was rejected, and stays so", version.name, version.version)
     else:
         client.set_registered_model_alias(version.name, CHALLENGER, version.version)

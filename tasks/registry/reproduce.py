@@ -1,8 +1,8 @@
 """Make a registered version again, and compare its bytes with the recorded ones.
 
 It happens in a git worktree of the version's commit, with its uncommitted diff applied and the version's record as
-dvc.lock. What the training read comes from DVC's cache or remote by its hash; what neither has is made again, from the
-pinned sources. The training itself always runs.
+dvc.lock. The training's inputs come from DVC's cache or remote by their hashes; stages make missing ones again, from
+the pinned sources. The training itself always runs.
 """
 
 import logging
@@ -10,31 +10,27 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import mlflow
 
 from llm.errors import UserError
-from tasks.registry.find import find_version
 from tasks.registry.git import fetch_more, git, git_output
 from tasks.registry.lineage import Stages, recorded_stages
-from tasks.registry.record import NONE, current_facts, holds, read_record
-from tasks.registry.tracking import configure_tracking, made_by, server_errors
-from tasks.registry.uncommitted import not_in_git
+from tasks.registry.record import NONE, current_facts, holds, not_in_git, read_record
+from tasks.registry.server import server_errors
+from tasks.registry.tracking import configure_tracking, made_by
+from tasks.registry.versions import find_version
 from tasks.registry.worktree import Worktree, checkout
 from tasks.stages.hashes import LOCK, Hashes, as_hashes, flatten, locked_stages, md5_of, write_lock
 from tasks.stages.libraries import LIBRARIES, installed
 from tasks.stages.params import training_stage
 
-UNCOMMITTED = "lineage/uncommitted.diff"  # an artifact of a version's run: what its commit lacks
-CLASS = (
-    "machine.cpu",
-    "machine.os",
-    "machine.python",
-    "device",
-    "dtype",
-    "blocks",
-)  # facts of a machine that may change bytes
+UNCOMMITTED = "lineage/uncommitted.diff"
+"""An artifact of a version's run: how its code differs from its commit."""
+CLASS = ("machine.cpu", "machine.os", "machine.python", "device", "dtype", "blocks")
+"""Facts of a machine that may change bytes."""
 UNKNOWN = "of an unknown reason: deps, parameters, libraries and machine are as they were, as far as recorded"
 
 logger = logging.getLogger(__name__)
@@ -57,7 +53,7 @@ class Registered:
     facts: Mapping[str, str]
     """Of the run that trained it; empty where this store does not have it."""
 
-    @property
+    @cached_property
     def hashes(self) -> dict[str, Hashes]:
         """The same by stage."""
         return {name: as_hashes(stage) for name, stage in self.stages.items()}
@@ -65,12 +61,12 @@ class Registered:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a stage made again, next to what the version's record says of it."""
+    """The outs of a stage that ran again, next to the version's record."""
 
     uri: str
     ran: tuple[str, ...]
     """The stages that ran, in order; the last one is compared."""
-    made: Mapping[str, str]
+    outs: Mapping[str, str]
     """The MD5 of each of its outs, by path."""
     differs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """The outs with other bytes: the recorded MD5 and the one here."""
@@ -79,26 +75,25 @@ class Comparison:
     def __str__(self) -> str:
         if not self.differs:
             lines = [f"identical: {', '.join(self.ran)} made the bytes of {self.uri} again"]
-            return "\n".join(lines + [f"  {path}: md5 {md5}" for path, md5 in self.made.items()])
+            return "\n".join(lines + [f"  {path}: md5 {md5}" for path, md5 in self.outs.items()])
         lines = [f"differs: {self.ran[-1]} is the first stage that made other bytes than those of {self.uri}"]
         lines += [f"  {path}: {then} then, {now} here" for path, (then, now) in self.differs.items()]
         return "\n".join(lines + [f"  because {reason}" for reason in self.reasons])
 
 
-def registered(named: str) -> Registered:
-    """The version that `named` names, as `find_version` reads it.
+def registered(name: str) -> Registered:
+    """The version that `find_version` finds by this name.
 
     Raises UserError for one that is not there, without a record, made outside git, or whose commit is not in this
     repository.
     """
     configure_tracking()
     with server_errors():
-        version = find_version(named)
+        version = find_version(name)
         stages, stage = recorded_stages(version), training_stage(version.name.partition("-")[2])
         run, own = made_by(stage, as_hashes(stages[stage]).outs), read_record(version.run_id)
         trained = read_record(run.info.run_id) if run else None
-    uri, facts = f"models:/{version.name}/{version.version}", own.facts if own else {}
-    commit = facts.get("git.commit", NONE)
+    uri, commit = f"models:/{version.name}/{version.version}", own.facts["git.commit"] if own else NONE
     if commit == NONE:
         raise UserError(f"{uri}: it was registered outside git, so its code and parameters are not known")
     git("rev-parse", "--show-toplevel")  # its own error where there is no repository
@@ -110,9 +105,9 @@ def registered(named: str) -> Registered:
 
 @contextmanager
 def worktree(version: Registered) -> Iterator[Worktree]:
-    """Yield a worktree of a version: its commit, what that lacked, and its record as dvc.lock.
+    """Yield a worktree of a version: its commit, its uncommitted diff, and its record as dvc.lock.
 
-    Raises UserError where what the commit lacked was not kept, or does not apply.
+    Raises UserError where that diff was not kept, or does not apply.
     """
     with checkout(version.commit) as tree:
         if version.uncommitted:
@@ -122,18 +117,17 @@ def worktree(version: Registered) -> Iterator[Worktree]:
 
 
 def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
-    lacking = f"{version.uri}: its commit {version.commit} lacks what it was made with ({version.uncommitted})"
+    lacks = f"{version.uri}: its commit {version.commit} lacks what it was made with ({version.uncommitted})"
     with server_errors():
         if not holds(version.run_id, UNCOMMITTED):
-            raise UserError(f"{lacking}, and its run has no {UNCOMMITTED}, so it can't be made again")
+            raise UserError(f"{lacks}, and its run has no {UNCOMMITTED}, so it can't be made again")
         diff = mlflow.artifacts.download_artifacts(f"runs:/{version.run_id}/{UNCOMMITTED}", dst_path=str(tree.scratch))
     root = Path(git("rev-parse", "--show-toplevel", folder=tree.project))
-    place = tree.project.relative_to(root).as_posix()  # the project may be a folder of a larger repository
-    inside = [] if place == "." else [f"--directory={place}"]
+    folder = tree.project.relative_to(root).as_posix()  # the project may be a folder of a larger repository
     try:
-        git("apply", "--whitespace=nowarn", *inside, diff, folder=root)
+        git("apply", "--whitespace=nowarn", *([] if folder == "." else [f"--directory={folder}"]), diff, folder=root)
     except UserError as error:
-        raise UserError(f"{lacking}, and {UNCOMMITTED} of its run does not apply: {error}") from None
+        raise UserError(f"{lacks}, and {UNCOMMITTED} of its run does not apply: {error}") from None
     logger.warning("%s; applied to its commit from %s of its run", version.uncommitted, UNCOMMITTED)
 
 
@@ -141,22 +135,18 @@ def expected_differences(version: Registered) -> list[str]:
     """Why other bytes are to be expected: other libraries, another kind of machine."""
     import torch  # noqa: F401, without it the facts lack the device
 
-    libraries, here = installed(), current_facts()
-    then = {name: value for name, value in version.hashes[version.stage].params.items() if name in LIBRARIES}
-    found = [
-        f"library {name} was {value}, here it is {libraries[name]}"
-        for name, value in then.items()
-        if libraries[name] != value
+    now, params = installed(), version.hashes[version.stage].params
+    pairs = [(f"library {name}", params[name], now[name]) for name in LIBRARIES if name in params]
+    then, here = version.facts, current_facts()
+    pairs += [
+        (name.removeprefix("machine."), then[name], here[name]) for name in CLASS if name in then and name in here
     ]
-    for name in CLASS:
-        before, now = (facts.get(name, "") for facts in (version.facts, here))
-        if before and now and before != now:
-            found.append(f"{name.removeprefix('machine.')} was {before}, here it is {now}")
-    return found
+    return [f"{what} was {before}, here it is {after}" for what, before, after in pairs if before != after]
 
 
 def gather(version: Registered, tree: Worktree) -> list[str]:
-    """Bring what the training read, by its hash. The stages that must run, in order; the training is the last."""
+    """Bring the inputs of the training, by their hashes. The stages that must run, in order; the training is the
+    last."""
     makers = {path: name for name, hashes in version.hashes.items() for path in hashes.outs}
     needed: list[str] = []
 
@@ -173,7 +163,7 @@ def gather(version: Registered, tree: Worktree) -> list[str]:
 
 
 def _copy_inputs(tree: Worktree, deps: Mapping[str, str]) -> None:
-    """Copy from this folder what neither a stage makes nor the commit has as it was, such as an inbox."""
+    """Copy inputs from this folder that no stage makes and that the commit lacks, such as an inbox."""
     for path, md5 in deps.items():
         here, there = Path(path), tree.project / path
         if (there.exists() and md5_of(there) == md5) or not here.exists() or md5_of(here) != md5:
@@ -184,25 +174,20 @@ def _copy_inputs(tree: Worktree, deps: Mapping[str, str]) -> None:
 
 
 def compare(version: Registered, tree: Worktree, ran: list[str], expected: list[str]) -> Comparison:
-    """Compare what the stage that ran last made with the version's record; `expected` are reasons known before."""
+    """Compare the outs of the stage that ran last with the version's record; `expected` are reasons known before."""
     then, now = version.hashes[ran[-1]], as_hashes(locked_stages(tree.project / LOCK)[ran[-1]])
-    differs = {
-        path: (md5, now.outs.get(path, "missing")) for path, md5 in then.outs.items() if now.outs.get(path) != md5
-    }
+    pairs = {path: (md5, now.outs.get(path, "missing")) for path, md5 in then.outs.items()}
+    differs = {path: (before, after) for path, (before, after) in pairs.items() if before != after}
     reasons = (why(then, now) or expected or [UNKNOWN]) if differs else []
     return Comparison(version.uri, tuple(ran), now.outs, differs, tuple(reasons))
 
 
 def why(then: Hashes, now: Hashes) -> list[str]:
-    """How what a stage ran from differs: deps first, then parameters, then libraries."""
-    reasons = [
-        f"its dep {name} was {md5}, here it is {now.deps.get(name, 'missing')}"
-        for name, md5 in then.deps.items()
-        if now.deps.get(name) != md5
-    ]
+    """How the inputs of a stage differ: deps first, then parameters, then libraries."""
     before, after = flatten(then.params), flatten(now.params)
-    changed = [name for name in before | after if before.get(name) != after.get(name)]
-    for name in sorted(changed, key=lambda name: name in LIBRARIES):
+    names = sorted(before | after, key=lambda name: name in LIBRARIES)
+    pairs = [(f"its dep {path}", md5, now.deps.get(path, "missing")) for path, md5 in then.deps.items()]
+    for name in names:
         kind = "library" if name in LIBRARIES else "parameter"
-        reasons.append(f"{kind} {name} was {before.get(name, 'missing')}, here it is {after.get(name, 'missing')}")
-    return reasons
+        pairs.append((f"{kind} {name}", before.get(name, "missing"), after.get(name, "missing")))
+    return [f"{what} was {old}, here it is {new}" for what, old, new in pairs if old != new]

@@ -64,8 +64,8 @@ def prepare(tree: Worktree) -> tuple[Smoke, list[str]]:
     here.mkdir(parents=True, exist_ok=True)  # published weights are fetched once, and checked each time
     there.parent.mkdir(exist_ok=True)
     there.symlink_to(here)
-    measured = [evaluation_stage(model) for model in model_names(path) if model in smoke.bounds]
-    return smoke, stages(tree.project, measured)
+    evaluations = [evaluation_stage(model) for model in model_names(path) if model in smoke.bounds]
+    return smoke, stages(tree.project, evaluations)
 
 
 def bring_raw(tree: Worktree, stage: str) -> bool:
@@ -89,14 +89,14 @@ def thin(tree: Worktree, smoke: Smoke, stage: str) -> None:
         path.unlink()
 
 
-def results(tree: Worktree, smoke: Smoke) -> list[Result]:
+def measured(tree: Worktree, smoke: Smoke) -> list[Result]:
     """The numbers that have bounds."""
-    found = []
+    numbers = []
     for model in model_names(tree.project / PARAMS_FILE):
         if bounds := smoke.bounds.get(model):
             metrics = json.loads((tree.project / "reports/evaluation" / model / "metrics.json").read_text())
             for at_least, values in ((True, bounds.at_least), (False, bounds.at_most)):
-                found += [
+                numbers += [
                     Result(f"{model} {name}", metrics.get(name), bound, at_least) for name, bound in values.items()
                 ]
-    return found
+    return numbers

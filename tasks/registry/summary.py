@@ -1,4 +1,4 @@
-"""What stands at the end of a run: the metrics on the test split, the challengers, and what to open next."""
+"""The end of a run on the terminal: metrics on the test split, challengers, and next steps."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tasks.registry.decide import PENDING, standing
+from tasks.registry.decide import model_state
 from tasks.registry.figures import compared
+from tasks.registry.versions import PENDING
 
 OPEN = (None, PENDING)  # states: nobody compared it, or nobody decided
 
@@ -28,8 +29,8 @@ def _metrics(model: str) -> str:
 
 def next_step(models: Iterable[str]) -> str:
     """Which challengers wait for a person, and how one decides."""
-    found = {model: standing(model) for model in models}
-    open_ones = {model: now.challenger for model, now in found.items() if now.state_of.get(now.challenger, "") in OPEN}
+    states = {model: model_state(model) for model in models}
+    open_ones = {model: now.challenger for model, now in states.items() if now.state_of.get(now.challenger, "") in OPEN}
     waiting = [f"{model}/{version}" for model, version in open_ones.items()]
     if not waiting:
         return "no version waits for a decision"

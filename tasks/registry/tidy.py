@@ -1,8 +1,8 @@
-"""What nothing needs any more: old versions, weights of trainings, and files of DVC's cache, each with its bytes.
+"""Old versions, weights of trainings and files of DVC's cache that nothing needs any more, each with its bytes.
 
-A version that stays needs something, or this folder, or a branch or tag that git knows here, a remote's included. A
-branch `retrain/<date>` counts for some days only: there is one for each night. MLflow keeps the rows of what is removed
-here as deleted until somebody runs `mlflow gc` on its database. Prefect removes old runs itself.
+They are needed by the versions that stay, by this folder, and by the branches and tags of this clone, those of remotes
+too. A branch `retrain/<date>` counts for some days only: there is one for each night. MLflow keeps the rows of removed
+runs as deleted until somebody runs `mlflow gc` on its database. Prefect removes old runs itself.
 """
 
 import json
@@ -19,25 +19,26 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import NoSCM
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from llm.errors import UserError
-from tasks.registry.decide import standing
+from tasks.registry.decide import model_state
 from tasks.registry.git import git_output
 from tasks.registry.lineage import recorded_stages
-from tasks.registry.listing import every_version, own_models, versions
 from tasks.registry.logged_model import BYTES
 from tasks.registry.record import find_run, read_record
-from tasks.registry.register import REJECTED
 from tasks.registry.server import server_errors
 from tasks.registry.tracking import configure_tracking
+from tasks.registry.versions import REJECTED, own_models, versions
 from tasks.stages.hashes import LOCK, as_hashes, parse_stages
 
 DAY = 86_400
 NIGHTLY = re.compile(r"(^|/)retrain/\d{4}-\d{2}-\d{2}(-\d+)?$")
-CHECKPOINTS = "checkpoints"  # where a training's run has them
+REFS = ("refs/heads", "refs/remotes", "refs/tags")
+KILLED_AFTER = 7  # days after which a run that is still RUNNING counts as killed
+CHECKPOINTS = "checkpoints"  # the folder of a training's run
 FOLDER = ".dir"  # how the hash of a folder's listing ends
 
 
@@ -54,43 +55,48 @@ def old_versions(keep: int, days: float) -> list[Item]:
     """The versions of this namespace that may go: not the newest `keep` of a model, none with an alias, none that waits
     for a decision, and none that this folder, a branch or a tag holds."""
     configure_tracking()
-    found = []
+    items = []
     with server_errors():
-        client, locks = MlflowClient(), [*_locked_outs(days)]
-        runs = [each.run_id for each in every_version(client)]
-        for model, registered in own_models(client):
-            kept, state_of = _kept(model, registered), standing(model).state_of
-            for each in versions(client, registered.name)[max(keep, 0) :]:
+        locks = [*_locked_outs(days)]
+        runs = [each.run_id for each in mlflow.search_model_versions()]
+        for model, registered in own_models(MlflowClient()):
+            state_of = model_state(model).state_of
+            needed = {str(each.version) for each in _needed(model, registered.name)}
+            for each in versions(MlflowClient(), registered.name)[max(keep, 0) :]:
                 record = read_record(each.run_id)
                 outs = record.hashes.outs if record else {}
-                held = outs and any(outs.items() <= lock.items() for lock in locks)
+                locked = outs and any(outs.items() <= lock.items() for lock in locks)
                 # A person may have registered the same run once more.
-                if not (held or str(each.version) in kept or runs.count(each.run_id) > 1):
-                    found.append(_version(each, state_of.get(str(each.version)) == REJECTED))
-    return found
+                if not (locked or str(each.version) in needed or runs.count(each.run_id) > 1):
+                    items.append(_version(each, state_of.get(str(each.version)) == REJECTED))
+    return items
 
 
 def training_weights(days: float) -> list[Item]:
-    """The models and checkpoints that trainings of this namespace logged more than so many days ago, of which no
-    version serves the model and neither this folder nor a branch or a tag holds it."""
+    """The models and checkpoints that trainings of this namespace logged more than so many days ago.
+
+    Trainings count whether or not they ended, and whether or not their model was ever registered. What a version
+    serves stays, and what this folder, a branch or a tag holds.
+    """
     configure_tracking()
     before = int((time.time() - days * DAY) * 1000)
     with server_errors():
-        client, held = MlflowClient(), {md5 for lock in _locked_outs(days) for md5 in lock.values()}
-        served = {client.get_model_version_download_uri(each.name, each.version) for each in every_version(client)}
-        found, needed = [], set()
+        client, locked = MlflowClient(), {md5 for lock in _locked_outs(days) for md5 in lock.values()}
+        all_versions = mlflow.search_model_versions()
+        served = {client.get_model_version_download_uri(each.name, each.version) for each in all_versions}
+        items, needed = [], set()
         for each in mlflow.search_logged_models(output_format="list"):
-            if each.artifact_location in served or each.tags.get(BYTES) in held or each.creation_timestamp > before:
+            if each.artifact_location in served or each.tags.get(BYTES) in locked or each.creation_timestamp > before:
                 needed.add(each.source_run_id)
             else:
                 remove = partial(client.delete_logged_model, each.model_id)
-                found.append(_artifacts(f"{each.name} of run {each.source_run_id}", each.artifact_location, remove))
-        ended = f"attributes.start_time < {before} AND attributes.status != 'RUNNING'"
-        for run in mlflow.search_runs(filter_string=ended, output_format="list"):
-            if run.info.run_id not in needed:
+                items.append(_artifacts(f"{each.name} of run {each.source_run_id}", each.artifact_location, remove))
+        for run in mlflow.search_runs(filter_string=f"attributes.start_time < {before}", output_format="list"):
+            runs_now = run.info.status == "RUNNING" and run.info.start_time > (time.time() - KILLED_AFTER * DAY) * 1000
+            if run.info.run_id not in needed and not runs_now:
                 name = f"{CHECKPOINTS} of run {run.info.run_id}, {run.info.run_name}"
-                found.append(_artifacts(name, f"{run.info.artifact_uri}/{CHECKPOINTS}"))
-        return [each for each in found if each.bytes]
+                items.append(_artifacts(name, f"{run.info.artifact_uri}/{CHECKPOINTS}"))
+        return [each for each in items if each.bytes]
 
 
 def cache_files(days: float) -> list[Item]:
@@ -119,10 +125,11 @@ def cache_files(days: float) -> list[Item]:
     return [Item(str(path), path.stat().st_size, lambda path=path: path.unlink(missing_ok=True)) for path in unused]
 
 
-def _kept(model: str, registered: RegisteredModel) -> set[str]:
+def _needed(model: str, name: str) -> list[ModelVersion]:
     """The versions that have an alias or wait for a decision."""
-    aliases, now = MlflowClient().get_registered_model(registered.name).aliases, standing(model)
-    return {*map(str, aliases.values()), *filter(now.waits, now.state_of)}
+    aliases, now = MlflowClient().get_registered_model(name).aliases, model_state(model)
+    needed = {*map(str, aliases.values()), *filter(now.waits, now.state_of)}
+    return [each for each in versions(MlflowClient(), name) if str(each.version) in needed]
 
 
 def _version(version: ModelVersion, rejected: bool) -> Item:
@@ -140,9 +147,9 @@ def _version(version: ModelVersion, rejected: bool) -> Item:
     return _artifacts(name, run.info.artifact_uri if run else "", remove)
 
 
-def _artifacts(name: str, place: str, then: Callable[[], object] = lambda: None) -> Item:
-    """The files below a place, and what to do when they are gone."""
-    repository, size = get_artifact_repository(place) if place else None, 0
+def _artifacts(name: str, uri: str, then: Callable[[], object] = lambda: None) -> Item:
+    """The files below a URI; `then` runs after they are removed."""
+    repository, size = get_artifact_repository(uri) if uri else None, 0
     try:
         listed = repository.list_artifacts() if repository else []
         while listed:
@@ -169,9 +176,6 @@ def _refs(days: float) -> Iterator[str]:
             yield commit
 
 
-REFS = ("refs/heads", "refs/remotes", "refs/tags")
-
-
 def _locked_outs(days: float) -> Iterator[dict[str, str]]:
     """The outs, MD5 by path, of the dvc.lock of this folder and of each commit that counts."""
     texts = {Path(LOCK).read_text(): "here"} if Path(LOCK).exists() else {}
@@ -185,18 +189,18 @@ def _locked_outs(days: float) -> Iterator[dict[str, str]]:
 def _behind_versions() -> set[str]:
     """The MD5s of all stages behind the versions that have an alias or wait for a decision."""
     configure_tracking()
-    client, needed = MlflowClient(), set()
+    md5s = set()
     with server_errors():
-        for model, registered in own_models(client):
-            kept = _kept(model, registered)
-            for version in (each for each in versions(client, registered.name) if str(each.version) in kept):
-                try:
-                    stages = recorded_stages(version)
-                except UserError:  # nothing is recorded of it
-                    continue
-                for stage in map(as_hashes, stages.values()):
-                    needed |= {*stage.deps.values(), *stage.outs.values()}
-    return needed
+        for version in [
+            each for model, registered in own_models(MlflowClient()) for each in _needed(model, registered.name)
+        ]:
+            try:
+                stages = recorded_stages(version)
+            except UserError:  # it has no record
+                continue
+            for stage in map(as_hashes, stages.values()):
+                md5s |= {*stage.deps.values(), *stage.outs.values()}
+    return md5s
 
 
 def _listed(listing: Path) -> Iterable[str]:

@@ -19,9 +19,9 @@ import pandas as pd
 from mlflow import ActiveRun, MlflowClient
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
@@ -41,17 +41,12 @@ PARENT_OF = f"{PREFIX}.parent_of"
 """Tag of such a run: the folder that it is of."""
 UNFINISHED = f"{PREFIX}.unfinished"
 """Of a training that did not end well: its fingerprint and workspace."""
-METRICS_A_CALL, PARAMETERS_A_CALL = 1000, 100  # MLflow takes no more
-SPLITS = ("train", "validation", "test")
+SPLITS = ("test", "train", "validation")
 LOCKED_FOR = 30  # seconds that another writer of a SQLite store may take
-PLACES = {  # where a SQLite store keeps the paths of its artifacts
-    "experiments": ("artifact_location",),
-    "runs": ("artifact_uri",),
-    "logged_models": ("artifact_location",),
-    "model_versions": ("source", "storage_location"),
-}
-
-BEHIND_A_SERVER = "mlflow-artifacts:"  # how addresses of files begin that a server alone gives out
+PLACES = (  # where a SQLite store keeps the paths of its artifacts
+    *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
+    *(("model_versions", "source"), ("model_versions", "storage_location")),
+)
 # MLflow then opens an experiment as trainings, not as chats.
 KIND, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 NO_NAMESPACE = r"[^A-Za-z0-9._]"
@@ -62,9 +57,9 @@ Parameters = BaseModel | Sequence[BaseModel]
 def namespace() -> str:
     """What the experiment is called, and what every registered model's name begins with, a dash after it.
 
-    THREESTAGE_NAMESPACE, or `threestage` in a store of one's own. On a server, which others use too, it is this user's
-    and machine's own, so that nobody's run moves the aliases of the team's models without a word. It holds no dash:
-    `threestage-classifier` is the team's and of no namespace that begins like it. Raises UserError for one that does.
+    THREESTAGE_NAMESPACE, or `threestage` in a SQLite store. On a server, which others use too, it has the names of user
+    and machine, so that nobody moves the aliases of the team's models by accident. Raises UserError for a dash in it:
+    `threestage-classifier` would belong to two namespaces.
     """
     if name := os.environ.get("THREESTAGE_NAMESPACE"):
         if re.search(NO_NAMESPACE, name):
@@ -82,9 +77,8 @@ def namespace() -> str:
 def configure_tracking() -> None:
     """Point MLflow at its store and choose the project's experiment.
 
-    A SQLite store keeps its artifacts in mlartifacts/ beside it, also when the folder has moved; a server decides for
-    itself. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store, or one whose
-    artifacts only a server reads.
+    A SQLite store keeps its artifacts in mlartifacts/ next to it, also after the folder has moved; a server has its own
+    place. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -95,82 +89,62 @@ def configure_tracking() -> None:
     mlflow.set_tracking_uri(uri)
     if is_server(uri):
         check_server(uri)
-    artifacts = None
     with exclusive("mlflow"):  # two processes that both make the schema get in each other's way
-        if uri.startswith("sqlite:///"):
-            database = Path(uri.removeprefix("sqlite:///")).absolute()
-            artifacts = database.with_name("mlartifacts")
-            _move_artifacts(database, artifacts, namespace())
+        artifacts = _move_artifacts(Path(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
         try:
             with server_errors():
                 client, name = MlflowClient(), namespace()
                 if client.get_experiment_by_name(name) is None:
-                    _create_experiment(client, name, artifacts)
+                    with suppress(MlflowException):  # another machine made it meanwhile, or the next line raises
+                        client.create_experiment(name, artifact_location=artifacts)
                 experiment = mlflow.set_experiment(name)
                 if KIND not in experiment.tags:
                     client.set_experiment_tag(experiment.experiment_id, KIND, MODEL_TRAINING)
         except MlflowException as error:  # such as an experiment that somebody deleted
             raise UserError(f"{place(uri)}: {' '.join(str(error).split())}") from error
-    if experiment.artifact_location.startswith(BEHIND_A_SERVER) and not is_server(uri):
-        raise UserError(f"{place(uri)}: its files are behind an MLflow server; start that, and set MLFLOW_TRACKING_URI")
 
 
-def _create_experiment(client: MlflowClient, name: str, artifacts: Path | None) -> None:
-    try:
-        client.create_experiment(name, artifact_location=artifacts and str(artifacts))
-    except MlflowException as error:  # by another machine, meanwhile
-        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
-            raise
+def _move_artifacts(database: Path) -> str:
+    """Where a store was moved or copied with its artifacts, tell it, as it keeps absolute paths; their folder now.
 
-
-def _move_artifacts(database: Path, artifacts: Path, experiment: str) -> None:
-    """Where a store and its artifacts were moved or copied together, tell the store, which keeps absolute paths.
-
-    They moved where this experiment's artifacts were in another folder `mlartifacts`; only paths in that one change.
+    They moved if the artifacts of this experiment were in another folder `mlartifacts`. Only paths in that one change.
     """
+    artifacts = database.absolute().with_name("mlartifacts")
     if not database.exists():
-        return
+        return str(artifacts)
     try:
         with closing(sqlite3.connect(database, timeout=LOCKED_FOR)) as store, store:
-            known = {name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if "experiments" not in known or not artifacts.is_dir():
-                return
+            made = store.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
+            if not made or not artifacts.is_dir():
+                return str(artifacts)
             query = "SELECT artifact_location FROM experiments WHERE name = ?"
-            (before,) = store.execute(query, (experiment,)).fetchone() or ("",)
-            if before == str(artifacts) or not before.startswith("/") or not before.endswith(f"/{artifacts.name}"):
-                return
-            for table, columns in PLACES.items():
-                for column in columns if table in known else ():
-                    store.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                        (str(artifacts), len(before) + 1, before, len(before) + 1, f"{before}/"),
-                    )
-    except sqlite3.OperationalError as error:  # locked, or not to be written
-        raise UserError(f"{database}: {error}; try again when nobody else writes to it") from None
+            (before,) = store.execute(query, (namespace(),)).fetchone() or ("",)
+            if before != str(artifacts) and before.startswith("/") and before.endswith(f"/{artifacts.name}"):
+                for table, column in PLACES:
+                    end, inside = len(before) + 1, f"substr({column} || '/', 1, ?) = ?"
+                    moved = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {inside}"
+                    store.execute(moved, (str(artifacts), end, end, f"{before}/"))
     except sqlite3.DatabaseError as error:
-        raise UserError(f"{database}: not a store of MLflow's ({error}); move it away to begin a new one") from None
+        raise UserError(f"{database}: {error}; is it a store of MLflow's, to which nobody else writes now?") from None
+    return str(artifacts)
 
 
 def _log_dataset(path: Path, context: str) -> None:
-    """Name a dataset's file as an input of the active run, under the MD5 that DVC knows it by.
+    """Name a dataset's file as an input of the active run, by its MD5.
 
-    Where it is the first shard of a split the MD5 is that of all of them, as if they were one file.
+    If it is the first shard of a split, the MD5 is that of all shards, one after the other.
     """
     shards = sorted(path.parent.glob(f"{context}.*{path.suffix}"))
     md5 = hashlib.md5(usedforsecurity=False)
     for each in shards or [path]:
         with each.open("rb") as file:
-            while part := file.read(2**20):
-                md5.update(part)
+            hashlib.file_digest(file, lambda: md5)
     with warnings.catch_warnings():  # of integers that could be missing, and of a source registered twice
         warnings.simplefilter("ignore")
-        source, name = resolve_dataset_source(str(path.parent if shards else path)), path.parent.name
-        if path.suffix == ".parquet":
-            dataset = mlflow.data.from_pandas(pd.read_parquet(path), source=source, name=name, digest=md5.hexdigest())
-        else:
-            dataset = MetaDataset(source, name=name, digest=md5.hexdigest())
-        mlflow.log_input(dataset, context=context)
+        source = resolve_dataset_source(str(path.parent if shards else path))
+        about = {"source": source, "name": path.parent.name, "digest": md5.hexdigest()}
+        is_table = path.suffix == ".parquet"
+        mlflow.log_input(from_pandas(pd.read_parquet(path), **about) if is_table else MetaDataset(**about), context)
 
 
 def _unfinished(key: str) -> Run | None:
@@ -180,7 +154,7 @@ def _unfinished(key: str) -> Run | None:
 
 
 def made_by(stage: str, outs: Mapping[str, str]) -> Run | None:
-    """The latest run of a stage that made these outs, MD5 by path, all of them; None where another store has it."""
+    """The latest run of a stage that made all these outs, MD5 by path; None where another store has it."""
     filters = f"tags.`{PREFIX}.stage` = '{stage}' AND tags.`{OUTS}` = '{digest(dict(outs))}'"
     # In any experiment: bytes that were pushed may be another namespace's.
     runs = mlflow.search_runs(filter_string=filters, max_results=1, search_all_experiments=True, output_format="list")
@@ -190,8 +164,7 @@ def made_by(stage: str, outs: Mapping[str, str]) -> Run | None:
 def _write(run_id: str, record: Record) -> None:
     """Write a run's record, and the few facts that people read as its tags."""
     write_record(run_id, record)
-    for name, value in readable(record).items():
-        MlflowClient().set_tag(run_id, f"{PREFIX}.{name}", value)
+    mlflow.set_tags({f"{PREFIX}.{name}": value for name, value in readable(record).items()})
 
 
 def add_facts(**facts: str) -> None:
@@ -216,12 +189,10 @@ def log_inputs(training: Hashes, evaluation: Hashes) -> None:
     """
     values = training.params | evaluation.params
     sections = {name.rpartition(".")[2]: value for name, value in values.items() if name not in LIBRARIES}
-    libraries = {"libraries": {name: value for name, value in values.items() if name in LIBRARIES}}
-    parameters = list(flatten(sections | libraries).items())
-    for start in range(0, len(parameters), PARAMETERS_A_CALL):
-        mlflow.log_params(dict(parameters[start : start + PARAMETERS_A_CALL]))
+    libraries = {name: value for name, value in values.items() if name in LIBRARIES}
+    mlflow.log_params(flatten(sections | {"libraries": libraries}))
     for folder in (Path(path) for path in training.deps if path.startswith("data/processed/")):
-        for split in sorted(SPLITS):
+        for split in SPLITS:
             for path in sorted(folder.glob(f"{split}.*"))[:1]:
                 _log_dataset(path, split)
 
@@ -242,53 +213,42 @@ def stage_run(
     that raises leaves a FAILED run, one that is interrupted or terminated a KILLED one.
     """
     with server_errors():
-        yield from _stage_run(params, datasets, fingerprint, resume)
-
-
-def _stage_run(
-    params: Parameters | None, datasets: Mapping[str, Path] | None, fingerprint: str | None, resume: bool
-) -> Iterator[ActiveRun]:
-    configure_tracking()
-    stage = os.environ.get("DVC_STAGE")
-    key = digest([fingerprint, workspace()]) if fingerprint else None
-    before = _unfinished(key) if key and resume else None
-    seed = getattr(params, "seed", None)
-    facts = current_facts() | ({} if seed is None else {"seed": str(seed)})
-    record = Record(stage or "", inputs(stage) if stage else Hashes({}, {}, {}), facts)
-    run = mlflow.start_run(
-        before and before.info.run_id,
-        run_name=stage,
-        parent_run_id=os.environ.get(PARENT_RUN),
-        description=_flow_description(),
-        log_system_metrics=True,
-    )
-    status = "KILLED"
-    try:
-        if key:
-            mlflow.set_tag(UNFINISHED, key)
-        _write(run.info.run_id, record)
-        mlflow.log_params(flatten(to_jsonable_python(params or {})))
-        for context, path in (datasets or {}).items():
-            _log_dataset(path, context)
-        yield run
-        if stage:
-            made = current(stage)
-            write_record(run.info.run_id, replace(read_record(run.info.run_id), hashes=made))
-            mlflow.set_tag(OUTS, digest(made.outs))
-        if key:
-            mlflow.delete_tag(UNFINISHED)
-        status = "FINISHED"
-    except InterruptedError:
-        raise
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        mlflow.end_run(status)
+        configure_tracking()
+        stage = os.environ.get("DVC_STAGE")
+        key = digest([fingerprint, workspace()]) if fingerprint else None
+        before = _unfinished(key) if key and resume else None
+        seed = getattr(params, "seed", None)
+        facts = current_facts() | ({} if seed is None else {"seed": str(seed)})
+        record = Record(stage or "", inputs(stage) if stage else Hashes({}, {}, {}), facts)
+        with mlflow.start_run(
+            before and before.info.run_id,
+            run_name=stage,
+            parent_run_id=os.environ.get(PARENT_RUN),
+            description=_flow_description(),
+            log_system_metrics=True,
+        ) as run:
+            try:
+                if key:
+                    mlflow.set_tag(UNFINISHED, key)
+                _write(run.info.run_id, record)
+                mlflow.log_params(flatten(to_jsonable_python(params or {})))
+                for context, path in (datasets or {}).items():
+                    _log_dataset(path, context)
+                yield run
+                if stage:
+                    made = current(stage)
+                    write_record(run.info.run_id, replace(read_record(run.info.run_id), hashes=made))
+                    mlflow.set_tag(OUTS, digest(made.outs))
+                if key:
+                    mlflow.delete_tag(UNFINISHED)
+            except BaseException as error:
+                if isinstance(error, InterruptedError) or not isinstance(error, Exception):
+                    mlflow.end_run("KILLED")
+                raise
 
 
 def _flow_description() -> str | None:
-    """The sentence that the Prefect flow of this process says of itself."""
+    """The description of the Prefect flow of this process."""
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()
@@ -297,9 +257,9 @@ def _flow_description() -> str | None:
 
 @contextmanager
 def parent_run(name: str, description: str) -> Iterator[None]:
-    """An MLflow run under which hang all that this process and its children begin inside the block.
+    """An MLflow run, the parent of all that this process and its children begin inside the block.
 
-    One that an earlier process of this folder left open, as it was killed, is closed.
+    One that a killed process of this folder left open is closed.
     """
     configure_tracking()
     client, tags = MlflowClient(), {PARENT_OF: workspace()}
@@ -324,7 +284,7 @@ def parent_run(name: str, description: str) -> Iterator[None]:
 
 
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:
-    """Log one row of metrics a step to a run, many rows in a call; None means not measured at that step.
+    """Log one row of metrics a step to a run; None means not measured at that step.
 
     A row's `timestamp` (ms; without it, now) is when it was measured: one that is sent again then stays one point.
     """
@@ -335,5 +295,4 @@ def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key:
         for name, value in row.items()
         if name not in (step_key, "timestamp") and value is not None
     ]
-    for start in range(0, len(metrics), METRICS_A_CALL):
-        MlflowClient().log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+    MlflowClient().log_batch(run_id, metrics=metrics)

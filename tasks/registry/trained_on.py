@@ -1,9 +1,8 @@
-"""What a registered version was trained on: its hash, and its rows where DVC's cache still has them."""
+"""The training data of a registered version: its hash, and its rows where DVC's cache still has them."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,12 +14,9 @@ from tasks.registry.git import git_output
 from tasks.registry.record import read_record
 from tasks.stages.hashes import LOCK, as_hashes, md5_of, parse_stages
 
-if TYPE_CHECKING:
-    from dvc.cachemgr import CacheManager
-
 PROCESSED = "data/processed/"
 TRAIN_TABLE = "train.parquet"
-SPANS, SPAN = 64, 2**18  # of tokens: of more than so many, documents of spans all over them are looked at
+SPANS, SPAN = 64, 2**18  # token files larger than so many spans of tokens are sampled
 
 
 @dataclass(frozen=True)
@@ -33,11 +29,11 @@ class TrainedOn:
 
 
 def data_of(version: ModelVersion) -> TrainedOn | None:
-    """What a version was trained on; None where it has no record of that."""
+    """The dataset of a version; None where it has no record of that."""
     record = read_record(version.run_id)
     deps = record.hashes.deps if record else {}
-    found = [(path.removeprefix(PROCESSED), md5) for path, md5 in deps.items() if path.startswith(PROCESSED)]
-    return TrainedOn(*found[0]) if found else None
+    data = (TrainedOn(path.removeprefix(PROCESSED), md5) for path, md5 in deps.items() if path.startswith(PROCESSED))
+    return next(data, None)
 
 
 def current_md5(dataset: str) -> str:
@@ -51,7 +47,7 @@ def current_rows(dataset: str) -> pd.DataFrame:
 
 
 def rows_in(folder: Path) -> pd.DataFrame:
-    """The train rows of a processed dataset in a folder; of large token files some, from all over them."""
+    """The train rows of a processed dataset in a folder; of large token files a sample from all over them."""
     return _rows({path.name: path for path in folder.iterdir()})
 
 
@@ -64,41 +60,36 @@ def committed(dataset: str) -> TrainedOn | None:
 
 
 def rows_before(data: TrainedOn) -> pd.DataFrame | None:
-    """The train rows that a version was trained on; None where DVC's cache has them no more."""
-    files = _files_before(data)
+    """The train rows that a version was trained on; None where DVC's cache lacks them."""
+    files = _cached_files(data)
     return _rows(files) if files else None
 
 
 def learned_units(data: TrainedOn) -> np.ndarray | None:
     """The hashes by which the train and validation rows of a version were split, int64.
 
-    None where DVC's cache has the rows no more, and for token files, which have no such hashes.
+    None where DVC's cache lacks the rows, and for token files, which have no such hashes.
     """
-    files = _files_before(data)
+    files = _cached_files(data)
     if TRAIN_TABLE not in files:
         return None
     tables = (pd.read_parquet(files[name], columns=["unit"]) for name in (TRAIN_TABLE, "validation.parquet"))
     return pd.concat(tables)["unit"].unique()
 
 
-def _files_before(data: TrainedOn) -> dict[str, Path]:
+def _cached_files(data: TrainedOn) -> dict[str, Path]:
+    """The files of a dataset in DVC's cache by their names; empty where one of them, or the repository, is missing."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
     try:
         with Repo() as repo:
-            return _cached(repo.cache, data.md5)
-    except NotDvcRepoError:  # no repository, no cache
+            cache = repo.cache.local
+            listing = Path(cache.oid_to_path(data.md5))
+            entries = json.loads(listing.read_text()) if listing.exists() else []
+            files = {entry["relpath"]: Path(cache.oid_to_path(entry["md5"])) for entry in entries}
+    except NotDvcRepoError:
         return {}
-
-
-def _cached(cache: "CacheManager", md5: str) -> dict[str, Path]:
-    """The files of a folder in DVC's cache by their names; none where one of them is not there."""
-    listing = Path(cache.local.oid_to_path(md5))
-    if not listing.exists():
-        return {}
-    listed = json.loads(listing.read_text())
-    files = {entry["relpath"]: Path(cache.local.oid_to_path(entry["md5"])) for entry in listed}
     return files if all(path.exists() for path in files.values()) else {}
 
 
@@ -114,5 +105,5 @@ def _rows(files: dict[str, Path]) -> pd.DataFrame:
         ends = np.flatnonzero(span == end_of_text(encoding))
         parts = np.split(span, ends)  # each but the first begins with the end of the one before
         cut = [each[number > 0 :].tolist() for number, each in enumerate(parts[: len(ends)])]
-        texts += encoding.decode_batch(cut[int(start > 0) :])  # of a span in the middle the first is no whole document
+        texts += encoding.decode_batch(cut[int(start > 0) :])  # a span in the middle begins within a document
     return pd.DataFrame({"text": texts})

@@ -1,7 +1,6 @@
-"""A commit in a temporary folder: a git worktree in which stages run without leaving a trace in this folder.
+"""A commit in a temporary folder: a git worktree in which stages run and leave no trace in this folder.
 
-It has a tracking store of its own. It reads from this folder's DVC cache and remotes, and writes to neither what its
-stages make.
+It has a tracking store of its own. It reads from this folder's DVC cache and remotes, and writes to neither.
 """
 
 import logging
@@ -19,15 +18,14 @@ import psutil
 
 from llm.errors import UserError
 from tasks.registry.git import git, git_output
-from tasks.stages import lifeline
+from tasks.stages import parent_death
 from tasks.stages.graph import remote, stop
 from tasks.stages.hashes import PREFIX, md5_of
 from tasks.stages.libraries import FILE, write_libraries
 
 STOPS_WITHIN = 8  # seconds that a stage has to end its run on the Prefect server; its checkpoint is not needed
-OF_A_FOLDER = (  # how variables begin that lead a stage back into this folder, or into the run that this process is
-    *("DVC_STAGE", "GIT_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT", "PREFECT__", "PYTHONSAFEPATH"),
-)
+OF_THIS_FOLDER = ("DVC_STAGE", "GIT_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT", "PREFECT__", "PYTHONSAFEPATH")
+"""Variables, by their beginnings, that would lead a stage back into this folder or into this process's run."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,47 +36,28 @@ class Worktree:
 
     project: Path
     scratch: Path
-    """A temporary folder beside it."""
+    """A temporary folder next to it."""
 
-    def _dvc(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
-        """Run a dvc command that dies with this process, in a group of its own; its exit code."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_FOLDER)}
-        variables = {
-            **kept,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "TMPDIR": str(self.scratch),
-            "DVC_NO_ANALYTICS": "1",
-            "DVC_SITE_CACHE_DIR": str(self.scratch / "dvc"),
-            "MLFLOW_TRACKING_URI": f"sqlite:///{self.scratch / 'mlflow.db'}",
-            **(environment or {}),
-        }
-        command = [sys.executable, "-P", lifeline.__file__, sys.executable, "-m", "dvc", *arguments, "--quiet"]
-        dvc = psutil.Popen(command, cwd=self.project, env=variables, stdin=subprocess.DEVNULL, process_group=0)
-        try:
-            return dvc.wait()
-        except BaseException:
-            stop(dvc, STOPS_WITHIN)
-            raise
-
-    def bring(self, wanted: Mapping[str, str]) -> list[str]:
+    def bring(self, hashes: Mapping[str, str]) -> list[str]:
         """Bring files and folders by DVC's MD5 from the cache or else the default remote; the paths that neither has.
 
         The worktree's dvc.lock must name these hashes.
         """
 
-        def lacking() -> list[str]:
-            return [path for path, md5 in wanted.items() if _md5(self.project / path) != md5]
+        def missing() -> list[str]:
+            there = {path: self.project / path for path in hashes}
+            return [path for path, md5 in hashes.items() if not there[path].exists() or md5_of(there[path]) != md5]
 
         for command in ("checkout", *(["pull"] if remote() else [])):
-            if missing := lacking():
-                self._dvc(command, "--force", "--allow-missing", *missing)
-        missing = lacking()
-        for path in wanted:
-            logger.info("%s: %s", path, "in neither cache nor remote" if path in missing else "from DVC")
-        return missing
+            if paths := missing():
+                self._dvc(command, "--force", "--allow-missing", *paths)
+        paths = missing()
+        for path in hashes:
+            logger.info("%s: %s", path, "in neither cache nor remote" if path in paths else "from DVC")
+        return paths
 
     def run(self, stage: str, environment: Mapping[str, str], threads: int | str | None = None) -> None:
-        """Run one stage through `dvc repro`; its outs go into no cache. Raises UserError when it fails.
+        """Run one stage through `dvc repro`, without writing to the cache. Raises UserError when it fails.
 
         It computes with `threads`, or else with this machine's number.
         """
@@ -88,9 +67,24 @@ class Worktree:
             reason = f"dvc was killed by signal {-failed}" if failed < 0 else "the reason stands above"
             raise UserError(f"stage {stage} failed; {reason}")
 
-
-def _md5(path: Path) -> str | None:
-    return md5_of(path) if path.exists() else None
+    def _dvc(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
+        """Run a dvc command that dies with this process, in a group of its own; its exit code."""
+        variables = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(OF_THIS_FOLDER)},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "TMPDIR": str(self.scratch),
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(self.scratch / "dvc"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.scratch / 'mlflow.db'}",
+            **(environment or {}),
+        }
+        command = [sys.executable, "-P", parent_death.__file__, sys.executable, "-m", "dvc", *arguments, "--quiet"]
+        dvc = psutil.Popen(command, cwd=self.project, env=variables, stdin=subprocess.DEVNULL, process_group=0)
+        try:
+            return dvc.wait()
+        except BaseException:
+            stop(dvc, STOPS_WITHIN)
+            raise
 
 
 @contextmanager

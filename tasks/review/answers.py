@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from llm.errors import UserError
 from llm.kernels.c_library import cache_folder
 from tasks.registry.server import is_missing, server_errors
-from tasks.stages import lifeline
+from tasks.stages import parent_death
 
 ASK = Path(__file__).with_name("ask.py")
 WITHIN = 3600.0  # seconds for all rows
@@ -84,7 +84,7 @@ def answers(
         model = _downloaded(uri, folder / "model")
         request, answered = folder / "request.json", folder / "answers.json"
         request.write_text(json.dumps({"rows": listed, "ask": ask, "options": dict(options or {})}))
-        command = [sys.executable, "-P", lifeline.__file__, sys.executable, "-P", str(ASK), model]
+        command = [sys.executable, "-P", parent_death.__file__, sys.executable, "-P", str(ASK), model]
         try:
             done = subprocess.run(
                 [*command, str(request), str(answered)],

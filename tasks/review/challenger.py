@@ -16,11 +16,11 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.registry.decide import APPROVED, BY, CHAMPION, WHY, WHY_LENGTH, compared, settle, standing
+from tasks.registry.decide import WHY_LENGTH, compared, model_state, settle
 from tasks.registry.events import WAITS, emit, version_page
-from tasks.registry.register import REJECTED, STATE, registered_name
 from tasks.registry.server import is_server, without_secret
 from tasks.registry.tracking import server_errors, tracking_uri
+from tasks.registry.versions import APPROVED, BY, CHAMPION, REJECTED, STATE, WHY, registered_name
 from tasks.review.comparison import compare
 from tasks.review.gates import Gate, check
 from tasks.review.page import summary, verdict, write_page
@@ -85,7 +85,7 @@ def text(markdown: str) -> str:
 def ways(model: str, version: str, failed: bool) -> list[str]:
     """The ways in which a person can decide on a version, a line of Markdown each."""
     line, name = "python -m flows.review", registered_name(model)
-    despite, now = " --despite-gates" if failed else "", standing(model)
+    despite, now = " --despite-gates" if failed else "", model_state(model)
     before = now.despite(now.champion) if now.champion else ()
     return [
         *([f"Champion {now.champion} was approved despite {', '.join(before)}."] if before else []),
@@ -160,7 +160,7 @@ def review_challenger(model: str) -> Reviewed | str:
     where the champion moved meanwhile.
     """
     with exclusive(f"{FOLDER}/{model}"):
-        now = standing(model)
+        now = model_state(model)
         version, champion = now.challenger, f"version {now.champion} is champion" if now.champion else "no champion"
         if not now.state_of:
             return "no version yet: `make run` makes one"
@@ -173,7 +173,7 @@ def review_challenger(model: str) -> Reviewed | str:
                 return _review(model, version, now.champion, again=not same)
         except (UserError, MlflowException):
             settle(model)
-            now = standing(model)
+            now = model_state(model)
             if version not in now.state_of:
                 return f"version {version} was deleted meanwhile: its review ends"
             if (ended := now.last(version)) in (None, before) or ended.event == "compared":

@@ -22,10 +22,10 @@ from tasks.applications import Evidence, Review
 from tasks.applications import review as find_review
 from tasks.evaluation.statistics import interval
 from tasks.registry.figures import main_figures
-from tasks.registry.register import registered_name
 from tasks.registry.server import if_there, server_errors
 from tasks.registry.tracking import configure_tracking
 from tasks.registry.trained_on import current_md5, data_of, learned_units
+from tasks.registry.versions import registered_name
 from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
 from tasks.review.changes import evaluated_rows
 from tasks.review.metrics import BASE, CHAMPION, Difference, Metric, metrics_of

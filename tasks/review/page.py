@@ -22,7 +22,6 @@ from tasks.review.metrics import CHAMPION, judged
 TEMPLATE = Path(__file__).with_name("review.html.j2")
 FIGURES, ROWS, SLICES, SAMPLES = 5, 8, 12, 8
 MARKS = {True: "✓ passed", False: "✗ failed", None: "? not known"}
-LOSS = "training/loss.svg"
 
 
 def verdict(comparison: Comparison, gates: Sequence[Gate]) -> str:
@@ -82,18 +81,15 @@ def _origin(version: ModelVersion) -> str:
 
 
 def _files(version: ModelVersion, folder: Path) -> dict[str, Path]:
-    """The evaluation's pictures and texts, and the picture of the training's loss, by name."""
+    """The evaluation's pictures and texts, by name."""
     client, found = MlflowClient(), {}
     if not version.run_id:
         return found
-    for place in (EVIDENCE, "training"):
-        for file in client.list_artifacts(version.run_id, place):
-            if file.path == LOSS or (place == EVIDENCE and file.path.endswith((".svg", ".md"))):
-                to = folder / str(version.version)
-                path = mlflow.artifacts.download_artifacts(
-                    run_id=version.run_id, artifact_path=file.path, dst_path=str(to)
-                )
-                found[Path(file.path).name] = Path(path)
+    for file in client.list_artifacts(version.run_id, EVIDENCE):
+        if file.path.endswith((".svg", ".md")):
+            to = folder / str(version.version)
+            path = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=file.path, dst_path=str(to))
+            found[Path(file.path).name] = Path(path)
     return found
 
 

@@ -1,1 +1,1 @@
-"""A DVC stage as a process: parameters, lock, server, lifeline, errors, command line, and the graph of them all."""
+"""A DVC stage as a process: its parameters, lock, server, errors, command line and end, and the graph of all stages."""

@@ -24,8 +24,8 @@ from prefect.settings import get_current_settings
 
 from llm.errors import UserError
 from tasks.stages.libraries import check_libraries
-from tasks.stages.lifeline import die_with_parent
 from tasks.stages.lock import STATE, exclusive
+from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import prefect_server, run_as_child
 
 LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed ends after its step

@@ -21,7 +21,7 @@ from dvc.stage import PipelineStage
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.stages import lifeline
+from tasks.stages import parent_death
 from tasks.stages.lock import FINISHED, KEEP, STATE
 
 LOCK_FILE = "dvc.lock"
@@ -235,7 +235,7 @@ def _start_dvc(arguments: list[str], environment: dict[str, str], **options: Any
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_RUN)}
-    command = [sys.executable, "-P", lifeline.__file__, sys.executable, "-m", "dvc", *arguments]
+    command = [sys.executable, "-P", parent_death.__file__, sys.executable, "-m", "dvc", *arguments]
     return psutil.Popen(command, env={**inherited, "PATH": path, **environment}, process_group=0, **options)
 
 

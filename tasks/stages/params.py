@@ -7,7 +7,7 @@ must hold, the section `review`, is the same for all, and may be left out: `task
 
 import difflib
 from collections.abc import Hashable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ FOUNDATION = "foundation"
 PUBLISHED = "published"
 SWITCHED_OFF = "switched_off"  # blocks of applications that no stage runs; without its line they are under applications
 SMOKE = "smoke"
+PARTS = ("train", "evaluate", "review")  # of an application's block
 LISTS = ("datasets", "applications")  # sections of blocks that each have a name
 
 
@@ -120,18 +121,21 @@ def _outline_type() -> type[Config]:
 
 
 @cache
-def _block_type(kind: str, name: str) -> type[Config]:
-    """The model of one block."""
+def _block_type(kind: str, name: str, parts: tuple[str, ...] = PARTS) -> type[Config]:
+    """The model of one block; those of an application's PARTS that are not among `parts` stay as they are written."""
     if kind == "datasets":
         found = _find("datasets", "find", name)
         source = import_module("tasks.data.sources").Source
         fields = {"sources": (list[source], Field(min_length=1)), "preprocess": (found.params, ...)}
     else:
-        fields = {"dataset": (str, ...), "objective": (str, ...)}
-        training, evaluation = (_find("applications", finder, name) for finder in ("training", "evaluation"))
-        fields |= {"train": (training.train, ...), "evaluate": (evaluation.params, ...)}
-        gates = import_module("tasks.review.gates").Gates
-        fields["review"] = (gates, gates())
+        fields = {"dataset": (str, ...), "objective": (str, ...), **dict.fromkeys(PARTS, (dict[str, Any], {}))}
+        if "train" in parts:
+            fields["train"] = (_find("applications", "training", name).train, ...)
+        if "evaluate" in parts:
+            fields["evaluate"] = (_find("applications", "evaluation", name).params, ...)
+        if "review" in parts:
+            gates = import_module("tasks.review.gates").Gates
+            fields["review"] = (gates, gates())
         if name != FOUNDATION:
             fields["base"] = (str, ...)
     return create_model(name, __base__=Config, **fields)
@@ -162,10 +166,10 @@ def _known_keys(model: Any, location: list[int | str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _parse(kind: str, name: str, values: Any, path: Path) -> Config:
+def _parse(kind: str, name: str, values: Any, path: Path, parts: tuple[str, ...] = PARTS) -> Config:
     place = name if name == FOUNDATION else f"{kind}.{name}"
     try:
-        model = _block_type(kind, name)
+        model = _block_type(kind, name, parts)
         parsed = model.model_validate(values)
     except ValidationError as error:
         raise UserError("; ".join(f"{path}: {_reason(each, place, model)}" for each in error.errors())) from None
@@ -196,15 +200,19 @@ def load_preprocess(name: str, path: Path = PARAMS_FILE) -> Config:
     return _parse("datasets", name, {**block, "sources": ["."]}, path).preprocess
 
 
-def load_application(name: str, path: Path = PARAMS_FILE) -> Config:
+def load_application(name: str, path: Path = PARAMS_FILE, parts: tuple[str, ...] = PARTS) -> Config:
     """The block of the foundation or an application: `dataset`, `train`, `evaluate`, `review` and, but for the first,
-    `base`.
+    `base`. Of PARTS only `parts` are checked, as each imports what it is for; the others are mappings.
 
     Raises UserError naming file, key and reason.
     """
     values = read_yaml(path)
     found = values if name == FOUNDATION else _section(values, "applications", path)
-    return _parse("applications", name, found.get(name, {}), path)
+    return _parse("applications", name, found.get(name, {}), path, parts)
+
+
+load_training = partial(load_application, parts=("train",))
+load_evaluation = partial(load_application, parts=("evaluate",))
 
 
 def load_published_name(path: Path = PARAMS_FILE) -> str:

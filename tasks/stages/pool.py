@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tasks.stages.lifeline import die_with_parent
+from tasks.stages.parent_death import die_with_parent
 
 Submit = Callable[[Callable[[Any], Any], Any], Future]
 

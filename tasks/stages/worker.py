@@ -17,8 +17,8 @@ from prefect.states import Cancelled, Crashed, State
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.stages.graph import OF_A_RUN
-from tasks.stages.lifeline import die_with_parent
 from tasks.stages.lock import STATE, exclusive
+from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import end_below, end_lost
 
 OF_A_WORKER = f"{OF_A_RUN}FLOW_RUN_ID"  # set where a worker of Prefect's started this process

@@ -4,9 +4,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -73,8 +74,15 @@ def _free_memory() -> int:
 
 
 @task(cache_policy=NO_CACHE)
-def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tuple[TrainingSetup, list[Row]]:
+def fit(
+    prepare: Prepare,
+    params: TrainConfig,
+    checkpoints: Checkpoints,
+    samples: Callable[[TrainingSetup], list[str]] = lambda setup: [],
+) -> tuple[TrainingSetup, list[Row]]:
     """Train what `prepare` builds, going on from the newest of `checkpoints`; the setup and a row of metrics a step.
+
+    At each evaluation the log and MLflow get the texts that `samples` makes.
 
     Here, or in the workers that THREESTAGE_RAY asks for. With LoRA its updates are merged into the weights at the end.
     """
@@ -108,13 +116,14 @@ def fit(prepare: Prepare, params: TrainConfig, checkpoints: Checkpoints) -> tupl
     try:
         with progress.bar, StopRequest() as stop:
             if cluster is None:
-                objective = replace(objective, evaluate=stop.within(objective.evaluate))
+                shown = stop.within(partial(samples, setup))
+                objective = replace(objective, evaluate=stop.within(objective.evaluate), samples=shown)
                 options = {"checkpoints": checkpoints, "report": progress, "stop": stop}
                 history = train(model, params, objective, **options)
             else:
                 from tasks.training.ray import train_on_ray
 
-                train_on_ray(cluster, prepare, params, checkpoints, progress, stop=stop)
+                train_on_ray(cluster, prepare, params, checkpoints, progress, stop, samples)
                 groups, state = checkpoints.load()
                 restore_weights(model, groups["best"])
                 history = state["history"]

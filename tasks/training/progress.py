@@ -90,6 +90,12 @@ def log_checkpoint(run_id: str, folder: Path, step: int) -> None:
         repository.delete_artifacts(logged[old])
 
 
+def log_samples(run_id: str, new: list[tuple[int, list[str]]]) -> None:
+    """Log what people read at an evaluation to an MLflow run, a file a step."""
+    for step, texts in new:
+        MlflowClient().log_text(run_id, "".join(f"- {text}\n" for text in texts), f"samples/step-{step:06}.md")
+
+
 class ProgressReporter:
     """Tells the terminal about each step, MLflow and Prefect about each after number `logged`, which they have."""
 
@@ -113,6 +119,7 @@ class ProgressReporter:
         artifact = create_progress_artifact(progress=0.0, key=key, description=f"{name}: steps")
         self.curves = _Sender("MLflow", lambda rows: log_steps(run, rows))
         self.weights = _Sender("MLflow", lambda steps: log_checkpoint(run, checkpoints.folder, steps[-1]))
+        self.samples = _Sender("MLflow", lambda new: log_samples(run, new))
         self.progress = _Sender("Prefect", lambda shares: update_progress_artifact(artifact, progress=shares[-1]))
 
     def __call__(self, row: Row, seconds: float) -> None:
@@ -140,8 +147,10 @@ class ProgressReporter:
         if found:
             self.bar.clear()
             logger.info("step %d: %s", step, ", ".join(f"{name} {value:.4f}" for name, value in found.items()))
-            for sample in row.get("samples", []):
-                logger.info("  %s", " ".join(sample.split()))
+        if samples := [" ".join(text.split()) for text in row.get("samples", [])]:
+            for sample in samples:
+                logger.info("  %s", sample)
+            self.samples([(step, samples)])
         if found or step % REPORT_EVERY == 0 or step == self.steps:
             self.curves(self.waiting)
             self.waiting = []
@@ -159,6 +168,7 @@ class ProgressReporter:
         self._log_checkpoint()
         self.curves.end()
         self.weights.end()
+        self.samples.end()
         self.progress.end(PATIENCE)
 
 

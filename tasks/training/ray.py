@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from llm.training.checkpoint import Checkpoints
 from llm.training.loop import DivergedError, Row, train
 from llm.training.workers import Workers
 from tasks.stages.cluster import Cluster
-from tasks.training.setup import Prepare
+from tasks.training.setup import Prepare, TrainingSetup
 
 RESTARTS = 3  # of a training after a worker was lost
 POLL = 0.2  # seconds between two readings of what the workers report
@@ -71,7 +72,7 @@ def _train_here(job: dict[str, Any]) -> None:
         train(
             setup.model,
             job["config"],
-            setup.objective,
+            replace(setup.objective, samples=partial(job["samples"], setup)),
             checkpoints=Checkpoints(job["checkpoints"], workers=workers),
             report=(lambda row, seconds: relay.report.remote(row, seconds)) if first else lambda row, seconds: None,
             stop=(lambda: ray.get(relay.asked_to_stop.remote())) if first else lambda: False,
@@ -93,6 +94,7 @@ def train_on_ray(
     checkpoints: Checkpoints,
     report: Callable[[Row, float], None],
     stop: Callable[[], bool],
+    samples: Callable[[TrainingSetup], list[str]],
 ) -> None:
     """Train in the workers of a cluster, and leave the result as the newest checkpoint.
 
@@ -117,7 +119,7 @@ def train_on_ray(
         logger.info("%d workers, %s, on Ray at %s", count, cluster.sharding, cluster.address)
         relay = ray.remote(num_cpus=0)(_Relay).remote()
         job = {"prepare": prepare, "config": config, "checkpoints": checkpoints.folder.absolute(), "relay": relay}
-        job |= {"project": str(Path.cwd()), "sharded": cluster.sharding == "fsdp" and count > 1}
+        job |= {"samples": samples, "project": str(Path.cwd()), "sharded": cluster.sharding == "fsdp" and count > 1}
         trainer = TorchTrainer(
             _train_here,
             train_loop_config=job,

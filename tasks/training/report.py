@@ -1,14 +1,12 @@
-"""What a training leaves: the model's folder, its curve as table and picture, samples to read, its metrics."""
+"""What a training leaves: the model's folder, its curve as a table, and its metrics."""
 
 import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import matplotlib as mpl
 import mlflow
 import pandas as pd
-from matplotlib.figure import Figure
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -35,18 +33,6 @@ def _evaluations(history: list[Row]) -> list[Row]:
     return rows
 
 
-def _loss_picture(evaluations: pd.DataFrame, path: Path) -> None:
-    """Training and validation loss by step as an SVG, the same bytes for the same numbers."""
-    with mpl.rc_context({"svg.hashsalt": "threestage", "font.size": 9}):
-        figure = Figure(figsize=(6, 3), layout="constrained")
-        axes = figure.add_subplot(xlabel="step", ylabel="loss (nats)")
-        for name in ("train_loss", "validation_loss"):
-            axes.plot(evaluations["step"], evaluations[name], marker=".", label=name.replace("_", " "))
-        axes.grid(alpha=0.3)
-        axes.legend()
-        figure.savefig(path, format="svg", metadata={"Date": None})
-
-
 @task(cache_policy=NO_CACHE)
 def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row], **more: Any) -> dict[str, Any]:
     """Finish the model, write models/<model>/ and the training's report, log both to MLflow, and return its metrics.
@@ -62,17 +48,7 @@ def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row]
     metrics |= {name: round(value, 6) for name, value in setup.finish().items()}
 
     report.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(evaluations)
-    table.to_csv(report / "curves.csv", index=False, float_format="%.6f")
-    _loss_picture(table, report / "loss.svg")
-    samples = [
-        f"## Step {row['step']}\n\n" + "\n".join(f"- {' '.join(sample.split())}" for sample in row["samples"])
-        for row in history
-        if row.get("samples")
-    ]
-    if not samples:
-        samples = ["This training writes none."]
-    write_atomic(report / "samples.md", "\n\n".join(["# Samples during training", *samples]) + "\n")
+    pd.DataFrame(evaluations).to_csv(report / "curves.csv", index=False, float_format="%.6f")
     write_atomic(report / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     with atomic_folder(folder) as fresh:
         save_model(fresh, setup.model, setup.encoding, objective, **more)

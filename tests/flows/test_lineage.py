@@ -7,9 +7,11 @@ import sys
 
 import pytest
 from mlflow import MlflowClient
-from projects import read_params, run
+from projects import read_params
 
 pytestmark = pytest.mark.slow
+
+NAME = "threestage-classifier"
 
 
 @pytest.fixture(scope="module")
@@ -18,77 +20,55 @@ def project(project, tmp_path_factory):
     return shutil.copytree(project, tmp_path_factory.mktemp("lineage") / "project", symlinks=True)
 
 
-@pytest.fixture(scope="module")
-def graphs():
-    """Graphs that the command printed, by model."""
-    return {}
-
-
-@pytest.fixture
-def graph_of(project, graphs, command_line):
-    def print_json(model):
-        if model not in graphs:
-            code, said, error = command_line(project, "lineage", model, "--json")
-            assert code == 0, error
-            graphs[model] = json.loads(said)["nodes"]
-        return graphs[model]
-
-    return print_json
-
-
-def test_each_model_leads_back_to_the_sources_that_are_pinned(project, graph_of):
-    values = read_params(project)
+def test_each_model_leads_back_to_the_sources_that_are_pinned_with_the_facts_of_each_stage(project, command_line):
+    values, nodes_of = read_params(project), {}
     pinned = {name: {each["sha256"] for each in block["sources"]} for name, block in values["datasets"].items()}
     datasets = {"foundation": ["corpus"], "classifier": ["emails", "corpus"], "assistant": ["instructions"]}
     for model, names in datasets.items():
-        nodes = graph_of(model)
+        code, text, error = command_line(project, "lineage", model, "--json")
+        assert code == 0, error
+        nodes = nodes_of[model] = json.loads(text)["nodes"]
         assert nodes[0]["name"] == f"threestage-{model} version 1"
         assert {node["hash"] for node in nodes if node["kind"] == "source"} == set.union(*(pinned[it] for it in names))
         assert {node["name"] for node in nodes if node["kind"] == "dataset"} == set(names)
+    bases = {"classifier": "version:threestage-foundation version 1@", "assistant": "weights:published@"}
+    for model, base in bases.items():
+        assert any(key.startswith(base) for key in nodes_of[model][0]["made_from"])
 
-
-def test_a_base_is_its_registered_version_or_the_published_weights(graph_of):
-    version, *_ = graph_of("classifier")
-    assert any(key.startswith("version:threestage-foundation version 1@") for key in version["made_from"])
-    version, *_ = graph_of("assistant")
-    assert any(key.startswith("weights:published@") for key in version["made_from"])
-
-
-def test_a_stage_says_its_parameters_seed_machine_and_commit(project, graph_of):
-    nodes = {node["kind"]: node["facts"] for node in graph_of("foundation")}
-    steps = read_params(project)["foundation"]["train"]["steps"]
-    version, dataset, raw = nodes["version"], nodes["dataset"], nodes["raw data"]
+    facts = {node["kind"]: node["facts"] for node in nodes_of["foundation"]}
+    version, dataset, raw = facts["version"], facts["dataset"], facts["raw data"]
+    steps = values["foundation"]["train"]["steps"]
     assert (version["parameters"]["steps"], version["seed"], version["aliases"]) == (steps, "1", ["challenger"])
     assert " 1 threads" in version["machine"]
     assert version["made by"] == "stage pretrain"
-    assert len({facts["run's commit"] for facts in (version, dataset, raw)} | {version["commit"]}) == 1
+    assert len({each["run's commit"] for each in (version, dataset, raw)} | {version["commit"]}) == 1
     assert dataset["parameters"]["tokenizer"] == "bpe"
     assert dataset["libraries"].keys() >= {"numpy", "tokenizers"}
     assert raw["made by"] == "stage fetch@corpus"
 
 
 def test_the_tree_and_the_chart_are_those_of_the_version(project, command_line):
-    done = run(project, "flows.lineage", "models:/threestage-classifier@challenger")
-    assert (done.returncode, done.stderr) == (0, "")
-    first, *lines = done.stdout.splitlines()
-    assert first.startswith("threestage-classifier version 1 (challenger)  ")
+    code, text, error = command_line(project, "lineage", f"models:/{NAME}@challenger")
+    assert (code, error) == (0, "")
+    first, *lines = text.splitlines()
+    assert first.startswith(f"{NAME} version 1 (challenger)  ")
     assert any(line.strip("│├└─ ").startswith("threestage-foundation version 1 (challenger)  ") for line in lines)
     client = MlflowClient(f"sqlite:///{project}/mlflow.db")
-    run_id = client.get_model_version("threestage-classifier", "1").run_id
+    run_id = client.get_model_version(NAME, "1").run_id
     names = {file.path for file in client.list_artifacts(run_id, "lineage")}
     assert names >= {"lineage/lineage.json", "lineage/lineage.md", "lineage/stages.json"}
     code, chart, _ = command_line(project, "lineage", "classifier", "--mermaid")
     assert (code, chart.splitlines()[0]) == (0, "flowchart LR")
 
 
-def test_a_model_that_is_not_there_is_an_error_on_one_line(project, command_line):
-    code, said, error = command_line(project, "lineage", "spam")
-    assert (code, said) == (1, "")
+def test_an_unknown_model_is_an_error_on_one_line_and_a_closed_pipe_and_ctrl_c_are_none(
+    project, command_line, monkeypatch
+):
+    code, text, error = command_line(project, "lineage", "spam")
+    assert (code, text) == (1, "")
     assert error.startswith("error: spam: there is no such registered model; there are: threestage-")
     assert error.count("\n") == 1
 
-
-def test_a_reader_who_has_seen_enough_and_ctrl_c_end_it_without_a_traceback(project, command_line, monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as nobody, monkeypatch.context() as patch:

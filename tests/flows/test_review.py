@@ -25,7 +25,7 @@ from flows import form
 from flows import review as command
 from flows.review import NotReviewedError, review
 from llm.errors import UserError
-from tasks.registry.decide import approve, compared, history, reject, settle, standing
+from tasks.registry.decide import approve, compared, history, model_state, reject, settle
 from tasks.registry.events import WAITS
 from tasks.registry.tracking import configure_tracking
 from tasks.review.challenger import Reviewed, review_challenger
@@ -87,7 +87,7 @@ def client(prefect_api):
 
 
 def aliases():
-    now = standing("classifier")
+    now = model_state("classifier")
     return now.champion, now.previous, now.challenger
 
 
@@ -388,7 +388,7 @@ def test_where_nobody_answers_in_time_it_stays_pending_and_the_run_ends_well(pro
     assert reviewed(wait_minutes=0.01)["classifier"].startswith("version 2 waits for a decision\n")
     run = newest(client)
     assert (run.name, run.state.name) == ("review: classifier 2 waits", "Completed")
-    assert standing("classifier").state_of["2"] == "pending"
+    assert model_state("classifier").state_of["2"] == "pending"
 
 
 def test_a_run_that_is_cancelled_while_it_waits_ends_so(project, client, prefect_api):
@@ -402,7 +402,7 @@ def test_a_run_that_is_cancelled_while_it_waits_ends_so(project, client, prefect
     assert running.returncode == 143, errors
     assert "Traceback" not in errors
     assert client.read_flow_run(flow_run).state.name == "Cancelled"
-    assert standing("classifier").state_of["2"] == "pending"
+    assert model_state("classifier").state_of["2"] == "pending"
 
 
 # ---- what goes wrong
@@ -423,7 +423,7 @@ def test_test_rows_that_are_missing_are_an_error_which_changes_no_state_and_the_
         reviewed("classifier", "assistant")
     assert error.value.outcomes == {"assistant": "no version yet: `make run` makes one"}
     assert newest(client).state.name == "Failed"
-    assert standing("classifier").state_of["2"] == "rejected"
+    assert model_state("classifier").state_of["2"] == "rejected"
 
 
 # ---- the command line

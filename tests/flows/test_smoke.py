@@ -16,7 +16,7 @@ from llm.errors import UserError
 from tasks.registry.smoke import Result
 from tasks.stages.params import load_smoke, read_yaml, reduced
 
-FEW = {"steps": 8, "evaluate_every": 8, "checkpoint_every": 8, "evaluation_batches": 1, "sample_prompts": []}
+FEW = {"steps": 8, "evaluate_every": 8, "checkpoint_every": 8, "evaluation_batches": 1}
 SMOKE = {
     "raw": ["corpus/corpus/chats/*", "corpus/corpus/speeches/1[78]*"],
     "params": {"foundation": {"train": FEW, "evaluate": {"sample_tokens": 4}}},

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llm.objectives.assistant.rows import contains_answer, is_right
 from tasks.applications import Evidence, Review, Sample
-from tasks.data.conversations import contains_answer, is_right
 from tasks.evaluation.assistant.rouge import rouge_l
 from tasks.evaluation.statistics import FORMULA, Wordings
 from tasks.training.setup import split_file

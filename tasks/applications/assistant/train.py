@@ -1,6 +1,8 @@
 """The assistant: answers instructions, some of them with an input or after other turns."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -10,10 +12,10 @@ from llm.device import choose_compute
 from llm.formats.model_folder import load_model, read_config
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
-from llm.objectives.assistant import build, objective, pack_sequences, row_width
+from llm.objectives.assistant import build, objective, pack_sequences, row_width, shown_answers
+from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.training.workers import Workers
 from tasks.applications import Training
-from tasks.data.conversations import examples_of, questions_of
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
 
 
@@ -26,8 +28,6 @@ class Train(FinetuneConfig):
     """Tokens of the longest conversation, where the base has more; null, as a larger number, keeps the base's."""
     window: int | None = Field(default=None, gt=0)
     """Tokens of a packed training row, and so of the longest example; null is the context."""
-    sample_rows: int = Field(default=5, ge=0)
-    """Validation rows answered at every evaluation, for people to read."""
 
 
 def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:
@@ -58,15 +58,20 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     ]
     left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
     told = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
-    questions = questions_of(tables[1].head(params.sample_rows))
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
     widths = [row_width(each) for each in windows]
     compute = choose_backend(compute, model.config, forward * max(widths), lora=params.lora is not None)
-    goal = objective(model, encoding, params, windows, validation, compute, questions=questions, workers=workers)
+    goal = objective(model, params, windows, validation, compute, workers=workers)
     tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops), finish=lambda: told)
 
 
-TRAINING = Training(objective="assistant", train=Train, prepare=prepare)
+def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
+    """Some questions of the validation split with the model's answers."""
+    table = pd.read_parquet(split_file(data, "validation")).sample(frac=1, random_state=1)
+    return shown_answers(setup.model, setup.encoding, questions_of(table), setup.compute)
+
+
+TRAINING = Training(objective="assistant", train=Train, prepare=prepare, samples=samples)

@@ -25,7 +25,7 @@ from llm.config import Config
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier import Classifier, email_text, email_texts, f1_score, moved_by, probabilities
-from llm.training.calibration import best_threshold, fit_mixture
+from llm.objectives.classifier.calibration import best_threshold, fit_mixture
 from tasks.applications import Evaluation
 from tasks.data.mail import RowError, clean_mail, parse_message
 from tasks.evaluation.classifier.evasions import FORMS, Spam, draw, message

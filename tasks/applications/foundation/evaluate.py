@@ -42,7 +42,7 @@ class Evaluate(Config):
     batch_size: int = Field(gt=0)
     """Sequences a forward pass."""
     sample_prompts: tuple[str, ...] = ()
-    """Continued for people to read."""
+    """Continued for people to read, here and at each evaluation of a training."""
     sample_tokens: int = Field(default=60, gt=0)
     """Tokens a sample."""
     seed: int = Field(default=1, ge=0)

@@ -1,7 +1,8 @@
 """The foundation: a GPT that predicts the next token, from scratch or from published weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import tiktoken
 import torch
@@ -13,13 +14,14 @@ from llm.device import choose_compute
 from llm.errors import UserError
 from llm.kernels.training.choose import choose_backend
 from llm.model.gpt import GPT
-from llm.objectives.language_model import objective
+from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer, same_tokens
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import Throughput, TrainingSetup
 
 SCRATCH = "scratch"
+SAMPLE_TOKENS = 40
 
 
 class Train(GPTShape, TrainConfig):
@@ -38,8 +40,6 @@ class Train(GPTShape, TrainConfig):
     """Updates of the weights; 0 takes published ones as they are."""
     evaluation_batches: int = Field(gt=0)
     """Validation batches an evaluation; the same ones each time."""
-    sample_prompts: tuple[str, ...] = ()
-    """Continued at every evaluation, for people to read."""
 
     def gpt(self, vocabulary_size: int) -> GPTConfig:
         """The model's shape over a tokenizer of `vocabulary_size` tokens."""
@@ -92,13 +92,11 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     compute = choose_backend(compute, model.config, params.steps * tokens, from_scratch=from_scratch)
     goal = objective(
         model,
-        encoding,
         params,
         train,
         validation,
         compute,
         evaluation_batches=params.evaluation_batches,
-        prompts=params.sample_prompts,
         first_context_length=params.first_context_length,
         start_counts=not from_scratch,
         workers=workers,
@@ -106,4 +104,13 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, model.training_flops()))
 
 
-TRAINING = Training(objective="language_model", train=Train, prepare=prepare, identity=identity)
+def samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
+    """The prompts that the evaluation continues, continued; those that leave no room are left out."""
+    encoding, context = setup.encoding, setup.model.config.context_length
+    written = evaluate.get("sample_prompts")
+    prompts = [str(each) for each in written] if isinstance(written, list) else []
+    prompts = [each for each in prompts if 0 < len(encoding.encode_ordinary(each)) < context]
+    return continuations(setup.model, encoding, prompts, tokens=SAMPLE_TOKENS, seed=1)
+
+
+TRAINING = Training(objective="language_model", train=Train, prepare=prepare, samples=samples, identity=identity)

@@ -22,8 +22,8 @@ from llm.generation.packed import pack_for_inference
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
 from llm.objectives.assistant import Assistant, Example, build, encode_example
+from llm.objectives.assistant.rows import contains_answer, examples_of, is_right, questions_of
 from llm.tokenizer import decode
-from tasks.data.conversations import contains_answer, examples_of, is_right, questions_of
 from tasks.evaluation.assistant.judge import Judge, judge_answers
 from tasks.evaluation.assistant.rouge import rouge_l
 from tasks.evaluation.statistics import Wordings, for_spreadsheets, interval, lead, with_interval

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from llm.config import Config
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.data.conversations import questions_of
+from llm.objectives.assistant.rows import questions_of
 from tasks.evaluation.statistics import interval, lead, with_interval
 
 if TYPE_CHECKING:

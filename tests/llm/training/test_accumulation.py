@@ -9,8 +9,8 @@ from llm.device import Compute
 from llm.objectives import assistant, classifier, language_model
 from llm.objectives.assistant import Example
 from llm.objectives.classifier import Classifier, ClassifierConfig
+from llm.objectives.classifier.selection import LabelledTexts
 from llm.training.loop import train
-from llm.training.selection import LabelledTexts
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 SIZES = [(4, 4), (8, 2)]
@@ -45,9 +45,9 @@ def learn(request, make_gpt, make_config, encoding, token_files, texts, windows)
         match request.param:
             case "language model":
                 splits = [TokenWindows(token_files, split, 32) for split in ("train", "validation")]
-                goal = language_model.objective(model, encoding, config, *splits, CPU, evaluation_batches=1, prompts=())
+                goal = language_model.objective(model, config, *splits, CPU, evaluation_batches=1)
             case "assistant":
-                goal = assistant.objective(model, encoding, config, windows, windows[0], CPU, questions=[])
+                goal = assistant.objective(model, config, windows, windows[0], CPU)
             case _:
                 torch.manual_seed(0)
                 model = Classifier(model, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))

@@ -30,7 +30,7 @@ def run(make_gpt, make_config, token_files, encoding):
             steps=steps, evaluate_every=4, checkpoint_every=3, gradient_accumulation=2, learning_rate=3e-2
         )
         splits = (TokenWindows(token_files, split, 64) for split in ("train", "validation"))
-        goal = objective(gpt, encoding, config, *splits, CPU, evaluation_batches=2, prompts=("the cat",))
+        goal = objective(gpt, config, *splits, CPU, evaluation_batches=2)
         history = train(gpt, config, goal, checkpoints=checkpoints, report=report)
         return history, {name: tensor.clone() for name, tensor in gpt.state_dict().items()}
 
@@ -146,7 +146,7 @@ def learn(checkpoints, out):
     model = GPT(gpt)
     splits = [TokenWindows(corpus, split, 32) for split in ("train", "validation")]
     compute = Compute(torch.device("cpu"), torch.bfloat16, "a test")
-    goal = objective(model, encoding, config, *splits, compute, evaluation_batches=2, prompts=("the cat",))
+    goal = objective(model, config, *splits, compute, evaluation_batches=2)
     history = train(model, config, goal, checkpoints=checkpoints)
     save_file(model.state_dict(), out + ".safetensors")
     Path(out + ".json").write_text(json.dumps(history))

@@ -1,4 +1,4 @@
-"""A project of small models to register, and a tracking server."""
+"""A project of small models to register, the same with a registered version, and a tracking server."""
 
 import os
 import shutil
@@ -13,65 +13,109 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import mlflow
 import pytest
+from dvc.repo import Repo
+from filelock import FileLock
+from projects import git
 from real_servers import OPENS_STORE
-from small_models import make_models, run
+from small_models import make_models
+
+from tasks.registry.register import register_model
+from tasks.registry.tracking import configure_tracking
+
+IGNORED = "mlflow.db*\n.threestage/\n.prefect/\nmlartifacts/\ntmp/\nremote/\n__pycache__/\n"
+
+
+def enter(folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a copy of a project, with its store."""
+    monkeypatch.chdir(shutil.copytree(folder, place, dirs_exist_ok=True, symlinks=True))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
+    mlflow.set_tracking_uri(None)
+    configure_tracking()  # the store has moved
+
+
+def evaluate_with(f1: float) -> None:
+    """Give the classifier other evidence."""
+    Path("params.yaml").write_text(f"f1: {f1}\n")
+    with Repo() as repo:
+        repo.reproduce("evaluate@classifier")
 
 
 @pytest.fixture(scope="session")
-def blank(tmp_path_factory) -> Path:
-    """Its graph never ran."""
-    folder = tmp_path_factory.mktemp("blank")
-    make_models(folder)
+def projects(shared) -> Path:
+    """The project of small models, once for all processes: `ran` has no version, `registered` the classifier's first.
+
+    All is in a commit.
+    """
+    folder, done = shared / "small", shared / "small.done"
+    with FileLock(shared / "small.lock"), pytest.MonkeyPatch.context() as patch:
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            (ran := folder / "ran").mkdir(parents=True)
+            make_models(ran)
+            patch.chdir(ran)
+            patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+            with Repo() as repo:
+                repo.reproduce()
+            Path(".gitignore").write_text(IGNORED)
+            git(ran, "add", "--all")
+            git(ran, "commit", "--quiet", "--message", "Small models")
+            enter(ran, folder / "registered", patch)
+            register_model("classifier")
+            done.touch()
+    mlflow.set_tracking_uri(None)
     return folder
+
+
+@pytest.fixture
+def project(projects, tmp_path, monkeypatch):
+    """The project without a version."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    enter(projects / "ran", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def registered_project(projects, tmp_path, monkeypatch):
+    """The project with version 1 of the classifier, its challenger."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    enter(projects / "registered", tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")
-def ran(blank, tmp_path_factory):
-    folder = shutil.copytree(blank, tmp_path_factory.mktemp("ran"), dirs_exist_ok=True)
-    run("dvc", "repro", "-q", folder=folder)
-    return folder
-
-
-def enter(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(shutil.copytree(folder, tmp_path, dirs_exist_ok=True))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-
-
-@pytest.fixture
-def unrun(blank, tmp_path, monkeypatch):
-    enter(blank, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def project(ran, tmp_path, monkeypatch):
-    enter(ran, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def tracking_server(project, tmp_path, monkeypatch, port, ready_store):
+def server_for_tests(ready_store, tmp_path_factory) -> Iterator[str]:
     """A real tracking server with a store of its own."""
-    shutil.copy(ready_store, tmp_path / "server.db")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--serve-artifacts"]
-    command += ["--artifacts-destination", str(tmp_path / "server")]
-    server = subprocess.Popen(command, process_group=0, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 300
-        while True:
-            try:
-                if httpx.get(f"{url}{OPENS_STORE}", timeout=300).is_success:
-                    break
-            except httpx.TransportError:
-                assert time.monotonic() < deadline
-                assert server.poll() is None
-            time.sleep(0.1)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
-        yield url
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+    from tasks.stages.server import free_port
+
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(ready_store, folder / "server.db")
+    with free_port() as port:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--serve-artifacts"]
+        command += ["--artifacts-destination", str(folder / "artifacts")]
+        server = subprocess.Popen(command, process_group=0, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
+        try:
+            while True:
+                try:
+                    if httpx.get(f"{url}{OPENS_STORE}", timeout=300).is_success:
+                        break
+                except httpx.TransportError:
+                    assert time.monotonic() < deadline
+                    assert server.poll() is None
+                time.sleep(0.1)
+            yield url
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+
+
+@pytest.fixture
+def tracking_server(server_for_tests, project, monkeypatch, request) -> str:
+    """In the project, at that server, in a namespace of this test's own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server_for_tests)
+    monkeypatch.setenv("THREESTAGE_NAMESPACE", f"n{abs(hash(request.node.name))}")
+    return server_for_tests
 
 
 @pytest.fixture
@@ -90,7 +134,7 @@ def answering() -> Callable[[int], AbstractContextManager[str]]:
                 """Says nothing."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

@@ -5,13 +5,14 @@ from pathlib import Path
 import mlflow
 import pytest
 from bs4 import BeautifulSoup
-from html_pages import rows, section
+from html_pages import rows, section, text
 from mlflow import MlflowClient
 from small_models import challenger
 
-from tasks.registry.card import write_card
+from tasks.registry.card import note_failed_gates, write_card
+from tasks.registry.decide import approve, compared
 from tasks.registry.register import register_model
-from tasks.registry.tracking import stage_run
+from tasks.registry.tracking import configure_tracking, stage_run
 from tasks.stages.hashes import Hashes
 
 ATTACK = "<script>alert(1)</script> | [free](https://example.com/win) ![](https://example.com/x.png)"
@@ -19,7 +20,7 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg"/>'
 TRAINING = Hashes(
     {"applications.mail.train": {"seed": 7, "lora": None, "rate": 1e-05, "names": ["a|b"]}, "torch": "2.13.0"},
     {"data/processed/emails": "d1.dir", "models/foundation": "b1.dir", "llm/model": "c1.dir"},
-    {"models/mail": "m1.dir", "reports/training/mail/loss.svg": "l1"},
+    {"models/mail": "m1.dir", "reports/training/mail/curves.csv": "l1"},
 )
 EVALUATION = Hashes({}, {"models/mail": "m1.dir", "data/behavioural": "h1.dir"}, {"reports/evaluation/mail": "e1"})
 FACTS = {"git.commit": "0123abc", "uncommitted": "", "run.training": "none", "key": "k1"}
@@ -63,7 +64,6 @@ def mail(tmp_path, monkeypatch):
         "models/mail/config.json": json.dumps({"objective": "classifier", "gpt": {"n_layer": 2}}),
         "reports/quality/emails/validation.json": json.dumps(report),
         "reports/training/mail/metrics.json": json.dumps({"train_loss": 0.25, "steps": 280}),
-        "reports/training/mail/loss.svg": SVG,
         "reports/evaluation/mail/evidence/roc.svg": SVG,
         "reports/evaluation/mail/evidence/roc.csv": "x,y\n0,1\n",
         "reports/evaluation/mail/evidence/slices.csv": f"by,slice,rows,share,none\n{slices}\n",
@@ -88,10 +88,6 @@ def written(mail, tmp_path):
         return BeautifulSoup((tmp_path / "card.html").read_text(), "lxml")
 
     return write
-
-
-def text(found: BeautifulSoup) -> str:
-    return " ".join(found.get_text(" ").split())
 
 
 def test_a_card_says_what_its_files_say(written):
@@ -134,17 +130,17 @@ def test_a_card_says_what_its_files_say(written):
     assert rows(section(page, "Lineage")) == [
         ["git commit at registration", "0123abc"], ["not in git", "nothing"], ["training run in MLflow", "none"],
         ["git commit of that run", "not known here"], ["key of this version", "k1"],
-        ["made: models/mail", "m1.dir"], ["made: reports/training/mail/loss.svg", "l1"],
+        ["made: models/mail", "m1.dir"], ["made: reports/training/mail/curves.csv", "l1"],
         ["made: reports/evaluation/mail", "e1"], ["from: data/processed/emails", "d1.dir"],
         ["from: models/foundation", "b1.dir"], ["from: data/behavioural", "h1.dir"],
     ]  # fmt: skip
 
 
-def test_the_short_card_has_figures_use_and_limits(written, tmp_path):
-    written()
+def test_the_short_card_has_figures_use_and_limits_and_the_same_files_give_the_same_cards(written, tmp_path):
+    assert str(written()) == str(written())
     found = (tmp_path / "card.md").read_text()
     assert found.startswith("# threestage-mail\n\nMail, trained by `finetune@mail`")
-    assert "| f1 | 0.5000 |  | | |" in found
+    assert "| f1 | 0.5000 |  |  |  |" in found
     assert "## What it is for\n\nSorting mail.\n" in found
 
 
@@ -167,11 +163,7 @@ def test_hostile_text_is_text_in_the_card(written):
     assert f"3 | {ATTACK}" in [cell.get_text() for cell in page.find_all("td")]
     assert not page.find_all(["script", "a"])
     assert {image["src"].split(",")[0] for image in page.find_all("img")} == {"data:image/svg+xml;base64"}
-    assert len(page.find_all("img")) == 2
-
-
-def test_the_same_files_give_the_same_bytes(written, tmp_path):
-    assert str(written()) == str(written())
+    assert len(page.find_all("img")) == 1
 
 
 def test_what_was_not_in_git_and_what_nobody_wrote_down_is_said(written, monkeypatch):
@@ -201,6 +193,32 @@ def test_an_empty_table_is_left_out(written):
     assert (rows(section(page, "By kind")), text(section(page, "By kind"))) == ([], "kind rows")
 
 
+def test_failed_gates_are_noted_on_the_card_of_a_version_that_was_approved_despite_them(
+    written, tmp_path, mlflow_store
+):
+    configure_tracking()
+    written()
+    with mlflow.start_run() as run:
+        mlflow.log_artifact(str(tmp_path / "card.html"), "card")
+        mlflow.log_artifact(str(tmp_path / "card.md"), "card")
+
+    def card(name: str) -> str:
+        return mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/card/{name}")
+
+    for gates in (("f1",), ("f1", "<b>evasion</b>")):
+        note_failed_gates(run.info.run_id, gates)
+        (note,) = BeautifulSoup(card("card.html"), "lxml").select("#despite")
+        assert note.get_text() == f"Approved despite failed gates: {', '.join(gates)}."
+        assert note.find_previous_sibling().name == "h1"
+    head, note, made_by, *_ = card("card.md").split("\n\n")
+    assert (head, made_by[:17]) == ("# threestage-mail", "Mail, trained by ")
+    assert note == r"**Approved despite failed gates: f1, \<b\>evasion\</b\>.**"
+    note_failed_gates(run.info.run_id, ())
+    for name in ("card.html", "card.md"):
+        assert card(name) == (tmp_path / name).read_text()
+    note_failed_gates(None, ("f1",))  # a version without a run
+
+
 @pytest.mark.slow
 def test_a_version_has_its_card_and_a_better_card_makes_no_version(project, monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "finetune@classifier")
@@ -219,6 +237,11 @@ def test_a_version_has_its_card_and_a_better_card_makes_no_version(project, monk
     assert ["training run in MLflow", training.info.run_id] in lineage
     assert ["made: models/classifier", version.tags["threestage.model"]] in lineage
     assert ["key of this version", version.tags["threestage.key"]] in lineage
-    Path("tasks/applications").mkdir()
-    Path("tasks/applications/classifier/card.md").write_text("## What it is for\n\nMail.\n")
+    prose = Path("tasks/applications/classifier/card.md")
+    prose.parent.mkdir(parents=True)
+    prose.write_text("## What it is for\n\nMail.\n")
     assert register_model("classifier") == "1"
+    compared("classifier", "1", None, ["f1"])
+    approve("classifier", "1", by="reviewer-1", reason="better on ham", despite_gates=True)
+    page = BeautifulSoup(mlflow.artifacts.load_text(f"runs:/{version.run_id}/card/card.html"), "lxml")
+    assert page.select_one("#despite").get_text() == "Approved despite failed gates: f1."

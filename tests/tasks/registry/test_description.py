@@ -22,7 +22,7 @@ def run(number: str) -> Run:
 def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (evidence := Path("reports/evaluation/classifier/evidence")).mkdir(parents=True)
-    Path("tasks/applications").mkdir(parents=True)
+    Path("tasks/applications/classifier").mkdir(parents=True)
     return evidence
 
 

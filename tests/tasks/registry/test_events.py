@@ -1,4 +1,4 @@
-"""Who decides on a command line waits for no Prefect server, and needs none."""
+"""A decision needs no Prefect server, and waits for none."""
 
 import socket
 import threading
@@ -10,8 +10,8 @@ from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.registry.decide import approve, compared, standing
-from tasks.registry.events import DECIDED, version_page
+from tasks.registry.decide import approve, compared, model_state
+from tasks.registry.events import DECIDED, emit, version_page
 from tasks.registry.tracking import configure_tracking
 from tasks.stages import server
 from tasks.stages.server import TEMPORARY
@@ -20,16 +20,6 @@ pytestmark = pytest.mark.slow
 
 NAME = "threestage-classifier"
 HANGS = 600  # seconds that only something that hangs takes
-
-
-@pytest.fixture(autouse=True)
-def pending(mlflow_store, tmp_path, monkeypatch) -> None:
-    """A version without weights that waits for a decision."""
-    monkeypatch.chdir(tmp_path)
-    configure_tracking()
-    MlflowClient().create_registered_model(NAME)
-    MlflowClient().create_model_version(NAME, str(tmp_path / "mlartifacts"))
-    compared("classifier", "1", None, [])
 
 
 @pytest.fixture
@@ -52,13 +42,12 @@ def listener():
         each.close()
 
 
-def said_by_events(caplog) -> list[str]:
+def warnings(caplog) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.name == "tasks.registry.events"]
 
 
-def decide(reason: str = "f1 is up") -> None:
-    approve("classifier", "1", by="reviewer-1", reason=reason)
-    assert standing("classifier").champion == "1"
+def emit_decision(reason: str = "f1 is up") -> None:
+    emit(DECIDED, NAME, "1", outcome="approved", by="reviewer-1", reason=reason)
 
 
 @pytest.mark.parametrize("api", [None, "temporary"])
@@ -69,42 +58,46 @@ def test_without_a_standing_server_nobody_is_asked(api, listener, monkeypatch, c
     with temporary_settings(
         {PREFECT_API_URL: address} if api else {}, restore_defaults=[] if api else [PREFECT_API_URL]
     ):
-        decide()
+        emit_decision()
     assert taken == []
-    assert said_by_events(caplog) == []
+    assert warnings(caplog) == []
 
 
 def test_a_server_that_is_away_is_a_warning(port, caplog) -> None:
     address = f"http://127.0.0.1:{port}/api"
     with temporary_settings({PREFECT_API_URL: address}):
-        decide()
-    (said,) = said_by_events(caplog)
-    assert said.startswith(f"PREFECT_API_URL={address} does not hear of {NAME} version 1: ")
+        emit_decision()
+    (warning,) = warnings(caplog)
+    assert warning.startswith(f"PREFECT_API_URL={address} does not hear of {NAME} version 1: ")
 
 
-def test_a_server_that_does_not_answer_is_asked_once(listener, monkeypatch, caplog) -> None:
+def test_a_decision_asks_a_server_that_does_not_answer_once(
+    listener, mlflow_store, tmp_path, monkeypatch, caplog
+) -> None:
     address, taken = listener
     monkeypatch.setattr(server, "ANSWERS_WITHIN", 0.2)
+    monkeypatch.chdir(tmp_path)
+    configure_tracking()
+    MlflowClient().create_registered_model(NAME)
+    MlflowClient().create_model_version(NAME, str(tmp_path / "mlartifacts"))
+    compared("classifier", "1", None, [])
     with temporary_settings({PREFECT_API_URL: address}):
-        decide()
+        approve("classifier", "1", by="reviewer-1", reason="f1 is up")
+    assert model_state("classifier").champion == "1"
     assert len(taken) == 1
-    (said,) = said_by_events(caplog)
-    assert "does not hear of" in said
+    (warning,) = warnings(caplog)
+    assert "does not hear of" in warning
 
 
 def test_a_standing_server_keeps_who_decided_what_and_why(prefect_api) -> None:
     reason = f"f1 is up in {__name__}"
-    decide(reason)
+    emit_decision(reason)
     decided, deadline, found = EventFilter(event=EventNameFilter(name=[DECIDED])), time.monotonic() + HANGS, []
     with get_client(sync_client=True) as client:
-        while not found:  # which the server writes down in its own time
+        while not found:  # the server writes it down in its own time
             assert time.monotonic() < deadline
             found = [each for each in client.read_events(decided, 50).events if each.payload["reason"] == reason]
     (event,) = found
     assert event.resource.name == f"{NAME} version 1"
-    assert event.payload == {
-        "page": version_page(NAME, "1"),
-        "outcome": "approved",
-        "by": "reviewer-1",
-        "reason": reason,
-    }
+    about = {"outcome": "approved", "by": "reviewer-1", "reason": reason}
+    assert event.payload == about | {"page": version_page(NAME, "1")}

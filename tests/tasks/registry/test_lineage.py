@@ -12,9 +12,10 @@ from rich.console import Console
 
 from llm.errors import UserError
 from tasks.registry.decide import approve, compared
-from tasks.registry.lineage import as_json, as_mermaid, as_text, find_lineage
+from tasks.registry.lineage import find_lineage
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
+from tasks.registry.tree import as_json, as_mermaid, as_text
 from tasks.stages.hashes import Hashes, as_hashes, digest, stages_behind
 from tasks.stages.server import prefect_page
 

@@ -7,16 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from dvc.repo import Repo
 from mlflow import MlflowClient
 from projects import git
-from small_models import ROOT, run
+from small_models import ROOT
 
 from llm.errors import UserError
 from tasks.registry.record import FILE, RECORD, current_facts
@@ -32,15 +31,13 @@ from tasks.registry.reproduce import (
     why,
     worktree,
 )
-from tasks.registry.tracking import configure_tracking
-from tasks.registry.worktree import Worktree
-from tasks.stages.hashes import Hashes, locked
+from tasks.stages.hashes import Hashes, locked, md5_of
+from tests.tasks.registry.conftest import enter
 
 pytestmark = pytest.mark.slow
 
 NAME = "threestage-classifier"
 URI = f"models:/{NAME}/1"
-STATE = ("mlflow.db*", ".threestage/", ".prefect/", "mlartifacts/", "tmp/", "remote/")
 WAIT = """\
 import os, pathlib, time
 if name := os.environ.get("WAIT"):
@@ -58,29 +55,6 @@ def state() -> dict[str, str]:
     return said | {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def commit() -> None:
-    git(Path(), "add", "--all")
-    git(Path(), "commit", "--quiet", "--message", "A state of it")
-
-
-def register() -> str:
-    """Make what is here a version; its URI."""
-    return f"models:/{NAME}/{register_model('classifier')}"
-
-
-@pytest.fixture(scope="module")
-def registered_folder(ran, tmp_path_factory) -> Path:
-    """The project of small models in a commit, with its classifier registered."""
-    folder = shutil.copytree(ran, tmp_path_factory.mktemp("registered") / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        Path(".gitignore").write_text("\n".join([*STATE, "__pycache__/"]))
-        commit()
-        register()
-    return folder
-
-
 @pytest.fixture
 def temporary(tmp_path, monkeypatch) -> Path:
     """The place for temporary folders."""
@@ -91,32 +65,29 @@ def temporary(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def with_version(registered_folder, temporary, monkeypatch) -> Path:
+def version(projects, temporary, monkeypatch) -> str:
     """In a copy of the project with its version, whose path has spaces."""
-    folder = shutil.copytree(registered_folder, temporary.parent / "a project of mine")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    configure_tracking()  # the store has moved
-    return folder
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    enter(projects / "registered", temporary.parent / "a project of mine", monkeypatch)
+    return URI
 
 
-@contextmanager
-def reproducing(uri: str = URI) -> Iterator[tuple[Worktree, Comparison]]:
-    """As the flow does it, without a Prefect server, while its worktree is there."""
-    version, ran = registered(uri), []
-    with worktree(version) as tree:
-        for stage in gather(version, tree):
+def reproduced(uri: str) -> Comparison:
+    """As the flow does it, without a Prefect server."""
+    found, ran = registered(uri), []
+    with worktree(found) as tree:
+        for stage in gather(found, tree):
             tree.run(stage, {})
             ran.append(stage)
-            result = compare(version, tree, ran, [])
+            result = compare(found, tree, ran, [])
             if result.differs:
                 break
-        yield tree, result
-
-
-def reproduced(uri: str = URI) -> Comparison:
-    with reproducing(uri) as (_, result):
         return result
+
+
+def repro(*stages: str, force: bool = False) -> None:
+    with Repo() as repo:
+        repo.reproduce(list(stages) or None, force=force, single_item=bool(stages))
 
 
 def change_data(model: str) -> None:
@@ -125,68 +96,68 @@ def change_data(model: str) -> None:
 
 
 def change_facts(**facts: str) -> None:
-    """Version 1 as if these were facts of its record: MLflow's client knows where its run was before the copy."""
+    """Version 1 as if these were facts of its record."""
     path = Path("mlartifacts", MlflowClient().get_model_version(NAME, "1").run_id, "artifacts", RECORD)
     record = FILE.validate_json(path.read_bytes())
     names = {name.replace("__", "."): value for name, value in facts.items()}
     path.write_bytes(FILE.dump_json(replace(record, facts=record.facts | names)))
 
 
-def at_this_commit() -> None:
+def commit() -> None:
+    """Commit what is here, and let version 1 be made from that."""
+    git(Path(), "add", "--all")
+    git(Path(), "commit", "--quiet", "--message", "A state of it")
     change_facts(git__commit=subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip())
 
 
-def test_the_same_bytes_are_identical_and_nothing_is_left_behind(with_version, temporary):
+def test_a_version_is_made_again_from_what_cache_and_remote_lack_and_leaves_nothing_behind(version, temporary):
+    for path in Path(".dvc/cache/files").rglob("*"):
+        if path.is_file():  # damaged
+            path.chmod(0o644)
+            path.write_bytes(path.read_bytes() + b" ")
     before = state()
-    with reproducing(f"models:/{NAME}@challenger") as (tree, result):
-        assert not result.differs
-        assert result.ran == ("finetune@classifier",)
-        assert f"models/classifier: md5 {locked('finetune@classifier').outs['models/classifier']}" in str(result)
-        assert state() == before | {"worktree list": state()["worktree list"]}
-        assert tree.project.is_relative_to(temporary)
-    assert state() == before
+    result = reproduced(f"models:/{NAME}@challenger")
+    assert not result.differs
+    assert result.ran == ("pretrain", "finetune@classifier")
+    assert f"models/classifier: md5 {locked('finetune@classifier').outs['models/classifier']}" in str(result)
+    after = state()
+    assert after.keys() <= before.keys(), "nothing goes into the cache; DVC itself drops what is damaged there"
+    assert after == {name: before[name] for name in after}
+    assert {name for name in before.keys() - after.keys() if not name.startswith(".dvc/cache/")} == set()
     assert list(temporary.iterdir()) == []
 
 
-def test_a_dep_in_no_commit_is_copied_from_here_and_named_once_it_has_changed(with_version):
-    change_data("classifier")
-    run("dvc", "repro", "-q")
-    uri = register()
-    then = locked("finetune@classifier").deps["made/classifier"]
-    run("dvc", "remote", "add", "--local", "--default", "storage", "remote")
-    run("dvc", "push", "--quiet")
-    shutil.rmtree(".dvc/cache")  # what the training read is in the remote alone
-    Path("params.yaml").write_text("f1: 0.6\n")  # a later state of this folder does not count
-    Path("dvc.yaml").unlink()
-    result = reproduced(uri)
-    assert not result.differs
-    assert result.ran == ("finetune@classifier",)
-    git(Path(), "checkout", "--quiet", "made")
-    result = reproduced(uri)
-    assert result.ran == ("finetune@classifier",)
-    assert list(result.differs) == ["models/classifier"]
-    (reason,) = result.reasons
-    assert reason.startswith(f"its dep made/classifier was {then}, here it is ")
-    assert f"finetune@classifier is the first stage that made other bytes than those of {uri}" in str(result)
-
-
-def test_what_the_cache_lacks_or_has_damaged_is_made_again_up_to_the_first_stage_that_differs(with_version):
-    for path in Path(".dvc/cache/files").rglob("*"):
-        if path.is_file():
-            path.chmod(0o644)
-            path.write_bytes(path.read_bytes() + b" ")
-    result = reproduced()
-    assert not result.differs
-    assert result.ran == ("pretrain", "finetune@classifier")
-
+def test_the_first_stage_that_makes_other_bytes_is_named_with_the_reason(version):
     shutil.rmtree(".dvc/cache")
     change_data("foundation")
     commit()
-    at_this_commit()
-    result = reproduced()
+    result = reproduced(version)
     assert result.ran == ("pretrain",)
     assert list(result.differs) == ["models/foundation"]
     assert result.reasons[0].startswith(f"its dep made/foundation was {locked('pretrain').deps['made/foundation']}, ")
+    assert f"pretrain is the first stage that made other bytes than those of {version}" in str(result)
+
+
+def test_inputs_come_from_the_remote_by_their_hash_or_from_here_if_no_commit_has_them(version):
+    change_data("classifier")
+    repro()
+    uri = f"models:/{NAME}/{register_model('classifier')}"
+    then = locked("finetune@classifier").deps
+    with Repo() as repo, repo.config.edit("local") as config:
+        config["core"]["remote"], config["remote"]["storage"] = "storage", {"url": str(Path("remote").absolute())}
+    with Repo() as repo:
+        repo.push()
+    shutil.rmtree(".dvc/cache")
+    Path("params.yaml").write_text("f1: 0.6\n")  # a later state of this folder does not count
+    Path("dvc.yaml").unlink()
+    found = registered(uri)
+    with worktree(found) as tree:
+        assert gather(found, tree) == ["finetune@classifier"]
+        assert {path: md5_of(tree.project / path) for path in then} == then
+    git(Path(), "checkout", "--quiet", "made")
+    with worktree(found) as tree:
+        gather(found, tree)
+        assert md5_of(tree.project / "made/classifier") != then["made/classifier"]
 
 
 def test_reasons_are_deps_then_parameters_then_libraries():
@@ -209,18 +180,21 @@ def test_other_libraries_and_another_kind_of_machine_are_expected_to_make_other_
 
 
 @pytest.fixture
-def dirty(with_version) -> str:
+def dirty(version) -> str:
     """A version made when train.py was not as in its commit and read a file that was in none; in a project that is a
     folder of a larger repository."""
-    shutil.move(".git", with_version.parent)
-    Path(with_version.parent, ".gitignore").write_text("tmp/\n")
-    commit()
+    folder = Path.cwd()
+    shutil.move(".git", folder.parent)
+    (folder.parent / ".gitignore").write_text("tmp/\n")
+    git(Path(), "add", "--all")
+    git(Path(), "commit", "--quiet", "--message", "A larger repository")
     code = Path("train.py").read_text()
     Path("note.py").write_text('NOTE = "new" \n')
-    with_note = f"from note import NOTE\n{code}\npathlib.Path('models', model, 'note').write_text(NOTE)\n"
-    Path("train.py").write_text(with_note)
-    run("dvc", "repro", "-q", "--force", "--single-item", "finetune@classifier", "evaluate@classifier")
-    uri = register()
+    Path("train.py").write_text(
+        f"from note import NOTE\n{code}\npathlib.Path('models', model, 'note').write_text(NOTE)\n"
+    )
+    repro("finetune@classifier", "evaluate@classifier", force=True)
+    uri = f"models:/{NAME}/{register_model('classifier')}"
     Path("train.py").write_text(code)
     Path("note.py").unlink()
     git(Path(), "config", "apply.whitespace", "error")
@@ -228,11 +202,11 @@ def dirty(with_version) -> str:
 
 
 def test_an_uncommitted_diff_is_applied_and_one_that_does_not_apply_or_is_gone_is_an_error(dirty, temporary, caplog):
-    with caplog.at_level(logging.WARNING, logger="tasks.registry.reproduce"):
-        assert not reproduced(dirty).differs
+    with caplog.at_level(logging.WARNING, logger="tasks.registry.reproduce"), worktree(registered(dirty)) as tree:
+        assert (tree.project / "note.py").read_text() == 'NOTE = "new" \n'
+        assert (tree.project / "train.py").read_text().startswith("from note import NOTE\n")
     messages = [record.getMessage() for record in caplog.records if record.name == "tasks.registry.reproduce"]
     assert messages == ["not in git: train.py, note.py; applied to its commit from lineage/uncommitted.diff of its run"]
-    assert not Path("note.py").exists()
     (kept,) = Path("mlartifacts").rglob(UNCOMMITTED)
     kept.write_text("--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-import nothing\n+import all\n")
     with pytest.raises(UserError, match=r"train.py, note.py\), and .* does not apply: git apply: error"):
@@ -244,16 +218,7 @@ def test_an_uncommitted_diff_is_applied_and_one_that_does_not_apply_or_is_gone_i
     assert len(subprocess.check_output(["git", "worktree", "list"]).splitlines()) == 1
 
 
-def test_a_stage_that_fails_is_named_and_leaves_nothing(with_version, temporary):
-    Path("train.py").write_text("raise SystemExit(3)\n" + Path("train.py").read_text())
-    commit()
-    at_this_commit()
-    with pytest.raises(UserError, match=r"^stage finetune@classifier failed; the reason stands above"):
-        reproduced()
-    assert list(temporary.iterdir()) == []
-
-
-def test_a_commit_that_git_does_not_have_and_none_at_all_are_errors(with_version):
+def test_a_commit_that_git_does_not_have_and_none_at_all_are_errors(version):
     change_facts(git__commit="0" * 40)
     with pytest.raises(UserError, match=rf"^{URI}: this repository has no commit {'0' * 40}; `git fetch --all`"):
         registered(URI)
@@ -262,10 +227,16 @@ def test_a_commit_that_git_does_not_have_and_none_at_all_are_errors(with_version
         registered(URI)
 
 
-def test_a_command_that_is_stopped_leaves_nothing(with_version, temporary, prefect_api):
-    Path("train.py").write_text(WAIT + Path("train.py").read_text())
+def test_a_stage_that_fails_and_a_command_that_is_stopped_leave_nothing(version, temporary, prefect_api):
+    code = Path("train.py").read_text()
+    Path("train.py").write_text(f"raise SystemExit(3)\n{code}")
     commit()
-    at_this_commit()
+    with pytest.raises(UserError, match=r"^stage finetune@classifier failed; the reason stands above"):
+        reproduced(version)
+    assert list(temporary.iterdir()) == []
+
+    Path("train.py").write_text(WAIT + code)
+    commit()
     before, begun = state(), temporary / "begun"
     variables = {"PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_api, "TMPDIR": str(temporary)}
     running = subprocess.Popen(

@@ -27,15 +27,13 @@ def artifacts(url: str) -> None:
     ("status", "away", "said"),
     [
         (401, False, "it refuses (401); one of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD is wrong"),
-        (403, False, "it refuses anna what was asked for (403); who runs it can allow it"),
+        (403, False, "it refuses anna this (403); who runs it can allow it"),
         (404, False, ""),
         (500, True, "it went away ("),
         (503, True, "it went away ("),
     ],
 )
-def test_a_server_that_refuses_is_told_from_one_to_which_a_later_try_may_help(
-    answering, monkeypatch, ask, status, away, said
-):
+def test_a_refusal_is_told_from_trouble_that_may_pass(answering, monkeypatch, ask, status, away, said):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "anna")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     with answering(status) as url:
@@ -55,13 +53,13 @@ def test_a_server_that_is_gone_is_away(monkeypatch, ask):
 
 
 @pytest.mark.parametrize(("status", "kind"), [(403, UserError), (404, UserError), (429, ServerAwayError)])
-def test_the_first_question_tells_them_apart_too(answering, status, kind):
+def test_the_first_request_tells_them_apart_too(answering, status, kind):
     with answering(status) as url, pytest.raises(UserError) as caught:
         check_server(url)
     assert type(caught.value) is kind
 
 
-def test_a_password_in_the_address_is_not_said(answering, monkeypatch):
+def test_a_password_in_the_address_is_in_no_message(answering, monkeypatch):
     with answering(401) as url:
         secret = url.replace("//", "//anna:secret@")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)

@@ -9,17 +9,17 @@ import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from small_models import challenger, run
+from projects import git
+from small_models import challenger
 
 from flows.tidy import main
 from llm.errors import UserError
 from tasks.registry.decide import compared, settle
 from tasks.registry.register import DELETED, register_model
 from tasks.registry.tidy import cache_files, old_versions, training_weights
-from tasks.registry.tracking import configure_tracking
 from tasks.stages.hashes import locked, md5_of
 from tasks.stages.lock import exclusive
-from tests.tasks.registry.conftest import enter
+from tests.tasks.registry.conftest import enter, evaluate_with
 
 pytestmark = pytest.mark.slow
 
@@ -29,21 +29,12 @@ stages:
   train: {cmd: "mkdir model; cp raw model/weights; cp raw metrics", deps: [raw], outs: [model, metrics]}
 """
 LONG_AGO = "2026-01-02T03:04:05Z"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def someone():
-    with pytest.MonkeyPatch.context() as patch:
-        for who in ("AUTHOR", "COMMITTER"):
-            for what in ("NAME", "EMAIL"):
-                patch.setenv(f"GIT_{who}_{what}", "test@localhost")
-        yield
+KEEP = Path("locks")  # a copy of dvc.lock for each f1
 
 
 def another(f1):
     """Register the classifier with other evidence."""
-    Path("params.yaml").write_text(f"f1: {f1}\n")
-    run("dvc", "repro", "-q", "evaluate@classifier")
+    evaluate_with(f1)
     return register_model("classifier")
 
 
@@ -57,18 +48,23 @@ def old(keep=0, days=30.0):
 
 
 def remove(version):
-    (found,) = (each for each in old_versions(1, 30) if each.name.startswith(f"{NAME} version {version}"))
-    found.remove()
+    (item,) = (each for each in old_versions(1, 30) if each.name.startswith(f"{NAME} version {version}"))
+    item.remove()
 
 
 @pytest.fixture(scope="module")
-def made(ran, tmp_path_factory):
+def made(projects, tmp_path_factory):
     folder = tmp_path_factory.mktemp("four")
     with pytest.MonkeyPatch.context() as patch:
-        enter(ran, folder, patch)
-        register_model("classifier")
+        enter(projects / "registered", folder, patch)
+        git(folder, "rm", "-q", "--cached", "dvc.lock")  # so that no commit holds a version
+        git(folder, "commit", "-q", "--amend", "-m", "Without a lock")
+        KEEP.mkdir()
+        shutil.copy("dvc.lock", KEEP / "0.5")
         for f1 in (0.6, 0.7, 0.8):
             another(f1)
+            shutil.copy("dvc.lock", KEEP / str(f1))
+    mlflow.set_tracking_uri(None)
     return folder
 
 
@@ -76,10 +72,9 @@ def made(ran, tmp_path_factory):
 def four(made, tmp_path, monkeypatch):
     """Four versions of one model, of which the last is the challenger and what is here."""
     enter(made, tmp_path, monkeypatch)
-    configure_tracking()  # the store has moved
 
 
-def test_what_has_an_alias_waits_is_here_or_among_the_newest_stays(four):
+def test_aliased_waiting_newest_and_present_versions_stay(four):
     client = MlflowClient()
     assert old(1) == old(0) == ["3", "2", "1"]  # the fourth is the challenger
     client.delete_registered_model_alias(NAME, "challenger")
@@ -92,40 +87,31 @@ def test_what_has_an_alias_waits_is_here_or_among_the_newest_stays(four):
     assert old(2) == []
 
 
-def test_what_a_branch_or_a_tag_has_stays_but_a_nightly_branch_only_for_some_days(four, monkeypatch):
-    run("git", "commit", "-q", "--allow-empty", "-m", "without a dvc.lock")
+def test_versions_of_a_branch_or_a_tag_stay_but_of_a_nightly_branch_only_for_some_days(four, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_COMMITTER_DATE", LONG_AGO)
     for f1, ref in {0.5: "refs/tags/of-ours", 0.6: "refs/remotes/origin/theirs", 0.7: "refs/heads/retrain/x"}.items():
-        another(f1)
-        run("git", "checkout", "-q", "--detach")
-        run("git", "add", "--force", "dvc.lock")
-        monkeypatch.setenv("GIT_COMMITTER_DATE", LONG_AGO)
-        run("git", "commit", "-q", "-m", ref)
-        run("git", "update-ref", ref, "HEAD")
-    another(0.8)
+        git(tmp_path, "checkout", "-q", "--detach")
+        shutil.copy(KEEP / str(f1), "dvc.lock")
+        git(tmp_path, "add", "--force", "dvc.lock")
+        git(tmp_path, "commit", "-q", "-m", ref)
+        git(tmp_path, "update-ref", ref, "HEAD")
+    shutil.copy(KEEP / "0.8", "dvc.lock")
     assert old() == []
-    run("git", "update-ref", "refs/remotes/origin/retrain/2026-01-02", "refs/heads/retrain/x")
-    run("git", "update-ref", "refs/heads/retrain/2026-01-02-2", "refs/heads/retrain/x")
-    run("git", "branch", "-q", "-D", "retrain/x")
+    git(tmp_path, "update-ref", "refs/remotes/origin/retrain/2026-01-02", "refs/heads/retrain/x")
+    git(tmp_path, "update-ref", "refs/heads/retrain/2026-01-02-2", "refs/heads/retrain/x")
+    git(tmp_path, "branch", "-q", "-D", "retrain/x")
     assert old() == ["3"]
     assert old(days=(time.time() - 1_767_000_000) / 86_400) == []
 
 
-def test_a_version_goes_with_its_evidence_and_is_registered_again_when_it_is_made_again(four):
-    (found,) = (each for each in old_versions(1, 30) if each.name.endswith(" 3"))
-    run_id = MlflowClient().get_model_version(NAME, "3").run_id
-    evidence = Path(MlflowClient().get_run(run_id).info.artifact_uri)
-    assert found.bytes == sum(path.stat().st_size for path in evidence.rglob("*") if path.is_file()) > 1000
-    found.remove()
-    assert there() == {"1", "2", "4"}
-    assert not any(path.is_file() for path in evidence.rglob("*"))
-    assert another(0.7) == "5"
-    assert str(challenger().version) == "5"
-
-
-def test_a_removal_that_is_interrupted_goes_on_and_nobody_seems_to_have_deleted_a_version(four, monkeypatch):
+def test_a_version_goes_with_its_evidence_also_by_an_interrupted_removal_and_is_registered_again(four, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    (item,) = (each for each in old_versions(1, 30) if each.name.endswith(" 3"))
+    run_id = MlflowClient().get_model_version(NAME, "3").run_id
+    evidence = Path(MlflowClient().get_run(run_id).info.artifact_uri)
+    assert item.bytes == sum(path.stat().st_size for path in evidence.rglob("*") if path.is_file()) > 1000
     for step in ("delete_run", "delete_model_version"):
         with monkeypatch.context() as patched:
             patched.setattr(MlflowClient, step, interrupt)
@@ -133,10 +119,12 @@ def test_a_removal_that_is_interrupted_goes_on_and_nobody_seems_to_have_deleted_
                 remove("3")
     remove("3")
     assert there() == {"1", "2", "4"}
+    assert not any(path.is_file() for path in evidence.rglob("*"))
     assert another(0.7) == "5"
+    assert str(challenger().version) == "5"
 
 
-def test_what_was_rejected_stays_rejected_when_its_version_is_gone(four):
+def test_a_rejected_version_stays_rejected_when_it_is_gone(four):
     MlflowClient().set_model_version_tag(NAME, "2", "threestage.state", "Rejected")
     assert "2" not in " ".join(old(1))  # nobody has recorded that yet
     settle("classifier")
@@ -159,13 +147,18 @@ def test_the_run_and_the_model_of_another_version_stay(four):
         assert mlflow.pyfunc.load_model(f"models:/{name}").predict(pd.DataFrame({"subject": ["the cat"]})) is not None
 
 
-def test_a_model_that_no_version_serves_and_no_lock_holds_goes_after_some_days(four):
+def test_weights_of_trainings_go_after_some_days_unless_a_version_or_a_lock_needs_them(four):
     (model,) = mlflow.search_logged_models(output_format="list")
     client = MlflowClient()
     artifacts = Path(client.get_run(model.source_run_id).info.artifact_uri)
     (artifacts / "checkpoints").mkdir()
     (artifacts / "checkpoints/step-000001.safetensors").write_text("weights")
     (artifacts / "progress.csv").touch()
+    killed = client.create_run("1", start_time=1, run_name="finetune@classifier")  # never registered
+    client.log_text(killed.info.run_id, "more", "checkpoints/step-000001.safetensors")
+    (item,) = training_weights(30)
+    assert (item.name, item.bytes) == (f"checkpoints of run {killed.info.run_id}, finetune@classifier", len("more"))
+    item.remove()
     client.delete_registered_model(NAME)
     assert training_weights(0) == []  # it is here
     lock = Path("dvc.lock").read_text()
@@ -173,10 +166,10 @@ def test_a_model_that_no_version_serves_and_no_lock_holds_goes_after_some_days(f
         lock.replace(locked("finetune@classifier").outs["models/classifier"], "0" * 32 + ".dir")
     )
     assert training_weights(30) == []
-    found, checkpoints = training_weights(0)
+    weights, checkpoints = training_weights(0)
     size = sum(path.stat().st_size for path in Path(model.artifact_location).rglob("*") if path.is_file())
-    assert found.bytes == size > 10_000
-    found.remove()
+    assert weights.bytes == size > 10_000
+    weights.remove()
     assert checkpoints.bytes == len("weights")
     checkpoints.remove()
     assert training_weights(0) == []
@@ -210,7 +203,6 @@ def test_the_data_behind_a_version_that_has_an_alias_or_waits_stays_in_the_cache
     client = MlflowClient()
     compared("classifier", "4", None, [])
     Path("dvc.lock").unlink()
-    run("git", "rm", "-q", "--cached", "--ignore-unmatch", "dvc.lock")
     assert not names(cache_files(30)) & {evidence, *weights}
     client.delete_registered_model_alias(NAME, "challenger")
     assert not names(cache_files(30)) & {evidence, *weights}  # it waits
@@ -219,10 +211,6 @@ def test_the_data_behind_a_version_that_has_an_alias_or_waits_stays_in_the_cache
 
 
 # ---- DVC's cache
-
-
-def git(*arguments):
-    run("git", *arguments)
 
 
 def train(content):
@@ -237,51 +225,49 @@ def train(content):
 def results(mlflow_store, tmp_path, monkeypatch):
     """A project of one stage, without a version."""
     monkeypatch.chdir(tmp_path)
-    git("init", "--quiet")
+    git(tmp_path, "init", "--quiet")
     Repo.init().close()
     Path("dvc.yaml").write_text(DVC_YAML)
     Path(".gitignore").write_text("mlflow.db\n.threestage\nmlartifacts\n")
+    return tmp_path
 
 
-def test_what_this_folder_a_branch_or_a_remotes_branch_has_stays_in_the_cache(results):
+def commit(folder):
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "Results")
+
+
+def test_files_of_this_folder_a_branch_or_a_remotes_branch_stay_in_the_cache(results):
     committed = train("committed")
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "Results")
+    commit(results)
     theirs = train("theirs")
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "Theirs")
-    git("update-ref", "refs/remotes/origin/theirs", "HEAD")
-    git("reset", "--quiet", "--hard", "HEAD~1")
+    commit(results)
+    git(results, "update-ref", "refs/remotes/origin/theirs", "HEAD")
+    git(results, "reset", "--quiet", "--hard", "HEAD~1")
     gone, here = train("old and long"), train("here")
-    found = cache_files(30)
-    assert names(found) == {*gone}
-    assert [Path(each.name).suffix for each in found] == [".dir", ""], "a listing goes before its files"
-    assert min(each.bytes for each in found) == len("old and long")
-    for each in found:
+    files = cache_files(30)
+    assert names(files) == {*gone}
+    assert [Path(each.name).suffix for each in files] == [".dir", ""], "a listing goes before its files"
+    assert min(each.bytes for each in files) == len("old and long")
+    for each in files:
         each.remove()
     assert cache_files(30) == []
-    for revision, made in {"HEAD": committed, "origin/theirs": theirs}.items():
-        git("checkout", "--quiet", "--force", revision, "--", "dvc.lock")
+    for revision, hashes in {"HEAD": committed, "origin/theirs": theirs}.items():
+        git(results, "checkout", "--quiet", "--force", revision, "--", "dvc.lock")
         with Repo() as repo:
             repo.checkout(force=True)
-        assert (md5_of(Path("model")), md5_of(Path("metrics"))) == made != here
+        assert (md5_of(Path("model")), md5_of(Path("metrics"))) == hashes != here
 
 
-def test_results_of_another_machine_of_which_nothing_is_here_stop_nothing(results):
+def test_results_of_another_machine_and_a_cache_that_others_share_are_left_alone(results, tmp_path_factory):
     train("theirs")
-    git("add", "--all")
-    git("commit", "--quiet", "--message", "Results")
-    git("branch", "theirs")
+    commit(results)
+    git(results, "branch", "theirs")
     shutil.rmtree(".dvc/cache")
     unused, here = train("old"), train("here")
     assert names(cache_files(30)) == {*unused} - {*here}
-
-
-def test_a_cache_that_others_may_share_is_left_alone(results, tmp_path_factory):
     with Repo() as repo, repo.config.edit() as settings:
         settings["cache"]["dir"] = str(tmp_path_factory.mktemp("shared"))
-    train("mine")
-    train("mine again")
     with pytest.raises(UserError, match="others may share it; `dvc gc --projects`"):
         cache_files(30)
 
@@ -289,33 +275,32 @@ def test_a_cache_that_others_may_share_is_left_alone(results, tmp_path_factory):
 # ---- the command
 
 
-def tidied(monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["tidy", *options])
-    return main()
+def test_the_command_lists_also_during_a_retraining_and_removes_when_told_to(
+    four, tmp_path, monkeypatch, capsys, prefect_api
+):
+    def tidied(*options):
+        monkeypatch.setattr(sys, "argv", ["tidy", *options])
+        return main()
 
-
-def test_the_command_lists_also_during_a_retraining_and_removes_when_told_to(four, monkeypatch, capsys, prefect_api):
     with exclusive("retrain"):
-        assert tidied(monkeypatch, "--versions", "2") == 0
+        assert tidied("--versions", "2") == 0
         lines = capsys.readouterr().out.splitlines()
-        assert tidied(monkeypatch, "--versions", "2", "--yes") == 1
+        assert tidied("--versions", "2", "--yes") == 1
         assert "retrain/lock is held by process" in capsys.readouterr().err
     assert lines[0].startswith("2 versions, ")
     assert lines[1:3] == [f"  {NAME} version 2", f"  {NAME} version 1"]
     assert lines[-1].endswith(" MB would go; `make tidy YES=1` removes it")
     assert there() == {"1", "2", "3", "4"}
-    assert tidied(monkeypatch, "--versions", "2", "--yes") == 0
+    assert tidied("--versions", "2", "--yes") == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(" MB removed")
     assert there() == {"3", "4"}
-    run("dvc", "status")
-    assert tidied(monkeypatch, "--versions", "2", "--yes") == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "0.0 MB removed"
-
-
-def test_a_lock_that_can_not_be_read_is_named_and_leaves_the_rest_to_be_tidied(four, monkeypatch, capsys, prefect_api):
-    blob = "printf '100644 blob %s\\tdvc.lock\\n' $(echo '<<<<<<< HEAD' | git hash-object -w --stdin)"
-    run("sh", "-c", f"git branch unmerged $(git commit-tree $({blob} | git mktree) -m middle)")
-    assert tidied(monkeypatch) == 1
+    # A lock that can't be read is named, and the rest is tidied.
+    git(tmp_path, "checkout", "--quiet", "-b", "unmerged")
+    Path("dvc.lock").write_text("<<<<<<< HEAD\n")
+    git(tmp_path, "add", "--force", "dvc.lock")
+    git(tmp_path, "commit", "--quiet", "--message", "middle")
+    shutil.copy(KEEP / "0.8", "dvc.lock")
+    assert tidied() == 1
     said = capsys.readouterr()
     assert "not what DVC writes" in said.err
     assert "0 checkpoints of interrupted trainings" in said.out

@@ -1,4 +1,4 @@
-"""What a tracking server does that a file does not."""
+"""A version, decisions and a download on a tracking server, and how it goes away."""
 
 import tempfile
 
@@ -8,38 +8,48 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
-from small_models import challenger
 
 from app.errors import Unavailable
 from app.settings import Settings
 from app.versions import Versions
+from tasks.registry.decide import approve, compared, history, model_state, roll_back, settle
 from tasks.registry.lineage import find_lineage
 from tasks.registry.register import register_model, registered
 from tasks.registry.server import ServerAwayError, server_errors
+from tasks.registry.tracking import configure_tracking, namespace
 
 pytestmark = pytest.mark.slow
 
-NAME = "threestage-classifier"
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """No server, and nobody waits for it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
 
 
 def test_a_tracking_server_takes_a_version_and_gives_the_model_back(tracking_server, monkeypatch):
+    monkeypatch.delenv("THREESTAGE_NAMESPACE")  # a laptop moves no alias of the team's without a word
     assert register_model("classifier") == "1"
-    (own,) = MlflowClient().search_registered_models()
-    assert own.name != NAME  # a laptop moves no alias of the team's without a word
+    client, own = MlflowClient(), f"{namespace()}-classifier"
+    assert own != "threestage-classifier"
+    assert [str(each.version) for each in client.search_model_versions(f"name = '{own}'")] == ["1"]
     monkeypatch.setenv("THREESTAGE_NAMESPACE", "threestage")
     assert register_model("classifier") == "1"
     assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
+    version = client.get_model_version_by_alias("threestage-classifier", "challenger")
     served = mlflow.pyfunc.load_model("models:/threestage-classifier@challenger")
     table = served.predict(pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
     assert table["label"][0] in ("ham", "spam")
-    files = [file.path for file in MlflowClient().list_artifacts(challenger().run_id, "lineage")]
-    assert "lineage/stages.json" in files
+    assert "lineage/stages.json" in [file.path for file in client.list_artifacts(version.run_id, "lineage")]
     assert find_lineage("classifier").title == "threestage-classifier version 1 (challenger)"
-    model = mlflow.get_logged_model(challenger().source.removeprefix("models:/"))
+    model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics}["f1"] == 0.5
 
 
-def test_what_the_app_fetches_from_a_tracking_server_goes_with_the_version(tracking_server, tmp_path, monkeypatch):
+def test_a_download_of_the_app_goes_with_the_version(tracking_server, tmp_path, monkeypatch):
     assert register_model("classifier") == "1"
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = {*tmp_path.iterdir()}
@@ -48,46 +58,72 @@ def test_what_the_app_fetches_from_a_tracking_server_goes_with_the_version(track
         loaded = versions.get("classifier")
         assert loaded.folder.is_relative_to(tmp_path)
         assert (loaded.folder / "model.safetensors").exists()
-        with monkeypatch.context() as patched:
-            patched.setattr("app.versions.load_for_inference", lambda folder: 1 / 0)
-            versions._loaded.clear()
-            with pytest.raises(Unavailable, match="ZeroDivisionError"):
-                versions.get("classifier")
-        versions._loaded[loaded.named] = loaded
+    finally:
+        versions.close(0)
+    monkeypatch.setattr("app.versions.load_for_inference", lambda folder: 1 / 0)
+    versions = Versions(Settings())
+    try:
+        with pytest.raises(Unavailable, match="ZeroDivisionError"):
+            versions.get("classifier")
     finally:
         versions.close(0)
     assert {*tmp_path.iterdir()} == before
 
 
-def test_a_server_that_is_away_is_known_behind_mlflows_word_that_a_model_may_have_been_deleted(monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(ServerAwayError, match="it went away"), server_errors():
-        MlflowClient("http://127.0.0.1:9").set_logged_model_tags("m-1", {"threestage.model": "classifier"})
+def test_decisions_on_a_tracking_server_are_the_same(tracking_server):
+    configure_tracking()
+    client, name = MlflowClient(), f"{namespace()}-classifier"
+    client.create_registered_model(name)
+    for _ in range(3):
+        with mlflow.start_run() as run:
+            client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id)
+
+    def compare(version):
+        client.set_registered_model_alias(name, "challenger", version)
+        compared("classifier", version, model_state("classifier").champion, [])
+
+    for version in ("1", "2"):
+        compare(version)
+        approve("classifier", version, by="reviewer-1", reason="better")
+    compare("3")
+    client.set_model_version_tag(name, "3", "threestage.state", "approved")
+    client.set_model_version_tag(name, "3", "threestage.why", "by hand")
+    assert [each.why for each in settle("classifier")] == ["by hand"]
+    assert roll_back("classifier", by="reviewer-1", reason="too slow").champion == "2"
+    compare("3")
+    client.delete_model_version(name, "3")
+    settle("classifier")
+    events = [each.event for each in history("classifier") if each.event != "compared"]
+    assert events == ["approved", "approved", "approved", "rolled back", "withdrawn"]
+    now = model_state("classifier")
+    assert (now.champion, now.previous, now.challenger) == ("2", "1", None)
 
 
-def test_a_server_that_is_away_is_known_behind_mlflows_word_that_files_could_not_be_fetched(monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    artifacts = HttpArtifactRepository("http://127.0.0.1:9/api/2.0/mlflow-artifacts/artifacts/1")
-    monkeypatch.setattr(artifacts, "_is_directory", lambda path: False)  # as it said just before
-    with pytest.raises(MlflowException, match="following failures") as raised:
-        artifacts.download_artifacts("lineage/stages.json")
-    with pytest.raises(ServerAwayError, match="it went away"), server_errors():
-        raise raised.value
-
-
-def test_a_tracking_server_that_goes_away_while_a_model_is_registered_is_said_in_a_line(tracking_server, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+def test_a_tracking_server_that_goes_away_during_a_registration_is_an_error_on_one_line(tracking_server, monkeypatch):
     log_model = mlflow.pyfunc.log_model
 
     def last(**arguments: object) -> object:
         logged = log_model(**arguments)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-        mlflow.set_tracking_uri("http://127.0.0.1:9")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+        mlflow.set_tracking_uri(NOBODY)
         return logged
 
     monkeypatch.setattr(mlflow.pyfunc, "log_model", last)
-    with pytest.raises(ServerAwayError, match=r"^MLFLOW_TRACKING_URI=http://127.0.0.1:9: it went away") as caught:
+    with pytest.raises(ServerAwayError, match=rf"^MLFLOW_TRACKING_URI={NOBODY}: it went away") as caught:
         register_model("classifier")
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_is_away_is_known_behind_mlflows_error_that_a_model_may_have_been_deleted(away):
+    with pytest.raises(ServerAwayError, match="it went away"), server_errors():
+        MlflowClient(NOBODY).set_logged_model_tags("m-1", {"threestage.model": "classifier"})
+
+
+def test_a_server_that_is_away_is_known_behind_mlflows_error_that_files_could_not_be_fetched(away, monkeypatch):
+    artifacts = HttpArtifactRepository(f"{NOBODY}/api/2.0/mlflow-artifacts/artifacts/1")
+    monkeypatch.setattr(artifacts, "_is_directory", lambda path: False)  # as it answered just before
+    with pytest.raises(MlflowException, match="following failures") as raised:
+        artifacts.download_artifacts("lineage/stages.json")
+    with pytest.raises(ServerAwayError, match="it went away"), server_errors():
+        raise raised.value

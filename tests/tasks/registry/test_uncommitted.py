@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from tasks.registry import uncommitted as module
-from tasks.registry.record import Record
-from tasks.registry.uncommitted import not_in_git, uncommitted
+from tasks.registry.record import Record, not_in_git
+from tasks.registry.uncommitted import uncommitted
 from tasks.stages.hashes import Hashes
 
 PARAMS = """\
@@ -43,12 +43,9 @@ def committed(tmp_path, monkeypatch):
     git("commit", "-qm", "all")
 
 
-def test_a_commit_that_holds_all_leaves_nothing(committed):
-    write("tests/test_gpt.py", "changed\n")
-    assert uncommitted() == module.Uncommitted("", b"")
-
-
 def test_values_are_named_as_they_were_and_many_or_long_ones_are_cut(committed):
+    write("tests/test_gpt.py", "changed\n")  # which makes no model
+    assert uncommitted() == module.Uncommitted("", b"")
     write("params.yaml", PARAMS.replace("1500", "20").replace("900, lora: null", "20, lora: {rank: 4}"))
     assert uncommitted().summary == (
         "not in git: params.yaml, foundation.train.steps 1500 -> 20, applications.mail.train.steps 900 -> 20, "
@@ -89,19 +86,15 @@ def test_large_and_binary_files_are_left_out_of_the_diff_and_named(committed, mo
     assert len(changed.diff) < 500
 
 
-@pytest.mark.parametrize("with_git", [True, False])
-def test_without_a_commit_there_is_nothing_to_compare_with(tmp_path, monkeypatch, with_git):
+@pytest.mark.parametrize("lacks", ["git", "a repository", "a commit"])
+def test_without_git_or_a_commit_there_is_nothing_to_compare_with(tmp_path, monkeypatch, lacks):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    if with_git:
+    if lacks == "git":
+        monkeypatch.setenv("PATH", "")
+    elif lacks == "a commit":
         git("init", "-q")
     write("params.yaml", PARAMS)
-    assert uncommitted() == module.Uncommitted("", b"")
-
-
-def test_without_the_command_git_there_is_nothing_to_compare_with(committed, monkeypatch):
-    write("params.yaml", "")
-    monkeypatch.setenv("PATH", "")
     assert uncommitted() == module.Uncommitted("", b"")
 
 

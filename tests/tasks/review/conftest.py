@@ -186,10 +186,10 @@ def reviewed(tmp_path_factory, reviewed_files) -> Path:
         weights = write_model(folder / "made/c1/classifier", "classifier", 3)
         other_way = ("labels[label], **{", "labels[1 - label], **{")
         register(weights, "classifier")
-        register(weights, "classifier", changed={"llm/objectives/classifier.py": other_way})
+        register(weights, "classifier", changed={"llm/objectives/classifier/__init__.py": other_way})
         register(weights, "classifier", bare=True)
         seen = ("labels[label], **{", "' '.join(__import__('os').environ), **{")
-        register(weights, "classifier", changed={"llm/objectives/classifier.py": seen})
+        register(weights, "classifier", changed={"llm/objectives/classifier/__init__.py": seen})
         for model in ("assistant", "foundation"):
             for number in (1, 2):
                 register(write_model(folder / f"made/{model}-{number}" / model, model, number), model)

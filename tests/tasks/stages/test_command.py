@@ -295,7 +295,7 @@ def long_training(
 ) -> Iterator[subprocess.Popen]:
     """A training that would take hours, when its first checkpoint is there; if `patient`, its goodbye may take long."""
     edit_params(project, n_layer=1, n_embd=16, n_head=2, context_length=64, batch_size=2, steps=10**6)
-    edit_params(project, evaluate_every=10**6, checkpoint_every=20, sample_prompts=[])
+    edit_params(project, evaluate_every=10**6, checkpoint_every=20)
     shutil.copytree(token_files, project / "data/processed/corpus")
     with subprocess.Popen(
         [sys.executable, *(("-c", PATIENT) if patient else ("-m", "flows.pretrain"))],

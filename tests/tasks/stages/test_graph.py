@@ -38,7 +38,7 @@ def make(folder):
     (folder / "raw").write_text("text")
     Repo.init(str(folder), no_scm=True).close()
     for package in ("tasks", "llm"):
-        shutil.copytree(ROOT / package, folder / package)  # `python -m tasks.stages.lifeline` starts here
+        shutil.copytree(ROOT / package, folder / package)  # `python -m tasks.stages.parent_death` starts here
     return folder
 
 

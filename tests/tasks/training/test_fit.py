@@ -29,7 +29,7 @@ from tasks.registry.record import read_record
 from tasks.registry.tracking import log_steps, stage_run
 from tasks.stages.command import state_folder
 from tasks.stages.lock import FINISHED, KEEP
-from tasks.stages.params import load_application
+from tasks.stages.params import load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.interrupted import interrupted, main, remove
 from tasks.training.progress import KEPT, log_checkpoint
@@ -38,7 +38,7 @@ from tasks.training.setup import Throughput, TrainingSetup
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context_length": 64, "steps": 60, "batch_size": 2, "dropout": 0.1}
-SMALL |= {"evaluate_every": 20, "checkpoint_every": 10, "evaluation_batches": 2, "sample_prompts": ("the cat",)}
+SMALL |= {"evaluate_every": 20, "checkpoint_every": 10, "evaluation_batches": 2}
 PARAMS = Train(seed=1, learning_rate=3e-2, **SMALL)
 REPORT = Path("reports/training/pretrain")
 
@@ -273,31 +273,30 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_pretraining_twice_writes_the_same_bytes_and_what_it_says_is_true(stage, encoding):
     from flows.pretrain import pretrain
 
-    change_params(
-        Path(), {"foundation": {"train": SMALL | {"seed": 1, "learning_rate": 3e-2, "sample_prompts": ["the cat"]}}}
-    )
-    params, made = load_application("foundation"), []
+    train = SMALL | {"seed": 1, "learning_rate": 3e-2}
+    change_params(Path(), {"foundation": {"train": train, "evaluate": {"sample_prompts": ["the cat", ""]}}})
+    params, made = load_training("foundation"), []
     for _ in range(2):
         pretrain(params)
         made.append({**files(Path("models/foundation")), **files(REPORT)})
         shutil.rmtree("models")
         shutil.rmtree("reports")
     assert made[0] == made[1]
-    assert set(made[0]) == {
-        *("config.json", "model.safetensors", "tokenizer.json"),
-        *("curves.csv", "loss.svg", "metrics.json", "samples.md"),
-    }
+    weights = {"config.json", "model.safetensors", "tokenizer.json"}
+    assert set(made[0]) == weights | {"curves.csv", "metrics.json"}
     metrics = json.loads(made[0]["metrics.json"])
     curves = made[0]["curves.csv"].decode().splitlines()
     assert [line.split(",")[0] for line in curves] == ["step", "20", "40", "60"]
     assert metrics["steps"] == 60
     assert metrics["validation_loss"] == min(float(line.split(",")[2]) for line in curves[1:])
-    assert made[0]["samples.md"].decode().count("- the cat") == 3
     runs = mlflow.search_runs(output_format="list")
     assert [run.info.status for run in runs] == ["FINISHED"] * 2
     assert runs[0].data.metrics["final.validation_loss"] == metrics["validation_loss"]
-    artifacts = {file.path for file in MlflowClient().list_artifacts(runs[0].info.run_id, "report")}
-    assert artifacts >= {"report/curves.csv", "report/loss.svg"}
+    client, run = MlflowClient(), runs[0].info.run_id
+    assert {file.path for file in client.list_artifacts(run, "report")} == {"report/curves.csv", "report/metrics.json"}
+    shown = [f"samples/step-0000{step}.md" for step in (20, 40, 60)]
+    assert [file.path for file in client.list_artifacts(run, "samples")] == shown
+    assert mlflow.artifacts.load_text(f"runs:/{run}/{shown[-1]}").startswith("- the cat")
     models = mlflow.search_logged_models(output_format="list")
     assert {model.source_run_id for model in models} == {run.info.run_id for run in runs}
     assert (models[0].name, models[0].params["steps"]) == ("foundation", "60")
@@ -305,7 +304,7 @@ def test_pretraining_twice_writes_the_same_bytes_and_what_it_says_is_true(stage,
 
 def test_what_is_published_loads_and_the_report_names_the_best_step(stage, make_gpt, encoding):
     history = [
-        {"step": step, "train_loss": 10.0 - step} | ({"validation_f1": f1, "samples": ["a  b"]} if f1 else {})
+        {"step": step, "train_loss": 10.0 - step} | ({"validation_f1": f1} if f1 else {})
         for step, f1 in enumerate((None, 0.25, None, 0.75, None, 0.5), 1)
     ]
     gpt = make_gpt()
@@ -323,7 +322,6 @@ def test_what_is_published_loads_and_the_report_names_the_best_step(stage, make_
     assert json.loads((REPORT / "metrics.json").read_text()) == metrics
     model, _ = load_model(Path("models/foundation"))
     assert torch.equal(model(torch.tensor([[1, 2]])), gpt(torch.tensor([[1, 2]])))
-    assert (REPORT / "samples.md").read_text().endswith("## Step 6\n\n- a b\n")
     assert pd.read_csv(REPORT / "curves.csv")["train_loss"].tolist() == [8.5, 6.5, 4.5]
 
 

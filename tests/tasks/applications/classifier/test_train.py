@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from llm.formats.model_folder import save_model
-from llm.training import selection
+from llm.objectives.classifier import selection
 from llm.training.workers import ALONE
 from tasks.applications.classifier.train import Train, prepare
 

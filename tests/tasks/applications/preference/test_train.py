@@ -8,12 +8,12 @@ from llm.config import LoRAConfig
 from llm.device import Compute
 from llm.formats.model_folder import save_model
 from llm.objectives import load
-from llm.objectives.assistant import build
+from llm.objectives.assistant import answer_all, build
+from llm.objectives.assistant.rows import is_right, questions_of
 from llm.training.loop import train
 from llm.training.workers import ALONE
 from tasks.applications.preference import train as preference
 from tasks.applications.preference.train import right_and_wrong
-from tasks.data.conversations import is_right
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 WORDS = ["the cat", "the dog", "a bird", "the moon", "the hat", "the mat"]
@@ -175,14 +175,18 @@ def test_lora_freezes_the_base_and_what_is_counted_are_pairs(folder):
 
 
 def test_its_evaluation_says_how_many_of_the_questions_that_it_drew_it_answers_right(folder):
-    table = pd.read_parquet(folder / "validation.parquet")
-    row = prepared(folder).objective.evaluate()
-    asked, said = zip(*(sample.split(" -> ") for sample in row["samples"]), strict=True)
-    assert set(asked) < set(WORDS)
-    assert len(asked) == 4
-    assert row["validation_exact_match"] == 0
-    write(folder, "validation", instruction=list(table["instruction"]), output=["a"] * 7, answers=[[said[0]]] * 7)
-    assert prepared(folder).objective.evaluate()["validation_exact_match"] == said.count(said[0]) / 4
+    table, setup = pd.read_parquet(folder / "validation.parquet"), prepared(folder)
+    assert setup.objective.evaluate()["validation_exact_match"] == 0
+    said = answer_all(setup.model, setup.encoding, questions_of(table), max_new_tokens=4)
+    assert len(preference.samples(setup, folder, None)) == 5
+    write(
+        folder,
+        "validation",
+        instruction=list(table["instruction"]),
+        output=["a"] * 7,
+        answers=[[text] for text in said],
+    )
+    assert prepared(folder).objective.evaluate()["validation_exact_match"] == 1
 
 
 def test_it_speaks_in_the_form_of_its_base_and_is_served_as_an_assistant(folder):

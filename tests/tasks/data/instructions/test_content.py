@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.data.conversations import is_right
+from llm.objectives.assistant.rows import is_right
 from tasks.data.instructions.choose import SPLITS
 from tasks.data.instructions.fill import fill
 from tasks.data.instructions.packs import read_packs

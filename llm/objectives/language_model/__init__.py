@@ -84,7 +84,7 @@ def text_loss(
 
 
 def continuations(
-    model: GPT, encoding: tiktoken.Encoding, prompts: tuple[str, ...], *, tokens: int, seed: int
+    model: GPT, encoding: tiktoken.Encoding, prompts: Sequence[str], *, tokens: int, seed: int
 ) -> list[str]:
     """Each prompt with its continuation of at most `tokens`, at temperature 0.8 from the nucleus of 0.95."""
     sampling = LIVELY.model_copy(update={"seed": seed})
@@ -106,14 +106,12 @@ def check_prompts(encoding: tiktoken.Encoding, prompts: Sequence[str], context_l
 
 def objective(
     model: GPT,
-    encoding: tiktoken.Encoding,
     config: TrainConfig,
     train: TokenWindows,
     validation: TokenWindows,
     compute: Compute,
     *,
     evaluation_batches: int,
-    prompts: tuple[str, ...],
     first_context_length: int | None = None,
     start_counts: bool = False,
     workers: Workers = ALONE,
@@ -123,7 +121,6 @@ def objective(
     How many tokens see each other is `context_at` each step, from `first_context_length` on. With `start_counts` the
     weights kept may be the ones before the first step.
     """
-    check_prompts(encoding, prompts, model.config.context_length)
     mean_loss = workers.wrap(model, window_loss)
     order = BatchSampler(len(train), config.batch_size, config.seed)
     batches = validation.evaluation_batches(evaluation_batches, config.batch_size, workers.count)
@@ -135,12 +132,11 @@ def objective(
         with compute.autocast():
             return mean_loss(inputs_BT, targets_BT, length)
 
-    def evaluate() -> dict[str, Any]:
+    def evaluate() -> dict[str, float]:
         found = text_loss(model, validation, batches[workers.rank :: workers.count], compute, workers)
         return {
             "validation_loss": found,
             "validation_bits_per_byte": bits_per_byte(found, 1, validation.bytes_per_token),
-            "samples": continuations(model, encoding, prompts, tokens=40, seed=config.seed),
         }
 
     return Objective(loss, evaluate, best="validation_loss", start_counts=start_counts)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llm.training.calibration import best_threshold, fit_mixture
+from llm.objectives.classifier.calibration import best_threshold, fit_mixture
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import tiktoken
@@ -33,6 +33,8 @@ OPTIONS = options(GREEDY)
 EXAMPLE = {"instruction": "What is the opposite of this word?", "input": "early"}
 ANSWER = 64
 """Tokens after which an answer is cut where nothing else is said."""
+SHOWN = 5
+"""Answers that are shown at each evaluation of a training."""
 
 logger = logging.getLogger(__name__)
 
@@ -219,21 +221,15 @@ def mean_response_loss(
 
 def objective(
     model: Assistant,
-    encoding: tiktoken.Encoding,
     config: TrainConfig,
     windows: Sequence[Sequence[Example]],
     validation: Sequence[Example],
     compute: Compute,
     *,
-    questions: Sequence[Question],
     workers: Workers = ALONE,
 ) -> Objective:
-    """Learn from packed windows; keep the weights with the lowest response loss on `validation`.
-
-    `questions` are answered at every evaluation, but for those that fill the context.
-    """
+    """Learn from packed windows; keep the weights with the lowest response loss on `validation`."""
     order = BatchSampler(len(windows), config.batch_size, config.seed)
-    questions = [question for question in questions if leaves_room(model, encoding, question)]
     widest = max(map(row_width, windows))
     longest = max(widest, *map(len, validation))
     width = widest if compute.backend.compiles else 0
@@ -246,16 +242,8 @@ def objective(
         total = sum_loss([windows[row] for row in workers.part(order[index])], compute, width)
         return total * workers.count / tokens(index)
 
-    def evaluate() -> dict[str, Any]:
-        with compute.autocast():
-            answers = answer_all(model, encoding, questions) if questions else []
-        return {
-            "validation_loss": mean_response_loss(model, validation, config.batch_size, compute, longest),
-            "samples": [
-                f"{' '.join([*asked.history, asked.instruction, asked.input]).strip()} -> {text}"
-                for asked, text in zip(questions, answers, strict=True)
-            ],
-        }
+    def evaluate() -> dict[str, float]:
+        return {"validation_loss": mean_response_loss(model, validation, config.batch_size, compute, longest)}
 
     return Objective(loss, evaluate, best="validation_loss", weight=tokens)
 
@@ -316,3 +304,17 @@ def answer_all(
         stop_tokens=turn_ends(encoding, model.chat),
     )
     return [decode(encoding, text).strip() for text in tokens]
+
+
+@torch.inference_mode()
+def shown_answers(
+    model: Assistant, encoding: tiktoken.Encoding, questions: Sequence[Question], compute: Compute
+) -> list[str]:
+    """SHOWN of the questions with their answers, for people to read; those that fill the context are left out."""
+    asked = list(islice((each for each in questions if leaves_room(model, encoding, each)), SHOWN))
+    with compute.autocast():
+        answers = answer_all(model, encoding, asked) if asked else []
+    return [
+        f"{' '.join([*each.history, each.instruction, each.input]).strip()} -> {text}"
+        for each, text in zip(asked, answers, strict=True)
+    ]

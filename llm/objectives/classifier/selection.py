@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm.model.ngrams import NgramModel
-from llm.training.calibration import fit_mixture
+from llm.objectives.classifier.calibration import fit_mixture
+from llm.objectives.classifier.ngrams import NgramModel
 
 FEW = 500
 """Of fewer texts the GPT learns from all: a mail that was fed back, five times there, would be much of what is left."""

@@ -17,7 +17,6 @@ from llm.objectives.assistant import (
     batch,
     build,
     encode_examples,
-    leaves_room,
     mean_response_loss,
     objective,
     pack_sequences,
@@ -25,6 +24,7 @@ from llm.objectives.assistant import (
     row_width,
     serve,
     shared_prefix,
+    shown_answers,
 )
 from llm.tokenizer import make_encoding
 
@@ -191,7 +191,7 @@ def taught(make_assistant, make_config, encoding):
     examples = encode_examples(
         encoding, gpt.chat, [Question("the cat"), Question("the dog", "ate")], ["sat on the mat", "the hat"], 128
     )
-    goal = objective(gpt, encoding, make_config(), [examples], examples, CPU, questions=[Question("the cat")])
+    goal = objective(gpt, make_config(), [examples], examples, CPU)
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
     for step in range(40):
         goal.loss(step).backward()
@@ -214,26 +214,23 @@ def test_an_answer_passes_over_rows_of_a_padded_embedding_that_are_no_token(make
     assert answer_all(gpt, encoding, [Question("the cat"), Question("sat", "on")], max_new_tokens=4) == ["", ""]
 
 
-def test_an_evaluation_answers_its_questions_and_says_the_loss(taught):
-    found = taught[1].evaluate()
-    assert found["samples"] == ["the cat -> sat on the mat"]
-    assert found["validation_loss"] < 0.05
+def test_an_evaluation_gives_the_loss_and_people_see_answers(taught, encoding):
+    gpt, goal = taught
+    assert goal.evaluate()["validation_loss"] < 0.05
+    assert shown_answers(gpt, encoding, [Question("the cat")], CPU) == ["the cat -> sat on the mat"]
 
 
 def test_a_validation_row_may_be_longer_than_all_that_is_learned(make_assistant, make_config, encoding):
     gpt = make_assistant(context_length=128)
     short, long = encode_examples(encoding, gpt.chat, [Question("a"), Question("the moon " * 12)], ["b", "c"], 128)
-    goal = objective(gpt, encoding, make_config(), [[short]], [long], CPU, questions=[])
+    goal = objective(gpt, make_config(), [[short]], [long], CPU)
     assert goal.evaluate()["validation_loss"] == pytest.approx(alone(gpt, long).item() / long.counted, rel=1e-5)
 
 
-def test_a_question_that_leaves_no_room_for_an_answer_is_passed_over(make_assistant, make_config, encoding):
-    gpt, long = make_assistant(context_length=128), Question("the moon " * 60)
-    examples = encode_examples(encoding, gpt.chat, [Question("the cat")], ["sat"], 128)
-    assert leaves_room(gpt, encoding, Question("the cat"))
-    assert not leaves_room(gpt, encoding, long)
-    goal = objective(gpt, encoding, make_config(), [examples], examples, CPU, questions=[long, Question("the cat")])
-    assert [sample.split(" -> ")[0] for sample in goal.evaluate()["samples"]] == ["the cat"]
+def test_a_question_that_leaves_no_room_for_an_answer_is_not_shown(make_assistant, encoding):
+    gpt, long = make_assistant(context_length=128).eval(), Question("the moon " * 60)
+    shown = shown_answers(gpt, encoding, [long, Question("the cat")], CPU)
+    assert [each.split(" -> ")[0] for each in shown] == ["the cat"]
 
 
 def test_served_rows_are_answered_and_one_that_can_not_be_says_why_and_leaves_the_others_alone(taught, encoding):

@@ -6,7 +6,7 @@ import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from llm.model.ngrams import NgramModel
+from llm.objectives.classifier.ngrams import NgramModel
 
 RANDOM = np.random.default_rng(1)
 TEXTS = [RANDOM.integers(0, 30, size=size).tolist() for size in RANDOM.integers(1, 20, size=80)]

@@ -10,11 +10,11 @@ from llm.config import LoRAConfig
 from llm.dataset import BatchSampler
 from llm.device import Compute
 from llm.model.lora import add_lora
-from llm.objectives import preference
 from llm.objectives.assistant import Example
-from llm.objectives.preference import Pair, dpo_loss, log_probabilities, margins, objective, preference_loss
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
+from tasks.applications.preference import train as preference
+from tasks.applications.preference.train import Pair, dpo_loss, log_probabilities, margins, objective, preference_loss
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 tokens = st.lists(st.integers(0, 250), min_size=1, max_size=8)

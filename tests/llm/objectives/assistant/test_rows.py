@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data.conversations import contains_answer, is_right
+from llm.objectives.assistant.rows import contains_answer, is_right
 
 
 @pytest.mark.parametrize(

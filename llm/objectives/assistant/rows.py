@@ -2,27 +2,29 @@
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import tiktoken
 
 from llm.chat import Chat
 from llm.errors import UserError
 from llm.objectives.assistant import Example, Question, encode_examples
 
+Table = Mapping[str, Iterable[Any]]
+"""Columns by their names, such as a DataFrame's."""
 BEGINNING = "…"  # ends an answer that any reply beginning with it counts as
 
 
-def questions_of(table: pd.DataFrame) -> list[Question]:
+def questions_of(table: Table) -> list[Question]:
     """What each row asks."""
     columns = (table[name] for name in ("instruction", "input", "system", "history"))
     return [Question(*row[:3], tuple(row[3])) for row in zip(*columns, strict=True)]
 
 
 def examples_of(
-    encoding: tiktoken.Encoding, chat: Chat, table: pd.DataFrame, longest: int, file: Path, way_out: str
+    encoding: tiktoken.Encoding, chat: Chat, table: Table, longest: int, file: Path, way_out: str
 ) -> list[Example]:
     """The rows of `file` as conversations of at most `longest` tokens.
 
@@ -33,7 +35,7 @@ def examples_of(
         return examples
     length = max(map(len, encode_examples(encoding, chat, *rows, sys.maxsize)), default=0)
     raise UserError(
-        f"{file}: none of its {len(table)} rows fits {longest} tokens, and the longest has {length}; {way_out}"
+        f"{file}: none of its {len(rows[0])} rows fits {longest} tokens, and the longest has {length}; {way_out}"
     )
 
 

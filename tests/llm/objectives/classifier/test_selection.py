@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from llm.training import selection
-from llm.training.selection import COVERED, LabelledTexts, covered, to_be_read
+from llm.objectives.classifier import selection
+from llm.objectives.classifier.selection import COVERED, LabelledTexts, covered, to_be_read
 
 
 def test_the_gpt_learns_from_what_a_linear_model_would_leave_to_it(monkeypatch):

@@ -1,0 +1,73 @@
+"""The models and versions of this namespace: their names, aliases and states, and how to find one."""
+
+from collections.abc import Iterator
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+from llm.errors import UserError
+from tasks.registry.server import if_there
+from tasks.registry.tracking import namespace
+from tasks.stages.hashes import PREFIX
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+"""Aliases of versions."""
+PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
+"""States of versions."""
+STATE, BY, AT, WHY = (f"{PREFIX}.{name}" for name in ("state", "by", "at", "why"))
+"""Tags of versions: the state, who decided, when and why."""
+
+
+def registered_name(model: str) -> str:
+    """The name of a model in the registry."""
+    return f"{namespace()}-{model}"
+
+
+def state_of(version: ModelVersion) -> str | None:
+    """The word in a version's tag, which people may write by hand."""
+    return version.tags.get(STATE, "").strip().casefold() or None
+
+
+def own_models(client: MlflowClient) -> Iterator[tuple[str, RegisteredModel]]:
+    """The registered models of this namespace, each with its name in the project, such as `classifier`."""
+    prefix = f"{namespace()}-"
+    for model in client.search_registered_models(f"name LIKE '{prefix}%'", max_results=1000):
+        if model.name.startswith(prefix):  # LIKE takes any character for `_`
+            yield model.name.removeprefix(prefix), model
+
+
+def versions(client: MlflowClient, name: str, having: str = "") -> list[ModelVersion]:
+    """The versions of a registered model, the newest first; with `having`, those that this filter finds."""
+    filters = " AND ".join(filter(None, (f"name = '{name}'", having)))
+    return sorted(client.search_model_versions(filters), key=lambda each: -int(each.version))
+
+
+def find_version(name: str) -> ModelVersion:
+    """The version of `models:/NAME/VERSION` or `models:/NAME@ALIAS`, or of a model's name alone.
+
+    The name may be the one in params.yaml, such as `classifier`, and `models:/` may be left out. With neither version
+    nor alias it is the champion, or else the challenger, or else the newest. Raises UserError where there is none.
+    """
+    title, at, alias = name.removeprefix("models:/").partition("@")
+    title, _, number = (title, "", "") if at else title.partition("/")
+    model = _registered(title) or _registered(registered_name(title))
+    if model is None:
+        names = ", ".join(each.name for each in mlflow.search_registered_models(max_results=20))
+        there = f"there are: {names}" if names else "there are none yet: run `python -m flows`"
+        raise UserError(f"{name}: there is no such registered model; {there}")
+    numbers = [str(each.version) for each in reversed(versions(MlflowClient(), model.name))]
+    aliases = {alias: str(version) for alias, version in model.aliases.items()}
+    if at:
+        number = aliases.get(alias, "")
+    elif not number:
+        number = aliases.get(CHAMPION) or aliases.get(CHALLENGER) or next(reversed(numbers), "")
+    if number not in numbers:
+        alias_of = {version: f"{version} ({alias})" for alias, version in aliases.items()}
+        there = ", ".join(alias_of.get(each, each) for each in numbers) or "none"
+        raise UserError(f"{name}: {model.name} has no such version; there are: {there}")
+    return MlflowClient().get_model_version(model.name, number)
+
+
+def _registered(name: str) -> RegisteredModel | None:
+    return if_there(lambda: MlflowClient().get_registered_model(name)) if name else None

@@ -1,0 +1,84 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[3]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
+linux = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+
+
+def guard(platform: str) -> list[str]:
+    """`python -m tasks.stages.parent_death` as it is on a system."""
+    run = "runpy.run_module('tasks.stages.parent_death', {}, '__main__')"
+    code = f"import runpy, sys; sys.platform = {platform!r}; {run}"
+    return [sys.executable, "-c", code]
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; init may bury it at any moment."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("platform", [pytest.param("linux", marks=linux), "darwin"])
+def test_a_command_dies_when_the_parent_of_its_guard_is_killed(platform):
+    sleeping = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+    code = f"import subprocess; subprocess.Popen({[*guard(platform), *sleeping]!r}).wait()"
+    with subprocess.Popen([sys.executable, "-c", code], **PIPES) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert runs(child)
+        parent.kill()
+        deadline = time.monotonic() + 60
+        while runs(child) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not runs(child)
+
+
+@linux
+def test_a_stage_whose_dvc_was_killed_while_it_still_imported_ends_too():
+    slow = (
+        "import sys; sys.stdin.read(); "
+        "from tasks.stages.parent_death import die_with_parent; die_with_parent(); print(1)"
+    )
+    dvc = f"""
+import subprocess, sys
+stage = subprocess.Popen([sys.executable, "-c", {slow!r}])
+print(stage.pid, flush=True)
+stage.wait()
+"""
+    command = [sys.executable, "-m", "tasks.stages.parent_death", sys.executable, "-c", dvc]
+    with subprocess.Popen(command, **PIPES) as parent:
+        stage = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        parent.wait()
+        assert stage.is_running()
+        parent.stdin.close()  # its imports are done
+        assert parent.stdout.read() == ""  # and it has ended without a word
+
+
+@pytest.mark.parametrize("platform", [pytest.param("linux", marks=linux), "darwin"])
+def test_a_guard_has_the_arguments_and_the_exit_code_of_its_command(platform):
+    code = "import os, sys; print(os.getpid(), sys.argv[1:]); sys.exit(7)"
+    with subprocess.Popen([*guard(platform), sys.executable, "-c", code, "-a", "b c"], **PIPES) as process:
+        pid, arguments = process.stdout.read().strip().split(" ", 1)
+        assert arguments == "['-a', 'b c']"
+    assert process.returncode == 7
+    assert (int(pid) == process.pid) == (platform == "linux")  # there the command takes its place
+
+
+@pytest.mark.parametrize("platform", [pytest.param("linux", marks=linux), "darwin"])
+def test_a_command_hears_the_sigterm_of_its_guard(platform):
+    code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(3)); print(1, flush=True); signal.pause()"
+    with subprocess.Popen([*guard(platform), sys.executable, "-c", code], **PIPES) as process:
+        assert process.stdout.readline() == "1\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 3
