@@ -1,7 +1,7 @@
-"""One engine for all who ask: a thread makes tokens, and each client waits for its own.
+"""One engine for all clients: a thread generates tokens, and each client waits for its own.
 
 The engine (llm/generation/engine.py) lets texts join and leave between any two steps. Here requests come from asyncio:
-a client's are a stream of events, and one that is closed before its end, because the client left, gives its place back.
+those of a client are a stream of events, which gives its places back if it is closed before its end.
 """
 
 import asyncio
@@ -20,16 +20,32 @@ from llm.model.gpt import GPT
 logger = logging.getLogger(__name__)
 
 
+def check_room(
+    held: Sequence[str | None], more: int, room: int, share: int, network: str | None, seconds: float = 1.0
+) -> None:
+    """Raise Busy if `more` requests of a network don't fit beside those of the networks in `held`.
+
+    Without a network its `share` does not bound them. A client should try again after `seconds` a request.
+    """
+    bounds = [(len(held), room, "")]
+    if network is not None:
+        bounds.append((held.count(network), share, " of your network"))
+    for count, most, whose in bounds:
+        if count + more > most:
+            reason = f"{count} requests{whose} run or wait already, and at most {most} may"
+            raise Busy(reason, retry_after=max(1, math.ceil((len(held) + more) * seconds)))
+
+
 class Stream:
-    """The events of a client's requests, each with the place of its request among them, as they come.
+    """The events of a client's requests, each with the number of its request among them.
 
     Iterate to the end, or `close` it before.
     """
 
     def __init__(self, engine: "AsyncEngine", requests: Sequence[Request], network: str | None) -> None:
         self.requests, self.network = requests, network
-        self.left: set[int] = set()
-        """Places of requests whose end nobody waits for."""
+        self.cancelled: set[int] = set()
+        """Numbers of requests that the client gave up."""
         self.began = time.monotonic()
         self._engine, self._loop = engine, asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Event] | Exception] = asyncio.Queue()
@@ -49,18 +65,18 @@ class Stream:
             self._open.discard(event[0])
         return event
 
-    def stop(self, place: int) -> None:
+    def stop(self, number: int) -> None:
         """End one request at the next step, which is an event, too."""
-        self._engine.leave(self, {place})
+        self._engine.cancel(self, {number})
 
     def close(self) -> None:
         """Give back what places are left."""
         if self._open:
-            self._engine.leave(self, self._open)
+            self._engine.cancel(self, self._open)
             self._open = set()
 
-    def tell(self, event: tuple[int, Event] | Exception) -> None:
-        """From the engine's thread; whoever listened may be gone with its loop."""
+    def put(self, event: tuple[int, Event] | Exception) -> None:
+        """Called by the engine's thread; the client's loop may be gone."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
@@ -68,7 +84,7 @@ class Stream:
 class AsyncEngine:
     """Runs up to `rows` requests at once, lets `queue` more wait, and refuses others as Busy.
 
-    One client network holds at most `share` of these places.
+    One client network may hold a `share` of these places.
     """
 
     def __init__(
@@ -77,10 +93,10 @@ class AsyncEngine:
         self.model, self.rows, self.queue, self.share = model, rows, queue, max(1, int(share * (rows + queue)))
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         self._here: set[tuple[Stream, int]] = set()
-        self._inbox: list[tuple[Stream, int]] = []
+        self._new: list[tuple[Stream, int]] = []
         self._changed = threading.Condition()  # of a lock that its holder may take again
         self._closing = False
-        self._seconds = 1.0  # that a request took of late, in the mean
+        self._seconds = 1.0  # of a recent request, on average
         engine = Engine(model, rows, self.context_length)
         self._thread = threading.Thread(target=self._run, args=(engine,), name="engine", daemon=True)
         self._thread.start()
@@ -96,10 +112,10 @@ class AsyncEngine:
         return max(0, len(self._here) - self.rows)
 
     def submit(self, requests: Sequence[Request], network: str | None = None) -> Stream:
-        """Take all of a client's requests, or none. Without a network no share bounds them.
+        """Accept all requests of a client, or none. Without a network its share does not bound them.
 
-        Raises UserError as `check_request` does, RequestError for more than ever have room, Busy where the queue has no
-        room for them now, and Unavailable where the engine is closing. Call it from a running event loop.
+        Raises UserError as `check_request` does, RequestError for more than ever have room, Busy if the queue has no
+        room for them now, and Unavailable if the engine is closing. Call it from a running event loop.
         """
         for request in requests:
             check_request(request, self.model.config.vocabulary_size, self.context_length)
@@ -107,81 +123,76 @@ class AsyncEngine:
         if len(requests) > most:
             raise RequestError(f"{len(requests)} texts in one request; at most {most} have room", "n")
         stream = Stream(self, requests, network)
-        parts = [(stream, place) for place in range(len(requests))]
+        parts = [(stream, number) for number in range(len(requests))]
         with self._changed:
             if self._closing:
                 raise Unavailable("this version is being unloaded; ask again")
-            own = [each for each in self._here if each[0].network == network]
-            for here, room, whose in ((self._here, self.rows + self.queue, ""), (own, most, " of your network")):
-                if len(here) + len(parts) > room:
-                    ahead = (len(here) + len(parts)) / self.rows
-                    raise Busy(
-                        f"{len(here)} requests{whose} run or wait already, and at most {room} may",
-                        retry_after=max(1, math.ceil(ahead * self._seconds)),
-                    )
+            held = [each.network for each, _ in self._here]
+            room = self.rows + self.queue
+            check_room(held, len(parts), room, self.share, network, self._seconds / self.rows)
             self._here.update(parts)
-            self._inbox += parts
+            self._new += parts
             self._changed.notify_all()
         return stream
 
-    def leave(self, stream: Stream, places: set[int]) -> None:
+    def cancel(self, stream: Stream, numbers: set[int]) -> None:
         """End requests at the next step."""
         with self._changed:
-            stream.left |= places
+            stream.cancelled |= numbers
             self._changed.notify_all()
 
     def close(self, patience: float = 0.0) -> bool:
-        """Take no more requests, and end in `patience` seconds or soon after; whether all had come to their end."""
+        """Accept no more requests, and end within `patience` seconds or soon after; whether all requests had ended."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
             done = self._changed.wait_for(lambda: not self._here, patience)
             for stream in {stream for stream, _ in self._here}:
-                stream.left.update(range(len(stream.requests)))
-                stream.tell(Unavailable("the server is ending"))
+                stream.cancelled.update(range(len(stream.requests)))
+                stream.put(Unavailable("the server is ending"))
             self._changed.notify_all()
         self._thread.join()
         return done
 
     def _run(self, engine: Engine) -> None:
-        known: dict[int, tuple[Stream, int]] = {}
+        running: dict[int, tuple[Stream, int]] = {}
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._inbox or known or self._closing)
-                for stream, place in self._inbox:
-                    if place in stream.left:
-                        self._forget(stream, place, Event(-1, None, "cancelled"))
+                self._changed.wait_for(lambda: self._new or running or self._closing)
+                for stream, number in self._new:
+                    if number in stream.cancelled:
+                        self._finish(stream, number, Event(-1, None, "cancelled"))
                     else:
-                        known[engine.submit(stream.requests[place])] = stream, place
-                self._inbox.clear()
-                for handle, (stream, place) in known.items():
-                    if place in stream.left:
+                        running[engine.submit(stream.requests[number])] = stream, number
+                self._new.clear()
+                for handle, (stream, number) in running.items():
+                    if number in stream.cancelled:
                         engine.cancel(handle)
-                if self._closing and not known:
+                if self._closing and not running:
                     return
             try:
                 events = engine.step()
-            except Exception:  # a bug, or no memory: those who wait hear of it, and others may come
-                logger.exception("the engine failed with %d requests", len(known))
-                for handle, (stream, place) in known.items():
-                    self._forget(stream, place, Failed("the model failed at this text; the server's log says why"))
+            except Exception:  # a bug, or no memory: these requests fail, and others may come
+                logger.exception("the engine failed with %d requests", len(running))
+                for handle, (stream, number) in running.items():
+                    self._finish(stream, number, Failed("the model failed at this text; the server's log says why"))
                     engine.cancel(handle)  # its rows are free at the next step
-                known.clear()
+                running.clear()
                 continue
             for event in events:
-                if event.handle not in known:  # of those that failed
+                if event.handle not in running:  # of those that failed
                     continue
-                stream, place = known[event.handle]
+                stream, number = running[event.handle]
                 if event.ended:
-                    del known[event.handle]
-                    self._forget(stream, place, event)
+                    del running[event.handle]
+                    self._finish(stream, number, event)
                 else:
-                    stream.tell((place, event))
+                    stream.put((number, event))
 
-    def _forget(self, stream: Stream, place: int, last: Event | Exception) -> None:
-        """A request has ended; its place is free before its client hears of it."""
+    def _finish(self, stream: Stream, number: int, last: Event | Exception) -> None:
+        """End a request: its number is free before its client gets the last event."""
         with self._changed:
-            self._here.discard((stream, place))
+            self._here.discard((stream, number))
             self._seconds += 0.2 * (time.monotonic() - stream.began - self._seconds)
             self._changed.notify_all()
-        stream.tell(last if isinstance(last, Exception) else (place, last))
+        stream.put(last if isinstance(last, Exception) else (number, last))

@@ -1,7 +1,7 @@
-"""Mails become text in a process of their own, each within a time.
+"""Mails become text in a process of their own, each within a time limit.
 
 A few bytes can keep Python's, ftfy's and Beautiful Soup's parsers busy for hours: tags in tags, entities in entities.
-Nothing can stop a thread that is in there, and it would take time from those who write text; a process can be ended.
+A thread in there cannot be stopped, and takes time from those that write text; a process can be ended.
 """
 
 import logging
@@ -12,24 +12,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from typing import Any
 
 Row = Mapping[str, Any]
 Clean = Callable[[Row], dict[str, Any]]
 
 MOST_SECONDS = 20.0
-"""Time that a row has; 4 MB of the slowest ordinary text, without a letter of ASCII, took 4 s."""
-MOST_ENDED = 3
-"""Rows of one call for which the process may be ended; those behind them are not read."""
+"""Time limit of a row; 4 MB of the slowest ordinary text, without a letter of ASCII, took 4 s."""
 
 logger = logging.getLogger(__name__)
 
 
 class Cleaner:
-    """A process that cleans rows: started when the first come, and again where it had to be ended."""
+    """A process that cleans rows, started with the first one and again after it had to be ended."""
 
     def __init__(self, seconds: float = MOST_SECONDS) -> None:
         self.seconds = seconds
@@ -38,52 +35,37 @@ class Cleaner:
         self._closing = False
 
     def __call__(self, clean: Clean, rows: Sequence[Row], seconds: float = math.inf) -> list[dict[str, Any] | str]:
-        """Each row as `clean` gives it, or why there is nothing: its ValueError, or that it took too long.
+        """Each row as `clean` returns it, or the reason why it can't: its ValueError, or a time limit.
 
-        All of them have so many `seconds`, from when none of another call is read any more.
+        All rows together have `seconds`, counted from the end of the call before.
         """
-        found: list[dict[str, Any] | str] = []
-        ended = 0
         with self._turn:
             deadline = time.monotonic() + seconds
-            while len(found) < len(rows) and ended < MOST_ENDED and not self._closing and time.monotonic() < deadline:
-                ended += not self._clean(clean, rows[len(found) :], found, deadline)
-        why = f"{MOST_ENDED} mails before it could not be read within {self.seconds:g} s each"
-        why = why if ended == MOST_ENDED else "those before it took all of the time"
-        lost = f"not read: {'the server is ending' if self._closing else why}"
-        return found + [lost] * (len(rows) - len(found))
+            return [self._row(clean, row, deadline) for row in rows]
 
-    def _clean(self, clean: Clean, rows: Sequence[Row], found: list[dict[str, Any] | str], deadline: float) -> bool:
-        """Clean rows until one ends the process; whether none did."""
-        pool, futures = self._started(clean), list[Future[dict[str, Any]]]()
-        with suppress(BrokenProcessPool):  # by a row before this one, as that one's future says
-            for row in rows:
-                futures.append(pool.submit(clean, row))
+    def _row(self, clean: Clean, row: Row, deadline: float) -> dict[str, Any] | str:
+        seconds = min(self.seconds, deadline - time.monotonic())
+        if self._closing:
+            return "not read: the server is ending"
+        if seconds <= 0:
+            return "not read: the mails before it took all of the time"
         try:
-            for future in futures:
-                left = max(0.0, deadline - time.monotonic())
-                try:
-                    found.append(future.result(min(self.seconds, left)))
-                except ValueError as error:  # the cleaning's own errors
-                    found.append(str(error))
-            if len(futures) < len(rows):  # none of these did: it ended while nothing was asked of it
-                raise BrokenProcessPool
+            return self._started(clean).submit(clean, row).result(seconds)
+        except ValueError as error:  # the cleaning's own errors
+            return str(error)
         except TimeoutError:
-            of_all = "not read within the time of all"
-            found.append(of_all if left < self.seconds else f"not readable within {self.seconds:g} s")
+            reason = f"not readable within {seconds:.3g} s"
         except BrokenProcessPool:
-            found.append("not readable: it ended the process that reads mails")
-        else:
-            return True
-        logger.warning("a mail was %s", found[-1])
+            reason = "not readable: it ended the process that reads mails"
+        logger.warning("a mail was %s", reason)
         self._end()
-        return False
+        return reason
 
     def _started(self, clean: Clean) -> ProcessPoolExecutor:
         if self._pool is None:
             # no fork: this process has threads
             self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin)
-            self._pool.submit(clean, {}).exception()  # it imports what it needs outside of a row's time
+            self._pool.submit(clean, {}).exception()  # so that imports are no part of a row's time
         return self._pool
 
     def _kill(self) -> None:
@@ -98,7 +80,7 @@ class Cleaner:
             pool.shutdown(cancel_futures=True)
 
     def close(self, patience: float = 0.0) -> None:
-        """End the process: when it has nothing to do, or after `patience` seconds."""
+        """End the process once it is idle, or after `patience` seconds."""
         free = self._turn.acquire(timeout=patience)
         self._closing = True
         while not free:
@@ -109,7 +91,7 @@ class Cleaner:
 
 
 def _begin() -> None:
-    """Ctrl-C is for the server, without which nobody reads what this process makes."""
+    """Leave Ctrl-C to the server, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

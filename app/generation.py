@@ -1,4 +1,4 @@
-"""Text from a version for one client: its prompt as tokens, its choices as pieces of text while they are made."""
+"""Text for one client: the prompt as tokens, and the choices as pieces of text while they are generated."""
 
 import asyncio
 import time
@@ -15,11 +15,10 @@ from llm.errors import UserError
 from llm.generation.engine import Logprobs, Request
 from llm.generation.sampling import Sampling
 from llm.generation.text import TextStream
-from llm.objectives.assistant import Assistant
 from llm.tokenizer import stop_tokens
 
 NEW_TOKENS = 512
-"""Tokens of an answer where nobody says how many, and the context has room for them."""
+"""Tokens of an answer by default, if the context has room for them."""
 
 
 class GeneratedToken(NamedTuple):
@@ -30,20 +29,17 @@ class GeneratedToken(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What came to a choice: text that is certain, or its end."""
+    """The next text of a choice, or its end."""
 
     choice: int
     text: str
     tokens: list[GeneratedToken]
-    """The tokens since the last piece, where they were asked for."""
+    """The tokens since the last piece, if log-probabilities were asked for."""
     finish: Literal["stop", "length"] | None = None
 
 
 def chat_prompt(loaded: Loaded, messages: Sequence[Message]) -> list[int]:
-    """A conversation as tokens, in the model's own template. Raises RequestError for a model that knows no turns."""
-    if not isinstance(loaded.model, Assistant):
-        other = "/v1/completions" if loaded.engine else "/classify"
-        raise RequestError(f"{loaded.named} is no chat model; ask {other}", "model", "not_a_chat_model")
+    """A conversation as tokens, in the model's own template. Raises RequestError for one without a question."""
     check_size(loaded, sum(len(each.content) for each in messages), "messages")
     if not messages or messages[-1].role != "user":
         raise RequestError("the last message is not the user's", "messages")
@@ -56,11 +52,8 @@ def chat_prompt(loaded: Loaded, messages: Sequence[Message]) -> list[int]:
 
 
 def check_size(loaded: Loaded, size: int, param: str) -> None:
-    """Raise RequestError for a text of more characters than tokens that fill the context can have.
-
-    Tokens of a text of millions take seconds to make.
-    """
-    if loaded.engine is None or size <= loaded.engine.context_length:
+    """Raise RequestError for a text with more characters than the context has room for: to encode it takes seconds."""
+    if size <= loaded.engine.context_length:
         return
     most = loaded.engine.context_length * max(map(len, loaded.encoding.token_byte_values()))
     if size > most:
@@ -74,7 +67,7 @@ def ends(loaded: Loaded, *, chat: bool) -> frozenset[int]:
 
 
 class Generation:
-    """The choices of one client's request while they are written: iterate for pieces, `close` where nobody reads on."""
+    """The choices of one request while they are generated: iterate for pieces, `close` if nobody reads on."""
 
     def __init__(
         self,
@@ -91,12 +84,10 @@ class Generation:
         param: str = "messages",
         network: str | None = None,
     ) -> None:
-        """Begin; raises RequestError for a prompt that doesn't fit or a model that writes no text, and Busy.
+        """Begin; raises RequestError for a prompt that doesn't fit, and as `AsyncEngine.submit`.
 
-        `seconds` are left for it all; `param` is what the request calls its prompts, `network` where it comes from.
+        `seconds` are left for all of it; `param` is the request's name for its prompts, `network` the client's.
         """
-        if loaded.engine is None:
-            raise RequestError(f"{loaded.named} writes no text; ask /classify", "model", "not_a_language_model")
         context, longest = loaded.engine.context_length, max(map(len, prompts), default=0)
         new = max_new_tokens if max_new_tokens is not None else max(1, min(NEW_TOKENS, context - longest))
         if longest + new > context:
@@ -115,12 +106,7 @@ class Generation:
         self._texts = [TextStream(loaded.encoding, stop) for _ in requests]
         self._tokens: list[list[GeneratedToken]] = [[] for _ in requests]
         self._deadline = time.monotonic() + seconds
-        try:
-            self._stream: Stream = loaded.engine.submit(requests, network)
-        except RequestError:
-            raise
-        except UserError as error:
-            raise RequestError(str(error)) from None
+        self._stream: Stream = loaded.engine.submit(requests, network)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         try:
@@ -133,40 +119,40 @@ class Generation:
                     return
                 except TimeoutError:
                     left = 0
-                if left <= 0:  # also where all is there already, as the client reads slowly
+                if left <= 0:  # also if all is there already, and the client reads slowly
                     raise Timeout("the answer took longer than it may")
                 text = self._texts[choice]
                 if text.stopped:
                     continue
-                said = ""
+                new = ""
                 if event.token is not None:
                     self.completion_tokens += 1
                     if event.logprobs:
                         self._tokens[choice].append(GeneratedToken(event.token, event.logprobs))
-                    said = text.feed(event.token)
+                    new = text.feed(event.token)
                 if text.stopped:
                     self._stream.stop(choice)
                 finish = "stop" if text.stopped else event.ended
                 if event.ended and not text.stopped:
-                    said += text.finish()
-                if said or finish or self._tokens[choice]:
+                    new += text.finish()
+                if new or finish or self._tokens[choice]:
                     tokens, self._tokens[choice] = self._tokens[choice], []
-                    yield Piece(choice, said, tokens, finish)
+                    yield Piece(choice, new, tokens, finish)
         finally:
             self.close()
 
     def close(self) -> None:
-        """Nobody reads on: give the places back."""
+        """Give the places back."""
         self._stream.close()
 
 
 def _draw(sampling: Sampling, number: int) -> Sampling:
-    """Choices of one request differ, also where it has a seed."""
+    """Choices of one request differ, also if it has a seed."""
     return sampling if sampling.seed is None else sampling.model_copy(update={"seed": (sampling.seed + number) % 2**63})
 
 
 class Choice(NamedTuple):
-    """A choice that is done."""
+    """A finished choice."""
 
     text: str
     tokens: list[GeneratedToken]
@@ -174,13 +160,9 @@ class Choice(NamedTuple):
 
 
 async def whole(generation: Generation) -> list[Choice]:
-    """All choices, when the last is done."""
-    pieces: dict[int, list[Piece]] = {}
-    async for piece in generation:
-        pieces.setdefault(piece.choice, []).append(piece)
-    return [
-        Choice(
-            "".join(each.text for each in found), [token for each in found for token in each.tokens], found[-1].finish
-        )
-        for _, found in sorted(pieces.items())
-    ]
+    """All choices, once the last is finished."""
+    found: dict[int, Choice] = {}
+    async for number, text, tokens, finish in generation:
+        before = found.get(number, Choice("", [], ""))
+        found[number] = Choice(before.text + text, before.tokens + tokens, finish or "")
+    return [choice for _, choice in sorted(found.items())]

@@ -1,4 +1,4 @@
-"""Mails as a command line is given them: files of messages, of text, of rows."""
+"""Mails in files: messages, mailboxes, texts and tables."""
 
 import json
 import re
@@ -16,8 +16,11 @@ from tasks.data.formats.tables import READERS
 from tasks.data.textfiles import read_bytes
 
 NO_TEXT = "it is no text"
-MAIL_HEADERS = ("from", "message-id", "mime-version", "received", "return-path", "subject", "to")
-"""One of these is in every message; the first line of a text may look like another header ("Note: ...")."""
+COLUMNS = ("subject", "body", "message")
+"""Of a table of mails."""
+MAIL_HEADERS = {"from", "message-id", "mime-version", "received", "return-path", "subject", "to"}
+"""A message has one of these; a text may begin with a line that looks like another header ("Note: ...")."""
+Row = dict[str, Any]
 
 
 class Place(NamedTuple):
@@ -35,8 +38,8 @@ class Place(NamedTuple):
         return ", ".join([self.file, *(f"{name} {number}" for name, number in numbers if number)])
 
 
-def read_mails(files: list[str]) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Each mail as a row, or the error that it is; one that can't be read leaves the others alone."""
+def read_mails(files: list[str]) -> Iterator[tuple[Place, Row]]:
+    """Each mail as a row, or as its `error`; a mail that can't be read does not stop the others."""
     for name in files:
         try:
             yield from _of_file(name) if name != "-" else [(Place(name), _mail(sys.stdin.buffer.read(), ""))]
@@ -46,11 +49,8 @@ def read_mails(files: list[str]) -> Iterator[tuple[Place, dict[str, Any]]]:
             yield Place(name), {"error": str(error).removeprefix(f"{name}: ")}
 
 
-def _of_file(name: str) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _of_file(name: str) -> Iterator[tuple[Place, Row]]:
     path = Path(name)
-    if path.is_fifo():  # which can be read once
-        yield Place(name), _mail(path.read_bytes(), suffix_of(path))
-        return
     form, suffix = sniff(path), suffix_of(path)
     if form in ("csv", "json") and suffix not in (*TABLES, ".json"):
         form = "text"  # a mail may begin with a list's name in brackets, or have a comma in each line
@@ -74,14 +74,14 @@ def _of_file(name: str) -> Iterator[tuple[Place, dict[str, Any]]]:
         yield Place(name), _mail(read_bytes(path), suffix)
 
 
-def _mail(content: bytes, suffix: str) -> dict[str, Any]:
+def _mail(content: bytes, suffix: str) -> Row:
     content = message_bytes(content)
     if b"\0" in content:
         return {"error": NO_TEXT}
     if suffix == ".eml":
         return {"message": content}
     content = content.lstrip(b"\r\n")
-    if _is_message(content.decode("latin-1")):
+    if is_message(content.decode("latin-1")):
         return {"message": content}
     try:
         return {"body": content.decode()}
@@ -89,24 +89,24 @@ def _mail(content: bytes, suffix: str) -> dict[str, Any]:
         return {"body": content.decode("latin-1")}
 
 
-def _json_row(line: bytes) -> dict[str, Any]:
+def _json_row(line: bytes) -> Row:
     try:
         return _row(json.loads(line))
     except (ValueError, RecursionError) as error:
         return {"error": f"no JSON ({error})"}
 
 
-def _row(cells: Any) -> dict[str, Any]:
-    names = ("subject", "body", "message")
-    found = {name: cells[name] for name in names if cells.get(name) is not None} if isinstance(cells, Mapping) else {}
-    return found or {"error": f"none of {', '.join(names)} in it"}
+def _row(cells: Any) -> Row:
+    found = {name: cells.get(name) for name in COLUMNS} if isinstance(cells, Mapping) else {}
+    given = {name: value for name, value in found.items() if value is not None}
+    return given or {"error": f"none of {', '.join(COLUMNS)} in it"}
 
 
-def _is_message(text: str) -> bool:
+def is_message(text: str) -> bool:
     """Whether a text begins with the headers of a mail, perhaps after the line that mbox files put before."""
     head = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0].splitlines()
     if head and head[0].startswith("From "):
         head = head[1:]
     fields = [line for line in head if not line.startswith((" ", "\t"))]  # others go on with the line before
     names = [line.partition(":")[0].lower() for line in fields if re.match(r"[!-9;-~]+:", line)]
-    return len(names) == len(fields) and not set(names).isdisjoint(MAIL_HEADERS)
+    return len(names) == len(fields) and not MAIL_HEADERS.isdisjoint(names)

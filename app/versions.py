@@ -1,6 +1,6 @@
-"""Registered versions in memory: loaded when asked for, swapped when their alias moves.
+"""Registered versions in memory: loaded on request, and replaced when their alias moves.
 
-A version that is swapped out answers what it began, and then goes.
+A version that is let go finishes what it began.
 """
 
 import asyncio
@@ -8,8 +8,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,23 +19,24 @@ import tiktoken
 from mlflow.exceptions import MlflowException
 from torch import nn
 
-from app.async_engine import AsyncEngine
+from app.async_engine import AsyncEngine, check_room
 from app.cleaning import Cleaner
-from app.errors import Busy, NotFound, Unavailable
-from app.registry import BY_DEFAULT, Named, Registry, models_of
+from app.errors import NotFound, Unavailable
+from app.registry import BY_DEFAULT, Named, Registry, models_with, pick
 from app.settings import Settings
 from llm.errors import UserError
-from llm.formats.model_folder import read_config
 from llm.model.gpt import GPT
-from llm.objectives import load_for_inference
+from llm.objectives import CHAT, CLASSIFY, load_for_inference
 from tasks.registry.versions import registered_name
 
+PRELOADED = (CHAT, CLASSIFY)
+"""The default versions of models with these capabilities are loaded before the first request."""
 DATASET = "data/processed/"
 KEPT = 4
-"""Versions that stay loaded; one more sends off the one that was asked for least lately. Defaults stay in any case, and
-one beside them."""
+"""Versions that stay loaded; one more lets go the one that was asked least recently. Defaults always stay, and one
+more besides them."""
 GRACE = 10.0
-"""Seconds in which one that is let go still takes texts, of requests that were given it before."""
+"""Seconds in which a version that is let go still accepts texts, of requests that got it before."""
 ENDING = "the server is ending"
 
 logger = logging.getLogger(__name__)
@@ -45,24 +47,23 @@ class Loaded:
     """A version in memory."""
 
     named: Named
-    objective: str
     model: nn.Module
     encoding: tiktoken.Encoding
     folder: Path
-    removed: ExitStack
-    """Removes its files, where they came from a server."""
+    fetched: TemporaryDirectory[str]
+    """Its files, if they came from a server."""
     dataset: str | None
-    """The dataset that it learned from, whose inbox takes what people say of its answers."""
+    """The dataset that it was trained on, whose inbox accepts feedback on its answers."""
     engine: AsyncEngine | None
     """Of a model that writes text."""
     cleaner: Cleaner
-    """Reads the mails that are to be classified."""
+    """Reads the mails to classify."""
     client_share: float = 1.0
-    """Of the requests that may wait for the classifier, what one client network may have."""
+    """Of the requests that may wait for the classifier, the share of one client network."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by the request whose mails are read now; the next waits for it without a thread."""
+    """Held by the request whose mails are read now; the next one waits for it without a thread."""
     classifying: list[str | None] = field(default_factory=list)
-    """Requests whose mails are read or classified, or that wait for it, by their client network."""
+    """The client networks of all requests whose mails are read or classified, or that wait for it."""
     asked: float = field(default_factory=time.monotonic)
 
     @property
@@ -72,15 +73,11 @@ class Loaded:
 
     @contextmanager
     def classified_by(self, most: int, network: str | None = None) -> Iterator[None]:
-        """While a request has mails read, or waits for its `turn`.
+        """While mails of a request are read, or wait for their `turn`.
 
-        Raises Busy where `most` do already, or its network's share of them.
+        Raises Busy if `most` requests do already, or the network's share of them.
         """
-        own, share = self.classifying.count(network), max(1, int(self.client_share * most))
-        if len(self.classifying) >= most:
-            raise Busy(f"{len(self.classifying)} requests wait for {self.named} already", retry_after=1)
-        if network is not None and own >= share:
-            raise Busy(f"{own} requests of your network wait for {self.named} already", retry_after=1)
+        check_room(self.classifying, 1, most, max(1, int(self.client_share * most)), network, seconds=0)
         self.classifying.append(network)
         try:
             yield
@@ -93,22 +90,22 @@ class Versions:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._loaded: dict[Named, Loaded] = {}
         self.registry = Registry()
+        self._loaded: dict[Named, Loaded] = {}
         self._answered: dict[str, Named] = {}
-        self._wanted: set[Named] = set()
+        self._defaults: set[Named] = set()
         self._failed: dict[Named, tuple[float, Unavailable]] = {}
         self._leaving: set[Loaded] = set()
         self._cleaner = Cleaner()
-        self._lock = threading.Lock()  # of what is loaded or leaving, and of who answered
+        self._lock = threading.Lock()  # of what is loaded or leaving, and of which version answered
         self._loading = threading.Lock()
         self._ending = threading.Event()
 
-    def defaults(self, objectives: Sequence[str]) -> dict[str, str | None]:
-        """Each model of these objectives with the version that answers by its name and the alias that it has, or with
-        None where it is not loaded yet; as of when the registry was last read."""
+    def defaults(self) -> dict[str, str | None]:
+        """Each preloaded model with the version that answers by its name and the alias of that version, or with None
+        until it is loaded; as of the last reading of the registry."""
         found: dict[str, str | None] = {}
-        for model in models_of(self.registry.known, objectives):
+        for model in models_with(self.registry.known, *PRELOADED):
             with self._lock:
                 named = self._answered.get(model)
                 there = named in self._loaded
@@ -117,131 +114,119 @@ class Versions:
             found[model] = ", ".join(filter(None, (str(named), alias))) if there else None
         return found
 
-    def at_hand(self, name: str) -> Loaded | None:
-        """The version that a name means, where it is loaded. Raises as `find`.
+    def at_hand(self, name: str | None, capability: str) -> Loaded | None:
+        """The version that a name means, if it is loaded. Raises as `Registry.find`.
 
-        Where an alias has moved to a version that is not loaded, what answered before goes on: `refresh` loads it.
+        If an alias has moved to a version that is not loaded, the one before goes on: `refresh` loads the new one.
         """
-        named = self.registry.find(name)
+        named = self.registry.find(name, capability)
+        name = name or named.model
         with self._lock:
             loaded = self._loaded.get(named) or self._loaded.get(self._answered.get(name))
-            if loaded:  # at once, so that it is not let go in between
+            if loaded:  # under the lock, so that it is not let go in between
                 self._answered[name], loaded.asked = loaded.named, time.monotonic()
         return loaded
 
-    def get(self, name: str) -> Loaded:
-        """The same, loaded if need be. Raises as `find`, and Unavailable where it can't be loaded."""
-        if loaded := self.at_hand(name):
+    def get(self, name: str | None, capability: str) -> Loaded:
+        """The same, loaded if need be. Raises Unavailable, too, if it can't be loaded."""
+        if loaded := self.at_hand(name, capability):
             return loaded
-        named = self.registry.find(name)
+        named = self.registry.find(name, capability)
         loaded = self.load(named)
         with self._lock:
-            if named in self._loaded:
-                self._answered[name], loaded.asked = named, time.monotonic()
+            self._answered[name or named.model], loaded.asked = named, time.monotonic()
         self._make_room()
         return loaded
 
     def load(self, named: Named) -> Loaded:
-        """A version in memory; one that is not there yet is loaded while others answer.
+        """A version in memory; while it is loaded, others answer.
 
-        Raises Unavailable where it can't be; that is tried again after `poll_seconds`.
+        Raises Unavailable if it can't be loaded; that is tried again after `poll_seconds`.
         """
-        with self._lock:
-            loaded = self._loaded.get(named)
-        if loaded is None:
-            with self._loading:
-                with self._lock:
-                    loaded = self._loaded.get(named)
-                if loaded is None:
-                    loaded = self._try(named)
-                    with self._lock:
-                        if ended := self._ending.is_set():
-                            self._leaving.add(loaded)
-                        else:
-                            self._loaded[named] = loaded
-                    if ended:  # while it was loaded
-                        self._end(loaded, 0)
-                        raise Unavailable(ENDING)
+        if loaded := self._loaded.get(named):
+            return loaded
+        with self._loading:
+            if loaded := self._loaded.get(named):
+                return loaded
+            if self._ending.is_set():
+                raise Unavailable(ENDING)
+            tried, before = self._failed.get(named, (-math.inf, None))
+            if before and time.monotonic() - tried < self.settings.poll_seconds:
+                raise Unavailable(str(before), before.param)
+            try:
+                loaded = self._load(named)
+            except Unavailable as error:
+                self._failed[named] = time.monotonic(), error
+                raise
+            self._failed.pop(named, None)
+            with self._lock:
+                if not self._ending.is_set():
+                    self._loaded[named] = loaded
                     logger.info("%s is loaded", loaded.registered_name)
-        return loaded
-
-    def _try(self, named: Named) -> Loaded:
-        if self._ending.is_set():
+                    return loaded
+            self._end(loaded, 0)  # the server began to end meanwhile
             raise Unavailable(ENDING)
-        tried, error = self._failed.get(named, (-math.inf, None))
-        if error and time.monotonic() - tried < self.settings.poll_seconds:
-            raise Unavailable(str(error), error.param)
-        try:
-            loaded = self._load(named)
-        except Unavailable as error:
-            self._failed[named] = time.monotonic(), error
-            raise
-        self._failed.pop(named, None)
-        return loaded
 
     def _load(self, named: Named) -> Loaded:
-        settings, engine, removed = self.settings, None, ExitStack()
+        settings, engine = self.settings, None
+        fetched = TemporaryDirectory(prefix="threestage-version-")
         try:
             record = self.registry.record(named)
-            fetched = Path(removed.enter_context(TemporaryDirectory(prefix="threestage-version-")))
-            folder = self.registry.files(named, fetched)
-            objective = read_config(folder)["objective"]
+            folder = self.registry.files(named, Path(fetched.name))
             model, encoding = load_for_inference(folder)
             if isinstance(model, GPT):
                 shape = {"rows": settings.rows, "queue": settings.queue, "context_length": settings.context_length}
                 engine = AsyncEngine(model, **shape, share=settings.client_share)
-        except (UserError, MlflowException, OSError) as error:
-            removed.close()
-            raise Unavailable(f"{named} can't be loaded: {' '.join(str(error).split())}", "model") from error
-        except Exception as error:  # a bug, or no memory: other versions are loaded, and what answered before goes on
-            removed.close()
-            if named not in self._failed:
-                logger.exception("%s can't be loaded", named)
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        except Exception as error:  # of any kind: other versions are loaded, and the one before goes on
+            fetched.cleanup()
+            reason = " ".join(str(error).split())
+            if not isinstance(error, UserError | MlflowException | OSError):  # a bug, or no memory
+                reason = f"{type(error).__name__}: {reason}"
+                if named not in self._failed:
+                    logger.exception("%s can't be loaded", named)
             raise Unavailable(f"{named} can't be loaded: {reason}", "model") from error
         deps = record.hashes.deps if record else {}
         dataset = next((path.removeprefix(DATASET) for path in deps if path.startswith(DATASET)), None)
-        found = named, objective, model, encoding, folder, removed, dataset, engine, self._cleaner
+        found = named, model, encoding, folder, fetched, dataset, engine, self._cleaner
         return Loaded(*found, settings.client_share)
 
-    def refresh(self, objectives: Sequence[str]) -> None:
-        """Load what answers by default for these objectives and what its alias has moved to; let go what is gone or
-        replaced, and what is not asked for of late.
+    def refresh(self) -> None:
+        """Load the preloaded models' default versions, and the version to which the alias of a loaded one has moved;
+        let go what is gone from the registry, or was not asked for recently.
 
-        One that can't be loaded leaves in place what answered before. Raises Unavailable for it when the rest is done.
+        If one can't be loaded, the one before goes on. Raises Unavailable for it when the rest is done.
         """
-        listed, failed = self.registry.read(), []
-        models, answering = models_of(listed, objectives), dict[str, Named | None]()
+        listed, failed, defaults = self.registry.read(), [], set()
+        models = models_with(listed, *PRELOADED)
         with self._lock:
-            self._answered = {name: each for name, each in self._answered.items() if each in self._loaded}
-            before = set(self._answered.values())
+            self._answered = {name: named for name, named in self._answered.items() if named in self._loaded}
             names = dict.fromkeys([*models, *self._answered])
         for name in names:
             try:
-                named = self.registry.pick(name, listed)
+                named = pick(name, listed).named
                 self.load(named)
-            except NotFound:  # nobody made it champion or challenger, or not any more
+            except NotFound:  # it has no alias any more
                 continue
             except Unavailable as error:
                 named = self._answered.get(name)
                 failed.append(f"{error}; {named} goes on" if named else str(error))
-            with self._lock:
-                answering[name] = named
-                if named:
+            if named:
+                with self._lock:
                     self._answered[name] = named
-        self._wanted = {each for model in models if (each := answering.get(model))}
-        self._make_room(before)
+                if name in models:
+                    defaults.add(named)
+        self._defaults = defaults
+        self._make_room()
         if failed:
             raise Unavailable("; ".join(dict.fromkeys(failed)))
 
-    def _make_room(self, before: Collection[Named] = ()) -> None:
-        """Let go what was not asked for of late where there is more than KEPT, what is not in the registry any more,
-        and of what answered `before` that for which nobody asks now by any name."""
+    def _make_room(self) -> None:
+        """Let go what is gone from the registry, and what was asked least recently if there is more than KEPT."""
         with self._lock:
-            known = {each.named for each in self.registry.known} - (set(before) - set(self._answered.values()))
-            others = [each for each in self._loaded.values() if each.named not in self._wanted]
+            known = {each.named for each in self.registry.known}
+            others = [each for each in self._loaded.values() if each.named not in self._defaults]
             others.sort(key=lambda each: -each.asked)
-            room = max(1, KEPT - len(self._wanted))
+            room = max(1, KEPT - len(self._defaults))
             gone = [each for place, each in enumerate(others) if place >= room or each.named not in known]
             for each in gone:
                 del self._loaded[each.named]
@@ -257,9 +242,9 @@ class Versions:
         if loaded.engine:
             loaded.engine.close(patience)
         deadline = time.monotonic() + patience
-        while loaded.classifying and time.monotonic() < deadline:  # whose cleaning is read from its folder
+        while loaded.classifying and time.monotonic() < deadline:  # its folder says how they are cleaned
             time.sleep(0.1)
-        loaded.removed.close()
+        loaded.fetched.cleanup()
         with self._lock:
             self._leaving.discard(loaded)
         logger.info("%s is unloaded", loaded.registered_name)
@@ -271,7 +256,7 @@ class Versions:
             return list(self._loaded.values())
 
     def close(self, patience: float) -> None:
-        """Load nothing more, and let each version end what it began, `patience` seconds at most."""
+        """Load nothing more, and let each version finish what it began, within `patience` seconds."""
         deadline = time.monotonic() + patience
         with self._lock:
             self._ending.set()
@@ -279,8 +264,26 @@ class Versions:
         threads = [threading.Thread(target=self._end, args=(each, patience)) for each in here]
         for thread in threads:
             thread.start()
-        if self._loading.acquire(timeout=max(0.0, deadline - time.monotonic())):  # who loads now ends what it loaded
+        if self._loading.acquire(timeout=max(0.0, deadline - time.monotonic())):  # what is being loaded ends there
             self._loading.release()
         for thread in threads:
             thread.join()
         self._cleaner.close(max(0.0, deadline - time.monotonic()))
+
+
+class Loader:
+    """Versions for requests, loaded in a thread of its own: the threads that answer are few, and loading takes long."""
+
+    def __init__(self, versions: Versions) -> None:
+        self._versions, self._thread = versions, ThreadPoolExecutor(1, "loader")
+
+    async def get(self, name: str | None, capability: str) -> Loaded:
+        """As `Versions.get`. Raises Unavailable, too, if it takes longer than a request may."""
+        if loaded := await asyncio.to_thread(self._versions.at_hand, name, capability):
+            return loaded
+        loading = asyncio.get_running_loop().run_in_executor(self._thread, self._versions.get, name, capability)
+        try:
+            async with asyncio.timeout(self._versions.settings.request_seconds):
+                return await loading
+        except TimeoutError:
+            raise Unavailable(f"{name or 'the model'} is still being loaded", "model") from None

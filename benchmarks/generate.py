@@ -256,7 +256,7 @@ def compare(config: GPTConfig, *, prompt: int, new: int, texts: int, rounds: int
     contenders = {
         **{f"transformers {name}": theirs(getattr(torch, name), config, prompt, new) for name in FLOATS},
         **{variant: ours(variant, config, prompt, new) for variant in VARIANTS},
-        **{f"{variant}, {texts} texts": ours(variant, config, prompt, new, texts) for variant in ("8 bits",)},
+        many: ours("8 bits", config, prompt, new, texts),
     }
     medians = report.take_turns(contenders, rounds)
     bandwidth, weights = report.read_bandwidth(), weights_a_token(config)
@@ -270,7 +270,7 @@ def compare(config: GPTConfig, *, prompt: int, new: int, texts: int, rounds: int
                 f"{name} to {other}": medians[name] / medians[other]
                 for name, other in [
                     *((name, f"transformers {name}") for name in FLOATS),
-                    *((name, f"transformers {FLOATS[-1]}") for name in ("8 bits",)),
+                    ("8 bits", f"transformers {FLOATS[-1]}"),
                 ]
             },
             f"{best} to the better transformers": medians[best] / theirs_best,

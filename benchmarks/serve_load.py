@@ -276,7 +276,16 @@ def main(arguments: list[str] | None = None) -> None:
                 await asyncio.to_thread(move, "threestage-assistant", "champion", "2")
 
             def ours(port: int) -> list[str]:
-                serve = ["-m", "app.command", "serve", "--port", str(port), "--rows", str(options.clients), "--no-page"]
+                serve = [
+                    "-m",
+                    "app.cli.command",
+                    "serve",
+                    "--port",
+                    str(port),
+                    "--rows",
+                    str(options.clients),
+                    "--no-page",
+                ]
                 return [sys.executable, *serve, "--client-share=1", "--log-level", "warning"]
 
             with started(ours, "/readyz") as server:

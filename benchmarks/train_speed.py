@@ -6,7 +6,7 @@ float32, in bfloat16 autocast, and in that with torch.compile; in float32 alone 
 Two set-ups: GPT-2 124M, and the default model of params.yaml, for which the others get a GPT-2 of the same layers,
 heads, width, vocabulary and context. "as published" is the book's own loop: float32, dropout 0.1, plain AdamW, no
 clipping; all others train without dropout, with fused AdamW, and clip. Ours, compiled, multiplies in 8 bits where a
-long training does, with VNNI and without AMX: for its logits, and in all blocks of GPT-2 124M.
+long training does, with VNNI and without AMX: in all blocks of GPT-2 124M.
 
 Utilisation is what the maths needs, 6 * weights in matrix products * tokens and causal attention, over the time and
 over what this machine's matrix products of 2048 x 2048 reach in the same run.

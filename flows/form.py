@@ -25,7 +25,7 @@ from tasks.stages.server import TEMPORARY, artifact_key, prefect_page
 if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
 
-POLL = 5  # seconds between two looks for a decision made elsewhere
+POLL = 15  # seconds between two looks for a decision made elsewhere
 SPARE = 600  # seconds that a form stays open beyond the wait, which this process ends itself
 
 
@@ -46,19 +46,60 @@ def decide_as(word: str, model: str, version: str, by: str, reason: str, despite
     return str(reject(model, version, by, reason))
 
 
-def elsewhere(found: "Reviewed") -> str | None:
-    """What was decided on a version meanwhile, in MLflow or on the command line; None while it waits."""
-    settle(found.model)
-    now = model_state(found.model)
-    if (last := now.last(found.version)).event != "compared":
+def decided_elsewhere(reviewed: "Reviewed") -> str | None:
+    """The decision on a version that was made in MLflow or on the command line; None while it waits."""
+    settle(reviewed.model)
+    now = model_state(reviewed.model)
+    if (last := now.last(reviewed.version)).event != "compared":
         return str(last)
-    if now.champion == found.champion:
+    if now.champion == reviewed.champion:
         return None
     champion = f"version {now.champion} is champion" if now.champion else "there is no champion"
-    return f"version {found.version} waits, but {champion} now: review it again"
+    return f"version {reviewed.version} waits, but {champion} now: review it again"
 
 
-def _close(found: "Reviewed", deadline: float, closed: threading.Event) -> None:
+def pending(reviewed: "Reviewed") -> str:
+    """The verdict on a version that waits, and the ways to decide."""
+    from tasks.review.challenger import text
+
+    lines = [text(reviewed.verdict), f"page: {reviewed.address}", *map(text, reviewed.ways)]
+    return "\n".join([f"version {reviewed.version} waits for a decision", *(f"  {line}" for line in lines)])
+
+
+def ask(reviewed: "Reviewed", deadline: float) -> str:
+    """Wait for a decision in Prefect's form or elsewhere, and return the outcome. A form that can't be carried out is
+    shown again, with the reason."""
+    context, closed = FlowRunContext.get(), threading.Event()
+    flow_run, title = context.flow_run.id, f"{reviewed.model} version {reviewed.version}"
+    has_pages = PREFECT_API_URL.value() != os.environ.get(TEMPORARY)
+    form = f"the form: {prefect_page(str(flow_run))}" if has_pages else "without a standing Prefect server no form"
+    minutes = max(0.0, deadline - time.monotonic()) / 60
+    get_run_logger().info("%s: for %.0f minutes; %s; %s", reviewed.model, minutes, form, pending(reviewed))
+    context.client.set_flow_run_name(flow_run, f"review: {reviewed.model} {reviewed.version} waits")
+    watch = threading.Thread(target=copy_context().run, args=(_close, reviewed, deadline, closed), daemon=True)
+    watch.start()
+    text, forms = f"**{title}**\n\n{reviewed.verdict}\n\nThe page: `{reviewed.address}`", 0
+    try:
+        while True:
+            forms += 1
+            timeout = int(max(0.0, deadline - time.monotonic())) + SPARE
+            options = {"timeout": timeout, "poll_interval": POLL, "key": artifact_key(f"{title} {forms}")}
+            answer = pause_flow_run(Answer.with_initial_data(description=text), **options)
+            if outcome := decided_elsewhere(reviewed):
+                return outcome
+            if answer.decision == "later":
+                return pending(reviewed)
+            given = answer.by, answer.reason, answer.despite_gates
+            try:
+                return decide_as(answer.decision, reviewed.model, reviewed.version, *given)
+            except UserError as error:
+                text = f"**Not done**: {error}\n\n{text}"
+    finally:
+        closed.set()
+        watch.join()
+
+
+def _close(reviewed: "Reviewed", deadline: float, closed: threading.Event) -> None:
     """Close a run's form, by an answer of its own, where it was decided elsewhere or nobody answers in time."""
     flow_run = FlowRunContext.get().flow_run.id
     answer = {"decision": "later", "reason": "decided elsewhere, or not in time", "by": "the review"}
@@ -69,46 +110,5 @@ def _close(found: "Reviewed", deadline: float, closed: threading.Event) -> None:
                 if state and (state.is_cancelling() or state.is_cancelled()):
                     os.kill(os.getpid(), signal.SIGTERM)  # as Prefect's worker would
                     return
-                if time.monotonic() > deadline or elsewhere(found):
+                if time.monotonic() > deadline or decided_elsewhere(reviewed):
                     client.resume_flow_run(flow_run, run_input=answer)
-
-
-def ask(found: "Reviewed", deadline: float) -> str:
-    """Wait for a decision in Prefect's form or elsewhere; what came of it. A form that can't be carried out is shown
-    again, with the reason."""
-    context, closed = FlowRunContext.get(), threading.Event()
-    flow_run, what = context.flow_run.id, f"{found.model} version {found.version}"
-    has_pages = PREFECT_API_URL.value() != os.environ.get(TEMPORARY)
-    place = f"; the form: {prefect_page(str(flow_run))}" if has_pages else "; without a standing Prefect server no form"
-    seconds = max(0.0, deadline - time.monotonic())
-    get_run_logger().info("%s: for %.0f minutes%s; %s", found.model, seconds / 60, place, pending(found))
-    context.client.set_flow_run_name(flow_run, f"review: {found.model} {found.version} waits")
-    watch = threading.Thread(target=copy_context().run, args=(_close, found, deadline, closed), daemon=True)
-    watch.start()
-    text, forms = f"**{what}**\n\n{found.verdict}\n\nThe page: `{found.address}`", 0
-    try:
-        while True:
-            form, forms = Answer.with_initial_data(description=text), forms + 1
-            patience = int(max(0.0, deadline - time.monotonic())) + SPARE
-            answer = pause_flow_run(form, timeout=patience, poll_interval=POLL, key=artifact_key(f"{what} {forms}"))
-            if outcome := elsewhere(found):
-                return outcome
-            if answer.decision == "later":
-                return pending(found)
-            given = answer.decision, found.model, found.version, answer.by, answer.reason, answer.despite_gates
-            try:
-                return decide_as(*given)
-            except UserError as error:
-                text = f"**Not done**: {error}\n\n{text}"
-    finally:
-        closed.set()
-        watch.join()
-
-
-def pending(found: "Reviewed") -> str:
-    """What there is to decide, and the ways to do it."""
-    from tasks.review.challenger import text, ways
-
-    how = ways(found.model, found.version, bool(found.failed))
-    lines = [text(found.verdict), f"page: {found.address}", *map(text, how)]
-    return "\n".join([f"version {found.version} waits for a decision", *(f"  {line}" for line in lines)])

@@ -21,11 +21,9 @@ from prefect.cache_policies import NO_CACHE
 
 from llm.errors import UserError
 from llm.files import atomic_folder
-from tasks.data.cleaning.languages import in_languages
-from tasks.data.cleaning.lines import without_known_lines
 from tasks.data.cleaning.personal import mask, mask_rows
 from tasks.data.cleaning.record import RULES, Record, recorded
-from tasks.data.cleaning.rules import within_lengths, without_repetition
+from tasks.data.cleaning.rules import in_languages, within_lengths, without_known_lines, without_repetition
 from tasks.data.inbox import IN_INBOX, join_inbox, open_inbox
 from tasks.data.quality import label_expectations, summarise, summary_expectations, validate
 from tasks.data.shingles import text_hashes
@@ -181,8 +179,8 @@ def show_drift(name: str, folder: Path) -> None:
     """Show how far the rows are from those of the last commit, for people; no out has it, as none may hang on that."""
     from dvc.exceptions import DvcException
 
+    from tasks.data.drift import FETCH, moved
     from tasks.registry.trained_on import committed, rows_before, rows_in
-    from tasks.review.drift import FETCH, moved
 
     try:
         before = committed(name)

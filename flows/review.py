@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from pydantic import Field
 
-from flows.form import ask, decide_as, elsewhere, pending
+from flows.form import ask, decide_as, decided_elsewhere, pending
 from llm.errors import UserError
 from tasks.registry.decide import GATES, approve, check_name, model_state, reject, roll_back, settle
 from tasks.registry.versions import PENDING
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LONGEST = 10_080  # minutes, a week
 DECIDE, HISTORY = ("approve", "reject", "rollback"), "history"
-BECAME = r"version (\d+) (approved|rejected|withdrawn|waits)"
+STATES = r"version (\d+) (approved|rejected|withdrawn|waits)"
 HELP = """\
 Compare each model's challenger with its champion, or with its baseline while there is none, on the same test rows, and
 check its gates in params.yaml. The version's description links the page of the comparison. Then a person decides: here,
@@ -64,23 +64,24 @@ class NotReviewedError(UserError):
 
 @task(task_run_name="review {model}", cache_policy=NO_CACHE, persist_result=False)
 def review_model(model: str) -> "Reviewed | str":
-    """Carry out what people decided in MLflow, then compare; the comparison, or why there is none."""
+    """Carry out what people decided in MLflow, then compare; returns the review, or why there is none."""
     from tasks.review.challenger import review_challenger
 
     for event in settle(model):
         get_run_logger().info("%s: %s", model, event)
-    found = review_challenger(model)
-    if not isinstance(found, str):
-        create_markdown_artifact(found.page, key=artifact_key(f"review-{model}"), description=found.verdict)
-    return found
+    reviewed = review_challenger(model)
+    if not isinstance(reviewed, str):
+        create_markdown_artifact(reviewed.page, key=artifact_key(f"review-{model}"), description=reviewed.verdict)
+    return reviewed
 
 
-def _decided(found: "Reviewed", auto: bool, deadline: float | None) -> str:
-    if outcome := elsewhere(found):
+def _decide(reviewed: "Reviewed", auto: bool, deadline: float | None) -> str:
+    if outcome := decided_elsewhere(reviewed):
         return outcome
-    if auto and (found.passed or found.failed):  # what the gates can't tell waits for a person
-        return str((approve if found.passed else reject)(found.model, found.version, GATES, found.reason))
-    return pending(found) if deadline is None else ask(found, deadline)
+    if auto and (reviewed.passed or reviewed.failed):  # what the gates can't tell waits for a person
+        decide = approve if reviewed.passed else reject
+        return str(decide(reviewed.model, reviewed.version, GATES, reviewed.reason))
+    return pending(reviewed) if deadline is None else ask(reviewed, deadline)
 
 
 def _chosen(models: Sequence[str] | None) -> list[str]:
@@ -92,7 +93,7 @@ def _chosen(models: Sequence[str] | None) -> list[str]:
 
 @flow(name="review", flow_run_name="review")
 def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Minutes = 0) -> dict[str, str]:
-    """Compare the challengers with their champions, and see who becomes champion. Returns what became of each model.
+    """Compare the challengers with their champions, and see who becomes champion. Returns the outcome of each model.
 
     Args:
         models: those whose challengers are reviewed; without any, all
@@ -102,8 +103,7 @@ def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Mi
     if auto and wait_minutes:
         raise UserError("auto and wait_minutes: either the gates decide or a person does")
     quiet_stops()
-    context, log = FlowRunContext.get(), get_run_logger()
-    found: dict[str, Reviewed] = {}
+    waiting: list[Reviewed] = []
     outcomes: dict[str, str] = {}
     failed: dict[str, UserError] = {}
     for model in _chosen(models):
@@ -111,21 +111,25 @@ def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Mi
             reviewed = review_model(model)
         except UserError as error:  # the other models are reviewed all the same
             failed[model] = error
-        else:
-            (outcomes if isinstance(reviewed, str) else found)[model] = reviewed
-            if model in found and reviewed.new and not auto:
-                reviewed.announce()
-    deadline = time.monotonic() + wait_minutes * 60
-    for model, reviewed in found.items():
+            continue
+        if isinstance(reviewed, str):
+            outcomes[model] = reviewed
+            continue
+        waiting.append(reviewed)
+        if reviewed.new and not auto:
+            reviewed.announce()
+    deadline = time.monotonic() + wait_minutes * 60 if wait_minutes else None
+    for reviewed in waiting:
         try:
-            outcomes[model] = _decided(reviewed, auto, deadline if wait_minutes else None)
+            outcomes[reviewed.model] = _decide(reviewed, auto, deadline)
         except UserError as error:
-            failed[model] = error
+            failed[reviewed.model] = error
     for model, outcome in outcomes.items():
-        log.info("%s: %s", model, outcome.partition("\n")[0])
-    states = ((model, re.match(BECAME, outcome)) for model, outcome in outcomes.items())
-    became = ", ".join(f"{model} {state[1]} {state[2]}" for model, state in states if state)
-    context.client.set_flow_run_name(context.flow_run.id, f"review: {became or 'nothing to decide'}")
+        get_run_logger().info("%s: %s", model, outcome.partition("\n")[0])
+    states = ((model, re.match(STATES, outcome)) for model, outcome in outcomes.items())
+    decided = ", ".join(f"{model} {state[1]} {state[2]}" for model, state in states if state)
+    context = FlowRunContext.get()
+    context.client.set_flow_run_name(context.flow_run.id, f"review: {decided or 'nothing to decide'}")
     if failed:
         raise NotReviewedError(failed, outcomes)
     return outcomes
@@ -136,7 +140,7 @@ def _print(outcomes: Mapping[str, object]) -> None:
 
 
 def _review(options: Namespace) -> None:
-    """Run the flow on the configured Prefect server or on a temporary one, and print what came of it."""
+    """Run the flow on the configured Prefect server or on a temporary one, and print the outcomes."""
     parameters = {"models": _chosen(options.models), "auto": options.auto, "wait_minutes": options.wait}
     with prefect_server():
         try:
@@ -153,7 +157,7 @@ def _history(options: Namespace) -> None:
     sys.stdout.writelines(f"{line}\n" for line in (*now.history, f"now: {there or 'no alias'}"))
 
 
-def _command(options: Namespace) -> None:
+def _decision(options: Namespace) -> None:
     """Carry out a decision of the command line. Without a version it is about the challenger, else the newest that
     waits."""
     model, _, version = options.model.partition("/")
@@ -161,11 +165,11 @@ def _command(options: Namespace) -> None:
     try:
         by = options.by or getuser()
     except (KeyError, OSError):  # a container's user has no name
-        raise UserError("nobody knows who you are: --by NAME") from None
+        raise UserError("this system's user has no name: give yours with --by NAME") from None
     if options.word == "rollback":
         return _print({model: roll_back(model, check_name(by), options.reason, instead_of=version or now.champion)})
-    waiting = [each for each, state in now.state_of.items() if state == PENDING]
-    if not (version := version or now.challenger or next(iter(waiting), "")):
+    pending_ones = (each for each, state in now.state_of.items() if state == PENDING)
+    if not (version := version or now.challenger or next(pending_ones, "")):
         raise UserError(f"{model}: no version waits for a decision; name one as {model}/VERSION")
     despite_gates = getattr(options, "despite_gates", False)
     _print({model: decide_as(options.word, model, version, by, options.reason, despite_gates)})
@@ -176,7 +180,7 @@ def _parse() -> Namespace:
     if word in (*DECIDE, HISTORY):
         parser = ArgumentParser(prog=f"python -m flows.review {word}")
         parser.add_argument("model", metavar="MODEL" if word == HISTORY else "MODEL[/VERSION]")
-        parser.set_defaults(word=word, work=_history if word == HISTORY else _command)
+        parser.set_defaults(word=word, work=_history if word == HISTORY else _decision)
         if word in DECIDE:
             parser.add_argument("--reason", required=True, metavar="TEXT", help="it is kept with the decision")
             parser.add_argument("--by", metavar="NAME", help="who decides; without it, this user")

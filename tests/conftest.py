@@ -94,9 +94,9 @@ def _one_thread():
 @pytest.fixture(autouse=True)
 def _own_tracking(tmp_path, monkeypatch):
     """No test meets another's MLflow store: set_tracking_uri() exports its address, and keeps it."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     if "mlflow" in sys.modules:
-        sys.modules["mlflow"].set_tracking_uri(None)
+        sys.modules["mlflow"].set_tracking_uri(None)  # which unsets the variable
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 @pytest.fixture

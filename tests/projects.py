@@ -19,6 +19,8 @@ import yaml
 from tasks.stages.params import merged
 
 ROOT = Path(__file__).parents[1]
+OPENS_STORE = "/api/2.0/mlflow/experiments/search?max_results=1"
+"""A request for which MLflow's server opens its store; it answers /health before that."""
 _turns = itertools.count()
 _SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 PACKAGES = tuple(name.removesuffix("*") for name in _SETUPTOOLS["packages"]["find"]["include"])

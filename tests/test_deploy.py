@@ -15,7 +15,7 @@ import yaml
 from projects import ROOT
 from typer.testing import CliRunner
 
-from app.command import cli
+from app.cli.command import cli
 
 DEPLOY = ROOT / "deploy"
 LOCK = dict(

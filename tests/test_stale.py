@@ -63,6 +63,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/data/published.py": [*PREPROCESS, *LOAD, "pretrain"],
     "tasks/data/mail.py": PREPROCESS + EVALUATE,
     "tasks/data/splits.py": PREPROCESS,
+    "tasks/data/formats/sniff.py": FETCH + PREPROCESS,
     "tasks/data/formats/mails.py": PREPROCESS,  # any dataset may read any form
     "tasks/data/drift.py": [],
     "tasks/datasets/emails.py": ["preprocess@emails"],
@@ -82,8 +83,8 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "params.yaml:foundation.evaluate.sample_prompts": ["evaluate_foundation"],
     "params.yaml:applications.classifier.review": [],
 }
-FETCHING = [f"tasks/data/{name}.py" for name in ("archives", "compression", "folders", "local", "registries")]
-FETCHING = [*FETCHING, "tasks/data/remote.py", "tasks/data/sources.py"]
+FETCHING = ("archives", "compression", "folders", "formats/sniff", "local", "remote", "sources")
+FETCHING = [f"tasks/data/{name}.py" for name in FETCHING]
 SPLITTING = [f"tasks/data/{name}.py" for name in ("cleaning/*", "gates", "shingles", "splits")]
 NO_BYTE = {  # what the commands of a flow import without its being a dep, and why it changes none
     "*": {
@@ -115,6 +116,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
     },
     "flows.load_published": {
         "llm/kernels/*": "models compute with them, and none computes here",
+        "tasks/data/cleaning/record.py": "counts rows that are left out, and weights have none",
         **dict.fromkeys(FETCHING, "published weights are checked against a hash"),
     },
     "flows.finetune": {

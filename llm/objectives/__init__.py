@@ -8,7 +8,9 @@ A model folder's config.json names its `objective`, which is a module of this pa
   wrote it;
 - `INPUTS`, `OUTPUTS`, `OPTIONS` and `EXAMPLE`: the columns of a row that it answers and of its answer, with their
   types (or a function of config.json that gives them), the options with their defaults, and a row to try;
-- `serve(model, encoding, rows, **options)`: an answer a row, or `{"error": reason}` for a row that has none.
+- `serve(model, encoding, rows, **options)`: an answer a row, or `{"error": reason}` for a row that has none;
+- `CAPABILITIES`: what the app can offer with it, the main one first. CHAT needs a GPT with a template as its `chat`,
+  COMPLETE a GPT, CLASSIFY a `Classifier`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +28,7 @@ from llm.formats.model_folder import load_model, read_config
 from llm.generation.packed import pack_for_inference, pack_for_reading
 from llm.model.gpt import GPT
 
+CHAT, COMPLETE, CLASSIFY = "chat", "complete", "classify"
 T = TypeVar("T")
 Row = Mapping[str, Any]
 
@@ -37,6 +40,11 @@ def objective_module(folder: Path) -> ModuleType:
     if name not in known:
         raise UserError(f"{folder / 'config.json'}: objective {name!r} is not one of {', '.join(known)}")
     return import_module(f"{__name__}.{name}")
+
+
+def capabilities(folder: Path) -> tuple[str, ...]:
+    """What a model folder can do: CHAT, COMPLETE or CLASSIFY, the main one first."""
+    return objective_module(folder).CAPABILITIES
 
 
 def outputs(folder: Path) -> dict[str, Any]:

@@ -107,10 +107,10 @@ class Review:
     """`rows(data)`: the test rows of a dataset's folder, with `id`, `text` and `expected` for people, `columns`,
     `slices`, and what scoring needs."""
     score: Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]
-    """`score(rows, answers)`: for each row its `score`, `said` (the answer as people read it) and `confidence`: the
-    greater, the worse an error is."""
+    """`score(rows, answers)`: for each row its `score`, the `answer` as people read it, and `confidence`: the greater,
+    the worse an error is."""
     measure: Callable[[pd.DataFrame, pd.DataFrame], Mapping[str, Sample]]
-    """`measure(rows, answers)`: the metrics, named as the evaluation names them."""
+    """`measure(rows, answers)`: metrics that the evaluation logged, by its names."""
     evidence: Callable[[pd.DataFrame, Path], Evidence | None] | None = None
     """`evidence(rows, folder)`: the answers that the evaluation wrote there, indexed as the rows; None without any."""
     explained: Mapping[str, str] = field(default_factory=dict)

@@ -68,9 +68,9 @@ LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tar
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header, of a bounded length: tarfile reads a long name as a whole.
+    """A member's header with a bound on its length, because tarfile reads a long name into memory.
 
-    One that can't be read is an error: tarfile takes it for the end, and what is before it for all.
+    An unreadable header is an error here; tarfile would take it for the end of the archive.
     """
 
     @classmethod
@@ -105,7 +105,7 @@ def bar(name: str, **options: Any) -> tqdm:
 
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[Member]]:
-    """The members in the archive's order; of a tar each is to be opened before the next one is asked for."""
+    """The members in the archive's order. Open a member of a tar before you ask for the next one."""
     if _is_zip(archive):
         with zipfile.ZipFile(archive) as file:
             yield (
@@ -124,11 +124,13 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
             decompressed(whole) as plain,
             tarfile.open(fileobj=plain, mode="r|", tarinfo=_Header) as file,
         ):
-            yield (Member(m.name, m.size, m.isdir(), m.isreg(), partial(file.extractfile, m)) for m in _forgotten(file))
+            yield (
+                Member(m.name, m.size, m.isdir(), m.isreg(), partial(file.extractfile, m)) for m in _one_by_one(file)
+            )
 
 
-def _forgotten(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar, of which it would keep each."""
+def _one_by_one(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar; tarfile itself would keep all of them in memory."""
     for member in file:
         file.members.clear()
         yield member

@@ -1,4 +1,4 @@
-"""Compressed files, known by their first bytes and read as if they were not."""
+"""Reads compressed files as plain ones; their first bytes say which compression it is."""
 
 import bz2
 import gzip
@@ -38,7 +38,7 @@ def without_compression(name: str) -> str:
 
 
 def decompressed(file: IO[bytes]) -> IO[bytes]:
-    """What a file holds, from its beginning; reading it raises one of BROKEN or an OSError without a number."""
+    """A file's content from its beginning. Reading it raises one of BROKEN, or an OSError without errno."""
     start = file.read(max(map(len, OPENERS)))
     file.seek(0)
     return next((opener(file) for magic, opener in OPENERS.items() if start.startswith(magic)), file)

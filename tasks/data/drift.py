@@ -15,6 +15,9 @@ BINS = 10  # of lengths, each with as many rows of before
 WORDS = 200  # the most frequent ones of before; all others are one more
 SOME, MUCH = 0.1, 0.25  # how the index is read, by custom
 WORD = re.compile(r"\w+|[^\w\s]")
+LABELS = ("label", "kind")  # columns that say what a row is
+NO_PROPERTY = ("id", "source")
+FETCH = "`dvc fetch --all-commits` brings what a remote has"
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,18 @@ def drift(
         sides = ({**side, None: more} for side, more in zip(kept, rest, strict=True))
         found.append(Drift(f"words of {column}", stability_index(*sides)))
     return found
+
+
+def moved(before: pd.DataFrame, now: pd.DataFrame, *, sources: bool = False) -> list[Drift]:
+    """How far each property of a dataset's rows has moved: its label, then the lengths and words of each text.
+
+    With `sources` also where they come from, which says nothing of what they are.
+    """
+    label = next((name for name in LABELS if name in now and name in before), None)
+    texts = [
+        name
+        for name in now
+        if name in before and name not in (*NO_PROPERTY, label) and now[name].map(type).eq(str).all()
+    ]
+    source = "source" if sources and label != "source" and all("source" in table for table in (before, now)) else None
+    return drift(before, now, texts, label, source)

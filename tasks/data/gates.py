@@ -1,4 +1,4 @@
-"""How much is too much: the bounds that a dataset is held against, each to warn at and to fail at."""
+"""The bounds that a dataset is held against: for each number one to warn at and one to fail at."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ LEAST = ("rows_of_a_split", "rows_of_a_label", "splits_of_a_label")  # of these 
 
 
 class Gate(Config):
-    """The bounds of one number; null is none."""
+    """The bounds of one number; null means no bound."""
 
     warn: float | None = None
     """Beyond it the run says so and goes on."""
@@ -19,7 +19,7 @@ class Gate(Config):
 
 
 class Gates(Config):
-    """What a dataset is held against. A key that is given changes its own bound and no other."""
+    """All bounds. A key that you give changes that bound alone."""
 
     rows_of_a_split: Gate = Gate(warn=10, fail=1)
     """The least rows of train, validation and test."""

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from llm.files import write_atomic
-from tasks.data.cleaning.lines import HALF, shares_before
 from tasks.data.cleaning.record import drop
+from tasks.data.cleaning.rules import HALF, shares_before
 from tasks.data.shingles import Known, shingles
 from tasks.data.splits import deduplicate, near_pairs
 

@@ -1,4 +1,4 @@
-"""Files of one's own: a file, a folder of them, or what a glob fits."""
+"""Files on this machine: one file, a folder, or the matches of a glob."""
 
 import hashlib
 from pathlib import Path
@@ -10,17 +10,17 @@ from tasks.data.remote import WILD, before_wildcards
 
 
 class Found(NamedTuple):
-    """What a source is made of."""
+    """The files of a source."""
 
     base: Path
-    """The folder that paths in the source begin from."""
+    """The folder that their paths are relative to."""
     files: tuple[Path, ...]
     alone: bool
-    """Whether it is one file, and no folder with one."""
+    """Whether the source names this one file, rather than a folder."""
 
 
 def find_files(path: str, source: str) -> Found:
-    """What is at a path, or fits a glob, in the order of paths; nothing hidden.
+    """The files at a path or matching a glob, sorted, without hidden ones.
 
     Raises UserError, naming the source, where there is nothing, for a hidden file, and for a link, of a file or a
     folder, that leads out of its folder.
@@ -53,13 +53,13 @@ def find_files(path: str, source: str) -> Found:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file."""
+    """The sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(found: Found) -> str:
-    """The sha256 of a file; of several that of a line each, as `sha256sum` prints them, in the order of their paths."""
+    """The sha256 of a single file; of several, that of the lines that `sha256sum` prints for them, sorted by path."""
     if found.alone:
         return sha256_of(found.files[0])
     whole = hashlib.sha256()

@@ -12,6 +12,7 @@ from llm.errors import UserError
 from llm.files import atomic_folder
 from llm.formats.tokenizer_files import gpt2_encoding, read_tokenizer
 from llm.tokenizer import named_encoding
+from tasks.data.local import sha256_of
 from tasks.data.sources import Source, UnreachableError, fetch_source
 
 if TYPE_CHECKING:
@@ -130,8 +131,7 @@ def weights_digest(path: Path) -> str:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     whole = hashlib.sha256()
     for file in files:
-        with file.open("rb") as content:
-            whole.update(hashlib.file_digest(content, "sha256").digest())
+        whole.update(bytes.fromhex(sha256_of(file)))
     return whole.hexdigest()
 
 
@@ -166,8 +166,7 @@ def _from_hub(hub: Hub, names: tuple[str, ...]) -> Path:
             f"{place}: the hub doesn't give it ({reason}); set HF_ENDPOINT to a mirror, or init_from to a local folder"
         ) from None
     if WEIGHTS in names:
-        with paths[-1].open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        digest = sha256_of(paths[-1])
         if digest != expected:
             raise UserError(f"{place}: the sha256 of {WEIGHTS} is {digest}, expected is {expected}")
     return paths[0].parent

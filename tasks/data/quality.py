@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
 EXAMPLES = 5
-MOST_SHOWN = 20  # rows of an expectation that failed, on Great Expectations' pages
 LONGEST = 100  # characters of an example
 RESULT_FORMAT = {"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]}
 
@@ -38,7 +37,7 @@ def summarise(
     groups: str | None = None,
     labels: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """One row on a whole de-duplicated and split table: what no single row of it can tell.
+    """Sum up a de-duplicated and split table in one row.
 
     Rows read and kept, the shares of them that were duplicates or left out for other reasons, the rows of each split,
     the rows `overlapping` that have a near duplicate in an earlier split, the values of the column `groups` that are
@@ -89,7 +88,7 @@ def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectati
 
 
 def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any]:
-    """What one expectation wanted and saw, with nothing in it that differs between equal runs."""
+    """What one expectation wanted and saw, without anything that differs between equal runs."""
     details = result.to_json_dict()
     seen, config = details["result"], details["expectation_config"]
     wanted = {key: value for key, value in config["kwargs"].items() if key not in ("batch_id", "column")}
@@ -128,21 +127,15 @@ def _sentence(finding: dict[str, Any]) -> str:
     return f"{finding['check']}{f', {column}' if column else ''}: {what}; {saw}"
 
 
-def _add(result: "ExpectationValidationResult", more: "ExpectationValidationResult") -> None:
-    """Add what an expectation found in more rows to what it found in those before."""
-    seen, also = result.result, more.result
-    result.success = result.success and more.success
-    if "unexpected_count" not in seen or "unexpected_count" not in also:
-        return
-    for name in ("element_count", "unexpected_count", "missing_count"):
-        if name in seen:
-            seen[name] += also[name]
-    for name in ("partial_unexpected_index_list", "partial_unexpected_list"):
-        seen[name] = [*(seen.get(name) or []), *(also.get(name) or [])][:MOST_SHOWN]
-    for name in [name for name in seen if name.startswith("unexpected_percent")]:
-        seen[name] = 100 * seen["unexpected_count"] / max(seen["element_count"], 1)
-    mostly = result.expectation_config.kwargs.get("mostly", 1.0)
-    result.success = seen["unexpected_count"] <= (1 - mostly) * (seen["element_count"] - seen.get("missing_count", 0))
+def _of_batches(findings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What one expectation saw in batches, as in one table of all their rows."""
+    first = next((each for each in findings if not each["success"]), findings[0])
+    if len(findings) == 1 or not all("unexpected" in each for each in findings):
+        return first
+    counts = {name: sum(each[name] for each in findings) for name in ("unexpected", "rows")}
+    examples = [example for each in findings for example in each["examples"]][:EXAMPLES]
+    allowed = (1 - first["expected"].get("mostly", 1.0)) * counts["rows"]
+    return first | counts | {"examples": examples, "success": counts["unexpected"] <= allowed}
 
 
 Checks = dict[str, tuple[pd.DataFrame | Iterable[pd.DataFrame], list["Expectation"]]]
@@ -168,24 +161,11 @@ def validate(dataset: str, checks: Checks, report: Path) -> None:
         suite = context.suites.add(gx.ExpectationSuite(name=check, expectations=expectations))
         rows = source.add_dataframe_asset(check).add_batch_definition_whole_dataframe("all")
         validation = context.validation_definitions.add(gx.ValidationDefinition(name=check, data=rows, suite=suite))
-        batches = iter([table] if isinstance(table, pd.DataFrame) else table)
-        store = context.validation_results_store
-        before = store.list_keys()
-        result = validation.run(batch_parameters={"dataframe": next(batches)}, result_format=RESULT_FORMAT)
-        for batch in batches:
-            more = rows.get_batch({"dataframe": batch}).validate(suite, result_format=RESULT_FORMAT)
-            for one, other in zip(result.results, more.results, strict=True):
-                _add(one, other)
-        good = sum(one.success for one in result.results)
-        result.success = good == len(result.results)
-        result.statistics |= {
-            "successful_expectations": good,
-            "unsuccessful_expectations": len(result.results) - good,
-            "success_percent": 100 * good / len(result.results) if result.results else None,
-        }
-        (key,) = (key for key in store.list_keys() if key not in before)
-        store.set(key, result)  # for the pages: as all batches together have it
-        findings += [_finding(check, one) for one in result.results]
+        found = []
+        for batch in [table] if isinstance(table, pd.DataFrame) else table:
+            result = validation.run(batch_parameters={"dataframe": batch}, result_format=RESULT_FORMAT)
+            found.append([_finding(check, one) for one in result.results])
+        findings += map(_of_batches, zip(*found, strict=True))
     findings.sort(key=lambda each: (each["check"], each["column"] or "", each["expectation"], each["level"]))
     failed = [finding for finding in findings if not finding["success"] and finding["level"] == "fail"]
     warned = [finding for finding in findings if not finding["success"] and finding["level"] == "warn"]

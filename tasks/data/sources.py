@@ -1,6 +1,7 @@
 """Sources that a dataset is made from: fetched, checked against a hash, read without trusting them."""
 
 import codecs
+import io
 import logging
 import re
 import shutil
@@ -20,11 +21,13 @@ from pydantic import StringConstraints, field_validator, model_validator
 
 from llm.config import Config
 from llm.errors import UserError
-from tasks.data.archives import MAX_BYTES, TAR, ZIP, is_archive, unpack
+from tasks.data.archives import CHUNK, MAX_BYTES, TAR, ZIP, is_archive, unpack
 from tasks.data.compression import open_plain, without_compression
+from tasks.data.formats.sniff import HEAD, PROSE, sniff, suffix_of
 from tasks.data.local import Found, digest, find_files
-from tasks.data.registries import NPM, PYPI, npm_pack, pip_download, wrong_hash
 from tasks.data.remote import (
+    NPM,
+    PYPI,
     STORES,
     WILD,
     UnreachableError,
@@ -32,19 +35,15 @@ from tasks.data.remote import (
     download,
     download_from_hub,
     download_from_store,
+    npm_pack,
+    pip_download,
     revision_of,
+    wrong_hash,
 )
 
 KNOWN = re.compile(
     rf"({NPM}|{PYPI}|hf:[\w./~-]+(:[\w.-]+)?(@[\w.-]+)?|https://.+|({'|'.join(STORES)})://.+|file:.+"
     r"|(?![A-Za-z][A-Za-z0-9+.-]*:).+)"
-)
-MAILS = (".eml", ".emlx", ".mbox")
-TEXTS = (".md", ".txt")  # whatever they begin with
-HEADERS = re.compile(  # of a mail, perhaps in an mbox: two at least
-    rb"(?:From \S.*\n)?(?:(?:Received|Return-Path|Delivered-To|From|To|Subject|Date|Message-ID|MIME-Version|X-[\w-]+)"
-    rb":.*\n(?:[ \t].*\n)*){2}",
-    re.IGNORECASE,
 )
 FORMS = "npm:NAME@VERSION, pypi:NAME==VERSION, hf:DATASET, https://…, s3://…, gs://… and paths of files, folders, globs"
 
@@ -110,8 +109,8 @@ class Source(Config):
         return self
 
 
-def _parts(source: Source) -> tuple[str, str]:
-    """Which kind of place it is, and the place."""
+def _kind_and_place(source: Source) -> tuple[str, str]:
+    """The kind of place, such as npm, and what follows it."""
     kind, mark, rest = source.source.partition(":")
     if kind in ("npm", "pypi", "hf", "file") and mark:
         return kind, rest
@@ -121,8 +120,8 @@ def _parts(source: Source) -> tuple[str, str]:
 
 
 def is_here(source: Source) -> bool:
-    """Whether its files are this machine's own."""
-    return _parts(source)[0] == "file"
+    """Whether its files are on this machine."""
+    return _kind_and_place(source)[0] == "file"
 
 
 def _may_pass(_task: Task, _task_run: TaskRun, state: State) -> bool:
@@ -132,7 +131,7 @@ def _may_pass(_task: Task, _task_run: TaskRun, state: State) -> bool:
 def source_name(source: Source) -> str:
     """The folder of a source below its dataset: its name, else the package without its scope, the file without its
     suffix, or the folder."""
-    kind, rest = _parts(source)
+    kind, rest = _kind_and_place(source)
     if source.name:
         return source.name
     match kind:
@@ -180,7 +179,7 @@ def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
 
 def pinned(source: Source) -> Source:
     """The source with the commit that a dataset of the hub is at now, if it has none. Raises UnreachableError."""
-    kind, place = _parts(source)
+    kind, place = _kind_and_place(source)
     if kind != "hf" or "@" in place or Path(place).exists():
         return source
     return source.model_copy(update={"source": f"{source.source}@{revision_of(place.partition(':')[0])}"})
@@ -188,7 +187,7 @@ def pinned(source: Source) -> Source:
 
 def obtain(source: Source, scratch: Path) -> Found:
     """The files of a source where they are, or in `scratch`. Raises UserError and UnreachableError."""
-    kind, rest = _parts(source)
+    kind, rest = _kind_and_place(source)
     match kind:
         case "npm":
             path = npm_pack(rest, scratch)
@@ -257,25 +256,19 @@ def _write_folder(found: Found, source: Source, target: Path) -> None:
 
 
 def _is_written_in(path: Path, encoding: str) -> bool:
-    """Whether a file may be a text of the encoding: no mail, which says its own, no UTF-8 already, nothing with NUL."""
-    suffix = PurePosixPath(without_compression(path.name)).suffix.lower()
-    if suffix in MAILS:
+    """Whether to recode a file: mails declare their own charset; valid UTF-8 and files with NUL stay as they are."""
+    form = sniff(path)
+    if form in ("mbox", "parquet", "pdf") or (form == "eml" and suffix_of(path) not in PROSE):
         return False
-    decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
     with open_plain(path) as file:
-        piece = file.read(2**16)
-        if b"\0" in piece:
+        if b"\0" in file.read(HEAD):
             return b"\0" in "a".encode(encoding)
-        if suffix not in TEXTS and HEADERS.match(piece):
-            return False
+    with open_plain(path) as file, io.TextIOWrapper(file, "utf-8") as text:
         try:
-            while piece:
-                is_ascii = decoder.decode(piece).isascii() and is_ascii
-                piece = file.read(2**20)
-            decoder.decode(b"", final=True)
+            pieces = [piece.isascii() for piece in iter(lambda: text.read(CHUNK), "")]
+            return all(pieces)  # ASCII may be any encoding: ISO 2022 writes everything with it
         except UnicodeDecodeError:
             return True
-    return is_ascii  # which may be of any encoding: ISO 2022 writes all with it
 
 
 def _recode(folder: Path, source: Source) -> None:

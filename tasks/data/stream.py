@@ -1,7 +1,8 @@
-"""A dataset of any size on its way from rows to tokens: texts are in parts on disk, in memory is what each row is.
+"""A dataset of any size, from rows to tokens: texts are in parts on disk, and memory holds a few facts about each row.
 
-That is source, length and split, some hashes while near duplicates are looked for, one band of MinHashes at a time, and
-what drawing the splits takes: a few hundred bytes a row at most. Rules are those of tables, a part at a time.
+These are its source, length and split, some hashes while near duplicates are looked for, one band of MinHashes at a
+time, and what drawing the splits takes: a few hundred bytes a row at most. The rules are those of tables, applied part
+by part.
 """
 
 import logging
@@ -18,9 +19,9 @@ import tiktoken
 
 from tasks.data.cleaning.record import Record, drop
 from tasks.data.inbox import join_inbox
-from tasks.data.parts import column, make_parts, read_part, with_record, write_part
 from tasks.data.shingles import Prefixes, Sets, band_shape, bands, first_of_groups, prefix, same, shingles, whole
 from tasks.data.splits import DUPLICATES, SPLITS
+from tasks.data.table_parts import column, make_parts, read_part, with_record, write_part
 from tasks.data.tokens import encode, write_files
 
 CHECKED = 16 * 2**20  # characters of the rows that are held against expectations at a time

@@ -1,13 +1,10 @@
 """People's text files, read so that a mistake in one is named by file, row and reason, and none costs much memory."""
 
-import codecs
-import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ftfy
 import ijson
@@ -21,10 +18,6 @@ from tasks.data.mail import flat_entities
 LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
 LARGEST = 64 * 2**20  # bytes of a text that is read as a whole: HTML takes 14 times as much memory, JSON 9
 PIECE = 2**16  # bytes of a list of JSON that are parsed at a time
-ASCII = bytes([*b"\t\n", *range(32, 127)]).replace(b"&", b"")
-ENGLISH = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, an ellipsis
-UNUSUAL = re.compile(f"[^\t\n -%'-~{ENGLISH}]")  # what ftfy may mend, quotes apart
-UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class TooLargeError(UserError):
@@ -53,55 +46,30 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises UserError, naming file and row, for one of over LONGEST_LINE bytes.
     """
     with open_plain(path) as file:
-        yield from _bounded(path, file, b"")
-
-
-def _bounded(path: Path, file: IO[Any], nothing: Any) -> Iterator[tuple[int, Any]]:
-    row = 0
-    while (line := file.readline(LONGEST_LINE + 1)) != nothing:
-        row += 1
-        if len(line) > LONGEST_LINE:
-            raise TooLargeError(f"{path}, row {row}: a line of over {LONGEST_LINE:,} bytes; break it into several")
-        yield row, line
+        for row, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+            if len(line) > LONGEST_LINE:
+                raise TooLargeError(f"{path}, row {row}: a line of over {LONGEST_LINE:,} bytes; break it into several")
+            yield row, line
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text in UTF-8, or in UTF-16 that says so, each with its number from 1 and its end.
+    """The lines of a text in UTF-8, each with its number from 1 and its end.
 
-    Raises UserError, naming file and row, for bytes that are neither, and for a line that is too long.
+    Raises UserError, naming file and row, for bytes in another encoding and for a line that is too long.
     """
-    with open_plain(path) as file:
-        start = file.read(2)
-    if start in UTF_16:
-        yield from _wide_lines(path)
-        return
     for row, line in byte_lines(path):
+        way_out = "save the file as UTF-8, or give its source an `encoding`"
         if b"\0" in line:
-            raise UserError(f"{path}, row {row}: holds NUL, so it is no text in UTF-8; save the file as UTF-8")
+            raise UserError(f"{path}, row {row}: holds NUL, so it is no text in UTF-8; {way_out}")
         try:
             yield row, line.decode("utf-8-sig" if row == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}, row {row}: byte {line[error.start]:#04x} is not UTF-8; save the file as UTF-8"
-                ", or give its source an `encoding`"
-            ) from None
-
-
-def _wide_lines(path: Path) -> Iterator[tuple[int, str]]:
-    row = 0
-    with open_plain(path) as file:
-        try:
-            for row, line in _bounded(path, io.TextIOWrapper(file, "utf-16", newline="\n"), ""):
-                if "\0" in line:
-                    raise UserError(f"{path}, row {row}: holds NUL, so it is no text; save the file as UTF-8")
-                yield row, line
-        except UnicodeError as error:
-            raise UserError(f"{path}, row {row + 1}: not UTF-16: {error}; save the file as UTF-8") from None
+            raise UserError(f"{path}, row {row}: byte {line[error.start]:#04x} is not UTF-8; {way_out}") from None
 
 
 def read_text(path: Path) -> str:
-    """Read a text as a whole. Raises UserError naming file, row and byte where it is none; TooLargeError."""
-    return "".join(_within(path, (line for _, line in lines(path))))
+    """Read a text as a whole. Raises UserError naming file, row and byte where it is no text; TooLargeError."""
+    return "".join(_within(path))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -113,39 +81,18 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def _within(path: Path, parts: Iterator[str]) -> Iterator[str]:
+def _within(path: Path) -> Iterator[str]:
     size = 0
-    for row, part in enumerate(parts, 1):
-        size += len(part)
+    for row, line in lines(path):
+        size += len(line)
         if size > LARGEST:
             raise TooLargeError(f"{path}, row {row}: goes over {LARGEST:,} characters; split the file")
-        yield part
-
-
-def fix_text(text: str) -> str:
-    """As `ftfy.fix_text`, which takes line by line, and straightens quotes in lines of ASCII and English punctuation.
-
-    These characters alone are no mojibake, and without `&` no entities. Entities alone hang on lines before: with `<`
-    in one, they are left as they are in those after it.
-    """
-    if "<" in text and ("&" in text or not text.isascii()):  # ftfy makes an & of a wide one
-        return ftfy.fix_text(text)
-    if not text.encode(errors="surrogatepass").translate(None, ASCII).decode(errors="surrogatepass").strip(ENGLISH):
-        return _straight(text)
-    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
-    return "".join(ftfy.fix_text(line) if UNUSUAL.search(line) else _straight(line) for line in lines)
-
-
-def _straight(text: str) -> str:
-    """As ftfy's `uncurl_quotes`, where there are no other quotes than ENGLISH has: a tenth of the time."""
-    if text.isascii():
-        return text
-    return text.replace("\u2018", "'").replace("\u2019", "'").replace("\u201c", '"').replace("\u201d", '"')
+        yield line
 
 
 def mend(text: str) -> str:
     """A text with broken characters mended (mojibake, NFC, line breaks as \\n)."""
-    mended = fix_text(flat_entities(text))
+    mended = ftfy.fix_text(flat_entities(text))
     changed("characters", text, mended)
     return mended
 

@@ -17,16 +17,15 @@ from pydantic import Field
 from tqdm import tqdm
 
 from llm.tokenizer import save_tokenizer, train_bpe
-from tasks.data.cleaning.languages import in_languages
 from tasks.data.cleaning.personal import mask_rows
 from tasks.data.cleaning.record import RULES, Record, absorb, recorded
-from tasks.data.cleaning.rules import within_lengths, without_repetition
+from tasks.data.cleaning.rules import in_languages, within_lengths, without_repetition
 from tasks.data.compression import without_compression
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.documents import documents, raw_documents, tidy_document
-from tasks.data.parts import make_parts, read_part, read_record, with_record
 from tasks.data.splits import Split, check_train_only
 from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_learn, write_stream
+from tasks.data.table_parts import make_parts, read_part, read_record, with_record
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
 from tasks.stages.cluster import same_processes

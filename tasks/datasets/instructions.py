@@ -34,45 +34,6 @@ FREE = ["conversation", "own"]
 LENGTHS = {"instruction": (1, 2_000), "input": (0, 10_000), "output": (1, 10_000), "system": (0, 2_000)}
 ANSWER_WORDS = 25  # a longer answer of a ChatterBot conversation is left out
 
-# ChatterBot's topics, and what is kept of each: a pattern of question and answer. None of the rest is what a sane
-# assistant would say: it claims a body, feelings or a past, insults, opines, or is wrong, outdated, or no answer.
-CHATTERBOT: dict[str, str | None] = {
-    "ai": r"what is ai\? \| artificial|what is ai\? \| ai is the|chat robot\? \| a software|chatterbox \| a chatterbox",
-    "botprofile": None,
-    "coding": None,
-    "computers": r"what is a computer|super computer\?|microprocessor|operating system\?",
-    "conversations": None,
-    "emotion": None,
-    "food": None,
-    "gossip": None,
-    "greetings": None,
-    "health": None,
-    "history": None,
-    "humor": r"cheetah|lawn sprinkler|finals and a chicken|humour",
-    "literature": r"who wrote (the idiot|frankenstein)",
-    "money": r"economics \| it|publicly owned",
-    "movies": None,
-    "politics": None,
-    "psychology": None,
-    "science": r"carcinogen|what is thermodynamics \| the|crystallography|ultrasound|bioinformatics|bacteriology|"
-    r"cytology \| the|gravitation \| the|(sun|moon) \| the|250,000 miles|venus \| venus",
-    "sports": None,
-    "tech_support": "",
-    "trivia": r"space race|first artificial earth|hubble|nearest major galaxy|\bwww\b|abyssinia|orly|monotremes|"
-    r"winnie|pearl earring|shoelace|day after christmas|plays is the longest|softest mineral|epicondylitis|"
-    r"first female prime|many ribs|biggest island|white elephant|smallest ocean|anne frank|largest type of deer|"
-    r"wish upon a star|largest ocean|first fifa|first ever wimbledon|hottest in the solar|most coffee|dried plums|"
-    r"longest international border|smallest country|hearts does an octopus|to win a nobel|gioconda|beethoven|"
-    r"crocodile swallow|crab|statue of liberty|brotherly|nails made|sea of tranquil|bulbs were|only move diagonally|"
-    r"allspice|darwin|most common letter|community of ants|in the zodiac|elect a pope|filo|jewish new year|ishmael|"
-    r"scoville|hockey puck|red stripes|sake made|chickpeas also|seeds on the outside|president to resign|gray lady|"
-    r"populous city|brightest star|good source of which vitamin|longest cave|universal donor|abundant metal|"
-    r"abundant element|back to the future|predecessor to the united|flamboyance|largest lizard|separated from africa|"
-    r"boroughs|marzipan|botany|tanks were|squab|male donkey|largest planet|light cannot escape|two sides in world|"
-    r"ultraviolet|seismologist|bones in the fingers|positive charge|biggest artery|tuba|make a crayon|guernica|"
-    r"salvador dali|acorn|garden state|ingredient in falafel|uvula|soda bubbly|home plate|yellow fin|thin middle|"
-    r"drive the english|da vinci code|blueberries",
-}
 WORDNET = re.compile(r"(data|index)\.(adj|adv|noun|verb)")  # beside the file that it is known by
 ALTERNATIVES = ("computers",)  # topics whose turns after the second are other answers
 
@@ -95,7 +56,8 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
 
     - Sources of facts: tasks of every kind in data/instructions that they serve, as many as `params` says.
     - `.yml` is a ChatterBot corpus: `conversations`, each a list of turns. The last one answers the one before, and
-      earlier ones are its history; of the package's own files (below chatterbot_corpus/) only what CHATTERBOT says.
+      earlier ones are its history; of the package's own files (below chatterbot_corpus/) only what the list
+      `chatterbot` of data/instructions keeps.
     - All else are people's own rows, in the forms of tasks/data/formats/conversations.py: instruction, output and, if
       any, input, answers, history and system. Feedback comes last, as `by_votes` of tasks/data/inbox.py gives it.
 
@@ -114,7 +76,7 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
         if source_of(path) or WORDNET.fullmatch(path.name):
             continue
         if suffix_of(path) in (".yml", ".yaml"):
-            read = partial(_conversations, name=name)
+            read = partial(_conversations, name=name, kept=packs.lists.get("chatterbot", {}))
         else:
             read = partial(_own_rows, name=name, columns=params.columns)
         rows += without_problems(each_file(read, [path]), problems)
@@ -145,7 +107,7 @@ def _row(name: str, number: int, kind: str, instruction: str, output: str, **mor
     return row | {"group": _question(*(row["history"][:1] or (instruction, row["input"])))}
 
 
-def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
+def _conversations(path: Path, name: str, kept: Mapping[str, list[str]]) -> Iterator[dict[str, Any]]:
     text = read_text(path)
     try:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
@@ -154,6 +116,8 @@ def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
                     f"{path}, row {event.start_mark.line + 1}: *{event.anchor}: write out what it stands for"
                 )
         content = yaml.load(text, Loader=yaml.CSafeLoader)
+    except UserError:
+        raise
     except yaml.MarkedYAMLError as error:
         row = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}, row {row}: not YAML: {error.problem}") from None
@@ -169,7 +133,7 @@ def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
                 raise UserError(f"{path}, conversation {number}: {reprlib.repr(turn)} is not text; put it in quotes")
         said = turns = [tidy(turn) for turn in turns]
         if "chatterbot_corpus" in path.parts:
-            turns = _sane(path.stem, turns)
+            turns = _sane(path.stem, turns, kept)
         if len(turns) > 1:
             history = turns[len(turns) % 2 : -2]
             yield _row(name, number, "conversation", turns[-2], turns[-1], history=history)
@@ -179,11 +143,11 @@ def _conversations(path: Path, name: str) -> Iterator[dict[str, Any]]:
         left_out(rule, [row])
 
 
-def _sane(topic: str, turns: list[str]) -> list[str]:
+def _sane(topic: str, turns: list[str], kept: Mapping[str, list[str]]) -> list[str]:
     """The turns of a ChatterBot conversation, written as people write; none where it is not to be learned."""
     turns = turns[:2] if topic in ALTERNATIVES else turns
-    pattern = CHATTERBOT.get(topic)
-    if pattern is None or len(turns) < 2 or not re.search(pattern, " | ".join(turns).lower()):
+    said = " | ".join(turns).lower()
+    if len(turns) < 2 or not any(re.search(pattern, said) for pattern in kept.get(topic, ())):
         return []
     if any(len(turn.split()) > ANSWER_WORDS for turn in turns[1::2]):
         return []

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 from llm.files import read_text
 from tasks.registry.figures import compared, main_figures
-from tasks.registry.markup import first_entries, plain, table
+from tasks.registry.markup import first_entries, number, plain, table
 from tasks.registry.record import NONE, Record
 from tasks.stages.hashes import PREFIX
 from tasks.stages.params import evaluation_stage, training_stage
@@ -69,8 +69,8 @@ def _figures(model: str, metrics: Mapping[str, float]) -> list[str]:
     rows = []
     for name in islice(filter(figures.__contains__, meanings or figures), FIGURES):
         _, value, interval, baseline = figures[name]
-        shown = f"{value:.3f}" + (f" ({interval})" if interval else "")
-        rows.append((name, shown, "" if baseline is None else f"{baseline:.3f}", meanings.get(name, "")))
+        shown = f"{number(value)}" + (f" ({interval})" if interval else "")
+        rows.append((name, shown, number(baseline), meanings.get(name, "")))
     return table(("figure", "this version (95 % interval)", "baseline", "meaning"), rows, right=(1, 2))
 
 

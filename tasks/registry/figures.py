@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm.files import read_text
-from tasks.registry.markup import number, table
+from tasks.registry.markup import number, signed, table
 
 BASELINE = "baseline_"
 OTHERS = ("instructed_", "nearest_", "ngram_", "ppmd_")
@@ -49,7 +49,7 @@ def compared(metrics: Mapping[str, float]) -> Iterator[Compared]:
     for name, value in metrics.items():
         if is_own(name, metrics):
             ends = [metrics[f"{name}{end}"] for end in ("_low", "_high") if f"{name}{end}" in metrics]
-            interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if len(ends) > 1 else ""
+            interval = f"{number(ends[0])} to {number(ends[1])}" if len(ends) > 1 else ""
             yield Compared(name, value, interval, metrics.get(BASELINE + name))
 
 
@@ -58,6 +58,6 @@ def figures_table(metrics: Mapping[str, float]) -> list[str]:
     rows = []
     for name, value, interval, baseline in compared(metrics):
         title = f"{name} (lower is better)" if lower_is_better(name) else name
-        difference = "" if baseline is None else f"{value - baseline:+.4f}"
-        rows.append((title, f"{value:.4f}", interval, number(baseline), difference))
+        difference = "" if baseline is None else signed(value - baseline)
+        rows.append((title, number(value), interval, number(baseline), difference))
     return table(("metric", "test", "95 % interval", "baseline", "difference"), rows, right=(1, 3, 4))

@@ -45,15 +45,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Containe
 
 
 def number(value: Any) -> Any:
-    """A float with four decimals, or two significant digits where it is small; nothing for None; others unchanged."""
+    """A float with three decimals, or two significant digits where it is small; nothing for None; others unchanged."""
     if not isinstance(value, float):
         return "" if value is None else value
-    return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2g}"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2g}"
 
 
 def signed(value: float) -> str:
-    """A difference, with its sign."""
-    return f"{value:+.4f}"
+    """A difference, with its sign and the same digits."""
+    return f"{value:+.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:+.2g}"
 
 
 def first_entries(text: str, count: int) -> tuple[str, bool]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from tasks.registry.decide import model_state
 from tasks.registry.figures import compared
+from tasks.registry.markup import number
 from tasks.registry.versions import PENDING
 
 OPEN = (None, PENDING)  # states: nobody compared it, or nobody decided
@@ -19,9 +20,9 @@ def _metrics(model: str) -> str:
     path = Path("reports/evaluation", model, "metrics.json")
     values: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     lines = [
-        f"{name} {value:.4f}"
+        f"{name} {number(value)}"
         + (f", {interval}" if interval else "")
-        + ("" if baseline is None else f" (baseline {baseline:.4f})")
+        + ("" if baseline is None else f" (baseline {number(baseline)})")
         for name, value, interval, baseline in compared(values)
     ]
     return "\n".join(lines) or "not evaluated"
@@ -34,8 +35,9 @@ def next_step(models: Iterable[str]) -> str:
     waiting = [f"{model}/{version}" for model, version in open_ones.items()]
     if not waiting:
         return "no version waits for a decision"
-    way = f"`python -m flows.review`, then `python -m flows.review approve {waiting[0]} --reason TEXT`, or `reject`"
-    return f"{', '.join(waiting)} wait{'s' * (len(waiting) == 1)} for a decision: {way}"
+    command = "python -m flows.review"
+    way = f"run `{command}`, read the page that it names, then run `{command} approve {waiting[0]} --reason TEXT`"
+    return f"{', '.join(waiting)} wait{'s' * (len(waiting) == 1)} for a decision: {way}, or the same with `reject`"
 
 
 def print_summary(versions: Mapping[str, str | None], done: str) -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +25,13 @@ from tasks.stages import parent_death
 
 ASK = Path(__file__).with_name("ask.py")
 WITHIN = 3600.0  # seconds for all rows
-SAID = 300  # characters of a failed version's last message
+REASON = 300  # characters of a failed version's last message
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CC", "CUDA_VISIBLE_DEVICES")
 THREADS = ("OMP_", "MKL_")  # how the names of such variables begin
 
 
 class NoAnswerError(UserError):
     """A version that can't be loaded, fails, or takes too long."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a version answers, in the order of the rows."""
-
-    table: pd.DataFrame
-    """The served columns; `error` says why a row has no answer."""
-    seconds: float
-    """For a row, after the version was loaded."""
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -59,7 +48,7 @@ def _downloaded(uri: str, folder: Path) -> str:
         except (MlflowException, FileNotFoundError) as error:
             if isinstance(error, MlflowException) and not is_missing(error):
                 raise
-            raise NoAnswerError(f"{uri} gives no answers: {' '.join(str(error).split())[:SAID]}") from None
+            raise NoAnswerError(f"{uri} gives no answers: {' '.join(str(error).split())[:REASON]}") from None
 
 
 def answers(
@@ -70,44 +59,50 @@ def answers(
     ask: str = "predict",
     options: Mapping[str, Any] | None = None,
     within: float = WITHIN,
-) -> Answers:
-    """The answers of a registered version to rows.
+) -> tuple[pd.DataFrame, float]:
+    """The answers of a registered version to rows, in their order, and the seconds that each took once it was loaded.
 
-    This process downloads the version with its own credentials; another runs it. Raises NoAnswerError where the version
-    can't be loaded, fails, needs code that it does not ship, or takes more than `within` seconds. Raises another
-    UserError for failures of something else: the store is away, or the process was killed from outside.
+    In the answers, `error` says why a row has none. This process downloads the version with its own credentials;
+    another runs it. Raises NoAnswerError where the version can't be loaded, fails, needs code that it does not ship, or
+    takes more than `within` seconds. Raises another UserError for failures of something else: the store is away, or
+    the process was killed from outside.
     """
     uri = f"models:/{name}/{version}"
     listed = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    with tempfile.TemporaryDirectory(prefix="threestage-review-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="threestage-review-") as temporary:
+        folder = Path(temporary)
         model = _downloaded(uri, folder / "model")
-        request, answered = folder / "request.json", folder / "answers.json"
+        request, reply = folder / "request.json", folder / "reply.json"
         request.write_text(json.dumps({"rows": listed, "ask": ask, "options": dict(options or {})}))
-        command = [sys.executable, "-P", parent_death.__file__, sys.executable, "-P", str(ASK), model]
-        try:
-            done = subprocess.run(
-                [*command, str(request), str(answered)],
-                cwd=folder,
-                env=environment(folder),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                timeout=within,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise NoAnswerError(f"{uri} did not answer {len(rows)} rows within {within:g} seconds") from None
-        if done.returncode < 0:
-            outside = -done.returncode in (signal.SIGKILL, signal.SIGTERM)
-            failure = UserError if outside else NoAnswerError
-            raise failure(f"{uri} gives no answers: signal {-done.returncode} ended its process")
-        if done.returncode:
-            *_, last = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-            raise NoAnswerError(f"{uri} gives no answers: {last.strip()[:SAID]}")
-        found = json.loads(answered.read_text())
-    table = pd.DataFrame(found["rows"])
+        _run([str(ASK), model, str(request), str(reply)], uri, folder, within)
+        answered = json.loads(reply.read_text())
+    table = pd.DataFrame(answered["rows"])
     if len(table) != len(rows):
         raise NoAnswerError(f"{uri} gave {len(table)} answers to {len(rows)} rows")
-    return Answers(table.set_index(rows.index), found["seconds"] / len(rows))
+    return table.set_index(rows.index), answered["seconds"] / len(rows)
+
+
+def _run(program: list[str], uri: str, folder: Path, within: float) -> None:
+    """Run the program that asks, in its own environment; it ends with this process."""
+    python = [sys.executable, "-P"]
+    try:
+        done = subprocess.run(
+            [*python, parent_death.__file__, *python, *program],
+            cwd=folder,
+            env=environment(folder),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=within,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise NoAnswerError(f"{uri} did not answer within {within:g} seconds") from None
+    if done.returncode < 0:
+        from_outside = -done.returncode in (signal.SIGKILL, signal.SIGTERM)
+        failure = UserError if from_outside else NoAnswerError
+        raise failure(f"{uri} gives no answers: signal {-done.returncode} ended its process")
+    if done.returncode:
+        *_, last = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise NoAnswerError(f"{uri} gives no answers: {last.strip()[:REASON]}")

@@ -4,7 +4,6 @@ Stands alone, so that the code that answers is the code that the version ships. 
 elsewhere, this program says so and fails.
 """
 
-import gc
 import json
 import math
 import sys
@@ -12,9 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    gc.disable()  # until the version is loaded: collecting garbage during imports takes a sixth of the time
 
 import mlflow
 import pandas as pd
@@ -48,26 +44,23 @@ def answer(model: Any, ask: str, rows: list[dict[str, Any]], options: dict[str, 
 
 def foreign(folder: Path) -> list[str]:
     """Modules that a version has to ship and that came from elsewhere."""
-    found = {name: getattr(sys.modules.get(name), "__file__", None) for name in ("llm", "tasks")}
-    return [
-        f"{name} of {file}" for name, file in found.items() if file and not Path(file).resolve().is_relative_to(folder)
-    ]
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in ("llm", "tasks")}
+    outside = {name: file for name, file in files.items() if file and not Path(file).resolve().is_relative_to(folder)}
+    return [f"{name} of {file}" for name, file in outside.items()]
 
 
 def main() -> None:
     """Read the request, load the version, answer, and write the answers and the seconds that they took."""
-    folder, request, answers = Path(sys.argv[1]).resolve(), json.loads(Path(sys.argv[2]).read_text()), sys.argv[3]
+    folder, request, reply = Path(sys.argv[1]).resolve(), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     model = mlflow.pyfunc.load_model(str(folder))
     rows, ask, options = request["rows"], request["ask"], request["options"]
     answer(model, ask, rows[:1], options)  # the first answer prepares what the others reuse
-    gc.freeze()
-    gc.enable()
     begun = time.perf_counter()
-    found = answer(model, ask, rows, options)
+    answers = answer(model, ask, rows, options)
     seconds = time.perf_counter() - begun
     if strangers := foreign(folder):
         sys.exit(f"it does not ship all of its code: {', '.join(strangers)}")
-    Path(answers).write_text(json.dumps({"rows": found, "seconds": seconds}, default=lambda value: value.item()))
+    reply.write_text(json.dumps({"rows": answers, "seconds": seconds}, default=lambda value: value.item()))
 
 
 if __name__ == "__main__":

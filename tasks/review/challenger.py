@@ -1,6 +1,6 @@
-"""A model's challenger is compared and held against its gates; its page goes to the registry, and it is pending.
+"""The review of a model's challenger: compare it, check its gates, and leave its page and the state `pending`.
 
-Once for each pair of challenger and champion, and again where params.yaml asks something else.
+Once for each pair of challenger and champion, and again when the gates in params.yaml change.
 """
 
 import json
@@ -18,12 +18,13 @@ from mlflow.exceptions import MlflowException
 from llm.errors import UserError
 from tasks.registry.decide import WHY_LENGTH, compared, model_state, settle
 from tasks.registry.events import WAITS, emit, version_page
+from tasks.registry.markup import plain
 from tasks.registry.server import is_server, without_secret
 from tasks.registry.tracking import server_errors, tracking_uri
 from tasks.registry.versions import APPROVED, BY, CHAMPION, REJECTED, STATE, WHY, registered_name
-from tasks.review.comparison import compare
+from tasks.review.comparison import Comparison, compare
 from tasks.review.gates import Gate, check
-from tasks.review.page import summary, verdict, write_page
+from tasks.review.page import MARKS, summary, verdict, write_page
 from tasks.stages.lock import exclusive
 from tasks.stages.params import load_application
 
@@ -43,9 +44,7 @@ class Reviewed:
     gates: tuple[Gate, ...]
     verdict: str
     """A sentence or two of Markdown."""
-    page: str
-    """Verdict and gates in Markdown."""
-    address: str
+    address: str = ""
     """Of the page as HTML: a file, or a URL of the tracking server."""
     new: bool = field(default=False, compare=False)
     """Whether this review compared it, and none before."""
@@ -63,17 +62,37 @@ class Reviewed:
     @property
     def passed(self) -> bool:
         """Whether it passes every gate."""
-        return not self.failed and not self.unknown
+        return all(gate.passed for gate in self.gates)
+
+    @property
+    def page(self) -> str:
+        """Verdict and gates in Markdown."""
+        return summary(registered_name(self.model), self.version, self.champion, self.verdict, self.gates)
 
     @property
     def reason(self) -> str:
         """Why the gates alone would approve or reject it, as plain text."""
         words = {False: "failed", None: "could not be computed"}
-        found = [f"{gate.name}: {words[gate.passed]} ({gate.said})" for gate in self.gates if gate.passed is not True]
-        return ("; ".join(found) or text(self.verdict))[:WHY_LENGTH]
+        open_gates = (gate for gate in self.gates if gate.passed is not True)
+        reasons = "; ".join(f"{gate.name}: {words[gate.passed]} ({gate.finding})" for gate in open_gates)
+        return (reasons or text(self.verdict))[:WHY_LENGTH]
+
+    @property
+    def ways(self) -> list[str]:
+        """The ways in which a person can decide, a line of Markdown each."""
+        line, which, now = "python -m flows.review", f"{self.model}/{self.version}", model_state(self.model)
+        despite = now.despite(now.champion) if now.champion else ()
+        return [
+            *([f"Champion {now.champion} was approved despite {', '.join(despite)}."] if despite else []),
+            f"To make it champion, run `{line} approve {which}{' --despite-gates' if self.failed else ''} --reason "
+            f"TEXT`. To turn it down, run `{line} reject {which} --reason TEXT`.",
+            f"Or decide in MLflow, at {version_page(registered_name(self.model), self.version)}: set the tag `{STATE}` "
+            f"to `{APPROVED}` or `{REJECTED}`, `{BY}` to your name and `{WHY}` to the reason, or move the alias "
+            f"`{CHAMPION}` to it. The next review records that.",
+        ]
 
     def announce(self) -> None:
-        """Tell whoever wants to hear of it that it waits."""
+        """Emit the event that it waits, for notifications."""
         emit(WAITS, registered_name(self.model), self.version, model=self.model, verdict=text(self.verdict))
 
 
@@ -82,82 +101,11 @@ def text(markdown: str) -> str:
     return re.sub(r"\\([^\w\s])", r"\1", re.sub(r"(?<!\\)(\*\*|`)", "", markdown))
 
 
-def ways(model: str, version: str, failed: bool) -> list[str]:
-    """The ways in which a person can decide on a version, a line of Markdown each."""
-    line, name = "python -m flows.review", registered_name(model)
-    despite, now = " --despite-gates" if failed else "", model_state(model)
-    before = now.despite(now.champion) if now.champion else ()
-    return [
-        *([f"Champion {now.champion} was approved despite {', '.join(before)}."] if before else []),
-        f"On the command line: `{line} approve {model}/{version}{despite} --reason TEXT`, or `reject`.",
-        f"In MLflow, {version_page(name, version)}: set the tag `{STATE}` to `{APPROVED}` or `{REJECTED}`, `{BY}` to "
-        f"your name and `{WHY}` to the reason, or move the alias `{CHAMPION}` to it; the next review records it.",
-    ]
-
-
-def _link(version: ModelVersion) -> str:
-    """The page in MLflow's own pages, where an address begins with `#`."""
-    experiment = MlflowClient().get_run(version.run_id).info.experiment_id
-    return f"#/experiments/{experiment}/runs/{version.run_id}/artifacts/{HTML}"
-
-
-def _address(version: ModelVersion) -> str:
-    if is_server(uri := tracking_uri()):
-        return f"{without_secret(uri, uri).rstrip('/')}/{_link(version)}"
-    return f"{MlflowClient().get_run(version.run_id).info.artifact_uri.removeprefix('file://')}/{HTML}"
-
-
-def _asked(model: str) -> dict[str, Any]:
-    return json.loads(load_application(model).review.model_dump_json())
-
-
-def _found(version: ModelVersion, pair: dict[str, Any]) -> tuple[str, tuple[Gate, ...]] | None:
-    """What an earlier review of the same pair found, with the same gates: the verdict and the gates."""
-    there = {file.path for file in MlflowClient().list_artifacts(version.run_id, FOLDER)}
-    if not there >= {HTML, FINDINGS}:
-        return None
-    before = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{FINDINGS}")
-    if {name: before.get(name) for name in pair} != pair:
-        return None
-    return before["verdict"], tuple(Gate(**gate) for gate in before["gates"])
-
-
-def _compare(model: str, version: ModelVersion, pair: dict[str, Any]) -> tuple[str, tuple[Gate, ...]]:
-    """Compare, write the page to the artifacts of the version's run, and link it in the description's first line."""
-    client, number, champion = MlflowClient(), pair["challenger"], pair["champion"]
-    comparison = compare(model, number, champion)
-    gates = tuple(check(comparison, load_application(model).review))
-    judged = verdict(comparison, gates)
-    with tempfile.TemporaryDirectory() as folder:
-        write_page(Path(folder), comparison, gates, ways(model, number, any(gate.passed is False for gate in gates)))
-        findings = {**pair, "verdict": judged, "gates": [asdict(gate) for gate in gates]}
-        Path(folder, Path(FINDINGS).name).write_text(json.dumps(findings, indent=2) + "\n")
-        client.log_artifacts(version.run_id, folder, FOLDER)
-    now = client.get_model_version(version.name, number)  # a person may have written there meanwhile
-    first, _, rest = (now.description or "").partition("\n")
-    kept = rest.lstrip("\n") if first.startswith(f"[{LABEL}") else now.description or ""
-    against = f"champion {champion}" if champion else "the baseline"
-    head = f"[{LABEL} {against}]({_link(version)}): {judged}"
-    client.update_model_version(version.name, number, f"{head}\n\n{kept}".rstrip() + "\n")
-    failed, unknown = ([gate.name for gate in gates if gate.passed is passed] for passed in (False, None))
-    compared(model, number, champion, failed, unknown)
-    return judged, gates
-
-
-def _review(model: str, version: str, champion: str | None, again: bool) -> Reviewed:
-    pair = {"challenger": version, "champion": champion, "asked": _asked(model)}
-    there = MlflowClient().get_model_version(registered_name(model), version)
-    before = None if again else _found(there, pair)
-    judged, gates = before or _compare(model, there, pair)
-    page = summary(there.name, version, champion, judged, gates)
-    return Reviewed(model, version, champion, gates, judged, page, _address(there), new=before is None)
-
-
 def review_challenger(model: str) -> Reviewed | str:
     """Review a model's challenger against its champion, or its baseline; or why there is nothing to decide.
 
-    Of two at once the second waits, and then finds what the first did. Raises UserError where it can't be compared and
-    where the champion moved meanwhile.
+    Of two at once the second waits, and then finds the first one's review. Raises UserError where it can't be compared
+    and where the champion moved meanwhile.
     """
     with exclusive(f"{FOLDER}/{model}"):
         now = model_state(model)
@@ -179,3 +127,57 @@ def review_challenger(model: str) -> Reviewed | str:
             if (ended := now.last(version)) in (None, before) or ended.event == "compared":
                 raise
             return f"{ended} (while it was compared)"
+
+
+def _review(model: str, number: str, champion: str | None, again: bool) -> Reviewed:
+    """The earlier review of the same pair with the same gates, or a new one."""
+    bounds = load_application(model).review
+    pair = {"challenger": number, "champion": champion, "params": bounds.model_dump(mode="json")}
+    version = MlflowClient().get_model_version(registered_name(model), number)
+    earlier = None if again else _earlier(version, pair)
+    if earlier:
+        gates, judged = tuple(Gate(**gate) for gate in earlier["gates"]), earlier["verdict"]
+        return Reviewed(model, number, champion, gates, judged, _address(version))
+    comparison = compare(model, number, champion)
+    gates = tuple(check(comparison, bounds))
+    reviewed = Reviewed(model, number, champion, gates, verdict(comparison, gates), _address(version), new=True)
+    _publish(reviewed, comparison, pair)
+    compared(model, number, champion, reviewed.failed, reviewed.unknown)
+    return reviewed
+
+
+def _earlier(version: ModelVersion, pair: dict[str, Any]) -> dict[str, Any] | None:
+    files = {file.path for file in MlflowClient().list_artifacts(version.run_id, FOLDER)}
+    if not files >= {HTML, FINDINGS}:
+        return None
+    findings = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{FINDINGS}")
+    return findings if {name: findings.get(name) for name in pair} == pair else None
+
+
+def _publish(reviewed: Reviewed, comparison: Comparison, pair: dict[str, Any]) -> None:
+    """Write the page to the artifacts of the version's run, and its verdict to the description's first line."""
+    client, version = MlflowClient(), comparison.challenger
+    with tempfile.TemporaryDirectory() as folder:
+        write_page(Path(folder), comparison, reviewed.gates, reviewed.ways)
+        findings = {**pair, "verdict": reviewed.verdict, "gates": [asdict(gate) for gate in reviewed.gates]}
+        Path(folder, Path(FINDINGS).name).write_text(json.dumps(findings, indent=2) + "\n")
+        client.log_artifacts(version.run_id, folder, FOLDER)
+    version = client.get_model_version(version.name, version.version)  # a person may have written there meanwhile
+    first, _, rest = (version.description or "").partition("\n")
+    kept = rest.lstrip("\n") if first.startswith(f"[{LABEL}") else version.description or ""
+    gates = "; ".join(f"{plain(gate.name)} {MARKS[gate.passed]}" for gate in reviewed.gates)
+    baseline = f" The baseline is {comparison.baseline}." if comparison.baseline else ""
+    head = f"[{LABEL} {comparison.opponent}]({_link(version)}): {reviewed.verdict} Gates: {gates}.{baseline}"
+    client.update_model_version(version.name, version.version, f"{head}\n\n{kept}".rstrip() + "\n")
+
+
+def _link(version: ModelVersion) -> str:
+    """The page in MLflow's own pages, where an address begins with `#`."""
+    experiment = MlflowClient().get_run(version.run_id).info.experiment_id
+    return f"#/experiments/{experiment}/runs/{version.run_id}/artifacts/{HTML}"
+
+
+def _address(version: ModelVersion) -> str:
+    if is_server(uri := tracking_uri()):
+        return f"{without_secret(uri, uri).rstrip('/')}/{_link(version)}"
+    return f"{MlflowClient().get_run(version.run_id).info.artifact_uri.removeprefix('file://')}/{HTML}"

@@ -1,15 +1,15 @@
-"""Challenger against champion and baseline: the answers of both to the same rows, and what differs, as numbers.
+"""Challenger against champion and baseline: their answers to the same rows, and the differences as numbers.
 
 The answers are those that each version's evaluation wrote. The champion answers again where it was evaluated on other
 rows; the challenger answers a few again, by the code that it ships.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import NamedTuple
 
 import mlflow
 import numpy as np
@@ -19,15 +19,15 @@ from mlflow.entities.model_registry import ModelVersion
 
 from llm.errors import UserError
 from tasks.applications import Evidence, Review
-from tasks.applications import review as find_review
+from tasks.applications import review as review_of
 from tasks.evaluation.statistics import interval
 from tasks.registry.figures import main_figures
 from tasks.registry.server import if_there, server_errors
 from tasks.registry.tracking import configure_tracking
 from tasks.registry.trained_on import current_md5, data_of, learned_units
 from tasks.registry.versions import registered_name
-from tasks.review.answers import WITHIN, Answers, NoAnswerError, answers
-from tasks.review.changes import evaluated_rows
+from tasks.review.answers import WITHIN, NoAnswerError, answers
+from tasks.review.changes import origin
 from tasks.review.metrics import BASE, CHAMPION, Difference, Metric, metrics_of
 from tasks.stages.params import load_application
 from tasks.training.setup import split_file
@@ -36,11 +36,13 @@ ERRORS = 8  # of the challenger that people are shown
 CHECKED = 16  # rows that a challenger answers again
 EVIDENCE = "evaluation/evidence"  # among the artifacts of a version's run
 
+Logged = Mapping[str, float]
+Ask = Callable[[ModelVersion, pd.DataFrame], tuple[pd.DataFrame, float]]
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row and the answers to it."""
 
     id: str
@@ -68,35 +70,30 @@ class Comparison:
     """Everything that a review found. Without a champion the challenger is compared with the baseline."""
 
     model: str
-    name: str
-    """The registered model."""
     challenger: ModelVersion
     champion: ModelVersion | None
     metrics: Mapping[str, Metric]
     main: str = ""
-    """The metric that the verdict is about; empty where nobody named one."""
+    """The metric that the verdict is about; empty where nothing names one."""
     explained: Mapping[str, str] = field(default_factory=dict)
+    """What metrics mean."""
     baseline: str = ""
     """What the baseline is."""
     unit: str = "rows"
     rows: int = 0
-    """Rows that were compared."""
+    """The number of rows that were compared."""
     checked: int = 0
-    """Rows that the challenger answered now, by the code that it ships."""
+    """The rows that the challenger answered now, by the code that it ships."""
     agreed: int | None = None
     """Those that score as in its evaluation; None where that wrote no answers."""
-    unanswered: int = 0
-    """Rows that the challenger gave no answer to."""
     failed: str = ""
     """Why the challenger answered nothing."""
     incomparable: str = ""
     """Why there is no difference to the champion."""
-    other_rows: bool = False
-    """Whether the champion was evaluated on other rows, and answered these now."""
     learned: int | None = 0
     """Test rows that the champion learned, which are left out; None where that is not known."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """For an answer, by who answered now."""
+    """The time for an answer, by who answered now."""
     lost: Sequence[Row] = ()
     """Rows on which the champion is better, the worst loss first."""
     won: Sequence[Row] = ()
@@ -115,6 +112,11 @@ class Comparison:
         return f"champion {self.champion.version}" if self.champion else "the baseline"
 
     @property
+    def answered(self) -> bool:
+        """Whether both versions answered the same rows."""
+        return bool(self.champion and self.rows and not self.incomparable)
+
+    @property
     def left_out(self) -> str:
         """A sentence on the rows that the champion learned; empty where it learned none."""
         if self.learned is None:
@@ -122,18 +124,108 @@ class Comparison:
         return f"Test {self.unit} left out because the champion learned them: {self.learned}." if self.learned else ""
 
 
+def compare(model: str, challenger: str, champion: str | None = None, *, within: float = WITHIN) -> Comparison:
+    """Compare two versions on the test rows that are here; without a champion, the challenger with its baseline.
+
+    A version may answer for `within` seconds. One that gives no answers is a finding, not an error. Raises UserError
+    for a version that is not in the registry, for missing test rows, and where they are not the challenger's.
+    """
+    configure_tracking()
+    name, block = registered_name(model), load_application(model)
+    with server_errors():
+        mine, its = version_of(name, challenger), version_of(name, champion) if champion else None
+        test_rows = origin(mine).test_rows
+        same_test = its is not None and test_rows is not None and test_rows == origin(its).test_rows
+        logged, its_logged = _logged(mine), _logged(its) if same_test else {}
+    found = Comparison(model, mine, its, metrics_of(logged, its_logged))
+    try:
+        form = review_of(model)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(f"tasks.applications.{model}"):
+            raise
+        reason = f"no rows are asked, as there is no tasks/applications/{model}/review.py" if its else ""
+        return replace(found, incomparable=reason)
+    explained = {**main_figures(model), **form.explained}
+    found = replace(found, main=form.main, unit=form.unit, baseline=form.baseline, explained=explained)
+
+    def ask(version: ModelVersion, rows: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+        logger.info("%s version %s answers %d %s", name, version.version, len(rows), form.unit)
+        asked, options = rows[list(form.columns)], form.options(block.evaluate)
+        table, seconds = answers(name, version.version, asked, ask=form.ask, options=options, within=within)
+        logger.info("%s version %s took %.3f s for each", name, version.version, seconds)
+        return table, seconds
+
+    return _with_answers(found, form, Path("data/processed", block.dataset), logged, its_logged, same_test, ask)
+
+
+def _with_answers(
+    found: Comparison, form: Review, data: Path, logged: Logged, its_logged: Logged, same_test: bool, ask: Ask
+) -> Comparison:
+    """The comparison with both versions' answers to the test rows of `data` that the champion did not learn."""
+    rows, champion, its = form.rows(data), found.champion, None
+    if rows.empty:
+        raise UserError(f"{data}: its test split has no rows; run `dvc repro preprocess@{data.name}`")
+    _check_data(found.challenger, data.name)
+    learned = _learned(champion, data) if champion and not same_test else []
+    mine, baseline, found = _challengers(found, form, rows, ask)
+    if mine is None:
+        return found
+    own, pair = form.measure(rows.loc[mine.index], mine), None
+    if champion:
+        rows = rows[~rows["id"].isin(learned or [])]
+        found = replace(found, learned=None if learned is None else len(learned))
+        its, found = _champions(found, form, rows, same_test, ask)
+    index = rows.index.intersection(mine.index)
+    if its is not None:
+        index = index.intersection(its.index)
+        its = its.loc[index]
+        pair = form.measure(rows.loc[index], mine.loc[index]), form.measure(rows.loc[index], its)
+    found = replace(found, metrics=metrics_of(logged, its_logged, own, pair))
+    return _with_rows(found, form, rows.loc[index], mine.loc[index], its, {} if learned else baseline)
+
+
+def _challengers(
+    found: Comparison, form: Review, rows: pd.DataFrame, ask: Ask
+) -> tuple[pd.DataFrame | None, Mapping[tuple[str, str], float], Comparison]:
+    """The challenger's answers, None where its evaluation's metrics are all that there is; the baseline's slices; and
+    the comparison with what it answered now."""
+    mine, baseline = _read_evidence(form, found.challenger, rows) or (None, {})
+    ask_all = mine is None and found.champion is not None
+    asked = rows if ask_all else rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
+    try:
+        now, seconds = ask(found.challenger, asked)
+    except NoAnswerError as error:
+        return None, {}, replace(found, failed=str(error), incomparable=str(error) if found.champion else "")
+    agreed = None if mine is None else _agreed(form, asked, now, mine)
+    found = replace(found, checked=len(asked), agreed=agreed, seconds={"challenger": seconds})
+    return (now if ask_all else mine), baseline, found
+
+
+def _champions(
+    found: Comparison, form: Review, rows: pd.DataFrame, same_test: bool, ask: Ask
+) -> tuple[pd.DataFrame | None, Comparison]:
+    """The champion's answers, None where it gives none; and the comparison with the time or the reason."""
+    if same_test and (evidence := _read_evidence(form, found.champion, rows)):
+        return evidence[0], found
+    try:
+        its, seconds = ask(found.champion, rows)
+    except NoAnswerError as error:
+        return None, replace(found, incomparable=str(error))
+    return its, replace(found, seconds={**found.seconds, CHAMPION: seconds})
+
+
 def version_of(name: str, number: str) -> ModelVersion:
     """A version of a registered model. Raises UserError where there is none."""
-    if (found := if_there(lambda: MlflowClient().get_model_version(name, number))) is None:
+    if (version := if_there(lambda: MlflowClient().get_model_version(name, number))) is None:
         raise UserError(f"{name} has no version {number}, or no longer: look at its versions in MLflow")
-    return found
+    return version
 
 
 def _logged(version: ModelVersion) -> dict[str, float]:
     return dict(MlflowClient().get_run(version.run_id).data.metrics) if version.run_id else {}
 
 
-def _check_data(model: str, version: ModelVersion, dataset: str) -> None:
+def _check_data(version: ModelVersion, dataset: str) -> None:
     """That the challenger learned from the data that is here, so that the test rows here are its own."""
     trained, here = data_of(version), current_md5(dataset)
     if trained is None or trained.md5 != here:
@@ -164,153 +256,56 @@ def _learned(champion: ModelVersion, data: Path) -> list[str] | None:
     return test["id"][learned].tolist()
 
 
-def _read_evidence(review: Review, version: ModelVersion, rows: pd.DataFrame) -> Evidence | None:
+def _read_evidence(form: Review, version: ModelVersion, rows: pd.DataFrame) -> Evidence | None:
     """The answers that the version's evaluation wrote; None where it wrote none."""
     with server_errors(), TemporaryDirectory() as folder:
-        if not review.evidence or not MlflowClient().list_artifacts(version.run_id, EVIDENCE):
+        if not form.evidence or not MlflowClient().list_artifacts(version.run_id, EVIDENCE):
             return None
-        place = {"run_id": version.run_id, "artifact_path": EVIDENCE, "dst_path": folder}
-        return review.evidence(rows, Path(mlflow.artifacts.download_artifacts(**place)))
+        path = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=EVIDENCE, dst_path=folder)
+        return form.evidence(rows, Path(path))
 
 
-def _ask(review: Review, version: ModelVersion, rows: pd.DataFrame, evaluate: Any, within: float) -> Answers:
-    logger.info("%s version %s answers %d %s", version.name, version.version, len(rows), review.unit)
-    asked, options = rows[list(review.columns)], review.options(evaluate)
-    found = answers(version.name, version.version, asked, ask=review.ask, options=options, within=within)
-    logger.info("%s version %s took %.3f s for each", version.name, version.version, found.seconds)
-    return found
+def _agreed(form: Review, rows: pd.DataFrame, now: pd.DataFrame, before: pd.DataFrame) -> int:
+    """The number of rows that score now as they did in the evaluation."""
+    both = rows.index.intersection(before.index)
+    scores = (form.score(rows.loc[both], each.loc[both])["score"] for each in (now, before))
+    return int(np.equal(*scores).sum())
 
 
-def _rows(rows: pd.DataFrame, order: pd.Index, mine: pd.DataFrame, its: pd.DataFrame | None) -> list[Row]:
-    return [
-        Row(
-            *rows.loc[place, ["id", "text", "expected"]],
-            mine["said"][place],
-            None if its is None else its["said"][place],
-        )
-        for place in order
-    ]
-
-
-def _slices(
-    rows: pd.DataFrame, columns: Sequence[str], baseline: Mapping[tuple[str, str], float],
-    mine: pd.Series, its: pd.Series | None,
-) -> list[Slice]:  # fmt: skip
-    found = []
-    for by in columns:
-        for name, part in rows.groupby(by, sort=True).groups.items():
-            value, its_value, difference = float(mine[part].mean()), None, None
-            if its is not None:
-                lead, its_value = (mine[part] - its[part]).to_numpy(), float(its[part].mean())
-                difference = Difference(float(lead.mean()), *interval(np.mean, lead))
-            found.append(Slice(by, str(name), len(part), value, its_value, difference, baseline.get((by, str(name)))))
-    return found
-
-
-def _compared(
-    found: Comparison, review: Review, rows: pd.DataFrame, mine: pd.DataFrame, its: pd.DataFrame | None,
+def _with_rows(
+    found: Comparison, form: Review, rows: pd.DataFrame, mine: pd.DataFrame, its: pd.DataFrame | None,
     baseline: Mapping[tuple[str, str], float],
 ) -> Comparison:  # fmt: skip
-    """The comparison with rows, slices and paired differences."""
-    scores, its_scores = (None if each is None else review.score(rows, each) for each in (mine, its))
-    gain = pd.Series(0.0, rows.index) if its_scores is None else scores["score"] - its_scores["score"]
-    lost, won = (
-        (sign * gain[sign * gain >= review.step]).sort_values(ascending=False, kind="stable").index for sign in (-1, 1)
-    )
+    """The comparison with slices, answers that changed, and errors."""
+    scores, its_scores = form.score(rows, mine), None if its is None else form.score(rows, its)
+    table = rows[["id", "text", "expected"]].assign(challenger=scores["answer"], champion=None)
+    gain = pd.Series(0.0, rows.index)
+    if its_scores is not None:
+        table["champion"], gain = its_scores["answer"], scores["score"] - its_scores["score"]
     wrong = scores[scores["score"] < 1].sort_values(["score", "confidence"], ascending=[True, False], kind="stable")
-    points = scores["score"], None if its_scores is None else its_scores["score"]
+
+    def shown(index: pd.Index) -> list[Row]:
+        return [Row(*each) for each in table.loc[index].itertuples(index=False)]
+
     return replace(
         found,
         rows=len(rows),
-        unanswered=int(mine["error"].notna().sum()) if "error" in mine else 0,
-        lost=_rows(rows, lost, scores, its_scores),
-        won=_rows(rows, won, scores, its_scores),
-        errors=_rows(rows, wrong.index[:ERRORS], scores, its_scores),
-        slices=_slices(rows, review.slices, baseline, *points),
+        lost=shown(gain[gain <= -form.step].sort_values(kind="stable").index),
+        won=shown(gain[gain >= form.step].sort_values(ascending=False, kind="stable").index),
+        errors=shown(wrong.index[:ERRORS]),
+        slices=[
+            _slice(by, name, scores["score"][part], gain[part] if its is not None else None, baseline)
+            for by in form.slices
+            for name, part in rows.groupby(by, sort=True).groups.items()
+        ],
     )
 
 
-def _champions(
-    found: Comparison, review: Review, rows: pd.DataFrame, evaluate: Any, within: float, *, same_test: bool
-) -> tuple[pd.DataFrame | None, Comparison]:
-    """The champion's answers, None where it gives none, and the comparison with what is to be said of that."""
-    try:
-        if read := _read_evidence(review, found.champion, rows) if same_test else None:
-            return read[0], found
-        asked = _ask(review, found.champion, rows, evaluate, within)
-    except NoAnswerError as error:
-        return None, replace(found, incomparable=str(error))
-    seconds = {**found.seconds, CHAMPION: asked.seconds}
-    return asked.table, replace(found, seconds=seconds, other_rows=not same_test)
-
-
-def _asked(
-    found: Comparison, review: Review, data: Path, evaluate: Any, within: float, *, same_test: bool
-) -> Comparison:
-    """The comparison with what both versions answer to the test rows of `data` that the champion did not learn."""
-    rows, challenger = review.rows(data), found.challenger
-    if rows.empty:
-        raise UserError(f"{data}: its test split has no rows; run `dvc repro preprocess@{data.name}`")
-    _check_data(found.model, challenger, data.name)
-    learned = _learned(found.champion, data) if found.champion and not same_test else []
-    mine, baseline = _read_evidence(review, challenger, rows) or (None, {})
-    all_of_them = mine is None and (review.evidence is not None or found.champion is not None)
-    few = rows if all_of_them else rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
-    try:
-        now = _ask(review, challenger, few, evaluate, within)
-    except NoAnswerError as error:
-        return replace(found, failed=str(error), incomparable=str(error) if found.champion else "")
-    found = replace(found, checked=len(few), seconds={"challenger": now.seconds})
-    if mine is not None:
-        both = few.index.intersection(mine.index)
-        pair = (review.score(few.loc[both], each.loc[both])["score"] for each in (now.table, mine))
-        found = replace(found, agreed=int(np.equal(*pair).sum()))
-    elif all_of_them:
-        mine = now.table
-    else:  # the evaluation's metrics are all that there is
-        return found
-    own, its = review.measure(rows.loc[mine.index], mine), None
-    rows = rows[~rows["id"].isin(learned or [])]
-    found = replace(found, learned=None if learned is None else len(learned))
-    if found.champion:
-        its, found = _champions(found, review, rows, evaluate, within, same_test=same_test)
-        if its is not None and (lacking := {*mine.columns} - {*its.columns}):
-            its, found = None, replace(found, incomparable=f"its answers have no {', '.join(sorted(lacking))}")
-    answered = [each for each in (mine, its) if each is not None]
-    rows = rows.loc[[place for place in rows.index if all(place in each.index for each in answered)]]
-    mine, its = mine.loc[rows.index], None if its is None else its.loc[rows.index]
-    found = _compared(found, review, rows, mine, its, {} if learned else baseline)
-    samples = (None if each is None else review.measure(rows, each) for each in (mine, its))
-    its_logged = _logged(found.champion) if same_test else None
-    return replace(found, metrics=metrics_of(_logged(challenger), its_logged, *samples, own))
-
-
-def compare(model: str, challenger: str, champion: str | None = None, *, within: float = WITHIN) -> Comparison:
-    """Compare two versions on the test rows that are here; without a champion, the challenger with its baseline.
-
-    A version may answer for `within` seconds. One that gives no answers is a finding, not an error. Raises UserError
-    for a version that is not in the registry, for missing test rows, and where they are not the challenger's.
-    """
-    configure_tracking()
-    name, block = registered_name(model), load_application(model)
-    with server_errors():
-        mine, its = version_of(name, challenger), version_of(name, champion) if champion else None
-        same_test = its is not None and evaluated_rows(mine) is not None and evaluated_rows(mine) == evaluated_rows(its)
-        metrics = metrics_of(_logged(mine), _logged(its) if same_test else {})
-    found = Comparison(model, name, mine, its, metrics)
-    try:
-        review = find_review(model)
-    except ModuleNotFoundError as error:
-        if error.name not in (f"tasks.applications.{model}", f"tasks.applications.{model}.review"):
-            raise
-        reason = f"no rows are asked, as there is no tasks/applications/{model}/review.py" if its else ""
-        return replace(found, incomparable=reason)
-    found = replace(
-        found,
-        unit=review.unit,
-        explained={**main_figures(model), **review.explained},
-        baseline=review.baseline,
-        main=review.main,
-    )
-    data = Path("data/processed", block.dataset)
-    return _asked(found, review, data, block.evaluate, within, same_test=same_test)
+def _slice(
+    by: str, name: str, scores: pd.Series, gain: pd.Series | None, baseline: Mapping[tuple[str, str], float]
+) -> Slice:
+    value, found = float(scores.mean()), Slice(by, str(name), len(scores), 0.0, baseline=baseline.get((by, str(name))))
+    if gain is None:
+        return replace(found, challenger=value)
+    difference = Difference(float(gain.mean()), *interval(np.mean, gain.to_numpy()))
+    return replace(found, challenger=value, champion=value - difference.value, difference=difference)

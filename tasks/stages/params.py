@@ -1,8 +1,8 @@
 """params.yaml as frozen, validated models, and the stages and folders that belong to a model.
 
 A block is read with the models that its dataset or application brings: `tasks/datasets/<name>.py`,
-`tasks/applications/<name>/train.py` and `evaluate.py`. A stage reads its own block alone. What a challenger
-must hold, the section `review`, is the same for all, and may be left out: `tasks/review/gates.py`.
+`tasks/applications/<name>/train.py` and `evaluate.py`. A stage reads its own block alone. The section `review` has
+the same form for all, and may be left out.
 """
 
 import difflib
@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, create_model
@@ -31,7 +31,21 @@ class Bounds(Config):
     """Bounds of what an evaluation measures, by the names of its metrics."""
 
     at_least: dict[str, float] = Field({})
+    """Metrics that may not be lower."""
     at_most: dict[str, float] = Field({})
+    """Metrics that may not be higher."""
+
+
+class Gates(Bounds):
+    """What a challenger must hold before it may be champion. Answers, data quality, lineage and card are always
+    checked, too."""
+
+    no_loss: tuple[str, ...] = ()
+    """Metrics in which the challenger may not be surely worse than the champion, or than the baseline where there is no
+    champion: the whole 95 % interval of the difference, paired by test row, is on the worse side."""
+    drift: Annotated[float, Field(gt=0)] | None = None
+    """How far the training data may be from the champion's in any property: population stability index, above 0.25 is
+    conventionally large. Null leaves this gate out."""
 
 
 class Smoke(Config):
@@ -134,8 +148,7 @@ def _block_type(kind: str, name: str, parts: tuple[str, ...] = PARTS) -> type[Co
         if "evaluate" in parts:
             fields["evaluate"] = (_find("applications", "evaluation", name).params, ...)
         if "review" in parts:
-            gates = import_module("tasks.review.gates").Gates
-            fields["review"] = (gates, gates())
+            fields["review"] = (Gates, Gates())
         if name != FOUNDATION:
             fields["base"] = (str, ...)
     return create_model(name, __base__=Config, **fields)

@@ -15,13 +15,15 @@ import mlflow
 import psutil
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from mlflow import MlflowClient
 from projects import ROOT, environment
 from small_models import write_model
 from typer.testing import CliRunner, Result
 
-from app.command import cli
-from app.server import create_app, http_config
+from app.api.server import create_app, http_config
+from app.cli.command import cli
+from app.page.mount import mount_page
 from app.settings import Settings
 from tasks.registry.record import Record, write_record
 from tasks.registry.tracking import configure_tracking
@@ -36,7 +38,7 @@ CHARSETS = {
     }.items()
 }
 """Mails in charsets that only their headers name: Polish, Russian."""
-DATASETS = {"assistant": "instructions", "classifier": "emails", "foundation": "corpus"}
+DATASETS = {"classifier": "emails", "foundation": "corpus"}
 
 
 def register(folder: Path, model: str, *aliases: str) -> str:
@@ -49,7 +51,7 @@ def register(folder: Path, model: str, *aliases: str) -> str:
         logged = mlflow.pyfunc.log_model(
             name=model, python_model="tasks/served.py", artifacts={"model": str(folder)}, pip_requirements=["mlflow"]
         )
-        deps = {f"data/processed/{DATASETS[model]}": "0" * 32}
+        deps = {f"data/processed/{DATASETS.get(model, 'instructions')}": "0" * 32}
         write_record(run.info.run_id, Record("register", Hashes({}, deps, {}), {}))
     version = client.create_model_version(
         name, logged.model_uri, run.info.run_id, model_id=logged.model_id, description=f"A small {model}."
@@ -83,9 +85,19 @@ def registry(tmp_path_factory) -> Path:
 
 @contextmanager
 def running(settings: Settings, *, page: bool = False) -> Iterator[str]:
-    """A real server on a port of its own; its address, when it is ready."""
-    with listening(http_config(create_app(settings, page=page), "127.0.0.1", 0, "warning")) as address:
-        wait_until(lambda: _ready(address), 120)
+    """A real server of its own on a port of its own; its address, when it is ready."""
+    app = create_app(settings)
+    if page:
+        mount_page(app)
+    with ready(app) as address:
+        yield address
+
+
+@contextmanager
+def ready(app: FastAPI) -> Iterator[str]:
+    """An application of ours on a port of its own; its address, when default versions are loaded."""
+    with listening(http_config(app, "127.0.0.1", 0, "warning")) as address:
+        wait_until(lambda: httpx.get(f"{address}/readyz", timeout=120).status_code == 200, 120)
         yield address
 
 
@@ -104,14 +116,6 @@ def listening(config: uvicorn.Config) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-def _ready(address: str) -> bool:
-    try:
-        answer = httpx.get(f"{address}/readyz", timeout=60)
-    except httpx.TransportError:
-        return False
-    return answer.status_code == 200
-
-
 def wait_until(what: Callable[[], bool], seconds: float) -> None:
     """Wait for something to become true, so long that only what hangs takes it."""
     deadline = time.monotonic() + seconds
@@ -127,11 +131,28 @@ def quarantine(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(registry, quarantine) -> Iterator[str]:
+def app(registry, quarantine) -> FastAPI:
+    """The shared server's application: four rows, and eight places to wait."""
+    return create_app(Settings(quarantine=quarantine, rows=4, queue=8, client_share=1, poll_seconds=0.5))
+
+
+@pytest.fixture(scope="session")
+def server(registry, app) -> Iterator[str]:
     """The address of one server over `registry` for the session."""
-    settings = Settings(quarantine=quarantine, rows=4, queue=8, client_share=1, poll_seconds=0.5)
-    with tracked(registry), running(settings) as address:
+    with tracked(registry), ready(app) as address:
         yield address
+
+
+@pytest.fixture
+def change_settings(app) -> Iterator[Callable[..., None]]:
+    """Other settings for the shared server's requests, as long as the test runs."""
+    before = app.state.settings
+
+    def change(**values: float) -> None:
+        app.state.settings = before.model_copy(update=values)
+
+    yield change
+    app.state.settings = before
 
 
 @pytest.fixture
@@ -149,7 +170,7 @@ def threestage(registry, tmp_path, monkeypatch):
 def shell(line: str, folder: Path, registry: Path, **more) -> subprocess.Popen:
     """A line of bash, in which `threestage` is the real command."""
     variables = environment(MLFLOW_TRACKING_URI=f"sqlite:///{registry / 'mlflow.db'}", PYTHONPATH=str(ROOT))
-    begin = f'set -o pipefail; threestage() {{ "{sys.executable}" -m app.command "$@"; }}; '
+    begin = f'set -o pipefail; threestage() {{ "{sys.executable}" -m app.cli.command "$@"; }}; '
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(["bash", "-c", begin + line], cwd=folder, env=variables, text=True, **(pipes | more))
 

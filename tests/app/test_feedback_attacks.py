@@ -6,7 +6,6 @@ as it waits, and as a careless person who accepts all of it would have it.
 
 import json
 import random
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from dvc.repo import Repo
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-from app.command import cli
+from app.api.server import create_app
+from app.cli.command import cli
 from app.quarantine import Quarantine
-from app.server import create_app
 from app.settings import Settings
 from flows.preprocess import add_inbox, read_inbox
 from tasks.data.inbox import open_inbox
@@ -124,10 +123,10 @@ def joined() -> pd.DataFrame:
     return add_inbox.fn(mails(), read_inbox.fn(emails, params, open_inbox("emails")), emails, params)
 
 
-def threestage(*words: str) -> dict:
-    done = CliRunner().invoke(cli, ["feedback", *words, "--json"], catch_exceptions=False)
+def threestage(*words: str) -> str:
+    done = CliRunner().invoke(cli, ["feedback", *words], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 ATTACKS = {  # rows that wait, texts by change; accepted: rows in train, texts among them, rows of train that went
@@ -150,14 +149,12 @@ def test_what_an_attack_moves(attack, app, project):
     untouched = joined()
     pd.testing.assert_frame_equal(untouched, mails())
 
-    listed = threestage()
+    listed = json.loads(threestage("--json"))
     found = pd.Series([each["change"] for each in listed["texts"]]).value_counts().to_dict()
     assert found == changes
     assert sum(len(each["rows"]) for each in listed["texts"]) == wait
     assert sum(sum(changes.values()) for changes in listed["networks"].values()) == wait
-    accept_all = ("accept", "all", "--yes")
-    assert threestage(*accept_all) == {"accepted": wait, "pointers": ["data/inbox/emails/feedback.jsonl.dvc"]}
-    assert threestage(*accept_all)["accepted"] == 0
+    assert threestage("accept", "all", "--yes").startswith(f"{wait} rows accepted\n")
 
     table = joined()
     for split in SPLITS[1:]:
@@ -171,7 +168,3 @@ def test_what_an_attack_moves(attack, app, project):
     assert len(feedback) <= 0.02 * (table["split"] == "train").sum()
     if attack is dissent:
         assert set(feedback["label"]) == {"spam"}
-    sys.stdout.write(
-        f"{attack.__name__}: sent {len(sent)}, wait {wait}, in train 0; if all is accepted in train {len(feedback)}, "
-        f"rows of train replaced {len(replaced)}\n"
-    )

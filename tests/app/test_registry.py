@@ -1,14 +1,16 @@
 """What the registry has, found by name; many who ask, and one that does not answer."""
 
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 
-from app.errors import NotFound, Unavailable
-from app.registry import Registry
+from app.errors import NotFound, RequestError, Unavailable
+from app.registry import Listed, Named, Registry, models_with
+from llm.objectives import CHAT, CLASSIFY, COMPLETE
+from tasks.registry.tracking import configure_tracking
+from tasks.registry.versions import own_models
 from tests.app.conftest import tracked
 
 
@@ -24,9 +26,12 @@ def test_a_name_means_its_champion_an_alias_or_a_version(registry):
             "classifier": "classifier/1",  # its challenger, as there is no champion
         }
         assert {name: str(found.find(name)) for name in names} == names
-        assert [found.default(objective) for objective in ("assistant", "classifier", "language_model", "x")] == [
-            *("assistant", "classifier", "foundation", None)
-        ]
+        defaults = {CHAT: "assistant/1", CLASSIFY: "classifier/1", COMPLETE: "foundation/1"}
+        assert {capability: str(found.find(None, capability)) for capability in defaults} == defaults
+        with pytest.raises(NotFound, match="no model that can fly is registered; `make run` makes them"):
+            found.find(None, "fly")
+        with pytest.raises(RequestError, match="assistant/2 can't classify; models that can: classifier"):
+            found.find("assistant/2", CLASSIFY)
         for name, reason in {
             "x": "those are: assistant, classifier, foundation",
             "classifier@champion": "classifier' has no champion; its versions are: 1 challenger",
@@ -41,6 +46,20 @@ def test_a_name_means_its_champion_an_alias_or_a_version(registry):
                 found.find(name)
 
 
+def test_models_are_found_by_their_capabilities_first_those_whose_main_one_it_is():
+    def version(model: str, number: int, *capabilities: str, alias: str = "champion") -> Listed:
+        return Listed(Named(model, str(number)), (alias,), 0, "", capabilities)
+
+    listed = [
+        version("assistant", 1, CHAT, COMPLETE),
+        *(version("foundation", 2, alias="champion"), version("foundation", 1, COMPLETE, alias="older")),
+        *(version("mail", 1, CLASSIFY), version("helper", 1, CHAT, COMPLETE), version("old", 1, CHAT, alias="older")),
+    ]
+    assert models_with(listed, CHAT) == ["assistant", "helper"]
+    assert models_with(listed, COMPLETE) == ["foundation", "assistant", "helper"]
+    assert models_with(listed, CHAT, CLASSIFY) == ["assistant", "helper", "mail"]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """The time that a registry goes by; it stands still."""
@@ -50,28 +69,25 @@ def clock(monkeypatch):
 
 
 def test_names_that_nobody_knows_ask_the_registry_once_however_many_ask(registry, clock, monkeypatch):
-    found, asked = Registry(), Counter()
-    find, read = found.find, found._in_registry
-    everybody = threading.Barrier(8)
+    found, reads, everybody = Registry(), [], threading.Barrier(8)
 
-    def noted(name):
+    def find(name):
         everybody.wait(120)
-        return find(name)
+        return found.find(name)
 
-    def counted():
-        asked["reads"] += 1
-        return read()
+    def counted(client):
+        if threading.current_thread().name.startswith("asks"):  # a server of other tests reads, too
+            reads.append(client)
+        return own_models(client)
 
-    monkeypatch.setattr(found, "find", noted)  # not the class: a server of other tests reads, too
-    monkeypatch.setattr(found, "_in_registry", counted)
-    with tracked(registry), ThreadPoolExecutor(8) as pool:
+    monkeypatch.setattr("app.registry.own_models", counted)
+    with tracked(registry), ThreadPoolExecutor(8, "asks") as pool:
         found.read()
-        asked.clear()
         clock.seconds += 2
-        for each in [pool.submit(found.find, f"x{number}") for number in range(8)]:
+        for each in [pool.submit(find, f"x{number}") for number in range(8)]:
             with pytest.raises(NotFound):
                 each.result()
-    assert asked["reads"] == 1
+    assert len(reads) == 1
 
 
 def test_while_one_waits_for_a_registry_that_does_not_answer_others_are_told_at_once(tmp_path, clock, monkeypatch):
@@ -80,7 +96,7 @@ def test_while_one_waits_for_a_registry_that_does_not_answer_others_are_told_at_
     def slowly():
         trying.set()
         assert may.wait(120)
-        return read()
+        configure_tracking()
 
     with tracked(tmp_path):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -90,8 +106,7 @@ def test_while_one_waits_for_a_registry_that_does_not_answer_others_are_told_at_
         with pytest.raises(Unavailable, match="nobody answers"):  # as of the last second
             registry.find("assistant")
         clock.seconds += 2
-        read = registry._in_registry
-        monkeypatch.setattr(registry, "_in_registry", slowly)
+        monkeypatch.setattr("app.registry.configure_tracking", slowly)
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(registry.find, "assistant")
             assert trying.wait(120)

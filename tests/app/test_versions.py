@@ -1,4 +1,4 @@
-"""Versions by name, and aliases that move while the server runs."""
+"""Versions in memory: loaded on request, replaced when their alias moves, let go when nobody asks."""
 
 import asyncio
 import shutil
@@ -14,37 +14,41 @@ from mlflow import MlflowClient
 from starlette.testclient import TestClient
 
 import app.versions
-from app.errors import NotFound, Unavailable
+from app.api.server import create_app
+from app.errors import Unavailable
 from app.registry import CARD, Named
-from app.server import PRELOADED, create_app
 from app.settings import Settings
-from app.versions import KEPT, Versions
+from app.versions import Loader, Versions
 from llm.generation.engine import Request
+from llm.objectives import CHAT
 from tasks.registry.tracking import configure_tracking
-from tests.app.conftest import register, running, tracked, wait_until, write_model
+from tests.app.conftest import register, running, tracked, wait_until
 from tests.app.steps import stepwise
 
 HERE = "http://127.0.0.1"
 HELLO = [{"role": "user", "content": "hello how are you ?"}]
 
 
-@pytest.fixture(scope="module")
-def two_versions(tmp_path_factory):
-    """A registry with two versions of an assistant, of which the first is champion. Copy it."""
-    folder = tmp_path_factory.mktemp("two")
-    with tracked(folder):
-        register(write_model(folder / "1/assistant", "assistant", 1), "assistant", "champion")
-        register(write_model(folder / "2/assistant", "assistant", 2), "assistant")
-    return folder
-
-
 @pytest.fixture
-def store(two_versions, tmp_path):
-    """A registry of one's own: an assistant that is champion, and the number of another version."""
-    shutil.copytree(two_versions, tmp_path, dirs_exist_ok=True)
+def store(registry, tmp_path):
+    """A copy of the shared registry, in which the assistant's version 1 is champion and 2 challenger."""
+    shutil.copytree(registry, tmp_path, dirs_exist_ok=True)
     with tracked(tmp_path):
         configure_tracking()  # the store has moved
         yield tmp_path
+
+
+@pytest.fixture
+def make_versions():
+    made = []
+
+    def make(**settings: float) -> Versions:
+        made.append(Versions(Settings(rows=1, **settings)))
+        return made[-1]
+
+    yield make
+    for versions in made:
+        versions.close(0)
 
 
 def move(version: str, alias: str = "champion") -> None:
@@ -56,77 +60,100 @@ def files(version: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(f"models:/threestage-assistant/{version}/artifacts/assistant/"))
 
 
-def client_of(address) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
-
-
 def ask(address, model="assistant", **options):
-    return client_of(address).chat.completions.create(model=model, messages=HELLO, max_tokens=20, **options)
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=300)
+    return client.chat.completions.create(model=model, messages=HELLO, max_tokens=20, **options)
 
 
-def lives(loaded) -> bool:
-    """Whether a version's engine still runs."""
-    return loaded.engine._thread.is_alive()
+def there(versions: Versions) -> list[str]:
+    return sorted(str(each.named) for each in versions.loaded)
 
 
 async def ending_of(loaded) -> str | None:
-    """How a text of a version ends."""
+    """The end of a text of a version."""
     async with asyncio.timeout(120):
         return [event.ended async for _, event in loaded.engine.submit([Request([1], 5)])][-1]
 
 
-def test_an_empty_registry_says_how_to_fill_it(tmp_path):
-    with tracked(tmp_path):
-        with pytest.raises(NotFound, match="those are: none; `make run` makes them"):
-            Versions(Settings()).get("assistant")
-        assert Versions(Settings()).defaults(PRELOADED) == {}
+def engines() -> int:
+    """Engines of this process, those of other tests too."""
+    return sum(thread.name == "engine" for thread in threading.enumerate())
+
+
+def is_closed(loaded) -> bool:
+    try:
+        asyncio.run(ending_of(loaded))
+    except Unavailable:
+        return True
+    return False
+
+
+@pytest.fixture
+def loading(store, monkeypatch):
+    """Waits before version 2 of the assistant is loaded: an event when it begins, and one that lets it go on."""
+    load, begun, go_on = app.versions.load_for_inference, threading.Event(), threading.Event()
+
+    def slowly(folder):
+        if folder.samefile(files("2")):
+            begun.set()
+            assert go_on.wait(300)
+        return load(folder)
+
+    monkeypatch.setattr("app.versions.load_for_inference", slowly)
+    yield begun, go_on
+    go_on.set()
+
+
+def test_without_a_model_the_server_runs_and_says_what_is_missing(ready_store, tmp_path):
+    shutil.copy(ready_store, tmp_path / "mlflow.db")
+    with tracked(tmp_path), TestClient(create_app(Settings(poll_seconds=0.1)), base_url=HERE) as client:
+        missing = "no model is registered; `make run` makes them"
+        wait_until(lambda: missing in client.get("/readyz").json()["reason"], 120)
+        assert client.get("/v1/models").json() == {"object": "list", "data": []}
+        asked = {"messages": HELLO}, {"messages": HELLO, "model": "assistant"}
+        for path, body in (*(("/v1/chat/completions", each) for each in asked), ("/classify", {"emails": [{}]})):
+            answer = client.post(path, json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+            assert "`make run` makes them" in answer.json()["error"]["message"]
 
 
 def test_a_store_that_can_not_be_read_makes_versions_unavailable(tmp_path):
     (tmp_path / "mlflow.db").write_text("this is no database " * 100)
     with (
         tracked(tmp_path),
-        pytest.raises(Unavailable, match=r"the registry does not answer: .*not a store of MLflow's"),
+        pytest.raises(Unavailable, match=r"the registry does not answer: .*mlflow.db: file is not a database"),
     ):
-        Versions(Settings()).get("assistant")
+        Versions(Settings()).get("assistant", CHAT)
 
 
-def test_a_version_is_loaded_once_however_many_ask(registry):
-    with tracked(registry):
-        versions, found = Versions(Settings(rows=1)), []
-        threads = [threading.Thread(target=lambda: found.append(versions.get("assistant"))) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(found) == 8
-        assert len(set(map(id, found))) == 1
-        assert found[0].dataset == "instructions"
-        assert found[0].registered_name == "threestage-assistant/1"
-        versions.close(0)
+def test_a_version_is_loaded_once_however_many_ask(registry, make_versions):
+    versions = make_versions()
+    with tracked(registry), ThreadPoolExecutor(8) as pool:
+        found = {asked.result() for asked in [pool.submit(versions.get, "assistant", CHAT) for _ in range(8)]}
+    (loaded,) = found
+    assert loaded.dataset == "instructions"
+    assert loaded.registered_name == "threestage-assistant/1"
 
 
-def test_what_was_not_asked_for_of_late_is_let_go_and_the_champion_stays(store):
-    for _ in range(4):
-        register(store / "1/assistant", "assistant")
-    versions = Versions(Settings(rows=1))
-    versions.refresh(PRELOADED)
-
-    def there() -> set[str]:
-        return {each.named.version for each in versions.loaded}
-
-    for version in "2345":
-        versions.get(f"assistant/{version}")
-    assert KEPT == 4
-    assert there() == set("1345")  # also between two looks at the registry
-    versions.get("assistant/3")
-    versions.get("assistant/6")
-    versions.refresh(PRELOADED)
-    assert there() == set("1356")
-    MlflowClient().delete_model_version("threestage-assistant", "5")
-    versions.refresh(PRELOADED)
-    assert there() == set("136")
-    versions.close(0)
+def test_what_was_not_asked_for_recently_is_let_go_and_defaults_stay(store, make_versions, monkeypatch):
+    monkeypatch.setattr("app.versions.KEPT", 4)
+    for _ in range(2):
+        register(store / "assistant-1/assistant", "assistant")
+    versions = make_versions()
+    versions.refresh()
+    defaults = ["assistant/1", "classifier/1"]
+    for name in ("assistant/2", "assistant/3", "assistant/4"):
+        versions.get(name, CHAT)
+    assert there(versions) == sorted([*defaults, "assistant/3", "assistant/4"])  # also between two refreshes
+    versions.get("assistant/3", CHAT)
+    versions.get("assistant/2", CHAT)
+    assert there(versions) == sorted([*defaults, "assistant/2", "assistant/3"])
+    MlflowClient().delete_model_version("threestage-assistant", "3")
+    versions.refresh()
+    assert there(versions) == sorted([*defaults, "assistant/2"])
+    monkeypatch.setattr("app.versions.KEPT", 1)  # fewer than there are defaults
+    versions.refresh()
+    assert versions.get("assistant/2", CHAT) is versions.get("assistant/2", CHAT)
 
 
 def test_a_moved_alias_ends_no_stream_and_soon_answers_by_the_new_version(store):
@@ -134,54 +161,48 @@ def test_a_moved_alias_ends_no_stream_and_soon_answers_by_the_new_version(store)
         before, other = ask(address), ask(address, "assistant/2")
         assert before.choices[0].message.content != other.choices[0].message.content
         with stepwise() as steps:
-            streams = [iter(ask(address, stream=True)) for _ in range(3)]
-            for stream in streams:
-                next(stream)
+            stream = iter(ask(address, stream=True))
+            next(stream)
             move("2")
-            ready = {"assistant": "assistant/2, champion"}
-            wait_until(lambda: httpx.get(f"{address}/readyz", timeout=60).json()["versions"] == ready, 120)
+
+            def answering() -> str:
+                return httpx.get(f"{address}/readyz", timeout=60).json()["versions"]["assistant"]
+
+            wait_until(lambda: answering() == "assistant/2, champion", 120)
             steps.open()
-            for stream in streams:
-                chunks = list(stream)
-                assert (
-                    "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-                    == before.choices[0].message.content
-                )
-                assert {chunk.model for chunk in chunks} == {"threestage-assistant/1"}
-                assert chunks[-1].choices[0].finish_reason == "length"
+            chunks = list(stream)
+            text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            assert text == before.choices[0].message.content
+            assert {chunk.model for chunk in chunks} == {"threestage-assistant/1"}
         after = ask(address)
         assert (after.model, after.choices) == ("threestage-assistant/2", other.choices)
-        move("1")
-        wait_until(lambda: ask(address).model == "threestage-assistant/1", 120)
 
 
-def test_while_a_new_version_is_loaded_the_old_one_answers(store, monkeypatch):
-    begun, may = threading.Event(), threading.Event()
-    load = Versions._load
+def test_while_a_new_version_is_loaded_the_old_one_and_all_others_answer(loading, make_versions):
+    begun, go_on = loading
+    versions = make_versions(request_seconds=600)
+    loader = Loader(versions)
+    versions.refresh()
+    move("2")
 
-    def slowly(self, named):
-        if named.version == "2":
-            begun.set()
-            assert may.wait(120)
-        return load(self, named)
+    async def clients():
+        refreshing = asyncio.create_task(asyncio.to_thread(versions.refresh))
+        waiting = [asyncio.create_task(loader.get("assistant/2", CHAT)) for _ in range(60)]
+        await asyncio.to_thread(begun.wait, 300)
+        assert str((await loader.get("assistant", CHAT)).named) == "assistant/1"
+        assert not any(each.done() for each in waiting)
+        go_on.set()
+        found = set(await asyncio.gather(*waiting))
+        await refreshing
+        assert found == {await loader.get("assistant", CHAT)}
 
-    with running(Settings(rows=2, poll_seconds=0.1)) as address:
-        monkeypatch.setattr(Versions, "_load", slowly)
-        move("2")
-        assert begun.wait(120)
-        assert ask(address).model == "threestage-assistant/1"
-        may.set()
-        wait_until(lambda: ask(address).model == "threestage-assistant/2", 120)
+    asyncio.run(clients())
 
 
-def test_a_version_that_can_not_be_loaded_leaves_what_answered_before_and_says_why(store, monkeypatch):
+def test_a_version_that_can_not_be_loaded_leaves_the_one_before_and_says_why(store):
     shutil.rmtree(files("2"))
-    tried = []
-    load = Versions._load
-    monkeypatch.setattr(Versions, "_load", lambda self, named: tried.append(named) or load(self, named))
     with running(Settings(rows=2, poll_seconds=0.2)) as address:
         expected = ask(address)
-        move("2", "challenger")  # first: while it is read that the champion can't be loaded, both are there
         move("2")
 
         def reason():
@@ -190,7 +211,7 @@ def test_a_version_that_can_not_be_loaded_leaves_what_answered_before_and_says_w
         wait_until(reason, 120)
         ready = httpx.get(f"{address}/readyz", timeout=60)
         assert ready.status_code == 200
-        assert ready.json()["versions"] == {"assistant": "assistant/1"}
+        assert ready.json()["versions"]["assistant"] == "assistant/1"
         assert "assistant/2 can't be loaded" in reason()
         assert "assistant/1 goes on" in reason()
         answer = ask(address)
@@ -198,48 +219,34 @@ def test_a_version_that_can_not_be_loaded_leaves_what_answered_before_and_says_w
         with pytest.raises(openai.InternalServerError, match="assistant/2 can't be loaded") as raised:
             ask(address, "assistant@challenger")  # which nobody asked for before
         assert raised.value.status_code == 503
-        register(store / "1/assistant", "assistant", "champion")  # the way out
+        register(store / "assistant-1/assistant", "assistant", "champion")  # the way out
         wait_until(lambda: ask(address).model == "threestage-assistant/3", 120)
-        wait_until(lambda: httpx.get(f"{address}/readyz", timeout=60).json()["reason"] is None, 120)
+        wait_until(lambda: reason() is None, 120)
 
 
-def test_loading_is_not_tried_again_for_each_request(store, monkeypatch):
-    shutil.rmtree(files("2"))
-    tried = []
-    load = Versions._load
-    monkeypatch.setattr(Versions, "_load", lambda self, named: tried.append(named) or load(self, named))
-    versions = Versions(Settings(rows=1, poll_seconds=3600))
-    for _ in range(5):
-        with pytest.raises(Unavailable, match="assistant/2 can't be loaded"):
-            versions.get("assistant/2")
-    assert tried == [Named("assistant", "2")]
-    versions.get("assistant")
-    move("2")
-    for _ in range(3):
-        with pytest.raises(Unavailable, match="assistant/1 goes on"):
-            versions.refresh(PRELOADED)
-        assert versions.get("assistant").named == Named("assistant", "1")
-    assert tried == [Named("assistant", "2"), Named("assistant", "1")]
-    versions.close(0)
-
-
-def test_a_version_for_which_there_is_no_memory_leaves_what_answered_before(store, monkeypatch, caplog):
-    versions, load = Versions(Settings(rows=1, poll_seconds=1e-9)), app.versions.load_for_inference
+def test_loading_is_not_tried_again_for_each_request(store, make_versions, monkeypatch, caplog):
+    load, tried = app.versions.load_for_inference, []
 
     def full(folder):
         if folder.samefile(files("2")):
+            tried.append(folder)
             raise RuntimeError("no memory")
         return load(folder)
 
     monkeypatch.setattr("app.versions.load_for_inference", full)
-    versions.refresh(PRELOADED)
+    versions = make_versions(poll_seconds=3600)
+    versions.refresh()
     move("2")
-    for _ in range(2):
-        with pytest.raises(Unavailable, match="assistant/2 can't be loaded: RuntimeError: no memory; assistant/1 goes"):
-            versions.refresh(PRELOADED)
-    assert versions.get("assistant").named == Named("assistant", "1")
+    for _ in range(3):
+        with pytest.raises(
+            Unavailable, match="assistant/2 can't be loaded: RuntimeError: no memory; assistant/1 goes on"
+        ):
+            versions.refresh()
+        with pytest.raises(Unavailable, match="assistant/2 can't be loaded: RuntimeError: no memory"):
+            versions.get("assistant/2", CHAT)
+        assert versions.get("assistant", CHAT).named == Named("assistant", "1")
+    assert len(tried) == 1
     assert caplog.text.count("Traceback") == 1
-    versions.close(0)
 
 
 def test_a_champion_without_files_is_not_ready_and_says_why(store):
@@ -255,101 +262,44 @@ def test_a_champion_without_files_is_not_ready_and_says_why(store):
         assert "assistant/1 can't be loaded" in answer.json()["error"]["message"]
 
 
-def test_without_a_model_the_server_lives_and_says_what_is_missing(tmp_path):
-    with tracked(tmp_path), TestClient(create_app(Settings(poll_seconds=0.1)), base_url=HERE) as client:
-        wait_until(
-            lambda: "no model is registered; `make run` makes them" in client.get("/readyz").json()["reason"], 120
-        )
-        assert client.get("/v1/models").json() == {"object": "list", "data": []}
-        for path, body in (("/v1/chat/completions", {"messages": HELLO}), ("/classify", {"emails": [{"body": "x"}]})):
-            answer = client.post(path, json=body)
-            assert answer.status_code == 404
-            assert answer.json()["error"]["code"] == "model_not_found"
-
-
-def test_where_no_files_can_be_read_the_store_is_named_and_not_an_empty_registry(store, caplog):
-    for version in ("1", "2"):
-        shutil.rmtree(files(version))
-    with TestClient(create_app(Settings(poll_seconds=0.1)), base_url=HERE) as client:
-        wait_until(lambda: "the files of no version can be read" in client.get("/readyz").json()["reason"], 120)
+def test_if_no_files_can_be_read_the_store_is_named_and_not_an_empty_registry(store, caplog):
+    for name in ("assistant/1", "assistant/2", "classifier/1", "foundation/1"):
+        model = name.partition("/")[0]
+        shutil.rmtree(mlflow.artifacts.download_artifacts(f"models:/threestage-{name}/artifacts/{model}/"))
+    client = TestClient(create_app(Settings()), base_url=HERE)
+    for _ in range(2):
         answer = client.post("/v1/chat/completions", json={"messages": HELLO})
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
         assert "the files of no version can be read: " in answer.json()["error"]["message"]
-    assert caplog.text.count(" can't be read: ") == 2  # once each
-
-
-def test_while_a_version_is_loaded_everything_else_is_answered(store, monkeypatch):
-    load, begun, go_on = app.versions.load_for_inference, threading.Event(), threading.Event()
-    loaders = []
-
-    class Noted(ThreadPoolExecutor):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            loaders.append(self)
-
-    monkeypatch.setattr("app.openai_api.ThreadPoolExecutor", Noted)
-
-    def slow(folder):
-        if folder.samefile(files("2")):
-            begun.set()
-            assert go_on.wait(300)
-        return load(folder)
-
-    monkeypatch.setattr("app.versions.load_for_inference", slow)
-    with running(Settings(rows=1, client_share=1, request_seconds=600)) as address, ThreadPoolExecutor(60) as pool:
-        asked = {"model": "assistant/2", "messages": HELLO, "max_tokens": 1}
-        chat = f"{address}/v1/chat/completions"
-        waiting = [pool.submit(httpx.post, chat, json=asked, timeout=300) for _ in range(60)]
-        try:
-            assert begun.wait(300)
-            wait_until(lambda: loaders[0]._work_queue.qsize() == 59, 300)
-            assert httpx.get(f"{address}/v1/models", timeout=300).status_code == 200
-            other = httpx.post(chat, json=asked | {"model": "assistant/1"}, timeout=300)
-            assert other.status_code == 200
-            assert not any(each.done() for each in waiting)
-        finally:
-            go_on.set()
-        assert {each.result().status_code for each in waiting} <= {200, 429}
+    assert caplog.text.count(" can't be read: ") == 4  # once each
 
 
 # ---- what several threads do at once
 
 
-def test_who_was_given_a_version_before_it_was_let_go_has_an_answer(store):
-    versions = Versions(Settings(rows=1))
-    versions.refresh(PRELOADED)
-    given = versions.get("assistant")
-    move("2")
-    versions.refresh(PRELOADED)
-    assert [str(each.named) for each in versions.loaded] == ["assistant/2"]
-    assert asyncio.run(ending_of(given)) == "length"
+def test_a_version_that_is_let_go_still_answers_and_ends_by_itself(store, make_versions, monkeypatch):
+    versions = make_versions()
+    first, second = versions.get("assistant/1", CHAT), versions.get("assistant/2", CHAT)
+    for given, grace in ((first, 600), (second, 0.05)):
+        monkeypatch.setattr("app.versions.GRACE", grace)
+        MlflowClient().delete_model_version("threestage-assistant", given.named.version)
+        versions.refresh()
+        assert given not in versions.loaded
+    assert asyncio.run(ending_of(first)) == "length"
+    wait_until(lambda: is_closed(second), 120)
     versions.close(60)
-    assert not lives(given)
+    assert is_closed(first)
 
 
-def test_a_version_that_was_let_go_ends_by_itself(store, monkeypatch):
-    monkeypatch.setattr("app.versions.GRACE", 0.05)
-    versions = Versions(Settings(rows=1))
-    versions.refresh(PRELOADED)
-    given = versions.get("assistant")
-    move("2")
-    versions.refresh(PRELOADED)
-    wait_until(lambda: not lives(given), 120)
-    wait_until(lambda: not versions._leaving, 120)
-    assert lives(versions.get("assistant"))
-    versions.close(0)
-
-
-def test_the_servers_end_ends_the_texts_of_a_version_that_was_let_go_before(store):
-    versions = Versions(Settings(rows=1))
-    versions.refresh(PRELOADED)
-    given = versions.get("assistant")
+def test_the_servers_end_ends_the_texts_of_a_version_that_was_let_go_before(store, make_versions):
+    versions = make_versions()
+    given = versions.get("assistant/2", CHAT)
 
     async def client():
         with stepwise() as steps:
             stream = given.engine.submit([Request([1], 400)])
-            move("2")
-            versions.refresh(PRELOADED)
+            MlflowClient().delete_model_version("threestage-assistant", "2")
+            versions.refresh()
             closing = asyncio.create_task(asyncio.to_thread(versions.close, 0.01))
             with pytest.raises(Unavailable, match="the server is ending"):
                 async with asyncio.timeout(120):
@@ -358,76 +308,38 @@ def test_the_servers_end_ends_the_texts_of_a_version_that_was_let_go_before(stor
             await closing
 
     asyncio.run(client())
-    assert not lives(given)
+    assert is_closed(given)
 
 
-def test_what_is_being_loaded_when_the_server_ends_is_ended_and_nothing_is_loaded_after(store, monkeypatch):
-    begun, may, made = threading.Event(), threading.Event(), []
-    load = Versions._load
-
-    def slowly(self, named):
-        begun.set()
-        assert may.wait(120)
-        made.append(load(self, named))
-        return made[-1]
-
-    monkeypatch.setattr(Versions, "_load", slowly)
-    versions = Versions(Settings(rows=1))
+def test_what_is_being_loaded_when_the_server_ends_is_ended_and_nothing_is_loaded_after(loading, make_versions):
+    begun, go_on = loading
+    versions, before = make_versions(), engines()
+    first = versions.get("assistant/1", CHAT)
     with ThreadPoolExecutor() as pool:
-        asking = pool.submit(versions.get, "assistant")
+        asking = pool.submit(versions.get, "assistant/2", CHAT)
         assert begun.wait(120)
         closing = pool.submit(versions.close, 120)
-        wait_until(versions._ending.is_set, 120)
-        may.set()
+        wait_until(lambda: is_closed(first), 120)
+        go_on.set()
         closing.result()
-        assert [lives(each) for each in made] == [False]
         with pytest.raises(Unavailable, match="the server is ending"):
             asking.result()
     with pytest.raises(Unavailable, match="the server is ending"):
-        versions.get("assistant/2")
-    assert (len(made), versions.loaded) == (1, [])
+        versions.get("assistant/2", CHAT)
+    assert there(versions) == ["assistant/1"]
+    assert engines() == before
 
 
-def test_a_version_that_is_newer_than_a_refresh_is_not_let_go_by_it(store, monkeypatch):
-    versions, newer = Versions(Settings(rows=1)), []
-    make_room = versions._make_room
-
-    def meanwhile(*arguments):
-        if arguments and not newer:  # the refresh has read and loaded
-            register(store / "1/assistant", "assistant")
-            versions.registry._read_at = -1e9  # as if it had taken its time
-            newer.append(versions.get("assistant/3"))
-        make_room(*arguments)
-
-    monkeypatch.setattr(versions, "_make_room", meanwhile)
-    versions.refresh(PRELOADED)
-    assert [str(each.named) for each in versions.loaded] == ["assistant/1", "assistant/3"]
-    assert asyncio.run(ending_of(newer[0])) == "length"
-    versions.close(0)
-
-
-def test_beside_any_number_of_defaults_another_version_may_answer(store, monkeypatch):
-    monkeypatch.setattr("app.versions.KEPT", 1)
-    versions = Versions(Settings(rows=1))
-    versions.refresh(PRELOADED)
-    other = versions.get("assistant/2")
-    assert versions.get("assistant/2") is other
-    versions.refresh(PRELOADED)
-    assert {str(each.named) for each in versions.loaded} == {"assistant/1", "assistant/2"}
-    versions.close(0)
-
-
-def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, tmp_path):
+def test_versions_and_cards_come_from_one_store_wherever_mlflow_points(store, make_versions, tmp_path):
     run = MlflowClient().get_run(MlflowClient().get_model_version("threestage-assistant", "1").run_id)
     card = Path(run.info.artifact_uri, CARD)  # by its path, as MLflow remembers the folder before it was copied
     card.parent.mkdir()
     card.write_text("# It says one thing")
-    versions = Versions(Settings(rows=1))
+    versions = make_versions()
     versions.registry.read()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'another.db'}")
-    assert versions.get("assistant").named == Named("assistant", "1")
+    assert versions.get("assistant", CHAT).named == Named("assistant", "1")
     assert versions.registry.card(Named("assistant", "1")) == "# It says one thing"
     assert versions.registry.card(Named("assistant", "2")) is None
-    assert len(versions.registry.read()) == 2
+    assert len(versions.registry.read()) == 4
     assert not (tmp_path / "another.db").exists()
-    versions.close(0)

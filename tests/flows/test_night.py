@@ -110,7 +110,7 @@ def test_nights_of_a_training_machine_and_its_team(colleague, monkeypatch):
     name, end = night()
     assert name == "2 of 6 stages", "DVC's run cache brings back what the night before made"
     assert end.startswith("Completed: ")
-    assert " wait for a decision: `python -m flows.review`" in end
+    assert " wait for a decision: run `python -m flows.review`" in end
     assert versions() == {"foundation": "1", "classifier": "1", "assistant": "1"}
     second = f"{first}-2"
     assert branches() == branches("../origin") == [first, second]

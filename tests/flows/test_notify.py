@@ -20,7 +20,7 @@ from prefect.states import Crashed
 from projects import free_ports
 
 from flows import notify
-from flows.notify import listed, remove, set_up
+from flows.notify import messages, remove, set_up
 from llm.errors import UserError
 from tasks.registry.events import DECIDED, WAITS, emit
 from tasks.stages.server import run_as_child
@@ -31,8 +31,6 @@ HANGS = 600  # seconds that only something that hangs takes
 SECRET = "oh-so-secret"
 NAME = "threestage-classifier"
 RUN = "retrain 2026-11-26: 3 of 12 stages"
-KINDS = ("failure", "worker", "challenger", "decision")
-NOBODY = "nobody gets messages: `python -m flows.notify URL`"
 
 
 class Webhook:
@@ -40,7 +38,7 @@ class Webhook:
 
     def __init__(self) -> None:
         self.got: Queue[tuple[str, str]] = Queue()
-        self.told: list[tuple[str, str]] = []
+        self.messages: list[tuple[str, str]] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(handler) -> None:  # noqa: N805
@@ -57,10 +55,10 @@ class Webhook:
 
     def until(self, *titles: str) -> dict[str, str]:
         """All that this gave, by its title, once these have come, in whatever order; each of them came once."""
-        while not {*titles} <= {title for title, _ in self.told}:
-            self.told.append(self.got.get(timeout=HANGS))
-        assert set(Counter(title for title, _ in self.told).values()) == {1}
-        return dict(self.told)
+        while not {*titles} <= {title for title, _ in self.messages}:
+            self.messages.append(self.got.get(timeout=HANGS))
+        assert set(Counter(title for title, _ in self.messages).values()) == {1}
+        return dict(self.messages)
 
 
 @pytest.fixture
@@ -88,7 +86,7 @@ def test_each_message_arrives_once_with_what_happened_and_where(webhook, stage_l
     monkeypatch.setattr(notify, "WORKER_GONE", timedelta(seconds=10))  # Prefect takes no less
     code, output = stage_line(tmp_path, f"notify@{webhook.url}")
     assert code == 0, output
-    set_up(webhook.url, "team", KINDS)  # twice, and nothing is doubled
+    set_up(webhook.url, "team")  # twice, and nothing is doubled
     assert SECRET not in output + "".join(path.read_text() for path in tmp_path.rglob("log"))
     assert [webhook.got.get(timeout=HANGS)[0] for _ in range(2)] == ["Threestage notifications"] * 2
 
@@ -109,41 +107,46 @@ def test_each_message_arrives_once_with_what_happened_and_where(webhook, stage_l
     gone = "No worker polls the work pool local"
     version = [f"{NAME} version 2 {what}" for what in ("waits for a decision", "approved", "rolled back to version 1")]
     assert webhook.until(f"{RUN}: Failed", gone, *version).keys() == {f"{RUN}: Failed", gone, *version}
-    told = dict(webhook.told)
-    failure = told[f"{RUN}: Failed"].splitlines()
+    bodies = dict(webhook.messages)
+    failure = bodies[f"{RUN}: Failed"].splitlines()
     assert "UserError: stage finetune@classifier failed: no space left" in failure[0]
     assert "/runs/flow-run/" in failure[1]
-    assert "`prefect worker start --pool local`" in told[gone]
+    assert "`prefect worker start --pool local`" in bodies[gone]
     page = f"http://127.0.0.1:5000/#/models/{NAME}/versions/2"
-    assert told[version[0]].splitlines() == ["F1 of spam rose by 0.02.", page]
-    assert told[version[1]].splitlines() == told[version[2]].splitlines() == ["by reviewer: see the page", page]
+    assert bodies[version[0]].splitlines() == ["F1 of spam rose by 0.02.", page]
+    assert bodies[version[1]].splitlines() == bodies[version[2]].splitlines() == ["by reviewer: see the page", page]
 
 
-def test_a_place_gets_the_kinds_that_it_asked_for_last_and_nothing_after_its_removal(webhook) -> None:
-    assert listed() == NOBODY
-    set_up(webhook.url, "team", KINDS)
-    assert len(listed().splitlines()) == len(KINDS)
-    set_up(webhook.url, "team", ["decision"])
-    assert listed() == "threestage: decision to team. By JSON: a version that was approved, rejected or rolled back."
-    assert remove("team") == "team gets no messages any more"
-    assert listed() == NOBODY
-    with pytest.raises(UserError, match=r"there is no team; `python -m flows\.notify list` names them"):
-        remove("team")
+def titles() -> set[str]:
+    """The automations that there are."""
+    with get_client(sync_client=True) as client:
+        return {each.name for each in client.read_automations(limit=200) if each.name.startswith("threestage: ")}
 
 
-def test_a_place_that_takes_no_message_is_not_set_up_and_no_word_repeats_its_url(prefect_api, caplog) -> None:
+def test_an_address_is_removed_under_its_name_and_others_stay(webhook) -> None:
+    assert titles() == set()
+    for name in ("team", "me"):
+        set_up(webhook.url, name)
+    assert titles() == {f"threestage: {kind} to {name}" for kind in messages() for name in ("team", "me")}
+    assert remove("me") == "me gets no messages any more"
+    assert titles() == {f"threestage: {kind} to team" for kind in messages()}
+    with pytest.raises(UserError, match="there is no address me; Prefect's page Automations lists those"):
+        remove("me")
+
+
+def test_an_address_that_takes_no_message_is_not_set_up_and_no_message_repeats_its_url(prefect_api, caplog) -> None:
     with pytest.raises(UserError, match="apprise knows no such URL") as error:
-        set_up(f"nothing://{SECRET}", "team", KINDS)
+        set_up(f"nothing://{SECRET}", "team")
     (port,) = free_ports(1)
     with pytest.raises(UserError, match="JSON did not take a first message") as other:
-        set_up(f"json://user:{SECRET}@127.0.0.1:{port}/hook", "team", KINDS)
+        set_up(f"json://user:{SECRET}@127.0.0.1:{port}/hook", "team")
     assert SECRET not in f"{error.value} {other.value} {caplog.text}"
-    assert listed() == NOBODY
+    assert titles() == set()
 
 
-def test_without_a_standing_server_nobody_could_send(tmp_path, stage_line) -> None:
+def test_without_a_standing_server_no_message_can_be_sent(tmp_path, stage_line) -> None:
     with temporary_settings(restore_defaults=[PREFECT_API_URL]):
-        code, output = stage_line(tmp_path, "notify@list")
+        code, output = stage_line(tmp_path, "notify@remove")
     assert code == 1
     way_out = "set PREFECT_API_URL (`make ui` starts one)"
     assert output == f"error: a standing Prefect server sends the messages: {way_out}\n"

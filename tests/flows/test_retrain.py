@@ -31,12 +31,12 @@ from projects import change_params, environment, git, run
 
 from flows.deploy import check
 from llm.errors import UserError
-from tests.world import ENDS
 
 HANGS = 600  # seconds that only something that hangs takes
 NEVER = 10**6
 ENDLESS = {"steps": NEVER, "evaluate_every": NEVER, "checkpoint_every": NEVER}
 POOL = "local"
+ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
 SPAM = {"label": "spam", "subject": "A prize", "body": "Click to claim the money that you have won: it costs nothing."}
 
 
@@ -269,7 +269,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert set(states.values()) == {"Completed"}
     assert {"review: foundation 2 waits, classifier 2 waits", "register", "share"} <= states.keys()
     assert "; finished in " in finished.state.message
-    assert "foundation/2, classifier/2 wait for a decision: `python -m flows.review`, " in finished.state.message
+    assert "foundation/2, classifier/2 wait for a decision: run `python -m flows.review`, " in finished.state.message
     shown = page(again)
     assert "| pretrain | ran | foundation.train modified |" in shown
     assert "- **classifier**: version 2 waits for a decision\n" in shown
@@ -335,7 +335,7 @@ def test_of_a_run_that_was_killed_with_all_its_processes_the_next_one_says_so_an
     stages = ["pretrain-scratch", "evaluate-foundation", "finetune-classifier", "evaluate-classifier"]
     assert ran[:5] == [*stages, "register"], "only what reads the changed section, and what reads that"
     assert ran[5].startswith("review")
-    assert "classifier/3 wait for a decision: `python -m flows.review`" in done.stdout
+    assert "classifier/3 wait for a decision: run `python -m flows.review`" in done.stdout
     assert "version 3" in done.stdout
     states = tree(client, lost)
     assert states.pop("preprocess@emails") == "Completed"  # brought back for the inbox, which nobody merged

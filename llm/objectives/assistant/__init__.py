@@ -22,7 +22,7 @@ from llm.generation.sampling import GREEDY, Sampling
 from llm.generation.text import generate, options, request_maker, write_all
 from llm.kernels.training.cross_entropy import IGNORE
 from llm.model.gpt import GPT
-from llm.objectives import Row, answer_each, text_of
+from llm.objectives import CHAT, COMPLETE, Row, answer_each, text_of
 from llm.tokenizer import decode
 from llm.training.loop import Objective
 from llm.training.workers import ALONE, Workers
@@ -31,6 +31,7 @@ INPUTS = {"instruction": str, "input": str | None, "system": str | None, "histor
 OUTPUTS = {"output": str}
 OPTIONS = options(GREEDY)
 EXAMPLE = {"instruction": "What is the opposite of this word?", "input": "early"}
+CAPABILITIES = (CHAT, COMPLETE)
 ANSWER = 64
 """Tokens after which an answer is cut where nothing else is said."""
 SHOWN = 5

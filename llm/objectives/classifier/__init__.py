@@ -27,7 +27,7 @@ from llm.dataset import BatchSampler, pad
 from llm.device import Compute
 from llm.errors import UserError
 from llm.model.gpt import GPT
-from llm.objectives import Row, answer_each, text_of
+from llm.objectives import CLASSIFY, Row, answer_each, text_of
 from llm.objectives.classifier.calibration import best_threshold, fit_mixture
 from llm.objectives.classifier.ngrams import NgramModel
 from llm.objectives.classifier.selection import LabelledTexts, covered
@@ -37,6 +37,7 @@ from llm.training.workers import ALONE, Workers
 INPUTS = {"subject": str | None, "body": str | None}
 OPTIONS: dict[str, tuple[type, Any]] = {"explain": (int, 0)}
 EXAMPLE = {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
+CAPABILITIES = (CLASSIFY,)
 MOST_WINDOWS = 32
 """Of more windows of a text the number does not count."""
 PIECES = 100

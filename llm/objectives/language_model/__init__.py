@@ -17,7 +17,7 @@ from llm.formats.model_folder import build_gpt
 from llm.generation.sampling import LIVELY
 from llm.generation.text import generate_text, options, request_maker, write_all
 from llm.model.gpt import GPT
-from llm.objectives import Row, answer_each, text_of
+from llm.objectives import COMPLETE, Row, answer_each, text_of
 from llm.training.loop import Objective
 from llm.training.workers import ALONE, Workers
 
@@ -26,6 +26,7 @@ INPUTS = {"prompt": str}
 OUTPUTS = {"text": str}
 OPTIONS = options(LIVELY)
 EXAMPLE = {"prompt": "My fellow citizens,"}
+CAPABILITIES = (COMPLETE,)
 
 
 def serve(model: GPT, encoding: tiktoken.Encoding, rows: Sequence[Row], **options: Any) -> list[dict[str, Any]]:

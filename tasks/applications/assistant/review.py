@@ -14,11 +14,6 @@ from tasks.evaluation.statistics import FORMULA, Wordings
 from tasks.training.setup import split_file
 
 
-def mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean over rows."""
-    return values.mean(axis)
-
-
 def rows(data: Path) -> pd.DataFrame:
     """The rows of the test split as a served model takes them."""
     test = pd.read_parquet(split_file(data, "test"))
@@ -33,28 +28,28 @@ def rows(data: Path) -> pd.DataFrame:
 
 def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """1 or 0 for an answer that a rule checks, ROUGE-L for the others; a row without an answer has 0."""
-    found = []
+    scored = []
     columns = (answers["output"], answers["error"], rows["answers"], rows["expected"])
     for output, error, accepted, expected in zip(*columns, strict=True):
         if not isinstance(output, str):
-            found.append((0.0, f"no answer: {error}"))
+            scored.append((0.0, f"no answer: {error}"))
         elif len(accepted):
-            found.append((float(is_right(output, accepted)), output))
+            scored.append((float(is_right(output, accepted)), output))
         else:
-            found.append((rouge_l(expected, output), output))
-    return pd.DataFrame(found, columns=["score", "said"], index=rows.index).assign(confidence=0.0)
+            scored.append((rouge_l(expected, output), output))
+    return pd.DataFrame(scored, columns=["score", "answer"], index=rows.index).assign(confidence=0.0)
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
     """Exact match of the rows that a rule checks and the share that contain a right answer, ROUGE-L of the others."""
     scores, checkable = score(rows, answers)["score"].to_numpy(), rows["answers"].map(len).to_numpy() > 0
-    said = answers["output"].map(lambda output: output if isinstance(output, str) else "")
-    contains = np.array(list(map(contains_answer, said, rows["answers"])), dtype=float)
+    texts = answers["output"].map(lambda output: output if isinstance(output, str) else "")
+    contains = np.array(list(map(contains_answer, texts, rows["answers"])), dtype=float)
     parts = {"exact_match": (scores, checkable), "contains_answer": (contains, checkable)}
     parts |= {"rouge_l": (scores, ~checkable)}
     kinds, wordings = rows["kind"].to_numpy(), rows["wording"].to_numpy()
     return {
-        name: Sample(mean, (values[part],), Wordings(kinds[part], wordings[part]))
+        name: Sample(np.mean, (values[part],), Wordings(kinds[part], wordings[part]))
         for name, (values, part) in parts.items()
         if part.any()
     }

@@ -15,11 +15,6 @@ LENGTHS = {"to 50": 50, "51 to 200": 200, "201 to 500": 500, "over 500": np.inf}
 PROBABILITY = "_probability"
 
 
-def accuracy(right: np.ndarray, axis: int) -> np.ndarray:
-    """The share of rows that are right."""
-    return right.mean(axis)
-
-
 def recall(actual: np.ndarray, predicted: np.ndarray, axis: int) -> np.ndarray:
     """Of what is 1 the share that is called so; 0 where nothing is."""
     return (actual * predicted).sum(axis) / np.maximum(1, actual.sum(axis))
@@ -90,12 +85,12 @@ def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     chances = answers[[f"{label}{PROBABILITY}" for label in labels]].astype(float).fillna(0.0).to_numpy()
     confidence = chances[np.arange(len(rows)), given]
     named, shown = (f"{labels[1]} ", chances[:, 1]) if len(labels) == 2 else ("", confidence)
-    said = [
-        f"{label} ({named}{chance:.4f})" if isinstance(label, str) else f"no answer: {error}"
+    texts = [
+        f"{label} ({named}{chance:.3f})" if isinstance(label, str) else f"no answer: {error}"
         for label, chance, error in zip(answers["label"], shown, answers["error"], strict=True)
     ]
     right = (answers["label"] == rows["expected"]).astype(float)
-    return pd.DataFrame({"score": right, "said": said, "confidence": confidence}, index=rows.index)
+    return pd.DataFrame({"score": right, "answer": texts, "confidence": confidence}, index=rows.index)
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
@@ -109,7 +104,7 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
     )
     found = {
         "f1": Sample(mean_f1(tuple(labels)), (actual, predicted)),
-        "accuracy": Sample(accuracy, (right[test],)),
+        "accuracy": Sample(np.mean, (right[test],)),
     }
     if len(labels) == 2:
         columns = (actual == 1).astype(float), (predicted == 1).astype(float)
@@ -118,7 +113,7 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
     for label in labels:
         chosen = ~test & (rows["expected"] == label).to_numpy()
         if chosen.any():
-            found[f"everyday_{label}"] = Sample(accuracy, (right[chosen],))
+            found[f"everyday_{label}"] = Sample(np.mean, (right[chosen],))
     return found
 
 

@@ -25,8 +25,8 @@ def bits_per_byte(bits: np.ndarray, sizes: np.ndarray, axis: int) -> np.ndarray:
 
 def pieces(text: str) -> list[str]:
     """A text cut between words into pieces of at most PIECE characters, or within one that is longer."""
-    found = re.findall(rf"\S.{{0,{PIECE - 1}}}(?!\S)|\S{{1,{PIECE}}}", text, re.DOTALL)
-    return [piece.rstrip() for piece in found]
+    parts = re.findall(rf"\S.{{0,{PIECE - 1}}}(?!\S)|\S{{1,{PIECE}}}", text, re.DOTALL)
+    return [piece.rstrip() for piece in parts]
 
 
 def rows(data: Path) -> pd.DataFrame:
@@ -47,8 +47,8 @@ def rows(data: Path) -> pd.DataFrame:
 
 def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Bits a byte of each piece, negative, so that more is better."""
-    found = answers["bits"] / rows["bytes"]
-    return pd.DataFrame({"score": -found, "said": found.map("{:.3f} bits a byte".format), "confidence": 0.0})
+    ratio = answers["bits"] / rows["bytes"]
+    return pd.DataFrame({"score": -ratio, "answer": ratio.map("{:.3f} bits a byte".format), "confidence": 0.0})
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:

@@ -1,1 +1,1 @@
-"""Cleaning that a person can look at: what a rule changes is counted with examples, what it leaves out is kept."""
+"""Cleaning that people can inspect: each rule counts its changes, shows examples, and keeps the rows it leaves out."""

@@ -40,8 +40,8 @@ def _always(found: str) -> bool:
 
 
 def _found_by(pattern: re.Pattern[str], holds: Callable[[str], bool], text: str) -> Iterator[tuple[int, int]]:
-    """Where what is looked for begins and ends. Behind a number a short word, such as BIC, may look like more of it:
-    then its beginning is taken up to the last space where that holds."""
+    """Where each match begins and ends. A short word behind a number, such as BIC, may look like a part of it: then the
+    match ends at the last space before which `holds` is true."""
     start = 0
     while match := pattern.search(text, start):
         spaces = [match.start() + space.start() for space in re.finditer(" ", match[0])]

@@ -1,7 +1,7 @@
 """What cleaning did to a dataset: counts and examples of each rule, and the rows that it left out.
 
-A rule says what it does with `changed` and `left_out`, wherever it stands, as one logs: they do nothing outside
-`recorded`. Everything is in the order of the rows, so that equal runs write equal bytes.
+A rule reports with `changed` and `left_out`, from anywhere, as a logger does: they do nothing outside `recorded`.
+Everything is in the order of the rows, so that equal runs write equal bytes.
 """
 
 import json
@@ -94,8 +94,8 @@ class Record:
     _file: pq.ParquetWriter | None = None
 
     def changed(self, rule: str, before: str, after: str) -> None:
-        """A rule made of a text another one."""
-        if before == after or _same_words(before, after):
+        """A rule turned one text into another."""
+        if before == after or before.split() == after.split():
             return
         self.changes[rule] = self.changes.get(rule, 0) + 1
         examples = self.examples.setdefault(rule, [])
@@ -181,7 +181,7 @@ _current: ContextVar[Record | None] = ContextVar("cleaning", default=None)
 
 @contextmanager
 def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> Iterator[Record]:
-    """What rules do inside the block is written down, texts after `mask`; its quarantine in `folder`, as it grows."""
+    """Record what rules do inside the block, with texts masked; the quarantine is written to `folder` as it grows."""
     token = _current.set(record := Record(mask, folder=folder))
     try:
         yield record
@@ -190,7 +190,7 @@ def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> It
 
 
 def changed(rule: str, before: str, after: str) -> None:
-    """Say that a rule made of a text another one; equal ones, but for spaces, are none."""
+    """Report that a rule changed a text; changes of spaces alone do not count."""
     if record := _current.get():
         record.changed(rule, before, after)
 
@@ -202,7 +202,7 @@ def absorb(other: Record, rule: str | None = None) -> None:
 
 
 def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Say that a rule left out these rows: id, reason and, if any, source and text."""
+    """Report the rows that a rule left out: id, reason and, if any, source and text."""
     if record := _current.get():
         record.left_out(
             {"source": ""} | dict(row) | {"rule": rule, "text": record.mask(str(row.get("text", ""))[:KEPT])}
@@ -219,21 +219,6 @@ def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) ->
         found = zip(ids, sources, reasons[out], text[out], strict=True)
         left_out(rule, (dict(zip(("id", "source", "reason", "text"), row, strict=True)) for row in found))
     return table[~out]
-
-
-def _same_words(before: str, after: str) -> bool:
-    """Whether two texts differ in spaces alone."""
-    same, end = 0, min(len(before), len(after))
-    while same < end:  # where they begin to differ, by halves
-        middle = (same + end + 1) // 2
-        if before[same:middle] == after[same:middle]:
-            same = middle
-        else:
-            end = middle - 1
-    differ = before[same : same + 1], after[same : same + 1]
-    if all(differ) and not any(map(str.isspace, differ)):  # what is before is the same, so words are others
-        return False
-    return before.split() == after.split()
 
 
 def _difference(before: str, after: str) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""The forms in which people have their data: a format is one small function.
+"""Reads the forms of files that people have their data in; each form is one small function.
 
-sniff.py says of a file which form it has, by its content. tables.py reads rows of any kind. What a dataset makes of
-them: documents.py for the corpus, mails.py for emails, conversations.py for instructions. A new form is a function
-there, a line in the table at its end, and a case in tests/tasks/data/formats/test_formats.py.
+sniff.py tells the form of a file from its content, and tables.py reads rows. documents.py, mails.py and
+conversations.py turn them into rows of the corpus, emails and instructions. To add a form, write a function there, add
+a line to the table at the end of that file, and a case to tests/tasks/data/formats/test_formats.py.
 """
 
 import logging
@@ -24,7 +24,7 @@ class RowError(ValueError):
 
 
 class OtherFormError(UserError):
-    """A file of a form that a dataset does not read; a PDF is left out, as it often lies among texts."""
+    """A file in a form that a dataset does not read. A PDF does not stop the stage, as PDFs often lie among texts."""
 
     left_out = False
 
@@ -46,7 +46,7 @@ class Problem:
     """Its file, and its row where it has rows."""
     reason: str
     left_out: bool = False
-    """Whether the rest is learned from without it; else it stops the stage."""
+    """Whether the stage goes on without it; otherwise it stops."""
     other_form: bool = False
     """Whether it is a file whose form the dataset does not read."""
 
@@ -76,7 +76,7 @@ def without_problems(rows: Iterable[Any], problems: list[Problem] | None) -> Ite
 
 
 def each_file(read: Callable[..., Iterator[Any]], paths: Iterable[Any], *arguments: Any) -> Iterator[Any]:
-    """What `read` yields of each path; what ends the reading of one is a Problem, the last of that file."""
+    """What `read` yields for each path. An error that ends a file becomes a Problem."""
     for path in paths:
         try:
             yield from read(path, *arguments)
@@ -86,11 +86,11 @@ def each_file(read: Callable[..., Iterator[Any]], paths: Iterable[Any], *argumen
 
 
 def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> dict[str, str]:
-    """Which of a table's columns is which of ours: as the parameters say, else by its usual names in any case.
+    """Map our columns to a table's: by the parameters, else by their usual names in any case.
 
-    A table with all of ours, such as feedback, is read as it is. What a table lacks is left out. Where several columns
-    have usual names of the same, the first counts, and the log says so. Raises RowError for a column of the parameters
-    that is not there, and UserError for one that we don't have.
+    A table that has all of our names, such as feedback, ignores the parameters. Missing columns are left out. Where
+    several columns have usual names of the same, the first counts, and the log says so. Raises RowError for a column of
+    the parameters that is not there, and UserError for one that we don't have.
     """
     if strangers := given.keys() - wanted.keys():
         raise UserError(f"columns: {min(strangers)!r} is not one of {', '.join(wanted)}")
@@ -111,6 +111,6 @@ def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given:
 
 @cache
 def _say_choice(ours: str, taken: str, *others: str) -> None:
-    """Once for all rows of a process."""
+    """Log the choice, once a process."""
     rest = " or ".join(map(repr, others))
     logger.warning("the %s is taken from the column %r, not from %s: `columns` may say otherwise", ours, taken, rest)

@@ -1,6 +1,6 @@
 """Instructions: rows of a question and its answer, and conversations as ShareGPT and OpenAI's API keep them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model"), ASSISTANT),
     **dict.fromkeys(("system", "developer"), SYSTEM),
 }
+TALKS = {"messages": ("role", "content"), "conversations": ("from", "value")}  # of OpenAI's API, and of ShareGPT
+"""Columns with a list of turns, and where a turn says who speaks and what."""
 Texts = dict[str, Any]
 """instruction, input, output and system as text; answers and history as lists of texts."""
 
@@ -37,13 +39,10 @@ def conversations(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int,
     def read(number: int | None, cells: Any) -> tuple[int, Texts, Mapping[str, Any]]:
         if not isinstance(cells, Mapping):
             raise RowError(f"{str(cells)[:50]!r} is no row with columns")
-        return number or 1, _shape(cells)(cells, columns), cells
+        talk = next((column for column in TALKS if column in cells), None)
+        return number or 1, _exchange(cells, talk) if talk else _question_and_answer(cells, columns), cells
 
     yield from each_row(path, READERS[form](path), read)
-
-
-def _shape(cells: Mapping[str, Any]) -> Callable[[Mapping[str, Any], Mapping[str, str]], Texts]:
-    return next((read for column, read in SHAPES.items() if column in cells), _question_and_answer)
 
 
 def _question_and_answer(cells: Mapping[str, Any], columns: Mapping[str, str]) -> Texts:
@@ -74,27 +73,6 @@ def _texts(cells: Mapping[str, Any], key: str) -> list[str]:
     return [tidy(text) for text in texts]
 
 
-def _share_gpt(cells: Mapping[str, Any], columns: Mapping[str, str]) -> Texts:
-    """`{"conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}]}`, and `system` if any."""
-    turns = [_turn(turn, "from", "value") for turn in _list(cells["conversations"])]
-    system = cells.get("system")
-    system = "" if system is None else system
-    if not isinstance(system, str):
-        raise RowError('no string under "system"')
-    return _exchange([(SYSTEM, system)] * bool(system) + turns)
-
-
-def _openai(cells: Mapping[str, Any], columns: Mapping[str, str]) -> Texts:
-    """`{"messages": [{"role": "user", "content"}, {"role": "assistant", "content"}]}`."""
-    return _exchange([_turn(message, "role", "content") for message in _list(cells["messages"])])
-
-
-def _list(turns: Any) -> Sequence[Any]:
-    if not isinstance(turns, list) or not turns:
-        raise RowError(f"{str(turns)[:50]!r} is no list of turns")
-    return turns
-
-
 def _turn(turn: Any, role: str, text: str) -> tuple[str, str]:
     if not isinstance(turn, Mapping) or not isinstance(turn.get(role), str):
         raise RowError(f"a turn without {role!r}: {str(turn)[:50]!r}")
@@ -108,8 +86,14 @@ def _turn(turn: Any, role: str, text: str) -> tuple[str, str]:
     return who, said
 
 
-def _exchange(turns: Sequence[tuple[str, str]]) -> Texts:
-    """The last answer, what it answers, and what was said before. Who says several things in a row said them as one."""
+def _exchange(cells: Mapping[str, Any], talk: str) -> Texts:
+    """The last answer, what it answers, and the turns before. Several turns of one speaker in a row count as one."""
+    system = "" if cells.get("system") is None else cells["system"]
+    if not isinstance(system, str):
+        raise RowError('no string under "system"')
+    if not isinstance(cells[talk], list) or not cells[talk]:
+        raise RowError(f"{str(cells[talk])[:50]!r} is no list of turns")
+    turns = [(SYSTEM, system)] * bool(system) + [_turn(turn, *TALKS[talk]) for turn in cells[talk]]
     system = "\n".join(tidy(text) for who, text in turns if who == SYSTEM)
     said: list[tuple[str, str]] = []
     for who, text in ((who, tidy(text)) for who, text in turns if who != SYSTEM):
@@ -122,17 +106,5 @@ def _exchange(turns: Sequence[tuple[str, str]]) -> Texts:
     if not said:
         raise RowError("no answer of the assistant to a question")
     texts = [text for _, text in said]
-    return {
-        "instruction": texts[-2],
-        "input": "",
-        "output": texts[-1],
-        "system": system,
-        "answers": [],
-        "history": texts[:-2],
-    }
-
-
-SHAPES: dict[str, Callable[[Mapping[str, Any], Mapping[str, str]], Texts]] = {
-    "messages": _openai,
-    "conversations": _share_gpt,
-}
+    asked = {"instruction": texts[-2], "input": "", "output": texts[-1]}
+    return asked | {"system": system, "answers": [], "history": texts[:-2]}

@@ -1,7 +1,7 @@
 """Labelled emails: messages and mailboxes, labelled by where they lie, and tables with a column of labels."""
 
 import re
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,28 +12,17 @@ from typing import Any, NamedTuple
 
 from llm.errors import UserError
 from tasks.data.cleaning.record import changed
-from tasks.data.compression import open_plain
 from tasks.data.formats import Problem, RowError, check_form, columns_of
 from tasks.data.formats.sniff import POSTMARK, is_message, sniff, suffix_of
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, each_row, named_rows, place_of
 from tasks.data.mail import RowError as MailError
 from tasks.data.mail import clean_mail, parse_message
-from tasks.data.textfiles import LARGEST, UTF_16, byte_lines, lines, read_bytes, read_text
+from tasks.data.textfiles import LARGEST, byte_lines, read_bytes, read_text
 
 COLUMNS = {
     "label": (
-        "label",
-        "labels",
-        "class",
-        "category",
-        "target",
-        "spam/ham",
-        "is_spam",
-        "spam",
-        "label_num",
-        "type",
-        "v1",
+        *("label", "labels", "class", "category", "target", "spam/ham", "is_spam", "spam", "label_num", "type", "v1"),
     ),
     "subject": ("subject", "title"),
     "body": ("body", "text", "message", "content", "email", "mail", "sms", "email_text", "message_body", "v2"),
@@ -48,7 +37,7 @@ HEADER_LINE = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:[ \t]*\S")
 
 @dataclass(frozen=True)
 class Labels:
-    """What an email may be, and how files call that."""
+    """The labels of emails, and the names that files use for them."""
 
     names: tuple[str, ...]
     label_map: Mapping[str, str] = field(default_factory=dict)
@@ -75,7 +64,7 @@ class Labels:
         return str(value) in self.names or str(value).strip().casefold() in self._known
 
     def of_path(self, path: PurePath) -> str | None:
-        """The label that a file's name or the nearest folder's says, as a word: `easy-ham-1/3.eml` is ham.
+        """The label that stands as a word in a file's name, else in the nearest folder's: `easy-ham-1/3.eml` is ham.
 
         A name that denies one, as `not-spam` does, ends the search for that one.
         """
@@ -183,7 +172,7 @@ def message_bytes(content: bytes) -> bytes:
 
     Its other bytes stay as they are: its headers say in which charset they are.
     """
-    if content.startswith(UTF_16):
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace").encode(errors="ignore")
     return content.removeprefix(BOM_UTF8)
 
@@ -232,12 +221,7 @@ def _is_postmark(line: bytes) -> bool:
 
 
 def _message_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """As `byte_lines`, in UTF-8 where they are in UTF-16, without a mark of either."""
-    with open_plain(path) as file:
-        is_wide = file.read(2) in UTF_16
-    if is_wide:
-        yield from ((row, line.encode(errors="ignore")) for row, line in lines(path))
-        return
+    """As `byte_lines`, without a byte order mark."""
     for row, line in byte_lines(path):
         yield row, line.removeprefix(BOM_UTF8) if row == 1 else line
 
@@ -254,8 +238,7 @@ def _text(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]
 def _csv(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
     """A table; without a header where the first row has a label in it, as the SMS Spam Collection."""
 
-    def names_without_header(rows: list[list[str]]) -> list[str] | None:
-        cells = rows[0]
+    def names_without_header(cells: list[str]) -> list[str] | None:
         try:
             found = columns_of(cells, COLUMNS, {})
         except RowError:  # names that are, several times
@@ -268,13 +251,11 @@ def _csv(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str])
         others = [number for number, _ in enumerate(cells) if number not in marked]
         if len(marked) != 1 or not others:
             return None
-        # A column without two letters in a row has dates or numbers.
-        whole = [row for row in rows if len(row) == len(cells)]
-        worded = [number for number in others if any(re.search(r"[^\W\d_]{2}", row[number]) for row in whole)]
+        worded = [number for number in others if re.search(r"[^\W\d_]{2}", cells[number])]  # no dates or numbers
         if len(worded) > 1:
             which = " or ".join(str(number + 1) for number in worded)
             raise UserError(f"{path}, row 1: no header says whether column {which} is the body; add one")
-        body = max(worded or others, key=lambda number: sum(len(row[number]) for row in whole))
+        body = max(worded or others, key=lambda number: len(cells[number]))
         return ["label" if n == marked[0] else "body" if n == body else f"column {n + 1}" for n, _ in enumerate(cells)]
 
     return _of_rows(path, name, labels, columns, named_rows(path, names_without_header))

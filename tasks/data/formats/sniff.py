@@ -5,7 +5,6 @@ import re
 from pathlib import Path, PurePath
 
 from tasks.data.compression import open_plain, without_compression
-from tasks.data.textfiles import UTF_16
 
 HEAD = 2**16  # bytes that are looked at
 PROSE = (".log", ".markdown", ".md", ".rst", ".tex", ".text", ".txt")
@@ -14,18 +13,9 @@ LINES = (".jsonl", ".ndjson")
 MESSAGES = (".eml", ".emlx")
 SEPARATORS = ("\t", ",", ";", "|")
 HEADERS = (
-    *(
-        "bcc",
-        "cc",
-        "content-transfer-encoding",
-        "content-type",
-        "date",
-        "delivered-to",
-        "from",
-        "in-reply-to",
-        "list-id",
-    ),
-    *("message-id", "mime-version", "received", "references", "reply-to", "return-path", "sender", "subject", "to"),
+    *("bcc", "cc", "content-transfer-encoding", "content-type", "date", "delivered-to", "from", "in-reply-to"),
+    *("list-id", "message-id", "mime-version", "received", "references", "reply-to", "return-path", "sender"),
+    *("subject", "to"),
 )
 HEADER = re.compile(r"([A-Za-z][A-Za-z0-9-]*):")
 MONTHS = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
@@ -41,8 +31,6 @@ def head_of(path: Path) -> str | None:
     """The beginning of a text; None where it is none. Raises UserError where it can't be decompressed."""
     with open_plain(path) as file:
         head = file.read(HEAD)
-    if head[:2] in UTF_16:
-        return head[: len(head) // 2 * 2].decode("utf-16", errors="replace")
     return None if b"\0" in head else head.decode("utf-8-sig", errors="replace")
 
 

@@ -3,6 +3,7 @@
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +19,12 @@ T = TypeVar("T")
 BATCH = 16  # rows of a Parquet file in memory; a value of megabytes may stand in each of them for a few bytes of file
 ENCLOSED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a cell, whose own quotes are doubled
 LETTER = re.compile(r"[^\W\d_]")
-FIRST = 50  # rows by which a table without a header is judged
 Row = tuple[int | None, Any]
 """Its number, as people count there, or none where it is the file; and what it holds, by column."""
 
 
 def place_of(path: Path, number: int | None) -> str:
-    """How a row is named in what is said of it."""
+    """The name of a row in messages."""
     return f"{path}, row {number}" if number else str(path)
 
 
@@ -53,26 +53,18 @@ def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
 
     Raises UserError, naming file and row, where quotes don't end.
     """
-    head = head_of(path) or ""
-    declared = re.match(r'sep=([^\w"\r\n])\r?\n', head)  # a line of Excel's
-    separator = declared[1] if declared else separator_of(head, suffix_of(path))
+    separator = separator_of(head_of(path) or "", suffix_of(path))
     quoting = csv.QUOTE_NONE if separator == "\t" and _is_plain(path) else csv.QUOTE_MINIMAL
     csv.field_size_limit(LONGEST_LINE)  # the default refuses bodies over 128 KB
     row = 0
     try:
-        for row, cells in enumerate(
-            csv.reader(_line_ends(path), delimiter=separator, quoting=quoting, strict=quoting != csv.QUOTE_NONE), 1
-        ):
-            if cells and not (declared and row == 1):
+        text = (line for _, line in lines(path))
+        rows = csv.reader(text, delimiter=separator, quoting=quoting, strict=quoting != csv.QUOTE_NONE)
+        for row, cells in enumerate(rows, 1):
+            if cells:
                 yield row, cells
     except csv.Error as error:
         raise UserError(f"{path}, row {row + 1}: {error}") from None
-
-
-def _line_ends(path: Path) -> Iterator[str]:
-    """Lines that end in \\n, \\r\\n or, as once on the Mac, \\r."""
-    for _, line in lines(path):
-        yield from re.split(r"(?<=\r)(?=[^\n])", line) if "\r" in line[:-2] else [line]
 
 
 def _is_plain(path: Path) -> bool:
@@ -88,40 +80,23 @@ def _is_plain(path: Path) -> bool:
 
 
 def named_rows(
-    path: Path, names_without_header: Callable[[list[list[str]]], list[str] | None] = lambda rows: None
+    path: Path, names_without_header: Callable[[list[str]], list[str] | None] = lambda cells: None
 ) -> Iterator[Row | Problem]:
     """The rows of a CSV or TSV file by column. Columns without a name are left out, and so is a row with text in one.
 
-    The first row is the header, but where the function says, from the first rows, how the columns are called.
+    The first row is the header, except where the function names the columns from that row's cells.
     """
     rows = cells_of(path)
     first = next(rows, None)
     if first is None:
         return
-    more, broken = _ahead(rows, FIRST - 1)
-    names = names_without_header([first[1], *(cells for _, cells in more)])
+    names = names_without_header(first[1])
     if names is None:
         names = [name.strip() for name in first[1]]
         _check_names(names, f"{path}, row {first[0]}")
     else:
-        more.insert(0, first)
-    yield from (_named(path, number, cells, names) for number, cells in more)
-    if broken:
-        raise broken
-    for number, cells in rows:
-        yield _named(path, number, cells, names)
-
-
-def _ahead(rows: Iterator[tuple[int, list[str]]], count: int) -> tuple[list[tuple[int, list[str]]], UserError | None]:
-    """So many rows, or fewer large ones, and what is wrong with the one after them if the file can't be read on."""
-    found, size = [], 0
-    try:
-        while len(found) < count and size < LARGEST and (row := next(rows, None)):
-            found.append(row)
-            size += sum(map(len, row[1]))
-    except UserError as error:
-        return found, error
-    return found, None
+        rows = chain([first], rows)
+    yield from (_named(path, number, cells, names) for number, cells in rows)
 
 
 def _check_names(names: Sequence[str], place: str) -> None:

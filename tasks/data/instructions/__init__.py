@@ -1,1 +1,1 @@
-"""Tasks to learn from, made of the packs in data/instructions: what they ask, say and know is data, how is here."""
+"""Makes instruction rows from the packs in data/instructions: the packs hold the content, this package the engine."""

@@ -1,7 +1,7 @@
-"""Tasks that Python makes, as no template says how.
+"""Tasks that a template can't express, so Python computes them.
 
-A Table yields rows. All other functions are steps of `draw`: they return what they add to the columns, or None for no
-task.
+A table yields rows. All other functions are steps of `draw`: they return the columns that they add, or None where there
+is no task.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ def numbers(
 
 
 def as_much_spam_as_ham(generator: Generator, sources: Sources) -> Iterator[Values]:
-    """All mails once; then those that differ from draw to draw, as many of spam as of ham."""
+    """First every mail once; then, again and again, the mails with {fields}, with as much spam as ham."""
     verdicts = sources.lists["mails"]
     rows = shuffled(generator, [verdict | {"mail": mail} for verdict in verdicts for mail in verdict["mails"]])
     varied = [row for row in rows if "{" in row["mail"]]
@@ -61,7 +61,7 @@ def who_has_more(generator: Generator, values: Values, lists: Lists) -> Values:
 
 
 def told_before(generator: Generator, values: Values, lists: Lists) -> Values:
-    """One or two things that a user says, and which of them is asked for."""
+    """One or two facts that a user mentions, and a question about one of them."""
     first, second = shuffled(generator, lists["told"])[:2]
     facts = [(what, {"value": pick(generator, lists[what["values"]])}) for what in (first, second)]
     history = []

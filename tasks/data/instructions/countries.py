@@ -15,7 +15,7 @@ Column = Literal["names", "capitals", "currencies", "languages", "continents", "
 
 
 class Correction(Config):
-    """What to say of a country where the package says something else than people do."""
+    """Corrects the package where people say something else about a country."""
 
     name: str = ""
     """Its name as in a sentence."""
@@ -30,11 +30,11 @@ class Correction(Config):
     never_ask: tuple[Column, ...] = ()
     """Facts that people argue about, or that are no longer true."""
     official_languages: Literal["", "one", "several"] = ""
-    """If the package counts wrong."""
+    """Overrides how many official languages the package lists."""
     last_neighbour: bool = False
-    """A country that people would not name first, as China and Poland for Russia."""
+    """Another neighbour is learned first: people would not name China or Poland first for Russia."""
     only_as_neighbour: bool = False
-    """A country that nobody is asked about."""
+    """No task asks about this country."""
 
 
 def _plain(texts: list[str]) -> list[str]:
@@ -44,7 +44,7 @@ def _plain(texts: list[str]) -> list[str]:
 
 
 def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[str, str]) -> Values:
-    """The facts of a country; of each column with several the first is the answer to learn, and all are right."""
+    """The facts of a country. Every text in a column is a right answer, and the model learns the first."""
     spoken = {name.removeprefix("Swiss ").removeprefix("Austro-Bavarian ") for name in entry["languages"].values()}
     languages = sorted(name.partition(" (")[0] for name in spoken)
     if "languages" in correction.ignore or (len(languages) > 1 and "languages" not in correction.learn):
@@ -75,7 +75,7 @@ def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[s
 
 
 def read_countries(path: Path, lists: Lists) -> list[Values]:
-    """The countries of the list, in its order. Raises ValueError, LookupError or TypeError for another form."""
+    """The listed countries, in that order. Raises ValueError, LookupError or TypeError for another format."""
     corrections = lists["countries"]
     names, rows = {}, {}
     entries = {entry["cca3"]: entry for entry in parse_json(read_text(path), path)}
@@ -95,12 +95,12 @@ def read_countries(path: Path, lists: Lists) -> list[Values]:
         found = [name for border in row["borders"] for name in names.get(border, ())]
         best = min((name for name in found if name in fame), key=lambda name: (name in last, fame[name]), default="")
         row["neighbours"] = [rows[known[fame[best]]]["country"], *found] if best else []
-        # Nobody asks for a capital that the country's name gives away, as Mexico's.
+        # No task asks for a capital that the country's name contains, such as Mexico City.
         told = any(capital in row["names"] or row["name"] in capital for capital in row["capitals"][:1])
         row["unknown_capitals"] = [] if told else row["capitals"]
     return list(rows.values())
 
 
 def countries(generator: Generator, sources: Sources) -> Iterator[Values]:
-    """What is known of each country, the best known first."""
+    """The facts of each country, the best known country first."""
     yield from sources.read(read_countries, "world-countries")

@@ -31,7 +31,7 @@ class Task(NamedTuple):
 
 
 class Drawing:
-    """The columns of one task, drawn step by step; what can't be a task says False."""
+    """Draws the columns of one task, step by step. Its methods return False where the columns make no task."""
 
     def __init__(self, generator: Generator, lists: Lists, values: Values) -> None:
         self.generator, self.lists, self.values = generator, lists, values
@@ -96,7 +96,7 @@ class Drawing:
 
 
 def _rows(kind: Kind, generator: Generator, sources: Sources) -> Iterator[Values]:
-    """A kind's rows in their order; endless empty ones where it has none."""
+    """A kind's rows in their order; without rows, empty ones without end."""
     if kind.table:
         yield from TABLES[kind.table](generator, sources, **kind.given)
         return
@@ -113,7 +113,7 @@ def _rows(kind: Kind, generator: Generator, sources: Sources) -> Iterator[Values
 
 
 def tasks(kind: Kind, generator: Generator, sources: Sources, count: int) -> list[Task]:
-    """The first `count` different tasks of a kind."""
+    """The first `count` distinct tasks of a kind."""
     found: dict[str, Task] = {}
     in_vain = 0
     for row in _rows(kind, generator, sources):

@@ -69,9 +69,9 @@ class Kind(Config):
     sentences: Texts = ()
     """Sentences that tell the {answer}: half of the rows ask for the answer alone, half learn a sentence."""
     asked: str
-    """What tells a task from the others of its kind."""
+    """The text that identifies a task within its kind."""
     group: str = ""
-    """Tasks of one group, in whatever kind, stay in one split, as they would give each other away."""
+    """Tasks of one group stay in one split, whatever their kind, because each would give away the others' answers."""
     history: Texts = ()
     """Earlier turns, of user and assistant in turn."""
     system: str = ""
@@ -85,7 +85,7 @@ class Kind(Config):
     needs: Texts = ()
     """Sources of that table; where one is not there, the kind is left out."""
     given: dict[str, Any] = Field(default={}, alias="with")
-    """What that table needs to know."""
+    """Arguments of that table."""
     order: Literal["shuffled", "again"] = "shuffled"
     """All rows once; or again and again, where `draw` makes new tasks of them."""
     where: Texts = ()

@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 
 def source_of(path: Path) -> str | None:
-    """The source that a file belongs to, if any."""
+    """The source that a file belongs to; None for other files."""
     return next((name for name, end in FILES.items() if path.as_posix().endswith(f"/{end}")), None)
 
 
 def stream(name: str, seed: int, purpose: str = "") -> Generator:
-    """Random numbers for one kind, which no other kind changes."""
+    """A random generator for one kind; other kinds do not affect it."""
     return np.random.default_rng([seed, zlib.crc32(f"{name} {purpose}".encode())])
 
 
@@ -50,7 +50,7 @@ def put(wording: str, task: Task, split: str, hint: str = "") -> tuple[str, str]
 
 
 def told(kind: Kind, task: Task) -> list[str]:
-    """All right answers told in a sentence, those of the answer to learn first."""
+    """Every right answer as a sentence, starting with the answer to learn."""
     values = {name: value for name, value in task.values.items() if not isinstance(value, BySplit)}
     short = [answer for answer in task.answers if not SENTENCE.search(answer)]
     found = [fill(sentence, values | {"answer": answer}) for answer in short for sentence in kind.sentences]
@@ -96,8 +96,8 @@ def made_rows(packs: Packs, paths: Sequence[Path], seed: int, rows_of: dict[str,
 
 
 def _row(name: str, kind: Kind, task: Task, number: int, manner: int, hints: dict[str, list[str]]) -> Values:
-    """Of a kind with sentences every other row asks for the answer alone. The others count a sentence as right, and
-    learn one where their wording does not ask for less."""
+    """One row. In a kind with sentences, every other row asks for the answer alone; in the others a sentence is right,
+    too, and the model learns one unless the wording asks for less."""
     wordings = {split: texts[number % len(texts)] for split in SPLITS if (texts := getattr(kind.wordings, split))}
     is_brief = bool(manner % 2)
     answers = task.answers if kind.checkable else []

@@ -33,9 +33,10 @@ def _meanings(sources: Sources) -> tuple[WordNet, dict[str, str], list[list[str]
 
 
 def synonyms(generator: Generator, sources: Sources) -> Iterator[Values]:
-    """Words with others of the same meaning; everyday words and every word of every meaning in WordNet are right.
+    """Words with their synonyms. Everyday synonyms are right, and so is each word that WordNet lists for any meaning.
 
-    Everyday words come first; then those whose main meaning the answer shares, the more frequent of two asking.
+    Everyday words come first, then words whose main meaning the answer shares. Each pair is asked once, about its more
+    frequent word.
     """
     net, group, same, _ = _meanings(sources)
     right: dict[str, list[str]] = {}
@@ -61,7 +62,7 @@ def synonyms(generator: Generator, sources: Sources) -> Iterator[Values]:
 
 
 def antonyms(generator: Generator, sources: Sources) -> Iterator[Values]:
-    """Words with their opposites; everyday words first, then those whose main meanings WordNet opposes."""
+    """Words with their opposites: everyday words first, then words whose main meanings are opposites in WordNet."""
     net, group, _, opposite = _meanings(sources)
     right: dict[str, list[str]] = {}
     for pair in opposite:
@@ -91,7 +92,7 @@ def read_forms(path: Path, lists: Lists) -> Forms:
 
 
 def _common(generator: Generator, sources: Sources, part: str, least: int) -> list[tuple[str, list[list[str]]]]:
-    """Common words with their forms, those used most earlier."""
+    """Common words with their forms, in a random order that favours frequent words."""
     net, forms = sources.read(read_wordnet, "wordnet"), sources.read(read_forms, "lemminflect")
     known = [word for word in net.common(least, part[0], longest=10) if (word, part) in forms]
     words = [word for word in known if net.count(word, part[0]) >= 0.5 * net.count(word)]
@@ -100,7 +101,7 @@ def _common(generator: Generator, sources: Sources, part: str, least: int) -> li
 
 
 def plurals(generator: Generator, sources: Sources) -> Iterator[Values]:
-    """Nouns that can be counted, with their plural; everyday nouns first."""
+    """Countable nouns with their plural, everyday nouns first."""
     forms, lists = sources.read(read_forms, "lemminflect"), sources.lists
     written = {row["noun"]: row["plural"] for row in lists["plurals"]}
     everyday = shuffled(generator, [w for w in (*written, *lists["everyday_nouns"]) if (w, "noun") in forms])
@@ -113,7 +114,7 @@ def plurals(generator: Generator, sources: Sources) -> Iterator[Values]:
 
 
 def past_tenses(generator: Generator, sources: Sources) -> Iterator[Values]:
-    """Verbs with their simple past in plain use; none where it is not clear which variant that is."""
+    """Verbs with their simple past. Verbs with several forms are left out, unless the first is the regular one."""
     left_out = {*sources.lists["odd_verbs"], *(row["shown"] for row in sources.lists["shown_verbs"])}
     for word, (past, *_) in _common(generator, sources, "verb", 8):
         if word not in left_out and (len(past) == 1 or (past and past[0].endswith("ed"))):
@@ -121,7 +122,7 @@ def past_tenses(generator: Generator, sources: Sources) -> Iterator[Values]:
 
 
 def adjectives(generator: Generator, sources: Sources, degree: int, ending: str, more: str) -> Iterator[Values]:
-    """Adjectives that take -er or -est; long ones may also be compared with more or most."""
+    """Adjectives with their -er or -est form. For longer ones, the form with `more` or `most` is right, too."""
     for word, forms in _common(generator, sources, "adj", 3):
         found, long = forms[degree], LONG.fullmatch(word)
         # A y between vowels, as in loyal, parts syllables; an e at the end is silent.

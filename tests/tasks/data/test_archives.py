@@ -6,6 +6,7 @@ import pytest
 from archive_files import files_below, link, make_tar, make_zip
 
 from llm.errors import UserError
+from tasks.data import archives
 from tasks.data.archives import unpack
 
 
@@ -59,6 +60,38 @@ def test_a_zip_that_holds_more_than_it_declares_writes_no_more_than_that(tmp_pat
     with pytest.raises(UserError, match=r"^bomb\.zip: not readable as an archive: Bad CRC-32"):
         unpack(archive, "*", tmp_path / "out", max_bytes=2_000)
     assert (tmp_path / "out/a").stat().st_size <= 1_000
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_tar_whose_name_is_a_bomb_is_refused(tmp_path, kind):
+    header = tarfile.TarInfo("a")
+    header.type, header.size = kind, 2**21
+    (tmp_path / "bomb.tar").write_bytes(header.tobuf() + bytes(header.size))
+    with pytest.raises(UserError, match=r"^bomb\.tar: not readable as an archive: a header of 2,097,152 bytes$"):
+        unpack(tmp_path / "bomb.tar", "*", tmp_path / "out")
+
+
+def test_members_that_no_pattern_asks_for_are_counted_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "READ", 1_000)
+    monkeypatch.setattr(archives, "MEMBERS", 5)
+    large = make_tar(tmp_path / "large.tar", {f"{number}.bin": bytes(600) for number in range(2)})
+    with pytest.raises(UserError, match=r"^large\.tar: its files are 1,200 bytes or more, over 1,000$"):
+        unpack(large, "*.txt", tmp_path / "out")
+    many = make_tar(tmp_path / "many.tar", {f"{number}.bin": b"" for number in range(6)})
+    with pytest.raises(UserError, match=r"^many\.tar: it has more than 5 members$"):
+        unpack(many, "*.txt", tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", [("a.txt", "a.txt"), ("a", "a/b"), ("a/b", "a")])
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_is_there_twice_is_refused(tmp_path, names, suffix):
+    path = tmp_path / f"twice.{suffix}"
+    with zipfile.ZipFile(path, "w") if suffix == "zip" else tarfile.open(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, "text") if suffix == "zip" else archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(UserError, match=rf"^twice\.{suffix}: member '{names[1]}' is there twice, as a file"):
+        unpack(path, "*", tmp_path / "out")
 
 
 def test_no_matching_member_and_a_broken_archive_are_errors(tmp_path):

@@ -44,10 +44,10 @@ def test_texts_of_punctuation_alone_are_not_all_the_same():
 
 
 def test_thousands_of_nearly_equal_texts_take_seconds():
-    began = time.monotonic()
-    found = leaders([f"{TEXT} {n}" for n in range(3_000)])
+    began = time.process_time()
+    found = leaders([f"{TEXT} {n}" for n in range(1_500)])
     assert not found.any()
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 10
 
 
 def test_one_dissenter_deletes_nothing_and_a_tie_leaves_the_text_out():

@@ -15,7 +15,8 @@ from tasks.data.textfiles import raw_files
 def test_a_text_alone_is_a_source_and_takes_what_is_there(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"one")
     fetched = fetch_source.fn(Source.model_validate(str(tmp_path / "a.txt")), tmp_path)
-    assert fetched["sha256"] == hashlib.sha256(b"one").hexdigest()
+    digest = hashlib.sha256(b"one").hexdigest()
+    assert fetched["sha256"] == Source(source="a.txt", sha256=digest.upper()).sha256 == digest
     assert (tmp_path / "a/a.txt").read_bytes() == b"one"
 
 
@@ -64,8 +65,8 @@ def test_a_name_that_is_no_utf_8_is_said(tmp_path):
         raw_files(tmp_path)
 
 
-@pytest.mark.parametrize("pattern", ["", "/*/*.txt"])
-def test_a_folder_that_is_linked_from_elsewhere_is_named_and_not_left_out(tmp_path, pattern):
+@pytest.mark.parametrize(("pattern", "target"), [("", "elsewhere"), ("/*/*.txt", "elsewhere"), ("", "elsewhere/b.txt")])
+def test_what_is_linked_from_elsewhere_is_named_and_not_left_out(tmp_path, pattern, target):
     for name in ("mine/2022/a.txt", "elsewhere/b.txt"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(name)
@@ -73,7 +74,7 @@ def test_a_folder_that_is_linked_from_elsewhere_is_named_and_not_left_out(tmp_pa
     (tmp_path / "mine/.hidden").symlink_to(tmp_path)
     (tmp_path / "mine/gone").symlink_to(tmp_path / "nowhere")
     assert len(find_files(f"{tmp_path}/mine", "mine").files) == 1
-    (tmp_path / "mine/2023").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "mine/2023").symlink_to(tmp_path / target)
     with pytest.raises(UserError, match=r"^mine: .*/mine/2023 is a link that leads out of its folder; copy what is"):
         find_files(f"{tmp_path}/mine{pattern}", "mine")
 

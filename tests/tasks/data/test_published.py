@@ -1,7 +1,5 @@
 import hashlib
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,29 +7,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from projects import CHATML, ROOT, environment, publish_small
+from huggingface_hub import close_session, constants
+from projects import CHATML, publish_small
 
 from llm.chat import Chat
 from llm.errors import UserError
 from llm.formats.huggingface import export_huggingface, load_pretrained
 from llm.formats.model_folder import load_model, read_config
-from tasks.data.published import published_tokenizer, published_weights, save_published, weights_digest
-
-pytestmark = pytest.mark.slow
+from tasks.data.published import (
+    PUBLISHED,
+    Hub,
+    published_tokenizer,
+    published_weights,
+    save_published,
+    weights_digest,
+)
+from tasks.data.remote import UnreachableError
 
 REPOSITORY, REVISION = "someone/tiny", "0123456789abcdef0123456789abcdef01234567"
-ASK = """
-import json, sys, time
-from llm.errors import UserError
-from tasks.data import published
-time.sleep = lambda seconds: None  # between the tries of the hub's client, half a minute in all
-published.PUBLISHED["tiny"] = published.Hub(*json.loads(sys.argv[1]))
-try:
-    tokens = published.published_tokenizer("tiny").encode("the cat")
-    print(json.dumps([str(published.published_weights("tiny")), tokens]))
-except UserError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +49,7 @@ def hub(published) -> Iterator[str]:
     """A hub on loopback that serves this one model at one commit."""
     root = f"/{REPOSITORY}/resolve/{REVISION}/"
 
-    class Hub(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             self._answer(body=False)
 
@@ -80,79 +73,73 @@ def hub(published) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Says nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-
-
-def ask(endpoint: str, cache: Path, sha256: str | None, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Get the model in a process that knows no other hub."""
-    variables = environment(HF_ENDPOINT=endpoint, HF_HOME=str(cache), HF_HUB_DISABLE_PROGRESS_BARS="1", **variables)
-    return subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps([REPOSITORY, REVISION, sha256])],
-        cwd=ROOT,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.fixture
+def get(monkeypatch, tmp_path):
+    """Get the model from a hub, into a cache of this test: the folder of its weights, and the tokens of a text."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the tries of the hub's client, half a minute
+
+    def from_hub(endpoint: str, sha256: str | None) -> tuple[Path, list[int]]:
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        )
+        monkeypatch.setitem(PUBLISHED, "tiny", Hub(REPOSITORY, REVISION, sha256))
+        return published_weights("tiny"), published_tokenizer("tiny").encode("the cat")
+
+    yield from_hub
+    close_session()
+
+
 @pytest.mark.parametrize("pinned", [True, False])
-def test_a_model_comes_from_the_hub_once_and_loads(hub, published, encoding, tmp_path, pinned):
+def test_a_model_comes_from_the_hub_once_and_loads(hub, published, encoding, get, pinned):
     digest = sha256(published / "model.safetensors") if pinned else None
-    done = ask(hub, tmp_path, digest)
-    assert done.returncode == 0, done.stderr
-    folder, tokens = json.loads(done.stdout)
+    folder, tokens = get(hub, digest)
     assert tokens == encoding.encode("the cat")
-    ours, _ = load_pretrained(Path(folder))
+    ours, _ = load_pretrained(folder)
     expected, _ = load_pretrained(published)
     assert all(torch.equal(*pair) for pair in zip(ours.parameters(), expected.parameters(), strict=True))
-    again = ask("http://127.0.0.1:9", tmp_path, digest)
-    assert again.stdout == done.stdout, again.stderr
+    assert get("http://127.0.0.1:9", digest) == (folder, tokens)
 
 
-def test_weights_with_another_hash_are_refused(hub, published, tmp_path):
-    done = ask(hub, tmp_path, "0" * 64)
-    assert done.returncode == 1
+def test_weights_with_another_hash_or_that_changed_in_the_cache_are_refused(hub, published, get):
     found = sha256(published / "model.safetensors")
-    reason = f"the sha256 of model.safetensors is {found}, expected is {'0' * 64}"
-    assert done.stderr.endswith(f"UserError: someone/tiny, commit 0123456: {reason}\n")
-
-
-def test_weights_that_changed_in_the_cache_are_refused_with_the_hub_away(hub, tmp_path):
-    done = ask(hub, tmp_path, None)
-    weights = Path(json.loads(done.stdout)[0]) / "model.safetensors"
-    expected = sha256(weights)
+    reason = "^someone/tiny, commit 0123456: the sha256 of model.safetensors is {}, expected is {}$"
+    with pytest.raises(UserError, match=reason.format(found, "0" * 64)):
+        get(hub, "0" * 64)
+    weights = get(hub, None)[0] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    done = ask("http://127.0.0.1:9", tmp_path, None)
-    reason = f"the sha256 of model.safetensors is {sha256(weights)}, expected is {expected}"
-    assert done.stderr.endswith(f"UserError: someone/tiny, commit 0123456: {reason}\n")
+    with pytest.raises(UserError, match=reason.format(sha256(weights), found)):
+        get("http://127.0.0.1:9", None)
 
 
 @pytest.mark.parametrize("fetched", [False, True])
-def test_a_hub_that_does_not_answer_is_said_in_a_line_with_the_way_out(hub, tmp_path, fetched):
-    linkless = {"HF_HUB_DISABLE_SYMLINKS": "1"}  # a cache that then knows no hash of what it holds
+def test_a_hub_that_does_not_answer_is_said_in_a_line_with_the_way_out(hub, get, monkeypatch, fetched):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)  # a cache that then knows no hash of what it holds
     if fetched:
-        assert ask(hub, tmp_path, None, **linkless).returncode == 0
-    done = ask("http://127.0.0.1:9", tmp_path, None, **linkless)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("UnreachableError: someone/tiny, commit 0123456: the hub doesn't give it (")
-    assert last.endswith("set HF_ENDPOINT to a mirror, or init_from to a local folder")
+        get(hub, None)
+    way_out = "set HF_ENDPOINT to a mirror, or init_from to a local folder"
+    reason = rf"^someone/tiny, commit 0123456: the hub doesn't give it \(.*; {way_out}$"
+    with pytest.raises(UnreachableError, match=reason):
+        get("http://127.0.0.1:9", None)
 
 
-def test_a_proxy_that_refuses_is_said_like_the_hub(hub, tmp_path):
-    done = ask("https://hub.invalid", tmp_path, None, HTTPS_PROXY=hub, NO_PROXY="")  # which knows no CONNECT
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("UnreachableError: someone/tiny, commit 0123456: the hub doesn't")
+def test_a_proxy_that_refuses_is_said_like_the_hub(hub, get, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", hub)  # which knows no CONNECT
+    monkeypatch.setenv("NO_PROXY", "")
+    close_session()
+    with pytest.raises(UnreachableError, match=r"^someone/tiny, commit 0123456: the hub doesn't"):
+        get("https://hub.invalid", None)
 
 
 def test_a_folder_of_ones_own_is_taken_as_it_is_and_known_by_its_bytes(published, encoding):

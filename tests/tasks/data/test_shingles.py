@@ -52,7 +52,7 @@ def test_texts_that_are_just_similar_enough_have_a_band_in_common(threshold):
 
 
 def test_of_thousands_of_equal_forms_few_pairs_are_compared():
-    forms = [f"dear customer {n} your order has been sent and will reach you within a week or so" for n in range(2_000)]
+    forms = [f"dear customer {n} your order has been sent and will reach you within a week or so" for n in range(500)]
     sets, asked = [shingles(form) for form in forms], []
 
     def some(rows):
@@ -61,7 +61,7 @@ def test_of_thousands_of_equal_forms_few_pairs_are_compared():
 
     first = first_of_groups(whole(sets), np.array([*map(len, sets)]), bands(sets, 0.6), some, 0.6)
     assert set(first) == {0}
-    assert sum(asked) < 3 * 2_000
+    assert sum(asked) < 3 * 500
 
 
 def test_forms_that_are_not_similar_enough_take_no_longer_the_more_are_known_to_differ():
@@ -74,13 +74,6 @@ def test_forms_that_are_not_similar_enough_take_no_longer_the_more_are_known_to_
     assert time.process_time() - start < 4  # seconds; with all that differ searched through each time 9
     assert first.tolist() == [*range(200)]
     assert same(sets[0], sets[1], 0.67)
-
-
-def test_texts_that_are_known_are_found_among_others_whatever_else_these_hold():
-    known = Known([shingles("one two three four five"), shingles("nothing of it")])
-    others = [shingles(text) for text in ("six seven eight nine", "One, two; three four!", "nothing of it")]
-    assert known.pairs(others, 0.6).tolist() == [[0, 1], [1, 2]]
-    assert known.pairs([], 0.6).shape == Known([]).pairs(others, 0.6).shape == (0, 2)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.8, 1.0])

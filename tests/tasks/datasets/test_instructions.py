@@ -78,11 +78,6 @@ def test_there_are_rows_of_every_kind_and_those_with_answers_are_checkable(table
     assert all(output == right[0] for output, right in zip(checkable["output"], checkable["answers"], strict=True))
 
 
-def test_the_same_seed_makes_the_same_table_and_another_seed_another(raw, table):
-    pd.testing.assert_frame_equal(table, read_instructions(raw, params()))
-    assert not table.equals(read_instructions(raw, params(seed=2)))
-
-
 def test_a_kind_has_as_many_rows_as_it_is_given(raw):
     table = read_instructions(raw, params(rows_a_kind=2, rows_of={"spam": 5, "synonym": 0}))
     counts = table["kind"].value_counts()
@@ -168,49 +163,6 @@ def test_own_rows_come_from_json_and_json_lines_with_what_else_they_carry(tmp_pa
         ["own", "question: say", "Say", "", "So", [], [], ""],
         ["own", "question: hi", "Add", "1, 2", "3", ["3", "three"], ["Hi", "Hello"], "Be brief."],
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.json", {}, r'a\.json: no string under "instruction"'),
-        ("a.json", [3], r"a\.json, row 1: '3' is no row with columns"),
-        ("a.jsonl", '{"messages": [{"role": "user", "content": "a"}]}', r"a\.jsonl, row 1: no answer of the assistant"),
-        (
-            "a.jsonl",
-            '{"messages": [{"role": "tool", "content": "a"}]}',
-            r"row 1: role 'tool' is not one of user, human",
-        ),
-        (
-            "a.jsonl",
-            '{"conversations": [{"from": "gpt", "value": ""}]}',
-            r"row 1: a turn of gpt without text under 'val",
-        ),
-        ("a.json", [{"instruction": "x", "output": 3}], r'a\.json, row 1: no string under "output"'),
-        ("a.jsonl", '{"instruction": "x", "output": "y"}\n{"output": "y"}', r'row 2: no string under "instruction"'),
-        ("a.jsonl", '{"instruction": "x", "input": 3, "output": "y"}', r'a\.jsonl, row 1: no string under "input"'),
-        ("a.json", [{"instruction": "x", "output": "y", "answers": "y"}], r'row 1: no list of texts under "answers"'),
-        (
-            "a.json",
-            [{"instruction": "x", "output": "y", "answers": ["y", "…"]}],
-            r"row 1: the answer '…' begins with no",
-        ),
-        ("a.json", [{"instruction": "x", "output": "y", "history": ["", "z"]}], r'no list of texts under "history"'),
-        ("a.json", [{"instruction": "x", "output": "y", "history": ["z"]}], r"row 1: 1 turns in history; user and"),
-        ("a.json", [{"instruction": "x", "output": "y", "system": 1}], r'row 1: no string under "system"'),
-        ("a.jsonl", "{", r"a\.jsonl, row 1: not JSON"),
-        ("a.yml", "conversations:\n- [a, b\n- c: d\n", r"a\.yml, row 3: not YAML: "),
-        ("a.yml", "conversations:\n- [Is it?, Yes]\n", r"a\.yml, conversation 1: True is not text; put it in quotes"),
-        ("a.yml", "talks: []\n", r"a\.yml: no list under `conversations`"),
-        ("a.txt", "Once", r"a\.txt: no table of instructions; they are read from csv, json, jsonl, parquet and Chat"),
-        ("index.sense", "", r"index\.sense: not in the form of wordnet that is expected: .*No such file.*data\.noun"),
-    ],
-)
-def test_what_cannot_be_read_is_named_by_file_row_and_reason(tmp_path, name, content, message):
-    write(tmp_path, f"mine/{name}", content)
-    with pytest.raises(UserError, match=message) as error:
-        read_instructions(tmp_path, params())
-    assert "\n" not in str(error.value)
 
 
 def test_the_expectations_hold_for_real_rows_and_tell_bad_ones(table, tmp_path):
@@ -321,29 +273,9 @@ def test_a_file_of_a_source_may_be_called_as_feedback_is(tmp_path):
     assert mine(tmp_path)["output"].tolist() == ["1", "2"]
 
 
-def test_rows_of_a_conversation_that_is_there_turn_by_turn_are_in_one_split(tmp_path):
-    rows = []
-    for talk in range(60):
-        said = []
-        for turn in range(3):
-            question, answer = f"What is {talk} and {turn}, and what is {talk * turn}?", f"It is {talk}, then {turn}."
-            rows.append({"instruction": question, "output": answer, "history": [*said]})
-            said += [question, answer]
-    write(tmp_path, "mine/a.json", rows)
-    table = read_instructions(tmp_path, params(rows_a_kind=0))
-    splits = split(table, text_hashes(table["group"]), params())
-    learned = {text for history in splits[splits["split"] == "train"]["history"] for text in history}
-    tested = splits[splits["split"] != "train"]
-    assert len(tested) >= 30
-    assert not learned & {*tested["instruction"]}
-    assert splits.groupby("group")["split"].agg(["size", "nunique"]).to_numpy().tolist() == [[3, 1]] * 60
+def test_rows_of_a_conversation_that_is_there_turn_by_turn_are_one_group(tmp_path):
+    said = ["Add\n1, 2", "3", "And 3?", "6", "And 4?", "10"]
     rows = [{"instruction": "Add", "input": "1, 2", "output": "3"}]
-    rows += [{"instruction": "And 3?", "output": "6", "history": ["Add\n1, 2", "3"]}]
+    rows += [{"instruction": said[n], "output": said[n + 1], "history": said[:n]} for n in (2, 4)]
     write(tmp_path, "mine/a.json", rows)
-    assert mine(tmp_path)["group"].tolist() == ["question: add 1 2"] * 2
-
-
-def test_code_stays_indented(tmp_path):
-    code = "    y = x + 1\n    return y"
-    write(tmp_path, "mine/a.json", [{"instruction": f"\n \n{code}\n\n", "input": "  x ", "output": f"{code} \n"}])
-    assert mine(tmp_path)[["instruction", "input", "output"]].to_numpy().tolist() == [[code, "x", code]]
+    assert mine(tmp_path)["group"].tolist() == ["question: add 1 2"] * 3

@@ -17,8 +17,7 @@ import mlflow
 import pytest
 from dvc.repo import Repo
 from filelock import FileLock
-from projects import git
-from real_servers import OPENS_STORE
+from projects import OPENS_STORE, git
 from small_models import make_models
 
 from tasks.registry.register import register_model
@@ -30,8 +29,8 @@ IGNORED = "mlflow.db*\n.threestage/\n.prefect/\nmlartifacts/\ntmp/\nremote/\n__p
 def enter(folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a copy of a project, with its store."""
     monkeypatch.chdir(shutil.copytree(folder, place, dirs_exist_ok=True, symlinks=True))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
     mlflow.set_tracking_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
     configure_tracking()  # the store has moved
 
 

@@ -108,9 +108,9 @@ def test_a_card_says_what_its_files_say(written):
     assert page.h1.get_text() == "threestage-mail"
     assert "It started from models/foundation ( b1.dir )." in text(page.p)
     assert rows(section(page, "Figures")) == [
-        ["f1 how well spam is found", "0.5000", "0.4000 to 0.6000", "0.4000", "+0.1000"],
-        ["accuracy", "0.7500", "", "", ""],
-        ["nearest_f1", "0.3000"],  # of another contender, in a table of its own
+        ["f1 how well spam is found", "0.500", "0.400 to 0.600", "0.400", "+0.100"],
+        ["accuracy", "0.750", "", "", ""],
+        ["nearest_f1", "0.300"],  # of another contender, in a table of its own
     ]
     assert text(section(page, "What it is for")) == "Sorting mail."
     assert section(page, "Pictures").img["alt"] == "Roc"
@@ -140,7 +140,7 @@ def test_the_short_card_has_figures_use_and_limits_and_the_same_files_give_the_s
     assert str(written()) == str(written())
     found = (tmp_path / "card.md").read_text()
     assert found.startswith("# threestage-mail\n\nMail, trained by `finetune@mail`")
-    assert "| f1 | 0.5000 |  |  |  |" in found
+    assert "| f1 | 0.500 |  |  |  |" in found
     assert "## What it is for\n\nSorting mail.\n" in found
 
 
@@ -148,7 +148,7 @@ def test_a_long_table_and_many_samples_end_and_say_where_the_rest_is(written):
     page = written()
     slices = section(page, "Slices")
     assert [each.get_text() for each in slices.find_all("th")] == ["by", "slice", "rows", "share", "none"]
-    assert rows(slices)[0] == ["words", "0 | to", "0", "0.5000", ""]
+    assert rows(slices)[0] == ["words", "0 | to", "0", "0.500", ""]
     assert len(rows(slices)) == 70
     assert text(slices).endswith("The first 70 of 90 rows; all are in evaluation/evidence/slices.csv .")
     samples = section(page, "Samples")
@@ -231,7 +231,7 @@ def test_a_version_has_its_card_and_a_better_card_makes_no_version(project, monk
     assert names == ["card/card.html", "card/card.md"]
     page = BeautifulSoup(mlflow.artifacts.load_text(f"runs:/{version.run_id}/card/card.html"), "lxml")
     assert page.h1.get_text() == "threestage-classifier"
-    assert ["f1", "0.5000", "", "0.9000", "-0.4000"] in rows(section(page, "Figures"))
+    assert ["f1", "0.500", "", "0.900", "-0.400"] in rows(section(page, "Figures"))
     assert ["machine.python", platform.python_version()] in rows(section(page, "Training"))
     lineage = rows(section(page, "Lineage"))
     assert ["training run in MLflow", training.info.run_id] in lineage

@@ -39,7 +39,7 @@ def test_the_tag_that_decides_is_named_first(project):
 def test_the_main_figures_stand_with_their_meaning_and_baseline(project):
     Path("tasks/applications/classifier/card.md").write_text(PROSE)
     table = [line for line in lines() if line.startswith("|")]
-    assert table[2:] == ["| f1 | 0.500 (0.4000 to 0.6000) | 0.300 | spam found; 1 is perfect |"]
+    assert table[2:] == ["| f1 | 0.500 (0.400 to 0.600) | 0.300 | spam found; 1 is perfect |"]
 
 
 def test_without_a_list_of_main_figures_the_first_five_are_shown(project):

@@ -73,8 +73,8 @@ def test_hidden_characters_and_those_that_turn_text_around_are_left_out(page):
 def test_numbers_are_right_aligned_and_as_long_as_they_need(page):
     assert table(("kind", "rows"), [("a", 3)], right=(1,)) == ["| kind | rows |", "|---|---:|", "| a | 3 |"]
     cells = rendered(page, rows=[("a", 0.25)]).find_all("td")
-    assert [(each.get_text(), each.get("class")) for each in cells] == [("a", None), ("0.2500", ["number"])]
-    assert [number(each) for each in (0.0, 0.00012345, 12, None, "x")] == ["0.0000", "0.00012", 12, "", "x"]
+    assert [(each.get_text(), each.get("class")) for each in cells] == [("a", None), ("0.250", ["number"])]
+    assert [number(each) for each in (0.0, 0.00012345, 12, None, "x")] == ["0.000", "0.00012", 12, "", "x"]
 
 
 def test_text_among_markup_keeps_its_quotes_and_bold_and_nothing_that_does_harm(page):

@@ -21,10 +21,10 @@ def test_the_closing_table_has_metrics_beside_their_baseline_and_the_version_of_
     lines = [" ".join(line.strip("│ ").replace("│", "").split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "Done in 9 min 5 s"
     for line in (
-        "foundation test_loss 3.2500 version 3, challenger",
-        "bits_per_byte 1.5000",
-        "classifier f1 0.9713 (baseline 0.9800) not registered",
-        "recall 0.9000",
+        "foundation test_loss 3.250 version 3, challenger",
+        "bits_per_byte 1.500",
+        "classifier f1 0.971 (baseline 0.980) not registered",
+        "recall 0.900",
         "assistant not evaluated version 1",
     ):
         assert line in lines

@@ -12,6 +12,7 @@ from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from app.errors import Unavailable
 from app.settings import Settings
 from app.versions import Versions
+from llm.objectives import CLASSIFY
 from tasks.registry.decide import approve, compared, history, model_state, roll_back, settle
 from tasks.registry.lineage import find_lineage
 from tasks.registry.register import register_model, registered
@@ -55,7 +56,7 @@ def test_a_download_of_the_app_goes_with_the_version(tracking_server, tmp_path, 
     before = {*tmp_path.iterdir()}
     versions = Versions(Settings())
     try:
-        loaded = versions.get("classifier")
+        loaded = versions.get("classifier", CLASSIFY)
         assert loaded.folder.is_relative_to(tmp_path)
         assert (loaded.folder / "model.safetensors").exists()
     finally:
@@ -64,7 +65,7 @@ def test_a_download_of_the_app_goes_with_the_version(tracking_server, tmp_path, 
     versions = Versions(Settings())
     try:
         with pytest.raises(Unavailable, match="ZeroDivisionError"):
-            versions.get("classifier")
+            versions.get("classifier", CLASSIFY)
     finally:
         versions.close(0)
     assert {*tmp_path.iterdir()} == before

@@ -105,7 +105,7 @@ def test_a_run_that_is_gone_or_of_another_store_holds_nothing(client):
 
 
 def test_the_models_of_a_namespace_are_all_found_and_no_others(mlflow_store, monkeypatch):
-    client = MlflowClient()
+    client = MlflowClient(f"sqlite:///{mlflow_store}")
     for name in ("team_a-m", "team_a-n", "team-m", "team_ab-m", "teamXa-m", "team.a-m", "threestage.anna-m", "m"):
         client.create_registered_model(name)
     for namespace, expected in (("team_a", ["m", "n"]), ("team", ["m"]), ("threestage", [])):

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,32 +13,28 @@ from tempfile import TemporaryDirectory
 import mlflow
 import pandas as pd
 import pytest
-import small_models
-import yaml
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils
 from projects import ROOT
-from small_models import TEXT
+from small_models import TEXT, write_model
 
 from tasks.registry.record import Record, read_record, write_record
 from tasks.registry.tracking import configure_tracking
+from tasks.review import comparison
+from tasks.review.answers import NoAnswerError
 from tasks.served import signature
 from tasks.stages.hashes import Hashes, md5_of
 
-DATASETS = {"assistant": "instructions", "classifier": "emails", "foundation": "corpus"}
+DATASETS = {"classifier": "emails", "foundation": "corpus"}
 WORDS = TEXT[0].split()
+WHOLE = {"git.commit": "a" * 40, "run.training": "b"} | {
+    f"git.dirty.{part}": "false" for part in ("code", "params.yaml", "dvc.yaml")
+}
 LOGGED = {
     "classifier": {"f1": 0.5, "f1_gain": 0.1, "f1_gain_low": 0.05, "f1_gain_high": 0.2, "baseline_f1": 0.4},
-    "assistant": {"exact_match": 0.1, "baseline_exact_match": 0.05, "nearest_exact_match": 0.2}
-    | {"response_loss": 2.0, "baseline_response_loss": 3.0},
     "foundation": {"bits_per_byte": 5.0, "bits_per_byte_low": 4.5, "bits_per_byte_high": 5.5}
     | {"baseline_bits_per_byte": 5.2, "ppmd_bits_per_byte": 5.3},
 }
-
-
-def write_model(folder: Path, model: str, seed: int) -> Path:
-    """A smaller model folder still; the foundation's context is less than a piece of text has."""
-    context = 64 if model == "foundation" else 256
-    return small_models.write_model(folder, model, seed, context_length=context, n_layer=1)
 
 
 def ship(folder: Path, changed: Mapping[str, tuple[str, str]]) -> list[str]:
@@ -55,25 +52,28 @@ def ship(folder: Path, changed: Mapping[str, tuple[str, str]]) -> list[str]:
 
 
 def register(
-    weights: Path, model: str, *, changed: Mapping[str, tuple[str, str]] | None = None, bare: bool = False, **facts: str
+    model: str, weights: Path | None = None, *, changed: Mapping[str, tuple[str, str]] | None = None, bare: bool = False
 ) -> str:
-    """A version as `register` leaves it, of logged metrics that are made up; `bare` ships no code. Its number.
+    """A version as `register` leaves it, of logged metrics that are made up. Its number.
 
-    `facts` are those of its record, with two underscores for a point.
+    With `weights` it can be loaded; `bare` ships no code.
     """
     configure_tracking()
     client, name = MlflowClient(), f"threestage-{model}"
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     with TemporaryDirectory() as folder, mlflow.start_run() as run:
-        logged = mlflow.pyfunc.log_model(
-            name=model,
-            python_model=str(ROOT / "tasks/served.py"),
-            code_paths=None if bare else ship(Path(folder), changed or {}),
-            artifacts={"model": str(weights)},
-            signature=signature(weights),
-            pip_requirements=["mlflow"],
-        )
+        source, model_id = run.info.artifact_uri, None
+        if weights:
+            logged = mlflow.pyfunc.log_model(
+                name=model,
+                python_model=str(ROOT / "tasks/served.py"),
+                code_paths=None if bare else ship(Path(folder), changed or {}),
+                artifacts={"model": str(weights)},
+                signature=signature(weights),
+                pip_requirements=["mlflow"],
+            )
+            source, model_id = logged.model_uri, logged.model_id
         mlflow.log_metrics(LOGGED[model])
         mlflow.log_params({"train.steps": 20, "train.seed": 1})
         Path(folder, "card.html").write_text("a card")
@@ -81,11 +81,9 @@ def register(
         Path(folder, "roc.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
         mlflow.log_artifact(f"{folder}/roc.svg", "evaluation/evidence")
     data = f"data/processed/{DATASETS[model]}"
-    hashes = Hashes({}, {data: md5_of(Path(data))}, {f"models/{model}": weights.parent.name})
-    named = {name.replace("__", "."): value for name, value in facts.items()}
-    write_record(run.info.run_id, Record("register", hashes, named))
-    version = client.create_model_version(name, logged.model_uri, run.info.run_id, model_id=logged.model_id)
-    return str(version.version)
+    hashes = Hashes({}, {data: md5_of(Path(data))}, {f"models/{model}": "m1.dir"})
+    write_record(run.info.run_id, Record("register", hashes, WHOLE))
+    return str(client.create_model_version(name, source, run.info.run_id, model_id=model_id).version)
 
 
 def set_deps(model: str, number: str, **deps: str) -> None:
@@ -124,46 +122,52 @@ def mails(count: int) -> pd.DataFrame:
     return table
 
 
-def questions(count: int) -> pd.DataFrame:
-    """Questions of two kinds, of which the first has answers that a rule checks."""
-    rows = [
-        {
-            "id": f"question-{n}",
-            "source": "here",
-            "kind": "counting" if n % 2 else "small_talk",
-            "wording": f"wording {n // 4}",
-            "instruction": " ".join(WORDS[n : n + 4]),
-            "input": "" if n % 3 else "the moon",
-            "output": "the cat sat",
-            "answers": ["the cat sat"] if n % 2 else [],
-            "history": ["hello", "how are you ?"] if n == 3 else [],
-            "system": "",
-        }
-        for n in range(count)
-    ]
-    return pd.DataFrame(rows)
-
-
 def write_project(folder: Path, corpus: Path) -> None:
-    """Test rows, parameters, dvc.lock and the report on the data's quality."""
+    """Test rows, parameters and the report on the data's quality."""
     shutil.copy(ROOT / "params.yaml", folder)
-    for dataset, table in (("emails", mails(40)), ("instructions", questions(12))):
-        (folder / "data/processed" / dataset).mkdir(parents=True)
-        table.to_parquet(folder / "data/processed" / dataset / "test.parquet")
+    (folder / "data/processed/emails").mkdir(parents=True)
+    mails(40).to_parquet(folder / "data/processed/emails/test.parquet")
     shutil.copytree(corpus, folder / "data/processed/corpus")
     (folder / "data/behavioural/emails").mkdir(parents=True)
     everyday = mails(8).head(6).assign(slice=["thanks"] * 3 + ["offers"] * 3, id=[f"everyday-{n}" for n in range(6)])
     everyday.drop(columns="source").to_json(folder / "data/behavioural/emails/test.jsonl", orient="records", lines=True)
-    stages = {}
     for dataset in DATASETS.values():
-        made = f"data/processed/{dataset}"
-        outs = [{"path": made, "md5": md5_of(folder / made)}]
-        stages[f"preprocess@{dataset}"] = {"cmd": "preprocess", "outs": outs}
         report = folder / "reports/quality" / dataset / "validation.json"
         report.parent.mkdir(parents=True)
         check = {"column": "label", "expectation": "expect_column_values_to_be_in_set", "success": True}
         report.write_text(json.dumps({"dataset": dataset, "success": True, "expectations": [check]}))
-    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+class Answering:
+    """Answers in this process: each version gives the rows of a table, or none. `acts` happen meanwhile."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, pd.DataFrame] = {}
+        self.asked: list[tuple[str, int]] = []
+        self.acts: list[Callable[[], object]] = []
+
+    def __call__(self, name: str, version: str | int, rows: pd.DataFrame, **_: object) -> tuple[pd.DataFrame, float]:
+        version = str(version)
+        self.asked.append((version, len(rows)))
+        while self.acts:
+            self.acts.pop()()
+        if version not in self.tables:
+            raise NoAnswerError(f"models:/{name}/{version} gives no answers")
+        return self.tables[version].loc[rows.index], 0.01
+
+
+def labelled(labels: pd.Series) -> pd.DataFrame:
+    """Answers of a classifier that gives these labels, each at a probability of 0.75."""
+    columns = {f"{label}_probability": labels.map({label: 0.75}).fillna(0.25) for label in ("ham", "spam")}
+    return pd.DataFrame({"label": labels, **columns, "error": None})
+
+
+@pytest.fixture
+def answering(monkeypatch) -> Answering:
+    """Versions answer in this process."""
+    answering = Answering()
+    monkeypatch.setattr(comparison, "answers", answering)
+    return answering
 
 
 @pytest.fixture(scope="session")
@@ -176,30 +180,43 @@ def reviewed_files(tmp_path_factory, token_files) -> Path:
 
 @pytest.fixture(scope="session")
 def reviewed(tmp_path_factory, reviewed_files) -> Path:
-    """A project in which the assistant and the foundation have two versions, the classifier four. Look at it only.
-
-    All versions of the classifier have the same weights. The second ships code that decides the other way, the third
-    ships none, and the fourth answers with the names of the environment variables that it sees.
-    """
+    """A project with two versions of the classifier and one of the foundation, which no test loads. Look at it only."""
     folder = shutil.copytree(reviewed_files, tmp_path_factory.mktemp("reviewed"), dirs_exist_ok=True)
     with inside(folder):
-        weights = write_model(folder / "made/c1/classifier", "classifier", 3)
-        other_way = ("labels[label], **{", "labels[1 - label], **{")
-        register(weights, "classifier")
-        register(weights, "classifier", changed={"llm/objectives/classifier/__init__.py": other_way})
-        register(weights, "classifier", bare=True)
+        for model in ("classifier", "classifier", "foundation"):
+            register(model)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory, reviewed_files) -> Path:
+    """A project with versions of the classifier that can be loaded: one answers with the names of the environment
+    variables that it sees, the other ships no code."""
+    folder = shutil.copytree(reviewed_files, tmp_path_factory.mktemp("shipped"), dirs_exist_ok=True)
+    with inside(folder):
+        weights = write_model(folder / "made/classifier", "classifier", 3, context_length=256, n_layer=1)
         seen = ("labels[label], **{", "' '.join(__import__('os').environ), **{")
-        register(weights, "classifier", changed={"llm/objectives/classifier/__init__.py": seen})
-        for model in ("assistant", "foundation"):
-            for number in (1, 2):
-                register(write_model(folder / f"made/{model}-{number}" / model, model, number), model)
+        register("classifier", weights, changed={"llm/objectives/classifier/__init__.py": seen})
+        register("classifier", weights, bare=True)
+    return folder
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go into a project's folder, with its store, for the rest of a test."""
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())  # MLflow's, of where runs were
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    configure_tracking()
     return folder
 
 
 @pytest.fixture
 def in_project(reviewed, monkeypatch) -> Path:
     """In that project, with its store."""
-    monkeypatch.chdir(reviewed)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{reviewed / 'mlflow.db'}")
-    configure_tracking()
-    return reviewed
+    return enter(reviewed, monkeypatch)
+
+
+@pytest.fixture
+def copied(reviewed, tmp_path, monkeypatch) -> Path:
+    """In a copy of the project, to change."""
+    return enter(shutil.copytree(reviewed, tmp_path / "project"), monkeypatch)

@@ -1,80 +1,106 @@
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pandas as pd
 import pytest
+import tiktoken
+import torch
 
 from llm.errors import UserError
+from llm.model.gpt import GPT
 from llm.objectives import load_for_inference
 from llm.objectives.classifier import serve
-from tasks.applications.classifier import review as classifier
+from llm.tokenizer import end_of_text
+from tasks.applications.classifier import review
 from tasks.review.answers import NoAnswerError, answers
+from tasks.review.ask import answer
+from tests.tasks.review.conftest import enter
 
 pytestmark = pytest.mark.slow
 
-
-def test_a_version_answers_each_row_in_its_order_and_says_why_it_answers_one_not(in_project):
-    rows = classifier.rows(in_project / "data/processed/emails")
-    found = answers("threestage-classifier", "1", rows[["subject", "body"]])
-    model, encoding = load_for_inference(in_project / "made/c1/classifier")
-    asked = rows[["subject", "body"]].to_dict("records")
-    expected = pd.DataFrame(serve(model, encoding, asked), index=rows.index)
-    assert found.table["label"].fillna("").tolist() == expected["label"].fillna("").tolist()
-    assert found.table["spam_probability"].tolist()[:39] == pytest.approx(expected["spam_probability"].tolist()[:39])
-    assert found.table["error"].notna().tolist() == [n == 39 for n in range(46)]
-    assert found.seconds > 0
+NAME = "threestage-classifier"
+SEES_ENVIRONMENT, SHIPS_NO_CODE = "1", "2"
+ROW = pd.DataFrame({"subject": ["the cat"], "body": ["sat"]})
 
 
-def test_a_version_that_ships_no_code_gives_no_answers_rather_than_ours(in_project, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))  # where this process finds the project
-    row = pd.DataFrame({"subject": ["the cat"], "body": ["sat"]})
-    reason = r"^models:/threestage-classifier/3 gives no answers: .*(does not ship all of its code|No module named)"
-    with pytest.raises(NoAnswerError, match=reason):
-        answers("threestage-classifier", "3", row)
+@pytest.fixture
+def in_shipped(shipped, monkeypatch) -> Path:
+    return enter(shipped, monkeypatch)
 
 
-def test_a_version_that_takes_too_long_gives_no_answers(in_project):
-    row = pd.DataFrame({"subject": ["the cat"], "body": ["sat"]})
-    with pytest.raises(NoAnswerError, match=r"^models:/threestage-classifier/1 did not answer 1 rows within 0.05 sec"):
-        answers("threestage-classifier", "1", row, within=0.05)
-
-
-def test_the_code_of_a_version_sees_no_secret_of_this_environment(in_project, monkeypatch):
+def test_a_version_answers_by_its_own_code_which_sees_no_secret_of_this_environment(in_shipped, monkeypatch):
     secrets = ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "THREESTAGE_API_KEYS")
-    for name in secrets:
-        monkeypatch.setenv(name, "secret")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    found = answers("threestage-classifier", "4", pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
-    seen = found.table["label"][0].split()
-    assert {"PATH", "HOME", "OMP_NUM_THREADS"} <= {*seen}
-    assert not {*secrets, "PYTHONPATH"} & {*seen}
+    for name in (*secrets, "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    rows = review.rows(in_shipped / "data/processed/emails")
+    found, seconds = answers(NAME, SEES_ENVIRONMENT, rows[["subject", "body"]])
+    asked = rows[["subject", "body"]].to_dict("records")
+    expected = pd.DataFrame(serve(*load_for_inference(in_shipped / "made/classifier"), asked), index=rows.index)
+    assert found["spam_probability"].tolist()[:39] == pytest.approx(expected["spam_probability"].tolist()[:39])
+    assert found["error"].notna().tolist() == [n == 39 for n in range(46)]
+    seen = {*found["label"][0].split()}
+    assert {"PATH", "HOME", "OMP_NUM_THREADS"} <= seen
+    assert not {*secrets, "PYTHONPATH"} & seen
+    assert seconds > 0
 
 
-def test_a_store_that_is_away_says_nothing_about_the_version_and_its_password_is_not_told(monkeypatch):
+def test_a_version_that_ships_no_code_gives_no_answers_rather_than_ours(in_shipped, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))  # where this process finds the project
+    reason = r"^models:/threestage-classifier/2 gives no answers: .*(does not ship all of its code|No module named)"
+    with pytest.raises(NoAnswerError, match=reason):
+        answers(NAME, SHIPS_NO_CODE, ROW)
+
+
+@pytest.mark.parametrize(
+    ("number", "within", "reason"),
+    [(SEES_ENVIRONMENT, 0.05, "did not answer within 0.05 seconds"), ("9", 60, "gives no answers: ")],
+)
+def test_a_version_that_takes_too_long_or_whose_files_are_gone_gives_no_answers(in_shipped, number, within, reason):
+    with pytest.raises(NoAnswerError, match=f"^models:/{NAME}/{number} {reason}"):
+        answers(NAME, number, ROW, within=within)
+
+
+def test_a_store_that_is_away_says_nothing_about_the_version_and_its_password_is_not_shown(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri("http://ada:secret@127.0.0.1:9")
     try:
         with pytest.raises(UserError, match=r"127\.0\.0\.1:9") as raised:
-            answers("threestage-classifier", "1", pd.DataFrame({"subject": ["the cat"], "body": ["sat"]}))
+            answers(NAME, "1", ROW)
     finally:
         mlflow.set_tracking_uri(None)
     assert not isinstance(raised.value, NoAnswerError)
     assert "secret" not in str(raised.value)
 
 
-def test_a_version_whose_files_are_gone_gives_no_answers(in_project):
-    with pytest.raises(NoAnswerError, match=r"^models:/threestage-classifier/9 gives no answers: "):
-        answers("threestage-classifier", "9", pd.DataFrame({"subject": ["the cat"]}))
-
-
-@pytest.mark.parametrize(("ended_by", "of_the_version"), [("SIGKILL", False), ("SIGSEGV", True)])
-def test_what_ends_its_process_from_outside_says_nothing_about_the_version_either(
-    in_project, tmp_path, monkeypatch, ended_by, of_the_version
+@pytest.mark.parametrize(("signal", "of_the_version"), [("SIGKILL", False), ("SIGSEGV", True)])
+def test_a_process_that_is_killed_from_outside_says_nothing_about_the_version_either(
+    in_shipped, tmp_path, monkeypatch, signal, of_the_version
 ):
     ask = tmp_path / "ask.py"
-    ask.write_text(f"import os, signal; os.kill(os.getpid(), signal.{ended_by})")
+    ask.write_text(f"import os, signal; os.kill(os.getpid(), signal.{signal})")
     monkeypatch.setattr("tasks.review.answers.ASK", ask)
     with pytest.raises(UserError, match=r"signal \d+ ended its process") as raised:
-        answers("threestage-classifier", "1", pd.DataFrame({"subject": ["the cat"]}))
+        answers(NAME, SEES_ENVIRONMENT, ROW)
     assert isinstance(raised.value, NoAnswerError) == of_the_version
+
+
+def bits(model: GPT, encoding: tiktoken.Encoding, text: str) -> float:
+    """The bits in which a model writes a text: of each token's chance, in windows of the model's context."""
+    tokens, found, context = [end_of_text(encoding), *encoding.encode_ordinary(text)], 0.0, model.config.context_length
+    for first in range(0, len(tokens) - 1, context):
+        part = torch.tensor(tokens[first : first + context + 1])
+        with torch.inference_mode():
+            chances = model(part[None, :-1])[0].double().softmax(-1)
+        found -= chances[range(len(part) - 1), part[1:]].log2().sum().item()
+    return found
+
+
+def test_a_foundation_is_asked_for_the_bits_in_which_it_writes_a_text(make_gpt, encoding):
+    model, texts = make_gpt(), ["the cat sat on the mat . " * 9, "a bird"]
+    assert len(encoding.encode_ordinary(texts[0])) > model.config.context_length
+    loaded = SimpleNamespace(unwrap_python_model=lambda: SimpleNamespace(model=model, encoding=encoding))
+    found = answer(loaded, "bits", [{"text": text} for text in texts], {})
+    assert [each["bits"] for each in found] == pytest.approx([bits(model, encoding, text) for text in texts], rel=1e-4)

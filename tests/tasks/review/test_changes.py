@@ -5,29 +5,15 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from mlflow.entities.model_registry import ModelVersion
+from mlflow import MlflowClient
 from projects import git
 
-from tasks.registry.record import Record, write_record
+from tasks.registry.record import Record
 from tasks.registry.tracking import configure_tracking
-from tasks.review.changes import changes, evaluated_rows, made_from, splits
+from tasks.review.changes import Origin, changed, changed_code
 from tasks.stages.hashes import Hashes
 
-pytestmark = pytest.mark.usefixtures("mlflow_store")
-
-
-def version(number: str, params: dict[str, object] | None = None, rows: int = 0, **given: object) -> ModelVersion:
-    """A version with parameters, splits of so many rows, and a record with a `commit`, `deps` and `outs`."""
-    configure_tracking()
-    with mlflow.start_run() as run, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow.log_params(params or {})
-        for split in ("test", "train") if rows else ():
-            table = pd.DataFrame({"text": ["a"] * rows})
-            mlflow.log_input(mlflow.data.from_pandas(table, name="emails", digest=f"{split}{rows}"), context=split)
-    hashes = Hashes({}, given.get("deps", {}), given.get("outs", {}))
-    write_record(run.info.run_id, Record("register", hashes, {"git.commit": given.get("commit", "none")}))
-    return ModelVersion("threestage-classifier", number, 0, run_id=run.info.run_id)
+MADE, LEARNED = "models/classifier", "data/processed/emails"
 
 
 @pytest.fixture
@@ -49,51 +35,44 @@ def commits(tmp_path, monkeypatch) -> list[str]:
 
 
 def test_commits_between_two_versions_are_named_and_their_files_of_code_counted(commits):
-    found = changes(version("2", commit=commits[2]), version("1", commit=commits[0]))
-    assert found.commits == [f"{commits[2][:7]} A *better* one", f"{commits[1][:7]} Notes"]
-    assert found.code == f"`git diff {commits[0][:10]} {commits[2][:10]}` shows 1 changed files of code."
-
-
-@pytest.mark.parametrize(
-    ("before", "said"),
-    [
-        (None, "The same commit."),
-        ("none", "none or "),
+    listed, code = changed_code(commits[0], commits[2])
+    assert listed == [f"{commits[2][:7]} A *better* one", f"{commits[1][:7]} Notes"]
+    assert code == f"`git diff {commits[0][:10]} {commits[2][:10]}` shows 1 changed files of code."
+    for before, sentence in (
+        (commits[2], "The same commit."),
+        ("none", f"Not both commits are known: none and {commits[2]}."),
         ("0" * 40, "This repository lacks 0000000000 or "),
-        ("--output=x", "--output=x or "),
-    ],
-)
-def test_commits_that_are_the_same_or_not_known_here_are_said(commits, before, said):
-    found = changes(version("2", commit=commits[0]), version("1", commit=before or commits[0]))
-    assert found.code.startswith(said)
+        ("--output=x", "Not both commits are known: --output=x and "),
+    ):
+        listed, code = changed_code(before, commits[2])
+        assert code.startswith(sentence)
+        assert listed == []
     assert not Path("x").exists()
-    assert found.commits == []
 
 
-def test_hashes_that_differ_are_shown_and_those_that_do_not_are_not(commits):
-    made, learned = "models/classifier", "data/processed/emails"
-    challenger = version("2", deps={learned: "d1"}, outs={made: "m2"})
-    champion = version("1", deps={learned: "d1"}, outs={made: "m1"})
-    assert made_from(challenger) == {"from data/processed/emails": "d1", "made models/classifier": "m2"}
-    assert changes(challenger, champion).data == [("made models/classifier", "m1", "m2")]
-    assert changes(challenger, version("1")).data[0] == ("from data/processed/emails", "-", "d1")
+def test_hashes_that_differ_are_shown_and_those_that_do_not_are_not():
+    after, before = (Origin(None, Record("register", Hashes({}, {LEARNED: "d1"}, {MADE: md5}), {})) for md5 in "ba")
+    assert after.data == {f"from {LEARNED}": "d1", f"made {MADE}": "b"}
+    assert changed(before.data, after.data) == [(f"made {MADE}", "a", "b")]
+    assert changed({}, after.data)[0] == (f"from {LEARNED}", "-", "d1")
 
 
-def test_parameters_and_splits_that_differ_are_those_of_the_versions_runs():
-    before, after = (version("1", {"train.steps": steps, "train.seed": 1}, rows) for steps, rows in ((900, 3), (20, 4)))
-    found = changes(after, before)
-    assert found.parameters == [("train.steps", "900", "20")]
-    assert splits(after) == {"test": "4 rows, test4", "train": "4 rows, train4"}
-    assert found.data[1] == ("split train", "3 rows, train3", "4 rows, train4")
+def test_parameters_and_test_rows_are_those_of_the_versions_run(mlflow_store):
+    def origin(rows: int, emails: str = "a", mails: str = "a") -> Origin:
+        with mlflow.start_run() as run, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mlflow.log_params({"train.steps": 20})
+            for split in ("test", "train") if rows else ():
+                table = pd.DataFrame({"text": ["a"] * rows})
+                mlflow.log_input(mlflow.data.from_pandas(table, name="emails", digest=f"{split}{rows}"), context=split)
+        hashes = Hashes({}, {LEARNED: emails, "data/behavioural": mails}, {})
+        return Origin(MlflowClient().get_run(run.info.run_id), Record("register", hashes, {}))
 
-
-def test_the_same_test_rows_are_the_same_split_and_the_same_other_data():
-    def rows(emails: str, mails: str, count: int = 3) -> object:
-        deps = {"data/processed/emails": emails, "data/behavioural": mails}
-        return evaluated_rows(version("1", rows=count, deps=deps))
-
-    assert rows("a", "a") == rows("b", "a")  # train may differ
-    assert rows("a", "a") != rows("a", "b")
-    assert rows("a", "a") != rows("a", "a", 4)
-    assert rows("a", "b", 0) == {"data/processed/emails": "a", "data/behavioural": "b"}
-    assert evaluated_rows(version("1")) is None
+    configure_tracking()
+    three = origin(3)
+    assert three.parameters == {"train.steps": "20"}
+    assert three.test_rows == origin(3, emails="b").test_rows  # train may differ
+    assert three.test_rows != origin(3, mails="b").test_rows
+    assert three.test_rows != origin(4).test_rows
+    assert origin(0, mails="b").test_rows == {LEARNED: "a", "data/behavioural": "b"}
+    assert Origin(None, Record("register", Hashes({}, {}, {}), {})).test_rows is None

@@ -23,8 +23,7 @@ from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from projects import NO_COMPILER, change_params
-from real_servers import OPENS_STORE
+from projects import NO_COMPILER, OPENS_STORE, change_params
 
 from llm.errors import UserError, UserFileError
 from llm.training.checkpoint import Checkpoints

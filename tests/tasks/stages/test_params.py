@@ -14,8 +14,8 @@ from flows import fetch
 from tasks.applications import evaluation, training
 from tasks.data.gates import Gates as DataGates
 from tasks.datasets import find as find_dataset
-from tasks.review.gates import Gates
 from tasks.stages.params import (
+    Gates,
     application_names,
     check_outline,
     check_params,

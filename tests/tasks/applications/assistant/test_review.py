@@ -36,7 +36,7 @@ def test_a_rule_checks_what_it_can_and_the_others_have_rouge(asked):
     answers = pd.DataFrame({"output": ["Two.", "4", "the cat sat", None], "error": [None, None, None, "too long"]})
     found = score(asked, answers)
     assert found["score"].tolist() == pytest.approx([1, 0, 2 / 3, 0])  # of 3 and 6 words 3 are common: F is 6 / 9
-    assert found["said"].tolist() == ["Two.", "4", "the cat sat", "no answer: too long"]
+    assert found["answer"].tolist() == ["Two.", "4", "the cat sat", "no answer: too long"]
     assert {name: sample.value for name, sample in measure(asked, answers).items()} == pytest.approx(
         {"exact_match": 0.5, "contains_answer": 0.5, "rouge_l": 1 / 3}
     )
@@ -48,15 +48,15 @@ def test_a_rule_checks_what_it_can_and_the_others_have_rouge(asked):
 
 def test_intervals_of_a_review_resample_wordings_as_those_of_the_evaluation_do(asked):
     rows = pd.concat([asked.iloc[:1]] * 24, ignore_index=True).assign(wording=["a"] * 12 + ["b"] * 12)
-    answers = [pd.DataFrame({"output": said, "error": None}) for said in (["2"] * 12 + ["3"] * 12, ["3"] * 24)]
+    answers = [pd.DataFrame({"output": texts, "error": None}) for texts in (["2"] * 12 + ["3"] * 12, ["3"] * 24)]
     mine, its = (measure(rows, each) for each in answers)
-    found = metrics_of({}, None, mine, its)["exact_match"]
+    found = metrics_of({"exact_match": 0.5}, None, mine, (mine, its))["exact_match"]
     assert (found.low, found.high) == (found.to_champion.low, found.to_champion.high) == (0.0, 1.0)
 
 
 def test_answers_are_read_from_what_the_evaluation_wrote(asked, tmp_path):
-    said = ["=1+1", "NA", "the cat sat", ""]
-    test = pd.read_parquet(tmp_path / "test.parquet").assign(answer=said)
+    written = ["=1+1", "NA", "the cat sat", ""]
+    test = pd.read_parquet(tmp_path / "test.parquet").assign(answer=written)
     for who in ("", *OTHERS):
         test[f"{who}answer"] = test.get(f"{who}answer", "")
         test = test.assign(**{f"{who}{column}": False for column in COLUMNS.values()})
@@ -66,7 +66,7 @@ def test_answers_are_read_from_what_the_evaluation_wrote(asked, tmp_path):
     assert evidence(asked, tmp_path) is None
     _write_evidence(test, checkable, Evaluate(batch_size=1, max_new_tokens=9), tmp_path)
     found, baseline = evidence(asked, tmp_path)
-    assert found["output"].tolist() == said
+    assert found["output"].tolist() == written
     assert found["error"].isna().all()
     assert baseline == {("kind", "a"): 0.5, ("kind", "b"): 0.5}  # one of two right; ROUGE-L
 

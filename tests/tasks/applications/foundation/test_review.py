@@ -9,14 +9,10 @@ def test_a_text_is_cut_between_words_and_nothing_is_lost():
     assert all(piece.startswith("word") for piece in found)
 
 
-def test_a_word_longer_than_a_piece_is_cut_within():
+def test_a_word_longer_than_a_piece_is_cut_within_and_an_empty_text_has_no_pieces():
     found = pieces("a" * (2 * PIECE + 5))
     assert "".join(found) == "a" * (2 * PIECE + 5)
     assert max(map(len, found)) <= PIECE
-
-
-def test_a_short_text_is_one_piece_and_none_has_none():
-    assert pieces("x") == ["x"]
     assert pieces(" a\n\nb ") == ["a\n\nb"]
     assert pieces("  ") == []
 

@@ -58,8 +58,8 @@ def test_what_is_no_personal_data_stays(text):
 @pytest.mark.parametrize("part", ["a.", "1", "1 ", "@a", "+1-", "DE12 ", "(", "a@b."])
 def test_no_text_takes_long(part):
     start = time.process_time()
-    mask(part * 200_000)
-    assert time.process_time() - start < 20
+    mask(part * 50_000)
+    assert time.process_time() - start < 5
 
 
 def test_the_rows_that_are_chosen_are_masked_in_every_text_and_examples_show_no_one():

@@ -3,8 +3,6 @@ import logging
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tasks.data.cleaning.record import COLUMNS, EXAMPLES, KEPT, RULES, changed, drop, left_out, recorded
 from tasks.data.textfiles import tidy
@@ -110,14 +108,3 @@ def test_of_a_long_line_the_example_shows_where_it_differs():
     (example,) = record.examples["characters"]
     assert example["before"] == "a" * 39 + "&amp;b\nand so on"
     assert example["after"] == "a" * 39 + "&b\nand so on"
-
-
-ALIKE = st.lists(st.sampled_from(["a", "b", " ", "  ", "\n", "\x1f", "\u2003", "é"]), max_size=8).map("".join)
-
-
-@settings(max_examples=2_000)
-@given(ALIKE, ALIKE, ALIKE)
-def test_texts_that_differ_in_spaces_alone_are_not_changed(same, one, other):
-    with recorded() as record:
-        changed("characters", same + one, same + other)
-    assert bool(record.changes) == ((same + one).split() != (same + other).split())

@@ -1,7 +1,19 @@
 import pandas as pd
+import pytest
 
 from tasks.data.cleaning.record import recorded
-from tasks.data.cleaning.rules import repeated_lines, within_lengths, without_repetition
+from tasks.data.cleaning.rules import (
+    SHORTEST,
+    UNKNOWN,
+    in_languages,
+    language_of,
+    long_lines,
+    repeated_lines,
+    shares_before,
+    within_lengths,
+    without_known_lines,
+    without_repetition,
+)
 
 
 def test_a_row_with_a_field_too_long_or_empty_is_left_out_with_the_reason():
@@ -24,3 +36,76 @@ def test_a_text_that_says_the_same_again_and_again_is_left_out_and_a_refrain_is_
     with recorded() as record:
         assert without_repetition(table, table["text"])["id"].tolist() == ["song", "short"]
     assert record.quarantine()["reason"].tolist() == ["95% of its lines repeat others"]
+
+
+TEXTS = {
+    "en": "Dear Anna, thank you for the invitation; we would be glad to come on Tuesday, and we will bring the cake.",
+    "de": "Liebe Anna, vielen Dank für die Einladung; wir kommen am Dienstag sehr gerne und bringen den Kuchen mit.",
+    "nl": "Beste Anna, bedankt voor de uitnodiging; we komen dinsdag heel graag en nemen de taart voor iedereen mee.",
+    "fr": "Chère Anna, merci beaucoup pour ton invitation ; nous viendrons mardi avec plaisir et le gâteau promis.",
+}
+
+
+def test_the_language_of_a_text_is_told_where_it_is_long_enough_and_certain():
+    assert {language: language_of(text) for language, text in TEXTS.items()} == {each: each for each in TEXTS}
+    assert language_of(TEXTS["de"][: SHORTEST - 1]) == UNKNOWN
+    assert language_of("0123456789 " * 20) not in TEXTS
+
+
+def test_rows_in_other_languages_are_left_out_where_some_are_named():
+    table = pd.DataFrame({"id": [*TEXTS, "short"], "text": [*TEXTS.values(), "Bonjour"]})
+    with recorded() as record:
+        assert in_languages(table, table["text"], ()).equals(table)
+        assert record.quarantine().empty
+    with recorded() as record:
+        assert in_languages(table, table["text"], ["en", "nl"])["id"].tolist() == ["en", "nl", "short"]
+    assert record.quarantine()[["id", "rule", "reason"]].to_numpy().tolist() == [
+        ["de", "language", "it is in de"],
+        ["fr", "language", "it is in fr"],
+    ]
+
+
+def test_a_language_that_is_none_is_named():
+    with pytest.raises(ValueError, match=r"^languages: 'english' is no code of ISO 639 that is known; en and pt are$"):
+        in_languages(pd.DataFrame({"text": []}), pd.Series([], dtype=object), ["en", "english"])
+
+
+ASKED = "Does anybody know how to mount a disk that another system wrote?\nIt says that the superblock is broken."
+REPLY = (
+    "Yes.\n" + "\n".join(f"> {line}" for line in ASKED.split("\n")) + "\nRun the check of the file system before it."
+)
+THIRD = "Thanks, that did it!\n> Run the check of the file system before it."
+OTHER = "The minutes of Tuesday's meeting are attached, please read them.\nSee you on Friday at the usual place."
+
+
+def test_a_line_is_the_same_however_often_it_is_quoted():
+    assert long_lines(REPLY) == {
+        "does anybody know how to mount a disk that another system wrote",
+        "run the check of the file system before it",
+    }
+    assert long_lines("_" * 60 + "\nshort") == set()
+
+
+def test_what_stands_in_splits_before_is_measured_and_left_out():
+    table = pd.DataFrame({"id": list("abcd"), "text": [ASKED, REPLY, OTHER, OTHER + "\n" + ASKED]})
+    table["split"] = ["train", "test", "test", "validation"]
+    assert shares_before(table, table["text"]).tolist() == [0, 0.5, 1, 0.5]
+    with recorded() as record:
+        kept = without_known_lines(table, table["text"])
+    assert kept["id"].tolist() == ["a"]
+    assert record.quarantine()["reason"][0] == "50% of its long lines stand in splits before"
+
+
+NOTE = "This message may be confidential, and is for nobody but whom it is addressed to."
+
+
+def mails(rows: int, signed: int) -> pd.Series:
+    texts = [f"The minutes of day {n} are attached, please read all of them by {n}.\n" for n in range(rows)]
+    return pd.Series([text + NOTE * (n < signed) for n, text in enumerate(texts)])
+
+
+def test_a_line_that_many_mails_end_with_is_not_held_against_a_mail():
+    text = mails(100, 60)
+    short = pd.Series([f"See you at {n}.\n{NOTE}" for n in range(5)])
+    table = pd.DataFrame({"split": ["train"] * 100 + ["test"] * 5})
+    assert shares_before(table, pd.concat([text, short], ignore_index=True)).tolist() == [0] * 105

@@ -1,0 +1,183 @@
+"""/classify: labels for mails, one or thousands, as text, as raw messages or as .eml files."""
+
+import math
+import re
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from app.api.schema import Closed
+from app.api.v1 import ERRORS
+from app.clients import network_of
+from app.errors import Gone, RequestError, Timeout
+from app.metrics import EMAILS
+from app.versions import Loaded
+from llm.objectives import CLASSIFY
+from llm.objectives.classifier import Classifier, email_text, explain, predict
+from tasks.data.formats.mails import message_bytes
+from tasks.served import cleaning_module
+
+AT_ONCE = 64
+"""Mails of a request that are read before it is another request's turn."""
+MOST_EXPLAINED = 16
+"""An explanation costs as much as a hundred mails."""
+LONGEST_EXPLAINED = 50_000
+"""Characters of a mail with an explanation, for which it is read a hundred times."""
+MOST_SECONDS = 60.0
+"""Time in which AT_ONCE mails must become text, as other requests wait for their turn."""
+SECOND_MESSAGE = re.compile(rb"\n\r?\nFrom \S{1,300} .{10,60}\d{4}\r?\n")
+"""The beginning of another message in an mbox."""
+
+router = APIRouter(tags=["email"], responses=ERRORS)
+
+
+class Email(Closed):
+    """A mail: subject and body, or the whole `message`."""
+
+    subject: str | None = None
+    body: str | None = None
+    message: str | None = None
+    """A raw message: headers, an empty line, and the rest."""
+
+
+class ClassifyRequest(Closed):
+    """Mails to classify."""
+
+    emails: list[Email] = Field(min_length=1, max_length=10_000, fail_fast=True)
+    model: str | None = Field(default=None, max_length=200)
+    """As in /v1: `classifier` is its champion, `classifier/3` a version."""
+    explain: int = Field(default=0, ge=0, le=100)
+    """Number of words to list that moved each decision most; for at most 16 mails of 50,000 characters."""
+
+
+class Moved(BaseModel):
+    """A piece of a mail and by how much it raises the log-odds of the label."""
+
+    text: str
+    effect: float
+
+
+class Verdict(BaseModel):
+    """The label of a mail, or why it has none."""
+
+    name: str | None = None
+    """The name of its file."""
+    label: str | None = None
+    probability: float | None = None
+    """Of this label."""
+    probabilities: dict[str, float] | None = None
+    moved_by: list[Moved] | None = None
+    """The strongest pieces first; above zero they speak for the label."""
+    error: str | None = None
+
+
+class Classification(BaseModel):
+    """A verdict for each mail, in their order."""
+
+    model: str
+    """The version that answers, such as `threestage-classifier/3`."""
+    threshold: float | None
+    """A mail gets the last label if its probability is above this; null takes the likeliest."""
+    labels: list[str]
+    verdicts: list[Verdict]
+
+
+@router.post("/classify", summary="Classify mails")
+async def classify(request: Request, body: ClassifyRequest) -> Classification:
+    """A verdict for each mail; one that can't be read has an error, and the others have their verdicts."""
+    loaded = await request.app.state.loader.get(body.model, CLASSIFY)
+    rows = [each.model_dump(exclude_none=True) for each in body.emails]
+    return await _classified(request, loaded, rows, body.explain)
+
+
+@router.post("/classify/files", summary="Classify .eml files")
+async def classify_files(
+    request: Request,
+    files: Annotated[list[UploadFile], File(description="Messages as mail programs save them", max_length=1000)],
+    model: Annotated[str | None, Form(max_length=200)] = None,
+    explain: Annotated[int, Form(ge=0, le=100)] = 0,
+) -> Classification:
+    """The same for files. The answer repeats their names, which are used for nothing else."""
+    loaded = await request.app.state.loader.get(model, CLASSIFY)
+    found = await _classified(request, loaded, [_row(await each.read()) for each in files], explain)
+    for verdict, file in zip(found.verdicts, files, strict=True):
+        verdict.name = file.filename
+    return found
+
+
+def _row(content: bytes) -> dict[str, Any]:
+    """A file as a row, or the error if it is not one message."""
+    content = message_bytes(content)
+    if b"\0" in content:
+        return {"error": "it is no text"}
+    if content.startswith(b"From ") and SECOND_MESSAGE.search(content):
+        return {"error": "it has several messages: each must be a file of its own"}
+    return {"message": content}
+
+
+async def _classified(request: Request, loaded: Loaded, rows: list[dict[str, Any]], explained: int) -> Classification:
+    settings, began = request.app.state.settings, time.monotonic()
+    if explained and len(rows) > MOST_EXPLAINED:
+        raise RequestError(f"{len(rows)} mails with explain; at most {MOST_EXPLAINED} are explained at once", "explain")
+    verdicts: list[Verdict] = []
+    with loaded.classified_by(settings.queue, network_of(request)):
+        for first in range(0, len(rows), AT_ONCE):
+            async with loaded.turn:  # and not a thread that waits: there are few
+                if await request.is_disconnected():
+                    raise Gone("the client has left")
+                left = began + settings.request_seconds - time.monotonic()
+                if left <= 0:
+                    raise Timeout(f"{first} of {len(rows)} mails were classified in the time that a request may take")
+                part, seconds = rows[first : first + AT_ONCE], min(left, MOST_SECONDS)
+                verdicts += await run_in_threadpool(verdicts_of, loaded, part, explained, seconds)
+    config = loaded.model.config
+    EMAILS.labels(loaded.registered_name).inc(len(rows))
+    return Classification(
+        model=loaded.registered_name, threshold=config.threshold, labels=list(config.labels), verdicts=verdicts
+    )
+
+
+def verdicts_of(
+    loaded: Loaded, rows: list[dict[str, Any]], explained: int = 0, seconds: float = math.inf
+) -> list[Verdict]:
+    """A verdict for each row, after the version's own cleaning within `seconds`; a row may be an `error` already.
+
+    Hold the version's `turn`.
+    """
+    cleaning = cleaning_module(loaded.folder)
+    model: Classifier = loaded.model
+    verdicts = [Verdict(error=row.get("error")) for row in rows]
+    readable = {number: row for number, row in enumerate(rows) if "error" not in row}
+    tokens: dict[int, list[int]] = {}
+    texts: dict[int, str] = {}
+    given = list(readable.values())
+    clean = loaded.cleaner(cleaning.clean_row, given, seconds) if cleaning else map(_as_it_is, given)
+    for number, row in zip(readable, clean, strict=True):
+        if isinstance(row, str):
+            verdicts[number].error = row
+            continue
+        texts[number] = text = email_text(row.get("subject", ""), row.get("body", ""))
+        if explained and len(text) > LONGEST_EXPLAINED:
+            verdicts[number].error = f"{len(text)} characters; at most {LONGEST_EXPLAINED} are explained"
+        elif not text.strip() or not (found := loaded.encoding.encode_ordinary(text)):
+            verdicts[number].error = "there is no text to classify"
+        else:
+            tokens[number] = found
+    if not tokens:
+        return verdicts
+    found = predict(model, list(tokens.values())).double().softmax(dim=-1).numpy()
+    for number, row, label in zip(tokens, found, model.decide(found), strict=True):
+        verdict, labels = verdicts[number], model.config.labels
+        verdict.label, verdict.probability = labels[label], float(row[label])
+        verdict.probabilities = {name: float(share) for name, share in zip(labels, row, strict=True)}
+        if explained:
+            moved = explain(model, loaded.encoding, texts[number])[:explained]
+            verdict.moved_by = [Moved(text=text, effect=effect) for text, effect in moved]
+    return verdicts
+
+
+def _as_it_is(row: dict[str, Any]) -> dict[str, Any] | str:
+    return "this model reads no raw messages; give subject and body" if "message" in row else row

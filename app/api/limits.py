@@ -1,0 +1,144 @@
+"""What the server lets in: keys, hosts, origins and sizes, as ASGI middleware.
+
+Starlette's BaseHTTPMiddleware would hold back the pieces of a stream. uvicorn's own settings bound connections and
+heads; a reverse proxy bounds the rest (docs/serving.md).
+"""
+
+import asyncio
+import time
+from collections.abc import Collection, Coroutine
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import Any, TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.schema import error_response
+from app.clients import host_of, is_key
+from app.errors import Gone, RequestError
+from app.metrics import REQUESTS, SECONDS
+
+T = TypeVar("T")
+BEARER = {"www-authenticate": "Bearer"}
+
+
+class Sites:
+    """Refuses requests that a page of another site has a browser send.
+
+    The name of such a page may lead to this server's address (DNS rebinding): a server without keys answers to
+    addresses, `localhost` and `allowed` names alone. Across sites, a browser sends the page as Origin: it must be the
+    host of the request, or an allowed one. A request with a key may come from anywhere, as a browser asks first.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str], *, any_name: bool) -> None:
+        self.app, self.allowed, self.any_name = app, {host_of(name) for name in allowed}, any_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refuse = self._refused(dict(scope["headers"])) if scope["type"] == "http" else None
+        await (refuse or self.app)(scope, receive, send)
+
+    def _refused(self, headers: dict[bytes, bytes]) -> ASGIApp | None:
+        host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
+        if host and not (self.any_name or self._is_own(host_of(host))):
+            reason = f"{host[:200]!r} is no name of this server: --allowed-hosts gives it some"
+            return error_response(RequestError(reason, None, "other_host"), 421)
+        same = origin.partition("//")[2].lower() == host.lower() or host_of(origin) in self.allowed
+        if origin and not same and b"authorization" not in headers:
+            reason = (
+                f"{origin[:200]!r} is another site than {host[:200]!r}: --allowed-hosts gives the server more names"
+            )
+            return error_response(RequestError(reason, None, "other_site"), 403)
+        return None
+
+    def _is_own(self, name: str) -> bool:
+        if name in self.allowed or name.rpartition(".")[2] == "localhost":  # no name server is asked for it
+            return True
+        with suppress(ValueError):
+            return bool(ip_address(name))
+        return False
+
+
+class Keys:
+    """Refuses requests to guarded paths without a key, if there are keys. The page has a log-in of its own."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...], guarded: tuple[str, ...]) -> None:
+        self.app, self.keys, self.guarded = app, keys, guarded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        if scope["type"] == "http" and self.keys and scope["path"].startswith(self.guarded):
+            scheme, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not is_key(key.decode(errors="replace"), self.keys):
+                reason = "a key is needed: Authorization: Bearer KEY"
+                app = error_response(RequestError(reason, None, "invalid_api_key"), 401, BEARER)
+        await app(scope, receive, send)
+
+
+class Bodies:
+    """Bounds the size of a request."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        reason, size = f"the request has more than {self.most} bytes", 0
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > self.most:
+            return await error_response(RequestError(reason, None, "too_large"), 413)(scope, receive, send)
+
+        async def bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.most:
+                raise HTTPException(413, reason)
+            return message
+
+        return await self.app(scope, bounded, send)
+
+
+class Measured:
+    """Counts requests by route and status, and their time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        began, status = time.monotonic(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            return await self.app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")  # a path as it came could be any text
+            REQUESTS.labels(route, status).inc()
+            SECONDS.labels(route).observe(time.monotonic() - began)
+
+
+async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of some work. If the client leaves before, it is cancelled; raises Gone."""
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise Gone("the client has left")
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,245 @@
+"""Requests and answers of /v1, as far as OpenAI's schema means something here.
+
+Names and meaning are those of OpenAI's reference of /chat/completions and /completions. Every name that a request may
+have is here, in nested objects too: those that change an answer, those that change nothing (`user`), and those that
+are accepted only with a value that asks for nothing (`tools: null`). Any other name is an error. `top_k`, `min_p` and
+`repetition_penalty` are additions that other servers of open models have, too.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+from starlette.responses import Response
+
+from app.errors import RequestError
+from llm.chat import Message
+from llm.generation.sampling import Sampling
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # with the values that ask for nothing
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "logit_bias": (None, {}),
+    "presence_penalty": (None, 0),
+    "frequency_penalty": (None, 0),
+    "response_format": (None, {"type": "text"}),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "reasoning_effort": (None, "none"),
+    "verbosity": (None, "medium"),
+    "suffix": (None, ""),
+    "echo": (None, False),
+    "best_of": (None, 1),
+}
+UNSUPPORTED_OF_MESSAGES: dict[str, tuple[Any, ...]] = {  # which OpenAI's answers have, and clients send back
+    **dict.fromkeys(("refusal", "audio", "function_call"), (None,)),
+    **dict.fromkeys(("annotations", "tool_calls"), (None, [])),
+}
+MOST_STOP = 256
+"""Characters of a stop string: each new piece of text is compared with all its beginnings."""
+LONGEST_NAME = 100
+"""Characters of an unknown name that its error repeats."""
+LONGEST_MESSAGE = 1000
+"""Characters of an error, which may repeat what the client sent."""
+LEAST_TOP_P = 1e-6
+"""Below it only the likeliest token is left; float32 would round it to 0, which leaves nothing."""
+
+
+class Closed(BaseModel):
+    """A part of a request: types are strict, numbers are finite, and an unknown name is an error."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Names of what is not done here, with the values that ask for nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_names(cls, value: Any) -> Any:
+        """The parts that mean something. Only the first unknown name is an error: 4 MB have room for 500,000."""
+        if not isinstance(value, dict):
+            return value
+        for name in value:
+            if name in cls.model_fields or (name in cls.unsupported and value[name] in cls.unsupported[name]):
+                continue
+            reason = "{part} is not supported"
+            if name not in cls.unsupported:
+                close = difflib.get_close_matches(name[:LONGEST_NAME], cls.model_fields, n=1)
+                reason = "{part} is not known" + (f"; did you mean {close[0]}?" if close else "")
+            part = name[:LONGEST_NAME].encode(errors="replace").decode()
+            raise PydanticCustomError("unknown_part", reason, {"part": part})
+        return {name: each for name, each in value.items() if name in cls.model_fields}
+
+
+FIRST_ERROR = Field(fail_fast=True)
+"""Of a list: only the first wrong item is an error; the errors of all in a megabyte took seconds and 2 GB."""
+
+
+class TextPart(Closed):
+    """A piece of a message."""
+
+    type: Literal["text"]
+    text: str
+    unsupported: ClassVar = dict.fromkeys(("image_url", "input_audio", "file"), ())
+
+
+class ChatMessage(Closed):
+    """A turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], FIRST_ERROR]
+    name: str | None = None
+    """Who speaks, if several have one role; the models do not see it."""
+    unsupported: ClassVar = UNSUPPORTED_OF_MESSAGES
+
+    def turn(self) -> Message:
+        """The turn that the model reads."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return Message("system" if self.role == "developer" else self.role, text)
+
+
+class StreamOptions(Closed):
+    """Options of a stream."""
+
+    include_usage: bool = False
+    """Whether it ends with the numbers of tokens."""
+    include_obfuscation: bool = False
+    """Changes nothing."""
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
+
+
+class _Request(Closed):
+    """What both kinds of request have."""
+
+    unsupported: ClassVar = UNSUPPORTED
+
+    model: str | None = Field(default=None, max_length=200)
+    """`assistant` is its champion, `assistant@challenger` an alias, `assistant/3` a version; null the first model that
+    can answer."""
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """0, the default here, takes the likeliest token, as in the models' evaluation."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=1, le=1_000_000)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)
+    n: int | None = Field(default=1, ge=1, le=16)
+    stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    # These change nothing here: nothing is stored, cached by a name or charged, and there are no tools to call.
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The strings that end a text."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        greedy = self.top_p is not None and self.top_p < LEAST_TOP_P
+        return Sampling(
+            temperature=self.temperature or 0.0,
+            top_p=None if greedy else self.top_p,
+            top_k=1 if greedy else self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            seed=None if self.seed is None else self.seed % 2**63,
+        )
+
+
+class ChatRequest(_Request):
+    """A conversation to continue."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000, fail_fast=True)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    logprobs: bool | None = False
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _has_logprobs_if_it_has_their_number(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
+T = TypeVar("T")
+Prompts = Annotated[list[T], Field(min_length=1, max_length=16, fail_fast=True)]
+
+
+class CompletionRequest(_Request):
+    """Texts to continue."""
+
+    prompt: str | Tokens | Prompts[str] | Prompts[Tokens]
+    unsupported: ClassVar = UNSUPPORTED | {"logprobs": (None,)}
+
+
+class Model(BaseModel):
+    """A model, or a version of one."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "threestage"
+    version: str
+    """The version that answers by this name."""
+    aliases: list[str]
+    capabilities: list[str]
+    """What it can do: chat, complete or classify."""
+    description: str
+
+
+class Models(BaseModel):
+    """All of them."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorDetail(BaseModel):
+    """Why a request has no answer."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class Error(BaseModel):
+    """The same, in OpenAI's form."""
+
+    error: ErrorDetail
+
+
+def error_json(error: RequestError, status: int | None = None) -> str:
+    """An error as OpenAI's clients read it, in ASCII: it may repeat half a pair of surrogates, which is no UTF-8."""
+    content = {
+        "message": str(error)[:LONGEST_MESSAGE],
+        "type": "invalid_request_error" if (status or error.status) < 429 else "server_error",
+        "param": error.param and error.param[:LONGEST_MESSAGE],
+        "code": error.code,
+    }
+    return json.dumps({"error": content})
+
+
+def error_response(
+    error: RequestError, status: int | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer to a request that has none; `status` is the error's own by default."""
+    return Response(error_json(error, status), status or error.status, headers, "application/json")

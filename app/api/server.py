@@ -1,0 +1,222 @@
+"""The server: one FastAPI application over the registry's versions, from its start to SIGTERM."""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from threading import Thread
+from types import FrameType
+from typing import Any, Literal
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, Response
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from app import feedback
+from app.api import classify, v1
+from app.api.limits import Bodies, Keys, Measured, Sites
+from app.api.schema import error_response
+from app.errors import Busy, Failed, RequestError, Timeout
+from app.metrics import RUNNING, WAITING
+from app.quarantine import Quarantine
+from app.settings import Settings
+from app.versions import Loader, Versions
+from llm.errors import UserError
+
+GUARDED = ("/v1", "/classify", "/feedback", "/metrics")
+GOODBYE = 20.0
+"""Seconds in which running answers may finish after SIGTERM."""
+IN_VAIN = {"x-should-retry": "false"}
+"""For an error that a retry would meet again: OpenAI's clients would have everything computed twice more."""
+CONNECTIONS = 1000
+"""Connections at once; more are refused with 503."""
+MOST_HEAD = 16_384
+"""Bytes of a request's head."""
+
+logger = logging.getLogger(__name__)
+
+
+class Health(BaseModel):
+    """Whether the server answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """What is loaded."""
+
+    ready: bool
+    versions: dict[str, str]
+    """Each model with the version that answers by its name, and `champion` or `challenger`."""
+    reason: str | None = None
+    """Why the server is not ready, or the registry's last error."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application. It loads default versions when it starts, and watches their aliases while it runs."""
+    versions = Versions(settings)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(_watch(app))
+        yield
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+        await run_in_threadpool(versions.close, GOODBYE)
+
+    app = FastAPIOffline(  # its page at /docs asks no other host
+        title="Threestage",
+        summary="The registry's champions: OpenAI's API, and a classifier of mail",
+        version="1",
+        lifespan=life,
+        redoc_url=None,
+    )
+    app.state.versions, app.state.settings = versions, settings
+    app.state.registry_error = "the registry has not been read yet"
+    app.state.feedback = Quarantine(settings)
+    app.state.loader = Loader(versions)
+    app.state.end_page = lambda: None
+    for router in (v1.router, classify.router, feedback.router):
+        app.include_router(router)
+
+    @app.get("/healthz", tags=["server"], summary="Is the server up?")
+    async def healthz() -> Health:
+        """The answer is always yes."""
+        return Health()
+
+    @app.get("/readyz", tags=["server"], summary="Is a model loaded?", responses={503: {"model": Ready}})
+    async def readyz(response: Response) -> Ready:
+        """Whether the default versions are loaded, and which they are."""
+        found = versions.defaults()
+        ready, reason = bool(found) and all(found.values()), app.state.registry_error
+        if not ready:
+            response.status_code = 503
+            reason = reason or "no model is registered; `make run` makes them"
+        return Ready(ready=ready, versions={model: each for model, each in found.items() if each}, reason=reason)
+
+    @app.get("/metrics", tags=["server"], summary="For Prometheus", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Counters, times and what runs now."""
+        RUNNING.clear()  # of versions that are gone
+        WAITING.clear()
+        for each in versions.loaded:
+            if each.engine:
+                RUNNING.labels(each.registered_name).set(each.engine.running)
+                WAITING.labels(each.registered_name).set(each.engine.waiting)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_exception_handler(RequestError, _refused)
+    app.add_exception_handler(UserError, _user_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _bug)
+    app.add_middleware(Keys, keys=settings.api_keys, guarded=GUARDED)
+    app.add_middleware(Bodies, most=settings.body_bytes)
+    app.add_middleware(Sites, allowed=settings.allowed_hosts, any_name=bool(settings.api_keys))
+    app.add_middleware(Measured)
+    return app
+
+
+async def _watch(app: FastAPI) -> None:
+    """Load what the registry's aliases point at; while the registry does not answer, what is loaded goes on."""
+    versions, settings = app.state.versions, app.state.settings
+    while True:
+        try:
+            await run_in_threadpool(versions.refresh)
+            app.state.registry_error = None
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if reason != app.state.registry_error:
+                logger.warning("the registry: %s", reason)
+            app.state.registry_error = reason
+        await asyncio.sleep(settings.poll_seconds)
+
+
+async def _refused(_: Request, error: RequestError) -> Response:
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else {}
+    return error_response(error, headers=IN_VAIN if isinstance(error, Failed | Timeout) else headers)
+
+
+async def _user_error(_: Request, error: UserError) -> Response:
+    return error_response(RequestError(str(error)))
+
+
+async def _bug(_: Request, error: Exception) -> Response:
+    """The log has the traceback."""
+    return error_response(Failed("the server failed; its log says why"), headers=IN_VAIN)
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    """The reason why one part is wrong, with its place, such as `messages.0.role`."""
+    # for a part of several types, most of pydantic's errors are that it is none of the others
+    found = next((each for each in error.errors() if not each["type"].endswith("_type")), error.errors()[0])
+    place, reason, context = _place(found, error.body), found["msg"].removeprefix("Value error, "), found.get("ctx", {})
+    if isinstance(error.body, bytes):
+        place, reason = "", "the body is not said to be JSON: send the header Content-Type: application/json"
+    elif found["type"].startswith("union_tag"):  # whose place is the whole
+        place, reason = context["discriminator"].strip("'"), f"one of {', '.join(feedback.ABOUT)}"
+    elif found["type"] == "json_invalid":  # whose place is a number of characters
+        place, reason = "", f"no JSON: {context['error']}"
+    param = ".".join(filter(None, (place, context.get("part"))))
+    named = RequestError(f"{place}: {reason}" if place else reason, param or None)
+    return error_response(named, 400 if request.url.path.startswith(v1.router.prefix) else 422)
+
+
+def _place(found: dict[str, Any], body: Any) -> str:
+    """The parts of a place that the body has, and a missing one: pydantic also names the types of a union."""
+    parts = []
+    for number, part in enumerate(found["loc"][1:], 2):
+        try:
+            body = body[part]
+        except (LookupError, TypeError):
+            if found["type"] != "missing" or number < len(found["loc"]):
+                continue
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    reason, code = str(error.detail), {404: "not_found", 413: "too_large"}.get(error.status_code)
+    if error.status_code == 404 and request.url.path.startswith(v1.router.prefix):
+        reason = f"{reason}: below {v1.router.prefix} there are chat/completions, completions and models"
+    return error_response(RequestError(reason, None, code), error.status_code, error.headers)
+
+
+def http_config(app: FastAPI, host: str, port: int, log_level: str) -> uvicorn.Config:
+    """uvicorn's settings."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level=log_level,
+        http="h11",
+        ws="none",
+        limit_concurrency=CONNECTIONS,
+        h11_max_incomplete_event_size=MOST_HEAD,
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # else any client on this machine could write its address
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(GOODBYE) + 5,
+        server_header=False,
+    )
+
+
+def serve(app: FastAPI, host: str, port: int, log_level: str = "info") -> None:
+    """Run the server until SIGTERM or Ctrl-C; running answers then have GOODBYE seconds to finish."""
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            super().handle_exit(sig, frame)
+            app.state.end_page()  # each open page holds a connection
+            Thread(target=app.state.versions.close, args=(GOODBYE,), daemon=True).start()
+
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more at its end: that is no failure
+    Server(http_config(app, host, port, log_level)).run()

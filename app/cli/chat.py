@@ -1,0 +1,140 @@
+"""`threestage chat`: a conversation on a terminal, or the questions of a pipe."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.shared import SOME_FAILED, Json, Model, loaded_version, print_json, to_person
+from llm.errors import UserError
+
+if TYPE_CHECKING:
+    from app.versions import Loaded
+    from llm.chat import Message
+    from llm.generation.sampling import Sampling
+
+
+def chat(
+    question: Annotated[list[str] | None, typer.Argument(help="Your question; without it, stdin has them.")] = None,
+    model: Model = None,
+    system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest words.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes a draw the same each time.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Talk to the assistant.
+
+    On a terminal it remembers the conversation; Ctrl-C stops an answer, an empty line ends. From a pipe each line is a
+    question of its own.
+    """
+    on_terminal, failed = not question and sys.stdin.isatty(), False
+    from app.errors import RequestError
+    from llm.chat import Message
+    from llm.generation.sampling import Sampling
+    from llm.objectives import CHAT
+
+    with loaded_version(model, CHAT) as loaded:
+        if on_terminal:
+            to_person(f"{loaded.registered_name}; an empty line ends")
+        before = [Message("system", system)] if system else []
+        messages, sampling = list(before), Sampling(temperature=temperature, seed=seed)
+        for asked in [" ".join(question)] if question else _typed() if on_terminal else _piped():
+            messages = [*(messages if on_terminal else before), Message("user", asked)]
+            try:
+                text, finish = answer(
+                    loaded, messages, len(before), sampling, max_tokens, show=not as_json, stops=on_terminal
+                )
+            except RequestError as error:
+                failed, result = True, {"error": str(error)}
+                to_person(f"error: {error}")
+                messages.pop()
+            else:
+                result = {"answer": text, "finish": finish}
+                messages.append(Message("assistant", text))
+            if as_json:
+                print_json({"model": loaded.registered_name, "question": asked, **result})
+    if failed and not on_terminal:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _piped() -> Iterator[str]:
+    """The lines of a pipe that are not empty."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            if asked := line.decode().strip():
+                yield asked
+        except UnicodeDecodeError as error:
+            raise UserError(f"stdin, line {number}: no UTF-8 text ({error.reason})") from None
+
+
+def _typed() -> Iterator[str]:
+    """The lines that a person types, until an empty one."""
+    with suppress(ImportError):
+        import readline  # noqa: F401, for editing and for earlier lines
+    with suppress(EOFError):
+        while line := input("> " if sys.stdout.isatty() else "").strip():
+            yield line
+
+
+def answer(
+    loaded: "Loaded",
+    messages: list["Message"],
+    fixed: int,
+    sampling: "Sampling",
+    max_tokens: int,
+    *,
+    show: bool,
+    stops: bool,
+) -> tuple[str, str]:
+    """The text of the next turn, printed while it is generated, and how it ended: `stop`, `length` or `interrupted`.
+
+    If the conversation is too long, its first turns are deleted; the first `fixed` messages stay. Raises
+    RequestError; and KeyboardInterrupt, unless Ctrl-C only `stops` this answer.
+    """
+    from app.generation import Generation, ends
+
+    prompt = _fitting_prompt(loaded, messages, fixed, max_tokens)
+    new = min(max_tokens, max(1, loaded.engine.context_length - len(prompt)))
+    pieces: list[str] = []
+    finish = "interrupted"
+
+    async def write() -> None:
+        nonlocal finish
+        stop_tokens = ends(loaded, chat=True)
+        async for piece in Generation(loaded, [prompt], sampling=sampling, stop_tokens=stop_tokens, max_new_tokens=new):
+            pieces.append(piece.text)
+            finish = piece.finish or finish
+            if show:
+                sys.stdout.write(piece.text)
+                sys.stdout.flush()
+
+    try:
+        asyncio.run(write())
+    except KeyboardInterrupt:
+        if not stops:
+            raise
+    if show:
+        sys.stdout.write(" [stopped]\n" if finish == "interrupted" else "\n")
+    return "".join(pieces).strip(), finish
+
+
+def _fitting_prompt(loaded: "Loaded", messages: list["Message"], fixed: int, max_tokens: int) -> list[int]:
+    """The prompt, after deleting the first turns of `messages` that leave no room for an answer."""
+    from app.errors import RequestError
+    from app.generation import chat_prompt
+
+    while True:
+        last_turn = len(messages) <= fixed + 1
+        try:
+            prompt = chat_prompt(loaded, messages)
+            context = loaded.engine.context_length
+            if last_turn or len(prompt) <= context - min(max_tokens, context // 4):
+                return prompt
+        except RequestError as error:
+            if error.code != "context_length_exceeded" or last_turn:
+                raise
+        del messages[fixed : fixed + 2]

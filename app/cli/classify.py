@@ -1,0 +1,59 @@
+"""`threestage classify`: is it spam? Mails in files, mailboxes and tables."""
+
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.cli.shared import SOME_FAILED, Json, Model, loaded_version, print_json, to_person
+
+if TYPE_CHECKING:
+    from app.mail_files import Place
+
+
+def classify(
+    files: Annotated[
+        list[str], typer.Argument(help="Messages, mailboxes (mbox), texts, tables of mails, or - for one on stdin.")
+    ],
+    model: Model = None,
+    explain: Annotated[int, typer.Option(min=0, max=100, help="So many words that moved each decision most.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Print the label of each mail, and how probable it is.
+
+    A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels,
+    such as ham and spam, the number is the probability of the second. A mail gets that label above a threshold, which
+    was chosen on validation and need not be one half: the first line on stderr names it, and so does --json.
+    """
+    from app.api.classify import AT_ONCE, verdicts_of
+    from app.mail_files import read_mails
+    from llm.objectives import CLASSIFY
+
+    failed = False
+    with loaded_version(model, CLASSIFY) as loaded:
+        config = loaded.model.config
+        threshold = {} if config.threshold is None else {"threshold": config.threshold}
+        if threshold and not as_json:
+            decides = f"{loaded.registered_name} calls a mail {config.labels[-1]} above {config.threshold:.3f}"
+            to_person(f"the number is the probability of {config.labels[-1]}: {decides}")
+        mails = read_mails(files)
+        while part := list(islice(mails, AT_ONCE)):
+            verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
+            for place, row in part:
+                found = row if "error" in row else next(verdicts).model_dump(exclude_none=True)
+                failed |= "error" in found
+                _print(place, found if "error" in found else found | threshold, as_json)
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _print(place: "Place", found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json({name: value for name, value in place._asdict().items() if value is not None} | found)
+    elif "error" in found:
+        to_person(f"error: {place}: {found['error']}")
+    else:
+        *_, of_last = found["probabilities"].values()
+        typer.echo(f"{found['label']}\t{of_last if 'threshold' in found else found['probability']:.3f}\t{place}")
+        for moved in found.get("moved_by", ()):
+            typer.echo(f"\t{moved['effect']:+.2f}\t{moved['text']!r}")

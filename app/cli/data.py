@@ -1,0 +1,209 @@
+"""`threestage data check`: what is in people's own files, and the lines of params.yaml that take them in."""
+
+import json
+import re
+import shlex
+import tempfile
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from app.project import in_project
+from llm.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tasks.data.formats import Problem
+
+SHOWN = 3
+"""Rows of a preview."""
+NAMED = 20
+"""Problems that are printed."""
+LONGEST = 72
+"""Characters of a value in a preview."""
+INDENT = " " * 6
+"""Before an item of datasets.<name>.sources in params.yaml."""
+NO_LINE_NEEDED = "what lies in data/inbox needs no line in params.yaml, which would add it twice: see data/README.md"
+
+
+class Read(NamedTuple):
+    """How a dataset reads the files."""
+
+    dataset: str
+    table: "pd.DataFrame"
+    problems: list["Problem"]
+
+    def stopping(self) -> list["Problem"]:
+        """The problems that stop `preprocess`."""
+        return [problem for problem in self.problems if not problem.left_out]
+
+    def fits(self) -> tuple[bool, int, int]:
+        """How well the dataset suits the files: whether it reads any, then how few problems it has. A label that it
+        does not know is none, since that can be mapped."""
+        own = [problem for problem in self.problems if not problem.other_form]
+        foreign = len(self.problems) - len(own)
+        stopping = sum(not problem.left_out and not _unknown_labels([problem]) for problem in own)
+        return len(self.table) > 0 or stopping < len(own), -stopping - foreign, -foreign
+
+
+data = typer.Typer(
+    help="Look at your own files before anything learns from them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@data.command()
+def check(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A file, a folder, a glob in quotes, or what else a source may be.")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option("--as", metavar="DATASET", help="corpus, emails, instructions; without it, what fits.")
+    ] = None,
+    files: Annotated[str, typer.Option(metavar="GLOB", help="Of a folder or an archive, only these.")] = "*",
+    encoding: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of texts that are not UTF-8: windows-1252.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="VALUE=LABEL", help="What a value means: 1=spam; once for each.")
+    ] = None,
+) -> None:
+    """Print what is in files: form, rows, problems, and the block to paste.
+
+    Exit code: 1 where something stops `preprocess`.
+    """
+    in_project()
+    from tasks.data.folders import files_below
+    from tasks.data.inbox import INBOX
+    from tasks.data.sources import Source, fetch_source, pinned
+
+    source, label_map = pinned(Source(source=path, files=files, encoding=encoding)), dict(map(_meaning, label or []))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch).resolve()
+        fetched = fetch_source.fn(source, folder)
+        typer.echo(f"{path}: {_forms(files_below(folder))}, {fetched['bytes']:,} bytes")
+        best = _best(folder, dataset, label_map)
+    for found in best:
+        labels = found.table["label"].value_counts().items() if "label" in found.table else ()
+        counts = ", ".join(f"{count} {name}" for name, count in labels)
+        typer.echo(f"as {found.dataset}: {len(found.table)} rows{f' ({counts})' if counts else ''}")
+        _print_problems(found, f"{folder}/")
+        _preview(found)
+    if len(best) > 1 or best[0].stopping() or best[0].table.empty:
+        raise typer.Exit(1)
+    if Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve()):
+        typer.echo(NO_LINE_NEEDED)
+        return
+    name = best[0].dataset
+    typer.echo(f"to take them in, put this below datasets.{name}.sources in params.yaml:")
+    sha256 = None if path.startswith("hf:") else fetched["sha256"]
+    typer.echo(_block(source=source.source, sha256=sha256, files=files, encoding=encoding))
+    if label_map:
+        typer.echo(f"and below datasets.{name}.preprocess: label_map: {json.dumps(label_map)}")
+
+
+def _meaning(given: str) -> tuple[str, str]:
+    value, mark, label = given.partition("=")
+    if not mark:
+        raise UserError(f"--label {given}: write VALUE=LABEL, such as 1=spam")
+    return value, label
+
+
+def _forms(paths: list[Path]) -> str:
+    from tasks.data.formats.sniff import sniff
+
+    def form(path: Path) -> str:
+        try:
+            return sniff(path)
+        except UserError:  # the dataset that reads it prints the reason
+            return "broken"
+
+    counts = Counter(map(form, paths))
+    return ", ".join(f"{count} {form}" if len(paths) > 1 else form for form, count in counts.most_common())
+
+
+def _best(folder: Path, wanted: str | None, label_map: dict[str, str]) -> list[Read]:
+    """The dataset that suits the files best; of equals the one that demands most of them.
+
+    If none reads anything, all that suit equally well; one entry if all have the same problems.
+    """
+    from tasks.stages.params import dataset_names
+
+    names = dataset_names()
+    if wanted and wanted not in names:
+        raise UserError(f"there is no dataset {wanted!r}; those are {', '.join(names)}")
+    found = [_read(name, folder, label_map) for name in names if wanted in (None, name)]
+    best = max(reversed(found), key=Read.fits)
+    if best.fits()[0]:
+        return [best]
+    equal = [each for each in found if each.fits() == best.fits()]
+    alike = len(equal) > 1 and all(each.problems == equal[0].problems for each in equal)
+    return [equal[0]._replace(dataset="any dataset")] if alike else equal
+
+
+def _read(name: str, folder: Path, label_map: dict[str, str]) -> Read:
+    import pandas as pd
+
+    from tasks.data.formats import Problem
+    from tasks.datasets import find
+    from tasks.stages.params import load_preprocess
+
+    dataset, params, problems = find(name), load_preprocess(name), []
+    if label_map and hasattr(params, "label_map"):
+        params = type(params)(**params.model_dump() | {"label_map": {**params.label_map, **label_map}})
+    try:
+        table = dataset.check(folder, params, problems) if dataset.check else dataset.read(folder, params)
+    except UserError as error:
+        table = pd.DataFrame()
+        problems.append(Problem(*str(error).split(": ", 1)))
+    return Read(name, table, problems)
+
+
+def _unknown_labels(problems: list["Problem"]) -> set[str]:
+    return {found[1] for each in problems if (found := re.match(r"label '(.*)' is not one of", each.reason))}
+
+
+def _print_problems(found: Read, folder: str) -> None:
+    """The problems, without the scratch folder in their places, and what to do about unknown labels."""
+    problems, stopping = found.problems, len(found.stopping())
+    if not problems:
+        return
+    left_out = f", {len(problems) - stopping} rows left out" if len(problems) > stopping else ""
+    typer.echo(f"problems: {stopping} that stop the stage{left_out}")
+    for problem in problems[:NAMED]:
+        typer.echo(f"  {problem}".replace(folder, ""))
+    if len(problems) > NAMED:
+        typer.echo(f"  and {len(problems) - NAMED} more")
+    if unknown := sorted(_unknown_labels(problems))[:NAMED]:
+        typer.echo(f"map these labels with {' '.join(f'--label {shlex.quote(value)}=…' for value in unknown)}")
+        labels = [*(found.table["label"].unique() if "label" in found.table else ()), *unknown]
+        typer.echo(f"or keep them, below datasets.{found.dataset}.preprocess: labels: [{', '.join(labels)}]")
+
+
+def _preview(found: Read) -> None:
+    if found.table.empty:
+        return
+    from tasks.datasets import find
+    from tasks.registry.markup import cut
+
+    columns = [column for column in ("label", "text", *(find(found.dataset).feedback or ())) if column in found.table]
+    for row in found.table.head(SHOWN).to_dict("records"):
+        typer.echo(f"  {row['id']}")
+        for column in columns or [column for column in row if column != "id"]:
+            if str(row[column]).strip():
+                typer.echo(f"    {column}: {cut(row[column], LONGEST)}")
+
+
+def _block(**entry: str | None) -> str:
+    """A source as the lines that stand below `sources` in params.yaml."""
+    import yaml
+
+    given = {key: value for key, value in entry.items() if value not in (None, "*")}
+    lines = yaml.safe_dump([given], sort_keys=False, allow_unicode=True, width=2**16)
+    return textwrap.indent(lines, INDENT).rstrip()

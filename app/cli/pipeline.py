@@ -1,0 +1,98 @@
+"""`threestage run`, `review`, `lineage` and `reproduce`, which become the flows of these names, and `status`."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from app.cli.shared import Json, missing_store
+from app.project import in_project
+from llm.errors import UserError
+
+AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
+"""Settings of a command that hands its arguments over."""
+FLOWS = {
+    "run": ("flows", "Bring models, evaluations and registry up to date."),
+    "review": ("flows.review", "Compare challengers with champions, and decide."),
+    "lineage": ("flows.lineage", "Show what a version was made from."),
+    "reproduce": ("flows.reproduce", "Make a version again and compare the bytes."),
+}
+SHOWN = 3
+"""Reasons of a stage that `status` prints; --json has all."""
+
+
+def hand_over(module: str) -> Callable[[typer.Context], NoReturn]:
+    """A command that becomes the command line of a flow, with its options, help and exit code."""
+
+    def command(context: typer.Context) -> NoReturn:
+        in_project()
+        python = sys.executable
+        os.execv(python, [python, "-m", "tasks.stages.parent_death", python, "-m", module, *context.args])
+
+    return command
+
+
+def status(as_json: Json = False) -> None:
+    """Show stale stages and why, registered versions, interrupted trainings."""
+    in_project()
+    from tasks.stages.graph import changes
+    from tasks.stages.params import check_outline
+
+    try:
+        stale, interrupted = changes(), []
+    except UserError:
+        check_outline()  # its message is better than DVC's, if this is the reason
+        raise
+    if any(Path(".threestage/stages").glob("*/*/")):
+        from tasks.training.interrupted import interrupted as find_interrupted  # which loads torch
+
+        interrupted = find_interrupted()
+    versions = _registered()
+    if as_json:
+        stopped = [{"stage": each.stage, "step": each.step, "folder": str(each.folder)} for each in interrupted]
+        typer.echo(json.dumps({"stale": stale, "versions": versions, "interrupted": stopped}))
+        return
+    typer.echo("stale stages; `threestage run` runs them:" if stale else "no stage is stale")
+    width = max(map(len, stale), default=0)
+    for name, reasons in stale.items():
+        more = f" and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+        typer.echo(f"  {name:{width}}  {', '.join(reasons[:SHOWN])}{more}")
+    for each in interrupted:
+        typer.echo(f"interrupted: {each}")
+    typer.echo("the registry has these versions:" if versions else "the registry is empty")
+    for row in versions:
+        despite = [f"approved despite {' and '.join(row['despite'])}"] if "despite" in row else []
+        known = ", ".join([*row["aliases"], *despite])
+        typer.echo(f"  {row['model']}/{row['version']}  {row['created']}  {known}".rstrip())
+
+
+def _registered() -> list[dict[str, Any]]:
+    """All versions, by model and the newest first; none, and no new store, if there is no store."""
+    if missing_store():
+        return []
+    from datetime import UTC, datetime
+
+    from mlflow import MlflowClient
+
+    from tasks.registry.decide import model_state
+    from tasks.registry.tracking import configure_tracking, server_errors
+    from tasks.registry.versions import own_models, versions
+
+    found = []
+    with server_errors():
+        configure_tracking()
+        client = MlflowClient()
+        for model, registered in own_models(client):
+            now = model_state(model)
+            for each in versions(client, registered.name):
+                created = datetime.fromtimestamp(each.creation_timestamp / 1000, UTC)
+                row = {"model": model, "version": str(each.version)}
+                row["aliases"] = sorted(name for name, of in registered.aliases.items() if str(of) == str(each.version))
+                if despite := now.despite(row["version"]):
+                    row["despite"] = list(despite)
+                found.append(row | {"created": created.isoformat(" ", "minutes")})
+    return found

@@ -1,0 +1,179 @@
+"""The tab Chat: a conversation with one version of the assistant, and thumbs for its answers."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from itertools import pairwise
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from app.api.schema import ChatMessage
+from app.feedback import LONGEST as LONGEST_FEEDBACK
+from app.feedback import AnswerFeedback, answer_row
+from app.generation import NEW_TOKENS
+from app.page.shared import (
+    LONGEST,
+    PRIVATE,
+    PROBLEMS,
+    answers_so_far,
+    keep_feedback,
+    sentence,
+    shown_errors,
+    version_dropdown,
+)
+from llm.chat import Message
+from llm.generation.sampling import Sampling
+from llm.objectives import CHAT
+
+EXAMPLES = (
+    "What is the capital of France?",
+    "Rewrite in the passive voice: The chef cooks the meal every day.",
+    "Name three animals that live in the sea.",
+)
+CONSENT = (
+    "<small>If you click a thumb, this server keeps the conversation up to that answer, the answer, your opinion, the "
+    "time and a code made from your network. A training learns from it once a person has accepted it. Otherwise "
+    "nothing is stored.</small>"
+)
+PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTILINE)
+"""Of a model card; they are files that the page does not have."""
+
+
+def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
+    """Build the tab inside the open block."""
+    settings, registry = app.state.settings, app.state.versions.registry
+    version = version_dropdown(blocks, app.state.versions, CHAT)
+    system = gr.Textbox(
+        "", label="System prompt", info="Empty: the model's own.", lines=2, max_length=LONGEST, render=False
+    )
+    options = [
+        gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0: the same answer each time.", render=False),
+        gr.Slider(0.05, 1, 1, step=0.05, label="Top p", info="Draw among the likeliest words.", render=False),
+        gr.Slider(
+            1,
+            settings.context_length,
+            min(NEW_TOKENS, settings.context_length),
+            step=1,
+            label="Longest answer",
+            info="In tokens.",
+            render=False,
+        ),
+        gr.Textbox("", label="Seed", info="Empty: another draw each time.", max_length=18, render=False),
+    ]
+
+    async def answer(
+        question: str,
+        history: list[dict[str, Any]],
+        name: str | None,
+        instead: str,
+        temperature: float,
+        top_p: float,
+        longest: float,
+        seed: str,
+        request: gr.Request,
+    ) -> AsyncIterator[str]:
+        try:
+            messages = [*conversation(instead, history), Message("user", question)]
+            sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed.strip() or None)
+            async with aclosing(answers_so_far(app, [name], messages, sampling, request, int(longest))) as texts:
+                async for (text,) in texts:
+                    yield text
+        except PROBLEMS as error:
+            gr.Warning(sentence(error))  # after an error, Gradio's chat takes no more questions
+
+    chat = gr.ChatInterface(
+        answer,
+        chatbot=gr.Chatbot(
+            show_label=False,
+            height="50vh",
+            latex_delimiters=[],
+            buttons=["copy", "copy_all"],
+            placeholder="Ask the assistant something, or try an example.",
+            elem_id="chat",
+        ),
+        textbox=gr.Textbox(
+            "",
+            placeholder="Your question; Enter sends it",
+            max_length=LONGEST,
+            submit_btn="Send",
+            stop_btn="Stop",
+            autofocus=True,
+            elem_id="question",
+        ),
+        examples=[[each] for each in EXAMPLES],
+        additional_inputs=[version, system, *options],
+        additional_inputs_accordion=gr.Accordion("Settings", open=False, render=False),
+        editable=True,
+        fill_height=False,
+        analytics_enabled=False,
+        **PRIVATE,
+    )
+    turns = [chat.chatbot, chat.chatbot_state, chat.chatbot_value]
+    version.change(lambda: ([], [], []), None, turns, queue=False, show_progress="hidden", **PRIVATE)
+    if settings.feedback:
+        _feedback(app, chat.chatbot, version, system)
+    with gr.Accordion("About this version", open=False) as about:
+        card = gr.Markdown(latex_delimiters=[], max_height=400, elem_id="card")
+
+    def read_card(name: str | None) -> str:
+        with shown_errors():
+            found = registry.card(registry.find(name, CHAT))
+        return PICTURES.sub("", found or "This version has no model card.")
+
+    about.expand(read_card, version, card, **PRIVATE)
+
+
+def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: gr.Textbox) -> None:
+    """Thumbs for an answer, and a better one instead of a bad one."""
+    gr.Markdown(CONSENT, elem_classes="consent")
+    judged = gr.State()
+    better = gr.Textbox(
+        "", label="What should the answer have been?", visible=False, submit_btn="Send", max_length=LONGEST_FEEDBACK
+    )
+    Turns = list[dict[str, Any]]
+
+    def keep(
+        turns: Turns, name: str | None, instead: str, place: int, better: str | None, good: bool, request: gr.Request
+    ) -> None:
+        with shown_errors():
+            loaded = app.state.versions.get(name, CHAT)
+            before = [*conversation(instead, turns[: place - 1]), Message("user", text_of(turns[place - 1]))]
+            messages = [ChatMessage(role=each.role, content=each.content) for each in before]
+            given = AnswerFeedback(
+                about="answer", messages=messages, answer=text_of(turns[place]), good=good, better=better
+            )
+            keep_feedback(app.state, loaded, answer_row(given), request)
+
+    def judge(turns: Turns, name: str | None, instead: str, data: gr.LikeData, request: gr.Request) -> tuple[Any, int]:
+        place = data.index[0] if isinstance(data.index, list | tuple) else data.index
+        if isinstance(data.liked, bool):  # not if a person took the thumb back
+            keep(turns, name, instead, place, None, data.liked, request)
+        return gr.Textbox("", visible=data.liked is False), place
+
+    def correct(turns: Turns, name: str | None, instead: str, place: int, better: str, request: gr.Request) -> Any:
+        if better.strip():
+            keep(turns, name, instead, place, better, False, request)
+        return gr.Textbox("", visible=not better.strip())
+
+    about = [chatbot, version, system]
+    chatbot.like(judge, about, [better, judged], show_progress="hidden", **PRIVATE)
+    better.submit(correct, [*about, judged, better], better, show_progress="hidden", **PRIVATE)
+
+
+def conversation(system: str, turns: list[dict[str, Any]]) -> list[Message]:
+    """The system prompt, and the questions of Gradio's turns that were answered, with their answers."""
+    answered = [
+        Message(each["role"], text_of(each))
+        for question, answer in pairwise(turns)
+        if (question["role"], answer["role"]) == ("user", "assistant")
+        for each in (question, answer)
+    ]
+    return [Message("system", system), *answered] if system.strip() else answered
+
+
+def text_of(turn: dict[str, Any]) -> str:
+    """The text of one of Gradio's turns."""
+    content = turn["content"]
+    return content if isinstance(content, str) else "".join(each.get("text", "") for each in content)

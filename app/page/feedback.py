@@ -1,0 +1,66 @@
+"""The tab Feedback: a person with a reviewer's key accepts and drops feedback that waits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from app.clients import is_key
+from app.errors import RequestError
+from app.page.shared import PRIVATE, shown_errors
+from app.quarantine import Decision
+from app.waiting import COLUMNS, Text, select, texts
+
+HELP = (
+    "Nothing learns from these rows until you accept them. Nearly equal rows are one line. Click a line to choose it "
+    "and read it whole, or name IDs, networks, datasets, or all. You decide on the rows that are shown, not on later "
+    "ones; of several wordings training learns the first."
+)
+WIDTHS = [110, 120, 130, 200, 110, 300, 110, 160, 220]
+"""Pixels of the columns."""
+
+
+def feedback_tab(blocks: gr.Blocks, app: FastAPI) -> None:
+    """Build the tab inside the open block."""
+    key = gr.Textbox("", label="Reviewer's key", type="password", submit_btn="Show")
+    gr.Markdown(HELP)
+    shown = gr.State([])
+    table = gr.Dataframe(
+        headers=list(COLUMNS), datatype="str", interactive=False, column_widths=WIDTHS, elem_id="waiting"
+    )
+    whole = gr.Textbox("", label="Whole text", lines=3, max_lines=30, interactive=False)
+    which = gr.Textbox("", label="Rows")
+    with gr.Row():
+        accept, drop = gr.Button("Accept", variant="primary"), gr.Button("Drop", variant="stop")
+
+    def decided(decision: Decision | None, key: str, which: str, shown: list[Text]) -> tuple[Any, ...]:
+        with shown_errors():
+            if decision:
+                gr.Info(f"{decide(app.state, key, shown, which, decision)} rows {decision}.", duration=5)
+            found = waiting(app.state, key)
+        return found, [each.cells() for each in found], "", ""
+
+    def choose(which: str, shown: list[Text], data: gr.SelectData) -> tuple[str, str]:
+        chosen = data.row_value[0]
+        text = next((each.whole() for each in shown if each.id == chosen), "")
+        return text, " ".join(dict.fromkeys([*which.split(), chosen]))
+
+    given, made = [key, which, shown], [shown, table, whole, which]
+    key.submit(lambda *words: decided(None, *words), given, made, **PRIVATE)
+    table.select(choose, [which, shown], [whole, which], **PRIVATE)
+    accept.click(lambda *words: decided("accepted", *words), given, made, **PRIVATE)
+    drop.click(lambda *words: decided("dropped", *words), given, made, **PRIVATE)
+
+
+def waiting(state: Any, key: str) -> list[Text]:
+    """The texts that wait. Raises RequestError unless the key is a reviewer's."""
+    if not is_key(key, state.settings.reviewer_keys):
+        raise RequestError("this is no reviewer's key", None, "not_a_reviewer")
+    return texts(state.feedback.waiting())
+
+
+def decide(state: Any, key: str, shown: Sequence[Text], which: str, decision: Decision) -> int:
+    """Accept or drop those rows of `shown` that the words name; how many. Raises RequestError as `waiting`."""
+    waiting(state, key)
+    return state.feedback.decide(select(shown, which.split()), decision)[0]

@@ -1,0 +1,117 @@
+"""The page on the server's own address: its tabs, and the requests of Gradio that it needs.
+
+Its Content-Security-Policy keeps the page from asking another host, whatever HTML an answer brings.
+"""
+
+import hashlib
+import re
+from base64 import b64encode
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio import processing_utils
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.clients import is_key
+from app.page.chat import chat_tab
+from app.page.compare import compare_tab
+from app.page.email import email_tab
+from app.page.feedback import feedback_tab
+from llm.errors import UserError
+
+TITLE = "Threestage"
+WELCOME = f"# {TITLE}\nChat with the assistant, check a mail, or compare two versions."
+STYLES = """
+.gradio-container { width: 100% !important; max-width: 60rem !important; margin: 0 auto; }
+#verdict { overflow-wrap: anywhere; }
+"""
+FONTS = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+FORM_BYTES = 10_000
+"""Bytes of a request around the file that it uploads."""
+SESSIONS = 200
+"""Open pages whose fields, such as the last mail, Gradio keeps in memory."""
+HOUR = 3600
+POLICY = (
+    "default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; frame-src 'none'; frame-ancestors 'self'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+"""Gradio sets styles on elements. The page's own inline scripts run, by their hashes, and no others."""
+SAFE = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"same-origin")]
+SCRIPT = re.compile(rb"<script\b(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
+FILES = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/login", "/logout")
+EVENTS = ("run/predict", "queue/join", "queue/data", "heartbeat/", "upload", "cancel", "reset")
+"""Gradio's other routes hand out files or keep what a page shows."""
+NEEDED = (*FILES, *(f"/gradio_api/{each}" for each in EVENTS))
+
+
+def mount_page(app: FastAPI) -> FastAPI:
+    """Let the page answer what it needs and no route of the app answers; anything else stays the app's 404.
+
+    If the settings have keys, each is a password of the log-in. An open page keeps a connection, and with it the
+    server: `app.state.end_page()` closes them all.
+    """
+    settings = app.state.settings
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
+        gr.Markdown(WELCOME)
+        tabs = {"Chat": chat_tab, "Email": email_tab, "Compare": compare_tab}
+        tabs |= {"Feedback": feedback_tab} if settings.reviewer_keys else {}
+        for name, tab in tabs.items():
+            with gr.Tab(name):
+                tab(blocks, app)
+    blocks.state_session_capacity = SESSIONS
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        "/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=max(1, settings.body_bytes - FORM_BYTES),
+        theme=gr.themes.Default(**FONTS),
+        css=STYLES,
+        auth=(lambda _, password: is_key(password, settings.api_keys)) if settings.api_keys else None,
+        auth_message="Choose a name; the password is a key of this server. Logging out ends every session of a name.",
+    )
+    # Gradio checks the files that a client names only after its own launch(), and fetches the URLs that it names.
+    blocks.has_launched = True
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
+    page = app.router.routes.pop().app  # a mount would hide the app's own 404 and 405
+    app.state.end_page = page.stop_event.set
+    not_found = app.router.default
+
+    async def rest(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/":
+            await _guarded(page, scope, receive, send)
+        else:
+            await (page if scope["path"].startswith(NEEDED) else not_found)(scope, receive, send)
+
+    app.router.default = rest
+    return app
+
+
+async def _fetch_nothing(url: str, cache_dir: str) -> str:
+    """In place of Gradio's function of these arguments."""
+    raise UserError(f"{url[:200]}: this server fetches no files; upload it")
+
+
+async def _guarded(page: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send the page's HTML with the policy for its scripts."""
+    messages: list[Message] = []
+
+    async def collect(message: Message) -> None:
+        messages.append(message)
+
+    as_it_is = [each for each in scope["headers"] if each[0] != b"accept-encoding"]  # hashes are of what a browser runs
+    await page(scope | {"headers": as_it_is}, receive, collect)
+    html = b"".join(each.get("body", b"") for each in messages)
+    header = (b"content-security-policy", policy(html).encode())
+    messages[0]["headers"] = [*messages[0]["headers"], *SAFE, header]
+    for message in messages:
+        await send(message)
+
+
+def policy(html: bytes) -> str:
+    """A Content-Security-Policy that lets the inline scripts of this page run and no others."""
+    hashes = dict.fromkeys(b64encode(hashlib.sha256(script).digest()).decode() for script in SCRIPT.findall(html))
+    return POLICY.format(scripts=" ".join(f"'sha256-{each}'" for each in hashes))

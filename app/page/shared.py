@@ -1,0 +1,135 @@
+"""What the page's tabs share: the choice of a version, answers while they are generated, errors as sentences."""
+
+import asyncio
+import html
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from mlflow.exceptions import MlflowException
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from app.clients import network_of
+from app.errors import Busy
+from app.feedback import keep
+from app.generation import Generation, chat_prompt, ends
+from app.metrics import TOKENS
+from app.registry import BY_DEFAULT
+from app.versions import Loaded, Versions
+from llm.chat import Message
+from llm.errors import UserError
+from llm.generation.sampling import Sampling
+from llm.objectives import CHAT
+from tasks.registry.versions import CHALLENGER, CHAMPION
+
+LONGEST = 100_000
+"""Characters of a question."""
+PAUSE = 0.05
+"""Seconds between two updates of an answer."""
+PLAIN = {CHAMPION: "in use", CHALLENGER: "not yet approved"}
+"""Aliases in words for people who know no registry."""
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
+"""Options of every event: the API is /v1, and the versions limit what runs at once."""
+PROBLEMS = (UserError, ValidationError, MlflowException)
+"""Errors that a user can understand."""
+
+
+@contextmanager
+def shown_errors() -> Iterator[None]:
+    """End an event with one of PROBLEMS as a sentence on the page."""
+    try:
+        yield
+    except PROBLEMS as error:
+        raise gr.Error(sentence(error), print_exception=False) from None
+
+
+def sentence(error: Exception) -> str:
+    """An error as a person reads it, safe in HTML."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if isinstance(error, Busy):
+        text += f"; try again in {error.retry_after} s"
+    return html.escape(f"{text[:1].upper()}{text[1:]}.")
+
+
+def version_choices(versions: Versions, capability: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The versions with a capability under their names for people, the newest first; and in the order in which a person
+    wants them: those with an alias first, and of these the default. Raises as `Registry.listed`."""
+    found = [each for each in versions.registry.listed() if capability in each.capabilities]
+    names = [", ".join([str(each.named), *(PLAIN.get(alias, alias) for alias in each.aliases)]) for each in found]
+    values = [str(each.named) for each in found]
+    by_alias = [str(each.named) for alias in BY_DEFAULT for each in found if alias in each.aliases]
+    return list(zip(names, values, strict=True)), list(dict.fromkeys([*by_alias, *values]))
+
+
+def version_dropdown(
+    blocks: gr.Blocks, versions: Versions, capability: str, label: str = "Version", place: int = 0
+) -> gr.Dropdown:
+    """A choice of a version, read each time somebody opens the page. It begins at this place of the wanted ones."""
+    dropdown = gr.Dropdown(label=label, filterable=False, elem_id=f"version-{capability}")
+
+    def opened() -> gr.Dropdown:
+        with shown_errors():
+            choices, wanted = version_choices(versions, capability)
+        info = None if choices else "There is no version yet: `make run` makes one."
+        return gr.Dropdown(choices=choices, value=[*wanted, None, None][place], info=info)
+
+    blocks.load(opened, None, dropdown, queue=False, show_progress="hidden", **PRIVATE)
+    return dropdown
+
+
+async def answers_so_far(
+    app: FastAPI,
+    names: Sequence[str | None],
+    messages: Sequence[Message],
+    sampling: Sampling,
+    request: gr.Request,
+    longest: int | None = None,
+) -> AsyncIterator[list[str]]:
+    """The answers of some versions so far, one of at most `longest` tokens each, again until the last has ended.
+
+    Raises as `Loader.get`, `chat_prompt` and `Generation`. Whoever stops before the end closes it, which stops the
+    versions.
+    """
+    loaded = [await app.state.loader.get(name, CHAT) for name in names]
+    prompts = [await run_in_threadpool(chat_prompt, each, messages) for each in loaded]
+    options = {"seconds": app.state.settings.request_seconds, "network": network_of(request)}
+    texts, generations, tasks = [""] * len(names), list[Generation](), list[asyncio.Task]()
+
+    async def read(place: int, generation: Generation) -> None:
+        async for piece in generation:
+            texts[place] += piece.text
+
+    try:
+        for each, prompt in zip(loaded, prompts, strict=True):
+            new = longest and max(1, min(longest, each.engine.context_length - len(prompt)))
+            stops = ends(each, chat=True)
+            generations.append(
+                Generation(each, [prompt], sampling=sampling, stop_tokens=stops, max_new_tokens=new, **options)
+            )
+        tasks = [asyncio.create_task(read(*each)) for each in enumerate(generations)]
+        shown: list[str] = []
+        while shown != texts or not all(task.done() for task in tasks):
+            await asyncio.wait(tasks, timeout=PAUSE)
+            if shown != texts:
+                shown = list(texts)
+                yield shown
+        for task in tasks:
+            await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        for each, generation in zip(loaded, generations, strict=False):
+            generation.close()
+            TOKENS.labels(each.registered_name).inc(generation.completion_tokens)
+
+
+def keep_feedback(state: Any, loaded: Loaded, row: dict[str, Any], request: gr.Request) -> None:
+    """Keep a row of feedback, and thank for it. Raises as `keep`."""
+    kept = keep(state.feedback, state.settings, loaded, row, state.feedback.client_of(request.request))
+    gr.Info("Thank you, it is kept." if kept.kept else "Thank you; the same was kept before.", duration=5)

@@ -1,0 +1,87 @@
+"""A table too large for memory, as parts on disk: each is made once, by any core, and is there whole or not at all.
+
+A part is an Arrow file, read through a memory map; its metadata say what cleaning did to it. A run that was interrupted
+goes on with the first missing part.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from tasks.data.cleaning.record import Record
+from tasks.stages.cluster import map_in_order
+
+RECORD = b"record"
+Job = TypeVar("Job")
+
+logger = logging.getLogger(__name__)
+
+
+def with_record(table: pa.Table, record: Record) -> pa.Table:
+    """The table, and what cleaning did to it."""
+    return table.replace_schema_metadata({RECORD: record.to_json()})
+
+
+def write_part(path: Path, table: pa.Table) -> None:
+    """Write a table through a temporary name, fsync and rename."""
+    unfinished = path.with_name(f".{path.name}.partial")
+    with unfinished.open("wb") as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A part, or some of its columns, as views of its file."""
+    with pa.memory_map(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
+    return table.select(columns) if columns else table
+
+
+def read_record(path: Path) -> Record:
+    """What cleaning did to a part."""
+    with pa.memory_map(str(path)) as file:
+        return Record.from_json(pa.ipc.open_file(file).schema.metadata[RECORD])
+
+
+def column(paths: Iterable[Path], name: str) -> np.ndarray:
+    """A column of numbers of all parts."""
+    return np.concatenate([read_part(path, [name])[name].to_numpy() for path in paths])
+
+
+def _make(work: Callable[[Job], pa.Table], task: tuple[Path, Job]) -> None:
+    path, job = task
+    write_part(path, work(job))
+
+
+def make_parts(
+    folder: Path, jobs: Iterable[Job], work: Callable[[Job], pa.Table], total: int | None = None
+) -> list[Path]:
+    """Do each job whose part is not in `folder` yet, on all cores; the parts in the order of the jobs.
+
+    The jobs of every call with this folder must be the same. What `work` raises ends it, and the parts before stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder, paths, made = folder.absolute(), [], 0
+
+    def missing() -> Iterator[tuple[Path, Job]]:
+        for number, job in enumerate(jobs):
+            paths.append(folder / f"{number:06}.arrow")
+            if not paths[-1].exists():
+                yield paths[-1], job
+
+    with tqdm(desc=folder.name, total=total, unit="part", disable=None, leave=False) as bar:
+        for _ in map_in_order(partial(_make, work), missing()):
+            made += 1
+            bar.update()
+    logger.info("%s: %d parts made, %d were there", folder.name, made, len(paths) - made)
+    return paths

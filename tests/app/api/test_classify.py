@@ -1,0 +1,281 @@
+"""/classify: mails as text, raw messages and files, one or thousands."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pandas as pd
+import pytest
+from mlflow.pyfunc import PythonModelContext
+from projects import ROOT, environment
+
+from app.cleaning import Cleaner
+from app.errors import Busy
+from app.versions import Loaded
+from llm.objectives.classifier import explain
+from tasks.data.mail import clean_row, parse_message
+from tasks.served import ServedModel
+from tests.app.conftest import CHARSETS, alive, children, wait_until
+from tests.app.rows import ends_itself, hangs
+from tests.app.steps import samples, stepwise
+
+MAILS = [
+    {"subject": "hello", "body": "the cat sat on the mat"},
+    {"subject": "", "body": "a bird sang to the moon . " * 40},
+    {"subject": "the moon", "body": ""},
+    {"body": "<html><p>how are <b>you</b> ?</p></html>"},
+    {"message": "Subject: =?utf-8?q?hello_=C3=A4?=\nContent-Type: text/html\n\n<p>the dog &amp; the hat</p>"},
+    {"message": "no headers at all\n\nhow are you ?"},
+    {"subject": "\ud800ä", "body": "\x00 \ufffd 🐈 ?"},
+]
+
+
+@pytest.fixture(scope="module")
+def served(registry) -> ServedModel:
+    """The same version as MLflow serves it."""
+    model = ServedModel()
+    model.load_context(PythonModelContext({"model": str(registry / "classifier-1/classifier")}, None))
+    return model
+
+
+def classify(address, emails, **options):
+    return httpx.post(f"{address}/classify", json={"emails": emails} | options, timeout=600)
+
+
+def feedback(address, **said):
+    return httpx.post(f"{address}/feedback", json={"about": "email"} | said, timeout=60)
+
+
+def verdicts(address, emails, **options):
+    return classify(address, emails, **options).raise_for_status().json()["verdicts"]
+
+
+def test_verdicts_are_those_of_the_registered_model(server, served):
+    mails = [mail for mail in MAILS if "\ud800" not in mail.get("subject", "")]
+    expected = served.predict(None, pd.DataFrame(mails))
+    found = classify(server, mails).json()
+    assert found["model"] == "threestage-classifier/1"
+    assert (found["labels"], found["threshold"]) == (["ham", "spam"], 0.5)
+    assert [verdict["label"] for verdict in found["verdicts"]] == expected["label"].tolist()
+    for verdict, row in zip(found["verdicts"], expected.to_dict("records"), strict=True):
+        for label, probability in verdict["probabilities"].items():
+            assert probability == pytest.approx(row[f"{label}_probability"], abs=1e-5)
+        assert verdict["probability"] == verdict["probabilities"][verdict["label"]]
+        assert verdict["error"] is None
+    assert len({round(verdict["probabilities"]["spam"], 4) for verdict in found["verdicts"]}) > 3
+
+
+def test_many_mails_have_their_verdicts_in_order(server):
+    mails = [{"subject": f"hello {number}", "body": "the cat sat " * (number % 7)} for number in range(300)]
+    before = samples(server).get(("threestage_emails_total", "threestage-classifier/1"), 0)
+    found = verdicts(server, mails)
+    assert len(found) == 300
+    for number in (0, 63, 64, 299):
+        (alone,) = verdicts(server, [mails[number]])
+        assert found[number]["probability"] == pytest.approx(alone["probability"], abs=1e-5)
+    assert samples(server)["threestage_emails_total", "threestage-classifier/1"] == before + 304
+
+
+def test_a_bad_row_has_its_reason_among_good_ones(server, served):
+    rows = [MAILS[0], {}, {"message": "x", "subject": "y"}, MAILS[1], {"body": " \n\t"}, {"message": "Subject: \n\n"}]
+    found = verdicts(server, rows)
+    assert [verdict["error"] for verdict in found] == [
+        *(None, "there is no text to classify", "a row has either message or subject and body"),
+        *(None, "there is no text to classify", "there is no text to classify"),
+    ]
+    assert [verdict["error"] for verdict in found] == served.predict(None, pd.DataFrame(rows))["error"].tolist()
+    assert [bool(verdict["label"]) for verdict in found] == [True, False, False, True, False, False]
+    assert all(verdict["probabilities"] is None for verdict in found if verdict["error"])
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [{"subject": 5}], [{"subject": "x", "sender": "y"}], "x", [[]], [{"body": ["x"]}]]
+)
+def test_what_is_no_list_of_mails_is_refused_as_a_whole(server, rows):
+    answer = classify(server, rows)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"].startswith("emails")
+
+
+def test_an_explanation_has_the_strongest_words_first(server, served):
+    text = {"subject": "hello", "body": "the cat sat on the mat and the dog ate the hat"}
+    (found,) = verdicts(server, [text], explain=4)
+    expected = explain(served.model, served.encoding, f"{text['subject']}\n\n{text['body']}")[:4]
+    assert [moved["text"] for moved in found["moved_by"]] == [piece for piece, _ in expected]
+    assert [moved["effect"] for moved in found["moved_by"]] == pytest.approx(
+        [effect for _, effect in expected], abs=1e-3
+    )
+    effects = [abs(moved["effect"]) for moved in found["moved_by"]]
+    assert effects == sorted(effects, reverse=True)
+    assert verdicts(server, [text])[0]["moved_by"] is None
+    assert len(verdicts(server, [text] * 16, explain=1)) == 16
+    answer = classify(server, [text] * 17, explain=1)
+    assert answer.status_code == 400
+    assert "17 mails with explain; at most 16 are explained at once" in answer.json()["error"]["message"]
+
+
+def test_files_are_classified_and_their_names_are_only_told_back(server):
+    names = ["../../x.eml", "/etc/passwd", "a b\\c.eml", "ä.eml", ""]
+    content = "Subject: hello\nFrom: a@example.com\n\nthe cat sat"
+    files = [("files", (name or None, content.encode(), "message/rfc822")) for name in names[:4]]
+    files += [
+        ("files", ("latin.eml", "Subject: hello\n\nGrüße".encode("latin-1"))),
+        ("files", ("no.eml", b"\xff\x00\xfe")),
+        ("files", ("mbox", f"From a Thu Aug 22 12:36:23 2002\n{content}\n\n".encode() * 2)),
+    ]
+    answer = httpx.post(f"{server}/classify/files", files=files, data={"explain": 1}, timeout=300)
+    found = answer.raise_for_status().json()["verdicts"]
+    assert [verdict["name"] for verdict in found] == [*names[:4], "latin.eml", "no.eml", "mbox"]
+    (mail,) = verdicts(server, [{"subject": "hello", "body": "the cat sat"}])
+    assert [verdict["probability"] for verdict in found[:4]] == pytest.approx([mail["probability"]] * 4)
+    (latin,) = verdicts(server, [{"subject": "hello", "body": "Grüße"}])
+    assert found[4]["probability"] == pytest.approx(latin["probability"])
+    assert found[0]["moved_by"]
+    assert [verdict["error"] for verdict in found[5:]] == [
+        "it is no text",
+        "it has several messages: each must be a file of its own",
+    ]
+
+
+def test_files_in_any_charset_are_read_as_training_reads_them(server):
+    learned = [dict(zip(("subject", "body"), parse_message(content), strict=True)) for content in CHARSETS.values()]
+    answer = httpx.post(f"{server}/classify/files", files=[("files", each) for each in CHARSETS.items()], timeout=300)
+    found = answer.raise_for_status().json()["verdicts"]
+    expected = verdicts(server, learned)
+    assert [each["probability"] for each in found] == [each["probability"] for each in expected]
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "reason"),
+    [
+        ([], {"model": "classifier"}, "files"),
+        ([("files", ("x.eml", b"x"))], {"explain": "many"}, "explain"),
+        (
+            [("files", ("x.eml", b"x"))],
+            {"model": "assistant"},
+            "assistant/1 can't classify; models that can: classifier",
+        ),
+        ([("files", (f"{n}.eml", b"x")) for n in range(1001)], {}, "1000"),
+    ],
+    ids=["none", "number", "model", "many"],
+)
+def test_files_that_are_none_or_ask_for_nonsense_are_refused(server, files, data, reason):
+    answer = httpx.post(f"{server}/classify/files", files=files, data=data, timeout=300)
+    assert answer.status_code in (400, 422)
+    assert reason in answer.json()["error"]["message"]
+
+
+def test_a_request_whose_queue_is_full_is_refused_and_answered_later(server, change_settings):
+    change_settings(queue=0)
+    for answer in (classify(server, MAILS[:1]), feedback(server, label="spam", **MAILS[0])):
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"] == "1"
+    change_settings(queue=1)
+    assert verdicts(server, MAILS[:1])
+    assert verdicts(server, MAILS[:1])
+
+
+def test_a_network_waits_with_its_share_of_requests_and_leaves_the_rest_to_others():
+    loaded = Loaded("classifier/1", *([None] * 7), client_share=0.25)
+    with loaded.classified_by(8, "one"), loaded.classified_by(8, "one"):
+        with pytest.raises(Busy, match="2 requests of your network run or wait already, and at most 2 may"):
+            loaded.classified_by(8, "one").__enter__()
+        with loaded.classified_by(8, "another"), loaded.classified_by(8), loaded.classified_by(8, "third"):
+            assert len(loaded.classifying) == 5
+    with loaded.classified_by(8, "one"):
+        assert loaded.classifying == ["one"]
+
+
+def test_a_list_whose_client_leaves_is_not_classified_to_its_end(server, change_settings):
+    name = ("threestage_emails_total", "threestage-classifier/1")
+    change_settings(queue=1)
+    before = samples(server).get(name, 0)
+    with stepwise() as steps:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server}/classify", json={"emails": MAILS[:1] * 5000}, timeout=httpx.Timeout(300, read=1))
+        steps.let(2)  # the 64 that have begun, in two batches
+        steps.open()
+    wait_until(lambda: classify(server, MAILS[:1]).status_code == 200, 120)
+    assert samples(server)[name] == before + 1
+
+
+def test_a_list_that_takes_too_long_is_504(server, change_settings):
+    change_settings(request_seconds=0.001)
+    answer = classify(server, MAILS[:1] * 200)
+    assert answer.status_code == 504
+    assert "of 200 mails were classified" in answer.json()["error"]["message"]
+
+
+BOMBS = {  # each would take Python's own parsers, or Beautiful Soup, minutes to hours
+    "tags in tags": {"body": "<html>" + "<div>" * 100_000 + "x"},
+    "entities in entities": {"body": "&" + "amp;" * 100_000 + " x"},
+    "parameters of a header": {"message": "Content-Type: text/plain" + ";a=b" * 200_000 + "\n\nx"},
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_a_mail_made_to_take_hours_is_read_like_its_neighbours(server, bomb):
+    first, second, third = verdicts(server, [MAILS[0], bomb, MAILS[0]])
+    assert [first["error"], second["error"], third["error"]] == [None] * 3
+    assert first["probability"] == third["probability"]
+
+
+@pytest.fixture
+def make_cleaner():
+    made = []
+
+    def make(*seconds: float) -> Cleaner:
+        made.append(Cleaner(*seconds))
+        return made[-1]
+
+    yield make
+    for cleaner in made:
+        cleaner.close()
+
+
+def test_a_mail_that_takes_too_long_is_given_up_and_its_neighbours_are_read(make_cleaner):
+    assert make_cleaner(3)(hangs, ["a", "hangs", "b"]) == [{"body": "a"}, "not readable within 3 s", {"body": "b"}]
+
+
+def test_mails_have_their_time_together(make_cleaner):
+    cleaner = make_cleaner()
+    assert cleaner(hangs, ["a", "b"], 300) == [{"body": "a"}, {"body": "b"}]
+    late, *rest = cleaner(hangs, ["hangs", "b", "c"], 1)
+    assert late.startswith("not readable within ")
+    assert rest == ["not read: the mails before it took all of the time"] * 2
+    assert cleaner(hangs, ["a"], 300) == [{"body": "a"}]
+
+
+def test_the_end_waits_for_no_mail(make_cleaner):
+    cleaner = make_cleaner(600)
+    with ThreadPoolExecutor() as threads:
+        call = threads.submit(cleaner, hangs, ["hangs", "b"])
+        wait_until(lambda: children(os.getpid()), 120)
+        cleaner.close()
+        ended, other = call.result(60)
+    assert (ended, other) == (
+        "not readable: it ended the process that reads mails",
+        "not read: the server is ending",
+    )
+
+
+def test_a_mail_that_ends_its_process_has_a_reason_and_the_next_starts_another(make_cleaner):
+    cleaner = make_cleaner()
+    assert cleaner(ends_itself, [{"body": "x"}, {}]) == ["not readable: it ended the process that reads mails", {}]
+    assert cleaner(clean_row, [{"body": "x"}, {"message": "a", "body": "b"}]) == [
+        {"subject": "", "body": "x"},
+        "a row has either message or subject and body",
+    ]
+
+
+def test_a_process_that_is_killed_leaves_none_behind(tmp_path):
+    code = "from app.cleaning import Cleaner\nCleaner()(dict, [{}])\nprint('read', flush=True)\ninput()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment(PYTHONPATH=str(ROOT)), **pipes) as server:
+        assert server.stdout.readline() == b"read\n"
+        helpers = children(server.pid)
+        assert helpers
+        server.kill()
+    wait_until(lambda: not any(alive(pid) for pid in helpers), 60)

@@ -1,0 +1,45 @@
+"""What the app offers follows from the capabilities that an objective declares, whatever a model is called."""
+
+import json
+import shutil
+
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from app.api.server import create_app
+from app.cli.command import cli
+from app.page.shared import version_choices
+from app.settings import Settings
+from llm.objectives import CHAT, CLASSIFY, COMPLETE
+from tests.app.conftest import register, tracked, wait_until, write_model
+
+HELLO = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
+
+
+@pytest.fixture(scope="module")
+def helper(ready_store, tmp_path_factory):
+    """A registry with one application of somebody's own: a `helper` whose objective is `assistant`."""
+    folder = tmp_path_factory.mktemp("helper")
+    shutil.copy(ready_store, folder / "mlflow.db")
+    with tracked(folder):
+        register(write_model(folder / "1/helper", "assistant"), "helper", "champion")
+        yield folder
+
+
+def test_an_assistant_under_another_name_chats_on_the_server_the_page_and_the_command_line(helper, monkeypatch):
+    with tracked(helper), TestClient(create_app(Settings(rows=1, poll_seconds=0.1)), "http://localhost") as client:
+        wait_until(lambda: client.get("/readyz").json()["versions"] == {"helper": "helper/1, champion"}, 120)
+        for asked in ({}, {"model": "helper"}):
+            answer = client.post("/v1/chat/completions", json=HELLO | asked)
+            assert answer.json()["model"] == "threestage-helper/1"
+        assert client.post("/v1/completions", json={"prompt": "hello"}).json()["model"] == "threestage-helper/1"
+        refused = client.post("/classify", json={"emails": [{"body": "hello"}]})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        versions = client.app.state.versions
+        offered = {each: version_choices(versions, each) for each in (CHAT, CLASSIFY, COMPLETE)}
+        helpers = [("helper/1, in use", "helper/1")], ["helper/1"]
+        assert offered == {CHAT: helpers, CLASSIFY: ([], []), COMPLETE: helpers}
+    with tracked(helper):
+        said = CliRunner().invoke(cli, ["chat", "hello", "--max-tokens", "3", "--json"])
+    assert json.loads(said.stdout)["model"] == "threestage-helper/1", said.output
