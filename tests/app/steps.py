@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm.generation.packed import PackedGPT
+from llm.kernels.serving.decode import Decoder
 from llm.model.gpt import GPT
 
 
@@ -53,7 +53,7 @@ def stepwise() -> Iterator[Steps]:
         return step
 
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (GPT, PackedGPT):
+        for kind in (GPT, Decoder):
             patch.setattr(kind, "hidden_states", stepped(kind.hidden_states))
         try:
             yield steps

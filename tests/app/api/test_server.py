@@ -20,7 +20,7 @@ SERVE = """
 import sys, time
 import app.api.server
 from app.settings import Settings
-from llm.generation.packed import PackedGPT
+from llm.kernels.serving.decode import Decoder
 from llm.model.gpt import GPT
 
 def slowly(hidden_states):
@@ -29,7 +29,7 @@ def slowly(hidden_states):
         return hidden_states(self, *args, **options)
     return step
 
-for kind in (GPT, PackedGPT):
+for kind in (GPT, Decoder):
     kind.hidden_states = slowly(kind.hidden_states)
 app.api.server.GOODBYE = 6
 app.api.server.serve(
