@@ -72,7 +72,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/review/page.py": [],
     "tasks/served.py": [],
     "flows/retrain.py": [],
-    "app/page.py": [],
+    "app/page": [],
     "data/inbox/emails": ["preprocess@emails"],
     "data/instructions": ["preprocess@instructions"],
     "libraries.json:matplotlib": EVALUATION,
