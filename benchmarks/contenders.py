@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm.device import has_fast_bfloat16
 from llm.errors import UserError
+from llm.kernels.processor import has_fast_bfloat16
 
 ROOT = Path(__file__).parents[1]
 NANOGPT = "NANOGPT"
@@ -201,22 +201,20 @@ def our_steps(
     Raises RuntimeError where the compiler fails.
     """
     from llm.device import Compute
+    from llm.kernels.training.choose import choose_backend
     from llm.model.lora import LoRALinear
-    from llm.training.compiled import choose_blocks, compile_blocks
+    from llm.training.backend import use_backend
     from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
-    muon_in_c = False
     if tokens:
         lora = any(isinstance(module, LoRALinear) for module in model.modules())
         compute = Compute(torch.device("cpu"), dtype, "as the benchmark asks")
-        how = {"from_scratch": not lora, "muon": config.optimizer == "muon"}
-        asked = choose_blocks(model, compute, tokens, model.config.n_embd, **how)
-        if (found := compile_blocks(model, goal, asked)) != asked:
-            raise RuntimeError(found.blocks_reason)
-        muon_in_c = "Muon" in found.in_c
+        chosen = choose_backend(compute, model.config, tokens, from_scratch=not lora, lora=lora)
+        if (used := use_backend(model, goal, chosen)) != chosen:
+            raise RuntimeError(used.backend_reason)
     try:
-        train(model, config, goal, report=lambda row, seconds: report(seconds), stop=stop, muon_in_c=muon_in_c)
+        train(model, config, goal, report=lambda row, seconds: report(seconds), stop=stop)
     except InterruptedError:
         return
 

@@ -1,8 +1,8 @@
 """How fast texts are made on a CPU: `python -m benchmarks.generate`.
 
 GPT-2's shape with random weights, a prompt of 32 tokens, 128 greedy new ones, in tokens a second, prompt included:
-`transformers` in float32 and bfloat16 against this project in float32, bfloat16, packed bfloat16 and in C, one text and
-many at once; bfloat16 is left out where oneDNN has none. A token reads every weight once, so what the memory gives is
+`transformers` in float32 and bfloat16 against this project in float32, bfloat16 and in C, one text and many at
+once; bfloat16 is left out where the processor lacks it. A token reads every weight once, so what the memory gives is
 the limit of a single text.
 
 With `--pretrained FILE.gguf` also published weights: what each precision takes and how well it predicts this project's
@@ -30,22 +30,21 @@ from benchmarks import report
 from llm.config import GPTConfig
 from llm.formats.huggingface import load_pretrained
 from llm.generation.engine import Engine, Request
-from llm.generation.native import load_library
-from llm.generation.packed import PackedLinear, can_prepack, decode_natively, pack_for_inference, prepack
+from llm.generation.packed import PackedGPT, pack, pack_for_inference
 from llm.generation.text import generate
+from llm.kernels.processor import has_fast_bfloat16
+from llm.kernels.serving.decode import load_library
 from llm.model.gpt import GPT
 
 VARIANTS: dict[str, tuple[float, Callable[[GPT], GPT]]] = {
     "float32": (4, lambda model: model),
     "bfloat16": (2, lambda model: model.bfloat16()),
-    "packed": (2, prepack),
     "8 bits": (8.5 / 8, pack_for_inference),
 }
 """Bytes a weight, and how a model is changed."""
-if not can_prepack():  # in bfloat16 a token would take minutes
-    del VARIANTS["bfloat16"], VARIANTS["packed"]
+if not has_fast_bfloat16(torch.device("cpu")):  # in bfloat16 a token would take minutes
+    del VARIANTS["bfloat16"]
 FLOATS = [name for name in ("float32", "bfloat16") if name in VARIANTS]  # in which `transformers` takes part
-PACKED = [name for name in ("packed", "8 bits") if name in VARIANTS]
 
 FIRST_TOKEN = """
 import sys, time
@@ -93,14 +92,11 @@ def through_eight_bits(model: GPT) -> GPT:
 
 PRECISIONS: dict[str, Callable[[GPT], GPT]] = {
     "float32": lambda model: model,
-    "float32 in C": lambda model: decode_natively(model, load_library(), exact=True),
-    "packed": prepack,
+    "float32 in C": lambda model: pack(model, load_library(), exact=True),
     "8 bits": through_eight_bits,
     "as in the file": pack_for_inference,
 }
 """How published weights are changed."""
-if not can_prepack():
-    del PRECISIONS["packed"]
 
 
 def ours(variant: str, config: GPTConfig, prompt: int, new: int, texts: int = 1) -> Callable[[], float]:
@@ -174,10 +170,8 @@ def compare_published(
         model, encoding = load_pretrained(file, context_length=1024)
         model = change(model)
         found["perplexity"][name] = perplexity(model, encoding)
-        decoder = getattr(model, "decoder", None)
         plain = sum(weight.nbytes for weight in model.parameters())
-        packed = sum(m.weight.nbytes for m in model.modules() if isinstance(m, PackedLinear))
-        found["megabytes"][name] = (decoder.nbytes if decoder else plain + packed) / 1e6
+        found["megabytes"][name] = (model.decoder.nbytes if isinstance(model, PackedGPT) else plain) / 1e6
         for several in (1, texts):
             contenders[f"{name}, {several}"] = partial(_generated, model, prompts[:several], new)
     with ExitStack() as stack:
@@ -262,7 +256,7 @@ def compare(config: GPTConfig, *, prompt: int, new: int, texts: int, rounds: int
     contenders = {
         **{f"transformers {name}": theirs(getattr(torch, name), config, prompt, new) for name in FLOATS},
         **{variant: ours(variant, config, prompt, new) for variant in VARIANTS},
-        **{f"{variant}, {texts} texts": ours(variant, config, prompt, new, texts) for variant in PACKED},
+        many: ours("8 bits", config, prompt, new, texts),
     }
     medians = report.take_turns(contenders, rounds)
     bandwidth, weights = report.read_bandwidth(), weights_a_token(config)
@@ -276,7 +270,7 @@ def compare(config: GPTConfig, *, prompt: int, new: int, texts: int, rounds: int
                 f"{name} to {other}": medians[name] / medians[other]
                 for name, other in [
                     *((name, f"transformers {name}") for name in FLOATS),
-                    *((name, f"transformers {FLOATS[-1]}") for name in PACKED),
+                    ("8 bits", f"transformers {FLOATS[-1]}"),
                 ]
             },
             f"{best} to the better transformers": medians[best] / theirs_best,

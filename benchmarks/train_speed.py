@@ -6,7 +6,7 @@ float32, in bfloat16 autocast, and in that with torch.compile; in float32 alone 
 Two set-ups: GPT-2 124M, and the default model of params.yaml, for which the others get a GPT-2 of the same layers,
 heads, width, vocabulary and context. "as published" is the book's own loop: float32, dropout 0.1, plain AdamW, no
 clipping; all others train without dropout, with fused AdamW, and clip. Ours, compiled, multiplies in 8 bits where a
-long training does, with VNNI and without AMX: for its logits, and in all blocks of GPT-2 124M.
+long training does, with VNNI and without AMX: in all blocks of GPT-2 124M.
 
 Utilisation is what the maths needs, 6 * weights in matrix products * tokens and causal attention, over the time and
 over what this machine's matrix products of 2048 x 2048 reach in the same run.
@@ -46,7 +46,6 @@ from benchmarks.contenders import (
 )
 from llm.config import GPTConfig, TrainConfig
 from llm.errors import UserError
-from llm.model.int8 import LearnedInt8Linear
 from tasks.applications.foundation.train import Train
 from tasks.stages.params import FOUNDATION, PARAMS_FILE, load_application, load_dataset
 
@@ -120,8 +119,7 @@ def measure(*, contender: list, ours: dict, shape: dict, train: dict, warmup: in
         network, loss = our_model(ours, precision, batches)
         how = {"tokens": LONG if mode == "compiled" else 0, "dtype": DTYPES[precision]}
         our_steps(network, TrainConfig(**train), loss, taken.append, enough, **how)
-        blocks_in_int8 = any(isinstance(module, LearnedInt8Linear) for module in network.modules())
-        in_int8 = "products" if blocks_in_int8 else "logits" if network.logits_in_int8 else None
+        in_int8 = "products" if network.training_backend.in_int8 else None
     else:
         published = mode == "published"
         peer = MODELS[model](Shape(**shape | {"dropout": 0.1 if published else 0.0}))

@@ -53,7 +53,7 @@ class GPTShape(Config):
     qk_norm: bool = False
     """Whether queries and keys are scaled to one size before they meet."""
     mlp: Literal["gelu", "relu2", "swiglu"] = "gelu"
-    """How the MLP bends: GELU, the square of ReLU, or a gate from a second matrix."""
+    """The MLP's activation: GELU, the square of ReLU, or a gate from a second matrix."""
     bias: bool = True
     """Whether linear layers and LayerNorms add a bias."""
     tied: bool = True

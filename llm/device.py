@@ -1,20 +1,18 @@
-"""Where and in which precision to compute, chosen once and said with its reason."""
+"""Where and in which precision to compute, chosen once and logged with its reason."""
 
 import ctypes
 import os
-import re
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
+from llm.kernels.training.backend import TORCH, Backend
+
 # Rows of the matrices whose product shows what a device could do at most: on a GPU smaller ones are over before it has
 # all its cores at work.
 PEAK_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
-EAGER = "eager"  # blocks as they are written
-IN_C = " in C"  # behind what else is computed so
-IN_INT8 = " in 8 bits"  # behind what has products in 8 bits
 
 
 @dataclass(frozen=True)
@@ -24,31 +22,9 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     reason: str
-    blocks: str = EAGER
-    """How a training computes: blocks eager, or compiled, and by what; what is in C, and what in 8 bits
-    (llm/training/compiled.py)."""
-    blocks_reason: str = ""
-
-    @property
-    def compiled(self) -> bool:
-        """Whether a training compiles the blocks of its model."""
-        return not self.blocks.startswith(EAGER)
-
-    @property
-    def in_c(self) -> list[str]:
-        """What a training has computed in C: of attention, loss and Muon (llm/training/compiled.py)."""
-        found = re.search(f", ([A-Za-z ]+){IN_C}", self.blocks)
-        return found[1].split(" and ") if found else []
-
-    @property
-    def in_int8(self) -> bool:
-        """Whether a training has its blocks multiply in 8 bits (llm/model/int8.py)."""
-        return "products" + IN_INT8 in self.blocks
-
-    @property
-    def logits_in_int8(self) -> bool:
-        """Whether a training has its logits made in 8 bits (llm/training/loss.c)."""
-        return ", logits" in self.blocks
+    backend: Backend = TORCH
+    """What a training computes with."""
+    backend_reason: str = ""
 
     def autocast(self) -> AbstractContextManager:
         """Matrix products in `dtype`, everything that needs the range in float32."""
@@ -56,8 +32,8 @@ class Compute:
 
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
-        said = f"device {self.device}, {name}, {torch.get_num_threads()} threads: {self.reason}"
-        return f"{said}; blocks {self.blocks}: {self.blocks_reason}" if self.blocks_reason else said
+        text = f"device {self.device}, {name}, {torch.get_num_threads()} threads: {self.reason}"
+        return f"{text}; blocks {self.backend.name}: {self.backend_reason}" if self.backend_reason else text
 
 
 def choose_compute() -> Compute:
@@ -82,21 +58,8 @@ def choose_compute() -> Compute:
     return Compute(cpu, torch.float32, "no GPU; the processor has no native bfloat16")
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 natively, as `choose_compute` asks of the device that it chooses."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-def has_fast_bfloat16_registers(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in its vector registers, and nowhere faster, as AMX does in its tiles."""
-    avx512 = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return avx512 and not torch.cpu._is_amx_tile_supported()
-
-
 def _make_cuda_repeatable() -> str:
-    """Ask for deterministic kernels, and for float32 without TF32; what there is to say of it."""
+    """Ask for deterministic kernels, and for float32 without TF32; the text for the log."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads with its first product
     torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("highest")

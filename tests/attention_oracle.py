@@ -1,4 +1,4 @@
-"""Causal attention as it is written to be read, and its gradients: what faster ways are held against."""
+"""Causal attention by the formula, and its gradients: what kernels are held against."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,10 +16,10 @@ def by_formula(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
 
 
 def with_gradients(
-    way: Callable[..., Tensor], inputs: Sequence[Tensor], upstream_BHTD: Tensor, dtype: torch.dtype = torch.float64
+    kernel: Callable[..., Tensor], inputs: Sequence[Tensor], upstream_BHTD: Tensor, dtype: torch.dtype = torch.float64
 ) -> list[Tensor]:
-    """What is heard and the three gradients."""
+    """The output and the three gradients."""
     leaves = [part.to(dtype).detach().requires_grad_() for part in inputs]
-    heard_BHTD = way(*leaves)
-    heard_BHTD.backward(upstream_BHTD.to(heard_BHTD.dtype))
-    return [heard_BHTD.detach(), *(part.grad for part in leaves)]
+    y_BHTD = kernel(*leaves)
+    y_BHTD.backward(upstream_BHTD.to(y_BHTD.dtype))
+    return [y_BHTD.detach(), *(part.grad for part in leaves)]

@@ -30,7 +30,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/model/attention.py": LOAD + TRAINING + EVALUATION,
     "llm/model/lora.py": LOAD + TRAINING + EVALUATION,
     "llm/training/loop.py": TRAINING,
-    "llm/training/loss.py": TRAINING + EVALUATION,
+    "llm/kernels/training/flash.c": TRAINING + EVALUATION,
     "llm/objectives/__init__.py": [],
     "llm/objectives/language_model/__init__.py": FOUNDATION,
     "llm/objectives/classifier/calibration.py": CLASSIFIER,
@@ -40,8 +40,9 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/chat.py": LOAD + FINETUNE + EVALUATE,
     "llm/tokenizer.py": PREPROCESS + LOAD + TRAINING + EVALUATION,
     "llm/generation/sampling.py": EVALUATION,
-    "llm/generation/native.py": EVALUATE,  # a served model's answers
-    "llm/generation/memory.py": [],
+    "llm/generation/packed.py": EVALUATE,
+    "llm/kernels/serving/decode.c": EVALUATE,  # a served model's answers
+    "llm/kernels/c_library.py": TRAINING + EVALUATION,  # the options of the compiler
     "llm/formats/huggingface.py": [*LOAD, "pretrain"],
     "llm/formats/tokenizer_files.py": [*PREPROCESS, *LOAD, "pretrain"],
     "llm/files.py": [],
@@ -93,7 +94,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/registry/*": "tracking and lineage",
         "tasks/stages/*": "how a stage is run",
         **dict.fromkeys(
-            ("llm/generation/memory.py", "llm/generation/native.py", "llm/generation/packed.py"),
+            ("llm/generation/packed.py", "llm/kernels/serving/*"),
             "for serving; an evaluation that computes with them has them as deps",
         ),
     },
@@ -114,7 +115,7 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         **dict.fromkeys(FETCHING, "published weights are checked against a hash"),
     },
     "flows.load_published": {
-        "llm/c_library.py": "builds what models learn and answer with",
+        "llm/kernels/*": "models compute with them, and none computes here",
         "tasks/data/cleaning/record.py": "counts rows that are left out, and weights have none",
         **dict.fromkeys(FETCHING, "published weights are checked against a hash"),
     },
@@ -212,12 +213,6 @@ def test_every_dep_that_is_code_exists(deps):
         code = [name for name in names if name.split("/")[0] in PACKAGES]
         assert code, stage
         assert [name for name in code if not (ROOT / name).exists()] == []
-
-
-def test_what_is_written_in_c_is_a_dep_where_the_module_that_builds_it_is_one(deps):
-    for names in deps.values():
-        for source in ("decode.c", "products.h"):
-            assert (f"llm/generation/{source}" in names) == ("llm/generation/native.py" in names)
 
 
 def test_compiled_python_is_no_reason_to_run_a_stage() -> None:

@@ -28,7 +28,7 @@ VERSIONS = (2, 3)
 DIMENSIONS = 4  # of a tensor, at most, as in ggml
 CHUNK = 2**18  # bytes that are dequantised at once: the intermediate arrays of larger ones leave the cache
 PACKED = {GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")}
-"""Types that decode.c packs from as they are (llm/generation/products.h)."""
+"""Types that decode.c packs from as they are (llm/kernels/serving/products.h)."""
 
 NUMBERS = {
     GGUFValueType.UINT8: "<u1",

@@ -1,1 +1,1 @@
-"""How a model writes: which token comes next, many texts at once, as text, and fast."""
+"""Text from a model: the plain loop (greedy.py), which token comes next, many texts at once, as text, and fast."""

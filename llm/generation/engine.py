@@ -6,8 +6,8 @@ a row of one cache of keys and values. Running texts lie in the first rows witho
 places with the last one, and a step is one forward pass over rows 0 … n - 1.
 
 A prompt that begins as another text does, one that runs or was among the last that left, takes over the keys and
-values of what they share (RadixAttention, Zheng et al. 2024, keeps more texts). So the next turn of a talk costs its
-own tokens and not all of them.
+values of what they share (RadixAttention, Zheng et al. 2024, keeps more texts). So the next turn of a
+conversation costs its own tokens and not all of them.
 """
 
 from collections import deque
@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from llm.dataset import pad
 from llm.errors import UserError
 from llm.generation.sampling import GREEDY, Sampler, Sampling, choose
-from llm.model.attention import KeyValueCache
 from llm.model.gpt import GPT
+from llm.model.key_value_cache import KeyValueCache
 
 PREFILL_TOKENS = 2048
 """Most prompt tokens, padding included, that a step reads; a longer prompt is read alone. Running texts wait for it."""
@@ -95,15 +95,15 @@ class Event(NamedTuple):
 
 
 @dataclass
-class _Held:
-    """What a row of the cache holds: keys and values of these tokens, from the first position on."""
+class _CachedTokens:
+    """The tokens whose keys and values are in a row of the cache, from the first position on."""
 
     tokens: list[int]
     step: int = -1
     """When a text last came or left."""
 
     def shared(self, request: Request) -> int:
-        """How many tokens of its prompt's beginning, but for those whose features tell what comes next."""
+        """How many tokens of its prompt's beginning, but for those whose hidden states predict the next token."""
         prompt = request.prompt
         most = min(len(self.tokens), max(0, len(prompt) - 1 - request.prompt_scored))
         return next((n for n in range(most) if self.tokens[n] != prompt[n]), most)
@@ -116,7 +116,7 @@ class _Row:
     handle: int
     request: Request
     sampler: Sampler
-    held: _Held
+    cached: _CachedTokens
     token: int = -1
     """The newest, not yet in the cache."""
     scored: Sequence[float] | None = None
@@ -127,7 +127,7 @@ class _Row:
         if token in self.request.stop_tokens:
             return Event(self.handle, None, "stop", scored=scored)
         # the cache holds the prompt and all new tokens but this one
-        made = len(self.held.tokens) - len(self.request.prompt) + 1
+        made = len(self.cached.tokens) - len(self.request.prompt) + 1
         ended = "length" if made == self.request.max_new_tokens else None
         return Event(self.handle, token, ended, _logprobs(logits_V, token, self.request.logprobs), scored)
 
@@ -156,12 +156,12 @@ class Engine:
         shape = model.config.model_copy(update={"context_length": self.context_length})
         dtype = torch.float32 if model.device.type == "cpu" else model.embedding.token.weight.dtype
         self._cache = KeyValueCache(shape, rows + 1, model.device, dtype)  # one more, for rows that change places
-        self._held = [_Held([]) for _ in range(rows)]
+        self._cached = [_CachedTokens([]) for _ in range(rows)]
         self._rows: list[_Row] = []
         self._step = 0
         self._queue: deque[tuple[int, Request]] = deque()
         self._cancelled: set[int] = set()
-        self._untold: list[Event] = []
+        self._pending: list[Event] = []
         self._handles = count()
 
     @property
@@ -200,15 +200,15 @@ class Engine:
             logits_BV = self.model.logits(torch.cat(parts_BC))
             tokens = choose(logits_BV, [row.sampler for row in rows])
             for row in running:
-                row.held.tokens.append(row.token)
+                row.cached.tokens.append(row.token)
             for row in joining:
                 self._queue.popleft()
-                row.held.tokens = list(row.request.prompt)
+                row.cached.tokens = list(row.request.prompt)
             self._rows = rows
             made = [row.take(token, logits_V) for row, token, logits_V in zip(rows, tokens, logits_BV, strict=True)]
             self._leave([place for place, event in enumerate(made) if event.ended])
-            self._untold += made
-        events, self._untold = self._untold, []
+            self._pending += made
+        events, self._pending = self._pending, []
         return events
 
     def _drop_cancelled(self) -> None:
@@ -217,7 +217,7 @@ class Engine:
         places = [place for place, row in enumerate(self._rows) if row.handle in self._cancelled]
         waiting = [handle for handle, _ in self._queue if handle in self._cancelled]
         gone = [*(self._rows[place].handle for place in places), *waiting]
-        self._untold += [Event(handle, None, "cancelled") for handle in gone]
+        self._pending += [Event(handle, None, "cancelled") for handle in gone]
         self._leave(places)
         self._queue = deque(item for item in self._queue if item[0] not in self._cancelled)
         self._cancelled.clear()
@@ -230,45 +230,45 @@ class Engine:
             longest = max(longest, len(request.prompt) + len(request.scored))
             if joining and longest * (len(joining) + 1) > PREFILL_TOKENS:
                 break
-            held = self._make_place(len(self._rows) + len(joining), request)
+            cached = self._assign_row(len(self._rows) + len(joining), request)
             sampler = Sampler(request.sampling, request.prompt, self.model.device)
-            joining.append(_Row(handle, request, sampler, held))
+            joining.append(_Row(handle, request, sampler, cached))
         return joining
 
-    def _make_place(self, place: int, request: Request) -> _Held:
+    def _assign_row(self, place: int, request: Request) -> _CachedTokens:
         """Have a free row hold as much of a prompt's beginning as is known from others that run or have left.
 
         A text that has left is taken over where that is half of it; else the text that left first gives its row.
         """
         free = range(place, min(place + KEPT, self.size))
-        donor = max([*range(len(self._rows)), *free], key=lambda number: self._held[number].shared(request))
-        count = self._held[donor].shared(request)
-        whole = donor in free and 2 * count >= len(self._held[donor].tokens)
-        given = donor if whole else min(free, key=lambda number: self._held[number].step)
+        donor = max([*range(len(self._rows)), *free], key=lambda number: self._cached[number].shared(request))
+        count = self._cached[donor].shared(request)
+        whole = donor in free and 2 * count >= len(self._cached[donor].tokens)
+        given = donor if whole else min(free, key=lambda number: self._cached[number].step)
         if given != place:
             self._exchange(given, place)
             donor = {given: place, place: given}.get(donor, donor)
         if donor != place:
             self._cache.move(donor, place, count)
-        self._held[place] = _Held(list(request.prompt[:count]), self._step)
-        return self._held[place]
+        self._cached[place] = _CachedTokens(list(request.prompt[:count]), self._step)
+        return self._cached[place]
 
     def _exchange(self, one: int, other: int) -> None:
         """Two rows of the cache change places by the one behind all: copies in new memory take half as long again."""
-        for source, target, held in ((one, self.size, one), (other, one, other), (self.size, other, one)):
-            self._cache.move(source, target, len(self._held[held].tokens))
-        self._held[one], self._held[other] = self._held[other], self._held[one]
+        for source, target, row in ((one, self.size, one), (other, one, other), (self.size, other, one)):
+            self._cache.move(source, target, len(self._cached[row].tokens))
+        self._cached[one], self._cached[other] = self._cached[other], self._cached[one]
 
     def _prefill(self, first: int, joining: list[_Row]) -> Tensor:
-        """Read what is new of prompts, and what is scored, into the rows from `first` on; features of each prompt's
-        last token, BC."""
-        device, starts = self.model.device, [len(row.held.tokens) for row in joining]
+        """Read what is new of prompts, and what is scored, into the rows from `first` on; the hidden states of each
+        prompt's last token, BC."""
+        device, starts = self.model.device, [len(row.cached.tokens) for row in joining]
         texts = [[*row.request.prompt, *row.request.scored[:-1]] for row in joining]
         tokens_BT, _ = pad([text[start:] for text, start in zip(texts, starts, strict=True)], 0)
         positions_BT = torch.tensor(starts)[:, None] + torch.arange(tokens_BT.shape[1])
         positions_BT.clamp_(max=self.context_length - 1)  # padding stays within the row, and no text holds that place
         cache = self._cache.rows(first, first + len(joining))
-        x_BTC = self.model.features(tokens_BT.to(device), positions_BT.to(device), cache=cache)
+        x_BTC = self.model.hidden_states(tokens_BT.to(device), positions_BT.to(device), cache=cache)
         lasts = [len(row.request.prompt) - 1 - start for row, start in zip(joining, starts, strict=True)]
         for x_TC, row, last in zip(x_BTC, joining, lasts, strict=True):
             first_scored = len(row.request.prompt) - row.request.prompt_scored
@@ -278,23 +278,23 @@ class Engine:
         return x_BTC[torch.arange(len(joining)), torch.tensor(lasts)]
 
     def _score(self, x_TC: Tensor, tokens: Sequence[int]) -> list[float]:
-        """The log-probability of tokens, from features of those before them."""
+        """The log-probability of tokens, from the hidden states before them."""
         tokens_T, found = torch.tensor(tokens, device=x_TC.device), []
         for x_SC, tokens_S in zip(x_TC.split(SCORED), tokens_T.split(SCORED), strict=True):
             found += (-F.cross_entropy(self.model.logits(x_SC).float(), tokens_S, reduction="none")).tolist()
         return found
 
     def _decode(self, rows: list[_Row]) -> Tensor:
-        """Read each row's newest token; its features, BC."""
+        """Read each row's newest token; its hidden states, BC."""
         device = self.model.device
         tokens_B1 = torch.tensor([[row.token] for row in rows], device=device)
-        positions_B1 = torch.tensor([[len(row.held.tokens)] for row in rows], device=device)
-        return self.model.features(tokens_B1, positions_B1, cache=self._cache.rows(0, len(rows)))[:, 0]
+        positions_B1 = torch.tensor([[len(row.cached.tokens)] for row in rows], device=device)
+        return self.model.hidden_states(tokens_B1, positions_B1, cache=self._cache.rows(0, len(rows)))[:, 0]
 
     def _leave(self, places: list[int]) -> None:
         for place in reversed(places):
             last = self._rows.pop()
-            self._held[place].step = self._step
+            self._cached[place].step = self._step
             if place < len(self._rows):
                 self._exchange(place, len(self._rows))
                 self._rows[place] = last

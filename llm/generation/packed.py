@@ -1,9 +1,8 @@
 """A model for inference alone, on a CPU: weights in the layout and precision in which they are read fastest.
 
 To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
-weights take from memory. Where there is a C compiler they are read by decode.c (llm/generation/native.py), in 8 bits
-or 4. Elsewhere they are bfloat16, which halves them, in an order of oneDNN's, with which torch multiplies; float32
-where a processor has no bfloat16. Each changes a model in place, for good: it is not to be trained or saved any more.
+weights take from memory. With a C compiler decode.c reads them, in 8 bits or 4. Without one they are bfloat16 where the
+processor multiplies that fast, else float32.
 """
 
 from ctypes import CDLL
@@ -12,111 +11,126 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm.device import has_fast_bfloat16
-from llm.errors import UserError
-from llm.generation.native import Decoder, Packed, load_library
-from llm.model.gpt import GPT
+from llm.kernels.processor import has_fast_bfloat16, reads_fastest_in_int8
+from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, load_library
+from llm.model.embedding import rotation
+from llm.model.gpt import GPT, Block
+from llm.model.key_value_cache import KeyValueCache
 
 
-class PackedLinear(Packed):
-    """A linear layer in bfloat16, its weights in oneDNN's own order."""
+class PackedGPT(GPT):
+    """A GPT that decode.c computes; it has no parameters, and can't be trained, saved or copied.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.bias = None if bias is None else bias.detach().bfloat16()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().bfloat16().contiguous())
+    Prompts are read by `prompt_model` where one is given: with AMX, whose tiles multiply many tokens several times as
+    fast.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map bfloat16 … x in to … x out."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+    padding = 1  # decode.c reads text by text, and would read padding, too
+    reading_dtype = torch.float32
+
+    def __init__(self, model: GPT, decoder: Decoder, prompt_model: GPT | None = None) -> None:
+        nn.Module.__init__(self)
+        public = {name: value for name, value in vars(model).items() if not name.startswith("_")}
+        vars(self).update(public)  # its config, and an assistant's chat
+        self.decoder = decoder
+        self.prompt_model = prompt_model
+        self.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """A CPU."""
+        return torch.device("cpu")
+
+    def hidden_states(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        *,
+        sequences_BT: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """As `GPT.hidden_states`, float32 BTC. Raises ValueError for packed sequences, which training alone has."""
+        if sequences_BT is not None:
+            raise ValueError("a model that is packed for inference reads a text a row")
+        if self.prompt_model is not None and tokens_BT.shape[1] > 1:
+            return self.prompt_model.hidden_states(tokens_BT, positions_BT, cache=cache)
+        cache_LBKSD = None if cache is None else (cache.keys_LBKSD, cache.values_LBKSD)
+        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD)
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """As `GPT.logits`, float32."""
+        return self.decoder.logits(x_BTC)
+
+    def _save_to_state_dict(self, *_: Any) -> None:
+        raise ValueError("a model packed for inference can't be saved; keep the one that it was made from")
 
 
 def pack_for_inference(model: GPT) -> GPT:
-    """Give a model on a CPU the weights with which it makes texts fastest, in place, if it is not packed; returns it.
+    """A model on a CPU with the weights with which it makes texts fastest; use it instead of `model`.
 
-    With a C compiler it is `decode_natively`; else `prepack`, where the processor has fast bfloat16; else float32.
+    By decode.c, or `model` itself in the dtype that torch multiplies fastest.
     """
-    if model.device.type != "cpu" or any(isinstance(module, Packed) for module in model.modules()):
+    if model.device.type != "cpu" or isinstance(model, PackedGPT):
         return model
     if (library := load_library()) is not None:
-        return decode_natively(model, library)
-    return prepack(model) if can_prepack() else _without_blocks(model).float()
-
-
-def bytes_are_fast() -> bool:
-    """Whether many tokens at once are multiplied faster by decode.c, in 8 bits, than by torch."""
-    if torch.cpu._is_amx_tile_supported():
-        return False
-    return torch.cpu._is_vnni_supported() or torch.backends.cpu.get_cpu_capability() == "AVX2"
+        return pack(model, library)
+    model = _without_gguf_blocks(model)
+    model = model.bfloat16() if has_fast_bfloat16(model.device) else model.float()
+    return model.requires_grad_(False).eval()
 
 
 def pack_for_reading(model: GPT) -> GPT:
-    """As `pack_for_inference`, for whole texts, of which `features` alone are wanted.
+    """As `pack_for_inference`, for whole texts, of which `hidden_states` alone are wanted.
 
-    They are many tokens at once, which are as fast as products are. Those of AMX in bfloat16 are the fastest, then come
-    decode.c's of 8 bits, where the processor has them (VNNI), then bfloat16 by AVX-512; with AVX2 alone those of 8 bits
-    are faster than float32, too (benchmarks/LOG.md).
+    They are many tokens at once, which are as fast as products are: in bfloat16 by AMX, then decode.c's of 8 bits with
+    VNNI, then bfloat16 by AVX-512; with AVX2 alone those of 8 bits are faster than float32, too (benchmarks/LOG.md).
     """
-    if model.device.type != "cpu" or any(isinstance(module, Packed) for module in model.modules()):
+    if model.device.type != "cpu" or isinstance(model, PackedGPT):
         return model
-    if bytes_are_fast() and (library := load_library()) is not None:
-        return decode_natively(model, library)
+    if reads_fastest_in_int8() and (library := load_library()) is not None:
+        return pack(model, library)
     if has_fast_bfloat16(model.device):
         for module in model.modules():
-            if isinstance(module, nn.Linear):  # which autocast would turn each time
+            if isinstance(module, nn.Linear):  # which autocast would convert each time
                 module.bfloat16()
     return model.requires_grad_(False).eval()
 
 
-def decode_natively(model: GPT, library: CDLL, *, exact: bool = False) -> GPT:
-    """Have decode.c compute a model's `features` and `logits`, in place; returns it. For `exact` see `Decoder`.
-
-    With AMX prompts are read by torch as before, from bfloat16 beside: its tiles multiply many tokens several times as
-    fast. Without, the model's own weights are let go.
-    """
-    decoder = Decoder(model, library, exact=exact)
-    by_torch = torch.cpu._is_amx_tile_supported() and not exact
-    if by_torch:
-        prepack(model)
-    else:
-        for part in filter(None, (model.embedding, model.blocks, model.output)):
-            part.to("meta")
-            for weight in part.parameters():
-                vars(weight).pop("blocks", None)
-
-    def features(tokens_BT: Tensor, positions_BT: Tensor | None = None, **more: Any) -> Tensor:
-        if by_torch and tokens_BT.shape[1] > 1:  # prompts
-            return GPT.features(model, tokens_BT, positions_BT, **more)
-        return decoder.features(tokens_BT, positions_BT, **more)
-
-    model.decoder = decoder
-    model.features, model.logits = features, decoder.logits
-    return model.requires_grad_(False).eval()
+def pack(model: GPT, library: CDLL, *, exact: bool = False) -> PackedGPT:
+    """A model as decode.c computes it. For `exact` see `Decoder`."""
+    decoder = Decoder(model.config, _weights(model), library, exact=exact)
+    if torch.cpu._is_amx_tile_supported() and not exact:
+        return PackedGPT(model, decoder, _without_gguf_blocks(model).bfloat16())
+    return PackedGPT(model, decoder)
 
 
-def _without_blocks(model: GPT) -> GPT:
+def _weights(model: GPT) -> Weights:
+    config, position = model.config, model.embedding.position
+    angles = None
+    if config.positions == "rotary":
+        angles = tuple(rotation(torch.arange(config.context_length)[None], config.head_width, config.rotary_base))
+    return Weights(
+        embedding=model.embedding.token.weight,
+        positions=None if position is None else position.weight,
+        rotation=angles,
+        blocks=[_block_weights(block) for block in model.blocks],
+        norm=model.norm,
+        output=None if model.output is None else model.output.weight,
+    )
+
+
+def _block_weights(block: Block) -> BlockWeights:
+    attention, mlp = block.attention, block.mlp
+    return BlockWeights(
+        attention_norm=block.attention_norm,
+        query_key_value=attention.query_key_value,
+        attention_projection=attention.projection,
+        mlp_norm=block.mlp_norm,
+        expand=[mlp.expand] if mlp.gate is None else [mlp.gate, mlp.expand],
+        mlp_projection=mlp.projection,
+    )
+
+
+def _without_gguf_blocks(model: GPT) -> GPT:
     """Make floats of the matrices that lie in the blocks of a GGUF file, in place; returns the model."""
     return model._apply(lambda weight: weight.blocks.floats() if hasattr(weight, "blocks") else weight)
-
-
-def can_prepack() -> bool:
-    """Whether oneDNN is there, which it is not in every build of torch, and has bfloat16 on this processor."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def prepack(model: GPT) -> GPT:
-    """Turn a model into bfloat16 with packed weights, in place; returns it. Raises UserError off the CPU."""
-    if model.device.type != "cpu":
-        raise UserError(f"packed weights are for a CPU, and the model is on {model.device}")
-    if not can_prepack():
-        raise UserError("this processor has no fast bfloat16: keep the model as it is")
-    _without_blocks(model)
-    # before the linear layers: with tied weights the table serves as a layer too, whose copy gets another layout
-    output = PackedLinear(model.embedding.token.weight, None) if model.output is None else None
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(child.weight, child.bias))
-    if output is not None:
-        model.output = output
-    return model.bfloat16().requires_grad_(False).eval()

@@ -1,7 +1,7 @@
 """Where a token becomes a vector, and how the model knows a token's place.
 
 A token id is only a name, so a table gives each one a vector that training moves: tokens used alike come to lie near
-each other. Attention alone would see a bag of vectors in no order, so places must be told, in one of two ways:
+each other. Attention alone would see a bag of vectors in no order, so the model adds the position in one of two ways:
 
 - learned (GPT-2): a second table, a vector a position, added to the token's. Nothing is known past its last row.
 - rotary (Llama; RoFormer, Su et al. 2021): the vectors stay, and each query and key is turned by an angle that grows

@@ -17,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llm.config import GPTConfig, GPTShape
-from llm.model.attention import Context, GroupedQueryAttention, KeyValueCache, Segments
+from llm.kernels.processor import has_fast_bfloat16
+from llm.kernels.training.backend import TORCH, Backend
+from llm.model.attention import Context, GroupedQueryAttention
 from llm.model.embedding import Embedding, Rotation, rotation
+from llm.model.key_value_cache import KeyValueCache
+from llm.model.packed_sequences import PackedSequences
 
 
 def build_norm(shape: GPTShape) -> nn.LayerNorm | nn.RMSNorm:
@@ -29,10 +33,10 @@ def build_norm(shape: GPTShape) -> nn.LayerNorm | nn.RMSNorm:
 
 
 class MLP(nn.Module):
-    """What a position does alone with what it has heard: widen, bend, narrow again.
+    """What a position computes alone: a wider layer, an activation, and back to the width of the model.
 
-    GELU, or the square of ReLU (So et al. 2021), bends each value for itself; SwiGLU (Shazeer 2020) multiplies it by a
-    gate that a second matrix opens.
+    The activation is GELU, the square of ReLU (So et al. 2021), or SwiGLU (Shazeer 2020), which multiplies each value
+    by a gate from a second matrix.
     """
 
     def __init__(self, shape: GPTShape) -> None:
@@ -64,16 +68,17 @@ class Block(nn.Module):
 
     def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
         """Map BTC to BTC."""
-        heard_BHTD = self.attention.hear(*self.before_attention(x_BTC, context.angles), context)
-        return self.after_attention(x_BTC, heard_BHTD)
+        run = context.backend.run
+        qkv = run(self.before_attention, x_BTC, context.angles)
+        return run(self.after_attention, x_BTC, self.attention.attend(*qkv, context))
 
     def before_attention(self, x_BTC: Tensor, angles: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, BHTD and twice BKTD."""
-        return self.attention.ask(self.attention_norm(x_BTC), angles)
+        return self.attention.project_qkv(self.attention_norm(x_BTC), angles)
 
-    def after_attention(self, x_BTC: Tensor, heard_BHTD: Tensor) -> Tensor:
-        """The stream, BTC, with what attention heard and what the MLP makes of it."""
-        x_BTC = x_BTC + self.dropout(self.attention.tell(heard_BHTD, x_BTC.dtype))
+    def after_attention(self, x_BTC: Tensor, attended_BHTD: Tensor) -> Tensor:
+        """The stream, BTC, with what attention and the MLP add to it."""
+        x_BTC = x_BTC + self.dropout(self.attention.project_out(attended_BHTD, x_BTC.dtype))
         return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
 
 
@@ -83,14 +88,13 @@ class GPT(nn.Module):
     Where the output is tied it is the token embedding once more: a token is likely where the stream points towards it.
     """
 
-    loss_in_c = False
-    """Whether it learns by loss.c."""
-    logits_in_int8 = False
-    """Whether that makes its logits in 8 bits."""
+    padding = 32
+    """Whole texts are read fastest padded to a multiple of so many tokens, which their own length decides."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.training_backend = TORCH
         self.embedding = Embedding(config)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
@@ -112,6 +116,17 @@ class GPT(nn.Module):
         """Where the model computes."""
         return self.norm.weight.device
 
+    @property
+    def backend(self) -> Backend:
+        """What it computes with: where it learns its training's backend, else torch."""
+        return self.training_backend if torch.is_grad_enabled() else TORCH
+
+    @property
+    def reading_dtype(self) -> torch.dtype:
+        """The dtype in which it multiplies fastest where it reads whole texts."""
+        low = has_fast_bfloat16(self.device) or any(weight.dtype == torch.bfloat16 for weight in self.parameters())
+        return torch.bfloat16 if low else torch.float32
+
     def describe(self) -> dict[str, Any]:
         """What a model folder's config.json says of it."""
         return {"gpt": self.config.model_dump()}
@@ -126,41 +141,38 @@ class GPT(nn.Module):
             blocks + self.output_weight.numel() + self.config.n_layer * self.config.n_embd * self.config.context_length
         )
 
-    def features(
+    def hidden_states(
         self,
         tokens_BT: Tensor,
         positions_BT: Tensor | None = None,
         *,
-        segments_BT: Tensor | None = None,
+        sequences_BT: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """The normalised stream after the last block, BTC.
 
-        Tokens stand at 0 … T-1 unless `positions_BT` says otherwise. With `segments_BT` (integers) a token sees only
-        its own segment, so that several texts share a row; below zero is padding, of which nothing is to be read. A
-        segment whose `positions_BT` begin at p, not at 0, also sees the first p tokens of its row. With a cache a token
-        sees what that holds before its position, too. Raises ValueError for more tokens than the context.
+        Tokens stand at 0 … T-1 unless `positions_BT` says otherwise. With `sequences_BT` (integers) several texts share
+        a row, and a token sees its own text alone; below zero is padding, whose output is undefined. A text whose
+        `positions_BT` begin at p, not at 0, also sees the first p tokens of its row. With a cache a token also sees
+        everything before its position. Raises ValueError for more tokens than the context.
         """
         if tokens_BT.shape[1] > self.config.context_length:
             raise ValueError(f"{tokens_BT.shape[1]} tokens do not fit the context of {self.config.context_length}")
-        segments = None if segments_BT is None else Segments(segments_BT, positions_BT)
+        packed = None if sequences_BT is None else PackedSequences(sequences_BT, positions_BT)
         if positions_BT is None:
             positions_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)[None]  # of all rows
-        context = self._context(positions_BT, segments, cache)
-        # A model that is frozen in bfloat16 keeps its norms, and the stream, in float32.
-        x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT).to(self.norm.weight.dtype))
-        for block in self.blocks:
-            x_BTC = block(x_BTC, context)
-        return self.norm(x_BTC)
-
-    def _context(self, positions_BT: Tensor, segments: Segments | None, cache: KeyValueCache | None) -> Context:
         visible_BTS = angles = None
         if cache is not None:
             end = int(positions_BT.max()) + 1
             visible_BTS = torch.arange(end, device=positions_BT.device) <= positions_BT[:, :, None]
         if self.config.positions == "rotary":
             angles = rotation(positions_BT, self.config.head_width, self.config.rotary_base)
-        return Context(visible_BTS, segments, angles, positions_BT, cache)
+        context = Context(self.backend, packed, angles, cache, positions_BT, visible_BTS)
+        # A model that is frozen in bfloat16 keeps its norms, and the stream, in float32.
+        x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT).to(self.norm.weight.dtype))
+        for block in self.blocks:
+            x_BTC = block(x_BTC, context)
+        return self.norm(x_BTC)
 
     @property
     def output_weight(self) -> Tensor:
@@ -168,9 +180,9 @@ class GPT(nn.Module):
         return self.embedding.token.weight if self.output is None else self.output.weight
 
     def logits(self, x_BTC: Tensor) -> Tensor:
-        """Unnormalised log-probabilities of the next token, BTV, from `features`."""
+        """Unnormalised log-probabilities of the next token, BTV, from `hidden_states`."""
         return F.linear(x_BTC, self.output_weight) if self.output is None else self.output(x_BTC)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits BTV: row t predicts token t + 1."""
-        return self.logits(self.features(tokens_BT))
+        return self.logits(self.hidden_states(tokens_BT))

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from llm.config import LoRAConfig
 from llm.errors import UserError
-from llm.model.int8 import Int8Linear
 
 
 class LoRALinear(nn.Module):
@@ -26,14 +25,14 @@ class LoRALinear(nn.Module):
         self.down = nn.Linear(frozen.in_features, rank, bias=False, device=device)
         self.up = nn.Linear(rank, frozen.out_features, bias=False, device=device)
         self.scale = alpha / rank
-        self.int8: Int8Linear | None = None
-        """The frozen layer in 8 bits, where gradients are on; evaluation and merging take `frozen`."""
+        self.fast: nn.Module | None = None
+        """Takes the place of `frozen` where gradients are on; evaluation and merging take `frozen`."""
         nn.init.normal_(self.down.weight, std=frozen.in_features**-0.5)
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Map BTC as the frozen layer does, and add the update."""
-        frozen = self.int8 if self.int8 is not None and torch.is_grad_enabled() else self.frozen
+        frozen = self.fast if self.fast is not None and torch.is_grad_enabled() else self.frozen
         return frozen(x_BTC) + self.up(self.scale * self.down(x_BTC))
 
     @torch.no_grad()
@@ -61,10 +60,12 @@ def add_lora(model: nn.Module, config: LoRAConfig) -> None:
 
 
 @torch.no_grad()
-def multiply_in_int8(model: nn.Module, forward: Callable[[], object]) -> list[LoRALinear]:
-    """Have updates learned beside products in 8 bits, quantized as suits the batch that `forward` passes through.
+def replace_frozen(
+    model: nn.Module, make: Callable[[nn.Linear, Tensor], nn.Module], forward: Callable[[], object]
+) -> None:
+    """Put what `make` makes in the place of frozen layers beside which updates are learned.
 
-    Gives the layers that have an update. Their frozen weights stay as they are, for all but learning.
+    It gets the layer and the largest magnitude of each input, I, in the batch that `forward` passes through the model.
     """
     layers = [module for module in model.modules() if isinstance(module, LoRALinear)]
     largest: dict[nn.Module, Tensor] = {}
@@ -81,8 +82,7 @@ def multiply_in_int8(model: nn.Module, forward: Callable[[], object]) -> list[Lo
         for hook in hooks:
             hook.remove()
     for layer in layers:
-        layer.int8 = Int8Linear(layer.frozen, largest[layer])
-    return layers
+        layer.fast = make(layer.frozen, largest[layer])
 
 
 def merge_lora(model: nn.Module) -> None:

@@ -65,9 +65,9 @@ def load_for_inference(folder: Path) -> tuple[nn.Module, tiktoken.Encoding]:
     """Read any model folder for answers alone, its matrices in what a CPU multiplies fastest; raises as above."""
     model, encoding = load_model(folder, build=objective_module(folder).build, as_stored=True)
     if isinstance(model, GPT):
-        pack_for_inference(model)
+        model = pack_for_inference(model)
     else:
-        pack_for_reading(model.float().gpt)
+        model.gpt = pack_for_reading(model.float().gpt)
     return model, encoding
 
 

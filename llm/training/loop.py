@@ -55,6 +55,42 @@ class Objective:
     """Texts for people to read, made at each evaluation and only reported."""
 
 
+def training_step(
+    model: nn.Module, config: TrainConfig, objective: Objective, optimizer: Optimizers, step: int, workers: Workers
+) -> Row:
+    """One update of the weights, number `step` from 1, from `gradient_accumulation` batches; its row of metrics.
+
+    Each batch is weighted as the objective says.
+    """
+    model.train()
+    torch.manual_seed(config.seed * 1_000_003 + step + workers.rank * 10**12)  # dropout is a function of seed and step
+    share = schedule(step - 1, config)
+    rate = share * config.learning_rate
+    total = 0.0
+    parts = range((step - 1) * config.gradient_accumulation, step * config.gradient_accumulation)
+    counted = [objective.weight(part) for part in parts]
+    for part, count in zip(parts, counted, strict=True):
+        workers.synchronise(part + 1 == parts.stop)
+        loss = objective.loss(part) * (count / sum(counted))  # of one part alone times 1.0, which changes no bit
+        loss.backward()
+        total += loss.item()
+    (total,) = workers.sums(total / workers.count)
+    norm = _clip_gradients(model, config.gradient_clip)
+    if not math.isfinite(total) or not math.isfinite(norm):
+        raise _UnsoundError(f"step {step}: loss {total}, gradient norm {norm}: {LOWER} than {rate:.2g}", step - 1)
+    optimizer.step(share)
+    return {"train_loss": total, "learning_rate": rate, "gradient_norm": norm}
+
+
+def _clip_gradients(model: nn.Module, most: float) -> float:
+    """Scale all gradients down where their norm is above `most`; the norm before that."""
+    weights = [weight for weight in model.parameters() if weight.grad is not None]
+    norm = nn.utils.get_total_norm([weight.grad for weight in weights])
+    if (found := full_tensor(norm).item()) > most:  # else each would be multiplied by 1
+        nn.utils.clip_grads_with_norm_(weights, most, norm)
+    return found
+
+
 def train(
     model: nn.Module,
     config: TrainConfig,
@@ -64,7 +100,6 @@ def train(
     report: Callable[[Row, float], None] = lambda row, seconds: None,
     stop: Callable[[], bool] = lambda: False,
     workers: Workers = ALONE,
-    muon_in_c: bool = False,
 ) -> list[Row]:
     """Train in place, leave the best weights in `model`, return a row of metrics a step.
 
@@ -80,7 +115,7 @@ def train(
     Of several `workers` each calls this, with an objective that takes its part of every batch.
     """
     keep_freed_memory()
-    optimizer = build_optimizer(model, config, muon_in_c)
+    optimizer = build_optimizer(model, config)
     history: list[Row] = [{"step": 0}] if objective.start_counts else []
     best = trained_weights(model)
     if checkpoints and (resumed := _resume(checkpoints, model, optimizer)):
@@ -118,7 +153,8 @@ def train(
             if workers.any(stop()):
                 raise InterruptedError
             started = time.perf_counter()
-            history.append({"step": step() + 1, **_update(model, config, objective, optimizer, step() + 1, workers)})
+            row = training_step(model, config, objective, optimizer, step() + 1, workers)
+            history.append({"step": step() + 1, **row})
             finish(history[-1], time.perf_counter() - started)
             _check_explosion(history)
             if step() % config.checkpoint_every == 0:
@@ -174,39 +210,6 @@ def _resume(
     restore_weights(model, groups["model"])
     optimizer.restore(groups.get("optimizer", {}))  # which has none before the first step
     return best, state["history"]
-
-
-def _update(
-    model: nn.Module, config: TrainConfig, objective: Objective, optimizer: Optimizers, step: int, workers: Workers
-) -> Row:
-    """One update of the weights from `gradient_accumulation` batches, each weighted as the objective says."""
-    model.train()
-    torch.manual_seed(config.seed * 1_000_003 + step + workers.rank * 10**12)  # dropout is a function of seed and step
-    share = schedule(step - 1, config)
-    rate = share * config.learning_rate
-    total = 0.0
-    parts = range((step - 1) * config.gradient_accumulation, step * config.gradient_accumulation)
-    counted = [objective.weight(part) for part in parts]
-    for part, count in zip(parts, counted, strict=True):
-        workers.synchronise(part + 1 == parts.stop)
-        loss = objective.loss(part) * (count / sum(counted))  # of one part alone times 1.0, which changes no bit
-        loss.backward()
-        total += loss.item()
-    (total,) = workers.sums(total / workers.count)
-    norm = _clip_gradients(model, config.gradient_clip)
-    if not math.isfinite(total) or not math.isfinite(norm):
-        raise _UnsoundError(f"step {step}: loss {total}, gradient norm {norm}: {LOWER} than {rate:.2g}", step - 1)
-    optimizer.step(share)
-    return {"train_loss": total, "learning_rate": rate, "gradient_norm": norm}
-
-
-def _clip_gradients(model: nn.Module, most: float) -> float:
-    """Scale all gradients down where their norm is above `most`; the norm before that."""
-    weights = [weight for weight in model.parameters() if weight.grad is not None]
-    norm = nn.utils.get_total_norm([weight.grad for weight in weights])
-    if (found := full_tensor(norm).item()) > most:  # else each would be multiplied by 1
-        nn.utils.clip_grads_with_norm_(weights, most, norm)
-    return found
 
 
 def _evaluate(model: nn.Module, objective: Objective) -> tuple[list[str], Row]:

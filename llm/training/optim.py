@@ -7,50 +7,18 @@ so that rare directions move as far as frequent ones. It takes the matrices insi
 Tensor names end in their shape: N matrices, R rows, C columns.
 """
 
-import ctypes
 from collections import defaultdict
 from collections.abc import Iterator
-from ctypes import c_float, c_int, c_int64, c_void_p
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llm import c_library
 from llm.config import TrainConfig
-from llm.device import has_fast_bfloat16
-from llm.model.flash import HEADER, PANEL
+from llm.kernels.processor import has_fast_bfloat16
 from llm.training.workers import full_tensor, redistribute, to_local
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest at zero, and between 0.7 and 1.2 after five steps
-
-SOURCES = (Path(__file__).with_name("muon.c"), HEADER)
-
-
-class _Matrix(ctypes.Structure):
-    _fields_ = (
-        ("rows", c_int64),
-        ("columns", c_int64),
-        ("gradient", c_void_p),
-        ("momentum", c_void_p),
-        ("weight", c_void_p),
-    )
-
-
-@cache
-def load_muon() -> ctypes.CDLL | None:
-    """muon.c, built and loaded; None where it can't be, with the reason in the log, once."""
-    if (found := c_library.load(SOURCES)) is not None:
-        found.muon.argtypes = [c_int64, c_void_p, *3 * [c_float], c_void_p, c_int]
-    return found
-
-
-def fits_c(weight_RC: Tensor) -> bool:
-    """Whether muon.c takes a matrix."""
-    whole = weight_RC.dtype == torch.float32 and weight_RC.is_contiguous()
-    return whole and not any(side % PANEL for side in weight_RC.shape)
 
 
 def schedule(step: int, config: TrainConfig) -> float:
@@ -79,25 +47,19 @@ class Muon(torch.optim.Optimizer):
     """Momentum (Nesterov's), made orthogonal, with decoupled weight decay; for matrices alone.
 
     A step is scaled by sqrt(rows / columns) where there are more rows, so that it changes outputs alike for all shapes.
-    With `in_c` it is muon.c's where that takes a matrix.
     """
 
-    def __init__(
-        self, matrices: list[Tensor], lr: float, weight_decay: float, momentum: float = 0.9, in_c: bool = False
-    ) -> None:
+    def __init__(self, matrices: list[Tensor], lr: float, weight_decay: float, momentum: float = 0.9) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.in_c = in_c
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every matrix that has a gradient, those of one shape at a time: many small products are slow."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            by_c = []
             for weight_RC in group["params"]:
                 if weight_RC.grad is not None:
-                    (by_c if self.in_c and fits_c(weight_RC) else alike[weight_RC.shape]).append(weight_RC)
-            self._step_in_c(by_c, group)
+                    alike[weight_RC.shape].append(weight_RC)
             for (rows, columns), weights in alike.items():
                 updates_NRC = orthogonal(torch.stack([self._averaged(weight, group) for weight in weights]))
                 scale = max(1.0, rows / columns) ** 0.5
@@ -106,31 +68,12 @@ class Muon(torch.optim.Optimizer):
                         redistribute(update_RC, weight_RC), alpha=group["lr"] * scale
                     )
 
-    def _step_in_c(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        if not weights:
-            return
-        weights = sorted(weights, key=torch.numel, reverse=True)
-        gradients = [weight_RC.grad.contiguous() for weight_RC in weights]
-        matrices = [
-            _Matrix(
-                *weight_RC.shape, gradient_RC.data_ptr(), self._momentum(weight_RC).data_ptr(), weight_RC.data_ptr()
-            )
-            for weight_RC, gradient_RC in zip(weights, gradients, strict=True)
-        ]
-        numbers = group["momentum"], 1 - group["lr"] * group["weight_decay"], group["lr"]
-        array, abc = (_Matrix * len(matrices))(*matrices), (c_float * 3)(*NEWTON_SCHULZ)
-        if load_muon().muon(len(array), array, *numbers, abc, torch.get_num_threads()):
-            raise MemoryError("no memory for the update")
-
-    def _momentum(self, weight_RC: Tensor) -> Tensor:
+    def _averaged(self, weight_RC: Tensor, group: dict[str, Any]) -> Tensor:
+        """Nesterov's average of a matrix's gradients so far, whole."""
         state = self.state[weight_RC]
         if not state:
             state["momentum"] = torch.zeros_like(weight_RC)
-        return state["momentum"]
-
-    def _averaged(self, weight_RC: Tensor, group: dict[str, Any]) -> Tensor:
-        """Nesterov's average of a matrix's gradients so far, whole."""
-        average_RC = self._momentum(weight_RC).lerp_(weight_RC.grad, 1 - group["momentum"])
+        average_RC = state["momentum"].lerp_(weight_RC.grad, 1 - group["momentum"])
         return full_tensor(weight_RC.grad.lerp(average_RC, group["momentum"]))
 
 
@@ -174,7 +117,7 @@ class Optimizers:
             part.load_state_dict(state)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig, muon_in_c: bool = False) -> Optimizers:
+def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizers:
     """The configured optimisers over what is not frozen; only matrices that mix features decay."""
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     mixes = [weight for name, weight in trained if weight.ndim >= 2 and "embedding" not in name]
@@ -184,7 +127,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig, muon_in_c: bool = Fal
         matrices = [weight for name, weight in trained if weight.ndim == 2 and ".blocks." in f".{name}"]
         mixes = [weight for weight in mixes if not any(weight is matrix for matrix in matrices)]
         if matrices:  # none where all blocks are frozen
-            parts.append(Muon(matrices, config.muon_learning_rate, config.weight_decay, in_c=muon_in_c))
+            parts.append(Muon(matrices, config.muon_learning_rate, config.weight_decay))
     groups = [{"params": mixes, "weight_decay": config.weight_decay}, {"params": stays, "weight_decay": 0.0}]
     if groups := [group for group in groups if group["params"]]:
         parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True))

@@ -51,7 +51,7 @@ class Workers:
             self._wrapped = [fully_shard(module) for module in model.modules() if isinstance(module, Block)]
             self._wrapped.append(fully_shard(model))
             if isinstance(model, GPT):
-                register_fsdp_forward_method(model, "features")
+                register_fsdp_forward_method(model, "hidden_states")
             for module in self._wrapped:  # what inference mode would allocate, training could not use
                 module.unshard()
                 module.reshard()

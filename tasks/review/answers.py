@@ -18,8 +18,8 @@ import mlflow
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
-from llm.c_library import cache_folder
 from llm.errors import UserError
+from llm.kernels.c_library import cache_folder
 from tasks.registry.server import is_missing, server_errors
 from tasks.stages import parent_death
 

@@ -18,12 +18,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from llm.config import TrainConfig
-from llm.device import EAGER, choose_compute
+from llm.device import choose_compute
 from llm.errors import UserError
 from llm.files import write_atomic
+from llm.kernels.training.backend import TORCH
 from llm.model.lora import merge_lora
+from llm.training.backend import use_backend
 from llm.training.checkpoint import Checkpoints, restore_weights
-from llm.training.compiled import compile_blocks
 from llm.training.loop import Row, memory_needed, train
 from llm.training.workers import ALONE
 from tasks.registry.tracking import add_facts, stage_run
@@ -91,8 +92,8 @@ def fit(
     count = sum(weight.numel() for weight in model.parameters())
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     cluster = Cluster.asked_for() if params.steps else None  # nothing to share out
-    if cluster is not None and compute.blocks != EAGER:
-        compute = replace(compute, blocks=EAGER, blocks_reason="several workers share the batches")
+    if cluster is not None and compute.backend != TORCH:
+        compute = replace(compute, backend=TORCH, backend_reason="several workers share the batches")
     logger.info("%s; %.1f M weights, %.1f M of them trained", compute, count / 1e6, trained / 1e6)
     mlflow.log_params({"weights": count, "trained_weights": trained})
     if found := checkpoints.load():
@@ -103,10 +104,10 @@ def fit(
         needed = memory_needed(model, objective, last)
         level = logging.WARNING if needed > free else logging.INFO
         logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
-        if compute.compiled:  # what the compiler makes is kept here: the next training waits 4 s, not 20
+        if compute.backend.compiles:  # what the compiler makes is kept here: the next training waits 4 s, not 20
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
-        compute = compile_blocks(model, objective, compute)
-    add_facts(device=str(compute.device), dtype=str(compute.dtype).removeprefix("torch."), blocks=compute.blocks)
+        compute = use_backend(model, objective, compute)
+    add_facts(device=str(compute.device), dtype=str(compute.dtype).removeprefix("torch."), blocks=compute.backend.name)
     throughput = setup.throughput
     if cluster is not None:
         throughput = throughput._replace(flops_a_unit=0)  # the peak is this machine's
@@ -118,7 +119,7 @@ def fit(
                 shown = stop.within(partial(samples, setup))
                 objective = replace(objective, evaluate=stop.within(objective.evaluate), samples=shown)
                 options = {"checkpoints": checkpoints, "report": progress, "stop": stop}
-                history = train(model, params, objective, **options, muon_in_c="Muon" in compute.in_c)
+                history = train(model, params, objective, **options)
             else:
                 from tasks.training.ray import train_on_ray
 

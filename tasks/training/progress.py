@@ -111,7 +111,7 @@ class ProgressReporter:
         self.checkpoints, self.saved = checkpoints, None
         self.steps, self.logged, self.throughput = steps, logged, throughput
         # The peak is none of products in 8 bits.
-        self.peak = matmul_peak(compute) if throughput.flops_a_unit and not compute.in_int8 else None
+        self.peak = matmul_peak(compute) if throughput.flops_a_unit and not compute.backend.in_int8 else None
         self.waiting: list[dict[str, float]] = []
         self.smooth = 0.0
         self.bar = tqdm(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llm.generation.native import Decoder
+from llm.kernels.serving.decode import Decoder
 from llm.model.gpt import GPT
 
 
@@ -45,16 +45,16 @@ def stepwise() -> Iterator[Steps]:
     """No model makes a step but those that are let go; at the end all do."""
     steps = Steps()
 
-    def stepped(features):
+    def stepped(hidden_states):
         def step(model, *args, **options):
             steps.take()
-            return features(model, *args, **options)
+            return hidden_states(model, *args, **options)
 
         return step
 
     with pytest.MonkeyPatch.context() as patch:
         for kind in (GPT, Decoder):
-            patch.setattr(kind, "features", stepped(kind.features))
+            patch.setattr(kind, "hidden_states", stepped(kind.hidden_states))
         try:
             yield steps
         finally:

@@ -20,11 +20,11 @@ from llm.errors import UserError
 from llm.generation.engine import Request
 from llm.generation.sampling import GREEDY, Sampling
 from llm.generation.text import generate, options, request_maker, write_all
+from llm.kernels.training.cross_entropy import IGNORE
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, COMPLETE, Row, answer_each, text_of
 from llm.tokenizer import decode
 from llm.training.loop import Objective
-from llm.training.loss import IGNORE, linear_cross_entropy
 from llm.training.workers import ALONE, Workers
 
 INPUTS = {"instruction": str, "input": str | None, "system": str | None, "history": str | None}  # history as JSON
@@ -82,7 +82,7 @@ class Example:
     tokens: list[int]
     learned: list[bool]
     shared: int = 0
-    """How many of its first tokens are a head, which a packed row holds once for all examples that have it."""
+    """How many of its first tokens are a prefix, which a packed row holds once for all examples that have it."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -119,19 +119,19 @@ def encode_example(encoding: tiktoken.Encoding, chat: Chat, question: Question, 
     return Example(tokens, [part.learned for part in parts for _ in part.tokens])
 
 
-def common_head(examples: Sequence[Example]) -> list[int]:
+def shared_prefix(examples: Sequence[Example]) -> list[int]:
     """The longest beginning that more than half of the examples have: most often the system prompt.
 
     It ends before anything that is learned, so that its tokens have no targets.
     """
-    head: list[int] = []
+    prefix: list[int] = []
     while True:
-        length = len(head) + 1
-        having = [each for each in examples if _may_share(each, length) and each.tokens[: length - 1] == head]
+        length = len(prefix) + 1
+        having = [each for each in examples if _may_share(each, length) and each.tokens[: length - 1] == prefix]
         token, count = next(iter(Counter(each.tokens[length - 1] for each in having).most_common(1)), (0, 0))
         if 2 * count <= len(examples):
-            return head
-        head.append(token)
+            return prefix
+        prefix.append(token)
 
 
 def _may_share(example: Example, length: int) -> bool:
@@ -142,20 +142,20 @@ def _may_share(example: Example, length: int) -> bool:
 def pack_sequences(examples: Sequence[Example], length: int) -> list[list[Example]]:
     """Put examples together into windows of at most `length` tokens, the longest first, each where it fits first.
 
-    A short row alone would leave most of a window to padding. Their common head counts once a window: of the default
+    A short row alone would leave most of a window to padding. Their shared prefix counts once a window: of the default
     instructions it is 14 tokens of 51. Raises UserError for an example that fits no window.
     """
-    head = common_head(examples)
+    prefix = shared_prefix(examples)
     windows: list[list[Example]] = []
     space: list[int] = []
-    begun: list[bool] = []  # whether a window has the head
+    begun: list[bool] = []  # whether a window has the prefix
     for example in sorted(examples, key=len, reverse=True):
         if len(example) > length:
             raise UserError(f"an example of {len(example)} tokens does not fit a window of {length}")
-        has_head = example.tokens[: len(head)] == head and _may_share(example, len(head))
-        example = replace(example, shared=len(head) if has_head else 0)
+        has_prefix = example.tokens[: len(prefix)] == prefix and _may_share(example, len(prefix))
+        example = replace(example, shared=len(prefix) if has_prefix else 0)
         own = len(example) - example.shared
-        needed = (len(example), own)  # without the head, and with it
+        needed = (len(example), own)  # without the prefix, and with it
         place = next((i for i, left in enumerate(space) if left >= needed[begun[i]]), None)
         if place is None:
             windows.append([])
@@ -174,36 +174,35 @@ def row_width(window: Sequence[Example]) -> int:
 
 
 def batch(windows: Sequence[Sequence[Example]], width: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Inputs, targets, positions and segments of packed windows, all int64 BT; rows are at least `width` long.
+    """Inputs, targets, positions and sequences of packed windows, all int64 BT; rows are at least `width` long.
 
-    Each example keeps positions and a segment of its own, so that it learns as if it were alone. A head that it shares
-    is the first segment of its row. Targets are IGNORE but where a token of the assistant's comes next.
+    Each example keeps positions and a sequence of its own, so that it learns as if it were alone. A shared prefix
+    is the first sequence of its row. Targets are IGNORE but where a token of the assistant's comes next.
     """
-    inputs, targets, positions, segments = [], [], [], []
+    inputs, targets, positions, sequences = [], [], [], []
     for window in windows:
         longest = max(window, key=lambda example: example.shared)
         inputs.append(longest.tokens[: longest.shared])
         targets.append([IGNORE] * longest.shared)
         positions.append([*range(longest.shared)])
-        segments.append([0] * longest.shared)
+        sequences.append([0] * longest.shared)
         for number, example in enumerate(window, 1):
             inputs[-1] += example.tokens[example.shared : -1]
             targets[-1] += example.targets[example.shared :]
             positions[-1] += range(example.shared, len(example) - 1)
-            segments[-1] += [number] * (len(example) - 1 - example.shared)
+            sequences[-1] += [number] * (len(example) - 1 - example.shared)
     return tuple(
-        pad(rows, value, width)[0] for rows, value in ((inputs, 0), (targets, IGNORE), (positions, 0), (segments, -1))
+        pad(rows, value, width)[0] for rows, value in ((inputs, 0), (targets, IGNORE), (positions, 0), (sequences, -1))
     )
 
 
 def response_loss(model: GPT, windows: Sequence[Sequence[Example]], compute: Compute, width: int = 0) -> Tensor:
     """The sum of the cross-entropy, in nats, over a batch's response tokens; rows are padded to `width`."""
-    inputs_BT, targets_BT, positions_BT, segments_BT = (t.to(compute.device) for t in batch(windows, width))
+    inputs_BT, targets_BT, positions_BT, sequences_BT = (t.to(compute.device) for t in batch(windows, width))
     with compute.autocast():
-        x_BTC = model.features(inputs_BT, positions_BT, segments_BT=segments_BT)
+        x_BTC = model.hidden_states(inputs_BT, positions_BT, sequences_BT=sequences_BT)
         counted_BT = targets_BT != IGNORE
-        counted = x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT]
-        return linear_cross_entropy(*counted, in_c=model.loss_in_c)
+        return model.backend.cross_entropy(x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT])
 
 
 @torch.inference_mode()
@@ -234,7 +233,7 @@ def objective(
     order = BatchSampler(len(windows), config.batch_size, config.seed)
     widest = max(map(row_width, windows))
     longest = max(widest, *map(len, validation))
-    width = widest if compute.compiled else 0
+    width = widest if compute.backend.compiles else 0
     sum_loss = workers.wrap(model, response_loss)
 
     def tokens(index: int) -> int:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from llm.config import Config, TrainConfig
 from llm.dataset import BatchSampler, pad
-from llm.device import Compute, has_fast_bfloat16
+from llm.device import Compute
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.objectives import CLASSIFY, Row, answer_each, text_of
@@ -40,8 +40,6 @@ EXAMPLE = {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
 CAPABILITIES = (CLASSIFY,)
 MOST_WINDOWS = 32
 """Of more windows of a text the number does not count."""
-STEP = 32
-"""For torch, texts are padded to a multiple of so many tokens, which their own length decides."""
 PIECES = 100
 """An explanation leaves out at most so many pieces of a text, one by one, and so costs as many texts more."""
 SHOWN = 40
@@ -156,7 +154,7 @@ class Classifier(nn.Module):
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The GPT's logits, B x K, of texts that are padded on the right; the padding counts nowhere."""
-        x_BTC = self.gpt.features(tokens_BT)
+        x_BTC = self.gpt.hidden_states(tokens_BT)
         last_BC = x_BTC[torch.arange(len(lengths_B), device=lengths_B.device), lengths_B - 1]
         real_BT1 = (torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]).unsqueeze(-1)
         mean_BC = (x_BTC * real_BT1).sum(dim=1) / lengths_B[:, None]
@@ -199,15 +197,13 @@ def gpt_logits(model: Classifier, texts: Sequence[list[int]], batch_size: int = 
     A text comes out the same alone and among others, but for torch's last bits, as it is padded by its own length: on
     cores with AMX, in bfloat16, the default classifier's logits differ by 0.03 at most.
     """
-    device = model.head.weight.device
+    device, padding = model.head.weight.device, model.gpt.padding
     logits = torch.zeros(len(texts), len(model.config.labels))
-    by_torch = not hasattr(model.gpt, "decoder")
-    step = STEP if by_torch else 1  # decode.c reads text by text, and would read padding, too
     by_padding: dict[int, list[int]] = {}
     for row, tokens in enumerate(texts):
-        by_padding.setdefault(min(-(-len(tokens) // step) * step, model.config.max_tokens), []).append(row)
-    low = by_torch and (has_fast_bfloat16(device) or any(w.dtype == torch.bfloat16 for w in model.parameters()))
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=low):
+        by_padding.setdefault(min(-(-len(tokens) // padding) * padding, model.config.max_tokens), []).append(row)
+    dtype = model.gpt.reading_dtype
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype == torch.bfloat16):
         for length, rows in by_padding.items():
             for first in range(0, len(rows), batch_size):
                 batch = rows[first : first + batch_size]
@@ -391,7 +387,7 @@ def objective(
     `balanced` weighs each class by the inverse of its share of `train`, so that the rarer one counts as much.
     """
     read, windows = model.read(train.tokens).windows, model.read(validation.tokens).windows
-    width = max(map(len, read)) if compute.compiled else 0  # else that of the longest in a batch
+    width = max(map(len, read)) if compute.backend.compiles else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
     weights = train.class_weights(len(model.config.labels), balanced)
     logits = workers.wrap(model, lambda classifier, *inputs: classifier(*inputs))

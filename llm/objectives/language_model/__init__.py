@@ -19,7 +19,6 @@ from llm.generation.text import generate_text, options, request_maker, write_all
 from llm.model.gpt import GPT
 from llm.objectives import COMPLETE, Row, answer_each, text_of
 from llm.training.loop import Objective
-from llm.training.loss import bits_per_byte, linear_cross_entropy
 from llm.training.workers import ALONE, Workers
 
 build = build_gpt
@@ -45,14 +44,16 @@ def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor, length: int |
 
     With `length` each is cut into pieces of so many tokens, which do not see each other.
     """
-    segments_BT = None
+    sequences_BT = None
     if length is not None and length < inputs_BT.shape[1]:
-        segments_BT = (torch.arange(inputs_BT.shape[1], device=inputs_BT.device) // length).expand_as(inputs_BT)
-    x_NC = model.features(inputs_BT, segments_BT=segments_BT).flatten(0, 1)
-    total = linear_cross_entropy(
-        x_NC, model.output_weight, targets_BT.flatten(), in_c=model.loss_in_c, logits_in_int8=model.logits_in_int8
-    )
-    return total / targets_BT.numel()
+        sequences_BT = (torch.arange(inputs_BT.shape[1], device=inputs_BT.device) // length).expand_as(inputs_BT)
+    x_NC = model.hidden_states(inputs_BT, sequences_BT=sequences_BT).flatten(0, 1)
+    return model.backend.cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
+
+
+def bits_per_byte(loss: float, tokens: int, byte_count: int) -> float:
+    """From nats a token to bits a byte of the text that `tokens` tokens stand for: no tokenizer can flatter these."""
+    return loss * tokens / byte_count / math.log(2)
 
 
 def context_at(step: int, steps: int, first: int | None, context_length: int) -> int:

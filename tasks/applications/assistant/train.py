@@ -10,10 +10,10 @@ from pydantic import Field
 
 from llm.device import choose_compute
 from llm.formats.model_folder import load_model, read_config
+from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
 from llm.objectives.assistant import build, objective, pack_sequences, row_width, shown_answers
 from llm.objectives.assistant.rows import examples_of, questions_of
-from llm.training.compiled import choose_blocks
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
@@ -61,7 +61,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
     widths = [row_width(each) for each in windows]
-    compute = choose_blocks(model, compute, forward * max(widths), model.config.n_embd, muon=params.optimizer == "muon")
+    compute = choose_backend(compute, model.config, forward * max(widths), lora=params.lora is not None)
     goal = objective(model, params, windows, validation, compute, workers=workers)
     tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient

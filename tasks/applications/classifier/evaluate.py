@@ -225,7 +225,7 @@ def measure(
     shares of the behavioural mails that are right. The model reads them as it is served. The baseline has its threshold
     by the same rule, from the same share of validation's ham, and its probabilities are calibrated there, too.
     """
-    pack_for_reading(model.gpt)
+    model.gpt = pack_for_reading(model.gpt)
     train, validation, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "validation", "test"))
     labels = model.config.labels
     actual = _numbers(test["label"], labels)

@@ -13,10 +13,10 @@ from llm.config import Rate
 from llm.device import choose_compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
+from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_texts, finish, objective
 from llm.objectives.classifier.selection import LabelledTexts, covered, fit_ngrams, to_be_read
-from llm.training.compiled import choose_blocks
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
@@ -103,8 +103,8 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         learned += covered(learned, params.seed)
     lengths = [len(tokens) for tokens in model.read(learned.tokens).windows]
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
-    filled, muon = fmean(lengths) / max(lengths), params.optimizer == "muon"
-    compute = choose_blocks(model, compute, read, foundation.config.n_embd, filled, muon=muon)
+    filled, lora = fmean(lengths) / max(lengths), params.lora is not None
+    compute = choose_backend(compute, foundation.config, read, filled=filled, lora=lora, predicts_tokens=False)
     goal = objective(model, params, learned, validation, compute, balanced=balanced, workers=workers)
     emails = params.batch_size * params.gradient_accumulation
     done = partial(finish, model, validation, false_positive_rate=params.false_positive_rate, seed=params.seed)

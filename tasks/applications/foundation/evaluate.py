@@ -18,10 +18,10 @@ from tqdm import tqdm
 from llm.config import Config
 from llm.dataset import TokenWindows
 from llm.device import Compute
+from llm.kernels.training.cross_entropy import linear_cross_entropy
 from llm.model.gpt import GPT
-from llm.objectives.language_model import check_prompts, continuations
+from llm.objectives.language_model import bits_per_byte, check_prompts, continuations
 from llm.tokenizer import decode, end_of_text, token_bytes
-from llm.training.loss import bits_per_byte, linear_cross_entropy
 from tasks.applications import Evaluation
 from tasks.evaluation.language_model.kneser_ney import KneserNey, models
 from tasks.evaluation.statistics import interval, with_interval
@@ -77,7 +77,7 @@ def window_losses(
         rows = np.stack([tokens[each.start : each.start + context_length + 1] for each in batch]).astype(np.int64)
         rows_BT = torch.from_numpy(rows).to(compute.device)
         with compute.autocast():
-            for each, x_TC, targets_T in zip(batch, model.features(rows_BT[:, :-1]), rows_BT[:, 1:], strict=True):
+            for each, x_TC, targets_T in zip(batch, model.hidden_states(rows_BT[:, :-1]), rows_BT[:, 1:], strict=True):
                 total = linear_cross_entropy(x_TC[each.scored :], model.output_weight, targets_T[each.scored :])
                 losses.append(total.item())
     return np.array(losses)

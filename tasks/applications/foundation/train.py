@@ -12,10 +12,10 @@ from llm.config import GPTConfig, GPTShape, TrainConfig
 from llm.dataset import TokenWindows
 from llm.device import choose_compute
 from llm.errors import UserError
+from llm.kernels.training.choose import choose_backend
 from llm.model.gpt import GPT
 from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer, same_tokens
-from llm.training.compiled import choose_blocks
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import Throughput, TrainingSetup
@@ -89,8 +89,7 @@ def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> T
     train, validation = (TokenWindows(data, split, model.config.context_length) for split in ("train", "validation"))
     tokens = params.batch_size * params.gradient_accumulation * model.config.context_length
     from_scratch = params.init_from == SCRATCH
-    how = {"from_scratch": from_scratch, "muon": params.optimizer == "muon"}
-    compute = choose_blocks(model, compute, params.steps * tokens, model.config.n_embd, **how)
+    compute = choose_backend(compute, model.config, params.steps * tokens, from_scratch=from_scratch)
     goal = objective(
         model,
         params,

@@ -32,13 +32,13 @@ from llm.formats.model_folder import load_model
 from llm.generation.engine import Request
 from llm.generation.sampling import Sampling
 from llm.generation.text import MOST_AT_ONCE, run
+from llm.kernels.training.cross_entropy import IGNORE, ROWS
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.objectives.assistant import Assistant, Example, answer_all, batch, build, encode_example, shown_answers
 from llm.objectives.assistant.rows import is_right, questions_of
 from llm.tokenizer import decode
 from llm.training.loop import Objective, Row
-from llm.training.loss import IGNORE, ROWS
 from llm.training.workers import ALONE, Workers
 from tasks.applications import Training
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
@@ -89,7 +89,7 @@ def log_probabilities(model: GPT, pairs: Sequence[Pair], compute: Compute) -> Te
     inputs_BT, targets_BT, *_ = (t.to(compute.device) for t in batch([[each] for pair in pairs for each in pair]))
     counted_BT = targets_BT != IGNORE
     with compute.autocast():
-        x_NC, targets_N = model.features(inputs_BT)[counted_BT], targets_BT[counted_BT]
+        x_NC, targets_N = model.hidden_states(inputs_BT)[counted_BT], targets_BT[counted_BT]
         pieces = zip(x_NC.split(ROWS), targets_N.split(ROWS), strict=True)
         losses = [
             checkpoint(_token_losses, x_RC, model.output_weight, targets_R, use_reentrant=False)

@@ -20,17 +20,17 @@ SERVE = """
 import sys, time
 import app.api.server
 from app.settings import Settings
-from llm.generation.native import Decoder
+from llm.kernels.serving.decode import Decoder
 from llm.model.gpt import GPT
 
-def slowly(features):
+def slowly(hidden_states):
     def step(self, *args, **options):
         time.sleep(0.05)
-        return features(self, *args, **options)
+        return hidden_states(self, *args, **options)
     return step
 
 for kind in (GPT, Decoder):
-    kind.features = slowly(kind.features)
+    kind.hidden_states = slowly(kind.hidden_states)
 app.api.server.GOODBYE = 6
 app.api.server.serve(
     app.api.server.create_app(Settings(feedback=False)), "127.0.0.1", int(sys.argv[1]), log_level="warning"

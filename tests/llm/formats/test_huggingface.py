@@ -60,7 +60,7 @@ def test_logits_equal_those_of_transformers_with_padding_on_either_side(publishe
     real = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0]])
     for mask in (real, real.flip(1)):
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        logits = ours.logits(ours.features(TOKENS, positions, segments_BT=mask))
+        logits = ours.logits(ours.hidden_states(TOKENS, positions, sequences_BT=mask))
         expected = theirs(TOKENS, attention_mask=mask, position_ids=positions).logits
         assert difference(logits[mask == 1], expected[mask == 1]) <= 1e-4
 

@@ -2,14 +2,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from processors import needs_packed_bfloat16
 from published import TOKENS, difference, publish
 from transformers import AutoModelForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from llm.formats.huggingface import load_pretrained
 from llm.generation import packed
-from llm.generation.native import NIBBLES
 from llm.generation.packed import pack_for_inference
 from llm.generation.text import generate
 
@@ -106,7 +104,7 @@ MIXED = {"v_proj": "Q8_0", "up_proj": "Q4_1", "down_proj": "Q5_1"}
 
 @pytest.mark.parametrize("others", [{}, MIXED])
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q4_1", "Q4_0"])
-def test_matrices_that_stay_in_the_files_blocks_are_packed_to_the_same_bytes(write_gguf, kind, others):
+def test_matrices_that_stay_in_the_files_blocks_are_packed_as_their_floats_are(write_gguf, kind, others):
     path = write_gguf(kind, others=others, tied=False)
     (ours, _), (stored, _) = load_pretrained(path), load_pretrained(path, in_blocks=True)
     attention, mlp = stored.blocks[0].attention, stored.blocks[0].mlp
@@ -117,22 +115,19 @@ def test_matrices_that_stay_in_the_files_blocks_are_packed_to_the_same_bytes(wri
     )
     for weight, floats in zip(stored.parameters(), ours.parameters(), strict=True):
         assert torch.equal(weight.blocks.floats() if hasattr(weight, "blocks") else weight, floats)
-    assert packed_bytes(stored) == packed_bytes(ours)
-    four_bits = {model.decoder._model.blocks[0].attention_projection.kind == NIBBLES for model in (stored, ours)}
-    assert four_bits == {kind.startswith("Q4")}
-    assert not any(hasattr(weight, "blocks") for weight in stored.parameters())
+    ours, stored = map(pack_for_inference, (ours, stored))
+    assert stored.decoder.bits == ours.decoder.bits
+    assert (stored.decoder.bits[1] == 4) == kind.startswith("Q4")
+    with torch.inference_mode():
+        assert torch.equal(stored(TOKENS), ours(TOKENS))
     assert generate(stored, TOKENS.tolist(), max_new_tokens=9) == generate(ours, TOKENS.tolist(), max_new_tokens=9)
-
-
-def packed_bytes(model):
-    return [part.numpy().tobytes() for part in pack_for_inference(model).decoder._memory._parts]
 
 
 @pytest.mark.parametrize(
     "by",
     [
-        pytest.param("decode.c and torch", marks=needs_packed_bfloat16),
-        pytest.param("torch in bfloat16", marks=needs_packed_bfloat16),
+        "decode.c and torch",
+        "torch in bfloat16",
         "torch in float32",
     ],
 )
@@ -140,7 +135,7 @@ def test_where_torch_computes_what_stayed_in_blocks_is_made_floats(write_gguf, m
     path = write_gguf("Q4_1", others=MIXED)
     if by != "decode.c and torch":
         monkeypatch.setattr(packed, "load_library", lambda: None)
-    monkeypatch.setattr(packed, "can_prepack", lambda: by != "torch in float32")
+    monkeypatch.setattr(packed, "has_fast_bfloat16", lambda device: by != "torch in float32")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     ours, stored = (pack_for_inference(load_pretrained(path, in_blocks=each)[0]) for each in (False, True))
     assert not any(hasattr(weight, "blocks") for weight in stored.parameters())

@@ -185,8 +185,8 @@ def test_weights_stay_as_they_are_stored_where_that_is_asked_and_the_stream_is_f
         assert torch.equal(found, weight)
     assert {weight.dtype for weight in load_model(tmp_path)[0].parameters()} == {torch.float32}
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert stored.features(TOKENS).dtype == torch.float32
-        assert stored.blocks[0](stored.embedding.token(TOKENS).float(), Context(None)).dtype == torch.float32
+        assert stored.hidden_states(TOKENS).dtype == torch.float32
+        assert stored.blocks[0](stored.embedding.token(TOKENS).float(), Context()).dtype == torch.float32
         expected = load_model(tmp_path)[0](TOKENS)
         assert (stored(TOKENS) - expected).norm() / expected.norm() < 0.01
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from llm.generation import engine as engine_module
 from llm.generation.engine import Engine, Event, Request
+from llm.generation.greedy import generate_greedily
 from llm.generation.sampling import Sampling
-from llm.model.gpt import GPT
 
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "tied": False}
 FAMILIES = {"gpt2": {}, "llama": LLAMA | {"n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_hidden": 40}}
@@ -18,14 +18,6 @@ families = st.sampled_from(sorted(FAMILIES))
 beginnings = st.sampled_from([[], [3, 1, 4], [3, 1, 4, 1, 5, 9, 2]])  # which several have in common
 prompts = st.builds(list.__add__, beginnings, st.lists(st.integers(0, 250), min_size=1, max_size=13))
 requests = st.lists(st.tuples(prompts, st.integers(1, 12)), min_size=1, max_size=7)
-
-
-def alone(gpt: GPT, prompt: list[int], count: int) -> list[int]:
-    """Greedy, with no cache and no batch."""
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(int(gpt(torch.tensor([tokens]))[0, -1].argmax()))
-    return tokens[len(prompt) :]
 
 
 def run(engine: Engine, between: Callable[[int], None] = lambda step: None) -> tuple[dict, dict]:
@@ -59,7 +51,7 @@ def test_any_order_of_arrivals_gives_what_each_gives_alone_without_a_cache(make_
 
     tokens, endings = run(engine, arrive)
     assert {number: tokens[handle] for number, handle in handles.items()} == {
-        number: alone(gpt, *request) for number, request in enumerate(work)
+        number: generate_greedily(gpt, *request) for number, request in enumerate(work)
     }
     assert set(endings.values()) == {"length"}
 
@@ -68,7 +60,7 @@ def test_any_order_of_arrivals_gives_what_each_gives_alone_without_a_cache(make_
 @given(families, requests, st.integers(1, 4), st.data())
 def test_a_text_ends_before_a_stop_token(make_gpt, family, work, rows, data):
     gpt = make_gpt(**FAMILIES[family])
-    texts = [alone(gpt, *request) for request in work]
+    texts = [generate_greedily(gpt, *request) for request in work]
     stops = data.draw(st.frozensets(st.sampled_from(sorted(set().union(*texts))), max_size=4))
     engine = Engine(gpt, rows)
     tokens, endings = run(engine, lambda step: step or [engine.submit(Request(*r, stop_tokens=stops)) for r in work])
@@ -90,7 +82,7 @@ def test_a_cancelled_request_leaves_and_the_others_go_on(make_gpt, family, work,
         engine, lambda step: [engine.cancel(handle) for handle, when in leaving.items() if when == step]
     )
     for handle, request in enumerate(work):
-        text = alone(gpt, *request)
+        text = generate_greedily(gpt, *request)
         if endings[handle] == "cancelled":
             assert handle in leaving
             assert tokens[handle] == text[: len(tokens[handle])]
@@ -100,7 +92,7 @@ def test_a_cancelled_request_leaves_and_the_others_go_on(make_gpt, family, work,
 
 def test_steps_say_what_they_made_and_what_ended(make_gpt):
     gpt = make_gpt()
-    (first, second), (other, stop) = alone(gpt, [1, 2], 2), alone(gpt, [7], 2)
+    (first, second), (other, stop) = generate_greedily(gpt, [1, 2], 2), generate_greedily(gpt, [7], 2)
     engine = Engine(gpt, 2)
     assert [
         engine.submit(Request([1, 2], 2)),
@@ -173,18 +165,18 @@ def test_a_text_that_is_there_already_is_scored_as_by_a_plain_forward_pass_and_m
         expected_TV = gpt(torch.tensor([text]))[0].log_softmax(dim=-1)
         expected = [expected_TV[place - 1, text[place]].item() for place in range(len(text) - count, len(text))]
         assert told.get(handle, []) == pytest.approx(expected, abs=1e-4)
-        assert made[handle] == alone(gpt, *work[handle])
+        assert made[handle] == generate_greedily(gpt, *work[handle])
 
 
 def reads(engine: Engine, monkeypatch) -> list[int]:
-    """How many tokens each call of the model's `features` reads from now on, padding included."""
-    counts, features = [], engine.model.features
+    """How many tokens each call of the model's `hidden_states` reads from now on, padding included."""
+    counts, hidden_states = [], engine.model.hidden_states
 
     def count(tokens_BT: torch.Tensor, *given, **more) -> torch.Tensor:
         counts.append(tokens_BT.numel())
-        return features(tokens_BT, *given, **more)
+        return hidden_states(tokens_BT, *given, **more)
 
-    monkeypatch.setattr(engine.model, "features", count)
+    monkeypatch.setattr(engine.model, "hidden_states", count)
     return counts
 
 
@@ -196,7 +188,7 @@ def test_the_next_turn_of_a_talk_reads_what_is_new_of_it(make_gpt, monkeypatch):
     assert counts == [4, 1, 1]
     talk = [1, 2, 3, 4, *answer, 5, 6]
     engine.submit(Request(talk, 2))
-    assert run(engine)[0][1] == alone(make_gpt(), talk, 2)
+    assert run(engine)[0][1] == generate_greedily(make_gpt(), talk, 2)
     assert counts[3:] == [3, 1]  # its last token was never read, as nothing came after it
     engine.submit(Request(talk, 1))
     run(engine)
@@ -214,7 +206,9 @@ def test_what_runs_lends_its_beginning_and_those_that_come_together_read_it_each
     engine.step()
     assert counts[1:] == [2, 2]  # a token of each that runs, and the last two of the prompt
     left = [([1, 2, 3, 7], 2), ([1, 2, 3, 8], 2), ([1, 2, 3, 9, 9], 1)]
-    assert run(engine)[0] == {n: alone(make_gpt(), prompt, 9)[made:] for n, (prompt, made) in enumerate(left)}
+    assert run(engine)[0] == {
+        n: generate_greedily(make_gpt(), prompt, 9)[made:] for n, (prompt, made) in enumerate(left)
+    }
 
 
 def test_of_texts_that_have_left_so_many_are_known_and_the_first_is_forgotten_first(make_gpt, monkeypatch):
@@ -280,7 +274,7 @@ def test_a_step_that_fails_moves_nobody_and_may_be_taken_again(make_gpt):
             gpt.output.weight.data.copy_(weight)
 
     tokens, endings = run(engine, fail)
-    assert tokens == {0: alone(gpt, [1, 2], 9), 1: expected, 2: alone(gpt, [8], 6)}
+    assert tokens == {0: generate_greedily(gpt, [1, 2], 9), 1: expected, 2: generate_greedily(gpt, [8], 6)}
     assert set(endings.values()) == {"length"}
 
 
@@ -314,7 +308,7 @@ def test_a_row_whose_sampler_raises_leaves_those_before_it_and_the_next_step_tel
 def test_a_text_may_fill_the_context_to_its_last_token(make_gpt):
     engine = Engine(make_gpt(), 1)
     engine.submit(Request([1] * 20, 12))
-    assert run(engine)[0][0] == alone(make_gpt(), [1] * 20, 12)
+    assert run(engine)[0][0] == generate_greedily(make_gpt(), [1] * 20, 12)
 
 
 def test_a_step_reads_prompts_up_to_a_bound_and_a_longer_one_alone(make_gpt, monkeypatch):

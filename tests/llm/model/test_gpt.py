@@ -26,18 +26,6 @@ def test_no_position_sees_a_later_one(make_gpt, data):
     assert (before[0, changed] - after[0, changed]).abs().max() > 1e-3
 
 
-@quick
-@given(st.lists(st.integers(1, 10), min_size=1, max_size=3))
-def test_segments_of_one_row_read_as_if_each_were_alone(make_gpt, lengths):
-    gpt = make_gpt()
-    texts = [torch.randint(gpt.config.vocabulary_size, (length,)) for length in lengths]
-    positions = torch.cat([torch.arange(length) for length in lengths])
-    segments = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths)])
-    packed = gpt.features(torch.cat(texts)[None], positions[None], segments_BT=segments[None])[0]
-    alone = torch.cat([gpt.features(text[None])[0] for text in texts])
-    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-4)
-
-
 def test_order_counts(make_gpt):
     gpt = make_gpt()
     assert not torch.allclose(gpt(torch.tensor([[1, 2, 3]]))[0, -1], gpt(torch.tensor([[2, 1, 3]]))[0, -1], atol=1e-3)
@@ -95,8 +83,8 @@ def test_a_llama_has_no_position_table_no_bias_and_thinner_keys():
 def test_rotary_positions_count_distances_alone(make_gpt, shift, length):
     gpt = make_gpt(**LLAMA)
     tokens = torch.arange(length)[None]
-    moved = gpt.features(tokens, tokens + shift)
-    torch.testing.assert_close(moved, gpt.features(tokens), atol=1e-5, rtol=1e-4)
+    moved = gpt.hidden_states(tokens, tokens + shift)
+    torch.testing.assert_close(moved, gpt.hidden_states(tokens), atol=1e-5, rtol=1e-4)
 
 
 def test_a_turn_keeps_lengths_and_pairs_turn_ever_slower():

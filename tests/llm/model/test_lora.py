@@ -82,7 +82,7 @@ def test_updates_of_weights_that_are_frozen_in_bfloat16_learn_and_are_merged(mak
     optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
     for _ in range(40):
         with torch.autocast("cpu", torch.bfloat16):
-            x_BTC = gpt.features(TOKENS[:, :-1])
+            x_BTC = gpt.hidden_states(TOKENS[:, :-1])
             logits = gpt.logits(x_BTC)
         assert x_BTC.dtype == torch.float32
         loss = torch.nn.functional.cross_entropy(logits[0].float(), TOKENS[0, 1:])

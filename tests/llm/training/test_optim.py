@@ -1,6 +1,5 @@
 import pytest
 import torch
-from processors import needs_registers
 
 from llm.config import LoRAConfig
 from llm.model.gpt import GPT
@@ -112,39 +111,6 @@ def test_the_first_update_of_muon_is_the_orthogonal_gradient_and_the_second_reme
     average = 0.9 * 0.1 * first + 0.1 * second
     expected = after_one * 0.95 - 0.1 * 2**0.5 * orthogonal(0.1 * second + 0.9 * average)
     torch.testing.assert_close(torch.stack([*weights]).detach(), expected, atol=0.02, rtol=0)
-
-
-def learned_by_muon(in_c: bool, threads: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Matrices, the last of which muon.c does not take, after three updates, and their momenta."""
-    draw = torch.Generator().manual_seed(0)
-    sizes = [(64, 64), (192, 64), (64, 256), (128, 128), (64, 12)]
-    weights = [torch.nn.Parameter(0.1 * torch.randn(size, generator=draw)) for size in sizes]
-    optimizer = Muon(weights, lr=0.05, weight_decay=0.1, in_c=in_c)
-    torch.set_num_threads(threads)
-    try:
-        for _ in range(3):
-            for weight in weights:
-                weight.grad = torch.randn(weight.shape[::-1], generator=draw).T  # as a product may give it
-            optimizer.step()
-    finally:
-        torch.set_num_threads(1)
-    return [weight.detach() for weight in weights], [optimizer.state[weight]["momentum"] for weight in weights]
-
-
-@needs_registers
-def test_muon_in_c_learns_as_in_torch_whatever_the_threads():
-    (expected, momenta), *found = (
-        learned_by_muon(in_c, threads) for in_c, threads in [(False, 1), (True, 1), (True, 2), (True, 7)]
-    )
-    (weights, by_c), *others = found
-    for ours, theirs in zip(weights, expected, strict=True):
-        assert (ours - theirs).norm() < 0.01 * theirs.norm()
-    assert not torch.equal(weights[0], expected[0])
-    assert torch.equal(weights[-1], expected[-1])
-    for ours, theirs in zip(by_c, momenta, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
-    for other, _ in others:
-        assert all(torch.equal(*pair) for pair in zip(weights, other, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

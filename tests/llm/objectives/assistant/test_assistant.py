@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 from llm.chat import TEMPLATE, Chat
 from llm.device import Compute
+from llm.kernels.training.cross_entropy import IGNORE
 from llm.objectives.assistant import (
     Example,
     Question,
     answer_all,
     batch,
     build,
-    common_head,
     encode_examples,
     mean_response_loss,
     objective,
@@ -23,10 +23,10 @@ from llm.objectives.assistant import (
     response_loss,
     row_width,
     serve,
+    shared_prefix,
     shown_answers,
 )
 from llm.tokenizer import make_encoding
-from llm.training.loss import IGNORE
 
 quick = settings(max_examples=25)
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -98,27 +98,27 @@ def test_an_example_that_fits_no_window_is_refused():
 
 
 def test_a_batch_by_hand():
-    inputs, targets, positions, segments = batch(
+    inputs, targets, positions, sequences = batch(
         [[example([1, 2, 3], [4, 5]), example([6], [7, 8])], [example([9], [10])]]
     )
     assert inputs.tolist() == [[1, 2, 3, 4, 6, 7], [9, 0, 0, 0, 0, 0]]
     assert targets.tolist() == [[IGNORE, IGNORE, 4, 5, 7, 8], [10, *[IGNORE] * 5]]
     assert positions.tolist() == [[0, 1, 2, 3, 0, 1], [0, 0, 0, 0, 0, 0]]
-    assert segments.tolist() == [[1, 1, 1, 1, 2, 2], [1, -1, -1, -1, -1, -1]]
+    assert sequences.tolist() == [[1, 1, 1, 1, 2, 2], [1, -1, -1, -1, -1, -1]]
 
 
 def test_a_head_that_most_examples_have_stands_once_in_a_row_by_hand():
     head = [1, 2]
     examples = [example([*head, 3, 4], [5, 6]), example([*head, 7], [8]), example([9], [1, 2, 3])]
-    assert common_head(examples) == head
+    assert shared_prefix(examples) == head
     (window,) = pack_sequences(examples, 12)  # 14 tokens, two of them shared
     assert [each.shared for each in window] == [2, 2, 0]
     assert row_width(window) == 9
-    inputs, targets, positions, segments = batch([window], 10)
+    inputs, targets, positions, sequences = batch([window], 10)
     assert inputs.tolist() == [[1, 2, 3, 4, 5, 7, 9, 1, 2, 0]]
     assert targets.tolist() == [[IGNORE, IGNORE, IGNORE, 5, 6, 8, 1, 2, 3, IGNORE]]
     assert positions.tolist() == [[0, 1, 2, 3, 4, 2, 0, 1, 2, 0]]
-    assert segments.tolist() == [[0, 0, 1, 1, 1, 2, 3, 3, 3, -1]]
+    assert sequences.tolist() == [[0, 0, 1, 1, 1, 2, 3, 3, 3, -1]]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_a_head_that_most_examples_have_stands_once_in_a_row_by_hand():
         ([Example([1, 2, 3, 4], [False, True, False, True])] * 3, []),
     ],
 )
-def test_the_common_head_is_what_more_than_half_begin_with_before_anything_is_learned(examples, head):
-    assert common_head(examples) == head
+def test_the_shared_prefix_is_what_more_than_half_begin_with_before_anything_is_learned(examples, head):
+    assert shared_prefix(examples) == head
 
 
 def test_rows_are_conversations_that_end_and_long_ones_are_counted_and_left_out(encoding, caplog):

@@ -8,8 +8,9 @@ from hypothesis.extra.numpy import arrays
 from torch.nn import functional as F
 
 from llm.dataset import BatchSampler, pad
-from llm.device import Compute, has_fast_bfloat16
+from llm.device import Compute
 from llm.formats.model_folder import save_model
+from llm.kernels.processor import has_fast_bfloat16
 from llm.model.gpt import GPT
 from llm.objectives import classifier, load
 from llm.objectives.classifier import (
@@ -69,8 +70,8 @@ def test_it_does_not_matter_what_the_padding_is(model, emails, filler):
 
 def test_the_last_real_token_and_the_mean_of_all_decide(model, make_gpt):
     email = [5, 6, 7, 8]
-    features = make_gpt().features(torch.tensor([email]))[0]
-    decisive = torch.cat([features[3], features.mean(dim=0)])
+    hidden = make_gpt().hidden_states(torch.tensor([email]))[0]
+    decisive = torch.cat([hidden[3], hidden.mean(dim=0)])
     with torch.inference_mode():
         (logits,) = model(torch.tensor([email + [1] * 9])[:, :4], torch.tensor([4]))
     assert torch.allclose(logits, model.head(decisive), atol=1e-5)

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from llm.device import choose_compute
+from llm.kernels.processor import has_fast_int8
+from llm.kernels.training.choose import WIDE_INT8, WORTH
+from llm.kernels.training.compiled import cpp_compiler
 from llm.model.gpt import GPT
-from llm.model.int8 import has_fast_int8
-from llm.training.compiled import WIDE_INT8, WORTH, cpp_compiler
 from llm.training.workers import ALONE
 from tasks.applications.foundation import train as foundation
 from tasks.applications.foundation.train import SCRATCH, Train
@@ -23,5 +24,5 @@ def test_what_begins_from_nothing_may_learn_in_8_bits_and_published_weights_may_
     fast = (
         cpp_compiler() is not None and choose_compute().dtype == torch.bfloat16 and has_fast_int8(torch.device("cpu"))
     )
-    assert setup.compute.in_int8 == (fast and init_from == SCRATCH)
+    assert setup.compute.backend.in_int8 == (fast and init_from == SCRATCH)
     assert setup.objective.start_counts == (init_from != SCRATCH)

@@ -45,7 +45,7 @@ def base(tmp_path, parrot, encoding):
 def expected_loss(model, encoding, outputs) -> float:
     """Nats a token of a model that gives each token the same probability everywhere, as it is when it answers."""
     packed = pack_for_inference(model)
-    logits = packed.logits(packed.features(torch.zeros(1, 1, dtype=torch.int64)))[0, 0].log_softmax(dim=0)
+    logits = packed.logits(packed.hidden_states(torch.zeros(1, 1, dtype=torch.int64)))[0, 0].log_softmax(dim=0)
     losses = [-logits[[*encoding.encode_ordinary(text), encoding.eot_token]] for text in outputs]
     return torch.cat(losses).mean().item()
 

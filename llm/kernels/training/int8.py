@@ -1,47 +1,30 @@
-"""Products in 8-bit integers, which some processors multiply twice as fast as bfloat16, for learning.
+"""Training with products of 8-bit integers, which some processors multiply twice as fast as bfloat16.
 
-A matrix is quantized with a scale for each output that makes its largest weight 127; what comes in is quantized token
-by token, likewise. A gradient on its way back takes the same integers, the other way round. Most of its values are far
-below the largest of their token, and to the nearest integer many would always be none. So a gradient is rounded up or
-down by chance, and on average is what it was.
+A matrix is quantized with a scale for each output that makes its largest weight 127, and its inputs with one for each
+token. The backward pass multiplies the same integers by the gradient. Most values of a gradient are far below the
+largest of their token, and rounding to the nearest would make many of them zero every time. So a gradient is rounded up
+or down by chance, which is right on average.
 
 A few inputs of a trained model are always much larger than the others, which would be left a few steps of their token's
-scale. So before a frozen matrix, which is quantized once, each input is divided by a smoothing factor and its weights
-are multiplied by it: the product is the same, and what is rounded is more even (SmoothQuant, Xiao et al. 2023). What
-learns from nothing is quantized at every use, and its own gradient is a product in 8 bits, too.
+scale. So a frozen matrix, which is quantized once, multiplies the weights of each input by a smoothing factor and
+divides the input by it: the product is the same, and the values to be rounded are more even (SmoothQuant, Xiao et al.
+2023). A matrix that learns is quantized at every use, and its own gradient is a product in 8 bits, too.
 
 Tensor names end in their shape: N tokens, I inputs, O outputs.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-LARGEST = 127
+from llm.kernels.processor import LARGEST
+
 GOLDEN = 0.6180339887498949  # whose multiples, without their whole part, are spread evenly from 0 to 1
 
 
-def sums_are_exact() -> bool:
-    """Whether the sums of torch's 8-bit products are right: on an x86 processor without VNNI they overflow."""
-    most_NI = torch.full((64, 64), LARGEST, dtype=torch.int8)
-    return bool((torch._int_mm(most_NI, most_NI.T) == 64 * LARGEST**2).all())
-
-
-def has_fast_int8(device: torch.device) -> bool:
-    """Whether a device has products of 8-bit integers that are worth their rounding.
-
-    Two cores of an AMD EPYC with AVX-512 VNNI make 850 billion operations a second of them, 430 in bfloat16. Of AMX,
-    whose tiles do both, nothing was measured.
-    """
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # without it torch has but a slow loop
-        return False
-    return torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported() and sums_are_exact()
-
-
 def _magnitudes(largest_I: Tensor) -> Tensor:
-    """How large inputs, or their weights, count as: those that were silent in a batch may yet speak up."""
+    """Largest values of inputs, or of their weights, raised from zero: inputs silent in one batch may be loud later."""
     return largest_I.clamp(min=largest_I.mean() / 10).clamp(min=torch.finfo(torch.float32).tiny)
 
 
@@ -75,7 +58,7 @@ class _FrozenProduct(torch.autograd.Function):
         return (torch._int_mm(quantized_NO, weight_OI) * scale_N1 / smoothing_I).to(ctx.dtype), None, None, None
 
 
-class Int8Linear(nn.Module):
+class FrozenInt8Linear(nn.Module):
     """A frozen linear layer that multiplies 8-bit integers; `largest_I` is how large each input was in some batch."""
 
     def __init__(self, frozen: nn.Linear, largest_I: Tensor) -> None:
@@ -114,7 +97,7 @@ class _LearnedProduct(torch.autograd.Function):
         return dx_NI.to(ctx.dtypes[0]), dweight_OI.to(ctx.dtypes[1])
 
 
-class LearnedInt8Linear(nn.Linear):
+class Int8Linear(nn.Linear):
     """A linear layer that learns by products of 8-bit integers; where no gradient is needed it is an ordinary one."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,9 +106,3 @@ class LearnedInt8Linear(nn.Linear):
             return super().forward(x)
         y = _LearnedProduct.apply(x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
         return y if self.bias is None else y + self.bias.bfloat16()
-
-
-def learn_in_int8(layers: Iterable[nn.Linear]) -> None:
-    """Have ordinary layers learn by products in 8 bits; they keep their weights and names."""
-    for layer in layers:
-        layer.__class__ = LearnedInt8Linear

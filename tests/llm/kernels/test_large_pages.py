@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.generation import memory
-from llm.generation.memory import LARGE, Memory
+from llm.kernels.serving import large_pages
+from llm.kernels.serving.large_pages import LARGE, Memory
 
 
 def large_pages_are_there() -> bool:
@@ -19,13 +19,13 @@ def large_pages_are_there() -> bool:
     two = mmap.mmap(-1, 2 * LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     address = torch.frombuffer(two, dtype=torch.uint8).fill_(1).data_ptr()
     page = ctypes.c_void_p(-(-address // LARGE) * LARGE)
-    return ctypes.CDLL(None).madvise(page, ctypes.c_size_t(LARGE), memory.COLLAPSE) == 0
+    return ctypes.CDLL(None).madvise(page, ctypes.c_size_t(LARGE), large_pages.COLLAPSE) == 0
 
 
 @pytest.mark.parametrize("later", [True, False])
 def test_weights_lie_in_memory_of_this_process_alone_and_in_large_pages(monkeypatch, later):
     if not later:  # as on a system that makes none of what was written before
-        monkeypatch.setattr(memory, "_collapses", lambda: False)
+        monkeypatch.setattr(large_pages, "_collapses", lambda: False)
     held, size = Memory(), 3 * LARGE
     address = held.room(size)
     held.keep(size)
@@ -52,8 +52,8 @@ def test_matrices_lie_one_behind_the_other_and_one_that_is_too_large_for_a_part_
     held = Memory()
     first = held.room(100)
     held.keep(100)
-    second = held.room(memory.PART // 2)
+    second = held.room(large_pages.PART // 2)
     assert second - first == 128  # the next multiple of 64
-    held.keep(memory.PART // 2)
-    assert held.room(2 * memory.PART) not in range(first, first + memory.PART)
-    assert held.kept == 100 + memory.PART // 2
+    held.keep(large_pages.PART // 2)
+    assert held.room(2 * large_pages.PART) not in range(first, first + large_pages.PART)
+    assert held.kept == 100 + large_pages.PART // 2

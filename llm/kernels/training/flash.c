@@ -1,4 +1,4 @@
-/* Causal attention that learns: what each head hears, and the gradients of queries, keys and values.
+/* Causal attention in training: the output of each head, and the gradients of queries, keys and values.
 
 A block of QUERIES of one text at a time, and of these TALL against all keys that they see, so that scores live in
 registers and in the caches alone. Kept for the way back is the logarithm of the sum of each query's exp(score), from
@@ -108,8 +108,8 @@ typedef struct {
     int64_t keys_at_most, stride;
 } Room;
 
-static void hear(const Shape *shape, const Text *text, int64_t head, int64_t first, int64_t count, const Room *room,
-                 Half *y, float *logs) {
+static void attend_block(const Shape *shape, const Text *text, int64_t head, int64_t first, int64_t count,
+                         const Room *room, Half *y, float *logs) {
     const int64_t width = shape->width, all = text->head + text->length;
     for (int64_t i = 0; i < count; i += TALL) {
         const int64_t position = text->head + first + i, panels = panels_seen(position, all);
@@ -185,7 +185,7 @@ int attend(const Shape *shape, const Heads *q, const Heads *k, const Heads *v, c
                         const int64_t some = text->length - first < QUERIES ? text->length - first : QUERIES;
                         const Vectors queries = of_text(q, text, head, scale);
                         copy(&queries, text->head + first, some, padded(some, TALL), width, room.queries);
-                        hear(shape, text, head, first, some, &room, y, logs);
+                        attend_block(shape, text, head, first, some, &room, y, logs);
                     }
             }
         free(memory);
@@ -213,7 +213,7 @@ static void pull_queries(const Shape *shape, const Text *text, int64_t head, int
     for (int64_t i = 0; i < count; i += TALL) {
         const int64_t position = text->head + first + i, panels = panels_seen(position, all);
         const Half *upstream = room->upstream + i * width;
-        __m512 log[TALL], dot[TALL]; /* of the upstream gradient with what was heard: what softmax takes from each */
+        __m512 log[TALL], dot[TALL]; /* of the upstream gradient with the output: what softmax takes from each */
         Sums sums;
         for (int m = 0; m < TALL; m++) {
             log[m] = _mm512_set1_ps(INFINITY); /* so that all weights are zero */
@@ -222,9 +222,9 @@ static void pull_queries(const Shape *shape, const Text *text, int64_t head, int
                 continue;
             const int64_t token = place(text, position + m);
             log[m] = _mm512_set1_ps(logs[(text->row * shape->heads + head) * shape->tokens + token]);
-            const Half *heard = y + ((text->row * shape->tokens + token) * shape->heads + head) * width;
+            const Half *output = y + ((text->row * shape->tokens + token) * shape->heads + head) * width;
             for (int64_t d = 0; d < width; d += LANES)
-                dot[m] = _mm512_fmadd_ps(widen(load(upstream + m * width + d)), widen(load(heard + d)), dot[m]);
+                dot[m] = _mm512_fmadd_ps(widen(load(upstream + m * width + d)), widen(load(output + d)), dot[m]);
             dot[m] = _mm512_set1_ps(_mm512_reduce_add_ps(dot[m]));
         }
         for (int64_t panel = 0; panel < panels; panel++) {

@@ -1,10 +1,9 @@
-"""How wrong the model is: cross-entropy in nats a token, and bits per byte, which no tokenizer can flatter.
+"""Output layer and cross-entropy in one, so that all logits never exist at once: by torch, or by cross_entropy.c.
 
 Tensor names end in their shape: N tokens, C width of the model, V vocabulary.
 """
 
 import ctypes
-import math
 from ctypes import c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -14,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm import c_library
-from llm.model.flash import HEADER, PANEL
+from llm.kernels import c_library
+from llm.kernels.training.bfloat16 import HEADER, PANEL
 
 IGNORE = -100  # a target that does not count
 ROWS = 256  # tokens whose logits exist at a time: 8 MB for a vocabulary of 8,192, which stays in the caches
 GROUP = 1024  # tokens whose gradients are multiplied at once: each sum into that of the weights passes over all of it
-SOURCES = (Path(__file__).with_name("loss.c"), HEADER)
+SOURCES = (Path(__file__).with_name("cross_entropy.c"), HEADER)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -67,13 +66,54 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return dx_NC * upstream, None if dweight_VC is None else dweight_VC * upstream, None, None
 
 
+def linear_cross_entropy(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
+    """Sum over the tokens of the cross-entropy, in nats, of the logits `x weightᵀ`.
+
+    Targets (int64) of IGNORE do not count. Under autocast the matrix products are in its dtype, the sums in float32.
+    Raises ValueError for a target that is no row of `weight`.
+    """
+    _check_targets(targets_N, len(weight_VC))
+    device = x_NC.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
+    with torch.autocast(device, enabled=False):
+        if torch.is_grad_enabled():
+            return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, dtype)
+        low_VC = weight_VC.to(dtype)
+        pieces = zip(x_NC.split(ROWS), targets_N.split(ROWS), strict=True)
+        losses = [
+            F.cross_entropy((x_RC.to(dtype) @ low_VC.T).float(), targets_R, ignore_index=IGNORE, reduction="sum")
+            for x_RC, targets_R in pieces
+        ]
+        return torch.stack(losses).sum()
+
+
+def linear_cross_entropy_in_c(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
+    """The same by cross_entropy.c with its gradients, in bfloat16, on a CPU with AVX-512 bfloat16.
+
+    Raises ValueError for a target that is no row of `weight`, and for a C that is no multiple of PANEL.
+    """
+    _check_targets(targets_N, len(weight_VC))
+    if x_NC.shape[1] % PANEL:
+        raise ValueError(f"a stream is {x_NC.shape[1]} wide, no multiple of {PANEL}")
+    if not len(x_NC):
+        return linear_cross_entropy(x_NC, weight_VC, targets_N)
+    with torch.autocast(x_NC.device.type, enabled=False):
+        return _CrossEntropyInC.apply(x_NC, weight_VC, targets_N)
+
+
+def _check_targets(targets_N: Tensor, vocabulary: int) -> None:
+    wrong_N = (targets_N != IGNORE) & ((targets_N < 0) | (targets_N >= vocabulary))
+    if wrong_N.any():
+        raise ValueError(f"target {targets_N[wrong_N][0].item()} is not one of the {vocabulary} tokens")
+
+
 @cache
-def load_loss() -> ctypes.CDLL | None:
-    """loss.c, built and loaded; None where it can't be, with the reason in the log, once."""
+def load_cross_entropy() -> ctypes.CDLL | None:
+    """cross_entropy.c, built and loaded; None where it can't be, with the reason in the log, once."""
     if (found := c_library.load(SOURCES)) is not None:
-        found.pack_output.argtypes = [c_int64, c_int64, *5 * [c_void_p], c_int]
+        found.pack_output.argtypes = [c_int64, c_int64, *3 * [c_void_p], c_int]
         found.pack_output.restype = None
-        found.cross_entropy.argtypes = [*3 * [c_int64], *10 * [c_void_p], c_int]
+        found.cross_entropy.argtypes = [*3 * [c_int64], *8 * [c_void_p], c_int]
     return found
 
 
@@ -81,26 +121,17 @@ def _pointers(*tensors: Tensor | None) -> list[int | None]:
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-class _FusedCrossEntropy(torch.autograd.Function):
-    """The same by loss.c, in bfloat16; none of its pieces goes through torch."""
-
+class _CrossEntropyInC(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, logits_in_int8: bool) -> Tensor:
+    def forward(ctx: Any, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
         ctx.dtypes = x_NC.dtype, weight_VC.dtype
-        x_NC, low_VC, targets_N = (
-            x_NC.float().contiguous(),
-            weight_VC.bfloat16().contiguous(),
-            targets_N.long().contiguous(),
-        )
+        x_NC, low_VC = x_NC.float().contiguous(), weight_VC.bfloat16().contiguous()
+        targets_N = targets_N.long().contiguous()
         (tokens, width), vocabulary, threads = x_NC.shape, len(low_VC), torch.get_num_threads()
-        padded = -(-vocabulary // PANEL) * PANEL
-        across, down = (low_VC.new_empty(size) for size in (padded * width // (1 + logits_in_int8), padded * width))
-        steps_V, shifted_V = (
-            torch.zeros(padded, dtype=dtype) if logits_in_int8 else None for dtype in (torch.float32, torch.int32)
-        )
+        across, down = (low_VC.new_empty(-(-vocabulary // PANEL) * PANEL * width) for _ in range(2))
         losses_N, dx_NC = x_NC.new_empty(tokens), torch.empty_like(x_NC)
         dweight_VC = torch.empty_like(low_VC, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        library, weights = load_loss(), (low_VC, across, down, steps_V, shifted_V)
+        library, weights = load_cross_entropy(), (low_VC, across, down)
         library.pack_output(width, vocabulary, *_pointers(*weights), threads)
         pointers = _pointers(x_NC, *weights, targets_N, losses_N, dx_NC, dweight_VC)
         if library.cross_entropy(tokens, width, vocabulary, *pointers, threads):
@@ -113,39 +144,4 @@ class _FusedCrossEntropy(torch.autograd.Function):
         dx_NC, dweight_VC = ctx.saved_tensors
         x_dtype, weight_dtype = ctx.dtypes
         dweight_VC = None if dweight_VC is None else dweight_VC.mul_(upstream).to(weight_dtype)  # it is nobody else's
-        return (dx_NC * upstream).to(x_dtype), dweight_VC, None, None
-
-
-def linear_cross_entropy(
-    x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, *, in_c: bool = False, logits_in_int8: bool = False
-) -> Tensor:
-    """Sum over the tokens of the cross-entropy, in nats, of the logits `x weightᵀ`; never holds all logits at once.
-
-    Targets (int64) of IGNORE do not count. Under autocast the matrix products are in its dtype, the sums in float32.
-    `in_c` has loss.c compute it, in bfloat16, where gradients are needed, and `logits_in_int8` its logits in 8 bits.
-    Raises ValueError for a target that is no row of `weight`, and with `in_c` for a C that is no multiple of PANEL.
-    """
-    wrong_N = (targets_N != IGNORE) & ((targets_N < 0) | (targets_N >= len(weight_VC)))
-    if wrong_N.any():
-        raise ValueError(f"target {targets_N[wrong_N][0].item()} is not one of the {len(weight_VC)} tokens")
-    device = x_NC.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
-    with torch.autocast(device, enabled=False):
-        if in_c and torch.is_grad_enabled() and len(x_NC):
-            if x_NC.shape[1] % PANEL:
-                raise ValueError(f"a stream is {x_NC.shape[1]} wide, no multiple of {PANEL}")
-            return _FusedCrossEntropy.apply(x_NC, weight_VC, targets_N, logits_in_int8)
-        if torch.is_grad_enabled():
-            return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, dtype)
-        low_VC = weight_VC.to(dtype)
-        pieces = zip(x_NC.split(ROWS), targets_N.split(ROWS), strict=True)
-        losses = [
-            F.cross_entropy((x_RC.to(dtype) @ low_VC.T).float(), targets_R, ignore_index=IGNORE, reduction="sum")
-            for x_RC, targets_R in pieces
-        ]
-        return torch.stack(losses).sum()
-
-
-def bits_per_byte(loss: float, tokens: int, byte_count: int) -> float:
-    """From nats a token to bits a byte of the text that `tokens` tokens stand for."""
-    return loss * tokens / byte_count / math.log(2)
+        return (dx_NC * upstream).to(x_dtype), dweight_VC, None

@@ -1,5 +1,4 @@
-/* Products of bfloat16 matrices with float32 sums, for flash.c and llm/training's loss.c and muon.c, on AVX-512 with
-bfloat16.
+/* Products of bfloat16 matrices with float32 sums, for flash.c and cross_entropy.c, on AVX-512 with bfloat16.
 
 The processor multiplies a pair of numbers with a pair in each of 16 lanes. So a matrix is read as pairs of what a
 product sums over: the left one TALL rows at a time, of which a pair goes to all lanes, the right one in panels of WIDE

@@ -47,7 +47,7 @@ typedef int32_t Integers __attribute__((vector_size(4 * REGISTER), aligned(4), m
 
 typedef uint8_t Octets __attribute__((vector_size(16), aligned(1), may_alias));
 
-typedef enum { FLOAT, BYTES, NIBBLES } Kind;
+typedef enum { FLOAT, BYTES, NIBBLES } Precision;
 
 typedef struct {
     int32_t kind, outputs, inputs;

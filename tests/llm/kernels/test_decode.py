@@ -1,4 +1,4 @@
-"""Decoding in C, against the model as torch computes it."""
+"""A model packed for decode.c, against the model as torch computes it."""
 
 import ctypes
 import logging
@@ -15,17 +15,16 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processors import needs_packed_bfloat16
 
-from llm import c_library
 from llm.formats.huggingface import load_pretrained
-from llm.generation import native
 from llm.generation.engine import Engine, Request
-from llm.generation.native import BITS, BYTES, FLOAT, NIBBLES, SCALES, load_library
-from llm.generation.packed import PackedLinear, can_prepack, decode_natively, pack_for_inference, prepack
+from llm.generation.packed import pack, pack_for_inference
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
-from llm.model.attention import KeyValueCache
+from llm.kernels import c_library
+from llm.kernels.processor import has_fast_bfloat16
+from llm.kernels.serving.decode import BITS, BYTES, FLOAT, NIBBLES, SCALES, SOURCES, declare, load_library
+from llm.model.key_value_cache import KeyValueCache
 
 SHAPES = [
     {"positions": positions, "norm": norm, "mlp": mlp, "bias": bias, "tied": tied, "qk_norm": qk_norm, **sizes}
@@ -46,13 +45,17 @@ def library():
     return found
 
 
-@pytest.fixture(params=SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
+def name_of(shape):
+    return "-".join(map(str, shape.values()))
+
+
+@pytest.fixture(params=SHAPES[::4], ids=name_of)
 def gpt(request, make_gpt):
     return make_gpt(**({"n_head": 4} | request.param))
 
 
 def exact(gpt, library):
-    return decode_natively(deepcopy(gpt), library, exact=True)
+    return pack(deepcopy(gpt), library, exact=True)
 
 
 def logits(model, tokens):
@@ -69,17 +72,18 @@ def distance(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
-def test_in_float32_it_is_the_model_of_any_shape(gpt, library):
-    tokens = some_tokens(gpt, 3, 32)
-    torch.testing.assert_close(logits(exact(gpt, library), tokens), logits(gpt, tokens), atol=5e-4, rtol=1e-4)
-
-
-def test_in_float32_it_generates_the_same_tokens_as_torch_with_rows_that_join_and_leave(gpt, library):
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+def test_in_float32_it_is_the_model_of_any_shape_and_makes_the_same_texts(make_gpt, library, shape):
+    gpt = make_gpt(**({"n_head": 4} | shape))
+    model, tokens, places = exact(gpt, library), some_tokens(gpt, 3, 32), torch.arange(32)[None]
+    torch.testing.assert_close(logits(model, tokens), logits(gpt, tokens), atol=5e-4, rtol=1e-4)
+    with torch.inference_mode():  # one row of positions is that of all
+        assert torch.equal(model.logits(model.hidden_states(tokens, places)), logits(model, tokens))
     prompts = [[1 + n, 2 * n, 7][: 1 + n % 3] for n in range(7)]
     most = [3 + 5 * n % 11 for n in range(7)]
     texts = []
-    for model in (gpt, exact(gpt, library)):
-        engine = Engine(model, rows=3)
+    for each in (gpt, model):
+        engine = Engine(each, rows=3)  # which join and leave
         found = {engine.submit(Request(*asked)): [] for asked in zip(prompts, most, strict=True)}
         while engine.busy:
             for event in engine.step():
@@ -92,7 +96,7 @@ def test_in_float32_it_generates_the_same_tokens_as_torch_with_rows_that_join_an
 def test_eight_bits_stay_close_to_float32(gpt, library):
     tokens = some_tokens(gpt, 4, 32)
     model = pack_for_inference(deepcopy(gpt))
-    assert {block.expand.kind for block in model.decoder._model.blocks[: gpt.config.n_layer]} == {BYTES}
+    assert set(model.decoder.bits) == {8}
     assert distance(logits(model, tokens), logits(gpt, tokens)) < 0.06  # measured: up to 0.048; bfloat16 has 0.03
 
 
@@ -102,12 +106,6 @@ def test_a_text_is_the_same_alone_and_among_others_to_the_bit(gpt):
     for sampling in (Sampling(), Sampling(temperature=1.0, seed=1)):
         alone = [generate(model, [prompt], max_new_tokens=8, sampling=sampling)[0] for prompt in prompts]
         assert generate(model, prompts, max_new_tokens=8, sampling=sampling) == alone
-
-
-def test_a_text_that_begins_later_needs_what_comes_before(gpt, library):
-    tokens = some_tokens(gpt, 2, 9)
-    with pytest.raises(ValueError, match="a text that does not begin at 0, and no cache"):
-        exact(gpt, library).features(tokens, torch.arange(1, 10)[None])
 
 
 def test_a_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
@@ -124,7 +122,6 @@ def test_a_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
         asked = Request([*talk, *new], 4, logprobs=5, scored=(8, 9, 7))
         found = events(used, asked)
         assert found == events(Engine(model, rows=1), asked)
-        assert len(used._held[0].tokens) == len(asked.prompt) + 3
         talk += [*new, *(event.token for event in found)]
 
 
@@ -133,8 +130,8 @@ def test_logits_of_a_row_do_not_depend_on_how_many_there_are_or_on_threads(make_
     gpt = make_gpt(n_embd=96, n_head=4)
     if kind == NIBBLES:
         round_matrices(gpt)
-    model = decode_natively(gpt, library, exact=kind == FLOAT)
-    assert model.decoder._model.blocks[0].expand.kind == kind
+    model = pack(gpt, library, exact=kind == FLOAT)
+    assert model.decoder.bits[0] == BITS[kind]
     tokens = some_tokens(gpt, 150, 3)  # more than a step of the C code holds
     alone = torch.cat([logits(model, row) for row in tokens.split(1)])
     for rows in (2, 3, 7, 16, 31, 150):
@@ -150,8 +147,10 @@ def test_a_token_at_a_time_is_the_text_at_once(make_gpt):
     model = pack_for_inference(make_gpt(context_length=200, positions="rotary"))
     tokens = some_tokens(model, 2, 200)
     cache = KeyValueCache(model.config, 2, model.device, torch.float32)
-    parts = [model.features(tokens[:, t : t + 1], torch.full((2, 1), t), cache=cache) for t in range(tokens.shape[1])]
-    assert torch.equal(torch.cat(parts, dim=1), model.features(tokens))
+    parts = [
+        model.hidden_states(tokens[:, t : t + 1], torch.full((2, 1), t), cache=cache) for t in range(tokens.shape[1])
+    ]
+    assert torch.equal(torch.cat(parts, dim=1), model.hidden_states(tokens))
 
 
 FOUR_BITS = pytest.mark.parametrize("name", ["Q4_0", "Q4_1"])
@@ -175,11 +174,8 @@ def test_what_was_made_of_four_bits_keeps_them_exactly_and_nothing_else_does(mak
     round_matrices(gpt, name)
     changed = deepcopy(gpt)
     changed.output.weight.data[5, 7] += 1e-4
-    model, other = (decode_natively(deepcopy(each), library) for each in (gpt, changed))
-    assert [(m.decoder._model.embedding.kind, m.decoder._model.output.kind) for m in (model, other)] == [
-        (NIBBLES, NIBBLES),
-        (NIBBLES, BYTES),
-    ]
+    model, other = (pack(deepcopy(each), library) for each in (gpt, changed))
+    assert [each.decoder.bits[-2:] for each in (model, other)] == [[4, 4], [4, 8]]
     tokens, matrices = some_tokens(gpt, 4, 32), sum(weight.numel() for weight in gpt.parameters() if weight.ndim == 2)
     assert distance(logits(model, tokens), logits(gpt, tokens)) < 0.06  # as with 8 bits: inputs are rounded
     assert 0.625 * matrices < model.decoder.nbytes < 0.8 * matrices  # 4 bits, 2 x 16 for 32 weights, and padding
@@ -194,25 +190,20 @@ def test_the_largest_integers_of_all_overflow_no_sum(make_gpt, library, kind, le
     gpt.output.weight.data[:3] = torch.stack([alternating, single, least + most - single])
     gpt.output.weight.data[3:] = 0
     gpt.output.weight.data[3, ::32], gpt.output.weight.data[3, 1::32] = most, 1  # 127 and 1 need 8 bits
-    model = decode_natively(deepcopy(gpt), library)
-    assert model.decoder._model.output.kind == kind
+    model = pack(deepcopy(gpt), library)
+    assert model.decoder.bits[-1] == BITS[kind]
     signs = 2.0 * (alternating == most) - 1
     x = torch.stack([ones, -ones, signs, -signs, ones.cumsum(0)])
     torch.testing.assert_close(model.logits(x[:4]), x[:4] @ gpt.output.weight.T, atol=0.01, rtol=0)
     assert torch.equal(model.logits(x)[:4], model.logits(x[:4]))
 
 
-def pack(kind, stored, outputs, inputs, rows, threads=1):
+def pack_tiles(kind, stored, outputs, inputs, rows, threads=1):
     """Whether tiles of this kind may stand for a matrix, their bytes, and their scales."""
     tiles = -(-outputs // 16) * -(-inputs // 32)
     packed, scales = (torch.zeros(tiles * 16 * each, dtype=torch.uint8) for each in (4 * BITS[kind], 2 * SCALES[kind]))
     pointers = rows.data_ptr(), rows.nbytes // outputs, packed.data_ptr(), scales.data_ptr()
     return load_library().pack(kind, stored, outputs, inputs, *pointers, threads), packed, scales
-
-
-def packed_bytes(model):
-    """All that `Decoder` made of a model's matrices."""
-    return [part.numpy().tobytes() for part in model.decoder._memory._parts]
 
 
 def unpacked(packed, scales, groups):
@@ -228,7 +219,7 @@ def unpacked(packed, scales, groups):
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**16))
 def test_tiles_of_four_bits_say_exactly_the_weights_that_they_were_made_of(name, outputs, groups, seed):
     weights = rounded(torch.randn(outputs, 32 * groups, generator=torch.Generator().manual_seed(seed)), name)
-    stands, packed, scales = pack(NIBBLES, 0, outputs, 32 * groups, weights)
+    stands, packed, scales = pack_tiles(NIBBLES, 0, outputs, 32 * groups, weights)
     assert stands
     assert torch.equal(unpacked(packed, scales, groups)[:outputs], weights)
 
@@ -238,7 +229,7 @@ def test_tiles_of_four_bits_say_exactly_the_weights_that_they_were_made_of(name,
 def test_a_block_of_a_scale_alone_keeps_its_four_bits_whichever_integers_it_has(scale, integers, most):
     q = np.clip(integers, 8 - most, 8 + most).astype(np.uint8)
     block = np.concatenate([np.array([scale], np.float16).view(np.uint8), q[:16] | q[16:] << 4])
-    stands, packed, scales = pack(NIBBLES, GGMLQuantizationType.Q4_0, 1, 32, torch.from_numpy(block[None]))
+    stands, packed, scales = pack_tiles(NIBBLES, GGMLQuantizationType.Q4_0, 1, 32, torch.from_numpy(block[None]))
     assert stands
     assert unpacked(packed, scales, 1)[0].tolist() == [np.float32(scale) * (int(each) - 8) for each in q]
 
@@ -257,8 +248,8 @@ def test_tiles_of_a_files_blocks_are_those_of_their_floats_to_the_bit(name, outp
     with np.errstate(all="ignore"):
         floats = torch.from_numpy(np.array(dequantize(rows, stored), np.float32))
     for kind in (NIBBLES, BYTES, FLOAT):
-        found = pack(kind, stored, outputs, inputs, torch.from_numpy(rows), threads=2)
-        stands, packed, scales = pack(kind, GGMLQuantizationType.F32, outputs, inputs, floats)
+        found = pack_tiles(kind, stored, outputs, inputs, torch.from_numpy(rows), threads=2)
+        stands, packed, scales = pack_tiles(kind, GGMLQuantizationType.F32, outputs, inputs, floats)
         assert found[0] == stands
         if kind == BYTES:
             assert stands == bool((floats.abs() <= 65504).all())
@@ -281,7 +272,7 @@ def test_a_block_that_is_copied_is_what_its_floats_give(name, kind, seed, ends):
         block[0, -1] = {"Q4_1": 0xF0, "Q8_0": 127}[name]
     with np.errstate(all="ignore"):
         floats = torch.from_numpy(np.array(dequantize(block, stored), np.float32))
-    found, expected = pack(kind, stored, 1, 32, torch.from_numpy(block)), pack(kind, 0, 1, 32, floats)
+    found, expected = pack_tiles(kind, stored, 1, 32, torch.from_numpy(block)), pack_tiles(kind, 0, 1, 32, floats)
     assert found[0] == expected[0]
     assert not found[0] or all(map(torch.equal, found[1:], expected[1:]))
 
@@ -297,13 +288,11 @@ def test_published_four_bits_are_read_without_loss_and_its_perplexity_is_that_of
 
     expected = perplexity(gpt)
     model = pack_for_inference(gpt)
-    kinds = {block.expand.kind for block in model.decoder._model.blocks[:30]}
-    assert (kinds, model.decoder._model.output.kind) == ({NIBBLES}, BYTES)
+    assert (set(model.decoder.bits[:-1]), model.decoder.bits[-1]) == ({4}, 8)
     assert perplexity(model) == pytest.approx(expected, rel=0.02)
     unread, _ = load_pretrained(smollm2, context_length=1024, in_blocks=True)
     assert all(hasattr(weight, "blocks") == (weight.ndim == 2) for weight in unread.parameters())
-    assert packed_bytes(pack_for_inference(unread)) == packed_bytes(model)
-    assert torch.equal(logits(unread, tokens), logits(model, tokens))
+    assert torch.equal(logits(pack_for_inference(unread), tokens), logits(model, tokens))
 
 
 GIVE = """
@@ -328,7 +317,7 @@ def test_inputs_of_any_size_and_none_are_rounded_without_undefined_behaviour(tmp
     source, program = tmp_path / "give.c", tmp_path / "give"
     source.write_text(GIVE)
     checks = "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all", "-Wno-unused-function"
-    options = *(each for each in c_library.COMPILE if each not in ("-c", "-O3")), "-O1", f"-I{native.SOURCES[0].parent}"
+    options = *(each for each in c_library.COMPILE if each not in ("-c", "-O3")), "-O1", f"-I{SOURCES[0].parent}"
     subprocess.run(["gcc", *options, *checks, source, "-o", program, "-lm"], check=True)
     ran = subprocess.run([program], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -349,8 +338,8 @@ def test_an_input_that_is_no_number_makes_all_outputs_of_its_token_nan_and_no_ot
     gpt = make_gpt(n_embd=64, n_head=4, tied=False)
     if kind == NIBBLES:
         round_matrices(gpt)
-    model = decode_natively(gpt, library)
-    assert model.decoder._model.output.kind == kind
+    model = pack(gpt, library)
+    assert model.decoder.bits[-1] == BITS[kind]
     x = torch.randn(3, 64)
     expected = model.logits(x)
     x[1, 40] = value
@@ -359,55 +348,22 @@ def test_an_input_that_is_no_number_makes_all_outputs_of_its_token_nan_and_no_ot
     assert torch.equal(found[[0, 2]], expected[[0, 2]])
 
 
-def test_tokens_and_positions_that_are_not_there_are_errors(make_gpt):
-    model = pack_for_inference(make_gpt())
-    cache = KeyValueCache(model.config.model_copy(update={"context_length": 4}), 1, model.device, torch.float32)
-    with pytest.raises(IndexError, match="a token that the model lacks"):
-        model.features(torch.tensor([[model.config.vocabulary_size]]))
-    with pytest.raises(IndexError, match="a position that the cache lacks"):
-        model.features(torch.tensor([[1]]), torch.tensor([[4]]), cache=cache)
-    with pytest.raises(ValueError, match="33 tokens do not fit the context of 32"):
-        model.features(torch.zeros(1, 33, dtype=torch.int64))
-    with pytest.raises(ValueError, match="reads a text a row"):
-        model.features(torch.tensor([[1, 2]]), segments_BT=torch.tensor([[0, 1]]))
-
-
-def test_a_packed_model_keeps_its_own_weights_alone(make_gpt):
-    model = pack_for_inference(make_gpt(n_embd=64))
-    here = sum(weight.numel() for weight in model.parameters() if weight.device.type == "cpu")
-    assert here == sum(weight.numel() for weight in model.norm.parameters())
-    count = sum(weight.numel() for weight in model.parameters())
+def test_a_packed_model_has_no_other_weights(make_gpt):
+    gpt = make_gpt(n_embd=64)
+    count, model = sum(weight.numel() for weight in gpt.parameters()), pack_for_inference(gpt)
+    assert not [*model.parameters()]
     assert 1.1 * count < model.decoder.nbytes < 1.3 * count  # a byte each, a scale a group, and padding of small ones
 
 
-def decoded(model, monkeypatch, prompts):
-    """What decode.c reads of prompts, one after the other by one engine, with two new tokens each."""
-    read, features, engine = [], model.decoder.features, Engine(model, rows=1)
-
-    def note(tokens_BT, *given, **more):
-        read.append(tokens_BT)
-        return features(tokens_BT, *given, **more)
-
-    monkeypatch.setattr(model.decoder, "features", note)
-    for prompt in prompts:
-        engine.submit(Request(prompt, 2))
-    while engine.busy:
-        engine.step()
-    monkeypatch.setattr(model.decoder, "features", features)
-    return read
-
-
-@needs_packed_bfloat16
-def test_with_amx_prompts_are_read_by_torch_and_the_rest_by_c(make_gpt, monkeypatch):
+def test_with_amx_prompts_are_read_by_torch_in_bfloat16_and_the_rest_by_c(make_gpt, monkeypatch):
     gpt = make_gpt(n_embd=64)
-    expected = prepack(deepcopy(gpt))
+    by_torch, tokens = deepcopy(gpt).bfloat16(), some_tokens(gpt, 2, 9)
+    by_c = pack_for_inference(deepcopy(gpt))
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    model, tokens = pack_for_inference(deepcopy(gpt)), some_tokens(gpt, 2, 9)
+    model = pack_for_inference(deepcopy(gpt))
     with torch.inference_mode():
-        assert torch.equal(model.features(tokens), expected.features(tokens))
-    assert any(isinstance(module, PackedLinear) for module in model.modules())
-    by_c = [tokens_BT.shape for tokens_BT in decoded(model, monkeypatch, [[1, 2, 3], [1, 2, 3, 4, 5]])]
-    assert by_c == [(1, 1)] * 2
+        assert torch.equal(model.hidden_states(tokens), by_torch.hidden_states(tokens))
+        assert torch.equal(model.hidden_states(tokens[:, :1]), by_c.hidden_states(tokens[:, :1]))
     prompts = [[1 + n, 2 + n, 5][: 1 + n % 3] for n in range(9)]
     alone = [generate(model, [prompt], max_new_tokens=8)[0] for prompt in prompts]
     assert generate(model, prompts, max_new_tokens=8) == alone
@@ -435,50 +391,43 @@ def test_without_a_compiler_torch_makes_the_texts_and_the_reason_is_said_once(un
     assert [record.message for record in caplog.records] == [
         "decode.c, which is faster than torch, can't be used: there is no C compiler (no-such-compiler)"
     ]
-    tokens, expected = some_tokens(gpt, 2, 9), prepack(deepcopy(gpt)) if can_prepack() else gpt
+    tokens, expected = some_tokens(gpt, 2, 9), deepcopy(gpt).bfloat16() if has_fast_bfloat16(gpt.device) else gpt
     assert all(torch.equal(logits(model, tokens), logits(expected, tokens)) for model in models)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86")
 @pytest.mark.parametrize("march", ["x86-64-v2", "x86-64-v3"])
-@pytest.mark.parametrize(("kind", "name"), [(BYTES, None), (NIBBLES, "Q4_0"), (NIBBLES, "Q4_1")])
-def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, kind, name, tmp_path, monkeypatch):
-    gpt = make_gpt(n_embd=64, n_head=4)
-    if name:
-        round_matrices(gpt, name)
-    tokens, expected = some_tokens(gpt, 19, 5), decode_natively(deepcopy(gpt), library)
+def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
     monkeypatch.setattr(c_library, "COMPILE", tuple(each.replace("native", march) for each in c_library.COMPILE))
-    other = decode_natively(deepcopy(gpt), native.declare(ctypes.CDLL(str(c_library.build(native.SOURCES, tmp_path)))))
-    assert other.decoder._model.blocks[0].expand.kind == kind
-    assert distance(logits(other, tokens), logits(expected, tokens)) < 1e-3  # rounding of one input may differ
+    older = declare(ctypes.CDLL(str(c_library.build(SOURCES, tmp_path))))
+    for bits, name in ((8, None), (4, "Q4_0"), (4, "Q4_1")):
+        gpt = make_gpt(n_embd=64, n_head=4)
+        if name:
+            round_matrices(gpt, name)
+        tokens, model, other = some_tokens(gpt, 19, 5), pack(gpt, library), pack(gpt, older)
+        assert other.decoder.bits[0] == bits
+        assert distance(logits(other, tokens), logits(model, tokens)) < 1e-3  # rounding of one input may differ
 
 
-def test_a_model_whose_weights_are_gone_is_refused(make_gpt, library):
-    model = pack_for_inference(make_gpt())
-    with pytest.raises(ValueError, match="no weights on meta: a model that was packed has let them go"):
-        decode_natively(model, library)
+def test_what_it_can_not_read_is_an_error(make_gpt):
+    model, cpu = pack_for_inference(make_gpt(positions="rotary")), torch.device("cpu")
+    one, two, zero = torch.tensor([[1]]), torch.ones(2, 1, dtype=torch.long), torch.zeros(2, 1, dtype=torch.long)
 
+    def cache(rows=2, dtype=torch.float32, length=model.config.context_length):
+        return KeyValueCache(model.config.model_copy(update={"context_length": length}), rows, cpu, dtype)
 
-def test_a_cache_that_is_another_models_is_refused_and_nothing_is_written(make_gpt):
-    gpt = make_gpt(positions="rotary")
-    decoder, config, cpu = pack_for_inference(deepcopy(gpt)).decoder, gpt.config, torch.device("cpu")
-    tokens = torch.ones(2, 1, dtype=torch.long)
-    places = torch.zeros(2, 1, dtype=torch.long)
-    for dtype, rows, said in ((torch.bfloat16, 2, "a cache of torch.bfloat16"), (torch.float32, 1, "2 texts, and the")):
-        with pytest.raises(ValueError, match=said):
-            decoder.features(tokens, places, cache=KeyValueCache(config, rows, cpu, dtype))
-    longer = config.model_copy(update={"context_length": 10 * config.context_length})
-    with pytest.raises(IndexError, match="a position that the cache lacks"):
-        decoder.features(tokens, places + config.context_length, cache=KeyValueCache(longer, 2, cpu, torch.float32))
-
-
-def test_positions_of_one_row_are_those_of_all_and_may_begin_anywhere(make_gpt, library):
-    gpt = make_gpt(positions="rotary")
-    tokens, places = some_tokens(gpt, 3, 4), torch.arange(4)[None]
-    with torch.inference_mode():
-        wanted = gpt.features(tokens, places.expand(3, 4))
-        found = exact(gpt, library).features(tokens, places)
-    torch.testing.assert_close(found, wanted, atol=5e-4, rtol=1e-4)
+    for error, reason, inputs, options in [
+        (IndexError, "a token that the model lacks", [one * model.config.vocabulary_size], {}),
+        (IndexError, "a position that the cache lacks", [one, one * 4], {"cache": cache(length=4)}),
+        (IndexError, "a position that the cache lacks", [two, zero + 32], {"cache": cache(length=320)}),
+        (ValueError, "33 tokens do not fit the context of 32", [torch.zeros(1, 33).long()], {}),
+        (ValueError, "reads a text a row", [one], {"sequences_BT": one}),
+        (ValueError, "a text that does not begin at 0, and no cache", [one, one], {}),
+        (ValueError, "a cache of torch.bfloat16", [two, zero], {"cache": cache(dtype=torch.bfloat16)}),
+        (ValueError, "2 texts, and the cache has 1", [two, zero], {"cache": cache(rows=1)}),
+    ]:
+        with pytest.raises(error, match=reason):
+            model.hidden_states(*inputs, **options)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
@@ -487,10 +436,9 @@ def test_what_fits_no_eight_bits_stays_as_it_is(make_gpt, value):
     with torch.no_grad():
         gpt.blocks[0].mlp.expand.weight[3, 5] = value
     decoder = pack_for_inference(deepcopy(gpt)).decoder
-    assert decoder._model.blocks[0].expand.kind == FLOAT
-    assert decoder._model.blocks[0].mlp_projection.kind == BYTES
+    assert decoder.bits[2:4] == [32, 8]
     tokens = some_tokens(gpt, 1, 4)
-    found = decoder.logits(decoder.features(tokens))
+    found = decoder.logits(decoder.hidden_states(tokens, None, None))
     assert torch.isfinite(found).all() == torch.isfinite(logits(gpt, tokens)).all()
 
 

@@ -1,11 +1,10 @@
-"""What is written in C: built once by the machine's own compiler, and loaded.
+"""C sources: built once by the machine's own compiler, and loaded.
 
-The compiler is asked for what this processor has, so the built file is for this machine alone; it lies in the user's
-cache folder under a name made of the source, the compiler with its options and the processor. It is linked without an
-OpenMP of its own and finds torch's, which the process has already: two would fight for the cores.
+The compiler targets this processor, so the built file is for this machine alone. It lies in the user's cache folder
+under a hash of the source, the compiler with its options, and the processor. It is linked without an OpenMP of its own
+and finds torch's, which the process has already: two would fight for the cores.
 
-A file that is loaded can do whatever its user can, so the folder and the file must be ones that only this user can have
-written.
+A loaded file can do whatever its user can, so only this user may be able to write the folder and the file.
 """
 
 import ctypes
@@ -41,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class NotBuiltError(Exception):
-    """Why it can't be used here."""
+    """The reason why a source can't be used here."""
 
 
 def cache_folder() -> Path:
@@ -49,8 +48,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threestage"
 
 
-def _said(*command: str) -> str:
-    """What a command says on its standard output. Raises NotBuiltError, with its first error, where it fails."""
+def _output(*command: str) -> str:
+    """The standard output of a command. Raises NotBuiltError, with its first error, where it fails."""
     how = {"capture_output": True, "text": True, "errors": "replace", "check": True, "timeout": PATIENCE}
     try:
         return subprocess.run(command, env=os.environ | {"LC_ALL": "C"}, **how).stdout
@@ -59,12 +58,12 @@ def _said(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise NotBuiltError(f"{command[0]} took longer than {PATIENCE} s") from None
     except subprocess.CalledProcessError as error:
-        said = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit code {error.returncode}"]
-        raise NotBuiltError(f"{command[0]} failed: {said[0]}") from None
+        errors = [line for line in error.stderr.splitlines() if "error" in line] or [f"exit code {error.returncode}"]
+        raise NotBuiltError(f"{command[0]} failed: {errors[0]}") from None
 
 
 def _processor() -> str:
-    """What -march=native may look at."""
+    """The properties of the processor that -march=native depends on."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().split("\n\n")[0].splitlines() if cpuinfo.exists() else []
     kept = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))]
@@ -98,7 +97,7 @@ def build(sources: Sequence[Path], folder: Path) -> Path:
     a folder in which they could exchange it is refused.
     """
     compiler, stem = _compiler(), sources[0].stem
-    texts = (*compiler, _said(*compiler, "--version"), *COMPILE, _processor())
+    texts = (*compiler, _output(*compiler, "--version"), *COMPILE, _processor())
     name = sha256(b"\0".join([*(source.read_bytes() for source in sources), *map(os.fsencode, texts)])).hexdigest()[:32]
     path = folder / f"{stem}-{name}.so"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -108,8 +107,8 @@ def build(sources: Sequence[Path], folder: Path) -> Path:
         logger.info("building %s, which takes some seconds, once", sources[0].name)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:  # its own, as others may build at the same time
             compiled, linked, whole = (Path(temporary, f"{stem}.{kind}") for kind in ("o", "so", "whole"))
-            _said(*compiler, *COMPILE, str(sources[0]), "-o", str(compiled))
-            _said(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
+            _output(*compiler, *COMPILE, str(sources[0]), "-o", str(compiled))
+            _output(*compiler, "-shared", str(compiled), "-o", str(linked), "-lm")
             content = linked.read_bytes()
             write_atomic(whole, content + sha256(content).digest())
             whole.chmod(0o600)  # the umask may let a group write
@@ -123,7 +122,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def load(sources: Sequence[Path]) -> ctypes.CDLL | None:
-    """What was built of the sources; None where it can't be used, with the reason in the log. Who asks keeps it."""
+    """The built library; None where it can't be used, with the reason in the log. Callers cache it."""
     try:
         return ctypes.CDLL(str(build(sources, cache_folder())))
     except (NotBuiltError, OSError, UserError, RuntimeError) as error:  # the last: a user without a home

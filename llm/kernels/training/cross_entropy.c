@@ -1,4 +1,4 @@
-/* Output layer and cross-entropy in one, as llm/training/loss.py has it: losses and gradients, with no logit kept.
+/* Output layer and cross-entropy in one, as cross_entropy.py has it: losses and gradients, with no logit kept.
 
 Of ROWS tokens and DEEP of the vocabulary at a time there are logits, of these exp(logit - shift) in bfloat16, and while
 it is in the caches what it adds to the gradient of the stream. The shift is about the logit of the target, so that exp
@@ -6,68 +6,25 @@ is neither nothing nor infinite; where the row's largest logit is far from it al
 of exps is known at the end: its gradient is then divided by it, and those of the weights take the stream over it. At
 the target exp less that sum stands for exp, and is rounded as a whole: where the model is sure it is little.
 
-Logits may be products in 8 bits, which a processor makes twice as fast: in each row of both matrices the largest value
-is LARGEST, and those of the stream are raised by SHIFT, as the instruction takes one of its sides without a sign.
-Gradients may not: most of what is in them is far below the largest of its row.
-
 The vocabulary is cut into slices. What is made of a slice one thread alone makes and reads: between two cores goes
 little but sums, which matters where they share no cache. There are SLICES whether or not there are as many threads, so
 that these few come to the same sums, and as many as threads where there are more.
 Names: N tokens, C width of the model, V vocabulary. */
 
-#include "../model/bfloat16.h"
+#include "bfloat16.h"
 
 enum { ROWS = 44 * TALL, DEEP = 8 * WIDE, SLICES = 4 };
 enum { BESIDE = DEEP + 32 }; /* from a row of exps to the next, so that they begin in other sets of a cache */
 enum { FAR = 40 }; /* that a row's largest logit may be from its shift */
-enum { LARGEST = 127, SHIFT = 128 };
-
-typedef int32_t Integers __attribute__((vector_size(64)));
-typedef uint32_t Quad __attribute__((may_alias)); /* four numbers of 8 bits, the first in the lowest */
-
-/* What a step of 8 bits stands for in a row, which is C x bfloat16. */
-static inline float find_step(int64_t width, const Half *row) {
-    __m512i most = (__m512i)_mm512_set1_ps(1e-30f); /* so that a row of zeros has a step, too */
-    for (int64_t c = 0; c < width; c += LANES) /* as integers, of which what is no number is the largest */
-        most = _mm512_max_epi32(most, (__m512i)_mm512_abs_ps(widen(load(row + c))));
-    const int32_t bits = _mm512_reduce_max_epi32(most);
-    float largest;
-    memcpy(&largest, &bits, sizeof largest);
-    return largest / LARGEST;
-}
-
-static inline __m128i in_8_bits(const Half *row, float step) {
-    return _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_div_ps(widen(load(row)), _mm512_set1_ps(step))));
-}
-
-/* One token's weights as a column of a panel, and what SHIFT adds to its sums. */
-static void pack_quads(int64_t width, const Half *weights, Quad *to, float *step, int32_t *raised) {
-    __m512i sum = _mm512_setzero_si512();
-    *step = find_step(width, weights);
-    for (int64_t c = 0; c < width; c += LANES, to += LANES / 4 * WIDE) {
-        const __m128i found = in_8_bits(weights + c, *step);
-        Quad quads[LANES / 4];
-        _mm_storeu_si128((__m128i *)quads, found);
-        for (int q = 0; q < LANES / 4; q++)
-            to[q * WIDE] = quads[q];
-        sum = _mm512_add_epi32(sum, _mm512_cvtepi8_epi32(found));
-    }
-    *raised = SHIFT * _mm512_reduce_add_epi32(sum);
-}
 
 /* The output layer's weights, V x C, as panels for both products: `across` has its tokens side by side and pairs of
-neighbours in C, `down` the other way round. Each needs V, padded to WIDE, times C. Where `steps` and `raised` are not
-NULL, each V, padded, of zeros, `across` has quads of neighbours in 8 bits. */
-void pack_output(int64_t width, int64_t vocabulary, const Half *weights, Pair *across, Pair *down, float *steps,
-                 int32_t *raised, int threads) {
+neighbours in C, `down` the other way round. Each needs V, padded to WIDE, times C. */
+void pack_output(int64_t width, int64_t vocabulary, const Half *weights, Pair *across, Pair *down, int threads) {
     const int64_t all = padded(vocabulary, WIDE);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t first = 0; first < all; first += 2) {
         const __m256i none = _mm256_setzero_si256();
-        for (int64_t token = first; steps && token < first + 2 && token < vocabulary; token++)
-            pack_quads(width, weights + token * width, (Quad *)across + token / WIDE * (width / 4) * WIDE + token % WIDE,
-                       steps + token, raised + token);
-        for (int64_t token = first; !steps && token < first + 2; token++) {
+        for (int64_t token = first; token < first + 2; token++) {
             Pair *to = across + token / WIDE * (width / 2) * WIDE + token % WIDE;
             const Pair *from = (const Pair *)(weights + token * width);
             for (int64_t p = 0; p < width / 2; p++)
@@ -85,11 +42,7 @@ typedef struct {
     int slices, again;              /* `again`: a row has another shift now */
     const Half *weights;
     const Pair *across, *down;
-    const float *steps; /* of `across` in 8 bits, or NULL */
-    const int32_t *raised;
     Half *low;        /* the stream, ROWS x C */
-    uint8_t *low8;    /* and in 8 bits, */
-    float *low_steps; /* with each row's step */
     float *shift, *at;          /* of each row, and the logit of its target */
     float *factor, *wanted;     /* one over its sum, and how much of the target's weights its gradient is to lose */
     Pair *scaled;     /* the stream over the sums, as panels: ROWS / 2 x WIDE */
@@ -116,12 +69,6 @@ static void prepare(const Work *work, int row, const float *x, int64_t target) {
             sum = _mm512_fmadd_ps(widen(load(low + c)), widen(load(work->weights + target * width + c)), sum);
         work->shift[row] = _mm512_reduce_add_ps(sum);
     }
-    if (work->steps) {
-        const float step = work->low_steps[row] = find_step(width, low);
-        for (int64_t c = 0; c < width; c += LANES)
-            _mm_storeu_si128((__m128i *)(work->low8 + row * width + c),
-                             _mm_xor_si128(in_8_bits(low + c, step), _mm_set1_epi8((char)SHIFT)));
-    }
 }
 
 /* Of TALL rows the logits of WIDE tokens from `first` on. Not inlined, so that the registers are for its sums alone. */
@@ -135,46 +82,11 @@ static __attribute__((noinline)) void find_logits(const Work *work, int row, int
             logits[m][j] = sums[m][j];
 }
 
-/* The same by products in 8 bits. */
-static __attribute__((noinline)) void find_logits_in_8_bits(const Work *work, int row, int64_t first, Sums logits) {
-    const int64_t quads = work->width / 4;
-    const Quad *left = (const Quad *)(work->low8 + row * work->width), *panel = (const Quad *)work->across + first * quads;
-    Integers sums[TALL][PARTS]; /* gcc 12 keeps arrays of __m512i in memory */
-#pragma GCC unroll 6
-    for (int m = 0; m < TALL; m++)
-#pragma GCC unroll 4
-        for (int j = 0; j < PARTS; j++)
-            sums[m][j] = -*(const Integers *)(work->raised + first + j * LANES);
-    for (int64_t q = 0; q < quads; q++) {
-        __m512i right[PARTS];
-#pragma GCC unroll 4
-        for (int j = 0; j < PARTS; j++)
-            right[j] = _mm512_loadu_si512(panel + q * WIDE + j * LANES);
-#pragma GCC unroll 6
-        for (int m = 0; m < TALL; m++) {
-            const __m512i quad = _mm512_set1_epi32(left[m * quads + q]);
-#pragma GCC unroll 4
-            for (int j = 0; j < PARTS; j++)
-                sums[m][j] = (Integers)_mm512_dpbusd_epi32((__m512i)sums[m][j], quad, right[j]);
-        }
-    }
-#pragma GCC unroll 6
-    for (int m = 0; m < TALL; m++)
-#pragma GCC unroll 4
-        for (int j = 0; j < PARTS; j++)
-            logits[m][j] = _mm512_mul_ps(_mm512_cvtepi32_ps((__m512i)sums[m][j]),
-                                         _mm512_mul_ps(_mm512_set1_ps(work->low_steps[row + m]),
-                                                       _mm512_loadu_ps(work->steps + first + j * LANES)));
-}
-
 /* Exps of TALL rows and WIDE tokens; `most` and `sums` are those of each row so far, lane by lane. */
 static inline void find_exps(
     const Work *work, int row, int64_t first, const int64_t *targets, Half *exps, __m512 *most, __m512 *sums) {
     Sums logits;
-    if (work->steps)
-        find_logits_in_8_bits(work, row, first, logits);
-    else
-        find_logits(work, row, first, logits);
+    find_logits(work, row, first, logits);
     for (int m = 0; m < TALL; m++)
         if (targets[row + m] >= first && targets[row + m] < first + WIDE)
             memcpy(work->at + row + m, (const float *)logits[m] + (targets[row + m] - first), sizeof(float));
@@ -352,27 +264,26 @@ static void learn(Work *work, int count, const float *x, const int64_t *counted,
         finish_gradient(work, row, targets[row], dx + row * width);
 }
 
-enum { ROOMS = 13 };
+enum { ROOMS = 11 };
 
 /* Of the stream `x`, N x C, C a multiple of WIDE, and targets, N, below zero where they do not count: the losses, N,
 and their sum's gradients, `dx` and `dweights`, V x C, if it is not NULL. Returns 0, or 1 without memory. */
 int cross_entropy(int64_t n, int64_t width, int64_t vocabulary, const float *x, const Half *weights, const Pair *across,
-                  const Pair *down, const float *steps, const int32_t *raised, const int64_t *targets, float *losses,
-                  float *dx, float *dweights, int threads) {
+                  const Pair *down, const int64_t *targets, float *losses, float *dx, float *dweights, int threads) {
     const int slices = threads > SLICES ? threads : SLICES;
     Work work = {.width = width, .vocabulary = vocabulary, .all = padded(vocabulary, WIDE), .slices = slices,
-                 .weights = weights, .across = across, .down = down, .steps = steps, .raised = raised};
+                 .weights = weights, .across = across, .down = down};
     const size_t row = ROWS * sizeof(float), each = slices * ROWS;
     const size_t sizes[ROOMS] = {
-        ROWS * width * sizeof(Half), ROWS * width, row, row, row, row, row, ROWS / 2 * width * sizeof(Pair),
+        ROWS * width * sizeof(Half), row, row, row, row, ROWS / 2 * width * sizeof(Pair),
         ROWS / 2 * work.all * sizeof(Pair), each * BESIDE * sizeof(Half), slices * row, slices * row, slices * row * width,
     };
     void *parts[ROOMS], *room = make_room(sizes, parts, ROOMS);
     if (!room)
         return 1;
-    work.low = parts[0], work.low8 = parts[1], work.low_steps = parts[2], work.shift = parts[3];
-    work.at = parts[4], work.factor = parts[5], work.wanted = parts[6], work.scaled = parts[7], work.below = parts[8];
-    work.exps = parts[9], work.most = parts[10], work.sums = parts[11], work.pulls = parts[12];
+    work.low = parts[0], work.shift = parts[1], work.at = parts[2], work.factor = parts[3], work.wanted = parts[4];
+    work.scaled = parts[5], work.below = parts[6], work.exps = parts[7], work.most = parts[8], work.sums = parts[9];
+    work.pulls = parts[10];
 #pragma omp parallel num_threads(threads)
     for (int64_t start = 0; start < n; start += ROWS)
         learn(&work, n - start < ROWS ? (int)(n - start) : ROWS, x + start * width, targets + start, losses + start,

@@ -1,11 +1,10 @@
-"""Causal attention that learns, by flash.c: where a CPU has fast products of bfloat16 in its vector registers.
+"""Causal attention and its gradients by flash.c, on a CPU that multiplies bfloat16 in its vector registers.
 
-There a score never leaves the caches, a text's keys and values are found where they stand in a row of several, and
-little is left to do between products. It pays in a training of some length (llm/training/compiled.py);
-llm/model/attention.py is its oracle.
+A score never leaves the caches, and the keys and values of packed texts are read where they stand in their rows. The
+formula in llm/model/attention.py is its oracle.
 
 Tensor names end in their shape: B batch, T positions, H heads of queries, K of keys and values, D width of a head; E4
-texts, each as its row, how many tokens it has of that row's head, where its own begin and how many these are.
+texts: row, length of the shared prefix at the row's beginning, start and length of the text's own tokens.
 """
 
 import ctypes
@@ -17,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm import c_library
+from llm.kernels import c_library
+from llm.kernels.training.backend import PackedTexts
+from llm.kernels.training.bfloat16 import HEADER, PANEL
 
-PANEL = 64
-"""Widths that flash.c, loss.c and muon.c can work with are multiples of it: WIDE in bfloat16.h."""
-HEADER = Path(__file__).with_name("bfloat16.h")
 SOURCES = (Path(__file__).with_name("flash.c"), HEADER)
 
 
@@ -87,18 +85,20 @@ class _FlashAttention(torch.autograd.Function):
         return *(part_BTHD.transpose(1, 2).to(dtype) for part_BTHD, dtype in gradients), None, None
 
 
-def flash_attention(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, texts_E4: Tensor | None = None) -> Tensor:
-    """Causal attention within each text, bfloat16 BHTD; without `texts_E4` (int64) each row is one.
+def flash_attention(
+    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, packed: PackedTexts | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Causal attention, bfloat16 BHTD, of packed texts, or of rows that are a text each.
 
-    D is a multiple of PANEL. Heads of queries that follow each other share a key's. Padding, which is in no text, hears
-    nothing. Raises ValueError for another D and for a text that does not lie in its row, behind its head; MemoryError.
+    D is a multiple of PANEL. Consecutive heads of queries share one of keys and values. Padding, which is in no text,
+    gets zeros. Raises ValueError for another D, for dropout, and for a text outside its row; MemoryError.
     """
     rows, _, tokens, width = q_BHTD.shape
-    if width % PANEL:
-        raise ValueError(f"a head is {width} wide, no multiple of {PANEL}")
-    if whole := texts_E4 is None:
-        texts_E4 = torch.tensor([(row, 0, 0, tokens) for row in range(rows)])
-    row_E, head_E, start_E, length_E = texts_E4.T
-    if ((row_E >= rows) | (head_E > start_E) | (start_E + length_E > tokens)).any() or (texts_E4 < 0).any():
+    if width % PANEL or dropout:
+        raise ValueError(f"a head is {width} wide with dropout {dropout}; flash.c needs a multiple of {PANEL} and none")
+    whole = packed is None
+    texts_E4 = torch.tensor([(row, 0, 0, tokens) for row in range(rows)]) if whole else packed.texts_E4
+    row_E, prefix_E, start_E, length_E = texts_E4.T
+    if ((row_E >= rows) | (prefix_E > start_E) | (start_E + length_E > tokens)).any() or (texts_E4 < 0).any():
         raise ValueError(f"texts of {rows} rows of {tokens} tokens: {texts_E4.tolist()}")
     return _FlashAttention.apply(q_BHTD, k_BKTD, v_BKTD, texts_E4.contiguous(), whole)

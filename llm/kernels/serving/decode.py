@@ -1,20 +1,23 @@
-"""Decoding in C: a model's weights in the form in which decode.c reads them (llm/c_library.py builds it)."""
+"""A GPT's forward pass by decode.c: weights in the form in which it reads them, and calls.
+
+Tensor names end in their shape: L layers, B texts, T new positions, K heads of keys and values, S positions, D width of
+a head, C width of the model, V vocabulary.
+"""
 
 import ctypes
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from llm import c_library
-from llm.generation.memory import Memory
-from llm.model.attention import KeyValueCache
-from llm.model.embedding import rotation
-from llm.model.gpt import GPT, MLP
+from llm.config import GPTConfig
+from llm.kernels import c_library
+from llm.kernels.serving.large_pages import Memory
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "products.h"))
 LANES, GROUP = 16, 32  # as in products.h
@@ -23,7 +26,7 @@ BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
 SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
-BENDS = ("gelu", "relu2", "swiglu")
+ACTIVATIONS = ("gelu", "relu2", "swiglu")
 FAILURES = {1: MemoryError, 2: IndexError, 3: IndexError}
 WHY = {1: "no memory for a step", 2: "a token that the model lacks", 3: "a position that the cache lacks"}
 
@@ -48,7 +51,8 @@ class _Block(Structure):
 
 class _Model(Structure):
     _fields_ = [
-        *((name, c_int32) for name in ("n_layer", "n_embd", "n_head", "kv_heads", "hidden", "rms", "qk_norm", "bend")),
+        *((name, c_int32) for name in ("n_layer", "n_embd", "n_head", "kv_heads", "hidden")),
+        *((name, c_int32) for name in ("rms", "qk_norm", "activation")),
         ("epsilon", c_float),
         *((name, c_void_p) for name in ("positions", "cosine", "sine")),
         *((name, _Matrix) for name in ("embedding", "output")),
@@ -72,48 +76,62 @@ def load_library() -> ctypes.CDLL | None:
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Say what decode.c's functions take; returns it."""
-    pointer = c_void_p
-    library.features.argtypes = [POINTER(_Model), c_int64, pointer, pointer, pointer, POINTER(_Cache), pointer, c_int]
-    library.logits.argtypes = [POINTER(_Model), c_int64, pointer, pointer, c_int]
+    """Declare the arguments of decode.c's functions; returns the library."""
+    model, pointer = POINTER(_Model), c_void_p
+    library.hidden_states.argtypes = [model, c_int64, pointer, pointer, pointer, POINTER(_Cache), pointer, c_int]
+    library.logits.argtypes = [model, c_int64, pointer, pointer, c_int]
     library.pack.argtypes = [c_int, c_int, c_int64, c_int64, pointer, c_int64, pointer, pointer, c_int]
     return library
 
 
-class Packed(nn.Module):
-    """Weights that are no parameters."""
+@dataclass(frozen=True)
+class BlockWeights:
+    """The layers of a block. `expand` are the matrices that widen: SwiGLU's gate comes first."""
 
-    def _save_to_state_dict(self, *_: Any) -> None:
-        raise ValueError("a model packed for inference can't be saved; keep the one that it was made from")
+    attention_norm: nn.LayerNorm | nn.RMSNorm
+    query_key_value: nn.Linear
+    attention_projection: nn.Linear
+    mlp_norm: nn.LayerNorm | nn.RMSNorm
+    expand: Sequence[nn.Linear]
+    mlp_projection: nn.Linear
 
 
-class Decoder(Packed):
-    """A GPT's weights as decode.c reads them, and its `features` and `logits`.
+@dataclass(frozen=True)
+class Weights:
+    """All weights of a GPT; with a tied output layer `output` is None."""
 
-    With `exact` they stay float32; without, a matrix that was made of 4 bits keeps 4 bits, exactly, and another one has
-    8, in groups of 32 inputs.
+    embedding: Tensor
+    positions: Tensor | None
+    """A vector a position, or None with rotary positions."""
+    rotation: tuple[Tensor, Tensor] | None
+    """Cosines and sines of all positions, TD, or None with learned positions."""
+    blocks: Sequence[BlockWeights]
+    norm: nn.LayerNorm | nn.RMSNorm
+    output: Tensor | None
+
+
+class Decoder:
+    """A GPT's weights as decode.c reads them, and its `hidden_states` and `logits`.
+
+    With `exact` they stay float32. Otherwise a matrix that was made of 4 bits keeps 4 bits, exactly, and another one
+    has 8, in groups of 32 inputs.
     """
 
-    def __init__(self, model: GPT, library: ctypes.CDLL, *, exact: bool = False) -> None:
-        super().__init__()
-        self.config, self._library, self._exact = model.config, library, exact
+    def __init__(self, config: GPTConfig, weights: Weights, library: ctypes.CDLL, *, exact: bool = False) -> None:
+        self.config, self._library, self._exact = config, library, exact
         self._memory, self._kept = Memory(), list[Tensor]()
-        config = model.config
+        self.bits = list[int]()
+        """Bits a weight of each matrix: those of the blocks, the embedding, and the output layer if it is not tied."""
         blocks = (_Block * config.n_layer)()
-        for made, block in zip(blocks, model.blocks, strict=True):
-            attention, mlp = block.attention, block.mlp
+        for made, block in zip(blocks, weights.blocks, strict=True):
             made.attention_norm, made.mlp_norm = self._norm(block.attention_norm), self._norm(block.mlp_norm)
-            made.query_key_value = self._linear(attention.query_key_value)
-            made.attention_projection = self._linear(attention.projection)
-            made.expand = self._expand(mlp)
-            made.mlp_projection = self._linear(mlp.projection)
-        embedding = self._matrix(model.embedding.token.weight)
-        output = embedding if model.output is None else self._matrix(model.output.weight)
-        cosine = sine = None
-        if config.positions == "rotary":
-            angles = rotation(torch.arange(config.context_length)[None], config.head_width, config.rotary_base)
-            cosine, sine = (self._pointer(part) for part in angles)
-        position = model.embedding.position
+            made.query_key_value = self._linear(block.query_key_value)
+            made.attention_projection = self._linear(block.attention_projection)
+            made.expand = self._linear(*block.expand)
+            made.mlp_projection = self._linear(block.mlp_projection)
+        embedding = self._matrix(weights.embedding)
+        output = embedding if weights.output is None else self._matrix(weights.output)
+        cosine, sine = map(self._pointer, weights.rotation or (None, None))
         self._model = _Model(
             config.n_layer,
             config.n_embd,
@@ -122,14 +140,14 @@ class Decoder(Packed):
             config.hidden_width,
             config.norm == "rms",
             config.qk_norm,
-            BENDS.index(config.mlp),
+            ACTIVATIONS.index(config.mlp),
             config.norm_epsilon,
-            None if position is None else self._pointer(position.weight),
+            self._pointer(weights.positions),
             cosine,
             sine,
             embedding,
             output,
-            self._norm(model.norm),
+            self._norm(weights.norm),
             blocks,
         )
         self._memory.settle()
@@ -151,15 +169,9 @@ class Decoder(Packed):
     def _norm(self, norm: nn.LayerNorm | nn.RMSNorm) -> _Norm:
         return _Norm(self._pointer(norm.weight), self._pointer(getattr(norm, "bias", None)))
 
-    def _linear(self, layer: nn.Linear) -> _Matrix:
-        return self._matrix(layer.weight, bias=layer.bias)
-
-    def _expand(self, mlp: MLP) -> _Matrix:
-        if mlp.gate is None:
-            return self._linear(mlp.expand)
-        both = (mlp.gate, mlp.expand)
-        bias = None if mlp.expand.bias is None else torch.cat([layer.bias for layer in both])
-        return self._matrix(*(layer.weight for layer in both), bias=bias)
+    def _linear(self, *layers: nn.Linear) -> _Matrix:
+        bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+        return self._matrix(*(layer.weight for layer in layers), bias=bias)
 
     def _matrix(self, *weights: Tensor, bias: Tensor | None = None) -> _Matrix:
         """Weights, one below the other, outputs x inputs, in tiles: 4 bits where that is exact, else 8, or 32.
@@ -177,39 +189,26 @@ class Decoder(Packed):
             if self._library.pack(kind, stored, *given, place, place + packed, torch.get_num_threads()):
                 break
         self._memory.keep(packed + scales)
+        self.bits.append(BITS[kind])
         return _Matrix(kind, outputs, inputs, place, place + packed, self._pointer(bias))
 
-    def features(
-        self,
-        tokens_BT: Tensor,
-        positions_BT: Tensor | None = None,
-        *,
-        segments_BT: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+    def hidden_states(
+        self, tokens_BT: Tensor, positions_BT: Tensor | None, cache_LBKSD: tuple[Tensor, Tensor] | None
     ) -> Tensor:
-        """What `GPT.features` gives, float32 BTC.
+        """The normalised stream after the last block, float32 BTC, with a cache of keys and values or without.
 
-        Raises ValueError for segments, which training alone has, for texts that begin behind 0 where no cache has what
-        comes before, and for a cache of another precision or fewer rows, IndexError for a token or a position that is
-        not there.
+        Raises ValueError for too many tokens, for texts that begin behind 0 where no cache has what comes before, and
+        for a cache of another precision or fewer rows, IndexError for a token or a position that is not there.
         """
         rows, length = tokens_BT.shape
-        if segments_BT is not None:
-            raise ValueError("a model that is packed for inference reads a text a row")
         if length > self.config.context_length:
             raise ValueError(f"{length} tokens do not fit the context of {self.config.context_length}")
         if positions_BT is None:
             positions_BT = torch.arange(length)
         positions_BT = positions_BT.expand_as(tokens_BT)
-        if cache is None and (positions_BT[:, :1] > 0).any():
-            raise ValueError("a text that does not begin at 0, and no cache of what comes before")
-        if cache is None:  # of one text, which the others use after it; small, so in memory that was used before
-            config, end = self.config, 1 + int(positions_BT.max()) if positions_BT.numel() else 0
-            size = config.n_layer, 1, config.kv_heads, min(end, config.context_length), config.head_width
-            cache = KeyValueCache.of(torch.zeros(size), torch.zeros(size))
-            texts = zip(tokens_BT.split(1), positions_BT.split(1), strict=True)
-            return torch.cat([self.features(*text, cache=cache) for text in texts])
-        keys_LBKSD, values_LBKSD = cache.keys_LBKSD, cache.values_LBKSD
+        if cache_LBKSD is None:
+            return self._without_cache(tokens_BT, positions_BT)
+        keys_LBKSD, values_LBKSD = cache_LBKSD
         if {keys_LBKSD.dtype, values_LBKSD.dtype} != {torch.float32} or keys_LBKSD.stride() != values_LBKSD.stride():
             found = ", ".join(f"{each.dtype} with strides {each.stride()}" for each in (keys_LBKSD, values_LBKSD))
             raise ValueError(f"a cache of {found}; decode.c writes float32, both alike")
@@ -222,7 +221,7 @@ class Decoder(Packed):
         out_BTC = torch.empty(rows, length, self.config.n_embd)
         pointers = [tensor.data_ptr() for tensor in given]
         _check(
-            self._library.features(
+            self._library.hidden_states(
                 byref(self._model),
                 tokens_BT.numel(),
                 *pointers,
@@ -233,8 +232,18 @@ class Decoder(Packed):
         )
         return out_BTC
 
+    def _without_cache(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        """Text by text, in the cache of a single one: a small one, in memory that was used before."""
+        if (positions_BT[:, :1] > 0).any():
+            raise ValueError("a text that does not begin at 0, and no cache of what comes before")
+        config, end = self.config, 1 + int(positions_BT.max()) if positions_BT.numel() else 0
+        size = config.n_layer, 1, config.kv_heads, min(end, config.context_length), config.head_width
+        cache_LBKSD = torch.zeros(size), torch.zeros(size)
+        texts = zip(tokens_BT.split(1), positions_BT.split(1), strict=True)
+        return torch.cat([self.hidden_states(*text, cache_LBKSD) for text in texts])
+
     def logits(self, x_BTC: Tensor) -> Tensor:
-        """What `GPT.logits` gives, float32 … x V."""
+        """Unnormalised log-probabilities of the next token, float32 … x V."""
         x_BTC = x_BTC.float().contiguous()
         out_BTV = torch.empty(*x_BTC.shape[:-1], self.config.vocabulary_size)
         count = x_BTC.numel() // self.config.n_embd

@@ -8,7 +8,7 @@ Names: N tokens of a step, C width of the model, D width of a head, `stream` N x
 
 #include "products.h"
 
-typedef enum { GELU, RELU2, SWIGLU } Bend;
+typedef enum { GELU, RELU2, SWIGLU } Activation;
 
 typedef struct {
     const float *weight, *bias; /* bias may be NULL */
@@ -20,7 +20,7 @@ typedef struct {
 } Block;
 
 typedef struct {
-    int32_t n_layer, n_embd, n_head, kv_heads, hidden, rms, qk_norm, bend;
+    int32_t n_layer, n_embd, n_head, kv_heads, hidden, rms, qk_norm, activation;
     float epsilon;
     const float *positions;     /* context x C, or NULL */
     const float *cosine, *sine; /* context x D, or NULL */
@@ -161,8 +161,8 @@ static inline __attribute__((always_inline)) Floats totals(Floats sums[REGISTER]
 #endif
 }
 
-/* `count` * REGISTER values of what a head hears: the weighted sum of its values. */
-static inline __attribute__((always_inline)) void hear(
+/* `count` * REGISTER values of a head's output: the weighted sum of its values. */
+static inline __attribute__((always_inline)) void weigh(
     const float *values, int64_t last, int width, const float *scores, float all_scores, const int count, float *out) {
     Floats sums[4] = {{0}};
     for (int64_t s = 0; s <= last; s++)
@@ -173,7 +173,7 @@ static inline __attribute__((always_inline)) void hear(
         *(Floats *)(out + i * REGISTER) = sums[i] / all_scores;
 }
 
-/* What one head of one token hears of positions 0 … last of its row of the cache. */
+/* The output of one head for one token, over positions 0 … last of its row of the cache. */
 static void attend(const float *query, const float *keys, const float *values, int64_t last, int width, float *scores,
                    float *out) {
     const float root = 1.0f / sqrtf((float)width);
@@ -213,9 +213,9 @@ static void attend(const float *query, const float *keys, const float *values, i
     }
     int i = 0;
     for (; i + 4 * REGISTER <= width; i += 4 * REGISTER)
-        hear(values + i, last, width, scores, all_scores, 4, out + i);
+        weigh(values + i, last, width, scores, all_scores, 4, out + i);
     for (; i + REGISTER <= width; i += REGISTER)
-        hear(values + i, last, width, scores, all_scores, 1, out + i);
+        weigh(values + i, last, width, scores, all_scores, 1, out + i);
     for (; i < width; i++) {
         float sum = 0;
         for (int64_t s = 0; s <= last; s++)
@@ -232,13 +232,13 @@ static void embed(const Model *model, int64_t token, int64_t position, float *ou
 
 /* Room of a step: every pointer of it lies in one block of memory, whose size `lay_out` gives. */
 typedef struct {
-    float *stream, *wide, *heard, *rows, *scores;
+    float *stream, *wide, *attended, *rows, *scores;
     Inputs x;
 } Room;
 
 static size_t lay_out(const Model *model, int n, int64_t positions, int threads, char *memory, Room *room) {
     const int qkv = model->n_embd / model->n_head * (model->n_head + 2 * model->kv_heads);
-    const int expanded = model->hidden * (model->bend == SWIGLU ? 2 : 1);
+    const int expanded = model->hidden * (model->activation == SWIGLU ? 2 : 1);
     const int most = groups(model->hidden > model->n_embd ? model->hidden : model->n_embd);
     size_t used = 0;
 #define PLACE(pointer, count)                                                        \
@@ -246,7 +246,7 @@ static size_t lay_out(const Model *model, int n, int64_t positions, int threads,
     used += ((count) * sizeof *(pointer) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     PLACE(room->stream, (size_t)n * model->n_embd)
     PLACE(room->wide, (size_t)n * (qkv > expanded ? qkv : expanded))
-    PLACE(room->heard, (size_t)n * model->n_embd)
+    PLACE(room->attended, (size_t)n * model->n_embd)
     PLACE(room->rows, (size_t)threads * model->n_embd)
     PLACE(room->scores, (size_t)threads * positions)
     PLACE(room->x.floats, (size_t)n * most * GROUP)
@@ -262,7 +262,7 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
                  const Cache *cache, float *out, const Room *room, int thread) {
     const int width = model->n_embd, heads = model->n_head, shared = model->kv_heads;
     const int head = width / heads, qkv = head * (heads + 2 * shared), hidden = model->hidden;
-    const int expanded = hidden * (model->bend == SWIGLU ? 2 : 1);
+    const int expanded = hidden * (model->activation == SWIGLU ? 2 : 1);
     const Inputs *x = &room->x;
     float *row = room->rows + (size_t)thread * width, *scores = room->scores + thread * cache->positions;
 #pragma omp for schedule(static)
@@ -286,19 +286,19 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
                            part, head * sizeof *part);
                 }
             }
-#pragma omp for schedule(static, heads) collapse(2) /* in turns: the later a token, the more it hears */
+#pragma omp for schedule(static, heads) collapse(2) /* in turns: the later a token, the more keys it has */
         for (int i = 0; i < n; i++)
             for (int h = 0; h < heads; h++) {
                 const int64_t at = layer * cache->layer + rows[i] * cache->row + h / (heads / shared) * cache->head;
                 attend(room->wide + (int64_t)i * qkv + h * head, cache->keys + at, cache->values + at, positions[i],
-                       head, scores, room->heard + (int64_t)i * width + h * head);
+                       head, scores, room->attended + (int64_t)i * width + h * head);
             }
 #pragma omp for schedule(static) collapse(2)
         for (int i = 0; i < n; i++)
             for (int group = 0; group < groups(width); group++) {
                 const int from = group * GROUP, count = width - from < GROUP ? width - from : GROUP;
                 give(x, block->attention_projection.kind, (int64_t)i * groups(width) + group,
-                     room->heard + (int64_t)i * width + from, count);
+                     room->attended + (int64_t)i * width + from, count);
             }
         multiply(&block->attention_projection, x, n, 1, room->stream, width);
         normalise_inputs(model, &block->mlp_norm, block->expand.kind, room->stream, row, x, n);
@@ -308,17 +308,17 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
             for (int group = 0; group < groups(hidden); group++) {
                 const int from = group * GROUP, count = hidden - from < GROUP ? hidden - from : GROUP;
                 const float *y = room->wide + (int64_t)i * expanded + from;
-                float bent[GROUP];
-                if (model->bend == SWIGLU)
+                float active[GROUP];
+                if (model->activation == SWIGLU)
                     for (int j = 0; j < count; j++)
-                        bent[j] = silu(y[j]) * y[hidden + j];
-                else if (model->bend == GELU)
+                        active[j] = silu(y[j]) * y[hidden + j];
+                else if (model->activation == GELU)
                     for (int j = 0; j < count; j++)
-                        bent[j] = gelu(y[j]);
+                        active[j] = gelu(y[j]);
                 else
                     for (int j = 0; j < count; j++)
-                        bent[j] = y[j] > 0 ? y[j] * y[j] : 0;
-                give(x, block->mlp_projection.kind, (int64_t)i * groups(hidden) + group, bent, count);
+                        active[j] = y[j] > 0 ? y[j] * y[j] : 0;
+                give(x, block->mlp_projection.kind, (int64_t)i * groups(hidden) + group, active, count);
             }
         multiply(&block->mlp_projection, x, n, 1, room->stream, width);
     }
@@ -330,7 +330,7 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
 /* The normalised stream of N tokens, to `out`, N x C; a row's tokens in the order of their positions. Keys and values
 go into the cache. Returns 0; 1 without memory, 2 for a token that the model, 3 for a position that the cache
 does not have, which may not be longer than the model's context. */
-int features(const Model *model, int64_t n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
+int hidden_states(const Model *model, int64_t n, const int64_t *tokens, const int64_t *rows, const int64_t *positions,
              const Cache *cache, float *out, int threads) {
     for (int64_t i = 0; i < n; i++) {
         if (tokens[i] < 0 || tokens[i] >= model->embedding.outputs)
@@ -352,7 +352,7 @@ int features(const Model *model, int64_t n, const int64_t *tokens, const int64_t
     return 0;
 }
 
-/* Logits of N rows of features, to `out`, N x vocabulary. Returns 0, or 1 without memory. */
+/* Logits of N rows of hidden states, to `out`, N x vocabulary. Returns 0, or 1 without memory. */
 int logits(const Model *model, int64_t n, const float *stream, float *out, int threads) {
     Room room;
     const int most = n < STEP ? (int)n : STEP, width = model->n_embd, wide = groups(width);

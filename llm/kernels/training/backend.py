@@ -1,0 +1,76 @@
+"""What a training computes with: torch's own operations, or kernels in their place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llm.kernels.training.cross_entropy import linear_cross_entropy
+
+
+class PackedTexts(Protocol):
+    """Several texts in each row of a batch, as llm/model/packed_sequences.py describes them."""
+
+    texts_E4: Tensor
+
+    def attention(self, attend: Callable[..., Tensor], q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
+        """Apply a causal attention to each text alone."""
+        ...
+
+
+Attention = Callable[[Tensor, Tensor, Tensor, PackedTexts | None, float], Tensor]
+CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def causal_attention(
+    q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, packed: PackedTexts | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Causal attention by torch's fused kernel, BHTD; consecutive heads of queries share one of keys and values."""
+    if packed is not None:
+        return packed.attention(partial(causal_attention, dropout=dropout), q_BHTD, k_BKTD, v_BKTD)
+    shared = q_BHTD.shape[1] != k_BKTD.shape[1]
+    return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, dropout_p=dropout, enable_gqa=shared)
+
+
+def call(part: Callable[..., Any], *inputs: Any) -> Any:
+    """Run a part of a block as it is written."""
+    return part(*inputs)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The operations that a training may replace; by default they are torch's. llm/kernels/training/choose.py chooses.
+
+    A model uses them where gradients are on. Everything else is computed by torch.
+    """
+
+    attention: Attention = causal_attention
+    """Causal attention from queries, keys and values, of packed texts or of whole rows, with a share of dropout."""
+    cross_entropy: CrossEntropy = linear_cross_entropy
+    """The sum of the cross-entropy from the stream, the output layer's weights and the targets."""
+    linear: type[nn.Linear] = nn.Linear
+    """The linear layers of the blocks that learn."""
+    frozen_linear: Callable[[nn.Linear, Tensor], nn.Module] | None = None
+    """Makes what LoRA freezes faster, from the layer and the largest magnitude of each input; None leaves it."""
+    run: Callable[..., Any] = call
+    """Runs the part of a block before its attention or behind it, from that part and its inputs."""
+    fallback: Self | None = None
+    """A backend that takes over where the compiler fails; None for a backend that compiles nothing."""
+    name: str = "eager"
+    """How the run's record names it."""
+
+    @property
+    def compiles(self) -> bool:
+        """Whether blocks are compiled, for which all batches should have one shape."""
+        return self.fallback is not None
+
+    @property
+    def in_int8(self) -> bool:
+        """Whether layers multiply 8-bit integers."""
+        return self.linear is not nn.Linear or self.frozen_linear is not None
+
+
+TORCH = Backend()

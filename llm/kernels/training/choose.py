@@ -1,0 +1,88 @@
+"""Choose the backend of a training, once, from its size and the machine.
+
+The choice depends on parameters, data and machine alone, never on a clock or on where a training goes on, because a
+backend changes the last bits of what is learned. What each kernel brings: llm/kernels/README.md.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from llm.config import GPTShape
+from llm.device import Compute
+from llm.kernels.processor import has_fast_bfloat16_registers, has_fast_int8
+from llm.kernels.training.backend import TORCH, Backend
+from llm.kernels.training.bfloat16 import PANEL
+from llm.kernels.training.compiled import compiled_run, cpp_compiler
+from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c, load_cross_entropy
+from llm.kernels.training.flash import flash_attention, load_flash
+from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
+
+WORTH = 1e9
+"""Values of the stream (steps x tokens x blocks x width) from which compiled blocks pay: they save 15 to 25 ns a value
+on two cores with AMX, where the compiler takes 10 to 20 s."""
+WORTH_C = 1e8
+"""Values from which kernels in C pay: gcc takes two seconds for them, once on a machine."""
+WORTH_INT8 = 3e9
+"""Values from which frozen weights under LoRA are multiplied in 8 bits, which saves 30 ns a value on two cores with
+AVX-512 VNNI: two minutes of the assistant's 4 billion, at the same validation loss. The classifier's 2 billion would
+save one minute, and its GPT's loss was 4 to 6 % higher."""
+WIDE_INT8 = 512
+"""Width from which a model that starts from scratch learns in 8 bits: a step of GPT-2 124M took 3.74 s instead of
+4.76, of width 512 1.03 instead of 1.17, of width 256 hardly less. With width 512 the validation loss was the same after
+200 steps; nothing was measured with more."""
+FILLED = 0.75
+"""Share of the tokens in batches of one shape that must not be padding: compiled blocks save a quarter of a step."""
+
+
+def choose_backend(
+    compute: Compute,
+    shape: GPTShape,
+    tokens: int,
+    *,
+    filled: float = 1.0,
+    from_scratch: bool = False,
+    lora: bool = False,
+    predicts_tokens: bool = True,
+) -> Compute:
+    """`compute` with the backend for a training of so many tokens, and the reason for the choice.
+
+    `filled` is the share of tokens that is not padding where all batches have one shape. A model that does not
+    predict tokens, such as a classifier, has a small loss of its own.
+    """
+    values = tokens * shape.n_layer * shape.n_embd
+    backend = _in_c(compute, shape, predicts_tokens) if values >= WORTH_C else TORCH
+    if values < WORTH:
+        reason = f"it is short, {values / 1e9:.2f} of {WORTH / 1e9:.0f} billion values pass through them"
+    elif compute.device.type != "cpu":
+        reason = "they are compiled on a CPU alone"
+    elif filled < FILLED:
+        reason = f"lengths vary, and {1 - filled:.0%} of batches of one shape were padding"
+    elif (compiler := cpp_compiler()) is None:
+        reason = "there is no C++ compiler with the headers of Python and OpenMP, which makes such a training faster"
+    else:
+        reason = f"{values / 1e9:.1f} billion values pass through them, {WORTH / 1e9:.0f} are worth the compiler's time"
+        name = backend.name.replace(TORCH.name, f"compiled by {compiler}")
+        backend = replace(backend, run=compiled_run(), fallback=backend, name=name)
+        if compute.dtype == torch.bfloat16 and has_fast_int8(compute.device):
+            if from_scratch and shape.n_embd >= WIDE_INT8:
+                backend = replace(backend, linear=Int8Linear, name=f"{name}, products in 8 bits")
+            elif lora and not from_scratch and values >= WORTH_INT8:
+                backend = replace(backend, frozen_linear=FrozenInt8Linear, name=f"{name}, products in 8 bits")
+    return replace(compute, backend=backend, backend_reason=reason)
+
+
+def _in_c(compute: Compute, shape: GPTShape, predicts_tokens: bool) -> Backend:
+    """The kernels in C that suit this model and this processor. Nothing was measured with AMX, which has torch's."""
+    attention = shape.head_width % PANEL == 0 and not shape.dropout
+    loss = shape.n_embd % PANEL == 0 and predicts_tokens
+    if not (attention or loss) or compute.dtype != torch.bfloat16 or not has_fast_bfloat16_registers(compute.device):
+        return TORCH
+    if load_flash() is None or load_cross_entropy() is None:
+        return TORCH
+    backend, parts = TORCH, []
+    if attention:
+        backend, parts = replace(backend, attention=flash_attention), [*parts, "attention"]
+    if loss:
+        backend, parts = replace(backend, cross_entropy=linear_cross_entropy_in_c), [*parts, "loss"]
+    return replace(backend, name=f"{backend.name}, {' and '.join(parts)} in C")

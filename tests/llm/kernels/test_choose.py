@@ -1,0 +1,140 @@
+"""Which backend a training gets, and what use_backend makes of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from llm.config import GPTConfig, LoRAConfig
+from llm.device import Compute
+from llm.kernels.processor import has_fast_bfloat16_registers, has_fast_int8, int8_sums_are_exact
+from llm.kernels.training import choose
+from llm.kernels.training.backend import TORCH, Backend
+from llm.kernels.training.choose import WIDE_INT8, WORTH, WORTH_C, WORTH_INT8, choose_backend
+from llm.kernels.training.compiled import compiled_run, cpp_compiler
+from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c
+from llm.kernels.training.flash import flash_attention
+from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
+from llm.model.gpt import GPT
+from llm.model.lora import LoRALinear, add_lora
+from llm.training.backend import use_backend
+from llm.training.loop import Objective
+
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+LOW = Compute(torch.device("cpu"), torch.bfloat16, "a test")
+needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler")
+
+
+def chosen(values: float, compute: Compute = LOW, *, width: int = 64, heads: int = 1, dropout: float = 0.0, **options):
+    """The choice for a model of one block through which so many values pass."""
+    shape = GPTConfig(context_length=8, n_layer=1, n_embd=width, n_head=heads, vocabulary_size=9, dropout=dropout)
+    return choose_backend(compute, shape, int(values / width) + 1, **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "device", "reason"),
+    [
+        (0.9 * WORTH, {}, "cpu", "it is short, 0.90 of 1 billion values pass through them"),
+        (1.1 * WORTH, {"filled": 0.6}, "cpu", "lengths vary, and 40% of batches of one shape were padding"),
+        (1.1 * WORTH, {}, "meta", "they are compiled on a CPU alone"),
+    ],
+)
+def test_blocks_stay_eager_where_the_compiler_does_not_pay(values, options, device, reason):
+    found = chosen(values, replace(CPU, device=torch.device(device)), **options)
+    assert (found.backend, found.backend_reason) == (TORCH, reason)
+    assert str(found).endswith(f"threads: a test; blocks eager: {reason}")
+
+
+@pytest.mark.parametrize("command", ["no-such-compiler", "false"])
+def test_blocks_stay_eager_without_a_compiler(monkeypatch, command):
+    monkeypatch.setenv("CXX", command)
+    cpp_compiler.cache_clear()
+    try:
+        found = chosen(WORTH, CPU)
+    finally:
+        cpp_compiler.cache_clear()
+    assert found.backend == TORCH
+    assert found.backend_reason.startswith("there is no C++ compiler with the headers of Python and OpenMP")
+
+
+@pytest.mark.parametrize(
+    ("shape", "attention", "loss", "name"),
+    [
+        ({"width": 128, "heads": 2}, True, True, "eager, attention and loss in C"),
+        ({"width": 192, "heads": 3}, True, True, "eager, attention and loss in C"),
+        ({"width": 128, "heads": 4}, False, True, "eager, loss in C"),
+        ({"width": 128, "heads": 2, "dropout": 0.1}, False, True, "eager, loss in C"),
+        ({"width": 128, "heads": 2, "predicts_tokens": False}, True, False, "eager, attention in C"),
+        ({"width": 96}, False, False, "eager"),
+    ],
+)
+def test_attention_and_loss_are_in_c_where_that_is_fast_and_suits_the_shape(shape, attention, loss, name):
+    fast = has_fast_bfloat16_registers(LOW.device)
+    backend = chosen(WORTH_C, **shape).backend
+    assert (backend.attention == flash_attention) == (fast and attention)
+    assert (backend.cross_entropy == linear_cross_entropy_in_c) == (fast and loss)
+    assert backend.name == (name if fast else "eager")
+    assert not backend.compiles
+    assert chosen(WORTH_C, CPU, **shape).backend == chosen(WORTH_C / 2, **shape).backend == TORCH
+
+
+@pytest.mark.parametrize("lacking", ["load_flash", "load_cross_entropy"])
+def test_what_gcc_can_not_build_is_left_to_torch(monkeypatch, lacking):
+    monkeypatch.setattr(choose, lacking, lambda: None)
+    assert chosen(WORTH_C).backend == TORCH
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("values", "options", "linear", "frozen"),
+    [
+        (WORTH, {"width": WIDE_INT8, "from_scratch": True}, Int8Linear, None),
+        (WORTH, {"width": WIDE_INT8 - 1, "from_scratch": True}, nn.Linear, None),
+        (WORTH, {"width": WIDE_INT8}, nn.Linear, None),
+        (WORTH_INT8, {"lora": True}, nn.Linear, FrozenInt8Linear),
+        (WORTH_INT8 / 2, {"lora": True}, nn.Linear, None),
+        (WORTH_INT8, {}, nn.Linear, None),
+    ],
+)
+def test_a_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast(values, options, linear, frozen):
+    fast = has_fast_int8(LOW.device)
+    backend, plain = (chosen(values, compute, **options).backend for compute in (LOW, CPU))
+    assert (backend.linear, backend.frozen_linear) == ((linear, frozen) if fast else (nn.Linear, None))
+    assert backend.in_int8 == (fast and (linear is Int8Linear or frozen is not None))
+    assert backend.name.endswith(", products in 8 bits") == backend.in_int8
+    assert (plain.compiles, plain.in_int8, plain.name) == (True, False, f"compiled by {cpp_compiler()}")
+    assert backend.fallback == chosen(values, filled=0.0, **options).backend
+
+
+@pytest.mark.skipif(not int8_sums_are_exact(), reason="without VNNI sums of 8-bit products overflow")
+@pytest.mark.parametrize("lora", [True, False])
+def test_where_the_compiler_fails_the_fallback_learns_and_the_reason_is_logged(caplog, lora):
+    gpt = GPT(GPTConfig(context_length=8, n_layer=2, n_embd=64, n_head=1, vocabulary_size=9))
+    if lora:
+        add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "expand")))
+    kinds = (LoRALinear, nn.Linear)[not lora]
+    names, weights = list(gpt.state_dict()), dict(gpt.named_parameters())
+    tokens_BT, in_int8 = torch.tensor([[1, 2, 3]]), []
+
+    def are_in_int8() -> set[bool]:
+        layers = [module for module in gpt.blocks.modules() if isinstance(module, kinds)]
+        return {layer.fast is not None if lora else type(layer) is Int8Linear for layer in layers}
+
+    def fails(index: int) -> torch.Tensor:
+        if torch.is_grad_enabled():  # where blocks would be compiled
+            in_int8.append(are_in_int8())
+            raise RuntimeError("cannot write\nmore of it")
+        return gpt(tokens_BT).sum()
+
+    fallback = Backend(name="a fallback")
+    backend = Backend(run=compiled_run(), fallback=fallback, name="compiled")
+    backend = replace(backend, **({"frozen_linear": FrozenInt8Linear} if lora else {"linear": Int8Linear}))
+    found = use_backend(gpt, Objective(fails, dict, "loss"), replace(LOW, backend=backend))
+    assert (found.backend, found.backend_reason) == (fallback, "the compiler failed: cannot write")
+    assert "the blocks can't be compiled: cannot write" in caplog.text
+    assert in_int8 == [{True}]
+    assert are_in_int8() == {False}
+    assert list(gpt.state_dict()) == names
+    assert all(weight is weights[name] for name, weight in gpt.named_parameters())
+    assert gpt.training_backend == fallback

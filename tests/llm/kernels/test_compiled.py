@@ -1,0 +1,107 @@
+"""A training with compiled blocks: near that of eager ones, and the same bytes in every process."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.config import GPTConfig, LoRAConfig, TrainConfig
+from llm.device import Compute
+from llm.kernels.processor import int8_sums_are_exact
+from llm.kernels.training.backend import Backend
+from llm.kernels.training.compiled import compiled_run, cpp_compiler
+from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c
+from llm.kernels.training.flash import flash_attention
+from llm.kernels.training.int8 import FrozenInt8Linear
+from llm.model.gpt import GPT
+from llm.model.lora import add_lora
+from llm.objectives.language_model import window_loss
+from llm.training.backend import use_backend
+from llm.training.checkpoint import Checkpoints
+from llm.training.loop import Objective, train
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler"),
+]
+EAGER = Compute(torch.device("cpu"), torch.bfloat16, "a test")
+CONFIG = TrainConfig(seed=1, steps=20, batch_size=2, learning_rate=1e-2, evaluate_every=20, checkpoint_every=10)
+
+
+def compiled(in_int8: bool) -> Compute:
+    """Compiled blocks, with all other kernels that this processor has."""
+    backend = Backend(fallback=Backend(), name="compiled")
+    if torch.cpu._is_avx512_bf16_supported():
+        backend = replace(backend, attention=flash_attention, cross_entropy=linear_cross_entropy_in_c)
+    frozen = FrozenInt8Linear if in_int8 and int8_sums_are_exact() else None
+    return replace(EAGER, backend=replace(backend, run=compiled_run(), frozen_linear=frozen))
+
+
+def make() -> tuple[GPT, Objective]:
+    """A small model of Llama's form with LoRA beside a frozen body, and tokens to learn."""
+    torch.manual_seed(0)
+    shape = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_kv_head": 1, "n_head": 1}
+    gpt = GPT(GPTConfig(context_length=64, n_layer=2, n_embd=64, vocabulary_size=50, **shape))
+    add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand")))
+    tokens_NT = torch.randint(50, (4, 2, 33))
+
+    def loss(index: int) -> torch.Tensor:
+        with EAGER.autocast():
+            return window_loss(gpt, tokens_NT[index % 4, :, :-1], tokens_NT[index % 4, :, 1:])
+
+    return gpt, Objective(loss, lambda: {"validation_loss": loss(0).item()}, "validation_loss")
+
+
+def losses(compute: Compute) -> torch.Tensor:
+    """Of a training; where nothing is learned blocks are eager, to the bit."""
+    gpt, goal = make()
+    with torch.inference_mode():
+        before = goal.evaluate()
+    assert use_backend(gpt, goal, compute) == compute
+    with torch.inference_mode():
+        assert goal.evaluate() == before
+    assert all(weight.grad is None for weight in gpt.parameters())
+    return torch.tensor([row["train_loss"] for row in train(gpt, CONFIG, goal)])
+
+
+def compare() -> None:
+    """Losses of compiled blocks are near those of eager ones."""
+    eager, fast, rounded = map(losses, (EAGER, compiled(in_int8=False), compiled(in_int8=True)))
+    assert not torch.equal(eager, fast)
+    assert torch.equal(fast, rounded) != int8_sums_are_exact()
+    assert (eager - fast).abs().max() < 0.01  # of 3.9; bfloat16 has 8 bits
+    assert (eager - rounded).abs().max() < 0.05
+    assert eager[0] > eager[-1]
+
+
+def learn(folder: str, stop: int) -> None:
+    """Train up to a step; the hash of the weights goes to stdout."""
+    gpt, goal = make()
+    use_backend(gpt, goal, compiled(in_int8=True))
+    asked = iter([False] * stop + [True])
+    try:
+        train(gpt, CONFIG, goal, checkpoints=Checkpoints(Path(folder)), stop=lambda: next(asked))
+    except InterruptedError:
+        return
+    weights = [weight.detach().contiguous().view(torch.uint8) for weight in gpt.parameters()]
+    sys.stdout.write(hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in weights)).hexdigest() + "\n")
+
+
+def test_compiled_blocks_learn_as_eager_ones_and_each_process_makes_the_same_bytes_even_one_that_goes_on(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))  # of all three
+
+    def in_a_process(*calls: str) -> str:  # as what other tests import may be in the compiler's way
+        code = f"import runpy; own = runpy.run_path({__file__!r})\n" + "\n".join(f"own{call}" for call in calls)
+        return subprocess.run([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, check=True).stdout
+
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    expected = in_a_process("['compare']()", f"['learn']({first!r}, 99)")
+    assert len(expected) == 65
+    assert in_a_process(f"['learn']({second!r}, 7)") == ""
+    assert in_a_process(f"['learn']({second!r}, 99)") == expected

@@ -1,0 +1,172 @@
+"""Layers that multiply 8-bit integers, against the product in double precision."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from llm.config import LoRAConfig
+from llm.kernels.processor import int8_sums_are_exact
+from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
+from llm.model.lora import LoRALinear, add_lora, merge_lora, replace_frozen
+
+TOKENS = torch.tensor([[1, 2, 3, 4, 5, 6]])
+needs_exact_sums = pytest.mark.skipif(not int8_sums_are_exact(), reason="without VNNI sums of 8-bit products overflow")
+
+
+def plain(bias: bool = False, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
+    torch.manual_seed(1)
+    return kind(96, 64, bias=bias)
+
+
+def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """How far one tensor is from another, as a share of it."""
+    return ((found.double() - exact).norm() / exact.norm()).item()
+
+
+@needs_exact_sums
+def test_integers_are_multiplied_exactly_in_both_directions():
+    frozen = plain()
+    weight_OI = torch.randint(-126, 127, frozen.weight.shape).float()
+    weight_OI.fill_diagonal_(127)
+    weight_OI[:, 64:] = weight_OI[:, :32]  # so that the largest of each input and of each output is 127
+    frozen.weight.data = weight_OI
+    x_NI = torch.randint(-126, 127, (10, 96)).float()
+    x_NI[:, 5] = 127
+    x_NI.requires_grad_()
+    y_NO = FrozenInt8Linear(frozen, torch.full((96,), 127.0))(x_NI)
+    assert torch.equal(y_NO, (x_NI @ weight_OI.T).bfloat16())
+    upstream_NO = torch.randint(-126, 127, y_NO.shape).bfloat16()
+    upstream_NO[:, 7] = 127
+    y_NO.backward(upstream_NO)
+    torch.testing.assert_close(x_NI.grad, upstream_NO.float() @ weight_OI, rtol=1e-6, atol=1e-2)
+
+
+@needs_exact_sums
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("learns", [False, True])
+def test_products_are_within_1_5_percent_and_gradients_within_3_of_double_precision(learns, bias):
+    x_BTI, upstream_BTO = torch.randn(4, 25, 96), torch.randn(4, 25, 64)
+    if learns:  # tokens may differ in size
+        x_BTI[1] *= 30
+        upstream_BTO[2] *= 30
+        layer = plain(bias, Int8Linear)
+    else:  # and a few inputs of trained models are large
+        x_BTI[..., 3] *= 30
+        layer = FrozenInt8Linear(plain(bias), x_BTI.flatten(0, 1).abs().amax(0))
+    exact, x, exact_x = plain(bias).double(), x_BTI.clone().requires_grad_(), x_BTI.double().requires_grad_()
+    y_BTO, exact_BTO = layer(x), exact(exact_x)
+    y_BTO.backward(upstream_BTO.bfloat16())
+    exact_BTO.backward(upstream_BTO.double())
+    assert (y_BTO.dtype, x.grad.dtype) == (torch.bfloat16, torch.float32)
+    assert error(y_BTO, exact_BTO) < 0.015
+    assert error(x.grad, exact_x.grad) < 0.03
+    if learns:
+        for weight, exact_weight in zip(layer.parameters(), exact.parameters(), strict=True):
+            assert error(weight.grad, exact_weight.grad) < 0.03
+
+
+@needs_exact_sums
+def test_gradients_far_below_the_largest_are_right_on_average():
+    frozen, learned = plain(), plain(kind=Int8Linear)
+    frozen.weight.data[20, 1:] = 0  # the largest gradient of an output is for the first input alone
+    upstream_O = torch.full((64,), 1e-3).index_fill(0, torch.tensor([20]), 1.0)  # of which 8 bits have steps of 8e-3
+    x_NI = torch.zeros(4000, 96, requires_grad=True)
+    torch.manual_seed(1)
+    FrozenInt8Linear(frozen, torch.ones(96))(x_NI).backward(upstream_O.expand(4000, 64).bfloat16())
+    exact_I = (upstream_O.bfloat16().double() @ frozen.weight.double())[1:]
+    assert error(x_NI.grad[0, 1:], exact_I) > 0.5
+    assert error(x_NI.grad[:, 1:].double().mean(0), exact_I) < 0.05
+
+    x_NI, upstream_NO = torch.randn(40, 96), torch.full((40, 64), 1e-3)
+    upstream_NO[0], x_NI[0] = 1, 0
+    x_NI[0, 0] = 3  # the token of the large gradients has one input alone
+    exact_OI = (upstream_NO.bfloat16().double().T @ x_NI.double())[:, 1:]
+    for times in range(1, 1001):
+        learned(x_NI).backward(upstream_NO.bfloat16())
+        if times == 1:
+            assert error(learned.weight.grad[:, 1:], exact_OI) > 0.5
+    assert error(learned.weight.grad[:, 1:] / times, exact_OI) < 0.1
+
+
+@needs_exact_sums
+def test_a_large_input_does_not_cost_the_others_their_digits_and_a_silent_one_may_speak_up():
+    frozen = plain()
+    frozen.weight.data[:, 3] = 0.001  # the large one counts little
+    frozen.weight.data[11] = 0
+    x_NI = torch.randn(100, 96)
+    x_NI[:, 3] *= 100
+    exact_NO, largest_I = frozen(x_NI).double(), x_NI.abs().amax(0)
+    even, unsmoothed, silent = (
+        FrozenInt8Linear(frozen, each)(x_NI)  # with the weights' own magnitudes every factor is 1
+        for each in (largest_I, frozen.weight.abs().amax(0), largest_I.index_fill(0, torch.arange(40, 96), 0.0))
+    )
+    assert error(even, exact_NO) < 0.02 < 0.2 < error(unsmoothed, exact_NO)
+    assert error(silent, exact_NO) < 0.05
+    assert not even[:, 11].any()
+    assert not FrozenInt8Linear(frozen, torch.zeros(96))(torch.zeros(2, 96)).any()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_stays_none_in_its_token(value):
+    x_NI = torch.randn(3, 96, requires_grad=True)
+    layer = FrozenInt8Linear(plain(), torch.ones(96))
+    y_NO = layer(x_NI.detach().index_fill(0, torch.tensor([1]), value))
+    assert y_NO.isfinite().all(dim=1).tolist() == [True, False, True]
+    upstream_NO = torch.ones(3, 64, dtype=torch.bfloat16)
+    upstream_NO[2, 5] = value
+    layer(x_NI).backward(upstream_NO)
+    assert x_NI.grad.isfinite().all(dim=1).tolist() == [True, True, False]
+
+
+def test_where_nothing_is_learned_a_layer_in_eight_bits_is_an_ordinary_one():
+    x_NI = torch.randn(3, 96)
+    with torch.no_grad():
+        assert torch.equal(plain(kind=Int8Linear)(x_NI), plain()(x_NI))
+
+
+@needs_exact_sums
+def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weights_as_they_were(make_gpt):
+    gpt = make_gpt(positions="rotary", norm="rms", mlp="swiglu", bias=True, n_embd=64)
+    add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand")))
+    names = list(gpt.state_dict())
+    with torch.inference_mode():
+        before = gpt(TOKENS)
+    replace_frozen(gpt, FrozenInt8Linear, lambda: gpt(TOKENS))
+    layers = [module for module in gpt.modules() if isinstance(module, LoRALinear)]
+    frozen = [module.frozen.weight.clone() for module in layers]
+    assert all(module.fast.weight_OI.dtype == torch.int8 for module in layers)
+    assert list(gpt.state_dict()) == names
+    with torch.inference_mode():
+        assert torch.equal(gpt(TOKENS), before)  # nothing is learned, so nothing is rounded
+    assert 0 < error(gpt(TOKENS), before.double()) < 0.1
+    trained = [weight for weight in gpt.parameters() if weight.requires_grad]
+    optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
+    for _ in range(40):
+        loss = nn.functional.cross_entropy(gpt(TOKENS[:, :-1])[0], TOKENS[0, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 < 1 < losses[0]
+    assert all(torch.equal(module.frozen.weight, weight) for module, weight in zip(layers, frozen, strict=True))
+    with torch.inference_mode():
+        learned = gpt(TOKENS)
+        merge_lora(gpt)
+        torch.testing.assert_close(gpt(TOKENS), learned, atol=1e-4, rtol=1e-4)
+
+
+def test_where_sums_overflow_8_bits_are_never_fast():
+    code = (
+        "import torch; from llm.kernels.processor import has_fast_int8, int8_sums_are_exact;"
+        "print(int8_sums_are_exact(), has_fast_int8(torch.device('cpu')), has_fast_int8(torch.device('meta')))"
+    )
+    # as on a processor that has no more than AVX2; one that is no x86 has nothing to be limited
+    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], env=limited, text=True, stdout=subprocess.PIPE, check=True)
+    exact, fast, elsewhere = done.stdout.split()
+    assert elsewhere == "False"
+    assert exact == "True" or fast == "False"
