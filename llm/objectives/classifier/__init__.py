@@ -48,24 +48,36 @@ SHOWN = 40
 logger = logging.getLogger(__name__)
 
 
-class ClassifierConfig(Config):
-    """What a classifier reads and how it decides: the same in training, evaluation and serving."""
+class ReadingConfig(Config):
+    """What a classifier reads of a text: given for its training, and kept with it."""
 
-    labels: tuple[str, ...] = Field(min_length=2)
-    """Of two, the second is the one that is looked for, such as spam."""
     max_tokens: int = Field(gt=1)
     """Tokens of a text that the GPT reads: of a longer one the window that the linear model finds most like the second
     of two labels. The first ones, where there is no linear model or there are more labels."""
     ngram_buckets: int = Field(default=0, ge=0)
-    """Buckets of the linear model; 0 for none."""
+    """Buckets of a linear model that reads all of a text and decides with the GPT; 0 leaves it out."""
+    certain: float | None = Field(default=None, gt=0.5, le=1)
+    """A text to which the linear model alone gives a label with this probability is not read by the GPT, which learns
+    from few of them; null reads all."""
+
+    @model_validator(mode="after")
+    def _has_ngrams_to_be_certain(self) -> Self:
+        if self.certain is not None and not self.ngram_buckets:
+            raise ValueError(f"certain {self.certain}: without ngram_buckets there is no linear model to be so")
+        return self
+
+
+class ClassifierConfig(ReadingConfig):
+    """What a classifier reads and how it decides: the same in training, evaluation and serving."""
+
+    labels: tuple[str, ...] = Field(min_length=2)
+    """Of two, the second is the one that is looked for, such as spam."""
     gpt_weight: float = Field(default=1.0, gt=0)
     """What the GPT's logits count."""
     ngram_weights: tuple[float, ...] = ()
     """What the linear model's opinions count beside them (`Reading.beside`)."""
     bias: tuple[float, ...] = ()
     """What is added to the logit of each label."""
-    certain: float | None = Field(default=None, gt=0.5, le=1)
-    """A text to which the linear model alone gives a label with this probability is not read by the GPT."""
     alone_weights: tuple[float, ...] = ()
     """What its opinions count where it decides alone (`Reading.alone`)."""
     alone_bias: tuple[float, ...] = ()
@@ -81,8 +93,6 @@ class ClassifierConfig(Config):
             raise ValueError(f"labels {', '.join(self.labels)}: one stands there twice")
         if len(self.labels) > 2 and self.threshold is not None:
             raise ValueError(f"threshold {self.threshold}: there are {len(self.labels)} labels, and it is one of two")
-        if self.certain is not None and not self.ngram_buckets:
-            raise ValueError(f"certain {self.certain}: without ngram_buckets there is no linear model to be so")
         return self
 
 

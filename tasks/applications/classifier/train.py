@@ -15,27 +15,20 @@ from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
-from llm.objectives.classifier import Classifier, ClassifierConfig, email_texts, finish, objective
+from llm.objectives.classifier import Classifier, ClassifierConfig, ReadingConfig, email_texts, finish, objective
 from llm.objectives.classifier.selection import LabelledTexts, covered, fit_ngrams, to_be_read
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
 
 
-class Train(FinetuneConfig):
+class Train(ReadingConfig, FinetuneConfig):
     """The classifier and its training on labelled emails."""
 
     frozen_layers: int = Field(default=0, ge=0)
     """Blocks, from the input on, that stay as the base has them; with one, the embeddings do too."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
-    max_tokens: int = Field(gt=1)
-    """Tokens of an email that the GPT reads: of a longer one those that the linear model finds most like spam."""
-    ngram_buckets: int = Field(default=0, ge=0)
-    """Buckets of a linear model that reads all of an email and decides with the GPT; 0 leaves it out."""
-    certain: float | None = Field(default=None, gt=0.5, le=1)
-    """A mail to which that model gives a label with this probability is not read by the GPT, which learns from few of
-    them; null reads all."""
     positive: str | None = None
     """Of two labels the one that is looked for, whose false alarms cost; null is the last in alphabetical order."""
     false_positive_rate: Rate = 0.005
@@ -48,8 +41,6 @@ class Train(FinetuneConfig):
     def _fits_together(self) -> Self:
         if self.lora and self.frozen_layers:
             raise ValueError(f"frozen_layers {self.frozen_layers} and lora: LoRA freezes all layers; keep one of them")
-        if self.certain is not None and not self.ngram_buckets:
-            raise ValueError(f"certain {self.certain}: without ngram_buckets there is no linear model to be so")
         return self
 
 
@@ -79,8 +70,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         n_layer=params.layers,
         as_stored=keeps_precision(params, compute, workers),
     )
-    same = {name: getattr(params, name) for name in ("max_tokens", "ngram_buckets", "certain")}
-    config = ClassifierConfig(labels=labels, **same)
+    config = ClassifierConfig(labels=labels, **{name: getattr(params, name) for name in ReadingConfig.model_fields})
     model = Classifier(foundation, config).to(compute.device)
     model.freeze(params.frozen_layers)
     if params.lora:
