@@ -166,8 +166,8 @@ def _worst(test: pd.DataFrame, model: Classifier, encoding: tiktoken.Encoding, c
     for row in wrong.sort_values("probability", ascending=False, kind="stable").head(count).itertuples():
         text = " ".join(f"{row.subject} | {row.body}".split())[:400]
         moved = moved_by(model, encoding, *_texts(wrong.loc[[row.Index]]), most=8)
-        said = f"is {row.label}, called {row.predicted} at a probability of {row.probability:.4f}"
-        lines.append(f"**{row.id}**: {said}\n\n> {text}\n\nWhat moved it: {moved}")
+        verdict = f"labelled {row.label}; the classifier says {row.predicted}, with probability {row.probability:.3f}"
+        lines.append(f"**{row.id}**: {verdict}\n\n> {text}\n\nWords that moved it most: {moved}")
     return "\n\n".join(lines) + "\n"
 
 
