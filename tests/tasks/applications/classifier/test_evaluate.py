@@ -80,7 +80,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     wrong = table[table["actual"] != table["predicted"]]
     errors = (tmp_path / "errors.md").read_text()
     assert all(f"**{name[1:]}**" in errors for name in wrong["id"])
-    assert errors.count("What moved it: ") == len(wrong)
+    assert errors.count("Words that moved it most: ") == len(wrong)
     for name in ("roc", "precision_recall", "reliability", "confusion"):
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
     assert pd.read_csv(tmp_path / "roc.csv").iloc[-1].tolist() == [1.0, 1.0]
