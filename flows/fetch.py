@@ -28,10 +28,11 @@ def fetch(name: str, params: list[Source]) -> None:
     create_table_artifact(fetched, key=artifact_key(f"fetch-{name}"), description=f"The sources of {name}")
 
 
-def _load(name: str) -> list[Source]:
-    check_outline()  # of all datasets, as what is wrong in one stops a run that has begun with another
+def load(name: str) -> list[Source]:
+    """A dataset's sources. Checks all datasets: what is wrong in one stops a run that has begun with another."""
+    check_outline()
     return load_dataset(name).sources
 
 
 if __name__ == "__main__":
-    sys.exit(stage_command(fetch, _load, dataset_names, "dataset"))
+    sys.exit(stage_command(fetch, load, dataset_names, "dataset"))

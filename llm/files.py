@@ -31,9 +31,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def _swap(path: Path, partial: Path, aside: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             path.replace(aside)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise _failed(path, "written", error) from None
 
@@ -93,7 +93,8 @@ def _failed(path: Path, what: str, error: OSError) -> UserFileError:
     return failed
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the system write a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -157,7 +157,7 @@ class Engine:
         dtype = torch.float32 if model.device.type == "cpu" else model.embedding.token.weight.dtype
         self._cache = KeyValueCache(shape, rows + 1, model.device, dtype)  # one more, for rows that change places
         self._cached = [_CachedTokens([]) for _ in range(rows)]
-        self._rows: list[_Row] = []
+        self.rows: list[_Row] = []
         self._step = 0
         self._queue: deque[tuple[int, Request]] = deque()
         self._cancelled: set[int] = set()
@@ -167,7 +167,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether `step` has something to do."""
-        return bool(self._rows or self._queue)
+        return bool(self.rows or self._queue)
 
     def submit(self, request: Request) -> int:
         """Put a request in the queue; the handle names it in events. Raises UserError as `check_request` does."""
@@ -189,7 +189,7 @@ class Engine:
         """
         self._step += 1
         self._drop_cancelled()
-        running, joining = self._rows, self._admit()
+        running, joining = self.rows, self._admit()
         parts_BC = []
         if running:
             parts_BC.append(self._decode(running))
@@ -204,7 +204,7 @@ class Engine:
             for row in joining:
                 self._queue.popleft()
                 row.cached.tokens = list(row.request.prompt)
-            self._rows = rows
+            self.rows = rows
             made = [row.take(token, logits_V) for row, token, logits_V in zip(rows, tokens, logits_BV, strict=True)]
             self._leave([place for place, event in enumerate(made) if event.ended])
             self._pending += made
@@ -214,9 +214,9 @@ class Engine:
     def _drop_cancelled(self) -> None:
         if not self._cancelled:
             return
-        places = [place for place, row in enumerate(self._rows) if row.handle in self._cancelled]
+        places = [place for place, row in enumerate(self.rows) if row.handle in self._cancelled]
         waiting = [handle for handle, _ in self._queue if handle in self._cancelled]
-        gone = [*(self._rows[place].handle for place in places), *waiting]
+        gone = [*(self.rows[place].handle for place in places), *waiting]
         self._pending += [Event(handle, None, "cancelled") for handle in gone]
         self._leave(places)
         self._queue = deque(item for item in self._queue if item[0] not in self._cancelled)
@@ -226,11 +226,11 @@ class Engine:
         """The first requests of the queue, as many as there are free rows and as one padded batch may hold."""
         joining: list[_Row] = []
         longest = 0
-        for handle, request in islice(self._queue, self.size - len(self._rows)):
+        for handle, request in islice(self._queue, self.size - len(self.rows)):
             longest = max(longest, len(request.prompt) + len(request.scored))
             if joining and longest * (len(joining) + 1) > PREFILL_TOKENS:
                 break
-            cached = self._assign_row(len(self._rows) + len(joining), request)
+            cached = self._assign_row(len(self.rows) + len(joining), request)
             sampler = Sampler(request.sampling, request.prompt, self.model.device)
             joining.append(_Row(handle, request, sampler, cached))
         return joining
@@ -241,7 +241,7 @@ class Engine:
         A text that has left is taken over where that is half of it; else the text that left first gives its row.
         """
         free = range(place, min(place + KEPT, self.size))
-        donor = max([*range(len(self._rows)), *free], key=lambda number: self._cached[number].shared(request))
+        donor = max([*range(len(self.rows)), *free], key=lambda number: self._cached[number].shared(request))
         count = self._cached[donor].shared(request)
         whole = donor in free and 2 * count >= len(self._cached[donor].tokens)
         given = donor if whole else min(free, key=lambda number: self._cached[number].step)
@@ -293,8 +293,8 @@ class Engine:
 
     def _leave(self, places: list[int]) -> None:
         for place in reversed(places):
-            last = self._rows.pop()
+            last = self.rows.pop()
             self._cached[place].step = self._step
-            if place < len(self._rows):
-                self._exchange(place, len(self._rows))
-                self._rows[place] = last
+            if place < len(self.rows):
+                self._exchange(place, len(self.rows))
+                self.rows[place] = last

@@ -22,7 +22,7 @@ PART = 2**26  # bytes; those of which nothing is used take no memory
 
 
 @cache
-def _collapses() -> bool:
+def collapses() -> bool:
     """Whether the system moves what was written to large pages: Linux does from 6.1 on."""
     version = [int(number) for number in re.findall(r"\d+", platform.release())[:2]]
     return sys.platform == "linux" and version >= [6, 1]
@@ -40,7 +40,7 @@ class Memory:
         if not self._parts or self._used + size > len(self._parts[-1]):
             # private: what processes share is in large pages only where the system was told so
             memory = mmap.mmap(-1, max(size, PART), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if not _collapses():
+            if not collapses():
                 with suppress(AttributeError, OSError):  # not every system has large pages
                     memory.madvise(mmap.MADV_HUGEPAGE)
             self._parts.append(torch.frombuffer(memory, dtype=torch.uint8))
@@ -58,7 +58,7 @@ class Memory:
         Of the time of a text alone, which is that of reading weights, they save 10 to 30 %. But a virtual machine that
         has lent its own to others needs up to 0.6 s for 100 MB, and for small ones 0.04 s (benchmarks/LOG.md).
         """
-        if _collapses():
+        if collapses():
             # C's, as Python's own keeps all other threads waiting
             timer = Timer(SETTLED, self._settle, [ctypes.CDLL(None).madvise])
             timer.daemon = True

@@ -182,11 +182,11 @@ def measure(
         metrics |= {name: value for name, value in others.items() if not np.isnan(value)}
     if params.judge:
         metrics |= judge_answers(test[~checkable], params.judge, evidence)
-    _write_evidence(test, checkable, params, evidence)
+    write_evidence(test, checkable, params, evidence)
     return metrics
 
 
-def _write_evidence(test: pd.DataFrame, checkable: pd.Series, params: Evaluate, evidence: Path) -> None:
+def write_evidence(test: pd.DataFrame, checkable: pd.Series, params: Evaluate, evidence: Path) -> None:
     """All answers (their history as JSON, as a served model takes it), a row a kind, and a sample to read."""
     columns = [f"{who}{name}" for who in ("", *OTHERS) for name in ("answer", *COLUMNS.values())]
     history = [json.dumps(list(turns), ensure_ascii=False) if len(turns) else "" for turns in test["history"]]

@@ -25,7 +25,7 @@ def large_pages_are_there() -> bool:
 @pytest.mark.parametrize("later", [True, False])
 def test_weights_lie_in_memory_of_this_process_alone_and_in_large_pages(monkeypatch, later):
     if not later:  # as on a system that makes none of what was written before
-        monkeypatch.setattr(large_pages, "_collapses", lambda: False)
+        monkeypatch.setattr(large_pages, "collapses", lambda: False)
     held, size = Memory(), 3 * LARGE
     address = held.room(size)
     held.keep(size)

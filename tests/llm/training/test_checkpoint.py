@@ -152,14 +152,14 @@ def learn(checkpoints, out):
     Path(out + ".json").write_text(json.dumps(history))
 
 def stay_in_a_write_after(step):
-    sync, parent = files._sync, os.getppid()
+    sync, parent = files.sync, os.getppid()
 
     def stay(path):
         while path.name.startswith(".step-") and (checkpoints.newest() or 0) >= step and os.getppid() == parent:
             time.sleep(1)
         sync(path)
 
-    files._sync = stay
+    files.sync = stay
 
 def writing(folder):
     return any(path.name.startswith(".") for path in folder.glob(".*"))

@@ -209,7 +209,7 @@ def test_what_would_stop_a_run_in_its_middle_is_said_without_a_dataset_or_a_mode
     monkeypatch.chdir(path.parent)
     written("datasets.instructions.preprocess.train_only", ["first-worts/*"])
     with pytest.raises(ValueError, match="first-worts"):  # a stage of another dataset begins no run
-        fetch._load("corpus")
+        fetch.load("corpus")
     path = written("foundation", GONE)
     with pytest.raises(ValueError, match=f"^{re.escape(f'{path}: foundation: missing')}$"):
         check_outline(path)
