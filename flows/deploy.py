@@ -15,8 +15,8 @@ from prefect.exceptions import ObjectNotFound
 
 from llm.errors import UserError
 from llm.files import write_atomic
-from tasks.registry.branch import put_back
 from tasks.registry.git import git
+from tasks.registry.result_branch import put_back
 from tasks.stages import graph
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE, exclusive, workspace

@@ -27,7 +27,7 @@ from flows.register import register
 from flows.review import GATES, review
 from llm.errors import UserError
 from tasks.data.inbox import INBOX
-from tasks.registry import branch
+from tasks.registry import result_branch
 from tasks.registry.decide import is_open
 from tasks.registry.markup import plain, table
 from tasks.registry.register import check_bytes, registered
@@ -37,8 +37,8 @@ from tasks.registry.versions import registered_name
 from tasks.stages import graph
 from tasks.stages.command import lasted
 from tasks.stages.params import evaluation_stage, model_names, training_stage
+from tasks.stages.prefect_worker import alone, depend_on_worker, end_stopped
 from tasks.stages.server import PARENT_TASK_RUN, prefect_page, quiet_stops
-from tasks.stages.worker import alone, depend_on_worker, end_stopped
 
 RETRAIN = "retrain"
 RAN, RESTORED, UP_TO_DATE = "ran", "restored", "up to date"
@@ -58,7 +58,7 @@ def reproduce(stage: str, api_url: str, seconds: float) -> None:
 @task(task_run_name="share", cache_policy=NO_CACHE)
 def share_results(day: str, message: str, push_to: str, seconds: float) -> tuple[list[str], list[str]]:
     """Commit what was made to a branch of the day, and push it and the data; what was done, and what failed."""
-    return branch.share(day, message, push_to, seconds)
+    return result_branch.share(day, message, push_to, seconds)
 
 
 @flow(flow_run_name=RETRAIN)
@@ -132,7 +132,7 @@ class _Run:
             self._rename(f"{ran} of {len(plan.stages)} stages{failed}" if ran or failed else idle)
         finally:
             if self.share:
-                branch.put_back(graph.results()[0])
+                result_branch.put_back(graph.results()[0])
             create_markdown_artifact(self._page(), key=RETRAIN, description=self.name)
         if self.failures:
             raise UserError(f"{'; '.join(self.failures)}; the next run tries again")

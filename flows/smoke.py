@@ -20,8 +20,8 @@ from tasks.registry.worktree import checkout
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.params import load_smoke
+from tasks.stages.prefect_worker import depend_on_worker, end_stopped
 from tasks.stages.server import prefect_server, quiet_stops, run_as_child
-from tasks.stages.worker import depend_on_worker, end_stopped
 
 NAME = "smoke"
 LONGEST = 6 * 3600  # seconds

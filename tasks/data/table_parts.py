@@ -16,7 +16,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from tasks.data.cleaning.record import Record
-from tasks.stages.cluster import map_in_order
+from tasks.stages.ray_cluster import map_in_order
 
 RECORD = b"record"
 Job = TypeVar("Job")

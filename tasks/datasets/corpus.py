@@ -28,7 +28,7 @@ from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_lea
 from tasks.data.table_parts import make_parts, read_part, read_record, with_record
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
-from tasks.stages.cluster import same_processes
+from tasks.stages.ray_cluster import same_processes
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation

@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 
 from llm.errors import UserError
 from llm.files import read_text, write_atomic
-from tasks.registry.figures import OTHERS, compared, figures_table, lower_is_better, main_figures
+from tasks.registry.main_figures import OTHERS, compared, figures_table, lower_is_better, main_figures
 from tasks.registry.markup import as_source, first_entries, plain, render
 from tasks.registry.record import holds
 from tasks.stages.hashes import Hashes, flatten, locked

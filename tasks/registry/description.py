@@ -13,7 +13,7 @@ import pandas as pd
 from mlflow.entities import Run
 
 from llm.files import read_text
-from tasks.registry.figures import compared, main_figures
+from tasks.registry.main_figures import compared, main_figures
 from tasks.registry.markup import first_entries, number, plain, table
 from tasks.registry.record import NONE, Record
 from tasks.stages.hashes import PREFIX

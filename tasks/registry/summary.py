@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tasks.registry.decide import model_state
-from tasks.registry.figures import compared
+from tasks.registry.main_figures import compared
 from tasks.registry.markup import number
 from tasks.registry.versions import PENDING
 

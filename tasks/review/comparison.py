@@ -21,7 +21,7 @@ from llm.errors import UserError
 from tasks.applications import Evidence, Review
 from tasks.applications import review as review_of
 from tasks.evaluation.statistics import interval
-from tasks.registry.figures import main_figures
+from tasks.registry.main_figures import main_figures
 from tasks.registry.server import if_there, server_errors
 from tasks.registry.tracking import configure_tracking
 from tasks.registry.trained_on import current_md5, data_of, learned_units

@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.applications import Sample
 from tasks.evaluation.statistics import interval
-from tasks.registry.figures import BASELINE, is_own, lower_is_better
+from tasks.registry.main_figures import BASELINE, is_own, lower_is_better
 
 CHAMPION, BASE = "champion", "baseline"
 

@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from llm.files import read_text, write_atomic
-from tasks.registry.figures import lower_is_better
+from tasks.registry.main_figures import lower_is_better
 from tasks.registry.markup import as_source, first_entries, number, plain, render, signed
 from tasks.review.changes import changed, changed_code, origin
 from tasks.review.comparison import EVIDENCE, Comparison

@@ -28,10 +28,10 @@ from llm.training.checkpoint import Checkpoints, restore_weights
 from llm.training.loop import Row, memory_needed, train
 from llm.training.workers import ALONE
 from tasks.registry.tracking import add_facts, stage_run
-from tasks.stages.cluster import Cluster
 from tasks.stages.command import current_stage, leave_soon, state_folder
 from tasks.stages.hashes import fingerprint, inputs
 from tasks.stages.lock import FINISHED, KEEP, STATE
+from tasks.stages.ray_cluster import Cluster
 from tasks.training.interrupted import INPUTS, say_what_is_kept
 from tasks.training.progress import ProgressReporter, StopRequest
 from tasks.training.setup import Prepare, TrainingSetup

@@ -16,7 +16,7 @@ from llm.errors import UserError
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import DivergedError, Row, train
 from llm.training.workers import Workers
-from tasks.stages.cluster import Cluster
+from tasks.stages.ray_cluster import Cluster
 from tasks.training.setup import Prepare, TrainingSetup
 
 RESTARTS = 3  # of a training after a worker was lost

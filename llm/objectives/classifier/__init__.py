@@ -6,7 +6,7 @@ and each window of it; the GPT reads the window that the linear model finds most
 a spam in the midst of harmless words is read as if it stood alone (benchmarks/LOG.md, 2026-11-29).
 
 Where the linear model is certain by itself, which of the default mails it is of two in three, the GPT is not asked (a
-cascade, Viola and Jones 2001), and learns from few such texts (llm/objectives/classifier/selection.py).
+cascade, Viola and Jones 2001), and learns from few such texts (llm/objectives/classifier/text_selection.py).
 """
 
 import logging
@@ -30,7 +30,7 @@ from llm.model.gpt import GPT
 from llm.objectives import CLASSIFY, Row, answer_each, text_of
 from llm.objectives.classifier.calibration import best_threshold, fit_mixture
 from llm.objectives.classifier.ngrams import NgramModel
-from llm.objectives.classifier.selection import LabelledTexts, covered
+from llm.objectives.classifier.text_selection import LabelledTexts, covered
 from llm.training.loop import Objective
 from llm.training.workers import ALONE, Workers
 

@@ -16,7 +16,7 @@ from llm.formats.model_folder import load_model
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
 from llm.objectives.classifier import Classifier, ClassifierConfig, ReadingConfig, email_texts, finish, objective
-from llm.objectives.classifier.selection import LabelledTexts, covered, fit_ngrams, to_be_read
+from llm.objectives.classifier.text_selection import LabelledTexts, covered, fit_ngrams, to_be_read
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file

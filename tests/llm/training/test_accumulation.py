@@ -9,7 +9,7 @@ from llm.device import Compute
 from llm.objectives import assistant, classifier, language_model
 from llm.objectives.assistant import Example
 from llm.objectives.classifier import Classifier, ClassifierConfig
-from llm.objectives.classifier.selection import LabelledTexts
+from llm.objectives.classifier.text_selection import LabelledTexts
 from llm.training.loop import train
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")

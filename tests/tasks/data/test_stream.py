@@ -54,7 +54,9 @@ def in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.datasets.corpus.PART", PART)
     monkeypatch.setattr("tasks.datasets.corpus.FILES", 8)
     monkeypatch.setattr("tasks.data.stream.CHECKED", 20_000)
-    monkeypatch.setattr("tasks.data.table_parts.map_in_order", map)  # tests/tasks/stages/test_pool.py has the processes
+    monkeypatch.setattr(
+        "tasks.data.table_parts.map_in_order", map
+    )  # tests/tasks/stages/test_process_pool.py has the processes
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ from real_servers import Runs
 
 from llm.errors import UserError
 from tasks.stages import server
-from tasks.stages.worker import alone
+from tasks.stages.prefect_worker import alone
 
 HOUR = timedelta(hours=1)
 

@@ -27,14 +27,14 @@ from llm.objectives.assistant import Assistant, Question, encode_examples, pack_
 from llm.objectives.assistant import objective as assistant_objective
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text
 from llm.objectives.classifier import objective as classifier_objective
-from llm.objectives.classifier.selection import LabelledTexts
+from llm.objectives.classifier.text_selection import LabelledTexts
 from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import train
 from llm.training.workers import ALONE, Workers
 from tasks.datasets.corpus import Params, read_stream
-from tasks.stages.cluster import Cluster, map_in_order
+from tasks.stages.ray_cluster import Cluster, map_in_order
 from tasks.training.ray import train_on_ray
 from tasks.training.setup import Throughput, TrainingSetup
 

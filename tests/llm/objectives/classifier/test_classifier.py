@@ -27,7 +27,7 @@ from llm.objectives.classifier import (
     probabilities,
     serve,
 )
-from llm.objectives.classifier.selection import LabelledTexts
+from llm.objectives.classifier.text_selection import LabelledTexts
 
 quick = settings(max_examples=25)
 texts = st.lists(st.lists(st.integers(0, 250), min_size=1, max_size=32), min_size=1, max_size=7)

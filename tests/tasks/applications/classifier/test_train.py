@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from llm.formats.model_folder import save_model
-from llm.objectives.classifier import selection
+from llm.objectives.classifier import text_selection
 from llm.training.workers import ALONE
 from tasks.applications.classifier.train import Train, prepare
 
@@ -58,7 +58,7 @@ def test_a_linear_model_is_fitted_before_the_training_whose_texts_it_chooses(pre
 
 @pytest.mark.parametrize("certain", [None, 0.9])
 def test_texts_are_left_out_only_where_the_linear_model_may_decide_alone(prepared, monkeypatch, caplog, certain):
-    monkeypatch.setattr(selection, "FEW", 0)
+    monkeypatch.setattr(text_selection, "FEW", 0)
     with caplog.at_level("INFO"):
         prepared(["ham", "spam"] * 6, ["ham", "spam"], ngram_buckets=64, certain=certain)
     assert any("the GPT learns from" in record.message for record in caplog.records) == (certain is not None)

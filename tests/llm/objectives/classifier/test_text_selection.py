@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from llm.objectives.classifier import selection
-from llm.objectives.classifier.selection import COVERED, LabelledTexts, covered, to_be_read
+from llm.objectives.classifier import text_selection
+from llm.objectives.classifier.text_selection import COVERED, LabelledTexts, covered, to_be_read
 
 
 def test_the_gpt_learns_from_what_a_linear_model_would_leave_to_it(monkeypatch):
@@ -11,7 +11,7 @@ def test_the_gpt_learns_from_what_a_linear_model_would_leave_to_it(monkeypatch):
     rows = LabelledTexts(clear + unclear, torch.tensor([0, 1] * 60 + [0] * 20 + [1] * 20))
     how = {"buckets": 4096, "certain": 0.95, "balanced": False}
     assert to_be_read(rows, 2, **how) is rows  # they are few
-    monkeypatch.setattr(selection, "FEW", 100)
+    monkeypatch.setattr(text_selection, "FEW", 100)
     alike = LabelledTexts([[1], [2]] * 60, torch.tensor([0, 1] * 60))
     assert to_be_read(alike, 2, **how) is alike  # there are no three parts
     read = to_be_read(rows, 2, **how)
@@ -24,7 +24,7 @@ def test_the_gpt_learns_from_what_a_linear_model_would_leave_to_it(monkeypatch):
 
 @pytest.mark.parametrize("balanced", [True, False])
 def test_of_each_label_the_gpt_learns_from_a_quarter_however_certain_a_linear_model_is(balanced, monkeypatch):
-    monkeypatch.setattr(selection, "FEW", 40)
+    monkeypatch.setattr(text_selection, "FEW", 40)
     texts = [[1] * n + [2] for n in range(1, 41)] + [[9] * n + [8] for n in range(1, 9)]
     rows = LabelledTexts(texts, torch.tensor([0] * 40 + [1] * 8))
     read = to_be_read(rows, 2, buckets=4096, certain=0.51, balanced=balanced)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from real_servers import wait_for
 
-from tasks.stages.worker import OF_A_WORKER
+from tasks.stages.prefect_worker import OF_A_WORKER
 
 ROOT = Path(__file__).parents[3]
 RUN = """
 import os, signal, time
-from tasks.stages.worker import depend_on_worker
+from tasks.stages.prefect_worker import depend_on_worker
 asked, worker = [], os.getppid()
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 depend_on_worker("run")

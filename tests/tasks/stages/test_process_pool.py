@@ -11,12 +11,12 @@ from real_servers import wait_for
 from llm.errors import UserError
 from tasks.data.gates import Gates
 from tasks.data.textfiles import raw_files
-from tasks.stages.cluster import map_in_order, same_processes
-from tasks.stages.pool import pool
+from tasks.stages.process_pool import pool
+from tasks.stages.ray_cluster import map_in_order, same_processes
 
 KILLED = """
 import os, signal
-from tasks.stages.pool import pool
+from tasks.stages.process_pool import pool
 with pool(2) as submit:
     calls = [submit(eval, "__import__('os').getpid()") for _ in range(8)]
     print(*{call.result() for call in calls}, flush=True)

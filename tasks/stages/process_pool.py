@@ -1,4 +1,4 @@
-"""Processes that work for a stage, one call at a time each: `python -m tasks.stages.pool` is one of them.
+"""Processes that work for a stage, one call at a time each: `python -m tasks.stages.process_pool` is one of them.
 
 multiprocessing would have each of them import the program that began it, a stage with Prefect, MLflow and DVC: 300 MB
 and some seconds. These import what a call needs, and end with the pipe that the calls come through.

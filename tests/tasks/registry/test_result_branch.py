@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from tasks.registry.branch import commit_results, put_back, share
+from tasks.registry.result_branch import commit_results, put_back, share
 
 DAY = "2026-11-26"
 BRANCH = f"retrain/{DAY}"

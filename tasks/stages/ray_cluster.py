@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from llm.errors import UserError
-from tasks.stages.pool import Submit, pool
+from tasks.stages.process_pool import Submit, pool
 
 AHEAD = 2  # items a core that are begun before the result of the first is taken
 Item, Found = TypeVar("Item"), TypeVar("Found")
