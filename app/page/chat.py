@@ -122,7 +122,8 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             found = registry.card(registry.find(name, CHAT))
         return PICTURES.sub("", found or "This version has no model card.")
 
-    about.expand(read_card, version, card, **PRIVATE)
+    # By the queue, the page sometimes missed the card that it asked for right after an answer.
+    about.expand(read_card, version, card, queue=False, **PRIVATE)
 
 
 def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: gr.Textbox) -> None:
