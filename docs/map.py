@@ -11,7 +11,7 @@ TOP = ("llm", "tasks", "flows", "app")
 HEAD = """\
 # The map
 
-`python docs/map.py` writes this page from the docstrings, and a test holds it to them. A newcomer begins with
+`python docs/map.py` writes this page from the docstrings, and a test checks it. If you are new here, begin with
 [one sentence through the model](walkthrough.md), then [attention](../llm/model/attention.py),
 [gpt](../llm/model/gpt.py) and [loop](../llm/training/loop.py).
 

@@ -5,10 +5,10 @@
   that a new metric trains nothing again;
 - `review.py` says how two versions of it are compared: a `REVIEW`. Without that file a review compares the metrics
   that the evaluations logged;
-- `card.md` says in words what it is for, and where its limits are.
+- `card.md` says in words what it is for, what it is not for, which figures matter, and its limits.
 
-An application is such a folder, a block under `applications` in params.yaml, and a test; it is one file more in
-llm/objectives where it learns something new.
+An application is such a folder, a block under `applications` in params.yaml, and a test. Only if it learns something
+new, it also needs a folder in llm/objectives and one of the same name in tasks/evaluation.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ Evidence = tuple["pd.DataFrame", Mapping[tuple[str, str], float]]
 
 
 def no_identity(params: TrainConfig) -> dict[str, str]:
-    """Parameters and deps say it all."""
+    """Nothing beyond parameters and deps."""
     return {}
 
 
 def no_samples(setup: TrainingSetup, data: Path, evaluate: Mapping[str, Any]) -> list[str]:
-    """Nothing to read."""
+    """No texts."""
     return []
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is an application's own."""
+    """How an application is trained."""
 
     objective: str
-    """The folder of llm/objectives that it learns and answers by; its block in params.yaml names it for DVC."""
+    """The folder of llm/objectives with its loss and its answers; its block in params.yaml repeats the name for DVC."""
     train: type[TrainConfig]
     """Its `train` section in params.yaml."""
     prepare: Callable[..., TrainingSetup]
-    """`prepare(params, data, base, workers)`: what is trained, from the `train` section, the dataset's folder, the
-    folder of the model that it starts from (None for the foundation) and the workers that share it out."""
+    """`prepare(params, data, base, workers)` returns what is trained, from the `train` section, the dataset's folder,
+    the folder of the model that it starts from (None for the foundation) and the workers that share the batches."""
     samples: Callable[[TrainingSetup, Path, Mapping[str, Any]], list[str]] = no_samples
-    """`samples(setup, data, evaluate)`: texts that people read at each evaluation of a training, from the dataset's
-    folder and the `evaluate` section as it is written. They are logged, and change nothing that a training makes."""
+    """`samples(setup, data, evaluate)` returns texts to show at each evaluation of a training, from the dataset's
+    folder and the `evaluate` section as it is written. They are only logged: no out contains them."""
     cleaning: str | None = None
     """The module whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
     `INPUTS` and `REQUIREMENTS`, and ships with every version."""
     identity: Callable[[Any], dict[str, str]] = no_identity
-    """What else the trained weights depend on, from the `train` section: names and hashes."""
+    """Anything else on which the trained weights depend, from the `train` section: names and hashes."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Evaluation:
     params: type[Config]
     """Its `evaluate` section in params.yaml."""
     measure: Callable[..., Mapping[str, float]]
-    """`measure(model, encoding, data, base, params, compute, evidence)`: metrics on the test split, from the `evaluate`
-    section; `base` is the folder of the model that it started from (None for the foundation), and what a reviewer reads
-    goes to the folder `evidence`. A `baseline_<metric>` is of what a user would pick, `<metric>_low` and
-    `<metric>_high` are the ends of its interval; `<metric>_gain`, with ends of its own, is the lead over the baseline,
-    paired by row, above zero where the model is better."""
+    """`measure(model, encoding, data, base, params, compute, evidence)`: metrics on the test split, by the `evaluate`
+    section. `base` is the folder of the model that it started from (None for the foundation); files for reviewers go
+    to the folder `evidence`. `baseline_<metric>` is the usual baseline's; `<metric>_low` and `<metric>_high` are the
+    ends of an interval. `<metric>_gain`, with ends of its own, is the lead over the baseline, paired by row, above zero
+    if the model is better."""
 
 
 @dataclass(frozen=True)
