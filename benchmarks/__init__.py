@@ -1,1 +1,1 @@
-"""One script a claim: it compares side by side in one run, prints a table and writes results/<benchmark>/<kind>.json."""
+"""One script per claim: it compares contenders in one run, prints a table, writes results/<script>/<processor>.json."""
