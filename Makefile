@@ -5,8 +5,9 @@ PYTHON ?= python3
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 APP_PORT ?= 8000
-# One process a core, and no thread beside it; what takes long begins first (tests/conftest.py).
-SIDE_BY_SIDE := --numprocesses logical --dist loadfile --no-loadscope-reorder
+# Three processes for two cores, as tests often wait, and no thread beside them; what takes long begins first
+# (tests/conftest.py).
+SIDE_BY_SIDE = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist loadfile --no-loadscope-reorder
 
 # Scripts hold the path of the folder that they were installed in, so READY names it.
 USABLE = $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
@@ -31,7 +32,7 @@ serve: $(READY) ## talk to the champions: a page and OpenAI's API on this machin
 test: $(TOOLS) ## set up, then run all tests
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
-test-quick: $(TOOLS) ## unit tests alone, in about a minute
+test-quick: $(TOOLS) ## unit tests alone, in a minute or two
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 lint: $(TOOLS) ## style, format and import contracts

@@ -40,7 +40,8 @@ SET_UP = [
     "-m tasks.stages.libraries",
 ]
 TOOLS = "-m pip install --quiet --no-compile --constraint requirements.lock --editable .[dev]"
-QUICK = "-m pytest --numprocesses logical --dist loadfile --no-loadscope-reorder -m not slow"
+PROCESSES = os.sysconf("SC_NPROCESSORS_ONLN") * 3 // 2
+QUICK = f"-m pytest --numprocesses {PROCESSES} --dist loadfile --no-loadscope-reorder -m not slow"
 MADE_ANEW = ".venv is broken, of another Python or of another folder: it is made anew"
 
 
