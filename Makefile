@@ -5,9 +5,8 @@ PYTHON ?= python3
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 APP_PORT ?= 8000
-# Three processes for two cores, as tests often wait, and no thread beside them; what takes long begins first
-# (tests/conftest.py).
-SIDE_BY_SIDE = --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist loadfile --no-loadscope-reorder
+# tests/conftest.py says how many processes; what takes long begins first.
+SIDE_BY_SIDE := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Scripts hold the path of the folder that they were installed in, so READY names it.
 USABLE = $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \

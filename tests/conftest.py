@@ -63,6 +63,11 @@ def pytest_configure(config: pytest.Config) -> None:
             compileall.compile_dir(ROOT / name, quiet=2)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Three processes for two cores: tests often wait for a server or a worker."""
+    return (os.cpu_count() or 2) * 3 // 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow, and begin with the files that take long; a file's tests stay together and in their order."""
     ranks: dict[Path, int] = {}

@@ -40,8 +40,7 @@ SET_UP = [
     "-m tasks.stages.libraries",
 ]
 TOOLS = "-m pip install --quiet --no-compile --constraint requirements.lock --editable .[dev]"
-PROCESSES = os.sysconf("SC_NPROCESSORS_ONLN") * 3 // 2
-QUICK = f"-m pytest --numprocesses {PROCESSES} --dist loadfile --no-loadscope-reorder -m not slow"
+QUICK = "-m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m not slow"
 MADE_ANEW = ".venv is broken, of another Python or of another folder: it is made anew"
 
 
