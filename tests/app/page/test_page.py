@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -13,7 +14,7 @@ import pytest
 import torch
 from gradio import processing_utils
 from mlflow import MlflowClient
-from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Locator, Page, Request, expect, sync_playwright
 from small_models import TEXT
 from torch.nn import functional as F
 
@@ -57,6 +58,8 @@ EML = CHARSETS["iso-8859-2"]
 CARD = "# The parrot\n\n## Pictures\n\n![loss](../evaluation/evidence/loss.svg)\n\n## Use\n\nIt says one thing.\n"
 
 expect.set_options(timeout=LONG)
+STREAMS: dict[Request, Page] = {}
+"""The streams of Gradio's messages that are open."""
 
 
 def write_parrot(folder: Path) -> Path:
@@ -134,6 +137,9 @@ def context(browser, seen) -> Iterator[BrowserContext]:
     with browser.new_context() as context:
         context.set_default_timeout(LONG)
         context.on("request", lambda request: seen["asked"].append(request.url))
+        context.on("request", opened)
+        for end in ("requestfinished", "requestfailed"):
+            context.on(end, lambda request: STREAMS.pop(request, None))
         context.on("console", lambda said: seen["errors"].append(said.text) if said.type == "error" else None)
         context.on("weberror", lambda error: seen["errors"].append(str(error.error)))
         yield context
@@ -161,7 +167,22 @@ def fill(field: Locator, text: str) -> None:
     wait_until(stays, LONG / 1000)
 
 
+def opened(request: Request) -> None:
+    if "/queue/data" in request.url:
+        STREAMS[request] = request.frame.page
+
+
+def settled(page: Page) -> None:
+    """Wait until Gradio has closed its stream of messages: it can miss those of what is asked just before."""
+    deadline = time.monotonic() + LONG / 1000
+    while page in STREAMS.values():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def send(page: Page, text: str) -> None:
+    settled(page)
     box = page.locator("#question textarea")
     expect(box).to_be_enabled()
     fill(box, text)
@@ -180,6 +201,7 @@ def finished(page: Page, count: int) -> str:
     expect(page.get_by_test_id("bot")).to_have_count(count)
     expect(page.get_by_role("button", name="Retry")).to_be_enabled()
     expect(page.get_by_role("button", name="Send")).to_be_visible()
+    settled(page)
     return words(page.locator("[data-testid=bot] .md").all_text_contents()[-1])
 
 
@@ -204,12 +226,15 @@ def check(page: Page, subject: str, body: str) -> None:
     page.get_by_role("tab", name="Email").click()
     fill(page.get_by_label("Subject"), subject)
     fill(page.get_by_label("Body"), body)
+    settled(page)
     page.get_by_role("button", name="Check this mail").click()
 
 
 def choose(page: Page, label: str, version: str) -> None:
+    settled(page)
     page.get_by_label(label).first.click()
     page.get_by_role("option", name=version).click()
+    settled(page)
 
 
 def setting(page: Page, label: str, value: str) -> None:
@@ -303,9 +328,11 @@ def test_thumbs_and_better_answers_are_kept(page, kept):
     (row,) = rows(kept, "instructions")
     assert good.items() <= row.items()
     assert row["version"] == "threestage-assistant/1"
+    settled(page)
     page.get_by_role("button", name="Dislike").click()
     better = page.get_by_label("What should the answer have been?")
     fill(better, "Hello! How can I help?")
+    settled(page)
     better.press("Enter")
     wait_until(lambda: len(rows(kept, "instructions")) == 3, 60)
     bad, corrected = rows(kept, "instructions")[1:]
@@ -324,6 +351,7 @@ def test_mails_and_files_are_classified_explained_labelled_and_no_file_is_kept(p
     assert sorted(verdict.locator("strong").all_text_contents()) == moved
     assert verdict.locator("b, script").count() == 0
     assert page.title() == "Threestage"
+    settled(page)
     page.get_by_role("button", name="Not spam").click()
     expect(page.get_by_text("Thank you, it is kept.")).to_be_visible()
     (row,) = rows(kept, "emails")
@@ -336,6 +364,7 @@ def test_mails_and_files_are_classified_explained_labelled_and_no_file_is_kept(p
     expect(verdict).to_contain_text(f"The probability of spam is {api['probabilities']['spam']:.1%}")
     subject, body = parse_message(EML)
     expect(page.get_by_label("Subject")).to_have_value(subject)
+    settled(page)
     page.get_by_role("button", name="Not spam").click()
     wait_until(lambda: rows(kept, "emails")[-1]["subject"] == subject, 60)
     assert (rows(kept, "emails")[-1]["label"], rows(kept, "emails")[-1]["body"]) == ("ham", body)
@@ -376,6 +405,7 @@ def test_no_other_host_is_asked_and_nothing_of_the_page_is_blocked(page, address
     sent = httpx.get(address, timeout=60, headers={"accept-encoding": "br"})
     assert all(url.startswith((address, "data:", "blob:", "about:")) for url in seen["asked"])
     assert len(seen["asked"]) > 50
+    assert any("/queue/data" in url for url in seen["asked"]), "`settled` waits for these"
     assert [error for error in seen["errors"] if "Security Policy" in error] == []
     assert sent.headers["content-security-policy"] == policy(sent.content)
     assert "'unsafe-inline'" not in sent.headers["content-security-policy"].split("style-src")[0]
