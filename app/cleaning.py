@@ -35,7 +35,7 @@ class Cleaner:
         self._closing = False
 
     def __call__(self, clean: Clean, rows: Sequence[Row], seconds: float = math.inf) -> list[dict[str, Any] | str]:
-        """Each row as `clean` returns it, or the reason why it can't: its ValueError, or a time limit.
+        """Clean all rows. A row that fails gives the reason instead: the text of its ValueError, or the time limit.
 
         All rows together have `seconds`, counted from the end of the call before.
         """

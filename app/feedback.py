@@ -1,6 +1,7 @@
-"""/feedback: corrections of labels and answers wait, as rows of a dataset, until a person accepts them.
+"""The endpoint /feedback: people correct labels and answers.
 
-A row has the form in which its dataset reads people's own files. app/quarantine.py keeps it.
+Each correction becomes a row in the form of a dataset's own files, and app/quarantine.py keeps it until a person
+accepts it.
 """
 
 from typing import Annotated, Any, Literal

@@ -135,7 +135,7 @@ class Registry:
         return sorted(found, key=lambda each: (each.named.model, -int(each.named.version)))
 
     def _store(self) -> MlflowClient:
-        """MLflow's store on first use, wherever MLflow points later."""
+        """The store that MLflow points to at the first call; later calls keep it."""
         if self._client is None:
             configure_tracking()
             self._client = MlflowClient(mlflow.get_tracking_uri(), mlflow.get_registry_uri())

@@ -35,7 +35,7 @@ class Text:
     train_says: str
     text: str
     rows: dict[str, str]
-    """The client of each row, by its id."""
+    """Maps the id of each row to its client."""
     versions: list[str]
     wordings: dict[str, list[str]]
     """The clients that sent each different text, the text of the oldest row first."""

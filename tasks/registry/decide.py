@@ -251,7 +251,7 @@ def _rolled_back(now: ModelState, version: str, by: str, why: str) -> Event:
 
 
 def _way_back(now: ModelState, *without: str | None) -> str | None:
-    """The latest champion that exists, was not rejected and is not among `without`."""
+    """The latest champion, except rejected versions, deleted ones and those in `without`."""
     champions = (each.champion for each in reversed(now.history) if each.moves)
     usable = (each for each in champions if each in now.tags_of and each not in without)
     return next((each for each in usable if now.state_of[each] != REJECTED), None)

@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from tasks.registry.git import fetch_more, git_text
-from tasks.registry.record import NONE, Record, read_record, uncommitted_parts
+from tasks.registry.record import NONE, Record, not_in_git, read_record
 from tasks.stages.hashes import Hashes
 
 CODE = ("*.py", "dvc.yaml", "pyproject.toml", "requirements.lock", ":(exclude)tests", ":(exclude)benchmarks")
@@ -32,10 +32,7 @@ class Origin:
     @property
     def uncommitted(self) -> str:
         """What no commit holds, in words; empty where a commit holds all of it."""
-        if self.commit == NONE:
-            return "no git commit is known"
-        parts = uncommitted_parts(self.record.facts)
-        return self.record.facts.get("uncommitted") or (f"not in git: {', '.join(parts)}" if parts else "")
+        return not_in_git(self.record)
 
     @property
     def parameters(self) -> Mapping[str, str]:

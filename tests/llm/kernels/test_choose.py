@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from processors import needs_compiler, needs_exact_sums
 from torch import nn
 
 from llm.config import GPTConfig, LoRAConfig
 from llm.device import Compute
-from llm.kernels.processor import has_fast_bfloat16_registers, has_fast_int8, int8_sums_are_exact
+from llm.kernels.processor import has_fast_bfloat16_registers, has_fast_int8
 from llm.kernels.training import choose
 from llm.kernels.training.backend import TORCH, Backend
 from llm.kernels.training.choose import WIDE_INT8, WORTH, WORTH_C, WORTH_INT8, choose_backend
@@ -23,7 +24,6 @@ from llm.training.loop import Objective
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 LOW = Compute(torch.device("cpu"), torch.bfloat16, "a test")
-needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler")
 
 
 def chosen(values: float, compute: Compute = LOW, *, width: int = 64, heads: int = 1, dropout: float = 0.0, **options):
@@ -107,7 +107,7 @@ def test_a_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast
     assert backend.fallback == chosen(values, filled=0.0, **options).backend
 
 
-@pytest.mark.skipif(not int8_sums_are_exact(), reason="without VNNI sums of 8-bit products overflow")
+@needs_exact_sums
 @pytest.mark.parametrize("lora", [True, False])
 def test_where_the_compiler_fails_the_fallback_learns_and_the_reason_is_logged(caplog, lora):
     gpt = GPT(GPTConfig(context_length=8, n_layer=2, n_embd=64, n_head=1, vocabulary_size=9))

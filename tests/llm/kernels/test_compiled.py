@@ -13,7 +13,7 @@ from llm.config import GPTConfig, LoRAConfig, TrainConfig
 from llm.device import Compute
 from llm.kernels.processor import int8_sums_are_exact
 from llm.kernels.training.backend import Backend
-from llm.kernels.training.compiled import compiled_run, cpp_compiler
+from llm.kernels.training.compiled import compiled_run
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c
 from llm.kernels.training.flash import flash_attention
 from llm.kernels.training.int8 import FrozenInt8Linear
@@ -23,11 +23,9 @@ from llm.objectives.language_model import window_loss
 from llm.training.backend import use_backend
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import Objective, train
+from tests.processors import needs_compiler  # also in processes of its own
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(cpp_compiler() is None, reason="there is no C++ compiler"),
-]
+pytestmark = [pytest.mark.slow, needs_compiler]
 EAGER = Compute(torch.device("cpu"), torch.bfloat16, "a test")
 CONFIG = TrainConfig(seed=1, steps=20, batch_size=2, learning_rate=1e-2, evaluate_every=20, checkpoint_every=10)
 

@@ -6,15 +6,14 @@ import sys
 
 import pytest
 import torch
+from processors import needs_exact_sums
 from torch import nn
 
 from llm.config import LoRAConfig
-from llm.kernels.processor import int8_sums_are_exact
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
 from llm.model.lora import LoRALinear, add_lora, merge_lora, replace_frozen
 
 TOKENS = torch.tensor([[1, 2, 3, 4, 5, 6]])
-needs_exact_sums = pytest.mark.skipif(not int8_sums_are_exact(), reason="without VNNI sums of 8-bit products overflow")
 
 
 def plain(bias: bool = False, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
