@@ -52,8 +52,8 @@ class GPTShape(Config):
     """Added to a variance before its root is taken."""
     qk_norm: bool = False
     """Whether queries and keys are scaled to one size before they meet."""
-    mlp: Literal["gelu", "relu2", "swiglu"] = "gelu"
-    """The MLP's activation: GELU, the square of ReLU, or a gate from a second matrix."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """The MLP's activation: GELU, or a gate from a second matrix."""
     bias: bool = True
     """Whether linear layers and LayerNorms add a bias."""
     tied: bool = True

@@ -3,8 +3,8 @@
 - GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, output tied to the embedding;
 - Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, grouped queries, no biases, output tied or not.
 
-What `make run` trains from nothing takes from both what learns fastest in minutes: rotary positions, RMSNorm, queries
-and keys of one size, squared ReLU, an output layer of its own (benchmarks/LOG.md).
+What `make run` trains from scratch is Llama's shape with queries and keys of one size, as Qwen3 has them (Yang et al.
+2025): it learns fastest in minutes (benchmarks/LOG.md).
 
 Tensor names end in their shape: B batch, T positions, C width of the model, V vocabulary.
 """
@@ -35,13 +35,11 @@ def build_norm(shape: GPTShape) -> nn.LayerNorm | nn.RMSNorm:
 class MLP(nn.Module):
     """What a position computes alone: a wider layer, an activation, and back to the width of the model.
 
-    The activation is GELU, the square of ReLU (So et al. 2021), or SwiGLU (Shazeer 2020), which multiplies each value
-    by a gate from a second matrix.
+    The activation is GELU, or SwiGLU (Shazeer 2020), which multiplies each value by a gate from a second matrix.
     """
 
     def __init__(self, shape: GPTShape) -> None:
         super().__init__()
-        self.squared = shape.mlp == "relu2"
         self.gate = nn.Linear(shape.n_embd, shape.hidden_width, bias=shape.bias) if shape.mlp == "swiglu" else None
         self.expand = nn.Linear(shape.n_embd, shape.hidden_width, bias=shape.bias)
         self.projection = nn.Linear(shape.hidden_width, shape.n_embd, bias=shape.bias)
@@ -50,8 +48,6 @@ class MLP(nn.Module):
         """Map BTC to BTC."""
         if self.gate is not None:
             return self.projection(F.silu(self.gate(x_BTC)) * self.expand(x_BTC))
-        if self.squared:
-            return self.projection(F.relu(self.expand(x_BTC)).square())
         return self.projection(F.gelu(self.expand(x_BTC), approximate="tanh"))
 
 

@@ -8,7 +8,7 @@ Names: N tokens of a step, C width of the model, D width of a head, `stream` N x
 
 #include "products.h"
 
-typedef enum { GELU, RELU2, SWIGLU } Activation;
+typedef enum { GELU, SWIGLU } Activation;
 
 typedef struct {
     const float *weight, *bias; /* bias may be NULL */
@@ -312,12 +312,9 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
                 if (model->activation == SWIGLU)
                     for (int j = 0; j < count; j++)
                         active[j] = silu(y[j]) * y[hidden + j];
-                else if (model->activation == GELU)
-                    for (int j = 0; j < count; j++)
-                        active[j] = gelu(y[j]);
                 else
                     for (int j = 0; j < count; j++)
-                        active[j] = y[j] > 0 ? y[j] * y[j] : 0;
+                        active[j] = gelu(y[j]);
                 give(x, block->mlp_projection.kind, (int64_t)i * groups(hidden) + group, active, count);
             }
         multiply(&block->mlp_projection, x, n, 1, room->stream, width);

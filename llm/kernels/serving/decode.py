@@ -26,7 +26,7 @@ BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
 SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
-ACTIVATIONS = ("gelu", "relu2", "swiglu")
+ACTIVATIONS = ("gelu", "swiglu")
 FAILURES = {1: MemoryError, 2: IndexError, 3: IndexError}
 WHY = {1: "no memory for a step", 2: "a token that the model lacks", 3: "a position that the cache lacks"}
 
