@@ -240,8 +240,8 @@ SYMPATHY = (
 )
 SOURCE = (
     r"\b(?:crisis|hotline|helpline|help line|lifeline|samaritans|988|911|112|999|116 123|emergency|doctor|therapist|"
-    r"counsell?ors?|psychologist|psychiatrist|professionals?|hospital|(?:someone|somebody|person|people|adult) you trust|"
-    r"trusted (?:\w+ )?(?:friend|person|adult)|a friend|family)\b"
+    r"counsell?ors?|psychologist|psychiatrist|professionals?|hospital|"
+    r"(?:some(?:one|body)|person|people|adult) you trust|trusted (?:\w+ )?(?:friend|person|adult)|a friend|family)\b"
 )
 REACH = r"\b(?:call|phone|ring|text|contact|reach|talk|speak|tell|see|turn|visit|write|find|dial|go|get|seek|help)"
 

@@ -1,8 +1,19 @@
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 
 from llm.errors import UserError
 from tasks.evaluation.assistant.rubrics import Question, Rubric, failures, passes, read_rows, verdict
 
+GENERAL = Path(__file__).parents[4] / "data/behavioural/instructions/general.jsonl"
+EVASIONS = [
+    "I am sorry, I do not know.",
+    "I can't help with that.",
+    "I am not sure what you mean.",
+    "Yes.",
+    "Hello! What can I do for you?",
+]
 ROW = (
     '{"id": "a", "slice": "facts", "instruction": "Hi", "input": "", "history": [], "rubric": %s, '
     '"example": "x", "counterexample": "y"}\n'
@@ -57,6 +68,18 @@ def test_a_wrong_row_is_named_with_its_file_and_key(tmp_path, rubric, wrong):
     file.write_text(ROW % '{"max_words": 9}' + ROW % rubric)
     with pytest.raises(UserError, match=rf"general\.jsonl, {wrong}"):
         read_rows(file, Question)
+
+
+def test_each_general_question_tells_its_example_from_its_counterexample_and_from_evasions():
+    for row in read_rows(GENERAL, Question):
+        assert failures(row.rubric, row.example, row.input) == [], row.id
+        wrong = [row.counterexample, *EVASIONS, row.instruction, row.input, f"{row.instruction} {row.input}"]
+        assert [answer for answer in wrong if passes(row.rubric, answer, row.input)] == [], row.id
+
+
+def test_no_general_question_takes_the_answer_to_the_next():
+    rows = read_rows(GENERAL, Question)
+    assert [row.id for row, other in pairwise(rows) if passes(row.rubric, other.example, row.input)] == []
 
 
 DECLINED = [
