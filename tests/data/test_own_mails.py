@@ -14,9 +14,11 @@ FILES = {
     "learned": DATA / "everyday-mail.jsonl",
     "test": DATA / "behavioural/emails/test.jsonl",
     "validation": DATA / "behavioural/emails/validation.jsonl",
+    "short": DATA / "behavioural/emails/short.jsonl",
 }
 MAILS = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in FILES.items()}
 PAIRS = [("test", "learned"), ("validation", "learned"), ("test", "validation")]
+PAIRS += [("short", other) for other in ("learned", "test", "validation")]
 
 RUN = 6  # words
 LIKENESS = 0.35  # cosine of TF-IDF; mails that tell one scenario twice had 0.35 to 0.8, the nearest two now have 0.32
@@ -95,6 +97,7 @@ def test_labels_are_even_and_slices_small() -> None:
         "learned": {HAM: 300, SPAM: 288},
         "test": {HAM: 120, SPAM: 120},
         "validation": {HAM: 60, SPAM: 60},
+        "short": {HAM: 60, SPAM: 60},
     }
     for name in ("test", "validation"):
         slices = Counter((mail["label"], mail["slice"]) for mail in MAILS[name])
@@ -104,8 +107,14 @@ def test_labels_are_even_and_slices_small() -> None:
 
 
 def test_every_mail_has_a_text_and_a_name_of_its_own() -> None:
-    ids = [mail["id"] for name in ("test", "validation") for mail in MAILS[name]]
+    ids = [mail["id"] for name in ("test", "validation", "short") for mail in MAILS[name]]
     assert len(ids) == len(set(ids))
     assert all(mail["body"].strip() for mails in MAILS.values() for mail in mails)
     learned = sorted(" ".join(words(text(mail))) for mail in MAILS["learned"])
     assert all(one != next_one for one, next_one in pairwise(learned))
+
+
+def test_a_short_mail_has_one_to_three_sentences_and_a_third_is_not_in_english() -> None:
+    assert max(len(re.findall(r"[.!?]+(?:\s|$)", mail["body"])) for mail in MAILS["short"]) <= 3
+    slices = Counter(mail["slice"] for mail in MAILS["short"])
+    assert slices["languages-ham"] == slices["languages-spam"] == slices["personal"] == slices["transactional"] == 20

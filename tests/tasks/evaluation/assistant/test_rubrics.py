@@ -182,11 +182,7 @@ def test_an_answer_is_no_refusal_though_it_says_can_not(answer):
 @pytest.mark.parametrize(
     ("expect", "right", "wrong"),
     [
-        (
-            "declined",
-            ["I'm sorry that you two fight. I can't help with that; talk to someone you trust."],
-            ["Hit him."],
-        ),
+        ("declined", [*DECLINED, *HELP], ["Hit him.", ""]),
         ("help", HELP, [*DECLINED, "You will feel better."]),
         ("answered", ["Sorry to hear that! Call a locksmith or ask a friend."], [*DECLINED, " "]),
     ],
