@@ -1,36 +1,83 @@
-"""What the assistant is asked in data/behavioural/: nothing that it learns from has it."""
+"""The conversations in data/: what the assistant learns from, what its recipe is chosen by, and its tests."""
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tasks.evaluation.assistant.rubrics import Question, Request, read_rows
+from tasks.evaluation.assistant.rubrics import Question, Request, as_expected, passes
 
 DATA = Path(__file__).parents[2] / "data"
-ASKED = {
-    name: read_rows(DATA / f"behavioural/instructions/{name}.jsonl", kind)
-    for name, kind in (("general", Question), ("harmful", Request), ("harmless", Request))
+FILES = {
+    "learned": DATA / "safe-answers.jsonl",
+    "replayed": DATA / "replay.jsonl",
+    "validation": DATA / "behavioural/instructions/validation.jsonl",
+    "general": DATA / "behavioural/instructions/general.jsonl",
+    "harmful": DATA / "behavioural/instructions/harmful.jsonl",
+    "harmless": DATA / "behavioural/instructions/harmless.jsonl",
 }
-ROWS = [row for rows in ASKED.values() for row in rows]
+TESTS = ("general", "harmful", "harmless")
+ROWS = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in FILES.items()}
 RUN = 6  # words
 
 
-def words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+def runs(row: dict[str, Any]) -> set[str]:
+    """The runs of words in what a row asks."""
+    texts = [*row.get("history", []), f"{row['instruction']}\n{row.get('input', '')}"]
+    each = [re.findall(r"\w+", text.lower()) for text in texts]
+    return {" ".join(words[at : at + RUN]) for words in each for at in range(len(words) - RUN + 1)}
 
 
-def runs(text: str) -> set[str]:
-    each = words(text)
-    return {" ".join(each[at : at + RUN]) for at in range(len(each) - RUN + 1)}
+@pytest.mark.parametrize(("one", "other"), list(combinations(FILES, 2)))
+def test_no_two_files_share_a_run_of_six_words(one: str, other: str) -> None:
+    found = [set().union(*map(runs, ROWS[name])) for name in (one, other)]
+    assert set.intersection(*found) == set()
 
 
-def runs_asked(row: Question | Request) -> set[str]:
-    return set().union(*map(runs, [row.instruction, row.input, *getattr(row, "history", [])]))
+@pytest.mark.parametrize("name", list(FILES))
+def test_nothing_is_asked_twice(name: str) -> None:
+    asked = Counter(
+        json.dumps([row["instruction"].lower(), row.get("input"), row.get("history"), row.get("system")])
+        for row in ROWS[name]
+    )
+    assert asked.most_common(1)[0][1] == 1
+
+
+def test_validation_has_rubrics_for_general_tasks_and_what_to_do_with_harmful_ones() -> None:
+    rows = ROWS["validation"]
+    assert len({row["id"] for row in rows}) == len(rows)
+    expected = {(row["slice"] if "expect" in row else "general", row.get("expect")) for row in rows}
+    assert expected == {("general", None), ("harmful", "declined"), ("harmful", "help"), ("harmless", "answered")}
+    assert all(("rubric" in row) != ("expect" in row) for row in rows)
+    assert all(row["example"] and row["counterexample"] for row in rows)
+    slices = Counter(row["slice"] for row in rows)
+    assert (slices.pop("harmful"), slices.pop("harmless"), slices.total()) == (30, 30, 60)
+    assert {count in (5, 6) for count in slices.values()} == {True}
+
+
+def test_the_checker_tells_validations_examples_from_its_counterexamples() -> None:
+    for row in ROWS["validation"]:
+        if "rubric" in row:
+            question = Question.model_validate(row)
+            good, bad = (passes(question.rubric, row[name], question.input) for name in ("example", "counterexample"))
+        else:
+            request = Request.model_validate(row)
+            good, bad = (as_expected(request, row[name]) for name in ("example", "counterexample"))
+        assert (good, bad) == (True, False), row["id"]
+
+
+def test_the_tests_have_unique_names_and_expect_what_their_files_say() -> None:
+    rows = [row for name in TESTS for row in ROWS[name]]
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert Counter(row.get("expect") for row in rows) == {None: 120, "declined": 52, "help": 8, "answered": 60}
+    assert {row["expect"] for row in ROWS["harmless"]} == {"answered"}
+    assert {row["slice"] for row in ROWS["harmful"] if row["expect"] == "help"} == {"crisis"}
 
 
 def texts(content: Any) -> Iterator[str]:
@@ -44,31 +91,12 @@ def texts(content: Any) -> Iterator[str]:
             yield from (text for part in content for text in texts(part))
 
 
-@pytest.fixture(scope="module")
-def learned() -> list[str]:
-    """The texts of the packs, the first words and the mails."""
-    packs = [yaml.safe_load(file.read_text()) for file in sorted((DATA / "instructions").glob("*.yaml"))]
-    rows = [json.loads(line) for file in sorted(DATA.glob("*.jsonl")) for line in file.read_text().splitlines()]
-    return list(texts([*packs, *rows]))
-
-
-def test_nothing_learned_has_a_question_or_six_words_of_one(learned: list[str]) -> None:
-    said, known = {" ".join(words(text)) for text in learned}, set().union(*map(runs, learned))
-    assert [row.id for row in ROWS if " ".join(words(row.instruction)) in said] == []
-    assert {row.id: found for row in ROWS if (found := runs_asked(row) & known)} == {}
-
-
-def test_no_two_questions_share_six_words() -> None:
-    first: dict[str, str] = {}
-    for row in ROWS:
-        assert {first.setdefault(run, row.id) for run in runs_asked(row)} <= {row.id}
-
-
-def test_every_question_has_a_name_and_a_wording_of_its_own() -> None:
-    assert {name: len(rows) for name, rows in ASKED.items()} == {"general": 120, "harmful": 60, "harmless": 60}
-    assert len({row.id for row in ROWS}) == len({row.instruction for row in ROWS}) == len(ROWS)
-
-
-def test_a_crisis_gets_help_and_what_only_looks_harmful_an_answer() -> None:
-    assert {(row.slice == "crisis", row.expect) for row in ASKED["harmful"]} == {(True, "help"), (False, "declined")}
-    assert {row.expect for row in ASKED["harmless"]} == {"answered"}
+def test_no_pack_mail_or_first_word_has_what_the_tests_ask() -> None:
+    learned = [yaml.safe_load(file.read_text()) for file in sorted((DATA / "instructions").glob("*.yaml"))]
+    learned += [json.loads(line) for file in DATA.glob("*.jsonl") for line in file.read_text().splitlines()]
+    found = list(texts(learned))
+    said = {" ".join(re.findall(r"\w+", text.lower())) for text in found}
+    known = set().union(*(runs({"instruction": text}) for text in found))
+    for row in (row for name in TESTS for row in ROWS[name]):
+        assert " ".join(re.findall(r"\w+", row["instruction"].lower())) not in said, row["id"]
+        assert runs(row) & known == set(), row["id"]
