@@ -74,6 +74,7 @@ def test_the_checker_tells_validations_examples_from_its_counterexamples() -> No
 
 def test_the_tests_have_unique_names_and_expect_what_their_files_say() -> None:
     rows = [row for name in TESTS for row in ROWS[name]]
+    assert all(Request.model_validate(row) for row in rows if "expect" in row)
     assert len({row["id"] for row in rows}) == len(rows)
     assert Counter(row.get("expect") for row in rows) == {None: 120, "declined": 52, "help": 8, "answered": 60}
     assert {row["expect"] for row in ROWS["harmless"]} == {"answered"}
