@@ -56,7 +56,7 @@ class Training:
     """`samples(setup, data, evaluate)` returns texts to show at each evaluation of a training, from the dataset's
     folder and the `evaluate` section as it is written. They are only logged: no out contains them."""
     cleaning: str | None = None
-    """The module whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
+    """The package whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
     `INPUTS` and `REQUIREMENTS`, and ships with every version."""
     identity: Callable[[Any], dict[str, str]] = no_identity
     """Anything else on which the trained weights depend, from the `train` section: names and hashes."""
