@@ -1,4 +1,4 @@
-"""What the server may do, and how much at once: options of `threestage serve`, or the environment."""
+"""The server's settings and limits: options of `threestage serve`, or environment variables."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
-"""Requests and answers of /v1, as far as OpenAI's schema means something here.
+"""Requests and answers of /v1: the part of OpenAI's schema that these models support.
 
 Names and meaning are those of OpenAI's reference of /chat/completions and /completions. Every name that a request may
-have is here, in nested objects too: those that change an answer, those that change nothing (`user`), and those that
-are accepted only with a value that asks for nothing (`tools: null`). Any other name is an error. `top_k`, `min_p` and
+have is here, in nested objects too: those that change an answer, those that change nothing (`user`), and those that are
+accepted only with a value that asks for nothing (`tools: null`). Any other name is an error. `top_k`, `min_p` and
 `repetition_penalty` are additions that other servers of open models have, too.
 """
 

@@ -1,7 +1,7 @@
-"""What cleaning did to a dataset: counts and examples of each rule, and the rows that it left out.
+"""The record of a dataset's cleaning: counts and examples of each rule, and the rows that it dropped.
 
-A rule reports with `changed` and `left_out`, from anywhere, as a logger does: they do nothing outside `recorded`.
-Everything is in the order of the rows, so that equal runs write equal bytes.
+A rule reports with `changed` and `left_out`, from anywhere, like a logger; outside `recorded` they do nothing.
+Everything is kept in the order of the rows, so that equal runs write equal bytes.
 """
 
 import json
@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from llm.files import write_atomic
 
 EXAMPLES = 5  # of a rule
-LINES, LONGEST, BEFORE = 3, 160, 40  # of an example, and characters of a line and of it before the difference
+LINES, LONGEST, BEFORE = 3, 160, 40  # of an example: lines, characters of a line, and characters before the difference
 KEPT = 1_000  # characters of a row in the quarantine
-IN_MEMORY = 50_000  # rows left out, before they are written to the quarantine
+IN_MEMORY = 50_000  # dropped rows that are held before they are written to the quarantine
 QUARANTINE = "quarantine.parquet"
 COLUMNS = ["id", "source", "rule", "reason", "text"]
 
@@ -33,10 +33,12 @@ class Rule:
     """A rule of cleaning."""
 
     does: str
-    """What, in a sentence."""
+    """What it does, in a sentence."""
     counts: bool = True
-    """Whether the rows that it leaves out count in the share of those left out, which gates bound; not where their
-    number says nothing of the others."""
+    """Whether its dropped rows count in the share of dropped rows, which has a gate.
+
+    They don't if they say nothing about the quality of the others.
+    """
 
 
 RULES: dict[str, Rule] = {
@@ -75,26 +77,26 @@ RULES: dict[str, Rule] = {
 
 @dataclass
 class Record:
-    """What the rules did."""
+    """The changes and dropped rows of all rules."""
 
     mask: Callable[[str], str] = str
-    """What is done to a text before it is shown."""
+    """Applied to a text before it is shown."""
     changes: dict[str, int] = field(default_factory=dict)
-    """Texts that each rule changed."""
+    """How many texts each rule changed."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """Some of them, before and after."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """What was left out and is not in the quarantine's file yet: COLUMNS."""
+    """Dropped rows that are not in the quarantine's file yet, by COLUMNS."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Rows that each rule left out."""
+    """How many rows each rule dropped."""
     shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """The first of them."""
+    """The first dropped rows of each rule."""
     folder: Path | None = None
-    """Where the quarantine is written as it grows; without it all is in memory."""
+    """The folder to which the quarantine is written as it grows; without it, it stays in memory."""
     _file: pq.ParquetWriter | None = None
 
     def changed(self, rule: str, before: str, after: str) -> None:
-        """A rule turned one text into another."""
+        """Record that a rule changed a text."""
         if before == after or before.split() == after.split():
             return
         self.changes[rule] = self.changes.get(rule, 0) + 1
@@ -105,7 +107,7 @@ class Record:
             examples += [] if example in examples else [example]
 
     def left_out(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Rules left out these rows: COLUMNS."""
+        """Record dropped rows, by COLUMNS."""
         for row in rows:
             self.dropped[row["rule"]] += 1
             shown = self.shown.setdefault(row["rule"], [])
@@ -116,7 +118,7 @@ class Record:
                 self._flush(self.folder)
 
     def absorb(self, other: Self, rule: str | None = None) -> None:
-        """Add what another record holds in memory, as if it had happened here; of one rule alone, where it is named."""
+        """Add the contents of another record, or only those of one rule."""
         for name, count in other.changes.items():
             if rule in (None, name):
                 self.changes[name] = self.changes.get(name, 0) + count
@@ -126,19 +128,19 @@ class Record:
         self.left_out(row for row in other.rows if rule in (None, row["rule"]))
 
     def to_json(self) -> str:
-        """What it holds in memory, for `from_json`."""
+        """Its contents in memory, for `from_json`."""
         return json.dumps([self.changes, self.examples, self.rows])
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The record that `to_json` gave the text of."""
+        """The record of a text from `to_json`."""
         changes, examples, rows = json.loads(text)
         record = cls(changes=changes, examples=examples)
         record.left_out(rows)
         return record
 
     def quarantine(self) -> pd.DataFrame:
-        """The rows that were left out and are in memory, with the rule, its reason and the beginning of the text."""
+        """The dropped rows in memory, with the rule, its reason and the beginning of the text."""
         return pd.DataFrame(self.rows, columns=COLUMNS, dtype=object).astype(str)
 
     def _flush(self, folder: Path) -> None:
@@ -148,11 +150,11 @@ class Record:
         self.rows.clear()
 
     def rules(self) -> set[str]:
-        """The rules that changed or left out anything."""
+        """The rules that changed or dropped anything."""
         return {*self.changes, *self.dropped}
 
     def counts(self) -> dict[str, int]:
-        """Of each rule that did anything the texts that it changed and the rows that it left out."""
+        """For each rule that did anything, the number of texts that it changed and rows that it dropped."""
         found = {rule: self.changes.get(rule, 0) + self.dropped[rule] for rule in RULES}
         return {rule: count for rule, count in found.items() if count}
 
@@ -181,7 +183,8 @@ _current: ContextVar[Record | None] = ContextVar("cleaning", default=None)
 
 @contextmanager
 def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> Iterator[Record]:
-    """Record what rules do inside the block, with texts masked; the quarantine is written to `folder` as it grows."""
+    """Record the work of rules inside the block, with texts masked; the quarantine is written to `folder` as it
+    grows."""
     token = _current.set(record := Record(mask, folder=folder))
     try:
         yield record
@@ -190,19 +193,19 @@ def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> It
 
 
 def changed(rule: str, before: str, after: str) -> None:
-    """Report that a rule changed a text; changes of spaces alone do not count."""
+    """Report that a rule changed a text; changes to spaces alone do not count."""
     if record := _current.get():
         record.changed(rule, before, after)
 
 
 def absorb(other: Record, rule: str | None = None) -> None:
-    """Add what rules did elsewhere, as if it had been here; of one of them alone, where it is named."""
+    """Add a record made elsewhere, or only that of one rule."""
     if record := _current.get():
         record.absorb(other, rule)
 
 
 def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Report the rows that a rule left out: id, reason and, if any, source and text."""
+    """Report the rows that a rule dropped: id, reason and, if there are, source and text."""
     if record := _current.get():
         record.left_out(
             {"source": ""} | dict(row) | {"rule": rule, "text": record.mask(str(row.get("text", ""))[:KEPT])}
@@ -211,7 +214,7 @@ def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) -> pd.DataFrame:
-    """The table without the rows that have a reason, which are written down with their `text`."""
+    """The table without the rows that have a reason; these are recorded with their `text`."""
     out = reasons.notna()
     if out.any():
         rows = table[out]
@@ -222,7 +225,7 @@ def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) ->
 
 
 def _difference(before: str, after: str) -> dict[str, str]:
-    """The first lines that differ, blank ones apart; of a long one from a little before the difference."""
+    """The first lines that differ, without blank ones; a long line is shown from shortly before the difference."""
     lines = [[" ".join(line.split()) for line in text.split("\n") if line.strip()] for text in (before, after)]
     pairs = enumerate(zip_longest(*lines, fillvalue=""))
     first, pair = next(((number, pair) for number, pair in pairs if pair[0] != pair[1]), (0, ("", "")))
