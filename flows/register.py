@@ -47,8 +47,10 @@ class NotRegisteredError(UserError):
 
 @flow(name="register")
 def register(models: Sequence[str] | None = None) -> dict[str, str]:
-    """Register each model with its evaluation. A new version becomes the challenger; an existing one stays as it is. If
-    a model fails, the others are still registered, and NotRegisteredError is raised at the end.
+    """Register each model with its evaluation.
+
+    A new version becomes the challenger; an existing one stays as it is. If a model fails, the others are still
+    registered, and NotRegisteredError is raised at the end.
 
     Args:
         models: the models to register; all by default

@@ -93,8 +93,7 @@ def _chosen(models: Sequence[str] | None) -> list[str]:
 
 @flow(name="review", flow_run_name="review")
 def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Minutes = 0) -> dict[str, str]:
-    """Compare the challengers with their champions, and decide or wait for a decision. Returns the outcome of each
-    model.
+    """Compare challengers with their champions, then decide or wait. Returns the outcome of each model.
 
     Args:
         models: the models whose challengers are reviewed; all by default

@@ -52,8 +52,11 @@ def version_key(model: str) -> str:
 
 
 def registered(models: Iterable[str]) -> dict[str, str | None]:
-    """The registered version of each model, with its aliases; None if its present bytes and evidence are not
-    registered, or the registration was killed before its end. A version that people deleted is DELETED."""
+    """The registered version of each model, with its aliases.
+
+    It is None if the present bytes and evidence are not registered, or their registration was killed before its end. A
+    version that people deleted is DELETED.
+    """
     configure_tracking()
     with server_errors():
         return {model: _describe(model) for model in models}

@@ -76,9 +76,11 @@ def old_versions(keep: int, days: float) -> list[Item]:
 
 
 def training_weights(days: float) -> list[Item]:
-    """The models and checkpoints that trainings of this namespace logged more than `days` days ago, whether or not the
-    training ended or its model was registered. Kept are those that a version serves, or that are in this folder, a
-    branch or a tag."""
+    """The models and checkpoints that trainings of this namespace logged over `days` days ago.
+
+    Trainings count whether or not they ended, and whether or not their model was registered. Kept are weights that a
+    version serves, or that are in this folder, a branch or a tag.
+    """
     configure_tracking()
     before = int((time.time() - days * DAY) * 1000)
     with server_errors():

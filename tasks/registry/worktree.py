@@ -39,10 +39,9 @@ class Worktree:
     """A temporary folder next to it."""
 
     def bring(self, hashes: Mapping[str, str]) -> list[str]:
-        """Bring files and folders by DVC's MD5 from the cache, else from the default remote. Returns the paths that
-        neither has.
+        """Bring files and folders by DVC's MD5 from the cache, else from the default remote.
 
-        The worktree's dvc.lock must name these hashes.
+        Returns the paths that neither has. The worktree's dvc.lock must name these hashes.
         """
 
         def missing() -> list[str]:

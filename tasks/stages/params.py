@@ -216,11 +216,11 @@ def load_preprocess(name: str, path: Path = PARAMS_FILE) -> Config:
 
 
 def load_application(name: str, path: Path = PARAMS_FILE, parts: tuple[str, ...] = PARTS) -> Config:
-    """The block of the foundation or an application: `dataset`, `train`, `evaluate`, `review` and, but for the first,
-    `base`. Only the sections in `parts` are checked, as each check imports its stage's libraries; the others are
-    mappings.
+    """The block of the foundation or an application.
 
-    Raises UserError naming file, key and reason.
+    It has `dataset`, `train`, `evaluate`, `review` and, for applications, `base`. Only the sections in `parts` are
+    checked, as each check imports its stage's libraries; the others are mappings. Raises UserError naming file, key and
+    reason.
     """
     values = read_yaml(path)
     found = values if name == FOUNDATION else _section(values, "applications", path)
@@ -290,9 +290,11 @@ def training_report(model: str) -> Path:
 
 
 def check_outline(path: Path = PARAMS_FILE) -> None:
-    """Raise UserError for mistakes that would stop a run in its middle, or that DVC reports less clearly: a missing or
-    unknown section, and sources and `train_only` globs that don't match. It is fast, as it imports no dataset and no
-    model."""
+    """Raise UserError for mistakes that would stop a run in its middle, or that DVC reports less clearly.
+
+    These are a missing or unknown section, and sources and `train_only` globs that don't match. It is fast, as it
+    imports no dataset and no model.
+    """
     values = read_yaml(path)
     sections = ("datasets", PUBLISHED, FOUNDATION, "applications", SWITCHED_OFF, SMOKE)
     if unknown := [key for key in values if key not in sections]:

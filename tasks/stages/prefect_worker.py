@@ -50,8 +50,11 @@ def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
 
 
 def depend_on_worker(name: str) -> None:
-    """If a Prefect worker started this process, end properly when the worker ends: stop writing to its console, which
-    is then gone. The log is in `.threestage/<name>/log`, that of the previous run in `log.1`."""
+    """If a Prefect worker started this process, end properly when the worker ends.
+
+    The worker's console is then gone, so nothing is written to it. The log is in `.threestage/<name>/log`, that of the
+    previous run in `log.1`.
+    """
     if OF_A_WORKER not in os.environ:
         return
     log = STATE / name / "log"
