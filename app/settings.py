@@ -8,7 +8,7 @@ from llm.config import Config
 
 
 class Settings(Config):
-    """How the server runs; nothing here changes an answer."""
+    """Settings of the server; none of them changes an answer."""
 
     api_keys: tuple[str, ...] = ()
     """A request needs one of these keys; without any, everybody may ask."""

@@ -31,7 +31,7 @@ NO_LINE_NEEDED = "what lies in data/inbox needs no line in params.yaml, which wo
 
 
 class Read(NamedTuple):
-    """How a dataset reads the files."""
+    """A dataset's reading of the files."""
 
     dataset: str
     table: "pd.DataFrame"

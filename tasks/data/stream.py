@@ -36,7 +36,7 @@ Codes = np.ndarray
 
 
 def texts_to_arrow(texts: Iterable[str]) -> pa.Array:
-    """As a column of a part."""
+    """Texts as a column of a part."""
     return pa.array(texts, pa.large_string())
 
 

@@ -31,7 +31,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Record:
-    """Where a run comes from."""
+    """The origins of a run."""
 
     stage: str
     """The DVC stage that it ran, such as `finetune@classifier`; `register` for the run of a version."""

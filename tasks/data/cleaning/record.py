@@ -82,13 +82,13 @@ class Record:
     mask: Callable[[str], str] = str
     """Applied to a text before it is shown."""
     changes: dict[str, int] = field(default_factory=dict)
-    """How many texts each rule changed."""
+    """The number of texts that each rule changed."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """Some of them, before and after."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Dropped rows that are not in the quarantine's file yet, by COLUMNS."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """How many rows each rule dropped."""
+    """The number of rows that each rule dropped."""
     shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The first dropped rows of each rule."""
     folder: Path | None = None

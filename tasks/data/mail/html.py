@@ -74,7 +74,7 @@ class _Reader:
         self.inside = dict.fromkeys((DROPPED, UNSEEN, VERBATIM), 0)
         """How many elements of these kinds are open."""
         self.shown = [_Shown()]
-        """Of each open element."""
+        """The state of each open element."""
 
     @property
     def _found(self) -> list[str]:
