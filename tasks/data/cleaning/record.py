@@ -43,33 +43,33 @@ class Rule:
 
 RULES: dict[str, Rule] = {
     "unreadable": Rule("A message that no parser can read is left out."),
-    "parts": Rule("A body that still has the parts of a message in it becomes the text of all of them."),
+    "parts": Rule("A body that still holds the parts of a message becomes the text of all of them."),
     "quoted_printable": Rule("Quoted-printable that does not say so is decoded."),
     "markup": Rule("HTML becomes the text that a person sees, and below it what its style hides."),
     "characters": Rule("Mojibake, entities, control characters, look-alike letters and line ends are mended."),
     "spelled": Rule("Words that are written letter by letter are put together."),
     "encoded": Rule("Blocks of base64 and the marks of PGP, which no person reads, are cut out."),
-    "footers": Rule("Fixed lines that list servers and filters put below a mail go: most lists have only one label."),
+    "footers": Rule("Fixed lines that list servers and filters add are cut out: most lists have only one label."),
     "quotes": Rule("Marks of quoted lines are cut off; what is quoted stays."),
-    "personal_data": Rule("Addresses, numbers of phones, cards and accounts give way to made-up ones."),
+    "personal_data": Rule("Made-up ones replace addresses and numbers of phones, cards and accounts."),
     "unanswered": Rule("A chat in which one side alone speaks is left out.", counts=False),
-    "chatterbot": Rule("Of ChatterBot's own conversations those stay that an assistant may have.", counts=False),
+    "chatterbot": Rule("ChatterBot's own conversations are left out if they do not suit an assistant.", counts=False),
     "blank": Rule("A row without any text is left out."),
-    "contradictions": Rule("Equal rows with several labels are left out."),
+    "contradictions": Rule("Equal rows with different labels are left out."),
     "feedback": Rule(
-        "Of nearly equal rows of feedback one stays: the answer that most networks gave last.", counts=False
+        "Nearly equal rows of feedback become one: the answer that most networks gave last.", counts=False
     ),
-    "language": Rule("A row in another language than those that `languages` names is left out.", counts=False),
+    "language": Rule("A row in a language that `languages` does not name is left out.", counts=False),
     "lengths": Rule("A row with a field that is too short or too long is left out."),
-    "repetition": Rule("A row of which most lines repeat others of it is left out."),
-    "near_duplicates": Rule("Of near duplicates the first is kept."),
+    "repetition": Rule("A row whose lines mostly repeat each other is left out."),
+    "near_duplicates": Rule("All near duplicates but the first are left out."),
     "train_only": Rule(
         "A row of validation or test whose group (a thread, a question) has rows of a `train_only` source is left out."
     ),
-    "long_lines": Rule("A row of validation or test with half of its long lines in a split before is left out."),
+    "long_lines": Rule("A row of validation or test with half of its long lines in an earlier split is left out."),
     "inbox": Rule(
-        "A row of the inbox is left out where it is tested on. A nearly equal row of train gives way to a person's own "
-        "file and to feedback of three networks that agree; feedback over its share of train is left out.",
+        "A row of the inbox that is tested on is left out. A person's own file, and feedback of three networks that "
+        "agree, replace a nearly equal row of train. Feedback over its share of train is left out.",
         counts=False,
     ),
 }
