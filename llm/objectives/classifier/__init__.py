@@ -10,9 +10,8 @@ cascade, Viola and Jones 2001), and learns from few such texts (llm/objectives/c
 """
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from textwrap import shorten
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -29,6 +28,7 @@ from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.objectives import CLASSIFY, Row, answer_each, text_of
 from llm.objectives.classifier.calibration import best_threshold, fit_mixture
+from llm.objectives.classifier.explanations import in_words, moved_by
 from llm.objectives.classifier.ngrams import NgramModel
 from llm.objectives.classifier.text_selection import LabelledTexts, covered
 from llm.training.loop import Objective
@@ -40,10 +40,8 @@ EXAMPLE = {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
 CAPABILITIES = (CLASSIFY,)
 MOST_WINDOWS = 32
 """Of more windows of a text the number does not count."""
-PIECES = 100
-"""An explanation leaves out at most so many pieces of a text, one by one, and so costs as many texts more."""
-SHOWN = 40
-"""Characters of a piece that are shown."""
+UNSURE = "unsure"
+"""The answer for a text between the two bounds of `ClassifierConfig.unsure`."""
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +84,16 @@ class ClassifierConfig(ReadingConfig):
     """Above this probability of the second of two labels a text is given it; null takes the likelier."""
     false_positive_rate: float | None = Field(default=None, ge=0, le=1)
     """The share of validation's other texts that may lie above the threshold; null where no threshold was chosen."""
+    unsure: tuple[float, float] | None = None
+    """A probability of the second of two labels between these bounds is answered with UNSURE; null always answers. The
+    threshold is between them, so that a sure answer is the one that the threshold gives."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if UNSURE in self.labels:
+            raise ValueError(f"labels {', '.join(self.labels)}: {UNSURE} is the answer where no label is sure")
+        if self.unsure and not (self.threshold and self.unsure[0] <= self.threshold <= self.unsure[1]):
+            raise ValueError(f"unsure {self.unsure}: the threshold {self.threshold} is not between these bounds")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels {', '.join(self.labels)}: one stands there twice")
         if len(self.labels) > 2 and self.threshold is not None:
@@ -97,9 +102,11 @@ class ClassifierConfig(ReadingConfig):
 
 
 def _outputs(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The label, the probability of each label, and, with the option `explain`, what spoke for and against it."""
+    """The label or UNSURE, the label that it leans to, the probability of each label, and, with the option `explain`,
+    the phrases that moved it."""
     labels = ClassifierConfig.model_validate(config["classifier"]).labels
-    return {"label": str, **{f"{label}_probability": float for label in labels}, "moved_by": str | None}
+    probability = {f"{label}_probability": float for label in labels}
+    return {"label": str, "leaning": str, **probability, "moved_by": str | None}
 
 
 OUTPUTS = _outputs
@@ -131,6 +138,11 @@ class Classifier(nn.Module):
         if self.config.threshold is None:
             return probability.argmax(axis=1)
         return (probability[:, 1] > self.config.threshold).astype(int)
+
+    def is_unsure(self, probability: np.ndarray) -> np.ndarray:
+        """Whether each text lies between the bounds of `unsure`, bool N, from the labels' probabilities, N x K."""
+        low, high = self.config.unsure or (1.0, 0.0)
+        return (probability[:, 1] > low) & (probability[:, 1] <= high)
 
     def freeze(self, layers: int) -> None:
         """Keep the first `layers` blocks, and with one the embeddings, as they are.
@@ -318,31 +330,12 @@ def finish(model: Classifier, validation: LabelledTexts, *, false_positive_rate:
     }
 
 
-def explain(model: Classifier, encoding: tiktoken.Encoding, text: str) -> list[tuple[str, float]]:
-    """What moved the decision on a text: its pieces, and by how much each raises the log-odds of the label it is given.
-
-    A piece is a word; of a text of more than PIECES words it is a few of them. Each is left out once (occlusion, Zeiler
-    and Fergus 2014), and what the label loses by that is its effect. The strongest come first.
-    """
-    words = [match.span() for match in re.finditer(r"\S+", text)]
-    parts = np.array_split(np.arange(len(words)), min(PIECES, len(words)) or 1)
-    pieces = [(words[part[0]][0], words[part[-1]][1]) for part in parts if len(part)]
-    texts = [text, *(text[:start] + text[end:] or "\n" for start, end in pieces)]
-    logits = predict(model, list(map(encoding.encode_ordinary, texts)), as_the_first=True)
-    found = logits.double().softmax(dim=-1).numpy()
-    label = int(model.decide(found[:1])[0])
-    with np.errstate(divide="ignore"):
-        odds = np.clip(np.log(found[:, label]) - np.log1p(-found[:, label]), -40, 40)
-    effects = [(text[start:end], float(odds[0] - left)) for (start, end), left in zip(pieces, odds[1:], strict=True)]
-    return sorted(effects, key=lambda each: -abs(each[1]))
-
-
 def serve(
     model: Classifier, encoding: tiktoken.Encoding, rows: Sequence[Row], *, explain: int = 0
 ) -> list[dict[str, Any]]:
-    """The label of each row's email, the probability of each label, and the `explain` words that moved it most."""
+    """An answer for each row's email, as in `OUTPUTS`, with the `explain` phrases that moved it most."""
     if explain < 0:
-        raise UserError(f"explain {explain} is no number of words")
+        raise UserError(f"explain {explain} is no number of phrases")
 
     def read(row: Row) -> str:
         text = email_text(text_of(row, "subject", ""), text_of(row, "body", ""))
@@ -352,22 +345,16 @@ def serve(
 
     def classify(texts: list[str]) -> list[dict[str, Any]]:
         found, labels = probabilities(model, encoding, texts), model.config.labels
-        answers = [
-            {"label": labels[label], **{f"{name}_probability": float(p) for name, p in zip(labels, row, strict=True)}}
-            for label, row in zip(model.decide(found), found, strict=True)
-        ]
+        answers = []
+        for row, number, unsure in zip(found, model.decide(found), model.is_unsure(found), strict=True):
+            chances = {f"{name}_probability": float(p) for name, p in zip(labels, row, strict=True)}
+            answers.append({"label": UNSURE if unsure else labels[number], "leaning": labels[number], **chances})
         if explain:
             for answer, text in zip(answers, texts, strict=True):
-                answer["moved_by"] = moved_by(model, encoding, text, explain)
+                answer["moved_by"] = in_words(moved_by(partial(probabilities, model, encoding), labels, text)[:explain])
         return answers
 
     return answer_each(rows, read, classify)
-
-
-def moved_by(model: Classifier, encoding: tiktoken.Encoding, text: str, most: int) -> str:
-    """The pieces of a text that moved its decision most, as a line: above zero for the label, below against it."""
-    strongest = explain(model, encoding, text)[:most]
-    return ", ".join(f"{shorten(piece, SHOWN, placeholder='…')} {effect:+.2f}" for piece, effect in strongest)
 
 
 def f1_score(actual: np.ndarray, predicted: np.ndarray, labels: int) -> float:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from llm.config import Config
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
-from llm.objectives.classifier import Classifier, email_text, email_texts, f1_score, moved_by, probabilities
+from llm.objectives.classifier import Classifier, email_text, email_texts, f1_score, probabilities
 from llm.objectives.classifier.calibration import best_threshold, fit_mixture
+from llm.objectives.classifier.explanations import in_words, moved_by
 from tasks.applications import Evaluation
 from tasks.data.mail import RowError, clean_mail, parse_message
 from tasks.evaluation.classifier.evasions import FORMS, Spam, draw, message
@@ -160,14 +162,15 @@ def _slices(test: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 
 
 def _worst(test: pd.DataFrame, model: Classifier, encoding: tiktoken.Encoding, count: int = 10) -> str:
-    """The mails that were got wrong with the greatest confidence, to read, and the words that moved them most."""
+    """The mails that were got wrong with the greatest confidence, to read, and the phrases that moved them most."""
+    read = partial(probabilities, model, encoding)
     wrong = test[~test["right"]]
     lines = ["# The worst errors of the classifier"]
     for row in wrong.sort_values("probability", ascending=False, kind="stable").head(count).itertuples():
         text = " ".join(f"{row.subject} | {row.body}".split())[:400]
-        moved = moved_by(model, encoding, *_texts(wrong.loc[[row.Index]]), most=8)
+        moved = in_words(moved_by(read, model.config.labels, *_texts(wrong.loc[[row.Index]]))[:8])
         verdict = f"labelled {row.label}; the classifier says {row.predicted}, with probability {row.probability:.3f}"
-        lines.append(f"**{row.id}**: {verdict}\n\n> {text}\n\nWords that moved it most: {moved}")
+        lines.append(f"**{row.id}**: {verdict}\n\n> {text}\n\nIt looks {moved}")
     return "\n\n".join(lines) + "\n"
 
 

@@ -17,11 +17,9 @@ from llm.objectives.classifier import (
     Classifier,
     ClassifierConfig,
     email_text,
-    explain,
     f1_score,
     finish,
     gpt_logits,
-    moved_by,
     objective,
     predict,
     probabilities,
@@ -111,6 +109,22 @@ def test_a_text_is_given_the_second_label_above_the_threshold_and_without_one_th
     assert three.decide(np.array([[0.4, 0.35, 0.25], [0.2, 0.3, 0.5]])).tolist() == [0, 2]
 
 
+def test_between_two_bounds_around_its_threshold_it_is_unsure_and_says_where_it_leans_to(make_gpt, encoding):
+    model = make_classifier(make_gpt(), threshold=0.7, unsure=(0.3, 0.9))
+    second = np.array([0.3, 0.31, 0.9, 0.91])
+    assert model.is_unsure(np.stack([1 - second, second], axis=1)).tolist() == [False, True, True, False]
+    assert not make_classifier(make_gpt(), threshold=0.7).is_unsure(np.array([[0.3, 0.7]])).any()
+    low, high = sorted(probabilities(model, encoding, ["\n\nmoon", "\n\nthe cat"])[:, 1])
+    middle = (low + high) / 2
+    unsure = make_classifier(make_gpt(), threshold=low - 1e-6, unsure=(low - 2e-6, middle))
+    answers = serve(unsure, encoding, [{"body": "moon"}, {"body": "the cat"}])
+    assert {(answer["label"], answer["leaning"]) for answer in answers} == {("unsure", "spam"), ("spam", "spam")}
+    with pytest.raises(ValueError, match=r"threshold 0\.5 is not between these bounds"):
+        ClassifierConfig(labels=("ham", "spam"), max_tokens=8, threshold=0.5, unsure=(0.6, 0.9))
+    with pytest.raises(ValueError, match="unsure is the answer where no label is sure"):
+        ClassifierConfig(labels=("ham", "unsure"), max_tokens=8)
+
+
 def test_a_threshold_is_of_two_labels_and_no_label_stands_twice():
     with pytest.raises(ValueError, match=r"threshold 0\.5: there are 3 labels"):
         ClassifierConfig(labels=("a", "b", "c"), max_tokens=8, threshold=0.5)
@@ -149,25 +163,18 @@ def with_ngrams(make_gpt, encoding, texts: list[str], labels: list[int], names=(
     """A classifier whose linear model has learned these texts, and decides alone."""
     model = make_classifier(make_gpt(), ngram_buckets=4096, labels=names)
     model.ngrams.fit(encoding.encode_ordinary_batch(texts), torch.tensor(labels), torch.ones(len(names)))
-    weights = (20.0, 0.0) if len(names) == 2 else (20.0,)
+    weights = (2.0, 0.0) if len(names) == 2 else (2.0,)
     model.config = model.config.model_copy(update={"gpt_weight": 1e-9, "ngram_weights": weights})
     return model
 
 
-def test_an_explanation_names_the_words_that_spoke_for_and_against_the_label(make_gpt, encoding):
+def test_an_explanation_names_the_phrases_that_make_it_look_like_each_label(make_gpt, encoding):
     model = with_ngrams(make_gpt, encoding, ["the cat", "the dog", "moon hat", "moon mat"] * 3, [0, 0, 1, 1] * 3)
-    text = "the\n\nmoon moon sat"
-    (before, second), *others = explain(model, encoding, text)
-    assert {before, *(word for word, _ in others)} == {"the", "moon", "sat"}
-    assert before == "moon"
-    assert second > 0
-    assert dict(others)["the"] < 0
-    assert dict(others)["sat"] != dict(others)["the"]
-    (answer,) = serve(model, encoding, [{"subject": "the", "body": "moon moon sat"}], explain=2)
+    (answer,) = serve(model, encoding, [{"subject": "moon hat", "body": "moon mat, moon hat. The dog."}], explain=9)
     assert answer["label"] == "spam"
-    assert answer["moved_by"] == moved_by(model, encoding, text, 2)
-    assert answer["moved_by"].startswith(f"moon {second:+.2f}, ")
-    with pytest.raises(ValueError, match="explain -1 is no number of words"):
+    assert answer["moved_by"].endswith("; like ham: “The dog.”")
+    assert answer["moved_by"].startswith("like spam: “moon ")
+    with pytest.raises(ValueError, match="explain -1 is no number of phrases"):
         serve(model, encoding, [{"body": "moon"}], explain=-1)
 
 
@@ -196,15 +203,6 @@ def test_what_the_linear_model_is_certain_of_is_not_read_by_the_gpt(make_gpt, en
 def test_certain_is_somebody_who_is_there():
     with pytest.raises(ValueError, match=r"certain 0\.9: without ngram_buckets there is no linear model"):
         ClassifierConfig(labels=("ham", "spam"), max_tokens=8, certain=0.9)
-
-
-def test_a_long_text_is_explained_by_pieces_that_hold_all_of_it(model, encoding):
-    text = " ".join(f"w{n}" for n in range(250))
-    found = explain(model, encoding, text)
-    assert len(found) == 100
-    assert sorted(" ".join(piece for piece, _ in found).split()) == sorted(text.split())
-    assert explain(model, encoding, "moon")[0][0] == "moon"
-    assert explain(model, encoding, " ") == []
 
 
 def test_any_number_of_labels_is_learned_and_told(make_gpt, make_config, encoding):
