@@ -35,7 +35,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/objectives/language_model/__init__.py": FOUNDATION,
     "llm/objectives/classifier/calibration.py": CLASSIFIER,
     "llm/objectives/classifier/ngrams.py": CLASSIFIER,
-    "llm/objectives/classifier/text_selection.py": CLASSIFIER,
+    "llm/objectives/classifier/regression.py": CLASSIFIER,
     "llm/objectives/assistant/rows.py": ASSISTANT,
     "llm/chat.py": LOAD + FINETUNE + EVALUATE,
     "llm/tokenizer.py": PREPROCESS + LOAD + TRAINING + EVALUATION,
