@@ -95,7 +95,8 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/stages/*": "how a stage is run",
         **dict.fromkeys(
             ("llm/generation/packed.py", "llm/kernels/serving/*"),
-            "for serving; an evaluation that computes with them has them as deps",
+            "for serving; an evaluation that computes with them has them as deps; a classifier's head is fitted on "
+            "what they read, and another rounding is no reason to fit it again",
         ),
     },
     "flows.fetch": {

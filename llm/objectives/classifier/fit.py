@@ -5,7 +5,9 @@ says how good it is.
 """
 
 import logging
+import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier.calibration import UnsureRates, best_threshold, fit_mixture, unsure_bounds
 from llm.objectives.classifier.model import Classifier, f1_score, mixed, read_states
 from llm.objectives.classifier.regression import Sparse, Weights, fit
 
 FOLDS = 5
+AT_ONCE = 1000
+"""Texts that are read from one line of the log to the next."""
 COVERED = 3
 """One in so many texts that are looked for is learned from in a cover, too."""
 STATES = 0.03
@@ -78,7 +83,8 @@ def fit_head(
     )
     texts, known = train.texts + hidden.texts, torch.cat([train.labels, hidden.labels])
     weights = train.class_weights(labels, balanced).double()[known]
-    states = read_states(model, encoding, texts)
+    states = _states_as_served(model, encoding, texts + validation.texts)
+    states, of_validation = states[: len(texts)], states[len(texts) :]
     head = _Head(model, texts, states, plain)
     opinions = [torch.zeros(len(texts), labels) for _ in model.opinions(texts[:1], states[:1])]
     numbers: dict[int, int] = {}
@@ -90,12 +96,26 @@ def fit_head(
             opinion[rows] = found
     head.fit(known, weights)
     _choose(model, opinions, known, plain, false_positive_rate, unsure)
-    logits = mixed(model.config, model.opinions(validation.texts, read_states(model, encoding, validation.texts)))
+    logits = mixed(model.config, model.opinions(validation.texts, of_validation))
     probability = logits.double().softmax(dim=-1).numpy()
     return {
         "validation_loss": F.cross_entropy(logits, validation.labels).item(),
         "validation_f1": f1_score(validation.labels.numpy(), model.decide(probability), labels),
     }
+
+
+def _states_as_served(model: Classifier, encoding: tiktoken.Encoding, texts: list[str]) -> Tensor:
+    """The GPT's `states` of texts, N x C, as it reads where it is served: so the head fits them to the last bit."""
+    trained, started, states = model.gpt, time.perf_counter(), []
+    model.gpt = pack_for_reading(deepcopy(trained).float())
+    try:
+        for first in range(0, len(texts), AT_ONCE):
+            states.append(read_states(model, encoding, texts[first : first + AT_ONCE]))
+            seconds = time.perf_counter() - started
+            logger.info("the GPT has read %d of %d texts in %.0f s", first + len(states[-1]), len(texts), seconds)
+    finally:
+        model.gpt = trained
+    return torch.cat(states)
 
 
 class _Head:

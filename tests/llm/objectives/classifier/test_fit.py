@@ -32,7 +32,9 @@ def fitted(make_gpt, encoding, *, names=("ham", "spam"), buckets=2**14, train=No
 def test_its_probabilities_hold_and_its_bounds_keep_their_budgets_on_texts_that_it_has_not_seen(make_gpt, encoding):
     model, said, validation = fitted(make_gpt, encoding)
     found, labels = probabilities(model, encoding, validation.texts), validation.labels.numpy()
-    assert said["validation_loss"] == pytest.approx(F.nll_loss(torch.from_numpy(found).log(), validation.labels).item())
+    assert said["validation_loss"] == pytest.approx(
+        F.nll_loss(torch.from_numpy(found).log(), validation.labels).item(), rel=1e-3
+    )
     assert said["validation_loss"] < 0.45
     assert said["validation_f1"] > 0.8
     for low in (0.0, 0.25, 0.5, 0.75):
