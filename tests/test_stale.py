@@ -35,7 +35,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/objectives/language_model/__init__.py": FOUNDATION,
     "llm/objectives/classifier/calibration.py": CLASSIFIER,
     "llm/objectives/classifier/ngrams.py": CLASSIFIER,
-    "llm/objectives/classifier/text_selection.py": CLASSIFIER,
+    "llm/objectives/classifier/regression.py": CLASSIFIER,
     "llm/objectives/assistant/rows.py": ASSISTANT,
     "llm/chat.py": LOAD + FINETUNE + EVALUATE,
     "llm/tokenizer.py": PREPROCESS + LOAD + TRAINING + EVALUATION,
@@ -95,7 +95,8 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/stages/*": "how a stage is run",
         **dict.fromkeys(
             ("llm/generation/packed.py", "llm/kernels/serving/*"),
-            "for serving; an evaluation that computes with them has them as deps",
+            "for serving; an evaluation that computes with them has them as deps; a classifier's head is fitted on "
+            "what they read, and another rounding is no reason to fit it again",
         ),
     },
     "flows.fetch": {

@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
@@ -16,7 +17,8 @@ from app.errors import Gone, RequestError, Timeout
 from app.metrics import EMAILS
 from app.versions import Loaded
 from llm.objectives import CLASSIFY
-from llm.objectives.classifier import Classifier, email_text, explain, predict
+from llm.objectives.classifier import UNSURE, Classifier, email_text, probabilities
+from llm.objectives.classifier.explanations import moved_by
 from tasks.data.formats.mails import message_bytes
 from tasks.served import cleaning_module
 
@@ -50,13 +52,14 @@ class ClassifyRequest(Closed):
     model: str | None = Field(default=None, max_length=200)
     """A name as in /v1: `classifier` is its champion, `classifier/3` a version."""
     explain: int = Field(default=0, ge=0, le=100)
-    """Number of words to list that moved each decision most; for at most 16 mails of 50,000 characters."""
+    """Number of phrases to list that moved each decision most; for at most 16 mails of 50,000 characters."""
 
 
 class Moved(BaseModel):
-    """A piece of a mail and by how much it raises the log-odds of the label."""
+    """A phrase of a mail, the label that it makes likelier, and by how much: the log-odds that it adds."""
 
     text: str
+    label: str
     effect: float
 
 
@@ -66,11 +69,14 @@ class Verdict(BaseModel):
     name: str | None = None
     """The name of its file."""
     label: str | None = None
+    """One of the labels, or `unsure`."""
+    leaning: str | None = None
+    """The label, or the one that an unsure verdict leans to."""
     probability: float | None = None
-    """The probability of this label."""
+    """Of the label that it leans to."""
     probabilities: dict[str, float] | None = None
     moved_by: list[Moved] | None = None
-    """The strongest pieces first; above zero they speak for the label."""
+    """The strongest phrases first."""
     error: str | None = None
 
 
@@ -151,7 +157,6 @@ def verdicts_of(
     model: Classifier = loaded.model
     verdicts = [Verdict(error=row.get("error")) for row in rows]
     readable = {number: row for number, row in enumerate(rows) if "error" not in row}
-    tokens: dict[int, list[int]] = {}
     texts: dict[int, str] = {}
     given = list(readable.values())
     clean = loaded.cleaner(cleaning.clean_row, given, seconds) if cleaning else map(_as_it_is, given)
@@ -159,23 +164,25 @@ def verdicts_of(
         if isinstance(row, str):
             verdicts[number].error = row
             continue
-        texts[number] = text = email_text(row.get("subject", ""), row.get("body", ""))
+        text = email_text(row.get("subject", ""), row.get("body", ""))
         if explained and len(text) > LONGEST_EXPLAINED:
             verdicts[number].error = f"{len(text)} characters; at most {LONGEST_EXPLAINED} are explained"
-        elif not text.strip() or not (found := loaded.encoding.encode_ordinary(text)):
+        elif not text.strip():
             verdicts[number].error = "there is no text to classify"
         else:
-            tokens[number] = found
-    if not tokens:
+            texts[number] = text
+    if not texts:
         return verdicts
-    found = predict(model, list(tokens.values())).double().softmax(dim=-1).numpy()
-    for number, row, label in zip(tokens, found, model.decide(found), strict=True):
-        verdict, labels = verdicts[number], model.config.labels
-        verdict.label, verdict.probability = labels[label], float(row[label])
+    read, labels = partial(probabilities, model, loaded.encoding), model.config.labels
+    found = read(list(texts.values()))
+    for number, row, label, unsure in zip(texts, found, model.decide(found), model.is_unsure(found), strict=True):
+        verdict = verdicts[number]
+        verdict.label, verdict.leaning = UNSURE if unsure else labels[label], labels[label]
+        verdict.probability = float(row[label])
         verdict.probabilities = {name: float(share) for name, share in zip(labels, row, strict=True)}
         if explained:
-            moved = explain(model, loaded.encoding, texts[number])[:explained]
-            verdict.moved_by = [Moved(text=text, effect=effect) for text, effect in moved]
+            moved = moved_by(read, labels, texts[number])[:explained]
+            verdict.moved_by = [Moved(**each._asdict()) for each in moved]
     return verdicts
 
 

@@ -121,11 +121,10 @@ def _in_words(loaded: Loaded, label: str) -> str:
 def _explained(loaded: Loaded, found: Verdict) -> str:
     """A verdict, its probability and the words that moved it, as Markdown."""
     why = probability_in_words(found, loaded.registered_name, loaded.model.config.threshold)
-    label, moved = _in_words(loaded, found.label), found.moved_by or ()
-    parts = [f"## {plain(label)}", plain(why)]
-    for name, sign in ((f"Words for “{label}”", 1), ("Words against it", -1)):
-        if some := [f"**{plain(each.text)}**" for each in moved if each.effect * sign > 0]:
-            parts.append(f"{plain(name)}: {', '.join(some)}")
+    parts = [f"## {plain(_in_words(loaded, found.label))}", plain(why)]
+    for label in loaded.model.config.labels[::-1]:
+        if some := [f"**{plain(each.text)}**" for each in found.moved_by or () if each.label == label]:
+            parts.append(f"Looks like {plain(label)}: {', '.join(some)}")
     return "\n\n".join(parts)
 
 

@@ -118,9 +118,10 @@ def test_a_classifier_gives_a_label_by_its_threshold_and_a_probability(folders, 
     table = served(saved, "classifier").predict(rows)
     assert table[["ham_probability", "spam_probability"]].to_numpy().tolist() == expected.tolist()
     assert table["label"].tolist() == ["spam" if probability > 0.4 else "ham" for probability in expected[:, 1]]
+    assert table["leaning"].equals(table["label"])
     assert table["moved_by"].tolist() == [None] * len(table)
-    moved = served(saved, "classifier").predict(rows, params={"explain": 2})["moved_by"]
-    assert all(text.count(",") <= 1 and text for text in moved)
+    moved = served(saved, "classifier").predict(rows, params={"explain": 1})["moved_by"]
+    assert all(text.count("“") <= 1 for text in moved)
 
 
 def test_a_classifier_reads_raw_mails_and_html_as_they_were_read_for_its_training(folders, saved):

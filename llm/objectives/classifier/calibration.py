@@ -1,14 +1,26 @@
-"""From scores to probabilities that hold, and to a threshold with a budget: both chosen on validation."""
+"""From scores to probabilities that hold, to a threshold with a budget, and to bounds of what is unsure."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm.config import Config
+
 PRIOR = 1.0
 """What holds the weights near 1 and the biases near 0, in texts: a few separable ones would pull them without end."""
+
+
+class UnsureRates(Config):
+    """Which texts get no sure answer: those between two bounds that are as near as these shares allow."""
+
+    false_positive_rate: float = Field(ge=0, le=1)
+    """The share of other texts that may surely be given the second of two labels."""
+    false_negative_rate: float = Field(ge=0, le=1)
+    """The share of its texts that may surely be given the other."""
 
 
 def fit_mixture(logits: Sequence[Tensor], labels: Tensor) -> tuple[list[float], list[float]]:
@@ -49,3 +61,12 @@ def best_threshold(probability: np.ndarray, looked_for: np.ndarray, false_positi
     lowest = float(probability.min(where=probability > highest, initial=np.inf))
     middle = (highest + lowest) / 2
     return middle if highest <= middle < lowest < np.inf else highest  # neighbours have nothing between them
+
+
+def unsure_bounds(
+    probability: np.ndarray, looked_for: np.ndarray, threshold: float, rates: UnsureRates
+) -> tuple[float, float]:
+    """The bounds around a threshold outside of which at most these shares of either kind are on the wrong side."""
+    high = best_threshold(probability, looked_for, rates.false_positive_rate)
+    low = 1 - best_threshold(1 - probability, ~looked_for, rates.false_negative_rate)
+    return min(low, threshold), max(high, threshold)

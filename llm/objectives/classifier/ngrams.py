@@ -1,106 +1,96 @@
-"""A linear model on a text's tokens and neighbouring pairs, counted: fast, blind to order, and as long as the text is.
+"""N-grams of a text's words and characters, counted and hashed: fast, blind to order, and as long as the text is.
 
-Beside a GPT that reads a part of a long text it is the wide half of a wide and deep model (Cheng et al. 2016): words
+Beside a GPT that reads a part of a long text they are the wide half of a wide and deep model (Cheng et al. 2016): words
 that give a class away count wherever they stand.
 """
 
-import warnings
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PAIR, SPREAD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
-STRENGTH = 5.0
-"""What the loss of a text weighs against half the square of all weights; 10 of scikit-learn's C, for two labels."""
+WORDS, CHARACTERS = range(1, 3), range(2, 6)
+"""Lengths of n-grams."""
+NEXT, SPREAD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64) + np.uint64(1)
+
+
+def _chained(hashes: np.ndarray, lengths: range) -> np.ndarray:
+    """Hashes of all sequences of these lengths, from those of their members, uint64; arithmetic wraps around."""
+    found, chained = [], hashes
+    for length in range(1, min(lengths.stop, len(hashes) + 1)):
+        if length > 1:
+            chained = chained[:-1] * NEXT + hashes[length - 1 :]
+        if length in lengths:
+            found.append(chained)
+    return np.concatenate(found) if found else hashes[:0]
+
+
+def word_ngrams(text: str) -> np.ndarray:
+    """Hashes of the n-grams of words, uint64: letters and digits, in lower case."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    if not words:
+        return np.zeros(0, np.uint64)
+    sizes = np.array([len(word) for word in words])
+    starts = np.cumsum(sizes) - sizes
+    powers = np.multiply.accumulate(np.full(sizes.max(), NEXT))
+    places = np.arange(sizes.sum()) - np.repeat(starts, sizes)
+    return _chained(np.add.reduceat(_codes("".join(words)) * powers[places], starts), WORDS)
+
+
+def character_ngrams(text: str) -> np.ndarray:
+    """Hashes of the n-grams of characters, uint64, in lower case; any white space is one space."""
+    return _chained(_codes(f" {' '.join(text.lower().split())} "), CHARACTERS)
+
+
+VIEWS: tuple[Callable[[str], np.ndarray], ...] = (word_ngrams, character_ngrams)
 
 
 class NgramModel(nn.Module):
-    """A logistic regression on TF-IDF of token 1- and 2-grams, hashed into `buckets`; `fit` sets its buffers."""
+    """A linear model on TF-IDF of n-grams, hashed into `buckets`, half of them for words and half for characters.
+
+    `idf` and `weight` are buffers, which are fitted and not trained.
+    """
 
     def __init__(self, buckets: int, labels: int) -> None:
         super().__init__()
         self.buckets = buckets
         self.register_buffer("idf", torch.zeros(buckets))
         self.register_buffer("weight", torch.zeros(buckets, labels))
-        self.register_buffer("bias", torch.zeros(labels))
 
-    def _counts(self, tokens: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """The buckets that a text falls into, each once, and how often it does."""
-        one = np.asarray(tokens, dtype=np.uint64) + np.uint64(1)
-        hashes = np.concatenate([one, one[:-1] * PAIR + one[1:]]) * SPREAD
-        return np.unique((hashes >> np.uint64(20)) % np.uint64(self.buckets), return_counts=True)
+    def _counts(self, text: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The buckets that a text falls into, each once, and how often it does, by view."""
+        size = np.uint64(self.buckets // len(VIEWS))
+        hashes = [((view(text) * SPREAD) >> np.uint64(20)) % size for view in VIEWS]
+        return [np.unique(each + np.uint64(n) * size, return_counts=True) for n, each in enumerate(hashes)]
 
-    def _features(self, texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Buckets and values of all texts in a row, and where each text begins; a text's values have length 1."""
-        counted = [self._counts(tokens) for tokens in texts]
-        buckets = torch.from_numpy(np.concatenate([ids for ids, _ in counted]).astype(np.int64))
-        counts = torch.from_numpy(np.concatenate([each for _, each in counted]).astype(np.float32))
-        sizes = torch.tensor([len(ids) for ids, _ in counted])
-        values = (1 + counts.log()) * self.idf.cpu()[buckets]
-        text = torch.repeat_interleave(sizes)
-        length = torch.zeros(len(texts)).index_add_(0, text, values.square()).sqrt()
-        return buckets, values / length.clamp(min=1e-12)[text], sizes.cumsum(0) - sizes
+    def fit_idf(self, texts: Sequence[str]) -> None:
+        """Count in how many texts each bucket is. What one text alone has does not count."""
+        found = np.zeros(self.buckets)
+        for text in texts:
+            for buckets, _ in self._counts(text):
+                found[buckets] += 1
+        self.idf.copy_(torch.from_numpy((np.log((1 + len(texts)) / (1 + found)) + 1) * (found > 1)))
 
-    def fit(self, texts: Sequence[Sequence[int]], labels: Tensor, class_weights: Tensor) -> None:
-        """Learn from texts as tokens and labels as numbers, N; what one text alone has does not count.
+    def features(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Buckets and values, float32, of all texts in a row, and where each text begins; a view has length 1."""
+        idf, rows = self.idf.cpu().numpy(), []
+        for text in texts:
+            for buckets, counts in self._counts(text):
+                values = (1 + np.log(counts, dtype=np.float32)) * idf[buckets]
+                known = values > 0
+                rows.append((buckets[known], values[known] / max(1e-12, np.linalg.norm(values))))
+        buckets, values = (np.concatenate(each) for each in zip(*rows, strict=True))
+        sizes = torch.tensor([len(ids) for ids, _ in rows]).view(len(texts), len(VIEWS)).sum(dim=1)
+        return torch.from_numpy(buckets.astype(np.int64)), torch.from_numpy(values), sizes.cumsum(0) - sizes
 
-        By L-BFGS in float64 until nothing is left to gain: the best weights are the same on every machine, those on the
-        way to them are not, and texts near a bound would be on its other side elsewhere.
-        """
-        found = torch.zeros(self.buckets)
-        for tokens in texts:
-            found[torch.from_numpy(self._counts(tokens)[0].astype(np.int64))] += 1
-        self.idf.copy_((((1 + len(texts)) / (1 + found)).log() + 1) * (found > 1))
-        buckets, values, starts = self._features(texts)
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that torch calls this form a beta
-            ends = torch.cat([starts, torch.tensor([len(buckets)])])
-            texts_NV = torch.sparse_csr_tensor(ends, buckets, values.double(), (len(texts), self.buckets))
-            texts_VN = texts_NV.t().to_sparse_csr()  # autograd would make it anew for each gradient
-        class_weights, wanted = class_weights.double(), F.one_hot(labels, self.bias.numel())
-        shapes = (self.weight.shape, self.bias.shape)
-        weight, bias = (torch.zeros(shape, dtype=torch.double, requires_grad=True) for shape in shapes)
-        search = torch.optim.LBFGS(
-            [weight, bias], max_iter=1000, tolerance_grad=1e-8, tolerance_change=0.0, history_size=10,
-            line_search_fn="strong_wolfe",
-        )  # fmt: skip
-
-        @torch.no_grad()
-        def loss() -> Tensor:
-            logits = texts_NV @ weight + bias
-            total = F.cross_entropy(logits, labels, weight=class_weights, reduction="sum")
-            slope = (logits.softmax(dim=-1) - wanted) * class_weights[labels, None] / len(texts)
-            weight.grad = texts_VN @ slope + weight / (STRENGTH * len(texts))
-            bias.grad = slope.sum(dim=0)
-            return (total + weight.square().sum() / (2 * STRENGTH)) / len(texts)
-
-        search.step(loss)
-        self.weight.copy_(weight.detach())
-        self.bias.copy_(bias.detach())
-
-    def forward(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Logits, N x labels, float32 on the CPU, of texts as tokens, of any length but none."""
-        buckets, values, starts = self._features(texts)
-        weight = self.weight.cpu()
-        return F.embedding_bag(buckets, weight, starts, mode="sum", per_sample_weights=values) + self.bias.cpu()
-
-    def strongest(self, texts: Sequence[Sequence[int]], size: int) -> tuple[list[list[int]], Tensor, Tensor]:
-        """The window of `size` tokens of each text that is most like the second of two labels, its logits, N x 2, and
-        of how many windows it is the strongest, N.
-
-        Windows overlap by half; a text of at most `size` tokens is its own. What is put around a text dilutes the
-        whole, and leaves one of its windows nearly as it was.
-        """
-        starts = [range(0, max(1, len(tokens) - size + size // 2), size // 2) for tokens in texts]
-        windows = [
-            list(tokens[min(first, max(0, len(tokens) - size)) :][:size])
-            for tokens, firsts in zip(texts, starts, strict=True)
-            for first in firsts
-        ]
-        logits, counts = self(windows), [len(firsts) for firsts in starts]
-        margins = (logits[:, 1] - logits[:, 0]).split(counts)
-        before = np.cumsum([0, *counts])
-        chosen = [int(first + margin.argmax()) for first, margin in zip(before, margins, strict=False)]
-        return [windows[row] for row in chosen], logits[chosen], torch.tensor(counts, dtype=torch.float)
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Logits, N x labels, float32 on the CPU, of texts of any length."""
+        buckets, values, starts = self.features(texts)
+        return F.embedding_bag(buckets, self.weight.cpu(), starts, mode="sum", per_sample_weights=values)

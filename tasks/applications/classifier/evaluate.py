@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,16 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from llm.config import Config
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
-from llm.objectives.classifier import Classifier, email_text, email_texts, f1_score, moved_by, probabilities
-from llm.objectives.classifier.calibration import best_threshold, fit_mixture
+from llm.objectives.classifier.calibration import best_threshold, fit_mixture, unsure_bounds
+from llm.objectives.classifier.explanations import in_words, moved_by
+from llm.objectives.classifier.model import (
+    Classifier,
+    ClassifierConfig,
+    email_text,
+    email_texts,
+    f1_score,
+    probabilities,
+)
 from tasks.applications import Evaluation
 from tasks.data.mail import RowError, clean_mail, parse_message
 from tasks.evaluation.classifier.evasions import FORMS, Spam, draw, message
@@ -34,6 +43,7 @@ from tasks.training.setup import split_file
 
 RUN = 6  # words in a row that no behavioural mail may share with what was learned from
 LEAST = 1e-12  # probability: of none there is no logarithm
+BEHAVIOURAL = {"everyday": "test.jsonl", "short": "short.jsonl"}  # files of mails that were written to try a classifier
 
 
 logger = logging.getLogger(__name__)
@@ -89,15 +99,15 @@ def _calibration(probability: np.ndarray, actual: np.ndarray) -> Callable[[np.nd
     return lambda given: (weight * logits(given) + torch.tensor(bias)).softmax(dim=-1).numpy()
 
 
-def _decision(
-    probability: np.ndarray, actual: np.ndarray, false_positive_rate: float | None
-) -> Callable[[np.ndarray], np.ndarray]:
-    """How to turn probabilities, N x K, into numbers of labels: by the threshold that these labels choose, as the
-    classifier's is chosen; the likeliest without a rate."""
-    if false_positive_rate is None:
-        return lambda given: given.argmax(axis=1)
-    threshold = best_threshold(probability[:, 1], actual == 1, false_positive_rate)
-    return lambda given: (given[:, 1] > threshold).astype(int)
+def _as_decided(config: ClassifierConfig, probability: np.ndarray, actual: np.ndarray) -> ClassifierConfig:
+    """A configuration whose threshold and bounds these labels choose, as the classifier's were chosen."""
+    if config.false_positive_rate is None:
+        return config
+    second, wanted = probability[:, 1], actual == 1
+    found = {"threshold": best_threshold(second, wanted, config.false_positive_rate)}
+    if config.unsure_rates is not None:
+        found["unsure"] = unsure_bounds(second, wanted, found["threshold"], config.unsure_rates)
+    return config.model_copy(update=found)
 
 
 def _texts(table: pd.DataFrame) -> list[str]:
@@ -110,8 +120,9 @@ def _numbers(names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
 
 def _recall_at(actual: np.ndarray, probability: np.ndarray, false_positive_rate: float) -> float:
     """The recall of the lowest threshold that calls at most that share of the ham spam."""
-    wrong, right, _ = roc_curve(actual, probability)
-    return float(right[wrong <= false_positive_rate].max())
+    spam = actual == 1
+    found = probability[spam] > best_threshold(probability, spam, false_positive_rate)
+    return float(found.sum() / max(1, spam.sum()))
 
 
 def _calibration_error(actual: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
@@ -125,9 +136,9 @@ def _calibration_error(actual: np.ndarray, probability: np.ndarray, bins: int = 
     return float(sum(gaps))
 
 
-def _behavioural(name: str, labels: Sequence[str]) -> pd.DataFrame | None:
+def _behavioural(name: str, file: str, labels: Sequence[str]) -> pd.DataFrame | None:
     """The mails that were written to try a classifier of a dataset of this name and labels; None without any."""
-    file = Path("data/behavioural") / name / "test.jsonl"
+    file = Path("data/behavioural") / name / file
     if not file.exists():
         return None
     table = pd.read_json(file, lines=True, dtype=False)
@@ -159,15 +170,16 @@ def _slices(test: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
     return pd.concat(tables).set_index(["by", "slice"]).reset_index()
 
 
-def _worst(test: pd.DataFrame, model: Classifier, encoding: tiktoken.Encoding, count: int = 10) -> str:
-    """The mails that were got wrong with the greatest confidence, to read, and the words that moved them most."""
+def _worst(test: pd.DataFrame, model: Classifier, encoding: tiktoken.Encoding, count: int = 6) -> str:
+    """The mails that were got wrong with the greatest confidence, to read, and the phrases that moved them most."""
+    read = partial(probabilities, model, encoding)
     wrong = test[~test["right"]]
     lines = ["# The worst errors of the classifier"]
     for row in wrong.sort_values("probability", ascending=False, kind="stable").head(count).itertuples():
         text = " ".join(f"{row.subject} | {row.body}".split())[:400]
-        moved = moved_by(model, encoding, *_texts(wrong.loc[[row.Index]]), most=8)
+        moved = in_words(moved_by(read, model.config.labels, *_texts(wrong.loc[[row.Index]]))[:8])
         verdict = f"labelled {row.label}; the classifier says {row.predicted}, with probability {row.probability:.3f}"
-        lines.append(f"**{row.id}**: {verdict}\n\n> {text}\n\nWords that moved it most: {moved}")
+        lines.append(f"**{row.id}**: {verdict}\n\n> {text}\n\nIt looks {moved}")
     return "\n\n".join(lines) + "\n"
 
 
@@ -234,14 +246,15 @@ def measure(
     its_validation = baseline.predict_proba(_texts(validation))[:, order]
     known = _numbers(validation["label"], labels)
     calibrated = _calibration(its_validation, known)
-    decide = _decision(its_validation, known, model.config.false_positive_rate)
+    its = _as_decided(model.config, calibrated(its_validation), known)
 
     def both(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities of the labels, the model's and the baseline's."""
-        return probabilities(model, encoding, texts, params.batch_size), baseline.predict_proba(texts)[:, order]
+        ours = probabilities(model, encoding, texts, params.batch_size)
+        return ours, calibrated(baseline.predict_proba(texts)[:, order])
 
     probability, its_probability = both(_texts(test))
-    predicted, its_predicted = model.decide(probability), decide(its_probability)
+    predicted, its_predicted = model.config.decide(probability), its.decide(its_probability)
     names = np.array(labels)
     given = {"id": test["id"], "actual": test["label"], "predicted": names[predicted]}
     each = {f"{label}_probability": probability[:, n].round(4) for n, label in enumerate(labels)}
@@ -259,6 +272,9 @@ def measure(
     def f1(actual: np.ndarray, predicted: np.ndarray) -> float:
         return f1_score(actual, predicted, len(labels))
 
+    def lead(actual: np.ndarray, ours: np.ndarray, its: np.ndarray) -> float:
+        return _recall_at(actual, ours, 0.005) - _recall_at(actual, its, 0.005)
+
     gain = interval(lambda a, p, b: f1(a, p) - f1(a, b), actual, predicted, its_predicted)
     metrics = {
         "accuracy": float((predicted == actual).mean()),
@@ -267,10 +283,10 @@ def measure(
         "calibration_error": _calibration_error(actual, probability),
         "baseline_accuracy": float((its_predicted == actual).mean()),
         "baseline_f1": f1(actual, its_predicted),
-        "baseline_calibration_error": _calibration_error(actual, calibrated(its_probability)),
+        "baseline_calibration_error": _calibration_error(actual, its_probability),
     }
     if len(labels) == 2:
-        spam, its_spam, ham = probability[:, 1], calibrated(its_probability)[:, 1], actual == 0
+        spam, its_spam, ham = probability[:, 1], its_probability[:, 1], actual == 0
         _curves(actual, {"classifier": spam, "baseline": its_spam}, evidence)
         lost, its_lost = predicted[ham], its_predicted[ham]
         metrics |= {
@@ -279,19 +295,32 @@ def measure(
             "precision": precision_score(actual, predicted, zero_division=0),
             "recall": recall_score(actual, predicted),
             "roc_auc": roc_auc_score(actual, spam),
-            "recall_at_fpr_0.005": _recall_at(actual, spam, 0.005),
             "baseline_roc_auc": roc_auc_score(actual, its_spam),
+            "recall_at_fpr_0.005": _recall_at(actual, spam, 0.005),
             "baseline_recall_at_fpr_0.005": _recall_at(actual, its_spam, 0.005),
+            **with_interval(
+                "recall_at_fpr_0.005_gain", lead(actual, spam, its_spam), interval(lead, actual, spam, its_spam)
+            ),
         }
-    if (everyday := _behavioural(data.name, labels)) is not None:
-        everyday = unlike(everyday, pd.concat([train, validation]))
-        ours, its = both(_texts(everyday))
-        metrics |= _measure_everyday(everyday, ours, decide(its), model, evidence)
+    if model.config.unsure is not None:
+        for name, config, found in (("", model.config, probability), ("baseline_", its, its_probability)):
+            unsure, wrong = config.is_unsure(found), config.decide(found) != actual
+            metrics[f"{name}unsure_share"] = float(unsure.mean())
+            metrics[f"{name}sure_errors"] = float((wrong & ~unsure).sum() / max(1, (~unsure).sum()))
+    tables = []
+    for name, file in BEHAVIOURAL.items():
+        if (mails := _behavioural(data.name, file, labels)) is not None:
+            mails = unlike(mails, pd.concat([train, validation]))
+            shares, table = _measure_behavioural(name, mails, model.config, its, *both(_texts(mails)))
+            metrics |= shares
+            tables.append(table)
+    if tables:
+        for_spreadsheets(pd.concat(tables)).to_csv(evidence / "behavioural.csv", index=False)
     if spams := draw(test, *labels) if len(labels) == 2 else []:
 
         def caught(texts: Sequence[str]) -> tuple[float, float]:
-            ours, its = both(texts)
-            return float(model.decide(ours).mean()), float(decide(its).mean())
+            ours, others = both(texts)
+            return float(model.config.decide(ours).mean()), float(its.decide(others).mean())
 
         metrics |= _measure_evasions(spams, caught, evidence)
     return metrics
@@ -348,28 +377,29 @@ def _text_of(raw: bytes) -> str:
         return email_text("", "")
 
 
-def _measure_everyday(
-    mails: pd.DataFrame, probability: np.ndarray, its_predicted: np.ndarray, model: Classifier, evidence: Path
-) -> dict[str, float]:
-    """The shares of each label's behavioural mails that are right, of model and baseline; a row a mail as evidence."""
-    labels = model.config.labels
-    actual = _numbers(mails["label"], labels)
-    predicted = model.decide(probability)
-    right, its_right = predicted == actual, its_predicted == actual
+def _measure_behavioural(
+    name: str,
+    mails: pd.DataFrame,
+    config: ClassifierConfig,
+    its: ClassifierConfig,
+    probability: np.ndarray,
+    its_probability: np.ndarray,
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """The shares of each label's behavioural mails that are right, of model and baseline, and a row a mail."""
+    actual, predicted = _numbers(mails["label"], config.labels), config.decide(probability)
+    right, its_right = predicted == actual, its.decide(its_probability) == actual
     columns = {
-        "predicted": np.array(labels)[predicted],
+        "predicted": np.array(config.labels)[predicted],
         "probability": probability[np.arange(len(mails)), predicted].round(4),
         "right": right,
         "baseline_right": its_right,
     }
-    rows = mails[["id", "label", "slice"]].assign(**columns)
-    for_spreadsheets(rows).to_csv(evidence / "behavioural.csv", index=False)
     shares = {}
-    for number, label in enumerate(labels):
+    for number, label in enumerate(config.labels):
         if (actual == number).any():
-            shares[f"everyday_{label}"] = float(right[actual == number].mean())
-            shares[f"baseline_everyday_{label}"] = float(its_right[actual == number].mean())
-    return shares
+            shares[f"{name}_{label}"] = float(right[actual == number].mean())
+            shares[f"baseline_{name}_{label}"] = float(its_right[actual == number].mean())
+    return shares, mails[["id", "label", "slice"]].assign(**columns)
 
 
 EVALUATION = Evaluation(params=Evaluate, measure=measure)

@@ -75,13 +75,19 @@ def _labels(answers: pd.DataFrame) -> list[str]:
     return [name.removesuffix(PROBABILITY) for name in answers.columns if name.endswith(PROBABILITY)]
 
 
+def _leaning(answers: pd.DataFrame) -> pd.Series:
+    """The label that each answer leans to, where `label` may be unsure; older versions are always sure."""
+    return answers["leaning" if "leaning" in answers else "label"]
+
+
 def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    """1 for a mail that gets its label, and the label with its probability.
+    """1 for a mail whose answer leans to its label, and the answer with its probability.
 
     With two labels people see the probability of the second, whichever it gets: the threshold is for that one.
     """
     labels = _labels(answers)
-    given = answers["label"].map({label: n for n, label in enumerate(labels)}).fillna(0).astype(int)
+    leaning = _leaning(answers)
+    given = leaning.map({label: n for n, label in enumerate(labels)}).fillna(0).astype(int)
     chances = answers[[f"{label}{PROBABILITY}" for label in labels]].astype(float).fillna(0.0).to_numpy()
     confidence = chances[np.arange(len(rows)), given]
     named, shown = (f"{labels[1]} ", chances[:, 1]) if len(labels) == 2 else ("", confidence)
@@ -89,18 +95,18 @@ def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
         f"{label} ({named}{chance:.3f})" if isinstance(label, str) else f"no answer: {error}"
         for label, chance, error in zip(answers["label"], shown, answers["error"], strict=True)
     ]
-    right = (answers["label"] == rows["expected"]).astype(float)
+    right = (leaning == rows["expected"]).astype(float)
     return pd.DataFrame({"score": right, "answer": texts, "confidence": confidence}, index=rows.index)
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
-    """The evaluation's metrics of the labels that are given; a row without an answer is wrong."""
+    """The evaluation's metrics of the labels that answers lean to; a row without an answer is wrong."""
     labels = _labels(answers)
     right = score(rows, answers)["score"].to_numpy()
     test = rows["everyday"].isna().to_numpy()
     actual, predicted = (
         each[test].map({label: n for n, label in enumerate(labels)}).fillna(-1).to_numpy(float)
-        for each in (rows["expected"], answers["label"])
+        for each in (rows["expected"], _leaning(answers))
     )
     found = {
         "f1": Sample(mean_f1(tuple(labels)), (actual, predicted)),

@@ -15,8 +15,11 @@ from llm.errors import UserError
 from llm.formats.model_folder import load_model
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
-from llm.objectives.classifier import Classifier, ClassifierConfig, ReadingConfig, email_texts, finish, objective
-from llm.objectives.classifier.text_selection import LabelledTexts, covered, fit_ngrams, to_be_read
+from llm.objectives.classifier import objective
+from llm.objectives.classifier.calibration import UnsureRates
+from llm.objectives.classifier.fit import LabelledTexts, fit_head
+from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, email_texts
+from llm.training.loop import Objective
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
@@ -25,6 +28,8 @@ from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keep
 class Train(ReadingConfig, FinetuneConfig):
     """The classifier and its training on labelled emails."""
 
+    steps: int = Field(ge=0)
+    """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""
     frozen_layers: int = Field(default=0, ge=0)
     """Blocks, from the input on, that stay as the base has them; with one, the embeddings do too."""
     layers: int | None = Field(default=None, gt=0)
@@ -32,8 +37,10 @@ class Train(ReadingConfig, FinetuneConfig):
     positive: str | None = None
     """Of two labels the one that is looked for, whose false alarms cost; null is the last in alphabetical order."""
     false_positive_rate: Rate = 0.005
-    """Share of the other mail in validation that the threshold may give it: losing real mail is worse than spam. Of
-    more than two labels the likeliest is given, without a threshold."""
+    """Share of the other mail that the threshold may give it: losing real mail is worse than spam. Of more than two
+    labels the likeliest is given, without a threshold."""
+    unsure: UnsureRates | None = None
+    """Which mail of two labels is answered with `unsure`; null gives each a label."""
     class_weights: Literal["balanced", "none"] = "balanced"
     """`balanced` weighs a class by the inverse of its frequency."""
 
@@ -73,32 +80,30 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     config = ClassifierConfig(labels=labels, **{name: getattr(params, name) for name in ReadingConfig.model_fields})
     model = Classifier(foundation, config).to(compute.device)
     model.freeze(params.frozen_layers)
-    if params.lora:
+    if params.lora and params.steps:
         add_lora(model, params.lora)
     train, validation = (
         LabelledTexts(
-            encoding.encode_ordinary_batch(email_texts(table["subject"], table["body"])),
+            email_texts(table["subject"], table["body"]),
             torch.tensor([labels.index(label) for label in table["label"]]),
+            table["unit"].tolist(),
         )
         for table in tables.values()
     )
     balanced = params.class_weights == "balanced"
-    if model.ngrams is not None:
-        fit_ngrams(model.ngrams, train, balanced)
-    learned = train
-    if params.certain is not None:
-        buckets, certain = params.ngram_buckets, params.certain
-        learned = to_be_read(train, len(labels), buckets=buckets, certain=certain, balanced=balanced)
-    if model.reads_windows:
-        learned += covered(learned, params.seed)
-    lengths = [len(tokens) for tokens in model.read(learned.tokens).windows]
+    chosen = {"false_positive_rate": params.false_positive_rate, "unsure": params.unsure, "seed": params.seed}
+    fitted = partial(fit_head, model, encoding, train, validation, balanced=balanced, **chosen)
+    throughput = Throughput("emails", params.batch_size * params.gradient_accumulation)
+    if not params.steps:
+        foundation.requires_grad_(False)
+        untrained = Objective(lambda index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
+        return TrainingSetup(model, encoding, untrained, compute, throughput)
+    lengths = [len(model.read(encoding.encode_ordinary(text))) for text in train.texts]
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, lora = fmean(lengths) / max(lengths), params.lora is not None
     compute = choose_backend(compute, foundation.config, read, filled=filled, lora=lora, predicts_tokens=False)
-    goal = objective(model, params, learned, validation, compute, balanced=balanced, workers=workers)
-    emails = params.batch_size * params.gradient_accumulation
-    done = partial(finish, model, validation, false_positive_rate=params.false_positive_rate, seed=params.seed)
-    return TrainingSetup(model, encoding, goal, compute, Throughput("emails", emails), finish=done)
+    goal = objective(model, encoding, params, train, validation, compute, balanced=balanced, workers=workers)
+    return TrainingSetup(model, encoding, goal, compute, throughput, finish=fitted)
 
 
 TRAINING = Training(objective="classifier", train=Train, prepare=prepare, cleaning="tasks.data.mail")

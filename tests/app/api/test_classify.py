@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pandas as pd
@@ -14,7 +15,8 @@ from projects import ROOT, environment
 from app.cleaning import Cleaner
 from app.errors import Busy
 from app.versions import Loaded
-from llm.objectives.classifier import explain
+from llm.objectives.classifier import probabilities
+from llm.objectives.classifier.explanations import moved_by
 from tasks.data.mail import clean_row, parse_message
 from tasks.served import ServedModel
 from tests.app.conftest import CHARSETS, alive, children, wait_until
@@ -62,7 +64,7 @@ def test_verdicts_are_those_of_the_registered_model(server, served):
     for verdict, row in zip(found["verdicts"], expected.to_dict("records"), strict=True):
         for label, probability in verdict["probabilities"].items():
             assert probability == pytest.approx(row[f"{label}_probability"], abs=1e-5)
-        assert verdict["probability"] == verdict["probabilities"][verdict["label"]]
+        assert verdict["probability"] == verdict["probabilities"][verdict["leaning"]]
         assert verdict["error"] is None
     assert len({round(verdict["probabilities"]["spam"], 4) for verdict in found["verdicts"]}) > 3
 
@@ -99,16 +101,14 @@ def test_what_is_no_list_of_mails_is_refused_as_a_whole(server, rows):
     assert answer.json()["error"]["param"].startswith("emails")
 
 
-def test_an_explanation_has_the_strongest_words_first(server, served):
-    text = {"subject": "hello", "body": "the cat sat on the mat and the dog ate the hat"}
+def test_an_explanation_has_the_strongest_phrases_first(server, served):
+    text = {"subject": "hello", "body": "the cat sat on the mat, and the dog. The dog ate the hat"}
     (found,) = verdicts(server, [text], explain=4)
-    expected = explain(served.model, served.encoding, f"{text['subject']}\n\n{text['body']}")[:4]
-    assert [moved["text"] for moved in found["moved_by"]] == [piece for piece, _ in expected]
-    assert [moved["effect"] for moved in found["moved_by"]] == pytest.approx(
-        [effect for _, effect in expected], abs=1e-3
-    )
-    effects = [abs(moved["effect"]) for moved in found["moved_by"]]
-    assert effects == sorted(effects, reverse=True)
+    read = partial(probabilities, served.model, served.encoding)
+    expected = moved_by(read, ["ham", "spam"], f"{text['subject']}\n\n{text['body']}")[:4]
+    assert len(expected) > 1
+    assert [(each["text"], each["label"]) for each in found["moved_by"]] == [each[:2] for each in expected]
+    assert [each["effect"] for each in found["moved_by"]] == pytest.approx([each.effect for each in expected], abs=1e-3)
     assert verdicts(server, [text])[0]["moved_by"] is None
     assert len(verdicts(server, [text] * 16, explain=1)) == 16
     answer = classify(server, [text] * 17, explain=1)

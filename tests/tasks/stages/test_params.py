@@ -185,11 +185,6 @@ def test_published_weights_need_a_name_only_where_something_starts_from_them(wri
             0.8,
             "datasets.emails.preprocess: validation 0.8 + test 0.2 leave nothing for train",
         ),
-        (
-            "applications.classifier.train.ngram_buckets",
-            0,
-            "applications.classifier.train: certain 0.997: without ngram_buckets there is no linear model to be so",
-        ),
     ],
 )
 def test_values_that_do_not_go_together_are_named_with_their_section(written, key, value, reason):
@@ -251,7 +246,7 @@ def test_our_own_gates_ask_for_what_the_committed_evaluations_measure(values):
 
 def test_a_stage_reads_its_own_block_alone(written):
     path = written(f"{TRAIN}.steps", "many")
-    assert load_application("classifier", path).train.steps == 200
+    assert load_application("classifier", path).train.layers == 8
     assert load_dataset("emails", path).preprocess.seed == 1
 
 

@@ -24,9 +24,8 @@ from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.objectives.assistant import Assistant, Question, encode_examples, pack_sequences
 from llm.objectives.assistant import objective as assistant_objective
-from llm.objectives.classifier import Classifier, ClassifierConfig, email_text
+from llm.objectives.classifier import Classifier, ClassifierConfig, LabelledTexts, email_text
 from llm.objectives.classifier import objective as classifier_objective
-from llm.objectives.classifier.text_selection import LabelledTexts
 from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer
 from llm.training.checkpoint import Checkpoints
@@ -75,9 +74,9 @@ def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> Tra
     encoding = load_tokenizer(data / "tokenizer.json")
     model = Classifier(GPT(GPTConfig(**SIZES | {"vocabulary_size": encoding.n_vocab, "tied": False})), SPAM)
     texts = [email_text(word, " ".join(WORDS[: 1 + n])) for n, word in enumerate(WORDS)]
-    tokens = encoding.encode_ordinary_batch(texts)
-    emails = LabelledTexts(tokens, torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long())
-    goal = classifier_objective(model, config, emails, emails, CPU, balanced=True, workers=workers)
+    labels = torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long()
+    emails = LabelledTexts(texts, labels, list(range(len(WORDS))))
+    goal = classifier_objective(model, encoding, config, emails, emails, CPU, balanced=True, workers=workers)
     return TrainingSetup(model, encoding, goal, CPU, Throughput("emails", 8))
 
 

@@ -1,58 +1,68 @@
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_union
 
-from llm.objectives.classifier.ngrams import NgramModel
+from llm.objectives.classifier.ngrams import NgramModel, character_ngrams, word_ngrams
 
-RANDOM = np.random.default_rng(1)
-TEXTS = [RANDOM.integers(0, 30, size=size).tolist() for size in RANDOM.integers(1, 20, size=80)]
-LABELS = [int(sum(text) / len(text) > 15) for text in TEXTS]
+TEXTS = [
+    "The cat sat on the mat.",
+    "the cat, the dog",
+    "A dog\n\nate it",
+    "ça va? cat's",
+    "the cat sat",
+    "é",
+    "中奖了 中奖",
+]
 
 
-def fitted(labels: list[int], count: int = 2, weights: list[float] | None = None) -> NgramModel:
-    model = NgramModel(2**18, count)
-    model.fit(TEXTS, torch.tensor(labels), torch.tensor(weights or [1.0] * count))
+def of_texts(texts: list[str], buckets: int = 2**24) -> NgramModel:
+    model = NgramModel(buckets, 2)
+    model.fit_idf(texts)
     return model
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_it_is_the_logistic_regression_on_tf_idf_of_scikit_learn(balanced):
-    def grams(text: list[int]) -> list[str]:
-        return [*map(str, text), *(f"{a} {b}" for a, b in pairwise(text))]
-
-    features = TfidfVectorizer(analyzer=grams, min_df=2, sublinear_tf=True)
-    rows = features.fit_transform(TEXTS)
-    theirs = LogisticRegression(C=10.0, class_weight="balanced" if balanced else None, max_iter=2000, tol=1e-8)
-    theirs.fit(rows, LABELS)
-    counts = np.bincount(LABELS)
-    ours = fitted(LABELS, weights=(len(LABELS) / (2 * counts)).tolist() if balanced else None)
-    logits = ours(TEXTS)
-    assert (logits[:, 1] - logits[:, 0]).numpy() == pytest.approx(theirs.decision_function(rows), abs=0.02)
+def dense(model: NgramModel, texts: list[str]) -> np.ndarray:
+    buckets, values, starts = model.features(texts)
+    rows = np.zeros((len(texts), model.buckets))
+    sizes = np.diff([*starts.tolist(), len(buckets)])
+    rows[np.repeat(np.arange(len(texts)), sizes), buckets.numpy()] = values.numpy()
+    return rows
 
 
-def test_more_than_two_labels_are_told_apart():
-    labels = [min(2, int(sum(text) / len(text) / 10)) for text in TEXTS]
-    assert (fitted(labels, 3)(TEXTS).argmax(dim=1) == torch.tensor(labels)).float().mean() > 0.95
+def test_they_are_the_tf_idf_of_words_and_characters_of_scikit_learn():
+    def characters(text: str) -> list[str]:
+        text = f" {' '.join(text.lower().split())} "
+        return [text[first : first + size] for size in range(2, 6) for first in range(len(text) - size + 1)]
+
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"[^\W_]+")
+    theirs = make_union(words, TfidfVectorizer(analyzer=characters, min_df=2, sublinear_tf=True))
+    expected = theirs.fit_transform(TEXTS)
+    rows = dense(of_texts(TEXTS), TEXTS)
+    assert (rows > 0).sum() == (expected > 0).sum()
+    assert rows @ rows.T == pytest.approx((expected @ expected.T).toarray(), abs=1e-5)
 
 
-def test_equal_texts_give_equal_weights_and_a_text_is_told_alone_as_among_others():
-    one, other = fitted(LABELS), fitted(LABELS)
-    assert torch.equal(one.weight, other.weight)
-    assert torch.allclose(one(TEXTS), torch.cat([one([text]) for text in TEXTS]), atol=1e-6)
+def test_case_and_white_space_do_not_count_and_the_order_of_words_does_in_pairs_alone():
+    assert np.array_equal(word_ngrams("Cat  sat\n"), word_ngrams("cat sat"))
+    assert np.array_equal(character_ngrams("Cat  sat\n"), character_ngrams("cat sat"))
+    one, other = word_ngrams("cat sat"), word_ngrams("sat cat")
+    assert set(one[:2]) == set(other[:2])
+    assert one[2] != other[2]
+    assert len(word_ngrams(" -- ")) == 0
 
 
-def test_a_text_of_which_nothing_is_known_has_the_bias():
-    model = fitted(LABELS)
-    assert torch.equal(model([[999, 998]])[0], model.bias)
+def test_a_text_has_the_same_logits_alone_as_among_others_and_one_without_known_features_has_none():
+    model = of_texts(TEXTS, 2**12)
+    model.weight.copy_(torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(1)))
+    assert torch.allclose(model(TEXTS), torch.cat([model([text]) for text in TEXTS]), atol=1e-6)
+    assert torch.equal(model(["\ud800", ""]), torch.zeros(2, 2))
 
 
 def test_its_weights_are_no_parameters_and_come_back_with_the_others():
-    model = fitted(LABELS)
+    model = of_texts(TEXTS, 2**12)
     assert list(model.parameters()) == []
-    again = NgramModel(2**18, 2)
+    again = NgramModel(2**12, 2)
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(TEXTS), model(TEXTS))

@@ -10,6 +10,7 @@ import torch
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
+from llm.objectives.classifier.calibration import UnsureRates
 from tasks.applications.classifier import evaluate as classifier
 from tasks.applications.classifier.evaluate import _thinned
 
@@ -79,8 +80,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     assert slices["baseline_right"].tolist() == [1.0] * len(slices)
     wrong = table[table["actual"] != table["predicted"]]
     errors = (tmp_path / "errors.md").read_text()
-    assert all(f"**{name[1:]}**" in errors for name in wrong["id"])
-    assert errors.count("Words that moved it most: ") == len(wrong)
+    assert errors.count("labelled ") == min(6, len(wrong))
     for name in ("roc", "precision_recall", "reliability", "confusion"):
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
     assert pd.read_csv(tmp_path / "roc.csv").iloc[-1].tolist() == [1.0, 1.0]
@@ -110,6 +110,23 @@ def test_behavioural_mails_that_repeat_what_was_learned_are_left_out(caplog):
     with caplog.at_level("WARNING"):
         assert classifier.unlike(mails, learned)["id"].tolist() == ["b"]
     assert "2 of 3 behavioural mails left out" in caplog.text
+
+
+def test_unsure_answers_and_the_errors_among_the_others_are_counted_for_both_by_the_same_rule(
+    make_gpt, encoding, emails, tmp_path
+):
+    rates = UnsureRates(false_positive_rate=0.0, false_negative_rate=0.0)
+    values = {"threshold": 0.5, "false_positive_rate": 0.1, "unsure": (0.5, 0.5), "unsure_rates": rates}
+    config = ClassifierConfig(labels=("ham", "spam"), max_tokens=64, **values)
+    model = Classifier(make_gpt(context_length=64), config).eval()
+    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    assert found["unsure_share"] == 0
+    assert found["sure_errors"] == pytest.approx(1 - found["accuracy"])
+    assert found["baseline_sure_errors"] == 0
+    second, wanted = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7]), np.array([0, 0, 1, 0, 1, 1])
+    its = classifier._as_decided(config, np.stack([1 - second, second], axis=1), wanted)
+    assert its.unsure == pytest.approx((0.25, 0.5))
+    assert its.threshold == pytest.approx(0.5)
 
 
 def test_spam_that_is_written_to_pass_is_measured_by_form(make_gpt, encoding, emails, tmp_path, monkeypatch):
@@ -196,7 +213,6 @@ def test_the_baseline_decides_by_the_threshold_of_the_same_budget_of_false_posit
 ):
     config = ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5, false_positive_rate=0.7)
     model = Classifier(make_gpt(context_length=64), config).eval()
-    validation = pd.read_parquet(emails / "validation.parquet")
     params = classifier.Evaluate(batch_size=4)
     found = classifier.measure(model, encoding, emails, tmp_path, params, CPU, tmp_path)
     # Of three texts of ham the two that begin as spam does are equally likely to be called so, and both may be.
@@ -205,10 +221,6 @@ def test_the_baseline_decides_by_the_threshold_of_the_same_budget_of_false_posit
     assert found["baseline_accuracy"] == pytest.approx(9 / 15)
     ham = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"]).loc[("label", "ham")]
     assert ham["baseline_right"] == pytest.approx(1 / 3, abs=1e-4)
-    baseline = classifier._baseline(pd.read_parquet(emails / "train.parquet"), validation, config.labels)
-    probability = baseline.predict_proba(classifier._texts(validation))
-    decide = classifier._decision(probability, (validation["label"] == "spam").to_numpy().astype(int), None)
-    assert (decide(probability) == (validation["label"] == "spam")).all()  # without a budget, at one half
 
 
 def test_a_label_with_signs_of_formulas_is_drawn_as_it_is(tmp_path):

@@ -76,6 +76,14 @@ def test_a_row_without_an_answer_is_wrong_and_says_why(asked):
     assert measure(asked, answers)["accuracy"].value == found["score"].mean()
 
 
+def test_an_unsure_answer_counts_as_what_it_leans_to_and_people_read_that_it_is_unsure(asked):
+    sure = answered(asked)
+    answers = sure.assign(leaning=sure["label"], label=sure["label"].where(asked.index > 0, "unsure"))
+    assert score(asked, answers)["score"].equals(score(asked, sure)["score"])
+    assert score(asked, answers)["answer"][0].startswith("unsure (spam 0.")
+    assert measure(asked, answers)["f1"].value == measure(asked, sure)["f1"].value
+
+
 def test_everyday_mails_stand_behind_the_test_split_and_count_by_themselves(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("data/processed/emails", "data/behavioural/emails"):

@@ -2,9 +2,12 @@ import pandas as pd
 import pytest
 
 from llm.formats.model_folder import save_model
-from llm.objectives.classifier import text_selection
+from llm.training.loop import train
 from llm.training.workers import ALONE
 from tasks.applications.classifier.train import Train, prepare
+
+SHORT = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1, "checkpoint_every": 1}
+SHORT |= {"max_tokens": 16}
 
 
 @pytest.fixture
@@ -13,14 +16,12 @@ def prepared(make_gpt, encoding, tmp_path):
     (tmp_path / "base").mkdir()
     save_model(tmp_path / "base", make_gpt(context_length=64), encoding, "language_model")
 
-    def prepare_it(train: list[str], validation: list[str], **values):
-        for split, labels in (("train", train), ("validation", validation)):
+    def prepare_it(learned: list[str], validation: list[str], **values):
+        for split, labels in (("train", learned), ("validation", validation)):
             subjects = [f"the cat {number}" for number in range(len(labels))]
-            table = {"subject": subjects, "body": ["sat"] * len(labels), "label": labels}
+            table = {"subject": subjects, "body": ["sat"] * len(labels), "label": labels, "unit": range(len(labels))}
             pd.DataFrame(table).to_parquet(tmp_path / f"{split}.parquet")
-        short = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1}
-        params = Train(**short | {"checkpoint_every": 1, "max_tokens": 16} | values)
-        return prepare(params, tmp_path, tmp_path / "base", ALONE)
+        return prepare(Train(**SHORT | values), tmp_path, tmp_path / "base", ALONE)
 
     return prepare_it
 
@@ -47,18 +48,17 @@ def test_labels_that_can_not_be_learned_are_named(prepared, train, validation, v
         prepared(train, validation, **values)
 
 
-def test_a_linear_model_is_fitted_before_the_training_whose_texts_it_chooses(prepared):
-    setup = prepared(["ham", "spam"] * 6, ["ham", "spam"] * 3, ngram_buckets=64)
-    assert setup.model.ngrams.buckets == 64
-    assert setup.model.ngrams.idf.any()
-    found = setup.finish()
-    assert found.keys() == {"calibrated_validation_loss", "calibrated_validation_f1", "read_by_gpt"}
-    assert prepared(["ham", "spam"], ["ham", "spam"]).model.ngrams is None
-
-
-@pytest.mark.parametrize("certain", [None, 0.9])
-def test_texts_are_left_out_only_where_the_linear_model_may_decide_alone(prepared, monkeypatch, caplog, certain):
-    monkeypatch.setattr(text_selection, "FEW", 0)
-    with caplog.at_level("INFO"):
-        prepared(["ham", "spam"] * 6, ["ham", "spam"], ngram_buckets=64, certain=certain)
-    assert any("the GPT learns from" in record.message for record in caplog.records) == (certain is not None)
+def test_without_steps_the_head_is_fitted_in_the_evaluation_and_with_steps_behind_them(prepared):
+    labels = ["ham", "spam"] * 6
+    setup = prepared(labels, labels, steps=0, ngram_buckets=64)
+    config = setup.model.config
+    assert setup.finish() == {}
+    history = train(setup.model, Train(**SHORT | {"steps": 0}), setup.objective)
+    assert [row.keys() for row in history] == [{"step", "validation_loss", "validation_f1"}]
+    assert setup.model.ngrams.weight.any()
+    assert setup.model.config != config
+    setup = prepared(labels, labels, ngram_buckets=64)
+    assert train(setup.model, Train(**SHORT), setup.objective)[-1]["step"] == 2
+    assert not setup.model.ngrams.weight.any()
+    assert setup.finish().keys() == {"validation_loss", "validation_f1"}
+    assert setup.model.ngrams.weight.any()
