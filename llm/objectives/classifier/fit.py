@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm.generation.packed import pack_for_reading
-from llm.objectives.classifier.calibration import UnsureRates, best_threshold, fit_mixture, unsure_bounds
+from llm.objectives.classifier.calibration import UnsureRates, best_threshold, fit_scale, unsure_bounds
 from llm.objectives.classifier.model import Classifier, encoded, f1_score
 from llm.objectives.classifier.regression import Sparse, fit
 
@@ -66,7 +66,8 @@ def fit_head(
     head = _Head(model, train)
     if model.ngrams is not None:
         model.ngrams.fit_idf(train.texts)
-        head.fit_search(weights)
+        if labels == 2:
+            head.fit_search(weights)
     windows, of_validation = model.windows(train.texts), model.windows(validation.texts)
     states = _states_as_served(model, encoding, windows + of_validation)
     head.read(windows, states[: len(windows)])
@@ -76,7 +77,7 @@ def fit_head(
     for fold in part.unique():
         head.fit(weights * (part != fold))
         unseen[part == fold] = head.logits()[part == fold]
-    (scale,), bias = fit_mixture([unseen], train.labels)
+    scale, bias = fit_scale(unseen, train.labels)
     head.fit(weights)
     head.install(scale, bias)
     logits = model.logits(validation.texts, of_validation, states[len(windows) :])
@@ -117,7 +118,7 @@ class _Head:
     def fit_search(self, weights: Tensor) -> None:
         """Learn by n-grams alone what to look for in a long text."""
         sparse, ngrams = self._sparse(self.texts), self.model.ngrams
-        found = fit(sparse, torch.zeros(len(weights), 1).double(), self.labels, weights, ngrams.weight.shape[1])
+        found = fit(sparse, torch.zeros(len(weights), 1).double(), self.labels, weights, 2)
         ngrams.search.zero_()
         ngrams.search[sparse.features_U] = (found.sparse_UK[:, 1] - found.sparse_UK[:, 0]).float()
 

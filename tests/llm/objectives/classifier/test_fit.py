@@ -29,7 +29,7 @@ def fitted(make_gpt, encoding, *, names=("ham", "spam"), buckets=2**14, train=No
     return model, fit_head(model, encoding, train, validation, **chosen), validation
 
 
-def test_its_probabilities_hold_and_its_bounds_keep_their_budgets_on_texts_that_it_has_not_seen(make_gpt, encoding):
+def test_its_probabilities_hold_on_texts_that_it_has_not_seen_where_its_bounds_keep_their_budgets(make_gpt, encoding):
     model, said, validation = fitted(make_gpt, encoding)
     found, labels = probabilities(model, encoding, validation.texts), validation.labels.numpy()
     assert said["validation_loss"] == pytest.approx(
