@@ -61,7 +61,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/training/ray.py": [],
     "tasks/data/remote.py": FETCH,
     "tasks/data/published.py": [*PREPROCESS, *LOAD, "pretrain"],
-    "tasks/data/mail.py": PREPROCESS + EVALUATE,
+    "tasks/data/mail": PREPROCESS + EVALUATE,
     "tasks/data/splits.py": PREPROCESS,
     "tasks/data/sniff.py": FETCH + PREPROCESS,
     "tasks/data/formats/mails.py": PREPROCESS,  # any dataset may read any form
@@ -95,7 +95,8 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/stages/*": "how a stage is run",
         **dict.fromkeys(
             ("llm/generation/packed.py", "llm/kernels/serving/*"),
-            "for serving; an evaluation that computes with them has them as deps",
+            "for serving; an evaluation that computes with them has them as deps; a classifier's head is fitted on "
+            "what they read, and another rounding is no reason to fit it again",
         ),
     },
     "flows.fetch": {

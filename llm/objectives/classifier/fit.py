@@ -5,7 +5,9 @@ says how good it is.
 """
 
 import logging
+import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier.calibration import UnsureRates, best_threshold, fit_mixture, unsure_bounds
 from llm.objectives.classifier.model import Classifier, f1_score, mixed, read_states
-from llm.objectives.classifier.regression import Sparse, Weights, fit
+from llm.objectives.classifier.regression import Sparse, fit
 
 FOLDS = 5
+AT_ONCE = 1000
+"""Texts that are read from one line of the log to the next."""
 COVERED = 3
-"""One in so many texts that are looked for is learned from in a cover, too."""
+"""One in so many texts that are looked for is judged in a cover, too."""
 STATES = 0.03
 """What a hidden state counts whose standard deviation is 1; the n-grams of words have length 1, those of characters,
 too."""
@@ -70,27 +75,27 @@ def fit_head(
 ) -> dict[str, float]:
     """Fit the head on hidden states and n-grams of `train`, and choose there what turns its logits into answers.
 
-    Of two labels, some texts of the second amidst those of the first help. Gives loss and F1 on `validation`.
+    Of two labels, some texts of the second amidst those of the first help to choose what its opinions count; the head
+    does not learn from them, as they would hide short spam. Gives loss and F1 on `validation`.
     """
     labels, plain = len(model.config.labels), len(train.texts)
-    hidden = (
-        covered(train, seed) if labels == 2 and model.ngrams is not None else LabelledTexts([], train.labels[:0], [])
-    )
+    hides = labels == 2 and model.ngrams is not None
+    hidden = covered(train, seed) if hides else LabelledTexts([], train.labels[:0], [])
     texts, known = train.texts + hidden.texts, torch.cat([train.labels, hidden.labels])
-    weights = train.class_weights(labels, balanced).double()[known]
-    states = read_states(model, encoding, texts)
-    head = _Head(model, texts, states, plain)
+    states = _states_as_served(model, encoding, texts + validation.texts)
+    states, of_validation = states[: len(texts)], states[len(texts) :]
+    head, weights = _Head(model, train, states[:plain]), train.class_weights(labels, balanced).double()[train.labels]
     opinions = [torch.zeros(len(texts), labels) for _ in model.opinions(texts[:1], states[:1])]
     numbers: dict[int, int] = {}
     part = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in train.groups + hidden.groups])
     for fold in part.unique():
-        head.fit(known, weights * (part != fold))
+        head.fit(weights * (part[:plain] != fold))
         rows = (part == fold).nonzero()[:, 0].tolist()
         for opinion, found in zip(opinions, model.opinions([texts[row] for row in rows], states[rows]), strict=True):
             opinion[rows] = found
-    head.fit(known, weights)
+    head.fit(weights)
     _choose(model, opinions, known, plain, false_positive_rate, unsure)
-    logits = mixed(model.config, model.opinions(validation.texts, read_states(model, encoding, validation.texts)))
+    logits = mixed(model.config, model.opinions(validation.texts, of_validation))
     probability = logits.double().softmax(dim=-1).numpy()
     return {
         "validation_loss": F.cross_entropy(logits, validation.labels).item(),
@@ -98,28 +103,41 @@ def fit_head(
     }
 
 
+def _states_as_served(model: Classifier, encoding: tiktoken.Encoding, texts: list[str]) -> Tensor:
+    """The GPT's `states` of texts, N x C, as it reads where it is served: so the head fits them to the last bit."""
+    trained, started, states = model.gpt, time.perf_counter(), []
+    model.gpt = pack_for_reading(deepcopy(trained).float())
+    try:
+        for first in range(0, len(texts), AT_ONCE):
+            states.append(read_states(model, encoding, texts[first : first + AT_ONCE]))
+            seconds = time.perf_counter() - started
+            logger.info("the GPT has read %d of %d texts in %.0f s", first + len(states[-1]), len(texts), seconds)
+    finally:
+        model.gpt = trained
+    return torch.cat(states)
+
+
 class _Head:
     """The features of a classifier's texts, and the head that is fitted on them."""
 
-    def __init__(self, model: Classifier, texts: Sequence[str], states_NC: Tensor, plain: int) -> None:
-        """The first `plain` texts are those that features are scaled by."""
-        self.model = model
+    def __init__(self, model: Classifier, train: LabelledTexts, states_NC: Tensor) -> None:
+        self.model, self.labels = model, train.labels
         states = states_NC.double()
-        self.mean = states[:plain].mean(dim=0)
-        self.scale = STATES / states[:plain].std(dim=0, correction=0).clamp(min=1e-6)
+        self.mean = states.mean(dim=0)
+        self.scale = STATES / states.std(dim=0, correction=0).clamp(min=1e-6)
         self.states_NC = (states - self.mean) * self.scale
         none = torch.zeros(0, dtype=torch.long)
-        features = none, none.float(), torch.zeros(len(texts), dtype=torch.long)
+        features = none, none.float(), torch.zeros(len(states), dtype=torch.long)
         if model.ngrams is not None:
-            model.ngrams.fit_idf(texts[:plain])
-            features = model.ngrams.features(texts)
+            model.ngrams.fit_idf(train.texts)
+            features = model.ngrams.features(train.texts)
         self.ngrams = Sparse.of(*features)
 
     @torch.no_grad()
-    def fit(self, labels: Tensor, weights: Tensor) -> None:
-        """Fit the model's head on texts, of which each counts so much."""
+    def fit(self, weights: Tensor) -> None:
+        """Fit the model's head on the texts, of which each counts so much."""
         model = self.model
-        found: Weights = fit(self.ngrams, self.states_NC, labels, weights, len(model.config.labels))
+        found = fit(self.ngrams, self.states_NC, self.labels, weights, len(model.config.labels))
         dense_CK = found.dense_CK * self.scale[:, None]
         model.head.weight.copy_(dense_CK.T)
         model.head.bias.copy_(found.bias_K - self.mean @ dense_CK)

@@ -28,7 +28,7 @@ class ReadingConfig(Config):
     """What a classifier reads of a text: given for its training, and kept with it."""
 
     max_tokens: int = Field(gt=1)
-    """Tokens of a text that the GPT reads; of a longer one the beginning, and for a quarter of them the end."""
+    """Tokens of a text that the GPT reads; of a longer one the beginning, and for a fifth of them the end."""
     ngram_buckets: int = Field(default=0, ge=0)
     """Buckets for the n-grams of a text, of all of it; 0 leaves them out."""
 
@@ -119,8 +119,8 @@ class Classifier(nn.Module):
 
     def read(self, tokens: list[int]) -> list[int]:
         """What of a text the GPT reads."""
-        size, end = self.config.max_tokens, self.config.max_tokens // 4
-        return tokens if len(tokens) <= size else tokens[: size - end] + tokens[-end:]
+        size, end = self.config.max_tokens, self.config.max_tokens // 5
+        return tokens if len(tokens) <= size else tokens[: size - end] + tokens[len(tokens) - end :]
 
     def mean_states(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The mean of the GPT's hidden states, BC, of texts that are padded on the right; the padding counts nowhere.

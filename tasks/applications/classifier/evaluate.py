@@ -120,7 +120,9 @@ def _numbers(names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
 
 def _recall_at(actual: np.ndarray, probability: np.ndarray, false_positive_rate: float) -> float:
     """The recall of the lowest threshold that calls at most that share of the ham spam."""
-    return float((probability[actual == 1] > best_threshold(probability, actual == 1, false_positive_rate)).mean())
+    spam = actual == 1
+    found = probability[spam] > best_threshold(probability, spam, false_positive_rate)
+    return float(found.sum() / max(1, spam.sum()))
 
 
 def _calibration_error(actual: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
@@ -302,11 +304,9 @@ def measure(
         }
     if model.config.unsure is not None:
         for name, config, found in (("", model.config, probability), ("baseline_", its, its_probability)):
-            sure = ~config.is_unsure(found)
-            metrics[f"{name}unsure_share"] = float(1 - sure.mean())
-            metrics[f"{name}sure_error_rate"] = (
-                float((config.decide(found) != actual)[sure].mean()) if sure.any() else 0.0
-            )
+            unsure, wrong = config.is_unsure(found), config.decide(found) != actual
+            metrics[f"{name}unsure_share"] = float(unsure.mean())
+            metrics[f"{name}sure_errors"] = float((wrong & ~unsure).sum() / max(1, (~unsure).sum()))
     tables = []
     for name, file in BEHAVIOURAL.items():
         if (mails := _behavioural(data.name, file, labels)) is not None:

@@ -155,8 +155,7 @@ REVIEW = Review(
     measure=measure,
     explained={
         "everyday_spam": "share right of today's spam, also written for this project",
-        "unsure_share": "share of mails that are called unsure; all other figures count them as what they lean to",
-        "sure_error_rate": "share wrong among the mails that are not called unsure",
+        "sure_errors": "share wrong of the mails that are not called unsure",
         "short_ham": "share right of real mails of one or two sentences, a third of them not in English",
         "short_spam": "share right of such spam",
         "evasion_loss": "recall of the same spam as it was, minus that",

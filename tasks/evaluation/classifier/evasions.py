@@ -22,7 +22,7 @@ class Spam(NamedTuple):
     cover: str
 
 
-MAILS = 60  # that are drawn
+MAILS = 30  # that are drawn
 WORDS = {"spam": (20, 400), "cover": (60, 400)}  # of which a mail has so many
 
 

@@ -8,8 +8,7 @@ from llm.dataset import TokenWindows
 from llm.device import Compute
 from llm.objectives import assistant, classifier, language_model
 from llm.objectives.assistant import Example
-from llm.objectives.classifier import Classifier, ClassifierConfig
-from llm.objectives.classifier.text_selection import LabelledTexts
+from llm.objectives.classifier import Classifier, ClassifierConfig, LabelledTexts
 from llm.training.loop import train
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -20,8 +19,8 @@ SIZES = [(4, 4), (8, 2)]
 def texts():
     """Texts of unequal lengths, a quarter of them spam: so few that the sampler sorts all at once for every size."""
     draw = np.random.default_rng(0)
-    tokens = [draw.integers(0, 250, length).tolist() for length in draw.integers(1, 32, 32)]
-    return LabelledTexts(tokens, torch.tensor([0, 0, 0, 1] * 8))
+    texts = ["".join(draw.choice([*"abcxyz"], length)) for length in draw.integers(1, 32, 32)]
+    return LabelledTexts(texts, torch.tensor([0, 0, 0, 1] * 8), [*range(32)])
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def learn(request, make_gpt, make_config, encoding, token_files, texts, windows)
                 torch.manual_seed(0)
                 model = Classifier(model, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
                 balanced = request.param.startswith("balanced")
-                goal = classifier.objective(model, config, texts, texts, CPU, balanced=balanced)
+                goal = classifier.objective(model, encoding, config, texts, texts, CPU, balanced=balanced)
         (row,) = train(model, config, goal)
         return row, [*map(goal.weight, range(parts))]
 
