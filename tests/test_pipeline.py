@@ -82,8 +82,9 @@ def test_every_model_has_its_metrics_on_the_test_split(project: Path) -> None:
 
 def test_the_classifier_is_calibrated_and_its_threshold_holds_on_validation(project: Path) -> None:
     model, encoding = load(project / "models/classifier")
-    assert min(model.config.opinion_weights) > 0
-    assert any(model.config.bias)
+    assert model.ngrams.weight.any()
+    low, high = model.config.unsure
+    assert 0 <= low <= model.config.threshold <= high <= 1
     trained = json.loads((project / "reports/training/classifier/metrics.json").read_text())
     assert 0 < trained["validation_f1"] <= 1
     validation = pd.read_parquet(project / "data/processed/emails/validation.parquet")

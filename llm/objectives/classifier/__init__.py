@@ -20,7 +20,15 @@ from llm.errors import UserError
 from llm.objectives import CLASSIFY, Row, answer_each, text_of
 from llm.objectives.classifier.explanations import in_words, moved_by
 from llm.objectives.classifier.fit import LabelledTexts
-from llm.objectives.classifier.model import UNSURE, Classifier, ClassifierConfig, email_text, f1_score, probabilities
+from llm.objectives.classifier.model import (
+    UNSURE,
+    Classifier,
+    ClassifierConfig,
+    email_text,
+    encoded,
+    f1_score,
+    probabilities,
+)
 from llm.objectives.classifier.model import build as build
 from llm.objectives.classifier.model import email_texts as email_texts
 from llm.training.loop import Objective
@@ -86,7 +94,7 @@ def objective(
 
     `balanced` weighs each class by the inverse of its share of `train`, so that the rarer one counts as much.
     """
-    read, shown = ([model.read(encoding.encode_ordinary(text)) for text in each.texts] for each in (train, validation))
+    read, shown = (encoded(model, encoding, each.texts) for each in (train, validation))
     width = max(map(len, read)) if compute.backend.compiles else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
     weights = train.class_weights(len(model.config.labels), balanced)

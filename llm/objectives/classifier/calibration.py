@@ -1,7 +1,5 @@
 """From scores to probabilities that hold, to a threshold with a budget, and to bounds of what is unsure."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from pydantic import Field
@@ -11,7 +9,7 @@ from torch.nn import functional as F
 from llm.config import Config
 
 PRIOR = 1.0
-"""What holds the weights near 1 and the biases near 0, in texts: a few separable ones would pull them without end."""
+"""What holds the factor near 1 and the biases near 0, in texts: a few separable ones would pull them without end."""
 
 
 class UnsureRates(Config):
@@ -23,28 +21,26 @@ class UnsureRates(Config):
     """The share of its texts that may surely be given the other."""
 
 
-def fit_mixture(logits: Sequence[Tensor], labels: Tensor) -> tuple[list[float], list[float]]:
-    """A weight above zero for each model's logits, N x K, and a bias for each label, whose sum fits `labels`, N, best.
+def fit_scale(logits: Tensor, labels: Tensor) -> tuple[float, list[float]]:
+    """A factor above zero for logits, N x K, and a bias for each label, with which they fit `labels`, N, best.
 
-    The weight of one model alone is one over its temperature (Guo et al. 2017), the bias is Platt's (1999); of several
-    it stacks them (Wolpert 1992).
+    The factor is one over a temperature (Guo et al. 2017), the bias is Platt's (1999).
     """
-    logits = [each.double() for each in logits]
-    log_weights = torch.zeros(len(logits), dtype=torch.double, requires_grad=True)
-    bias = torch.zeros(logits[0].shape[1], dtype=torch.double, requires_grad=True)
-    search = torch.optim.LBFGS([log_weights, bias], max_iter=200, line_search_fn="strong_wolfe")
+    logits = logits.double()
+    log_scale = torch.zeros((), dtype=torch.double, requires_grad=True)
+    bias = torch.zeros(logits.shape[1], dtype=torch.double, requires_grad=True)
+    search = torch.optim.LBFGS([log_scale, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         search.zero_grad()
-        mixed = sum(weight * each for weight, each in zip(log_weights.exp(), logits, strict=True)) + bias
-        prior = PRIOR * (log_weights.square().sum() + bias.square().sum()) / 2
-        total = F.cross_entropy(mixed, labels, reduction="sum") + prior
+        prior = PRIOR * (log_scale.square() + bias.square().sum()) / 2
+        total = F.cross_entropy(log_scale.exp() * logits + bias, labels, reduction="sum") + prior
         total.backward()
         return total
 
     with torch.enable_grad():
         search.step(loss)
-    return log_weights.detach().exp().tolist(), bias.detach().tolist()
+    return log_scale.exp().item(), bias.detach().tolist()
 
 
 def best_threshold(probability: np.ndarray, looked_for: np.ndarray, false_positive_rate: float) -> float:

@@ -1,7 +1,7 @@
 """How a classifier's head is fitted, over both views at once, and how its probabilities and bounds are chosen.
 
-All is chosen on train, by texts that the head which judges them has not learned from (out of fold), so that validation
-says how good it is.
+How sure it is comes from train, by heads that have not learned from the texts that they judge (out of fold); threshold
+and bounds come from validation, as mail that was written for a training may be harder than mail as it comes.
 """
 
 import logging
@@ -17,15 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm.generation.packed import pack_for_reading
-from llm.objectives.classifier.calibration import UnsureRates, best_threshold, fit_mixture, unsure_bounds
-from llm.objectives.classifier.model import Classifier, f1_score, mixed, read_states
+from llm.objectives.classifier.calibration import UnsureRates, best_threshold, fit_scale, unsure_bounds
+from llm.objectives.classifier.model import Classifier, encoded, f1_score
 from llm.objectives.classifier.regression import Sparse, fit
 
 FOLDS = 5
 AT_ONCE = 1000
 """Texts that are read from one line of the log to the next."""
-COVERED = 3
-"""One in so many texts that are looked for is judged in a cover, too."""
 STATES = 0.03
 """What a hidden state counts whose standard deviation is 1; the n-grams of words have length 1, those of characters,
 too."""
@@ -47,20 +45,6 @@ class LabelledTexts:
         return len(self.labels) / (labels * counts) if balanced else torch.ones(labels)
 
 
-def covered(texts: LabelledTexts, seed: int) -> LabelledTexts:
-    """One in COVERED of the texts of the second of two labels, each amidst one of the first: so spam hides."""
-    generator = np.random.default_rng(seed)
-    numbers = np.arange(len(texts.texts))
-    plain, looked_for = (numbers[texts.labels.numpy() == label] for label in (0, 1))
-    hidden, groups = [], []
-    for number in looked_for[::COVERED] if len(plain) else ():
-        cover = texts.texts[generator.choice(plain)].split(" ")
-        place = int(generator.integers(len(cover) + 1))
-        hidden.append("\n".join([" ".join(cover[:place]), texts.texts[number], " ".join(cover[place:])]))
-        groups.append(texts.groups[number])
-    return LabelledTexts(hidden, torch.ones(len(hidden), dtype=torch.long), groups)
-
-
 @torch.inference_mode(False)
 def fit_head(
     model: Classifier,
@@ -71,47 +55,50 @@ def fit_head(
     balanced: bool,
     false_positive_rate: float,
     unsure: UnsureRates | None,
-    seed: int,
 ) -> dict[str, float]:
-    """Fit the head on hidden states and n-grams of `train`, and choose there what turns its logits into answers.
+    """Fit the head on hidden states and n-grams of `train`. Gives loss and F1 on `validation`.
 
-    Of two labels, some texts of the second amidst those of the first help to choose what its opinions count; the head
-    does not learn from them, as they would hide short spam. Gives loss and F1 on `validation`.
+    A long ham is learned by the window of it that looks most like spam, so that spam which hides among harmless words
+    stands out from the windows of ham.
     """
-    labels, plain = len(model.config.labels), len(train.texts)
-    hides = labels == 2 and model.ngrams is not None
-    hidden = covered(train, seed) if hides else LabelledTexts([], train.labels[:0], [])
-    texts, known = train.texts + hidden.texts, torch.cat([train.labels, hidden.labels])
-    states = _states_as_served(model, encoding, texts + validation.texts)
-    states, of_validation = states[: len(texts)], states[len(texts) :]
-    head, weights = _Head(model, train, states[:plain]), train.class_weights(labels, balanced).double()[train.labels]
-    opinions = [torch.zeros(len(texts), labels) for _ in model.opinions(texts[:1], states[:1])]
+    labels = len(model.config.labels)
+    weights = train.class_weights(labels, balanced).double()[train.labels]
+    head = _Head(model, train)
+    if model.ngrams is not None:
+        model.ngrams.fit_idf(train.texts)
+        if labels == 2:
+            head.fit_search(weights)
+    windows, of_validation = model.windows(train.texts), model.windows(validation.texts)
+    states = _states_as_served(model, encoding, windows + of_validation)
+    head.read(windows, states[: len(windows)])
     numbers: dict[int, int] = {}
-    part = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in train.groups + hidden.groups])
+    part = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in train.groups])
+    unseen = torch.zeros(len(windows), labels, dtype=torch.double)
     for fold in part.unique():
-        head.fit(weights * (part[:plain] != fold))
-        rows = (part == fold).nonzero()[:, 0].tolist()
-        for opinion, found in zip(opinions, model.opinions([texts[row] for row in rows], states[rows]), strict=True):
-            opinion[rows] = found
+        head.fit(weights * (part != fold))
+        unseen[part == fold] = head.logits()[part == fold]
+    scale, bias = fit_scale(unseen, train.labels)
     head.fit(weights)
-    _choose(model, opinions, known, plain, false_positive_rate, unsure)
-    logits = mixed(model.config, model.opinions(validation.texts, of_validation))
+    head.install(scale, bias)
+    logits = model.logits(validation.texts, of_validation, states[len(windows) :])
     probability = logits.double().softmax(dim=-1).numpy()
+    if labels == 2:
+        _choose_bounds(model, probability[:, 1], validation.labels.numpy() == 1, false_positive_rate, unsure)
     return {
         "validation_loss": F.cross_entropy(logits, validation.labels).item(),
         "validation_f1": f1_score(validation.labels.numpy(), model.decide(probability), labels),
     }
 
 
-def _states_as_served(model: Classifier, encoding: tiktoken.Encoding, texts: list[str]) -> Tensor:
+def _states_as_served(model: Classifier, encoding: tiktoken.Encoding, windows: list[str]) -> Tensor:
     """The GPT's `states` of texts, N x C, as it reads where it is served: so the head fits them to the last bit."""
     trained, started, states = model.gpt, time.perf_counter(), []
     model.gpt = pack_for_reading(deepcopy(trained).float())
     try:
-        for first in range(0, len(texts), AT_ONCE):
-            states.append(read_states(model, encoding, texts[first : first + AT_ONCE]))
+        for first in range(0, len(windows), AT_ONCE):
+            states.append(model.states(encoded(model, encoding, windows[first : first + AT_ONCE])))
             seconds = time.perf_counter() - started
-            logger.info("the GPT has read %d of %d texts in %.0f s", first + len(states[-1]), len(texts), seconds)
+            logger.info("the GPT has read %d of %d texts in %.0f s", first + len(states[-1]), len(windows), seconds)
     finally:
         model.gpt = trained
     return torch.cat(states)
@@ -120,58 +107,59 @@ def _states_as_served(model: Classifier, encoding: tiktoken.Encoding, texts: lis
 class _Head:
     """The features of a classifier's texts, and the head that is fitted on them."""
 
-    def __init__(self, model: Classifier, train: LabelledTexts, states_NC: Tensor) -> None:
-        self.model, self.labels = model, train.labels
-        states = states_NC.double()
-        self.mean = states.mean(dim=0)
-        self.scale = STATES / states.std(dim=0, correction=0).clamp(min=1e-6)
-        self.states_NC = (states - self.mean) * self.scale
+    def __init__(self, model: Classifier, train: LabelledTexts) -> None:
+        self.model, self.texts, self.labels = model, train.texts, train.labels
+
+    def _sparse(self, windows: Sequence[str]) -> Sparse:
         none = torch.zeros(0, dtype=torch.long)
-        features = none, none.float(), torch.zeros(len(states), dtype=torch.long)
-        if model.ngrams is not None:
-            model.ngrams.fit_idf(train.texts)
-            features = model.ngrams.features(train.texts)
-        self.ngrams = Sparse.of(*features)
+        features = none, none.float(), torch.zeros(len(self.texts), dtype=torch.long)
+        return Sparse.of(*(features if self.model.ngrams is None else self.model.ngrams.features(self.texts, windows)))
+
+    def fit_search(self, weights: Tensor) -> None:
+        """Learn by n-grams alone what to look for in a long text."""
+        sparse, ngrams = self._sparse(self.texts), self.model.ngrams
+        found = fit(sparse, torch.zeros(len(weights), 1).double(), self.labels, weights, 2)
+        ngrams.search.zero_()
+        ngrams.search[sparse.features_U] = (found.sparse_UK[:, 1] - found.sparse_UK[:, 0]).float()
+
+    def read(self, windows: Sequence[str], states_NC: Tensor) -> None:
+        """Take in what is read closely of each text, and the GPT's states of it."""
+        states = states_NC.double()
+        self.mean, self.scale = states.mean(dim=0), STATES / states.std(dim=0, correction=0).clamp(min=1e-6)
+        self.states_NC = (states - self.mean) * self.scale
+        self.sparse = self._sparse(windows)
+
+    def fit(self, weights: Tensor) -> None:
+        """Learn from the texts, of which each counts so much."""
+        self.found = fit(self.sparse, self.states_NC, self.labels, weights, len(self.model.config.labels))
+
+    def logits(self) -> Tensor:
+        """Logits of the texts by what was learned, float64 N x K."""
+        return self.found.logits(self.sparse, self.states_NC)
 
     @torch.no_grad()
-    def fit(self, weights: Tensor) -> None:
-        """Fit the model's head on the texts, of which each counts so much."""
-        model = self.model
-        found = fit(self.ngrams, self.states_NC, self.labels, weights, len(model.config.labels))
+    def install(self, scale: float, bias: Sequence[float]) -> None:
+        """Give the model what was learned, its logits scaled and a bias added."""
+        model, found = self.model, self.found
         dense_CK = found.dense_CK * self.scale[:, None]
-        model.head.weight.copy_(dense_CK.T)
-        model.head.bias.copy_(found.bias_K - self.mean @ dense_CK)
+        model.head.weight.copy_(scale * dense_CK.T)
+        model.head.bias.copy_(scale * (found.bias_K - self.mean @ dense_CK) + torch.tensor(bias))
         if model.ngrams is not None:
             model.ngrams.weight.zero_()
-            model.ngrams.weight[self.ngrams.features_U] = found.sparse_UK.float().to(model.ngrams.weight.device)
+            model.ngrams.weight[self.sparse.features_U] = scale * found.sparse_UK.float()
 
 
-def _choose(
+def _choose_bounds(
     model: Classifier,
-    opinions: Sequence[Tensor],
-    labels: Tensor,
-    plain: int,
+    probability: np.ndarray,
+    looked_for: np.ndarray,
     false_positive_rate: float,
     unsure: UnsureRates | None,
 ) -> None:
-    """What each opinion counts, how sure they are together, and the bounds; all by the first `plain` texts but the
-    first, for which those in covers help."""
-    weights, _ = fit_mixture(opinions, labels)
-    config = model.config.model_copy(update={"opinion_weights": tuple(weights), "bias": ()})
-    opinions, labels = [each[:plain] for each in opinions], labels[:plain]
-    (scale,), bias = fit_mixture([mixed(config, opinions)], labels)
-    found = {"opinion_weights": tuple(scale * weight for weight in weights), "bias": tuple(bias)}
-    config = config.model_copy(update=found)
-    if len(config.labels) == 2:
-        second = mixed(config, opinions).double().softmax(dim=-1)[:, 1].numpy()
-        wanted = labels.numpy() == 1
-        threshold = best_threshold(second, wanted, false_positive_rate)
-        found = {"threshold": threshold, "false_positive_rate": false_positive_rate}
-        if unsure is not None:
-            found |= {"unsure": unsure_bounds(second, wanted, threshold, unsure), "unsure_rates": unsure}
-        config = config.model_copy(update=found)
-    model.config = config
-    logger.info(
-        "chosen out of fold: the whole text counts %s, the threshold is %s, unsure %s",
-        ", ".join(f"{weight:.2f}" for weight in config.opinion_weights), config.threshold, config.unsure,
-    )  # fmt: skip
+    """The threshold of two labels, and the bounds of what is unsure."""
+    threshold = best_threshold(probability, looked_for, false_positive_rate)
+    found = {"threshold": threshold, "false_positive_rate": false_positive_rate}
+    if unsure is not None:
+        found |= {"unsure": unsure_bounds(probability, looked_for, threshold, unsure), "unsure_rates": unsure}
+    model.config = model.config.model_copy(update=found)
+    logger.info("chosen on validation: the threshold is %s, unsure is between %s", threshold, model.config.unsure)

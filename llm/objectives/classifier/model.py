@@ -18,19 +18,16 @@ from llm.objectives.classifier.ngrams import NgramModel
 
 UNSURE = "unsure"
 """The answer for a text between the two bounds of `ClassifierConfig.unsure`."""
-WINDOW = 100
-"""Words of a window; windows overlap by half."""
-MOST_WINDOWS = 32
-"""Of more windows of a text the number does not count."""
 
 
 class ReadingConfig(Config):
     """What a classifier reads of a text: given for its training, and kept with it."""
 
     max_tokens: int = Field(gt=1)
-    """Tokens of a text that the GPT reads; of a longer one the beginning, and for a fifth of them the end."""
+    """Tokens of a text that the GPT reads: of a long one the window whose n-grams are most like the second of two
+    labels; with more labels, or without n-grams, the beginning."""
     ngram_buckets: int = Field(default=0, ge=0)
-    """Buckets for the n-grams of a text, of all of it; 0 leaves them out."""
+    """Buckets for the n-grams of a text, of all of it and of its window; 0 leaves them out."""
 
 
 class ClassifierConfig(ReadingConfig):
@@ -38,10 +35,6 @@ class ClassifierConfig(ReadingConfig):
 
     labels: tuple[str, ...] = Field(min_length=2)
     """Of two, the second is the one that is looked for, such as spam."""
-    opinion_weights: tuple[float, ...] = ()
-    """What each of the model's opinions counts (`Classifier.opinions`); without any all count 1."""
-    bias: tuple[float, ...] = ()
-    """What is added to the logit of each label."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Above this probability of the second of two labels a text is given it; null takes the likelier."""
     false_positive_rate: float | None = Field(default=None, ge=0, le=1)
@@ -117,10 +110,11 @@ class Classifier(nn.Module):
         for block in self.gpt.blocks[:layers]:
             block.requires_grad_(False)
 
-    def read(self, tokens: list[int]) -> list[int]:
-        """What of a text the GPT reads."""
-        size, end = self.config.max_tokens, self.config.max_tokens // 5
-        return tokens if len(tokens) <= size else tokens[: size - end] + tokens[len(tokens) - end :]
+    def windows(self, texts: Sequence[str]) -> list[str]:
+        """What of each text is read closely: the window that looks most like the second of two labels."""
+        if self.ngrams is None or len(self.config.labels) > 2:
+            return list(texts)
+        return [self.ngrams.window_of(text) for text in texts]
 
     def mean_states(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The mean of the GPT's hidden states, BC, of texts that are padded on the right; the padding counts nowhere.
@@ -156,42 +150,10 @@ class Classifier(nn.Module):
         return states
 
     @torch.no_grad()
-    def opinions(self, texts: Sequence[str], states_NC: Tensor) -> list[Tensor]:
-        """What speaks for each label, each float32 N x K on the CPU, of texts and the GPT's `states` of them.
-
-        The first is both views' of the whole text. Of two labels the second is the n-grams' of the window that is most
-        like the second label, and the third counts the windows, as the maximum grows with their number. What is put
-        around a text dilutes the whole, and leaves one of its windows nearly as it was.
-        """
-        whole = nn.functional.linear(states_NC, self.head.weight.cpu().float(), self.head.bias.cpu().float())
-        if self.ngrams is None:
-            return [whole]
-        ngrams = self.ngrams(texts)
-        if len(self.config.labels) > 2:
-            return [whole + ngrams]
-        strongest, counts = ngrams.clone(), torch.zeros_like(ngrams)
-        for row, text in enumerate(texts):
-            if len(windows := windows_of(text)) > 1:
-                found = self.ngrams(windows)
-                strongest[row] = found[(found[:, 1] - found[:, 0]).argmax()]
-                counts[row, 0] = np.log(min(len(windows), MOST_WINDOWS))
-        return [whole + ngrams, strongest, counts]
-
-
-def windows_of(text: str) -> list[str]:
-    """The windows of a text, as words; a text of at most WINDOW words is its own."""
-    words = text.split()
-    if len(words) <= WINDOW:
-        return [text]
-    starts = range(0, len(words) - WINDOW // 2, WINDOW // 2)
-    return [" ".join(words[min(start, len(words) - WINDOW) :][:WINDOW]) for start in starts]
-
-
-def mixed(config: ClassifierConfig, opinions: Sequence[Tensor]) -> Tensor:
-    """Logits of the labels, N x K."""
-    weights = config.opinion_weights or (1.0,) + (0.0,) * (len(opinions) - 1)
-    bias = torch.tensor(config.bias or 0.0)
-    return sum(weight * each for weight, each in zip(weights, opinions, strict=True)) + bias
+    def logits(self, texts: Sequence[str], windows: Sequence[str], states_NC: Tensor) -> Tensor:
+        """Logits, float32 N x K on the CPU, of texts, their `windows`, and the GPT's `states` of those."""
+        logits = nn.functional.linear(states_NC, self.head.weight.cpu().float(), self.head.bias.cpu().float())
+        return logits if self.ngrams is None else logits + self.ngrams(texts, windows)
 
 
 def build(gpt: GPT, config: Mapping[str, Any]) -> Classifier:
@@ -209,18 +171,19 @@ def email_texts(subjects: Iterable[str], bodies: Iterable[str]) -> list[str]:
     return [email_text(*each) for each in zip(subjects, bodies, strict=True)]
 
 
-def read_states(model: Classifier, encoding: tiktoken.Encoding, texts: Sequence[str], batch_size: int = 8) -> Tensor:
-    """The GPT's `states` of texts, N x C."""
+def encoded(model: Classifier, encoding: tiktoken.Encoding, windows: Sequence[str]) -> list[list[int]]:
+    """The tokens of texts that the GPT reads."""
     # tiktoken's own threads take longer to start than a mail does
-    return model.states([model.read(encoding.encode_ordinary(text)) for text in texts], batch_size)
+    return [encoding.encode_ordinary(window)[: model.config.max_tokens] for window in windows]
 
 
 def probabilities(
     model: Classifier, encoding: tiktoken.Encoding, texts: Sequence[str], batch_size: int = 8
 ) -> np.ndarray:
     """The probability of each label of each text, float64 N x K; none of the texts is empty."""
-    opinions = model.opinions(texts, read_states(model, encoding, texts, batch_size))
-    return mixed(model.config, opinions).double().softmax(dim=-1).numpy()
+    windows = model.windows(texts)
+    logits = model.logits(texts, windows, model.states(encoded(model, encoding, windows), batch_size))
+    return logits.double().softmax(dim=-1).numpy()
 
 
 def f1_score(actual: np.ndarray, predicted: np.ndarray, labels: int) -> float:

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 WORDS, CHARACTERS = range(1, 3), range(2, 6)
 """Lengths of n-grams."""
+WINDOW = 100
+"""Words of a window; windows overlap by half."""
 NEXT, SPREAD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 
@@ -55,7 +57,8 @@ VIEWS: tuple[Callable[[str], np.ndarray], ...] = (word_ngrams, character_ngrams)
 class NgramModel(nn.Module):
     """A linear model on TF-IDF of n-grams, hashed into `buckets`, half of them for words and half for characters.
 
-    `idf` and `weight` are buffers, which are fitted and not trained.
+    All are buffers, which are fitted and not trained: `idf`, the `weight` of each label, and `search`, what makes a
+    part of a text look like the second of two labels.
     """
 
     def __init__(self, buckets: int, labels: int) -> None:
@@ -63,6 +66,7 @@ class NgramModel(nn.Module):
         self.buckets = buckets
         self.register_buffer("idf", torch.zeros(buckets))
         self.register_buffer("weight", torch.zeros(buckets, labels))
+        self.register_buffer("search", torch.zeros(buckets))
 
     def _counts(self, text: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """The buckets that a text falls into, each once, and how often it does, by view."""
@@ -78,19 +82,43 @@ class NgramModel(nn.Module):
                 found[buckets] += 1
         self.idf.copy_(torch.from_numpy((np.log((1 + len(texts)) / (1 + found)) + 1) * (found > 1)))
 
-    def features(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Buckets and values, float32, of all texts in a row, and where each text begins; a view has length 1."""
-        idf, rows = self.idf.cpu().numpy(), []
-        for text in texts:
-            for buckets, counts in self._counts(text):
-                values = (1 + np.log(counts, dtype=np.float32)) * idf[buckets]
-                known = values > 0
-                rows.append((buckets[known], values[known] / max(1e-12, np.linalg.norm(values))))
-        buckets, values = (np.concatenate(each) for each in zip(*rows, strict=True))
-        sizes = torch.tensor([len(ids) for ids, _ in rows]).view(len(texts), len(VIEWS)).sum(dim=1)
-        return torch.from_numpy(buckets.astype(np.int64)), torch.from_numpy(values), sizes.cumsum(0) - sizes
+    def _row(self, text: str, idf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Buckets and values of a text; each view's values have length 1."""
+        rows = []
+        for buckets, counts in self._counts(text):
+            values = (1 + np.log(counts, dtype=np.float32)) * idf[buckets]
+            known = values > 0
+            rows.append((buckets[known].astype(np.int64), values[known] / max(1e-12, np.linalg.norm(values))))
+        return np.concatenate([each for each, _ in rows]), np.concatenate([each for _, each in rows])
 
-    def forward(self, texts: Sequence[str]) -> Tensor:
+    def features(self, texts: Sequence[str], windows: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Buckets and values, float32, of all texts in a row, and where each text begins: the mean of a text's and its
+        window's."""
+        idf, rows = self.idf.cpu().numpy(), []
+        for text, window in zip(texts, windows, strict=True):
+            row = self._row(text, idf)
+            if window != text:
+                both = [np.concatenate(each) for each in zip(row, self._row(window, idf), strict=True)]
+                buckets, places = np.unique(both[0], return_inverse=True)
+                row = buckets, (np.bincount(places, both[1]) / 2).astype(np.float32)
+            rows.append(row)
+        sizes = torch.tensor([len(buckets) for buckets, _ in rows])
+        buckets, values = (torch.from_numpy(np.concatenate(each)) for each in zip(*rows, strict=True))
+        return buckets, values, sizes.cumsum(0) - sizes
+
+    def forward(self, texts: Sequence[str], windows: Sequence[str]) -> Tensor:
         """Logits, N x labels, float32 on the CPU, of texts of any length."""
-        buckets, values, starts = self.features(texts)
+        buckets, values, starts = self.features(texts, windows)
         return F.embedding_bag(buckets, self.weight.cpu(), starts, mode="sum", per_sample_weights=values)
+
+    def window_of(self, text: str) -> str:
+        """The window of a text that looks most like the second of two labels; a short text is its own."""
+        words = text.split()
+        if len(words) <= WINDOW:
+            return text
+        starts = range(0, len(words) - WINDOW // 2, WINDOW // 2)
+        windows = [" ".join(words[min(start, len(words) - WINDOW) :][:WINDOW]) for start in starts]
+        buckets, values, starts = self.features(windows, windows)
+        search = self.search.cpu()[:, None]
+        found = F.embedding_bag(buckets, search, starts, mode="sum", per_sample_weights=values)
+        return windows[int(found.argmax())]

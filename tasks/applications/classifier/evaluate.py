@@ -25,7 +25,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from llm.config import Config
 from llm.device import Compute
 from llm.generation.packed import pack_for_reading
-from llm.objectives.classifier.calibration import best_threshold, fit_mixture, unsure_bounds
+from llm.objectives.classifier.calibration import best_threshold, fit_scale, unsure_bounds
 from llm.objectives.classifier.explanations import in_words, moved_by
 from llm.objectives.classifier.model import (
     Classifier,
@@ -95,8 +95,8 @@ def _calibration(probability: np.ndarray, actual: np.ndarray) -> Callable[[np.nd
     def logits(probability: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(probability).clamp_min(LEAST).log()
 
-    (weight,), bias = fit_mixture([logits(probability)], torch.from_numpy(actual))
-    return lambda given: (weight * logits(given) + torch.tensor(bias)).softmax(dim=-1).numpy()
+    scale, bias = fit_scale(logits(probability), torch.from_numpy(actual))
+    return lambda given: (scale * logits(given) + torch.tensor(bias)).softmax(dim=-1).numpy()
 
 
 def _as_decided(config: ClassifierConfig, probability: np.ndarray, actual: np.ndarray) -> ClassifierConfig:

@@ -18,7 +18,7 @@ from llm.model.lora import add_lora
 from llm.objectives.classifier import objective
 from llm.objectives.classifier.calibration import UnsureRates
 from llm.objectives.classifier.fit import LabelledTexts, fit_head
-from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, email_texts
+from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, email_texts, encoded
 from llm.training.loop import Objective
 from llm.training.workers import Workers
 from tasks.applications import Training
@@ -91,14 +91,14 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         for table in tables.values()
     )
     balanced = params.class_weights == "balanced"
-    chosen = {"false_positive_rate": params.false_positive_rate, "unsure": params.unsure, "seed": params.seed}
+    chosen = {"false_positive_rate": params.false_positive_rate, "unsure": params.unsure}
     fitted = partial(fit_head, model, encoding, train, validation, balanced=balanced, **chosen)
     throughput = Throughput("emails", params.batch_size * params.gradient_accumulation)
     if not params.steps:
         foundation.requires_grad_(False)
         untrained = Objective(lambda index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
         return TrainingSetup(model, encoding, untrained, compute, throughput)
-    lengths = [len(model.read(encoding.encode_ordinary(text))) for text in train.texts]
+    lengths = list(map(len, encoded(model, encoding, train.texts)))
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, lora = fmean(lengths) / max(lengths), params.lora is not None
     compute = choose_backend(compute, foundation.config, read, filled=filled, lora=lora, predicts_tokens=False)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llm.objectives.classifier.calibration import best_threshold, fit_mixture
+from llm.objectives.classifier.calibration import UnsureRates, best_threshold, fit_scale, unsure_bounds
 
 
 @pytest.mark.parametrize(
@@ -26,22 +26,21 @@ def test_a_threshold_keeps_its_budget_among_probabilities_of_one_and_near_ties()
     assert best_threshold(np.array([0.3, 0.9]), np.array([True, True]), 0.1) == 0.5
 
 
-def test_a_mixture_has_the_weights_and_biases_that_made_the_labels():
+def test_logits_that_are_too_sure_and_lean_to_a_label_are_put_right():
     generator = torch.Generator().manual_seed(1)
-    one, other, noise = (torch.randn(20_000, 3, generator=generator) * 2 for _ in range(3))
-    made = 0.5 * one + 1.5 * other + torch.tensor([0.0, 0.4, -0.4])
+    logits = torch.randn(20_000, 3, generator=generator) * 2
+    made = 0.5 * logits + torch.tensor([0.0, 0.4, -0.4])
     labels = torch.multinomial(made.softmax(dim=-1), 1, generator=generator)[:, 0]
-    weights, bias = fit_mixture([one, other, noise], labels)
-    assert weights[:2] == pytest.approx([0.5, 1.5], rel=0.05)
-    assert weights[2] < 0.05
+    scale, bias = fit_scale(logits, labels)
+    assert scale == pytest.approx(0.5, rel=0.05)
     assert bias[1] - bias[2] == pytest.approx(0.8, abs=0.1)
 
 
-def test_the_weight_of_one_model_is_the_temperature_that_fits_best():
+def test_the_factor_is_the_temperature_that_fits_best():
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(5_000, 2, generator=generator)
     labels = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
-    (weight,), bias = fit_mixture([logits * 4], labels)
+    weight, bias = fit_scale(logits * 4, labels)
     assert weight == pytest.approx(0.25, rel=0.1)
 
     def loss(weight: float) -> float:
@@ -50,8 +49,18 @@ def test_the_weight_of_one_model_is_the_temperature_that_fits_best():
     assert loss(weight) <= min(loss(weight * 1.02), loss(weight / 1.02))
 
 
-def test_few_texts_that_are_told_apart_without_error_give_finite_weights():
+def test_few_texts_that_are_told_apart_without_error_give_a_finite_factor():
     logits = torch.tensor([[5.0, -5.0], [-5.0, 5.0]])
-    (weight,), bias = fit_mixture([logits], torch.tensor([0, 1]))
+    weight, bias = fit_scale(logits, torch.tensor([0, 1]))
     assert 0.5 < weight < 3
     assert bias == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_outside_of_the_bounds_errors_keep_their_budgets_and_the_threshold_lies_between_them():
+    probability = np.array([0.05, 0.1, 0.2, 0.3, 0.6, 0.7, 0.8, 0.9])
+    wanted = np.array([False, False, True, False, True, False, True, True])
+    rates = UnsureRates(false_positive_rate=0.0, false_negative_rate=0.0)
+    assert unsure_bounds(probability, wanted, 0.5, rates) == pytest.approx((0.15, 0.75))
+    rates = UnsureRates(false_positive_rate=0.25, false_negative_rate=0.25)
+    assert unsure_bounds(probability, wanted, 0.5, rates) == pytest.approx((0.45, 0.5))
+    assert unsure_bounds(probability, wanted, 0.95, rates) == pytest.approx((0.45, 0.95))

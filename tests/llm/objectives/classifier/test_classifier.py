@@ -18,12 +18,12 @@ from llm.objectives.classifier import (
     ClassifierConfig,
     LabelledTexts,
     email_text,
+    encoded,
     f1_score,
     objective,
     probabilities,
     serve,
 )
-from llm.objectives.classifier.model import mixed, windows_of
 
 quick = settings(max_examples=25)
 texts = st.lists(st.lists(st.integers(0, 250), min_size=1, max_size=32), min_size=1, max_size=7)
@@ -72,18 +72,19 @@ def test_the_mean_of_all_real_tokens_decides(model, make_gpt):
     assert torch.allclose(logits, model.head(hidden.mean(dim=0)), atol=1e-5)
 
 
-def test_an_email_is_subject_then_body_of_which_the_gpt_reads_the_beginning_and_the_end(make_gpt):
-    assert email_text("the cat", "sat") == "the cat\n\nsat"
-    model = make_classifier(make_gpt(), max_tokens=10)
-    assert model.read([*range(10)]) == [*range(10)]
-    assert model.read([*range(30)]) == [0, 1, 2, 3, 4, 5, 6, 7, 28, 29]
+def test_an_email_is_subject_then_body_of_which_the_gpt_reads_so_many_tokens(make_gpt, encoding):
+    text = email_text("the cat", "sat")
+    assert text == "the cat\n\nsat"
+    tokens = encoding.encode_ordinary(text)
+    assert encoded(make_classifier(make_gpt(), max_tokens=3), encoding, [text]) == [tokens[:3]]
+    assert encoded(make_classifier(make_gpt()), encoding, [text]) == [tokens]
 
 
 def test_what_somebody_types_is_no_special_token(make_gpt, encoding):
-    model = make_classifier(make_gpt())
+    model, text = make_classifier(make_gpt()), ["<|endoftext|>"]
     states = model.states([encoding.encode("<|endoftext|>", disallowed_special=())])
-    expected = mixed(model.config, model.opinions(["<|endoftext|>"], states)).double().softmax(dim=-1)
-    assert np.array_equal(probabilities(model, encoding, ["<|endoftext|>"]), expected.numpy())
+    expected = model.logits(text, text, states).double().softmax(dim=-1)
+    assert np.array_equal(probabilities(model, encoding, text), expected.numpy())
 
 
 TEXTS = ["the cat sat", "hat\n\nthe dog ate the hat", "moon"]
@@ -127,12 +128,12 @@ def with_ngrams(make_gpt, weights: dict[str, list[float]], **values) -> Classifi
     model.head.weight.data.zero_()
     model.ngrams.idf.fill_(1.0)
     for word, logits in weights.items():
-        model.ngrams.weight[model.ngrams.features([f" {word} "])[0][:1]] = torch.tensor(logits)
+        model.ngrams.weight[model.ngrams.features([word], [word])[0][:1]] = torch.tensor(logits)
     return model
 
 
 def test_all_that_it_decides_by_comes_back_with_the_weights(make_gpt, encoding, tmp_path):
-    values = {"opinion_weights": (0.5, 1.5, 0.1), "bias": (0.1, -0.1), "threshold": 0.6, "unsure": (0.5, 0.7)}
+    values = {"threshold": 0.6, "unsure": (0.5, 0.7)}
     made = with_ngrams(make_gpt, {"cat": [1.0, -1.0]}, **values)
     save_model(tmp_path, made, encoding, "classifier")
     model, encoding_again = load(tmp_path)
@@ -156,7 +157,7 @@ def test_served_mails_get_label_and_probability_and_an_empty_one_says_why_and_le
 
 
 def test_an_explanation_names_the_phrases_that_make_it_look_like_each_label(make_gpt, encoding):
-    model = with_ngrams(make_gpt, {"cat": [9.0, -9.0], "moon": [-9.0, 9.0]}, bias=(-1.0, 1.0))
+    model = with_ngrams(make_gpt, {"cat": [9.0, -9.0], "moon": [-9.0, 9.0]})
     (answer,) = serve(model, encoding, [{"subject": "moon moon", "body": "A cat. No moon, or hat."}], explain=9)
     assert answer["label"] == "spam"
     assert answer["moved_by"] == "like ham: “A cat.”, “or hat.”; like spam: “moon moon”, “No moon,”"
@@ -173,27 +174,22 @@ def test_any_number_of_labels_is_told_apart(make_gpt, encoding):
     assert all(abs(sum(answer[f"{name}_probability"] for name in names) - 1) < 1e-9 for answer in answers)
 
 
-def test_windows_hold_all_words_and_overlap_by_half():
-    words = [f"w{n}" for n in range(330)]
-    assert windows_of(" ".join(words[:100]) + "\n") == [" ".join(words[:100]) + "\n"]
-    found = [window.split() for window in windows_of(" ".join(words))]
-    assert [(window[0], len(window)) for window in found] == [(f"w{n}", 100) for n in (0, 50, 100, 150, 200, 230)]
-    assert len(windows_of(" ".join(words[:101]))) == 2
-
-
-def test_the_opinions_are_the_whole_text_by_both_views_its_strongest_window_and_how_many_there_are(make_gpt):
+def test_of_a_long_text_the_window_is_read_closely_and_both_views_are_added(make_gpt, encoding):
     model = with_ngrams(make_gpt, {"moon": [-9.0, 9.0]})
     model.head.weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    model.ngrams.search.copy_(model.ngrams.weight[:, 1])
     cover = "the cat sat " * 50
-    texts, states = [f"{cover} moon moon {cover}", "moon"], model.states([[1, 2], [3]])
-    whole, strongest, counts = model.opinions(texts, states)
-    assert torch.allclose(whole, F.linear(states, model.head.weight, model.head.bias) + model.ngrams(texts))
-    assert torch.equal(strongest[1], model.ngrams(["moon"])[0])
-    assert strongest[0, 1] == model.ngrams(windows_of(texts[0]))[:, 1].max() > model.ngrams(texts[:1])[0, 1]
-    assert counts.tolist() == [[pytest.approx(np.log(6)), 0], [0, 0]]
-    assert torch.equal(mixed(model.config, [whole, strongest, counts]), whole)  # before a fit it alone counts
-    (alone,) = make_classifier(make_gpt()).opinions(texts, states)
-    assert alone.shape == (2, 2)
+    texts = [f"{cover} moon moon {cover}", "a hat"]
+    windows = model.windows(texts)
+    assert "moon" in windows[0]
+    assert len(windows[0].split()) == 100
+    assert windows[1] == texts[1]
+    states = model.states(encoded(model, encoding, windows))
+    logits = F.linear(states, model.head.weight, model.head.bias).detach() + model.ngrams(texts, windows)
+    assert probabilities(model, encoding, texts) == pytest.approx(logits.double().softmax(dim=-1).numpy(), abs=1e-6)
+    assert probabilities(model, encoding, texts)[0, 1] > probabilities(model, encoding, [cover])[0, 1]
+    three = make_classifier(make_gpt(), labels=("a", "b", "c"), ngram_buckets=64)
+    assert three.windows(texts) == make_classifier(make_gpt()).windows(texts) == texts
 
 
 def test_an_unknown_option_is_refused(model, encoding):

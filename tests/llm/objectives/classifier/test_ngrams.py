@@ -23,8 +23,8 @@ def of_texts(texts: list[str], buckets: int = 2**24) -> NgramModel:
     return model
 
 
-def dense(model: NgramModel, texts: list[str]) -> np.ndarray:
-    buckets, values, starts = model.features(texts)
+def dense(model: NgramModel, texts: list[str], windows: list[str] | None = None) -> np.ndarray:
+    buckets, values, starts = model.features(texts, windows or texts)
     rows = np.zeros((len(texts), model.buckets))
     sizes = np.diff([*starts.tolist(), len(buckets)])
     rows[np.repeat(np.arange(len(texts)), sizes), buckets.numpy()] = values.numpy()
@@ -53,11 +53,33 @@ def test_case_and_white_space_do_not_count_and_the_order_of_words_does_in_pairs_
     assert len(word_ngrams(" -- ")) == 0
 
 
+def test_a_text_and_its_window_count_half_each():
+    model = of_texts(TEXTS)
+    texts, windows = TEXTS[:2], TEXTS[1:3]
+    assert dense(model, texts, windows) == pytest.approx((dense(model, texts) + dense(model, windows)) / 2, abs=1e-6)
+
+
+def test_the_window_that_looks_most_like_the_second_label_is_found_and_windows_hold_all_words():
+    words = [f"w{n}" for n in range(330)]
+    text, model = " ".join(words), NgramModel(2**20, 2)
+    model.idf.fill_(1.0)
+    for word, first in (("w0", 0), ("w140", 50), ("w199", 100), ("w329", 230)):
+        model.search.zero_()
+        model.search[model.features([word], [word])[0]] = 1.0
+        window = model.window_of(text).split()
+        assert word in window
+        assert len(window) == 100
+        assert window[0] in (f"w{first}", f"w{first + 50}")
+    assert model.window_of(" ".join(words[:100]) + "\n") == " ".join(words[:100]) + "\n"
+
+
 def test_a_text_has_the_same_logits_alone_as_among_others_and_one_without_known_features_has_none():
     model = of_texts(TEXTS, 2**12)
     model.weight.copy_(torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(1)))
-    assert torch.allclose(model(TEXTS), torch.cat([model([text]) for text in TEXTS]), atol=1e-6)
-    assert torch.equal(model(["\ud800", ""]), torch.zeros(2, 2))
+    windows = TEXTS[1:] + TEXTS[:1]
+    alone = [model([text], [window]) for text, window in zip(TEXTS, windows, strict=True)]
+    assert torch.allclose(model(TEXTS, windows), torch.cat(alone), atol=1e-6)
+    assert torch.equal(model(["\ud800", ""], ["", "\ud800"]), torch.zeros(2, 2))
 
 
 def test_its_weights_are_no_parameters_and_come_back_with_the_others():
@@ -65,4 +87,4 @@ def test_its_weights_are_no_parameters_and_come_back_with_the_others():
     assert list(model.parameters()) == []
     again = NgramModel(2**12, 2)
     again.load_state_dict(model.state_dict())
-    assert torch.equal(again(TEXTS), model(TEXTS))
+    assert torch.equal(again(TEXTS, TEXTS), model(TEXTS, TEXTS))
