@@ -37,7 +37,7 @@ class EmailFeedback(Closed):
     message: str | None = None
     """A raw message, instead of subject and body."""
     label: str = Field(max_length=200)
-    """One of the classifier's labels."""
+    """One of the classifier's labels, never `unsure`."""
     model: str | None = Field(default=None, max_length=200)
 
 

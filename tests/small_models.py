@@ -111,7 +111,9 @@ def write_model(folder: Path, model: str, seed: int = 1, *, context_length: int 
             torch.nn.init.normal_(weight, std=0.3)
     folder.mkdir(parents=True)
     if model == "classifier":
-        made = Classifier(gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5))
+        made = Classifier(
+            gpt, ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5, unsure=(0.19, 0.6))
+        )
         torch.nn.init.normal_(made.head.weight, std=0.5)
         save_model(folder, made, encoding, "classifier", cleaning="tasks.data.mail")
     elif model == "assistant":

@@ -25,9 +25,9 @@ from tasks.served import cleaning_module
 AT_ONCE = 64
 """Mails of a request that are read before it is another request's turn."""
 MOST_EXPLAINED = 16
-"""An explanation costs as much as a hundred mails."""
+"""An explanation costs as much as forty mails."""
 LONGEST_EXPLAINED = 50_000
-"""Characters of a mail with an explanation, for which it is read a hundred times."""
+"""Characters of a mail with an explanation, for which it is read forty times."""
 MOST_SECONDS = 60.0
 """Time in which AT_ONCE mails must become text, as other requests wait for their turn."""
 SECOND_MESSAGE = re.compile(rb"\n\r?\nFrom \S{1,300} .{10,60}\d{4}\r?\n")
@@ -86,7 +86,9 @@ class Classification(BaseModel):
     model: str
     """The version that answers, such as `threestage-classifier/3`."""
     threshold: float | None
-    """A mail gets the last label if its probability is above this; null takes the likeliest."""
+    """A mail leans to the last label if its probability is above this; null takes the likeliest."""
+    unsure: tuple[float, float] | None
+    """Between these probabilities of the last label a mail gets none, but `unsure`; null always decides."""
     labels: list[str]
     verdicts: list[Verdict]
 
@@ -142,7 +144,11 @@ async def _classified(request: Request, loaded: Loaded, rows: list[dict[str, Any
     config = loaded.model.config
     EMAILS.labels(loaded.registered_name).inc(len(rows))
     return Classification(
-        model=loaded.registered_name, threshold=config.threshold, labels=list(config.labels), verdicts=verdicts
+        model=loaded.registered_name,
+        threshold=config.threshold,
+        unsure=config.unsure,
+        labels=list(config.labels),
+        verdicts=verdicts,
     )
 
 

@@ -23,7 +23,8 @@ def classify(
 
     A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels,
     such as ham and spam, the number is the probability of the second. A mail gets that label above a threshold, which
-    was chosen on validation and need not be one half: the first line on stderr names it, and so does --json.
+    need not be one half; a model with two bounds is `unsure` between them. The first line on stderr names these
+    numbers, and so does --json.
     """
     from app.api.classify import AT_ONCE, verdicts_of
     from app.mail_files import read_mails
@@ -32,17 +33,19 @@ def classify(
     failed = False
     with loaded_version(model, CLASSIFY) as loaded:
         config = loaded.model.config
-        threshold = {} if config.threshold is None else {"threshold": config.threshold}
-        if threshold and not as_json:
-            decides = f"{loaded.registered_name} calls a mail {config.labels[-1]} above {config.threshold:.3f}"
-            to_person(f"the number is the probability of {config.labels[-1]}: {decides}")
+        bounds = config.model_dump(include={"threshold", "unsure"}, exclude_none=True)
+        if bounds and not as_json:
+            low, high = config.unsure or (config.threshold, config.threshold)
+            decides = f"{loaded.registered_name} calls a mail {config.labels[-1]} above {high:.3f}"
+            between = f", and is unsure above {low:.3f}" if config.unsure else ""
+            to_person(f"the number is the probability of {config.labels[-1]}: {decides}{between}")
         mails = read_mails(files)
         while part := list(islice(mails, AT_ONCE)):
             verdicts = iter(verdicts_of(loaded, [row for _, row in part if "error" not in row], explain))
             for place, row in part:
                 found = row if "error" in row else next(verdicts).model_dump(exclude_none=True)
                 failed |= "error" in found
-                _print(place, found if "error" in found else found | threshold, as_json)
+                _print(place, found if "error" in found else found | bounds, as_json)
     if failed:
         raise typer.Exit(SOME_FAILED)
 

@@ -1,4 +1,4 @@
-"""The tab Email: is a mail spam, which words say so, and what is it really?"""
+"""The tab Email: is a mail spam, which phrases make it look so, and what is it really?"""
 
 from itertools import islice
 from pathlib import Path
@@ -17,11 +17,15 @@ from app.metrics import EMAILS
 from app.page.shared import PRIVATE, keep_feedback, shown_errors, version_dropdown
 from app.versions import Loaded
 from llm.objectives import CLASSIFY
+from llm.objectives.classifier import UNSURE
+from llm.objectives.classifier.explanations import SHOWN
 from tasks.registry.markup import plain
 from tasks.served import cleaning_module
 
-EXPLAINED = 10
-"""Words that are shown."""
+EXPLAINED = 6
+"""Phrases that are shown."""
+WORDS = {"ham": "real mail"}
+"""Labels that people call otherwise."""
 CONSENT = (
     "<small>If you click one of these, this server keeps the subject and body above, your answer, the time and a code "
     "made from your network. A training learns from it once a person has accepted it. Otherwise nothing is "
@@ -48,7 +52,8 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
 
     async def of_text(name: str | None, subject: str, body: str, request: gr.Request) -> str:
         with shown_errors():
-            return _explained(*await _classified(app, name, {"subject": subject, "body": body}, request))
+            _, found = await _classified(app, name, {"subject": subject, "body": body}, request)
+            return _explained(found)
 
     async def of_file(name: str | None, path: str, request: gr.Request) -> tuple[str, str, str]:
         """The verdict on the mail of a file, and the subject and body that the classifier read."""
@@ -60,7 +65,7 @@ def email_tab(blocks: gr.Blocks, app: FastAPI) -> None:
             if len(mails) > 1:
                 raise RequestError("the file has several mails; `threestage classify` checks them all")
             loaded, found = await _classified(app, name, mails[0], request)
-            shown, cleaning = _explained(loaded, found), cleaning_module(loaded.folder)
+            shown, cleaning = _explained(found), cleaning_module(loaded.folder)
             if cleaning:
                 mails = await run_in_threadpool(loaded.cleaner, cleaning.clean_row, mails)
             return shown, mails[0].get("subject", ""), mails[0].get("body", "")
@@ -77,7 +82,7 @@ def _feedback(app: FastAPI, version: gr.Dropdown, subject: gr.Textbox, body: gr.
     async def labels_of(name: str | None) -> gr.Dataset:
         with shown_errors():
             loaded = await app.state.loader.get(name, CLASSIFY)
-        return gr.Dataset(samples=[[_in_words(loaded, label)] for label in loaded.model.config.labels])
+        return gr.Dataset(samples=[[_name(label, first=True)] for label in loaded.model.config.labels])
 
     async def correct(name: str | None, subject: str, body: str, place: int, request: gr.Request) -> None:
         with shown_errors():
@@ -111,28 +116,40 @@ async def _classified(app: FastAPI, name: str | None, mail: Row, request: gr.Req
     return loaded, found
 
 
-def _in_words(loaded: Loaded, label: str) -> str:
-    """A label for people. Of two labels, the classifier looks for the second, and the first is its opposite."""
-    labels = loaded.model.config.labels
-    name = f"not {labels[1]}" if len(labels) == 2 and label == labels[0] else label
-    return f"{name[:1].upper()}{name[1:]}"
-
-
-def _explained(loaded: Loaded, found: Verdict) -> str:
-    """A verdict, its probability and the words that moved it, as Markdown."""
-    why = probability_in_words(found, loaded.registered_name, loaded.model.config.threshold)
-    parts = [f"## {plain(_in_words(loaded, found.label))}", plain(why)]
-    for label in loaded.model.config.labels[::-1]:
-        if some := [f"**{plain(each.text)}**" for each in found.moved_by or () if each.label == label]:
-            parts.append(f"Looks like {plain(label)}: {', '.join(some)}")
+def _explained(found: Verdict) -> str:
+    """A verdict and the phrases that moved it, as Markdown."""
+    parts = list(map(plain, in_words(found)))
+    parts[0] = f"## {parts[0]}"
+    for label in sorted(found.probabilities or {}, key=lambda label: label != found.leaning):
+        if some := [f"“{plain(each.text, SHOWN)}”" for each in found.moved_by or () if each.label == label]:
+            parts.append(f"**Looks like {plain(_name(label))}:** {', '.join(some)}")
+    if not found.moved_by:
+        parts.append("This mail is too long to name phrases." if found.moved_by is None else "No phrase stands out.")
     return "\n\n".join(parts)
 
 
-def probability_in_words(found: Verdict, version: str, threshold: float | None) -> str:
-    """The probability that decided, and the version's threshold."""
-    if threshold is None:
-        return f"The probability of {found.label} is {found.probability:.1%}; {version} takes the likeliest label."
-    label, probability = list((found.probabilities or {}).items())[-1]
-    digits = 1 if f"{probability:.1%}" != f"{threshold:.1%}" else 4
-    decides = f"above {threshold:.{digits}%} {version} calls a mail {label}"
-    return f"The probability of {label} is {probability:.{digits}%}; {decides}."
+def in_words(found: Verdict) -> list[str]:
+    """A verdict for people: a heading, and a sentence if its label has less than half of the probability."""
+    probabilities = found.probabilities or {}
+    *_, last = probabilities
+    if found.label == UNSURE:
+        return [f"Not sure ({_percent(probabilities[last])} % {_name(last)}): look at it yourself"]
+    heading = f"{_name(found.label, first=True)} ({_percent(found.probability)} %)"
+    if _percent(found.probability) >= 50:
+        return [heading]
+    if len(probabilities) > 2:
+        return [heading, "Nothing else is likelier."]
+    if found.label == last:
+        return [heading, f"This version calls a mail {_name(last)} even below 50 %, so that it misses less."]
+    return [heading, f"This version calls a mail {_name(last)} only when it is surer, to spare other mail."]
+
+
+def _percent(probability: float) -> int:
+    """Never 0 or 100: no mail is certain."""
+    return min(99, max(1, round(100 * probability)))
+
+
+def _name(label: str, *, first: bool = False) -> str:
+    """A label as people call it; `first` in a line it has a capital."""
+    name = WORDS.get(label, label)
+    return f"{name[:1].upper()}{name[1:]}" if first else name

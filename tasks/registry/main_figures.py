@@ -11,7 +11,10 @@ from tasks.registry.markup import number, signed, table
 BASELINE = "baseline_"
 OTHERS = ("instructed_", "nearest_", "ngram_", "ppmd_")
 """Prefixes of metrics that belong to other contenders, not to the model."""
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "false_positive_rate", "unanswered", "unjudged")
+LOWER_IS_BETTER = (
+    *("loss", "perplexity", "bits_per_byte", "error", "errors", "false_positive_rate"),
+    *("unanswered", "unjudged", "unsure_share"),
+)
 """Suffixes of such metrics."""
 DERIVED = ("_low", "_high", "_gain")
 FIGURE = re.compile(r"^- `(\w[\w.]*)`: (.+)$", re.MULTILINE)

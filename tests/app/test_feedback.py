@@ -88,6 +88,7 @@ def test_equal_feedback_is_kept_once_a_changed_label_again_and_odd_characters_as
     ("body", "status", "param", "message"),
     [
         (EMAIL | {"label": "smap"}, 400, "label", "label 'smap' is not one of ham, spam"),
+        (EMAIL | {"label": "unsure"}, 400, "label", "label 'unsure' is not one of ham, spam"),
         (EMAIL | {"subject": "", "body": " \n"}, 400, "body", "there is no text in this mail"),
         (EMAIL | {"message": "Subject: a\n\nb"}, 400, "message", "either message or subject and body"),
         (EMAIL | {"subject": "long " * 401}, 400, "subject", "2004 characters; the limit is 2000"),

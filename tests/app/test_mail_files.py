@@ -60,17 +60,22 @@ def test_a_mail_in_any_charset_is_read_as_training_reads_it(tmp_path, charset, p
     assert learned.body in CHARSETS[charset].decode(charset)
 
 
-def test_for_people_a_verdict_is_a_line_above_the_words_that_moved_it(threestage, tmp_path):
-    (tmp_path / "mbox").write_text(f"{POSTMARK}{MAIL}\n" * 2)
-    (row, _) = rows_of(threestage("classify", "--json", "mbox").stdout)
+def test_for_people_a_verdict_is_a_line_above_the_phrases_that_moved_it(threestage, tmp_path):
+    (tmp_path / "mbox").write_text(f"{POSTMARK}{MAIL}\n{POSTMARK}Subject: Lunch\n\nat noon\n")
+    rows = rows_of(threestage("classify", "--json", "mbox").stdout)
     result = threestage("classify", "--explain", "2", "mbox")
-    decides = "the number is the probability of spam: threestage-classifier/1 calls a mail spam above 0.500\n"
-    assert result.stderr == decides
-    said = result.stdout.splitlines()
-    assert said[0] == f"{row['label']}\t{row['probabilities']['spam']:.3f}\tmbox, mail 1"
-    assert (row["label"] == "spam") == (row["probabilities"]["spam"] > row["threshold"])
-    assert len(said) == 6
-    assert all(re.fullmatch(r"\t[+-]\d+\.\d\d\t'.+'", line) for line in said[1:3])
+    decides = "threestage-classifier/1 calls a mail spam above 0.600, and is unsure above 0.190"
+    assert result.stderr == f"the number is the probability of spam: {decides}\n"
+    assert [(row["label"], row["threshold"], row["unsure"]) for row in rows] == [
+        ("ham", 0.5, [0.19, 0.6]),
+        ("unsure", 0.5, [0.19, 0.6]),
+    ]
+    verdicts = [f"{row['label']}\t{row['probabilities']['spam']:.3f}\tmbox, mail {n}" for n, row in enumerate(rows, 1)]
+    phrases = [line for line in result.stdout.splitlines() if line not in verdicts]
+    assert result.stdout.splitlines()[0] == verdicts[0]
+    assert len(verdicts) + len(phrases) == len(result.stdout.splitlines())
+    assert 2 <= len(phrases) <= 4
+    assert all(re.fullmatch(r"\tlike (ham|spam)\t'.+'", line) for line in phrases)
 
 
 def test_a_file_that_is_no_mail_has_its_reason_and_does_not_stop_the_others(threestage, tmp_path):

@@ -155,6 +155,7 @@ REVIEW = Review(
     measure=measure,
     explained={
         "everyday_spam": "share right of today's spam, also written for this project",
+        "sure_errors": "share wrong of the mails that are not called unsure",
         "short_ham": "share right of very short real mails, a third of them not in English",
         "short_spam": "share right of very short spam, a third of it not in English",
         "evasion_loss": "recall of the same spam as it was, minus that",

@@ -59,7 +59,8 @@ def test_verdicts_are_those_of_the_registered_model(server, served):
     expected = served.predict(None, pd.DataFrame(mails))
     found = classify(server, mails).json()
     assert found["model"] == "threestage-classifier/1"
-    assert (found["labels"], found["threshold"]) == (["ham", "spam"], 0.5)
+    assert (found["labels"], found["threshold"], found["unsure"]) == (["ham", "spam"], 0.5, [0.19, 0.6])
+    assert {verdict["label"] for verdict in found["verdicts"]} == {"ham", "unsure", "spam"}
     assert [verdict["label"] for verdict in found["verdicts"]] == expected["label"].tolist()
     for verdict, row in zip(found["verdicts"], expected.to_dict("records"), strict=True):
         for label, probability in verdict["probabilities"].items():

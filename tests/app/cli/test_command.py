@@ -193,7 +193,7 @@ def test_a_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path
         assert "assistant@champion" in [each["id"] for each in found]
         mails = {"emails": [{"body": "the cat"}]}
         answer = httpx.post(f"{address}/classify", json=mails, headers=key, timeout=300)
-        assert answer.json()["verdicts"][0]["label"] in ("ham", "spam")
+        assert answer.json()["verdicts"][0]["label"] in ("ham", "unsure", "spam")
         helpers = children(server.pid)
         assert helpers  # the process that cleans mails
     finally:
