@@ -69,6 +69,9 @@ def folders(tmp_path_factory):
         ("assistant", "assistant", assistant.build(GPT(config), {"chat": {"system": "the hat"}}), {}),
     ):
         (root / name).mkdir()
+        for weight in model.parameters():
+            if weight.ndim == 2:  # large enough that answers differ
+                torch.nn.init.normal_(weight, std=0.3)
         save_model(root / name, model, encoding, objective, **more)
     return root
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -76,5 +75,6 @@ def in_words(moved: Sequence[Moved]) -> str:
     """The same as a line: `like spam: “claim your prize”; like ham: “see you on Friday”`."""
     by_label: dict[str, list[str]] = {}
     for each in moved:
-        by_label.setdefault(each.label, []).append(f"“{shorten(each.text, SHOWN, placeholder='…')}”")
+        text = " ".join(each.text.split())
+        by_label.setdefault(each.label, []).append(f"“{text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}”")
     return "; ".join(f"like {label}: {', '.join(some)}" for label, some in by_label.items())
