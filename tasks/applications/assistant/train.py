@@ -12,7 +12,8 @@ from llm.device import choose_compute
 from llm.formats.model_folder import load_model, read_config
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
-from llm.objectives.assistant import build, objective, pack_sequences, row_width, shown_answers
+from llm.objectives.assistant import build, encode_examples, objective, pack_sequences, row_width, shown_answers
+from llm.objectives.assistant.replay import Replay, answer_prompts
 from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.training.workers import Workers
 from tasks.applications import Training
@@ -28,6 +29,8 @@ class Train(FinetuneConfig):
     """Tokens of the longest conversation, where the base has more; null, as a larger number, keeps the base's."""
     window: int | None = Field(default=None, gt=0)
     """Tokens of a packed training row, and so of the longest example; null is the context."""
+    replay: Replay | None = None
+    """General prompts that the base answers first; its answers are learned among the instructions. null forgets more."""
 
 
 def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:
@@ -58,6 +61,11 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     ]
     left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
     told = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
+    if params.replay:
+        answered = answer_prompts(params.replay, base, compute, model.config.context_length)
+        replayed = encode_examples(encoding, model.chat, *zip(*answered, strict=True), window) if answered else []
+        train = train + replayed
+        told["replayed"] = len(replayed)
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
     widths = [row_width(each) for each in windows]

@@ -12,7 +12,7 @@ from tasks.evaluation.assistant import answers as assistant
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 ENDS = ("low", "high")
-WHO = ("", "baseline_", "instructed_", "nearest_")
+WHO = ("", "baseline_", "", "nearest_")
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
 
 
@@ -83,7 +83,7 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
         | {"nearest_exact_match": 0.5, "nearest_rouge_l": nearest}
         | {"exact_match_gain": 0.5, "rouge_l_gain": 0.5}
         | {"contains_answer": 0.5, "baseline_contains_answer": 0.0, "contains_answer_gain": 0.5}
-        | {"nearest_contains_answer": 0.5, "instructed_exact_match": 0.0, "instructed_contains_answer": 0.0},
+        | {"nearest_contains_answer": 0.5, "exact_match": 0.0, "instructed_contains_answer": 0.0},
         rel=1e-4,
     )
     kinds = pd.read_csv(tmp_path / "by_kind.csv").set_index("kind")
@@ -130,7 +130,7 @@ def test_the_base_is_told_to_answer_alone_below_a_rows_own_system_prompt_and_on_
     params = assistant.Evaluate(batch_size=2, max_new_tokens=3)
     assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
     assert asked == [system, system, [assistant.ALONE, f"You are a bird. {assistant.ALONE}"]]
-    said = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)["instructed_answer"]
+    said = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)["answer"]
     assert said.tolist() == ["hat hat hat"] * 2 + [""]
 
 
