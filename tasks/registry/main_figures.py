@@ -9,7 +9,7 @@ from llm.files import read_text
 from tasks.registry.markup import number, signed, table
 
 BASELINE = "baseline_"
-OTHERS = ("instructed_", "nearest_", "ngram_", "ppmd_")
+OTHERS = ("nearest_", "ngram_", "ppmd_")
 """How the names of other contenders' metrics begin. They are not the model's own."""
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "false_positive_rate", "unanswered", "unjudged")
 """How the names of such metrics end."""

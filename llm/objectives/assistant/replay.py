@@ -1,7 +1,7 @@
-"""What a base answers to general prompts, to learn from next to new tasks, so that the base's own skills are not forgotten.
+"""Replay: the base's own answers to general prompts, learned among new tasks so that its skills are not forgotten.
 
-A fine-tune on narrow tasks moves weights that other tasks need, too. Rehearsing answers of the model before it was tuned
-(Robins 1995; of a language model's own answers, Yang et al. 2024, self-distillation) keeps them near where they were.
+A fine-tune on narrow tasks moves weights that other tasks need, too. To rehearse what the model said before keeps them
+near where they were (Robins 1995; with a language model's own answers, Yang et al. 2024).
 """
 
 import hashlib
@@ -83,10 +83,10 @@ def _prompts(params: Replay) -> list[str]:
 
 
 def is_sound(prompt: str, answer: str) -> bool:
-    """Whether an answer is no shorter than SHORTEST words, does not repeat itself, and stays in the prompt's scripts."""
+    """Whether an answer has SHORTEST words or more, does not repeat itself, and stays in the prompt's scripts."""
     words = re.findall(r"\w+", answer.lower())
     lines = Counter(line for line in map(str.strip, answer.lower().splitlines()) if line)
-    runs = Counter(zip(*(words[first:] for first in range(RUN))))
+    runs = Counter(zip(*(words[first:] for first in range(RUN)), strict=False))
     repeats = max(lines.values(), default=0) > 1 or max(runs.values(), default=0) > 2
     return len(words) >= SHORTEST and not repeats and _scripts(answer) <= _scripts(prompt) | {"LATIN"}
 

@@ -30,7 +30,7 @@ class Train(FinetuneConfig):
     window: int | None = Field(default=None, gt=0)
     """Tokens of a packed training row, and so of the longest example; null is the context."""
     replay: Replay | None = None
-    """General prompts that the base answers first; its answers are learned among the instructions. null forgets more."""
+    """General prompts that the base answers first, to learn from its answers, too; null forgets more of the base."""
 
 
 def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:

@@ -211,8 +211,9 @@ def write_samples(table: pd.DataFrame, params: Evaluate, evidence: Path) -> None
     """A draw of questions with the answer, what was expected, and what the base says, for people to read."""
     shown = table.sample(min(params.samples, len(table)), random_state=1).sort_index()
     lines = [
-        f"**{' '.join([*row.history, row.instruction, row.input]).strip()}**\n\n- answer: {' '.join(row.answer.split())}\n"
-        f"- expected: {row.expected}\n- its base says: {' '.join(row.baseline_answer.split())}"
+        f"**{' '.join([*row.history, row.instruction, row.input]).strip()}**\n\n"
+        f"- answer: {' '.join(row.answer.split())}\n- expected: {row.expected}\n"
+        f"- its base says: {' '.join(row.baseline_answer.split())}"
         for row in shown.itertuples()
     ]
     (evidence / "samples.md").write_text("\n\n".join(["# Answers of the assistant", *lines]) + "\n")

@@ -3,7 +3,7 @@ import pytest
 
 from tasks.applications import review
 from tasks.applications.assistant.review import evidence, measure, rows, score
-from tasks.evaluation.assistant.answers import COLUMNS, OTHERS, Evaluate, write_evidence
+from tasks.evaluation.assistant.answers import COLUMNS, OTHERS, write_evidence
 from tasks.review.metrics import metrics_of
 
 
@@ -64,7 +64,7 @@ def test_answers_are_read_from_what_the_evaluation_wrote(asked, tmp_path):
     test.loc[1, "baseline_correct"] = True
     checkable = test["answers"].map(len) > 0
     assert evidence(asked, tmp_path) is None
-    write_evidence(test, checkable, Evaluate(batch_size=1, max_new_tokens=9), tmp_path)
+    write_evidence(test, checkable, tmp_path)
     found, baseline = evidence(asked, tmp_path)
     assert found["output"].tolist() == written
     assert found["error"].isna().all()
