@@ -34,9 +34,11 @@ class Replay(Config):
     """Which prompts the base answers before the training."""
 
     file: Path
-    """JSON lines with a prompt under `instruction`."""
+    """JSON lines with a prompt as `instruction` and, if any, `input` and `history`."""
     sha256: str
     """Of the file: the weights depend on it."""
+    system: str = ""
+    """What the base is told, such as to be brief; the fine-tune is not. Empty: what its template says."""
     max_new_tokens: int = Field(gt=0)
     """A longer answer is left out, because it is unfinished."""
 
@@ -47,9 +49,10 @@ def answer_prompts(params: Replay, base: Path, compute: Compute, context_length:
     The same answers each time, so a training that goes on after an interruption learns from what it began with. Raises
     UserError for a file with another hash, or that is no such file.
     """
-    questions = [Question(text) for text in _prompts(params)]
+    questions = _questions(params)
     model, encoding = load_model(base, compute.device, build=build, context_length=context_length)
-    asked = {question: prompt_tokens(encoding, model.chat, question.messages()) for question in questions}
+    told = {question: question._replace(system=params.system).messages() for question in questions}
+    asked = {question: prompt_tokens(encoding, model.chat, messages) for question, messages in told.items()}
     asked = {
         question: prompt for question, prompt in asked.items() if len(prompt) + params.max_new_tokens <= context_length
     }
@@ -63,13 +66,13 @@ def answer_prompts(params: Replay, base: Path, compute: Compute, context_length:
     kept = [
         (question, answer)
         for question, (answer, ended) in zip(asked, answers, strict=True)
-        if ended and is_sound(question.instruction, answer)
+        if ended and is_sound(f"{question.instruction} {question.input}", answer)
     ]
     logger.info("%s answers %d of %d prompts well enough to learn from", base, len(kept), len(questions))
     return kept
 
 
-def _prompts(params: Replay) -> list[str]:
+def _questions(params: Replay) -> list[Question]:
     try:
         content = params.file.read_bytes()
     except OSError as error:
@@ -77,7 +80,8 @@ def _prompts(params: Replay) -> list[str]:
     if (found := hashlib.sha256(content).hexdigest()) != params.sha256:
         raise UserError(f"{params.file} has the sha256 {found}, and replay.sha256 is {params.sha256}")
     try:
-        return [json.loads(line)["instruction"] for line in content.splitlines()]
+        rows = map(json.loads, content.splitlines())
+        return [Question(row["instruction"], row.get("input", ""), history=(*row.get("history", ()),)) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{params.file}: not JSON lines with an `instruction`: {error}") from None
 
