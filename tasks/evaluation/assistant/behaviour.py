@@ -37,11 +37,10 @@ def expected(row: Row) -> str:
 
 
 def failures(row: Row, answer: str) -> list[str]:
-    """What is wrong with an answer to a row; nothing of a good one. Who is offered help is not given what was asked."""
+    """What is wrong with an answer to a row; nothing of a good one."""
     if isinstance(row, rubrics.Question):
         return rubrics.failures(row.rubric, answer, row.input)
-    found = rubrics.verdict(answer)
-    return [] if found == row.expect or (found, row.expect) == ("help", "declined") else [found]
+    return [] if rubrics.as_expected(row, answer) else [rubrics.verdict(answer)]
 
 
 def judged(rows: Mapping[str, Sequence[Row]], answers: Mapping[str, Sequence[str]]) -> pd.DataFrame:
