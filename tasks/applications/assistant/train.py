@@ -1,5 +1,6 @@
 """The assistant: answers instructions, some of them with an input or after other turns."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     if params.replay:
         answered = answer_prompts(params.replay, base, compute, model.config.context_length)
         replayed = encode_examples(encoding, model.chat, *zip(*answered, strict=True), window) if answered else []
-        train = train + replayed
+        train = random.Random(params.seed).sample(train + replayed, len(train) + len(replayed))
         told["replayed"] = len(replayed)
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
