@@ -11,7 +11,8 @@ import pytest
 
 DATA = Path(__file__).parents[2] / "data"
 FILES = {
-    "learned": DATA / "safe-answers.jsonl",
+    "declined": DATA / "safe-answers.jsonl",
+    "answered": DATA / "general-answers.jsonl",
     "replayed": DATA / "replay.jsonl",
     "validation": DATA / "behavioural/instructions/validation.jsonl",
 }
