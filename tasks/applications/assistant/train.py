@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class Train(FinetuneConfig):
     """Tokens of the longest conversation, where the base has more; null, as a larger number, keeps the base's."""
     window: int | None = Field(default=None, gt=0)
     """Tokens of a packed training row, and so of the longest example; null is the context."""
+    twice: tuple[str, ...] = ()
+    """Sources whose rows are learned twice in a pass over the data, such as [safe-answers/*]."""
     replay: Replay | None = None
     """General prompts that the base answers first, to learn from its answers, too; null forgets more of the base."""
 
@@ -53,7 +56,10 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     if params.lora:
         add_lora(model, params.lora)
     files = [split_file(data, split) for split in ("train", "validation")]
-    tables = [pd.read_parquet(path).sample(frac=1, random_state=params.seed) for path in files]
+    tables = [pd.read_parquet(path) for path in files]
+    again = tables[0]["source"].map(lambda source: any(fnmatch(source, each) for each in params.twice))
+    tables[0] = pd.concat([tables[0], tables[0][again]], ignore_index=True)
+    tables = [table.sample(frac=1, random_state=params.seed) for table in tables]
     window = min(params.window or model.config.context_length, model.config.context_length)
     way_out = f"raise train.window and train.context_length (the base has {base_has}), or bring shorter rows"
     train, validation = examples = [
