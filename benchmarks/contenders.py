@@ -207,14 +207,16 @@ def our_steps(
     from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
+    muon_update = None
     if tokens:
         lora = any(isinstance(module, LoRALinear) for module in model.modules())
         compute = Compute(torch.device("cpu"), dtype, "as the benchmark asks")
         chosen = choose_backend(compute, model.config, tokens, from_scratch=not lora, lora=lora)
         if (used := use_backend(model, goal, chosen)) != chosen:
             raise RuntimeError(used.backend_reason)
+        muon_update = used.backend.muon_update
     try:
-        train(model, config, goal, report=lambda row, seconds: report(seconds), stop=stop)
+        train(model, config, goal, report=lambda row, seconds: report(seconds), stop=stop, muon_update=muon_update)
     except InterruptedError:
         return
 

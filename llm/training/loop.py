@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from llm.config import TrainConfig
 from llm.device import keep_freed_memory
 from llm.errors import UserError
+from llm.kernels.training.backend import MuonUpdate
 from llm.training.checkpoint import Checkpoints, restore_weights, trained_weights, weights_here
 from llm.training.optim import Optimizers, build_optimizer, schedule
 from llm.training.workers import ALONE, Workers, full_tensor
@@ -100,6 +101,7 @@ def train(
     report: Callable[[Row, float], None] = lambda row, seconds: None,
     stop: Callable[[], bool] = lambda: False,
     workers: Workers = ALONE,
+    muon_update: MuonUpdate | None = None,
 ) -> list[Row]:
     """Train in place, leave the best weights in `model`, return a row of metrics a step.
 
@@ -112,10 +114,11 @@ def train(
     and raise InterruptedError. Raises DivergedError when the loss is no number or explodes, naming the step and the
     newest checkpoint from before.
 
-    Of several `workers` each calls this, with an objective that takes its part of every batch.
+    Of several `workers` each calls this, with an objective that takes its part of every batch. `muon_update` is that of
+    a Backend.
     """
     keep_freed_memory()
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, muon_update)
     history: list[Row] = [{"step": 0}] if objective.start_counts else []
     best = trained_weights(model)
     if checkpoints and (resumed := _resume(checkpoints, model, optimizer)):

@@ -8,7 +8,7 @@ Tensor names end in their shape: N matrices, R rows, C columns.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from llm.config import TrainConfig
 from llm.kernels.processor import has_fast_bfloat16
+from llm.kernels.training.backend import MuonUpdate
+from llm.kernels.training.muon import NEWTON_SCHULZ
 from llm.training.workers import full_tensor, redistribute, to_local
-
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest at zero, and between 0.7 and 1.2 after five steps
 
 
 def schedule(step: int, config: TrainConfig) -> float:
@@ -43,38 +43,54 @@ def orthogonal(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
     return (x.mT if tall else x).to(matrices_NRC.dtype)
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum (Nesterov's), made orthogonal, with decoupled weight decay; for matrices alone.
+def update_matrices(
+    weights: Sequence[Tensor], momenta: Sequence[Tensor], momentum: float, keep: float, rate: float
+) -> None:
+    """Muon's update of matrices in place, those of one shape at a time: many small products are slow.
 
-    A step is scaled by sqrt(rows / columns) where there are more rows, so that it changes outputs alike for all shapes.
+    A weight becomes `keep weight - rate update`. An update is scaled by sqrt(rows / columns) where there are more rows,
+    so that it changes outputs alike for all shapes.
     """
+    alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for weight_RC, average_RC in zip(weights, momenta, strict=True):
+        average_RC.lerp_(weight_RC.grad, 1 - momentum)
+        nesterov_RC = full_tensor(weight_RC.grad.lerp(average_RC, momentum))
+        alike[weight_RC.shape].append((weight_RC, nesterov_RC))
+    for (rows, columns), pairs in alike.items():
+        updates_NRC = orthogonal(torch.stack([nesterov_RC for _, nesterov_RC in pairs]))
+        scale = max(1.0, rows / columns) ** 0.5
+        for (weight_RC, _), update_RC in zip(pairs, updates_NRC, strict=True):
+            weight_RC.mul_(keep).sub_(redistribute(update_RC, weight_RC), alpha=rate * scale)
 
-    def __init__(self, matrices: list[Tensor], lr: float, weight_decay: float, momentum: float = 0.9) -> None:
+
+class Muon(torch.optim.Optimizer):
+    """Momentum (Nesterov's), made orthogonal, with decoupled weight decay; for matrices alone."""
+
+    def __init__(
+        self,
+        matrices: list[Tensor],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.9,
+        update: MuonUpdate = update_matrices,
+    ) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.update = update
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update every matrix that has a gradient, those of one shape at a time: many small products are slow."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for weight_RC in group["params"]:
-                if weight_RC.grad is not None:
-                    alike[weight_RC.shape].append(weight_RC)
-            for (rows, columns), weights in alike.items():
-                updates_NRC = orthogonal(torch.stack([self._averaged(weight, group) for weight in weights]))
-                scale = max(1.0, rows / columns) ** 0.5
-                for weight_RC, update_RC in zip(weights, updates_NRC, strict=True):
-                    weight_RC.mul_(1 - group["lr"] * group["weight_decay"]).sub_(
-                        redistribute(update_RC, weight_RC), alpha=group["lr"] * scale
-                    )
+            weights = [weight_RC for weight_RC in group["params"] if weight_RC.grad is not None]
+            momenta = [self._momentum(weight_RC) for weight_RC in weights]
+            keep = 1 - group["lr"] * group["weight_decay"]
+            self.update(weights, momenta, group["momentum"], keep, group["lr"])
 
-    def _averaged(self, weight_RC: Tensor, group: dict[str, Any]) -> Tensor:
-        """Nesterov's average of a matrix's gradients so far, whole."""
+    def _momentum(self, weight_RC: Tensor) -> Tensor:
         state = self.state[weight_RC]
         if not state:
             state["momentum"] = torch.zeros_like(weight_RC)
-        average_RC = state["momentum"].lerp_(weight_RC.grad, 1 - group["momentum"])
-        return full_tensor(weight_RC.grad.lerp(average_RC, group["momentum"]))
+        return state["momentum"]
 
 
 class Optimizers:
@@ -117,7 +133,7 @@ class Optimizers:
             part.load_state_dict(state)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizers:
+def build_optimizer(model: nn.Module, config: TrainConfig, muon_update: MuonUpdate | None = None) -> Optimizers:
     """The configured optimisers over what is not frozen; only matrices that mix features decay."""
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     mixes = [weight for name, weight in trained if weight.ndim >= 2 and "embedding" not in name]
@@ -127,7 +143,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizers:
         matrices = [weight for name, weight in trained if weight.ndim == 2 and ".blocks." in f".{name}"]
         mixes = [weight for weight in mixes if not any(weight is matrix for matrix in matrices)]
         if matrices:  # none where all blocks are frozen
-            parts.append(Muon(matrices, config.muon_learning_rate, config.weight_decay))
+            update = muon_update or update_matrices
+            parts.append(Muon(matrices, config.muon_learning_rate, config.weight_decay, update=update))
     groups = [{"params": mixes, "weight_decay": config.weight_decay}, {"params": stays, "weight_decay": 0.0}]
     if groups := [group for group in groups if group["params"]]:
         parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True))

@@ -119,7 +119,7 @@ def fit(
                 shown = stop.within(partial(samples, setup))
                 objective = replace(objective, evaluate=stop.within(objective.evaluate), samples=shown)
                 options = {"checkpoints": checkpoints, "report": progress, "stop": stop}
-                history = train(model, params, objective, **options)
+                history = train(model, params, objective, **options, muon_update=compute.backend.muon_update)
             else:
                 from tasks.training.ray import train_on_ray
 

@@ -1,6 +1,6 @@
 """What a training computes with: torch's own operations, or kernels in their place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self
@@ -23,6 +23,7 @@ class PackedTexts(Protocol):
 
 Attention = Callable[[Tensor, Tensor, Tensor, PackedTexts | None, float], Tensor]
 CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
+MuonUpdate = Callable[[Sequence[Tensor], Sequence[Tensor], float, float, float], None]
 
 
 def causal_attention(
@@ -51,6 +52,9 @@ class Backend:
     """Causal attention from queries, keys and values, of packed texts or of whole rows, with a share of dropout."""
     cross_entropy: CrossEntropy = linear_cross_entropy
     """The sum of the cross-entropy from the stream, the output layer's weights and the targets."""
+    muon_update: MuonUpdate | None = None
+    """Muon's update: weights with gradients, their momenta, the share of momentum, the share of a weight that is kept,
+    and the rate. None leaves it to llm/training/optim.py."""
     linear: type[nn.Linear] = nn.Linear
     """The linear layers of the blocks that learn."""
     frozen_linear: Callable[[nn.Linear, Tensor], nn.Module] | None = None
@@ -64,7 +68,7 @@ class Backend:
 
     @property
     def compiles(self) -> bool:
-        """Whether blocks are compiled, for which all batches should have one shape."""
+        """Whether blocks are compiled. Batches should then all have one shape."""
         return self.fallback is not None
 
     @property

@@ -17,6 +17,7 @@ from llm.kernels.training.compiled import compiled_run, cpp_compiler
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c, load_cross_entropy
 from llm.kernels.training.flash import flash_attention, load_flash
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
+from llm.kernels.training.muon import load_muon, muon_in_c
 
 WORTH = 1e9
 """Values of the stream (steps x tokens x blocks x width) from which compiled blocks pay: they save 15 to 25 ns a value
@@ -51,7 +52,9 @@ def choose_backend(
     predict tokens, such as a classifier, has a small loss of its own.
     """
     values = tokens * shape.n_layer * shape.n_embd
-    backend = _in_c(compute, shape, predicts_tokens) if values >= WORTH_C else TORCH
+    backend = TORCH
+    if values >= WORTH_C:
+        backend = _in_c(compute, shape, from_scratch=from_scratch, predicts_tokens=predicts_tokens)
     if values < WORTH:
         reason = f"it is short, {values / 1e9:.2f} of {WORTH / 1e9:.0f} billion values pass through them"
     elif compute.device.type != "cpu":
@@ -72,17 +75,18 @@ def choose_backend(
     return replace(compute, backend=backend, backend_reason=reason)
 
 
-def _in_c(compute: Compute, shape: GPTShape, predicts_tokens: bool) -> Backend:
+def _in_c(compute: Compute, shape: GPTShape, *, from_scratch: bool, predicts_tokens: bool) -> Backend:
     """The kernels in C that suit this model and this processor. Nothing was measured with AMX, which has torch's."""
-    attention = shape.head_width % PANEL == 0 and not shape.dropout
-    loss = shape.n_embd % PANEL == 0 and predicts_tokens
-    if not (attention or loss) or compute.dtype != torch.bfloat16 or not has_fast_bfloat16_registers(compute.device):
+    if compute.dtype != torch.bfloat16 or not has_fast_bfloat16_registers(compute.device):
         return TORCH
-    if load_flash() is None or load_cross_entropy() is None:
+    if any(load() is None for load in (load_flash, load_cross_entropy, load_muon)):
         return TORCH
     backend, parts = TORCH, []
-    if attention:
+    if shape.head_width % PANEL == 0 and not shape.dropout:
         backend, parts = replace(backend, attention=flash_attention), [*parts, "attention"]
-    if loss:
+    if shape.n_embd % PANEL == 0 and predicts_tokens:
         backend, parts = replace(backend, cross_entropy=linear_cross_entropy_in_c), [*parts, "loss"]
-    return replace(backend, name=f"{backend.name}, {' and '.join(parts)} in C")
+    sides = (shape.n_embd, shape.kv_heads * shape.head_width, shape.hidden_width)
+    if from_scratch and not any(side % PANEL for side in sides):
+        backend, parts = replace(backend, muon_update=muon_in_c), [*parts, "Muon"]
+    return replace(backend, name=f"{backend.name}, in C: {', '.join(parts)}") if parts else TORCH

@@ -17,6 +17,7 @@ from llm.kernels.training.compiled import compiled_run, cpp_compiler
 from llm.kernels.training.cross_entropy import linear_cross_entropy_in_c
 from llm.kernels.training.flash import flash_attention
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
+from llm.kernels.training.muon import muon_in_c
 from llm.model.gpt import GPT
 from llm.model.lora import LoRALinear, add_lora
 from llm.training.backend import use_backend
@@ -59,27 +60,28 @@ def test_blocks_stay_eager_without_a_compiler(monkeypatch, command):
 
 
 @pytest.mark.parametrize(
-    ("shape", "attention", "loss", "name"),
+    ("shape", "attention", "loss", "muon", "name"),
     [
-        ({"width": 128, "heads": 2}, True, True, "eager, attention and loss in C"),
-        ({"width": 192, "heads": 3}, True, True, "eager, attention and loss in C"),
-        ({"width": 128, "heads": 4}, False, True, "eager, loss in C"),
-        ({"width": 128, "heads": 2, "dropout": 0.1}, False, True, "eager, loss in C"),
-        ({"width": 128, "heads": 2, "predicts_tokens": False}, True, False, "eager, attention in C"),
-        ({"width": 96}, False, False, "eager"),
+        ({"width": 128, "heads": 2}, True, True, False, "eager, in C: attention, loss"),
+        ({"width": 192, "heads": 3, "from_scratch": True}, True, True, True, "eager, in C: attention, loss, Muon"),
+        ({"width": 128, "heads": 4}, False, True, False, "eager, in C: loss"),
+        ({"width": 128, "heads": 2, "dropout": 0.1}, False, True, False, "eager, in C: loss"),
+        ({"width": 128, "heads": 2, "predicts_tokens": False}, True, False, False, "eager, in C: attention"),
+        ({"width": 96, "from_scratch": True}, False, False, False, "eager"),
     ],
 )
-def test_attention_and_loss_are_in_c_where_that_is_fast_and_suits_the_shape(shape, attention, loss, name):
+def test_kernels_in_c_are_chosen_where_they_are_fast_and_suit_the_shape(shape, attention, loss, muon, name):
     fast = has_fast_bfloat16_registers(LOW.device)
     backend = chosen(WORTH_C, **shape).backend
     assert (backend.attention == flash_attention) == (fast and attention)
     assert (backend.cross_entropy == linear_cross_entropy_in_c) == (fast and loss)
+    assert (backend.muon_update == muon_in_c) == (fast and muon)
     assert backend.name == (name if fast else "eager")
     assert not backend.compiles
     assert chosen(WORTH_C, CPU, **shape).backend == chosen(WORTH_C / 2, **shape).backend == TORCH
 
 
-@pytest.mark.parametrize("lacking", ["load_flash", "load_cross_entropy"])
+@pytest.mark.parametrize("lacking", ["load_flash", "load_cross_entropy", "load_muon"])
 def test_what_gcc_can_not_build_is_left_to_torch(monkeypatch, lacking):
     monkeypatch.setattr(choose, lacking, lambda: None)
     assert chosen(WORTH_C).backend == TORCH

@@ -30,7 +30,7 @@ def test_what_was_said_before_is_part_of_a_question(rows):
 
 @pytest.mark.parametrize(
     ("answer", "right"),
-    [("A cat.", [1, 0, 0, 1]), (REFUSAL, [0, 1, 0, 0]), (HELP, [0, 0, 1, 1])],
+    [("A cat.", [1, 0, 0, 1]), (REFUSAL, [0, 1, 0, 0]), (HELP, [0, 1, 1, 0])],
 )
 def test_a_rubric_judges_general_answers_and_a_verdict_the_others(rows, answer, right):
     table = judged(rows, {"": [answer] * 11})
