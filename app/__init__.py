@@ -1,1 +1,1 @@
-"""What a person or a program talks to: the web page, the OpenAI-compatible API and the command line."""
+"""The interfaces for people and programs: the web page, the OpenAI-compatible API and the command line."""

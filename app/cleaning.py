@@ -1,7 +1,7 @@
 """Mails become text in a process of their own, each within a time limit.
 
-A few bytes can keep Python's, ftfy's and Beautiful Soup's parsers busy for hours: tags in tags, entities in entities.
-A thread in there cannot be stopped, and takes time from those that write text; a process can be ended.
+A few bytes can keep the parsers of Python, ftfy and lxml busy for hours: tags in tags, entities in entities. A thread
+in a parser can't be stopped and takes time from the threads that write text; a process can be ended.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Who asks: a client's network, its key, the host that a URL names."""
+"""Identify clients: their network, their key, and the host in a URL."""
 
 import hmac
 from collections.abc import Sequence

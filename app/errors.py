@@ -1,4 +1,4 @@
-"""What goes wrong with a request, with the HTTP status that says so."""
+"""Errors of a request, each with its HTTP status."""
 
 # ruff: noqa: N818, what is so with a request is the better name
 

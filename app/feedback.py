@@ -59,7 +59,7 @@ Feedback = Annotated[EmailFeedback | AnswerFeedback, Field(discriminator="about"
 
 
 class Kept(BaseModel):
-    """What happened to feedback."""
+    """The outcome of feedback."""
 
     kept: bool
     """Whether it is new; false if this client sent the same before."""

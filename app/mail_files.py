@@ -17,21 +17,21 @@ from tasks.data.textfiles import read_bytes
 
 NO_TEXT = "it is no text"
 COLUMNS = ("subject", "body", "message")
-"""Of a table of mails."""
+"""The columns of a table of mails."""
 MAIL_HEADERS = {"from", "message-id", "mime-version", "received", "return-path", "subject", "to"}
 """A message has one of these; a text may begin with a line that looks like another header ("Note: ...")."""
 Row = dict[str, Any]
 
 
 class Place(NamedTuple):
-    """Where a mail stands."""
+    """The place of a mail."""
 
     file: str
     line: int | None = None
     row: int | None = None
-    """Of a table."""
+    """The row of a table."""
     mail: int | None = None
-    """Of an mbox file."""
+    """The number of a message in an mbox file."""
 
     def __str__(self) -> str:
         numbers = zip(self._fields[1:], self[1:], strict=True)

@@ -52,7 +52,7 @@ class Waiting:
     client: str
     dataset: str
     row: Mapping[str, Any]
-    """As the dataset reads it, with client, time and version."""
+    """The row as the dataset reads it, with client, time and version."""
 
 
 class Quarantine:

@@ -166,7 +166,7 @@ class Registry:
         return self._text(named, CARD)
 
     def record(self, named: Named) -> Record | None:
-        """What a version was made from; None if that is not recorded."""
+        """The record of a version's origins; None if there is none."""
         text = self._text(named, RECORD)
         return None if text is None else FILE.validate_json(text)
 

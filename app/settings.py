@@ -1,4 +1,4 @@
-"""What the server may do, and how much at once: options of `threestage serve`, or the environment."""
+"""The server's settings and limits: options of `threestage serve`, or environment variables."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from llm.config import Config
 
 
 class Settings(Config):
-    """How the server runs; nothing here changes an answer."""
+    """Settings of the server; none of them changes an answer."""
 
     api_keys: tuple[str, ...] = ()
     """A request needs one of these keys; without any, everybody may ask."""

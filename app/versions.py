@@ -55,11 +55,11 @@ class Loaded:
     dataset: str | None
     """The dataset that it was trained on, whose inbox accepts feedback on its answers."""
     engine: AsyncEngine | None
-    """Of a model that writes text."""
+    """The engine of a model that writes text."""
     cleaner: Cleaner
     """Reads the mails to classify."""
     client_share: float = 1.0
-    """Of the requests that may wait for the classifier, the share of one client network."""
+    """The share of one client network in the requests that may wait for the classifier."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by the request whose mails are read now; the next one waits for it without a thread."""
     classifying: list[str | None] = field(default_factory=list)
@@ -251,7 +251,7 @@ class Versions:
 
     @property
     def loaded(self) -> list[Loaded]:
-        """What is in memory."""
+        """The versions in memory."""
         with self._lock:
             return list(self._loaded.values())
 
@@ -278,7 +278,7 @@ class Loader:
         self._versions, self._thread = versions, ThreadPoolExecutor(1, "loader")
 
     async def get(self, name: str | None, capability: str) -> Loaded:
-        """As `Versions.get`. Raises Unavailable, too, if it takes longer than a request may."""
+        """Like `Versions.get`. Also raises Unavailable if it takes longer than a request may."""
         if loaded := await asyncio.to_thread(self._versions.at_hand, name, capability):
             return loaded
         loading = asyncio.get_running_loop().run_in_executor(self._thread, self._versions.get, name, capability)

@@ -17,8 +17,10 @@ from tasks.datasets import find
 from tasks.registry.markup import cut, printable
 
 CHANGES = ("contradicts", "new", "repeats", "bad answer", "not known")
-"""What a text would do to train: contradict a row of it, add one, or repeat one; a bad answer changes nothing, and
-nothing is known of a dataset that was never preprocessed here."""
+"""The effect of a text on train: it contradicts a row, adds one, or repeats one.
+
+A bad answer changes nothing, and the effect is unknown for a dataset that was never preprocessed here.
+"""
 COLUMNS = ("ID", "dataset", "would change", "says", "train says", "text", "wordings", "rows of networks", "versions")
 SHOWN = 100
 """Characters of a text in a line."""

@@ -96,25 +96,26 @@ def _ours(raw: Path, out: Path, whole: bool) -> int:
     from tasks.data.splits import split
     from tasks.data.stream import overlap_of_stream, without_duplicates, write_stream
     from tasks.datasets.corpus import Params, corpus_expectations, read_stream
+    from tasks.stages.ray_cluster import same_processes
 
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d ms %(message)s")
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     params = Params(seed=1, validation=0.02, test=0.02, near_duplicate=0.8)
-    with recorded(mask, out) as record:
+    with same_processes(), recorded(mask, out) as record:
         stream = read_stream(raw, params, out / "work", mask)
         if whole:
             stream = without_duplicates(stream, params.near_duplicate)
         facts = split(stream.facts, stream.units, params)
         stream = replace(stream, facts=facts)
         record.write(out, "corpus")
-    if whole:
-        logging.info("checks")
-        overlapping = overlap_of_stream(stream, params.near_duplicate, params.seed)
-        summary = summarise(stream.facts, overlapping)
-        validate("corpus", {"rows": (stream.batches(), corpus_expectations()), "summary": (summary, [])}, out)
-    logging.info("tokens")
-    meta = write_stream(load_tokenizer(TOKENIZER), stream, out)
-    return sum(counts["tokens"] for counts in meta["splits"].values())
+        if whole:
+            logging.info("checks")
+            overlapping = overlap_of_stream(stream, params.near_duplicate, params.seed)
+            summary = summarise(stream.facts, overlapping)
+            validate("corpus", {"rows": (stream.batches(), corpus_expectations()), "summary": (summary, [])}, out)
+        logging.info("tokens")
+        meta = write_stream(load_tokenizer(TOKENIZER), stream, out)
+        return sum(counts["tokens"] for counts in meta["splits"].values())
 
 
 def cleaned(raw: Path, out: Path) -> int:

@@ -3,5 +3,5 @@
 import gc
 import sys
 
-if sys.argv[0] == "-m":  # a command line: to look for garbage among what it imports takes a quarter of its start
+if sys.argv[0] == "-m":  # a command line: garbage collection during its imports takes a quarter of its start
     gc.disable()  # until `run_command`

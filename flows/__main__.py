@@ -1,4 +1,4 @@
-"""The main job: `python -m flows`. Asks DVC and the registry what there is to do before it starts anything."""
+"""The main command: `python -m flows`. It asks DVC and the registry what there is to do before it starts anything."""
 
 import argparse
 import gc
@@ -7,7 +7,7 @@ import time
 
 
 def main() -> int:
-    """Retrain where anything is stale or not registered, compare new challengers, say what there is; the exit code."""
+    """Retrain what is stale, register, review new challengers, and print a summary. Returns the exit code."""
     description = "Bring the models, their evaluations, the registry and its reviews up to date."
     parser = argparse.ArgumentParser(prog="python -m flows", description=description)
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
@@ -35,7 +35,7 @@ def _bring_up_to_date(*, verbose: bool) -> int:
         try:
             stale = is_stale()
         except UserError:
-            check_params()  # which says it better, where it is the reason
+            check_params()  # if params.yaml is the reason, this names the key
             raise
         versions = {} if stale else registered(model_names())
         if not stale and all(versions.values()):
@@ -55,7 +55,7 @@ def _bring_up_to_date(*, verbose: bool) -> int:
     from tasks.stages.server import prefect_server, run_as_child
 
     def check() -> None:
-        if stale:  # else the parameters are those that ran; to check them takes the models' libraries
+        if stale:  # if nothing is stale, the parameters ran before; checking them imports the models' libraries
             check_params()
 
     def work() -> str:

@@ -1,7 +1,7 @@
-"""Where scheduled runs happen: `prefect deploy` checks that, and each run of `daily` first brings the merged code.
+"""The folder of scheduled runs: `prefect deploy` checks it, and each run of `daily` first brings it the merged code.
 
-prefect.yaml names both as steps. The second one is a command of its own, `python -m flows.deploy`, so that no module is
-imported before its code is there.
+prefect.yaml names both as steps. The second is a command of its own, `python -m flows.deploy`: no module is imported
+before its new code is there.
 """
 
 import sys
@@ -27,16 +27,16 @@ REASON = STATE / "deploy" / "failed"
 
 
 def here(pool: str) -> dict[str, str]:
-    """The build step of `prefect deploy`: `check`, then what prefect.yaml needs of this folder."""
+    """The build step of `prefect deploy`: `check`, then return the values that prefect.yaml fills in."""
     try:
         check(pool)
     except UserError as error:
-        raise SystemExit(f"error: {error}") from None  # of any other exception Prefect prints its own traceback
+        raise SystemExit(f"error: {error}") from None  # Prefect would print its own traceback
     return {"folder": str(Path.cwd()), "python": sys.executable, "workspace": workspace()}
 
 
 def check(pool: str) -> None:
-    """Raise UserError for a work pool of another kind, and for deployments that are of another folder or machine."""
+    """Raise UserError for a work pool of another type, and for deployments that belong to another folder or machine."""
     names = [each["name"] for each in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]]
     with get_client(sync_client=True) as client:
         try:
@@ -56,13 +56,13 @@ def check(pool: str) -> None:
 
 
 def update() -> str:
-    """Fast-forward this checkout to its upstream branch, and say which commit it has; without an upstream it stays.
+    """Fast-forward this checkout to its upstream branch, if it has one. Returns a line that names the commit.
 
-    What a killed run left of its results is put back as HEAD has it: DVC's run cache has the results. Raises UserError
-    where a change of somebody's is in the way, and where git's remote does not answer.
+    Results of a killed run are first put back to HEAD's: DVC's run cache still has them. Raises UserError if local
+    changes are in the way, or the git remote does not answer.
     """
     with exclusive("retrain"):
-        put_back([graph.LOCK_FILE])  # which DVC reads, and a kill may have cut off
+        put_back([graph.LOCK_FILE])  # DVC reads it, and a kill may have left half of it
         put_back(graph.results()[0])
         try:
             upstream = git("rev-parse", "--abbrev-ref", "@{upstream}")
@@ -78,14 +78,14 @@ def update() -> str:
 
 
 def outdated() -> list[str]:
-    """Why the last `python -m flows.deploy` failed; it says so once."""
+    """The reason why the last `python -m flows.deploy` failed, if it did. A second call returns nothing."""
     found = [REASON.read_text()] if REASON.exists() else []
     REASON.unlink(missing_ok=True)
     return found
 
 
 def main() -> int:
-    """Bring what was merged; where that fails the exit code is 0, too: the run goes on with the code that is here."""
+    """Bring the merged code. If that fails the exit code is still 0, and the run goes on with the code that is here."""
     parser = ArgumentParser(prog="python -m flows.deploy", description=update.__doc__)
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()

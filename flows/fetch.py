@@ -1,4 +1,4 @@
-"""Fetch: pinned sources become `data/raw/<dataset>/`, whole or not at all; a new dataset gets its inbox.
+"""Fetch pinned sources into `data/raw/<dataset>/`, all or nothing; a new dataset gets its inbox.
 
 python -m flows.fetch corpus
 """
@@ -22,14 +22,17 @@ from tasks.stages.server import artifact_key
 def fetch(name: str, params: list[Source]) -> None:
     """Fetch the raw files of a dataset from its pinned sources."""
     check_names(params)
-    open_inbox(name)  # `preprocess` has it among its deps, which DVC wants there
+    open_inbox(name)  # a dep of `preprocess`: DVC fails if it is missing
     with stage_run(params), atomic_folder(Path("data/raw") / name) as folder:
         fetched = [fetch_source(source, folder) for source in params]
     create_table_artifact(fetched, key=artifact_key(f"fetch-{name}"), description=f"The sources of {name}")
 
 
 def load(name: str) -> list[Source]:
-    """A dataset's sources. Checks all datasets: what is wrong in one stops a run that has begun with another."""
+    """A dataset's sources.
+
+    Checks all datasets, so that a mistake in one is found before the run has begun with another.
+    """
     check_outline()
     return load_dataset(name).sources
 

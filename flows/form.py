@@ -1,4 +1,4 @@
-"""A review that waits for a person: Prefect's form, until somebody decides there, on the command line or in MLflow."""
+"""A review that waits for a person: it shows Prefect's form until somebody decides there, in MLflow or by command."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
 
 POLL = 15  # seconds between two looks for a decision made elsewhere
-SPARE = 600  # seconds that a form stays open beyond the wait, which this process ends itself
+SPARE = 600  # seconds that a form outlasts the wait, so that this process ends the wait itself
 
 
 class Answer(RunInput):
@@ -47,7 +47,7 @@ def decide_as(word: str, model: str, version: str, by: str, reason: str, despite
 
 
 def decided_elsewhere(reviewed: "Reviewed") -> str | None:
-    """The decision on a version that was made in MLflow or on the command line; None while it waits."""
+    """The decision that somebody made on a version in MLflow or by command; None while it waits."""
     settle(reviewed.model)
     now = model_state(reviewed.model)
     if (last := now.last(reviewed.version)).event != "compared":
@@ -59,7 +59,7 @@ def decided_elsewhere(reviewed: "Reviewed") -> str | None:
 
 
 def pending(reviewed: "Reviewed") -> str:
-    """The verdict on a version that waits, and the ways to decide."""
+    """The verdict on a version that waits, and how to decide."""
     from tasks.review.challenger import text
 
     lines = [text(reviewed.verdict), f"page: {reviewed.address}", *map(text, reviewed.ways)]
@@ -67,8 +67,10 @@ def pending(reviewed: "Reviewed") -> str:
 
 
 def ask(reviewed: "Reviewed", deadline: float) -> str:
-    """Wait for a decision in Prefect's form or elsewhere, and return the outcome. A form that can't be carried out is
-    shown again, with the reason."""
+    """Wait for a decision in Prefect's form or elsewhere, and return the outcome.
+
+    If a decision can't be carried out, the form is shown again with the reason.
+    """
     context, closed = FlowRunContext.get(), threading.Event()
     flow_run, title = context.flow_run.id, f"{reviewed.model} version {reviewed.version}"
     has_pages = PREFECT_API_URL.value() != os.environ.get(TEMPORARY)
@@ -100,12 +102,12 @@ def ask(reviewed: "Reviewed", deadline: float) -> str:
 
 
 def _close(reviewed: "Reviewed", deadline: float, closed: threading.Event) -> None:
-    """Close a run's form, by an answer of its own, where it was decided elsewhere or nobody answers in time."""
+    """Answer a run's form, to close it, once somebody decides elsewhere or the time is up."""
     flow_run = FlowRunContext.get().flow_run.id
     answer = {"decision": "later", "reason": "decided elsewhere, or not in time", "by": "the review"}
     with get_client(sync_client=True) as client:
         while not closed.wait(POLL):
-            with suppress(UserError, MlflowException, httpx.HTTPError):  # a store or server that is away for a moment
+            with suppress(UserError, MlflowException, httpx.HTTPError):  # the store or server may be away for a moment
                 state = client.read_flow_run(flow_run).state
                 if state and (state.is_cancelling() or state.is_cancelled()):
                     os.kill(os.getpid(), signal.SIGTERM)  # as Prefect's worker would

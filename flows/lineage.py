@@ -1,11 +1,11 @@
-"""What a registered version was made from, as a tree: `python -m flows.lineage models:/NAME@champion`."""
+"""Print what a registered version was made from, as a tree: `python -m flows.lineage models:/NAME@champion`."""
 
 import json
 import os
 import sys
 from argparse import ArgumentParser
 
-WIDE = 200  # columns where the output is no terminal
+WIDE = 200  # columns, if the output is no terminal
 
 
 def main() -> int:

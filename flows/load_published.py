@@ -1,4 +1,4 @@
-"""Load published weights as a model of ours, for fine-tunes to start from: `python -m flows.load_published`."""
+"""Convert published weights to a model folder that fine-tunes start from: `python -m flows.load_published`."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ from tasks.stages.params import PUBLISHED, load_published_name
 
 @flow(flow_run_name="load_published-{params}")
 def load_published(params: str) -> None:
-    """Fetch published weights, check them, and keep them as a model folder of ours."""
+    """Fetch published weights, check them, and write them as a model folder."""
     save = task(save_published, name="load", cache_policy=NO_CACHE)
     with stage_run(), atomic_folder(Path("models") / PUBLISHED) as folder:
         mlflow.log_param(PUBLISHED, params)

@@ -1,4 +1,4 @@
-"""Tell people of failures, dead workers, challengers and decisions: `python -m flows.notify URL`, once an address.
+"""Send messages about failures, dead workers, challengers and decisions: `python -m flows.notify URL`, once an address.
 
 Automations of the standing Prefect server send the messages, so nothing of ours has to run; its page Automations lists,
 pauses and deletes them. They send through apprise, which knows Slack, Teams, e-mail, webhooks and a hundred more by
@@ -30,13 +30,13 @@ from tasks.stages.hashes import PREFIX
 from tasks.stages.lock import STATE
 from tasks.stages.server import prefect_page, prefect_server
 
-FAILED = ("Failed", "Crashed", "TimedOut")  # Prefect's names for the ends of a run that nobody wanted
-WATCHED = ("retrain", "smoke")  # flows; the stages that they run fail with them
-ONCE_IN = timedelta(hours=1)  # one message for a run that several processes report as crashed
+FAILED = ("Failed", "Crashed", "TimedOut")  # Prefect's names for the states of a failed run
+WATCHED = ("retrain", "smoke")  # flows; they fail when one of their stages does
+ONCE_IN = timedelta(hours=1)  # several processes may report one crashed run: send one message
 POOL = "local"  # of prefect.yaml
-WORKER_GONE = timedelta(minutes=5)  # after Prefect missed three of a worker's heartbeats, which takes about two more
+WORKER_GONE = timedelta(minutes=5)  # Prefect needs about two more to notice three missed heartbeats
 TAG = f"{PREFIX}-notification"
-BLOCK = SlackWebhook  # Prefect's block for any URL of apprise's; the general one it can't load again
+BLOCK = SlackWebhook  # Prefect's block for any apprise URL; it can't load the general one again
 REMOVE = "remove"
 HELP = f"""\
 Send messages to an address about
@@ -55,7 +55,7 @@ It is a secret: Prefect encrypts it, and nothing shows it again. `remove` sends 
 
 
 class Message(NamedTuple):
-    """What triggers a message, and its text as Jinja templates over Prefect's `event` and `flow_run`."""
+    """The trigger of a message, and its text: Jinja templates over Prefect's `event` and `flow_run`."""
 
     trigger: EventTrigger
     subject: str
@@ -64,7 +64,7 @@ class Message(NamedTuple):
 
 def messages() -> dict[str, Message]:
     """The messages that are sent, by a short name."""
-    page = prefect_page("RUN").replace("RUN", "{{ flow_run.id }}")  # which would quote a template
+    page = prefect_page("RUN").replace("RUN", "{{ flow_run.id }}")  # not %r: it would quote a template
     run = "{% if event.payload.run %}\n{{ event.payload.run }}{% endif %}"
     failure = EventTrigger(
         expect={f"prefect.flow-run.{name}" for name in FAILED},
@@ -103,7 +103,10 @@ def messages() -> dict[str, Message]:
 
 
 def set_up(url: str, name: str) -> str:
-    """Send an address all messages. Raises UserError, which does not repeat the URL, where it can't be reached."""
+    """Send all messages to an address from now on.
+
+    Raises UserError, without the URL, if the address can't be reached.
+    """
     logging.getLogger("apprise").propagate = False  # it would log the URL
     if (service := Apprise.instantiate(url)) is None:
         known = "slack://…, mailtos://…, json://HOST:PORT/PATH, or others that `apprise --details` lists"
@@ -130,7 +133,7 @@ def set_up(url: str, name: str) -> str:
 
 
 def remove(name: str) -> str:
-    """Send an address nothing any more. Raises UserError where there is none of that name."""
+    """Stop all messages to an address. Raises UserError if there is none of that name."""
     with get_client(sync_client=True) as client:
         automations = _automations(client, name)
         for each in automations:
@@ -152,7 +155,7 @@ def _parse() -> Namespace:
     look = {"formatter_class": RawDescriptionHelpFormatter, "description": HELP, "epilog": MORE}
     parser = ArgumentParser(prog="python -m flows.notify", **look)
     parser.add_argument("url", metavar="URL", help=f"the address, or `{REMOVE}`")
-    parser.add_argument("--name", default="team", help="of the address, where there are several (team)")
+    parser.add_argument("--name", default="team", help="a name for the address, if there are several (default team)")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()
     if options.name == TAG or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", options.name):
@@ -171,7 +174,7 @@ def main() -> int:
             if options.url == REMOVE:
                 outcome = remove(options.name)
             else:
-                is_asked = options.url == "-"  # so that the URL stands in no history and no list of processes
+                is_asked = options.url == "-"  # keeps the URL out of the shell's history and the list of processes
                 url = (getpass("URL: ") if sys.stdin.isatty() else sys.stdin.readline()) if is_asked else options.url
                 outcome = set_up(url.strip(), options.name)
         sys.stdout.write(f"{outcome}\n")

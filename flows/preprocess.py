@@ -1,6 +1,5 @@
-"""Preprocess: a raw dataset, cleaned, de-duplicated, split and checked, becomes `data/processed/<dataset>/`.
-
-What people left in `data/inbox/<dataset>/` joins its train split.
+"""Clean, de-duplicate, split and check a raw dataset, and write it to `data/processed/<dataset>/`. Rows from
+`data/inbox/<dataset>/` join its train split.
 
 python -m flows.preprocess emails
 """
@@ -35,6 +34,7 @@ from tasks.registry.tracking import stage_run
 from tasks.stages.command import current_stage, stage_command, state_folder
 from tasks.stages.hashes import fingerprint, inputs
 from tasks.stages.params import dataset_names, load_dataset
+from tasks.stages.ray_cluster import same_processes
 from tasks.stages.server import artifact_key
 
 NO_ROWS = "there is not one row in its files; `threestage data check` says what is in a file"
@@ -44,18 +44,18 @@ step = partial(task, cache_policy=NO_CACHE, persist_result=False)
 
 @step
 def read(name: str, dataset: Dataset, params: Split) -> Table:
-    """Read the raw files. Raises UserError where they hold no rows."""
+    """Read the raw files. Raises UserError if they hold no rows."""
     folder = Path("data/raw") / name
     table = dataset.read(folder, params)
     if table.empty:
         raise UserError(f"{folder}: {NO_ROWS}")
-    check_train_only(table, params)  # before a source may be gone as a duplicate
+    check_train_only(table, params)  # before de-duplication may remove all rows of a source
     return mask_rows(table) if params.mask_personal_data == "all" else table
 
 
 @step
 def read_stream(name: str, dataset: Dataset, params: Split, work: Path, shown: Callable[[str], str]) -> Stream:
-    """As `read` and `leave_out`, where rows may be too many for memory; an interrupted call goes on."""
+    """Like `read` and `leave_out`, for rows that may be too many for memory; an interrupted call goes on."""
     folder = Path("data/raw") / name
     stream = dataset.stream(folder, params, work, shown)
     if stream.facts.empty:
@@ -65,7 +65,7 @@ def read_stream(name: str, dataset: Dataset, params: Split, work: Path, shown: C
 
 @step
 def read_inbox(dataset: Dataset, params: Split, folder: Path) -> Table | None:
-    """Read what people left; None where that is nothing."""
+    """Read the rows in the inbox; None if there are none."""
     if not files_below(folder):
         return None
     left = (dataset.read_inbox or dataset.read)(folder, params)
@@ -76,7 +76,7 @@ def read_inbox(dataset: Dataset, params: Split, folder: Path) -> Table | None:
 
 @step
 def leave_out(table: Table, dataset: Dataset, params: Split) -> Table:
-    """Leave out rows that are no text to learn from."""
+    """Drop rows whose text no model should learn from."""
     table = in_languages(table, dataset.text(table), params.languages)
     table = within_lengths(table, dataset.text(table), dataset.lengths)
     return without_repetition(table, dataset.text(table)).reset_index(drop=True)
@@ -91,7 +91,7 @@ def drop_duplicates(table: Table | Stream, dataset: Dataset, params: Split) -> T
 
 
 def units_of(table: Table, dataset: Dataset) -> np.ndarray:
-    """The hash of what keeps each row in one split with others; uint64 [rows]."""
+    """The hash of each row's group, which stays in one split; uint64 [rows]."""
     return text_hashes(table[dataset.groups] if dataset.groups else dataset.text(table))
 
 
@@ -108,7 +108,7 @@ def split_rows(table: Table | Stream, dataset: Dataset, params: Split) -> Table 
 
 @step
 def add_inbox(table: Table | Stream, left: Table | None, dataset: Dataset, params: Split) -> Table | Stream:
-    """Learn from what people left, too, and test on none of it."""
+    """Add the inbox's rows to the train split alone: no test contains them."""
     if left is None or left.empty:
         return table
     feedback = params.mask_personal_data == "feedback"
@@ -125,13 +125,13 @@ def add_inbox(table: Table | Stream, left: Table | None, dataset: Dataset, param
         lines=dataset.lines,
         weight=params.feedback_weight,
     )
-    # What is equal to a row that is tested on is seen before masks make it differ.
+    # Compare with the test rows before masks make equal rows differ.
     return mask_rows(joined, joined["id"].str.startswith(IN_INBOX)) if feedback else joined
 
 
 @step
 def show_cleaning(name: str, record: Record, report: Path) -> None:
-    """Report what cleaning did, for people and in numbers."""
+    """Publish the report of the cleaning, and its counts as metrics."""
     record.write(report, name)
     for page in ("cleaning.md", "cleaning.json"):
         mlflow.log_artifact(str(report / page))
@@ -141,7 +141,7 @@ def show_cleaning(name: str, record: Record, report: Path) -> None:
 
 @step
 def check(name: str, record: Record, table: Table | Stream, dataset: Dataset, params: Split, report: Path) -> Table:
-    """Hold rows and splits against what is expected of them, and give the summary."""
+    """Check rows and splits against their expectations. Returns the summary."""
     labels = dataset.labels(params) if dataset.labels else ()
     rules = Counter({rule: count for rule, count in record.dropped.items() if RULES[rule].counts})
     counts = {"duplicates": rules.pop(DUPLICATES, 0), "left_out": rules.total()}
@@ -162,21 +162,21 @@ def check(name: str, record: Record, table: Table | Stream, dataset: Dataset, pa
 
 @step
 def write(table: Table | Stream, dataset: Dataset, params: Split, folder: Path) -> None:
-    """Write the splits as what trains and evaluates reads them, tables with the column `unit`.
+    """Write the splits in the form that training and evaluation read.
 
-    By it a review knows which of its test rows another version learned.
+    Tables get a column `unit`: by it a review knows which of its test rows another version trained on.
     """
     if isinstance(table, Stream):
         return dataset.write(table, folder, params)
     kept = table.drop(columns=["split", dataset.groups] if dataset.groups else "split")
-    kept = kept.assign(unit=units_of(table, dataset).view(np.int64))  # MLflow knows no uint64
+    kept = kept.assign(unit=units_of(table, dataset).view(np.int64))  # MLflow has no uint64
     splits = {name: kept[table["split"] == name] for name in SPLITS}
     dataset.write(splits, folder, params)
 
 
 @step
 def show_drift(name: str, folder: Path) -> None:
-    """Show how far the rows are from those of the last commit, for people; no out has it, as none may hang on that."""
+    """Publish how far the rows are from those of the last commit. It is in no out: outs must not depend on commits."""
     from dvc.exceptions import DvcException
 
     from tasks.data.drift import FETCH, moved
@@ -205,7 +205,7 @@ def show_drift(name: str, folder: Path) -> None:
 
 
 def work_folder() -> Path:
-    """Where this stage's parts are, keyed by its params, deps and code; those of other keys are removed."""
+    """The folder of this stage's parts, keyed by its params, deps and code. Removes those of other keys."""
     stage = current_stage()
     folder = state_folder(stage) / fingerprint(inputs(stage))
     for other in state_folder(stage).glob("*/"):
@@ -216,9 +216,9 @@ def work_folder() -> Path:
 
 @flow(flow_run_name="preprocess-{name}")
 def preprocess(name: str, params: Split) -> None:
-    """Clean, de-duplicate, split and check a raw dataset; nothing is written unless every check passes.
+    """Clean, de-duplicate, split and check a raw dataset; write nothing unless every check passes.
 
-    Where rows may be too many for memory they are parts on disk, and an interrupted run goes on with the next part.
+    Rows that may be too many for memory are kept in parts on disk, and an interrupted run goes on with the next part.
     """
     dataset, inbox = find(name), open_inbox(name)
     processed, quality = Path("data/processed") / name, Path("reports/quality") / name
@@ -229,6 +229,7 @@ def preprocess(name: str, params: Split) -> None:
         atomic_folder(processed) as folder,
         atomic_folder(quality) as report,
         recorded(shown, report) as record,
+        same_processes(),
     ):
         if work:
             raw = read_stream(name, dataset, params, work, shown)

@@ -1,4 +1,4 @@
-"""Models and their evidence into the MLflow registry, as challengers: `python -m flows.register`, after `dvc repro`."""
+"""Register models and their evidence in MLflow as challengers: `python -m flows.register`, after `dvc repro`."""
 
 import sys
 from argparse import ArgumentParser
@@ -22,11 +22,11 @@ from tasks.stages.params import model_names
 from tasks.stages.server import prefect_server, run_as_child
 
 AGAIN_AFTER = (5, 15, 45, 120)
-"""Seconds after which a registration is tried again: a tracking server that is restarted is back meanwhile."""
+"""Seconds before each retry of a registration: enough for a tracking server to restart."""
 
 
 def _is_away(_: Task, __: TaskRun, state: State) -> bool:
-    """Whether it was the tracking server, and nothing that a person has to mend."""
+    """Whether the tracking server failed, rather than something that you must fix."""
     return isinstance(state.result(raise_on_failure=False), ServerAwayError)
 
 
@@ -38,7 +38,7 @@ def _register(model: str) -> str:
 
 
 class NotRegisteredError(UserError):
-    """Some models could not be registered; `versions` has the others."""
+    """Some models could not be registered; `versions` holds the others."""
 
     def __init__(self, failed: Mapping[str, Exception], versions: dict[str, str]) -> None:
         super().__init__("; ".join(f"{model} is not registered: {error}" for model, error in failed.items()))
@@ -47,12 +47,13 @@ class NotRegisteredError(UserError):
 
 @flow(name="register")
 def register(models: Sequence[str] | None = None) -> dict[str, str]:
-    """Make each model and its evaluation a version, a new one the challenger; a version that exists stays as it is.
+    """Register each model with its evaluation.
 
-    A model that fails stops no other: NotRegisteredError comes at the end.
+    A new version becomes the challenger; an existing one stays as it is. If a model fails, the others are still
+    registered, and NotRegisteredError is raised at the end.
 
     Args:
-        models: these alone; without any, all
+        models: the models to register; all by default
     """
     retries = {"retries": len(AGAIN_AFTER), "retry_delay_seconds": list(AGAIN_AFTER), "retry_condition_fn": _is_away}
     versions: dict[str, str] = {}
@@ -60,7 +61,7 @@ def register(models: Sequence[str] | None = None) -> dict[str, str]:
     for model in model_names() if models is None else models:
         try:
             done = task(_register, task_run_name=f"register {model}", **retries)(model)
-        except Exception as error:  # also a bug: its traceback is in the log, and the other models are registered
+        except Exception as error:  # even a bug: its traceback is in the log, and the other models are registered
             failed[model] = error
         else:
             versions[registered_name(model)] = done
@@ -78,7 +79,7 @@ def main() -> int:
     options = parser.parse_args()
 
     def work() -> str:
-        configure_tracking()  # one that is away before anything begins is said at once
+        configure_tracking()  # if the server is away at the start, say so at once
         with prefect_server():
             run_as_child(register, {})
         return next_step(model_names())

@@ -1,7 +1,7 @@
 """Make a registered version again: `python -m flows.reproduce models:/threestage-classifier/3`.
 
-The exit code is 0 where its bytes are identical, 1 where a stage made others, 2 where it can't be tried. It happens in
-a temporary folder, which needs room for the model and its data several times; TMPDIR says where.
+The exit code is 0 if the bytes are identical, 1 if a stage made other bytes, and 2 if the version can't be made here.
+It runs in a temporary folder (below TMPDIR), which needs several times the space of the model and its data.
 """
 
 import sys
@@ -26,14 +26,17 @@ IDENTICAL, DIFFERS, UNTRIED = range(3)  # exit codes
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
 def make(tree: Worktree, stage: str, api_url: str, threads: int | str | None = None) -> None:
     """Run a DVC stage in a worktree; its own flow run is a child of this task."""
-    home = str(get_current_settings().home.absolute())  # whose profile may have a log-in
+    home = str(get_current_settings().home.absolute())  # its profile may hold credentials
     environment = {"PREFECT_API_URL": api_url, "PREFECT_HOME": home, PARENT_TASK_RUN: str(task_run.id)}
     tree.run(stage, environment, threads)
 
 
 @flow(name="reproduce", flow_run_name="reproduce {version}")
 def reproduce(version: str) -> Comparison:
-    """Train a registered version again from its commit, and compare the bytes, up to the first stage that differs."""
+    """Run the stages of a registered version again from its commit, and compare the bytes.
+
+    Stops at the first difference.
+    """
     log, api_url = get_run_logger(), str(FlowRunContext.get().client.api_url)
     recorded = registered(version)
     expected = expected_differences(recorded)
@@ -62,7 +65,7 @@ def main() -> int:
     results: list[Comparison] = []
 
     def work() -> None:
-        uri = registered(options.version).uri  # before a server starts; an alias may move meanwhile
+        uri = registered(options.version).uri  # before a server starts; the alias may move meanwhile
         with prefect_server():
             results.append(run_as_child(reproduce, {"version": uri}))
 

@@ -36,14 +36,14 @@ from tasks.registry.tracking import parent_run
 from tasks.registry.versions import registered_name
 from tasks.stages import graph
 from tasks.stages.command import lasted
+from tasks.stages.graph import RAN, RESTORED, UP_TO_DATE
 from tasks.stages.params import evaluation_stage, model_names, training_stage
 from tasks.stages.prefect_worker import alone, depend_on_worker, end_stopped
 from tasks.stages.server import PARENT_TASK_RUN, prefect_page, quiet_stops
 
 RETRAIN = "retrain"
-RAN, RESTORED, UP_TO_DATE = "ran", "restored", "up to date"
 HOUR = 3600
-LONGEST = 900  # characters of a line of the page
+LONGEST = 900  # characters of a line on the page
 
 Hours = Annotated[float, Field(gt=0)]
 Decide = Literal["person", "gates", "nobody"]
@@ -51,13 +51,13 @@ Decide = Literal["person", "gates", "nobody"]
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
 def reproduce(stage: str, api_url: str, seconds: float) -> None:
-    """Run a DVC stage; its own flow run hangs under this task."""
+    """Run a DVC stage; its flow run is a child of this task."""
     graph.reproduce(stage, {"PREFECT_API_URL": api_url, PARENT_TASK_RUN: str(task_run.id)}, seconds)
 
 
 @task(task_run_name="share", cache_policy=NO_CACHE)
 def share_results(day: str, message: str, push_to: str, seconds: float) -> tuple[list[str], list[str]]:
-    """Commit what was made to a branch of the day, and push it and the data; what was done, and what failed."""
+    """Commit the results to a branch of the day, and push it and the data. Returns what was done and what failed."""
     return result_branch.share(day, message, push_to, seconds)
 
 
@@ -96,7 +96,7 @@ def retrain(
 
 @dataclass
 class _Run:
-    """A run and what its page says."""
+    """A run, and the contents of its page."""
 
     client: SyncPrefectClient
     flow_run: UUID
@@ -109,7 +109,7 @@ class _Run:
     day: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d}")
     name: str = RETRAIN
     stages: list[tuple[str, str, str, str]] = field(default_factory=list)
-    """Name, what became of it, why it was stale, seconds."""
+    """Name, outcome, why it was stale, and seconds."""
     versions: dict[str, str] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
     reviewed: list[str] = field(default_factory=list)
@@ -151,7 +151,7 @@ class _Run:
 
     @contextmanager
     def _go_on(self) -> Iterator[None]:
-        """Keep what fails for the end of the run, a bug too: its traceback is in the log."""
+        """Collect failures for the end of the run, bugs too: their tracebacks are in the log."""
         try:
             yield
         except Exception as error:
@@ -161,7 +161,7 @@ class _Run:
                 self.failures.append(reason)
 
     def _make(self, plan: graph.Plan) -> None:
-        """Run what is stale, register each model of which all is up to date, and share what was made."""
+        """Run the stale stages, register each model whose stages are all up to date, and share the results."""
         failed: set[str] = set()
         for stage, before in plan.behind.items():
             began, became = time.monotonic(), self._run_stage(stage, before & failed)
@@ -185,20 +185,20 @@ class _Run:
                 self.failures += failures
 
     def _run_stage(self, stage: str, failed: set[str]) -> str:
-        """Run a stage unless one that it depends on failed; what became of it."""
+        """Run a stage unless one that it depends on failed. Returns the outcome."""
         if failed:
             get_run_logger().warning("%s is skipped: it depends on %s", stage, (names := ", ".join(sorted(failed))))
             return f"skipped: it depends on {names}"
-        if not graph.is_stale(stage):  # also one that was stale for what a stage before it brought back
-            return UP_TO_DATE
-        cached = graph.is_cached(stage)
+        expected = graph.expected(stage)
+        if expected == UP_TO_DATE:  # or it was stale only for a file that an earlier stage brought back
+            return expected
         with self._go_on():
             reproduce(stage, str(self.client.api_url), min(self.stage_hours * HOUR, self._left()))
-            return RESTORED if cached else RAN
+            return expected
         return "failed"
 
     def _review(self) -> None:
-        """Compare the challengers that nobody compared, and let the gates decide where they do."""
+        """Compare the challengers that are not compared yet; let the gates decide if `decide` says so."""
         by_gates = self.decide == GATES
         models = [] if self.decide == "nobody" else [each for each in model_names() if is_open(each, pending=by_gates)]
         if not models:
@@ -213,7 +213,7 @@ class _Run:
                 raise found
 
     def _subflow(self, subflow: Any, models: list[str], **options: Any) -> tuple[Any, UUID]:
-        """What a flow returns or raises, and its run."""
+        """The result or the exception of a flow, and its run."""
         named = subflow.with_options(flow_run_name=subflow.name, timeout_seconds=self._left())
         state = named(models, **options, return_state=True)
         return state.result(raise_on_failure=False), state.state_details.flow_run_id
@@ -235,7 +235,7 @@ class _Run:
 
 
 def _registered() -> dict[str, str]:
-    """The version of each model; none where one is not registered. Raises UserError where bytes are damaged."""
+    """The version of each model; empty if a model is not registered. Raises UserError for damaged files."""
     found = registered(model_names())
     if not all(found.values()):
         return {}

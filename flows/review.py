@@ -1,4 +1,4 @@
-"""Whether a challenger becomes champion: `python -m flows.review`, then a person decides, or the gates alone."""
+"""Compare challengers with their champions: `python -m flows.review`. Then a person decides, or the gates alone."""
 
 import re
 import sys
@@ -31,7 +31,7 @@ from tasks.stages.server import (
 if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
 
-LONGEST = 10_080  # minutes, a week
+LONGEST = 10_080  # minutes: a week
 DECIDE, HISTORY = ("approve", "reject", "rollback"), "history"
 STATES = r"version (\d+) (approved|rejected|withdrawn|waits)"
 HELP = """\
@@ -41,13 +41,13 @@ in MLflow, or in Prefect's form.
 
 to decide:
   python -m flows.review approve MODEL[/VERSION] --reason TEXT [--by NAME]   makes it champion
-  python -m flows.review reject MODEL[/VERSION] --reason TEXT [--by NAME]    it is no challenger any more
-  python -m flows.review rollback MODEL --reason TEXT [--by NAME]            makes the champion before champion again
+  python -m flows.review reject MODEL[/VERSION] --reason TEXT [--by NAME]    it is no longer the challenger
+  python -m flows.review rollback MODEL --reason TEXT [--by NAME]            makes the previous champion champion again
   python -m flows.review history MODEL                                       who decided what, when and why
 
 A version that failed a gate needs --despite-gates to be approved; the history keeps that."""
 MORE = """\
-exit codes: 0 done, also where a version still waits for a person; 1 an error, printed on one line, such as a decision
+exit codes: 0 done, even if a version still waits for a person; 1 an error, printed on one line, such as a decision
 that is refused or a model that can't be compared; 2 a wrong option; 130 interrupted; 143 terminated
 """
 
@@ -55,7 +55,7 @@ Minutes = Annotated[float, Field(ge=0, le=LONGEST)]
 
 
 class NotReviewedError(UserError):
-    """Some models could not be reviewed; `outcomes` has the others."""
+    """Some models could not be reviewed; `outcomes` holds the others."""
 
     def __init__(self, failed: Mapping[str, UserError], outcomes: dict[str, str]) -> None:
         super().__init__("; ".join(f"{model}: {error}" for model, error in failed.items()))
@@ -64,7 +64,7 @@ class NotReviewedError(UserError):
 
 @task(task_run_name="review {model}", cache_policy=NO_CACHE, persist_result=False)
 def review_model(model: str) -> "Reviewed | str":
-    """Carry out what people decided in MLflow, then compare; returns the review, or why there is none."""
+    """Carry out decisions made in MLflow, then compare. Returns the review, or the reason why there is none."""
     from tasks.review.challenger import review_challenger
 
     for event in settle(model):
@@ -78,7 +78,7 @@ def review_model(model: str) -> "Reviewed | str":
 def _decide(reviewed: "Reviewed", auto: bool, deadline: float | None) -> str:
     if outcome := decided_elsewhere(reviewed):
         return outcome
-    if auto and (reviewed.passed or reviewed.failed):  # what the gates can't tell waits for a person
+    if auto and (reviewed.passed or reviewed.failed):  # if a gate could not be computed, the version waits for a person
         decide = approve if reviewed.passed else reject
         return str(decide(reviewed.model, reviewed.version, GATES, reviewed.reason))
     return pending(reviewed) if deadline is None else ask(reviewed, deadline)
@@ -93,12 +93,12 @@ def _chosen(models: Sequence[str] | None) -> list[str]:
 
 @flow(name="review", flow_run_name="review")
 def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Minutes = 0) -> dict[str, str]:
-    """Compare the challengers with their champions, and see who becomes champion. Returns the outcome of each model.
+    """Compare challengers with their champions, then decide or wait. Returns the outcome of each model.
 
     Args:
-        models: those whose challengers are reviewed; without any, all
-        auto: the gates decide; where one is not known, a person does
-        wait_minutes: how long a person has to decide in this run's form; after that versions stay pending
+        models: the models whose challengers are reviewed; all by default
+        auto: the gates decide; if one could not be computed, a person does
+        wait_minutes: how long this run's form waits for a person; after that the versions stay pending
     """
     if auto and wait_minutes:
         raise UserError("auto and wait_minutes: either the gates decide or a person does")
@@ -158,13 +158,13 @@ def _history(options: Namespace) -> None:
 
 
 def _decision(options: Namespace) -> None:
-    """Carry out a decision of the command line. Without a version it is about the challenger, else the newest that
+    """Carry out a decision given on the command line: on the named version, else the challenger, else the newest that
     waits."""
     model, _, version = options.model.partition("/")
     now = model_state(*_chosen([model]))
     try:
         by = options.by or getuser()
-    except (KeyError, OSError):  # a container's user has no name
+    except (KeyError, OSError):  # a container's user may have no name
         raise UserError("this system's user has no name: give yours with --by NAME") from None
     if options.word == "rollback":
         return _print({model: roll_back(model, check_name(by), options.reason, instead_of=version or now.champion)})
@@ -183,16 +183,18 @@ def _parse() -> Namespace:
         parser.set_defaults(word=word, work=_history if word == HISTORY else _decision)
         if word in DECIDE:
             parser.add_argument("--reason", required=True, metavar="TEXT", help="it is kept with the decision")
-            parser.add_argument("--by", metavar="NAME", help="who decides; without it, this user")
+            parser.add_argument("--by", metavar="NAME", help="who decides; by default this user")
         if word == "approve":
-            parser.add_argument("--despite-gates", action="store_true", help="also a version that failed gates")
+            parser.add_argument("--despite-gates", action="store_true", help="approve even a version that failed gates")
     else:
         usage = "%(prog)s [MODEL ...] [--auto | --wait MINUTES]"
         look = {"formatter_class": RawDescriptionHelpFormatter, "description": HELP, "epilog": MORE}
         parser = ArgumentParser(prog="python -m flows.review", usage=usage, **look)
-        parser.add_argument("models", nargs="*", metavar="MODEL", help="to review its challenger; without any, all")
+        parser.add_argument(
+            "models", nargs="*", metavar="MODEL", help="a model whose challenger is reviewed; all by default"
+        )
         who = parser.add_mutually_exclusive_group()
-        who.add_argument("--auto", action="store_true", help="the gates decide; where one is not known, a person does")
+        who.add_argument("--auto", action="store_true", help="the gates decide; if one is not known, a person does")
         minutes = "wait for a person; Prefect shows a form meanwhile"
         who.add_argument("--wait", type=float, default=0, metavar="MINUTES", help=minutes)
         parser.set_defaults(work=_review)

@@ -1,7 +1,7 @@
-"""Every stage at reduced scale, from the real data on, with results within bounds: `python -m flows.smoke`.
+"""Run every stage at reduced scale on the real data, and check the results: `python -m flows.smoke`.
 
-Tests say that a change is right. A smoke run says each week that what is committed still works on this machine, with
-these libraries and sources. It keeps nothing that it makes: no model, no version.
+Tests check a change. A smoke run checks each week that the last commit still works on this machine, with these
+libraries and sources. It keeps nothing: no model, no version.
 """
 
 import sys
@@ -31,7 +31,7 @@ LONGEST = 6 * 3600  # seconds
 def smoke() -> str:
     """Run all stages of the last commit with small parameters in a temporary folder, and check the results.
 
-    Fails where a result is outside its bound. Returns the results in a line.
+    Fails if a result is outside its bound. Returns the results in a line.
     """
     depend_on_worker(NAME)
     quiet_stops()

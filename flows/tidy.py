@@ -1,4 +1,4 @@
-"""Remove what nothing needs any more: `python -m flows.tidy` lists it, `make tidy YES=1` removes it."""
+"""Remove files and versions that nothing needs: `python -m flows.tidy` lists them, `make tidy YES=1` removes them."""
 
 import sys
 from argparse import ArgumentParser
@@ -13,8 +13,8 @@ from tasks.stages.lock import STATE, exclusive
 from tasks.stages.server import prefect_server, run_as_child
 from tasks.training.interrupted import interrupted, remove
 
-TRAININGS = 3  # interrupted ones that stay, however old
-SHOWN = 10  # of a kind, without --verbose
+TRAININGS = 3  # interrupted trainings that are kept, however old
+SHOWN = 10  # items of a kind that are listed without --verbose
 
 
 def _checkpoints(days: float) -> list[Item]:
@@ -24,13 +24,13 @@ def _checkpoints(days: float) -> list[Item]:
 
 @flow(name="tidy", flow_run_name="tidy")
 def tidy(versions: int = 5, days: float = 30, delete: bool = False, verbose: bool = False) -> str:
-    """List what nothing needs any more, and remove it. Returns the list; raises UserError where a part can't be listed.
+    """List what nothing needs, and remove it if asked to. Returns the list. Raises UserError if a part can't be listed.
 
     Args:
-        versions: the newest of each model, which stay
-        days: how long models, checkpoints and branches of a retraining stay
+        versions: how many of the newest versions of each model are kept
+        days: how long models, checkpoints and branches of a retraining are kept
         delete: whether to remove it
-        verbose: name each, however many there are
+        verbose: list every item
     """
     kinds: dict[str, tuple[str, Callable[[], Sequence[Item]]]] = {
         "versions": (
@@ -73,12 +73,14 @@ def tidy(versions: int = 5, days: float = 30, delete: bool = False, verbose: boo
 
 
 def main() -> int:
-    """List what may go; with --yes, remove it. The exit code."""
+    """List what nothing needs; with --yes, remove it. Returns the exit code."""
     parser = ArgumentParser(prog="python -m flows.tidy", description=__doc__)
     parser.add_argument("--yes", action="store_true", help="remove it")
     parser.add_argument("--versions", type=int, default=5, metavar="N", help="keep the newest N of a model (default 5)")
-    parser.add_argument("--days", type=float, default=30, metavar="D", help="keep models and checkpoints as long (30)")
-    parser.add_argument("--verbose", action="store_true", help="name each, and show the traceback of every error")
+    parser.add_argument(
+        "--days", type=float, default=30, metavar="D", help="keep models and checkpoints for D days (30)"
+    )
+    parser.add_argument("--verbose", action="store_true", help="list every item, and show the traceback of every error")
     options = parser.parse_args()
 
     def work() -> None:

@@ -1,7 +1,7 @@
-"""The models as the registry keeps and serves them: an MLflow pyfunc from code over a model folder.
+"""Models in the registry: an MLflow pyfunc from code over a model folder.
 
-MLflow copies this file beside the weights, with `llm` and the text cleaning that the model's config.json names, so that
-a version runs without this project: nothing else of ours may be imported here.
+MLflow copies this file next to the weights, with `llm` and the text cleaning that the model's config.json names, so
+that a version runs without this project: nothing else of the project may be imported here.
 """
 
 from importlib import import_module
@@ -23,19 +23,19 @@ ERROR = "error"
 
 
 def cleaning_module(folder: Path) -> Any:
-    """The module that turns what people send into what the model reads; None where it reads what it gets."""
+    """The package that cleans rows before the model reads them; None if it reads them as they are."""
     name = read_config(folder).get("cleaning")
     return import_module(name) if name else None
 
 
 def _columns(types: dict[str, type | UnionType]) -> Schema:
-    """Columns with their types; a type or None is a column that may be left out."""
+    """Columns with their types; a column of type `T | None` is optional."""
     kinds = {name: get_args(kind) or (kind,) for name, kind in types.items()}
     return Schema([ColSpec(TYPES[kind[0]], name, required=len(kind) == 1) for name, kind in kinds.items()])
 
 
 def signature(folder: Path) -> ModelSignature:
-    """What a model folder takes and gives. A row that can't be answered has its reason in the column `error`."""
+    """The inputs and outputs of a model folder. A row without an answer has the reason in the column `error`."""
     module, cleaning = objective_module(folder), cleaning_module(folder)
     options = [ParamSpec(name, TYPES[kind], default) for name, (kind, default) in module.OPTIONS.items()]
     answers = {name: kind | None for name, kind in outputs(folder).items()}
@@ -47,19 +47,19 @@ def signature(folder: Path) -> ModelSignature:
 
 
 def example(folder: Path) -> pd.DataFrame:
-    """A row to try."""
+    """A row to try the model with."""
     return pd.DataFrame([objective_module(folder).EXAMPLE])
 
 
 def _or_none(value: Any) -> Any:
-    """None for what stands in a table where there is nothing, such as NaN, which JSON does not know."""
+    """None for a missing value such as NaN, which JSON lacks; other values unchanged."""
     if isinstance(value, str):
         return value
     return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
 
 
 class ServedModel(PythonModel):
-    """Any model folder: its config.json says which objective answers, and what cleans a row before."""
+    """Any model folder: its config.json names the objective that answers, and the cleaning of rows."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the weights."""
@@ -71,8 +71,8 @@ class ServedModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Answer each row by itself: one that can't be answered says why, and leaves the others alone."""
-        table = model_input.itertuples(index=False, name=None)  # of one row in half the time of to_dict
+        """Answer each row by itself: if one fails, its `error` says why, and the others are still answered."""
+        table = model_input.itertuples(index=False, name=None)  # takes half the time of to_dict for one row
         rows = [dict(zip(model_input.columns, map(_or_none, values), strict=True)) for values in table]
         answers: list[dict[str, Any]] = [{} for _ in rows]
         clean: dict[int, dict[str, Any]] = {}

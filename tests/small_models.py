@@ -84,9 +84,8 @@ def make_models(folder: Path) -> None:
             model = assistant.build(model, {})
         save_model(folder / "made" / name, model, encoding, objective, **more)
     shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "tasks/data").mkdir(parents=True)
-    for path in ("tasks/served.py", "tasks/data/mail.py"):
-        shutil.copy(ROOT / path, folder / path)
+    shutil.copytree(ROOT / "tasks/data/mail", folder / "tasks/data/mail")
+    shutil.copy(ROOT / "tasks/served.py", folder / "tasks")
     (folder / "dvc.yaml").write_text(DVC_YAML)
     (folder / "params.yaml").write_text("f1: 0.5\n")
     (folder / "train.py").write_text(TRAIN)

@@ -61,7 +61,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/training/ray.py": [],
     "tasks/data/remote.py": FETCH,
     "tasks/data/published.py": [*PREPROCESS, *LOAD, "pretrain"],
-    "tasks/data/mail.py": PREPROCESS + EVALUATE,
+    "tasks/data/mail": PREPROCESS + EVALUATE,
     "tasks/data/splits.py": PREPROCESS,
     "tasks/data/sniff.py": FETCH + PREPROCESS,
     "tasks/data/formats/mails.py": PREPROCESS,  # any dataset may read any form

@@ -48,7 +48,7 @@ class ClassifyRequest(Closed):
 
     emails: list[Email] = Field(min_length=1, max_length=10_000, fail_fast=True)
     model: str | None = Field(default=None, max_length=200)
-    """As in /v1: `classifier` is its champion, `classifier/3` a version."""
+    """A name as in /v1: `classifier` is its champion, `classifier/3` a version."""
     explain: int = Field(default=0, ge=0, le=100)
     """Number of words to list that moved each decision most; for at most 16 mails of 50,000 characters."""
 
@@ -67,7 +67,7 @@ class Verdict(BaseModel):
     """The name of its file."""
     label: str | None = None
     probability: float | None = None
-    """Of this label."""
+    """The probability of this label."""
     probabilities: dict[str, float] | None = None
     moved_by: list[Moved] | None = None
     """The strongest pieces first; above zero they speak for the label."""

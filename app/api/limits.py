@@ -1,4 +1,4 @@
-"""What the server lets in: keys, hosts, origins and sizes, as ASGI middleware.
+"""ASGI middleware that checks keys, hosts, origins and sizes of requests.
 
 Starlette's BaseHTTPMiddleware would hold back the pieces of a stream. uvicorn's own settings bound connections and
 heads; a reverse proxy bounds the rest (docs/serving.md).

@@ -1,8 +1,8 @@
-"""Requests and answers of /v1, as far as OpenAI's schema means something here.
+"""Requests and answers of /v1: the part of OpenAI's schema that these models support.
 
 Names and meaning are those of OpenAI's reference of /chat/completions and /completions. Every name that a request may
-have is here, in nested objects too: those that change an answer, those that change nothing (`user`), and those that
-are accepted only with a value that asks for nothing (`tools: null`). Any other name is an error. `top_k`, `min_p` and
+have is here, in nested objects too: those that change an answer, those that change nothing (`user`), and those that are
+accepted only with a value that asks for nothing (`tools: null`). Any other name is an error. `top_k`, `min_p` and
 `repetition_penalty` are additions that other servers of open models have, too.
 """
 
@@ -76,7 +76,7 @@ class Closed(BaseModel):
 
 
 FIRST_ERROR = Field(fail_fast=True)
-"""Of a list: only the first wrong item is an error; the errors of all in a megabyte took seconds and 2 GB."""
+"""Reports only the first wrong item of a list: reporting all in a megabyte took seconds and 2 GB."""
 
 
 class TextPart(Closed):
@@ -93,7 +93,7 @@ class ChatMessage(Closed):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[TextPart], FIRST_ERROR]
     name: str | None = None
-    """Who speaks, if several have one role; the models do not see it."""
+    """The speaker's name, if several share a role; the models do not see it."""
     unsupported: ClassVar = UNSUPPORTED_OF_MESSAGES
 
     def turn(self) -> Message:
@@ -115,7 +115,7 @@ Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
 
 
 class _Request(Closed):
-    """What both kinds of request have."""
+    """The fields of both kinds of request."""
 
     unsupported: ClassVar = UNSUPPORTED
 
@@ -151,7 +151,7 @@ class _Request(Closed):
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are chosen."""
+        """The options that choose tokens."""
         greedy = self.top_p is not None and self.top_p < LEAST_TOP_P
         return Sampling(
             temperature=self.temperature or 0.0,
@@ -201,7 +201,7 @@ class Model(BaseModel):
     """The version that answers by this name."""
     aliases: list[str]
     capabilities: list[str]
-    """What it can do: chat, complete or classify."""
+    """Its capabilities: chat, complete or classify."""
     description: str
 
 

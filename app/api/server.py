@@ -51,7 +51,7 @@ class Health(BaseModel):
 
 
 class Ready(BaseModel):
-    """What is loaded."""
+    """The loaded models."""
 
     ready: bool
     versions: dict[str, str]

@@ -37,7 +37,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 EVENTS = {200: {"content": {"text/event-stream": {}}}}
-"""Of a stream; OpenAPI 3.1 can't describe its events."""
+"""The response type of a stream; OpenAPI 3.1 can't describe its events."""
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"], responses=ERRORS)
 
@@ -112,7 +112,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
 
 @router.post("/completions", summary="Continue texts", responses=EVENTS)
 async def completions(request: Request, body: CompletionRequest) -> Response:
-    """What comes after a text, whole or (`stream`) as server-sent events."""
+    """Continue a text, whole or (`stream`) as server-sent events."""
     began = time.monotonic()
     loaded = await request.app.state.loader.get(body.model, COMPLETE)
     prompts = await run_in_threadpool(_prompts, loaded, body.prompt)

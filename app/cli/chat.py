@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 
 def chat(
-    question: Annotated[list[str] | None, typer.Argument(help="Your question; without it, stdin has them.")] = None,
+    question: Annotated[
+        list[str] | None, typer.Argument(help="Your question; without it, stdin holds questions.")
+    ] = None,
     model: Model = None,
     system: Annotated[str | None, typer.Option(help="The system prompt.")] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest words.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
-    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes a draw the same each time.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes answers repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
     """Talk to the assistant.

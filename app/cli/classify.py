@@ -1,4 +1,4 @@
-"""`threestage classify`: is it spam? Mails in files, mailboxes and tables."""
+"""`threestage classify`: classify mails in files, mailboxes and tables."""
 
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,7 @@ def classify(
         list[str], typer.Argument(help="Messages, mailboxes (mbox), texts, tables of mails, or - for one on stdin.")
     ],
     model: Model = None,
-    explain: Annotated[int, typer.Option(min=0, max=100, help="So many words that moved each decision most.")] = 0,
+    explain: Annotated[int, typer.Option(min=0, max=100, help="Words to show that moved each decision most.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Print the label of each mail, and how probable it is.

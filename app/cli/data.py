@@ -1,4 +1,4 @@
-"""`threestage data check`: what is in people's own files, and the lines of params.yaml that take them in."""
+"""`threestage data check`: print what is in your files, and the lines of params.yaml that add them."""
 
 import json
 import re
@@ -31,7 +31,7 @@ NO_LINE_NEEDED = "what lies in data/inbox needs no line in params.yaml, which wo
 
 
 class Read(NamedTuple):
-    """How a dataset reads the files."""
+    """A dataset's reading of the files."""
 
     dataset: str
     table: "pd.DataFrame"
@@ -61,17 +61,15 @@ data = typer.Typer(
 @data.command()
 def check(
     path: Annotated[
-        str, typer.Argument(metavar="PATH", help="A file, a folder, a glob in quotes, or what else a source may be.")
+        str, typer.Argument(metavar="PATH", help="A file, a folder, a glob in quotes, or any other source.")
     ],
     dataset: Annotated[
-        str | None, typer.Option("--as", metavar="DATASET", help="corpus, emails, instructions; without it, what fits.")
+        str | None, typer.Option("--as", metavar="DATASET", help="corpus, emails or instructions; else the best fit.")
     ] = None,
-    files: Annotated[str, typer.Option(metavar="GLOB", help="Of a folder or an archive, only these.")] = "*",
-    encoding: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of texts that are not UTF-8: windows-1252.")
-    ] = None,
+    files: Annotated[str, typer.Option(metavar="GLOB", help="Read only these of a folder or an archive.")] = "*",
+    encoding: Annotated[str | None, typer.Option(metavar="NAME", help="Encoding, if not UTF-8: windows-1252.")] = None,
     label: Annotated[
-        list[str] | None, typer.Option(metavar="VALUE=LABEL", help="What a value means: 1=spam; once for each.")
+        list[str] | None, typer.Option(metavar="VALUE=LABEL", help="A value's label: 1=spam; repeat for more.")
     ] = None,
 ) -> None:
     """Print what is in files: form, rows, problems, and the block to paste.

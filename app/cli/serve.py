@@ -21,7 +21,7 @@ def serve(
     client_share: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of these places that one network may hold; 1 is all.")
     ] = 0.25,
-    page: Annotated[bool, typer.Option(help="The web page beside the API.")] = True,
+    page: Annotated[bool, typer.Option(help="Serve the web page next to the API.")] = True,
     feedback: Annotated[bool, typer.Option(help="Keep feedback on answers, in data/feedback/.")] = True,
     api_keys: Annotated[str, _keys("THREESTAGE_API_KEYS", "KEY,KEY; without any, all may ask.")] = "",
     reviewer_keys: Annotated[

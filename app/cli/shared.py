@@ -1,4 +1,4 @@
-"""What the commands share: options, the registry and its versions, lines for people and programs."""
+"""Code that commands share: options, the registry and its versions, output for people and programs."""
 
 import codecs
 import json

@@ -38,7 +38,7 @@ CONSENT = (
     "nothing is stored.</small>"
 )
 PICTURES = re.compile(r"(?:^## Pictures\s+)?^!\[[^\]]*\]\([^)]*\)\s*", re.MULTILINE)
-"""Of a model card; they are files that the page does not have."""
+"""The pictures of a model card: files that the page does not have."""
 
 
 def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""What the page's tabs share: the choice of a version, answers while they are generated, errors as sentences."""
+"""Code that the page's tabs share: the choice of a version, answers while they are generated, errors as sentences."""
 
 import asyncio
 import html
@@ -30,7 +30,7 @@ LONGEST = 100_000
 PAUSE = 0.05
 """Seconds between two updates of an answer."""
 PLAIN = {CHAMPION: "in use", CHALLENGER: "not yet approved"}
-"""Aliases in words for people who know no registry."""
+"""Aliases in everyday words."""
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
 """Options of every event: the API is /v1, and the versions limit what runs at once."""
 PROBLEMS = (UserError, ValidationError, MlflowException)

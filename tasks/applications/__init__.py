@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:  # this door opens without what lies behind it
+if TYPE_CHECKING:  # only for type checkers: this package stays light
     import numpy as np
     import pandas as pd
 
@@ -56,7 +56,7 @@ class Training:
     """`samples(setup, data, evaluate)` returns texts to show at each evaluation of a training, from the dataset's
     folder and the `evaluate` section as it is written. They are only logged: no out contains them."""
     cleaning: str | None = None
-    """The module whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
+    """The package whose `clean_row` turns what people send into what the model reads, or raises its `RowError`; it has
     `INPUTS` and `REQUIREMENTS`, and ships with every version."""
     identity: Callable[[Any], dict[str, str]] = no_identity
     """Anything else on which the trained weights depend, from the `train` section: names and hashes."""
@@ -114,29 +114,29 @@ class Review:
     evidence: Callable[[pd.DataFrame, Path], Evidence | None] | None = None
     """`evidence(rows, folder)`: the answers that the evaluation wrote there, indexed as the rows; None without any."""
     explained: Mapping[str, str] = field(default_factory=dict)
-    """What metrics mean that are no main figures in `tasks/applications/<model>/card.md`."""
+    """The meanings of metrics that are not main figures in `tasks/applications/<model>/card.md`."""
     baseline: str = ""
-    """What the baseline is."""
+    """A description of the baseline."""
     slices: tuple[str, ...] = ()
     """Columns that say which slice a row is in; None is in none."""
     step: float = 1.0
     """The page shows a row whose score changed by at least this much."""
     ask: Literal["predict", "bits"] = "predict"
-    """What a version is asked for: its answers, or the bits in which it writes each `text`."""
+    """The question to a version: its answers, or the bits that it needs for each `text`."""
     options: Callable[[Any], dict[str, Any]] = field(default=lambda evaluate: {})
     """`options(evaluate)`: further options of an answer, from the `evaluate` section in params.yaml."""
 
 
 def training(name: str) -> Training:
-    """How the application is trained. Raises ModuleNotFoundError where its folder has no train.py."""
+    """How the application is trained. Raises ModuleNotFoundError if its folder has no train.py."""
     return import_module(f"{__name__}.{name}.train").TRAINING
 
 
 def evaluation(name: str) -> Evaluation:
-    """How the application is measured. Raises ModuleNotFoundError where its folder has no evaluate.py."""
+    """How the application is measured. Raises ModuleNotFoundError if its folder has no evaluate.py."""
     return import_module(f"{__name__}.{name}.evaluate").EVALUATION
 
 
 def review(name: str) -> Review:
-    """How two versions of it are compared. Raises ModuleNotFoundError where its folder has no review.py."""
+    """How two versions of it are compared. Raises ModuleNotFoundError if its folder has no review.py."""
     return import_module(f"{__name__}.{name}.review").REVIEW

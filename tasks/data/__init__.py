@@ -1,1 +1,1 @@
-"""What datasets share: sources, text files, mail as text, cleaning, splits, quality, published models."""
+"""Code that datasets share: sources, file formats, cleaning, splits, quality checks, published models."""

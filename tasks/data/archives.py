@@ -1,4 +1,4 @@
-"""Archives of files, unpacked without trusting them."""
+"""Unpack archives without trusting them."""
 
 import errno
 import shutil
@@ -20,10 +20,10 @@ from tasks.data.compression import BROKEN, SUFFIXES, decompressed, open_plain
 
 ZIP = (".zip", ".whl")
 TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in SUFFIXES))
-OFFICE = (".docx", ".epub", ".odp", ".ods", ".odt", ".pptx", ".xlsx")  # zips, but not of people's files
-MAX_BYTES = 16 * 2**30  # an archive that unpacks to more is taken for a bomb
-READ = 16 * MAX_BYTES  # bytes of all members of a tar, which are read one after the other
-MEMBERS = 2_000_000  # of an archive
+OFFICE = (".docx", ".epub", ".odp", ".ods", ".odt", ".pptx", ".xlsx")  # zip files, but no archives of data
+MAX_BYTES = 16 * 2**30  # an archive that unpacks to more counts as a bomb
+READ = 16 * MAX_BYTES  # bytes of all members of a tar, which has to be read from its beginning
+MEMBERS = 2_000_000  # members of an archive
 HEADER = 2**20  # bytes of a tar's long name
 CHUNK = 2**20
 UNREADABLE = (
@@ -38,7 +38,7 @@ UNREADABLE = (
 
 
 class Member(NamedTuple):
-    """What a tar and a zip have in common."""
+    """A member of a tar or a zip."""
 
     name: str
     size: int
@@ -60,7 +60,7 @@ def is_archive(path: Path) -> bool:
     try:
         with open_plain(path) as file:
             return file.read(262)[257:] == b"ustar"
-    except UserError:  # whoever reads it will say that
+    except UserError:  # reading it raises the error
         return False
 
 
@@ -68,15 +68,18 @@ LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tar
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header with a bound on its length, because tarfile reads a long name into memory.
+    """A member's header with a bound on its length: tarfile reads a long name into memory.
 
-    An unreadable header is an error here; tarfile would take it for the end of the archive.
+    An unreadable header is an error here; tarfile would treat it as the end of the archive.
     """
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        """The next member. Raises EOFHeaderError at the zeros that end a tar, EmptyHeaderError where some programs end
-        theirs without, and ReadError for what is no header."""
+        """The next member.
+
+        Raises EOFHeaderError at the zeros that end a tar, EmptyHeaderError at the end of one without them, and
+        ReadError for an invalid header.
+        """
         try:
             return super().fromtarfile(archive)
         except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
@@ -130,7 +133,7 @@ def _members(archive: Path) -> Iterator[Iterator[Member]]:
 
 
 def _one_by_one(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar; tarfile itself would keep all of them in memory."""
+    """The members of a tar, one at a time; tarfile itself would keep all of them in memory."""
     for member in file:
         file.members.clear()
         yield member
@@ -153,8 +156,8 @@ def unpack(archive: Path, pattern: str, folder: Path, max_bytes: int = MAX_BYTES
     """Write the members of a tar or zip whose whole path matches the glob `pattern` to the same paths below `folder`.
 
     No member has more bytes than it declares. Raises UserError, naming archive and member, for a member that would land
-    outside `folder`, is a link or a device, or is there twice, before a member that goes over `max_bytes` in all or
-    over what the disk has left, for no match at all and for an archive that can't be read.
+    outside `folder`, is a link or a device, or is there twice; for a member that would exceed `max_bytes` in all or the
+    free space of the disk; if nothing matches; and if the archive can't be read.
     """
     most = min(max_bytes, shutil.disk_usage(folder if folder.exists() else folder.parent).free)
     is_zip, count, found, declared, whole = _is_zip(archive), 0, 0, 0, 0

@@ -1,4 +1,4 @@
-"""Reads compressed files as plain ones; their first bytes say which compression it is."""
+"""Read compressed files as plain ones; their first bytes tell the compression."""
 
 import bz2
 import gzip
@@ -32,13 +32,13 @@ OPENERS |= {bytes([first]) + b"\x2a\x4d\x18": OPENERS[b"\x28\xb5\x2f\xfd"] for f
 
 
 def without_compression(name: str) -> str:
-    """A file's name without the suffix of a compression."""
+    """A file's name without the suffix of its compression."""
     suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
     return name[: len(name) - len(suffix)]
 
 
 def decompressed(file: IO[bytes]) -> IO[bytes]:
-    """A file's content from its beginning. Reading it raises one of BROKEN, or an OSError without errno."""
+    """Open a file's content. Reading a damaged one raises one of BROKEN, or an OSError without errno."""
     start = file.read(max(map(len, OPENERS)))
     file.seek(0)
     return next((opener(file) for magic, opener in OPENERS.items() if start.startswith(magic)), file)
@@ -46,7 +46,7 @@ def decompressed(file: IO[bytes]) -> IO[bytes]:
 
 @contextmanager
 def open_plain(path: Path) -> Iterator[IO[bytes]]:
-    """A file's bytes, decompressed. Raises UserError, while it is read, where it can't be."""
+    """Open a file's bytes, decompressed. Reading raises UserError if they can't be decompressed."""
     with path.open("rb") as file:
         try:
             with decompressed(file) as plain:

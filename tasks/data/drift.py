@@ -1,4 +1,4 @@
-"""How far the rows of today are from those of before: the stability index of labels, sources, lengths and words."""
+"""Drift between two sets of rows: the population stability index of labels, sources, lengths and words."""
 
 import re
 from collections import Counter
@@ -10,35 +10,36 @@ import pandas as pd
 
 from llm.errors import UserError
 
-SMALLEST = 1e-4  # a share that is empty counts as this much: one that comes or goes is much, and no infinity
-BINS = 10  # of lengths, each with as many rows of before
-WORDS = 200  # the most frequent ones of before; all others are one more
-SOME, MUCH = 0.1, 0.25  # how the index is read, by custom
+SMALLEST = 1e-4  # counts for an empty share, so that a value that comes or goes adds much but not infinity
+BINS = 10  # intervals of lengths, each with equally many rows of before
+WORDS = 200  # most frequent words of before; all others count as one more
+SOME, MUCH = 0.1, 0.25  # the conventional reading of the index
 WORD = re.compile(r"\w+|[^\w\s]")
-LABELS = ("label", "kind")  # columns that say what a row is
+LABELS = ("label", "kind")  # columns of a row's kind
 NO_PROPERTY = ("id", "source")
 FETCH = "`dvc fetch --all-commits` brings what a remote has"
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far one property has moved."""
+    """The drift of one property."""
 
     name: str
     """Such as `label`, `length of body` or `words of body`."""
     index: float
-    """The population stability index: 0 where all shares are as they were."""
+    """The population stability index: 0 if all shares are equal."""
 
     @property
     def said(self) -> str:
-        """What the number means, in a word."""
+        """The meaning of the number, in a word."""
         return "little" if self.index < SOME else "some" if self.index < MUCH else "much"
 
 
 def stability_index(before: Mapping[object, float], now: Mapping[object, float]) -> float:
     """The population stability index of two counts by the same keys: the sum of (q - p) ln(q / p) over their shares.
 
-    It is the Kullback-Leibler divergence (1951) in both directions together. Raises UserError where one counts nothing.
+    It is the sum of the Kullback-Leibler divergences (1951) in both directions. Raises UserError if one of the counts
+    is empty.
     """
     keys = list(before.keys() | now.keys())
     shares = []
@@ -57,11 +58,12 @@ def drift(
     label_column: str | None = None,
     source_column: str | None = None,
 ) -> list[Drift]:
-    """How far the rows `now` are from those `before`: labels, sources, lengths and words of each column of text.
+    """The drift from the rows `before` to the rows `now`: of labels, sources, and lengths and words of each text
+    column.
 
-    Lengths are in characters, in BINS intervals with equally many rows of before; words are the WORDS most frequent
-    ones of before, and all others as one. Under SOME little has moved, above MUCH much; of few rows, chance alone moves
-    about the number of bins by that of rows. Raises UserError where one side has no rows, or not these columns.
+    Lengths are in characters, in BINS intervals with equally many rows of before. Words are the WORDS most frequent
+    ones of before, and all others as one. An index below SOME is small, above MUCH large; chance alone gives about the
+    number of bins divided by the number of rows. Raises UserError if one side has no rows, or lacks a column.
     """
     counted = [column for column in (label_column, source_column) if column]
     for column in (*text_columns, *counted):
@@ -78,7 +80,7 @@ def drift(
         bins = (Counter(np.searchsorted(edges, side, side="left").tolist()) for side in lengths)
         found.append(Drift(f"length of {column}", stability_index(*bins)))
         if not all(any(side.str.strip()) for side in texts):
-            continue  # a column that is empty has no words; its lengths have said so
+            continue  # an empty column has no words; its lengths show it
         words = [Counter(word for text in side for word in WORD.findall(text.lower())) for side in texts]
         known = {word for word, _ in words[0].most_common(WORDS)}
         kept = (Counter({word: count for word, count in side.items() if word in known}) for side in words)
@@ -89,9 +91,9 @@ def drift(
 
 
 def moved(before: pd.DataFrame, now: pd.DataFrame, *, sources: bool = False) -> list[Drift]:
-    """How far each property of a dataset's rows has moved: its label, then the lengths and words of each text.
+    """The drift of each property of a dataset's rows: the label, then the lengths and words of each text.
 
-    With `sources` also where they come from, which says nothing of what they are.
+    With `sources` also that of the sources, which tells nothing about the rows themselves.
     """
     label = next((name for name in LABELS if name in now and name in before), None)
     texts = [

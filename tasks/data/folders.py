@@ -1,18 +1,18 @@
-"""Which files below a folder may be data."""
+"""The files below a folder that may be data."""
 
 from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-MAILDIR = ("cur", "new")  # folders with mails; what is being delivered is in tmp
+MAILDIR = ("cur", "new")  # folders with mails; tmp holds mails that are still being delivered
 
 
 def without_hidden(paths: Iterable[Path], base: Path) -> list[Path]:
-    """Those of the paths below a folder that may be data, in order, and nothing that programs keep for themselves.
+    """The paths below a folder that may be data, in order, without files that programs keep for themselves.
 
-    That is what is hidden or in a hidden folder, a Maildir apart, what is in a Maildir beside its mails, and DVC's
-    pointers.
+    Those are hidden files and files in hidden folders (except a Maildir), files of a Maildir that are no mails, and
+    DVC's pointers.
     """
 
     @cache

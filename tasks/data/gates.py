@@ -1,4 +1,4 @@
-"""The bounds that a dataset is held against: for each number one to warn at and one to fail at."""
+"""The gates of a dataset: for each number a bound to warn at and a bound to fail at."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from pydantic import ValidationInfo, field_validator
 
 from llm.config import Config
 
-LEAST = ("rows_of_a_split", "rows_of_a_label", "splits_of_a_label")  # of these there may be more, of all others less
+LEAST = ("rows_of_a_split", "rows_of_a_label", "splits_of_a_label")  # lower bounds; all others are upper bounds
 
 
 class Gate(Config):
     """The bounds of one number; null means no bound."""
 
     warn: float | None = None
-    """Beyond it the run says so and goes on."""
+    """Beyond it the run logs a warning and goes on."""
     fail: float | None = None
-    """Beyond it the stage ends and writes nothing."""
+    """Beyond it the stage fails and writes nothing."""
 
 
 class Gates(Config):
@@ -24,15 +24,18 @@ class Gates(Config):
     rows_of_a_split: Gate = Gate(warn=10, fail=1)
     """The least rows of train, validation and test."""
     rows_of_a_label: Gate = Gate(warn=30, fail=3)
-    """The least rows of each label. Rows, not a share: of enough mails one can learn what one in a hundred is."""
+    """The least rows of each label.
+
+    It is a number, not a share: with enough mails, 1 % of them is enough to train on.
+    """
     splits_of_a_label: Gate = Gate(fail=3)
-    """In how many splits each label must be, at least."""
+    """The least number of splits that each label is in."""
     duplicate_share: Gate = Gate(warn=0.3, fail=0.5)
-    """The most of the rows read that may be near duplicates of others."""
+    """The largest share of the read rows that may be near duplicates of others."""
     left_out_share: Gate = Gate(warn=0.1, fail=0.5)
-    """The most of the rows read that other rules of cleaning may leave out."""
+    """The largest share of the read rows that other cleaning rules may drop."""
     split_overlap: Gate = Gate(fail=0)
-    """The most rows of validation and test that may have a near duplicate in a split before theirs."""
+    """The most rows of validation and test that may have a near duplicate in an earlier split."""
     straddling_groups: Gate = Gate(fail=0)
     """The most groups that may be in several splits."""
 

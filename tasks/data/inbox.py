@@ -1,7 +1,7 @@
-"""What people leave for a dataset in data/inbox/<dataset>/: feedback that a person accepted, and files of their own.
+"""Rows that people add to a dataset in data/inbox/<dataset>/: accepted feedback, and files of their own.
 
 Training learns from these rows. Nothing is tested on them, and they change no row of validation or test. Anybody may
-send feedback, so what it can change is bounded: `by_votes` counts networks, and `join_inbox` holds the shares below.
+send feedback, so its influence is bounded: `by_votes` counts networks, and `join_inbox` enforces the shares below.
 """
 
 import hashlib
@@ -22,21 +22,24 @@ from tasks.data.splits import deduplicate, near_pairs
 
 INBOX = Path("data/inbox")
 FEEDBACK = "feedback.jsonl"
-IN_INBOX = "inbox/"  # how id and source of its rows begin
-IGNORED = "*\n!.gitignore\n!*.dvc\n"  # git keeps the folder and DVC's pointers to what people left in it
-NEAR = 0.8  # Jaccard similarity of word 3-shingles from which on two rows of feedback are one
-MOST = 0.02  # share of train that may be feedback, repetitions included
-NETWORKS = 4  # one network may have one in so many of these rows
-AGREE = 3  # networks that must agree before a row of train gives way to feedback
-SAID = ["client", "time", "verdict"]  # columns of feedback beside those of its dataset
+IN_INBOX = "inbox/"  # prefix of the id and source of its rows
+IGNORED = "*\n!.gitignore\n!*.dvc\n"  # git keeps the folder and DVC's pointers to its contents
+NEAR = 0.8  # least Jaccard similarity of word 3-shingles for two rows of feedback to count as one
+MOST = 0.02  # largest share of feedback in train, repetitions included
+NETWORKS = 4  # a network may have one in this many rows of feedback
+AGREE = 3  # networks that must agree before feedback replaces a row of train
+SAID = ["client", "time", "verdict"]  # columns of feedback besides those of its dataset
 COUNTED = ["client", "votes"]  # columns that `by_votes` leaves for `join_inbox`
-BLOCK = 500  # texts that are compared with each other at a time
+BLOCK = 500  # texts that are compared at a time
 
 logger = logging.getLogger(__name__)
 
 
 def open_inbox(dataset: str) -> Path:
-    """The inbox of a dataset, made where it is missing, as is the folder for content of the project's own."""
+    """Create the inbox of a dataset and the folder for the project's own content, if they are missing.
+
+    Returns the inbox.
+    """
     own = INBOX.parent / dataset
     own.mkdir(parents=True, exist_ok=True)
     if not any(own.iterdir()):
@@ -49,16 +52,16 @@ def open_inbox(dataset: str) -> Path:
 
 
 def plain(text: str) -> str:
-    """A text without case, spaces and punctuation; one of punctuation alone stays as it is."""
+    """A text without case, spaces and punctuation; a text of punctuation alone stays as it is."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(filter(str.isalnum, folded)) or text
 
 
 def leaders(texts: Sequence[str]) -> np.ndarray:
-    """The place of the first text that each text is nearly equal to, which may be itself; int64 [texts].
+    """For each text the index of the first text that it is nearly equal to, perhaps itself; int64 [texts].
 
-    Two texts are nearly equal when they are the same in `plain`, or when their shingles have a similarity of NEAR. Each
-    text is held against first ones only: no chain of texts joins two that are different.
+    Two texts are nearly equal if they are equal in `plain`, or if their shingles have a similarity of NEAR. Each text
+    is compared with first ones only: no chain of texts joins two different ones.
     """
     sets, found, firsts = [shingles(text) for text in texts], np.arange(len(texts)), list[int]()
     known: dict[str, int] = {}
@@ -80,7 +83,8 @@ def lines_of_feedback(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -
     """Rows of feedback by time, with the columns text, answer, good, asked, client and time.
 
     Rows with the same `text` (the index of the first of them), `answer` and `good` are one line of the list that a
-    person decides on, and its first row stands for it, there and in `by_votes`: what is shown is what is learned.
+    person decides on. Its first row represents it, there and in `by_votes`: the row that is shown is the one that is
+    learned.
     """
     said = pd.DataFrame({"asked": asked, "answer": answer.map(same_answer), "good": rows["verdict"] != "bad"})
     said[["client", "time"]] = rows[["client", "time"]].fillna("").astype(str)
@@ -89,12 +93,11 @@ def lines_of_feedback(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -
 
 
 def by_votes(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.DataFrame:
-    """Of rows of feedback one for each text that networks agree on, with COUNTED instead of SAID.
+    """One row of feedback for each text that networks agree on, with the columns COUNTED instead of SAID.
 
-    `asked` is the text that a row is about, `answer` what it says of it; `verdict` is `bad` where that answer is wrong.
-    Nearly equal texts are one. The last answer of each network counts, as a vote for it or, where it is bad, against
-    it. The answer with the most votes is kept, in the words that came first with it; a tie keeps none. The order of
-    the rows does not matter.
+    `asked` is the text that a row is about, `answer` its answer; `verdict` is `bad` if that answer is wrong. Nearly
+    equal texts count as one. The last answer of each network counts, as a vote for it or, if it is bad, against it. The
+    answer with the most votes is kept, in its first wording; a tie keeps none. The order of the rows does not matter.
     """
     said = lines_of_feedback(rows, asked, answer)
     is_last = ~said.duplicated(["text", "client"], keep="last")
@@ -121,7 +124,7 @@ def by_votes(rows: pd.DataFrame, asked: pd.Series, answer: pd.Series) -> pd.Data
 
 
 def same_answer(answer: str) -> str:
-    """An answer without case, breaks of lines and a full stop at its end."""
+    """An answer without case, line breaks and a full stop at its end."""
     return " ".join(answer.casefold().split()).strip(" .!")
 
 
@@ -150,7 +153,7 @@ def join_inbox(
     for rows, feedback in ((left[~is_feedback], False), (left[is_feedback], True)):
         if rows.empty:
             continue
-        # Of a person's own rows with the same words the last one stays.
+        # Of a person's own rows with equal words, keep the last.
         rows = deduplicate(rows[::-1], text(rows[::-1]), 1.0)[::-1]
         ours, known = forms(rows), forms(table)
         pairs = near_pairs(ours.tolist(), known.tolist(), threshold)
@@ -187,9 +190,9 @@ def join_inbox(
 
 
 def _within_shares(rows: pd.DataFrame, text: pd.Series, others: int, weight: int) -> pd.DataFrame:
-    """Rows of feedback beside `others` of train, each up to `weight` times, by its index; what is over is left out.
+    """The indices of rows of feedback to add to `others` rows of train, each up to `weight` times, within the bounds.
 
-    Rows with more votes come first, then those with a smaller hash of their text; none comes twice before all came
+    Rows with more votes come first, then those with a smaller hash of their text; no row comes twice before all came
     once.
     """
     most = int(MOST * others / (1 - MOST))

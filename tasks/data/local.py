@@ -16,14 +16,14 @@ class Found(NamedTuple):
     """The folder that their paths are relative to."""
     files: tuple[Path, ...]
     alone: bool
-    """Whether the source names this one file, rather than a folder."""
+    """Whether the source names one file, rather than a folder."""
 
 
 def find_files(path: str, source: str) -> Found:
     """The files at a path or matching a glob, sorted, without hidden ones.
 
-    Raises UserError, naming the source, where there is nothing, for a hidden file, and for a link, of a file or a
-    folder, that leads out of its folder.
+    Raises UserError, naming the source, if there is no file, for a hidden file, and for a link to a file or folder
+    outside its folder.
     """
     whole = Path(path).expanduser()
     if whole.is_file():
@@ -42,7 +42,7 @@ def find_files(path: str, source: str) -> Found:
         raise UserFileError(f"{source}: no such file or folder")
     found, root = without_hidden(found, base), base.resolve()
     for each in found:
-        if each.exists() and not each.resolve().is_relative_to(root):  # a folder is none that its files are found in
+        if each.exists() and not each.resolve().is_relative_to(root):  # the root of the matches is not itself a match
             inside = reversed(each.parents[: len(each.relative_to(base).parts) - 1])
             link = next(part for part in (*inside, each) if part.is_symlink())
             raise UserError(f"{source}: {link} is a link that leads out of its folder; copy what is there into it")

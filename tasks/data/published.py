@@ -1,6 +1,6 @@
-"""Published models to start from: where their files come from, checked, and the tokenizer that they read with.
+"""Published models to start from: their files, fetched and checked, and their tokenizers.
 
-`init_from` in params.yaml names one of PUBLISHED, or a folder in Hugging Face layout or a `.gguf` file of one's own.
+`init_from` in params.yaml names one of PUBLISHED, or your own folder in Hugging Face layout or `.gguf` file.
 """
 
 import hashlib
@@ -31,7 +31,8 @@ class Hub(NamedTuple):
     repository: str
     revision: str
     sha256: str | None = None
-    """Of the weights; without it they are held against the hash that the hub gives, or gave, for the commit."""
+    """SHA-256 of the weights; without it they are checked against the hash that the hub gives, or gave, for the
+    commit."""
 
 
 PUBLISHED: dict[str, Hub | Source] = {
@@ -61,15 +62,15 @@ GPT2_VOCABULARY = Source(
 
 
 def is_published(name: str) -> bool:
-    """Whether this is a name of PUBLISHED, or a model of one's own that is there."""
+    """Whether this is a name in PUBLISHED, or the path of an existing model."""
     path = Path(name).expanduser()
     return name in PUBLISHED or path.is_dir() or path.suffix == ".gguf"
 
 
 def published_weights(name: str) -> Path:
-    """The folder or the GGUF file with the weights of that name, fetched and checked where it is a published one.
+    """The folder or GGUF file with the weights of that name; a published one is fetched and checked.
 
-    Raises UserError for an unknown name and for a wrong hash, UnreachableError where the hub doesn't answer.
+    Raises UserError for an unknown name and for a wrong hash, UnreachableError if the hub doesn't answer.
     """
     match PUBLISHED.get(name):
         case Hub() as hub:
@@ -84,13 +85,16 @@ def published_weights(name: str) -> Path:
 
 
 def published_tokenizer(name: str) -> "tiktoken.Encoding":
-    """The tokenizer of a published model; of one on the hub only its small files are fetched. Raises as above."""
+    """The tokenizer of a published model; from the hub only its small files are fetched.
+
+    Raises as `published_weights` does.
+    """
     hub = PUBLISHED.get(name)
     return read_tokenizer(_from_hub(hub, TOKENIZER) if isinstance(hub, Hub) else published_weights(name))
 
 
 def encoding_by_name(name: str) -> "tiktoken.Encoding":
-    """The tiktoken encoding of that name; `gpt2` also where tiktoken can't download it, from a pinned package."""
+    """The tiktoken encoding of that name; if tiktoken can't download `gpt2`, it comes from a pinned package."""
     try:
         return named_encoding(name)
     except UserError as error:
@@ -104,7 +108,7 @@ def encoding_by_name(name: str) -> "tiktoken.Encoding":
 def save_published(name: str, folder: Path) -> None:
     """Write a published model as a model folder: matrices in bfloat16, its tokenizer and its chat template.
 
-    Raises as `published_weights`, and UserError for what our architecture does not compute exactly.
+    Raises as `published_weights` does, and UserError for an architecture that ours does not compute exactly.
     """
     import torch
 
@@ -116,7 +120,7 @@ def save_published(name: str, folder: Path) -> None:
     path = published_weights(name)
     model, encoding = load_pretrained(path)
     for weight in model.parameters():
-        if weight.ndim > 1:  # norms are small, and what they scale is not
+        if weight.ndim > 1:  # norms are small, but they scale everything
             weight.data = weight.data.to(torch.bfloat16)
     template = read_chat_template(path)
     try:
@@ -127,7 +131,7 @@ def save_published(name: str, folder: Path) -> None:
 
 
 def weights_digest(path: Path) -> str:
-    """SHA-256 over the bytes of a model's weights: what a model that is named by its path really was."""
+    """SHA-256 over the bytes of a model's weights: it identifies a model that is named by its path."""
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     whole = hashlib.sha256()
     for file in files:
@@ -136,7 +140,7 @@ def weights_digest(path: Path) -> str:
 
 
 def _from_package(source: Source) -> Path:
-    """The unpacked files of a registry's package, fetched once."""
+    """The folder of a registry package's unpacked files, fetched once."""
     folder = STATE / source.sha256[:16]
     if not folder.exists():
         with atomic_folder(folder) as fresh:
@@ -147,14 +151,14 @@ def _from_package(source: Source) -> Path:
 def _from_hub(hub: Hub, names: tuple[str, ...]) -> Path:
     """The snapshot folder in the hub's own cache, shared by all projects, with these files."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HTTPError  # of the client that the hub's library uses
+    from huggingface_hub.errors import HTTPError  # of the hub library's HTTP client
 
     place = f"{hub.repository}, commit {hub.revision[:7]}"
     try:
         paths = [Path(hf_hub_download(hub.repository, name, revision=hub.revision)) for name in names]
         expected = hub.sha256
         if WEIGHTS in names and expected is None:
-            # the cache links to a file that it names by the hash that came with it, or can't link and keeps the file
+            # the cache links to a file that is named by its hash; without links it keeps the file itself
             expected = (
                 paths[-1].readlink().name
                 if paths[-1].is_symlink()

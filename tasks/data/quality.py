@@ -1,4 +1,4 @@
-"""Quality gates: Great Expectations over tables, as a report for people and an error that names what is wrong."""
+"""Quality gates: Great Expectations checks tables, writes a report, and fails with an error that names each mistake."""
 
 import json
 import logging
@@ -63,14 +63,15 @@ def summarise(
 
 
 def label_expectations(labels: Sequence[str]) -> list["Expectation"]:
-    """What the column `label` must hold, where a dataset has labels."""
+    """The expectation on the column `label`, for a dataset with labels."""
     import great_expectations.expectations as gxe
 
     return [gxe.ExpectColumnValuesToBeInSet(column="label", value_set=list(labels))] if labels else []
 
 
 def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectation"]:
-    """What `summarise` must find, by the bounds of `gates`: of severity `warning` where it is only said."""
+    """The expectations on the result of `summarise`, from the bounds of `gates`; bounds that only warn have the
+    severity `warning`."""
     import great_expectations.expectations as gxe
 
     columns = {
@@ -82,13 +83,15 @@ def summary_expectations(labels: Sequence[str], gates: Gates) -> list["Expectati
     for name, gate in gates:
         for severity, bound in (("warning", gate.warn), ("critical", gate.fail)):
             side = {"min_value" if name in LEAST else "max_value": bound}
-            for column in columns.get(name, [name]) if bound is not None else ():  # the maximum of one row reports it
+            for column in (
+                columns.get(name, [name]) if bound is not None else ()
+            ):  # a maximum, as its result holds the observed value
                 found.append(gxe.ExpectColumnMaxToBeBetween(column=column, severity=severity, **side))
     return found
 
 
 def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any]:
-    """What one expectation wanted and saw, without anything that differs between equal runs."""
+    """An expectation and its result, without anything that differs between equal runs."""
     details = result.to_json_dict()
     seen, config = details["result"], details["expectation_config"]
     wanted = {key: value for key, value in config["kwargs"].items() if key not in ("batch_id", "column")}
@@ -114,7 +117,7 @@ def _finding(check: str, result: "ExpectationValidationResult") -> dict[str, Any
 
 
 def _sentence(finding: dict[str, Any]) -> str:
-    """A failed expectation in a line that a person can act on."""
+    """A failed expectation on one line that names the way out."""
     column, wanted = finding["column"], finding["expected"]
     what = finding["expectation"].replace("_", " ")
     if wanted:
@@ -128,7 +131,7 @@ def _sentence(finding: dict[str, Any]) -> str:
 
 
 def _of_batches(findings: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What one expectation saw in batches, as in one table of all their rows."""
+    """The result of an expectation over several batches, as if they were one table."""
     first = next((each for each in findings if not each["success"]), findings[0])
     if len(findings) == 1 or not all("unexpected" in each for each in findings):
         return first
@@ -142,17 +145,19 @@ Checks = dict[str, tuple[pd.DataFrame | Iterable[pd.DataFrame], list["Expectatio
 
 
 def validate(dataset: str, checks: Checks, report: Path) -> None:
-    """Hold each table against its expectations and write what was found to `report`/validation.json.
+    """Check each table against its expectations and write the results to `report`/validation.json.
 
-    Every table has a column `id`, which names its rows; one that is too large for memory comes in batches, with rows
-    of one id in the same, and its expectations look at single rows or at ids. An open MLflow run gets the report, how
+    Every table has a column `id`, which names its rows. A table that is too large for memory comes in batches; rows of
+    one id are in one batch, and its expectations are about single rows or ids. An open MLflow run gets the report, how
     many warnings there are, and Great Expectations' pages under data_docs/. Raises UserError with a line for each
-    expectation that failed; those that only warn are logged.
+    failed expectation; those that only warn are logged.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
 
-    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets INFO itself
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(
+        logging.WARNING
+    )  # Great Expectations sets INFO itself
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     source = context.data_sources.add_pandas(dataset)

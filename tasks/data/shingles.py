@@ -1,7 +1,7 @@
 """Texts as sets of word 3-shingles, and MinHash to find those that are nearly the same (Broder 1997).
 
-rensa makes the MinHashes; texts that have some in common are compared exactly. numpy finds words in code points, and a
-set is an array of 64-bit hashes, so that no text becomes a list of words.
+rensa computes the MinHashes; texts that share some are compared exactly. numpy finds words in code points, and a set is
+an array of 64-bit hashes, so that no text becomes a list of words.
 """
 
 import re
@@ -13,22 +13,24 @@ from rensa import RMinHash
 from scipy.sparse import csr_array
 
 PERMUTATIONS = 128
-MISSED = 1e-6  # chance that the bands overlook two texts whose similarity is just the threshold
+MISSED = 1e-6  # chance that the bands miss two texts whose similarity is just the threshold
 SEED = 1  # of MinHash
 BLOCK = 1024  # rows at a time, which bounds the memory
 HELD = 2**22  # shingles of the texts whose similarity is computed at a time
-REACH = 1_000  # rows of one band in a row that each is held against: of thousands of equal forms all pairs never end
-REMEMBERED = 2**24  # pairs known to be different
+REACH = (
+    1_000  # later rows with the same band that a row is compared with: comparing all pairs of thousands would never end
+)
+REMEMBERED = 2**24  # pairs known to differ
 MARKS = "\u2013\u2014\u2018\u2019\u201c\u201d\u2026"  # dashes, quotes, an ellipsis
 ODD, OTHER, BASE = (np.uint64(number) for number in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
 
 Sets = Sequence[np.ndarray]
-"""Of each text its shingles, uint64, sorted."""
+"""For each text its shingles, uint64, sorted."""
 
 
 @cache
 def _values() -> np.ndarray:
-    """What a code point counts in a word's hash, 0 where it is no part of one, as of `\\w`; uint64 [code points]."""
+    """The value of each code point in a word's hash, 0 if it belongs to no word (by `\\w`); uint64 [code points]."""
     points = np.arange(0x110000, dtype="<u4")
     values = np.zeros(len(points), np.uint64)
     for letters in re.finditer(r"\w+", points.tobytes().decode("utf-32-le", "surrogatepass")):
@@ -38,21 +40,22 @@ def _values() -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """BASE to the power of 1, 2, …, and one by its power of 0, 1, …; uint64 [count]."""
+    """BASE to the powers 1, 2, …, and its inverse to the powers 0, 1, …; uint64 [count]."""
     inverse = np.full(count, pow(int(BASE), -1, 2**64), np.uint64)
     inverse[0] = 1
     return np.cumprod(np.full(count, BASE)), np.cumprod(inverse)
 
 
 def _mixed(hashes: np.ndarray) -> np.ndarray:
-    """Each bit of a hash depends on all (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """Mix a hash so that each bit depends on all (the finaliser of SplitMix64, Steele et al. 2014)."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return hashes ^ (hashes >> np.uint64(31))
 
 
 def _lower(text: str) -> str:
-    """In lower case; where that makes it ASCII, a quarter of the memory, with spaces for what else English has."""
+    """The text in lower case, as ASCII if spaces can replace its other characters: that takes a quarter of the
+    memory."""
     plain = text
     for mark in "" if text.isascii() else MARKS:
         plain = plain.replace(mark, " ")
@@ -66,7 +69,7 @@ def _points(lower: str) -> np.ndarray:
 
 
 def _words(text: str) -> np.ndarray:
-    """A hash of each word in lower case; of a text without any one of all of it. uint64 [words]."""
+    """A hash of each word in lower case, uint64 [words]; for a text without words, one hash of the whole text."""
     points = _points(_lower(text))
     values = _values()[points]
     if not values.any():
@@ -74,20 +77,20 @@ def _words(text: str) -> np.ndarray:
     inside = values != 0
     starts = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
     powers, inverse = _powers(max(2**16, 1 << len(values).bit_length()))
-    # Each letter by a power of its place in the text, and that by one of where the word begins.
+    # Weight each letter by a power of its position in the text, and divide by the power of the word's start.
     return _mixed(np.add.reduceat(values * powers[: len(values)], starts) * inverse[starts])
 
 
 def shingles(text: str) -> np.ndarray:
-    """The set of a text's word 3-shingles, case and punctuation apart, uint64, sorted.
+    """The set of a text's word 3-shingles, without case and punctuation, uint64, sorted.
 
-    A text of fewer than three words is its own only shingle.
+    A text of fewer than three words is a single shingle.
     """
     words = _words(text)
     if len(words) < 3:
         return _mixed(words[:1] * ODD + words[-1:] + np.uint64(len(words)))
     found = np.sort(_mixed((words[:-2] * ODD + words[1:-1]) * OTHER + words[2:]))
-    return found[np.append(found[:-1] != found[1:], True)]  # np.unique hashes before it sorts, which takes longer
+    return found[np.append(found[:-1] != found[1:], True)]  # np.unique hashes before it sorts, which is slower
 
 
 def whole(sets: Sets) -> np.ndarray:
@@ -96,23 +99,24 @@ def whole(sets: Sets) -> np.ndarray:
 
 
 def text_hashes(texts: Iterable[str]) -> np.ndarray:
-    """A hash of each text, case and punctuation apart, uint64 [texts]."""
+    """A hash of each text, without case and punctuation, uint64 [texts]."""
     return whole([shingles(text) for text in texts])
 
 
 def uniform(hashes: np.ndarray, seed: int) -> np.ndarray:
-    """Numbers between 0 and 1 that a hash and the seed decide, float64 [hashes]."""
+    """Pseudo-random numbers between 0 and 1 from hashes and a seed, float64 [hashes]."""
     return _mixed(hashes ^ _mixed(np.array([seed], np.uint64))) / 2.0**64
 
 
 def band_shape(threshold: float) -> tuple[int, int]:
-    """How many bands of how many MinHashes: the longest, with the fewest false candidates, that miss at most MISSED."""
+    """The number of bands and of MinHashes a band: the longest bands, with the fewest false candidates, that miss at
+    most MISSED."""
     rows = max(r for r in range(1, 17) if r == 1 or (1 - threshold**r) ** (PERMUTATIONS // r) <= MISSED)
     return PERMUTATIONS // rows, rows
 
 
 def bands(sets: Sets, threshold: float) -> np.ndarray:
-    """A hash of each band of each text's MinHashes; uint64 [bands, texts]. Two similar texts have one in common."""
+    """A hash of each band of each text's MinHashes; uint64 [bands, texts]. Similar texts share at least one."""
     count, rows = band_shape(threshold)
     found = np.zeros((count, len(sets)), np.uint64)
     for begin in range(0, len(sets), BLOCK):
@@ -133,13 +137,13 @@ def same(left: np.ndarray, right: np.ndarray, threshold: float) -> bool:
 
 
 class _Groups:
-    """Rows that belong together, each known by the first row of its group."""
+    """Groups of rows (a disjoint-set forest); a group is named by its first row."""
 
     def __init__(self, rows: int) -> None:
         self.first = np.arange(rows)
 
     def join(self, pairs: np.ndarray) -> None:
-        """Put together the groups of the rows of these pairs [n, 2]."""
+        """Merge the groups of the rows in these pairs [n, 2]."""
         for one, other in pairs.tolist():
             ends = []
             for row in (one, other):
@@ -152,7 +156,8 @@ class _Groups:
 
 
 def _neighbours(rows: np.ndarray, band: np.ndarray) -> Iterator[np.ndarray]:
-    """Pairs [n, 2] of rows with one hash in a band: first each with the next such row, then with the one after it."""
+    """Pairs [n, 2] of rows with the same hash in a band: first each row with the next, then with the one after it, and
+    so on."""
     order = np.argsort(band[rows], kind="stable")
     rows = rows[order]
     values, place = band[rows], np.arange(len(rows))
@@ -174,9 +179,9 @@ def first_of_groups(
     """The first row of each row's group of near duplicates, int64 [rows].
 
     `equal` is a hash of each row's set, `sizes` its shingles, `bands` gives one band after the other, uint64 [rows],
-    and `sets` the shingles of some rows. Two rows belong together when the exact Jaccard similarity of their sets is at
-    least `threshold`, or a chain of such rows joins them; pairs that are in one group already are not compared. In
-    memory is one band at a time.
+    and `sets` the shingles of some rows. Two rows belong together if the exact Jaccard similarity of their sets is at
+    least `threshold`, or a chain of such rows joins them. Pairs that are already in one group are not compared. Only
+    one band at a time is in memory.
     """
     groups = _Groups(len(equal))
     order = np.argsort(equal, kind="stable")
@@ -184,7 +189,7 @@ def first_of_groups(
     groups.first[order] = order[begins][np.cumsum(begins) - 1]
     rows, different = np.flatnonzero(groups.first == np.arange(len(equal))), np.zeros(0, np.uint64)
     for band in bands:
-        more = [different]  # no pair comes twice in a band
+        more = [different]  # a pair comes once in a band
         for pairs in _neighbours(rows, band):
             size = sizes[pairs]
             pairs = pairs[
@@ -203,13 +208,13 @@ def first_of_groups(
                 groups.join(chosen[near])
                 more.append(keys[block == number][~near])
             if sum(map(len, more)) > REMEMBERED:
-                more = [np.zeros(0, np.uint64)]  # they are compared again, which only takes time
+                more = [np.zeros(0, np.uint64)]  # compared again, which only takes time
         different = np.sort(np.concatenate(more))
     return groups.first
 
 
 class Known:
-    """Texts, by their sets, that others are held against, every one with every other."""
+    """Texts to compare others with: every text with every other one."""
 
     def __init__(self, sets: Sets) -> None:
         self.sizes = np.array([len(each) for each in sets], np.int64)
@@ -217,7 +222,7 @@ class Known:
         self.matrix = self._matrix(sets)
 
     def _matrix(self, sets: Sets) -> csr_array:
-        """Which text (row) has which shingle of those known (column)."""
+        """A matrix of texts (rows) by known shingles (columns)."""
         found = np.concatenate([*sets, np.zeros(0, np.uint32)])
         ends, size = np.cumsum([0, *map(len, sets)]), len(self.vocabulary)
         place = np.searchsorted(self.vocabulary, found)
@@ -226,14 +231,14 @@ class Known:
         return csr_array((np.ones(len(columns), np.int32), columns, ends), shape=(len(sets), size))
 
     def common(self, sets: Sets) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Places of texts known, of others, and how many shingles both have in common, where that is any."""
+        """Indices of known texts and of others that share shingles, and how many they share."""
         others = self._matrix(sets).T.tocsr()
         for start in range(0, self.matrix.shape[0], BLOCK):
             found = (self.matrix[start : start + BLOCK] @ others).tocoo()
             yield found.row.astype(np.int64) + start, found.col.astype(np.int64), found.data
 
     def pairs(self, sets: Sets, threshold: float) -> np.ndarray:
-        """Places [n, 2] of the texts known and of others whose Jaccard similarity is at least `threshold`."""
+        """Indices [n, 2] of known texts and of others whose Jaccard similarity is at least `threshold`."""
         sizes, found = np.array([len(each) for each in sets], np.int64), [np.zeros((0, 2), np.int64)]
         for left, right, common in self.common(sets):
             near = common >= threshold * (self.sizes[left] + sizes[right] - common)
@@ -242,15 +247,15 @@ class Known:
 
 
 def _bound(threshold: float) -> int:
-    """Hashes whose first 32 bits are below this are a share of 1 - `threshold` of all."""
+    """The bound below which a share of 1 - `threshold` of all hashes lies, by their first 32 bits."""
     return int((1 - threshold) * 2**32)
 
 
 def prefix(each: np.ndarray, threshold: float) -> np.ndarray:
-    """So many of a set's first shingles that two near duplicates have one of them in common; uint32 [prefix].
+    """The first shingles of a set, so many that two near duplicates share one of them; uint32 [prefix].
 
-    `threshold` of either at least are common to both, and can't all be among those behind (Chaudhuri et al. 2006).
-    Where those below `_bound` are more, these.
+    A share of at least `threshold` of each set is common to both, so not all of these can be among the rest (Chaudhuri
+    et al. 2006). If more shingles are below `_bound`, all of those.
     """
     count = len(each) - int(threshold * len(each)) + 1
     below = np.searchsorted(each, np.uint64(_bound(threshold) << 32))
@@ -258,7 +263,8 @@ def prefix(each: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def rarest(sets: Sets, threshold: float) -> list[np.ndarray]:
-    """As `prefix`, but the shingles of each set that the fewest sets have, so that few others have one of them."""
+    """Like `prefix`, but with the shingles of each set that are rarest among the sets, so that few other texts share
+    one."""
     sizes = np.array([len(each) for each in sets])
     values = np.concatenate([*sets, np.zeros(0, np.uint64)])
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -270,7 +276,7 @@ def rarest(sets: Sets, threshold: float) -> list[np.ndarray]:
 
 
 class Prefixes:
-    """Texts, by prefixes of their sets, that others are held against: a part of the work of `Known`."""
+    """Texts to compare others with by prefixes of their sets: it finds candidates for `Known`."""
 
     def __init__(self, sets: Sets, threshold: float) -> None:
         self.threshold = threshold
@@ -282,9 +288,9 @@ class Prefixes:
         return np.array([np.searchsorted(each, _bound(self.threshold)) for each in prefixes], np.int64)
 
     def candidates(self, sizes: np.ndarray, prefixes: Sets) -> np.ndarray:
-        """Places [n, 2] of the texts known and of others, by sizes of sets and prefixes, that may be near duplicates.
+        """Indices [n, 2] of known texts and of others that may be near duplicates, by sizes of sets and prefixes.
 
-        Beyond what the prefixes have in common there may be all that is not below `_bound` in either set.
+        Besides the common part of the prefixes, all shingles above `_bound` may be common.
         """
         above, found = sizes - self._below(prefixes), [np.zeros((0, 2), np.int64)]
         for left, right, common in self.known.common(prefixes):

@@ -1,4 +1,4 @@
-"""Which form a file has, by its content; its ending decides where that leaves several."""
+"""The form of a file, by its content; its suffix decides between several possible ones."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 from tasks.data.compression import open_plain, without_compression
 
-HEAD = 2**16  # bytes that are looked at
+HEAD = 2**16  # bytes that are read
 PROSE = (".log", ".markdown", ".md", ".rst", ".tex", ".text", ".txt")
 TABLES = (".csv", ".tab", ".tsv")
 LINES = (".jsonl", ".ndjson")
@@ -23,12 +23,12 @@ POSTMARK = re.compile(rf"From \S.{{0,320}}?\b(?:{MONTHS})\b.{{1,9}}\b\d\d?:\d\d\
 
 
 def suffix_of(path: PurePath) -> str:
-    """A file's ending in lower case, that of its content where it is compressed."""
+    """A file's suffix in lower case; for a compressed file, that of its content."""
     return PurePath(without_compression(path.name)).suffix.lower()
 
 
 def head_of(path: Path) -> str | None:
-    """The beginning of a text; None where it is none. Raises UserError where it can't be decompressed."""
+    """The beginning of a text; None if the file is no text. Raises UserError if it can't be decompressed."""
     with open_plain(path) as file:
         head = file.read(HEAD)
     return None if b"\0" in head else head.decode("utf-8-sig", errors="replace")
@@ -45,7 +45,7 @@ def sniff(path: Path) -> str:
         return "pdf" if begin == b"%PDF-" else "parquet"
     head = head_of(path)
     suffix = suffix_of(path)
-    if head is None:  # a text with NUL in it is said with its row
+    if head is None:  # reading a text with NUL names its row
         if suffix in MESSAGES:
             return "eml"
         return "text" if suffix in PROSE else suffix[1:] if suffix in (".csv", ".json", ".jsonl") else "binary"
@@ -55,7 +55,8 @@ def sniff(path: Path) -> str:
 
 
 def _by_suffix(suffix: str, head: str) -> str | None:
-    """What a file is that says so itself, however broken; JSON may be of the other kind than it says."""
+    """The form of a file that declares it, even if the file is broken; JSON may also be JSON lines, and the other way
+    round."""
     if suffix in (".yml", ".yaml"):
         return "yaml"
     if suffix in TABLES:
@@ -96,13 +97,13 @@ def is_json(line: str) -> bool:
 
 
 def _are_json_lines(head: str) -> bool:
-    """Whether the first lines are JSON objects, each by itself."""
+    """Whether each of the first lines is a JSON object."""
     lines = [line for line in head.strip().split("\n")[:2] if line.strip()]
     return len(lines) == 2 and lines[0].startswith("{") and is_json(lines[0]) and lines[1].lstrip().startswith("{")
 
 
 def is_message(text: str) -> bool:
-    """Whether a text begins with two headers of a mail at least."""
+    """Whether a text begins with at least two mail headers."""
     names = []
     for line in text.split("\n", 20)[:20]:
         if not line.strip():
@@ -116,7 +117,7 @@ def is_message(text: str) -> bool:
 
 
 def separator_of(head: str, suffix: str) -> str:
-    """What stands between the cells of a table."""
+    """The delimiter of a table's cells."""
     rows = [line for line in head.split("\n")[:20] if line.strip()] or [""]
     counts = {mark: [row.count(mark) for row in rows] for mark in SEPARATORS}
     if suffix in (".tsv", ".tab") or min(counts["\t"]) > 0:
@@ -125,6 +126,6 @@ def separator_of(head: str, suffix: str) -> str:
 
 
 def _is_table(head: str, least: int) -> bool:
-    """Whether each line has as many tabs, and some, and there are `least` lines."""
+    """Whether there are at least `least` lines, each with the same number of tabs, above zero."""
     counts = [line.count("\t") for line in (head.split("\n")[:-1] or [head])[:50] if line.strip()]
     return len(counts) >= least and len({*counts}) == 1 and counts[0] > 0

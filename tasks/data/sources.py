@@ -1,4 +1,4 @@
-"""Sources that a dataset is made from: fetched, checked against a hash, read without trusting them."""
+"""The sources of a dataset: fetched, checked against a hash, and read without trusting them."""
 
 import codecs
 import io
@@ -57,15 +57,16 @@ class Source(Config):
     """`npm:NAME@VERSION` or `pypi:NAME==VERSION` with an exact version, `hf:DATASET[:CONFIG][@REVISION]`, `https://…`,
     `s3://…`, `gs://…`, or the path of a file, a folder or a glob, as it is or as `file:PATH`."""
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower=True)] | None = None
-    """Of the archive or the file, or of the list of a folder's files (tasks/data/local.py), which must be these.
+    """SHA-256 of the archive or the file, or of the list of a folder's files (tasks/data/local.py).
 
-    Without it, the file is taken as it is. `threestage data check` prints it. A dataset of the hub has a revision."""
+    Without it, nothing is checked. `threestage data check` prints it. A dataset of the hub has a revision.
+    """
     files: str = "*"
-    """Which files of an archive or a folder to keep, as a glob on their whole path in it; `*` also stands for `/`."""
+    """A glob of the files of an archive or a folder to keep, on their whole path in it; `*` also matches `/`."""
     encoding: str | None = None
-    """Of its texts, where that is not UTF-8, such as windows-1252: they are written down as UTF-8."""
+    """The encoding of its texts if it is not UTF-8, such as windows-1252: they are written as UTF-8."""
     name: str | None = None
-    """The folder below data/raw/<dataset>/; without it the package's or the file's own name."""
+    """The folder below data/raw/<dataset>/; by default the package's or the file's own name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,7 +89,7 @@ class Source(Config):
     @classmethod
     def _python_knows_it(cls, encoding: str | None) -> str | None:
         try:
-            "".encode(encoding or "utf-8")  # some of Python's make bytes of bytes
+            "".encode(encoding or "utf-8")  # some of Python's codecs turn bytes into bytes
             return encoding and codecs.lookup(encoding).name
         except LookupError:
             raise ValueError("it is to be one that Python knows") from None
@@ -110,7 +111,7 @@ class Source(Config):
 
 
 def _kind_and_place(source: Source) -> tuple[str, str]:
-    """The kind of place, such as npm, and what follows it."""
+    """The scheme, such as npm, and the rest."""
     kind, mark, rest = source.source.partition(":")
     if kind in ("npm", "pypi", "hf", "file") and mark:
         return kind, rest
@@ -158,7 +159,7 @@ def source_name(source: Source) -> str:
 
 
 def check_names(sources: list[Source]) -> None:
-    """Raise UserError where two sources of a dataset would share a folder."""
+    """Raise UserError if two sources of a dataset would share a folder."""
     name, count = Counter(map(source_name, sources)).most_common(1)[0]
     if count > 1:
         clash = ", ".join(s.source for s in sources if source_name(s) == name)
@@ -166,9 +167,9 @@ def check_names(sources: list[Source]) -> None:
 
 
 def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
-    """Raise UserError for a glob of `train_only` that begins with a folder of none of the sources.
+    """Raise UserError for a glob of `train_only` that begins with a folder of no source.
 
-    Rows whose source is no path, as of made instructions, have no folder: a glob without one is not judged here.
+    Generated instructions have a source that is no path: a glob without a folder is not checked here.
     """
     names = [source_name(source) for source in sources]
     for glob in globs:
@@ -178,7 +179,10 @@ def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
 
 
 def pinned(source: Source) -> Source:
-    """The source with the commit that a dataset of the hub is at now, if it has none. Raises UnreachableError."""
+    """The source, pinned to the hub's present commit if it is a dataset of the hub without one.
+
+    Raises UnreachableError.
+    """
     kind, place = _kind_and_place(source)
     if kind != "hf" or "@" in place or Path(place).exists():
         return source
@@ -186,7 +190,7 @@ def pinned(source: Source) -> Source:
 
 
 def obtain(source: Source, scratch: Path) -> Found:
-    """The files of a source where they are, or in `scratch`. Raises UserError and UnreachableError."""
+    """The path of a source's files: their own, or one in `scratch`. Raises UserError and UnreachableError."""
     kind, rest = _kind_and_place(source)
     match kind:
         case "npm":
@@ -266,7 +270,7 @@ def _is_written_in(path: Path, encoding: str) -> bool:
     with open_plain(path) as file, io.TextIOWrapper(file, "utf-8") as text:
         try:
             pieces = [piece.isascii() for piece in iter(lambda: text.read(CHUNK), "")]
-            return all(pieces)  # ASCII may be any encoding: ISO 2022 writes everything with it
+            return all(pieces)  # ASCII may be another encoding: ISO 2022 uses ASCII alone
         except UnicodeDecodeError:
             return True
 

@@ -1,4 +1,4 @@
-"""Near duplicates, and splits that they do not straddle."""
+"""Find near duplicates, and split rows so that near duplicates stay together."""
 
 import logging
 from collections.abc import Sequence
@@ -17,34 +17,34 @@ from tasks.data.shingles import Known, Sets, bands, first_of_groups, rarest, sam
 
 SPLITS = ("train", "validation", "test")
 DUPLICATES = "near_duplicates"  # the rule of tasks/data/cleaning
-MOST_NAMED = 10  # sources in an error
+MOST_NAMED = 10  # sources that an error names
 
 logger = logging.getLogger(__name__)
 
 
 class Split(Config):
-    """How a table is de-duplicated and split."""
+    """Parameters for de-duplicating and splitting a table."""
 
     seed: int = Field(ge=0)
-    """Decides which rows go to which split."""
+    """Decides which split a row goes to."""
     validation: float = Field(gt=0, lt=1)
-    """Share of the rows, about, that choices are made on."""
+    """The approximate share of rows on which choices are made."""
     test: float = Field(gt=0, lt=1)
-    """Share of the rows, about, that only `evaluate` opens."""
+    """The approximate share of rows that only `evaluate` opens."""
     near_duplicate: float = Field(gt=0, le=1)
-    """Jaccard similarity of word 3-shingles from which on two texts count as near duplicates."""
+    """The least Jaccard similarity of word 3-shingles for near duplicates."""
 
     train_only: tuple[str, ...] = ()
-    """Sources, as globs, whose rows are learned from and never measured on, as written or made-up ones."""
+    """Globs of sources whose rows are only trained on, never measured on, such as hand-written ones."""
     languages: tuple[str, ...] = ()
-    """Codes of ISO 639, such as `en`, of the languages that are kept; none for all. Short texts are not judged."""
+    """ISO 639 codes, such as `en`, of the languages to keep; empty keeps all. Short texts are always kept."""
     feedback_weight: int = Field(default=5, ge=1, le=100)
-    """Times that train has a row of feedback at most; the 2 % of tasks/data/inbox.py holds first."""
+    """The most copies of a row of feedback in train; the bound of 2 % in tasks/data/inbox.py comes first."""
     mask_personal_data: Literal["feedback", "all", "none"] = "feedback"
-    """Where e-mail addresses, numbers of phones, cards and accounts, and account names give way to made-up ones: in
-    what was left in the inbox, in all rows, in none."""
+    """The rows in which made-up data replaces e-mail addresses, phone, card and account numbers, and account names:
+    those of the inbox, all, or none."""
     gates: Gates = Gates()
-    """What rows and splits are held against."""
+    """Bounds on rows and splits."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
@@ -71,9 +71,9 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> np.ndarray:
 
 
 def deduplicate(table: pd.DataFrame, text: pd.Series, threshold: float) -> pd.DataFrame:
-    """Keep the first row of each group of exact or near duplicates of `text`, which goes with the rows of `table`."""
+    """Keep the first row of each group of exact or near duplicates; `text` holds the text of each row of `table`."""
     group = near_duplicates(text.tolist(), threshold)
-    kept = np.unique(group, return_index=True)[1][group]  # the first row of each row's group
+    kept = np.unique(group, return_index=True)[1][group]  # the first row of each group
     repeated = kept < np.arange(len(table))
     exact = int(text.duplicated().sum())
     logger.info(
@@ -86,7 +86,7 @@ def deduplicate(table: pd.DataFrame, text: pd.Series, threshold: float) -> pd.Da
 
 
 def check_train_only(table: pd.DataFrame, params: Split) -> None:
-    """Raise UserError for a glob of `train_only` that no source of the rows fits, and where rows have no source."""
+    """Raise UserError for a glob of `train_only` that matches no source of the rows, and if rows have no source."""
     if not params.train_only:
         return
     if "source" not in table:
@@ -109,9 +109,9 @@ def split(
     """Add the column `split`: train, validation or test, in about the shares of `params`.
 
     `units`, uint64 [rows], are equal for rows that stay together. A hash of the unit and the seed decides, so that no
-    row moves when others come, change or go. Only where a split would have no row, or none of a value of the column
-    `label`, it takes the unit whose hash is nearest. That needs three units of the value, and happens to a value of
-    which a split is expected to get five units in 1 of 150 draws. Units of that value that come later can then move an
+    row moves when others are added, changed or removed. There is one exception: a split that would have no row, or none
+    of a value of the column `label`, takes the unit whose hash is nearest. It needs three units of the value; for a
+    value with five expected units in a split it happens in 1 of 150 draws. Later units of that value can then move an
     earlier one, mostly to train after it was measured.
 
     Rows whose column `source` is one of `params.train_only` go to train. Other rows of their units that the hash puts
@@ -143,15 +143,15 @@ def split(
 
 
 def near_pairs(left: Sequence[str], right: Sequence[str], threshold: float) -> np.ndarray:
-    """Places [n, 2] of the texts of `left` and of `right` that are near duplicates of each other, chains apart."""
+    """Indices [n, 2] of texts of `left` and of `right` that are near duplicates of each other; chains do not count."""
     return Known([*map(shingles, left)]).pairs([*map(shingles, right)], threshold)
 
 
 def overlap(table: pd.DataFrame, text: pd.Series, threshold: float) -> int:
-    """Count the rows of validation and test that have a near duplicate in a split before theirs.
+    """Count the rows of validation and test that have a near duplicate in an earlier split.
 
-    It knows no MinHashes and no groups, so that it can judge what they made. Near duplicates have one of the `rarest`
-    shingles in common; rows that have are compared.
+    It uses neither MinHashes nor groups, so it checks their result independently. Near duplicates share one of the
+    `rarest` shingles; rows that share one are compared.
     """
     if table.empty:
         return 0

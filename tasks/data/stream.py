@@ -1,7 +1,7 @@
 """A dataset of any size, from rows to tokens: texts are in parts on disk, and memory holds a few facts about each row.
 
-These are its source, length and split, some hashes while near duplicates are looked for, one band of MinHashes at a
-time, and what drawing the splits takes: a few hundred bytes a row at most. The rules are those of tables, applied part
+These are its source, length and split, some hashes while near duplicates are searched, one band of MinHashes at a time,
+and the state of drawing splits: at most a few hundred bytes a row. The rules are the same as for tables, applied part
 by part.
 """
 
@@ -24,24 +24,24 @@ from tasks.data.splits import DUPLICATES, SPLITS
 from tasks.data.table_parts import column, make_parts, read_part, with_record, write_part
 from tasks.data.tokens import encode, write_files
 
-CHECKED = 16 * 2**20  # characters of the rows that are held against expectations at a time
-HELD_OUT = 2**20  # shingles of the rows of validation and test that are held against all others
+CHECKED = 16 * 2**20  # characters of the rows that are checked against expectations at a time
+HELD_OUT = 2**20  # shingles of the rows of validation and test that are compared with all others
 LEARNED = 100_000_000  # characters that a tokenizer is trained on
-OUT = -1  # the split of a row that is left out
+OUT = -1  # the split of a dropped row
 
 logger = logging.getLogger(__name__)
 
 Codes = np.ndarray
-"""The split of each row of a part, as its place in SPLITS; int8 [rows]."""
+"""The split of each row of a part, as its index in SPLITS; int8 [rows]."""
 
 
 def texts_to_arrow(texts: Iterable[str]) -> pa.Array:
-    """As a column of a part."""
+    """Texts as a column of a part."""
     return pa.array(texts, pa.large_string())
 
 
 def rows_to_part(table: pd.DataFrame, record: Record, threshold: float) -> pa.Table:
-    """A table of id, source and text as a part, with what tells near duplicates."""
+    """A table of id, source and text as a part, with the hashes that find near duplicates."""
     sets = [shingles(text) for text in table["text"]]
     columns = {name: texts_to_arrow(table[name]) for name in ("id", "source", "text")}
     columns |= {
@@ -64,11 +64,11 @@ class Stream:
     """Rows whose texts are in parts on disk."""
 
     folder: Path
-    """Where its parts, and those that are made of it, are."""
+    """The folder of its parts, and of parts made from them."""
     parts: list[Path]
     """Made by `rows_to_part`."""
     facts: pd.DataFrame
-    """Source, length and, after `split`, split of each row; the index is its place among all rows of the parts."""
+    """Source, length and, after `split`, split of each row; the index is its position among all rows of the parts."""
 
     @classmethod
     def of(cls, folder: Path, parts: list[Path]) -> "Stream":
@@ -79,16 +79,16 @@ class Stream:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """The place of each part's first row, and of the end."""
+        """The position of each part's first row, and of the end."""
         return np.cumsum([0, *(read_part(path, ["length"]).num_rows for path in self.parts)])
 
     @property
     def units(self) -> np.ndarray:
-        """Of each row the hash by which it is split, as of `text_hashes`; uint64 [rows]."""
+        """The hash by which each row is split, as `text_hashes` gives it; uint64 [rows]."""
         return column(self.parts, "equal")[self.facts.index]
 
     def rows(self, places: np.ndarray, columns: list[str]) -> pd.DataFrame:
-        """Some columns of the rows at these places, which are its index, in their order."""
+        """Some columns of the rows at these positions, in this order, with the positions as index."""
         starts = self.starts
         part = np.searchsorted(starts, places, side="right") - 1
         found = []
@@ -101,7 +101,7 @@ class Stream:
         return pd.concat(found).loc[places]
 
     def by_part(self) -> Iterator[np.ndarray]:
-        """The places of the rows of one part after the other."""
+        """The positions of the rows of each part in turn."""
         ends = np.searchsorted(self.facts.index.to_numpy(), self.starts)
         yield from np.split(self.facts.index.to_numpy(), ends[1:-1])
 
@@ -113,7 +113,10 @@ class Stream:
         yield from zip(self.parts, np.split(of_all, starts[1:-1]), strict=True)
 
     def batches(self) -> Iterator[pd.DataFrame]:
-        """Tables of id, source and text, of about CHECKED characters. Rows of one id are in the last of them."""
+        """Tables of id, source and text, of about CHECKED characters each.
+
+        Rows with a repeated id are in the last one.
+        """
         keys = pd.Series(column(self.parts, "key")[self.facts.index], self.facts.index)
         apart, size, batch = keys.duplicated(keep=False), 0, [self.facts.index[:0].to_numpy()]
         for places in self.by_part():
@@ -129,7 +132,7 @@ class Stream:
 
 
 def without_duplicates(stream: Stream, threshold: float) -> Stream:
-    """As `deduplicate` of tasks/data/splits.py, of all rows of the parts."""
+    """Like `deduplicate` of tasks/data/splits.py, for all rows of the parts."""
     parts, places = stream.parts, stream.facts.index.to_numpy()
 
     def sets(rows: np.ndarray) -> Sets:
@@ -153,7 +156,8 @@ def without_duplicates(stream: Stream, threshold: float) -> Stream:
 
 
 def _pairs(stream: Stream, sets: Sets, threshold: float) -> Iterator[np.ndarray]:
-    """Places [n, 2] of the texts of these sets and of the stream's rows that are near duplicates, a part at a time."""
+    """Indices [n, 2] of these sets and positions of the stream's rows that are near duplicates, for one part at a
+    time."""
     known = Prefixes(sets, threshold)
     for path, places, start in zip(stream.parts, stream.by_part(), stream.starts[:-1], strict=True):
         table = read_part(path, ["shingles", "prefix"]).take(pa.array(places - start))
@@ -167,10 +171,10 @@ def _pairs(stream: Stream, sets: Sets, threshold: float) -> Iterator[np.ndarray]
 
 
 def overlap_of_stream(stream: Stream, threshold: float, seed: int) -> int:
-    """Count the rows of validation and test that have a near duplicate in a split before theirs.
+    """Count the rows of validation and test that have a near duplicate in an earlier split.
 
-    As `overlap` of tasks/data/splits.py does, but of more than HELD_OUT shingles a sample of the rows is looked at,
-    which is held against all others.
+    Like `overlap` of tasks/data/splits.py, but if they have more than HELD_OUT shingles, only a sample of them is
+    compared with all others.
     """
     order = pd.Series(pd.Categorical(stream.facts["split"], SPLITS).codes, stream.facts.index)
     held, sizes = order.index[order > 0].to_numpy(), column(stream.parts, "shingles")
@@ -192,7 +196,7 @@ def with_inbox(
     text: Callable[[pd.DataFrame], pd.Series],
     mask: Callable[[pd.DataFrame], pd.DataFrame],
 ) -> Stream:
-    """As `join_inbox` of tasks/data/inbox.py; what is new is masked."""
+    """Like `join_inbox` of tasks/data/inbox.py; new rows are masked."""
     sets = [shingles(each) for each in text(left)]
     near = np.unique(np.concatenate([pairs[:, 1] for pairs in _pairs(stream, sets, threshold)]))
     table = stream.rows(near, ["id", "source", "text"]).assign(split=stream.facts["split"][near], place=near)
@@ -210,7 +214,7 @@ def with_inbox(
 
 
 def texts_to_learn(stream: Stream, seed: int) -> Iterator[str]:
-    """The texts of train; of more than LEARNED characters a sample of the rows."""
+    """The texts of train; a sample of the rows if they have more than LEARNED characters."""
     train = stream.facts[stream.facts["split"] == SPLITS[0]]
     drawn = train.sample(frac=1, random_state=seed)
     drawn = train.loc[drawn.index[drawn["length"].cumsum() <= LEARNED].sort_values()]

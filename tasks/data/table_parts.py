@@ -1,6 +1,6 @@
-"""A table too large for memory, as parts on disk: each is made once, by any core, and is there whole or not at all.
+"""A table too large for memory, as parts on disk: each is written once, by any core, all or nothing.
 
-A part is an Arrow file, read through a memory map; its metadata say what cleaning did to it. A run that was interrupted
+A part is an Arrow file, read through a memory map; its metadata hold the record of its cleaning. An interrupted run
 goes on with the first missing part.
 """
 
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 def with_record(table: pa.Table, record: Record) -> pa.Table:
-    """The table, and what cleaning did to it."""
+    """The table, and the record of its cleaning."""
     return table.replace_schema_metadata({RECORD: record.to_json()})
 
 
 def write_part(path: Path, table: pa.Table) -> None:
-    """Write a table through a temporary name, fsync and rename."""
+    """Write a table atomically, through a temporary name."""
     unfinished = path.with_name(f".{path.name}.partial")
     with unfinished.open("wb") as file:
         with pa.ipc.new_file(file, table.schema) as writer:
@@ -48,13 +48,13 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_record(path: Path) -> Record:
-    """What cleaning did to a part."""
+    """The record of a part's cleaning."""
     with pa.memory_map(str(path)) as file:
         return Record.from_json(pa.ipc.open_file(file).schema.metadata[RECORD])
 
 
 def column(paths: Iterable[Path], name: str) -> np.ndarray:
-    """A column of numbers of all parts."""
+    """A column of numbers, over all parts."""
     return np.concatenate([read_part(path, [name])[name].to_numpy() for path in paths])
 
 
@@ -68,7 +68,8 @@ def make_parts(
 ) -> list[Path]:
     """Do each job whose part is not in `folder` yet, on all cores; the parts in the order of the jobs.
 
-    The jobs of every call with this folder must be the same. What `work` raises ends it, and the parts before stay.
+    Every call with the same folder must have the same jobs. An exception of `work` ends the call, and earlier parts
+    stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder, paths, made = folder.absolute(), [], 0

@@ -1,4 +1,4 @@
-"""People's text files, read so that a mistake in one is named by file, row and reason, and none costs much memory."""
+"""Read text files of people: a mistake is reported with file, row and reason, and no file takes much memory."""
 
 import json
 from collections import Counter
@@ -13,21 +13,21 @@ from llm.errors import UserError
 from tasks.data.cleaning.record import changed
 from tasks.data.compression import open_plain
 from tasks.data.folders import files_below
-from tasks.data.mail import flat_entities
+from tasks.data.mail.characters import flat_entities
 
-LONGEST_LINE = 64 * 2**20  # bytes; nobody writes one, and each takes several times its size in memory
-LARGEST = 64 * 2**20  # bytes of a text that is read as a whole: HTML takes 14 times as much memory, JSON 9
+LONGEST_LINE = 64 * 2**20  # bytes; people write shorter ones, and a line takes several times its size in memory
+LARGEST = 64 * 2**20  # bytes of a text that is read as a whole; HTML takes 14 times as much memory, JSON 9 times
 PIECE = 2**16  # bytes of a list of JSON that are parsed at a time
 
 
 class TooLargeError(UserError):
-    """A text, or a line of one, that is not read as a whole."""
+    """A text, or a line of one, is too large to read as a whole."""
 
 
 def raw_files(folder: Path) -> list[Path]:
-    """Every file below a dataset's folder but hidden ones, in the order of paths.
+    """Every file below a dataset's folder, except hidden ones, sorted by path.
 
-    Raises UserError for none, and for a name that is no UTF-8: rows are called after their file.
+    Raises UserError if there is none, and for a name that is not UTF-8: rows are named after their file.
     """
     files = files_below(folder)
     if not files:
@@ -43,7 +43,7 @@ def raw_files(folder: Path) -> list[Path]:
 def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a file, decompressed, each with its number from 1 and its end.
 
-    Raises UserError, naming file and row, for one of over LONGEST_LINE bytes.
+    Raises UserError, naming file and row, for a line of over LONGEST_LINE bytes.
     """
     with open_plain(path) as file:
         for row, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
@@ -68,12 +68,12 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text as a whole. Raises UserError naming file, row and byte where it is no text; TooLargeError."""
+    """Read a text as a whole. Raises UserError, naming file, row and byte, if it is no text, and TooLargeError."""
     return "".join(_within(path))
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file as a whole, decompressed. Raises UserError naming it where it is too large."""
+    """Read a file as a whole, decompressed. Raises UserError, naming it, if it is too large."""
     with open_plain(path) as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
@@ -98,7 +98,7 @@ def mend(text: str) -> str:
 
 
 def tidy(text: str) -> str:
-    """What a person wrote, with broken characters mended, and no blank lines and no space around it.
+    """A text with broken characters mended, without blank lines and spaces around it.
 
     The first of several lines stays indented: it may be code.
     """
@@ -123,16 +123,16 @@ def parse_json(text: str, path: Path, row: int | None = None) -> Any:
         raise UserError(f"{path}, row {row or error.lineno}: not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise UserError(f"{path}, row {row or 1}: not readable as JSON: it is nested too deep") from None
-    except ValueError as error:  # a key twice, a number of thousands of digits
+    except ValueError as error:  # a duplicate key, or a number of thousands of digits
         raise UserError(f"{path}{f', row {row}' if row else ''}: not readable as JSON: {error}") from None
 
 
 def large_list(path: Path) -> Iterator[Any]:
     """The elements of a JSON list that is too large to be read as a whole.
 
-    Raises UserError naming file, element and reason for a mistake, after the elements before it, and for an element of
-    over LARGEST bytes. Unlike `parse_json` it refuses NaN and whole numbers of over 64 bits, and of a key that stands
-    twice in an object the last one counts.
+    Raises UserError, naming file, element and reason, for a mistake, after it has yielded the elements before, and for
+    an element of over LARGEST bytes. Unlike `parse_json` it rejects NaN and integers of over 64 bits, and the last of
+    duplicate keys counts.
     """
     count = size = 0
 

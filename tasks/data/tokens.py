@@ -1,4 +1,4 @@
-"""Texts as token files: `<split>.bin`, or shards where that is large, and `meta.json`."""
+"""Write texts as token files: `<split>.bin`, or shards of it if it is large, and `meta.json`."""
 
 import hashlib
 import json
@@ -13,16 +13,17 @@ import tiktoken
 from llm.files import write_atomic
 from llm.tokenizer import end_of_text
 
-SHARD = 256 * 2**20  # bytes; of these a token file is made that is larger
+SHARD = 256 * 2**20  # bytes; a larger token file is split into shards of this size
 
 
 def token_type(encoding: tiktoken.Encoding) -> np.dtype:
-    """How a token is written: little-endian uint16, or uint32 for over 65,536 of them."""
+    """The dtype of a token: little-endian uint16, or uint32 for a vocabulary of over 65,536."""
     return np.dtype("<u2" if encoding.n_vocab <= 2**16 else "<u4")
 
 
 def encode(encoding: tiktoken.Encoding, texts: list[str]) -> tuple[bytes, dict[str, int]]:
-    """Texts as the bytes of their tokens, each with the end-of-text token behind it; documents, tokens, UTF-8 bytes."""
+    """Texts as the bytes of their tokens, each followed by the end-of-text token; and the numbers of documents, tokens
+    and UTF-8 bytes."""
     dtype, end = token_type(encoding), end_of_text(encoding)
     found = b"".join(np.array([*encoding.encode_ordinary(text), end], dtype).tobytes() for text in texts)
     size = sum(len(text.encode()) for text in texts)
@@ -30,7 +31,7 @@ def encode(encoding: tiktoken.Encoding, texts: list[str]) -> tuple[bytes, dict[s
 
 
 class TokenFile:
-    """One split's tokens as they come, in `<split>.bin`; where they are more, in shards of SHARD bytes."""
+    """Writes a split's tokens to `<split>.bin`, or to shards of SHARD bytes if there are more."""
 
     def __init__(self, folder: Path, split: str, itemsize: int) -> None:
         self.folder, self.split, self.itemsize = folder, split, itemsize
@@ -63,7 +64,7 @@ class TokenFile:
         self.shards[-1]["sha256"] = self._hash.hexdigest()
 
     def close(self) -> dict[str, Any]:
-        """Finish; documents, tokens and bytes, and the shards where there are several."""
+        """Finish. Returns the numbers of documents, tokens and bytes, and the shards if there are several."""
         self._end()
         if len(self.shards) > 1:
             return {**self.counts, "shards": self.shards}
@@ -76,7 +77,7 @@ def write_files(
 ) -> dict[str, Any]:
     """Write the token files and `meta.json` into the folder `to` and return what the latter holds.
 
-    Each piece has, for some of the splits, what `encode` gives. The meta file keeps dtype, vocabulary size and, for
+    Each piece holds the result of `encode` for some of the splits. The meta file keeps dtype, vocabulary size and, for
     each split, documents, tokens and UTF-8 bytes of the texts (for bits per byte). A split of over SHARD bytes is
     several files there, each with its tokens and SHA-256 under `shards`.
     """

@@ -1,4 +1,4 @@
-"""The datasets: one file each, which says how it is read, what makes two rows the same, and what must hold.
+"""The datasets: one file each, which says how to read it, which rows are equal, and what to expect of it.
 
 A dataset is a module here with a `DATASET`, a block under `datasets` in params.yaml, and a test.
 """
@@ -28,45 +28,49 @@ def write_parquet(splits: dict[str, Table], folder: Path, params: Split) -> None
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is a dataset's own."""
+    """The parts in which datasets differ."""
 
     params: type[Split]
     """Its `preprocess` section in params.yaml."""
     read: Callable[[Path, Any], Table]
-    """All rows below `data/raw/<dataset>/`, with a column `id`, from the folder and the parameters.
+    """`read(folder, params)` returns all rows below `data/raw/<dataset>/`, with a column `id`.
 
-    Below `data/inbox/<dataset>/`, too, where `read_inbox` is None."""
+    It also reads `data/inbox/<dataset>/` if `read_inbox` is None.
+    """
     text: Callable[[Table], pd.Series]
-    """What makes two rows the same."""
+    """The text of each row, by which rows are compared for near duplicates."""
     expectations: Callable[[], list]
-    """What Great Expectations holds the rows against."""
+    """The expectations of Great Expectations on the rows."""
     write: Callable[[Any, Path, Any], object] = write_parquet
-    """Write the splits, of the folder and the parameters: a table each by its name, or the stream with all."""
+    """`write(splits, folder, params)` writes the splits: tables by name, or the stream that holds them all."""
     groups: str | None = None
-    """The column whose equal values stay in one split, of which a hash decides; without it that of `text` does.
+    """The column whose equal values stay in one split. A hash of its value decides which; without a column, a hash of
+    `text`.
 
-    A row's value must come from that row alone, so that no other row moves it to another split. It is not written, but
-    for its hash, as the column `unit`."""
+    A row's value must depend on that row alone, so that no other row moves it to another split. Only its hash is
+    written, as the column `unit`.
+    """
     labels: Callable[[Any], Sequence[str]] | None = None
-    """The values of the column `label`, of the parameters; every split must have each of them."""
+    """`labels(params)` returns the values of the column `label`; every split must have each of them."""
     read_inbox: Callable[[Path, Any], Table] | None = None
-    """What people left, where `read` would add rows of its own to it."""
+    """Reads the inbox alone, if `read` would add other rows to it."""
     forms: Callable[[Table], pd.Series] | None = None
-    """All texts by which a row is known again in the inbox, with its index; without it, `text`."""
+    """All texts by which a row is recognised in the inbox, with its index; by default `text`."""
     check: Callable[[Path, Any, list[Problem]], Table] | None = None
-    """As `read_inbox` or `read`, but what can't be read is put into the list: for `threestage data check`."""
+    """Like `read_inbox` or `read`, but adds problems to the list: for `threestage data check`."""
     lengths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Columns and the least and most characters that a row has in them; any other is left out."""
+    """The least and most characters of a row by column; other rows are dropped."""
     lines: Callable[[Table], pd.Series] | None = None
-    """The text whose long lines are looked for in other splits, where `groups` can't keep all such rows together."""
+    """The text whose long lines are searched in other splits, if `groups` can't keep all such rows together."""
     stream: Callable[[Path, Any, Path, Callable[[str], str]], "Stream"] | None = None
-    """As `read`, without rows that are no text to learn from, where rows may be too many for memory.
+    """Like `read`, for rows that may be too many for memory, and without rows that no model should learn from.
 
-    Of the folder, the parameters, a folder for its parts, and what masks an example."""
+    Its arguments: the folder, the parameters, a folder for its parts, and a function that masks an example.
+    """
     feedback: Mapping[str, tuple[int, int]] | None = None
-    """Columns of a row of feedback and their least and greatest lengths; None where the dataset can't read any."""
+    """The least and most characters of a row of feedback by column; None if the dataset can't read feedback."""
     answer: str = ""
-    """The column in which feedback says what is right; the rest of `text` is what it is about."""
+    """The column that holds the right answer of feedback; the rest of `text` is its question."""
 
 
 def find(name: str) -> Dataset:

@@ -1,4 +1,4 @@
-"""The corpus: unlabelled text, files as documents, documents as token files."""
+"""The corpus: unlabelled text. Files become documents, and documents become token files."""
 
 import logging
 import math
@@ -28,42 +28,41 @@ from tasks.data.stream import Stream, rows_to_part, texts_to_arrow, texts_to_lea
 from tasks.data.table_parts import make_parts, read_part, read_record, with_record
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
-from tasks.stages.ray_cluster import same_processes
 
 if TYPE_CHECKING:
     from great_expectations.expectations import Expectation
 
 COLUMNS = ["id", "source", "text"]
-LENGTHS = {"text": (1, 1_000_000)}  # a million characters without a space are no prose
+LENGTHS = {"text": (1, 1_000_000)}  # characters; a million of them without a space are no prose
 LONGEST = 50_000  # characters of a document that stays whole
-PIECE = 10_000  # characters of a piece of a longer one, about
-FEW, SMALL = 10, 1_000  # rows, at least, if pieces of so many characters give as many
-PART = 16 * 2**20  # characters of a part, or bytes of its files, about
+PIECE = 10_000  # approximate characters of a piece of a longer document
+FEW, SMALL = 10, 1_000  # least rows, if pieces of SMALL characters give as many
+PART = 16 * 2**20  # approximate characters of a part, or bytes of its files
 FILES = 1_000  # of a part, at most
-BEGINNING = 1_000  # characters of a document that is looked at, and not learned from
-EXPANDED = 4  # times that a compressed file grows, about
+BEGINNING = 1_000  # characters that `threestage data check` reads of a document
+EXPANDED = 4  # approximate growth of a compressed file
 
 logger = logging.getLogger(__name__)
 
 
 class Params(Split):
-    """How the corpus is cleaned, split and cut into tokens."""
+    """Parameters for cleaning, splitting and tokenizing the corpus."""
 
     tokenizer: str = "bpe"
     """`bpe` trains one on the corpus; else the name of a tiktoken encoding, such as `gpt2`, or a published model's."""
     vocabulary_size: int = Field(default=8192, gt=256)
     """Tokens of a `bpe` tokenizer; any other brings its own."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """How a table's column with the `text` is called, where it has no usual name."""
+    """The name of a table's column `text`, if it is not a usual one."""
 
 
 def read_corpus(folder: Path, params: Params | None = None, problems: list[Problem] | None = None) -> pd.DataFrame:
     """Read every file below `folder/<source>/` into a table of documents: id, source, text.
 
-    tasks/data/formats/documents.py has the forms. A long document is cut into pieces (`cut`), so that one book is not
-    all in one split. Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no two blank lines in a row.
-    Rows come in the order of paths. What can't be read is put into `problems`; without that list it raises UserError
-    naming file, row and reason.
+    tasks/data/formats/documents.py reads the formats. A long document is cut into pieces (`cut`), so that one book is
+    not all in one split. Text is mended with ftfy (mojibake, NFC, line breaks as \\n) and has no two blank lines in a
+    row. Rows are in the order of paths. Files and rows that can't be read are added to `problems`; without that list
+    they raise UserError, naming file, row and reason.
     """
     files = raw_files(folder)
     columns = params.columns if params else {}
@@ -74,7 +73,8 @@ def read_corpus(folder: Path, params: Params | None = None, problems: list[Probl
 
 
 def check_corpus(folder: Path, params: Params, problems: list[Problem]) -> pd.DataFrame:
-    """As `read_corpus`, but documents as they are and the beginnings of their texts: all of them may be gigabytes."""
+    """Like `read_corpus`, but with uncut documents and only the beginnings of their texts: whole ones may be
+    gigabytes."""
     rows = _rows(documents, raw_files(folder), folder, params.columns, problems)
     return pd.DataFrame(((name, source, text[:BEGINNING]) for name, source, text in rows), columns=COLUMNS)
 
@@ -99,16 +99,16 @@ def _rows(
 
 @dataclass(frozen=True)
 class Job:
-    """What makes a part of documents: files, or documents as they are written in one that is too large for a part."""
+    """The input of one part of documents: files, or documents of a file that is too large for a part."""
 
     files: tuple[Path, ...] = ()
     rows: tuple[tuple[str, str, str], ...] = ()
     record: Record = field(default_factory=Record)
-    """What was left out where these were read."""
+    """The record of documents that were dropped while `rows` were read."""
 
 
 def jobs(folder: Path, params: Params, mask: Callable[[str], str]) -> Iterator[Job]:
-    """What makes the parts of a corpus, in the order of its files."""
+    """The jobs for the parts of a corpus, in the order of its files."""
     group, size = [], 0
     for path in raw_files(folder):
         packed = without_compression(path.name) != path.name
@@ -147,7 +147,8 @@ def read_documents(folder: Path, params: Params, mask: Callable[[str], str], job
 
 
 def cut_documents(params: Params, longest: float, mask: Callable[[str], str], path: Path) -> pa.Table:
-    """A part of documents as a part of rows: cut, perhaps masked, without those that are no text to learn from."""
+    """Turn a part of documents into a part of rows: cut, perhaps masked, without texts that no model should learn
+    from."""
     with recorded(mask) as record:
         table = cut(read_part(path, COLUMNS).to_pandas(), longest)
         table = mask_rows(table) if params.mask_personal_data == "all" else table
@@ -158,47 +159,42 @@ def cut_documents(params: Params, longest: float, mask: Callable[[str], str], pa
 
 
 def read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], str]) -> Stream:
-    """As `read_corpus` and what leaves out single rows, part by part below the folder `work`, on all cores.
+    """Like `read_corpus`, without rows that rules drop, part by part below the folder `work`, on all cores.
 
-    The same call goes on where one was interrupted.
+    An interrupted call goes on with the next part.
     """
-    with same_processes():
-        return _read_stream(folder, params, work, mask)
-
-
-def _read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], str]) -> Stream:
     files = raw_files(folder)
     read = make_parts(work / "documents", jobs(folder, params, mask), partial(read_documents, folder, params, mask))
     known = pd.concat([read_part(path, ["source", "length"]).to_pandas() for path in read], ignore_index=True)
     known["source"] = known["source"].astype("category")
     _log_size(known["length"], len(files))
     if not known.empty:
-        check_train_only(known, params)  # before a source may be gone as a duplicate
+        check_train_only(known, params)  # before de-duplication may remove all rows of a source
     longest = longest_document(known["length"])
     rows = make_parts(work / "rows", read, partial(cut_documents, params, longest, mask), len(read))
     for path in read:
         absorb(read_record(path))
     found = set().union(*(read_record(path).rules() for path in rows))
-    for rule in filter(found.__contains__, RULES):  # in the order in which a table goes through them
+    for rule in filter(found.__contains__, RULES):  # in the order in which the rules apply to a table
         for path in rows:
             absorb(read_record(path), rule)
     return Stream.of(work, rows)
 
 
 def longest_document(lengths: pd.Series) -> float:
-    """How many characters a document has at most that is not cut, of the lengths of all documents.
+    """The number of characters above which a document is cut, given the lengths of all documents.
 
-    LONGEST, so that no other document changes how one is cut. Only of so little text that there would be fewer than
-    FEW rows it is less, down to SMALL: each split needs some.
+    It is LONGEST, so that no other document changes how one is cut. Only if that would give fewer than FEW rows it is
+    less, down to SMALL: each split needs some rows.
     """
     rows = np.ceil(lengths.where(lengths > LONGEST, 0) / PIECE).clip(1).sum()
     return LONGEST if rows >= FEW else min(LONGEST, max(SMALL, lengths.sum() / FEW))
 
 
 def cut(table: pd.DataFrame, longest: float) -> pd.DataFrame:
-    """Cut documents of more than `longest` characters into pieces of about that, or of PIECE if that is less.
+    """Cut documents of more than `longest` characters into pieces of about that size, or of PIECE if that is less.
 
-    Others stay whole, as they read best, and what is held out is then no part of what is learned.
+    Others stay whole: they read best so, and no held-out text is then part of a document in train.
     """
     pieces = [_pieces(text, min(PIECE, longest)) if len(text) > longest else [text] for text in table["text"]]
     names = [
@@ -210,10 +206,8 @@ def cut(table: pd.DataFrame, longest: float) -> pd.DataFrame:
 
 
 def _pieces(text: str, longest: float) -> list[str]:
-    """Cut into even pieces of about `longest` characters at most: at blank lines, else line ends, else spaces.
-
-    It is not cut where none of them is near.
-    """
+    """Cut a text into even pieces of about `longest` characters at most: at blank lines, else at line ends, else at
+    spaces. It is not cut if none of them is near."""
     count = math.ceil(len(text) / longest) or 1
     size = len(text) / count
     cuts = [0]
@@ -225,7 +219,7 @@ def _pieces(text: str, longest: float) -> list[str]:
 
 
 def corpus_expectations() -> list["Expectation"]:
-    """What a corpus must be before a model learns from it."""
+    """The expectations on a corpus before a model learns from it."""
     import great_expectations.expectations as gxe
 
     return [
@@ -244,7 +238,7 @@ def choose_encoding(params: Params, texts: Iterable[str]) -> tiktoken.Encoding:
     """The tokenizer that `params` names; a `bpe` one is trained on the texts."""
     if params.tokenizer == "bpe":
         return train_bpe(texts, params.vocabulary_size)
-    # Half of what this module takes to import, in seconds and bytes, and no process that makes parts needs it.
+    # Half of this module's import time and memory; processes that make parts don't need it.
     from tasks.data.published import encoding_by_name, is_published, published_tokenizer
 
     if is_published(params.tokenizer):

@@ -1,4 +1,4 @@
-"""Labelled emails: raw messages and people's own tables, as subject and body."""
+"""Labelled emails: raw messages and tables, as subject and body."""
 
 import logging
 import re
@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 def _as_texts(value: Any) -> Any:
-    """YAML reads 1 as a number, which a file's cell is not; what it reads as true, such as yes, nobody knows again."""
+    """YAML reads 1 as a number, but a file's cell is text.
+
+    A word that YAML reads as true, such as yes, can't be restored.
+    """
     if not isinstance(value, dict):
         return value
     if any(isinstance(key, bool) for key in value):
@@ -37,14 +40,14 @@ def _as_texts(value: Any) -> Any:
 
 
 class Params(Split):
-    """How emails are cleaned and split, and what they may be."""
+    """Parameters for labelling, cleaning and splitting emails."""
 
     labels: tuple[str, ...] = Field(("ham", "spam"), min_length=2)
-    """What an email may be: words of letters, digits, `_`, `.` and `-`; each is in every split."""
+    """The labels: words of letters, digits, `_`, `.` and `-`. Every split has each of them."""
     label_map: Annotated[dict[str, str], BeforeValidator(_as_texts)] = Field(default_factory=dict)
     """What files write instead of a label, such as `{0: ham, 1: spam}`."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """How a table's columns `label`, `subject` and `body` are called, where they have no usual names."""
+    """The names of a table's columns `label`, `subject` and `body`, if they are not usual ones."""
 
     @field_validator("labels", mode="after")
     @classmethod
@@ -66,10 +69,10 @@ class Params(Split):
 def read_emails(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
     """Read all emails under `folder`, in the order of their paths: id, source, subject, body, label, group.
 
-    tasks/data/formats/mails.py has the forms. Emails of one `group` (`thread`) stay in one split. Emails without any
-    text are left out, and so are equal ones that have several labels. Feedback comes last, as `by_votes` of
-    tasks/data/inbox.py gives it. What can't be read is put into `problems`; without that list it raises UserError with
-    file, row and reason.
+    tasks/data/formats/mails.py reads the formats. Emails of one `group` (`thread`) stay in one split. Emails without
+    any text are dropped, and so are equal ones with different labels. Feedback comes last, as `by_votes` of
+    tasks/data/inbox.py gives it. Files and rows that can't be read are added to `problems`; without that list they
+    raise UserError with file, row and reason.
     """
     paths = raw_files(folder)
     labels = Labels(params.labels, params.label_map)
@@ -96,16 +99,14 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
 
 
 def thread(table: pd.DataFrame) -> pd.Series:
-    """What keeps a mail in one split with others: its subject without marks of replies and of lists.
-
-    A subject of fewer than two words is nobody's own; then it is the whole text.
-    """
+    """The group of a mail, which stays in one split: its subject without marks of replies and lists, or the whole text
+    if that has fewer than two words."""
     words = table["subject"].map(lambda subject: re.findall(r"[^\W_]+", REPLY.sub("", subject).lower()))
     return words.str.join(" ").where(words.str.len() > 1, row_text(table))
 
 
 def _without_contradictions(table: pd.DataFrame) -> pd.DataFrame:
-    """Drop equal emails that have several labels: nobody knows which is right."""
+    """Drop equal emails with different labels: it is not clear which is right."""
     text = row_text(table)
     contradicted = table.groupby(text)["label"].transform("nunique") > 1
     if contradicted.any():
@@ -117,12 +118,12 @@ def _without_contradictions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def row_text(table: pd.DataFrame) -> pd.Series:
-    """What makes two emails the same: subject and body."""
+    """The text by which emails are compared: subject and body."""
     return table["subject"] + "\n" + table["body"]
 
 
 def email_expectations() -> list["Expectation"]:
-    """What a table of emails must be like."""
+    """The expectations on a table of emails."""
     import great_expectations.expectations as gxe
 
     return [

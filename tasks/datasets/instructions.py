@@ -1,4 +1,4 @@
-"""Instruction rows: tasks made of packs, conversations, and people's own files."""
+"""Instruction rows: tasks made from packs, conversations, and your own files."""
 
 import logging
 import re
@@ -34,21 +34,21 @@ FREE = ["conversation", "own"]
 LENGTHS = {"instruction": (1, 2_000), "input": (0, 10_000), "output": (1, 10_000), "system": (0, 2_000)}
 ANSWER_WORDS = 25  # a longer answer of a ChatterBot conversation is left out
 
-WORDNET = re.compile(r"(data|index)\.(adj|adv|noun|verb)")  # beside the file that it is known by
-ALTERNATIVES = ("computers",)  # topics whose turns after the second are other answers
+WORDNET = re.compile(r"(data|index)\.(adj|adv|noun|verb)")  # next to the file that identifies the source
+ALTERNATIVES = ("computers",)  # topics whose turns after the second are further answers
 
 logger = logging.getLogger(__name__)
 
 
 class Params(Split):
-    """How instruction rows are made, cleaned and split."""
+    """Parameters for making, cleaning and splitting instruction rows."""
 
     rows_a_kind: int = Field(ge=0)
-    """Rows of each kind of task in data/instructions, as far as its sources go."""
+    """The number of rows of each kind of task in data/instructions, if its sources have as many."""
     rows_of: dict[str, int] = Field(default_factory=dict)
-    """Kinds that have another number of rows; 0 leaves one out."""
+    """Kinds with another number of rows; 0 leaves a kind out."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """How a table's columns `instruction`, `input`, `output`, `system` are called, where they have no usual names."""
+    """The names of a table's columns `instruction`, `input`, `output` and `system`, if they are not usual ones."""
 
 
 def read_instructions(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
 
 
 def read_inbox(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
-    """What people left, read as the rest, and no made rows."""
+    """The rows in the inbox, without generated ones."""
     return read_instructions(folder, params.model_copy(update={"rows_a_kind": 0, "rows_of": {}}), problems)
 
 
@@ -102,7 +102,9 @@ def _question(*texts: str) -> str:
 def _row(name: str, number: int, kind: str, instruction: str, output: str, **more: Any) -> dict[str, Any]:
     row = {"id": f"{name}#{number}", "source": name, "kind": kind, "instruction": instruction, "output": output}
     row |= {"input": "", "answers": [], "history": [], "system": "", "wording": instruction} | more
-    row |= {column: row[column.partition("_")[2]] for column in WORDINGS}  # people's own words, in every split
+    row |= {
+        column: row[column.partition("_")[2]] for column in WORDINGS
+    }  # people's own words are the same in every split
     # By what it begins with: of a conversation that is there turn by turn, later rows have the answers of earlier ones.
     return row | {"group": _question(*(row["history"][:1] or (instruction, row["input"])))}
 
@@ -111,7 +113,7 @@ def _conversations(path: Path, name: str, kept: Mapping[str, list[str]]) -> Iter
     text = read_text(path)
     try:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # a few of them can stand for more than any memory
+            if isinstance(event, yaml.AliasEvent):  # a few aliases can expand to more than any memory
                 raise UserError(
                     f"{path}, row {event.start_mark.line + 1}: *{event.anchor}: write out what it stands for"
                 )
@@ -121,7 +123,7 @@ def _conversations(path: Path, name: str, kept: Mapping[str, list[str]]) -> Iter
     except yaml.MarkedYAMLError as error:
         row = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}, row {row}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a character that YAML has not, a day that there is not
+    except (yaml.YAMLError, ValueError) as error:  # a character that YAML forbids, or an impossible date
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     conversations = content.get("conversations") if isinstance(content, dict) else None
     if not isinstance(conversations, list):
@@ -144,7 +146,7 @@ def _conversations(path: Path, name: str, kept: Mapping[str, list[str]]) -> Iter
 
 
 def _sane(topic: str, turns: list[str], kept: Mapping[str, list[str]]) -> list[str]:
-    """The turns of a ChatterBot conversation, written as people write; none where it is not to be learned."""
+    """The turns of a ChatterBot conversation, tidied; empty if it is not to be learned."""
     turns = turns[:2] if topic in ALTERNATIVES else turns
     said = " | ".join(turns).lower()
     if len(turns) < 2 or not any(re.search(pattern, said) for pattern in kept.get(topic, ())):
@@ -171,7 +173,7 @@ def _own_rows(path: Path, name: str, columns: Mapping[str, str]) -> Iterator[dic
 
 
 def write_instructions(splits: Mapping[str, Table], folder: Path, params: Split) -> None:
-    """Each split as a table without the columns WORDINGS, worded as it is to be."""
+    """Each split as a table in its own wording, without the columns WORDINGS."""
     worded = {}
     for name, table in splits.items():
         given = {column: table[f"{name}_{column}"] for column in WORDED} if name in SPLITS[1:] else {}
@@ -180,7 +182,7 @@ def write_instructions(splits: Mapping[str, Table], folder: Path, params: Split)
 
 
 def instruction_text(table: Table) -> pd.Series:
-    """What makes two rows the same: all that is said in them."""
+    """The text by which rows are compared: everything said in them."""
     said = [*zip(table["system"], table["history"], table["instruction"], table["input"], table["output"], strict=True)]
     texts = ["\n".join(filter(None, [system, *history, *rest])) for system, history, *rest in said]
     return pd.Series(texts, index=table.index, dtype=object)
@@ -197,7 +199,7 @@ def instruction_forms(table: Table) -> pd.Series:
 
 
 def instruction_expectations() -> list["Expectation"]:
-    """What instruction rows must be before an assistant learns from them."""
+    """The expectations on instruction rows before an assistant learns from them."""
     import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 

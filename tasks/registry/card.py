@@ -32,7 +32,7 @@ from tasks.stages.params import PARAMS_FILE, PUBLISHED, evaluation_stage, traini
 TEMPLATE = Path(__file__).with_name("card.html.j2")
 TABLES = ("baselines.csv", "slices*.csv", "by_*.csv")
 ENTRIES = {"errors.md": ("The worst errors", 20), "samples.md": ("Samples", 10)}
-MAIN_FIGURES = re.compile(r"^## Main figures\n+(?:- .*\n?)*\n*", re.MULTILINE)  # which the table of figures has
+MAIN_FIGURES = re.compile(r"^## Main figures\n+(?:- .*\n?)*\n*", re.MULTILINE)  # the table of figures has them
 ROWS = 70  # of a table
 MACHINE = ("machine.cpu", "machine.cores", "machine.os", "machine.python", "device", "dtype", "threads")
 
@@ -83,7 +83,7 @@ def _entries(path: Path) -> dict[str, Any]:
 
 
 def _notes(dataset: str) -> tuple[str, dict[str, str]]:
-    """The comments in params.yaml on a dataset, mostly licences: at its head, and behind a source."""
+    """The comments on a dataset in params.yaml, mostly licences: at its head, and by source."""
     text = read_text(PARAMS_FILE)
     block = re.search(rf"^  {re.escape(dataset)}:[^\n]*\n(?:(?:    [^\n]*)?\n)*", text, re.MULTILINE)
     head, _, rest = (block[0] if block else "").partition("\n    sources:")
@@ -100,7 +100,7 @@ def _data(training: Hashes) -> dict[str, Any] | None:
     head, notes = _notes(data.name)
     try:
         sources = locked(f"fetch@{data.name}").params[f"datasets.{data.name}.sources"]
-    except UserError:  # it came to this machine without being fetched
+    except UserError:  # the data was pulled, not fetched
         sources = []
     sources = [dict(each) if isinstance(each, Mapping) else {"source": each} for each in sources]
     sources = [each | ({"note": notes[each["source"]]} if each["source"] in notes else {}) for each in sources]
@@ -125,7 +125,7 @@ def _spelled(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _training(model: str, params: Mapping[str, Any], trained: Mapping[str, str], report: Path) -> dict[str, Any]:
-    """How the training went, on what, with which parameters and libraries, and the model's shape."""
+    """The training's metrics, machine, parameters and libraries, and the model's shape."""
     measured = report / "metrics.json"
     return {
         "How it went": _spelled(json.loads(measured.read_text()) if measured.exists() else {}),
@@ -139,7 +139,7 @@ def _training(model: str, params: Mapping[str, Any], trained: Mapping[str, str],
 def _lineage(
     model: str, training: Hashes, evaluation: Hashes, facts: Mapping[str, str], trained: Mapping[str, str]
 ) -> dict[str, str]:
-    """What leads back to the bytes that it was made from."""
+    """The hashes and runs that lead back to the bytes that it was made from."""
     deps = training.deps | evaluation.deps
     used = {path: md5 for path, md5 in deps.items() if path.startswith(("data/", "models/"))}
     return {
@@ -163,10 +163,10 @@ def write_card(
     facts: Mapping[str, str],
     trained: Mapping[str, str],
 ) -> None:
-    """Write `card.md` and `card.html`, as logged with a version's run, into a folder that is there.
+    """Write `card.md` and `card.html`, which a version's run logs, into an existing folder.
 
-    `training` and `evaluation` are those stages in dvc.lock, `facts` those of the version's record, and `trained` those
-    of its training's record; empty where another store has that.
+    `training` and `evaluation` are the hashes of these stages in dvc.lock, `facts` the facts of the version's record,
+    and `trained` those of its training's record, or empty if that is in another store.
     """
     evidence, report = Path("reports/evaluation", model, "evidence"), training_report(model)
     made_by, prose = _made_by(model, training), _prose(model)
@@ -193,7 +193,8 @@ def write_card(
 
 
 def note_failed_gates(run_id: str | None, gates: Sequence[str]) -> None:
-    """Note on the card of a version's run despite which failed gates it was approved; without any, remove that note."""
+    """Note on the card of a version's run the failed gates despite which it was approved; without any, remove the
+    note."""
     html = f'<p id="despite" class="verdict bad">Approved despite failed gates: {escape(", ".join(gates))}.</p>\n'
     markdown = f"**Approved despite failed gates: {plain(', '.join(gates))}.**\n\n"
     for path, heading, before, note in (

@@ -1,4 +1,4 @@
-"""Which version of a model is champion, who decided it and why.
+"""Decisions: which version of a model is champion, who decided it and why.
 
 A version has up to three aliases (`challenger`, `champion`, `previous`) and four tags: `threestage.state` (pending,
 approved or rejected), `.by`, `.at` and `.why`. The registered model keeps the history, one tag an event, which is only
@@ -37,13 +37,13 @@ from tasks.registry.versions import APPROVED, AT, BY, CHALLENGER, CHAMPION, PREV
 from tasks.stages.lock import exclusive
 
 REVIEW, GATES, IN_MLFLOW = "review", "gates", "somebody in MLflow"
-"""Who compares, who decides with `--auto`, and who decided where MLflow does not know the name."""
-BY_LENGTH, WHY_LENGTH = 200, 1000  # PostgreSQL keeps 5000 characters of a model's tag
+"""The names recorded for a comparison, for a decision by the gates, and for one in MLflow without a name."""
+BY_LENGTH, WHY_LENGTH = 200, 1000  # characters; PostgreSQL keeps 5000 of a model's tag
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Raise UserError where a server goes away, or a version is deleted meanwhile."""
+    """Raise UserError if a server goes away, or a version is deleted meanwhile."""
     configure_tracking()
     with server_errors():
         try:
@@ -66,8 +66,8 @@ def history(model: str) -> list[Event]:
 
 
 def is_open(model: str, *, pending: bool = False) -> bool:
-    """Whether a review has something to do: a challenger that was not compared with the present champion, or a decision
-    that was not carried out; with `pending` also a challenger on which the gates can decide."""
+    """Whether a review has something to do: compare a challenger with the present champion, carry out a decision, or
+    with `pending` let the gates decide on a challenger."""
     with _errors():
         now = read_state(model)
         if now.deciding or _by_hand(now):
@@ -81,7 +81,7 @@ def is_open(model: str, *, pending: bool = False) -> bool:
 
 
 def settle(model: str) -> list[Event]:
-    """Complete a decision that was killed, and carry out decisions made in MLflow; their events, in order."""
+    """Complete an interrupted decision, and carry out decisions made in MLflow. Returns their events, in order."""
     with _errors():
         now = read_state(model)
         if not now.deciding and not _by_hand(now):  # a registration may hold the lock for minutes
@@ -95,7 +95,7 @@ def compared(
 ) -> Event:
     """Record that a version was compared with a champion (None: the baseline) and waits for a decision.
 
-    Raises UserError where it is not there, is the champion or was rejected, and where the champion is another.
+    Raises UserError if the version is missing, is the champion or was rejected, and if the champion is another by now.
     """
     with _deciding(model) as now:
         title = _title(now, version)
@@ -110,10 +110,10 @@ def compared(
 
 
 def approve(model: str, version: str, by: str, reason: str, despite_gates: bool = False) -> Event:
-    """Make a version the champion; `previous` keeps the one before.
+    """Make a version the champion; the alias `previous` moves to the one before.
 
-    Raises UserError where it was not compared with the present champion, failed a gate (unless `despite_gates`), was
-    rejected, is the champion or is not there, and without a name or a reason.
+    Raises UserError if the version was not compared with the present champion, failed a gate (unless `despite_gates`),
+    was rejected, is the champion or is missing, and without a name or a reason.
     """
     with _deciding(model) as now:
         title, (by, reason) = _title(now, version), _check_texts(by, reason)
@@ -130,8 +130,10 @@ def approve(model: str, version: str, by: str, reason: str, despite_gates: bool 
 
 
 def reject(model: str, version: str, by: str, reason: str) -> Event:
-    """Take a version's aliases away. Raises UserError where it is the champion or is not there, and without a name or a
-    reason."""
+    """Take a version's aliases away.
+
+    Raises UserError if it is the champion or is missing, and without a name or a reason.
+    """
     with _deciding(model) as now:
         title, (by, reason) = _title(now, version), _check_texts(by, reason)
         if now.champion == version:
@@ -143,7 +145,7 @@ def roll_back(model: str, by: str, reason: str, instead_of: str | None = None) -
     """Make `previous` the champion again, and reject the champion; it may also have been deleted.
 
     `previous` is then the champion before both. With `instead_of` only that champion is rolled back, so that two people
-    do it once. Raises UserError where there is no previous version.
+    roll back once. Raises UserError if there is no previous version.
     """
     with _deciding(model) as now:
         by, reason = _check_texts(by, reason)
@@ -156,7 +158,7 @@ def roll_back(model: str, by: str, reason: str, instead_of: str | None = None) -
 
 
 def check_name(name: str) -> str:
-    """The name of a person who decides. Raises UserError where it is not one line of text, or is a program's."""
+    """The name of a person who decides. Raises UserError if it is not one line of text, or is a program's."""
     if not (name := name.strip()).isprintable() or not name:
         raise UserError(f"{name!r}: the name of who decides is one line of text")
     if name.casefold() in (REVIEW, GATES, IN_MLFLOW.casefold()):
@@ -166,7 +168,7 @@ def check_name(name: str) -> str:
 
 @contextmanager
 def _deciding(model: str) -> Iterator[ModelState]:
-    with _errors(), exclusive("register"):  # register's lock, as both move the challenger
+    with _errors(), exclusive("register"):  # the same lock as register: both move the challenger
         yield _settled(model)[0]
 
 
@@ -175,7 +177,7 @@ def _settled(model: str) -> tuple[ModelState, list[Event]]:
     while True:
         now = read_state(model)
         if (event := now.deciding) and event.moves and event.champion not in (None, *now.tags_of):
-            MlflowClient().delete_registered_model_tag(now.name, DECIDING)  # its version was deleted: it is undone
+            MlflowClient().delete_registered_model_tag(now.name, DECIDING)  # its version was deleted: undo it
         elif event:
             done.append(_carry_out(now, event))
         elif event := _by_hand(now):
@@ -185,7 +187,7 @@ def _settled(model: str) -> tuple[ModelState, list[Event]]:
 
 
 def _by_hand(now: ModelState) -> Event | None:
-    """The first decision in MLflow that the history lacks; the module's docstring lists them all."""
+    """The first decision made in MLflow that the history lacks; the module's docstring lists the cases."""
     if now.champion and (now.last_move is None or now.last_move.champion != now.champion):
         return _approved(now, now.champion, *_who_and_why(now, now.champion, f"alias {CHAMPION} moved to it"))
     for version, state in reversed(now.state_of.items()):
@@ -206,7 +208,7 @@ def _by_hand(now: ModelState) -> Event | None:
 
 
 def _who_and_why(now: ModelState, version: str, otherwise: str) -> tuple[str, str]:
-    """Who decided by hand, and why: the version's tags, unless they are of the event before."""
+    """Who decided in MLflow, and why: the version's tags, unless they belong to the event before."""
     tags, last = now.tags_of[version], now.last(version)
     by, why = _one_line(tags.get(BY, "")), _one_line(tags.get(WHY, ""))
     before = (last.by, last.why) if last else ("", "")
@@ -222,7 +224,7 @@ def _later(now: ModelState) -> str:
 
 
 def _event(now: ModelState, event: str, version: str, by: str, why: str, **more: object) -> Event:
-    """An event after which champion and previous are the same as before, unless `more` has others."""
+    """An event that leaves champion and previous as they are, unless `more` changes them."""
     after = {"champion": now.champion, "previous": now.previous} | more
     return Event(event, version, by[:BY_LENGTH], _later(now), why[:WHY_LENGTH], **after)
 
@@ -243,7 +245,7 @@ def _rejected(now: ModelState, version: str, by: str, why: str) -> Event:
 
 
 def _rolled_back(now: ModelState, version: str, by: str, why: str) -> Event:
-    """To `previous`; to no champion where there is none that was not rejected."""
+    """To `previous`; to no champion if every earlier one was rejected."""
     usable = now.previous not in (None, version) and now.state_of[now.previous] != REJECTED
     target = now.previous if usable else None
     previous = _way_back(now, version, target)
@@ -297,7 +299,7 @@ def _decide(now: ModelState, event: Event) -> Event:
 
 
 def _carry_out(now: ModelState, event: Event) -> Event:
-    """Move the aliases, write the tags, append to the history; to do it again changes nothing."""
+    """Move the aliases, write the tags, and append to the history. Doing it again changes nothing."""
     client, name = MlflowClient(), now.name
 
     def move(alias: str, version: str | None) -> None:
@@ -310,7 +312,9 @@ def _carry_out(now: ModelState, event: Event) -> Event:
         move(CHAMPION, event.champion)
     if event.moves or event.event == "rejected":
         move(PREVIOUS, event.previous)
-        if str(client.get_registered_model(name).aliases.get(CHALLENGER)) in event.states:  # another may be by now
+        if (
+            str(client.get_registered_model(name).aliases.get(CHALLENGER)) in event.states
+        ):  # another version may be by now
             client.delete_registered_model_alias(name, CHALLENGER)
     if event.event == "approved":
         note_failed_gates(client.get_model_version(name, event.version).run_id, event.despite)

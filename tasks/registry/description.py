@@ -26,7 +26,7 @@ LONGEST = 400  # characters of an answer or an error
 def description(
     model: str, metrics: Mapping[str, float], record: Record, run: Run, runs: Mapping[str, Run | None]
 ) -> str:
-    """The description of the version whose own run is `run`; `runs` has those of its training and evaluation."""
+    """The description of the version whose own run is `run`; `runs` holds the runs of its training and evaluation."""
     base = next((path for path in record.hashes.deps if path.startswith("models/") and path != f"models/{model}"), None)
     made = f"{model.capitalize()}, trained by `{training_stage(model)}`" + (f" from `{base}`" if base else "")
     commit, uncommitted = record.facts["git.commit"], record.facts["uncommitted"]
@@ -59,7 +59,7 @@ def description(
 
 
 def _page(run: Run, path: str = "") -> str:
-    """The address of a run in MLflow's pages, relative to them: it holds on every host and port."""
+    """The address of a run in MLflow's pages, without host and port."""
     return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}" + (f"/{path}" if path else "")
 
 
@@ -75,7 +75,7 @@ def _figures(model: str, metrics: Mapping[str, float]) -> list[str]:
 
 
 def _examples(evidence: Path) -> Iterator[str]:
-    """Some answers and some errors, as far as the evaluation kept any."""
+    """Some answers and errors, if the evaluation kept any."""
     answers, errors = _entries(evidence / "samples.md"), _entries(evidence / "errors.md")
     if (path := evidence / "answers.csv").exists():
         rows = pd.read_csv(path, keep_default_na=False)
@@ -89,17 +89,17 @@ def _examples(evidence: Path) -> Iterator[str]:
 
 
 def _entries(path: Path) -> list[str]:
-    """The first entries of a Markdown file, a list item each."""
+    """The first entries of a Markdown file, one list item each."""
     if not path.exists():
         return []
     text, _ = first_entries(read_text(path), EXAMPLES)
     entries = re.split(r"\n{2,}(?=\*\*)" if "**" in text else r"\n{2,}", text)
-    entries = [re.sub(r"^\*\*[^*\n]*/", "**", entry) for entry in entries]  # of a path its last part
+    entries = [re.sub(r"^\*\*[^*\n]*/", "**", entry) for entry in entries]  # the last part of a path
     return [f"- {_text(re.sub(r'^> ?|[*]{2}', '', entry, flags=re.MULTILINE))}" for entry in entries]
 
 
 def _answers(rows: pd.DataFrame) -> list[str]:
-    """Rows of an evaluation's answers, a list item each."""
+    """Rows of an evaluation's answers, one list item each."""
     return [
         f"- {_text(f'{row.instruction} {row.input}'.strip())} → **{_text(row.answer or 'nothing')}**"
         + ("" if row.answer == row.output else f" (expected: {_text(row.output)})")
@@ -108,5 +108,5 @@ def _answers(rows: pd.DataFrame) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Text of other people: one line without markup, in which no address becomes a link."""
+    """Text of other people on one line, without markup and links."""
     return plain(text, LONGEST).replace("://", ": //").replace("www.", "www .")

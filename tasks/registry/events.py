@@ -1,4 +1,4 @@
-"""Events of Prefect's about a model's versions, for the notifications of `flows/notify.py`."""
+"""Prefect events about a model's versions, for the notifications of `flows/notify.py`."""
 
 import logging
 import os
@@ -16,17 +16,17 @@ logger = logging.getLogger(__name__)
 
 
 def version_page(name: str, version: str) -> str:
-    """The address of a version's page in MLflow: of the tracking server, or of the one that `make ui` starts."""
+    """The address of a version's page in MLflow, on the tracking server or the one that `make ui` starts."""
     uri = tracking_uri()
     pages = without_secret(uri, uri).rstrip("/") if is_server(uri) else address("mlflow")
     return f"{pages}/#/models/{name}/versions/{version}"
 
 
 def emit(event: str, name: str, version: str, **details: str) -> None:
-    """Send an event to the standing Prefect server, where one is configured.
+    """Send an event to the standing Prefect server, if one is configured.
 
-    In one request that is not repeated: unlike `prefect.events.emit_event` it leaves nothing for the end of the
-    process. A server that doesn't take it is a warning: the decision stands.
+    It is one request without retries: unlike `prefect.events.emit_event` it leaves no work for the end of the process.
+    If it fails, a warning is logged, and the decision stands.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 

@@ -1,4 +1,4 @@
-"""Git by its own command: output that is required, and output that may be missing."""
+"""Git's command: output that is required, and output that may be missing."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def git(
     except subprocess.TimeoutExpired:
         raise UserError(f"git {arguments[0]} took longer than {seconds:.0f} s") from None
     if done.returncode:
-        lines = [" ".join(line.split()) for line in done.stderr.splitlines()]  # hints stand around the reason
+        lines = [" ".join(line.split()) for line in done.stderr.splitlines()]  # without the hints around the reason
         reasons = (line for line in lines if line.startswith(("! [", "fatal: ", "error: ")))
         raise UserError(f"git {arguments[0]}: {next(reasons, '') or f'exit code {done.returncode}'}")
     return done.stdout.removesuffix("\n")
@@ -55,5 +55,5 @@ def git_text(*arguments: str) -> str | None:
 
 
 def fetch_more() -> str:
-    """The command that brings commits which this clone lacks."""
+    """The command that fetches commits which this clone lacks."""
     return "git fetch --unshallow" if git_text("rev-parse", "--is-shallow-repository") == "true" else "git fetch --all"

@@ -38,7 +38,7 @@ class Event:
     """ISO 8601, UTC."""
     why: str
     champion: str | None
-    """After it; for `compared`, the one that the version was compared with."""
+    """The champion after the event; for `compared`, the one that the version was compared with."""
     previous: str | None
     """After it."""
     failed: tuple[str, ...] = ()
@@ -79,14 +79,14 @@ JSON = TypeAdapter(Event)
 
 @dataclass(frozen=True)
 class ModelState:
-    """The aliases, tags and history of a model, as of one reading."""
+    """The aliases, tags and history of a model, read at one time."""
 
     name: str
     champion: str | None = None
     previous: str | None = None
     challenger: str | None = None
     state_of: dict[str, str | None] = field(default_factory=dict)
-    """The word in each version's tag, newest first; None where there is none."""
+    """The state in each version's tag, newest first; None without one."""
     tags_of: dict[str, dict[str, str]] = field(default_factory=dict)
     history: list[Event] = field(default_factory=list)
     """Oldest first."""
@@ -113,13 +113,13 @@ class ModelState:
         return last.states.get(version) if (last := self.last(version)) else None
 
     def waits(self, version: str) -> bool:
-        """Whether a version waits for a person, or for a run that carries out what a person decided in MLflow."""
+        """Whether a version waits for a person, or for a run that carries out a decision made in MLflow."""
         state = self.state_of[version]
         return state == PENDING or state not in (None, self.recorded(version))
 
 
 def read_state(model: str) -> ModelState:
-    """What the registry has of a model; one that was never registered has no versions."""
+    """The state of a model in the registry; a model that was never registered has no versions."""
     name = registered_name(model)
     if (registered := if_there(lambda: MlflowClient().get_registered_model(name))) is None:
         return ModelState(name)
@@ -137,7 +137,7 @@ def read_state(model: str) -> ModelState:
 
 
 def _parse(text: str) -> Event | None:
-    """An event from its tag; None where a person wrote something else there."""
+    """An event from its tag; None if a person wrote something else there."""
     try:
         return JSON.validate_json(text)
     except ValidationError:

@@ -40,7 +40,7 @@ Stages = Mapping[str, Mapping[str, Any]]
 
 
 def recorded_stages(version: ModelVersion) -> Stages:
-    """The stages behind a version. Raises UserError where its run has no record of them."""
+    """The stages behind a version. Raises UserError if its run has no record of them."""
     if not holds(version.run_id, STAGES):
         raise UserError(f"{version.name} version {version.version}: no record of what it was made from ({STAGES})")
     return mlflow.artifacts.load_dict(f"runs:/{version.run_id}/{STAGES}")
@@ -108,11 +108,11 @@ class _Builder:
         return _node(KINDS[folder], name, md5, self.facts(path, md5), self.parents(path, md5))
 
     def stage(self, path: str, md5: str) -> Hashes:
-        """The stage that made these bytes; an empty one where none is recorded."""
+        """The stage that made these bytes; an empty one if none is recorded."""
         return self.hashes.get(self.makers.get((path, md5), ""), Hashes({}, {}, {}))
 
     def parents(self, path: str, md5: str) -> tuple[Node, ...]:
-        """Data and models among the deps of its stage, and the sources in the stage's parameters."""
+        """The data and models among its stage's deps, and the sources in the stage's parameters."""
         stage, nodes = self.stage(path, md5), []
         for dep in stage.deps.items():
             folder = dep[0].rpartition("/")[0]
@@ -127,13 +127,13 @@ class _Builder:
         return tuple(nodes)
 
     def run_of(self, stage: str) -> tuple[str, dict[str, str]]:
-        """The MLflow run that made the outs of a stage, in words, and its facts; both empty where it is not known."""
+        """The MLflow run that made a stage's outs, in words, and its facts; both empty if it is not known."""
         run = made_by(stage, self.hashes[stage].outs) if stage in self.hashes else None
         record = read_record(run.info.run_id) if run else None
         return f"MLflow run {run.info.run_id}" if run else "", record.facts if record else {}
 
     def facts(self, path: str, md5: str) -> dict[str, Any]:
-        """How a folder was made: stage, size, parameters, libraries, and what its run recorded."""
+        """How a folder was made: stage, size, parameters, libraries, and facts from its run's record."""
         name, params = self.makers.get((path, md5), ""), self.stage(path, md5).params
         run, recorded = self.run_of(name)
         chosen = {key: value for key, value in params.items() if key not in LIBRARIES and not key.endswith(".sources")}
@@ -154,7 +154,7 @@ class _Builder:
 
 
 def _node(kind: str, name: str, md5: str, facts: Mapping[str, Any], made_from: tuple[Node, ...] = ()) -> Node:
-    """A node with those facts that are known."""
+    """A node with its known facts."""
     return Node(kind, name, md5, {name: value for name, value in facts.items() if value}, made_from)
 
 
@@ -171,9 +171,9 @@ def _size(item: Mapping[str, Any]) -> str:
 
 
 def _decisions(version: ModelVersion, model: str) -> dict[str, Any]:
-    """The state of a version and the decisions on it, or its tags where none was carried out."""
+    """The state of a version and the decisions on it; its tags if no decision was carried out."""
     state, tags = {"review": version.tags.get(STATE)}, version.tags
-    own = version.name == f"{namespace()}-{model}"  # the history is of this namespace's models
+    own = version.name == f"{namespace()}-{model}"  # the history holds models of this namespace alone
     events = [str(each) for each in history(model) if each.version == str(version.version)] if own else []
     return state | ({"decisions": events} if events else {"review by": tags.get(BY), "reason": tags.get(WHY)})
 
@@ -181,7 +181,7 @@ def _decisions(version: ModelVersion, model: str) -> dict[str, Any]:
 def _version_of(name: str, md5: str) -> ModelVersion | None:
     """The newest version of a registered model that has these bytes."""
     same = versions(MlflowClient(), name, f"tags.`{PREFIX}.model` = '{md5}'")
-    return MlflowClient().get_model_version(name, same[0].version) if same else None  # a search leaves out its aliases
+    return MlflowClient().get_model_version(name, same[0].version) if same else None  # a search returns no aliases
 
 
 def _source(source: str, sha256: str | None = None, **facts: Any) -> Node:
@@ -189,7 +189,7 @@ def _source(source: str, sha256: str | None = None, **facts: Any) -> Node:
 
 
 def _sources_of_weights(name: str) -> tuple[Node, ...]:
-    """The pinned source of published weights; nothing for a folder or a file of one's own."""
+    """The pinned source of published weights; none for a folder or file of your own."""
     match KNOWN_WEIGHTS.get(name):
         case None:
             return ()

@@ -1,8 +1,8 @@
 """A model in MLflow: logged once, by the run that trained it, with the code that serves it.
 
-Its parameters and datasets are the run's, an evaluation logs its metrics to it, and versions in the registry point to
-it. A version needs its weights and its code as they are now; where the training's model has other code, or is in
-another store, the registration logs one of its own.
+It has the run's parameters and datasets, an evaluation logs its metrics to it, and versions in the registry point to
+it. A version needs the present weights and code: if the training's model has other code, or is in another store, the
+registration logs the model again.
 """
 
 import hashlib
@@ -31,19 +31,23 @@ REQUIREMENTS = ("jinja2", "mlflow", "numpy", "pandas", "pydantic", "safetensors"
 
 
 def shipped_code(model: str) -> list[Path]:
-    """The files of ours that a model runs: the served wrapper, `llm`, and its text cleaning."""
+    """The project's files that a served model needs: the pyfunc wrapper, `llm`, and its text cleaning."""
     cleaning = json.loads(Path("models", model, "config.json").read_text()).get("cleaning")
-    module = [Path(*cleaning.split(".")).with_suffix(".py")] if cleaning else []
-    return [SERVED, *sorted(path for path in Path("llm").rglob("*") if path.suffix in (".py", ".c", ".h")), *module]
+    folders = [Path("llm"), *([Path(*cleaning.split("."))] if cleaning else [])]
+    files = (path for folder in folders for path in folder.rglob("*"))
+    return [SERVED, *sorted(path for path in files if path.suffix in (".py", ".c", ".h"))]
 
 
 def code_digest(model: str) -> str:
-    """SHA-256 over the code that is shipped with a model, as it is now."""
+    """SHA-256 over the present code that ships with a model."""
     return digest({path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped_code(model)})
 
 
 def log_model(model: str) -> str:
-    """Log `models/<model>` and its code to the active run, instead of what an interrupted try logged; its id."""
+    """Log `models/<model>` and its code to the active run, in place of a model from an interrupted try.
+
+    Returns its id.
+    """
     from tasks.served import cleaning_module, example, signature
 
     remove_models(mlflow.active_run().info.run_id)
@@ -65,7 +69,7 @@ def log_model(model: str) -> str:
 
 
 def find_model(md5: str, code: str | None = None) -> LoggedModel | None:
-    """The newest whole model with these bytes in this namespace and, with `code`, with this code."""
+    """The newest complete model with these bytes and, if given, this code in this namespace."""
     same = f"tags.`{BYTES}` = '{md5}'" + (f" AND tags.`{CODE}` = '{code}'" if code else "")
     models = mlflow.search_logged_models(filter_string=same, output_format="list")
     ready = (each for each in models if each.status == LoggedModelStatus.READY)
@@ -73,7 +77,7 @@ def find_model(md5: str, code: str | None = None) -> LoggedModel | None:
 
 
 def is_whole(uri: str) -> bool:
-    """Whether the store holds the files of a model; a store that does not answer raises as it does."""
+    """Whether the store holds the files of a model. Raises the store's own error if it does not answer."""
     try:
         files = mlflow.artifacts.list_artifacts(uri)
     except FileNotFoundError:
@@ -94,7 +98,7 @@ def remove_models(run_id: str) -> None:
 
 @contextmanager
 def _code_paths(model: str) -> Iterator[list[str]]:
-    """`llm` and a package `tasks` that holds nothing but the text cleaning, as folders that MLflow copies."""
+    """Folders for MLflow to copy: `llm`, and a package `tasks` that holds only the text cleaning."""
     with tempfile.TemporaryDirectory() as folder:
         packages = set()
         for path in shipped_code(model):

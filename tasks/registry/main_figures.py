@@ -1,4 +1,4 @@
-"""The metrics of a model as people read them: each next to its interval and its baseline."""
+"""The metrics of a model, each with its interval and its baseline."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,9 +10,9 @@ from tasks.registry.markup import number, signed, table
 
 BASELINE = "baseline_"
 OTHERS = ("nearest_", "ngram_", "ppmd_")
-"""How the names of other contenders' metrics begin. They are not the model's own."""
+"""Prefixes of metrics that belong to other contenders, not to the model."""
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "false_positive_rate", "unanswered", "unjudged")
-"""How the names of such metrics end."""
+"""Suffixes of such metrics."""
 DERIVED = ("_low", "_high", "_gain")
 FIGURE = re.compile(r"^- `(\w[\w.]*)`: (.+)$", re.MULTILINE)
 
@@ -34,18 +34,19 @@ def main_figures(model: str) -> dict[str, str]:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better."""
+    """Whether a lower value of a metric is better."""
     return metric.endswith(LOWER_IS_BETTER)
 
 
 def is_own(name: str, metrics: Mapping[str, float]) -> bool:
-    """Whether a name is a metric of the model: no interval's end, no gain, no baseline's or other contender's."""
+    """Whether a name is a metric of the model itself, not an interval's end, a gain, or a metric of a baseline or
+    another contender."""
     derived = any(name.endswith(end) and name.removesuffix(end) in metrics for end in DERIVED)
     return not name.startswith((BASELINE, *OTHERS)) and not derived and not name.endswith(("_gain_low", "_gain_high"))
 
 
 def compared(metrics: Mapping[str, float]) -> Iterator[Compared]:
-    """The model's own metrics, each with the interval and the baseline that other names of `metrics` hold."""
+    """The model's own metrics, each with its interval and baseline, which `metrics` holds under other names."""
     for name, value in metrics.items():
         if is_own(name, metrics):
             ends = [metrics[f"{name}{end}"] for end in ("_low", "_high") if f"{name}{end}" in metrics]
@@ -54,7 +55,7 @@ def compared(metrics: Mapping[str, float]) -> Iterator[Compared]:
 
 
 def figures_table(metrics: Mapping[str, float]) -> list[str]:
-    """The lines of a Markdown table of them; it marks those of which less is better."""
+    """The lines of a Markdown table of the metrics; it marks those that are better when lower."""
     rows = []
     for name, value, interval, baseline in compared(metrics):
         title = f"{name} (lower is better)" if lower_is_better(name) else name

@@ -1,4 +1,4 @@
-"""Text from data in Markdown and in HTML pages, where nothing of it is markup.
+"""Escape text from data for Markdown and HTML pages.
 
 Mails, questions and answers are other people's text and may hold anything. Templates escape all values. A picture is an
 `img` with its bytes in its address, so that no script in it runs and a page asks no other host.
@@ -22,7 +22,7 @@ OTHERS = MarkdownIt("zero").enable(["emphasis", "blockquote", "list"])  # no lin
 
 
 def printable(text: str) -> str:
-    """Without invisible characters: control characters, and those that reverse the direction of what follows."""
+    """The text without control characters and without characters that reverse its direction."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
@@ -33,19 +33,20 @@ def cut(value: Any, longest: int = LONGEST) -> str:
 
 
 def plain(value: Any, longest: int = LONGEST) -> str:
-    """The same in Markdown that shows just that, in a table, too."""
+    """The same as escaped Markdown, for tables, too."""
     return SPECIAL.sub(r"\\\1", cut(value, longest))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Container[int] = ()) -> list[str]:
-    """The lines of a Markdown table of values that are no Markdown; the columns in `right` are right-aligned."""
+    """The lines of a Markdown table; values are escaped, and the columns in `right` are right-aligned."""
     sides = "|".join("---:" if place in right else "---" for place in range(len(columns)))
     head, *lines = (f"| {' | '.join(map(plain, row))} |" for row in (columns, *rows))
     return [head, f"|{sides}|", *lines]
 
 
 def number(value: Any) -> Any:
-    """A float with three decimals, or two significant digits where it is small; nothing for None; others unchanged."""
+    """A float with three decimals, or two significant digits if it is small; nothing for None; other values
+    unchanged."""
     if not isinstance(value, float):
         return "" if value is None else value
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2g}"
@@ -59,7 +60,7 @@ def signed(value: float) -> str:
 def first_entries(text: str, count: int) -> tuple[str, bool]:
     """The first `count` entries of errors.md or samples.md without the heading, and whether these are all.
 
-    An entry begins with a paragraph in bold; where none is bold, each paragraph is one.
+    An entry begins with a paragraph in bold; if none is bold, each paragraph is an entry.
     """
     paragraphs = re.split(r"\n{2,}", text.strip("\n"))
     paragraphs = paragraphs[1:] if paragraphs[0].startswith("# ") else paragraphs
@@ -79,7 +80,7 @@ def _lines(text: str) -> str:
 
 
 def render(template: Path, **values: Any) -> str:
-    """A page from a template; `page.html.j2`, next to this file, has what pages share."""
+    """A page from a template; `page.html.j2`, next to this file, holds what pages share."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True,

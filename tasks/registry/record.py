@@ -31,12 +31,12 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Record:
-    """Where a run comes from."""
+    """The origins of a run."""
 
     stage: str
     """The DVC stage that it ran, such as `finetune@classifier`; `register` for the run of a version."""
     hashes: Hashes
-    """Of that stage; for the run of a version, of its training and its evaluation together."""
+    """The hashes of that stage; for the run of a version, of its training and its evaluation together."""
     facts: dict[str, str]
     """Such as `git.commit`, `git.dirty.code`, `machine.cpu`, `device`, `dtype`, `threads`, `seed`; or `none`."""
 
@@ -50,14 +50,14 @@ def write_record(run_id: str, record: Record) -> None:
 
 
 def read_record(run_id: str | None) -> Record | None:
-    """The record of a run; None where this store has no such run, or the run has no record."""
+    """The record of a run; None if this store has no such run, or the run has no record."""
     if not holds(run_id, RECORD):
         return None
     return FILE.validate_json(mlflow.artifacts.load_text(f"runs:/{run_id}/{RECORD}"))
 
 
 def find_run(run_id: str | None) -> Run | None:
-    """A run; None where this store has none of that id."""
+    """A run; None if this store has none of that id."""
     return if_there(lambda: MlflowClient().get_run(run_id)) if run_id and run_id != NONE else None
 
 
@@ -91,12 +91,12 @@ def current_facts() -> dict[str, str]:
 
 
 def uncommitted_parts(facts: dict[str, str]) -> list[str]:
-    """Those of code, params.yaml and dvc.yaml that had uncommitted changes, or may have had some."""
+    """Which of code, params.yaml and dvc.yaml had, or may have had, uncommitted changes."""
     return [part for part in ("code", *DATA) if facts.get(f"git.dirty.{part}") != "false"]
 
 
 def not_in_git(record: Record | None) -> str:
-    """What a version was made with that no commit holds, in words; empty where a commit holds all."""
+    """The code and parameters of a version that no commit holds, in words; empty if a commit holds all."""
     facts = record.facts if record else {}
     if facts.get("git.commit", NONE) == NONE:
         return "no git commit is known"
@@ -105,7 +105,7 @@ def not_in_git(record: Record | None) -> str:
 
 
 def readable(record: Record) -> dict[str, str]:
-    """The facts that people look for, by short names: a run's tags."""
+    """The facts that people look for, by short names; they are a run's tags."""
     facts = record.facts
     device = (facts.get("device"), facts.get("dtype"), facts.get("threads") and f"{facts['threads']} threads")
     tags = {

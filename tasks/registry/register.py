@@ -33,7 +33,7 @@ from tasks.stages.params import evaluation_stage, training_report, training_stag
 
 KEY = f"{PREFIX}.key"
 REGISTERING = f"{PREFIX}.registering"
-"""Tag of a version's run: the folder that registers it, until it is the challenger; then DONE."""
+"""Tag of a version's run: the folder that registers it, then DONE once it is the challenger."""
 DONE = "done"
 DELETED = "deleted in the registry"
 
@@ -41,9 +41,9 @@ logger = logging.getLogger(__name__)
 
 
 def version_key(model: str) -> str:
-    """SHA-256 over the model and its evaluation, as dvc.lock has them, and the code that ships with them.
+    """SHA-256 over the hashes of the model and its evaluation in dvc.lock, and the code that ships with them.
 
-    Raises UserError when one of them never ran.
+    Raises UserError if one of them never ran.
     """
     outs = locked(training_stage(model)).outs | locked(evaluation_stage(model)).outs
     folders = (f"models/{model}", f"reports/evaluation/{model}")
@@ -52,9 +52,10 @@ def version_key(model: str) -> str:
 
 
 def registered(models: Iterable[str]) -> dict[str, str | None]:
-    """The version of each model that has its bytes and evidence, and its aliases; None where there is none.
+    """The registered version of each model, with its aliases.
 
-    That includes a registration that was killed before its end. A version that people deleted is DELETED.
+    It is None if the present bytes and evidence are not registered, or their registration was killed before its end. A
+    version that people deleted is DELETED.
     """
     configure_tracking()
     with server_errors():
@@ -64,7 +65,7 @@ def registered(models: Iterable[str]) -> dict[str, str | None]:
 def _describe(model: str) -> str | None:
     try:
         name, key = registered_name(model), version_key(model)
-    except (UserError, OSError):  # never ran, or is not here
+    except (UserError, OSError):  # it never ran, or its files are missing
         return None
     if (version := _whole_version(name, key)) is None:
         return DELETED if _was_deleted(name, key) else None
@@ -76,12 +77,11 @@ def _describe(model: str) -> str | None:
 
 
 def register_model(model: str) -> str:
-    """Make the model and its evidence, as dvc.lock has them, a version, and return it.
+    """Register the model and its evidence, as dvc.lock has them, and return the version.
 
-    A new version becomes the challenger; one that is there already is left as people have it, and one that they
-    deleted stays deleted. What an earlier registration left that was killed is finished or removed first. Raises
-    UserError for a model or an evaluation that never ran, is stale or damaged, or when something that they are made
-    from is missing.
+    A new version becomes the challenger. An existing version stays as it is, and one that people deleted stays deleted.
+    A killed earlier registration is finished or removed first. Raises UserError for a model or an evaluation that never
+    ran, is stale or damaged, or when something that they are made from is missing.
     """
     configure_tracking()
     for stage, names in stale(evaluation_stage(model)).items():
@@ -103,7 +103,7 @@ def register_model(model: str) -> str:
 
 
 def check_bytes(model: str) -> None:
-    """Raise UserError where the model's or the evidence's bytes are not those of dvc.lock.
+    """Raise UserError if the bytes of the model or the evidence differ from dvc.lock.
 
     DVC itself trusts a file whose time and size have not changed, and the copy in its cache.
     """
@@ -124,7 +124,7 @@ def _whole_version(name: str, key: str) -> ModelVersion | None:
 
 
 def _was_deleted(name: str, key: str) -> bool:
-    """Whether a person deleted every version with this key: its registration ended well and left its run."""
+    """Whether a person deleted every version with this key: the run of a complete registration is still there."""
     if _versions(name, key):
         return False
     done = f"tags.`{KEY}` = '{key}' AND tags.`{REGISTERING}` = '{DONE}'"
@@ -132,7 +132,7 @@ def _was_deleted(name: str, key: str) -> bool:
 
 
 def _clean_up() -> None:
-    """Finish the registrations of this folder that were killed after they made a version, and remove the others."""
+    """Finish this folder's killed registrations if they had made a version, and remove the others."""
     client, mine = MlflowClient(), f"tags.`{REGISTERING}` = '{workspace()}'"
     for run in mlflow.search_runs(filter_string=mine, run_view_type=ViewType.ACTIVE_ONLY, output_format="list"):
         run_id = run.info.run_id
@@ -146,7 +146,7 @@ def _clean_up() -> None:
 
 
 def _register(model: str, name: str, key: str) -> ModelVersion:
-    """Log the evidence, a model card and a record in a run of their own and make a version of them and the model."""
+    """Log the evidence, a model card and a record in a new run, and create a version from them and the model."""
     training, evaluation = locked(training_stage(model)), locked(evaluation_stage(model))
     runs = {
         "training": made_by(training_stage(model), training.outs),
@@ -196,7 +196,7 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
 
 
 def _make_challenger(version: ModelVersion) -> None:
-    """Link a new version from its model and make it the challenger, once, unless a person rejected the same key."""
+    """Link a new version to its model and make it the challenger, once, unless a person rejected the same key."""
     client = MlflowClient()
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
     linked, link = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]")), [version.name, int(version.version)]
@@ -212,7 +212,7 @@ def _make_challenger(version: ModelVersion) -> None:
 
 
 def _record(key: str, training: Hashes, evaluation: Hashes, runs: dict[str, Run | None], uncommitted: str) -> Record:
-    """The record of a version's run: the hashes of both stages, and the runs that they had."""
+    """The record of a version's run: the hashes of both stages, and their runs."""
     both = ((getattr(training, kind), getattr(evaluation, kind)) for kind in ("params", "deps", "outs"))
     ids = {f"run.{what}": run.info.run_id if run else NONE for what, run in runs.items()}
     facts = current_facts() | {"key": key, "uncommitted": uncommitted} | ids

@@ -1,7 +1,7 @@
 """Make a registered version again, and compare its bytes with the recorded ones.
 
 It happens in a git worktree of the version's commit, with its uncommitted diff applied and the version's record as
-dvc.lock. The training's inputs come from DVC's cache or remote by their hashes; stages make missing ones again, from
+dvc.lock. The training's inputs come from DVC's cache or remote by their hashes; stages make missing inputs again, from
 the pinned sources. The training itself always runs.
 """
 
@@ -28,9 +28,9 @@ from tasks.stages.libraries import LIBRARIES, installed
 from tasks.stages.params import training_stage
 
 UNCOMMITTED = "lineage/uncommitted.diff"
-"""An artifact of a version's run: how its code differs from its commit."""
+"""An artifact of a version's run: the diff of its code from its commit."""
 CLASS = ("machine.cpu", "machine.os", "machine.python", "device", "dtype", "blocks")
-"""Facts of a machine that may change bytes."""
+"""Facts about a machine that may change bytes."""
 UNKNOWN = "of an unknown reason: deps, parameters, libraries and machine are as they were, as far as recorded"
 
 logger = logging.getLogger(__name__)
@@ -47,11 +47,11 @@ class Registered:
     """The stage that trained it."""
     commit: str
     uncommitted: str
-    """Such as `not in git: params.yaml, steps 900 -> 20`; empty where the commit holds all."""
+    """Such as `not in git: params.yaml, steps 900 -> 20`; empty if the commit holds all."""
     stages: Stages
-    """The stages behind it, as dvc.lock had them."""
+    """Its stage's ancestors, as dvc.lock had them."""
     facts: Mapping[str, str]
-    """Of the run that trained it; empty where this store does not have it."""
+    """The facts of the run that trained it; empty if this store lacks it."""
 
     @cached_property
     def hashes(self) -> dict[str, Hashes]:
@@ -84,8 +84,7 @@ class Comparison:
 def registered(name: str) -> Registered:
     """The version that `find_version` finds by this name.
 
-    Raises UserError for one that is not there, without a record, made outside git, or whose commit is not in this
-    repository.
+    Raises UserError if it is missing, has no record, was made outside git, or if its commit is not in this repository.
     """
     configure_tracking()
     with server_errors():
@@ -96,7 +95,7 @@ def registered(name: str) -> Registered:
     uri, commit = f"models:/{version.name}/{version.version}", own.facts["git.commit"] if own else NONE
     if commit == NONE:
         raise UserError(f"{uri}: it was registered outside git, so its code and parameters are not known")
-    git("rev-parse", "--show-toplevel")  # its own error where there is no repository
+    git("rev-parse", "--show-toplevel")  # raises git's own error without a repository
     if git_output("cat-file", "-e", f"{commit}^{{commit}}") is None:
         way_out = f"`{fetch_more()}` where it was pushed, or run this in the clone that made it"
         raise UserError(f"{uri}: this repository has no commit {commit}; {way_out}")
@@ -107,7 +106,7 @@ def registered(name: str) -> Registered:
 def worktree(version: Registered) -> Iterator[Worktree]:
     """Yield a worktree of a version: its commit, its uncommitted diff, and its record as dvc.lock.
 
-    Raises UserError where that diff was not kept, or does not apply.
+    Raises UserError if that diff was not kept, or does not apply.
     """
     with checkout(version.commit) as tree:
         if version.uncommitted:
@@ -132,7 +131,7 @@ def _apply_uncommitted(version: Registered, tree: Worktree) -> None:
 
 
 def expected_differences(version: Registered) -> list[str]:
-    """Why other bytes are to be expected: other libraries, another kind of machine."""
+    """Reasons to expect other bytes: other libraries, another kind of machine."""
     import torch  # noqa: F401, without it the facts lack the device
 
     now, params = installed(), version.hashes[version.stage].params
@@ -145,8 +144,10 @@ def expected_differences(version: Registered) -> list[str]:
 
 
 def gather(version: Registered, tree: Worktree) -> list[str]:
-    """Bring the inputs of the training, by their hashes. The stages that must run, in order; the training is the
-    last."""
+    """Bring the inputs of the training by their hashes.
+
+    Returns the stages that must run, in order; the training is last.
+    """
     makers = {path: name for name, hashes in version.hashes.items() for path in hashes.outs}
     needed: list[str] = []
 
@@ -163,7 +164,7 @@ def gather(version: Registered, tree: Worktree) -> list[str]:
 
 
 def _copy_inputs(tree: Worktree, deps: Mapping[str, str]) -> None:
-    """Copy inputs from this folder that no stage makes and that the commit lacks, such as an inbox."""
+    """Copy inputs from this folder that neither a stage nor the commit provides, such as an inbox."""
     for path, md5 in deps.items():
         here, there = Path(path), tree.project / path
         if (there.exists() and md5_of(there) == md5) or not here.exists() or md5_of(here) != md5:
@@ -174,7 +175,7 @@ def _copy_inputs(tree: Worktree, deps: Mapping[str, str]) -> None:
 
 
 def compare(version: Registered, tree: Worktree, ran: list[str], expected: list[str]) -> Comparison:
-    """Compare the outs of the stage that ran last with the version's record; `expected` are reasons known before."""
+    """Compare the outs of the last stage with the version's record; `expected` holds reasons known before."""
     then, now = version.hashes[ran[-1]], as_hashes(locked_stages(tree.project / LOCK)[ran[-1]])
     pairs = {path: (md5, now.outs.get(path, "missing")) for path, md5 in then.outs.items()}
     differs = {path: (before, after) for path, (before, after) in pairs.items() if before != after}

@@ -22,11 +22,11 @@ AUTHOR = {
     **{f"GIT_{role}_NAME": "Threestage" for role in ("AUTHOR", "COMMITTER")},
     **{f"GIT_{role}_EMAIL": EMAIL for role in ("AUTHOR", "COMMITTER")},
 }
-"""A machine commits here, whoever git's configuration names."""
+"""The author of these commits is a machine, not the user in git's configuration."""
 
 
 def _files(paths: Sequence[str]) -> list[str]:
-    """The files that are these paths or lie below them, and paths that are gone."""
+    """The files at and below these paths, and paths that are gone."""
     files: list[Path] = []
     for path in map(Path, paths):
         files += sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
@@ -34,7 +34,7 @@ def _files(paths: Sequence[str]) -> list[str]:
 
 
 def _tree(paths: Sequence[str]) -> str:
-    """The tree of HEAD with these files as they are here."""
+    """HEAD's tree, updated with these files."""
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         git("read-tree", "HEAD", **index)
@@ -46,7 +46,7 @@ def commit_results(day: str, paths: Sequence[str], message: str) -> str:
     """Commit files as they are here, on top of HEAD, to a new branch `retrain/<day>`, or `retrain/<day>-2` and so on.
 
     Returns the branch: an earlier one with the same files on top of HEAD, or "" if HEAD itself has them. Raises
-    UserError for everything that git refuses.
+    UserError with git's reason if git fails.
     """
     head, tree = git("rev-parse", "--verify", "HEAD"), _tree(paths)
     if tree == git("rev-parse", "HEAD^{tree}"):
@@ -74,8 +74,8 @@ def put_back(paths: Sequence[str]) -> None:
 def share(day: str, message: str, push_to: str, seconds: float) -> tuple[list[str], list[str]]:
     """Commit the results of a run to a branch, and push data and branch within `seconds`.
 
-    Data is pushed to DVC's default remote, the branch to the git remote `push_to`, if there are such. Returns a line
-    for each thing that was done, and for each that failed.
+    Data is pushed to DVC's default remote, the branch to the git remote `push_to`, if they exist. Returns a line for
+    each step that was done, and for each that failed.
     """
     done, failed, branch, deadline = [], [], "", time.monotonic() + seconds
 

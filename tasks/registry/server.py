@@ -1,4 +1,4 @@
-"""MLflow's store by its address: whether a tracking server answers, and its errors on one line."""
+"""MLflow's store: its address, whether its server answers, and its errors on one line."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ from requests import HTTPError, RequestException
 from llm.errors import UserError
 
 ANSWERS_WITHIN = 5
-"""Seconds that a tracking server has for its first answer, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set; MLflow itself
-tries for minutes."""
+"""Seconds for the first answer of a tracking server, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set; MLflow itself tries for
+minutes."""
 REASON_LENGTH = 300
 UNAUTHORIZED, FORBIDDEN, TOO_MANY_REQUESTS, SERVER_ERRORS = 401, 403, 429, 500
 VARIABLES = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -27,21 +27,21 @@ T = TypeVar("T")
 
 
 class ServerAwayError(UserError):
-    """A tracking server that does not answer now; the same may work later."""
+    """The tracking server does not answer now; a retry may work."""
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or mlflow.db here."""
+    """MLFLOW_TRACKING_URI, or mlflow.db in this folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
 
 
 def is_server(uri: str) -> bool:
-    """Whether an address is a tracking server's, which others use, too."""
+    """Whether an address is a tracking server's, which is shared."""
     return uri.startswith(("http:", "https:"))
 
 
 def without_secret(text: str, uri: str) -> str:
-    """A text without the user and password that may stand in a server's address."""
+    """A text without the user and password of a server's address."""
     secret = urlsplit(uri).netloc.rpartition("@")[0]
     return text.replace(f"{secret}@", "") if secret else text
 
@@ -52,12 +52,12 @@ def place(uri: str) -> str:
 
 
 def is_missing(error: MlflowException) -> bool:
-    """Whether a store says that it has nothing of that name."""
+    """Whether an error of a store means that the name is unknown."""
     return error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 def if_there(ask: Callable[[], T]) -> T | None:
-    """A store's answer; None where it has nothing of that name."""
+    """The result of `ask`; None if the store does not know the name."""
     try:
         return ask()
     except MlflowException as error:
@@ -68,10 +68,10 @@ def if_there(ask: Callable[[], T]) -> T | None:
 
 @contextmanager
 def server_errors() -> Iterator[None]:
-    """Raise UserError on one line where a tracking server refuses, and ServerAwayError where it goes away."""
+    """Raise UserError, on one line, if a tracking server refuses, and ServerAwayError if it goes away."""
     try:
         yield
-    except (MlflowException, RequestException) as error:  # artifacts raise the second
+    except (MlflowException, RequestException) as error:  # downloads of artifacts raise the second
         uri = tracking_uri()
         if not is_server(uri):
             raise
@@ -86,7 +86,7 @@ def server_errors() -> Iterator[None]:
 
 
 def check_server(uri: str) -> None:
-    """Ask once, briefly, as MLflow's client does, with its credentials and certificates.
+    """Send one request with a short timeout, with the credentials and certificates of MLflow's client.
 
     Raises UserError for a server that refuses, and ServerAwayError for one that does not answer.
     """
@@ -121,7 +121,7 @@ def _status(error: MlflowException | RequestException, uri: str) -> int:
     if isinstance(error.__cause__, MlflowException):  # such as one that a model may have been deleted
         return _status(error.__cause__, uri)
     status = error.get_http_status_code()
-    if _is_trouble(status):  # also MLflow's status for errors of its client's, such as a failed download
+    if _is_trouble(status):  # MLflow's client also uses it for its own errors, such as a failed download
         try:
             check_server(uri)
         except ServerAwayError:

@@ -1,6 +1,6 @@
 """A smoke run: the last commit at reduced scale, from the real data to its evaluations, in a worktree.
 
-The section `smoke` of params.yaml has the files that it reads, the parameters that make it small, and its bounds.
+The section `smoke` of params.yaml lists the files that it reads, its smaller parameters, and its bounds.
 """
 
 import json
@@ -39,10 +39,10 @@ class Result:
     name: str
     """Such as `classifier f1`."""
     value: float | None
-    """None where the evaluation has no such number."""
+    """None if the evaluation has no such metric."""
     bound: float
     at_least: bool
-    """Whether the bound is the least value, or the greatest."""
+    """Whether the bound is a least value; otherwise it is a greatest value."""
 
     @property
     def passed(self) -> bool:
@@ -56,12 +56,15 @@ class Result:
 
 
 def prepare(tree: Worktree) -> tuple[Smoke, list[str]]:
-    """Make the project in a worktree small; its smoke section, and the stages behind the models that have bounds."""
+    """Write the smaller parameters into a worktree.
+
+    Returns its smoke section, and the stages of the models that have bounds.
+    """
     path = tree.project / PARAMS_FILE
     smoke = load_smoke(path)
     path.write_text(yaml.safe_dump(reduced(read_yaml(path), smoke), sort_keys=False))
     here, there = PUBLISHED.absolute(), tree.project / PUBLISHED
-    here.mkdir(parents=True, exist_ok=True)  # published weights are fetched once, and checked each time
+    here.mkdir(parents=True, exist_ok=True)  # published weights are fetched once and checked each time
     there.parent.mkdir(exist_ok=True)
     there.symlink_to(here)
     evaluations = [evaluation_stage(model) for model in model_names(path) if model in smoke.bounds]
@@ -69,7 +72,7 @@ def prepare(tree: Worktree) -> tuple[Smoke, list[str]]:
 
 
 def bring_raw(tree: Worktree, stage: str) -> bool:
-    """Bring the raw files of a `fetch` stage from DVC; whether it has those of the pinned sources."""
+    """Bring the raw files of a `fetch` stage from DVC. Returns whether it had those of the pinned sources."""
     dataset, locked = stage.removeprefix(FETCH), locked_stages(tree.project / LOCK).get(stage)
     if locked is None:
         return False
@@ -78,7 +81,7 @@ def bring_raw(tree: Worktree, stage: str) -> bool:
 
 
 def thin(tree: Worktree, smoke: Smoke, stage: str) -> None:
-    """Keep of a dataset's raw files those that a smoke run reads. Raises UserError where that is none."""
+    """Delete a dataset's raw files that the smoke run does not read. Raises UserError if none is left."""
     dataset, raw = stage.removeprefix(FETCH), tree.project / RAW
     patterns = [pattern for pattern in smoke.raw if pattern.startswith(f"{dataset}/")]
     files = [path for path in (raw / dataset).rglob("*") if path.is_file()]
@@ -90,7 +93,7 @@ def thin(tree: Worktree, smoke: Smoke, stage: str) -> None:
 
 
 def measured(tree: Worktree, smoke: Smoke) -> list[Result]:
-    """The numbers that have bounds."""
+    """The metrics that have bounds."""
     numbers = []
     for model in model_names(tree.project / PARAMS_FILE):
         if bounds := smoke.bounds.get(model):

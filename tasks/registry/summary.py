@@ -12,11 +12,11 @@ from tasks.registry.main_figures import compared
 from tasks.registry.markup import number
 from tasks.registry.versions import PENDING
 
-OPEN = (None, PENDING)  # states: nobody compared it, or nobody decided
+OPEN = (None, PENDING)  # states: not compared yet, or not decided yet
 
 
 def _metrics(model: str) -> str:
-    """The metrics of a model, a line each, with the baseline beside its own."""
+    """The metrics of a model, one a line, each next to its baseline."""
     path = Path("reports/evaluation", model, "metrics.json")
     values: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
     lines = [
@@ -29,7 +29,7 @@ def _metrics(model: str) -> str:
 
 
 def next_step(models: Iterable[str]) -> str:
-    """Which challengers wait for a person, and how one decides."""
+    """Which challengers wait for a person, and how to decide."""
     states = {model: model_state(model) for model in models}
     open_ones = {model: now.challenger for model, now in states.items() if now.state_of.get(now.challenger, "") in OPEN}
     waiting = [f"{model}/{version}" for model, version in open_ones.items()]

@@ -1,8 +1,8 @@
-"""Old versions, weights of trainings and files of DVC's cache that nothing needs any more, each with its bytes.
+"""Old versions, weights of trainings and files of DVC's cache that nothing needs any more, each with its size.
 
-They are needed by the versions that stay, by this folder, and by the branches and tags of this clone, those of remotes
-too. A branch `retrain/<date>` counts for some days only: there is one for each night. MLflow keeps the rows of removed
-runs as deleted until somebody runs `mlflow gc` on its database. Prefect removes old runs itself.
+Kept versions, this folder, and the branches and tags of this clone and its remotes need the others. A branch
+`retrain/<date>` counts for some days only: there is one for each night. MLflow keeps the rows of removed runs as
+deleted until somebody runs `mlflow gc` on its database. Prefect removes old runs itself.
 """
 
 import json
@@ -44,7 +44,7 @@ FOLDER = ".dir"  # how the hash of a folder's listing ends
 
 @dataclass(frozen=True)
 class Item:
-    """Something that may go."""
+    """Something that can be removed."""
 
     name: str
     bytes: int
@@ -52,8 +52,11 @@ class Item:
 
 
 def old_versions(keep: int, days: float) -> list[Item]:
-    """The versions of this namespace that may go: not the newest `keep` of a model, none with an alias, none that waits
-    for a decision, and none that this folder, a branch or a tag holds."""
+    """The versions of this namespace that can be removed.
+
+    Kept are the newest `keep` of a model, and those that have an alias, wait for a decision, or are in this folder, a
+    branch or a tag.
+    """
     configure_tracking()
     items = []
     with server_errors():
@@ -73,10 +76,10 @@ def old_versions(keep: int, days: float) -> list[Item]:
 
 
 def training_weights(days: float) -> list[Item]:
-    """The models and checkpoints that trainings of this namespace logged more than so many days ago.
+    """The models and checkpoints that trainings of this namespace logged over `days` days ago.
 
-    Trainings count whether or not they ended, and whether or not their model was ever registered. What a version
-    serves stays, and what this folder, a branch or a tag holds.
+    Trainings count whether or not they ended, and whether or not their model was registered. Kept are weights that a
+    version serves, or that are in this folder, a branch or a tag.
     """
     configure_tracking()
     before = int((time.time() - days * DAY) * 1000)
@@ -100,10 +103,10 @@ def training_weights(days: float) -> list[Item]:
 
 
 def cache_files(days: float) -> list[Item]:
-    """The files of DVC's cache that may go: not those that this folder, a branch, a tag or an experiment holds, nor
-    those behind a version that has an alias or waits for a decision.
+    """The files of DVC's cache that can be removed.
 
-    Raises UserError where the cache is not this project's alone, and where a dvc.lock can't be read.
+    Kept are those that are in this folder, a branch, a tag or an experiment, or behind a version that has an alias or
+    waits for a decision. Raises UserError if other projects share the cache, and if a dvc.lock can't be read.
     """
     needed = _behind_versions()
     try:
@@ -112,7 +115,7 @@ def cache_files(days: float) -> list[Item]:
             if not cache.is_relative_to(Path(repo.root_dir).resolve()):
                 raise UserError(f"{cache}: others may share it; `dvc gc --projects` knows how to clean it")
             with_git = not isinstance(repo.scm, NoSCM)
-            # By force: of another machine's results not even the listings are here.
+            # Forced: listings of results from other machines may be missing here.
             used = repo.used_objs(force=True, revs=[*_refs(days)], all_experiments=with_git).values()
             needed |= {info.value for infos in used for info in infos}
     except DvcException as error:
@@ -120,7 +123,7 @@ def cache_files(days: float) -> list[Item]:
     needed |= {md5 for each in needed if each.endswith(FOLDER) for md5 in _listed(cache / each[:2] / each[2:])}
     files = (path for path in cache.glob("[0-9a-f][0-9a-f]/*") if path.is_file())
     unused = [path for path in files if path.parent.name + path.name not in needed]
-    # A folder's listing goes first: one whose files are gone would be taken for whole.
+    # Remove a folder's listing first: with a listing, a folder without its files would count as complete.
     unused.sort(key=lambda path: (path.suffix != FOLDER, path))
     return [Item(str(path), path.stat().st_size, lambda path=path: path.unlink(missing_ok=True)) for path in unused]
 
@@ -133,14 +136,14 @@ def _needed(model: str, name: str) -> list[ModelVersion]:
 
 
 def _version(version: ModelVersion, rejected: bool) -> Item:
-    """A version with its evidence. Its model goes as one that no version serves."""
+    """A version with its evidence. Its model is then removed as one that no version serves."""
     client, run = MlflowClient(), find_run(version.run_id)
 
     def remove() -> None:
-        # The same bytes would be registered again, but those that were rejected: the run of these stays.
+        # A rejected version keeps its run: without it, the same bytes would be registered again.
         if run and not rejected:
             client.delete_run(run.info.run_id)
-        # After its run: a version that is gone while its run is there was deleted by a person.
+        # After its run: a run without its version means that a person deleted the version.
         client.delete_model_version(version.name, version.version)
 
     name = f"{version.name} version {version.version}" + (", rejected" if rejected else "")
@@ -156,7 +159,7 @@ def _artifacts(name: str, uri: str, then: Callable[[], object] = lambda: None) -
             each = listed.pop()
             size += each.file_size or 0
             listed += repository.list_artifacts(each.path) if each.is_dir else []
-    except (MlflowException, FileNotFoundError):  # a person may have removed some of it
+    except (MlflowException, FileNotFoundError):  # a person may have removed part of it
         pass
 
     def remove() -> None:
@@ -168,7 +171,7 @@ def _artifacts(name: str, uri: str, then: Callable[[], object] = lambda: None) -
 
 
 def _refs(days: float) -> Iterator[str]:
-    """The commits of branches and tags that git knows here, those of remotes, too, but not of old nightly branches."""
+    """The commits of all local and remote branches and tags, except old nightly branches."""
     listed = git_output("for-each-ref", "--format=%(objectname) %(creatordate:unix) %(refname)", *REFS) or b""
     for line in listed.decode().splitlines():
         commit, date, name = line.split(" ", 2)
@@ -177,7 +180,7 @@ def _refs(days: float) -> Iterator[str]:
 
 
 def _locked_outs(days: float) -> Iterator[dict[str, str]]:
-    """The outs, MD5 by path, of the dvc.lock of this folder and of each commit that counts."""
+    """The outs, MD5 by path, in the dvc.lock of this folder and of each commit that counts."""
     texts = {Path(LOCK).read_text(): "here"} if Path(LOCK).exists() else {}
     for commit in _refs(days):
         if (text := git_output("show", f"{commit}:./{LOCK}")) is not None:

@@ -1,4 +1,4 @@
-"""MLflow: where runs are kept, and the run that a stage logs to."""
+"""MLflow: the store of runs, and the run that a stage logs to."""
 
 import hashlib
 import logging
@@ -36,14 +36,14 @@ from tasks.stages.lock import exclusive, workspace
 OUTS = f"{PREFIX}.outs"
 """One digest over the outs that a run made."""
 PARENT_RUN = "THREESTAGE_PARENT_RUN"
-"""The variable that holds the id of the MLflow run under which the runs of a retraining hang."""
+"""The variable that holds the id of a retraining's MLflow run, the parent of its stages' runs."""
 PARENT_OF = f"{PREFIX}.parent_of"
-"""Tag of such a run: the folder that it is of."""
+"""Tag of such a run: its folder."""
 UNFINISHED = f"{PREFIX}.unfinished"
-"""Of a training that did not end well: its fingerprint and workspace."""
+"""Tag of a training that did not complete: its fingerprint and workspace."""
 SPLITS = ("test", "train", "validation")
-LOCKED_FOR = 30  # seconds that another writer of a SQLite store may take
-PLACES = (  # where a SQLite store keeps the paths of its artifacts
+LOCKED_FOR = 30  # seconds to wait for another writer of a SQLite store
+PLACES = (  # columns of a SQLite store that hold paths of artifacts
     *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
     *(("model_versions", "source"), ("model_versions", "storage_location")),
 )
@@ -55,10 +55,10 @@ Parameters = BaseModel | Sequence[BaseModel]
 
 
 def namespace() -> str:
-    """What the experiment is called, and what every registered model's name begins with, a dash after it.
+    """The name of the experiment, and the prefix, before a dash, of every registered model's name.
 
-    THREESTAGE_NAMESPACE, or `threestage` in a SQLite store. On a server, which others use too, it has the names of user
-    and machine, so that nobody moves the aliases of the team's models by accident. Raises UserError for a dash in it:
+    THREESTAGE_NAMESPACE, or `threestage` in a SQLite store. On a shared server it holds the names of user and machine,
+    so that nobody moves the aliases of the team's models by accident. Raises UserError for a dash in it:
     `threestage-classifier` would belong to two namespaces.
     """
     if name := os.environ.get("THREESTAGE_NAMESPACE"):
@@ -69,7 +69,7 @@ def namespace() -> str:
         return PREFIX
     try:
         user = getuser()
-    except (KeyError, OSError):  # a container's user has no name
+    except (KeyError, OSError):  # a container's user may have no name
         raise UserError("nobody knows who you are: set THREESTAGE_NAMESPACE, such as threestage") from None
     return ".".join([PREFIX, *(re.sub(NO_NAMESPACE, "_", name) for name in (user, node().partition(".")[0]))])
 
@@ -77,35 +77,35 @@ def namespace() -> str:
 def configure_tracking() -> None:
     """Point MLflow at its store and choose the project's experiment.
 
-    A SQLite store keeps its artifacts in mlartifacts/ next to it, also after the folder has moved; a server has its own
-    place. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store.
+    A SQLite store keeps its artifacts in mlartifacts/ next to it, also after the folder has moved; a server keeps them
+    elsewhere. Raises UserError for a server that doesn't answer or refuses, and for a file that is no store.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # half a minute; by itself it tries for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")  # half a minute; MLflow's default is minutes
     mlflow.telemetry.set_telemetry_client()
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     if is_server(uri):
         check_server(uri)
-    with exclusive("mlflow"):  # two processes that both make the schema get in each other's way
+    with exclusive("mlflow"):  # two processes that create the schema at once fail
         artifacts = _move_artifacts(Path(uri.removeprefix("sqlite:///"))) if uri.startswith("sqlite:///") else None
         try:
             with server_errors():
                 client, name = MlflowClient(), namespace()
                 if client.get_experiment_by_name(name) is None:
-                    with suppress(MlflowException):  # another machine made it meanwhile, or the next line raises
+                    with suppress(MlflowException):  # another machine created it meanwhile, or the next line raises
                         client.create_experiment(name, artifact_location=artifacts)
                 experiment = mlflow.set_experiment(name)
                 if KIND not in experiment.tags:
                     client.set_experiment_tag(experiment.experiment_id, KIND, MODEL_TRAINING)
-        except MlflowException as error:  # such as an experiment that somebody deleted
+        except MlflowException as error:  # a deleted experiment, for example
             raise UserError(f"{place(uri)}: {' '.join(str(error).split())}") from error
 
 
 def _move_artifacts(database: Path) -> str:
-    """Where a store was moved or copied with its artifacts, tell it, as it keeps absolute paths; their folder now.
+    """Update the absolute paths of a store that was moved or copied with its artifacts. Returns the artifacts' folder.
 
     They moved if the artifacts of this experiment were in another folder `mlartifacts`. Only paths in that one change.
     """
@@ -139,7 +139,9 @@ def _log_dataset(path: Path, context: str) -> None:
     for each in shards or [path]:
         with each.open("rb") as file:
             hashlib.file_digest(file, lambda: md5)
-    with warnings.catch_warnings():  # of integers that could be missing, and of a source registered twice
+    with (
+        warnings.catch_warnings()
+    ):  # about integer columns that could have missing values, and a source registered twice
         warnings.simplefilter("ignore")
         source = resolve_dataset_source(str(path.parent if shards else path))
         about = {"source": source, "name": path.parent.name, "digest": md5.hexdigest()}
@@ -148,21 +150,21 @@ def _log_dataset(path: Path, context: str) -> None:
 
 
 def _unfinished(key: str) -> Run | None:
-    """The latest run that started under the same key and did not finish."""
+    """The latest unfinished run with the same key."""
     runs = mlflow.search_runs(filter_string=f"tags.`{UNFINISHED}` = '{key}'", max_results=1, output_format="list")
     return runs[0] if runs else None
 
 
 def made_by(stage: str, outs: Mapping[str, str]) -> Run | None:
-    """The latest run of a stage that made all these outs, MD5 by path; None where another store has it."""
+    """The latest run of a stage that made all these outs, MD5 by path; None if it is in another store."""
     filters = f"tags.`{PREFIX}.stage` = '{stage}' AND tags.`{OUTS}` = '{digest(dict(outs))}'"
-    # In any experiment: bytes that were pushed may be another namespace's.
+    # In any experiment: the bytes may come from another namespace.
     runs = mlflow.search_runs(filter_string=filters, max_results=1, search_all_experiments=True, output_format="list")
     return runs[0] if runs else None
 
 
 def _write(run_id: str, record: Record) -> None:
-    """Write a run's record, and the few facts that people read as its tags."""
+    """Write a run's record, and its tags: the few facts that people read."""
     write_record(run_id, record)
     mlflow.set_tags({f"{PREFIX}.{name}": value for name, value in readable(record).items()})
 
@@ -175,7 +177,7 @@ def add_facts(**facts: str) -> None:
 
 
 def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None = None) -> None:
-    """Log metrics to the active run, tied to its dataset of one split, and to a model of MLflow's if there is one."""
+    """Log metrics to the active run, linked to its dataset of one split, and to a logged model if there is one."""
     run = MlflowClient().get_run(mlflow.active_run().info.run_id)
     inputs = [each for each in run.inputs.dataset_inputs if split in [tag.value for tag in each.tags]]
     dataset = inputs[0].dataset if inputs else None
@@ -183,7 +185,7 @@ def log_measured(metrics: Mapping[str, float], split: str, model_id: str | None 
 
 
 def log_inputs(training: Hashes, evaluation: Hashes) -> None:
-    """Log to the active run, a version's own, what MLflow compares between versions: parameters and datasets.
+    """Log parameters and datasets to the active run of a version: MLflow compares them between versions.
 
     All versions of a model have the same names: `train.steps`, `evaluate.batch_size`, `libraries.torch`.
     """
@@ -207,10 +209,10 @@ def stage_run(
 ) -> Iterator[ActiveRun]:
     """The MLflow run of the DVC stage that this process runs, for `mlflow.log_*` inside the block.
 
-    It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`),
-    the dataset file used, or the first of its shards; at its end, the hashes of the stage's outs, which must then be
-    written. With the stage's `fingerprint`, an unfinished run of the same goes on, unless `resume` is False. A block
-    that raises leaves a FAILED run, one that is interrupted or terminated a KILLED one.
+    It holds the parameters, the lineage, the machine's load and, for each context (`train`, `validation`, `test`), the
+    dataset file used, or the first of its shards. At its end it gets the hashes of the stage's outs, which must then be
+    written. With the stage's `fingerprint`, an unfinished run with the same one is continued, unless `resume` is False.
+    If the block raises, the run ends as FAILED; if it is interrupted or terminated, as KILLED.
     """
     with server_errors():
         configure_tracking()
@@ -257,9 +259,9 @@ def _flow_description() -> str | None:
 
 @contextmanager
 def parent_run(name: str, description: str) -> Iterator[None]:
-    """An MLflow run, the parent of all that this process and its children begin inside the block.
+    """Start an MLflow run, the parent of all runs that this process and its children start inside the block.
 
-    One that a killed process of this folder left open is closed.
+    A run that a killed process of this folder left open is closed.
     """
     configure_tracking()
     client, tags = MlflowClient(), {PARENT_OF: workspace()}
@@ -284,9 +286,10 @@ def parent_run(name: str, description: str) -> Iterator[None]:
 
 
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:
-    """Log one row of metrics a step to a run; None means not measured at that step.
+    """Log rows of metrics to a run, one a step; None means not measured at that step.
 
-    A row's `timestamp` (ms; without it, now) is when it was measured: one that is sent again then stays one point.
+    A row's `timestamp` (ms, by default now) is the time of its measurement: with it, a row that is logged twice stays
+    one point.
     """
     now = int(time.time() * 1000)
     metrics = [

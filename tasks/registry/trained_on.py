@@ -1,4 +1,4 @@
-"""The training data of a registered version: its hash, and its rows where DVC's cache still has them."""
+"""The training data of a registered version: its hash, and its rows if DVC's cache still has them."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tasks.stages.hashes import LOCK, as_hashes, md5_of, parse_stages
 
 PROCESSED = "data/processed/"
 TRAIN_TABLE = "train.parquet"
-SPANS, SPAN = 64, 2**18  # token files larger than so many spans of tokens are sampled
+SPANS, SPAN = 64, 2**18  # spans of tokens; larger token files are sampled
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class TrainedOn:
 
     dataset: str
     md5: str
-    """By which DVC knows its folder."""
+    """DVC's hash of its folder."""
 
 
 def data_of(version: ModelVersion) -> TrainedOn | None:
-    """The dataset of a version; None where it has no record of that."""
+    """The dataset of a version; None without a record of it."""
     record = read_record(version.run_id)
     deps = record.hashes.deps if record else {}
     data = (TrainedOn(path.removeprefix(PROCESSED), md5) for path, md5 in deps.items() if path.startswith(PROCESSED))
@@ -47,12 +47,12 @@ def current_rows(dataset: str) -> pd.DataFrame:
 
 
 def rows_in(folder: Path) -> pd.DataFrame:
-    """The train rows of a processed dataset in a folder; of large token files a sample from all over them."""
+    """The train rows of a processed dataset in a folder; large token files are sampled evenly."""
     return _rows({path.name: path for path in folder.iterdir()})
 
 
 def committed(dataset: str) -> TrainedOn | None:
-    """A processed dataset as the dvc.lock of the commit has it; None where there is none."""
+    """A processed dataset as the commit's dvc.lock has it; None if there is none."""
     text = git_output("show", f"HEAD:./{LOCK}")
     stage = parse_stages(text.decode(), f"HEAD:{LOCK}").get(f"preprocess@{dataset}") if text else None
     md5 = as_hashes(stage).outs.get(f"{PROCESSED}{dataset}") if stage else None
@@ -60,7 +60,7 @@ def committed(dataset: str) -> TrainedOn | None:
 
 
 def rows_before(data: TrainedOn) -> pd.DataFrame | None:
-    """The train rows that a version was trained on; None where DVC's cache lacks them."""
+    """The train rows that a version was trained on; None if DVC's cache lacks them."""
     files = _cached_files(data)
     return _rows(files) if files else None
 
@@ -68,7 +68,7 @@ def rows_before(data: TrainedOn) -> pd.DataFrame | None:
 def learned_units(data: TrainedOn) -> np.ndarray | None:
     """The hashes by which the train and validation rows of a version were split, int64.
 
-    None where DVC's cache lacks the rows, and for token files, which have no such hashes.
+    None if DVC's cache lacks the rows, and for token files, which have no such hashes.
     """
     files = _cached_files(data)
     if TRAIN_TABLE not in files:
@@ -78,7 +78,7 @@ def learned_units(data: TrainedOn) -> np.ndarray | None:
 
 
 def _cached_files(data: TrainedOn) -> dict[str, Path]:
-    """The files of a dataset in DVC's cache by their names; empty where one of them, or the repository, is missing."""
+    """The files of a dataset in DVC's cache by name; empty if one of them, or the repository, is missing."""
     from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
@@ -103,7 +103,7 @@ def _rows(files: dict[str, Path]) -> pd.DataFrame:
     for start in np.linspace(0, len(tokens) - size, spans).astype(np.int64):
         span = np.asarray(tokens[start : start + size])
         ends = np.flatnonzero(span == end_of_text(encoding))
-        parts = np.split(span, ends)  # each but the first begins with the end of the one before
+        parts = np.split(span, ends)  # each but the first begins with the previous document's end
         cut = [each[number > 0 :].tolist() for number, each in enumerate(parts[: len(ends)])]
-        texts += encoding.decode_batch(cut[int(start > 0) :])  # a span in the middle begins within a document
+        texts += encoding.decode_batch(cut[int(start > 0) :])  # a later span begins within a document
     return pd.DataFrame({"text": texts})

@@ -11,9 +11,9 @@ from tasks.registry.markup import printable
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-HASH = 12  # characters of one that people see
-SHARED = ("machine", "run's commit", "not in the run's commit")  # facts that are mostly the same for all nodes
-UNSAFE = re.compile(r"[^\w .,:@/()+=-]")  # characters with a meaning in a label of Mermaid's
+HASH = 12  # characters of a hash that people see
+SHARED = ("machine", "run's commit", "not in the run's commit")  # facts that most nodes share
+UNSAFE = re.compile(r"[^\w .,:@/()+=-]")  # characters with a meaning in Mermaid's labels
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Node:
 
     @property
     def key(self) -> str:
-        """The same for the same thing, wherever it stands in the tree."""
+        """An id: equal for the same thing in several places of the tree."""
         return f"{self.kind}:{self.name}@{self.hash}"
 
     def all(self) -> Iterator["Node"]:
-        """Each node once, this one first, and each before what it was made from."""
+        """Each node once, this one first, and each before its origins."""
         order: dict[str, Node] = {}
 
         def visit(node: Node) -> None:
@@ -55,7 +55,7 @@ class Node:
 
 
 def as_json(root: Node) -> dict[str, Any]:
-    """The tree for programs: its nodes, the version first, each with the ids of what it was made from."""
+    """The tree for programs: its nodes, the version first, each with the ids of its origins."""
     nodes = [
         {"id": node.key, "kind": node.kind, "name": node.name, "hash": node.hash, "facts": dict(node.facts)}
         | {"made_from": [each.key for each in node.made_from]}
@@ -81,7 +81,10 @@ def as_mermaid(root: Node) -> str:
 
 
 def as_text(root: Node) -> "Tree":
-    """The tree for the terminal. A shared node has its facts once, and no fact that equals the version's."""
+    """The tree for the terminal.
+
+    A node that appears twice shows its facts once; facts equal to the version's are left out.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

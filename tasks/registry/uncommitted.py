@@ -11,7 +11,7 @@ from tasks.registry.record import CODE, DATA
 from tasks.stages.hashes import flatten
 from tasks.stages.params import PARAMS_FILE
 
-MOST_BYTES = 1_000_000  # of a diff
+MOST_BYTES = 1_000_000  # of the diff
 MOST_NAMED = 6  # values or files
 LONGEST = 40  # characters of a value
 DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
@@ -38,7 +38,7 @@ def uncommitted() -> Uncommitted:
             diffs.append(diff)
             size += len(diff)
     params = PARAMS_FILE.as_posix()
-    parts = [["left out of the diff", *left_out]] if left_out else []  # first: a long summary is cut at its end
+    parts = [["left out of the diff", *left_out]] if left_out else []  # first, as the end of a long summary is cut
     parts += [[params, *_values()]] if params in files else []
     parts += [others] if (others := [path for path in files if path != params]) else []
     return Uncommitted(f"not in git: {'; '.join(map(_listed, parts))}" if parts else "", b"".join(diffs))
@@ -50,7 +50,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _changed() -> dict[str, bytes]:
-    """The diff of each file that differs from the commit, by its path from this folder."""
+    """The diff of each file that differs from the commit, by its path relative to this folder."""
     paths = ("--", *DATA, *CODE)
     tracked = git_output("diff", "--name-only", "--relative", "--no-renames", "-z", "HEAD", *paths)
     if tracked is None:

@@ -23,25 +23,25 @@ from tasks.stages.graph import remote, stop
 from tasks.stages.hashes import PREFIX, md5_of
 from tasks.stages.libraries import FILE, write_libraries
 
-STOPS_WITHIN = 8  # seconds that a stage has to end its run on the Prefect server; its checkpoint is not needed
+STOPS_WITHIN = 8  # seconds for a stage to end its run on the Prefect server; its checkpoint is not needed
 OF_THIS_FOLDER = ("DVC_STAGE", "GIT_", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT", "PREFECT__", "PYTHONSAFEPATH")
-"""Variables, by their beginnings, that would lead a stage back into this folder or into this process's run."""
+"""Prefixes of variables that would lead a stage back into this folder or into this process's run."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Worktree:
-    """The project as a commit has it."""
+    """The project at a commit."""
 
     project: Path
     scratch: Path
     """A temporary folder next to it."""
 
     def bring(self, hashes: Mapping[str, str]) -> list[str]:
-        """Bring files and folders by DVC's MD5 from the cache or else the default remote; the paths that neither has.
+        """Bring files and folders by DVC's MD5 from the cache, else from the default remote.
 
-        The worktree's dvc.lock must name these hashes.
+        Returns the paths that neither has. The worktree's dvc.lock must name these hashes.
         """
 
         def missing() -> list[str]:
@@ -59,7 +59,7 @@ class Worktree:
     def run(self, stage: str, environment: Mapping[str, str], threads: int | str | None = None) -> None:
         """Run one stage through `dvc repro`, without writing to the cache. Raises UserError when it fails.
 
-        It computes with `threads`, or else with this machine's number.
+        It uses `threads` threads, by default this machine's number.
         """
         counts = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} if threads else {}
         options = ("--single-item", "--force", "--no-commit", "--no-run-cache")
@@ -68,7 +68,7 @@ class Worktree:
             raise UserError(f"stage {stage} failed; {reason}")
 
     def _dvc(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
-        """Run a dvc command that dies with this process, in a group of its own; its exit code."""
+        """Run a dvc command that dies with this process, in a process group of its own. Returns its exit code."""
         variables = {
             **{name: value for name, value in os.environ.items() if not name.startswith(OF_THIS_FOLDER)},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -89,7 +89,10 @@ class Worktree:
 
 @contextmanager
 def checkout(commit: str) -> Iterator[Worktree]:
-    """Yield a commit in a temporary folder, removed afterwards. Raises UserError where there is no such commit."""
+    """Yield a commit in a temporary folder, which is removed afterwards.
+
+    Raises UserError if there is no such commit.
+    """
     prefix = git("rev-parse", "--show-prefix")
     scratch = Path(tempfile.mkdtemp(prefix=f"{PREFIX}-")).resolve()
     tree = scratch / "worktree"
@@ -97,7 +100,7 @@ def checkout(commit: str) -> Iterator[Worktree]:
         git("worktree", "add", "--quiet", "--detach", str(tree), commit)
         _share_cache(tree / prefix)
         if (tree / prefix / FILE).exists():
-            write_libraries(tree / prefix)  # a stage refuses to run where other libraries are recorded
+            write_libraries(tree / prefix)  # a stage refuses to run if other libraries are recorded
         yield Worktree(tree / prefix, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

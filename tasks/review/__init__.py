@@ -1,1 +1,1 @@
-"""Whether a challenger should be champion: both answer the same test rows, gates are checked, a page shows it."""
+"""Reviews: challenger and champion answer the same test rows, gates are checked, and a page shows the comparison."""

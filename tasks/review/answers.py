@@ -1,4 +1,4 @@
-"""What a registered version answers to rows, by the code that it ships, and how long that takes.
+"""A registered version answers rows with the code that it ships, and its time is measured.
 
 The version runs in a process of its own without the environment of this one: it sees no credentials. It runs as the
 same user and may read files.
@@ -27,7 +27,7 @@ ASK = Path(__file__).with_name("ask.py")
 WITHIN = 3600.0  # seconds for all rows
 REASON = 300  # characters of a failed version's last message
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CC", "CUDA_VISIBLE_DEVICES")
-THREADS = ("OMP_", "MKL_")  # how the names of such variables begin
+THREADS = ("OMP_", "MKL_")  # prefixes of their names
 
 
 class NoAnswerError(UserError):
@@ -60,12 +60,12 @@ def answers(
     options: Mapping[str, Any] | None = None,
     within: float = WITHIN,
 ) -> tuple[pd.DataFrame, float]:
-    """The answers of a registered version to rows, in their order, and the seconds that each took once it was loaded.
+    """The answers of a registered version to rows, in their order, and the seconds for each, without loading.
 
-    In the answers, `error` says why a row has none. This process downloads the version with its own credentials;
-    another runs it. Raises NoAnswerError where the version can't be loaded, fails, needs code that it does not ship, or
-    takes more than `within` seconds. Raises another UserError for failures of something else: the store is away, or
-    the process was killed from outside.
+    A row without an answer has the reason in `error`. This process downloads the version with its own credentials;
+    another runs it. Raises NoAnswerError if the version can't be loaded, fails, needs code that it does not ship, or
+    takes more than `within` seconds. Raises another UserError for other failures: the store is away, or the process was
+    killed from outside.
     """
     uri = f"models:/{name}/{version}"
     listed = rows.astype(object).where(rows.notna(), None).to_dict("records")
@@ -83,7 +83,7 @@ def answers(
 
 
 def _run(program: list[str], uri: str, folder: Path, within: float) -> None:
-    """Run the program that asks, in its own environment; it ends with this process."""
+    """Run `ask.py` in an environment of its own; it ends with this process."""
     python = [sys.executable, "-P"]
     try:
         done = subprocess.run(

@@ -1,7 +1,7 @@
-"""A version answers rows: `python -P ask.py FOLDER REQUEST ANSWERS`, in a process of its own.
+"""Let a version answer rows: `python -P ask.py FOLDER REQUEST ANSWERS`, in a process of its own.
 
-Stands alone, so that the code that answers is the code that the version ships. Where a module of ours came from
-elsewhere, this program says so and fails.
+It imports nothing of the project, so that the version answers with the code that it ships. If one of our modules comes
+from elsewhere, this program says so and fails.
 """
 
 import json
@@ -17,7 +17,7 @@ import pandas as pd
 
 
 def bits(served: Any, texts: list[str]) -> Iterator[float]:
-    """The bits in which a language model writes each text, which begins a document."""
+    """The bits that a language model needs for each text, as the beginning of a document."""
     import torch
 
     from llm.tokenizer import end_of_text
@@ -35,7 +35,7 @@ def bits(served: Any, texts: list[str]) -> Iterator[float]:
 
 
 def answer(model: Any, ask: str, rows: list[dict[str, Any]], options: dict[str, Any]) -> list[dict[str, Any]]:
-    """An answer for each row, or the reason for none in `error`."""
+    """An answer for each row, or the reason why there is none in `error`."""
     if ask == "bits":
         return [{"bits": each} for each in bits(model.unwrap_python_model(), [row["text"] for row in rows])]
     table = model.predict(pd.DataFrame(rows, dtype=object), params=options or None)
@@ -43,18 +43,18 @@ def answer(model: Any, ask: str, rows: list[dict[str, Any]], options: dict[str, 
 
 
 def foreign(folder: Path) -> list[str]:
-    """Modules that a version has to ship and that came from elsewhere."""
+    """Modules that the version should ship but that came from elsewhere."""
     files = {name: getattr(sys.modules.get(name), "__file__", None) for name in ("llm", "tasks")}
     outside = {name: file for name, file in files.items() if file and not Path(file).resolve().is_relative_to(folder)}
     return [f"{name} of {file}" for name, file in outside.items()]
 
 
 def main() -> None:
-    """Read the request, load the version, answer, and write the answers and the seconds that they took."""
+    """Read the request, load the version, answer, and write the answers with their seconds."""
     folder, request, reply = Path(sys.argv[1]).resolve(), json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     model = mlflow.pyfunc.load_model(str(folder))
     rows, ask, options = request["rows"], request["ask"], request["options"]
-    answer(model, ask, rows[:1], options)  # the first answer prepares what the others reuse
+    answer(model, ask, rows[:1], options)  # warm-up: the first answer prepares what the others reuse
     begun = time.perf_counter()
     answers = answer(model, ask, rows, options)
     seconds = time.perf_counter() - begun

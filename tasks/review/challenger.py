@@ -31,7 +31,7 @@ from tasks.stages.params import load_application
 FOLDER = "review"
 """Among the artifacts of the version's run."""
 HTML, FINDINGS = (f"{FOLDER}/{name}" for name in ("review.html", "gates.json"))
-LABEL = "Review against"  # how the first line of a description begins once there is a page
+LABEL = "Review against"  # begins the first line of a description that links to a page
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Reviewed:
     verdict: str
     """A sentence or two of Markdown."""
     address: str = ""
-    """Of the page as HTML: a file, or a URL of the tracking server."""
+    """The address of the page as HTML: a file, or a URL of the tracking server."""
     new: bool = field(default=False, compare=False)
-    """Whether this review compared it, and none before."""
+    """Whether this review compared it, and not an earlier one."""
 
     @property
     def failed(self) -> list[str]:
@@ -71,7 +71,7 @@ class Reviewed:
 
     @property
     def reason(self) -> str:
-        """Why the gates alone would approve or reject it, as plain text."""
+        """The reason for the gates' own decision, as plain text."""
         words = {False: "failed", None: "could not be computed"}
         open_gates = (gate for gate in self.gates if gate.passed is not True)
         reasons = "; ".join(f"{gate.name}: {words[gate.passed]} ({gate.finding})" for gate in open_gates)
@@ -79,7 +79,7 @@ class Reviewed:
 
     @property
     def ways(self) -> list[str]:
-        """The ways in which a person can decide, a line of Markdown each."""
+        """The ways in which a person can decide, one line of Markdown each."""
         line, which, now = "python -m flows.review", f"{self.model}/{self.version}", model_state(self.model)
         despite = now.despite(now.champion) if now.champion else ()
         return [
@@ -92,7 +92,7 @@ class Reviewed:
         ]
 
     def announce(self) -> None:
-        """Emit the event that it waits, for notifications."""
+        """Emit an event for notifications: the challenger waits."""
         emit(WAITS, registered_name(self.model), self.version, model=self.model, verdict=text(self.verdict))
 
 
@@ -102,10 +102,10 @@ def text(markdown: str) -> str:
 
 
 def review_challenger(model: str) -> Reviewed | str:
-    """Review a model's challenger against its champion, or its baseline; or why there is nothing to decide.
+    """Review a model's challenger against its champion, or its baseline.
 
-    Of two at once the second waits, and then finds the first one's review. Raises UserError where it can't be compared
-    and where the champion moved meanwhile.
+    Returns the review, or why there is nothing to decide. If two reviews run at once, the second waits and returns the
+    first one's. Raises UserError if the challenger can't be compared, and if the champion moved meanwhile.
     """
     with exclusive(f"{FOLDER}/{model}"):
         now = model_state(model)
@@ -162,7 +162,7 @@ def _publish(reviewed: Reviewed, comparison: Comparison, pair: dict[str, Any]) -
         findings = {**pair, "verdict": reviewed.verdict, "gates": [asdict(gate) for gate in reviewed.gates]}
         Path(folder, Path(FINDINGS).name).write_text(json.dumps(findings, indent=2) + "\n")
         client.log_artifacts(version.run_id, folder, FOLDER)
-    version = client.get_model_version(version.name, version.version)  # a person may have written there meanwhile
+    version = client.get_model_version(version.name, version.version)  # a person may have edited it meanwhile
     first, _, rest = (version.description or "").partition("\n")
     kept = rest.lstrip("\n") if first.startswith(f"[{LABEL}") else version.description or ""
     gates = "; ".join(f"{plain(gate.name)} {MARKS[gate.passed]}" for gate in reviewed.gates)
@@ -172,7 +172,7 @@ def _publish(reviewed: Reviewed, comparison: Comparison, pair: dict[str, Any]) -
 
 
 def _link(version: ModelVersion) -> str:
-    """The page in MLflow's own pages, where an address begins with `#`."""
+    """The review's address within MLflow's pages, which begins with `#`."""
     experiment = MlflowClient().get_run(version.run_id).info.experiment_id
     return f"#/experiments/{experiment}/runs/{version.run_id}/artifacts/{HTML}"
 

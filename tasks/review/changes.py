@@ -1,4 +1,4 @@
-"""What a version was made from, and what of that changed since the champion: commits, parameters, data and models."""
+"""The origins of a version (commit, parameters, data and models), and how they changed since the champion."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Origin:
-    """What a version was made from, as its run and its record say."""
+    """The origins of a version, from its run and its record."""
 
     run: Run | None
     record: Record
@@ -31,7 +31,7 @@ class Origin:
 
     @property
     def uncommitted(self) -> str:
-        """What no commit holds, in words; empty where a commit holds all of it."""
+        """The uncommitted code and parameters, in words; empty if a commit holds all."""
         return not_in_git(self.record)
 
     @property
@@ -41,10 +41,10 @@ class Origin:
 
     @property
     def test_rows(self) -> object:
-        """What identifies the rows that it was evaluated on; None where that is not known.
+        """The identity of the rows that it was evaluated on; None if it is not known.
 
-        That is the digest of the test split, or the hash of the dataset where its run names no split, and other data
-        such as hand-written mails.
+        It is the digest of the test split, or the hash of the dataset if the run names no split, and other data such as
+        hand-written mails.
         """
         data = {path: md5 for path, md5 in self.record.hashes.deps.items() if path.startswith("data/")}
         other = {path: md5 for path, md5 in data.items() if not path.startswith("data/processed/")}
@@ -61,20 +61,20 @@ class Origin:
 
 
 def origin(version: ModelVersion) -> Origin:
-    """What a version was made from; an empty record where it has none."""
+    """The origins of a version; empty if it has no record."""
     run = MlflowClient().get_run(version.run_id) if version.run_id else None
     return Origin(run, read_record(version.run_id) or Record("register", Hashes({}, {}, {}), {}))
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """Names whose values differ, with the value before and after."""
+    """The names whose values differ, with the values before and after."""
     names = [name for name in before | after if before.get(name) != after.get(name)]
     return [(name, before.get(name, "-"), after.get(name, "-")) for name in names]
 
 
 def changed_code(before: str, after: str) -> tuple[list[str], str]:
-    """The commits between two, the newest first, and a sentence of Markdown on their code."""
-    if not (HASH.fullmatch(before) and HASH.fullmatch(after)):  # git would read it as an option, or a name
+    """The commits between two commits, newest first, and a sentence of Markdown on the changed code."""
+    if not (HASH.fullmatch(before) and HASH.fullmatch(after)):  # git would read it as an option or a name
         return [], f"Not both commits are known: {before[:40]} and {after[:40]}."
     if before == after:
         return [], "The same commit."

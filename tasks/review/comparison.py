@@ -1,7 +1,7 @@
 """Challenger against champion and baseline: their answers to the same rows, and the differences as numbers.
 
-The answers are those that each version's evaluation wrote. The champion answers again where it was evaluated on other
-rows; the challenger answers a few again, by the code that it ships.
+The answers come from each version's evaluation. The champion answers again if it was evaluated on other rows. The
+challenger answers a few rows again, with the code that it ships.
 """
 
 import logging
@@ -32,7 +32,7 @@ from tasks.review.metrics import BASE, CHAMPION, Difference, Metric, metrics_of
 from tasks.stages.params import load_application
 from tasks.training.setup import split_file
 
-ERRORS = 8  # of the challenger that people are shown
+ERRORS = 8  # of the challenger that the page shows
 CHECKED = 16  # rows that a challenger answers again
 EVIDENCE = "evaluation/evidence"  # among the artifacts of a version's run
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-    """A row and the answers to it."""
+    """A row with its answers."""
 
     id: str
     text: str
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Slice:
-    """The mean score of a part of the rows."""
+    """The mean score of a slice of the rows."""
 
     by: str
     name: str
@@ -67,48 +67,48 @@ class Slice:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a review found. Without a champion the challenger is compared with the baseline."""
+    """The results of a review. Without a champion the challenger is compared with the baseline."""
 
     model: str
     challenger: ModelVersion
     champion: ModelVersion | None
     metrics: Mapping[str, Metric]
     main: str = ""
-    """The metric that the verdict is about; empty where nothing names one."""
+    """The metric that the verdict is about; empty if none is named."""
     explained: Mapping[str, str] = field(default_factory=dict)
-    """What metrics mean."""
+    """The meanings of metrics."""
     baseline: str = ""
-    """What the baseline is."""
+    """A description of the baseline."""
     unit: str = "rows"
     rows: int = 0
     """The number of rows that were compared."""
     checked: int = 0
-    """The rows that the challenger answered now, by the code that it ships."""
+    """The number of rows that the challenger answered again, with the code that it ships."""
     agreed: int | None = None
-    """Those that score as in its evaluation; None where that wrote no answers."""
+    """How many of them score as in its evaluation; None if that wrote no answers."""
     failed: str = ""
-    """Why the challenger answered nothing."""
+    """Why the challenger gave no answers."""
     incomparable: str = ""
-    """Why there is no difference to the champion."""
+    """Why there is no comparison with the champion."""
     learned: int | None = 0
-    """Test rows that the champion learned, which are left out; None where that is not known."""
+    """The number of test rows that the champion trained on, which are left out; None if it is not known."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """The time for an answer, by who answered now."""
+    """The seconds for an answer, by version, if it answered again."""
     lost: Sequence[Row] = ()
-    """Rows on which the champion is better, the worst loss first."""
+    """Rows on which the champion is better, largest loss first."""
     won: Sequence[Row] = ()
     errors: Sequence[Row] = ()
-    """The challenger's, the worst first."""
+    """The challenger's errors, worst first."""
     slices: Sequence[Slice] = ()
 
     @property
     def against(self) -> str:
-        """Whom the challenger is compared with."""
+        """`champion` or `baseline`: what the challenger is compared with."""
         return CHAMPION if self.champion else BASE
 
     @property
     def opponent(self) -> str:
-        """The same for people, with the version."""
+        """The same as a phrase, with the version."""
         return f"champion {self.champion.version}" if self.champion else "the baseline"
 
     @property
@@ -118,7 +118,7 @@ class Comparison:
 
     @property
     def left_out(self) -> str:
-        """A sentence on the rows that the champion learned; empty where it learned none."""
+        """A sentence on the test rows that the champion trained on; empty if there are none."""
         if self.learned is None:
             return f"Which of the {self.unit} the champion learned is not known, so all are compared."
         return f"Test {self.unit} left out because the champion learned them: {self.learned}." if self.learned else ""
@@ -127,8 +127,9 @@ class Comparison:
 def compare(model: str, challenger: str, champion: str | None = None, *, within: float = WITHIN) -> Comparison:
     """Compare two versions on the test rows that are here; without a champion, the challenger with its baseline.
 
-    A version may answer for `within` seconds. One that gives no answers is a finding, not an error. Raises UserError
-    for a version that is not in the registry, for missing test rows, and where they are not the challenger's.
+    A version has `within` seconds to answer; if it gives no answers, that is a finding, not an error. Raises UserError
+    for a version that is not in the registry, for missing test rows, and for test rows of other data than the
+    challenger's.
     """
     configure_tracking()
     name, block = registered_name(model), load_application(model)
@@ -161,7 +162,7 @@ def compare(model: str, challenger: str, champion: str | None = None, *, within:
 def _with_answers(
     found: Comparison, form: Review, data: Path, logged: Logged, its_logged: Logged, same_test: bool, ask: Ask
 ) -> Comparison:
-    """The comparison with both versions' answers to the test rows of `data` that the champion did not learn."""
+    """The comparison, with both versions' answers to the test rows of `data` that the champion did not train on."""
     rows, champion, its = form.rows(data), found.champion, None
     if rows.empty:
         raise UserError(f"{data}: its test split has no rows; run `dvc repro preprocess@{data.name}`")
@@ -187,8 +188,8 @@ def _with_answers(
 def _challengers(
     found: Comparison, form: Review, rows: pd.DataFrame, ask: Ask
 ) -> tuple[pd.DataFrame | None, Mapping[tuple[str, str], float], Comparison]:
-    """The challenger's answers, None where its evaluation's metrics are all that there is; the baseline's slices; and
-    the comparison with what it answered now."""
+    """The challenger's answers, or None if its evaluation left metrics alone; the baseline's slices; and the
+    comparison, updated with its new answers."""
     mine, baseline = _read_evidence(form, found.challenger, rows) or (None, {})
     ask_all = mine is None and found.champion is not None
     asked = rows if ask_all else rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
@@ -204,7 +205,7 @@ def _challengers(
 def _champions(
     found: Comparison, form: Review, rows: pd.DataFrame, same_test: bool, ask: Ask
 ) -> tuple[pd.DataFrame | None, Comparison]:
-    """The champion's answers, None where it gives none; and the comparison with the time or the reason."""
+    """The champion's answers, or None if it gives none; and the comparison, updated with the time or the reason."""
     if same_test and (evidence := _read_evidence(form, found.champion, rows)):
         return evidence[0], found
     try:
@@ -215,7 +216,7 @@ def _champions(
 
 
 def version_of(name: str, number: str) -> ModelVersion:
-    """A version of a registered model. Raises UserError where there is none."""
+    """A version of a registered model. Raises UserError if there is none."""
     if (version := if_there(lambda: MlflowClient().get_model_version(name, number))) is None:
         raise UserError(f"{name} has no version {number}, or no longer: look at its versions in MLflow")
     return version
@@ -226,7 +227,7 @@ def _logged(version: ModelVersion) -> dict[str, float]:
 
 
 def _check_data(version: ModelVersion, dataset: str) -> None:
-    """That the challenger learned from the data that is here, so that the test rows here are its own."""
+    """Raise UserError unless the challenger was trained on the data that is here: the test rows must be its own."""
     trained, here = data_of(version), current_md5(dataset)
     if trained is None or trained.md5 != here:
         learned = trained.md5 if trained else "data that is not known"
@@ -237,9 +238,9 @@ def _check_data(version: ModelVersion, dataset: str) -> None:
 
 
 def _learned(champion: ModelVersion, data: Path) -> list[str] | None:
-    """The ids of test rows that the champion learned; None where that is not known.
+    """The ids of test rows that the champion trained on; None if it is not known.
 
-    The challenger learned none: its data is the data here. Raises UserError where the champion learned all of them.
+    The challenger trained on none: its data is the data here. Raises UserError if the champion trained on all of them.
     """
     trained = data_of(champion)
     if trained and trained.md5 == current_md5(data.name):
@@ -257,7 +258,7 @@ def _learned(champion: ModelVersion, data: Path) -> list[str] | None:
 
 
 def _read_evidence(form: Review, version: ModelVersion, rows: pd.DataFrame) -> Evidence | None:
-    """The answers that the version's evaluation wrote; None where it wrote none."""
+    """The answers that the version's evaluation wrote, if it wrote any."""
     with server_errors(), TemporaryDirectory() as folder:
         if not form.evidence or not MlflowClient().list_artifacts(version.run_id, EVIDENCE):
             return None
@@ -266,7 +267,7 @@ def _read_evidence(form: Review, version: ModelVersion, rows: pd.DataFrame) -> E
 
 
 def _agreed(form: Review, rows: pd.DataFrame, now: pd.DataFrame, before: pd.DataFrame) -> int:
-    """The number of rows that score now as they did in the evaluation."""
+    """The number of rows that score as they did in the evaluation."""
     both = rows.index.intersection(before.index)
     scores = (form.score(rows.loc[both], each.loc[both])["score"] for each in (now, before))
     return int(np.equal(*scores).sum())
@@ -276,7 +277,7 @@ def _with_rows(
     found: Comparison, form: Review, rows: pd.DataFrame, mine: pd.DataFrame, its: pd.DataFrame | None,
     baseline: Mapping[tuple[str, str], float],
 ) -> Comparison:  # fmt: skip
-    """The comparison with slices, answers that changed, and errors."""
+    """The comparison, with slices, changed answers and errors."""
     scores, its_scores = form.score(rows, mine), None if its is None else form.score(rows, its)
     table = rows[["id", "text", "expected"]].assign(challenger=scores["answer"], champion=None)
     gain = pd.Series(0.0, rows.index)

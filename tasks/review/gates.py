@@ -1,6 +1,7 @@
-"""The gates: what a challenger must hold before it may be champion. The bounds are the section `review` in params.yaml.
+"""The gates: requirements that a challenger must meet to become champion.
 
-How long an answer takes depends on what else a machine does: the page shows it, and no gate checks it.
+Their bounds are the section `review` in params.yaml. No gate checks the time for an answer, as it depends on the
+machine's load: the page shows it.
 """
 
 import json
@@ -18,21 +19,21 @@ from tasks.review.changes import origin
 from tasks.review.comparison import Comparison
 from tasks.stages.params import Gates, load_application
 
-FEWEST = 200  # rows on each side: in fewer, chance alone moves a property by 0.1 and more
+FEWEST = 200  # rows on each side: with fewer, chance alone moves a property by 0.1 and more
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One requirement, and whether it holds."""
+    """A requirement, and whether it is met."""
 
     name: str
     passed: bool | None
-    """None where it is not known: then a person decides."""
+    """None if it could not be computed: then a person decides."""
     finding: str
 
 
 def check(comparison: Comparison, gates: Gates) -> list[Gate]:
-    """All gates of a comparison's challenger, in the order in which people read them."""
+    """All gates of a comparison's challenger, in reading order."""
     model, version, champion = comparison.model, comparison.challenger, comparison.champion
     return [
         _answers(comparison),
@@ -81,7 +82,7 @@ def _no_loss(comparison: Comparison, metric: str) -> Gate:
 
 
 def _drift(challenger: ModelVersion, champion: ModelVersion, most: float) -> Gate:
-    """Whether its data is the champion's, or near enough."""
+    """Whether its training data is near enough to the champion's."""
     name = f"its data moved at most {most:g} from the champion's"
     mine, its = data_of(challenger), data_of(champion)
     if mine is None or its is None:
@@ -101,12 +102,12 @@ def _drift(challenger: ModelVersion, champion: ModelVersion, most: float) -> Gat
 
 
 def _train_rows(data: TrainedOn) -> pd.DataFrame | None:
-    """The train rows of a version, from the workspace or from DVC's cache; None where neither has them."""
+    """The train rows of a version, from the workspace or from DVC's cache; None if neither has them."""
     return current_rows(data.dataset) if current_md5(data.dataset) == data.md5 else rows_before(data)
 
 
 def _data_quality(model: str, version: ModelVersion) -> Gate:
-    """Whether the data that it learned from passed its checks; known while that data is the data here."""
+    """Whether its training data passed its checks; known only while that data is the data here."""
     name, dataset, trained = "its data passed the checks", load_application(model).dataset, data_of(version)
     report, here = Path("reports/quality", dataset, "validation.json"), current_md5(dataset)
     if trained is None or trained.md5 != here:
@@ -123,7 +124,7 @@ def _data_quality(model: str, version: ModelVersion) -> Gate:
 
 
 def _lineage(model: str, version: ModelVersion) -> Gate:
-    """Whether it can be made again from what a commit and DVC hold."""
+    """Whether a commit and DVC hold everything that is needed to make it again."""
     made_from, dataset = origin(version), load_application(model).dataset
     hashes = made_from.record.hashes
     known = {

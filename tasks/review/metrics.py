@@ -1,4 +1,4 @@
-"""The metrics of challenger, champion and baseline, their differences, and how certain those are."""
+"""The metrics of challenger, champion and baseline, and their differences with confidence intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ Samples = Mapping[str, Sample]
 
 @dataclass(frozen=True)
 class Difference:
-    """Challenger minus another, with the 95 % interval where there is one."""
+    """Challenger minus the other, with its 95 % interval if there is one."""
 
     value: float
     low: float | None = None
@@ -27,12 +27,12 @@ class Difference:
 
     @property
     def is_none(self) -> bool:
-        """Whether both are the same however the rows are drawn."""
+        """Whether both are equal in every resample of the rows."""
         return self.value == self.low == self.high == 0
 
     @property
     def verdict(self) -> Literal["better", "worse", "no clear difference", "not known"]:
-        """`no clear difference` where the interval includes zero."""
+        """`no clear difference` if the interval includes zero."""
         if self.low is None or self.high is None:
             return "not known"
         if self.low <= 0 <= self.high:
@@ -42,31 +42,31 @@ class Difference:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of all that are compared; None where it is not known."""
+    """A metric of challenger, champion and baseline; None if it is not known."""
 
     name: str
     value: float
-    """The challenger's, as its evaluation measured it."""
+    """The challenger's value from its evaluation."""
     low: float | None = None
-    """With `high` its 95 % interval."""
+    """`low` and `high` are its 95 % interval."""
     high: float | None = None
     baseline: float | None = None
     to_baseline: Difference | None = None
     champion: float | None = None
     paired: float | None = None
-    """The challenger's on the rows that both answered, measured as the champion's."""
+    """The challenger's value on the rows that both answered, measured as the champion's."""
     to_champion: Difference | None = None
 
     def difference(self, against: str) -> Difference | None:
-        """The difference to the champion, or to the baseline."""
+        """The difference from the champion, or from the baseline."""
         return self.to_champion if against == CHAMPION else self.to_baseline
 
 
 def _ends(mine: Sample, its: Sample | None = None) -> Ends:
-    """The 95 % interval of a metric, or of its difference to another version's, paired by row; None where it is NaN.
+    """The 95 % interval of a metric, or of its difference from another version's, paired by row; None if it is NaN.
 
-    Equal answers to all rows leave no difference, however few rows there are. Rows that are all alike leave no interval
-    of a metric.
+    Equal answers to all rows mean no difference, however few rows there are. A metric of rows that are all alike has no
+    interval.
     """
     if its is not None and all(map(np.array_equal, mine.columns, its.columns)):
         return 0.0, 0.0
@@ -84,8 +84,8 @@ def _ends(mine: Sample, its: Sample | None = None) -> Ends:
 def _to_baseline(name: str, logged: Mapping[str, float], own: Ends) -> Difference | None:
     """The lead over the baseline that the evaluation logged.
 
-    A gain is above zero where the model is better, and its interval is paired by row. Without a logged gain the
-    baseline counts as certain, and the interval is the challenger's own.
+    A gain above zero means that the model is better; its interval is paired by row. Without a logged gain the baseline
+    counts as certain, and the interval is the challenger's own.
     """
     if (baseline := logged.get(BASELINE + name)) is None:
         return None
@@ -105,8 +105,8 @@ def metrics_of(
 ) -> dict[str, Metric]:
     """The metrics that the challenger's evaluation logged, next to the champion's.
 
-    `its_logged` are the champion's, where they are of the same test rows. `own` are samples of all rows that the
-    challenger answered, for intervals that its evaluation did not log. `pair` are samples of the rows that both
+    `its_logged` holds the champion's if they come from the same test rows. `own` holds resamples of all rows that the
+    challenger answered, for intervals that its evaluation did not log. `pair` holds resamples of the rows that both
     answered; only equal statistics are compared: F1 of two labels is not F1 of three.
     """
     metrics, own, its_logged = {}, own or {}, its_logged or {}

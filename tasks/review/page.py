@@ -1,4 +1,4 @@
-"""The comparison as one HTML page, the verdict first and then its evidence; and its verdict and gates as Markdown."""
+"""The comparison as an HTML page, the verdict first and then its evidence; and its verdict and gates as Markdown."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ MARKS = {True: "✓ passed", False: "✗ failed", None: "? not known"}
 
 
 def verdict(comparison: Comparison, gates: Sequence[Gate]) -> str:
-    """Whether the challenger passes its gates and how it compares by its main metric, in sentences of Markdown."""
+    """The verdict in Markdown: whether the challenger passes its gates, and how it compares by its main metric."""
     version = f"Version {comparison.challenger.version}"
     failed, unknown = ([gate for gate in gates if gate.passed is passed] for passed in (False, None))
     if failed or unknown:
@@ -69,7 +69,7 @@ def summary(name: str, version: str, champion: str | None, verdict: str, gates: 
 
 
 def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how: Sequence[str] = ()) -> None:
-    """Write `review.html` into a folder that is there. `how` says how a person can decide, a line of Markdown each."""
+    """Write `review.html` into an existing folder. `how` holds the ways to decide, one line of Markdown each."""
     compared = comparison.answered
     versions = {"challenger": comparison.challenger} | ({CHAMPION: comparison.champion} if comparison.champion else {})
     origins = {who: origin(version) for who, version in versions.items()}
@@ -121,7 +121,7 @@ def write_page(folder: Path, comparison: Comparison, gates: Sequence[Gate], how:
 
 
 def _files(version: ModelVersion, folder: Path) -> dict[str, Path]:
-    """The evaluation's evidence, by name."""
+    """The evidence of the evaluation, by name."""
     if not version.run_id or not MlflowClient().list_artifacts(version.run_id, EVIDENCE):
         return {}
     place = {"run_id": version.run_id, "artifact_path": EVIDENCE, "dst_path": str(folder)}

@@ -1,1 +1,1 @@
-"""A DVC stage as a process: its parameters, lock, server, errors, command line and end, and the graph of all stages."""
+"""Stages: the DVC graph, and each stage as a process with its parameters, lock, server, command line and errors."""

@@ -1,4 +1,4 @@
-"""The command line of a stage: its options, its lock, its run in Prefect, its errors, its exit code."""
+"""The command line of a stage: options, lock, Prefect run, errors and exit code."""
 
 import argparse
 import errno
@@ -28,12 +28,12 @@ from tasks.stages.lock import STATE, exclusive
 from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import prefect_server, run_as_child
 
-LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed ends after its step
-GOODBYE = 10  # seconds that a stopped training has to tell its server; a standing one is told in less than one
-STOPPED = 75  # exit code of a training that was asked to stop, and did so with a checkpoint (EX_TEMPFAIL: try again)
+LOCK_PATIENCE = 20  # seconds; a stage whose dvc was killed still finishes its step
+GOODBYE = 10  # seconds for a stopped training to tell its server; a standing one needs less than one
+STOPPED = 75  # exit code of a training that stopped on request, with a checkpoint (EX_TEMPFAIL: try again)
 MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE)
-"""Errors of the system that are no bug: no space, no permission, too many open files."""
-LOG_BYTES = 5_000_000  # of a command's log file, of which the one before is kept, too
+"""System errors that are no bug: no space, no permission, too many open files."""
+LOG_BYTES = 5_000_000  # of a command's log file; the previous file is kept, too
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +44,15 @@ def current_stage() -> str:
 
 
 def state_folder(stage: str) -> Path:
-    """Where a stage keeps its lock, its log and its checkpoints: never a dep, never an out."""
+    """The folder of a stage's lock, log and checkpoints: never a dep, never an out."""
     return STATE / "stages" / stage
 
 
 class _Console(logging.Filter):
-    """Keeps off the console what the command line says better.
+    """Keeps Prefect's noise off the console.
 
-    That is Prefect's own report of an exception, over 100 lines, links to a temporary server, which has no pages, and
-    what Prefect's own threads still do at the end.
+    That is its report of an exception, over 100 lines, which the command line says in one; links to a temporary server,
+    which has no pages; and reports of its own threads.
     """
 
     noise = ("View at http", "Still processing items")
@@ -63,7 +63,7 @@ class _Console(logging.Filter):
 
 
 def _configure_logging(log: Path) -> None:
-    """Ours and Prefect's words on the console; all of them, tracebacks too, in the file `log`."""
+    """Log to the console and, with tracebacks, to the file `log`."""
     settings = get_current_settings().logging
     log.parent.mkdir(parents=True, exist_ok=True)
     file = RotatingFileHandler(log, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
@@ -78,7 +78,7 @@ def _configure_logging(log: Path) -> None:
 
 
 def on_interrupt(_: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but a moment later where the import system would never give its lock back."""
+    """Raise KeyboardInterrupt; during an import a moment later, as the import system would keep its lock for ever."""
     if frame is not None and frame.f_code.co_filename == "<frozen importlib._bootstrap>":
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         return
@@ -90,14 +90,14 @@ def _on_terminate(number: int, _: FrameType | None) -> None:
 
 
 def leave_soon() -> None:
-    """End this process in GOODBYE seconds at the latest: Prefect tries for minutes to reach a server that is gone."""
+    """End this process within GOODBYE seconds: Prefect would try for minutes to reach a server that is gone."""
     timer = threading.Timer(GOODBYE, os._exit, (STOPPED,))
     timer.daemon = True
     timer.start()
 
 
 def lasted(began: float) -> str:
-    """How long it is since a moment of `time.monotonic`, for people."""
+    """The time since `began`, a value of `time.monotonic`, such as `3 min 2 s`."""
     minutes, seconds = divmod(round(time.monotonic() - began), 60)
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
@@ -105,21 +105,21 @@ def lasted(began: float) -> str:
 def run_command(
     work: Callable[[], str | None], log: Path, *, again: str = "the same command", verbose: bool = False
 ) -> int:
-    """Do a command line's work and give its exit code.
+    """Do the work of a command line. Returns the exit code.
 
-    What the user can mend (UserError, and a system without space or permission) is one line on stderr, with its
-    traceback in the file `log` and, if `verbose`, before the line; anything else is a bug and keeps its traceback on
-    the console, too. Ctrl-C gives 130 and SIGTERM 143, but STOPPED where a training had time for a checkpoint.
+    Errors you can fix (UserError, and errors of MACHINE) print on one line; their traceback is in the file `log`, and
+    with `verbose` also on the console. Anything else is a bug and always prints its traceback. The exit code is 130 for
+    Ctrl-C and 143 for SIGTERM, or STOPPED if a training had time for a checkpoint.
 
-    The last line of the log says how it ended, with what `work` returns of what comes next.
+    The last line of the log says how the command ended, and what to do next, which `work` returns.
     """
-    gc.freeze()  # what was imported stays
+    gc.freeze()  # modules are never garbage
     gc.enable()
     began = time.monotonic()
     _configure_logging(log)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # unless the shell ignores it
         signal.signal(signal.SIGINT, on_interrupt)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # which Prefect, after its own, hands the signal on to
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # Prefect calls this handler after its own
         signal.signal(signal.SIGTERM, _on_terminate)
     again, code, said = f"{again} goes on from there", 1, ""
     try:
@@ -144,7 +144,7 @@ def run_command(
 
 
 def _mendable(error: Exception) -> str | None:
-    """What the user can mend about an error, in a line; None for a bug of ours."""
+    """The line for an error that you can fix; None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in MACHINE:
@@ -156,7 +156,7 @@ def _write(log: Path, text: str) -> None:
     try:
         with log.open("a", encoding="utf-8") as file:
             file.write(text)
-    except OSError as error:  # the disk may be what is full
+    except OSError as error:  # the disk may be full
         sys.stderr.write(f"{log} can't be written: {error.strerror}\n")
 
 
@@ -169,9 +169,9 @@ def stage_command(
 ) -> int:
     """The command line of a stage: `python -m flows.<flow> [<name>]`.
 
-    Reads the parameters with `load`, takes the stage's lock, and runs the flow with them. Where there are several of
-    the kind, `names` lists them, the first argument is one, and `load` and the flow get it; its DVC stage is
-    `<flow>@<name>`, or what `stage_of` says.
+    Reads the parameters with `load`, takes the stage's lock, and runs the flow with them. If `names` is given, the
+    first argument is one of these names, and `load` and the flow receive it; its DVC stage is `<flow>@<name>`, or the
+    one that `stage_of` returns.
     """
     section, expected = flow.fn.__name__, inspect.signature(flow.fn).parameters
     parser = argparse.ArgumentParser(prog=f"python -m flows.{section}", description=inspect.getdoc(flow.fn))

@@ -25,20 +25,19 @@ from tasks.stages import parent_death
 from tasks.stages.lock import FINISHED, KEEP, STATE
 
 LOCK_FILE = "dvc.lock"
-LOAD_PUBLISHED = "load_published"  # a stage that runs only where something starts from what it loads
-PATIENCE = 15  # seconds that a stopped stage has for its last step and its checkpoint
-PATIENCE_OF_A_RUN = 4  # the same where a worker of Prefect's started the run: one that is cancelled ends within 10
+RAN, RESTORED, UP_TO_DATE = "ran", "restored", "up to date"
+LOAD_PUBLISHED = "load_published"  # a stage that runs only if a base is published weights
+PATIENCE = 15  # seconds for a stopped stage to finish its step and write a checkpoint
+PATIENCE_OF_A_RUN = 4  # the same if a Prefect worker started the run: the worker kills a cancelled run after 10
 KILLED_WITHIN = 5  # seconds
-OF_A_RUN = (
-    "PREFECT__"  # how variables begin that a worker of Prefect's sets for the run that it starts, and for no other
-)
+OF_A_RUN = "PREFECT__"  # prefix of variables that a Prefect worker sets for its runs alone
 
 logger = logging.getLogger(__name__)
 
 
 def _graph(repo: Repo) -> nx.DiGraph:
-    """The names of the stages that are needed, from each to those that depend on it."""
-    stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]  # and no pointers to data
+    """The names of the needed stages, with an edge from each to those that depend on it."""
+    stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]  # without pointers to data
     graph = nx.relabel_nodes(repo.index.graph.subgraph(stages), lambda stage: stage.name).reverse()
     if LOAD_PUBLISHED in graph and not graph.out_degree(LOAD_PUBLISHED):
         graph.remove_node(LOAD_PUBLISHED)
@@ -46,9 +45,9 @@ def _graph(repo: Repo) -> nx.DiGraph:
 
 
 def stages(folder: Path = Path(), last: Collection[str] = ()) -> list[str]:
-    """The names of a project's stages, each behind what it depends on; with `last`, of these and what they depend on.
+    """The names of a project's stages in topological order; with `last`, only these and their ancestors.
 
-    Without `load_published` where no base is published.
+    `load_published` is among them only if a base is published weights.
     """
     with Repo(str(folder)) as repo:
         graph = _graph(repo)
@@ -56,16 +55,13 @@ def stages(folder: Path = Path(), last: Collection[str] = ()) -> list[str]:
         return [name for name in nx.lexicographical_topological_sort(graph) if name in names]
 
 
-def is_stale(stage: str | None = None) -> bool:
-    """Whether a stage's params, deps, outs or command differ from dvc.lock; without a name, whether that of any does.
+def is_stale() -> bool:
+    """Whether params, deps, outs or command of any needed stage differ from dvc.lock.
 
-    Only what a stage names itself is looked at, not what stands behind it: ask in the order of `stages`.
     Raises UserError for a dvc.yaml or dvc.lock that DVC cannot read.
     """
     try:
         with Repo() as repo:
-            if stage:
-                return bool(repo.status(targets=[stage]))
             found = repo.status().keys()
             return bool(found - {LOAD_PUBLISHED} or (found and LOAD_PUBLISHED in _graph(repo)))
     except DvcException as error:
@@ -74,21 +70,21 @@ def is_stale(stage: str | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is and what there is to do, each in the order in which it may run."""
+    """All stages and the stale ones, each in topological order."""
 
     stages: list[str]
     """All of them."""
     why: dict[str, list[str]]
-    """What differs from dvc.lock for each that is stale, such as `models/foundation is missing`."""
+    """For each stale stage, what differs from dvc.lock, such as `models/foundation is missing`."""
     behind: dict[str, set[str]]
-    """Those that are stale and all that depend on one, which become stale only where its outs change; each with the
-    stages that it depends on."""
+    """The stale stages and their descendants, which become stale only if outs change; each with its ancestors."""
 
 
 def plan() -> Plan:
-    """What there is to do. Of a stage only what it names itself is looked at, as by `is_stale`.
+    """Which stages to run.
 
-    One whose files a stage that runs now holds says so. Raises UserError as `is_stale`.
+    Checks each stage as `is_stale` does. A stage that runs now makes those that share its files say so. Raises
+    UserError as `is_stale` does.
     """
     try:
         with Repo() as repo, repo.lock:
@@ -103,25 +99,36 @@ def plan() -> Plan:
 
 
 def changes() -> dict[str, list[str]]:
-    """Why each stale stage is stale, in order: what differs from dvc.lock. Raises UserError as `is_stale`."""
+    """Why each stale stage is stale, in topological order. Raises UserError as `is_stale` does."""
     return plan().why
 
 
-def is_cached(stage: str) -> bool:
-    """Whether DVC has what a stage makes of its present parameters and deps: from an earlier run, or as dvc.lock says.
+def expected(stage: str) -> str:
+    """What `reproduce` will do: nothing (UP_TO_DATE), restore the outs from DVC's cache (RESTORED), or run (RAN).
 
-    `reproduce` then brings the outs back and runs nothing.
+    It checks a stage's own params, deps and outs, not the stages that make them: ask in the order of `stages`. Raises
+    UserError as `is_stale` does.
     """
-    with Repo() as repo, repo.lock:
-        (found,) = repo.stage.collect(stage)
-        if not found.changed_stage() and found.deps_cached():
-            return found.outs_cached()
-        try:
-            found.save_deps()
-        except DvcException:  # one is missing, which DVC says when the stage runs
-            return False
-        cache = repo.stage_cache._load(found)
-        return bool(cache) and repo.stage_cache._create_stage(cache, found.wdir).outs_cached()
+    try:
+        with Repo() as repo, repo.lock:
+            (found,) = repo.stage.collect(stage)
+            if not found.status():
+                return UP_TO_DATE
+            return RESTORED if _is_cached(repo, found) else RAN
+    except DvcException as error:
+        raise UserError(str(error)) from None
+
+
+def _is_cached(repo: Repo, stage: PipelineStage) -> bool:
+    """Whether DVC's cache has the outs of the present parameters and deps: from an earlier run, or as dvc.lock says."""
+    if not stage.changed_stage() and stage.deps_cached():
+        return stage.outs_cached()
+    try:
+        stage.save_deps()
+    except DvcException:  # a dep is missing; DVC says so when the stage runs
+        return False
+    cache = repo.stage_cache._load(stage)
+    return bool(cache) and repo.stage_cache._create_stage(cache, stage.wdir).outs_cached()
 
 
 def _reasons(stage: PipelineStage) -> list[str]:
@@ -148,9 +155,9 @@ def _reasons(stage: PipelineStage) -> list[str]:
 
 
 def track(folder: Path) -> list[str]:
-    """Have DVC hold the files and folders in each folder of `folder`; the pointers to them, which git is to keep.
+    """Add the files and folders in each subfolder of `folder` to DVC. Returns their pointers (`*.dvc`), for git.
 
-    Raises UserError where one that DVC holds is not here, and where DVC is busy with it.
+    Raises UserError if one that DVC knows is missing here, and if DVC is busy.
     """
     pointers = set(folder.glob("*/*.dvc"))
     if gone := [each for each in sorted(pointers) if not each.with_suffix("").exists()]:
@@ -160,7 +167,7 @@ def track(folder: Path) -> list[str]:
         return []
     try:
         with Repo() as repo:
-            repo.scm_context.quiet = True  # who calls says itself what git is to keep
+            repo.scm_context.quiet = True  # the caller adds the pointers to git
             repo.add(paths)
     except DvcException as error:
         raise UserError(" ".join(str(error).split())) from None
@@ -168,10 +175,8 @@ def track(folder: Path) -> list[str]:
 
 
 def results() -> tuple[list[str], list[str]]:
-    """The files that git is to keep: what the graph makes, and the parameters that it was made with.
-
-    It makes dvc.lock, outs that DVC does not cache, and pointers to data.
-    """
+    """The files of a run that git keeps: first dvc.lock, outs that DVC does not cache, and pointers to data; second the
+    parameters."""
     with Repo() as repo:
         stages = repo.index.stages
         pointers = {stage.relpath for stage in stages if not isinstance(stage, PipelineStage)}
@@ -181,13 +186,13 @@ def results() -> tuple[list[str], list[str]]:
 
 
 def remote() -> str | None:
-    """The name of DVC's default remote; None where there is none."""
+    """The name of DVC's default remote, if there is one."""
     with Repo() as repo:
         return repo.config["core"].get("remote")
 
 
 def push(seconds: float) -> None:
-    """Push what dvc.lock names to DVC's default remote. Raises UserError where that fails or takes too long."""
+    """Push the files that dvc.lock names to DVC's default remote. Raises UserError if that fails or takes too long."""
     dvc = _start_dvc(["push"], {}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         _, said = dvc.communicate(timeout=seconds)
@@ -205,10 +210,8 @@ def push(seconds: float) -> None:
 
 @contextmanager
 def _outs_kept(stage: str) -> Iterator[None]:
-    """Where the block raises, put back the stage's outs, which DVC removes before a run.
-
-    Those that its cache holds come back as dvc.lock has them, the others, which are small, as they were.
-    """
+    """If the block raises, restore the stage's outs, which DVC removes before a run: cached outs from the cache, as
+    dvc.lock names them; the others, which are small, from a copy."""
     with Repo() as repo:
         outs = [out for each in repo.stage.collect(stage) for out in each.outs]
         cached = [out.def_path for out in outs if out.use_cache and out.exists and not out.changed_cache()]
@@ -223,7 +226,7 @@ def _outs_kept(stage: str) -> Iterator[None]:
             try:
                 with Repo() as repo:
                     repo.checkout(cached, force=True)
-            except DvcException as error:  # dvc.lock may know other ones, which no cache holds
+            except DvcException as error:  # dvc.lock may name others, which no cache holds
                 logger.warning("%s: what it made before can't be put back: %s", stage, error)
         raise
 
@@ -231,7 +234,8 @@ def _outs_kept(stage: str) -> Iterator[None]:
 def _start_dvc(arguments: list[str], environment: dict[str, str], **options: Any) -> psutil.Popen:
     """Start a dvc that dies with this process; its `python` is this interpreter.
 
-    In a group of its own, so that what stops a terminal's or a worker's whole group comes through here alone.
+    It has a process group of its own: a signal to the terminal's or the worker's whole group reaches it only through
+    this process.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_RUN)}
@@ -240,10 +244,11 @@ def _start_dvc(arguments: list[str], environment: dict[str, str], **options: Any
 
 
 def reproduce(stage: str, environment: dict[str, str], seconds: float | None = None) -> None:
-    """Run one stage through `dvc repro`, which dies with this process; if it doesn't end well, its outs stay.
+    """Run one stage through `dvc repro`, which dies with this process.
 
-    The checkpoints of a finished training stay, too, until dvc has kept what it made. `environment` is added to this
-    process's. Raises UserError when it fails, and when it takes longer than `seconds`.
+    If it fails, the stage's earlier outs stay. The checkpoints of a finished training stay until dvc has stored its
+    outs. `environment` is added to this process's. Raises UserError when it fails, and when it takes longer than
+    `seconds`.
     """
     began = time.time()
     with _outs_kept(stage):
@@ -265,7 +270,7 @@ def reproduce(stage: str, environment: dict[str, str], seconds: float | None = N
 
 
 def _last_words(stage: str, began: float) -> str:
-    """How the log of a stage says that it ended, if it was written since."""
+    """The last line of a stage's log, if it was written since `began`."""
     log = STATE / "stages" / stage / "log"
     if not log.exists() or log.stat().st_mtime < began:
         return "the reason stands above"
@@ -274,22 +279,22 @@ def _last_words(stage: str, began: float) -> str:
 
 
 def stop(dvc: psutil.Process, patience: float | None = None) -> None:
-    """End the stage, which may write a checkpoint first, and dvc with it; after `patience` seconds by a kill.
+    """Stop the stage, which may first write a checkpoint, and dvc with it.
 
-    Without `patience` these are PATIENCE, or PATIENCE_OF_A_RUN: what a stage that takes longer has not saved since its
-    last checkpoint is made again by the next run.
+    They are killed after `patience` seconds, by default PATIENCE or PATIENCE_OF_A_RUN. The next run of a killed stage
+    goes on from its last checkpoint.
     """
     if patience is None:
         of_a_run = any(name.startswith(OF_A_RUN) for name in os.environ)
         patience = PATIENCE_OF_A_RUN if of_a_run else PATIENCE
     with suppress(psutil.NoSuchProcess):
         running = [*dvc.children(recursive=True), dvc]
-        # dvc ends when its stage does; if it went first, the stage would be asked to stop a second time
+        # dvc ends with its stage; if it ended first, the stage would get a second signal
         for each in dvc.children() or [dvc]:
             with suppress(psutil.NoSuchProcess):
                 each.terminate()
         _, running = psutil.wait_procs(running, patience)
-        # dvc last, and if it does not end with its stage: killed while it notes what it read, it leaves a torn file
+        # dvc last, and only if it did not end with its stage: a kill while it writes dvc.lock leaves half a file
         for killed in ([each for each in running if each != dvc], [dvc]):
             for each in set(killed) & set(running):
                 with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Which bytes a stage is tied to: DVC's hashes of its deps and outs, in the workspace and in dvc.lock."""
+"""DVC's hashes of a stage's deps and outs, in the workspace and in dvc.lock."""
 
 import hashlib
 import json
@@ -42,14 +42,15 @@ class Hashes:
     outs: dict[str, str]
 
     def differences(self, other: "Hashes") -> list[str]:
-        """Names of what differs between the two, sorted; of a parameter with its section, `foundation.train.steps`."""
+        """The paths and parameters that differ between the two, sorted; a parameter has its full name,
+        `foundation.train.steps`."""
         pairs = ((flatten(self.params), flatten(other.params)), (self.deps, other.deps), (self.outs, other.outs))
         return sorted({name for ours, theirs in pairs for name in ours | theirs if ours.get(name) != theirs.get(name)})
 
 
 @contextmanager
 def _repo() -> Iterator["Repo"]:
-    """The DVC project around the working folder, unlocked: a stage runs while `dvc repro` holds the lock.
+    """The DVC project around the working folder, without its lock: while a stage runs `dvc repro` holds it.
 
     Raises UserError for a dvc.yaml or dvc.lock that DVC can't read.
     """
@@ -83,7 +84,7 @@ def _current(stage: "PipelineStage") -> Hashes:
 
 
 def current(stage: str) -> Hashes:
-    """Hashes of a stage's deps and outs as they are in the workspace; an out that is not there is left out.
+    """Hashes of a stage's deps and outs as they are in the workspace, without missing outs.
 
     DVC keeps the hashes of unchanged files, so asking again is quick. Raises UserFileError for a missing dep.
     """
@@ -92,21 +93,26 @@ def current(stage: str) -> Hashes:
 
 
 def inputs(stage: str) -> Hashes:
-    """As `current`, without the outs: what a stage is about to work from."""
+    """Like `current`, without the outs: what a stage is about to read."""
     with _repo() as repo:
         return _inputs(*repo.stage.collect(stage))
 
 
 def locked_stages(lock: Path = LOCK) -> dict[str, dict[str, Any]]:
-    """The stages of a dvc.lock in its own form; none where it is not there. Raises UserError for another file."""
+    """The stages of a dvc.lock in its own form; empty if there is no such file.
+
+    Raises UserError for a file of another form.
+    """
     return parse_stages(lock.read_text(), str(lock)) if lock.exists() else {}
 
 
-@lru_cache(maxsize=8)  # to read one takes a tenth of a second, and a registration asks for dozens of its stages
+@lru_cache(maxsize=8)  # reading takes 0.1 s, and a registration asks for dozens of stages
 def parse_stages(text: str, name: str) -> dict[str, dict[str, Any]]:
-    """The stages in the text of a dvc.lock that is called `name`, to be looked at only. Raises UserError for another
-    text."""
-    from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml  # YAML 1.2, in which 1e-05 is a number
+    """The stages in the text of a dvc.lock, read-only.
+
+    Raises UserError, naming the file `name`, for a text of another form.
+    """
+    from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml  # YAML 1.2: in YAML 1.1 1e-05 is a text
 
     try:
         return parse_yaml(text, name)["stages"]
@@ -127,7 +133,7 @@ def write_lock(lock: Path, stages: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def stages_behind(*last: str) -> dict[str, dict[str, Any]]:
-    """Some stages and all that they are made from, as dvc.lock has them. Raises KeyError for one that never ran."""
+    """Some stages and their ancestors, as dvc.lock has them. Raises KeyError for a stage that never ran."""
     known = locked_stages()
     makers = {path: name for name, stage in known.items() for path in as_hashes(stage).outs}
     found, queue = {}, [*last]
@@ -140,7 +146,7 @@ def stages_behind(*last: str) -> dict[str, dict[str, Any]]:
 
 
 def locked(stage: str) -> Hashes:
-    """Hashes of a stage as dvc.lock has them. Raises UserError when dvc.lock does not know the stage."""
+    """Hashes of a stage as dvc.lock has them. Raises UserError if dvc.lock lacks the stage."""
     stages = locked_stages()
     if stage not in stages:
         raise UserError(f"{LOCK}: stage {stage} never ran; run `dvc repro`")
@@ -148,9 +154,9 @@ def locked(stage: str) -> Hashes:
 
 
 def stale(stage: str) -> dict[str, list[str]]:
-    """What differs between the workspace and dvc.lock, for a stage and all that it is made from: stage to paths.
+    """The paths that differ between the workspace and dvc.lock, by stage, for a stage and its ancestors.
 
-    Raises UserError for a stage that never ran and for a dep that is missing.
+    Raises UserError for a stage that never ran and for a missing dep.
     """
     with _repo() as repo:
         found = [each for each in repo.stage.collect(stage, with_deps=True) if not each.is_data_source]
@@ -159,7 +165,7 @@ def stale(stage: str) -> dict[str, list[str]]:
 
 
 def digest(values: Any) -> str:
-    """SHA-256 over JSON-able values, whatever the order of their keys."""
+    """SHA-256 over JSON-able values; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -169,7 +175,7 @@ def fingerprint(inputs: Hashes) -> str:
 
 
 def md5_of(path: Path) -> str:
-    """The MD5 by which DVC knows a file or a folder, read from the bytes themselves and from no record of them."""
+    """DVC's MD5 of a file or a folder, computed from its bytes and not looked up."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()

@@ -1,7 +1,7 @@
-"""The versions of the libraries that compute: another version may give other bytes, so DVC must see it.
+"""The versions of the libraries that compute: another version may give other bytes, so DVC must know it.
 
-`python -m tasks.stages.libraries` writes them to libraries.json, which the stages name among their parameters; set-up
-runs it, and so does the main command.
+`python -m tasks.stages.libraries` writes them to libraries.json, which stages name among their parameters. Set-up and
+the main command do so, too.
 """
 
 import importlib.metadata
@@ -36,22 +36,22 @@ FILE = Path("libraries.json")
 
 
 def installed() -> dict[str, str]:
-    """The public version of each library here: 2.13.0 for torch 2.13.0+cpu."""
+    """The public version of each installed library: 2.13.0 for torch 2.13.0+cpu."""
     return {name: Version(importlib.metadata.version(name)).public for name in LIBRARIES}
 
 
 def write_libraries(folder: Path = Path()) -> None:
-    """Write a project's libraries.json where it says something else."""
+    """Update a project's libraries.json."""
     content, file = json.dumps(installed(), indent=2) + "\n", folder / FILE
     if not file.exists() or file.read_text() != content:
         write_atomic(file, content)
 
 
 def check_libraries() -> None:
-    """Raise UserError where libraries.json is not of this environment: DVC would take one version for another."""
+    """Raise UserError if libraries.json does not match the installed libraries: DVC would record the wrong versions."""
     try:
         recorded = json.loads(FILE.read_text())
-    except (OSError, ValueError):  # missing, or with marks of a merge
+    except (OSError, ValueError):  # missing, or with conflict markers
         recorded = {}
     for name, version in installed().items():
         if recorded.get(name) != version:

@@ -1,4 +1,4 @@
-"""Who may write: one process a name, in this folder."""
+"""Locks: one process at a time holds a name in this folder."""
 
 import os
 import platform
@@ -12,20 +12,22 @@ from llm.errors import UserError
 
 STATE = Path(".threestage")
 KEEP = "THREESTAGE_KEEP_CHECKPOINTS"
-"""A variable by which a stage marks the checkpoints of a finished training with FINISHED, and does not remove them."""
+"""If this variable is set, a finished training marks its checkpoints with the file FINISHED and does not remove
+them."""
 FINISHED = "finished"
 
 
 def workspace() -> str:
-    """This machine and folder, as runs name it on servers that others use, too."""
+    """This machine and folder: the tag of its runs on a shared server."""
     return f"{platform.node()}:{Path.cwd()}"
 
 
 @contextmanager
 def exclusive(name: str, patience: float | None = None) -> Iterator[None]:
-    """Hold the lock `.threestage/<name>/lock`, which one process at a time has.
+    """Hold the lock `.threestage/<name>/lock`.
 
-    Raises UserError, naming the process that holds it, after `patience` seconds; without them it waits.
+    Raises UserError, naming the process that holds it, after `patience` seconds; without `patience` it waits as long as
+    it takes.
     """
     path = STATE / name / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)

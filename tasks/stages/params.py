@@ -1,8 +1,8 @@
 """params.yaml as frozen, validated models, and the stages and folders that belong to a model.
 
-A block is read with the models that its dataset or application brings: `tasks/datasets/<name>.py`,
-`tasks/applications/<name>/train.py` and `evaluate.py`. A stage reads its own block alone. The section `review` has
-the same form for all, and may be left out.
+The classes of a block come from its dataset or application: `tasks/datasets/<name>.py`,
+`tasks/applications/<name>/train.py` and `evaluate.py`. A stage reads its own block alone. The section `review` has the
+same form for all, and is optional.
 """
 
 import difflib
@@ -21,46 +21,48 @@ from llm.errors import UserError, UserFileError
 PARAMS_FILE = Path("params.yaml")
 FOUNDATION = "foundation"
 PUBLISHED = "published"
-SWITCHED_OFF = "switched_off"  # blocks of applications that no stage runs; without its line they are under applications
+SWITCHED_OFF = "switched_off"  # blocks of applications that no stage runs
 SMOKE = "smoke"
-PARTS = ("train", "evaluate", "review")  # of an application's block
-LISTS = ("datasets", "applications")  # sections of blocks that each have a name
+PARTS = ("train", "evaluate", "review")  # sections of an application's block
+LISTS = ("datasets", "applications")  # sections that hold named blocks
 
 
 class Bounds(Config):
-    """Bounds of what an evaluation measures, by the names of its metrics."""
+    """Bounds on metrics of an evaluation, by name."""
 
     at_least: dict[str, float] = Field({})
-    """Metrics that may not be lower."""
+    """Least values."""
     at_most: dict[str, float] = Field({})
-    """Metrics that may not be higher."""
+    """Greatest values."""
 
 
 class Gates(Bounds):
-    """What a challenger must hold before it may be champion. Answers, data quality, lineage and card are always
-    checked, too."""
+    """The gates that a challenger must pass.
+
+    Gates on answers, data quality, lineage and card are always checked, too.
+    """
 
     no_loss: tuple[str, ...] = ()
-    """Metrics in which the challenger may not be surely worse than the champion, or than the baseline where there is no
-    champion: the whole 95 % interval of the difference, paired by test row, is on the worse side."""
+    """Metrics in which the challenger must not be significantly worse than the champion, or than the baseline if there
+    is no champion: it is if the whole 95 % interval of the difference, paired by test row, is on the worse side."""
     drift: Annotated[float, Field(gt=0)] | None = None
-    """How far the training data may be from the champion's in any property: population stability index, above 0.25 is
-    conventionally large. Null leaves this gate out."""
+    """The largest distance of the training data from the champion's in any property, as a population stability index:
+    above 0.25 is conventionally large. Null turns this gate off."""
 
 
 class Smoke(Config):
-    """What makes a smoke run small, and what must come out; no stage reads it."""
+    """The parameters and bounds of a smoke run; no stage reads them."""
 
     raw: tuple[str, ...] = ()
-    """The files below `data/raw/` that it reads, as globs; of a dataset that none begins with, all."""
+    """Globs of the files below `data/raw/` that it reads. A dataset without a glob is read whole."""
     params: dict[str, Any] = Field({})
-    """What is different in params.yaml, in blocks that are there."""
+    """Values that replace those of params.yaml, in existing blocks."""
     bounds: dict[str, Bounds] = Field(min_length=1)
-    """By model; the others are not made."""
+    """By model; other models are not trained."""
 
 
 class _UniqueKeys(yaml.CSafeLoader):
-    """Refuses a mapping that says the same key twice."""
+    """Rejects a mapping with a duplicate key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: dict[Any, int] = {}
@@ -99,13 +101,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested values with some of them changed."""
+    """Nested values, updated by others."""
     inner = {key: merged(values.get(key) or {}, new) for key, new in changes.items() if isinstance(new, dict)}
     return values | changes | inner
 
 
 def reduced(values: dict[str, Any], smoke: Smoke) -> dict[str, Any]:
-    """All parameters with those of a smoke run, which may name datasets and applications that are not there."""
+    """All parameters, updated by those of a smoke run. Its blocks of missing datasets and applications are ignored."""
     changes = {
         name: {key: each for key, each in new.items() if key in values[name]} if name in LISTS else new
         for name, new in smoke.params.items()
@@ -114,7 +116,7 @@ def reduced(values: dict[str, Any], smoke: Smoke) -> dict[str, Any]:
 
 
 def _find(package: str, finder: str, name: str) -> Any:
-    """What a finder of `tasks.datasets` or `tasks.applications` finds for a name. Raises UserError without its file."""
+    """The dataset or application of a name, by a finder of its package. Raises UserError if its file is missing."""
     try:
         return getattr(import_module(f"tasks.{package}"), finder)(name)
     except ModuleNotFoundError as error:
@@ -126,7 +128,7 @@ def _find(package: str, finder: str, name: str) -> Any:
 
 @cache
 def _outline_type() -> type[Config]:
-    """The model of what all datasets have; what is missing or a dataset's own is for `_block_type`."""
+    """The model of the fields that all datasets have; `_block_type` checks the rest."""
     source = import_module("tasks.data.sources").Source
     rest = ConfigDict(Config.model_config, extra="allow")
     preprocess = create_model("preprocess", __config__=rest, train_only=(tuple[str, ...], ()))
@@ -136,7 +138,7 @@ def _outline_type() -> type[Config]:
 
 @cache
 def _block_type(kind: str, name: str, parts: tuple[str, ...] = PARTS) -> type[Config]:
-    """The model of one block; those of an application's PARTS that are not among `parts` stay as they are written."""
+    """The model of one block; sections of an application that are not among `parts` are not checked."""
     if kind == "datasets":
         found = _find("datasets", "find", name)
         source = import_module("tasks.data.sources").Source
@@ -172,7 +174,7 @@ def _reason(error: dict[str, Any], place: str, model: type[Config]) -> str:
 def _known_keys(model: Any, location: list[int | str]) -> list[str]:
     """The keys that the mapping at `location` takes."""
     for part in location:
-        if part in model.model_fields:  # and no place in a list or name in a mapping
+        if part in model.model_fields:  # not an index of a list, and not a mapping's own name
             annotation = model.model_fields[part].annotation
             parts = getattr(annotation, "__args__", (annotation,))
             model = next(each for each in parts if hasattr(each, "model_fields"))
@@ -203,21 +205,22 @@ def _section(values: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
 
 
 def load_dataset(name: str, path: Path = PARAMS_FILE) -> Config:
-    """The block of one dataset: `sources` and `preprocess`. Raises UserError naming file, key and reason."""
+    """The block of a dataset: `sources` and `preprocess`. Raises UserError naming file, key and reason."""
     return _parse("datasets", name, _section(read_yaml(path), "datasets", path).get(name, {}), path)
 
 
 def load_preprocess(name: str, path: Path = PARAMS_FILE) -> Config:
-    """The same of `preprocess` alone, whatever sources there are."""
+    """The `preprocess` section of a dataset; its sources are not checked."""
     block = _section(read_yaml(path), "datasets", path).get(name) or {}
     return _parse("datasets", name, {**block, "sources": ["."]}, path).preprocess
 
 
 def load_application(name: str, path: Path = PARAMS_FILE, parts: tuple[str, ...] = PARTS) -> Config:
-    """The block of the foundation or an application: `dataset`, `train`, `evaluate`, `review` and, but for the first,
-    `base`. Of PARTS only `parts` are checked, as each imports what it is for; the others are mappings.
+    """The block of the foundation or an application.
 
-    Raises UserError naming file, key and reason.
+    It has `dataset`, `train`, `evaluate`, `review` and, for applications, `base`. Only the sections in `parts` are
+    checked, as each check imports its stage's libraries; the others are mappings. Raises UserError naming file, key and
+    reason.
     """
     values = read_yaml(path)
     found = values if name == FOUNDATION else _section(values, "applications", path)
@@ -229,7 +232,7 @@ load_evaluation = partial(load_application, parts=("evaluate",))
 
 
 def load_published_name(path: Path = PARAMS_FILE) -> str:
-    """The published weights that fine-tunes may start from. Raises UserError where params.yaml names none."""
+    """The published weights that fine-tunes may start from. Raises UserError if params.yaml names none."""
     name = read_yaml(path).get(PUBLISHED)
     if not isinstance(name, str):
         raise UserError(f"{path}: {PUBLISHED}: {'missing' if name is None else f'{name!r} is no name of weights'}")
@@ -241,7 +244,10 @@ def load_published_name(path: Path = PARAMS_FILE) -> str:
 
 
 def load_smoke(path: Path = PARAMS_FILE) -> Smoke:
-    """The section `smoke`. Raises UserError naming file, key and reason, also for a block that it makes wrong."""
+    """The section `smoke`.
+
+    Raises UserError naming file, key and reason, also for a block that its values make invalid.
+    """
     values = read_yaml(path)
     try:
         smoke = Smoke.model_validate(_section(values, SMOKE, path))
@@ -279,15 +285,15 @@ def evaluation_stage(model: str) -> str:
 
 
 def training_report(model: str) -> Path:
-    """Where a model's training reports."""
+    """The folder of a model's training report."""
     return Path("reports/training") / ("pretrain" if model == FOUNDATION else model)
 
 
 def check_outline(path: Path = PARAMS_FILE) -> None:
-    """Raise UserError for what would stop a run in its middle, or that DVC would say in words of its own.
+    """Raise UserError for mistakes that would stop a run in its middle, or that DVC reports less clearly.
 
-    That is a section that is missing, an unknown one, and sources or globs of `train_only` of any dataset that don't go
-    together. Datasets and models are not imported, so that it takes a moment.
+    These are a missing or unknown section, and sources and `train_only` globs that don't match. It is fast, as it
+    imports no dataset and no model.
     """
     values = read_yaml(path)
     sections = ("datasets", PUBLISHED, FOUNDATION, "applications", SWITCHED_OFF, SMOKE)
@@ -309,7 +315,7 @@ def check_outline(path: Path = PARAMS_FILE) -> None:
 
 
 def check_params(path: Path = PARAMS_FILE) -> None:
-    """Read all of params.yaml. Raises UserError naming file, key and reason for the first block that is wrong."""
+    """Check all of params.yaml. Raises UserError naming file, key and reason for the first invalid block."""
     check_outline(path)
     values = read_yaml(path)
     if PUBLISHED in values:

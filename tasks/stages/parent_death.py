@@ -1,8 +1,8 @@
 """A process that ends with its parent: `python -m tasks.stages.parent_death COMMAND …` runs COMMAND that way.
 
-When dvc is killed, the stage that it started would go on, and the next `dvc repro` would start a second one beside it.
-On Linux the kernel sends the signal, and COMMAND takes this process's place. On other systems a thread looks who the
-parent is, and COMMAND is a child of this process.
+Without it, a stage would survive its killed dvc, and the next `dvc repro` would start a second one beside it. On Linux
+the kernel sends the signal, and COMMAND replaces this process. On other systems a thread checks the parent, and COMMAND
+is a child of this process.
 """
 
 import ctypes
@@ -15,17 +15,16 @@ import time
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-TIED = "THREESTAGE_TIED_TO"  # the process that COMMAND is, which tells a stage whether its dvc still runs
-EVERY = 1.0  # seconds between two looks
-INIT = 1  # the parent of processes whose own has ended
+TIED = "THREESTAGE_TIED_TO"  # the process of COMMAND, by which a stage checks that its dvc still runs
+EVERY = 1.0  # seconds between two checks
+INIT = 1  # the parent of orphans
 
 
 def die_with_parent(number: int = signal.SIGTERM) -> None:
-    """Have this process get a signal when its parent ends.
+    """Have this process receive a signal when its parent ends.
 
-    On Linux one comes for each thread of a parent that is killed. The wish survives exec, so it also holds for a
-    command that takes this process's place. It comes too late where the parent was killed before, while this process
-    still imported what it needs: then the signal comes at once.
+    On Linux it gets one for each thread of a killed parent. The setting survives exec, so it also holds for a command
+    that replaces this process. If the parent was killed before this call, the signal comes at once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
@@ -42,7 +41,7 @@ def _signal_without(parent: int, number: int) -> None:
 
 
 def _run_as_child(command: list[str]) -> int:
-    """Run a command for as long as the parent lives, and hand SIGTERM on to it; its exit code."""
+    """Run a command for as long as the parent lives, and forward SIGTERM to it. Returns its exit code."""
     child = subprocess.Popen(command)
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the child by itself
     signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))

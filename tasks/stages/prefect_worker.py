@@ -1,4 +1,5 @@
-"""A run that a worker of Prefect's starts: alone in its folder, gone with its worker, and in which word it ends."""
+"""Runs that a Prefect worker starts: one at a time in a folder, ended with their worker, and with the right end
+state."""
 
 import os
 import signal
@@ -21,16 +22,16 @@ from tasks.stages.lock import STATE, exclusive
 from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import end_below, end_lost
 
-OF_A_WORKER = f"{OF_A_RUN}FLOW_RUN_ID"  # set where a worker of Prefect's started this process
+OF_A_WORKER = f"{OF_A_RUN}FLOW_RUN_ID"  # set if a Prefect worker started this process
 WORKER_IS_GONE = signal.SIGUSR1
 LATER = "the next run goes on from the last checkpoint."
 
 
 @contextmanager
 def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
-    """Be the one run of that name in this folder, after any that is before; one whose process is gone has crashed.
+    """Wait until no other run of that name is in this folder; mark a run whose process is gone as crashed.
 
-    Raises UserError where the one before takes longer than `seconds`.
+    Raises UserError if the other run takes longer than `seconds`.
     """
     with ExitStack() as stack:
         try:
@@ -49,9 +50,10 @@ def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
 
 
 def depend_on_worker(name: str) -> None:
-    """Where a worker started this process, end with it, but well: nothing here or below writes to its console.
+    """If a Prefect worker started this process, end properly when the worker ends.
 
-    That breaks off with the worker; what was said is in `.threestage/<name>/log`, and of the run before in `log.1`.
+    The worker's console is then gone, so nothing is written to it. The log is in `.threestage/<name>/log`, that of the
+    previous run in `log.1`.
     """
     if OF_A_WORKER not in os.environ:
         return
@@ -68,9 +70,9 @@ def depend_on_worker(name: str) -> None:
 
 
 def _terminate(once: Iterator[int], number: int, _: FrameType | None) -> None:
-    """SIGTERM, once: a second one would break off what the first began, such as putting the last good model back.
+    """Handle SIGTERM once: a second one would interrupt the work of the first, such as restoring the last good model.
 
-    The next thread's end may be heard before the first line here.
+    It may come before the first line of this handler has run.
     """
     signal.signal(number, signal.SIG_IGN)
     for stop in once:
@@ -78,10 +80,9 @@ def _terminate(once: Iterator[int], number: int, _: FrameType | None) -> None:
 
 
 def end_stopped(client: SyncPrefectClient, flow_run: UUID, stop: BaseException) -> None:
-    """Say of a run that was stopped, and of all below it, how it ended: Crashed where its worker went away, else
-    Cancelled.
+    """Set the end state of a stopped run and its children: Crashed if its worker is gone, else Cancelled.
 
-    At once, as Prefect's worker looks only every three seconds whether the process has ended.
+    It is set here, as Prefect's worker checks only every three seconds whether the process has ended.
     """
     state = client.read_flow_run(flow_run).state
     asked = state is not None and (state.is_cancelling() or state.is_cancelled())

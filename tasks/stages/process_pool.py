@@ -1,7 +1,7 @@
-"""Processes that work for a stage, one call at a time each: `python -m tasks.stages.process_pool` is one of them.
+"""A pool of processes for a stage: each, `python -m tasks.stages.process_pool`, answers one call at a time.
 
-multiprocessing would have each of them import the program that began it, a stage with Prefect, MLflow and DVC: 300 MB
-and some seconds. These import what a call needs, and end with the pipe that the calls come through.
+With multiprocessing each would import the stage's own program, with Prefect, MLflow and DVC: 300 MB and some seconds.
+These import only what a call needs, and end with the pipe that brings the calls.
 """
 
 import pickle
@@ -21,9 +21,9 @@ Submit = Callable[[Callable[[Any], Any], Any], Future]
 
 @contextmanager
 def pool(processes: int) -> Iterator[Submit]:
-    """Yield what begins `function(argument)` in one of the processes, both picklable.
+    """Yield a function that submits `function(argument)`, both picklable, and returns a future.
 
-    The future raises what the call raises, and ChildProcessError where its process dies.
+    The future raises what the call raises, or ChildProcessError if its process dies.
     """
     here, started = threading.local(), []
 
@@ -57,7 +57,7 @@ def pool(processes: int) -> Iterator[Submit]:
 
 def serve() -> None:
     """Answer calls until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends its own
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends its processes itself
     calls, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     while True:

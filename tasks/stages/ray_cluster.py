@@ -1,10 +1,10 @@
-"""Ray, where THREESTAGE_RAY asks for it.
+"""Ray, if THREESTAGE_RAY asks for it.
 
     THREESTAGE_RAY       local, auto (a cluster that this machine is part of) or ray://HOST:PORT; without it no Ray
     THREESTAGE_WORKERS   how many processes train one model; without it one a GPU, or two where there is none
     THREESTAGE_SHARDING  ddp: each worker holds the model; fsdp: each holds a part of it
 
-They say where a stage runs, not what comes out, so that none of them makes a stage stale. All machines must see the
+They say where a stage runs, not what it computes, so none of them makes a stage stale. All machines must see the
 project's folder under the same path.
 """
 
@@ -23,14 +23,14 @@ from typing import Any, Literal, Self, TypeVar
 from llm.errors import UserError
 from tasks.stages.process_pool import Submit, pool
 
-AHEAD = 2  # items a core that are begun before the result of the first is taken
+AHEAD = 2  # items a core that are in flight at once
 Item, Found = TypeVar("Item"), TypeVar("Found")
 _kept: ContextVar[Submit | None] = ContextVar("processes", default=None)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the environment asks for."""
+    """The settings in the environment."""
 
     address: str
     workers: int | None
@@ -38,7 +38,7 @@ class Cluster:
 
     @classmethod
     def asked_for(cls) -> Self | None:
-        """The cluster that THREESTAGE_RAY names, or None. Raises UserError naming the variable that is wrong."""
+        """The cluster that THREESTAGE_RAY names, or None. Raises UserError naming the invalid variable."""
         address = os.environ.get("THREESTAGE_RAY")
         if not address:
             return None
@@ -54,9 +54,9 @@ class Cluster:
 
     @contextmanager
     def connected(self) -> Iterator[Any]:
-        """Yield the module `ray`, connected, as it may be already.
+        """Yield the module `ray`, connected to the cluster.
 
-        Raises UserError where it is not installed or nobody answers.
+        Raises UserError if Ray is not installed or nobody answers.
         """
         try:
             import ray
@@ -76,7 +76,9 @@ class Cluster:
             )
         except ConnectionError as error:
             raise UserError(f"THREESTAGE_RAY={self.address}: {error}") from None
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends this process without a word to the training
+        signal.signal(
+            signal.SIGTERM, on_sigterm
+        )  # Ray's own handler would end this process without telling the training
         try:
             yield ray
         finally:
@@ -84,7 +86,7 @@ class Cluster:
 
 
 def _in_folder(folder: Path, function: Callable[[Item], Found], item: Item) -> Found:
-    os.chdir(folder)  # a task of Ray's may start anywhere, and errors name files as they are called here
+    os.chdir(folder)  # a Ray task may start in any folder; errors name files by their paths here
     return function(item)
 
 
@@ -94,7 +96,7 @@ def _cores() -> int:
 
 @contextmanager
 def same_processes() -> Iterator[None]:
-    """Inside, `map_in_order` uses the same processes each time: what they import takes a second."""
+    """Keep one pool for all calls of `map_in_order` inside: the imports of its processes take a second."""
     with pool(_cores()) as place:
         token = _kept.set(place)
         try:
@@ -104,10 +106,10 @@ def same_processes() -> Iterator[None]:
 
 
 def map_in_order(function: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """As `map`, in the order of the items: on all cores, or by the tasks of Ray where THREESTAGE_RAY asks for it.
+    """Like `map`, in the order of the items: on all cores, or in Ray tasks if THREESTAGE_RAY asks for it.
 
-    Of items and results a few a core are in memory, however many there are. Both are picklable, and so is the function;
-    a single item is worked on here.
+    Only a few items and results a core are in memory at once. The function, items and results must be picklable; a
+    single item is mapped in this process.
     """
     cluster, items = Cluster.asked_for(), iter(items)
     cores = 1 if cluster else _cores()

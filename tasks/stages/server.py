@@ -1,4 +1,5 @@
-"""The Prefect server that a stage reports to, its place in the tree of runs, and the word for stopped runs."""
+"""The Prefect server that a stage reports to, the stage's place in the tree of runs, and the end state of stopped
+runs."""
 
 import copy
 import logging
@@ -37,15 +38,15 @@ from tasks.stages.lock import workspace
 from tasks.stages.ui import address
 
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
-TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # the address of one that ends with its command, and has no pages
+TEMPORARY = "THREESTAGE_TEMPORARY_SERVER"  # its address; it ends with its command and has no pages
 STARTS_WITHIN = (
     300  # seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones
 )
-ANSWERS_WITHIN = 5  # seconds that a standing server has for its first answer
-TOLD_WITHIN = 5  # seconds that the ends of task runs have to reach a server; it took 12 to 21 ms in 16 stopped runs
-BACK_WITHIN = 60  # seconds that one which is started again has while a run goes on; Prefect's client waits as long
+ANSWERS_WITHIN = 5  # seconds for the first answer of a standing server
+TOLD_WITHIN = 5  # seconds for the end states of task runs to reach a server; it took 12 to 21 ms in 16 stopped runs
+BACK_WITHIN = 60  # seconds for a server to restart during a run; Prefect's client waits as long
 STOPS = (InterruptedError, KeyboardInterrupt, TerminationSignal)
-"""What a run raises that somebody stopped: Ctrl-C, SIGTERM, and a training after its checkpoint."""
+"""Exceptions of a stopped run: Ctrl-C, SIGTERM, and a training that stopped after a checkpoint."""
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 logger = logging.getLogger(__name__)
@@ -53,9 +54,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def free_port() -> Iterator[int]:
-    """Yield a port on which nobody listens, and which Linux meanwhile gives to no other that asks for any port.
+    """Yield a free port and, on Linux, reserve it.
 
-    It is bound with SO_REUSEADDR: who sets that too, as servers do, can listen on it, on Linux alone.
+    It is bound with SO_REUSEADDR: on Linux a server that sets this option can listen on it, and no other program gets
+    it as a random port.
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -70,11 +72,11 @@ def free_port() -> Iterator[int]:
 def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
     """Yield the address of the Prefect API: the configured one, or a temporary server's.
 
-    While that starts, which takes seconds, `meanwhile` is done.
+    `meanwhile` is called while that starts, which takes seconds.
 
-    The temporary server runs in a process group of its own, so that Ctrl-C reaches the flow first and the flow can
-    still say goodbye to it; it ends with this process. Raises UserError where the configured one doesn't answer: at
-    once, but below a run, which it did answer, after BACK_WITHIN seconds.
+    The temporary server runs in a process group of its own, so that Ctrl-C does not reach it and the flow can still
+    report its end. It ends with this process. Raises UserError if the configured server doesn't answer: at once, or in
+    a child run, whose parent it did answer, after BACK_WITHIN seconds.
     """
     if url := PREFECT_API_URL.value():
         _check_answers(url, BACK_WITHIN if PARENT_TASK_RUN in os.environ else 0)
@@ -115,14 +117,14 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
 
 
 def reach_directly() -> None:
-    """Have this process and those below it reach this machine's own servers through no proxy."""
+    """Have this process and its children use no proxy for servers on this machine."""
     names = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
     own = [name for name in ("127.0.0.1", "localhost") if name not in names.split(",")]
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join([*filter(None, [names]), *own])
 
 
 def _trusted() -> ssl.SSLContext | bool:
-    """Whom Prefect's own client trusts: a server may have a certificate of its owner's."""
+    """The certificates that Prefect's own client trusts: a server may have one of its owner's."""
     if PREFECT_API_TLS_INSECURE_SKIP_VERIFY.value():
         return False
     file = PREFECT_API_SSL_CERT_FILE.value()
@@ -152,7 +154,7 @@ def _check_answers(url: str, patience: float = 0) -> None:
 
 def wait_until_healthy(server: subprocess.Popen, url: str) -> None:
     deadline = time.monotonic() + STARTS_WITHIN
-    with httpx.Client(verify=False) as client:  # else each look reads certificates for 10 ms
+    with httpx.Client(verify=False) as client:  # verifying would read certificates for 10 ms each time
         while time.monotonic() < deadline and server.poll() is None:
             try:
                 if client.get(f"{url}/health").status_code == 200:
@@ -166,16 +168,16 @@ def wait_until_healthy(server: subprocess.Popen, url: str) -> None:
 
 
 def _send_logs() -> None:
-    """Hand the logs that Prefect batches to its server while there still is one."""
+    """Send the logs that Prefect has batched, while its server still runs."""
     for handler in logging.getLogger("prefect.flow_runs").handlers:
         handler.flush()
 
 
 class _Stopped(logging.Filter):
-    """Makes a plain line of what Prefect reports as an error where somebody stopped the run.
+    """Logs a stopped run on one line, which Prefect reports as an error.
 
-    As Prefect reports every end, at the level INFO, it knows the task runs of this process that have ended, by their
-    flow runs.
+    It also collects the task runs of this process that have ended, by flow run: Prefect logs every end at the level
+    INFO.
     """
 
     aborted = "Execution was aborted by"
@@ -190,7 +192,7 @@ class _Stopped(logging.Filter):
         if said.startswith("Finished in state") and (task_run := getattr(record, "task_run_id", None)):
             self.ended.setdefault(record.flow_run_id, []).append(UUID(task_run))
         if said.startswith("Finished in state") and (self.aborted in said or self.interrupted in said):
-            return False  # a word that is none of ours, and goes at once: `end_below`
+            return False  # a state that `end_below` replaces at once
         if said.startswith("Finished in state Running("):  # Prefect's worker gives a cancelled run its state
             record.msg, record.args = "Stopped; the next run goes on where this one ended", ()
         if isinstance(error, STOPS) or said.startswith(f"Crash detected! {self.aborted}"):
@@ -203,16 +205,16 @@ _STOPPED = _Stopped()
 
 
 def quiet_stops() -> None:
-    """Let Prefect say in a line, and as no error, that somebody stopped a run of this process."""
+    """Have Prefect log stopped runs of this process on one line, and not as errors."""
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_STOPPED)
 
 
 def _wait_for_ends(client: SyncPrefectClient, flow_run: UUID, deadline: float) -> None:
-    """Wait until the server knows of the task runs of a flow run in this process that those which ended have ended.
+    """Wait until the server knows the end states of a flow run's task runs that ended in this process.
 
-    Prefect says so in events, from a thread of its own, and the server writes them down in its own time. An end that
-    comes after a word of ours is dropped as older, and a run that is not there yet gets none.
+    Prefect sends them as events from a thread of its own, and the server stores them later. A state that comes after
+    one of ours is dropped as older, and a run that the server does not know yet can't be given a state.
     """
     waiting = [*_STOPPED.ended.get(str(flow_run), ())]
     while waiting and time.monotonic() < deadline:
@@ -225,10 +227,10 @@ def _wait_for_ends(client: SyncPrefectClient, flow_run: UUID, deadline: float) -
 
 
 def end_below(client: SyncPrefectClient, flow_run: UUID, state: State) -> None:
-    """Give `state` to all runs below a flow run that have not completed, whatever they or nobody said of their end.
+    """Set `state` for all descendants of a flow run that have not completed, whatever state they are in.
 
-    A process that is killed says nothing, and Prefect has several words for one that somebody stopped. What this
-    process said may take TOLD_WITHIN seconds to arrive.
+    A killed process reports no state, and Prefect has several states for a stopped one. Reports of this process may
+    take TOLD_WITHIN seconds to arrive.
     """
     levels, found, deadline = [flow_run], [], time.monotonic() + TOLD_WITHIN
     while levels:
@@ -246,11 +248,11 @@ def end_below(client: SyncPrefectClient, flow_run: UUID, state: State) -> None:
 
 
 def end_lost(flow_run: UUID, state: State) -> None:
-    """Give `state` to a flow run whose process is gone, and to all below, unless it says how it ended."""
+    """Set `state` for a flow run whose process is gone, and for its descendants, unless it has ended already."""
     with get_client(sync_client=True) as client:
         try:
             known = client.read_flow_run(flow_run).state
-        except ObjectNotFound:  # of another server, or removed
+        except ObjectNotFound:  # it is on another server, or removed
             return
         if known and not known.is_final():
             end_below(client, flow_run, state)
@@ -258,10 +260,10 @@ def end_lost(flow_run: UUID, state: State) -> None:
 
 
 def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
-    """Run a flow, under the task run that started this process where there is one.
+    """Run a flow, as a child of the task run that started this process, if there is one.
 
-    One that somebody stops ends as Cancelled, and so does all below it; what stopped it is raised. What a flow has done
-    counts also where its server is gone by then and can't be told.
+    A stopped run and its descendants end as Cancelled, and the exception that stopped it is raised. If the flow is done
+    but its server is gone, the result still counts.
     """
     quiet_stops()
     stops: list[BaseException] = []
@@ -296,12 +298,12 @@ def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
 
 
 def artifact_key(name: str) -> str:
-    """A name as Prefect takes it for an artifact: lower-case letters, digits and dashes."""
+    """A name as the key of a Prefect artifact: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def prefect_page(flow_run: str) -> str:
-    """The address of a flow run's page: on the configured server, or on the one that `make ui` starts."""
+    """The address of a flow run's page, on the configured server or the one that `make ui` starts."""
     api = PREFECT_API_URL.value()
     if api and api != os.environ.get(TEMPORARY) and (url := url_for("flow-run", flow_run)):
         return url

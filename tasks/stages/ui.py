@@ -1,4 +1,4 @@
-"""The pages that `make ui` opens: where they are, and when they are ready.
+"""The pages that `make ui` opens: their addresses, and when they are ready.
 
 `python -m tasks.stages.ui 5000 4200` waits until MLflow and Prefect answer on these ports, and says so.
 """
@@ -14,15 +14,15 @@ from llm.files import write_atomic
 from tasks.stages.lock import STATE
 
 ADDRESSES = STATE / "ui.json"
-"""Where the pages were opened last: links that other processes make lead there."""
+"""The addresses at which the pages were last opened, for the links that other processes make."""
 PORTS = {"mlflow": 5000, "prefect": 4200}
 HEALTH = {"mlflow": "/health", "prefect": "/api/health"}
 EVERY = 0.2  # seconds
-MODEL_TRAINING = "?workflowType=machine_learning"  # MLflow shows tools for chats by itself
+MODEL_TRAINING = "?workflowType=machine_learning"  # by default MLflow shows its tools for chats
 
 
 def address(server: Literal["mlflow", "prefect"]) -> str:
-    """Where `make ui` opened a server's pages last, or opens them unless it is told another port."""
+    """The address at which `make ui` last opened a server's pages, or its default."""
     opened = json.loads(ADDRESSES.read_text()) if ADDRESSES.exists() else {}
     return opened.get(server, f"http://127.0.0.1:{PORTS[server]}")
 

@@ -1,1 +1,1 @@
-"""What trainings share: what is trained, one run of it, its progress and report, and Ray."""
+"""Code that trainings share: their set-up, their run, its progress and report, and Ray."""

@@ -43,10 +43,11 @@ logger = logging.getLogger(__name__)
 def training_run(
     params: TrainConfig, datasets: dict[str, Path], resume: bool, identity: Mapping[str, str] | None = None
 ) -> Iterator[Checkpoints]:
-    """The MLflow run of a training stage and its checkpoints, which are removed when the block ends well, or marked.
+    """The MLflow run of a training stage, and its checkpoints.
 
-    Both are keyed by params, deps, code and what `identity` adds: with `resume` an unfinished run of the same key goes
-    on, without it its checkpoints are removed. Those of other keys stay, and the log names them.
+    When the block succeeds, the checkpoints are removed, or marked as finished. Run and checkpoints are keyed by
+    params, deps, code and `identity`: with `resume` an unfinished run with the same key is continued, without it its
+    checkpoints are removed. Checkpoints of other keys stay, and the log names them.
     """
     stage = current_stage()
     now = inputs(stage)
@@ -66,7 +67,7 @@ def training_run(
 
 
 def _free_memory() -> int:
-    """Bytes of memory that are free where training computes."""
+    """Free bytes of memory on the training's device."""
     device = choose_compute().device
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -80,11 +81,11 @@ def fit(
     checkpoints: Checkpoints,
     samples: Callable[[TrainingSetup], list[str]] = lambda setup: [],
 ) -> tuple[TrainingSetup, list[Row]]:
-    """Train what `prepare` builds, going on from the newest of `checkpoints`; the setup and a row of metrics a step.
+    """Train the setup that `prepare` builds, from the newest of `checkpoints` on.
 
-    At each evaluation the log and MLflow get the texts that `samples` makes.
-
-    Here, or in the workers that THREESTAGE_RAY asks for. With LoRA its updates are merged into the weights at the end.
+    Returns the setup and a row of metrics a step. It trains in this process, or in the workers that THREESTAGE_RAY asks
+    for. At each evaluation it logs the texts that `samples` makes. LoRA's updates are merged into the weights at the
+    end.
     """
     free = _free_memory()
     setup = prepare(ALONE)
@@ -98,19 +99,19 @@ def fit(
     mlflow.log_params({"weights": count, "trained_weights": trained})
     if found := checkpoints.load():
         logger.info("going on after step %d of %d", found[1]["step"], params.steps)
-    del found  # which may be large
+    del found  # it may be large
     if params.steps and cluster is None:
-        last = params.steps * params.gradient_accumulation - 1  # where a context that grows is the longest
+        last = params.steps * params.gradient_accumulation - 1  # a growing context is longest there
         needed = memory_needed(model, objective, last)
         level = logging.WARNING if needed > free else logging.INFO
         logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
-        if compute.backend.compiles:  # what the compiler makes is kept here: the next training waits 4 s, not 20
+        if compute.backend.compiles:  # keeps compiled kernels: the next training waits 4 s, not 20
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
         compute = use_backend(model, objective, compute)
     add_facts(device=str(compute.device), dtype=str(compute.dtype).removeprefix("torch."), blocks=compute.backend.name)
     throughput = setup.throughput
     if cluster is not None:
-        throughput = throughput._replace(flops_a_unit=0)  # the peak is this machine's
+        throughput = throughput._replace(flops_a_unit=0)  # the peak is that of this machine alone
     logged = _last_logged("train_loss", objective.best)
     progress = ProgressReporter(current_stage(), params.steps, logged, throughput, compute, checkpoints)
     try:

@@ -4,7 +4,7 @@
     python -m tasks.training.interrupted --remove --older-than 7 --keep 3  removes those older than a week, but not the
                                                                            3 newest of all
 
-A training goes on from its own by itself: put its parameters and code back, and run the stage again.
+To continue a training, restore its parameters and code, and run the stage again.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from llm.training.checkpoint import Checkpoints
 from tasks.stages.hashes import Hashes
 from tasks.stages.lock import FINISHED, STATE, exclusive
 
-INPUTS = "inputs.json"  # beside the checkpoints: what they were made from
+INPUTS = "inputs.json"  # next to the checkpoints: their params and hashes
 DAY = 86_400
 
 logger = logging.getLogger(__name__)
@@ -30,17 +30,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Interrupted:
-    """A training that did not come to its end, or whose end dvc did not keep."""
+    """A training that did not finish, or whose outs dvc did not store."""
 
     folder: Path
     stage: str
     step: int
-    """Of its newest checkpoint."""
+    """The step of its newest checkpoint."""
     age: float
-    """Seconds since that was written."""
+    """Seconds since its newest checkpoint was written."""
     bytes: int
     made_from: Hashes | None
-    """None where that is not known."""
+    """None if it is not known."""
 
     def __str__(self) -> str:
         how = ", finished, but dvc has not kept it" if (self.folder / FINISHED).exists() else ""
@@ -49,7 +49,7 @@ class Interrupted:
 
 
 def interrupted(stage: str = "*") -> list[Interrupted]:
-    """Every training, or those of one stage, that did not come to its end, the newest first."""
+    """Every unfinished training, or those of one stage, newest first."""
     found = []
     for folder in sorted((STATE / "stages").glob(f"{stage}/*/")):
         with suppress(FileNotFoundError):  # a training that runs drops its oldest
@@ -71,7 +71,7 @@ def interrupted(stage: str = "*") -> list[Interrupted]:
 
 
 def say_what_is_kept(own: Path, now: Hashes) -> None:
-    """Where a training starts afresh, name in the log its stage's interrupted ones, and what has changed since."""
+    """If a training starts from step 0, log its stage's interrupted ones and what has changed since."""
     for each in interrupted(own.parent.name) if Checkpoints(own).newest() is None else []:
         changed = now.differences(each.made_from) if each.made_from else []
         logger.info(
@@ -82,9 +82,9 @@ def say_what_is_kept(own: Path, now: Hashes) -> None:
 
 
 def remove(found: list[Interrupted], older_than: float, keep: int) -> list[Interrupted]:
-    """Remove those older than so many days, but for the `keep` newest of all; gives what was removed.
+    """Remove those older than `days` days, except the `keep` newest of all and those of running stages.
 
-    A stage that runs now keeps its own.
+    Returns the removed ones.
     """
     gone = []
     for each in found[keep:]:

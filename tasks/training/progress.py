@@ -1,4 +1,4 @@
-"""A training as people see it: a progress bar, curves and checkpoints in MLflow, progress in Prefect, a polite stop."""
+"""The progress of a training: a bar, curves and checkpoints in MLflow, progress in Prefect, and an orderly stop."""
 
 import logging
 import signal
@@ -27,16 +27,16 @@ from tasks.stages.server import artifact_key
 from tasks.training.setup import Throughput
 
 REPORT_EVERY = 25  # steps between messages to MLflow and Prefect: each takes about 50 ms
-CHECKPOINTS, KEPT = "checkpoints", 3  # where in a run they are, and how many of the newest stay
-PATIENCE = 5  # seconds that a finished training waits for its progress to reach Prefect
+CHECKPOINTS, KEPT = "checkpoints", 3  # their folder in a run, and how many of the newest are kept
+PATIENCE = 5  # seconds for the progress of a finished training to reach Prefect
 
 logger = logging.getLogger(__name__)
 
 
 class _Sender:
-    """Tells a server what is new, from a thread of its own: one that is slow or gone holds up no step.
+    """Sends news to a server from a thread of its own: a server that is slow or gone delays no step.
 
-    What it did not take is sent again with the next.
+    News that fails to arrive is sent again with the next.
     """
 
     def __init__(self, server: str, send: Callable[[list[Any]], None]) -> None:
@@ -50,7 +50,7 @@ class _Sender:
         self.queue.put(new)
 
     def end(self, patience: float | None = None) -> None:
-        """Let what waits arrive, within so many seconds."""
+        """Wait until all news is sent, at most `patience` seconds."""
         self.queue.put(None)
         self.thread.join(patience)
 
@@ -67,7 +67,7 @@ class _Sender:
             try:
                 self.send(self.unsent)
                 self.unsent = []
-            except Exception as error:  # whatever a server's client may raise
+            except Exception as error:  # a server's client may raise anything
                 logger.warning("%s did not take what is new: %s", self.server, error)
 
 
@@ -91,13 +91,14 @@ def log_checkpoint(run_id: str, folder: Path, step: int) -> None:
 
 
 def log_samples(run_id: str, new: list[tuple[int, list[str]]]) -> None:
-    """Log what people read at an evaluation to an MLflow run, a file a step."""
+    """Log an evaluation's sample texts to an MLflow run, one file a step."""
     for step, texts in new:
         MlflowClient().log_text(run_id, "".join(f"- {text}\n" for text in texts), f"samples/step-{step:06}.md")
 
 
 class ProgressReporter:
-    """Tells the terminal about each step, MLflow and Prefect about each after number `logged`, which they have."""
+    """Reports each step on the terminal, and each after step `logged` to MLflow and Prefect, which know the earlier
+    ones."""
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class ProgressReporter:
     ) -> None:
         self.checkpoints, self.saved = checkpoints, None
         self.steps, self.logged, self.throughput = steps, logged, throughput
-        # The peak is none of products in 8 bits.
+        # The measured peak is not that of products in 8 bits.
         self.peak = matmul_peak(compute) if throughput.flops_a_unit and not compute.backend.in_int8 else None
         self.waiting: list[dict[str, float]] = []
         self.smooth = 0.0
@@ -126,7 +127,7 @@ class ProgressReporter:
         """Take in one row of metrics."""
         step = row["step"]
         if step > 0:
-            if not self.bar.n:  # the first step here, which of a resumed training is a later one
+            if not self.bar.n:  # the first step of this process; a resumed training begins later
                 self.smooth, self.bar.n = row["train_loss"], step - 1
                 self.bar.initial = self.bar.last_print_n = self.bar.n
             self.smooth = 0.95 * self.smooth + 0.05 * row["train_loss"]
@@ -163,7 +164,7 @@ class ProgressReporter:
             self.weights([newest])
 
     def end(self) -> None:
-        """Let the servers hear all: MLflow for as long as its client tries, Prefect for PATIENCE seconds."""
+        """Wait until the servers have everything: MLflow as long as its client tries, Prefect for PATIENCE seconds."""
         self.curves(self.waiting)
         self._log_checkpoint()
         self.curves.end()
@@ -173,16 +174,16 @@ class ProgressReporter:
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a polite end of training: at once inside an evaluation, else after the step.
+    """Turns Ctrl-C and SIGTERM into an orderly end of training: at once during an evaluation, else after the step.
 
-    A second Ctrl-C is what it was before; a second SIGTERM, as when the parent dies of the first, changes nothing.
+    A second Ctrl-C interrupts at once; a second SIGTERM, as when the parent dies of the first, changes nothing.
     """
 
     def __init__(self) -> None:
         self.asked = self.evaluating = False
 
     def __call__(self) -> bool:
-        """Whether it was asked for."""
+        """Whether a stop was requested."""
         return self.asked
 
     def __enter__(self) -> Self:

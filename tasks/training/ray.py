@@ -1,4 +1,4 @@
-"""Training in several processes under Ray Train: the same function, in workers that share out every batch."""
+"""Training in several processes under Ray Train: the same function, in workers that divide every batch."""
 
 import logging
 import os
@@ -19,14 +19,14 @@ from llm.training.workers import Workers
 from tasks.stages.ray_cluster import Cluster
 from tasks.training.setup import Prepare, TrainingSetup
 
-RESTARTS = 3  # of a training after a worker was lost
-POLL = 0.2  # seconds between two readings of what the workers report
+RESTARTS = 3  # of a training after the loss of a worker
+POLL = 0.2  # seconds between two readings of the workers' reports
 
 logger = logging.getLogger(__name__)
 
 
 class _Relay:
-    """An actor between the first worker and the process that started them."""
+    """An actor that carries reports from the first worker to the process that started the workers."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[Row, float]] = []
@@ -54,7 +54,7 @@ class _Relay:
 
 
 def _train_here(job: dict[str, Any]) -> None:
-    """What a worker does."""
+    """The work of a worker."""
     import ray
     import ray.train
     from ray.train.torch import get_device
@@ -98,9 +98,9 @@ def train_on_ray(
 ) -> None:
     """Train in the workers of a cluster, and leave the result as the newest checkpoint.
 
-    A worker that is lost stops all; they start again from the newest checkpoint, at most RESTARTS times. Raises what
-    `train` raises, and UserError when workers are lost too often, Ray itself fails, a batch can't be shared, or there
-    are more workers than this machine has cores for.
+    If a worker is lost, all stop and start again from the newest checkpoint, at most RESTARTS times. Raises what
+    `train` raises, and UserError if workers are lost too often, Ray itself fails, a batch can't be divided, or there
+    are more workers than cores.
     """
     with cluster.connected() as ray:
         from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError

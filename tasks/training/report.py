@@ -1,4 +1,4 @@
-"""What a training leaves: the model's folder, its curve as a table, and its metrics."""
+"""The results of a training: the model's folder, its curve as a table, and its metrics."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from tasks.training.setup import TrainingSetup
 
 
 def _evaluations(history: list[Row]) -> list[Row]:
-    """One row an evaluation on the validation split, with the mean training loss since the one before."""
+    """One row for each evaluation on the validation split, with the mean training loss since the last one."""
     rows, since = [], []
     for row in history:
         since += [row["train_loss"]] if "train_loss" in row else []

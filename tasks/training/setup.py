@@ -1,4 +1,4 @@
-"""What is trained: a model, what it is to learn, and how fast that goes."""
+"""The set-up of a training: the model, its objective, and the units in which its speed is shown."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from llm.training.workers import Workers
 
 
 class FinetuneConfig(TrainConfig):
-    """What all fine-tunes can be told."""
+    """Parameters of all fine-tunes."""
 
     lora: LoRAConfig | None = None
-    """Train thin matrices beside the frozen ones, and merge them at the end; without it all weights move."""
+    """Train thin matrices next to the frozen ones, and merge them at the end; without it all weights are trained."""
     dropout: Rate = 0.0
-    """Share of activations dropped in training."""
+    """The share of activations that are dropped in training."""
 
 
 def keeps_precision(params: FinetuneConfig, compute: Compute, workers: Workers) -> bool:
@@ -34,18 +34,18 @@ def keeps_precision(params: FinetuneConfig, compute: Compute, workers: Workers) 
 
 
 class Throughput(NamedTuple):
-    """What a step does, for people to see its speed."""
+    """The work of a step, to show its speed."""
 
     units: str
     """Tokens or emails."""
     units_a_step: int
     flops_a_unit: int = 0
-    """FLOPs that training spends on one; 0 where that is not known."""
+    """FLOPs of training on one unit; 0 if it is not known."""
 
 
 @dataclass
 class TrainingSetup:
-    """A model, what it is to learn, and the tokenizer that it reads with."""
+    """A model, its objective, and its tokenizer."""
 
     model: nn.Module
     encoding: tiktoken.Encoding
@@ -53,15 +53,15 @@ class TrainingSetup:
     compute: Compute
     throughput: Throughput
     finish: Callable[[], dict[str, float]] = dict
-    """What is left to do with the trained weights, such as choosing a threshold on validation; its metrics there."""
+    """A last step with the trained weights, such as choosing a threshold on validation. Returns its metrics there."""
 
 
 Prepare = Callable[[Workers], TrainingSetup]
-"""Builds the same setup in every worker, with its part of the batches."""
+"""Builds the same set-up in every worker, with its part of the batches."""
 
 
 def split_file(data: Path, split: str) -> Path:
-    """A dataset's file of one split, such as `train.parquet`. Raises UserFileError where there is none."""
+    """A dataset's file of one split, such as `train.parquet`. Raises UserFileError if there is none."""
     found = sorted(data.glob(f"{split}.*"))
     if not found:
         raise UserFileError(f"{data}: holds no {split}; run `dvc repro preprocess@{data.name}`")
@@ -69,5 +69,5 @@ def split_file(data: Path, split: str) -> Path:
 
 
 def training_files(data: Path) -> dict[str, Path]:
-    """What a training reads of a dataset."""
+    """The files of a dataset that a training reads."""
     return {split: split_file(data, split) for split in ("train", "validation")}

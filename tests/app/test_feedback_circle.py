@@ -52,7 +52,7 @@ def copied(project: Path, tmp_path: Path) -> Path:
 
 
 def test_what_a_person_accepts_is_what_the_next_version_learns(copied: Path, prefect_api: str) -> None:
-    mails = [json.loads(line) for line in (ROOT / "data/everyday-mail.jsonl").read_text().splitlines()[::4]]
+    mails = [json.loads(line) for line in (ROOT / "data/everyday-mail.jsonl").read_text().splitlines()[::10]]
     guessed, drawn = predictions(copied), splits(copied)
     settings = Settings(quarantine=copied / "data/feedback", poll_seconds=2)
     with tracked(copied), running(settings) as address:

@@ -78,10 +78,9 @@ def saved(folders, tmp_path_factory):
     """The same as MLflow models."""
     root, code = tmp_path_factory.mktemp("saved"), tmp_path_factory.mktemp("code")
     shutil.copytree(ROOT / "llm", code / "llm")
-    (code / "tasks/data").mkdir(parents=True)
+    shutil.copytree(ROOT / "tasks/data/mail", code / "tasks/data/mail")
     for path in ("tasks/__init__.py", "tasks/data/__init__.py"):
         (code / path).touch()
-    shutil.copy(ROOT / "tasks/data/mail.py", code / "tasks/data")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         for name in ("foundation", "classifier", "assistant"):

@@ -86,7 +86,7 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """The layers of a block. `expand` are the matrices that widen: SwiGLU's gate comes first."""
+    """The layers of a block. `expand` holds the MLP's first matrices: one, or with SwiGLU two, the gate first."""
 
     attention_norm: nn.LayerNorm | nn.RMSNorm
     query_key_value: nn.Linear

@@ -1,4 +1,4 @@
-"""How well the foundation predicts text that it never saw, beside what predicts text without a neural network."""
+"""Measure how well the foundation predicts unseen text, next to baselines without a neural network."""
 
 import logging
 import math

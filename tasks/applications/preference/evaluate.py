@@ -1,4 +1,4 @@
-"""How good the answers of the preference-tuned assistant are: measured as the assistant's, which is its baseline."""
+"""Measure the preference-tuned assistant as the assistant is measured, which is its baseline."""
 
 from tasks.applications import Evaluation
 from tasks.evaluation.assistant.answers import Evaluate, measure

@@ -58,13 +58,13 @@ class Train(FinetuneConfig):
     samples: int = Field(ge=2)
     """Answers drawn to each question."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of these draws: the higher, the more an answer differs from the next."""
+    """The temperature of these draws: the higher, the more answers differ."""
     max_new_tokens: int = Field(gt=0)
     """A drawn answer of more tokens is none, and one at an evaluation is cut."""
     max_tokens: int = Field(gt=0)
     """Tokens of the longest conversation that is learned from; longer ones are left out."""
     beta: float = Field(default=0.1, gt=0)
-    """How dear it is to move away from the base: the higher, the closer the model stays to it."""
+    """The cost of moving away from the base: the higher, the closer the model stays to it."""
     nll: float = Field(default=0.0, ge=0)
     """Weight of the chosen answer's own cross-entropy a token beside the DPO loss; 0 is DPO alone."""
 

@@ -1,1 +1,1 @@
-"""Cleaning that people can inspect: each rule counts its changes, shows examples, and keeps the rows it leaves out."""
+"""Cleaning that you can inspect: each rule counts its changes, shows examples, and keeps the rows that it drops."""

@@ -1,7 +1,7 @@
-"""Personal data in a text gives way to made-up data of its kind, so that a gap is no sign of a label.
+"""Replace personal data in texts by made-up data of the same kind: a gap could tell a model the label.
 
-Short patterns, and checksums where a number has one: presidio and scrubadub bring language models with them, and names
-of people stay in either case.
+It uses short patterns, and checksums for numbers that have one. presidio and scrubadub need language models, and would
+keep names of people, too.
 """
 
 import re
@@ -16,21 +16,21 @@ NO_TEXT = ("id", "source", "label", "kind", "group", "split")
 
 
 def _is_card(number: str) -> bool:
-    """Whether it has the digits of a card, and their checksum (Luhn)."""
+    """Whether a number has the digits of a card and a valid checksum (Luhn)."""
     digits = [int(digit) for digit in reversed(re.sub(r"\D", "", number))]
     total = sum(digits[0::2] + [sum(divmod(2 * digit, 10)) for digit in digits[1::2]])
     return len(digits) >= 13 and total % 10 == 0 and any(digits)
 
 
 def _is_iban(number: str) -> bool:
-    """Whether an account number has the checksum of ISO 13616."""
+    """Whether an account number has a valid checksum (ISO 13616)."""
     compact = number.replace(" ", "")
     rest = int("".join(str(int(character, 36)) for character in compact[4:] + compact[:4])) % 97
     return len(compact) >= 15 and rest == 1
 
 
 def _is_phone(number: str) -> bool:
-    """Whether it has as many digits as E.164 allows, and is no date."""
+    """Whether a number has as many digits as E.164 allows, and is no date."""
     digits = re.sub(r"\D", "", number)
     return 7 <= len(digits) <= 15 and not re.fullmatch(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}", number)
 
@@ -40,8 +40,11 @@ def _always(found: str) -> bool:
 
 
 def _found_by(pattern: re.Pattern[str], holds: Callable[[str], bool], text: str) -> Iterator[tuple[int, int]]:
-    """Where each match begins and ends. A short word behind a number, such as BIC, may look like a part of it: then the
-    match ends at the last space before which `holds` is true."""
+    """The spans of the matches for which `holds` is true.
+
+    A short word behind a number, such as BIC, may look like a part of it: then the match ends at the last space before
+    which `holds` is true.
+    """
     start = 0
     while match := pattern.search(text, start):
         spaces = [match.start() + space.start() for space in re.finditer(" ", match[0])]
@@ -51,7 +54,7 @@ def _found_by(pattern: re.Pattern[str], holds: Callable[[str], bool], text: str)
         start = end or match.end()
 
 
-# Kind: what finds it, what else must hold, what takes its place. No pattern looks at a character more often than twice.
+# Kind: its pattern, a further check, and its replacement. No pattern looks at a character more than twice.
 KINDS: dict[str, tuple[re.Pattern[str], Callable[[str], bool], str]] = {
     "e-mail address": (
         re.compile(r"(?<![\w.+-])[\w.+-]{1,64}+@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}\b"),
@@ -78,7 +81,7 @@ KINDS: dict[str, tuple[re.Pattern[str], Callable[[str], bool], str]] = {
 
 
 def mask(text: str) -> str:
-    """The text with made-up data in the place of personal; what is masked stays as it is."""
+    """The text with made-up data in place of personal data. A masked text stays as it is."""
     for pattern, holds, instead in KINDS.values():
         parts, kept = [], 0
         for start, end in _found_by(pattern, holds, text):
@@ -89,7 +92,7 @@ def mask(text: str) -> str:
 
 
 def mask_rows(table: pd.DataFrame, chosen: pd.Series | None = None) -> pd.DataFrame:
-    """The table with the texts, and the lists of them, of the chosen rows masked; without a choice, of all."""
+    """The table with the texts and lists of texts of the chosen rows masked; by default of all rows."""
     table = table.copy()
     rows = table.index if chosen is None else table.index[chosen]
     for column in table.columns.difference(NO_TEXT, sort=False) if len(rows) else ():

@@ -1,7 +1,7 @@
-"""What cleaning did to a dataset: counts and examples of each rule, and the rows that it left out.
+"""The record of a dataset's cleaning: counts and examples of each rule, and the rows that it dropped.
 
-A rule reports with `changed` and `left_out`, from anywhere, as a logger does: they do nothing outside `recorded`.
-Everything is in the order of the rows, so that equal runs write equal bytes.
+A rule reports with `changed` and `left_out`, from anywhere, like a logger; outside `recorded` they do nothing.
+Everything is kept in the order of the rows, so that equal runs write equal bytes.
 """
 
 import json
@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from llm.files import write_atomic
 
 EXAMPLES = 5  # of a rule
-LINES, LONGEST, BEFORE = 3, 160, 40  # of an example, and characters of a line and of it before the difference
+LINES, LONGEST, BEFORE = 3, 160, 40  # of an example: lines, characters of a line, and characters before the difference
 KEPT = 1_000  # characters of a row in the quarantine
-IN_MEMORY = 50_000  # rows left out, before they are written to the quarantine
+IN_MEMORY = 50_000  # dropped rows that are held before they are written to the quarantine
 QUARANTINE = "quarantine.parquet"
 COLUMNS = ["id", "source", "rule", "reason", "text"]
 
@@ -33,41 +33,43 @@ class Rule:
     """A rule of cleaning."""
 
     does: str
-    """What, in a sentence."""
+    """What it does, in a sentence."""
     counts: bool = True
-    """Whether the rows that it leaves out count in the share of those left out, which gates bound; not where their
-    number says nothing of the others."""
+    """Whether its dropped rows count in the share of dropped rows, which has a gate.
+
+    They don't if they say nothing about the quality of the others.
+    """
 
 
 RULES: dict[str, Rule] = {
     "unreadable": Rule("A message that no parser can read is left out."),
-    "parts": Rule("A body that still has the parts of a message in it becomes the text of all of them."),
+    "parts": Rule("A body that still holds the parts of a message becomes the text of all of them."),
     "quoted_printable": Rule("Quoted-printable that does not say so is decoded."),
     "markup": Rule("HTML becomes the text that a person sees, and below it what its style hides."),
     "characters": Rule("Mojibake, entities, control characters, look-alike letters and line ends are mended."),
     "spelled": Rule("Words that are written letter by letter are put together."),
     "encoded": Rule("Blocks of base64 and the marks of PGP, which no person reads, are cut out."),
-    "footers": Rule("Fixed lines that list servers and filters put below a mail go: most lists have only one label."),
+    "footers": Rule("Fixed lines that list servers and filters add are cut out: most lists have only one label."),
     "quotes": Rule("Marks of quoted lines are cut off; what is quoted stays."),
-    "personal_data": Rule("Addresses, numbers of phones, cards and accounts give way to made-up ones."),
+    "personal_data": Rule("Made-up ones replace addresses and numbers of phones, cards and accounts."),
     "unanswered": Rule("A chat in which one side alone speaks is left out.", counts=False),
-    "chatterbot": Rule("Of ChatterBot's own conversations those stay that an assistant may have.", counts=False),
+    "chatterbot": Rule("ChatterBot's own conversations are left out if they do not suit an assistant.", counts=False),
     "blank": Rule("A row without any text is left out."),
-    "contradictions": Rule("Equal rows with several labels are left out."),
+    "contradictions": Rule("Equal rows with different labels are left out."),
     "feedback": Rule(
-        "Of nearly equal rows of feedback one stays: the answer that most networks gave last.", counts=False
+        "Nearly equal rows of feedback become one: the answer that most networks gave last.", counts=False
     ),
-    "language": Rule("A row in another language than those that `languages` names is left out.", counts=False),
+    "language": Rule("A row in a language that `languages` does not name is left out.", counts=False),
     "lengths": Rule("A row with a field that is too short or too long is left out."),
-    "repetition": Rule("A row of which most lines repeat others of it is left out."),
-    "near_duplicates": Rule("Of near duplicates the first is kept."),
+    "repetition": Rule("A row whose lines mostly repeat each other is left out."),
+    "near_duplicates": Rule("All near duplicates but the first are left out."),
     "train_only": Rule(
         "A row of validation or test whose group (a thread, a question) has rows of a `train_only` source is left out."
     ),
-    "long_lines": Rule("A row of validation or test with half of its long lines in a split before is left out."),
+    "long_lines": Rule("A row of validation or test with half of its long lines in an earlier split is left out."),
     "inbox": Rule(
-        "A row of the inbox is left out where it is tested on. A nearly equal row of train gives way to a person's own "
-        "file and to feedback of three networks that agree; feedback over its share of train is left out.",
+        "A row of the inbox that is tested on is left out. A person's own file, and feedback of three networks that "
+        "agree, replace a nearly equal row of train. Feedback over its share of train is left out.",
         counts=False,
     ),
 }
@@ -75,26 +77,26 @@ RULES: dict[str, Rule] = {
 
 @dataclass
 class Record:
-    """What the rules did."""
+    """The changes and dropped rows of all rules."""
 
     mask: Callable[[str], str] = str
-    """What is done to a text before it is shown."""
+    """Applied to a text before it is shown."""
     changes: dict[str, int] = field(default_factory=dict)
-    """Texts that each rule changed."""
+    """The number of texts that each rule changed."""
     examples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     """Some of them, before and after."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """What was left out and is not in the quarantine's file yet: COLUMNS."""
+    """Dropped rows that are not in the quarantine's file yet, by COLUMNS."""
     dropped: Counter[str] = field(default_factory=Counter)
-    """Rows that each rule left out."""
+    """The number of rows that each rule dropped."""
     shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """The first of them."""
+    """The first dropped rows of each rule."""
     folder: Path | None = None
-    """Where the quarantine is written as it grows; without it all is in memory."""
+    """The folder to which the quarantine is written as it grows; without it, it stays in memory."""
     _file: pq.ParquetWriter | None = None
 
     def changed(self, rule: str, before: str, after: str) -> None:
-        """A rule turned one text into another."""
+        """Record that a rule changed a text."""
         if before == after or before.split() == after.split():
             return
         self.changes[rule] = self.changes.get(rule, 0) + 1
@@ -105,7 +107,7 @@ class Record:
             examples += [] if example in examples else [example]
 
     def left_out(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Rules left out these rows: COLUMNS."""
+        """Record dropped rows, by COLUMNS."""
         for row in rows:
             self.dropped[row["rule"]] += 1
             shown = self.shown.setdefault(row["rule"], [])
@@ -116,7 +118,7 @@ class Record:
                 self._flush(self.folder)
 
     def absorb(self, other: Self, rule: str | None = None) -> None:
-        """Add what another record holds in memory, as if it had happened here; of one rule alone, where it is named."""
+        """Add the contents of another record, or only those of one rule."""
         for name, count in other.changes.items():
             if rule in (None, name):
                 self.changes[name] = self.changes.get(name, 0) + count
@@ -126,19 +128,19 @@ class Record:
         self.left_out(row for row in other.rows if rule in (None, row["rule"]))
 
     def to_json(self) -> str:
-        """What it holds in memory, for `from_json`."""
+        """Its contents in memory, for `from_json`."""
         return json.dumps([self.changes, self.examples, self.rows])
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The record that `to_json` gave the text of."""
+        """The record of a text from `to_json`."""
         changes, examples, rows = json.loads(text)
         record = cls(changes=changes, examples=examples)
         record.left_out(rows)
         return record
 
     def quarantine(self) -> pd.DataFrame:
-        """The rows that were left out and are in memory, with the rule, its reason and the beginning of the text."""
+        """The dropped rows in memory, with the rule, its reason and the beginning of the text."""
         return pd.DataFrame(self.rows, columns=COLUMNS, dtype=object).astype(str)
 
     def _flush(self, folder: Path) -> None:
@@ -148,11 +150,11 @@ class Record:
         self.rows.clear()
 
     def rules(self) -> set[str]:
-        """The rules that changed or left out anything."""
+        """The rules that changed or dropped anything."""
         return {*self.changes, *self.dropped}
 
     def counts(self) -> dict[str, int]:
-        """Of each rule that did anything the texts that it changed and the rows that it left out."""
+        """For each rule that did anything, the number of texts that it changed and rows that it dropped."""
         found = {rule: self.changes.get(rule, 0) + self.dropped[rule] for rule in RULES}
         return {rule: count for rule, count in found.items() if count}
 
@@ -181,7 +183,8 @@ _current: ContextVar[Record | None] = ContextVar("cleaning", default=None)
 
 @contextmanager
 def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> Iterator[Record]:
-    """Record what rules do inside the block, with texts masked; the quarantine is written to `folder` as it grows."""
+    """Record the work of rules inside the block, with texts masked; the quarantine is written to `folder` as it
+    grows."""
     token = _current.set(record := Record(mask, folder=folder))
     try:
         yield record
@@ -190,19 +193,19 @@ def recorded(mask: Callable[[str], str] = str, folder: Path | None = None) -> It
 
 
 def changed(rule: str, before: str, after: str) -> None:
-    """Report that a rule changed a text; changes of spaces alone do not count."""
+    """Report that a rule changed a text; changes to spaces alone do not count."""
     if record := _current.get():
         record.changed(rule, before, after)
 
 
 def absorb(other: Record, rule: str | None = None) -> None:
-    """Add what rules did elsewhere, as if it had been here; of one of them alone, where it is named."""
+    """Add a record made elsewhere, or only that of one rule."""
     if record := _current.get():
         record.absorb(other, rule)
 
 
 def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Report the rows that a rule left out: id, reason and, if any, source and text."""
+    """Report the rows that a rule dropped: id, reason and, if there are, source and text."""
     if record := _current.get():
         record.left_out(
             {"source": ""} | dict(row) | {"rule": rule, "text": record.mask(str(row.get("text", ""))[:KEPT])}
@@ -211,7 +214,7 @@ def left_out(rule: str, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) -> pd.DataFrame:
-    """The table without the rows that have a reason, which are written down with their `text`."""
+    """The table without the rows that have a reason; these are recorded with their `text`."""
     out = reasons.notna()
     if out.any():
         rows = table[out]
@@ -222,7 +225,7 @@ def drop(rule: str, table: pd.DataFrame, reasons: pd.Series, text: pd.Series) ->
 
 
 def _difference(before: str, after: str) -> dict[str, str]:
-    """The first lines that differ, blank ones apart; of a long one from a little before the difference."""
+    """The first lines that differ, without blank ones; a long line is shown from shortly before the difference."""
     lines = [[" ".join(line.split()) for line in text.split("\n") if line.strip()] for text in (before, after)]
     pairs = enumerate(zip_longest(*lines, fillvalue=""))
     first, pair = next(((number, pair) for number, pair in pairs if pair[0] != pair[1]), (0, ("", "")))

@@ -1,10 +1,10 @@
-"""The rules that look at whole rows: lengths, repetition, language, and long lines that splits have in common.
+"""Rules for whole rows: length, repetition, language, and long lines that appear in several splits.
 
 py3langid tells languages offline: it knows 139 of them, in 5 MB. It guesses below SHORTEST characters; it was sure of
 no wrong one above that in 600 default mails.
 
-Replies quote each other, and newsletters repeat whole paragraphs: two mails of one thread are no near duplicates, and
-yet whoever learned the one has read most of the other. A subject keeps most threads in one split
+Replies quote each other, and newsletters repeat whole paragraphs: two mails of one thread are no near duplicates, but a
+model that trained on one has read most of the other. A subject keeps most threads in one split
 (tasks/datasets/emails.py); `without_known_lines` is for the others. Only emails need it: none of the default corpus's
 194 documents of validation and test has half of its long lines in splits before, and 3 of 1,433 questions of the
 instructions have, by slots that a task is made from.
@@ -26,10 +26,10 @@ from tasks.data.splits import SPLITS
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
-FEWEST_LINES = 10  # a shorter text may well repeat its lines
-REPEATED = 0.7  # share of lines that stand before
-SHORTEST = 100  # characters of a text that is judged
-READ = 2_000  # characters of a text that are looked at
+FEWEST_LINES = 10  # characters; a shorter text may well repeat its lines
+REPEATED = 0.7  # share of lines that repeat earlier ones
+SHORTEST = 100  # characters; shorter texts are not judged
+READ = 2_000  # characters of a text that are read
 CERTAIN = 0.9  # probability
 UNKNOWN = "unknown"
 LONG = 40  # characters of a line
@@ -40,7 +40,7 @@ FEW, SHARE = 30, 0.013
 
 
 def within_lengths(table: pd.DataFrame, text: pd.Series, lengths: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
-    """The rows whose fields have as many characters as they may: an outlier is no reason to stop."""
+    """The rows whose fields have a valid length: outliers are dropped, and don't stop the stage."""
     reasons = pd.Series(None, index=table.index, dtype=object)
     for column, (least, most) in lengths.items():
         size = table[column].str.len()
@@ -50,7 +50,7 @@ def within_lengths(table: pd.DataFrame, text: pd.Series, lengths: Mapping[str, t
 
 
 def repeated_lines(text: str) -> float:
-    """The share of lines, blank ones apart, that stand in the text before; 0 where it is short."""
+    """The share of lines, without blank ones, that repeat an earlier line of the text; 0 for a short text."""
     if text.count("\n") < FEWEST_LINES:
         return 0.0
     lines = [line for line in map(str.strip, text.split("\n")) if line]
@@ -58,7 +58,8 @@ def repeated_lines(text: str) -> float:
 
 
 def without_repetition(table: pd.DataFrame, text: pd.Series) -> pd.DataFrame:
-    """The rows of which not most lines repeat others (Rae et al. 2021, who allow 0.3 of them to pages of the web)."""
+    """The rows without those whose lines mostly repeat each other (Rae et al. 2021 drop web pages from a share of 0.3
+    on)."""
     shares = text.map(repeated_lines)
     reasons = shares.map(lambda share: f"{share:.0%} of its lines repeat others").where(shares > REPEATED)
     return drop("repetition", table, reasons, text)
@@ -72,7 +73,8 @@ def _identifier() -> "LanguageIdentifier":
 
 
 def language_of(text: str) -> str:
-    """The language of a text by its code of ISO 639, such as `en`; UNKNOWN where it is short or not certain."""
+    """The language of a text as an ISO 639 code, such as `en`; UNKNOWN if the text is short or the language not
+    certain."""
     if len(text) < SHORTEST:
         return UNKNOWN
     language, probability = _identifier().classify(text[:READ])
@@ -80,9 +82,9 @@ def language_of(text: str) -> str:
 
 
 def in_languages(table: pd.DataFrame, text: pd.Series, languages: Sequence[str]) -> pd.DataFrame:
-    """The rows in one of the languages, and those of UNKNOWN; all rows where no language is named.
+    """The rows in one of the languages or in UNKNOWN; all rows if no language is named.
 
-    Raises UserError for a language that is none.
+    Raises UserError for an unknown code.
     """
     if not languages:
         return table
@@ -93,13 +95,13 @@ def in_languages(table: pd.DataFrame, text: pd.Series, languages: Sequence[str])
 
 
 def long_lines(text: str) -> set[str]:
-    """Its lines of at least LONG characters, as words in lower case: how often they are quoted does not count."""
+    """A text's lines of at least LONG characters, as words in lower case, without marks of quotes."""
     lines = (" ".join(re.findall(r"[^\W_]+", line.lower())) for line in text.split("\n") if len(line) >= LONG)
     return {line for line in lines if len(line) >= LONG}
 
 
 def own_lines(text: pd.Series) -> pd.Series:
-    """The long lines of each row but those that more than FEW rows have, and more than SHARE of all."""
+    """The long lines of each row, without those that are in more than FEW rows and more than SHARE of all."""
     lines = text.map(long_lines)
     rows = Counter(chain.from_iterable(lines))
     common = {line for line, count in rows.items() if count > max(FEW, SHARE * len(text))}
@@ -107,7 +109,7 @@ def own_lines(text: pd.Series) -> pd.Series:
 
 
 def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
-    """The share of each row's long lines that stand in splits before its own; 0 for one without any, and for train."""
+    """The share of each row's long lines that are in earlier splits; 0 for a row without long lines, and for train."""
     lines, known = own_lines(text), set()
     shares = pd.Series(0.0, index=table.index)
     for split in SPLITS:
@@ -118,7 +120,7 @@ def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
 
 
 def without_known_lines(table: pd.DataFrame, text: pd.Series) -> pd.DataFrame:
-    """The rows but those of validation and test that have half of their long lines in splits before theirs."""
+    """The rows without those of validation and test that have half of their long lines in earlier splits."""
     shares = shares_before(table, text)
     reasons = shares.map(lambda share: f"{share:.0%} of its long lines stand in splits before").where(shares >= HALF)
     return drop("long_lines", table, reasons, text)

@@ -1,4 +1,4 @@
-"""Reads the forms of files that people have their data in; each form is one small function.
+"""Read data from files of many formats; each format is one small function.
 
 sniff.py tells the form of a file from its content, and tables.py reads rows. documents.py, mails.py and
 conversations.py turn them into rows of the corpus, emails and instructions. To add a form, write a function there, add
@@ -15,22 +15,22 @@ from typing import Any
 from llm.errors import UserError
 from tasks.data.cleaning.record import left_out as write_down
 
-SAID_AGAIN = {"label_num"}  # columns that repeat another one in numbers
+SAID_AGAIN = {"label_num"}  # columns that repeat another column as numbers
 logger = logging.getLogger(__name__)
 
 
 class RowError(ValueError):
-    """What is wrong with one row."""
+    """The reason why a row can't be read."""
 
 
 class OtherFormError(UserError):
-    """A file in a form that a dataset does not read. A PDF does not stop the stage, as PDFs often lie among texts."""
+    """A file in a form that a dataset does not read. A PDF does not stop the stage: PDFs often lie among texts."""
 
     left_out = False
 
 
 def check_form(path: Path, form: str, known: Iterable[str], reason: str) -> None:
-    """Raise OtherFormError, for that reason, where a file's form is none of those that are known."""
+    """Raise OtherFormError, with this reason, if a file's form is not among those that are known."""
     if form in known:
         return
     error = OtherFormError(f"{path}: {'a PDF; save its text as .txt' if form == 'pdf' else reason}")
@@ -40,10 +40,10 @@ def check_form(path: Path, form: str, known: Iterable[str], reason: str) -> None
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that can't be read."""
+    """A file or row that can't be read."""
 
     place: str
-    """Its file, and its row where it has rows."""
+    """The file, and the row if the file has rows."""
     reason: str
     left_out: bool = False
     """Whether the stage goes on without it; otherwise it stops."""
@@ -55,10 +55,10 @@ class Problem:
 
 
 def without_problems(rows: Iterable[Any], problems: list[Problem] | None) -> Iterator[Any]:
-    """The rows that could be read.
+    """The rows without the problems, which are added to the list.
 
-    Problems are put into the list; without one, the first that is not left out is raised as UserError, and how many
-    were left out is logged.
+    Without a list, the first problem that is not left out is raised as UserError, and the number of those left out is
+    logged.
     """
     left_out: list[Problem] = []
     for row in rows:
@@ -76,7 +76,7 @@ def without_problems(rows: Iterable[Any], problems: list[Problem] | None) -> Ite
 
 
 def each_file(read: Callable[..., Iterator[Any]], paths: Iterable[Any], *arguments: Any) -> Iterator[Any]:
-    """What `read` yields for each path. An error that ends a file becomes a Problem."""
+    """The rows that `read` yields for each path. An error that ends a file becomes a Problem."""
     for path in paths:
         try:
             yield from read(path, *arguments)
@@ -86,11 +86,11 @@ def each_file(read: Callable[..., Iterator[Any]], paths: Iterable[Any], *argumen
 
 
 def columns_of(names: Iterable[str], wanted: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> dict[str, str]:
-    """Map our columns to a table's: by the parameters, else by their usual names in any case.
+    """Map our columns to a table's, by the parameters or else by their usual names, in upper or lower case.
 
-    A table that has all of our names, such as feedback, ignores the parameters. Missing columns are left out. Where
-    several columns have usual names of the same, the first counts, and the log says so. Raises RowError for a column of
-    the parameters that is not there, and UserError for one that we don't have.
+    A table that has all of our names, such as feedback, ignores the parameters. Missing columns are left out. If
+    several columns have usual names of the same one, the first counts, and the log says so. Raises RowError if the
+    table lacks a column of the parameters, and UserError if the parameters name an unknown column of ours.
     """
     if strangers := given.keys() - wanted.keys():
         raise UserError(f"columns: {min(strangers)!r} is not one of {', '.join(wanted)}")

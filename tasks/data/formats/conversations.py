@@ -46,7 +46,7 @@ def conversations(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int,
 
 
 def _question_and_answer(cells: Mapping[str, Any], columns: Mapping[str, str]) -> Texts:
-    """Alpaca's columns, or others of their kind."""
+    """A row with Alpaca's columns, or similar ones."""
     found = columns_of(cells, COLUMNS, columns)
     texts: Texts = {}
     for key, missing in (("instruction", None), ("input", ""), ("output", None), ("system", "")):
@@ -87,7 +87,7 @@ def _turn(turn: Any, role: str, text: str) -> tuple[str, str]:
 
 
 def _exchange(cells: Mapping[str, Any], talk: str) -> Texts:
-    """The last answer, what it answers, and the turns before. Several turns of one speaker in a row count as one."""
+    """The last answer, its question, and the turns before. Successive turns of one speaker count as one."""
     system = "" if cells.get("system") is None else cells["system"]
     if not isinstance(system, str):
         raise RowError('no string under "system"')
@@ -101,7 +101,7 @@ def _exchange(cells: Mapping[str, Any], talk: str) -> Texts:
             said[-1] = (who, f"{said[-1][1]}\n{text}")
         else:
             said.append((who, text))
-    said = said[said[:1] != [] and said[0][0] == ASSISTANT :]  # a greeting answers nothing
+    said = said[said[:1] != [] and said[0][0] == ASSISTANT :]  # a greeting is no answer
     said = said[: len(said) // 2 * 2]
     if not said:
         raise RowError("no answer of the assistant to a question")

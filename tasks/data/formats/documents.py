@@ -1,4 +1,4 @@
-"""The corpus: documents, from texts, pages, and tables with a column of them."""
+"""The corpus: documents from texts, HTML pages, and tables with a column of texts."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,18 +10,18 @@ from tasks.data.cleaning.record import changed, left_out
 from tasks.data.formats import Problem, RowError, check_form, columns_of
 from tasks.data.formats.tables import READERS as TABLES
 from tasks.data.formats.tables import Row, each_row
-from tasks.data.mail import html_text
+from tasks.data.mail.html import html_text
 from tasks.data.sniff import PROSE, sniff, suffix_of
 from tasks.data.textfiles import lines, mend, read_text
 
 COLUMNS = {"text": ("text", "content", "body", "document", "article", "story", "passage", "markdown")}
-PART = 16 * 2**20  # characters of a text that are one document at most
+PART = 16 * 2**20  # characters; a longer text is several documents
 Document = tuple[str, str]
-"""What tells it from the file's others, and its text."""
+"""A suffix that tells it from the file's other documents, and its text."""
 
 
 def documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Problem]:
-    """The documents of a file, mended by `tidy_document`. Raises as `raw_documents` does."""
+    """The documents of a file, tidied by `tidy_document`. Raises as `raw_documents` does."""
     for each in raw_documents(path, columns):
         yield each if isinstance(each, Problem) else (each[0], tidy_document(each[1]))
 
@@ -29,7 +29,7 @@ def documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Pro
 def raw_documents(path: Path, columns: Mapping[str, str]) -> Iterator[Document | Problem]:
     """The documents of a file as they are written.
 
-    Raises UserError, naming file, row and reason, for one that can't be read on.
+    Raises UserError, naming file, row and reason, if the rest of the file can't be read.
     """
     form = sniff(path)
     if suffix_of(path) in PROSE and form in ("csv", "eml", "mbox"):
@@ -46,7 +46,7 @@ def tidy_document(text: str) -> str:
 
 
 def _text(path: Path, columns: Mapping[str, str]) -> Iterator[Document]:
-    """A file, or parts of a large one, cut where a line ends."""
+    """A file as one document, or a large one as several, cut at ends of lines."""
     parts, size, number = [], 0, 0
     for _, line in lines(path):
         if size + len(line) > PART and parts:

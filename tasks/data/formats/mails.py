@@ -1,4 +1,4 @@
-"""Labelled emails: messages and mailboxes, labelled by where they lie, and tables with a column of labels."""
+"""Labelled emails: messages and mailboxes, labelled by their paths, and tables with a column of labels."""
 
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
@@ -29,9 +29,9 @@ COLUMNS = {
 }
 
 DENIALS = ("no", "non", "not")
-TOPICS = ("corpus", "data", "dataset", "datasets")  # with such a word a folder's name says what all of it is about
+TOPICS = ("corpus", "data", "dataset", "datasets")  # a folder's name with such a word is a topic, not a label
 LONGEST_POSTMARK = 400  # bytes
-DATED = re.compile(rb"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b.*\b\d{4}\s*$")  # how a line between messages ends
+DATED = re.compile(rb"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b.*\b\d{4}\s*$")  # the end of a line between messages
 HEADER_LINE = re.compile(rb"[A-Za-z][A-Za-z0-9-]*:[ \t]*\S")
 
 
@@ -52,7 +52,7 @@ class Labels:
         }
 
     def of(self, value: Any) -> str:
-        """The label that a file's value means. Raises RowError where it is none."""
+        """The label that a file's value means. Raises RowError if it means none."""
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
         label = text if text in self.names else self._known.get(text.strip().casefold())
         if label is None:
@@ -64,16 +64,16 @@ class Labels:
         return str(value) in self.names or str(value).strip().casefold() in self._known
 
     def of_path(self, path: PurePath) -> str | None:
-        """The label that stands as a word in a file's name, else in the nearest folder's: `easy-ham-1/3.eml` is ham.
+        """The label that is a word of the file's name, else of the nearest folder's: `easy-ham-1/3.eml` is ham.
 
-        A name that denies one, as `not-spam` does, ends the search for that one.
+        A name that denies a label, as `not-spam` does, ends the search for this label.
         """
         return self._first([path.name, *self._folders(path)])
 
     def of_message(self, path: PurePath) -> str | None:
-        """As `of_path`, of a file with one message: programs call it by its subject, so that folders count first.
+        """Like `of_path`, for a file with one message: programs name it by its subject, so its folders count first.
 
-        But for a label between dots, as in `0001.farmer.ham.txt`.
+        A label between dots, as in `0001.farmer.ham.txt`, counts before both.
         """
         between = [part for part in path.name.split(".")[1:-1] if part.casefold() in self._known]
         return self._first([*between, *self._folders(path), path.name])
@@ -90,7 +90,7 @@ class Labels:
     def _folders(self, path: PurePath) -> list[str]:
         """The folders of a file, the nearest first. The outermost is the source's own.
 
-        That one may be called by its topic: what lies in `spam-data/legit/` is no spam for it.
+        It may be named after its topic: mails in `spam-data/legit/` are not spam because of it.
         """
         *inner, own = [*reversed(path.parts[:-1])] or [""]
         return inner if inner and {*_words(own).split()} & {*TOPICS} else [*inner, own]
@@ -116,19 +116,19 @@ class Mail(NamedTuple):
     """An email, and where it stands."""
 
     number: int | None
-    """Its row, where its file has several."""
+    """Its row, if its file has several."""
     label: str
     subject: str
     body: str
     cells: Mapping[str, Any]
-    """What else its row says."""
+    """The cells of its row."""
 
 
 def mails(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
-    """The emails of a file, which is called `name` in its dataset.
+    """The emails of a file, whose name in its dataset is `name`.
 
-    A message that no parser can read is a Problem that is left out. Raises UserError, naming file, row and reason, for
-    a file that can't be read on.
+    A message that no parser can read is a Problem that is left out. Raises UserError, naming file, row and reason, if
+    the rest of the file can't be read.
     """
     form = sniff(path)
     if form == "empty":
@@ -154,7 +154,7 @@ def _message(
 
 
 def _eml(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
-    """One message, as a mail program or a Maildir keeps it; several where it is an mbox file of that name."""
+    """One message, as a mail program or a Maildir keeps it; several if the file is an mbox file with this suffix."""
     label = _said(path, labels.of_message(name), labels)
     content = message_bytes(read_bytes(path))
     if b"\0" in content[:2]:
@@ -168,9 +168,9 @@ def _eml(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str])
 
 
 def message_bytes(content: bytes) -> bytes:
-    """A message as a parser takes it: without a byte order mark before its first header, and in UTF-8 if it is UTF-16.
+    """A message for a parser: without a byte order mark before its first header, and in UTF-8 if it is UTF-16.
 
-    Its other bytes stay as they are: its headers say in which charset they are.
+    Its other bytes stay as they are, as its headers declare their charset.
     """
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
         return content.decode("utf-16", errors="replace").encode(errors="ignore")
@@ -178,7 +178,7 @@ def message_bytes(content: bytes) -> bytes:
 
 
 def _of_apple(path: Path, content: bytes) -> bytes:
-    """The message of an .emlx: behind a line with its length, before a list of properties."""
+    """The message in an .emlx file, between a line with its length and a list of properties."""
     count, _, rest = content.partition(b"\n")
     if not count.strip().isdigit() or int(count) > len(rest):
         raise UserError(f"{path}, row 1: not the length of the message that an .emlx has; export it as .eml")
@@ -198,13 +198,13 @@ def _messages(path: Path, label: str) -> Iterator[Mail | Problem]:
 def messages(path: Path) -> Iterator[bytes]:
     """The messages of an mbox file, without the lines before them. Raises UserError for one that is too large.
 
-    Some programs leave out the blank line before the next: there a header has to stand below.
+    Some programs leave out the blank line before the next message: then a header must follow.
     """
     found: list[bytes] = []
     size, blank, begun = 0, True, False
     for (row, line), (_, after) in pairwise(chain(_message_lines(path), [(0, b"")])):
         if _is_postmark(line) and (blank or (DATED.search(line) and HEADER_LINE.match(after))):
-            if begun or any(map(bytes.strip, found)):  # blank lines before the first are no message
+            if begun or any(map(bytes.strip, found)):  # blank lines before the first message are none
                 yield b"".join(found)
             found, size, begun = [], 0, True
         else:
@@ -221,13 +221,13 @@ def _is_postmark(line: bytes) -> bool:
 
 
 def _message_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """As `byte_lines`, without a byte order mark."""
+    """Like `byte_lines`, without a byte order mark."""
     for row, line in byte_lines(path):
         yield row, line.removeprefix(BOM_UTF8) if row == 1 else line
 
 
 def _text(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
-    """A body, perhaps below one line with its subject, as the Enron-Spam folders have them."""
+    """A body, perhaps below a line with its subject, as in the Enron-Spam folders."""
     label = _said(path, labels.of_message(name), labels)
     text = read_text(path)
     first, _, rest = text.partition("\n")
@@ -236,12 +236,12 @@ def _text(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]
 
 
 def _csv(path: Path, name: PurePath, labels: Labels, columns: Mapping[str, str]) -> Iterator[Mail | Problem]:
-    """A table; without a header where the first row has a label in it, as the SMS Spam Collection."""
+    """A table. It has no header if its first row holds a label, as in the SMS Spam Collection."""
 
     def names_without_header(cells: list[str]) -> list[str] | None:
         try:
             found = columns_of(cells, COLUMNS, {})
-        except RowError:  # names that are, several times
+        except RowError:  # a header with a name twice
             return None
         if "body" in found or {*columns.values()} & {*cells}:
             return None
@@ -300,7 +300,7 @@ def _text_under(cells: Mapping[str, Any], found: Mapping[str, str], ours: str, m
 
 
 def _is_spam_assassin(cells: Mapping[str, Any], columns: Mapping[str, str]) -> bool:
-    """Whether a row is of the package of that name, and no table where a group is something else."""
+    """Whether a row comes from the package of that name, and not from a table with another meaning of `group`."""
     if not {"group", "text"} <= cells.keys() or {*columns.values()} & cells.keys():
         return False
     return "checksum" in cells or not {*COLUMNS["label"]} & {name.strip().casefold() for name in cells}

@@ -1,4 +1,4 @@
-"""Rows of any kind, from the forms that tables have: CSV and its relatives, JSON, JSON lines, Parquet."""
+"""Read rows from tables: CSV and TSV, JSON, JSON lines, Parquet."""
 
 import csv
 import re
@@ -20,7 +20,7 @@ BATCH = 16  # rows of a Parquet file in memory; a value of megabytes may stand i
 ENCLOSED = re.compile(r'"[^"]*(?:""[^"]*)*"')  # a cell, whose own quotes are doubled
 LETTER = re.compile(r"[^\W\d_]")
 Row = tuple[int | None, Any]
-"""Its number, as people count there, or none where it is the file; and what it holds, by column."""
+"""Its number as people count, or None if the row is the whole file; and its cells by column."""
 
 
 def place_of(path: Path, number: int | None) -> str:
@@ -34,7 +34,10 @@ def each_row(
     read: Callable[[int | None, Any], T],
     left_out: tuple[type[Exception], ...] = (),
 ) -> Iterator[T | Problem]:
-    """What `read` makes of each row, or the Problem that it raises RowError for; one of `left_out` is left out."""
+    """The results of `read` for each row.
+
+    A RowError becomes a Problem; an error in `left_out` becomes one that is left out.
+    """
     for row in rows:
         if isinstance(row, Problem):
             yield row
@@ -49,9 +52,9 @@ def each_row(
 
 
 def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV or TSV file with their numbers from 1, as a spreadsheet counts them; no empty ones.
+    """The rows of a CSV or TSV file, without empty ones, with their numbers from 1 as in a spreadsheet.
 
-    Raises UserError, naming file and row, where quotes don't end.
+    Raises UserError, naming file and row, for quotes that don't end.
     """
     separator = separator_of(head_of(path) or "", suffix_of(path))
     quoting = csv.QUOTE_NONE if separator == "\t" and _is_plain(path) else csv.QUOTE_MINIMAL
@@ -68,7 +71,8 @@ def cells_of(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _is_plain(path: Path) -> bool:
-    """Whether a tab-separated file has a row a line, and quotes that begin a cell and do not end it: they are text."""
+    """Whether each line of a tab-separated file is a row, and quotes that begin a cell don't end it: then quotes are
+    text."""
     widths, begun, ended = set(), 0, 0
     for _, line in lines(path):
         cells = line.rstrip("\r\n").split("\t")
@@ -82,9 +86,10 @@ def _is_plain(path: Path) -> bool:
 def named_rows(
     path: Path, names_without_header: Callable[[list[str]], list[str] | None] = lambda cells: None
 ) -> Iterator[Row | Problem]:
-    """The rows of a CSV or TSV file by column. Columns without a name are left out, and so is a row with text in one.
+    """The rows of a CSV or TSV file by column.
 
-    The first row is the header, except where the function names the columns from that row's cells.
+    Columns without a name are left out, and so is a row with text in one. The first row is the header, unless the
+    function derives names of columns from that row's cells.
     """
     rows = cells_of(path)
     first = next(rows, None)
@@ -111,7 +116,7 @@ def _named(path: Path, number: int, cells: list[str], names: list[str]) -> Row |
         )
         return Problem(place_of(path, number), f"{few} cells than columns ({len(cells)}, not {len(names)}); {way_out}")
     for column, cell in enumerate(cells):
-        if column and not names[column] and LETTER.search(cell):  # the first may have a table's row numbers
+        if column and not names[column] and LETTER.search(cell):  # the first column may hold row numbers
             reason = f"column {column + 1} has no name and holds {cell[:30]!r}; name it, or quote what has commas"
             return Problem(place_of(path, number), reason, left_out=True)
     return number, {name: cell for name, cell in zip(names, cells, strict=True) if name}
@@ -135,7 +140,7 @@ def _json_lines(path: Path) -> Iterator[Row | Problem]:
 
 
 def _json(path: Path) -> Iterator[Row | Problem]:
-    """A list of rows, one after the other if it is too large to be read as a whole, or the one object of a file."""
+    """The rows of a list, one at a time if it is too large to read as a whole, or the file's one object."""
     try:
         text = read_text(path)
     except TooLargeError:
@@ -144,7 +149,7 @@ def _json(path: Path) -> Iterator[Row | Problem]:
         yield from enumerate(large_list(path), 1)
         return
     first, _, rest = text.strip().partition("\n")
-    if first.startswith("{") and rest and is_json(first):  # a row a line, of which the first one is long
+    if first.startswith("{") and rest and is_json(first):  # JSON lines, with a long first line
         yield from _json_lines(path)
         return
     content = parse_json(text, path)
@@ -171,7 +176,7 @@ def _parquet(path: Path) -> Iterator[Row | Problem]:
                         yield number, row
     except UserError:
         raise
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:  # a time zone may be called anything
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:  # a time zone may have any name
         raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from None
 
 

@@ -1,1 +1,1 @@
-"""Makes instruction rows from the packs in data/instructions: the packs hold the content, this package the engine."""
+"""Make instruction rows from the packs in data/instructions: the packs hold the content, this package the engine."""

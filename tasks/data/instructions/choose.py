@@ -14,7 +14,7 @@ Generator = np.random.Generator
 Lists = Mapping[str, Any]
 """The lists of all packs by name."""
 Values = dict[str, Any]
-"""The columns of one task: texts, numbers, lists, people, and texts by split."""
+"""The values of one task by column: texts, numbers, lists, people, and texts by split."""
 
 
 class BySplit(NamedTuple):
@@ -61,6 +61,6 @@ def shuffled(generator: Generator, choices: Sequence[T], weights: Sequence[float
 
 
 def rounds(generator: Generator, choices: Sequence[T]) -> Iterator[T]:
-    """Every choice in turn, again and again, in ever new orders."""
+    """All choices in a random order, again and again, each time in a new one."""
     while choices:
         yield from shuffled(generator, choices)

@@ -21,14 +21,14 @@ def times_tables(generator: Generator, sources: Sources) -> Iterator[Values]:
 def numbers(
     generator: Generator, sources: Sources, bounds: list[int], weights: Sequence[float] = ()
 ) -> Iterator[Values]:
-    """Numbers in random order; of two weights, the first is for those below 100."""
+    """Numbers in random order. If there are two weights, the first is for numbers below 100."""
     found = range(bounds[0], bounds[1] + 1)
     for n in shuffled(generator, found, [weights[n >= 100] for n in found] if weights else []):
         yield {"n": n}
 
 
 def as_much_spam_as_ham(generator: Generator, sources: Sources) -> Iterator[Values]:
-    """First every mail once; then, again and again, the mails with {fields}, with as much spam as ham."""
+    """First every mail once; then, again and again, the mails with {fields}, half of them spam."""
     verdicts = sources.lists["mails"]
     rows = shuffled(generator, [verdict | {"mail": mail} for verdict in verdicts for mail in verdict["mails"]])
     varied = [row for row in rows if "{" in row["mail"]]
@@ -55,7 +55,7 @@ def four_steps(generator: Generator, values: Values, lists: Lists) -> Values:
 
 
 def who_has_more(generator: Generator, values: Values, lists: Lists) -> Values:
-    """Which of `one`, who has `a`, and `two`, who has `b`, has more."""
+    """A question about who has more: `one`, who has `a`, or `two`, who has `b`."""
     winner, loser = ("one", "two") if values["a"] > values["b"] else ("two", "one")
     return {"winner": values[winner], "loser": values[loser]}
 

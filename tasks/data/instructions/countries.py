@@ -15,10 +15,10 @@ Column = Literal["names", "capitals", "currencies", "languages", "continents", "
 
 
 class Correction(Config):
-    """Corrects the package where people say something else about a country."""
+    """Corrections of the package for one country."""
 
     name: str = ""
-    """Its name as in a sentence."""
+    """Its name within a sentence."""
     with_article: bool = False
     """Whether people say `the` before it."""
     learn: dict[Column, str] = Field(default={})
@@ -32,13 +32,13 @@ class Correction(Config):
     official_languages: Literal["", "one", "several"] = ""
     """Overrides how many official languages the package lists."""
     last_neighbour: bool = False
-    """Another neighbour is learned first: people would not name China or Poland first for Russia."""
+    """The neighbour to learn first: people would not name China or Poland first for Russia."""
     only_as_neighbour: bool = False
-    """No task asks about this country."""
+    """Whether no task asks about this country."""
 
 
 def _plain(texts: list[str]) -> list[str]:
-    """Each text once, and without its accents, as people type it."""
+    """Each distinct text, and the same without accents, as people type it."""
     bare = [unicodedata.normalize("NFKD", text.replace("ł", "l").replace("đ", "d")) for text in texts]
     return list(dict.fromkeys([*texts, *("".join(c for c in text if not unicodedata.combining(c)) for text in bare)]))
 
@@ -48,7 +48,7 @@ def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[s
     spoken = {name.removeprefix("Swiss ").removeprefix("Austro-Bavarian ") for name in entry["languages"].values()}
     languages = sorted(name.partition(" (")[0] for name in spoken)
     if "languages" in correction.ignore or (len(languages) > 1 and "languages" not in correction.learn):
-        languages = []  # nobody knows which of several is the one to learn
+        languages = []  # with several, it is not clear which one to learn
     names = [money["name"].replace("Euro", "euro") for _, money in sorted((entry["currencies"] or {}).items())]
     demonym, region, subregion = entry["demonyms"]["eng"], entry["region"], entry["subregion"]
     americas = region == "Americas"
@@ -90,7 +90,7 @@ def read_countries(path: Path, lists: Lists) -> list[Values]:
     last = {name for code in rows if corrections[code].last_neighbour for name in names[code]}
     known = list(rows)
     for place, row in enumerate(rows.values()):
-        # Two neighbours in fame are one group, so that a conversation may ask about one after the other.
+        # Two countries of neighbouring rank are one group, so that a conversation may ask about both.
         row["group"] = f"country: {known[place - place % 2]}"
         found = [name for border in row["borders"] for name in names.get(border, ())]
         best = min((name for name in found if name in fame), key=lambda name: (name in last, fame[name]), default="")

@@ -15,12 +15,12 @@ from tasks.data.instructions.choose import SPLITS, BySplit, Generator, Lists, So
 from tasks.data.instructions.fill import fill, fill_each, number
 from tasks.data.instructions.packs import TABLES, Kind
 
-IN_VAIN = 2_000  # rows without a new task, after which a kind has no more
+IN_VAIN = 2_000  # rows in a row without a new task: then a kind has no more
 CALCULATE = {"sum": add, "difference": sub, "product": mul, "smaller": min, "larger": max}
 
 
 class Task(NamedTuple):
-    """One task of a kind; the first of its answers is learned, its values fill in wordings."""
+    """One task of a kind. The model learns the first answer; the values fill in the wordings."""
 
     asked: str
     answers: list[str]
@@ -31,7 +31,7 @@ class Task(NamedTuple):
 
 
 class Drawing:
-    """Draws the columns of one task, step by step. Its methods return False where the columns make no task."""
+    """Draws the columns of one task, step by step. Its methods return False if the columns make no task."""
 
     def __init__(self, generator: Generator, lists: Lists, values: Values) -> None:
         self.generator, self.lists, self.values = generator, lists, values
@@ -41,7 +41,7 @@ class Drawing:
         return all(self.step(name, source) for step in steps for name, source in step.items())
 
     def add(self, name: str, chosen: Any) -> bool:
-        """Add a column, or several and what their own steps draw."""
+        """Add a column, or several and the columns that their own steps draw."""
         chosen = chosen if isinstance(chosen, Mapping) else {name: chosen}
         self.values |= chosen
         return self.steps(chosen.get("draw", ()))
@@ -96,7 +96,7 @@ class Drawing:
 
 
 def _rows(kind: Kind, generator: Generator, sources: Sources) -> Iterator[Values]:
-    """A kind's rows in their order; without rows, empty ones without end."""
+    """A kind's rows in their order; for a kind without rows, empty rows without end."""
     if kind.table:
         yield from TABLES[kind.table](generator, sources, **kind.given)
         return

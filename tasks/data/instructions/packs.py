@@ -42,7 +42,7 @@ def as_rows(content: Any) -> Any:
 
 
 class Wordings(Config):
-    """Ways to put a task: an instruction and, on a second line, its input. No split sees another's."""
+    """Wordings of a task: an instruction and, on a second line, its input. Each split has its own."""
 
     train: Annotated[Texts, Field(min_length=3)]
     validation: Annotated[Texts, Field(min_length=2)]
@@ -60,12 +60,12 @@ class Kind(Config):
     """A kind of task."""
 
     about: str
-    """What its tasks are, in a sentence."""
+    """A description of its tasks, in a sentence."""
     wordings: Wordings
     answers: Annotated[Texts, Field(min_length=1)]
     """The answer to learn, then others that are right; one that ends in … is how a right answer begins."""
     checkable: bool = True
-    """Whether answers can be checked. If not, any may be right, and the first is learned."""
+    """Whether answers can be checked. If not, any answer may be right, and the model learns the first."""
     sentences: Texts = ()
     """Sentences that tell the {answer}: half of the rows ask for the answer alone, half learn a sentence."""
     asked: str
@@ -77,21 +77,21 @@ class Kind(Config):
     system: str = ""
     """A system prompt of its own."""
     rows: str | dict[str, str] | tuple[Any, ...] = ()
-    """Rows to make tasks of: a list, the name of one, or {column: name of a list of texts}."""
+    """The rows that tasks are made from: a list, the name of a list, or {column: name of a list of texts}."""
     each: str = ""
-    """A column with a list: a row becomes one for each text in it."""
+    """A column that holds a list: each of its texts makes a row."""
     table: str = ""
     """Rows that Python makes, instead of `rows`."""
     needs: Texts = ()
-    """Sources of that table; where one is not there, the kind is left out."""
+    """The sources of that table; if one is missing, the kind is left out."""
     given: dict[str, Any] = Field(default={}, alias="with")
     """Arguments of that table."""
     order: Literal["shuffled", "again"] = "shuffled"
-    """All rows once; or again and again, where `draw` makes new tasks of them."""
+    """Whether to use all rows once, or again and again, as `draw` makes new tasks from them."""
     where: Texts = ()
-    """Columns that must not be empty, or the row is left out."""
+    """Columns that must not be empty; otherwise the row is left out."""
     draw: tuple[dict[str, Any], ...] = ()
-    """What is drawn for each row, in this order: docs/your-data.md has the forms of a step."""
+    """The steps that draw columns for each row, in this order: docs/your-data.md lists their forms."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -113,7 +113,7 @@ class Pack(Config):
 
 
 class Packs(NamedTuple):
-    """What all files say."""
+    """The contents of all files."""
 
     kinds: dict[str, Kind]
     lists: Lists
@@ -122,7 +122,7 @@ class Packs(NamedTuple):
 
 
 def read_packs(folder: Path = PACKS) -> Packs:
-    """Every `.yaml` of the folder. Raises UserError that names file, kind and reason for what is wrong in one."""
+    """Read every `.yaml` of the folder. Raises UserError, naming file, kind and reason, for the first mistake."""
     packs = Packs({}, {}, {})
     for path in sorted(folder.glob("*.yaml")):
         content = read_yaml(path)

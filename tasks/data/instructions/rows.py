@@ -19,9 +19,9 @@ FILES = {
     "wordnet": "index.sense",
     "world-countries": "dist/countries.json",
 }
-"""The end of the path by which a source's file is known."""
+"""The end of the path of each source's file."""
 WORDED = ("instruction", "input", "wording")
-"""The columns in which a row differs by its split."""
+"""The columns that differ between splits."""
 BRIEF = re.compile(r"in one word|one word is enough|nothing else|just the|only the answer", re.IGNORECASE)
 """A wording that asks for the answer alone by itself."""
 SENTENCE = re.compile(r"^(it|this|you|yes|no)\b|\b(is|live|like)\b", re.IGNORECASE)  # fits into no other sentence
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def source_of(path: Path) -> str | None:
-    """The source that a file belongs to; None for other files."""
+    """The source of a file; None for other files."""
     return next((name for name, end in FILES.items() if path.as_posix().endswith(f"/{end}")), None)
 
 
@@ -58,7 +58,7 @@ def told(kind: Kind, task: Task) -> list[str]:
 
 
 def tasks_of(packs: Packs, name: str, sources: Sources, seed: int, count: int) -> list[Task]:
-    """The first `count` tasks of a kind. Raises UserError that names its file for a column or a list it has not."""
+    """The first `count` tasks of a kind. Raises UserError, naming its file, for an unknown column or list."""
     kind, place = packs.kinds[name], f"{packs.files[f'kinds.{name}']}, kinds.{name}"
     try:
         found = tasks(kind, stream(name, seed), sources, count)

@@ -1,4 +1,4 @@
-"""WordNet's synsets and senses, and the words that are common in English."""
+"""WordNet's synsets and senses, and common English words."""
 
 import re
 from collections import defaultdict
@@ -47,7 +47,7 @@ class WordNet(NamedTuple):
         return sum(sense.count for sense in self.senses.get(word, ()) if sense.synset[-1] in part)
 
     def common(self, least: int, part: str = "nvar", longest: int = 12) -> list[str]:
-        """Words used at least so often as those parts of speech, the most frequent first."""
+        """Words used at least `least` times as those parts of speech, the most frequent first."""
         counts = {word: self.count(word, part) for word in self.senses if len(word) <= longest}
         return sorted((word for word, count in counts.items() if count >= least), key=lambda word: -counts[word])
 
@@ -56,7 +56,8 @@ class WordNet(NamedTuple):
         return self.senses[word][0].synset if word in self.senses else None
 
     def groups(self, alike: Iterable[list[str]]) -> dict[str, str]:
-        """The group of each synset: an equal definition, opposites or words listed as `alike` join them."""
+        """The group of each synset: synsets with equal definitions, opposites, and words listed as `alike` share
+        one."""
         number = {key: n for n, key in enumerate(self.synsets)}
         known = [[number[key] for word in words if (key := self.main(word))] for words in alike]
         pairs = [pair for meanings in known for pair in pairwise(meanings)]

@@ -9,9 +9,9 @@ from pathlib import Path
 from tasks.data.instructions.choose import Generator, Lists, Sources, Values, shuffled
 from tasks.data.instructions.wordnet import WordNet, read_wordnet
 
-SPELLING = 0.7  # words more alike than this are two spellings of one
+SPELLING = 0.7  # similarity above which two words count as spellings of one
 COMMON = 5
-MAIN = 0.25  # a synonym's share of all uses of a word, at least, in the meaning that it shares
+MAIN = 0.25  # least share of a word's uses in the meaning that a synonym shares
 # Two syllables that take -er: an open syllable, or -y, -le, -ow, -ver at the end.
 LONG = re.compile(r"[a-z]*[aeiouy][a-z]*([^aeiou](y|le)|ow|ver)|quiet")
 
@@ -19,7 +19,7 @@ Forms = dict[tuple[str, str], list[list[str]]]
 
 
 def common_words(generator: Generator, sources: Sources, least: int, longest: int) -> Iterator[Values]:
-    """Words that a corpus uses `least` times or more, not longer than `longest`."""
+    """Words of at most `longest` letters that a corpus uses at least `least` times."""
     for word in shuffled(generator, sources.read(read_wordnet, "wordnet").common(least, longest=longest)):
         yield {"word": word}
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tasks.data.mail import clean_mail, clean_row, parse_message, without_footers
+from tasks.data.mail import clean_mail, clean_row, parse_message
+from tasks.data.mail.noise import without_footers
 
 MARKUP = ["<html>", "<!doctype html>", "<html", "<b>", "<p>", "</p>", "<br>", "<td>", "<title>", "<script>", "<", ">"]
 ENTITIES = ["&amp;", "&lt;", "&amp;lt;b&gt;", "&lt;html&gt;", "&Atilde;", "&copy;", "&#133;", "&", "amp;", "lt;"]

@@ -15,8 +15,10 @@ from pathlib import Path
 import httpx
 import mlflow
 import pytest
+from decisions import promote, register
 from dvc.repo import Repo
 from filelock import FileLock
+from mlflow import MlflowClient
 from projects import OPENS_STORE, git
 from small_models import make_models
 
@@ -79,6 +81,43 @@ def registered_project(projects, tmp_path, monkeypatch):
     """The project with version 1 of the classifier, its challenger."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     enter(projects / "registered", tmp_path, monkeypatch)
+
+
+def in_store(store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """Work in an empty folder with a copy of a store."""
+    shutil.copy(store, folder / "mlflow.db")
+    monkeypatch.chdir(folder)
+    configure_tracking()
+    return MlflowClient()
+
+
+@pytest.fixture(scope="session")
+def stores(ready_store, tmp_path_factory):
+    """Registries in which `classifier` has five versions without weights: `new`, and `decided` with champion 2."""
+    folder = tmp_path_factory.mktemp("five")
+    shutil.copy(ready_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.chdir(folder)
+        configure_tracking()
+        register("classifier", 5)
+        shutil.copy(folder / "mlflow.db", folder / "new.db")
+        promote("1", "2")
+        shutil.copy(folder / "mlflow.db", folder / "decided.db")
+    mlflow.set_tracking_uri(None)
+    return folder
+
+
+@pytest.fixture
+def new(stores, tmp_path, monkeypatch):
+    """MLflow's client, as a person uses it: the challenger is version 5, and no version was decided on."""
+    return in_store(stores / "new.db", tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def decided(stores, tmp_path, monkeypatch):
+    """The same after version 1 and then version 2 were approved."""
+    return in_store(stores / "decided.db", tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="session")

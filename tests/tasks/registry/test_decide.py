@@ -1,15 +1,7 @@
-import os
-import shutil
-import sqlite3
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from pathlib import Path
 
-import mlflow
 import pytest
+from decisions import ME, NAME, aliases, compare, promote, register, states
 from mlflow import MlflowClient
 
 from llm.errors import UserError
@@ -25,76 +17,8 @@ from tasks.registry.decide import (
     settle,
 )
 from tasks.registry.history import ModelState
-from tasks.registry.tracking import configure_tracking
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[3]
-NAME = "threestage-classifier"
-ME = {"by": "reviewer-1", "reason": "f1 is up, see the page"}
-
-
-@pytest.fixture(scope="module")
-def stores(ready_store, tmp_path_factory):
-    """Registries in which `classifier` has five versions without weights: `new`, and `decided` with champion 2."""
-    folder = tmp_path_factory.mktemp("five")
-    shutil.copy(ready_store, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        patch.chdir(folder)
-        configure_tracking()
-        register("classifier", 5)
-        shutil.copy(folder / "mlflow.db", folder / "new.db")
-        promote("1", "2")
-        shutil.copy(folder / "mlflow.db", folder / "decided.db")
-    mlflow.set_tracking_uri(None)
-    return folder
-
-
-@pytest.fixture
-def new(stores, tmp_path, monkeypatch):
-    """Somebody in MLflow's pages; the challenger is version 5, and nobody decided on any."""
-    return enter(stores / "new.db", tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def decided(stores, tmp_path, monkeypatch):
-    """The same after version 1 and then version 2 were approved."""
-    return enter(stores / "decided.db", tmp_path, monkeypatch)
-
-
-def enter(store, folder, monkeypatch):
-    shutil.copy(store, folder / "mlflow.db")
-    monkeypatch.chdir(folder)
-    configure_tracking()
-    return MlflowClient()
-
-
-def register(model, versions, namespace="threestage"):
-    name, client = f"{namespace}-{model}", MlflowClient()
-    client.create_registered_model(name)
-    for _ in range(versions):
-        version = client.create_model_version(name, str(Path.cwd() / "mlartifacts")).version
-    client.set_registered_model_alias(name, "challenger", str(version))
-
-
-def compare(version, *failed, unknown=()):
-    return compared("classifier", version, model_state("classifier").champion, failed, unknown)
-
-
-def promote(*versions):
-    for version in versions:
-        compare(version)
-        approve("classifier", version, **ME)
-
-
-def aliases(model="classifier"):
-    now = model_state(model)
-    return now.champion, now.previous, now.challenger
-
-
-def states():
-    return {version: state for version, state in model_state("classifier").state_of.items() if state}
 
 
 def tags(client, version):
@@ -398,81 +322,6 @@ def test_a_version_deleted_while_it_is_approved_leaves_the_champion(decided, mon
             approve("classifier", "5", **ME)
     assert [each.outcome for each in settle("classifier")] == ["withdrawn"]
     assert aliases() == ("2", "1", None)
-
-
-DECIDES_AND_DIES = """
-import os, signal, sys
-import alembic.script, mlflow.store.model_registry.sqlalchemy_store, mlflow.store.tracking.sqlalchemy_store
-import prefect.settings, tasks.stages.server  # once, and not in each child
-from mlflow import MlflowClient
-from tasks.registry import decide
-for line in sys.stdin:
-    moment, word, *arguments = line.rstrip().split("|")
-    if (child := os.fork()) == 0:
-        count = 0
-        for name in [f"{verb}_{what}" for verb in ("set", "delete")
-                     for what in ("model_version_tag", "registered_model_tag", "registered_model_alias")]:
-            def counted(self, *given, write=getattr(MlflowClient, name)):
-                global count
-                if count == int(moment):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                count += 1
-                return write(self, *given)
-            setattr(MlflowClient, name, counted)
-        getattr(decide, word)("classifier", *arguments)
-        os._exit(0)
-    print(os.WIFSIGNALED(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture
-def dies() -> Iterator[Callable[..., bool]]:
-    """Decide in a process that is killed after so many writes; whether it was before it ended."""
-    command, environment = [sys.executable, "-c", DECIDES_AND_DIES], os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **pipes) as process:
-
-        def decide(writes: int, word: str, *arguments: str) -> bool:
-            process.stdin.write("|".join((str(writes), word, *arguments)) + "\n")
-            process.stdin.flush()
-            return process.stdout.readline() == "True\n"
-
-        yield decide
-
-
-DECISIONS = {
-    "approved": ("approve", "5", ("5", "2", None)),
-    "rejected": ("reject", "5", ("2", "1", None)),
-    "rolled back": ("roll_back", "2", ("1", None, "5")),
-}
-
-
-def test_a_decision_that_is_killed_after_any_write_is_undone_or_completed_by_the_next_run(decided, dies, tmp_path):
-    compare("5")
-    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as now, closing(sqlite3.connect(":memory:")) as saved:
-        now.backup(saved)
-        before = model_state("classifier")
-        for event, (word, version, after) in DECISIONS.items():
-            named = [] if event == "rolled back" else [version]
-            for writes in range(99):
-                saved.backup(now)
-                killed = dies(writes, word, *named, *ME.values())
-                settled = settle("classifier")
-                if writes == 0:
-                    assert model_state("classifier") == before
-                    continue
-                state = model_state("classifier")
-                assert (state.champion, state.previous, state.challenger) == after
-                last = state.history[-1]
-                assert (last.event, last.version) == (event, version)
-                assert states() == {"1": "approved", "2": "approved", "5": "pending"} | last.states
-                assert len(state.history) == len(before.history) + 1
-                assert settled in ([last], [])
-                assert settle("classifier") == []
-                assert "threestage.deciding" not in decided.get_registered_model(NAME).tags
-                if not killed:
-                    break
-            assert writes > 6
 
 
 def test_the_history_is_never_cut_and_its_entries_fit_a_database(new):

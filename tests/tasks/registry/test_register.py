@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
 NAME = "threestage-classifier"
-SHIPPED = ("tasks/served.py", "llm/model/gpt.py", "tasks/data/mail.py")
+SHIPPED = ("tasks/served.py", "llm/model/gpt.py", "tasks/data/mail/html.py")
 
 
 def predict(version: str = "challenger") -> str:
@@ -51,7 +51,7 @@ def test_the_other_models_become_challengers_that_load_and_predict_too(registere
         served = mlflow.pyfunc.load_model(f"models:/threestage-{model}@challenger")
         assert isinstance(served.predict(pd.DataFrame(rows[model]))[column][0], str)
     assert predict() in ("ham", "spam")
-    mend("tasks/data/mail.py")  # code of the classifier's alone
+    mend("tasks/data/mail/html.py")  # code of the classifier's alone
     assert registered(MODELS) == dict.fromkeys(MODELS, "version 1, challenger") | {"classifier": None}
 
 

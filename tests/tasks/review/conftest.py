@@ -40,10 +40,9 @@ LOGGED = {
 def ship(folder: Path, changed: Mapping[str, tuple[str, str]]) -> list[str]:
     """The code that a version ships, with some of its text replaced: by file, what stood there and what stands now."""
     shutil.copytree(ROOT / "llm", folder / "llm", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "tasks/data").mkdir(parents=True)
+    shutil.copytree(ROOT / "tasks/data/mail", folder / "tasks/data/mail")
     for package in ("tasks", "tasks/data"):
         (folder / package / "__init__.py").touch()
-    shutil.copy(ROOT / "tasks/data/mail.py", folder / "tasks/data")
     for path, (before, after) in changed.items():
         text = (folder / path).read_text()
         assert before in text

@@ -16,7 +16,19 @@ from real_servers import wait_for
 from llm.errors import UserError
 from tasks.data.inbox import INBOX, open_inbox
 from tasks.stages import graph
-from tasks.stages.graph import changes, is_stale, plan, reproduce, results, stages, track
+from tasks.stages.graph import (
+    RAN,
+    RESTORED,
+    UP_TO_DATE,
+    changes,
+    expected,
+    is_stale,
+    plan,
+    reproduce,
+    results,
+    stages,
+    track,
+)
 from tasks.stages.hashes import stale
 from tasks.stages.lock import FINISHED, STATE
 from tasks.stages.params import application_names, dataset_names, evaluation_stage, model_names
@@ -151,32 +163,30 @@ def test_the_checkpoints_of_a_finished_training_go_when_dvc_has_kept_what_it_mad
 
 
 def test_a_stage_is_stale_when_what_it_reads_changes_or_what_it_made_is_gone(ran):
-    assert is_stale("broken")
+    assert expected("broken") == RAN
     for path, content in (("params.yaml", "rate: 2\n"), ("raw", "other")):
         before = Path(path).read_text()
         Path(path).write_text(content)
-        assert is_stale("clean")
-        assert not is_stale("train")  # names its own deps alone
+        assert expected("clean") == RAN
+        assert expected("train") == UP_TO_DATE  # names its own deps alone
         Path(path).write_text(before)
-    assert not is_stale("clean")
+    assert expected("clean") == UP_TO_DATE
     Path("model").unlink()
-    assert is_stale("train")
+    assert expected("train") == RESTORED  # as dvc.lock says
 
 
 def test_what_an_earlier_run_made_of_the_same_is_known_and_comes_back_without_a_run(ran):
     made, said = Path("model").read_text(), Path("said").read_text()
-    assert graph.is_cached("train")  # as dvc.lock says
-    for text in ("other", "text"):
+    for text, outcome in {"other": RAN, "text": RESTORED}.items():
         Path("raw").write_text(text)
-        assert graph.is_cached("clean") is (text == "text")
-        reproduce("clean", {})
-        assert graph.is_cached("train") is (text == "text")
-        reproduce("train", {"SAID": text})
+        for stage in ("clean", "train"):
+            assert expected(stage) == outcome
+            reproduce(stage, {"SAID": text})
     assert (Path("model").read_text(), Path("said").read_text()) == (made, said), "it said nothing new"
     Path("dvc.lock").unlink()
-    assert graph.is_cached("clean")
+    assert expected("clean") == RESTORED
     Path("raw").unlink()
-    assert not graph.is_cached("clean")
+    assert expected("clean") == RAN
 
 
 @pytest.mark.parametrize("base", ["foundation", "published"])
@@ -192,7 +202,7 @@ def test_published_weights_are_loaded_only_where_something_starts_from_them(proj
     repro(*needed)
     assert not is_stale()
     Path("models/published").unlink(missing_ok=True)
-    assert is_stale("load_published")
+    assert expected("load_published") == RESTORED
     assert is_stale() is (base == "published")
     Path("tuned").unlink()
     assert is_stale()
@@ -239,7 +249,7 @@ def made(project):
     yield
     assert Path("model/weights").read_text() == "text"
     assert Path("m.json").read_text() == "{}\n"
-    assert is_stale("train")
+    assert expected("train") == RAN
 
 
 def test_a_stage_that_fails_leaves_what_it_made_before(made):

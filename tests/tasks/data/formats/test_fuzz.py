@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from llm.errors import UserError
 from tasks.data.archives import is_archive, unpack
 from tasks.data.compression import open_plain, zstd
-from tasks.data.mail import DROPPED, ENDS, RowError, clean_mail, html_text, parse_message
+from tasks.data.mail import RowError, clean_mail, parse_message
+from tasks.data.mail.html import DROPPED, ENDS, html_text
 
 CASES = settings(max_examples=200)
 
