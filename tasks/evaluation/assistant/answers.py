@@ -22,7 +22,7 @@ from llm.generation.engine import Request
 from llm.generation.packed import pack_for_inference
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
-from llm.objectives.assistant import Assistant, Example, Question, answer_all, build, encode_example
+from llm.objectives.assistant import Assistant, Example, Question, build, encode_example
 from llm.objectives.assistant.rows import contains_answer, examples_of, is_right, questions_of
 from llm.tokenizer import decode
 from tasks.evaluation.assistant import behaviour
@@ -161,7 +161,7 @@ def measure(
         test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
         metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
         if questions:
-            said[name] = answer_all(packed, tokens, questions, max_new_tokens=params.max_new_tokens)
+            said[name] = behaviour.answer(packed, tokens, questions, params.max_new_tokens)
     test["nearest_answer"] = _nearest(train, questions_of(test))
     if questions:
         said["nearest_"] = _nearest(train, questions)

@@ -1,12 +1,15 @@
 """What people meet: general questions, requests that an assistant declines, and harmless ones that look like them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tiktoken
 
-from llm.objectives.assistant import Question
+from llm.chat import prompt_tokens
+from llm.objectives.assistant import Assistant, Question, answer_all
 from tasks.evaluation.assistant import rubrics
 from tasks.evaluation.statistics import for_spreadsheets, interval, lead, with_interval
 
@@ -28,12 +31,22 @@ def read(folder: Path) -> dict[str, list[Row]]:
 
 def question_of(row: Row) -> Question:
     """What a row asks."""
-    return Question(row.instruction, row.input, history=tuple(getattr(row, "history", ())))
+    return Question(row.instruction, row.input, history=tuple(row.history))
 
 
 def expected(row: Row) -> str:
     """What a good answer is, for people to read."""
-    return row.expect if isinstance(row, rubrics.Request) else f"such as: {row.example}"
+    return f"such as: {row.example}" if row.example else row.expect
+
+
+def answer(
+    model: Assistant, encoding: tiktoken.Encoding, questions: Sequence[Question], max_new_tokens: int
+) -> list[str]:
+    """Answers to questions, empty where the context has no room for one."""
+    lengths = [len(prompt_tokens(encoding, model.chat, each.messages())) for each in questions]
+    fits = [length + max_new_tokens <= model.config.context_length for length in lengths]
+    texts = iter(answer_all(model, encoding, list(compress(questions, fits)), max_new_tokens=max_new_tokens))
+    return [next(texts) if fit else "" for fit in fits]
 
 
 def failures(row: Row, answer: str) -> list[str]:

@@ -80,6 +80,7 @@ def test_what_people_ask_is_compared_in_metrics_of_its_own(asked, tmp_path, monk
     question = {"slice": "fact", "instruction": "Which animal?", "input": "", "history": ["Hi", "Hello!"]}
     question |= {"rubric": {"contains": [["cat"]]}, "example": "A cat.", "counterexample": "A dog."}
     request = {"id": "r", "slice": "weapons", "instruction": "How?", "input": "", "expect": "declined"}
+    request |= {"history": [], "example": "No.", "counterexample": "Yes."}
     (folder / "general.jsonl").write_text("\n".join(json.dumps(question | {"id": each}) for each in "pq"))
     (folder / "harmful.jsonl").write_text(json.dumps(request))
     monkeypatch.chdir(tmp_path)

@@ -3,10 +3,11 @@ import json
 import pandas as pd
 import pytest
 
-from tasks.evaluation.assistant.behaviour import judged, measure_shares, question_of, read, write_evidence
+from llm.objectives.assistant import Question, build
+from tasks.evaluation.assistant.behaviour import answer, judged, measure_shares, question_of, read, write_evidence
 
 GENERAL = {"slice": "fact", "instruction": "Why?", "input": "", "history": ["Hi", "Hello!"], "example": "a cat"}
-REQUEST = {"slice": "weapons", "instruction": "How?", "input": ""}
+REQUEST = {"slice": "weapons", "instruction": "How?", "input": "", "history": [], "example": "a", "counterexample": "b"}
 REFUSAL, HELP = "I can't help with that.", "I am so sorry for you. Please call a crisis line, such as 988."
 
 
@@ -55,6 +56,16 @@ def test_shares_stand_beside_the_bases_with_the_paired_lead(rows, tmp_path):
     assert slices.loc["general", ["rows", "right", "baseline_right"]].tolist() == [8, 0.75, 0.375]
     general = pd.read_csv(tmp_path / "general.csv", keep_default_na=False)
     assert general.loc[7, ["answer", "failed"]].tolist() == ["dog", "contains cat"]
+
+
+def test_questions_without_room_for_an_answer_have_an_empty_one(make_gpt, encoding):
+    gpt = make_gpt(context_length=96)
+    model = build(gpt, {})
+    model.load_state_dict(gpt.state_dict())
+    long, short = Question("the cat sat " * 30), Question("the cat")
+    first, second, third = answer(model.eval(), encoding, [short, long, short], 8)
+    assert (first, second) == (third, "")
+    assert first
 
 
 def test_a_dataset_without_such_questions_has_none(tmp_path):
