@@ -212,7 +212,7 @@ def write_samples(table: pd.DataFrame, params: Evaluate, evidence: Path) -> None
     shown = table.sample(min(params.samples, len(table)), random_state=1).sort_index()
     lines = [
         f"**{' '.join([*row.history, row.instruction, row.input]).strip()}**\n\n"
-        f"- answer: {' '.join(row.answer.split())}\n- expected: {row.expected}\n"
+        f"- answer: {' '.join(row.answer.split())}\n- expected: {' '.join(row.expected.split())}\n"
         f"- its base says: {' '.join(row.baseline_answer.split())}"
         for row in shown.itertuples()
     ]
