@@ -123,6 +123,8 @@ def _is_cached(repo: Repo, stage: PipelineStage) -> bool:
     """Whether DVC's cache has the outs of the present parameters and deps: from an earlier run, or as dvc.lock says."""
     if not stage.changed_stage() and stage.deps_cached():
         return stage.outs_cached()
+    if not (stage.deps and stage.outs):  # DVC's run cache has no such stage
+        return False
     try:
         stage.save_deps()
     except DvcException:  # a dep is missing; DVC says so when the stage runs
