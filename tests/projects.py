@@ -52,7 +52,7 @@ SMALL = {
         },
         "assistant": {
             "train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}
-            | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}},
+            | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}, "replay": {"max_new_tokens": 8}},
             "evaluate": {"max_new_tokens": 8},
         },
     },
@@ -81,7 +81,8 @@ def copy_code(folder: Path) -> None:
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "data/behavioural", folder / "data/behavioural")
-    shutil.copy(ROOT / "data/everyday-mail.jsonl", folder / "data")
+    for name in ("everyday-mail", "replay"):
+        shutil.copy(ROOT / f"data/{name}.jsonl", folder / "data")
     for inbox in (ROOT / "data/inbox").iterdir():  # and nothing that people left there
         (folder / "data/inbox" / inbox.name).mkdir(parents=True)
         shutil.copy(inbox / ".gitignore", folder / "data/inbox" / inbox.name)

@@ -45,7 +45,8 @@ METRICS = {
         *("response_loss", "baseline_response_loss", "exact_match_gain", "contains_answer_gain", "rouge_l_gain"),
         *(f"{who}{metric}" for who in ("", "baseline_", "nearest_") for metric in ("exact_match", "contains_answer")),
         *(f"{who}rouge_l" for who in ("", "baseline_", "nearest_")),
-        *("instructed_exact_match", "instructed_contains_answer"),
+        *(f"{who}general_right" for who in ("", "baseline_", "nearest_")),
+        *("harmful_declined", "baseline_harmful_declined", "harmless_answered", "harmless_answered_gain"),
     },
 }
 

@@ -39,9 +39,9 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/objectives/assistant/rows.py": ASSISTANT,
     "llm/chat.py": LOAD + FINETUNE + EVALUATE,
     "llm/tokenizer.py": PREPROCESS + LOAD + TRAINING + EVALUATION,
-    "llm/generation/sampling.py": EVALUATION,
-    "llm/generation/packed.py": EVALUATE,
-    "llm/kernels/serving/decode.c": EVALUATE,  # a served model's answers
+    "llm/generation/sampling.py": FINETUNE + EVALUATION,  # a base answers what its fine-tune replays
+    "llm/generation/packed.py": FINETUNE + EVALUATE,
+    "llm/kernels/serving/decode.c": FINETUNE + EVALUATE,  # a served model's answers, and a base's
     "llm/kernels/c_library.py": TRAINING + EVALUATION,  # the options of the compiler
     "llm/formats/huggingface.py": [*LOAD, "pretrain"],
     "llm/formats/tokenizer_files.py": [*PREPROCESS, *LOAD, "pretrain"],
@@ -121,10 +121,10 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         **dict.fromkeys(FETCHING, "published weights are checked against a hash"),
     },
     "flows.finetune": {
-        "llm/generation/*": "samples are shown and logged, and in no out; preference tuning: docs/pipeline.md",
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {
+        **dict.fromkeys(SPLITTING, "imported by the detector of languages"),
         "llm/training/*": "how a model learns",
         "tasks/training/setup.py": "forms, and which file is a split",
     },

@@ -29,8 +29,8 @@ from llm.objectives import CHAT
 
 EXAMPLES = (
     "What is the capital of France?",
-    "Rewrite in the passive voice: The chef cooks the meal every day.",
-    "Name three animals that live in the sea.",
+    "Write a short email that invites my team to lunch on Thursday at noon.",
+    "Give me three tips for better sleep.",
 )
 CONSENT = (
     "<small>If you click a thumb, this server keeps the conversation up to that answer, the answer, your opinion, the "

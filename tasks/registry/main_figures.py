@@ -9,7 +9,7 @@ from llm.files import read_text
 from tasks.registry.markup import number, signed, table
 
 BASELINE = "baseline_"
-OTHERS = ("instructed_", "nearest_", "ngram_", "ppmd_")
+OTHERS = ("nearest_", "ngram_", "ppmd_")
 """Prefixes of metrics that belong to other contenders, not to the model."""
 LOWER_IS_BETTER = (
     *("loss", "perplexity", "bits_per_byte", "error", "errors", "false_positive_rate"),

@@ -15,7 +15,8 @@ from tasks.evaluation.assistant.rubrics import Question, Request, as_expected, p
 
 DATA = Path(__file__).parents[2] / "data"
 FILES = {
-    "learned": DATA / "safe-answers.jsonl",
+    "declined": DATA / "safe-answers.jsonl",
+    "answered": DATA / "general-answers.jsonl",
     "replayed": DATA / "replay.jsonl",
     "validation": DATA / "behavioural/instructions/validation.jsonl",
     "general": DATA / "behavioural/instructions/general.jsonl",

@@ -140,16 +140,17 @@ def _may_share(example: Example, length: int) -> bool:
 
 
 def pack_sequences(examples: Sequence[Example], length: int) -> list[list[Example]]:
-    """Put examples together into windows of at most `length` tokens, the longest first, each where it fits first.
+    """Put examples together into windows of at most `length` tokens, in their order, each where it fits first.
 
-    A short row alone would leave most of a window to padding. Their shared prefix counts once a window: of the default
+    A short row alone would leave most of a window to padding. In a random order each window has rows of many kinds, so
+    that the steps of a training are alike. Their shared prefix counts once a window: of the default
     instructions it is 14 tokens of 51. Raises UserError for an example that fits no window.
     """
     prefix = shared_prefix(examples)
     windows: list[list[Example]] = []
     space: list[int] = []
     begun: list[bool] = []  # whether a window has the prefix
-    for example in sorted(examples, key=len, reverse=True):
+    for example in examples:
         if len(example) > length:
             raise UserError(f"an example of {len(example)} tokens does not fit a window of {length}")
         has_prefix = example.tokens[: len(prefix)] == prefix and _may_share(example, len(prefix))

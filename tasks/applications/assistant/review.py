@@ -1,4 +1,5 @@
-"""Two versions of an assistant on the same test rows: what a rule can check, and how near the others come."""
+"""Two versions of an assistant on the same test rows and on what people ask: what a rule can check, and how near the
+others come."""
 
 import json
 from pathlib import Path
@@ -9,17 +10,30 @@ import pandas as pd
 
 from llm.objectives.assistant.rows import contains_answer, is_right
 from tasks.applications import Evidence, Review, Sample
+from tasks.evaluation.assistant import behaviour
 from tasks.evaluation.assistant.rouge import rouge_l
 from tasks.evaluation.statistics import FORMULA, Wordings
 from tasks.training.setup import split_file
 
+SLICES = ("kind", "asked")
+
 
 def rows(data: Path) -> pd.DataFrame:
-    """The rows of the test split as a served model takes them."""
-    test = pd.read_parquet(split_file(data, "test"))
+    """The rows of the test split as a served model takes them, and after them what people ask (`asked`), each with the
+    row that judges its answer."""
+    test = pd.read_parquet(split_file(data, "test")).assign(asked=None, judged_by=None)
+    people = [
+        behaviour.question_of(row)._asdict()
+        | {"id": row.id, "asked": f"{name}: {row.slice}", "judged_by": row, "output": behaviour.expected(row)}
+        for name, each in behaviour.read(Path("data/behavioural") / data.name).items()
+        for row in each
+    ]
+    if people:
+        more = pd.DataFrame(people).assign(kind=None, wording=None, answers=[[]] * len(people))
+        test = pd.concat([test, more], ignore_index=True)
     turns = [list(each) for each in test["history"]]
     asked = zip(turns, test["instruction"], test["input"], strict=True)
-    return test[["id", "kind", "wording", "instruction", "input", "system", "answers"]].assign(
+    return test[["id", "kind", "wording", "asked", "judged_by", "instruction", "input", "system", "answers"]].assign(
         history=[json.dumps(each, ensure_ascii=False) if each else "" for each in turns],
         text=[" ".join([*history, instruction, about]).strip() for history, instruction, about in asked],
         expected=test["output"],
@@ -29,10 +43,12 @@ def rows(data: Path) -> pd.DataFrame:
 def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """1 or 0 for an answer that a rule checks, ROUGE-L for the others; a row without an answer has 0."""
     scored = []
-    columns = (answers["output"], answers["error"], rows["answers"], rows["expected"])
-    for output, error, accepted, expected in zip(*columns, strict=True):
+    columns = (answers["output"], answers["error"], rows["answers"], rows["expected"], rows["judged_by"])
+    for output, error, accepted, expected, judged_by in zip(*columns, strict=True):
         if not isinstance(output, str):
             scored.append((0.0, f"no answer: {error}"))
+        elif judged_by is not None:
+            scored.append((float(not behaviour.failures(judged_by, output)), output))
         elif len(accepted):
             scored.append((float(is_right(output, accepted)), output))
         else:
@@ -41,33 +57,48 @@ def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
-    """Exact match of the rows that a rule checks and the share that contain a right answer, ROUGE-L of the others."""
+    """Exact match of the test rows that a rule checks and the share that contain a right answer, ROUGE-L of the others;
+    and the shares of good answers to what people ask."""
     scores, checkable = score(rows, answers)["score"].to_numpy(), rows["answers"].map(len).to_numpy() > 0
+    test = rows["asked"].isna().to_numpy()
     texts = answers["output"].map(lambda output: output if isinstance(output, str) else "")
     contains = np.array(list(map(contains_answer, texts, rows["answers"])), dtype=float)
     parts = {"exact_match": (scores, checkable), "contains_answer": (contains, checkable)}
-    parts |= {"rouge_l": (scores, ~checkable)}
+    parts |= {"rouge_l": (scores, test & ~checkable)}
     kinds, wordings = rows["kind"].to_numpy(), rows["wording"].to_numpy()
-    return {
+    found = {
         name: Sample(np.mean, (values[part],), Wordings(kinds[part], wordings[part]))
         for name, (values, part) in parts.items()
         if part.any()
     }
+    for name, metric in behaviour.METRICS.items():
+        if (part := rows["asked"].str.startswith(f"{name}: ").fillna(False).to_numpy(bool)).any():
+            found[metric] = Sample(np.mean, (scores[part],))
+    return found
 
 
 def evidence(rows: pd.DataFrame, folder: Path) -> Evidence | None:
-    """The answers in the evaluation's `answers.csv`, and the scores of its baseline by kind."""
+    """The answers in the evaluation's `answers.csv` and `general.csv`, and the scores of its baseline by slice."""
     if not (path := folder / "answers.csv").exists():
         return None
-    table = pd.read_csv(path, keep_default_na=False).set_index(rows.index)
-    marked = table["answer"].str.startswith(tuple(f"'{each}" for each in FORMULA))  # for spreadsheets
-    output = table["answer"].where(~marked, table["answer"].str[1:])
-    checkable = rows["answers"].map(len) > 0
-    its = table["baseline_correct"].map({"True": 1.0, "False": 0.0, True: 1.0, False: 0.0})
-    scores = its.where(checkable, table["baseline_rouge_l"].astype(float))
-    return pd.DataFrame({"output": output, "error": None}), {
-        ("kind", str(kind)): float(mean) for kind, mean in scores.groupby(rows["kind"]).mean().items()
-    }
+    people = rows["asked"].notna()
+    table = _read(path).set_index(rows.index[~people])
+    correct, near = table["baseline_correct"] == "True", table["baseline_rouge_l"].astype(float)
+    found, scores = [table["answer"]], [correct.where(rows["answers"][~people].map(len) > 0, near)]
+    if (path := folder / "general.csv").exists():
+        table = _read(path).set_index("id").reindex(rows["id"][people]).set_index(rows.index[people]).dropna()
+        found.append(table["answer"])
+        scores.append(table["baseline_right"] == "True")
+    its = pd.concat(scores).astype(float)
+    slices = {(by, str(name)): float(mean) for by in SLICES for name, mean in its.groupby(rows[by]).mean().items()}
+    return pd.DataFrame({"output": pd.concat(found), "error": None}), slices
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Evidence as text, without what spreadsheets need."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    marked = table["answer"].str.startswith(tuple(f"'{each}" for each in FORMULA))
+    return table.assign(answer=table["answer"].where(~marked, table["answer"].str[1:]))
 
 
 def options(evaluate: Any) -> dict[str, Any]:
@@ -84,7 +115,7 @@ REVIEW = Review(
     measure=measure,
     evidence=evidence,
     baseline="the model that training started from, asked in its own template",
-    slices=("kind",),
+    slices=SLICES,
     step=0.5,
     options=options,
 )

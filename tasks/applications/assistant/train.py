@@ -1,6 +1,8 @@
 """The assistant: answers instructions, some of them with an input or after other turns."""
 
+import random
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from llm.device import choose_compute
 from llm.formats.model_folder import load_model, read_config
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
-from llm.objectives.assistant import build, objective, pack_sequences, row_width, shown_answers
+from llm.objectives.assistant import build, encode_examples, objective, pack_sequences, row_width, shown_answers
+from llm.objectives.assistant.replay import Replay, answer_prompts
 from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.training.workers import Workers
 from tasks.applications import Training
@@ -28,6 +31,10 @@ class Train(FinetuneConfig):
     """Tokens of the longest conversation, where the base has more; null, as a larger number, keeps the base's."""
     window: int | None = Field(default=None, gt=0)
     """Tokens of a packed training row, and so of the longest example; null is the context."""
+    twice: tuple[str, ...] = ()
+    """Sources whose rows are learned twice in a pass over the data, such as [safe-answers/*]."""
+    replay: Replay | None = None
+    """General prompts that the base answers first, to learn from its answers, too; null forgets more of the base."""
 
 
 def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:
@@ -49,7 +56,10 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     if params.lora:
         add_lora(model, params.lora)
     files = [split_file(data, split) for split in ("train", "validation")]
-    tables = [pd.read_parquet(path).sample(frac=1, random_state=params.seed) for path in files]
+    tables = [pd.read_parquet(path) for path in files]
+    again = tables[0]["source"].map(lambda source: any(fnmatch(source, each) for each in params.twice))
+    tables[0] = pd.concat([tables[0], tables[0][again]], ignore_index=True)
+    tables = [table.sample(frac=1, random_state=params.seed) for table in tables]
     window = min(params.window or model.config.context_length, model.config.context_length)
     way_out = f"raise train.window and train.context_length (the base has {base_has}), or bring shorter rows"
     train, validation = examples = [
@@ -58,6 +68,11 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     ]
     left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
     told = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
+    if params.replay:
+        answered = answer_prompts(params.replay, base, compute, model.config.context_length)
+        replayed = encode_examples(encoding, model.chat, *zip(*answered, strict=True), window) if answered else []
+        train = random.Random(params.seed).sample(train + replayed, len(train) + len(replayed))
+        told["replayed"] = len(replayed)
     windows = pack_sequences(train, window)
     forward = params.steps * params.gradient_accumulation * params.batch_size
     widths = [row_width(each) for each in windows]

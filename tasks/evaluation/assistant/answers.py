@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from llm.generation.engine import Request
 from llm.generation.packed import pack_for_inference
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
-from llm.objectives.assistant import Assistant, Example, build, encode_example
+from llm.objectives.assistant import Assistant, Example, Question, build, encode_example
 from llm.objectives.assistant.rows import contains_answer, examples_of, is_right, questions_of
 from llm.tokenizer import decode
+from tasks.evaluation.assistant import behaviour
 from tasks.evaluation.assistant.judge import Judge, judge_answers
 from tasks.evaluation.assistant.rouge import rouge_l
 from tasks.evaluation.statistics import Wordings, for_spreadsheets, interval, lead, with_interval
@@ -32,9 +34,7 @@ from tasks.training.setup import split_file
 MARGIN = 16  # tokens by which a checkable answer may be longer than all that count: it is wrong however it goes on
 TOGETHER = 256  # questions that are asked at once: in the batch one takes the place of another that is answered
 
-ALONE = "Answer with the answer alone, without a sentence."
-"""The system prompt, or its last line, of a base that is told what form is wanted."""
-OTHERS = ("baseline_", "instructed_", "nearest_")
+OTHERS = ("baseline_", "nearest_")
 """How the names of the others' metrics and columns begin."""
 COLUMNS = {"exact_match": "correct", "contains_answer": "contains", "rouge_l": "rouge_l"}
 """The metrics of answers, and the columns of the evidence with each row's part in them."""
@@ -116,16 +116,19 @@ def _request(example: Example, asked: int, new: int, context: int, ends: frozens
     return Request(prompt, new, GREEDY, ends, scored=example.tokens[asked:], prompt_scored=max(0, asked - said))
 
 
-def _nearest(train: pd.DataFrame, test: pd.DataFrame) -> list[str]:
-    """For each test row the answer to the training row that asks most alike: TF-IDF of words, cosine.
+def _nearest(train: pd.DataFrame, questions: Sequence[Question]) -> list[str]:
+    """For each question the answer to the training row that asks most alike: TF-IDF of words, cosine.
 
     What is asked is all that the assistant reads: system prompt and earlier turns, too.
     """
-    asked = [["\n".join(turn.content for turn in each.messages()) for each in questions_of(t)] for t in (train, test)]
+
+    def text(question: Question) -> str:
+        return "\n".join(turn.content for turn in question.messages())
+
     words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\S+")
-    known, wanted = words.fit_transform(asked[0]), words.transform(asked[1])
+    known, wanted = words.fit_transform(map(text, questions_of(train))), words.transform(map(text, questions))
     outputs = train["output"].to_numpy()
-    return [outputs[int((wanted[n] @ known.T).toarray().argmax())] for n in range(len(test))]
+    return [outputs[int((row @ known.T).toarray().argmax())] for row in wanted]
 
 
 def measure(
@@ -141,35 +144,36 @@ def measure(
     (`contains_answer`); mean ROUGE-L of the other rows; answers as evidence.
 
     The model is measured as it is served: on a CPU in the weights that decode.c has. The baseline is the base in its
-    own template, untuned; `instructed_…` is the base with the system prompt ALONE, asked checkable rows only;
-    `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the baseline, paired by row.
-    Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no room for an answer, where
-    there are any.
+    own template, untuned; `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the
+    baseline, paired by row. Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no
+    room for an answer, where there are any. Where data/behavioural has questions for this dataset, they are asked, too.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
     metrics: dict[str, float] = {}
+    behavioural = behaviour.read(Path("data/behavioural") / data.name)
+    questions = [behaviour.question_of(row) for rows in behavioural.values() for row in rows]
+    said: dict[str, list[str]] = {}
     both = (("", "assistant", model, encoding), ("baseline_", "its base", untuned, its_encoding))
     for name, who, asked, tokens in both:
         packed, file = pack_for_inference(asked), split_file(data, "test")
         answers, loss, unanswered = _answers(packed, tokens, test, file, params, who)
         test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
         metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
-    test["nearest_answer"] = _nearest(train, test)
+        if questions:
+            said[name] = behaviour.answer(packed, tokens, questions, params.max_new_tokens)
+    test["nearest_answer"] = _nearest(train, questions_of(test))
+    if questions:
+        said["nearest_"] = _nearest(train, questions)
+        asked = behaviour.judged(behavioural, said)
+        metrics |= behaviour.measure_shares(asked)
+        behaviour.write_evidence(asked, evidence)
     checkable = test["answers"].map(len) > 0
-    test["instructed_answer"] = ""
-    if checkable.any():
-        briefly = test[checkable].assign(system=[f"{system} {ALONE}".strip() for system in test["system"][checkable]])
-        name = "its base, told to answer alone"
-        answers, *_ = _answers(packed, tokens, briefly, split_file(data, "test"), params, name)
-        test.loc[checkable, "instructed_answer"] = answers
-
     for name in ("", *OTHERS):
-        said = test[f"{name}answer"]
-        test[f"{name}correct"] = list(map(is_right, said, test["answers"]))
-        test[f"{name}contains"] = list(map(contains_answer, said, test["answers"]))
-        test[f"{name}rouge_l"] = list(map(rouge_l, test["output"], said))
-    test["instructed_rouge_l"] = test["instructed_rouge_l"].where(checkable)  # it was not asked the others
+        its = test[f"{name}answer"]
+        test[f"{name}correct"] = list(map(is_right, its, test["answers"]))
+        test[f"{name}contains"] = list(map(contains_answer, its, test["answers"]))
+        test[f"{name}rouge_l"] = list(map(rouge_l, test["output"], its))
     for metric, column in COLUMNS.items():
         rows = test[~checkable if metric == "rouge_l" else checkable]
         if rows.empty:
@@ -178,16 +182,17 @@ def measure(
         ours, its = rows[column].to_numpy(float), rows[f"baseline_{column}"].to_numpy(float)
         ends = interval(np.mean, ours, wordings=wordings)
         metrics |= with_interval(metric, float(ours.mean()), ends) | lead(metric, ours, its, wordings)
-        others = {f"{name}{metric}": float(rows[f"{name}{column}"].mean()) for name in OTHERS}
-        metrics |= {name: value for name, value in others.items() if not np.isnan(value)}
+        metrics |= {f"{name}{metric}": float(rows[f"{name}{column}"].mean()) for name in OTHERS}
     if params.judge:
         metrics |= judge_answers(test[~checkable], params.judge, evidence)
-    write_evidence(test, checkable, params, evidence)
+    write_evidence(test, checkable, evidence)
+    read = asked[asked["set"] == "general"] if questions else test.assign(expected=test["output"])
+    write_samples(read, params, evidence)
     return metrics
 
 
-def write_evidence(test: pd.DataFrame, checkable: pd.Series, params: Evaluate, evidence: Path) -> None:
-    """All answers (their history as JSON, as a served model takes it), a row a kind, and a sample to read."""
+def write_evidence(test: pd.DataFrame, checkable: pd.Series, evidence: Path) -> None:
+    """All answers (their history as JSON, as a served model takes it), and a row a kind."""
     columns = [f"{who}{name}" for who in ("", *OTHERS) for name in ("answer", *COLUMNS.values())]
     history = [json.dumps(list(turns), ensure_ascii=False) if len(turns) else "" for turns in test["history"]]
     rows = test.assign(history=history)
@@ -200,10 +205,15 @@ def write_evidence(test: pd.DataFrame, checkable: pd.Series, params: Evaluate, e
     }
     by_kind = pd.DataFrame({"kind": test["kind"], "rows": 1, **scores}).groupby("kind")
     by_kind.agg({"rows": "sum", **dict.fromkeys(scores, "mean")}).to_csv(evidence / "by_kind.csv", float_format="%.4f")
-    shown = test.sample(min(params.samples, len(test)), random_state=1).sort_index()
+
+
+def write_samples(table: pd.DataFrame, params: Evaluate, evidence: Path) -> None:
+    """A draw of questions with the answer, what was expected, and what the base says, for people to read."""
+    shown = table.sample(min(params.samples, len(table)), random_state=1).sort_index()
     lines = [
-        f"**{' '.join([*row.history, row.instruction, row.input]).strip()}**\n\n- answer: {row.answer}\n"
-        f"- expected: {row.output}\n- its base says: {' '.join(row.baseline_answer.split())}"
+        f"**{' '.join([*row.history, row.instruction, row.input]).strip()}**\n\n"
+        f"- answer: {' '.join(row.answer.split())}\n- expected: {' '.join(row.expected.split())}\n"
+        f"- its base says: {' '.join(row.baseline_answer.split())}"
         for row in shown.itertuples()
     ]
     (evidence / "samples.md").write_text("\n\n".join(["# Answers of the assistant", *lines]) + "\n")

@@ -8,7 +8,7 @@ from tasks.review.metrics import Difference, Metric, metrics_of
 LOGGED = {
     **{"f1": 0.9, "f1_low": 0.88, "f1_high": 0.93, "f1_gain": 0.1, "f1_gain_low": 0.02, "f1_gain_high": 0.2},
     **{"baseline_f1": 0.8, "test_loss": 2.0, "test_loss_low": 1.5, "test_loss_high": 2.2, "baseline_test_loss": 2.1},
-    **{"accuracy": 0.95, "baseline_accuracy": 0.9, "recall": 0.7, "nearest_f1": 0.3, "instructed_f1": 0.3},
+    **{"accuracy": 0.95, "baseline_accuracy": 0.9, "recall": 0.7, "nearest_f1": 0.3, "ngram_f1": 0.3},
 }
 
 

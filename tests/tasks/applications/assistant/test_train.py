@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 import torch
 from instruction_tables import write
@@ -61,6 +63,20 @@ def test_a_shorter_context_and_window_are_taken_and_longer_rows_are_left_out(pre
     examples = encode_examples(encoding, setup.model.chat, rows, ["sat", "ate"], 32)
     (window,) = pack_sequences(examples, 32)  # both share one
     assert setup.throughput.units_a_step == row_width(window)
+
+
+def test_rows_of_sources_that_are_learned_twice_count_twice(prepared):
+    found = [prepared(window=32, twice=twice).finish()["train_rows_left_out"] for twice in ((), ("s*",), ("other/*",))]
+    assert found == [1, 2, 1]
+
+
+def test_a_base_without_a_sound_answer_is_not_replayed(prepared, tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"instruction": "the cat"}')
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    setup = prepared(replay={"file": file, "sha256": sha256, "max_new_tokens": 4})
+    assert setup.finish()["replayed"] == 0
+    assert setup.objective.loss(0).isfinite()
 
 
 def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):

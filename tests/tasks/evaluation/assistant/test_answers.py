@@ -12,7 +12,7 @@ from tasks.evaluation.assistant import answers as assistant
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 ENDS = ("low", "high")
-WHO = ("", "baseline_", "instructed_", "nearest_")
+WHO = ("", "baseline_", "nearest_")
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
 
 
@@ -83,7 +83,7 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
         | {"nearest_exact_match": 0.5, "nearest_rouge_l": nearest}
         | {"exact_match_gain": 0.5, "rouge_l_gain": 0.5}
         | {"contains_answer": 0.5, "baseline_contains_answer": 0.0, "contains_answer_gain": 0.5}
-        | {"nearest_contains_answer": 0.5, "instructed_exact_match": 0.0, "instructed_contains_answer": 0.0},
+        | {"nearest_contains_answer": 0.5},
         rel=1e-4,
     )
     kinds = pd.read_csv(tmp_path / "by_kind.csv").set_index("kind")
@@ -106,32 +106,10 @@ def test_an_answer_that_holds_a_right_one_counts_in_the_lenient_measure_alone(pa
     params = assistant.Evaluate(batch_size=2, max_new_tokens=3)
     found = assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
     names = [f"{who}{name}" for name in ("exact_match", "contains_answer") for who in WHO]
-    assert [found[name] for name in names] == [0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5]
+    assert [found[name] for name in names] == [0.0, 0.0, 0.0, 0.5, 0.5, 0.5]
     table = pd.read_csv(tmp_path / "answers.csv")
     assert table["contains"].tolist() == [True, False]
     assert table["baseline_contains"].tolist() == [False, True]
-
-
-def test_the_base_is_told_to_answer_alone_below_a_rows_own_system_prompt_and_on_checkable_rows_only(
-    parrot, encoding, base, tmp_path, monkeypatch
-):
-    write(tmp_path, "train", instruction=["the cat"], output=["sat"])
-    system, answers = ["", "You are a bird.", ""], [["cat"], ["hat"], []]
-    write(
-        tmp_path, "test", instruction=["the cat", "the dog", "a bird"], output=["a"] * 3, system=system, answers=answers
-    )
-    asked, ask = [], assistant._answers
-
-    def listen(*args):
-        asked.append(args[2]["system"].tolist())
-        return ask(*args)
-
-    monkeypatch.setattr(assistant, "_answers", listen)
-    params = assistant.Evaluate(batch_size=2, max_new_tokens=3)
-    assistant.measure(parrot(" cat"), encoding, tmp_path, base, params, CPU, tmp_path)
-    assert asked == [system, system, [assistant.ALONE, f"You are a bird. {assistant.ALONE}"]]
-    said = pd.read_csv(tmp_path / "answers.csv", keep_default_na=False)["instructed_answer"]
-    assert said.tolist() == ["hat hat hat"] * 2 + [""]
 
 
 def test_intervals_are_wider_where_rows_of_a_wording_are_right_together(parrot, encoding, base, tmp_path):
