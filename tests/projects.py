@@ -48,7 +48,7 @@ SMALL = {
         "classifier": {
             "base": "foundation",  # so that both kinds of base are there
             "train": {"steps": 30, "batch_size": 8, "evaluate_every": 15, "checkpoint_every": 15}
-            | {"lora": None, "layers": None, "optimizer": "muon", "learning_rate": 1.5e-3},
+            | {"lora": None, "layers": None, "optimizer": "muon", "learning_rate": 1.5e-3, "max_tokens": 128},
         },
         "assistant": {
             "train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}
