@@ -32,21 +32,22 @@ from tasks.registry.record import read_record
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
 CLASSIFIED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
-    *("everyday_ham", "everyday_spam", "evasion_recall"),
+    *("everyday_ham", "everyday_spam", "short_ham", "short_spam", "evasion_recall", "unsure_share", "sure_errors"),
 )
+ASKED = ("general_right", "harmful_declined", "harmless_answered")
 METRICS = {
     "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_bits_per_byte", "ngram_order"}
     | {f"{name}bits_per_byte{end}" for name, end in (("", ""), ("", "_gain"), ("baseline_", ""))},
     "classifier": {
-        *("precision", "recall", "f1_gain", "evasion_loss", "evasion_worst"),
+        *("precision", "recall", "f1_gain", "recall_at_fpr_0.005_gain", "evasion_loss", "evasion_worst"),
         *(f"{who}{metric}" for who in ("", "baseline_") for metric in CLASSIFIED),
     },
     "assistant": {
         *("response_loss", "baseline_response_loss", "exact_match_gain", "contains_answer_gain", "rouge_l_gain"),
         *(f"{who}{metric}" for who in ("", "baseline_", "nearest_") for metric in ("exact_match", "contains_answer")),
         *(f"{who}rouge_l" for who in ("", "baseline_", "nearest_")),
-        *(f"{who}general_right" for who in ("", "baseline_", "nearest_")),
-        *("harmful_declined", "baseline_harmful_declined", "harmless_answered", "harmless_answered_gain"),
+        *(f"{who}{metric}" for who in ("", "baseline_", "nearest_") for metric in ASKED),
+        *(f"{metric}_gain" for metric in ASKED),
     },
 }
 
