@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 LONGEST = 300  # characters of a value
 ENTRIES = 20_000  # characters of entries, together
-SPECIAL = re.compile(r"([\\`*\[\]<>|~&#]|(?<![^\W_])_|_(?![^\W_]))")  # _ within a word is no emphasis
+SPECIAL = re.compile(r"([\\`*\[\]<>|~&#@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.)")
+"""Characters of emphasis (a _ within a word is none), code, tables and HTML, and of addresses, which would be links."""
 OURS = MarkdownIt("commonmark", {"html": False}).enable("table")
 OTHERS = MarkdownIt("zero").enable(["emphasis", "blockquote", "list"])  # no links, pictures, headings, code or HTML
 

@@ -52,7 +52,7 @@ NOT_OPEN = (
 PHONE = {"width": 390, "height": 844}
 MAIL = {
     "subject": "A quetzal has won",
-    "body": f"Free money <b>now</b> | call & claim <script>{RUN}</script>",
+    "body": f"Free money <b>now</b> | call & claim at http://prize.example <script>{RUN}</script>",
 }
 EML = CHARSETS["iso-8859-2"]
 CARD = "# The parrot\n\n## Pictures\n\n![loss](../evaluation/evidence/loss.svg)\n\n## Use\n\nIt says one thing.\n"
@@ -351,7 +351,7 @@ def test_mails_and_files_are_classified_explained_labelled_and_no_file_is_kept(p
     assert sorted(phrases) == sorted(each["text"] for each in api["moved_by"])
     for lead in verdict.locator("strong").all_text_contents():
         assert lead in ("Looks like spam:", "Looks like real mail:")
-    assert verdict.locator("b, script").count() == 0
+    assert verdict.locator("a, b, script").count() == 0
     assert page.title() == "Threestage"
     settled(page)
     page.get_by_role("button", name="Real mail").click()

@@ -55,7 +55,7 @@ def test_answers_and_errors_of_an_evaluation_are_shown_as_plain_text(project):
     assert shown == [
         "**Answers**",
         "- first",
-        r"- \[second\](http: //x)",
+        r"- \[second\](http\: //x)",
         "- third",
         "**Errors**",
         r"- a: is spam win \| now",
