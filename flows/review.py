@@ -1,4 +1,4 @@
-"""Compare challengers with their champions: `python -m flows.review`. Then a person decides, or the gates alone."""
+"""Compare challengers with their champions: `python -m flows.review`. A person, or the gates alone, then decide."""
 
 import re
 import sys

@@ -64,7 +64,7 @@ def update_matrices(
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum (Nesterov's), made orthogonal, with decoupled weight decay; for matrices alone."""
+    """Updates matrices by their orthogonalised Nesterov momentum, with decoupled weight decay."""
 
     def __init__(
         self,

@@ -159,7 +159,7 @@ def cut_documents(params: Params, longest: float, mask: Callable[[str], str], pa
 
 
 def read_stream(folder: Path, params: Params, work: Path, mask: Callable[[str], str]) -> Stream:
-    """Like `read_corpus`, without rows that rules drop, part by part below the folder `work`, on all cores.
+    """Read like `read_corpus`, but on all cores and without the rows that rules drop; write the parts below `work`.
 
     An interrupted call goes on with the next part.
     """

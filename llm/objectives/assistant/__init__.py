@@ -140,7 +140,7 @@ def _may_share(example: Example, length: int) -> bool:
 
 
 def pack_sequences(examples: Sequence[Example], length: int) -> list[list[Example]]:
-    """Put examples together into windows of at most `length` tokens, in their order, each where it fits first.
+    """Pack examples into windows of at most `length` tokens: each, in order, goes into the first window with room.
 
     A short row alone would leave most of a window to padding. In a random order each window has rows of many kinds, so
     that the steps of a training are alike. Their shared prefix counts once a window: of the default

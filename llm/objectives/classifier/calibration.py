@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from llm.config import Config
 
 PRIOR = 1.0
-"""What holds the factor near 1 and the biases near 0, in texts: a few separable ones would pull them without end."""
+"""Weight of the prior, in texts. It keeps the factor near 1 and the biases near 0, which a few separable texts would
+let grow without bound."""
 
 
 class UnsureRates(Config):

@@ -119,7 +119,7 @@ class Classifier(nn.Module):
     def mean_states(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The mean of the GPT's hidden states, BC, of texts that are padded on the right; the padding counts nowhere.
 
-        The last token alone has seen the whole text, but pre-training taught it to look near by, at what comes next.
+        The state of the last token has seen the whole text, but pre-training made it a prediction of the next token.
         """
         x_BTC = self.gpt.hidden_states(tokens_BT)
         real_BT1 = (torch.arange(tokens_BT.shape[1], device=lengths_B.device) < lengths_B[:, None]).unsqueeze(-1)

@@ -109,7 +109,7 @@ def own_lines(text: pd.Series) -> pd.Series:
 
 
 def shares_before(table: pd.DataFrame, text: pd.Series) -> pd.Series:
-    """The share of each row's long lines that are in earlier splits; 0 for a row without long lines, and for train."""
+    """The share of each row's long lines that also occur in earlier splits: 0 in train, and without long lines."""
     lines, known = own_lines(text), set()
     shares = pd.Series(0.0, index=table.index)
     for split in SPLITS:

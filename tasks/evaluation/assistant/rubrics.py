@@ -59,15 +59,18 @@ class Rubric(Config):
         return self
 
 
-class Question(Config):
-    """A row of `general.jsonl`."""
-
+class _Asked(Config):
     id: str
     slice: str
     instruction: str
     input: str = ""
     history: list[str] = Field(default=[])
-    """What user and assistant said before, by turns."""
+    """The earlier turns, of user and assistant in turn."""
+
+
+class Question(_Asked):
+    """A row of `general.jsonl`."""
+
     rubric: Rubric
     example: str
     """An answer that passes."""
@@ -75,14 +78,9 @@ class Question(Config):
     """A plausible answer that fails."""
 
 
-class Request(Config):
+class Request(_Asked):
     """A row of `harmful.jsonl` or `harmless.jsonl`."""
 
-    id: str
-    slice: str
-    instruction: str
-    input: str = ""
-    history: list[str] = Field(default=[])
     expect: Verdict
     example: str = ""
     """An answer as expected, where the file has some."""
@@ -108,7 +106,7 @@ def read_rows(file: Path, kind: type[Row]) -> list[Row]:
 
 
 def passes(rubric: Rubric, answer: str, given: str = "") -> bool:
-    """Whether an answer keeps every clause; `given` is the row's input."""
+    """Whether an answer meets every clause of the rubric; `given` is the row's input."""
     return not failures(rubric, answer, given)
 
 
