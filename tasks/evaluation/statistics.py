@@ -111,7 +111,7 @@ def short_paths(paths: pd.Series) -> pd.Series:
 @contextmanager
 def picture(path: Path, xlabel: str, ylabel: str) -> Iterator[Axes]:
     """Axes that become an SVG."""
-    with mpl.rc_context({"svg.hashsalt": "threestage", "font.size": 9}):
+    with mpl.rc_context({"svg.hashsalt": "threestage", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(4.5, 3.5), layout="constrained")
         axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
         yield axes

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
-import numpy as np
 import tiktoken
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from llm.generation.packed import pack_for_reading
-from llm.objectives.classifier.calibration import UnsureRates, best_threshold, fit_scale, unsure_bounds
+from llm.objectives.classifier.calibration import UnsureRates, fit_scale
 from llm.objectives.classifier.model import Classifier, encoded, f1_score
 from llm.objectives.classifier.regression import Sparse, fit
 
@@ -83,7 +82,9 @@ def fit_head(
     logits = model.logits(validation.texts, of_validation, states[len(windows) :])
     probability = logits.double().softmax(dim=-1).numpy()
     if labels == 2:
-        _choose_bounds(model, probability[:, 1], validation.labels.numpy() == 1, false_positive_rate, unsure)
+        model.config = model.config.with_bounds(probability, validation.labels.numpy(), false_positive_rate, unsure)
+        found = model.config
+        logger.info("chosen on validation: the threshold is %s, unsure is between %s", found.threshold, found.unsure)
     return {
         "validation_loss": F.cross_entropy(logits, validation.labels).item(),
         "validation_f1": f1_score(validation.labels.numpy(), model.decide(probability), labels),
@@ -147,19 +148,3 @@ class _Head:
         if model.ngrams is not None:
             model.ngrams.weight.zero_()
             model.ngrams.weight[self.sparse.features_U] = scale * found.sparse_UK.float()
-
-
-def _choose_bounds(
-    model: Classifier,
-    probability: np.ndarray,
-    looked_for: np.ndarray,
-    false_positive_rate: float,
-    unsure: UnsureRates | None,
-) -> None:
-    """The threshold of two labels, and the bounds of what is unsure."""
-    threshold = best_threshold(probability, looked_for, false_positive_rate)
-    found = {"threshold": threshold, "false_positive_rate": false_positive_rate}
-    if unsure is not None:
-        found |= {"unsure": unsure_bounds(probability, looked_for, threshold, unsure), "unsure_rates": unsure}
-    model.config = model.config.model_copy(update=found)
-    logger.info("chosen on validation: the threshold is %s, unsure is between %s", threshold, model.config.unsure)

@@ -13,7 +13,7 @@ from llm.config import Config
 from llm.dataset import pad
 from llm.errors import UserError
 from llm.model.gpt import GPT
-from llm.objectives.classifier.calibration import UnsureRates
+from llm.objectives.classifier.calibration import UnsureRates, best_threshold, unsure_bounds
 from llm.objectives.classifier.ngrams import NgramModel
 
 UNSURE = "unsure"
@@ -56,6 +56,17 @@ class ClassifierConfig(ReadingConfig):
         if len(self.labels) > 2 and self.threshold is not None:
             raise ValueError(f"threshold {self.threshold}: there are {len(self.labels)} labels, and it is one of two")
         return self
+
+    def with_bounds(
+        self, probability: np.ndarray, actual: np.ndarray, false_positive_rate: float, rates: UnsureRates | None
+    ) -> Self:
+        """The same, with the threshold and the bounds of two labels that texts with these probabilities, N x 2, and
+        numbers of labels, N, choose."""
+        second, looked_for = probability[:, 1], actual == 1
+        threshold = best_threshold(second, looked_for, false_positive_rate)
+        unsure = unsure_bounds(second, looked_for, threshold, rates) if rates else None
+        found = {"threshold": threshold, "false_positive_rate": false_positive_rate}
+        return self.model_copy(update=found | {"unsure": unsure, "unsure_rates": rates})
 
     def decide(self, probability: np.ndarray) -> np.ndarray:
         """The number of the label that each text is given, N, from the labels' probabilities, N x K."""

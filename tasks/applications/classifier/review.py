@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from tasks.applications import Evidence, Review, Sample
+from tasks.evaluation.classifier.behavioural import read_behavioural
+from tasks.evaluation.classifier.evidence import lengths
 from tasks.evaluation.statistics import short_paths
 from tasks.training.setup import split_file
 
-LENGTHS = {"to 50": 50, "51 to 200": 200, "201 to 500": 500, "over 500": np.inf}
 PROBABILITY = "_probability"
 
 
@@ -48,23 +49,15 @@ def of_label(statistic: Callable[..., np.ndarray], label: str) -> Callable[..., 
     return lambda *columns, axis: statistic(*columns, axis=axis)
 
 
-def _everyday(name: str, labels: set[str]) -> pd.DataFrame:
-    """The behavioural mails for a dataset of this name and labels, with their slice; none where there are none."""
-    file = Path("data/behavioural") / name / "test.jsonl"
-    table = pd.read_json(file, lines=True, dtype=False) if file.exists() else pd.DataFrame()
-    return (
-        table.rename(columns={"slice": "everyday"}) if len(table) and set(table["label"]) <= labels else table.head(0)
-    )
-
-
 def rows(data: Path) -> pd.DataFrame:
     """The mails of the test split, and after them the everyday ones, which count in metrics of their own alone."""
     test = pd.read_parquet(split_file(data, "test"))[["id", "source", "subject", "body", "label"]]
-    words = test["body"].str.split().map(len)
-    test["words"] = pd.cut(words, [-1, *LENGTHS.values()], labels=list(LENGTHS)).astype(str)
+    test["words"] = lengths(test["body"])
     test["source"] = short_paths(test["source"])
-    everyday = _everyday(data.name, set(test["label"]))
-    table = pd.concat([test.assign(everyday=None), everyday], ignore_index=True).astype(object)
+    tables = [test.assign(everyday=None)]
+    if (mails := read_behavioural(data.name, "everyday", set(test["label"]))) is not None:
+        tables.append(mails.rename(columns={"slice": "everyday"}))
+    table = pd.concat(tables, ignore_index=True).astype(object)
     table = table.where(table.notna(), None)
     table["expected"], table["text"] = table["label"], table["subject"] + " | " + table["body"]
     table.loc[table["everyday"].notna(), "label"] = None  # that slice is of the test split

@@ -1,1 +1,1 @@
-"""Measures of a classifier of mails: ways to hide spam from it."""
+"""Measures of a classifier of mails, next to a baseline, and what a reviewer reads beside them."""

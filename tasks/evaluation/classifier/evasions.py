@@ -9,9 +9,14 @@ from collections.abc import Callable
 from email.message import EmailMessage
 from email.policy import SMTP
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+
+from llm.objectives.classifier.model import email_text
+from tasks.data.mail import RowError, parse_message
+from tasks.evaluation.classifier.baseline import Reader
 
 
 class Spam(NamedTuple):
@@ -212,3 +217,35 @@ def _forwarded(spam: Spam) -> EmailMessage:
     part = EmailMessage()
     part.set_content(_message(spam.subject, spam.body))
     return part
+
+
+def measure_evasions(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Path) -> dict[str, float]:
+    """What is caught of spam that is written to pass, by form, of model and baseline; a row a form as evidence.
+
+    `evasion_recall` is the mean over all forms, `evasion_loss` by how much that is below the recall of the same spam as
+    it was, and `evasion_worst` the share of that recall which is left in the worst form. A message that can't be read
+    counts as passed. There are none where test has no spam and ham of a fitting length.
+    """
+    if not (spams := draw(test, *ours.config.labels)):
+        return {}
+    rows = []
+    for name, form in {"as it was": lambda spam: message(spam.subject, spam.body), **FORMS}.items():
+        texts = [_text_of(form(spam)) for spam in spams]
+        caught, its_caught = (each.config.decide(each.probabilities(texts)).mean() for each in (ours, its))
+        rows.append({"form": name, "mails": len(spams), "caught": caught, "baseline_caught": its_caught})
+    table = pd.DataFrame(rows)
+    table.to_csv(evidence / "evasions.csv", index=False, float_format="%.4f")
+    plain, found = table["caught"][0], table["caught"][1:]
+    return {
+        "evasion_recall": float(found.mean()),
+        "evasion_loss": float(plain - found.mean()),
+        "evasion_worst": float(found.min() / plain) if plain else 0.0,
+        "baseline_evasion_recall": float(table["baseline_caught"][1:].mean()),
+    }
+
+
+def _text_of(raw: bytes) -> str:
+    try:
+        return email_text(*parse_message(raw))
+    except RowError:
+        return email_text("", "")

@@ -11,17 +11,20 @@ from llm.device import Compute
 from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
-from tasks.applications.classifier import evaluate as classifier
-from tasks.applications.classifier.evaluate import _thinned
+from tasks.evaluation.classifier.behavioural import unlike
+from tasks.evaluation.classifier.evidence import draw_confusion
+from tasks.evaluation.classifier.measures import Evaluate, calibration_error, measure
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
 
-def test_a_thinned_curve_keeps_its_ends():
-    curve = pd.DataFrame({"x": range(1000)})
-    assert len(_thinned(curve)) == 200
-    assert _thinned(curve)["x"].iloc[[0, -1]].tolist() == [0, 999]
-    assert _thinned(curve.head(3))["x"].tolist() == [0, 1, 2]
+def make_classifier(make_gpt, **config) -> Classifier:
+    config = ClassifierConfig(**{"labels": ("ham", "spam"), "max_tokens": 64, **config})
+    return Classifier(make_gpt(context_length=64), config).eval()
+
+
+def measured(model, encoding, emails, evidence) -> dict[str, float]:
+    return measure(model, encoding, emails, emails, Evaluate(batch_size=4), CPU, evidence)
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def emails(tmp_path):
 def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_them(
     make_gpt, encoding, emails, tmp_path
 ):
-    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    model = make_classifier(make_gpt)
     as_served = deepcopy(model)
     as_served.gpt = pack_for_reading(as_served.gpt)
     test = pd.read_parquet(emails / "test.parquet")
@@ -48,7 +51,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
         logit = float(np.log(1 / np.sort(probability)[2:4].mean() - 1))
         for each in (model, as_served):
             each.head.bias += torch.tensor([-logit / 2, logit / 2])
-    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    found = measured(model, encoding, emails, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert table["id"].tolist() == [f"'{name}" for name in test["id"]]  # no formulas where it is opened
     assert table["actual"].tolist() == test["label"].tolist()
@@ -84,7 +87,7 @@ def test_the_classifier_has_the_metrics_of_scikit_learn_and_a_baseline_beside_th
     for name in ("roc", "precision_recall", "reliability", "confusion"):
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
     assert pd.read_csv(tmp_path / "roc.csv").iloc[-1].tolist() == [1.0, 1.0]
-    assert pd.read_csv(tmp_path / "precision_recall.csv").iloc[-1].tolist() == [0.0, 1.0]
+    assert pd.read_csv(tmp_path / "precision_recall.csv").iloc[-1].tolist() == [1.0, 0.0]
 
 
 def test_behavioural_mails_are_measured_where_their_dataset_has_some(make_gpt, encoding, emails, tmp_path, monkeypatch):
@@ -94,8 +97,8 @@ def test_behavioural_mails_are_measured_where_their_dataset_has_some(make_gpt, e
     mails = [{"id": f"={n}", "label": a, "slice": "s", "subject": "", "body": b} for n, (a, b) in enumerate(rows)]
     (folder / "test.jsonl").write_text("\n".join(map(json.dumps, mails)))
     monkeypatch.chdir(tmp_path)
-    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
-    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    model = make_classifier(make_gpt)
+    found = measured(model, encoding, emails, tmp_path)
     assert (found["baseline_everyday_ham"], found["baseline_everyday_spam"]) == (1.0, 0.5)
     table = pd.read_csv(tmp_path / "behavioural.csv")
     assert table["id"].tolist() == ["'=0", "'=1", "'=2", "'=3"]
@@ -108,7 +111,7 @@ def test_behavioural_mails_that_repeat_what_was_learned_are_left_out(caplog):
     mails = pd.DataFrame({"id": list("abc"), "subject": ["RE: a trip!", "", ""], "body": ["One", "Two", ""]})
     mails.loc[2, "body"] = "Anna, we meet at the STATION, at ten."
     with caplog.at_level("WARNING"):
-        assert classifier.unlike(mails, learned)["id"].tolist() == ["b"]
+        assert unlike(mails, learned)["id"].tolist() == ["b"]
     assert "2 of 3 behavioural mails left out" in caplog.text
 
 
@@ -117,14 +120,13 @@ def test_unsure_answers_and_the_errors_among_the_others_are_counted_for_both_by_
 ):
     rates = UnsureRates(false_positive_rate=0.0, false_negative_rate=0.0)
     values = {"threshold": 0.5, "false_positive_rate": 0.1, "unsure": (0.5, 0.5), "unsure_rates": rates}
-    config = ClassifierConfig(labels=("ham", "spam"), max_tokens=64, **values)
-    model = Classifier(make_gpt(context_length=64), config).eval()
-    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    model = make_classifier(make_gpt, **values)
+    found = measured(model, encoding, emails, tmp_path)
     assert found["unsure_share"] == 0
     assert found["sure_errors"] == pytest.approx(1 - found["accuracy"])
     assert found["baseline_sure_errors"] == 0
     second, wanted = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7]), np.array([0, 0, 1, 0, 1, 1])
-    its = classifier._as_decided(config, np.stack([1 - second, second], axis=1), wanted)
+    its = model.config.with_bounds(np.stack([1 - second, second], axis=1), wanted, 0.1, rates)
     assert its.unsure == pytest.approx((0.25, 0.5))
     assert its.threshold == pytest.approx(0.5)
 
@@ -134,8 +136,8 @@ def test_spam_that_is_written_to_pass_is_measured_by_form(make_gpt, encoding, em
         table = pd.read_parquet(emails / f"{split}.parquet")
         words = {"ham": "cats sleep near warm doors " * 20, "spam": "purchase cheap hats today here " * 6}
         table.assign(body=table["label"].map(words)).to_parquet(emails / f"{split}.parquet")
-    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
-    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    model = make_classifier(make_gpt)
+    found = measured(model, encoding, emails, tmp_path)
     table = pd.read_csv(tmp_path / "evasions.csv").set_index("form")
     assert table.index[0] == "as it was"
     assert len(table) >= 31
@@ -155,9 +157,8 @@ def test_a_classifier_of_three_labels_is_measured_by_their_mean(make_gpt, encodi
         table = pd.read_parquet(emails / f"{split}.parquet")
         table.loc[table["subject"] == "a bird sang", "label"] = "bird"
         table.to_parquet(emails / f"{split}.parquet")
-    config = ClassifierConfig(labels=("bird", "ham", "spam"), max_tokens=64)
-    model = Classifier(make_gpt(context_length=64), config).eval()
-    found = classifier.measure(model, encoding, emails, tmp_path, classifier.Evaluate(batch_size=4), CPU, tmp_path)
+    model = make_classifier(make_gpt, labels=("bird", "ham", "spam"))
+    found = measured(model, encoding, emails, tmp_path)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert found["f1"] == pytest.approx(
         sklearn.metrics.f1_score(table["actual"], table["predicted"], average="macro", zero_division=0)
@@ -170,12 +171,11 @@ def test_a_classifier_of_three_labels_is_measured_by_their_mean(make_gpt, encodi
 
 
 def test_the_same_predictions_give_the_same_bytes_of_evidence(make_gpt, encoding, emails, tmp_path):
-    model = Classifier(make_gpt(context_length=64), ClassifierConfig(labels=("ham", "spam"), max_tokens=64)).eval()
+    model = make_classifier(make_gpt)
     contents = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        params = classifier.Evaluate(batch_size=4)
-        found = classifier.measure(model, encoding, emails, tmp_path, params, CPU, tmp_path / name)
+        found = measured(model, encoding, emails, tmp_path / name)
         contents.append((found, {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}))
     assert contents[0] == contents[1]
 
@@ -185,36 +185,15 @@ def test_the_same_predictions_give_the_same_bytes_of_evidence(make_gpt, encoding
     [([0.9, 0.1], 0.0), ([0.9, 0.9], 0.4), ([1.0, 0.0], 0.0)],
 )
 def test_the_calibration_error_by_hand(probability, expected):
-    found = classifier._calibration_error(np.array([1, 0]), np.stack([1 - np.array(probability), probability], axis=1))
+    found = calibration_error(np.array([1, 0]), np.stack([1 - np.array(probability), probability], axis=1))
     assert found == pytest.approx(expected if expected else abs(np.max(probability) - 1), abs=1e-6)
-
-
-def test_the_baseline_of_few_mails_and_of_a_script_without_spaces_goes_by_characters():
-    texts = ["中奖了快点击", "今天开会吗", "免费领取奖金", "明天见面", "点击领奖", "会议改期"]
-    table = pd.DataFrame({"subject": texts, "body": "", "label": ["spam", "ham"] * 3})
-    found = classifier._baseline(table, table, ("ham", "spam"))
-    assert found.predict(classifier._texts(table)).tolist() == table["label"].tolist()
-
-
-def test_the_baselines_probabilities_are_calibrated_on_validation_as_the_models_are():
-    generator = np.random.default_rng(1)
-    odds = generator.normal(size=(2, 4000))
-    actual = (generator.random((2, 4000)) < 1 / (1 + np.exp(-odds))).astype(int)
-    overconfident = 1 / (1 + np.exp(-3 * odds - 1))
-    validation, test = (np.stack([1 - each, each], axis=1) for each in overconfident)
-    calibrated = classifier._calibration(validation, actual[0])(test)
-    assert classifier._calibration_error(actual[1], test) > 0.1
-    assert classifier._calibration_error(actual[1], calibrated) < 0.02
-    assert (np.argsort(calibrated[:, 1]) == np.argsort(test[:, 1])).all()
 
 
 def test_the_baseline_decides_by_the_threshold_of_the_same_budget_of_false_positives(
     make_gpt, encoding, emails, tmp_path
 ):
-    config = ClassifierConfig(labels=("ham", "spam"), max_tokens=64, threshold=0.5, false_positive_rate=0.7)
-    model = Classifier(make_gpt(context_length=64), config).eval()
-    params = classifier.Evaluate(batch_size=4)
-    found = classifier.measure(model, encoding, emails, tmp_path, params, CPU, tmp_path)
+    model = make_classifier(make_gpt, threshold=0.5, false_positive_rate=0.7)
+    found = measured(model, encoding, emails, tmp_path)
     # Of three texts of ham the two that begin as spam does are equally likely to be called so, and both may be.
     assert found["baseline_false_positive_rate"] == pytest.approx(2 / 3, abs=1e-4)
     assert found["baseline_f1"] == pytest.approx(2 * 6 / (2 * 6 + 6))
@@ -224,5 +203,5 @@ def test_the_baseline_decides_by_the_threshold_of_the_same_budget_of_false_posit
 
 
 def test_a_label_with_signs_of_formulas_is_drawn_as_it_is(tmp_path):
-    classifier._confusion(np.array([0, 1]), np.array([0, 1]), ("$a_{$", "ham"), tmp_path / "confusion.svg")
+    draw_confusion(np.array([0, 1]), np.array([0, 1]), ("$a_{$", "ham"), tmp_path / "confusion.svg")
     assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")
