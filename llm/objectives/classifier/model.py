@@ -109,18 +109,6 @@ class Classifier(nn.Module):
         """As its configuration says."""
         return self.config.is_unsure(probability)
 
-    def freeze(self, layers: int) -> None:
-        """Keep the first `layers` blocks, and with one the embeddings, as they are.
-
-        Raises UserError when there are fewer blocks.
-        """
-        if layers > len(self.gpt.blocks):
-            raise UserError(f"frozen_layers {layers} is more than the model's {len(self.gpt.blocks)} blocks")
-        if layers:
-            self.gpt.embedding.requires_grad_(False)
-        for block in self.gpt.blocks[:layers]:
-            block.requires_grad_(False)
-
     def windows(self, texts: Sequence[str]) -> list[str]:
         """What of each text is read closely: the window that looks most like the second of two labels."""
         if self.ngrams is None or len(self.config.labels) > 2:

@@ -3,11 +3,11 @@
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, Self
+from typing import Literal
 
 import pandas as pd
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from llm.config import Rate
 from llm.device import choose_compute
@@ -30,8 +30,6 @@ class Train(ReadingConfig, FinetuneConfig):
 
     steps: int = Field(ge=0)
     """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""
-    frozen_layers: int = Field(default=0, ge=0)
-    """Blocks, from the input on, that stay as the base has them; with one, the embeddings do too."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
     positive: str | None = None
@@ -43,12 +41,6 @@ class Train(ReadingConfig, FinetuneConfig):
     """Which mail of two labels is answered with `unsure`; null gives each a label."""
     class_weights: Literal["balanced", "none"] = "balanced"
     """`balanced` weighs a class by the inverse of its frequency."""
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.lora and self.frozen_layers:
-            raise ValueError(f"frozen_layers {self.frozen_layers} and lora: LoRA freezes all layers; keep one of them")
-        return self
 
 
 def _labels(tables: dict[str, pd.DataFrame], positive: str | None, data: Path) -> tuple[str, ...]:
@@ -79,7 +71,6 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     )
     config = ClassifierConfig(labels=labels, **{name: getattr(params, name) for name in ReadingConfig.model_fields})
     model = Classifier(foundation, config).to(compute.device)
-    model.freeze(params.frozen_layers)
     if params.lora and params.steps:
         add_lora(model, params.lora)
     train, validation = (

@@ -210,19 +210,6 @@ def test_f1_is_that_of_scikit_learn(pair):
 EMAILS = LabelledTexts(["the cat", "moon", "the dog ate", "hat"], torch.tensor([0, 1, 0, 1]), [1, 2, 3, 4])
 
 
-@pytest.mark.parametrize("layers", [0, 1, 2])
-def test_frozen_layers_stay_and_the_rest_learns(make_gpt, make_config, encoding, layers):
-    model = make_classifier(make_gpt())
-    before = {name: weight.clone() for name, weight in model.named_parameters()}
-    model.freeze(layers)
-    goal = objective(model, encoding, make_config(), EMAILS, EMAILS, CPU, balanced=False)
-    goal.loss(0).backward()
-    torch.optim.SGD([weight for weight in model.parameters() if weight.grad is not None], lr=1.0).step()
-    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
-    frozen = tuple(f"gpt.blocks.{layer}." for layer in range(layers)) + (("gpt.embedding.",) if layers else ())
-    assert moved == {name for name in before if not name.startswith(frozen)}
-
-
 def test_an_output_layer_of_its_own_is_not_trained_for_no_text_is_predicted(make_gpt, make_config, encoding):
     model = make_classifier(make_gpt(tied=False))
     objective(model, encoding, make_config(batch_size=2), EMAILS, EMAILS, CPU, balanced=False).loss(0).backward()
@@ -231,9 +218,7 @@ def test_an_output_layer_of_its_own_is_not_trained_for_no_text_is_predicted(make
     assert idle == {"gpt.output.weight"}
 
 
-def test_more_frozen_layers_than_blocks_and_more_tokens_than_the_context_are_refused(make_gpt):
-    with pytest.raises(ValueError, match="frozen_layers 3 is more than the model's 2 blocks"):
-        make_classifier(make_gpt()).freeze(3)
+def test_more_tokens_than_the_context_are_refused(make_gpt):
     with pytest.raises(ValueError, match="max_tokens 33 is more than the model's context of 32"):
         make_classifier(make_gpt(), max_tokens=33)
 
