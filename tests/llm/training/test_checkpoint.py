@@ -1,10 +1,4 @@
-import hashlib
-import json
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +10,6 @@ from llm.objectives.language_model import objective
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import Objective, train
 
-ROOT = Path(__file__).parents[3]
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 
 
@@ -114,97 +107,6 @@ def test_a_history_may_be_larger_than_the_header_that_safetensors_reads(tmp_path
     checkpoints, history = Checkpoints(tmp_path), ["a" * 101_000_000]
     checkpoints.save(1, {"model": {"w": torch.ones(1)}}, {"history": history})
     assert checkpoints.load()[1]["history"] == history
-
-
-KILLED = """
-import json, os, random, signal, sys, time
-from pathlib import Path
-import torch
-import torch._dynamo  # which each child would import for its first step
-from safetensors.torch import save_file
-from llm import files
-from llm.config import GPTConfig, TrainConfig
-from llm.dataset import TokenWindows
-from llm.device import Compute
-from llm.model.gpt import GPT
-from llm.objectives.language_model import objective
-from llm.training.checkpoint import Checkpoints
-from llm.tokenizer import load_tokenizer
-from llm.training.loop import train
-
-torch.set_num_threads(1)
-corpus = Path(sys.argv[2])
-encoding = load_tokenizer(corpus / "tokenizer.json")
-shape = {"context_length": 32, "n_layer": 1, "n_head": 2, "n_embd": 16, "positions": "rotary", "norm": "rms"}
-gpt = GPTConfig(vocabulary_size=encoding.n_vocab, tied=False, dropout=0.2, **shape)
-config = TrainConfig(
-    seed=1, steps=60, batch_size=2, optimizer="muon", learning_rate=0.01, evaluate_every=5, checkpoint_every=1
-)
-
-def learn(checkpoints, out):
-    torch.manual_seed(0)
-    model = GPT(gpt)
-    splits = [TokenWindows(corpus, split, 32) for split in ("train", "validation")]
-    compute = Compute(torch.device("cpu"), torch.bfloat16, "a test")
-    goal = objective(model, config, *splits, compute, evaluation_batches=2)
-    history = train(model, config, goal, checkpoints=checkpoints)
-    save_file(model.state_dict(), out + ".safetensors")
-    Path(out + ".json").write_text(json.dumps(history))
-
-def stay_in_a_write_after(step):
-    sync, parent = files.sync, os.getppid()
-
-    def stay(path):
-        while path.name.startswith(".step-") and (checkpoints.newest() or 0) >= step and os.getppid() == parent:
-            time.sleep(1)
-        sync(path)
-
-    files.sync = stay
-
-def writing(folder):
-    return any(path.name.startswith(".") for path in folder.glob(".*"))
-
-random.seed(int(sys.argv[1]))
-folder = Path("checkpoints")
-checkpoints, reached, torn = Checkpoints(folder), [], 0
-for number, kill_after in enumerate(sorted(random.choices(range(1, 45), k=20))):
-    for half in folder.glob(".*"):  # of an earlier kill: what is found below is of this one
-        half.unlink()
-    child = os.fork()
-    if not child:  # which is there when it is killed, every other time in the middle of a write
-        stay_in_a_write_after(kill_after if number % 2 else 58)
-        learn(checkpoints, "never")
-        os._exit(0)
-    while (checkpoints.newest() or 0) < kill_after:
-        time.sleep(0.001)
-    if number % 2:  # as soon as it writes a checkpoint, else at any moment
-        while not writing(folder):
-            pass
-    else:
-        time.sleep(random.random() / 100)
-    os.kill(child, signal.SIGKILL)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
-    torn += writing(folder)
-    reached.append(checkpoints.newest())
-learn(checkpoints, "killed")
-learn(None, "undisturbed")
-print(json.dumps([reached, torn]))
-"""
-
-
-def test_a_run_killed_twenty_times_gives_the_weights_of_an_undisturbed_one(tmp_path, token_files):
-    command = [sys.executable, "-c", KILLED, str(int.from_bytes(os.urandom(4))), str(token_files)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, (command[-2], done.stderr)
-    reached, torn = json.loads(done.stdout)
-    assert len(reached) == 20
-    assert reached == sorted(reached)
-    assert 0 < reached[0] <= reached[-1] < 60
-    assert torn >= 10  # half-written files that were found
-    assert json.loads((tmp_path / "killed.json").read_text()) == json.loads((tmp_path / "undisturbed.json").read_text())
-    killed, undisturbed = ((tmp_path / f"{name}.safetensors").read_bytes() for name in ("killed", "undisturbed"))
-    assert hashlib.sha256(killed).hexdigest() == hashlib.sha256(undisturbed).hexdigest()
 
 
 def scored(gpt, scores):
