@@ -11,14 +11,9 @@ from real_servers import wait_for
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
-linux = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+GUARD = [sys.executable, "-m", "tasks.stages.parent_death"]
 
-
-def guard(platform: str) -> list[str]:
-    """`python -m tasks.stages.parent_death` as it is on a system."""
-    run = "runpy.run_module('tasks.stages.parent_death', {}, '__main__')"
-    code = f"import runpy, sys; sys.platform = {platform!r}; {run}"
-    return [sys.executable, "-c", code]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 
 
 def runs(process: psutil.Process) -> bool:
@@ -29,10 +24,9 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
-@pytest.mark.parametrize("platform", [pytest.param("linux", marks=linux), "darwin"])
-def test_a_command_dies_when_the_parent_of_its_guard_is_killed(platform):
+def test_a_command_dies_when_the_parent_of_its_guard_is_killed():
     sleeping = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
-    code = f"import subprocess; subprocess.Popen({[*guard(platform), *sleeping]!r}).wait()"
+    code = f"import subprocess; subprocess.Popen({[*GUARD, *sleeping]!r}).wait()"
     with subprocess.Popen([sys.executable, "-c", code], **PIPES) as parent:
         child = psutil.Process(int(parent.stdout.readline()))
         assert runs(child)
@@ -40,7 +34,6 @@ def test_a_command_dies_when_the_parent_of_its_guard_is_killed(platform):
         wait_for(lambda: not runs(child), every=0.01)
 
 
-@linux
 def test_a_stage_whose_dvc_was_killed_while_it_still_imported_ends_too():
     slow = (
         "import sys; sys.stdin.read(); "
@@ -52,7 +45,7 @@ stage = subprocess.Popen([sys.executable, "-c", {slow!r}])
 print(stage.pid, flush=True)
 stage.wait()
 """
-    command = [sys.executable, "-m", "tasks.stages.parent_death", sys.executable, "-c", dvc]
+    command = [*GUARD, sys.executable, "-c", dvc]
     with subprocess.Popen(command, **PIPES) as parent:
         stage = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
@@ -62,20 +55,18 @@ stage.wait()
         assert parent.stdout.read() == ""  # and it has ended without a word
 
 
-@pytest.mark.parametrize("platform", [pytest.param("linux", marks=linux), "darwin"])
-def test_a_guard_has_the_arguments_and_the_exit_code_of_its_command(platform):
+def test_a_guard_has_the_arguments_and_the_exit_code_of_its_command():
     code = "import os, sys; print(os.getpid(), sys.argv[1:]); sys.exit(7)"
-    with subprocess.Popen([*guard(platform), sys.executable, "-c", code, "-a", "b c"], **PIPES) as process:
+    with subprocess.Popen([*GUARD, sys.executable, "-c", code, "-a", "b c"], **PIPES) as process:
         pid, arguments = process.stdout.read().strip().split(" ", 1)
         assert arguments == "['-a', 'b c']"
     assert process.returncode == 7
-    assert (int(pid) == process.pid) == (platform == "linux")  # there the command takes its place
+    assert int(pid) == process.pid  # the command takes its place
 
 
-@pytest.mark.parametrize("platform", [pytest.param("linux", marks=linux), "darwin"])
-def test_a_command_hears_the_sigterm_of_its_guard(platform):
+def test_a_command_hears_the_sigterm_of_its_guard():
     code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(3)); print(1, flush=True); signal.pause()"
-    with subprocess.Popen([*guard(platform), sys.executable, "-c", code], **PIPES) as process:
+    with subprocess.Popen([*GUARD, sys.executable, "-c", code], **PIPES) as process:
         assert process.stdout.readline() == "1\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 3
