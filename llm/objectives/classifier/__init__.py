@@ -85,32 +85,21 @@ def objective(
     train: LabelledTexts,
     validation: LabelledTexts,
     compute: Compute,
-    *,
-    balanced: bool,
     workers: Workers = ALONE,
 ) -> Objective:
     """Learn from shuffled texts by the GPT alone; keep the weights with the highest F1 on `validation`, of equals those
-    with the least loss.
-
-    `balanced` weighs each class by the inverse of its share of `train`, so that the rarer one counts as much.
-    """
+    with the least loss."""
     read, shown = (encoded(model, encoding, each.texts) for each in (train, validation))
     width = max(map(len, read)) if compute.backend.compiles else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
-    weights = train.class_weights(len(model.config.labels), balanced)
     logits = workers.wrap(model, lambda classifier, *inputs: classifier(*inputs))
-
-    def weight(rows: Sequence[int]) -> Tensor:
-        return weights[train.labels[rows]].sum()
 
     def loss(index: int) -> Tensor:
         rows = workers.part(order[index])
         tokens_BT, lengths_B = (t.to(compute.device) for t in pad([read[row] for row in rows], 0, width))
         with compute.autocast():
             logits_BK = logits(tokens_BT, lengths_B)
-        labels_B = train.labels[rows].to(compute.device)
-        mean = F.cross_entropy(logits_BK.float(), labels_B, weight=weights.to(compute.device) if balanced else None)
-        return mean * (weight(rows) * workers.count / weight(order[index]))
+        return F.cross_entropy(logits_BK.float(), train.labels[rows].to(compute.device))
 
     def evaluate() -> dict[str, float]:
         found, labels = model.head(model.states(shown).to(model.head.weight.device)).float().cpu(), validation.labels
@@ -125,5 +114,4 @@ def objective(
         best="validation_f1",
         lower_is_better=False,
         tie="validation_loss",  # F1 says nothing of a rare label that nobody is given yet, nor of a split that is easy
-        weight=lambda index: weight(order[index]).item(),
     )

@@ -38,11 +38,6 @@ class LabelledTexts:
     labels: Tensor
     groups: list[int]
 
-    def class_weights(self, labels: int, balanced: bool) -> Tensor:
-        """What a text of each label counts, K: as much as any other, or the inverse of its label's share."""
-        counts = self.labels.bincount(minlength=labels)
-        return len(self.labels) / (labels * counts) if balanced else torch.ones(labels)
-
 
 @torch.inference_mode(False)
 def fit_head(
@@ -51,7 +46,6 @@ def fit_head(
     train: LabelledTexts,
     validation: LabelledTexts,
     *,
-    balanced: bool,
     false_positive_rate: float,
     unsure: UnsureRates | None,
 ) -> dict[str, float]:
@@ -61,7 +55,7 @@ def fit_head(
     stands out from the windows of ham.
     """
     labels = len(model.config.labels)
-    weights = train.class_weights(labels, balanced).double()[train.labels]
+    weights = torch.ones(len(train.texts), dtype=torch.double)
     head = _Head(model, train)
     if model.ngrams is not None:
         model.ngrams.fit_idf(train.texts)

@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import pandas as pd
 import torch
@@ -39,8 +38,6 @@ class Train(ReadingConfig, FinetuneConfig):
     labels the likeliest is given, without a threshold."""
     unsure: UnsureRates | None = None
     """Which mail of two labels is answered with `unsure`; null gives each a label."""
-    class_weights: Literal["balanced", "none"] = "balanced"
-    """`balanced` weighs a class by the inverse of its frequency."""
 
 
 def _labels(tables: dict[str, pd.DataFrame], positive: str | None, data: Path) -> tuple[str, ...]:
@@ -81,9 +78,8 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
         )
         for table in tables.values()
     )
-    balanced = params.class_weights == "balanced"
     chosen = {"false_positive_rate": params.false_positive_rate, "unsure": params.unsure}
-    fitted = partial(fit_head, model, encoding, train, validation, balanced=balanced, **chosen)
+    fitted = partial(fit_head, model, encoding, train, validation, **chosen)
     throughput = Throughput("emails", params.batch_size * params.gradient_accumulation)
     if not params.steps:
         foundation.requires_grad_(False)
@@ -93,7 +89,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, lora = fmean(lengths) / max(lengths), params.lora is not None
     compute = choose_backend(compute, foundation.config, read, filled=filled, lora=lora, predicts_tokens=False)
-    goal = objective(model, encoding, params, train, validation, compute, balanced=balanced, workers=workers)
+    goal = objective(model, encoding, params, train, validation, compute, workers=workers)
     return TrainingSetup(model, encoding, goal, compute, throughput, finish=fitted)
 
 

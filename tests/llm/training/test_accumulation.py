@@ -34,7 +34,7 @@ def windows():
     ]
 
 
-@pytest.fixture(params=["language model", "classifier", "balanced classifier", "assistant"])
+@pytest.fixture(params=["language model", "classifier", "assistant"])
 def learn(request, make_gpt, make_config, encoding, token_files, texts, windows):
     """Make one update; its metrics, and how much each of its batches counted."""
 
@@ -50,8 +50,7 @@ def learn(request, make_gpt, make_config, encoding, token_files, texts, windows)
             case _:
                 torch.manual_seed(0)
                 model = Classifier(model, ClassifierConfig(labels=("ham", "spam"), max_tokens=32))
-                balanced = request.param.startswith("balanced")
-                goal = classifier.objective(model, encoding, config, texts, texts, CPU, balanced=balanced)
+                goal = classifier.objective(model, encoding, config, texts, texts, CPU)
         (row,) = train(model, config, goal)
         return row, [*map(goal.weight, range(parts))]
 

@@ -138,7 +138,7 @@ def test_what_is_switched_off_hangs_on_nothing(written):
         ("datasets.emails.sources", [], r"list should have at least 1 item.*, not \[\]"),
         ("datasets.emails.preprocess.test", 1.5, "input should be less than 1, not 1.5"),
         ("datasets.corpus.preprocess.tokenizer", None, "input should be a valid string, not None"),
-        ("applications.classifier.train.class_weights", "equal", "input should be 'balanced' or 'none', not 'equal'"),
+        ("foundation.train.norm", "batch", "input should be 'layer' or 'rms', not 'batch'"),
         ("foundation.evaluate", None, "input should be a valid dictionary.*, not None"),
         ("applications.classifier.review.at_last", {}, "unknown key; did you mean at_least?"),
         ("foundation.review.no_loss", "bits_per_byte", "input should be a valid tuple, not 'bits_per_byte'"),

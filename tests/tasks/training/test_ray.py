@@ -76,7 +76,7 @@ def prepare_classifier(config: TrainConfig, data: Path, workers: Workers) -> Tra
     texts = [email_text(word, " ".join(WORDS[: 1 + n])) for n, word in enumerate(WORDS)]
     labels = torch.tensor([n % 3 == 0 for n in range(len(WORDS))]).long()
     emails = LabelledTexts(texts, labels, list(range(len(WORDS))))
-    goal = classifier_objective(model, encoding, config, emails, emails, CPU, balanced=True, workers=workers)
+    goal = classifier_objective(model, encoding, config, emails, emails, CPU, workers=workers)
     return TrainingSetup(model, encoding, goal, CPU, Throughput("emails", 8))
 
 

@@ -212,7 +212,7 @@ EMAILS = LabelledTexts(["the cat", "moon", "the dog ate", "hat"], torch.tensor([
 
 def test_an_output_layer_of_its_own_is_not_trained_for_no_text_is_predicted(make_gpt, make_config, encoding):
     model = make_classifier(make_gpt(tied=False))
-    objective(model, encoding, make_config(batch_size=2), EMAILS, EMAILS, CPU, balanced=False).loss(0).backward()
+    objective(model, encoding, make_config(batch_size=2), EMAILS, EMAILS, CPU).loss(0).backward()
     idle = {name for name, weight in model.named_parameters() if weight.grad is None}
     assert idle == {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert idle == {"gpt.output.weight"}
@@ -223,22 +223,19 @@ def test_more_tokens_than_the_context_are_refused(make_gpt):
         make_classifier(make_gpt(), max_tokens=33)
 
 
-@pytest.mark.parametrize("balanced", [True, False])
-def test_the_loss_by_hand_with_and_without_class_weights(model, make_config, encoding, balanced):
+def test_the_loss_by_hand(model, make_config, encoding):
     emails = LabelledTexts(EMAILS.texts, torch.tensor([0, 0, 0, 1]), EMAILS.groups)
     tokens = encoding.encode_ordinary_batch(emails.texts)
     config = make_config(batch_size=3)
-    goal = objective(model, encoding, config, emails, emails, CPU, balanced=balanced)
+    goal = objective(model, encoding, config, emails, emails, CPU)
     for index in range(3):
         rows = BatchSampler(4, 3, config.seed, np.array(list(map(len, tokens))))[index]
         logits = torch.cat([model(torch.tensor([tokens[row]]), torch.tensor([len(tokens[row])])) for row in rows])
-        losses = F.cross_entropy(logits, emails.labels[rows], reduction="none")
-        weights = torch.tensor([4 / 6, 4 / 2])[emails.labels[rows]] if balanced else torch.ones(3)
-        assert goal.loss(index).item() == pytest.approx(((losses * weights).sum() / weights.sum()).item(), rel=1e-4)
+        assert goal.loss(index).item() == pytest.approx(F.cross_entropy(logits, emails.labels[rows]).item(), rel=1e-4)
 
 
 def test_an_evaluation_says_loss_and_f1_on_validation_of_the_gpt_alone(model, make_config, encoding):
-    found = objective(model, encoding, make_config(), EMAILS, EMAILS, CPU, balanced=True).evaluate()
+    found = objective(model, encoding, make_config(), EMAILS, EMAILS, CPU).evaluate()
     logits = model.head(model.states(encoding.encode_ordinary_batch(EMAILS.texts))).detach()
     assert found["validation_loss"] == pytest.approx(F.cross_entropy(logits, EMAILS.labels).item())
     guess = np.argmax(logits.numpy(), axis=1)

@@ -25,7 +25,7 @@ def fitted(make_gpt, encoding, *, names=("ham", "spam"), buckets=2**14, train=No
     model = Classifier(make_gpt(), ClassifierConfig(labels=names, max_tokens=32, ngram_buckets=buckets)).eval()
     validation = texts_of(1200, 2, len(names))
     train = train or texts_of(300, 1, len(names))
-    chosen = {"balanced": False, "false_positive_rate": rate, "unsure": unsure}
+    chosen = {"false_positive_rate": rate, "unsure": unsure}
     return model, fit_head(model, encoding, train, validation, **chosen), validation
 
 
