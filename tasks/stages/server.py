@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -23,10 +22,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowR
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.flow_engine import run_flow
 from prefect.settings import (
-    PREFECT_API_AUTH_STRING,
-    PREFECT_API_SSL_CERT_FILE,
-    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
     PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
     get_current_settings,
     temporary_settings,
 )
@@ -123,33 +120,29 @@ def reach_directly() -> None:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join([*filter(None, [names]), *own])
 
 
-def _trusted() -> ssl.SSLContext | bool:
-    """The certificates that Prefect's own client trusts: a server may have one of its owner's."""
-    if PREFECT_API_TLS_INSECURE_SKIP_VERIFY.value():
-        return False
-    file = PREFECT_API_SSL_CERT_FILE.value()
-    return ssl.create_default_context(cafile=file) if file else True
-
-
 def _check_answers(url: str, patience: float = 0) -> None:
-    who = tuple((PREFECT_API_AUTH_STRING.value() or "").split(":", 1))
+    """Ask the configured server by Prefect's own client, which knows its password and its certificate."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            with httpx.Client(auth=who if len(who) == 2 else None, timeout=ANSWERS_WITHIN, verify=_trusted()) as client:
-                answer = client.get(f"{url.rstrip('/')}/health")
-                refused = client.get(f"{url.rstrip('/')}/admin/version").status_code == httpx.codes.UNAUTHORIZED
+            with (
+                temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+                get_client(httpx_settings={"timeout": ANSWERS_WITHIN}, sync_client=True) as client,
+            ):
+                for path in ("/health", "/admin/version"):
+                    client.request("GET", path)
+            return
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.UNAUTHORIZED:
+                way_out = "PREFECT_API_AUTH_STRING must be its USER:PASSWORD"
+                raise UserError(f"PREFECT_API_URL={url}: it refuses (401); {way_out}") from None
+            said = f"{error.response.status_code} {error.response.reason_phrase}"
+            raise UserError(f"PREFECT_API_URL={url}: it answers {said}") from None
         except httpx.TransportError as error:
             if time.monotonic() >= deadline:
                 reason, way_out = str(error) or type(error).__name__, "start it, or unset the variable"
                 raise UserError(f"PREFECT_API_URL={url}: nobody answers ({reason}); {way_out}") from None
             time.sleep(0.5)
-        else:
-            break
-    if not answer.is_success:
-        raise UserError(f"PREFECT_API_URL={url}: it answers {answer.status_code} {answer.reason_phrase}")
-    if refused:
-        raise UserError(f"PREFECT_API_URL={url}: it refuses (401); PREFECT_API_AUTH_STRING must be its USER:PASSWORD")
 
 
 def wait_until_healthy(server: subprocess.Popen, url: str) -> None:

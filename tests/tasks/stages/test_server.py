@@ -2,31 +2,21 @@ import asyncio
 import os
 import socket
 import socketserver
-import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from ipaddress import ip_address
-from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.events.clients import PrefectEventsClient
 from prefect.exceptions import TerminationSignal
 from prefect.settings import (
-    PREFECT_API_SSL_CERT_FILE,
-    PREFECT_API_TLS_INSECURE_SKIP_VERIFY,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     temporary_settings,
@@ -36,8 +26,6 @@ from real_servers import Runs
 from llm.errors import UserError
 from tasks.stages import server
 from tasks.stages.prefect_worker import alone
-
-HOUR = timedelta(hours=1)
 
 
 def started(code: str) -> subprocess.Popen:
@@ -85,11 +73,9 @@ class Healthy(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def healthy(port: int = 0, context: ssl.SSLContext | None = None) -> Iterator[int]:
+def healthy(port: int = 0) -> Iterator[int]:
     """The port of one."""
     with HTTPServer(("127.0.0.1", port), Healthy) as here:
-        if context:
-            here.socket = context.wrap_socket(here.socket, server_side=True)
         threading.Thread(target=here.serve_forever, daemon=True).start()
         yield here.server_port
         here.shutdown()
@@ -279,33 +265,6 @@ def test_a_server_that_is_started_again_below_a_run_is_waited_for(monkeypatch, p
     connect(f"http://127.0.0.1:{port}/api")
     answered.set()
     later.join()
-
-
-def certificate(folder: Path) -> Path:
-    """A certificate for this machine that its own key signed, and the key behind it."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "here")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + HOUR)
-    here = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    made = builder.add_extension(here, critical=False).sign(key, hashes.SHA256())
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    file = folder / "here.pem"
-    pem = serialization.Encoding.PEM
-    file.write_bytes(made.public_bytes(pem) + key.private_bytes(pem, *form))
-    return file
-
-
-def test_a_server_is_trusted_whose_certificate_prefects_settings_name(tmp_path):
-    file = certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    with healthy(context=context) as port:
-        url = f"https://127.0.0.1:{port}/api"
-        with pytest.raises(UserError, match=r"nobody answers \(.*CERTIFICATE_VERIFY_FAILED"):
-            connect(url)
-        for settings in ({PREFECT_API_SSL_CERT_FILE: str(file)}, {PREFECT_API_TLS_INSECURE_SKIP_VERIFY: True}):
-            with temporary_settings(settings):
-                connect(url)
 
 
 FLOW_RUN = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"
