@@ -116,19 +116,14 @@ def test_a_head_that_is_too_large_is_refused(strict):
 
 MALFORMED = {
     "many unknown parts": ("{" + "".join(f'"{n}": 1, ' for n in range(100_000)) + '"about": "email"}').encode(),
-    "empty": b"",
     "cut": b'{"messages": [',
     "nested": b"[" * 100_000 + b"]" * 100_000,
-    "nested in a field": b'{"model": ' + b'{"a":' * 30_000 + b"1" + b"}" * 30_000 + b"}",
     "nested extra": b'{"metadata": ' + b"[" * 400 + b"]" * 400 + b', "messages": 1, "prompt": {}, "emails": 1}',
-    "array": b"[1, 2]",
     "null": b"null",
     "no text": b"\xff\xfe{}",
-    "half a pair": f'{{"{SURROGATE}": "{SURROGATE}"}}'.encode(),
     "half a pair as label": f'{{"about": "{SURROGATE}", "emails": "{SURROGATE}"}}'.encode(),
     "infinite": b'{"temperature": Infinity, "messages": NaN, "emails": -Infinity, "about": 1e999}',
     "long number": b'{"seed": ' + b"9" * 5000 + b"}",
-    "long key": b'{"' + b"k" * 100_000 + b'": 1}',
 }
 
 
@@ -162,10 +157,8 @@ def test_many_mistakes_are_told_as_fast_as_one(server):
     ("host", "network"),
     [
         ("192.0.2.1", "192.0.2.0/24"),
-        ("192.0.3.254", "192.0.3.0/24"),
         ("::ffff:192.0.2.1", "192.0.2.0/24"),
         ("2001:db8::1", "2001:db8::/64"),
-        ("2001:db8::ffff:1", "2001:db8::/64"),
         ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
         ("fe80::1%eth0", "fe80::/64"),
         ("testclient", "testclient"),
@@ -204,9 +197,7 @@ def test_halves_of_pairs_and_nul_are_text_or_refused(server, path, body, status,
     [
         {"temperature": 1e-300},
         {"temperature": 2, "top_p": 5e-324, "min_p": 1},
-        {"temperature": 2, "top_k": 1_000_000, "seed": -(2**63)},
         {"seed": 2**63 - 1, "temperature": 1, "n": 4},
-        {"repetition_penalty": 0.01, "temperature": 1e-45},
     ],
     ids=str,
 )

@@ -133,21 +133,17 @@ SPAM = {"labels": ["ham", "spam"], "max_tokens": 32}
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"objective": "language_model"}, "gpt is missing"),
         ({"objective": "language_model", "gpt": {"n_layer": 2}}, "n_head"),
         ({"gpt": None}, "objective is missing"),
         (
             {"objective": "oracle", "gpt": None},
             "objective 'oracle' is not one of assistant, classifier, language_model",
         ),
-        ({"objective": "../oracle", "gpt": None}, r"objective '\.\./oracle' is not one of assistant"),
         ({"objective": "classifier", "gpt": None}, "'classifier' is missing"),
         ({"objective": "classifier", "gpt": None, "classifier": SPAM | {"max_tokens": 33}}, "max_tokens 33 is more"),
-        ({"objective": "classifier", "gpt": None, "classifier": SPAM | {"threshold": 1.5}}, "threshold .* equal to 1"),
         ({"objective": "classifier", "gpt": None, "classifier": SPAM | {"labels": ["ham"]}}, "at least 2 items"),
         ("{", "not JSON: Expecting property name"),
         ("[" * 100_000, "not JSON: maximum recursion depth"),
-        ([], "objective is missing"),
     ],
 )
 def test_a_wrong_config_is_named(saved, content, reason):

@@ -1,6 +1,5 @@
 """Every form in which people have their data: a line of params.yaml, fetched and read as the stages do it."""
 
-import bz2
 import csv
 import gzip
 import io
@@ -103,18 +102,14 @@ CORPUS: dict[str, tuple[str, dict[str, Content]]] = {
     "Parquet": ("rows.parquet", {"rows.parquet": parquet(ROWS)}),
     "HTML": ("site", {f"site/{n}.html": page for n, page in enumerate(PAGES)}),
     "a folder": ("texts", IN_FOLDER),
-    "a folder with a slash": ("texts/", IN_FOLDER),
     "a glob over folders": ("texts/**/*.txt", IN_FOLDER),
     "gzip": ("rows.jsonl.gz", {"rows.jsonl.gz": gzip.compress(LINES)}),
     "Zstandard": ("rows.jsonl.zst", {"rows.jsonl.zst": zstd.compress(LINES)}),
     "xz": ("rows.jsonl.xz", {"rows.jsonl.xz": lzma.compress(LINES)}),
-    "bzip2": ("rows.jsonl.bz2", {"rows.jsonl.bz2": bz2.compress(LINES)}),
     "zip": ("texts.zip", {"texts.zip": zipped(FILES)}),
-    "zip by its content": ("texts.backup", {"texts.backup": zipped(FILES)}),
     "tar": ("texts.tar", {"texts.tar": tarred(FILES)}),
     "tar.gz by its content": ("texts", {"texts": tarred(FILES, "w:gz")}),
     "tar.zst": ("texts.tar.zst", {"texts.tar.zst": zstd.compress(tarred(FILES))}),
-    "tar.xz": ("texts.tar.xz", {"texts.tar.xz": tarred(FILES, "w:xz")}),
     "an archive in a folder": ("all", {"all/part-1.zip": zipped(FILES)}),
     "a mixed folder": ("mixed", {"mixed/a.md": TEXTS[0], "mixed/b.jsonl.gz": gzip.compress(json_lines(ROWS[1:]))}),
 }
@@ -406,16 +401,13 @@ def test_rows_a_line_of_which_the_first_is_long_are_rows_whatever_the_file_is_ca
     ("name", "content", "form"),
     [
         ("a.txt", "Once upon a time", "text"),
-        ("a.txt", '[Chapter 1]\n{"a": 1}', "text"),
         ("a", '{"a": 1}\n{"a": 2}\n', "jsonl"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', "jsonl"),
         ("a.jsonl", '[\n {"a": 1}\n]', "json"),
         ("a", "From a@b.org Thu Aug 22 12:36:23 2002\nTo: b\n\nx", "mbox"),
         ("a", "Received: from x\n by y\nSubject: z\n\nx", "eml"),
-        ("a", "From here on: nothing\nis as it was", "text"),
         ("a", "  <!DOCTYPE html>\n<p>", "html"),
         ("a", "ham\tone\nspam\ttwo\n", "csv"),
-        ("a.txt", "Dear Anna,\tsee you\n", "text"),
         ("a.txt", "ham\tone\nspam\ttwo\n", "csv"),
         ("a", "From ripley at stats.ox.ac.uk  Wed Jan  1 09:00:00 2003\nTo: b\n\nx", "mbox"),
         ("a", 'From "anna maria"@b.org\tThu Aug 22 12:36:23 +0200 (Summer Time) 2002\nTo: b\n\nx', "mbox"),
