@@ -1,4 +1,4 @@
-"""OpenAI's API, by its official client, by LangChain's and by plain HTTP."""
+"""OpenAI's API, by its official client and by plain HTTP."""
 
 import math
 
@@ -6,7 +6,6 @@ import httpx
 import openai
 import pytest
 import torch
-from langchain_openai import ChatOpenAI
 
 from llm.chat import Message, prompt_tokens
 from llm.objectives import load_for_inference
@@ -328,19 +327,6 @@ def test_an_answer_of_the_official_client_is_taken_as_a_turn(client):
     assert ask(client, talk).choices == ask(client, written).choices
     whole = [*HELLO, talk[1].model_dump(), *HELLO]  # with each part that is null
     assert ask(client, whole).choices == ask(client, written).choices
-
-
-def test_langchain_has_the_same_answer_whole_and_in_pieces(server, client):
-    model = ChatOpenAI(
-        base_url=f"{server}/v1", api_key="none", model="assistant", max_tokens=20, temperature=0, timeout=300
-    )
-    expected = say(client, "hello", max_tokens=20)
-    answer = model.invoke("hello")
-    assert answer.content == expected
-    assert answer.usage_metadata["output_tokens"] == 20
-    pieces = list(model.stream("hello"))
-    assert "".join(piece.content for piece in pieces) == expected
-    assert len(pieces) > 3
 
 
 def test_a_request_without_a_place_is_refused_and_answered_later(server, client):
