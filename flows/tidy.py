@@ -3,6 +3,7 @@
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from prefect import flow
 
@@ -17,9 +18,10 @@ TRAININGS = 3  # interrupted trainings that are kept, however old
 SHOWN = 10  # items of a kind that are listed without --verbose
 
 
-def _checkpoints(days: float) -> list[Item]:
+def checkpoints_of_trainings(days: float) -> list[Item]:
+    """The interrupted trainings that are older than `days` days, without the newest TRAININGS."""
     old = [each for each in interrupted()[TRAININGS:] if each.age > days * DAY]
-    return [Item(str(each), each.bytes, lambda each=each: remove([each], days, 0)) for each in old]
+    return [Item(str(each), each.bytes, partial(remove, each)) for each in old]
 
 
 @flow(name="tidy", flow_run_name="tidy")
@@ -44,7 +46,7 @@ def tidy(versions: int = 5, days: float = 30, delete: bool = False, verbose: boo
         ),
         "checkpoints of interrupted trainings": (
             f"the newest {TRAININGS}, and those of the last {days:g} days",
-            lambda: _checkpoints(days),
+            lambda: checkpoints_of_trainings(days),
         ),
         "files of DVC's cache": (
             "those of this folder, a branch, a tag, an experiment, or a version that has an alias or waits",

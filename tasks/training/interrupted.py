@@ -1,17 +1,11 @@
-"""Interrupted trainings: their checkpoints outlive a change of code or parameters, until somebody removes them.
-
-    python -m tasks.training.interrupted                                   lists them
-    python -m tasks.training.interrupted --remove --older-than 7 --keep 3  removes those older than a week, but not the
-                                                                           3 newest of all
+"""Interrupted trainings: their checkpoints outlive a change of code or parameters, until `make tidy` removes them.
 
 To continue a training, restore its parameters and code, and run the stage again.
 """
 
-import argparse
 import json
 import logging
 import shutil
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,35 +75,7 @@ def say_what_is_kept(own: Path, now: Hashes) -> None:
         )
 
 
-def remove(found: list[Interrupted], older_than: float, keep: int) -> list[Interrupted]:
-    """Remove those older than `days` days, except the `keep` newest of all and those of running stages.
-
-    Returns the removed ones.
-    """
-    gone = []
-    for each in found[keep:]:
-        if each.age > older_than * DAY:
-            with suppress(UserError), exclusive(f"stages/{each.stage}", patience=0):
-                shutil.rmtree(each.folder)
-                gone.append(each)
-    return gone
-
-
-def main() -> int:
-    """List or remove the checkpoints of interrupted trainings."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.training.interrupted", description=main.__doc__)
-    parser.add_argument("--remove", action="store_true", help="remove those that --older-than and --keep do not spare")
-    parser.add_argument("--older-than", type=float, default=0, metavar="DAYS", help="spare younger ones (default 0)")
-    parser.add_argument("--keep", type=int, default=0, metavar="N", help="spare the N newest (default 0)")
-    options = parser.parse_args()
-    found = interrupted()
-    gone = remove(found, options.older_than, max(0, options.keep)) if options.remove else []
-    for each in found:
-        sys.stdout.write(f"{'removed: ' if each in gone else ''}{each}\n")
-    if not found:
-        sys.stdout.write("no training is interrupted\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def remove(each: Interrupted) -> None:
+    """Remove one, unless its stage runs."""
+    with suppress(UserError), exclusive(f"stages/{each.stage}", patience=0):
+        shutil.rmtree(each.folder)

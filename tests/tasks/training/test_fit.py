@@ -3,7 +3,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from prefect.artifacts import Artifact
 from projects import change_params
 from safetensors.torch import load_file
 
+from flows.tidy import checkpoints_of_trainings
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
@@ -31,7 +31,7 @@ from tasks.stages.command import state_folder
 from tasks.stages.lock import FINISHED, KEEP
 from tasks.stages.params import load_training
 from tasks.training.fit import fit, training_run
-from tasks.training.interrupted import interrupted, main, remove
+from tasks.training.interrupted import interrupted, remove
 from tasks.training.progress import KEPT, log_checkpoint
 from tasks.training.report import publish
 from tasks.training.setup import Throughput, TrainingSetup
@@ -141,7 +141,7 @@ def test_the_checkpoints_of_a_finished_training_stay_until_dvc_has_kept_what_it_
 def test_a_training_that_is_stopped_after_its_first_evaluation_is_interrupted_too(stage):
     Checkpoints(state_folder("pretrain") / "of other inputs").save(0, {"model": {"weight": torch.ones(1)}}, {})
     assert [each.step for each in interrupted()] == [0]
-    assert len(remove(interrupted(), older_than=0, keep=0)) == 1
+    remove(*interrupted())
     assert folders() == []
 
 
@@ -217,24 +217,17 @@ def test_checkpoints_outlive_a_change_of_parameters_or_code_and_are_listed_until
     assert [each.step for each in interrupted()] == [20]
 
 
-def test_interrupted_trainings_are_removed_by_age_and_number_on_request(stage, capsys, monkeypatch):
-    code = Path("llm/model/gpt.py")
-    for number in range(3):
-        code.write_text(code.read_text() + "\n")
-        with pytest.raises(KeyboardInterrupt):
-            learn(stop=15)
-        for file in state_folder("pretrain").glob("*/step-*"):
-            os.utime(file, (time.time() - 86_400 * (2 - number), file.stat().st_mtime - 86_400))
-    found = interrupted()
-    assert len(found) == 3
-    assert remove(found, older_than=30, keep=0) == []
-    monkeypatch.setattr(sys, "argv", ["interrupted"])
-    assert main() == 0
-    assert capsys.readouterr().out.count("pretrain at step 10") == 3
-    monkeypatch.setattr(sys, "argv", ["interrupted", "--remove", "--keep", "1"])
-    assert main() == 0
-    assert capsys.readouterr().out.count("removed: pretrain at step 10") == 2
-    assert [each.folder for each in interrupted()] == [found[0].folder]
+def test_old_interrupted_trainings_are_tidied_but_for_the_newest_three(stage):
+    for days in range(1, 6):
+        checkpoints = Checkpoints(state_folder("pretrain") / f"{days} days old")
+        checkpoints.save(10, {"model": {"weight": torch.ones(1)}}, {})
+        then = time.time() - 86_400 * days
+        os.utime(checkpoints.folder / "step-000010.safetensors", (then, then))
+    (old,) = checkpoints_of_trainings(days=4.5)
+    assert old.name.startswith("pretrain at step 10, 5.0 days old, ")
+    for each in checkpoints_of_trainings(days=0):
+        each.remove()
+    assert folders() == [f"{days} days old" for days in (1, 2, 3)]
 
 
 def test_other_weights_under_the_same_name_are_another_run(stage):
