@@ -46,18 +46,6 @@ if not has_fast_bfloat16(torch.device("cpu")):  # in bfloat16 a token would take
     del VARIANTS["bfloat16"]
 FLOATS = [name for name in ("float32", "bfloat16") if name in VARIANTS]  # in which `transformers` takes part
 
-FIRST_TOKEN = """
-import sys, time
-from pathlib import Path
-from llm.generation.packed import pack_for_inference
-from llm.generation.text import stream_text
-from llm.formats.huggingface import load_pretrained
-start = time.perf_counter()
-model, encoding = load_pretrained(Path(sys.argv[1]), context_length=256, in_blocks=True)
-next(stream_text(pack_for_inference(model), encoding, sys.argv[2], max_new_tokens=9))
-print(time.perf_counter() - start)
-"""
-
 
 PEER = """
 import json, sys, threading, time
@@ -239,17 +227,6 @@ def weights_a_token(config: GPTConfig) -> int:
     return sum(weight.numel() for weight in model.parameters()) - tables + tied_output
 
 
-def first_token_seconds(source: Path, prompt: str = "The capital of France is") -> dict[str, float]:
-    """Seconds to the first piece of text of published weights, in a fresh process whose files are in memory.
-
-    `load` starts where reading the weights starts, `process` before Python does.
-    """
-    start = time.perf_counter()
-    command = [sys.executable, "-c", FIRST_TOKEN, str(source), prompt]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=subprocess.PIPE, text=True)
-    return {"load": float(done.stdout), "process": time.perf_counter() - start}
-
-
 def compare(config: GPTConfig, *, prompt: int, new: int, texts: int, rounds: int) -> dict[str, Any]:
     """Medians in tokens a second, what they are to each other, and the limit that memory sets."""
     many = f"8 bits, {texts} texts"
@@ -287,7 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--prompt", type=int, default=32, help="prompt tokens")
     parser.add_argument("--new", type=int, default=128, help="new tokens")
     parser.add_argument("--texts", type=int, default=16, help="texts at once in the last comparison")
-    parser.add_argument("--pretrained", type=Path, help="a GGUF file or folder whose first token is timed")
+    parser.add_argument("--pretrained", type=Path, help="a GGUF file or folder of published weights")
     parser.add_argument("--peer", type=Path, help="a Python that has xllamacpp, for the GGUF file of --pretrained")
     parser.add_argument("--out", type=Path, default=report.results("generate"), help="where the numbers go")
     shape = {"context_length": 1024, "n_layer": 12, "n_head": 12, "n_embd": 768, "vocabulary_size": 50257}
@@ -305,10 +282,8 @@ def main(arguments: list[str] | None = None) -> None:
     report.show("Tokens a second", ("", "median", "limit of the memory"), rows)
     report.show("Ratios", ("", "times"), list(found["ratios"].items()))
     if options.pretrained is None:
-        sys.stdout.write("First token of published weights: left out, name a file with --pretrained\n")
+        sys.stdout.write("Published weights: left out, name a file with --pretrained\n")
     else:
-        results["first_token_seconds"] = first_token_seconds(options.pretrained)
-        report.show("First token of published weights", ("since", "s"), list(results["first_token_seconds"].items()))
         results["published"] = published = compare_published(options.pretrained, options.peer, **settings)
         report.show("Published weights, tokens a second", ("", "median"), list(published["tokens_per_second"].items()))
         published["next_turn_seconds"] = turns = compare_turns(options.pretrained, options.peer, options.rounds)

@@ -6,8 +6,6 @@ may mean harm, so every length is held against the file's end before anything is
 """
 
 import mmap
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -27,8 +25,6 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DIMENSIONS = 4  # of a tensor, at most, as in ggml
 CHUNK = 2**18  # bytes that are dequantised at once: the intermediate arrays of larger ones leave the cache
-PACKED = {GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")}
-"""Types that decode.c packs from as they are (llm/kernels/serving/products.h)."""
 
 NUMBERS = {
     GGUFValueType.UINT8: "<u1",
@@ -45,33 +41,7 @@ NUMBERS = {
 }
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """Rows of a tensor as they lie in a file."""
-
-    kind: GGMLQuantizationType
-    rows: Tensor
-    """Of uint8, rows x bytes of a row."""
-
-    def floats(self) -> Tensor:
-        """The weights, float32, rows x columns."""
-        block, block_bytes = GGML_QUANT_SIZES[self.kind]
-        tensor = torch.empty(len(self.rows), self.rows.shape[1] // block_bytes * block)
-        step = max(1, CHUNK // self.rows.shape[1])
-        for packed, floats in zip(self.rows.split(step), tensor.split(step), strict=True):
-            floats.numpy()[:] = dequantize(packed.numpy(), self.kind)
-        return tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredBlocks(StoredTensor):
-    """A tensor in a GGUF file."""
-
-    blocks: Callable[[], Blocks]
-    """Map it, without reading."""
-
-
-def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredBlocks]]:
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
     """A GGUF file's metadata, as plain Python values, and its tensors, each read as float32 when asked for.
 
     Raises UserError, naming the file, for none, another kind or a torn one, and naming the tensor too for a type
@@ -158,7 +128,7 @@ class _Entry:
         shape = tuple(reversed(cursor.numbers("<u8", dimensions)))
         return cls(name, shape, cursor.number("<u4"), cursor.number("<u8"))
 
-    def stored(self, mapped: mmap.mmap, start: int) -> StoredBlocks:
+    def stored(self, mapped: mmap.mmap, start: int) -> StoredTensor:
         """The tensor in the file whose tensors begin at byte `start`."""
         try:
             kind = GGMLQuantizationType(self.kind)
@@ -173,20 +143,19 @@ class _Entry:
         begin, end = start + self.offset, start + self.offset + prod(rows) * row_bytes
         if end > len(mapped):
             raise ValueError(f"tensor {self.name} ends at byte {end}, the file at {len(mapped)}")
-        blocks = partial(_map, mapped, begin, prod(rows), row_bytes, kind)
-        return StoredBlocks(self.shape, partial(_read, mapped, begin, end, self.shape, blocks), blocks=blocks)
+        return StoredTensor(self.shape, partial(_read, mapped, begin, end, self.shape, row_bytes, kind))
 
 
-def _map(mapped: mmap.mmap, begin: int, count: int, row_bytes: int, kind: GGMLQuantizationType) -> Blocks:
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that it can't be written
-        rows = torch.frombuffer(mapped, dtype=torch.uint8, count=count * row_bytes, offset=begin)
-    return Blocks(kind, rows.view(count, row_bytes))
-
-
-def _read(mapped: mmap.mmap, begin: int, end: int, shape: tuple[int, ...], blocks: Callable[[], Blocks]) -> Tensor:
+def _read(
+    mapped: mmap.mmap, begin: int, end: int, shape: tuple[int, ...], row_bytes: int, kind: GGMLQuantizationType
+) -> Tensor:
+    tensor = torch.empty(shape)
     if begin == end:
-        return torch.empty(shape)
-    tensor = blocks().floats().view(shape)
+        return tensor
+    packed = np.frombuffer(mapped, np.uint8, end - begin, begin).reshape(-1, row_bytes)
+    floats, step = tensor.numpy().reshape(len(packed), -1), max(1, CHUNK // row_bytes)
+    for first in range(0, len(packed), step):
+        floats[first : first + step] = dequantize(packed[first : first + step], kind)
     if hasattr(mmap, "MADV_DONTNEED"):  # pages once read would count as this process's memory
         page = begin - begin % mmap.PAGESIZE
         mapped.madvise(mmap.MADV_DONTNEED, page, end - page)

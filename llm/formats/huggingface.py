@@ -17,14 +17,14 @@ from typing import Any
 import tiktoken
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm.chat import Chat, start_of_text, turn_ends
 from llm.config import GPTConfig
 from llm.errors import UserError, UserFileError
 from llm.files import atomic_folder, read_text
 from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA, Layout, Part
-from llm.formats.gguf import PACKED, Blocks, StoredBlocks, read_gguf
+from llm.formats.gguf import read_gguf
 from llm.formats.model_folder import load_model, read_config
 from llm.formats.tokenizer_files import read_tokenizer
 from llm.formats.weights import StoredTensor, check_tensors, materialise, read_safetensors, weightless
@@ -48,16 +48,13 @@ def load_pretrained(
     dtype: torch.dtype = torch.float32,
     context_length: int | None = None,
     dropout: float = 0.0,
-    in_blocks: bool = False,
 ) -> tuple[GPT, tiktoken.Encoding]:
     """Read a folder in Hugging Face's layout or a GGUF file, for further training with `dropout`.
 
-    `context_length` may shorten the context. With `in_blocks`, for `pack_for_inference` alone, matrices stay in a GGUF
-    file's blocks where decode.c packs from these: such a weight is on the meta device and has `blocks`, and the file
-    must stay as it is until then. The model is in evaluation mode. Its tokenizer must be a byte-level BPE that leaves
-    text as it is, as GPT-2's and Llama 3's: Llama 2's and Mistral's SentencePiece (`byte_fallback`, a normalizer,
-    `tokenizer.ggml.model` llama) is refused. Raises UserError, naming file and place, for a missing file, for what GPT
-    does not compute exactly, for wrong tensors and for another tokenizer.
+    `context_length` may shorten the context. The model is in evaluation mode. Its tokenizer must be a byte-level BPE
+    that leaves text as it is, as GPT-2's and Llama 3's: Llama 2's and Mistral's SentencePiece (`byte_fallback`, a
+    normalizer, `tokenizer.ggml.model` llama) is refused. Raises UserError, naming file and place, for a missing file,
+    for what GPT does not compute exactly, for wrong tensors and for another tokenizer.
     """
     if not source.is_dir() and (source.suffix != ".gguf" or not source.exists()):
         raise UserFileError(f"{source} is neither a folder nor a .gguf file")
@@ -77,31 +74,13 @@ def load_pretrained(
     tensors = _without_tied_output(tensors, layout, parts, str(weights_file))
     check_tensors(weights_file, tensors, {part.name: part.shape for row in parts.values() for part in row})
 
-    kept = {name: _in_blocks(row, tensors) if in_blocks else None for name, row in parts.items()}
-
     def fill(name: str, tensor: Tensor) -> None:
-        for part in parts[name] if kept[name] is None else ():
+        for part in parts[name]:
             target = tensor[part.rows]
             target.copy_(part.turn(tensors[part.name].read())[: len(target)])
 
     materialise(model, fill, lambda name: dtype)
-    as_they_are = {name: weight for name, weight in kept.items() if weight is not None}
-    model.load_state_dict(as_they_are, strict=False, assign=True)
     return model.eval(), encoding
-
-
-def _in_blocks(parts: list[Part], tensors: Mapping[str, StoredTensor]) -> nn.Parameter | None:
-    """A matrix in its file's blocks, where all its parts are in blocks of one kind and decode.c reads that."""
-    stored = [tensors[part.name] for part in parts]
-    if not all(isinstance(each, StoredBlocks) and len(each.shape) == 2 for each in stored):
-        return None
-    blocks = [each.blocks() for each in stored]
-    if len({each.kind for each in blocks}) > 1 or blocks[0].kind not in PACKED:
-        return None
-    rows = [part.turn(each.rows) for part, each in zip(parts, blocks, strict=True)]
-    weight = nn.Parameter(torch.empty(sum(map(len, rows)), parts[0].shape[1], device="meta"))
-    weight.blocks = Blocks(blocks[0].kind, torch.cat(rows) if len(rows) > 1 else rows[0])
-    return weight
 
 
 def _shortened(config: GPTConfig, context_length: int | None, key: str, window: object, file: str) -> GPTConfig:

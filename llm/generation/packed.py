@@ -74,7 +74,6 @@ def pack_for_inference(model: GPT) -> GPT:
         return model
     if (library := load_library()) is not None:
         return pack(model, library)
-    model = _without_gguf_blocks(model)
     model = model.bfloat16() if has_fast_bfloat16(model.device) else model.float()
     return model.requires_grad_(False).eval()
 
@@ -100,7 +99,7 @@ def pack(model: GPT, library: CDLL, *, exact: bool = False) -> PackedGPT:
     """A model as decode.c computes it. For `exact` see `Decoder`."""
     decoder = Decoder(model.config, _weights(model), library, exact=exact)
     if torch.cpu._is_amx_tile_supported() and not exact:
-        return PackedGPT(model, decoder, _without_gguf_blocks(model).bfloat16())
+        return PackedGPT(model, decoder, model.bfloat16())
     return PackedGPT(model, decoder)
 
 
@@ -129,8 +128,3 @@ def _block_weights(block: Block) -> BlockWeights:
         expand=[mlp.expand] if mlp.gate is None else [mlp.gate, mlp.expand],
         mlp_projection=mlp.projection,
     )
-
-
-def _without_gguf_blocks(model: GPT) -> GPT:
-    """Make floats of the matrices that lie in the blocks of a GGUF file, in place; returns the model."""
-    return model._apply(lambda weight: weight.blocks.floats() if hasattr(weight, "blocks") else weight)

@@ -253,21 +253,12 @@ class Decoder:
 
 
 def _as_kept(weights: Sequence[Tensor]) -> tuple[int, Tensor]:
-    """The type of matrices, as products.h has it, and their rows: a GGUF file's blocks, or floats of torch's."""
-    blocks = [getattr(weight, "blocks", None) for weight in weights]
-    kinds = {each and each.kind for each in blocks}
-    if len(kinds) == 1 and None not in kinds:
-        return int(kinds.pop()), _joined([each.rows for each in blocks])
-    floats = [weight.detach() if each is None else each.floats() for weight, each in zip(weights, blocks, strict=True)]
-    rows = _joined(floats)
+    """The type of matrices, as products.h has it, and their rows."""
+    rows = torch.cat([weight.detach() for weight in weights]) if len(weights) > 1 else weights[0].detach().contiguous()
     if rows.device.type != "cpu":
         raise ValueError(f"there are no weights on {rows.device}: a model that was packed has let them go")
     rows = rows.to(rows.dtype if rows.dtype in TYPES else torch.float32)
     return TYPES[rows.dtype], rows
-
-
-def _joined(rows: list[Tensor]) -> Tensor:
-    return torch.cat(rows) if len(rows) > 1 else rows[0].contiguous()
 
 
 def _check(failed: int) -> None:

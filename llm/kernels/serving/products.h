@@ -45,8 +45,6 @@ enum { SIGNED = 0 };
 typedef float Floats __attribute__((vector_size(4 * REGISTER), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * REGISTER), aligned(4), may_alias));
 
-typedef uint8_t Octets __attribute__((vector_size(16), aligned(1), may_alias));
-
 typedef enum { FLOAT, BYTES, NIBBLES } Precision;
 
 typedef struct {
@@ -339,9 +337,8 @@ static void unpack(const Matrix *matrix, int64_t output, float *out) {
     }
 }
 
-/* How a matrix may be kept before it is packed, by the numbers that ggml gives these types. Those of blocks have a
-float16 scale a GROUP, Q4_1 the least weight too, then the GROUP's integers. */
-typedef enum { F32 = 0, F16 = 1, Q4_0 = 2, Q4_1 = 3, Q8_0 = 8, BF16 = 30 } Type;
+/* How a matrix may be kept before it is packed, by the numbers that ggml gives these types. */
+typedef enum { F32 = 0, F16 = 1, BF16 = 30 } Type;
 
 static inline float from_bits(uint32_t bits) {
     float x;
@@ -359,18 +356,7 @@ static inline float from_half(const uint8_t *bytes) {
 
 /* `count` weights of a row, those of a group, as floats. */
 static inline void read_group(int type, const uint8_t *row, int64_t group, int count, float *w) {
-    const int nibbles = type == Q4_0 || type == Q4_1;
-    if (nibbles || type == Q8_0) {
-        const int head = type == Q4_1 ? 4 : 2, size = head + (nibbles ? GROUP / 2 : GROUP);
-        const uint8_t *block = row + group * size, *q = block + head;
-        const float scale = from_half(block), least = type == Q4_1 ? from_half(block + 2) : 0;
-        for (int i = 0; i < GROUP / 2; i++) {
-            w[i] = type == Q8_0 ? (int8_t)q[i] : q[i] & 15;
-            w[i + GROUP / 2] = type == Q8_0 ? (int8_t)q[i + GROUP / 2] : q[i] >> 4;
-        }
-        for (int i = 0; i < GROUP; i++)
-            w[i] = type == Q4_1 ? scale * w[i] + least : scale * (type == Q4_0 ? w[i] - 8 : w[i]);
-    } else if (type == F32) {
+    if (type == F32) {
         memcpy(w, row + group * GROUP * 4, count * sizeof *w);
     } else if (type == F16) {
         for (int i = 0; i < count; i++)
@@ -439,43 +425,12 @@ static inline int round_group(int kind, float *w, int count, uint16_t *kept, uin
     return same;
 }
 
-static inline int any(Octets mask) {
-    uint64_t halves[2];
-    memcpy(halves, &mask, sizeof mask);
-    return (halves[0] | halves[1]) != 0;
-}
-
-/* The same for a block, without floats, in a fifth of the time. Returns 0 where these might give something else: they
-find a block's own scale if its integers reach from end to end, and its integers if its weights do not lie so far from
-zero that floats blur them. */
-static inline int copy_block(int kind, int type, const uint8_t *block, uint16_t *kept, uint8_t *q) {
-    if (!(kind == BYTES && type == Q8_0) && !(kind == NIBBLES && type == Q4_1))
-        return 0;
-    const float scale = from_half(block);
-    memcpy(kept, block, sizeof *kept);
-    if (type == Q8_0) {
-        const Octets one = *(const Octets *)(block + 2) ^ 128, other = *(const Octets *)(block + 18) ^ 128;
-        memcpy(q, &one, sizeof one);
-        memcpy(q + sizeof one, &other, sizeof other);
-        return !any((Octets)((one == 0) | (other == 0))) &&
-               any((Octets)((one == 1) | (other == 1) | (one == 255) | (other == 255))) &&
-               scale > 0 && scale * 127 <= 65504;
-    }
-    const Octets both = *(const Octets *)(block + 4), one = both & 15, other = both >> 4;
-    memcpy(q, &both, sizeof both);
-    const float least = from_half(block + 2), most = scale * 15 + least;
-    kept[LANES] = narrow(least);
-    return any((Octets)((one == 0) | (other == 0))) && any((Octets)((one == 15) | (other == 15))) && scale > 0 &&
-           fabsf(least) < 0x1p20f * scale && most <= 65504 && least >= -65504 && narrow((most - least) / 15) == *kept;
-}
-
 /* Weights, outputs x inputs, rows of a type, into tiles of a kind. Returns whether these may stand for them; the first
 group that may not ends the work. */
 int pack(int kind, int type, int64_t outputs, int64_t inputs, const uint8_t *rows, int64_t row_bytes, void *packed,
          uint16_t *scales, int threads) {
     int stands = 1;
     const int wide = groups((int)inputs), size = kind == NIBBLES ? GROUP / 2 : GROUP;
-    const int64_t block_bytes = row_bytes / wide;
 #pragma omp parallel for num_threads(threads) schedule(static) shared(stands)
     for (int64_t place = 0; place < tiles((int)outputs) * (int64_t)wide; place++) {
         const int64_t group = place % wide, left = inputs - group * GROUP;
@@ -490,19 +445,17 @@ int pack(int kind, int type, int64_t outputs, int64_t inputs, const uint8_t *row
             const uint8_t *row = rows + output * row_bytes;
             uint16_t *kept = scales + place * LANES * (kind == NIBBLES ? 2 : 1) + lane;
             uint8_t q[GROUP] = {0};
-            if (!count || kind == FLOAT || !copy_block(kind, type, row + group * block_bytes, kept, q)) {
-                float w[GROUP] = {0};
-                if (count)
-                    read_group(type, row, group, count, w);
-                if (kind == FLOAT) {
-                    for (int i = 0; i < GROUP; i++)
-                        ((float *)packed)[(place * GROUP + i) * LANES + lane] = w[i];
-                    continue;
-                }
-                if (!round_group(kind, w, count, kept, q)) {
+            float w[GROUP] = {0};
+            if (count)
+                read_group(type, row, group, count, w);
+            if (kind == FLOAT) {
+                for (int i = 0; i < GROUP; i++)
+                    ((float *)packed)[(place * GROUP + i) * LANES + lane] = w[i];
+                continue;
+            }
+            if (!round_group(kind, w, count, kept, q)) {
 #pragma omp atomic write
-                    stands = 0;
-                }
+                stands = 0;
             }
             for (int i = 0; i < size; i += 4)
                 memcpy((uint8_t *)packed + place * size * LANES + i * LANES + lane * 4, q + i, 4);

@@ -86,9 +86,6 @@ def test_tensors_come_in_torchs_order_as_float32(write, kind, error, alignment):
     assert (read.dtype, tuple(read.shape)) == (torch.float32, shape)
     assert np.abs(read.numpy() - weights).max() <= error
     assert np.array_equal(read.numpy(), gguf.quants.dequantize(*quantized(weights, Kind[kind])))
-    blocks = tensors["w"].blocks()
-    assert blocks.rows.numpy().tobytes() == quantized(weights, Kind[kind])[0].tobytes()
-    assert torch.equal(blocks.floats().view(shape), read)
     assert tensors["first"].read().tolist() == [1, 1, 1]
 
 

@@ -7,9 +7,6 @@ from transformers import AutoModelForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from llm.formats.huggingface import load_pretrained
-from llm.generation import packed
-from llm.generation.packed import pack_for_inference
-from llm.generation.text import generate
 
 
 def merges_of(encoding) -> list[tuple[bytes, bytes]]:
@@ -27,12 +24,9 @@ def merges_of(encoding) -> list[tuple[bytes, bytes]]:
 
 @pytest.fixture
 def write_gguf(tmp_path, encoding):
-    """Write a small Llama-type model as GGUF, rotary pairs as neighbours; keywords change its metadata.
+    """Write a small Llama-type model as GGUF, rotary pairs as neighbours; keywords change its metadata."""
 
-    `others` are types of matrices by a part of their names, where it is not `kind`.
-    """
-
-    def write(kind="F32", *, others=None, tied=True, extra=None, **changes):
+    def write(kind="F32", *, tied=True, extra=None, **changes):
         shape = {"hidden_size": 64, "intermediate_size": 96, "num_key_value_heads": 2, "tie_word_embeddings": tied}
         theirs = publish(tmp_path / "published", encoding, "llama", shape)
         path = tmp_path / "model.gguf"
@@ -59,8 +53,7 @@ def write_gguf(tmp_path, encoding):
             count = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2] if "." in name else "")
             if count:
                 tensor = tensor.unflatten(0, (count, 2, -1)).transpose(1, 2).flatten(0, 2)
-            chosen = next((other for part, other in (others or {}).items() if part in name), kind)
-            stored = gguf.GGMLQuantizationType[chosen if tensor.ndim == 2 else "F32"]
+            stored = gguf.GGMLQuantizationType[kind if tensor.ndim == 2 else "F32"]
             data = gguf.quants.quantize(tensor.numpy().astype(np.float32), stored)
             writer.add_tensor(names.get_name(name, (".weight", ".bias")) or name, data, raw_dtype=stored)
         writer.write_header_to_file()
@@ -97,52 +90,6 @@ def test_a_gguf_file_gives_the_logits_of_transformers(write_gguf, encoding, kind
     assert (ours.output is None) == tied
     assert difference(ours(TOKENS), theirs(TOKENS).logits) <= 1e-4
     assert found.encode_ordinary("the cat sat on the mat.") == encoding.encode_ordinary("the cat sat on the mat.")
-
-
-MIXED = {"v_proj": "Q8_0", "up_proj": "Q4_1", "down_proj": "Q5_1"}
-
-
-@pytest.mark.parametrize("others", [{}, MIXED])
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q4_1", "Q4_0"])
-def test_matrices_that_stay_in_the_files_blocks_are_packed_as_their_floats_are(write_gguf, kind, others):
-    path = write_gguf(kind, others=others, tied=False)
-    (ours, _), (stored, _) = load_pretrained(path), load_pretrained(path, in_blocks=True)
-    attention, mlp = stored.blocks[0].attention, stored.blocks[0].mlp
-    layers = attention.query_key_value, attention.projection, mlp.gate, mlp.expand, mlp.projection, stored.output
-    read = kind != "Q5_1"  # which decode.c doesn't know, nor parts of a matrix in several types
-    assert [hasattr(layer.weight, "blocks") for layer in layers] == (
-        [kind == "Q8_0", read, read, True, False, read] if others else [read] * 6
-    )
-    for weight, floats in zip(stored.parameters(), ours.parameters(), strict=True):
-        assert torch.equal(weight.blocks.floats() if hasattr(weight, "blocks") else weight, floats)
-    ours, stored = map(pack_for_inference, (ours, stored))
-    assert stored.decoder.bits == ours.decoder.bits
-    assert (stored.decoder.bits[1] == 4) == kind.startswith("Q4")
-    with torch.inference_mode():
-        assert torch.equal(stored(TOKENS), ours(TOKENS))
-    assert generate(stored, TOKENS.tolist(), max_new_tokens=9) == generate(ours, TOKENS.tolist(), max_new_tokens=9)
-
-
-@pytest.mark.parametrize(
-    "by",
-    [
-        "decode.c and torch",
-        "torch in bfloat16",
-        "torch in float32",
-    ],
-)
-def test_where_torch_computes_what_stayed_in_blocks_is_made_floats(write_gguf, monkeypatch, by):
-    path = write_gguf("Q4_1", others=MIXED)
-    if by != "decode.c and torch":
-        monkeypatch.setattr(packed, "load_library", lambda: None)
-    monkeypatch.setattr(packed, "has_fast_bfloat16", lambda device: by != "torch in float32")
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    ours, stored = (pack_for_inference(load_pretrained(path, in_blocks=each)[0]) for each in (False, True))
-    assert not any(hasattr(weight, "blocks") for weight in stored.parameters())
-    assert {weight.dtype for weight in stored.parameters()} == {weight.dtype for weight in ours.parameters()}
-    with torch.inference_mode():
-        assert torch.equal(stored(TOKENS), ours(TOKENS))
-    assert generate(stored, TOKENS.tolist(), max_new_tokens=9) == generate(ours, TOKENS.tolist(), max_new_tokens=9)
 
 
 @pytest.mark.parametrize(
