@@ -1,7 +1,7 @@
-"""Text from a model: whole, many at once, or piece by piece as it is made."""
+"""Text from a model: whole, many at once, or a piece with each token."""
 
 import codecs
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import tiktoken
@@ -31,6 +31,15 @@ def generate(
     stop_tokens = frozenset(stop_tokens)
     requests = [Request(prompt, max_new_tokens, sampling, stop_tokens) for prompt in prompts]
     return [text.tokens for text in run(model, requests)]
+
+
+def generate_text(
+    model: GPT, encoding: tiktoken.Encoding, prompt: str, *, max_new_tokens: int = 60, sampling: Sampling = LIVELY
+) -> str:
+    """Continue a text until the model ends it: the continuation alone. Raises UserError as `Engine.submit` does."""
+    ends, prompts = stop_tokens(encoding), [encoding.encode_ordinary(prompt)]
+    (tokens,) = generate(model, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop_tokens=ends)
+    return decode(encoding, tokens)
 
 
 def options(default: Sampling) -> dict[str, tuple[type, Any]]:
@@ -130,44 +139,3 @@ class TextStream:
         longest = min(len(self._held), max(map(len, self._stop), default=1) - 1)
         sizes = range(longest, 0, -1)
         return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stop)), 0)
-
-
-def stream_text(
-    model: GPT,
-    encoding: tiktoken.Encoding,
-    prompt: str,
-    *,
-    max_new_tokens: int = 60,
-    sampling: Sampling = LIVELY,
-    stop: Sequence[str] = (),
-) -> Iterator[str]:
-    """Continue a text until the model ends it, or before one of the strings in `stop`: pieces, as they are made.
-
-    Raises UserError as `Engine.submit` does, at once and not with the first piece.
-    """
-    stream, tokens = TextStream(encoding, stop), encoding.encode_ordinary(prompt)
-    engine = Engine(model, 1, max(1, len(tokens) + max_new_tokens))
-    engine.submit(Request(tokens, max_new_tokens, sampling, stop_tokens(encoding)))
-    return _pieces(engine, stream)
-
-
-def _pieces(engine: Engine, stream: TextStream) -> Iterator[str]:
-    while engine.busy and not stream.stopped:
-        for event in engine.step():
-            if event.token is not None and (piece := stream.feed(event.token)):
-                yield piece
-    if piece := stream.finish():
-        yield piece
-
-
-def generate_text(
-    model: GPT,
-    encoding: tiktoken.Encoding,
-    prompt: str,
-    *,
-    max_new_tokens: int = 60,
-    sampling: Sampling = LIVELY,
-    stop: Sequence[str] = (),
-) -> str:
-    """The pieces of `stream_text` in one: the continuation alone."""
-    return "".join(stream_text(model, encoding, prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.generation.sampling import Sampling
-from llm.generation.text import MOST_AT_ONCE, TextStream, generate, generate_text, stream_text
+from llm.generation.text import MOST_AT_ONCE, TextStream, generate, generate_text
 from llm.objectives.language_model import continuations
 from llm.tokenizer import END_OF_TEXT, stop_tokens
 
@@ -28,21 +28,6 @@ def test_no_prompts_give_no_texts(make_gpt):
     assert generate(make_gpt(), [], max_new_tokens=4) == []
 
 
-@pytest.mark.parametrize(
-    ("prompts", "new", "reason"),
-    [
-        ([[1], []], 4, "the prompt is empty"),
-        ([[1, 9999]], 4, "token 9999 is not one of the model's"),
-        ([[1], [1] * 30], 4, "30 prompt tokens and 4 new ones do not fit the context of 32"),
-        ([[1]], 0, "max_new_tokens 0 is less than 1"),
-        ([[1]], -9, "max_new_tokens -9 is less than 1"),
-    ],
-)
-def test_what_makes_no_sense_is_refused_and_named(make_gpt, prompts, new, reason):
-    with pytest.raises(ValueError, match=reason):
-        generate(make_gpt(), prompts, max_new_tokens=new)
-
-
 def test_equal_prompts_and_seeds_give_equal_texts_and_another_seed_differs(make_gpt, encoding):
     gpt = make_gpt()
     one, two = generate(gpt, [[1, 2], [1, 2]], max_new_tokens=20, sampling=WILD)
@@ -52,18 +37,6 @@ def test_equal_prompts_and_seeds_give_equal_texts_and_another_seed_differs(make_
         for seed in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]
-
-
-@quick
-@given(st.integers(0, 999), st.lists(st.sampled_from(["a", "t", "th", " ", "\ufffd", "sat on", "ee"]), max_size=3))
-def test_pieces_join_to_the_whole_up_to_the_first_stop_string(make_gpt, encoding, seed, stop):
-    gpt, sampling = make_gpt(), Sampling(temperature=2.0, seed=seed)
-    options = {"max_new_tokens": 20, "sampling": sampling}
-    (tokens,) = generate(gpt, [encoding.encode_ordinary("the cat")], stop_tokens=stop_tokens(encoding), **options)
-    whole = encoding.decode(tokens)
-    pieces = list(stream_text(gpt, encoding, "the cat", stop=stop, **options))
-    assert "" not in pieces
-    assert "".join(pieces) == generate_text(gpt, encoding, "the cat", stop=stop, **options) == cut(whole, stop)
 
 
 def cut(text: str, stop: list[str]) -> str:
@@ -125,11 +98,6 @@ def test_the_end_of_a_text_ends_it_and_is_not_shown(make_gpt, encoding):
     options = {"max_new_tokens": 9, "sampling": WILD}
     assert end in ended
     assert generate_text(gpt, encoding, "the cat", **options) == encoding.decode(ended[: ended.index(end)])
-
-
-def test_a_prompt_that_does_not_fit_is_refused_before_the_first_piece(make_gpt, encoding):
-    with pytest.raises(ValueError, match="tokens and 30 new ones do not fit the context of 32"):
-        stream_text(make_gpt(), encoding, "the cat sat", max_new_tokens=30)
 
 
 def test_samples_end_where_the_context_does(make_gpt, encoding):
