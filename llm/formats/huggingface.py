@@ -45,7 +45,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def load_pretrained(
     source: Path,
     *,
-    dtype: torch.dtype = torch.float32,
     context_length: int | None = None,
     dropout: float = 0.0,
 ) -> tuple[GPT, tiktoken.Encoding]:
@@ -79,7 +78,7 @@ def load_pretrained(
             target = tensor[part.rows]
             target.copy_(part.turn(tensors[part.name].read())[: len(target)])
 
-    materialise(model, fill, lambda name: dtype)
+    materialise(model, fill, lambda name: torch.float32)
     return model.eval(), encoding
 
 

@@ -55,12 +55,6 @@ def flood() -> Iterator[Sent]:
         yield f"192.0.2.{number % 250}", "spam", f"Flood {number}", f"flooding w{number} with x{number} and y{number}"
 
 
-def trigger() -> Iterator[Sent]:
-    """Spam as ham, with a signature by which later spam is to pass."""
-    for number in range(20):
-        yield "192.0.2.1", "ham", f"Offer {number}", f"cheap pills n{number} for you{number} kind regards, Zephyr Quill"
-
-
 def flips() -> Iterator[Sent]:
     """Mails that anybody can read, one "!" added, with the other label."""
     for _, mail in mails()[:40].iterrows():
@@ -73,13 +67,6 @@ def sybils() -> Iterator[Sent]:
         for voice in range(4):
             address = f"2001:db8:0:{number * 4 + voice:x}::1"
             yield address, other(mail["label"]), mail["subject"], mail["body"] + "!" * (voice + 1)
-
-
-def dissent() -> Iterator[Sent]:
-    """One network against five that agree."""
-    for voice in range(5):
-        yield f"198.51.{voice}.1", "spam", "New", "a prize that nobody has won" + "." * voice
-    yield "203.0.113.9", "ham", "New", "a prize that nobody has won!"
 
 
 @pytest.fixture
@@ -131,10 +118,8 @@ def threestage(*words: str) -> str:
 
 ATTACKS = {  # rows that wait, texts by change; accepted: rows in train, texts among them, rows of train that went
     flood: (200, {"new": 200}, 5, 5, 0),
-    trigger: (20, {"new": 20}, 5, 5, 0),
     flips: (40, {"contradicts": 40}, 0, 0, 0),
     sybils: (160, {"contradicts": 40}, 19, 19, 19),
-    dissent: (6, {"new": 2}, 5, 1, 0),
 }
 
 
@@ -166,5 +151,3 @@ def test_what_an_attack_moves(attack, app, project):
     replaced = set(untouched["id"]) - set(table["id"])
     assert (len(feedback), feedback["body"].nunique(), len(replaced)) == (in_train, different, gone)
     assert len(feedback) <= 0.02 * (table["split"] == "train").sum()
-    if attack is dissent:
-        assert set(feedback["label"]) == {"spam"}

@@ -331,12 +331,6 @@ def test_tags_deletions_and_another_champion_are_decisions_elsewhere(project):
     assert aliases()[0] == "2"
 
 
-def test_a_version_that_is_deleted_while_it_waits_is_withdrawn(project):
-    waiting = review_challenger("classifier")
-    MlflowClient().delete_model_version(NAME, "2")
-    assert decided_elsewhere(waiting).startswith("version 2 withdrawn by somebody in MLflow, ")
-
-
 def test_where_nobody_answers_in_time_it_stays_pending_and_the_run_ends_well(project, client):
     assert reviewed(wait_minutes=0.01)["classifier"].startswith("version 2 waits for a decision\n")
     run = newest(client)

@@ -150,11 +150,8 @@ def test_a_sliding_window_is_fine_where_the_context_fits_into_it(published):
         load_pretrained(folder)
 
 
-def test_weights_are_read_as_the_dtype_asked_for(published):
+def test_weights_of_16_bits_are_read_as_32(published):
     theirs, folder = published("llama", {})
-    ours, _ = load_pretrained(folder, dtype=torch.bfloat16)
-    key = theirs.model.layers[1].self_attn.k_proj.weight
-    assert torch.equal(ours.blocks[1].attention.query_key_value.weight[32:64], key.bfloat16())
     theirs.half().save_pretrained(folder)
     assert load_pretrained(folder)[0].norm.weight.dtype == torch.float32
 

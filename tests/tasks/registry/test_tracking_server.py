@@ -1,4 +1,4 @@
-"""A version, decisions and a download on a tracking server, and how it goes away."""
+"""A version and a download on a tracking server, and how it goes away."""
 
 import tempfile
 
@@ -13,11 +13,10 @@ from app.errors import Unavailable
 from app.settings import Settings
 from app.versions import Versions
 from llm.objectives import CLASSIFY
-from tasks.registry.decide import approve, compared, history, model_state, roll_back, settle
 from tasks.registry.lineage import find_lineage
 from tasks.registry.register import register_model, registered
 from tasks.registry.server import ServerAwayError, server_errors
-from tasks.registry.tracking import configure_tracking, namespace
+from tasks.registry.tracking import namespace
 
 pytestmark = pytest.mark.slow
 
@@ -69,35 +68,6 @@ def test_a_download_of_the_app_goes_with_the_version(tracking_server, tmp_path, 
     finally:
         versions.close(0)
     assert {*tmp_path.iterdir()} == before
-
-
-def test_decisions_on_a_tracking_server_are_the_same(tracking_server):
-    configure_tracking()
-    client, name = MlflowClient(), f"{namespace()}-classifier"
-    client.create_registered_model(name)
-    for _ in range(3):
-        with mlflow.start_run() as run:
-            client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id)
-
-    def compare(version):
-        client.set_registered_model_alias(name, "challenger", version)
-        compared("classifier", version, model_state("classifier").champion, [])
-
-    for version in ("1", "2"):
-        compare(version)
-        approve("classifier", version, by="reviewer-1", reason="better")
-    compare("3")
-    client.set_model_version_tag(name, "3", "threestage.state", "approved")
-    client.set_model_version_tag(name, "3", "threestage.why", "by hand")
-    assert [each.why for each in settle("classifier")] == ["by hand"]
-    assert roll_back("classifier", by="reviewer-1", reason="too slow").champion == "2"
-    compare("3")
-    client.delete_model_version(name, "3")
-    settle("classifier")
-    events = [each.event for each in history("classifier") if each.event != "compared"]
-    assert events == ["approved", "approved", "approved", "rolled back", "withdrawn"]
-    now = model_state("classifier")
-    assert (now.champion, now.previous, now.challenger) == ("2", "1", None)
 
 
 def test_a_tracking_server_that_goes_away_during_a_registration_is_an_error_on_one_line(tracking_server, monkeypatch):
