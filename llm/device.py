@@ -12,7 +12,7 @@ from llm.kernels.training.backend import TORCH, Backend
 
 # Rows of the matrices whose product shows what a device could do at most: on a GPU smaller ones are over before it has
 # all its cores at work.
-PEAK_SIZE = {"cpu": 1024, "mps": 2048, "cuda": 8192}
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,6 @@ def choose_compute() -> Compute:
             return Compute(cuda, torch.bfloat16, f"{name} has native bfloat16; {repeatable}")
         lacking = "no native bfloat16, and float16 would need its loss scaled"
         return Compute(cuda, torch.float32, f"{name} has {lacking}; {repeatable}")
-    if torch.backends.mps.is_available():
-        return Compute(torch.device("mps"), torch.float32, "Apple's GPU; not every macOS has bfloat16 for it")
     cpu = torch.device("cpu")
     if torch.cpu._is_amx_tile_supported():
         return Compute(cpu, torch.bfloat16, "no GPU; the processor has AMX tiles for bfloat16")

@@ -14,11 +14,10 @@ def machine(monkeypatch):
     """Pretend to be a machine; what is asked of torch is undone afterwards."""
     deterministic, precision = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
 
-    def pretend(cuda=False, cuda_bfloat16=False, mps=False, amx=False):
+    def pretend(cuda=False, cuda_bfloat16=False, amx=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda_bfloat16)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "unset")
@@ -35,13 +34,12 @@ def machine(monkeypatch):
     ("features", "device", "dtype", "reason"),
     [
         (
-            {"cuda": True, "cuda_bfloat16": True, "mps": True},
+            {"cuda": True, "cuda_bfloat16": True, "amx": True},
             "cuda",
             torch.bfloat16,
             "A GPU has native bfloat16; determ",
         ),
         ({"cuda": True}, "cuda", torch.float32, "A GPU has no native bfloat16, and float16 would need its loss scaled"),
-        ({"mps": True, "amx": True}, "mps", torch.float32, "Apple's GPU; not every macOS has bfloat16 for it"),
         ({"amx": True}, "cpu", torch.bfloat16, "no GPU; the processor has AMX tiles for bfloat16"),
         ({}, "cpu", torch.float32, "no GPU; the processor has no native bfloat16"),
     ],
@@ -71,16 +69,15 @@ def test_what_the_user_set_for_cublas_stays(machine, monkeypatch):
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
-@pytest.mark.parametrize("features", [{}, {"mps": True}])
-def test_elsewhere_nothing_is_asked_of_torch(machine, features):
-    machine(**features)
+def test_elsewhere_nothing_is_asked_of_torch(machine):
+    machine()
     choose_compute()
     assert not torch.are_deterministic_algorithms_enabled()
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     assert torch.get_float32_matmul_precision() == "high"
 
 
-@pytest.mark.parametrize(("device", "size"), [("cpu", 1024), ("mps", 2048), ("cuda", 8192)])
+@pytest.mark.parametrize(("device", "size"), [("cpu", 1024), ("cuda", 8192)])
 def test_a_gpu_is_measured_with_larger_matrices(monkeypatch, device, size):
     asked = []
 

@@ -345,11 +345,3 @@ def test_other_tags_another_namespace_and_another_model_stay_as_they_are(decided
     assert decided.get_registered_model("team-classifier").tags == {}
     monkeypatch.setenv("THREESTAGE_NAMESPACE", "team")
     assert (aliases(), states(), history("classifier")) == ((None, None, "1"), {}, [])
-
-
-@pytest.mark.parametrize("ask", [model_state, history, settle, is_open, lambda model: approve(model, "1", **ME)])
-def test_a_registry_that_does_not_answer_is_a_users_error(monkeypatch, ask, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI=http://127.0.0.1:9: nobody answers"):
-        ask("classifier")
