@@ -1,16 +1,15 @@
 """A person is told: a real Prefect server sends to a real webhook what happens to runs, workers and versions."""
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Queue
 from uuid import uuid4
 
 import pytest
+from loopback import Answer, Asked, serving
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
@@ -39,19 +38,13 @@ class Webhook:
     def __init__(self) -> None:
         self.got: Queue[tuple[str, str]] = Queue()
         self.messages: list[tuple[str, str]] = []
+        self.url = ""
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(handler) -> None:  # noqa: N805
-                body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-                self.got.put((body["title"], body["message"]))
-                handler.send_response(200)
-                handler.end_headers()
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"json://user:{SECRET}@127.0.0.1:{self.server.server_port}/hook"
+    def answer(self, asked: Asked) -> Answer:
+        """Take a message."""
+        body = json.loads(asked.body)
+        self.got.put((body["title"], body["message"]))
+        return Answer()
 
     def until(self, *titles: str) -> dict[str, str]:
         """All that this gave, by its title, once these have come, in whatever order; each of them came once."""
@@ -65,11 +58,11 @@ class Webhook:
 def webhook(prefect_api) -> Iterator[Webhook]:
     """One, that gets nothing any more afterwards: other tests on the same server are nobody's news."""
     webhook = Webhook()
-    yield webhook
-    with suppress(UserError):
-        remove("team")
-    webhook.server.shutdown()
-    webhook.server.server_close()
+    with serving(webhook.answer) as url:
+        webhook.url = f"json://user:{SECRET}@{url.removeprefix('http://')}/hook"
+        yield webhook
+        with suppress(UserError):
+            remove("team")
 
 
 @flow(name="retrain", flow_run_name=RUN)

@@ -1,13 +1,12 @@
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import close_session, constants
+from loopback import Answer, Asked, serving
 from projects import CHATML, publish_small
 
 from llm.chat import Chat
@@ -49,34 +48,14 @@ def hub(published) -> Iterator[str]:
     """A hub on loopback that serves this one model at one commit."""
     root = f"/{REPOSITORY}/resolve/{REVISION}/"
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
+    def answer(asked: Asked) -> Answer:
+        file = published / asked.path.removeprefix(root)
+        if not asked.path.startswith(root) or not file.is_file():
+            return Answer(404)
+        return Answer(200, file.read_bytes(), {"X-Repo-Commit": REVISION, "ETag": f'"{sha256(file)}"'})
 
-        def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def _answer(self, body: bool) -> None:
-            file = published / self.path.removeprefix(root)
-            if not self.path.startswith(root) or not file.is_file():
-                self.send_error(404)
-                return
-            content = file.read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("X-Repo-Commit", REVISION)
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with serving(answer) as url:
+        yield url
 
 
 def sha256(file: Path) -> str:

@@ -1,16 +1,14 @@
 import hashlib
-import http.server
 import json
-import logging
 import os
 import sys
-import threading
 from pathlib import Path
 
 import fsspec
 import pandas as pd
 import pytest
 from archive_files import files_below, make_tar, make_zip
+from loopback import Answer, Asked, serving
 from pydantic import ValidationError
 
 from flows.fetch import fetch
@@ -32,24 +30,12 @@ def server(tmp_path):
     """A loopback host: `replies` maps a path to a status and a body, or to a list of them, one a request."""
     replies: dict[str, object] = {}
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            reply = replies.get(self.path, (404, b""))
-            status, body = reply.pop(0) if isinstance(reply, list) else reply
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(asked: Asked) -> Answer:
+        reply = replies.get(asked.path, (404, b""))
+        return Answer(*(reply.pop(0) if isinstance(reply, list) else reply))
 
-        def log_message(self, *arguments):
-            logging.getLogger(__name__).debug(arguments)
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}", replies
-        httpd.shutdown()
-        thread.join()
+    with serving(answer) as url:
+        yield url, replies
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -18,6 +16,7 @@ import pytest
 from decisions import promote, register
 from dvc.repo import Repo
 from filelock import FileLock
+from loopback import Answer, serving
 from mlflow import MlflowClient
 from projects import OPENS_STORE, git
 from small_models import make_models
@@ -160,20 +159,4 @@ def tracking_server(server_for_tests, project, monkeypatch, request) -> str:
 def answering() -> Callable[[int], AbstractContextManager[str]]:
     """Make a server on loopback that answers everything with one status."""
 
-    @contextmanager
-    def answer(status: int) -> Iterator[str]:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_error(status)
-
-            do_POST = do_GET
-
-            def log_message(self, *_: object) -> None:
-                """Says nothing."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-    return answer
+    return lambda status: serving(lambda asked: Answer(status))

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import suppress
 
 import httpx
 import pytest
+from loopback import Answer, serving
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
@@ -61,32 +61,12 @@ def test_a_configured_server_that_listens_and_never_answers_is_said_after_the_ti
             connect(url)
 
 
-class Healthy(BaseHTTPRequestHandler):
-    """A server that is well."""
-
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-@contextmanager
-def healthy(port: int = 0) -> Iterator[int]:
-    """The port of one."""
-    with HTTPServer(("127.0.0.1", port), Healthy) as here:
-        threading.Thread(target=here.serve_forever, daemon=True).start()
-        yield here.server_port
-        here.shutdown()
-
-
 def test_no_proxy_stands_between_this_machine_and_its_own_servers(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "own.example")
     monkeypatch.setenv("no_proxy", "")
-    with healthy() as port:
-        url = f"http://127.0.0.1:{port}/api"
+    with serving(lambda asked: Answer()) as host:
+        url = f"{host}/api"
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
         for _ in range(2):
@@ -257,7 +237,7 @@ def test_a_server_that_is_started_again_below_a_run_is_waited_for(monkeypatch, p
     answered = threading.Event()
 
     def start():
-        with healthy(port):
+        with serving(lambda asked: Answer(), port):
             answered.wait()
 
     later = threading.Timer(0.3, start)

@@ -1,8 +1,7 @@
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from loopback import Answer, Asked, serving
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.registry.events import version_page
@@ -15,19 +14,12 @@ def answering_from(request: int) -> Iterator[tuple[str, list[str]]]:
     """A server that is not ready before this request; its port, and the paths that it was asked for."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(200 if len(asked) >= request else 503)
-            self.end_headers()
+    def answer(now: Asked) -> Answer:
+        asked.append(now.path)
+        return Answer(200 if len(asked) >= request else 503)
 
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield str(server.server_port), asked
-        server.shutdown()
+    with serving(answer) as url:
+        yield url.rpartition(":")[2], asked
 
 
 def test_both_pages_are_awaited_and_links_lead_where_they_were_opened(tmp_path, monkeypatch, capsys):

@@ -4,12 +4,12 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
 import pytest
+from loopback import Answer, Asked, serving
 from pydantic import ValidationError
 
 from llm.errors import UserError
@@ -49,11 +49,11 @@ class Endpoint:
 
     answer: Callable[[str], Reply] = lambda message: says(by_length(message))
     bodies: list[dict] = field(default_factory=list)
-    headers: list[dict] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     paths: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def reply(self, path: str, headers: dict, body: dict) -> Reply:
+    def reply(self, path: str, headers: Mapping[str, str], body: dict) -> Reply:
         with self.lock:
             self.paths.add(path)
             self.headers.append(headers)
@@ -66,35 +66,15 @@ def endpoint(monkeypatch) -> Iterator[Endpoint]:
     """A running endpoint that the environment names, and its key."""
     served = Endpoint()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(asked: Asked) -> Answer:
+        status, content, headers = served.reply(asked.path, asked.headers, json.loads(asked.body))
+        written = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+        return Answer(status, written, {"Content-Type": "application/json"} | headers)
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            status, content, headers = served.reply(
-                self.path, {name.lower(): value for name, value in self.headers.items()}, body
-            )
-            written = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-            self.send_response(status)
-            for name, value in ({"Content-Type": "application/json"} | headers).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(written)))
-            self.end_headers()
-            self.wfile.write(written)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    yield served
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(answer) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        yield served
 
 
 @pytest.fixture(autouse=True)
