@@ -285,7 +285,7 @@ def parent_run(name: str, description: str) -> Iterator[None]:
             client.set_terminated(run_id, status)
 
 
-def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key: str = "step") -> None:
+def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]]) -> None:
     """Log rows of metrics to a run, one a step; None means not measured at that step.
 
     A row's `timestamp` (ms, by default now) is the time of its measurement: with it, a row that is logged twice stays
@@ -293,9 +293,9 @@ def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]], step_key:
     """
     now = int(time.time() * 1000)
     metrics = [
-        Metric(name, value, int(row.get("timestamp", now)), int(row[step_key]))
+        Metric(name, value, int(row.get("timestamp", now)), int(row["step"]))
         for row in rows
         for name, value in row.items()
-        if name not in (step_key, "timestamp") and value is not None
+        if name not in ("step", "timestamp") and value is not None
     ]
     MlflowClient().log_batch(run_id, metrics=metrics)

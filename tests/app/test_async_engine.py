@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from app.async_engine import AsyncEngine
-from app.errors import Busy, Failed, RequestError, Unavailable
+from app.errors import Busy, Failed, RequestError
 from llm.errors import UserError
 from llm.generation.engine import Engine, Request
 from llm.generation.sampling import Sampling
@@ -124,26 +124,6 @@ def test_what_makes_no_sense_takes_no_place(make_engine, request_):
     asyncio.run(client())
 
 
-def test_a_closed_stream_gives_its_places_back_whether_they_run_or_wait(make_engine):
-    engine = make_engine(rows=1, queue=3)
-
-    async def client():
-        with stepwise() as steps:
-            leaving, staying = engine.submit([Request([1], 30)] * 2), engine.submit([Request([2], 4)])
-            steps.let(2)
-            await anext(leaving)
-            leaving.close()
-            steps.let(2)  # of the sixty that both would take
-            await until(lambda: engine.running + engine.waiting == 1)
-            steps.open()
-            texts, ends = await read(staying)
-        assert (texts, ends) == ([alone(engine.model, Request([2], 4))], ["length"])
-        with pytest.raises(StopAsyncIteration):
-            await anext(leaving)
-
-    asyncio.run(client())
-
-
 def test_one_request_of_a_stream_may_be_stopped(make_engine):
     engine = make_engine(rows=2)
 
@@ -182,48 +162,6 @@ def test_a_step_that_fails_reaches_those_who_wait_and_later_requests_are_answere
     with caplog.at_level(logging.ERROR, logger="app.async_engine"):
         asyncio.run(clients())
     assert "RuntimeError: no memory" in caplog.text
-
-
-def is_closing(engine) -> bool:
-    try:
-        engine.submit([Request([2], 9)]).close()
-    except Unavailable:
-        return True
-    return False
-
-
-def test_closing_lets_what_runs_come_to_its_end_and_accepts_nothing_new(make_engine):
-    engine = make_engine()
-
-    async def client():
-        with stepwise() as steps:
-            stream = engine.submit([Request([1], 9)])
-            closing = asyncio.create_task(asyncio.to_thread(engine.close, 60))
-            await until(lambda: is_closing(engine))
-            with pytest.raises(Unavailable, match="this version is being unloaded; ask again"):
-                engine.submit([Request([2], 9)])
-            steps.open()
-            texts, ends = await read(stream)
-            assert await closing
-        assert (texts, ends) == ([alone(engine.model, Request([1], 9))], ["length"])
-
-    asyncio.run(client())
-
-
-def test_what_does_not_end_in_time_hears_that_the_server_does(make_engine):
-    engine = make_engine(rows=1)
-
-    async def client():
-        with stepwise() as steps:
-            streams = [engine.submit([Request([1], 30)]) for _ in range(2)]
-            closing = asyncio.create_task(asyncio.to_thread(engine.close, 0.01))
-            for stream in streams:
-                with pytest.raises(Unavailable, match="the server is ending"):
-                    await read(stream)
-            steps.open()
-            assert not await closing
-
-    asyncio.run(client())
 
 
 def test_a_client_whose_loop_is_gone_disturbs_nobody(make_engine):
