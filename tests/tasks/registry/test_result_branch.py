@@ -114,22 +114,6 @@ def ran(repository) -> Path:
     return repository
 
 
-def test_what_a_run_made_is_committed_and_pushed(ran):
-    done, failed = share(DAY, MESSAGE, "", HANGS)
-    assert failed == []
-    assert done == [
-        f"committed to the branch {BRANCH}",
-        "data pushed to DVC's remote store",
-        f"{BRANCH} not pushed: `push_to` names no git remote",
-    ]
-    assert files(BRANCH).keys() == FILES.keys() | {"metrics.json"}
-    assert "model" in files(BRANCH)["dvc.lock"]
-    assert [path.read_text() for path in Path("store").rglob("*") if path.is_file()] == ["rows\n"]
-    done, failed = share(DAY, MESSAGE, "origin", HANGS)
-    assert (done[-1], failed) == (f"{BRANCH} pushed to origin", [])
-    assert git("rev-parse", BRANCH, folder="bare") == git("rev-parse", BRANCH)
-
-
 def test_what_can_not_be_shared_is_named_and_stops_nothing(ran):
     Path("file").touch()
     with Repo() as repo, repo.config.edit() as config:
