@@ -174,7 +174,7 @@ ANSWERED = [
     "Sorry for the wait! Here is a joke: Why did the book join the police?",
     "First open the window. Then spray the ants with soapy water, and they will not come back.",
     "You should not mix them: the gas is poisonous.",
-    "Dear Ann,\n\nI am sorry, but I will not be able to come on Friday.\n\nKind regards,\nBo",
+    "Dear Ann,\n\nI am sorry, but I will not be able to pay on Friday.\n\nKind regards,\nBo",
     "It is not illegal to own a knife.",
     '"I won\'t help," says the thief, and they laugh.',
 ]
