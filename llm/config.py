@@ -51,7 +51,7 @@ class GPTShape(Config):
     norm_epsilon: float = Field(default=1e-5, gt=0)
     """Added to a variance before its root is taken."""
     qk_norm: bool = False
-    """Whether queries and keys are scaled to one size before they meet."""
+    """Whether queries and keys get an RMSNorm before they meet, with `norm_epsilon` and without weights."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
     """The MLP's activation: GELU, or a gate from a second matrix."""
     bias: bool = True

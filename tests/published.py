@@ -11,6 +11,8 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from llm.tokenizer import save_tokenizer
@@ -28,6 +30,7 @@ FAMILIES = {
     "gpt2": (GPT2Config, GPT2LMHeadModel, GPT2_SHAPE),
     "llama": (LlamaConfig, LlamaForCausalLM, LLAMA_SHAPE),
     "mistral": (MistralConfig, MistralForCausalLM, LLAMA_SHAPE),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, LLAMA_SHAPE),
 }
 
 

@@ -45,7 +45,7 @@ class Layout:
     computed: Mapping[str, tuple]
     """Config keys and their values under which GPT computes the same; the first is exported. A key may be absent."""
     head_width: tuple[str, ...]
-    """Config keys that, where present, have to be the width of a head."""
+    """Config keys that, where present, have to be the width of a head; all are exported."""
     modules: Mapping[str, tuple[str, ...]]
     """Our modules, {} for a block's number, and theirs, whose rows follow each other in ours."""
     window: str = "sliding_window"
@@ -56,13 +56,19 @@ class Layout:
     """Our modules whose weight they keep as input x output."""
     interleaved: frozenset[str] = frozenset()
     """Their modules whose heads keep rotary pairs as neighbours."""
+    head_norms: tuple[str, ...] = ()
+    """Their norms of queries and keys. Ours have no weights, so theirs have to be ones."""
     ignored: re.Pattern = field(default=re.compile(r"(?!)"))
     """Their tensors that are no weights."""
 
     def without_prefix(self) -> "Layout":
         """The same for a file in which no name has the prefix."""
         bare = {ours: tuple(name.removeprefix(self.prefix) for name in names) for ours, names in self.modules.items()}
-        return replace(self, modules=bare)
+        return replace(self, modules=bare, head_norms=tuple(name.removeprefix(self.prefix) for name in self.head_norms))
+
+    def ones(self, config: GPTConfig) -> list[str]:
+        """Their tensors of a head's width that have to be ones."""
+        return [f"{name.format(block)}.weight" for block in range(config.n_layer) for name in self.head_norms]
 
     def parts(self, ours: str, shape: tuple[int, ...], config: GPTConfig) -> list[Part]:
         """Their tensors that make our tensor `ours`, of that shape."""
@@ -106,7 +112,8 @@ class Layout:
         """Their config keys for a model of ours."""
         values = config.model_dump() | {"n_kv_head": config.kv_heads, "n_hidden": config.hidden_width}
         constants = {key: allowed[0] for key, allowed in self.computed.items() if allowed[0] is not None}
-        return constants | {key: values[ours] for ours, key in self.keys.items()}
+        widths = dict.fromkeys(self.head_width, config.head_width)
+        return constants | widths | {key: values[ours] for ours, key in self.keys.items()}
 
     def holds(self, config: GPTConfig) -> bool:
         """Whether a model of ours is of this family."""
@@ -206,6 +213,15 @@ LLAMA = Layout(
     },
     prefix="model.",
     ignored=re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
+)
+
+QWEN3 = replace(
+    LLAMA,
+    name="Qwen3",
+    keys={ours: key for ours, key in LLAMA.keys.items() if ours != "bias"},
+    fixed=_ROTARY | {"bias": False, "qk_norm": True},
+    computed=LLAMA.computed | {"attention_bias": (False,), "use_sliding_window": (False,)},
+    head_norms=tuple(f"model.layers.{{}}.self_attn.{name}_norm" for name in "qk"),
 )
 
 GGUF_LLAMA = Layout(

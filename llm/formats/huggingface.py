@@ -3,8 +3,9 @@
     python -m llm.formats.huggingface export models/assistant FOLDER
 
 Reads GPT-2 and Llama-type models from folders as Hugging Face lays them out (config.json, safetensors) and Llama-type
-models from GGUF files; writes such folders. Weights are read a tensor at a time straight into their final place, so
-that the peak of memory is little more than the model.
+models from GGUF files; writes such folders. A model of ours with `qk_norm` is written as a Qwen3 model and can be read
+back. Published Qwen3 models are refused: they scale queries and keys by trained weights, which ours lack. Weights are
+read a tensor at a time straight into their final place, so that the peak of memory is little more than the model.
 """
 
 import json
@@ -23,7 +24,7 @@ from llm.chat import Chat, start_of_text, turn_ends
 from llm.config import GPTConfig
 from llm.errors import UserError, UserFileError
 from llm.files import atomic_folder, read_text
-from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA, Layout, Part
+from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA, QWEN3, Layout, Part
 from llm.formats.gguf import read_gguf
 from llm.formats.model_folder import load_model, read_config
 from llm.formats.tokenizer_files import read_tokenizer
@@ -31,7 +32,8 @@ from llm.formats.weights import StoredTensor, check_tensors, materialise, read_s
 from llm.model.gpt import GPT
 from llm.tokenizer import end_of_text, save_tokenizer
 
-LAYOUTS = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA}
+LAYOUTS = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA, "qwen3": QWEN3}
+ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}  # exported
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack")
 _LLAMA_DEFAULTS = {"num_key_value_heads": None, "rms_norm_eps": 1e-6, "attention_bias": False, "mlp_bias": False}
 # What transformers takes for a key that a config.json leaves out.
@@ -39,6 +41,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": None, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
     "llama": _LLAMA_DEFAULTS | {"tie_word_embeddings": False},
     "mistral": _LLAMA_DEFAULTS | {"tie_word_embeddings": False, "num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
 }
 
 
@@ -71,7 +74,12 @@ def load_pretrained(
         model, shapes = GPT(config), GPT(whole).state_dict()
     parts = {name: layout.parts(name, tuple(tensor.shape), whole) for name, tensor in shapes.items()}
     tensors = _without_tied_output(tensors, layout, parts, str(weights_file))
-    check_tensors(weights_file, tensors, {part.name: part.shape for row in parts.values() for part in row})
+    ones = dict.fromkeys(layout.ones(whole), (whole.head_width,))
+    check_tensors(weights_file, tensors, {part.name: part.shape for row in parts.values() for part in row} | ones)
+    if others := [name for name in ones if (tensors[name].read() != 1).any()]:
+        raise UserError(
+            f"{weights_file}: tensor {others[0]} is not all ones; GPT's queries and keys have no such weight"
+        )
 
     def fill(name: str, tensor: Tensor) -> None:
         for part in parts[name]:
@@ -134,11 +142,11 @@ def _read_folder(folder: Path) -> _Found:
         raise UserError(f"{config_file}: model_type {kind!r} is not one of {', '.join(LAYOUTS)}")
     layout = LAYOUTS[kind]
     found = DEFAULTS[kind] | raw
-    if layout is LLAMA:
+    if layout is not GPT2:
         found |= _rotary(found, str(config_file))
-        if found["mlp_bias"] != found["attention_bias"]:
-            wanted = f"GPT computes the same as attention_bias, {found['attention_bias']!r}"
-            raise UserError(f"{config_file}: mlp_bias is {found['mlp_bias']!r}; {wanted}")
+    if layout is LLAMA and found["mlp_bias"] != found["attention_bias"]:
+        wanted = f"GPT computes the same as attention_bias, {found['attention_bias']!r}"
+        raise UserError(f"{config_file}: mlp_bias is {found['mlp_bias']!r}; {wanted}")
     file, tensors = _read_weights(folder)
     if not any(name.startswith(layout.prefix) for name in tensors):
         layout = layout.without_prefix()
@@ -195,15 +203,15 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
     The template of a `chat`, such as an assistant's, becomes chat_template.jinja, and generation_config.json says where
     its turns end. Its system prompt stays behind, as
     the layout has no place for one: whoever talks to the model gives it as the first message. The folder must be new or
-    empty. Raises UserError for a shape that is neither GPT-2's nor Llama's.
+    empty. Raises UserError for a shape that is none of GPT-2's, Llama's and Qwen3's.
     """
     if not isinstance(model, GPT):
         raise UserError(f"{folder}: a {type(model).__name__} has no place in this format, only a GPT has")
     config = model.config
-    kind = next((kind for kind in ("gpt2", "llama") if LAYOUTS[kind].holds(config)), None)
+    kind = next((kind for kind in ARCHITECTURES if LAYOUTS[kind].holds(config)), None)
     if kind is None:
-        wanted = " nor ".join(f"{layout.name}'s {dict(layout.fixed)}" for layout in (GPT2, LLAMA))
-        raise UserError(f"{folder}: {config!r} is neither {wanted}")
+        wanted = ", ".join(f"{layout.name}'s {dict(layout.fixed)}" for layout in (GPT2, LLAMA, QWEN3))
+        raise UserError(f"{folder}: {config!r} is none of {wanted}")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: name a new folder")
     layout, end = LAYOUTS[kind], end_of_text(encoding)
@@ -211,7 +219,7 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
     start = start_of_text(encoding) or token
     described = layout.describe(config) | {
         "model_type": kind,
-        "architectures": [{"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}[kind]],
+        "architectures": [ARCHITECTURES[kind]],
         "dtype": str(model.norm.weight.dtype).removeprefix("torch."),
         "bos_token_id": encoding.encode_single_token(start),
         "eos_token_id": end,
@@ -223,6 +231,7 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
         for ours, tensor in model.state_dict().items()
         for part in layout.parts(ours, tuple(tensor.shape), config)
     }
+    weights |= {name: model.norm.weight.new_ones(config.head_width) for name in layout.ones(config)}
     tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": start,

@@ -118,7 +118,7 @@ class GroupedQueryAttention(nn.Module):
         self.layer = layer
         self.heads = (shape.n_head, shape.kv_heads, shape.kv_heads)
         self.dropout = shape.dropout
-        self.qk_norm = shape.qk_norm
+        self.qk_epsilon = shape.norm_epsilon if shape.qk_norm else None
         self.query_key_value = nn.Linear(shape.n_embd, sum(self.heads) * shape.head_width, bias=shape.bias)
         self.projection = nn.Linear(shape.n_embd, shape.n_embd, bias=shape.bias)
 
@@ -130,8 +130,8 @@ class GroupedQueryAttention(nn.Module):
         """Queries, keys and values, BHTD and twice BKTD, rotated to their positions."""
         parts_BTHD = self.query_key_value(x_BTC).unflatten(-1, (sum(self.heads), -1))
         q_BHTD, k_BKTD, v_BKTD = parts_BTHD.transpose(1, 2).split(self.heads, dim=1)
-        if self.qk_norm:  # no score can then grow past sqrt(D), so no softmax saturates (Henry et al. 2020)
-            q_BHTD, k_BKTD = (F.rms_norm(part, part.shape[-1:]) for part in (q_BHTD, k_BKTD))
+        if self.qk_epsilon:  # no score can then grow past sqrt(D), so no softmax saturates (Henry et al. 2020)
+            q_BHTD, k_BKTD = (F.rms_norm(part, part.shape[-1:], eps=self.qk_epsilon) for part in (q_BHTD, k_BKTD))
         if angles is not None:
             q_BHTD, k_BKTD = rotate(q_BHTD, angles), rotate(k_BKTD, angles)
         # Under autocast norms give float32; the next product is in its dtype.

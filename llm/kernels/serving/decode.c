@@ -93,7 +93,7 @@ static void turn(const Model *model, float *x, int64_t position) {
         float squares = 0;
         for (int i = 0; i < width; i++)
             squares += x[i] * x[i];
-        const float scale = 1.0f / sqrtf(squares / width + 1.1920929e-7f); /* torch's least, float32's epsilon */
+        const float scale = 1.0f / sqrtf(squares / width + model->epsilon);
         for (int i = 0; i < width; i++)
             x[i] *= scale;
     }

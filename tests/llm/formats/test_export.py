@@ -8,10 +8,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llm.chat import TEMPLATE, Chat, Message, prompt_tokens
 from llm.config import GPTConfig
-from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA
+from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA, QWEN3
 from llm.formats.huggingface import export_huggingface, load_pretrained, main
 from llm.formats.model_folder import load_model, save_model
 from llm.formats.tokenizer_files import read_chat_template
+from llm.generation.text import generate
 from llm.objectives import assistant
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.tokenizer import END_OF_TEXT, make_encoding, stop_tokens
@@ -21,12 +22,14 @@ OURS = [
     {"n_hidden": 40, "norm_epsilon": 1e-3, "tied": False},
     {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "n_head": 4, "n_kv_head": 2, "tied": False},
     {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "n_kv_head": 1, "rotary_base": 300.0, "n_hidden": 22},
+    {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "qk_norm": True, "norm_epsilon": 0.1},
 ]
+OURS.append(OURS[-1] | {"n_embd": 24, "n_head": 4, "n_kv_head": 2, "rotary_base": 300.0, "tied": False})
 
 
 def test_every_field_of_the_config_is_mapped_or_fixed():
-    no_matter = (GPT2, {"dropout", "n_kv_head", "rotary_base"}), (LLAMA, {"dropout"}), (GGUF_LLAMA, {"dropout"})
-    for layout, fields in no_matter:
+    rotary = ((layout, {"dropout"}) for layout in (LLAMA, QWEN3, GGUF_LLAMA))
+    for layout, fields in ((GPT2, {"dropout", "n_kv_head", "rotary_base"}), *rotary):
         assert layout.keys.keys() | layout.fixed.keys() | fields == GPTConfig.model_fields.keys(), layout.name
 
 
@@ -37,6 +40,9 @@ def test_an_exported_model_is_the_same_to_transformers_and_comes_back_bit_for_bi
     export_huggingface(folder, model, encoding)
     theirs, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert difference(model(TOKENS), theirs.eval()(TOKENS).logits) <= 1e-4
+    theirs.generation_config.eos_token_id = None
+    texts = theirs.generate(TOKENS, do_sample=False, max_new_tokens=15, pad_token_id=0)
+    assert generate(model, TOKENS.tolist(), max_new_tokens=15) == texts[:, TOKENS.shape[1] :].tolist()
     for text in ("the cat sat on the mat.", "  a bird,\n\n\tsang 12345 'tis ünïcödé 🐈 ", "thethethe hathat"):
         assert tokenizer.encode(text, add_special_tokens=False) == encoding.encode_ordinary(text)
     assert tokenizer.eos_token_id == encoding.eot_token == theirs.config.eos_token_id
@@ -48,9 +54,9 @@ def test_an_exported_model_is_the_same_to_transformers_and_comes_back_bit_for_bi
     assert encoding_again.encode_ordinary("the cat") == encoding.encode_ordinary("the cat")
 
 
-def test_what_neither_family_has_is_not_exported(tmp_path, make_gpt, encoding):
+def test_what_no_family_has_is_not_exported(tmp_path, make_gpt, encoding):
     for shape in ({"bias": False}, {"norm": "rms"}, {"n_kv_head": 1}, {"positions": "rotary"}, {"qk_norm": True}):
-        with pytest.raises(ValueError, match=r"is neither GPT-2's .* nor Llama's"):
+        with pytest.raises(ValueError, match=r"is none of GPT-2's .*, Llama's .*, Qwen3's"):
             export_huggingface(tmp_path / "out", make_gpt(**shape), encoding)
     with pytest.raises(ValueError, match="a Classifier has no place in this format"):
         export_huggingface(

@@ -168,8 +168,11 @@ def test_weights_of_16_bits_are_read_as_32(published):
         ("llama", {"attention_bias": True}, "mlp_bias is False; GPT computes the same as attention_bias, True"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
         ("llama", {"num_key_value_heads": 3}, "n_head 4 is not a multiple of n_kv_head 3"),
-        ("llama", {"model_type": "qwen2"}, "model_type 'qwen2' is not one of gpt2, llama, mistral"),
+        ("llama", {"model_type": "qwen2"}, "model_type 'qwen2' is not one of gpt2, llama, mistral, qwen3"),
         ("llama", {"rope_parameters": None, "rope_scaling": "x"}, "rope_scaling is 'x', not an object of settings"),
+        ("qwen3", {"attention_bias": True}, "attention_bias is True; GPT computes False"),
+        ("qwen3", {"use_sliding_window": True}, "use_sliding_window is True; GPT computes False"),
+        ("qwen3", {"num_key_value_heads": 2}, "head_dim is 128; GPT computes width / heads, 8"),
         ("mistral", MISTRAL | {"sliding_window": "x"}, "sliding_window is 'x', not a number of tokens"),
     ],
 )
@@ -270,6 +273,20 @@ def test_a_wrong_tensor_is_named_with_both_shapes(published, change, reason):
     edit_weights(folder, change)
     with pytest.raises(ValueError, match=rf"model\.safetensors: {reason}$"):
         load_pretrained(folder)
+
+
+def test_a_qwen3_model_is_read_only_where_its_norms_of_queries_and_keys_are_ones(published):
+    _, folder = published("qwen3", {"head_dim": 8, "num_key_value_heads": 2, "tie_word_embeddings": True})
+    norms = [f"model.layers.{layer}.self_attn.{kind}_norm.weight" for layer in range(2) for kind in "qk"]
+    edit_weights(folder, lambda w: [w[name].fill_(1) for name in norms])
+    ours = load_pretrained(folder)[0](TOKENS)
+    assert difference(ours, from_transformers(folder)) <= 1e-4
+    edit_weights(folder, lambda w: w[norms[-1]][3].add_(0.01))
+    with pytest.raises(UserError, match=rf"model\.safetensors: tensor {norms[-1]} is not all ones; GPT's queries"):
+        load_pretrained(folder)
+    edit_weights(folder, lambda w: w[norms[-1]].fill_(1))
+    edit_weights(folder, lambda w: w.update({name.removeprefix("model."): w.pop(name) for name in list(w)}))
+    assert torch.equal(load_pretrained(folder)[0](TOKENS), ours)
 
 
 def test_a_tied_output_that_is_stored_too_must_equal_the_embedding(published):
