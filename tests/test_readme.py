@@ -25,8 +25,6 @@ TESTED_ELSEWHERE = {
     "dvc repro evaluate@classifier": "a part of `dvc repro`",
     "python -m flows.register": "by tests/test_team.py",
     "python -m flows.finetune --help": "by tests/tasks/stages/test_command.py",
-    "python -m tasks.training.interrupted": "by tests/tasks/training/test_fit.py",
-    "python -m tasks.training.interrupted --remove --older-than 7 --keep 3": "by tests/tasks/training/test_fit.py",
     "prefect work-pool create local --type process": "by tests/flows/test_retrain.py",
     "prefect --no-prompt deploy --all": "by tests/flows/test_retrain.py",
     "prefect worker start --pool local": "by tests/flows/test_retrain.py",
