@@ -160,6 +160,6 @@ REVIEW = Review(
         "roc_auc": "how often a spam has a higher probability than another mail",
     },
     evidence=evidence,
-    baseline="logistic regression on TF-IDF, of words or of words and characters, with a threshold by the same rule",
+    baseline="logistic regression on TF-IDF of words and characters, with a threshold by the same rule",
     slices=("label", "source", "words", "everyday"),
 )

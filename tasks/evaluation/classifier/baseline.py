@@ -8,10 +8,10 @@ import pandas as pd
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
 from llm.objectives.classifier.calibration import fit_scale
-from llm.objectives.classifier.model import ClassifierConfig, email_texts, f1_score
+from llm.objectives.classifier.model import ClassifierConfig, email_texts
 
 LEAST = 1e-12  # probability: of none there is no logarithm
 
@@ -38,7 +38,7 @@ def numbers_of(names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
 def fit_baseline(train: pd.DataFrame, validation: pd.DataFrame, config: ClassifierConfig) -> Reader:
     """The baseline, calibrated on validation, where its threshold and bounds are chosen as the classifier's are."""
     labels = config.labels
-    model, actual = choose_regression(train, validation, labels), numbers_of(validation["label"], labels)
+    model, actual = fit_regression(train), numbers_of(validation["label"], labels)
     order = numbers_of(labels, list(model.classes_))
 
     def uncalibrated(texts: Sequence[str]) -> np.ndarray:
@@ -51,35 +51,27 @@ def fit_baseline(train: pd.DataFrame, validation: pd.DataFrame, config: Classifi
     return Reader(config, lambda texts: calibrated(uncalibrated(texts)))
 
 
-def choose_regression(train: pd.DataFrame, validation: pd.DataFrame, labels: Sequence[str]) -> Pipeline:
-    """Logistic regression on TF-IDF of words, or of words and characters, by the better F1 on validation.
+def fit_regression(train: pd.DataFrame) -> Pipeline:
+    """Logistic regression on TF-IDF of words and characters.
 
-    Mails that share no words, a few or of a script without spaces, are told apart by characters.
+    Mails that share no words, a few or of a script without spaces, are told apart by all their characters.
     """
-    both = (_fitted(features, train) for features in (_words(), make_union(_words(), _characters())))
-    models = list(filter(None, both)) or [_fitted(_characters(fewest=1), train)]
-    actual, texts = numbers_of(validation["label"], labels), texts_of(validation)
-    return max(models, key=lambda model: f1_score(actual, numbers_of(model.predict(texts), labels), len(labels)))
-
-
-def _words() -> TfidfVectorizer:
-    return TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-
-
-def _characters(fewest: int = 3) -> TfidfVectorizer:
-    return TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=fewest, sublinear_tf=True)
-
-
-def _fitted(features: TfidfVectorizer | FeatureUnion, train: pd.DataFrame) -> Pipeline | None:
-    """Logistic regression on features of the mails; None where no term is in enough of them."""
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    texts = texts_of(train)
     try:
-        known = features.fit_transform(texts_of(train))
+        features = make_union(words, _characters(fewest=3))
+        known = features.fit_transform(texts)
     except ValueError as error:
-        if "no terms remain" in str(error) or "empty vocabulary" in str(error):
-            return None
-        raise
+        if "no terms remain" not in str(error) and "empty vocabulary" not in str(error):
+            raise
+        features = _characters(fewest=1)
+        known = features.fit_transform(texts)
     regression = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
     return make_pipeline(features, regression.fit(known, train["label"]))
+
+
+def _characters(fewest: int) -> TfidfVectorizer:
+    return TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=fewest, sublinear_tf=True)
 
 
 def calibration(probability: np.ndarray, actual: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,14 +1,14 @@
 import numpy as np
 import pandas as pd
 
-from tasks.evaluation.classifier.baseline import calibration, choose_regression, texts_of
+from tasks.evaluation.classifier.baseline import calibration, fit_regression, texts_of
 from tasks.evaluation.classifier.measures import calibration_error
 
 
 def test_the_baseline_of_few_mails_and_of_a_script_without_spaces_goes_by_characters():
     texts = ["中奖了快点击", "今天开会吗", "免费领取奖金", "明天见面", "点击领奖", "会议改期"]
     table = pd.DataFrame({"subject": texts, "body": "", "label": ["spam", "ham"] * 3})
-    found = choose_regression(table, table, ("ham", "spam"))
+    found = fit_regression(table)
     assert found.predict(texts_of(table)).tolist() == table["label"].tolist()
 
 
