@@ -5,12 +5,13 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any, NamedTuple
 
 import tiktoken
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from llm.chat import Chat, Message, encode_chat, prompt_tokens, turn_ends
 from llm.config import GPTConfig, TrainConfig
@@ -96,6 +97,11 @@ class Example:
     def counted(self) -> int:
         """Tokens that the loss counts."""
         return sum(self.learned[1:])
+
+    @property
+    def responses(self) -> int:
+        """Turns of the assistant's that the loss counts."""
+        return sum(learned and not before for before, learned in pairwise(self.learned))
 
 
 def encode_examples(
@@ -197,13 +203,28 @@ def batch(windows: Sequence[Sequence[Example]], width: int = 0) -> tuple[Tensor,
     )
 
 
-def response_loss(model: GPT, windows: Sequence[Sequence[Example]], compute: Compute, width: int = 0) -> Tensor:
-    """The sum of the cross-entropy, in nats, over a batch's response tokens; rows are padded to `width`."""
+def response_loss(
+    model: GPT,
+    windows: Sequence[Sequence[Example]],
+    compute: Compute,
+    width: int = 0,
+    opening_weight: float = 1.0,
+) -> Tensor:
+    """The sum of the cross-entropy, in nats, over a batch's response tokens; rows are padded to `width`.
+
+    The first token of each response counts `opening_weight` times.
+    """
     inputs_BT, targets_BT, positions_BT, sequences_BT = (t.to(compute.device) for t in batch(windows, width))
     with compute.autocast():
         x_BTC = model.hidden_states(inputs_BT, positions_BT, sequences_BT=sequences_BT)
         counted_BT = targets_BT != IGNORE
-        return model.backend.cross_entropy(x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT])
+        loss = model.backend.cross_entropy(x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT])
+        if opening_weight != 1:
+            begins_BT = sequences_BT != F.pad(sequences_BT, (1, -1), value=-1)
+            first_BT = counted_BT & (begins_BT | ~F.pad(counted_BT, (1, -1)))
+            first = model.backend.cross_entropy(x_BTC[first_BT], model.output_weight, targets_BT[first_BT])
+            loss = loss + (opening_weight - 1) * first
+        return loss
 
 
 @torch.inference_mode()
@@ -228,26 +249,29 @@ def objective(
     validation: Sequence[Example],
     compute: Compute,
     *,
+    opening_weight: float = 1.0,
     workers: Workers = ALONE,
 ) -> Objective:
-    """Learn from packed windows; keep the weights with the lowest response loss on `validation`."""
+    """Learn from packed windows; keep the weights with the lowest response loss on `validation`, where all tokens count
+    alike."""
     order = BatchSampler(len(windows), config.batch_size, config.seed)
     widest = max(map(row_width, windows))
     longest = max(widest, *map(len, validation))
     width = widest if compute.backend.compiles else 0
     sum_loss = workers.wrap(model, response_loss)
 
-    def tokens(index: int) -> int:
-        return sum(example.counted for row in order[index] for example in windows[row])
+    def weight(index: int) -> float:
+        examples = [example for row in order[index] for example in windows[row]]
+        return sum(example.counted + (opening_weight - 1) * example.responses for example in examples)
 
     def loss(index: int) -> Tensor:
-        total = sum_loss([windows[row] for row in workers.part(order[index])], compute, width)
-        return total * workers.count / tokens(index)
+        total = sum_loss([windows[row] for row in workers.part(order[index])], compute, width, opening_weight)
+        return total * workers.count / weight(index)
 
     def evaluate() -> dict[str, float]:
         return {"validation_loss": mean_response_loss(model, validation, config.batch_size, compute, longest)}
 
-    return Objective(loss, evaluate, best="validation_loss", weight=tokens)
+    return Objective(loss, evaluate, best="validation_loss", weight=weight)
 
 
 def serve(model: Assistant, encoding: tiktoken.Encoding, rows: Sequence[Row], **options: Any) -> list[dict[str, Any]]:

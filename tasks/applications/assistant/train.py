@@ -33,6 +33,9 @@ class Train(FinetuneConfig):
     """Tokens of a packed training row, and so of the longest example; null is the context."""
     twice: tuple[str, ...] = ()
     """Sources whose rows are learned twice in a pass over the data, such as [safe-answers/*]."""
+    opening_weight: float = Field(default=1.0, ge=1)
+    """How often the first token of an answer counts. It decides how the answer goes on, such as to decline or to help,
+    but it is one token of thirty."""
     replay: Replay | None = None
     """General prompts that the base answers first, to learn from its answers, too; null forgets more of the base."""
 
@@ -77,7 +80,7 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     forward = params.steps * params.gradient_accumulation * params.batch_size
     widths = [row_width(each) for each in windows]
     compute = choose_backend(compute, model.config, forward * max(widths), lora=params.lora is not None)
-    goal = objective(model, params, windows, validation, compute, workers=workers)
+    goal = objective(model, params, windows, validation, compute, opening_weight=params.opening_weight, workers=workers)
     tokens = sum(widths) * params.batch_size * params.gradient_accumulation // len(windows)
     flops = model.training_flops() * 2 // 3 if params.lora else model.training_flops()  # frozen, W has no gradient
     return TrainingSetup(model, encoding, goal, compute, Throughput("tokens", tokens, flops), finish=lambda: told)

@@ -1,5 +1,6 @@
 import logging
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,19 +43,20 @@ def example(prompt: list[int], response: list[int]) -> Example:
     return Example(prompt + response, [False] * len(prompt) + [True] * len(response))
 
 
-def alone(gpt, example: Example) -> torch.Tensor:
+def alone(gpt, example: Example, opening_weight: float = 1.0) -> torch.Tensor:
     """The summed loss of one row: each of the assistant's tokens from all that stands before it."""
-    row, learned = torch.tensor(example.tokens), torch.tensor(example.learned)
-    logits = gpt(row[None, :-1])[0]
-    return F.cross_entropy(logits[learned[1:]], row[1:][learned[1:]], reduction="sum")
+    logits = gpt(torch.tensor([example.tokens[:-1]]))[0]
+    losses = F.cross_entropy(logits, torch.tensor(example.tokens[1:]), reduction="none")
+    turns = pairwise(example.learned)
+    return losses @ torch.tensor([float(learned) if before else learned * opening_weight for before, learned in turns])
 
 
 @quick
-@given(examples_of_any_length)
-def test_packed_rows_have_the_loss_and_the_gradient_of_unpacked_ones(make_gpt, examples):
+@given(examples_of_any_length, st.sampled_from([1.0, 5.0]))
+def test_packed_rows_have_the_loss_and_the_gradient_of_unpacked_ones(make_gpt, examples, opening_weight):
     packed, unpacked = make_gpt(), make_gpt()
-    loss = response_loss(packed, pack_sequences(examples, 32), CPU)
-    expected = sum(alone(unpacked, example) for example in examples)
+    loss = response_loss(packed, pack_sequences(examples, 32), CPU, opening_weight=opening_weight)
+    expected = sum(alone(unpacked, example, opening_weight) for example in examples)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward(), expected.backward()
     for ours, theirs in zip(packed.parameters(), unpacked.parameters(), strict=True):
