@@ -200,9 +200,8 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
 def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, chat: Chat | None = None) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json as transformers loads them.
 
-    The template of a `chat`, such as an assistant's, becomes chat_template.jinja, and generation_config.json says where
-    its turns end. Its system prompt stays behind, as
-    the layout has no place for one: whoever talks to the model gives it as the first message. The folder must be new or
+    The template of a `chat`, such as an assistant's, becomes chat_template.jinja, which begins with its system prompt
+    where a conversation brings none, and generation_config.json says where its turns end. The folder must be new or
     empty. Raises UserError for a shape that is none of GPT-2's, Llama's and Qwen3's.
     """
     if not isinstance(model, GPT):
@@ -245,10 +244,19 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
         (partial / "config.json").write_text(json.dumps(described, indent=2) + "\n")
         (partial / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
         if chat is not None:
-            (partial / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
+            (partial / "chat_template.jinja").write_text(_with_system(chat), encoding="utf-8")
             ends = {"bos_token_id": described["bos_token_id"], "eos_token_id": sorted(turn_ends(encoding, chat))}
             (partial / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n")
         save_tokenizer(encoding, partial / "tokenizer.json")
+
+
+def _with_system(chat: Chat) -> str:
+    """The chat's template, which says its system prompt where a conversation brings none."""
+    if not chat.system:
+        return chat.template
+    said = json.dumps([{"role": "system", "content": chat.system}])
+    lacking = "not messages or messages[0]['role'] != 'system'"
+    return f"{{%- if {lacking} -%}}{{%- set messages = {said} + messages -%}}{{%- endif -%}}\n{chat.template}"
 
 
 def main() -> None:

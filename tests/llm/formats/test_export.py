@@ -93,7 +93,7 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
     special = {END_OF_TEXT: end - 1, "<|im_start|>": end, "<|im_end|>": end + 1}
     chatty = make_encoding(encoding._pat_str, ranks, special)
     gpt = make_gpt(**OURS[2] | {"vocabulary_size": chatty.n_vocab})
-    model = assistant.build(gpt, {"chat": {"template": template, "system": "the hat"}})
+    model = assistant.build(gpt, {"chat": {"template": template, "system": 'the "hat" é'}})
     model.load_state_dict(gpt.state_dict())
     made = tmp_path / "assistant"
     made.mkdir()
@@ -103,12 +103,12 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
     main()
     for name in ("called", "said"):
         folder = tmp_path / name
-        assert read_chat_template(folder) == template
         theirs = AutoTokenizer.from_pretrained(folder)
-        found = theirs.apply_chat_template(
-            [message._asdict() for message in TALK], add_generation_prompt=True, return_dict=False
-        )
-        assert found == prompt_tokens(chatty, Chat(template=template), TALK)
+        for talk in (TALK, TALK[1:]):  # with a system prompt of its own, and without one
+            asked = [message._asdict() for message in talk]
+            found = theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+            assert found == prompt_tokens(chatty, model.chat, talk)
+            assert found == prompt_tokens(chatty, Chat(template=read_chat_template(folder)), talk)
         ends = GenerationConfig.from_pretrained(folder).eos_token_id  # where generate() stops
         assert set(ends) == stop_tokens(chatty)
         assert len(ends) == 2
