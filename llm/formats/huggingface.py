@@ -251,12 +251,12 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
 
 
 def _with_system(chat: Chat) -> str:
-    """The chat's template, which says its system prompt where a conversation brings none."""
+    """The chat's template, with the chat's system prompt as the default for conversations without one."""
     if not chat.system:
         return chat.template
-    said = json.dumps([{"role": "system", "content": chat.system}])
+    said = json.dumps([{"role": "system", "content": chat.system}], ensure_ascii=False)
     lacking = "not messages or messages[0]['role'] != 'system'"
-    return f"{{%- if {lacking} -%}}{{%- set messages = {said} + messages -%}}{{%- endif -%}}\n{chat.template}"
+    return f"{{%- if {lacking} -%}}{{%- set messages = {said} + messages -%}}{{%- endif %}}\n{chat.template}"
 
 
 def main() -> None:

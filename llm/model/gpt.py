@@ -3,8 +3,8 @@
 - GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, output tied to the embedding;
 - Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, grouped queries, no biases, output tied or not.
 
-What `make run` trains from scratch is Llama's shape with queries and keys of one size, as Qwen3 has them (Yang et al.
-2025): it learns fastest in minutes (benchmarks/LOG.md).
+`make run` trains Llama's shape from scratch, with an RMSNorm of queries and keys as in Qwen3 (Yang et al. 2025), but
+without its weights: it learns fastest in minutes (benchmarks/LOG.md).
 
 Tensor names end in their shape: B batch, T positions, C width of the model, V vocabulary.
 """

@@ -142,9 +142,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig, muon_update: MuonUpda
     if config.optimizer == "muon":
         matrices = [weight for name, weight in trained if weight.ndim == 2 and ".blocks." in f".{name}"]
         mixes = [weight for weight in mixes if not any(weight is matrix for matrix in matrices)]
-        if matrices:  # none where all blocks are frozen
-            update = muon_update or update_matrices
-            parts.append(Muon(matrices, config.muon_learning_rate, config.weight_decay, update=update))
+        update = muon_update or update_matrices
+        parts.append(Muon(matrices, config.muon_learning_rate, config.weight_decay, update=update))
     groups = [{"params": mixes, "weight_decay": config.weight_decay}, {"params": stays, "weight_decay": 0.0}]
     if groups := [group for group in groups if group["params"]]:
         parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True))

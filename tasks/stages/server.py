@@ -133,7 +133,10 @@ def _check_answers(url: str, patience: float = 0) -> None:
                     client.request("GET", path)
             return
         except httpx.HTTPStatusError as error:
-            if error.response.status_code == httpx.codes.UNAUTHORIZED:
+            refused = error.response.status_code == httpx.codes.UNAUTHORIZED
+            if not refused and error.request.url.path.endswith("/admin/version"):
+                return  # it is well, and has no such page, as Prefect Cloud: only the password was to be tried on it
+            if refused:
                 way_out = "PREFECT_API_AUTH_STRING must be its USER:PASSWORD"
                 raise UserError(f"PREFECT_API_URL={url}: it refuses (401); {way_out}") from None
             said = f"{error.response.status_code} {error.response.reason_phrase}"

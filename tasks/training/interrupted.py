@@ -1,4 +1,4 @@
-"""Interrupted trainings: their checkpoints outlive a change of code or parameters, until `make tidy` removes them.
+"""Checkpoints of interrupted trainings, which outlive changes of code and parameters until `make tidy YES=1` removes them.
 
 To continue a training, restore its parameters and code, and run the stage again.
 """

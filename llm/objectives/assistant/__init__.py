@@ -252,8 +252,11 @@ def objective(
     opening_weight: float = 1.0,
     workers: Workers = ALONE,
 ) -> Objective:
-    """Learn from packed windows; keep the weights with the lowest response loss on `validation`, where all tokens count
-    alike."""
+    """Learn from packed windows; keep the weights with the lowest response loss on `validation`.
+
+    In training, the first token of each response counts `opening_weight` times; on `validation` all tokens count alike,
+    so the two losses do not compare.
+    """
     order = BatchSampler(len(windows), config.batch_size, config.seed)
     widest = max(map(row_width, windows))
     longest = max(widest, *map(len, validation))

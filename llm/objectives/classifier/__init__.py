@@ -87,8 +87,10 @@ def objective(
     compute: Compute,
     workers: Workers = ALONE,
 ) -> Objective:
-    """Learn from shuffled texts by the GPT alone; keep the weights with the highest F1 on `validation`, of equals those
-    with the least loss."""
+    """Train the GPT and its head on shuffled texts; keep the weights with the highest F1 on `validation`.
+
+    Ties are broken by the smaller loss.
+    """
     read, shown = (encoded(model, encoding, each.texts) for each in (train, validation))
     width = max(map(len, read)) if compute.backend.compiles else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))

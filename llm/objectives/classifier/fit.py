@@ -55,12 +55,11 @@ def fit_head(
     stands out from the windows of ham.
     """
     labels = len(model.config.labels)
-    weights = torch.ones(len(train.texts), dtype=torch.double)
     head = _Head(model, train)
     if model.ngrams is not None:
         model.ngrams.fit_idf(train.texts)
         if labels == 2:
-            head.fit_search(weights)
+            head.fit_search()
     windows, of_validation = model.windows(train.texts), model.windows(validation.texts)
     states = _states_as_served(model, encoding, windows + of_validation)
     head.read(windows, states[: len(windows)])
@@ -68,10 +67,10 @@ def fit_head(
     part = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in train.groups])
     unseen = torch.zeros(len(windows), labels, dtype=torch.double)
     for fold in part.unique():
-        head.fit(weights * (part != fold))
+        head.fit(part != fold)
         unseen[part == fold] = head.logits()[part == fold]
     scale, bias = fit_scale(unseen, train.labels)
-    head.fit(weights)
+    head.fit(torch.ones(len(windows), dtype=torch.bool))
     head.install(scale, bias)
     logits = model.logits(validation.texts, of_validation, states[len(windows) :])
     probability = logits.double().softmax(dim=-1).numpy()
@@ -110,10 +109,11 @@ class _Head:
         features = none, none.float(), torch.zeros(len(self.texts), dtype=torch.long)
         return Sparse.of(*(features if self.model.ngrams is None else self.model.ngrams.features(self.texts, windows)))
 
-    def fit_search(self, weights: Tensor) -> None:
+    def fit_search(self) -> None:
         """Learn by n-grams alone what to look for in a long text."""
         sparse, ngrams = self._sparse(self.texts), self.model.ngrams
-        found = fit(sparse, torch.zeros(len(weights), 1).double(), self.labels, weights, 2)
+        none, everything = torch.zeros(len(self.texts), 1).double(), torch.ones(len(self.texts)).double()
+        found = fit(sparse, none, self.labels, everything, 2)
         ngrams.search.zero_()
         ngrams.search[sparse.features_U] = (found.sparse_UK[:, 1] - found.sparse_UK[:, 0]).float()
 
@@ -124,9 +124,10 @@ class _Head:
         self.states_NC = (states - self.mean) * self.scale
         self.sparse = self._sparse(windows)
 
-    def fit(self, weights: Tensor) -> None:
-        """Learn from the texts, of which each counts so much."""
-        self.found = fit(self.sparse, self.states_NC, self.labels, weights, len(self.model.config.labels))
+    def fit(self, learned: Tensor) -> None:
+        """Learn from the texts of a mask, bool N."""
+        labels = len(self.model.config.labels)
+        self.found = fit(self.sparse, self.states_NC, self.labels, learned.double(), labels)
 
     def logits(self) -> Tensor:
         """Logits of the texts by what was learned, float64 N x K."""

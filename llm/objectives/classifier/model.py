@@ -60,8 +60,8 @@ class ClassifierConfig(ReadingConfig):
     def with_bounds(
         self, probability: np.ndarray, actual: np.ndarray, false_positive_rate: float, rates: UnsureRates | None
     ) -> Self:
-        """The same, with the threshold and the bounds of two labels that texts with these probabilities, N x 2, and
-        numbers of labels, N, choose."""
+        """A copy whose threshold and unsure bounds are chosen from the probabilities of validation texts, N x 2, and
+        their label numbers, N."""
         second, looked_for = probability[:, 1], actual == 1
         threshold = best_threshold(second, looked_for, false_positive_rate)
         unsure = unsure_bounds(second, looked_for, threshold, rates) if rates else None

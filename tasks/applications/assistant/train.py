@@ -34,8 +34,8 @@ class Train(FinetuneConfig):
     twice: tuple[str, ...] = ()
     """Sources whose rows are learned twice in a pass over the data, such as [safe-answers/*]."""
     opening_weight: float = Field(default=1.0, ge=1)
-    """How often the first token of an answer counts. It decides how the answer goes on, such as to decline or to help,
-    but it is one token of thirty."""
+    """Weight of an answer's first token in the training loss; every other token has weight 1. The first token largely
+    decides whether the answer declines or helps."""
     replay: Replay | None = None
     """General prompts that the base answers first, to learn from its answers, too; null forgets more of the base."""
 

@@ -54,7 +54,8 @@ def fit_baseline(train: pd.DataFrame, validation: pd.DataFrame, config: Classifi
 def fit_regression(train: pd.DataFrame) -> Pipeline:
     """Logistic regression on TF-IDF of words and characters.
 
-    Mails that share no words, a few or of a script without spaces, are told apart by all their characters.
+    If the mails share no words (there are few, or their script has no spaces), it uses characters alone, including rare
+    ones.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     texts = texts_of(train)

@@ -1,4 +1,4 @@
-"""Mails that were written to try a classifier: they stand in data/behavioural, and nothing learns from them."""
+"""Mails in data/behavioural, written to test a classifier; no model learns from them."""
 
 import logging
 from pathlib import Path

@@ -52,8 +52,10 @@ def worst(test: pd.DataFrame, model: Classifier, encoding: tiktoken.Encoding, co
 
 
 def draw_curves(actual: np.ndarray, found: Mapping[str, np.ndarray], folder: Path) -> None:
-    """ROC, precision and recall, and reliability of two labels, of the classifier and its baseline; for DVC's plots
-    the classifier's points, too."""
+    """ROC, precision-recall and reliability curves of the classifier and its baseline, for two labels.
+
+    The classifier's points are also written as tables for `dvc plots`.
+    """
     with picture(folder / "roc.svg", "false positive rate", "true positive rate") as axes:
         for name, probability in found.items():
             axes.plot(*roc_curve(actual, probability)[:2], label=name)

@@ -93,7 +93,7 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
     special = {END_OF_TEXT: end - 1, "<|im_start|>": end, "<|im_end|>": end + 1}
     chatty = make_encoding(encoding._pat_str, ranks, special)
     gpt = make_gpt(**OURS[2] | {"vocabulary_size": chatty.n_vocab})
-    model = assistant.build(gpt, {"chat": {"template": template, "system": 'the "hat" é'}})
+    model = assistant.build(gpt, {"chat": {"template": template, "system": 'the "hat" é 🐈'}})
     model.load_state_dict(gpt.state_dict())
     made = tmp_path / "assistant"
     made.mkdir()

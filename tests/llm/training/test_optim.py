@@ -129,10 +129,3 @@ def test_an_optimiser_that_was_saved_and_restored_goes_on_bit_for_bit(make_gpt, 
     after.restore({name: tensor.clone() for name, tensor in before.tensors().items()})
     stepped(broken, after, 2)
     assert all(torch.equal(*pair) for pair in zip(straight.parameters(), broken.parameters(), strict=True))
-
-
-def test_a_classifier_whose_blocks_are_all_frozen_trains_with_muon(make_gpt, make_config):
-    model = make_classifier(make_gpt())
-    model.gpt.blocks.requires_grad_(False)
-    (adamw,) = build_optimizer(model, make_config(optimizer="muon")).parts
-    assert isinstance(adamw, torch.optim.AdamW)

@@ -137,7 +137,8 @@ def test_the_evidence_says_how_it_was_judged_and_holds_every_reply(endpoint, tmp
     assert how["prompt"] == judge.PROMPT
     assert how["example"] in [body["messages"][1]["content"] for body in endpoint.bodies]
     assert [line["id"] for line in lines(tmp_path)] == [f"row{n}" for n in range(12)]
-    assert all(sorted(json.loads(line["replies"][0]).values())[0] == 6 for line in lines(tmp_path))
+    scores = [sorted(json.loads(line["replies"][0]).values()) for line in lines(tmp_path)]
+    assert scores == [[6, 10 - n % 3] for n in range(12)]
 
 
 def test_the_same_seed_asks_the_same_and_another_draws_other_rows(endpoint, tmp_path):
