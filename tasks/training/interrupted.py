@@ -1,4 +1,4 @@
-"""Checkpoints of interrupted trainings, which outlive changes of code and parameters until `make tidy YES=1` removes them.
+"""Checkpoints of interrupted trainings: they outlive changes of code or parameters; `make tidy YES=1` removes them.
 
 To continue a training, restore its parameters and code, and run the stage again.
 """
