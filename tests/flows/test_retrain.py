@@ -225,4 +225,4 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     assert said(deployed, "branch", "--list", "retrain/*", "--format=%(refname:short)") == branch
     version = registry(deployed).get_model_version("threestage-classifier", "2")
     assert (version.tags["threestage.by"], version.tags["threestage.state"]) == ("gates", "rejected")
-    assert "f1 at least 0.93" in version.tags["threestage.why"]
+    assert re.search(r"\w+ at least [\d.]+: failed", version.tags["threestage.why"])

@@ -122,7 +122,7 @@ def scored(gpt, scores):
 
 
 def test_a_run_that_is_stopped_before_its_first_step_goes_on(make_config, tmp_path):
-    config, model = make_config(steps=4, evaluate_every=2, optimizer="muon"), torch.nn.Linear(4, 1)
+    config, model = make_config(steps=4, evaluate_every=2), torch.nn.Linear(4, 1)
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(InterruptedError, match="stopped after step 0 of 4, with a checkpoint"):
         train(model, config, scored(model, [None]), checkpoints=checkpoints)
