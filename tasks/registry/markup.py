@@ -17,7 +17,7 @@ from markupsafe import Markup
 LONGEST = 300  # characters of a value
 ENTRIES = 20_000  # characters of entries, together
 SPECIAL = re.compile(r"([\\`*\[\]<>|~&#@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.)")
-"""Characters of emphasis (a _ within a word is none), code, tables and HTML, and of addresses, which would be links."""
+"""Characters that Markdown reads as emphasis (except a _ within a word), code, tables, HTML or links."""
 OURS = MarkdownIt("commonmark", {"html": False}).enable("table")
 OTHERS = MarkdownIt("zero").enable(["emphasis", "blockquote", "list"])  # no links, pictures, headings, code or HTML
 

@@ -100,7 +100,7 @@ class Example:
 
     @property
     def responses(self) -> int:
-        """Turns of the assistant's that the loss counts."""
+        """The number of the assistant's turns in the loss."""
         return sum(learned and not before for before, learned in pairwise(self.learned))
 
 
@@ -210,7 +210,7 @@ def response_loss(
     width: int = 0,
     opening_weight: float = 1.0,
 ) -> Tensor:
-    """The sum of the cross-entropy, in nats, over a batch's response tokens; rows are padded to `width`.
+    """Sum the cross-entropy of all response tokens in a batch, in nats. Rows are padded to `width`.
 
     The first token of each response counts `opening_weight` times.
     """

@@ -67,7 +67,7 @@ def offers_help(answer: str) -> bool:
 
 
 def declines(answer: str) -> bool:
-    """Whether one of its first sentences refuses or condemns. A mail does not: its "I can't" is the writer's."""
+    """Whether one of the first sentences refuses or condemns. A mail never does: in it the user says "I can't"."""
     opening = " ".join(_spelled_out(answer)[:OPENING])
     return not re.match(GREETING, answer.lstrip()) and any(re.search(each, opening) for each in REFUSALS)
 
@@ -86,7 +86,7 @@ def sentences(text: str) -> list[str]:
 
 
 def _spelled_out(answer: str) -> list[str]:
-    """The sentences in lower case, without quotations, and with contractions written out."""
+    """Split an answer into lower-case sentences, drop quotations and expand contractions."""
     text = re.sub(r'"[^"]*"', "", re.sub(r'^"([^"]*)"$', r"\1", plain(answer)))
     for short, long in CONTRACTIONS:
         text = re.sub(short, long, text, flags=re.IGNORECASE)

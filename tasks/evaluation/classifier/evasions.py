@@ -220,7 +220,7 @@ def _forwarded(spam: Spam) -> EmailMessage:
 
 
 def measure_evasions(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Path) -> dict[str, float]:
-    """What is caught of spam that is written to pass, by form, of model and baseline; a row a form as evidence.
+    """The share of disguised spam that the model and its baseline catch. The evidence has one row per form.
 
     `evasion_recall` is the mean over all forms, `evasion_loss` by how much that is below the recall of the same spam as
     it was, and `evasion_worst` the share of that recall which is left in the worst form. A message that can't be read

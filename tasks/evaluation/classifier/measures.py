@@ -30,7 +30,7 @@ class Evaluate(Config):
 
 
 def recall_at(actual: np.ndarray, probability: np.ndarray, false_positive_rate: float = 0.005) -> float:
-    """The recall of the lowest threshold that calls at most that share of the ham spam."""
+    """Recall at the lowest threshold whose false positive rate is within the given one."""
     spam = actual == 1
     found = probability[spam] > best_threshold(probability, spam, false_positive_rate)
     return float(found.sum() / max(1, spam.sum()))

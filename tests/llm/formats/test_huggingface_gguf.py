@@ -24,7 +24,7 @@ def merges_of(encoding) -> list[tuple[bytes, bytes]]:
 
 @pytest.fixture
 def write_gguf(tmp_path, encoding):
-    """Write a small Llama-type model as GGUF, rotary pairs as neighbours; keywords change its metadata."""
+    """Write a small Llama-type model as GGUF, with rotary pairs side by side. Keywords override metadata."""
 
     def write(kind="F32", *, tied=True, extra=None, **changes):
         shape = {"hidden_size": 64, "intermediate_size": 96, "num_key_value_heads": 2, "tie_word_embeddings": tied}

@@ -286,6 +286,23 @@ def test_an_endpoint_that_asks_to_wait_is_asked_again(endpoint, tmp_path):
         judge_answers(table(2), Judge(model="m"), tmp_path)
 
 
+def test_no_more_than_so_many_requests_run_at_once(endpoint, tmp_path):
+    running, counts, lock = set(), [], threading.Lock()
+
+    def answer(message: str) -> Reply:
+        with lock:
+            running.add(message)
+            counts.append(len(running))
+        time.sleep(0.05)
+        with lock:
+            running.remove(message)
+        return says(by_length(message))
+
+    endpoint.answer = answer
+    judge_answers(table(40), Judge(model="m"), tmp_path)
+    assert 1 < max(counts) <= judge.AT_ONCE
+
+
 def test_an_endpoint_that_is_slow_or_down_is_an_error_that_says_so(endpoint, tmp_path, monkeypatch, port):
     monkeypatch.setattr(judge, "RETRIES", 1)
     monkeypatch.setattr(judge, "TIMEOUT", 0.2)
