@@ -120,11 +120,6 @@ def _kind_and_place(source: Source) -> tuple[str, str]:
     return "file", source.source
 
 
-def is_here(source: Source) -> bool:
-    """Whether its files are on this machine."""
-    return _kind_and_place(source)[0] == "file"
-
-
 def _may_pass(_task: Task, _task_run: TaskRun, state: State) -> bool:
     return isinstance(state.result(raise_on_failure=False), UnreachableError)
 
