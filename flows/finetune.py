@@ -12,17 +12,19 @@ from tasks.stages.command import stage_command
 from tasks.stages.params import application_names, load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
-from tasks.training.setup import training_files
+from tasks.training.setup import TrainingFiles, training_files
 
 
 @flow(flow_run_name="finetune-{name}")
 def finetune(name: str, params: Config, resume: bool = True) -> None:
     """Train an application from its base, and keep the weights that are best on validation."""
-    application, data = training(name), Path("data/processed") / params.dataset
-    prepare = partial(application.prepare, params.train, data, Path("models") / params.base)
-    samples = partial(application.samples, data=data, evaluate=params.evaluate)
+    application = training(name)
+    dataset = Path("data/processed") / params.dataset
+    files = TrainingFiles(dataset=dataset, base=Path("models") / params.base, rehearses=params.rehearses)
+    prepare = partial(application.prepare, params.train, files)
+    samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
     cleaning = {"cleaning": application.cleaning} if application.cleaning else {}
-    with training_run(params.train, training_files(data), resume, application.identity(params.train)) as checkpoints:
+    with training_run(params.train, training_files(dataset), resume, application.identity(params.train)) as checkpoints:
         publish(name, params.objective, *fit(prepare, params.train, checkpoints, samples), **cleaning)
 
 

@@ -12,16 +12,17 @@ from tasks.stages.command import stage_command
 from tasks.stages.params import FOUNDATION, load_training
 from tasks.training.fit import fit, training_run
 from tasks.training.report import publish
-from tasks.training.setup import training_files
+from tasks.training.setup import TrainingFiles, training_files
 
 
 @flow(flow_run_name="pretrain-{params.train.init_from}")
 def pretrain(params: Config, resume: bool = True) -> None:
     """Train a GPT on the corpus, and keep the weights with the lowest validation loss."""
-    application, data = training(FOUNDATION), Path("data/processed") / params.dataset
-    prepare = partial(application.prepare, params.train, data, None)
-    samples = partial(application.samples, data=data, evaluate=params.evaluate)
-    with training_run(params.train, training_files(data), resume, application.identity(params.train)) as checkpoints:
+    application = training(FOUNDATION)
+    dataset = Path("data/processed") / params.dataset
+    prepare = partial(application.prepare, params.train, TrainingFiles(dataset=dataset))
+    samples = partial(application.samples, data=dataset, evaluate=params.evaluate)
+    with training_run(params.train, training_files(dataset), resume, application.identity(params.train)) as checkpoints:
         publish(FOUNDATION, params.objective, *fit(prepare, params.train, checkpoints, samples))
 
 

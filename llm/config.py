@@ -1,5 +1,6 @@
 """What a model and its training can be told: frozen, validated, a sentence under each field."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -92,6 +93,19 @@ class GPTConfig(GPTShape):
 
     vocabulary_size: int = Field(gt=0)
     """Tokens that the embedding knows."""
+
+
+class Replay(Config):
+    """Which prompts a base answers, for a fine-tune to rehearse."""
+
+    base: str
+    """The model in `models/` that answers."""
+    prompts: Path
+    """JSON lines with a prompt as `instruction` and, if any, `input` and `history`."""
+    system: str = ""
+    """The base's system prompt, such as to be brief; the fine-tune does not see it. Empty: its template's own."""
+    max_new_tokens: int = Field(gt=0)
+    """A longer answer is left out, because it is unfinished."""
 
 
 class LoRAConfig(Config):

@@ -36,7 +36,7 @@ def run_in_fork(module: str, *arguments: str) -> None:
 
 def main() -> None:
     """Run the stages that the command line names, or all in order, and the registration."""
-    for name in ("fetch", "preprocess", "pretrain", "load_published", "finetune", "evaluate", "register"):
+    for name in ("fetch", "preprocess", "pretrain", "load_published", "replay", "finetune", "evaluate", "register"):
         import_module(f"flows.{name}")
     for name in LATER:
         import_module(name)

@@ -35,6 +35,7 @@ CHATML = """\
 """
 SMALL = {
     "published": "published",
+    "replay": {"assistant": {"max_new_tokens": 8}},
     "datasets": {
         "corpus": {"preprocess": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024}},
         "emails": {"preprocess": {"train_only": []}},  # the slice has none of that source
@@ -52,7 +53,7 @@ SMALL = {
         },
         "assistant": {
             "train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}
-            | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}, "replay": {"max_new_tokens": 8}},
+            | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}},
             "evaluate": {"max_new_tokens": 8},
         },
     },
@@ -83,6 +84,9 @@ def copy_code(folder: Path) -> None:
     shutil.copytree(ROOT / "data/behavioural", folder / "data/behavioural")
     for name in ("everyday-mail", "replay"):
         shutil.copy(ROOT / f"data/{name}.jsonl", folder / "data")
+    (folder / "data/replay").mkdir()
+    for name in ("nothing.jsonl", ".gitignore"):
+        shutil.copy(ROOT / "data/replay" / name, folder / "data/replay")
     for inbox in (ROOT / "data/inbox").iterdir():  # and nothing that people left there
         (folder / "data/inbox" / inbox.name).mkdir(parents=True)
         shutil.copy(inbox / ".gitignore", folder / "data/inbox" / inbox.name)

@@ -20,15 +20,16 @@ VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
 DATASETS, APPLICATIONS = VALUES["datasets"], VALUES["applications"]
 FETCH, PREPROCESS = ([f"{stage}@{name}" for name in DATASETS] for stage in ("fetch", "preprocess"))
 LOAD = ["load_published"]
+REPLAY = [f"replay@{name}" for name in VALUES["replay"]]
 FINETUNE, EVALUATE = ([f"{stage}@{name}" for name in APPLICATIONS] for stage in ("finetune", "evaluate"))
 TRAINING, EVALUATION = ["pretrain", *FINETUNE], ["evaluate_foundation", *EVALUATE]
 CLASSIFIER = ["finetune@classifier", "evaluate@classifier"]
-ASSISTANT = ["finetune@assistant", "evaluate@assistant"]
+ASSISTANT = [*REPLAY, "finetune@assistant", "evaluate@assistant"]
 FOUNDATION = ["pretrain", "evaluate_foundation"]
 
 CHANGES = {  # a file, a library or a parameter, and the stages that its change makes stale
-    "llm/model/attention.py": LOAD + TRAINING + EVALUATION,
-    "llm/model/lora.py": LOAD + TRAINING + EVALUATION,
+    "llm/model/attention.py": LOAD + REPLAY + TRAINING + EVALUATION,
+    "llm/model/lora.py": LOAD + REPLAY + TRAINING + EVALUATION,
     "llm/training/loop.py": TRAINING,
     "llm/kernels/training/flash.c": TRAINING + EVALUATION,
     "llm/objectives/__init__.py": [],
@@ -37,12 +38,12 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/objectives/classifier/ngrams.py": CLASSIFIER,
     "llm/objectives/classifier/regression.py": CLASSIFIER,
     "llm/objectives/assistant/rows.py": ASSISTANT,
-    "llm/chat.py": LOAD + FINETUNE + EVALUATE,
-    "llm/tokenizer.py": PREPROCESS + LOAD + TRAINING + EVALUATION,
-    "llm/generation/sampling.py": FINETUNE + EVALUATION,  # a base answers what its fine-tune replays
-    "llm/generation/packed.py": FINETUNE + EVALUATE,
-    "llm/kernels/serving/decode.c": FINETUNE + EVALUATE,  # a served model's answers, and a base's
-    "llm/kernels/c_library.py": TRAINING + EVALUATION,  # the options of the compiler
+    "llm/chat.py": LOAD + REPLAY + FINETUNE + EVALUATE,
+    "llm/tokenizer.py": PREPROCESS + LOAD + REPLAY + TRAINING + EVALUATION,
+    "llm/generation/sampling.py": REPLAY + EVALUATION,
+    "llm/generation/packed.py": REPLAY + EVALUATE,
+    "llm/kernels/serving/decode.c": REPLAY + EVALUATE,  # what a model answers
+    "llm/kernels/c_library.py": REPLAY + TRAINING + EVALUATION,  # the options of the compiler
     "llm/formats/huggingface.py": [*LOAD, "pretrain"],
     "llm/formats/tokenizer_files.py": [*PREPROCESS, *LOAD, "pretrain"],
     "llm/files.py": [],
@@ -76,9 +77,12 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "data/inbox/emails": ["preprocess@emails"],
     "data/instructions": ["preprocess@instructions"],
     "libraries.json:matplotlib": EVALUATION,
-    "libraries.json:torch": LOAD + TRAINING + EVALUATION,
+    "libraries.json:torch": LOAD + REPLAY + TRAINING + EVALUATION,
     "libraries.json:scikit-learn": EVALUATE,
     "libraries.json:tokenizers": PREPROCESS,
+    "data/replay.jsonl": REPLAY,
+    "data/replay/nothing.jsonl": ["finetune@classifier"],
+    "params.yaml:replay.assistant.system": REPLAY,
     "params.yaml:foundation.train.steps": ["pretrain"],
     "params.yaml:foundation.evaluate.sample_prompts": ["evaluate_foundation"],
     "params.yaml:applications.classifier.review": [],
@@ -120,7 +124,14 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         "tasks/data/cleaning/record.py": "counts rows that are left out, and weights have none",
         **dict.fromkeys(FETCHING, "published weights are checked against a hash"),
     },
+    "flows.replay": {
+        "llm/dataset.py": "batches of a training",
+        "llm/kernels/training/*": "models can be trained with them, and none is trained here",
+        "llm/tokens.py": "imported by the tokenizer's files",
+        "llm/training/*": "how a model learns",
+    },
     "flows.finetune": {
+        "llm/generation/*": "samples are logged, and in no out; other draws are no reason for preference to train anew",
         "tasks/training/*": "progress, interrupted ones",
     },
     "flows.evaluate": {

@@ -26,7 +26,7 @@ from tasks.stages.lock import FINISHED, KEEP, STATE
 
 LOCK_FILE = "dvc.lock"
 RAN, RESTORED, UP_TO_DATE = "ran", "restored", "up to date"
-LOAD_PUBLISHED = "load_published"  # a stage that runs only if a base is published weights
+LOAD_PUBLISHED, REPLAY = "load_published", "replay@"  # stages that run only if another needs their outs
 PATIENCE = 15  # seconds for a stopped stage to finish its step and write a checkpoint
 PATIENCE_OF_A_RUN = 4  # the same if a Prefect worker started the run: the worker kills a cancelled run after 10
 KILLED_WITHIN = 5  # seconds
@@ -39,15 +39,20 @@ def _graph(repo: Repo) -> nx.DiGraph:
     """The names of the needed stages, with an edge from each to those that depend on it."""
     stages = [stage for stage in repo.index.stages if isinstance(stage, PipelineStage)]  # without pointers to data
     graph = nx.relabel_nodes(repo.index.graph.subgraph(stages), lambda stage: stage.name).reverse()
-    if LOAD_PUBLISHED in graph and not graph.out_degree(LOAD_PUBLISHED):
-        graph.remove_node(LOAD_PUBLISHED)
+    for name in reversed([*nx.topological_sort(graph)]):
+        if _is_optional(name) and not graph.out_degree(name):
+            graph.remove_node(name)
     return graph
+
+
+def _is_optional(stage: str) -> bool:
+    return stage == LOAD_PUBLISHED or stage.startswith(REPLAY)
 
 
 def stages(folder: Path = Path(), last: Collection[str] = ()) -> list[str]:
     """The names of a project's stages in topological order; with `last`, only these and their ancestors.
 
-    `load_published` is among them only if a base is published weights.
+    `load_published` and replays are among them only if another stage needs what they make.
     """
     with Repo(str(folder)) as repo:
         graph = _graph(repo)
@@ -62,8 +67,9 @@ def is_stale() -> bool:
     """
     try:
         with Repo() as repo:
-            found = repo.status().keys()
-            return bool(found - {LOAD_PUBLISHED} or (found and LOAD_PUBLISHED in _graph(repo)))
+            stale = set(repo.status())
+            optional = {stage for stage in stale if _is_optional(stage)}
+            return bool(stale - optional or (optional and optional & set(_graph(repo))))
     except DvcException as error:
         raise UserError(str(error)) from None
 

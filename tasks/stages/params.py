@@ -15,12 +15,14 @@ from typing import Annotated, Any
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
-from llm.config import Config
+from llm.config import Config, Replay
 from llm.errors import UserError, UserFileError
 
 PARAMS_FILE = Path("params.yaml")
 FOUNDATION = "foundation"
 PUBLISHED = "published"
+REPLAY = "replay"
+NOTHING_TO_REHEARSE = Path("data/replay/nothing.jsonl")
 SWITCHED_OFF = "switched_off"  # blocks of applications that no stage runs
 SMOKE = "smoke"
 PARTS = ("train", "evaluate", "review")  # sections of an application's block
@@ -153,6 +155,7 @@ def _block_type(kind: str, name: str, parts: tuple[str, ...] = PARTS) -> type[Co
             fields["review"] = (Gates, Gates())
         if name != FOUNDATION:
             fields["base"] = (str, ...)
+            fields["rehearses"] = (Path, ...)
     return create_model(name, __base__=Config, **fields)
 
 
@@ -243,6 +246,19 @@ def load_published_name(path: Path = PARAMS_FILE) -> str:
     return name
 
 
+def load_replay(name: str, path: Path = PARAMS_FILE) -> Replay:
+    """The block of a replay. Raises UserError naming file, key and reason."""
+    return _parse_replay(name, _section(read_yaml(path), REPLAY, path).get(name, {}), path)
+
+
+def _parse_replay(name: str, block: Any, path: Path) -> Replay:
+    try:
+        return Replay.model_validate(block)
+    except ValidationError as error:
+        reasons = [_reason(detail, f"{REPLAY}.{name}", Replay) for detail in error.errors()]
+        raise UserError("; ".join(f"{path}: {reason}" for reason in reasons)) from None
+
+
 def load_smoke(path: Path = PARAMS_FILE) -> Smoke:
     """The section `smoke`.
 
@@ -253,7 +269,7 @@ def load_smoke(path: Path = PARAMS_FILE) -> Smoke:
         smoke = Smoke.model_validate(_section(values, SMOKE, path))
     except ValidationError as error:
         raise UserError("; ".join(f"{path}: {_reason(each, SMOKE, Smoke)}" for each in error.errors())) from None
-    if unknown := [name for name in smoke.params if name not in (*LISTS, PUBLISHED, FOUNDATION)]:
+    if unknown := [name for name in smoke.params if name not in (*LISTS, PUBLISHED, REPLAY, FOUNDATION)]:
         raise UserError(f"{path}: {SMOKE}.params.{unknown[0]}: unknown key")
     _check_blocks(reduced(values, smoke), Path(f"{path}: {SMOKE}.params"))
     return smoke
@@ -262,6 +278,16 @@ def load_smoke(path: Path = PARAMS_FILE) -> Smoke:
 def dataset_names(path: Path = PARAMS_FILE) -> list[str]:
     """The datasets, in the order of params.yaml."""
     return list(_section(read_yaml(path), "datasets", path))
+
+
+def replay_file(name: str) -> Path:
+    """The answers that a replay makes, an out of its stage."""
+    return Path("data/replay") / f"{name}.jsonl"
+
+
+def replay_names(path: Path = PARAMS_FILE) -> list[str]:
+    """The replays, in the order of params.yaml."""
+    return list(_section(read_yaml(path), REPLAY, path))
 
 
 def application_names(path: Path = PARAMS_FILE) -> list[str]:
@@ -296,11 +322,11 @@ def check_outline(path: Path = PARAMS_FILE) -> None:
     imports no dataset and no model.
     """
     values = read_yaml(path)
-    sections = ("datasets", PUBLISHED, FOUNDATION, "applications", SWITCHED_OFF, SMOKE)
+    sections = ("datasets", PUBLISHED, REPLAY, FOUNDATION, "applications", SWITCHED_OFF, SMOKE)
     if unknown := [key for key in values if key not in sections]:
         close = difflib.get_close_matches(str(unknown[0]), sections, n=1)
         raise UserError(f"{path}: {unknown[0]}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
-    datasets, _, _ = (_section(values, name, path) for name in ("datasets", FOUNDATION, "applications"))
+    datasets, *_ = (_section(values, name, path) for name in ("datasets", REPLAY, FOUNDATION, "applications"))
     check_globs = import_module("tasks.data.sources").check_globs
     for name, block in datasets.items():
         try:
@@ -329,6 +355,7 @@ def _check_blocks(values: dict[str, Any], path: Path) -> None:
     datasets, applications = values["datasets"], values["applications"]
     blocks = {FOUNDATION: values[FOUNDATION], **applications}
     bases = [*blocks, *([PUBLISHED] if PUBLISHED in values else [])]
+    replays = [replay_file(name) for name in values[REPLAY]]
     for name, block in datasets.items():
         _parse("datasets", name, block, path)
     for name, block in blocks.items():
@@ -338,3 +365,9 @@ def _check_blocks(values: dict[str, Any], path: Path) -> None:
             raise UserError(f"{path}: {place}.dataset: {parsed.dataset!r} is not one of {', '.join(datasets)}")
         if name != FOUNDATION and parsed.base not in bases:
             raise UserError(f"{path}: {place}.base: {parsed.base!r} is not one of {', '.join(bases)}")
+        if name != FOUNDATION and not (parsed.rehearses in replays or parsed.rehearses.exists()):
+            ways_out = ", ".join(map(str, (NOTHING_TO_REHEARSE, *replays)))
+            raise UserError(f"{path}: {place}.rehearses: there is no {parsed.rehearses}; name one of {ways_out}")
+    for name, block in values[REPLAY].items():
+        if (base := _parse_replay(name, block, path).base) not in bases:
+            raise UserError(f"{path}: {REPLAY}.{name}.base: {base!r} is not one of {', '.join(bases)}")

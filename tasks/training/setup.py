@@ -56,6 +56,18 @@ class TrainingSetup:
     """A last step with the trained weights, such as choosing a threshold on validation. Returns its metrics there."""
 
 
+@dataclass(frozen=True)
+class TrainingFiles:
+    """What a training reads."""
+
+    dataset: Path
+    """The folder of the processed dataset."""
+    base: Path | None = None
+    """The folder of the model that it starts from; None for the foundation."""
+    rehearses: Path | None = None
+    """The base's answers to general prompts, as the stage `replay` writes them; None for the foundation."""
+
+
 Prepare = Callable[[Workers], TrainingSetup]
 """Builds the same set-up in every worker, with its part of the batches."""
 

@@ -4,95 +4,128 @@ A fine-tune on narrow tasks moves weights that other tasks need, too. To rehears
 near where they were (Robins 1995; with a language model's own answers, Yang et al. 2024).
 """
 
-import hashlib
 import json
 import logging
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-from pydantic import Field
+import torch
 
 from llm.chat import prompt_tokens, turn_ends
-from llm.config import Config
-from llm.device import Compute
+from llm.config import Replay
 from llm.errors import UserError
+from llm.files import write_atomic
 from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_inference
 from llm.generation.text import generate
 from llm.objectives.assistant import Question, build
 from llm.tokenizer import decode
 
-SHORTEST = 3  # words of an answer that is kept
-RUN = 4  # words in a row that an answer to be kept says at most twice
+SHORTEST = 3  # words of an answer that is learned
+RUN = 4  # words in a row that such an answer says at most twice
 
 logger = logging.getLogger(__name__)
 
 
-class Replay(Config):
-    """Which prompts the base answers before the training."""
+class Answer(NamedTuple):
+    """A base's answer to a prompt."""
 
-    file: Path
-    """JSON lines with a prompt as `instruction` and, if any, `input` and `history`."""
-    sha256: str
-    """Of the file: the weights depend on it."""
-    system: str = ""
-    """What the base is told, such as to be brief; the fine-tune is not. Empty: what its template says."""
-    max_new_tokens: int = Field(gt=0)
-    """A longer answer is left out, because it is unfinished."""
+    question: Question
+    """The prompt."""
+    output: str
+    """The answer."""
+    left_out: str = ""
+    """Why no fine-tune learns from it; empty if one does."""
 
 
-def answer_prompts(params: Replay, base: Path, compute: Compute, context_length: int) -> list[tuple[Question, str]]:
-    """Prompts with the base's greedy answers, in its own chat template; answers that `is_sound` refuses are left out.
+def answer_prompts(params: Replay, base: Path, device: torch.device) -> list[Answer]:
+    """Answer each prompt greedily, in the base's own chat template.
 
-    The same answers each time, so a training that goes on after an interruption learns from what it began with. Raises
-    UserError for a file with another hash, or that is no such file.
+    Raises UserError, naming the file, if it does not hold prompts.
     """
-    questions = _questions(params)
-    model, encoding = load_model(base, compute.device, build=build, context_length=context_length)
-    told = {question: question._replace(system=params.system).messages() for question in questions}
-    asked = {question: prompt_tokens(encoding, model.chat, messages) for question, messages in told.items()}
-    asked = {
-        question: prompt for question, prompt in asked.items() if len(prompt) + params.max_new_tokens <= context_length
-    }
-    texts = generate(
-        pack_for_inference(model),
-        list(asked.values()),
-        max_new_tokens=params.max_new_tokens,
-        stop_tokens=turn_ends(encoding, model.chat),
-    )
-    answers = [(decode(encoding, text).strip(), len(text) < params.max_new_tokens) for text in texts]
-    kept = [
-        (question, answer)
-        for question, (answer, ended) in zip(asked, answers, strict=True)
-        if ended and is_sound(f"{question.instruction} {question.input}", answer)
+    questions = _questions(params.prompts)
+    model, encoding = load_model(base, device, build=build)
+    prompts = [
+        prompt_tokens(encoding, model.chat, question._replace(system=params.system).messages())
+        for question in questions
     ]
-    logger.info("%s answers %d of %d prompts well enough to learn from", base, len(kept), len(questions))
-    return kept
+    has_room = [len(prompt) + params.max_new_tokens <= model.config.context_length for prompt in prompts]
+    texts = iter(
+        generate(
+            pack_for_inference(model),
+            [prompt for prompt, fits in zip(prompts, has_room, strict=True) if fits],
+            max_new_tokens=params.max_new_tokens,
+            stop_tokens=turn_ends(encoding, model.chat),
+        )
+    )
+    answers = []
+    for question, fits in zip(questions, has_room, strict=True):
+        if not fits:
+            answers.append(Answer(question, "", "the prompt leaves no room in the context"))
+            continue
+        tokens = next(texts)
+        output = decode(encoding, tokens).strip()
+        is_finished = len(tokens) < params.max_new_tokens
+        reason = flaw(f"{question.instruction} {question.input}", output) if is_finished else "unfinished"
+        answers.append(Answer(question, output, reason))
+    reasons = Counter(answer.left_out for answer in answers)
+    logger.info("%s answers %d of %d prompts well enough to learn from", base, reasons.pop("", 0), len(questions))
+    for reason, count in reasons.most_common():
+        logger.info("left out: %d, %s", count, reason)
+    return answers
 
 
-def _questions(params: Replay) -> list[Question]:
+def _questions(file: Path) -> list[Question]:
     try:
-        content = params.file.read_bytes()
-    except OSError as error:
-        raise UserError(f"replay.file: {params.file}: {error.strerror}") from None
-    if (found := hashlib.sha256(content).hexdigest()) != params.sha256:
-        raise UserError(f"{params.file} has the sha256 {found}, and replay.sha256 is {params.sha256}")
-    try:
-        rows = map(json.loads, content.splitlines())
+        rows = map(json.loads, file.read_bytes().splitlines())
         return [Question(row["instruction"], row.get("input", ""), history=(*row.get("history", ()),)) for row in rows]
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{params.file}: not JSON lines with an `instruction`: {error}") from None
+        raise UserError(f"{file}: not JSON lines with an `instruction`: {error}") from None
 
 
-def is_sound(prompt: str, answer: str) -> bool:
-    """Whether an answer has SHORTEST words or more, does not repeat itself, and stays in the prompt's scripts."""
+def write_replay(file: Path, answers: Iterable[Answer]) -> None:
+    """Write answers as JSON lines: `instruction`, `input`, `history`, `output` and `left_out`."""
+    rows = [
+        {
+            "instruction": answer.question.instruction,
+            "input": answer.question.input,
+            "history": answer.question.history,
+            "output": answer.output,
+            "left_out": answer.left_out,
+        }
+        for answer in answers
+    ]
+    write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_replay(file: Path) -> list[Answer]:
+    """The answers to learn from in a file of `write_replay`."""
+    rows = map(json.loads, file.read_bytes().splitlines())
+    return [
+        Answer(Question(row["instruction"], row["input"], history=(*row["history"],)), row["output"])
+        for row in rows
+        if not row["left_out"]
+    ]
+
+
+def flaw(prompt: str, answer: str) -> str:
+    """Why an answer is not sound: it is short, repeats itself, or leaves the prompt's scripts; empty if it is sound."""
     words = re.findall(r"\w+", answer.lower())
+    if len(words) < SHORTEST:
+        return "short"
     lines = Counter(line for line in map(str.strip, answer.lower().splitlines()) if line)
     runs = Counter(zip(*(words[first:] for first in range(RUN)), strict=False))
-    repeats = max(lines.values(), default=0) > 1 or max(runs.values(), default=0) > 2
-    return len(words) >= SHORTEST and not repeats and _scripts(answer) <= _scripts(prompt) | {"LATIN"}
+    if max(lines.values()) > 1 or max(runs.values(), default=0) > 2:
+        return "repeats itself"
+    if not _scripts(answer) <= _scripts(prompt) | {"LATIN"}:
+        return "in another script"
+    return ""
 
 
 def _scripts(text: str) -> set[str]:

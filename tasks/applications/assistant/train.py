@@ -15,11 +15,18 @@ from llm.formats.model_folder import load_model, read_config
 from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
 from llm.objectives.assistant import build, encode_examples, objective, pack_sequences, row_width, shown_answers
-from llm.objectives.assistant.replay import Replay, answer_prompts
+from llm.objectives.assistant.replay import read_replay
 from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.training.workers import Workers
 from tasks.applications import Training
-from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
+from tasks.training.setup import (
+    FinetuneConfig,
+    Throughput,
+    TrainingFiles,
+    TrainingSetup,
+    keeps_precision,
+    split_file,
+)
 
 
 class Train(FinetuneConfig):
@@ -36,19 +43,17 @@ class Train(FinetuneConfig):
     opening_weight: float = Field(default=1.0, ge=1)
     """Weight of an answer's first token in the training loss; every other token has weight 1. The first token largely
     decides whether the answer declines or helps."""
-    replay: Replay | None = None
-    """General prompts that the base answers first, to learn from its answers, too; null forgets more of the base."""
 
 
-def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:
+def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
     """The base and the packed instructions that it is to answer. What LoRA freezes stays in the base's precision."""
     compute = choose_compute()
     torch.manual_seed(params.seed)
-    context_length, base_has = params.context_length, read_config(base)["gpt"].get("context_length")
+    context_length, base_has = params.context_length, read_config(files.base)["gpt"].get("context_length")
     if context_length and isinstance(base_has, int):  # what else it may be, load_model says
         context_length = min(context_length, base_has)
     model, encoding = load_model(
-        base,
+        files.base,
         compute.device,
         build=build,
         dropout=params.dropout,
@@ -58,8 +63,8 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     model.chat = model.chat.model_copy(update={"system": params.system})
     if params.lora:
         add_lora(model, params.lora)
-    files = [split_file(data, split) for split in ("train", "validation")]
-    tables = [pd.read_parquet(path) for path in files]
+    paths = [split_file(files.dataset, split) for split in ("train", "validation")]
+    tables = [pd.read_parquet(path) for path in paths]
     again = tables[0]["source"].map(lambda source: any(fnmatch(source, each) for each in params.twice))
     tables[0] = pd.concat([tables[0], tables[0][again]], ignore_index=True)
     tables = [table.sample(frac=1, random_state=params.seed) for table in tables]
@@ -67,13 +72,13 @@ def prepare(params: Train, data: Path, base: Path, workers: Workers) -> Training
     way_out = f"raise train.window and train.context_length (the base has {base_has}), or bring shorter rows"
     train, validation = examples = [
         examples_of(encoding, model.chat, table, window, path, way_out)
-        for table, path in zip(tables, files, strict=True)
+        for table, path in zip(tables, paths, strict=True)
     ]
     left_out = [len(table) - len(kept) for table, kept in zip(tables, examples, strict=True)]
     told = dict(zip(("train_rows_left_out", "validation_rows_left_out"), left_out, strict=True))
-    if params.replay:
-        answered = answer_prompts(params.replay, base, compute, model.config.context_length)
-        replayed = encode_examples(encoding, model.chat, *zip(*answered, strict=True), window) if answered else []
+    if answers := read_replay(files.rehearses):
+        questions = [answer.question for answer in answers]
+        replayed = encode_examples(encoding, model.chat, questions, [answer.output for answer in answers], window)
         train = random.Random(params.seed).sample(train + replayed, len(train) + len(replayed))
         told["replayed"] = len(replayed)
     windows = pack_sequences(train, window)

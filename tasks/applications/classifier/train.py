@@ -21,7 +21,7 @@ from llm.objectives.classifier.model import Classifier, ClassifierConfig, Readin
 from llm.training.loop import Objective
 from llm.training.workers import Workers
 from tasks.applications import Training
-from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
+from tasks.training.setup import FinetuneConfig, Throughput, TrainingFiles, TrainingSetup, keeps_precision, split_file
 
 
 class Train(ReadingConfig, FinetuneConfig):
@@ -54,14 +54,14 @@ def _labels(tables: dict[str, pd.DataFrame], positive: str | None, data: Path) -
     return (*(label for label in labels if label != positive), *([positive] if positive else []))
 
 
-def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:
+def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
     """The base with a head, and the emails that it is to tell apart."""
     compute = choose_compute()
-    tables = {split: pd.read_parquet(split_file(data, split)) for split in ("train", "validation")}
-    labels = _labels(tables, params.positive, data)
+    tables = {split: pd.read_parquet(split_file(files.dataset, split)) for split in ("train", "validation")}
+    labels = _labels(tables, params.positive, files.dataset)
     torch.manual_seed(params.seed)
     foundation, encoding = load_model(
-        base,
+        files.base,
         dropout=params.dropout,
         n_layer=params.layers,
         as_stored=keeps_precision(params, compute, workers),

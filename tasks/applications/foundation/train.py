@@ -18,7 +18,7 @@ from llm.objectives.language_model import continuations, objective
 from llm.tokenizer import load_tokenizer, same_tokens
 from llm.training.workers import Workers
 from tasks.applications import Training
-from tasks.training.setup import Throughput, TrainingSetup
+from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup
 
 SCRATCH = "scratch"
 SAMPLE_TOKENS = 40
@@ -81,13 +81,14 @@ def identity(params: Train) -> dict[str, str]:
     return {"init_from.sha256": weights_digest(published_weights(params.init_from))}
 
 
-def prepare(params: Train, data: Path, base: Path | None, workers: Workers) -> TrainingSetup:
+def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
     """The model and the windows of the corpus that it is to predict."""
     compute = choose_compute()
-    encoding = load_tokenizer(data / "tokenizer.json")
+    encoding = load_tokenizer(files.dataset / "tokenizer.json")
     model = start(params, encoding).to(compute.device)
-    train, validation = (TokenWindows(data, split, model.config.context_length) for split in ("train", "validation"))
-    tokens = params.batch_size * params.gradient_accumulation * model.config.context_length
+    context_length = model.config.context_length
+    train, validation = (TokenWindows(files.dataset, split, context_length) for split in ("train", "validation"))
+    tokens = params.batch_size * params.gradient_accumulation * context_length
     from_scratch = params.init_from == SCRATCH
     compute = choose_backend(compute, model.config, params.steps * tokens, from_scratch=from_scratch)
     goal = objective(

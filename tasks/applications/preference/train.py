@@ -41,7 +41,7 @@ from llm.tokenizer import decode
 from llm.training.loop import Objective, Row
 from llm.training.workers import ALONE, Workers
 from tasks.applications import Training
-from tasks.training.setup import FinetuneConfig, Throughput, TrainingSetup, keeps_precision, split_file
+from tasks.training.setup import FinetuneConfig, Throughput, TrainingFiles, TrainingSetup, keeps_precision, split_file
 
 AT_ONCE = 4 * MOST_AT_ONCE  # answers between two words of the progress bar
 
@@ -272,15 +272,19 @@ def make_pairs(
     return pairs
 
 
-def prepare(params: Train, data: Path, base: Path, workers: Workers) -> TrainingSetup:
+def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
     """The base and the pairs that it makes itself, the same ones for the same seed."""
     compute = choose_compute()
     torch.manual_seed(params.seed)
     model, encoding = load_model(
-        base, compute.device, build=build, dropout=params.dropout, as_stored=keeps_precision(params, compute, workers)
+        files.base,
+        compute.device,
+        build=build,
+        dropout=params.dropout,
+        as_stored=keeps_precision(params, compute, workers),
     )
     tables = {
-        split: checkable_rows(split_file(data, split), rows, model, encoding, params)
+        split: checkable_rows(split_file(files.dataset, split), rows, model, encoding, params)
         for split, rows in {"train": params.rows, "validation": params.validation_rows}.items()
     }
     train, validation = (make_pairs(model, encoding, table, params, compute, split) for split, table in tables.items())

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from dvc.repo import Repo
-from projects import git
+from projects import change_params, git
 from real_servers import wait_for
 
 from llm.errors import UserError
@@ -120,7 +120,8 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
     datasets, models, found = dataset_names(), model_names(), stages()
     assert sorted(found) == sorted(
         [f"{stage}@{dataset}" for stage in ("fetch", "preprocess") for dataset in datasets]
-        + ["pretrain", "load_published", *(f"finetune@{name}" for name in application_names())]
+        + ["pretrain", "load_published", "replay@assistant"]
+        + [f"finetune@{name}" for name in application_names()]
         + [evaluation_stage(model) for model in models]
     )
     for before, after in [
@@ -129,7 +130,8 @@ def test_our_own_graph_is_whole_and_in_order(monkeypatch):
         ("preprocess@emails", "finetune@classifier"),
         ("preprocess@instructions", "finetune@assistant"),
         ("load_published", "finetune@classifier"),
-        ("load_published", "finetune@assistant"),
+        ("load_published", "replay@assistant"),
+        ("replay@assistant", "finetune@assistant"),
         ("load_published", "evaluate@assistant"),
         ("pretrain", "evaluate_foundation"),
         ("finetune@classifier", "evaluate@classifier"),
@@ -146,6 +148,13 @@ def test_an_application_has_stages_from_when_its_line_in_params_yaml_is_gone(pro
     found = stages()
     assert {*found} - {*before} == {"finetune@preference", "evaluate@preference"}
     assert found.index("finetune@assistant") < found.index("finetune@preference") < found.index("evaluate@preference")
+
+
+def test_a_replay_that_no_application_rehearses_is_no_stage(project_copy, monkeypatch):
+    monkeypatch.chdir(project_copy)
+    assert "replay@assistant" in stages()
+    change_params(project_copy, {"applications": {"assistant": {"rehearses": "data/replay/nothing.jsonl"}}})
+    assert "replay@assistant" not in stages()
 
 
 def test_the_checkpoints_of_a_finished_training_go_when_dvc_has_kept_what_it_made(project):

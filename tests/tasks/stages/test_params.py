@@ -134,6 +134,13 @@ def test_what_is_switched_off_hangs_on_nothing(written):
         ("applications.classifier.review.at_last", {}, "unknown key; did you mean at_least?"),
         ("datasets.pictures", {}, "there is no tasks/datasets/pictures.py"),
         ("applications.classifier.base", "publishd", "'publishd' is not one of foundation, .*, published$"),
+        (
+            "applications.assistant.rehearses",
+            "data/replay/clasifier.jsonl",
+            "there is no data/replay/clasifier.jsonl; name",
+        ),
+        ("replay.assistant.base", "publishd", "'publishd' is not one of foundation, .*, published$"),
+        ("replay.assistant.sistem", "x", "unknown key; did you mean system?"),
         ("publishd", "x", "unknown key; did you mean published?"),
         ("published", 124, "124 is no name of weights"),
         (
@@ -158,8 +165,8 @@ def test_published_weights_need_a_name_only_where_something_starts_from_them(wri
     with pytest.raises(ValueError, match=f"^{reason}$"):
         check_params(path)
     values = yaml.safe_load(path.read_text())
-    for application in values["applications"].values():
-        application["base"] = "foundation"
+    for block in (*values["applications"].values(), *values["replay"].values()):
+        block["base"] = "foundation"
     path.write_text(yaml.safe_dump(values))
     check_params(path)
 

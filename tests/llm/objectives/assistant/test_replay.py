@@ -1,16 +1,15 @@
-import hashlib
 import json
 
 import pytest
 import torch
 
-from llm.device import Compute
+from llm.config import Replay
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.objectives.assistant import Question
-from llm.objectives.assistant.replay import Replay, answer_prompts, is_sound
+from llm.objectives.assistant.replay import Answer, answer_prompts, flaw, read_replay, write_replay
 
-CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+CPU = torch.device("cpu")
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
 
 
@@ -31,46 +30,52 @@ def answers(make_gpt, encoding, tmp_path):
         save_model(tmp_path / "base", gpt, encoding, "language_model", chat=SAME)
         file = tmp_path / "prompts.jsonl"
         file.write_text("\n".join(json.dumps({"instruction": prompt}) for prompt in prompts))
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        params = Replay(file=file, sha256=sha256, max_new_tokens=max_new_tokens)
-        return answer_prompts(params, tmp_path / "base", CPU, 64)
+        params = Replay(base="base", prompts=file, max_new_tokens=max_new_tokens)
+        return answer_prompts(params, tmp_path / "base", CPU)
 
     return ask
 
 
-def test_the_base_answers_each_prompt_and_says_the_same_again(answers):
-    said = "the cat sat on the mat"
-    assert answers(said, ["a dog"]) == answers(said, ["a dog", "a dog"]) == [(Question("a dog"), said)]
+def test_replay_answers_each_prompt_with_the_same_text_again(answers):
+    says = "the cat sat on the mat"
+    assert answers(says, ["a dog"]) == [Answer(Question("a dog"), says)]
+    assert answers(says, ["a dog", "a dog"]) == [Answer(Question("a dog"), says)] * 2
 
 
-def test_answers_that_are_cut_and_prompts_without_room_are_left_out(answers):
-    assert answers("the cat sat on the mat", ["a dog"], max_new_tokens=3) == []
-    assert answers("the cat sat on the mat", ["a dog"], max_new_tokens=63) == []
+def test_replay_marks_unfinished_answers_and_prompts_without_room(answers):
+    (unfinished,) = answers("the cat sat on the mat", ["a dog"], max_new_tokens=3)
+    assert unfinished.left_out == "unfinished"
+    (without_room,) = answers("the cat sat on the mat", ["a dog"], max_new_tokens=63)
+    assert without_room == Answer(Question("a dog"), "", "the prompt leaves no room in the context")
 
 
-def test_prompts_that_are_not_those_of_the_parameters_are_named(tmp_path):
+def test_replay_names_a_file_that_holds_no_prompts(tmp_path):
     file = tmp_path / "prompts.jsonl"
-    params = Replay(file=file, sha256="0" * 64, max_new_tokens=9)
+    params = Replay(base="base", prompts=file, max_new_tokens=9)
     with pytest.raises(UserError, match=r"prompts\.jsonl: No such file"):
-        answer_prompts(params, tmp_path, CPU, 64)
+        answer_prompts(params, tmp_path, CPU)
     file.write_text("{}")
-    with pytest.raises(UserError, match=r"prompts\.jsonl has the sha256 44136fa.*, and replay\.sha256 is 0000"):
-        answer_prompts(params, tmp_path, CPU, 64)
-    params = params.model_copy(update={"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
     with pytest.raises(UserError, match=r"prompts\.jsonl: not JSON lines with an `instruction`"):
-        answer_prompts(params, tmp_path, CPU, 64)
+        answer_prompts(params, tmp_path, CPU)
+
+
+def test_replay_reads_back_the_answers_that_it_did_not_leave_out(tmp_path):
+    kept = Answer(Question("a dog", "of mine", history=("hi", "hello")), "It\u2028barks.\nLoudly.")
+    write_replay(tmp_path / "replay.jsonl", [kept, kept._replace(left_out="short")])
+    assert read_replay(tmp_path / "replay.jsonl") == [kept]
 
 
 @pytest.mark.parametrize(
-    ("answer", "sound"),
+    ("answer", "reason"),
     [
-        ("Rain is water that falls from clouds.", True),
-        ("1. Read a book.\n2. Write a letter.", True),
-        ("Rain.", False),
-        ("It is wet.\nIt is cold.\nIt is wet.", False),
-        ("It rains a lot here and it rains a lot there and it rains a lot now.", False),
-        ("Rain is 雨 in Japanese.", False),
+        ("Rain is water that falls from clouds.", ""),
+        ("1. Read a book.\n2. Write a letter.", ""),
+        ("", "short"),
+        ("Rain.", "short"),
+        ("It is wet.\nIt is cold.\nIt is wet.", "repeats itself"),
+        ("It rains a lot here and it rains a lot there and it rains a lot now.", "repeats itself"),
+        ("Rain is \u96e8 in Japanese.", "in another script"),
     ],
 )
-def test_answers_that_are_short_or_repetitive_or_in_another_script_are_not_sound(answer, sound):
-    assert is_sound("What is rain?", answer) == sound
+def test_flaw_names_why_an_answer_is_not_learned(answer, reason):
+    assert flaw("What is rain?", answer) == reason

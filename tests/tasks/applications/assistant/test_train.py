@@ -1,4 +1,4 @@
-import hashlib
+import json
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from llm.formats.model_folder import save_model
 from llm.objectives.assistant import Question, encode_examples, pack_sequences, prompt_tokens, row_width
 from llm.training.workers import ALONE
 from tasks.applications.assistant import train as assistant
+from tasks.training.setup import TrainingFiles
 
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
 
@@ -36,11 +37,14 @@ def prepared(make_gpt, encoding, tmp_path, monkeypatch):
             system=["the mat", "", ""],
         )
 
-    def prepare(dtype: torch.dtype = torch.float32, **values):
+    def prepare(dtype: torch.dtype = torch.float32, rehearses: str = "", **values):
         monkeypatch.setattr(assistant, "choose_compute", lambda: Compute(torch.device("cpu"), dtype, "a test"))
         short = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1}
         params = assistant.Train(**short | {"checkpoint_every": 1} | values)
-        return assistant.prepare(params, tmp_path, tmp_path / "base", ALONE)
+        replay = tmp_path / "replay.jsonl"
+        replay.write_text(rehearses)
+        files = TrainingFiles(dataset=tmp_path, base=tmp_path / "base", rehearses=replay)
+        return assistant.prepare(params, files, ALONE)
 
     return prepare
 
@@ -70,13 +74,15 @@ def test_rows_of_sources_that_are_learned_twice_count_twice(prepared):
     assert found == [1, 2, 1]
 
 
-def test_a_base_without_a_sound_answer_is_not_replayed(prepared, tmp_path):
-    file = tmp_path / "prompts.jsonl"
-    file.write_text('{"instruction": "the cat"}')
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    setup = prepared(replay={"file": file, "sha256": sha256, "max_new_tokens": 4})
-    assert setup.finish()["replayed"] == 0
-    assert setup.objective.loss(0).isfinite()
+def test_prepare_rehearses_the_answers_that_are_not_left_out(prepared, tmp_path):
+    assert "replayed" not in prepared().finish()
+    answer = {"instruction": "the cat", "input": "", "history": [], "output": "sat on the mat", "left_out": ""}
+    flawed = answer | {"output": "sat", "left_out": "short"}
+    alone = prepared(window=32)
+    rehearsed = prepared(window=32, rehearses=f"{json.dumps(answer)}\n{json.dumps(flawed)}\n")
+    assert rehearsed.finish()["replayed"] == 1
+    assert rehearsed.throughput.units_a_step > alone.throughput.units_a_step
+    assert rehearsed.objective.loss(0).isfinite()
 
 
 def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):

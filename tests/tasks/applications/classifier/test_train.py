@@ -5,6 +5,7 @@ from llm.formats.model_folder import save_model
 from llm.training.loop import train
 from llm.training.workers import ALONE
 from tasks.applications.classifier.train import Train, prepare
+from tasks.training.setup import TrainingFiles
 
 SHORT = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1, "checkpoint_every": 1}
 SHORT |= {"max_tokens": 16}
@@ -21,7 +22,7 @@ def prepared(make_gpt, encoding, tmp_path):
             subjects = [f"the cat {number}" for number in range(len(labels))]
             table = {"subject": subjects, "body": ["sat"] * len(labels), "label": labels, "unit": range(len(labels))}
             pd.DataFrame(table).to_parquet(tmp_path / f"{split}.parquet")
-        return prepare(Train(**SHORT | values), tmp_path, tmp_path / "base", ALONE)
+        return prepare(Train(**SHORT | values), TrainingFiles(dataset=tmp_path, base=tmp_path / "base"), ALONE)
 
     return prepare_it
 

@@ -9,6 +9,7 @@ from llm.model.gpt import GPT
 from llm.training.workers import ALONE
 from tasks.applications.foundation import train as foundation
 from tasks.applications.foundation.train import SCRATCH, Train
+from tasks.training.setup import TrainingFiles
 
 
 @pytest.mark.parametrize("init_from", [SCRATCH, "models/of-others"])
@@ -20,7 +21,7 @@ def test_what_begins_from_nothing_may_learn_in_8_bits_and_published_weights_may_
     size = {"steps": steps, "batch_size": 2, "evaluation_batches": 1, "evaluate_every": 1, "checkpoint_every": 1}
     params = Train(seed=1, learning_rate=1e-3, init_from=init_from, **shape, **size)
     monkeypatch.setattr(foundation, "start", lambda params, encoding: GPT(params.gpt(encoding.n_vocab)))
-    setup = foundation.prepare(params, token_files, None, ALONE)
+    setup = foundation.prepare(params, TrainingFiles(dataset=token_files), ALONE)
     fast = (
         cpp_compiler() is not None and choose_compute().dtype == torch.bfloat16 and has_fast_int8(torch.device("cpu"))
     )

@@ -14,6 +14,7 @@ from llm.training.loop import train
 from llm.training.workers import ALONE
 from tasks.applications.preference import train as preference
 from tasks.applications.preference.train import right_and_wrong
+from tasks.training.setup import TrainingFiles
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 WORDS = ["the cat", "the dog", "a bird", "the moon", "the hat", "the mat"]
@@ -55,7 +56,7 @@ def params(**values) -> preference.Train:
 
 
 def prepared(folder: Path, **values):
-    return preference.prepare(params(**values), folder, folder / "base", ALONE)
+    return preference.prepare(params(**values), TrainingFiles(dataset=folder, base=folder / "base"), ALONE)
 
 
 def pairs_of(folder: Path, encoding, monkeypatch, **values) -> dict[str, list[tuple[str, str, str]]]:
