@@ -73,13 +73,23 @@ clean: ## remove .venv and caches; asks before it removes runs, registry and dec
 		test "$$answer" = yes || { echo "Nothing was removed"; exit 1; }; }
 	rm -rf $(RECORDS) .venv *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
+# uv is faster than pip, and without a GPU it takes torch's CPU wheels. pip takes PyPI's, which on Linux bring 4.5 GB of CUDA.
+# Where only a mirror of PyPI can be reached: make run UV_TORCH_BACKEND=
+UV := $(shell command -v uv)
+UV_TORCH_BACKEND ?= auto
+unexport UV_TORCH_BACKEND # uv refuses an empty one
+
 # pip would compile all of 33,000 modules, a minute, of which few are ever imported. Python compiles them when they are,
 # and keeps what it made, unless the environment forbids it. The pip that Python 3.11 brings takes 69 s for the rest,
 # 26.3 takes 41.
 unexport PYTHONDONTWRITEBYTECODE
-PIP := $(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock
+ifdef UV
+INSTALL_PACKAGES := uv pip install --quiet --python $(BIN)/python --constraint requirements.lock \
+	$(if $(UV_TORCH_BACKEND),--torch-backend $(UV_TORCH_BACKEND))
+else
+INSTALL_PACKAGES := $(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock
+endif
 
-# The lock pins everything but torch: pyproject.toml gives torch a range, which the machine's own build fits into.
 $(READY): pyproject.toml requirements.lock
 	@$(USABLE) || { \
 		found="$$("$(PYTHON)" -c 'import sys; print("Python %d.%d.%d" % sys.version_info[:3]); sys.exit(sys.version_info < (3, 11))' 2>/dev/null)" || \
@@ -87,8 +97,8 @@ $(READY): pyproject.toml requirements.lock
 		test ! -e .venv || echo ".venv is broken, of another Python or of another folder: it is made anew"; \
 		"$(PYTHON)" -m venv --clear .venv; }
 	@echo "Installing into .venv (a minute or two)"
-	@$(PIP) --upgrade 'pip>=25'
-	@$(PIP) --editable '.[app]'
+	@$(if $(UV),,$(INSTALL_PACKAGES) --upgrade 'pip>=25')
+	@$(INSTALL_PACKAGES) --editable '.[app]'
 	@$(BIN)/python -m tasks.stages.libraries
 	@pwd -P > $(READY)
 
@@ -98,7 +108,7 @@ INSTALL = test "$$(id -u)" = 0 && { apt-get update && apt-get install --yes --no
 # real database, compiled blocks with a real compiler.
 $(TOOLS): $(READY)
 	@echo "Installing what the tests need (a minute or two)"
-	@$(PIP) --editable '.[dev]'
+	@$(INSTALL_PACKAGES) --editable '.[dev]'
 	@command -v chromium >/dev/null || { $(call INSTALL,chromium); } || \
 		echo "Chromium is missing and can't be installed here, so the page's tests are skipped: install the package chromium"
 	@command -v initdb >/dev/null || command -v pg_ctlcluster >/dev/null || { $(call INSTALL,postgresql); } || \

@@ -1,6 +1,7 @@
 """Set-up and servers fail in a line that helps. The real Makefile runs; what it would install or start is a stub."""
 
 import importlib.metadata
+import json
 import os
 import pty
 import re
@@ -18,7 +19,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from projects import ROOT, environment, free_ports
 from real_servers import wait_for
 
@@ -108,6 +112,21 @@ def test_another_python_is_taken_where_it_is_named(folder):
     assert _calls(folder) == [*SET_UP, TOOLS, QUICK]
     assert _make(folder, "test-quick").returncode == 0, "a .venv that works needs no other Python"
     assert _calls(folder) == [QUICK]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "backend"),
+    [
+        ([], " --torch-backend auto"),
+        (["UV_TORCH_BACKEND=cu130"], " --torch-backend cu130"),
+        (["UV_TORCH_BACKEND="], ""),
+    ],
+)
+def test_set_up_takes_uv_where_it_is_installed(folder, arguments, backend):
+    _script(folder / "path/uv", '#!/bin/sh\necho "uv $@" >> calls\n')
+    assert _make(folder, "run", *arguments).returncode == 0
+    install = f"uv pip install --quiet --python .venv/bin/python --constraint requirements.lock{backend}"
+    assert _calls(folder)[:3] == [SET_UP[0], f"{install} --editable .[app]", SET_UP[-1]]
 
 
 def test_the_main_job_installs_nothing_that_tests_alone_need(folder):
@@ -313,16 +332,59 @@ def test_the_workflow_runs_every_python_from_the_oldest_on():
     assert versions == [(major, minor + later) for later in range(len(versions))]
 
 
+def _pins() -> dict[str, str]:
+    """The versions in requirements.lock by normalized name."""
+    pins = re.findall(r"^([\w.-]+)==(.+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def test_lock_pins_every_package_that_an_environment_needs():
+    pins, missing, seen = _pins(), set(), set()
+    needed = [Requirement("threestage[dev]")]
+    while needed:
+        requirement = needed.pop()
+        name = canonicalize_name(requirement.name)
+        if (name, *sorted(requirement.extras)) in seen:
+            continue
+        seen.add((name, *sorted(requirement.extras)))
+        distribution = importlib.metadata.distribution(name)
+        if name != "threestage" and pins.get(name) != Version(distribution.version).public:
+            missing.add(f"{name} {distribution.version}")
+        for extra in ("", *requirement.extras):
+            inner = map(Requirement, distribution.requires or ())
+            needed += [each for each in inner if each.marker is None or each.marker.evaluate({"extra": extra})]
+    assert len(seen) > 200
+    assert missing == set()
+
+
+def test_lock_names_the_libraries_that_the_committed_results_were_made_with():
+    recorded = json.loads((ROOT / "libraries.json").read_text())
+    pins = _pins()
+    assert recorded == {name: pins[canonicalize_name(name)] for name in recorded}
+
+
+def test_an_installer_without_this_machines_configuration_finds_the_recorded_torch(tmp_path):
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "pip", "--isolated", "install", "--quiet", "--dry-run", "--ignore-installed"]
+    command += ["--no-deps", "--constraint", str(ROOT / "requirements.lock"), "--report", str(report), "torch"]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    variables["PIP_CONFIG_FILE"] = os.devnull
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (package,) = json.loads(report.read_text())["install"]
+    recorded = json.loads((ROOT / "libraries.json").read_text())
+    assert Version(package["metadata"]["version"]).public == recorded["torch"]
+
+
 def test_every_pinned_package_runs_on_the_oldest_python():
     oldest = "{}.{}.0".format(*_oldest_python())
-    pins = re.findall(r"^([\w.-]+)==(.+)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     required = {}
-    for name, version in pins:
+    for name, version in _pins().items():
         try:
             found = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:  # what another Python or system needs
             continue
-        if found.version == version:
+        if Version(found.version).public == version:
             required[name] = found.metadata.get("Requires-Python", "")
     assert len(required) > 200
     assert {name: each for name, each in required.items() if oldest not in SpecifierSet(each)} == {}
