@@ -20,7 +20,8 @@ from llm.errors import UserError
 from llm.generation.engine import Request
 from llm.generation.sampling import GREEDY, Sampling
 from llm.generation.text import generate, options, request_maker, write_all
-from llm.kernels.training.cross_entropy import IGNORE
+from llm.kernels.training.backend import CrossEntropy
+from llm.kernels.training.cross_entropy import IGNORE, linear_cross_entropy
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, COMPLETE, Row, answer_each, text_of
 from llm.objectives.assistant.packing import Example, batch, pack_sequences, row_width
@@ -101,22 +102,25 @@ def response_loss(
     model: GPT,
     windows: Sequence[Sequence[Example]],
     compute: Compute,
+    *,
     width: int = 0,
     opening_weight: float = 1.0,
+    cross_entropy: CrossEntropy = linear_cross_entropy,
 ) -> Tensor:
     """Sum the cross-entropy of all response tokens in a batch, in nats. Rows are padded to `width`.
 
-    The first token of each response counts `opening_weight` times.
+    The first token of each response counts `opening_weight` times. A training has a `cross_entropy` of its own, that of
+    its backend.
     """
     inputs_BT, targets_BT, positions_BT, sequences_BT = (t.to(compute.device) for t in batch(windows, width))
     with compute.autocast():
         x_BTC = model.hidden_states(inputs_BT, positions_BT, sequences_BT=sequences_BT)
         counted_BT = targets_BT != IGNORE
-        loss = model.backend.cross_entropy(x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT])
+        loss = cross_entropy(x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT])
         if opening_weight != 1:
             begins_BT = sequences_BT != F.pad(sequences_BT, (1, -1), value=-1)
             first_BT = counted_BT & (begins_BT | ~F.pad(counted_BT, (1, -1)))
-            first = model.backend.cross_entropy(x_BTC[first_BT], model.output_weight, targets_BT[first_BT])
+            first = cross_entropy(x_BTC[first_BT], model.output_weight, targets_BT[first_BT])
             loss = loss + (opening_weight - 1) * first
         return loss
 
@@ -155,14 +159,20 @@ def objective(
     widest = max(map(row_width, windows))
     longest = max(widest, *map(len, validation))
     width = widest if compute.backend.compiles else 0
-    sum_loss = workers.wrap(model, response_loss)
 
     def weight(index: int) -> float:
         examples = [example for row in order[index] for example in windows[row]]
         return sum(example.counted + (opening_weight - 1) * example.responses for example in examples)
 
-    def loss(index: int) -> Tensor:
-        total = sum_loss([windows[row] for row in workers.part(order[index])], compute, width, opening_weight)
+    def loss(training_model: Assistant, index: int) -> Tensor:
+        total = response_loss(
+            training_model,
+            [windows[row] for row in workers.part(order[index])],
+            compute,
+            width=width,
+            opening_weight=opening_weight,
+            cross_entropy=training_model.backend.cross_entropy,
+        )
         return total * workers.count / weight(index)
 
     def evaluate() -> dict[str, float]:

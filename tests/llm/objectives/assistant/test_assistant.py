@@ -228,7 +228,7 @@ def taught(make_assistant, make_config, encoding):
     goal = objective(gpt, make_config(), [examples], examples, CPU)
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
     for step in range(40):
-        goal.loss(step).backward()
+        goal.loss(gpt, step).backward()
         optimizer.step()
         optimizer.zero_grad()
     return gpt, goal

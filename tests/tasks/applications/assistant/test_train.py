@@ -76,7 +76,7 @@ def test_a_base_without_a_sound_answer_is_not_replayed(prepared, tmp_path):
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     setup = prepared(replay={"file": file, "sha256": sha256, "max_new_tokens": 4})
     assert setup.finish()["replayed"] == 0
-    assert setup.objective.loss(0).isfinite()
+    assert setup.objective.loss(setup.model, 0).isfinite()
 
 
 def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
