@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -168,7 +169,7 @@ def book_loss(peer: Peer) -> Callable[[Tensor, Tensor], Tensor]:
 
 def our_model(
     config: dict[str, Any], precision: str, batches: Batches, sees: Callable[[int], int | None] = lambda index: None
-) -> tuple[nn.Module, Callable[[int], Tensor]]:
+) -> tuple[nn.Module, Callable[[nn.Module, int], Tensor]]:
     """This project's GPT and its loss of batch number i; `sees` says how many of its tokens see each other, or all."""
     from llm.config import GPTConfig
     from llm.device import Compute
@@ -178,9 +179,9 @@ def our_model(
     model = GPT(GPTConfig(**config))
     compute = Compute(torch.device("cpu"), DTYPES[precision], "as the benchmark asks")
 
-    def loss(index: int) -> Tensor:
+    def loss(model: GPT, index: int) -> Tensor:
         with compute.autocast():
-            return window_loss(model, *batches(index), sees(index))
+            return window_loss(model, *batches(index), sees(index), model.backend.cross_entropy)
 
     return model, loss
 
@@ -188,14 +189,16 @@ def our_model(
 def our_steps(
     model: nn.Module,
     config: Any,
-    loss: Callable[[int], Tensor],
+    loss: Callable[[nn.Module, int], Tensor],
     report: Callable[[float], None],
     stop: Callable,
     *,
     tokens: int = 0,
     dtype: torch.dtype = torch.bfloat16,
-) -> None:
+) -> Any:
     """Train with the pipeline's own loop until `stop` or the end; `report` gets the seconds of each step.
+
+    Returns the backend.
 
     Blocks are compiled, and in bfloat16 much is computed in C, where a training of so many `tokens` does so.
     Raises RuntimeError where the compiler fails.
@@ -203,22 +206,28 @@ def our_steps(
     from llm.device import Compute
     from llm.kernels.training.choose import choose_backend
     from llm.model.lora import LoRALinear
-    from llm.training.backend import use_backend
+    from llm.training.backend import build_training_model
     from llm.training.loop import Objective, train
 
     goal = Objective(loss, evaluate=lambda: {"unused": 0.0}, best="unused")
-    muon_update = None
+    compute = Compute(torch.device("cpu"), dtype, "as the benchmark asks")
     if tokens:
         lora = any(isinstance(module, LoRALinear) for module in model.modules())
-        compute = Compute(torch.device("cpu"), dtype, "as the benchmark asks")
-        chosen = choose_backend(compute, model.config, tokens, from_scratch=not lora, lora=lora)
-        if (used := use_backend(model, goal, chosen)) != chosen:
-            raise RuntimeError(used.backend_reason)
-        muon_update = used.backend.muon_update
-    try:
-        train(model, config, goal, report=lambda row, seconds: report(seconds), stop=stop, muon_update=muon_update)
-    except InterruptedError:
-        return
+        compute = choose_backend(compute, model.config, tokens, from_scratch=not lora, lora=lora)
+    training_model, used = build_training_model(model, goal, compute)
+    if used != compute:
+        raise RuntimeError(used.backend_reason)
+    with suppress(InterruptedError):
+        train(
+            model,
+            config,
+            goal,
+            training_model=training_model,
+            report=lambda row, seconds: report(seconds),
+            stop=stop,
+            muon_update=used.backend.muon_update,
+        )
+    return used.backend
 
 
 def matmul_weights(model: nn.Module) -> int:

@@ -183,7 +183,8 @@ def our_loss(model: nn.Module, rows: Rows) -> Tensor:
         [Example(tokens, [place >= len(tokens) - learned for place in range(len(tokens))]) for tokens, learned in row]
         for row in rows
     ]
-    return response_loss(model, windows, compute) / sum(example.counted for row in windows for example in row)
+    total = response_loss(model, windows, compute, cross_entropy=model.backend.cross_entropy)
+    return total / sum(example.counted for row in windows for example in row)
 
 
 def measure(*, contender: list, folders: dict, size: list, warmup: int, seconds: float) -> dict[str, Any]:
@@ -212,7 +213,7 @@ def measure(*, contender: list, folders: dict, size: list, warmup: int, seconds:
         our_steps(
             network,
             config,
-            lambda index: noted(our_loss(network, conversations(index, sizes))),
+            lambda model, index: noted(our_loss(model, conversations(index, sizes))),
             taken.append,
             enough,
             tokens=LONG if form == COMPILED.form else 0,

@@ -118,8 +118,8 @@ def measure(*, contender: list, ours: dict, shape: dict, train: dict, warmup: in
     if model == "ours":
         network, loss = our_model(ours, precision, batches)
         how = {"tokens": LONG if mode == "compiled" else 0, "dtype": DTYPES[precision]}
-        our_steps(network, TrainConfig(**train), loss, taken.append, enough, **how)
-        in_int8 = "products" if network.training_backend.in_int8 else None
+        backend = our_steps(network, TrainConfig(**train), loss, taken.append, enough, **how)
+        in_int8 = "products" if backend.in_int8 else None
     else:
         published = mode == "published"
         peer = MODELS[model](Shape(**shape | {"dropout": 0.1 if published else 0.0}))

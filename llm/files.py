@@ -1,15 +1,21 @@
 """Files that are there whole or not at all: a reader sees the old one or the new one, never half of one."""
 
 import errno
+import glob
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from llm.errors import UserFileError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+ABANDONED = 3600
+"""Seconds after its last change from which a temporary file is a killed writer's."""
 
 
 def read_text(path: Path) -> str:
@@ -23,21 +29,45 @@ def read_text(path: Path) -> str:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` through a temporary name, fsync and rename.
+    """Write `content` to `path` as `atomic_file` does; text in UTF-8."""
+    encoded = content.encode() if isinstance(content, str) else content
+    with atomic_file(path) as file:
+        file.write(encoded)
 
-    Raises UserFileError, naming file and reason, where that is not possible: a full disk, a folder that is read-only.
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that replaces `path`, flushed to disk, when the block ends without an error.
+
+    Each writer has a temporary name of its own in the folder of `path`; of several writers at once the last one wins.
+    If the block raises, its file is removed and `path` stays as it was. A killed process leaves its file behind, and
+    whoever writes `path` an hour later or more removes it. Raises UserFileError, naming `path` and the reason, where it
+    can't be written: a full disk, a read-only folder.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        sync(partial)
+        _remove_abandoned(path)
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
         sync(path.parent)
     except OSError as error:
+        raise _failed(path, "written", error) from None
+    finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise _failed(path, "written", error) from None
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files that killed writers of `path` left."""
+    latest = time.time() - ABANDONED
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with suppress(OSError):  # another writer may be removing it
+            if partial.stat().st_mtime < latest:
+                partial.unlink()
 
 
 @contextmanager

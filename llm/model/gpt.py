@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from llm.config import GPTConfig, GPTShape
 from llm.kernels.processor import has_fast_bfloat16
-from llm.kernels.training.backend import TORCH, Backend
+from llm.kernels.training.backend import TORCH
 from llm.model.attention import Context, GroupedQueryAttention
 from llm.model.embedding import Embedding, Rotation, rotation
 from llm.model.key_value_cache import KeyValueCache
@@ -90,7 +90,8 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.training_backend = TORCH
+        self.backend = TORCH
+        """What it computes with; llm/training/backend.py makes a model with another one."""
         self.embedding = Embedding(config)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
@@ -111,11 +112,6 @@ class GPT(nn.Module):
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.norm.weight.device
-
-    @property
-    def backend(self) -> Backend:
-        """What it computes with: where it learns its training's backend, else torch."""
-        return self.training_backend if torch.is_grad_enabled() else TORCH
 
     @property
     def reading_dtype(self) -> torch.dtype:

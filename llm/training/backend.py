@@ -1,58 +1,89 @@
-"""Hand a training's backend to its model."""
+"""Build the model that learns: the same weights, computed by the backend of a training.
+
+What is evaluated, saved and merged is the model that was given, which torch computes.
+"""
 
 import logging
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llm.device import Compute
-from llm.model.gpt import GPT, Block
-from llm.model.lora import LoRALinear, replace_frozen
+from llm.kernels.training.backend import Backend
+from llm.model.gpt import GPT
+from llm.model.lora import LoRALinear
 from llm.training.loop import Objective
 
 logger = logging.getLogger(__name__)
 
 
-def use_backend(model: nn.Module, objective: Objective, compute: Compute) -> Compute:
-    """Have the GPT in a model learn by `compute.backend`, compiled by a first pass forward and backward.
+def build_training_model(model: nn.Module, objective: Objective, compute: Compute) -> tuple[nn.Module, Compute]:
+    """A model that shares the weights of `model` and computes by `compute.backend`, and the compute that it has.
 
-    Where the compiler fails the backend's fallback takes over: returns what the model learns by, with the reason.
+    Blocks are compiled by a first pass forward and backward. Where the compiler fails the backend's fallback takes
+    over, with the reason in the log and in the compute.
     """
     backend = compute.backend
-    for gpt in _parts(model, GPT):
-        gpt.training_backend = backend
+    training_model = with_backend(model, backend, lambda: objective.loss(model, 0))
     if not backend.compiles:
-        return compute
-    model.eval()  # dropout is another each time
-    if backend.frozen_linear is not None:
-        replace_frozen(model, backend.frozen_linear, lambda: objective.loss(0))
-    _replace_linear(model, nn.Linear, backend.linear)
+        return training_model, compute
     try:
-        model.train()
-        objective.loss(0).backward()
+        training_model.train()
+        objective.loss(training_model, 0).backward()
     except Exception as error:  # whatever a compiler may raise
-        _replace_linear(model, backend.linear, nn.Linear)
-        for layer in _parts(model, LoRALinear):
-            layer.fast = None
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         logger.warning("the blocks can't be compiled: %s", reason)
         fallback = replace(compute, backend=backend.fallback, backend_reason=f"the compiler failed: {reason}")
-        compute = use_backend(model, objective, fallback)
+        training_model, compute = build_training_model(model, objective, fallback)
     model.zero_grad()
-    return compute
+    return training_model, compute
 
 
-def _parts(model: nn.Module, kind: type) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, kind)]
+def with_backend(model: nn.Module, backend: Backend, forward: Callable[[], object]) -> nn.Module:
+    """A copy of a model with a GPT that computes by `backend`. It has the same weights, not copies of them.
+
+    `forward` passes a batch through `model`. It shows how large the inputs of frozen layers are, which some backends
+    need to know.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    copy = deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    for gpt in copy.modules():
+        if isinstance(gpt, GPT):
+            gpt.backend = backend
+            if backend.linear is not None:
+                _replace_linear(gpt.blocks, backend.linear)
+    if backend.frozen_linear is not None:
+        for name, largest_I in _largest_inputs(model, forward).items():
+            layer = copy.get_submodule(name)
+            layer.frozen = backend.frozen_linear(layer.frozen, largest_I)
+    return copy
 
 
-def _replace_linear(model: nn.Module, old: type[nn.Linear], new: type[nn.Linear]) -> None:
-    """Put layers of another class, with the same weights, in the place of a block's linear layers of one class."""
-    for parent in [part for block in _parts(model, Block) for part in block.modules()] if old is not new else ():
-        for name, layer in parent.named_children():
-            if type(layer) is old:
-                with torch.device("meta"):
-                    other = new(layer.in_features, layer.out_features, bias=layer.bias is not None)
-                other.weight, other.bias = layer.weight, layer.bias
-                setattr(parent, name, other)
+def _replace_linear(blocks: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
+    for name, layer in list(blocks.named_modules()):
+        if isinstance(layer, nn.Linear):
+            blocks.set_submodule(name, make(layer))
+
+
+@torch.no_grad()
+def _largest_inputs(model: nn.Module, forward: Callable[[], object]) -> dict[str, Tensor]:
+    """The largest magnitude of each input, I, of the layers beside which LoRA learns, by their names."""
+    largest: dict[str, Tensor] = {}
+    layers = {layer: name for name, layer in model.named_modules() if isinstance(layer, LoRALinear)}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        largest_I = inputs[0].float().flatten(0, -2).abs().amax(0)
+        name = layers[layer]
+        largest[name] = torch.maximum(largest_I, largest.get(name, largest_I))
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        model.eval()  # without dropout
+        forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest

@@ -39,8 +39,8 @@ class _UnsoundError(Exception):
 class Objective:
     """What a training run learns and how it is judged."""
 
-    loss: Callable[[int], Tensor]
-    """The mean loss of batch number i, under autocast; i counts forward passes from 0."""
+    loss: Callable[[nn.Module, int], Tensor]
+    """The mean loss of a model on batch number i, under autocast; i counts forward passes from 0."""
     evaluate: Callable[[], Row]
     """Metrics on the validation split."""
     best: str
@@ -57,11 +57,18 @@ class Objective:
 
 
 def training_step(
-    model: nn.Module, config: TrainConfig, objective: Objective, optimizer: Optimizers, step: int, workers: Workers
+    model: nn.Module,
+    config: TrainConfig,
+    *,
+    batch_loss: Callable[[int], Tensor],
+    batch_weight: Callable[[int], float],
+    optimizer: Optimizers,
+    step: int,
+    workers: Workers,
 ) -> Row:
     """One update of the weights, number `step` from 1, from `gradient_accumulation` batches; its row of metrics.
 
-    Each batch is weighted as the objective says.
+    `batch_loss` and `batch_weight` give the loss and the weight of a batch by its number.
     """
     model.train()
     torch.manual_seed(config.seed * 1_000_003 + step + workers.rank * 10**12)  # dropout is a function of seed and step
@@ -69,10 +76,10 @@ def training_step(
     rate = share * config.learning_rate
     total = 0.0
     parts = range((step - 1) * config.gradient_accumulation, step * config.gradient_accumulation)
-    counted = [objective.weight(part) for part in parts]
-    for part, count in zip(parts, counted, strict=True):
+    weights = [batch_weight(part) for part in parts]
+    for part, weight in zip(parts, weights, strict=True):
         workers.synchronise(part + 1 == parts.stop)
-        loss = objective.loss(part) * (count / sum(counted))  # of one part alone times 1.0, which changes no bit
+        loss = batch_loss(part) * (weight / sum(weights))  # of one part alone times 1.0, which changes no bit
         loss.backward()
         total += loss.item()
     (total,) = workers.sums(total / workers.count)
@@ -97,6 +104,7 @@ def train(
     config: TrainConfig,
     objective: Objective,
     *,
+    training_model: nn.Module | None = None,
     checkpoints: Checkpoints | None = None,
     report: Callable[[Row, float], None] = lambda row, seconds: None,
     stop: Callable[[], bool] = lambda: False,
@@ -105,6 +113,7 @@ def train(
 ) -> list[Row]:
     """Train in place, leave the best weights in `model`, return a row of metrics a step.
 
+    `training_model` has the same weights, and computes the losses (llm/training/backend.py); by default it is `model`.
     Goes on from the newest checkpoint where there is one. A row holds `step` (from 1), `train_loss`, `learning_rate`,
     `gradient_norm`, and what `evaluate` found where it ran. `report` gets each row with the seconds that its update
     took, and under `samples` the texts that `objective` made; a checkpoint's rows are reported again. Training ends
@@ -114,10 +123,12 @@ def train(
     and raise InterruptedError. Raises DivergedError when the loss is no number or explodes, naming the step and the
     newest checkpoint from before.
 
-    Of several `workers` each calls this, with an objective that takes its part of every batch. `muon_update` is that of
-    a Backend.
+    Of several `workers` each calls this, with an objective that takes its part of every batch, and without a training
+    model. `muon_update` is that of a Backend.
     """
     keep_freed_memory()
+    training_model = model if training_model is None else training_model
+    batch_loss = workers.wrap(training_model, objective.loss)
     optimizer = build_optimizer(model, config, muon_update)
     history: list[Row] = [{"step": 0}] if objective.start_counts else []
     best = trained_weights(model)
@@ -156,7 +167,15 @@ def train(
             if workers.any(stop()):
                 raise InterruptedError
             started = time.perf_counter()
-            row = training_step(model, config, objective, optimizer, step() + 1, workers)
+            row = training_step(
+                training_model,
+                config,
+                batch_loss=batch_loss,
+                batch_weight=objective.weight,
+                optimizer=optimizer,
+                step=step() + 1,
+                workers=workers,
+            )
             history.append({"step": step() + 1, **row})
             finish(history[-1], time.perf_counter() - started)
             _check_explosion(history)
@@ -193,7 +212,7 @@ def memory_needed(model: nn.Module, objective: Objective, index: int) -> int:
 
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = objective.loss(index)  # kept, as what it saved must stay to be counted once
+        loss = objective.loss(model, index)  # kept, as what it saved must stay to be counted once
     del loss
     weights = sum(weight.nbytes for weight in model.parameters())
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)

@@ -5,7 +5,6 @@ goes on with the first missing part.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from llm.files import atomic_file
 from tasks.data.cleaning.record import Record
 from tasks.stages.ray_cluster import map_in_order
 
@@ -30,14 +30,9 @@ def with_record(table: pa.Table, record: Record) -> pa.Table:
 
 
 def write_part(path: Path, table: pa.Table) -> None:
-    """Write a table atomically, through a temporary name."""
-    unfinished = path.with_name(f".{path.name}.partial")
-    with unfinished.open("wb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    """Write a table atomically."""
+    with atomic_file(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
 
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:

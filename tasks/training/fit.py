@@ -23,7 +23,7 @@ from llm.errors import UserError
 from llm.files import write_atomic
 from llm.kernels.training.backend import TORCH
 from llm.model.lora import merge_lora
-from llm.training.backend import use_backend
+from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints, restore_weights
 from llm.training.loop import Row, memory_needed, train
 from llm.training.workers import ALONE
@@ -100,6 +100,7 @@ def fit(
     if found := checkpoints.load():
         logger.info("going on after step %d of %d", found[1]["step"], params.steps)
     del found  # it may be large
+    training_model = model
     if params.steps and cluster is None:
         last = params.steps * params.gradient_accumulation - 1  # a growing context is longest there
         needed = memory_needed(model, objective, last)
@@ -107,7 +108,7 @@ def fit(
         logger.log(level, "training needs about %.1f GB of memory, %.1f GB are free", needed / 1e9, free / 1e9)
         if compute.backend.compiles:  # keeps compiled kernels: the next training waits 4 s, not 20
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((STATE / "compiled").absolute()))
-        compute = use_backend(model, objective, compute)
+        training_model, compute = build_training_model(model, objective, compute)
     add_facts(device=str(compute.device), dtype=str(compute.dtype).removeprefix("torch."), blocks=compute.backend.name)
     throughput = setup.throughput
     if cluster is not None:
@@ -119,8 +120,16 @@ def fit(
             if cluster is None:
                 shown = stop.within(partial(samples, setup))
                 objective = replace(objective, evaluate=stop.within(objective.evaluate), samples=shown)
-                options = {"checkpoints": checkpoints, "report": progress, "stop": stop}
-                history = train(model, params, objective, **options, muon_update=compute.backend.muon_update)
+                history = train(
+                    model,
+                    params,
+                    objective,
+                    training_model=training_model,
+                    checkpoints=checkpoints,
+                    report=progress,
+                    stop=stop,
+                    muon_update=compute.backend.muon_update,
+                )
             else:
                 from tasks.training.ray import train_on_ray
 

@@ -3,12 +3,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from llm.errors import UserError, UserFileError
-from llm.files import atomic_folder, read_text, write_atomic
+from llm.files import ABANDONED, atomic_file, atomic_folder, read_text, write_atomic
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,10 +31,53 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
     path.write_text("old")
     with pytest.raises(UnicodeEncodeError):
         write_atomic(path, "half\udc80")
-    (tmp_path / ".a.txt.partial").mkdir()  # the temporary name is taken by what no file can replace
-    with pytest.raises(UserFileError, match=r"a\.txt can't be written: Is a directory$"):
-        write_atomic(path, "new")
+
+    def write_half():
+        with atomic_file(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert path.read_text() == "old"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserFileError, match=r"folder can't be written: Is a directory$"):
+        write_atomic(tmp_path / "folder", "new")
+    assert names(tmp_path) == {"a.txt", "folder"}
+
+
+def test_two_atomic_writers_of_one_file_at_once_never_mix(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_file(path) as file:
+        file.write(b"first, ")
+        file.flush()
+        write_atomic(path, "second")
+        assert path.read_text() == "second"
+        file.write(b"whole")
+    assert path.read_text() == "first, whole"
+    assert names(tmp_path) == {"a.txt"}
+
+
+def test_temporary_files_of_killed_writers_are_removed_by_a_writer_of_the_same_file_an_hour_later(tmp_path):
+    code = "import os; from pathlib import Path; from llm.files import atomic_file\n"
+    code += "with atomic_file(Path('a[1].txt')) as file: os._exit(9)"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    old, recent = sorted(tmp_path.iterdir())
+    os.utime(old, times=(0, time.time() - ABANDONED - 1))
+    write_atomic(tmp_path / "another.txt", "new")
+    assert names(tmp_path) == {old.name, recent.name, "another.txt"}
+    write_atomic(tmp_path / "a[1].txt", "new")
+    assert names(tmp_path) == {recent.name, "another.txt", "a[1].txt"}
+
+
+def test_permissions_of_a_new_file_are_those_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a.txt", "new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_folder_takes_the_place_of_the_old_one_when_the_block_ends_well(tmp_path):

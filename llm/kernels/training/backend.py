@@ -1,4 +1,4 @@
-"""What a training computes with: torch's own operations, or kernels in their place."""
+"""What a model computes with: torch's own operations, or kernels in their place."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm.kernels.training.cross_entropy import linear_cross_entropy
+from llm.kernels.training.cross_entropy import linear_cross_entropy_with_gradients
 
 
 class PackedTexts(Protocol):
@@ -45,20 +45,20 @@ def call(part: Callable[..., Any], *inputs: Any) -> Any:
 class Backend:
     """The operations that a training may replace; by default they are torch's. llm/kernels/training/choose.py chooses.
 
-    A model uses them where gradients are on. Everything else is computed by torch.
+    llm/training/backend.py builds the model that learns by them. Evaluation and generation are computed by torch.
     """
 
     attention: Attention = causal_attention
     """Causal attention from queries, keys and values, of packed texts or of whole rows, with a share of dropout."""
-    cross_entropy: CrossEntropy = linear_cross_entropy
+    cross_entropy: CrossEntropy = linear_cross_entropy_with_gradients
     """The sum of the cross-entropy from the stream, the output layer's weights and the targets."""
     muon_update: MuonUpdate | None = None
     """Muon's update: weights with gradients, their momenta, the share of momentum, the share of a weight that is kept,
     and the rate. None leaves it to llm/training/optim.py."""
-    linear: type[nn.Linear] = nn.Linear
-    """The linear layers of the blocks that learn."""
+    linear: Callable[[nn.Linear], nn.Module] | None = None
+    """Makes a faster layer with the weights of a linear layer of a block, which it learns; None keeps the layer."""
     frozen_linear: Callable[[nn.Linear, Tensor], nn.Module] | None = None
-    """Makes what LoRA freezes faster, from the layer and the largest magnitude of each input; None leaves it."""
+    """Makes a faster layer of one that LoRA freezes, from it and the largest magnitude of each input; None keeps it."""
     run: Callable[..., Any] = call
     """Runs the part of a block before its attention or behind it, from that part and its inputs."""
     fallback: Self | None = None
@@ -74,7 +74,7 @@ class Backend:
     @property
     def in_int8(self) -> bool:
         """Whether layers multiply 8-bit integers."""
-        return self.linear is not nn.Linear or self.frozen_linear is not None
+        return self.linear is not None or self.frozen_linear is not None
 
 
 TORCH = Backend()

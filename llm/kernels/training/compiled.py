@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 
 @cache
@@ -39,11 +38,6 @@ def cpp_compiler() -> str | None:
 
 
 def compiled_run() -> Callable[..., Any]:
-    """Runs a part of a block, whose first input is the stream, compiled at its first use."""
+    """Runs a part of a block, compiled at its first use."""
     compiled = cache(lambda part: torch.compile(part, dynamic=False))
-
-    def run(part: Callable[..., Any], x_BTC: Tensor, *others: Any) -> Any:
-        # The first block's stream may come from a frozen embedding; as it is, it would be compiled for itself.
-        return compiled(part)(x_BTC if x_BTC.requires_grad else x_BTC.detach().requires_grad_(), *others)
-
-    return run
+    return lambda part, *inputs: compiled(part)(*inputs)

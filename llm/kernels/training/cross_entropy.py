@@ -67,17 +67,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
-    """Sum over the tokens of the cross-entropy, in nats, of the logits `x weightᵀ`.
+    """Sum over the tokens of the cross-entropy, in nats, of the logits `x weightᵀ`, a piece of the tokens at a time.
 
     Targets (int64) of IGNORE do not count. Under autocast the matrix products are in its dtype, the sums in float32.
     Raises ValueError for a target that is no row of `weight`.
     """
     _check_targets(targets_N, len(weight_VC))
-    device = x_NC.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
-    with torch.autocast(device, enabled=False):
-        if torch.is_grad_enabled():
-            return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, dtype)
+    dtype = _product_dtype(x_NC)
+    with torch.autocast(x_NC.device.type, enabled=False):
         low_VC = weight_VC.to(dtype)
         pieces = zip(x_NC.split(ROWS), targets_N.split(ROWS), strict=True)
         losses = [
@@ -85,6 +82,14 @@ def linear_cross_entropy(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> 
             for x_RC, targets_R in pieces
         ]
         return torch.stack(losses).sum()
+
+
+def linear_cross_entropy_with_gradients(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
+    """The same for a training: the gradients are computed with the sum, while the logits are in the caches."""
+    _check_targets(targets_N, len(weight_VC))
+    dtype = _product_dtype(x_NC)
+    with torch.autocast(x_NC.device.type, enabled=False):
+        return _LinearCrossEntropy.apply(x_NC, weight_VC, targets_N, dtype)
 
 
 def linear_cross_entropy_in_c(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
@@ -96,9 +101,15 @@ def linear_cross_entropy_in_c(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor
     if x_NC.shape[1] % PANEL:
         raise ValueError(f"a stream is {x_NC.shape[1]} wide, no multiple of {PANEL}")
     if not len(x_NC):
-        return linear_cross_entropy(x_NC, weight_VC, targets_N)
+        return linear_cross_entropy_with_gradients(x_NC, weight_VC, targets_N)
     with torch.autocast(x_NC.device.type, enabled=False):
         return _CrossEntropyInC.apply(x_NC, weight_VC, targets_N)
+
+
+def _product_dtype(x_NC: Tensor) -> torch.dtype:
+    """The dtype of matrix products with `x`: autocast's, where it is enabled."""
+    device = x_NC.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
 
 
 def _check_targets(targets_N: Tensor, vocabulary: int) -> None:

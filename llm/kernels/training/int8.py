@@ -97,12 +97,15 @@ class _LearnedProduct(torch.autograd.Function):
         return dx_NI.to(ctx.dtypes[0]), dweight_OI.to(ctx.dtypes[1])
 
 
-class Int8Linear(nn.Linear):
-    """A linear layer that learns by products of 8-bit integers; where no gradient is needed it is an ordinary one."""
+class Int8Linear(nn.Module):
+    """A linear layer that learns by products of 8-bit integers, with the weights of an ordinary one."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map … x I to … x O, in bfloat16 where it learns."""
-        if not torch.is_grad_enabled():
-            return super().forward(x)
+        """Map … x I to … x O, bfloat16."""
         y = _LearnedProduct.apply(x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
         return y if self.bias is None else y + self.bias.bfloat16()

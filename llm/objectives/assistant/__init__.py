@@ -2,10 +2,9 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import cycle, islice, pairwise
+from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import tiktoken
@@ -15,15 +14,17 @@ from torch.nn import functional as F
 
 from llm.chat import Chat, Message, encode_chat, prompt_tokens, turn_ends
 from llm.config import GPTConfig, TrainConfig
-from llm.dataset import BatchSampler, pad
+from llm.dataset import BatchSampler
 from llm.device import Compute
 from llm.errors import UserError
 from llm.generation.engine import Request
 from llm.generation.sampling import GREEDY, Sampling
 from llm.generation.text import generate, options, request_maker, write_all
-from llm.kernels.training.cross_entropy import IGNORE
+from llm.kernels.training.backend import CrossEntropy
+from llm.kernels.training.cross_entropy import IGNORE, linear_cross_entropy
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, COMPLETE, Row, answer_each, text_of
+from llm.objectives.assistant.packing import Example, batch, pack_sequences, row_width
 from llm.tokenizer import decode
 from llm.training.loop import Objective
 from llm.training.workers import ALONE, Workers
@@ -76,34 +77,6 @@ class Question(NamedTuple):
         return [*system, *earlier, Message("user", asked)]
 
 
-@dataclass(frozen=True)
-class Example:
-    """A conversation as tokens, and which of them the assistant says."""
-
-    tokens: list[int]
-    learned: list[bool]
-    shared: int = 0
-    """How many of its first tokens are a prefix, which a packed row holds once for all examples that have it."""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def targets(self) -> list[int]:
-        """What comes after each token but the last: IGNORE where the assistant does not say it."""
-        return [token if learned else IGNORE for token, learned in zip(self.tokens[1:], self.learned[1:], strict=True)]
-
-    @property
-    def counted(self) -> int:
-        """Tokens that the loss counts."""
-        return sum(self.learned[1:])
-
-    @property
-    def responses(self) -> int:
-        """The number of the assistant's turns in the loss."""
-        return sum(learned and not before for before, learned in pairwise(self.learned))
-
-
 def encode_examples(
     encoding: tiktoken.Encoding, chat: Chat, questions: Sequence[Question], outputs: Sequence[str], longest: int
 ) -> list[Example]:
@@ -125,104 +98,29 @@ def encode_example(encoding: tiktoken.Encoding, chat: Chat, question: Question, 
     return Example(tokens, [part.learned for part in parts for _ in part.tokens])
 
 
-def shared_prefix(examples: Sequence[Example]) -> list[int]:
-    """The longest beginning that more than half of the examples have: most often the system prompt.
-
-    It ends before anything that is learned, so that its tokens have no targets.
-    """
-    prefix: list[int] = []
-    while True:
-        length = len(prefix) + 1
-        having = [each for each in examples if _may_share(each, length) and each.tokens[: length - 1] == prefix]
-        token, count = next(iter(Counter(each.tokens[length - 1] for each in having).most_common(1)), (0, 0))
-        if 2 * count <= len(examples):
-            return prefix
-        prefix.append(token)
-
-
-def _may_share(example: Example, length: int) -> bool:
-    """Whether so many first tokens have no targets, and another token is asked to predict behind them."""
-    return len(example) > length + 1 and not any(example.learned[: length + 1])
-
-
-def pack_sequences(examples: Sequence[Example], length: int) -> list[list[Example]]:
-    """Pack examples into windows of at most `length` tokens: each, in order, goes into the first window with room.
-
-    A short row alone would leave most of a window to padding. In a random order each window has rows of many kinds, so
-    that the steps of a training are alike. Their shared prefix counts once a window: of the default
-    instructions it is 14 tokens of 51. Raises UserError for an example that fits no window.
-    """
-    prefix = shared_prefix(examples)
-    windows: list[list[Example]] = []
-    space: list[int] = []
-    begun: list[bool] = []  # whether a window has the prefix
-    for example in examples:
-        if len(example) > length:
-            raise UserError(f"an example of {len(example)} tokens does not fit a window of {length}")
-        has_prefix = example.tokens[: len(prefix)] == prefix and _may_share(example, len(prefix))
-        example = replace(example, shared=len(prefix) if has_prefix else 0)
-        own = len(example) - example.shared
-        needed = (len(example), own)  # without the prefix, and with it
-        place = next((i for i, left in enumerate(space) if left >= needed[begun[i]]), None)
-        if place is None:
-            windows.append([])
-            space.append(length)
-            begun.append(False)
-            place = len(windows) - 1
-        windows[place].append(example)
-        space[place] -= needed[begun[place]]
-        begun[place] |= example.shared > 0
-    return windows
-
-
-def row_width(window: Sequence[Example]) -> int:
-    """Tokens that a window's row of inputs takes: without the last of each example, which is only predicted."""
-    return max(example.shared for example in window) + sum(len(example) - 1 - example.shared for example in window)
-
-
-def batch(windows: Sequence[Sequence[Example]], width: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Inputs, targets, positions and sequences of packed windows, all int64 BT; rows are at least `width` long.
-
-    Each example keeps positions and a sequence of its own, so that it learns as if it were alone. A shared prefix
-    is the first sequence of its row. Targets are IGNORE but where a token of the assistant's comes next.
-    """
-    inputs, targets, positions, sequences = [], [], [], []
-    for window in windows:
-        longest = max(window, key=lambda example: example.shared)
-        inputs.append(longest.tokens[: longest.shared])
-        targets.append([IGNORE] * longest.shared)
-        positions.append([*range(longest.shared)])
-        sequences.append([0] * longest.shared)
-        for number, example in enumerate(window, 1):
-            inputs[-1] += example.tokens[example.shared : -1]
-            targets[-1] += example.targets[example.shared :]
-            positions[-1] += range(example.shared, len(example) - 1)
-            sequences[-1] += [number] * (len(example) - 1 - example.shared)
-    return tuple(
-        pad(rows, value, width)[0] for rows, value in ((inputs, 0), (targets, IGNORE), (positions, 0), (sequences, -1))
-    )
-
-
 def response_loss(
     model: GPT,
     windows: Sequence[Sequence[Example]],
     compute: Compute,
+    *,
     width: int = 0,
     opening_weight: float = 1.0,
+    cross_entropy: CrossEntropy = linear_cross_entropy,
 ) -> Tensor:
     """Sum the cross-entropy of all response tokens in a batch, in nats. Rows are padded to `width`.
 
-    The first token of each response counts `opening_weight` times.
+    The first token of each response counts `opening_weight` times. A training has a `cross_entropy` of its own, that of
+    its backend.
     """
     inputs_BT, targets_BT, positions_BT, sequences_BT = (t.to(compute.device) for t in batch(windows, width))
     with compute.autocast():
         x_BTC = model.hidden_states(inputs_BT, positions_BT, sequences_BT=sequences_BT)
         counted_BT = targets_BT != IGNORE
-        loss = model.backend.cross_entropy(x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT])
+        loss = cross_entropy(x_BTC[counted_BT], model.output_weight, targets_BT[counted_BT])
         if opening_weight != 1:
             begins_BT = sequences_BT != F.pad(sequences_BT, (1, -1), value=-1)
             first_BT = counted_BT & (begins_BT | ~F.pad(counted_BT, (1, -1)))
-            first = model.backend.cross_entropy(x_BTC[first_BT], model.output_weight, targets_BT[first_BT])
+            first = cross_entropy(x_BTC[first_BT], model.output_weight, targets_BT[first_BT])
             loss = loss + (opening_weight - 1) * first
         return loss
 
@@ -261,14 +159,20 @@ def objective(
     widest = max(map(row_width, windows))
     longest = max(widest, *map(len, validation))
     width = widest if compute.backend.compiles else 0
-    sum_loss = workers.wrap(model, response_loss)
 
     def weight(index: int) -> float:
         examples = [example for row in order[index] for example in windows[row]]
         return sum(example.counted + (opening_weight - 1) * example.responses for example in examples)
 
-    def loss(index: int) -> Tensor:
-        total = sum_loss([windows[row] for row in workers.part(order[index])], compute, width, opening_weight)
+    def loss(training_model: Assistant, index: int) -> Tensor:
+        total = response_loss(
+            training_model,
+            [windows[row] for row in workers.part(order[index])],
+            compute,
+            width=width,
+            opening_weight=opening_weight,
+            cross_entropy=training_model.backend.cross_entropy,
+        )
         return total * workers.count / weight(index)
 
     def evaluate() -> dict[str, float]:

@@ -94,13 +94,12 @@ def objective(
     read, shown = (encoded(model, encoding, each.texts) for each in (train, validation))
     width = max(map(len, read)) if compute.backend.compiles else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
-    logits = workers.wrap(model, lambda classifier, *inputs: classifier(*inputs))
 
-    def loss(index: int) -> Tensor:
+    def loss(training_model: Classifier, index: int) -> Tensor:
         rows = workers.part(order[index])
         tokens_BT, lengths_B = (t.to(compute.device) for t in pad([read[row] for row in rows], 0, width))
         with compute.autocast():
-            logits_BK = logits(tokens_BT, lengths_B)
+            logits_BK = training_model(tokens_BT, lengths_B)
         return F.cross_entropy(logits_BK.float(), train.labels[rows].to(compute.device))
 
     def evaluate() -> dict[str, float]:

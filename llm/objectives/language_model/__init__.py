@@ -16,6 +16,8 @@ from llm.errors import UserError
 from llm.formats.model_folder import build_gpt
 from llm.generation.sampling import LIVELY
 from llm.generation.text import generate_text, options, request_maker, write_all
+from llm.kernels.training.backend import CrossEntropy
+from llm.kernels.training.cross_entropy import linear_cross_entropy
 from llm.model.gpt import GPT
 from llm.objectives import COMPLETE, Row, answer_each, text_of
 from llm.training.loop import Objective
@@ -39,16 +41,23 @@ def serve(model: GPT, encoding: tiktoken.Encoding, rows: Sequence[Row], **option
     )
 
 
-def window_loss(model: GPT, inputs_BT: Tensor, targets_BT: Tensor, length: int | None = None) -> Tensor:
+def window_loss(
+    model: GPT,
+    inputs_BT: Tensor,
+    targets_BT: Tensor,
+    length: int | None = None,
+    cross_entropy: CrossEntropy = linear_cross_entropy,
+) -> Tensor:
     """Mean cross-entropy, in nats a token, of a batch of windows; call it under autocast.
 
-    With `length` each is cut into pieces of so many tokens, which do not see each other.
+    With `length` each is cut into pieces of so many tokens, which do not see each other. A training has a
+    `cross_entropy` of its own, that of its backend.
     """
     sequences_BT = None
     if length is not None and length < inputs_BT.shape[1]:
         sequences_BT = (torch.arange(inputs_BT.shape[1], device=inputs_BT.device) // length).expand_as(inputs_BT)
     x_NC = model.hidden_states(inputs_BT, sequences_BT=sequences_BT).flatten(0, 1)
-    return model.backend.cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
+    return cross_entropy(x_NC, model.output_weight, targets_BT.flatten()) / targets_BT.numel()
 
 
 def bits_per_byte(loss: float, tokens: int, byte_count: int) -> float:
@@ -122,16 +131,15 @@ def objective(
     How many tokens see each other is `context_at` each step, from `first_context_length` on. With `start_counts` the
     weights kept may be the ones before the first step.
     """
-    mean_loss = workers.wrap(model, window_loss)
     order = BatchSampler(len(train), config.batch_size, config.seed)
     batches = validation.evaluation_batches(evaluation_batches, config.batch_size, workers.count)
 
-    def loss(index: int) -> Tensor:
+    def loss(training_model: GPT, index: int) -> Tensor:
         inputs_BT, targets_BT = (tensor.to(compute.device) for tensor in train.batch(workers.part(order[index])))
         step = index // config.gradient_accumulation
         length = context_at(step, config.steps, first_context_length, model.config.context_length)
         with compute.autocast():
-            return mean_loss(inputs_BT, targets_BT, length)
+            return window_loss(training_model, inputs_BT, targets_BT, length, training_model.backend.cross_entropy)
 
     def evaluate() -> dict[str, float]:
         found = text_loss(model, validation, batches[workers.rank :: workers.count], compute, workers)

@@ -83,7 +83,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     throughput = Throughput("emails", params.batch_size * params.gradient_accumulation)
     if not params.steps:
         foundation.requires_grad_(False)
-        untrained = Objective(lambda index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
+        untrained = Objective(lambda model, index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
         return TrainingSetup(model, encoding, untrained, compute, throughput)
     lengths = list(map(len, encoded(model, encoding, train.texts)))
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)

@@ -152,11 +152,10 @@ def objective(
     reference_B, validation_reference_B = (
         margins(model, part, config.batch_size, compute) for part in (pairs, validation)
     )
-    sum_loss = workers.wrap(model, preference_loss)
 
-    def loss(index: int) -> Tensor:
+    def loss(training_model: Assistant, index: int) -> Tensor:
         rows = workers.part(order[index])
-        total = sum_loss([pairs[row] for row in rows], reference_B[rows], beta, nll, compute)
+        total = preference_loss(training_model, [pairs[row] for row in rows], reference_B[rows], beta, nll, compute)
         return total * workers.count / config.batch_size
 
     def evaluate() -> Row:

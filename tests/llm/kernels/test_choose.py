@@ -1,4 +1,4 @@
-"""Which backend a training gets, and what use_backend makes of it."""
+"""Which backend a training gets, and the model that learns by it."""
 
 from dataclasses import replace
 
@@ -19,8 +19,8 @@ from llm.kernels.training.flash import flash_attention
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
 from llm.kernels.training.muon import muon_in_c
 from llm.model.gpt import GPT
-from llm.model.lora import LoRALinear, add_lora
-from llm.training.backend import use_backend
+from llm.model.lora import add_lora
+from llm.training.backend import build_training_model
 from llm.training.loop import Objective
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
@@ -92,18 +92,18 @@ def test_what_gcc_can_not_build_is_left_to_torch(monkeypatch, lacking):
     ("values", "options", "linear", "frozen"),
     [
         (WORTH, {"width": WIDE_INT8, "from_scratch": True}, Int8Linear, None),
-        (WORTH, {"width": WIDE_INT8 - 1, "from_scratch": True}, nn.Linear, None),
-        (WORTH, {"width": WIDE_INT8}, nn.Linear, None),
-        (WORTH_INT8, {"lora": True}, nn.Linear, FrozenInt8Linear),
-        (WORTH_INT8 / 2, {"lora": True}, nn.Linear, None),
-        (WORTH_INT8, {}, nn.Linear, None),
+        (WORTH, {"width": WIDE_INT8 - 1, "from_scratch": True}, None, None),
+        (WORTH, {"width": WIDE_INT8}, None, None),
+        (WORTH_INT8, {"lora": True}, None, FrozenInt8Linear),
+        (WORTH_INT8 / 2, {"lora": True}, None, None),
+        (WORTH_INT8, {}, None, None),
     ],
 )
 def test_a_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast(values, options, linear, frozen):
     fast = has_fast_int8(LOW.device)
     backend, plain = (chosen(values, compute, **options).backend for compute in (LOW, CPU))
-    assert (backend.linear, backend.frozen_linear) == ((linear, frozen) if fast else (nn.Linear, None))
-    assert backend.in_int8 == (fast and (linear is Int8Linear or frozen is not None))
+    assert (backend.linear, backend.frozen_linear) == ((linear, frozen) if fast else (None, None))
+    assert backend.in_int8 == (fast and (linear is not None or frozen is not None))
     assert backend.name.endswith(", products in 8 bits") == backend.in_int8
     assert (plain.compiles, plain.in_int8, plain.name) == (True, False, f"compiled by {cpp_compiler()}")
     assert backend.fallback == chosen(values, filled=0.0, **options).backend
@@ -115,28 +115,28 @@ def test_where_the_compiler_fails_the_fallback_learns_and_the_reason_is_logged(c
     gpt = GPT(GPTConfig(context_length=8, n_layer=2, n_embd=64, n_head=1, vocabulary_size=9))
     if lora:
         add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "expand")))
-    kinds = (LoRALinear, nn.Linear)[not lora]
+    kind = FrozenInt8Linear if lora else Int8Linear
     names, weights = list(gpt.state_dict()), dict(gpt.named_parameters())
-    tokens_BT, in_int8 = torch.tensor([[1, 2, 3]]), []
+    tokens_BT, learning = torch.tensor([[1, 2, 3]]), []
 
-    def are_in_int8() -> set[bool]:
-        layers = [module for module in gpt.blocks.modules() if isinstance(module, kinds)]
-        return {layer.fast is not None if lora else type(layer) is Int8Linear for layer in layers}
+    def in_int8(model: nn.Module) -> int:
+        return sum(isinstance(module, kind) for module in model.modules())
 
-    def fails(index: int) -> torch.Tensor:
-        if torch.is_grad_enabled():  # where blocks would be compiled
-            in_int8.append(are_in_int8())
+    def fails(model: GPT, index: int) -> torch.Tensor:
+        if model is not gpt:
+            learning.append((model.backend, in_int8(model)))
             raise RuntimeError("cannot write\nmore of it")
         return gpt(tokens_BT).sum()
 
     fallback = Backend(name="a fallback")
     backend = Backend(run=compiled_run(), fallback=fallback, name="compiled")
     backend = replace(backend, **({"frozen_linear": FrozenInt8Linear} if lora else {"linear": Int8Linear}))
-    found = use_backend(gpt, Objective(fails, dict, "loss"), replace(LOW, backend=backend))
-    assert (found.backend, found.backend_reason) == (fallback, "the compiler failed: cannot write")
+    objective, compute = Objective(fails, dict, "loss"), replace(LOW, backend=backend)
+    training_model, used = build_training_model(gpt, objective, compute)
+    assert (used.backend, used.backend_reason) == (fallback, "the compiler failed: cannot write")
     assert "the blocks can't be compiled: cannot write" in caplog.text
-    assert in_int8 == [{True}]
-    assert are_in_int8() == {False}
-    assert list(gpt.state_dict()) == names
-    assert all(weight is weights[name] for name, weight in gpt.named_parameters())
-    assert gpt.training_backend == fallback
+    assert learning == [(backend, 8)]
+    assert (training_model.backend, in_int8(training_model)) == (fallback, 0)
+    assert (gpt.backend, in_int8(gpt)) == (TORCH, 0)
+    assert list(gpt.state_dict()) == list(training_model.state_dict()) == names
+    assert all(weight is weights[name] for name, weight in training_model.named_parameters())

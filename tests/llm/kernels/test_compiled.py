@@ -20,7 +20,7 @@ from llm.kernels.training.int8 import FrozenInt8Linear
 from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.objectives.language_model import window_loss
-from llm.training.backend import use_backend
+from llm.training.backend import build_training_model
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import Objective, train
 from tests.processors import needs_compiler  # also in processes of its own
@@ -47,23 +47,25 @@ def make() -> tuple[GPT, Objective]:
     add_lora(gpt, LoRAConfig(rank=4, alpha=8, targets=("query_key_value", "projection", "gate", "expand")))
     tokens_NT = torch.randint(50, (4, 2, 33))
 
-    def loss(index: int) -> torch.Tensor:
+    def loss(model: GPT, index: int) -> torch.Tensor:
+        tokens_BT = tokens_NT[index % 4]
         with EAGER.autocast():
-            return window_loss(gpt, tokens_NT[index % 4, :, :-1], tokens_NT[index % 4, :, 1:])
+            return window_loss(model, tokens_BT[:, :-1], tokens_BT[:, 1:], cross_entropy=model.backend.cross_entropy)
 
-    return gpt, Objective(loss, lambda: {"validation_loss": loss(0).item()}, "validation_loss")
+    return gpt, Objective(loss, lambda: {"validation_loss": loss(gpt, 0).item()}, "validation_loss")
 
 
 def losses(compute: Compute) -> torch.Tensor:
-    """Of a training; where nothing is learned blocks are eager, to the bit."""
+    """Of a training; the model that is evaluated stays eager, to the bit."""
     gpt, goal = make()
     with torch.inference_mode():
         before = goal.evaluate()
-    assert use_backend(gpt, goal, compute) == compute
+    training_model, used = build_training_model(gpt, goal, compute)
+    assert used == compute
     with torch.inference_mode():
         assert goal.evaluate() == before
     assert all(weight.grad is None for weight in gpt.parameters())
-    return torch.tensor([row["train_loss"] for row in train(gpt, CONFIG, goal)])
+    return torch.tensor([row["train_loss"] for row in train(gpt, CONFIG, goal, training_model=training_model)])
 
 
 def compare() -> None:
@@ -74,15 +76,18 @@ def compare() -> None:
     assert (eager - fast).abs().max() < 0.01  # of 3.9; bfloat16 has 8 bits
     assert (eager - rounded).abs().max() < 0.05
     assert eager[0] > eager[-1]
+    frozen = torch.ones(2, 3)
+    assert not compiled_run()(torch.square, frozen).requires_grad  # no gradient that nobody uses
 
 
 def learn(folder: str, stop: int) -> None:
     """Train up to a step; the hash of the weights goes to stdout."""
     gpt, goal = make()
-    use_backend(gpt, goal, compiled(in_int8=True))
+    training_model, _ = build_training_model(gpt, goal, compiled(in_int8=True))
     asked = iter([False] * stop + [True])
     try:
-        train(gpt, CONFIG, goal, checkpoints=Checkpoints(Path(folder)), stop=lambda: next(asked))
+        checkpoints = Checkpoints(Path(folder))
+        train(gpt, CONFIG, goal, training_model=training_model, checkpoints=checkpoints, stop=lambda: next(asked))
     except InterruptedError:
         return
     weights = [weight.detach().contiguous().view(torch.uint8) for weight in gpt.parameters()]

@@ -10,15 +10,17 @@ from processors import needs_exact_sums
 from torch import nn
 
 from llm.config import LoRAConfig
+from llm.kernels.training.backend import Backend
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
-from llm.model.lora import LoRALinear, add_lora, merge_lora, replace_frozen
+from llm.model.lora import LoRALinear, add_lora, merge_lora
+from llm.training.backend import with_backend
 
 TOKENS = torch.tensor([[1, 2, 3, 4, 5, 6]])
 
 
-def plain(bias: bool = False, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
+def plain(bias: bool = False) -> nn.Linear:
     torch.manual_seed(1)
-    return kind(96, 64, bias=bias)
+    return nn.Linear(96, 64, bias=bias)
 
 
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
@@ -52,7 +54,7 @@ def test_products_are_within_1_5_percent_and_gradients_within_3_of_double_precis
     if learns:  # tokens may differ in size
         x_BTI[1] *= 30
         upstream_BTO[2] *= 30
-        layer = plain(bias, Int8Linear)
+        layer = Int8Linear(plain(bias))
     else:  # and a few inputs of trained models are large
         x_BTI[..., 3] *= 30
         layer = FrozenInt8Linear(plain(bias), x_BTI.flatten(0, 1).abs().amax(0))
@@ -70,7 +72,7 @@ def test_products_are_within_1_5_percent_and_gradients_within_3_of_double_precis
 
 @needs_exact_sums
 def test_gradients_far_below_the_largest_are_right_on_average():
-    frozen, learned = plain(), plain(kind=Int8Linear)
+    frozen, learned = plain(), Int8Linear(plain())
     frozen.weight.data[20, 1:] = 0  # the largest gradient of an output is for the first input alone
     upstream_O = torch.full((64,), 1e-3).index_fill(0, torch.tensor([20]), 1.0)  # of which 8 bits have steps of 8e-3
     x_NI = torch.zeros(4000, 96, requires_grad=True)
@@ -121,10 +123,14 @@ def test_what_is_no_number_stays_none_in_its_token(value):
     assert x_NI.grad.isfinite().all(dim=1).tolist() == [True, True, False]
 
 
-def test_where_nothing_is_learned_a_layer_in_eight_bits_is_an_ordinary_one():
-    x_NI = torch.randn(3, 96)
-    with torch.no_grad():
-        assert torch.equal(plain(kind=Int8Linear)(x_NI), plain()(x_NI))
+@needs_exact_sums
+def test_products_are_the_same_with_and_without_gradients():
+    layer, x_NI = plain(), torch.randn(3, 96)
+    for in_int8 in (Int8Linear(layer), FrozenInt8Linear(layer, torch.ones(96))):
+        with torch.no_grad():
+            y_NO = in_int8(x_NI)
+        assert torch.equal(in_int8(x_NI), y_NO)
+        assert not torch.equal(layer(x_NI), y_NO)
 
 
 @needs_exact_sums
@@ -134,18 +140,21 @@ def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weight
     names = list(gpt.state_dict())
     with torch.inference_mode():
         before = gpt(TOKENS)
-    replace_frozen(gpt, FrozenInt8Linear, lambda: gpt(TOKENS))
+    learner = with_backend(gpt, Backend(frozen_linear=FrozenInt8Linear), lambda: gpt(TOKENS))
     layers = [module for module in gpt.modules() if isinstance(module, LoRALinear)]
     frozen = [module.frozen.weight.clone() for module in layers]
-    assert all(module.fast.weight_OI.dtype == torch.int8 for module in layers)
+    in_int8 = [module.frozen for module in learner.modules() if isinstance(module, LoRALinear)]
+    assert [layer.weight_OI.dtype for layer in in_int8] == len(layers) * [torch.int8]
     assert list(gpt.state_dict()) == names
-    with torch.inference_mode():
-        assert torch.equal(gpt(TOKENS), before)  # nothing is learned, so nothing is rounded
-    assert 0 < error(gpt(TOKENS), before.double()) < 0.1
+    with torch.no_grad():
+        assert torch.equal(gpt(TOKENS), before)
+        rounded = learner(TOKENS)
+    assert 0 < error(rounded, before.double()) < 0.1
+    assert torch.equal(learner(TOKENS), rounded)
     trained = [weight for weight in gpt.parameters() if weight.requires_grad]
     optimizer, losses = torch.optim.AdamW(trained, lr=1e-2), []
     for _ in range(40):
-        loss = nn.functional.cross_entropy(gpt(TOKENS[:, :-1])[0], TOKENS[0, 1:])
+        loss = nn.functional.cross_entropy(learner(TOKENS[:, :-1])[0], TOKENS[0, 1:])
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

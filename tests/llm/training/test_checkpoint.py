@@ -118,7 +118,7 @@ def scored(gpt, scores):
             raise InterruptedError
         return {"score": value}
 
-    return Objective(lambda index: gpt(torch.ones(1, 4)).square().mean(), evaluate, "score", start_counts=True)
+    return Objective(lambda model, index: model(torch.ones(1, 4)).square().mean(), evaluate, "score", start_counts=True)
 
 
 def test_a_run_that_is_stopped_before_its_first_step_goes_on(make_config, tmp_path):

@@ -67,7 +67,7 @@ def test_two_half_batches_make_the_update_of_a_whole_one(make_config):
         model, config = torch.nn.Linear(4, 1), make_config(steps=6, **sizes)
         order = BatchSampler(len(rows), config.batch_size, config.seed)
 
-        def loss(index):
+        def loss(model, index):
             part = rows[order[index]]
             return (model(part[:, :4]) - part[:, 4:]).square().mean()
 
@@ -101,7 +101,7 @@ def test_the_best_weights_are_kept_the_earliest_of_equals(make_config, lower_is_
         seen[len(seen) + 1] = weights(model)
         return {"score": next(found)}
 
-    goal = Objective(lambda _: model(torch.ones(1, 1)).sum(), evaluate, "score", lower_is_better)
+    goal = Objective(lambda model, _: model(torch.ones(1, 1)).sum(), evaluate, "score", lower_is_better)
     train(model, make_config(steps=6, evaluate_every=1), goal)
     assert torch.equal(weights(model), seen[kept])
     assert not torch.equal(seen[kept], seen[6])
@@ -115,7 +115,7 @@ def test_of_equals_those_with_the_least_of_another_metric_are_kept_where_one_is_
         seen[len(seen) + 1] = weights(model)
         return dict(zip(("f1", "loss"), next(found), strict=True))
 
-    goal = Objective(lambda _: model(torch.ones(1, 1)).sum(), evaluate, "f1", lower_is_better=False, tie="loss")
+    goal = Objective(lambda model, _: model(torch.ones(1, 1)).sum(), evaluate, "f1", lower_is_better=False, tie="loss")
     train(model, make_config(steps=4, evaluate_every=1), goal)
     assert torch.equal(weights(model), seen[2])
 
@@ -124,7 +124,7 @@ def test_the_gradient_is_clipped(make_config):
     model = torch.nn.Linear(2, 1, bias=False)
     seen = []
     model.weight.register_post_accumulate_grad_hook(lambda weight: seen.append(weight.grad))
-    goal = Objective(lambda _: model(torch.tensor([[30.0, 40.0]])).sum(), lambda: {"score": 0.0}, "score")
+    goal = Objective(lambda model, _: model(torch.tensor([[30.0, 40.0]])).sum(), lambda: {"score": 0.0}, "score")
     (row,) = train(model, make_config(steps=1, gradient_clip=0.5), goal)
     assert row["gradient_norm"] == pytest.approx(50.0)
     # zero_grad() lets go of the tensor that the hook saw; clipping changed it in place before
@@ -135,7 +135,7 @@ def test_the_gradient_is_clipped(make_config):
 def test_a_loss_that_is_no_number_stops_and_names_step_and_way_out(make_config, value):
     model = torch.nn.Linear(1, 1)
 
-    def loss(index):
+    def loss(model, index):
         return model(torch.ones(1, 1)).sum() * (value if index == 2 else 1.0)
 
     goal = Objective(loss, lambda: {"score": 0.0}, "score")
@@ -170,7 +170,7 @@ def test_the_loss_of_a_text_is_the_mean_over_its_tokens(make_gpt, token_files):
 
 def scores(model, found):
     values = iter(found)
-    return Objective(lambda _: model(torch.ones(1, 1)).square().sum(), lambda: {"score": next(values)}, "score")
+    return Objective(lambda model, _: model(torch.ones(1, 1)).square().sum(), lambda: {"score": next(values)}, "score")
 
 
 @pytest.mark.parametrize(("patience", "steps"), [(1, 3), (2, 6), (None, 7)])
@@ -184,7 +184,7 @@ def test_training_ends_after_so_many_evaluations_without_a_better_one(make_confi
 def test_a_loss_that_explodes_stops_and_every_step_is_reported(make_config):
     model, steps = torch.nn.Linear(1, 1), []
 
-    def loss(index):
+    def loss(model, index):
         return model(torch.ones(1, 1)).sum() * 0 + (1.0 if index < 15 else 100.0)
 
     goal = Objective(loss, lambda: {"score": 0.0}, "score")
@@ -208,7 +208,7 @@ def test_a_loss_that_explodes_stops_and_every_step_is_reported(make_config):
 def test_a_checkpoint_is_named_that_is_from_before_the_loss_grew(make_config, tmp_path, every, said):
     model = torch.nn.Linear(1, 1)
 
-    def loss(index):
+    def loss(model, index):
         return model(torch.ones(1, 1)).sum() * 0 + (1.0 if index < 12 else 100.0)
 
     goal = Objective(loss, lambda: {"score": 0.0}, "score")
@@ -221,7 +221,7 @@ def test_a_checkpoint_is_named_that_is_from_before_the_loss_grew(make_config, tm
 def test_a_loss_explodes_when_it_loses_all_it_had_learnt_and_that_was_much(make_config, losses, explodes):
     model = torch.nn.Linear(1, 1)
 
-    def loss(index):
+    def loss(model, index):
         return model(torch.ones(1, 1)).sum() * 0 + float(losses[index // 10])
 
     goal = Objective(loss, lambda: {"score": 0.0}, "score")
@@ -235,7 +235,7 @@ def test_a_loss_explodes_when_it_loses_all_it_had_learnt_and_that_was_much(make_
 
 def test_weights_whose_evaluation_is_no_number_are_not_kept(make_config, tmp_path):
     model, found = torch.nn.Linear(1, 1), iter([2.0, math.nan])
-    goal = Objective(lambda _: model(torch.ones(1, 1)).square().sum(), lambda: {"score": next(found)}, "score")
+    goal = Objective(lambda model, _: model(torch.ones(1, 1)).square().sum(), lambda: {"score": next(found)}, "score")
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(DivergedError, match=r"^step 4: score nan: try a lower learning_rate; .* is of step 2$"):
         train(model, make_config(steps=4), goal, checkpoints=checkpoints)

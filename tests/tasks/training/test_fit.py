@@ -64,7 +64,7 @@ def learn(params: Train = PARAMS, resume: bool = True, stop: int = 0, ask: int =
         torch.manual_seed(params.seed)
         model = torch.nn.Linear(4, 1)
 
-        def loss(index: int) -> torch.Tensor:
+        def loss(model: torch.nn.Module, index: int) -> torch.Tensor:
             seen.append(index + 1)
             learns = len(seen) > 1  # the first was to see how much memory it takes
             if learns and index + 1 == stop:
@@ -306,7 +306,7 @@ def test_what_is_published_loads_and_the_report_names_the_best_step(stage, make_
 
 def test_the_memory_that_training_needs_counts_weights_and_what_a_batch_keeps():
     model = torch.nn.Sequential(torch.nn.Linear(100, 50), torch.nn.ReLU(), torch.nn.Linear(50, 1))
-    goal = Objective(lambda index: model(torch.ones((1, 1000)[index], 100)).mean(), lambda: {}, "loss")
+    goal = Objective(lambda model, index: model(torch.ones((1, 1000)[index], 100)).mean(), lambda: {}, "loss")
     weights = 4 * (100 * 50 + 50 + 50 + 1)
     batch = 4 * (1000 * 100 + 1000 * 50)  # the input, and what the second layer reads
     assert memory_needed(model, goal, 1) == 5 * weights + batch
@@ -321,7 +321,7 @@ def test_a_training_that_explodes_leaves_its_whole_curve_with_each_step_once(sta
             torch.manual_seed(params.seed)
             model = torch.nn.Linear(4, 1)
 
-            def loss(index: int) -> torch.Tensor:
+            def loss(model: torch.nn.Module, index: int) -> torch.Tensor:
                 return model(torch.ones(2, 4)).square().mean() * (float("nan") if index == steps else 1.0)
 
             goal = Objective(loss, lambda: {"validation_loss": 1.0}, "validation_loss", start_counts=True)

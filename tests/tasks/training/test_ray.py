@@ -108,14 +108,14 @@ def disturbed(
     """
     setup = prepare(workers)
 
-    def loss(index: int) -> torch.Tensor:
+    def loss(model: torch.nn.Module, index: int) -> torch.Tensor:
         if index == step:
             if kill and workers.rank == 1 and not kill.exists():
                 kill.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             while known and not known.exists():
                 time.sleep(0.01)
-        return setup.objective.loss(index)
+        return setup.objective.loss(model, index)
 
     return replace(setup, objective=replace(setup.objective, loss=loss))
 

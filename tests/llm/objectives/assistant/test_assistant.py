@@ -1,6 +1,7 @@
 import logging
 from collections import Counter
 from itertools import pairwise
+from random import Random
 
 import pytest
 import torch
@@ -24,9 +25,9 @@ from llm.objectives.assistant import (
     response_loss,
     row_width,
     serve,
-    shared_prefix,
     shown_answers,
 )
+from llm.objectives.assistant.packing import shared_prefix
 from llm.tokenizer import make_encoding
 
 quick = settings(max_examples=25)
@@ -92,6 +93,37 @@ def test_packing_splits_and_loses_no_example(examples):
     assert (targets != IGNORE).sum() == sum(each.counted for each in examples)
     used = sum(map(len, examples))
     assert len(windows) <= max(1, 2 * used // 32 + 1)  # any two windows that first fit makes are more than half full
+
+
+def first_fit(examples: list[Example], length: int) -> list[list[Example]]:
+    """What `pack_sequences` does, by looking at every window for each example."""
+    prefix, windows = shared_prefix(examples), []
+    for each in examples:
+        shared = each.tokens[: len(prefix)] == prefix and len(each) > len(prefix) + 1
+        shared = len(prefix) if shared and not any(each.learned[: len(prefix) + 1]) else 0
+        each = Example(each.tokens, each.learned, shared)
+        for window in [*windows, []]:
+            joined = [*window, each]
+            if row_width(joined) + len(joined) <= length:  # a row leaves out the last token of each
+                break
+        if window:
+            window.append(each)
+        else:
+            windows.append(joined)
+    return windows
+
+
+@pytest.mark.parametrize("length", [40, 64, 200])
+@pytest.mark.parametrize("prefix", [0, 1, 9])
+def test_packing_gives_the_windows_of_plain_first_fit_on_random_lengths(prefix, length):
+    random = Random(length + prefix)
+    examples = []
+    for _ in range(400):
+        prompt = [1] * (prefix if random.random() < 0.7 else 0) + [random.randrange(2, 9)] * random.randrange(1, 16)
+        examples.append(example(prompt, [9] * random.randrange(1, 16)))
+    assert pack_sequences(examples, length) == first_fit(examples, length)
+    assert pack_sequences(examples[:1], length) == first_fit(examples[:1], length)
+    assert pack_sequences([], length) == []
 
 
 def test_an_example_that_fits_no_window_is_refused():
@@ -196,7 +228,7 @@ def taught(make_assistant, make_config, encoding):
     goal = objective(gpt, make_config(), [examples], examples, CPU)
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2)
     for step in range(40):
-        goal.loss(step).backward()
+        goal.loss(gpt, step).backward()
         optimizer.step()
         optimizer.zero_grad()
     return gpt, goal

@@ -212,7 +212,7 @@ EMAILS = LabelledTexts(["the cat", "moon", "the dog ate", "hat"], torch.tensor([
 
 def test_an_output_layer_of_its_own_is_not_trained_for_no_text_is_predicted(make_gpt, make_config, encoding):
     model = make_classifier(make_gpt(tied=False))
-    objective(model, encoding, make_config(batch_size=2), EMAILS, EMAILS, CPU).loss(0).backward()
+    objective(model, encoding, make_config(batch_size=2), EMAILS, EMAILS, CPU).loss(model, 0).backward()
     idle = {name for name, weight in model.named_parameters() if weight.grad is None}
     assert idle == {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert idle == {"gpt.output.weight"}
@@ -231,7 +231,9 @@ def test_the_loss_by_hand(model, make_config, encoding):
     for index in range(3):
         rows = BatchSampler(4, 3, config.seed, np.array(list(map(len, tokens))))[index]
         logits = torch.cat([model(torch.tensor([tokens[row]]), torch.tensor([len(tokens[row])])) for row in rows])
-        assert goal.loss(index).item() == pytest.approx(F.cross_entropy(logits, emails.labels[rows]).item(), rel=1e-4)
+        assert goal.loss(model, index).item() == pytest.approx(
+            F.cross_entropy(logits, emails.labels[rows]).item(), rel=1e-4
+        )
 
 
 def test_an_evaluation_says_loss_and_f1_on_validation_of_the_gpt_alone(model, make_config, encoding):

@@ -82,7 +82,7 @@ def test_prepare_rehearses_the_answers_that_are_not_left_out(prepared, tmp_path)
     rehearsed = prepared(window=32, rehearses=f"{json.dumps(answer)}\n{json.dumps(flawed)}\n")
     assert rehearsed.finish()["replayed"] == 1
     assert rehearsed.throughput.units_a_step > alone.throughput.units_a_step
-    assert rehearsed.objective.loss(0).isfinite()
+    assert rehearsed.objective.loss(rehearsed.model, 0).isfinite()
 
 
 def test_a_context_of_more_than_the_base_has_is_the_bases(prepared):
