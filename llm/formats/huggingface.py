@@ -6,7 +6,7 @@
 | --- | --- | --- | --- |
 | GPT-2 | yes | no | yes |
 | Llama 3, 3.1, 3.2, SmolLM2 | yes | yes | yes |
-| Mistral, where the context fits into its window | yes | as Llama | as Llama |
+| Mistral, with a context within its sliding window | yes | as Llama | as Llama |
 | Qwen2, Qwen2.5 | yes | yes | yes |
 | Qwen3 | yes | yes | yes |
 | SmolLM3 | yes | no | yes |
@@ -57,10 +57,9 @@ def load_pretrained(
 ) -> tuple[GPT, tiktoken.Encoding]:
     """Read a folder in Hugging Face's layout or a GGUF file, for further training with `dropout`.
 
-    `context_length` may shorten the context. The model is in evaluation mode. Its tokenizer must be a byte-level BPE
-    that leaves text as it is, as GPT-2's and Llama 3's: Llama 2's and Mistral's SentencePiece (`byte_fallback`, a
-    normalizer, `tokenizer.ggml.model` llama) is refused. Raises UserError, naming file and place, for a missing file,
-    for what GPT does not compute exactly, for wrong tensors and for another tokenizer.
+    `context_length` may shorten the context. The model is in evaluation mode. Its tokenizer must be a byte-level BPE,
+    as GPT-2's, Llama 3's and Qwen's: Llama 2's and Mistral's SentencePiece is refused. Raises UserError, naming file
+    and place, for a missing file, for what GPT does not compute exactly, for wrong tensors and for another tokenizer.
     """
     if not source.is_dir() and (source.suffix != ".gguf" or not source.exists()):
         raise UserFileError(f"{source} is neither a folder nor a .gguf file")

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 from projects import CHATML
-from published import TOKENS, difference
+from published import TOKENS, difference, make_tokenizer, publish
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llm.chat import TEMPLATE, Chat, Message, prompt_tokens
@@ -130,3 +130,19 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
 def test_a_model_without_a_chat_is_exported_without_a_template(tmp_path, make_gpt, encoding):
     export_huggingface(tmp_path / "out", make_gpt(), encoding)
     assert read_chat_template(tmp_path / "out") is None
+
+
+@torch.inference_mode()
+def test_a_published_model_passes_through_our_folder_and_back_to_transformers(tmp_path, encoding):
+    published, ours, exported = (tmp_path / name for name in ("published", "ours", "exported"))
+    tokenizer = make_tokenizer("qwen2", complete=True)
+    theirs = publish(published, encoding, "qwen3", {"vocab_size": tokenizer.get_vocab_size() + 5})
+    tokenizer.save(str(published / "tokenizer.json"))
+    ours.mkdir()
+    save_model(ours, *load_pretrained(published), "language_model")
+    export_huggingface(exported, *load_model(ours))
+    again = AutoModelForCausalLM.from_pretrained(exported).eval()
+    assert torch.equal(again(TOKENS).logits, theirs(TOKENS).logits)
+    text = "<|im_start|>user\n<tool_call> cafe\u0301 12<|im_end|>"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert AutoTokenizer.from_pretrained(exported).encode(text, add_special_tokens=False) == ids
