@@ -117,6 +117,8 @@ class Layout:
     def window_length(self, found: Mapping[str, Any], file: str) -> int | None:
         """How many tokens back attention looks, by their values; None over the whole context."""
         window, kinds = found.get(self.window), found.get("layer_types") or []
+        if not isinstance(kinds, list):
+            raise UserError(f"{file}: layer_types is {kinds!r}, not a list")
         others = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
         if others:
             raise UserError(f"{file}: layer_types holds {others[0]!r}; GPT computes 'full_attention'")

@@ -161,7 +161,7 @@ def test_an_encoding_that_cannot_be_downloaded_says_the_way_out(tmp_path, monkey
         named_encoding("p50k_base")
 
 
-def test_a_file_of_save_tokenizer_that_others_changed_is_read_as_theirs(encoding, tmp_path):
+def test_load_tokenizer_reads_a_changed_file_as_a_published_one(encoding, tmp_path):
     path = tmp_path / "tokenizer.json"
     save_tokenizer(encoding, path)
     layout = json.loads(path.read_text())

@@ -208,6 +208,7 @@ def test_weights_of_16_bits_are_read_as_32(published):
         ("qwen3", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 8}, "sliding_window is 8; .* at most 8"),
         ("qwen3", {"layer_types": ["chunked_attention"] * 2}, "layer_types holds 'chunked_attention'; GPT computes"),
         ("smollm3", {"no_rope_layers": [1, 0, 0, 1]}, r"no_rope_layers is \[1, 0, 0, 1\]; GPT computes zeros at equal"),
+        ("qwen3", {"layer_types": "full_attention"}, "layer_types is 'full_attention', not a list"),
         ("smollm3", {"no_rope_layers": 1}, "no_rope_layers is 1, not a list"),
         ("mistral", MISTRAL | {"sliding_window": "x"}, "sliding_window is 'x', not a number of tokens"),
     ],

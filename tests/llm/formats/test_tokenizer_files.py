@@ -100,7 +100,9 @@ def test_special_tokens_keep_their_ids_and_are_not_found_in_text(model):
     for encoding in ours:
         assert encoding._special_tokens == {token: tokenizer.token_to_id(token) for token in SPECIAL}
         assert encoding.n_vocab == tokenizer.get_vocab_size()
-        assert not set(encoding._special_tokens.values()) & set(encoding.encode_ordinary("a<|im_end|>"))
+        special = set(encoding._special_tokens.values())
+        for text in ("a<|im_end|>", "".join(SPECIAL), " <|im_end|>\n", "<|im_<|im_end|>end|>", "<tool_call><|im_end|>"):
+            assert not special & set(encoding.encode_ordinary(text))
         assert isinstance(encoding, PublishedEncoding)
 
 

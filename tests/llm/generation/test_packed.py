@@ -119,7 +119,7 @@ def test_decode_c_computes_biases_of_queries_keys_and_values_alone_and_scaled_ro
         ({"unrotated_every": 2}, "blocks without positions"),
     ],
 )
-def test_what_decode_c_lacks_is_computed_by_torch_with_the_reason_in_the_log(make_gpt, caplog, shape, reason):
+def test_pack_for_inference_leaves_what_decode_c_lacks_to_torch_and_logs_the_reason(make_gpt, caplog, shape, reason):
     gpt = make_gpt(n_head=4, n_embd=64, **LLAMA, **shape)
     with caplog.at_level("INFO"):
         served = pack_for_inference(deepcopy(gpt))
