@@ -1,5 +1,6 @@
 """What a model and its training can be told: frozen, validated, a sentence under each field."""
 
+from operator import not_
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -28,8 +29,31 @@ def _kinds(annotation: Any) -> list[Any]:
     return [kind for part in get_args(annotation) for kind in _kinds(part)] or [annotation]
 
 
+class RotaryScaling(Config):
+    """Slower turns of rotary positions, for a context longer than the one that a model learned first (Llama 3.1)."""
+
+    factor: float = Field(gt=0)
+    """How many times slower the slowest pairs turn."""
+    low_frequency_factor: float = Field(gt=0)
+    """Pairs that turn fewer times than this within `original_context_length` are slowed down by the whole `factor`."""
+    high_frequency_factor: float = Field(gt=0)
+    """Pairs that turn more often than this keep their speed; in between, the slowdown is interpolated."""
+    original_context_length: int = Field(gt=0)
+    """Context before it was extended, in tokens."""
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        if self.low_frequency_factor >= self.high_frequency_factor:
+            low, high = self.low_frequency_factor, self.high_frequency_factor
+            raise ValueError(f"low_frequency_factor {low} is not below high_frequency_factor {high}")
+        return self
+
+
 class GPTShape(Config):
-    """The shape of a decoder-only transformer, but for its vocabulary. The defaults make a GPT-2."""
+    """The shape of a decoder-only transformer, but for its vocabulary. The defaults make a GPT-2.
+
+    Fields that only some published models need are not written while they have their defaults.
+    """
 
     context_length: int = Field(gt=0)
     """Longest sequence, in tokens."""
@@ -38,25 +62,35 @@ class GPTShape(Config):
     n_head: int = Field(gt=0)
     """Attention heads a block."""
     n_embd: int = Field(gt=0)
-    """Width of the residual stream; a multiple of `n_head`."""
+    """Width of the residual stream; without a `head_size`, a multiple of `n_head`."""
     n_kv_head: int | None = Field(default=None, gt=0)
     """Heads of keys and values, each shared by as many queries; a divisor of `n_head`, which it is without a value."""
+    head_size: int | None = Field(default=None, gt=0, exclude_if=not_)
+    """Width of an attention head; `n_embd / n_head` without a value."""
     n_hidden: int | None = Field(default=None, gt=0)
     """Width inside the MLP; four times `n_embd` without a value."""
     positions: Literal["learned", "rotary"] = "learned"
     """A learned vector for each position, or queries and keys that turn with it."""
     rotary_base: float = Field(default=10_000.0, gt=1)
     """How far apart the speeds of rotary positions are."""
+    rotary_scaling: RotaryScaling | None = Field(default=None, exclude_if=not_)
+    """How rotary positions are slowed down for a longer context; null leaves them."""
+    unrotated_every: int | None = Field(default=None, gt=0, exclude_if=not_)
+    """Every so many-th block has no positions (SmolLM3); null gives all blocks rotary positions."""
     norm: Literal["layer", "rms"] = "layer"
     """LayerNorm, or RMSNorm: without mean and bias."""
     norm_epsilon: float = Field(default=1e-5, gt=0)
     """Added to a variance before its root is taken."""
     qk_norm: bool = False
-    """Whether queries and keys get an RMSNorm before they meet, with `norm_epsilon` and without weights."""
+    """Whether queries and keys get an RMSNorm before they meet, with `norm_epsilon`."""
+    qk_norm_weight: bool = Field(default=False, exclude_if=not_)
+    """Whether that norm multiplies each component by a trained weight (Qwen3)."""
     mlp: Literal["gelu", "swiglu"] = "gelu"
     """The MLP's activation: GELU, or a gate from a second matrix."""
     bias: bool = True
     """Whether linear layers and LayerNorms add a bias."""
+    qkv_bias: bool = Field(default=False, exclude_if=not_)
+    """Whether queries, keys and values have a bias where `bias` is false (Qwen2)."""
     tied: bool = True
     """Whether the output layer is the token embedding."""
     dropout: Rate = 0.0
@@ -65,7 +99,7 @@ class GPTShape(Config):
     @property
     def head_width(self) -> int:
         """Width of an attention head."""
-        return self.n_embd // self.n_head
+        return self.head_size or self.n_embd // self.n_head
 
     @property
     def kv_heads(self) -> int:
@@ -79,12 +113,14 @@ class GPTShape(Config):
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> Self:
-        if self.n_embd % self.n_head:
+        if self.head_size is None and self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.n_head % self.kv_heads:
             raise ValueError(f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}")
         if self.positions == "rotary" and self.head_width % 2:
             raise ValueError(f"rotary positions turn pairs, and a head's width of {self.head_width} is odd")
+        if self.qk_norm_weight and not self.qk_norm:
+            raise ValueError("qk_norm_weight is true and qk_norm false: there is no norm to have weights")
         return self
 
 

@@ -10,16 +10,16 @@ the space in front of it, and no token spans two of them.
 Text from people goes through `encode_ordinary`: whoever types `<|endoftext|>` gets the bytes of those characters, and
 never the token that ends a document. Only `end_of_text(encoding)` is that one.
 
-Tokenizers of published models are read by llm/formats/tokenizer_files.py, and kept as our own are.
+Our own vocabularies are encoded by tiktoken, published ones (llm/formats/tokenizer_files.py) by `tokenizers`.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import chain, groupby
+from collections.abc import Iterable
+from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tiktoken
 
@@ -31,7 +31,7 @@ DOCUMENT_ENDS = (END_OF_TEXT, "</s>", "<|end_of_text|>")
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>")
 LONGEST_RUN = 500_000  # whitespace characters: for each, tiktoken's regular expressions keep one of 1,000,000 places
 LONGEST_COUNTED = 10_000  # bytes of a word: of a longer one, pairs are counted in parts, as time grows with the square
-FIRST_LACKING = 2**32 - 1 - 256  # ids of bytes that a vocabulary lacks: below tiktoken's largest, above any model's
+SAMPLE = "The cat"  # a text that no tokenizer may change
 
 
 class AnyTextEncoding(tiktoken.Encoding):
@@ -45,53 +45,78 @@ class AnyTextEncoding(tiktoken.Encoding):
         """Ids of a text, of which special tokens are no part."""
         if len(text) <= LONGEST_RUN or max(map(len, re.findall(r"\s+", text)), default=0) <= LONGEST_RUN:
             return super().encode_ordinary(text)
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # as tiktoken mends surrogates
-        return list(chain.from_iterable(map(self._core_bpe.encode_single_piece, self._words(text))))
-
-    def _words(self, text: str) -> Iterator[bytes]:
         from tokenizers import Regex, pre_tokenizers
 
         split = pre_tokenizers.Split(Regex(_to_onig(self._pat_str)), "isolated")
-        return (word.encode() for word, _ in split.pre_tokenize_str(text))
+        words = (word.encode() for word, _ in split.pre_tokenize_str(mend_surrogates(text)))
+        return list(chain.from_iterable(map(self._core_bpe.encode_single_piece, words)))
 
 
-class PartialEncoding(AnyTextEncoding):
-    """An encoding whose vocabulary lacks some of the 256 bytes; those of a text that it lacks are left out.
+class PublishedEncoding(tiktoken.Encoding):
+    """A published byte-level tokenizer, by Hugging Face's `tokenizers`: the ids that its makers meant, in any text.
 
-    So does Hugging Face's `tokenizers`, and SmolLM2's vocabulary, for one, lacks bytes that its training text lacked.
-    tiktoken needs all 256, so the others get ids that no model has. Where one turns up, its neighbours in the word may
-    belong together without it, so that text is encoded once more, word by word.
+    tiktoken merges by ids alone and reads a text as it is. Others list their merges, normalise, lack bytes, or look for
+    words such as `<tool_call>` in a text (added tokens that are not special). Only decoding is tiktoken's.
     """
 
-    def __init__(
-        self, name: str, *, pat_str: str, mergeable_ranks: dict[bytes, int], special_tokens: dict[str, int]
-    ) -> None:
-        lacking = [byte for byte in range(256) if bytes([byte]) not in mergeable_ranks]
-        ranks = mergeable_ranks | {bytes([byte]): FIRST_LACKING + byte for byte in lacking}
-        super().__init__(name, pat_str=pat_str, mergeable_ranks=ranks, special_tokens=special_tokens)
-        self._mergeable_ranks = mergeable_ranks
-        self.max_token_value = max([*mergeable_ranks.values(), *special_tokens.values()])
-        self._lacking = bytes(lacking)
+    def __init__(self, layout: str) -> None:
+        """`layout` is the text of a tokenizer.json. Raises ValueError for one that does not keep text as it is."""
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_str(layout)
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(str(error)) from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # as text
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {token.content: index for index, token in added.items() if token.special}
+        ranks = {token.content.encode(): index for index, token in added.items() if not token.special}
+        for token, index in self._tokenizer.get_vocab(with_added_tokens=False).items():
+            if index not in added:
+                ranks[to_bytes(token)] = index
+        if len({*ranks.values(), *special.values()}) < len(ranks) + len(special):
+            raise ValueError("two of its tokens have one id")
+        super().__init__("published", pat_str=".", mergeable_ranks=ranks, special_tokens=special)
+        self._check()
+
+    def _check(self) -> None:
+        if getattr(self._tokenizer.model, "dropout", None):
+            raise ValueError(f"its model drops merges at random, dropout {self._tokenizer.model.dropout}")
+        if (text := self.decode(self.encode_ordinary(SAMPLE))) != SAMPLE:
+            raise ValueError(f"it makes {text!r} of {SAMPLE!r}; only tokenizers that keep text are read")
+        for token in self._special_tokens:
+            if self._special_token_values.intersection(self.encode_ordinary(token)):
+                raise ValueError(f"a text that holds {token!r} would get special tokens")
+
+    @property
+    def layout(self) -> str:
+        """The text of its tokenizer.json."""
+        return self._tokenizer.to_str()
+
+    @cached_property
+    def _with_special(self) -> Any:
+        """The tokenizer that finds special tokens, too."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self.layout)
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Ids of a text, of which special tokens are no part."""
-        return self._known(super().encode_ordinary(text))
+        return self._tokenizer.encode_batch_fast([mend_surrogates(text)], add_special_tokens=False)[0].ids
 
-    def encode(self, text: str, **special: Any) -> list[int]:
-        """Ids of a text, of which special tokens may be part: as tiktoken's."""
-        return self._known(super().encode(text, **special))
+    def encode(self, text: str, *, allowed_special: Literal["all"]) -> list[int]:
+        """Ids of a text in which special tokens are found."""
+        return self._with_special.encode(mend_surrogates(text), add_special_tokens=False).ids
 
-    def _known(self, tokens: list[int]) -> list[int]:
-        return tokens if max(tokens, default=0) < FIRST_LACKING else list(self._without_lacking(tokens))
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return PublishedEncoding, (self.layout,)
 
-    def _without_lacking(self, tokens: list[int]) -> Iterator[int]:
-        for special, run in groupby(tokens, self._special_token_values.__contains__):
-            if special:
-                yield from run
-                continue
-            for word in self._words(self._core_bpe.decode_bytes(list(run)).decode()):
-                if known := word.translate(None, self._lacking):
-                    yield from self._core_bpe.encode_single_piece(known)
+
+def mend_surrogates(text: str) -> str:
+    """A text with halves of surrogate pairs joined, or replaced: as tiktoken mends them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def make_encoding(pattern: str, ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
@@ -101,9 +126,7 @@ def make_encoding(pattern: str, ranks: dict[bytes, int], special: dict[str, int]
     """
     if len(set(ranks.values())) < len(ranks):
         raise ValueError("two of its tokens have one id")
-    complete = all(bytes([byte]) in ranks for byte in range(256))
-    kind = AnyTextEncoding if complete else PartialEncoding
-    return kind("bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
+    return AnyTextEncoding("bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int) -> tiktoken.Encoding:
@@ -143,39 +166,53 @@ def named_encoding(name: str) -> tiktoken.Encoding:
 
 
 def save_tokenizer(encoding: tiktoken.Encoding, path: Path) -> None:
-    """Write any tiktoken encoding as a Hugging Face `tokenizer.json` that gives the same ids."""
+    """Write an encoding as a Hugging Face `tokenizer.json` that gives the same ids."""
+    write_atomic(path, _tokenizer_json(encoding))
+
+
+def _tokenizer_json(encoding: tiktoken.Encoding) -> str:
+    if isinstance(encoding, PublishedEncoding):
+        return encoding.layout
     layout = _layout(encoding._pat_str, encoding._mergeable_ranks, encoding._special_tokens)
-    write_atomic(path, json.dumps(layout, ensure_ascii=False))
+    return json.dumps(layout, ensure_ascii=False)
 
 
 def load_tokenizer(path: Path) -> tiktoken.Encoding:
-    """Read what `save_tokenizer` wrote: the same ids, split pattern and special tokens.
+    """Read a `tokenizer.json`: tiktoken's encoding where `save_tokenizer` wrote one, else a PublishedEncoding.
 
-    Raises UserError, naming the file, for another kind of tokenizer and for no file.
+    Raises UserError, naming the file, for a tokenizer that does not keep text as it is, and for no file.
     """
     text = read_text(path)
     try:
-        layout = json.loads(text)
-        special = {token["content"]: token["id"] for token in layout["added_tokens"]}
-        pattern = from_onig(layout["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
-        ranks = {to_bytes(token): rank for token, rank in layout["model"]["vocab"].items() if token not in special}
-        written = _layout(pattern, {}, special)
-        written["model"] |= {part: layout["model"][part] for part in ("vocab", "merges")}
-        encoding = make_encoding(pattern, ranks, special)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(
-            f"{path}: not the tokenizer.json of a byte-level BPE ({type(error).__name__}: {error})"
-        ) from None
-    if others := [part for part in written | layout if part not in layout or layout[part] != written.get(part)]:
-        way_out = "llm.formats.tokenizer_files.read_tokenizer reads those of others"
-        raise UserError(f"{path}: not as save_tokenizer writes it, in {', '.join(others)}; {way_out}")
-    return encoding
+        return _read_layout(text) or PublishedEncoding(text)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: not the tokenizer.json of a byte-level BPE ({reason})") from None
+
+
+def _read_layout(text: str) -> tiktoken.Encoding | None:
+    """The encoding of which `save_tokenizer` made this tokenizer.json; None for one that others made."""
+    layout = json.loads(text)
+    match layout["pre_tokenizer"]:
+        case {"pretokenizers": [{"pattern": {"Regex": pattern}}, *_]}:
+            pattern = from_onig(pattern)
+        case _:
+            return None
+    special = {token["content"]: token["id"] for token in layout["added_tokens"]}
+    empty = _layout(pattern, {}, special)
+    if any(layout.get(part) != empty[part] for part in empty if part != "model"):
+        return None
+    vocabulary = {token: rank for token, rank in layout["model"]["vocab"].items() if token not in special}
+    ranks = {to_bytes(token): rank for token, rank in vocabulary.items()}
+    complete = all(bytes([byte]) in ranks for byte in range(256))
+    if not complete or layout != _layout(pattern, ranks, special):
+        return None
+    return make_encoding(pattern, ranks, special)
 
 
 def same_tokens(one: tiktoken.Encoding, other: tiktoken.Encoding) -> bool:
-    """Whether both cut every text into the same numbers."""
-    parts = ("_pat_str", "_mergeable_ranks", "_special_tokens")
-    return all(getattr(one, part) == getattr(other, part) for part in parts)
+    """Whether both are the same tokenizer, and so cut every text into the same numbers."""
+    return _tokenizer_json(one) == _tokenizer_json(other)
 
 
 def stop_tokens(encoding: tiktoken.Encoding) -> frozenset[int]:
@@ -273,11 +310,6 @@ def _characters() -> dict[int, str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = (byte for byte in range(256) if byte not in printable)
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-
-
-def byte_characters() -> frozenset[str]:
-    """The 256 characters in which byte-level BPE spells tokens."""
-    return frozenset(_characters().values())
 
 
 @cache

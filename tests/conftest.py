@@ -171,7 +171,7 @@ def make_gpt(encoding) -> Callable[..., GPT]:
         torch.manual_seed(seed)
         gpt = GPT(GPTConfig(**(small | shape)))
         for name, weight in gpt.named_parameters():  # larger than at the start of training, so that errors show
-            if weight.ndim == 2 or name.endswith("bias"):
+            if weight.ndim == 2 or name.endswith(("bias", "query_norm.weight", "key_norm.weight")):
                 torch.nn.init.normal_(weight, std=0.3)
         return gpt.eval()
 

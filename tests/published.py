@@ -1,8 +1,11 @@
-"""Small models of transformers with random weights, as others publish them: the oracle of what we load and export."""
+"""Small models with random weights, and tokenizers, as others publish them: the oracle of what we load and export."""
 
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
+from tokenizers import pre_tokenizers as pre
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -11,12 +14,28 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from llm.formats.tokenizer_files import LLAMA3_SPLIT
 from llm.tokenizer import save_tokenizer
 
+TEXT = list(topics.values())
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+ADDED = ["<tool_call>", "</tool_call>"]  # not special: found in text
+SPLITS = {
+    "gpt-2": pre.ByteLevel(add_prefix_space=False),
+    "smollm": pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]),
+}
+for split, pattern in (("llama-bpe", LLAMA3_SPLIT), ("qwen2", PRETOKENIZE_REGEX)):
+    words = pre.Split(Regex(pattern), "isolated")
+    SPLITS[split] = pre.Sequence([words, pre.ByteLevel(add_prefix_space=False, use_regex=False)])
 TOKENS = torch.tensor([[5, 7, 11, 13, 17, 19, 23], [3, 1, 4, 1, 5, 9, 2]])
 GPT2_SHAPE = {"n_positions": 24, "n_embd": 16, "n_layer": 2, "n_head": 2}
 LLAMA_SHAPE = {
@@ -30,7 +49,9 @@ FAMILIES = {
     "gpt2": (GPT2Config, GPT2LMHeadModel, GPT2_SHAPE),
     "llama": (LlamaConfig, LlamaForCausalLM, LLAMA_SHAPE),
     "mistral": (MistralConfig, MistralForCausalLM, LLAMA_SHAPE),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM, LLAMA_SHAPE),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, LLAMA_SHAPE | {"num_key_value_heads": 2}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, LLAMA_SHAPE | {"num_key_value_heads": 2, "head_dim": 12}),
+    "smollm3": (SmolLM3Config, SmolLM3ForCausalLM, LLAMA_SHAPE | {"num_key_value_heads": 2, "pad_token_id": 0}),
 }
 
 
@@ -45,6 +66,26 @@ def publish(folder: Path, encoding, kind: str, changes: dict, **saving) -> PreTr
     model.save_pretrained(folder, **saving)
     save_tokenizer(encoding, folder / "tokenizer.json")
     return model
+
+
+def make_tokenizer(split: str, complete: bool) -> Tokenizer:
+    """A tokenizer of 1,000 tokens: special ones first, as SmolLM2's, or last, as GPT-2's, Llama 3's and Qwen2's."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = SPLITS[split], decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        TEXT,
+        trainers.BpeTrainer(
+            vocab_size=1000,
+            initial_alphabet=sorted(pre.ByteLevel.alphabet()) if complete else [],
+            special_tokens=[] if complete else SPECIAL,
+            show_progress=False,
+        ),
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    if split == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ADDED])
+    return tokenizer
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:

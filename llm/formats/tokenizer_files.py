@@ -1,108 +1,47 @@
-"""Tokenizers of published models, read into encodings that give the very same ids.
+"""Tokenizers of published models, from their files: the very ids that their makers' libraries give.
 
-GPT-2 and its heirs publish a vocabulary (which id each token has) and an ordered list of merges (which two neighbours
-become one, earliest first). tiktoken knows ranks alone: it merges the two neighbours whose token has the lowest id,
-whichever two they are. `byte_level_bpe` holds that both do the same, and refuses a vocabulary for which they don't.
+A tokenizer.json is opened as it is. A GGUF file holds the same parts, but for the way to split text, of which it has
+the name alone. GPT-2's two files are those of a tiktoken encoding.
 
-Special tokens are never found in people's text here (`encode_ordinary`), and none are put around it.
+Special tokens are never found in people's text here (`encode_ordinary`), and none are put around it. Added tokens that
+are not special are found in text, as everywhere.
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tiktoken
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from llm.errors import UserError, UserFileError
 from llm.files import read_text
-from llm.tokenizer import END_OF_TEXT, FIRST_LACKING, byte_characters, from_onig, make_encoding, to_bytes
+from llm.tokenizer import END_OF_TEXT, PublishedEncoding, load_tokenizer, make_encoding, to_bytes
 
-GPT2_SPLIT = r50k_pat_str
-# Each digit alone, then GPT-2's split of what lies between digits, which sees a digit as the text's end. (Rust counts
-# 13 code points of Unicode 17 as digits that `\p{N}` of Unicode 16 doesn't.)
-DIGIT_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?![^\s\p{N}])|\s"
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
-# `tokenizer.ggml.pre`: the split, and whether a word that is a token as a whole is taken without merging.
+QWEN2_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+def _split(pattern: str) -> list[dict[str, Any]]:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return [split, BYTE_LEVEL | {"use_regex": False}]
+
+
+# `tokenizer.ggml.pre`, and how the makers' tokenizer.json splits text.
 GGUF_SPLITS = {
-    "gpt-2": (GPT2_SPLIT, False),
-    "smollm": (DIGIT_SPLIT, False),
-    "starcoder": (DIGIT_SPLIT, False),
-    "llama-bpe": (LLAMA3_SPLIT, True),
+    "gpt-2": [BYTE_LEVEL],
+    "smollm": [DIGITS, BYTE_LEVEL],
+    "starcoder": [DIGITS, BYTE_LEVEL],
+    "llama-bpe": _split(LLAMA3_SPLIT),
+    "qwen2": _split(QWEN2_SPLIT),
 }
-NORMAL, CONTROL, UNUSED = 1, 3, 5  # `tokenizer.ggml.token_type`
-AT_ONCE = 4096  # tokens that are merged by themselves: all 49,152 of SmolLM2 at once would take 50 MB more
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # `tokenizer.ggml.token_type`
 GPT2_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
-
-
-def byte_level_bpe(
-    vocabulary: dict[str, int],
-    merges: Iterable[Sequence[str]],
-    pattern: str,
-    special: dict[str, int],
-    *,
-    whole_words: bool = False,
-) -> tiktoken.Encoding:
-    """The encoding of a byte-level BPE whose tokens are spelled in GPT-2's characters for bytes.
-
-    `merges` are pairs, the earliest first; `special` tokens aren't merged, in `vocabulary` or not. With `whole_words` a
-    word that is a token is taken as it is. A vocabulary may lack bytes: `PartialEncoding` says what becomes of them.
-
-    Raises UserError, with the token, where ids that are ranks can't give the published ids.
-    """
-    vocabulary = {token: index for token, index in vocabulary.items() if token not in special}
-    merges = [tuple(pair) for pair in merges]
-    characters, spelled = byte_characters(), "".join(vocabulary)
-    if "" in vocabulary or not characters.issuperset(spelled):
-        token = next(token for token in vocabulary if not token or not characters.issuperset(token))
-        raise UserError(f"token {token!r} is not spelled in byte-level BPE's characters")
-    ids = {*vocabulary.values(), *special.values()}
-    if len(ids) < len(vocabulary) + len(special):
-        raise UserError("two of its tokens have one id")
-    if wrong := [index for index in ids if not 0 <= index < FIRST_LACKING]:
-        raise UserError(f"no token can have the id {wrong[0]}")
-    for pair in merges:
-        if len(pair) != 2 or pair[0] not in vocabulary or pair[1] not in vocabulary or "".join(pair) not in vocabulary:
-            raise UserError(f"the merge {' '.join(pair)!r} is not of two tokens to a third")
-    made = np.fromiter((vocabulary["".join(pair)] for pair in merges), np.int64)
-    if len(late := np.flatnonzero(made[1:] < made[:-1])):
-        before, after = (" ".join(pair) for pair in merges[late[0] : late[0] + 2])
-        raise UserError(
-            f"the merge {after!r} is after {before!r} but makes a lower id: "
-            "ids that aren't in the order of merges can't be kept"
-        )
-    _check_merges(vocabulary, merges, whole_words)
-    as_bytes, ends = to_bytes(spelled), [0, *accumulate(map(len, vocabulary))]  # a token by itself takes twice as long
-    tokens = (as_bytes[start:end] for start, end in pairwise(ends))
-    return make_encoding(pattern, dict(zip(tokens, vocabulary.values(), strict=True)), special)
-
-
-def _check_merges(vocabulary: dict[str, int], merges: list[tuple[str, ...]], whole_words: bool) -> None:
-    """Hold that merging by rank merges nothing that the list of merges doesn't.
-
-    What happens within a token's bytes doesn't depend on what surrounds them, as long as no merge crosses their border.
-    So it is enough to merge each token by itself with the published merges. If one token comes out, the last two parts
-    before it are the only ones of which rank makes it too. If three or more do, rank never makes it either. But if
-    two do, rank would join them.
-    """
-    letters = byte_characters() & vocabulary.keys()
-    rest = [token for token in vocabulary if token not in letters]
-    from tokenizers import Tokenizer, models
-
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    complete = len(letters) == len(byte_characters())
-    for start in range(0, len(rest), AT_ONCE):
-        some = rest[start : start + AT_ONCE]
-        for token, alone in zip(some, tokenizer.encode_batch_fast(some), strict=True):
-            if alone.ids != [vocabulary[token]] and not (len(alone.ids) > 2 and whole_words and complete):
-                parts = " ".join(map(tokenizer.id_to_token, alone.ids))
-                raise UserError(f"merges make {parts!r} of token {token!r}, which tiktoken would take whole")
 
 
 def gguf_encoding(metadata: dict[str, Any]) -> tiktoken.Encoding:
@@ -119,15 +58,26 @@ def gguf_encoding(metadata: dict[str, Any]) -> tiktoken.Encoding:
     if missing := {"tokens", "token_type", "merges"} - {key.removeprefix("tokenizer.ggml.") for key in metadata}:
         raise UserError(f"tokenizer.ggml.{min(missing)} is missing")
     tokens, kinds, merges = (metadata[f"tokenizer.ggml.{part}"] for part in ("tokens", "token_type", "merges"))
-    by_kind = {kind: {} for kind in (NORMAL, CONTROL, UNUSED)}
+    vocabulary, added = {}, []
     for index, (token, kind) in enumerate(zip(tokens, kinds, strict=True)):
-        if kind not in by_kind:
-            raise UserError(f"tokenizer.ggml.token_type of {token!r} is {kind}: text would have to be searched for it")
-        if by_kind[kind].setdefault(token, index) != index:
+        if kind not in (NORMAL, CONTROL, USER_DEFINED, UNUSED):
+            raise UserError(f"tokenizer.ggml.token_type of {token!r} is {kind}; byte-level BPE has no such token")
+        if kind == UNUSED:
+            continue
+        if vocabulary.setdefault(token, index) != index:
             raise UserError(f"tokenizer.ggml.tokens holds {token!r} twice")
-    pattern, whole_words = GGUF_SPLITS[split]
-    pairs = (merge.split(" ") for merge in merges)
-    return byte_level_bpe(by_kind[NORMAL], pairs, pattern, by_kind[CONTROL], whole_words=whole_words)
+        if kind != NORMAL:
+            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            added.append({"id": index, "content": token, "special": kind == CONTROL, **flags})
+    layout = {
+        "version": "1.0",
+        "added_tokens": added,
+        "normalizer": {"type": "NFC"} if split == "qwen2" else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": GGUF_SPLITS[split]},
+        "decoder": BYTE_LEVEL,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges, "ignore_merges": split == "llama-bpe"},
+    }
+    return PublishedEncoding(json.dumps(layout))
 
 
 def gpt2_encoding(folder: Path) -> tiktoken.Encoding:
@@ -140,31 +90,50 @@ def gpt2_encoding(folder: Path) -> tiktoken.Encoding:
     vocabulary = json.loads(read_text(folder / names[0]))
     lines = read_text(folder / names[1]).split("\n")
     merges = [line.split(" ") for line in lines[lines[0].startswith("#version") :] if line]
-    special = {END_OF_TEXT: vocabulary.get(END_OF_TEXT, len(vocabulary))}
-    return byte_level_bpe(vocabulary, merges, GPT2_SPLIT, special)
+    end = vocabulary.pop(END_OF_TEXT, len(vocabulary))
+    _check_ranks(vocabulary, merges)
+    ranks = {to_bytes(token): index for token, index in vocabulary.items()}
+    return make_encoding(r50k_pat_str, ranks, {END_OF_TEXT: end})
+
+
+def _check_ranks(vocabulary: dict[str, int], merges: list[list[str]]) -> None:
+    """Hold that tiktoken, which joins the two neighbours that make the lowest id, does what the list of merges says.
+
+    It does where ids are in the order of merges, and each token by itself is merged to one: then the last two parts of
+    a token are the only ones that make it.
+    """
+    from tokenizers import Tokenizer, models
+
+    made = [vocabulary.get("".join(pair), -1) for pair in merges]
+    if made != sorted(made) or -1 in made:
+        raise UserError("its ids are not in the order of merges, as GPT-2's are")
+    pairs = [tuple(pair) for pair in merges]
+    encoded = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs)).encode_batch_fast(list(vocabulary))
+    for (token, index), whole in zip(vocabulary.items(), encoded, strict=True):
+        if whole.ids != [index]:
+            raise UserError(f"its merges make {len(whole.ids)} tokens of token {token!r}")
 
 
 def read_tokenizer(path: Path, metadata: dict[str, Any] | None = None) -> tiktoken.Encoding:
     """The tokenizer of a published model: a folder that holds one, a `tokenizer.json`, or a GGUF file.
 
     In a folder `tokenizer.json` comes first, then GPT-2's two files. A GGUF file whose `metadata` are given is not read
-    again. Raises UserError, naming the file and the part, for a tokenizer that can't be kept to the last id: one that
-    normalises text, WordPiece, Unigram and others.
+    again. Raises UserError, naming the file, for a tokenizer that isn't byte-level, such as SentencePiece or WordPiece.
     """
     if path.is_dir():
         if (path / "tokenizer.json").exists():
             path /= "tokenizer.json"
         elif not any((path / name).exists() for pair in GPT2_FILES for name in pair):
             raise UserError(f"{path} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
+    if path.suffix == ".json":
+        return load_tokenizer(path)
     try:
         if path.is_dir():
             _check_class(path / "tokenizer_config.json")
             return gpt2_encoding(path)
-        if path.suffix == ".gguf":
-            from llm.formats.gguf import read_gguf  # imports torch, which no other tokenizer needs
+        from llm.formats.gguf import read_gguf  # imports torch, which no other tokenizer needs
 
-            return gguf_encoding(metadata or read_gguf(path)[0])
-        return _from_layout(json.loads(read_text(path)))
+        return gguf_encoding(metadata or read_gguf(path)[0])
     except UserFileError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -199,40 +168,3 @@ def _check_class(path: Path) -> None:
         raise UserError(
             f"{path.name} says {kind}, add_prefix_space {config.get('add_prefix_space', False)}; not GPT-2's"
         )
-
-
-def _from_layout(layout: dict[str, Any]) -> tiktoken.Encoding:
-    """Hugging Face's tokenizer.json. Its post-processor only adds special tokens, its decoder isn't needed."""
-    model, vocabulary = layout["model"], layout["model"]["vocab"]
-    if model.get("type", "BPE") != "BPE" or not isinstance(vocabulary, dict):
-        raise UserError(f"its model is {model.get('type')}; only BPE is read")
-    for part in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
-        if model.get(part):
-            raise UserError(f"its model has {part} {model[part]!r}, which would change ids")
-    if model.get("unk_token") is not None and not vocabulary.keys() >= byte_characters():
-        raise UserError(f"bytes that it lacks become {model['unk_token']!r}; only leaving them out is supported")
-    if layout.get("normalizer"):
-        raise UserError(f"its normalizer {layout['normalizer'].get('type')} would change text")
-    special = {token["content"]: token["id"] for token in layout["added_tokens"]}
-    if plain := [token["content"] for token in layout["added_tokens"] if not token["special"]]:
-        raise UserError(f"its added token {plain[0]!r} isn't special: text would have to be searched for it")
-    merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
-    pattern, whole_words = _split_pattern(layout["pre_tokenizer"]), bool(model.get("ignore_merges"))
-    return byte_level_bpe(vocabulary, merges, pattern, special, whole_words=whole_words)
-
-
-def _split_pattern(pre_tokenizer: dict[str, Any] | None) -> str:
-    match (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer]):
-        case [{"type": "ByteLevel", "add_prefix_space": False, **rest}] if rest.get("use_regex", True):
-            return GPT2_SPLIT
-        case [
-            {"type": "Digits", "individual_digits": True},
-            {"type": "ByteLevel", "add_prefix_space": False, **rest},
-        ] if rest.get("use_regex", True):
-            return DIGIT_SPLIT
-        case [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-        ]:
-            return from_onig(pattern)
-    raise UserError(f"its pre_tokenizer {json.dumps(pre_tokenizer)} is none of those that are read")

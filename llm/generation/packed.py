@@ -5,17 +5,21 @@ weights take from memory. With a C compiler decode.c reads them, in 8 bits or 4.
 processor multiplies that fast, else float32.
 """
 
+import logging
 from ctypes import CDLL
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from llm.config import GPTConfig
 from llm.kernels.processor import has_fast_bfloat16, reads_fastest_in_int8
-from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, load_library
+from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, load_library, unsupported
 from llm.model.embedding import rotation
 from llm.model.gpt import GPT, Block
 from llm.model.key_value_cache import KeyValueCache
+
+logger = logging.getLogger(__name__)
 
 
 class PackedGPT(GPT):
@@ -72,7 +76,7 @@ def pack_for_inference(model: GPT) -> GPT:
     """
     if model.device.type != "cpu" or isinstance(model, PackedGPT):
         return model
-    if (library := load_library()) is not None:
+    if (library := _library_for(model.config)) is not None:
         return pack(model, library)
     model = model.bfloat16() if has_fast_bfloat16(model.device) else model.float()
     return model.requires_grad_(False).eval()
@@ -86,13 +90,21 @@ def pack_for_reading(model: GPT) -> GPT:
     """
     if model.device.type != "cpu" or isinstance(model, PackedGPT):
         return model
-    if reads_fastest_in_int8() and (library := load_library()) is not None:
+    if reads_fastest_in_int8() and (library := _library_for(model.config)) is not None:
         return pack(model, library)
     if has_fast_bfloat16(model.device):
         for module in model.modules():
             if isinstance(module, nn.Linear):  # which autocast would convert each time
                 module.bfloat16()
     return model.requires_grad_(False).eval()
+
+
+def _library_for(config: GPTConfig) -> CDLL | None:
+    """decode.c where it can be built and computes such a model; else None, with the reason in the log."""
+    if (reason := unsupported(config)) is not None:
+        logger.info("torch makes this model's texts: decode.c has no %s", reason)
+        return None
+    return load_library()
 
 
 def pack(model: GPT, library: CDLL, *, exact: bool = False) -> PackedGPT:
@@ -107,7 +119,7 @@ def _weights(model: GPT) -> Weights:
     config, position = model.config, model.embedding.position
     angles = None
     if config.positions == "rotary":
-        angles = tuple(rotation(torch.arange(config.context_length)[None], config.head_width, config.rotary_base))
+        angles = tuple(rotation(torch.arange(config.context_length)[None], config))
     return Weights(
         embedding=model.embedding.token.weight,
         positions=None if position is None else position.weight,

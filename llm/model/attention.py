@@ -106,6 +106,13 @@ class Context:
     """Boolean: which of the cache's positions each new token sees."""
 
 
+def build_head_norm(shape: GPTShape) -> nn.RMSNorm | None:
+    """Scale queries or keys to one size: no score grows far, so no softmax saturates (Henry et al. 2020)."""
+    if not shape.qk_norm:
+        return None
+    return nn.RMSNorm(shape.head_width, eps=shape.norm_epsilon, elementwise_affine=shape.qk_norm_weight)
+
+
 class GroupedQueryAttention(nn.Module):
     """Causal multi-head attention as the model uses it: all heads in one product.
 
@@ -118,9 +125,11 @@ class GroupedQueryAttention(nn.Module):
         self.layer = layer
         self.heads = (shape.n_head, shape.kv_heads, shape.kv_heads)
         self.dropout = shape.dropout
-        self.qk_epsilon = shape.norm_epsilon if shape.qk_norm else None
-        self.query_key_value = nn.Linear(shape.n_embd, sum(self.heads) * shape.head_width, bias=shape.bias)
-        self.projection = nn.Linear(shape.n_embd, shape.n_embd, bias=shape.bias)
+        self.query_norm, self.key_norm = (build_head_norm(shape) for _ in range(2))
+        self.rotates = shape.unrotated_every is None or (layer + 1) % shape.unrotated_every > 0
+        width = shape.head_width
+        self.query_key_value = nn.Linear(shape.n_embd, sum(self.heads) * width, bias=shape.bias or shape.qkv_bias)
+        self.projection = nn.Linear(shape.n_head * width, shape.n_embd, bias=shape.bias)
 
     def forward(self, x_BTC: Tensor, context: Context) -> Tensor:
         """Map BTC to BTC."""
@@ -130,9 +139,9 @@ class GroupedQueryAttention(nn.Module):
         """Queries, keys and values, BHTD and twice BKTD, rotated to their positions."""
         parts_BTHD = self.query_key_value(x_BTC).unflatten(-1, (sum(self.heads), -1))
         q_BHTD, k_BKTD, v_BKTD = parts_BTHD.transpose(1, 2).split(self.heads, dim=1)
-        if self.qk_epsilon:  # no score can then grow past sqrt(D), so no softmax saturates (Henry et al. 2020)
-            q_BHTD, k_BKTD = (F.rms_norm(part, part.shape[-1:], eps=self.qk_epsilon) for part in (q_BHTD, k_BKTD))
-        if angles is not None:
+        if self.query_norm is not None:
+            q_BHTD, k_BKTD = self.query_norm(q_BHTD), self.key_norm(k_BKTD)
+        if angles is not None and self.rotates:
             q_BHTD, k_BKTD = rotate(q_BHTD, angles), rotate(k_BKTD, angles)
         # Under autocast norms give float32; the next product is in its dtype.
         return q_BHTD.to(v_BKTD.dtype), k_BKTD.to(v_BKTD.dtype), v_BKTD

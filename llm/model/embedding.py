@@ -7,15 +7,17 @@ each other. Attention alone would see a bag of vectors in no order, so the model
 - rotary (Llama; RoFormer, Su et al. 2021): the vectors stay, and each query and key is turned by an angle that grows
   with its position. Their dot product then depends on the distance between the two alone.
 
-Tensor names end in their shape: B batch, T positions, H heads, D width of a head, C width of the model.
+Tensor names end in their shape: B batch, T positions, H heads, D width of a head, P pairs of its components, C width of
+the model.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from llm.config import GPTConfig
+from llm.config import GPTConfig, GPTShape, RotaryScaling
 
 
 class Embedding(nn.Module):
@@ -39,15 +41,29 @@ class Rotation(NamedTuple):
     sine_B1TD: Tensor
 
 
-def rotation(positions_BT: Tensor, head_width: int, base: float) -> Rotation:
-    """The turn of each position: pair i of a head turns by `position / base^(2i / head_width)` radians.
+def rotation(positions_BT: Tensor, shape: GPTShape) -> Rotation:
+    """The turn of each position: pair i of a head turns by `position / base^(2i / D)` radians.
 
     The first pairs turn fast and tell neighbours apart, the last ones slowly and tell far from near.
     """
-    pairs = torch.arange(0, head_width, 2, device=positions_BT.device, dtype=torch.float32)
-    angles_BTP = positions_BT[..., None].float() / base ** (pairs / head_width)
+    pairs_P = torch.arange(0, shape.head_width, 2, device=positions_BT.device, dtype=torch.float32)
+    periods_P = shape.rotary_base ** (pairs_P / shape.head_width)
+    if shape.rotary_scaling is not None:
+        periods_P = periods_P * slowdown(periods_P, shape.rotary_scaling)
+    angles_BTP = positions_BT[..., None].float() / periods_P
     angles_B1TD = torch.cat([angles_BTP, angles_BTP], dim=-1)[:, None]
     return Rotation(angles_B1TD.cos(), angles_B1TD.sin())
+
+
+def slowdown(periods_P: Tensor, scaling: RotaryScaling) -> Tensor:
+    """How many times slower each pair turns, from 1 to `factor`, P. `periods_P` are the positions a radian takes.
+
+    A pair that never came round within the original context would meet angles that it never learned.
+    """
+    turns_P = scaling.original_context_length / (2 * math.pi * periods_P)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept_P = ((turns_P - low) / (high - low)).clamp(0, 1)
+    return 1 / (kept_P + (1 - kept_P) / scaling.factor)
 
 
 def rotate(x_BHTD: Tensor, by: Rotation) -> Tensor:

@@ -1,10 +1,12 @@
-"""The decoder-only transformer: embeddings, pre-norm blocks, output layer. One class for two families, by its config:
+"""The decoder-only transformer: embeddings, pre-norm blocks, output layer. One class for these families, by its config:
 
 - GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases, output tied to the embedding;
-- Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, grouped queries, no biases, output tied or not.
+- Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, grouped queries, no biases, output tied or not;
+- Qwen2 (Yang et al. 2024): Llama with biases on queries, keys and values; Qwen3 (Yang et al. 2025): without them, but
+  with an RMSNorm of queries and keys; SmolLM3: Llama without positions in every fourth block.
 
-`make run` trains Llama's shape from scratch, with an RMSNorm of queries and keys as in Qwen3 (Yang et al. 2025), but
-without its weights: it learns fastest in minutes (benchmarks/LOG.md).
+`make run` trains Qwen3's shape from scratch, without weights in the norms of queries and keys: it learns fastest in
+minutes (benchmarks/LOG.md).
 
 Tensor names end in their shape: B batch, T positions, C width of the model, V vocabulary.
 """
@@ -128,10 +130,10 @@ class GPT(nn.Module):
 
         Chowdhery et al. 2022, appendix B; a causal token sees half of the context.
         """
+        config = self.config
         blocks = sum(weight.numel() for weight in self.blocks.parameters() if weight.ndim == 2)
-        return 6 * (
-            blocks + self.output_weight.numel() + self.config.n_layer * self.config.n_embd * self.config.context_length
-        )
+        attention = config.n_layer * config.n_head * config.head_width * config.context_length
+        return 6 * (blocks + self.output_weight.numel() + attention)
 
     def hidden_states(
         self,
@@ -158,7 +160,7 @@ class GPT(nn.Module):
             end = int(positions_BT.max()) + 1
             visible_BTS = torch.arange(end, device=positions_BT.device) <= positions_BT[:, :, None]
         if self.config.positions == "rotary":
-            angles = rotation(positions_BT, self.config.head_width, self.config.rotary_base)
+            angles = rotation(positions_BT, self.config)
         context = Context(self.backend, packed, angles, cache, positions_BT, visible_BTS)
         # A model that is frozen in bfloat16 keeps its norms, and the stream, in float32.
         x_BTC = self.dropout(self.embedding(tokens_BT, positions_BT).to(self.norm.weight.dtype))

@@ -4,7 +4,7 @@ import math
 import pytest
 from pydantic import Field, ValidationError
 
-from llm.config import Config, GPTShape, LoRAConfig, Rate, TrainConfig
+from llm.config import Config, GPTShape, LoRAConfig, Rate, RotaryScaling, TrainConfig
 from llm.generation.sampling import LIVELY, Sampling
 
 SHAPE = {"context_length": 8, "n_layer": 1, "n_head": 2, "n_embd": 8}
@@ -82,3 +82,17 @@ def test_so_it_is_in_every_config(config, values, name, value):
 def test_configs_survive_json():
     for made in (TrainConfig(**RUN), GPTShape(**SHAPE), LoRAConfig(rank=2, alpha=1), LIVELY):
         assert type(made)(**json.loads(json.dumps(made.model_dump()))) == made
+
+
+def test_fields_of_published_models_are_written_only_where_they_are_set():
+    plain = GPTShape(**SHAPE).model_dump()
+    optional = {"head_size", "rotary_scaling", "unrotated_every", "qk_norm_weight", "qkv_bias"}
+    assert plain.keys() == GPTShape.model_fields.keys() - optional
+    scaling = RotaryScaling(
+        factor=8, low_frequency_factor=1, high_frequency_factor=4, original_context_length=8192
+    ).model_dump()
+    values = {"head_size": 6, "rotary_scaling": scaling, "unrotated_every": 2, "qk_norm_weight": True, "qkv_bias": True}
+    shape = GPTShape(**SHAPE | values | {"qk_norm": True})
+    assert {name: shape.model_dump()[name] for name in optional} == values
+    assert GPTShape.model_validate_json(shape.model_dump_json()) == shape
+    assert shape.head_width == 6

@@ -1,6 +1,6 @@
 /* A step of the GPT for many tokens in one call: from token ids and their positions to the normalised stream.
 
-The same computation as llm/model, which is its oracle, for every shape that llm/config.py can describe. What it is for
+The same computation as llm/model, which is its oracle, for every shape but what decode.py calls unsupported. What it is for
 is a CPU that makes texts: there a step is many small products, and between them torch spends more time than on them.
 
 All threads walk through one function; a product is shared out by outputs, the rest by tokens, heads and groups.

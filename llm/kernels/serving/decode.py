@@ -84,6 +84,17 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
     return library
 
 
+def unsupported(config: GPTConfig) -> str | None:
+    """What of a model's shape decode.c lacks; None where it computes the model."""
+    if config.head_width * config.n_head != config.n_embd:
+        return f"heads of {config.head_width}, which are not n_embd / n_head wide"
+    if config.qk_norm_weight:
+        return "weights in the norms of queries and keys"
+    if config.positions == "rotary" and config.unrotated_every is not None:
+        return "blocks without positions"
+    return None
+
+
 @dataclass(frozen=True)
 class BlockWeights:
     """The layers of a block. `expand` holds the MLP's first matrices: one, or with SwiGLU two, the gate first."""
@@ -114,10 +125,12 @@ class Decoder:
     """A GPT's weights as decode.c reads them, and its `hidden_states` and `logits`.
 
     With `exact` they stay float32. Otherwise a matrix that was made of 4 bits keeps 4 bits, exactly, and another one
-    has 8, in groups of 32 inputs.
+    has 8, in groups of 32 inputs. Raises ValueError for a model that decode.c doesn't compute.
     """
 
     def __init__(self, config: GPTConfig, weights: Weights, library: ctypes.CDLL, *, exact: bool = False) -> None:
+        if (reason := unsupported(config)) is not None:
+            raise ValueError(f"decode.c has no {reason}")
         self.config, self._library, self._exact = config, library, exact
         self._memory, self._kept = Memory(), list[Tensor]()
         self.bits = list[int]()

@@ -3,12 +3,12 @@ import sys
 import pytest
 import torch
 from projects import CHATML
-from published import TOKENS, difference
+from published import TOKENS, difference, make_tokenizer, publish
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llm.chat import TEMPLATE, Chat, Message, prompt_tokens
 from llm.config import GPTConfig
-from llm.formats.families import GGUF_LLAMA, GPT2, LLAMA, QWEN3
+from llm.formats.families import GGUF_LLAMA, GGUF_QWEN2, GGUF_QWEN3, GPT2, LLAMA, QWEN2, QWEN3, SMOLLM3
 from llm.formats.huggingface import export_huggingface, load_pretrained, main
 from llm.formats.model_folder import load_model, save_model
 from llm.formats.tokenizer_files import read_chat_template
@@ -24,12 +24,25 @@ OURS = [
     {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "n_kv_head": 1, "rotary_base": 300.0, "n_hidden": 22},
     {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "qk_norm": True, "norm_epsilon": 0.1},
 ]
-OURS.append(OURS[-1] | {"n_embd": 24, "n_head": 4, "n_kv_head": 2, "rotary_base": 300.0, "tied": False})
+SCALING = {
+    "factor": 8.0,
+    "low_frequency_factor": 1.0,
+    "high_frequency_factor": 2.0,
+    "original_context_length": 12,
+}
+OURS += [
+    OURS[-1] | {"n_embd": 24, "n_head": 4, "n_kv_head": 2, "rotary_base": 300.0, "tied": False},
+    OURS[-1] | {"qk_norm_weight": True, "head_size": 10, "n_kv_head": 1},
+    OURS[2] | {"qkv_bias": True},
+    OURS[2] | {"rotary_scaling": SCALING, "rotary_base": 10.0},
+    OURS[2] | {"unrotated_every": 2, "tied": True},
+]
 
 
 def test_every_field_of_the_config_is_mapped_or_fixed():
-    rotary = ((layout, {"dropout"}) for layout in (LLAMA, QWEN3, GGUF_LLAMA))
-    for layout, fields in ((GPT2, {"dropout", "n_kv_head", "rotary_base"}), *rotary):
+    free = {"GPT-2": {"n_kv_head", "rotary_base"}, "Qwen3": {"qk_norm_weight"}, "GGUF's qwen3": {"qk_norm_weight"}}
+    for layout in (GPT2, LLAMA, QWEN2, QWEN3, SMOLLM3, GGUF_LLAMA, GGUF_QWEN2, GGUF_QWEN3):
+        fields = free.get(layout.name, set()) | {"dropout"}
         assert layout.keys.keys() | layout.fixed.keys() | fields == GPTConfig.model_fields.keys(), layout.name
 
 
@@ -117,3 +130,19 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
 def test_a_model_without_a_chat_is_exported_without_a_template(tmp_path, make_gpt, encoding):
     export_huggingface(tmp_path / "out", make_gpt(), encoding)
     assert read_chat_template(tmp_path / "out") is None
+
+
+@torch.inference_mode()
+def test_a_published_model_passes_through_our_folder_and_back_to_transformers(tmp_path, encoding):
+    published, ours, exported = (tmp_path / name for name in ("published", "ours", "exported"))
+    tokenizer = make_tokenizer("qwen2", complete=True)
+    theirs = publish(published, encoding, "qwen3", {"vocab_size": tokenizer.get_vocab_size() + 5})
+    tokenizer.save(str(published / "tokenizer.json"))
+    ours.mkdir()
+    save_model(ours, *load_pretrained(published), "language_model")
+    export_huggingface(exported, *load_model(ours))
+    again = AutoModelForCausalLM.from_pretrained(exported).eval()
+    assert torch.equal(again(TOKENS).logits, theirs(TOKENS).logits)
+    text = "<|im_start|>user\n<tool_call> cafe\u0301 12<|im_end|>"
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert AutoTokenizer.from_pretrained(exported).encode(text, add_special_tokens=False) == ids

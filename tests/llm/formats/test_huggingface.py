@@ -26,7 +26,24 @@ LLAMA_MODELS = [
 ]
 MISTRAL = {"num_key_value_heads": 2, "sliding_window": None, "tie_word_embeddings": True}
 MODELS = [("gpt2", changes) for changes in GPT2_MODELS] + [("llama", changes) for changes in LLAMA_MODELS]
-MODELS.append(("mistral", MISTRAL))
+LLAMA3_SCALING = {  # the four pairs of a head of 8 turn at full speed, at speeds in between, and slowest
+    "rope_type": "llama3",
+    "rope_theta": 10.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 2.0,
+    "original_max_position_embeddings": 12,
+}
+MODELS += [
+    ("mistral", MISTRAL),
+    ("llama", {"rope_parameters": LLAMA3_SCALING}),
+    ("qwen2", {}),
+    ("qwen2", {"tie_word_embeddings": True, "rope_parameters": LLAMA3_SCALING}),
+    ("qwen3", {}),
+    ("qwen3", {"tie_word_embeddings": True, "head_dim": 8}),
+    ("smollm3", {"no_rope_layer_interval": 2, "num_hidden_layers": 4}),
+    ("smollm3", {"no_rope_layers": [1, 1], "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}),
+]
 
 
 @pytest.fixture
@@ -164,15 +181,35 @@ def test_weights_of_16_bits_are_read_as_32(published):
         ("gpt2", {"n_positions": "many"}, "n_positions 'many': Input should be a valid integer"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is 'linear'"),
-        ("llama", {"head_dim": 16}, "head_dim is 16; GPT computes width / heads, 8"),
+        ("llama", {"head_dim": 7}, "rotary positions turn pairs, and a head's width of 7 is odd"),
+        ("llama", {"head_dim": "x"}, "head_dim 'x': Input should be a valid integer"),
+        (
+            "llama",
+            {"rope_parameters": None, "rope_scaling": {"rope_type": "yarn"}},
+            "rope_type is 'yarn'; GPT computes",
+        ),
+        (
+            "llama",
+            {"rope_parameters": LLAMA3_SCALING | {"factor": 0}},
+            "rope_scaling 0: Input should be greater than 0",
+        ),
+        ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "factor is missing in {'rope_theta': 10000.0, 'rope"),
         ("llama", {"attention_bias": True}, "mlp_bias is False; GPT computes the same as attention_bias, True"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
         ("llama", {"num_key_value_heads": 3}, "n_head 4 is not a multiple of n_kv_head 3"),
-        ("llama", {"model_type": "qwen2"}, "model_type 'qwen2' is not one of gpt2, llama, mistral, qwen3"),
+        (
+            "llama",
+            {"model_type": "qwen2_moe"},
+            "model_type 'qwen2_moe' is not one of gpt2, llama, mistral, qwen2, qwen3",
+        ),
         ("llama", {"rope_parameters": None, "rope_scaling": "x"}, "rope_scaling is 'x', not an object of settings"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True; GPT computes False"),
-        ("qwen3", {"use_sliding_window": True}, "use_sliding_window is True; GPT computes False"),
-        ("qwen3", {"num_key_value_heads": 2}, "head_dim is 128; GPT computes width / heads, 8"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, "sliding_window is 8; .* at most 8"),
+        ("qwen3", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 8}, "sliding_window is 8; .* at most 8"),
+        ("qwen3", {"layer_types": ["chunked_attention"] * 2}, "layer_types holds 'chunked_attention'; GPT computes"),
+        ("smollm3", {"no_rope_layers": [1, 0, 0, 1]}, r"no_rope_layers is \[1, 0, 0, 1\]; GPT computes zeros at equal"),
+        ("qwen3", {"layer_types": "full_attention"}, "layer_types is 'full_attention', not a list"),
+        ("smollm3", {"no_rope_layers": 1}, "no_rope_layers is 1, not a list"),
         ("mistral", MISTRAL | {"sliding_window": "x"}, "sliding_window is 'x', not a number of tokens"),
     ],
 )
@@ -275,18 +312,24 @@ def test_a_wrong_tensor_is_named_with_both_shapes(published, change, reason):
         load_pretrained(folder)
 
 
-def test_a_qwen3_model_is_read_only_where_its_norms_of_queries_and_keys_are_ones(published):
-    _, folder = published("qwen3", {"head_dim": 8, "num_key_value_heads": 2, "tie_word_embeddings": True})
+def test_qwen3_norms_of_queries_and_keys_have_weights_unless_all_are_ones(published):
+    _, folder = published("qwen3", {"tie_word_embeddings": True})
     norms = [f"model.layers.{layer}.self_attn.{kind}_norm.weight" for layer in range(2) for kind in "qk"]
     edit_weights(folder, lambda w: [w[name].fill_(1) for name in norms])
-    ours = load_pretrained(folder)[0](TOKENS)
-    assert difference(ours, from_transformers(folder)) <= 1e-4
-    edit_weights(folder, lambda w: w[norms[-1]][3].add_(0.01))
-    with pytest.raises(UserError, match=rf"model\.safetensors: tensor {norms[-1]} is not all ones; GPT's queries"):
-        load_pretrained(folder)
-    edit_weights(folder, lambda w: w[norms[-1]].fill_(1))
+    assert not load_pretrained(folder)[0].config.qk_norm_weight
+    assert difference(load_pretrained(folder)[0](TOKENS), from_transformers(folder)) <= 1e-4
+    edit_weights(folder, lambda w: w[norms[-1]][3].add_(0.5))
+    ours, _ = load_pretrained(folder)
+    assert ours.config.qk_norm_weight
+    assert difference(ours(TOKENS), from_transformers(folder)) <= 1e-4
     edit_weights(folder, lambda w: w.update({name.removeprefix("model."): w.pop(name) for name in list(w)}))
-    assert torch.equal(load_pretrained(folder)[0](TOKENS), ours)
+    assert torch.equal(load_pretrained(folder)[0](TOKENS), ours(TOKENS))
+
+
+def test_a_sliding_window_that_is_switched_off_is_ignored(published):
+    theirs, folder = published("qwen2", {})
+    edit_config(folder, lambda config: config | {"sliding_window": 4, "use_sliding_window": False})
+    assert difference(load_pretrained(folder)[0](TOKENS), theirs(TOKENS).logits) <= 1e-4
 
 
 def test_a_tied_output_that_is_stored_too_must_equal_the_embedding(published):

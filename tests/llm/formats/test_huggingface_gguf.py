@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 from published import TOKENS, difference, publish
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llm.formats.huggingface import load_pretrained
 
@@ -24,13 +25,13 @@ def merges_of(encoding) -> list[tuple[bytes, bytes]]:
 
 @pytest.fixture
 def write_gguf(tmp_path, encoding):
-    """Write a small Llama-type model as GGUF, with rotary pairs side by side. Keywords override metadata."""
+    """Write a small model as GGUF, a Llama's rotary pairs side by side. Keywords override metadata."""
 
-    def write(kind="F32", *, tied=True, extra=None, **changes):
+    def write(kind="F32", *, family="llama", tied=True, extra=None, published=None, **changes):
         shape = {"hidden_size": 64, "intermediate_size": 96, "num_key_value_heads": 2, "tie_word_embeddings": tied}
-        theirs = publish(tmp_path / "published", encoding, "llama", shape)
+        theirs = publish(tmp_path / "published", encoding, family, shape | (published or {}))
         path = tmp_path / "model.gguf"
-        writer = gguf.GGUFWriter(path, changes.get("arch", "llama"))
+        writer = gguf.GGUFWriter(path, changes.get("arch", family))
         numbers = {
             "context_length": 24,
             "embedding_length": 64,
@@ -42,16 +43,16 @@ def write_gguf(tmp_path, encoding):
         }
         for key, value in (numbers | {key: value for key, value in changes.items() if key != "arch"}).items():
             add = writer.add_string if isinstance(value, str) else writer.add_uint32
-            add(f"llama.{key}", value)
-        writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-6)
-        writer.add_float32("llama.rope.freq_base", 10_000.0)
+            add(f"{family}.{key}", value)
+        writer.add_float32(f"{family}.attention.layer_norm_rms_epsilon", 1e-6)
+        writer.add_float32(f"{family}.rope.freq_base", 10_000.0)
         add_tokenizer(writer, encoding, rows=theirs.config.vocab_size)
-        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[family.upper()], 2)
         for name, tensor in (theirs.state_dict() | (extra or {})).items():
             if tied and name == "lm_head.weight":
                 continue
             count = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2] if "." in name else "")
-            if count:
+            if count and family == "llama":
                 tensor = tensor.unflatten(0, (count, 2, -1)).transpose(1, 2).flatten(0, 2)
             stored = gguf.GGMLQuantizationType[kind if tensor.ndim == 2 else "F32"]
             data = gguf.quants.quantize(tensor.numpy().astype(np.float32), stored)
@@ -93,18 +94,49 @@ def test_a_gguf_file_gives_the_logits_of_transformers(write_gguf, encoding, kind
 
 
 @pytest.mark.parametrize(
+    ("family", "published", "changes"),
+    [
+        ("qwen2", {}, {}),
+        ("qwen3", {"head_dim": 24}, {f"attention.{name}_length": 24 for name in ("key", "value")}),
+    ],
+)
+@torch.inference_mode()
+def test_a_gguf_file_of_qwen_gives_the_logits_of_transformers(write_gguf, family, published, changes):
+    path = write_gguf(family=family, published=published, **changes | {"rope.dimension_count": 24 if changes else 16})
+    ours, _ = load_pretrained(path)
+    theirs = AutoModelForCausalLM.from_pretrained(path.parent / "published").eval()
+    assert difference(ours(TOKENS), theirs(TOKENS).logits) <= 1e-4
+
+
+@torch.inference_mode()
+def test_a_gguf_file_of_llama_3_2_has_its_slower_positions(write_gguf):
+    scaling = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    scaling |= {"rope_type": "llama3", "rope_theta": 10_000.0, "factor": 32.0}
+    rotary = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=4, rope_parameters=scaling))
+    slowdown = LlamaRotaryEmbedding(LlamaConfig(hidden_size=64, num_attention_heads=4)).inv_freq / rotary.inv_freq
+    path = write_gguf(published={"rope_parameters": scaling}, extra={"rope_freqs.weight": slowdown})
+    ours, _ = load_pretrained(path)
+    theirs = AutoModelForCausalLM.from_pretrained(path.parent / "published").eval()
+    assert ours.config.rotary_scaling.factor == pytest.approx(32)
+    assert difference(ours(TOKENS), theirs(TOKENS).logits) <= 1e-4
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"arch": "falcon"}, "general.architecture is 'falcon'; only 'llama' is supported"),
+        ({"arch": "falcon"}, "general.architecture is 'falcon'; supported are 'llama', 'qwen2', 'qwen3'"),
         ({"rope.scaling.type": "yarn"}, "rope.scaling.type is 'yarn'; GPT computes 'none'"),
         ({"expert_count": 8}, "expert_count is 8"),
-        ({"attention.key_length": 8}, "attention.key_length is 8; GPT computes width / heads, 16"),
+        ({"attention.value_length": 8}, "attention.value_length is 8; GPT computes 16, a head's width"),
+        ({"attention.key_length": 8}, "rope.dimension_count is 16; GPT computes 8, a head's width"),
         ({"rope.scaling.factor": 2}, "rope.scaling.factor is 2"),
         ({"attention.sliding_window": 12}, "attention.sliding_window is 12"),
         ({"attention.sliding_window": "x"}, "attention.sliding_window is 'x', not a number of tokens"),
         ({"block_count": 1}, r"tensor blk\.1\.attn_k\.weight has shape \[32, 64\], the model wants None"),
         ({"extra": {"model.embed_tokens.weight": torch.tensor(1.0)}}, "vocab_size None"),
-        ({"extra": {"rope_freqs.weight": torch.ones(8)}}, r"tensor rope_freqs\.weight has shape \[8\]"),
+        ({"extra": {"rope_freqs.weight": torch.full((8,), 2.0)}}, r"tensor rope_freqs\.weight slows positions down in"),
+        ({"extra": {"rope_freqs.weight": torch.zeros(8)}}, r"tensor rope_freqs\.weight slows positions down in"),
+        ({"extra": {"rope_freqs.weight": torch.ones(4)}}, r"rope_freqs\.weight is 8; GPT computes 16, a head's width"),
     ],
 )
 def test_a_gguf_file_that_gpt_does_not_compute_is_refused(write_gguf, changes, reason):

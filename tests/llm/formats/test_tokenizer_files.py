@@ -1,65 +1,37 @@
 import json
 import pickle
-import re
 from copy import deepcopy
-from pydoc_data.topics import topics
 
 import gguf
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, trainers
-from tokenizers import pre_tokenizers as pre
+from published import ADDED, SPECIAL, TEXT, make_tokenizer
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import GPT2Tokenizer
 
 from llm.errors import UserError
-from llm.formats.tokenizer_files import (
-    LLAMA3_SPLIT,
-    byte_level_bpe,
-    gguf_encoding,
-    gpt2_encoding,
-    read_chat_template,
-    read_tokenizer,
-)
-from llm.tokenizer import PartialEncoding, byte_characters, load_tokenizer, save_tokenizer
+from llm.formats.tokenizer_files import gguf_encoding, gpt2_encoding, read_chat_template, read_tokenizer
+from llm.generation.text import TextStream
+from llm.tokenizer import PublishedEncoding, load_tokenizer, save_tokenizer
 
-TEXT = list(topics.values())
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-SPLITS = {
-    "gpt-2": pre.ByteLevel(add_prefix_space=False),
-    "smollm": pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)]),
-    "llama-bpe": pre.Sequence(
-        [pre.Split(Regex(LLAMA3_SPLIT), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)]
-    ),
-}
 # Letters and spaces often, bytes that a vocabulary of English text lacks, and anything that Unicode 14 knows.
 POOL = "ab  c\n\t\r'sTLl12345678 é漢字🙂½²\u0085\u00a0\u2028\u3000.,!?--\x04\x06"
-ANY_TEXT = st.text(st.one_of(st.sampled_from(POOL), st.characters(exclude_categories=("Cs", "Cn"))), max_size=40)
+ANY_TEXT = st.lists(
+    st.one_of(st.sampled_from([*POOL, *ADDED, "e\u0301"]), st.characters(exclude_categories=("Cs", "Cn"))), max_size=40
+).map("".join)
 
 
-def published(split, complete):
-    """What a model's makers publish: special tokens first, as SmolLM2's, or last, as GPT-2's and Llama 3's."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = SPLITS[split], decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        TEXT,
-        trainers.BpeTrainer(
-            vocab_size=1000,
-            initial_alphabet=sorted(byte_characters()) if complete else [],
-            special_tokens=[] if complete else SPECIAL,
-            show_progress=False,
-        ),
-    )
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    return tokenizer
+FAMILIES = [("gpt-2", True), ("smollm", False), ("llama-bpe", True), ("qwen2", True)]
 
 
-@pytest.fixture(scope="module", params=[("gpt-2", True), ("smollm", False), ("llama-bpe", True)], ids=lambda p: p[0])
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda p: p[0])
 def model(request, tmp_path_factory):
     """(its way to split, the published tokenizer, ours of tokenizer.json, of GGUF, and after saving and loading)."""
     split, complete = request.param
     folder = tmp_path_factory.mktemp(split)
-    tokenizer = published(split, complete)
+    tokenizer = make_tokenizer(split, complete)
     tokenizer.save(str(folder / "tokenizer.json"))
     encoding = read_tokenizer(folder)
     save_tokenizer(encoding, folder / "saved.json")
@@ -75,7 +47,7 @@ def metadata_of(tokenizer, split):
         "model": "gpt2",
         "pre": split,
         "tokens": [*tokens, "[PAD0]"],
-        "token_type": [*(3 if token in SPECIAL else 1 for token in tokens), 5],
+        "token_type": [*(3 if token in SPECIAL else 4 if token in ADDED else 1 for token in tokens), 5],
         "merges": [" ".join(pair) for pair in merges],
     }
     return {f"tokenizer.ggml.{key}": value for key, value in parts.items()}
@@ -98,6 +70,23 @@ def test_long_texts_get_the_published_ids(model):
         assert encoding.decode(published_ids[0]) == TEXT[0]
 
 
+def test_a_stream_gives_half_characters_together(model):
+    split, _, ours = model
+    text = "the 漢字🙂 é\n"
+    for encoding in ours:
+        stream, tokens = TextStream(encoding), encoding.encode_ordinary(text)
+        streamed = "".join(stream.feed(token) for token in tokens) + stream.finish()
+        assert streamed == encoding.decode(tokens)
+        assert streamed == text or split == "smollm"  # whose vocabulary lacks some of these bytes
+
+
+def test_text_around_special_tokens_gets_the_published_ids(model):
+    _, tokenizer, ours = model
+    text = "<|im_start|>user\n<|im_end|>the cat<tool_call> 12<|im_end|>\n"
+    for encoding in ours:
+        assert encoding.encode(text, allowed_special="all") == tokenizer.encode(text, add_special_tokens=False).ids
+
+
 def test_a_saved_one_gives_hugging_face_the_published_ids(model, tmp_path):
     _, tokenizer, (encoding, *_) = model
     save_tokenizer(encoding, tmp_path / "tokenizer.json")
@@ -107,23 +96,25 @@ def test_a_saved_one_gives_hugging_face_the_published_ids(model, tmp_path):
 
 
 def test_special_tokens_keep_their_ids_and_are_not_found_in_text(model):
-    split, tokenizer, ours = model
+    _, tokenizer, ours = model
     for encoding in ours:
         assert encoding._special_tokens == {token: tokenizer.token_to_id(token) for token in SPECIAL}
         assert encoding.n_vocab == tokenizer.get_vocab_size()
-        assert not set(encoding._special_tokens.values()) & set(encoding.encode_ordinary("a<|im_end|>"))
-        assert isinstance(encoding, PartialEncoding) == (split == "smollm")
+        special = set(encoding._special_tokens.values())
+        for text in ("a<|im_end|>", "".join(SPECIAL), " <|im_end|>\n", "<|im_<|im_end|>end|>", "<tool_call><|im_end|>"):
+            assert not special & set(encoding.encode_ordinary(text))
+        assert isinstance(encoding, PublishedEncoding)
 
 
 def test_smollm_splits_digits_and_the_space_before_them():
-    encoding = gguf_encoding(metadata_of(published("smollm", False), "smollm"))
+    encoding = gguf_encoding(metadata_of(make_tokenizer("smollm", False), "smollm"))
     words = [b" the", b"  ", b"1", b"2", b" ", b" the"]
     assert encoding.decode_tokens_bytes(encoding.encode_ordinary(" the  12  the")) == words
 
 
 @pytest.mark.parametrize("names", [("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe")])
 def test_the_two_files_of_gpt2_give_the_ids_of_transformers(names, tmp_path):
-    model = json.loads(published("gpt-2", True).to_str())["model"]
+    model = json.loads(make_tokenizer("gpt-2", True).to_str())["model"]
     vocabulary, merges = tmp_path / names[0], tmp_path / names[1]
     vocabulary.write_text(json.dumps(model["vocab"] | {"<|endoftext|>": 1000}))
     merges.write_text("\n".join(["#version: 0.2", *(" ".join(pair) for pair in model["merges"]), ""]))
@@ -148,7 +139,7 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
 
 
 def test_a_gguf_file_is_read_by_its_name(tmp_path):
-    tokenizer = published("smollm", False)
+    tokenizer = make_tokenizer("smollm", False)
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
     for key, value in metadata_of(tokenizer, "smollm").items():
         add = writer.add_string if isinstance(value, str) else writer.add_array
@@ -165,13 +156,13 @@ def test_a_gguf_file_is_read_by_its_name(tmp_path):
         ({"model": "llama"}, "tokenizer.ggml.model is 'llama'; only 'gpt2'"),
         ({"pre": "default"}, "tokenizer.ggml.pre is 'default'; known ways to split text are 'gpt-2', 'smollm'"),
         ({"merges": None}, "tokenizer.ggml.merges is missing"),
-        ({"token_type": [4] * 1001}, "tokenizer.ggml.token_type of .* is 4: text would have to be searched"),
+        ({"token_type": [6] * 1001}, "tokenizer.ggml.token_type of .* is 6; byte-level BPE has no such token"),
         ({"tokens": ["a"] * 1001}, "tokenizer.ggml.tokens holds 'a' twice"),
         ({"tokens": ["a"]}, "shorter|longer"),
     ],
 )
 def test_gguf_metadata_of_another_kind_is_refused_with_its_key(change, reason):
-    metadata = metadata_of(published("smollm", False), "smollm") | {
+    metadata = metadata_of(make_tokenizer("smollm", False), "smollm") | {
         f"tokenizer.ggml.{key}": value for key, value in change.items()
     }
     with pytest.raises(ValueError, match=reason):
@@ -180,24 +171,19 @@ def test_gguf_metadata_of_another_kind_is_refused_with_its_key(change, reason):
 
 @pytest.fixture(scope="module")
 def layout():
-    return json.loads(published("smollm", False).to_str())
+    return json.loads(make_tokenizer("smollm", False).to_str())
 
 
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        (["normalizer"], json.loads(normalizers.NFC().__getstate__()), "its normalizer NFC would change text"),
-        (["model"], {"type": "WordPiece", "vocab": {}}, "its model is WordPiece; only BPE is read"),
-        (["model", "byte_fallback"], True, "its model has byte_fallback True, which would change ids"),
-        (["model", "unk_token"], "<|endoftext|>", r"bytes that it lacks become '<\|endoftext\|>'"),
-        (["added_tokens", 0, "special"], False, r"its added token '<\|endoftext\|>' isn't special"),
-        (["pre_tokenizer", "pretokenizers", 0, "individual_digits"], False, "its pre_tokenizer .*Digits.* is none of"),
-        (["pre_tokenizer", "pretokenizers", 1, "add_prefix_space"], True, "its pre_tokenizer .* is none of those"),
-        (["model", "merges"], [["a", "b", "c"]], "the merge 'a b c' is not of two tokens to a third"),
-        (["model", "vocab", "a b"], 2000, "token 'a b' is not spelled in byte-level BPE's characters"),
-        (["model", "vocab", "a"], 5, "two of its tokens have one id"),
-        (["model", "vocab", "a"], -1, "no token can have the id -1$"),
-        (["model"], None, "TypeError"),
+        (["normalizer"], {"type": "Lowercase"}, r".*it makes 'the cat' of 'The cat'"),
+        (["model", "byte_fallback"], "x", "not the tokenizer.json of a byte-level BPE "),
+        (["model", "merges"], [["a", "b", "c"]], "not the tokenizer.json of a byte-level BPE "),
+        (["model", "vocab", "▁b"], 2000, "not the tokenizer.json of a byte-level BPE .*can't encode character"),
+        (["model", "vocab", "a"], 5, ".*two of its tokens have one id"),
+        (["model", "vocab", "a"], -1, "not the tokenizer.json of a byte-level BPE "),
+        (["model"], None, "not the tokenizer.json of a byte-level BPE "),
     ],
 )
 def test_a_tokenizer_that_cannot_be_kept_is_refused_with_file_and_reason(layout, path, value, reason, tmp_path):
@@ -210,60 +196,22 @@ def test_a_tokenizer_that_cannot_be_kept_is_refused_with_file_and_reason(layout,
         read_tokenizer(tmp_path)
 
 
-def test_loading_stays_with_what_was_saved(layout, tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(layout))
-    with pytest.raises(ValueError, match=r"tokenizer\.json: not "):
-        load_tokenizer(tmp_path / "tokenizer.json")
-
-
-def test_ids_out_of_the_order_of_merges_are_refused():
-    vocabulary = {"a": 0, "b": 1, "c": 2, "ab": 4, "bc": 3}
-    with pytest.raises(ValueError, match="the merge 'b c' is after 'a b' but makes a lower id"):
-        byte_level_bpe(vocabulary, [("a", "b"), ("b", "c")], r"\w+", {})
-
-
-def test_a_token_that_ranks_make_but_merges_do_not_is_refused():
-    vocabulary = {"a": 0, "b": 1, "c": 2, "ab": 3, "bc": 4, "abc": 5}
-    merges = [("a", "b"), ("b", "c"), ("a", "bc")]  # of `abc` the merges make `ab c`, and rank would join these two
-    with pytest.raises(ValueError, match="merges make 'ab c' of token 'abc', which tiktoken would take whole"):
-        byte_level_bpe(vocabulary, merges, r"\w+", {})
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=9), st.text("abc", max_size=20))
-def test_merges_are_taken_where_they_make_every_token_and_refused_elsewhere(pairs, text):
-    tokens, merges = ["a", "b", "c"], []
-    for left, right in pairs:
-        pair = tokens[left % len(tokens)], tokens[right % len(tokens)]
-        if "".join(pair) not in tokens:
-            merges.append(pair)
-            tokens.append("".join(pair))
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    oracle = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    if all(oracle.encode(token).tokens == [token] for token in tokens):
-        assert byte_level_bpe(vocabulary, merges, r"\w+", {}).encode_ordinary(text) == oracle.encode(text).ids
-    else:
-        with pytest.raises(UserError, match="which tiktoken would take whole"):
-            byte_level_bpe(vocabulary, merges, r"\w+", {})
-
-
-@pytest.mark.parametrize("before", [0, 5000])
-def test_of_many_tokens_the_one_that_merges_do_not_make_is_named(before):
-    letters = sorted(byte_characters())[:200]
-    pairs = [(one, other) for one in letters for other in letters][:before]
-    vocabulary = {token: index for index, token in enumerate([*letters, *map("".join, pairs)])}
-    assert byte_level_bpe(vocabulary, pairs, r"\w+", {}).n_vocab == 200 + before
-    for token, parts in (("ŁŁ", ""), (letters[0] + "Ł", letters[0])):  # a letter that is no token is left out
-        with pytest.raises(UserError, match=rf"merges make '{re.escape(parts)}' of token '{re.escape(token)}', which"):
-            byte_level_bpe(vocabulary | {token: 200 + before}, pairs, r"\w+", {})
-
-
-def test_a_token_that_no_merge_makes_is_a_word_only_where_words_are_looked_up():
-    vocabulary = {token: index for index, token in enumerate(sorted(byte_characters()))}
-    with pytest.raises(ValueError, match="merges make 'a b c' of token 'abc'"):
-        byte_level_bpe(vocabulary | {"abc": 256}, [], r"\w+|\W+", {})
-    encoding = byte_level_bpe(vocabulary | {"abc": 256}, [], r"\w+|\W+", {}, whole_words=True)
-    assert encoding.encode_ordinary("abc") == [256]
-    assert len(encoding.encode_ordinary("abcd")) == 4
+@pytest.mark.parametrize(
+    ("vocabulary", "merges", "reason"),
+    [
+        ({"a": 0, "b": 1, "c": 2, "ab": 4, "bc": 3}, ["a b", "b c"], "its ids are not in the order of merges"),
+        # of `abc` the merges make `ab c`, and tiktoken would join these two
+        ({"a": 0, "b": 1, "c": 2, "ab": 3, "bc": 4, "abc": 5}, ["a b", "b c", "a bc"], "its merges make 2 tokens of"),
+        ({"a": 0, "b": 1}, ["a b"], "its ids are not in the order"),
+    ],
+)
+def test_gpt2_files_whose_merges_tiktoken_would_not_follow_are_refused(tmp_path, vocabulary, merges, reason):
+    letters = {token: 10 + index for index, token in enumerate(sorted(set(ByteLevel.alphabet()) - set("abc")))}
+    shifted = {token: index if index < 3 else index + 300 for token, index in vocabulary.items()}
+    (tmp_path / "vocab.json").write_text(json.dumps(letters | shifted))
+    (tmp_path / "merges.txt").write_text("\n".join(merges))
+    with pytest.raises(UserError, match=rf"^{tmp_path}: {reason}"):
+        read_tokenizer(tmp_path)
 
 
 def write_gguf(path, **metadata):
@@ -306,5 +254,5 @@ def test_a_tokenizer_config_without_a_template_where_one_should_be_is_named(tmp_
 
 def test_a_tokenizer_nested_too_deep_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("[" * 100_000)
-    with pytest.raises(UserError, match=r"tokenizer\.json: RecursionError: "):
+    with pytest.raises(UserError, match=r"tokenizer\.json: not the tokenizer\.json of .*[Rr]ecursion"):
         read_tokenizer(tmp_path / "tokenizer.json")

@@ -10,6 +10,7 @@ from llm.generation import packed
 from llm.generation.packed import PackedGPT, pack_for_inference, pack_for_reading
 from llm.generation.text import generate
 from llm.kernels.processor import reads_fastest_in_int8
+from llm.kernels.serving.decode import load_library
 from llm.objectives import load_for_inference
 from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
 
@@ -97,3 +98,33 @@ def test_whole_texts_are_read_in_what_the_processor_multiplies_fastest(
     model = pack_for_reading(gpt)
     weights = {module.weight.dtype for module in model.modules() if isinstance(module, nn.Linear)}
     assert type(model) is expected or weights == {expected}
+
+
+SCALING = {"factor": 8.0, "low_frequency_factor": 1.0, "high_frequency_factor": 2.0, "original_context_length": 12}
+SCALED = {"rotary_scaling": SCALING, "rotary_base": 10.0}
+
+
+@pytest.mark.parametrize("shape", [{"qkv_bias": True}, SCALED], ids=["Qwen2", "Llama 3.2"])
+def test_decode_c_computes_biases_of_queries_keys_and_values_alone_and_scaled_rotations(make_gpt, shape):
+    gpt = make_gpt(n_head=4, n_embd=64, **LLAMA, **shape)
+    assert error(gpt, packed.pack(deepcopy(gpt), load_library(), exact=True)) <= 1e-5
+    assert isinstance(pack_for_inference(gpt), PackedGPT)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ({"head_size": 24}, "heads of 24, which are not n_embd / n_head wide"),
+        ({"qk_norm": True, "qk_norm_weight": True}, "weights in the norms of queries and keys"),
+        ({"unrotated_every": 2}, "blocks without positions"),
+    ],
+)
+def test_pack_for_inference_leaves_what_decode_c_lacks_to_torch_and_logs_the_reason(make_gpt, caplog, shape, reason):
+    gpt = make_gpt(n_head=4, n_embd=64, **LLAMA, **shape)
+    with caplog.at_level("INFO"):
+        served = pack_for_inference(deepcopy(gpt))
+    assert f"torch makes this model's texts: decode.c has no {reason}" in caplog.text
+    assert not isinstance(served, PackedGPT)
+    assert error(deepcopy(gpt).to(served.norm.weight.dtype), served) == 0
+    with pytest.raises(ValueError, match=f"decode.c has no {reason}"):
+        packed.pack(gpt, load_library())

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.config import GPTConfig, GPTShape
+from llm.config import GPTConfig, GPTShape, RotaryScaling
 from llm.model.embedding import rotate, rotation
 from llm.model.gpt import GPT
 
@@ -89,7 +89,8 @@ def test_rotary_positions_count_distances_alone(make_gpt, shift, length):
 
 def test_a_turn_keeps_lengths_and_pairs_turn_ever_slower():
     x_BHTD = torch.randn(1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
-    at = [rotate(x_BHTD, rotation(torch.tensor([[position]]), 8, 100.0)) for position in (0, 1, 1000)]
+    shape = GPTShape(context_length=8, n_layer=1, n_head=1, n_embd=8, positions="rotary", rotary_base=100.0)
+    at = [rotate(x_BHTD, rotation(torch.tensor([[position]]), shape)) for position in (0, 1, 1000)]
     torch.testing.assert_close(at[0], x_BHTD)
     assert at[2].norm().item() == pytest.approx(x_BHTD.norm().item())
     first, second = x_BHTD.flatten().view(2, 4)
@@ -104,6 +105,11 @@ def test_a_turn_keeps_lengths_and_pairs_turn_ever_slower():
         ({"n_embd": 10}, "n_embd 10 is not a multiple of n_head 4"),
         ({"n_kv_head": 3}, "n_head 4 is not a multiple of n_kv_head 3"),
         ({"n_embd": 12, "positions": "rotary"}, "a head's width of 3 is odd"),
+        ({"qk_norm_weight": True}, "qk_norm_weight is true and qk_norm false"),
+        (
+            {"rotary_scaling": dict.fromkeys(RotaryScaling.model_fields, 4)},
+            "low_frequency_factor 4.0 is not below high_frequency_factor 4.0",
+        ),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(values, reason):

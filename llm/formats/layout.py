@@ -1,0 +1,180 @@
+"""How one family of published models is written down, and how that becomes GPTConfig and our tensors.
+
+Reading and exporting use the same tables (families.py). Every config key that changes what a model computes is either
+mapped to a field of GPTConfig or has to have a value under which GPT computes the same; anything else is refused.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from llm.config import GPTConfig, RotaryScaling
+from llm.errors import UserError
+
+QUERY_KEY_VALUE = "blocks.{}.attention.query_key_value"
+QUERY_NORM, KEY_NORM = "blocks.{}.attention.query_norm", "blocks.{}.attention.key_norm"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of theirs, and which rows of one of ours it is."""
+
+    name: str
+    """Theirs."""
+    shape: tuple[int, ...]
+    """Theirs."""
+    rows: slice
+    """Of ours."""
+    turn: Callable[[Tensor], Tensor]
+    """Theirs to ours; in a layout that is exported, ours to theirs too."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to write down one family of models."""
+
+    name: str
+    """As an error names it."""
+    keys: Mapping[str, str]
+    """GPTConfig's fields and the config keys that hold them."""
+    fixed: Mapping[str, Any]
+    """GPTConfig's fields that are the same in the whole family."""
+    computed: Mapping[str, tuple]
+    """Config keys and their values under which GPT computes the same; the first is exported. A key may be absent."""
+    modules: Mapping[str, tuple[str, ...]]
+    """Our modules, {} for a block's number, and theirs, whose rows follow each other in ours."""
+    head_width: tuple[str, ...] = ()
+    """Config keys that, where present, have to be the width of a head."""
+    window: str = "sliding_window"
+    """Config key of how far attention looks back, where it is not over the whole context."""
+    window_switch: str | None = None
+    """Config key without which the window has no effect."""
+    prefix: str = ""
+    """What their names may start with, or all lack."""
+    transposed: frozenset[str] = frozenset()
+    """Our modules whose weight they keep as input x output."""
+    interleaved: frozenset[str] = frozenset()
+    """Their modules whose heads keep rotary pairs as neighbours."""
+    ignored: re.Pattern = field(default=re.compile(r"(?!)"))
+    """Their tensors that are no weights."""
+
+    def without_prefix(self) -> "Layout":
+        """The same for a file in which no name has the prefix."""
+        bare = {ours: tuple(name.removeprefix(self.prefix) for name in names) for ours, names in self.modules.items()}
+        return replace(self, modules=bare)
+
+    def ones(self, config: GPTConfig) -> list[str]:
+        """Their tensors of a head's width that are ones where our norms of queries and keys have no weights."""
+        if config.qk_norm_weight or not config.qk_norm:
+            return []
+        names = [self.modules[ours][0] for ours in (QUERY_NORM, KEY_NORM)]
+        return [f"{name.format(block)}.weight" for block in range(config.n_layer) for name in names]
+
+    def parts(self, ours: str, shape: tuple[int, ...], config: GPTConfig) -> list[Part]:
+        """Their tensors that make our tensor `ours`, of that shape."""
+        path, kind = ours.rsplit(".", 1)
+        number = re.search(r"\d+", path)
+        module = path if number is None else path.replace(number[0], "{}", 1)
+        heads = (config.n_head, config.kv_heads, config.kv_heads)
+        theirs = self.modules[module]
+        sizes = [count * config.head_width for count in heads] if len(theirs) > 1 else shape[:1]
+        parts, first = [], 0
+        for name, size, count in zip(theirs, sizes, heads, strict=False):
+            stored, turn = (size, *shape[1:]), _same
+            if module in self.transposed and kind == "weight":
+                stored, turn = stored[::-1], _transposed
+            if name in self.interleaved:
+                turn = _halves(count)
+            full_name = f"{name.format(number and number[0])}.{kind}"
+            parts.append(Part(full_name, stored, slice(first, first + size), turn))
+            first += size
+        return parts
+
+    def config(self, found: Mapping[str, Any], file: str) -> GPTConfig:
+        """GPTConfig from their values. Raises UserError, naming the key and its value, for what GPT can't compute."""
+        for key, values in self.computed.items():
+            if key in found and found[key] not in values:
+                raise UserError(f"{file}: {key} is {found[key]!r}; GPT computes {' or '.join(map(repr, values))}")
+        if missing := [key for key in self.keys.values() if key not in found]:
+            raise UserError(f"{file}: {missing[0]} is missing")
+        try:
+            config = GPTConfig(**self.fixed, **{ours: found[key] for ours, key in self.keys.items()})
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = f"{self.keys[str(first['loc'][0])]} {first['input']!r}: " if first["loc"] else ""
+            raise UserError(f"{file}: {place}{first['msg'].removeprefix('Value error, ')}") from None
+        for key in self.head_width:
+            if found.get(key) not in (None, config.head_width):
+                raise UserError(f"{file}: {key} is {found[key]!r}; GPT computes {config.head_width}, a head's width")
+        if config.head_width * config.n_head == config.n_embd:
+            return config.model_copy(update={"head_size": None})  # as our own models have it
+        return config
+
+    def window_length(self, found: Mapping[str, Any], file: str) -> int | None:
+        """How many tokens back attention looks, by their values; None over the whole context."""
+        window, kinds = found.get(self.window), found.get("layer_types") or []
+        if not isinstance(kinds, list):
+            raise UserError(f"{file}: layer_types is {kinds!r}, not a list")
+        others = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
+        if others:
+            raise UserError(f"{file}: layer_types holds {others[0]!r}; GPT computes 'full_attention'")
+        if self.window_switch and not found.get(self.window_switch) and "sliding_attention" not in kinds:
+            return None
+        if not isinstance(window, int | None):
+            raise UserError(f"{file}: {self.window} is {window!r}, not a number of tokens")
+        return window
+
+    def describe(self, config: GPTConfig) -> dict[str, Any]:
+        """Their config keys for a model of ours."""
+        values = {ours: getattr(config, ours) for ours in self.keys}
+        values |= {"n_kv_head": config.kv_heads, "n_hidden": config.hidden_width, "head_size": config.head_width}
+        if config.rotary_scaling is not None:
+            values["rotary_scaling"] = published_scaling(config.rotary_scaling)
+        constants = {key: allowed[0] for key, allowed in self.computed.items()}
+        described = constants | {key: values[ours] for ours, key in self.keys.items()}
+        return {key: value for key, value in described.items() if value is not None}
+
+    def holds(self, config: GPTConfig) -> bool:
+        """Whether a model of ours is of this family."""
+        grouped = "n_kv_head" not in self.keys and config.kv_heads != config.n_head
+        return not grouped and all(getattr(config, name) == value for name, value in self.fixed.items())
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return tensor.t()
+
+
+def _halves(heads: int) -> Callable[[Tensor], Tensor]:
+    """Component 2i of a head becomes i, and 2i + 1 becomes i + D/2: pairs as `rotate` turns them."""
+    return lambda tensor: tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+
+
+LLAMA3_SCALING = {
+    "factor": "factor",
+    "low_frequency_factor": "low_freq_factor",
+    "high_frequency_factor": "high_freq_factor",
+    "original_context_length": "original_max_position_embeddings",
+}
+
+
+def read_scaling(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """RotaryScaling's values from transformers' rotary settings; None where they scale nothing.
+
+    Raises KeyError for a missing setting.
+    """
+    if settings.get("rope_type") != "llama3":
+        return None
+    return {ours: settings[key] for ours, key in LLAMA3_SCALING.items()}
+
+
+def published_scaling(scaling: RotaryScaling) -> dict[str, Any]:
+    """The same as transformers' `rope_scaling`."""
+    return {"rope_type": "llama3"} | {key: getattr(scaling, ours) for ours, key in LLAMA3_SCALING.items()}

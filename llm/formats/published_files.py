@@ -1,0 +1,191 @@
+"""The files of a published model: its config's values, which layout they follow, and its tensors, still unread."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm.config import RotaryScaling
+from llm.errors import UserError, UserFileError
+from llm.files import read_text
+from llm.formats.families import (
+    GGUF_LLAMA,
+    GGUF_QWEN2,
+    GGUF_QWEN3,
+    GPT2,
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    ROPE_FREQUENCIES,
+    SMOLLM3,
+)
+from llm.formats.gguf import read_gguf
+from llm.formats.layout import Layout, read_scaling
+from llm.formats.weights import StoredTensor, read_safetensors
+from llm.model.embedding import slowdown
+
+LAYOUTS = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "smollm3": SMOLLM3}
+GGUF_LAYOUTS = {"llama": GGUF_LLAMA, "qwen2": GGUF_QWEN2, "qwen3": GGUF_QWEN3}
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack")
+_ROTARY_DEFAULTS = {"head_dim": None, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+_LLAMA_DEFAULTS = _ROTARY_DEFAULTS | {"num_key_value_heads": None, "attention_bias": False, "mlp_bias": False}
+# What transformers takes for a key that a config.json leaves out.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_inner": None, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+    "llama": _LLAMA_DEFAULTS,
+    "mistral": _LLAMA_DEFAULTS | {"num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": _ROTARY_DEFAULTS | {"num_key_value_heads": 32, "sliding_window": 4096},
+    "qwen3": _ROTARY_DEFAULTS | {"num_key_value_heads": 32, "sliding_window": 4096, "head_dim": 128},
+    "smollm3": _LLAMA_DEFAULTS
+    | {"num_key_value_heads": 4, "tie_word_embeddings": True, "no_rope_layers": None, "no_rope_layer_interval": 4},
+}
+
+
+@dataclass(frozen=True)
+class PublishedFiles:
+    """A published model as its files describe it."""
+
+    config: Path
+    """The file that holds the config."""
+    weights: Path
+    """The file that holds the tensors, or lists them."""
+    layout: Layout
+    """How config and tensors are written down."""
+    values: Mapping[str, Any]
+    """The config's values by the layout's keys, with defaults for those that it leaves out."""
+    tensors: Mapping[str, StoredTensor]
+    """By their names in the layout."""
+    metadata: dict[str, Any]
+    """A GGUF file's metadata, which hold the tokenizer; empty for a folder."""
+
+
+def open_published(source: Path) -> PublishedFiles:
+    """Open a folder or a GGUF file. Raises UserError, with file and key, for what can't be read or computed."""
+    return _open_gguf(source) if source.suffix == ".gguf" else _open_folder(source)
+
+
+def _open_gguf(path: Path) -> PublishedFiles:
+    metadata, tensors = read_gguf(path)
+    architecture = metadata.get("general.architecture")
+    if architecture not in tuple(GGUF_LAYOUTS):
+        supported = ", ".join(map(repr, GGUF_LAYOUTS))
+        raise UserError(f"{path}: general.architecture is {architecture!r}; supported are {supported}")
+    prefix = f"{architecture}."
+    values = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
+    rows = next(iter(tensors["token_embd.weight"].shape), None) if "token_embd.weight" in tensors else None
+    defaults = dict.fromkeys(("attention.head_count_kv", "attention.key_length", "rope_scaling"))
+    defaults |= {"vocab_size": rows, "rope.freq_base": 10_000.0}
+    values = defaults | values | {"tied": "output.weight" not in tensors, "bias": "blk.0.attn_q.bias" in tensors}
+    if ROPE_FREQUENCIES in tensors:
+        slowdown_P = tensors.pop(ROPE_FREQUENCIES).read().flatten()
+        values["rope_scaling"] = _scaling_of(slowdown_P, values["rope.freq_base"], str(path))
+        values[ROPE_FREQUENCIES] = 2 * len(slowdown_P)  # a number for each pair of a head's components
+    return PublishedFiles(path, path, GGUF_LAYOUTS[architecture], values, tensors, metadata)
+
+
+def _scaling_of(slowdown_P: Tensor, base: float, file: str) -> dict[str, Any]:
+    """RotaryScaling's values from how many times slower each pair turns.
+
+    GGUF keeps these numbers alone. All of Llama 3.1 and 3.2 were made by the values below, and differ in the factor.
+    """
+    values = {"low_frequency_factor": 1.0, "high_frequency_factor": 4.0, "original_context_length": 8192}
+    try:
+        values["factor"] = max(slowdown_P.tolist())
+        periods_P = float(base) ** (torch.arange(len(slowdown_P)) / len(slowdown_P))
+        same = torch.allclose(slowdown(periods_P, RotaryScaling(**values)), slowdown_P, rtol=1e-4)
+    except ValueError:  # no numbers, or none that slow anything down
+        same = False
+    if not same:
+        raise UserError(f"{file}: tensor {ROPE_FREQUENCIES} slows positions down in another way than Llama 3.1 does")
+    return values
+
+
+def _open_folder(folder: Path) -> PublishedFiles:
+    config_file = folder / "config.json"
+    text = read_text(config_file)
+    try:
+        raw = json.loads(text)
+        kind = raw.get("model_type")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{config_file}: not the config of a model ({error})") from None
+    if kind not in tuple(LAYOUTS):  # which, unlike a dict, may be asked for a list
+        raise UserError(f"{config_file}: model_type {kind!r} is not one of {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[kind]
+    values = DEFAULTS[kind] | raw
+    if layout is not GPT2:
+        values |= _rotary(values, str(config_file))
+    if layout is SMOLLM3:
+        values["no_rope_layer_interval"] = _unrotated_every(values, str(config_file))
+    if "bias" in layout.keys and layout is not GPT2 and values["mlp_bias"] != values["attention_bias"]:
+        wanted = f"GPT computes the same as attention_bias, {values['attention_bias']!r}"
+        raise UserError(f"{config_file}: mlp_bias is {values['mlp_bias']!r}; {wanted}")
+    weights_file, tensors = _read_weights(folder)
+    if not any(name.startswith(layout.prefix) for name in tensors):
+        layout = layout.without_prefix()
+    tensors = {name: tensor for name, tensor in tensors.items() if not layout.ignored.fullmatch(name)}
+    return PublishedFiles(config_file, weights_file, layout, values, tensors, {})
+
+
+def _unrotated_every(values: Mapping[str, Any], file: str) -> int | None:
+    """Every how many-th block SmolLM3 gives no positions; of its two keys the list of blocks comes first."""
+    rotates = values["no_rope_layers"]
+    if rotates is None:
+        return values["no_rope_layer_interval"]
+    if not isinstance(rotates, list):
+        raise UserError(f"{file}: no_rope_layers is {rotates!r}, not a list")
+    interval = rotates.index(0) + 1 if 0 in rotates else None
+    if any(bool(rotate) == (number % (interval or number + 1) == 0) for number, rotate in enumerate(rotates, 1)):
+        raise UserError(f"{file}: no_rope_layers is {rotates!r}; GPT computes zeros at equal distances")
+    return interval
+
+
+def _rotary(found: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Rotary settings as flat keys; transformers nests them since version 5, and only their scaling before.
+
+    Of a file with both it takes `rope_scaling` alone, earlier versions `rope_theta` and that: so both have to agree.
+    """
+    theta = found.get("rope_theta", 10_000.0)
+    settings = []
+    for key in ("rope_parameters", "rope_scaling"):
+        nested = found.get(key) or {}
+        if not isinstance(nested, dict):
+            raise UserError(f"{file}: {key} is {nested!r}, not an object of settings")
+        if nested:
+            named = {name: value for name, value in nested.items() if name != "type"}
+            settings.append({"rope_theta": theta, "rope_type": nested.get("type", "default")} | named)
+    if settings[1:] and settings[0] != settings[1]:
+        other = f"rope_parameters {found['rope_parameters']!r}"
+        raise UserError(f"{file}: rope_scaling is {found['rope_scaling']!r}; GPT computes the same as {other}")
+    if not settings:
+        return {"rope_theta": theta, "rope_scaling": None}
+    try:
+        return settings[0] | {"rope_scaling": read_scaling(settings[0])}
+    except KeyError as error:
+        raise UserError(f"{file}: {error.args[0]} is missing in {settings[0]!r}") from None
+
+
+def _read_weights(folder: Path) -> tuple[Path, dict[str, StoredTensor]]:
+    """The file that lists the tensors, and the tensors."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists():
+        return whole, read_safetensors(whole)
+    if not index.exists():
+        if others := sorted(path.name for path in folder.iterdir() if path.suffix in OTHER_WEIGHTS):
+            raise UserError(f"{folder / others[0]}: only safetensors are read, as pickled weights may run code")
+        raise UserFileError(f"{folder}: neither {whole.name} nor {index.name} is there")
+    text = read_text(index)
+    try:
+        shards = json.loads(text)["weight_map"]
+        names = sorted(set(shards.values()))
+        if outside := [shard for shard in names if Path(shard).name != shard or not shard.endswith(".safetensors")]:
+            raise UserError(f"{index}: shard {outside[0]!r} is no bare name of a .safetensors file beside it")
+        stored = {shard: read_safetensors(folder / shard) for shard in names}
+    except (LookupError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise UserError(f"{index}: no index of safetensors ({type(error).__name__}: {error})") from None
+    if lost := [name for name, shard in shards.items() if name not in stored[shard]]:
+        raise UserError(f"{index}: tensor {lost[0]} is not in {shards[lost[0]]}")
+    return index, {name: stored[shard][name] for name, shard in shards.items()}
