@@ -1,21 +1,24 @@
 """A model for inference alone, on a CPU: weights in the layout and precision in which they are read fastest.
 
 To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
-weights take from memory. With a C compiler decode.c reads them, in 8 bits or 4. Without one they are bfloat16 where the
-processor multiplies that fast, else float32.
+weights take from memory. With a C compiler and AVX2 or AVX-512 decode.c reads them, in 8 bits or 4. Without these they are
+bfloat16 where the processor multiplies that fast, else float32.
 """
 
+import logging
 from ctypes import CDLL
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llm.kernels.processor import has_fast_bfloat16, reads_fastest_in_int8
+from llm.kernels.processor import decodes_fastest_in_c, has_fast_bfloat16, reads_fastest_in_int8
 from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, load_library
 from llm.model.embedding import rotation
 from llm.model.gpt import GPT, Block
 from llm.model.key_value_cache import KeyValueCache
+
+logger = logging.getLogger(__name__)
 
 
 class PackedGPT(GPT):
@@ -72,7 +75,10 @@ def pack_for_inference(model: GPT) -> GPT:
     """
     if model.device.type != "cpu" or isinstance(model, PackedGPT):
         return model
-    if (library := load_library()) is not None:
+    if not decodes_fastest_in_c():
+        capability = torch.backends.cpu.get_cpu_capability()
+        logger.info("torch generates: decode.c is faster with AVX2 or AVX-512, and this processor has %s", capability)
+    elif (library := load_library()) is not None:
         return pack(model, library)
     model = model.bfloat16() if has_fast_bfloat16(model.device) else model.float()
     return model.requires_grad_(False).eval()
