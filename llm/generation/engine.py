@@ -154,8 +154,8 @@ class Engine:
         self.model, self.size = model, rows
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         shape = model.config.model_copy(update={"context_length": self.context_length})
-        dtype = torch.float32 if model.device.type == "cpu" else model.embedding.token.weight.dtype
-        self._cache = KeyValueCache(shape, rows + 1, model.device, dtype)  # one more, for rows that change places
+        # one more row, for those that change places
+        self._cache = KeyValueCache(shape, rows + 1, model.device, model.cache_dtype)
         self._cached = [_CachedTokens([]) for _ in range(rows)]
         self.rows: list[_Row] = []
         self._step = 0

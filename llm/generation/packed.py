@@ -1,8 +1,8 @@
 """A model for inference alone, on a CPU: weights in the layout and precision in which they are read fastest.
 
 To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
-weights take from memory. With a C compiler and AVX2 or AVX-512 decode.c reads them, in 8 bits or 4. Without these they are
-bfloat16 where the processor multiplies that fast, else float32.
+weights take from memory. With a C compiler and AVX2 or AVX-512 decode.c reads them, in 8 bits or 4. Without these they
+are bfloat16 where the processor multiplies that fast, else float32.
 """
 
 import logging
@@ -44,6 +44,16 @@ class PackedGPT(GPT):
         """A CPU."""
         return torch.device("cpu")
 
+    @property
+    def reads_lists(self) -> bool:
+        """As `GPT.reads_lists`; torch, which reads prompts where `prompt_model` does, needs batches."""
+        return self.prompt_model is None
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """As `GPT.cache_dtype`: float16, half of float32's memory, or float32 in a model that is packed exactly."""
+        return self.decoder.cache_dtype
+
     def hidden_states(
         self,
         tokens_BT: Tensor,
@@ -51,14 +61,18 @@ class PackedGPT(GPT):
         *,
         sequences_BT: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        rows_BT: Tensor | None = None,
     ) -> Tensor:
-        """As `GPT.hidden_states`, float32 BTC. Raises ValueError for packed sequences, which training alone has."""
+        """As `GPT.hidden_states`, float32 BTC. `rows_BT` names the row of the cache of each token, else its own text's.
+
+        Raises ValueError for packed sequences, which training alone has.
+        """
         if sequences_BT is not None:
             raise ValueError("a model that is packed for inference reads a text a row")
-        if self.prompt_model is not None and tokens_BT.shape[1] > 1:
+        if self.prompt_model is not None and tokens_BT.shape[1] > 1 and rows_BT is None:
             return self.prompt_model.hidden_states(tokens_BT, positions_BT, cache=cache)
         cache_LBKSD = None if cache is None else (cache.keys_LBKSD, cache.values_LBKSD)
-        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD)
+        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD, rows_BT)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
         """As `GPT.logits`, float32."""
