@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from llm.formats.huggingface import load_pretrained
-from llm.generation.engine import Engine, Request
+from llm.generation.engine import Engine
 from llm.generation.packed import pack, pack_for_inference
+from llm.generation.request import Request
 from llm.generation.sampling import Sampling
 from llm.generation.text import generate
 from llm.kernels import c_library
