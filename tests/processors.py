@@ -15,6 +15,8 @@ import torch
 
 X86 = platform.machine() in ("x86_64", "AMD64")
 COMPILER = shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
+CPUINFO = Path("/proc/cpuinfo")
+AVX_VNNI = CPUINFO.exists() and " avx_vnni " in CPUINFO.read_text()
 HEADERS = Path(sysconfig.get_paths()["include"], "Python.h").exists()
 
 needs_registers = pytest.mark.skipif(

@@ -27,6 +27,7 @@ from llm.kernels import c_library
 from llm.kernels.processor import has_fast_bfloat16
 from llm.kernels.serving.decode import BITS, BYTES, FLOAT, NIBBLES, SCALES, SOURCES, TYPES, declare, load_library
 from llm.model.key_value_cache import KeyValueCache
+from tests.processors import AVX_VNNI
 
 SIZES = [{"n_embd": 36, "n_head": 6}, {"n_embd": 64, "n_head": 8, "n_kv_head": 2}, {"n_embd": 48, "n_hidden": 57}]
 SHAPES = [
@@ -408,7 +409,14 @@ def test_without_a_compiler_torch_makes_the_texts_and_the_reason_is_said_once(un
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are kinds of x86")
-@pytest.mark.parametrize("march", ["x86-64-v2", "x86-64-v3"])
+@pytest.mark.parametrize(
+    "march",
+    [
+        "x86-64-v2",
+        "x86-64-v3",
+        pytest.param("alderlake", marks=pytest.mark.skipif(not AVX_VNNI, reason="the processor has no AVX-VNNI")),
+    ],
+)
 def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
     monkeypatch.setattr(c_library, "COMPILE", tuple(each.replace("native", march) for each in c_library.COMPILE))
     older = declare(ctypes.CDLL(str(c_library.build(SOURCES, tmp_path))))
