@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Self
 
 from app.errors import Busy, Failed, RequestError, Unavailable
-from llm.generation.engine import Engine, Event, Request, check_request
+from llm.generation.engine import Engine
+from llm.generation.request import Event, Request, check_request
 from llm.model.gpt import GPT
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from app.errors import RequestError, Timeout
 from app.versions import Loaded
 from llm.chat import Message, prompt_tokens, turn_ends
 from llm.errors import UserError
-from llm.generation.engine import Logprobs, Request
+from llm.generation.request import Logprobs, Request
 from llm.generation.sampling import Sampling
 from llm.generation.text import TextStream
 from llm.tokenizer import stop_tokens

@@ -29,8 +29,9 @@ from torch.nn import functional as F
 from benchmarks import report
 from llm.config import GPTConfig
 from llm.formats.huggingface import load_pretrained
-from llm.generation.engine import Engine, Request
+from llm.generation.engine import Engine
 from llm.generation.packed import PackedGPT, pack, pack_for_inference
+from llm.generation.request import Request
 from llm.generation.text import generate
 from llm.kernels.processor import has_fast_bfloat16
 from llm.kernels.serving.decode import load_library

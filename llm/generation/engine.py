@@ -8,90 +8,29 @@ places with the last one, and a step is one forward pass over rows 0 … n - 1.
 A prompt that begins as another text does, one that runs or was among the last that left, takes over the keys and
 values of what they share (RadixAttention, Zheng et al. 2024, keeps more texts). So the next turn of a
 conversation costs its own tokens and not all of them.
+
+A prompt is read in pieces beside the running texts, so that they never wait for a whole one: see pieces.py.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count, islice
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm.dataset import pad
-from llm.errors import UserError
-from llm.generation.sampling import GREEDY, Sampler, Sampling, choose
+from llm.generation.pieces import Piece, read_pieces
+from llm.generation.request import Event, Logprobs, Request, check_request
+from llm.generation.sampling import Sampler, choose
 from llm.model.gpt import GPT
 from llm.model.key_value_cache import KeyValueCache
 
-PREFILL_TOKENS = 2048
-"""Most prompt tokens, padding included, that a step reads; a longer prompt is read alone. Running texts wait for it."""
+PREFILL_TOKENS = 256
+"""Most prompt tokens that a step reads beside a token of each running text, which waits for them."""
 KEPT = 4
 """Rows beside the running ones that texts which have left may take: each takes as much memory as its longest text."""
-SCORED = 256
-"""Scored tokens whose logits are in memory at once."""
-
-Reason = Literal["stop", "length", "cancelled"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt and how it goes on: at most `max_new_tokens`, or until one of `stop_tokens`, which is left out."""
-
-    prompt: Sequence[int]
-    max_new_tokens: int
-    sampling: Sampling = GREEDY
-    stop_tokens: frozenset[int] = frozenset()
-    logprobs: int | None = None
-    """How many of the likeliest tokens each event tells the log-probability of, beside its own; None tells none."""
-    scored: Sequence[int] = ()
-    """A continuation that is there already, such as the right answer: how likely it is where another one is made."""
-    prompt_scored: int = 0
-    """How many of the prompt's last tokens are scored, too."""
-
-    @property
-    def room(self) -> int:
-        """Tokens that it may take of the context."""
-        return len(self.prompt) + max(self.max_new_tokens, len(self.scored))
-
-
-def check_request(request: Request, vocabulary_size: int, context_length: int) -> None:
-    """Raise UserError for an empty prompt, an unknown token, no new tokens, or a text longer than the context."""
-    prompt, new = request.prompt, request.max_new_tokens
-    if not prompt:
-        raise UserError("the prompt is empty")
-    tokens = (*prompt, *request.scored)
-    if worst := [token for token in (min(tokens), max(tokens)) if not 0 <= token < vocabulary_size]:
-        raise UserError(f"token {worst[0]} is not one of the model's {vocabulary_size}")
-    if new < 1:
-        raise UserError(f"max_new_tokens {new} is less than 1")
-    if not 0 <= request.prompt_scored < len(prompt):
-        raise UserError(f"prompt_scored {request.prompt_scored} is not below the prompt's {len(prompt)} tokens")
-    if request.room > context_length:
-        more = f"{new} new" if new >= len(request.scored) else f"{len(request.scored)} scored"
-        raise UserError(f"{len(prompt)} prompt tokens and {more} ones do not fit the context of {context_length}")
-
-
-class Logprobs(NamedTuple):
-    """Natural logarithms of probabilities as the model gives them, before temperature, penalties and cuts."""
-
-    token: float
-    """Of the token that was made."""
-    likeliest: list[tuple[int, float]]
-    """The likeliest tokens with theirs, the likeliest first."""
-
-
-class Event(NamedTuple):
-    """What a step did to a request: made a token, ended it, or both."""
-
-    handle: int
-    token: int | None
-    ended: Reason | None = None
-    logprobs: Logprobs | None = None
-    scored: Sequence[float] | None = None
-    """With the first event of a request that scores a text: the log-probability of each of its tokens."""
 
 
 @dataclass
@@ -111,25 +50,57 @@ class _CachedTokens:
 
 @dataclass
 class _Row:
-    """A running text."""
+    """A text: one whose prompt is read in pieces, then a running one."""
 
     handle: int
     request: Request
     sampler: Sampler
     cached: _CachedTokens
-    token: int = -1
-    """The newest, not yet in the cache."""
-    scored: Sequence[float] | None = None
+    token: int | None = None
+    """The newest, not yet in the cache; None until the prompt is read."""
+    last_C: Tensor | None = None
+    """The hidden states of the prompt's last token, which predict the first new one."""
+    scored: list[float] = field(default_factory=list)
+
+    def piece(self, place: int, most: int) -> Piece:
+        """What it reads next: its newest token, or at most so many of its prompt and what is scored."""
+        start = len(self.cached.tokens)
+        if self.token is not None:
+            return Piece(place, start, [self.token])
+        return Piece(place, start, self.request.text[start : start + most])
 
     def take(self, token: int, logits_V: Tensor) -> Event:
-        self.token = token
-        scored, self.scored = self.scored, None
+        self.token, self.last_C = token, None
+        scored, self.scored = self.scored or None, []
         if token in self.request.stop_tokens:
             return Event(self.handle, None, "stop", scored=scored)
         # the cache holds the prompt and all new tokens but this one
         made = len(self.cached.tokens) - len(self.request.prompt) + 1
         ended = "length" if made == self.request.max_new_tokens else None
         return Event(self.handle, token, ended, _logprobs(logits_V, token, self.request.logprobs), scored)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What a row gains from a piece, before any row changes."""
+
+    row: _Row
+    piece: Piece
+    scored: list[float]
+    last_C: Tensor | None
+    """The hidden states that predict its next token, where they are known."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether a new token follows."""
+        return self.row.token is not None or self.piece.end == len(self.row.request.text)
+
+    def commit(self) -> None:
+        self.row.cached.tokens.extend(self.piece.tokens)
+        self.row.scored.extend(self.scored)
+        self.row.last_C = self.last_C
+        if self.complete and self.row.token is None:  # new tokens take the places of what was scored
+            del self.row.cached.tokens[len(self.row.request.prompt) :]
 
 
 def _logprobs(logits_V: Tensor, token: int, likeliest: int | None) -> Logprobs | None:
@@ -145,17 +116,20 @@ class Engine:
 
     `submit` and `cancel` only take note: all work happens in `step`. Use an engine from one thread at a time. The model
     must be in evaluation mode. `context_length` bounds a text to less than the model's, and so the memory of the cache:
-    2 * n_layer * kv_heads * head_width numbers a token.
+    2 * n_layer * kv_heads * head_width numbers a token. `prefill_tokens` bounds the prompt tokens that a step reads.
     """
 
-    def __init__(self, model: GPT, rows: int, context_length: int | None = None) -> None:
-        if rows < 1:
-            raise ValueError(f"an engine of {rows} rows can run nothing")
-        self.model, self.size = model, rows
+    def __init__(
+        self, model: GPT, rows: int, context_length: int | None = None, *, prefill_tokens: int = PREFILL_TOKENS
+    ) -> None:
+        if rows < 1 or prefill_tokens < 1:
+            raise ValueError(f"an engine of {rows} rows that reads {prefill_tokens} prompt tokens a step runs nothing")
+        self.model, self.size, self.prefill_tokens = model, rows, prefill_tokens
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         shape = model.config.model_copy(update={"context_length": self.context_length})
-        dtype = torch.float32 if model.device.type == "cpu" else model.embedding.token.weight.dtype
-        self._cache = KeyValueCache(shape, rows + 1, model.device, dtype)  # one more, for rows that change places
+        self._cache = KeyValueCache(
+            shape, rows + 1, model.device, model.cache_dtype
+        )  # one more, for rows that change places
         self._cached = [_CachedTokens([]) for _ in range(rows)]
         self.rows: list[_Row] = []
         self._step = 0
@@ -182,34 +156,62 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """Let requests join and make one token for each running one; says what happened, in no promised order.
+        """Read a piece of each prompt that is next, and make one token for each running text.
 
-        Where it raises no text has moved: requests that would have joined wait, and running ones may step again. Those
-        that were cancelled have left, and the next step says so.
+        Says what happened, in no promised order. Where it raises no text has moved, and all may step again. Those that
+        were cancelled have left, and the next step says so.
         """
         self._step += 1
         self._drop_cancelled()
-        running, joining = self.rows, self._admit()
-        parts_BC = []
-        if running:
-            parts_BC.append(self._decode(running))
-        if joining:
-            parts_BC.append(self._prefill(len(running), joining))
-        if parts_BC:
-            rows = running + joining
-            logits_BV = self.model.logits(torch.cat(parts_BC))
-            tokens = choose(logits_BV, [row.sampler for row in rows])
-            for row in running:
-                row.cached.tokens.append(row.token)
-            for row in joining:
-                self._queue.popleft()
-                row.cached.tokens = list(row.request.prompt)
-            self.rows = rows
-            made = [row.take(token, logits_V) for row, token, logits_V in zip(rows, tokens, logits_BV, strict=True)]
-            self._leave([place for place, event in enumerate(made) if event.ended])
-            self._pending += made
+        if pieces := self._plan():
+            self._pending += self._read(pieces)
         events, self._pending = self._pending, []
         return events
+
+    def _plan(self) -> list[Piece]:
+        """The newest token of each running text, and up to `prefill_tokens` of prompts, in the order of arrival."""
+        pieces, left = [], self.prefill_tokens
+        for place in sorted(range(len(self.rows)), key=lambda place: self.rows[place].handle):
+            row = self.rows[place]
+            if row.token is not None:
+                pieces.append(row.piece(place, 1))
+            elif left:
+                pieces.append(row.piece(place, left))
+                left -= len(pieces[-1].tokens)
+        while left and self._queue and len(self.rows) < self.size:
+            self._admit()
+            pieces.append(self.rows[-1].piece(len(self.rows) - 1, left))
+            left -= len(pieces[-1].tokens)
+        return sorted(pieces, key=lambda piece: piece.row)
+
+    def _read(self, pieces: list[Piece]) -> list[Event]:
+        """Read pieces, and make a token for each text that has read all; its events."""
+        parts_TC = read_pieces(self.model, pieces, self._cache)
+        progress = [self._progress(piece, x_TC) for piece, x_TC in zip(pieces, parts_TC, strict=True)]
+        complete = [step for step in progress if step.complete]
+        tokens, logits_BV = [], ()
+        if complete:
+            logits_BV = self.model.logits(torch.stack([step.last_C for step in complete]))
+            tokens = choose(logits_BV, [step.row.sampler for step in complete])
+        for step in progress:
+            step.commit()
+        events = [
+            step.row.take(token, logits_V) for step, token, logits_V in zip(complete, tokens, logits_BV, strict=True)
+        ]
+        self._leave([step.piece.row for step, event in zip(complete, events, strict=True) if event.ended])
+        return events
+
+    def _progress(self, piece: Piece, x_TC: Tensor) -> _Progress:
+        row = self.rows[piece.row]
+        if row.token is not None:
+            return _Progress(row, piece, [], x_TC[-1])
+        request = row.request
+        tokens, last = [*request.prompt, *request.scored], len(request.prompt) - 1
+        last_C = x_TC[last - piece.start] if piece.start <= last < piece.end else row.last_C
+        first = max(piece.start, last - request.prompt_scored)  # whose hidden states predict a token that is scored
+        end = min(piece.end, len(tokens) - 1)
+        scored = self._score(x_TC[first - piece.start : end - piece.start], tokens[first + 1 : end + 1])
+        return _Progress(row, piece, scored, last_C)
 
     def _drop_cancelled(self) -> None:
         if not self._cancelled:
@@ -222,18 +224,13 @@ class Engine:
         self._queue = deque(item for item in self._queue if item[0] not in self._cancelled)
         self._cancelled.clear()
 
-    def _admit(self) -> list[_Row]:
-        """The first requests of the queue, as many as there are free rows and as one padded batch may hold."""
-        joining: list[_Row] = []
-        longest = 0
-        for handle, request in islice(self._queue, self.size - len(self.rows)):
-            longest = max(longest, len(request.prompt) + len(request.scored))
-            if joining and longest * (len(joining) + 1) > PREFILL_TOKENS:
-                break
-            cached = self._assign_row(len(self.rows) + len(joining), request)
-            sampler = Sampler(request.sampling, request.prompt, self.model.device)
-            joining.append(_Row(handle, request, sampler, cached))
-        return joining
+    def _admit(self) -> None:
+        """Give the first request of the queue a row."""
+        handle, request = self._queue[0]
+        sampler = Sampler(request.sampling, request.prompt, self.model.device)
+        cached = self._assign_row(len(self.rows), request)
+        self.rows.append(_Row(handle, request, sampler, cached))
+        self._queue.popleft()
 
     def _assign_row(self, place: int, request: Request) -> _CachedTokens:
         """Have a free row hold as much of a prompt's beginning as is known from others that run or have left.
@@ -259,37 +256,13 @@ class Engine:
             self._cache.move(source, target, len(self._cached[row].tokens))
         self._cached[one], self._cached[other] = self._cached[other], self._cached[one]
 
-    def _prefill(self, first: int, joining: list[_Row]) -> Tensor:
-        """Read what is new of prompts, and what is scored, into the rows from `first` on; the hidden states of each
-        prompt's last token, BC."""
-        device, starts = self.model.device, [len(row.cached.tokens) for row in joining]
-        texts = [[*row.request.prompt, *row.request.scored[:-1]] for row in joining]
-        tokens_BT, _ = pad([text[start:] for text, start in zip(texts, starts, strict=True)], 0)
-        positions_BT = torch.tensor(starts)[:, None] + torch.arange(tokens_BT.shape[1])
-        positions_BT.clamp_(max=self.context_length - 1)  # padding stays within the row, and no text holds that place
-        cache = self._cache.rows(first, first + len(joining))
-        x_BTC = self.model.hidden_states(tokens_BT.to(device), positions_BT.to(device), cache=cache)
-        lasts = [len(row.request.prompt) - 1 - start for row, start in zip(joining, starts, strict=True)]
-        for x_TC, row, last in zip(x_BTC, joining, lasts, strict=True):
-            first_scored = len(row.request.prompt) - row.request.prompt_scored
-            if tokens := [*row.request.prompt[first_scored:], *row.request.scored]:
-                before = last - row.request.prompt_scored
-                row.scored = self._score(x_TC[before : before + len(tokens)], tokens)
-        return x_BTC[torch.arange(len(joining)), torch.tensor(lasts)]
-
     def _score(self, x_TC: Tensor, tokens: Sequence[int]) -> list[float]:
         """The log-probability of tokens, from the hidden states before them."""
-        tokens_T, found = torch.tensor(tokens, device=x_TC.device), []
-        for x_SC, tokens_S in zip(x_TC.split(SCORED), tokens_T.split(SCORED), strict=True):
-            found += (-F.cross_entropy(self.model.logits(x_SC).float(), tokens_S, reduction="none")).tolist()
-        return found
-
-    def _decode(self, rows: list[_Row]) -> Tensor:
-        """Read each row's newest token; its hidden states, BC."""
-        device = self.model.device
-        tokens_B1 = torch.tensor([[row.token] for row in rows], device=device)
-        positions_B1 = torch.tensor([[len(row.cached.tokens)] for row in rows], device=device)
-        return self.model.hidden_states(tokens_B1, positions_B1, cache=self._cache.rows(0, len(rows)))[:, 0]
+        if not tokens:
+            return []
+        logits_TV = self.model.logits(x_TC).float()
+        tokens_T = torch.tensor(tokens, device=x_TC.device)
+        return (-F.cross_entropy(logits_TV, tokens_T, reduction="none")).tolist()
 
     def _leave(self, places: list[int]) -> None:
         for place in reversed(places):

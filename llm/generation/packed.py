@@ -1,8 +1,8 @@
 """A model for inference alone, on a CPU: weights in the layout and precision in which they are read fastest.
 
 To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
-weights take from memory. With a C compiler decode.c reads them, in 8 bits or 4. Without one they are bfloat16 where the
-processor multiplies that fast, else float32.
+weights take from memory. With a C compiler and AVX2 or AVX-512 decode.c reads them, in 8 bits or 4. Without these they
+are bfloat16 where the processor multiplies that fast, else float32.
 """
 
 import logging
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.config import GPTConfig
-from llm.kernels.processor import has_fast_bfloat16, reads_fastest_in_int8
+from llm.kernels.processor import decodes_fastest_in_c, has_fast_bfloat16, reads_fastest_in_int8
 from llm.kernels.serving.decode import BlockWeights, Decoder, Weights, load_library, unsupported
 from llm.model.embedding import rotation
 from llm.model.gpt import GPT, Block
@@ -45,6 +45,16 @@ class PackedGPT(GPT):
         """A CPU."""
         return torch.device("cpu")
 
+    @property
+    def reads_lists(self) -> bool:
+        """As `GPT.reads_lists`; torch, which reads prompts where `prompt_model` does, needs batches."""
+        return self.prompt_model is None
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """As `GPT.cache_dtype`: float16, half of float32's memory, or float32 in a model that is packed exactly."""
+        return self.decoder.cache_dtype
+
     def hidden_states(
         self,
         tokens_BT: Tensor,
@@ -52,14 +62,18 @@ class PackedGPT(GPT):
         *,
         sequences_BT: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        rows_BT: Tensor | None = None,
     ) -> Tensor:
-        """As `GPT.hidden_states`, float32 BTC. Raises ValueError for packed sequences, which training alone has."""
+        """As `GPT.hidden_states`, float32 BTC. `rows_BT` names the row of the cache of each token, else its own text's.
+
+        Raises ValueError for packed sequences, which training alone has.
+        """
         if sequences_BT is not None:
             raise ValueError("a model that is packed for inference reads a text a row")
-        if self.prompt_model is not None and tokens_BT.shape[1] > 1:
+        if self.prompt_model is not None and tokens_BT.shape[1] > 1 and rows_BT is None:
             return self.prompt_model.hidden_states(tokens_BT, positions_BT, cache=cache)
         cache_LBKSD = None if cache is None else (cache.keys_LBKSD, cache.values_LBKSD)
-        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD)
+        return self.decoder.hidden_states(tokens_BT, positions_BT, cache_LBKSD, rows_BT)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
         """As `GPT.logits`, float32."""
@@ -76,7 +90,10 @@ def pack_for_inference(model: GPT) -> GPT:
     """
     if model.device.type != "cpu" or isinstance(model, PackedGPT):
         return model
-    if (library := _library_for(model.config)) is not None:
+    if not decodes_fastest_in_c():
+        capability = torch.backends.cpu.get_cpu_capability()
+        logger.info("torch generates: decode.c is faster with AVX2 or AVX-512, and this processor has %s", capability)
+    elif (library := _library_for(model.config)) is not None:
         return pack(model, library)
     model = model.bfloat16() if has_fast_bfloat16(model.device) else model.float()
     return model.requires_grad_(False).eval()

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import tiktoken
 
 from llm.errors import UserError
-from llm.generation.engine import Engine, Request, check_request
+from llm.generation.engine import Engine
+from llm.generation.request import Request, check_request
 from llm.generation.sampling import GREEDY, LIVELY, Sampling
 from llm.model.gpt import GPT
 from llm.tokenizer import decode, stop_tokens, token_bytes

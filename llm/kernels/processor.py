@@ -40,3 +40,8 @@ def reads_fastest_in_int8() -> bool:
     if torch.cpu._is_amx_tile_supported():
         return False
     return torch.cpu._is_vnni_supported() or torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def decodes_fastest_in_c() -> bool:
+    """Whether decode.c generates texts faster than torch: its loops are written for AVX2 and AVX-512 alone."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

@@ -88,6 +88,8 @@ class GPT(nn.Module):
 
     padding = 32
     """Whole texts are read fastest padded to a multiple of so many tokens, which their own length decides."""
+    reads_lists = False
+    """Whether `hidden_states` takes `rows_BT`, and so tokens of any texts of a cache as one list."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -120,6 +122,11 @@ class GPT(nn.Module):
         """The dtype in which it multiplies fastest where it reads whole texts."""
         low = has_fast_bfloat16(self.device) or any(weight.dtype == torch.bfloat16 for weight in self.parameters())
         return torch.bfloat16 if low else torch.float32
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """The dtype of keys and values in a cache that it reads fastest: on a CPU float32, whatever its weights are."""
+        return torch.float32 if self.device.type == "cpu" else self.embedding.token.weight.dtype
 
     def describe(self) -> dict[str, Any]:
         """What a model folder's config.json says of it."""

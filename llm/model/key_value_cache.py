@@ -17,8 +17,7 @@ from llm.config import GPTShape
 class KeyValueCache:
     """Room for `batch_size` texts of the full context, allocated once; on a CPU only what is written takes memory.
 
-    Each row fills up at its own pace: a row's tokens may stand at other positions than its neighbours'. On a CPU
-    float32 is the fastest, whatever the weights are.
+    Each row fills up at its own pace: a row's tokens may stand at other positions than its neighbours'.
     """
 
     def __init__(self, shape: GPTShape, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -42,13 +41,15 @@ class KeyValueCache:
     ) -> tuple[Tensor, Tensor]:
         """Store one layer's keys and values at their positions; return all of them before position `end`, BKSD.
 
-        A single row of positions applies to all texts.
+        A single row of positions applies to all texts. Those that are stored in float16 come as float32, in which torch
+        attends faster on a CPU.
         """
         rows_B1 = torch.arange(len(k_BKTD), device=positions_BT.device)[:, None]
         keys_BKSD, values_BKSD = self.keys_LBKSD[layer], self.values_LBKSD[layer]
         keys_BKSD[rows_B1, :, positions_BT] = k_BKTD.transpose(1, 2).to(keys_BKSD.dtype)
         values_BKSD[rows_B1, :, positions_BT] = v_BKTD.transpose(1, 2).to(values_BKSD.dtype)
-        return keys_BKSD[:, :, :end], values_BKSD[:, :, :end]
+        dtype = torch.float32 if keys_BKSD.dtype == torch.float16 else keys_BKSD.dtype
+        return keys_BKSD[:, :, :end].to(dtype), values_BKSD[:, :, :end].to(dtype)
 
 
 def _zeros(size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,8 @@ import pytest
 from app.async_engine import AsyncEngine
 from app.errors import Busy, Failed, RequestError
 from llm.errors import UserError
-from llm.generation.engine import Engine, Request
+from llm.generation.engine import Engine
+from llm.generation.request import Request
 from llm.generation.sampling import Sampling
 from tests.app.steps import stepwise
 

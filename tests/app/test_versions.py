@@ -19,7 +19,7 @@ from app.errors import Unavailable
 from app.registry import CARD, Named
 from app.settings import Settings
 from app.versions import Loader, Versions
-from llm.generation.engine import Request
+from llm.generation.request import Request
 from llm.objectives import CHAT
 from tasks.registry.tracking import configure_tracking
 from tests.app.conftest import register, running, tracked, wait_until

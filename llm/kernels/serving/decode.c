@@ -8,6 +8,8 @@ Names: N tokens of a step, C width of the model, D width of a head, `stream` N x
 
 #include "products.h"
 
+#include "attention.h"
+
 typedef enum { GELU, SWIGLU } Activation;
 
 typedef struct {
@@ -28,27 +30,6 @@ typedef struct {
     Norm norm;
     const Block *blocks;
 } Model;
-
-typedef struct {
-    float *keys, *values;
-    int64_t layer, row, head, positions; /* floats from one to the next; how many positions, which follow each other */
-} Cache;
-
-/* e^x within 2 units of the last place; written so that a loop over it is vectorised. */
-static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    float whole = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: what is left of the sum is rounded to an integer */
-    int32_t power;
-    memcpy(&power, &whole, sizeof power);
-    whole -= 12582912.0f;
-    float r = x - whole * 0.693145752f - whole * 1.42860677e-6f;
-    float y = 1.0f + r * (1.0f + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f
-              + r * 0.00138888889f)))));
-    uint32_t bits = ((uint32_t)power + 127u) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return y * scale;
-}
 
 static inline float silu(float x) { return x / (1.0f + exponential(-x)); }
 
@@ -107,123 +88,6 @@ static void turn(const Model *model, float *x, int64_t position) {
     }
 }
 
-static inline float total(Floats x) {
-    float parts[REGISTER];
-    memcpy(parts, &x, sizeof x);
-    for (int left = REGISTER / 2; left >= 4; left /= 2)
-        for (int i = 0; i < left; i++)
-            parts[i] += parts[i + left];
-    return (parts[0] + parts[1]) + (parts[2] + parts[3]);
-}
-
-static inline float largest(Floats x) {
-#ifdef WITH_VNNI
-    return _mm512_reduce_max_ps((__m512)x);
-#else
-    float most = x[0];
-    for (int i = 1; i < REGISTER; i++)
-        most = x[i] > most ? x[i] : most;
-    return most;
-#endif
-}
-
-/* The sum of each of REGISTER registers, in their order: pairs are added until one register is left. */
-static inline __attribute__((always_inline)) Floats totals(Floats sums[REGISTER]) {
-#if defined WITH_VNNI
-#define HALVES(a, b, way) (Floats)_mm512_shuffle_f32x4((__m512)(a), (__m512)(b), way)
-#define LOW(a, b) (Floats)_mm512_unpacklo_ps((__m512)(a), (__m512)(b))
-#define HIGH(a, b) (Floats)_mm512_unpackhi_ps((__m512)(a), (__m512)(b))
-#pragma GCC unroll 8
-    for (int i = 0; i < REGISTER / 2; i++) {
-        const Floats a = sums[i / 4 * 8 + i % 4], b = sums[i / 4 * 8 + i % 4 + 4];
-        sums[i] = HALVES(a, b, 0x44) + HALVES(a, b, 0xee);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < REGISTER / 4; i++)
-        sums[i] = HALVES(sums[i], sums[i + 4], 0x88) + HALVES(sums[i], sums[i + 4], 0xdd);
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++)
-        sums[i] = LOW(sums[i], sums[i + 2]) + HIGH(sums[i], sums[i + 2]);
-    return LOW(sums[0], sums[1]) + HIGH(sums[0], sums[1]);
-#elif defined WITH_AVX2
-#pragma GCC unroll 2
-    for (int left = REGISTER / 2; left > 1; left /= 2)
-#pragma GCC unroll 4
-        for (int i = 0; i < left; i++)
-            sums[i] = (Floats)_mm256_hadd_ps((__m256)sums[2 * i], (__m256)sums[2 * i + 1]);
-    return (Floats)_mm256_permute2f128_ps((__m256)sums[0], (__m256)sums[1], 0x20) +
-           (Floats)_mm256_permute2f128_ps((__m256)sums[0], (__m256)sums[1], 0x31);
-#else
-    Floats found;
-    for (int k = 0; k < REGISTER; k++)
-        found[k] = total(sums[k]);
-    return found;
-#endif
-}
-
-/* `count` * REGISTER values of a head's output: the weighted sum of its values. */
-static inline __attribute__((always_inline)) void weigh(
-    const float *values, int64_t last, int width, const float *scores, float all_scores, const int count, float *out) {
-    Floats sums[4] = {{0}};
-    for (int64_t s = 0; s <= last; s++)
-#pragma GCC unroll 4
-        for (int i = 0; i < count; i++)
-            sums[i] = fused(all(scores[s]), *(const Floats *)(values + s * width + i * REGISTER), sums[i]);
-    for (int i = 0; i < count; i++)
-        *(Floats *)(out + i * REGISTER) = sums[i] / all_scores;
-}
-
-/* The output of one head for one token, over positions 0 … last of its row of the cache. */
-static void attend(const float *query, const float *keys, const float *values, int64_t last, int width, float *scores,
-                   float *out) {
-    const float root = 1.0f / sqrtf((float)width);
-    float most = -INFINITY, all_scores = 0;
-    int64_t s = 0;
-    for (; s + REGISTER <= last + 1 && width % REGISTER == 0; s += REGISTER) { /* keys, whose sums are added together */
-        Floats sums[REGISTER];
-#pragma GCC unroll 16
-        for (int k = 0; k < REGISTER; k++)
-            sums[k] = (Floats){0};
-        for (int i = 0; i < width; i += REGISTER) {
-            const Floats part = *(const Floats *)(query + i);
-#pragma GCC unroll 16
-            for (int k = 0; k < REGISTER; k++)
-                sums[k] = fused(part, *(const Floats *)(keys + (s + k) * width + i), sums[k]);
-        }
-        const Floats found = totals(sums) * root;
-        *(Floats *)(scores + s) = found;
-        most = fmaxf(most, largest(found));
-    }
-    for (; s <= last; s++) {
-        const float *key = keys + s * width;
-        Floats sums = {0};
-        int i = 0;
-        for (; i + REGISTER <= width; i += REGISTER)
-            sums = fused(*(const Floats *)(query + i), *(const Floats *)(key + i), sums);
-        float score = total(sums);
-        for (; i < width; i++)
-            score += query[i] * key[i];
-        scores[s] = score * root;
-        most = scores[s] > most ? scores[s] : most;
-    }
-#pragma omp simd reduction(+ : all_scores)
-    for (int64_t s = 0; s <= last; s++) {
-        scores[s] = exponential(scores[s] - most);
-        all_scores += scores[s];
-    }
-    int i = 0;
-    for (; i + 4 * REGISTER <= width; i += 4 * REGISTER)
-        weigh(values + i, last, width, scores, all_scores, 4, out + i);
-    for (; i + REGISTER <= width; i += REGISTER)
-        weigh(values + i, last, width, scores, all_scores, 1, out + i);
-    for (; i < width; i++) {
-        float sum = 0;
-        for (int64_t s = 0; s <= last; s++)
-            sum += scores[s] * values[s * width + i];
-        out[i] = sum / all_scores;
-    }
-}
-
 static void embed(const Model *model, int64_t token, int64_t position, float *out) {
     unpack(&model->embedding, token, out);
     for (int i = 0; model->positions && i < model->n_embd; i++)
@@ -248,7 +112,7 @@ static size_t lay_out(const Model *model, int n, int64_t positions, int threads,
     PLACE(room->wide, (size_t)n * (qkv > expanded ? qkv : expanded))
     PLACE(room->attended, (size_t)n * model->n_embd)
     PLACE(room->rows, (size_t)threads * model->n_embd)
-    PLACE(room->scores, (size_t)threads * positions)
+    PLACE(room->scores, (size_t)threads * TOGETHER * scores_room(positions))
     PLACE(room->x.floats, (size_t)n * most * GROUP)
     PLACE(room->x.bytes, (size_t)n * most * GROUP)
     PLACE(room->x.scales, (size_t)n * most)
@@ -264,7 +128,7 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
     const int head = width / heads, qkv = head * (heads + 2 * shared), hidden = model->hidden;
     const int expanded = hidden * (model->activation == SWIGLU ? 2 : 1);
     const Inputs *x = &room->x;
-    float *row = room->rows + (size_t)thread * width, *scores = room->scores + thread * cache->positions;
+    float *row = room->rows + (size_t)thread * width, *scores = room->scores + thread * TOGETHER * scores_room(cache->positions);
 #pragma omp for schedule(static)
     for (int i = 0; i < n; i++)
         embed(model, tokens[i], positions[i], room->stream + (int64_t)i * width);
@@ -279,19 +143,19 @@ static void walk(const Model *model, int n, const int64_t *tokens, const int64_t
                 float *part = room->wide + (int64_t)i * qkv + k * head;
                 if (k < heads + shared)
                     turn(model, part, positions[i]);
-                if (k >= heads) {
-                    float *kept = k < heads + shared ? cache->keys : cache->values;
-                    memcpy(kept + layer * cache->layer + rows[i] * cache->row + (k - heads) % shared * cache->head
-                               + positions[i] * head,
-                           part, head * sizeof *part);
-                }
+                if (k >= heads)
+                    keep(cache->half, k < heads + shared ? cache->keys : cache->values,
+                         layer * cache->layer + rows[i] * cache->row + (k - heads) % shared * cache->head
+                             + positions[i] * head,
+                         part, head);
             }
-#pragma omp for schedule(static, heads) collapse(2) /* in turns: the later a token, the more keys it has */
+#pragma omp for schedule(static, 1) collapse(2) /* in turns: the later a token, the more keys it has */
         for (int i = 0; i < n; i++)
-            for (int h = 0; h < heads; h++) {
-                const int64_t at = layer * cache->layer + rows[i] * cache->row + h / (heads / shared) * cache->head;
-                attend(room->wide + (int64_t)i * qkv + h * head, cache->keys + at, cache->values + at, positions[i],
-                       head, scores, room->attended + (int64_t)i * width + h * head);
+            for (int k = 0; k < shared; k++) {
+                const int64_t at = layer * cache->layer + rows[i] * cache->row + k * cache->head;
+                const int first = k * (heads / shared) * head;
+                attend_heads(cache, at, room->wide + (int64_t)i * qkv + first, positions[i], head, heads / shared,
+                             scores, room->attended + (int64_t)i * width + first);
             }
 #pragma omp for schedule(static) collapse(2)
         for (int i = 0; i < n; i++)

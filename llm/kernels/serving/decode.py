@@ -19,12 +19,13 @@ from llm.config import GPTConfig
 from llm.kernels import c_library
 from llm.kernels.serving.large_pages import Memory
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "products.h"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "products.h", "attention.h"))
 LANES, GROUP = 16, 32  # as in products.h
 FLOAT, BYTES, NIBBLES = range(3)
 BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
 SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
+CACHES = (torch.float32, torch.float16)
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
 ACTIVATIONS = ("gelu", "swiglu")
 FAILURES = {1: MemoryError, 2: IndexError, 3: IndexError}
@@ -65,6 +66,7 @@ class _Cache(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("keys", "values")),
         *((name, c_int64) for name in ("layer", "row", "head", "positions")),
+        ("half", c_int32),
     ]
 
 
@@ -124,8 +126,9 @@ class Weights:
 class Decoder:
     """A GPT's weights as decode.c reads them, and its `hidden_states` and `logits`.
 
-    With `exact` they stay float32. Otherwise a matrix that was made of 4 bits keeps 4 bits, exactly, and another one
-    has 8, in groups of 32 inputs. Raises ValueError for a model that decode.c doesn't compute.
+    With `exact` they stay float32, as do keys and values. Otherwise a matrix that was made of 4 bits keeps 4 bits,
+    exactly, and another one has 8, in groups of 32 inputs; keys and values are float16. Raises ValueError for a model
+    that decode.c doesn't compute.
     """
 
     def __init__(self, config: GPTConfig, weights: Weights, library: ctypes.CDLL, *, exact: bool = False) -> None:
@@ -133,6 +136,8 @@ class Decoder:
             raise ValueError(f"decode.c has no {reason}")
         self.config, self._library, self._exact = config, library, exact
         self._memory, self._kept = Memory(), list[Tensor]()
+        self.cache_dtype = torch.float32 if exact else torch.float16
+        """Of keys and values that it reads fastest."""
         self.bits = list[int]()
         """Bits a weight of each matrix: those of the blocks, the embedding, and the output layer if it is not tied."""
         blocks = (_Block * config.n_layer)()
@@ -206,44 +211,57 @@ class Decoder:
         return _Matrix(kind, outputs, inputs, place, place + packed, self._pointer(bias))
 
     def hidden_states(
-        self, tokens_BT: Tensor, positions_BT: Tensor | None, cache_LBKSD: tuple[Tensor, Tensor] | None
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None,
+        cache_LBKSD: tuple[Tensor, Tensor] | None,
+        rows_BT: Tensor | None = None,
     ) -> Tensor:
         """The normalised stream after the last block, float32 BTC, with a cache of keys and values or without.
 
-        Raises ValueError for too many tokens, for texts that begin behind 0 where no cache has what comes before, and
-        for a cache of another precision or fewer rows, IndexError for a token or a position that is not there.
+        `rows_BT` names the row of the cache that each token belongs to, in the order of their positions; else each text
+        has its own. Raises ValueError for too many tokens, for texts that begin behind 0 where no cache has what comes
+        before, and for a cache of another precision or fewer rows, IndexError for a token or a position that is not
+        there.
         """
-        rows, length = tokens_BT.shape
-        if length > self.config.context_length:
+        texts, length = tokens_BT.shape
+        if rows_BT is None and length > self.config.context_length:
             raise ValueError(f"{length} tokens do not fit the context of {self.config.context_length}")
         if positions_BT is None:
             positions_BT = torch.arange(length)
         positions_BT = positions_BT.expand_as(tokens_BT)
         if cache_LBKSD is None:
             return self._without_cache(tokens_BT, positions_BT)
-        keys_LBKSD, values_LBKSD = cache_LBKSD
-        if {keys_LBKSD.dtype, values_LBKSD.dtype} != {torch.float32} or keys_LBKSD.stride() != values_LBKSD.stride():
-            found = ", ".join(f"{each.dtype} with strides {each.stride()}" for each in (keys_LBKSD, values_LBKSD))
-            raise ValueError(f"a cache of {found}; decode.c writes float32, both alike")
-        if rows > keys_LBKSD.shape[1]:
-            raise ValueError(f"{rows} texts, and the cache has {keys_LBKSD.shape[1]} rows")
-        positions = min(keys_LBKSD.shape[3], self.config.context_length)
-        held = _Cache(keys_LBKSD.data_ptr(), values_LBKSD.data_ptr(), *keys_LBKSD.stride()[:3], positions)
-        rows_BT = torch.arange(rows)[:, None].expand_as(tokens_BT)
-        given = [tensor.long().contiguous() for tensor in (tokens_BT, rows_BT, positions_BT)]
-        out_BTC = torch.empty(rows, length, self.config.n_embd)
-        pointers = [tensor.data_ptr() for tensor in given]
+        if rows_BT is None:
+            rows_BT = torch.arange(texts)[:, None].expand_as(tokens_BT)
+        cache = self._cache(cache_LBKSD)
+        rows = 1 + int(rows_BT.max()) if rows_BT.numel() else 0
+        if rows > cache_LBKSD[0].shape[1]:
+            raise ValueError(f"{rows} texts, and the cache has {cache_LBKSD[0].shape[1]} rows")
+        inputs = [tensor.long().contiguous() for tensor in (tokens_BT, rows_BT, positions_BT)]
+        out_BTC = torch.empty(texts, length, self.config.n_embd)
         _check(
             self._library.hidden_states(
                 byref(self._model),
                 tokens_BT.numel(),
-                *pointers,
-                byref(held),
+                *(tensor.data_ptr() for tensor in inputs),
+                byref(cache),
                 out_BTC.data_ptr(),
                 self._threads(tokens_BT.numel()),
             )
         )
         return out_BTC
+
+    def _cache(self, cache_LBKSD: tuple[Tensor, Tensor]) -> _Cache:
+        """A cache as decode.c has it."""
+        keys_LBKSD, values_LBKSD = cache_LBKSD
+        dtype, strides = keys_LBKSD.dtype, keys_LBKSD.stride()
+        if dtype not in CACHES or (values_LBKSD.dtype, values_LBKSD.stride()) != (dtype, strides):
+            kinds = ", ".join(f"{part.dtype} with strides {part.stride()}" for part in cache_LBKSD)
+            raise ValueError(f"a cache of {kinds}; decode.c reads float16 or float32, keys and values alike")
+        positions = min(keys_LBKSD.shape[3], self.config.context_length)
+        pointers = keys_LBKSD.data_ptr(), values_LBKSD.data_ptr()
+        return _Cache(*pointers, *strides[:3], positions, dtype == torch.float16)
 
     def _without_cache(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
         """Text by text, in the cache of a single one: a small one, in memory that was used before."""
@@ -251,7 +269,7 @@ class Decoder:
             raise ValueError("a text that does not begin at 0, and no cache of what comes before")
         config, end = self.config, 1 + int(positions_BT.max()) if positions_BT.numel() else 0
         size = config.n_layer, 1, config.kv_heads, min(end, config.context_length), config.head_width
-        cache_LBKSD = torch.zeros(size), torch.zeros(size)
+        cache_LBKSD = torch.zeros(size, dtype=self.cache_dtype), torch.zeros(size, dtype=self.cache_dtype)
         texts = zip(tokens_BT.split(1), positions_BT.split(1), strict=True)
         return torch.cat([self.hidden_states(*text, cache_LBKSD) for text in texts])
 

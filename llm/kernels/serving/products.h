@@ -24,6 +24,9 @@ others, to the bit. */
 #define WITH_VNNI
 #elif defined __AVX2__ && defined __FMA__ && defined __F16C__
 #define WITH_AVX2
+#ifdef __AVXVNNI__ /* in registers of 256 bits */
+#define WITH_AVX_VNNI
+#endif
 #endif
 #endif
 
@@ -36,7 +39,7 @@ enum { REGISTER = 16, TILE = 16 }; /* lanes of a register; tokens whose sums the
 enum { REGISTER = 8, TILE = 4 };
 #endif
 enum { PARTS = LANES / REGISTER };
-#ifdef WITH_AVX2
+#if defined WITH_AVX2 && !defined WITH_AVX_VNNI
 enum { SIGNED = 1 }; /* whether weights of BYTES are multiplied as q - 128 */
 #else
 enum { SIGNED = 0 };
@@ -110,8 +113,8 @@ static inline Integers quad(const int kind, const uint8_t *tile, int j, int part
 /* Sums of a group, lane by lane, of a kind that is a constant where they are inlined: begun, with the products of a
 lane's 4 weights and the 4 inputs that all lanes share, and as they are at last.
 
-AVX2 adds two products in 16 bits, which BYTES without a sign overflow: so they get it back, and it goes over to the
-inputs. NIBBLES are so small that all of a group are added in 16 bits. */
+Without VNNI, AVX2 adds two products in 16 bits, which BYTES without a sign overflow: so they get it back, and it goes
+over to the inputs. NIBBLES are so small that all of a group are added in 16 bits. */
 static inline Integers begun(const int kind, int32_t offset) {
     return (Integers){0} + (kind == BYTES && !SIGNED ? offset : 0);
 }
@@ -119,6 +122,8 @@ static inline Integers begun(const int kind, int32_t offset) {
 static inline Integers dot(const int kind, Integers sum, Integers weights, int32_t inputs) {
 #if defined WITH_VNNI
     return (Integers)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));
+#elif defined WITH_AVX_VNNI
+    return (Integers)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, _mm256_set1_epi32(inputs));
 #elif defined WITH_AVX2
     const __m256i x = _mm256_set1_epi32(inputs);
     if (kind == NIBBLES)
@@ -134,7 +139,7 @@ static inline Integers dot(const int kind, Integers sum, Integers weights, int32
 }
 
 static inline Floats whole(const int kind, Integers sum) {
-#ifdef WITH_AVX2
+#if defined WITH_AVX2 && !defined WITH_AVX_VNNI
     if (kind == NIBBLES)
         sum = (Integers)_mm256_madd_epi16((__m256i)sum, _mm256_set1_epi16(1));
 #endif

@@ -17,7 +17,7 @@ from llm.config import GPTConfig, TrainConfig
 from llm.dataset import BatchSampler
 from llm.device import Compute
 from llm.errors import UserError
-from llm.generation.engine import Request
+from llm.generation.request import Request
 from llm.generation.sampling import GREEDY, Sampling
 from llm.generation.text import generate, options, request_maker, write_all
 from llm.kernels.training.backend import CrossEntropy

@@ -29,7 +29,7 @@ from llm.dataset import BatchSampler
 from llm.device import Compute, choose_compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
-from llm.generation.engine import Request
+from llm.generation.request import Request
 from llm.generation.sampling import Sampling
 from llm.generation.text import MOST_AT_ONCE, run
 from llm.kernels.training.cross_entropy import IGNORE, ROWS

@@ -18,8 +18,8 @@ from llm.config import Config
 from llm.device import Compute
 from llm.errors import UserError
 from llm.formats.model_folder import load_model
-from llm.generation.engine import Request
 from llm.generation.packed import pack_for_inference
+from llm.generation.request import Request
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
 from llm.objectives.assistant import Assistant, Example, Question, build, encode_example

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -7,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.generation import engine as engine_module
-from llm.generation.engine import Engine, Event, Request
+from llm.generation.engine import Engine
 from llm.generation.greedy import generate_greedily
+from llm.generation.packed import pack
+from llm.generation.pieces import Piece, batches
+from llm.generation.request import Event, Request
 from llm.generation.sampling import Sampling
+from llm.kernels.serving.decode import load_library
 
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "tied": False}
 FAMILIES = {"gpt2": {}, "llama": LLAMA | {"n_head": 4, "n_kv_head": 2, "n_embd": 32, "n_hidden": 40}}
@@ -17,6 +22,7 @@ quick = settings(max_examples=25)
 families = st.sampled_from(sorted(FAMILIES))
 beginnings = st.sampled_from([[], [3, 1, 4], [3, 1, 4, 1, 5, 9, 2]])  # which several have in common
 prompts = st.builds(list.__add__, beginnings, st.lists(st.integers(0, 250), min_size=1, max_size=13))
+pieces = st.sampled_from([1, 2, 5, engine_module.PREFILL_TOKENS])  # prompt tokens a step
 requests = st.lists(st.tuples(prompts, st.integers(1, 12)), min_size=1, max_size=7)
 
 
@@ -39,10 +45,10 @@ def run(engine: Engine, between: Callable[[int], None] = lambda step: None) -> t
 
 
 @quick
-@given(families, requests, st.integers(1, 4), st.lists(st.integers(0, 6), min_size=7, max_size=7), st.integers(0, 3))
-def test_any_order_of_arrivals_gives_what_each_gives_alone_without_a_cache(make_gpt, family, work, rows, steps, seed):
-    gpt = make_gpt(seed, **FAMILIES[family])
-    engine, handles = Engine(gpt, rows), {}
+@given(families, requests, st.integers(1, 4), st.lists(st.integers(0, 6), min_size=7, max_size=7), pieces)
+def test_any_order_of_arrivals_gives_what_each_gives_alone_without_a_cache(make_gpt, family, work, rows, steps, piece):
+    gpt = make_gpt(**FAMILIES[family])
+    engine, handles = Engine(gpt, rows, prefill_tokens=piece), {}
 
     def arrive(step: int) -> None:
         for number, request in enumerate(work):
@@ -71,11 +77,11 @@ def test_a_text_ends_before_a_stop_token(make_gpt, family, work, rows, data):
 
 
 @quick
-@given(families, requests, st.integers(1, 4), st.data())
-def test_a_cancelled_request_leaves_and_the_others_go_on(make_gpt, family, work, rows, data):
+@given(families, requests, st.integers(1, 4), pieces, st.data())
+def test_a_cancelled_request_leaves_and_the_others_go_on(make_gpt, family, work, rows, piece, data):
     gpt = make_gpt(**FAMILIES[family])
     leaving = data.draw(st.dictionaries(st.integers(0, len(work) - 1), st.integers(0, 5)))
-    engine = Engine(gpt, rows)
+    engine = Engine(gpt, rows, prefill_tokens=piece)
     for request in work:
         engine.submit(Request(*request))
     tokens, endings = run(
@@ -143,12 +149,12 @@ def test_log_probabilities_are_told_to_those_alone_who_ask_and_of_no_more_tokens
 
 
 @quick
-@given(families, requests, st.integers(1, 4), st.data())
+@given(families, requests, st.integers(1, 4), pieces, st.data())
 def test_a_text_that_is_there_already_is_scored_as_by_a_plain_forward_pass_and_moves_nothing(
-    make_gpt, family, work, rows, data
+    make_gpt, family, work, rows, piece, data
 ):
     gpt = make_gpt(**FAMILIES[family])
-    engine, texts = Engine(gpt, rows), []
+    engine, texts = Engine(gpt, rows, prefill_tokens=piece), []
     for prompt, new in work:
         scored = data.draw(st.lists(st.integers(0, 250), max_size=12))
         before = data.draw(st.integers(0, len(prompt) - 1))
@@ -311,13 +317,47 @@ def test_a_text_may_fill_the_context_to_its_last_token(make_gpt):
     assert run(engine)[0][0] == generate_greedily(make_gpt(), [1] * 20, 12)
 
 
-def test_a_step_reads_prompts_up_to_a_bound_and_a_longer_one_alone(make_gpt, monkeypatch):
-    monkeypatch.setattr(engine_module, "PREFILL_TOKENS", 12)
-    engine = Engine(make_gpt(), 9)
-    for length in (4, 3, 3, 4, 5, 20, 1):
-        engine.submit(Request([1] * length, 9))
-    joined = [sorted(event.handle for event in engine.step()) for _ in range(5)]
-    assert joined == [[0, 1, 2], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 5], list(range(7)), list(range(7))]
+def test_prompts_are_read_in_pieces_and_running_texts_make_a_token_beside_each(make_gpt, monkeypatch):
+    gpt = make_gpt()
+    engine = Engine(pack(deepcopy(gpt), load_library(), exact=True), 9, prefill_tokens=12)
+    counts = reads(engine, monkeypatch)
+    prompts = [[1], [2] * 4, [3] * 3, [4] * 3, [5] * 6, [6] * 20, [7]]
+    texts = {engine.submit(Request(prompt, 9)): [] for prompt in prompts}
+    made, computed = [], []
+    while engine.busy:
+        events = engine.step()
+        made.append(sorted(event.handle for event in events))
+        computed.append(sum(counts))
+        counts.clear()
+        for event in events:
+            texts[event.handle].append(event.token)
+    assert made[:4] == [[0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], list(range(7))]
+    assert computed[:4] == [12, 4 + 12, 5 + 12, 5 + 2]  # a token of each text that runs, and a piece
+    assert list(texts.values()) == [generate_greedily(gpt, prompt, 9) for prompt in prompts]
+
+
+@pytest.mark.parametrize("by", ["torch", "decode.c"])
+def test_prompts_cost_their_own_tokens_and_no_piece_is_longer_than_the_bound(make_gpt, monkeypatch, by):
+    gpt = make_gpt(context_length=512)
+    model = gpt if by == "torch" else pack(gpt, load_library())
+    engine = Engine(model, 3)
+    counts = reads(engine, monkeypatch)
+    prompts = [[1] * 20, [2] * 20, [3] * 400]
+    handles = [engine.submit(Request(prompt, 1)) for prompt in prompts]
+    tokens, _ = run(engine)
+    assert sum(counts) == 440
+    assert max(counts) <= engine_module.PREFILL_TOKENS
+    assert len(counts) == {"torch": 3, "decode.c": 2}[by]
+    whole = Engine(model, 1, prefill_tokens=400)
+    for handle, prompt in zip(handles, prompts, strict=True):
+        alone = whole.submit(Request(prompt, 1))
+        assert run(whole)[0][alone] == tokens[handle]
+
+
+def test_batches_hold_texts_of_like_length_in_adjacent_rows_with_little_padding():
+    lengths = {0: 1, 1: 1, 3: 1, 4: 2, 5: 9, 6: 10, 7: 8, 8: 100}
+    pieces = [Piece(row, 0, [0] * length) for row, length in lengths.items()]
+    assert [[piece.row for piece in batch] for batch in batches(pieces)] == [[0, 1], [3], [4], [5, 6, 7], [8]]
 
 
 @pytest.mark.parametrize(

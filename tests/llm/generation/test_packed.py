@@ -1,3 +1,4 @@
+import logging
 from copy import deepcopy
 
 import numpy as np
@@ -13,6 +14,7 @@ from llm.kernels.processor import reads_fastest_in_int8
 from llm.kernels.serving.decode import load_library
 from llm.objectives import load_for_inference
 from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
+from tests.processors import imitate
 
 LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": False, "tied": False, "n_kv_head": 2}
 FAMILIES = {"gpt2": {}, "llama": LLAMA}
@@ -41,7 +43,10 @@ def test_a_packed_model_refuses_to_be_saved(gpt):
         pack_for_inference(gpt).state_dict()
 
 
-def test_a_model_is_packed_once_and_a_classifier_is_served_by_the_fastest_products(gpt, encoding, tmp_path):
+def test_a_model_is_packed_once_and_a_classifier_is_served_by_the_fastest_products(
+    gpt, encoding, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(packed, "decodes_fastest_in_c", lambda: True)
     model = pack_for_inference(deepcopy(gpt))
     assert isinstance(model, PackedGPT)
     assert pack_for_inference(model) is pack_for_reading(model) is model
@@ -68,8 +73,7 @@ def test_a_folder_is_packed_from_the_precision_that_it_has_as_from_float32(
     gpt, encoding, tmp_path, monkeypatch, stored, by
 ):
     save_model(tmp_path, deepcopy(gpt).to(stored), encoding, "language_model")
-    if by != "decode.c":
-        monkeypatch.setattr(packed, "load_library", lambda: None)
+    monkeypatch.setattr(packed, "decodes_fastest_in_c", lambda: by == "decode.c")
     monkeypatch.setattr(packed, "has_fast_bfloat16", lambda device: by == "torch in bfloat16")
     served, expected = load_for_inference(tmp_path)[0], pack_for_inference(load_model(tmp_path)[0])
     assert isinstance(served, PackedGPT) == (by == "decode.c")
@@ -78,26 +82,31 @@ def test_a_folder_is_packed_from_the_precision_that_it_has_as_from_float32(
     assert generate(served, tokens.tolist(), max_new_tokens=8) == generate(expected, tokens.tolist(), max_new_tokens=8)
 
 
+VNNI = {"vnni": True, "bfloat16": True, "capability": "AVX512"}
+AMX = VNNI | {"amx": True}
+BFLOAT16 = {"bfloat16": True, "capability": "AVX512"}
+AVX512, AVX2, ARM = ({"capability": name} for name in ("AVX512", "AVX2", "DEFAULT"))
+
+
+def weight_types(model: nn.Module) -> set[torch.dtype]:
+    return {module.weight.dtype for module in model.modules() if isinstance(module, nn.Linear)}
+
+
 @pytest.mark.parametrize(
-    ("vnni", "amx", "bfloat16", "capability", "expected"),
+    ("processor", "expected"),
     [
-        (True, False, True, "AVX512", PackedGPT),
-        (True, True, True, "AVX512", torch.bfloat16),
-        (False, False, True, "AVX512", torch.bfloat16),
-        (False, False, False, "AVX512", torch.float32),
-        (False, False, False, "AVX2", PackedGPT),
-        (False, False, False, "DEFAULT", torch.float32),
+        (VNNI, PackedGPT),
+        (AMX, torch.bfloat16),
+        (BFLOAT16, torch.bfloat16),
+        (AVX512, torch.float32),
+        (AVX2, PackedGPT),
+        (ARM, torch.float32),
     ],
 )
-def test_whole_texts_are_read_in_what_the_processor_multiplies_fastest(
-    gpt, monkeypatch, vnni, amx, bfloat16, capability, expected
-):
-    for name, there in (("vnni", vnni), ("amx_tile", amx), ("avx512_bf16", bfloat16)):
-        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda there=there: there)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+def test_whole_texts_are_read_in_what_the_processor_multiplies_fastest(gpt, monkeypatch, processor, expected):
+    imitate(monkeypatch, **processor)
     model = pack_for_reading(gpt)
-    weights = {module.weight.dtype for module in model.modules() if isinstance(module, nn.Linear)}
-    assert type(model) is expected or weights == {expected}
+    assert type(model) is expected or weight_types(model) == {expected}
 
 
 SCALING = {"factor": 8.0, "low_frequency_factor": 1.0, "high_frequency_factor": 2.0, "original_context_length": 12}
@@ -128,3 +137,24 @@ def test_pack_for_inference_leaves_what_decode_c_lacks_to_torch_and_logs_the_rea
     assert error(deepcopy(gpt).to(served.norm.weight.dtype), served) == 0
     with pytest.raises(ValueError, match=f"decode.c has no {reason}"):
         packed.pack(gpt, load_library())
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        (VNNI, PackedGPT),
+        (AMX, PackedGPT),
+        (AVX512, PackedGPT),
+        (AVX2, PackedGPT),
+        (ARM, torch.float32),
+        (ARM | {"bfloat16": True}, torch.bfloat16),
+    ],
+)
+def test_generation_uses_torch_where_the_c_code_has_no_registers(gpt, monkeypatch, caplog, processor, expected):
+    imitate(monkeypatch, **processor)
+    with caplog.at_level(logging.INFO, logger="llm.generation.packed"):
+        model = pack_for_inference(gpt)
+    assert type(model) is expected or weight_types(model) == {expected}
+    reasons = [record.message for record in caplog.records]
+    expected_reason = "torch generates: decode.c is faster with AVX2 or AVX-512, and this processor has DEFAULT"
+    assert reasons == ([] if expected is PackedGPT else [expected_reason])

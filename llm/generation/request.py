@@ -1,0 +1,73 @@
+"""What is asked of an engine, and what it answers: a prompt with its bounds, and an event a token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from llm.errors import UserError
+from llm.generation.sampling import GREEDY, Sampling
+
+Reason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and how it goes on: at most `max_new_tokens`, or until one of `stop_tokens`, which is left out."""
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    sampling: Sampling = GREEDY
+    stop_tokens: frozenset[int] = frozenset()
+    logprobs: int | None = None
+    """How many of the likeliest tokens each event tells the log-probability of, beside its own; None tells none."""
+    scored: Sequence[int] = ()
+    """A continuation that is there already, such as the right answer: how likely it is where another one is made."""
+    prompt_scored: int = 0
+    """How many of the prompt's last tokens are scored, too."""
+
+    @property
+    def text(self) -> list[int]:
+        """What is read before the first new token: all but the last token of what is scored, which predicts nothing."""
+        return [*self.prompt, *self.scored[:-1]]
+
+    @property
+    def room(self) -> int:
+        """Tokens that it may take of the context."""
+        return len(self.prompt) + max(self.max_new_tokens, len(self.scored))
+
+
+def check_request(request: Request, vocabulary_size: int, context_length: int) -> None:
+    """Raise UserError for an empty prompt, an unknown token, no new tokens, or a text longer than the context."""
+    prompt, new = request.prompt, request.max_new_tokens
+    if not prompt:
+        raise UserError("the prompt is empty")
+    tokens = (*prompt, *request.scored)
+    if worst := [token for token in (min(tokens), max(tokens)) if not 0 <= token < vocabulary_size]:
+        raise UserError(f"token {worst[0]} is not one of the model's {vocabulary_size}")
+    if new < 1:
+        raise UserError(f"max_new_tokens {new} is less than 1")
+    if not 0 <= request.prompt_scored < len(prompt):
+        raise UserError(f"prompt_scored {request.prompt_scored} is not below the prompt's {len(prompt)} tokens")
+    if request.room > context_length:
+        more = f"{new} new" if new >= len(request.scored) else f"{len(request.scored)} scored"
+        raise UserError(f"{len(prompt)} prompt tokens and {more} ones do not fit the context of {context_length}")
+
+
+class Logprobs(NamedTuple):
+    """Natural logarithms of probabilities as the model gives them, before temperature, penalties and cuts."""
+
+    token: float
+    """Of the token that was made."""
+    likeliest: list[tuple[int, float]]
+    """The likeliest tokens with theirs, the likeliest first."""
+
+
+class Event(NamedTuple):
+    """What a step did to a request: made a token, ended it, or both."""
+
+    handle: int
+    token: int | None
+    ended: Reason | None = None
+    logprobs: Logprobs | None = None
+    scored: Sequence[float] | None = None
+    """With the first event of a request that scores a text: the log-probability of each of its tokens."""
