@@ -39,6 +39,8 @@ CHARSETS = {
     }.items()
 }
 """Mails in charsets that only their headers name: Polish, Russian."""
+UNAPPROVED = "threestage-classifier/1 is not approved: its model has had no champion yet\n"
+"""A line on stderr about the shared registry's classifier."""
 DATASETS = {"classifier": "emails", "foundation": "corpus"}
 
 

@@ -25,7 +25,7 @@ from llm.training.checkpoint import Checkpoints
 from tasks.registry.decide import approve, compared
 from tasks.registry.tracking import configure_tracking
 from tasks.stages.graph import reproduce
-from tests.app.conftest import alive, children, error_of, shell, tracked, wait_until
+from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tracked, wait_until
 
 pytestmark = pytest.mark.slow
 HELP_AND = """
@@ -201,7 +201,7 @@ def test_a_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path
     wait_until(lambda: not any(map(alive, helpers)), 60)
 
     said, errors = reader.communicate()
-    assert (reader.returncode, errors) == (0, "")
+    assert (reader.returncode, errors) == (0, UNAPPROVED)
     assert (json.loads(said)["line"], json.loads(said)["file"]) == (1, "caf\udce9.jsonl")
 
 
