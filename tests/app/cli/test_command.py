@@ -24,6 +24,7 @@ from app.cli.pipeline import FLOWS
 from llm.training.checkpoint import Checkpoints
 from tasks.registry.decide import approve, compared
 from tasks.registry.tracking import configure_tracking
+from tasks.registry.versions import STATE, SUPERSEDED
 from tasks.stages.graph import reproduce
 from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tracked, wait_until
 
@@ -153,13 +154,16 @@ def test_status_names_versions_with_their_aliases_and_interrupted_trainings(pipe
     assert "interrupted: train at step 40" in said
 
 
-def test_status_names_the_gates_despite_which_a_version_was_approved(pipeline, mlflow_store):
+def test_status_names_the_states_of_versions_and_the_gates_despite_which_one_was_approved(pipeline, mlflow_store):
     configure_tracking()
     MlflowClient().create_registered_model("threestage-classifier")
-    MlflowClient().create_model_version("threestage-classifier", str(Path.cwd() / "mlartifacts"))
+    for _ in range(2):
+        MlflowClient().create_model_version("threestage-classifier", str(Path.cwd() / "mlartifacts"))
+    MlflowClient().set_model_version_tag("threestage-classifier", "2", STATE, SUPERSEDED)
     compared("classifier", "1", None, ["f1", "drift"])
     approve("classifier", "1", "reviewer-1", "we need one", despite_gates=True)
     assert re.search(r"^  classifier/1 .*  champion, approved despite f1 and drift$", status(), re.MULTILINE)
+    assert re.search(r"^  classifier/2  \S+ \S+  superseded$", status(), re.MULTILINE)
 
 
 def test_a_missing_foundation_is_an_error_in_our_words_and_not_in_those_of_dvc(pipeline):

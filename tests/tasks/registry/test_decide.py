@@ -33,6 +33,18 @@ def tag(client, version, state, **more):
         client.set_model_version_tag(NAME, version, f"threestage.{name}", text)
 
 
+@pytest.fixture
+def messages(monkeypatch):
+    """The version and outcome of each decision that people are told about."""
+    sent = []
+
+    def emit(event, name, version, **details):
+        sent.append(f"{version} {details['outcome']}")
+
+    monkeypatch.setattr("tasks.registry.decide.emit", emit)
+    return sent
+
+
 def entries():
     """The history without comparisons, without when and why."""
     return [f"{each.version} {each.outcome} by {each.by}" for each in history("classifier") if each.event != "compared"]
@@ -267,13 +279,14 @@ def test_a_champion_moved_or_removed_by_hand_meanwhile_stays_so_and_the_review_b
     assert entries()[-1] == "1 removed as champion by somebody in MLflow"
 
 
-def test_a_removed_champion_alias_is_recorded_once_and_undoes_no_other_decision(decided):
+def test_a_removed_champion_alias_is_recorded_once_and_undoes_no_other_decision(decided, messages):
     decided.delete_registered_model_alias(NAME, "champion")
     assert is_open("classifier")
     before = tags(decided, "2")
     assert [(event.why, event.champion) for event in settle("classifier")] == [("alias champion deleted", None)]
     assert settle("classifier") == []
     assert (aliases(), tags(decided, "2")) == ((None, "1", "5"), before)
+    assert messages == ["2 removed as champion"]
     decided.set_registered_model_alias(NAME, "champion", "2")
     assert [event.outcome for event in settle("classifier")] == ["approved"]
     decided.delete_registered_model_alias(NAME, "champion")
@@ -339,13 +352,14 @@ def made(new):
     return new
 
 
-def test_a_newer_challenger_supersedes_the_versions_that_wait_and_can_still_be_decided_on(made):
+def test_a_newer_challenger_supersedes_the_versions_that_wait_and_they_can_still_be_decided_on(made, messages):
     compare("4", "f1")
     assert challenge("classifier", "5")
     assert challenge("classifier", "5")
     assert aliases() == (None, None, "5")
     assert states() == dict.fromkeys("4321", "superseded")
     assert not any(map(model_state("classifier").waits, "4321"))
+    assert messages == []
     assert sorted(entries()) == [f"{version} superseded by register" for version in "1234"]
     assert tags(made, "4")["why"] == "version 5 is the challenger"
     with pytest.raises(UserError, match=r"4 was superseded by register \(version 5 .* alias challenger to it"):
