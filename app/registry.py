@@ -1,7 +1,7 @@
 """The registry as the app reads it: versions by name, with what they can do, their files and cards.
 
-A model's name alone is its champion, or its challenger until there is a champion; `assistant@challenger` is what an
-alias points at, `assistant/3` a version.
+A model's name alone is its champion, or its challenger while the model never had a champion. `assistant@challenger` is
+the version of an alias, `assistant/3` a version.
 """
 
 import logging
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.utils.uri import is_local_uri
 
@@ -24,11 +25,11 @@ from app.errors import NotFound, RequestError, Unavailable
 from llm.errors import UserError
 from llm.formats.model_folder import CONFIG
 from llm.objectives import capabilities
+from tasks.registry.history import had_champion
 from tasks.registry.record import FILE, RECORD, Record
 from tasks.registry.tracking import configure_tracking, namespace, server_errors
 from tasks.registry.versions import CHALLENGER, CHAMPION, own_models, registered_name, versions
 
-BY_DEFAULT = (CHAMPION, CHALLENGER)
 AGAIN = 30.0
 """Seconds until the files of a version that could not be read are read again."""
 CARD = "card/card.md"
@@ -58,6 +59,8 @@ class Listed:
     description: str
     capabilities: tuple[str, ...]
     """What it can do (llm/objectives), the main thing first; empty if its files can't be read."""
+    is_default: bool
+    """Whether it answers by its model's name alone."""
 
 
 class Registry:
@@ -122,13 +125,22 @@ class Registry:
         client, found = self._store(), []
         for model, registered in own_models(client):
             aliases: dict[str, list[str]] = {}
+            default = _default(registered)
             for alias, version in registered.aliases.items():
                 aliases.setdefault(str(version), []).append(alias)
             for version in versions(client, registered.name):
                 named = Named(model, str(version.version))
                 own = tuple(sorted(aliases.get(named.version, ())))
                 able = self._capabilities_of(version.source, named)
-                found.append(Listed(named, own, version.creation_timestamp // 1000, version.description or "", able))
+                listed = Listed(
+                    named=named,
+                    aliases=own,
+                    created=version.creation_timestamp // 1000,
+                    description=version.description or "",
+                    capabilities=able,
+                    is_default=named.version == default,
+                )
+                found.append(listed)
         if found and not any(each.capabilities for each in found):
             *_, (_, reason) = self._unreadable.values()
             raise UserError(f"the files of no version can be read: {reason}")
@@ -183,7 +195,8 @@ class Registry:
         """The version that a name means: `assistant`, `assistant@champion` or `assistant/3`, with or without the
         namespace before it; without a name the first model with the capability.
 
-        Raises NotFound, and RequestError for a version without the capability.
+        Raises NotFound, also for the name of a model without a default version, and RequestError for a version without
+        the capability.
         """
         if not name and capability:
             name = next(iter(models_with(self.listed(), capability)), None)
@@ -210,21 +223,33 @@ def pick(name: str, listed: Sequence[Listed]) -> Listed:
         raise NotFound(f"model {name!r} is not registered; those are: {known}", "model")
     if match["version"]:
         found = [each for each in of_model if each.named.version == match["version"]]
+    elif match["alias"]:
+        found = [each for each in of_model if match["alias"] in each.aliases]
     else:
-        wanted = [match["alias"]] if match["alias"] else BY_DEFAULT
-        found = [each for alias in wanted for each in of_model if alias in each.aliases]
+        found = [each for each in of_model if each.is_default]
     if not found:
+        missing = match["version"] or match["alias"]
+        if not missing:
+            missing = f"champion: approve one with `threestage review`, or name a version such as {of_model[0].named}"
         there = ", ".join(" ".join([each.named.version, *each.aliases]) for each in of_model)
-        missing = match["version"] or match["alias"] or " or ".join(BY_DEFAULT)
         raise NotFound(f"model {model!r} has no {missing}; its versions are: {there}", "model")
     return found[0]
 
 
 def models_with(listed: Sequence[Listed], *wanted: str) -> list[str]:
-    """The models with one of these capabilities that answer by their name alone, first those whose main one it is.
+    """The models with one of these capabilities: first those with a default version, and of these the ones whose main
+    capability it is.
 
     What one version can do, all can: the files of one may be gone.
     """
     able = {each.named.model: each.capabilities for each in listed if set(each.capabilities) & set(wanted)}
-    aliased = {each.named.model for each in listed if set(each.aliases) & set(BY_DEFAULT)}
-    return sorted(able.keys() & aliased, key=lambda name: (able[name][0] not in wanted, name))
+    with_default = {each.named.model for each in listed if each.is_default}
+    return sorted(able, key=lambda name: (name not in with_default, able[name][0] not in wanted, name))
+
+
+def _default(registered: RegisteredModel) -> str | None:
+    """The version that answers by a model's name: its champion, or its challenger if it never had a champion."""
+    aliases = {alias: str(version) for alias, version in registered.aliases.items()}
+    if CHAMPION in aliases or had_champion(registered):
+        return aliases.get(CHAMPION)
+    return aliases.get(CHALLENGER)

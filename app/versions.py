@@ -22,12 +22,12 @@ from torch import nn
 from app.async_engine import AsyncEngine, check_room
 from app.cleaning import Cleaner
 from app.errors import NotFound, Unavailable
-from app.registry import BY_DEFAULT, Named, Registry, models_with, pick
+from app.registry import Named, Registry, models_with, pick
 from app.settings import Settings
 from llm.errors import UserError
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, CLASSIFY, load_for_inference
-from tasks.registry.versions import registered_name
+from tasks.registry.versions import CHALLENGER, CHAMPION, registered_name
 
 PRELOADED = (CHAT, CLASSIFY)
 """The default versions of models with these capabilities are loaded before the first request."""
@@ -102,17 +102,26 @@ class Versions:
         self._ending = threading.Event()
 
     def defaults(self) -> dict[str, str | None]:
-        """Each preloaded model with the version that answers by its name and the alias of that version, or with None
-        until it is loaded; as of the last reading of the registry."""
-        found: dict[str, str | None] = {}
-        for model in models_with(self.registry.known, *PRELOADED):
+        """Each preloaded model that has a default version, with the version that answers by its name and the alias of
+        that version, or with None until it is loaded; as of the last reading of the registry."""
+        known = self.registry.known
+        with_default = {version.named.model for version in known if version.is_default}
+        defaults: dict[str, str | None] = {}
+        for model in models_with(known, *PRELOADED):
+            if model not in with_default:
+                continue
             with self._lock:
                 named = self._answered.get(model)
-                there = named in self._loaded
-            aliases = next((each.aliases for each in self.registry.known if each.named == named), ())
-            alias = next((alias for alias in BY_DEFAULT if alias in aliases), None)
-            found[model] = ", ".join(filter(None, (str(named), alias))) if there else None
-        return found
+                is_loaded = named in self._loaded
+            aliases = next((version.aliases for version in known if version.named == named), ())
+            alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
+            defaults[model] = ", ".join(filter(None, (str(named), alias))) if is_loaded else None
+        return defaults
+
+    def is_unapproved(self, named: Named) -> bool:
+        """Whether a version answers by its model's name although its model never had a champion."""
+        listed = next((version for version in self.registry.known if version.named == named), None)
+        return listed is not None and listed.is_default and CHAMPION not in listed.aliases
 
     def at_hand(self, name: str | None, capability: str) -> Loaded | None:
         """The version that a name means, if it is loaded. Raises as `Registry.find`.
@@ -162,7 +171,8 @@ class Versions:
             with self._lock:
                 if not self._ending.is_set():
                     self._loaded[named] = loaded
-                    logger.info("%s is loaded", loaded.registered_name)
+                    state = "; nobody has approved it" if self.is_unapproved(named) else ""
+                    logger.info("%s is loaded%s", loaded.registered_name, state)
                     return loaded
             self._end(loaded, 0)  # the server began to end meanwhile
             raise Unavailable(ENDING)
@@ -194,7 +204,8 @@ class Versions:
         """Load the preloaded models' default versions, and the version to which the alias of a loaded one has moved;
         let go what is gone from the registry, or was not asked for recently.
 
-        If one can't be loaded, the one before goes on. Raises Unavailable for it when the rest is done.
+        If one can't be loaded, the one before goes on. Raises Unavailable when the rest is done: for what can't be
+        loaded, and for a model without a default version.
         """
         listed, failed, defaults = self.registry.read(), [], set()
         models = models_with(listed, *PRELOADED)
@@ -205,7 +216,9 @@ class Versions:
             try:
                 named = pick(name, listed).named
                 self.load(named)
-            except NotFound:  # it has no alias any more
+            except NotFound as error:
+                if name in models:
+                    failed.append(str(error))
                 continue
             except Unavailable as error:
                 named = self._answered.get(name)

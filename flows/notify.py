@@ -43,7 +43,7 @@ Send messages to an address about
   a run of {" or ".join(WATCHED)} that failed or crashed
   a work pool {POOL} that no worker has polled for some minutes
   a version that was compared and waits for a decision
-  a version that was approved, rejected or rolled back
+  a version that was approved, rejected, rolled back or removed as champion
 """
 MORE = """\
 A URL has apprise's form; `-` asks for it, or reads it from a pipe:

@@ -49,8 +49,8 @@ class NotRegisteredError(UserError):
 def register(models: Sequence[str] | None = None) -> dict[str, str]:
     """Register each model with its evaluation.
 
-    A new version becomes the challenger; an existing one stays as it is. If a model fails, the others are still
-    registered, and NotRegisteredError is raised at the end.
+    A new version becomes the challenger, and the one before is superseded; an existing one stays as it is. If a model
+    fails, the others are still registered, and NotRegisteredError is raised at the end.
 
     Args:
         models: the models to register; all by default

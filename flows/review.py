@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LONGEST = 10_080  # minutes: a week
 DECIDE, HISTORY = ("approve", "reject", "rollback"), "history"
-STATES = r"version (\d+) (approved|rejected|withdrawn|waits)"
+STATES = r"version (\d+) (approved|rejected|superseded|withdrawn|waits)"
 HELP = """\
 Compare each model's challenger with its champion, or with its baseline while there is none, on the same test rows, and
 check its gates in params.yaml. The version's description links the page of the comparison. Then a person decides: here,

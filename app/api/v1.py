@@ -17,7 +17,7 @@ from app.clients import network_of
 from app.errors import NotFound, RequestError
 from app.generation import Choice, GeneratedToken, Generation, Piece, chat_prompt, check_size, ends, whole
 from app.metrics import FIRST_TOKEN, TOKENS
-from app.registry import BY_DEFAULT, Listed
+from app.registry import Listed
 from app.versions import Loaded, Versions
 from llm.objectives import CHAT, COMPLETE
 from llm.tokenizer import token_bytes
@@ -50,8 +50,7 @@ async def models(request: Request) -> Models:
     found = []
     for name in dict.fromkeys(each.named.model for each in listed):
         own = [each for each in listed if each.named.model == name]
-        default = next((each for alias in BY_DEFAULT for each in own if alias in each.aliases), None)
-        found += [_model(name, default)] if default else []
+        found += [_model(name, each) for each in own if each.is_default]
         found += [_model(f"{name}@{alias}", each) for each in own for alias in each.aliases]
         found += [_model(str(each.named), each) for each in own]
     return Models(data=found)

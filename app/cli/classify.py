@@ -23,8 +23,8 @@ def classify(
 
     A row of a table (JSON, JSON lines, CSV, Parquet) has `subject` and `body`, or the whole `message`. Of two labels,
     such as ham and spam, the number is the probability of the second. A mail gets that label above a threshold, which
-    need not be one half; a model with two bounds is `unsure` between them. The first line on stderr names these
-    numbers, and so does --json.
+    need not be one half; a model with two bounds is `unsure` between them. A line on stderr names these numbers, and
+    so does --json.
     """
     from app.api.classify import AT_ONCE, verdicts_of
     from app.mail_files import read_mails

@@ -66,7 +66,8 @@ def status(as_json: Json = False) -> None:
     typer.echo("the registry has these versions:" if versions else "the registry is empty")
     for row in versions:
         despite = [f"approved despite {' and '.join(row['despite'])}"] if "despite" in row else []
-        known = ", ".join([*row["aliases"], *despite])
+        state = [row["state"]] if "state" in row else []
+        known = ", ".join([*row["aliases"], *state, *despite])
         typer.echo(f"  {row['model']}/{row['version']}  {row['created']}  {known}".rstrip())
 
 
@@ -80,7 +81,7 @@ def _registered() -> list[dict[str, Any]]:
 
     from tasks.registry.decide import model_state
     from tasks.registry.tracking import configure_tracking, server_errors
-    from tasks.registry.versions import own_models, versions
+    from tasks.registry.versions import PENDING, REJECTED, SUPERSEDED, own_models, versions
 
     found = []
     with server_errors():
@@ -92,6 +93,8 @@ def _registered() -> list[dict[str, Any]]:
                 created = datetime.fromtimestamp(each.creation_timestamp / 1000, UTC)
                 row = {"model": model, "version": str(each.version)}
                 row["aliases"] = sorted(name for name, of in registered.aliases.items() if str(of) == str(each.version))
+                if now.state_of.get(row["version"]) in (PENDING, REJECTED, SUPERSEDED):
+                    row["state"] = now.state_of[row["version"]]
                 if despite := now.despite(row["version"]):
                     row["despite"] = list(despite)
                 found.append(row | {"created": created.isoformat(" ", "minutes")})

@@ -26,8 +26,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="By name its champion, else its challenger; or NAME@ALIAS, NAME/VERSION. By default the first that can "
-        "do this.",
+        help="By name its champion, or its challenger while it never had one; or NAME@ALIAS, NAME/VERSION. By default "
+        "the first that can do this.",
     ),
 ]
 
@@ -60,7 +60,10 @@ def check_store() -> None:
 
 @contextmanager
 def loaded_version(model: str | None, capability: str) -> Iterator["Loaded"]:
-    """A version that answers one question at a time. Raises UserError if it does not exist or can't do this."""
+    """A version that answers one question at a time, after a line on stderr if nobody has approved it.
+
+    Raises UserError if it does not exist or can't do this.
+    """
     check_store()
     from app.settings import Settings
     from app.versions import Versions
@@ -68,7 +71,10 @@ def loaded_version(model: str | None, capability: str) -> Iterator["Loaded"]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     versions = Versions(Settings(rows=1, queue=1))  # a question may wait until a stopped one has left
     try:
-        yield versions.get(model, capability)
+        loaded = versions.get(model, capability)
+        if versions.is_unapproved(loaded.named):
+            to_person(f"{loaded.registered_name} is not approved: its model has had no champion yet")
+        yield loaded
     finally:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python must not end under a thread that computes
         versions.close(0)

@@ -17,7 +17,6 @@ from app.errors import Busy
 from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
 from app.metrics import TOKENS
-from app.registry import BY_DEFAULT
 from app.versions import Loaded, Versions
 from llm.chat import Message
 from llm.errors import UserError
@@ -57,14 +56,15 @@ def sentence(error: Exception) -> str:
     return html.escape(f"{text[:1].upper()}{text[1:]}.")
 
 
-def version_choices(versions: Versions, capability: str) -> tuple[list[tuple[str, str]], list[str]]:
+def version_choices(versions: Versions, capability: str) -> tuple[list[tuple[str, str]], list[str | None]]:
     """The versions with a capability under their names for people, the newest first; and in the order in which a person
-    wants them: those with an alias first, and of these the default. Raises as `Registry.listed`."""
+    wants them: the default or None, then challengers. Raises as `Registry.listed`."""
     found = [each for each in versions.registry.listed() if capability in each.capabilities]
     names = [", ".join([str(each.named), *(PLAIN.get(alias, alias) for alias in each.aliases)]) for each in found]
     values = [str(each.named) for each in found]
-    by_alias = [str(each.named) for alias in BY_DEFAULT for each in found if alias in each.aliases]
-    return list(zip(names, values, strict=True)), list(dict.fromkeys([*by_alias, *values]))
+    default = next((str(each.named) for each in found if each.is_default), None)
+    challengers = [str(each.named) for each in found if CHALLENGER in each.aliases]
+    return list(zip(names, values, strict=True)), list(dict.fromkeys([default, *challengers, *values]))
 
 
 def version_dropdown(
@@ -76,7 +76,11 @@ def version_dropdown(
     def opened() -> gr.Dropdown:
         with shown_errors():
             choices, wanted = version_choices(versions, capability)
-        info = None if choices else "There is no version yet: `make run` makes one."
+        info = None
+        if not choices:
+            info = "There is no version yet: `make run` makes one."
+        elif wanted[0] is None:
+            info = "No version is in use: choose one, or approve one with `threestage review`."
         return gr.Dropdown(choices=choices, value=[*wanted, None, None][place], info=info)
 
     blocks.load(opened, None, dropdown, queue=False, show_progress="hidden", **PRIVATE)

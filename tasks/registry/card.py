@@ -6,7 +6,7 @@ is read from files of the project, and the same files give the same bytes. Peopl
 `slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`, and the failed gates of a version that was approved despite
 them.
 
-The card is no part of a version's key: a better card of the same model, evidence and code makes no new version.
+The card is no part of a version's key: a better card of the same model and evidence makes no new version.
 """
 
 import csv

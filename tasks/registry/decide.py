@@ -1,8 +1,8 @@
 """Decisions: which version of a model is champion, who decided it and why.
 
 A version has up to three aliases (`challenger`, `champion`, `previous`) and four tags: `threestage.state` (pending,
-approved or rejected), `.by`, `.at` and `.why`. The registered model keeps the history, one tag an event, which is only
-appended to. Nothing else writes them.
+approved, rejected or superseded), `.by`, `.at` and `.why`. The registered model keeps the history, one tag an event,
+which is only appended to. Nothing else writes them.
 
 A person may also decide in MLflow's pages; the next run carries that out and records it. Each case has one outcome:
 
@@ -11,7 +11,9 @@ A person may also decide in MLflow's pages; the next run carries that out and re
 - Set to `rejected` it takes the aliases away. On the champion that is a rollback; without a previous version nobody is
   champion any more. Any other word changes nothing.
 - The alias `champion` moved to a version approves it, whatever was decided before.
-- The alias `challenger` moved to a version that was decided has it reviewed again.
+- The alias `champion` deleted, or its version, is recorded: the model has no champion until one is approved.
+- The alias `challenger` moved to a version that was decided or superseded has it reviewed again. It stays there until
+  that review, even if `register` makes a newer version.
 - A version that is deleted while it waits is withdrawn.
 
 A decision is written to the model's tag `threestage.deciding` first, then carried out, then moved to the history: the
@@ -30,14 +32,35 @@ from mlflow.exceptions import MlflowException
 from llm.errors import UserError
 from tasks.registry.card import note_failed_gates
 from tasks.registry.events import DECIDED, emit
-from tasks.registry.history import DECIDING, HISTORY, JSON, Event, ModelState, read_state
+from tasks.registry.history import (
+    DECIDING,
+    GATES,
+    HISTORY,
+    IN_MLFLOW,
+    JSON,
+    REGISTER,
+    REVIEW,
+    Event,
+    ModelState,
+    read_state,
+)
 from tasks.registry.server import is_missing, server_errors
+from tasks.registry.superseding import is_requested, untouched
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.versions import APPROVED, AT, BY, CHALLENGER, CHAMPION, PREVIOUS, REJECTED, STATE, WHY
+from tasks.registry.versions import (
+    APPROVED,
+    AT,
+    BY,
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    REJECTED,
+    STATE,
+    SUPERSEDED,
+    WHY,
+)
 from tasks.stages.lock import exclusive
 
-REVIEW, GATES, IN_MLFLOW = "review", "gates", "somebody in MLflow"
-"""The names recorded for a comparison, for a decision by the gates, and for one in MLflow without a name."""
 BY_LENGTH, WHY_LENGTH = 200, 1000  # characters; PostgreSQL keeps 5000 of a model's tag
 
 
@@ -90,19 +113,36 @@ def settle(model: str) -> list[Event]:
             return _settled(model)[1]
 
 
+def challenge(model: str, version: str) -> bool:
+    """Make a new version the challenger, and supersede the versions that waited before it.
+
+    A version that a person touched is not superseded. Returns False, and moves nothing, if a person made another
+    version the challenger and no review has compared it since. The caller holds the lock `register`.
+    """
+    with _errors():
+        now, _ = _settled(model)
+        if now.challenger not in (None, version, now.champion) and is_requested(now, now.challenger, version):
+            return False
+        MlflowClient().set_registered_model_alias(now.name, CHALLENGER, version)
+        for waiting in untouched(now, version):
+            _decide(now, _event(now, "superseded", waiting, REGISTER, f"version {version} is the challenger"))
+        return True
+
+
 def compared(
     model: str, version: str, champion: str | None, failed: Sequence[str], unknown: Sequence[str] = ()
 ) -> Event:
     """Record that a version was compared with a champion (None: the baseline) and waits for a decision.
 
-    Raises UserError if the version is missing, is the champion or was rejected, and if the champion is another by now.
+    Raises UserError if the version is missing, is the champion, was rejected or is superseded, and if the champion is
+    another by now.
     """
     with _deciding(model) as now:
         title = _title(now, version)
         if now.champion == version:
             raise UserError(f"{title} is the champion: there is nothing to decide")
         if now.challenger != version:
-            _check_not_rejected(now, version)
+            _check_state(now, version, REJECTED, SUPERSEDED)
         _check_champion(now, version, champion)
         lists = [f"{what}: {', '.join(gates)}" for what, gates in (("failed", failed), ("not known", unknown)) if gates]
         why = "; ".join(lists) or "all gates passed"
@@ -119,7 +159,7 @@ def approve(model: str, version: str, by: str, reason: str, despite_gates: bool 
         title, (by, reason) = _title(now, version), _check_texts(by, reason)
         if now.champion == version:
             raise UserError(f"{title} is the champion already")
-        _check_not_rejected(now, version)
+        _check_state(now, version, REJECTED)
         if (comparison := now.last(version, "compared")) is None:
             raise UserError(f"{title} was not compared yet: review it first, or move the alias {CHAMPION} in MLflow")
         _check_champion(now, version, comparison.champion)
@@ -151,7 +191,7 @@ def roll_back(model: str, by: str, reason: str, instead_of: str | None = None) -
         by, reason = _check_texts(by, reason)
         if instead_of not in (None, now.champion):
             raise UserError(f"{now.name}: the champion is {now.champion or 'gone'}, not {instead_of}; look again")
-        leaving = now.champion or (now.last_move and now.last_move.champion)
+        leaving = now.champion or _removed(now)
         if leaving is None or (event := _rolled_back(now, leaving, by, reason)).champion is None:
             raise UserError(f"{now.name} has no {PREVIOUS} version: move the alias {CHAMPION} in MLflow")
         return _decide(now, event)
@@ -161,7 +201,7 @@ def check_name(name: str) -> str:
     """The name of a person who decides. Raises UserError if it is not one line of text, or is a program's."""
     if not (name := name.strip()).isprintable() or not name:
         raise UserError(f"{name!r}: the name of who decides is one line of text")
-    if name.casefold() in (REVIEW, GATES, IN_MLFLOW.casefold()):
+    if name.casefold() in (REGISTER, REVIEW, GATES, IN_MLFLOW.casefold()):
         raise UserError(f"{name!r} is no person's name: threestage itself decides under it")
     return name
 
@@ -188,8 +228,12 @@ def _settled(model: str) -> tuple[ModelState, list[Event]]:
 
 def _by_hand(now: ModelState) -> Event | None:
     """The first decision made in MLflow that the history lacks; the module's docstring lists the cases."""
-    if now.champion and (now.last_move is None or now.last_move.champion != now.champion):
+    recorded = now.last_move.champion if now.last_move else None
+    if now.champion and now.champion != recorded:
         return _approved(now, now.champion, *_who_and_why(now, now.champion, f"alias {CHAMPION} moved to it"))
+    if recorded and now.champion is None:
+        why = f"alias {CHAMPION} deleted" if recorded in now.tags_of else "deleted in the registry"
+        return _event(now, "removed", recorded, IN_MLFLOW, why)
     for version, state in reversed(now.state_of.items()):
         if state not in (APPROVED, REJECTED) or state == now.recorded(version):
             continue
@@ -213,6 +257,11 @@ def _who_and_why(now: ModelState, version: str, otherwise: str) -> tuple[str, st
     by, why = _one_line(tags.get(BY, "")), _one_line(tags.get(WHY, ""))
     before = (last.by, last.why) if last else ("", "")
     return by if by not in ("", before[0]) else IN_MLFLOW, why if why not in ("", before[1]) else otherwise
+
+
+def _removed(now: ModelState) -> str | None:
+    """The champion that a person removed, if nothing was decided about the champion since."""
+    return now.last_move.version if now.last_move and now.last_move.event == "removed" else None
 
 
 def _later(now: ModelState) -> str:
@@ -279,12 +328,13 @@ def _title(now: ModelState, version: str) -> str:
     return f"{now.name} version {version}"
 
 
-def _check_not_rejected(now: ModelState, version: str) -> None:
-    if now.state_of[version] == REJECTED:
+def _check_state(now: ModelState, version: str, *refused: str) -> None:
+    state = now.state_of[version]
+    if state in refused:
         last = now.last(version)
         by = f" by {last.by} ({last.why})" if last else ""
         way_out = f"to change that, move the alias {CHALLENGER} to it in MLflow and review it again"
-        raise UserError(f"{now.name} version {version} was rejected{by}; {way_out}")
+        raise UserError(f"{now.name} version {version} was {state}{by}; {way_out}")
 
 
 def _check_champion(now: ModelState, version: str, champion: str | None) -> None:
@@ -308,9 +358,9 @@ def _carry_out(now: ModelState, event: Event) -> Event:
         else:
             client.delete_registered_model_alias(name, alias)
 
-    if event.moves:
+    if event.event in ("approved", "rolled back"):
         move(CHAMPION, event.champion)
-    if event.moves or event.event == "rejected":
+    if event.event in ("approved", "rolled back", "rejected"):
         move(PREVIOUS, event.previous)
         if (
             str(client.get_registered_model(name).aliases.get(CHALLENGER)) in event.states
@@ -323,6 +373,6 @@ def _carry_out(now: ModelState, event: Event) -> Event:
             client.set_model_version_tag(name, version, tag, text)
     client.set_registered_model_tag(name, f"{HISTORY}{event.at}.{event.version}", JSON.dump_json(event).decode())
     client.delete_registered_model_tag(name, DECIDING)
-    if event.event != "compared":
+    if event.event not in ("compared", "superseded"):
         emit(DECIDED, name, event.version, outcome=event.outcome, by=event.by, reason=event.why)
     return event

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import RegisteredModel
 from pydantic import TypeAdapter, ValidationError
 
 from tasks.registry.server import if_there
@@ -17,6 +18,7 @@ from tasks.registry.versions import (
     PENDING,
     PREVIOUS,
     REJECTED,
+    SUPERSEDED,
     registered_name,
     state_of,
     versions,
@@ -24,15 +26,20 @@ from tasks.registry.versions import (
 from tasks.stages.hashes import PREFIX
 
 HISTORY, DECIDING = f"{PREFIX}.history.", f"{PREFIX}.deciding"
+REGISTER, REVIEW, GATES, IN_MLFLOW = "register", "review", "gates", "somebody in MLflow"
+"""The names recorded for a newer challenger, a comparison, a decision by the gates, and one in MLflow without a
+name."""
+STATES = {"compared": PENDING, "approved": APPROVED, "rejected": REJECTED, "superseded": SUPERSEDED}
+"""The state of a version after an event about it."""
 
 
 @dataclass(frozen=True)
 class Event:
     """An entry of a model's history."""
 
-    event: Literal["compared", "approved", "rejected", "rolled back", "withdrawn"]
+    event: Literal["compared", "approved", "rejected", "rolled back", "superseded", "withdrawn", "removed"]
     version: str
-    """For `rolled back`, the champion before."""
+    """For `rolled back` and `removed`, the champion before."""
     by: str
     at: str
     """ISO 8601, UTC."""
@@ -50,15 +57,15 @@ class Event:
 
     @property
     def moves(self) -> bool:
-        """Whether it made a champion."""
-        return self.event in ("approved", "rolled back")
+        """Whether the champion after it is another one, or none."""
+        return self.event in ("approved", "rolled back", "removed")
 
     @property
     def states(self) -> dict[str, str]:
         """The state of each version that it changed."""
         if self.event == "rolled back":
             return {self.version: REJECTED} | ({self.champion: APPROVED} if self.champion else {})
-        state = {"compared": PENDING, "approved": APPROVED, "rejected": REJECTED}.get(self.event)
+        state = STATES.get(self.event)
         return {self.version: state} if state else {}
 
     @property
@@ -68,6 +75,8 @@ class Event:
             return f"compared with {f'champion {self.champion}' if self.champion else 'the baseline'}"
         if self.event == "rolled back":
             return f"rolled back to {f'version {self.champion}' if self.champion else 'no champion'}"
+        if self.event == "removed":
+            return "removed as champion"
         return f"{self.event} despite {', '.join(self.despite)}" if self.despite else self.event
 
     def __str__(self) -> str:
@@ -82,9 +91,8 @@ class ModelState:
     """The aliases, tags and history of a model, read at one time."""
 
     name: str
-    champion: str | None = None
-    previous: str | None = None
-    challenger: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    """The version of each alias; those of deleted versions are left out."""
     state_of: dict[str, str | None] = field(default_factory=dict)
     """The state in each version's tag, newest first; None without one."""
     tags_of: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -94,14 +102,30 @@ class ModelState:
     """A decision that is not complete."""
 
     @property
-    def last_move(self) -> Event | None:
-        """The last event that made a champion."""
-        return next((each for each in reversed(self.history) if each.moves), None)
+    def champion(self) -> str | None:
+        return self.aliases.get(CHAMPION)
 
-    def last(self, version: str, event: str = "") -> Event | None:
-        """The last event of a version, or the last of this kind."""
-        events = (each for each in reversed(self.history) if version in (each.version, *each.states))
-        return next((each for each in events if event in ("", each.event)), None)
+    @property
+    def previous(self) -> str | None:
+        return self.aliases.get(PREVIOUS)
+
+    @property
+    def challenger(self) -> str | None:
+        return self.aliases.get(CHALLENGER)
+
+    @property
+    def last_move(self) -> Event | None:
+        """The last event that changed the champion."""
+        return next((event for event in reversed(self.history) if event.moves), None)
+
+    def events(self, version: str) -> list[Event]:
+        """The events that gave a version its state, or withdrew it, the newest first."""
+        own = (event for event in reversed(self.history) if version in (event.version, *event.states))
+        return [event for event in own if event.event != "removed"]
+
+    def last(self, version: str, kind: str = "") -> Event | None:
+        """The last of these events, or the last of one kind."""
+        return next((event for event in self.events(version) if kind in ("", event.event)), None)
 
     def despite(self, version: str) -> tuple[str, ...]:
         """The gates that the version had failed when it was approved."""
@@ -123,17 +147,26 @@ def read_state(model: str) -> ModelState:
     name = registered_name(model)
     if (registered := if_there(lambda: MlflowClient().get_registered_model(name))) is None:
         return ModelState(name)
-    there = {str(each.version): each for each in versions(MlflowClient(), name)}
-    aliases = (str(registered.aliases.get(alias)) for alias in (CHAMPION, PREVIOUS, CHALLENGER))
-    events = (_parse(registered.tags[key]) for key in sorted(registered.tags) if key.startswith(HISTORY))
+    present = {str(version.version): version for version in versions(MlflowClient(), name)}
+    aliases = {alias: str(version) for alias, version in registered.aliases.items()}
     return ModelState(
-        name,
-        *(version if version in there else None for version in aliases),
-        {version: state_of(each) for version, each in there.items()},
-        {version: dict(each.tags) for version, each in there.items()},
-        [*filter(None, events)],
-        _parse(registered.tags.get(DECIDING, "")),
+        name=name,
+        aliases={alias: version for alias, version in aliases.items() if version in present},
+        state_of={number: state_of(version) for number, version in present.items()},
+        tags_of={number: dict(version.tags) for number, version in present.items()},
+        history=_history(registered),
+        deciding=_parse(registered.tags.get(DECIDING, "")),
     )
+
+
+def had_champion(registered: RegisteredModel) -> bool:
+    """Whether the history of a model names a champion, the present one or an earlier one."""
+    return any(event.moves and event.champion for event in _history(registered))
+
+
+def _history(registered: RegisteredModel) -> list[Event]:
+    keys = sorted(key for key in registered.tags if key.startswith(HISTORY))
+    return [*filter(None, (_parse(registered.tags[key]) for key in keys))]
 
 
 def _parse(text: str) -> Event | None:

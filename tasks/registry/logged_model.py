@@ -1,8 +1,8 @@
 """A model in MLflow: logged once, by the run that trained it, with the code that serves it.
 
 It has the run's parameters and datasets, an evaluation logs its metrics to it, and versions in the registry point to
-it. A version needs the present weights and code: if the training's model has other code, or is in another store, the
-registration logs the model again.
+it. A new version ships the code that its evidence was measured with: if the training's model has other code, or is in
+another store, the registration logs the model again.
 """
 
 import hashlib

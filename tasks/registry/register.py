@@ -1,7 +1,8 @@
 """The MLflow registry: a model and its evidence become a version that a person can review.
 
-The hashes of the model, of its evidence and of the code that ships with it decide whether a version is new. The weights
-are those that the training logged; a version's own run holds its evidence, its card and its record.
+The hashes of the weights and of their evaluation in dvc.lock decide whether a version is new. A version ships the code
+that it was registered with: it is what people reviewed, and newer code alone makes no version. The weights are those
+that the training logged; a version's own run holds its evidence, its card and its record.
 """
 
 import json
@@ -20,20 +21,20 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from llm.errors import UserError
 from tasks.registry.card import write_card
+from tasks.registry.decide import challenge, settle
 from tasks.registry.description import description
 from tasks.registry.logged_model import BYTES, code_digest, find_model, is_whole, log_model, remove_models
 from tasks.registry.record import NONE, Record, current_facts, find_run, read_record, write_record
 from tasks.registry.server import server_errors
 from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_measured, made_by
 from tasks.registry.uncommitted import uncommitted
-from tasks.registry.versions import CHALLENGER, REJECTED, registered_name, state_of, versions
+from tasks.registry.versions import KEY, REJECTED, SUPERSEDED, registered_name, state_of, versions
 from tasks.stages.hashes import PREFIX, Hashes, digest, locked, md5_of, stages_behind, stale
 from tasks.stages.lock import exclusive, workspace
 from tasks.stages.params import evaluation_stage, training_report, training_stage
 
-KEY = f"{PREFIX}.key"
 REGISTERING = f"{PREFIX}.registering"
-"""Tag of a version's run: the folder that registers it, then DONE once it is the challenger."""
+"""Tag of a version's run: the folder that registers it, then DONE once that is complete."""
 DONE = "done"
 DELETED = "deleted in the registry"
 
@@ -41,14 +42,14 @@ logger = logging.getLogger(__name__)
 
 
 def version_key(model: str) -> str:
-    """SHA-256 over the hashes of the model and its evaluation in dvc.lock, and the code that ships with them.
+    """SHA-256 over the hashes of the model and its evaluation in dvc.lock.
 
     Raises UserError if one of them never ran.
     """
     outs = locked(training_stage(model)).outs | locked(evaluation_stage(model)).outs
     folders = (f"models/{model}", f"reports/evaluation/{model}")
     made = {path: md5 for path, md5 in outs.items() if any(Path(path).is_relative_to(each) for each in folders)}
-    return digest([made, code_digest(model)])
+    return digest(made)
 
 
 def registered(models: Iterable[str]) -> dict[str, str | None]:
@@ -72,21 +73,26 @@ def _describe(model: str) -> str | None:
     run = find_run(version.run_id)
     if run and run.data.tags.get(REGISTERING, DONE) != DONE:
         return None
-    aliases = MlflowClient().get_model_version(name, version.version).aliases
-    return ", ".join([f"version {version.version}", *aliases, *([REJECTED] if state_of(version) == REJECTED else [])])
+    words = [f"version {version.version}", *MlflowClient().get_model_version(name, version.version).aliases]
+    state = state_of(version)
+    if state in (REJECTED, SUPERSEDED):
+        words.append(state)
+    return ", ".join(words)
 
 
 def register_model(model: str) -> str:
     """Register the model and its evidence, as dvc.lock has them, and return the version.
 
-    A new version becomes the challenger. An existing version stays as it is, and one that people deleted stays deleted.
-    A killed earlier registration is finished or removed first. Raises UserError for a model or an evaluation that never
-    ran, is stale or damaged, or when something that they are made from is missing.
+    A new version becomes the challenger, and the one before is superseded. An existing version stays as it is, and one
+    that people deleted stays deleted. Decisions made in MLflow are carried out, and a killed earlier registration is
+    finished or removed first. Raises UserError for a model or an evaluation that never ran, is stale or damaged, or
+    when something that they are made from is missing.
     """
     configure_tracking()
     for stage, names in stale(evaluation_stage(model)).items():
         raise UserError(f"stage {stage} is stale, {', '.join(names)} changed since it ran: run `dvc repro`")
     check_bytes(model)
+    settle(model)
     with server_errors(), exclusive("register"):
         _clean_up()
         name, key = registered_name(model), version_key(model)
@@ -196,7 +202,10 @@ def _register(model: str, name: str, key: str) -> ModelVersion:
 
 
 def _make_challenger(version: ModelVersion) -> None:
-    """Link a new version to its model and make it the challenger, once, unless a person rejected the same key."""
+    """Link a new version to its weights, and make it the challenger, once.
+
+    It does not become the challenger if the same key was rejected, or if a person chose another version to be reviewed.
+    """
     client = MlflowClient()
     logged = client.get_logged_model(version.source.removeprefix("models:/"))
     linked, link = json.loads(logged.tags.get(MLFLOW_MODEL_VERSIONS, "[]")), [version.name, int(version.version)]
@@ -205,9 +214,11 @@ def _make_challenger(version: ModelVersion) -> None:
         client.set_logged_model_tags(logged.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(linked)})
     if any(state_of(each) == REJECTED for each in _versions(version.name, version.tags[KEY])):
         logger.info("%s version %s was rejected, and stays so", version.name, version.version)
-    else:
-        client.set_registered_model_alias(version.name, CHALLENGER, version.version)
+    elif challenge(version.name.partition("-")[2], str(version.version)):
         logger.info("%s version %s is the challenger", version.name, version.version)
+    else:
+        reason = "somebody chose another challenger in MLflow, which no review has compared yet"
+        logger.warning("%s version %s is not the challenger: %s", version.name, version.version, reason)
     client.set_tag(version.run_id, REGISTERING, DONE)
 
 

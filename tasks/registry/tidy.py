@@ -31,7 +31,7 @@ from tasks.registry.logged_model import BYTES
 from tasks.registry.record import find_run, read_record
 from tasks.registry.server import server_errors
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.versions import REJECTED, own_models, versions
+from tasks.registry.versions import REJECTED, SUPERSEDED, own_models, versions
 from tasks.stages.hashes import LOCK, as_hashes, parse_stages
 
 DAY = 86_400
@@ -71,7 +71,7 @@ def old_versions(keep: int, days: float) -> list[Item]:
                 locked = outs and any(outs.items() <= lock.items() for lock in locks)
                 # A person may have registered the same run once more.
                 if not (locked or str(each.version) in needed or runs.count(each.run_id) > 1):
-                    items.append(_version(each, state_of.get(str(each.version)) == REJECTED))
+                    items.append(_version(each, state_of.get(str(each.version))))
     return items
 
 
@@ -135,18 +135,20 @@ def _needed(model: str, name: str) -> list[ModelVersion]:
     return [each for each in versions(MlflowClient(), name) if str(each.version) in needed]
 
 
-def _version(version: ModelVersion, rejected: bool) -> Item:
+def _version(version: ModelVersion, state: str | None) -> Item:
     """A version with its evidence. Its model is then removed as one that no version serves."""
     client, run = MlflowClient(), find_run(version.run_id)
 
     def remove() -> None:
         # A rejected version keeps its run: without it, the same bytes would be registered again.
-        if run and not rejected:
+        if run and state != REJECTED:
             client.delete_run(run.info.run_id)
         # After its run: a run without its version means that a person deleted the version.
         client.delete_model_version(version.name, version.version)
 
-    name = f"{version.name} version {version.version}" + (", rejected" if rejected else "")
+    name = f"{version.name} version {version.version}"
+    if state in (REJECTED, SUPERSEDED):
+        name += f", {state}"
     return _artifacts(name, run.info.artifact_uri if run else "", remove)
 
 

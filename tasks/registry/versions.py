@@ -13,8 +13,10 @@ from tasks.stages.hashes import PREFIX
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 """Aliases of versions."""
-PENDING, APPROVED, REJECTED = "pending", "approved", "rejected"
+PENDING, APPROVED, REJECTED, SUPERSEDED = "pending", "approved", "rejected", "superseded"
 """States of versions."""
+KEY = f"{PREFIX}.key"
+"""Tag of the versions that `register` makes, and of their runs."""
 STATE, BY, AT, WHY = (f"{PREFIX}.{name}" for name in ("state", "by", "at", "why"))
 """Tags of versions: the state, who decided, when and why."""
 

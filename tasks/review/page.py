@@ -39,7 +39,7 @@ def verdict(comparison: Comparison, gates: Sequence[Gate]) -> str:
 
 def _by_main_metric(comparison: Comparison) -> str:
     metric, against, opponent = comparison.metrics.get(comparison.main), comparison.against, comparison.opponent
-    start = "" if comparison.champion else "There is no champion yet. "
+    start = "" if comparison.champion else "There is no champion. "
     if not (difference := metric and metric.difference(against)):
         reason = comparison.incomparable or "no evaluation measured it"
         return f"{start}How it compares with {opponent} is not known: {plain(reason)}."

@@ -1,6 +1,7 @@
 """A registry of small models and a real server over it, made once; the command line over the same."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -38,6 +39,8 @@ CHARSETS = {
     }.items()
 }
 """Mails in charsets that only their headers name: Polish, Russian."""
+UNAPPROVED = "threestage-classifier/1 is not approved: its model has had no champion yet\n"
+"""A line on stderr about the shared registry's classifier."""
 DATASETS = {"classifier": "emails", "foundation": "corpus"}
 
 
@@ -81,6 +84,15 @@ def registry(tmp_path_factory) -> Path:
         register(write_model(folder / "classifier-1/classifier", "classifier", 3), "classifier", "challenger")
         register(write_model(folder / "foundation-1/foundation", "foundation", 4), "foundation", "challenger")
     return folder
+
+
+@pytest.fixture
+def store(registry, tmp_path):
+    """A copy of the shared registry, in which the assistant's version 1 is champion and 2 challenger."""
+    shutil.copytree(registry, tmp_path, dirs_exist_ok=True)
+    with tracked(tmp_path):
+        configure_tracking()  # the store has moved
+        yield tmp_path
 
 
 @contextmanager

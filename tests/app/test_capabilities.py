@@ -39,7 +39,7 @@ def test_an_assistant_under_another_name_chats_on_the_server_the_page_and_the_co
         versions = client.app.state.versions
         offered = {each: version_choices(versions, each) for each in (CHAT, CLASSIFY, COMPLETE)}
         helpers = [("helper/1, in use", "helper/1")], ["helper/1"]
-        assert offered == {CHAT: helpers, CLASSIFY: ([], []), COMPLETE: helpers}
+        assert offered == {CHAT: helpers, CLASSIFY: ([], [None]), COMPLETE: helpers}
     with tracked(helper):
         said = CliRunner().invoke(cli, ["chat", "hello", "--max-tokens", "3", "--json"])
     assert json.loads(said.stdout)["model"] == "threestage-helper/1", said.output

@@ -9,7 +9,7 @@ import pytest
 from app.mail_files import is_message, read_mails
 from tasks.data.formats.mails import Labels, mails
 from tasks.data.mail import clean_row
-from tests.app.conftest import CHARSETS, error_of, rows_of
+from tests.app.conftest import CHARSETS, UNAPPROVED, error_of, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def test_files_are_classified_mail_by_mail_each_as_what_it_is(threestage, tmp_pa
     (tmp_path / "list").write_text("[ILUG] the cat\n")  # neither JSON nor a table
     names = ("mail.eml", "mail.txt", "same.jsonl", "mbox", "one.mbox", "mails.csv", "mails.json", "wide.eml", "-")
     result = threestage("classify", "--json", *names, "list", stdin=MAIL)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, UNAPPROVED)
     *same, other = rows_of(result.stdout)
     places = [tuple(row.get(name) for name in ("file", "line", "row", "mail")) for row in same]
     assert places == [
@@ -65,7 +65,7 @@ def test_for_people_a_verdict_is_a_line_above_the_phrases_that_moved_it(threesta
     rows = rows_of(threestage("classify", "--json", "mbox").stdout)
     result = threestage("classify", "--explain", "2", "mbox")
     decides = "threestage-classifier/1 calls a mail spam above 0.600, and is unsure above 0.190"
-    assert result.stderr == f"the number is the probability of spam: {decides}\n"
+    assert result.stderr == f"{UNAPPROVED}the number is the probability of spam: {decides}\n"
     assert [(row["label"], row["threshold"], row["unsure"]) for row in rows] == [
         ("ham", 0.5, [0.19, 0.6]),
         ("unsure", 0.5, [0.19, 0.6]),
@@ -99,8 +99,8 @@ def test_a_file_that_is_no_mail_has_its_reason_and_does_not_stop_the_others(thre
         "",
     ]
     said = threestage("classify", *names).stderr.splitlines()
-    assert len(said) == 9
-    assert said[4] == "error: rows.jsonl, line 2: none of subject, body, message in it"
+    assert len(said) == 10
+    assert said[5] == "error: rows.jsonl, line 2: none of subject, body, message in it"
 
 
 def test_a_model_that_is_no_classifier_is_an_error(threestage):

@@ -5,12 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from mlflow import MlflowClient
 
 from app.errors import NotFound, RequestError, Unavailable
+from app.page.shared import version_choices
 from app.registry import Listed, Named, Registry, models_with
+from app.settings import Settings
+from app.versions import Versions
 from llm.objectives import CHAT, CLASSIFY, COMPLETE
+from tasks.registry.decide import settle
 from tasks.registry.tracking import configure_tracking
-from tasks.registry.versions import own_models
+from tasks.registry.versions import STATE, own_models
 from tests.app.conftest import tracked
 
 
@@ -23,7 +28,7 @@ def test_a_name_means_its_champion_an_alias_or_a_version(registry):
             "assistant@challenger": "assistant/2",
             "assistant/2": "assistant/2",
             "threestage-assistant/2": "assistant/2",
-            "classifier": "classifier/1",  # its challenger, as there is no champion
+            "classifier": "classifier/1",  # its challenger, as it never had a champion
         }
         assert {name: str(found.find(name)) for name in names} == names
         defaults = {CHAT: "assistant/1", CLASSIFY: "classifier/1", COMPLETE: "foundation/1"}
@@ -47,17 +52,42 @@ def test_a_name_means_its_champion_an_alias_or_a_version(registry):
 
 
 def test_models_are_found_by_their_capabilities_first_those_whose_main_one_it_is():
-    def version(model: str, number: int, *capabilities: str, alias: str = "champion") -> Listed:
-        return Listed(Named(model, str(number)), (alias,), 0, "", capabilities)
+    def version(model: str, number: int, *capabilities: str, is_default: bool = True) -> Listed:
+        return Listed(Named(model, str(number)), (), 0, "", capabilities, is_default)
 
     listed = [
         version("assistant", 1, CHAT, COMPLETE),
-        *(version("foundation", 2, alias="champion"), version("foundation", 1, COMPLETE, alias="older")),
-        *(version("mail", 1, CLASSIFY), version("helper", 1, CHAT, COMPLETE), version("old", 1, CHAT, alias="older")),
+        version("foundation", 2),
+        version("foundation", 1, COMPLETE, is_default=False),
+        version("mail", 1, CLASSIFY),
+        version("helper", 1, CHAT, COMPLETE),
+        version("before", 1, CHAT, is_default=False),
     ]
-    assert models_with(listed, CHAT) == ["assistant", "helper"]
+    assert models_with(listed, CHAT) == ["assistant", "helper", "before"]
     assert models_with(listed, COMPLETE) == ["foundation", "assistant", "helper"]
-    assert models_with(listed, CHAT, CLASSIFY) == ["assistant", "helper", "mail"]
+    assert models_with(listed, CHAT, CLASSIFY) == ["assistant", "helper", "mail", "before"]
+
+
+@pytest.mark.parametrize("how", ["alias", "version", "rejected"])
+def test_a_model_whose_champion_is_gone_has_no_default_version(store, how):
+    settle("assistant")
+    client, name = MlflowClient(), "threestage-assistant"
+    match how:
+        case "alias":
+            client.delete_registered_model_alias(name, "champion")
+        case "version":
+            client.delete_model_version(name, "1")
+        case "rejected":
+            client.set_model_version_tag(name, "1", STATE, "rejected")
+            settle("assistant")  # the next review carries it out
+    found = Registry()
+    for wanted in ({"name": "assistant"}, {"name": None, "capability": CHAT}):
+        with pytest.raises(
+            NotFound, match="model 'assistant' has no champion: approve one with `threestage review`, or name a version"
+        ):
+            found.find(**wanted)
+    assert str(found.find("assistant@challenger", CHAT)) == "assistant/2"
+    assert version_choices(Versions(Settings()), CHAT)[1][:2] == [None, "assistant/2"]
 
 
 @pytest.fixture

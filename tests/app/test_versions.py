@@ -21,21 +21,12 @@ from app.settings import Settings
 from app.versions import Loader, Versions
 from llm.generation.request import Request
 from llm.objectives import CHAT
-from tasks.registry.tracking import configure_tracking
+from tasks.registry.decide import settle
 from tests.app.conftest import register, running, tracked, wait_until
 from tests.app.steps import stepwise
 
 HERE = "http://127.0.0.1"
 HELLO = [{"role": "user", "content": "hello how are you ?"}]
-
-
-@pytest.fixture
-def store(registry, tmp_path):
-    """A copy of the shared registry, in which the assistant's version 1 is champion and 2 challenger."""
-    shutil.copytree(registry, tmp_path, dirs_exist_ok=True)
-    with tracked(tmp_path):
-        configure_tracking()  # the store has moved
-        yield tmp_path
 
 
 @pytest.fixture
@@ -176,6 +167,42 @@ def test_a_moved_alias_ends_no_stream_and_soon_answers_by_the_new_version(store)
             assert {chunk.model for chunk in chunks} == {"threestage-assistant/1"}
         after = ask(address)
         assert (after.model, after.choices) == ("threestage-assistant/2", other.choices)
+
+
+def test_a_removed_champion_is_not_replaced_by_the_challenger_and_the_way_out_is_named(store):
+    settle("assistant")
+    missing = (
+        "model 'assistant' has no champion: approve one with `threestage review`, or name a version such as assistant/2"
+    )
+    with running(Settings(rows=2, poll_seconds=0.1)) as address:
+        MlflowClient().delete_registered_model_alias("threestage-assistant", "champion")
+
+        def readiness() -> httpx.Response:
+            return httpx.get(f"{address}/readyz", timeout=60)
+
+        wait_until(lambda: readiness().json()["reason"], 120)
+        assert readiness().status_code == 200
+        assert readiness().json()["versions"] == {"classifier": "classifier/1, challenger"}
+        assert readiness().json()["reason"].startswith(missing)
+        for body in ({"messages": HELLO, "model": "assistant"}, {"messages": HELLO}):
+            answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=60)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+            assert answer.json()["error"]["message"].startswith(missing)
+        listed = [model["id"] for model in httpx.get(f"{address}/v1/models", timeout=60).json()["data"]]
+        assert "assistant" not in listed
+        assert ask(address, "assistant/1").model == "threestage-assistant/1"
+        assert ask(address, "assistant@challenger").model == "threestage-assistant/2"
+        move("2")
+        wait_until(lambda: readiness().json()["versions"].get("assistant") == "assistant/2, champion", 120)
+        assert ask(address).model == "threestage-assistant/2"
+
+
+def test_a_challenger_of_a_model_without_a_champion_answers_and_the_log_says_so(registry, make_versions, caplog):
+    versions = make_versions()
+    with tracked(registry), caplog.at_level("INFO", logger="app.versions"):
+        versions.refresh()
+    assert "threestage-classifier/1 is loaded; nobody has approved it" in caplog.messages
+    assert "threestage-assistant/1 is loaded" in caplog.messages
 
 
 def test_while_a_new_version_is_loaded_the_old_one_and_all_others_answer(loading, make_versions):

@@ -212,13 +212,13 @@ def test_without_a_champion_two_reviews_at_once_compare_with_the_baseline_once_a
     assert one == other
     assert {one.new, other.new} == {True, False}
     assert (one.champion, one.passed) == (None, True)
-    assert one.verdict.startswith("**Version 2 passes all 4 gates.** There is no champion yet.")
+    assert one.verdict.startswith("**Version 2 passes all 4 gates.** There is no champion.")
     first = MlflowClient().get_model_version(NAME, "2").description.splitlines()
     assert first[0].startswith("[Review against the baseline](#/experiments/")
     assert first[1:] == ["", "Classifier, trained here.", "", "More of it."]
     outcome = reviewed(auto=True)["classifier"]
     assert outcome.startswith("version 2 approved by gates, ")
-    assert "Version 2 passes all 4 gates. There is no champion yet." in outcome
+    assert "Version 2 passes all 4 gates. There is no champion." in outcome
     assert aliases() == ("2", "1", None)  # whose alias a person took away
 
 

@@ -24,8 +24,9 @@ from app.cli.pipeline import FLOWS
 from llm.training.checkpoint import Checkpoints
 from tasks.registry.decide import approve, compared
 from tasks.registry.tracking import configure_tracking
+from tasks.registry.versions import STATE, SUPERSEDED
 from tasks.stages.graph import reproduce
-from tests.app.conftest import alive, children, error_of, shell, tracked, wait_until
+from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tracked, wait_until
 
 pytestmark = pytest.mark.slow
 HELP_AND = """
@@ -153,13 +154,16 @@ def test_status_names_versions_with_their_aliases_and_interrupted_trainings(pipe
     assert "interrupted: train at step 40" in said
 
 
-def test_status_names_the_gates_despite_which_a_version_was_approved(pipeline, mlflow_store):
+def test_status_names_the_states_of_versions_and_the_gates_despite_which_one_was_approved(pipeline, mlflow_store):
     configure_tracking()
     MlflowClient().create_registered_model("threestage-classifier")
-    MlflowClient().create_model_version("threestage-classifier", str(Path.cwd() / "mlartifacts"))
+    for _ in range(2):
+        MlflowClient().create_model_version("threestage-classifier", str(Path.cwd() / "mlartifacts"))
+    MlflowClient().set_model_version_tag("threestage-classifier", "2", STATE, SUPERSEDED)
     compared("classifier", "1", None, ["f1", "drift"])
     approve("classifier", "1", "reviewer-1", "we need one", despite_gates=True)
     assert re.search(r"^  classifier/1 .*  champion, approved despite f1 and drift$", status(), re.MULTILINE)
+    assert re.search(r"^  classifier/2  \S+ \S+  superseded$", status(), re.MULTILINE)
 
 
 def test_a_missing_foundation_is_an_error_in_our_words_and_not_in_those_of_dvc(pipeline):
@@ -201,7 +205,7 @@ def test_a_server_asks_for_keys_until_ctrl_c_and_a_pipe_may_close_early(tmp_path
     wait_until(lambda: not any(map(alive, helpers)), 60)
 
     said, errors = reader.communicate()
-    assert (reader.returncode, errors) == (0, "")
+    assert (reader.returncode, errors) == (0, UNAPPROVED)
     assert (json.loads(said)["line"], json.loads(said)["file"]) == (1, "caf\udce9.jsonl")
 
 

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from llm.errors import UserError
 from tasks.registry.decide import (
     approve,
+    challenge,
     check_name,
     compared,
     history,
@@ -17,6 +18,7 @@ from tasks.registry.decide import (
     settle,
 )
 from tasks.registry.history import ModelState
+from tasks.registry.versions import KEY
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +31,18 @@ def tags(client, version):
 def tag(client, version, state, **more):
     for name, text in ({"state": state} | more).items():
         client.set_model_version_tag(NAME, version, f"threestage.{name}", text)
+
+
+@pytest.fixture
+def messages(monkeypatch):
+    """The version and outcome of each decision that people are told about."""
+    sent = []
+
+    def emit(event, name, version, **details):
+        sent.append(f"{version} {details['outcome']}")
+
+    monkeypatch.setattr("tasks.registry.decide.emit", emit)
+    return sent
 
 
 def entries():
@@ -96,6 +110,8 @@ def test_a_rollback_passes_over_deleted_and_rejected_versions(decided):
 
 def test_the_way_back_from_a_deleted_champion_is_its_previous(decided):
     decided.delete_model_version(NAME, "2")
+    assert [event.why for event in settle("classifier")] == ["deleted in the registry"]
+    assert entries()[-1] == "2 removed as champion by somebody in MLflow"
     assert aliases() == (None, "1", "5")
     roll_back("classifier", by="reviewer-1", reason="somebody deleted it")
     assert aliases() == ("1", None, "5")
@@ -175,7 +191,7 @@ def test_of_decisions_at_once_one_moves_the_champion(decided):
 
 
 @pytest.mark.parametrize(
-    "name", ["gates", " Gates", "REVIEW", "somebody in MLflow", "", " ", "a\nb", "a\x00b", "a\u2028b"]
+    "name", ["gates", " Gates", "REVIEW", "register", "somebody in MLflow", "", " ", "a\nb", "a\x00b", "a\u2028b"]
 )
 def test_a_name_that_is_no_persons_is_refused(name):
     with pytest.raises(UserError, match="name"):
@@ -260,6 +276,25 @@ def test_a_champion_moved_or_removed_by_hand_meanwhile_stays_so_and_the_review_b
         approve("classifier", "5", **ME)
     assert settle("classifier") == []
     assert aliases() == (None, "2", "5")
+    assert entries()[-1] == "1 removed as champion by somebody in MLflow"
+
+
+def test_a_removed_champion_alias_is_recorded_once_and_undoes_no_other_decision(decided, messages):
+    decided.delete_registered_model_alias(NAME, "champion")
+    assert is_open("classifier")
+    before = tags(decided, "2")
+    assert [(event.why, event.champion) for event in settle("classifier")] == [("alias champion deleted", None)]
+    assert settle("classifier") == []
+    assert (aliases(), tags(decided, "2")) == ((None, "1", "5"), before)
+    assert messages == ["2 removed as champion"]
+    decided.set_registered_model_alias(NAME, "champion", "2")
+    assert [event.outcome for event in settle("classifier")] == ["approved"]
+    decided.delete_registered_model_alias(NAME, "champion")
+    tag(decided, "2", "rejected", by="reviewer-2", why="complaints")
+    assert [event.outcome for event in settle("classifier")] == ["removed as champion", "rejected"]
+    assert entries()[-1] == "2 rejected by reviewer-2"
+    assert states() == {"2": "rejected", "1": "approved"}
+    assert roll_back("classifier", by="reviewer-1", reason="it was better").champion == "1"
 
 
 def test_previous_and_challenger_moved_by_hand_stay_where_they_are(decided):
@@ -303,6 +338,70 @@ def test_a_review_has_something_to_do_until_it_compared_with_this_champion_and_r
     new.set_registered_model_alias(NAME, "champion", "1")
     settle("classifier")
     assert is_open("classifier")  # another is champion than it was compared with
+
+
+# ---- a newer challenger
+
+
+@pytest.fixture
+def made(new):
+    """Versions that `register` made; the fifth is new and not yet the challenger."""
+    for version in "12345":
+        new.set_model_version_tag(NAME, version, KEY, f"key of {version}")
+    new.set_registered_model_alias(NAME, "challenger", "4")
+    return new
+
+
+def test_a_newer_challenger_supersedes_the_versions_that_wait_and_they_can_still_be_decided_on(made, messages):
+    compare("4", "f1")
+    assert challenge("classifier", "5")
+    assert challenge("classifier", "5")
+    assert aliases() == (None, None, "5")
+    assert states() == dict.fromkeys("4321", "superseded")
+    assert not any(map(model_state("classifier").waits, "4321"))
+    assert messages == []
+    assert sorted(entries()) == [f"{version} superseded by register" for version in "1234"]
+    assert tags(made, "4")["why"] == "version 5 is the challenger"
+    with pytest.raises(UserError, match=r"4 was superseded by register \(version 5 .* alias challenger to it"):
+        compare("4")
+    approve("classifier", "4", **ME, despite_gates=True)
+    assert (aliases(), states()["4"]) == (("4", None, "5"), "approved")
+    reject("classifier", "3", **ME)
+    assert states()["3"] == "rejected"
+
+
+def test_a_newer_challenger_supersedes_no_version_that_a_person_tagged_aliased_decided_on_or_made(made):
+    reject("classifier", "1", **ME)
+    made.set_registered_model_alias(NAME, "ours", "2")
+    made.delete_model_version_tag(NAME, "3", KEY)
+    compare("4")
+    tag(made, "4", "approved")  # and no review has run since
+    challenge("classifier", "5")
+    assert states() == {"1": "rejected", "4": "approved"}
+    assert aliases() == ("4", None, "5")
+
+
+@pytest.mark.parametrize("chosen", ["2", "3"])
+def test_a_challenger_that_a_person_chose_keeps_its_alias_until_a_review_has_compared_it(made, chosen):
+    reject("classifier", "3", **ME)
+    made.set_registered_model_alias(NAME, "challenger", chosen)
+    assert not challenge("classifier", "5")
+    assert (aliases(), states()) == ((None, None, chosen), {"3": "rejected"})
+    compare(chosen)
+    assert challenge("classifier", "5")
+    assert aliases() == (None, None, "5")
+    assert states()[chosen] == {"2": "superseded", "3": "pending"}[chosen]  # it was decided on once
+
+
+def test_a_superseded_version_is_reviewed_again_once_a_person_makes_it_the_challenger(made):
+    challenge("classifier", "5")
+    compare("5")
+    assert not is_open("classifier")
+    made.set_registered_model_alias(NAME, "challenger", "4")
+    assert is_open("classifier")
+    assert not challenge("classifier", "5")
+    compare("4")
+    assert states()["4"] == "pending"
 
 
 # ---- what goes wrong

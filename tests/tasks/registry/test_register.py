@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from decisions import ME, states
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from small_models import MODELS, challenger
 
+from tasks.registry.decide import approve, compared, history
 from tasks.registry.logged_model import find_model, log_model
 from tasks.registry.record import read_record
 from tasks.registry.register import register_model, registered
@@ -51,8 +53,6 @@ def test_the_other_models_become_challengers_that_load_and_predict_too(registere
         served = mlflow.pyfunc.load_model(f"models:/threestage-{model}@challenger")
         assert isinstance(served.predict(pd.DataFrame(rows[model]))[column][0], str)
     assert predict() in ("ham", "spam")
-    mend("tasks/data/mail/html.py")  # code of the classifier's alone
-    assert registered(MODELS) == dict.fromkeys(MODELS, "version 1, challenger") | {"classifier": None}
 
 
 def test_a_version_holds_its_record_metrics_evidence_and_pinned_requirements(registered_project):
@@ -122,19 +122,56 @@ def test_equal_bytes_find_their_version_and_new_evidence_makes_one_while_aliases
     assert register_model("classifier") == "1"
     aliases = client.get_registered_model(NAME).aliases
     assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 1, "challenger": 2}
+    assert [str(event).partition(",")[0] for event in history("classifier")] == [
+        "version 1 approved by somebody in MLflow"
+    ]
 
 
-def test_other_shipped_code_and_lost_artifacts_make_a_version(registered_project):
+def test_newer_shipped_code_makes_no_version_and_lost_artifacts_make_one(registered_project):
+    compared("classifier", "1", None, [])
+    approve("classifier", "1", **ME)
     for path in (*SHIPPED, next(map(str, Path("llm").rglob("*.c")))):
-        before = mend(path)
-        assert registered(["classifier"]) == {"classifier": None}, path
-        Path(path).write_text(before)
-    assert registered(["classifier"]) == {"classifier": "version 1, challenger"}
+        mend(path)
+    assert registered(["classifier"]) == {"classifier": "version 1, champion"}
+    assert register_model("classifier") == "1"
+    assert len([*Path("mlartifacts").rglob("model.safetensors")]) == 1
+    assert [event.event for event in history("classifier")] == ["compared", "approved"]
     shutil.rmtree("mlartifacts")
     assert registered(["classifier"]) == {"classifier": None}
-    mend(SHIPPED[0])
     assert register_model("classifier") == "2"
     assert registered(["classifier"]) == {"classifier": "version 2, challenger"}
+
+
+def test_new_evidence_ships_the_code_that_measured_it_and_supersedes_the_challenger_before(registered_project):
+    mend(SHIPPED[0])
+    evaluate_with(0.6)
+    assert register_model("classifier") == "2"
+    assert MlflowClient().get_model_version(NAME, "1").source != challenger().source
+    assert states() == {"1": "superseded"}
+    evaluate_with(0.5)
+    assert register_model("classifier") == "1"
+    assert registered(["classifier"]) == {"classifier": "version 1, superseded"}
+
+
+def test_a_challenger_that_a_person_chose_stays_and_a_warning_names_the_new_version(registered_project, caplog):
+    evaluate_with(0.6)
+    register_model("classifier")
+    MlflowClient().set_registered_model_alias(NAME, "challenger", "1")
+    evaluate_with(0.7)
+    assert register_model("classifier") == "3"
+    assert f"{NAME} version 3 is not the challenger: somebody chose another challenger in MLflow" in caplog.text
+    assert registered(["classifier"]) == {"classifier": "version 3"}
+    assert str(challenger().version) == "1"
+
+
+def test_a_champion_that_a_person_removed_is_in_the_history_after_the_next_registration(registered_project):
+    client = MlflowClient()
+    client.set_registered_model_alias(NAME, "champion", "1")
+    register_model("classifier")
+    client.delete_registered_model_alias(NAME, "champion")
+    register_model("classifier")
+    assert [event.outcome for event in history("classifier")] == ["approved", "removed as champion"]
+    assert registered(["classifier"]) == {"classifier": "version 1"}
 
 
 def test_a_copy_of_the_project_has_versions_that_load_from_itself(registered_project, tmp_path_factory, monkeypatch):
@@ -231,15 +268,19 @@ def dies() -> Iterator[Callable[[int], str]]:
 
 def test_a_killed_registration_leaves_nothing_behind_the_next_one(registered_project, dies):
     mend("tasks/served.py")
+    evaluate_with(0.02)
     writes = int(dies(0))
     moments = [1 + number * (writes - 1) // 9 for number in range(10)]
     assert len(set(moments)) == 10
     for number, moment in enumerate(moments, start=3):
         mend("tasks/served.py")
+        evaluate_with(number / 100)
         assert dies(moment) == "killed"
         if number == 8:  # the registration of another version cleans up, too
             mend("tasks/served.py")
+            evaluate_with(0.5 + number / 100)
         assert register_model("classifier") == str(number)
+        assert states() == {str(version): "superseded" for version in range(1, number)}
         assert registered(["classifier"]) == {"classifier": f"version {number}, challenger"}
         versions = MlflowClient().search_model_versions(f"name = '{NAME}'")
         assert sorted(int(version.version) for version in versions) == list(range(1, number + 1))

@@ -44,7 +44,8 @@ def there():
 
 def old(keep=0, days=30.0):
     """The versions that may go."""
-    return [each.name.removeprefix(f"{NAME} version ") for each in old_versions(keep, days)]
+    names = [version.name.removeprefix(f"{NAME} version ") for version in old_versions(keep, days)]
+    return [name.partition(",")[0] for name in names]
 
 
 def remove(version):
@@ -70,7 +71,7 @@ def made(projects, tmp_path_factory):
 
 @pytest.fixture
 def four(made, tmp_path, monkeypatch):
-    """Four versions of one model, of which the last is the challenger and what is here."""
+    """Four versions of one model: the last is the challenger and in this folder, and the others are superseded."""
     enter(made, tmp_path, monkeypatch)
 
 
@@ -80,7 +81,9 @@ def test_aliased_waiting_newest_and_present_versions_stay(four):
     client.delete_registered_model_alias(NAME, "challenger")
     assert old() == ["3", "2", "1"]  # and what is here
     client.set_registered_model_alias(NAME, "mine", "2")
+    client.set_registered_model_alias(NAME, "challenger", "1")
     compared("classifier", "1", None, [])
+    client.delete_registered_model_alias(NAME, "challenger")
     assert old() == ["3"]
     client.set_model_version_tag(NAME, "3", "threestage.state", "approved")  # by hand, and no run has seen it yet
     assert old() == []
@@ -108,7 +111,7 @@ def test_a_version_goes_with_its_evidence_also_by_an_interrupted_removal_and_is_
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    (item,) = (each for each in old_versions(1, 30) if each.name.endswith(" 3"))
+    (item,) = (each for each in old_versions(1, 30) if each.name == f"{NAME} version 3, superseded")
     run_id = MlflowClient().get_model_version(NAME, "3").run_id
     evidence = Path(MlflowClient().get_run(run_id).info.artifact_uri)
     assert item.bytes == sum(path.stat().st_size for path in evidence.rglob("*") if path.is_file()) > 1000
@@ -131,6 +134,22 @@ def test_a_rejected_version_stays_rejected_when_it_is_gone(four):
     remove("2")
     assert another(0.6) == DELETED
     assert str(challenger().version) == "4"
+
+
+def test_a_superseded_version_is_named_and_its_weights_go_after_it(four):
+    code = Path("tasks/served.py")
+    code.write_text(code.read_text() + "\n# newer\n")
+    assert another(0.9) == "5"  # with a model of its own, as the code is newer
+    lock = Path("dvc.lock")
+    lock.write_text(lock.read_text().replace(locked("finetune@classifier").outs["models/classifier"], "0" * 32))
+    superseded = old_versions(1, 30)
+    assert [version.name for version in superseded] == [f"{NAME} version {number}, superseded" for number in "4321"]
+    assert training_weights(0) == []
+    for version in superseded:
+        version.remove()
+    (weights,) = training_weights(0)
+    assert weights.bytes > 10_000
+    assert there() == {"5"}
 
 
 def test_the_run_and_the_model_of_another_version_stay(four):
@@ -288,7 +307,7 @@ def test_the_command_lists_also_during_a_retraining_and_removes_when_told_to(
         assert tidied("--versions", "2", "--yes") == 1
         assert "retrain/lock is held by process" in capsys.readouterr().err
     assert lines[0].startswith("2 versions, ")
-    assert lines[1:3] == [f"  {NAME} version 2", f"  {NAME} version 1"]
+    assert lines[1:3] == [f"  {NAME} version 2, superseded", f"  {NAME} version 1, superseded"]
     assert lines[-1].endswith(" MB would go; `make tidy YES=1` removes it")
     assert there() == {"1", "2", "3", "4"}
     assert tidied("--versions", "2", "--yes") == 0

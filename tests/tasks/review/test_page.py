@@ -77,7 +77,7 @@ def test_the_verdict_names_the_gates_that_do_not_pass_and_compares_by_the_main_m
         f"is **worse** than champion 1: {LOST}. Of 100 mails it lost 1 and won 20."
     )
     assert verdict(alone, PASSED) == (
-        f"**Version 2 passes all 2 gates.** There is no champion yet. By f1 it is **better** than the baseline: {WON}."
+        f"**Version 2 passes all 2 gates.** There is no champion. By f1 it is **better** than the baseline: {WON}."
     )
 
 
