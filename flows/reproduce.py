@@ -18,7 +18,7 @@ from tasks.registry.reproduce import Comparison, compare, expected_differences, 
 from tasks.registry.worktree import Worktree
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
-from tasks.stages.server import PARENT_TASK_RUN, prefect_server, run_as_child
+from tasks.stages.server import PARENT_TASK_RUN, leave_artifact, prefect_server, run_as_child
 
 IDENTICAL, DIFFERS, UNTRIED = range(3)  # exit codes
 
@@ -50,7 +50,7 @@ def reproduce(version: str) -> Comparison:
             result = compare(recorded, tree, stages[:number], expected)
             if result.differs:
                 break
-    create_markdown_artifact(f"```\n{result}\n```", key="reproduce", description=version)
+    leave_artifact(create_markdown_artifact, "reproduce", markdown=f"```\n{result}\n```", description=version)
     return result
 
 

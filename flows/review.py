@@ -19,14 +19,10 @@ from llm.errors import UserError
 from tasks.registry.decide import GATES, approve, check_name, model_state, reject, roll_back, settle
 from tasks.registry.versions import PENDING
 from tasks.stages.command import run_command
+from tasks.stages.end_states import quiet_stops
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
-from tasks.stages.server import (
-    artifact_key,
-    prefect_server,
-    quiet_stops,
-    run_as_child,
-)
+from tasks.stages.server import leave_artifact, prefect_server, run_as_child
 
 if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
@@ -71,7 +67,8 @@ def review_model(model: str) -> "Reviewed | str":
         get_run_logger().info("%s: %s", model, event)
     reviewed = review_challenger(model)
     if not isinstance(reviewed, str):
-        create_markdown_artifact(reviewed.page, key=artifact_key(f"review-{model}"), description=reviewed.verdict)
+        page, verdict = reviewed.page, reviewed.verdict
+        leave_artifact(create_markdown_artifact, f"review-{model}", markdown=page, description=verdict)
     return reviewed
 
 
