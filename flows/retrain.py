@@ -6,17 +6,18 @@ it, and the run fails at its end, with all reasons.
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from prefect import flow, get_run_logger, task
+from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import task_run
@@ -25,11 +26,12 @@ from pydantic import Field
 
 from flows.deploy import outdated
 from flows.register import register
-from flows.review import GATES, review
+from flows.review import GATES, remind, review
 from llm.errors import UserError
 from tasks.data.inbox import INBOX
 from tasks.registry import result_branch
 from tasks.registry.decide import is_open
+from tasks.registry.events import send_unsent
 from tasks.registry.markup import plain, table
 from tasks.registry.parent_run import close_left_runs, parent_run
 from tasks.registry.register import check_bytes, registered
@@ -38,8 +40,9 @@ from tasks.registry.versions import registered_name
 from tasks.stages import graph
 from tasks.stages.command import lasted
 from tasks.stages.dvc_lock import when_free
-from tasks.stages.end_states import end_lost_children, quiet_stops
+from tasks.stages.end_states import end_lost, end_lost_children, quiet_stops
 from tasks.stages.graph import RAN, RESTORED, UP_TO_DATE
+from tasks.stages.lock import exclusive
 from tasks.stages.params import evaluation_stage, model_names, training_stage
 from tasks.stages.prefect_worker import alone, depend_on_worker, end_stopped
 from tasks.stages.server import PARENT_TASK_RUN, leave_artifact, prefect_page, wait_until_back
@@ -101,6 +104,14 @@ def retrain(
         raise
 
 
+@retrain.on_crashed
+def close_left(_: Flow, flow_run: FlowRun, state: State) -> None:
+    """Close what a killed run left open in Prefect and MLflow, unless the next run does it; its worker calls this."""
+    with suppress(UserError), exclusive(RETRAIN, patience=0):
+        end_lost(flow_run.id, Crashed(message=state.message))
+        close_left_runs()
+
+
 @dataclass
 class _Run:
     """A run, and the contents of its page."""
@@ -135,8 +146,7 @@ class _Run:
                 with self._go_on():
                     self._bring_up_to_date()
                 self._review()
-                with self._go_on():
-                    self._rename(self._summary())
+                self._rename(self._summary())
             finally:
                 self._put_back()
             if self.failures:
@@ -180,7 +190,8 @@ class _Run:
 
     def _rename(self, what: str) -> None:
         self.name = f"{RETRAIN} {self.day}: {what}"
-        self.client.set_flow_run_name(self.flow_run, self.name)
+        with self._go_on():
+            self.client.set_flow_run_name(self.flow_run, self.name)
 
     def _left(self) -> float:
         if (seconds := self.began + self.hours * HOUR - time.monotonic()) <= 0:
@@ -233,16 +244,24 @@ class _Run:
             expected = when_free(partial(graph.expected, stage))
             if expected == UP_TO_DATE:  # it was stale only for a file that an earlier stage brought back
                 return expected
+            seconds = min(self.stage_hours * HOUR, self._left())
             if expected == RAN:
                 self._open_parent()
-            reproduce(stage, str(self.client.api_url), min(self.stage_hours * HOUR, self._left()))
+            reproduce(stage, str(self.client.api_url), seconds)
             return expected
         return "failed"
 
     def _review(self) -> None:
         """Compare the challengers that are not compared yet; let the gates decide if `decide` says so."""
+        if self.decide == "nobody":
+            return
         by_gates = self.decide == GATES
-        models = [] if self.decide == "nobody" else [each for each in model_names() if is_open(each, pending=by_gates)]
+        models: list[str] = []
+        with self._go_on():
+            send_unsent()
+            models = [model for model in model_names() if is_open(model, pending=by_gates)]
+            for model in set(model_names()) - set(models):
+                remind(model)
         if not models:
             return
         with self._go_on():
