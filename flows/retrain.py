@@ -40,7 +40,7 @@ from tasks.registry.versions import registered_name
 from tasks.stages import graph
 from tasks.stages.command import lasted
 from tasks.stages.dvc_lock import when_free
-from tasks.stages.end_states import end_lost, end_lost_children, quiet_stops
+from tasks.stages.end_states import end_lost, no_child_open, quiet_stops
 from tasks.stages.graph import RAN, RESTORED, UP_TO_DATE
 from tasks.stages.lock import exclusive
 from tasks.stages.params import evaluation_stage, model_names, training_stage
@@ -58,11 +58,8 @@ Decide = Literal["person", "gates", "nobody"]
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
 def reproduce(stage: str, api_url: str, seconds: float) -> None:
     """Run a DVC stage; its flow run is a child of this task."""
-    try:
+    with no_child_open(UUID(task_run.id)):
         graph.reproduce(stage, {"PREFECT_API_URL": api_url, PARENT_TASK_RUN: str(task_run.id)}, seconds)
-    except UserError as error:
-        end_lost_children(UUID(task_run.id), Crashed(message=str(error)))  # a killed stage reports no end
-        raise
 
 
 @task(task_run_name="share", cache_policy=NO_CACHE)

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
 import httpx
@@ -15,7 +16,9 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.exceptions import ObjectNotFound, TerminationSignal
-from prefect.states import Completed, State
+from prefect.states import Completed, Crashed, State
+
+from llm.errors import UserError
 
 TOLD_WITHIN = 5  # seconds for the end states of task runs to reach a server; it took 12 to 21 ms in 16 stopped runs
 STOPS = (InterruptedError, KeyboardInterrupt, TerminationSignal)
@@ -142,9 +145,17 @@ def end_lost(flow_run: UUID, state: State) -> None:
                 completed.add(run.id)
 
 
-def end_lost_children(task_run: UUID, state: State) -> None:
-    """End the flow runs below a task run whose processes are gone; the next run tries again if the server is away."""
-    children = FlowRunFilter(parent_task_run_id=FlowRunFilterParentTaskRunId(any_=[task_run]))
-    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-        for child in client.read_flow_runs(flow_run_filter=children):
-            end_lost(child.id, state)
+@contextmanager
+def no_child_open(task_run: UUID) -> Iterator[None]:
+    """If the block raises UserError, end the flow runs below a task run that are open: a killed stage can't.
+
+    Without a server they stay open, until the next run calls `end_lost`.
+    """
+    try:
+        yield
+    except UserError as error:
+        below = FlowRunFilter(parent_task_run_id=FlowRunFilterParentTaskRunId(any_=[task_run]))
+        with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+            for child in client.read_flow_runs(flow_run_filter=below):
+                end_lost(child.id, Crashed(message=str(error)))
+        raise

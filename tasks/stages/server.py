@@ -177,7 +177,7 @@ def leave_artifact(create: Callable[..., Any], name: str, **content: Any) -> Any
     key = artifact_key(name)
     try:
         return patiently(partial(create, key=key, **content))
-    except httpx.HTTPError as error:
+    except httpx.TransportError as error:
         logger.warning("Prefect did not take the artifact %s: %s", key, str(error) or type(error).__name__)
         return None
 

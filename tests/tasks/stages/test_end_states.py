@@ -9,7 +9,8 @@ from prefect.runtime import task_run
 from prefect.states import Completed, Crashed, Pending, Running
 from real_servers import Runs, wait_for
 
-from tasks.stages.end_states import UNREPORTED, end_lost, end_lost_children
+from llm.errors import UserError
+from tasks.stages.end_states import UNREPORTED, end_lost, no_child_open
 from tasks.stages.prefect_worker import alone
 
 pytestmark = pytest.mark.slow
@@ -83,10 +84,15 @@ def test_end_lost_ends_the_children_of_a_run_that_has_ended(client, prefect_api)
     assert client.read_flow_run(child.id).state.message == GONE.message
 
 
-def test_end_lost_children_ends_a_killed_stage_and_leaves_one_that_ended(client, prefect_api):
+def test_no_child_open_ends_a_killed_stage_and_leaves_one_that_ended(client, prefect_api):
     _, child = night(client, prefect_api)
-    end_lost_children(child.parent_task_run_id, GONE)
-    assert client.read_flow_run(child.id).state.message == GONE.message
-    client.set_flow_run_state(child.id, Completed(), force=True)
-    end_lost_children(child.parent_task_run_id, GONE)
-    assert client.read_flow_run(child.id).state.name == "Completed"
+
+    def fail() -> str:
+        with pytest.raises(UserError), no_child_open(child.parent_task_run_id):
+            raise UserError("dvc was killed by signal 9")
+        state = client.read_flow_run(child.id).state
+        return f"{state.name}: {state.message}"
+
+    assert fail() == "Crashed: dvc was killed by signal 9"
+    client.set_flow_run_state(child.id, Completed(message="All is done."), force=True)
+    assert fail() == "Completed: All is done."
