@@ -115,11 +115,14 @@ def another_dvc() -> Iterator[list[str]]:
                 repo.lock.unlock()
             messages.append(record.getMessage())
 
-    dvc_lock.logger.addHandler(handler := Release())
+    logger = dvc_lock.logger
+    logger.addHandler(handler := Release())
+    logger.setLevel("INFO")
     with Repo() as repo:
         repo.lock.lock()
         yield messages
-    dvc_lock.logger.removeHandler(handler)
+    logger.setLevel("NOTSET")
+    logger.removeHandler(handler)
 
 
 def parents() -> list[str]:
@@ -222,7 +225,7 @@ def test_nights_of_a_training_machine_and_its_team(colleague, server, monkeypatc
 
     with get_client(sync_client=True) as client:  # a night that is killed
         killed = client.create_flow_run(retrain, name="killed", state=Running())
-        child = client.create_task_run(task(print), killed.id, "print-0", name="child", state=Running())
+        child = client.create_task_run(task(update), killed.id, "update-0", name="child", state=Running())
         experiment = MlflowClient().get_experiment_by_name("threestage").experiment_id
         parent = MlflowClient().create_run(experiment, run_name="retrain killed", tags={PARENT_OF: workspace()})
         client.set_flow_run_state(killed.id, Crashed(message="Flow run process exited with status code -9"))
