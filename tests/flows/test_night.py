@@ -16,6 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Running
 from projects import environment, free_ports
@@ -59,8 +60,10 @@ def server(tmp_path) -> Iterator[Process]:
     server.start()
     try:
         server.wait_until_ready()
+        EventsWorker.drain_all()  # Prefect's threads keep the server that they began with
         with temporary_settings({PREFECT_API_URL: api}):
             yield server
+            EventsWorker.drain_all()
     finally:
         server.kill()
 
