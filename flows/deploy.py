@@ -19,7 +19,8 @@ from tasks.registry.git import git
 from tasks.registry.result_branch import put_back
 from tasks.stages import graph
 from tasks.stages.command import run_command
-from tasks.stages.lock import STATE, exclusive, workspace
+from tasks.stages.lock import STATE, workspace
+from tasks.stages.prefect_worker import in_turn, run_of_worker
 
 PROCESS = "process"
 PULL_WITHIN = 600  # seconds
@@ -61,7 +62,7 @@ def update() -> str:
     Results of a killed run are first put back to HEAD's: DVC's run cache still has them. Raises UserError if local
     changes are in the way, or the git remote does not answer.
     """
-    with exclusive("retrain"):
+    with in_turn("retrain", run_of_worker()):
         put_back([graph.LOCK_FILE])  # DVC reads it, and a kill may have left half of it
         put_back(graph.results()[0])
         try:

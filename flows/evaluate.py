@@ -20,7 +20,7 @@ from tasks.registry.tracking import log_measured, stage_run
 from tasks.stages.command import stage_command
 from tasks.stages.hashes import md5_of
 from tasks.stages.params import evaluation_stage, load_evaluation, model_names, training_report
-from tasks.stages.server import artifact_key
+from tasks.stages.server import leave_artifact
 from tasks.training.setup import split_file
 
 
@@ -43,9 +43,8 @@ def evaluate(name: str, params: Config) -> None:
         logged = find_model(md5_of(Path("models") / name))
         log_measured(metrics, "test", logged and logged.model_id)
         mlflow.log_artifacts(str(report), "evaluation")
-        create_table_artifact(
-            key=artifact_key(f"evaluate-{name}"), table=[metrics], description=f"The {name} on the test split"
-        )
+        description = f"The {name} on the test split"
+        leave_artifact(create_table_artifact, f"evaluate-{name}", table=[metrics], description=description)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tasks.data.sources import Source, check_names, fetch_source
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
 from tasks.stages.params import check_outline, dataset_names, load_dataset
-from tasks.stages.server import artifact_key
+from tasks.stages.server import leave_artifact
 
 
 @flow(flow_run_name="fetch-{name}")
@@ -25,7 +25,7 @@ def fetch(name: str, params: list[Source]) -> None:
     open_inbox(name)  # a dep of `preprocess`: DVC fails if it is missing
     with stage_run(params), atomic_folder(Path("data/raw") / name) as folder:
         fetched = [fetch_source(source, folder) for source in params]
-    create_table_artifact(fetched, key=artifact_key(f"fetch-{name}"), description=f"The sources of {name}")
+    leave_artifact(create_table_artifact, f"fetch-{name}", table=fetched, description=f"The sources of {name}")
 
 
 def load(name: str) -> list[Source]:

@@ -31,7 +31,10 @@ from tasks.stages.lock import STATE
 from tasks.stages.server import prefect_page, prefect_server
 
 FAILED = ("Failed", "Crashed", "TimedOut")  # Prefect's names for the states of a failed run
-WATCHED = ("retrain", "smoke")  # flows; they fail when one of their stages does
+FINISHED = ("Completed", "Failed", "TimedOut")  # and of one that ended by itself
+RETRAIN = "retrain"
+WATCHED = (RETRAIN, "smoke")  # flows; they fail when one of their stages does
+OVERDUE = timedelta(hours=26)  # a night, and two hours more
 ONCE_IN = timedelta(hours=1)  # several processes may report one crashed run: send one message
 POOL = "local"  # of prefect.yaml
 WORKER_GONE = timedelta(minutes=5)  # Prefect needs about two more to notice three missed heartbeats
@@ -42,6 +45,7 @@ HELP = f"""\
 Send messages to an address about
   a run of {" or ".join(WATCHED)} that failed or crashed
   a work pool {POOL} that no worker has polled for some minutes
+  a {RETRAIN} that is overdue: none has finished for {OVERDUE / timedelta(hours=1):g} hours
   a version that was compared and waits for a decision
   a version that was approved, rejected, rolled back or removed as champion
 """
@@ -80,6 +84,14 @@ def messages() -> dict[str, Message]:
         posture=Posture.Proactive,
         within=WORKER_GONE,
     )
+    finished = {f"prefect.flow-run.{name}" for name in FINISHED}
+    overdue = EventTrigger(
+        after=finished,
+        expect=finished,
+        match_related={"prefect.resource.role": "flow", "prefect.resource.name": RETRAIN},
+        posture=Posture.Proactive,
+        within=OVERDUE,
+    )
     return {
         "failure": Message(
             failure, "{{ flow_run.name }}: {{ flow_run.state.name }}", f"{{{{ flow_run.state.message }}}}\n{page}"
@@ -88,6 +100,12 @@ def messages() -> dict[str, Message]:
             worker,
             f"No worker polls the work pool {POOL}",
             f"Runs that are due wait for one: `prefect worker start --pool {POOL}` on the training machine.",
+        ),
+        "overdue": Message(
+            overdue,
+            f"A {RETRAIN} is overdue",
+            f"None has finished for {OVERDUE / timedelta(hours=1):g} hours. Do the worker and the training machine "
+            "run? `python -m flows.overdue` names the last one.",
         ),
         "challenger": Message(
             EventTrigger(expect={WAITS}),

@@ -35,7 +35,7 @@ from tasks.stages.command import current_stage, stage_command, state_folder
 from tasks.stages.hashes import fingerprint, inputs
 from tasks.stages.params import dataset_names, load_dataset
 from tasks.stages.ray_cluster import same_processes
-from tasks.stages.server import artifact_key
+from tasks.stages.server import leave_artifact
 
 NO_ROWS = "there is not one row in its files; `threestage data check` says what is in a file"
 
@@ -136,7 +136,7 @@ def show_cleaning(name: str, record: Record, report: Path) -> None:
     for page in ("cleaning.md", "cleaning.json"):
         mlflow.log_artifact(str(report / page))
     mlflow.log_metrics({f"cleaning.{rule}": count for rule, count in record.counts().items()})
-    create_markdown_artifact((report / "cleaning.md").read_text(), key=artifact_key(f"cleaning-{name}"))
+    leave_artifact(create_markdown_artifact, f"cleaning-{name}", markdown=(report / "cleaning.md").read_text())
 
 
 @step
@@ -201,7 +201,7 @@ def show_drift(name: str, folder: Path) -> None:
         mlflow.log_metrics({f"drift.{each.name}": each.index for each in found})
     page = "\n".join([f"# How far {name} is from the committed rows", "", *said]) + "\n"
     mlflow.log_text(page, "drift.md")
-    create_markdown_artifact(page, key=artifact_key(f"drift-{name}"))
+    leave_artifact(create_markdown_artifact, f"drift-{name}", markdown=page)
 
 
 def work_folder() -> Path:
@@ -243,9 +243,8 @@ def preprocess(name: str, params: Split) -> None:
         write(table, dataset, params, folder)
         show_drift(name, folder)
         mlflow.log_metrics(summary.drop(columns="id").iloc[0].to_dict())
-        create_table_artifact(
-            summary.to_dict("records"), key=artifact_key(f"preprocess-{name}"), description=f"The rows of {name}"
-        )
+        table, description = summary.to_dict("records"), f"The rows of {name}"
+        leave_artifact(create_table_artifact, f"preprocess-{name}", table=table, description=description)
     if work:
         shutil.rmtree(work)
 

@@ -19,7 +19,7 @@ from tasks.registry.versions import registered_name
 from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
-from tasks.stages.server import prefect_server, run_as_child
+from tasks.stages.server import leave_artifact, prefect_server, run_as_child
 
 AGAIN_AFTER = (5, 15, 45, 120)
 """Seconds before each retry of a registration: enough for a tracking server to restart."""
@@ -66,7 +66,7 @@ def register(models: Sequence[str] | None = None) -> dict[str, str]:
         else:
             versions[registered_name(model)] = done
     table = [{"model": name, "version": version} for name, version in versions.items()]
-    create_table_artifact(table, key="registry", description="The models in the MLflow registry")
+    leave_artifact(create_table_artifact, "registry", table=table, description="The models in the MLflow registry")
     if failed:
         raise NotRegisteredError(failed, versions)
     return versions

@@ -6,6 +6,7 @@ It runs in a temporary folder (below TMPDIR), which needs several times the spac
 
 import sys
 from argparse import ArgumentParser
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -17,8 +18,9 @@ from prefect.settings import get_current_settings
 from tasks.registry.reproduce import Comparison, compare, expected_differences, gather, registered, worktree
 from tasks.registry.worktree import Worktree
 from tasks.stages.command import run_command
+from tasks.stages.end_states import no_child_open
 from tasks.stages.lock import STATE
-from tasks.stages.server import PARENT_TASK_RUN, prefect_server, run_as_child
+from tasks.stages.server import PARENT_TASK_RUN, leave_artifact, prefect_server, run_as_child
 
 IDENTICAL, DIFFERS, UNTRIED = range(3)  # exit codes
 
@@ -28,7 +30,8 @@ def make(tree: Worktree, stage: str, api_url: str, threads: int | str | None = N
     """Run a DVC stage in a worktree; its own flow run is a child of this task."""
     home = str(get_current_settings().home.absolute())  # its profile may hold credentials
     environment = {"PREFECT_API_URL": api_url, "PREFECT_HOME": home, PARENT_TASK_RUN: str(task_run.id)}
-    tree.run(stage, environment, threads)
+    with no_child_open(UUID(task_run.id)):
+        tree.run(stage, environment, threads)
 
 
 @flow(name="reproduce", flow_run_name="reproduce {version}")
@@ -50,7 +53,7 @@ def reproduce(version: str) -> Comparison:
             result = compare(recorded, tree, stages[:number], expected)
             if result.differs:
                 break
-    create_markdown_artifact(f"```\n{result}\n```", key="reproduce", description=version)
+    leave_artifact(create_markdown_artifact, "reproduce", markdown=f"```\n{result}\n```", description=version)
     return result
 
 

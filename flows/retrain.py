@@ -6,40 +6,46 @@ it, and the run fails at its end, with all reasons.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from prefect import flow, get_run_logger, task
+from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import task_run
-from prefect.states import Completed, State
+from prefect.states import Completed, Crashed, State
 from pydantic import Field
 
 from flows.deploy import outdated
 from flows.register import register
-from flows.review import GATES, review
+from flows.review import GATES, remind, review
 from llm.errors import UserError
 from tasks.data.inbox import INBOX
 from tasks.registry import result_branch
 from tasks.registry.decide import is_open
+from tasks.registry.events import send_unsent
 from tasks.registry.markup import plain, table
+from tasks.registry.parent_run import close_left_runs, parent_run
 from tasks.registry.register import check_bytes, registered
 from tasks.registry.summary import next_step
-from tasks.registry.tracking import parent_run
 from tasks.registry.versions import registered_name
 from tasks.stages import graph
 from tasks.stages.command import lasted
+from tasks.stages.dvc_lock import when_free
+from tasks.stages.end_states import end_lost, no_child_open, quiet_stops
 from tasks.stages.graph import RAN, RESTORED, UP_TO_DATE
+from tasks.stages.lock import exclusive
 from tasks.stages.params import evaluation_stage, model_names, training_stage
 from tasks.stages.prefect_worker import alone, depend_on_worker, end_stopped
-from tasks.stages.server import PARENT_TASK_RUN, prefect_page, quiet_stops
+from tasks.stages.server import PARENT_TASK_RUN, leave_artifact, prefect_page, wait_until_back
 
 RETRAIN = "retrain"
 HOUR = 3600
@@ -52,7 +58,8 @@ Decide = Literal["person", "gates", "nobody"]
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
 def reproduce(stage: str, api_url: str, seconds: float) -> None:
     """Run a DVC stage; its flow run is a child of this task."""
-    graph.reproduce(stage, {"PREFECT_API_URL": api_url, PARENT_TASK_RUN: str(task_run.id)}, seconds)
+    with no_child_open(UUID(task_run.id)):
+        graph.reproduce(stage, {"PREFECT_API_URL": api_url, PARENT_TASK_RUN: str(task_run.id)}, seconds)
 
 
 @task(task_run_name="share", cache_policy=NO_CACHE)
@@ -94,6 +101,14 @@ def retrain(
         raise
 
 
+@retrain.on_crashed
+def close_left(_: Flow, flow_run: FlowRun, state: State) -> None:
+    """Close what a killed run left open in Prefect and MLflow, unless the next run does it; its worker calls this."""
+    with suppress(UserError), exclusive(RETRAIN, patience=0):
+        end_lost(flow_run.id, Crashed(message=state.message))
+        close_left_runs()
+
+
 @dataclass
 class _Run:
     """A run, and the contents of its page."""
@@ -108,6 +123,10 @@ class _Run:
     began: float = field(default_factory=time.monotonic)
     day: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d}")
     name: str = RETRAIN
+    planned: int = 0
+    """The number of stages."""
+    open_runs: ExitStack = field(default_factory=ExitStack)
+    has_parent: bool = False
     stages: list[tuple[str, str, str, str]] = field(default_factory=list)
     """Name, outcome, why it was stale, and seconds."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -117,32 +136,59 @@ class _Run:
 
     def retrain(self) -> State:
         """Train, register and review. Raises UserError at the end that lists every failure."""
-        try:
-            graph.track(INBOX)
-            plan = graph.plan()
-            self.versions = {} if plan.why else _registered()
-            if not self.versions:
-                self._rename(f"{len(plan.behind)} of {len(plan.stages)} stages")
-                with parent_run(f"{RETRAIN} {self.day}", f"One retraining, in Prefect the flow run {self.flow_run}."):
-                    self._make(plan)
-            self._review()
-            ran = sum(became == RAN for _, became, *_ in self.stages)
-            idle = "nothing to train, a review" if self.reviewed else "nothing new"
-            failed = f"; {len(self.failures)} failed" if self.failures else ""
-            self._rename(f"{ran} of {len(plan.stages)} stages{failed}" if ran or failed else idle)
-        finally:
-            if self.share:
-                result_branch.put_back(graph.results()[0])
-            create_markdown_artifact(self._page(), key=RETRAIN, description=self.name)
-        if self.failures:
-            raise UserError(f"{'; '.join(self.failures)}; the next run tries again")
+        with ExitStack() as self.open_runs:
+            try:
+                with self._go_on():
+                    close_left_runs()
+                with self._go_on():
+                    self._bring_up_to_date()
+                self._review()
+                self._rename(self._summary())
+            finally:
+                self._put_back()
+            if self.failures:
+                raise UserError(f"{'; '.join(self.failures)}; the next run tries again")
         return Completed(
             message=f"{self.name}; finished in {lasted(self.began)}; {next_step(model_names())}", data=self.versions
         )
 
+    def _bring_up_to_date(self) -> None:
+        """Run what is stale, unless every model is registered as it is."""
+        when_free(partial(graph.track, INBOX))
+        plan = when_free(graph.plan)
+        self.planned = len(plan.stages)
+        self.versions = {} if plan.why else _registered()
+        if not self.versions:
+            self._rename(f"{len(plan.behind)} of {len(plan.stages)} stages")
+            self._make(plan)
+
+    def _put_back(self) -> None:
+        """Put the files of git back, and leave this run's page in Prefect."""
+        if self.share:
+            with self._go_on():
+                result_branch.put_back(graph.results()[0])
+        leave_artifact(create_markdown_artifact, RETRAIN, markdown=self._page(), description=self.name)
+
+    def _summary(self) -> str:
+        """What the run did, for its name."""
+        ran = sum(became == RAN for _, became, *_ in self.stages)
+        failed = f"; {len(self.failures)} failed" if self.failures else ""
+        if ran or failed:
+            return f"{ran} of {self.planned} stages{failed}"
+        return "nothing to train, a review" if self.reviewed else "nothing new"
+
+    def _open_parent(self) -> None:
+        """Have what is made from now on be children of one run in MLflow; without anything to make there is none."""
+        if self.has_parent:
+            return
+        description = f"One retraining, in Prefect the flow run {self.flow_run}."
+        self.open_runs.enter_context(parent_run(f"{RETRAIN} {self.day}", description))
+        self.has_parent = True
+
     def _rename(self, what: str) -> None:
         self.name = f"{RETRAIN} {self.day}: {what}"
-        self.client.set_flow_run_name(self.flow_run, self.name)
+        with self._go_on():
+            self.client.set_flow_run_name(self.flow_run, self.name)
 
     def _left(self) -> float:
         if (seconds := self.began + self.hours * HOUR - time.monotonic()) <= 0:
@@ -171,6 +217,8 @@ class _Run:
             self.stages.append((stage, became, why, f"{time.monotonic() - began:.0f}"))
         whole = [model for model in model_names() if not failed & {training_stage(model), evaluation_stage(model)}]
         with self._go_on():
+            if not all(registered(whole).values()):
+                self._open_parent()
             done, _ = self._subflow(register, whole)
             self.versions = done if isinstance(done, dict) else getattr(done, "versions", {})
             if not isinstance(done, dict):
@@ -189,18 +237,28 @@ class _Run:
         if failed:
             get_run_logger().warning("%s is skipped: it depends on %s", stage, (names := ", ".join(sorted(failed))))
             return f"skipped: it depends on {names}"
-        expected = graph.expected(stage)
-        if expected == UP_TO_DATE:  # or it was stale only for a file that an earlier stage brought back
-            return expected
         with self._go_on():
-            reproduce(stage, str(self.client.api_url), min(self.stage_hours * HOUR, self._left()))
+            expected = when_free(partial(graph.expected, stage))
+            if expected == UP_TO_DATE:  # it was stale only for a file that an earlier stage brought back
+                return expected
+            seconds = min(self.stage_hours * HOUR, self._left())
+            if expected == RAN:
+                self._open_parent()
+            reproduce(stage, str(self.client.api_url), seconds)
             return expected
         return "failed"
 
     def _review(self) -> None:
         """Compare the challengers that are not compared yet; let the gates decide if `decide` says so."""
+        if self.decide == "nobody":
+            return
         by_gates = self.decide == GATES
-        models = [] if self.decide == "nobody" else [each for each in model_names() if is_open(each, pending=by_gates)]
+        models: list[str] = []
+        with self._go_on():
+            send_unsent()
+            models = [model for model in model_names() if is_open(model, pending=by_gates)]
+            for model in set(model_names()) - set(models):
+                remind(model)
         if not models:
             return
         with self._go_on():
@@ -213,7 +271,8 @@ class _Run:
                 raise found
 
     def _subflow(self, subflow: Any, models: list[str], **options: Any) -> tuple[Any, UUID]:
-        """The result or the exception of a flow, and its run."""
+        """The result or the exception of a flow, and its run. Waits for a server that is away."""
+        wait_until_back(str(self.client.api_url))
         named = subflow.with_options(flow_run_name=subflow.name, timeout_seconds=self._left())
         state = named(models, **options, return_state=True)
         return state.result(raise_on_failure=False), state.state_details.flow_run_id

@@ -17,16 +17,13 @@ from pydantic import Field
 from flows.form import ask, decide_as, decided_elsewhere, pending
 from llm.errors import UserError
 from tasks.registry.decide import GATES, approve, check_name, model_state, reject, roll_back, settle
+from tasks.registry.events import WAITS, emit, is_announced, send_unsent
 from tasks.registry.versions import PENDING
 from tasks.stages.command import run_command
+from tasks.stages.end_states import quiet_stops
 from tasks.stages.lock import STATE
 from tasks.stages.params import model_names
-from tasks.stages.server import (
-    artifact_key,
-    prefect_server,
-    quiet_stops,
-    run_as_child,
-)
+from tasks.stages.server import leave_artifact, prefect_server, run_as_child
 
 if TYPE_CHECKING:
     from tasks.review.challenger import Reviewed
@@ -71,17 +68,28 @@ def review_model(model: str) -> "Reviewed | str":
         get_run_logger().info("%s: %s", model, event)
     reviewed = review_challenger(model)
     if not isinstance(reviewed, str):
-        create_markdown_artifact(reviewed.page, key=artifact_key(f"review-{model}"), description=reviewed.verdict)
+        page, verdict = reviewed.page, reviewed.verdict
+        leave_artifact(create_markdown_artifact, f"review-{model}", markdown=page, description=verdict)
     return reviewed
 
 
 def _decide(reviewed: "Reviewed", auto: bool, deadline: float | None) -> str:
     if outcome := decided_elsewhere(reviewed):
         return outcome
-    if auto and (reviewed.passed or reviewed.failed):  # if a gate could not be computed, the version waits for a person
+    if auto and reviewed.is_clear:
         decide = approve if reviewed.passed else reject
         return str(decide(reviewed.model, reviewed.version, GATES, reviewed.reason))
     return pending(reviewed) if deadline is None else ask(reviewed, deadline)
+
+
+def remind(model: str) -> None:
+    """Announce again, once a day, a challenger that was compared and waits for a decision."""
+    now = model_state(model)
+    if now.challenger in (None, now.champion) or is_announced(now.name, now.challenger):
+        return
+    last = now.last(now.challenger)
+    if last and (last.event, last.champion) == ("compared", now.champion):
+        emit(WAITS, now.name, now.challenger, model=model, verdict=f"It still waits: {last}.")
 
 
 def _chosen(models: Sequence[str] | None) -> list[str]:
@@ -103,6 +111,7 @@ def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Mi
     if auto and wait_minutes:
         raise UserError("auto and wait_minutes: either the gates decide or a person does")
     quiet_stops()
+    send_unsent()
     waiting: list[Reviewed] = []
     outcomes: dict[str, str] = {}
     failed: dict[str, UserError] = {}
@@ -116,7 +125,7 @@ def review(models: list[str] | None = None, auto: bool = False, wait_minutes: Mi
             outcomes[model] = reviewed
             continue
         waiting.append(reviewed)
-        if reviewed.new and not auto:
+        if reviewed.new and not (auto and reviewed.is_clear):
             reviewed.announce()
     deadline = time.monotonic() + wait_minutes * 60 if wait_minutes else None
     for reviewed in waiting:

@@ -18,10 +18,11 @@ from tasks.registry.record import current_facts, uncommitted_parts
 from tasks.registry.smoke import FETCH, Result, bring_raw, measured, prepare, thin
 from tasks.registry.worktree import checkout
 from tasks.stages.command import run_command
+from tasks.stages.end_states import quiet_stops
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.params import load_smoke
 from tasks.stages.prefect_worker import depend_on_worker, end_stopped
-from tasks.stages.server import prefect_server, quiet_stops, run_as_child
+from tasks.stages.server import leave_artifact, prefect_server, run_as_child
 
 NAME = "smoke"
 LONGEST = 6 * 3600  # seconds
@@ -48,7 +49,7 @@ def smoke() -> str:
         {"result": each.name, "value": str(each.value), "bound": each.bound, "": "" if each.passed else "OUTSIDE"}
         for each in [*failed, *(each for each in results if each.passed)]
     ]
-    create_table_artifact(table, key=NAME, description="Results of a smoke run and their bounds")
+    leave_artifact(create_table_artifact, NAME, table=table, description="Results of a smoke run and their bounds")
     if failed:
         raise UserError(f"{NAME}: outside its bound: {'; '.join(map(str, failed))}")
     return f"{NAME}: within bounds: {'; '.join(map(str, results))}"

@@ -3,7 +3,7 @@
 `card.html` is one file without links to others; `card.md` is a short text: figures, use and limits. Everything in them
 is read from files of the project, and the same files give the same bytes. People describe use and limits in
 `tasks/applications/<model>/card.md`. The card shows an evaluation's pictures (`*.svg`), tables (`baselines.csv`,
-`slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`, and the failed gates of a version that was approved despite
+`slices*.csv`, `by_*.csv`), `errors.md` and `samples.md`, and the gates of a version that was approved despite
 them.
 
 The card is no part of a version's key: a better card of the same model and evidence makes no new version.
@@ -192,11 +192,10 @@ def write_card(
     write_atomic(folder / "card.html", page)
 
 
-def note_failed_gates(run_id: str | None, gates: Sequence[str]) -> None:
-    """Note on the card of a version's run the failed gates despite which it was approved; without any, remove the
-    note."""
-    html = f'<p id="despite" class="verdict bad">Approved despite failed gates: {escape(", ".join(gates))}.</p>\n'
-    markdown = f"**Approved despite failed gates: {plain(', '.join(gates))}.**\n\n"
+def note_gates(run_id: str | None, gates: Sequence[str]) -> None:
+    """Note on the card of a version's run the gates despite which it was approved; without any, remove the note."""
+    html = f'<p id="despite" class="verdict bad">Approved despite these gates: {escape(", ".join(gates))}.</p>\n'
+    markdown = f"**Approved despite these gates: {plain(', '.join(gates))}.**\n\n"
     for path, heading, before, note in (
         ("card/card.html", r"(</h1>\n)", r'(?:<p id="despite".*</p>\n)?', html),
         ("card/card.md", r"\A(# .*\n\n)", r"(?:\*\*Approved despite .*\n\n)?", markdown),

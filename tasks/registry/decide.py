@@ -30,7 +30,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from llm.errors import UserError
-from tasks.registry.card import note_failed_gates
+from tasks.registry.card import note_gates
 from tasks.registry.events import DECIDED, emit
 from tasks.registry.history import (
     DECIDING,
@@ -152,8 +152,9 @@ def compared(
 def approve(model: str, version: str, by: str, reason: str, despite_gates: bool = False) -> Event:
     """Make a version the champion; the alias `previous` moves to the one before.
 
-    Raises UserError if the version was not compared with the present champion, failed a gate (unless `despite_gates`),
-    was rejected, is the champion or is missing, and without a name or a reason.
+    The history keeps the gates that it failed and those that could not be computed. Raises UserError if the version was
+    not compared with the present champion, failed a gate (unless `despite_gates`), was rejected, is the champion or is
+    missing, and without a name or a reason.
     """
     with _deciding(model) as now:
         title, (by, reason) = _title(now, version), _check_texts(by, reason)
@@ -284,7 +285,8 @@ def _approved(now: ModelState, version: str, by: str, why: str) -> Event:
     both = now.champion == version and now.previous not in (None, version, known)
     previous = now.previous if both else _way_back(now, version)
     comparison = now.last(version, "compared")
-    despite = comparison.failed if comparison else ()
+    unknown = tuple(f"{gate} (not known)" for gate in comparison.unknown) if comparison else ()
+    despite = (*comparison.failed, *unknown) if comparison else ()
     return _event(now, "approved", version, by, why, champion=version, previous=previous, despite=despite)
 
 
@@ -367,7 +369,7 @@ def _carry_out(now: ModelState, event: Event) -> Event:
         ):  # another version may be by now
             client.delete_registered_model_alias(name, CHALLENGER)
     if event.event == "approved":
-        note_failed_gates(client.get_model_version(name, event.version).run_id, event.despite)
+        note_gates(client.get_model_version(name, event.version).run_id, event.despite)
     for version in event.states.keys() & now.tags_of.keys():
         for tag, text in ((STATE, event.states[version]), (BY, event.by), (AT, event.at), (WHY, event.why)):
             client.set_model_version_tag(name, version, tag, text)

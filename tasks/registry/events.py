@@ -1,16 +1,25 @@
-"""Prefect events about a model's versions, for the notifications of `flows/notify.py`."""
+"""Prefect events about a model's versions, for the notifications of `flows/notify.py`.
 
+An event that a server did not take is kept in `.threestage/events/unsent` and sent by the next run.
+"""
+
+import json
 import logging
 import os
+import time
+from pathlib import Path
 
-import httpx
-
+from llm.files import write_atomic
 from tasks.registry.server import is_server, tracking_uri, without_secret
 from tasks.stages.hashes import PREFIX
+from tasks.stages.lock import STATE, exclusive
 from tasks.stages.server import prefect_page
 from tasks.stages.ui import address
 
 WAITS, DECIDED = f"{PREFIX}.version.waits", f"{PREFIX}.version.decided"
+EVENTS = "events"
+UNSENT = STATE / EVENTS / "unsent"
+REMIND_AFTER = 20 * 3600  # seconds: each night, though one may come a little earlier than the one before
 
 logger = logging.getLogger(__name__)
 
@@ -22,20 +31,24 @@ def version_page(name: str, version: str) -> str:
     return f"{pages}/#/models/{name}/versions/{version}"
 
 
+def _standing_server() -> str:
+    """The address of the standing Prefect server; empty if none is configured."""
+    from prefect.settings import PREFECT_API_URL
+
+    from tasks.stages.server import TEMPORARY
+
+    api = PREFECT_API_URL.value() or ""
+    return "" if api == os.environ.get(TEMPORARY) else api
+
+
 def emit(event: str, name: str, version: str, **details: str) -> None:
     """Send an event to the standing Prefect server, if one is configured.
 
     It is one request without retries: unlike `prefect.events.emit_event` it leaves no work for the end of the process.
-    If it fails, a warning is logged, and the decision stands.
+    If it fails, a warning is logged, the decision stands, and `send_unsent` sends the event later.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-
-    from tasks.stages.server import ANSWERS_WITHIN, TEMPORARY
-
-    api = PREFECT_API_URL.value()
-    if not api or api == os.environ.get(TEMPORARY):
+    if not _standing_server():
         return
-    from prefect.client.orchestration import get_client
     from prefect.context import FlowRunContext
     from prefect.events import Event
 
@@ -47,12 +60,46 @@ def emit(event: str, name: str, version: str, **details: str) -> None:
         related = [{"prefect.resource.id": run, "prefect.resource.role": "flow-run"}]
     resource = {"prefect.resource.id": f"{PREFIX}.version.{name}.{version}", "prefect.resource.name": title}
     happened = Event(event=event, resource=resource, related=related, payload=payload)
-    try:
-        with (
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(httpx_settings={"timeout": ANSWERS_WITHIN}, sync_client=True) as client,
-        ):
-            client.request("POST", "/events", json=[happened.model_dump(mode="json")])
-    except (httpx.HTTPError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).partition("\n")[0]
-        logger.warning(without_secret(f"PREFECT_API_URL={api} does not hear of {title}: {reason}", api))
+    write_atomic(UNSENT / f"{happened.occurred:%Y%m%dT%H%M%S.%f}-{happened.id}.json", happened.model_dump_json())
+    if event == WAITS:
+        write_atomic(_announced(name, version), "")
+    send_unsent()
+
+
+def send_unsent() -> None:
+    """Send the events that no server has taken yet, the oldest first; at the first that fails, log a warning."""
+    if not (api := _standing_server()):
+        return
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from tasks.stages.server import ANSWERS_WITHIN
+
+    with exclusive(EVENTS):  # two processes would send one twice
+        for path in sorted(UNSENT.glob("*.json")):
+            event = json.loads(path.read_text())
+            title = event["resource"]["prefect.resource.name"]
+            try:
+                with (
+                    temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+                    get_client(httpx_settings={"timeout": ANSWERS_WITHIN}, sync_client=True) as client,
+                ):
+                    client.request("POST", "/events", json=[event])
+            except (httpx.HTTPError, RuntimeError) as error:
+                reason = (str(error) or type(error).__name__).partition("\n")[0]
+                warning = f"PREFECT_API_URL={api} does not hear of {title}: {reason}; the next run sends it again"
+                logger.warning(without_secret(warning, api))
+                return
+            path.unlink()
+
+
+def is_announced(name: str, version: str) -> bool:
+    """Whether this folder announced within REMIND_AFTER seconds that a version waits."""
+    announced = _announced(name, version)
+    return announced.exists() and time.time() - announced.stat().st_mtime < REMIND_AFTER
+
+
+def _announced(name: str, version: str) -> Path:
+    """The file whose time says when a version was announced."""
+    return STATE / EVENTS / "announced" / f"{name}.{version}"

@@ -53,7 +53,7 @@ class Event:
     unknown: tuple[str, ...] = ()
     """The gates that could not be computed."""
     despite: tuple[str, ...] = ()
-    """The gates that the version had failed when it was approved."""
+    """The gates that the version had failed when it was approved, and those marked `(not known)`."""
 
     @property
     def moves(self) -> bool:
@@ -128,7 +128,7 @@ class ModelState:
         return next((event for event in self.events(version) if kind in ("", event.event)), None)
 
     def despite(self, version: str) -> tuple[str, ...]:
-        """The gates that the version had failed when it was approved."""
+        """The gates despite which a version was approved: those that it failed, and those marked `(not known)`."""
         approved = self.last(version, "approved")
         return approved.despite if approved else ()
 

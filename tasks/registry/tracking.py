@@ -22,7 +22,6 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.entities import Metric, Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
@@ -37,10 +36,10 @@ OUTS = f"{PREFIX}.outs"
 """One digest over the outs that a run made."""
 PARENT_RUN = "THREESTAGE_PARENT_RUN"
 """The variable that holds the id of a retraining's MLflow run, the parent of its stages' runs."""
-PARENT_OF = f"{PREFIX}.parent_of"
-"""Tag of such a run: its folder."""
 UNFINISHED = f"{PREFIX}.unfinished"
 """Tag of a training that did not complete: its fingerprint and workspace."""
+STAGE, WORKSPACE = f"{PREFIX}.stage", f"{PREFIX}.workspace"
+"""Tags of a stage's run: its name in dvc.yaml, and its machine and folder."""
 SPLITS = ("test", "train", "validation")
 LOCKED_FOR = 30  # seconds to wait for another writer of a SQLite store
 PLACES = (  # columns of a SQLite store that hold paths of artifacts
@@ -157,7 +156,7 @@ def _unfinished(key: str) -> Run | None:
 
 def made_by(stage: str, outs: Mapping[str, str]) -> Run | None:
     """The latest run of a stage that made all these outs, MD5 by path; None if it is in another store."""
-    filters = f"tags.`{PREFIX}.stage` = '{stage}' AND tags.`{OUTS}` = '{digest(dict(outs))}'"
+    filters = f"tags.`{STAGE}` = '{stage}' AND tags.`{OUTS}` = '{digest(dict(outs))}'"
     # In any experiment: the bytes may come from another namespace.
     runs = mlflow.search_runs(filter_string=filters, max_results=1, search_all_experiments=True, output_format="list")
     return runs[0] if runs else None
@@ -222,12 +221,15 @@ def stage_run(
         seed = getattr(params, "seed", None)
         facts = current_facts() | ({} if seed is None else {"seed": str(seed)})
         record = Record(stage or "", inputs(stage) if stage else Hashes({}, {}, {}), facts)
+        if stage:  # this process has the stage's lock in this folder
+            close_open_runs(f"tags.`{STAGE}` = '{stage}' AND tags.`{WORKSPACE}` = '{workspace()}'")
         with mlflow.start_run(
             before and before.info.run_id,
             run_name=stage,
             parent_run_id=os.environ.get(PARENT_RUN),
             description=_flow_description(),
             log_system_metrics=True,
+            tags={WORKSPACE: workspace()} | ({STAGE: stage} if stage else {}),
         ) as run:
             try:
                 if key:
@@ -244,9 +246,20 @@ def stage_run(
                 if key:
                     mlflow.delete_tag(UNFINISHED)
             except BaseException as error:
-                if isinstance(error, InterruptedError) or not isinstance(error, Exception):
+                if is_stop(error):
                     mlflow.end_run("KILLED")
                 raise
+
+
+def close_open_runs(having: str) -> None:
+    """End the runs that this filter finds and that killed processes left open."""
+    for run in mlflow.search_runs(filter_string=f"{having} AND attributes.status = 'RUNNING'", output_format="list"):
+        MlflowClient().set_terminated(run.info.run_id, "KILLED")
+
+
+def is_stop(error: BaseException) -> bool:
+    """Whether a process was stopped, rather than that it failed."""
+    return isinstance(error, InterruptedError) or not isinstance(error, Exception)
 
 
 def _flow_description() -> str | None:
@@ -255,34 +268,6 @@ def _flow_description() -> str | None:
 
     context = FlowRunContext.get()
     return context.flow.description if context and context.flow else None
-
-
-@contextmanager
-def parent_run(name: str, description: str) -> Iterator[None]:
-    """Start an MLflow run, the parent of all runs that this process and its children start inside the block.
-
-    A run that a killed process of this folder left open is closed.
-    """
-    configure_tracking()
-    client, tags = MlflowClient(), {PARENT_OF: workspace()}
-    with server_errors():
-        left = f"tags.`{PARENT_OF}` = '{workspace()}' AND attributes.status = 'RUNNING'"
-        for run in mlflow.search_runs(filter_string=left, output_format="list"):
-            client.set_terminated(run.info.run_id, "KILLED")
-        experiment = mlflow.get_experiment_by_name(namespace()).experiment_id
-        run_id = client.create_run(experiment, run_name=name, tags=tags | {MLFLOW_RUN_NOTE: description}).info.run_id
-    os.environ[PARENT_RUN] = run_id
-    status = "FAILED"
-    try:
-        yield
-        status = "FINISHED"
-    except (KeyboardInterrupt, InterruptedError):
-        status = "KILLED"
-        raise
-    finally:
-        del os.environ[PARENT_RUN]
-        with suppress(UserError), server_errors():
-            client.set_terminated(run_id, status)
 
 
 def log_steps(run_id: str, rows: Sequence[Mapping[str, float | None]]) -> None:

@@ -65,6 +65,11 @@ class Reviewed:
         return all(gate.passed for gate in self.gates)
 
     @property
+    def is_clear(self) -> bool:
+        """Whether the gates alone can decide: one failed, or all passed."""
+        return self.passed or bool(self.failed)
+
+    @property
     def page(self) -> str:
         """Verdict and gates in Markdown."""
         return summary(registered_name(self.model), self.version, self.champion, self.verdict, self.gates)

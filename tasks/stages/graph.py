@@ -22,6 +22,7 @@ from dvc.stage import PipelineStage
 from llm.errors import UserError
 from llm.files import write_atomic
 from tasks.stages import parent_death
+from tasks.stages.dvc_lock import dvc_errors
 from tasks.stages.lock import FINISHED, KEEP, STATE
 
 LOCK_FILE = "dvc.lock"
@@ -63,15 +64,12 @@ def stages(folder: Path = Path(), last: Collection[str] = ()) -> list[str]:
 def is_stale() -> bool:
     """Whether params, deps, outs or command of any needed stage differ from dvc.lock.
 
-    Raises UserError for a dvc.yaml or dvc.lock that DVC cannot read.
+    Raises UserError for a dvc.yaml or dvc.lock that DVC cannot read, and BusyError while another dvc works.
     """
-    try:
-        with Repo() as repo:
-            stale = set(repo.status())
-            optional = {stage for stage in stale if _is_optional(stage)}
-            return bool(stale - optional or (optional and optional & set(_graph(repo))))
-    except DvcException as error:
-        raise UserError(str(error)) from None
+    with dvc_errors(), Repo() as repo:
+        stale = set(repo.status())
+        optional = {stage for stage in stale if _is_optional(stage)}
+        return bool(stale - optional or (optional and optional & set(_graph(repo))))
 
 
 @dataclass(frozen=True)
@@ -92,15 +90,12 @@ def plan() -> Plan:
     Checks each stage as `is_stale` does. A stage that runs now makes those that share its files say so. Raises
     UserError as `is_stale` does.
     """
-    try:
-        with Repo() as repo, repo.lock:
-            graph, known = _graph(repo), {stage.addressing: stage for stage in repo.index.stages}
-            names = list(nx.lexicographical_topological_sort(graph))
-            why = {name: reasons for name in names if (reasons := _reasons(known[name]))}
-            after = set(why).union(*(nx.descendants(graph, name) for name in why))
-            behind = {name: nx.ancestors(graph, name) for name in names if name in after}
-    except DvcException as error:
-        raise UserError(" ".join(str(error).split())) from None
+    with dvc_errors(), Repo() as repo, repo.lock:
+        graph, known = _graph(repo), {stage.addressing: stage for stage in repo.index.stages}
+        names = list(nx.lexicographical_topological_sort(graph))
+        why = {name: reasons for name in names if (reasons := _reasons(known[name]))}
+        after = set(why).union(*(nx.descendants(graph, name) for name in why))
+        behind = {name: nx.ancestors(graph, name) for name in names if name in after}
     return Plan(names, why, behind)
 
 
@@ -115,14 +110,11 @@ def expected(stage: str) -> str:
     It checks a stage's own params, deps and outs, not the stages that make them: ask in the order of `stages`. Raises
     UserError as `is_stale` does.
     """
-    try:
-        with Repo() as repo, repo.lock:
-            (found,) = repo.stage.collect(stage)
-            if not found.status():
-                return UP_TO_DATE
-            return RESTORED if _is_cached(repo, found) else RAN
-    except DvcException as error:
-        raise UserError(str(error)) from None
+    with dvc_errors(), Repo() as repo, repo.lock:
+        (found,) = repo.stage.collect(stage)
+        if not found.status():
+            return UP_TO_DATE
+        return RESTORED if _is_cached(repo, found) else RAN
 
 
 def _is_cached(repo: Repo, stage: PipelineStage) -> bool:
@@ -165,7 +157,7 @@ def _reasons(stage: PipelineStage) -> list[str]:
 def track(folder: Path) -> list[str]:
     """Add the files and folders in each subfolder of `folder` to DVC. Returns their pointers (`*.dvc`), for git.
 
-    Raises UserError if one that DVC knows is missing here, and if DVC is busy.
+    Raises UserError if one that DVC knows is missing here, and BusyError while another dvc works.
     """
     pointers = set(folder.glob("*/*.dvc"))
     if gone := [each for each in sorted(pointers) if not each.with_suffix("").exists()]:
@@ -173,12 +165,9 @@ def track(folder: Path) -> list[str]:
     paths = sorted(str(each) for each in set(folder.glob("*/[!.]*")) - pointers)
     if not paths:
         return []
-    try:
-        with Repo() as repo:
-            repo.scm_context.quiet = True  # the caller adds the pointers to git
-            repo.add(paths)
-    except DvcException as error:
-        raise UserError(" ".join(str(error).split())) from None
+    with dvc_errors(), Repo() as repo:
+        repo.scm_context.quiet = True  # the caller adds the pointers to git
+        repo.add(paths)
     return [f"{path}.dvc" for path in paths]
 
 
@@ -240,14 +229,15 @@ def _outs_kept(stage: str) -> Iterator[None]:
 
 
 def _start_dvc(arguments: list[str], environment: dict[str, str], **options: Any) -> psutil.Popen:
-    """Start a dvc that dies with this process; its `python` is this interpreter.
+    """Start a dvc that dies with this process and waits for another dvc; its `python` is this interpreter.
 
     It has a process group of its own: a signal to the terminal's or the worker's whole group reaches it only through
     this process.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OF_A_RUN)}
-    command = [sys.executable, "-P", parent_death.__file__, sys.executable, "-m", "dvc", *arguments]
+    command = [sys.executable, "-P", parent_death.__file__, sys.executable, "-m", "dvc"]
+    command += ["--wait-for-lock", *arguments]
     return psutil.Popen(command, env={**inherited, "PATH": path, **environment}, process_group=0, **options)
 
 

@@ -15,6 +15,8 @@ KEEP = "THREESTAGE_KEEP_CHECKPOINTS"
 """If this variable is set, a finished training marks its checkpoints with the file FINISHED and does not remove
 them."""
 FINISHED = "finished"
+LONGEST_WAIT = 600
+"""Seconds that a run waits for a Prefect server that is away, or for another dvc in its folder."""
 
 
 def workspace() -> str:

@@ -1,6 +1,7 @@
 """Runs that a Prefect worker starts: one at a time in a folder, ended with their worker, and with the right end
 state."""
 
+import logging
 import os
 import signal
 import sys
@@ -10,26 +11,29 @@ from functools import partial
 from types import FrameType
 from uuid import UUID
 
-from prefect import get_run_logger
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.exceptions import TerminationSignal
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.states import Cancelled, Crashed, State
 
 from llm.errors import UserError
 from llm.files import write_atomic
+from tasks.stages.end_states import end_below, end_lost
 from tasks.stages.graph import OF_A_RUN
 from tasks.stages.lock import STATE, exclusive
 from tasks.stages.parent_death import die_with_parent
-from tasks.stages.server import end_below, end_lost
+from tasks.stages.server import patiently
 
 OF_A_WORKER = f"{OF_A_RUN}FLOW_RUN_ID"  # set if a Prefect worker started this process
 WORKER_IS_GONE = signal.SIGUSR1
 LATER = "the next run goes on from the last checkpoint."
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
-def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
-    """Wait until no other run of that name is in this folder; mark a run whose process is gone as crashed.
+def in_turn(name: str, flow_run: UUID | None, seconds: float | None = None) -> Iterator[None]:
+    """Hold the lock of that name; while another run in this folder holds it, this run's name in Prefect says so.
 
     Raises UserError if the other run takes longer than `seconds`.
     """
@@ -37,16 +41,33 @@ def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
         try:
             stack.enter_context(exclusive(name, patience=0))
         except UserError as held:
-            get_run_logger().info("waiting for the run before: %s", held)
+            logger.info("waiting for the run before: %s", held)
+            if flow_run:
+                with suppress(httpx.HTTPError, ObjectNotFound), get_client(sync_client=True) as client:
+                    client.set_flow_run_name(flow_run, f"{name}: waits for the run before")
             stack.enter_context(exclusive(name, patience=seconds))
-        holder = STATE / name / "flow_run"
-        if holder.exists():
-            with suppress(ValueError):
-                if (before := UUID(holder.read_text())) != flow_run:
-                    end_lost(before, Crashed(message=f"Its process is gone; {LATER}"))
-        write_atomic(holder, str(flow_run))
         yield
-        holder.unlink()
+
+
+@contextmanager
+def alone(name: str, flow_run: UUID, seconds: float) -> Iterator[None]:
+    """Wait until no other run of that name is in this folder, and close what the run before left open in Prefect.
+
+    A run whose process is gone is marked as crashed. Raises UserError if the other run takes longer than `seconds`.
+    """
+    with in_turn(name, flow_run, seconds):
+        last = STATE / name / "flow_run"
+        if last.exists():
+            with suppress(ValueError):
+                if (before := UUID(last.read_text())) != flow_run:
+                    patiently(partial(end_lost, before, Crashed(message=f"Its process is gone; {LATER}")))
+        write_atomic(last, str(flow_run))
+        yield
+
+
+def run_of_worker() -> UUID | None:
+    """The flow run for which a Prefect worker started this process, or its parent."""
+    return UUID(os.environ[OF_A_WORKER]) if OF_A_WORKER in os.environ else None
 
 
 def depend_on_worker(name: str) -> None:

@@ -1,5 +1,4 @@
-"""The Prefect server that a stage reports to, the stage's place in the tree of runs, and the end state of stopped
-runs."""
+"""The Prefect server that a stage reports to, and the stage's place in the tree of runs."""
 
 import copy
 import logging
@@ -11,15 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import wraps
-from typing import Any
+from functools import partial, wraps
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
 from prefect import Flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
-from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.flow_engine import run_flow
 from prefect.settings import (
     PREFECT_API_URL,
@@ -27,11 +25,12 @@ from prefect.settings import (
     get_current_settings,
     temporary_settings,
 )
-from prefect.states import Cancelled, Pending, State
+from prefect.states import Cancelled, Pending
 from prefect.utilities.urls import url_for
 
 from llm.errors import UserError
-from tasks.stages.lock import workspace
+from tasks.stages.end_states import STOPS, end_below, quiet_stops
+from tasks.stages.lock import LONGEST_WAIT, workspace
 from tasks.stages.ui import address
 
 PARENT_TASK_RUN = "THREESTAGE_PARENT_TASK_RUN"
@@ -40,11 +39,9 @@ STARTS_WITHIN = (
     300  # seconds; a first start makes the database: 7 to 11 s on two idle cores, over a minute on busy ones
 )
 ANSWERS_WITHIN = 5  # seconds for the first answer of a standing server
-TOLD_WITHIN = 5  # seconds for the end states of task runs to reach a server; it took 12 to 21 ms in 16 stopped runs
-BACK_WITHIN = 60  # seconds for a server to restart during a run; Prefect's client waits as long
-STOPS = (InterruptedError, KeyboardInterrupt, TerminationSignal)
-"""Exceptions of a stopped run: Ctrl-C, SIGTERM, and a training that stopped after a checkpoint."""
-LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+ASKS_EVERY = 1  # seconds, while a server is away
+
+Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +70,10 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
 
     The temporary server runs in a process group of its own, so that Ctrl-C does not reach it and the flow can still
     report its end. It ends with this process. Raises UserError if the configured server doesn't answer: at once, or in
-    a child run, whose parent it did answer, after BACK_WITHIN seconds.
+    a child run, whose parent it did answer, after LONGEST_WAIT seconds.
     """
     if url := PREFECT_API_URL.value():
-        _check_answers(url, BACK_WITHIN if PARENT_TASK_RUN in os.environ else 0)
+        _check_answers(url, LONGEST_WAIT if PARENT_TASK_RUN in os.environ else 0)
         meanwhile()
         yield url
         return
@@ -133,6 +130,9 @@ def _check_answers(url: str, patience: float = 0) -> None:
                     client.request("GET", path)
             return
         except httpx.HTTPStatusError as error:
+            if error.response.is_server_error and time.monotonic() < deadline:  # it or its database is starting
+                time.sleep(ASKS_EVERY)
+                continue
             refused = error.response.status_code == httpx.codes.UNAUTHORIZED
             if not refused and error.request.url.path.endswith("/admin/version"):
                 return  # it is well, and has no such page, as Prefect Cloud: only the password was to be tried on it
@@ -145,7 +145,41 @@ def _check_answers(url: str, patience: float = 0) -> None:
             if time.monotonic() >= deadline:
                 reason, way_out = str(error) or type(error).__name__, "start it, or unset the variable"
                 raise UserError(f"PREFECT_API_URL={url}: nobody answers ({reason}); {way_out}") from None
-            time.sleep(0.5)
+            time.sleep(ASKS_EVERY)
+
+
+def wait_until_back(url: str) -> None:
+    """Wait until the server of a run answers. Raises UserError after LONGEST_WAIT seconds."""
+    _check_answers(url, LONGEST_WAIT)
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """The result of `ask`, which is repeated while the server is away.
+
+    Prefect's client only waits for a server that has answered it before. Raises httpx.TransportError after LONGEST_WAIT
+    seconds.
+    """
+    deadline = time.monotonic() + LONGEST_WAIT
+    while True:
+        try:
+            return ask()
+        except httpx.TransportError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(ASKS_EVERY)
+
+
+def leave_artifact(create: Callable[..., Any], name: str, **content: Any) -> Any:
+    """Call one of Prefect's functions that create an artifact, with a key made from `name`, and return its result.
+
+    If the server stays away, a warning is logged and the result is None: what a run made counts without its artifact.
+    """
+    key = artifact_key(name)
+    try:
+        return patiently(partial(create, key=key, **content))
+    except httpx.TransportError as error:
+        logger.warning("Prefect did not take the artifact %s: %s", key, str(error) or type(error).__name__)
+        return None
 
 
 def wait_until_healthy(server: subprocess.Popen, url: str) -> None:
@@ -169,92 +203,6 @@ def _send_logs() -> None:
         handler.flush()
 
 
-class _Stopped(logging.Filter):
-    """Logs a stopped run on one line, which Prefect reports as an error.
-
-    It also collects the task runs of this process that have ended, by flow run: Prefect logs every end at the level
-    INFO.
-    """
-
-    aborted = "Execution was aborted by"
-    interrupted = InterruptedError.__name__
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ended: dict[str | None, list[UUID]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error, said = record.exc_info[1] if record.exc_info else None, str(record.msg)
-        if said.startswith("Finished in state") and (task_run := getattr(record, "task_run_id", None)):
-            self.ended.setdefault(record.flow_run_id, []).append(UUID(task_run))
-        if said.startswith("Finished in state") and (self.aborted in said or self.interrupted in said):
-            return False  # a state that `end_below` replaces at once
-        if said.startswith("Finished in state Running("):  # Prefect's worker gives a cancelled run its state
-            record.msg, record.args = "Stopped; the next run goes on where this one ended", ()
-        if isinstance(error, STOPS) or said.startswith(f"Crash detected! {self.aborted}"):
-            record.levelno, record.levelname = logging.INFO, "INFO"
-            record.exc_info, record.msg, record.args = None, str(error or "") or "stopped", ()
-        return True
-
-
-_STOPPED = _Stopped()
-
-
-def quiet_stops() -> None:
-    """Have Prefect log stopped runs of this process on one line, and not as errors."""
-    for name in LOGGERS:
-        logging.getLogger(name).addFilter(_STOPPED)
-
-
-def _wait_for_ends(client: SyncPrefectClient, flow_run: UUID, deadline: float) -> None:
-    """Wait until the server knows the end states of a flow run's task runs that ended in this process.
-
-    Prefect sends them as events from a thread of its own, and the server stores them later. A state that comes after
-    one of ours is dropped as older, and a run that the server does not know yet can't be given a state.
-    """
-    waiting = [*_STOPPED.ended.get(str(flow_run), ())]
-    while waiting and time.monotonic() < deadline:
-        with suppress(ObjectNotFound):
-            state = client.read_task_run(waiting[-1]).state
-            if state and state.is_final():
-                waiting.pop()
-                continue
-        time.sleep(0.05)
-
-
-def end_below(client: SyncPrefectClient, flow_run: UUID, state: State) -> None:
-    """Set `state` for all descendants of a flow run that have not completed, whatever state they are in.
-
-    A killed process reports no state, and Prefect has several states for a stopped one. Reports of this process may
-    take TOLD_WITHIN seconds to arrive.
-    """
-    levels, found, deadline = [flow_run], [], time.monotonic() + TOLD_WITHIN
-    while levels:
-        for each in levels:
-            _wait_for_ends(client, each, deadline)
-        tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=levels)))
-        parents = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=levels))
-        flows = client.read_flow_runs(flow_run_filter=parents)
-        found += [(client.set_task_run_state, each) for each in tasks]
-        found += [(client.set_flow_run_state, each) for each in flows]
-        levels = [each.id for each in flows]
-    for give, run in found:
-        if not (run.state and (run.state.is_completed() or run.state.name == state.name)):
-            give(run.id, state.fresh_copy(), force=True)
-
-
-def end_lost(flow_run: UUID, state: State) -> None:
-    """Set `state` for a flow run whose process is gone, and for its descendants, unless it has ended already."""
-    with get_client(sync_client=True) as client:
-        try:
-            known = client.read_flow_run(flow_run).state
-        except ObjectNotFound:  # it is on another server, or removed
-            return
-        if known and not known.is_final():
-            end_below(client, flow_run, state)
-            client.set_flow_run_state(flow_run, state, force=True)
-
-
 def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
     """Run a flow, as a child of the task run that started this process, if there is one.
 
@@ -264,10 +212,14 @@ def run_as_child(flow: Flow, parameters: dict[str, Any]) -> Any:
     quiet_stops()
     stops: list[BaseException] = []
     done: list[Any] = []
-    with get_client(sync_client=True) as client:
+
+    def create() -> FlowRun:
         parent = os.environ.get(PARENT_TASK_RUN)
         under = {"parent_task_run_id": UUID(parent)} if parent else {}
-        flow_run = client.create_flow_run(flow, parameters=parameters, state=Pending(), tags=[workspace()], **under)
+        with get_client(sync_client=True) as client:
+            return client.create_flow_run(flow, parameters=parameters, state=Pending(), tags=[workspace()], **under)
+
+    flow_run = patiently(create)
 
     @wraps(flow.fn)
     def stoppable(*args: Any, **named: Any) -> Any:

@@ -23,7 +23,7 @@ from llm.device import Compute, matmul_peak
 from llm.training.checkpoint import Checkpoints
 from llm.training.loop import Row
 from tasks.registry.tracking import log_steps
-from tasks.stages.server import artifact_key
+from tasks.stages.server import leave_artifact
 from tasks.training.setup import Throughput
 
 REPORT_EVERY = 25  # steps between messages to MLflow and Prefect: each takes about 50 ms
@@ -116,8 +116,8 @@ class ProgressReporter:
         self.waiting: list[dict[str, float]] = []
         self.smooth = 0.0
         self.bar = tqdm(total=steps, desc=name, unit="step", mininterval=1.0, dynamic_ncols=True)
-        key, run = artifact_key(name), mlflow.active_run().info.run_id
-        artifact = create_progress_artifact(progress=0.0, key=key, description=f"{name}: steps")
+        run = mlflow.active_run().info.run_id
+        artifact = leave_artifact(create_progress_artifact, name, progress=0.0, description=f"{name}: steps")
         self.curves = _Sender("MLflow", lambda rows: log_steps(run, rows))
         self.weights = _Sender("MLflow", lambda steps: log_checkpoint(run, checkpoints.folder, steps[-1]))
         self.samples = _Sender("MLflow", lambda new: log_samples(run, new))

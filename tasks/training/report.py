@@ -17,7 +17,7 @@ from llm.training.loop import Row, best_evaluation
 from tasks.registry.logged_model import log_model
 from tasks.registry.tracking import log_measured
 from tasks.stages.params import training_report
-from tasks.stages.server import artifact_key
+from tasks.stages.server import leave_artifact
 from tasks.training.setup import TrainingSetup
 
 
@@ -55,7 +55,6 @@ def publish(model: str, objective: str, setup: TrainingSetup, history: list[Row]
 
     mlflow.log_artifacts(str(report), "report")
     log_measured({f"final.{name}": value for name, value in metrics.items()}, "validation", log_model(model))
-    create_table_artifact(
-        key=artifact_key(f"{model}-training"), table=[metrics], description=f"The training of the {model}"
-    )
+    description = f"The training of the {model}"
+    leave_artifact(create_table_artifact, f"{model}-training", table=[metrics], description=description)
     return metrics

@@ -1,22 +1,33 @@
-"""Nights of small models: a part fails, results wait for a merge, merged code comes, a change is in the way."""
+"""Nights of small models: a part fails, results wait for a merge, merged code comes, a change is in the way, another
+dvc has the lock, and the Prefect server is killed and comes back."""
 
+import logging
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
+from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed, Running
+from projects import environment, free_ports
+from real_servers import Process, Runs, wait_for
 from small_models import make_models
 
 from flows.deploy import main, update
 from flows.retrain import retrain
 from llm.errors import UserError
-from tasks.stages import graph
+from tasks.registry.parent_run import PARENT_OF
+from tasks.stages import dvc_lock, graph
 from tasks.stages.lock import workspace
 from tasks.stages.server import run_as_child
 
@@ -26,6 +37,7 @@ PARAMS = "f1: 0.5\napplications: {classifier: {}, assistant: {}}\n"
 STATUS = ("status", "--short", "--untracked-files=no")
 UPSTREAM = "origin/main"
 IGNORED = ".threestage/\nmlflow.db*\nmlartifacts/\n"
+END = {"Completed", "Failed", "Crashed", "Cancelled"}
 PARAMETERS = {"decide": "nobody", "push_to": "origin"}
 
 
@@ -39,7 +51,25 @@ def commit(message: str, folder: Path | str = ".") -> None:
 
 
 @pytest.fixture
-def colleague(tmp_path, monkeypatch, prefect_api) -> Path:
+def server(tmp_path) -> Iterator[Process]:
+    """A standing Prefect server that a test may kill and start again."""
+    (port,) = free_ports(1)
+    api = f"http://127.0.0.1:{port}/api"
+    variables = environment(PREFECT_HOME=str(tmp_path / "prefect"), PREFECT_SERVER_ANALYTICS_ENABLED="false")
+    server = Process(f"prefect server start --host 127.0.0.1 --port {port}", tmp_path, variables, f"{api}/health")
+    server.start()
+    try:
+        server.wait_until_ready()
+        EventsWorker.drain_all()  # Prefect's threads keep the server that they began with
+        with temporary_settings({PREFECT_API_URL: api}):
+            yield server
+            EventsWorker.drain_all()
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def colleague(tmp_path, monkeypatch, server) -> Path:
     """A colleague's clone. The working folder is the training machine's, where nothing ran; each pushes to `origin`."""
     someone = {f"GIT_{who}_{what}": "ada@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     for name, value in (someone | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/project/mlflow.db"}).items():
@@ -61,15 +91,48 @@ def colleague(tmp_path, monkeypatch, prefect_api) -> Path:
     return tmp_path / "colleague"
 
 
+def last_run() -> FlowRun:
+    """The run of the last night."""
+    here = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace()]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=here, sort=FlowRunSort.START_TIME_DESC)
+    return next(run for run in runs if run.name.startswith("retrain "))
+
+
 def night(**parameters: float) -> tuple[str, str]:
     """Run one night. Returns the name of the run without its date, and the message of its final state."""
     with suppress(UserError):
         run_as_child(retrain, PARAMETERS | parameters)
-    here = FlowRunFilter(tags=FlowRunFilterTags(all_=[workspace()]))
-    with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(flow_run_filter=here, sort=FlowRunSort.START_TIME_DESC)
-    run = next(each for each in runs if each.name.startswith("retrain "))
+    run = last_run()
     return run.name.partition(": ")[2], f"{run.state.name}: {run.state.message}"
+
+
+@contextmanager
+def another_dvc() -> Iterator[list[str]]:
+    """Hold DVC's lock until a night waits for it. Yields what the night says then."""
+    messages = []
+
+    class Release(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if not messages:
+                repo.lock.unlock()
+            messages.append(record.getMessage())
+
+    logger = dvc_lock.logger
+    logger.addHandler(handler := Release())
+    logger.setLevel("INFO")
+    with Repo() as repo:
+        repo.lock.lock()
+        yield messages
+    logger.setLevel("NOTSET")
+    logger.removeHandler(handler)
+
+
+def parents() -> list[str]:
+    """The states of the nights' runs in MLflow, oldest first."""
+    experiment = MlflowClient().get_experiment_by_name("threestage").experiment_id
+    runs = MlflowClient().search_runs([experiment], order_by=["attributes.start_time"])
+    return [run.info.status for run in runs if run.info.run_name.startswith("retrain ")]
 
 
 def branches(folder: Path | str = ".") -> list[str]:
@@ -83,13 +146,28 @@ def versions() -> dict[str, str]:
     return {name: str(versions[0].version) for name, versions in found if versions}
 
 
-def test_nights_of_a_training_machine_and_its_team(colleague, monkeypatch):
+def in_outage(server: Process, reproduce: Callable[..., None]) -> Callable[..., None]:
+    """Run the assistant's stages without a server; it is started when the last one has ended."""
+
+    def run_stage(stage: str, *arguments: object) -> None:
+        if stage == "finetune@assistant":
+            server.kill()
+        reproduce(stage, *arguments)
+        if stage == "evaluate@assistant":
+            server.start()
+
+    return run_stage
+
+
+def test_nights_of_a_training_machine_and_its_team(colleague, server, monkeypatch):
     name, end = night(hours=1e-9)
     assert (name, versions()) == ("0 of 6 stages; 1 failed", {})
     assert end.count("the run took longer than it may (`hours`)") == 1
     source = Path("made/assistant").rename("../away")
     before = git(*STATUS)
-    name, end = night()
+    with another_dvc() as messages:
+        name, end = night()
+    assert messages[0].startswith("waiting for another dvc: Unable to acquire lock.")
     assert name == "4 of 6 stages; 1 failed"
     assert end.startswith("Failed: ")
     assert "finetune@assistant failed: " in end
@@ -107,8 +185,14 @@ def test_nights_of_a_training_machine_and_its_team(colleague, monkeypatch):
     assert git("diff", "--name-only", "HEAD", first).splitlines() == ["dvc.lock", *made]
 
     source.rename("made/assistant")
-    name, end = night()
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "reproduce", in_outage(server, graph.reproduce))
+        name, end = night()
     assert name == "2 of 6 stages", "DVC's run cache brings back what the night before made"
+    runs = Runs(PREFECT_API_URL.value())
+    states = wait_for(lambda: END.issuperset((states := runs.tree(last_run().id)).values()) and states)
+    assert set(states.values()) == {"Completed"}
+    assert {"finetune@assistant", "evaluate@assistant", "register", "share"} <= states.keys()
     assert end.startswith("Completed: ")
     assert " wait for a decision: run `python -m flows.review`" in end
     assert versions() == {"foundation": "1", "classifier": "1", "assistant": "1"}
@@ -140,3 +224,15 @@ def test_nights_of_a_training_machine_and_its_team(colleague, monkeypatch):
     assert name == "3 of 6 stages; 1 failed"
     assert "the code is not what was merged: git pull: error: " in end
     assert night()[0] == "nothing new"
+    assert parents() == ["FAILED", "FINISHED", "FAILED"], "nights in which nothing was made have none"
+
+    with get_client(sync_client=True) as client:  # a night that is killed
+        killed = client.create_flow_run(retrain, name="killed", state=Running())
+        child = client.create_task_run(task(update), killed.id, "update-0", name="child", state=Running())
+        experiment = MlflowClient().get_experiment_by_name("threestage").experiment_id
+        parent = MlflowClient().create_run(experiment, run_name="retrain killed", tags={PARENT_OF: workspace()})
+        client.set_flow_run_state(killed.id, Crashed(message="Flow run process exited with status code -9"))
+        for hook in retrain.on_crashed_hooks:
+            hook(retrain, killed, client.read_flow_run(killed.id).state)
+        assert client.read_task_run(child.id).state.name == "Crashed"
+    assert MlflowClient().get_run(parent.info.run_id).info.status == "KILLED"

@@ -30,6 +30,7 @@ HANGS = 600  # seconds that only something that hangs takes
 SECRET = "oh-so-secret"
 NAME = "threestage-classifier"
 RUN = "retrain 2026-11-26: 3 of 12 stages"
+OVERDUE = "A retrain is overdue"
 
 
 class Webhook:
@@ -50,7 +51,9 @@ class Webhook:
         """All that this gave, by its title, once these have come, in whatever order; each of them came once."""
         while not {*titles} <= {title for title, _ in self.messages}:
             self.messages.append(self.got.get(timeout=HANGS))
-        assert set(Counter(title for title, _ in self.messages).values()) == {1}
+        counts = Counter(title for title, _ in self.messages)
+        counts.pop(OVERDUE, None)  # comes again each time that nothing has happened
+        assert set(counts.values()) == {1}
         return dict(self.messages)
 
 
@@ -76,7 +79,8 @@ def failing_stage() -> None:
 
 
 def test_each_message_arrives_once_with_what_happened_and_where(webhook, stage_line, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(notify, "WORKER_GONE", timedelta(seconds=10))  # Prefect takes no less
+    for time in ("WORKER_GONE", "OVERDUE"):
+        monkeypatch.setattr(notify, time, timedelta(seconds=10))  # Prefect takes no less
     code, output = stage_line(tmp_path, f"notify@{webhook.url}")
     assert code == 0, output
     set_up(webhook.url, "team")  # twice, and nothing is doubled
@@ -99,15 +103,28 @@ def test_each_message_arrives_once_with_what_happened_and_where(webhook, stage_l
         emit(DECIDED, NAME, "2", model="classifier", outcome=outcome, **decided)
     gone = "No worker polls the work pool local"
     version = [f"{NAME} version 2 {what}" for what in ("waits for a decision", "approved", "rolled back to version 1")]
-    assert webhook.until(f"{RUN}: Failed", gone, *version).keys() == {f"{RUN}: Failed", gone, *version}
+    titles = {f"{RUN}: Failed", gone, OVERDUE, *version}
+    assert webhook.until(*titles).keys() == titles
     bodies = dict(webhook.messages)
     failure = bodies[f"{RUN}: Failed"].splitlines()
     assert "UserError: stage finetune@classifier failed: no space left" in failure[0]
     assert "/runs/flow-run/" in failure[1]
     assert "`prefect worker start --pool local`" in bodies[gone]
+    assert "`python -m flows.overdue`" in bodies[OVERDUE]
     page = f"http://127.0.0.1:5000/#/models/{NAME}/versions/2"
     assert bodies[version[0]].splitlines() == ["F1 of spam rose by 0.02.", page]
     assert bodies[version[1]].splitlines() == bodies[version[2]].splitlines() == ["by reviewer: see the page", page]
+
+
+def test_overdue_names_the_last_retrain_and_fails_if_it_was_too_long_ago(prefect_api, command_line, tmp_path) -> None:
+    with pytest.raises(UserError):
+        run_as_child(failing, {})
+    code, output, error = command_line(tmp_path, "overdue")
+    assert (code, error) == (0, "")
+    assert output.startswith(f"{RUN} ended as Failed 0.0 hours ago: ")
+    code, output, error = command_line(tmp_path, "overdue", "--hours", "0")
+    assert (code, output) == (1, "")
+    assert error.startswith(f"error: no retrain finished for 0 hours, the last one was {RUN} ended as Failed 0.0 hours")
 
 
 def titles() -> set[str]:

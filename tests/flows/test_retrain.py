@@ -103,6 +103,14 @@ def tree(runs, flow_run):
     return wait_for(lambda: ENDS.issuperset((found := runs.tree(flow_run)).values()) and found)
 
 
+def statuses(folder):
+    """The states of the retrains' runs in MLflow, oldest first. No run is open."""
+    experiment = registry(folder).get_experiment_by_name("threestage").experiment_id
+    runs = registry(folder).search_runs([experiment], order_by=["attributes.start_time"])
+    assert "RUNNING" not in {run.info.status for run in runs}
+    return [run.info.status for run in runs if run.info.run_name.startswith("retrain ")]
+
+
 def weights(folder):
     return hashlib.sha256((folder / "models/foundation/model.safetensors").read_bytes()).hexdigest()
 
@@ -118,11 +126,10 @@ def what(run):
     return rest
 
 
-def test_a_deployment_has_its_schedule_one_slot_and_a_form_with_bounds(deployed, runs):
+def test_a_deployment_has_its_schedule_no_lease_and_a_form_with_bounds(deployed, runs):
     daily = runs.client.read_deployment_by_name("retrain/daily")
     assert [each.schedule.cron for each in daily.schedules] == ["0 3 * * *"]
-    assert daily.global_concurrency_limit.limit == 1
-    assert daily.concurrency_options.collision_strategy == "ENQUEUE"
+    assert daily.global_concurrency_limit is None, "a run that loses its lease in an outage is ended"
     form = daily.parameter_openapi_schema["properties"]
     assert form.keys() == {"hours", "stage_hours", "decide", "share", "push_to"}
     assert (form["decide"]["enum"], daily.parameters["decide"]) == (["person", "gates", "nobody"], "person")
@@ -151,6 +158,7 @@ def test_a_cancelled_run_has_one_word_at_every_level_and_the_last_good_model_is_
             assert weights(deployed) == before
             run_log = deployed / ".threestage/retrain/log"
             wait_for(lambda: "Stopped; the next run goes on" in run_log.read_text())
+            assert statuses(deployed)[-1] == "KILLED"
         assert "Finished in state Running" not in run_log.read_text()
         states = tree(runs, flow_run)
         assert set(states.values()) == {"Cancelled"}, states
@@ -183,6 +191,7 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     states = tree(runs, flow_run)  # the stage may still write its checkpoint
     assert set(states.values()) == {"Crashed"}, states
     assert {"pretrain", "pretrain-scratch", done.name} <= states.keys()
+    assert statuses(deployed)[-1] == "KILLED"
     assert weights(deployed) == weights(project)
 
     (deployed / "data/inbox/emails/more.jsonl").write_text(f"{json.dumps(SPAM)}\n")
@@ -190,8 +199,11 @@ def test_a_killed_worker_leaves_crashed_runs_and_the_next_one_goes_on_from_the_c
     before = said(deployed, "rev-parse", "HEAD"), said(deployed, "ls-files", "--stage")
     with worker(deployed, prefect_api):
         again = start(runs, push_to="origin")
-        finished = ended(runs, again)
+        wait_for(lambda: runs.client.read_flow_run(again).name.endswith(" of 13 stages"))
         decided = start(runs, decide="gates")
+        wait_for(lambda: runs.client.read_flow_run(decided).name == "retrain: waits for the run before")
+        assert not runs.client.read_flow_run(again).state.is_final()
+        finished = ended(runs, again)
         judged = ended(runs, decided)
     assert finished.state.name == "Completed", (deployed / "worker.log").read_text()[-3000:]
     assert "going on after step" in (deployed / ".threestage/stages/pretrain/log").read_text()

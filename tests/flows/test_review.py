@@ -3,6 +3,7 @@
 The versions answer in this process.
 """
 
+import os
 import shutil
 import signal
 import sys
@@ -38,6 +39,7 @@ NAME = "threestage-classifier"
 HANGS = 600  # seconds that only something that hangs takes
 LONG = HANGS / 60
 GATES = {"at_least": {"f1": 1.1, "charm": 1}, "at_most": {}, "no_loss": []}
+OPEN_GATES = "f1 at least 1.1, charm at least 1 (not known)"
 ME = {"by": "reviewer-1", "reason": "it reads well"}
 
 
@@ -193,10 +195,29 @@ def test_a_pair_is_compared_and_announced_once_and_the_gates_alone_can_decide_on
     assert [each.event for each in history("classifier")] == ["approved", "compared", "rejected"]
 
 
-def test_a_gate_that_is_not_known_waits_for_a_person_also_where_the_gates_decide(project):
+def test_a_gate_that_is_not_known_waits_for_a_person_who_is_told_also_where_the_gates_decide(project, client):
     change_gates(project, at_least={"charm": 1})
     assert reviewed(auto=True)["classifier"].startswith("version 2 waits for a decision\n")
     assert aliases() == ("1", None, "2")
+    (event,) = announced(client, newest(client).id)
+    assert event.resource.name == f"{NAME} version 2"
+
+
+def test_remind_announces_a_waiting_version_again_a_day_later(project, monkeypatch):
+    monkeypatch.setattr(command, "emit", lambda event, name, version, **details: told.append((name, version, details)))
+    told = []
+    command.remind("classifier")
+    assert told == [], "the review announced it"
+    (announcement,) = Path(".threestage/events/announced").iterdir()
+    yesterday = time.time() - 24 * 3600
+    os.utime(announcement, (yesterday, yesterday))
+    command.remind("classifier")
+    ((name, version, details),) = told
+    assert (name, version) == (NAME, "2")
+    assert details["verdict"].startswith("It still waits: version 2 compared with champion 1 by review, ")
+    reject("classifier", "2", **ME)
+    command.remind("classifier")
+    assert len(told) == 1
 
 
 def test_without_a_champion_two_reviews_at_once_compare_with_the_baseline_once_and_the_gates_promote(project):
@@ -249,7 +270,7 @@ def test_a_persons_tag_counts_while_it_is_compared_and_the_gates_do_not(project,
     change_gates(project, at_least={"f1": 1.05})
     versions.acts.append(tag)
     outcome = reviewed(auto=auto)["classifier"]
-    assert outcome.startswith("version 2 approved despite f1 at least 1.1 by reviewer-2, ")
+    assert outcome.startswith(f"version 2 approved despite {OPEN_GATES} by reviewer-2, ")
     assert outcome.endswith(": seen (while it was compared)")
     assert aliases() == ("2", "1", None)
 
@@ -280,7 +301,7 @@ def test_a_decision_in_mlflow_is_carried_out_while_it_is_compared(project, versi
 
 def test_a_decision_in_prefects_form_moves_the_champion(project, client):
     outcome = waits(client, lambda run: answer(client, run, decision="approve", **ME, despite_gates=True))
-    assert outcome.startswith("version 2 approved despite f1 at least 1.1 by reviewer-1, ")
+    assert outcome.startswith(f"version 2 approved despite {OPEN_GATES} by reviewer-1, ")
     assert outcome.endswith(": it reads well")
     assert aliases() == ("2", "1", None)
     run = newest(client)
@@ -327,7 +348,7 @@ def test_tags_deletions_and_another_champion_are_decisions_elsewhere(project):
         approve("classifier", "2", **ME)
     mlflow.set_registered_model_alias(NAME, "champion", "1")
     mlflow.set_model_version_tag(NAME, "2", "threestage.state", "approved")
-    assert decided_elsewhere(waiting).startswith("version 2 approved despite f1 at least 1.1 by somebody in MLflow")
+    assert decided_elsewhere(waiting).startswith(f"version 2 approved despite {OPEN_GATES} by somebody in MLflow")
     assert aliases()[0] == "2"
 
 
@@ -370,14 +391,14 @@ def test_decisions_are_made_shown_and_taken_back_on_the_command_line(project, li
     assert (code, error.count("version 2 failed f1 at least 1.1: --despite-gates approves it all the same")) == (1, 1)
     code, shown, _ = line(*decision, "--despite-gates")
     assert (code, aliases()) == (0, ("2", "1", None))
-    assert shown.startswith("classifier: version 2 approved despite f1 at least 1.1 by reviewer-1, ")
+    assert shown.startswith(f"classifier: version 2 approved despite {OPEN_GATES} by reviewer-1, ")
     assert line("rollback", "classifier/1", "--reason", "no")[0] == 1  # another is champion
     code, shown, _ = line("rollback", "classifier", "--reason", "complaints", "--by", "reviewer-1")
     assert (code, shown, aliases()[0]) == (0, f"classifier: {history('classifier')[-1]}\n", "1")
     code, shown, _ = line("history", "classifier")
     assert code == 0
     *_, approved, back, now = shown.splitlines()
-    assert approved.startswith("version 2 approved despite f1 at least 1.1 by reviewer-1, ")
+    assert approved.startswith(f"version 2 approved despite {OPEN_GATES} by reviewer-1, ")
     assert back.startswith("version 2 rolled back to version 1 by reviewer-1, ")
     assert back.endswith(": complaints")
     assert now == "now: champion 1"

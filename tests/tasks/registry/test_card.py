@@ -9,7 +9,7 @@ from html_pages import rows, section, text
 from mlflow import MlflowClient
 from small_models import challenger
 
-from tasks.registry.card import note_failed_gates, write_card
+from tasks.registry.card import note_gates, write_card
 from tasks.registry.decide import approve, compared
 from tasks.registry.register import register_model
 from tasks.registry.tracking import configure_tracking, stage_run
@@ -206,17 +206,17 @@ def test_failed_gates_are_noted_on_the_card_of_a_version_that_was_approved_despi
         return mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/card/{name}")
 
     for gates in (("f1",), ("f1", "<b>evasion</b>")):
-        note_failed_gates(run.info.run_id, gates)
+        note_gates(run.info.run_id, gates)
         (note,) = BeautifulSoup(card("card.html"), "lxml").select("#despite")
-        assert note.get_text() == f"Approved despite failed gates: {', '.join(gates)}."
+        assert note.get_text() == f"Approved despite these gates: {', '.join(gates)}."
         assert note.find_previous_sibling().name == "h1"
     head, note, made_by, *_ = card("card.md").split("\n\n")
     assert (head, made_by[:17]) == ("# threestage-mail", "Mail, trained by ")
-    assert note == r"**Approved despite failed gates: f1, \<b\>evasion\</b\>.**"
-    note_failed_gates(run.info.run_id, ())
+    assert note == r"**Approved despite these gates: f1, \<b\>evasion\</b\>.**"
+    note_gates(run.info.run_id, ())
     for name in ("card.html", "card.md"):
         assert card(name) == (tmp_path / name).read_text()
-    note_failed_gates(None, ("f1",))  # a version without a run
+    note_gates(None, ("f1",))  # a version without a run
 
 
 @pytest.mark.slow
@@ -244,4 +244,4 @@ def test_a_version_has_its_card_and_a_better_card_makes_no_version(project, monk
     compared("classifier", "1", None, ["f1"])
     approve("classifier", "1", by="reviewer-1", reason="better on ham", despite_gates=True)
     page = BeautifulSoup(mlflow.artifacts.load_text(f"runs:/{version.run_id}/card/card.html"), "lxml")
-    assert page.select_one("#despite").get_text() == "Approved despite failed gates: f1."
+    assert page.select_one("#despite").get_text() == "Approved despite these gates: f1."

@@ -71,13 +71,17 @@ def test_a_version_has_four_tags_which_name_the_gates_while_it_waits(new):
     assert aliases() == (None, None, "5")
     event = approve("classifier", "5", by="reviewer-1", reason=" f1\nis  up ", despite_gates=True)
     assert tags(new, "5") == {"state": "approved", "by": "reviewer-1", "at": event.at, "why": "f1 is up"}
-    assert str(event) == f"version 5 approved despite f1, evasion_loss by reviewer-1, {event.at}: f1 is up"
+    gates = "f1, evasion_loss, speed (not known)"
+    assert str(event) == f"version 5 approved despite {gates} by reviewer-1, {event.at}: f1 is up"
     assert event.at.endswith("Z")
     assert aliases() == ("5", None, None)
     compare("4", unknown=["speed"])  # which keeps no person from approving
     assert tags(new, "4")["why"] == "not known: speed"
-    assert approve("classifier", "4", **ME).despite == ()
-    assert [model_state("classifier").despite(version) for version in "54"] == [("f1", "evasion_loss"), ()]
+    assert approve("classifier", "4", **ME).despite == ("speed (not known)",)
+    compare("3")
+    assert approve("classifier", "3", **ME).despite == ()
+    despite = [model_state("classifier").despite(version) for version in "543"]
+    assert despite == [("f1", "evasion_loss", "speed (not known)"), ("speed (not known)",), ()]
 
 
 def test_each_rollback_goes_one_further_back_and_of_two_at_once_one_does(decided):

@@ -1,17 +1,20 @@
-"""A decision needs no Prefect server, and waits for none."""
+"""A decision needs no Prefect server, and waits for none; what a server missed is sent again."""
 
+import json
 import socket
 import threading
 import time
 
 import pytest
+from loopback import Answer, Asked, serving
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tasks.registry import events
 from tasks.registry.decide import approve, compared, model_state
-from tasks.registry.events import DECIDED, emit, version_page
+from tasks.registry.events import DECIDED, WAITS, emit, is_announced, send_unsent, version_page
 from tasks.registry.tracking import configure_tracking
 from tasks.stages import server
 from tasks.stages.server import TEMPORARY
@@ -63,12 +66,45 @@ def test_without_a_standing_server_nobody_is_asked(api, listener, monkeypatch, c
     assert warnings(caplog) == []
 
 
-def test_a_server_that_is_away_is_a_warning(port, caplog) -> None:
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch) -> None:
+    """No test sends the unsent events of another."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_events_that_a_server_missed_are_sent_again_once_in_their_order(port, caplog) -> None:
+    received = []
+
+    def take(request: Asked) -> Answer:
+        if request.path.endswith("/events"):
+            received.extend(json.loads(request.body))
+            return Answer(204)
+        return Answer(404)  # it has no other page
+
     address = f"http://127.0.0.1:{port}/api"
     with temporary_settings({PREFECT_API_URL: address}):
-        emit_decision()
-    (warning,) = warnings(caplog)
-    assert warning.startswith(f"PREFECT_API_URL={address} does not hear of {NAME} version 1: ")
+        for reason in ("first", "second"):
+            emit_decision(reason)
+        for warning in warnings(caplog):
+            assert warning.startswith(f"PREFECT_API_URL={address} does not hear of {NAME} version 1: ")
+            assert warning.endswith("; the next run sends it again")
+        assert len(warnings(caplog)) == 2
+        with serving(take, port):
+            send_unsent()
+            emit_decision("third")
+            send_unsent()
+    assert [event["payload"]["reason"] for event in received] == ["first", "second", "third"]
+    assert len(warnings(caplog)) == 2
+
+
+def test_a_version_that_waits_is_announced_for_a_day(port, monkeypatch) -> None:
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        assert not is_announced(NAME, "1")
+        emit(WAITS, NAME, "1", verdict="F1 rose.")
+        assert is_announced(NAME, "1")
+        assert not is_announced(NAME, "2")
+        monkeypatch.setattr(events, "REMIND_AFTER", 0)
+        assert not is_announced(NAME, "1")
 
 
 def test_a_decision_asks_a_server_that_does_not_answer_once(
@@ -89,9 +125,11 @@ def test_a_decision_asks_a_server_that_does_not_answer_once(
     assert "does not hear of" in warning
 
 
-def test_a_standing_server_keeps_who_decided_what_and_why(prefect_api) -> None:
+def test_a_standing_server_keeps_who_decided_what_and_why(prefect_api, port) -> None:
     reason = f"f1 is up in {__name__}"
-    emit_decision(reason)
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        emit_decision(reason)  # in an outage
+    send_unsent()
     decided, deadline, found = EventFilter(event=EventNameFilter(name=[DECIDED])), time.monotonic() + HANGS, []
     with get_client(sync_client=True) as client:
         while not found:  # the server writes it down in its own time

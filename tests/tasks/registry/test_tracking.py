@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -13,13 +14,16 @@ import pandas as pd
 import pytest
 from dvc.repo import Repo
 from mlflow import MlflowClient
+from prefect.exceptions import TerminationSignal
 
 from llm.config import Config
 from llm.errors import UserError
 from tasks.registry import server, tracking
+from tasks.registry.parent_run import PARENT_OF, close_left_runs, parent_run
 from tasks.registry.record import read_record
-from tasks.registry.tracking import configure_tracking, log_inputs, log_steps, made_by, namespace, parent_run, stage_run
+from tasks.registry.tracking import PARENT_RUN, configure_tracking, log_inputs, log_steps, made_by, namespace, stage_run
 from tasks.stages.hashes import Hashes, fingerprint, inputs
+from tasks.stages.lock import workspace
 
 pytestmark = pytest.mark.slow
 
@@ -102,24 +106,43 @@ def test_a_store_moves_with_its_folder_and_takes_no_other_artifacts_along(stage,
     assert mlflow.get_experiment_by_name("another").artifact_location == "/elsewhere/mlartifacts"
 
 
-def test_a_killed_process_leaves_a_parent_that_is_closed_and_a_run_that_its_own_workspace_alone_goes_on_with(
+KILLED = """
+import os
+from tasks.registry.parent_run import parent_run
+from tasks.registry.tracking import stage_run
+with parent_run("retrain", "All of it."), stage_run(fingerprint="k") as run:
+    print(os.environ["THREESTAGE_PARENT_RUN"], run.info.run_id, flush=True)
+    os._exit(9)
+"""
+
+
+def statuses(*runs: str) -> list[str]:
+    return [MlflowClient().get_run(run).info.status for run in runs]
+
+
+def open_run(**tags: str) -> str:
+    """A run that a killed process left open."""
+    experiment = mlflow.get_experiment_by_name("threestage").experiment_id
+    return MlflowClient().create_run(experiment, tags=tags).info.run_id
+
+
+def test_stage_run_ends_a_killed_run_of_its_stage_and_resumes_the_training_of_its_own_workspace(
     stage, tmp_path_factory, monkeypatch
 ):
-    code = "import os\nfrom tasks.registry.tracking import parent_run, stage_run\n"
-    code += "with parent_run('retrain', 'All of it.'), stage_run(fingerprint='k') as run:\n"
-    code += "  print(run.info.run_id, flush=True)\n  os._exit(9)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert (killed.returncode, killed.stderr) == (9, "")
-    with parent_run("retrain", "All of it."):
-        with stage_run(fingerprint="k") as again:
-            assert again.info.run_id == killed.stdout.strip()
-        with stage_run() as child:
-            pass
-    parent = MlflowClient().get_run(read(child).data.tags["mlflow.parentRunId"])
-    assert (parent.info.run_name, parent.data.tags["mlflow.note.content"]) == ("retrain", "All of it.")
-    runs = mlflow.search_runs(filter_string="attributes.run_name = 'retrain'", output_format="list")
-    assert sorted(run.info.status for run in runs) == ["FINISHED", "KILLED"]
+    ended = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stderr) == (9, "")
+    parent, killed = ended.stdout.split()
+    configure_tracking()
+    tags = {"threestage.stage": "train", "threestage.workspace": "another machine:/project"}
+    others = open_run(**tags)
+    assert statuses(parent, killed, others) == ["RUNNING"] * 3
+    with stage_run():  # of other parameters
+        assert statuses(killed, others) == ["KILLED", "RUNNING"]
+    with stage_run(fingerprint="k") as again:
+        assert again.info.run_id == killed
+    close_left_runs()
+    assert statuses(parent, killed, others) == ["KILLED", "FINISHED", "RUNNING"]
     with pytest.raises(RuntimeError), stage_run(fingerprint="k") as unfinished:
         raise RuntimeError
     monkeypatch.delenv("DVC_STAGE")
@@ -127,6 +150,32 @@ def test_a_killed_process_leaves_a_parent_that_is_closed_and_a_run_that_its_own_
     with stage_run(fingerprint="k") as other:
         assert other.info.run_id != unfinished.info.run_id
     assert "mlflow.parentRunId" not in read(other).data.tags
+
+
+def test_close_left_runs_ends_the_runs_below_a_killed_retrain_of_this_folder(stage):
+    configure_tracking()
+    parents = [open_run(**{PARENT_OF: folder}) for folder in (workspace(), "another machine:/project")]
+    children = [open_run(**{"mlflow.parentRunId": parent}) for parent in parents]
+    close_left_runs()
+    assert statuses(*parents, *children) == ["KILLED", "RUNNING", "KILLED", "RUNNING"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (UserError("2 failed"), "FAILED"), (TerminationSignal(15), "KILLED")]
+)
+def test_parent_run_status_says_how_the_retrain_ended_and_no_run_below_it_stays_open(stage, error, status):
+    with suppress(type(error) if error else ()), parent_run("retrain", "All of it."):
+        parent = os.environ[PARENT_RUN]
+        with stage_run() as child:
+            pass
+        killed = open_run(**{"mlflow.parentRunId": parent})
+        if error:
+            raise error
+    assert PARENT_RUN not in os.environ
+    assert statuses(parent, child.info.run_id, killed) == [status, "FINISHED", "KILLED"]
+    run = MlflowClient().get_run(parent)
+    assert (run.info.run_name, run.data.tags["mlflow.note.content"]) == ("retrain", "All of it.")
+    assert read(child).data.tags["mlflow.parentRunId"] == parent
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])

@@ -200,3 +200,5 @@ def test_a_gate_that_is_not_known_is_no_failure_and_does_not_pass():
     assert not reviewed(good, bad).passed
     assert not reviewed(good, unknown).passed
     assert (reviewed(good, unknown).failed, reviewed(good, unknown, bad).unknown) == ([], ["None"])
+    clear = [reviewed(*gates).is_clear for gates in ((good,), (good, bad), (bad, unknown), (good, unknown))]
+    assert clear == [True, True, True, False]

@@ -24,8 +24,7 @@ from prefect.settings import (
 from real_servers import Runs
 
 from llm.errors import UserError
-from tasks.stages import server
-from tasks.stages.prefect_worker import alone
+from tasks.stages import end_states, server
 
 
 def started(code: str) -> subprocess.Popen:
@@ -123,7 +122,7 @@ def late(monkeypatch) -> Iterator[None]:
 
     monkeypatch.setattr(PrefectEventsClient, "emit", emit_late)
     monkeypatch.setattr(server, "end_below", begin)
-    monkeypatch.setattr(server, "TOLD_WITHIN", 600)  # only what hangs takes so long
+    monkeypatch.setattr(end_states, "TOLD_WITHIN", 600)  # only what hangs takes so long
     yield
     begun.set()
 
@@ -154,28 +153,6 @@ def test_a_run_that_fails_is_failed_and_one_that_ends_well_gives_its_value(prefe
         return number + 1
 
     assert server.run_as_child(well, {"number": 1}) == 2
-
-
-@pytest.mark.slow
-def test_a_run_whose_process_is_gone_has_crashed_and_one_that_ended_stays_as_it_is(prefect_api, monkeypatch, tmp_path):
-    @flow(flow_run_name="root")
-    def root():
-        pass
-
-    monkeypatch.chdir(tmp_path)
-    holder = tmp_path / ".threestage/retrain/flow_run"
-    ended = root(return_state=True).state_details.flow_run_id
-    with get_client(sync_client=True) as client:
-        lost = client.create_flow_run(root, state=server.Pending()).id
-        for before in (lost, ended, server.UUID(int=7)):  # the last one is of another server
-            holder.parent.mkdir(parents=True, exist_ok=True)
-            holder.write_text(str(before))
-            with alone("retrain", server.UUID(int=1), seconds=60):
-                assert holder.read_text() == str(server.UUID(int=1))
-            assert not holder.exists()
-        found = [client.read_flow_run(each).state for each in (lost, ended)]
-    assert [each.name for each in found] == ["Crashed", "Completed"]
-    assert found[0].message == "Its process is gone; the next run goes on from the last checkpoint."
 
 
 class Wire(socketserver.ThreadingTCPServer):
@@ -234,10 +211,12 @@ def test_what_a_flow_has_done_counts_where_its_server_is_gone_and_what_it_has_no
 
 def test_a_server_that_is_started_again_below_a_run_is_waited_for(monkeypatch, port):
     monkeypatch.setenv(server.PARENT_TASK_RUN, "of a run")
+    monkeypatch.setattr(server, "ASKS_EVERY", 0.05)
     answered = threading.Event()
+    answers = iter([503, 502])  # while its database starts, and from a proxy
 
     def start():
-        with serving(lambda asked: Answer(), port):
+        with serving(lambda asked: Answer(next(answers, 200)), port):
             answered.wait()
 
     later = threading.Timer(0.3, start)
@@ -245,6 +224,24 @@ def test_a_server_that_is_started_again_below_a_run_is_waited_for(monkeypatch, p
     connect(f"http://127.0.0.1:{port}/api")
     answered.set()
     later.join()
+
+
+def test_leave_artifact_waits_for_a_server_that_is_away_and_without_one_the_run_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr(server, "ASKS_EVERY", 0)
+    requests = []
+
+    def create(**content):
+        requests.append(content)
+        if len(requests) < 3:
+            raise httpx.ConnectError("All connection attempts failed")
+        return "its id"
+
+    assert server.leave_artifact(create, "evaluate-Spam", table=[]) == "its id"
+    assert requests == [{"key": "evaluate-spam", "table": []}] * 3
+    monkeypatch.setattr(server, "LONGEST_WAIT", 0)
+    requests.clear()
+    assert server.leave_artifact(create, "evaluate-Spam", table=[]) is None
+    assert "Prefect did not take the artifact evaluate-spam: All connection attempts failed" in caplog.text
 
 
 FLOW_RUN = "0b9f0d3e-2a63-4b5e-9a4e-0d1f1c6f7a11"
