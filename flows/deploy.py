@@ -1,4 +1,4 @@
-"""The folder of scheduled runs: `prefect deploy` checks it, and each run of `daily` first brings it the merged code.
+"""The folder of scheduled runs: `prefect deploy` checks it, and scheduled runs first bring it the merged code.
 
 prefect.yaml names both as steps. The second is a command of its own, `python -m flows.deploy`: no module is imported
 before its new code is there.
@@ -101,6 +101,7 @@ def main() -> int:
     def work() -> None:
         try:
             sys.stdout.write(f"{update()}\n")
+            REASON.unlink(missing_ok=True)
         except UserError as error:
             write_atomic(REASON, str(error))
             sys.stdout.write(f"{error}\n")

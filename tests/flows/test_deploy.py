@@ -1,19 +1,21 @@
-"""`prefect deploy` refuses work pools of other kinds, and deployments that belong to another checkout."""
+"""`prefect deploy` refuses other work pools and other checkouts' deployments; a scheduled run brings merged code."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from projects import git
 
-from flows.deploy import check, here
+from flows.deploy import REASON, check, here, main, outdated
 from llm.errors import UserError
 from tasks.stages.lock import workspace
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(prefect_api, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("work.py").write_text("from prefect import flow\n\n@flow(name='night work')\ndef work(): ...\n")
@@ -37,3 +39,19 @@ def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(prefect_api,
             check("ours")
         with pytest.raises(SystemExit, match=r"^error: the deployment night work/nightly runs "):
             here("ours")
+
+
+def test_an_update_that_works_withdraws_what_an_earlier_one_could_not_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["deploy"])
+    git(tmp_path, "init", "--quiet")
+    Repo.init().close()
+    assert main() == 0
+    failed = capsys.readouterr().out.strip()
+    assert failed == REASON.read_text()
+    assert failed.startswith("git ls-tree: "), "there is no commit"
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "commit", "--quiet", "--message", "All")
+    assert main() == 0
+    assert capsys.readouterr().out.endswith("of this checkout, which has no upstream\n")
+    assert outdated() == []
