@@ -98,6 +98,16 @@ def test_another_version_of_a_library_than_dvc_knows_of_is_said_before_anything_
     assert json.loads((project_copy / "libraries.json").read_text()) == installed()
 
 
+def test_recorded_libraries_stay_as_they_are_if_a_check_fails(project_copy, prefect_api, command_line):
+    edit_params(project_copy, learning_rate="fast")
+    libraries = project_copy / "libraries.json"
+    libraries.write_text('{"torch": "1.0"}')
+    code, _, error = command_line(project_copy, "__main__")
+    assert code == 1
+    assert "error: params.yaml: foundation.train.learning_rate: " in error
+    assert libraries.read_text() == '{"torch": "1.0"}'
+
+
 def test_a_prefect_server_that_is_down_is_said_in_a_line(project_copy, stage_line):
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         code, said = stage_line(project_copy, "pretrain")
