@@ -1,5 +1,7 @@
 """What a web page of another site has a browser send to servers on this machine."""
 
+import json
+
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
@@ -24,10 +26,13 @@ def check_prefect_refuses_pages(site: str) -> None:
         ):
             answers = [
                 httpx.post(f"{site}/api/deployments/", json=deployment, headers=headers),
+                httpx.post(
+                    f"{site}/api/deployments/", content=json.dumps(deployment), headers=headers
+                ),  # not asked first
                 httpx.options(f"{site}/api/deployments/", headers=headers | {"Access-Control-Request-Method": "POST"}),
                 httpx.get(f"{site}/api/health", headers=headers),
             ]
-            assert [answer.status_code for answer in answers] == [status] * 3, headers
+            assert [answer.status_code for answer in answers] == [status] * 4, headers
             assert not any("access-control-allow-origin" in answer.headers for answer in answers)
         assert [deployment for deployment in client.read_deployments() if deployment.name == "stolen"] == []
     address = f"{site.replace('http', 'ws')}/api/events/in"
