@@ -43,7 +43,11 @@ lint: $(TOOLS) ## style, format and import contracts
 # Prefect's page must be told where its server is: by itself it asks on 4200, whatever --port says.
 # MLflow's files lie where commands that know no server look for them, too.
 # Prefect removes runs that ended 90 days ago.
+# Both answer their own pages and this machine's programs alone.
+# MLflow sends no usage data, and runs no jobs: nothing here has any, and their eight processes would take 1.4 GB.
 # `$!` is the server that started last, also in the moment before a variable could hold it.
+LOCAL = 127.0.0.1:$(1),localhost:$(1)
+PAGES = http://127.0.0.1:$(1),http://localhost:$(1)
 ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	@for each in MLFLOW_PORT=$(MLFLOW_PORT) PREFECT_PORT=$(PREFECT_PORT); do \
 		$(BIN)/python -c 'import socket, sys; sys.exit(not socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))))' \
@@ -52,9 +56,12 @@ ui: $(READY) ## open the MLflow registry and the Prefect runs on this machine
 	@echo "Starting MLflow and Prefect (up to a minute); runs show live in Prefect with PREFECT_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api"
 	@trap 'kill $$ready $$mlflow $$! 2>/dev/null; wait' EXIT; trap exit HUP INT TERM; \
 	$(BIN)/python -m tasks.stages.ui $(MLFLOW_PORT) $(PREFECT_PORT) & ready=$$!; \
-	$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --default-artifact-root "$$(pwd -P)/mlartifacts" --host 127.0.0.1 --port $(MLFLOW_PORT) & mlflow=$$!; \
+	MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
+		--backend-store-uri sqlite:///mlflow.db --default-artifact-root "$$(pwd -P)/mlartifacts" --host 127.0.0.1 --port $(MLFLOW_PORT) \
+		--allowed-hosts $(call LOCAL,$(MLFLOW_PORT)) --cors-allowed-origins $(call PAGES,$(MLFLOW_PORT)) & mlflow=$$!; \
 	PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED=events,flow_runs PREFECT_SERVER_UI_API_URL=http://127.0.0.1:$(PREFECT_PORT)/api \
-		$(BIN)/prefect server start --host 127.0.0.1 --port $(PREFECT_PORT) & \
+		PREFECT_SERVER_CORS_ALLOWED_ORIGINS=$(call PAGES,$(PREFECT_PORT)) PREFECT_SERVER_CSRF_PROTECTION_ENABLED=true \
+		$(BIN)/uvicorn --factory tasks.stages.prefect_app:create_app --host 127.0.0.1 --port $(PREFECT_PORT) --log-level warning & \
 	while kill -0 $$mlflow && kill -0 $$!; do sleep 1; done 2>/dev/null; \
 	kill -0 $$mlflow 2>/dev/null && echo "Prefect has ended, and MLflow with it" || echo "MLflow has ended, and Prefect with it"; \
 	exit 1

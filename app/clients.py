@@ -1,10 +1,9 @@
-"""Identify clients: their network, their key, and the host in a URL."""
+"""Identify clients: their network and their key."""
 
 import hmac
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
-from urllib.parse import urlsplit
 
 
 def network_of(request: Any) -> str | None:
@@ -25,11 +24,3 @@ def is_key(given: str, keys: Sequence[str]) -> bool:
     """Whether a client gave one of the keys. The time does not depend on which."""
     right = [hmac.compare_digest(given.strip().encode(errors="replace"), each.encode()) for each in keys]
     return any(right)
-
-
-def host_of(url: str) -> str:
-    """The host in a URL, or in a host with or without a port, in small letters; empty if there is none."""
-    try:
-        return (urlsplit(url if "//" in url else f"//{url}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""

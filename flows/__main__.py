@@ -29,11 +29,10 @@ def _bring_up_to_date(*, verbose: bool) -> int:
         from tasks.registry.register import check_bytes, registered
         from tasks.registry.summary import next_step, print_summary
         from tasks.stages.graph import is_stale
-        from tasks.stages.libraries import write_libraries
+        from tasks.stages.libraries import installed, recorded, write_libraries
 
-        write_libraries()
         try:
-            stale = is_stale()
+            stale = recorded() != installed() or is_stale()
         except UserError:
             check_params()  # if params.yaml is the reason, this names the key
             raise
@@ -62,6 +61,7 @@ def _bring_up_to_date(*, verbose: bool) -> int:
         with prefect_server(meanwhile=check):
             from flows.retrain import retrain
 
+            write_libraries()  # the checks are done: from here on DVC must know what computes
             run_as_child(retrain, {"share": False})
         print_summary(registered(model_names()), f"Done in {lasted(began)}")
         return next_step(model_names())

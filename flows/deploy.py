@@ -1,4 +1,4 @@
-"""The folder of scheduled runs: `prefect deploy` checks it, and each run of `daily` first brings it the merged code.
+"""The folder of scheduled runs: `prefect deploy` checks it, and scheduled runs first bring it the merged code.
 
 prefect.yaml names both as steps. The second is a command of its own, `python -m flows.deploy`: no module is imported
 before its new code is there.
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 from prefect.exceptions import ObjectNotFound
+from prefect.flows import load_flow_arguments_from_entrypoint
 
 from llm.errors import UserError
 from llm.files import write_atomic
@@ -37,8 +37,10 @@ def here(pool: str) -> dict[str, str]:
 
 
 def check(pool: str) -> None:
-    """Raise UserError for a work pool of another type, and for deployments that belong to another folder or machine."""
-    names = [each["name"] for each in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]]
+    """Raise UserError for a work pool of another type, and for a deployment that belongs to another folder or machine.
+
+    Prefect knows a deployment by its flow and its name; one of another flow is none of ours, whatever its name.
+    """
     with get_client(sync_client=True) as client:
         try:
             kind = client.read_work_pool(pool).type
@@ -48,12 +50,18 @@ def check(pool: str) -> None:
             found = f"is of the type {kind}" if kind else "does not exist"
             way_out = f"`prefect work-pool create {pool} --type {PROCESS}`"
             raise UserError(f"the work pool {pool} {found}; runs share one checkout on one machine: {way_out}")
-        ours = DeploymentFilter(name=DeploymentFilterName(any_=names))
-        for each in client.read_deployments(deployment_filter=ours):
-            if workspace() not in each.tags:
-                place, name = ", ".join(each.tags) or "another folder", client.read_flow(each.flow_id).name
-                way_out = f"deploy there, or first `prefect deployment delete {name}/{each.name}`"
-                raise UserError(f"the deployment {each.name} runs in {place}, and not in {workspace()}: {way_out}")
+        for entry in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]:
+            flow = load_flow_arguments_from_entrypoint(entry["entrypoint"], {"name"})["name"]
+            name = f"{flow}/{entry['name']}"
+            try:
+                deployment = client.read_deployment_by_name(name)
+            except ObjectNotFound:
+                continue
+            if workspace() not in deployment.tags:
+                owner = ", ".join(deployment.tags) or "another folder"
+                way_out = f"deploy there, use another Prefect server, or first `prefect deployment delete {name}`"
+                reason = f"runs {deployment.entrypoint or 'a flow'} in {owner}, and not in {workspace()}"
+                raise UserError(f"the deployment {name} {reason}: {way_out}")
 
 
 def update() -> str:
@@ -94,6 +102,7 @@ def main() -> int:
     def work() -> None:
         try:
             sys.stdout.write(f"{update()}\n")
+            REASON.unlink(missing_ok=True)
         except UserError as error:
             write_atomic(REASON, str(error))
             sys.stdout.write(f"{error}\n")

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import Field
 
 from llm.errors import UserError
-from tasks.registry.decide import approve, check_name, model_state, reject, settle
+from tasks.registry.decide import BY_LENGTH, approve, check_name, model_state, reject, settle
 from tasks.stages.server import TEMPORARY, artifact_key, prefect_page
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Answer(RunInput):
 
     decision: Literal["approve", "reject", "later"] = Field(description="later: it stays pending")
     reason: str = Field(pattern=r"\S", description="for those who ask later")
-    by: str = Field(pattern=r"\S", title="Your name")
+    by: str = Field(pattern=r"\S", max_length=BY_LENGTH, title="Your name")
     despite_gates: bool = Field(default=False, description="Approve a version that failed gates; the history keeps it.")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from getpass import getuser
 from typing import TYPE_CHECKING, Annotated
 
+from mlflow.environment_variables import MLFLOW_TRACKING_USERNAME
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -172,7 +173,7 @@ def _decision(options: Namespace) -> None:
     model, _, version = options.model.partition("/")
     now = model_state(*_chosen([model]))
     try:
-        by = options.by or getuser()
+        by = options.by or MLFLOW_TRACKING_USERNAME.get() or getuser()
     except (KeyError, OSError):  # a container's user may have no name
         raise UserError("this system's user has no name: give yours with --by NAME") from None
     if options.word == "rollback":
@@ -192,7 +193,9 @@ def _parse() -> Namespace:
         parser.set_defaults(word=word, work=_history if word == HISTORY else _decision)
         if word in DECIDE:
             parser.add_argument("--reason", required=True, metavar="TEXT", help="it is kept with the decision")
-            parser.add_argument("--by", metavar="NAME", help="who decides; by default this user")
+            parser.add_argument(
+                "--by", metavar="NAME", help="who decides; by default MLflow's user, else this system's"
+            )
         if word == "approve":
             parser.add_argument("--despite-gates", action="store_true", help="approve even a version that failed gates")
     else:

@@ -12,6 +12,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 
+from flows.deploy import outdated
 from flows.reproduce import make
 from llm.errors import UserError
 from tasks.registry.record import current_facts, uncommitted_parts
@@ -57,6 +58,8 @@ def smoke() -> str:
 
 def _run(api_url: str) -> list[Result]:
     log = get_run_logger()
+    for reason in outdated():
+        log.warning("it tests the code that is here: %s", reason)
     if parts := uncommitted_parts(current_facts()):
         log.warning("uncommitted changes of %s are not in it: it runs the last commit", ", ".join(parts))
     with checkout("HEAD") as tree:

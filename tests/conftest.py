@@ -144,14 +144,16 @@ def mlflow_store(ready_store, tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server_for_tests() -> Iterator[str]:
-    """The address of one Prefect server for the session."""
+    """The API's address of one Prefect server for the session: that of a flow, with a database of its own."""
+    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
     from prefect.testing import utilities
 
-    from tasks.stages.server import free_port
+    from tasks.stages.server import free_port, start_server
 
     with free_port() as number, pytest.MonkeyPatch.context() as patch:  # its own may be another's before it listens
         patch.setattr(utilities, "_find_available_port", lambda *_: number)
+        patch.setattr(SubprocessASGIServer, "_run_uvicorn_command", lambda server: start_server(server.port))
         with utilities.prefect_test_harness(server_startup_timeout=600):
             yield PREFECT_API_URL.value()
 

@@ -45,6 +45,8 @@ SET_UP = [
 ]
 TOOLS = "-m pip install --quiet --no-compile --constraint requirements.lock --editable .[dev]"
 QUICK = "-m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m not slow"
+SERVERS = {"mlflow": "MLflow", "uvicorn": "Prefect"}
+"""The commands of `make ui`, and which server each starts."""
 MADE_ANEW = ".venv is broken, of another Python or of another folder: it is made anew"
 
 
@@ -195,7 +197,7 @@ def _free() -> list[str]:
 
 def _servers(folder: Path, **ends: str) -> None:
     """Stubs of both: they write down what they were told and their process, then `ends` or go on for ten minutes."""
-    for name in ("mlflow", "prefect"):
+    for name in SERVERS:
         wrote = f'echo "$*" > {name}.told\necho $$ > {name}.new && mv {name}.new {name}.pid'
         _script(folder / f".venv/bin/{name}", f"#!/bin/sh\n{wrote}\n{ends.get(name, 'exec sleep 600')}\n")
 
@@ -236,14 +238,13 @@ def _ui(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_server_that_ends_early_is_said_and_ends_the_other(ready):
-    names = {"mlflow": "MLflow", "prefect": "Prefect"}
-    for first, other in (("mlflow", "prefect"), ("prefect", "mlflow")):
+    for first, other in (("mlflow", "uvicorn"), ("uvicorn", "mlflow")):
         (ready / f"{other}.pid").unlink(missing_ok=True)
         _servers(ready, **{first: f"while [ ! -e {other}.pid ]; do sleep 0.05; done; exit 1"})
         with _ui(ready) as ui:
             said, _ = ui.communicate(timeout=300)
         assert ui.returncode == 2
-        assert said.splitlines()[-1] == f"{names[first]} has ended, and {names[other]} with it"
+        assert said.splitlines()[-1] == f"{SERVERS[first]} has ended, and {SERVERS[other]} with it"
         assert not _alive(ready, other)
 
 
@@ -253,13 +254,13 @@ def test_stopping_ends_both_servers(ready, sent):
     with _ui(ready) as ui:
         wait_for(lambda: len(list(ready.glob("*.pid"))) == 2)
         assert _alive(ready, "mlflow")
-        assert _alive(ready, "prefect")
+        assert _alive(ready, "uvicorn")
         # where commands put them that know of no server
         assert f"--default-artifact-root {ready.resolve()}/mlartifacts " in (ready / "mlflow.told").read_text()
         os.killpg(ui.pid, sent)
         ui.communicate(timeout=120)
     assert not _alive(ready, "mlflow")
-    assert not _alive(ready, "prefect")
+    assert not _alive(ready, "uvicorn")
 
 
 def test_what_is_removed_was_said_with_a_yes(ready):

@@ -7,8 +7,6 @@ heads; a reverse proxy bounds the rest (docs/serving.md).
 import asyncio
 import time
 from collections.abc import Collection, Coroutine
-from contextlib import suppress
-from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -16,9 +14,10 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.schema import error_response
-from app.clients import host_of, is_key
+from app.clients import is_key
 from app.errors import Gone, RequestError
 from app.metrics import REQUESTS, SECONDS
+from tasks.stages.sites import host_of, is_own_name, is_same_site
 
 T = TypeVar("T")
 BEARER = {"www-authenticate": "Bearer"}
@@ -41,23 +40,16 @@ class Sites:
 
     def _refused(self, headers: dict[bytes, bytes]) -> ASGIApp | None:
         host, origin = (headers.get(name, b"").decode("latin-1") for name in (b"host", b"origin"))
-        if host and not (self.any_name or self._is_own(host_of(host))):
+        if host and not (self.any_name or is_own_name(host, self.allowed)):
             reason = f"{host[:200]!r} is no name of this server: --allowed-hosts gives it some"
             return error_response(RequestError(reason, None, "other_host"), 421)
-        same = origin.partition("//")[2].lower() == host.lower() or host_of(origin) in self.allowed
+        same = is_same_site(origin, host) or host_of(origin) in self.allowed
         if origin and not same and b"authorization" not in headers:
             reason = (
                 f"{origin[:200]!r} is another site than {host[:200]!r}: --allowed-hosts gives the server more names"
             )
             return error_response(RequestError(reason, None, "other_site"), 403)
         return None
-
-    def _is_own(self, name: str) -> bool:
-        if name in self.allowed or name.rpartition(".")[2] == "localhost":  # no name server is asked for it
-            return True
-        with suppress(ValueError):
-            return bool(ip_address(name))
-        return False
 
 
 class Keys:

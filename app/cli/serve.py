@@ -36,8 +36,8 @@ def serve(
     check_store()
     from app.api.server import create_app
     from app.api.server import serve as run_server
-    from app.clients import host_of
     from app.settings import Settings
+    from tasks.stages.sites import host_of
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("app").setLevel(log_level.upper())

@@ -199,9 +199,9 @@ def roll_back(model: str, by: str, reason: str, instead_of: str | None = None) -
 
 
 def check_name(name: str) -> str:
-    """The name of a person who decides. Raises UserError if it is not one line of text, or is a program's."""
-    if not (name := name.strip()).isprintable() or not name:
-        raise UserError(f"{name!r}: the name of who decides is one line of text")
+    """The name of a person who decides. Raises UserError if it is not one short line of text, or is a program's."""
+    if not (name := name.strip()).isprintable() or not 0 < len(name) <= BY_LENGTH:
+        raise UserError(f"{name[:BY_LENGTH]!r}: the name of who decides is one line of up to {BY_LENGTH} characters")
     if name.casefold() in (REGISTER, REVIEW, GATES, IN_MLFLOW.casefold()):
         raise UserError(f"{name!r} is no person's name: threestage itself decides under it")
     return name

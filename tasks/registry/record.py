@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +16,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from pydantic import TypeAdapter
 
+from tasks.registry.code_files import CODE, DATA, new_code
 from tasks.registry.git import git_text
 from tasks.registry.server import if_there
 from tasks.stages.hashes import Hashes
 from tasks.stages.lock import workspace
 
 RECORD = "record.json"
-DATA = ("params.yaml", "dvc.yaml")
-CODE = (
-    *("*.py", "*.[ch]", "pyproject.toml", "data/behavioural", "data/*.jsonl", "data/*.yaml"),
-    *(":(exclude)tests", ":(exclude)benchmarks"),
-)
 NONE = "none"
 
 
@@ -75,10 +72,11 @@ def current_facts() -> dict[str, str]:
     """
     from prefect.runtime import flow_run
 
+    new = set(new_code())
     facts = {
         "git.commit": git_text("rev-parse", "HEAD") or NONE,
-        "git.dirty.code": _dirty(*CODE),
-        **{f"git.dirty.{path}": _dirty(path) for path in DATA},
+        "git.dirty.code": _dirty(CODE, new.difference(DATA)),
+        **{f"git.dirty.{path}": _dirty([path], new & {path}) for path in DATA},
         "workspace": workspace(),
         "machine.cpu": _cpu_model(),
         "machine.cores": str(os.cpu_count()),
@@ -120,10 +118,10 @@ def readable(record: Record) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value}
 
 
-def _dirty(*paths: str) -> str:
-    """`true` when git sees uncommitted changes below `paths`, `unknown` without git."""
-    changes = git_text("status", "--porcelain", "--untracked-files=normal", "--", *paths)
-    return "unknown" if changes is None else str(bool(changes)).lower()
+def _dirty(paths: Sequence[str], new: Collection[str]) -> str:
+    """`true` when git sees changes below `paths` or there are new files, `unknown` without git."""
+    changes = git_text("status", "--porcelain", "--untracked-files=no", "--", *paths)
+    return "unknown" if changes is None else str(bool(changes or new)).lower()
 
 
 def _cpu_model() -> str:

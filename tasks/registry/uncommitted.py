@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import yaml
 
+from tasks.registry.code_files import CODE, DATA, file_names, new_code
 from tasks.registry.git import git_output
-from tasks.registry.record import CODE, DATA
 from tasks.stages.hashes import flatten
 from tasks.stages.params import PARAMS_FILE
 
@@ -19,7 +19,7 @@ DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", 
 
 @dataclass(frozen=True)
 class Uncommitted:
-    """How params.yaml, dvc.yaml and the code, new files too, differ from the last commit."""
+    """How params.yaml, dvc.yaml and the code differ from the last commit, with new files that make models."""
 
     summary: str
     """Such as `not in git: params.yaml, foundation.train.steps 900 -> 20; llm/model/gpt.py`; or empty."""
@@ -55,14 +55,9 @@ def _changed() -> dict[str, bytes]:
     tracked = git_output("diff", "--name-only", "--relative", "--no-renames", "-z", "HEAD", *paths)
     if tracked is None:
         return {}
-    new = git_output("ls-files", "--others", "--exclude-standard", "-z", *paths) or b""
-    diffs = {path: git_output(*DIFF, "--relative", "HEAD", "--", path) for path in _split(tracked)}
-    diffs |= {path: git_output(*DIFF, "--no-index", "--", "/dev/null", path) for path in _split(new)}
+    diffs = {path: git_output(*DIFF, "--relative", "HEAD", "--", path) for path in file_names(tracked)}
+    diffs |= {path: git_output(*DIFF, "--no-index", "--", "/dev/null", path) for path in new_code()}
     return {path: diff for path, diff in diffs.items() if diff}
-
-
-def _split(names: bytes) -> list[str]:
-    return sorted(name.decode(errors="surrogateescape") for name in names.split(b"\0") if name)
 
 
 def _values() -> list[str]:

@@ -42,21 +42,25 @@ def installed() -> dict[str, str]:
 
 def write_libraries(folder: Path = Path()) -> None:
     """Update a project's libraries.json."""
-    content, file = json.dumps(installed(), indent=2) + "\n", folder / FILE
-    if not file.exists() or file.read_text() != content:
-        write_atomic(file, content)
+    if recorded(folder) != installed():
+        write_atomic(folder / FILE, json.dumps(installed(), indent=2) + "\n")
+
+
+def recorded(folder: Path = Path()) -> dict[str, str]:
+    """The versions in a project's libraries.json; empty if it is missing or damaged, as by conflict markers."""
+    try:
+        return json.loads((folder / FILE).read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def check_libraries() -> None:
     """Raise UserError if libraries.json does not match the installed libraries: DVC would record the wrong versions."""
-    try:
-        recorded = json.loads(FILE.read_text())
-    except (OSError, ValueError):  # missing, or with conflict markers
-        recorded = {}
+    versions = recorded()
     for name, version in installed().items():
-        if recorded.get(name) != version:
+        if versions.get(name) != version:
             way_out = "run `python -m tasks.stages.libraries`, then the same command"
-            raise UserError(f"{FILE}: {name} is {recorded.get(name, 'missing')}, installed is {version}; {way_out}")
+            raise UserError(f"{FILE}: {name} is {versions.get(name, 'missing')}, installed is {version}; {way_out}")
 
 
 if __name__ == "__main__":

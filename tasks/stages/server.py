@@ -79,17 +79,7 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
         return
     reach_directly()
     with free_port() as port:
-        url = f"http://127.0.0.1:{port}/api"
-        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
-        settings = get_current_settings().to_environment_variables(exclude_unset=True)
-        environment = {**os.environ, **settings, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tasks.stages.parent_death", *command],
-            env=environment,
-            process_group=0,
-            stdin=subprocess.DEVNULL,
-        )
+        url, server = f"http://127.0.0.1:{port}/api", start_server(port)
         try:
             meanwhile()
             wait_until_healthy(server, url)
@@ -108,6 +98,21 @@ def prefect_server(meanwhile: Callable[[], None] = lambda: None) -> Iterator[str
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+
+
+def start_server(port: int) -> subprocess.Popen:
+    """Start a Prefect server without pages, with this process's settings; it answers this machine's programs alone."""
+    command = [sys.executable, "-m", "uvicorn", "--factory", "tasks.stages.prefect_app:create_app"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    own["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = f"http://127.0.0.1:{port}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "tasks.stages.parent_death", *command],
+        env={**os.environ, **settings, **own},
+        process_group=0,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 def reach_directly() -> None:

@@ -1,22 +1,25 @@
-"""`prefect deploy` refuses work pools of other kinds, and deployments that belong to another checkout."""
+"""`prefect deploy` refuses other work pools and other checkouts' deployments; a scheduled run brings merged code."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from projects import git
 
-from flows.deploy import check, here
+from flows.deploy import REASON, check, here, main, outdated
 from llm.errors import UserError
 from tasks.stages.lock import workspace
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(prefect_api, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    Path("prefect.yaml").write_text("deployments: [{name: nightly}]\n")
+    Path("work.py").write_text("from prefect import flow\n\n@flow(name='night work')\ndef work(): ...\n")
+    Path("prefect.yaml").write_text("deployments: [{name: nightly, entrypoint: work.py:work}]\n")
     with get_client(sync_client=True) as client:
         for pool, kind in {"ours": "process", "swarm": "docker"}.items():
             client.create_work_pool(WorkPoolCreate(name=pool, type=kind), overwrite=True)
@@ -24,12 +27,31 @@ def test_a_deployment_belongs_to_one_checkout_and_runs_in_processes(prefect_api,
         for pool, reason in {"swarm": "is of the type docker", "nowhere": "does not exist"}.items():
             with pytest.raises(UserError, match=rf"^the work pool {pool} {reason}; .* work-pool create {pool} "):
                 check(pool)
-        flow = client.create_flow_from_name("work")
+        flow = client.create_flow_from_name("night work")
+        another = client.create_flow_from_name("another project's work")
+        client.create_deployment(another, name="nightly", tags=["another:/project"])
+        check("ours")
         client.create_deployment(flow, name="nightly", tags=[workspace()])
         assert here("ours")["folder"] == str(tmp_path)
-        client.create_deployment(flow, name="nightly", tags=["another:/checkout"])
-        found = rf"^the deployment nightly runs in another:/checkout, and not in {re.escape(workspace())}: deploy there"
-        with pytest.raises(UserError, match=found):
+        client.create_deployment(flow, name="nightly", tags=["another:/checkout"], entrypoint="work.py:work")
+        reason = f"runs work.py:work in another:/checkout, and not in {re.escape(workspace())}: deploy there"
+        with pytest.raises(UserError, match=rf"^the deployment night work/nightly {reason}"):
             check("ours")
-        with pytest.raises(SystemExit, match=r"^error: the deployment nightly runs in"):
+        with pytest.raises(SystemExit, match=r"^error: the deployment night work/nightly runs "):
             here("ours")
+
+
+def test_an_update_that_works_withdraws_what_an_earlier_one_could_not_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["deploy"])
+    git(tmp_path, "init", "--quiet")
+    Repo.init().close()
+    assert main() == 0
+    failed = capsys.readouterr().out.strip()
+    assert failed == REASON.read_text()
+    assert failed.startswith("git ls-tree: "), "there is no commit"
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "commit", "--quiet", "--message", "All")
+    assert main() == 0
+    assert capsys.readouterr().out.endswith("of this checkout, which has no upstream\n")
+    assert outdated() == []

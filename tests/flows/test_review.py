@@ -312,7 +312,7 @@ def test_the_form_refuses_what_does_not_fit_and_comes_again_where_it_cannot_be_c
     shown = []
 
     def decide(flow_run):
-        for lacking in ({"reason": " "}, {"by": ""}, {"decision": "perhaps"}):
+        for lacking in ({"reason": " "}, {"by": ""}, {"by": "x" * 201}, {"decision": "perhaps"}):
             deadline = time.monotonic() + HANGS
             given = {"decision": "approve", **ME} | lacking
             while "schema not found" in (refused := client.resume_flow_run(flow_run, run_input=given)).details.reason:
@@ -385,7 +385,7 @@ def line(stage_line, monkeypatch, capsys):
     return call
 
 
-def test_decisions_are_made_shown_and_taken_back_on_the_command_line(project, line):
+def test_decisions_are_made_shown_and_taken_back_on_the_command_line(project, line, monkeypatch):
     decision = ("approve", "classifier", "--reason", "it reads well", "--by", "reviewer-1")
     code, _, error = line(*decision)
     assert (code, error.count("version 2 failed f1 at least 1.1: --despite-gates approves it all the same")) == (1, 1)
@@ -393,7 +393,8 @@ def test_decisions_are_made_shown_and_taken_back_on_the_command_line(project, li
     assert (code, aliases()) == (0, ("2", "1", None))
     assert shown.startswith(f"classifier: version 2 approved despite {OPEN_GATES} by reviewer-1, ")
     assert line("rollback", "classifier/1", "--reason", "no")[0] == 1  # another is champion
-    code, shown, _ = line("rollback", "classifier", "--reason", "complaints", "--by", "reviewer-1")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "reviewer-1")
+    code, shown, _ = line("rollback", "classifier", "--reason", "complaints")
     assert (code, shown, aliases()[0]) == (0, f"classifier: {history('classifier')[-1]}\n", "1")
     code, shown, _ = line("history", "classifier")
     assert code == 0

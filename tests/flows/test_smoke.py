@@ -116,5 +116,6 @@ def test_it_is_due_each_week():
     deployments = {each["name"]: each for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
     smoke = deployments["smoke"]
     assert smoke["entrypoint"] == "flows/smoke.py:smoke"
+    assert smoke["pull"] == deployments["daily"]["pull"], "it tests the code that is merged, as daily runs it"
     assert smoke["schedules"] == [{"cron": "0 1 * * 0", "timezone": "UTC"}]
     assert smoke["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}

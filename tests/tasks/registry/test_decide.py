@@ -195,7 +195,8 @@ def test_of_decisions_at_once_one_moves_the_champion(decided):
 
 
 @pytest.mark.parametrize(
-    "name", ["gates", " Gates", "REVIEW", "register", "somebody in MLflow", "", " ", "a\nb", "a\x00b", "a\u2028b"]
+    "name",
+    ["gates", " Gates", "REVIEW", "register", "somebody in MLflow", "", " ", "a\nb", "a\x00b", "a\u2028b", "a" * 201],
 )
 def test_a_name_that_is_no_persons_is_refused(name):
     with pytest.raises(UserError, match="name"):

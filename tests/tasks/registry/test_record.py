@@ -94,13 +94,15 @@ def test_changes_of_code_parameters_and_pipeline_are_told_apart(tmp_path, monkey
     assert uncommitted_parts(current_facts()) == ["code", "params.yaml", "dvc.yaml"]  # unknown outside git
     git(Path(), "init", "--quiet")
     for path in ("code.py", "params.yaml", "dvc.yaml"):
-        Path(path).touch()
+        Path(path).write_text("import new\n" if path == "code.py" else "")
     git(Path(), "add", ".")
     git(Path(), "commit", "--quiet", "--message", "All")
     assert uncommitted_parts(current_facts()) == []
     Path("params.yaml").write_text("seed: 1")
     assert uncommitted_parts(current_facts()) == ["params.yaml"]
     git(Path(), "config", "status.showUntrackedFiles", "no")
+    Path("scratch.py").touch()
+    assert uncommitted_parts(current_facts()) == ["params.yaml"], "no code imports it"
     Path("new.py").touch()
     assert uncommitted_parts(current_facts()) == ["code", "params.yaml"]
 

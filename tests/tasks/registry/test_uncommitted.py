@@ -1,10 +1,11 @@
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tasks.registry import uncommitted as module
-from tasks.registry.record import Record, not_in_git
+from tasks.registry.record import Record, current_facts, not_in_git
 from tasks.registry.uncommitted import uncommitted
 from tasks.stages.hashes import Hashes
 
@@ -20,6 +21,7 @@ FILES = {
     "dvc.yaml": "stages: {pretrain: {cmd: a}, finetune: {cmd: b}}\n",
     "llm/gpt.py": "one\r\ntwo\r\n",
     "tests/test_gpt.py": "pass\n",
+    "train.py": "import a, b, c\nfrom llm import gpt\n",
 }
 
 
@@ -60,8 +62,8 @@ def test_values_are_named_as_they_were_and_many_or_long_ones_are_cut(committed):
 def test_files_are_named_and_the_diff_makes_them_from_the_commit(committed, tmp_path):
     write("params.yaml", PARAMS + "# why\n")
     write("dvc.yaml", "stages: [\n")
-    write("llm/gpt.py", "one\r\nthree\r\n")
-    write("tasks/new.py", "")
+    write("llm/gpt.py", "import tasks.new\r\n")
+    write("tasks/new.py", "from .data import newer\n")
     write("tasks/data/newer.py", "x = 1  # ü\n")
     git("config", "diff.noprefix", "true")
     git("config", "color.diff", "always")
@@ -73,6 +75,26 @@ def test_files_are_named_and_the_diff_makes_them_from_the_commit(committed, tmp_
         assert Path("elsewhere", path).read_bytes() == Path(path).read_bytes(), path
     Path("llm/gpt.py").unlink()
     assert b"deleted file mode" in uncommitted().diff
+
+
+def test_new_files_count_only_if_code_imports_them_or_a_stage_depends_on_them(committed):
+    secret = "TOKEN = 'hunter2'\nimport a\n"
+    for path in ("scratch.py", "llm/scratch.py", "data/notes.yaml", "tests/test_new.py", "llm/notes.txt"):
+        write(path, secret)
+    assert uncommitted() == module.Uncommitted("", b"")
+    write("a.py", "from llm.deep import (\n    deeper,\n)\n")
+    write("llm/deep/__init__.py", "def later():\n    from . import __name__\n    from ..wide import x\n")
+    write("llm/deep/deeper.py", "not Python: scratch\n")
+    write("llm/wide.py", "import numpy\n")
+    write("data/mails/own.jsonl", "{}\n")
+    write("extra.py", "pass\n")
+    deps = [{"path": "data/mails", "md5": "1.dir"}, {"path": "extra.py", "md5": "2"}]
+    write("dvc.lock", json.dumps({"schema": "2.0", "stages": {"train": {"cmd": "a", "deps": deps}}}))
+    new = "a.py, data/mails/own.jsonl, extra.py, llm/deep/__init__.py, llm/deep/deeper.py, llm/wide.py"
+    changed = uncommitted()
+    assert changed.summary == f"not in git: {new}"
+    assert b"hunter2" not in changed.diff
+    assert current_facts()["git.dirty.code"] == "true"
 
 
 def test_large_and_binary_files_are_left_out_of_the_diff_and_named(committed, monkeypatch):

@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,14 +18,11 @@ from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from projects import NO_COMPILER, OPENS_STORE, change_params, environment, free_ports
-from real_servers import Process, wait_for
+from projects import change_params
 
 from llm.errors import UserError, UserFileError
-from llm.training.checkpoint import Checkpoints
 from tasks.stages import command, server
 from tasks.stages.libraries import installed, write_libraries
-from tasks.training.progress import REPORT_EVERY
 
 ROOT = Path(__file__).parents[3]
 FLOWS = ("fetch", "preprocess", "pretrain", "load_published", "finetune", "evaluate", "register", "__main__")
@@ -100,6 +96,16 @@ def test_another_version_of_a_library_than_dvc_knows_of_is_said_before_anything_
     assert "libraries.json: ftfy is missing" in stage_line(project_copy, "pretrain")[1]
     write_libraries()
     assert json.loads((project_copy / "libraries.json").read_text()) == installed()
+
+
+def test_recorded_libraries_stay_as_they_are_if_a_check_fails(project_copy, prefect_api, command_line):
+    edit_params(project_copy, learning_rate="fast")
+    libraries = project_copy / "libraries.json"
+    libraries.write_text('{"torch": "1.0"}')
+    code, _, error = command_line(project_copy, "__main__")
+    assert code == 1
+    assert "error: params.yaml: foundation.train.learning_rate: " in error
+    assert libraries.read_text() == '{"torch": "1.0"}'
 
 
 def test_a_prefect_server_that_is_down_is_said_in_a_line(project_copy, stage_line):
@@ -216,53 +222,3 @@ def test_a_configured_server_is_used_as_it_is(prefect_server_for_tests):
     with server.prefect_server() as url:
         assert url == prefect_server_for_tests
         assert psutil.Process().children(recursive=True) == before
-
-
-def last_checkpoint(project: Path) -> int:
-    """The step of the newest checkpoint; 0 without one."""
-    paths = project.glob(".threestage/stages/pretrain/*/step-*.safetensors")
-    return max((int(path.stem.removeprefix("step-")) for path in paths), default=0)
-
-
-def test_a_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_the_end(
-    project_copy, token_files, mlflow_store, port
-):
-    edit_params(project_copy, n_layer=1, n_embd=16, n_head=2, context_length=64, batch_size=2, steps=10**6)
-    edit_params(project_copy, evaluate_every=10**6, checkpoint_every=20)
-    shutil.copytree(token_files, project_copy / "data/processed/corpus")
-    env, (other,) = environment(), free_ports(1)
-    prefect = f"uvicorn --factory prefect.server.api.server:create_app --host 127.0.0.1 --port {port}"
-    mlflow = f"mlflow server --workers 1 --host 127.0.0.1 --port {other} --backend-store-uri sqlite:///{mlflow_store}"
-    urls = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{other}"}
-    servers = [
-        Process(prefect, project_copy, env, f"{urls['PREFECT_API_URL']}/admin/version"),
-        Process(mlflow, project_copy, env, f"{urls['MLFLOW_TRACKING_URI']}{OPENS_STORE}"),
-    ]
-    stage = Process("flows.pretrain --verbose", project_copy, env | NO_COMPILER | urls)
-
-    def trained(step: int) -> bool:
-        assert stage.running.poll() is None, stage.said()
-        return last_checkpoint(project_copy) > step
-
-    try:
-        for each in servers:
-            each.start()
-        for each in servers:
-            each.wait_until_ready()
-        stage.start()
-        wait_for(lambda: trained(0))
-        for each in servers:
-            each.kill()
-        before = last_checkpoint(project_copy)
-        wait_for(lambda: trained(before + 2 * REPORT_EVERY))
-        stage.running.send_signal(signal.SIGTERM)
-        stage.running.send_signal(signal.SIGTERM)  # as when the parent dies of the first
-        stage.running.wait(timeout=120)  # Prefect's client alone would try for minutes
-    finally:
-        for each in (stage, *servers):
-            each.kill()
-    assert stage.running.returncode == command.STOPPED == 75, stage.said()
-    (folder,) = project_copy.glob(".threestage/stages/pretrain/*/")
-    assert Checkpoints(folder).load() is not None
-    assert not (project_copy / "models").exists()
-    assert not (project_copy / "reports").exists()

@@ -22,6 +22,7 @@ from prefect.settings import (
     temporary_settings,
 )
 from real_servers import Runs
+from web_page import check_prefect_refuses_pages
 
 from llm.errors import UserError
 from tasks.stages import end_states, server
@@ -72,6 +73,11 @@ def test_no_proxy_stands_between_this_machine_and_its_own_servers(monkeypatch):
             server.reach_directly()
             assert httpx.get(url).is_success
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "own.example,127.0.0.1,localhost"
+
+
+@pytest.mark.slow
+def test_the_server_of_a_flow_refuses_pages_of_other_sites(prefect_api):
+    check_prefect_refuses_pages(prefect_api.removesuffix("/api"))
 
 
 @pytest.mark.parametrize(

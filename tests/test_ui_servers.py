@@ -1,0 +1,121 @@
+"""What `make ui` really starts: whom its servers answer, and how a training goes on without them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from projects import NO_COMPILER, OPENS_STORE, ROOT, change_params, environment, free_ports
+from real_servers import Process, wait_for
+from web_page import check_mlflow_refuses_pages, check_prefect_refuses_pages
+
+from llm.training.checkpoint import Checkpoints
+from tasks.stages import command
+from tasks.training.progress import REPORT_EVERY
+
+pytestmark = pytest.mark.slow
+
+
+class Ui:
+    """`make ui` in a folder of its own, with this Python's environment as the one that set-up makes."""
+
+    def __init__(self, folder: Path, store: Path) -> None:
+        for name in ("pyproject.toml", "requirements.lock"):
+            shutil.copy(ROOT / name, folder)
+        shutil.copy(store, folder / "mlflow.db")
+        (folder / "ready").touch()
+        ports = free_ports(2)
+        self.mlflow, self.prefect = (f"http://127.0.0.1:{port}" for port in ports)
+        self.log = folder / "log"
+        variables = [f"{name}_PORT={port}" for name, port in zip(("MLFLOW", "PREFECT"), ports, strict=True)]
+        variables += [f"BIN={Path(sys.executable).parent}", "READY=ready"]
+        env = {name: value for name, value in environment().items() if not name.startswith(("MAKE", "MLFLOW_"))}
+        with self.log.open("w") as log:
+            self.make = subprocess.Popen(
+                ["make", "--file", ROOT / "Makefile", "ui", *variables],
+                cwd=folder,
+                env=env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+
+    def is_ready(self) -> bool:
+        assert self.make.poll() is None, self.log.read_text()[-3000:]
+        return "\nReady: " in self.log.read_text()
+
+    def kill(self) -> None:
+        """End both servers, as the loss of their machine would."""
+        if self.make.poll() is None:
+            os.killpg(self.make.pid, signal.SIGKILL)
+            self.make.wait()
+
+
+@pytest.fixture(scope="module")
+def ui(tmp_path_factory, ready_store) -> Iterator[Ui]:
+    servers = Ui(tmp_path_factory.mktemp("ui"), ready_store)
+    try:
+        wait_for(servers.is_ready)
+        assert httpx.get(f"{servers.mlflow}{OPENS_STORE}").is_success
+        yield servers
+    finally:
+        servers.kill()
+
+
+def test_prefect_of_make_ui_refuses_other_sites_and_answers_its_own_page(ui):
+    check_prefect_refuses_pages(ui.prefect)
+    page = ui.prefect.replace("127.0.0.1", "localhost")  # which asks the server by its address
+    headers = {"Origin": page, "Access-Control-Request-Method": "POST"}
+    asked = httpx.options(f"{ui.prefect}/api/flows/filter", headers=headers)
+    assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, page)
+    settings = httpx.get(f"{page}/ui-settings").json()
+    assert (settings["api_url"], settings["csrf_enabled"]) == (f"{ui.prefect}/api", True)
+
+
+def test_mlflow_of_make_ui_refuses_other_sites_and_runs_no_jobs(ui):
+    check_mlflow_refuses_pages(ui.mlflow)
+    commands = [" ".join(process.cmdline()) for process in psutil.Process(ui.make.pid).children(recursive=True)]
+    assert any("mlflow server" in line for line in commands)
+    assert [line for line in commands if "mlflow.server.jobs" in line] == []
+
+
+def last_checkpoint(project: Path) -> int:
+    """The step of the newest checkpoint; 0 without one."""
+    paths = project.glob(".threestage/stages/pretrain/*/step-*.safetensors")
+    return max((int(path.stem.removeprefix("step-")) for path in paths), default=0)
+
+
+def test_a_training_goes_on_without_its_servers_and_does_not_wait_for_them_at_the_end(ui, project_copy, token_files):
+    shape = {"n_layer": 1, "n_embd": 16, "n_head": 2, "context_length": 64, "batch_size": 2}
+    steps = {"steps": 10**6, "evaluate_every": 10**6, "checkpoint_every": 20}
+    change_params(project_copy, {"foundation": {"train": shape | steps}})
+    shutil.copytree(token_files, project_copy / "data/processed/corpus")
+    urls = {"PREFECT_API_URL": f"{ui.prefect}/api", "MLFLOW_TRACKING_URI": ui.mlflow}
+    stage = Process("flows.pretrain --verbose", project_copy, environment() | NO_COMPILER | urls)
+
+    def trained(step: int) -> bool:
+        assert stage.running.poll() is None, stage.said()
+        return last_checkpoint(project_copy) > step
+
+    try:
+        stage.start()
+        wait_for(lambda: trained(0))
+        ui.kill()
+        before = last_checkpoint(project_copy)
+        wait_for(lambda: trained(before + 2 * REPORT_EVERY))
+        stage.running.send_signal(signal.SIGTERM)
+        stage.running.send_signal(signal.SIGTERM)  # as when the parent dies of the first
+        stage.running.wait(timeout=120)  # Prefect's client alone would try for minutes
+    finally:
+        stage.kill()
+    assert stage.running.returncode == command.STOPPED == 75, stage.said()
+    (folder,) = project_copy.glob(".threestage/stages/pretrain/*/")
+    assert Checkpoints(folder).load() is not None
+    assert not (project_copy / "models").exists()
+    assert not (project_copy / "reports").exists()
