@@ -85,13 +85,13 @@ class Team:
             "/artifacts": folder / "artifacts",
             "/backups": folder / "backups",
             "/prefect": folder / "prefect",
-            "/repository": folder / "repository/.git",
         }
         for name in ("artifacts", "backups", "prefect", "project"):
             (folder / name).mkdir()
         subprocess.run([sys.executable, DEPLOY / "passwords.py", folder / "secrets"], check=True)
         self.bucket = {"AWS_ACCESS_KEY_ID": "dvc", "AWS_SECRET_ACCESS_KEY": "a secret key"}
         self.running: dict[str, subprocess.Popen] = {}
+        self.stopped: list[str] = []
         self.postgres: Cluster | None = None
 
     def here(self, text: str) -> str:
@@ -168,22 +168,20 @@ class Team:
                 self.wait_for(service)
 
     def compose(self, line: str) -> None:
-        """Carry out a line of the guide: `docker compose run --rm SERVICE [COMMAND]`, `stop` or `up`."""
+        """Carry out a line of the guide: `docker compose run`, `stop`, or `up` of what was stopped."""
         verb, *arguments = [word for word in shlex.split(line)[2:] if word not in ("--rm", "--detach")]
         if verb == "run":
-            service, *command = arguments
-            words = self.command(service, command)
-            done = subprocess.run(
-                words, cwd=self.folder, env=self.environment(service), capture_output=True, text=True, check=False
-            )
+            service, *words = arguments
+            command, env = self.command(service, words), self.environment(service)
+            done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
         elif verb == "stop":
-            for service in arguments:
-                if service in self.running:
-                    self.kill(service, signal.SIGTERM)
+            self.stopped = [service for service in arguments if service in self.running]
+            for service in self.stopped:
+                self.kill(service, signal.SIGTERM)
         else:
-            assert verb == "up", line
-            self.up(*(arguments or ("mlflow", "prefect")))
+            assert line == "docker compose up --detach"
+            self.up(*self.stopped)
 
     @contextmanager
     def client(self, name: str = "admin") -> Iterator[MlflowClient]:
