@@ -27,8 +27,8 @@ MODELS = ("foundation", "classifier", "assistant")
 NAMES = {f"threestage-{model}" for model in MODELS}
 UNFINISHED = "tags.`threestage.registering` != 'done'"
 SOMEONE = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-STAGE = "finetune-classifier"
-LONGER = {"train": {"steps": 400, "checkpoint_every": 20}}
+STAGE = "finetune@assistant"
+LONGER = {"train": {"steps": 200, "checkpoint_every": 10}}
 EVIL = {"Origin": "https://evil.example"}
 
 
@@ -50,13 +50,13 @@ def team(tmp_path_factory) -> Iterator[Team]:
 
 @pytest.fixture(scope="module")
 def repository(team: Team, project: Path) -> Path:
-    """The team's repository: everything is made and shared, then a parameter of the classifier's training changed."""
+    """The team's repository: everything is made and shared, then a parameter of the assistant's training changed."""
     folder = shutil.copytree(project, team.folder / "repository", symlinks=True)
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "The models")
     done = team.run(f"set -e\n{block('The DVC remote')}\ndvc push", team.outside() | SOMEONE, folder)
     assert done.returncode == 0, done.stderr
-    change_params(folder, {"applications": {"classifier": LONGER}})
+    change_params(folder, {"applications": {"assistant": LONGER}})
     git(folder, "commit", "--quiet", "--all", "--message", "A longer training")
     return folder
 
@@ -146,7 +146,7 @@ def test_servers_refuse_strangers_and_run_no_jobs(team):
 def test_a_night_survives_restarts_of_prefect_and_mlflow_and_registers_each_model_once(team, night):
     assert night.state == "Completed", night.log
     assert set(night.tree.values()) == {"Completed"}, night.tree
-    assert {"finetune@classifier", "evaluate@classifier", "register", "share"} <= night.tree.keys()
+    assert {STAGE, "evaluate@assistant", "register", "share"} <= night.tree.keys()
     assert "pretrain" not in night.tree
     assert "Retry 1/4 will start" in night.log
     with team.client() as client:
@@ -189,7 +189,7 @@ def test_a_clone_pulls_what_the_night_pushed_and_has_nothing_to_do(team, reposit
     for model in MODELS:
         weights = f"models/{model}/model.safetensors"
         made_before = (clone / weights).read_bytes() == (repository / weights).read_bytes()
-        assert made_before == (model != "classifier")
+        assert made_before == (model != "assistant")
 
 
 @needs_postgres
@@ -284,6 +284,6 @@ def test_a_persons_backup_brings_back_an_sqlite_registry_and_its_artifacts(mlflo
     weights.unlink()
     run(restore)
     again = MlflowClient(f"sqlite:///{shutil.move(mlflow_store, tmp_path / 'restored.db')}")
-    assert [version.version for version in again.search_model_versions(f"name='{model}'")] == ["1"]
+    assert [version.version for version in again.search_model_versions(f"name='{model}'")] == [1]
     assert again.get_registered_model(model).description != "not committed"
     assert weights.read_text() == "weights"
