@@ -86,8 +86,10 @@ class Process:
 class Runs:
     """What a Prefect server knows of runs."""
 
-    def __init__(self, api: str) -> None:
-        self.api, self.client = api, SyncPrefectClient(api, httpx_settings={"timeout": HANGS})
+    def __init__(self, api: str, password: str | None = None) -> None:
+        """`password` is USER:PASSWORD of a server that asks for one."""
+        self.api = api
+        self.client = SyncPrefectClient(api, auth_string=password, httpx_settings={"timeout": HANGS})
 
     def ended(self, run: UUID) -> str:
         """What its state is called once it has ended."""

@@ -1,43 +1,51 @@
-"""A team's servers, started by the commands of docs/team.md: PostgreSQL, an object store, MLflow with users, Prefect.
+"""A team's servers: the services of deploy/compose.yaml as processes of this machine, with the same commands, variables
+and health checks.
 
-They are real, on free ports, in folders of their own; the object store is moto, a server that speaks S3.
+Only hosts, ports and folders are this machine's, PostgreSQL is Debian's, and DVC's remote is moto, a server that speaks
+S3.
 """
 
-import contextlib
-import io
 import os
 import pwd
 import re
-import secrets
+import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import mock
 
+import boto3
 import httpx
+import psutil
+import yaml
 from mlflow import MlflowClient
 from projects import ROOT, environment, free_ports
 from real_servers import wait_for
 
 GUIDE = (ROOT / "docs/team.md").read_text()
+DEPLOY = ROOT / "deploy"
+SERVICES = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 POSTGRES = "postgres"
-NOT_OF_A_SERVER = ("MLFLOW_", "PREFECT_", "AWS_", "PG", "THREESTAGE_")
+PORTS = {"postgres": 5432, "mlflow": 5000, "prefect": 4200, "worker": 8080, "app": 8000, "dvc": 9000}
+SETTINGS = ("MLFLOW_", "PREFECT_", "AWS_", "PG", "THREESTAGE_")
+"""Beginnings of variables that are not this process's business to hand to a team's servers and people."""
 
 
-def blocks(heading: str, language: str = "sh") -> list[str]:
-    """The code below a heading of the guide."""
+def blocks(heading: str) -> list[str]:
+    """The shell code below a heading of the guide."""
     section = re.split(r"^#{2,3} ", GUIDE.partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
-    return re.findall(rf"^```{language}\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return [code.strip() for code in re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)]
 
 
-def block(heading: str, language: str = "sh") -> str:
+def block(heading: str) -> str:
     """The same where it is one piece."""
-    (code,) = blocks(heading, language)
-    return code.strip()
+    (code,) = blocks(heading)
+    return code
 
 
 def why_no_postgres() -> str:
@@ -53,156 +61,222 @@ def _programs() -> str:
     """The folder of PostgreSQL's programs; Debian keeps its servers' off the path."""
     debian = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
     path = os.pathsep.join([*debian, os.environ["PATH"]])
-    found = shutil.which("initdb", path=path)
-    return str(Path(found).resolve().parent) if found else ""
+    initdb = shutil.which("initdb", path=path)
+    return str(Path(initdb).resolve().parent) if initdb else ""
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """The variables of an environment file."""
+    return dict(line.split("=", maxsplit=1) for line in path.read_text().splitlines())
 
 
 class Team:
-    """The servers, the passwords of those who use them, and the environment of each."""
+    """The services that run, and the environment of each service and person."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.passwords = folder, dict[str, str]()
-        self.ports = dict(zip((5432, 9000, 5000, 4200), free_ports(4), strict=True))
+        self.folder = folder
+        self.ports = dict(zip(PORTS.values(), free_ports(len(PORTS)), strict=True))
         self.mlflow_url = f"http://127.0.0.1:{self.ports[5000]}"
         self.prefect_url = f"http://127.0.0.1:{self.ports[4200]}/api"
-        lines = (line.partition("=") for line in self.here(block("servers.env")).splitlines())
-        self.servers_env = {name: value.replace("SECRET", secrets.token_hex(24)) for name, _, value in lines}
-        self.servers_env["MLFLOW_AUTH_CONFIG_PATH"] = str(ROOT / self.servers_env["MLFLOW_AUTH_CONFIG_PATH"])
+        self.app_url = f"http://127.0.0.1:{self.ports[8000]}"
+        self.project = folder / "project"
+        self.folders = {
+            "/opt/threestage": DEPLOY,
+            "/artifacts": folder / "artifacts",
+            "/backups": folder / "backups",
+            "/prefect": folder / "prefect",
+        }
+        for name in ("artifacts", "backups", "prefect", "project"):
+            (folder / name).mkdir()
+        subprocess.run([sys.executable, DEPLOY / "passwords.py", folder / "secrets"], check=True)
+        self.bucket = {"AWS_ACCESS_KEY_ID": "dvc", "AWS_SECRET_ACCESS_KEY": "a secret key"}
         self.running: dict[str, subprocess.Popen] = {}
-        self.as_postgres: Callable[..., None] | None = None
+        self.stopped: list[str] = []
+        self.postgres: Cluster | None = None
 
     def here(self, text: str) -> str:
-        """A part of the guide with the ports of this team."""
-        for written, port in self.ports.items():
-            text = re.sub(rf"\b{written}\b", str(port), text)
-        return text
+        """A value or a command of the compose file or the guide, with the hosts, ports and folders of this machine."""
+        for folder, path in self.folders.items():
+            text = re.sub(rf"(?<![^\s=]){folder}\b", str(path), text)
+        text = re.sub(r"\b(postgres|mlflow|prefect)(?=:\d)|^postgres$|\b0\.0\.0\.0\b", "127.0.0.1", text)
+        return re.sub(r"\b(5432|9000|5000|4200|8080|8000)\b", lambda port: str(self.ports[int(port[0])]), text)
 
-    def env(self, who: str, **more: str) -> dict[str, str]:
-        """The variables of one who uses MLflow, as the guide's table has them; without `who` of none."""
-        kept = {name: value for name, value in environment().items() if not name.startswith(NOT_OF_A_SERVER)}
-        user = {"MLFLOW_TRACKING_USERNAME": who, "MLFLOW_TRACKING_PASSWORD": self.passwords.get(who, "")}
-        address = {"MLFLOW_TRACKING_URI": self.mlflow_url, "GIT_TERMINAL_PROMPT": "0"}
-        keys = {name: self.servers_env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-        return kept | keys | address | (user if who else {}) | more
+    def outside(self) -> dict[str, str]:
+        """The variables of a shell that has none of the team's."""
+        variables = {name: value for name, value in environment().items() if not name.startswith(SETTINGS)}
+        return variables | self.bucket | {"GIT_TERMINAL_PROMPT": "0", "PGPORT": str(self.ports[5432])}
 
-    def of_the_team(self, who: str, **more: str) -> dict[str, str]:
-        """The same for one who works on the team's own models and runs."""
-        auth = {"PREFECT_API_AUTH_STRING": self.servers_env["PREFECT_SERVER_API_AUTH_STRING"]}
-        return self.env(who, THREESTAGE_NAMESPACE="threestage", PREFECT_API_URL=self.prefect_url, **auth, **more)
+    def person(self, name: str, **more: str) -> dict[str, str]:
+        """The variables of one of the team, from the file that passwords.py wrote."""
+        file = read_env(self.folder / "secrets" / f"{name}.env")
+        return self.outside() | {variable: self.here(value) for variable, value in file.items()} | more
 
-    def start(self, name: str, command: str) -> None:
-        """Start a server by its command; it is waited for elsewhere."""
+    def environment(self, service: str) -> dict[str, str]:
+        """The variables of a service."""
+        variables: dict[str, str] = {}
+        for file in SERVICES[service]["env_file"]:
+            variables |= read_env(self.folder / file)
+        variables |= SERVICES[service].get("environment", {})
+        return self.outside() | {name: self.here(value) for name, value in variables.items()}
+
+    def command(self, service: str, arguments: list[str] | None = None) -> list[str]:
+        """The command of a service, or its entry point with other arguments."""
+        definition = SERVICES[service]
+        words = [*definition.get("entrypoint", ()), *(arguments or definition["command"])]
+        return [self.here(word) for word in words]
+
+    def start(self, service: str, **more: str) -> None:
+        """Start a service, and come back at once."""
+        if service == POSTGRES:
+            self.postgres.start()
+            return
+        self.start_process(service, self.command(service), self.environment(service) | more)
+
+    def start_process(self, name: str, command: list[str], env: Mapping[str, str]) -> None:
+        """Start a process in a group of its own, which writes to a log of that name."""
+        folder = self.project if name == "worker" else self.folder
         with (self.folder / f"{name}.log").open("a") as log:
             self.running[name] = subprocess.Popen(
-                ["sh", "-c", f"exec {command}"],
-                cwd=self.folder,
-                env=self.env("") | self.servers_env,
-                process_group=0,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                command, cwd=folder, env=env, process_group=0, stdout=log, stderr=subprocess.STDOUT
             )
 
-    def start_mlflow(self) -> None:
-        """Start MLflow; one process answers as well as four for so few."""
-        self.start("mlflow", self.here(block("MLflow")) + " --workers 1")
+    def wait_for(self, service: str) -> None:
+        """Wait until a service's health check succeeds, or until it has ended well if it has none."""
+        if "healthcheck" not in SERVICES[service]:
+            assert self.running.pop(service).wait() == 0, self.log(service)
+            return
+        check = [self.here(word) for word in SERVICES[service]["healthcheck"]["test"][1:]]
 
-    def wait_for_mlflow(self) -> None:
-        """Wait until MLflow answers."""
-        self.wait_for("mlflow", f"{self.mlflow_url}/health")
+        def is_healthy() -> bool:
+            if service in self.running:
+                assert self.running[service].poll() is None, self.log(service)[-3000:]
+            return subprocess.run(check, env=self.outside(), capture_output=True).returncode == 0
+
+        wait_for(is_healthy, every=0.5)
+
+    def up(self, *services: str) -> None:
+        """Start services in the file's order, each when those that it depends on are healthy or have ended."""
+        healthy: set[str] = set()
+        for service in services:
+            for needed in SERVICES[service].get("depends_on", {}):
+                if needed in services and needed not in healthy:
+                    self.wait_for(needed)
+                    healthy.add(needed)
+            self.start(service)
+        for service in services:
+            if service not in healthy:
+                self.wait_for(service)
+
+    def compose(self, line: str) -> None:
+        """Carry out a line of the guide: `docker compose run`, `stop`, or `up` of what was stopped."""
+        verb, *arguments = [word for word in shlex.split(line)[2:] if word not in ("--rm", "--detach")]
+        if verb == "run":
+            service, *words = arguments
+            command, env = self.command(service, words), self.environment(service)
+            done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+        elif verb == "stop":
+            self.stopped = [service for service in arguments if service in self.running]
+            for service in self.stopped:
+                self.kill(service, signal.SIGTERM)
+        else:
+            assert line == "docker compose up --detach"
+            self.up(*self.stopped)
 
     @contextmanager
-    def client(self, who: str = "admin") -> Iterator[MlflowClient]:
+    def client(self, name: str = "admin") -> Iterator[MlflowClient]:
         """MLflow as one of the team sees it."""
-        with mock.patch.dict(os.environ, self.env(who)):
+        env = self.environment("users") if name == "admin" else self.person(name)
+        with mock.patch.dict(os.environ, env):
             yield MlflowClient(self.mlflow_url)
 
-    def kill(self, name: str) -> None:
-        """End a server and all its processes, as the loss of its machine would."""
-        server = self.running.pop(name)
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    def kill(self, service: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to a service and all its processes, and wait for its end."""
+        process = self.running.pop(service)
+        os.killpg(process.pid, number)
+        process.wait()
 
-    def log(self, name: str) -> str:
-        """What a server said."""
-        return (self.folder / f"{name}.log").read_text(errors="replace")
+    def processes(self, service: str) -> list[psutil.Process]:
+        """The processes of a service."""
+        first = psutil.Process(self.running[service].pid)
+        return [first, *first.children(recursive=True)]
 
-    def wait_for(self, name: str, url: str) -> None:
-        """Wait until a server answers that it is well."""
+    def log(self, service: str) -> str:
+        """What a service wrote."""
+        return (self.folder / f"{service}.log").read_text(errors="replace")
 
-        def answers() -> bool:
-            assert self.running[name].poll() is None, self.log(name)[-3000:]
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(url).is_success
-            return False
-
-        wait_for(answers)
-
-    def run(self, command: str, env: Mapping[str, str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """A command of the guide, for one of the team, in a folder."""
+    def run(self, command: str, env: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+        """A command of one of the team, in a folder."""
         shell = ["sh", "-c", self.here(command)]
-        return subprocess.run(shell, cwd=folder or self.folder, env=env, capture_output=True, text=True, check=False)
+        return subprocess.run(shell, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
-@contextmanager
-def _postgres(team: Team) -> Iterator[None]:
-    """A cluster of its own, as its own user where this is root; who can enter its folder may do everything there."""
-    with TemporaryDirectory(prefix="postgres-") as name:
-        user = {"user": POSTGRES, "group": POSTGRES, "extra_groups": []} if os.getuid() == 0 else {}
-        if user:
-            shutil.chown(name, POSTGRES, POSTGRES)
-        address = {"PGHOST": name, "PGPORT": team.servers_env["PGPORT"], "PGUSER": POSTGRES}
-        env = {"PATH": f"{_programs()}:{os.environ['PATH']}", "LANG": "C.UTF-8", **address}
-        options = f"-p {address['PGPORT']} -k {name} -c listen_addresses=127.0.0.1 -c fsync=off"
+class Cluster:
+    """A PostgreSQL server in a folder of its own, as its own user where this is root."""
 
-        def run(*command: str, said: str = "") -> None:
-            # A session of its own has no terminal, so that the password is read from what is said here.
-            done = subprocess.run(
-                command, cwd=name, env=env, input=said, capture_output=True, text=True, start_new_session=True, **user
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
+    def __init__(self, folder: str, team: Team) -> None:
+        self.folder = folder
+        self.user = {"user": POSTGRES, "group": POSTGRES, "extra_groups": []} if os.getuid() == 0 else {}
+        if self.user:
+            shutil.chown(folder, POSTGRES, POSTGRES)
+        address = {"PGHOST": folder, "PGPORT": str(team.ports[5432]), "PGUSER": POSTGRES}
+        path = f"{_programs()}:{os.environ['PATH']}"
+        self.env = team.environment(POSTGRES) | {"PATH": path, "LANG": "C.UTF-8", **address}
+        self.data = ("--pgdata", f"{folder}/data")
+        self.options = f"-p {address['PGPORT']} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
 
-        cluster = ("--pgdata", f"{name}/data")
-        run("initdb", *cluster, "--username", POSTGRES, "--auth-local=trust", "--auth-host=scram-sha-256", "--no-sync")
-        run("pg_ctl", *cluster, "--wait", "--silent", "--log", f"{name}/log", "--options", options, "start")
-        try:
-            password = f"{team.servers_env['PGPASSWORD']}\n"
-            for command in block("PostgreSQL").splitlines():
-                run(*command.split(), said=password * 2)
-            team.as_postgres = run
-            yield
-        finally:
-            run("pg_ctl", *cluster, "--wait", "--silent", "--mode=immediate", "stop")
+    def run(self, *command: str, text: str = "") -> None:
+        """Run one of PostgreSQL's programs as its administrator."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.env, input=text, capture_output=True, text=True, check=False, **self.user
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
+    def start(self) -> None:
+        """Do what the image does: make a new cluster, then run the scripts of its folder initdb.d."""
+        auth = ("--username", POSTGRES, "--auth-local=trust", "--auth-host=scram-sha-256")
+        self.run("initdb", *self.data, *auth, "--no-sync")
+        self.control("start", "--log", f"{self.folder}/log", "--options", self.options)
+        for volume in SERVICES[POSTGRES]["volumes"]:
+            source, target = volume.split(":")[:2]
+            if target.startswith("/docker-entrypoint-initdb.d/"):
+                self.run("sh", text=(DEPLOY / source).read_text())
 
-def make_users(team: Team) -> None:
-    """Run the guide's Python as its administrator, and keep the passwords that it prints."""
-    team.passwords["admin"] = team.servers_env["MLFLOW_AUTH_ADMIN_PASSWORD"]
-    said = io.StringIO()
-    with mock.patch.dict(os.environ, team.env("admin")), contextlib.redirect_stdout(said):
-        exec(team.here(block("Users of MLflow", "python")), {})
-    team.passwords |= dict(line.split() for line in said.getvalue().splitlines())
+    def control(self, action: str, *options: str) -> None:
+        """Start, restart or stop the server."""
+        self.run("pg_ctl", *self.data, "--wait", "--silent", *options, action)
 
 
 @contextmanager
 def servers(folder: Path) -> Iterator[Team]:
-    """The servers of a team, which end with the block."""
+    """The servers of a team and DVC's remote, which end with the block."""
     team = Team(folder)
-    try:
-        team.start("store", f"moto_server --host 127.0.0.1 --port {team.ports[9000]}")
-        with _postgres(team):
-            try:
-                team.wait_for("store", team.servers_env["AWS_ENDPOINT_URL"])
-                team.start("prefect", team.here(block("Prefect")))
-                team.start_mlflow()
-                made = team.run(block("Object store"), team.env("") | team.servers_env)
-                assert made.returncode == 0, made.stderr
-                team.wait_for_mlflow()
-                make_users(team)
-                team.wait_for("prefect", f"{team.prefect_url}/health")
-                yield team
-            finally:
-                for name in set(team.running) - {"store"}:
-                    team.kill(name)
-    finally:
-        for name in set(team.running):
-            team.kill(name)
+    with TemporaryDirectory(prefix="postgres-") as name:
+        team.postgres = Cluster(name, team)
+        try:
+            moto = ["moto_server", "--host", "127.0.0.1", "--port", str(team.ports[9000])]
+            team.start_process("dvc", moto, team.outside())
+            team.up("postgres", "mlflow", "prefect", "users")
+            _make_bucket(team)
+            yield team
+        finally:
+            for service in [*team.running]:
+                team.kill(service)
+            team.postgres.control("stop", "--mode=immediate")
+
+
+def _make_bucket(team: Team) -> None:
+    """Make the bucket of DVC's remote as soon as its server answers."""
+    url = f"http://127.0.0.1:{team.ports[9000]}"
+
+    def answers() -> bool:
+        try:
+            return httpx.get(url).is_success
+        except httpx.TransportError:
+            return False
+
+    wait_for(answers)
+    key, secret = team.bucket.values()
+    boto3.client("s3", endpoint_url=url, aws_access_key_id=key, aws_secret_access_key=secret).create_bucket(
+        Bucket="dvc"
+    )

@@ -1,33 +1,45 @@
-"""The project as a team has it: servers on PostgreSQL and S3, two clones, and what each of the five may do."""
+"""The project as a team has it: the services of compose.yaml, one night, two clones, and what each person may do."""
 
-import json
 import re
 import shutil
-import signal
+import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from mlflow import MlflowClient
 from mlflow.entities import ViewType
-from projects import git
-from real_servers import wait_for
-from team import Team, block, blocks, servers, why_no_postgres
+from projects import change_params, environment, git
+from real_servers import Runs, wait_for
+from team import Team, block, blocks, read_env, servers, why_no_postgres
 
 from tasks.registry.tracking import namespace
 from tasks.registry.versions import own_models, versions
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(why_no_postgres()), reason=why_no_postgres() or "there is one"),
-]
+pytestmark = pytest.mark.slow
+needs_postgres = pytest.mark.skipif(bool(why_no_postgres()), reason=why_no_postgres() or "there is one")
 
 MODELS = ("foundation", "classifier", "assistant")
 NAMES = {f"threestage-{model}" for model in MODELS}
 UNFINISHED = "tags.`threestage.registering` != 'done'"
 SOMEONE = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+STAGE = "finetune@assistant"
+LONGER = {"train": {"steps": 200, "checkpoint_every": 10}}
+EVIL = {"Origin": "https://evil.example"}
+
+
+@dataclass
+class Night:
+    """A run of `daily` during which Prefect, then MLflow was killed and came back."""
+
+    state: str
+    log: str
+    tree: dict[str, str]
+    branch: str
 
 
 @pytest.fixture(scope="module")
@@ -37,54 +49,69 @@ def team(tmp_path_factory) -> Iterator[Team]:
 
 
 @pytest.fixture(scope="module")
-def training(team: Team, project: Path, tmp_path_factory) -> Path:
-    """The training machine's clone: all is made and committed, and the team's remote is named."""
-    folder = shutil.copytree(project, tmp_path_factory.mktemp("training") / "project", symlinks=True)
+def repository(team: Team, project: Path) -> Path:
+    """The team's repository: everything is made and shared, then a parameter of the assistant's training changed."""
+    folder = shutil.copytree(project, team.folder / "repository", symlinks=True)
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "The models")
-    done = team.run(f"set -e\n{block('The DVC remote')}", team.env("", **SOMEONE), folder)
+    done = team.run(f"set -e\n{block('The DVC remote')}\ndvc push", team.outside() | SOMEONE, folder)
     assert done.returncode == 0, done.stderr
+    change_params(folder, {"applications": {"assistant": LONGER}})
+    git(folder, "commit", "--quiet", "--all", "--message", "A longer training")
     return folder
 
 
 @pytest.fixture(scope="module")
-def registered(team: Team, training: Path) -> str:
-    """What the training machine said as it registered: in the middle the tracking server was killed and came back."""
-    env = team.of_the_team("training", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    log = training.parent / "register.log"
+def night(team: Team, repository: Path) -> Night:
+    """One night of the worker, in a clone that it makes itself."""
+    team.start("worker", THREESTAGE_REPOSITORY=str(repository), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    wait_for(lambda: (team.project / "dvc.lock").exists())
+    done = team.run("dvc pull", team.person("training"), team.project)
+    assert done.returncode == 0, done.stderr
+    team.wait_for("worker")
+    runs = Runs(team.prefect_url, team.person("training")["PREFECT_API_AUTH_STRING"])
+    daily = runs.client.read_deployment_by_name("retrain/daily")
+    runs.client.pause_deployment(daily.id)
+    flow_run = runs.client.create_flow_run_from_deployment(
+        daily.id, parameters={"decide": "nobody", "push_to": "origin"}
+    ).id
+    state, retrain = team.project / f".threestage/stages/{STAGE}", team.project / ".threestage/retrain"
 
-    def said() -> str:
-        return log.read_text(errors="replace")
+    def log() -> str:
+        return (retrain / "log").read_text(errors="replace") if (retrain / "log").exists() else ""
 
-    def says(word: str, text: Callable[[], str]) -> None:
-        wait_for(lambda: word in text() or registering.poll() is not None)
-        assert registering.poll() is None, said()
+    def wait(there: Callable[[], object]) -> None:
+        wait_for(lambda: there() or runs.client.read_flow_run(flow_run).state.is_final(), every=0.1)
+        assert there(), log()
 
-    with log.open("w") as file:
-        command = [sys.executable, "-m", "flows.register"]
-        registering = subprocess.Popen(command, cwd=training, env=env, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        says("/registered-models/create", lambda: team.log("mlflow"))
-        team.kill("mlflow")
-        says("Retry 1/", said)
-        registering.send_signal(signal.SIGSTOP)  # so that its patience does not depend on how fast a server starts
-        team.start_mlflow()
-        pushed = team.run("dvc push", env, training)
-        assert pushed.returncode == 0, pushed.stderr
-        team.wait_for_mlflow()
-        registering.send_signal(signal.SIGCONT)
-        assert registering.wait() == 0, said()
-    finally:
-        registering.kill()
-        registering.wait()
-    return said()
+    wait(lambda: list(state.glob("*/step-*.safetensors")))
+    _without(team, "prefect", state / "lock")
+    wait(lambda: "/registered-models/create" in team.log("mlflow"))
+    team.kill("mlflow")
+    wait(lambda: "Retry 1/" in log())
+    _without(team, "mlflow", retrain / "lock")
+    name = runs.ended(flow_run)
+    team.kill("worker")
+    branch = f"retrain/{runs.client.read_flow_run(flow_run).name.split(':')[0].removeprefix('retrain ')}"
+    return Night(name, log(), runs.tree(flow_run), branch)
+
+
+def _without(team: Team, service: str, lock: Path) -> None:
+    """Kill a service and start it again; meanwhile the process that holds a lock waits, however long that takes."""
+    process = psutil.Process(int(lock.read_text()))
+    process.suspend()
+    if service in team.running:
+        team.kill(service)
+    team.up(service)
+    process.resume()
 
 
 @pytest.fixture(scope="module")
-def clone(team: Team, training: Path, registered: str, tmp_path_factory) -> Path:
-    """A fresh clone, as the reviewer and the engineer have one."""
+def clone(team: Team, repository: Path, night: Night, tmp_path_factory) -> Path:
+    """A fresh clone after the night's branch was merged, as the reviewer and the engineer have one."""
+    git(repository, "merge", "--quiet", night.branch)
     folder = tmp_path_factory.mktemp("reviewer") / "project"
-    git(training, "clone", "--quiet", str(training), str(folder))
+    git(repository, "clone", "--quiet", str(repository), str(folder))
     return folder
 
 
@@ -96,29 +123,32 @@ def aliases(team: Team) -> dict[str, dict[str, str]]:
 
 def flow_runs(team: Team) -> list[dict]:
     """All that ran in Prefect."""
-    auth = tuple(team.servers_env["PREFECT_SERVER_API_AUTH_STRING"].split(":"))
+    auth = tuple(team.person("training")["PREFECT_API_AUTH_STRING"].split(":"))
     answer = httpx.post(f"{team.prefect_url}/flow_runs/filter", json={"sort": "ID_DESC"}, auth=auth, timeout=600)
     return answer.raise_for_status().json()
 
 
-@pytest.mark.parametrize(
-    ("variable", "reason"),
-    [
-        ("MLFLOW_TRACKING_PASSWORD", "one of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD is wrong"),
-        ("PREFECT_API_AUTH_STRING", "PREFECT_API_AUTH_STRING must be its USER:PASSWORD"),
-    ],
-)
-def test_a_wrong_password_is_said_in_a_line_with_the_way_out(team, training, variable, reason):
-    env = team.of_the_team("training") | {variable: "team:wrong"}
-    done = team.run("python -m flows.register", env, training)
-    assert done.returncode == 1
-    (said,) = done.stderr.splitlines()
-    server = {"MLFLOW": f"MLFLOW_TRACKING_URI={team.mlflow_url}", "PREFECT": f"PREFECT_API_URL={team.prefect_url}"}
-    assert said == f"error: {server[variable.partition('_')[0]]}: it refuses (401); {reason}"
+@needs_postgres
+def test_servers_refuse_strangers_and_run_no_jobs(team):
+    experiments = f"{team.mlflow_url}/api/2.0/mlflow/experiments/search"
+    assert httpx.get(experiments, params={"max_results": 1}).status_code == 401
+    assert httpx.post(experiments, headers=EVIL).text == "Cross-origin request blocked"
+    assert httpx.get(team.mlflow_url, headers={"Host": "evil.example"}).status_code == 403
+    runs = f"{team.prefect_url}/flow_runs/filter"
+    assert httpx.post(runs).status_code == 401
+    allowed = httpx.options(runs, headers=EVIL | {"Access-Control-Request-Method": "POST"}).headers
+    assert "access-control-allow-origin" not in allowed
+    assert len(team.processes("mlflow")) == 2
+    assert len(team.processes("prefect")) == 1
 
 
-def test_a_registration_waits_for_a_server_that_went_away_and_doubles_nothing(team, registered):
-    assert "Retry 1/4 will start" in registered
+@needs_postgres
+def test_a_night_survives_restarts_of_prefect_and_mlflow_and_registers_each_model_once(team, night):
+    assert night.state == "Completed", night.log
+    assert set(night.tree.values()) == {"Completed"}, night.tree
+    assert {STAGE, "evaluate@assistant", "register", "share"} <= night.tree.keys()
+    assert "pretrain" not in night.tree
+    assert "Retry 1/4 will start" in night.log
     with team.client() as client:
         assert {model.name: len(versions(client, model.name)) for model in client.search_registered_models()} == (
             dict.fromkeys(NAMES, 1)
@@ -128,41 +158,61 @@ def test_a_registration_waits_for_a_server_that_went_away_and_doubles_nothing(te
     assert aliases(team) == {model: {"challenger": "1"} for model in MODELS}
 
 
-def test_a_clone_pulls_what_another_pushed_and_has_nothing_to_do(team, training, clone):
-    said = {}
+@needs_postgres
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("MLFLOW_TRACKING_PASSWORD", "one of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD is wrong"),
+        ("PREFECT_API_AUTH_STRING", "PREFECT_API_AUTH_STRING must be its USER:PASSWORD"),
+    ],
+)
+def test_a_wrong_password_is_said_in_a_line_with_the_way_out(team, clone, variable, reason):
+    env = team.person("training") | {variable: "team:wrong"}
+    done = team.run("python -m flows.register", env, clone)
+    assert done.returncode == 1
+    (error,) = done.stderr.splitlines()
+    server = {"MLFLOW": f"MLFLOW_TRACKING_URI={team.mlflow_url}", "PREFECT": f"PREFECT_API_URL={team.prefect_url}"}
+    assert error == f"error: {server[variable.partition('_')[0]]}: it refuses (401); {reason}"
+
+
+@needs_postgres
+def test_a_clone_pulls_what_the_night_pushed_and_has_nothing_to_do(team, repository, clone):
+    output = {}
     for line in block("A week").splitlines():
         command = line.partition("  #")[0].strip()
-        done = team.run(command, team.of_the_team("reviewer"), clone)
+        done = team.run(command, team.person("reviewer"), clone)
         assert done.returncode == 0, done.stdout + done.stderr
-        said[command] = done.stdout + done.stderr
-    assert "Data and pipelines are up to date." in said["dvc repro"]
-    assert "Everything is up to date" in said["python -m flows"]
-    assert said["python -m flows"].count("version 1, challenger") == len(MODELS)
-    assert (clone / "dvc.lock").read_bytes() == (training / "dvc.lock").read_bytes()
+        output[command] = done.stdout + done.stderr
+    assert "Data and pipelines are up to date." in output["dvc repro"]
+    assert "Everything is up to date" in output["python -m flows"]
+    assert output["python -m flows"].count("version 1, challenger") == len(MODELS)
     for model in MODELS:
         weights = f"models/{model}/model.safetensors"
-        assert (clone / weights).read_bytes() == (training / weights).read_bytes()
+        made_before = (clone / weights).read_bytes() == (repository / weights).read_bytes()
+        assert made_before == (model != "assistant")
 
 
-def test_what_one_decides_all_see(team, training, clone):
-    reviewer = team.of_the_team("reviewer")
-    for command in ("classifier", "approve classifier --despite-gates --reason 'as the page says' --by 'the reviewer'"):
-        done = team.run(f"python -m flows.review {command}", reviewer, clone)
-        assert done.returncode == 0, done.stdout + done.stderr
-    seen = team.run("python -m flows.review history classifier", team.of_the_team("training"), training)
+@needs_postgres
+def test_what_one_decides_all_see(team, clone):
+    decide = "approve classifier --despite-gates --reason 'as the page says' --by 'the reviewer'"
+    done = team.run(f"python -m flows.review {decide}", team.person("reviewer"), clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    history = team.run("python -m flows.review history classifier", team.person("training"), team.project)
     assert re.search(
-        r"^version 1 approved (despite .*)?by the reviewer, .*: as the page says$", seen.stdout, re.MULTILINE
+        r"^version 1 approved (despite .*)?by the reviewer, .*: as the page says$", history.stdout, re.MULTILINE
     )
-    assert seen.stdout.endswith("now: champion 1\n")
+    assert history.stdout.endswith("now: champion 1\n")
     assert aliases(team)["classifier"] == {"champion": "1"}
 
 
+@needs_postgres
 def test_a_laptop_touches_none_of_the_teams_models(team, clone, monkeypatch):
     before = aliases(team)
     register = "from tasks.registry.register import register_model; register_model('classifier')"
-    done = team.run(f'python -c "{register}"', team.env("engineer"), clone)
+    done = team.run(f'python -c "{register}"', team.person("engineer"), clone)
     assert done.returncode == 0, done.stderr
-    refused = team.run("python -m flows.review reject assistant --reason no", team.of_the_team("engineer"), clone)
+    own_file = team.person("engineer", THREESTAGE_NAMESPACE="threestage")
+    refused = team.run("python -m flows.review reject assistant --reason no", own_file, clone)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
     assert "it refuses engineer this (403)" in refused.stderr
     assert aliases(team) == before
@@ -175,33 +225,64 @@ def test_a_laptop_touches_none_of_the_teams_models(team, clone, monkeypatch):
         assert {model for model, _ in own_models(client)} == set(MODELS)
 
 
-def test_servers_find_their_database_again(team, registered):
-    def seen() -> tuple[dict[str, dict[str, str]], list[str]]:
+@needs_postgres
+def test_servers_find_their_database_again(team, night):
+    def records() -> tuple[dict[str, dict[str, str]], list[str]]:
         return aliases(team), [run["id"] for run in flow_runs(team)]
 
-    before = seen()
-    team.as_postgres("pg_ctl", "--pgdata=data", "--log=log", "--mode=immediate", "--wait", "--silent", "restart")
-    assert seen() == before
+    before = records()
+    team.postgres.control("restart", "--log", "log", "--mode=immediate")
+    assert records() == before
 
 
-def test_a_backup_brings_everything_back(team, registered):
-    before = aliases(team)
-    env = team.env("") | team.servers_env
-    save, restore = blocks("Backups")
-    assert team.run(save, env).returncode == 0
-    for name in ("mlflow", "prefect"):
-        team.kill(name)
-    for name in ("mlflow", "mlflow_auth", "prefect"):
-        team.as_postgres("dropdb", "--force", name)
-    for command in block("PostgreSQL").splitlines()[1:]:
-        team.as_postgres(*command.split())
-    restored = team.run(restore, env)
-    assert (restored.returncode, restored.stderr) == (0, "")
-    team.start_mlflow()
-    team.wait_for_mlflow()
-    assert aliases(team) == before
-    with team.client("reviewer") as client:
-        run = versions(client, "threestage-foundation")[0].run_id
-        card = Path(client.download_artifacts(run, "card/card.md", team.folder)).read_text()
-        assert json.loads(Path(client.download_artifacts(run, "lineage/stages.json", team.folder)).read_text())
-    assert card.startswith("# ")
+@needs_postgres
+def test_a_backup_brings_back_runs_versions_and_decisions_and_the_app_serves_the_champion(team, night):
+    before = aliases(team), [run["id"] for run in flow_runs(team)]
+    make, stop, *code, upgrade_mlflow, upgrade_prefect, start = block("Upgrade").splitlines()
+    assert code == ["git pull", "docker compose build"]
+    assert make == block("Backup")
+    team.compose(make)
+    (backup,) = (team.folder / "backups").iterdir()
+    with team.client() as client:
+        client.delete_registered_model("threestage-classifier")
+    stop_again, restore, start_again = block("Restore").splitlines()
+    assert (stop, start) == (stop_again, start_again)
+    team.compose(stop)
+    shutil.rmtree(team.folder / "artifacts")
+    (team.folder / "artifacts").mkdir()
+    team.postgres.run("dropdb", "prefect")
+    for line in (restore.replace("DATE", backup.name), upgrade_mlflow, upgrade_prefect, start):
+        team.compose(line)
+    assert (aliases(team), [run["id"] for run in flow_runs(team)]) == before
+    team.up("app")
+    key = {"Authorization": f"Bearer {read_env(team.folder / 'secrets/app.env')['THREESTAGE_API_KEYS']}"}
+    wait_for(lambda: httpx.get(f"{team.app_url}/readyz").is_success)
+    mail = {"model": "classifier", "emails": [{"subject": "Lunch", "body": "At noon?"}]}
+    verdict = httpx.post(f"{team.app_url}/classify", json=mail, headers=key, timeout=600)
+    assert verdict.is_success, verdict.text
+    assert verdict.json()["verdicts"][0]["leaning"] in ("ham", "spam")
+
+
+def test_a_persons_backup_brings_back_an_sqlite_registry_and_its_artifacts(mlflow_store, tmp_path):
+    client = MlflowClient(f"sqlite:///{mlflow_store}")
+    model = client.create_registered_model("threestage-classifier").name
+    client.create_model_version(model, str(tmp_path / "mlartifacts/weights"), run_id=None)
+    weights = tmp_path / "mlartifacts/weights"
+    weights.parent.mkdir()
+    weights.write_text("weights")
+
+    def run(code: str) -> None:
+        subprocess.run(["sh", "-c", f"set -e\n{code}"], cwd=tmp_path, env=environment(), check=True)
+
+    backup, restore = blocks("One person's registry")
+    with sqlite3.connect(mlflow_store) as writer:
+        writer.execute("UPDATE registered_models SET description = 'not committed'")
+        run(backup)
+        writer.rollback()
+    client.delete_registered_model(model)
+    weights.unlink()
+    run(restore)
+    again = MlflowClient(f"sqlite:///{shutil.move(mlflow_store, tmp_path / 'restored.db')}")
+    assert [version.version for version in again.search_model_versions(f"name='{model}'")] == [1]
+    assert again.get_registered_model(model).description != "not committed"
+    assert weights.read_text() == "weights"
