@@ -79,12 +79,12 @@ def check(
     in_project()
     from tasks.data.folders import files_below
     from tasks.data.inbox import INBOX
-    from tasks.data.sources import Source, fetch_source, pinned
+    from tasks.data.sources import Source, pinned, write_source
 
     source, label_map = pinned(Source(source=path, files=files, encoding=encoding)), dict(map(_meaning, label or []))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
-        fetched = fetch_source.fn(source, folder)
+        fetched = write_source(source, folder)
         typer.echo(f"{path}: {_forms(files_below(folder))}, {fetched['bytes']:,} bytes")
         best = _best(folder, dataset, label_map)
     for found in best:

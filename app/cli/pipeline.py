@@ -11,7 +11,6 @@ import typer
 
 from app.cli.shared import Json, missing_store
 from app.project import in_project
-from llm.errors import UserError
 
 AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
 """Settings of a command that hands its arguments over."""
@@ -39,14 +38,12 @@ def hand_over(module: str) -> Callable[[typer.Context], NoReturn]:
 def status(as_json: Json = False) -> None:
     """Show stale stages and why, registered versions, interrupted trainings."""
     in_project()
-    from tasks.stages.graph import changes
     from tasks.stages.params import check_outline
 
-    try:
-        stale, interrupted = changes(), []
-    except UserError:
-        check_outline()  # its message is better than DVC's, if this is the reason
-        raise
+    check_outline()
+    from tasks.stages.graph import changes
+
+    stale, interrupted = changes(), []
     if any(Path(".threestage/stages").glob("*/*/")):
         from tasks.training.interrupted import interrupted as find_interrupted  # which loads torch
 

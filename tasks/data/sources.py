@@ -9,14 +9,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import httpx
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task
 from pydantic import StringConstraints, field_validator, model_validator
 
 from llm.config import Config
@@ -40,6 +37,10 @@ from tasks.data.remote import (
     wrong_hash,
 )
 from tasks.data.sniff import HEAD, PROSE, sniff, suffix_of
+
+if TYPE_CHECKING:  # params.yaml is checked by these classes, and needs no Prefect
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
 
 KNOWN = re.compile(
     rf"({NPM}|{PYPI}|hf:[\w./~-]+(:[\w.-]+)?(@[\w.-]+)?|https://.+|({'|'.join(STORES)})://.+|file:.+"
@@ -67,6 +68,10 @@ class Source(Config):
     """The encoding of its texts if it is not UTF-8, such as windows-1252: they are written as UTF-8."""
     name: str | None = None
     """The folder below data/raw/<dataset>/; by default the package's or the file's own name."""
+    licence: str | None = None
+    """The licence of its files, for the model card."""
+    note: str | None = None
+    """A remark for the model card, such as terms that the licence leaves open."""
 
     @model_validator(mode="before")
     @classmethod
@@ -120,7 +125,7 @@ def _kind_and_place(source: Source) -> tuple[str, str]:
     return "file", source.source
 
 
-def _may_pass(_task: Task, _task_run: TaskRun, state: State) -> bool:
+def _may_pass(_task: "Task", _task_run: "TaskRun", state: "State") -> bool:
     return isinstance(state.result(raise_on_failure=False), UnreachableError)
 
 
@@ -162,7 +167,7 @@ def check_names(sources: list[Source]) -> None:
 
 
 def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
-    """Raise UserError for a glob of `train_only` that begins with a folder of no source.
+    """Raise UserError for a glob of rows, such as `books/*`, that begins with a folder of no source.
 
     Generated instructions have a source that is no path: a glob without a folder is not checked here.
     """
@@ -170,7 +175,7 @@ def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
     for glob in globs:
         folder, is_path, _ = re.split(r"[*?[]", glob, maxsplit=1)[0].partition("/")
         if is_path and folder not in names:
-            raise UserError(f"train_only: {glob!r} fits no source; they are {', '.join(f'{name}/' for name in names)}")
+            raise UserError(f"{glob!r} fits no source; they are {', '.join(f'{name}/' for name in names)}")
 
 
 def pinned(source: Source) -> Source:
@@ -203,14 +208,22 @@ def obtain(source: Source, scratch: Path) -> Found:
     return find_files(str(path), source.source)
 
 
-@task(
-    task_run_name="{source.source}",
-    retries=3,
-    retry_delay_seconds=[1, 4, 10],
-    retry_condition_fn=_may_pass,
-    cache_policy=NO_CACHE,
-)
+@cache
+def fetch_task() -> "Task":
+    """`write_source` as a Prefect task, which tries again if a server does not answer."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    options = {"retries": 3, "retry_delay_seconds": [1, 4, 10], "retry_condition_fn": _may_pass}
+    return task(write_source, task_run_name="{source.source}", cache_policy=NO_CACHE, **options)
+
+
 def fetch_source(source: Source, folder: Path) -> dict[str, Any]:
+    """Run `write_source` as a Prefect task. Raises as `write_source` does."""
+    return fetch_task()(source, folder)
+
+
+def write_source(source: Source, folder: Path) -> dict[str, Any]:
     """Write a source's files to `folder/<source_name>/` and return its name, number of files, bytes and sha256.
 
     Archives are unpacked, also those in a folder. Raises UserError (a wrong hash, a missing file or client, an archive

@@ -11,7 +11,7 @@ from projects import ROOT
 from typer.testing import CliRunner
 
 from app.cli.command import cli
-from tasks.data.sources import Source, fetch_source
+from tasks.data.sources import Source, write_source
 from tasks.stages.params import load_dataset
 from tests.app.conftest import error_of
 
@@ -182,4 +182,4 @@ def test_the_printed_block_pins_a_file_and_a_folder(tmp_path):
     Path("notes/b/c.md").write_text("changed")
     (tmp_path / "raw").mkdir()
     with pytest.raises(ValueError, match=r"^notes: its sha256 is "):
-        fetch_source.fn(source, tmp_path / "raw")
+        write_source(source, tmp_path / "raw")
