@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Self
+from urllib.parse import unquote, urlsplit
 
-import httpx
 from pydantic import StringConstraints, field_validator, model_validator
 
 from llm.config import Config
@@ -84,6 +84,8 @@ class Source(Config):
         if not KNOWN.fullmatch(source):
             raise ValueError(f"sources are {FORMS}")
         if source.startswith("https:"):
+            import httpx
+
             try:
                 httpx.URL(source)
             except httpx.InvalidURL as error:
@@ -129,6 +131,13 @@ def _may_pass(_task: "Task", _task_run: "TaskRun", state: "State") -> bool:
     return isinstance(state.result(raise_on_failure=False), UnreachableError)
 
 
+def _path_in(kind: str, place: str) -> str:
+    """The path in the place of a file: in its address or bucket, or on this machine."""
+    if kind == "file":
+        return place
+    return unquote(urlsplit(place).path) if kind in ("https", "http") else place.partition("//")[2]
+
+
 def source_name(source: Source) -> str:
     """The folder of a source below its dataset: its name, else the package without its scope, the file without its
     suffix, or the folder."""
@@ -143,9 +152,7 @@ def source_name(source: Source) -> str:
         case "hf":
             name = PurePosixPath(rest.partition("@")[0].partition(":")[0]).name
         case _:
-            path = (
-                rest if kind == "file" else httpx.URL(rest).path if kind.startswith("http") else rest.partition("//")[2]
-            )
+            path = _path_in(kind, rest)
             here = Path(path).expanduser() if kind == "file" else None
             is_glob = any(mark in path for mark in WILD) and not (here and here.exists())
             name = PurePosixPath(before_wildcards(path) if is_glob else path).name
