@@ -14,7 +14,7 @@ from tasks.data.inbox import open_inbox
 from tasks.data.sources import Source, check_names, fetch_source
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
-from tasks.stages.params import check_outline, dataset_names, load_dataset
+from tasks.stages.params import dataset_names, load_dataset
 from tasks.stages.server import leave_artifact
 
 
@@ -29,11 +29,7 @@ def fetch(name: str, params: list[Source]) -> None:
 
 
 def load(name: str) -> list[Source]:
-    """A dataset's sources.
-
-    Checks all datasets, so that a mistake in one is found before the run has begun with another.
-    """
-    check_outline()
+    """A dataset's sources."""
     return load_dataset(name).sources
 
 

@@ -12,7 +12,8 @@ from llm.device import choose_compute
 from llm.objectives.assistant.replay import answer_prompts, write_replay
 from tasks.registry.tracking import stage_run
 from tasks.stages.command import stage_command
-from tasks.stages.params import load_replay, replay_file, replay_names
+from tasks.stages.cross_checks import replay_file
+from tasks.stages.params import load_replay, replay_names
 
 
 @flow(flow_run_name="replay-{name}")

@@ -211,14 +211,14 @@ def smollm2(shared) -> Path:
     """The GGUF file of SmolLM2-135M-Instruct, 98 MB: downloaded once, kept where the pipeline would keep it."""
     from llm.files import atomic_folder
     from tasks.data.published import PUBLISHED, STATE
-    from tasks.data.sources import fetch_source
+    from tasks.data.sources import write_source
 
     source = PUBLISHED["smollm2-135m"]
     folder = ROOT / STATE / source.sha256[:16]
     with FileLock(shared / "smollm2.lock"):
         if not folder.exists():
             with atomic_folder(folder) as fresh:
-                fetch_source.fn(source, fresh)
+                write_source(source, fresh)
     (file,) = folder.rglob("*.gguf")
     return file
 

@@ -53,7 +53,8 @@ SMALL = {
         },
         "assistant": {
             "train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}
-            | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}},
+            | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}}
+            | {"twice": []},  # nor of this one
             "evaluate": {"max_new_tokens": 8},
         },
     },

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.shared import SOME_FAILED, Json, Model, loaded_version, print_json, to_person
+from app.cli.shared import SOME_FAILED, Json, Model, check_model, loaded_version, print_json, to_person
 from llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def chat(
     On a terminal it remembers the conversation; Ctrl-C stops an answer, an empty line ends. From a pipe each line is a
     question of its own.
     """
+    check_model(model)
     on_terminal, failed = not question and sys.stdin.isatty(), False
     from app.errors import RequestError
     from llm.chat import Message

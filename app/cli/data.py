@@ -6,6 +6,7 @@ import shlex
 import tempfile
 import textwrap
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -71,6 +72,9 @@ def check(
     label: Annotated[
         list[str] | None, typer.Option(metavar="VALUE=LABEL", help="A value's label: 1=spam; repeat for more.")
     ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=NAME", help="A column's name: label=folder; repeat for more.")
+    ] = None,
 ) -> None:
     """Print what is in files: form, rows, problems, and the block to paste.
 
@@ -78,23 +82,29 @@ def check(
     """
     in_project()
     from tasks.data.folders import files_below
-    from tasks.data.inbox import INBOX
-    from tasks.data.sources import Source, fetch_source, pinned
+    from tasks.data.sources import Source, pinned, write_source
 
-    source, label_map = pinned(Source(source=path, files=files, encoding=encoding)), dict(map(_meaning, label or []))
+    label_map = dict(_pair("--label", "1=spam", text) for text in label or [])
+    columns = dict(_pair("--column", "label=folder", text) for text in column or [])
+    source = pinned(Source(source=path, files=files, encoding=encoding))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
-        fetched = fetch_source.fn(source, folder)
+        fetched = write_source(source, folder)
         typer.echo(f"{path}: {_forms(files_below(folder))}, {fetched['bytes']:,} bytes")
-        best = _best(folder, dataset, label_map)
+        best = _best(folder, dataset, {"label_map": label_map, "columns": columns})
+        hint = None if "label" in best[0].table else _label_hint(path, folder, dataset)
     for found in best:
         labels = found.table["label"].value_counts().items() if "label" in found.table else ()
         counts = ", ".join(f"{count} {name}" for name, count in labels)
         typer.echo(f"as {found.dataset}: {len(found.table)} rows{f' ({counts})' if counts else ''}")
         _print_problems(found, f"{folder}/")
         _preview(found)
-    if len(best) > 1 or best[0].stopping() or best[0].table.empty:
+    if hint:
+        typer.echo(hint)
+    if hint or len(best) > 1 or best[0].stopping() or best[0].table.empty:
         raise typer.Exit(1)
+    from tasks.data.inbox import INBOX
+
     if Path(path.removeprefix("file:")).resolve().is_relative_to(INBOX.resolve()):
         typer.echo(NO_LINE_NEEDED)
         return
@@ -102,15 +112,36 @@ def check(
     typer.echo(f"to take them in, put this below datasets.{name}.sources in params.yaml:")
     sha256 = None if path.startswith("hf:") else fetched["sha256"]
     typer.echo(_block(source=source.source, sha256=sha256, files=files, encoding=encoding))
-    if label_map:
-        typer.echo(f"and below datasets.{name}.preprocess: label_map: {json.dumps(label_map)}")
+    for key, values in {"label_map": label_map, "columns": columns}.items():
+        if values:
+            typer.echo(f"and below datasets.{name}.preprocess: {key}: {json.dumps(values)}")
 
 
-def _meaning(given: str) -> tuple[str, str]:
-    value, mark, label = given.partition("=")
+def _pair(option: str, example: str, text: str) -> tuple[str, str]:
+    key, mark, value = text.partition("=")
     if not mark:
-        raise UserError(f"--label {given}: write VALUE=LABEL, such as 1=spam")
-    return value, label
+        raise UserError(f"{option} {text}: write it as in {option} {example}")
+    return key, value
+
+
+def _label_hint(source: str, folder: Path, dataset: str | None) -> str | None:
+    """A line on a table of mails whose column of labels has no usual name; None if there is no such table."""
+    from tasks.data.folders import files_below
+    from tasks.data.formats.mails import likely_label
+    from tasks.datasets import find
+
+    if dataset and find(dataset).labels is None:
+        return None
+    for path in files_below(folder):
+        with suppress(UserError):  # reported with its file
+            if likely := likely_label(path):
+                name, counts = likely
+                values = ", ".join(f"{count} {value!r}" for value, count in counts.most_common(SHOWN))
+                again = f"threestage data check {shlex.quote(source)}"
+                mails = f"{again} --as emails --column {shlex.quote(f'label={name}')}"
+                texts = "" if dataset else f"; if they are texts without labels: {again} --as corpus"
+                return f"these may be mails with their labels under {name!r} ({values}): {mails}{texts}"
+    return None
 
 
 def _forms(paths: list[Path]) -> str:
@@ -126,7 +157,7 @@ def _forms(paths: list[Path]) -> str:
     return ", ".join(f"{count} {form}" if len(paths) > 1 else form for form, count in counts.most_common())
 
 
-def _best(folder: Path, wanted: str | None, label_map: dict[str, str]) -> list[Read]:
+def _best(folder: Path, wanted: str | None, changes: dict[str, dict[str, str]]) -> list[Read]:
     """The dataset that suits the files best; of equals the one that demands most of them.
 
     If none reads anything, all that suit equally well; one entry if all have the same problems.
@@ -136,7 +167,7 @@ def _best(folder: Path, wanted: str | None, label_map: dict[str, str]) -> list[R
     names = dataset_names()
     if wanted and wanted not in names:
         raise UserError(f"there is no dataset {wanted!r}; those are {', '.join(names)}")
-    found = [_read(name, folder, label_map) for name in names if wanted in (None, name)]
+    found = [_read(name, folder, changes) for name in names if wanted in (None, name)]
     best = max(reversed(found), key=Read.fits)
     if best.fits()[0]:
         return [best]
@@ -145,7 +176,7 @@ def _best(folder: Path, wanted: str | None, label_map: dict[str, str]) -> list[R
     return [equal[0]._replace(dataset="any dataset")] if alike else equal
 
 
-def _read(name: str, folder: Path, label_map: dict[str, str]) -> Read:
+def _read(name: str, folder: Path, changes: dict[str, dict[str, str]]) -> Read:
     import pandas as pd
 
     from tasks.data.formats import Problem
@@ -153,8 +184,9 @@ def _read(name: str, folder: Path, label_map: dict[str, str]) -> Read:
     from tasks.stages.params import load_preprocess
 
     dataset, params, problems = find(name), load_preprocess(name), []
-    if label_map and hasattr(params, "label_map"):
-        params = type(params)(**params.model_dump() | {"label_map": {**params.label_map, **label_map}})
+    given = {key: getattr(params, key) | new for key, new in changes.items() if new and hasattr(params, key)}
+    if given:
+        params = type(params)(**params.model_dump() | given)
     try:
         table = dataset.check(folder, params, problems) if dataset.check else dataset.read(folder, params)
     except UserError as error:
@@ -174,10 +206,14 @@ def _print_problems(found: Read, folder: str) -> None:
         return
     left_out = f", {len(problems) - stopping} rows left out" if len(problems) > stopping else ""
     typer.echo(f"problems: {stopping} that stop the stage{left_out}")
-    for problem in problems[:NAMED]:
-        typer.echo(f"  {problem}".replace(folder, ""))
-    if len(problems) > NAMED:
-        typer.echo(f"  and {len(problems) - NAMED} more")
+    reasons: dict[str, list[Problem]] = {}
+    for problem in problems:
+        reasons.setdefault(problem.reason, []).append(problem)
+    for same in list(reasons.values())[:NAMED]:
+        more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
+        typer.echo(f"  {same[0]}{more}".replace(folder, ""))
+    if len(reasons) > NAMED:
+        typer.echo(f"  and {len(reasons) - NAMED} other reasons")
     if unknown := sorted(_unknown_labels(problems))[:NAMED]:
         typer.echo(f"map these labels with {' '.join(f'--label {shlex.quote(value)}=…' for value in unknown)}")
         labels = [*(found.table["label"].unique() if "label" in found.table else ()), *unknown]

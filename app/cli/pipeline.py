@@ -5,13 +5,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 
 from app.cli.shared import Json, missing_store
 from app.project import in_project
-from llm.errors import UserError
 
 AS_IT_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
 """Settings of a command that hands its arguments over."""
@@ -39,22 +38,22 @@ def hand_over(module: str) -> Callable[[typer.Context], NoReturn]:
 def status(as_json: Json = False) -> None:
     """Show stale stages and why, registered versions, interrupted trainings."""
     in_project()
-    from tasks.stages.graph import changes
     from tasks.stages.params import check_outline
 
-    try:
-        stale, interrupted = changes(), []
-    except UserError:
-        check_outline()  # its message is better than DVC's, if this is the reason
-        raise
+    check_outline()
+    from tasks.registry.listing import list_versions
+    from tasks.stages.graph import changes
+
+    stale, interrupted = changes(), []
     if any(Path(".threestage/stages").glob("*/*/")):
         from tasks.training.interrupted import interrupted as find_interrupted  # which loads torch
 
         interrupted = find_interrupted()
-    versions = _registered()
+    versions = [] if missing_store() else list_versions()
     if as_json:
         stopped = [{"stage": each.stage, "step": each.step, "folder": str(each.folder)} for each in interrupted]
-        typer.echo(json.dumps({"stale": stale, "versions": versions, "interrupted": stopped}))
+        rows = [row._asdict() for row in versions]
+        typer.echo(json.dumps({"stale": stale, "versions": rows, "interrupted": stopped}))
         return
     typer.echo("stale stages; `threestage run` runs them:" if stale else "no stage is stale")
     width = max(map(len, stale), default=0)
@@ -65,37 +64,7 @@ def status(as_json: Json = False) -> None:
         typer.echo(f"interrupted: {each}")
     typer.echo("the registry has these versions:" if versions else "the registry is empty")
     for row in versions:
-        despite = [f"approved despite {' and '.join(row['despite'])}"] if "despite" in row else []
-        state = [row["state"]] if "state" in row else []
-        known = ", ".join([*row["aliases"], *state, *despite])
-        typer.echo(f"  {row['model']}/{row['version']}  {row['created']}  {known}".rstrip())
-
-
-def _registered() -> list[dict[str, Any]]:
-    """All versions, by model and the newest first; none, and no new store, if there is no store."""
-    if missing_store():
-        return []
-    from datetime import UTC, datetime
-
-    from mlflow import MlflowClient
-
-    from tasks.registry.decide import model_state
-    from tasks.registry.tracking import configure_tracking, server_errors
-    from tasks.registry.versions import PENDING, REJECTED, SUPERSEDED, own_models, versions
-
-    found = []
-    with server_errors():
-        configure_tracking()
-        client = MlflowClient()
-        for model, registered in own_models(client):
-            now = model_state(model)
-            for each in versions(client, registered.name):
-                created = datetime.fromtimestamp(each.creation_timestamp / 1000, UTC)
-                row = {"model": model, "version": str(each.version)}
-                row["aliases"] = sorted(name for name, of in registered.aliases.items() if str(of) == str(each.version))
-                if now.state_of.get(row["version"]) in (PENDING, REJECTED, SUPERSEDED):
-                    row["state"] = now.state_of[row["version"]]
-                if despite := now.despite(row["version"]):
-                    row["despite"] = list(despite)
-                found.append(row | {"created": created.isoformat(" ", "minutes")})
-    return found
+        despite = [f"approved despite {' and '.join(row.despite)}"] if row.despite else []
+        state = [row.state] if row.state else []
+        remarks = ", ".join([*row.aliases, *state, *despite])
+        typer.echo(f"  {row.model}/{row.version}  {row.created}  {remarks}".rstrip())

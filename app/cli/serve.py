@@ -34,19 +34,20 @@ def serve(
 ) -> None:
     """Serve champions: a page, OpenAI's API, /classify, /feedback."""
     check_store()
-    from app.api.server import create_app
-    from app.api.server import serve as run_server
-    from app.settings import Settings
     from tasks.stages.sites import host_of
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("app").setLevel(log_level.upper())
     keys, reviewers, names = (
         tuple(filter(None, map(str.strip, text.split(",")))) for text in (api_keys, reviewer_keys, allowed_hosts)
     )
     for name in names:
         if not host_of(name) or "*" in name:
             raise UserError(f"--allowed-hosts: {name!r} is no name of a host, such as model.example")
+    from app.api.server import create_app
+    from app.api.server import serve as run_server
+    from app.settings import Settings
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("app").setLevel(log_level.upper())
     settings = Settings(
         api_keys=keys,
         reviewer_keys=reviewers,

@@ -4,6 +4,7 @@ import codecs
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -58,13 +59,30 @@ def check_store() -> None:
         raise UserError(f"{path.absolute()}: there is no registry; `threestage run` makes it, in the project's folder")
 
 
+def check_model(model: str | None) -> None:
+    """Raise UserError if there is no registry, or a local one that lacks the model of this name.
+
+    It takes a moment, as it loads no library.
+    """
+    check_store()
+    from tasks.registry.listing import list_versions, local_prefix, store_file
+
+    if model is None or store_file() is None:
+        return
+    title = re.split("[@/]", model)[0].removeprefix(local_prefix())
+    names = list(dict.fromkeys(version.model for version in list_versions()))
+    if title not in names:
+        known = ", ".join(names) or "none; `make run` makes them"
+        raise UserError(f"model {title!r} is not registered; those are: {known}")
+
+
 @contextmanager
 def loaded_version(model: str | None, capability: str) -> Iterator["Loaded"]:
     """A version that answers one question at a time, after a line on stderr if nobody has approved it.
 
     Raises UserError if it does not exist or can't do this.
     """
-    check_store()
+    check_model(model)
     from app.settings import Settings
     from app.versions import Versions
 

@@ -5,6 +5,8 @@
   that a new metric trains nothing again;
 - `review.py` says how two versions of it are compared: a `REVIEW`. Without that file a review compares the metrics
   that the evaluations logged;
+- `check.py` checks what its block in params.yaml says about its dataset and its base, within a moment: it imports no
+  library. Without that file nothing of the kind is checked;
 - `card.md` says in words what it is for, what it is not for, which figures matter, and its limits.
 
 An application is such a folder, a block under `applications` in params.yaml, and a test. Only if it learns something
@@ -13,7 +15,7 @@ new, it also needs a folder in llm/objectives and one of the same name in tasks/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -125,6 +127,22 @@ class Review:
     """The question to a version: its answers, or the bits that it needs for each `text`."""
     options: Callable[[Any], dict[str, Any]] = field(default=lambda evaluate: {})
     """`options(evaluate)`: further options of an answer, from the `evaluate` section in params.yaml."""
+
+
+Check = Callable[[Mapping[str, Any], Mapping[str, Any]], Iterator[tuple[str, str]]]
+"""`check(block, values)`: each mistake as a key of the block, and the reason with the way out. `values` are those of
+params.yaml as they are written, and `block` is the application's, whose dataset exists."""
+
+
+def find_check(name: str) -> Check | None:
+    """How the application's block is checked against the others; None if its folder has no check.py."""
+    module = f"{__name__}.{name}.check"
+    try:
+        return import_module(module).check
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(f"{__name__}.{name}"):
+            raise
+        return None
 
 
 def training(name: str) -> Training:

@@ -11,8 +11,6 @@ import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 
-import httpx
-
 from llm.errors import UserError
 from tasks.data.archives import CHUNK, bar
 
@@ -32,6 +30,8 @@ class UnreachableError(UserError):
 
 def download(url: str, scratch: Path) -> Path:
     """The file at a URL. Raises UserError, or UnreachableError if a retry may help."""
+    import httpx  # which takes a fifth of a second
+
     path = scratch / (PurePosixPath(httpx.URL(url).path).name or "download")
     plain = {"Accept-Encoding": "identity"}  # the hashed bytes, not compressed by the server
     try:

@@ -9,14 +9,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
+from urllib.parse import unquote, urlsplit
 
-import httpx
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task
 from pydantic import StringConstraints, field_validator, model_validator
 
 from llm.config import Config
@@ -40,6 +37,10 @@ from tasks.data.remote import (
     wrong_hash,
 )
 from tasks.data.sniff import HEAD, PROSE, sniff, suffix_of
+
+if TYPE_CHECKING:  # params.yaml is checked by these classes, and needs no Prefect
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
 
 KNOWN = re.compile(
     rf"({NPM}|{PYPI}|hf:[\w./~-]+(:[\w.-]+)?(@[\w.-]+)?|https://.+|({'|'.join(STORES)})://.+|file:.+"
@@ -67,6 +68,10 @@ class Source(Config):
     """The encoding of its texts if it is not UTF-8, such as windows-1252: they are written as UTF-8."""
     name: str | None = None
     """The folder below data/raw/<dataset>/; by default the package's or the file's own name."""
+    licence: str | None = None
+    """The licence of its files, for the model card."""
+    note: str | None = None
+    """A remark for the model card, such as terms that the licence leaves open."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,6 +84,8 @@ class Source(Config):
         if not KNOWN.fullmatch(source):
             raise ValueError(f"sources are {FORMS}")
         if source.startswith("https:"):
+            import httpx
+
             try:
                 httpx.URL(source)
             except httpx.InvalidURL as error:
@@ -120,8 +127,15 @@ def _kind_and_place(source: Source) -> tuple[str, str]:
     return "file", source.source
 
 
-def _may_pass(_task: Task, _task_run: TaskRun, state: State) -> bool:
+def _may_pass(_task: "Task", _task_run: "TaskRun", state: "State") -> bool:
     return isinstance(state.result(raise_on_failure=False), UnreachableError)
+
+
+def _path_in(kind: str, place: str) -> str:
+    """The path in the place of a file: in its address or bucket, or on this machine."""
+    if kind == "file":
+        return place
+    return unquote(urlsplit(place).path) if kind in ("https", "http") else place.partition("//")[2]
 
 
 def source_name(source: Source) -> str:
@@ -138,9 +152,7 @@ def source_name(source: Source) -> str:
         case "hf":
             name = PurePosixPath(rest.partition("@")[0].partition(":")[0]).name
         case _:
-            path = (
-                rest if kind == "file" else httpx.URL(rest).path if kind.startswith("http") else rest.partition("//")[2]
-            )
+            path = _path_in(kind, rest)
             here = Path(path).expanduser() if kind == "file" else None
             is_glob = any(mark in path for mark in WILD) and not (here and here.exists())
             name = PurePosixPath(before_wildcards(path) if is_glob else path).name
@@ -162,7 +174,7 @@ def check_names(sources: list[Source]) -> None:
 
 
 def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
-    """Raise UserError for a glob of `train_only` that begins with a folder of no source.
+    """Raise UserError for a glob of rows, such as `books/*`, that begins with a folder of no source.
 
     Generated instructions have a source that is no path: a glob without a folder is not checked here.
     """
@@ -170,7 +182,7 @@ def check_globs(sources: list[Source], globs: Sequence[str]) -> None:
     for glob in globs:
         folder, is_path, _ = re.split(r"[*?[]", glob, maxsplit=1)[0].partition("/")
         if is_path and folder not in names:
-            raise UserError(f"train_only: {glob!r} fits no source; they are {', '.join(f'{name}/' for name in names)}")
+            raise UserError(f"{glob!r} fits no source; they are {', '.join(f'{name}/' for name in names)}")
 
 
 def pinned(source: Source) -> Source:
@@ -203,14 +215,22 @@ def obtain(source: Source, scratch: Path) -> Found:
     return find_files(str(path), source.source)
 
 
-@task(
-    task_run_name="{source.source}",
-    retries=3,
-    retry_delay_seconds=[1, 4, 10],
-    retry_condition_fn=_may_pass,
-    cache_policy=NO_CACHE,
-)
+@cache
+def fetch_task() -> "Task":
+    """`write_source` as a Prefect task, which tries again if a server does not answer."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    options = {"retries": 3, "retry_delay_seconds": [1, 4, 10], "retry_condition_fn": _may_pass}
+    return task(write_source, task_run_name="{source.source}", cache_policy=NO_CACHE, **options)
+
+
 def fetch_source(source: Source, folder: Path) -> dict[str, Any]:
+    """Run `write_source` as a Prefect task. Raises as `write_source` does."""
+    return fetch_task()(source, folder)
+
+
+def write_source(source: Source, folder: Path) -> dict[str, Any]:
     """Write a source's files to `folder/<source_name>/` and return its name, number of files, bytes and sha256.
 
     Archives are unpacked, also those in a folder. Raises UserError (a wrong hash, a missing file or client, an archive

@@ -27,7 +27,7 @@ from tasks.registry.markup import as_source, first_entries, plain, render
 from tasks.registry.record import holds
 from tasks.stages.hashes import Hashes, flatten, locked
 from tasks.stages.libraries import LIBRARIES
-from tasks.stages.params import PARAMS_FILE, PUBLISHED, evaluation_stage, training_report, training_stage
+from tasks.stages.params import PUBLISHED, evaluation_stage, training_report, training_stage
 
 TEMPLATE = Path(__file__).with_name("card.html.j2")
 TABLES = ("baselines.csv", "slices*.csv", "by_*.csv")
@@ -82,28 +82,16 @@ def _entries(path: Path) -> dict[str, Any]:
     return {"title": title, "file": path.name, "text": text, "whole": whole}
 
 
-def _notes(dataset: str) -> tuple[str, dict[str, str]]:
-    """The comments on a dataset in params.yaml, mostly licences: at its head, and by source."""
-    text = read_text(PARAMS_FILE)
-    block = re.search(rf"^  {re.escape(dataset)}:[^\n]*\n(?:(?:    [^\n]*)?\n)*", text, re.MULTILINE)
-    head, _, rest = (block[0] if block else "").partition("\n    sources:")
-    return " ".join(re.findall(r"^\s*# ?(.*)", head, re.MULTILINE)), dict(
-        re.findall(r"source: (\S+)[ \t]+# (.*)", rest)
-    )
-
-
 def _data(training: Hashes) -> dict[str, Any] | None:
-    """The sources of the dataset, the comments on them, and the rows of each split."""
+    """The sources of the dataset with their licences and notes, and the rows of each split."""
     data = next((Path(path) for path in training.deps if path.startswith("data/processed/")), None)
     if data is None:
         return None
-    head, notes = _notes(data.name)
     try:
         sources = locked(f"fetch@{data.name}").params[f"datasets.{data.name}.sources"]
     except UserError:  # the data was pulled, not fetched
         sources = []
     sources = [dict(each) if isinstance(each, Mapping) else {"source": each} for each in sources]
-    sources = [each | ({"note": notes[each["source"]]} if each["source"] in notes else {}) for each in sources]
     columns = list(dict.fromkeys(key for each in sources for key in each))
     report, splits = Path("reports/quality", data.name, "validation.json"), {}
     for each in json.loads(report.read_text())["expectations"] if report.exists() else ():
@@ -112,7 +100,6 @@ def _data(training: Hashes) -> dict[str, Any] | None:
     return {
         "path": data.as_posix(),
         "md5": training.deps[data.as_posix()],
-        "notes": head,
         "columns": columns,
         "sources": [[each.get(key, "") for key in columns] for each in sources],
         "splits": splits,

@@ -25,6 +25,7 @@ from prefect.settings import get_current_settings
 from llm.errors import UserError
 from tasks.stages.libraries import check_libraries
 from tasks.stages.lock import STATE, exclusive
+from tasks.stages.params import check_outline
 from tasks.stages.parent_death import die_with_parent
 from tasks.stages.server import prefect_server, run_as_child
 
@@ -169,9 +170,10 @@ def stage_command(
 ) -> int:
     """The command line of a stage: `python -m flows.<flow> [<name>]`.
 
-    Reads the parameters with `load`, takes the stage's lock, and runs the flow with them. If `names` is given, the
-    first argument is one of these names, and `load` and the flow receive it; its DVC stage is `<flow>@<name>`, or the
-    one that `stage_of` returns.
+    Checks params.yaml, reads the parameters with `load`, takes the stage's lock, and runs the flow with them.
+
+    If `names` is given, the first argument is one of these names, and `load` and the flow receive it; its DVC stage is
+    `<flow>@<name>`, or the one that `stage_of` returns.
     """
     section, expected = flow.fn.__name__, inspect.signature(flow.fn).parameters
     parser = argparse.ArgumentParser(prog=f"python -m flows.{section}", description=inspect.getdoc(flow.fn))
@@ -195,6 +197,7 @@ def stage_command(
     stage = current_stage()
 
     def work() -> None:
+        check_outline()
         parameters: dict[str, Any] = {"name": options.name} if names else {}
         parameters["params"] = load(*parameters.values())
         if "resume" in expected:

@@ -5,28 +5,33 @@ The classes of a block come from its dataset or application: `tasks/datasets/<na
 same form for all, and is optional.
 """
 
-import difflib
-from collections.abc import Hashable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from llm.config import Config, Replay
-from llm.errors import UserError, UserFileError
+from llm.errors import UserError
+from tasks.stages.cross_checks import (
+    FOUNDATION,
+    LISTS,
+    PUBLISHED,
+    REPLAY,
+    SMOKE,
+    as_error,
+    cross_errors,
+    did_you_mean,
+    place_of,
+    published_errors,
+    section_errors,
+)
+from tasks.stages.yaml_text import merged, read_yaml
 
 PARAMS_FILE = Path("params.yaml")
-FOUNDATION = "foundation"
-PUBLISHED = "published"
-REPLAY = "replay"
-NOTHING_TO_REHEARSE = Path("data/replay/nothing.jsonl")
-SWITCHED_OFF = "switched_off"  # blocks of applications that no stage runs
-SMOKE = "smoke"
 PARTS = ("train", "evaluate", "review")  # sections of an application's block
-LISTS = ("datasets", "applications")  # sections that hold named blocks
 
 
 class Bounds(Config):
@@ -61,51 +66,6 @@ class Smoke(Config):
     """Values that replace those of params.yaml, in existing blocks."""
     bounds: dict[str, Bounds] = Field(min_length=1)
     """By model; other models are not trained."""
-
-
-class _UniqueKeys(yaml.CSafeLoader):
-    """Rejects a mapping with a duplicate key."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
-            if not isinstance(key, Hashable):
-                raise UserError(f"row {line}: {key!r} is no key")
-            if key in seen:
-                raise UserError(f"row {line}: {key} stands here and in row {seen[key]}; keep one of them")
-            seen[key] = line
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping. Raises UserError, naming file, row and reason, for anything else and for no file."""
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except FileNotFoundError:
-        raise UserFileError(f"{path}: there is no such file in {Path.cwd()}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8") from None
-    except yaml.MarkedYAMLError as error:
-        row = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}, row {row}: not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-    except UserError as error:
-        raise UserError(f"{path}, {error}") from None
-    except RecursionError:
-        raise UserError(f"{path}: it is nested too deep") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds {'nothing' if values is None else repr(values)}, not sections")
-    return values
-
-
-def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested values, updated by others."""
-    inner = {key: merged(values.get(key) or {}, new) for key, new in changes.items() if isinstance(new, dict)}
-    return values | changes | inner
 
 
 def reduced(values: dict[str, Any], smoke: Smoke) -> dict[str, Any]:
@@ -164,8 +124,7 @@ def _reason(error: dict[str, Any], place: str, model: type[Config]) -> str:
     where = ".".join([place, *map(str, error["loc"])])
     match error["type"]:
         case "extra_forbidden":
-            close = difflib.get_close_matches(str(key), _known_keys(model, parents), n=1)
-            return f"{where}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+            return f"{where}: unknown key{did_you_mean(str(key), _known_keys(model, parents))}"
         case "missing":
             return f"{where}: missing"
         case _:
@@ -185,12 +144,12 @@ def _known_keys(model: Any, location: list[int | str]) -> list[str]:
 
 
 def _parse(kind: str, name: str, values: Any, path: Path, parts: tuple[str, ...] = PARTS) -> Config:
-    place = name if name == FOUNDATION else f"{kind}.{name}"
+    place = f"{kind}.{name}" if kind == "datasets" else place_of(name)
     try:
         model = _block_type(kind, name, parts)
         parsed = model.model_validate(values)
     except ValidationError as error:
-        raise UserError("; ".join(f"{path}: {_reason(each, place, model)}" for each in error.errors())) from None
+        as_error(path, [_reason(mistake, place, model) for mistake in error.errors()])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if kind == "applications" and parsed.objective != (wanted := _find(kind, "training", name).objective):
@@ -236,14 +195,9 @@ load_evaluation = partial(load_application, parts=("evaluate",))
 
 def load_published_name(path: Path = PARAMS_FILE) -> str:
     """The published weights that fine-tunes may start from. Raises UserError if params.yaml names none."""
-    name = read_yaml(path).get(PUBLISHED)
-    if not isinstance(name, str):
-        raise UserError(f"{path}: {PUBLISHED}: {'missing' if name is None else f'{name!r} is no name of weights'}")
-    published = import_module("tasks.data.published")
-    if not published.is_published(name):
-        known = ", ".join(published.PUBLISHED)
-        raise UserError(f"{path}: {PUBLISHED}: {name!r} is not one of {known}, and no folder or .gguf file here")
-    return name
+    values = read_yaml(path)
+    as_error(path, published_errors({PUBLISHED: values.get(PUBLISHED)}))
+    return values[PUBLISHED]
 
 
 def load_replay(name: str, path: Path = PARAMS_FILE) -> Replay:
@@ -255,8 +209,7 @@ def _parse_replay(name: str, block: Any, path: Path) -> Replay:
     try:
         return Replay.model_validate(block)
     except ValidationError as error:
-        reasons = [_reason(detail, f"{REPLAY}.{name}", Replay) for detail in error.errors()]
-        raise UserError("; ".join(f"{path}: {reason}" for reason in reasons)) from None
+        as_error(path, [_reason(mistake, f"{REPLAY}.{name}", Replay) for mistake in error.errors()])
 
 
 def load_smoke(path: Path = PARAMS_FILE) -> Smoke:
@@ -264,13 +217,16 @@ def load_smoke(path: Path = PARAMS_FILE) -> Smoke:
 
     Raises UserError naming file, key and reason, also for a block that its values make invalid.
     """
-    values = read_yaml(path)
+    return _parse_smoke(read_yaml(path), path)
+
+
+def _parse_smoke(values: dict[str, Any], path: Path) -> Smoke:
     try:
         smoke = Smoke.model_validate(_section(values, SMOKE, path))
     except ValidationError as error:
-        raise UserError("; ".join(f"{path}: {_reason(each, SMOKE, Smoke)}" for each in error.errors())) from None
-    if unknown := [name for name in smoke.params if name not in (*LISTS, PUBLISHED, REPLAY, FOUNDATION)]:
-        raise UserError(f"{path}: {SMOKE}.params.{unknown[0]}: unknown key")
+        as_error(path, [_reason(mistake, SMOKE, Smoke) for mistake in error.errors()])
+    sections = (*LISTS, PUBLISHED, REPLAY, FOUNDATION)
+    as_error(path, [f"{SMOKE}.params.{name}: unknown key" for name in smoke.params if name not in sections])
     _check_blocks(reduced(values, smoke), Path(f"{path}: {SMOKE}.params"))
     return smoke
 
@@ -278,11 +234,6 @@ def load_smoke(path: Path = PARAMS_FILE) -> Smoke:
 def dataset_names(path: Path = PARAMS_FILE) -> list[str]:
     """The datasets, in the order of params.yaml."""
     return list(_section(read_yaml(path), "datasets", path))
-
-
-def replay_file(name: str) -> Path:
-    """The answers that a replay makes, an out of its stage."""
-    return Path("data/replay") / f"{name}.jsonl"
 
 
 def replay_names(path: Path = PARAMS_FILE) -> list[str]:
@@ -316,58 +267,63 @@ def training_report(model: str) -> Path:
 
 
 def check_outline(path: Path = PARAMS_FILE) -> None:
-    """Raise UserError for mistakes that would stop a run in its middle, or that DVC reports less clearly.
+    """Raise UserError, a line for each mistake between the blocks of params.yaml, in sections and in sources.
 
-    These are a missing or unknown section, and sources and `train_only` globs that don't match. It is fast, as it
-    imports no dataset and no model.
+    It takes a moment, as it imports no dataset and no model. Runs, stages and `threestage status` begin with it, so
+    that no mistake is found in the middle of a run, or reported by DVC, which is less clear.
     """
-    values = read_yaml(path)
-    sections = ("datasets", PUBLISHED, REPLAY, FOUNDATION, "applications", SWITCHED_OFF, SMOKE)
-    if unknown := [key for key in values if key not in sections]:
-        close = difflib.get_close_matches(str(unknown[0]), sections, n=1)
-        raise UserError(f"{path}: {unknown[0]}: unknown key" + (f"; did you mean {close[0]}?" if close else ""))
-    datasets, *_ = (_section(values, name, path) for name in ("datasets", REPLAY, FOUNDATION, "applications"))
-    check_globs = import_module("tasks.data.sources").check_globs
-    for name, block in datasets.items():
-        try:
-            outline = _outline_type().model_validate(block)
-            if outline.sources:
-                check_globs(outline.sources, outline.preprocess.train_only)
-        except ValidationError as error:
-            reasons = [_reason(each, f"datasets.{name}", _outline_type()) for each in error.errors()]
-            raise UserError("; ".join(f"{path}: {each}" for each in reasons)) from None
-        except UserError as error:
-            raise UserError(f"{path}: datasets.{name}.preprocess.{error}") from None
+    _check_outline(read_yaml(path), path)
+
+
+def _check_outline(values: dict[str, Any], path: Path) -> None:
+    as_error(path, section_errors(values))
+    checks = [partial(_check_sources, name, block, path) for name, block in values["datasets"].items()]
+    _check_all([*checks, lambda: as_error(path, cross_errors(values))])
+
+
+def _check_sources(name: str, block: Any, path: Path) -> None:
+    """The sources of a dataset, and the globs of `train_only` that name them."""
+    try:
+        outline = _outline_type().model_validate(block)
+    except ValidationError as error:
+        as_error(path, [_reason(mistake, f"datasets.{name}", _outline_type()) for mistake in error.errors()])
+    try:
+        if outline.sources:
+            import_module("tasks.data.sources").check_globs(outline.sources, outline.preprocess.train_only)
+    except UserError as error:
+        raise UserError(f"{path}: datasets.{name}.preprocess.train_only: {error}") from None
 
 
 def check_params(path: Path = PARAMS_FILE) -> None:
-    """Check all of params.yaml. Raises UserError naming file, key and reason for the first invalid block."""
-    check_outline(path)
-    values = read_yaml(path)
-    if PUBLISHED in values:
-        load_published_name(path)
-    _check_blocks(values, path)
+    """Check all of params.yaml. Raises UserError, a line for each mistake that names file, key, reason and way out."""
+    check_values(read_yaml(path), path)
+
+
+def check_values(values: dict[str, Any], path: Path = PARAMS_FILE) -> None:
+    """Check what params.yaml holds, or would hold. Raises as `check_params` does."""
+    as_error(path, section_errors(values))
+    _check_all([partial(_check_outline, values, path), partial(_check_blocks, values, path)])
     if SMOKE in values:
-        load_smoke(path)
+        _parse_smoke(values, path)
 
 
 def _check_blocks(values: dict[str, Any], path: Path) -> None:
-    datasets, applications = values["datasets"], values["applications"]
-    blocks = {FOUNDATION: values[FOUNDATION], **applications}
-    bases = [*blocks, *([PUBLISHED] if PUBLISHED in values else [])]
-    replays = [replay_file(name) for name in values[REPLAY]]
-    for name, block in datasets.items():
-        _parse("datasets", name, block, path)
-    for name, block in blocks.items():
-        parsed = _parse("applications", name, block, path)
-        place = name if name == FOUNDATION else f"applications.{name}"
-        if parsed.dataset not in datasets:
-            raise UserError(f"{path}: {place}.dataset: {parsed.dataset!r} is not one of {', '.join(datasets)}")
-        if name != FOUNDATION and parsed.base not in bases:
-            raise UserError(f"{path}: {place}.base: {parsed.base!r} is not one of {', '.join(bases)}")
-        if name != FOUNDATION and not (parsed.rehearses in replays or parsed.rehearses.exists()):
-            ways_out = ", ".join(map(str, (NOTHING_TO_REHEARSE, *replays)))
-            raise UserError(f"{path}: {place}.rehearses: there is no {parsed.rehearses}; name one of {ways_out}")
-    for name, block in values[REPLAY].items():
-        if (base := _parse_replay(name, block, path).base) not in bases:
-            raise UserError(f"{path}: {REPLAY}.{name}.base: {base!r} is not one of {', '.join(bases)}")
+    """Each block by its own class, and what blocks say about each other."""
+    checks: list[Callable[[], object]] = [lambda: as_error(path, cross_errors(values))]
+    checks += [partial(_parse, "datasets", name, block, path) for name, block in values["datasets"].items()]
+    checks += [partial(_parse_replay, name, block, path) for name, block in values[REPLAY].items()]
+    models = {FOUNDATION: values[FOUNDATION], **values["applications"]}
+    checks += [partial(_parse, "applications", name, block, path) for name, block in models.items()]
+    _check_all(checks)
+
+
+def _check_all(checks: Iterable[Callable[[], object]]) -> None:
+    """Run all checks, and raise their errors as one, a line for each mistake."""
+    lines: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            lines += str(error).splitlines()
+    if lines:
+        raise UserError("\n".join(dict.fromkeys(lines)))

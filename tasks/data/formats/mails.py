@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from tasks.data.mail import clean_mail, parse_message
 from tasks.data.sniff import POSTMARK, is_message, sniff, suffix_of
 from tasks.data.textfiles import LARGEST, byte_lines, read_bytes, read_text
 
+SAMPLE = 1000
+"""Rows of a table in which its column of labels is looked for."""
 COLUMNS = {
     "label": (
         *("label", "labels", "class", "category", "target", "spam/ham", "is_spam", "spam", "label_num", "type", "v1"),
@@ -282,13 +284,36 @@ def _mail(number: int | None, cells: Any, labels: Labels, columns: Mapping[str, 
     found = columns_of(cells, COLUMNS, columns)
     label = cells[found["label"]] if "label" in found else of_path
     if label is None:
-        raise RowError(f"no label; it is looked for under {', '.join(COLUMNS['label'])} and in the file's path")
+        usual, there = ", ".join(COLUMNS["label"]), ", ".join(map(str, cells))
+        way_out = f"`columns: {{label: …}}` under preprocess may name one of {there}"
+        raise RowError(f"no label; it is looked for under {usual} and in the file's path, and {way_out}")
     body = _text_under(cells, found, "body")
     if "subject" not in found and is_message(body):
         subject, body = parse_message(body, changed)
     else:
         subject, body = clean_mail(_text_under(cells, found, "subject", ""), body, changed)
     return Mail(number, labels.of(label), subject, body, cells)
+
+
+def likely_label(path: Path) -> tuple[str, Counter[str]] | None:
+    """The column of a table that may hold the labels, with the count of each value; None if there is no such column.
+
+    The table has a subject and a body, and no column with a usual name for labels. Of its other columns this one has
+    the fewest values, each in two rows or more on average. Raises UserError for a table that can't be read.
+    """
+    form = sniff(path)
+    if form not in TABLES:
+        return None
+    read = (row[1] for row in islice(TABLES[form](path), SAMPLE) if not isinstance(row, Problem))
+    rows = [cells for cells in read if isinstance(cells, Mapping)]
+    names = list(rows[0]) if rows else []
+    usual = columns_of(names, COLUMNS, {})
+    if "label" in usual or not {"subject", "body"} <= usual.keys():
+        return None
+    counts = {name: Counter(str(row.get(name)).strip() for row in rows) for name in names if name not in usual.values()}
+    repeated = [name for name, count in counts.items() if 2 <= len(count) <= len(rows) / 2]
+    best = min(repeated, key=lambda name: len(counts[name]), default=None)
+    return None if best is None else (best, counts[best])
 
 
 def _text_under(cells: Mapping[str, Any], found: Mapping[str, str], ours: str, missing: str | None = None) -> str:

@@ -26,6 +26,7 @@ from tasks.registry.decide import approve, compared
 from tasks.registry.tracking import configure_tracking
 from tasks.registry.versions import STATE, SUPERSEDED
 from tasks.stages.graph import reproduce
+from tasks.stages.set_params import set_params
 from tests.app.conftest import UNAPPROVED, alive, children, error_of, shell, tracked, wait_until
 
 pytestmark = pytest.mark.slow
@@ -96,12 +97,42 @@ def test_help_loads_no_heavy_library_and_a_flow_gets_all_arguments_and_gives_its
     assert done.returncode == 143
 
 
+LOADED = """
+import sys
+from app.cli.command import cli
+try:
+    cli(sys.argv[1:])
+finally:
+    print(*sorted({"torch", "mlflow", "pandas", "dvc", "prefect", "fastapi", "gradio"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "reason", "loaded"),
+    [
+        (["classify", "gone.eml", "."], 3, "error: gone.eml: No such file or directory\nerror: .: Is a directory", ""),
+        (["classify", "-m", "oracle", "gone.eml"], 1, "error: model 'oracle' is not registered; those are: none", ""),
+        (["chat", "hello", "-m", "oracle@champion"], 1, "error: model 'oracle' is not registered; those are: none", ""),
+        (["serve", "--allowed-hosts", "a*b"], 1, "error: --allowed-hosts: 'a*b' is no name of a host", ""),
+        (["data", "check", "gone.csv"], 1, "error: gone.csv: no such file or folder", ""),
+        (["status"], 0, "", "dvc"),
+    ],
+)
+def test_a_quick_answer_loads_no_heavy_library(pipeline, mlflow_store, command, code, reason, loaded):
+    configure_tracking()
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *command], env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (code, loaded)
+    assert done.stderr.startswith(reason)
+
+
 # ---- status
 
 
 STAGES = """
 stages:
-  clean: {cmd: "cat raw > clean", deps: [raw], params: [rate], outs: [clean]}
+  clean: {cmd: "cat raw > clean", deps: [raw], params: [foundation.train.seed], outs: [clean]}
   train: {cmd: "cat clean > model", deps: [clean], outs: [model]}
 """
 
@@ -111,7 +142,7 @@ def pipeline(tmp_path, monkeypatch) -> Path:
     """A DVC project in which nothing ever ran."""
     monkeypatch.chdir(tmp_path)
     Path("dvc.yaml").write_text(STAGES)
-    Path("params.yaml").write_text("rate: 1\n")
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
     Path("raw").write_text("text")
     Repo.init(no_scm=True).close()
     return tmp_path
@@ -133,9 +164,12 @@ def test_status_says_why_a_stage_is_stale(pipeline, monkeypatch):
     for stage in ("clean", "train"):
         reproduce(stage, {})
     assert "no stage is stale" in status()
-    Path("params.yaml").write_text("rate: 2\n")
+    set_params({"foundation.train.seed": 2})
     Path("model").unlink()
-    assert json.loads(status("--json"))["stale"] == {"clean": ["rate modified"], "train": ["model is missing"]}
+    assert json.loads(status("--json"))["stale"] == {
+        "clean": ["foundation.train.seed modified"],
+        "train": ["model is missing"],
+    }
 
 
 def test_status_names_versions_with_their_aliases_and_interrupted_trainings(pipeline, registry):

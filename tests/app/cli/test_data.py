@@ -11,7 +11,7 @@ from projects import ROOT
 from typer.testing import CliRunner
 
 from app.cli.command import cli
-from tasks.data.sources import Source, fetch_source
+from tasks.data.sources import Source, write_source
 from tasks.stages.params import load_dataset
 from tests.app.conftest import error_of
 
@@ -122,6 +122,45 @@ def test_more_than_two_labels_may_be_kept():
     assert "as emails: 3 rows (1 ham, 1 spam, 1 newsletter)\n" in check("mails.csv")
 
 
+FOLDERS = "".join(f"{('inbox', 'junk')[n % 3 == 0]},Number {n},This is mail number {n}\n" for n in range(30))
+
+
+@pytest.mark.parametrize("options", [(), ("--as", "emails")])
+def test_mails_with_an_unusual_label_column_are_no_corpus(options):
+    Path("own mails.csv").write_text(f"folder,subject,body\n{FOLDERS}")
+    output = check("own mails.csv", *options, code=1)
+    again = "threestage data check 'own mails.csv'"
+    hint = f"these may be mails with their labels under 'folder' (20 'inbox', 10 'junk'): {again} --as emails --column"
+    assert f"\n{hint} label=folder" in output
+    assert (f"; if they are texts without labels: {again} --as corpus\n" in output) == (not options)
+    assert "to take them in" not in output
+    named = ("--as", "emails", "--column", "label=folder", "--label", "inbox=ham", "--label", "junk=spam")
+    output = check("own mails.csv", *named)
+    assert "\nas emails: 30 rows (20 ham, 10 spam)\n" in output
+    assert '\nand below datasets.emails.preprocess: columns: {"label": "folder"}\n' in output
+    assert "\nas corpus: 30 rows\n" in check("own mails.csv", "--as", "corpus")
+
+
+def test_a_table_of_articles_is_a_corpus():
+    rows = "".join(f"{n},Title {n},Text {n}\n" for n in range(9))
+    Path("articles.csv").write_text(f"id,title,text\n{rows}")
+    assert "\nas corpus: 9 rows\n" in check("articles.csv")
+
+
+def test_an_error_of_many_rows_is_printed_once_with_their_number():
+    Path("own.csv").write_text(f"folder,subject,body\n{FOLDERS}")
+    output = check("own.csv", "--as", "emails", code=1)
+    assert "problems: 30 that stop the stage\n  own/own.csv, row 2: no label; " in output
+    assert output.count("no label; ") == 1
+    assert "may name one of folder, subject, body (and 29 more)\n" in output
+
+
+def test_a_wrong_option_of_check_says_how_to_write_it():
+    Path("own.csv").write_text(f"folder,subject,body\n{FOLDERS}")
+    result = CliRunner().invoke(cli, ["data", "check", "own.csv", "--column", "folder"])
+    assert error_of(result) == "error: --column folder: write it as in --column label=folder"
+
+
 def test_files_in_the_inbox_need_no_line():
     Path("data/inbox/emails").mkdir(parents=True)
     Path("mails.csv").rename("data/inbox/emails/mails.csv")
@@ -182,4 +221,4 @@ def test_the_printed_block_pins_a_file_and_a_folder(tmp_path):
     Path("notes/b/c.md").write_text("changed")
     (tmp_path / "raw").mkdir()
     with pytest.raises(ValueError, match=r"^notes: its sha256 is "):
-        fetch_source.fn(source, tmp_path / "raw")
+        write_source(source, tmp_path / "raw")

@@ -8,13 +8,13 @@ from pydantic import ValidationError
 
 from llm.errors import UserError, UserFileError
 from tasks.data.local import find_files
-from tasks.data.sources import Source, fetch_source, source_name
+from tasks.data.sources import Source, source_name, write_source
 from tasks.data.textfiles import raw_files
 
 
 def test_a_text_alone_is_a_source_and_takes_what_is_there(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"one")
-    fetched = fetch_source.fn(Source.model_validate(str(tmp_path / "a.txt")), tmp_path)
+    fetched = write_source(Source.model_validate(str(tmp_path / "a.txt")), tmp_path)
     digest = hashlib.sha256(b"one").hexdigest()
     assert fetched["sha256"] == Source(source="a.txt", sha256=digest.upper()).sha256 == digest
     assert (tmp_path / "a/a.txt").read_bytes() == b"one"
@@ -27,20 +27,20 @@ def test_a_folder_has_the_hash_of_the_list_that_sha256sum_prints(tmp_path):
         (mine / name).write_text(name)
     listed = subprocess.run("sha256sum .Spam/cur/1 a.md b/c.md", shell=True, cwd=mine, capture_output=True, check=True)
     source = Source(source=str(mine), sha256=hashlib.sha256(listed.stdout).hexdigest(), name="notes")
-    assert fetch_source.fn(source, tmp_path)["files"] == 3
+    assert write_source(source, tmp_path)["files"] == 3
     assert files_below(tmp_path / "notes") == [".Spam/cur/1", "a.md", "b/c.md"]
     (mine / "a.md").write_text("changed")
     with pytest.raises(UserError, match=r"mine: its sha256 is .*, params.yaml expects "):
-        fetch_source.fn(source, tmp_path)
+        write_source(source, tmp_path)
 
 
 def test_a_folder_of_which_nothing_is_kept_and_a_place_without_files_are_errors(tmp_path):
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserFileError, match=r"mine: no file is there$"):
-        fetch_source.fn(Source(source=str(tmp_path / "mine"), name="a"), tmp_path)
+        write_source(Source(source=str(tmp_path / "mine"), name="a"), tmp_path)
     (tmp_path / "mine/a.md").touch()
     with pytest.raises(UserError, match=r"mine: none of its 1 files matches files: \*\.txt$"):
-        fetch_source.fn(Source(source=str(tmp_path / "mine"), files="*.txt", name="b"), tmp_path)
+        write_source(Source(source=str(tmp_path / "mine"), files="*.txt", name="b"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -86,18 +86,18 @@ def test_nothing_is_data_that_programs_keep_for_themselves(tmp_path):
         (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / name).write_text(name)
     assert [str(path.relative_to(tmp_path / "mine")) for path in raw_files(tmp_path / "mine")] == sorted(kept)
-    fetch_source.fn(Source(source=str(tmp_path / "mine"), name="out"), tmp_path)
+    write_source(Source(source=str(tmp_path / "mine"), name="out"), tmp_path)
     assert files_below(tmp_path / "out") == sorted(kept)
 
 
 def test_a_hidden_file_is_refused_and_a_hidden_folder_is_called_without_its_dot(tmp_path):
     (tmp_path / ".notes").mkdir()
     (tmp_path / ".notes/a.txt").write_text("one")
-    fetch_source.fn(Source(source=str(tmp_path / ".notes")), tmp_path)
+    write_source(Source(source=str(tmp_path / ".notes")), tmp_path)
     assert [path.name for path in raw_files(tmp_path) if path.parent.name == "notes"] == ["a.txt"]
     (tmp_path / ".a.txt").write_text("one")
     with pytest.raises(UserError, match=r"\.a\.txt: hidden files are not read; call it a\.txt$"):
-        fetch_source.fn(Source(source=str(tmp_path / ".a.txt")), tmp_path)
+        write_source(Source(source=str(tmp_path / ".a.txt")), tmp_path)
     with pytest.raises(ValidationError, match="hidden folders are not read; give it a name without the dot"):
         Source(source="a.txt", name=".a")
 
@@ -106,11 +106,11 @@ def test_a_file_with_a_wildcard_in_its_name_is_that_file(tmp_path):
     (tmp_path / "mails [old].csv").write_text("label,body\nham,a\n")
     source = Source(source=str(tmp_path / "mails [old].csv"))
     assert source_name(source) == "mails [old]"
-    assert fetch_source.fn(source, tmp_path)["files"] == 1
+    assert write_source(source, tmp_path)["files"] == 1
 
 
 def test_files_chooses_of_a_single_file_too(tmp_path):
     (tmp_path / "one.txt").write_text("one")
-    assert fetch_source.fn(Source(source=str(tmp_path / "one.txt"), files="*.txt"), tmp_path)["files"] == 1
+    assert write_source(Source(source=str(tmp_path / "one.txt"), files="*.txt"), tmp_path)["files"] == 1
     with pytest.raises(UserError, match=r"one\.txt: none of its 1 files matches files: \*\.md$"):
-        fetch_source.fn(Source(source=str(tmp_path / "one.txt"), files="*.md", name="again"), tmp_path)
+        write_source(Source(source=str(tmp_path / "one.txt"), files="*.md", name="again"), tmp_path)

@@ -15,7 +15,7 @@ from flows.fetch import fetch
 from llm.errors import UserError
 from tasks.data.compression import open_plain, zstd
 from tasks.data.remote import UnreachableError, download_from_store
-from tasks.data.sources import Source, check_names, fetch_source, source_name
+from tasks.data.sources import Source, check_names, fetch_source, fetch_task, source_name, write_source
 
 WRONG = "0" * 64
 
@@ -134,7 +134,7 @@ def test_a_wrong_hash_names_both_hashes_and_opens_nothing(tmp_path):
     source = Source(source=f"file:{archive}", sha256=WRONG)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     with pytest.raises(UserError, match=rf"^file:.*a\.zip: its sha256 is {digest}, params.yaml expects {WRONG}$"):
-        fetch_source.fn(source, tmp_path)
+        write_source(source, tmp_path)
     assert files_below(tmp_path) == ["a.zip"]
 
 
@@ -152,14 +152,14 @@ def test_what_is_missing_is_said_with_the_way_out(tmp_path, monkeypatch, source,
     for module in ("pip", "s3fs"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=reason):
-        fetch_source.fn(Source(source=source), tmp_path)
+        write_source(Source(source=source), tmp_path)
     assert files_below(tmp_path) == []
 
 
 def test_a_host_that_fails_for_a_while_is_tried_again(tmp_path, server):
     url, replies = server
     replies["/a.txt"] = [(503, b""), (503, b""), (200, b"text")]
-    fetch_source.with_options(retry_delay_seconds=0)(pin(f"{url}/a.txt", b"text"), tmp_path)
+    fetch_task().with_options(retry_delay_seconds=0)(pin(f"{url}/a.txt", b"text"), tmp_path)
     assert (tmp_path / "a/a.txt").read_bytes() == b"text"
     assert replies["/a.txt"] == []
 
@@ -175,10 +175,10 @@ def test_a_wrong_hash_is_not_tried_again(tmp_path, server):
 def test_a_missing_page_and_an_unreachable_host_are_told_apart(tmp_path, server):
     url, _ = server
     with pytest.raises(UserError, match=rf"^{url}/a.txt: Client error '404 Not Found'") as missing:
-        fetch_source.fn(pin(f"{url}/a.txt", b""), tmp_path)
+        write_source(pin(f"{url}/a.txt", b""), tmp_path)
     assert "\n" not in str(missing.value)
     with pytest.raises(UnreachableError, match=r"^http://127\.0\.0\.1:9/a.txt: .*refused"):
-        fetch_source.fn(pin("http://127.0.0.1:9/a.txt", b""), tmp_path)
+        write_source(pin("http://127.0.0.1:9/a.txt", b""), tmp_path)
 
 
 def test_npm_fetches_from_the_registry_that_it_is_told_of(tmp_path, server, monkeypatch):
@@ -191,11 +191,11 @@ def test_npm_fetches_from_the_registry_that_it_is_told_of(tmp_path, server, monk
     monkeypatch.setenv("npm_config_registry", url)
     out = tmp_path / "out"
     out.mkdir()
-    fetch_source.fn(pin("npm:@me/books@1.0.0", archive, "package/data/*"), out)
+    write_source(pin("npm:@me/books@1.0.0", archive, "package/data/*"), out)
     assert files_below(out) == ["books/package/data/a.txt"]
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
     with pytest.raises(UnreachableError, match=r"^npm:@me/books@1\.0\.0: npm says ECONNREFUSED"):
-        fetch_source.fn(pin("npm:@me/books@1.0.0", archive), out)
+        write_source(pin("npm:@me/books@1.0.0", archive), out)
 
 
 def test_pip_builds_nothing_of_a_source_distribution(tmp_path, monkeypatch):
@@ -211,9 +211,9 @@ def test_pip_builds_nothing_of_a_source_distribution(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_BINARY", "books")
     reason = r"it has no wheel for this Python, .* builds one; give its file as https://… or file:PATH"
     with pytest.raises(UserError, match=rf"^pypi:books==1\.0: {reason}$"):
-        fetch_source.fn(pin("pypi:books==1.0", archive), out)
+        write_source(pin("pypi:books==1.0", archive), out)
     assert not marker.exists()
-    fetch_source.fn(pin(f"file:{archive}", archive, "*/PKG-INFO"), out)
+    write_source(pin(f"file:{archive}", archive, "*/PKG-INFO"), out)
     assert files_below(out) == ["books-1.0/books-1.0/PKG-INFO"]
 
 
@@ -226,17 +226,17 @@ def test_pip_fetches_from_where_it_is_told(tmp_path, monkeypatch):
     wheel = make_zip(shelf / "books-1.0-py3-none-any.whl", content)
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    fetch_source.fn(pin("pypi:books==1.0", wheel, "books/*"), out)
+    write_source(pin("pypi:books==1.0", wheel, "books/*"), out)
     assert files_below(out) == ["books/books/a.txt"]
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     with pytest.raises(UserError, match=rf"^pypi:books==1\.0: its sha256 is {digest}, params.yaml expects {WRONG}$"):
-        fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), out)
+        write_source(Source(source="pypi:books==1.0", sha256=WRONG), out)
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(UnreachableError, match=r"^pypi:books==1\.0: pip says .*connection error"):
-        fetch_source.fn(Source(source="pypi:books==1.0", sha256=WRONG), out)
+        write_source(Source(source="pypi:books==1.0", sha256=WRONG), out)
 
 
 def test_zstandard_may_begin_with_a_frame_to_skip(tmp_path):
@@ -248,10 +248,10 @@ def test_zstandard_may_begin_with_a_frame_to_skip(tmp_path):
 
 def test_texts_of_another_encoding_are_written_down_as_utf_8(tmp_path):
     (tmp_path / "old.csv").write_bytes("label,body\nham,caf\u00e9 \u20ac5\n".encode("windows-1252"))
-    fetch_source.fn(Source(source=str(tmp_path / "old.csv"), encoding="windows-1252"), tmp_path)
+    write_source(Source(source=str(tmp_path / "old.csv"), encoding="windows-1252"), tmp_path)
     assert (tmp_path / "old/old.csv").read_text(encoding="utf-8") == "label,body\nham,caf\u00e9 \u20ac5\n"
     with pytest.raises(UserError, match=r"old\.csv: old\.csv, row 2: byte 0xe9 is not ascii$"):
-        fetch_source.fn(Source(source=str(tmp_path / "old.csv"), encoding="ascii", name="again"), tmp_path)
+        write_source(Source(source=str(tmp_path / "old.csv"), encoding="ascii", name="again"), tmp_path)
     with pytest.raises(ValidationError, match="it is to be one that Python knows"):
         Source(source="old.csv", encoding="hex")
 
@@ -268,7 +268,7 @@ def test_an_encoding_is_that_of_texts_which_are_not_utf_8_already(tmp_path):
     for name, content in files.items():
         (mine / name).write_bytes(content)
     before = {path.name: path.read_bytes() for path in mine.iterdir()}
-    fetch_source.fn(Source(source=str(mine), encoding="windows-1252", name="out"), tmp_path)
+    write_source(Source(source=str(mine), encoding="windows-1252", name="out"), tmp_path)
     after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert after == before | {"old.txt": old.encode(), "packed.txt.zst": old.encode()}
 
@@ -277,7 +277,7 @@ def test_an_encoding_is_that_of_texts_which_are_not_utf_8_already(tmp_path):
 def test_an_encoding_may_write_letters_as_other_ones_or_with_nul(tmp_path, encoding):
     text = "Konnichiwa\n" if encoding == "cp037" else "\u3053\u3093 ni\n"
     (tmp_path / "old.txt").write_bytes(text.encode(encoding))
-    fetch_source.fn(Source(source=str(tmp_path / "old.txt"), encoding=encoding), tmp_path)
+    write_source(Source(source=str(tmp_path / "old.txt"), encoding=encoding), tmp_path)
     assert (tmp_path / "old/old.txt").read_text(encoding="utf-8") == text
 
 
@@ -304,7 +304,7 @@ def test_a_dataset_of_the_hubs_form_becomes_a_parquet_file_a_split(tmp_path):
     mine.mkdir()
     for split, count in (("train", 3), ("test", 2)):
         (mine / f"{split}.jsonl").write_text("".join(json.dumps({"text": f"{split} {n}"}) + "\n" for n in range(count)))
-    fetch_source.fn(Source(source=f"hf:{mine}", name="hub"), tmp_path)
+    write_source(Source(source=f"hf:{mine}", name="hub"), tmp_path)
     assert files_below(tmp_path / "hub") == ["test.parquet", "train.parquet"]
     assert pd.read_parquet(tmp_path / "hub/train.parquet")["text"].tolist() == ["train 0", "train 1", "train 2"]
     with pytest.raises(ValidationError, match="pin it as hf:DATASET@REVISION"):

@@ -24,21 +24,6 @@ TRAINING = Hashes(
 )
 EVALUATION = Hashes({}, {"models/mail": "m1.dir", "data/behavioural": "h1.dir"}, {"reports/evaluation/mail": "e1"})
 FACTS = {"git.commit": "0123abc", "uncommitted": "", "run.training": "none", "key": "k1"}
-PARAMS = """\
-datasets:
-  corpus:
-    # Not this one.
-    sources: []
-  emails:
-    # Licences: CC0,
-    # and PDDL.
-    sources:
-      - source: npm:mails@1.2.3
-        sha256: aa
-      - source: file:own.jsonl # written by hand
-        sha256: bb
-    preprocess: {}
-"""
 LOCK = """\
 schema: '2.0'
 stages:
@@ -47,7 +32,7 @@ stages:
     params:
       params.yaml:
         datasets.emails.sources:
-        - {source: 'npm:mails@1.2.3', sha256: aa}
+        - {source: 'npm:mails@1.2.3', sha256: aa, licence: CC0, note: Do not publish it.}
         - {source: 'file:own.jsonl', sha256: bb}
 """
 
@@ -59,7 +44,6 @@ def mail(tmp_path, monkeypatch):
     report = {"expectations": [{"column": f"{name}_rows", "observed": n} for name, n in (("train", 40), ("test", 9))]}
     slices = "\n".join(f'words,"{n} | {ATTACK if n == 3 else "to"}",{n}.0000,0.5,' for n in range(90))
     files = {
-        "params.yaml": PARAMS,
         "dvc.lock": LOCK,
         "models/mail/config.json": json.dumps({"objective": "classifier", "gpt": {"n_layer": 2}}),
         "reports/quality/emails/validation.json": json.dumps(report),
@@ -115,10 +99,9 @@ def test_a_card_says_what_its_files_say(written):
     assert text(section(page, "What it is for")) == "Sorting mail."
     assert section(page, "Pictures").img["alt"] == "Roc"
     data = section(page, "Data")
-    assert "Licences: CC0, and PDDL." in text(data)
-    assert "Not this one" not in text(data)
     assert rows(data) == [
-        ["npm:mails@1.2.3", "aa", ""], ["file:own.jsonl", "bb", "written by hand"], ["train", "40"], ["test", "9"],
+        ["npm:mails@1.2.3", "aa", "CC0", "Do not publish it."], ["file:own.jsonl", "bb", "", ""],
+        ["train", "40"], ["test", "9"],
     ]  # fmt: skip
     training = section(page, "Training")
     assert "The machine is not known here" in text(training)
@@ -181,7 +164,7 @@ def test_data_that_came_without_being_fetched_leaves_out_its_sources(written):
     Path("dvc.lock").unlink()
     Path("reports/quality/emails/validation.json").unlink()
     data = section(written(), "Data")
-    assert text(data) == "Learned from data/processed/emails ( d1.dir ). Licences: CC0, and PDDL."
+    assert text(data) == "Learned from data/processed/emails ( d1.dir )."
     assert rows(data) == []
 
 

@@ -16,7 +16,7 @@ import pytest
 from llm.errors import UserError
 from tasks.data.compression import zstd
 from tasks.data.sniff import sniff
-from tasks.data.sources import Source, fetch_source
+from tasks.data.sources import Source, write_source
 from tasks.datasets import corpus, emails, instructions
 
 SPLIT = {"seed": 1, "validation": 0.1, "test": 0.1, "near_duplicate": 0.8}
@@ -77,7 +77,7 @@ def read(tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         raw = tmp_path / "data/raw"
         raw.mkdir(parents=True)
-        fetch_source.fn(Source.model_validate(line), raw)
+        write_source(Source.model_validate(line), raw)
         params |= {"rows_a_kind": 0} if dataset is instructions else {}
         return dataset.DATASET.read(raw, dataset.Params(**SPLIT, **params))
 
@@ -429,4 +429,4 @@ def test_what_is_no_form_of_a_dataset_is_said_with_those_that_are(dataset, read)
 def test_a_document_of_an_office_program_is_refused_with_a_way_out(tmp_path):
     put(tmp_path, {"mails.xlsx": zipped({"[Content_Types].xml": "<Types/>"})})
     with pytest.raises(UserError, match=r"mails\.xlsx: a document of an office program; save it as \.csv"):
-        fetch_source.fn(Source(source=str(tmp_path / "mails.xlsx")), tmp_path)
+        write_source(Source(source=str(tmp_path / "mails.xlsx")), tmp_path)

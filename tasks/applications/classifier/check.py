@@ -1,0 +1,52 @@
+"""What the classifier's block says about its dataset and its base."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tasks.stages.cross_checks import BOUNDS, FOUNDATION, inner
+
+OF_TWO_LABELS = ("false_positive_rate", "roc_auc", "recall", "precision", "unsure_share", "sure_errors", "evasion_")
+"""Beginnings of metrics that exist only for two labels."""
+OF_A_LABEL = ("everyday_", "short_")
+"""Beginnings of metrics that end in a label."""
+
+
+def check(block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """See `Check` in tasks/applications/__init__.py."""
+    dataset = block["dataset"]
+    labels = inner(values, "datasets", dataset, "preprocess", "labels")
+    if not isinstance(labels, list):
+        yield "dataset", f"{dataset} has no `labels` under preprocess, and a classifier learns labels, as from emails"
+        return
+    where = f"datasets.{dataset}.preprocess.labels: {', '.join(map(str, labels))}"
+    positive, unsure = inner(block, "train", "positive"), inner(block, "train", "unsure")
+    if positive is not None and positive not in labels:
+        way_out = "name one, or null" if len(labels) == 2 else "set it to null"
+        yield "train.positive", f"{positive!r} is not among {where}; {way_out}"
+    elif positive is not None and len(labels) > 2:
+        yield "train.positive", f"{positive!r} has no effect with more than two labels ({where}); set it to null"
+    if unsure is not None and len(labels) > 2:
+        yield "train.unsure", f"it has no effect with more than two labels ({where}); set it to null"
+    for bounds in BOUNDS:
+        metrics = [str(metric) for metric in inner(block, "review", bounds) or ()]
+        if len(labels) > 2 and (names := [metric for metric in metrics if metric.startswith(OF_TWO_LABELS)]):
+            yield f"review.{bounds}", f"{', '.join(names)}: measured only with two labels ({where}); delete it"
+        if names := [metric for metric in metrics if _is_of_another_label(metric, labels)]:
+            yield f"review.{bounds}", f"{', '.join(names)}: measured only for a label among {where}; delete it"
+    yield from _check_base(block, values)
+
+
+def _is_of_another_label(metric: str, labels: list[str]) -> bool:
+    prefix = next((prefix for prefix in OF_A_LABEL if metric.startswith(prefix)), None)
+    return prefix is not None and metric.removeprefix(prefix) not in labels
+
+
+def _check_base(block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Whether a foundation from scratch has the blocks and the context that the classifier reads with."""
+    base = inner(values, FOUNDATION, "train")
+    if block.get("base") != FOUNDATION or inner(base, "init_from") != "scratch":
+        return
+    for key, shape in (("layers", "n_layer"), ("max_tokens", "context_length")):
+        wanted, there = inner(block, "train", key), inner(base, shape)
+        if isinstance(wanted, int) and isinstance(there, int) and wanted > there:
+            yield f"train.{key}", f"{wanted} is more than {FOUNDATION}.train.{shape}, {there}"

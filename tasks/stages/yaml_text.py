@@ -1,0 +1,167 @@
+"""The text of a YAML file: read strictly, and changed in one value at a time.
+
+PyYAML says where in the text each value stands, so that a new value replaces the old one's characters and no others:
+comments, order, quotes and layout stay as people wrote them.
+"""
+
+import difflib
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llm.errors import UserError, UserFileError
+
+FLOAT = "tag:yaml.org,2002:float"
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+"""1e-3 is a number to people and to DVC, and a text to PyYAML."""
+
+
+class _UniqueKeys(yaml.CSafeLoader):
+    """Rejects a mapping with a duplicate key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise UserError(f"row {line}: {key!r} is no key")
+            if key in seen:
+                raise UserError(f"row {line}: {key} stands here and in row {seen[key]}; keep one of them")
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+class _Values(yaml.SafeLoader):
+    """Reads the values of a command line."""
+
+
+_Values.add_implicit_resolver(FLOAT, EXPONENT, list("-+.0123456789"))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises UserError, naming file and reason, if there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserFileError(f"{path}: there is no such file in {Path.cwd()}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: byte {error.object[error.start]:#04x} is not UTF-8; save the file as UTF-8") from None
+
+
+def parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    """The mapping in the text of a file. Raises UserError, naming file, row and reason, for anything else."""
+    try:
+        values = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.MarkedYAMLError as error:
+        row = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}, row {row}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    except UserError as error:
+        raise UserError(f"{path}, {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: it is nested too deep") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds {'nothing' if values is None else repr(values)}, not sections")
+    return values
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping. Raises UserError, naming file, row and reason, for anything else and for no file."""
+    return parse_yaml(read_text(path), path)
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested values, updated by others."""
+    inner = {key: merged(values.get(key) or {}, new) for key, new in changes.items() if isinstance(new, dict)}
+    return values | changes | inner
+
+
+def parse_values(text: str) -> list[Any]:
+    """The values of `0.02,0.03` or `[a, b]`; a comma outside of brackets and quotes separates two values.
+
+    Raises UserError for a text that is not YAML.
+    """
+    try:
+        return yaml.load(f"[{text}]", Loader=_Values)
+    except yaml.YAMLError:
+        raise UserError(f"{text!r} is not YAML; put a text with special characters in quotes") from None
+
+
+def with_value(text: str, key: str, value: Any) -> str:
+    """A YAML text with another value under a dotted key, such as `datasets.corpus.sources.0.sha256`.
+
+    All other characters stay. Raises UserError for a key that the text does not have, and for one whose value is shared
+    by an alias.
+    """
+    node, start = yaml.compose(text, Loader=yaml.SafeLoader), 0
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        node, start = _child(node, part, ".".join(parts[:depth]))
+    if _is_block(node):
+        span, spelled = slice(text.index(":", start) + 1, _end(node)), f" {_spelled(value)}"
+    else:
+        span, spelled = slice(node.start_mark.index, _end(node)), _spelled(value)
+        if span.start == span.stop:  # `key:` without a value
+            spelled = f" {spelled}"
+    changed = text[: span.start] + spelled + text[span.stop :]
+    expected = _replaced(yaml.safe_load(text), parts, value)
+    try:
+        is_as_expected = yaml.safe_load(changed) == expected
+    except yaml.YAMLError:
+        is_as_expected = False
+    if not is_as_expected:
+        raise UserError(f"{key}: its value is shared or laid out in an unusual way; edit the file")
+    return changed
+
+
+def _child(node: yaml.Node, part: str, parent: str) -> tuple[yaml.Node, int]:
+    """The value under a key or an index, and the index of the character after its key."""
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            if key_node.value == part:
+                return value_node, key_node.end_mark.index
+        names = [key_node.value for key_node, _ in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        if part.isdecimal() and int(part) < len(node.value):
+            return node.value[int(part)], node.start_mark.index
+        names = [str(number) for number in range(len(node.value))]
+    else:
+        names = []
+    close = difflib.get_close_matches(part, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names) or 'none'}"
+    raise UserError(f"{parent}.{part}: unknown key; {hint}".removeprefix("."))
+
+
+def _is_block(node: yaml.Node) -> bool:
+    """Whether a value stands on the lines below its key."""
+    return isinstance(node, yaml.CollectionNode) and not node.flow_style
+
+
+def _end(node: yaml.Node) -> int:
+    """The index of the character after a value; of a block, without the comments after it."""
+    if not _is_block(node):
+        return node.end_mark.index
+    last = node.value[-1]
+    return _end(last[1] if isinstance(last, tuple) else last)
+
+
+def _spelled(value: Any) -> str:
+    """A value on one line, as it may stand in a block or between commas."""
+    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, sort_keys=False, width=2**30)[1:-2]
+
+
+def _replaced(values: Any, parts: list[str], value: Any) -> Any:
+    """Nested values with another one under the keys `parts`."""
+    if not parts:
+        return value
+    if isinstance(values, list):
+        number = int(parts[0])
+        return [*values[:number], _replaced(values[number], parts[1:], value), *values[number + 1 :]]
+    names = [name for name in values if str(name) == parts[0]]
+    return values | {names[0]: _replaced(values[names[0]], parts[1:], value)}
