@@ -98,11 +98,11 @@ def test_another_version_of_a_library_than_dvc_knows_of_is_said_before_anything_
     assert json.loads((project_copy / "libraries.json").read_text()) == installed()
 
 
-def test_recorded_libraries_stay_as_they_are_if_a_check_fails(project_copy, prefect_api, command_line):
+def test_recorded_libraries_stay_as_they_are_if_a_check_fails(project_copy, prefect_api, stage_line):
     edit_params(project_copy, learning_rate="fast")
     libraries = project_copy / "libraries.json"
     libraries.write_text('{"torch": "1.0"}')
-    code, _, error = command_line(project_copy, "__main__")
+    code, error = stage_line(project_copy, "__main__")
     assert code == 1
     assert "error: params.yaml: foundation.train.learning_rate: " in error
     assert libraries.read_text() == '{"torch": "1.0"}'
