@@ -163,7 +163,8 @@ def test_published_weights_need_a_name_only_where_something_starts_from_them(wri
     with pytest.raises(ValueError) as caught:
         check_params(path)
     assert sorted(str(caught.value).splitlines()) == [
-        f"{path}: applications.{name}.base: 'published' is not one of {others}" for name in ("assistant", "classifier")
+        f"{path}: {place}.base: 'published' is not one of {others}"
+        for place in ("applications.assistant", "applications.classifier", "replay.assistant")
     ]
     values = yaml.safe_load(path.read_text())
     for block in (*values["applications"].values(), *values["replay"].values()):
