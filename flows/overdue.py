@@ -5,7 +5,7 @@ Messages of `flows/notify.py` come from the Prefect server, which can't report t
 
 import sys
 from argparse import ArgumentParser
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
@@ -25,7 +25,7 @@ from tasks.stages.command import run_command
 from tasks.stages.lock import STATE
 from tasks.stages.server import prefect_page, prefect_server
 
-HOUR = timedelta(hours=1)
+HOUR = 3600
 
 
 def last_retrain() -> FlowRun | None:
@@ -41,23 +41,23 @@ def last_retrain() -> FlowRun | None:
     return runs[0] if runs else None
 
 
-def check(limit: timedelta) -> str:
-    """A line about the last retrain that finished. Raises UserError if that was longer ago than `limit`."""
-    last, hours = last_retrain(), f"{limit / HOUR:g} hours"
+def check(hours: float) -> str:
+    """A line about the last retrain that finished. Raises UserError if that was longer than `hours` ago."""
+    last = last_retrain()
     if last is None:
         raise UserError(f"no retrain has finished yet on {PREFECT_API_URL.value()}")
-    age = datetime.now(UTC) - last.end_time
-    line = f"{last.name} ended as {last.state_name} {age / HOUR:.1f} hours ago: {prefect_page(str(last.id))}"
-    if age > limit:
+    age = (datetime.now(UTC) - last.end_time).total_seconds() / HOUR
+    line = f"{last.name} ended as {last.state_name} {age:.1f} hours ago: {prefect_page(str(last.id))}"
+    if age > hours:
         way_out = "do the worker and the training machine run?"
-        raise UserError(f"no retrain finished for {hours}, the last one was {line}; {way_out}")
+        raise UserError(f"no retrain finished for {hours:g} hours, the last one was {line}; {way_out}")
     return line
 
 
 def main() -> int:
     """Print the last retrain; the exit code is 1 if it is overdue, or if the server does not answer."""
     parser = ArgumentParser(prog="python -m flows.overdue", description="Fail if no retrain has finished lately.")
-    hours = OVERDUE / HOUR
+    hours = OVERDUE.total_seconds() / HOUR
     parser.add_argument("--hours", type=float, default=hours, help=f"how long is too long (default {hours:g})")
     parser.add_argument("--verbose", action="store_true", help="show the traceback of every error")
     options = parser.parse_args()
@@ -66,7 +66,7 @@ def main() -> int:
         if not PREFECT_API_URL.value():
             raise UserError("a standing Prefect server knows the runs: set PREFECT_API_URL")
         with prefect_server():
-            sys.stdout.write(f"{check(options.hours * HOUR)}\n")
+            sys.stdout.write(f"{check(options.hours)}\n")
 
     return run_command(work, STATE / "overdue" / "log", verbose=options.verbose)
 

@@ -102,7 +102,7 @@ def retrain(
 
 
 @retrain.on_crashed
-def close_left(_: Flow, flow_run: FlowRun, state: State) -> None:
+def close_left(flow: Flow, flow_run: FlowRun, state: State) -> None:
     """Close what a killed run left open in Prefect and MLflow, unless the next run does it; its worker calls this."""
     with suppress(UserError), exclusive(RETRAIN, patience=0):
         end_lost(flow_run.id, Crashed(message=state.message))

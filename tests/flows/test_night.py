@@ -233,6 +233,6 @@ def test_nights_of_a_training_machine_and_its_team(colleague, server, monkeypatc
         parent = MlflowClient().create_run(experiment, run_name="retrain killed", tags={PARENT_OF: workspace()})
         client.set_flow_run_state(killed.id, Crashed(message="Flow run process exited with status code -9"))
         for hook in retrain.on_crashed_hooks:
-            hook(retrain, killed, client.read_flow_run(killed.id).state)
+            hook(flow=retrain, flow_run=killed, state=client.read_flow_run(killed.id).state)  # as a worker does
         assert client.read_task_run(child.id).state.name == "Crashed"
     assert MlflowClient().get_run(parent.info.run_id).info.status == "KILLED"
