@@ -3,6 +3,6 @@
 # THREESTAGE_REPOSITORY: a URL, or by default the checkout of compose.yaml.
 set -eu
 test -e .git || git clone --quiet "${THREESTAGE_REPOSITORY:-/repository}" .
-prefect work-pool inspect local >/dev/null 2>&1 || prefect work-pool create local --type process
+prefect work-pool create local --type process || true  # after the first start it exists
 prefect --no-prompt deploy --all
 exec prefect worker start --pool local --with-healthcheck

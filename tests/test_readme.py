@@ -23,7 +23,7 @@ TESTED_ELSEWHERE = {
     "make test": "by the command that runs this test",
     "make serve": "by tests/app",
     "dvc repro evaluate@classifier": "a part of `dvc repro`",
-    "python -m flows.register": "by tests/test_team.py",
+    "python -m flows.register": "by tests/all_stages.py",
     "python -m flows.finetune --help": "by tests/tasks/stages/test_command.py",
     "prefect work-pool create local --type process": "by tests/flows/test_retrain.py",
     "prefect --no-prompt deploy --all": "by tests/flows/test_retrain.py",
