@@ -84,15 +84,16 @@ def check(
     from tasks.data.folders import files_below
     from tasks.data.sources import Source, pinned, write_source
 
-    label_map = dict(_pair("--label", "1=spam", text) for text in label or [])
-    columns = dict(_pair("--column", "label=folder", text) for text in column or [])
+    label_map = dict(_pair(f"--label {text}: write VALUE=LABEL, such as 1=spam", text) for text in label or [])
+    columns = dict(_pair(f"--column {text}: write OURS=NAME, such as label=folder", text) for text in column or [])
     source = pinned(Source(source=path, files=files, encoding=encoding))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
         fetched = write_source(source, folder)
         typer.echo(f"{path}: {_forms(files_below(folder))}, {fetched['bytes']:,} bytes")
         best = _best(folder, dataset, {"label_map": label_map, "columns": columns})
-        hint = None if "label" in best[0].table else _label_hint(path, folder, dataset)
+        has_labels = "label" in best[0].table and not best[0].table.empty
+        hint = None if has_labels or "label" in columns else _label_hint(path, folder, dataset)
     for found in best:
         labels = found.table["label"].value_counts().items() if "label" in found.table else ()
         counts = ", ".join(f"{count} {name}" for name, count in labels)
@@ -117,10 +118,11 @@ def check(
             typer.echo(f"and below datasets.{name}.preprocess: {key}: {json.dumps(values)}")
 
 
-def _pair(option: str, example: str, text: str) -> tuple[str, str]:
+def _pair(mistake: str, text: str) -> tuple[str, str]:
+    """The two sides of `=`. Raises UserError with the line `mistake` without it."""
     key, mark, value = text.partition("=")
     if not mark:
-        raise UserError(f"{option} {text}: write it as in {option} {example}")
+        raise UserError(mistake)
     return key, value
 
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from llm.errors import UserError
 from llm.files import atomic_folder
-from llm.formats.tokenizer_files import gpt2_encoding, read_tokenizer
-from llm.tokenizer import named_encoding
 from tasks.data.local import sha256_of
 from tasks.data.sources import Source, UnreachableError, fetch_source
 
@@ -89,12 +87,19 @@ def published_tokenizer(name: str) -> "tiktoken.Encoding":
 
     Raises as `published_weights` does.
     """
+    from llm.formats.tokenizer_files import (
+        read_tokenizer,
+    )  # which loads NumPy; a check of params.yaml needs names alone
+
     hub = PUBLISHED.get(name)
     return read_tokenizer(_from_hub(hub, TOKENIZER) if isinstance(hub, Hub) else published_weights(name))
 
 
 def encoding_by_name(name: str) -> "tiktoken.Encoding":
     """The tiktoken encoding of that name; if tiktoken can't download `gpt2`, it comes from a pinned package."""
+    from llm.formats.tokenizer_files import gpt2_encoding
+    from llm.tokenizer import named_encoding
+
     try:
         return named_encoding(name)
     except UserError as error:

@@ -134,6 +134,9 @@ def test_mails_with_an_unusual_label_column_are_no_corpus(options):
     assert f"\n{hint} label=folder" in output
     assert (f"; if they are texts without labels: {again} --as corpus\n" in output) == (not options)
     assert "to take them in" not in output
+    unmapped = check("own mails.csv", "--as", "emails", "--column", "label=folder", code=1)
+    assert "row 2: label 'junk' is not one of ham, spam (and 9 more)\n" in unmapped
+    assert "these may be mails" not in unmapped
     named = ("--as", "emails", "--column", "label=folder", "--label", "inbox=ham", "--label", "junk=spam")
     output = check("own mails.csv", *named)
     assert "\nas emails: 30 rows (20 ham, 10 spam)\n" in output
@@ -153,12 +156,6 @@ def test_an_error_of_many_rows_is_printed_once_with_their_number():
     assert "problems: 30 that stop the stage\n  own/own.csv, row 2: no label; " in output
     assert output.count("no label; ") == 1
     assert "may name one of folder, subject, body (and 29 more)\n" in output
-
-
-def test_a_wrong_option_of_check_says_how_to_write_it():
-    Path("own.csv").write_text(f"folder,subject,body\n{FOLDERS}")
-    result = CliRunner().invoke(cli, ["data", "check", "own.csv", "--column", "folder"])
-    assert error_of(result) == "error: --column folder: write it as in --column label=folder"
 
 
 def test_files_in_the_inbox_need_no_line():
@@ -193,6 +190,7 @@ def test_each_problem_has_its_file_and_row_and_labels_can_be_mapped():
         (["mails.csv", "--as", "mails"], "error: there is no dataset 'mails'; those are corpus, emails, instructions"),
         (["mails.csv", "--as", "emails", "--label", "1=smap"], "label_map: 'smap' is not one of"),
         (["mails.csv", "--as", "emails", "--label", "1"], "--label 1: write VALUE=LABEL, such as 1=spam"),
+        (["mails.csv", "--column", "folder"], "--column folder: write OURS=NAME, such as label=folder"),
         (["ftp://a/b"], "source: sources are npm:NAME@VERSION"),
     ],
 )
