@@ -127,9 +127,8 @@ class Engine:
         self.model, self.size, self.prefill_tokens = model, rows, prefill_tokens
         self.context_length = min(context_length or model.config.context_length, model.config.context_length)
         shape = model.config.model_copy(update={"context_length": self.context_length})
-        self._cache = KeyValueCache(
-            shape, rows + 1, model.device, model.cache_dtype
-        )  # one more, for rows that change places
+        # one row more, for two that change places
+        self._cache = KeyValueCache(shape, rows + 1, model.device, model.cache_dtype)
         self._cached = [_CachedTokens([]) for _ in range(rows)]
         self.rows: list[_Row] = []
         self._step = 0
