@@ -40,6 +40,7 @@ QUICKER = {  # variables that change no result
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",  # seconds; by itself 5
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # whole seconds; by itself 5
     "PREFECT_WORKER_QUERY_SECONDS": "1",  # by itself 10
+    "PREFECT_CLIENT_MAX_RETRIES": "3",  # a process waits for a killed server at its end, too; by pyproject.toml 8
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # six processes beside each server, for jobs that nobody here has
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more for each training
     "DVC_NO_ANALYTICS": "1",  # else each dvc starts another process
