@@ -58,6 +58,7 @@ SMALL = {
             "evaluate": {"max_new_tokens": 8},
         },
     },
+    "smoke": {"params": {"applications": {"classifier": {"train": {"layers": None}}}}},  # of a foundation with two
 }
 
 
