@@ -106,7 +106,7 @@ def write_replay(file: Path, answers: Iterable[Answer]) -> None:
 
 def read_replay(file: Path) -> list[Answer]:
     """The answers to learn from in a file of `write_replay`."""
-    rows = map(json.loads, file.read_bytes().splitlines())
+    rows = map(json.loads, filter(None, file.read_bytes().splitlines()))
     return [
         Answer(Question(row["instruction"], row["input"], history=(*row["history"],)), row["output"])
         for row in rows

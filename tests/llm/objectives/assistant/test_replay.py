@@ -2,12 +2,14 @@ import json
 
 import pytest
 import torch
+from projects import ROOT
 
 from llm.config import Replay
 from llm.errors import UserError
 from llm.formats.model_folder import save_model
 from llm.objectives.assistant import Question
 from llm.objectives.assistant.replay import Answer, answer_prompts, flaw, read_replay, write_replay
+from tasks.stages.cross_checks import NOTHING_TO_REHEARSE
 
 CPU = torch.device("cpu")
 SAME = {"template": "{% for each in messages %}{{ each.content }}{{ eos_token }}{% endfor %}"}
@@ -63,6 +65,7 @@ def test_replay_reads_back_the_answers_that_it_did_not_leave_out(tmp_path):
     kept = Answer(Question("a dog", "of mine", history=("hi", "hello")), "It\u2028barks.\nLoudly.")
     write_replay(tmp_path / "replay.jsonl", [kept, kept._replace(left_out="short")])
     assert read_replay(tmp_path / "replay.jsonl") == [kept]
+    assert read_replay(ROOT / NOTHING_TO_REHEARSE) == []
 
 
 @pytest.mark.parametrize(
