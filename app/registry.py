@@ -230,7 +230,9 @@ def pick(name: str, listed: Sequence[Listed]) -> Listed:
     if not found:
         missing = match["version"] or match["alias"]
         if not missing:
-            missing = f"champion: approve one with `threestage review`, or name a version such as {of_model[0].named}"
+            missing = (
+                f"champion: approve one with `threestage review approve`, or name a version such as {of_model[0].named}"
+            )
         there = ", ".join(" ".join([each.named.version, *each.aliases]) for each in of_model)
         raise NotFound(f"model {model!r} has no {missing}; its versions are: {there}", "model")
     return found[0]

@@ -6,6 +6,7 @@ before its new code is there.
 
 import sys
 from argparse import ArgumentParser
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -72,7 +73,8 @@ def update() -> str:
     """
     with in_turn("retrain", run_of_worker()):
         put_back([graph.LOCK_FILE])  # DVC reads it, and a kill may have left half of it
-        put_back(graph.results()[0])
+        with suppress(UserError):  # DVC can't read files that were merged broken; the pull may bring their repair
+            put_back(graph.results()[0])
         try:
             upstream = git("rev-parse", "--abbrev-ref", "@{upstream}")
         except UserError:

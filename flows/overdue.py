@@ -50,7 +50,7 @@ def check(hours: float) -> str:
     line = f"{last.name} ended as {last.state_name} {age:.1f} hours ago: {prefect_page(str(last.id))}"
     if age > hours:
         way_out = "do the worker and the training machine run?"
-        raise UserError(f"no retrain finished for {hours:g} hours, the last one was {line}; {way_out}")
+        raise UserError(f"no retrain finished for {hours:g} hours ({line}); {way_out}")
     return line
 
 

@@ -55,7 +55,7 @@ def main() -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(f"{number} experiments are queued; `dvc queue start` runs them\n")
+    sys.stdout.write(f"queued experiments: {number}; `dvc queue start` runs them\n")
     return 0
 
 

@@ -79,7 +79,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "libraries.json:matplotlib": EVALUATION,
     "libraries.json:torch": LOAD + REPLAY + TRAINING + EVALUATION,
     "libraries.json:scikit-learn": EVALUATE,
-    "libraries.json:tokenizers": PREPROCESS,
+    "libraries.json:tokenizers": PREPROCESS + LOAD + REPLAY + TRAINING + EVALUATION,
     "data/replay.jsonl": REPLAY,
     "data/replay/nothing.jsonl": ["finetune@classifier"],
     "params.yaml:replay.assistant.system": REPLAY,
@@ -125,7 +125,6 @@ NO_BYTE = {  # what the commands of a flow import without its being a dep, and w
         **dict.fromkeys(FETCHING, "published weights are checked against a hash"),
     },
     "flows.replay": {
-        "llm/dataset.py": "batches of a training",
         "llm/kernels/training/*": "models can be trained with them, and none is trained here",
         "llm/tokens.py": "imported by the tokenizer's files",
         "llm/training/*": "how a model learns",

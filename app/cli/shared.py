@@ -27,7 +27,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="By name its champion, or its challenger while it never had one; or NAME@ALIAS, NAME/VERSION. By default "
+        help="By name its champion, or its challenger if it never had one; or NAME@ALIAS, NAME/VERSION. By default "
         "the first that can do this.",
     ),
 ]

@@ -100,7 +100,7 @@ def is_open(model: str, *, pending: bool = False) -> bool:
     last = now.last(now.challenger)
     if last is None or last.event != "compared" or last.champion != now.champion:
         return True
-    return pending and not last.unknown
+    return pending and (bool(last.failed) or not last.unknown)
 
 
 def settle(model: str) -> list[Event]:

@@ -19,6 +19,7 @@ from tasks.stages.ui import address
 WAITS, DECIDED = f"{PREFIX}.version.waits", f"{PREFIX}.version.decided"
 EVENTS = "events"
 UNSENT = STATE / EVENTS / "unsent"
+NEVER_TAKEN = (400, 413, 422)  # answers of a server that will not take the same event later, either
 REMIND_AFTER = 20 * 3600  # seconds: each night, though one may come a little earlier than the one before
 
 logger = logging.getLogger(__name__)
@@ -87,8 +88,16 @@ def send_unsent() -> None:
                 ):
                     client.request("POST", "/events", json=[event])
             except (httpx.HTTPError, RuntimeError) as error:
+                if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in NEVER_TAKEN:
+                    logger.warning(
+                        "the Prefect server refuses the message about %s, which is dropped: %s", title, error
+                    )
+                    path.unlink()
+                    continue
                 reason = (str(error) or type(error).__name__).partition("\n")[0]
-                warning = f"PREFECT_API_URL={api} does not hear of {title}: {reason}; the next run sends it again"
+                warning = (
+                    f"PREFECT_API_URL={api} did not take the message about {title}: {reason}; the next run sends it"
+                )
                 logger.warning(without_secret(warning, api))
                 return
             path.unlink()

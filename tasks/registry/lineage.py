@@ -30,7 +30,8 @@ from tasks.stages.server import prefect_page
 STAGES, LINEAGE = "lineage/stages.json", "lineage/lineage.json"
 """Artifacts of a version's run."""
 MODELS, INBOX = "models", "data/inbox"
-KINDS = {"data/processed": "dataset", "data/raw": "raw data", INBOX: "inbox", MODELS: "model"}
+REPLAY = "data/replay"
+KINDS = {"data/processed": "dataset", "data/raw": "raw data", INBOX: "inbox", REPLAY: "replay", MODELS: "model"}
 SCRATCH = "scratch"
 MACHINE = {"machine.cpu": "{}", "machine.cores": "{} cores", "device": "{}", "dtype": "{}"}
 MACHINE |= {"threads": "{} threads", "machine.os": "{}", "machine.python": "Python {}"}
@@ -117,6 +118,7 @@ class _Builder:
         for dep in stage.deps.items():
             folder = dep[0].rpartition("/")[0]
             empty = folder == INBOX and self.items[dep].get("nfiles", 1) == 1  # the file that keeps the folder in git
+            empty |= folder == REPLAY and dep not in self.makers  # the file in git of those who rehearse nothing
             if folder in KINDS and not empty:
                 nodes.append(self.node(*dep))
         for section, values in stage.params.items():

@@ -107,7 +107,7 @@ def _despite(version: str, events: list[str]) -> list[str]:
         except ValueError:  # a person wrote something else there
             continue
         if isinstance(event, dict) and (event.get("event"), event.get("version")) == ("approved", version):
-            despite = list(event.get("despite", ()))
+            despite = list(event.get("despite") or ())
     return despite
 
 

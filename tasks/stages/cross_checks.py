@@ -64,7 +64,7 @@ def cross_errors(values: Values) -> Iterator[str]:
     """All mistakes between blocks, each as `key: reason and way out`; `section_errors` must have found none."""
     yield from published_errors(values)
     for name, replay in values[REPLAY].items():
-        yield from _known_base_errors(f"{REPLAY}.{name}", inner(replay, "base"), values)
+        yield from _replay_errors(name, replay, values)
     for model, block in model_blocks(values).items():
         yield from _dataset_errors(model, block, values)
         yield from _base_errors(model, block, values)
@@ -114,6 +114,22 @@ def _known_base_errors(place: str, base: Any, values: Values) -> Iterator[str]:
     bases = [*model_blocks(values), *([PUBLISHED] if PUBLISHED in values else [])]
     if isinstance(base, str) and base not in bases:
         yield f"{place}.base: {base!r} is not one of {', '.join(bases)}"
+
+
+def _replay_errors(name: str, replay: Any, values: Values) -> Iterator[str]:
+    """A base that is unknown or that would rehearse its own answers, prompts that are not there, and a taken name."""
+    place, base, prompts = f"{REPLAY}.{name}", inner(replay, "base"), inner(replay, "prompts")
+    yield from _known_base_errors(place, base, values)
+    if replay_file(name) == NOTHING_TO_REHEARSE:
+        yield f"{place}: {NOTHING_TO_REHEARSE} is for those who rehearse nothing; give it another name"
+    if isinstance(prompts, str) and not Path(prompts).exists():
+        yield f"{place}.prompts: there is no {prompts}"
+    blocks, ancestors = model_blocks(values), []
+    while base in blocks and base not in ancestors:
+        ancestors.append(base)
+        if blocks[base].get("rehearses") == str(replay_file(name)):
+            yield f"{place}.base: {base} itself rehearses these answers; name {FOUNDATION} or {PUBLISHED}"
+        base = blocks[base].get("base")
 
 
 def _rehearsal_errors(model: str, block: Values, values: Values) -> Iterator[str]:

@@ -173,8 +173,8 @@ def track(folder: Path) -> list[str]:
 
 def results() -> tuple[list[str], list[str]]:
     """The files of a run that git keeps: first dvc.lock, outs that DVC does not cache, and pointers to data; second the
-    parameters."""
-    with Repo() as repo:
+    parameters. Raises UserError as `is_stale` does."""
+    with dvc_errors(), Repo() as repo:
         stages = repo.index.stages
         pointers = {stage.relpath for stage in stages if not isinstance(stage, PipelineStage)}
         parameters = {dep.def_path for stage in stages for dep in stage.params}

@@ -69,9 +69,10 @@ class Smoke(Config):
 
 
 def reduced(values: dict[str, Any], smoke: Smoke) -> dict[str, Any]:
-    """All parameters, updated by those of a smoke run. Its blocks of missing datasets and applications are ignored."""
+    """All parameters, updated by those of a smoke run. Its blocks of missing datasets, replays and applications are
+    ignored."""
     changes = {
-        name: {key: each for key, each in new.items() if key in values[name]} if name in LISTS else new
+        name: {key: each for key, each in new.items() if key in values[name]} if name in (*LISTS, REPLAY) else new
         for name, new in smoke.params.items()
     }
     return merged(values, changes)

@@ -25,9 +25,9 @@ def parse_settings(settings: Sequence[str]) -> list[dict[str, Any]]:
     for setting in settings:
         key, mark, text = setting.partition("=")
         if not (mark and key.strip() and text.strip()):
-            raise UserError(f"--set {setting}: write KEY=VALUE, such as foundation.train.steps=100")
+            raise UserError(f"{setting!r}: write KEY=VALUE, such as foundation.train.steps=100")
         if key in values:
-            raise UserError(f"--set {setting}: {key} is set twice; separate several values by commas")
+            raise UserError(f"{setting!r}: {key} is set twice; separate several values by commas")
         values[key] = parse_values(text)
     return [dict(zip(values, combination, strict=True)) for combination in product(*values.values())]
 

@@ -83,7 +83,8 @@ def test_a_model_whose_champion_is_gone_has_no_default_version(store, how):
     found = Registry()
     for wanted in ({"name": "assistant"}, {"name": None, "capability": CHAT}):
         with pytest.raises(
-            NotFound, match="model 'assistant' has no champion: approve one with `threestage review`, or name a version"
+            NotFound,
+            match="model 'assistant' has no champion: approve one with `threestage review approve`, or name a version",
         ):
             found.find(**wanted)
     assert str(found.find("assistant@challenger", CHAT)) == "assistant/2"

@@ -171,9 +171,8 @@ def test_a_moved_alias_ends_no_stream_and_soon_answers_by_the_new_version(store)
 
 def test_a_removed_champion_is_not_replaced_by_the_challenger_and_the_way_out_is_named(store):
     settle("assistant")
-    missing = (
-        "model 'assistant' has no champion: approve one with `threestage review`, or name a version such as assistant/2"
-    )
+    way_out = "approve one with `threestage review approve`, or name a version such as assistant/2"
+    missing = f"model 'assistant' has no champion: {way_out}"
     with running(Settings(rows=2, poll_seconds=0.1)) as address:
         MlflowClient().delete_registered_model_alias("threestage-assistant", "champion")
 

@@ -124,7 +124,7 @@ def test_overdue_names_the_last_retrain_and_fails_if_it_was_too_long_ago(prefect
     assert output.startswith(f"{RUN} ended as Failed 0.0 hours ago: ")
     code, output, error = command_line(tmp_path, "overdue", "--hours", "0")
     assert (code, output) == (1, "")
-    assert error.startswith(f"error: no retrain finished for 0 hours, the last one was {RUN} ended as Failed 0.0 hours")
+    assert error.startswith(f"error: no retrain finished for 0 hours ({RUN} ended as Failed 0.0 hours")
 
 
 def titles() -> set[str]:

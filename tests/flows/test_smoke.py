@@ -118,4 +118,3 @@ def test_it_is_due_each_week():
     assert smoke["entrypoint"] == "flows/smoke.py:smoke"
     assert smoke["pull"] == deployments["daily"]["pull"], "it tests the code that is merged, as daily runs it"
     assert smoke["schedules"] == [{"cron": "0 1 * * 0", "timezone": "UTC"}]
-    assert smoke["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}

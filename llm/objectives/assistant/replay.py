@@ -105,13 +105,18 @@ def write_replay(file: Path, answers: Iterable[Answer]) -> None:
 
 
 def read_replay(file: Path) -> list[Answer]:
-    """The answers to learn from in a file of `write_replay`."""
-    rows = map(json.loads, filter(None, file.read_bytes().splitlines()))
-    return [
-        Answer(Question(row["instruction"], row["input"], history=(*row["history"],)), row["output"])
-        for row in rows
-        if not row["left_out"]
-    ]
+    """The answers to learn from in a file of `write_replay`. Raises UserError, naming the file, for another one."""
+    try:
+        rows = map(json.loads, filter(None, file.read_bytes().splitlines()))
+        return [
+            Answer(Question(row["instruction"], row["input"], history=(*row["history"],)), row["output"])
+            for row in rows
+            if not row["left_out"]
+        ]
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not the answers of a replay: {type(error).__name__}: {error}") from None
 
 
 def flaw(prompt: str, answer: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tasks.stages.cross_checks import BOUNDS, FOUNDATION, inner
+from tasks.stages.cross_checks import BOUNDS, FOUNDATION, NOTHING_TO_REHEARSE, inner
 
 OF_TWO_LABELS = ("false_positive_rate", "roc_auc", "recall", "precision", "unsure_share", "sure_errors", "evasion_")
 """Beginnings of metrics that exist only for two labels."""
@@ -33,6 +33,8 @@ def check(block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple
             yield f"review.{bounds}", f"{', '.join(names)}: measured only with two labels ({where}); delete it"
         if names := [metric for metric in metrics if _is_of_another_label(metric, labels)]:
             yield f"review.{bounds}", f"{', '.join(names)}: measured only for a label among {where}; delete it"
+    if block.get("rehearses") != str(NOTHING_TO_REHEARSE):
+        yield "rehearses", f"a classifier has no answers to rehearse; name {NOTHING_TO_REHEARSE}"
     yield from _check_base(block, values)
 
 

@@ -86,7 +86,7 @@ def test_events_that_a_server_missed_are_sent_again_once_in_their_order(port, ca
         for reason in ("first", "second"):
             emit_decision(reason)
         for warning in warnings(caplog):
-            assert warning.startswith(f"PREFECT_API_URL={address} does not hear of {NAME} version 1: ")
+            assert warning.startswith(f"PREFECT_API_URL={address} did not take the message about {NAME} version 1: ")
             assert warning.endswith("; the next run sends it again")
         assert len(warnings(caplog)) == 2
         with serving(take, port):
@@ -122,7 +122,7 @@ def test_a_decision_asks_a_server_that_does_not_answer_once(
     assert model_state("classifier").champion == "1"
     assert len(taken) == 1
     (warning,) = warnings(caplog)
-    assert "does not hear of" in warning
+    assert "did not take the message about" in warning
 
 
 def test_a_standing_server_keeps_who_decided_what_and_why(prefect_api, port) -> None:

@@ -53,7 +53,7 @@ def test_a_stage_has_all_its_hashes_in_its_record_and_few_tags(stage):
     assert record.facts == current_facts() | {"blocks": "eager"}
     assert made_by("train", record.hashes.outs).info.run_id == run.info.run_id
     tags = {name for name in MlflowClient().get_run(run.info.run_id).data.tags if name.startswith("threestage.")}
-    assert tags <= {f"threestage.{name}" for name in (*readable(record), "outs")}
+    assert tags <= {f"threestage.{name}" for name in (*readable(record), "outs", "workspace")}
     assert len(tags) <= 8
 
 

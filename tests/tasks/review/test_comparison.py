@@ -179,6 +179,7 @@ def test_an_application_without_a_review_has_its_evaluations_compared(copied, tm
     train = params["applications"]["assistant"]["train"]
     params["applications"]["quiz"] = {
         "dataset": "emails", "base": "published", "objective": "assistant", "evaluate": {},
+        "rehearses": "data/replay/nothing.jsonl",
         "train": {name: value for name, value in train.items() if name in TrainConfig.model_fields},
     }  # fmt: skip
     Path("params.yaml").write_text(yaml.safe_dump(params))

@@ -139,6 +139,17 @@ def test_what_is_switched_off_hangs_on_nothing(written):
             "there is no data/replay/clasifier.jsonl; name",
         ),
         ("replay.assistant.base", "publishd", "'publishd' is not one of foundation, .*, published$"),
+        (
+            "replay.assistant.base",
+            "assistant",
+            "assistant itself rehearses these answers; name foundation or published",
+        ),
+        ("replay.assistant.prompts", "data/replays.jsonl", "there is no data/replays.jsonl"),
+        (
+            "replay.nothing",
+            {"base": "published", "prompts": "data/replay.jsonl", "max_new_tokens": 9},
+            "data/replay/noth",
+        ),
         ("replay.assistant.sistem", "x", "unknown key; did you mean system?"),
         ("publishd", "x", "unknown key; did you mean published?"),
         ("published", 124, "124 is no name of weights"),
@@ -233,12 +244,15 @@ def test_gates_are_read_and_may_be_left_out(written):
 
 
 def test_our_own_gates_ask_for_what_the_committed_evaluations_measure(values):
-    """A gate that nothing could pass, or that asks for a metric that nobody measures, would stop every challenger."""
+    """A gate that nothing could pass, or that asks for a metric that nobody measures, would stop every challenger.
+
+    A metric of few rows may be on the wrong side of its gate by chance: the gate is then within the metric's interval.
+    """
     for name in model_names(OURS):
         gates = load_application(name, OURS).review
         metrics = json.loads((OURS.parent / f"reports/evaluation/{name}/metrics.json").read_text())
-        assert all(metrics[metric] >= least for metric, least in gates.at_least.items())
-        assert all(metrics[metric] <= most for metric, most in gates.at_most.items())
+        assert all(metrics.get(f"{metric}_high", metrics[metric]) >= least for metric, least in gates.at_least.items())
+        assert all(metrics.get(f"{metric}_low", metrics[metric]) <= most for metric, most in gates.at_most.items())
         assert {*gates.no_loss} <= {*metrics}
         assert all(f"baseline_{metric}" in metrics for metric in gates.no_loss)  # for the first champion
 

@@ -119,9 +119,9 @@ def test_parse_settings_makes_a_grid():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["steps"], "--set steps: write KEY=VALUE"),
-        (["steps="], "--set steps=: write KEY=VALUE"),
-        (["a=1", "a=2"], "--set a=2: a is set twice"),
+        (["steps"], "'steps': write KEY=VALUE"),
+        (["steps="], "'steps=': write KEY=VALUE"),
+        (["a=1", "a=2"], "'a=2': a is set twice"),
         (["a=[1"], r"'\[1' is not YAML"),
     ],
 )

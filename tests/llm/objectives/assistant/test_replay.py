@@ -66,6 +66,8 @@ def test_replay_reads_back_the_answers_that_it_did_not_leave_out(tmp_path):
     write_replay(tmp_path / "replay.jsonl", [kept, kept._replace(left_out="short")])
     assert read_replay(tmp_path / "replay.jsonl") == [kept]
     assert read_replay(ROOT / NOTHING_TO_REHEARSE) == []
+    with pytest.raises(UserError, match=r"data/replay\.jsonl: not the answers of a replay: KeyError"):
+        read_replay(ROOT / "data/replay.jsonl")
 
 
 @pytest.mark.parametrize(
