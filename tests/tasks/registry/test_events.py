@@ -87,7 +87,7 @@ def test_events_that_a_server_missed_are_sent_again_once_in_their_order(port, ca
             emit_decision(reason)
         for warning in warnings(caplog):
             assert warning.startswith(f"PREFECT_API_URL={address} did not take the message about {NAME} version 1: ")
-            assert warning.endswith("; the next run sends it again")
+            assert warning.endswith("; the next run sends it")
         assert len(warnings(caplog)) == 2
         with serving(take, port):
             send_unsent()
@@ -95,6 +95,24 @@ def test_events_that_a_server_missed_are_sent_again_once_in_their_order(port, ca
             send_unsent()
     assert [event["payload"]["reason"] for event in received] == ["first", "second", "third"]
     assert len(warnings(caplog)) == 2
+
+
+def test_an_event_that_the_server_refuses_for_good_holds_up_no_other(port, caplog) -> None:
+    received = []
+
+    def take(request: Asked) -> Answer:
+        (event,) = json.loads(request.body)
+        received.append(event["payload"]["reason"])
+        return Answer(422 if len(received) == 1 else 204)
+
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
+        for reason in ("first", "second"):
+            emit_decision(reason)
+        with serving(take, port):
+            send_unsent()
+            send_unsent()
+    assert received == ["first", "second"]
+    assert "refuses the message" in warnings(caplog)[-1]
 
 
 def test_a_version_that_waits_is_announced_for_a_day(port, monkeypatch) -> None:
