@@ -101,6 +101,8 @@ def test_an_event_that_the_server_refuses_for_good_holds_up_no_other(port, caplo
     received = []
 
     def take(request: Asked) -> Answer:
+        if not request.path.endswith("/events"):
+            return Answer(404)
         (event,) = json.loads(request.body)
         received.append(event["payload"]["reason"])
         return Answer(422 if len(received) == 1 else 204)
