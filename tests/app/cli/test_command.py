@@ -143,6 +143,8 @@ def pipeline(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("dvc.yaml").write_text(STAGES)
     shutil.copy(ROOT / "params.yaml", "params.yaml")
+    Path("data").mkdir()
+    shutil.copy(ROOT / "data/replay.jsonl", "data")  # params.yaml names it
     Path("raw").write_text("text")
     Repo.init(no_scm=True).close()
     return tmp_path
