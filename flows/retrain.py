@@ -103,7 +103,10 @@ def retrain(
 
 @retrain.on_crashed
 def close_left(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """Close what a killed run left open in Prefect and MLflow, unless the next run does it; its worker calls this."""
+    """Close the Prefect and MLflow runs that a killed retrain left open. Its worker calls this hook.
+
+    If the next retrain already runs, it closes them instead.
+    """
     with suppress(UserError), exclusive(RETRAIN, patience=0):
         end_lost(flow_run.id, Crashed(message=state.message))
         close_left_runs()

@@ -63,7 +63,7 @@ class Logprobs(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What a step did to a request: made a token, ended it, or both."""
+    """The result of one step for one request: a new token, its end, or both."""
 
     handle: int
     token: int | None

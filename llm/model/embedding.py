@@ -56,7 +56,7 @@ def rotation(positions_BT: Tensor, shape: GPTShape) -> Rotation:
 
 
 def slowdown(periods_P: Tensor, scaling: RotaryScaling) -> Tensor:
-    """How many times slower each pair turns, from 1 to `factor`, P. `periods_P` are the positions a radian takes.
+    """The factor by which each pair is slowed down, from 1 to `factor`, P. `periods_P`: positions a radian.
 
     A pair that never came round within the original context would meet angles that it never learned.
     """

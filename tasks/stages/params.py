@@ -268,7 +268,7 @@ def training_report(model: str) -> Path:
 
 
 def check_outline(path: Path = PARAMS_FILE) -> None:
-    """Raise UserError, a line for each mistake between the blocks of params.yaml, in sections and in sources.
+    """Check sections, sources, and what blocks of params.yaml say about each other. Raise UserError with a line each.
 
     It takes a moment, as it imports no dataset and no model. Runs, stages and `threestage status` begin with it, so
     that no mistake is found in the middle of a run, or reported by DVC, which is less clear.

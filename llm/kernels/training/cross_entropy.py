@@ -107,7 +107,7 @@ def linear_cross_entropy_in_c(x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor
 
 
 def _product_dtype(x_NC: Tensor) -> torch.dtype:
-    """The dtype of matrix products with `x`: autocast's, where it is enabled."""
+    """The dtype of matrix products with `x`: autocast's if it is enabled, else that of `x`."""
     device = x_NC.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_NC.dtype
 

