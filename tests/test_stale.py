@@ -36,7 +36,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/objectives/language_model/__init__.py": FOUNDATION,
     "llm/objectives/classifier/calibration.py": CLASSIFIER,
     "llm/objectives/classifier/ngrams.py": CLASSIFIER,
-    "llm/objectives/classifier/regression.py": CLASSIFIER,
+    "llm/objectives/classifier/linear.py": CLASSIFIER,
     "llm/objectives/assistant/rows.py": ASSISTANT,
     "llm/chat.py": LOAD + REPLAY + FINETUNE + EVALUATE,
     "llm/tokenizer.py": PREPROCESS + LOAD + REPLAY + TRAINING + EVALUATION,

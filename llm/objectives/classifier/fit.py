@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier.calibration import UnsureRates, fit_scale
+from llm.objectives.classifier.linear import Sparse, fit
 from llm.objectives.classifier.model import Classifier, encoded, f1_score
-from llm.objectives.classifier.regression import Sparse, fit
 
 FOLDS = 5
 AT_ONCE = 1000
