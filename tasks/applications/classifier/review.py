@@ -166,7 +166,7 @@ REVIEW = Review(
         "roc_auc": "how often a spam has a higher probability than another mail",
     },
     evidence=evidence,
-    baseline="a linear model on TF-IDF of words and characters, the stronger of logistic regression and SVM on validation, "
-    "with a threshold by the same rule",
+    baseline="a linear model on TF-IDF of words and characters (logistic regression or a support vector machine, the "
+    "stronger on validation), with a threshold by the same rule",
     slices=("label", "source", "words", "everyday"),
 )
