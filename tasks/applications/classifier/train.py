@@ -16,7 +16,7 @@ from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
 from llm.objectives.classifier import objective
 from llm.objectives.classifier.calibration import UnsureRates
-from llm.objectives.classifier.fit import LabelledTexts, fit_head
+from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, hardest
 from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, encoded, row_texts
 from llm.training.loop import Objective
 from llm.training.workers import Workers
@@ -29,6 +29,9 @@ class Train(ReadingConfig, FinetuneConfig):
 
     steps: int = Field(ge=0)
     """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""
+    hardest: int | None = Field(default=None, gt=0)
+    """How many mails of train the GPT learns from: those that n-grams alone tell worst; null takes all. The head learns
+    from all in any case."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
     passes: str | None = None
@@ -78,6 +81,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         )
         for table in tables.values()
     )
+    fit_ngrams(model, train)
     budget = params.false_positive_rate if params.passes else None
     chosen = {"false_positive_rate": budget, "unsure": params.unsure}
     fitted = partial(fit_head, model, encoding, train, validation, **chosen)
@@ -86,11 +90,12 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         foundation.requires_grad_(False)
         untrained = Objective(lambda model, index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
         return TrainingSetup(model, encoding, untrained, compute, throughput)
-    lengths = list(map(len, encoded(model, encoding, train.texts)))
+    learned = train if params.hardest is None else hardest(model, train, params.hardest)
+    lengths = list(map(len, encoded(model, encoding, model.windows(learned.texts))))
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, lora = fmean(lengths) / max(lengths), params.lora is not None
     compute = choose_backend(compute, foundation.config, read, filled=filled, lora=lora, predicts_tokens=False)
-    goal = objective(model, encoding, params, train, validation, compute, workers=workers)
+    goal = objective(model, encoding, params, learned, validation, compute, workers=workers)
     return TrainingSetup(model, encoding, goal, compute, throughput, finish=fitted)
 
 
