@@ -191,7 +191,8 @@ def serve(model: Assistant, encoding: tiktoken.Encoding, rows: Sequence[Row], **
     def ask(row: Row) -> Request:
         texts = (text_of(row, "instruction"), text_of(row, "input", ""), text_of(row, "system", ""))
         question = Question(*texts, _history(text_of(row, "history", "")))
-        return replace(make(prompt_tokens(encoding, model.chat, question.messages())), stop_tokens=ends)
+        request = make(prompt_tokens(encoding, model.chat, question.messages()))
+        return replace(request, stop_tokens=ends, sampling=model.chat.sampling(request.sampling))
 
     return answer_each(
         rows,
@@ -233,7 +234,7 @@ def answer_all(
         model,
         [prompt_tokens(encoding, model.chat, question.messages()) for question in questions],
         max_new_tokens=max_new_tokens,
-        sampling=sampling,
+        sampling=model.chat.sampling(sampling),
         stop_tokens=turn_ends(encoding, model.chat),
     )
     return [decode(encoding, text).strip() for text in tokens]

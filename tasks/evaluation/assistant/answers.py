@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,8 @@ def _answers(
         if asked + most[n] <= context:
             roomy.add(n)
         if n in roomy or len(example) <= context:
-            requests[n] = _request(example, asked, most[n] if n in roomy else 1, context, ends)
+            request = _request(example, asked, most[n] if n in roomy else 1, context, ends)
+            requests[n] = replace(request, sampling=model.chat.sampling())
     if not roomy:
         raise UserError(
             f"{file}: no question of its {len(test)} leaves {min(most)} of {context} tokens for an answer: lower "
