@@ -1,4 +1,4 @@
-"""Whether an answer runs in circles, as greedy decoding of a small model may ("a combination of a combination of …")."""
+"""Whether an answer runs in circles, as the likeliest tokens of a small model do: "a combination of a combination"."""
 
 import re
 from collections import Counter

@@ -28,6 +28,7 @@ from llm.objectives.assistant.rows import contains_answer, examples_of, is_right
 from llm.tokenizer import decode
 from tasks.evaluation.assistant import behaviour
 from tasks.evaluation.assistant.judge import Judge, judge_answers
+from tasks.evaluation.assistant.loops import loop_shares
 from tasks.evaluation.assistant.rouge import rouge_l
 from tasks.evaluation.statistics import Wordings, for_spreadsheets, interval, lead, with_interval
 from tasks.training.setup import split_file
@@ -149,9 +150,13 @@ def measure(
     own template, untuned; `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the
     baseline, paired by row. Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no
     room for an answer, where there are any. Where data/behavioural has questions for this dataset, they are asked, too.
+    `loops` is the share of answers with a loop among these and the rows that are not checkable. Assistant and base
+    block the same n-grams.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
+    alike = {"no_repeat_ngram_size": model.chat.no_repeat_ngram_size}  # both are decoded alike
+    untuned.chat = untuned.chat.model_copy(update=alike)
     metrics: dict[str, float] = {}
     behavioural = behaviour.read(Path("data/behavioural") / data.name)
     questions = [behaviour.question_of(row) for rows in behavioural.values() for row in rows]
@@ -185,6 +190,8 @@ def measure(
         ends = interval(np.mean, ours, wordings=wordings)
         metrics |= with_interval(metric, float(ours.mean()), ends) | lead(metric, ours, its, wordings)
         metrics |= {f"{name}{metric}": float(rows[f"{name}{column}"].mean()) for name in OTHERS}
+    free = {name: [*test.loc[~checkable, f"{name}answer"], *said.get(name, ())] for name in ("", "baseline_")}
+    metrics |= loop_shares(free)
     if params.judge:
         metrics |= judge_answers(test[~checkable], params.judge, evidence)
     write_evidence(test, checkable, evidence)
