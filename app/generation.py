@@ -69,7 +69,7 @@ def ends(loaded: Loaded, *, chat: bool) -> frozenset[int]:
 def with_defaults(loaded: Loaded, sampling: Sampling) -> Sampling:
     """A request's options, with the model's own where the request names none."""
     chat = getattr(loaded.model, "chat", None)
-    return sampling if chat is None else chat.sampling(sampling)
+    return sampling if chat is None else sampling.with_default_block(chat.no_repeat_ngram_size)
 
 
 class Generation:

@@ -21,7 +21,6 @@ from pydantic import Field, field_validator
 
 from llm.config import Config
 from llm.errors import UserError
-from llm.generation.sampling import GREEDY, Sampling
 from llm.tokenizer import END_OF_TEXT, decode, end_of_text, stop_tokens
 
 TEMPLATE = """\
@@ -59,12 +58,6 @@ class Chat(Config):
     """What a conversation begins with, unless it brings a system prompt of its own."""
     no_repeat_ngram_size: int = Field(default=0, ge=0)
     """No run of so many tokens occurs twice in an answer, unless a request says otherwise; 0 allows all."""
-
-    def sampling(self, chosen: Sampling = GREEDY) -> Sampling:
-        """The options of a request, with the model's own where the request leaves it to the model."""
-        if chosen.no_repeat_ngram_size is not None:
-            return chosen
-        return chosen.model_copy(update={"no_repeat_ngram_size": self.no_repeat_ngram_size})
 
     @field_validator("template")
     @classmethod

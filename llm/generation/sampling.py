@@ -32,6 +32,12 @@ class Sampling(Config):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seeds the draws of each text by itself; without it they come from torch's global generator."""
 
+    def with_default_block(self, no_repeat_ngram_size: int) -> "Sampling":
+        """The same, with a model's own block of n-grams where this leaves it to the model."""
+        if self.no_repeat_ngram_size is not None:
+            return self
+        return self.model_copy(update={"no_repeat_ngram_size": no_repeat_ngram_size})
+
 
 GREEDY = Sampling()
 LIVELY = Sampling(temperature=0.8, top_p=0.95)

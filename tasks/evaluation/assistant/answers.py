@@ -67,6 +67,7 @@ def _answers(
     UserError where no question has room.
     """
     context, ends = model.config.context_length, turn_ends(encoding, model.chat)
+    sampling = GREEDY.with_default_block(model.chat.no_repeat_ngram_size)
     rows = zip(questions_of(test), test["output"], strict=True)
     examples = [encode_example(encoding, model.chat, *row) for row in rows]
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
@@ -85,7 +86,7 @@ def _answers(
             roomy.add(n)
         if n in roomy or len(example) <= context:
             request = _request(example, asked, most[n] if n in roomy else 1, context, ends)
-            requests[n] = replace(request, sampling=model.chat.sampling())
+            requests[n] = replace(request, sampling=sampling)
     if not roomy:
         raise UserError(
             f"{file}: no question of its {len(test)} leaves {min(most)} of {context} tokens for an answer: lower "
