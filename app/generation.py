@@ -66,6 +66,12 @@ def ends(loaded: Loaded, *, chat: bool) -> frozenset[int]:
     return turn_ends(loaded.encoding, loaded.model.chat) if chat else stop_tokens(loaded.encoding)
 
 
+def with_defaults(loaded: Loaded, sampling: Sampling) -> Sampling:
+    """A request's options, with the model's own where the request names none."""
+    chat = getattr(loaded.model, "chat", None)
+    return sampling if chat is None else sampling.with_default_block(chat.no_repeat_ngram_size)
+
+
 class Generation:
     """The choices of one request while they are generated: iterate for pieces, `close` if nobody reads on."""
 
@@ -97,7 +103,7 @@ class Generation:
                 "context_length_exceeded",
             )
         requests = [
-            Request(prompt, new, _draw(sampling, number), stop_tokens, logprobs)
+            Request(prompt, new, _draw(with_defaults(loaded, sampling), number), stop_tokens, logprobs)
             for prompt in prompts
             for number in range(n)
         ]

@@ -17,7 +17,7 @@ import tiktoken
 from jinja2 import Template, TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from llm.config import Config
 from llm.errors import UserError
@@ -56,6 +56,8 @@ class Chat(Config):
     """A chat template in Jinja."""
     system: str = ""
     """What a conversation begins with, unless it brings a system prompt of its own."""
+    no_repeat_ngram_size: int = Field(default=0, ge=0)
+    """No run of so many tokens occurs twice in an answer, unless a request says otherwise; 0 allows all."""
 
     @field_validator("template")
     @classmethod

@@ -46,6 +46,7 @@ METRICS = {
         *("response_loss", "baseline_response_loss", "exact_match_gain", "contains_answer_gain", "rouge_l_gain"),
         *(f"{who}{metric}" for who in ("", "baseline_", "nearest_") for metric in ("exact_match", "contains_answer")),
         *(f"{who}rouge_l" for who in ("", "baseline_", "nearest_")),
+        *("loops", "baseline_loops"),
         *(f"{who}{metric}" for who in ("", "baseline_", "nearest_") for metric in ASKED),
         *(f"{metric}_gain" for metric in ASKED),
     },

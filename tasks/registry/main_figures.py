@@ -13,7 +13,7 @@ OTHERS = ("nearest_", "ngram_", "ppmd_")
 """Prefixes of metrics that belong to other contenders, not to the model."""
 LOWER_IS_BETTER = (
     *("loss", "perplexity", "bits_per_byte", "error", "errors", "false_positive_rate"),
-    *("unanswered", "unjudged", "unsure_share"),
+    *("unanswered", "unjudged", "unsure_share", "loops"),
 )
 """Suffixes of such metrics."""
 DERIVED = ("_low", "_high", "_gain")

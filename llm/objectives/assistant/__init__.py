@@ -187,11 +187,13 @@ def serve(model: Assistant, encoding: tiktoken.Encoding, rows: Sequence[Row], **
     A row's `history` is JSON text: an array of strings, the user's and the assistant's by turns.
     """
     make, ends = request_maker(model, encoding, GREEDY, **options), turn_ends(encoding, model.chat)
+    block = model.chat.no_repeat_ngram_size
 
     def ask(row: Row) -> Request:
         texts = (text_of(row, "instruction"), text_of(row, "input", ""), text_of(row, "system", ""))
         question = Question(*texts, _history(text_of(row, "history", "")))
-        return replace(make(prompt_tokens(encoding, model.chat, question.messages())), stop_tokens=ends)
+        request = make(prompt_tokens(encoding, model.chat, question.messages()))
+        return replace(request, stop_tokens=ends, sampling=request.sampling.with_default_block(block))
 
     return answer_each(
         rows,
@@ -233,7 +235,7 @@ def answer_all(
         model,
         [prompt_tokens(encoding, model.chat, question.messages()) for question in questions],
         max_new_tokens=max_new_tokens,
-        sampling=sampling,
+        sampling=sampling.with_default_block(model.chat.no_repeat_ngram_size),
         stop_tokens=turn_ends(encoding, model.chat),
     )
     return [decode(encoding, text).strip() for text in tokens]

@@ -21,12 +21,13 @@ from llm.errors import UserError
 from llm.files import write_atomic
 from llm.formats.model_folder import load_model
 from llm.generation.packed import pack_for_inference
+from llm.generation.sampling import Sampling
 from llm.generation.text import generate
 from llm.objectives.assistant import Question, build
+from llm.objectives.assistant.loops import has_loop
 from llm.tokenizer import decode
 
 SHORTEST = 3  # words of an answer that is learned
-RUN = 4  # words in a row that such an answer says at most twice
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def answer_prompts(params: Replay, base: Path, device: torch.device) -> list[Ans
             pack_for_inference(model),
             [prompt for prompt, fits in zip(prompts, has_room, strict=True) if fits],
             max_new_tokens=params.max_new_tokens,
+            sampling=Sampling(no_repeat_ngram_size=params.no_repeat_ngram_size),
             stop_tokens=turn_ends(encoding, model.chat),
         )
     )
@@ -125,8 +127,7 @@ def flaw(prompt: str, answer: str) -> str:
     if len(words) < SHORTEST:
         return "short"
     lines = Counter(line for line in map(str.strip, answer.lower().splitlines()) if line)
-    runs = Counter(zip(*(words[first:] for first in range(RUN)), strict=False))
-    if max(lines.values()) > 1 or max(runs.values(), default=0) > 2:
+    if max(lines.values()) > 1 or has_loop(answer):
         return "repeats itself"
     if not _scripts(answer) <= _scripts(prompt) | {"LATIN"}:
         return "in another script"

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from llm.objectives.assistant.rows import contains_answer, examples_of, is_right
 from llm.tokenizer import decode
 from tasks.evaluation.assistant import behaviour
 from tasks.evaluation.assistant.judge import Judge, judge_answers
+from tasks.evaluation.assistant.loops import loop_shares
 from tasks.evaluation.assistant.rouge import rouge_l
 from tasks.evaluation.statistics import Wordings, for_spreadsheets, interval, lead, with_interval
 from tasks.training.setup import split_file
@@ -65,6 +67,7 @@ def _answers(
     UserError where no question has room.
     """
     context, ends = model.config.context_length, turn_ends(encoding, model.chat)
+    sampling = GREEDY.with_default_block(model.chat.no_repeat_ngram_size)
     rows = zip(questions_of(test), test["output"], strict=True)
     examples = [encode_example(encoding, model.chat, *row) for row in rows]
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
@@ -82,7 +85,8 @@ def _answers(
         if asked + most[n] <= context:
             roomy.add(n)
         if n in roomy or len(example) <= context:
-            requests[n] = _request(example, asked, most[n] if n in roomy else 1, context, ends)
+            request = _request(example, asked, most[n] if n in roomy else 1, context, ends)
+            requests[n] = replace(request, sampling=sampling)
     if not roomy:
         raise UserError(
             f"{file}: no question of its {len(test)} leaves {min(most)} of {context} tokens for an answer: lower "
@@ -147,9 +151,13 @@ def measure(
     own template, untuned; `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the
     baseline, paired by row. Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no
     room for an answer, where there are any. Where data/behavioural has questions for this dataset, they are asked, too.
+    `loops` is the share of answers with a loop among these and the rows that are not checkable. Assistant and base
+    block the same n-grams.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
+    alike = {"no_repeat_ngram_size": model.chat.no_repeat_ngram_size}  # both are decoded alike
+    untuned.chat = untuned.chat.model_copy(update=alike)
     metrics: dict[str, float] = {}
     behavioural = behaviour.read(Path("data/behavioural") / data.name)
     questions = [behaviour.question_of(row) for rows in behavioural.values() for row in rows]
@@ -183,6 +191,8 @@ def measure(
         ends = interval(np.mean, ours, wordings=wordings)
         metrics |= with_interval(metric, float(ours.mean()), ends) | lead(metric, ours, its, wordings)
         metrics |= {f"{name}{metric}": float(rows[f"{name}{column}"].mean()) for name in OTHERS}
+    free = {name: [*test.loc[~checkable, f"{name}answer"], *said.get(name, ())] for name in ("", "baseline_")}
+    metrics |= loop_shares(free)
     if params.judge:
         metrics |= judge_answers(test[~checkable], params.judge, evidence)
     write_evidence(test, checkable, evidence)

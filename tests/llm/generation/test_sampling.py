@@ -2,8 +2,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
-from llm.generation.sampling import GREEDY, LIVELY, Sampler, Sampling, candidates, choose, penalise
+from llm.generation.sampling import GREEDY, LIVELY, Sampler, Sampling, block, candidates, choose, penalise
 
 LOGITS = torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2]).log()
 
@@ -105,6 +106,37 @@ def test_the_penalty_counts_the_prompt_and_what_was_chosen_since():
     assert [sampler.choose(torch.tensor([3.0, 2.0, 1.0, 0.1])) for _ in range(4)] == [1, 2, 0, 0]
 
 
+@settings(max_examples=60)
+@given(st.integers(0, 2**16), st.lists(st.integers(0, 5), max_size=5), st.floats(0.5, 2.0), st.integers(1, 4))
+def test_penalty_and_block_choose_as_transformers_processors_do(seed, prompt, penalty, size):
+    sampler = Sampler(Sampling(repetition_penalty=penalty, no_repeat_ngram_size=size), prompt)
+    penalise_all, block_repeated = RepetitionPenaltyLogitsProcessor(penalty), NoRepeatNGramLogitsProcessor(size)
+    generator = torch.Generator().manual_seed(seed)
+    text: list[int] = []
+    for _ in range(30):
+        logits_V = torch.randn(40, generator=generator)
+        logits_V[:4] += 3  # so that repeated n-grams are likely
+        scores_1V = penalise_all(torch.tensor([[*prompt, *text]], dtype=torch.long), logits_V[None])
+        scores_1V = block_repeated(torch.tensor([text], dtype=torch.long), scores_1V)
+        text.append(int(scores_1V.argmax()))
+        assert sampler.choose(logits_V) == text[-1]
+
+
+def test_block_of_ngrams_leaves_the_prompt_alone_and_works_in_draws():
+    logits = torch.tensor([9.0, 0.0, -9.0])
+    for temperature in (0.0, 0.5):
+        sampling = Sampling(temperature=temperature, no_repeat_ngram_size=2, seed=0)
+        sampler = Sampler(sampling, [0, 0, 0])
+        tokens = [sampler.choose(logits) for _ in range(4)]
+        assert tokens == [0, 0, 1, 0]
+
+
+def test_block_of_the_whole_vocabulary_blocks_nothing():
+    logits = torch.tensor([2.0, 1.0])
+    assert block(logits, {0}).tolist() == [-torch.inf, 1.0]
+    assert block(logits, {0, 1}).tolist() == [2.0, 1.0]
+
+
 def test_rows_of_one_batch_follow_their_own_rules():
     logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(1)).expand(4, -1)
     likeliest = int(logits[0].argmax())
@@ -140,6 +172,7 @@ def test_draws_without_a_seed_follow_the_global_one_and_with_one_leave_it_alone(
         ("min_p", -0.1),
         ("repetition_penalty", 1e-39),
         ("repetition_penalty", float("nan")),
+        ("no_repeat_ngram_size", -1),
         ("seed", -1),
         ("top_q", 1),
     ],

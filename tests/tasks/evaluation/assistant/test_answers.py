@@ -83,7 +83,7 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
         | {"nearest_exact_match": 0.5, "nearest_rouge_l": nearest}
         | {"exact_match_gain": 0.5, "rouge_l_gain": 0.5}
         | {"contains_answer": 0.5, "baseline_contains_answer": 0.0, "contains_answer_gain": 0.5}
-        | {"nearest_contains_answer": 0.5},
+        | {"nearest_contains_answer": 0.5, "loops": 0.0, "baseline_loops": 0.0},
         rel=1e-4,
     )
     kinds = pd.read_csv(tmp_path / "by_kind.csv").set_index("kind")
@@ -169,6 +169,7 @@ def test_rows_of_ones_own_without_answers_report_no_exact_match(parrot, encoding
     assert found.keys() == {
         *("response_loss", "baseline_response_loss"),
         *("rouge_l", "baseline_rouge_l", "nearest_rouge_l", "rouge_l_gain"),
+        *("loops", "baseline_loops"),
     }
     assert (found["rouge_l"], found["nearest_rouge_l"]) == (0.5, 0.0)
     assert found["baseline_rouge_l"] == pytest.approx(1 / 3)  # "hat" of "the hat"
