@@ -22,10 +22,11 @@ from llm.generation.packed import pack_for_inference
 from llm.generation.request import Request
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
-from llm.objectives.assistant import Assistant, Example, Question, build, encode_example
+from llm.objectives.assistant import Assistant, Example, Question, build
 from llm.objectives.assistant.rows import contains_answer, examples_of, is_right, questions_of
 from llm.tokenizer import decode
 from tasks.evaluation.assistant import behaviour
+from tasks.evaluation.assistant.baseline import Turns, brief, shots, with_shots
 from tasks.evaluation.assistant.judge import Judge, judge_answers
 from tasks.evaluation.assistant.rouge import rouge_l
 from tasks.evaluation.statistics import Wordings, for_spreadsheets, interval, lead, with_interval
@@ -56,19 +57,29 @@ class Evaluate(Config):
 
 
 def _answers(
-    model: Assistant, encoding: tiktoken.Encoding, test: pd.DataFrame, file: Path, params: Evaluate, name: str
+    model: Assistant,
+    encoding: tiktoken.Encoding,
+    test: pd.DataFrame,
+    file: Path,
+    params: Evaluate,
+    name: str,
+    shown: Sequence[Sequence[Turns]],
 ) -> tuple[list[str], float, int]:
     """Greedy answers, empty where the context has no room for one; the loss of those that are in the rows, in nats a
     token, but for rows that are too long; and how many questions had no room.
 
-    Both at once, so that what is asked is read one time. Untuned weights would write on to the last token. Raises
-    UserError where no question has room.
+    Before each row stand the examples that are `shown` with it, as many as fit. Answers and loss come at once, so that
+    what is asked is read one time. Untuned weights would write on to the last token. Raises UserError where no question
+    has room.
     """
     context, ends = model.config.context_length, turn_ends(encoding, model.chat)
-    rows = zip(questions_of(test), test["output"], strict=True)
-    examples = [encode_example(encoding, model.chat, *row) for row in rows]
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
     most = [min(params.max_new_tokens, max(map(len, each), default=sys.maxsize) + MARGIN) for each in counted]
+    rows = zip(questions_of(test), test["output"], shown, most, strict=True)
+    examples = [
+        with_shots(encoding, model.chat, question, output, turns, context - new)
+        for question, output, turns, new in rows
+    ]
     long = sum(len(example) > context for example in examples)
     if long == len(examples):
         examples_of(encoding, model.chat, test, context, file, "raise train.context_length, or bring shorter rows")
@@ -77,7 +88,8 @@ def _answers(
             "%s: %d of %d rows are longer than %d tokens: no part of its loss", name, long, len(test), context
         )
     requests, roomy = dict[int, Request](), set[int]()
-    for n, example in sorted(enumerate(examples), key=lambda each: len(each[1])):  # so there is little padding
+    for n in sorted(range(len(examples)), key=lambda n: (shown[n], len(examples[n]))):  # shared beginnings, no padding
+        example = examples[n]
         asked = max((place for place, learned in enumerate(example.learned, 1) if not learned), default=0)
         if asked + most[n] <= context:
             roomy.add(n)
@@ -144,8 +156,8 @@ def measure(
     (`contains_answer`); mean ROUGE-L of the other rows; answers as evidence.
 
     The model is measured as it is served: on a CPU in the weights that decode.c has. The baseline is the base in its
-    own template, untuned; `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the
-    baseline, paired by row. Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no
+    own template, untuned and prompted as baseline.py says; `nearest_…` answers as the training row most alike does. A
+    `…_gain` is the lead over the baseline, paired by row. Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no
     room for an answer, where there are any. Where data/behavioural has questions for this dataset, they are asked, too.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
@@ -154,14 +166,17 @@ def measure(
     behavioural = behaviour.read(Path("data/behavioural") / data.name)
     questions = [behaviour.question_of(row) for rows in behavioural.values() for row in rows]
     said: dict[str, list[str]] = {}
-    both = (("", "assistant", model, encoding), ("baseline_", "its base", untuned, its_encoding))
-    for name, who, asked, tokens in both:
+    contenders = (
+        ("", "assistant", model, encoding, [()] * len(test), questions),
+        ("baseline_", "its base", untuned, its_encoding, shots(train, test), list(map(brief, questions))),
+    )
+    for name, who, asked, tokens, shown, put in contenders:
         packed, file = pack_for_inference(asked), split_file(data, "test")
-        answers, loss, unanswered = _answers(packed, tokens, test, file, params, who)
+        answers, loss, unanswered = _answers(packed, tokens, test, file, params, who, shown)
         test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
         metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
         if questions:
-            said[name] = behaviour.answer(packed, tokens, questions, params.max_new_tokens)
+            said[name] = behaviour.answer(packed, tokens, put, params.max_new_tokens)
     test["nearest_answer"] = _nearest(train, questions_of(test))
     if questions:
         said["nearest_"] = _nearest(train, questions)

@@ -1,0 +1,17 @@
+import pytest
+
+from tasks.data.paraphrases import BOUND, paraphrases
+
+TESTED = ["What do caterpillars turn into?", "How do I notice that a mail is a scam?"]
+LEARNED = ["How can I tell if a mail is a scam?", "what do caterpillars turn into", "Why is the sea salty?"]
+
+
+def test_paraphrases_are_found_without_six_words_in_a_row():
+    found = paraphrases(TESTED, LEARNED)
+    assert [pair[:2] for pair in found] == [(0, 1), (1, 0)]
+    assert found[0].similarity == pytest.approx(1)
+    assert BOUND <= found[1].similarity < 0.9
+
+
+def test_paraphrases_need_no_texts():
+    assert paraphrases([], LEARNED) == paraphrases(TESTED, []) == []
