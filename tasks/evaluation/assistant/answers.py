@@ -1,4 +1,4 @@
-"""How good answers to instructions are, beside the base's and those of the training row most alike."""
+"""How good answers to instructions are, next to those of a prompted base and of the most similar training row."""
 
 import json
 import logging
@@ -157,8 +157,9 @@ def measure(
 
     The model is measured as it is served: on a CPU in the weights that decode.c has. The baseline is the base in its
     own template, untuned and prompted as baseline.py says; `nearest_…` answers as the training row most alike does. A
-    `…_gain` is the lead over the baseline, paired by row. Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no
-    room for an answer, where there are any. Where data/behavioural has questions for this dataset, they are asked, too.
+    `…_gain` is the lead over the baseline, paired by row. Intervals resample wordings, and rows within them.
+    `unanswered` counts rows that leave no room for an answer, where there are any. Where data/behavioural has questions
+    for this dataset, they are asked, too.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
@@ -207,7 +208,8 @@ def measure(
 
 
 def write_evidence(test: pd.DataFrame, checkable: pd.Series, evidence: Path) -> None:
-    """All answers (their history as JSON, as a served model takes it), and a row a kind."""
+    """All answers (their history as JSON, as a served model takes it); a row a kind; and the kinds in which the model
+    is not ahead of the baseline."""
     columns = [f"{who}{name}" for who in ("", *OTHERS) for name in ("answer", *COLUMNS.values())]
     history = [json.dumps(list(turns), ensure_ascii=False) if len(turns) else "" for turns in test["history"]]
     rows = test.assign(history=history)
@@ -219,7 +221,12 @@ def write_evidence(test: pd.DataFrame, checkable: pd.Series, evidence: Path) -> 
         for who in ("", *OTHERS)
     }
     by_kind = pd.DataFrame({"kind": test["kind"], "rows": 1, **scores}).groupby("kind")
-    by_kind.agg({"rows": "sum", **dict.fromkeys(scores, "mean")}).to_csv(evidence / "by_kind.csv", float_format="%.4f")
+    by_kind = by_kind.agg({"rows": "sum", **dict.fromkeys(scores, "mean")})
+    for metric in COLUMNS:
+        by_kind[f"{metric}_gain"] = by_kind[metric] - by_kind[f"baseline_{metric}"]
+    by_kind.to_csv(evidence / "by_kind.csv", float_format="%.4f")
+    gain = by_kind["exact_match_gain"].fillna(by_kind["rouge_l_gain"])
+    by_kind[gain <= 0].dropna(axis="columns", how="all").to_csv(evidence / "not_ahead.csv", float_format="%.4f")
 
 
 def write_samples(table: pd.DataFrame, params: Evaluate, evidence: Path) -> None:

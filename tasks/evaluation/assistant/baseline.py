@@ -32,7 +32,7 @@ def shots(train: pd.DataFrame, test: pd.DataFrame) -> list[list[Turns]]:
 
     Their system prompt is the test row's: an answer given under another prompt would be a wrong example.
     """
-    groups = {key: rows for key, rows in train.groupby(["kind", "system"])}
+    groups = dict(iter(train.groupby(["kind", "system"])))
     drawn: dict[tuple[str, str], list[Turns]] = {}
     for key in set(zip(test["kind"], test["system"], strict=True)):
         rows = groups.get(key, train.iloc[:0])

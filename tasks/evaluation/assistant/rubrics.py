@@ -23,7 +23,9 @@ Range = tuple[int, int]
 
 LOOP = (4, 3)  # words in a row that occur so often in a loop
 LENIENT = 2  # times as long an answer may be where nobody asked for a short one
-NEGATION = r"(?:\b(?:can|do|does|did|wo|would|should|is|are|was|were|must|need)n't|\b(?:cannot|can not|not|never|unable to))"
+NEGATION = (
+    r"(?:\b(?:can|do|does|did|wo|would|should|is|are|was|were|must|need)n't|\b(?:cannot|can not|not|never|unable to))"
+)
 NEGATED = rf"{NEGATION}(?: \w+ly| really| be able to| have to)? $"  # what stands right before a word that it denies
 FIRST_LINES = 3  # in which a mail must greet: a preface and a subject line may stand before
 CLOSING = 60  # characters at the end of a mail, in which it must be signed
@@ -145,7 +147,9 @@ def loops(answer: str) -> bool:
 
 def _greets_its_sender(lines: list[str]) -> bool:
     """Whether a mail ends with the name that it greets."""
-    greetings = (re.match(r"(?:dear|hi|hello|hey) ([\w. ]+?)[,!:]?$", line, re.IGNORECASE) for line in lines[:FIRST_LINES])
+    greetings = (
+        re.match(r"(?:dear|hi|hello|hey) ([\w. ]+?)[,!:]?$", line, re.IGNORECASE) for line in lines[:FIRST_LINES]
+    )
     names = [greeting[1].lower() for greeting in greetings if greeting]
     return any(lines[-1].lower().rstrip(".!") == name for name in names)
 

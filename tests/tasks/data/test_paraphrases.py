@@ -2,8 +2,8 @@ import pytest
 
 from tasks.data.paraphrases import BOUND, paraphrases
 
-TESTED = ["What do caterpillars turn into?", "How do I notice that a mail is a scam?"]
-LEARNED = ["How can I tell if a mail is a scam?", "what do caterpillars turn into", "Why is the sea salty?"]
+TESTED = ["What do caterpillars turn into?", "How do I crack a nut without a nutcracker?"]
+LEARNED = ["Can I crack a walnut without a nutcracker?", "what do caterpillars turn into", "Why is the sea salty?"]
 
 
 def test_paraphrases_are_found_without_six_words_in_a_row():

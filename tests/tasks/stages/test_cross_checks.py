@@ -23,11 +23,7 @@ CASES = {  # what is changed, and each error as key and reason
             (f"{CLASSIFIER}.train.positive", f"'spam' is not among {THREE}; set it to null"),
             (f"{CLASSIFIER}.train.unsure", f"it {NO_EFFECT}; set it to null"),
             (f"{CLASSIFIER}.review.at_least", f"evasion_worst: {OF_TWO}; delete it"),
-            (
-                f"{CLASSIFIER}.review.at_least",
-                f"everyday_ham, everyday_spam, short_ham, short_spam: {OF_OTHERS}; delete it",
-            ),
-            (f"{CLASSIFIER}.review.at_most", f"false_positive_rate, evasion_loss: {OF_TWO}; delete it"),
+            (f"{CLASSIFIER}.review.at_most", f"false_positive_rate: {OF_TWO}; delete it"),
             (f"{CLASSIFIER}.review.no_loss", f"everyday_ham, everyday_spam: {OF_OTHERS}; delete it"),
         ],
     ),
