@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from llm.chat import turn_ends
 from llm.config import Config
 from llm.device import Compute
 from llm.errors import UserError
-from llm.formats.model_folder import load_model
+from llm.formats.model_folder import load_model, read_config
 from llm.generation.packed import pack_for_inference
 from llm.generation.request import Request
 from llm.generation.sampling import GREEDY
@@ -56,22 +57,41 @@ class Evaluate(Config):
     """Scores answers that no rule checks, by a language model at an endpoint; null leaves it out."""
 
 
-def _answers(
-    model: Assistant,
-    encoding: tiktoken.Encoding,
-    test: pd.DataFrame,
-    file: Path,
-    params: Evaluate,
-    name: str,
-    shown: Sequence[Sequence[Turns]],
-) -> tuple[list[str], float, int]:
+@dataclass(frozen=True)
+class _Contender:
+    """A model that is measured, and what it is asked."""
+
+    prefix: str
+    """How the names of its metrics and columns begin."""
+    name: str
+    model: Assistant
+    encoding: tiktoken.Encoding
+    examples: Sequence[Sequence[Turns]]
+    """The conversations that stand before each row of the test split."""
+    questions: Sequence[Question]
+    """What people ask."""
+
+
+def _contenders(
+    ours: _Contender, base: Path, compute: Compute, train: pd.DataFrame, test: pd.DataFrame
+) -> list[_Contender]:
+    """Ours and its base, untuned and prompted as baseline.py says; a base that is an assistant is asked as ours is."""
+    context_length = ours.model.config.context_length
+    model, encoding = load_model(base, compute.device, build=build, context_length=context_length)
+    its = replace(ours, prefix="baseline_", name="its base", model=model, encoding=encoding)
+    if read_config(base)["objective"] != "assistant":
+        its = replace(its, examples=shots(train, test), questions=list(map(brief, ours.questions)))
+    return [ours, its]
+
+
+def _answers(contender: _Contender, test: pd.DataFrame, file: Path, params: Evaluate) -> tuple[list[str], float, int]:
     """Greedy answers, empty where the context has no room for one; the loss of those that are in the rows, in nats a
     token, but for rows that are too long; and how many questions had no room.
 
-    Before each row stand the examples that are `shown` with it, as many as fit. Answers and loss come at once, so that
-    what is asked is read one time. Untuned weights would write on to the last token. Raises UserError where no question
-    has room.
+    Before each row stand its examples, as many as fit. Answers and loss come at once, so that what is asked is read one
+    time. Untuned weights would write on to the last token. Raises UserError where no question has room.
     """
+    model, encoding, name, shown = contender.model, contender.encoding, contender.name, contender.examples
     context, ends = model.config.context_length, turn_ends(encoding, model.chat)
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
     most = [min(params.max_new_tokens, max(map(len, each), default=sys.maxsize) + MARGIN) for each in counted]
@@ -162,22 +182,20 @@ def measure(
     for this dataset, they are asked, too.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
-    untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
     metrics: dict[str, float] = {}
     behavioural = behaviour.read(Path("data/behavioural") / data.name)
     questions = [behaviour.question_of(row) for rows in behavioural.values() for row in rows]
     said: dict[str, list[str]] = {}
-    contenders = (
-        ("", "assistant", model, encoding, [()] * len(test), questions),
-        ("baseline_", "its base", untuned, its_encoding, shots(train, test), list(map(brief, questions))),
-    )
-    for name, who, asked, tokens, shown, put in contenders:
-        packed, file = pack_for_inference(asked), split_file(data, "test")
-        answers, loss, unanswered = _answers(packed, tokens, test, file, params, who, shown)
+    file = split_file(data, "test")
+    ours = _Contender("", "assistant", model, encoding, [()] * len(test), questions)
+    for contender in _contenders(ours, base, compute, train, test):
+        packed = replace(contender, model=pack_for_inference(contender.model))
+        name = packed.prefix
+        answers, loss, unanswered = _answers(packed, test, file, params)
         test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
         metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
         if questions:
-            said[name] = behaviour.answer(packed, tokens, put, params.max_new_tokens)
+            said[name] = behaviour.answer(packed.model, packed.encoding, packed.questions, params.max_new_tokens)
     test["nearest_answer"] = _nearest(train, questions_of(test))
     if questions:
         said["nearest_"] = _nearest(train, questions)
