@@ -71,8 +71,8 @@ def _bound(comparison: Comparison, metric: str, side: str, bound: float) -> Gate
 def _no_losses(comparison: Comparison, metric: str) -> list[Gate]:
     """The gates against champion and baseline; with a champion that against the baseline only if it has an interval."""
     gates = [_no_loss(comparison, metric, comparison.against)]
-    found = comparison.metrics.get(metric)
-    to_baseline = found and found.to_baseline
+    measured = comparison.metrics.get(metric)
+    to_baseline = measured and measured.to_baseline
     if comparison.champion and to_baseline and to_baseline.verdict != "not known":
         gates.append(_no_loss(comparison, metric, BASE))
     return gates
@@ -89,10 +89,10 @@ def _ahead(comparison: Comparison, metric: str) -> Gate:
 
 def _difference(comparison: Comparison, metric: str, against: str, name: str, passing: Collection[str]) -> Gate:
     """A gate on the verdict of a difference."""
-    found = comparison.metrics.get(metric)
-    if found is None:
+    measured = comparison.metrics.get(metric)
+    if measured is None:
         return Gate(name, None, f"this version has no metric {metric}")
-    if (difference := found.difference(against)) is None:
+    if (difference := measured.difference(against)) is None:
         reason = comparison.incomparable if against == comparison.against else ""
         return Gate(name, None, reason or f"the {against} has no {metric}")
     if difference.is_none:

@@ -41,14 +41,14 @@ def runs(row: dict[str, Any]) -> set[str]:
 def test_no_learned_row_is_a_paraphrase_of_a_behavioural_one() -> None:
     """Delete the row that is learned from, never the one that is tested on."""
     tested, learned = ([row for name in names for row in ROWS[name]] for names in (QUESTIONS, LEARNED))
-    found = paraphrases(list(map(asked, tested)), list(map(asked, learned)))
-    assert [(tested[pair.tested]["id"], asked(learned[pair.learned]), pair.similarity) for pair in found] == []
+    pairs = paraphrases(list(map(asked, tested)), list(map(asked, learned)))
+    assert [(tested[pair.tested]["id"], asked(learned[pair.learned]), pair.similarity) for pair in pairs] == []
 
 
 def test_no_validation_row_is_a_paraphrase_of_a_test_row() -> None:
     tested = [row for name in TESTS for row in ROWS[name]]
-    found = paraphrases(list(map(asked, tested)), list(map(asked, ROWS["validation"])))
-    assert [(tested[pair.tested]["id"], ROWS["validation"][pair.learned]["id"]) for pair in found] == []
+    pairs = paraphrases(list(map(asked, tested)), list(map(asked, ROWS["validation"])))
+    assert [(tested[pair.tested]["id"], ROWS["validation"][pair.learned]["id"]) for pair in pairs] == []
 
 
 @pytest.mark.parametrize("name", list(FILES))

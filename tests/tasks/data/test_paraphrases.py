@@ -7,10 +7,10 @@ LEARNED = ["Can I crack a walnut without a nutcracker?", "what do caterpillars t
 
 
 def test_paraphrases_are_found_without_six_words_in_a_row():
-    found = paraphrases(TESTED, LEARNED)
-    assert [pair[:2] for pair in found] == [(0, 1), (1, 0)]
-    assert found[0].similarity == pytest.approx(1)
-    assert BOUND <= found[1].similarity < 0.9
+    pairs = paraphrases(TESTED, LEARNED)
+    assert [pair[:2] for pair in pairs] == [(0, 1), (1, 0)]
+    assert pairs[0].similarity == pytest.approx(1)
+    assert BOUND <= pairs[1].similarity < 0.9
 
 
 def test_paraphrases_need_no_texts():
