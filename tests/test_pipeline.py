@@ -34,7 +34,7 @@ CLASSIFIED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
     *("everyday_ham", "everyday_spam", "short_ham", "short_spam", "evasion_recall", "unsure_share", "sure_errors"),
 )
-ASKED = ("general_right", "harmful_declined", "harmless_answered")
+ASKED = ("general_right", "harmless_useful")
 METRICS = {
     "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_bits_per_byte", "ngram_order"}
     | {f"{name}bits_per_byte{end}" for name, end in (("", ""), ("", "_gain"), ("baseline_", ""))},

@@ -5,6 +5,7 @@ machine's load: the page shows it.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tasks.registry.markup import number, signed
 from tasks.registry.trained_on import TrainedOn, current_md5, current_rows, data_of, rows_before
 from tasks.review.changes import origin
 from tasks.review.comparison import Comparison
+from tasks.review.metrics import BASE
 from tasks.stages.params import Gates, load_application
 
 FEWEST = 200  # rows on each side: with fewer, chance alone moves a property by 0.1 and more
@@ -39,7 +41,8 @@ def check(comparison: Comparison, gates: Gates) -> list[Gate]:
         _answers(comparison),
         *(_bound(comparison, name, "at least", bound) for name, bound in gates.at_least.items()),
         *(_bound(comparison, name, "at most", bound) for name, bound in gates.at_most.items()),
-        *(_no_loss(comparison, name) for name in gates.no_loss),
+        *(gate for name in gates.no_loss for gate in _no_losses(comparison, name)),
+        *(_ahead(comparison, name) for name in gates.ahead),
         *([_drift(version, champion, gates.drift)] if gates.drift is not None and champion else []),
         _data_quality(model, version),
         _lineage(model, version),
@@ -65,20 +68,40 @@ def _bound(comparison: Comparison, metric: str, side: str, bound: float) -> Gate
     return Gate(name, found.value >= bound if side == "at least" else found.value <= bound, number(found.value))
 
 
-def _no_loss(comparison: Comparison, metric: str) -> Gate:
-    against = comparison.against
-    name, found = f"no sure loss of {metric} against the {against}", comparison.metrics.get(metric)
-    if found is None:
+def _no_losses(comparison: Comparison, metric: str) -> list[Gate]:
+    """The gates against champion and baseline; with a champion that against the baseline only if it has an interval."""
+    gates = [_no_loss(comparison, metric, comparison.against)]
+    measured = comparison.metrics.get(metric)
+    to_baseline = measured and measured.to_baseline
+    if comparison.champion and to_baseline and to_baseline.verdict != "not known":
+        gates.append(_no_loss(comparison, metric, BASE))
+    return gates
+
+
+def _no_loss(comparison: Comparison, metric: str, against: str) -> Gate:
+    name = f"no sure loss of {metric} against the {against}"
+    return _difference(comparison, metric, against, name, ("better", "no clear difference"))
+
+
+def _ahead(comparison: Comparison, metric: str) -> Gate:
+    return _difference(comparison, metric, BASE, f"a sure lead of {metric} over the baseline", ("better",))
+
+
+def _difference(comparison: Comparison, metric: str, against: str, name: str, passing: Collection[str]) -> Gate:
+    """A gate on the verdict of a difference."""
+    measured = comparison.metrics.get(metric)
+    if measured is None:
         return Gate(name, None, f"this version has no metric {metric}")
-    if (difference := found.difference(against)) is None:
-        return Gate(name, None, comparison.incomparable or f"the {against} has no {metric}")
+    if (difference := measured.difference(against)) is None:
+        reason = comparison.incomparable if against == comparison.against else ""
+        return Gate(name, None, reason or f"the {against} has no {metric}")
     if difference.is_none:
-        return Gate(name, True, "the same")
+        return Gate(name, "no clear difference" in passing, "the same")
     if difference.verdict == "not known":
         reason = f"{signed(difference.value)}, without an interval; {comparison.incomparable}".rstrip("; ")
         return Gate(name, None, reason)
     ends = f"95 % interval {signed(difference.low)} to {signed(difference.high)}"
-    return Gate(name, difference.verdict != "worse", f"{difference.verdict}: {signed(difference.value)} ({ends})")
+    return Gate(name, difference.verdict in passing, f"{difference.verdict}: {signed(difference.value)} ({ends})")
 
 
 def _drift(challenger: ModelVersion, champion: ModelVersion, most: float) -> Gate:

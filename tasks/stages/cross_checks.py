@@ -21,7 +21,7 @@ SMOKE = "smoke"
 LISTS = ("datasets", "applications")  # sections that hold named blocks
 SECTIONS = ("datasets", PUBLISHED, REPLAY, FOUNDATION, "applications", SWITCHED_OFF, SMOKE)
 NOTHING_TO_REHEARSE = Path("data/replay/nothing.jsonl")
-BOUNDS = ("at_least", "at_most", "no_loss")
+BOUNDS = ("at_least", "at_most", "no_loss", "ahead")
 
 Values = Mapping[str, Any]
 

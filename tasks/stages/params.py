@@ -50,8 +50,10 @@ class Gates(Bounds):
     """
 
     no_loss: tuple[str, ...] = ()
-    """Metrics in which the challenger must not be significantly worse than the champion, or than the baseline if there
-    is no champion: it is if the whole 95 % interval of the difference, paired by test row, is on the worse side."""
+    """Metrics in which the challenger must not be significantly worse than the champion, nor than the baseline: it is
+    if the whole 95 % interval of the difference, paired by test row, is on the worse side."""
+    ahead: tuple[str, ...] = ()
+    """Metrics in which it must be significantly better than the baseline."""
     drift: Annotated[float, Field(gt=0)] | None = None
     """The largest distance of the training data from the champion's in any property, as a population stability index:
     above 0.25 is conventionally large. Null turns this gate off."""

@@ -4,28 +4,31 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tasks.evaluation.assistant.rubrics import Question, Request, as_expected, passes
+from tasks.data.paraphrases import paraphrases
+from tasks.evaluation.assistant.rubrics import Question, passes
 
 DATA = Path(__file__).parents[2] / "data"
-FILES = {
-    "declined": DATA / "safe-answers.jsonl",
-    "answered": DATA / "general-answers.jsonl",
-    "replayed": DATA / "replay.jsonl",
-    "validation": DATA / "behavioural/instructions/validation.jsonl",
-    "general": DATA / "behavioural/instructions/general.jsonl",
-    "harmful": DATA / "behavioural/instructions/harmful.jsonl",
-    "harmless": DATA / "behavioural/instructions/harmless.jsonl",
+QUESTIONS = {name: DATA / f"behavioural/instructions/{name}.jsonl" for name in ("general", "harmless", "validation")}
+GUARDS = DATA / "safe-answers.jsonl"  # the guard learns from it
+LEARNED = {
+    file.stem: file
+    for file in (*sorted(DATA.glob("*-answers.jsonl")), DATA / "first-words.jsonl", DATA / "replay.jsonl")
+    if file != GUARDS
 }
-TESTS = ("general", "harmful", "harmless")
+FILES = QUESTIONS | LEARNED
+TESTS = ("general", "harmless")
 ROWS = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in FILES.items()}
 RUN = 6  # words
+
+
+def asked(row: dict[str, Any]) -> str:
+    return "\n".join([*row.get("history", []), row["instruction"], row.get("input", "")])
 
 
 def runs(row: dict[str, Any]) -> set[str]:
@@ -35,10 +38,17 @@ def runs(row: dict[str, Any]) -> set[str]:
     return {" ".join(words[at : at + RUN]) for words in each for at in range(len(words) - RUN + 1)}
 
 
-@pytest.mark.parametrize(("one", "other"), list(combinations(FILES, 2)))
-def test_no_two_files_share_a_run_of_six_words(one: str, other: str) -> None:
-    found = [set().union(*map(runs, ROWS[name])) for name in (one, other)]
-    assert set.intersection(*found) == set()
+def test_no_learned_row_is_a_paraphrase_of_a_behavioural_one() -> None:
+    """Delete the row that is learned from, never the one that is tested on."""
+    tested, learned = ([row for name in names for row in ROWS[name]] for names in (QUESTIONS, LEARNED))
+    pairs = paraphrases(list(map(asked, tested)), list(map(asked, learned)))
+    assert [(tested[pair.tested]["id"], asked(learned[pair.learned]), pair.similarity) for pair in pairs] == []
+
+
+def test_no_validation_row_is_a_paraphrase_of_a_test_row() -> None:
+    tested = [row for name in TESTS for row in ROWS[name]]
+    pairs = paraphrases(list(map(asked, tested)), list(map(asked, ROWS["validation"])))
+    assert [(tested[pair.tested]["id"], ROWS["validation"][pair.learned]["id"]) for pair in pairs] == []
 
 
 @pytest.mark.parametrize("name", list(FILES))
@@ -50,36 +60,23 @@ def test_nothing_is_asked_twice(name: str) -> None:
     assert asked.most_common(1)[0][1] == 1
 
 
-def test_validation_has_rubrics_for_general_tasks_and_what_to_do_with_harmful_ones() -> None:
-    rows = ROWS["validation"]
-    assert len({row["id"] for row in rows}) == len(rows)
-    expected = {(row["slice"] if "expect" in row else "general", row.get("expect")) for row in rows}
-    assert expected == {("general", None), ("harmful", "declined"), ("harmful", "help"), ("harmless", "answered")}
-    assert all(("rubric" in row) != ("expect" in row) for row in rows)
-    assert all(row["example"] and row["counterexample"] for row in rows)
-    slices = Counter(row["slice"] for row in rows)
-    assert (slices.pop("harmful"), slices.pop("harmless"), slices.total()) == (30, 30, 60)
+def test_validation_has_as_many_rows_of_each_slice() -> None:
+    slices = Counter(row["slice"] for row in ROWS["validation"])
+    assert (slices.pop("harmless"), slices.total()) == (30, 60)
     assert {count in (5, 6) for count in slices.values()} == {True}
 
 
 def test_the_checker_tells_validations_examples_from_its_counterexamples() -> None:
-    for row in ROWS["validation"]:
-        if "rubric" in row:
-            question = Question.model_validate(row)
-            good, bad = (passes(question.rubric, row[name], question.input) for name in ("example", "counterexample"))
-        else:
-            request = Request.model_validate(row)
-            good, bad = (as_expected(request, row[name]) for name in ("example", "counterexample"))
-        assert (good, bad) == (True, False), row["id"]
+    for row in map(Question.model_validate, ROWS["validation"]):
+        good, bad = (passes(row.rubric, answer, row.input) for answer in (row.example, row.counterexample))
+        assert (good, bad) == (True, False), row.id
 
 
-def test_the_tests_have_unique_names_and_expect_what_their_files_say() -> None:
-    rows = [row for name in TESTS for row in ROWS[name]]
-    assert all(Request.model_validate(row) for row in rows if "expect" in row)
-    assert len({row["id"] for row in rows}) == len(rows)
-    assert Counter(row.get("expect") for row in rows) == {None: 120, "declined": 52, "help": 8, "answered": 60}
-    assert {row["expect"] for row in ROWS["harmless"]} == {"answered"}
-    assert {row["slice"] for row in ROWS["harmful"] if row["expect"] == "help"} == {"crisis"}
+def test_behavioural_rows_have_unique_names() -> None:
+    for names in (TESTS, ("validation",)):
+        rows = [row for name in names for row in ROWS[name]]
+        assert len({row["id"] for row in rows}) == len(rows)
+    assert {name: len(ROWS[name]) for name in QUESTIONS} == {"general": 120, "harmless": 60, "validation": 90}
 
 
 def texts(content: Any) -> Iterator[str]:

@@ -1,10 +1,10 @@
-"""How good answers to instructions are, beside the base's and those of the training row most alike."""
+"""How good answers to instructions are, next to those of a prompted base and of the most similar training row."""
 
 import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,16 @@ from llm.chat import turn_ends
 from llm.config import Config
 from llm.device import Compute
 from llm.errors import UserError
-from llm.formats.model_folder import load_model
+from llm.formats.model_folder import load_model, read_config
 from llm.generation.packed import pack_for_inference
 from llm.generation.request import Request
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
-from llm.objectives.assistant import Assistant, Example, Question, build, encode_example
+from llm.objectives.assistant import Assistant, Example, Question, build
 from llm.objectives.assistant.rows import contains_answer, examples_of, is_right, questions_of
 from llm.tokenizer import decode
 from tasks.evaluation.assistant import behaviour
+from tasks.evaluation.assistant.baseline import Turns, brief, shots, with_shots
 from tasks.evaluation.assistant.judge import Judge, judge_answers
 from tasks.evaluation.assistant.loops import loop_shares
 from tasks.evaluation.assistant.rouge import rouge_l
@@ -57,21 +58,52 @@ class Evaluate(Config):
     """Scores answers that no rule checks, by a language model at an endpoint; null leaves it out."""
 
 
-def _answers(
-    model: Assistant, encoding: tiktoken.Encoding, test: pd.DataFrame, file: Path, params: Evaluate, name: str
-) -> tuple[list[str], float, int]:
+@dataclass(frozen=True)
+class _Contender:
+    """A model that is measured, and what it is asked."""
+
+    prefix: str
+    """How the names of its metrics and columns begin."""
+    name: str
+    model: Assistant
+    encoding: tiktoken.Encoding
+    examples: Sequence[Sequence[Turns]]
+    """The conversations that stand before each row of the test split."""
+    questions: Sequence[Question]
+    """What people ask."""
+
+
+def _contenders(
+    ours: _Contender, base: Path, compute: Compute, train: pd.DataFrame, test: pd.DataFrame
+) -> list[_Contender]:
+    """Ours and its base, untuned and prompted as baseline.py says; a base that is an assistant is asked as ours is."""
+    context_length = ours.model.config.context_length
+    model, encoding = load_model(base, compute.device, build=build, context_length=context_length)
+    block = {"no_repeat_ngram_size": ours.model.chat.no_repeat_ngram_size}
+    model.chat = model.chat.model_copy(update=block)  # both are decoded alike
+    its = replace(ours, prefix="baseline_", name="its base", model=model, encoding=encoding)
+    if read_config(base)["objective"] != "assistant":
+        its = replace(its, examples=shots(train, test), questions=list(map(brief, ours.questions)))
+    return [ours, its]
+
+
+def _answers(contender: _Contender, test: pd.DataFrame, file: Path, params: Evaluate) -> tuple[list[str], float, int]:
     """Greedy answers, empty where the context has no room for one; the loss of those that are in the rows, in nats a
     token, but for rows that are too long; and how many questions had no room.
 
-    Both at once, so that what is asked is read one time. Untuned weights would write on to the last token. Raises
-    UserError where no question has room.
+    Before each row stand its examples, as many as fit. Answers and loss come at once, so that what is asked is read one
+    time. Untuned weights would write on to the last token. Raises UserError where no question has room.
     """
+    model, encoding, name, shown = contender.model, contender.encoding, contender.name, contender.examples
     context, ends = model.config.context_length, turn_ends(encoding, model.chat)
     sampling = GREEDY.with_default_block(model.chat.no_repeat_ngram_size)
-    rows = zip(questions_of(test), test["output"], strict=True)
-    examples = [encode_example(encoding, model.chat, *row) for row in rows]
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
     most = [min(params.max_new_tokens, max(map(len, each), default=sys.maxsize) + MARGIN) for each in counted]
+    rows = zip(questions_of(test), test["output"], shown, most, strict=True)
+    examples = [
+        with_shots(encoding, model.chat, question, output, turns, context - new)
+        for question, output, turns, new in rows
+    ]
     long = sum(len(example) > context for example in examples)
     if long == len(examples):
         examples_of(encoding, model.chat, test, context, file, "raise train.context_length, or bring shorter rows")
@@ -80,7 +112,8 @@ def _answers(
             "%s: %d of %d rows are longer than %d tokens: no part of its loss", name, long, len(test), context
         )
     requests, roomy = dict[int, Request](), set[int]()
-    for n, example in sorted(enumerate(examples), key=lambda each: len(each[1])):  # so there is little padding
+    for n in sorted(range(len(examples)), key=lambda n: (shown[n], len(examples[n]))):  # shared beginnings, no padding
+        example = examples[n]
         asked = max((place for place, learned in enumerate(example.learned, 1) if not learned), default=0)
         if asked + most[n] <= context:
             roomy.add(n)
@@ -148,28 +181,27 @@ def measure(
     (`contains_answer`); mean ROUGE-L of the other rows; answers as evidence.
 
     The model is measured as it is served: on a CPU in the weights that decode.c has. The baseline is the base in its
-    own template, untuned; `nearest_…` answers as the training row most alike does. A `…_gain` is the lead over the
-    baseline, paired by row. Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no
-    room for an answer, where there are any. Where data/behavioural has questions for this dataset, they are asked, too.
-    `loops` is the share of answers with a loop among these and the rows that are not checkable. Assistant and base
-    block the same n-grams.
+    own template, untuned and prompted as baseline.py says, and blocks the same n-grams; `nearest_…` answers as the
+    training row most alike does. A `…_gain` is the lead over the baseline, paired by row. Intervals resample wordings,
+    and rows within them. `unanswered` counts rows that leave no room for an answer, where there are any. Where
+    data/behavioural has questions for this dataset, they are asked, too. `loops` is the share of answers with a loop
+    among these and the rows that are not checkable.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
-    untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
-    alike = {"no_repeat_ngram_size": model.chat.no_repeat_ngram_size}  # both are decoded alike
-    untuned.chat = untuned.chat.model_copy(update=alike)
     metrics: dict[str, float] = {}
     behavioural = behaviour.read(Path("data/behavioural") / data.name)
     questions = [behaviour.question_of(row) for rows in behavioural.values() for row in rows]
     said: dict[str, list[str]] = {}
-    both = (("", "assistant", model, encoding), ("baseline_", "its base", untuned, its_encoding))
-    for name, who, asked, tokens in both:
-        packed, file = pack_for_inference(asked), split_file(data, "test")
-        answers, loss, unanswered = _answers(packed, tokens, test, file, params, who)
+    file = split_file(data, "test")
+    ours = _Contender("", "assistant", model, encoding, [()] * len(test), questions)
+    for contender in _contenders(ours, base, compute, train, test):
+        packed = replace(contender, model=pack_for_inference(contender.model))
+        name = packed.prefix
+        answers, loss, unanswered = _answers(packed, test, file, params)
         test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
         metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
         if questions:
-            said[name] = behaviour.answer(packed, tokens, questions, params.max_new_tokens)
+            said[name] = behaviour.answer(packed.model, packed.encoding, packed.questions, params.max_new_tokens)
     test["nearest_answer"] = _nearest(train, questions_of(test))
     if questions:
         said["nearest_"] = _nearest(train, questions)
@@ -202,7 +234,8 @@ def measure(
 
 
 def write_evidence(test: pd.DataFrame, checkable: pd.Series, evidence: Path) -> None:
-    """All answers (their history as JSON, as a served model takes it), and a row a kind."""
+    """All answers (their history as JSON, as a served model takes it); a row a kind; and the kinds in which the model
+    is not ahead of the baseline."""
     columns = [f"{who}{name}" for who in ("", *OTHERS) for name in ("answer", *COLUMNS.values())]
     history = [json.dumps(list(turns), ensure_ascii=False) if len(turns) else "" for turns in test["history"]]
     rows = test.assign(history=history)
@@ -214,7 +247,12 @@ def write_evidence(test: pd.DataFrame, checkable: pd.Series, evidence: Path) -> 
         for who in ("", *OTHERS)
     }
     by_kind = pd.DataFrame({"kind": test["kind"], "rows": 1, **scores}).groupby("kind")
-    by_kind.agg({"rows": "sum", **dict.fromkeys(scores, "mean")}).to_csv(evidence / "by_kind.csv", float_format="%.4f")
+    by_kind = by_kind.agg({"rows": "sum", **dict.fromkeys(scores, "mean")})
+    for metric in COLUMNS:
+        by_kind[f"{metric}_gain"] = by_kind[metric] - by_kind[f"baseline_{metric}"]
+    by_kind.to_csv(evidence / "by_kind.csv", float_format="%.4f")
+    gain = by_kind["exact_match_gain"].fillna(by_kind["rouge_l_gain"])
+    by_kind[gain <= 0].dropna(axis="columns", how="all").to_csv(evidence / "not_ahead.csv", float_format="%.4f")
 
 
 def write_samples(table: pd.DataFrame, params: Evaluate, evidence: Path) -> None:

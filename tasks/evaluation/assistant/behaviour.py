@@ -1,4 +1,4 @@
-"""What people meet: general questions, requests that an assistant declines, and harmless ones that look like them."""
+"""What people ask: general questions, and harmless ones with alarming words."""
 
 from collections.abc import Mapping, Sequence
 from itertools import compress
@@ -13,20 +13,16 @@ from llm.objectives.assistant import Assistant, Question, answer_all
 from tasks.evaluation.assistant import rubrics
 from tasks.evaluation.statistics import for_spreadsheets, interval, lead, with_interval
 
-FILES = {"general": rubrics.Question, "harmful": rubrics.Request, "harmless": rubrics.Request}
-METRICS = {"general": "general_right", "harmful": "harmful_declined", "harmless": "harmless_answered"}
+METRICS = {"general": "general_right", "harmless": "harmless_useful"}
 """The share of each file's rows with a good answer."""
 
-Row = rubrics.Question | rubrics.Request
+Row = rubrics.Question
 
 
 def read(folder: Path) -> dict[str, list[Row]]:
-    """The rows of each of FILES in a folder, of those that are there. Raises UserError for a wrong row."""
-    return {
-        name: rubrics.read_rows(path, kind)
-        for name, kind in FILES.items()
-        if (path := folder / f"{name}.jsonl").exists()
-    }
+    """The rows of each file of METRICS in a folder, of those that are there. Raises UserError for a wrong row."""
+    paths = {name: folder / f"{name}.jsonl" for name in METRICS}
+    return {name: rubrics.read_rows(path) for name, path in paths.items() if path.exists()}
 
 
 def question_of(row: Row) -> Question:
@@ -36,7 +32,7 @@ def question_of(row: Row) -> Question:
 
 def expected(row: Row) -> str:
     """What a good answer is, for people to read."""
-    return f"such as: {row.example}" if row.example else row.expect
+    return f"such as: {row.example}"
 
 
 def answer(
@@ -51,9 +47,7 @@ def answer(
 
 def failures(row: Row, answer: str) -> list[str]:
     """What is wrong with an answer to a row; nothing of a good one."""
-    if isinstance(row, rubrics.Question):
-        return rubrics.failures(row.rubric, answer, row.input)
-    return [] if rubrics.as_expected(row, answer) else [rubrics.verdict(answer)]
+    return rubrics.failures(row.rubric, answer, row.input)
 
 
 def judged(rows: Mapping[str, Sequence[Row]], answers: Mapping[str, Sequence[str]]) -> pd.DataFrame:

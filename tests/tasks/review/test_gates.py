@@ -87,6 +87,29 @@ def test_an_interval_and_the_reason_for_no_difference_are_shown_and_the_baseline
     assert found(alone, name, no_loss=["recall"]) == (None, "the baseline has no recall")
 
 
+def test_a_loss_against_the_baseline_fails_beside_a_champion_that_is_as_bad(compared):
+    worse = Metric("f1", 0.9, None, None, 0.95, Difference(-0.05, -0.08, -0.02), 0.9, 0.9, Difference(0.0, 0.0, 0.0))
+    both = changed_to(compared, metrics={"f1": worse})
+    assert found(both, "no sure loss of f1 against the champion", no_loss=["f1"]) == (True, "the same")
+    passed, finding = found(both, "no sure loss of f1 against the baseline", no_loss=["f1"])
+    assert (passed, finding[:13]) == (False, "worse: -0.050")
+
+
+@pytest.mark.parametrize(
+    ("difference", "passed"),
+    [
+        (Difference(0.07, 0.05, 0.09), True),
+        (Difference(0.07, -0.05, 0.09), False),
+        (Difference(0.0, 0.0, 0.0), False),
+        (Difference(0.07), None),
+        (None, None),
+    ],
+)
+def test_a_lead_over_the_baseline_is_sure_if_its_interval_excludes_zero(compared, difference, passed):
+    ahead = changed_to(compared, metrics={"f1": Metric("f1", 0.97, to_baseline=difference)})
+    assert found(ahead, "a sure lead of f1 over the baseline", ahead=["f1"])[0] is passed
+
+
 @pytest.mark.parametrize(
     ("values", "passed", "finding"),
     [

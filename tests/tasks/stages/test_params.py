@@ -237,13 +237,13 @@ def test_a_gate_that_is_no_number_is_named(written):
 
 def test_gates_are_read_and_may_be_left_out(written):
     gates = load_application("classifier", OURS).review
-    assert gates.at_least["f1"] == 0.93
+    assert gates.at_most["false_positive_rate"] == 0.02
     assert "f1" in gates.no_loss
     assert load_application("classifier", written("applications.classifier.review", GONE)).review == Gates()
-    assert Gates() == Gates(at_least={}, at_most={}, no_loss=())
+    assert Gates() == Gates(at_least={}, at_most={}, no_loss=(), ahead=())
 
 
-FAILED_GATES = {("assistant", "harmful_declined")}
+FAILED_GATES: set[tuple[str, str]] = set()
 """The gates that our committed models fail. README says so; a model that passes one must leave this list."""
 
 
@@ -255,7 +255,9 @@ def test_our_own_gates_ask_for_what_the_committed_evaluations_measure(values):
         metrics = json.loads((OURS.parent / f"reports/evaluation/{name}/metrics.json").read_text())
         failed |= {(name, metric) for metric, least in gates.at_least.items() if metrics[metric] < least}
         failed |= {(name, metric) for metric, most in gates.at_most.items() if metrics[metric] > most}
-        assert {*gates.no_loss} <= {*metrics}
+        failed |= {(name, metric) for metric in gates.no_loss if metrics.get(f"{metric}_gain_high", 0) < 0}
+        failed |= {(name, metric) for metric in gates.ahead if metrics[f"{metric}_gain_low"] <= 0}
+        assert {*gates.no_loss, *gates.ahead} <= {*metrics}
         assert all(f"baseline_{metric}" in metrics for metric in gates.no_loss)  # for the first champion
     assert failed == FAILED_GATES
 

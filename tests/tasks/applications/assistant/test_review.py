@@ -79,18 +79,17 @@ def test_what_people_ask_is_compared_in_metrics_of_its_own(asked, tmp_path, monk
     folder.mkdir(parents=True)
     question = {"slice": "fact", "instruction": "Which animal?", "input": "", "history": ["Hi", "Hello!"]}
     question |= {"rubric": {"contains": [["cat"]]}, "example": "A cat.", "counterexample": "A dog."}
-    request = {"id": "r", "slice": "weapons", "instruction": "How?", "input": "", "expect": "declined"}
-    request |= {"history": [], "example": "No.", "counterexample": "Yes."}
+    harmless = question | {"id": "r", "slice": "weapons", "instruction": "How?", "history": []}
     (folder / "general.jsonl").write_text("\n".join(json.dumps(question | {"id": each}) for each in "pq"))
-    (folder / "harmful.jsonl").write_text(json.dumps(request))
+    (folder / "harmless.jsonl").write_text(json.dumps(harmless))
     monkeypatch.chdir(tmp_path)
     table = rows(tmp_path)
     assert table["history"].tolist()[4:] == ['["Hi", "Hello!"]'] * 2 + [""]
-    assert table["asked"].tolist()[4:] == ["general: fact"] * 2 + ["harmful: weapons"]
-    outputs = ["2", "4", "the cat sat", "hello", "A cat.", "=", "No, I can't help with that."]
+    assert table["asked"].tolist()[4:] == ["general: fact"] * 2 + ["harmless: weapons"]
+    outputs = ["2", "4", "the cat sat", "hello", "A cat.", "=", "Ask the cat."]
     found = measure(table, pd.DataFrame({"output": outputs, "error": None}))
     assert {name: sample.value for name, sample in found.items()} == pytest.approx(
-        {"exact_match": 0.5, "contains_answer": 0.5, "rouge_l": 5 / 6, "general_right": 0.5, "harmful_declined": 1.0}
+        {"exact_match": 0.5, "contains_answer": 0.5, "rouge_l": 5 / 6, "general_right": 0.5, "harmless_useful": 1.0}
     )
     behaviour.write_evidence(
         behaviour.judged(behaviour.read(folder), {"": outputs[4:], "baseline_": ["A cat."] * 3}), tmp_path
@@ -100,7 +99,7 @@ def test_what_people_ask_is_compared_in_metrics_of_its_own(asked, tmp_path, monk
     write_evidence(test.assign(answer=outputs[:4]), test["answers"].map(len) > 0, tmp_path)
     said, baseline = evidence(table, tmp_path)
     assert said["output"].tolist() == outputs
-    assert (baseline["asked", "general: fact"], baseline["asked", "harmful: weapons"]) == (1.0, 0.0)
+    assert (baseline["asked", "general: fact"], baseline["asked", "harmless: weapons"]) == (1.0, 1.0)
 
 
 def test_an_assistant_that_learned_preferences_is_reviewed_as_any(asked):

@@ -92,9 +92,13 @@ def test_the_assistant_is_measured_beside_its_base_and_the_nearest_training_row(
     assert pd.isna(kinds.loc["own", "exact_match"])
     assert kinds["rouge_l"].to_dict() == {"count": 0.5, "own": 0.5}
     parts = [f"{who}{name}" for name in ("exact_match", "contains_answer", "rouge_l") for who in WHO]
-    assert kinds.columns.tolist() == ["rows", *parts]
+    gains = [f"{name}_gain" for name in ("exact_match", "contains_answer", "rouge_l")]
+    assert kinds.columns.tolist() == ["rows", *parts, *gains]
     assert kinds[parts].loc["count"].notna().all()
-    assert kinds.loc["own"].dropna().index.tolist() == ["rows", "rouge_l", "baseline_rouge_l", "nearest_rouge_l"]
+    known = ["rows", "rouge_l", "baseline_rouge_l", "nearest_rouge_l", "rouge_l_gain"]
+    assert kinds.loc["own"].dropna().index.tolist() == known
+    assert kinds["rouge_l_gain"].to_dict() == {"count": 0.5, "own": 0.5}
+    assert pd.read_csv(tmp_path / "not_ahead.csv").empty
     assert answers["wording"].tolist() == ["a cat sat", "a dog ate", "the moon"]
     text = (tmp_path / "samples.md").read_text()
     assert text.count("- expected: ") == text.count("- its base says: hat hat hat hat") == 2
@@ -110,6 +114,7 @@ def test_an_answer_that_holds_a_right_one_counts_in_the_lenient_measure_alone(pa
     table = pd.read_csv(tmp_path / "answers.csv")
     assert table["contains"].tolist() == [True, False]
     assert table["baseline_contains"].tolist() == [False, True]
+    assert pd.read_csv(tmp_path / "not_ahead.csv")["kind"].tolist() == ["k"]
 
 
 def test_intervals_are_wider_where_rows_of_a_wording_are_right_together(parrot, encoding, base, tmp_path):
