@@ -74,16 +74,10 @@ for line in sys.stdin:
 MAILS = Path(__file__).parents[1] / "data" / "everyday-mail.jsonl"
 
 
-def through_eight_bits(model: GPT) -> GPT:
-    """As weights are served that were trained: through bfloat16, so that 4 bits no longer hold them."""
-    return pack_for_inference(model.bfloat16().float())
-
-
 PRECISIONS: dict[str, Callable[[GPT], GPT]] = {
     "float32": lambda model: model,
     "float32 in C": lambda model: pack(model, load_library(), exact=True),
-    "8 bits": through_eight_bits,
-    "as in the file": pack_for_inference,
+    "8 bits": pack_for_inference,
 }
 """How published weights are changed."""
 

@@ -36,7 +36,8 @@ CLASSIFIED = (
 )
 ASKED = ("general_right", "harmless_useful")
 METRICS = {
-    "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_bits_per_byte", "ngram_order"}
+    "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_order"}
+    | {"ngram_bits_per_byte", "ngram_cache_bits_per_byte"}
     | {f"{name}bits_per_byte{end}" for name, end in (("", ""), ("", "_gain"), ("baseline_", ""))},
     "classifier": {
         *("precision", "recall", "f1_gain", "recall_at_fpr_0.005_gain", "evasion_loss", "evasion_worst"),

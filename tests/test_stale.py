@@ -56,6 +56,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/evaluation/assistant/rouge.py": ["evaluate@assistant"],
     "tasks/evaluation/assistant/judge.py": ["evaluate@assistant"],
     "tasks/evaluation/classifier/measures.py": ["evaluate@classifier"],
+    "tasks/evaluation/language_model/cache.py": ["evaluate_foundation"],
     "tasks/evaluation/language_model/kneser_ney.py": ["evaluate_foundation"],
     "tasks/evaluation/statistics.py": EVALUATION,
     "tasks/training/fit.py": TRAINING,

@@ -1,8 +1,8 @@
 """A model for inference alone, on a CPU: weights in the layout and precision in which they are read fastest.
 
 To make a token reads every weight once, and a CPU multiplies faster than it reads: so a token takes as long as its
-weights take from memory. With a C compiler and AVX2 or AVX-512 decode.c reads them, in 8 bits or 4. Without these they
-are bfloat16 where the processor multiplies that fast, else float32.
+weights take from memory. With a C compiler and AVX2 or AVX-512 decode.c reads them, in 8 bits. Without these they are
+bfloat16 where the processor multiplies that fast, else float32.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """The optimisers and their learning-rate schedule.
 
 AdamW (Loshchilov and Hutter 2019) scales each weight's step by the size of its own gradients. Muon (Jordan et al. 2024)
-treats a matrix as a whole: it replaces the averaged gradient by the nearest matrix whose singular values are all one,
-so that rare directions move as far as frequent ones. It takes the matrices inside the blocks, AdamW all the rest.
+treats a matrix as a whole: it replaces the averaged gradient by a matrix near it whose singular values are all one, so
+that rare directions move as far as frequent ones. It takes the matrices inside the blocks, AdamW all the rest.
 
 Tensor names end in their shape: N matrices, R rows, C columns.
 """
@@ -13,12 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from llm.config import TrainConfig
 from llm.kernels.processor import has_fast_bfloat16
-from llm.kernels.training.backend import MuonUpdate
-from llm.kernels.training.muon import NEWTON_SCHULZ
+from llm.kernels.training.backend import MuonMatrix, MuonRates, MuonUpdate
+from llm.kernels.training.muon import LARGER, POLAR_EXPRESS
+from llm.model.attention import GroupedQueryAttention
 from llm.training.workers import full_tensor, redistribute, to_local
+
+BETA1_BESIDE_MUON = 0.8
+"""AdamW's share of momentum where Muon has the blocks: embeddings and the head then learned more than with 0.9."""
 
 
 def schedule(step: int, config: TrainConfig) -> float:
@@ -30,67 +35,103 @@ def schedule(step: int, config: TrainConfig) -> float:
     return (step + 1) / warmup if step < warmup else (config.steps - step) / max(1, config.steps - warmup)
 
 
-def orthogonal(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
-    """Bring all singular values of each matrix near one by the Newton-Schulz iteration, in bfloat16 if that is fast."""
-    a, b, c = NEWTON_SCHULZ
-    tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
-    wide = matrices_NRC.mT if tall else matrices_NRC
-    low = torch.bfloat16 if has_fast_bfloat16(wide.device) else torch.float32
-    x = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(low)
-    for _ in range(steps):
+def orthogonal(matrices_NRC: Tensor) -> Tensor:
+    """Give all rows of each matrix one length, and bring its singular values near one; in bfloat16 if that is fast.
+
+    Rows of one length make the singular values more even (row equilibration; MuonEq 2026). The iteration is the Polar
+    Express (Amsel et al. 2025), whose steps have coefficients of their own.
+    """
+    rows = matrices_NRC.shape[1]
+    even_NRC = F.normalize(matrices_NRC, dim=-1) / (LARGER * rows**0.5)  # no singular value above one
+    tall = rows > matrices_NRC.shape[2]
+    low = torch.bfloat16 if has_fast_bfloat16(matrices_NRC.device) else torch.float32
+    x = (even_NRC.mT if tall else even_NRC).to(low)
+    for a, b, c in POLAR_EXPRESS:
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices_NRC.dtype)
 
 
-def update_matrices(
-    weights: Sequence[Tensor], momenta: Sequence[Tensor], momentum: float, keep: float, rate: float
-) -> None:
+def balance_rows(updates_NRC: Tensor, squares_NR1: Tensor, beta2: float) -> Tensor:
+    """Divide each row by the root of its average square, so that all rows move alike (NorMuon, Li et al. 2025).
+
+    Takes the updates into the averages. What it returns has the norm of an orthogonal matrix of this shape, times
+    sqrt(rows / columns) where there are more rows, so that it changes outputs alike for all shapes.
+    """
+    squares_NR1.lerp_(updates_NRC.square().mean(-1, keepdim=True), 1 - beta2)
+    balanced_NRC = updates_NRC * squares_NR1.clamp(min=1e-10).rsqrt()
+    # sqrt(min(R, C)) of an orthogonal matrix, times that of shapes, is the root of the rows for all of them.
+    norm_N11 = balanced_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=1e-10)
+    return balanced_NRC * (updates_NRC.shape[1] ** 0.5 / norm_N11)
+
+
+def update_matrices(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
     """Muon's update of matrices in place, those of one shape at a time: many small products are slow.
 
-    A weight becomes `keep weight - rate update`. An update is scaled by sqrt(rows / columns) where there are more rows,
-    so that it changes outputs alike for all shapes.
+    A weight loses `learning rate x update`, and decays only where that brings it nearer to zero, too (cautious weight
+    decay, Chen et al. 2025).
     """
-    alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for weight_RC, average_RC in zip(weights, momenta, strict=True):
-        average_RC.lerp_(weight_RC.grad, 1 - momentum)
-        nesterov_RC = full_tensor(weight_RC.grad.lerp(average_RC, momentum))
-        alike[weight_RC.shape].append((weight_RC, nesterov_RC))
-    for (rows, columns), pairs in alike.items():
-        updates_NRC = orthogonal(torch.stack([nesterov_RC for _, nesterov_RC in pairs]))
-        scale = max(1.0, rows / columns) ** 0.5
-        for (weight_RC, _), update_RC in zip(pairs, updates_NRC, strict=True):
-            weight_RC.mul_(keep).sub_(redistribute(update_RC, weight_RC), alpha=rate * scale)
+    ahead: list[Tensor] = []
+    squares: list[Tensor] = []
+    for matrix in matrices:
+        gradient_RC = matrix.weight_RC.grad
+        matrix.momentum_RC.lerp_(gradient_RC, 1 - rates.momentum)
+        ahead += full_tensor(gradient_RC.lerp(matrix.momentum_RC, rates.momentum)).split(matrix.rows)
+        squares += full_tensor(matrix.squares_R1).split(matrix.rows)
+    alike: dict[torch.Size, list[int]] = defaultdict(list)
+    for number, ahead_RC in enumerate(ahead):
+        alike[ahead_RC.shape].append(number)
+    updates = list(ahead)
+    for numbers in alike.values():
+        squares_NR1 = torch.stack([squares[number] for number in numbers])
+        orthogonal_NRC = orthogonal(torch.stack([ahead[number] for number in numbers]))
+        updates_NRC = balance_rows(orthogonal_NRC, squares_NR1, rates.beta2)
+        for number, update_RC, squares_R1 in zip(numbers, updates_NRC, squares_NR1, strict=True):
+            updates[number], squares[number] = update_RC, squares_R1
+    first = 0
+    for matrix in matrices:
+        parts = slice(first, first + len(matrix.rows))
+        first = parts.stop
+        weight_RC = matrix.weight_RC
+        matrix.squares_R1.copy_(redistribute(torch.cat(squares[parts]), matrix.squares_R1))
+        update_RC = redistribute(torch.cat(updates[parts]), weight_RC)
+        decay_RC = rates.weight_decay * weight_RC * (weight_RC * update_RC >= 0)
+        weight_RC.sub_(update_RC + decay_RC, alpha=rates.learning_rate)
 
 
 class Muon(torch.optim.Optimizer):
-    """Updates matrices by their orthogonalised Nesterov momentum, with decoupled weight decay."""
+    """Updates matrices by their orthogonalised Nesterov momentum, with cautious weight decay.
+
+    A group's `rows` are those of each matrix that its weights hold one below the other; None for one matrix.
+    """
 
     def __init__(
         self,
-        matrices: list[Tensor],
+        matrices: list[Tensor] | list[dict[str, Any]],
         lr: float,
         weight_decay: float,
-        momentum: float = 0.9,
         update: MuonUpdate = update_matrices,
     ) -> None:
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "rows": None})
         self.update = update
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every matrix that has a gradient."""
+        matrices: dict[MuonRates, list[MuonMatrix]] = defaultdict(list)
         for group in self.param_groups:
             weights = [weight_RC for weight_RC in group["params"] if weight_RC.grad is not None]
-            momenta = [self._momentum(weight_RC) for weight_RC in weights]
-            keep = 1 - group["lr"] * group["weight_decay"]
-            self.update(weights, momenta, group["momentum"], keep, group["lr"])
+            rates = MuonRates(learning_rate=group["lr"], weight_decay=group["weight_decay"])
+            matrices[rates] += [self._matrix(weight_RC, group["rows"]) for weight_RC in weights]
+        for rates, alike in matrices.items():  # in one call, which shares them out among threads
+            self.update(alike, rates)
 
-    def _momentum(self, weight_RC: Tensor) -> Tensor:
+    def _matrix(self, weight_RC: Tensor, rows: tuple[int, ...] | None) -> MuonMatrix:
         state = self.state[weight_RC]
         if not state:
             state["momentum"] = torch.zeros_like(weight_RC)
-        return state["momentum"]
+            state["squares"] = torch.zeros_like(weight_RC[:, :1])
+        return MuonMatrix(weight_RC, state["momentum"], state["squares"], rows or (weight_RC.shape[0],))
 
 
 class Optimizers:
@@ -139,12 +180,27 @@ def build_optimizer(model: nn.Module, config: TrainConfig, muon_update: MuonUpda
     mixes = [weight for name, weight in trained if weight.ndim >= 2 and "embedding" not in name]
     stays = [weight for name, weight in trained if weight.ndim < 2 or "embedding" in name]
     parts: list[torch.optim.Optimizer] = []
+    beta1 = 0.9
     if config.optimizer == "muon":
         matrices = [weight for name, weight in trained if weight.ndim == 2 and ".blocks." in f".{name}"]
         mixes = [weight for weight in mixes if not any(weight is matrix for matrix in matrices)]
         update = muon_update or update_matrices
-        parts.append(Muon(matrices, config.muon_learning_rate, config.weight_decay, update=update))
+        parts.append(Muon(_by_rows(model, matrices), config.muon_learning_rate, config.weight_decay, update=update))
+        beta1 = BETA1_BESIDE_MUON
     groups = [{"params": mixes, "weight_decay": config.weight_decay}, {"params": stays, "weight_decay": 0.0}]
     if groups := [group for group in groups if group["params"]]:
-        parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True))
+        parts.append(torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, config.beta2), fused=True))
     return Optimizers(parts)
+
+
+def _by_rows(model: nn.Module, matrices: list[Tensor]) -> list[dict[str, Any]]:
+    """Groups of matrices for Muon: those that hold queries, keys and values, by the rows of these, and the others."""
+    stacked: dict[Tensor, tuple[int, ...]] = {}
+    for module in model.modules():
+        if isinstance(module, GroupedQueryAttention) and isinstance(module.query_key_value, nn.Linear):
+            weight_RC = module.query_key_value.weight
+            stacked[weight_RC] = tuple(heads * len(weight_RC) // sum(module.heads) for heads in module.heads)
+    groups: dict[tuple[int, ...] | None, list[Tensor]] = defaultdict(list)
+    for weight_RC in matrices:
+        groups[stacked.get(weight_RC)].append(weight_RC)
+    return [{"params": weights, "rows": rows} for rows, weights in groups.items()]

@@ -116,7 +116,6 @@ static size_t lay_out(const Model *model, int n, int64_t positions, int threads,
     PLACE(room->x.floats, (size_t)n * most * GROUP)
     PLACE(room->x.bytes, (size_t)n * most * GROUP)
     PLACE(room->x.scales, (size_t)n * most)
-    PLACE(room->x.sums, (size_t)n * most)
     PLACE(room->x.offsets, (size_t)n * most)
     return used;
 }

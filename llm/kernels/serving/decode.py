@@ -21,9 +21,9 @@ from llm.kernels.serving.large_pages import Memory
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "products.h", "attention.h"))
 LANES, GROUP = 16, 32  # as in products.h
-FLOAT, BYTES, NIBBLES = range(3)
-BITS = {FLOAT: 32, BYTES: 8, NIBBLES: 4}
-SCALES = {FLOAT: 0, BYTES: 1, NIBBLES: 2}
+FLOAT, BYTES = range(2)
+BITS = {FLOAT: 32, BYTES: 8}
+SCALES = {FLOAT: 0, BYTES: 1}
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # ggml's numbers, as in products.h
 CACHES = (torch.float32, torch.float16)
 ALONE = 2**23  # bytes of weights times tokens up to which one thread is faster than two, which wait for each other
@@ -126,9 +126,8 @@ class Weights:
 class Decoder:
     """A GPT's weights as decode.c reads them, and its `hidden_states` and `logits`.
 
-    With `exact` they stay float32, as do keys and values. Otherwise a matrix that was made of 4 bits keeps 4 bits,
-    exactly, and another one has 8, in groups of 32 inputs; keys and values are float16. Raises ValueError for a model
-    that decode.c doesn't compute.
+    With `exact` they stay float32, as do keys and values. Otherwise matrices have 8 bits, in groups of 32 inputs; keys
+    and values are float16. Raises ValueError for a model that decode.c doesn't compute.
     """
 
     def __init__(self, config: GPTConfig, weights: Weights, library: ctypes.CDLL, *, exact: bool = False) -> None:
@@ -192,14 +191,14 @@ class Decoder:
         return self._matrix(*(layer.weight for layer in layers), bias=bias)
 
     def _matrix(self, *weights: Tensor, bias: Tensor | None = None) -> _Matrix:
-        """Weights, one below the other, outputs x inputs, in tiles: 4 bits where that is exact, else 8, or 32.
+        """Weights, one below the other, outputs x inputs, in tiles of 8 bits, or of 32.
 
         Those that are no numbers, or too large for a scale of 16 bits, stay as they are: a broken model must look so.
         Where all are kept in one type that C reads, there is no copy in float32 between.
         """
         stored, rows = _as_kept(weights)
         outputs, inputs = len(rows), weights[0].shape[1]
-        for kind in (FLOAT,) if self._exact else (NIBBLES, BYTES, FLOAT):
+        for kind in (FLOAT,) if self._exact else (BYTES, FLOAT):
             tiles = -(-outputs // LANES) * -(-inputs // GROUP)
             packed, scales = tiles * LANES * GROUP * BITS[kind] // 8, tiles * LANES * SCALES[kind] * 2
             place = self._memory.room(packed + scales)

@@ -1,14 +1,12 @@
 /* Products of tokens with packed weights, for decode.c.
 
 Weights are packed once, in tiles of LANES outputs x GROUP inputs, so that a register holds the same inputs of LANES
-outputs and no sum ever crosses its lanes. A tile is kept in one of three ways:
+outputs and no sum ever crosses its lanes. A tile is kept in one of two ways:
 
 - FLOAT: the weights themselves;
-- BYTES: weight = scale * (q - 128), q of 8 bits, a scale an output;
-- NIBBLES: weight = scale * q + least, q of 4 bits, which is how GGUF's Q4_1 has them; its Q4_0 has the least weight
-  -8 * scale.
+- BYTES: weight = scale * (q - 128), q of 8 bits, a scale an output.
 
-With the last two, inputs are rounded to 8 bits, each GROUP by its own largest value, and products are sums of integers
+With BYTES inputs are rounded to 8 bits, too, each GROUP by its own largest value, and products are sums of integers
 within a group; a GROUP with an input that is infinite or NaN makes all outputs of its token NaN. Each token is computed
 by itself, by the same operations in the same order whatever else is in the step: so a text is the same alone and among
 others, to the bit. */
@@ -40,7 +38,7 @@ enum { REGISTER = 8, TILE = 4 };
 #endif
 enum { PARTS = LANES / REGISTER };
 #if defined WITH_AVX2 && !defined WITH_AVX_VNNI
-enum { SIGNED = 1 }; /* whether weights of BYTES are multiplied as q - 128 */
+enum { SIGNED = 1 }; /* whether weights are multiplied as q - 128 */
 #else
 enum { SIGNED = 0 };
 #endif
@@ -48,21 +46,21 @@ enum { SIGNED = 0 };
 typedef float Floats __attribute__((vector_size(4 * REGISTER), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * REGISTER), aligned(4), may_alias));
 
-typedef enum { FLOAT, BYTES, NIBBLES } Precision;
+typedef enum { FLOAT, BYTES } Precision;
 
 typedef struct {
     int32_t kind, outputs, inputs;
     const void *weights; /* tiles: outputs by LANES, in these inputs by GROUP */
-    const uint16_t *scales; /* float16, LANES a tile, and with NIBBLES the LANES least weights */
+    const uint16_t *scales; /* float16, LANES a tile */
     const float *bias;   /* outputs, or NULL */
 } Matrix;
 
-/* What a product reads: N rows, padded with zeros to whole groups: floats, or bytes with a scale and a sum a group. */
+/* What a product reads: N rows, padded with zeros to whole groups: floats, or bytes with a scale a group. */
 typedef struct {
     float *floats;
     int8_t *bytes;
-    float *scales, *sums; /* a group's sum, as a float, and -128 times its bytes' sum, as BYTES needs it */
-    int32_t *offsets;
+    float *scales;
+    int32_t *offsets; /* -128 times the sum of a group's bytes */
 } Inputs;
 
 static int groups(int width) { return (width + GROUP - 1) / GROUP; }
@@ -97,37 +95,28 @@ static inline Floats widen_all(const uint16_t *halves) {
 #endif
 }
 
-static inline int64_t bytes_of_a_tile(const int kind) { return GROUP * LANES / (kind == NIBBLES ? 2 : 1); }
-
 /* 4 weights of each lane, which are `j` of QUADS in a part of a tile; as many to come are asked of memory. */
-static inline Integers quad(const int kind, const uint8_t *tile, int j, int part) {
-    const int at = ((kind == NIBBLES ? j % (QUADS / 2) : j) * LANES + part * REGISTER) * 4;
-    if (part == 0 && (kind == BYTES || j < QUADS / 2))
-        __builtin_prefetch(tile + AHEAD * bytes_of_a_tile(kind) + at);
-    const Integers found = *(const Integers *)(tile + at);
-    if (kind == BYTES)
-        return found;
-    return found >> (j < QUADS / 2 ? 0 : 4) & 0x0f0f0f0f;
+static inline Integers quad(const uint8_t *tile, int j, int part) {
+    const int at = (j * LANES + part * REGISTER) * 4;
+    if (part == 0)
+        __builtin_prefetch(tile + AHEAD * GROUP * LANES + at);
+    return *(const Integers *)(tile + at);
 }
 
-/* Sums of a group, lane by lane, of a kind that is a constant where they are inlined: begun, with the products of a
-lane's 4 weights and the 4 inputs that all lanes share, and as they are at last.
+/* Sums of a group, lane by lane: begun, and with the products of a lane's 4 weights and the 4 inputs that all lanes
+share.
 
-Without VNNI, AVX2 adds two products in 16 bits, which BYTES without a sign overflow: so they get it back, and it goes
-over to the inputs. NIBBLES are so small that all of a group are added in 16 bits. */
-static inline Integers begun(const int kind, int32_t offset) {
-    return (Integers){0} + (kind == BYTES && !SIGNED ? offset : 0);
-}
+Without VNNI, AVX2 adds two products in 16 bits, which weights without a sign overflow: so they get it back, and it goes
+over to the inputs. */
+static inline Integers begun(int32_t offset) { return (Integers){0} + (SIGNED ? 0 : offset); }
 
-static inline Integers dot(const int kind, Integers sum, Integers weights, int32_t inputs) {
+static inline Integers dot(Integers sum, Integers weights, int32_t inputs) {
 #if defined WITH_VNNI
     return (Integers)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(inputs));
 #elif defined WITH_AVX_VNNI
     return (Integers)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, _mm256_set1_epi32(inputs));
 #elif defined WITH_AVX2
     const __m256i x = _mm256_set1_epi32(inputs);
-    if (kind == NIBBLES)
-        return (Integers)_mm256_add_epi16((__m256i)sum, _mm256_maddubs_epi16((__m256i)weights, x));
     const __m256i w = _mm256_xor_si256((__m256i)weights, _mm256_set1_epi8((char)128));
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
     return sum + (Integers)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
@@ -136,14 +125,6 @@ static inline Integers dot(const int kind, Integers sum, Integers weights, int32
         sum += (weights >> 8 * part & 255) * (int32_t)(int8_t)(inputs >> 8 * part);
     return sum;
 #endif
-}
-
-static inline Floats whole(const int kind, Integers sum) {
-#if defined WITH_AVX2 && !defined WITH_AVX_VNNI
-    if (kind == NIBBLES)
-        sum = (Integers)_mm256_madd_epi16((__m256i)sum, _mm256_set1_epi16(1));
-#endif
-    return __builtin_convertvector(sum, Floats);
 }
 
 /* a * b + c. The compiler is told to fuse none by itself: it would here and not there, and rows would differ. */
@@ -160,10 +141,8 @@ static inline Floats fused(Floats a, Floats b, Floats c) {
 static inline Floats all(float x) { return x - (Floats){0}; }
 
 /* y and what a group adds to it. */
-static inline Floats with_group(
-    const int kind, Floats y, Integers sum, Floats scale, Floats least, const Inputs *x, int64_t at) {
-    y = fused(whole(kind, sum), scale * x->scales[at], y);
-    return kind == NIBBLES ? fused(least, all(x->sums[at]), y) : y;
+static inline Floats with_group(Floats y, Integers sum, Floats scale, const Inputs *x, int64_t at) {
+    return fused(__builtin_convertvector(sum, Floats), scale * x->scales[at], y);
 }
 
 /* y of `count` tokens and LANES outputs. `count` and `kind` are constants where this is inlined. */
@@ -185,46 +164,44 @@ static inline __attribute__((always_inline)) void tile(
                                            y[n][part]);
             continue;
         }
-        const uint8_t *bytes = (const uint8_t *)matrix->weights + place * bytes_of_a_tile(kind);
-        const uint16_t *scales = matrix->scales + place * LANES * (kind == NIBBLES ? 2 : 1);
+        const uint8_t *bytes = (const uint8_t *)matrix->weights + place * GROUP * LANES;
+        const uint16_t *scales = matrix->scales + place * LANES;
         Integers weights[QUADS];
 #ifdef WITH_VNNI /* whose registers hold all weights of a tile: token by token */
-        const Floats scale = widen_all(scales), least = kind == NIBBLES ? widen_all(scales + LANES) : scale;
+        const Floats scale = widen_all(scales);
 #pragma GCC unroll 8
         for (int j = 0; j < QUADS; j++)
-            weights[j] = quad(kind, bytes, j, 0);
+            weights[j] = quad(bytes, j, 0);
 #pragma GCC unroll 16
         for (int n = 0; n < count; n++) {
             const int64_t at = (int64_t)(first + n) * wide + group;
             const int32_t *inputs = (const int32_t *)(x->bytes + at * GROUP);
-            Integers sum = begun(kind, x->offsets[at]);
+            Integers sum = begun(x->offsets[at]);
 #pragma GCC unroll 8
             for (int j = 0; j < QUADS; j++)
-                sum = dot(kind, sum, weights[j], inputs[j]);
-            y[n][0] = with_group(kind, y[n][0], sum, scale, least, x, at);
+                sum = dot(sum, weights[j], inputs[j]);
+            y[n][0] = with_group(y[n][0], sum, scale, x, at);
         }
 #else
         Integers sums[TILE][PARTS];
         for (int n = 0; n < count; n++)
             for (int part = 0; part < PARTS; part++)
-                sums[n][part] = begun(kind, x->offsets[(int64_t)(first + n) * wide + group]);
+                sums[n][part] = begun(x->offsets[(int64_t)(first + n) * wide + group]);
 #pragma GCC unroll 1
         for (int j = 0; j < QUADS; j++) {
             for (int part = 0; part < PARTS; part++)
-                weights[part] = quad(kind, bytes, j, part);
+                weights[part] = quad(bytes, j, part);
 #pragma GCC unroll 4
             for (int n = 0; n < count; n++)
                 for (int part = 0; part < PARTS; part++) {
                     const int32_t *inputs = (const int32_t *)(x->bytes + ((int64_t)(first + n) * wide + group) * GROUP);
-                    sums[n][part] = dot(kind, sums[n][part], weights[part], inputs[j]);
+                    sums[n][part] = dot(sums[n][part], weights[part], inputs[j]);
                 }
         }
         for (int part = 0; part < PARTS; part++) {
             const Floats scale = widen_all(scales + part * REGISTER);
-            const Floats least = kind == NIBBLES ? widen_all(scales + LANES + part * REGISTER) : scale;
             for (int n = 0; n < count; n++)
-                y[n][part] = with_group(kind, y[n][part], sums[n][part], scale, least, x,
-                                        (int64_t)(first + n) * wide + group);
+                y[n][part] = with_group(y[n][part], sums[n][part], scale, x, (int64_t)(first + n) * wide + group);
         }
 #endif
     }
@@ -246,12 +223,11 @@ static inline __attribute__((always_inline)) void finish(
     }
 }
 
-#define FOR_KIND(count)                                                                                   \
-    switch (matrix->kind) {                                                                               \
-    case FLOAT: finish(matrix, outputs, x, first, count, FLOAT, add, out, width); break;                  \
-    case BYTES: finish(matrix, outputs, x, first, count, BYTES, add, out, width); break;                  \
-    default: finish(matrix, outputs, x, first, count, NIBBLES, add, out, width);                          \
-    }
+#define FOR_KIND(count)                                                       \
+    if (matrix->kind == FLOAT)                                                \
+        finish(matrix, outputs, x, first, count, FLOAT, add, out, width);     \
+    else                                                                      \
+        finish(matrix, outputs, x, first, count, BYTES, add, out, width);
 
 /* LANES outputs of tokens `first` … end - 1. */
 static inline void multiply_tokens(const Matrix *matrix, int outputs, const Inputs *x, int first, int end, int add,
@@ -318,7 +294,6 @@ static inline void give(const Inputs *x, int kind, int64_t at, const float *valu
         bytes[i] = (int8_t)bits[i];
     memcpy(x->bytes + at * GROUP, bytes, sizeof bytes);
     x->scales[at] = most / 127.0f;
-    x->sums[at] = most / 127.0f * (float)sum;
     x->offsets[at] = -128 * sum;
 }
 
@@ -330,14 +305,9 @@ static void unpack(const Matrix *matrix, int64_t output, float *out) {
         const int input = i % GROUP, byte = input / 4 * 4 * LANES + lane * 4 + input % 4;
         if (matrix->kind == FLOAT) {
             out[i] = ((const float *)matrix->weights)[(place * GROUP + input) * LANES + lane];
-        } else if (matrix->kind == BYTES) {
+        } else {
             const uint8_t q = ((const uint8_t *)matrix->weights)[place * GROUP * LANES + byte];
             out[i] = widen(matrix->scales[place * LANES + lane]) * (q - 128);
-        } else {
-            const uint16_t *scales = matrix->scales + place * 2 * LANES + lane;
-            const int half = GROUP / 2 * LANES, high = input >= GROUP / 2;
-            const uint8_t both = ((const uint8_t *)matrix->weights)[place * half + byte % half];
-            out[i] = widen(scales[0]) * (both >> 4 * high & 15) + widen(scales[LANES]);
         }
     }
 }
@@ -374,60 +344,26 @@ static inline void read_group(int type, const uint8_t *row, int64_t group, int c
     }
 }
 
-/* A group's weights as the nearest integers `q`, 0 to `top`, by `scale` and from `from` on. Returns whether these say
-exactly the same. */
-static inline int round_by(float scale, float from, float top, const float *w, uint8_t *q) {
-    const float divisor = scale != 0 ? scale : 1;
-    int same = 1;
-    for (int i = 0; i < GROUP; i++) {
-        float nearest = rintf((w[i] - from) / divisor);
-        nearest = nearest < 0 ? 0 : nearest;
-        nearest = nearest > top ? top : nearest;
-        same &= scale * nearest + from == w[i];
-        q[i] = (uint8_t)(int32_t)nearest;
-    }
-    return same;
-}
-
-/* A group's weights, of which `count` are there, as integers `q` of a kind, NIBBLES two a byte, and what is kept beside
-them. Returns whether that may stand for the weights: NIBBLES have to say exactly the same, BYTES need a scale that
-float16 reaches.
-
-The scale of NIBBLES is one of which 15 reach from the least weight to the largest, as blocks of Q4_1 have it, or one by
-which the farthest weight is 8 below zero, or 7 to 1 from it, as in blocks of Q4_0, whose scale may be negative. */
-static inline int round_group(int kind, float *w, int count, uint16_t *kept, uint8_t *q) {
+/* A group's weights, of which `count` are there, as bytes `q` and their scale. Returns whether these may stand for the
+weights: float16 has to reach the scale. */
+static inline int round_group(float *w, int count, uint16_t *scale, uint8_t *q) {
     const int32_t largest = 0x477fe000; /* 65504, float16's, as the bits of a float */
-    for (int i = count; i < GROUP; i++) /* for inputs that are zero */
-        w[i] = w[0];
-    int32_t bits[GROUP], low = INT32_MAX, high = INT32_MIN;
-    memcpy(bits, w, sizeof bits);
-    for (int i = 0; i < GROUP; i++) { /* turned over if negative, floats have the order of their bits */
-        const int32_t key = bits[i] ^ (bits[i] >> 31 & INT32_MAX);
-        low = key < low ? key : low;
-        high = key > high ? key : high;
+    int32_t bits[GROUP], most = 0;
+    memcpy(bits, w, count * sizeof *bits);
+    for (int i = 0; i < count; i++) { /* without their sign, floats have the order of their bits, and NaN is above */
+        const int32_t size = bits[i] & INT32_MAX;
+        most = size > most ? size : most;
     }
-    if (high > largest || low < ~largest) /* as is NaN */
+    if (most > largest)
         return 0;
-    const float least = from_bits((uint32_t)(low ^ (low >> 31 & INT32_MAX)));
-    const float most = from_bits((uint32_t)(high ^ (high >> 31 & INT32_MAX)));
-    const float size = fmaxf(most, -least);
-    if (kind == BYTES) {
-        kept[0] = narrow(size / 127);
-        round_by(widen(kept[0]), -128 * widen(kept[0]), 255, w, q);
-        return 1;
+    *scale = narrow(from_bits((uint32_t)most) / 127);
+    const float step = widen(*scale), divisor = step != 0 ? step : 1;
+    for (int i = 0; i < GROUP; i++) {
+        float nearest = rintf((w[i] + 128 * step) / divisor);
+        nearest = nearest < 0 ? 0 : nearest;
+        q[i] = (uint8_t)(int32_t)(nearest > 255 ? 255 : nearest);
     }
-    kept[0] = narrow((most - least) / 15);
-    kept[LANES] = narrow(least);
-    int same = round_by(widen(kept[0]), widen(kept[LANES]), 15, w, q);
-    for (int steps = 8; !same && steps > 0; steps--) {
-        kept[0] = narrow(steps == 8 ? (most > -least ? most : least) / -8 : size / steps);
-        const float from = -8 * widen(kept[0]);
-        kept[LANES] = narrow(from);
-        same = fabsf(from) <= 65504 && round_by(widen(kept[0]), widen(kept[LANES]), 15, w, q);
-    }
-    for (int i = 0; i < GROUP / 2; i++)
-        q[i] |= q[i + GROUP / 2] << 4;
-    return same;
+    return 1;
 }
 
 /* Weights, outputs x inputs, rows of a type, into tiles of a kind. Returns whether these may stand for them; the first
@@ -435,7 +371,7 @@ group that may not ends the work. */
 int pack(int kind, int type, int64_t outputs, int64_t inputs, const uint8_t *rows, int64_t row_bytes, void *packed,
          uint16_t *scales, int threads) {
     int stands = 1;
-    const int wide = groups((int)inputs), size = kind == NIBBLES ? GROUP / 2 : GROUP;
+    const int wide = groups((int)inputs);
 #pragma omp parallel for num_threads(threads) schedule(static) shared(stands)
     for (int64_t place = 0; place < tiles((int)outputs) * (int64_t)wide; place++) {
         const int64_t group = place % wide, left = inputs - group * GROUP;
@@ -448,7 +384,7 @@ int pack(int kind, int type, int64_t outputs, int64_t inputs, const uint8_t *row
             const int64_t output = place / wide * LANES + lane;
             const int count = output >= outputs ? 0 : left < GROUP ? (int)left : GROUP;
             const uint8_t *row = rows + output * row_bytes;
-            uint16_t *kept = scales + place * LANES * (kind == NIBBLES ? 2 : 1) + lane;
+            uint16_t *scale = scales + place * LANES + lane;
             uint8_t q[GROUP] = {0};
             float w[GROUP] = {0};
             if (count)
@@ -458,12 +394,12 @@ int pack(int kind, int type, int64_t outputs, int64_t inputs, const uint8_t *row
                     ((float *)packed)[(place * GROUP + i) * LANES + lane] = w[i];
                 continue;
             }
-            if (!round_group(kind, w, count, kept, q)) {
+            if (!round_group(w, count, scale, q)) {
 #pragma omp atomic write
                 stands = 0;
             }
-            for (int i = 0; i < size; i += 4)
-                memcpy((uint8_t *)packed + place * size * LANES + i * LANES + lane * 4, q + i, 4);
+            for (int i = 0; i < GROUP; i += 4)
+                memcpy((uint8_t *)packed + place * GROUP * LANES + i * LANES + lane * 4, q + i, 4);
         }
     }
     return stands;

@@ -23,7 +23,33 @@ class PackedTexts(Protocol):
 
 Attention = Callable[[Tensor, Tensor, Tensor, PackedTexts | None, float], Tensor]
 CrossEntropy = Callable[[Tensor, Tensor, Tensor], Tensor]
-MuonUpdate = Callable[[Sequence[Tensor], Sequence[Tensor], float, float, float], None]
+
+
+@dataclass(frozen=True)
+class MuonMatrix:
+    """A weight that Muon updates by its gradient, and what Muon remembers of it."""
+
+    weight_RC: Tensor
+    momentum_RC: Tensor
+    """The average of its gradients."""
+    squares_R1: Tensor
+    """The average, for each row, of the mean square of its updates."""
+    rows: tuple[int, ...]
+    """How many rows each of the matrices has that it holds one below the other, as queries, keys and values are."""
+
+
+@dataclass(frozen=True)
+class MuonRates:
+    """What an update by Muon is computed with."""
+
+    learning_rate: float
+    weight_decay: float
+    momentum: float = 0.9
+    beta2: float = 0.9
+    """The share that the average of squares keeps."""
+
+
+MuonUpdate = Callable[[Sequence[MuonMatrix], MuonRates], None]
 
 
 def causal_attention(
@@ -53,8 +79,7 @@ class Backend:
     cross_entropy: CrossEntropy = linear_cross_entropy_with_gradients
     """The sum of the cross-entropy from the stream, the output layer's weights and the targets."""
     muon_update: MuonUpdate | None = None
-    """Muon's update: weights with gradients, their momenta, the share of momentum, the share of a weight that is kept,
-    and the rate. None leaves it to llm/training/optim.py."""
+    """Muon's update, in place, of matrices with gradients. None leaves it to llm/training/optim.py."""
     linear: Callable[[nn.Linear], nn.Module] | None = None
     """Makes a faster layer with the weights of a linear layer of a block, which it learns; None keeps the layer."""
     frozen_linear: Callable[[nn.Linear, Tensor], nn.Module] | None = None

@@ -5,12 +5,13 @@ backend changes the last bits of what is learned. What each kernel brings: llm/k
 """
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from llm.config import GPTShape
 from llm.device import Compute
-from llm.kernels.processor import has_fast_bfloat16_registers, has_fast_int8
+from llm.kernels.processor import LARGEST, has_fast_bfloat16_registers, has_fast_int8, largest_int8_weight
 from llm.kernels.training.backend import TORCH, Backend
 from llm.kernels.training.bfloat16 import PANEL
 from llm.kernels.training.compiled import compiled_run, cpp_compiler
@@ -67,11 +68,14 @@ def choose_backend(
         reason = f"{values / 1e9:.1f} billion values pass through them, {WORTH / 1e9:.0f} are worth the compiler's time"
         name = backend.name.replace(TORCH.name, f"compiled by {compiler}")
         backend = replace(backend, run=compiled_run(), fallback=backend, name=name)
-        if compute.dtype == torch.bfloat16 and has_fast_int8(compute.device):
-            if from_scratch and shape.n_embd >= WIDE_INT8:
+        largest = largest_int8_weight(compute.device)
+        if from_scratch and shape.n_embd >= WIDE_INT8:
+            if compute.dtype == torch.bfloat16 and has_fast_int8(compute.device):
                 backend = replace(backend, linear=Int8Linear, name=f"{name}, products in 8 bits")
-            elif lora and not from_scratch and values >= WORTH_INT8:
-                backend = replace(backend, frozen_linear=FrozenInt8Linear, name=f"{name}, products in 8 bits")
+        elif lora and not from_scratch and values >= WORTH_INT8 and largest is not None:
+            frozen_linear = partial(FrozenInt8Linear, largest=largest, dtype=compute.dtype)
+            weights = "" if largest == LARGEST else f" with weights up to {largest}"
+            backend = replace(backend, frozen_linear=frozen_linear, name=f"{name}, products in 8 bits{weights}")
     return replace(compute, backend=backend, backend_reason=reason)
 
 

@@ -10,6 +10,9 @@ scale. So a frozen matrix, which is quantized once, multiplies the weights of ea
 divides the input by it: the product is the same, and the values to be rounded are more even (SmoothQuant, Xiao et al.
 2023). A matrix that learns is quantized at every use, and its own gradient is a product in 8 bits, too.
 
+Processors without VNNI add products in 16 bits, where those of two weights above 64 overflow. A frozen matrix can be
+quantized to at most 64 instead, which leaves its weights 7 of their 8 bits.
+
 Tensor names end in their shape: N tokens, I inputs, O outputs.
 """
 
@@ -28,53 +31,62 @@ def _magnitudes(largest_I: Tensor) -> Tensor:
     return largest_I.clamp(min=largest_I.mean() / 10).clamp(min=torch.finfo(torch.float32).tiny)
 
 
-def _quantized(x_NI: Tensor, by_chance: bool = False) -> tuple[Tensor, Tensor]:
-    """Rows as integers, int8 NI, and the scale of each, N1.
+def _quantized(x_NI: Tensor, by_chance: bool = False, largest: int = LARGEST) -> tuple[Tensor, Tensor]:
+    """Rows as integers up to `largest`, int8 NI, and the scale of each, N1.
 
     They are the nearest, or `by_chance` those that are right on average: a number for each row, shifted for each
     column, as torch takes longer for a number for each of both than for what it makes of them (benchmarks/LOG.md).
     """
-    scale_N1 = (x_NI.abs().amax(1, keepdim=True) / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
+    scale_N1 = (x_NI.abs().amax(1, keepdim=True) / largest).clamp(min=torch.finfo(torch.float32).tiny)
     steps_NI = x_NI / scale_N1
     if not by_chance:
         return steps_NI.round().to(torch.int8), scale_N1
     columns_I = torch.arange(x_NI.shape[1], device=x_NI.device)
     chance_NI = (torch.rand(len(x_NI), 1, device=x_NI.device) + GOLDEN * columns_I).frac()
-    return (steps_NI + chance_NI).floor().clamp(max=LARGEST).to(torch.int8), scale_N1
+    return (steps_NI + chance_NI).floor().clamp(max=largest).to(torch.int8), scale_N1
 
 
 class _FrozenProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, scale_O: Tensor, smoothing_I: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x_NI: Tensor, weight_OI: Tensor, scale_O: Tensor, smoothing_I: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         ctx.save_for_backward(weight_OI, scale_O, smoothing_I)
         ctx.dtype = x_NI.dtype
         quantized_NI, scale_N1 = _quantized(x_NI.float() / smoothing_I)
-        return (torch._int_mm(quantized_NI, weight_OI.T) * scale_N1 * scale_O).bfloat16()
+        return (torch._int_mm(quantized_NI, weight_OI.T) * scale_N1 * scale_O).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, upstream_NO: Tensor) -> tuple[Tensor | None, ...]:
         weight_OI, scale_O, smoothing_I = ctx.saved_tensors
         quantized_NO, scale_N1 = _quantized(upstream_NO.float() * scale_O, by_chance=True)
-        return (torch._int_mm(quantized_NO, weight_OI) * scale_N1 / smoothing_I).to(ctx.dtype), None, None, None
+        return (torch._int_mm(quantized_NO, weight_OI) * scale_N1 / smoothing_I).to(ctx.dtype), None, None, None, None
 
 
 class FrozenInt8Linear(nn.Module):
-    """A frozen linear layer that multiplies 8-bit integers; `largest_I` is how large each input was in some batch."""
+    """A frozen linear layer that multiplies 8-bit integers.
 
-    def __init__(self, frozen: nn.Linear, largest_I: Tensor) -> None:
+    `largest_I` is how large each input was in some batch, `largest` the largest weight that the processor multiplies
+    exactly, and `dtype` that of the outputs: bfloat16 or float32.
+    """
+
+    def __init__(
+        self, frozen: nn.Linear, largest_I: Tensor, largest: int = LARGEST, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
         super().__init__()
+        self.dtype = dtype
         weight_OI = frozen.weight.detach().float()
         # Halfway: inputs and weights are then as uneven as each other.
         smoothing_I = (_magnitudes(largest_I) / _magnitudes(weight_OI.abs().amax(0))).sqrt()
-        quantized_OI, scale_O1 = _quantized(weight_OI * smoothing_I)
-        bias_O = None if frozen.bias is None else frozen.bias.detach().bfloat16()
+        quantized_OI, scale_O1 = _quantized(weight_OI * smoothing_I, largest=largest)
+        bias_O = None if frozen.bias is None else frozen.bias.detach().to(dtype)
         kept = {"weight_OI": quantized_OI, "scale_O": scale_O1[:, 0], "smoothing_I": smoothing_I, "bias_O": bias_O}
         for name, tensor in kept.items():
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map … x I to … x O, bfloat16."""
-        y_NO = _FrozenProduct.apply(x.flatten(0, -2), self.weight_OI, self.scale_O, self.smoothing_I)
+        """Map … x I to … x O."""
+        y_NO = _FrozenProduct.apply(x.flatten(0, -2), self.weight_OI, self.scale_O, self.smoothing_I, self.dtype)
         return (y_NO if self.bias_O is None else y_NO + self.bias_O).unflatten(0, x.shape[:-1])
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from llm.config import GPTConfig, LoRAConfig
 from llm.device import Compute
-from llm.kernels.processor import has_fast_bfloat16_registers, has_fast_int8
+from llm.kernels.processor import has_fast_bfloat16_registers, has_fast_int8, largest_int8_weight
 from llm.kernels.training import choose
 from llm.kernels.training.backend import TORCH, Backend
 from llm.kernels.training.choose import WIDE_INT8, WORTH, WORTH_C, WORTH_INT8, choose_backend
@@ -89,24 +89,33 @@ def test_what_gcc_can_not_build_is_left_to_torch(monkeypatch, lacking):
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("values", "options", "linear", "frozen"),
+    ("values", "options", "learns", "freezes"),
     [
-        (WORTH, {"width": WIDE_INT8, "from_scratch": True}, Int8Linear, None),
-        (WORTH, {"width": WIDE_INT8 - 1, "from_scratch": True}, None, None),
-        (WORTH, {"width": WIDE_INT8}, None, None),
-        (WORTH_INT8, {"lora": True}, None, FrozenInt8Linear),
-        (WORTH_INT8 / 2, {"lora": True}, None, None),
-        (WORTH_INT8, {}, None, None),
+        (WORTH, {"width": WIDE_INT8, "from_scratch": True}, True, False),
+        (WORTH, {"width": WIDE_INT8 - 1, "from_scratch": True}, False, False),
+        (WORTH, {"width": WIDE_INT8}, False, False),
+        (WORTH_INT8, {"lora": True}, False, True),
+        (WORTH_INT8 / 2, {"lora": True}, False, False),
+        (WORTH_INT8, {}, False, False),
     ],
 )
-def test_a_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast(values, options, linear, frozen):
-    fast = has_fast_int8(LOW.device)
-    backend, plain = (chosen(values, compute, **options).backend for compute in (LOW, CPU))
-    assert (backend.linear, backend.frozen_linear) == ((linear, frozen) if fast else (None, None))
-    assert backend.in_int8 == (fast and (linear is not None or frozen is not None))
-    assert backend.name.endswith(", products in 8 bits") == backend.in_int8
-    assert (plain.compiles, plain.in_int8, plain.name) == (True, False, f"compiled by {cpp_compiler()}")
-    assert backend.fallback == chosen(values, filled=0.0, **options).backend
+@pytest.mark.parametrize("compute", [LOW, CPU], ids=["bfloat16", "float32"])
+def test_a_long_training_is_compiled_and_multiplies_in_8_bits_where_that_is_fast(
+    values, options, learns, freezes, compute
+):
+    backend, largest = chosen(values, compute, **options).backend, largest_int8_weight(compute.device)
+    learns = learns and compute == LOW and has_fast_int8(compute.device)
+    freezes = freezes and largest is not None
+    assert backend.linear == (Int8Linear if learns else None)
+    assert (backend.frozen_linear is not None) == freezes
+    if freezes:
+        layer = backend.frozen_linear(nn.Linear(64, 64), torch.ones(64))
+        assert layer.weight_OI.abs().max() == largest
+        assert layer(torch.randn(2, 64)).dtype == compute.dtype
+    assert backend.compiles
+    assert backend.in_int8 == (learns or freezes)
+    assert (", products in 8 bits" in backend.name) == backend.in_int8
+    assert backend.fallback == chosen(values, compute, filled=0.0, **options).backend
 
 
 @needs_exact_sums

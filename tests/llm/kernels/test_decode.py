@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType
-from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -25,7 +23,7 @@ from llm.generation.sampling import Sampling
 from llm.generation.text import generate
 from llm.kernels import c_library
 from llm.kernels.processor import has_fast_bfloat16
-from llm.kernels.serving.decode import BITS, BYTES, FLOAT, NIBBLES, SCALES, SOURCES, TYPES, declare, load_library
+from llm.kernels.serving.decode import BITS, BYTES, FLOAT, SCALES, SOURCES, TYPES, declare, load_library
 from llm.model.key_value_cache import KeyValueCache
 from tests.processors import AVX_VNNI
 
@@ -129,11 +127,9 @@ def test_a_text_that_begins_as_one_before_is_the_same_to_the_bit(gpt):
         talk += [*new, *(event.token for event in found)]
 
 
-@pytest.mark.parametrize("kind", [FLOAT, BYTES, NIBBLES])
+@pytest.mark.parametrize("kind", [FLOAT, BYTES])
 def test_logits_of_a_row_do_not_depend_on_how_many_there_are_or_on_threads(make_gpt, library, kind):
     gpt = make_gpt(n_embd=96, n_head=4)
-    if kind == NIBBLES:
-        round_matrices(gpt)
     model = pack(gpt, library, exact=kind == FLOAT)
     assert model.decoder.bits[0] == BITS[kind]
     tokens = some_tokens(gpt, 150, 3)  # more than a step of the C code holds
@@ -157,46 +153,16 @@ def test_a_token_at_a_time_is_the_text_at_once(make_gpt):
     assert torch.equal(torch.cat(parts, dim=1), model.hidden_states(tokens))
 
 
-FOUR_BITS = pytest.mark.parametrize("name", ["Q4_0", "Q4_1"])
-
-
-def rounded(weights, name):
-    """What GGUF's blocks of a type say of weights."""
-    stored = GGMLQuantizationType[name]
-    return torch.from_numpy(dequantize(quantize(weights.numpy(), stored), stored))
-
-
-def round_matrices(gpt, name="Q4_1"):
-    for weight in gpt.parameters():
-        if weight.ndim == 2:
-            weight.data.copy_(rounded(weight.data, name))
-
-
-@FOUR_BITS
-def test_what_was_made_of_four_bits_keeps_them_exactly_and_nothing_else_does(make_gpt, library, name):
-    gpt = make_gpt(n_embd=64, n_head=4, tied=False)
-    round_matrices(gpt, name)
-    changed = deepcopy(gpt)
-    changed.output.weight.data[5, 7] += 1e-4
-    model, other = (pack(deepcopy(each), library) for each in (gpt, changed))
-    assert [each.decoder.bits[-2:] for each in (model, other)] == [[4, 4], [4, 8]]
-    tokens, matrices = some_tokens(gpt, 4, 32), sum(weight.numel() for weight in gpt.parameters() if weight.ndim == 2)
-    assert distance(logits(model, tokens), logits(gpt, tokens)) < 0.06  # as with 8 bits: inputs are rounded
-    assert 0.625 * matrices < model.decoder.nbytes < 0.8 * matrices  # 4 bits, 2 x 16 for 32 weights, and padding
-
-
-@pytest.mark.parametrize(("kind", "least", "most"), [(BYTES, -127.0, 127.0), (NIBBLES, 0.0, 15.0)])
-def test_the_largest_integers_of_all_overflow_no_sum(make_gpt, library, kind, least, most):
+def test_the_largest_integers_of_all_overflow_no_sum(make_gpt, library):
     gpt = make_gpt(n_embd=64, n_head=4, tied=False)
     ones = torch.ones(64)
-    alternating = (most * ones).index_fill_(0, torch.arange(0, 64, 2), least)
-    single = (most * ones).index_fill_(0, torch.tensor([0, 32]), least)
-    gpt.output.weight.data[:3] = torch.stack([alternating, single, least + most - single])
+    alternating = (127 * ones).index_fill_(0, torch.arange(0, 64, 2), -127.0)
+    single = (127 * ones).index_fill_(0, torch.tensor([0, 32]), -127.0)
+    gpt.output.weight.data[:3] = torch.stack([alternating, single, -single])
     gpt.output.weight.data[3:] = 0
-    gpt.output.weight.data[3, ::32], gpt.output.weight.data[3, 1::32] = most, 1  # 127 and 1 need 8 bits
     model = pack(deepcopy(gpt), library)
-    assert model.decoder.bits[-1] == BITS[kind]
-    signs = 2.0 * (alternating == most) - 1
+    assert model.decoder.bits[-1] == BITS[BYTES]
+    signs = alternating.sign()
     x = torch.stack([ones, -ones, signs, -signs, ones.cumsum(0)])
     torch.testing.assert_close(model.logits(x[:4]), x[:4] @ gpt.output.weight.T, atol=0.01, rtol=0)
     assert torch.equal(model.logits(x)[:4], model.logits(x[:4]))
@@ -210,33 +176,6 @@ def pack_tiles(kind, stored, outputs, inputs, rows, threads=1):
     return load_library().pack(kind, stored, outputs, inputs, *pointers, threads), packed, scales
 
 
-def unpacked(packed, scales, groups):
-    """The weights that tiles of NIBBLES say, outputs by 16 x inputs."""
-    bytes_OGQLI = packed.view(-1, groups, 4, 16, 4)
-    q_OGQLI = torch.cat([bytes_OGQLI & 15, bytes_OGQLI >> 4], dim=2).float()
-    scale, least = scales.view(torch.float16).float().view(-1, groups, 2, 1, 16, 1).unbind(2)
-    return (q_OGQLI * scale + least).permute(0, 3, 1, 2, 4).flatten(2).flatten(0, 1)
-
-
-@FOUR_BITS
-@settings(max_examples=30)
-@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**16))
-def test_tiles_of_four_bits_say_exactly_the_weights_that_they_were_made_of(name, outputs, groups, seed):
-    weights = rounded(torch.randn(outputs, 32 * groups, generator=torch.Generator().manual_seed(seed)), name)
-    stands, packed, scales = pack_tiles(NIBBLES, 0, outputs, 32 * groups, weights)
-    assert stands
-    assert torch.equal(unpacked(packed, scales, groups)[:outputs], weights)
-
-
-@settings(max_examples=300)
-@given(st.floats(-8188, 8188, width=16), st.lists(st.integers(0, 15), min_size=32, max_size=32), st.integers(1, 8))
-def test_a_block_of_a_scale_alone_keeps_its_four_bits_whichever_integers_it_has(scale, integers, most):
-    weights = np.float32(scale) * (np.clip(integers, 8 - most, 8 + most) - 8).astype(np.float32)
-    stands, packed, scales = pack_tiles(NIBBLES, 0, 1, 32, torch.from_numpy(weights[None]))
-    assert stands
-    assert unpacked(packed, scales, 1)[0].tolist() == weights.tolist()
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @settings(max_examples=40)
 @given(outputs=st.integers(1, 40), inputs=st.integers(1, 96), seed=st.integers(0, 2**16), finite=st.booleans())
@@ -244,28 +183,28 @@ def test_tiles_of_16_bits_are_those_of_their_floats_to_the_bit(dtype, outputs, i
     bits = np.random.default_rng(seed).integers(-(2**15), 2**15, (outputs, inputs), np.int16)
     rows = torch.from_numpy(bits).view(dtype)  # infinities and NaN too
     rows = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(seed)).to(dtype) if finite else rows
-    for kind in (NIBBLES, BYTES, FLOAT):
+    for kind in (BYTES, FLOAT):
         stands, *found = pack_tiles(kind, TYPES[dtype], outputs, inputs, rows, threads=2)
         expected = pack_tiles(kind, TYPES[torch.float32], outputs, inputs, rows.float())
         assert stands == expected[0]
-        assert stands or kind == NIBBLES or not finite
+        assert stands or not finite
         if stands:
             numbers = np.float32 if kind == FLOAT else np.uint8  # one NaN is as good as another
             for one, other in zip(found, expected[1:], strict=True):
                 np.testing.assert_array_equal(one.numpy().view(numbers), other.numpy().view(numbers))
 
 
-def test_published_four_bits_are_read_without_loss_and_its_perplexity_is_that_of_float32(smollm2, library):
+def test_published_text_has_the_perplexity_of_float32(smollm2, library):
     text = (Path(__file__).parents[3] / "README.md").read_text()[:3000]
     gpt, encoding = load_pretrained(smollm2, context_length=1024)
     tokens = torch.tensor([encoding.encode_ordinary(text)])
 
     def perplexity(logits_TV):
-        return float(torch.nn.functional.cross_entropy(logits_TV[:-1], tokens[0, 1:]).exp())
+        return float(F.cross_entropy(logits_TV[:-1], tokens[0, 1:]).exp())
 
     expected = perplexity(logits(gpt, tokens)[0])
     model = pack(gpt, library)
-    assert (set(model.decoder.bits[:-1]), model.decoder.bits[-1]) == ({4}, 8)
+    assert set(model.decoder.bits) == {8}
     assert perplexity(logits(model, tokens)[0]) == pytest.approx(expected, rel=0.02)
 
 
@@ -316,11 +255,11 @@ int main(void) {
     const float all[][2] = {{1, -4}, {NAN, 1}, {1, -INFINITY}, {0, 0}, {0x1p-140f, -0x1p-149f}, {3e38f, -3e38f}};
     for (int row = 0; row < 6; row++) {
         int8_t bytes[GROUP];
-        float scale, sum;
+        float scale;
         int32_t offset;
-        const Inputs x = {.bytes = bytes, .scales = &scale, .sums = &sum, .offsets = &offset};
+        const Inputs x = {.bytes = bytes, .scales = &scale, .offsets = &offset};
         give(&x, BYTES, 0, all[row], 2);
-        printf("%d %d %d %g %g %d\\n", bytes[0], bytes[1], bytes[2], scale, sum, offset);
+        printf("%d %d %d %g %d\\n", bytes[0], bytes[1], bytes[2], scale, offset);
     }
 }
 """
@@ -339,20 +278,18 @@ def test_inputs_of_any_size_and_none_are_rounded_without_undefined_behaviour(tmp
         *[["0", "0", "0"]] * 4,
         ["127", "-127", "0"],
     ]
-    scales_and_sums = [[float(value) for value in line.split()[3:5]] for line in ran.stdout.splitlines()]
-    np.testing.assert_allclose(scales_and_sums[0], [4 / 127, -95 * 4 / 127], rtol=1e-4)
-    assert np.isnan(scales_and_sums[1:3]).all()
-    assert np.isfinite(scales_and_sums[3:]).all()
+    scales = [float(line.split()[3]) for line in ran.stdout.splitlines()]
+    assert scales[0] == pytest.approx(4 / 127, rel=1e-4)
+    assert ran.stdout.splitlines()[0].split()[4] == str(-128 * -95)
+    assert np.isnan(scales[1:3]).all()
+    assert np.isfinite(scales[3:]).all()
 
 
-@pytest.mark.parametrize("kind", [BYTES, NIBBLES])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_input_that_is_no_number_makes_all_outputs_of_its_token_nan_and_no_other(make_gpt, library, kind, value):
+def test_an_input_that_is_no_number_makes_all_outputs_of_its_token_nan_and_no_other(make_gpt, library, value):
     gpt = make_gpt(n_embd=64, n_head=4, tied=False)
-    if kind == NIBBLES:
-        round_matrices(gpt)
     model = pack(gpt, library)
-    assert model.decoder.bits[-1] == BITS[kind]
+    assert model.decoder.bits[-1] == BITS[BYTES]
     x = torch.randn(3, 64)
     expected = model.logits(x)
     x[1, 40] = value
@@ -420,10 +357,8 @@ def test_without_a_compiler_torch_makes_the_texts_and_the_reason_is_said_once(un
 def test_a_processor_without_avx512_computes_the_same(make_gpt, library, march, tmp_path, monkeypatch):
     monkeypatch.setattr(c_library, "COMPILE", tuple(each.replace("native", march) for each in c_library.COMPILE))
     older = declare(ctypes.CDLL(str(c_library.build(SOURCES, tmp_path))))
-    for bits, name in ((32, None), (8, None), (4, "Q4_0"), (4, "Q4_1")):
+    for bits in (32, 8):
         gpt = make_gpt(n_embd=64, n_head=4)
-        if name:
-            round_matrices(gpt, name)
         tokens = some_tokens(gpt, 19, 5)
         model, other = (pack(deepcopy(gpt), build, exact=bits == 32) for build in (library, older))
         assert other.decoder.bits[0] == bits

@@ -10,6 +10,7 @@ from processors import needs_exact_sums
 from torch import nn
 
 from llm.config import LoRAConfig
+from llm.kernels.processor import LARGEST, LARGEST_WITHOUT_VNNI, largest_int8_weight
 from llm.kernels.training.backend import Backend
 from llm.kernels.training.int8 import FrozenInt8Linear, Int8Linear
 from llm.model.lora import LoRALinear, add_lora, merge_lora
@@ -28,19 +29,21 @@ def error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return ((found.double() - exact).norm() / exact.norm()).item()
 
 
-@needs_exact_sums
-def test_integers_are_multiplied_exactly_in_both_directions():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("largest", [pytest.param(LARGEST, marks=needs_exact_sums), LARGEST_WITHOUT_VNNI])
+def test_integers_are_multiplied_exactly_in_both_directions(largest, dtype):
     frozen = plain()
-    weight_OI = torch.randint(-126, 127, frozen.weight.shape).float()
-    weight_OI.fill_diagonal_(127)
-    weight_OI[:, 64:] = weight_OI[:, :32]  # so that the largest of each input and of each output is 127
+    weight_OI = torch.randint(1 - largest, largest, frozen.weight.shape).float()
+    weight_OI.fill_diagonal_(largest)
+    weight_OI[:, 64:] = weight_OI[:, :32]  # so that each input and each output has the largest weight
     frozen.weight.data = weight_OI
     x_NI = torch.randint(-126, 127, (10, 96)).float()
     x_NI[:, 5] = 127
     x_NI.requires_grad_()
-    y_NO = FrozenInt8Linear(frozen, torch.full((96,), 127.0))(x_NI)
-    assert torch.equal(y_NO, (x_NI @ weight_OI.T).bfloat16())
-    upstream_NO = torch.randint(-126, 127, y_NO.shape).bfloat16()
+    y_NO = FrozenInt8Linear(frozen, torch.full((96,), float(largest)), largest, dtype)(x_NI)
+    assert y_NO.dtype == dtype
+    torch.testing.assert_close(y_NO, (x_NI @ weight_OI.T).to(dtype), rtol=1e-6, atol=1e-2)
+    upstream_NO = torch.randint(-126, 127, y_NO.shape).to(dtype)
     upstream_NO[:, 7] = 127
     y_NO.backward(upstream_NO)
     torch.testing.assert_close(x_NI.grad, upstream_NO.float() @ weight_OI, rtol=1e-6, atol=1e-2)
@@ -167,14 +170,34 @@ def test_lora_learns_beside_products_in_eight_bits_and_is_merged_into_the_weight
         torch.testing.assert_close(gpt(TOKENS), learned, atol=1e-4, rtol=1e-4)
 
 
-def test_where_sums_overflow_8_bits_are_never_fast():
-    code = (
-        "import torch; from llm.kernels.processor import has_fast_int8, int8_sums_are_exact;"
-        "print(int8_sums_are_exact(), has_fast_int8(torch.device('cpu')), has_fast_int8(torch.device('meta')))"
-    )
-    # as on a processor that has no more than AVX2; one that is no x86 has nothing to be limited
-    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    done = subprocess.run([sys.executable, "-c", code], env=limited, text=True, stdout=subprocess.PIPE, check=True)
-    exact, fast, elsewhere = done.stdout.split()
-    assert elsewhere == "False"
+OVERFLOW = """
+import torch
+from torch import nn
+from llm.kernels.processor import has_fast_int8, int8_sums_are_exact, largest_int8_weight
+from llm.kernels.training.int8 import FrozenInt8Linear
+cpu = torch.device("cpu")
+print(torch.backends.cpu.get_cpu_capability(), int8_sums_are_exact(127), has_fast_int8(cpu), largest_int8_weight(cpu))
+torch.manual_seed(1)
+layer, x = nn.Linear(512, 64), torch.ones(8, 512)  # the sums of inputs that are alike overflow first
+layer.weight.data.abs_()
+exact = layer(x).double()
+for largest in (64, 127):
+    rounded = FrozenInt8Linear(layer, torch.ones(512), largest, torch.float32)(x)
+    print(((rounded - exact).norm() / exact.norm()).item())
+"""
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE", "AVX2_VNNI"])
+def test_weights_are_as_large_as_the_processor_multiplies_exactly(limit):
+    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}
+    done = subprocess.run([sys.executable, "-c", OVERFLOW], env=limited, text=True, stdout=subprocess.PIPE, check=True)
+    (capability, exact, fast, largest), (small,), (large,) = map(str.split, done.stdout.splitlines())
     assert exact == "True" or fast == "False"
+    expected = "127" if exact == "True" else "64"
+    assert largest == (expected if capability in ("AVX2", "AVX512") else "None")
+    assert float(small) < 0.01
+    assert (float(large) < 0.01) == (exact == "True")
+
+
+def test_8_bits_are_fast_on_no_other_device():
+    assert largest_int8_weight(torch.device("meta")) is None

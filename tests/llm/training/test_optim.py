@@ -6,7 +6,15 @@ from llm.model.gpt import GPT
 from llm.model.lora import add_lora
 from llm.objectives.classifier import Classifier, ClassifierConfig
 from llm.training import optim
-from llm.training.optim import Muon, Optimizers, build_optimizer, orthogonal, schedule
+from llm.training.optim import (
+    BETA1_BESIDE_MUON,
+    Muon,
+    Optimizers,
+    balance_rows,
+    build_optimizer,
+    orthogonal,
+    schedule,
+)
 
 
 def make_classifier(gpt: GPT) -> Classifier:
@@ -66,13 +74,19 @@ def test_the_first_update_is_adamw_by_hand(make_config):
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(make_gpt, make_config):
     model = make_classifier(make_gpt())
     optimizer = build_optimizer(model, make_config(optimizer="muon", muon_learning_rate=0.03, learning_rate=0.02))
-    muon, *adamw = groups(optimizer)
+    stacked, others, *adamw = groups(optimizer)
     names = {id(weight): name for name, weight in model.named_parameters()}
     layers = ("attention.query_key_value", "attention.projection", "mlp.expand", "mlp.projection")
     expected = {f"gpt.blocks.{block}.{layer}.weight" for block in range(2) for layer in layers}
-    assert {names[id(weight)] for weight in muon["params"]} == expected
+    by_muon = {names[id(weight)]: group["rows"] for group in (stacked, others) for weight in group["params"]}
+    assert by_muon.keys() == expected
+    width = model.gpt.config.n_embd
+    apart = {name for name, rows in by_muon.items() if rows == (width, width, width)}
+    assert apart == {name for name in expected if "query_key_value" in name}
+    assert others["rows"] is None
     assert {names[id(weight)] for group in adamw for weight in group["params"]} == set(names.values()) - expected
-    assert [group["peak"] for group in (muon, *adamw)] == [0.03, 0.02, 0.02]
+    assert [group["peak"] for group in (stacked, others, *adamw)] == [0.03, 0.03, 0.02, 0.02]
+    assert [group["betas"][0] for group in adamw] == 2 * [BETA1_BESIDE_MUON]
 
 
 def test_muon_alone_trains_lora(make_gpt, make_config):
@@ -89,28 +103,55 @@ def test_orthogonal_brings_singular_values_near_one_and_keeps_the_directions(siz
     matrix = torch.randn(size, generator=torch.Generator().manual_seed(0))
     (found,) = orthogonal(matrix[None])
     assert torch.equal(found, found.bfloat16().float()) == fast  # a product in bfloat16 may be a thousand times slower
-    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    left, _, right = torch.linalg.svd(matrix / matrix.norm(dim=1, keepdim=True), full_matrices=False)
     values = torch.linalg.svdvals(found)
-    assert 0.5 < values.min() < values.max() < 1.3
+    assert 0.8 < values.min() < values.max() < 1.2
     across = left.T @ found @ right.T
     assert (across - torch.diag(across.diagonal())).abs().max() < 0.05
+    assert not orthogonal(torch.zeros(1, *size)).any()
 
 
-def test_the_first_update_of_muon_is_the_orthogonal_gradient_and_the_second_remembers_it():
-    weights = [torch.nn.Parameter(torch.zeros(6, 3)) for _ in range(2)]
+def test_rows_are_balanced_by_their_average_square_and_the_whole_has_one_norm():
+    updates = torch.tensor([[[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]])
+    squares = torch.zeros(1, 3, 1)
+    (found,) = balance_rows(updates, squares, beta2=0.9)
+    assert squares.flatten().tolist() == pytest.approx([0.1 * 12.5, 0.1 * 0.125, 0.0])
+    direction = torch.tensor([0.6, 0.8]) * (3 / 2) ** 0.5  # the norm is the root of 3 rows, of which two are not zero
+    torch.testing.assert_close(found, torch.stack([direction, direction, torch.zeros(2)]))
+    (found,) = balance_rows(updates[:, [1, 0, 2]], squares, beta2=0.9)  # a row that was small before is now large
+    assert squares[0, 1].item() == pytest.approx(0.9 * 0.0125 + 0.1 * 12.5)
+    assert found[0].norm() < found[1].norm()
+    assert found.norm().item() == pytest.approx(3**0.5)
+
+
+def test_muon_updates_by_the_balanced_orthogonal_momentum_and_decays_where_that_goes_the_same_way():
+    weights = [torch.nn.Parameter(torch.ones(6, 3)) for _ in range(2)]
     optimizer = Muon(weights, lr=0.1, weight_decay=0.5)
     first, second = torch.randn(2, 2, 6, 3, generator=torch.Generator().manual_seed(0))
-    for weight, gradient in zip(weights, first, strict=True):
-        weight.grad = gradient.clone()
-    optimizer.step()
-    after_one = -0.1 * 2**0.5 * orthogonal(first)  # twice as many rows as columns
-    torch.testing.assert_close(torch.stack([*weights]).detach(), after_one, atol=0.02, rtol=0)
-    for weight, gradient in zip(weights, second, strict=True):
-        weight.grad = gradient.clone()
-    optimizer.step()
-    average = 0.9 * 0.1 * first + 0.1 * second
-    expected = after_one * 0.95 - 0.1 * 2**0.5 * orthogonal(0.1 * second + 0.9 * average)
-    torch.testing.assert_close(torch.stack([*weights]).detach(), expected, atol=0.02, rtol=0)
+    expected, squares = torch.ones(2, 6, 3), torch.zeros(2, 6, 1)
+    for gradients, ahead in ((first, 0.19 * first), (second, 0.1 * second + 0.9 * (0.09 * first + 0.1 * second))):
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        optimizer.step()
+        updates = balance_rows(orthogonal(ahead), squares, 0.9)
+        expected -= 0.1 * (updates + 0.5 * expected * (expected * updates >= 0))
+        torch.testing.assert_close(torch.stack([*weights]).detach(), expected, atol=0.02, rtol=0)
+
+
+def test_muon_takes_matrices_that_stand_in_one_weight_apart():
+    draw = torch.Generator().manual_seed(0)
+    stacked, gradient = torch.nn.Parameter(torch.zeros(8, 4)), torch.randn(8, 4, generator=draw)
+    parts = [torch.nn.Parameter(torch.zeros(rows, 4)) for rows in (4, 2, 2)]
+    stacked.grad = gradient.clone()
+    for part, its_gradient in zip(parts, gradient.split((4, 2, 2)), strict=True):
+        part.grad = its_gradient.clone()
+    Muon([{"params": [stacked], "rows": (4, 2, 2)}], lr=0.1, weight_decay=0.0).step()
+    Muon(parts, lr=0.1, weight_decay=0.0).step()
+    torch.testing.assert_close(stacked.detach(), torch.cat(parts).detach(), atol=1e-3, rtol=0)
+    whole = torch.nn.Parameter(torch.zeros(8, 4))
+    whole.grad = gradient.clone()
+    Muon([whole], lr=0.1, weight_decay=0.0).step()
+    assert (whole - stacked).norm() > 0.1 * stacked.norm()
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -17,6 +17,7 @@ from llm.errors import UserError
 from llm.tokenizer import end_of_text, token_bytes
 from tasks.applications.foundation import evaluate as foundation
 from tasks.evaluation.language_model.kneser_ney import models
+from tasks.evaluation.statistics import interval
 
 CPU = Compute(torch.device("cpu"), torch.float32, "a test")
 PARAMS = foundation.Evaluate(batch_size=3, sample_prompts=("the cat",), sample_tokens=8, seed=1)
@@ -90,13 +91,28 @@ def test_n_grams_are_as_long_as_validation_says_and_never_longer_than_the_first_
     assert foundation.best_ngrams(train, validation, 5).order == 2
 
 
-def test_the_lead_over_the_better_baseline_is_paired_by_window(make_gpt, encoding, token_files, tmp_path, monkeypatch):
+def test_intervals_are_over_documents_and_that_of_the_lead_is_paired(
+    make_gpt, encoding, token_files, tmp_path, monkeypatch
+):
     monkeypatch.setattr(foundation, "PPMD_BYTES", 1)  # of so little it learns nothing
-    found = foundation.measure(make_gpt(context_length=16), encoding, token_files, None, PARAMS, CPU, tmp_path)
-    assert found["bits_per_byte_low"] < found["bits_per_byte"] < found["bits_per_byte_high"]
+    folder = shutil.copytree(token_files, tmp_path / "documents")
+    tokens, end = tokens_of(folder, "test"), end_of_text(encoding)
+    tokens[19::20] = end
+    tokens.astype("<u2").tofile(folder / "test.bin")
+    gpt = make_gpt(context_length=16)
+    found = foundation.measure(gpt, encoding, folder, None, PARAMS, CPU, tmp_path)
+
+    parts = np.split(tokens[1:], np.flatnonzero(tokens[1:-1] == end) + 1)
+    sizes = [len(encoding.decode(part[part != end].tolist()).encode()) for part in parts]
+    starts = np.cumsum([0, *map(len, parts[:-1])])
+    losses = foundation.token_losses(gpt, tokens, [foundation.overlapping(len(tokens), 16)], 16, CPU)
+    nats = np.add.reduceat(losses, starts)
+    low, high = interval(foundation.bits_of_documents, nats, np.array(sizes))
+    assert [found["bits_per_byte_low"], found["bits_per_byte_high"]] == pytest.approx([low, high])
+    assert low < found["bits_per_byte"] < high
+
     gain = found["baseline_bits_per_byte"] - found["bits_per_byte"]
     assert found["bits_per_byte_gain"] == pytest.approx(gain)
-    assert found["ngram_bits_per_byte"] < found["ppmd_bits_per_byte"]
     assert found["bits_per_byte_gain_low"] < gain < found["bits_per_byte_gain_high"] < 0
 
 
@@ -130,10 +146,12 @@ def test_the_baselines_predict_the_same_text_after_the_training_text(measured, e
     )
     assert measured["ppmd_bits_per_byte"] == pytest.approx((both - alone) * 8 / size, abs=10 * 8 / size)
 
-    better = min(measured["ngram_bits_per_byte"], measured["ppmd_bits_per_byte"])
-    assert measured["baseline_bits_per_byte"] == better
+    bits = foundation.cached_bits(ngrams, validation, test, end_of_text(encoding))
+    assert measured["ngram_cache_bits_per_byte"] == pytest.approx(bits.sum() / size)
+
+    names = ("bits_per_byte", "ngram_bits_per_byte", "ngram_cache_bits_per_byte", "ppmd_bits_per_byte")
+    assert measured["baseline_bits_per_byte"] == min(measured[name] for name in names[1:])
     table = pd.read_csv(tmp_path / "baselines.csv")
-    names = ("bits_per_byte", "ngram_bits_per_byte", "ppmd_bits_per_byte")
     assert table["bits_per_byte"].tolist() == [round(measured[name], 4) for name in names]
     assert table["model"].tolist()[:2] == ["foundation", f"n-grams of {ngrams.order}, modified Kneser-Ney"]
 
@@ -157,7 +175,7 @@ def test_the_worst_windows_come_first(measured, losses, tmp_path):
     assert lines[4].startswith("> ")
 
 
-def test_a_single_window_has_no_interval(make_gpt, encoding, token_files, tmp_path):
+def test_a_single_document_has_no_interval(make_gpt, encoding, token_files, tmp_path):
     folder = shutil.copytree(token_files, tmp_path / "short")
     tokens_of(folder, "test")[:65].astype("<u2").tofile(folder / "test.bin")
     meta = json.loads((folder / "meta.json").read_text())
