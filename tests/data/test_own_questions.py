@@ -51,6 +51,15 @@ def test_nothing_is_asked_twice(name: str) -> None:
     assert asked.most_common(1)[0][1] == 1
 
 
+def test_helping_answers_never_decline_or_repeat_themselves() -> None:
+    for row in ROWS["helped"]:
+        answer = row["output"]
+        assert not answer.startswith(("I can't", "I'm sorry, but", "As an AI")), answer
+        words = re.findall(r"[\w']+", answer.lower())
+        four_grams = Counter(tuple(words[start : start + 4]) for start in range(len(words) - 3))
+        assert max(four_grams.values(), default=0) < 3, answer
+
+
 def test_validation_has_rubrics_for_general_tasks_and_what_to_do_with_harmful_ones() -> None:
     rows = ROWS["validation"]
     assert len({row["id"] for row in rows}) == len(rows)
