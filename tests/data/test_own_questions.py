@@ -60,6 +60,15 @@ def test_nothing_is_asked_twice(name: str) -> None:
     assert asked.most_common(1)[0][1] == 1
 
 
+def test_helping_answers_never_decline_or_repeat_themselves() -> None:
+    for row in ROWS["helping-answers"]:
+        answer = row["output"]
+        assert not answer.startswith(("I can't", "I'm sorry, but", "As an AI")), answer
+        words = re.findall(r"[\w']+", answer.lower())
+        four_grams = Counter(tuple(words[start : start + 4]) for start in range(len(words) - 3))
+        assert max(four_grams.values(), default=0) < 3, answer
+
+
 def test_validation_has_as_many_rows_of_each_slice() -> None:
     slices = Counter(row["slice"] for row in ROWS["validation"])
     assert (slices.pop("harmless"), slices.total()) == (30, 60)
