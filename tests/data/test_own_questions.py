@@ -17,6 +17,7 @@ DATA = Path(__file__).parents[2] / "data"
 FILES = {
     "declined": DATA / "safe-answers.jsonl",
     "answered": DATA / "general-answers.jsonl",
+    "formed": DATA / "form-answers.jsonl",
     "replayed": DATA / "replay.jsonl",
     "validation": DATA / "behavioural/instructions/validation.jsonl",
     "general": DATA / "behavioural/instructions/general.jsonl",
