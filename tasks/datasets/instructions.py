@@ -2,26 +2,22 @@
 
 import logging
 import re
-import reprlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import yaml
 from pydantic import Field
 
 from llm.errors import UserError
-from tasks.data.cleaning.record import left_out
 from tasks.data.formats import Problem, each_file, without_problems
 from tasks.data.formats.conversations import conversations
 from tasks.data.inbox import FEEDBACK, SAID, by_votes
 from tasks.data.instructions.packs import read_packs
 from tasks.data.instructions.rows import WORDED, made_rows, source_of
-from tasks.data.sniff import suffix_of
 from tasks.data.splits import SPLITS, Split
-from tasks.data.textfiles import raw_files, read_text, tidy
+from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset, Table, write_parquet
 
 if TYPE_CHECKING:
@@ -30,13 +26,10 @@ if TYPE_CHECKING:
 WRITTEN = ["id", "source", "kind", "wording", "instruction", "input", "output", "answers", "history", "system"]
 WORDINGS = [f"{split}_{column}" for split in SPLITS[1:] for column in WORDED]
 COLUMNS = [*WRITTEN, "group", *WORDINGS]
-FREE = ["conversation", "own"]
+OWN = "own"
 LENGTHS = {"instruction": (1, 2_000), "input": (0, 10_000), "output": (1, 10_000), "system": (0, 2_000)}
-ANSWER_WORDS = 25  # a longer answer of a ChatterBot conversation is left out
 
 WORDNET = re.compile(r"(data|index)\.(adj|adv|noun|verb)")  # next to the file that identifies the source
-ALTERNATIVES = ("computers",)  # topics whose turns after the second are further answers
-
 logger = logging.getLogger(__name__)
 
 
@@ -55,9 +48,6 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
     """Read every file below `folder` into a table with the columns COLUMNS.
 
     - Sources of facts: tasks of every kind in data/instructions that they serve, as many as `params` says.
-    - `.yml` is a ChatterBot corpus: `conversations`, each a list of turns. The last one answers the one before, and
-      earlier ones are its history; of the package's own files (below chatterbot_corpus/) only what the list
-      `chatterbot` of data/instructions keeps.
     - All else are people's own rows, in the forms of tasks/data/formats/conversations.py: instruction, output and, if
       any, input, answers, history and system. Feedback comes last, as `by_votes` of tasks/data/inbox.py gives it.
 
@@ -75,10 +65,7 @@ def read_instructions(folder: Path, params: Params, problems: list[Problem] | No
         name = path.relative_to(folder).as_posix()
         if source_of(path) or WORDNET.fullmatch(path.name):
             continue
-        if suffix_of(path) in (".yml", ".yaml"):
-            read = partial(_conversations, name=name, kept=packs.lists.get("chatterbot", {}))
-        else:
-            read = partial(_own_rows, name=name, columns=params.columns)
+        read = partial(_own_rows, name=name, columns=params.columns)
         rows += without_problems(each_file(read, [path]), problems)
     table = pd.DataFrame(rows, columns=[*COLUMNS, *SAID])
     is_feedback = table["source"] == FEEDBACK
@@ -99,8 +86,8 @@ def _question(*texts: str) -> str:
     return "question: " + " ".join(re.findall(r"\w+", " ".join(texts).lower()))
 
 
-def _row(name: str, number: int, kind: str, instruction: str, output: str, **more: Any) -> dict[str, Any]:
-    row = {"id": f"{name}#{number}", "source": name, "kind": kind, "instruction": instruction, "output": output}
+def _row(name: str, number: int, instruction: str, output: str, **more: Any) -> dict[str, Any]:
+    row = {"id": f"{name}#{number}", "source": name, "kind": OWN, "instruction": instruction, "output": output}
     row |= {"input": "", "answers": [], "history": [], "system": "", "wording": instruction} | more
     row |= {
         column: row[column.partition("_")[2]] for column in WORDINGS
@@ -109,62 +96,13 @@ def _row(name: str, number: int, kind: str, instruction: str, output: str, **mor
     return row | {"group": _question(*(row["history"][:1] or (instruction, row["input"])))}
 
 
-def _conversations(path: Path, name: str, kept: Mapping[str, list[str]]) -> Iterator[dict[str, Any]]:
-    text = read_text(path)
-    try:
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # a few aliases can expand to more than any memory
-                raise UserError(
-                    f"{path}, row {event.start_mark.line + 1}: *{event.anchor}: write out what it stands for"
-                )
-        content = yaml.load(text, Loader=yaml.CSafeLoader)
-    except UserError:
-        raise
-    except yaml.MarkedYAMLError as error:
-        row = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}, row {row}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a character that YAML forbids, or an impossible date
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    conversations = content.get("conversations") if isinstance(content, dict) else None
-    if not isinstance(conversations, list):
-        raise UserError(f"{path}: no list under `conversations`")
-    for number, conversation in enumerate(conversations, 1):
-        turns = conversation if isinstance(conversation, list) else [conversation]
-        for turn in turns:
-            if not isinstance(turn, str):
-                raise UserError(f"{path}, conversation {number}: {reprlib.repr(turn)} is not text; put it in quotes")
-        said = turns = [tidy(turn) for turn in turns]
-        if "chatterbot_corpus" in path.parts:
-            turns = _sane(path.stem, turns, kept)
-        if len(turns) > 1:
-            history = turns[len(turns) % 2 : -2]
-            yield _row(name, number, "conversation", turns[-2], turns[-1], history=history)
-            continue
-        rule, reason = ("unanswered", "nobody answered") if len(said) < 2 else ("chatterbot", "not of its kind")
-        row = {"id": f"{name}#{number}", "source": name, "reason": reason, "text": "\n".join(said)}
-        left_out(rule, [row])
-
-
-def _sane(topic: str, turns: list[str], kept: Mapping[str, list[str]]) -> list[str]:
-    """The turns of a ChatterBot conversation, tidied; empty if it is not to be learned."""
-    turns = turns[:2] if topic in ALTERNATIVES else turns
-    said = " | ".join(turns).lower()
-    if len(turns) < 2 or not any(re.search(pattern, said) for pattern in kept.get(topic, ())):
-        return []
-    if any(len(turn.split()) > ANSWER_WORDS for turn in turns[1::2]):
-        return []
-    turns = [" ".join((turn[:1].upper() + turn[1:]).split()) for turn in turns]
-    asks = re.match(r"(who|what|which|how|where|when|in which)\b", turns[0].lower()) and turns[0][-1].isalnum()
-    return [turns[0] + "?" * bool(asks), *turns[1:]]
-
-
 def _own_rows(path: Path, name: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any] | Problem]:
     for found in conversations(path, columns):
         if isinstance(found, Problem):
             yield found
             continue
         number, texts, given = found
-        row = _row(name, number, "own", **texts)
+        row = _row(name, number, **texts)
         if name == FEEDBACK:
             row |= {column: given.get(column) for column in SAID}
             if row["verdict"] not in (None, "good", "bad"):
@@ -203,12 +141,12 @@ def instruction_expectations() -> list["Expectation"]:
     import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 
-    made = Column("kind").is_not_in(FREE)
+    made = Column("kind").is_not_in([OWN])
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=COLUMNS),
         *(gxe.ExpectColumnValuesToNotBeNull(column=column) for column in COLUMNS),
         gxe.ExpectColumnValuesToBeUnique(column="id"),
-        gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=[*FREE, *read_packs().kinds]),
+        gxe.ExpectColumnValuesToBeInSet(column="kind", value_set=[OWN, *read_packs().kinds]),
         *(
             gxe.ExpectColumnValueLengthsToBeBetween(column=column, min_value=low, max_value=high)
             for column, (low, high) in LENGTHS.items()

@@ -196,10 +196,10 @@ def test_the_same_question_in_any_wording_of_validation_or_test_is_left_out(tmp_
     instructions = find("instructions")
     params = instructions.params(**PARAMS, rows_a_kind=12)
     Path("data/raw/instructions").mkdir(parents=True)
-    Path("data/raw/instructions/talk.yml").write_text("conversations:\n- [Hello there!, Hi]\n")
+    Path("data/raw/instructions/talk.jsonl").write_text('{"instruction": "Hello there!", "output": "Hi"}\n')
     drawn = split_rows.fn(read.fn("instructions", instructions, params), instructions, params)
-    tested = drawn[(drawn["split"] == "test") & (drawn["kind"] != "conversation")].iloc[0]
-    learned = drawn[(drawn["split"] == "train") & (drawn["kind"] != "conversation")].iloc[0]
+    tested = drawn[(drawn["split"] == "test") & (drawn["kind"] != "own")].iloc[0]
+    learned = drawn[(drawn["split"] == "train") & (drawn["kind"] != "own")].iloc[0]
     asked = [(tested["test_instruction"], tested["test_input"]), (tested["instruction"], tested["input"])]
     asked += [(learned["instruction"], learned["input"]), ("What is new under the sun?", "")]
     rows = [{"instruction": text, "input": given, "output": "Mine.", "client": "x"} for text, given in asked]

@@ -53,7 +53,6 @@ RULES: dict[str, Rule] = {
     "quotes": Rule("Marks of quoted lines are cut off; what is quoted stays."),
     "personal_data": Rule("Made-up ones replace addresses and numbers of phones, cards and accounts."),
     "unanswered": Rule("A chat in which one side alone speaks is left out.", counts=False),
-    "chatterbot": Rule("ChatterBot's own conversations are left out if they do not suit an assistant.", counts=False),
     "blank": Rule("A row without any text is left out."),
     "contradictions": Rule("Equal rows with different labels are left out."),
     "feedback": Rule(

@@ -33,7 +33,7 @@ def conversations(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int,
     form = sniff(path)
     if form == "empty":
         return
-    reason = f"no table of instructions; they are read from {', '.join(READERS)} and ChatterBot's .yml"
+    reason = f"no table of instructions; they are read from {', '.join(READERS)}"
     check_form(path, form, READERS, reason)
 
     def read(number: int | None, cells: Any) -> tuple[int, Texts, Mapping[str, Any]]:

@@ -4,12 +4,13 @@ A table yields rows. All other functions are steps of `draw`: they return the co
 is no task.
 """
 
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from tasks.data.instructions.choose import Generator, Lists, Sources, Values, pick, shuffled
 from tasks.data.instructions.fill import fill, number
+
+T = TypeVar("T")
 
 
 def times_tables(generator: Generator, sources: Sources) -> Iterator[Values]:
@@ -38,14 +39,70 @@ def as_much_spam_as_ham(generator: Generator, sources: Sources) -> Iterator[Valu
         rows = shuffled(generator, [*spam, *shuffled(generator, ham)[: len(spam)]])
 
 
-def unsorted_numbers(generator: Generator, values: Values, lists: Lists) -> Values | None:
-    """Three or four numbers below 100 that are not in order, and forms of the right order."""
+def _orders(items: list[str], key: Callable[[str], int | str] | None = None) -> Values | None:
+    """Items that are in no order yet, and forms of the order up (by `key`) and down."""
+    up = sorted(items, key=key)
+    down = up[::-1]
+    if items in (up, down):
+        return None
+    separators = (", ", " ", ",")
+    return {
+        "items": ", ".join(items),
+        "up": [separator.join(up) for separator in separators],
+        "down": [separator.join(down) for separator in separators],
+    }
+
+
+def _three_or_four(generator: Generator, choices: Sequence[T]) -> list[T]:
+    """Three or, less often, four different choices."""
     size = 3 if generator.random() < 0.6 else 4
-    found = [int(n) for n in generator.choice(np.arange(1, 100), size=size, replace=False)]
-    forms = [between.join(map(str, sorted(found))) for between in (", ", " ", ",")]
-    return (
-        {"numbers": ", ".join(map(str, found)), "right": forms[1], "forms": forms} if sorted(found) != found else None
-    )
+    return shuffled(generator, choices)[:size]
+
+
+def unsorted_numbers(generator: Generator, values: Values, lists: Lists) -> Values | None:
+    """Three or four numbers below 100 that are not in order."""
+    numbers = _three_or_four(generator, range(1, 100))
+    return _orders([str(n) for n in numbers], key=int)
+
+
+def unsorted_words(generator: Generator, values: Values, lists: Lists) -> Values | None:
+    """Three or four words that begin with different letters and are not in the order of the alphabet."""
+    words = _three_or_four(generator, lists["short_words"])
+    initials = {word[0] for word in words}
+    return _orders(words) if len(initials) == len(words) else None
+
+
+def unsorted_lengths(generator: Generator, values: Values, lists: Lists) -> Values | None:
+    """Three or four words of different lengths that are not in the order of length."""
+    words = _three_or_four(generator, lists["short_words"])
+    lengths = {len(word) for word in words}
+    return _orders(words, key=len) if len(lengths) == len(words) else None
+
+
+def unsorted_days(generator: Generator, values: Values, lists: Lists) -> Values | None:
+    """Three or four days that are not in the order of the week."""
+    days = lists["days"]
+    return _orders(_three_or_four(generator, days), key=days.index)
+
+
+def along_cycle(generator: Generator, values: Values, lists: Lists) -> Values:
+    """What stands `steps` after `start` in the list `cycle`, whose end its beginning follows."""
+    cycle = lists[values["cycle"]]
+    place = cycle.index(values["start"]) + number("steps", values)
+    return {"there": cycle[place % len(cycle)]}
+
+
+def counted_words(generator: Generator, values: Values, lists: Lists) -> Values:
+    """How many words `text` has, and its words with their numbers."""
+    words = fill("{text}", values).split()
+    counted = ", ".join(f"{n} {word}" for n, word in enumerate(words, 1))
+    return {"size": len(words), "counted": counted}
+
+
+def counted_letters(generator: Generator, values: Values, lists: Lists) -> Values:
+    """How many letters `word` has, and its letters one by one."""
+    word = values["word"]
+    return {"size": len(word), "spelled": "-".join(word.upper())}
 
 
 def four_steps(generator: Generator, values: Values, lists: Lists) -> Values:
@@ -58,6 +115,11 @@ def who_has_more(generator: Generator, values: Values, lists: Lists) -> Values:
     """A question about who has more: `one`, who has `a`, or `two`, who has `b`."""
     winner, loser = ("one", "two") if values["a"] > values["b"] else ("two", "one")
     return {"winner": values[winner], "loser": values[loser]}
+
+
+def fixed_form(generator: Generator, values: Values, lists: Lists) -> Values:
+    """The `yes_form` or the `no_form`, as the `verdict` says."""
+    return {"form": values[f"{values['verdict']}_form"]}
 
 
 def told_before(generator: Generator, values: Values, lists: Lists) -> Values:

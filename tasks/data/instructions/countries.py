@@ -11,7 +11,7 @@ from llm.config import Config
 from tasks.data.instructions.choose import Generator, Lists, Sources, Values
 from tasks.data.textfiles import parse_json, read_text
 
-Column = Literal["names", "capitals", "currencies", "languages", "continents", "nationalities", "neighbours"]
+Column = Literal["names", "capitals", "currencies", "languages", "continents", "nationalities"]
 
 
 class Correction(Config):
@@ -31,10 +31,6 @@ class Correction(Config):
     """Facts that people argue about, or that are no longer true."""
     official_languages: Literal["", "one", "several"] = ""
     """Overrides how many official languages the package lists."""
-    last_neighbour: bool = False
-    """The neighbour to learn first: people would not name China or Poland first for Russia."""
-    only_as_neighbour: bool = False
-    """Whether no task asks about this country."""
 
 
 def _plain(texts: list[str]) -> list[str]:
@@ -70,7 +66,6 @@ def _country(entry: dict[str, Any], correction: Correction, of_subregion: dict[s
         "the_language": "The" if is_one else "An",
         "nationalities": people,
         "people": [f"{text}s" for text in people if not text.endswith(("s", "sh", "ch", "se", "man"))],
-        "borders": [] if "neighbours" in correction.never_ask else entry["borders"],
     }
 
 
@@ -83,18 +78,13 @@ def read_countries(path: Path, lists: Lists) -> list[Values]:
         correction, common = corrections.get(code, Correction()), entry["name"]["common"]
         name = correction.name or f"the {common}" * correction.with_article or common
         names[code] = [name.removeprefix("the "), name, common, *correction.also.get("names", [])]
-    for code in (code for code in corrections if code in entries and not corrections[code].only_as_neighbour):
+    for code in (code for code in corrections if code in entries):
         rows[code] = _country(entries[code], corrections[code], lists["continent_of_subregion"])
         rows[code] |= {"name": names[code][0], "country": names[code][1], "names": _plain(names[code])}
-    fame = {name: place for place, code in enumerate(rows) for name in rows[code]["names"]}
-    last = {name for code in rows if corrections[code].last_neighbour for name in names[code]}
     known = list(rows)
     for place, row in enumerate(rows.values()):
         # Two countries of neighbouring rank are one group, so that a conversation may ask about both.
         row["group"] = f"country: {known[place - place % 2]}"
-        found = [name for border in row["borders"] for name in names.get(border, ())]
-        best = min((name for name in found if name in fame), key=lambda name: (name in last, fame[name]), default="")
-        row["neighbours"] = [rows[known[fame[best]]]["country"], *found] if best else []
         # No task asks for a capital that the country's name contains, such as Mexico City.
         told = any(capital in row["names"] or row["name"] in capital for capital in row["capitals"][:1])
         row["unknown_capitals"] = [] if told else row["capitals"]

@@ -39,16 +39,26 @@ def beginnings(answer: str) -> list[str]:
     return [f"{first}…", f"{first}…".replace("I am ", "I'm ")]
 
 
+def clock(hour: int | str) -> str:
+    """A full hour of the day: 9 am, noon, 6 pm."""
+    hour = int(hour)
+    if hour == 12:
+        return "noon"
+    return f"{hour} am" if hour < 12 else f"{hour - 12} pm"
+
+
 FILTERS: dict[str, Callable[[Any], str | list[str]]] = {
     "an": lambda text: f"{'an' if re.match('[aeioAEIO]|Uz', text) else 'a'} {text}",
     "beginnings": beginnings,
+    "clock": clock,
     "euros": lambda n: "1 euro" if int(n) == 1 else f"{n} euros",
     "four_digits": lambda n: f"{int(n):04d}",
     "in_words": lambda n: in_words(int(n)),
     "initial": lambda text: text[0].upper(),
     "lower": str.lower,
-    "parity": lambda n: ("even", "odd")[int(n) % 2],
+    "price": lambda cents: f"{int(cents) / 100:.2f} euros",
     "spellings": lambda n: [str(n), f"{n}.0", f"{int(n):,}", *words(int(n))],
+    "time": lambda minutes: f"{int(minutes) // 60}:{int(minutes) % 60:02d}",
     "unfilled": lambda text: text,
     "upper": str.upper,
     "with_the": lambda text: re.sub(r"\b(my|our)\b", "the", text),

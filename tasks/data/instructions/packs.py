@@ -18,7 +18,7 @@ TABLES: dict[str, Callable[..., Iterator[Values]]] = {
     rows.__name__: rows
     for rows in (
         *(compute.as_much_spam_as_ham, compute.numbers, compute.times_tables, countries.countries),
-        *(words.adjectives, words.antonyms, words.common_words, words.past_tenses, words.plurals, words.synonyms),
+        *(words.adjectives, words.common_words, words.past_tenses),
     )
 }
 """Functions that yield rows: of a random generator, the sources and what a kind says under `with`."""

@@ -68,26 +68,26 @@ def splits(table):
 
 def test_there_are_rows_of_every_kind_and_those_with_answers_are_checkable(table):
     assert list(table.columns) == COLUMNS
-    assert set(table["kind"]) == {"conversation", *read_packs().kinds}
-    assert (table["kind"].value_counts().drop("conversation") == 10).all()
+    assert set(table["kind"]) == {*read_packs().kinds}
+    assert (table["kind"].value_counts() == 10).all()
     assert table["id"].is_unique
     free = table["answers"].map(len) == 0
     unchecked = [name for name, kind in read_packs().kinds.items() if not kind.checkable]
-    assert set(table.loc[free, "kind"]) == {"conversation", *unchecked}
+    assert set(table.loc[free, "kind"]) == {*unchecked}
     checkable = table[~free]
     assert all(output == right[0] for output, right in zip(checkable["output"], checkable["answers"], strict=True))
 
 
 def test_a_kind_has_as_many_rows_as_it_is_given(raw):
-    table = read_instructions(raw, params(rows_a_kind=2, rows_of={"spam": 5, "synonym": 0}))
+    table = read_instructions(raw, params(rows_a_kind=2, rows_of={"spam": 5, "month": 0}))
     counts = table["kind"].value_counts()
-    assert (counts["spam"], counts["sentiment"], counts.get("synonym", 0)) == (5, 2, 0)
+    assert (counts["spam"], counts["weekday"], counts.get("month", 0)) == (5, 2, 0)
     with pytest.raises(UserError, match="rows_of: there is no kind 'spamm'; kinds are "):
         read_instructions(raw, params(rows_of={"spamm": 5}))
 
 
 def test_hardly_a_made_row_is_a_near_duplicate_and_no_group_straddles_splits(table, splits):
-    assert (splits["kind"] != "conversation").sum() >= 0.99 * (table["kind"] != "conversation").sum()
+    assert len(splits) >= 0.99 * len(table)
     assert overlap(splits, instruction_text(splits), 0.9) == 0
     assert splits.groupby("group")["split"].nunique().max() == 1
 
@@ -97,57 +97,16 @@ def test_validation_and_test_get_wordings_that_train_never_sees(splits, tmp_path
     DATASET.write({name: kept[splits["split"] == name] for name in ("train", "validation", "test")}, tmp_path, params())
     written = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("train", "validation", "test")}
     assert all(list(table.columns) == WRITTEN for table in written.values())
-    made = {name: table[table["kind"] != "conversation"] for name, table in written.items()}
-    wordings = {name: set(zip(table["kind"], table["wording"], strict=True)) for name, table in made.items()}
+    wordings = {name: set(zip(table["kind"], table["wording"], strict=True)) for name, table in written.items()}
     assert not any(wordings[one] & wordings[other] for one, other in combinations(wordings, 2))
-    for table in made.values():
+    for table in written.values():
         starts = table["wording"].str.split(r"\{|\n", regex=True).str[0]
         pairs = zip(starts, table["instruction"], strict=True)
         assert all(start.strip() in instruction for start, instruction in pairs)
-    spoken = pd.concat(written.values()).query("kind == 'conversation'")
-    assert (spoken["wording"] == spoken["instruction"]).all()
     told = written["train"][written["train"]["kind"] == "told_before"].iloc[0]
     assert len(told["history"]) in (2, 4)
     same = written["train"].merge(splits, on="id")
     assert (same["instruction_x"] == same["instruction_y"]).all()
-
-
-def test_a_conversation_is_one_row_and_its_earlier_turns_are_history(tmp_path):
-    talks = (
-        "conversations:\n- [Hello!, Hi]\n- [One, Two, Three, Four]\n- [x, One, Two, Three, Four]\n- Nobody answers\n"
-    )
-    write(tmp_path, "chat/greetings.yml", talks)
-    table = mine(tmp_path)
-    assert table[["id", "history", "instruction", "output"]].to_numpy().tolist() == [
-        ["chat/greetings.yml#1", [], "Hello!", "Hi"],
-        ["chat/greetings.yml#2", ["One", "Two"], "Three", "Four"],
-        ["chat/greetings.yml#3", ["One", "Two"], "Three", "Four"],
-    ]
-    assert table["group"].tolist() == ["question: hello", "question: one", "question: one"]
-    assert set(table["kind"]) == {"conversation"}
-    assert not any(table["answers"])
-
-
-def test_of_chatterbots_own_files_only_what_an_assistant_would_say_is_kept(tmp_path):
-    folder = "chatterbot_corpus/data/english/"
-    write(tmp_path, folder + "emotion.yml", "conversations:\n- [Are you sad?, I cry all day]\n")
-    write(tmp_path, folder + "unheard.yml", "conversations:\n- [What is it?, Nobody knows]\n")
-    science = "conversations:\n- [what is chemistry, my favorite subject]\n- [what is cytology, the study of  cells.]\n"
-    write(tmp_path, folder + "science.yml", science)
-    computers = "conversations:\n- [What is a computer?, A machine., Something else.]\n"
-    write(tmp_path, folder + "computers.yml", computers)
-    write(tmp_path, "mine.yml", "conversations:\n- [Alone]\n")
-    with recorded() as record:
-        assert mine(tmp_path)[["history", "instruction", "output"]].to_numpy().tolist() == [
-            [[], "What is a computer?", "A machine."],
-            [[], "What is cytology?", "The study of cells."],
-        ]
-    assert record.quarantine()[["id", "rule", "text"]].to_numpy().tolist() == [
-        [f"{folder}emotion.yml#1", "chatterbot", "Are you sad?\nI cry all day"],
-        [f"{folder}science.yml#1", "chatterbot", "what is chemistry\nmy favorite subject"],
-        [f"{folder}unheard.yml#1", "chatterbot", "What is it?\nNobody knows"],
-        ["mine.yml#1", "unanswered", "Alone"],
-    ]
 
 
 def test_own_rows_come_from_json_and_json_lines_with_what_else_they_carry(tmp_path):
@@ -181,9 +140,8 @@ def test_the_expectations_hold_for_real_rows_and_tell_bad_ones(table, tmp_path):
 def test_peoples_own_rows_may_hold_braces(table, tmp_path):
     rows = [{"instruction": "What is {} in Python, and {name}?", "input": "f'{name}'", "output": "A dict."}]
     write(tmp_path, "mine/a.json", rows)
-    write(tmp_path, "mine/b.yml", "conversations:\n- ['What is {}?', 'A dict.']\n")
     mine = read_instructions(tmp_path, params(rows_a_kind=0))
-    assert len(mine) == 2
+    assert len(mine) == 1
     every = pd.concat([table, mine], ignore_index=True)
     for name, rows in {"alone": mine, "among others": every}.items():
         validate("instructions", {"rows": (rows, instruction_expectations())}, tmp_path / name)

@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,6 @@ def twice(column: str) -> bytes:
     stream = io.BytesIO()
     pq.write_table(pa.table([["ham"], ["first"], ["second"]], names=["label", column, column]), stream)
     return stream.getvalue()
-
-
-def yaml_of(first: str, form: str) -> bytes:
-    lines = (f"a{n}: &a{n} {form.format(', '.join([f'*a{n - 1}'] * 9))}" for n in range(1, 30))
-    return "\n".join(chain([f"a0: &a0 {first}"], lines, ["conversations: *a29"])).encode()
 
 
 def rows(*given: dict) -> bytes:
@@ -134,7 +128,8 @@ EMAILS = [
     ),
 ]
 INSTRUCTIONS = [
-    ("a.txt", b"Once", r"no table of instructions; they are read from csv, json, jsonl, parquet and ChatterBot's .yml"),
+    ("a.txt", b"Once", r"no table of instructions; they are read from csv, json, jsonl, parquet"),
+    ("a.yml", b"conversations:\n- [Hi, Hello]\n", r"no table of instructions; they are read from csv"),
     ("a.jsonl", rows(ASK) + b'{"instruction": "' + LONG, r"row 2: a line of over 1,048,576 bytes"),
     ("a.jsonl", rows(ASK, {"output": "y"}), r'row 2: no string under "instruction"'),
     ("a.jsonl", rows(ASK | {"input": 3}), r'row 1: no string under "input"'),
@@ -157,13 +152,6 @@ INSTRUCTIONS = [
     ("a.json", b"[3]", r"row 1: '3' is no row with columns"),
     ("a.json", b'[{"instruction": "a",', r"row 1: not JSON"),
     ("a.json", b"[" * DEEP + b"]" * DEEP, r"row 1: .*nested too deep"),
-    ("a.yml", b"conversations:\n- [a, b\n- c: d\n", r"row 3: not YAML: "),
-    ("a.yml", b"conversations:\n- [Is it?, Yes]\n", r"conversation 1: True is not text; put it in quotes"),
-    ("a.yml", b"conversations:\n- - a\n  - \x07\n", r"a\.yml: not YAML: "),
-    ("a.yml", b"conversations: [[2024-02-31, b]]\n", r"a\.yml: not YAML: day is"),
-    ("a.yml", b"conversations: " + b"[" * DEEP, r"a\.yml"),
-    ("a.yml", yaml_of("[x, x]", "[{}]"), r"row 2: \*a0: write out what it stands for"),
-    ("a.yml", yaml_of("{k: v}", "{{<<: [{}]}}"), r"row 2: \*a0: write out what it stands for"),
 ]
 HOSTILE = [
     pytest.param(dataset, *case, id=f"{case[0]} {case[2][:40]}")

@@ -26,7 +26,7 @@ def test_tasks_differ_and_read_well_in_every_wording(name, drawn):
     assert len({task.asked for task in tasks}) == len(tasks) >= 10
     for task in tasks:
         assert all(text and text == text.strip() for text in [*task.answers, *task.history, task.asked])
-        assert not any(re.search(r"[{}|]|  ", answer) for answer in task.answers)
+        assert name == "json_object" or not any(re.search(r"[{}|]|  ", answer) for answer in task.answers)
         assert len(task.history) % 2 == 0
         assert len(task.answers[0].split()) <= (25 if kind.checkable else 45)
         asked = [put(text, task, split) for split in SPLITS for text in getattr(kind.wordings, split)]
@@ -68,14 +68,11 @@ def test_a_hint_asks_for_the_answer_alone_in_words_of_its_split(packs, drawn):
 @pytest.mark.parametrize(
     ("name", "right"),
     [
-        ("addition", lambda a, b: a + b),
-        ("subtraction", lambda a, b: a - b),
         ("multiplication", lambda a, b: a * b),
-        ("larger", max),
-        ("even_or_odd", lambda n: "Odd" if n % 2 else "Even"),
         ("number_in_digits", int),
         ("sequence", lambda *n: 2 * n[-1] - n[-2]),
         ("sort_numbers", lambda *n: ", ".join(map(str, sorted(n)))),
+        ("sort_numbers_down", lambda *n: ", ".join(map(str, sorted(n, reverse=True)))),
     ],
 )
 def test_numbers_come_out_right(name, right, drawn):
@@ -151,7 +148,6 @@ def test_other_answers_say_what_was_asked_for(packs, sources, drawn):
     assert all(answers[0] == re.sub("[a-z ]", "", asked) for asked, answers in many["acronym"].items())
     assert many["identity"]["So who are you?"][0] == "I am a small language model, fine-tuned with Threestage."
     assert "I'm a small language model…" in many["identity"]["So who are you?"]
-    assert all("I don't know…" in right for name in ("beyond_it", "invented") for right in many[name].values())
     for asked, (answer, *_) in many["list_item"].items():
         place, words = asked.split(": ")
         assert answer == words.split(", ")[{"first": 0, "second": 1, "last": -1}[place]]

@@ -34,39 +34,17 @@ def test_capitals_count_with_their_other_names_and_none_that_the_country_gives_a
 
 
 def test_all_that_people_say_of_a_country_is_right(answers):
-    assert answers("currency")["Japan"] == ["yen", "Japanese yen"]
-    assert answers("currency")["Germany"] == ["euro"]
-    assert "pound sterling" in answers("currency")["United Kingdom"]
     told = [f"An official language of Canada is {language}." for language in ("English", "French")]
     assert answers("official_language")["Canada"] == ["English", "French", *told]
     assert answers("continent")["Russia"] == ["Europe", "Asia"]
     assert answers("continent")["Haiti"][:2] == ["North America", "Caribbean"]
     assert set(answers("nationality")["Greece"]) == {"Greek", "a Greek", "Greeks"}
-    assert {"France", "Portugal"} <= set(answers("neighbour")["Spain"])
-    assert "Japan" not in answers("neighbour")
-
-
-def test_everyday_words_come_first_and_all_words_of_the_meaning_are_right(answers):
-    synonyms, antonyms = answers("synonym"), answers("antonym")
-    assert (synonyms["happy"][0], synonyms["glad"][0], synonyms["person"][0]) == ("glad", "happy", "individual")
-    assert {"joyful", "pleased"} <= set(synonyms["glad"])
-    assert "felicitous" in synonyms["happy"]  # WordNet's
-    assert antonyms["happy"] == ["sad", "unhappy"]
-    assert (antonyms["man"][0], antonyms["son"][0]) == ("woman", "daughter")
-
-
-def test_words_of_one_meaning_and_of_opposite_ones_are_one_group(tasks):
-    synonyms, antonyms = tasks("synonym"), tasks("antonym")
-    assert synonyms["big"].group == antonyms["big"].group == antonyms["small"].group != antonyms["man"].group
-    assert synonyms["big"].group.startswith("meaning: ")
 
 
 def test_inflections_are_those_of_plain_english(answers):
-    plurals, past = answers("plural"), answers("past_tense")
-    assert (plurals["child"], plurals["leaf"], plurals["person"]) == (["children"], ["leaves"], ["people"])
+    past = answers("past_tense")
     assert (past["take"], past["make"]) == (["took"], ["made"])
     assert not {"can", "lie", "quit"} & past.keys()
-    assert not {"information", "people"} & plurals.keys()
     more, most = answers("comparative"), answers("superlative")
     assert (more["big"], more["happy"], more["slow"]) == (["bigger"], ["happier", "more happy"], ["slower"])
     assert most["happy"] == ["happiest", "most happy", "the happiest", "the most happy"]

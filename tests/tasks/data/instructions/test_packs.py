@@ -140,7 +140,9 @@ def test_a_kind_whose_source_is_missing_is_left_out(packs, sources):
 
 
 def test_each_wording_of_test_has_its_share_of_rows(packs, sources):
-    rows = list(made_rows(packs, list(sources.paths.values()), 1, dict.fromkeys(packs.kinds, 0) | {"addition": 30}, 0))
+    rows = list(
+        made_rows(packs, list(sources.paths.values()), 1, dict.fromkeys(packs.kinds, 0) | {"multiplication": 30}, 0)
+    )
     counts = Counter(row["test_wording"] for row in rows)
-    assert counts.keys() == set(packs.kinds["addition"].wordings.test)
+    assert counts.keys() == set(packs.kinds["multiplication"].wordings.test)
     assert max(counts.values()) - min(counts.values()) <= 1
