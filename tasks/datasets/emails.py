@@ -4,17 +4,17 @@ import logging
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field
 from tqdm import tqdm
 
 from tasks.data.cleaning.record import drop
 from tasks.data.formats import Problem, each_file, without_problems
+from tasks.data.formats.labels import LabelledSplit, without_contradictions
 from tasks.data.formats.mails import Labels, mails
 from tasks.data.inbox import FEEDBACK, SAID, by_votes
-from tasks.data.splits import Split
 from tasks.data.textfiles import raw_files
 from tasks.datasets import Dataset
 
@@ -27,43 +27,11 @@ REPLY = re.compile(r"^(\s*((re|fwd?|aw|wg|sv|vs|tr|rv)(\[\d+\])?:|\[[^\]]*\]))+"
 logger = logging.getLogger(__name__)
 
 
-def _as_texts(value: Any) -> Any:
-    """YAML reads 1 as a number, but a file's cell is text.
-
-    A word that YAML reads as true, such as yes, can't be restored.
-    """
-    if not isinstance(value, dict):
-        return value
-    if any(isinstance(key, bool) for key in value):
-        raise ValueError('YAML reads yes, no, on, off, true and false as truth values; put such keys in quotes: "yes"')
-    return {str(key): label for key, label in value.items()}
-
-
-class Params(Split):
+class Params(LabelledSplit):
     """Parameters for labelling, cleaning and splitting emails."""
 
-    labels: tuple[str, ...] = Field(("ham", "spam"), min_length=2)
-    """The labels: words of letters, digits, `_`, `.` and `-`. Every split has each of them."""
-    label_map: Annotated[dict[str, str], BeforeValidator(_as_texts)] = Field(default_factory=dict)
-    """What files write instead of a label, such as `{0: ham, 1: spam}`."""
     columns: dict[str, str] = Field(default_factory=dict)
     """The names of a table's columns `label`, `subject` and `body`, if they are not usual ones."""
-
-    @field_validator("labels", mode="after")
-    @classmethod
-    def _each_label_is_a_name_and_once(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        for label in labels:  # they become names of metrics
-            if not re.fullmatch(r"[\w.-]+( [\w.-]+)*", label):
-                raise ValueError(f"{label!r} is no word of letters, digits, _, . and -, nor several of them")
-        if twice := [label for label in labels if labels.count(label) > 1]:
-            raise ValueError(f"{twice[0]!r} stands here twice")
-        return labels
-
-    @model_validator(mode="after")
-    def _the_map_leads_to_labels(self) -> Self:
-        if strangers := [label for label in self.label_map.values() if label not in self.labels]:
-            raise ValueError(f"label_map: {strangers[0]!r} is not one of the labels {', '.join(self.labels)}")
-        return self
 
 
 def read_emails(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
@@ -91,7 +59,8 @@ def read_emails(folder: Path, params: Params, problems: list[Problem] | None = N
     logger.info("%d emails in %d files, %d of them without any text left out", len(table), len(paths), blank.sum())
     table = drop("blank", table, pd.Series("no text", table.index).where(blank), row_text(table))
     is_feedback = table["source"] == FEEDBACK
-    files = _without_contradictions(table.loc[~is_feedback, COLUMNS].reset_index(drop=True))
+    files = table.loc[~is_feedback, COLUMNS].reset_index(drop=True)
+    files = without_contradictions(files, row_text(files))
     if not is_feedback.any():
         return files
     said = table[is_feedback]
@@ -103,18 +72,6 @@ def thread(table: pd.DataFrame) -> pd.Series:
     if that has fewer than two words."""
     words = table["subject"].map(lambda subject: re.findall(r"[^\W_]+", REPLY.sub("", subject).lower()))
     return words.str.join(" ").where(words.str.len() > 1, row_text(table))
-
-
-def _without_contradictions(table: pd.DataFrame) -> pd.DataFrame:
-    """Drop equal emails with different labels: it is not clear which is right."""
-    text = row_text(table)
-    contradicted = table.groupby(text)["label"].transform("nunique") > 1
-    if contradicted.any():
-        equal = table[text == text[contradicted.idxmax()]].drop_duplicates("label")
-        named = " and ".join(equal["id"] + " (" + equal["label"] + ")")
-        logger.warning("%d emails left out: equal ones have several labels, such as %s", contradicted.sum(), named)
-    reasons = ("equal ones have other labels than " + table["label"]).where(contradicted)
-    return drop("contradictions", table, reasons, text).reset_index(drop=True)
 
 
 def row_text(table: pd.DataFrame) -> pd.Series:

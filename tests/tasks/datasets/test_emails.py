@@ -86,7 +86,7 @@ def test_equal_emails_with_several_labels_are_left_out_with_a_warning_and_near_o
     assert table["id"].tolist() == ["mine.csv#6", "mine.csv#8", "mine.csv#9"]
     assert table.index.tolist() == [0, 1, 2]
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "5 emails left out: equal ones have several labels, such as mine.csv#2 (ham) and mine.csv#4 (spam)"
+        "5 rows left out: equal ones have several labels, such as mine.csv#2 (ham) and mine.csv#4 (spam)"
     ]
 
 
