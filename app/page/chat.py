@@ -13,10 +13,12 @@ from app.api.schema import ChatMessage
 from app.feedback import LONGEST as LONGEST_FEEDBACK
 from app.feedback import AnswerFeedback, answer_row
 from app.generation import NEW_TOKENS
+from app.guard import replies_of
 from app.page.shared import (
     LONGEST,
     PRIVATE,
     PROBLEMS,
+    Turn,
     answers_so_far,
     keep_feedback,
     sentence,
@@ -73,13 +75,13 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         longest: float,
         seed: str,
         request: gr.Request,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[Turn]:
         try:
             messages = [*conversation(instead, history), Message("user", question)]
             sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed.strip() or None)
-            async with aclosing(answers_so_far(app, [name], messages, sampling, request, int(longest))) as texts:
-                async for (text,) in texts:
-                    yield text
+            async with aclosing(answers_so_far(app, [name], messages, sampling, request, int(longest))) as turns:
+                async for (turn,) in turns:
+                    yield turn
         except PROBLEMS as error:
             gr.Warning(sentence(error))  # after an error, Gradio's chat takes no more questions
 
@@ -133,7 +135,7 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: g
     better = gr.Textbox(
         "", label="What should the answer have been?", visible=False, submit_btn="Send", max_length=LONGEST_FEEDBACK
     )
-    Turns = list[dict[str, Any]]
+    Turns = list[Turn]
 
     def keep(
         turns: Turns, name: str | None, instead: str, place: int, better: str | None, good: bool, request: gr.Request
@@ -145,7 +147,7 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: g
             given = AnswerFeedback(
                 about="answer", messages=messages, answer=text_of(turns[place]), good=good, better=better
             )
-            keep_feedback(app.state, loaded, answer_row(given), request)
+            keep_feedback(app.state, loaded, answer_row(given, replies_of(app.state)), request)
 
     def judge(turns: Turns, name: str | None, instead: str, data: gr.LikeData, request: gr.Request) -> tuple[Any, int]:
         place = data.index[0] if isinstance(data.index, list | tuple) else data.index

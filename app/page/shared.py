@@ -16,6 +16,7 @@ from app.clients import network_of
 from app.errors import Busy
 from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
+from app.guard import ask_guard
 from app.metrics import TOKENS
 from app.versions import Loaded, Versions
 from llm.chat import Message
@@ -32,6 +33,8 @@ PLAIN = {CHAMPION: "in use", CHALLENGER: "not yet approved"}
 """Aliases in everyday words."""
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
 """Options of every event: the API is /v1, and the versions limit what runs at once."""
+Turn = dict[str, Any]
+"""A message of Gradio's chat."""
 PROBLEMS = (UserError, ValidationError, MlflowException)
 """Errors that a user can understand."""
 
@@ -87,6 +90,11 @@ def version_dropdown(
     return dropdown
 
 
+def turn_of(text: str, mark: str | None = None) -> Turn:
+    """An answer as Gradio's chat shows it; a guard's stands under a `mark`."""
+    return {"role": "assistant", "content": text, "metadata": {"title": mark} if mark else {}}
+
+
 async def answers_so_far(
     app: FastAPI,
     names: Sequence[str | None],
@@ -94,15 +102,20 @@ async def answers_so_far(
     sampling: Sampling,
     request: gr.Request,
     longest: int | None = None,
-) -> AsyncIterator[list[str]]:
+) -> AsyncIterator[list[Turn]]:
     """The answers of some versions so far, one of at most `longest` tokens each, again until the last has ended.
 
-    Raises as `Loader.get`, `chat_prompt` and `Generation`. Whoever stops before the end closes it, which stops the
-    versions.
+    If the guard has a reply, that is the answer of each. Raises as `Loader.get`, `ask_guard`, `chat_prompt` and
+    `Generation`. Whoever stops before the end closes it, which stops the versions.
     """
     loaded = [await app.state.loader.get(name, CHAT) for name in names]
-    prompts = [await run_in_threadpool(chat_prompt, each, messages) for each in loaded]
-    options = {"seconds": app.state.settings.request_seconds, "network": network_of(request)}
+    network = network_of(request)
+    guarded = await ask_guard(app.state, loaded, messages, network)
+    if guarded.reply is not None:
+        yield [turn_of(guarded.reply, mark=guarded.mark)] * len(names)
+        return
+    prompts = [await run_in_threadpool(chat_prompt, version, guarded.messages) for version in loaded]
+    options = {"seconds": app.state.settings.request_seconds, "network": network}
     texts, generations, tasks = [""] * len(names), list[Generation](), list[asyncio.Task]()
 
     async def read(place: int, generation: Generation) -> None:
@@ -122,7 +135,7 @@ async def answers_so_far(
             await asyncio.wait(tasks, timeout=PAUSE)
             if shown != texts:
                 shown = list(texts)
-                yield shown
+                yield [turn_of(text) for text in shown]
         for task in tasks:
             await task
     finally:
