@@ -147,21 +147,20 @@ async def _watch(app: FastAPI) -> None:
             if reason != app.state.registry_error:
                 logger.warning("the registry: %s", reason)
             app.state.registry_error = reason
-        guard = _logged_guard(app, guard)
+        guard = _logged_guard(versions, guard)
         await asyncio.sleep(settings.poll_seconds)
 
 
-def _logged_guard(app: FastAPI, before: str | None) -> str | None:
+def _logged_guard(versions: Versions, before: str | None) -> str | None:
     """The guard, with a line in the log if chats are answered without one and were not before."""
-    settings, listed = app.state.settings, app.state.versions.registry.known
-    if not listed:
+    if not versions.registry.known:
         return before
     try:
-        guard = guard_model(settings, listed)
+        guard = guard_model(versions.settings, versions.registry.known)
     except Unavailable as error:
         guard = str(error)
     if guard is None and before is not None:
-        reason = "no guard is registered" if settings.guard else "it is turned off"
+        reason = "no guard is registered" if versions.settings.guard else "it is turned off"
         logger.warning("chats are answered without a guard: %s", reason)
     return guard
 

@@ -18,12 +18,12 @@ from app.page.shared import (
     LONGEST,
     PRIVATE,
     PROBLEMS,
-    Turn,
     answers_so_far,
     keep_feedback,
     sentence,
     shown_errors,
     version_dropdown,
+    without_mark,
 )
 from llm.chat import Message
 from llm.generation.sampling import Sampling
@@ -75,13 +75,13 @@ def chat_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         longest: float,
         seed: str,
         request: gr.Request,
-    ) -> AsyncIterator[Turn]:
+    ) -> AsyncIterator[str]:
         try:
             messages = [*conversation(instead, history), Message("user", question)]
             sampling = Sampling(temperature=temperature, top_p=top_p if top_p < 1 else None, seed=seed.strip() or None)
-            async with aclosing(answers_so_far(app, [name], messages, sampling, request, int(longest))) as turns:
-                async for (turn,) in turns:
-                    yield turn
+            async with aclosing(answers_so_far(app, [name], messages, sampling, request, int(longest))) as texts:
+                async for (text,) in texts:
+                    yield text
         except PROBLEMS as error:
             gr.Warning(sentence(error))  # after an error, Gradio's chat takes no more questions
 
@@ -135,7 +135,7 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: g
     better = gr.Textbox(
         "", label="What should the answer have been?", visible=False, submit_btn="Send", max_length=LONGEST_FEEDBACK
     )
-    Turns = list[Turn]
+    Turns = list[dict[str, Any]]
 
     def keep(
         turns: Turns, name: str | None, instead: str, place: int, better: str | None, good: bool, request: gr.Request
@@ -177,6 +177,6 @@ def conversation(system: str, turns: list[dict[str, Any]]) -> list[Message]:
 
 
 def text_of(turn: dict[str, Any]) -> str:
-    """The text of one of Gradio's turns."""
+    """The text of one of Gradio's turns, without the mark of a guard's answer."""
     content = turn["content"]
-    return content if isinstance(content, str) else "".join(each.get("text", "") for each in content)
+    return without_mark(content if isinstance(content, str) else "".join(each.get("text", "") for each in content))

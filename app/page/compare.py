@@ -44,8 +44,8 @@ def compare_tab(blocks: gr.Blocks, app: FastAPI) -> None:
         with shown_errors():
             messages = [Message("user", question)]
             async with aclosing(answers_so_far(app, (left, right), messages, GREEDY, request)) as both:
-                async for turns in both:
-                    yield [[turn] for turn in turns]
+                async for texts in both:
+                    yield [[{"role": "assistant", "content": text}] for text in texts]
 
     asking = gr.on([button.click, box.submit], ask, [box, *chosen], answers, **PRIVATE)
     stop.click(None, cancels=[asking], **PRIVATE)

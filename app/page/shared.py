@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,8 +34,8 @@ PLAIN = {CHAMPION: "in use", CHALLENGER: "not yet approved"}
 """Aliases in everyday words."""
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
 """Options of every event: the API is /v1, and the versions limit what runs at once."""
-Turn = dict[str, Any]
-"""A message of Gradio's chat."""
+MARKED = re.compile(r"\n\n<small>Answered by \S+, not by the assistant</small>\s*\Z")
+"""The last line of an answer by the guard."""
 PROBLEMS = (UserError, ValidationError, MlflowException)
 """Errors that a user can understand."""
 
@@ -90,9 +91,9 @@ def version_dropdown(
     return dropdown
 
 
-def turn_of(text: str, mark: str | None = None) -> Turn:
-    """An answer as Gradio's chat shows it; a guard's stands under a `mark`."""
-    return {"role": "assistant", "content": text, "metadata": {"title": mark} if mark else {}}
+def without_mark(text: str) -> str:
+    """A guard's answer without the line that says whose it is; any other text as it is."""
+    return MARKED.sub("", text)
 
 
 async def answers_so_far(
@@ -102,17 +103,17 @@ async def answers_so_far(
     sampling: Sampling,
     request: gr.Request,
     longest: int | None = None,
-) -> AsyncIterator[list[Turn]]:
+) -> AsyncIterator[list[str]]:
     """The answers of some versions so far, one of at most `longest` tokens each, again until the last has ended.
 
-    If the guard has a reply, that is the answer of each. Raises as `Loader.get`, `ask_guard`, `chat_prompt` and
-    `Generation`. Whoever stops before the end closes it, which stops the versions.
+    If the guard has a reply, that is each answer, marked as the guard's. Raises as `Loader.get`, `ask_guard`,
+    `chat_prompt` and `Generation`. Whoever stops before the end closes it, which stops the versions.
     """
     loaded = [await app.state.loader.get(name, CHAT) for name in names]
     network = network_of(request)
     guarded = await ask_guard(app.state, loaded, messages, network)
     if guarded.reply is not None:
-        yield [turn_of(guarded.reply, mark=guarded.mark)] * len(names)
+        yield [f"{guarded.reply}\n\n<small>{guarded.mark}</small>"] * len(names)
         return
     prompts = [await run_in_threadpool(chat_prompt, version, guarded.messages) for version in loaded]
     options = {"seconds": app.state.settings.request_seconds, "network": network}
@@ -135,7 +136,7 @@ async def answers_so_far(
             await asyncio.wait(tasks, timeout=PAUSE)
             if shown != texts:
                 shown = list(texts)
-                yield [turn_of(text) for text in shown]
+                yield shown
         for task in tasks:
             await task
     finally:
