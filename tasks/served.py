@@ -16,7 +16,8 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from llm.formats.model_folder import read_config
-from llm.objectives import load_for_inference, objective_module, outputs
+from llm.objectives import example as example_row
+from llm.objectives import inputs, load_for_inference, objective_module, outputs
 
 TYPES = {str: DataType.string, int: DataType.long, float: DataType.double}
 ERROR = "error"
@@ -40,7 +41,7 @@ def signature(folder: Path) -> ModelSignature:
     options = [ParamSpec(name, TYPES[kind], default) for name, (kind, default) in module.OPTIONS.items()]
     answers = {name: kind | None for name, kind in outputs(folder).items()}
     return ModelSignature(
-        _columns(cleaning.INPUTS if cleaning else module.INPUTS),
+        _columns(cleaning.INPUTS if cleaning else inputs(folder)),
         _columns(answers | {ERROR: str | None}),
         ParamSchema(options) if options else None,
     )
@@ -48,7 +49,7 @@ def signature(folder: Path) -> ModelSignature:
 
 def example(folder: Path) -> pd.DataFrame:
     """A row to try the model with."""
-    return pd.DataFrame([objective_module(folder).EXAMPLE])
+    return pd.DataFrame([example_row(folder)])
 
 
 def _or_none(value: Any) -> Any:

@@ -7,10 +7,12 @@ A model folder's config.json names its `objective`, which is a module of this pa
 - `build(gpt, config)`: a GPT, or a module around it as its `gpt`, from the rest of config.json, where its `describe()`
   wrote it;
 - `INPUTS`, `OUTPUTS`, `OPTIONS` and `EXAMPLE`: the columns of a row that it answers and of its answer, with their
-  types (or a function of config.json that gives them), the options with their defaults, and a row to try;
+  types, the options with their defaults, and a row to try;
 - `serve(model, encoding, rows, **options)`: an answer a row, or `{"error": reason}` for a row that has none;
 - `CAPABILITIES`: what the app can offer with it, the main one first. CHAT needs a GPT with a template as its `chat`,
-  COMPLETE a GPT, CLASSIFY a `Classifier`.
+  COMPLETE a GPT, CLASSIFY a `Classifier`, GUARD one with `guard_replies` in its objective.
+
+Any of these constants may be a function of config.json that gives it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +30,7 @@ from llm.formats.model_folder import load_model, read_config
 from llm.generation.packed import pack_for_inference, pack_for_reading
 from llm.model.gpt import GPT
 
-CHAT, COMPLETE, CLASSIFY = "chat", "complete", "classify"
+CHAT, COMPLETE, CLASSIFY, GUARD = "chat", "complete", "classify", "guard"
 T = TypeVar("T")
 Row = Mapping[str, Any]
 
@@ -42,18 +44,33 @@ def objective_module(folder: Path) -> ModuleType:
     return import_module(f"{__name__}.{name}")
 
 
+def _constant(folder: Path, name: str) -> Any:
+    """A constant of a model folder's objective, or what its function gives for config.json."""
+    value = getattr(objective_module(folder), name)
+    try:
+        return value(read_config(folder)) if callable(value) else value
+    except KeyError as error:
+        raise UserError(f"{folder / 'config.json'}: {error} is missing") from None
+
+
 def capabilities(folder: Path) -> tuple[str, ...]:
-    """What a model folder can do: CHAT, COMPLETE or CLASSIFY, the main one first."""
-    return objective_module(folder).CAPABILITIES
+    """What a model folder can do: CHAT, COMPLETE, CLASSIFY or GUARD, the main one first; raises as `outputs`."""
+    return _constant(folder, "CAPABILITIES")
+
+
+def inputs(folder: Path) -> dict[str, Any]:
+    """The columns of a row that a model folder answers, and their types; raises as `outputs`."""
+    return dict(_constant(folder, "INPUTS"))
 
 
 def outputs(folder: Path) -> dict[str, Any]:
     """The columns that a model folder answers with, and their types. Raises UserError where config.json lacks them."""
-    found = objective_module(folder).OUTPUTS
-    try:
-        return dict(found(read_config(folder)) if callable(found) else found)
-    except KeyError as error:
-        raise UserError(f"{folder / 'config.json'}: {error} is missing") from None
+    return dict(_constant(folder, "OUTPUTS"))
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """A row to try a model folder with; raises as `outputs`."""
+    return dict(_constant(folder, "EXAMPLE"))
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, tiktoken.Encoding]:

@@ -1,5 +1,7 @@
 """The classifier: a GPT and n-grams, two views of a text, and one head over both, decide among labels.
 
+With a reply to some of its labels it is a guard, which reads what people ask before an assistant answers.
+
 The head is a logistic regression, fitted to the optimum (llm/objectives/classifier/fit.py): the GPT needs no gradient.
 It may have some: `objective` fine-tunes it with a head of its own, and the head over both views is fitted afterwards.
 """
@@ -17,49 +19,64 @@ from llm.config import TrainConfig
 from llm.dataset import BatchSampler, pad
 from llm.device import Compute
 from llm.errors import UserError
-from llm.objectives import CLASSIFY, Row, answer_each, text_of
+from llm.objectives import CLASSIFY, GUARD, Row, answer_each, text_of
 from llm.objectives.classifier.explanations import in_words, moved_by
 from llm.objectives.classifier.fit import LabelledTexts
 from llm.objectives.classifier.model import (
     UNSURE,
     Classifier,
     ClassifierConfig,
-    email_text,
     encoded,
     f1_score,
     probabilities,
+    row_text,
 )
 from llm.objectives.classifier.model import build as build
+from llm.objectives.classifier.model import email_text as email_text
 from llm.objectives.classifier.model import email_texts as email_texts
 from llm.training.loop import Objective
 from llm.training.workers import ALONE, Workers
 
-INPUTS = {"subject": str | None, "body": str | None}
 OPTIONS: dict[str, tuple[type, Any]] = {"explain": (int, 0)}
-EXAMPLE = {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
-CAPABILITIES = (CLASSIFY,)
+EXAMPLES = {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
+"""What a row to try has in these columns."""
+
+
+def _config(config: Mapping[str, Any]) -> ClassifierConfig:
+    return ClassifierConfig.model_validate(config["classifier"])
+
+
+def _capabilities(config: Mapping[str, Any]) -> tuple[str, ...]:
+    return (GUARD,) if _config(config).replies else (CLASSIFY,)
+
+
+def _inputs(config: Mapping[str, Any]) -> dict[str, Any]:
+    return dict.fromkeys(_config(config).columns, str | None)
+
+
+def _example(config: Mapping[str, Any]) -> dict[str, str]:
+    return {column: EXAMPLES.get(column, "Shall we say ten o'clock?") for column in _config(config).columns}
 
 
 def _outputs(config: Mapping[str, Any]) -> dict[str, Any]:
     """The label or UNSURE, the label that it leans to, the probability of each label, and, with the option `explain`,
     the phrases that moved it."""
-    labels = ClassifierConfig.model_validate(config["classifier"]).labels
-    probability = {f"{label}_probability": float for label in labels}
+    probability = {f"{label}_probability": float for label in _config(config).labels}
     return {"label": str, "leaning": str, **probability, "moved_by": str | None}
 
 
-OUTPUTS = _outputs
+CAPABILITIES, INPUTS, EXAMPLE, OUTPUTS = _capabilities, _inputs, _example, _outputs
 
 
 def serve(
     model: Classifier, encoding: tiktoken.Encoding, rows: Sequence[Row], *, explain: int = 0
 ) -> list[dict[str, Any]]:
-    """An answer for each row's email, as in `OUTPUTS`, with the `explain` phrases that moved it most."""
+    """An answer for each row's text, as in `OUTPUTS`, with the `explain` phrases that moved it most."""
     if explain < 0:
         raise UserError(f"explain {explain} is no number of phrases")
 
     def read(row: Row) -> str:
-        text = email_text(text_of(row, "subject", ""), text_of(row, "body", ""))
+        text = row_text([text_of(row, column, "") for column in model.config.columns])
         if not text.strip():
             raise UserError("there is no text to classify")
         return text
@@ -76,6 +93,22 @@ def serve(
         return answers
 
     return answer_each(rows, read, classify)
+
+
+def guard_replies(model: Classifier, encoding: tiktoken.Encoding, requests: Sequence[str]) -> list[str | None]:
+    """For each request what to say instead of an answer; None where an assistant should answer, as to a blank one.
+
+    Turns of one user are joined by a line feed.
+    """
+    config = model.config
+    replies: list[str | None] = [None] * len(requests)
+    numbers = [number for number, request in enumerate(requests) if request.strip()]
+    if not numbers:
+        return replies
+    found = model.decide(probabilities(model, encoding, [requests[number] for number in numbers]))
+    for number, label in zip(numbers, found, strict=True):
+        replies[number] = config.replies.get(config.labels[label])
+    return replies
 
 
 def objective(

@@ -17,9 +17,9 @@ class UnsureRates(Config):
     """Which texts get no sure answer: those between two bounds that are as near as these shares allow."""
 
     false_positive_rate: float = Field(ge=0, le=1)
-    """The share of other texts that may surely be given the second of two labels."""
+    """The share of texts with the first label that may surely be given another."""
     false_negative_rate: float = Field(ge=0, le=1)
-    """The share of its texts that may surely be given the other."""
+    """The share of texts with another label that may surely be given the first."""
 
 
 def fit_scale(logits: Tensor, labels: Tensor) -> tuple[float, list[float]]:

@@ -46,10 +46,12 @@ def fit_head(
     train: LabelledTexts,
     validation: LabelledTexts,
     *,
-    false_positive_rate: float,
+    false_positive_rate: float | None,
     unsure: UnsureRates | None,
 ) -> dict[str, float]:
     """Fit the head on hidden states and n-grams of `train`. Gives loss and F1 on `validation`.
+
+    Without a `false_positive_rate` there is no threshold, and nothing is unsure.
 
     A long ham is learned by the window of it that looks most like spam, so that spam which hides among harmless words
     stands out from the windows of ham.
@@ -74,7 +76,7 @@ def fit_head(
     head.install(scale, bias)
     logits = model.logits(validation.texts, of_validation, states[len(windows) :])
     probability = logits.double().softmax(dim=-1).numpy()
-    if labels == 2:
+    if false_positive_rate is not None:
         model.config = model.config.with_bounds(probability, validation.labels.numpy(), false_positive_rate, unsure)
         found = model.config
         logger.info("chosen on validation: the threshold is %s, unsure is between %s", found.threshold, found.unsure)

@@ -21,27 +21,32 @@ UNSURE = "unsure"
 
 
 class ReadingConfig(Config):
-    """What a classifier reads of a text: given for its training, and kept with it."""
+    """What a classifier reads of a text, and what is said to it: given for its training, and kept with it."""
 
     max_tokens: int = Field(gt=1)
     """Tokens of a text that the GPT reads: of a long one the window whose n-grams are most like the second of two
     labels; with more labels, or without n-grams, the beginning."""
     ngram_buckets: int = Field(default=0, ge=0)
     """Buckets for the n-grams of a text, of all of it and of its window; 0 leaves them out."""
+    columns: tuple[str, ...] = Field(default=("subject", "body"), min_length=1)
+    """The columns of a row that are read, one below another with a blank line between them."""
+    replies: dict[str, str] = Field(default_factory=dict)
+    """What an assistant says to a text with this label, instead of an answer. A classifier with replies is a guard."""
 
 
 class ClassifierConfig(ReadingConfig):
     """What a classifier reads and how it decides: the same in training, evaluation and serving."""
 
     labels: tuple[str, ...] = Field(min_length=2)
-    """Of two, the second is the one that is looked for, such as spam."""
+    """The first is the one that passes, such as ham; the others are looked for, such as spam."""
     threshold: float | None = Field(default=None, ge=0, le=1)
-    """Above this probability of the second of two labels a text is given it; null takes the likelier."""
+    """A text passes unless the other labels together are likelier than this; then it is given the likeliest of them.
+    Null gives the likeliest of all."""
     false_positive_rate: float | None = Field(default=None, ge=0, le=1)
-    """The share of other texts that may lie above the threshold; null where no threshold was chosen."""
+    """The share of texts that should pass and may lie above the threshold; null where no threshold was chosen."""
     unsure: tuple[float, float] | None = None
-    """A probability of the second of two labels between these bounds is answered with UNSURE; null always answers. The
-    threshold is between them, so that a sure answer is the one that the threshold gives."""
+    """A text is answered with UNSURE if the probability of the labels that are looked for is between these bounds; null
+    always answers. The threshold is between them, so that a sure answer is the one that the threshold gives."""
     unsure_rates: UnsureRates | None = None
     """The shares that chose these bounds."""
 
@@ -53,18 +58,23 @@ class ClassifierConfig(ReadingConfig):
             raise ValueError(f"unsure {self.unsure}: the threshold {self.threshold} is not between these bounds")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels {', '.join(self.labels)}: one stands there twice")
-        if len(self.labels) > 2 and self.threshold is not None:
-            raise ValueError(f"threshold {self.threshold}: there are {len(self.labels)} labels, and it is one of two")
+        if strangers := [label for label in self.replies if label not in self.labels[1:]]:
+            stopped = ", ".join(self.labels[1:])
+            raise ValueError(f"replies: {strangers[0]!r} is not one of {stopped}, the labels that do not pass")
         return self
+
+    def looked_for(self, probability: np.ndarray) -> np.ndarray:
+        """The probability, N, that a text has a label other than the first, from those of the labels, N x K."""
+        return probability[:, 1:].sum(axis=1)
 
     def with_bounds(
         self, probability: np.ndarray, actual: np.ndarray, false_positive_rate: float, rates: UnsureRates | None
     ) -> Self:
-        """A copy whose threshold and unsure bounds are chosen from the probabilities of validation texts, N x 2, and
+        """A copy whose threshold and unsure bounds are chosen from the probabilities of validation texts, N x K, and
         their label numbers, N."""
-        second, looked_for = probability[:, 1], actual == 1
-        threshold = best_threshold(second, looked_for, false_positive_rate)
-        unsure = unsure_bounds(second, looked_for, threshold, rates) if rates else None
+        chances, is_looked_for = self.looked_for(probability), actual > 0
+        threshold = best_threshold(chances, is_looked_for, false_positive_rate)
+        unsure = unsure_bounds(chances, is_looked_for, threshold, rates) if rates else None
         found = {"threshold": threshold, "false_positive_rate": false_positive_rate}
         return self.model_copy(update=found | {"unsure": unsure, "unsure_rates": rates})
 
@@ -72,12 +82,14 @@ class ClassifierConfig(ReadingConfig):
         """The number of the label that each text is given, N, from the labels' probabilities, N x K."""
         if self.threshold is None:
             return probability.argmax(axis=1)
-        return (probability[:, 1] > self.threshold).astype(int)
+        likeliest = 1 + probability[:, 1:].argmax(axis=1)
+        return np.where(self.looked_for(probability) > self.threshold, likeliest, 0)
 
     def is_unsure(self, probability: np.ndarray) -> np.ndarray:
         """Whether each text lies between the bounds of `unsure`, bool N, from the labels' probabilities, N x K."""
         low, high = self.unsure or (1.0, 0.0)
-        return (probability[:, 1] > low) & (probability[:, 1] <= high)
+        chances = self.looked_for(probability)
+        return (chances > low) & (chances <= high)
 
 
 class Classifier(nn.Module):
@@ -160,14 +172,24 @@ def build(gpt: GPT, config: Mapping[str, Any]) -> Classifier:
     return Classifier(gpt, ClassifierConfig.model_validate(config["classifier"]))
 
 
+def row_text(parts: Sequence[str]) -> str:
+    """The texts in a row's columns as the model reads them, a blank line between two."""
+    return "\n\n".join(parts)
+
+
 def email_text(subject: str, body: str) -> str:
     """An email as the model reads it, subject first."""
-    return f"{subject}\n\n{body}"
+    return row_text([subject, body])
+
+
+def row_texts(columns: Iterable[Iterable[str]]) -> list[str]:
+    """Rows as the model reads them, from the texts in each of their columns."""
+    return [row_text(parts) for parts in zip(*columns, strict=True)]
 
 
 def email_texts(subjects: Iterable[str], bodies: Iterable[str]) -> list[str]:
     """Emails as the model reads them."""
-    return [email_text(*each) for each in zip(subjects, bodies, strict=True)]
+    return row_texts([subjects, bodies])
 
 
 def encoded(model: Classifier, encoding: tiktoken.Encoding, windows: Sequence[str]) -> list[list[int]]:

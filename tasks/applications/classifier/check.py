@@ -5,8 +5,10 @@ from typing import Any
 
 from tasks.stages.cross_checks import BOUNDS, FOUNDATION, NOTHING_TO_REHEARSE, inner
 
-OF_TWO_LABELS = ("false_positive_rate", "roc_auc", "recall", "precision", "unsure_share", "sure_errors", "evasion_")
+OF_TWO_LABELS = ("evasion_",)
 """Beginnings of metrics that exist only for two labels."""
+OF_ONE_THAT_PASSES = ("false_positive_rate", "roc_auc", "recall", "precision")
+"""Beginnings of metrics that exist only for two labels, or where one of several passes."""
 OF_A_LABEL = ("everyday_", "short_")
 """Beginnings of metrics that end in a label."""
 
@@ -19,18 +21,19 @@ def check(block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple
         yield "dataset", f"{dataset} has no `labels` under preprocess, and a classifier learns labels, as from emails"
         return
     where = f"datasets.{dataset}.preprocess.labels: {', '.join(map(str, labels))}"
-    positive, unsure = inner(block, "train", "positive"), inner(block, "train", "unsure")
-    if positive is not None and positive not in labels:
-        way_out = "name one, or null" if len(labels) == 2 else "set it to null"
-        yield "train.positive", f"{positive!r} is not among {where}; {way_out}"
-    elif positive is not None and len(labels) > 2:
-        yield "train.positive", f"{positive!r} has no effect with more than two labels ({where}); set it to null"
-    if unsure is not None and len(labels) > 2:
-        yield "train.unsure", f"it has no effect with more than two labels ({where}); set it to null"
+    passes, unsure = inner(block, "train", "passes"), inner(block, "train", "unsure")
+    if passes is not None and passes not in labels:
+        yield "train.passes", f"{passes!r} is not among {where}; name one, or null"
+    if passes is None and unsure is not None:
+        yield "train.unsure", "it has no effect without a label that passes; name one under train.passes, or delete it"
     for bounds in BOUNDS:
         metrics = [str(metric) for metric in inner(block, "review", bounds) or ()]
         if len(labels) > 2 and (names := [metric for metric in metrics if metric.startswith(OF_TWO_LABELS)]):
             yield f"review.{bounds}", f"{', '.join(names)}: measured only with two labels ({where}); delete it"
+        if len(labels) > 2 and passes is None:
+            names = [metric for metric in metrics if metric.startswith(OF_ONE_THAT_PASSES)]
+            if names:
+                yield f"review.{bounds}", f"{', '.join(names)}: measured only where a label passes; delete it"
         if names := [metric for metric in metrics if _is_of_another_label(metric, labels)]:
             yield f"review.{bounds}", f"{', '.join(names)}: measured only for a label among {where}; delete it"
     if block.get("rehearses") != str(NOTHING_TO_REHEARSE):

@@ -1,6 +1,6 @@
 """Two versions of the classifier on the same mails: the test split, and the everyday ones that were written for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from tasks.applications import Evidence, Review, Sample
-from tasks.evaluation.classifier.behavioural import read_behavioural
+from tasks.evaluation.classifier.baseline import MAIL
+from tasks.evaluation.classifier.behavioural import behavioural_files, read_behavioural
 from tasks.evaluation.classifier.evidence import lengths
 from tasks.evaluation.statistics import short_paths
 from tasks.training.setup import split_file
@@ -49,17 +50,23 @@ def of_label(statistic: Callable[..., np.ndarray], label: str) -> Callable[..., 
     return lambda *columns, axis: statistic(*columns, axis=axis)
 
 
-def rows(data: Path) -> pd.DataFrame:
-    """The mails of the test split, and after them the everyday ones, which count in metrics of their own alone."""
-    test = pd.read_parquet(split_file(data, "test"))[["id", "source", "subject", "body", "label"]]
-    test["words"] = lengths(test["body"])
+def rows(data: Path, columns: Sequence[str] = MAIL, behavioural: Sequence[str] = ("everyday",)) -> pd.DataFrame:
+    """The texts of the test split, and after them behavioural ones, which count in metrics of their own alone.
+
+    `behavioural` names files by the beginnings of their metrics; the column `metric` holds it, `everyday` their slice.
+    """
+    test = pd.read_parquet(split_file(data, "test"))[["id", "source", *columns, "label"]]
+    test["words"] = lengths(test[columns[-1]])
     test["source"] = short_paths(test["source"])
-    tables = [test.assign(everyday=None)]
-    if (mails := read_behavioural(data.name, "everyday", set(test["label"]))) is not None:
-        tables.append(mails.rename(columns={"slice": "everyday"}))
+    tables = [test.assign(everyday=None, metric=None)]
+    for name, file in behavioural_files(data.name).items():
+        if name not in behavioural:
+            continue
+        if (texts := read_behavioural(file, columns, set(test["label"]))) is not None:
+            tables.append(texts.rename(columns={"slice": "everyday"}).assign(metric=name))
     table = pd.concat(tables, ignore_index=True).astype(object)
     table = table.where(table.notna(), None)
-    table["expected"], table["text"] = table["label"], table["subject"] + " | " + table["body"]
+    table["expected"], table["text"] = table["label"], table[list(columns)].agg(" | ".join, axis=1)
     table.loc[table["everyday"].notna(), "label"] = None  # that slice is of the test split
     return table
 
@@ -92,11 +99,14 @@ def score(rows: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"score": right, "answer": texts, "confidence": confidence}, index=rows.index)
 
 
-def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
-    """The evaluation's metrics of the labels that answers lean to; a row without an answer is wrong."""
+def measure(rows: pd.DataFrame, answers: pd.DataFrame, one_passes: bool = False) -> dict[str, Sample]:
+    """The evaluation's metrics of the labels that answers lean to; a row without an answer is wrong.
+
+    `one_passes` says that the first of more than two labels passes; of two it always does.
+    """
     labels = _labels(answers)
     right = score(rows, answers)["score"].to_numpy()
-    test = rows["everyday"].isna().to_numpy()
+    test = rows["metric"].isna().to_numpy()
     actual, predicted = (
         each[test].map({label: n for n, label in enumerate(labels)}).fillna(-1).to_numpy(float)
         for each in (rows["expected"], _leaning(answers))
@@ -105,25 +115,24 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
         "f1": Sample(mean_f1(tuple(labels)), (actual, predicted)),
         "accuracy": Sample(np.mean, (right[test],)),
     }
-    if len(labels) == 2:
-        columns = (actual == 1).astype(float), (predicted == 1).astype(float)
-        statistics = {"f1": f1, "false_positive_rate": false_positive_rate, "recall": recall}
-        found |= {name: Sample(of_label(each, labels[1]), columns) for name, each in statistics.items()}
-    for label in labels:
-        chosen = ~test & (rows["expected"] == label).to_numpy()
-        if chosen.any():
-            found[f"everyday_{label}"] = Sample(np.mean, (right[chosen],))
+    statistics = {"f1": f1} if len(labels) == 2 else {}
+    if len(labels) == 2 or one_passes:
+        statistics |= {"false_positive_rate": false_positive_rate, "recall": recall}
+    columns, stopped = ((actual > 0).astype(float), (predicted > 0).astype(float)), ", ".join(labels[1:])
+    found |= {name: Sample(of_label(statistic, stopped), columns) for name, statistic in statistics.items()}
+    for (metric, label), numbers in rows.reset_index().groupby(["metric", "expected"]).indices.items():
+        found[f"{metric}_{label}"] = Sample(np.mean, (right[numbers],))
     return found
 
 
 def evidence(rows: pd.DataFrame, folder: Path) -> Evidence | None:
     """The evaluation's `predictions.csv` and `behavioural.csv`, and its baseline's share of right mails by slice.
 
-    Everyday mails that the evaluation left out have no answer here.
+    Behavioural texts that the evaluation left out have no answer here.
     """
     if not (path := folder / "predictions.csv").exists():
         return None
-    tested = rows["everyday"].isna()
+    tested = rows["metric"].isna()
     test = pd.read_csv(path, dtype={"predicted": str}, keep_default_na=False).set_index(rows.index[tested])
     chances = [name for name in test if name.endswith(PROBABILITY)]
     found = [test[["predicted", *chances]].rename(columns={"predicted": "label"})]

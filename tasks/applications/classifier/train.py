@@ -17,7 +17,7 @@ from llm.model.lora import add_lora
 from llm.objectives.classifier import objective
 from llm.objectives.classifier.calibration import UnsureRates
 from llm.objectives.classifier.fit import LabelledTexts, fit_head
-from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, email_texts, encoded
+from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, encoded, row_texts
 from llm.training.loop import Objective
 from llm.training.workers import Workers
 from tasks.applications import Training
@@ -31,34 +31,34 @@ class Train(ReadingConfig, FinetuneConfig):
     """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
-    positive: str | None = None
-    """Of two labels the one that is looked for, whose false alarms cost; null is the last in alphabetical order."""
+    passes: str | None = None
+    """The label that a mail has unless the classifier is sure enough of another one; null gives the likeliest label."""
     false_positive_rate: Rate = 0.005
-    """Share of the other mail that the threshold may give it: losing real mail is worse than spam. Of more than two
-    labels the likeliest is given, without a threshold."""
+    """Share of the mail that should pass and may get another label: losing real mail is worse than spam. Chooses the
+    threshold, if a label passes."""
     unsure: UnsureRates | None = None
-    """Which mail of two labels is answered with `unsure`; null gives each a label."""
+    """Which mail is answered with `unsure`, if a label passes; null gives each a label."""
 
 
-def _labels(tables: dict[str, pd.DataFrame], positive: str | None, data: Path) -> tuple[str, ...]:
-    """All labels in alphabetical order, but for the positive one, which is last. Every split must have each of them."""
+def _labels(tables: dict[str, pd.DataFrame], passes: str | None, data: Path) -> tuple[str, ...]:
+    """All labels in alphabetical order, but for the one that passes, which is first. Every split must have each."""
     labels = sorted(set().union(*(table["label"] for table in tables.values())))
     if len(labels) < 2:
         raise UserError(f"{data}: all rows have the label {labels[0]!r}; a classifier tells two or more apart")
     for split, table in tables.items():
         if missing := sorted(set(labels) - set(table["label"])):
             raise UserError(f"{data}: {split} has no row with the label {missing[0]!r}, which others have")
-    if positive is not None and positive not in labels:
+    if passes is not None and passes not in labels:
         known = ", ".join(labels)
-        raise UserError(f"train.positive: {positive!r} is not one of the labels in {data}, {known}: name one, or null")
-    return (*(label for label in labels if label != positive), *([positive] if positive else []))
+        raise UserError(f"train.passes: {passes!r} is not one of the labels in {data}, {known}: name one, or null")
+    return (*([passes] if passes else []), *(label for label in labels if label != passes))
 
 
 def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
     """The base with a head, and the emails that it is to tell apart."""
     compute = choose_compute()
     tables = {split: pd.read_parquet(split_file(files.dataset, split)) for split in ("train", "validation")}
-    labels = _labels(tables, params.positive, files.dataset)
+    labels = _labels(tables, params.passes, files.dataset)
     torch.manual_seed(params.seed)
     foundation, encoding = load_model(
         files.base,
@@ -72,13 +72,14 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         add_lora(model, params.lora)
     train, validation = (
         LabelledTexts(
-            email_texts(table["subject"], table["body"]),
+            row_texts(table[column] for column in params.columns),
             torch.tensor([labels.index(label) for label in table["label"]]),
             table["unit"].tolist(),
         )
         for table in tables.values()
     )
-    chosen = {"false_positive_rate": params.false_positive_rate, "unsure": params.unsure}
+    budget = params.false_positive_rate if params.passes else None
+    chosen = {"false_positive_rate": budget, "unsure": params.unsure}
     fitted = partial(fit_head, model, encoding, train, validation, **chosen)
     throughput = Throughput("emails", params.batch_size * params.gradient_accumulation)
     if not params.steps:

@@ -11,13 +11,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 
 from llm.objectives.classifier.calibration import fit_scale
-from llm.objectives.classifier.model import ClassifierConfig, email_texts
+from llm.objectives.classifier.model import ClassifierConfig, row_texts
 
 LEAST = 1e-12  # probability: of none there is no logarithm
+MAIL = ("subject", "body")
+"""The columns of a mail."""
 
 
 class Reader(NamedTuple):
-    """A model of mails: the classifier, or its baseline."""
+    """A model of texts: the classifier, or its baseline."""
 
     config: ClassifierConfig
     """How it decides."""
@@ -25,9 +27,9 @@ class Reader(NamedTuple):
     """The probability of each label of each text, N x K."""
 
 
-def texts_of(table: pd.DataFrame) -> list[str]:
-    """The mails as a model reads them."""
-    return email_texts(table["subject"], table["body"])
+def texts_of(table: pd.DataFrame, columns: Sequence[str] = MAIL) -> list[str]:
+    """Rows as a model reads them that reads these columns."""
+    return row_texts(table[column] for column in columns)
 
 
 def numbers_of(names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
@@ -38,27 +40,27 @@ def numbers_of(names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
 def fit_baseline(train: pd.DataFrame, validation: pd.DataFrame, config: ClassifierConfig) -> Reader:
     """The baseline, calibrated on validation, where its threshold and bounds are chosen as the classifier's are."""
     labels = config.labels
-    model, actual = fit_regression(train), numbers_of(validation["label"], labels)
+    model, actual = fit_regression(train, config.columns), numbers_of(validation["label"], labels)
     order = numbers_of(labels, list(model.classes_))
 
     def uncalibrated(texts: Sequence[str]) -> np.ndarray:
         return model.predict_proba(texts)[:, order]
 
-    calibrated = calibration(uncalibrated(texts_of(validation)), actual)
+    calibrated = calibration(uncalibrated(texts_of(validation, config.columns)), actual)
     if config.false_positive_rate is not None:
-        probability = calibrated(uncalibrated(texts_of(validation)))
+        probability = calibrated(uncalibrated(texts_of(validation, config.columns)))
         config = config.with_bounds(probability, actual, config.false_positive_rate, config.unsure_rates)
     return Reader(config, lambda texts: calibrated(uncalibrated(texts)))
 
 
-def fit_regression(train: pd.DataFrame) -> Pipeline:
+def fit_regression(train: pd.DataFrame, columns: Sequence[str] = MAIL) -> Pipeline:
     """Logistic regression on TF-IDF of words and characters.
 
-    If the mails share no words (there are few, or their script has no spaces), it uses characters alone, including rare
+    If the texts share no words (there are few, or their script has no spaces), it uses characters alone, including rare
     ones.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    texts = texts_of(train)
+    texts = texts_of(train, columns)
     try:
         features = make_union(words, _characters(fewest=3))
         known = features.fit_transform(texts)

@@ -224,8 +224,10 @@ def measure_evasions(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Pa
 
     `evasion_recall` is the mean over all forms, `evasion_loss` by how much that is below the recall of the same spam as
     it was, and `evasion_worst` the share of that recall which is left in the worst form. A message that can't be read
-    counts as passed. There are none where test has no spam and ham of a fitting length.
+    counts as passed. There are none with more than two labels, nor where test has no spam and ham of a fitting length.
     """
+    if len(ours.config.labels) > 2:
+        return {}
     if not (spams := draw(test, *ours.config.labels)):
         return {}
     rows = []

@@ -18,14 +18,15 @@ from tasks.evaluation.statistics import picture, short_paths
 LENGTHS = {"to 50": 50, "51 to 200": 200, "201 to 500": 500, "over 500": np.inf}
 
 
-def lengths(bodies: pd.Series) -> pd.Series:
-    """In which of LENGTHS, of words, each mail is."""
-    return pd.cut(bodies.str.split().map(len), [-1, *LENGTHS.values()], labels=list(LENGTHS)).astype(str)
+def lengths(texts: pd.Series) -> pd.Series:
+    """In which of LENGTHS, of words, each text is."""
+    return pd.cut(texts.str.split().map(len), [-1, *LENGTHS.values()], labels=list(LENGTHS)).astype(str)
 
 
-def slices(test: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
-    """Rows, the share of each label, and how many of its rows are right, by label, by source and by length."""
-    parts = {"label": test["label"], "source": short_paths(test["source"]), "words": lengths(test["body"])}
+def slices(test: pd.DataFrame, labels: Sequence[str], longest: str) -> pd.DataFrame:
+    """Rows, the share of each label, and how many of its rows are right, by label, by source and by the length of the
+    column `longest`."""
+    parts = {"label": test["label"], "source": short_paths(test["source"]), "words": lengths(test[longest])}
     tables = []
     for name, values in parts.items():
         rows, columns = test.assign(slice=values), {"rows": ("right", "size")}
@@ -39,20 +40,20 @@ def slices(test: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
 
 
 def worst(test: pd.DataFrame, model: Classifier, encoding: tiktoken.Encoding, count: int = 6) -> str:
-    """The mails that were got wrong with the greatest confidence, to read, and the phrases that moved them most."""
+    """The texts that were got wrong with the greatest confidence, to read, and the phrases that moved them most."""
     read = partial(probabilities, model, encoding)
-    wrong = test[~test["right"]]
+    wrong, columns = test[~test["right"]], list(model.config.columns)
     lines = ["# The worst errors of the classifier"]
     for row in wrong.sort_values("probability", ascending=False, kind="stable").head(count).itertuples():
-        text = " ".join(f"{row.subject} | {row.body}".split())[:400]
-        moved = in_words(moved_by(read, model.config.labels, *texts_of(wrong.loc[[row.Index]]))[:8])
+        text = " ".join(" | ".join(wrong.loc[row.Index, columns]).split())[:400]
+        moved = in_words(moved_by(read, model.config.labels, *texts_of(wrong.loc[[row.Index]], columns))[:8])
         verdict = f"labelled {row.label}; the classifier says {row.predicted}, with probability {row.probability:.3f}"
         lines.append(f"**{row.id}**: {verdict}\n\n> {text}\n\nIt looks {moved}")
     return "\n\n".join(lines) + "\n"
 
 
 def draw_curves(actual: np.ndarray, found: Mapping[str, np.ndarray], folder: Path) -> None:
-    """ROC, precision-recall and reliability curves of the classifier and its baseline, for two labels.
+    """ROC, precision-recall and reliability curves of the classifier and its baseline: 0 is what passes.
 
     The classifier's points are also written as tables for `dvc plots`.
     """
@@ -81,7 +82,7 @@ def draw_curves(actual: np.ndarray, found: Mapping[str, np.ndarray], folder: Pat
 
 
 def draw_confusion(actual: np.ndarray, predicted: np.ndarray, labels: Sequence[str], path: Path) -> None:
-    """How many mails of each label were given which."""
+    """How many texts of each label were given which."""
     counted = {"labels": range(len(labels)), "display_labels": labels}
     with picture(path, "", "") as axes:
         ConfusionMatrixDisplay.from_predictions(actual, predicted, **counted, cmap="Blues", colorbar=False, ax=axes)

@@ -1,5 +1,6 @@
 """The figures of a classifier on the test split, next to its baseline's, and the files that a reviewer reads."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from llm.objectives.classifier.calibration import best_threshold
 from llm.objectives.classifier.model import Classifier, ClassifierConfig, f1_score, probabilities
 from tasks.evaluation.classifier.baseline import Reader, fit_baseline, numbers_of, texts_of
 from tasks.evaluation.classifier.behavioural import measure_behavioural
-from tasks.evaluation.classifier.evasions import measure_evasions
 from tasks.evaluation.classifier.evidence import draw_confusion, draw_curves, slices, worst
 from tasks.evaluation.statistics import for_spreadsheets, interval, with_interval
 from tasks.training.setup import split_file
@@ -26,14 +26,28 @@ class Evaluate(Config):
     """How the classifier is measured on the test split."""
 
     batch_size: int = Field(gt=0)
-    """Emails a forward pass."""
+    """Texts a forward pass."""
+
+
+Further = Callable[[pd.DataFrame, Reader, Reader, Path], dict[str, float]]
+"""Metrics of one application alone, from its test split, model and baseline, and the folder for its evidence."""
+
+
+def no_further(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Path) -> dict[str, float]:
+    """No metrics."""
+    return {}
 
 
 def recall_at(actual: np.ndarray, probability: np.ndarray, false_positive_rate: float = 0.005) -> float:
-    """Recall at the lowest threshold whose false positive rate is within the given one."""
-    spam = actual == 1
+    """Recall at the lowest threshold whose false positive rate is within the given one; of what is not 0."""
+    spam = actual > 0
     found = probability[spam] > best_threshold(probability, spam, false_positive_rate)
     return float(found.sum() / max(1, spam.sum()))
+
+
+def has_one_that_passes(config: ClassifierConfig) -> bool:
+    """Whether the labels are the one that passes and what is looked for: with two, or where there is a threshold."""
+    return len(config.labels) == 2 or config.threshold is not None
 
 
 def calibration_error(actual: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
@@ -55,11 +69,12 @@ def figures(actual: np.ndarray, probability: np.ndarray, config: ClassifierConfi
         "f1": f1_score(actual, predicted, labels),
         "calibration_error": calibration_error(actual, probability),
     }
-    if labels == 2:
+    if has_one_that_passes(config):
+        chances = config.looked_for(probability)
         found |= {
-            "false_positive_rate": float(predicted[actual == 0].mean()),
-            "roc_auc": roc_auc_score(actual, probability[:, 1]),
-            "recall_at_fpr_0.005": recall_at(actual, probability[:, 1]),
+            "false_positive_rate": float((predicted[actual == 0] > 0).mean()),
+            "roc_auc": roc_auc_score(actual > 0, chances),
+            "recall_at_fpr_0.005": recall_at(actual, chances),
         }
     if config.unsure is not None:
         unsure, wrong = config.is_unsure(probability), predicted != actual
@@ -76,23 +91,25 @@ def measure(
     params: Evaluate,
     compute: Compute,
     evidence: Path,
+    further: Further = no_further,
 ) -> dict[str, float]:
     """Accuracy and F1 on test beside the baseline's, and all that a reviewer reads as evidence.
 
     F1 is that of the second of two labels, such as spam, and the mean over the labels where there are more. `f1` has
-    its interval, and `f1_gain` is its lead over the baseline, paired by mail. Of two labels there are precision,
-    recall, ROC-AUC, `false_positive_rate`, the share of ham that is called spam by the threshold that validation chose,
-    and `recall_at_fpr_0.005`, what is caught where one ham in 200 is lost. `everyday_ham` and `everyday_spam` are the
-    shares of the behavioural mails that are right. The model reads them as it is served. The baseline has its threshold
-    by the same rule, from the same share of validation's ham, and its probabilities are calibrated there, too.
+    its interval, and `f1_gain` is its lead over the baseline, paired by text. Where a label passes, there are precision
+    and recall of the others together, ROC-AUC, `false_positive_rate`, the share of ham that is given another label by
+    the threshold that validation chose, and `recall_at_fpr_0.005`, what is caught where one ham in 200 is lost.
+    `everyday_ham` and `everyday_spam` are the shares of the behavioural mails that are right. The model reads them as
+    it is served. The baseline has its threshold by the same rule, from the same share of validation's ham, and its
+    probabilities are calibrated there, too. `further` adds metrics of the application's own.
     """
     model.gpt = pack_for_reading(model.gpt)
     train, validation, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "validation", "test"))
-    labels = model.config.labels
+    labels, columns = model.config.labels, model.config.columns
     ours = Reader(model.config, partial(probabilities, model, encoding, batch_size=params.batch_size))
     its = fit_baseline(train, validation, model.config)
     actual, names = numbers_of(test["label"], labels), np.array(labels)
-    probability, its_probability = (each.probabilities(texts_of(test)) for each in (ours, its))
+    probability, its_probability = (each.probabilities(texts_of(test, columns)) for each in (ours, its))
     predicted, its_predicted = ours.config.decide(probability), its.config.decide(its_probability)
 
     def f1(actual: np.ndarray, predicted: np.ndarray) -> float:
@@ -107,17 +124,19 @@ def measure(
     gain = interval(lambda a, p, b: f1(a, p) - f1(a, b), actual, predicted, its_predicted)
     metrics |= with_interval("f1", metrics["f1"], interval(f1, actual, predicted))
     metrics |= with_interval("f1_gain", metrics["f1"] - baseline["f1"], gain)
-    if len(labels) == 2:
-        spam, its_spam, lost = probability[:, 1], its_probability[:, 1], predicted[actual == 0]
+    if has_one_that_passes(ours.config):
+        spam, its_spam = (ours.config.looked_for(each) for each in (probability, its_probability))
+        is_spam, is_caught = actual > 0, predicted > 0
+        lost = is_caught[~is_spam]
         ends = interval(lead, actual, spam, its_spam)
         metrics |= {
             **with_interval("false_positive_rate", metrics["false_positive_rate"], interval(np.mean, lost)),
             **with_interval("recall_at_fpr_0.005_gain", lead(actual, spam, its_spam), ends),
-            "precision": precision_score(actual, predicted, zero_division=0),
-            "recall": recall_score(actual, predicted),
+            "precision": precision_score(is_spam, is_caught, zero_division=0),
+            "recall": recall_score(is_spam, is_caught),
         }
-        draw_curves(actual, {"classifier": spam, "baseline": its_spam}, evidence)
-        metrics |= measure_evasions(test, ours, its, evidence)
+        draw_curves(is_spam.astype(int), {"classifier": spam, "baseline": its_spam}, evidence)
+    metrics |= further(test, ours, its, evidence)
     metrics |= measure_behavioural(data.name, pd.concat([train, validation]), ours, its, evidence)
 
     given = {"id": test["id"], "actual": test["label"], "predicted": names[predicted]}
@@ -129,7 +148,7 @@ def measure(
         right=predicted == actual,
         baseline_right=its_predicted == actual,
     )
-    slices(test, labels).to_csv(evidence / "slices.csv", index=False, float_format="%.4f")
+    slices(test, labels, columns[-1]).to_csv(evidence / "slices.csv", index=False, float_format="%.4f")
     (evidence / "errors.md").write_text(worst(test, model, encoding))
     draw_confusion(actual, predicted, labels, evidence / "confusion.svg")
     return metrics

@@ -13,22 +13,34 @@ CLASSIFIER, ASSISTANT = "applications.classifier", "applications.assistant"
 LABELS = "datasets.emails.preprocess.labels"
 THREE = f"{LABELS}: work, private, ads"
 OF_TWO, OF_OTHERS = f"measured only with two labels ({THREE})", f"measured only for a label among {THREE}"
-NO_EFFECT = f"has no effect with more than two labels ({THREE})"
 CIRCLE = "a model can't start from itself"
 BASES = "name foundation or published"
 CASES = {  # what is changed, and each error as key and reason
     "three labels": (
         {LABELS: ["work", "private", "ads"]},
         [
-            (f"{CLASSIFIER}.train.positive", f"'spam' is not among {THREE}; set it to null"),
-            (f"{CLASSIFIER}.train.unsure", f"it {NO_EFFECT}; set it to null"),
+            (f"{CLASSIFIER}.train.passes", f"'ham' is not among {THREE}; name one, or null"),
             (f"{CLASSIFIER}.review.at_least", f"evasion_worst: {OF_TWO}; delete it"),
             (
                 f"{CLASSIFIER}.review.at_least",
                 f"everyday_ham, everyday_spam, short_ham, short_spam: {OF_OTHERS}; delete it",
             ),
-            (f"{CLASSIFIER}.review.at_most", f"false_positive_rate, evasion_loss: {OF_TWO}; delete it"),
+            (f"{CLASSIFIER}.review.at_most", f"evasion_loss: {OF_TWO}; delete it"),
             (f"{CLASSIFIER}.review.no_loss", f"everyday_ham, everyday_spam: {OF_OTHERS}; delete it"),
+        ],
+    ),
+    "three labels of which none passes": (
+        {
+            LABELS: ["ham", "spam", "ads"],
+            f"{CLASSIFIER}.train.passes": None,
+            f"{CLASSIFIER}.review": {"at_most": {"false_positive_rate": 0.03}},
+        },
+        [
+            (
+                f"{CLASSIFIER}.train.unsure",
+                "it has no effect without a label that passes; name one under train.passes, or delete it",
+            ),
+            (f"{CLASSIFIER}.review.at_most", "false_positive_rate: measured only where a label passes; delete it"),
         ],
     ),
     "a dataset without labels": (

@@ -93,7 +93,7 @@ def test_set_params_changes_one_line_of_our_own_file(tmp_path):
             {"foundation.train.seed": 2, "applications.classifier.base": "none"},
             "applications.classifier.base: 'none' is",
         ),
-        ({"datasets.emails.preprocess.labels": ["a", "b"]}, "applications.classifier.train.positive: 'spam' is not"),
+        ({"datasets.emails.preprocess.labels": ["a", "b"]}, "applications.classifier.train.passes: 'ham' is not"),
     ],
 )
 def test_set_params_rejects_a_wrong_value_and_writes_nothing(tmp_path, changes, reason):

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -12,7 +14,7 @@ from llm.device import Compute
 from llm.formats.model_folder import save_model
 from llm.kernels.processor import has_fast_bfloat16
 from llm.model.gpt import GPT
-from llm.objectives import load
+from llm.objectives import CLASSIFY, GUARD, capabilities, example, inputs, load
 from llm.objectives.classifier import (
     Classifier,
     ClassifierConfig,
@@ -20,6 +22,7 @@ from llm.objectives.classifier import (
     email_text,
     encoded,
     f1_score,
+    guard_replies,
     objective,
     probabilities,
     serve,
@@ -96,7 +99,10 @@ def test_a_text_is_given_the_second_label_above_the_threshold_and_without_one_th
     assert make_classifier(make_gpt(), threshold=0.7).decide(found).tolist() == [0, 0, 0, 1]
     assert make_classifier(make_gpt()).decide(found).tolist() == [0, 1, 1, 1]
     three = make_classifier(make_gpt(), labels=("a", "b", "c"))
-    assert three.decide(np.array([[0.4, 0.35, 0.25], [0.2, 0.3, 0.5]])).tolist() == [0, 2]
+    chances = np.array([[0.4, 0.35, 0.25], [0.2, 0.3, 0.5]])
+    assert three.decide(chances).tolist() == [0, 2]
+    assert make_classifier(make_gpt(), labels=("a", "b", "c"), threshold=0.5).decide(chances).tolist() == [1, 2]
+    assert make_classifier(make_gpt(), labels=("a", "b", "c"), threshold=0.7).decide(chances).tolist() == [0, 2]
 
 
 def test_between_two_bounds_around_its_threshold_it_is_unsure_and_says_where_it_leans_to(make_gpt, encoding):
@@ -115,9 +121,9 @@ def test_between_two_bounds_around_its_threshold_it_is_unsure_and_says_where_it_
         ClassifierConfig(labels=("ham", "unsure"), max_tokens=8)
 
 
-def test_a_threshold_is_of_two_labels_and_no_label_stands_twice():
-    with pytest.raises(ValueError, match=r"threshold 0\.5: there are 3 labels"):
-        ClassifierConfig(labels=("a", "b", "c"), max_tokens=8, threshold=0.5)
+def test_no_label_stands_twice_and_what_passes_has_no_reply():
+    with pytest.raises(ValueError, match="replies: 'a' is not one of b, c, the labels that do not pass"):
+        ClassifierConfig(labels=("a", "b", "c"), max_tokens=8, replies={"a": "No."})
     with pytest.raises(ValueError, match="one stands there twice"):
         ClassifierConfig(labels=("a", "a"), max_tokens=8)
 
@@ -130,6 +136,29 @@ def with_ngrams(make_gpt, weights: dict[str, list[float]], **values) -> Classifi
     for word, logits in weights.items():
         model.ngrams.weight[model.ngrams.features([word], [word])[0][:1]] = torch.tensor(logits)
     return model
+
+
+def test_a_guard_replies_to_what_it_stops_and_its_folder_says_what_it_reads(make_gpt, encoding, tmp_path):
+    values = {"labels": ("answer", "crisis", "decline"), "columns": ("request",), "threshold": 0.8}
+    values |= {"replies": {"crisis": "Call somebody.", "decline": "I can't help with that."}}
+    guard = with_ngrams(make_gpt, {"cat": [0.0, 9.0, 0.0], "dog": [0.0, 0.0, 9.0]}, **values)
+    replies = guard_replies(guard, encoding, ["the cat", "the moon\nthe dog", "the moon the moon", " "])
+    assert replies == ["Call somebody.", "I can't help with that.", None, None]
+    assert guard_replies(guard, encoding, [""]) == [None]
+    assert serve(guard, encoding, [{"request": "the cat"}])[0]["label"] == "crisis"
+    save_model(tmp_path, guard, encoding, "classifier")
+    assert capabilities(tmp_path) == (GUARD,)
+    assert {*inputs(tmp_path)} == {*example(tmp_path)} == {"request"}
+
+
+def test_a_folder_from_before_columns_and_replies_reads_mails(make_gpt, encoding, tmp_path):
+    save_model(tmp_path, make_classifier(make_gpt()), encoding, "classifier")
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["classifier"]["columns"], written["classifier"]["replies"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert load(tmp_path)[0].config.columns == ("subject", "body")
+    assert capabilities(tmp_path) == (CLASSIFY,)
+    assert example(tmp_path) == {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
 
 
 def test_all_that_it_decides_by_comes_back_with_the_weights(make_gpt, encoding, tmp_path):

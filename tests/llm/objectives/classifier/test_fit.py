@@ -60,13 +60,23 @@ def test_both_views_together_are_better_than_the_gpt_alone_and_no_bit_changes_fr
     )
 
 
-def test_more_than_two_labels_have_no_threshold_and_are_never_unsure(make_gpt, encoding):
-    model, said, validation = fitted(make_gpt, encoding, names=("a", "b", "c"))
+def test_without_a_budget_there_is_no_threshold_and_nothing_is_unsure(make_gpt, encoding):
+    model, said, validation = fitted(make_gpt, encoding, names=("a", "b", "c"), rate=None)
     assert (model.config.threshold, model.config.unsure) == (None, None)
     found = probabilities(model, encoding, validation.texts)
     assert (model.decide(found) == validation.labels.numpy()).mean() > 0.7
     assert not model.is_unsure(found).any()
     assert said["validation_f1"] > 0.7
+
+
+def test_a_threshold_for_three_labels_keeps_its_budget_and_then_gives_the_likeliest_other(make_gpt, encoding):
+    model, _, validation = fitted(make_gpt, encoding, names=("a", "b", "c"), unsure=None)
+    found, labels = probabilities(model, encoding, validation.texts), validation.labels.numpy()
+    decided, is_stopped = model.decide(found), 1 - found[:, 0] > model.config.threshold
+    assert (decided[labels == 0] > 0).mean() == pytest.approx(0.05, abs=0.003)
+    assert decided[~is_stopped].tolist() == [0] * (~is_stopped).sum()
+    assert decided[is_stopped].tolist() == (1 + found[is_stopped, 1:].argmax(axis=1)).tolist()
+    assert {*decided} == {0, 1, 2}
 
 
 def test_a_few_texts_are_enough_and_without_rates_it_is_never_unsure(make_gpt, encoding):

@@ -10,7 +10,7 @@ from tasks.review.metrics import metrics_of
 @pytest.fixture
 def asked() -> pd.DataFrame:
     labels = ["spam" if n % 3 == 0 else "ham" for n in range(900)]
-    return pd.DataFrame({"expected": labels, "everyday": None})
+    return pd.DataFrame({"expected": labels, "metric": None})
 
 
 def answered(rows: pd.DataFrame, names: tuple[str, ...] = ("ham", "spam")) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def test_metrics_are_those_of_scikit_learn(asked):
 
 def test_three_labels_have_the_mean_f1_and_one_that_a_resample_lacks_costs_none():
     labels = [("a", "b", "c")[n % 3] for n in range(90)]
-    asked = pd.DataFrame({"expected": labels, "everyday": None})
+    asked = pd.DataFrame({"expected": labels, "metric": None})
     answers = answered(asked, ("a", "b", "c"))
     found = measure(asked, answers)
     assert found["f1"].value == pytest.approx(sklearn.metrics.f1_score(labels, answers["label"], average="macro"))
@@ -111,7 +111,7 @@ def test_answers_are_read_from_what_the_evaluation_wrote(tmp_path):
     asked = pd.DataFrame(
         {"id": ["a", "a", "thanks-1", "offer-1", "offer-2"], "expected": ["ham", "spam", *["ham"] * 3]}
     )
-    asked = asked.assign(everyday=[None, None, "thanks", "offers", "offers"])
+    asked = asked.assign(everyday=[None, None, "thanks", "offers", "offers"], metric=[None, None, *["everyday"] * 3])
     files = {
         "predictions.csv": "id,actual,predicted,ham_probability,spam_probability\n"
         "a,ham,ham,0.9,0.1\na,spam,ham,0.6,0.4\n",

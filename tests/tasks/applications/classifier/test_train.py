@@ -27,12 +27,12 @@ def prepared(make_gpt, encoding, tmp_path):
     return prepare_it
 
 
-def test_the_positive_label_is_the_second_and_by_default_the_last_of_the_alphabet(prepared):
+def test_labels_are_in_alphabetical_order_but_for_the_one_that_passes(prepared):
     labels = ["spam", "ham", "spam"]
     assert prepared(labels, labels).model.config.labels == ("ham", "spam")
-    assert prepared(labels, labels, positive="ham").model.config.labels == ("spam", "ham")
+    assert prepared(labels, labels, passes="spam").model.config.labels == ("spam", "ham")
     three = ["c", "a", "b"]
-    assert prepared(three, three).model.config.labels == ("a", "b", "c")
+    assert prepared(three, three, passes="b").model.config.labels == ("b", "a", "c")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_the_positive_label_is_the_second_and_by_default_the_last_of_the_alphabe
         (["ham", "ham"], ["ham"], {}, "all rows have the label 'ham'; a classifier tells two or more apart"),
         (["ham", "spam"], ["ham"], {}, "validation has no row with the label 'spam', which others have"),
         (["ham"], ["ham", "spam"], {}, "train has no row with the label 'spam', which others have"),
-        (["ham", "spam"], ["spam", "ham"], {"positive": "junk"}, "train.positive: 'junk' is not one of the labels"),
+        (["ham", "spam"], ["spam", "ham"], {"passes": "junk"}, "train.passes: 'junk' is not one of the labels"),
     ],
 )
 def test_labels_that_can_not_be_learned_are_named(prepared, train, validation, values, message):
@@ -51,7 +51,7 @@ def test_labels_that_can_not_be_learned_are_named(prepared, train, validation, v
 
 def test_without_steps_the_head_is_fitted_in_the_evaluation_and_with_steps_behind_them(prepared):
     labels = ["ham", "spam"] * 6
-    setup = prepared(labels, labels, steps=0, ngram_buckets=64)
+    setup = prepared(labels, labels, steps=0, ngram_buckets=64, passes="ham")
     config = setup.model.config
     assert setup.finish() == {}
     history = train(setup.model, Train(**SHORT | {"steps": 0}), setup.objective)

@@ -12,6 +12,7 @@ from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
 from tasks.evaluation.classifier.behavioural import unlike
+from tasks.evaluation.classifier.evasions import measure_evasions
 from tasks.evaluation.classifier.evidence import draw_confusion
 from tasks.evaluation.classifier.measures import Evaluate, calibration_error, measure
 
@@ -23,8 +24,8 @@ def make_classifier(make_gpt, **config) -> Classifier:
     return Classifier(make_gpt(context_length=64), config).eval()
 
 
-def measured(model, encoding, emails, evidence) -> dict[str, float]:
-    return measure(model, encoding, emails, emails, Evaluate(batch_size=4), CPU, evidence)
+def measured(model, encoding, emails, evidence, **further) -> dict[str, float]:
+    return measure(model, encoding, emails, emails, Evaluate(batch_size=4), CPU, evidence, **further)
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_behavioural_mails_that_repeat_what_was_learned_are_left_out(caplog):
     mails.loc[2, "body"] = "Anna, we meet at the STATION, at ten."
     with caplog.at_level("WARNING"):
         assert unlike(mails, learned)["id"].tolist() == ["b"]
-    assert "2 of 3 behavioural mails left out" in caplog.text
+    assert "2 of 3 behavioural texts left out" in caplog.text
 
 
 def test_unsure_answers_and_the_errors_among_the_others_are_counted_for_both_by_the_same_rule(
@@ -137,7 +138,7 @@ def test_spam_that_is_written_to_pass_is_measured_by_form(make_gpt, encoding, em
         words = {"ham": "cats sleep near warm doors " * 20, "spam": "purchase cheap hats today here " * 6}
         table.assign(body=table["label"].map(words)).to_parquet(emails / f"{split}.parquet")
     model = make_classifier(make_gpt)
-    found = measured(model, encoding, emails, tmp_path)
+    found = measured(model, encoding, emails, tmp_path, further=measure_evasions)
     table = pd.read_csv(tmp_path / "evasions.csv").set_index("form")
     assert table.index[0] == "as it was"
     assert len(table) >= 31
@@ -158,16 +159,35 @@ def test_a_classifier_of_three_labels_is_measured_by_their_mean(make_gpt, encodi
         table.loc[table["subject"] == "a bird sang", "label"] = "bird"
         table.to_parquet(emails / f"{split}.parquet")
     model = make_classifier(make_gpt, labels=("bird", "ham", "spam"))
-    found = measured(model, encoding, emails, tmp_path)
+    found = measured(model, encoding, emails, tmp_path, further=measure_evasions)
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert found["f1"] == pytest.approx(
         sklearn.metrics.f1_score(table["actual"], table["predicted"], average="macro", zero_division=0)
     )
     assert found["baseline_f1"] == 1.0
-    assert "roc_auc" not in found
+    assert not {"roc_auc", "evasion_recall"} & found.keys()
     slices = pd.read_csv(tmp_path / "slices.csv").set_index(["by", "slice"])
     assert slices.loc[("source", "a b"), "share_of_bird"] == 1.0
     assert (tmp_path / "confusion.svg").read_text().startswith("<?xml")
+
+
+def test_a_classifier_of_three_labels_is_measured_by_what_it_stops_where_one_of_them_passes(
+    make_gpt, encoding, emails, tmp_path
+):
+    for split in ("train", "validation", "test"):
+        table = pd.read_parquet(emails / f"{split}.parquet")
+        table.loc[table["subject"] == "buy the hat now", "label"] = "hats"
+        table[["id", "source", "label"]].assign(request=table["subject"]).to_parquet(emails / f"{split}.parquet")
+    labels, columns = ("ham", "hats", "spam"), ("request",)
+    model = make_classifier(make_gpt, labels=labels, columns=columns, threshold=0.6, false_positive_rate=0.0)
+    found = measured(model, encoding, emails, tmp_path)
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    passes, is_stopped = table["actual"] == "ham", table["predicted"] != "ham"
+    assert is_stopped.tolist() == (table["ham_probability"] < 0.4).tolist()
+    assert found["recall"] == pytest.approx(sklearn.metrics.recall_score(~passes, is_stopped))
+    assert found["false_positive_rate"] == is_stopped[passes].mean()
+    assert (found["baseline_recall_at_fpr_0.005"], found["baseline_false_positive_rate"]) == (1.0, 0.0)
+    assert (tmp_path / "roc.svg").read_text().startswith("<?xml")
 
 
 def test_the_same_predictions_give_the_same_bytes_of_evidence(make_gpt, encoding, emails, tmp_path):
