@@ -4,6 +4,7 @@ Each correction becomes a row in the form of a dataset's own files, and app/quar
 accepts it.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -14,6 +15,7 @@ from app.api.schema import ChatMessage, Closed
 from app.api.v1 import ERRORS
 from app.clients import network_of
 from app.errors import RequestError
+from app.guard import replies_of, without_answered
 from app.quarantine import Quarantine
 from app.settings import Settings
 from app.versions import Loaded
@@ -77,7 +79,8 @@ async def feedback(request: Request, given: Feedback) -> Kept:
     if about_mail:
         row = await labelled(loaded, given, settings.queue, network_of(request))
     else:
-        row = await run_in_threadpool(answer_row, given)
+        replies = await run_in_threadpool(replies_of, request.app.state)
+        row = await run_in_threadpool(answer_row, given, replies)
     client = await run_in_threadpool(request.app.state.feedback.client_of, request, settings.api_keys)
     return await run_in_threadpool(keep, request.app.state.feedback, settings, loaded, row, client)
 
@@ -105,9 +108,15 @@ def email_row(loaded: Loaded, given: EmailFeedback) -> dict[str, Any]:
     return {"label": given.label, "subject": subject, "body": body}
 
 
-def answer_row(given: AnswerFeedback) -> dict[str, Any]:
-    """An instruction with the answer that a person wants. Raises RequestError for turns without order or text."""
-    turns = [each.turn() for each in given.messages]
+def answer_row(given: AnswerFeedback, guard_replies: Collection[str] = ()) -> dict[str, Any]:
+    """An instruction with the answer that a person wants, as the assistant read it.
+
+    Raises RequestError for turns without order or text, and for an answer that is the guard's: the assistant must not
+    learn when to decline from what the guard declines.
+    """
+    if given.answer.strip() in guard_replies:
+        raise RequestError("the guard gave this answer, and the assistant does not learn from it", "answer")
+    turns = without_answered([each.turn() for each in given.messages], guard_replies)
     system = "\n\n".join(each.content for each in turns if each.role == "system")
     talk = [each for each in turns if each.role != "system"]
     if [each.role for each in talk] != [("user", "assistant")[place % 2] for place in range(len(talk))]:

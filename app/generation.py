@@ -35,16 +35,23 @@ class Piece(NamedTuple):
     text: str
     tokens: list[GeneratedToken]
     """The tokens since the last piece, if log-probabilities were asked for."""
-    finish: Literal["stop", "length"] | None = None
+    finish: Literal["stop", "length", "content_filter"] | None = None
+    """`content_filter` if the guard answered."""
 
 
-def chat_prompt(loaded: Loaded, messages: Sequence[Message]) -> list[int]:
-    """A conversation as tokens, in the model's own template. Raises RequestError for one without a question."""
+def check_conversation(loaded: Loaded, messages: Sequence[Message]) -> None:
+    """Raise RequestError for a conversation without a question, and as `check_size`."""
     check_size(loaded, sum(len(each.content) for each in messages), "messages")
     if not messages or messages[-1].role != "user":
         raise RequestError("the last message is not the user's", "messages")
     if not messages[-1].content.strip():
         raise RequestError("the last message has no text", "messages")
+
+
+def chat_prompt(loaded: Loaded, messages: Sequence[Message]) -> list[int]:
+    """A conversation as tokens, in the model's own template. Raises RequestError as `check_conversation`, and for one
+    that the template can't say."""
+    check_conversation(loaded, messages)
     try:
         return prompt_tokens(loaded.encoding, loaded.model.chat, messages)
     except UserError as error:
@@ -157,6 +164,22 @@ def _draw(sampling: Sampling, number: int) -> Sampling:
     return sampling if sampling.seed is None else sampling.model_copy(update={"seed": (sampling.seed + number) % 2**63})
 
 
+class Reply:
+    """A sentence in the place of a `Generation`: all `n` choices are the same, and no model writes a token."""
+
+    completion_tokens = 0
+
+    def __init__(self, text: str, n: int, prompt_tokens: int) -> None:
+        self.text, self.n, self.prompt_tokens = text, n, prompt_tokens
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        for choice in range(self.n):
+            yield Piece(choice, self.text, [], "content_filter")
+
+    def close(self) -> None:
+        """It has no places to give back."""
+
+
 class Choice(NamedTuple):
     """A finished choice."""
 
@@ -165,7 +188,7 @@ class Choice(NamedTuple):
     finish: str
 
 
-async def whole(generation: Generation) -> list[Choice]:
+async def whole(generation: Generation | Reply) -> list[Choice]:
     """All choices, once the last is finished."""
     found: dict[int, Choice] = {}
     async for number, text, tokens, finish in generation:

@@ -10,6 +10,7 @@ SECONDS = Histogram(
 )
 FIRST_TOKEN = Histogram("threestage_first_token_seconds", "Time from a request to its first streamed text", ["version"])
 TOKENS = Counter("threestage_tokens_total", "Tokens written", ["version"])
+GUARDED = Counter("threestage_guarded_total", "Requests that a guard answered", ["version"])
 EMAILS = Counter("threestage_emails_total", "Emails classified", ["version"])
 FEEDBACK = Counter("threestage_feedback_total", "Rows of feedback kept", ["dataset"])
 RUNNING = Gauge("threestage_running", "Texts that are written now", ["version"])

@@ -8,7 +8,7 @@ from llm.config import Config
 
 
 class Settings(Config):
-    """Settings of the server; none of them changes an answer."""
+    """Settings of the server; only `guard` changes an answer."""
 
     api_keys: tuple[str, ...] = ()
     """A request needs one of these keys; without any, everybody may ask."""
@@ -28,6 +28,8 @@ class Settings(Config):
     """Size of the largest request."""
     poll_seconds: float = Field(default=3, gt=0)
     """Time between two looks at the registry's aliases."""
+    guard: bool = True
+    """Whether a registered guard reads what users ask, and may answer instead of the assistant."""
     feedback: bool = True
     """Whether the page and the API accept feedback."""
     quarantine: Path = Path("data/feedback")

@@ -26,13 +26,13 @@ from app.registry import Named, Registry, models_with, pick
 from app.settings import Settings
 from llm.errors import UserError
 from llm.model.gpt import GPT
-from llm.objectives import CHAT, CLASSIFY, load_for_inference
+from llm.objectives import CHAT, CLASSIFY, GUARD, load_for_inference
 from tasks.registry.versions import CHALLENGER, CHAMPION, registered_name
 
-PRELOADED = (CHAT, CLASSIFY)
+PRELOADED = (CHAT, CLASSIFY, GUARD)
 """The default versions of models with these capabilities are loaded before the first request."""
 DATASET = "data/processed/"
-KEPT = 4
+KEPT = 5
 """Versions that stay loaded; one more lets go the one that was asked least recently. Defaults always stay, and one
 more besides them."""
 GRACE = 10.0
@@ -91,6 +91,7 @@ class Versions:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.registry = Registry()
+        self._preloaded = [ability for ability in PRELOADED if settings.guard or ability != GUARD]
         self._loaded: dict[Named, Loaded] = {}
         self._answered: dict[str, Named] = {}
         self._defaults: set[Named] = set()
@@ -107,7 +108,7 @@ class Versions:
         known = self.registry.known
         with_default = {version.named.model for version in known if version.is_default}
         defaults: dict[str, str | None] = {}
-        for model in models_with(known, *PRELOADED):
+        for model in models_with(known, *self._preloaded):
             if model not in with_default:
                 continue
             with self._lock:
@@ -208,7 +209,7 @@ class Versions:
         loaded, and for a model without a default version.
         """
         listed, failed, defaults = self.registry.read(), [], set()
-        models = models_with(listed, *PRELOADED)
+        models = models_with(listed, *self._preloaded)
         with self._lock:
             self._answered = {name: named for name, named in self._answered.items() if named in self._loaded}
             names = dict.fromkeys([*models, *self._answered])

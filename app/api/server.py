@@ -24,7 +24,8 @@ from app import feedback
 from app.api import classify, v1
 from app.api.limits import Bodies, Keys, Measured, Sites
 from app.api.schema import error_response
-from app.errors import Busy, Failed, RequestError, Timeout
+from app.errors import Busy, Failed, RequestError, Timeout, Unavailable
+from app.guard import guard_model
 from app.metrics import RUNNING, WAITING
 from app.quarantine import Quarantine
 from app.settings import Settings
@@ -56,6 +57,8 @@ class Ready(BaseModel):
     ready: bool
     versions: dict[str, str]
     """Each model with the version that answers by its name, and `champion` or `challenger`."""
+    guard: str | None = None
+    """The model that reads what users ask before the assistant does; null without one."""
     reason: str | None = None
     """Why the server is not ready, or the registry's last error."""
 
@@ -97,11 +100,16 @@ def create_app(settings: Settings) -> FastAPI:
     async def readyz(response: Response) -> Ready:
         """Whether the default versions are loaded, and which they are."""
         found = versions.defaults()
-        ready, reason = bool(found) and all(found.values()), app.state.registry_error
+        ready, reason, guard = bool(found) and all(found.values()), app.state.registry_error, None
+        try:
+            guard = guard_model(app.state.settings, versions.registry.known)
+        except Unavailable as error:
+            ready, reason = False, str(error)
         if not ready:
             response.status_code = 503
             reason = reason or "no model is registered; `make run` makes them"
-        return Ready(ready=ready, versions={model: each for model, each in found.items() if each}, reason=reason)
+        loaded = {model: version for model, version in found.items() if version}
+        return Ready(ready=ready, versions=loaded, guard=guard, reason=reason)
 
     @app.get("/metrics", tags=["server"], summary="For Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -129,6 +137,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _watch(app: FastAPI) -> None:
     """Load what the registry's aliases point at; while the registry does not answer, what is loaded goes on."""
     versions, settings = app.state.versions, app.state.settings
+    guard: str | None = ""  # not known yet
     while True:
         try:
             await run_in_threadpool(versions.refresh)
@@ -138,7 +147,22 @@ async def _watch(app: FastAPI) -> None:
             if reason != app.state.registry_error:
                 logger.warning("the registry: %s", reason)
             app.state.registry_error = reason
+        guard = _logged_guard(versions, guard)
         await asyncio.sleep(settings.poll_seconds)
+
+
+def _logged_guard(versions: Versions, before: str | None) -> str | None:
+    """The guard, with a line in the log if chats are answered without one and were not before."""
+    if not versions.registry.known:
+        return before
+    try:
+        guard = guard_model(versions.settings, versions.registry.known)
+    except Unavailable as error:
+        guard = str(error)
+    if guard is None and before is not None:
+        reason = "no guard is registered" if versions.settings.guard else "it is turned off"
+        logger.warning("chats are answered without a guard: %s", reason)
+    return guard
 
 
 async def _refused(_: Request, error: RequestError) -> Response:

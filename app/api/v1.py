@@ -15,7 +15,8 @@ from app.api.limits import until_gone
 from app.api.schema import ChatRequest, CompletionRequest, Error, Model, Models, error_json
 from app.clients import network_of
 from app.errors import NotFound, RequestError
-from app.generation import Choice, GeneratedToken, Generation, Piece, chat_prompt, check_size, ends, whole
+from app.generation import Choice, GeneratedToken, Generation, Piece, Reply, chat_prompt, check_size, ends, whole
+from app.guard import ask_guard
 from app.metrics import FIRST_TOKEN, TOKENS
 from app.registry import Listed
 from app.versions import Loaded, Versions
@@ -80,16 +81,22 @@ def _model(name: str, listed: Listed) -> Model:
 
 @router.post("/chat/completions", summary="Continue a conversation", responses=EVENTS)
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
-    """The assistant's next turn, whole or (`stream`) as server-sent events."""
+    """The assistant's next turn, or the guard's, whole or (`stream`) as server-sent events."""
     began = time.monotonic()
     loaded = await request.app.state.loader.get(body.model, CHAT)
-    prompt = await run_in_threadpool(chat_prompt, loaded, [each.turn() for each in body.messages])
-    generation = _generation(
-        *(request, body, loaded, [prompt], began),
-        stop_tokens=ends(loaded, chat=True),
-        max_new_tokens=body.max_completion_tokens or body.max_tokens,
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-    )
+    messages = [message.turn() for message in body.messages]
+    guarded = await ask_guard(request.app.state, [loaded], messages, network_of(request))
+    prompt = await run_in_threadpool(chat_prompt, loaded, guarded.messages)
+    generation: Generation | Reply
+    if guarded.reply is not None:
+        loaded, generation = guarded.by, Reply(guarded.reply, body.n or 1, len(prompt))
+    else:
+        generation = _generation(
+            *(request, body, loaded, [prompt], began),
+            stop_tokens=ends(loaded, chat=True),
+            max_new_tokens=body.max_completion_tokens or body.max_tokens,
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        )
 
     def piece_of(piece: Piece) -> dict[str, Any]:
         delta = {"content": piece.text} if piece.text else {}
@@ -187,14 +194,14 @@ def _logprobs(loaded: Loaded, tokens: Sequence[GeneratedToken]) -> dict[str, Any
     return {"content": content, "refusal": None} if content else None
 
 
-def _usage(generation: Generation) -> dict[str, int]:
+def _usage(generation: Generation | Reply) -> dict[str, int]:
     made, prompt = generation.completion_tokens, generation.prompt_tokens
     return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
 
 async def _answer(
     request: Request,
-    generation: Generation,
+    generation: Generation | Reply,
     loaded: Loaded,
     about: dict[str, Any],
     choice: Callable[[Choice], dict[str, Any]],
@@ -215,7 +222,7 @@ async def _answer(
 
 def _stream(
     body: ChatRequest | CompletionRequest,
-    generation: Generation,
+    generation: Generation | Reply,
     loaded: Loaded,
     began: float,
     about: dict[str, Any],

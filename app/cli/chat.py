@@ -4,15 +4,25 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from app.cli.shared import SOME_FAILED, Json, Model, check_model, loaded_version, print_json, to_person
+from app.cli.shared import (
+    SOME_FAILED,
+    Guard,
+    Json,
+    Model,
+    check_model,
+    load,
+    open_versions,
+    print_json,
+    to_person,
+)
 from llm.errors import UserError
 
 if TYPE_CHECKING:
-    from app.versions import Loaded
+    from app.versions import Loaded, Versions
     from llm.chat import Message
     from llm.generation.sampling import Sampling
 
@@ -26,6 +36,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest words.")] = 0.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Makes answers repeatable.")] = None,
+    guarded: Guard = True,
     as_json: Json = False,
 ) -> None:
     """Talk to the assistant.
@@ -40,28 +51,47 @@ def chat(
     from llm.generation.sampling import Sampling
     from llm.objectives import CHAT
 
-    with loaded_version(model, CHAT) as loaded:
+    with open_versions() as versions:
+        loaded = load(versions, model, CHAT)
+        guard = _load_guard(versions) if guarded else None
         if on_terminal:
             to_person(f"{loaded.registered_name}; an empty line ends")
         before = [Message("system", system)] if system else []
         messages, sampling = list(before), Sampling(temperature=temperature, seed=seed)
         for asked in [" ".join(question)] if question else _typed() if on_terminal else _piped():
             messages = [*(messages if on_terminal else before), Message("user", asked)]
+            by = loaded
             try:
-                text, finish = answer(
-                    loaded, messages, len(before), sampling, max_tokens, show=not as_json, stops=on_terminal
+                spoken = answer(
+                    loaded,
+                    messages,
+                    len(before),
+                    sampling,
+                    max_tokens,
+                    guard=guard,
+                    show=not as_json,
+                    stops=on_terminal,
                 )
             except RequestError as error:
                 failed, result = True, {"error": str(error)}
                 to_person(f"error: {error}")
                 messages.pop()
             else:
-                result = {"answer": text, "finish": finish}
-                messages.append(Message("assistant", text))
+                by, result = spoken.by, {"answer": spoken.text, "finish": spoken.finish}
+                messages.append(Message("assistant", spoken.text))
             if as_json:
-                print_json({"model": loaded.registered_name, "question": asked, **result})
+                print_json({"model": by.registered_name, "question": asked, **result})
     if failed and not on_terminal:
         raise typer.Exit(SOME_FAILED)
+
+
+def _load_guard(versions: "Versions") -> "Loaded | None":
+    """The registry's guard, if it has one. Raises UserError if it can't be asked."""
+    from app.guard import guard_model
+    from llm.objectives import GUARD
+
+    name = guard_model(versions.settings, versions.registry.listed())
+    return load(versions, name, GUARD) if name else None
 
 
 def _piped() -> Iterator[str]:
@@ -83,6 +113,16 @@ def _typed() -> Iterator[str]:
             yield line
 
 
+class Answer(NamedTuple):
+    """A turn that was printed."""
+
+    text: str
+    finish: str
+    """How it ended: `stop`, `length`, `interrupted`, or `content_filter` if the guard answered."""
+    by: "Loaded"
+    """The version that answered."""
+
+
 def answer(
     loaded: "Loaded",
     messages: list["Message"],
@@ -90,17 +130,27 @@ def answer(
     sampling: "Sampling",
     max_tokens: int,
     *,
+    guard: "Loaded | None" = None,
     show: bool,
     stops: bool,
-) -> tuple[str, str]:
-    """The text of the next turn, printed while it is generated, and how it ended: `stop`, `length` or `interrupted`.
+) -> Answer:
+    """The next turn, printed while it is generated: the guard's, if there is one and it has a reply.
 
     If the conversation is too long, its first turns are deleted; the first `fixed` messages stay. Raises
     RequestError; and KeyboardInterrupt, unless Ctrl-C only `stops` this answer.
     """
-    from app.generation import Generation, ends
+    from app.generation import Generation, chat_prompt, ends
+    from app.guard import screen
 
     prompt = _fitting_prompt(loaded, messages, fixed, max_tokens)
+    if guard:
+        guarded = screen(guard, messages)
+        if guarded.reply is not None:
+            if show:
+                typer.echo(guarded.reply)
+            to_person(guarded.mark)
+            return Answer(guarded.reply, "content_filter", guard)
+        prompt = chat_prompt(loaded, guarded.messages)
     new = min(max_tokens, max(1, loaded.engine.context_length - len(prompt)))
     pieces: list[str] = []
     finish = "interrupted"
@@ -122,7 +172,7 @@ def answer(
             raise
     if show:
         sys.stdout.write(" [stopped]\n" if finish == "interrupted" else "\n")
-    return "".join(pieces).strip(), finish
+    return Answer("".join(pieces).strip(), finish, loaded)
 
 
 def _fitting_prompt(loaded: "Loaded", messages: list["Message"], fixed: int, max_tokens: int) -> list[int]:

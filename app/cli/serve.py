@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.cli.shared import check_store
+from app.cli.shared import Guard, check_store
 from llm.errors import UserError
 
 
@@ -22,6 +22,7 @@ def serve(
         float, typer.Option(min=0.01, max=1, help="Share of these places that one network may hold; 1 is all.")
     ] = 0.25,
     page: Annotated[bool, typer.Option(help="Serve the web page next to the API.")] = True,
+    guard: Guard = True,
     feedback: Annotated[bool, typer.Option(help="Keep feedback on answers, in data/feedback/.")] = True,
     api_keys: Annotated[str, _keys("THREESTAGE_API_KEYS", "KEY,KEY; without any, all may ask.")] = "",
     reviewer_keys: Annotated[
@@ -55,6 +56,7 @@ def serve(
         rows=rows,
         queue=queue,
         client_share=client_share,
+        guard=guard,
         feedback=feedback,
     )
     app = create_app(settings)

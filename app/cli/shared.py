@@ -17,11 +17,20 @@ import typer
 from llm.errors import UserError
 
 if TYPE_CHECKING:  # commands load libraries when they need them, so that --help takes a moment
-    from app.versions import Loaded
+    from app.versions import Loaded, Versions
 
 SOME_FAILED = 3
 """Exit code: some mails or questions had no answer."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")]
+Guard = Annotated[
+    bool,
+    typer.Option(
+        "--guard/--no-guard",
+        envvar="THREESTAGE_GUARD",
+        show_envvar=False,
+        help="Let a registered guard read what users ask; it may answer instead of the assistant.",
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -78,21 +87,33 @@ def check_model(model: str | None) -> None:
 
 @contextmanager
 def loaded_version(model: str | None, capability: str) -> Iterator["Loaded"]:
-    """A version that answers one question at a time, after a line on stderr if nobody has approved it.
+    """A version that answers one question at a time; raises as `load`."""
+    check_model(model)
+    with open_versions() as versions:
+        yield load(versions, model, capability)
+
+
+def load(versions: "Versions", model: str | None, capability: str) -> "Loaded":
+    """A version, after a line on stderr if nobody has approved it.
 
     Raises UserError if it does not exist or can't do this.
     """
-    check_model(model)
+    loaded = versions.get(model, capability)
+    if versions.is_unapproved(loaded.named):
+        to_person(f"{loaded.registered_name} is not approved: its model has had no champion yet")
+    return loaded
+
+
+@contextmanager
+def open_versions() -> Iterator["Versions"]:
+    """The registry's versions, for one question at a time."""
     from app.settings import Settings
     from app.versions import Versions
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     versions = Versions(Settings(rows=1, queue=1))  # a question may wait until a stopped one has left
     try:
-        loaded = versions.get(model, capability)
-        if versions.is_unapproved(loaded.named):
-            to_person(f"{loaded.registered_name} is not approved: its model has had no champion yet")
-        yield loaded
+        yield versions
     finally:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python must not end under a thread that computes
         versions.close(0)

@@ -13,6 +13,7 @@ from app.api.schema import ChatMessage
 from app.feedback import LONGEST as LONGEST_FEEDBACK
 from app.feedback import AnswerFeedback, answer_row
 from app.generation import NEW_TOKENS
+from app.guard import replies_of
 from app.page.shared import (
     LONGEST,
     PRIVATE,
@@ -22,6 +23,7 @@ from app.page.shared import (
     sentence,
     shown_errors,
     version_dropdown,
+    without_mark,
 )
 from llm.chat import Message
 from llm.generation.sampling import Sampling
@@ -145,7 +147,7 @@ def _feedback(app: FastAPI, chatbot: gr.Chatbot, version: gr.Dropdown, system: g
             given = AnswerFeedback(
                 about="answer", messages=messages, answer=text_of(turns[place]), good=good, better=better
             )
-            keep_feedback(app.state, loaded, answer_row(given), request)
+            keep_feedback(app.state, loaded, answer_row(given, replies_of(app.state)), request)
 
     def judge(turns: Turns, name: str | None, instead: str, data: gr.LikeData, request: gr.Request) -> tuple[Any, int]:
         place = data.index[0] if isinstance(data.index, list | tuple) else data.index
@@ -175,6 +177,6 @@ def conversation(system: str, turns: list[dict[str, Any]]) -> list[Message]:
 
 
 def text_of(turn: dict[str, Any]) -> str:
-    """The text of one of Gradio's turns."""
+    """The text of one of Gradio's turns, without the mark of a guard's answer."""
     content = turn["content"]
-    return content if isinstance(content, str) else "".join(each.get("text", "") for each in content)
+    return without_mark(content if isinstance(content, str) else "".join(each.get("text", "") for each in content))

@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from app.clients import network_of
 from app.errors import Busy
 from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
+from app.guard import ask_guard
 from app.metrics import TOKENS
 from app.versions import Loaded, Versions
 from llm.chat import Message
@@ -32,6 +34,8 @@ PLAIN = {CHAMPION: "in use", CHALLENGER: "not yet approved"}
 """Aliases in everyday words."""
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
 """Options of every event: the API is /v1, and the versions limit what runs at once."""
+MARKED = re.compile(r"\n\n<small>Answered by \S+, not by the assistant</small>\s*\Z")
+"""The last line of an answer by the guard."""
 PROBLEMS = (UserError, ValidationError, MlflowException)
 """Errors that a user can understand."""
 
@@ -87,6 +91,11 @@ def version_dropdown(
     return dropdown
 
 
+def without_mark(text: str) -> str:
+    """A guard's answer without the line that says whose it is; any other text as it is."""
+    return MARKED.sub("", text)
+
+
 async def answers_so_far(
     app: FastAPI,
     names: Sequence[str | None],
@@ -97,12 +106,17 @@ async def answers_so_far(
 ) -> AsyncIterator[list[str]]:
     """The answers of some versions so far, one of at most `longest` tokens each, again until the last has ended.
 
-    Raises as `Loader.get`, `chat_prompt` and `Generation`. Whoever stops before the end closes it, which stops the
-    versions.
+    If the guard has a reply, that is each answer, marked as the guard's. Raises as `Loader.get`, `ask_guard`,
+    `chat_prompt` and `Generation`. Whoever stops before the end closes it, which stops the versions.
     """
     loaded = [await app.state.loader.get(name, CHAT) for name in names]
-    prompts = [await run_in_threadpool(chat_prompt, each, messages) for each in loaded]
-    options = {"seconds": app.state.settings.request_seconds, "network": network_of(request)}
+    network = network_of(request)
+    guarded = await ask_guard(app.state, loaded, messages, network)
+    if guarded.reply is not None:
+        yield [f"{guarded.reply}\n\n<small>{guarded.mark}</small>"] * len(names)
+        return
+    prompts = [await run_in_threadpool(chat_prompt, version, guarded.messages) for version in loaded]
+    options = {"seconds": app.state.settings.request_seconds, "network": network}
     texts, generations, tasks = [""] * len(names), list[Generation](), list[asyncio.Task]()
 
     async def read(place: int, generation: Generation) -> None:

@@ -27,7 +27,7 @@ def helper(ready_store, tmp_path_factory):
         yield folder
 
 
-def test_an_assistant_under_another_name_chats_on_the_server_the_page_and_the_command_line(helper, monkeypatch):
+def test_an_assistant_under_another_name_chats_on_the_server_the_page_and_the_command_line(helper, caplog):
     with tracked(helper), TestClient(create_app(Settings(rows=1, poll_seconds=0.1)), "http://localhost") as client:
         wait_until(lambda: client.get("/readyz").json()["versions"] == {"helper": "helper/1, champion"}, 120)
         for asked in ({}, {"model": "helper"}):
@@ -36,6 +36,8 @@ def test_an_assistant_under_another_name_chats_on_the_server_the_page_and_the_co
         assert client.post("/v1/completions", json={"prompt": "hello"}).json()["model"] == "threestage-helper/1"
         refused = client.post("/classify", json={"emails": [{"body": "hello"}]})
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        assert client.get("/readyz").json()["guard"] is None
+        assert caplog.messages.count("chats are answered without a guard: no guard is registered") == 1
         versions = client.app.state.versions
         offered = {each: version_choices(versions, each) for each in (CHAT, CLASSIFY, COMPLETE)}
         helpers = [("helper/1, in use", "helper/1")], ["helper/1"]

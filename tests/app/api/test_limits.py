@@ -83,6 +83,7 @@ def test_health_needs_no_key(strict):
     assert httpx.get(f"{strict}/readyz", timeout=300).json() == {
         "ready": True,
         "versions": {"assistant": "assistant/1, champion", "classifier": "classifier/1, challenger"},
+        "guard": None,
         "reason": None,
     }
 

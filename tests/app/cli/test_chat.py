@@ -64,8 +64,8 @@ def test_a_conversation_that_grows_too_long_loses_its_first_turns_but_not_the_sy
     with tracked(registry), loaded_version("assistant", CHAT) as loaded:
         for times in (1, 20):  # too many tokens, and too many characters to make tokens of
             talk = [system, *turns * times, Message("user", "hello")]
-            _, finish = answer(loaded, talk, 1, Sampling(), 9, show=False, stops=False)
-            assert finish == "length"
+            spoken = answer(loaded, talk, 1, Sampling(), 9, show=False, stops=False)
+            assert spoken.finish == "length"
             assert talk[0] == system
             assert 10 < len(talk) < len(turns)
             assert talk[1:-1] == (turns * times)[-len(talk) + 2 :]

@@ -31,6 +31,7 @@ from llm.objectives.assistant import Assistant
 from llm.tokenizer import end_of_text, train_bpe
 from tasks.data.mail import parse_message
 from tests.app.conftest import CHARSETS, register, running, tracked, wait_until, write_model
+from tests.app.guards import POISON, REPLIES, write_guard
 from tests.app.steps import running_texts, stepwise
 
 pytestmark = pytest.mark.slow
@@ -397,6 +398,36 @@ def test_two_versions_are_compared_and_all_tabs_fit_a_phone(page, address):
         widths.add((size["width"], page.locator(".gradio-container main").bounding_box()["width"]))
         assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     assert len(widths) == 2, "all tabs have one width"
+
+
+@pytest.fixture
+def guard(store, address) -> Iterator[None]:
+    """A guard in the registry for one test; ask for it before `page`, as Playwright sees nothing while this waits."""
+
+    def asked() -> str | None:
+        return httpx.get(f"{address}/readyz", timeout=60).json()["guard"]
+
+    with tracked(store):
+        register(write_guard(store / "guard-1/guard"), "guard", "champion")
+        wait_until(lambda: asked() == "guard", 120)
+    yield
+    with tracked(store):
+        MlflowClient().delete_registered_model("threestage-guard")
+        wait_until(lambda: asked() is None, 120)
+
+
+def test_a_guards_answers_are_marked_teach_nobody_and_stand_under_both_compared_versions(guard, page, kept):
+    before, mark = rows(kept, "instructions"), "Answered by guard/1, not by the assistant"
+    assert ask(page, POISON) == f"{REPLIES['decline']} {mark}"
+    page.get_by_role("button", name="Like", exact=True).click()
+    expect(page.get_by_text("The guard gave this answer, and the assistant does not learn from it.")).to_be_visible()
+    assert rows(kept, "instructions") == before
+    assert ask(page, "hello") == SHOWN, "the assistant is asked as if nothing had been before"
+    page.get_by_role("tab", name="Compare").click()
+    fill(page.locator("#compared-question textarea"), POISON)
+    page.get_by_role("button", name="Ask both").click()
+    for side in ("left", "right"):
+        expect(page.locator(f"#answer-{side} .md p")).to_have_text([REPLIES["decline"], mark])
 
 
 def test_no_other_host_is_asked_and_nothing_of_the_page_is_blocked(page, address, seen):

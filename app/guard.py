@@ -1,0 +1,115 @@
+"""The guard: it reads what a user asks before the assistant does, and may answer in its place.
+
+A guard is a registered model that can GUARD, under any name. The API and the page ask it through `ask_guard`, the
+command line through `screen`.
+"""
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from starlette.concurrency import run_in_threadpool
+
+from app.errors import Failed, RequestError, Unavailable
+from app.generation import check_conversation
+from app.metrics import GUARDED
+from app.registry import Listed, models_with
+from app.settings import Settings
+from app.versions import Loaded
+from llm.chat import Message
+from llm.objectives import GUARD
+from llm.objectives.classifier import guard_replies
+
+logger = logging.getLogger(__name__)
+
+
+class Guarded(NamedTuple):
+    """A conversation that the guard has read."""
+
+    messages: Sequence[Message]
+    """The part of it that the assistant may read."""
+    reply: str | None = None
+    """What is said instead of the assistant's answer; None if the assistant answers."""
+    by: Loaded | None = None
+    """The guard that says so."""
+
+    @property
+    def mark(self) -> str:
+        """A line that tells people who answers."""
+        return f"Answered by {self.by.named}, not by the assistant"
+
+
+def guard_model(settings: Settings, listed: Sequence[Listed]) -> str | None:
+    """The name of the registered model that is the guard; None without one, and if the settings turn it off.
+
+    Raises Unavailable if nobody can tell, as the files of a model that may be one can't be read.
+    """
+    if not settings.guard:
+        return None
+    if models := models_with(listed, GUARD):
+        return models[0]
+    readable = {version.named.model for version in listed if version.capabilities}
+    for version in listed:
+        if version.is_default and version.named.model not in readable:
+            way_out = "repair or delete it, or turn the guard off with --no-guard"
+            raise Unavailable(f"the files of {version.named} can't be read, and it may be the guard: {way_out}")
+    return None
+
+
+async def ask_guard(
+    state: Any, versions: Sequence[Loaded], messages: Sequence[Message], network: str | None
+) -> Guarded:
+    """What the guard says to a conversation with these versions, if there is a guard and the settings want it.
+
+    Raises as `check_conversation`, which bounds what the guard reads; Busy if too many requests wait for the guard, or
+    too many of this network; and Unavailable if there is a guard that can't be asked: then nobody answers.
+    """
+    for version in versions:
+        check_conversation(version, messages)
+    settings = state.settings
+    name = guard_model(settings, state.versions.registry.known)
+    if name is None:
+        return Guarded(messages)
+    try:
+        guard = await state.loader.get(name, GUARD)
+    except RequestError as error:
+        raise Unavailable(f"the guard can't be asked: {error}") from None
+    with guard.classified_by(settings.rows + settings.queue, network):
+        async with guard.turn:  # without a thread that waits: there are few
+            return await run_in_threadpool(screen, guard, messages)
+
+
+def screen(guard: Loaded, messages: Sequence[Message]) -> Guarded:
+    """What the guard says to the user's turns of a conversation. Raises Failed if it fails at them.
+
+    Nobody reads again what the guard has answered before. The assistant must not either: the user's next turn may be
+    "do it anyway".
+    """
+    messages = without_answered(messages, guard.model.config.replies.values())
+    request = "\n".join(message.content for message in messages if message.role == "user")
+    try:
+        (reply,) = guard_replies(guard.model, guard.encoding, [request])
+    except Exception:  # a bug, or no memory
+        logger.exception("%s failed", guard.named)
+        raise Failed("the guard failed at this text; the server's log says why") from None
+    if reply is not None:
+        GUARDED.labels(guard.registered_name).inc()
+    return Guarded(messages, reply, guard)
+
+
+def replies_of(state: Any) -> Collection[str]:
+    """The sentences that the guard says; none without a guard. It may block, on loading the guard."""
+    name = guard_model(state.settings, state.versions.registry.known)
+    return state.versions.get(name, GUARD).model.config.replies.values() if name else ()
+
+
+def without_answered(messages: Sequence[Message], replies: Collection[str]) -> list[Message]:
+    """A conversation without the guard's replies and the user's turns just before them."""
+    kept: list[Message] = []
+    for message in messages:
+        if message.role == "assistant" and message.content.strip() in replies:
+            while kept and kept[-1].role == "user":
+                kept.pop()
+        else:
+            kept.append(message)
+    return kept

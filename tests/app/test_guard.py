@@ -1,0 +1,241 @@
+"""The guard answers what the assistant should not be asked: by the API, OpenAI's client and the command line."""
+
+import shutil
+from pathlib import Path
+
+import httpx
+import mlflow
+import openai
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from app.api.server import create_app
+from app.cli.chat import answer
+from app.cli.command import cli
+from app.cli.shared import load, open_versions
+from app.errors import Unavailable
+from app.guard import guard_model
+from app.quarantine import Quarantine
+from app.registry import Listed, Named
+from app.settings import Settings
+from llm.chat import Message
+from llm.generation.sampling import GREEDY
+from llm.objectives import CHAT, CLASSIFY, COMPLETE, GUARD
+from tasks.registry.tracking import configure_tracking
+from tests.app.conftest import error_of, ready, register, rows_of, tracked, wait_until
+from tests.app.guards import HURT, POISON, REPLIES, write_guard
+from tests.app.steps import samples
+
+pytestmark = pytest.mark.slow
+
+DECLINE, CRISIS = REPLIES["decline"], REPLIES["crisis"]
+HELLO = "hello how are you ?"
+
+
+@pytest.fixture(scope="module")
+def guarded_registry(registry, tmp_path_factory) -> Path:
+    """The shared registry with a guard, which is called something else."""
+    folder = tmp_path_factory.mktemp("guarded")
+    shutil.copytree(registry, folder, dirs_exist_ok=True)
+    with tracked(folder):
+        register(write_guard(folder / "warden-1/warden"), "warden", "champion")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def app(guarded_registry, tmp_path_factory):
+    """A server's application over it."""
+    kept = tmp_path_factory.mktemp("kept")
+    return create_app(Settings(quarantine=kept, rows=4, queue=8, client_share=1, poll_seconds=0.5))
+
+
+@pytest.fixture(scope="module")
+def server(guarded_registry, app):
+    with tracked(guarded_registry), ready(app) as address:
+        yield address
+
+
+@pytest.fixture
+def client(server) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=300)
+
+
+def talk(*turns: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[number % 2], "content": turn} for number, turn in enumerate(turns)]
+
+
+def ask(client, *turns: str, **options):
+    options = {"model": "assistant", "max_tokens": 12} | options
+    return client.chat.completions.create(messages=talk(*turns), **options)
+
+
+def written(server: str) -> tuple[float, float]:
+    """Tokens that all versions wrote, and requests that the guard answered."""
+    found = samples(server)
+    tokens = sum(value for (name, *_), value in found.items() if name == "threestage_tokens_total")
+    return tokens, found.get(("threestage_guarded_total", "threestage-warden/1"), 0)
+
+
+@pytest.mark.parametrize(("request_text", "reply"), [(POISON, DECLINE), (HURT, CRISIS)])
+def test_guard_reply_is_every_choice_and_costs_the_assistant_no_token(client, server, request_text, reply):
+    before = written(server)
+    answer = ask(client, request_text, n=2, stop="a", logprobs=True)
+    choices = [(choice.index, choice.message.content, choice.finish_reason) for choice in answer.choices]
+    assert choices == [(0, reply, "content_filter"), (1, reply, "content_filter")]
+    assert (answer.model, answer.choices[0].logprobs) == ("threestage-warden/1", None)
+    assert (answer.usage.completion_tokens, answer.usage.total_tokens) == (0, answer.usage.prompt_tokens)
+    assert written(server) == (before[0], before[1] + 1)
+
+
+def test_guard_reply_is_streamed_as_one_delta_and_the_finish(client):
+    chunks = list(ask(client, POISON, n=2, stream=True, stream_options={"include_usage": True}))
+    assert [chunk.choices[0].delta.role for chunk in chunks[:2]] == ["assistant"] * 2
+    for number, chunk in enumerate(chunks[2:4]):
+        (choice,) = chunk.choices
+        assert (choice.index, choice.delta.content, choice.finish_reason) == (number, DECLINE, "content_filter")
+    assert (chunks[4].choices, chunks[4].usage.completion_tokens, len(chunks)) == ([], 0, 5)
+    assert {chunk.model for chunk in chunks} == {"threestage-warden/1"}
+
+
+def test_guard_lets_the_assistant_answer_everything_else_as_without_a_guard(client, change_settings):
+    guarded = ask(client, HELLO)
+    assert (guarded.model, guarded.choices[0].finish_reason) == ("threestage-assistant/1", "length")
+    assert [chunk.model for chunk in ask(client, HELLO, stream=True)][-1] == "threestage-assistant/1"
+    change_settings(guard=False)
+    assert ask(client, HELLO).choices == guarded.choices
+    unguarded = ask(client, POISON)
+    assert (unguarded.model, unguarded.usage.completion_tokens) == ("threestage-assistant/1", 12)
+
+
+def test_turns_that_the_guard_answered_are_read_again_by_nobody(client):
+    after, alone = ask(client, POISON, DECLINE, HELLO), ask(client, HELLO)
+    assert (after.choices, after.usage) == (alone.choices, alone.usage)
+    for earlier in ((POISON, "Sure."), ("hello", "Hi.", POISON, "Sure.")):
+        assert ask(client, *earlier, "go on").choices[0].message.content == DECLINE
+    assert ask(client, HELLO, POISON, HELLO).choices[0].finish_reason == "length", "it reads the user's turns only"
+    assert ask(client, POISON, DECLINE, HURT).choices[0].message.content == CRISIS
+    with pytest.raises(openai.BadRequestError, match="the last message has no text"):
+        ask(client, POISON, "Sure.", " ")
+
+
+def test_guard_is_listed_and_ready_and_classifies_no_mail(client, server):
+    ready_now = httpx.get(f"{server}/readyz", timeout=60).json()
+    assert (ready_now["guard"], ready_now["versions"]["warden"]) == ("warden", "warden/1, champion")
+    assert client.models.retrieve("warden").capabilities == ["guard"]
+    mail = {"emails": [{"body": POISON}]}
+    assert httpx.post(f"{server}/classify", json=mail, timeout=60).json()["model"] == "threestage-classifier/1"
+    refused = httpx.post(f"{server}/classify", json=mail | {"model": "warden"}, timeout=60)
+    assert refused.json()["error"]["message"] == "warden/1 can't classify; models that can: classifier"
+    with pytest.raises(openai.BadRequestError, match="warden/1 can't chat; models that can: assistant"):
+        ask(client, HELLO, model="warden")
+
+
+def test_requests_beyond_those_that_may_wait_for_the_guard_are_429(client, app):
+    guard = next(version for version in app.state.versions.loaded if version.named.model == "warden")
+    guard.classifying += ["127.0.0.0/24"] * 12
+    try:
+        with pytest.raises(openai.RateLimitError, match="12 requests run or wait already, and at most 12 may"):
+            ask(client, HELLO)
+    finally:
+        guard.classifying.clear()
+    assert ask(client, HELLO).choices
+
+
+def test_guard_that_fails_at_a_text_is_500_and_nobody_answers(client, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.guard.guard_replies", fail)
+        with pytest.raises(openai.InternalServerError, match="the guard failed at this text") as raised:
+            ask(client, HELLO)
+    assert (raised.value.status_code, raised.value.code) == (500, "failed")
+    assert ask(client, HELLO).choices
+
+
+def test_feedback_on_a_guards_reply_is_refused_and_none_teaches_its_turns(server, app):
+    def post(*turns: str):
+        *messages, last = talk(*turns)
+        body = {"about": "answer", "messages": messages, "answer": last["content"], "good": True}
+        return httpx.post(f"{server}/feedback", json=body, timeout=60)
+
+    refused = post(POISON, DECLINE)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "answer")
+    assert "the assistant does not learn from it" in refused.json()["error"]["message"]
+    assert post(POISON, DECLINE, HELLO, "Fine.").json()["kept"]
+    (row,) = [waiting.row for waiting in Quarantine(app.state.settings).waiting()]
+    assert (row["instruction"], row["output"], row["history"]) == (HELLO, "Fine.", [])
+
+
+def run(*arguments: str, stdin: str = ""):
+    return CliRunner().invoke(cli, arguments, input=stdin)
+
+
+def test_command_line_prints_the_guards_reply_and_who_gave_it(guarded_registry):
+    mark = "Answered by warden/1, not by the assistant\n"
+    with tracked(guarded_registry):
+        said = run("chat", "--max-tokens", "9", stdin=f"{HELLO}\n{POISON}\n")
+        assert said.exit_code == 0, said.output
+        assert (said.stdout.splitlines()[-1], said.stderr) == (DECLINE, mark)
+        (row,) = rows_of(run("chat", "--json", POISON).stdout)
+        assert row == {
+            "model": "threestage-warden/1",
+            "question": POISON,
+            "answer": DECLINE,
+            "finish": "content_filter",
+        }
+        (row,) = rows_of(run("chat", "--json", "--no-guard", "--max-tokens", "9", POISON).stdout)
+        assert (row["model"], row["finish"]) == ("threestage-assistant/1", "length")
+
+
+def test_command_lines_conversation_goes_on_without_what_the_guard_answered(guarded_registry):
+    turns = [Message("user", POISON), Message("assistant", DECLINE), Message("user", HELLO)]
+    options = {"show": False, "stops": False}
+    with tracked(guarded_registry), open_versions() as versions:
+        assistant, guard = load(versions, "assistant", CHAT), load(versions, None, GUARD)
+        after = answer(assistant, turns, 0, GREEDY, 9, guard=guard, **options)
+        assert after == answer(assistant, turns[2:], 0, GREEDY, 9, **options)
+        assert after.by is assistant
+
+
+def test_guard_that_can_not_be_loaded_closes_the_chat_until_it_is_turned_off(guarded_registry, tmp_path, caplog):
+    shutil.copytree(guarded_registry, tmp_path, dirs_exist_ok=True)
+    chat = {"messages": talk(HELLO), "max_tokens": 3}
+    with tracked(tmp_path):
+        configure_tracking()  # the store has moved
+        folder = Path(mlflow.artifacts.download_artifacts("models:/threestage-warden/1/artifacts/warden/"))
+        (folder / "model.safetensors").unlink()
+        with TestClient(create_app(Settings(rows=1, poll_seconds=0.1)), "http://localhost") as client:
+            wait_until(lambda: "can't be loaded" in client.get("/readyz").json()["reason"], 120)
+            assert client.get("/readyz").status_code == 503
+            for asked in (chat, chat | {"stream": True}):
+                refused = client.post("/v1/chat/completions", json=asked)
+                assert refused.status_code == 503
+                message = refused.json()["error"]["message"]
+                assert message.startswith("the guard can't be asked: warden/1 can't be loaded: ")
+            assert client.post("/v1/completions", json={"prompt": "x", "max_tokens": 3}).status_code == 200
+        assert "warden/1 can't be loaded" in error_of(run("chat", HELLO))
+        off = create_app(Settings(rows=1, guard=False, poll_seconds=0.1))
+        with TestClient(off, "http://localhost") as client:
+            wait_until(lambda: client.get("/readyz").status_code == 200, 120)
+            assert client.get("/readyz").json()["guard"] is None
+            assert client.post("/v1/chat/completions", json=chat).status_code == 200
+        assert caplog.messages.count("chats are answered without a guard: it is turned off") == 1
+
+
+def version(model: str, *capabilities: str, is_default: bool = True) -> Listed:
+    return Listed(Named(model, "1"), (), 0, "", capabilities, is_default)
+
+
+def test_model_whose_files_are_gone_may_be_the_guard():
+    settings = Settings()
+    listed = [version("assistant", CHAT, COMPLETE), version("classifier", CLASSIFY)]
+    assert guard_model(settings, listed) is None
+    assert guard_model(settings, [*listed, version("warden", GUARD)]) == "warden"
+    assert guard_model(settings, [*listed, version("warden", GUARD), version("lost")]) == "warden"
+    assert guard_model(settings, [*listed, version("classifier")]) is None, "another version of it can classify"
+    assert guard_model(settings, [*listed, version("lost", is_default=False)]) is None
+    with pytest.raises(Unavailable, match="the files of lost/1 can't be read, and it may be the guard"):
+        guard_model(settings, [*listed, version("lost")])
+    assert guard_model(Settings(guard=False), [*listed, version("warden", GUARD)]) is None
