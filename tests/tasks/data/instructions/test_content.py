@@ -1,5 +1,7 @@
 """What holds for the kinds in the packs of this project; answers are worked out a second time where they can be."""
 
+import calendar
+import json
 import re
 from pathlib import Path
 
@@ -7,12 +9,18 @@ import pytest
 
 from llm.objectives.assistant.rows import is_right
 from tasks.data.instructions.choose import SPLITS
-from tasks.data.instructions.fill import fill
+from tasks.data.instructions.fill import fill, in_words
 from tasks.data.instructions.packs import read_packs
 from tasks.data.instructions.rows import put, tasks_of, told
 
 KINDS = read_packs(Path(__file__).parents[4] / "data/instructions").kinds
 ODD = r"[{}]|\*(?! )|  |(?<![=,]) ([,?!]|\.(?!\.))|\bthe the\b|\ba (?!one-)[aeio]\w"
+DAYS, MONTHS = list(calendar.day_name), list(calendar.month_name)[1:]
+
+
+def in_the_week(days: list[str]) -> list[str]:
+    """The days from Monday to Sunday."""
+    return [day for day in DAYS if day in days]
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,86 @@ def test_a_hint_asks_for_the_answer_alone_in_words_of_its_split(packs, drawn):
 def test_numbers_come_out_right(name, right, drawn):
     for task in drawn[name]:
         assert task.answers[0] == str(right(*map(int, re.findall(r"\d+", task.asked))))
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [("sort_words", sorted), ("sort_by_length", lambda words: sorted(words, key=len)), ("sort_days", in_the_week)],
+)
+def test_words_are_sorted(name, order, drawn):
+    for task in drawn[name]:
+        items = task.asked.split(", ")
+        assert task.answers[0].split(", ") == order(items) != items
+
+
+@pytest.mark.parametrize(("name", "cycle"), [("weekday", DAYS), ("moved_day", DAYS), ("month", MONTHS)])
+def test_days_and_months_follow_each_other(name, cycle, drawn):
+    for task in drawn[name]:
+        place = cycle.index(task.values["start"]) + int(task.values["steps"])
+        assert task.answers[0] == cycle[place % len(cycle)]
+
+
+def test_facts_of_months_agree_with_the_calendar(drawn):
+    numbers = {task.values["ordinal"]: task.answers[0] for task in drawn["month_number"]}
+    assert [numbers[ordinal] for ordinal in ("first", "fifth", "twelfth")] == ["January", "May", "December"]
+    lengths = {task.values["month"]: int(task.answers[0]) for task in drawn["days_in_month"]}
+    assert lengths == {month: calendar.monthrange(2025, n)[1] for n, month in enumerate(MONTHS, 1)}
+    for task in drawn["date_after"]:
+        days, relation, day, month = re.fullmatch(r"([\w]+) (after|before) (\d+) (\w+)", task.asked).groups()
+        distance = int(task.values["distance"])
+        assert days in (str(distance), in_words(distance))
+        assert task.answers[0] == f"{int(day) + (distance if relation == 'after' else -distance)} {month}"
+
+
+def test_counts_are_right(drawn):
+    for task in drawn["count_words"]:
+        *counted, last = task.answers[0].removesuffix(" words").replace(": ", ", ").split(", ")
+        assert counted == [f"{n} {word}" for n, word in enumerate(task.asked.split(), 1)]
+        assert int(last) == len(counted)
+    for task in drawn["count_letters"]:
+        assert task.answers[0] == f"{'-'.join(task.asked.upper())}: {len(task.asked)} letters"
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("cheaper", {"cheaper": min, "more expensive": max}), ("earlier_time", {"first": min, "last": max})],
+)
+def test_prices_and_times_are_compared(name, least, drawn):
+    for task in drawn[name]:
+        order, _, choices = task.asked.partition(": ")
+        amounts = {}
+        for choice in choices.split(", "):
+            thing, _, amount = choice.rpartition(" ")
+            hours, _, minutes = amount.partition(":")
+            amounts[thing] = 60 * int(hours) + int(minutes or 0)
+        assert task.answers[1] == least[order](amounts, key=amounts.get)
+
+
+def test_opening_hours_are_read_from_the_wording(drawn):
+    wording = "{opens:clock} {closes:clock} {hour:clock}"
+    shown = {fill(wording, task.values) for task in drawn["opening_hours"]}
+    assert any(" noon" in text for text in shown)
+    for task in drawn["opening_hours"]:
+        opens, closes, hour = (int(task.values[column]) for column in ("opens", "closes", "hour"))
+        assert task.answers[0].startswith("Yes, " if opens < hour < closes else "No, ")
+        assert all(
+            re.fullmatch(r"(\d+ [ap]m|noon)", fill(f"{{{column}:clock}}", task.values)) for column in ("opens", "hour")
+        )
+
+
+def test_forms_are_as_the_user_sets_them(drawn):
+    assert all(re.fullmatch(r'"[^"]+"', task.answers[0]) for task in drawn["quoted"])
+    assert all(re.fullmatch(r"<<[^<>]+>>", task.answers[0]) for task in drawn["title_in_brackets"])
+    assert all(len(re.findall(r"\[\w+\]", task.answers[0])) == 2 for task in drawn["placeholders"])
+    for task in drawn["json_object"]:
+        keys = re.findall(r'"(\w+)"', task.values["keys"])
+        assert list(json.loads(task.answers[0])) == keys
+    for task in drawn["highlight"]:
+        assert task.answers[0].replace("*", "") == task.asked
+        assert f"*{task.values['word']}*" in task.answers[0]
+    for task in drawn["list_format"]:
+        marks = [line.split()[0] for line in task.answers[0].splitlines()]
+        assert marks in (["*"] * len(marks), ["-"] * len(marks), [f"{n}." for n in range(1, len(marks) + 1)])
 
 
 @pytest.mark.parametrize(
