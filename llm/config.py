@@ -155,9 +155,6 @@ class LoRAConfig(Config):
         default=("query_key_value", "projection"), min_length=1
     )
     """Names of the linear layers that get an update; `projection` is both attention's and the MLP's."""
-    last_blocks: int | None = Field(default=None, gt=0)
-    """How many blocks, counted from the output, get updates; null gives all of them updates. The blocks below need no
-    backward pass."""
 
 
 class TrainConfig(Config):

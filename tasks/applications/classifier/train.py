@@ -29,6 +29,8 @@ class Train(ReadingConfig, FinetuneConfig):
 
     steps: int = Field(ge=0)
     """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""
+    last_blocks: int | None = Field(default=None, gt=0)
+    """How many blocks LoRA updates, counted from the output; null updates all. The blocks below read each mail once."""
     hardest: int | None = Field(default=None, gt=0)
     """How many mails of train the GPT learns from: those that n-grams alone tell worst; null takes all. The head learns
     from all in any case."""
@@ -72,7 +74,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
     config = ClassifierConfig(labels=labels, **{name: getattr(params, name) for name in ReadingConfig.model_fields})
     model = Classifier(foundation, config).to(compute.device)
     if params.lora and params.steps:
-        add_lora(model, params.lora)
+        add_lora(model, params.lora, params.last_blocks)
     train, validation = (
         LabelledTexts(
             email_texts(table["subject"], table["body"]),
