@@ -188,3 +188,12 @@ class TrainConfig(Config):
     """Evaluations without a better one after which training ends early; null trains all steps."""
     checkpoint_every: int = Field(gt=0)
     """Steps between checkpoints."""
+
+
+class FinetuneConfig(TrainConfig):
+    """Parameters of all fine-tunes."""
+
+    lora: LoRAConfig | None = None
+    """Train thin matrices next to the frozen ones, and merge them at the end; without it all weights are trained."""
+    dropout: Rate = 0.0
+    """The share of activations that are dropped in training."""

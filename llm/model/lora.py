@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llm.config import LoRAConfig
 from llm.errors import UserError
+from llm.model.gpt import GPT
 
 
 class LoRALinear(nn.Module):
@@ -37,21 +38,33 @@ class LoRALinear(nn.Module):
         return self.frozen
 
 
-def add_lora(model: nn.Module, config: LoRAConfig) -> None:
+def add_lora(model: nn.Module, config: LoRAConfig, last_blocks: int | None = None) -> None:
     """Freeze the model, but for a classifier's head, and put an update beside every target of its blocks.
 
-    Raises UserError for a target that the model does not have.
+    With `last_blocks` so many blocks, counted from the output, get updates; those below need no backward pass. Raises
+    UserError for a target or a number of blocks that the model does not have.
     """
     for name, weight in model.named_parameters():
         weight.requires_grad_(name.startswith("head."))
     found = set()
-    for name, layer in list(model.named_modules()):
-        target = name.rpartition(".")[-1]
-        if isinstance(layer, nn.Linear) and target in config.targets:
-            model.set_submodule(name, LoRALinear(layer, config.rank, config.alpha))
-            found.add(target)
+    for block in _learning_blocks(model, last_blocks):
+        for name, layer in list(block.named_modules()):
+            target = name.rpartition(".")[-1]
+            if isinstance(layer, nn.Linear) and target in config.targets:
+                block.set_submodule(name, LoRALinear(layer, config.rank, config.alpha))
+                found.add(target)
     if missing := set(config.targets) - found:
         raise UserError(f"lora targets: the model has no {', '.join(sorted(missing))}")
+
+
+def _learning_blocks(model: nn.Module, last_blocks: int | None) -> list[nn.Module]:
+    (gpt,) = [module for module in model.modules() if isinstance(module, GPT)]
+    count = len(gpt.blocks)
+    if last_blocks is None:
+        return list(gpt.blocks)
+    if last_blocks > count:
+        raise UserError(f"last_blocks: {last_blocks} is more than the model's {count} blocks")
+    return list(gpt.blocks[count - last_blocks :])
 
 
 def merge_lora(model: nn.Module) -> None:

@@ -1,9 +1,9 @@
 """The classifier: a GPT and n-grams, two views of a text, and one head over both, decide among labels.
 
-With a reply to some of its labels it is a guard, which reads what people ask before an assistant answers.
+`objective` fine-tunes the GPT with a head of its own. Afterwards the head over both views is fitted to the optimum, as
+a support vector machine (llm/objectives/classifier/fit.py). It can be fitted without a fine-tune, too.
 
-The head is a logistic regression, fitted to the optimum (llm/objectives/classifier/fit.py): the GPT needs no gradient.
-It may have some: `objective` fine-tunes it with a head of its own, and the head over both views is fitted afterwards.
+With a reply to some of its labels it is a guard, which reads what people ask before an assistant answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from llm.errors import UserError
 from llm.objectives import CLASSIFY, GUARD, Row, answer_each, text_of
 from llm.objectives.classifier.explanations import in_words, moved_by
 from llm.objectives.classifier.fit import LabelledTexts
+from llm.objectives.classifier.frozen_blocks import CachedStates, count_frozen_blocks, number_tokens
 from llm.objectives.classifier.model import (
     UNSURE,
     Classifier,
@@ -122,21 +123,32 @@ def objective(
 ) -> Objective:
     """Train the GPT and its head on shuffled texts; keep the weights with the highest F1 on `validation`.
 
-    Ties are broken by the smaller loss.
+    Ties are broken by the smaller loss. Blocks that learn nothing read each text once, before the training; several
+    workers, who share gradients by whole models, read them again in each step.
     """
-    read, shown = (encoded(model, encoding, each.texts) for each in (train, validation))
+    read, shown = (encoded(model, encoding, model.windows(split.texts)) for split in (train, validation))
     width = max(map(len, read)) if compute.backend.compiles else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
+    frozen = count_frozen_blocks(model.gpt) if workers.count == 1 else 0
+    cached = None
+    if frozen:
+        cached = CachedStates.of(model, read + shown, frozen)
+        numbers = number_tokens(read + shown)
+        read, shown = numbers[: len(read)], numbers[len(read) :]
+
+    def reader(model: Classifier) -> Classifier:
+        return model if cached is None else cached.above(model)
 
     def loss(training_model: Classifier, index: int) -> Tensor:
         rows = workers.part(order[index])
         tokens_BT, lengths_B = (t.to(compute.device) for t in pad([read[row] for row in rows], 0, width))
         with compute.autocast():
-            logits_BK = training_model(tokens_BT, lengths_B)
+            logits_BK = reader(training_model)(tokens_BT, lengths_B)
         return F.cross_entropy(logits_BK.float(), train.labels[rows].to(compute.device))
 
     def evaluate() -> dict[str, float]:
-        found, labels = model.head(model.states(shown).to(model.head.weight.device)).float().cpu(), validation.labels
+        states = reader(model).states(shown)
+        found, labels = model.head(states.to(model.head.weight.device)).float().cpu(), validation.labels
         return {
             "validation_loss": F.cross_entropy(found, labels).item(),
             "validation_f1": f1_score(labels.numpy(), found.argmax(dim=1).numpy(), len(model.config.labels)),

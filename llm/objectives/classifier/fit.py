@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier.calibration import UnsureRates, fit_scale
+from llm.objectives.classifier.linear import Sparse, fit
 from llm.objectives.classifier.model import Classifier, encoded, f1_score
-from llm.objectives.classifier.regression import Sparse, fit
 
 FOLDS = 5
 AT_ONCE = 1000
@@ -39,6 +39,28 @@ class LabelledTexts:
     groups: list[int]
 
 
+def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
+    """Learn from `train` how rare n-grams are and, for two labels, what to look for in a long text."""
+    if model.ngrams is None:
+        return
+    model.ngrams.fit_idf(train.texts)
+    if len(model.config.labels) == 2:
+        _Head(model, train).fit_search()
+
+
+def hardest(model: Classifier, train: LabelledTexts, count: int) -> LabelledTexts:
+    """The `count` texts of `train` that n-grams alone tell worst, out of fold; all of them without n-grams."""
+    if model.ngrams is None or count >= len(train.texts):
+        return train
+    head = _Head(model, train)
+    head.read_ngrams()
+    logits_NK = head.logits_out_of_fold()
+    own_N = logits_NK.gather(1, train.labels[:, None]).squeeze(1)
+    best_other_N = logits_NK.scatter(1, train.labels[:, None], -torch.inf).amax(dim=1)
+    rows = (own_N - best_other_N).argsort(stable=True)[:count].sort().values.tolist()
+    return LabelledTexts([train.texts[row] for row in rows], train.labels[rows], [train.groups[row] for row in rows])
+
+
 @torch.inference_mode(False)
 def fit_head(
     model: Classifier,
@@ -49,7 +71,7 @@ def fit_head(
     false_positive_rate: float | None,
     unsure: UnsureRates | None,
 ) -> dict[str, float]:
-    """Fit the head on hidden states and n-grams of `train`. Gives loss and F1 on `validation`.
+    """Fit the head on hidden states and n-grams of `train`, behind `fit_ngrams`. Gives loss and F1 on `validation`.
 
     Without a `false_positive_rate` there is no threshold, and nothing is unsure.
 
@@ -58,20 +80,10 @@ def fit_head(
     """
     labels = len(model.config.labels)
     head = _Head(model, train)
-    if model.ngrams is not None:
-        model.ngrams.fit_idf(train.texts)
-        if labels == 2:
-            head.fit_search()
     windows, of_validation = model.windows(train.texts), model.windows(validation.texts)
     states = _states_as_served(model, encoding, windows + of_validation)
     head.read(windows, states[: len(windows)])
-    numbers: dict[int, int] = {}
-    part = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in train.groups])
-    unseen = torch.zeros(len(windows), labels, dtype=torch.double)
-    for fold in part.unique():
-        head.fit(part != fold)
-        unseen[part == fold] = head.logits()[part == fold]
-    scale, bias = fit_scale(unseen, train.labels)
+    scale, bias = fit_scale(head.logits_out_of_fold(), train.labels)
     head.fit(torch.ones(len(windows), dtype=torch.bool))
     head.install(scale, bias)
     logits = model.logits(validation.texts, of_validation, states[len(windows) :])
@@ -104,7 +116,7 @@ class _Head:
     """The features of a classifier's texts, and the head that is fitted on them."""
 
     def __init__(self, model: Classifier, train: LabelledTexts) -> None:
-        self.model, self.texts, self.labels = model, train.texts, train.labels
+        self.model, self.texts, self.labels, self.groups = model, train.texts, train.labels, train.groups
 
     def _sparse(self, windows: Sequence[str]) -> Sparse:
         none = torch.zeros(0, dtype=torch.long)
@@ -113,11 +125,15 @@ class _Head:
 
     def fit_search(self) -> None:
         """Learn by n-grams alone what to look for in a long text."""
-        sparse, ngrams = self._sparse(self.texts), self.model.ngrams
-        none, everything = torch.zeros(len(self.texts), 1).double(), torch.ones(len(self.texts)).double()
-        found = fit(sparse, none, self.labels, everything, 2)
+        self.read_ngrams()
+        self.fit(torch.ones(len(self.texts), dtype=torch.bool))
+        ngrams, weight_UK = self.model.ngrams, self.found.sparse_UK
         ngrams.search.zero_()
-        ngrams.search[sparse.features_U] = (found.sparse_UK[:, 1] - found.sparse_UK[:, 0]).float()
+        ngrams.search[self.sparse.features_U] = (weight_UK[:, 1] - weight_UK[:, 0]).float()
+
+    def read_ngrams(self) -> None:
+        """Take in the n-grams of whole texts, and nothing by the GPT."""
+        self.sparse, self.states_NC = self._sparse(self.texts), torch.zeros(len(self.texts), 1).double()
 
     def read(self, windows: Sequence[str], states_NC: Tensor) -> None:
         """Take in what is read closely of each text, and the GPT's states of it."""
@@ -134,6 +150,16 @@ class _Head:
     def logits(self) -> Tensor:
         """Logits of the texts by what was learned, float64 N x K."""
         return self.found.logits(self.sparse, self.states_NC)
+
+    def logits_out_of_fold(self) -> Tensor:
+        """The same by heads that have learned from the texts of other groups alone."""
+        numbers: dict[int, int] = {}
+        part = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in self.groups])
+        unseen_NK = torch.zeros(len(self.texts), len(self.model.config.labels), dtype=torch.double)
+        for fold in part.unique():
+            self.fit(part != fold)
+            unseen_NK[part == fold] = self.logits()[part == fold]
+        return unseen_NK
 
     @torch.no_grad()
     def install(self, scale: float, bias: Sequence[float]) -> None:

@@ -1,19 +1,21 @@
-"""The baseline that a user would pick instead of the classifier: logistic regression on TF-IDF."""
+"""The baseline that a user would pick instead of the classifier: a linear model on TF-IDF of words and characters."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline, make_union
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
+from sklearn.svm import LinearSVC
 
-from llm.objectives.classifier.calibration import fit_scale
-from llm.objectives.classifier.model import ClassifierConfig, row_texts
+from llm.objectives.classifier.calibration import best_threshold, fit_scale
+from llm.objectives.classifier.model import ClassifierConfig, f1_score, row_texts
 
-LEAST = 1e-12  # probability: of none there is no logarithm
 MAIL = ("subject", "body")
 """The columns of a mail."""
 
@@ -37,24 +39,71 @@ def numbers_of(names: Iterable[str], labels: Sequence[str]) -> np.ndarray:
     return np.array([labels.index(name) for name in names])
 
 
-def fit_baseline(train: pd.DataFrame, validation: pd.DataFrame, config: ClassifierConfig) -> Reader:
-    """The baseline, calibrated on validation, where its threshold and bounds are chosen as the classifier's are."""
-    labels = config.labels
-    model, actual = fit_regression(train, config.columns), numbers_of(validation["label"], labels)
-    order = numbers_of(labels, list(model.classes_))
+LEARNERS: dict[str, Callable[[], LogisticRegression | LinearSVC]] = {
+    "logistic regression": lambda: LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000),
+    "linear support vector machine": lambda: LinearSVC(C=1.0, class_weight="balanced", random_state=1),
+}
+"""The linear models of which the stronger on validation is the baseline."""
 
-    def uncalibrated(texts: Sequence[str]) -> np.ndarray:
-        return model.predict_proba(texts)[:, order]
 
-    calibrated = calibration(uncalibrated(texts_of(validation, config.columns)), actual)
+def fit_baseline(
+    train: pd.DataFrame, validation: pd.DataFrame, config: ClassifierConfig, evidence: Path | None = None
+) -> Reader:
+    """The stronger of LEARNERS on TF-IDF. `evidence` gets baseline.csv: the figures of each on validation, and which is
+    chosen.
+
+    Each is calibrated on validation, where its threshold and bounds are chosen as the classifier's are. The baseline is
+    the one with the highest score on validation, of equals the first. The score is the mean of F1 and of the recall
+    where 0.5 % of the other texts are lost; with more than two labels it is F1.
+    """
+    features, train_features = fit_features(train, config.columns)
+    texts, actual = texts_of(validation, config.columns), numbers_of(validation["label"], config.labels)
+    readers, rows = [], []
+    for name, learner in LEARNERS.items():
+        model = make_pipeline(features, learner().fit(train_features, train["label"]))
+        reader = _calibrated(model, texts, actual, config)
+        row = {"learner": name, **_strength(reader, texts, actual)}
+        readers.append(reader)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    chosen = int(table["score"].argmax())
+    if evidence is not None:
+        table.assign(chosen=table.index == chosen).to_csv(evidence / "baseline.csv", index=False, float_format="%.4f")
+    return readers[chosen]
+
+
+def _calibrated(model: Pipeline, texts: list[str], actual: np.ndarray, config: ClassifierConfig) -> Reader:
+    """A fitted model with probabilities, threshold and bounds that hold on these texts of validation."""
+    order = numbers_of(config.labels, list(model.classes_))
+
+    def logits(texts: Sequence[str]) -> np.ndarray:
+        margins = model.decision_function(texts)
+        if margins.ndim == 1:  # of two labels scikit-learn gives the second's alone
+            margins = np.stack([-margins, margins], axis=1) / 2
+        return margins[:, order]
+
+    of_validation = logits(texts)
+    calibrated = calibration(of_validation, actual)
     if config.false_positive_rate is not None:
-        probability = calibrated(uncalibrated(texts_of(validation, config.columns)))
-        config = config.with_bounds(probability, actual, config.false_positive_rate, config.unsure_rates)
-    return Reader(config, lambda texts: calibrated(uncalibrated(texts)))
+        chosen_by = calibrated(of_validation)
+        config = config.with_bounds(chosen_by, actual, config.false_positive_rate, config.unsure_rates)
+    return Reader(config, lambda texts: calibrated(logits(texts)))
 
 
-def fit_regression(train: pd.DataFrame, columns: Sequence[str] = MAIL) -> Pipeline:
-    """Logistic regression on TF-IDF of words and characters.
+def _strength(reader: Reader, texts: list[str], actual: np.ndarray) -> dict[str, float]:
+    """What a reader has on these texts, and the score that decides between readers."""
+    probability, labels = reader.probabilities(texts), len(reader.config.labels)
+    f1 = f1_score(actual, reader.config.decide(probability), labels)
+    if labels > 2:
+        return {"f1": f1, "score": f1}
+    recall = recall_at(actual, probability[:, 1])
+    return {"f1": f1, "recall_at_fpr_0.005": recall, "score": (f1 + recall) / 2}
+
+
+def fit_features(
+    train: pd.DataFrame, columns: Sequence[str] = MAIL
+) -> tuple[FeatureUnion | TfidfVectorizer, csr_matrix]:
+    """TF-IDF of words and characters, fitted, and that of the texts of `train`, N x features.
 
     If the texts share no words (there are few, or their script has no spaces), it uses characters alone, including rare
     ones.
@@ -63,25 +112,27 @@ def fit_regression(train: pd.DataFrame, columns: Sequence[str] = MAIL) -> Pipeli
     texts = texts_of(train, columns)
     try:
         features = make_union(words, _characters(fewest=3))
-        known = features.fit_transform(texts)
+        return features, features.fit_transform(texts)
     except ValueError as error:
         if "no terms remain" not in str(error) and "empty vocabulary" not in str(error):
             raise
         features = _characters(fewest=1)
-        known = features.fit_transform(texts)
-    regression = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
-    return make_pipeline(features, regression.fit(known, train["label"]))
+        return features, features.fit_transform(texts)
 
 
 def _characters(fewest: int) -> TfidfVectorizer:
     return TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=fewest, sublinear_tf=True)
 
 
-def calibration(probability: np.ndarray, actual: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """How to calibrate a model's probabilities, N x K, by those of texts with these labels, as the classifier's are."""
+def calibration(logits: np.ndarray, actual: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """How a model's logits, N x K, become probabilities: calibrated by these of texts with labels `actual`, as the
+    classifier's are."""
+    scale, bias = fit_scale(torch.from_numpy(logits), torch.from_numpy(actual))
+    return lambda logits: (scale * torch.from_numpy(logits) + torch.tensor(bias)).softmax(dim=-1).numpy()
 
-    def logits(probability: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(probability).clamp_min(LEAST).log()
 
-    scale, bias = fit_scale(logits(probability), torch.from_numpy(actual))
-    return lambda given: (scale * logits(given) + torch.tensor(bias)).softmax(dim=-1).numpy()
+def recall_at(actual: np.ndarray, probability: np.ndarray, false_positive_rate: float = 0.005) -> float:
+    """Recall at the lowest threshold whose false positive rate is within the given one; of what is not 0."""
+    spam = actual > 0
+    caught = probability[spam] > best_threshold(probability, spam, false_positive_rate)
+    return float(caught.sum() / max(1, spam.sum()))

@@ -10,13 +10,15 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from llm.objectives.classifier.model import email_text
 from tasks.data.mail import RowError, parse_message
 from tasks.evaluation.classifier.baseline import Reader
+from tasks.evaluation.statistics import interval, with_interval
 
 
 class Spam(NamedTuple):
@@ -158,12 +160,7 @@ def _again(spam: Spam) -> str:
     return f"\n\n{spam.cover}\n\n"
 
 
-FORMS: dict[str, Form] = {
-    "below a signature line": _below("-- "),
-    "below two dashes": _below("--"),
-    "below a sponsor's line": _below("-- \nThis sf.net email is sponsored by:"),
-    "as a list's footer": _below("_______________________________________________\nhttp://x.org/mailman/listinfo/x"),
-    "in the comments of a PGP block": _in_comments,
+OTHER_PARTS: dict[str, Form] = {
     "HTML beside harmless text": lambda s: message(
         s.subject, s.cover, f"<p>{_html(s.body)}</p>", subtype="alternative"
     ),
@@ -180,17 +177,28 @@ FORMS: dict[str, Form] = {
     "attached HTML": lambda s: message(s.subject, s.cover, _attached(f"<p>{_html(s.body)}</p>", "offer.html")),
     "forwarded mail": lambda s: message(s.subject, "See below.", _forwarded(s)),
     "forwarded below a harmless text": lambda s: message("Fwd: for you", s.cover, _forwarded(s)),
+}
+SURROUNDED: dict[str, Form] = {
+    "below a signature line": _below("-- "),
+    "below two dashes": _below("--"),
+    "below a sponsor's line": _below("-- \nThis sf.net email is sponsored by:"),
+    "as a list's footer": _below("_______________________________________________\nhttp://x.org/mailman/listinfo/x"),
+    "in the comments of a PGP block": _in_comments,
     "quoted below a harmless text": lambda s: message(
         s.subject, s.cover + "\n\nOn Monday someone wrote:\n" + re.sub(r"^", "> ", s.body, flags=re.MULTILINE)
     ),
-    **{f"harmless text hidden by {style.split(':')[0]}": _hidden(style) for style in HIDDEN},
+    "long harmless beginning": lambda s: message(s.subject, f"{s.cover}\n\n{s.body}"),
+    "long harmless end": lambda s: message(s.subject, f"{s.body}\n\n{s.cover}"),
+    "harmless beginning and end": lambda s: message(s.subject, f"{s.cover}\n\n{s.body}\n\n{s.cover}"),
+    "amidst 30 times as many harmless words": lambda s: message(s.subject, f"{15 * _again(s)}{s.body}{15 * _again(s)}"),
+    "harmless subject and beginning": lambda s: message("Re: " + s.cover[:40], f"{s.cover}\n\n{s.body}"),
+}
+HIDDEN_TEXT: dict[str, Form] = {f"harmless text hidden by {style.split(':')[0]}": _hidden(style) for style in HIDDEN}
+DISGUISED_WORDS: dict[str, Form] = {
     "comments in words": lambda s: message(
         s.subject, "<p>" + _words(_html(s.body), lambda w: f"{w[:2]}<!-- {len(w)} -->{w[2:]}") + "</p>"
     ),
     "tags in words": lambda s: message(s.subject, "<p>" + _words(s.body, lambda w: f"{w[:2]}<b></b>{w[2:]}") + "</p>"),
-    "all letters as entities": lambda s: message(s.subject, f"<p>{''.join(f'&#{ord(each)};' for each in s.body)}</p>"),
-    "UTF-16 in base64": _charset("utf-16", "base64"),
-    "UTF-7": _charset("utf-7", "7bit"),
     "homoglyphs": _changed(lambda word: word.translate(CYRILLIC)),
     "zero-width characters": _changed(_between("\u200b")),
     "soft hyphens": _changed(_between("\u00ad")),
@@ -203,14 +211,23 @@ FORMS: dict[str, Form] = {
     "words spelled with spaces": _spelled(" "),
     "words spelled with dots": _spelled("."),
     "all letters apart": lambda s: message(s.subject, " ".join(re.sub(r"\s", "", s.body))),
-    "long harmless beginning": lambda s: message(s.subject, f"{s.cover}\n\n{s.body}"),
-    "long harmless end": lambda s: message(s.subject, f"{s.body}\n\n{s.cover}"),
-    "harmless beginning and end": lambda s: message(s.subject, f"{s.cover}\n\n{s.body}\n\n{s.cover}"),
-    "amidst 30 times as many harmless words": lambda s: message(s.subject, f"{15 * _again(s)}{s.body}{15 * _again(s)}"),
-    "harmless subject and beginning": lambda s: message("Re: " + s.cover[:40], f"{s.cover}\n\n{s.body}"),
-    "links alone": _links,
 }
-"""A name for each way, and how it is done."""
+ENCODINGS: dict[str, Form] = {
+    "all letters as entities": lambda s: message(s.subject, f"<p>{''.join(f'&#{ord(each)};' for each in s.body)}</p>"),
+    "UTF-16 in base64": _charset("utf-16", "base64"),
+    "UTF-7": _charset("utf-7", "7bit"),
+}
+GROUPS: dict[str, dict[str, Form]] = {
+    "other_parts": OTHER_PARTS,
+    "surrounded": SURROUNDED,
+    "hidden_text": HIDDEN_TEXT,
+    "disguised_words": DISGUISED_WORDS,
+    "encodings": ENCODINGS,
+    "links_alone": {"links alone": _links},
+}
+"""Ways that do the same by other means, by the name of their metric: a name for each way, and how it is done."""
+FORMS: dict[str, Form] = {name: form for forms in GROUPS.values() for name, form in forms.items()}
+AS_IT_WAS = "as it was"
 
 
 def _forwarded(spam: Spam) -> EmailMessage:
@@ -220,29 +237,64 @@ def _forwarded(spam: Spam) -> EmailMessage:
 
 
 def measure_evasions(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Path) -> dict[str, float]:
-    """The share of disguised spam that the model and its baseline catch. The evidence has one row per form.
+    """The share of disguised spam that the model and its baseline catch. The evidence has them by form and by group.
 
     `evasion_recall` is the mean over all forms, `evasion_loss` by how much that is below the recall of the same spam as
-    it was, and `evasion_worst` the share of that recall which is left in the worst form. A message that can't be read
-    counts as passed. There are none with more than two labels, nor where test has no spam and ham of a fitting length.
+    it was, and `evasion_worst` the share of that recall which is left in the worst form. `evasion_<group>` is the mean
+    over the forms of one of GROUPS; its interval is over the spams, of which each is in all forms. A message that can't
+    be read counts as passed. There are none with more than two labels, nor where test has no spam and
+    ham of a fitting length.
     """
     if len(ours.config.labels) > 2:
         return {}
     if not (spams := draw(test, *ours.config.labels)):
         return {}
-    rows = []
-    for name, form in {"as it was": lambda spam: message(spam.subject, spam.body), **FORMS}.items():
+    caught, its_caught = {}, {}
+    for name, form in {AS_IT_WAS: lambda spam: message(spam.subject, spam.body), **FORMS}.items():
         texts = [_text_of(form(spam)) for spam in spams]
-        caught, its_caught = (each.config.decide(each.probabilities(texts)).mean() for each in (ours, its))
-        rows.append({"form": name, "mails": len(spams), "caught": caught, "baseline_caught": its_caught})
+        caught[name] = ours.config.decide(ours.probabilities(texts))
+        its_caught[name] = its.config.decide(its.probabilities(texts))
+    group_of = {name: group for group, forms in GROUPS.items() for name in forms}
+    rows = [
+        {
+            "form": name,
+            "group": group_of.get(name, ""),
+            "mails": len(spams),
+            "caught": caught[name].mean(),
+            "baseline_caught": its_caught[name].mean(),
+        }
+        for name in caught
+    ]
     table = pd.DataFrame(rows)
     table.to_csv(evidence / "evasions.csv", index=False, float_format="%.4f")
-    plain, found = table["caught"][0], table["caught"][1:]
-    return {
-        "evasion_recall": float(found.mean()),
-        "evasion_loss": float(plain - found.mean()),
-        "evasion_worst": float(found.min() / plain) if plain else 0.0,
+    plain, evaded = table["caught"][0], table["caught"][1:]
+    metrics = {
+        "evasion_recall": float(evaded.mean()),
+        "evasion_loss": float(plain - evaded.mean()),
+        "evasion_worst": float(evaded.min() / plain) if plain else 0.0,
         "baseline_evasion_recall": float(table["baseline_caught"][1:].mean()),
+    }
+    by_group = [_measure_group(group, caught, its_caught) for group in GROUPS]
+    pd.DataFrame(by_group).to_csv(evidence / "evasion_groups.csv", index=False, float_format="%.4f")
+    for row in by_group:
+        name = f"evasion_{row['group']}"
+        metrics |= with_interval(name, row["caught"], (row["low"], row["high"]))
+        metrics[f"baseline_{name}"] = row["baseline_caught"]
+    return metrics
+
+
+def _measure_group(group: str, caught: dict[str, np.ndarray], its_caught: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The share of spams caught in the forms of a group, by the model with its interval, and by the baseline."""
+    by_spam = np.mean([caught[name] for name in GROUPS[group]], axis=0)
+    its_by_spam = np.mean([its_caught[name] for name in GROUPS[group]], axis=0)
+    low, high = interval(np.mean, by_spam)
+    return {
+        "group": group,
+        "forms": len(GROUPS[group]),
+        "caught": float(by_spam.mean()),
+        "low": low,
+        "high": high,
+        "baseline_caught": float(its_by_spam.mean()),
     }
 
 

@@ -12,7 +12,7 @@ from llm.generation.packed import pack_for_reading
 from llm.objectives.classifier import Classifier, ClassifierConfig, email_text, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
 from tasks.evaluation.classifier.behavioural import unlike
-from tasks.evaluation.classifier.evasions import measure_evasions
+from tasks.evaluation.classifier.evasions import GROUPS, measure_evasions
 from tasks.evaluation.classifier.evidence import draw_confusion
 from tasks.evaluation.classifier.measures import Evaluate, calibration_error, measure
 
@@ -151,6 +151,15 @@ def test_spam_that_is_written_to_pass_is_measured_by_form(make_gpt, encoding, em
     assert found["evasion_recall"] == pytest.approx(evaded.mean(), abs=1e-3)
     assert found["evasion_loss"] == pytest.approx(plain - evaded.mean(), abs=1e-3)
     assert found["baseline_evasion_recall"] == pytest.approx(table["baseline_caught"].iloc[1:].mean(), abs=1e-3)
+    groups = pd.read_csv(tmp_path / "evasion_groups.csv").set_index("group")
+    by_form = table.iloc[1:].groupby("group", sort=False)
+    assert groups.index.tolist() == list(by_form.groups) == list(GROUPS)
+    assert groups["forms"].sum() == len(table) - 1
+    for group, forms in by_form:
+        assert found[f"evasion_{group}"] == pytest.approx(forms["caught"].mean(), abs=1e-3)
+        assert found[f"baseline_evasion_{group}"] == pytest.approx(forms["baseline_caught"].mean(), abs=1e-3)
+        low, share, high = groups.loc[group, ["low", "caught", "high"]]
+        assert low <= share <= high
 
 
 def test_a_classifier_of_three_labels_is_measured_by_their_mean(make_gpt, encoding, emails, tmp_path):
