@@ -157,9 +157,6 @@ class LoRAConfig(Config):
         default=("query_key_value", "projection"), min_length=1
     )
     """Names of the linear layers that get an update; `projection` is both attention's and the MLP's."""
-    last_blocks: int | None = Field(default=None, gt=0)
-    """How many blocks, counted from the output, get updates; null gives all of them updates. The blocks below need no
-    backward pass."""
 
 
 class TrainConfig(Config):
@@ -193,3 +190,12 @@ class TrainConfig(Config):
     """Evaluations without a better one after which training ends early; null trains all steps."""
     checkpoint_every: int = Field(gt=0)
     """Steps between checkpoints."""
+
+
+class FinetuneConfig(TrainConfig):
+    """Parameters of all fine-tunes."""
+
+    lora: LoRAConfig | None = None
+    """Train thin matrices next to the frozen ones, and merge them at the end; without it all weights are trained."""
+    dropout: Rate = 0.0
+    """The share of activations that are dropped in training."""

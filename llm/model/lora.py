@@ -38,15 +38,16 @@ class LoRALinear(nn.Module):
         return self.frozen
 
 
-def add_lora(model: nn.Module, config: LoRAConfig) -> None:
+def add_lora(model: nn.Module, config: LoRAConfig, last_blocks: int | None = None) -> None:
     """Freeze the model, but for a classifier's head, and put an update beside every target of its blocks.
 
-    Raises UserError for a target or a number of blocks that the model does not have.
+    With `last_blocks` so many blocks, counted from the output, get updates; those below need no backward pass. Raises
+    UserError for a target or a number of blocks that the model does not have.
     """
     for name, weight in model.named_parameters():
         weight.requires_grad_(name.startswith("head."))
     found = set()
-    for block in _learning_blocks(model, config.last_blocks):
+    for block in _learning_blocks(model, last_blocks):
         for name, layer in list(block.named_modules()):
             target = name.rpartition(".")[-1]
             if isinstance(layer, nn.Linear) and target in config.targets:
@@ -62,7 +63,7 @@ def _learning_blocks(model: nn.Module, last_blocks: int | None) -> list[nn.Modul
     if last_blocks is None:
         return list(gpt.blocks)
     if last_blocks > count:
-        raise UserError(f"lora last_blocks: {last_blocks} is more than the model's {count} blocks")
+        raise UserError(f"last_blocks: {last_blocks} is more than the model's {count} blocks")
     return list(gpt.blocks[count - last_blocks :])
 
 

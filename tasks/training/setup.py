@@ -9,20 +9,11 @@ import tiktoken
 import torch
 from torch import nn
 
-from llm.config import LoRAConfig, Rate, TrainConfig
+from llm.config import FinetuneConfig as FinetuneConfig
 from llm.device import Compute
 from llm.errors import UserFileError
 from llm.training.loop import Objective
 from llm.training.workers import Workers
-
-
-class FinetuneConfig(TrainConfig):
-    """Parameters of all fine-tunes."""
-
-    lora: LoRAConfig | None = None
-    """Train thin matrices next to the frozen ones, and merge them at the end; without it all weights are trained."""
-    dropout: Rate = 0.0
-    """The share of activations that are dropped in training."""
 
 
 def keeps_precision(params: FinetuneConfig, compute: Compute, workers: Workers) -> bool:

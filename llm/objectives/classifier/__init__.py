@@ -1,9 +1,9 @@
 """The classifier: a GPT and n-grams, two views of a text, and one head over both, decide among labels.
 
-With a reply to some of its labels it is a guard, which reads what people ask before an assistant answers.
-
 `objective` fine-tunes the GPT with a head of its own. Afterwards the head over both views is fitted to the optimum, as
 a support vector machine (llm/objectives/classifier/fit.py). It can be fitted without a fine-tune, too.
+
+With a reply to some of its labels it is a guard, which reads what people ask before an assistant answers.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,102 +1,35 @@
 """The email classifier: spam or no spam."""
 
-from functools import partial
-from pathlib import Path
-from statistics import fmean
-
 import pandas as pd
-import torch
-from pydantic import Field
 
-from llm.config import Rate
 from llm.device import choose_compute
-from llm.errors import UserError
-from llm.formats.model_folder import load_model
-from llm.kernels.training.choose import choose_backend
-from llm.model.lora import add_lora
-from llm.objectives.classifier import objective
-from llm.objectives.classifier.calibration import UnsureRates
-from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, hardest
-from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, encoded, row_texts
-from llm.training.loop import Objective
+from llm.objectives.classifier.model import row_texts
+from llm.objectives.classifier.prepare import NamedTexts, TrainClassifier, prepare_classifier
 from llm.training.workers import Workers
 from tasks.applications import Training
-from tasks.training.setup import FinetuneConfig, Throughput, TrainingFiles, TrainingSetup, keeps_precision, split_file
+from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, training_files
 
 
-class Train(ReadingConfig, FinetuneConfig):
-    """The classifier and its training on labelled emails."""
-
-    steps: int = Field(ge=0)
-    """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""
-    hardest: int | None = Field(default=None, gt=0)
-    """How many mails of train the GPT learns from: those that n-grams alone tell worst; null takes all. The head learns
-    from all in any case."""
-    layers: int | None = Field(default=None, gt=0)
-    """Blocks of the base that are kept, from the input on; null keeps all."""
-    passes: str | None = None
-    """The label that a mail has unless the classifier is sure enough of another one; null gives the likeliest label."""
-    false_positive_rate: Rate = 0.005
-    """Share of the mail that should pass and may get another label: losing real mail is worse than spam. Chooses the
-    threshold, if a label passes."""
-    unsure: UnsureRates | None = None
-    """Which mail is answered with `unsure`, if a label passes; null gives each a label."""
-
-
-def _labels(tables: dict[str, pd.DataFrame], passes: str | None, data: Path) -> tuple[str, ...]:
-    """All labels in alphabetical order, but for the one that passes, which is first. Every split must have each."""
-    labels = sorted(set().union(*(table["label"] for table in tables.values())))
-    if len(labels) < 2:
-        raise UserError(f"{data}: all rows have the label {labels[0]!r}; a classifier tells two or more apart")
-    for split, table in tables.items():
-        if missing := sorted(set(labels) - set(table["label"])):
-            raise UserError(f"{data}: {split} has no row with the label {missing[0]!r}, which others have")
-    if passes is not None and passes not in labels:
-        known = ", ".join(labels)
-        raise UserError(f"train.passes: {passes!r} is not one of the labels in {data}, {known}: name one, or null")
-    return (*([passes] if passes else []), *(label for label in labels if label != passes))
-
-
-def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSetup:
+def prepare(params: TrainClassifier, files: TrainingFiles, workers: Workers) -> TrainingSetup:
     """The base with a head, and the emails that it is to tell apart."""
-    compute = choose_compute()
-    tables = {split: pd.read_parquet(split_file(files.dataset, split)) for split in ("train", "validation")}
-    labels = _labels(tables, params.passes, files.dataset)
-    torch.manual_seed(params.seed)
-    foundation, encoding = load_model(
+    splits, compute = {}, choose_compute()
+    for split, file in training_files(files.dataset).items():
+        table = pd.read_parquet(file)
+        texts = row_texts(table[column] for column in params.columns)
+        splits[split] = NamedTexts(texts, table["label"].tolist(), table["unit"].tolist())
+    prepared = prepare_classifier(
+        params,
         files.base,
-        dropout=params.dropout,
-        n_layer=params.layers,
+        splits,
+        compute=compute,
+        workers=workers,
         as_stored=keeps_precision(params, compute, workers),
+        data=str(files.dataset),
     )
-    config = ClassifierConfig(labels=labels, **{name: getattr(params, name) for name in ReadingConfig.model_fields})
-    model = Classifier(foundation, config).to(compute.device)
-    if params.lora and params.steps:
-        add_lora(model, params.lora)
-    train, validation = (
-        LabelledTexts(
-            row_texts(table[column] for column in params.columns),
-            torch.tensor([labels.index(label) for label in table["label"]]),
-            table["unit"].tolist(),
-        )
-        for table in tables.values()
-    )
-    fit_ngrams(model, train)
-    budget = params.false_positive_rate if params.passes else None
-    chosen = {"false_positive_rate": budget, "unsure": params.unsure}
-    fitted = partial(fit_head, model, encoding, train, validation, **chosen)
     throughput = Throughput("emails", params.batch_size * params.gradient_accumulation)
-    if not params.steps:
-        foundation.requires_grad_(False)
-        untrained = Objective(lambda model, index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
-        return TrainingSetup(model, encoding, untrained, compute, throughput)
-    learned = train if params.hardest is None else hardest(model, train, params.hardest)
-    lengths = list(map(len, encoded(model, encoding, model.windows(learned.texts))))
-    read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
-    filled, lora = fmean(lengths) / max(lengths), params.lora is not None
-    compute = choose_backend(compute, foundation.config, read, filled=filled, lora=lora, predicts_tokens=False)
-    goal = objective(model, encoding, params, learned, validation, compute, workers=workers)
-    return TrainingSetup(model, encoding, goal, compute, throughput, finish=fitted)
+    return TrainingSetup(
+        prepared.model, prepared.encoding, prepared.objective, prepared.compute, throughput, finish=prepared.finish
+    )
 
 
-TRAINING = Training(objective="classifier", train=Train, prepare=prepare, cleaning="tasks.data.mail")
+TRAINING = Training(objective="classifier", train=TrainClassifier, prepare=prepare, cleaning="tasks.data.mail")

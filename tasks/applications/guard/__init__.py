@@ -1,0 +1,1 @@
+"""A guard of the assistant: which requests it should answer, decline, or meet with help."""
