@@ -4,6 +4,8 @@
 a support vector machine (llm/objectives/classifier/fit.py). It can be fitted without a fine-tune, too.
 """
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -39,6 +41,8 @@ INPUTS = {"subject": str | None, "body": str | None}
 OPTIONS: dict[str, tuple[type, Any]] = {"explain": (int, 0)}
 EXAMPLE = {"subject": "Meeting on Friday", "body": "Shall we say ten o'clock?"}
 CAPABILITIES = (CLASSIFY,)
+
+logger = logging.getLogger(__name__)
 
 
 def _outputs(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +103,10 @@ def objective(
     frozen = count_frozen_blocks(model.gpt) if workers.count == 1 else 0
     cached = None
     if frozen:
+        started = time.perf_counter()
         cached = CachedStates.of(model, read + shown, frozen)
+        seconds, count = time.perf_counter() - started, len(read) + len(shown)
+        logger.info("the %d frozen blocks have read %d texts, once, in %.0f s", frozen, count, seconds)
         numbers = number_tokens(read + shown)
         read, shown = numbers[: len(read)], numbers[len(read) :]
 
