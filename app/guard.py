@@ -20,6 +20,9 @@ from llm.chat import Message
 from llm.objectives import GUARD
 from llm.objectives.classifier import guard_replies
 
+MARK = "Answered by {version}, not by the assistant"
+"""A line that tells people about a reply."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,11 +35,6 @@ class Guarded(NamedTuple):
     """What is said instead of the assistant's answer; None if the assistant answers."""
     by: Loaded | None = None
     """The guard that says so."""
-
-    @property
-    def mark(self) -> str:
-        """A line that tells people who answers."""
-        return f"Answered by {self.by.named}, not by the assistant"
 
 
 def guard_model(settings: Settings, listed: Sequence[Listed]) -> str | None:
@@ -85,22 +83,27 @@ def screen(guard: Loaded, messages: Sequence[Message]) -> Guarded:
     Nobody reads again what the guard has answered before. The assistant must not either: the user's next turn may be
     "do it anyway".
     """
-    messages = without_answered(messages, guard.model.config.replies.values())
+    messages = without_answered(messages, _replies(guard))
     request = "\n".join(message.content for message in messages if message.role == "user")
     try:
         (reply,) = guard_replies(guard.model, guard.encoding, [request])
     except Exception:  # a bug, or no memory
         logger.exception("%s failed", guard.named)
         raise Failed("the guard failed at this text; the server's log says why") from None
-    if reply is not None:
-        GUARDED.labels(guard.registered_name).inc()
-    return Guarded(messages, reply, guard)
+    if reply is None:
+        return Guarded(messages)
+    GUARDED.labels(guard.registered_name).inc()
+    return Guarded(messages, reply.strip(), guard)
 
 
 def replies_of(state: Any) -> Collection[str]:
     """The sentences that the guard says; none without a guard. It may block, on loading the guard."""
     name = guard_model(state.settings, state.versions.registry.known)
-    return state.versions.get(name, GUARD).model.config.replies.values() if name else ()
+    return _replies(state.versions.get(name, GUARD)) if name else ()
+
+
+def _replies(guard: Loaded) -> set[str]:
+    return {reply.strip() for reply in guard.model.config.replies.values()}
 
 
 def without_answered(messages: Sequence[Message], replies: Collection[str]) -> list[Message]:

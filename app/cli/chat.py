@@ -140,7 +140,7 @@ def answer(
     RequestError; and KeyboardInterrupt, unless Ctrl-C only `stops` this answer.
     """
     from app.generation import Generation, chat_prompt, ends
-    from app.guard import screen
+    from app.guard import MARK, screen
 
     prompt = _fitting_prompt(loaded, messages, fixed, max_tokens)
     if guard:
@@ -148,7 +148,7 @@ def answer(
         if guarded.reply is not None:
             if show:
                 typer.echo(guarded.reply)
-            to_person(guarded.mark)
+            to_person(MARK.format(version=guard.named))
             return Answer(guarded.reply, "content_filter", guard)
         prompt = chat_prompt(loaded, guarded.messages)
     new = min(max_tokens, max(1, loaded.engine.context_length - len(prompt)))

@@ -17,7 +17,7 @@ from app.clients import network_of
 from app.errors import Busy
 from app.feedback import keep
 from app.generation import Generation, chat_prompt, ends
-from app.guard import ask_guard
+from app.guard import MARK, ask_guard
 from app.metrics import TOKENS
 from app.versions import Loaded, Versions
 from llm.chat import Message
@@ -34,7 +34,7 @@ PLAIN = {CHAMPION: "in use", CHALLENGER: "not yet approved"}
 """Aliases in everyday words."""
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
 """Options of every event: the API is /v1, and the versions limit what runs at once."""
-MARKED = re.compile(r"\n\n<small>Answered by \S+, not by the assistant</small>\s*\Z")
+SMALL_MARK = f"\n\n<small>{MARK}</small>"
 """The last line of an answer by the guard."""
 PROBLEMS = (UserError, ValidationError, MlflowException)
 """Errors that a user can understand."""
@@ -93,7 +93,7 @@ def version_dropdown(
 
 def without_mark(text: str) -> str:
     """A guard's answer without the line that says whose it is; any other text as it is."""
-    return MARKED.sub("", text)
+    return re.sub(SMALL_MARK.format(version=r"\S+") + r"\s*\Z", "", text)
 
 
 async def answers_so_far(
@@ -113,7 +113,7 @@ async def answers_so_far(
     network = network_of(request)
     guarded = await ask_guard(app.state, loaded, messages, network)
     if guarded.reply is not None:
-        yield [f"{guarded.reply}\n\n<small>{guarded.mark}</small>"] * len(names)
+        yield [guarded.reply + SMALL_MARK.format(version=guarded.by.named)] * len(names)
         return
     prompts = [await run_in_threadpool(chat_prompt, version, guarded.messages) for version in loaded]
     options = {"seconds": app.state.settings.request_seconds, "network": network}
