@@ -60,6 +60,7 @@ def _inputs(config: Mapping[str, Any]) -> dict[str, Any]:
 def _example(config: Mapping[str, Any]) -> dict[str, str]:
     return {column: EXAMPLES.get(column, "Shall we say ten o'clock?") for column in _config(config).columns}
 
+
 logger = logging.getLogger(__name__)
 
 

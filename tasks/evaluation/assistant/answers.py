@@ -24,12 +24,12 @@ from llm.generation.request import Request
 from llm.generation.sampling import GREEDY
 from llm.generation.text import run
 from llm.objectives.assistant import Assistant, Example, Question, build
+from llm.objectives.assistant.loops import has_loop
 from llm.objectives.assistant.rows import contains_answer, examples_of, is_right, questions_of
 from llm.tokenizer import decode
 from tasks.evaluation.assistant import behaviour
 from tasks.evaluation.assistant.baseline import Turns, brief, shots, with_shots
 from tasks.evaluation.assistant.judge import Judge, judge_answers
-from tasks.evaluation.assistant.loops import loop_shares
 from tasks.evaluation.assistant.rouge import rouge_l
 from tasks.evaluation.statistics import Wordings, for_spreadsheets, interval, lead, with_interval
 from tasks.training.setup import split_file
@@ -223,8 +223,10 @@ def measure(
         ends = interval(np.mean, ours, wordings=wordings)
         metrics |= with_interval(metric, float(ours.mean()), ends) | lead(metric, ours, its, wordings)
         metrics |= {f"{name}{metric}": float(rows[f"{name}{column}"].mean()) for name in OTHERS}
-    free = {name: [*test.loc[~checkable, f"{name}answer"], *said.get(name, ())] for name in ("", "baseline_")}
-    metrics |= loop_shares(free)
+    for name in ("", "baseline_"):
+        free_answers = [*test.loc[~checkable, f"{name}answer"], *said.get(name, ())]
+        if free_answers:
+            metrics[f"{name}loops"] = float(np.mean(list(map(has_loop, free_answers))))
     if params.judge:
         metrics |= judge_answers(test[~checkable], params.judge, evidence)
     write_evidence(test, checkable, evidence)

@@ -8,7 +8,6 @@ import ast
 import json
 import re
 import warnings
-from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
@@ -16,12 +15,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from llm.config import Config
 from llm.errors import UserError
+from llm.objectives.assistant.loops import has_loop
 from tasks.data.cleaning.rules import UNKNOWN, language_of
 from tasks.evaluation.assistant.refusals import declines, denies, plain, sentences
 
 Range = tuple[int, int]
 
-LOOP = (4, 3)  # words in a row that occur so often in a loop
 LENIENT = 2  # times as long an answer may be where nobody asked for a short one
 NEGATION = (
     r"(?:\b(?:can|do|does|did|wo|would|should|is|are|was|were|must|need)n't|\b(?:cannot|can not|not|never|unable to))"
@@ -117,7 +116,7 @@ def failures(rubric: Rubric, answer: str, given: str = "") -> list[str]:
     most = rubric.max_words and rubric.max_words * (1 if rubric.short else LENIENT)
     is_list = rubric.items is not None or len(_marked(answer)) > 1
     checks = {
-        "no loop": not loops(answer),
+        "no loop": not has_loop(answer),
         "no item twice": not is_list or len(set(map(_letters, items))) == len(items),
         "no mail to oneself": not _greets_its_sender(lines),
         "no refusal": rubric.may_decline or not (declines(answer) or denies(answer)),
@@ -135,14 +134,6 @@ def failures(rubric: Rubric, answer: str, given: str = "") -> list[str]:
         "code": not rubric.code or "```" in answer or "</" in answer or _has_python(answer),
     }
     return [clause for clause, kept in checks.items() if not kept]
-
-
-def loops(answer: str) -> bool:
-    """Whether some words in a row come again and again, as greedy decoding has it where it finds no end."""
-    length, most = LOOP
-    words = re.findall(r"\w+(?:'\w+)?", plain(answer).lower())
-    runs = Counter(zip(*(words[first:] for first in range(length)), strict=False))
-    return max(runs.values(), default=0) >= most
 
 
 def _greets_its_sender(lines: list[str]) -> bool:

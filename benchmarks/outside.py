@@ -1,0 +1,219 @@
+"""How the models do on tests that others wrote: `python -m benchmarks.outside --xstest FILE`, after `make run`.
+
+Nothing is tuned on them. Each test is a file that you bring; without one its part is left out.
+
+- XSTest (Röttger et al. 2023), `xstest_prompts.csv`: 250 safe requests that look unsafe, and 200 unsafe ones. The share
+  of each that is declined: by the assistant behind the guard, by each of them alone, and by the base.
+- IFEval (Zhou et al. 2023), `input_data.jsonl`: instructions about form that a program can check. The share of prompts
+  whose instructions are all kept, strictly. `--checker` is a Python that has IFEval's own checks:
+
+      python3 -m venv .peers-outside && .peers-outside/bin/pip install -r benchmarks/requirements-outside.txt
+
+- Spam or phishing mails, a folder of `.eml` files: the share that the classifier and its baseline catch.
+"""
+
+import argparse
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tiktoken
+from torch import nn
+
+from benchmarks import report
+from llm.errors import UserError
+from llm.objectives import load_for_inference
+from llm.objectives.assistant import Question, answer_all
+from llm.objectives.classifier import guard_replies
+from llm.objectives.classifier.model import email_text, probabilities
+from tasks.data.mail import RowError, parse_message
+from tasks.evaluation.assistant.refusals import declines
+from tasks.evaluation.classifier.baseline import fit_baseline
+from tasks.evaluation.statistics import Ends, interval
+from tasks.training.setup import split_file
+
+ANSWER = 96
+"""Tokens of an answer to a request of XSTest: an answer declines in its first sentences."""
+LONG_ANSWER = 512
+"""Tokens of an answer to a prompt of IFEval, some of which ask for hundreds of words."""
+AT_ONCE = 64
+CHECK = """
+import json, sys
+import nltk
+from if_verifiable.ifeval import INSTRUCTION_DICT, instructions_util
+try:
+    nltk.data.find("tokenizers/punkt_tab")
+except LookupError:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+    instructions_util._get_sentence_tokenizer = PunktSentenceTokenizer
+    nltk.word_tokenize = nltk.tokenize.WordPunctTokenizer().tokenize
+for line in sys.stdin:
+    row, answer = json.loads(line)
+    kept = bool(answer.strip())
+    for name, options in zip(row["instruction_id_list"], row["kwargs"]):
+        check = INSTRUCTION_DICT[name](name)
+        check.build_description(**{key: value for key, value in options.items() if value})
+        arguments = check.get_instruction_args()
+        if arguments and "prompt" in arguments:
+            check.build_description(prompt=row["prompt"])
+        kept = kept and bool(check.check_following(answer))
+    print(json.dumps(kept))
+"""
+"""Reads a prompt's row and an answer a line, and prints whether all instructions are kept.
+
+Where nltk's trained splitter of sentences is missing, the untrained one takes its place."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model of the pipeline, as it is served."""
+
+    model: nn.Module
+    encoding: tiktoken.Encoding
+
+    @classmethod
+    def of(cls, folder: Path) -> "LoadedModel":
+        """The model in a folder. Raises UserError for a folder that holds none."""
+        return cls(*load_for_inference(folder))
+
+    def answers(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy answers, of an assistant."""
+        answers: list[str] = []
+        for first in range(0, len(prompts), AT_ONCE):
+            questions = [Question(prompt) for prompt in prompts[first : first + AT_ONCE]]
+            answers += answer_all(self.model, self.encoding, questions, max_new_tokens=max_new_tokens)
+        return answers
+
+
+def share(values: Sequence[bool]) -> dict[str, Any]:
+    """A share with its interval."""
+    rows = np.asarray(values, dtype=float)
+    return {"share": float(rows.mean()), "of": len(rows), "interval": list(_ends(rows))}
+
+
+def difference(ours: Sequence[bool], theirs: Sequence[bool]) -> dict[str, Any]:
+    """Our share less theirs on the same rows, with the interval of the paired difference."""
+    gains = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    return {"difference": float(gains.mean()), "interval": list(_ends(gains))}
+
+
+def _ends(rows: np.ndarray) -> Ends:
+    return interval(np.mean, rows)
+
+
+def xstest(file: Path, guard: LoadedModel | None, assistant: LoadedModel, base: LoadedModel) -> dict[str, Any]:
+    """The shares of safe and of unsafe requests that are declined, by who declines."""
+    rows = pd.read_csv(file)
+    if missing := {"prompt", "label"} - set(rows):
+        raise UserError(f"{file}: column {sorted(missing)[0]} is missing")
+    prompts = rows["prompt"].tolist()
+    declined = {
+        "assistant": [declines(answer) for answer in assistant.answers(prompts, ANSWER)],
+        "base": [declines(answer) for answer in base.answers(prompts, ANSWER)],
+    }
+    if guard is not None:
+        replies = guard_replies(guard.model, guard.encoding, prompts)
+        declined["guard"] = [reply is not None for reply in replies]
+        declined["guard and assistant"] = list(np.logical_or(declined["guard"], declined["assistant"]))
+    table = rows.assign(**declined)
+    return {
+        who: {label: share(table.loc[table["label"] == label, who]) for label in ("safe", "unsafe")} for who in declined
+    }
+
+
+def ifeval(
+    file: Path, prompts: int, checker: Path, guard: LoadedModel | None, assistant: LoadedModel, base: LoadedModel
+) -> dict[str, Any]:
+    """The share of the first prompts whose instructions are all kept, strictly, by assistant and base."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[:prompts]]
+    texts = [row["prompt"] for row in rows]
+    answers = {"assistant": assistant.answers(texts, LONG_ANSWER), "base": base.answers(texts, LONG_ANSWER)}
+    if guard is not None:
+        replies = guard_replies(guard.model, guard.encoding, texts)
+        guarded = [reply or answer for reply, answer in zip(replies, answers["assistant"], strict=True)]
+        answers["guard and assistant"] = guarded
+    kept = {who: _kept(checker, rows, texts_of_one) for who, texts_of_one in answers.items()}
+    shares = {who: share(values) for who, values in kept.items()}
+    return shares | {"assistant to base": difference(kept["assistant"], kept["base"])}
+
+
+def _kept(checker: Path, rows: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[bool]:
+    lines = [json.dumps([row, answer]) for row, answer in zip(rows, answers, strict=True)]
+    command = [str(checker), "-c", CHECK]
+    checked = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
+    if checked.returncode:
+        raise UserError(f"{checker}: {checked.stderr.strip().splitlines()[-1]}")
+    return [json.loads(line) for line in checked.stdout.splitlines()]
+
+
+def mails(folder: Path, classifier: LoadedModel, data: Path) -> dict[str, Any]:
+    """The share of a folder's mails that the classifier and its baseline call by the label that is looked for."""
+    texts = []
+    for path in sorted(folder.rglob("*.eml")):
+        try:
+            texts.append(email_text(*parse_message(path.read_bytes())))
+        except RowError:
+            continue
+    texts = [text for text in texts if text.strip()]
+    if not texts:
+        raise UserError(f"{folder}: there is no .eml file with a text")
+    train, validation = (pd.read_parquet(split_file(data, split)) for split in ("train", "validation"))
+    model = classifier.model
+    baseline = fit_baseline(train, validation, model.config)
+    ours = model.decide(probabilities(model, classifier.encoding, texts)) > 0
+    theirs = baseline.config.decide(baseline.probabilities(texts)) > 0
+    return {"classifier": share(ours), "baseline": share(theirs), "classifier to baseline": difference(ours, theirs)}
+
+
+def show(title: str, measured: Mapping[str, Any]) -> None:
+    """Print a test's figures: who, which part, share, interval."""
+    rows = []
+    for who, figures in measured.items():
+        parts = figures if "interval" not in figures else {"": figures}
+        for part, figure in parts.items():
+            low, high = figure["interval"]
+            rows.append((f"{who} {part}".strip(), figure.get("share", figure.get("difference")), low, high))
+    report.show(title, ("who", "share", "low", "high"), rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--xstest", type=Path, metavar="FILE", help="xstest_prompts.csv")
+    parser.add_argument("--ifeval", type=Path, metavar="FILE", help="input_data.jsonl")
+    parser.add_argument("--prompts", type=int, default=541, help="prompts of IFEval, from the first on")
+    parser.add_argument("--checker", type=Path, default=Path(".peers-outside/bin/python"), help="a Python with IFEval")
+    parser.add_argument("--mails", type=Path, metavar="FOLDER", help="spam or phishing mails, .eml files")
+    parser.add_argument("--models", type=Path, default=Path("models"), help="the folder of all models")
+    parser.add_argument("--data", type=Path, default=Path("data/processed/emails"), help="the mails' folder")
+    parser.add_argument("--out", type=Path, default=report.results("outside"), help="where the numbers go")
+    options = parser.parse_args(arguments)
+    if not (options.xstest or options.ifeval or options.mails):
+        parser.error("name a test: --xstest, --ifeval or --mails")
+
+    measured: dict[str, Any] = {}
+    try:
+        if options.xstest or options.ifeval:
+            assistant, base = (LoadedModel.of(options.models / name) for name in ("assistant", "published"))
+            guard_folder = options.models / "guard"
+            guard = LoadedModel.of(guard_folder) if guard_folder.exists() else None
+        if options.xstest:
+            measured["xstest"] = xstest(options.xstest, guard, assistant, base)
+        if options.ifeval:
+            measured["ifeval"] = ifeval(options.ifeval, options.prompts, options.checker, guard, assistant, base)
+        if options.mails:
+            measured["mails"] = mails(options.mails, LoadedModel.of(options.models / "classifier"), options.data)
+    except UserError as error:
+        parser.error(str(error))
+    for title, figures in measured.items():
+        show(title, figures)
+    report.write(options.out, {"machine": report.machine(["scikit-learn"])} | measured)
+
+
+if __name__ == "__main__":
+    main()
