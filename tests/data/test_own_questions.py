@@ -15,7 +15,7 @@ from tasks.evaluation.assistant.rubrics import Question, Request, as_expected, p
 
 DATA = Path(__file__).parents[2] / "data"
 FILES = {
-    "declined": DATA / "safe-answers.jsonl",
+    "requests": DATA / "requests.jsonl",
     "answered": DATA / "general-answers.jsonl",
     "replayed": DATA / "replay.jsonl",
     "validation": DATA / "behavioural/instructions/validation.jsonl",
@@ -24,18 +24,27 @@ FILES = {
     "harmless": DATA / "behavioural/instructions/harmless.jsonl",
 }
 TESTS = ("general", "harmful", "harmless")
+GUARDED = {"general": "everyday", "harmful": "harmful", "harmless": "tricky"}  # the same for the guard
+REPEATED = ("answered", "replayed")  # questions that are also requests
 ROWS = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in FILES.items()}
 RUN = 6  # words
 
 
+def asked(row: dict[str, Any]) -> str:
+    """What a row asks in its last turn."""
+    return f"{row['instruction']}\n{row.get('input', '')}".strip()
+
+
 def runs(row: dict[str, Any]) -> set[str]:
     """The runs of words in what a row asks."""
-    texts = [*row.get("history", []), f"{row['instruction']}\n{row.get('input', '')}"]
+    texts = [row["request"]] if "request" in row else [*row.get("history", []), asked(row)]
     each = [re.findall(r"\w+", text.lower()) for text in texts]
     return {" ".join(words[at : at + RUN]) for words in each for at in range(len(words) - RUN + 1)}
 
 
-@pytest.mark.parametrize(("one", "other"), list(combinations(FILES, 2)))
+@pytest.mark.parametrize(
+    ("one", "other"), [pair for pair in combinations(FILES, 2) if pair not in [("requests", name) for name in REPEATED]]
+)
 def test_no_two_files_share_a_run_of_six_words(one: str, other: str) -> None:
     found = [set().union(*map(runs, ROWS[name])) for name in (one, other)]
     assert set.intersection(*found) == set()
@@ -43,11 +52,20 @@ def test_no_two_files_share_a_run_of_six_words(one: str, other: str) -> None:
 
 @pytest.mark.parametrize("name", list(FILES))
 def test_nothing_is_asked_twice(name: str) -> None:
-    asked = Counter(
-        json.dumps([row["instruction"].lower(), row.get("input"), row.get("history"), row.get("system")])
-        for row in ROWS[name]
-    )
-    assert asked.most_common(1)[0][1] == 1
+    columns = ("request", "instruction", "input", "history", "system")
+    questions = Counter(json.dumps([row.get(column) for column in columns]).lower() for row in ROWS[name])
+    assert questions.most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_the_guard_is_tested_on_what_the_assistant_is_tested_on(name: str) -> None:
+    file = DATA / f"behavioural/requests/{GUARDED[name]}.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    labels = {"declined": "decline", "help": "crisis"}
+    expected = [(row["id"], labels.get(row.get("expect"), "answer")) for row in ROWS[name]]
+    assert [(row["id"], row["label"]) for row in rows] == expected
+    turns = [[*row.get("history", [])[0::2], asked(row)] for row in ROWS[name]]
+    assert [row["request"] for row in rows] == ["\n".join(texts) for texts in turns]
 
 
 def test_validation_has_rubrics_for_general_tasks_and_what_to_do_with_harmful_ones() -> None:
