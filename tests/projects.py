@@ -39,6 +39,7 @@ SMALL = {
     "datasets": {
         "corpus": {"preprocess": {"validation": 0.1, "test": 0.1, "vocabulary_size": 1024}},
         "emails": {"preprocess": {"train_only": []}},  # the slice has none of that source
+        "requests": {"preprocess": {"validation": 0.2, "test": 0.3}},
         "instructions": {"preprocess": {"validation": 0.1, "test": 0.1, "rows_a_kind": 10, "train_only": []}},
     },
     "foundation": {
@@ -51,6 +52,7 @@ SMALL = {
             "train": {"steps": 30, "batch_size": 8, "evaluate_every": 15, "checkpoint_every": 15}
             | {"lora": None, "layers": None, "optimizer": "muon", "learning_rate": 1.5e-3, "max_tokens": 128},
         },
+        "guard": {"train": {"layers": None, "max_tokens": 64, "ngram_buckets": 4096, "steps": 0}},
         "assistant": {
             "train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}
             | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}}

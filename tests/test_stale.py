@@ -23,7 +23,8 @@ LOAD = ["load_published"]
 REPLAY = [f"replay@{name}" for name in VALUES["replay"]]
 FINETUNE, EVALUATE = ([f"{stage}@{name}" for name in APPLICATIONS] for stage in ("finetune", "evaluate"))
 TRAINING, EVALUATION = ["pretrain", *FINETUNE], ["evaluate_foundation", *EVALUATE]
-CLASSIFIER = ["finetune@classifier", "evaluate@classifier"]
+CLASSIFIER = [f"{stage}@{name}" for name in ("classifier", "guard") for stage in ("finetune", "evaluate")]
+EVALUATE_CLASSIFIER = ["evaluate@classifier", "evaluate@guard"]
 ASSISTANT = [*REPLAY, "finetune@assistant", "evaluate@assistant"]
 FOUNDATION = ["pretrain", "evaluate_foundation"]
 
@@ -51,11 +52,12 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/applications/classifier/train.py": ["finetune@classifier"],
     "tasks/applications/classifier/evaluate.py": ["evaluate@classifier"],
     "tasks/applications/classifier/review.py": [],
+    "tasks/applications/guard/train.py": ["finetune@guard"],
     "tasks/applications/classifier/card.md": [],
     "tasks/applications/preference/train.py": [],  # it is switched off
     "tasks/evaluation/assistant/rouge.py": ["evaluate@assistant"],
     "tasks/evaluation/assistant/judge.py": ["evaluate@assistant"],
-    "tasks/evaluation/classifier/measures.py": ["evaluate@classifier"],
+    "tasks/evaluation/classifier/measures.py": EVALUATE_CLASSIFIER,
     "tasks/evaluation/language_model/cache.py": ["evaluate_foundation"],
     "tasks/evaluation/language_model/kneser_ney.py": ["evaluate_foundation"],
     "tasks/evaluation/statistics.py": EVALUATION,
@@ -70,6 +72,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "tasks/data/formats/mails.py": PREPROCESS,  # any dataset may read any form
     "tasks/data/drift.py": [],
     "tasks/datasets/emails.py": ["preprocess@emails"],
+    "tasks/data/formats/labels.py": PREPROCESS,
     "tasks/stages/command.py": [],
     "tasks/registry/register.py": [],
     "tasks/review/page.py": [],
@@ -83,7 +86,7 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "libraries.json:scikit-learn": EVALUATE,
     "libraries.json:tokenizers": PREPROCESS + LOAD + REPLAY + TRAINING + EVALUATION,
     "data/replay.jsonl": REPLAY,
-    "data/replay/nothing.jsonl": ["finetune@classifier"],
+    "data/replay/nothing.jsonl": ["finetune@classifier", "finetune@guard"],
     "params.yaml:replay.assistant.system": REPLAY,
     "params.yaml:foundation.train.steps": ["pretrain"],
     "params.yaml:foundation.evaluate.sample_prompts": ["evaluate_foundation"],

@@ -50,6 +50,8 @@ def _rows(path: Path, name: str, labels: Labels) -> Iterator[dict[str, str] | Pr
     def row(number: int | None, cells: Any) -> dict[str, str]:
         if not isinstance(cells, dict) or not isinstance(cells.get("request"), str):
             raise RowError("no text under 'request'")
+        if cells.get("label") is None:
+            raise RowError(f"no label; it is one of {', '.join(labels.names)}")
         identity = f"{name}#{number}"
         return {"id": identity, "source": name, "request": tidy(cells["request"]), "label": labels.of(cells["label"])}
 

@@ -15,25 +15,28 @@ from tasks.evaluation.assistant.rubrics import Question, passes
 
 DATA = Path(__file__).parents[2] / "data"
 QUESTIONS = {name: DATA / f"behavioural/instructions/{name}.jsonl" for name in ("general", "harmless", "validation")}
-GUARDS = DATA / "safe-answers.jsonl"  # the guard learns from it
 LEARNED = {
     file.stem: file
     for file in (*sorted(DATA.glob("*-answers.jsonl")), DATA / "first-words.jsonl", DATA / "replay.jsonl")
-    if file != GUARDS
 }
-FILES = QUESTIONS | LEARNED
+REQUESTS = {name: DATA / f"behavioural/requests/{name}.jsonl" for name in ("everyday", "harmful", "tricky")}
+GUARDED = {"general": "everyday", "harmless": "tricky"}
+"""The assistant's questions that test the guard, too."""
+FILES = QUESTIONS | LEARNED | REQUESTS | {"requests": DATA / "requests.jsonl"}
 TESTS = ("general", "harmless")
 ROWS = {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in FILES.items()}
 RUN = 6  # words
 
 
 def asked(row: dict[str, Any]) -> str:
+    if "request" in row:
+        return row["request"]
     return "\n".join([*row.get("history", []), row["instruction"], row.get("input", "")])
 
 
 def runs(row: dict[str, Any]) -> set[str]:
     """The runs of words in what a row asks."""
-    texts = [*row.get("history", []), f"{row['instruction']}\n{row.get('input', '')}"]
+    texts = [row["request"]] if "request" in row else [*row.get("history", []), asked(row)]
     each = [re.findall(r"\w+", text.lower()) for text in texts]
     return {" ".join(words[at : at + RUN]) for words in each for at in range(len(words) - RUN + 1)}
 
@@ -45,6 +48,12 @@ def test_no_learned_row_is_a_paraphrase_of_a_behavioural_one() -> None:
     assert [(tested[pair.tested]["id"], asked(learned[pair.learned]), pair.similarity) for pair in pairs] == []
 
 
+def test_no_request_that_the_guard_learns_from_is_a_paraphrase_of_one_that_tests_it() -> None:
+    tested = [row for name in REQUESTS for row in ROWS[name]]
+    pairs = paraphrases(list(map(asked, tested)), list(map(asked, ROWS["requests"])))
+    assert [(tested[pair.tested]["id"], ROWS["requests"][pair.learned]["request"]) for pair in pairs] == []
+
+
 def test_no_validation_row_is_a_paraphrase_of_a_test_row() -> None:
     tested = [row for name in TESTS for row in ROWS[name]]
     pairs = paraphrases(list(map(asked, tested)), list(map(asked, ROWS["validation"])))
@@ -53,11 +62,17 @@ def test_no_validation_row_is_a_paraphrase_of_a_test_row() -> None:
 
 @pytest.mark.parametrize("name", list(FILES))
 def test_nothing_is_asked_twice(name: str) -> None:
-    asked = Counter(
-        json.dumps([row["instruction"].lower(), row.get("input"), row.get("history"), row.get("system")])
-        for row in ROWS[name]
-    )
-    assert asked.most_common(1)[0][1] == 1
+    columns = ("request", "instruction", "input", "history", "system")
+    questions = Counter(json.dumps([row.get(column) for column in columns]).lower() for row in ROWS[name])
+    assert questions.most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize("name", list(GUARDED))
+def test_the_guard_is_tested_on_what_the_assistant_is_tested_on(name: str) -> None:
+    guarded = ROWS[GUARDED[name]]
+    assert [(row["id"], row["label"]) for row in guarded] == [(row["id"], "answer") for row in ROWS[name]]
+    turns = [[*row.get("history", [])[0::2], asked(row | {"history": []}).strip()] for row in ROWS[name]]
+    assert [row["request"] for row in guarded] == ["\n".join(texts) for texts in turns]
 
 
 def test_helping_answers_never_decline_or_repeat_themselves() -> None:
