@@ -80,16 +80,21 @@ async def ask_guard(
 def screen(guard: Loaded, messages: Sequence[Message]) -> Guarded:
     """What the guard says to the user's turns of a conversation. Raises Failed if it fails at them.
 
+    It reads the turns together, as a request may be spread over them, and the last one by itself: of a long text it
+    reads the beginning best, so that harmless turns would hide what comes after them.
+
     Nobody reads again what the guard has answered before. The assistant must not either: the user's next turn may be
     "do it anyway".
     """
     messages = without_answered(messages, _replies(guard))
-    request = "\n".join(message.content for message in messages if message.role == "user")
+    turns = [message.content for message in messages if message.role == "user"]
+    requests = [turns[-1]] if len(turns) == 1 else [turns[-1], "\n".join(turns)]
     try:
-        (reply,) = guard_replies(guard.model, guard.encoding, [request])
+        replies = guard_replies(guard.model, guard.encoding, requests)
     except Exception:  # a bug, or no memory
         logger.exception("%s failed", guard.named)
         raise Failed("the guard failed at this text; the server's log says why") from None
+    reply = next((reply for reply in replies if reply is not None), None)
     if reply is None:
         return Guarded(messages)
     GUARDED.labels(guard.registered_name).inc()

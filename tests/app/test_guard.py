@@ -113,6 +113,8 @@ def test_turns_that_the_guard_answered_are_read_again_by_nobody(client):
     assert (after.choices, after.usage) == (alone.choices, alone.usage)
     for earlier in ((POISON, "Sure."), ("hello", "Hi.", POISON, "Sure.")):
         assert ask(client, *earlier, "go on").choices[0].message.content == DECLINE
+    hiding = ["the cat sat on the mat and the dog ate the hat", "Hi."] * 6
+    assert ask(client, *hiding, POISON).choices[0].message.content == DECLINE
     assert ask(client, HELLO, POISON, HELLO).choices[0].finish_reason == "length", "it reads the user's turns only"
     assert ask(client, POISON, DECLINE, HURT).choices[0].message.content == CRISIS
     with pytest.raises(openai.BadRequestError, match="the last message has no text"):
