@@ -65,29 +65,41 @@ def balance_rows(updates_NRC: Tensor, squares_NR1: Tensor, beta2: float) -> Tens
     return balanced_NRC * (updates_NRC.shape[1] ** 0.5 / norm_N11)
 
 
+def _directions(
+    averages: Sequence[Tensor], squares: Sequence[Tensor], beta2: float
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The updates of matrices from their averaged gradients, RC each, and the new averages of squares, R1 each.
+
+    Those of one shape are computed at once: many small products are slow.
+    """
+    numbers_by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+    for number, average_RC in enumerate(averages):
+        numbers_by_shape[average_RC.shape].append(number)
+    updates, new_squares = list(averages), list(squares)
+    for numbers in numbers_by_shape.values():
+        squares_NR1 = torch.stack([squares[number] for number in numbers])
+        orthogonal_NRC = orthogonal(torch.stack([averages[number] for number in numbers]))
+        updates_NRC = balance_rows(orthogonal_NRC, squares_NR1, beta2)
+        for number, update_RC, squares_R1 in zip(numbers, updates_NRC, squares_NR1, strict=True):
+            updates[number], new_squares[number] = update_RC, squares_R1
+    return updates, new_squares
+
+
 def update_matrices(matrices: Sequence[MuonMatrix], rates: MuonRates) -> None:
-    """Muon's update of matrices in place, those of one shape at a time: many small products are slow.
+    """Muon's update of matrices in place.
 
     A weight loses `learning rate x update`, and decays only where that brings it nearer to zero, too (cautious weight
     decay, Chen et al. 2025).
     """
-    ahead: list[Tensor] = []
+    averages: list[Tensor] = []
     squares: list[Tensor] = []
     for matrix in matrices:
         gradient_RC = matrix.weight_RC.grad
         matrix.momentum_RC.lerp_(gradient_RC, 1 - rates.momentum)
-        ahead += full_tensor(gradient_RC.lerp(matrix.momentum_RC, rates.momentum)).split(matrix.rows)
+        nesterov_RC = full_tensor(gradient_RC.lerp(matrix.momentum_RC, rates.momentum))
+        averages += nesterov_RC.split(matrix.rows)
         squares += full_tensor(matrix.squares_R1).split(matrix.rows)
-    alike: dict[torch.Size, list[int]] = defaultdict(list)
-    for number, ahead_RC in enumerate(ahead):
-        alike[ahead_RC.shape].append(number)
-    updates = list(ahead)
-    for numbers in alike.values():
-        squares_NR1 = torch.stack([squares[number] for number in numbers])
-        orthogonal_NRC = orthogonal(torch.stack([ahead[number] for number in numbers]))
-        updates_NRC = balance_rows(orthogonal_NRC, squares_NR1, rates.beta2)
-        for number, update_RC, squares_R1 in zip(numbers, updates_NRC, squares_NR1, strict=True):
-            updates[number], squares[number] = update_RC, squares_R1
+    updates, squares = _directions(averages, squares, rates.beta2)
     first = 0
     for matrix in matrices:
         parts = slice(first, first + len(matrix.rows))

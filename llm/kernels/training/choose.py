@@ -90,7 +90,7 @@ def _in_c(compute: Compute, shape: GPTShape, *, from_scratch: bool, predicts_tok
         backend, parts = replace(backend, attention=flash_attention), [*parts, "attention"]
     if shape.n_embd % PANEL == 0 and predicts_tokens:
         backend, parts = replace(backend, cross_entropy=linear_cross_entropy_in_c), [*parts, "loss"]
-    sides = (shape.n_embd, shape.kv_heads * shape.head_width, shape.hidden_width)
+    sides = (shape.n_embd, shape.n_head * shape.head_width, shape.kv_heads * shape.head_width, shape.hidden_width)
     if from_scratch and not any(side % PANEL for side in sides):
         backend, parts = replace(backend, muon_update=muon_in_c), [*parts, "Muon"]
     return replace(backend, name=f"{backend.name}, in C: {', '.join(parts)}") if parts else TORCH
