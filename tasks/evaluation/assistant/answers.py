@@ -25,7 +25,7 @@ from llm.generation.sampling import GREEDY
 from llm.generation.text import run
 from llm.objectives.assistant import Assistant, Example, Question, build, encode_example
 from llm.objectives.assistant.rows import contains_answer, examples_of, is_right, questions_of
-from llm.tokenizer import decode
+from llm.tokenizer import decode, letterless_tokens
 from tasks.evaluation.assistant import behaviour
 from tasks.evaluation.assistant.judge import Judge, judge_answers
 from tasks.evaluation.assistant.loops import loop_shares
@@ -67,7 +67,7 @@ def _answers(
     UserError where no question has room.
     """
     context, ends = model.config.context_length, turn_ends(encoding, model.chat)
-    sampling = GREEDY.with_default_block(model.chat.no_repeat_ngram_size)
+    sampling, exempt = GREEDY.with_defaults(model.chat.sampling), letterless_tokens(encoding)
     rows = zip(questions_of(test), test["output"], strict=True)
     examples = [encode_example(encoding, model.chat, *row) for row in rows]
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
@@ -86,7 +86,7 @@ def _answers(
             roomy.add(n)
         if n in roomy or len(example) <= context:
             request = _request(example, asked, most[n] if n in roomy else 1, context, ends)
-            requests[n] = replace(request, sampling=sampling)
+            requests[n] = replace(request, sampling=sampling, exempt=exempt)
     if not roomy:
         raise UserError(
             f"{file}: no question of its {len(test)} leaves {min(most)} of {context} tokens for an answer: lower "
@@ -152,12 +152,11 @@ def measure(
     baseline, paired by row. Intervals resample wordings, and rows within them. `unanswered` counts rows that leave no
     room for an answer, where there are any. Where data/behavioural has questions for this dataset, they are asked, too.
     `loops` is the share of answers with a loop among these and the rows that are not checkable. Assistant and base
-    block the same n-grams.
+    choose tokens in the same way.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
-    alike = {"no_repeat_ngram_size": model.chat.no_repeat_ngram_size}  # both are decoded alike
-    untuned.chat = untuned.chat.model_copy(update=alike)
+    untuned.chat = untuned.chat.model_copy(update=model.chat.sampling)  # both are decoded alike
     metrics: dict[str, float] = {}
     behavioural = behaviour.read(Path("data/behavioural") / data.name)
     questions = [behaviour.question_of(row) for rows in behavioural.values() for row in rows]
