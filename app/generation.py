@@ -66,10 +66,10 @@ def ends(loaded: Loaded, *, chat: bool) -> frozenset[int]:
     return turn_ends(loaded.encoding, loaded.model.chat) if chat else stop_tokens(loaded.encoding)
 
 
-def with_defaults(loaded: Loaded, sampling: Sampling) -> Sampling:
-    """A request's options, with the model's own where the request names none."""
+def with_default_penalty(loaded: Loaded, sampling: Sampling) -> Sampling:
+    """A request's options, with the model's own penalty where the request names none."""
     chat = getattr(loaded.model, "chat", None)
-    return sampling if chat is None else sampling.with_defaults(chat.sampling)
+    return sampling if chat is None else sampling.with_default_penalty(chat.text_penalty)
 
 
 class Generation:
@@ -102,7 +102,7 @@ class Generation:
                 param,
                 "context_length_exceeded",
             )
-        sampling, exempt = with_defaults(loaded, sampling), letterless_tokens(loaded.encoding)
+        sampling, exempt = with_default_penalty(loaded, sampling), letterless_tokens(loaded.encoding)
         requests = [
             Request(prompt, new, _draw(sampling, number), stop_tokens, logprobs, exempt=exempt)
             for prompt in prompts

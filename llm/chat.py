@@ -59,13 +59,6 @@ class Chat(Config):
     text_penalty: float = Field(default=1.0, ge=0.01, le=100)
     """Words that an answer holds already grow less likely by this factor (`Sampling.text_penalty`), unless a request
     names another; 1 changes nothing."""
-    no_repeat_ngram_size: int = Field(default=0, ge=0)
-    """No run of so many tokens occurs twice in an answer, unless a request names another size; 0 allows all."""
-
-    @property
-    def sampling(self) -> dict[str, float]:
-        """Its defaults for `Sampling.with_defaults`."""
-        return {"text_penalty": self.text_penalty, "no_repeat_ngram_size": self.no_repeat_ngram_size}
 
     @field_validator("template")
     @classmethod

@@ -3,7 +3,7 @@
 Tensor names end in their shape: B rows, V vocabulary, N tokens that may be drawn.
 """
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import torch
 from pydantic import Field
@@ -21,9 +21,6 @@ class Sampling(Config):
     text_penalty: float | None = Field(default=None, ge=0.01, le=100)
     """The same for tokens of the text alone: the prompt does not count, nor do the tokens that a request exempts, such
     as digits. 1 changes nothing. None leaves it to a model's `Chat`, and changes nothing where there is none."""
-    no_repeat_ngram_size: int | None = Field(default=None, ge=0)
-    """No run of so many tokens occurs twice in the text; the prompt may be repeated. 0 allows all. None leaves it to a
-    model's `Chat`, and allows all where there is none."""
     temperature: float = Field(default=0.0, ge=0)
     """Logits are divided by it: below 1 the likely tokens grow likelier. 0 takes the likeliest, with no draw."""
     top_k: int | None = Field(default=None, gt=0)
@@ -35,46 +32,17 @@ class Sampling(Config):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seeds the draws of each text by itself; without it they come from torch's global generator."""
 
-    def with_defaults(self, defaults: Mapping[str, float]) -> "Sampling":
-        """The same, with a model's defaults in the fields that are None."""
-        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        return self.model_copy(update=missing)
+    def with_default_penalty(self, text_penalty: float) -> "Sampling":
+        """The same, with a model's own `text_penalty` where this leaves it to the model."""
+        return self.model_copy(update={"text_penalty": text_penalty}) if self.text_penalty is None else self
 
 
 GREEDY = Sampling()
 LIVELY = Sampling(temperature=0.8, top_p=0.95)
 
 
-class NgramBlock:
-    """Which tokens would repeat an n-gram of a text, as transformers' `no_repeat_ngram_size` has it.
-
-    Each token costs a look-up, however long the text is.
-    """
-
-    def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"n-grams of {size} tokens can't be blocked")
-        self._prefix_length = size - 1
-        self._prefix: tuple[int, ...] = ()
-        """The newest tokens, at most one less than an n-gram."""
-        self._followers: dict[tuple[int, ...], set[int]] = {}
-        """The tokens that came after each prefix of full length."""
-
-    @property
-    def blocked(self) -> Collection[int]:
-        """The tokens that must not come next."""
-        return self._followers.get(self._prefix, ())
-
-    def append(self, token: int) -> None:
-        """Lengthen the text by a token."""
-        if len(self._prefix) == self._prefix_length:
-            self._followers.setdefault(self._prefix, set()).add(token)
-        text = (*self._prefix, token)
-        self._prefix = text[max(0, len(text) - self._prefix_length) :]
-
-
 class Sampler:
-    """Chooses one text's tokens; keeps its generator and what penalties and the block of n-grams count."""
+    """Chooses one text's tokens; keeps its generator and the tokens that penalties count."""
 
     def __init__(
         self,
@@ -89,12 +57,6 @@ class Sampler:
         """The tokens of the text that `text_penalty` is for."""
         self.generator = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
         self.seen = set(prompt) if sampling.repetition_penalty != 1 else None
-        self.ngrams = NgramBlock(sampling.no_repeat_ngram_size) if sampling.no_repeat_ngram_size else None
-
-    @property
-    def blocked(self) -> Collection[int]:
-        """The tokens that must not come next."""
-        return () if self.ngrams is None else self.ngrams.blocked
 
     @property
     def text_penalty(self) -> float:
@@ -103,8 +65,8 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """Whether the next token is the likeliest after `text_penalty`, whatever else came before."""
-        return self.sampling.temperature == 0 and self.seen is None and not self.blocked
+        """Whether the next token is the likeliest after `text_penalty`."""
+        return self.sampling.temperature == 0 and self.seen is None
 
     def choose(self, logits_V: Tensor) -> int:
         """The next token, from logits of any float dtype."""
@@ -119,16 +81,12 @@ class Sampler:
             logits_V = penalise(logits_V, self.seen, self.sampling.repetition_penalty)
         if self.text:
             logits_V = penalise(logits_V, self.text, self.text_penalty)
-        if self.blocked:
-            logits_V = block(logits_V, self.blocked)
         return int(logits_V.argmax()) if self.sampling.temperature == 0 else self._draw(logits_V)
 
     def accept(self, token: int) -> None:
         """Count a token among those that came before."""
         if self.seen is not None:
             self.seen.add(token)
-        if self.ngrams is not None:
-            self.ngrams.append(token)
         if self.text_penalty != 1 and token not in self.exempt:
             self.text.add(token)
 
@@ -189,13 +147,6 @@ def penalise(logits_V: Tensor, seen: Iterable[int], penalty: float) -> Tensor:
     """A copy in which the logits of the tokens in `seen` are moved away from likely, by the factor `penalty`."""
     tokens_N = torch.tensor(sorted(seen), dtype=torch.long, device=logits_V.device)
     return logits_V.index_copy(0, tokens_N, _moved(logits_V[tokens_N], penalty))
-
-
-def block(logits_V: Tensor, tokens: Collection[int]) -> Tensor:
-    """A copy in which the logits of `tokens` are -inf, unless they are the whole vocabulary."""
-    if len(tokens) >= len(logits_V):
-        return logits_V
-    return logits_V.index_fill(0, torch.tensor(sorted(tokens), device=logits_V.device), -torch.inf)
 
 
 def candidates(logits_V: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

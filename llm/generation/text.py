@@ -55,7 +55,7 @@ def generate_text(
 
 def options(default: Sampling) -> dict[str, tuple[type, Any]]:
     """What may be asked of a served text, with type and default."""
-    types = {"no_repeat_ngram_size": int, "top_k": int, "seed": int}
+    types = {"top_k": int, "seed": int}
     fields = {name: (types.get(name, float), value) for name, value in default.model_dump().items()}
     return {"max_new_tokens": (int, 64)} | fields | {"seed": (int, 1)}
 

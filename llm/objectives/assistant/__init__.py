@@ -192,7 +192,8 @@ def serve(model: Assistant, encoding: tiktoken.Encoding, rows: Sequence[Row], **
         texts = (text_of(row, "instruction"), text_of(row, "input", ""), text_of(row, "system", ""))
         question = Question(*texts, _history(text_of(row, "history", "")))
         request = make(prompt_tokens(encoding, model.chat, question.messages()))
-        return replace(request, stop_tokens=ends, sampling=request.sampling.with_defaults(model.chat.sampling))
+        sampling = request.sampling.with_default_penalty(model.chat.text_penalty)
+        return replace(request, stop_tokens=ends, sampling=sampling)
 
     return answer_each(
         rows,
@@ -234,7 +235,7 @@ def answer_all(
         model,
         [prompt_tokens(encoding, model.chat, question.messages()) for question in questions],
         max_new_tokens=max_new_tokens,
-        sampling=sampling.with_defaults(model.chat.sampling),
+        sampling=sampling.with_default_penalty(model.chat.text_penalty),
         stop_tokens=turn_ends(encoding, model.chat),
         exempt=letterless_tokens(encoding),
     )

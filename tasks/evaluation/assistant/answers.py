@@ -67,7 +67,7 @@ def _answers(
     UserError where no question has room.
     """
     context, ends = model.config.context_length, turn_ends(encoding, model.chat)
-    sampling, exempt = GREEDY.with_defaults(model.chat.sampling), letterless_tokens(encoding)
+    sampling, exempt = GREEDY.with_default_penalty(model.chat.text_penalty), letterless_tokens(encoding)
     rows = zip(questions_of(test), test["output"], strict=True)
     examples = [encode_example(encoding, model.chat, *row) for row in rows]
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
@@ -156,7 +156,7 @@ def measure(
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     untuned, its_encoding = load_model(base, compute.device, build=build, context_length=model.config.context_length)
-    untuned.chat = untuned.chat.model_copy(update=model.chat.sampling)  # both are decoded alike
+    untuned.chat = untuned.chat.model_copy(update={"text_penalty": model.chat.text_penalty})  # both are decoded alike
     metrics: dict[str, float] = {}
     behavioural = behaviour.read(Path("data/behavioural") / data.name)
     questions = [behaviour.question_of(row) for rows in behavioural.values() for row in rows]
