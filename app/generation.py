@@ -15,7 +15,7 @@ from llm.errors import UserError
 from llm.generation.request import Logprobs, Request
 from llm.generation.sampling import Sampling
 from llm.generation.text import TextStream
-from llm.tokenizer import stop_tokens
+from llm.tokenizer import letterless_tokens, stop_tokens
 
 NEW_TOKENS = 512
 """Tokens of an answer by default, if the context has room for them."""
@@ -73,10 +73,10 @@ def ends(loaded: Loaded, *, chat: bool) -> frozenset[int]:
     return turn_ends(loaded.encoding, loaded.model.chat) if chat else stop_tokens(loaded.encoding)
 
 
-def with_defaults(loaded: Loaded, sampling: Sampling) -> Sampling:
-    """A request's options, with the model's own where the request names none."""
+def with_default_penalty(loaded: Loaded, sampling: Sampling) -> Sampling:
+    """A request's options, with the model's own penalty where the request names none."""
     chat = getattr(loaded.model, "chat", None)
-    return sampling if chat is None else sampling.with_default_block(chat.no_repeat_ngram_size)
+    return sampling if chat is None else sampling.with_default_penalty(chat.text_penalty)
 
 
 class Generation:
@@ -109,8 +109,9 @@ class Generation:
                 param,
                 "context_length_exceeded",
             )
+        sampling, exempt = with_default_penalty(loaded, sampling), letterless_tokens(loaded.encoding)
         requests = [
-            Request(prompt, new, _draw(with_defaults(loaded, sampling), number), stop_tokens, logprobs)
+            Request(prompt, new, _draw(sampling, number), stop_tokens, logprobs, exempt=exempt)
             for prompt in prompts
             for number in range(n)
         ]

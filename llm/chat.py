@@ -56,8 +56,9 @@ class Chat(Config):
     """A chat template in Jinja."""
     system: str = ""
     """What a conversation begins with, unless it brings a system prompt of its own."""
-    no_repeat_ngram_size: int = Field(default=0, ge=0)
-    """No run of so many tokens occurs twice in an answer, unless a request says otherwise; 0 allows all."""
+    text_penalty: float = Field(default=1.0, ge=0.01, le=100)
+    """Words that an answer holds already grow less likely by this factor (`Sampling.text_penalty`), unless a request
+    names another; 1 changes nothing."""
 
     @field_validator("template")
     @classmethod

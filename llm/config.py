@@ -142,8 +142,8 @@ class Replay(Config):
     """The base's system prompt, such as to be brief; the fine-tune does not see it. Empty: its template's own."""
     max_new_tokens: int = Field(gt=0)
     """A longer answer is left out, because it is unfinished."""
-    no_repeat_ngram_size: int = Field(default=0, ge=0)
-    """No run of so many tokens occurs twice in an answer; 0 allows all."""
+    text_penalty: float = Field(default=1.0, ge=0.01, le=100)
+    """Words that an answer holds already grow less likely by this factor; 1 changes nothing."""
 
 
 class LoRAConfig(Config):

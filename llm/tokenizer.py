@@ -242,6 +242,13 @@ def token_bytes(encoding: tiktoken.Encoding, token: int) -> bytes:
         return b""
 
 
+@cache
+def letterless_tokens(encoding: tiktoken.Encoding) -> frozenset[int]:
+    """Ids of the tokens without a letter, such as digits, punctuation and line breaks, and parts of a character."""
+    texts = (token_bytes(encoding, token).decode("utf-8", errors="replace") for token in range(encoding.n_vocab))
+    return frozenset(token for token, text in enumerate(texts) if not any(map(str.isalpha, text)))
+
+
 def decode(encoding: tiktoken.Encoding, tokens: Iterable[int]) -> str:
     """The text of tokens, as `Encoding.decode` gives it, but ids that the vocabulary leaves empty add nothing to it.
 

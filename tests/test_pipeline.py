@@ -124,7 +124,7 @@ def test_the_assistant_is_the_published_model_with_its_template_and_what_lora_le
     assert assistant["objective"] == "assistant"
     assert assistant["gpt"] == base["gpt"]
     assert (base["chat"]["template"], base["chat"]["system"]) == (CHATML, "")
-    assert assistant["chat"] == base["chat"] | {"system": "You are a helpful assistant."}
+    assert assistant["chat"] == base["chat"] | {"system": "You are a helpful assistant.", "text_penalty": 1.1}
     (before, _), (after, _) = (load_model(project / "models" / name) for name in ("published", "assistant"))
     same = {name for name, weight in after.state_dict().items() if torch.equal(weight, before.state_dict()[name])}
     matrices = {name for name in before.state_dict() if name.startswith("blocks.") and "norm" not in name}

@@ -125,8 +125,9 @@ def export_huggingface(folder: Path, model: GPT, encoding: tiktoken.Encoding, ch
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json as transformers loads them.
 
     The template of a `chat`, such as an assistant's, becomes chat_template.jinja, which begins with its system prompt
-    where a conversation brings none, and generation_config.json says where its turns end. The folder must be new or
-    empty. Raises UserError for a shape that no family in ARCHITECTURES has.
+    where a conversation brings none, and generation_config.json says where its turns end. It has no
+    `repetition_penalty`: transformers would count the prompt, which the chat's `text_penalty` does not. The folder must
+    be new or empty. Raises UserError for a shape that no family in ARCHITECTURES has.
     """
     if not isinstance(model, GPT):
         raise UserError(f"{folder}: a {type(model).__name__} has no place in this format, only a GPT has")

@@ -226,7 +226,7 @@ class Engine:
     def _admit(self) -> None:
         """Give the first request of the queue a row."""
         handle, request = self._queue[0]
-        sampler = Sampler(request.sampling, request.prompt, self.model.device)
+        sampler = Sampler(request.sampling, request.prompt, self.model.device, request.exempt)
         cached = self._assign_row(len(self.rows), request)
         self.rows.append(_Row(handle, request, sampler, cached))
         self._queue.popleft()

@@ -1,6 +1,6 @@
 """What is asked of an engine, and what it answers: a prompt with its bounds, and an event a token."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,8 @@ class Request:
     """A continuation that is there already, such as the right answer: how likely it is where another one is made."""
     prompt_scored: int = 0
     """How many of the prompt's last tokens are scored, too."""
+    exempt: Container[int] = frozenset()
+    """Tokens that `Sampling.text_penalty` leaves as they are: those without a letter."""
 
     @property
     def text(self) -> list[int]:

@@ -3,7 +3,7 @@
 Tensor names end in their shape: B rows, V vocabulary, N tokens that may be drawn.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import torch
 from pydantic import Field
@@ -18,9 +18,9 @@ class Sampling(Config):
     repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
     """Logits of tokens that the prompt or the text holds are divided by it, negative ones multiplied (CTRL, Keskar et
     al. 2019): above 1 a text repeats itself less. Beyond these bounds logits may overflow, and have no softmax."""
-    no_repeat_ngram_size: int | None = Field(default=None, ge=0)
-    """No run of so many tokens occurs twice in the text; the prompt may be repeated. 0 allows all. None leaves it to a
-    model's `Chat`, and allows all where there is none."""
+    text_penalty: float | None = Field(default=None, ge=0.01, le=100)
+    """The same for tokens of the text alone: the prompt does not count, nor do the tokens that a request exempts, such
+    as digits. 1 changes nothing. None leaves it to a model's `Chat`, and changes nothing where there is none."""
     temperature: float = Field(default=0.0, ge=0)
     """Logits are divided by it: below 1 the likely tokens grow likelier. 0 takes the likeliest, with no draw."""
     top_k: int | None = Field(default=None, gt=0)
@@ -32,63 +32,41 @@ class Sampling(Config):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     """Seeds the draws of each text by itself; without it they come from torch's global generator."""
 
-    def with_default_block(self, no_repeat_ngram_size: int) -> "Sampling":
-        """The same, with a model's own block of n-grams where this leaves it to the model."""
-        if self.no_repeat_ngram_size is not None:
-            return self
-        return self.model_copy(update={"no_repeat_ngram_size": no_repeat_ngram_size})
+    def with_default_penalty(self, text_penalty: float) -> "Sampling":
+        """The same, with a model's own `text_penalty` where this leaves it to the model."""
+        return self.model_copy(update={"text_penalty": text_penalty}) if self.text_penalty is None else self
 
 
 GREEDY = Sampling()
 LIVELY = Sampling(temperature=0.8, top_p=0.95)
 
 
-class NgramBlock:
-    """Which tokens would repeat an n-gram of a text, as transformers' `no_repeat_ngram_size` has it.
-
-    Each token costs a look-up, however long the text is.
-    """
-
-    def __init__(self, size: int) -> None:
-        if size < 1:
-            raise ValueError(f"n-grams of {size} tokens can't be blocked")
-        self._prefix_length = size - 1
-        self._prefix: tuple[int, ...] = ()
-        """The newest tokens, at most one less than an n-gram."""
-        self._followers: dict[tuple[int, ...], set[int]] = {}
-        """The tokens that came after each prefix of full length."""
-
-    @property
-    def blocked(self) -> Collection[int]:
-        """The tokens that must not come next."""
-        return self._followers.get(self._prefix, ())
-
-    def append(self, token: int) -> None:
-        """Lengthen the text by a token."""
-        if len(self._prefix) == self._prefix_length:
-            self._followers.setdefault(self._prefix, set()).add(token)
-        text = (*self._prefix, token)
-        self._prefix = text[max(0, len(text) - self._prefix_length) :]
-
-
 class Sampler:
-    """Chooses one text's tokens; keeps its generator and what the penalty and the block of n-grams count."""
+    """Chooses one text's tokens; keeps its generator and the tokens that penalties count."""
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Iterable[int],
+        device: torch.device | str = "cpu",
+        exempt: Container[int] = frozenset(),
+    ) -> None:
         self.sampling = sampling
+        self.exempt = exempt
+        self.text: set[int] = set()
+        """The tokens of the text that `text_penalty` is for."""
         self.generator = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
         self.seen = set(prompt) if sampling.repetition_penalty != 1 else None
-        self.ngrams = NgramBlock(sampling.no_repeat_ngram_size) if sampling.no_repeat_ngram_size else None
 
     @property
-    def blocked(self) -> Collection[int]:
-        """The tokens that must not come next."""
-        return () if self.ngrams is None else self.ngrams.blocked
+    def text_penalty(self) -> float:
+        """The penalty on tokens of the text; 1 changes nothing."""
+        return self.sampling.text_penalty or 1.0
 
     @property
     def greedy(self) -> bool:
-        """Whether the next token is the likeliest, whatever came before."""
-        return self.sampling.temperature == 0 and self.seen is None and not self.blocked
+        """Whether the next token is the likeliest after `text_penalty`."""
+        return self.sampling.temperature == 0 and self.seen is None
 
     def choose(self, logits_V: Tensor) -> int:
         """The next token, from logits of any float dtype."""
@@ -101,16 +79,16 @@ class Sampler:
         logits_V = logits_V.float()
         if self.seen is not None:
             logits_V = penalise(logits_V, self.seen, self.sampling.repetition_penalty)
-        if self.blocked:
-            logits_V = block(logits_V, self.blocked)
+        if self.text:
+            logits_V = penalise(logits_V, self.text, self.text_penalty)
         return int(logits_V.argmax()) if self.sampling.temperature == 0 else self._draw(logits_V)
 
     def accept(self, token: int) -> None:
         """Count a token among those that came before."""
         if self.seen is not None:
             self.seen.add(token)
-        if self.ngrams is not None:
-            self.ngrams.append(token)
+        if self.text_penalty != 1 and token not in self.exempt:
+            self.text.add(token)
 
     def _draw(self, logits_V: Tensor) -> int:
         # the likeliest at 0, and the divisor and its inverse finite in float32: so the coldest draw doesn't overflow
@@ -125,7 +103,7 @@ class Sampler:
 
 def choose(logits_BV: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """A token a row. All greedy rows cost one argmax together. Where a row raises, all samplers are as before."""
-    tokens = logits_BV.argmax(dim=-1).tolist()
+    tokens = _likeliest(logits_BV, samplers).tolist()
     others = [(row, sampler) for row, sampler in enumerate(samplers) if not sampler.greedy]
     before = [(sampler.generator, sampler.generator.get_state()) for _, sampler in others if sampler.generator]
     try:
@@ -140,18 +118,35 @@ def choose(logits_BV: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     return tokens
 
 
+def _likeliest(logits_BV: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    """The likeliest token of each greedy row after its `text_penalty`, B; of other rows it means nothing.
+
+    The logits that a penalty moves are put back: a copy of a vocabulary for each text takes longer than all else here.
+    """
+    penalised = [(row, sampler) for row, sampler in enumerate(samplers) if sampler.text and sampler.greedy]
+    if not penalised:
+        return logits_BV.argmax(dim=-1)
+    device = logits_BV.device
+    lengths_P = torch.tensor([len(sampler.text) for _, sampler in penalised], device=device)
+    rows_N = torch.tensor([row for row, _ in penalised], device=device).repeat_interleave(lengths_P)
+    penalties_P = torch.tensor([sampler.text_penalty for _, sampler in penalised], device=device)
+    tokens_N = torch.tensor([token for _, sampler in penalised for token in sampler.text], device=device)
+    logits_N = logits_BV[rows_N, tokens_N]
+    logits_BV[rows_N, tokens_N] = _moved(logits_N, penalties_P.repeat_interleave(lengths_P)).to(logits_BV.dtype)
+    likeliest_B = logits_BV.argmax(dim=-1)
+    logits_BV[rows_N, tokens_N] = logits_N
+    return likeliest_B
+
+
+def _moved(logits_N: Tensor, penalty: Tensor | float) -> Tensor:
+    """Logits away from likely by a factor: positive ones divided, negative ones multiplied."""
+    return torch.where(logits_N > 0, logits_N / penalty, logits_N * penalty)
+
+
 def penalise(logits_V: Tensor, seen: Iterable[int], penalty: float) -> Tensor:
     """A copy in which the logits of the tokens in `seen` are moved away from likely, by the factor `penalty`."""
     tokens_N = torch.tensor(sorted(seen), dtype=torch.long, device=logits_V.device)
-    seen_N = logits_V[tokens_N]
-    return logits_V.index_copy(0, tokens_N, torch.where(seen_N > 0, seen_N / penalty, seen_N * penalty))
-
-
-def block(logits_V: Tensor, tokens: Collection[int]) -> Tensor:
-    """A copy in which the logits of `tokens` are -inf, unless they are the whole vocabulary."""
-    if len(tokens) >= len(logits_V):
-        return logits_V
-    return logits_V.index_fill(0, torch.tensor(sorted(tokens), device=logits_V.device), -torch.inf)
+    return logits_V.index_copy(0, tokens_N, _moved(logits_V[tokens_N], penalty))
 
 
 def candidates(logits_V: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Text from a model: whole, many at once, or a piece with each token."""
 
 import codecs
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import tiktoken
@@ -11,7 +11,7 @@ from llm.generation.engine import PREFILL_TOKENS, Engine
 from llm.generation.request import Request, check_request
 from llm.generation.sampling import GREEDY, LIVELY, Sampling
 from llm.model.gpt import GPT
-from llm.tokenizer import decode, stop_tokens, token_bytes
+from llm.tokenizer import decode, letterless_tokens, stop_tokens, token_bytes
 
 MOST_AT_ONCE = 32
 """Rows of the batch; more prompts wait until others have ended."""
@@ -26,13 +26,15 @@ def generate(
     max_new_tokens: int,
     sampling: Sampling = GREEDY,
     stop_tokens: Iterable[int] = (),
+    exempt: Container[int] = frozenset(),
 ) -> list[list[int]]:
     """Continue prompts of tokens; a text ends before any of `stop_tokens`, or after `max_new_tokens`.
 
-    A seed counts for each prompt by itself: equal prompts give equal texts. Raises UserError as `Engine.submit` does.
+    A seed counts for each prompt by itself: equal prompts give equal texts. `exempt` is as in `Request`. Raises
+    UserError as `Engine.submit` does.
     """
     stop_tokens = frozenset(stop_tokens)
-    requests = [Request(prompt, max_new_tokens, sampling, stop_tokens) for prompt in prompts]
+    requests = [Request(prompt, max_new_tokens, sampling, stop_tokens, exempt=exempt) for prompt in prompts]
     return [text.tokens for text in run(model, requests)]
 
 
@@ -40,14 +42,20 @@ def generate_text(
     model: GPT, encoding: tiktoken.Encoding, prompt: str, *, max_new_tokens: int = 60, sampling: Sampling = LIVELY
 ) -> str:
     """Continue a text until the model ends it: the continuation alone. Raises UserError as `Engine.submit` does."""
-    ends, prompts = stop_tokens(encoding), [encoding.encode_ordinary(prompt)]
-    (tokens,) = generate(model, prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop_tokens=ends)
+    (tokens,) = generate(
+        model,
+        [encoding.encode_ordinary(prompt)],
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_tokens=stop_tokens(encoding),
+        exempt=letterless_tokens(encoding),
+    )
     return decode(encoding, tokens)
 
 
 def options(default: Sampling) -> dict[str, tuple[type, Any]]:
     """What may be asked of a served text, with type and default."""
-    types = {"no_repeat_ngram_size": int, "top_k": int, "seed": int}
+    types = {"top_k": int, "seed": int}
     fields = {name: (types.get(name, float), value) for name, value in default.model_dump().items()}
     return {"max_new_tokens": (int, 64)} | fields | {"seed": (int, 1)}
 
@@ -61,10 +69,10 @@ def request_maker(
     """
     values = {name: value for name, (_, value) in options(default).items()} | chosen
     new, stop = values.pop("max_new_tokens"), stop_tokens(encoding)
-    sampling = Sampling(**values)
+    sampling, exempt = Sampling(**values), letterless_tokens(encoding)
 
     def make(prompt: list[int]) -> Request:
-        made = Request(prompt, new, sampling, stop)
+        made = Request(prompt, new, sampling, stop, exempt=exempt)
         check_request(made, model.config.vocabulary_size, model.config.context_length)
         return made
 

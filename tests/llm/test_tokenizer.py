@@ -14,6 +14,7 @@ from llm.tokenizer import (
     PublishedEncoding,
     decode,
     end_of_text,
+    letterless_tokens,
     load_tokenizer,
     make_encoding,
     named_encoding,
@@ -336,6 +337,14 @@ def test_every_id_has_its_bytes(encoding, partial):
         b"!!",
         b"",
     ]
+
+
+def test_letterless_tokens_are_those_of_digits_marks_spaces_and_parts_of_characters(encoding, partial):
+    letterless = letterless_tokens(encoding)
+    assert set(encoding.encode_ordinary("7 1900, \n!?")) <= letterless
+    assert not letterless & {encoding.encode_single_token(word) for word in ("the", "a", " c")}
+    assert encoding.encode_single_token("é".encode()[:1]) in letterless
+    assert letterless_tokens(partial) == {8, 9, 11}  # a space, "!" and "!!"
 
 
 def test_decoding_gives_the_text_of_tiktoken_and_passes_over_ids_without_a_token(encoding, partial):

@@ -25,7 +25,7 @@ from llm.kernels.training.cross_entropy import IGNORE, linear_cross_entropy
 from llm.model.gpt import GPT
 from llm.objectives import CHAT, COMPLETE, Row, answer_each, text_of
 from llm.objectives.assistant.packing import Example, batch, pack_sequences, row_width
-from llm.tokenizer import decode
+from llm.tokenizer import decode, letterless_tokens
 from llm.training.loop import Objective
 from llm.training.workers import ALONE, Workers
 
@@ -187,13 +187,13 @@ def serve(model: Assistant, encoding: tiktoken.Encoding, rows: Sequence[Row], **
     A row's `history` is JSON text: an array of strings, the user's and the assistant's by turns.
     """
     make, ends = request_maker(model, encoding, GREEDY, **options), turn_ends(encoding, model.chat)
-    block = model.chat.no_repeat_ngram_size
 
     def ask(row: Row) -> Request:
         texts = (text_of(row, "instruction"), text_of(row, "input", ""), text_of(row, "system", ""))
         question = Question(*texts, _history(text_of(row, "history", "")))
         request = make(prompt_tokens(encoding, model.chat, question.messages()))
-        return replace(request, stop_tokens=ends, sampling=request.sampling.with_default_block(block))
+        sampling = request.sampling.with_default_penalty(model.chat.text_penalty)
+        return replace(request, stop_tokens=ends, sampling=sampling)
 
     return answer_each(
         rows,
@@ -235,8 +235,9 @@ def answer_all(
         model,
         [prompt_tokens(encoding, model.chat, question.messages()) for question in questions],
         max_new_tokens=max_new_tokens,
-        sampling=sampling.with_default_block(model.chat.no_repeat_ngram_size),
+        sampling=sampling.with_default_penalty(model.chat.text_penalty),
         stop_tokens=turn_ends(encoding, model.chat),
+        exempt=letterless_tokens(encoding),
     )
     return [decode(encoding, text).strip() for text in tokens]
 

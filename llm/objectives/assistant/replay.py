@@ -25,7 +25,7 @@ from llm.generation.sampling import Sampling
 from llm.generation.text import generate
 from llm.objectives.assistant import Question, build
 from llm.objectives.assistant.loops import has_loop
-from llm.tokenizer import decode
+from llm.tokenizer import decode, letterless_tokens
 
 SHORTEST = 3  # words of an answer that is learned
 
@@ -60,8 +60,9 @@ def answer_prompts(params: Replay, base: Path, device: torch.device) -> list[Ans
             pack_for_inference(model),
             [prompt for prompt, fits in zip(prompts, has_room, strict=True) if fits],
             max_new_tokens=params.max_new_tokens,
-            sampling=Sampling(no_repeat_ngram_size=params.no_repeat_ngram_size),
+            sampling=Sampling(text_penalty=params.text_penalty),
             stop_tokens=turn_ends(encoding, model.chat),
+            exempt=letterless_tokens(encoding),
         )
     )
     answers = []

@@ -34,9 +34,9 @@ class Train(FinetuneConfig):
 
     system: str = ""
     """What it is told before every conversation that brings no system prompt of its own."""
-    no_repeat_ngram_size: int = Field(default=0, ge=0)
-    """No run of so many tokens occurs twice in its answers, unless a request says otherwise; 0 allows all. Training
-    does not read it. It goes into the model folder, for every program that makes answers."""
+    text_penalty: float = Field(default=1.0, ge=0.01, le=100)
+    """Words that an answer holds already grow less likely by this factor, unless a request names another; 1 changes
+    nothing. Training does not read it: it goes into the model folder, for every program that makes answers."""
     context_length: int | None = Field(default=None, gt=0)
     """Tokens of the longest conversation, where the base has more; null, as a larger number, keeps the base's."""
     window: int | None = Field(default=None, gt=0)
@@ -63,7 +63,7 @@ def prepare(params: Train, files: TrainingFiles, workers: Workers) -> TrainingSe
         context_length=context_length,
         as_stored=keeps_precision(params, compute, workers),
     )
-    chosen = {"system": params.system, "no_repeat_ngram_size": params.no_repeat_ngram_size}
+    chosen = params.model_dump(include={"system", "text_penalty"})
     model.chat = model.chat.model_copy(update=chosen)
     if params.lora:
         add_lora(model, params.lora)

@@ -26,7 +26,7 @@ from llm.generation.text import run
 from llm.objectives.assistant import Assistant, Example, Question, build
 from llm.objectives.assistant.loops import has_loop
 from llm.objectives.assistant.rows import contains_answer, examples_of, is_right, questions_of
-from llm.tokenizer import decode
+from llm.tokenizer import decode, letterless_tokens
 from tasks.evaluation.assistant import behaviour
 from tasks.evaluation.assistant.baseline import Turns, brief, shots, with_shots
 from tasks.evaluation.assistant.judge import Judge, judge_answers
@@ -79,8 +79,8 @@ def _contenders(
     """Ours and its base, untuned and prompted as baseline.py says; a base that is an assistant is asked as ours is."""
     context_length = ours.model.config.context_length
     model, encoding = load_model(base, compute.device, build=build, context_length=context_length)
-    block = {"no_repeat_ngram_size": ours.model.chat.no_repeat_ngram_size}
-    model.chat = model.chat.model_copy(update=block)  # both are decoded alike
+    penalty = {"text_penalty": ours.model.chat.text_penalty}
+    model.chat = model.chat.model_copy(update=penalty)  # both are decoded alike
     its = replace(ours, prefix="baseline_", name="its base", model=model, encoding=encoding)
     if read_config(base)["objective"] != "assistant":
         its = replace(its, examples=shots(train, test), questions=list(map(brief, ours.questions)))
@@ -96,7 +96,7 @@ def _answers(contender: _Contender, test: pd.DataFrame, file: Path, params: Eval
     """
     model, encoding, name, shown = contender.model, contender.encoding, contender.name, contender.examples
     context, ends = model.config.context_length, turn_ends(encoding, model.chat)
-    sampling = GREEDY.with_default_block(model.chat.no_repeat_ngram_size)
+    sampling, exempt = GREEDY.with_default_penalty(model.chat.text_penalty), letterless_tokens(encoding)
     counted = (encoding.encode_ordinary_batch(list(each)) for each in test["answers"])
     most = [min(params.max_new_tokens, max(map(len, each), default=sys.maxsize) + MARGIN) for each in counted]
     rows = zip(questions_of(test), test["output"], shown, most, strict=True)
@@ -119,7 +119,7 @@ def _answers(contender: _Contender, test: pd.DataFrame, file: Path, params: Eval
             roomy.add(n)
         if n in roomy or len(example) <= context:
             request = _request(example, asked, most[n] if n in roomy else 1, context, ends)
-            requests[n] = replace(request, sampling=sampling)
+            requests[n] = replace(request, sampling=sampling, exempt=exempt)
     if not roomy:
         raise UserError(
             f"{file}: no question of its {len(test)} leaves {min(most)} of {context} tokens for an answer: lower "
@@ -181,11 +181,11 @@ def measure(
     (`contains_answer`); mean ROUGE-L of the other rows; answers as evidence.
 
     The model is measured as it is served: on a CPU in the weights that decode.c has. The baseline is the base in its
-    own template, untuned and prompted as baseline.py says, and blocks the same n-grams; `nearest_…` answers as the
-    training row most alike does. A `…_gain` is the lead over the baseline, paired by row. Intervals resample wordings,
-    and rows within them. `unanswered` counts rows that leave no room for an answer, where there are any. Where
-    data/behavioural has questions for this dataset, they are asked, too. `loops` is the share of answers with a loop
-    among these and the rows that are not checkable.
+    own template, untuned and prompted as baseline.py says; both choose tokens in the same way. `nearest_…` answers as
+    the training row most alike does. A `…_gain` is the lead over the baseline, paired by row. Intervals resample
+    wordings, and rows within them. `unanswered` counts rows that leave no room for an answer, where there are any.
+    Where data/behavioural has questions for this dataset, they are asked, too. `loops` is the share of answers with a
+    loop among these and the rows that are not checkable.
     """
     train, test = (pd.read_parquet(split_file(data, split)) for split in ("train", "test"))
     metrics: dict[str, float] = {}

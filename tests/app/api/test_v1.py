@@ -134,7 +134,7 @@ def test_temperature_top_p_top_k_and_the_penalty_change_the_draw(client):
         {"extra_body": {"min_p": 1}},
     ):
         assert say(client, "hello", max_tokens=30, temperature=1.5, seed=1, **alone) == greedy
-    for extra in ({"repetition_penalty": 5}, {"no_repeat_ngram_size": 1}):
+    for extra in ({"repetition_penalty": 5}, {"text_penalty": 5}):
         assert say(client, "hello", max_tokens=30, extra_body=extra) != greedy
     assert say(client, "hello", max_tokens=30, temperature=0) == greedy
 

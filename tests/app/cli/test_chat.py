@@ -72,7 +72,7 @@ def test_a_conversation_that_grows_too_long_loses_its_first_turns_but_not_the_sy
             assert talk[1].role == "user"
 
 
-def test_a_models_own_block_of_ngrams_holds_in_a_chat_unless_a_request_lifts_it(registry):
+def test_a_models_own_penalty_holds_in_a_chat_unless_a_request_lifts_it(registry):
     with tracked(registry), loaded_version("assistant", CHAT) as loaded:
 
         def say(sampling: Sampling) -> str:
@@ -80,9 +80,9 @@ def test_a_models_own_block_of_ngrams_holds_in_a_chat_unless_a_request_lifts_it(
             return answer(loaded, talk, 0, sampling, 60, show=False, stops=False)[0]
 
         free = say(Sampling())
-        loaded.model.chat = loaded.model.chat.model_copy(update={"no_repeat_ngram_size": 2})
-        assert say(Sampling()) == say(Sampling(no_repeat_ngram_size=2)) != free
-        assert say(Sampling(no_repeat_ngram_size=0)) == free
+        loaded.model.chat = loaded.model.chat.model_copy(update={"text_penalty": 2.0})
+        assert say(Sampling()) == say(Sampling(text_penalty=2.0)) != free
+        assert say(Sampling(text_penalty=1.0)) == free
 
 
 @contextmanager

@@ -106,7 +106,8 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
     special = {END_OF_TEXT: end - 1, "<|im_start|>": end, "<|im_end|>": end + 1}
     chatty = make_encoding(encoding._pat_str, ranks, special)
     gpt = make_gpt(**OURS[2] | {"vocabulary_size": chatty.n_vocab})
-    model = assistant.build(gpt, {"chat": {"template": template, "system": 'the "hat" é 🐈'}})
+    chat = {"template": template, "system": 'the "hat" é 🐈', "text_penalty": 1.1}
+    model = assistant.build(gpt, {"chat": chat})
     model.load_state_dict(gpt.state_dict())
     made = tmp_path / "assistant"
     made.mkdir()
@@ -122,7 +123,9 @@ def test_an_assistants_template_goes_along_and_gives_transformers_the_same_promp
             found = theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
             assert found == prompt_tokens(chatty, model.chat, talk)
             assert found == prompt_tokens(chatty, Chat(template=read_chat_template(folder)), talk)
-        ends = GenerationConfig.from_pretrained(folder).eos_token_id  # where generate() stops
+        generation = GenerationConfig.from_pretrained(folder)
+        assert generation.repetition_penalty in (None, 1.0)  # theirs would count the prompt
+        ends = generation.eos_token_id  # where generate() stops
         assert set(ends) == stop_tokens(chatty)
         assert len(ends) == 2
 

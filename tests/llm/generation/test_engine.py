@@ -247,7 +247,7 @@ def test_cancelling_says_so_at_the_next_step_whether_it_ran_or_waited(make_gpt):
 @given(families, st.integers(0, 99), requests, st.integers(1, 4), st.just(0.0) | st.floats(0.1, 2.0))
 def test_a_seed_gives_the_same_text_whatever_else_runs(make_gpt, family, seed, work, rows, temperature):
     gpt = make_gpt(**FAMILIES[family])
-    repetition = {"repetition_penalty": 1.1, "no_repeat_ngram_size": 2}
+    repetition = {"repetition_penalty": 1.1, "text_penalty": 1.2}
     request = Request([5, 6, 7], 12, Sampling(temperature=temperature, top_p=0.9, seed=seed, **repetition))
     quiet = Engine(gpt, 1)
     quiet.submit(request)

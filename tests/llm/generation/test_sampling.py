@@ -2,9 +2,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
+from transformers import RepetitionPenaltyLogitsProcessor
 
-from llm.generation.sampling import GREEDY, LIVELY, Sampler, Sampling, block, candidates, choose, penalise
+from llm.generation.sampling import GREEDY, LIVELY, Sampler, Sampling, candidates, choose, penalise
 
 LOGITS = torch.tensor([0.1, 0.4, 0.05, 0.25, 0.2]).log()
 
@@ -107,34 +107,41 @@ def test_the_penalty_counts_the_prompt_and_what_was_chosen_since():
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 2**16), st.lists(st.integers(0, 5), max_size=5), st.floats(0.5, 2.0), st.integers(1, 4))
-def test_penalty_and_block_choose_as_transformers_processors_do(seed, prompt, penalty, size):
-    sampler = Sampler(Sampling(repetition_penalty=penalty, no_repeat_ngram_size=size), prompt)
-    penalise_all, block_repeated = RepetitionPenaltyLogitsProcessor(penalty), NoRepeatNGramLogitsProcessor(size)
+@given(st.integers(0, 2**16), st.lists(st.integers(0, 5), max_size=5), st.floats(0.5, 2.0))
+def test_penalties_choose_as_transformers_processor_does(seed, prompt, penalty):
+    sampler = Sampler(Sampling(repetition_penalty=penalty, text_penalty=1.2), prompt)
+    penalise_all = RepetitionPenaltyLogitsProcessor(penalty)
+    penalise_text = RepetitionPenaltyLogitsProcessor(1.2, prompt_ignore_length=len(prompt))
     generator = torch.Generator().manual_seed(seed)
     text: list[int] = []
     for _ in range(30):
         logits_V = torch.randn(40, generator=generator)
-        logits_V[:4] += 3  # so that repeated n-grams are likely
-        scores_1V = penalise_all(torch.tensor([[*prompt, *text]], dtype=torch.long), logits_V[None])
-        scores_1V = block_repeated(torch.tensor([text], dtype=torch.long), scores_1V)
+        logits_V[:4] += 3  # so that repeated tokens are likely
+        tokens_1T = torch.tensor([[*prompt, *text]], dtype=torch.long)
+        scores_1V = penalise_text(tokens_1T, penalise_all(tokens_1T, logits_V[None]))
         text.append(int(scores_1V.argmax()))
         assert sampler.choose(logits_V) == text[-1]
 
 
-def test_block_of_ngrams_leaves_the_prompt_alone_and_works_in_draws():
-    logits = torch.tensor([9.0, 0.0, -9.0])
-    for temperature in (0.0, 0.5):
-        sampling = Sampling(temperature=temperature, no_repeat_ngram_size=2, seed=0)
-        sampler = Sampler(sampling, [0, 0, 0])
-        tokens = [sampler.choose(logits) for _ in range(4)]
-        assert tokens == [0, 0, 1, 0]
+@settings(max_examples=40)
+@given(st.integers(0, 2**16), st.lists(st.floats(0.5, 2.0) | st.just(1.0), min_size=1, max_size=5))
+def test_text_penalty_gives_a_row_in_a_batch_what_it_gives_alone_and_leaves_logits_as_they_are(seed, penalties):
+    generator = torch.Generator().manual_seed(seed)
+    samplings = [Sampling(text_penalty=penalty) for penalty in penalties]
+    together = [Sampler(sampling, [0, 1], exempt={3}) for sampling in samplings]
+    alone = [Sampler(sampling, [0, 1], exempt={3}) for sampling in samplings]
+    for _ in range(12):
+        logits_BV = torch.randn(len(penalties), 9, generator=generator)
+        before_BV = logits_BV.clone()
+        tokens = choose(logits_BV, together)
+        assert torch.equal(logits_BV, before_BV)
+        assert tokens == [sampler.choose(row_V) for sampler, row_V in zip(alone, before_BV, strict=True)]
 
 
-def test_block_of_the_whole_vocabulary_blocks_nothing():
-    logits = torch.tensor([2.0, 1.0])
-    assert block(logits, {0}).tolist() == [-torch.inf, 1.0]
-    assert block(logits, {0, 1}).tolist() == [2.0, 1.0]
+def test_text_penalty_counts_neither_the_prompt_nor_exempt_tokens():
+    sampler = Sampler(Sampling(text_penalty=4.0), [0], exempt={1})
+    assert sampler.choose(torch.tensor([3.0, 2.0, 1.0])) == 0
+    assert [sampler.choose(torch.tensor([3.0, 2.0, 1.0])) for _ in range(3)] == [1, 1, 1]
 
 
 def test_rows_of_one_batch_follow_their_own_rules():
@@ -172,7 +179,7 @@ def test_draws_without_a_seed_follow_the_global_one_and_with_one_leave_it_alone(
         ("min_p", -0.1),
         ("repetition_penalty", 1e-39),
         ("repetition_penalty", float("nan")),
-        ("no_repeat_ngram_size", -1),
+        ("text_penalty", 0.0),
         ("seed", -1),
         ("top_q", 1),
     ],

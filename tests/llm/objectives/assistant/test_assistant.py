@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from llm.chat import TEMPLATE, Chat
+from llm.chat import Chat
 from llm.device import Compute
 from llm.kernels.training.cross_entropy import IGNORE
 from llm.objectives.assistant import (
@@ -212,25 +212,25 @@ def build_on(gpt):
 
 
 def test_an_assistant_takes_its_bases_template_and_says_so(make_gpt):
-    gpt, chat = make_gpt(), {"template": "{{ messages[0].content }}", "system": "", "no_repeat_ngram_size": 4}
+    gpt, chat = make_gpt(), {"template": "{{ messages[0].content }}", "system": "", "text_penalty": 1.1}
     assert build(gpt, {"chat": chat}).describe() == gpt.describe() | {"chat": chat}
-    assert build(gpt, {}).describe()["chat"] == {"template": TEMPLATE, "system": "", "no_repeat_ngram_size": 0}
+    assert build(gpt, {}).describe()["chat"] == Chat().model_dump()
 
 
-def test_an_assistants_own_block_of_ngrams_holds_in_all_its_answers_unless_a_request_lifts_it(make_gpt, encoding):
+def test_an_assistants_own_penalty_holds_in_all_its_answers_unless_a_request_lifts_it(make_gpt, encoding):
     repetitive = build_on(make_gpt(context_length=96))
-    blocking = build_on(make_gpt(context_length=96))
-    blocking.chat = Chat(no_repeat_ngram_size=2)
+    penalising = build_on(make_gpt(context_length=96))
+    penalising.chat = Chat(text_penalty=1.5)
     questions, rows = [Question("the cat"), Question("a")], [{"instruction": "the cat"}, {"instruction": "a"}]
     free = answer_all(repetitive, encoding, questions, max_new_tokens=30)
-    blocked = answer_all(blocking, encoding, questions, max_new_tokens=30)
-    assert free != blocked
-    assert [row["output"] for row in serve(blocking, encoding, rows, max_new_tokens=30)] == blocked
-    assert answer_all(blocking, encoding, questions[:1], max_new_tokens=30) == blocked[:1]
-    lifted = serve(blocking, encoding, rows, max_new_tokens=30, no_repeat_ngram_size=0)
+    penalised = answer_all(penalising, encoding, questions, max_new_tokens=30)
+    assert free != penalised
+    assert [row["output"] for row in serve(penalising, encoding, rows, max_new_tokens=30)] == penalised
+    assert answer_all(penalising, encoding, questions[:1], max_new_tokens=30) == penalised[:1]
+    lifted = serve(penalising, encoding, rows, max_new_tokens=30, text_penalty=1)
     assert [row["output"] for row in lifted] == free
-    asked = serve(repetitive, encoding, rows, max_new_tokens=30, no_repeat_ngram_size=2)
-    assert [row["output"] for row in asked] == blocked
+    asked = serve(repetitive, encoding, rows, max_new_tokens=30, text_penalty=1.5)
+    assert [row["output"] for row in asked] == penalised
 
 
 @pytest.fixture(scope="module")
