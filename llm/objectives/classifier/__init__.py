@@ -6,6 +6,8 @@ a support vector machine (llm/objectives/classifier/fit.py). It can be fitted wi
 With a reply to some of its labels it is a guard, which reads what people ask before an assistant answers.
 """
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -57,6 +59,9 @@ def _inputs(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _example(config: Mapping[str, Any]) -> dict[str, str]:
     return {column: EXAMPLES.get(column, "Shall we say ten o'clock?") for column in _config(config).columns}
+
+
+logger = logging.getLogger(__name__)
 
 
 def _outputs(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +137,10 @@ def objective(
     frozen = count_frozen_blocks(model.gpt) if workers.count == 1 else 0
     cached = None
     if frozen:
+        started = time.perf_counter()
         cached = CachedStates.of(model, read + shown, frozen)
+        seconds, count = time.perf_counter() - started, len(read) + len(shown)
+        logger.info("the %d frozen blocks have read %d texts, once, in %.0f s", frozen, count, seconds)
         numbers = number_tokens(read + shown)
         read, shown = numbers[: len(read)], numbers[len(read) :]
 

@@ -23,7 +23,7 @@ from llm.objectives.classifier.model import Classifier, encoded, f1_score
 FOLDS = 5
 AT_ONCE = 1000
 """Texts that are read from one line of the log to the next."""
-STATES = 0.03
+STATES = 0.02
 """What a hidden state counts whose standard deviation is 1; the n-grams of words have length 1, those of characters,
 too."""
 

@@ -1,7 +1,9 @@
 import pandas as pd
 import pytest
+import torch
 
 from llm.formats.model_folder import save_model
+from llm.model.lora import merge_lora
 from llm.objectives.classifier.prepare import TrainClassifier as Train
 from llm.training.loop import train
 from llm.training.workers import ALONE
@@ -64,3 +66,16 @@ def test_without_steps_the_head_is_fitted_in_the_evaluation_and_with_steps_behin
     assert not setup.model.ngrams.weight.any()
     assert setup.finish().keys() == {"validation_loss", "validation_f1"}
     assert setup.model.ngrams.weight.any()
+
+
+def test_only_the_last_blocks_and_the_head_learn_and_the_curve_is_of_validation(prepared):
+    labels = ["ham", "spam"] * 6
+    lora = {"rank": 2, "alpha": 4, "targets": ["projection"]}
+    setup = prepared(labels, labels, lora=lora, last_blocks=1, hardest=4, ngram_buckets=64)
+    before = {name: weight.clone() for name, weight in setup.model.named_parameters()}
+    history = train(setup.model, Train(**SHORT), setup.objective)
+    assert [row["step"] for row in history if "validation_loss" in row] == [1, 2]
+    moved = {name for name, weight in setup.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert {name.split(".")[2] if name.startswith("gpt") else "head" for name in moved} == {"1", "head"}
+    merge_lora(setup.model)
+    assert setup.finish()["validation_loss"] > 0
