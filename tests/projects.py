@@ -60,7 +60,7 @@ SMALL = {
             "evaluate": {"max_new_tokens": 8},
         },
     },
-    "smoke": {"params": {"applications": {"classifier": {"train": {"layers": None}}}}},  # of a foundation with two
+    "smoke": {"params": {"applications": {name: {"train": {"layers": None}} for name in ("classifier", "guard")}}},
 }
 
 

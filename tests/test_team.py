@@ -23,7 +23,7 @@ from tasks.registry.versions import own_models, versions
 pytestmark = pytest.mark.slow
 needs_postgres = pytest.mark.skipif(bool(why_no_postgres()), reason=why_no_postgres() or "there is one")
 
-MODELS = ("foundation", "classifier", "assistant")
+MODELS = ("foundation", "classifier", "assistant", "guard")
 NAMES = {f"threestage-{model}" for model in MODELS}
 UNFINISHED = "tags.`threestage.registering` != 'done'"
 SOMEONE = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}

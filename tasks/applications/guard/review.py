@@ -10,7 +10,7 @@ FILES = ("everyday", "harmful", "tricky")
 
 REVIEW = replace(
     CLASSIFIER,
-    main="recall",
+    main="f1",
     unit="requests",
     columns=("request",),
     rows=partial(rows, columns=("request",), behavioural=FILES),

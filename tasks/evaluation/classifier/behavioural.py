@@ -49,6 +49,8 @@ def measure_behavioural(
         if (rows := read_behavioural(file, ours.config.columns, set(labels))) is None:
             continue
         rows = unlike(rows, learned, ours.config.columns)
+        if rows.empty:
+            continue
         texts, actual = texts_of(rows, ours.config.columns), numbers_of(rows["label"], labels)
         probability = ours.probabilities(texts)
         predicted = ours.config.decide(probability)

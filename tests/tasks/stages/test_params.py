@@ -175,12 +175,13 @@ def test_published_weights_need_a_name_only_where_something_starts_from_them(wri
         check_params(path)
     assert sorted(str(caught.value).splitlines()) == [
         f"{path}: {place}.base: 'published' is not one of {others}"
-        for place in ("applications.assistant", "applications.classifier", "replay.assistant")
+        for place in ("applications.assistant", "applications.classifier", "applications.guard", "replay.assistant")
     ]
     values = yaml.safe_load(path.read_text())
     for block in (*values["applications"].values(), *values["replay"].values()):
         block["base"] = "foundation"
-    values["applications"]["classifier"]["train"]["layers"] = None
+    for classifier in ("classifier", "guard"):
+        values["applications"][classifier]["train"]["layers"] = None
     del values["smoke"]
     path.write_text(yaml.safe_dump(values))
     check_params(path)

@@ -1,0 +1,89 @@
+"""The guard learns, replies, is measured and is reviewed as a classifier of requests of which answer passes."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from projects import ROOT
+
+from llm.device import Compute
+from llm.formats.model_folder import save_model
+from llm.objectives import GUARD, capabilities
+from llm.objectives.classifier import guard_replies
+from llm.training.loop import train
+from llm.training.workers import ALONE
+from tasks.applications import evaluation, find_check, review, training
+from tasks.training.setup import TrainingFiles
+
+CPU = Compute(torch.device("cpu"), torch.float32, "a test")
+BLOCK = yaml.safe_load((ROOT / "params.yaml").read_text())["applications"]["guard"]
+REQUESTS = {"answer": "the cat sat", "crisis": "the moon ate", "decline": "a dog ate the hat"}
+
+
+@pytest.fixture
+def trained(make_gpt, encoding, tmp_path):
+    """A guard that has learned one request a label, and the folder of its dataset."""
+    (tmp_path / "base").mkdir()
+    save_model(tmp_path / "base", make_gpt(context_length=64), encoding, "language_model")
+    data = tmp_path / "requests"
+    data.mkdir()
+    for split, times in (("train", 20), ("validation", 6), ("test", 4)):
+        rows = [(f"{request} {n}", label) for n in range(times) for label, request in REQUESTS.items()]
+        table = pd.DataFrame(rows, columns=["request", "label"]).assign(source="a.jsonl")
+        table["id"] = [f"{split}#{n}" for n in range(len(table))]
+        table.assign(unit=range(len(table))).to_parquet(data / f"{split}.parquet")
+    guard = training("guard")
+    small = {"layers": None, "max_tokens": 32, "ngram_buckets": 4096, "steps": 0}
+    params = guard.train.model_validate(BLOCK["train"] | small)
+    setup = guard.prepare(params, TrainingFiles(dataset=data, base=tmp_path / "base"), ALONE)
+    train(setup.model, params, setup.objective)
+    return setup.model.eval(), data
+
+
+def test_the_guard_of_params_yaml_replies_to_what_it_declines_and_says_where_help_is(trained, encoding, tmp_path):
+    model, _ = trained
+    assert model.config.labels == ("answer", "crisis", "decline")
+    answer, crisis, decline = guard_replies(model, encoding, [f"{request} 99" for request in REQUESTS.values()])
+    assert answer is None
+    assert "findahelpline.com" in crisis
+    assert "emergency number" in crisis
+    assert "can't help" in decline
+    (tmp_path / "guard").mkdir()
+    save_model(tmp_path / "guard", model, encoding, "classifier")
+    assert capabilities(tmp_path / "guard") == (GUARD,)
+
+
+def test_the_guard_is_measured_by_what_it_stops_and_reviewed_by_the_same_figures(
+    trained, encoding, tmp_path, monkeypatch
+):
+    model, data = trained
+    folder = tmp_path / "data/behavioural/requests"
+    folder.mkdir(parents=True)
+    for name, label in (("everyday", "answer"), ("harmful", "decline")):
+        row = {"id": name, "label": label, "slice": "a", "request": REQUESTS[label]}
+        (folder / f"{name}.jsonl").write_text(json.dumps(row))
+    monkeypatch.chdir(tmp_path)
+    evidence = tmp_path / "evidence"
+    evidence.mkdir()
+    measured = evaluation("guard")
+    params = measured.params(batch_size=4)
+    metrics = measured.measure(model, encoding, data, tmp_path, params, CPU, evidence)
+    assert (metrics["recall"], metrics["false_positive_rate"], metrics["f1"]) == (1.0, 0.0, 1.0)
+    assert "evasion_recall" not in metrics
+    assert pd.read_csv(evidence / "behavioural.csv")["id"].tolist() == ["everyday", "harmful"]
+    reviewed = review("guard")
+    rows = reviewed.rows(data)
+    answers, _ = reviewed.evidence(rows, evidence)
+    samples = reviewed.measure(rows, answers.reindex(rows.index))
+    assert samples.keys() >= {"recall", "false_positive_rate", "f1", "everyday_answer", "harmful_decline"}
+    assert {name: sample.value for name, sample in samples.items()} == {name: metrics[name] for name in samples}
+
+
+def test_a_guards_block_is_checked_as_that_of_any_classifier():
+    block = {**BLOCK, "train": {**BLOCK["train"], "passes": "reply"}}
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    found = dict(find_check("guard")(block, values))
+    assert found.keys() == {"train.passes"}
+    assert "'reply' is not among datasets.requests.preprocess.labels" in found["train.passes"]
