@@ -49,12 +49,12 @@ def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
 
 
 def hardest(model: Classifier, train: LabelledTexts, count: int) -> LabelledTexts:
-    """The `count` texts of `train` that n-grams alone tell worst, out of fold; all of them without n-grams."""
+    """The `count` texts of `train` that n-grams alone tell worst, learned from the other half; all without n-grams."""
     if model.ngrams is None or count >= len(train.texts):
         return train
     head = _Head(model, train)
     head.read_ngrams()
-    logits_NK = head.logits_out_of_fold()
+    logits_NK = head.logits_out_of_fold(2)
     own_N = logits_NK.gather(1, train.labels[:, None]).squeeze(1)
     best_other_N = logits_NK.scatter(1, train.labels[:, None], -torch.inf).amax(dim=1)
     rows = (own_N - best_other_N).argsort(stable=True)[:count].sort().values.tolist()
@@ -81,7 +81,7 @@ def fit_head(
     windows, of_validation = model.windows(train.texts), model.windows(validation.texts)
     states = _states_as_served(model, encoding, windows + of_validation)
     head.read(windows, states[: len(windows)])
-    scale, bias = fit_scale(head.logits_out_of_fold(), train.labels)
+    scale, bias = fit_scale(head.logits_out_of_fold(FOLDS), train.labels)
     head.fit(torch.ones(len(windows), dtype=torch.bool))
     head.install(scale, bias)
     logits = model.logits(validation.texts, of_validation, states[len(windows) :])
@@ -149,10 +149,10 @@ class _Head:
         """Logits of the texts by what was learned, float64 N x K."""
         return self.found.logits(self.sparse, self.states_NC)
 
-    def logits_out_of_fold(self) -> Tensor:
-        """The same by heads that have learned from the texts of other groups alone."""
+    def logits_out_of_fold(self, folds: int) -> Tensor:
+        """The same by so many heads, each of which has learned from the other folds; a group is in one of them."""
         numbers: dict[int, int] = {}
-        part = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in self.groups])
+        part = torch.tensor([numbers.setdefault(group, len(numbers)) % folds for group in self.groups])
         unseen_NK = torch.zeros(len(self.texts), len(self.model.config.labels), dtype=torch.double)
         for fold in part.unique():
             self.fit(part != fold)

@@ -82,7 +82,7 @@ def test_the_hardest_texts_are_those_that_n_grams_tell_worst(make_gpt, encoding)
     texts = [f"moon {number}" if number % 2 else f"the cat {number}" for number in range(40)]
     labels = torch.arange(40) % 2
     labels[[10, 21]] = 1 - labels[[10, 21]]
-    train = LabelledTexts(texts, labels, list(range(40)))
+    train = LabelledTexts(texts, labels, [number // 2 for number in range(40)])
     for buckets, expected in ((2**14, [texts[10], texts[21]]), (0, texts)):
         model = Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=32, ngram_buckets=buckets))
         fit_ngrams(model, train)
