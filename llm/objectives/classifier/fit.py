@@ -27,7 +27,7 @@ STATES = 0.02
 """What a hidden state counts whose standard deviation is 1; the n-grams of words have length 1, those of characters,
 too."""
 
-CLOSELY, ROUGHLY = 1e-6, 1e-4
+CLOSELY, ROUGHLY = 1e-5, 1e-4
 """Gradients at which a fit ends: of the head, and of n-grams alone, which only choose what is read."""
 
 logger = logging.getLogger(__name__)
