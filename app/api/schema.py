@@ -204,7 +204,7 @@ class Model(BaseModel):
     """The version that answers by this name."""
     aliases: list[str]
     capabilities: list[str]
-    """Its capabilities: chat, complete or classify."""
+    """Its capabilities: chat, complete, classify or guard."""
     description: str
 
 

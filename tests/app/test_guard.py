@@ -174,7 +174,7 @@ def run(*arguments: str, stdin: str = ""):
     return CliRunner().invoke(cli, arguments, input=stdin)
 
 
-def test_command_line_prints_the_guards_reply_and_who_gave_it(guarded_registry):
+def test_command_line_prints_the_guards_reply_and_who_gave_it(guarded_registry, monkeypatch):
     mark = "Answered by warden/1, not by the assistant\n"
     with tracked(guarded_registry):
         said = run("chat", "--max-tokens", "9", stdin=f"{HELLO}\n{POISON}\n")
@@ -187,8 +187,10 @@ def test_command_line_prints_the_guards_reply_and_who_gave_it(guarded_registry):
             "answer": DECLINE,
             "finish": "content_filter",
         }
-        (row,) = rows_of(run("chat", "--json", "--no-guard", "--max-tokens", "9", POISON).stdout)
-        assert (row["model"], row["finish"]) == ("threestage-assistant/1", "length")
+        unguarded = rows_of(run("chat", "--json", "--no-guard", "--max-tokens", "9", POISON).stdout)
+        assert (unguarded[0]["model"], unguarded[0]["finish"]) == ("threestage-assistant/1", "length")
+        monkeypatch.setenv("THREESTAGE_GUARD", "0")
+        assert rows_of(run("chat", "--json", "--max-tokens", "9", POISON).stdout) == unguarded
 
 
 def test_command_lines_conversation_goes_on_without_what_the_guard_answered(guarded_registry):
