@@ -34,7 +34,7 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
     last_blocks: int | None = Field(default=None, gt=0)
     """How many blocks LoRA updates, counted from the output; null updates all. The blocks below read each text once."""
     least_sure: int | None = Field(default=None, gt=0)
-    """How many texts of train the GPT learns from: those of which n-grams alone are least sure; null takes all. The head
+    """How many texts of train the GPT learns from: those of which n-grams are least sure; null takes all. The head
     learns from all in any case."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
