@@ -99,12 +99,6 @@ def counted_words(generator: Generator, values: Values, lists: Lists) -> Values:
     return {"size": len(words), "counted": counted}
 
 
-def counted_letters(generator: Generator, values: Values, lists: Lists) -> Values:
-    """How many letters `word` has, and its letters one by one."""
-    word = values["word"]
-    return {"size": len(word), "spelled": "-".join(word.upper())}
-
-
 def four_steps(generator: Generator, values: Values, lists: Lists) -> Values:
     """Four numbers from `start` on, `step` apart, and the next."""
     start, step = number("start", values), number("step", values)

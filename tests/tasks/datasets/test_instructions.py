@@ -79,9 +79,9 @@ def test_there_are_rows_of_every_kind_and_those_with_answers_are_checkable(table
 
 
 def test_a_kind_has_as_many_rows_as_it_is_given(raw):
-    table = read_instructions(raw, params(rows_a_kind=2, rows_of={"spam": 5, "month": 0}))
+    table = read_instructions(raw, params(rows_a_kind=2, rows_of={"spam": 5, "month_number": 0}))
     counts = table["kind"].value_counts()
-    assert (counts["spam"], counts["weekday"], counts.get("month", 0)) == (5, 2, 0)
+    assert (counts["spam"], counts["weekday"], counts.get("month_number", 0)) == (5, 2, 0)
     with pytest.raises(UserError, match="rows_of: there is no kind 'spamm'; kinds are "):
         read_instructions(raw, params(rows_of={"spamm": 5}))
 
