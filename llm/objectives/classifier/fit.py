@@ -27,6 +27,9 @@ STATES = 0.02
 """What a hidden state counts whose standard deviation is 1; the n-grams of words have length 1, those of characters,
 too."""
 
+CLOSELY, ROUGHLY = 1e-5, 1e-4
+"""Gradients at which a fit ends: of the head, and of n-grams alone, which only choose what is read."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,16 +51,15 @@ def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
         _Head(model, train).fit_search()
 
 
-def hardest(model: Classifier, train: LabelledTexts, count: int) -> LabelledTexts:
-    """The `count` texts of `train` that n-grams alone tell worst, out of fold; all of them without n-grams."""
+def least_sure(model: Classifier, train: LabelledTexts, count: int) -> LabelledTexts:
+    """The `count` texts of `train` of which n-grams of its other half are least sure; all of them without n-grams."""
     if model.ngrams is None or count >= len(train.texts):
         return train
     head = _Head(model, train)
     head.read_ngrams()
-    logits_NK = head.logits_out_of_fold()
-    own_N = logits_NK.gather(1, train.labels[:, None]).squeeze(1)
-    best_other_N = logits_NK.scatter(1, train.labels[:, None], -torch.inf).amax(dim=1)
-    rows = (own_N - best_other_N).argsort(stable=True)[:count].sort().values.tolist()
+    highest_N2 = head.logits_out_of_fold(2, ROUGHLY).topk(2).values
+    margin_N = highest_N2[:, 0] - highest_N2[:, 1]
+    rows = margin_N.argsort(stable=True)[:count].sort().values.tolist()
     return LabelledTexts([train.texts[row] for row in rows], train.labels[rows], [train.groups[row] for row in rows])
 
 
@@ -83,7 +85,7 @@ def fit_head(
     windows, of_validation = model.windows(train.texts), model.windows(validation.texts)
     states = _states_as_served(model, encoding, windows + of_validation)
     head.read(windows, states[: len(windows)])
-    scale, bias = fit_scale(head.logits_out_of_fold(), train.labels)
+    scale, bias = fit_scale(head.logits_out_of_fold(FOLDS), train.labels)
     head.fit(torch.ones(len(windows), dtype=torch.bool))
     head.install(scale, bias)
     logits = model.logits(validation.texts, of_validation, states[len(windows) :])
@@ -126,7 +128,7 @@ class _Head:
     def fit_search(self) -> None:
         """Learn by n-grams alone what to look for in a long text."""
         self.read_ngrams()
-        self.fit(torch.ones(len(self.texts), dtype=torch.bool))
+        self.fit(torch.ones(len(self.texts), dtype=torch.bool), ROUGHLY)
         ngrams, weight_UK = self.model.ngrams, self.found.sparse_UK
         ngrams.search.zero_()
         ngrams.search[self.sparse.features_U] = (weight_UK[:, 1] - weight_UK[:, 0]).float()
@@ -142,22 +144,22 @@ class _Head:
         self.states_NC = (states - self.mean) * self.scale
         self.sparse = self._sparse(windows)
 
-    def fit(self, learned: Tensor) -> None:
+    def fit(self, learned: Tensor, tolerance: float = CLOSELY) -> None:
         """Learn from the texts of a mask, bool N."""
         labels = len(self.model.config.labels)
-        self.found = fit(self.sparse, self.states_NC, self.labels, learned.double(), labels)
+        self.found = fit(self.sparse, self.states_NC, self.labels, learned.double(), labels, tolerance)
 
     def logits(self) -> Tensor:
         """Logits of the texts by what was learned, float64 N x K."""
         return self.found.logits(self.sparse, self.states_NC)
 
-    def logits_out_of_fold(self) -> Tensor:
-        """The same by heads that have learned from the texts of other groups alone."""
+    def logits_out_of_fold(self, folds: int, tolerance: float = CLOSELY) -> Tensor:
+        """The same by so many heads, each of which has learned from the other folds; a group is in one of them."""
         numbers: dict[int, int] = {}
-        part = torch.tensor([numbers.setdefault(group, len(numbers)) % FOLDS for group in self.groups])
+        part = torch.tensor([numbers.setdefault(group, len(numbers)) % folds for group in self.groups])
         unseen_NK = torch.zeros(len(self.texts), len(self.model.config.labels), dtype=torch.double)
         for fold in part.unique():
-            self.fit(part != fold)
+            self.fit(part != fold, tolerance)
             unseen_NK[part == fold] = self.logits()[part == fold]
         return unseen_NK
 

@@ -42,14 +42,16 @@ class Weights(NamedTuple):
         return texts.texts_NU @ self.sparse_UK + dense_NC @ self.dense_CK + self.bias_K
 
 
-def fit(texts: Sparse, dense_NC: Tensor, labels: Tensor, counts: Tensor, classes: int) -> Weights:
+def fit(
+    texts: Sparse, dense_NC: Tensor, labels: Tensor, counts: Tensor, classes: int, tolerance: float = 1e-7
+) -> Weights:
     """Learn labels, N, of texts, each of which counts so much, float64 N: 0 leaves one out.
 
     The loss is the squared hinge (Chang et al. 2008), of each label against the others. Texts that are well on their
     side cost nothing, so the hard ones decide. Of two labels the difference of the logits is the margin.
 
-    By L-BFGS in float64 until nothing is left to gain: the best weights are the same on every machine, those on the
-    way to them are not, and texts near a bound would be on its other side elsewhere.
+    By L-BFGS in float64 until no gradient is above `tolerance`: the best weights are the same on every machine, those
+    on the way to them are not, and texts near a bound would be on its other side elsewhere.
     """
     sought_labels_J = torch.arange(1, 2) if classes == 2 else torch.arange(classes)
     signs_NJ = torch.where(labels[:, None] == sought_labels_J, 1.0, -1.0).double()
@@ -57,7 +59,12 @@ def fit(texts: Sparse, dense_NC: Tensor, labels: Tensor, counts: Tensor, classes
     shapes = (len(texts.features_U), columns), (dense_NC.shape[1], columns), (columns,)
     sought = Weights(*(torch.zeros(shape, dtype=torch.double, requires_grad=True) for shape in shapes))
     search = torch.optim.LBFGS(
-        sought, max_iter=1000, tolerance_grad=1e-7, tolerance_change=0.0, history_size=10, line_search_fn="strong_wolfe"
+        sought,
+        max_iter=1000,
+        tolerance_grad=tolerance,
+        tolerance_change=0.0,
+        history_size=10,
+        line_search_fn="strong_wolfe",
     )
     total = counts.sum()
 

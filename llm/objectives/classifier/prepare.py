@@ -19,7 +19,7 @@ from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
 from llm.objectives.classifier import objective
 from llm.objectives.classifier.calibration import UnsureRates
-from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, hardest
+from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, least_sure
 from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, encoded
 from llm.training.loop import Objective
 from llm.training.workers import Workers
@@ -33,9 +33,9 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
 
     last_blocks: int | None = Field(default=None, gt=0)
     """How many blocks LoRA updates, counted from the output; null updates all. The blocks below read each text once."""
-    hardest: int | None = Field(default=None, gt=0)
-    """How many texts of train the GPT learns from: those that n-grams alone tell worst; null takes all. The head learns
-    from all in any case."""
+    least_sure: int | None = Field(default=None, gt=0)
+    """How many texts of train the GPT learns from: those of which n-grams are least sure; null takes all. The head
+    learns from all in any case."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
     passes: str | None = None
@@ -96,7 +96,7 @@ def prepare_classifier(
         foundation.requires_grad_(False)
         untrained = Objective(lambda model, index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
         return Prepared(model, encoding, untrained, compute, finish=dict)
-    learned = train if params.hardest is None else hardest(model, train, params.hardest)
+    learned = train if params.least_sure is None else least_sure(model, train, params.least_sure)
     lengths = list(map(len, encoded(model, encoding, model.windows(learned.texts))))
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, lora = fmean(lengths) / max(lengths), params.lora is not None

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
-from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, hardest
+from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, least_sure
 
 RATES = UnsureRates(false_positive_rate=0.02, false_negative_rate=0.1)
 WORDS = ["the cat sat", "a dog ate", "hat", "moon", "on the mat", "ate the hat", "dog"]
@@ -87,13 +87,11 @@ def test_a_few_texts_are_enough_and_without_rates_it_is_never_unsure(make_gpt, e
     assert np.isfinite(probabilities(model, encoding, ["moon"])).all()
 
 
-def test_the_hardest_texts_are_those_that_n_grams_tell_worst(make_gpt, encoding):
-    """Two of forty texts have the label of the others' words."""
+def test_n_grams_are_least_sure_of_texts_that_share_none_with_others(make_gpt, encoding):
     texts = [f"moon {number}" if number % 2 else f"the cat {number}" for number in range(40)]
-    labels = torch.arange(40) % 2
-    labels[[10, 21]] = 1 - labels[[10, 21]]
-    train = LabelledTexts(texts, labels, list(range(40)))
-    for buckets, expected in ((2**14, [texts[10], texts[21]]), (0, texts)):
+    texts[10], texts[21] = "zzz", "qqq"
+    train = LabelledTexts(texts, torch.arange(40) % 2, [number // 2 for number in range(40)])
+    for buckets, expected in ((2**14, ["zzz", "qqq"]), (0, texts)):
         model = Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=32, ngram_buckets=buckets))
         fit_ngrams(model, train)
-        assert hardest(model, train, 2).texts == expected
+        assert least_sure(model, train, 2).texts == expected
