@@ -42,22 +42,25 @@ class LabelledTexts:
     groups: list[int]
 
 
-def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
-    """Learn from `train` how rare n-grams are and, for two labels, what to look for in a long text."""
+def fit_ngrams(model: Classifier, train: LabelledTexts) -> Tensor | None:
+    """Learn from `train` how rare n-grams are and, for two labels, what to look for in a long text.
+
+    Gives the logits of these texts by n-grams alone, float64 N x K; None for a model without n-grams.
+    """
     if model.ngrams is None:
-        return
+        return None
     model.ngrams.fit_idf(train.texts)
-    if len(model.config.labels) == 2:
-        _Head(model, train).fit_search()
-
-
-def least_sure(model: Classifier, train: LabelledTexts, count: int) -> LabelledTexts:
-    """The `count` texts of `train` of which n-grams of its other half are least sure; all of them without n-grams."""
-    if model.ngrams is None or count >= len(train.texts):
-        return train
     head = _Head(model, train)
     head.read_ngrams()
-    highest_N2 = head.logits_out_of_fold(2, ROUGHLY).topk(2).values
+    head.fit(torch.ones(len(train.texts), dtype=torch.bool), ROUGHLY)
+    if len(model.config.labels) == 2:
+        head.install_search()
+    return head.logits()
+
+
+def least_sure(train: LabelledTexts, logits_NK: Tensor, count: int) -> LabelledTexts:
+    """The `count` texts of `train` whose two highest logits are closest to each other."""
+    highest_N2 = logits_NK.topk(2).values
     margin_N = highest_N2[:, 0] - highest_N2[:, 1]
     rows = margin_N.argsort(stable=True)[:count].sort().values.tolist()
     return LabelledTexts([train.texts[row] for row in rows], train.labels[rows], [train.groups[row] for row in rows])
@@ -125,10 +128,8 @@ class _Head:
         features = none, none.float(), torch.zeros(len(self.texts), dtype=torch.long)
         return Sparse.of(*(features if self.model.ngrams is None else self.model.ngrams.features(self.texts, windows)))
 
-    def fit_search(self) -> None:
-        """Learn by n-grams alone what to look for in a long text."""
-        self.read_ngrams()
-        self.fit(torch.ones(len(self.texts), dtype=torch.bool), ROUGHLY)
+    def install_search(self) -> None:
+        """Give the model what makes a text look like the second of two labels, by n-grams alone."""
         ngrams, weight_UK = self.model.ngrams, self.found.sparse_UK
         ngrams.search.zero_()
         ngrams.search[self.sparse.features_U] = (weight_UK[:, 1] - weight_UK[:, 0]).float()
@@ -153,13 +154,13 @@ class _Head:
         """Logits of the texts by what was learned, float64 N x K."""
         return self.found.logits(self.sparse, self.states_NC)
 
-    def logits_out_of_fold(self, folds: int, tolerance: float = CLOSELY) -> Tensor:
+    def logits_out_of_fold(self, folds: int) -> Tensor:
         """The same by so many heads, each of which has learned from the other folds; a group is in one of them."""
         numbers: dict[int, int] = {}
         part = torch.tensor([numbers.setdefault(group, len(numbers)) % folds for group in self.groups])
         unseen_NK = torch.zeros(len(self.texts), len(self.model.config.labels), dtype=torch.double)
         for fold in part.unique():
-            self.fit(part != fold, tolerance)
+            self.fit(part != fold)
             unseen_NK[part == fold] = self.logits()[part == fold]
         return unseen_NK
 

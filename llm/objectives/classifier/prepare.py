@@ -34,8 +34,8 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
     last_blocks: int | None = Field(default=None, gt=0)
     """How many blocks LoRA updates, counted from the output; null updates all. The blocks below read each text once."""
     least_sure: int | None = Field(default=None, gt=0)
-    """How many texts of train the GPT learns from: those of which n-grams are least sure; null takes all. The head
-    learns from all in any case."""
+    """How many texts of train the GPT learns from: those of which n-grams are least sure; null, or a model without
+    n-grams, takes all. The head learns from all in any case."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
     passes: str | None = None
@@ -89,14 +89,16 @@ def prepare_classifier(
         LabelledTexts(named.texts, torch.tensor([labels.index(label) for label in named.labels]), named.groups)
         for named in (splits["train"], splits["validation"])
     )
-    fit_ngrams(model, train)
+    ngram_logits = fit_ngrams(model, train)
     budget = params.false_positive_rate if params.passes else None
     fitted = partial(fit_head, model, encoding, train, validation, false_positive_rate=budget, unsure=params.unsure)
     if not params.steps:
         foundation.requires_grad_(False)
         untrained = Objective(lambda model, index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
         return Prepared(model, encoding, untrained, compute, finish=dict)
-    learned = train if params.least_sure is None else least_sure(model, train, params.least_sure)
+    learned = train
+    if params.least_sure is not None and ngram_logits is not None:
+        learned = least_sure(train, ngram_logits, params.least_sure)
     lengths = list(map(len, encoded(model, encoding, model.windows(learned.texts))))
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, lora = fmean(lengths) / max(lengths), params.lora is not None
