@@ -36,7 +36,6 @@ CHANGES = {  # a file, a library or a parameter, and the stages that its change 
     "llm/objectives/__init__.py": [],
     "llm/objectives/language_model/__init__.py": FOUNDATION,
     "llm/objectives/classifier/calibration.py": CLASSIFIER,
-    "llm/objectives/classifier/frozen_blocks.py": CLASSIFIER,
     "llm/objectives/classifier/ngrams.py": CLASSIFIER,
     "llm/objectives/classifier/linear.py": CLASSIFIER,
     "llm/objectives/assistant/rows.py": ASSISTANT,

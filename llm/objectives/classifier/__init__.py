@@ -6,8 +6,6 @@ a support vector machine (llm/objectives/classifier/fit.py). It can be fitted wi
 With a reply to some of its labels it is a guard, which reads what people ask before an assistant answers.
 """
 
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,7 +22,6 @@ from llm.errors import UserError
 from llm.objectives import CLASSIFY, GUARD, Row, answer_each, text_of
 from llm.objectives.classifier.explanations import in_words, moved_by
 from llm.objectives.classifier.fit import LabelledTexts
-from llm.objectives.classifier.frozen_blocks import CachedStates, count_frozen_blocks, number_tokens
 from llm.objectives.classifier.model import (
     UNSURE,
     Classifier,
@@ -59,9 +56,6 @@ def _inputs(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _example(config: Mapping[str, Any]) -> dict[str, str]:
     return {column: EXAMPLES.get(column, "Shall we say ten o'clock?") for column in _config(config).columns}
-
-
-logger = logging.getLogger(__name__)
 
 
 def _outputs(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,35 +122,21 @@ def objective(
 ) -> Objective:
     """Train the GPT and its head on shuffled texts; keep the weights with the highest F1 on `validation`.
 
-    Ties are broken by the smaller loss. Blocks that learn nothing read each text once, before the training; several
-    workers, who share gradients by whole models, read them again in each step.
+    Ties are broken by the smaller loss.
     """
     read, shown = (encoded(model, encoding, model.windows(split.texts)) for split in (train, validation))
     width = max(map(len, read)) if compute.backend.compiles else 0  # else that of the longest in a batch
     order = BatchSampler(len(read), config.batch_size, config.seed, np.array(list(map(len, read))))
-    frozen = count_frozen_blocks(model.gpt) if workers.count == 1 else 0
-    cached = None
-    if frozen:
-        started = time.perf_counter()
-        cached = CachedStates.of(model, read + shown, frozen)
-        seconds, count = time.perf_counter() - started, len(read) + len(shown)
-        logger.info("the %d frozen blocks have read %d texts, once, in %.0f s", frozen, count, seconds)
-        numbers = number_tokens(read + shown)
-        read, shown = numbers[: len(read)], numbers[len(read) :]
-
-    def reader(model: Classifier) -> Classifier:
-        return model if cached is None else cached.above(model)
 
     def loss(training_model: Classifier, index: int) -> Tensor:
         rows = workers.part(order[index])
         tokens_BT, lengths_B = (t.to(compute.device) for t in pad([read[row] for row in rows], 0, width))
         with compute.autocast():
-            logits_BK = reader(training_model)(tokens_BT, lengths_B)
+            logits_BK = training_model(tokens_BT, lengths_B)
         return F.cross_entropy(logits_BK.float(), train.labels[rows].to(compute.device))
 
     def evaluate() -> dict[str, float]:
-        states = reader(model).states(shown)
-        found, labels = model.head(states.to(model.head.weight.device)).float().cpu(), validation.labels
+        found, labels = model.head(model.states(shown).to(model.head.weight.device)).float().cpu(), validation.labels
         return {
             "validation_loss": F.cross_entropy(found, labels).item(),
             "validation_f1": f1_score(labels.numpy(), found.argmax(dim=1).numpy(), len(model.config.labels)),

@@ -42,28 +42,13 @@ class LabelledTexts:
     groups: list[int]
 
 
-def fit_ngrams(model: Classifier, train: LabelledTexts) -> Tensor | None:
-    """Learn from `train` how rare n-grams are and, for two labels, what to look for in a long text.
-
-    Gives the logits of these texts by n-grams alone, float64 N x K; None for a model without n-grams.
-    """
+def fit_ngrams(model: Classifier, train: LabelledTexts) -> None:
+    """Learn from `train` how rare n-grams are and, for two labels, what to look for in a long text."""
     if model.ngrams is None:
-        return None
+        return
     model.ngrams.fit_idf(train.texts)
-    head = _Head(model, train)
-    head.read_ngrams()
-    head.fit(torch.ones(len(train.texts), dtype=torch.bool), ROUGHLY)
     if len(model.config.labels) == 2:
-        head.install_search()
-    return head.logits()
-
-
-def least_sure(train: LabelledTexts, logits_NK: Tensor, count: int) -> LabelledTexts:
-    """The `count` texts of `train` whose two highest logits are closest to each other."""
-    highest_N2 = logits_NK.topk(2).values
-    margin_N = highest_N2[:, 0] - highest_N2[:, 1]
-    rows = margin_N.argsort(stable=True)[:count].sort().values.tolist()
-    return LabelledTexts([train.texts[row] for row in rows], train.labels[rows], [train.groups[row] for row in rows])
+        _Head(model, train).fit_search()
 
 
 @torch.inference_mode(False)
@@ -128,15 +113,13 @@ class _Head:
         features = none, none.float(), torch.zeros(len(self.texts), dtype=torch.long)
         return Sparse.of(*(features if self.model.ngrams is None else self.model.ngrams.features(self.texts, windows)))
 
-    def install_search(self) -> None:
-        """Give the model what makes a text look like the second of two labels, by n-grams alone."""
+    def fit_search(self) -> None:
+        """Learn by n-grams alone, and roughly, what makes a text look like the second of two labels."""
+        self.sparse, self.states_NC = self._sparse(self.texts), torch.zeros(len(self.texts), 1).double()
+        self.fit(torch.ones(len(self.texts), dtype=torch.bool), ROUGHLY)
         ngrams, weight_UK = self.model.ngrams, self.found.sparse_UK
         ngrams.search.zero_()
         ngrams.search[self.sparse.features_U] = (weight_UK[:, 1] - weight_UK[:, 0]).float()
-
-    def read_ngrams(self) -> None:
-        """Take in the n-grams of whole texts, and nothing by the GPT."""
-        self.sparse, self.states_NC = self._sparse(self.texts), torch.zeros(len(self.texts), 1).double()
 
     def read(self, windows: Sequence[str], states_NC: Tensor) -> None:
         """Take in what is read closely of each text, and the GPT's states of it."""

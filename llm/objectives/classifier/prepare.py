@@ -19,7 +19,7 @@ from llm.kernels.training.choose import choose_backend
 from llm.model.lora import add_lora
 from llm.objectives.classifier import objective
 from llm.objectives.classifier.calibration import UnsureRates
-from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, least_sure
+from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams
 from llm.objectives.classifier.model import Classifier, ClassifierConfig, ReadingConfig, encoded
 from llm.training.loop import Objective
 from llm.training.workers import Workers
@@ -32,10 +32,7 @@ class TrainClassifier(ReadingConfig, FinetuneConfig):
     """Updates of the GPT's weights; 0 leaves them as they are, and fits the head on what they read."""
 
     last_blocks: int | None = Field(default=None, gt=0)
-    """How many blocks LoRA updates, counted from the output; null updates all. The blocks below read each text once."""
-    least_sure: int | None = Field(default=None, gt=0)
-    """How many texts of train the GPT learns from: those of which n-grams are least sure; null, or a model without
-    n-grams, takes all. The head learns from all in any case."""
+    """How many blocks LoRA updates, counted from the output; null updates all."""
     layers: int | None = Field(default=None, gt=0)
     """Blocks of the base that are kept, from the input on; null keeps all."""
     passes: str | None = None
@@ -89,21 +86,18 @@ def prepare_classifier(
         LabelledTexts(named.texts, torch.tensor([labels.index(label) for label in named.labels]), named.groups)
         for named in (splits["train"], splits["validation"])
     )
-    ngram_logits = fit_ngrams(model, train)
+    fit_ngrams(model, train)
     budget = params.false_positive_rate if params.passes else None
     fitted = partial(fit_head, model, encoding, train, validation, false_positive_rate=budget, unsure=params.unsure)
     if not params.steps:
         foundation.requires_grad_(False)
         untrained = Objective(lambda model, index: torch.zeros(()), fitted, best="validation_loss", start_counts=True)
         return Prepared(model, encoding, untrained, compute, finish=dict)
-    learned = train
-    if params.least_sure is not None and ngram_logits is not None:
-        learned = least_sure(train, ngram_logits, params.least_sure)
-    lengths = list(map(len, encoded(model, encoding, model.windows(learned.texts))))
+    lengths = list(map(len, encoded(model, encoding, model.windows(train.texts))))
     read = params.steps * params.gradient_accumulation * params.batch_size * max(lengths)
     filled, lora = fmean(lengths) / max(lengths), params.lora is not None
     compute = choose_backend(compute, foundation.config, read, filled=filled, lora=lora, predicts_tokens=False)
-    goal = objective(model, encoding, params, learned, validation, compute, workers=workers)
+    goal = objective(model, encoding, params, train, validation, compute, workers=workers)
     return Prepared(model, encoding, goal, compute, finish=fitted)
 
 

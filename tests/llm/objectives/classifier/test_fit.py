@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from llm.objectives.classifier import Classifier, ClassifierConfig, probabilities
 from llm.objectives.classifier.calibration import UnsureRates
-from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams, least_sure
+from llm.objectives.classifier.fit import LabelledTexts, fit_head, fit_ngrams
 
 RATES = UnsureRates(false_positive_rate=0.02, false_negative_rate=0.1)
 WORDS = ["the cat sat", "a dog ate", "hat", "moon", "on the mat", "ate the hat", "dog"]
@@ -85,12 +85,3 @@ def test_a_few_texts_are_enough_and_without_rates_it_is_never_unsure(make_gpt, e
     model, _, _ = fitted(make_gpt, encoding, train=few, unsure=None)
     assert model.config.unsure is None
     assert np.isfinite(probabilities(model, encoding, ["moon"])).all()
-
-
-def test_least_sure_texts_share_no_n_gram_with_others(make_gpt, encoding):
-    texts = [f"moon {number}" if number % 2 else f"the cat {number}" for number in range(40)]
-    texts[10], texts[21] = "zzz", "qqq"
-    train = LabelledTexts(texts, torch.arange(40) % 2, [number // 2 for number in range(40)])
-    model = Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=32, ngram_buckets=2**14))
-    assert least_sure(train, fit_ngrams(model, train), 2).texts == ["zzz", "qqq"]
-    assert fit_ngrams(Classifier(make_gpt(), ClassifierConfig(labels=("ham", "spam"), max_tokens=32)), train) is None

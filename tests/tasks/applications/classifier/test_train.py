@@ -71,7 +71,7 @@ def test_without_steps_the_head_is_fitted_in_the_evaluation_and_with_steps_behin
 def test_only_the_last_blocks_and_the_head_learn_and_the_curve_is_of_validation(prepared):
     labels = ["ham", "spam"] * 6
     lora = {"rank": 2, "alpha": 4, "targets": ["projection"]}
-    setup = prepared(labels, labels, lora=lora, last_blocks=1, least_sure=4, ngram_buckets=64)
+    setup = prepared(labels, labels, lora=lora, last_blocks=1, ngram_buckets=64)
     before = {name: weight.clone() for name, weight in setup.model.named_parameters()}
     history = train(setup.model, Train(**SHORT), setup.objective)
     assert [row["step"] for row in history if "validation_loss" in row] == [1, 2]
