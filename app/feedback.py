@@ -114,7 +114,7 @@ def answer_row(given: AnswerFeedback, guard_replies: Collection[str] = ()) -> di
     Raises RequestError for turns without order or text, and for an answer that is the guard's: the assistant must not
     learn when to decline from what the guard declines.
     """
-    if given.answer.strip() in guard_replies:
+    if {given.answer.strip(), (given.better or "").strip()} & {*guard_replies}:
         raise RequestError("the guard gave this answer, and the assistant does not learn from it", "answer")
     turns = without_answered([each.turn() for each in given.messages], guard_replies)
     system = "\n\n".join(each.content for each in turns if each.role == "system")

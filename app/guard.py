@@ -4,13 +4,14 @@ A guard is a registered model that can GUARD, under any name. The API and the pa
 command line through `screen`.
 """
 
+import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 
-from app.errors import Failed, RequestError, Unavailable
+from app.errors import Failed, RequestError, Timeout, Unavailable
 from app.generation import check_conversation
 from app.metrics import GUARDED
 from app.registry import Listed, models_with
@@ -73,8 +74,11 @@ async def ask_guard(
     except RequestError as error:
         raise Unavailable(f"the guard can't be asked: {error}") from None
     with guard.classified_by(settings.rows + settings.queue, network):
-        async with guard.turn:  # without a thread that waits: there are few
-            return await run_in_threadpool(screen, guard, messages)
+        try:
+            async with asyncio.timeout(settings.request_seconds), guard.turn:  # no thread waits: there are few
+                return await run_in_threadpool(screen, guard, messages)
+        except TimeoutError:
+            raise Timeout("the guard took longer than a request may") from None
 
 
 def screen(guard: Loaded, messages: Sequence[Message]) -> Guarded:

@@ -54,7 +54,7 @@ def served(model: Path, folder: Path) -> Classify:
 
 
 def tfidf(train: pd.DataFrame) -> Classify:
-    """Logistic regression on TF-IDF of words and pairs of them, as the evaluation's baseline has it."""
+    """Logistic regression on TF-IDF of words and pairs of them: a usual and fast filter."""
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     model: Pipeline = make_pipeline(words, LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000))
     model.fit(email_texts(train["subject"], train["body"]), train["label"])

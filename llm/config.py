@@ -171,7 +171,7 @@ class TrainConfig(Config):
     gradient_accumulation: int = Field(default=1, gt=0)
     """Forward passes an update; the effective batch is `batch_size` times this."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the rest."""
+    """AdamW for all weights, or Muon for the matrices of the blocks and AdamW, with a momentum of 0.8, for the rest."""
     learning_rate: float = Field(gt=0)
     """AdamW's peak of the schedule, reached after the warm-up."""
     muon_learning_rate: float = Field(default=0.02, gt=0)
@@ -179,7 +179,8 @@ class TrainConfig(Config):
     warmup: Rate = 0.05
     """Share of the steps in which the rates rise from zero; in the rest they fall back to it, both in a line."""
     weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled decay of matrices; vectors and embeddings are left alone."""
+    """Decoupled decay of matrices, by Muon only where the update shrinks a weight, too; vectors and embeddings are left
+    alone."""
     beta2: Rate = 0.95
     """AdamW's second-moment decay."""
     gradient_clip: float = Field(default=1.0, gt=0)

@@ -16,7 +16,7 @@ Our own vocabularies are encoded by tiktoken, published ones (llm/formats/tokeni
 import json
 import re
 from collections.abc import Iterable
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -242,7 +242,7 @@ def token_bytes(encoding: tiktoken.Encoding, token: int) -> bytes:
         return b""
 
 
-@cache
+@lru_cache(maxsize=8)  # a server that replaces versions must not keep their tokenizers
 def letterless_tokens(encoding: tiktoken.Encoding) -> frozenset[int]:
     """Ids of the tokens without a letter, such as digits, punctuation and line breaks, and parts of a character."""
     texts = (token_bytes(encoding, token).decode("utf-8", errors="replace") for token in range(encoding.n_vocab))

@@ -50,9 +50,16 @@ SMALL = {
         "classifier": {
             "base": "foundation",  # so that both kinds of base are there
             "train": {"steps": 30, "batch_size": 8, "evaluate_every": 15, "checkpoint_every": 15}
-            | {"lora": None, "layers": None, "optimizer": "muon", "learning_rate": 1.5e-3, "max_tokens": 128},
+            | {
+                "lora": None,
+                "last_blocks": None,
+                "layers": None,
+                "optimizer": "muon",
+                "learning_rate": 1.5e-3,
+                "max_tokens": 128,
+            },
         },
-        "guard": {"train": {"layers": None, "max_tokens": 64, "ngram_buckets": 4096, "steps": 0}},
+        "guard": {"train": {"layers": None, "last_blocks": None, "max_tokens": 64, "ngram_buckets": 4096, "steps": 0}},
         "assistant": {
             "train": {"steps": 20, "batch_size": 4, "evaluate_every": 10, "checkpoint_every": 10}
             | {"context_length": None, "window": 128, "lora": {"rank": 4, "alpha": 8}}
@@ -60,7 +67,11 @@ SMALL = {
             "evaluate": {"max_new_tokens": 8},
         },
     },
-    "smoke": {"params": {"applications": {name: {"train": {"layers": None}} for name in ("classifier", "guard")}}},
+    "smoke": {
+        "params": {
+            "applications": {name: {"train": {"layers": None, "last_blocks": None}} for name in ("classifier", "guard")}
+        }
+    },
 }
 
 

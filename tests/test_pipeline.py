@@ -34,6 +34,10 @@ CLASSIFIED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
     *("everyday_ham", "everyday_spam", "short_ham", "short_spam", "evasion_recall", "unsure_share", "sure_errors"),
 )
+GUARDED = (
+    *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
+    *("everyday_answer", "tricky_answer", "harmful_decline", "harmful_crisis"),
+)
 ASKED = ("general_right", "harmless_useful")
 METRICS = {
     "foundation": {"test_loss", "perplexity", "ppmd_bits_per_byte", "ngram_order"}
@@ -42,6 +46,10 @@ METRICS = {
     "classifier": {
         *("precision", "recall", "f1_gain", "recall_at_fpr_0.005_gain", "evasion_loss", "evasion_worst"),
         *(f"{who}{metric}" for who in ("", "baseline_") for metric in CLASSIFIED),
+    },
+    "guard": {
+        *("precision", "recall", "f1_gain", "recall_at_fpr_0.005_gain"),
+        *(f"{who}{metric}" for who in ("", "baseline_") for metric in GUARDED),
     },
     "assistant": {
         *("response_loss", "baseline_response_loss", "exact_match_gain", "contains_answer_gain", "rouge_l_gain"),

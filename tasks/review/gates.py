@@ -92,14 +92,13 @@ def _difference(comparison: Comparison, metric: str, against: str, name: str, pa
     measured = comparison.metrics.get(metric)
     if measured is None:
         return Gate(name, None, f"this version has no metric {metric}")
+    reason = comparison.incomparable if against == comparison.against else ""
     if (difference := measured.difference(against)) is None:
-        reason = comparison.incomparable if against == comparison.against else ""
         return Gate(name, None, reason or f"the {against} has no {metric}")
     if difference.is_none:
         return Gate(name, "no clear difference" in passing, "the same")
     if difference.verdict == "not known":
-        reason = f"{signed(difference.value)}, without an interval; {comparison.incomparable}".rstrip("; ")
-        return Gate(name, None, reason)
+        return Gate(name, None, f"{signed(difference.value)}, without an interval; {reason}".rstrip("; "))
     ends = f"95 % interval {signed(difference.low)} to {signed(difference.high)}"
     return Gate(name, difference.verdict in passing, f"{difference.verdict}: {signed(difference.value)} ({ends})")
 

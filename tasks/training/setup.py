@@ -9,7 +9,7 @@ import tiktoken
 import torch
 from torch import nn
 
-from llm.config import FinetuneConfig as FinetuneConfig
+from llm.config import FinetuneConfig
 from llm.device import Compute
 from llm.errors import UserFileError
 from llm.training.loop import Objective

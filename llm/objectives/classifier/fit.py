@@ -61,7 +61,9 @@ def fit_head(
     false_positive_rate: float | None,
     unsure: UnsureRates | None,
 ) -> dict[str, float]:
-    """Fit the head on hidden states and n-grams of `train`, behind `fit_ngrams`. Gives loss and F1 on `validation`.
+    """Fit the head on hidden states and n-grams of `train`, and give loss and F1 on `validation`.
+
+    Call `fit_ngrams` first: without it n-grams count nothing.
 
     Without a `false_positive_rate` there is no threshold, and nothing is unsure.
 

@@ -61,6 +61,8 @@ class ClassifierConfig(ReadingConfig):
         if strangers := [label for label in self.replies if label not in self.labels[1:]]:
             stopped = ", ".join(self.labels[1:])
             raise ValueError(f"replies: {strangers[0]!r} is not one of {stopped}, the labels that do not pass")
+        if blank := [label for label, reply in self.replies.items() if not reply.strip()]:
+            raise ValueError(f"replies: {blank[0]!r} has no text")
         return self
 
     def looked_for(self, probability: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 
+from llm.config import FinetuneConfig
 from llm.device import choose_compute
 from llm.formats.model_folder import load_model, read_config
 from llm.kernels.training.choose import choose_backend
@@ -20,7 +21,6 @@ from llm.objectives.assistant.rows import examples_of, questions_of
 from llm.training.workers import Workers
 from tasks.applications import Training
 from tasks.training.setup import (
-    FinetuneConfig,
     Throughput,
     TrainingFiles,
     TrainingSetup,

@@ -26,6 +26,11 @@ def check(block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple
         yield "train.passes", f"{passes!r} is not among {where}; name one, or null"
     if passes is None and unsure is not None:
         yield "train.unsure", "it has no effect without a label that passes; name one under train.passes, or delete it"
+    if strangers := [
+        label for label in inner(block, "train", "replies") or () if label not in labels or label == passes
+    ]:
+        yield "train.replies", f"{strangers[0]!r} is no label that is stopped ({where}); delete it"
+    yield from _check_last_blocks(block)
     for bounds in BOUNDS:
         metrics = [str(metric) for metric in inner(block, "review", bounds) or ()]
         if len(labels) > 2 and (names := [metric for metric in metrics if metric.startswith(OF_TWO_LABELS)]):
@@ -39,6 +44,16 @@ def check(block: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[tuple
     if block.get("rehearses") != str(NOTHING_TO_REHEARSE):
         yield "rehearses", f"a classifier has no answers to rehearse; name {NOTHING_TO_REHEARSE}"
     yield from _check_base(block, values)
+
+
+def _check_last_blocks(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    last_blocks, layers = inner(block, "train", "last_blocks"), inner(block, "train", "layers")
+    if last_blocks is None:
+        return
+    if inner(block, "train", "lora") is None:
+        yield "train.last_blocks", "it has no effect without LoRA; set it to null, or name train.lora"
+    if isinstance(layers, int) and isinstance(last_blocks, int) and last_blocks > layers:
+        yield "train.last_blocks", f"{last_blocks} is more than train.layers, {layers}"
 
 
 def _is_of_another_label(metric: str, labels: list[str]) -> bool:

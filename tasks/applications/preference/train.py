@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from llm.chat import prompt_tokens, turn_ends
-from llm.config import TrainConfig
+from llm.config import FinetuneConfig, TrainConfig
 from llm.dataset import BatchSampler
 from llm.device import Compute, choose_compute
 from llm.errors import UserError
@@ -41,7 +41,7 @@ from llm.tokenizer import decode
 from llm.training.loop import Objective, Row
 from llm.training.workers import ALONE, Workers
 from tasks.applications import Training
-from tasks.training.setup import FinetuneConfig, Throughput, TrainingFiles, TrainingSetup, keeps_precision, split_file
+from tasks.training.setup import Throughput, TrainingFiles, TrainingSetup, keeps_precision, split_file
 
 AT_ONCE = 4 * MOST_AT_ONCE  # answers between two words of the progress bar
 
