@@ -27,12 +27,14 @@ from llm.formats.model_folder import load_model, read_config
 from llm.model.gpt import GPT
 from llm.objectives import load
 from llm.objectives.classifier import email_text, probabilities
+from tasks.evaluation.classifier.evasions import GROUPS
 from tasks.registry.record import read_record
 
 LORA = {"rank": 2, "alpha": 4.0, "targets": ["query_key_value", "projection"]}
 CLASSIFIED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),
     *("everyday_ham", "everyday_spam", "short_ham", "short_spam", "evasion_recall", "unsure_share", "sure_errors"),
+    *(f"evasion_{group}" for group in GROUPS),
 )
 GUARDED = (
     *("accuracy", "f1", "calibration_error", "roc_auc", "false_positive_rate", "recall_at_fpr_0.005"),

@@ -169,7 +169,15 @@ def _best(folder: Path, wanted: str | None, changes: dict[str, dict[str, str]]) 
     names = dataset_names()
     if wanted and wanted not in names:
         raise UserError(f"there is no dataset {wanted!r}; those are {', '.join(names)}")
-    found = [_read(name, folder, changes) for name in names if wanted in (None, name)]
+    found: list[Read] = []
+    refused: ValueError | None = None
+    for name in [wanted] if wanted else names:
+        try:
+            found.append(_read(name, folder, changes))
+        except ValueError as error:  # a label or column of another dataset
+            refused = error
+    if refused and not found:
+        raise refused
     best = max(reversed(found), key=Read.fits)
     if best.fits()[0]:
         return [best]

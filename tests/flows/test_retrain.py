@@ -61,7 +61,7 @@ def deployed(project, prefect_api, tmp_path_factory):
     git(folder, "remote", "add", "origin", str(folder.parent / "origin"))
     git(folder, "fetch", "--quiet", "origin")
     git(folder, "branch", "--quiet", "--set-upstream-to", f"origin/{said(folder, 'branch', '--show-current')}")
-    for model in ("foundation", "assistant"):
+    for model in ("foundation", "assistant", "guard"):
         registry(folder).delete_registered_model_alias(f"threestage-{model}", "challenger")
     create = ["work-pool", "create", POOL, "--type", "process", "--overwrite"]
     pause = ["--no-prompt", "deployment", "schedule", "pause", "--all"]

@@ -433,8 +433,11 @@ def test_a_version_that_is_not_the_challenger_can_be_named(project, line):
 
 def test_an_impossible_decision_is_one_line_and_a_wrong_option_ends_with_2(project, line):
     for arguments, reason in {
-        ("nobody",): "error: there is no model 'nobody'; those are: foundation, assistant, classifier\n",
-        ("history", "nobody"): "error: there is no model 'nobody'; those are: foundation, assistant, classifier\n",
+        ("nobody",): "error: there is no model 'nobody'; those are: foundation, assistant, classifier, guard\n",
+        (
+            "history",
+            "nobody",
+        ): "error: there is no model 'nobody'; those are: foundation, assistant, classifier, guard\n",
         ("reject", "assistant", "--reason", "x"): "error: assistant: no version waits for a decision; name one as ",
         ("reject", "classifier/7", "--reason", "x"): "error: threestage-classifier version 7 is not there, or not ",
         ("reject", "classifier", "--reason", " "): "error: a decision needs a rea",

@@ -88,6 +88,7 @@ def test_check_finds_the_dataset_that_files_are_for(name, content, found):
             [
                 *("as corpus: 0 rows", "no text, and", "as emails: 0 rows", "no email"),
                 *("as instructions: 0 rows", "no table of i"),
+                *("as requests: 0 rows", "no table of r"),
             ],
         ),
         ("a.pdf", b"%PDF-1.4\n1 0 obj\n", ["as any dataset: 0 rows", "a/a.pdf: a PDF; save its text as .txt"]),
@@ -187,7 +188,10 @@ def test_each_problem_has_its_file_and_row_and_labels_can_be_mapped():
     ("arguments", "reason"),
     [
         (["nowhere"], "error: nowhere: no such file or folder"),
-        (["mails.csv", "--as", "mails"], "error: there is no dataset 'mails'; those are corpus, emails, instructions"),
+        (
+            ["mails.csv", "--as", "mails"],
+            "error: there is no dataset 'mails'; those are corpus, emails, instructions, requests",
+        ),
         (["mails.csv", "--as", "emails", "--label", "1=smap"], "label_map: 'smap' is not one of"),
         (["mails.csv", "--as", "emails", "--label", "1"], "--label 1: write VALUE=LABEL, such as 1=spam"),
         (["mails.csv", "--column", "folder"], "--column folder: write OURS=NAME, such as label=folder"),
