@@ -125,7 +125,8 @@ def test_each_model_is_registered_as_challenger_with_evidence_and_lineage(client
         assert record.hashes.outs[f"models/{model}"] == version.tags["threestage.model"]
         trained = record.facts["run.training"]
         assert client.get_logged_model(version.source.removeprefix("models:/")).source_run_id == trained
-        assert client.list_artifacts(trained, "checkpoints")
+        takes_steps = model != "guard"  # the small project's guard fits its head alone
+        assert bool(client.list_artifacts(trained, "checkpoints")) == takes_steps
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} >= {"evaluation", "training"}
 
 
