@@ -31,7 +31,7 @@ class Guarded(NamedTuple):
     """A conversation that the guard has read."""
 
     messages: Sequence[Message]
-    """The part of it that the assistant may read."""
+    """The turns that the assistant may read."""
     reply: str | None = None
     """What is said instead of the assistant's answer; None if the assistant answers."""
     by: Loaded | None = None

@@ -45,7 +45,7 @@ def largest_int8_weight(device: torch.device) -> int | None:
 
 
 def int8_sums_are_exact(largest: int) -> bool:
-    """Whether torch's 8-bit products are right with weights, the second factor, up to `largest`.
+    """Whether torch's 8-bit matrix product is exact for weights (its second factor) of at most `largest`.
 
     The first factor has values up to LARGEST. On an x86 processor without VNNI sums of two products may overflow.
     """

@@ -30,7 +30,7 @@ class Params(LabelledSplit):
 
 
 def read_requests(folder: Path, params: Params, problems: list[Problem] | None = None) -> pd.DataFrame:
-    """Every table below `folder` with the columns `request` and `label`, a request a row.
+    """Read all tables under `folder`. Each row has a `request` and a `label`.
 
     Several turns of a user are lines of one request. Equal requests with different labels are dropped. What can't be
     read is added to `problems`; without that list it raises UserError with file, row and reason.

@@ -42,7 +42,7 @@ class Train(FinetuneConfig):
     window: int | None = Field(default=None, gt=0)
     """Tokens of a packed training row, and so of the longest example; null is the context."""
     twice: tuple[str, ...] = ()
-    """Sources whose rows are learned twice in a pass over the data, such as [general-answers/*]."""
+    """Sources whose rows occur twice in each pass over the data, such as [general-answers/*]."""
     opening_weight: float = Field(default=1.0, ge=1)
     """Weight of an answer's first token in the training loss; every other token has weight 1. The first token largely
     decides whether the answer declines or helps."""

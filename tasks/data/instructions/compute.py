@@ -40,7 +40,7 @@ def as_much_spam_as_ham(generator: Generator, sources: Sources) -> Iterator[Valu
 
 
 def _orders(items: list[str], key: Callable[[str], int | str] | None = None) -> Values | None:
-    """Items that are in no order yet, and forms of the order up (by `key`) and down."""
+    """The items, and how to write them sorted by `key`, ascending and descending; None if they are sorted already."""
     up = sorted(items, key=key)
     down = up[::-1]
     if items in (up, down):

@@ -18,9 +18,9 @@ class Order:
     """Counts of one order in the document before each of N tokens, int64."""
 
     seen: np.ndarray
-    """How often the tokens before it, one fewer than the order, came earlier."""
+    """How often the context of the token, the `order - 1` tokens before it, occurred earlier."""
     count: np.ndarray
-    """How often the token itself followed them."""
+    """How often the token itself followed that context."""
 
 
 def _earlier(keys: np.ndarray) -> np.ndarray:
