@@ -198,8 +198,17 @@ class Versions:
             raise Unavailable(f"{named} can't be loaded: {reason}", "model") from error
         deps = record.hashes.deps if record else {}
         dataset = next((path.removeprefix(DATASET) for path in deps if path.startswith(DATASET)), None)
-        found = named, model, encoding, folder, fetched, dataset, engine, self._cleaner
-        return Loaded(*found, settings.client_share)
+        return Loaded(
+            named=named,
+            model=model,
+            encoding=encoding,
+            folder=folder,
+            fetched=fetched,
+            dataset=dataset,
+            engine=engine,
+            cleaner=self._cleaner,
+            client_share=settings.client_share,
+        )
 
     def refresh(self) -> None:
         """Load the preloaded models' default versions, and the version to which the alias of a loaded one has moved;

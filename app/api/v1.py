@@ -89,10 +89,15 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     prompt = await run_in_threadpool(chat_prompt, loaded, guarded.messages)
     generation: Generation | Reply
     if guarded.reply is not None:
-        loaded, generation = guarded.by, Reply(guarded.reply, body.n or 1, len(prompt))
+        loaded = guarded.by
+        generation = Reply(guarded.reply, body.n or 1, len(prompt))
     else:
-        generation = _generation(
-            *(request, body, loaded, [prompt], began),
+        generation = _start_generation(
+            request=request,
+            body=body,
+            loaded=loaded,
+            prompts=[prompt],
+            began=began,
             stop_tokens=ends(loaded, chat=True),
             max_new_tokens=body.max_completion_tokens or body.max_tokens,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
@@ -122,8 +127,12 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     began = time.monotonic()
     loaded = await request.app.state.loader.get(body.model, COMPLETE)
     prompts = await run_in_threadpool(_prompts, loaded, body.prompt)
-    generation = _generation(
-        *(request, body, loaded, prompts, began),
+    generation = _start_generation(
+        request=request,
+        body=body,
+        loaded=loaded,
+        prompts=prompts,
+        began=began,
         stop_tokens=ends(loaded, chat=False),
         max_new_tokens=body.max_tokens or 16,
         param="prompt",
@@ -141,7 +150,8 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     return await _answer(request, generation, loaded, about, chosen)
 
 
-def _generation(
+def _start_generation(
+    *,
     request: Request,
     body: ChatRequest | CompletionRequest,
     loaded: Loaded,
@@ -149,6 +159,7 @@ def _generation(
     began: float,
     **options: Any,
 ) -> Generation:
+    """A generation with the request's options, in what is left of its time since it `began`."""
     return Generation(
         loaded,
         prompts,

@@ -76,6 +76,13 @@ def chat(
                 failed, result = True, {"error": str(error)}
                 to_person(f"error: {error}")
                 messages.pop()
+            except KeyboardInterrupt:  # before an answer began: the guard has not passed this turn
+                if not on_terminal:
+                    raise
+                result = {"answer": "", "finish": "interrupted"}
+                messages.pop()
+                if not as_json:
+                    typer.echo(" [stopped]")
             else:
                 by, result = spoken.by, {"answer": spoken.text, "finish": spoken.finish}
                 messages.append(Message("assistant", spoken.text))
@@ -137,7 +144,7 @@ def answer(
     """The next turn, printed while it is generated: the guard's, if there is one and it has a reply.
 
     If the conversation is too long, its first turns are deleted; the first `fixed` messages stay. Raises
-    RequestError; and KeyboardInterrupt, unless Ctrl-C only `stops` this answer.
+    RequestError; and KeyboardInterrupt before the answer begins, or if Ctrl-C does not just `stops` the answer.
     """
     from app.generation import Generation, chat_prompt, ends
     from app.guard import MARK, screen

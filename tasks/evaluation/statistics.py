@@ -73,10 +73,10 @@ def interval(
         values = [statistic(*(each[drawn] for each in arrays), axis=-1) for drawn in resamples]
         low, high = np.percentile(values, [2.5, 97.5])
         return float(low), float(high)
-    found = bootstrap(
+    result = bootstrap(
         arrays, statistic, n_resamples=RESAMPLES, batch=100, paired=True, method="percentile", axis=-1, rng=SEED
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def with_interval(name: str, value: float, ends: Ends) -> dict[str, float]:
@@ -89,10 +89,10 @@ def with_interval(name: str, value: float, ends: Ends) -> dict[str, float]:
 
 
 def lead(
-    name: str, ours: Sequence | np.ndarray, its: Sequence | np.ndarray, wordings: Wordings | None = None
+    name: str, ours: Sequence | np.ndarray, baseline: Sequence | np.ndarray, wordings: Wordings | None = None
 ) -> dict[str, float]:
     """By how much the mean over rows is above the baseline's on the same rows, with the ends of the paired interval."""
-    gains = np.asarray(ours, dtype=float) - np.asarray(its, dtype=float)
+    gains = np.asarray(ours, dtype=float) - np.asarray(baseline, dtype=float)
     return with_interval(f"{name}_gain", float(gains.mean()), interval(np.mean, gains, wordings=wordings))
 
 

@@ -1,6 +1,10 @@
 """The guard answers what the assistant should not be asked: by the API, OpenAI's client and the command line."""
 
+import os
+import pty
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import httpx
@@ -22,6 +26,7 @@ from app.settings import Settings
 from llm.chat import Message
 from llm.generation.sampling import GREEDY
 from llm.objectives import CHAT, CLASSIFY, COMPLETE, GUARD
+from llm.objectives.classifier import guard_replies
 from tasks.registry.tracking import configure_tracking
 from tests.app.conftest import error_of, ready, register, rows_of, tracked, wait_until
 from tests.app.guards import HURT, POISON, REPLIES, write_guard
@@ -201,6 +206,41 @@ def test_command_lines_conversation_goes_on_without_what_the_guard_answered(guar
         after = answer(assistant, turns, 0, GREEDY, 9, guard=guard, **options)
         assert after == answer(assistant, turns[2:], 0, GREEDY, 9, **options)
         assert after.by is assistant
+
+
+@pytest.fixture
+def interrupted_guard(guarded_registry, monkeypatch) -> list[list[str]]:
+    """A guard that is stopped by Ctrl-C at its first reading; what it read, reading by reading."""
+    readings: list[list[str]] = []
+
+    def interrupt_first(model, encoding, texts):
+        readings.append(list(texts))
+        if len(readings) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return guard_replies(model, encoding, texts)
+
+    monkeypatch.setattr("app.guard.guard_replies", interrupt_first)
+    with tracked(guarded_registry):
+        yield readings
+
+
+def test_ctrl_c_while_the_guard_reads_cancels_that_turn_on_a_terminal(interrupted_guard, monkeypatch, capsys):
+    keyboard, stdin = pty.openpty()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(stdin))
+    os.write(keyboard, f"{POISON}\n{HELLO}\n\n".encode())
+    with pytest.raises(SystemExit) as end:
+        cli(["chat", "--max-tokens", "9"])
+    os.close(keyboard)
+    assert end.value.code == 0
+    stopped, answered = capsys.readouterr().out.splitlines()
+    assert (stopped, DECLINE in answered) == (" [stopped]", False)
+    assert interrupted_guard == [[POISON], [HELLO]], "the conversation goes on without the turn"
+
+
+def test_ctrl_c_while_the_guard_reads_ends_a_single_question_with_130(interrupted_guard, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli(["chat", HELLO])
+    assert (end.value.code, *capsys.readouterr()) == (130, "", "interrupted\n")
 
 
 def test_guard_that_can_not_be_loaded_closes_the_chat_until_it_is_turned_off(guarded_registry, tmp_path, caplog):

@@ -66,15 +66,15 @@ def measure(rows: pd.DataFrame, answers: pd.DataFrame) -> dict[str, Sample]:
     parts = {"exact_match": (scores, checkable), "contains_answer": (contains, checkable)}
     parts |= {"rouge_l": (scores, test & ~checkable)}
     kinds, wordings = rows["kind"].to_numpy(), rows["wording"].to_numpy()
-    found = {
+    samples = {
         name: Sample(np.mean, (values[part],), Wordings(kinds[part], wordings[part]))
         for name, (values, part) in parts.items()
         if part.any()
     }
     for name, metric in behaviour.METRICS.items():
         if (part := rows["asked"].str.startswith(f"{name}: ").fillna(False).to_numpy(bool)).any():
-            found[metric] = Sample(np.mean, (scores[part],))
-    return found
+            samples[metric] = Sample(np.mean, (scores[part],))
+    return samples
 
 
 def evidence(rows: pd.DataFrame, folder: Path) -> Evidence | None:
@@ -84,14 +84,16 @@ def evidence(rows: pd.DataFrame, folder: Path) -> Evidence | None:
     people = rows["asked"].notna()
     table = _read(path).set_index(rows.index[~people])
     correct, near = table["baseline_correct"] == "True", table["baseline_rouge_l"].astype(float)
-    found, scores = [table["answer"]], [correct.where(rows["answers"][~people].map(len) > 0, near)]
+    checkable = rows["answers"][~people].map(len) > 0
+    answers = [table["answer"]]
+    scores = [correct.where(checkable, near)]
     if (path := folder / "general.csv").exists():
         table = _read(path).set_index("id").reindex(rows["id"][people]).set_index(rows.index[people]).dropna()
-        found.append(table["answer"])
+        answers.append(table["answer"])
         scores.append(table["baseline_right"] == "True")
-    its = pd.concat(scores).astype(float)
-    slices = {(by, str(name)): float(mean) for by in SLICES for name, mean in its.groupby(rows[by]).mean().items()}
-    return pd.DataFrame({"output": pd.concat(found), "error": None}), slices
+    baseline = pd.concat(scores).astype(float)
+    slices = {(by, str(name)): float(mean) for by in SLICES for name, mean in baseline.groupby(rows[by]).mean().items()}
+    return pd.DataFrame({"output": pd.concat(answers), "error": None}), slices
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -81,10 +81,11 @@ def _contenders(
     model, encoding = load_model(base, compute.device, build=build, context_length=context_length)
     penalty = {"text_penalty": ours.model.chat.text_penalty}
     model.chat = model.chat.model_copy(update=penalty)  # both are decoded alike
-    its = replace(ours, prefix="baseline_", name="its base", model=model, encoding=encoding)
+    base_contender = replace(ours, prefix="baseline_", name="its base", model=model, encoding=encoding)
     if read_config(base)["objective"] != "assistant":
-        its = replace(its, examples=shots(train, test), questions=list(map(brief, ours.questions)))
-    return [ours, its]
+        questions = list(map(brief, ours.questions))
+        base_contender = replace(base_contender, examples=shots(train, test), questions=questions)
+    return [ours, base_contender]
 
 
 def _answers(contender: _Contender, test: pd.DataFrame, file: Path, params: Evaluate) -> tuple[list[str], float, int]:
@@ -137,8 +138,9 @@ def _answers(contender: _Contender, test: pd.DataFrame, file: Path, params: Eval
             for n, (text, scored) in zip(part, written, strict=True):
                 answers[n] = decode(encoding, text).strip() if n in roomy else ""
                 learned = examples[n].learned[len(examples[n]) - len(scored) :]
-                said = [value for value, learns in zip(scored, learned, strict=True) if learns]
-                nats, tokens = nats - sum(said), tokens + len(said)
+                logprobs = [value for value, learns in zip(scored, learned, strict=True) if learns]
+                nats -= sum(logprobs)
+                tokens += len(logprobs)
             bar.update(len(part))
     return answers, nats / tokens, unanswered
 
@@ -149,8 +151,9 @@ def _request(example: Example, asked: int, new: int, context: int, ends: frozens
     prompt = example.tokens[:asked]
     if len(example) > context:
         return Request(prompt, new, GREEDY, ends)
-    said = next(place for place, learned in enumerate(example.learned) if learned and place)
-    return Request(prompt, new, GREEDY, ends, scored=example.tokens[asked:], prompt_scored=max(0, asked - said))
+    first_learned = next(position for position, learned in enumerate(example.learned) if learned and position)
+    prompt_scored = max(0, asked - first_learned)
+    return Request(prompt, new, GREEDY, ends, scored=example.tokens[asked:], prompt_scored=prompt_scored)
 
 
 def _nearest(train: pd.DataFrame, questions: Sequence[Question]) -> list[str]:
@@ -191,7 +194,7 @@ def measure(
     metrics: dict[str, float] = {}
     behavioural = behaviour.read(Path("data/behavioural") / data.name)
     questions = [behaviour.question_of(row) for rows in behavioural.values() for row in rows]
-    said: dict[str, list[str]] = {}
+    answers_to_questions: dict[str, list[str]] = {}
     file = split_file(data, "test")
     ours = _Contender("", "assistant", model, encoding, [()] * len(test), questions)
     for contender in _contenders(ours, base, compute, train, test):
@@ -201,30 +204,34 @@ def measure(
         test[f"{name}answer"], metrics[f"{name}response_loss"] = answers, loss
         metrics |= {f"{name}unanswered": unanswered} if unanswered else {}
         if questions:
-            said[name] = behaviour.answer(packed.model, packed.encoding, packed.questions, params.max_new_tokens)
+            answers_to_questions[name] = behaviour.answer(
+                packed.model, packed.encoding, packed.questions, params.max_new_tokens
+            )
     test["nearest_answer"] = _nearest(train, questions_of(test))
     if questions:
-        said["nearest_"] = _nearest(train, questions)
-        asked = behaviour.judged(behavioural, said)
+        answers_to_questions["nearest_"] = _nearest(train, questions)
+        asked = behaviour.judged(behavioural, answers_to_questions)
         metrics |= behaviour.measure_shares(asked)
         behaviour.write_evidence(asked, evidence)
     checkable = test["answers"].map(len) > 0
     for name in ("", *OTHERS):
-        its = test[f"{name}answer"]
-        test[f"{name}correct"] = list(map(is_right, its, test["answers"]))
-        test[f"{name}contains"] = list(map(contains_answer, its, test["answers"]))
-        test[f"{name}rouge_l"] = list(map(rouge_l, test["output"], its))
+        answers = test[f"{name}answer"]
+        test[f"{name}correct"] = list(map(is_right, answers, test["answers"]))
+        test[f"{name}contains"] = list(map(contains_answer, answers, test["answers"]))
+        test[f"{name}rouge_l"] = list(map(rouge_l, test["output"], answers))
     for metric, column in COLUMNS.items():
         rows = test[~checkable if metric == "rouge_l" else checkable]
         if rows.empty:
             continue
         wordings = Wordings(rows["kind"].to_numpy(), rows["wording"].to_numpy())
-        ours, its = rows[column].to_numpy(float), rows[f"baseline_{column}"].to_numpy(float)
-        ends = interval(np.mean, ours, wordings=wordings)
-        metrics |= with_interval(metric, float(ours.mean()), ends) | lead(metric, ours, its, wordings)
+        scores = rows[column].to_numpy(float)
+        baseline_scores = rows[f"baseline_{column}"].to_numpy(float)
+        ends = interval(np.mean, scores, wordings=wordings)
+        metrics |= with_interval(metric, float(scores.mean()), ends)
+        metrics |= lead(metric, scores, baseline_scores, wordings)
         metrics |= {f"{name}{metric}": float(rows[f"{name}{column}"].mean()) for name in OTHERS}
     for name in ("", "baseline_"):
-        free_answers = [*test.loc[~checkable, f"{name}answer"], *said.get(name, ())]
+        free_answers = [*test.loc[~checkable, f"{name}answer"], *answers_to_questions.get(name, ())]
         if free_answers:
             metrics[f"{name}loops"] = float(np.mean(list(map(has_loop, free_answers))))
     if params.judge:

@@ -73,11 +73,13 @@ def measure_shares(table: pd.DataFrame) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, part in table.groupby("set", sort=False):
         metric = METRICS[name]
-        ours, its, nearest = (part[f"{who}right"].to_numpy(float) for who in ("", "baseline_", "nearest_"))
-        metrics |= with_interval(metric, float(ours.mean()), interval(np.mean, ours)) | lead(metric, ours, its)
-        metrics |= {f"baseline_{metric}": float(its.mean()), f"nearest_{metric}": float(nearest.mean())}
-    if its := metrics.get("baseline_general_right"):
-        metrics["general_right_ratio"] = metrics["general_right"] / its
+        ours = part["right"].to_numpy(float)
+        baseline = part["baseline_right"].to_numpy(float)
+        nearest = part["nearest_right"].to_numpy(float)
+        metrics |= with_interval(metric, float(ours.mean()), interval(np.mean, ours)) | lead(metric, ours, baseline)
+        metrics |= {f"baseline_{metric}": float(baseline.mean()), f"nearest_{metric}": float(nearest.mean())}
+    if baseline_share := metrics.get("baseline_general_right"):
+        metrics["general_right_ratio"] = metrics["general_right"] / baseline_share
     return metrics
 
 

@@ -48,7 +48,7 @@ VERDICT = re.compile(rf'\{{\s*"A"\s*:\s*{NUMBER}\s*,\s*"B"\s*:\s*{NUMBER}\s*\}}'
 AT_ONCE = 8  # requests
 TIMEOUT = 120.0  # seconds for a reply
 RETRIES = 4  # after time-outs, lost connections, 429 and 5xx, each after a longer pause; the client's own
-SAID = 200  # characters of what an endpoint says of an error
+LONGEST_QUOTE = 200  # characters of what an endpoint says of an error
 SECRET = 8  # characters of a key; a shorter one is a word for an endpoint that wants none, and may be part of any text
 
 
@@ -112,8 +112,8 @@ def read_scores(reply: str) -> tuple[float, float] | None:
         text = text.partition("</think>")[2].strip()
     if text.startswith("```") and text.endswith("```"):
         text = text.removeprefix("```").removeprefix("json").removesuffix("```").strip()
-    found = VERDICT.fullmatch(text)
-    return (float(found[1]), float(found[2])) if found else None
+    verdict = VERDICT.fullmatch(text)
+    return (float(verdict[1]), float(verdict[2])) if verdict else None
 
 
 def judge_answers(table: pd.DataFrame, judge: Judge, evidence: Path) -> dict[str, float]:
@@ -131,8 +131,8 @@ def judge_answers(table: pd.DataFrame, judge: Judge, evidence: Path) -> dict[str
     verdicts = _judge_all(rows, judge, endpoint, key)
     judged = [verdict.scores for verdict in verdicts if verdict.scores]
     if not judged:
-        said = verdicts[0].replies[0][:SAID]
-        raise UserError(f"the judge {judge.model} scored none of {len(rows)} rows; its first reply is {said!r}")
+        reply = verdicts[0].replies[0][:LONGEST_QUOTE]
+        raise UserError(f"the judge {judge.model} scored none of {len(rows)} rows; its first reply is {reply!r}")
     how = judge.model_dump() | {"endpoint": _host(endpoint), "prompt": PROMPT, "reminder": REMINDER}
     how |= {"judged": len(judged), "unjudged": len(rows) - len(judged), "example": rows[0].message()}
     write_atomic(evidence / "judge.json", json.dumps(how, indent=2, ensure_ascii=False) + "\n")
@@ -249,15 +249,15 @@ def _refusal(error: "OpenAIError", key: str) -> str:
     if isinstance(error, APITimeoutError):
         return f"no reply within {TIMEOUT:g} seconds, {RETRIES + 1} times"
     if isinstance(error, APIConnectionError):
-        reason = _without_key(" ".join(str(error.__cause__ or error).split()), key)[:SAID]
+        reason = _without_key(" ".join(str(error.__cause__ or error).split()), key)[:LONGEST_QUOTE]
         return f"nobody answers ({reason}); start it, or set OPENAI_BASE_URL to where it is"
-    said = _without_key(" ".join(str(error).split()), key)[:SAID]
+    message = _without_key(" ".join(str(error).split()), key)[:LONGEST_QUOTE]
     match getattr(error, "status_code", None) if isinstance(error, APIStatusError) else None:
         case 401 | 403:
-            return f"it refuses the key; check OPENAI_API_KEY ({said})"
+            return f"it refuses the key; check OPENAI_API_KEY ({message})"
         case 404:
-            return f"it knows no such model or path; check judge.model and OPENAI_BASE_URL, mostly …/v1 ({said})"
+            return f"it knows no such model or path; check judge.model and OPENAI_BASE_URL, mostly …/v1 ({message})"
         case 429:
-            return f"it asks to wait, {RETRIES + 1} times; try again later, or with fewer rows ({said})"
+            return f"it asks to wait, {RETRIES + 1} times; try again later, or with fewer rows ({message})"
         case _:
-            return said
+            return message

@@ -36,8 +36,8 @@ def _scorer() -> RougeScorer:
     return RougeScorer(["rougeL"], tokenizer=Words())
 
 
-def rouge_l(expected: str, said: str) -> float:
+def rouge_l(expected: str, answer: str) -> float:
     """The F-measure of the longest common subsequence of words (Lin 2004), 0 to 1; 1 for the same text."""
-    if expected.strip() == said.strip():  # which may have no words, as "+" has none
+    if expected.strip() == answer.strip():  # which may have no words, as "+" has none
         return 1.0
-    return _scorer().score(expected, said)["rougeL"].fmeasure
+    return _scorer().score(expected, answer)["rougeL"].fmeasure

@@ -111,6 +111,45 @@ def test_a_lead_over_the_baseline_is_sure_if_its_interval_excludes_zero(compared
 
 
 @pytest.mark.parametrize(
+    ("difference", "no_loss", "ahead"),
+    [
+        (Difference(0.07, 0.05, 0.09), (True, "better: +0.07"), (True, "better: +0.07")),
+        (Difference(-0.05, -0.08, -0.02), (False, "worse: -0.05"), (False, "worse: -0.05")),
+        (Difference(0.01, -0.02, 0.04), (True, "no clear difference: +0.01"), (False, "no clear difference: +0.01")),
+        (Difference(0.0, 0.0, 0.0), (True, "the same"), (False, "the same")),
+        (Difference(-0.05), (None, "-0.05"), (None, "-0.05")),
+        (None, (None, "the baseline has no f1"), (None, "the baseline has no f1")),
+    ],
+    ids=["lead", "loss", "level", "same", "no_interval", "no_baseline"],
+)
+def test_first_version_is_held_against_the_baseline_by_no_loss_and_by_ahead(compared, difference, no_loss, ahead):
+    metrics = {"f1": Metric("f1", 0.9, to_baseline=difference)}
+    first = changed_to(compared, champion=None, metrics=metrics)
+    for name, gates, expected in (
+        ("no sure loss of f1 against the baseline", {"no_loss": ["f1"]}, no_loss),
+        ("a sure lead of f1 over the baseline", {"ahead": ["f1"]}, ahead),
+    ):
+        passed, finding = found(first, name, **gates)
+        assert (passed, finding[: len(expected[1])]) == expected
+
+
+@pytest.mark.parametrize(
+    ("difference", "gates"),
+    [
+        (Difference(0.01, -0.02, 0.04), ["champion", "baseline"]),
+        (Difference(-0.05), ["champion"]),
+        (None, ["champion"]),
+    ],
+)
+def test_no_loss_beside_a_champion_has_a_gate_against_the_baseline_if_that_has_an_interval(compared, difference, gates):
+    metric = Metric("f1", 0.9, to_baseline=difference, champion=0.9, to_champion=Difference(0.0, 0.0, 0.0))
+    names = [gate.name for gate in check(changed_to(compared, metrics={"f1": metric}), Gates(no_loss=["f1"]))]
+    assert [name for name in names if "no sure loss" in name] == [
+        f"no sure loss of f1 against the {against}" for against in gates
+    ]
+
+
+@pytest.mark.parametrize(
     ("values", "passed", "finding"),
     [
         ({}, True, "16 mails, 15 of them scored as in its evaluation"),
