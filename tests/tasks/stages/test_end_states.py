@@ -5,9 +5,8 @@ import pytest
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.runtime import task_run
 from prefect.states import Completed, Crashed, Pending, Running
-from real_servers import Runs, wait_for
+from real_servers import Runs
 
 from llm.errors import UserError
 from tasks.stages.end_states import UNREPORTED, end_lost, no_child_open
@@ -20,6 +19,16 @@ GONE = Crashed(message="Its process is gone.")
 
 @flow(flow_run_name="root")
 def root() -> None:
+    pass
+
+
+@flow
+def retrain() -> None:
+    pass
+
+
+@task
+def reproduce() -> None:
     pass
 
 
@@ -49,31 +58,21 @@ def test_a_run_whose_process_is_gone_has_crashed_and_one_that_ended_stays_as_it_
     assert states[0].message == "Its process is gone; the next run goes on from the last checkpoint."
 
 
-def night(client: SyncPrefectClient, prefect_api: str) -> tuple[FlowRun, FlowRun]:
+def night(client: SyncPrefectClient) -> tuple[FlowRun, FlowRun]:
     """A run that has ended, and a stage below it that never reported its end."""
-    children = []
-
-    @task(task_run_name="reproduce")
-    def reproduce() -> None:
-        below = {"name": "stage", "parent_task_run_id": UUID(task_run.id)}
-        children.append(client.create_flow_run(stage, state=Running(), **below))
-
-    @flow(flow_run_name="night")
-    def retrain() -> None:
-        reproduce()
-
-    run = retrain(return_state=True).state_details.flow_run_id
-    wait_for(lambda: Runs(prefect_api).tree(run).get("reproduce") == "Completed")
-    return client.read_flow_run(run), children[0]
+    parent = client.create_flow_run(retrain, name="night", state=Completed())
+    middle = client.create_task_run(reproduce, parent.id, "reproduce-0", name="reproduce", state=Completed())
+    child = client.create_flow_run(stage, name="stage", parent_task_run_id=middle.id, state=Running())
+    return client.read_flow_run(parent.id), child
 
 
 def test_end_lost_ends_the_children_of_a_run_that_has_ended(client, prefect_api):
-    parent, child = night(client, prefect_api)
+    parent, child = night(client)
     end_lost(parent.id, GONE)
     assert Runs(prefect_api).tree(parent.id) == {"night": "Completed", "reproduce": "Completed", "stage": "Completed"}
     assert client.read_flow_run(child.id).state.message == UNREPORTED
 
-    parent, child = night(client, prefect_api)
+    parent, child = night(client)
     for run, set_state in (
         (child.parent_task_run_id, client.set_task_run_state),
         (parent.id, client.set_flow_run_state),
@@ -85,7 +84,7 @@ def test_end_lost_ends_the_children_of_a_run_that_has_ended(client, prefect_api)
 
 
 def test_no_child_open_ends_a_killed_stage_and_leaves_one_that_ended(client, prefect_api):
-    _, child = night(client, prefect_api)
+    _, child = night(client)
 
     def fail() -> str:
         with pytest.raises(UserError), no_child_open(child.parent_task_run_id):

@@ -17,7 +17,7 @@ TEXTS = [
 ]
 
 
-def of_texts(texts: list[str], buckets: int = 2**24) -> NgramModel:
+def of_texts(texts: list[str], buckets: int = 2**18) -> NgramModel:
     model = NgramModel(buckets, 2)
     model.fit_idf(texts)
     return model
@@ -54,7 +54,7 @@ def test_case_and_white_space_do_not_count_and_the_order_of_words_does_in_pairs_
 
 
 def test_a_text_and_its_window_count_half_each():
-    model = of_texts(TEXTS)
+    model = of_texts(TEXTS, 2**12)
     texts, windows = TEXTS[:2], TEXTS[1:3]
     assert dense(model, texts, windows) == pytest.approx((dense(model, texts) + dense(model, windows)) / 2, abs=1e-6)
 
